@@ -1,0 +1,155 @@
+"""The checked model of a dataflow: what is left of the YAML once every rule has been applied.
+
+Everything here is immutable, normalised and complete: defaults are filled in, variables expanded,
+sources parsed, operator references rewritten to their long form. Nothing here reads a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import msgspec
+
+LogLevel = Literal["error", "warn", "info", "debug", "trace", "stdout"]
+QueuePolicy = Literal["drop_oldest", "backpressure"]
+RestartMode = Literal["never", "on-failure", "always"]
+
+DEFAULT_QUEUE_SIZE = 10
+DEFAULT_OPERATOR_ID = "op"
+
+
+class NodeOutput(msgspec.Struct, frozen=True, tag="node"):
+    """The source of an input: output ``output`` of node ``node``.
+
+    For the output of an operator, ``output`` is ``"<operator id>/<output id>"``.
+    """
+
+    node: str
+    output: str
+
+    def __str__(self) -> str:
+        return f"{self.node}/{self.output}"
+
+
+class TimerSource(msgspec.Struct, frozen=True, tag="timer"):
+    """The source of an input: a clock that ticks every ``interval_ns`` nanoseconds."""
+
+    interval_ns: int
+    text: str  # as written, for example "dora/timer/millis/50"
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class LogSource(msgspec.Struct, frozen=True, tag="logs"):
+    """The source of an input: the log entries of other nodes, at least as severe as ``level``."""
+
+    level: LogLevel
+    node: str | None
+    text: str  # as written, for example "dora/logs/warn/camera"
+
+    def __str__(self) -> str:
+        return self.text
+
+
+Source = NodeOutput | TimerSource | LogSource
+
+
+class Input(msgspec.Struct, frozen=True):
+    id: str
+    source: Source
+    queue_size: int = DEFAULT_QUEUE_SIZE  # at least 1
+    queue_policy: QueuePolicy = "drop_oldest"
+    input_timeout: float | None = None  # seconds
+
+
+class LogOptions(msgspec.Struct, frozen=True):
+    send_stdout_as: str | None = None
+    send_logs_as: str | None = None
+    min_log_level: LogLevel | None = None
+    max_log_size: int | None = None  # bytes; None: no rotation
+    max_rotated_files: int = 5
+
+
+class RestartOptions(msgspec.Struct, frozen=True):
+    policy: RestartMode = "never"
+    max_restarts: int = 0  # 0: no limit
+    delay: float = 0.0  # seconds before the first restart, doubled for each further one
+    max_delay: float | None = None  # seconds
+    window: float | None = None  # seconds; None: the whole life of the dataflow
+
+
+class Operator(msgspec.Struct, frozen=True):
+    id: str
+    python: str  # path of the file as written, relative to the working directory
+    inputs: tuple[Input, ...] = ()
+    outputs: tuple[str, ...] = ()
+    build: tuple[str, ...] = ()  # one command per entry
+    conda_env: str | None = None
+    name: str | None = None
+    description: str | None = None
+
+
+class Node(msgspec.Struct, frozen=True):
+    """One process of the dataflow: a program (``path``) or a runtime for ``operators``.
+
+    For a runtime, ``inputs`` and ``outputs`` are those of its operators, with ids
+    ``"<operator id>/<input id>"``; the operators' own lists keep the short ids.
+    """
+
+    id: str
+    path: str | None = None  # None: this node is a runtime
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    build: tuple[str, ...] = ()  # of the node and, for a runtime, of all its operators
+    inputs: tuple[Input, ...] = ()
+    outputs: tuple[str, ...] = ()
+    operators: tuple[Operator, ...] = ()
+    name: str | None = None
+    description: str | None = None
+    log: LogOptions = LogOptions()
+    restart: RestartOptions = RestartOptions()
+    health_check_timeout: float | None = None  # seconds
+    finish_grace: float | None = None  # seconds
+    startup_timeout: float | None = None  # seconds
+    cpu_affinity: tuple[int, ...] = ()
+    place: str | None = None  # "file.yml:3:5" of the node's mapping, for messages
+
+    @property
+    def is_runtime(self) -> bool:
+        return self.path is None
+
+    @property
+    def is_dynamic(self) -> bool:
+        return self.path == "dynamic"
+
+    @property
+    def is_shell(self) -> bool:
+        return self.path == "shell"
+
+
+class Dataflow(msgspec.Struct, frozen=True):
+    nodes: tuple[Node, ...]
+    working_dir: str  # absolute
+    file: str | None = None  # absolute path of the YAML, None if it came from elsewhere
+    env: dict[str, str] = {}  # for every node; a node's own env wins per key
+    health_check_interval: float = 5.0  # seconds
+    exit_when_nodes_finish: bool = False
+    debug: bool = False
+    descriptor: dict[str, Any] = {}  # the document as plain values: `Node.dataflow_descriptor()`
+
+    def node(self, node_id: str) -> Node:
+        """Return the node with this id; raises ``KeyError``."""
+        for node in self.nodes:
+            if node.id == node_id:
+                return node
+        raise KeyError(node_id)
+
+    def consumers(self, node_id: str, output: str) -> Iterator[tuple[Node, Input]]:
+        """Yield every (node, input) that is fed by this output."""
+        wanted = NodeOutput(node_id, output)
+        for node in self.nodes:
+            for item in node.inputs:
+                if item.source == wanted:
+                    yield node, item

@@ -1,0 +1,50 @@
+"""How a dataflow ended: which nodes failed and why, and what every link carried."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+FailureKind = Literal[
+    "exit",  # ended by itself with a non-zero status or by a signal
+    "spawn",  # could not be started
+    "grace",  # had to be killed after the stop's grace period
+    "startup_timeout",
+    "health_check",
+    "cascading",  # fell because another node fell (broken start barrier)
+]
+
+
+class NodeFailure(msgspec.Struct, frozen=True):
+    node_id: str
+    kind: FailureKind
+    exit_code: int | None = None
+    signal: int | None = None
+    message: str = ""  # one sentence for the user
+    last_lines: tuple[str, ...] = ()  # of stderr (or stdout), the telling part
+    restarts: int = 0
+
+
+class LinkReport(msgspec.Struct, frozen=True):
+    """Read off the board at the end. ``sent`` counts from the moment the link was connected, so
+    ``sent == received + dropped + unread``."""
+
+    link: str  # "a/out -> b/in"
+    policy: str
+    queue_size: int
+    sent: int
+    received: int
+    dropped: int  # lost by the queue policy
+    unread: int  # still queued when the receiver ended
+
+
+class DataflowResult(msgspec.Struct, frozen=True):
+    dataflow_id: str
+    failures: tuple[NodeFailure, ...] = ()  # the first cause first
+    links: tuple[LinkReport, ...] = ()
+    undeclared: dict[str, dict[str, int]] = {}  # node id → output id → messages dropped
+
+    @property
+    def ok(self) -> bool:
+        return not self.failures

@@ -1,0 +1,86 @@
+"""The board: one small shared file with the counters and flags of a running dataflow.
+
+Every node of a dataflow and its daemon map the same file. It holds 64-byte lines (one cache line
+each, so that two writers never share one) of eight unsigned 64-bit words. A word has exactly one
+writer, except where noted; everyone may read. Because the words live outside the processes, the
+numbers survive a SIGKILL of whoever wrote them: that is what makes an honest report possible.
+
+==========  =====================  =========================================================
+line        word                   meaning
+==========  =====================  =========================================================
+node        ``ASLEEP``             1 while the node waits on its doorbell
+node        ``CONTROL``            number of control frames the daemon has sent to the node
+output      ``SENT``               messages sent so far = sequence number of the last one
+output      ``CREDIT_WAITING``     1 while the sender waits for a back-pressured link
+link        ``RECEIVED``           messages that the receiver took out of the link
+link        ``DROPPED``            messages that were lost on the link
+link        ``FIRST``              sequence number before the first one meant for this link
+link        ``STATE``              `UNCONNECTED`, `CONNECTED` or `CLOSED` (receiver; the daemon
+                                   closes on behalf of a dead receiver)
+==========  =====================  =========================================================
+
+Hence ``FIRST + RECEIVED + DROPPED`` is the last sequence number the receiver knows of, and what is
+missing to ``SENT`` is still queued, or was left behind by a receiver that ended.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+
+WORDS = 8
+LINE_BYTES = WORDS * 8
+
+ASLEEP, CONTROL = 0, 1
+SENT, CREDIT_WAITING = 0, 1
+RECEIVED, DROPPED, FIRST, STATE = 0, 1, 2, 3
+
+UNCONNECTED, CONNECTED, CLOSED = 0, 1, 2
+
+
+class Board:
+    """The mapped board. ``words[slot * WORDS + NAME]`` reads or writes one word.
+
+    ``words`` is a plain ``memoryview`` of unsigned 64-bit integers, because it is used for every
+    message: an index operation costs about 30 ns, a method call three times as much.
+    """
+
+    def __init__(self, path: str, mapping: mmap.mmap) -> None:
+        self.path = path
+        self._mapping = mapping
+        self.words = memoryview(mapping).cast("Q")
+
+    @classmethod
+    def create(cls, path: str, lines: int) -> Board:
+        """Create the file with ``lines`` zeroed lines; raises ``FileExistsError``, ``OSError``."""
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            size = max(lines, 1) * LINE_BYTES
+            # Allocated, not only sized: a full tmpfs is an error here, not a SIGBUS later.
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(fd, 0, size)
+            else:
+                os.ftruncate(fd, size)
+            return cls(path, mmap.mmap(fd, size))
+        finally:
+            os.close(fd)
+
+    @classmethod
+    def open(cls, path: str) -> Board:
+        """Map an existing board; raises ``FileNotFoundError``."""
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            return cls(path, mmap.mmap(fd, os.fstat(fd).st_size))
+        finally:
+            os.close(fd)
+
+    def get(self, slot: int, word: int) -> int:
+        return self.words[slot * WORDS + word]
+
+    def set(self, slot: int, word: int, value: int) -> None:
+        self.words[slot * WORDS + word] = value
+
+    def close(self) -> None:
+        """Unmap; the file stays until its owner removes it."""
+        self.words.release()
+        self._mapping.close()

@@ -1,0 +1,243 @@
+"""Frames between a node and its daemon: what they say and how they look on the socket.
+
+A frame is a 4-byte little-endian length followed by one msgpack-encoded message. The first message
+of a node is `Register`, answered by `Registered` or `Refused`; the node then makes its ports, sends
+`Ready` and waits for `Started` or `StartRefused`. Everything after that is one-way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import msgspec
+
+PROTOCOL_VERSION = 1
+MAX_FRAME = 64 << 20  # bytes
+
+# --------------------------------------------------------------------------- configuration
+
+
+class LinkConfig(msgspec.Struct, omit_defaults=True):
+    """One output → input edge, as the sender sees it."""
+
+    slot: int  # index of the link's line on the board
+    node_slot: int  # index of the consuming node's line on the board
+    bell: str  # path of the consuming node's doorbell
+    consumer: str  # "node/input", for messages
+    queue_size: int = 10
+    policy: Literal["drop_oldest", "backpressure"] = "drop_oldest"
+
+
+class OutputConfig(msgspec.Struct, omit_defaults=True):
+    id: str
+    service: str = ""  # name of the engine's channel
+    slot: int = 0  # index of the output's line on the board
+    links: list[LinkConfig] = []
+    credit_bell: str = ""  # path of the doorbell for back-pressure; "" if no link needs one
+    max_queue_size: int = 1  # over all links, fixed for the life of the channel
+
+
+class InputConfig(msgspec.Struct, omit_defaults=True):
+    """One input. ``kind`` tells which of the other fields matter.
+
+    ``link``: messages from another node's output. ``timer``: ticks, made by the node itself.
+    ``text``: lines that the daemon delivers in `TextInput` frames (logs, captured stdout).
+    ``local``: the output of an operator in the same runtime.
+    """
+
+    id: str
+    kind: Literal["link", "timer", "text", "local"]
+    source: str
+    queue_size: int = 10
+    policy: Literal["drop_oldest", "backpressure"] = "drop_oldest"
+    input_timeout: float | None = None
+    service: str = ""
+    slot: int = 0  # the link's line on the board (`link`, `text` and `local`)
+    credit_bell: str = ""
+    max_queue_size: int = 1
+    interval_ns: int = 0
+
+
+class OperatorConfig(msgspec.Struct, omit_defaults=True):
+    id: str
+    source: str  # absolute path of the Python file
+    inputs: list[str] = []  # short ids; the node's inputs are "<operator id>/<input id>"
+    outputs: list[str] = []
+
+
+class NodeConfig(msgspec.Struct, omit_defaults=True):
+    dataflow_id: str
+    node_id: str
+    engine: Literal["iceoryx2", "zenoh"]
+    run_dir: str
+    prefix: str  # of every shared-memory object of this dataflow
+    board: str  # path of the board file
+    node_slot: int
+    bell: str
+    inputs: list[InputConfig] = []
+    outputs: list[OutputConfig] = []
+    operators: list[OperatorConfig] = []
+    descriptor: dict[str, Any] = {}
+    run_config: dict[str, Any] = {}  # what `Node.node_config()` returns
+    restart_count: int = 0
+    dynamic: bool = False
+    exit_when_nodes_finish: bool = False
+    zenoh_endpoint: str = ""
+
+
+class Address(msgspec.Struct):
+    """The content of ``DORA_NODE_CONFIG`` (JSON, hence also YAML): whom to ask for the rest."""
+
+    dataflow_id: str
+    node_id: str
+    socket: str  # path of the daemon's Unix socket
+    incarnation: int = 0  # equals restart_count
+
+
+# --------------------------------------------------------------------------- node → daemon
+
+
+class Register(msgspec.Struct, tag=True):
+    node_id: str
+    pid: int
+    version: str
+    protocol: int = PROTOCOL_VERSION
+    dynamic: bool = False
+    incarnation: int = 0
+
+
+class Ready(msgspec.Struct, tag=True):
+    """Every port of this node exists."""
+
+
+class OutputsClosed(msgspec.Struct, tag=True):
+    """These outputs will not be sent to any more (the process may live on)."""
+
+    outputs: list[str]
+
+
+class Closing(msgspec.Struct, tag=True):
+    """The node object was closed: all outputs are closed. The process may live on."""
+
+    undeclared: dict[str, int] = {}  # output id → messages dropped because it is not declared
+
+
+class StopDataflow(msgspec.Struct, tag=True):
+    """An operator returned ``DoraStatus.STOP_ALL``."""
+
+
+ToDaemon = Register | Ready | OutputsClosed | Closing | StopDataflow
+
+# --------------------------------------------------------------------------- daemon → node
+
+
+class Registered(msgspec.Struct, tag=True):
+    config: NodeConfig
+
+
+class Refused(msgspec.Struct, tag=True):
+    reason: str
+
+
+class Started(msgspec.Struct, tag=True):
+    """The barrier is open. ``epoch_ns`` is the first tick of all timers, on CLOCK_MONOTONIC."""
+
+    epoch_ns: int
+
+
+class StartRefused(msgspec.Struct, tag=True):
+    """The barrier broke."""
+
+    reason: str
+
+
+class InputsClosed(msgspec.Struct, tag=True):
+    inputs: list[str]
+
+
+class NodeFailed(msgspec.Struct, tag=True):
+    """An upstream node failed. Comes before the `InputsClosed` of the affected inputs."""
+
+    node_id: str
+    error: str
+    affected_input_ids: list[str]
+
+
+class NodeRestarted(msgspec.Struct, tag=True):
+    node_id: str
+
+
+class Stop(msgspec.Struct, tag=True):
+    """The dataflow, or this node, is asked to stop (event ``STOP`` with id ``MANUAL``)."""
+
+
+class TextInput(msgspec.Struct, tag=True):
+    """One line for inputs of kind ``text``; arrives as a string array of length 1."""
+
+    inputs: list[str]
+    text: str
+
+
+ToNode = (
+    Registered
+    | Refused
+    | Started
+    | StartRefused
+    | InputsClosed
+    | NodeFailed
+    | NodeRestarted
+    | Stop
+    | TextInput
+)
+
+# --------------------------------------------------------------------------- framing
+
+_encoder = msgspec.msgpack.Encoder()
+decode_to_daemon = msgspec.msgpack.Decoder(ToDaemon).decode
+decode_to_node = msgspec.msgpack.Decoder(ToNode).decode
+decode_address = msgspec.json.Decoder(Address).decode
+encode_address = msgspec.json.Encoder().encode
+
+
+class FrameError(ValueError):
+    """The bytes on a control socket are not frames."""
+
+
+def encode_frame(message: ToDaemon | ToNode) -> bytes:
+    """Return the frame of a message, ready for the socket."""
+    body = _encoder.encode(message)
+    return len(body).to_bytes(4, "little") + body
+
+
+class FrameBuffer:
+    """Cut a byte stream into frame bodies: feed what arrived, iterate over what is complete.
+
+    >>> frames = FrameBuffer()
+    >>> frames.feed(encode_frame(Ready())[:3])
+    >>> list(frames)
+    []
+    >>> frames.feed(encode_frame(Ready())[3:])
+    >>> [decode_to_daemon(body) for body in frames]
+    [Ready()]
+    """
+
+    def __init__(self, max_frame: int = MAX_FRAME) -> None:
+        self._data = bytearray()
+        self._max_frame = max_frame
+
+    def feed(self, data: bytes) -> None:
+        """Append bytes that arrived."""
+        self._data += data
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield every complete frame body; raises `FrameError` for an absurd length."""
+        while len(self._data) >= 4:
+            size = int.from_bytes(self._data[:4], "little")
+            if size > self._max_frame:
+                raise FrameError(f"a control frame claims {size} bytes; the limit is {self._max_frame}")
+            if len(self._data) < 4 + size:
+                return
+            body = bytes(self._data[4 : 4 + size])
+            del self._data[: 4 + size]
+            yield body
