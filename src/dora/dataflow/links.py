@@ -17,6 +17,11 @@ from dora.dataflow.model import Dataflow, Input, LogSource, Node, NodeOutput, Ti
 from dora.wire.control import InputConfig, LinkConfig, NodeConfig, OperatorConfig, OutputConfig
 
 
+# Room on every channel for receivers beyond the links: restarted ones whose predecessor is not
+# cleaned up yet, and observers.
+SPARE_RECEIVERS = 3
+
+
 class Place(msgspec.Struct, frozen=True):
     """Where a run of a dataflow lives."""
 
@@ -154,6 +159,7 @@ def plan(dataflow: Dataflow, place: Place) -> Plan:
             links=edges,
             credit_bell=credit_bells[source] if any(e.policy == "backpressure" for e in edges) else "",
             max_queue_size=max((edge.queue_size for edge in edges), default=1),
+            max_receivers=len(edges) + SPARE_RECEIVERS,
         )
 
     configs: dict[str, NodeConfig] = {}
@@ -163,7 +169,9 @@ def plan(dataflow: Dataflow, place: Place) -> Plan:
                 output = outputs[item.source]
                 config.service = output.service
                 config.credit_bell = output.credit_bell if config.policy == "backpressure" else ""
+                config.output_slot = output.slot
                 config.max_queue_size = output.max_queue_size
+                config.max_receivers = output.max_receivers
         configs[node.id] = NodeConfig(
             dataflow_id=place.dataflow_id,
             node_id=node.id,

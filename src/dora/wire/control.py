@@ -36,6 +36,7 @@ class OutputConfig(msgspec.Struct, omit_defaults=True):
     links: list[LinkConfig] = []
     credit_bell: str = ""  # path of the doorbell for back-pressure; "" if no link needs one
     max_queue_size: int = 1  # over all links, fixed for the life of the channel
+    max_receivers: int = 1  # room for receivers: links, restarts, observers
 
 
 class InputConfig(msgspec.Struct, omit_defaults=True):
@@ -55,7 +56,9 @@ class InputConfig(msgspec.Struct, omit_defaults=True):
     service: str = ""
     slot: int = 0  # the link's line on the board (`link`, `text` and `local`)
     credit_bell: str = ""
+    output_slot: int = 0  # the source output's line on the board (`link`)
     max_queue_size: int = 1
+    max_receivers: int = 1
     interval_ns: int = 0
 
 

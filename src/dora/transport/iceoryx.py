@@ -1,0 +1,378 @@
+"""Links through shared memory, on iceoryx2: the engine for processes of one machine.
+
+One output is one iceoryx2 service with one publisher; each of its links is a subscriber whose
+buffer is the link's queue, with *safe overflow*: a new message pushes out the oldest. The pool of
+memory behind a publisher is sparse, it costs what is in flight.
+
+Four properties of iceoryx2 0.10 shape this module:
+
+* A publisher that is destroyed takes its undelivered samples along; one whose process just ends
+  does not. So publishers are never destroyed: a closed one is leaked on purpose, and what is left
+  of a dead process is cleaned up by the daemon (`remove_dead_nodes`) once it has been read.
+* A subscriber may hold only so many samples at once. Small messages are copied out on arrival and
+  never count; a user who keeps many large arrays gets copies in ordinary memory after `MAX_HELD`.
+* Memory is reserved, not allocated. If /dev/shm is full, touching a fresh page kills the process
+  with SIGBUS. Each chunk is therefore populated once by ``madvise(MADV_POPULATE_WRITE)``, which
+  reports the same condition as an error.
+* Importing the package imports flatbuffers, which imports NumPy: 80 ms and 20 MB for something that
+  is not used here. `_import_iceoryx2` puts it off until somebody uses it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import operator
+import os
+import sys
+import time
+import types
+from collections.abc import Callable
+from typing import Any, Final
+
+from dora.errors import SharedMemoryFull, TransportError
+from dora.wire.control import InputConfig, OutputConfig
+from dora.wire.message import ALIGNMENT, Message
+
+SMALL_MESSAGE: Final = 4096  # bytes; up to this size a message is copied out on arrival
+MAX_HELD: Final = 32  # large messages that the user may hold per input before they are copied
+MAX_BUFFER: Final = 4096  # slots of a subscriber's buffer; each costs a few microseconds at start
+_MAX_PUBLISHERS: Final = 4  # restarted nodes whose predecessor is not cleaned up yet
+_MAX_LOANS: Final = 8
+_INITIAL_CHUNK: Final = SMALL_MESSAGE  # no chunk is smaller, so a small message populates it whole
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_MADV_POPULATE_WRITE: Final = 23
+
+# ctypes' own memmove and string_at, bound for the two uses here: moving small messages is shorter
+# than releasing the GIL around it, moving large ones is not.
+_move_small = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_size_t)(
+    ("memmove", ctypes.pythonapi)
+)
+_copy_out = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(
+    ("PyBytes_FromStringAndSize", ctypes.pythonapi)
+)
+
+# By name: inside a class, a leading double underscore would be mangled.
+_assume_init = operator.methodcaller("__assume_init")
+
+_log = logging.getLogger("dora.transport")
+
+
+def _import_iceoryx2() -> Any:
+    """Import iceoryx2 with a stand-in for flatbuffers that loads the real one on first use."""
+    if "iceoryx2" in sys.modules or "flatbuffers" in sys.modules:
+        import iceoryx2
+
+        return iceoryx2
+
+    class LazyFlatbuffers(types.ModuleType):
+        class Builder:  # named in annotations that are evaluated at import
+            def __new__(cls, *args: Any) -> Any:
+                return LazyFlatbuffers.load().Builder(*args)
+
+        @staticmethod
+        def load() -> Any:
+            import importlib
+
+            if isinstance(sys.modules.get("flatbuffers"), LazyFlatbuffers):
+                del sys.modules["flatbuffers"]
+            return importlib.import_module("flatbuffers")
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return getattr(self.load(), name)
+
+    sys.modules["flatbuffers"] = LazyFlatbuffers("flatbuffers")
+    try:
+        import iceoryx2
+    finally:
+        if isinstance(sys.modules.get("flatbuffers"), LazyFlatbuffers):
+            del sys.modules["flatbuffers"]
+    return iceoryx2
+
+
+_iox: Any = None
+
+
+def _iceoryx2() -> Any:
+    global _iox
+    if _iox is None:
+        _iox = _import_iceoryx2()
+        _iox.set_log_level(_iox.LogLevel.Fatal)
+    return _iox
+
+
+def _make_node(run_dir: str, prefix: str) -> Any:
+    iox = _iceoryx2()
+    config = iox.config.default()
+    config.global_cfg.root_path = iox.Path.new(f"{run_dir}/iox")
+    config.global_cfg.prefix = iox.FileName.new(prefix)
+    return (
+        iox.NodeBuilder.new()
+        .config(config)
+        .signal_handling_mode(iox.SignalHandlingMode.Disabled)
+        .create(iox.ServiceType.Ipc)
+    )
+
+
+def remove_dead_nodes(run_dir: str, prefix: str) -> None:
+    """Remove what dead processes of a run left behind, including their unread messages.
+
+    Messages that a living receiver has already taken stay valid.
+    """
+    try:
+        node = _make_node(run_dir, prefix)
+        for _ in range(5):  # a clean-up may fail once and succeed the next time
+            if not node.try_cleanup_dead_nodes().failed_cleanups:
+                break
+    except Exception as error:
+        raise TransportError(f"cleaning up after a dead node failed: {error!r}") from error
+
+
+class _Loan:
+    __slots__ = ("_sample", "address", "size")
+
+    def __init__(self, sample: Any, address: int, size: int) -> None:
+        self._sample = sample
+        self.address = address
+        self.size = size
+
+    def send(self) -> None:
+        sample, self._sample = self._sample, None
+        _assume_init(sample).send()
+
+    def discard(self) -> None:
+        self._sample = None
+
+
+class IceoryxSender:
+    """One publisher. Not for use by several threads at once."""
+
+    def __init__(self, service: Any, output_id: str) -> None:
+        iox = _iceoryx2()
+        self._output_id = output_id
+        self._publisher = (
+            service.publisher_builder()
+            .initial_max_slice_len(_INITIAL_CHUNK)
+            .allocation_strategy(iox.AllocationStrategy.PowerOfTwo)
+            .max_loaned_samples(_MAX_LOANS)
+            .backpressure_strategy(iox.BackpressureStrategy.DiscardData)
+            .create()
+        )
+        self._loan = getattr(self._publisher, "__loan_slice_uninit")  # noqa: B009 - no mangling
+        self._populated: dict[int, int] = {}  # address of a chunk → bytes known to be backed
+        # See the module's docstring: a publisher must outlive the process's orderly end.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._publisher))
+
+    def send(self, message: bytes) -> None:
+        size = len(message)
+        try:
+            sample = self._loan(size)
+        except Exception as error:
+            raise self._loan_failed(size, error) from error
+        address = sample.payload_ptr
+        if address not in self._populated:
+            self._populate(address, SMALL_MESSAGE)
+        _move_small(address, message, size)
+        _assume_init(sample).send()
+
+    def loan(self, size: int) -> _Loan:
+        try:
+            sample = self._loan(size)
+        except Exception as error:
+            raise self._loan_failed(size, error) from error
+        address = sample.payload_ptr
+        if self._populated.get(address, 0) < size:
+            self._populate(address, size)
+        return _Loan(sample, address, size)
+
+    def close(self) -> None:
+        """Forget the publisher without destroying it."""
+
+    def _populate(self, address: int, size: int) -> None:
+        _back_with_memory(address, size, self._output_id)
+        if len(self._populated) > 8192:  # chunks of segments that are gone
+            self._populated.clear()
+        self._populated[address] = size
+
+    def _loan_failed(self, size: int, error: Exception) -> Exception:
+        if "ExceedsMaxLoans" in repr(error):
+            return TransportError(
+                f"output `{self._output_id}` has {_MAX_LOANS} loans that were neither sent nor dropped"
+            )
+        free = _free_bytes()
+        if free is not None and free < size:
+            return _full(self._output_id, size, free)
+        return TransportError(f"output `{self._output_id}`: no memory for {size} bytes: {error!r}")
+
+
+class _Held:
+    """A large sample in the user's hands; tells the receiver when the last array over it is gone."""
+
+    __slots__ = ("_receiver", "_sample")
+
+    def __init__(self, sample: Any, receiver: IceoryxReceiver) -> None:
+        self._sample = sample
+        self._receiver = receiver
+        receiver.held += 1
+
+    def __del__(self) -> None:
+        self._receiver.held -= 1
+
+
+class IceoryxReceiver:
+    """One subscriber."""
+
+    def __init__(self, service: Any, item: InputConfig) -> None:
+        self._input_id = item.id
+        self._subscriber = (
+            service.subscriber_builder().buffer_size(min(item.queue_size, MAX_BUFFER)).create()
+        )
+        self._receive = self._subscriber.receive
+        self.has_messages: Callable[[], bool] = self._subscriber.has_samples
+        self.held = 0
+        self._told = False
+
+    def receive(self) -> Message | None:
+        sample = self._receive()
+        if sample is None:
+            return None
+        address = sample.payload_ptr
+        size = sample.header.number_of_elements
+        if size <= SMALL_MESSAGE:
+            return Message(_copy_out(address, size))
+        if self.held >= MAX_HELD:
+            self._tell(size)
+            return Message(_copy_out(address, size))
+        offset = int.from_bytes(_copy_out(address + 12, 4), "little")
+        return Message(_copy_out(address, offset), address, _Held(sample, self))
+
+    def _tell(self, size: int) -> None:
+        if not self._told:
+            self._told = True
+            _log.warning(
+                "input `%s`: the program keeps %d messages; further ones are copied out of the shared "
+                "memory (this one: %d bytes)",
+                self._input_id,
+                self.held,
+                size,
+            )
+
+    def close(self) -> None:
+        """Give the queue back. Samples in the user's hands stay valid."""
+        self._receive = lambda: None
+        self.has_messages = lambda: False
+        self._subscriber.delete()
+
+
+class IceoryxEngine:
+    """All ports of one node of a dataflow."""
+
+    name = "iceoryx2"
+
+    def __init__(self, run_dir: str, prefix: str) -> None:
+        try:
+            self._node = _make_node(run_dir, prefix)
+        except Exception as error:
+            raise _setup_failed("this node", error) from error
+        # The node owns the marker by which a daemon sees whether the process lives.
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._node))
+
+    def sender(self, output: OutputConfig) -> IceoryxSender:
+        service = self._service(output.service, output.max_queue_size, output.max_receivers)
+        try:
+            return IceoryxSender(service, output.id)
+        except Exception as error:
+            raise _setup_failed(f"output `{output.id}`", error) from error
+
+    def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> IceoryxReceiver:  # noqa: ARG002
+        service = self._service(item.service, item.max_queue_size, item.max_receivers)
+        try:
+            return IceoryxReceiver(service, item)
+        except Exception as error:
+            raise _setup_failed(f"input `{item.id}`", error) from error
+
+    def connect(self, timeout: float) -> None:
+        """Nothing to wait for: a publisher sees every subscriber that exists when it sends."""
+
+    def close(self) -> None:
+        """Nothing to do: see the module's docstring."""
+
+    def _service(self, name: str, max_queue_size: int, max_receivers: int) -> Any:
+        """Open or create the channel; both ends may try at the same time."""
+        iox = _iceoryx2()
+        deadline = time.monotonic() + 5.0
+        while True:
+            builder = (
+                self._node.service_builder(iox.ServiceName.new(name))
+                .publish_subscribe(iox.Slice[ctypes.c_uint8])
+                .payload_alignment(iox.Alignment.new(ALIGNMENT))
+                .enable_safe_overflow(True)
+                .history_size(0)
+                .subscriber_max_buffer_size(min(max_queue_size, MAX_BUFFER))
+                .subscriber_max_borrowed_samples(MAX_HELD + 2)
+                .max_publishers(_MAX_PUBLISHERS)
+                .max_subscribers(max_receivers)
+                .max_nodes(max_receivers + _MAX_PUBLISHERS)
+            )
+            try:
+                return builder.open_or_create()
+            except Exception as error:
+                if time.monotonic() > deadline:
+                    raise _setup_failed(f"channel `{name}`", error) from error
+                time.sleep(0.002)
+
+
+def _full(what: str, needed: int, free: int) -> SharedMemoryFull:
+    return SharedMemoryFull(
+        f"output `{what}`: the message needs {_megabytes(needed)} of shared memory, but /dev/shm has only "
+        f"{_megabytes(free)} left; enlarge it (mount -o remount,size=… /dev/shm; docker run --shm-size=…) "
+        "or send less at once"
+    )
+
+
+def _setup_failed(what: str, error: Exception) -> Exception:
+    if isinstance(error, (SharedMemoryFull, TransportError)):
+        return error
+    free = _free_bytes()
+    if free is not None and free < 1 << 20:
+        return SharedMemoryFull(
+            f"{what}: no room in /dev/shm ({_megabytes(free)} left; 16 MB are enough to start)"
+        )
+    return TransportError(f"{what}: iceoryx2 cannot set it up: {error!r}")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+def _free_bytes() -> int | None:
+    """Return the free bytes of the shared memory file system; None where there is none."""
+    try:
+        status = os.statvfs("/dev/shm")
+    except OSError:
+        return None
+    return status.f_bavail * status.f_frsize
+
+
+_madvise: Any = None
+
+
+def _back_with_memory(address: int, size: int, what: str) -> None:
+    """Allocate the pages of a chunk; raises `SharedMemoryFull` instead of a later SIGBUS."""
+    global _madvise
+    if _madvise is None:
+        _madvise = ctypes.CDLL(None, use_errno=True).madvise
+        _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    start = address & -_PAGE
+    if _madvise(start, address + size - start, _MADV_POPULATE_WRITE) == 0:
+        return
+    code = ctypes.get_errno()
+    if code in (errno.EFAULT, errno.ENOMEM):
+        raise _full(what, size, _free_bytes() or 0)
+    # EINVAL: a kernel before 5.14, or macOS. The figure is then the best there is.
+    free = _free_bytes()
+    if free is not None and free < size:
+        raise _full(what, size, free)

@@ -1,0 +1,156 @@
+"""The layout of one message, and nothing else: bytes in, bytes out.
+
+::
+
+    offset  size  field
+    0       4     magic, b"DORA"
+    4       1     version of this layout, 1
+    5       1     encoding of the body (see `Encoding`)
+    6       2     length of the schema section
+    8       4     length of the metadata section (msgpack map, empty: no metadata)
+    12      4     offset of the body, a multiple of 64
+    16      8     length of the body
+    24      8     sequence number on its output, from 1
+    32      8     time of sending, nanoseconds since the Unix epoch (UTC)
+    40      ...   schema section, metadata section, zeros up to the body
+    body    ...   the payload
+
+All integers are little-endian. The body is aligned so that a receiver can use it where it lies.
+A schema longer than 65,535 bytes does not fit its section; it travels inside the body then
+(encoding `STREAM`).
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final
+
+MAGIC: Final = b"DORA"
+VERSION: Final = 1
+HEADER_SIZE: Final = 40
+ALIGNMENT: Final = 64
+MAX_SCHEMA: Final = 0xFFFF
+
+
+class Encoding:
+    """How the body holds the payload.
+
+    ``PLAIN``: one buffer, the values of a fixed-width array without nulls; the schema section is the
+    format string of Arrow's C data interface (``b"C"`` for uint8, ``b"f"`` for float32, …).
+    ``BATCH``: one Arrow IPC record-batch message with one column; the schema section is the IPC
+    schema message. ``STREAM``: a complete Arrow IPC stream; the schema section is empty.
+    """
+
+    PLAIN: Final = 0
+    BATCH: Final = 1
+    STREAM: Final = 2
+
+
+_HEADER = Struct("<4sBBHIIQQQ")
+_PREFIX = MAGIC + bytes([VERSION])
+_pack = _HEADER.pack
+_unpack = _HEADER.unpack_from
+_ZEROS = tuple(bytes(count) for count in range(ALIGNMENT))
+
+
+class MessageError(ValueError):
+    """The bytes are not a message of this layout."""
+
+
+def body_offset(schema_size: int, metadata_size: int) -> int:
+    """Return where the body starts: after the sections, on the next multiple of 64."""
+    return (HEADER_SIZE + schema_size + metadata_size + 63) & -64
+
+
+def pack_head(
+    encoding: int, schema: bytes, metadata: bytes, body_size: int, sequence: int, time_ns: int
+) -> bytes:
+    """Return everything before the body, padding included."""
+    schema_size = len(schema)
+    metadata_size = len(metadata)
+    used = HEADER_SIZE + schema_size + metadata_size
+    offset = (used + 63) & -64
+    return (
+        _pack(
+            MAGIC, VERSION, encoding, schema_size, metadata_size, offset, body_size, sequence, time_ns
+        )
+        + schema
+        + metadata
+        + _ZEROS[offset - used]
+    )
+
+
+class Message:
+    """One received message: the head as bytes, the body in memory that ``owner`` keeps alive.
+
+    ``body`` is the body as bytes if it was small enough to be copied out on arrival, else None, and
+    the body is the ``body_size`` bytes at ``address``. Sections are sliced out on demand.
+    """
+
+    __slots__ = (
+        "address",
+        "body_offset",
+        "body_size",
+        "encoding",
+        "head",
+        "metadata_size",
+        "owner",
+        "schema_size",
+        "sequence",
+        "time_ns",
+    )
+
+    def __init__(self, head: bytes, address: int = 0, owner: object = None) -> None:
+        """Parse ``head``: the whole message if ``owner`` is None, else at least all before the body.
+
+        ``address`` is that of the message's first byte. Raises `MessageError`.
+        """
+        try:
+            (
+                magic,
+                version,
+                self.encoding,
+                self.schema_size,
+                self.metadata_size,
+                self.body_offset,
+                self.body_size,
+                self.sequence,
+                self.time_ns,
+            ) = _unpack(head)
+        except Exception as error:
+            raise MessageError(f"{len(head)} bytes are too short for a message") from error
+        if magic != MAGIC or version != VERSION:
+            raise MessageError(f"not a dora message of version {VERSION}: it starts with {head[:5]!r}")
+        self.head = head
+        self.address = address
+        self.owner = owner
+
+    @property
+    def size(self) -> int:
+        return self.body_offset + self.body_size
+
+    def validate(self, available: int) -> None:
+        """Raise `MessageError` unless the sections lie inside ``available`` bytes, in order."""
+        needed = HEADER_SIZE + self.schema_size + self.metadata_size
+        if (
+            self.body_offset % ALIGNMENT
+            or self.body_offset < needed
+            or self.body_offset + self.body_size > available
+            or (len(self.head) < self.body_offset if self.owner is not None else False)
+            or self.encoding > Encoding.STREAM
+        ):
+            raise MessageError("the sections of a message do not fit into it")
+
+    @property
+    def schema(self) -> bytes:
+        return self.head[HEADER_SIZE : HEADER_SIZE + self.schema_size]
+
+    @property
+    def metadata(self) -> bytes:
+        start = HEADER_SIZE + self.schema_size
+        return self.head[start : start + self.metadata_size]
+
+    @property
+    def small_body(self) -> bytes:
+        """The body of a message that is wholly in ``head`` (``owner`` is None)."""
+        return self.head[self.body_offset : self.body_offset + self.body_size]

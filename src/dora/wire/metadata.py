@@ -1,0 +1,92 @@
+"""A message's metadata: a dictionary with string keys, as msgpack.
+
+Kept with their types: ``None``, ``bool``, ``int`` (-2**63 … 2**64 - 1), ``float``, ``str``, ``bytes``,
+aware ``datetime`` (arrives in UTC, microseconds), and lists and dictionaries of these, nested as one
+likes. Tuples arrive as lists, naive datetimes are taken as local time, NumPy scalars and arrays
+become numbers and lists. Anything else is sent as ``str(value)``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+_SIMPLE = frozenset((str, int, float, bool, type(None), bytes))
+
+_decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
+
+
+class MetadataError(ValueError):
+    """The metadata of a received message cannot be decoded."""
+
+
+def _as_plain(value: Any) -> Any:
+    """Turn what msgpack does not know into something it does (called by the encoder)."""
+    item = getattr(value, "tolist", None)  # NumPy scalars and arrays
+    if item is not None:
+        return item()
+    on_text = _on_text
+    if on_text is not None:
+        on_text(value)
+    return str(value)
+
+
+_on_text: Callable[[Any], None] | None = None
+
+
+def on_text(callback: Callable[[Any], None] | None) -> None:
+    """Set what is called with each value that had to be turned into text (a warning, say)."""
+    global _on_text
+    _on_text = callback
+
+
+_encode = msgspec.msgpack.Encoder(enc_hook=_as_plain).encode
+
+
+def _normalise(value: Any) -> Any:
+    kind = value.__class__
+    if kind in _SIMPLE:
+        return value
+    if isinstance(value, datetime):
+        # msgpack's timestamp type is for aware datetimes; a naive one would become a string.
+        return value.astimezone(UTC)
+    if isinstance(value, Mapping):
+        for key in value:
+            if not isinstance(key, str):
+                raise TypeError(f"the keys of metadata are strings, not {type(key).__name__}: {key!r}")
+        return {key: _normalise(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_normalise(item) for item in value]
+    if isinstance(value, (str, float)):  # subclasses, for example numpy.str_ and numpy.float64
+        return str(value) if isinstance(value, str) else float(value)
+    return value
+
+
+def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
+    """Return the metadata section.
+
+    Raises ``TypeError`` for a key that is no string, ``OverflowError`` for an integer out of range.
+    """
+    for key, value in metadata.items():
+        if key.__class__ is not str or value.__class__ not in _SIMPLE:
+            return _encode(_normalise(metadata))
+    return _encode(metadata)
+
+
+def decode_metadata(section: bytes) -> dict[str, Any]:
+    """Return the metadata of a received message as a new dictionary; raises `MetadataError`."""
+    if not section:
+        return {}
+    try:
+        return _decode(section)
+    except msgspec.MsgspecError as error:
+        raise MetadataError(f"the metadata of a message cannot be decoded: {error}") from error
+
+
+def as_datetime(time_ns: int) -> datetime:
+    """Return nanoseconds since the Unix epoch as an aware UTC datetime (microseconds)."""
+    seconds, rest = divmod(time_ns, 1_000_000_000)
+    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
