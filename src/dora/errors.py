@@ -22,6 +22,8 @@ Existing dora programs catch ``RuntimeError``, so everything derives from it.
 
 from __future__ import annotations
 
+from typing import Literal, NamedTuple
+
 __all__ = [
     "BuildError",
     "ConnectError",
@@ -30,6 +32,7 @@ __all__ = [
     "DataflowFailed",
     "DoraError",
     "NotInDataflow",
+    "Problem",
     "ReceiveClosed",
     "SampleAlreadySent",
     "SendError",
@@ -44,8 +47,58 @@ class DoraError(RuntimeError):
     """Base of every error that dora raises on purpose. ``str(error)`` is meant for users."""
 
 
+class Problem(NamedTuple):
+    """One thing that is wrong, or suspicious, in a dataflow file.
+
+    ``str(problem)`` shows the place, the sentence, the source line with a caret line under the very
+    token, and the mend, if there is one.
+    """
+
+    message: str  # one sentence, without a full stop
+    file: str = "<dataflow>"
+    line: int = 0  # from 1; 0: the problem has no place in the file
+    column: int = 0  # from 1, in characters
+    hint: str = ""  # the mend, "" if there is no obvious one
+    severity: Literal["error", "warning"] = "error"
+    source: str = ""  # the line of the file
+    width: int = 1  # characters to underline
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        lines = [f"{place}: {self.severity}: {self.message}"]
+        if self.line:
+            before = self.source[: self.column - 1]
+            marked = self.source[self.column - 1 : self.column - 1 + self.width]
+            gap = "".join("\t" if c == "\t" else " " * _cells(c) for c in before)
+            number = str(self.line)
+            lines.append(f"  {number} | {self.source}".rstrip())
+            lines.append(f"  {' ' * len(number)} | {gap}{'^' * max(_cells(marked), 1)}")
+        if self.hint:
+            lines.append(f"    help: {self.hint}")
+        return "\n".join(lines)
+
+
+def _cells(text: str) -> int:
+    """Return the columns that a text takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    from unicodedata import combining, east_asian_width
+
+    return sum(0 if combining(c) else 2 if east_asian_width(c) in "WF" else 1 for c in text)
+
+
 class DataflowError(DoraError):
     """The dataflow description cannot be used. ``str(error)`` shows every problem with its place."""
+
+    problems: tuple[Problem, ...]
+
+    def __init__(self, message: str = "", problems: tuple[Problem, ...] = ()) -> None:
+        """Take the problems found, or one sentence where there is no file to point into."""
+        shown = [str(problem) for problem in problems[:50]]
+        if len(problems) > len(shown):
+            shown.append(f"... and {len(problems) - len(shown)} more")
+        super().__init__(message or "\n\n".join(shown))
+        self.problems = problems or (Problem(message),)
 
 
 class BuildError(DoraError):

@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from dora.errors import Problem
+
 LogLevel = Literal["error", "warn", "info", "debug", "trace", "stdout"]
 QueuePolicy = Literal["drop_oldest", "backpressure"]
 RestartMode = Literal["never", "on-failure", "always"]
@@ -96,6 +98,8 @@ class Node(msgspec.Struct, frozen=True):
 
     For a runtime, ``inputs`` and ``outputs`` are those of its operators, with ids
     ``"<operator id>/<input id>"``; the operators' own lists keep the short ids.
+
+    For ``path: shell``, ``args`` is one entry: the command line exactly as written.
     """
 
     id: str
@@ -138,6 +142,8 @@ class Dataflow(msgspec.Struct, frozen=True):
     exit_when_nodes_finish: bool = False
     debug: bool = False
     descriptor: dict[str, Any] = {}  # the document as plain values: `Node.dataflow_descriptor()`
+    text: str = ""  # the document as written
+    warnings: tuple[Problem, ...] = ()  # what was suspicious but usable
 
     def node(self, node_id: str) -> Node:
         """Return the node with this id; raises ``KeyError``."""
