@@ -1,0 +1,66 @@
+"""What the `Supervisor` wants done: the commands that the daemon carries out, in their order."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from dora.wire.control import ToNode
+
+
+class Spawn(msgspec.Struct, frozen=True):
+    """Start the process of a node; answer with `Spawned` or `SpawnFailed`."""
+
+    node_id: str
+    restart_count: int
+
+
+class Admit(msgspec.Struct, frozen=True):
+    """Answer a registration with the node's configuration; the connection is the node's from now on."""
+
+    connection: int
+    node_id: str
+    restart_count: int
+
+
+class Refuse(msgspec.Struct, frozen=True):
+    """Answer a registration with a reason and close the connection."""
+
+    connection: int
+    reason: str
+
+
+class Send(msgspec.Struct, frozen=True):
+    """Send a frame to a connected node."""
+
+    node_id: str
+    message: ToNode
+
+
+class Signal(msgspec.Struct, frozen=True):
+    """Send a signal to everything in the node's process group."""
+
+    node_id: str
+    signal: int
+
+
+class CloseReceivers(msgspec.Struct, frozen=True):
+    """Nobody receives for this node any more: close its links on the board and wake their senders."""
+
+    node_id: str
+
+
+class Note(msgspec.Struct, frozen=True):
+    """Tell the user, through the log."""
+
+    level: Literal["error", "warn"]
+    node_id: str | None
+    text: str
+
+
+class Finish(msgspec.Struct, frozen=True):
+    """The dataflow ended; the last command."""
+
+
+Command = Spawn | Admit | Refuse | Send | Signal | CloseReceivers | Note | Finish

@@ -1,0 +1,107 @@
+"""What can happen to a running dataflow: the events that the `Supervisor` takes in."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class Begin(msgspec.Struct, frozen=True):
+    """The dataflow shall start. The first event, once."""
+
+
+class Spawned(msgspec.Struct, frozen=True):
+    """The process of a node exists."""
+
+    node_id: str
+    pid: int
+
+
+class SpawnFailed(msgspec.Struct, frozen=True):
+    """The process of a node could not be started; ``reason`` is a sentence for the user."""
+
+    node_id: str
+    reason: str
+
+
+class ProcessEnded(msgspec.Struct, frozen=True):
+    """The process of a node ended; everything it wrote to its socket was read before.
+
+    Exactly one of ``exit_code`` and ``signal`` is set.
+    """
+
+    node_id: str
+    exit_code: int | None = None
+    signal: int | None = None
+    last_lines: tuple[str, ...] = ()
+
+
+class Registering(msgspec.Struct, frozen=True):
+    """Somebody who calls itself ``node_id`` asks to take part. Answered by `Admit` or `Refuse`."""
+
+    connection: int
+    node_id: str
+    incarnation: int = 0
+    dynamic: bool = False
+
+
+class PortsReady(msgspec.Struct, frozen=True):
+    """Every port of the node exists."""
+
+    node_id: str
+
+
+class OutputsDone(msgspec.Struct, frozen=True):
+    """The node will not send to these outputs any more."""
+
+    node_id: str
+    outputs: tuple[str, ...]
+
+
+class NodeClosed(msgspec.Struct, frozen=True):
+    """The node object was closed; the process may live on."""
+
+    node_id: str
+    undeclared: dict[str, int] = {}
+
+
+class Disconnected(msgspec.Struct, frozen=True):
+    """The connection of an admitted node ended."""
+
+    node_id: str
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """The node showed a sign of life: it waits for events, or it received or sent something."""
+
+    node_id: str
+
+
+class StopRequested(msgspec.Struct, frozen=True):
+    """The dataflow shall end in good order: Ctrl-C, a time limit, or an operator's ``STOP_ALL``."""
+
+    reason: str
+
+
+class KillRequested(msgspec.Struct, frozen=True):
+    """The dataflow shall end at once: the second Ctrl-C."""
+
+
+class TimePassed(msgspec.Struct, frozen=True):
+    """Nothing happened, but a deadline may be due."""
+
+
+Event = (
+    Begin
+    | Spawned
+    | SpawnFailed
+    | ProcessEnded
+    | Registering
+    | PortsReady
+    | OutputsDone
+    | NodeClosed
+    | Disconnected
+    | Progress
+    | StopRequested
+    | KillRequested
+    | TimePassed
+)

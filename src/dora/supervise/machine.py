@@ -1,0 +1,600 @@
+"""The life of a dataflow as a state machine: events in, commands out.
+
+The `Supervisor` decides everything about starting, closing, failing, restarting and stopping, and
+does nothing itself: it knows no process, no socket and no clock. The daemon feeds it with what
+happened and when, carries out the commands, and calls again at `Supervisor.next_deadline` at the
+latest. So every rule here is tested in microseconds, and any order of events can be tried.
+
+The idea is the worker state machine of dask.distributed: one mutator (`Supervisor.handle`), a story
+that tells what happened to a node and why, and invariants that are checked after every step under
+test.
+
+Rules that are less obvious than they look:
+
+* `NodeFailed` reaches a consumer before the `InputsClosed` of the same node. A Python program that
+  dies of an exception closes its node first and fails a few milliseconds later, so after `NodeClosed` the
+  consumers are told only once the process has ended, or `CLOSING_HOLD` later if it lives on.
+* While a node may still be restarted its outputs stay open, whatever it says.
+* Nobody waits for ever: every wait that depends on a process has a deadline after which the process
+  is killed, and a process that survives SIGKILL is given up after `ABANDON_AFTER`.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from collections.abc import Iterable
+from typing import Literal
+
+from dora.dataflow.model import Dataflow
+from dora.supervise import commands as do
+from dora.supervise import events as on
+from dora.supervise.graph import Graph
+from dora.supervise.node_state import NodeState
+from dora.supervise.restart import recent_restarts, restart_delay
+from dora.supervise.result import DataflowResult, FailureKind, NodeFailure
+from dora.supervise.verdict import describe_exit, judge
+from dora.wire.control import (
+    InputsClosed,
+    NodeFailed,
+    NodeRestarted,
+    Started,
+    StartRefused,
+    Stop,
+    ToNode,
+)
+
+DEFAULT_GRACE = 10.0  # seconds between the stop event and SIGTERM; half of it until SIGKILL
+DEFAULT_FINISH_GRACE = 120.0
+CLOSING_HOLD = 1.0
+BROKEN_START_GRACE = 1.0  # for nodes that could not yet be told that the start failed
+FAREWELL = 1.0  # for dynamic nodes, once everybody else has ended
+ABANDON_AFTER = 10.0
+STORY_LENGTH = 1000
+
+_Key = tuple[str, str]  # node id ("" for the dataflow), name of the deadline
+
+
+class Supervisor:
+    """Supervise one run of a dataflow.
+
+    All times are absolute, in seconds, on one clock that never goes back (``CLOCK_MONOTONIC``).
+    ``grace`` is the time between the stop event and SIGTERM. ``finish_grace`` is how long a node may
+    go on after all its inputs closed and everybody else is done (None: for ever); a node's own
+    setting wins.
+    """
+
+    def __init__(
+        self,
+        dataflow: Dataflow,
+        *,
+        grace: float = DEFAULT_GRACE,
+        finish_grace: float | None = DEFAULT_FINISH_GRACE,
+    ) -> None:
+        self.nodes = {node.id: NodeState(node) for node in dataflow.nodes}
+        self.graph = Graph(dataflow)
+        self.begun = False
+        self.opened = False  # the start barrier
+        self.epoch_ns = 0
+        self.broken_by = ""  # the node that broke the start barrier
+        self.stopping = False
+        self.killing = False
+        self.leaving = False  # everybody but dynamic nodes has ended
+        self.done = False
+        self.failures: list[NodeFailure] = []
+        self._grace = grace
+        self._finish_grace = finish_grace
+        self._deadlines: dict[_Key, float] = {}
+        self._commands: list[do.Command] = []
+        self._stories: dict[str, deque[tuple[float, str]]] = {
+            node_id: deque(maxlen=STORY_LENGTH) for node_id in self.nodes
+        }
+        self._now = 0.0
+
+    # ----------------------------------------------------------------------- interface
+
+    def handle(self, event: on.Event, now: float) -> list[do.Command]:
+        """Take one event in, and every deadline that is due; return what has to be done, in order."""
+        self._now = now
+        self._dispatch(event)
+        while due := [key for key, time in self._deadlines.items() if time <= now]:
+            key = min(due, key=self._deadlines.__getitem__)
+            del self._deadlines[key]
+            self._expire(*key)
+        commands, self._commands = self._commands, []
+        return commands
+
+    def next_deadline(self) -> float | None:
+        """Return when `handle` has to be called at the latest, None if nothing is due ever."""
+        return min(self._deadlines.values(), default=None)
+
+    def story(self, node_id: str) -> list[tuple[float, str]]:
+        """Return what happened to a node and why, as (time, sentence) pairs; raises ``KeyError``."""
+        return list(self._stories[node_id])
+
+    def result(self, dataflow_id: str) -> DataflowResult:
+        """Return how it ended so far; first causes first, nodes that others pulled down last."""
+        own = [failure for failure in self.failures if failure.kind != "cascading"]
+        pulled = [failure for failure in self.failures if failure.kind == "cascading"]
+        return DataflowResult(
+            dataflow_id=dataflow_id,
+            failures=(*own, *pulled),
+            undeclared={key: node.undeclared for key, node in self.nodes.items() if node.undeclared},
+        )
+
+    # ----------------------------------------------------------------------- events
+
+    def _dispatch(self, event: on.Event) -> None:
+        match event:
+            case on.Begin():
+                self._begin()
+            case on.Spawned(node_id=node_id, pid=pid):
+                self.nodes[node_id].pid = pid
+                self._tell(node_id, f"started as process {pid}")
+            case on.SpawnFailed(node_id=node_id, reason=reason):
+                node = self.nodes[node_id]
+                self._note("error", node_id, reason)
+                self._end(node, NodeFailure(node_id, "spawn", message=reason, restarts=len(node.restarts)))
+            case on.ProcessEnded():
+                self._process_ended(self.nodes[event.node_id], event)
+            case on.Registering():
+                self._register(event)
+            case on.PortsReady(node_id=node_id):
+                self._ready(self.nodes[node_id])
+            case on.OutputsDone(node_id=node_id, outputs=outputs):
+                node = self.nodes[node_id]
+                node.outputs_said_closed.update(outputs)
+                self._tell(node_id, f"said that it is done with {', '.join(outputs)}")
+                if not self._may_restart(node):
+                    self._close_outputs(node, set(outputs) - self.graph.text[node_id])
+            case on.NodeClosed(node_id=node_id, undeclared=undeclared):
+                self._node_closed(self.nodes[node_id], undeclared)
+            case on.Disconnected(node_id=node_id):
+                self._disconnected(self.nodes[node_id])
+            case on.Progress(node_id=node_id):
+                self._arm_health(self.nodes[node_id])
+            case on.StopRequested(reason=reason):
+                self._stop(reason)
+            case on.KillRequested():
+                self._kill()
+            case on.TimePassed():
+                pass
+
+    def _begin(self) -> None:
+        self.begun = True
+        for node in self.nodes.values():
+            if not node.spec.is_dynamic:
+                self._spawn(node)
+        self._try_open()
+        self._try_finish()
+
+    def _spawn(self, node: NodeState) -> None:
+        node.phase = "starting"
+        node.connected = node.closed = False
+        node.doom = None
+        node.pid = None
+        if node.spec.startup_timeout is not None:
+            self._deadlines[node.spec.id, "startup"] = self._now + node.spec.startup_timeout
+        self._commands.append(do.Spawn(node.spec.id, len(node.restarts)))
+        self._tell(node.spec.id, "is being started")
+
+    def _register(self, event: on.Registering) -> None:
+        node = self.nodes.get(event.node_id)
+        if refusal := self._refusal(node, event):
+            self._commands.append(do.Refuse(event.connection, refusal))
+            if node is not None:
+                self._tell(event.node_id, f"was refused: {refusal}")
+            return
+        assert node is not None
+        if node.spec.is_dynamic:
+            node.phase = "starting"
+        node.connected, node.closed = True, False
+        self._deadlines.pop((event.node_id, "startup"), None)
+        self._commands.append(do.Admit(event.connection, event.node_id, len(node.restarts)))
+        self._tell(event.node_id, "connected")
+
+    def _refusal(self, node: NodeState | None, event: on.Registering) -> str:
+        """Return why a registration is refused; "" if it is not."""
+        name = f"`{event.node_id}`"
+        if node is None:
+            return f"this dataflow has no node {name}; it has {_names(self.nodes)}"
+        if node.spec.is_dynamic:
+            if self.stopping or self.leaving or self.done:
+                return f"the dataflow is ending; node {name} cannot join any more"
+            if self.broken_by:
+                return self._broken_reason()
+            if node.phase != "dormant":
+                return f"node {name} has joined already, from another process"
+            return ""
+        if event.dynamic:
+            return f"node {name} is started by dora itself; only nodes with `path: dynamic` can be joined"
+        if node.phase != "starting" or node.connected or event.incarnation != len(node.restarts):
+            return f"node {name} has been connected already; a process can take part once"
+        if self.stopping:
+            node.refused = "stopped"
+            return "the dataflow is being stopped"
+        if self.broken_by:
+            node.refused = "broken"
+            return self._broken_reason()
+        return ""
+
+    def _ready(self, node: NodeState) -> None:
+        if node.phase != "starting" or not node.connected:
+            return
+        node.phase = "ready"
+        self._tell(node.spec.id, "is ready")
+        if self.stopping:
+            self._refuse_start(node, "stopped", "the dataflow is being stopped")
+        elif self.broken_by:
+            self._refuse_start(node, "broken", self._broken_reason())
+        elif self.opened:
+            self._start(node)
+        else:
+            self._try_open()
+
+    def _node_closed(self, node: NodeState, undeclared: dict[str, int]) -> None:
+        for output, count in undeclared.items():
+            node.undeclared[output] = node.undeclared.get(output, 0) + count
+        node.closed = True
+        self._deadlines.pop((node.spec.id, "health"), None)
+        self._tell(node.spec.id, "closed its node")
+        if not node.spec.is_dynamic:
+            self._hold_or_close(node)
+
+    def _disconnected(self, node: NodeState) -> None:
+        if not node.connected:
+            return
+        node.connected = False
+        self._deadlines.pop((node.spec.id, "health"), None)
+        self._tell(node.spec.id, "disconnected")
+        if node.spec.is_dynamic:
+            self._dynamic_left(node)
+        elif node.phase == "ready" and not node.refused:
+            # It gave up waiting at the barrier; the process may try once more, or end.
+            node.phase = "starting"
+        elif node.phase == "running" and not node.closed:
+            node.closed = True
+            self._hold_or_close(node)
+
+    def _hold_or_close(self, node: NodeState) -> None:
+        if not self._may_restart(node) and node.phase == "running":
+            self._deadlines.setdefault((node.spec.id, "hold"), self._now + CLOSING_HOLD)
+
+    def _dynamic_left(self, node: NodeState) -> None:
+        was_running = node.phase == "running"
+        node.phase = "dormant"
+        self._forget_deadlines(node)
+        self._commands.append(do.CloseReceivers(node.spec.id))
+        if was_running and not node.closed:
+            self._note("warn", node.spec.id, "the connection broke; the node did not say goodbye")
+            self._announce_failure(node, f"the connection to dynamic node `{node.spec.id}` broke")
+        self._close_outputs(node, set(node.spec.outputs))
+        self._try_finish()
+
+    def _process_ended(self, node: NodeState, end: on.ProcessEnded) -> None:
+        if node.phase not in ("starting", "ready", "running"):
+            return
+        node.connected = False
+        words = describe_exit(end.exit_code, end.signal)
+        self._tell(node.spec.id, f"its process {words}")
+        failure = judge(node, end, stopping=self.stopping, opened=self.opened)
+        delay = None
+        if self._may_restart(node):
+            delay = restart_delay(node.spec.restart, failure is not None, node.restarts, self._now)
+        if delay is None:
+            self._end(node, failure)
+            return
+        node.phase = "backoff"
+        self._forget_deadlines(node)
+        self._deadlines[node.spec.id, "restart"] = self._now + delay
+        self._commands.append(do.CloseReceivers(node.spec.id))
+        reason = failure.message if failure is not None else words
+        when = f"in {delay:g} s" if delay else "now"
+        limit = node.spec.restart.max_restarts
+        count = len(recent_restarts(node.spec.restart, node.restarts, self._now)) + 1
+        of_limit = f" of {limit}" if limit else ""
+        self._note("warn", node.spec.id, f"{reason}; restarting {when} (restart {count}{of_limit})")
+
+    # ----------------------------------------------------------------------- start
+
+    def _try_open(self) -> None:
+        """Open the start barrier once every node that dora starts waits at it."""
+        if not self.begun or self.opened or self.broken_by or self.stopping:
+            return
+        if any(not node.spec.is_dynamic and node.phase != "ready" for node in self.nodes.values()):
+            return
+        self.opened = True
+        self.epoch_ns = round(self._now * 1e9)
+        for node in self.nodes.values():
+            if node.phase == "ready":
+                self._start(node)
+        self._review_stragglers()
+
+    def _start(self, node: NodeState) -> None:
+        node.phase = "running"
+        self._send(node, Started(self.epoch_ns))
+        self._tell(node.spec.id, "runs")
+        if node.restarts or (node.spec.is_dynamic and node.outputs_closed):
+            self._reopen_outputs(node)
+        if node.inputs_closed:
+            self._send(node, InputsClosed(sorted(node.inputs_closed)))
+        self._arm_health(node)
+
+    def _reopen_outputs(self, node: NodeState) -> None:
+        """Tell consumers that a node is back; inputs that a dynamic node left behind open again."""
+        node.outputs_closed.clear()
+        node.outputs_said_closed.clear()
+        for consumer_id, inputs in self.graph.inputs_fed_by(node.spec.id).items():
+            consumer = self.nodes[consumer_id]
+            consumer.inputs_closed.difference_update(inputs)
+            if consumer.present and consumer is not node:
+                self._send(consumer, NodeRestarted(node.spec.id))
+        self._review_stragglers()
+
+    def _break(self, culprit: NodeState) -> None:
+        """The start barrier cannot open any more: end what was started."""
+        self.broken_by = culprit.spec.id
+        for node in self.nodes.values():
+            if node.phase == "ready":
+                self._refuse_start(node, "broken", self._broken_reason())
+            elif node.phase == "backoff":
+                self._end(node, None)
+        self._deadlines["", "unready"] = self._now + BROKEN_START_GRACE
+        self._deadlines.setdefault(("", "term"), self._now + self._grace)
+
+    def _broken_reason(self) -> str:
+        return f"the dataflow could not start: node `{self.broken_by}` ended before all nodes were ready"
+
+    def _refuse_start(self, node: NodeState, why: Literal["broken", "stopped"], reason: str) -> None:
+        node.refused = why
+        self._send(node, StartRefused(reason))
+        self._tell(node.spec.id, f"was not let in: {reason}")
+
+    # ----------------------------------------------------------------------- closing
+
+    def _close_outputs(self, node: NodeState, outputs: set[str]) -> None:
+        fresh = outputs - node.outputs_closed
+        node.outputs_closed |= fresh
+        closed: dict[str, list[str]] = {}
+        for output in sorted(fresh):
+            for consumer_id, input_id in self.graph.consumers[node.spec.id].get(output, ()):
+                if input_id not in self.nodes[consumer_id].inputs_closed:
+                    closed.setdefault(consumer_id, []).append(input_id)
+        for consumer_id, inputs in closed.items():
+            consumer = self.nodes[consumer_id]
+            consumer.inputs_closed.update(inputs)
+            self._tell(consumer_id, f"inputs closed by `{node.spec.id}`: {', '.join(inputs)}")
+            if consumer.present:
+                self._send(consumer, InputsClosed(inputs))
+        for consumer_id in closed:
+            consumer = self.nodes[consumer_id]
+            # What it held back because it might have been restarted can close now.
+            if consumer.phase == "running" and self._work_done(consumer):
+                if consumer.closed:
+                    self._hold_or_close(consumer)
+                elif consumer.outputs_said_closed:
+                    self._close_outputs(
+                        consumer, consumer.outputs_said_closed - self.graph.text[consumer_id]
+                    )
+        self._review_stragglers()
+
+    def _announce_failure(self, node: NodeState, error: str) -> None:
+        for consumer_id, inputs in self.graph.inputs_fed_by(node.spec.id).items():
+            consumer = self.nodes[consumer_id]
+            affected = [input_id for input_id in inputs if input_id not in consumer.inputs_closed]
+            if affected and consumer.present and consumer is not node:
+                self._send(consumer, NodeFailed(node.spec.id, error, affected))
+
+    def _end(self, node: NodeState, failure: NodeFailure | None) -> None:
+        """A node ended for good."""
+        node.phase = "ended"
+        node.connected = False
+        self._forget_deadlines(node)
+        self._commands.append(do.CloseReceivers(node.spec.id))
+        if failure is not None:
+            self.failures.append(failure)
+            self._tell(node.spec.id, f"failed: {failure.message}")
+            if failure.kind != "cascading":
+                self._announce_failure(node, f"node `{node.spec.id}` failed: {failure.message}")
+        else:
+            self._tell(node.spec.id, "ended")
+        self._close_outputs(node, set(self.graph.consumers[node.spec.id]))
+        if self.begun and not (self.opened or self.broken_by or self.stopping):
+            self._break(node)
+        self._try_finish()
+
+    def _work_done(self, node: NodeState) -> bool:
+        work = self.graph.work[node.spec.id]
+        return bool(work) and work <= node.inputs_closed
+
+    def _may_restart(self, node: NodeState) -> bool:
+        return (
+            node.spec.restart.policy != "never"
+            and not node.spec.is_dynamic
+            and not (self.stopping or self.broken_by)
+            and not self._work_done(node)
+        )
+
+    def _review_stragglers(self) -> None:
+        """Arm the guard of every node once all that are left have nothing to wait for."""
+        left = [node for node in self.nodes.values() if node.alive or node.phase == "backoff"]
+        only_stragglers = self.opened and all(self._work_done(node) for node in left)
+        for node in left:
+            key = (node.spec.id, "finish")
+            grace = node.spec.finish_grace
+            if grace is None:
+                grace = self._finish_grace
+            if only_stragglers and grace is not None:
+                self._deadlines.setdefault(key, self._now + grace)
+            else:
+                self._deadlines.pop(key, None)
+
+    # ----------------------------------------------------------------------- stop
+
+    def _stop(self, reason: str) -> None:
+        if self.stopping or self.leaving:
+            return
+        self.stopping = True
+        self._deadlines.setdefault(("", "term"), self._now + self._grace)
+        for node in self.nodes.values():
+            if node.phase == "backoff":
+                self._end(node, None)
+            elif node.present:
+                self._send(node, Stop())
+                self._tell(node.spec.id, f"was asked to stop: {reason}")
+            elif node.phase == "ready":
+                self._refuse_start(node, "stopped", "the dataflow is being stopped")
+            elif node.alive and node.phase == "starting" and not node.connected:
+                # No stop event can reach it, and there is no work of its to lose yet.
+                node.refused = "stopped"
+                self._signal(node, signal.SIGTERM, "has not connected yet")
+        self._try_finish()
+
+    def _kill(self) -> None:
+        self._stop("at once")
+        self.killing = True
+        if self.leaving:
+            self._finish()
+            return
+        self._kill_all("was killed because the dataflow had to end at once")
+
+    def _kill_all(self, message: str) -> None:
+        for name in ("unready", "term", "kill"):
+            self._deadlines.pop(("", name), None)
+        for node in self._alive():
+            self._doom(node, "grace", message)
+        if any(self._alive()):
+            self._deadlines["", "abandon"] = self._now + ABANDON_AFTER
+
+    def _doom(self, node: NodeState, kind: FailureKind, message: str) -> None:
+        if node.doom is None:
+            node.doom = (kind, message)
+        self._signal(node, signal.SIGKILL, message)
+
+    def _alive(self) -> Iterable[NodeState]:
+        return [node for node in self.nodes.values() if node.alive]
+
+    def _try_finish(self) -> None:
+        """End the dataflow if nobody is left whom it has to wait for."""
+        if not self.begun or self.done:
+            return
+        static = [node for node in self.nodes.values() if not node.spec.is_dynamic]
+        if any(node.phase != "ended" for node in static):
+            return
+        guests = [node for node in self.nodes.values() if node.spec.is_dynamic and node.connected]
+        if not static and not self.stopping and any(n.spec.is_dynamic for n in self.nodes.values()):
+            return
+        if not self.leaving:
+            self.leaving = True
+            self._deadlines.clear()
+            for node in guests:
+                if node.phase == "ready":
+                    self._refuse_start(node, "stopped", "the dataflow is ending")
+                elif node.phase == "running" and not self.stopping:
+                    self._send(node, Stop())
+            if guests:
+                self._deadlines["", "farewell"] = self._now + FAREWELL
+        if not guests:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self.done:
+            return
+        self.done = True
+        self._deadlines.clear()
+        self._commands.append(do.Finish())
+
+    # ----------------------------------------------------------------------- deadlines
+
+    def _expire(self, node_id: str, name: str) -> None:
+        if node_id:
+            self._expire_node(self.nodes[node_id], name)
+            return
+        match name:
+            case "unready":
+                for node in self._alive():
+                    if node.phase == "starting" and not node.connected:
+                        node.refused = "broken"
+                        self._signal(node, signal.SIGTERM, "the dataflow could not start")
+            case "term":
+                for node in self._alive():
+                    self._signal(node, signal.SIGTERM, f"has not ended within {self._grace:g} s")
+                self._deadlines["", "kill"] = self._now + self._grace / 2
+            case "kill":
+                self._kill_all(
+                    f"had to be killed: it did not end within the grace duration of {self._grace:g} s, "
+                    f"nor {self._grace / 2:g} s after SIGTERM"
+                )
+            case "abandon":
+                for node in self._alive():
+                    self._abandon(node)
+            case "farewell":
+                self._finish()
+
+    def _expire_node(self, node: NodeState, name: str) -> None:
+        key = node.spec.id
+        match name:
+            case "restart":
+                if self._work_done(node):
+                    self._tell(key, "is not restarted: all its inputs have closed")
+                    self._end(node, None)
+                    return
+                node.restarts.append(self._now)
+                self._spawn(node)
+            case "startup":
+                seconds = node.spec.startup_timeout
+                message = f"was killed: it had not connected within its `startup_timeout` of {seconds:g} s"
+                self._doom_one(node, "startup_timeout", message)
+            case "health":
+                seconds = node.spec.health_check_timeout
+                message = f"was killed: no sign of life within its `health_check_timeout` of {seconds:g} s"
+                self._doom_one(node, "health_check", message)
+            case "finish":
+                message = "was killed: it outlived its closed inputs by more than `finish_grace_secs`"
+                self._doom_one(node, "grace", message)
+            case "hold":
+                self._close_outputs(node, set(self.graph.consumers[key]) - self.graph.text[key])
+            case "abandon":
+                self._abandon(node)
+
+    def _doom_one(self, node: NodeState, kind: FailureKind, message: str) -> None:
+        self._note("error", node.spec.id, message)
+        self._doom(node, kind, message)
+        self._deadlines[node.spec.id, "abandon"] = self._now + ABANDON_AFTER
+
+    def _abandon(self, node: NodeState) -> None:
+        message = f"process {node.pid} could not be killed; it is left behind"
+        self._note("error", node.spec.id, message)
+        kind = node.doom[0] if node.doom is not None else "grace"
+        self._end(node, NodeFailure(node.spec.id, kind, message=message, restarts=len(node.restarts)))
+
+    def _arm_health(self, node: NodeState) -> None:
+        timeout = node.spec.health_check_timeout
+        if timeout is not None and node.present and node.alive and not node.closed and node.doom is None:
+            self._deadlines[node.spec.id, "health"] = self._now + timeout
+        else:
+            self._deadlines.pop((node.spec.id, "health"), None)
+
+    def _forget_deadlines(self, node: NodeState) -> None:
+        for key in [key for key in self._deadlines if key[0] == node.spec.id]:
+            del self._deadlines[key]
+
+    # ----------------------------------------------------------------------- commands
+
+    def _send(self, node: NodeState, message: ToNode) -> None:
+        self._commands.append(do.Send(node.spec.id, message))
+
+    def _signal(self, node: NodeState, number: int, why: str) -> None:
+        self._commands.append(do.Signal(node.spec.id, number))
+        self._tell(node.spec.id, f"gets {signal.Signals(number).name}: {why}")
+
+    def _note(self, level: Literal["error", "warn"], node_id: str, text: str) -> None:
+        self._commands.append(do.Note(level, node_id, text))
+        self._tell(node_id, text)
+
+    def _tell(self, node_id: str, text: str) -> None:
+        self._stories[node_id].append((self._now, text))
+
+
+def _names(ids: Iterable[str]) -> str:
+    return ", ".join(f"`{node_id}`" for node_id in ids) or "none"
