@@ -6,6 +6,7 @@ from dora import Node
 
 node = Node()
 count = 0
+print("talker: waiting for a visitor")
 for event in node:
     if event["type"] == "STOP":
         break

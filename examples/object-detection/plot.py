@@ -23,16 +23,8 @@ def draw(image: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         label = f"{name} {confidence:.2f}"
         (width, height), _ = cv2.getTextSize(label, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
         cv2.rectangle(image, (left - 1, top - height - 8), (left + width + 6, top), colour, cv2.FILLED)
-        cv2.putText(
-            image,
-            label,
-            (left + 3, top - 5),
-            cv2.FONT_HERSHEY_SIMPLEX,
-            0.45,
-            (255, 255, 255),
-            1,
-            cv2.LINE_AA,
-        )
+        where, white = (left + 3, top - 5), (255, 255, 255)
+        cv2.putText(image, label, where, cv2.FONT_HERSHEY_SIMPLEX, 0.45, white, 1, cv2.LINE_AA)
     return image
 
 
@@ -99,11 +91,9 @@ def main() -> None:
         return
     rate = (len(arrivals) - 1) / (arrivals[-1] - arrivals[0]).total_seconds()
     latencies.sort()
-    p99 = latencies[min(len(latencies) - 1, round(len(latencies) * 0.99))]
+    median, p99 = statistics.median(latencies), latencies[int((len(latencies) - 1) * 0.99)]
     print(f"plot: {album.written} frames written, {found} of {len(arrivals)} detections found something")
-    print(
-        f"plot: {rate:.1f} frames/s, camera to plot: median {statistics.median(latencies):.1f} ms, p99 {p99:.1f} ms"
-    )
+    print(f"plot: {rate:.1f} frames/s, camera to plot: median {median:.1f} ms, p99 {p99:.1f} ms")
     print(f"plot: see {OUT / 'detections.png'} and {OUT / 'detections.mp4'}")
 
 

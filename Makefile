@@ -1,0 +1,56 @@
+# Two commands: `make demo` shows what it does, `make test` proves it. Everything lands in .venv.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint bench clean
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help:
+	@echo "make demo    set up .venv and run the main example (examples/object-detection)"
+	@echo "make test    set up .venv and run the tests"
+	@echo "make lint    check style and types"
+	@echo "make bench   measure, against dora-rs in a venv of its own"
+	@echo "make clean   remove .venv and everything that was generated"
+	@echo "PYTHON=...   the interpreter to make .venv with (3.11 or newer)"
+
+demo: $(VENV)/.examples
+	cd examples/object-detection && $(CURDIR)/$(BIN)/dora run dataflow.yml
+	@echo "open $(CURDIR)/examples/object-detection/out/detections.png"
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) .venv-upstream .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
+	rm -rf out examples/*/out
+	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# One file for each set of packages remembers that it is installed; pyproject.toml makes it old.
+$(VENV)/.examples: pyproject.toml | $(BIN)/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[examples]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(BIN)/pip
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.examples
+
+# Debian splits ensurepip off the standard library, and says so in a way that is easy to misread.
+$(BIN)/pip:
+	@command -v $(PYTHON) > /dev/null || { \
+	  echo "There is no '$(PYTHON)' here. Install Python 3.11 or newer, or name one: make PYTHON=/path/to/python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "$(PYTHON) is older than Python 3.11. Name a newer one: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2> /dev/null || { \
+	  echo "$(PYTHON) cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,154 @@
+"""Every example folder is run, as a user would run it, on a copy."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+BOUND = 45  # seconds, for a run that hangs
+
+pytestmark = pytest.mark.processes
+
+
+@pytest.fixture
+def example(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """Return a copy of the example folder that the test names."""
+    name = request.param
+    return Path(shutil.copytree(EXAMPLES / name, tmp_path / name, ignore=shutil.ignore_patterns("out")))
+
+
+def dora_run(folder: Path, **environment: str) -> list[str]:
+    """Run the dataflow of a folder to its end and return the lines that it printed."""
+    done = subprocess.run(
+        [sys.executable, "-m", "dora", "run", "dataflow.yml"],
+        cwd=folder,
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.splitlines()
+
+
+def said(lines: list[str], node: str) -> list[str]:
+    """Return what a node printed, without the time and the level that the console puts before it."""
+    pattern = re.compile(rf"\b{node}: +(.*)$")
+    return [found[1] for line in lines if (found := pattern.search(line))]
+
+
+def test_every_example_has_a_readme_and_a_test() -> None:
+    folders = {folder.name for folder in EXAMPLES.iterdir() if (folder / "dataflow.yml").exists()}
+    tested = set(re.findall(r'"example", \["([^"]+)"\]', Path(__file__).read_text()))
+    assert folders == tested
+    assert all((EXAMPLES / folder / "README.md").is_file() for folder in folders)
+
+
+@pytest.mark.parametrize("example", ["first-steps"], indirect=True)
+def test_first_steps(example: Path) -> None:
+    lines = said(dora_run(example), "receiver")
+    assert lines == [
+        "square: 0",
+        "square: 1",
+        "square: 4",
+        "square: 9",
+        "square: 16",
+        "square: no more to come",
+    ]
+
+
+@pytest.mark.parametrize("example", ["operators"], indirect=True)
+def test_operators(example: Path) -> None:
+    assert said(dora_run(example), "printer") == ["sum of the squares: 385"]
+
+
+@pytest.mark.parametrize("example", ["services"], indirect=True)
+def test_services(example: Path) -> None:
+    assert said(dora_run(example), "client") == ["1 + 2 = 3", "20 + 22 = 42", "-5 + 5 = 0"]
+
+
+@pytest.mark.parametrize("example", ["seed-yolo-stand-in"], indirect=True)
+def test_classic_object_detector(example: Path) -> None:
+    (line,) = said(dora_run(example), "check")
+    counts = re.fullmatch(r"check: (\d+) of (\d+) boxes are right", line)
+    assert counts, line
+    assert int(counts[1]) == int(counts[2]) > 0
+
+
+@pytest.mark.parametrize("example", ["object-detection"], indirect=True)
+def test_object_detection(example: Path) -> None:
+    import cv2
+
+    lines = said(dora_run(example, FRAMES="40"), "plot")
+    assert "plot: 40 frames written" in lines[0]
+    assert re.search(r"[\d.]+ frames/s, camera to plot: median [\d.]+ ms, p99 [\d.]+ ms", lines[1])
+
+    detections = re.search(r"(\d+) of (\d+) detections", lines[0])
+    assert detections, lines[0]
+    assert int(detections[1]) == int(detections[2]) > 0
+    picture = cv2.imread(str(example / "out" / "detections.png"))
+    assert picture.shape == (480, 640, 3)
+    green = (picture == (80, 200, 80)).all(axis=2).sum()
+    assert green > 500, "no box is drawn around the face"
+    video = cv2.VideoCapture(str(example / "out" / "detections.mp4"))
+    assert video.get(cv2.CAP_PROP_FRAME_COUNT) == 40
+    video.release()
+
+
+@pytest.mark.parametrize("example", ["object-detection"], indirect=True)
+def test_object_detection_reads_a_picture(example: Path) -> None:
+    from skimage import data, io
+
+    io.imsave(example / "photo.png", data.astronaut(), check_contrast=False)
+    lines = said(dora_run(example, FRAMES="10", CAMERA="photo.png"), "plot")
+    assert "plot: 10 frames written" in lines[0]
+
+
+@pytest.mark.parametrize("example", ["object-detection"], indirect=True)
+def test_object_detection_says_which_camera_is_wrong(example: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dora", "run", "dataflow.yml"],
+        cwd=example,
+        env={**os.environ, "CAMERA": "nothing.mp4"},
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+    )
+    assert done.returncode == 1
+    assert "CAMERA=nothing.mp4 is neither" in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("example", ["dynamic-node"], indirect=True)
+def test_dynamic_node(example: Path) -> None:
+    dataflow = subprocess.Popen(
+        [sys.executable, "-u", "-m", "dora", "run", "dataflow.yml"],
+        cwd=example,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        # The talker's line shows that the dataflow runs and waits for the visitor.
+        assert dataflow.stdout is not None
+        first = next(line for line in dataflow.stdout if "talker: waiting for a visitor" in line)
+        visitor = subprocess.run(
+            [sys.executable, "visitor.py"], cwd=example, capture_output=True, text=True, timeout=BOUND
+        )
+        assert visitor.returncode == 0, visitor.stderr
+        heard = re.search(r"visitor: heard \[(.*)\]", visitor.stdout)
+        assert heard, visitor.stdout
+        numbers = [int(number) for number in heard[1].split(", ")]
+        assert numbers == list(range(numbers[0], numbers[0] + 5))
+        rest, _ = dataflow.communicate(timeout=BOUND)
+        assert "talker: thanks for 5 messages" in first + rest
+        assert dataflow.returncode == 0
+    finally:
+        dataflow.kill()
+        dataflow.wait()
