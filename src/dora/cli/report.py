@@ -1,0 +1,114 @@
+"""What is said when a dataflow has ended: what failed, first cause first, and what was lost.
+
+Pure: from a `DataflowResult` to text. A run without failures and losses has nothing to say.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dora.supervise.result import DataflowResult, LinkReport, NodeFailure
+
+_INDENT = "    "
+
+
+def failure_report(result: DataflowResult, log_directory: str | None = None) -> str:
+    """Return the report about the nodes that failed, without a final newline; "" if none did.
+
+    Each culprit is named with how it ended and the telling lines of its output; nodes that only
+    fell with another one are summed up in one line. ``log_directory`` is named at the end.
+    """
+    if result.ok:
+        return ""
+    culprits = [failure for failure in result.failures if failure.kind != "cascading"]
+    fallen = [failure.node_id for failure in result.failures if failure.kind == "cascading"]
+    parts = [f"Dataflow {result.dataflow_id} failed:"]
+    parts += [_culprit(failure) for failure in culprits]
+    if fallen:
+        parts.append(f"{_names(fallen)} could not start because of that" if culprits else _orphans(fallen))
+    if log_directory is not None:
+        parts.append(f"Logs: {log_directory}")
+    return "\n\n".join(parts)
+
+
+def _orphans(fallen: Sequence[str]) -> str:
+    return f"{_names(fallen)} could not start, because not every node of the dataflow became ready"
+
+
+def _names(node_ids: Sequence[str]) -> str:
+    """
+    >>> _names(["a"]), _names(["a", "b", "c"])
+    ('Node `a`', 'Nodes `a`, `b` and `c`')
+    """
+    quoted = [f"`{node_id}`" for node_id in node_ids]
+    if len(quoted) == 1:
+        return f"Node {quoted[0]}"
+    return f"Nodes {', '.join(quoted[:-1])} and {quoted[-1]}"
+
+
+def _culprit(failure: NodeFailure) -> str:
+    head = f"Node `{failure.node_id}` {failure.message or _ending(failure)}"
+    if failure.restarts:
+        head += f" (after {failure.restarts} restart{'s' if failure.restarts > 1 else ''})"
+    if not failure.last_lines:
+        return head
+    lines = [f"{_INDENT}{line}".rstrip() for line in failure.last_lines]
+    return "\n".join([f"{head}. Its last lines:", *lines])
+
+
+def _ending(failure: NodeFailure) -> str:
+    from dora.supervise.verdict import describe_exit
+
+    if failure.exit_code is None and failure.signal is None:
+        return f"failed ({failure.kind})"
+    return describe_exit(failure.exit_code, failure.signal)
+
+
+def loss_report(result: DataflowResult) -> str:
+    """Return what the links lost and what was sent to undeclared outputs; "" if nothing was."""
+    parts = []
+    lossy = [link for link in result.links if link.dropped or link.unread]
+    if lossy:
+        parts.append(_table(lossy))
+    for node_id, outputs in sorted(result.undeclared.items()):
+        for output, count in sorted(outputs.items()):
+            plural = "s" if count != 1 else ""
+            parts.append(
+                f"Node `{node_id}` sent {count} message{plural} to `{output}`, which is not declared, and "
+                f"nobody got {'them' if plural else 'it'}: add `{output}` to the `outputs` of the node."
+            )
+    return "\n\n".join(parts)
+
+
+def _table(links: Sequence[LinkReport]) -> str:
+    rows: list[tuple[str, ...]] = [("link", "sent", "received", "dropped", "unread")]
+    for link in links:
+        counts = (link.sent, link.received, link.dropped, link.unread)
+        rows.append((link.link, *map(str, counts)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["Messages that were not received:"]
+    for row in rows:
+        cells = [f"{row[0]:<{widths[0]}}"]
+        cells += [f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  " + "  ".join(cells))
+    lines += _hints(links)
+    return "\n".join(lines)
+
+
+def _hints(links: Sequence[LinkReport]) -> list[str]:
+    """Say which YAML key changes each kind of loss, naming the inputs it concerns."""
+    hints = []
+    dropped = [link for link in links if link.dropped and link.policy == "drop_oldest"]
+    if dropped:
+        inputs = ", ".join(f"`{_input(link)}` (queue_size: {link.queue_size})" for link in dropped)
+        hints.append(
+            f"  dropped: the queue was full, so the oldest message made room. On {inputs} set a larger "
+            "`queue_size`, or `queue_policy: backpressure` to let the sender wait."
+        )
+    if any(link.unread for link in links):
+        hints.append("  unread: still in the queue when the receiving node ended.")
+    return hints
+
+
+def _input(link: LinkReport) -> str:
+    return link.link.rpartition(" -> ")[2]
