@@ -1,0 +1,182 @@
+"""The command: ``python -m benchmarks``."""
+
+import argparse
+import datetime
+import os
+import platform
+import shlex
+import sys
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from benchmarks import floors, report
+from benchmarks.implementations import (
+    DEFAULT_UPSTREAM,
+    REPOSITORY,
+    UPSTREAM_VERSION,
+    ours,
+    upstream,
+    versions,
+)
+from benchmarks.measures import Scenario, chosen
+from benchmarks.runner import Implementation, RunFailed, adopt_orphans, run_dataflow
+from benchmarks.statistics import Figure, Spread
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the chosen measures and report; return 1 when a run failed, else 0."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.write_docs and (options.only or options.quick or options.ours_only or options.upstream_only):
+        parser.error(
+            "--write-docs publishes a whole run: leave out --only, --quick, --ours-only and --upstream-only"
+        )
+    try:
+        scenarios = chosen(options.only)
+    except ValueError as error:
+        parser.error(str(error))
+    repeat = options.repeat or (1 if options.quick else 5)
+    sides = [] if options.ours_only else [upstream(options.upstream_venv)]
+    sides += [] if options.upstream_only else [ours()]
+    started = datetime.datetime.now(datetime.UTC)
+    adopt_orphans()
+
+    found_floors = {} if options.no_floors else _floors()
+    figures: dict[str, dict[str, list[Figure]]] = {"dora": defaultdict(list), "dora-rs": defaultdict(list)}
+    failures: dict[str, list[str]] = defaultdict(list)
+    for scenario in scenarios:
+        _measure(scenario.scaled(0.1 if options.quick else 1), sides, repeat, figures, failures)
+
+    measures = [measure for scenario in scenarios for measure in scenario.measures]
+    results = report.collect(measures, figures["dora-rs"], figures["dora"], failures)
+    conditions = _conditions(started, repeat, options.quick)
+    print()
+    print("\n".join(f"{key}: {value}" for key, value in conditions.items()), end="\n\n")
+    print(report.table(results), end="\n\n")
+    if found_floors:
+        print(report.floor_table(found_floors))
+    for name, reasons in failures.items():
+        for reason in reasons:
+            print(f"\nfailed: {name}: {reason}", file=sys.stderr)
+    if options.json:
+        options.json.write_text(report.as_json(results, found_floors, conditions))
+    if options.write_docs and not failures:
+        page = report.results_page(results, found_floors, conditions)
+        report.write_between(REPOSITORY / "docs" / "performance.md", report.RESULTS_MARKERS, page)
+        report.write_between(REPOSITORY / "README.md", report.README_MARKERS, report.short_table(results))
+    return 1 if failures else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=f"Compare dora with dora-rs {UPSTREAM_VERSION}: the same dataflows, in turn.",
+    )
+    parser.add_argument("--only", metavar="NAME", help="run the measures whose name contains NAME")
+    parser.add_argument("--repeat", type=int, metavar="N", help="repetitions of every measure (default: 5)")
+    parser.add_argument(
+        "--quick", action="store_true", help="a tenth of the messages, once: a look, not a measurement"
+    )
+    side = parser.add_mutually_exclusive_group()
+    side.add_argument("--ours-only", action="store_true", help="leave upstream out")
+    side.add_argument("--upstream-only", action="store_true", help="leave ours out")
+    parser.add_argument(
+        "--no-floors", action="store_true", help="leave out what is measured without a framework"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE")
+    parser.add_argument(
+        "--write-docs", action="store_true", help="publish the results in docs/performance.md and README.md"
+    )
+    parser.add_argument(
+        "--upstream-venv",
+        type=Path,
+        metavar="FOLDER",
+        default=DEFAULT_UPSTREAM,
+        help="the venv with dora-rs, made when it does not exist (default: .venv-upstream)",
+    )
+    return parser
+
+
+def _measure(
+    scenario: Scenario,
+    sides: Sequence[Implementation],
+    repeat: int,
+    figures: Mapping[str, dict[str, list[Figure]]],
+    failures: dict[str, list[str]],
+) -> None:
+    """Run a scenario `repeat` times under each side in turn; a side that fails is not tried again."""
+    environment = {
+        "BENCHMARK_MESSAGES": str(scenario.messages),
+        "BENCHMARK_WARM_UP": str(scenario.warm_up),
+        "BENCHMARK_BYTES": str(scenario.size),
+    }
+    active = [side for side in sides if side.name == "dora" or scenario.upstream_can]
+    for _ in range(repeat * scenario.runs):
+        for side in list(active):
+            try:
+                run = run_dataflow(side, scenario.dataflow, environment, scenario.arguments)
+                measured = scenario.evaluate(scenario, run)
+            except RunFailed as error:
+                active.remove(side)
+                for measure in scenario.measures:
+                    failures[measure.name].append(f"{side.name}: {error}")
+                continue
+            for name, figure in measured.items():
+                figures[side.name][name].append(figure)
+    for measure in scenario.measures:
+        found_by_side = {side.name: figures[side.name][measure.name] for side in sides}
+        medians = [
+            f"{name} {report.number(Spread.over(found).median)} {measure.unit}"
+            for name, found in found_by_side.items()
+            if found
+        ]
+        print(f"{measure.name}: {', '.join(medians) or 'no figures'}", file=sys.stderr, flush=True)
+
+
+def _floors() -> dict[str, Figure]:
+    found = {"two Python processes wake each other through an eventfd": floors.wake_up_round_trip()}
+    for size in floors.COPIES:
+        shown = f"{size // 1024} KiB" if size < 1024 * 1024 else f"{size // (1024 * 1024)} MiB"
+        found[f"one copy of {shown} between two warm buffers"] = floors.copy(size)
+    return found
+
+
+def _conditions(started: datetime.datetime, repeat: int, quick: bool) -> dict[str, str]:
+    """Return what a reader must know to judge the figures, or to get them again."""
+    system = platform.freedesktop_os_release().get("PRETTY_NAME", "") if sys.platform == "linux" else ""
+    switches = {name: value for name, value in sorted(os.environ.items()) if name.startswith("DORA_")}
+    conditions = {
+        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
+        "date": started.strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {_memory()}",
+        "system": ", ".join(filter(None, [system, f"{platform.system()} {platform.release()}"])),
+        "Python": f"{platform.python_implementation()} {platform.python_version()}",
+        "packages": ", ".join(f"{name} {version}" for name, version in versions().items()),
+        "compared with": f"dora-rs and dora-rs-cli {UPSTREAM_VERSION} with their defaults, "
+        "same Python, pyarrow and numpy",
+        "figures": f"median over {repeat} repetitions in turn (lowest–highest; "
+        "p99: median of the repetitions' 99th percentiles)",
+    }
+    if quick:
+        conditions["caution"] = "a quick look with a tenth of the messages"
+    if switches:
+        conditions["environment"] = " ".join(f"{name}={value}" for name, value in switches.items())
+    return conditions
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> str:
+    return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB of memory"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

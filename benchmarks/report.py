@@ -1,0 +1,210 @@
+"""Show results: the table for people, the same for machines, the pages that publish them."""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.measures import Measure
+from benchmarks.statistics import Figure, Spread
+
+RESULTS_MARKERS = ("<!-- results -->", "<!-- /results -->")
+README_MARKERS = ("<!-- benchmark -->", "<!-- /benchmark -->")
+README_MEASURES = (
+    "round-trip-8b",
+    "round-trip-64kib",
+    "round-trip-1mib",
+    "round-trip-40mib",
+    "throughput-drop-oldest-8b",
+    "throughput-drop-oldest-4mib",
+    "chain",
+    "start-to-end",
+    "idle-cpu",
+    "idle-memory",
+)
+
+
+@dataclass(frozen=True)
+class Result:
+    """One measure with the spreads of both sides; None where one did not run or failed (see `failures`)."""
+
+    measure: Measure
+    upstream: Spread | None
+    ours: Spread | None
+    failures: tuple[str, ...] = ()
+
+    @property
+    def times_better(self) -> float | None:
+        """Return how many times better ours is than the other; None when a side is missing."""
+        if self.upstream is None or self.ours is None:
+            return None
+        if self.measure.higher_is_better:
+            return self.ours.median / self.upstream.median
+        return self.upstream.median / self.ours.median
+
+    @property
+    def reached(self) -> bool | None:
+        """Return whether the goal is reached; None when there is no goal or nothing to compare."""
+        if self.times_better is None or self.measure.at_least is None:
+            return None
+        return self.times_better >= self.measure.at_least
+
+
+def collect(
+    measures: Sequence[Measure],
+    upstream: Mapping[str, Sequence[Figure]],
+    ours: Mapping[str, Sequence[Figure]],
+    failures: Mapping[str, Sequence[str]],
+) -> list[Result]:
+    """Join the figures of both sides, by measure name, into results in the order of `measures`."""
+
+    def spread(figures: Mapping[str, Sequence[Figure]], name: str) -> Spread | None:
+        return Spread.over(figures[name]) if figures.get(name) else None
+
+    return [
+        Result(
+            measure,
+            spread(ours, measure.against) if measure.against else spread(upstream, measure.name),
+            spread(ours, measure.name),
+            tuple(failures.get(measure.name, ())),
+        )
+        for measure in measures
+    ]
+
+
+def table(results: Sequence[Result]) -> str:
+    """Return a Markdown table, aligned so that it reads well in a terminal too."""
+    header = [
+        "measure",
+        "dora-rs 1.1.0",
+        "this dora",
+        "times better",
+        "goal",
+        "lost: dora-rs",
+        "lost: this dora",
+    ]
+    return _aligned(header, [_row(result) for result in results])
+
+
+def short_table(results: Sequence[Result]) -> str:
+    """Return the medians of the measures that the README shows."""
+    header = ["measure", "dora-rs 1.1.0", "this dora", "times better"]
+    shown = [result for result in results if result.measure.name in README_MEASURES]
+    rows = [
+        [
+            result.measure.title,
+            _median(result.upstream, result.measure.unit),
+            _median(result.ours, result.measure.unit),
+            _times(result.times_better),
+        ]
+        for result in shown
+    ]
+    return _aligned(header, rows)
+
+
+def floor_table(floors: Mapping[str, Figure]) -> str:
+    """Return the floors (µs) as a Markdown table."""
+    rows = [
+        [title, f"{number(floor.value)} µs", f"{number(floor.tail or 0)} µs"]
+        for title, floor in floors.items()
+    ]
+    return _aligned(["floor, without any framework", "median", "99th percentile"], rows)
+
+
+def number(value: float) -> str:
+    """Return three significant digits, whole above 100, with thousands separated."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def as_json(results: Sequence[Result], floors: Mapping[str, Figure], conditions: Mapping[str, str]) -> str:
+    """Return everything that was found as a JSON document."""
+    rows: list[dict[str, Any]] = [
+        {
+            **asdict(result.measure),
+            "upstream": asdict(result.upstream) if result.upstream else None,
+            "ours": asdict(result.ours) if result.ours else None,
+            "times_better": result.times_better,
+            "reached": result.reached,
+            "failures": list(result.failures),
+        }
+        for result in results
+    ]
+    document = {
+        "conditions": dict(conditions),
+        "results": rows,
+        "floors": {title: asdict(floor) for title, floor in floors.items()},
+    }
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
+def results_page(
+    results: Sequence[Result], floors: Mapping[str, Figure], conditions: Mapping[str, str]
+) -> str:
+    """Return the part of `docs/performance.md` between its markers."""
+    listed = "\n".join(f"- {key}: {value}" for key, value in conditions.items())
+    return f"{listed}\n\n{table(results)}\n\n{floor_table(floors)}"
+
+
+def write_between(path: Path, markers: tuple[str, str], content: str) -> None:
+    """Replace what stands between the two markers of a file.
+
+    Raises SystemExit with a sentence when the file lacks them.
+    """
+    text = path.read_text() if path.exists() else ""
+    pattern = re.compile(f"({re.escape(markers[0])}).*?({re.escape(markers[1])})", re.DOTALL)
+    if not pattern.search(text):
+        raise SystemExit(
+            f"error: {path} has no place for the results: put {markers[0]} and {markers[1]} into it."
+        )
+    path.write_text(pattern.sub(lambda match: f"{match[1]}\n{content}\n{match[2]}", text))
+
+
+def _row(result: Result) -> list[str]:
+    measure = result.measure
+    goal = f"{measure.at_least:.2f}".rstrip("0").rstrip(".") + "×" if measure.at_least else ""
+    verdict = {True: " ✓", False: " ✗", None: ""}[result.reached]
+    return [
+        measure.title,
+        _spread(result.upstream, measure.unit),
+        _spread(result.ours, measure.unit),
+        _times(result.times_better),
+        goal + verdict,
+        _lost(None if measure.against else result.upstream),
+        _lost(result.ours),
+    ]
+
+
+def _spread(spread: Spread | None, unit: str) -> str:
+    if spread is None:
+        return "–"
+    tail = f"; p99 {number(spread.tail)}" if spread.tail is not None else ""
+    return f"{number(spread.median)} {unit} ({number(spread.lowest)}–{number(spread.highest)}{tail})"
+
+
+def _median(spread: Spread | None, unit: str) -> str:
+    return f"{number(spread.median)} {unit}" if spread else "–"
+
+
+def _times(times: float | None) -> str:
+    return f"{number(times)}×" if times is not None else "–"
+
+
+def _lost(spread: Spread | None) -> str:
+    if spread is None or not spread.sent:
+        return "–"
+    return f"{spread.lost:,} of {spread.sent:,}"
+
+
+def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(line[column]) for line in [header, *rows]) for column in range(len(header))]
+
+    def line(cells: Sequence[str]) -> str:
+        return (
+            "| " + " | ".join(cell.ljust(width) for cell, width in zip(cells, widths, strict=True)) + " |"
+        )
+
+    return "\n".join([line(header), line(["-" * width for width in widths]), *(line(row) for row in rows)])

@@ -1,0 +1,167 @@
+"""Run one dataflow under one implementation and account for everything it used."""
+
+import ctypes
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DATAFLOWS = Path(__file__).parent / "dataflows"
+TIMEOUT_S = 120.0
+LEFTOVER_GRACE_S = 5.0
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+class RunFailed(Exception):
+    """A run that did not end well; the text says how and shows the last lines it printed."""
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """A `dora` command and the environment (a venv's folder) its nodes are to find first."""
+
+    name: str
+    command: tuple[str, ...]
+    prefix: Path
+
+    def environment(self) -> dict[str, str]:
+        """Return this process's environment as if the venv were activated."""
+        binaries = str(self.prefix / "bin")
+        environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PYTHONHOME")}
+        environment["VIRTUAL_ENV"] = str(self.prefix)
+        environment["PATH"] = binaries + os.pathsep + environment.get("PATH", "")
+        return environment
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a run left: wall and CPU seconds of its whole process tree, the nodes' result files by name."""
+
+    wall_s: float
+    cpu_s: float
+    files: Mapping[str, Any]
+
+    def result(self, name: str) -> Any:
+        """Return what the node wrote to `name`.json; raises RunFailed when it wrote nothing."""
+        if name not in self.files:
+            raise RunFailed(f"the nodes ended without writing {name}.json")
+        return self.files[name]
+
+    def results(self, pattern: str) -> list[Any]:
+        """Return every result whose name matches (`*` at the end only); raises RunFailed without any."""
+        prefix = pattern.removesuffix("*")
+        found = [content for name, content in sorted(self.files.items()) if name.startswith(prefix)]
+        if not found:
+            raise RunFailed(f"the nodes ended without writing any {pattern}.json")
+        return found
+
+
+def run_dataflow(
+    implementation: Implementation,
+    dataflow: str,
+    environment: Mapping[str, str],
+    arguments: Sequence[str] = (),
+) -> Run:
+    """Run `dataflow` (a path below `dataflows/`) to its end, in a folder of its own that is then removed.
+
+    Raises RunFailed when it exits with an error, outlasts `TIMEOUT_S` or leaves processes behind.
+    """
+    with tempfile.TemporaryDirectory(prefix="dora-benchmark-") as folder:
+        copy = Path(folder, "dataflows")
+        shutil.copytree(DATAFLOWS, copy, ignore=shutil.ignore_patterns("__pycache__", "out"))
+        results = Path(folder, "results")
+        results.mkdir()
+        printed = Path(folder, "printed.txt")
+        path = copy / dataflow
+        started = time.perf_counter()
+        with printed.open("wb") as output:
+            process = subprocess.Popen(
+                [*implementation.command, "run", path.name, *arguments],
+                cwd=path.parent,
+                env={**implementation.environment(), **environment, "BENCHMARK_RESULTS": str(results)},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        with _killed_after(TIMEOUT_S, process.pid) as timed_out:
+            # wait4 reports the CPU of the command and of every process it waited for itself.
+            _, status, usage = os.wait4(process.pid, 0)
+        wall_s = time.perf_counter() - started
+        process.returncode = os.waitstatus_to_exitcode(status)
+        leftover_cpu_s, killed = _reap_leftovers()
+        if timed_out.is_set() or process.returncode or killed:
+            raise RunFailed(_complaint(process.returncode, timed_out.is_set(), killed, printed))
+        files = {file.stem: json.loads(file.read_text()) for file in results.glob("*.json")}
+        return Run(wall_s, usage.ru_utime + usage.ru_stime + leftover_cpu_s, files)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of descendants whose own parent ends, so that they are counted and ended.
+
+    Only Linux can do this; elsewhere nothing happens, and orphans go unnoticed.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+@contextmanager
+def _killed_after(seconds: float, group: int) -> Iterator[threading.Event]:
+    timed_out = threading.Event()
+
+    def kill() -> None:
+        timed_out.set()
+        os.killpg(group, signal.SIGKILL)
+
+    timer = threading.Timer(seconds, kill)
+    timer.start()
+    try:
+        yield timed_out
+    finally:
+        timer.cancel()
+
+
+def _reap_leftovers() -> tuple[float, int]:
+    """Wait a little for adopted processes, then kill them; return their CPU seconds, how many were killed."""
+    cpu_s = 0.0
+    killed: set[int] = set()
+    deadline = time.monotonic() + LEFTOVER_GRACE_S
+    while True:
+        try:
+            pid, _, usage = os.wait4(-1, os.WNOHANG)
+        except ChildProcessError:
+            return cpu_s, len(killed)
+        if pid:
+            cpu_s += usage.ru_utime + usage.ru_stime
+            continue
+        if time.monotonic() > deadline:
+            for child in _children():
+                killed.add(child)
+                os.kill(child, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def _children() -> list[int]:
+    tasks = Path("/proc/self/task").glob("*/children")
+    return [int(pid) for task in tasks for pid in task.read_text().split()]
+
+
+def _complaint(exit_code: int, timed_out: bool, killed: int, printed: Path) -> str:
+    if timed_out:
+        reason = f"it did not end within {TIMEOUT_S:.0f} s"
+    elif exit_code:
+        reason = f"it exited with {exit_code}"
+    else:
+        reason = f"it left {killed} processes behind"
+    tail = "\n".join("    " + line for line in printed.read_text(errors="replace").splitlines()[-15:])
+    return f"{reason}; the last lines it printed:\n{tail}"

@@ -1,0 +1,67 @@
+"""The table of measures fits the dataflows, and these are valid."""
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from benchmarks.measures import SCENARIOS, chosen
+from benchmarks.report import README_MARKERS, README_MEASURES, RESULTS_MARKERS
+from benchmarks.runner import DATAFLOWS
+
+from dora.dataflow import load
+
+FILES = sorted(DATAFLOWS.glob("*/*.yml"))
+NAMES = [measure.name for scenario in SCENARIOS for measure in scenario.measures]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_dataflow_is_valid(path: Path) -> None:
+    dataflow = load(path)
+    assert dataflow.nodes
+    assert not dataflow.warnings
+
+
+@pytest.mark.parametrize(
+    "path", sorted(DATAFLOWS.glob("*/*.py")), ids=lambda path: f"{path.parent.name}/{path.stem}"
+)
+def test_every_script_compiles_and_is_used(path: Path) -> None:
+    compile(path.read_text(), str(path), "exec")
+    assert any(path.name in file.read_text() for file in path.parent.glob("*.yml"))
+
+
+def test_every_dataflow_is_measured() -> None:
+    assert {DATAFLOWS / scenario.dataflow for scenario in SCENARIOS} == set(FILES)
+
+
+def test_names_are_unique_and_references_exist() -> None:
+    assert [name for name, count in Counter(NAMES).items() if count > 1] == []
+    against = {
+        measure.against for scenario in SCENARIOS for measure in scenario.measures if measure.against
+    }
+    assert against <= set(NAMES)
+    assert set(README_MEASURES) <= set(NAMES)
+
+
+def test_choosing_brings_along_what_is_compared_with() -> None:
+    assert [m.name for s in chosen("six-operators") for m in s.measures] == [
+        "one-operator",
+        "six-operators",
+    ]
+    assert chosen(None) == list(SCENARIOS)
+    with pytest.raises(ValueError, match="round-trip-8b"):
+        chosen("nonsense")
+
+
+def test_a_quick_look_keeps_the_warm_up() -> None:
+    (scenario,) = chosen("round-trip-8b")
+    quick = scenario.scaled(0.1)
+    assert (quick.messages, quick.warm_up) == (scenario.messages // 10, scenario.warm_up)
+    assert scenario.scaled(1) is scenario
+
+
+@pytest.mark.parametrize(
+    ("page", "markers"), [("docs/performance.md", RESULTS_MARKERS), ("README.md", README_MARKERS)]
+)
+def test_the_pages_have_a_place_for_results(page: str, markers: tuple[str, str]) -> None:
+    text = (DATAFLOWS.parents[1] / page).read_text()
+    assert text.index(markers[0]) < text.index(markers[1])

@@ -1,0 +1,87 @@
+"""The tables, and how they get into the pages."""
+
+import json
+from pathlib import Path
+
+import pytest
+from benchmarks.measures import Measure
+from benchmarks.report import as_json, collect, floor_table, number, results_page, table, write_between
+from benchmarks.statistics import Figure
+
+LATENCY = Measure("latency", "a latency", "µs", 6)
+RATE = Measure("rate", "a rate", "messages/s", 2, higher_is_better=True)
+DERIVED = Measure("derived", "six of them", "µs", 1 / 1.3, against="latency")
+
+
+def cells(text: str, row: int) -> list[str]:
+    return [cell.strip() for cell in text.splitlines()[row + 2].strip("|").split("|")]
+
+
+def test_lower_and_higher_are_better_where_they_should_be() -> None:
+    latency, rate = collect(
+        [LATENCY, RATE],
+        upstream={"latency": [Figure(300, 400, 10, 0)], "rate": [Figure(1000, None, 10, 2)]},
+        ours={"latency": [Figure(40, 50, 10, 0)], "rate": [Figure(1500, None, 10, 0)]},
+        failures={},
+    )
+    assert (latency.times_better, latency.reached) == (7.5, True)
+    assert (rate.times_better, rate.reached) == (1.5, False)
+    shown = table([latency, rate])
+    assert cells(shown, 0)[3:] == ["7.5×", "6× ✓", "0 of 10", "0 of 10"]
+    assert cells(shown, 1)[1:] == [
+        "1,000 messages/s (1,000–1,000)",
+        "1,500 messages/s (1,500–1,500)",
+        "1.5×",
+        "2× ✗",
+        "2 of 10",
+        "0 of 10",
+    ]
+
+
+def test_a_measure_can_be_compared_with_another_of_ours() -> None:
+    (derived,) = collect(
+        [DERIVED], upstream={}, ours={"latency": [Figure(50)], "derived": [Figure(60)]}, failures={}
+    )
+    assert derived.times_better == pytest.approx(50 / 60)
+    assert derived.reached
+
+
+def test_a_missing_side_is_shown_and_never_reached() -> None:
+    (alone,) = collect(
+        [LATENCY], upstream={}, ours={"latency": [Figure(40)]}, failures={"latency": ["dora-rs: x"]}
+    )
+    assert alone.times_better is None and alone.reached is None
+    assert cells(table([alone]), 0)[1:4] == ["–", "40.0 µs (40.0–40.0)", "–"]
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(0.0123, "0.0123"), (5.678, "5.68"), (56.78, "56.8"), (34_567.8, "34,568")]
+)
+def test_numbers_have_three_significant_digits(value: float, shown: str) -> None:
+    assert number(value) == shown
+
+
+def test_json_holds_every_figure() -> None:
+    results = collect([LATENCY], {"latency": [Figure(300)]}, {"latency": [Figure(40)]}, {})
+    document = json.loads(as_json(results, {"a floor": Figure(3)}, {"machine": "this one"}))
+    assert document["results"][0]["times_better"] == 7.5
+    assert document["floors"]["a floor"]["value"] == 3
+    assert document["conditions"] == {"machine": "this one"}
+
+
+def test_results_replace_what_stood_between_the_markers(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("before\n<!-- a -->\nold\n<!-- /a -->\nafter\n")
+    content = results_page([], {"wake": Figure(3, 9)}, {"command": r"python \1"})
+    write_between(page, ("<!-- a -->", "<!-- /a -->"), content)
+    written = page.read_text()
+    assert written.startswith("before\n<!-- a -->\n- command: python \\1\n")
+    assert written.endswith(floor_table({"wake": Figure(3, 9)}) + "\n<!-- /a -->\nafter\n")
+    assert "old" not in written
+
+
+def test_a_page_without_markers_is_refused(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("nothing here")
+    with pytest.raises(SystemExit, match="no place for the results"):
+        write_between(page, ("<!-- a -->", "<!-- /a -->"), "x")
