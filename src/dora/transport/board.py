@@ -10,6 +10,7 @@ line        word                   meaning
 ==========  =====================  =========================================================
 node        ``ASLEEP``             1 while the node waits on its doorbell
 node        ``CONTROL``            number of control frames the daemon has sent to the node
+node        ``UNDECLARED``         messages sent to outputs that are not declared, and dropped
 output      ``SENT``               messages sent so far = sequence number of the last one
 output      ``CREDIT_WAITING``     1 while the sender waits for a back-pressured link
 link        ``RECEIVED``           messages that the receiver took out of the link
@@ -31,7 +32,7 @@ import os
 WORDS = 8
 LINE_BYTES = WORDS * 8
 
-ASLEEP, CONTROL = 0, 1
+ASLEEP, CONTROL, UNDECLARED = 0, 1, 2
 SENT, CREDIT_WAITING = 0, 1
 RECEIVED, DROPPED, FIRST, STATE = 0, 1, 2, 3
 

@@ -70,28 +70,35 @@ class Doorbell:
         except FileExistsError:
             pass
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, also: int = -1) -> None:
+        """``also``: a second file descriptor whose readability ends a wait (-1: none)."""
         self.path = path
         # Read-write: there is always a writer, so the pipe never reports end of file.
         self.fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self.also = also
+        self._fds = (self.fd,) if also < 0 else (self.fd, also)
+        self._selectable = max(self._fds) < 1024
         self._poll = select.poll()
-        self._poll.register(self.fd, select.POLLIN)
+        for fd in self._fds:
+            self._poll.register(fd, select.POLLIN)
 
     def wait(self, timeout: float | None) -> bool:
-        """Sleep until rung, at most ``timeout`` seconds (None: for ever); True if it rang.
+        """Sleep until rung, at most ``timeout`` seconds (None: for ever).
 
-        Precise to tens of microseconds: ``poll`` counts in whole milliseconds, so a bounded wait
-        uses ``select``. Signals run their Python handlers and the wait goes on.
+        Returns True if ``also`` is readable. Precise to tens of microseconds: ``poll`` counts in
+        whole milliseconds, so a bounded wait uses ``select``. Signals run their Python handlers and
+        the wait goes on.
         """
+        ready: list[int]
         if timeout is None:
-            self._poll.poll()
-        elif self.fd < 1024:
-            if not select.select((self.fd,), (), (), timeout)[0]:
-                return False
-        elif not self._poll.poll(timeout * 1000.0):
-            return False
-        self.clear()
-        return True
+            ready = [fd for fd, _ in self._poll.poll()]
+        elif self._selectable:
+            ready = select.select(self._fds, (), (), timeout)[0]
+        else:
+            ready = [fd for fd, _ in self._poll.poll(timeout * 1000.0)]
+        if self.fd in ready:
+            self.clear()
+        return self.also in ready
 
     def clear(self) -> None:
         """Take all rings out of the pipe."""

@@ -161,7 +161,7 @@ class IceoryxSender:
             .backpressure_strategy(iox.BackpressureStrategy.DiscardData)
             .create()
         )
-        self._loan = getattr(self._publisher, "__loan_slice_uninit")  # noqa: B009 - no mangling
+        self._loan = getattr(self._publisher, "__loan_slice_uninit")
         self._populated: dict[int, int] = {}  # address of a chunk → bytes known to be backed
         # See the module's docstring: a publisher must outlive the process's orderly end.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._publisher))

@@ -7,7 +7,7 @@ of a node is `Register`, answered by `Registered` or `Refused`; the node then ma
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import msgspec
@@ -197,9 +197,9 @@ ToNode = (
 # --------------------------------------------------------------------------- framing
 
 _encoder = msgspec.msgpack.Encoder()
-decode_to_daemon = msgspec.msgpack.Decoder(ToDaemon).decode
-decode_to_node = msgspec.msgpack.Decoder(ToNode).decode
-decode_address = msgspec.json.Decoder(Address).decode
+decode_to_daemon: Callable[[bytes], ToDaemon] = msgspec.msgpack.Decoder(ToDaemon).decode
+decode_to_node: Callable[[bytes], ToNode] = msgspec.msgpack.Decoder(ToNode).decode
+decode_address: Callable[[str | bytes], Address] = msgspec.json.Decoder(Address).decode
 encode_address = msgspec.json.Encoder().encode
 
 

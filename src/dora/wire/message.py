@@ -71,9 +71,7 @@ def pack_head(
     used = HEADER_SIZE + schema_size + metadata_size
     offset = (used + 63) & -64
     return (
-        _pack(
-            MAGIC, VERSION, encoding, schema_size, metadata_size, offset, body_size, sequence, time_ns
-        )
+        _pack(MAGIC, VERSION, encoding, schema_size, metadata_size, offset, body_size, sequence, time_ns)
         + schema
         + metadata
         + _ZEROS[offset - used]
@@ -127,7 +125,8 @@ class Message:
 
     @property
     def size(self) -> int:
-        return self.body_offset + self.body_size
+        size: int = self.body_offset + self.body_size
+        return size
 
     def validate(self, available: int) -> None:
         """Raise `MessageError` unless the sections lie inside ``available`` bytes, in order."""

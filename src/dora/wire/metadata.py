@@ -46,7 +46,8 @@ def on_text(callback: Callable[[Any], None] | None) -> None:
 _encode = msgspec.msgpack.Encoder(enc_hook=_as_plain).encode
 
 
-def _normalise(value: Any) -> Any:
+def normalise(value: Any) -> Any:
+    """Return metadata, or a value of it, as plain Python values; raises ``TypeError`` for a key."""
     kind = value.__class__
     if kind in _SIMPLE:
         return value
@@ -57,9 +58,9 @@ def _normalise(value: Any) -> Any:
         for key in value:
             if not isinstance(key, str):
                 raise TypeError(f"the keys of metadata are strings, not {type(key).__name__}: {key!r}")
-        return {key: _normalise(item) for key, item in value.items()}
+        return {key: normalise(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_normalise(item) for item in value]
+        return [normalise(item) for item in value]
     if isinstance(value, (str, float)):  # subclasses, for example numpy.str_ and numpy.float64
         return str(value) if isinstance(value, str) else float(value)
     return value
@@ -72,7 +73,7 @@ def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
     """
     for key, value in metadata.items():
         if key.__class__ is not str or value.__class__ not in _SIMPLE:
-            return _encode(_normalise(metadata))
+            return _encode(normalise(metadata))
     return _encode(metadata)
 
 

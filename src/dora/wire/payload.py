@@ -18,7 +18,7 @@ from collections.abc import Callable
 from ctypes import string_at
 from typing import TYPE_CHECKING, Any
 
-from dora.wire.message import MAX_SCHEMA, Encoding, Message
+from dora.wire.message import MAX_SCHEMA, Encoding, Message, pack_head
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,7 +52,19 @@ _ARROW_NAMES = {
     b"f": "float32",
     b"g": "float64",
 }
-_WIDTHS = {b"c": 1, b"C": 1, b"s": 2, b"S": 2, b"e": 2, b"i": 4, b"I": 4, b"f": 4, b"l": 8, b"L": 8, b"g": 8}
+_WIDTHS = {
+    b"c": 1,
+    b"C": 1,
+    b"s": 2,
+    b"S": 2,
+    b"e": 2,
+    b"i": 4,
+    b"I": 4,
+    b"f": 4,
+    b"l": 8,
+    b"L": 8,
+    b"g": 8,
+}
 
 # Above this size an IPC payload is written straight into the message's memory (one copy) instead of
 # being serialized first (two copies, but without the fixed cost of a stream).
@@ -264,7 +276,9 @@ def _find_encoder(data: Any) -> Callable[[Any], Payload]:
 
 
 def _describe(data: Any) -> str:
-    return "None" if data is None else f"an object of type {type(data).__module__}.{type(data).__qualname__}"
+    return (
+        "None" if data is None else f"an object of type {type(data).__module__}.{type(data).__qualname__}"
+    )
 
 
 def _encoder_for(data: Any) -> Callable[[Any], Payload] | None:
@@ -320,6 +334,20 @@ def plain_format(dtype: Any) -> tuple[bytes, str, int]:
             "(send arrays of other types with send_output)"
         )
     return format_, resolved.str, resolved.itemsize
+
+
+def as_arrow(data: Any) -> Any:
+    """Return what a receiver of ``data`` would get, for passing it on inside this process.
+
+    Arrow arrays are returned as they are; what the sender could still change is copied. Raises
+    ``TypeError`` for what cannot be sent.
+    """
+    pa: Any = sys.modules.get("pyarrow")
+    if pa is not None and isinstance(data, pa.Array):
+        return data
+    payload = encode(data)
+    head = pack_head(payload.encoding, payload.schema, b"", payload.size, 0, 0)
+    return decode_arrow(Message(head + payload.to_bytes()))
 
 
 # --------------------------------------------------------------------------- receiving

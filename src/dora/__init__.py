@@ -1,0 +1,126 @@
+"""Dataflows for robotics and AI: nodes wired in YAML, Arrow messages between them without copies.
+
+>>> from dora import Node                                                 # doctest: +SKIP
+>>> for event in Node():
+...     print(event["id"], event["value"])
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from dora._version import __version__
+
+if TYPE_CHECKING:
+    from dora.api import build, run
+    from dora.errors import (
+        BuildError,
+        ConnectError,
+        DaemonLost,
+        DataflowError,
+        DataflowFailed,
+        DoraError,
+        NotInDataflow,
+        ReceiveClosed,
+        SampleAlreadySent,
+        SendError,
+        SharedMemoryFull,
+        StartFailed,
+        TransportError,
+        UndeclaredOutput,
+    )
+    from dora.node.events import (
+        Error,
+        Event,
+        Input,
+        InputClosed,
+        InputRecovered,
+        NodeFailed,
+        NodeRestarted,
+        Stop,
+        Unknown,
+    )
+    from dora.node.node import Node
+    from dora.node.operator import DoraStatus
+    from dora.node.runtime import start_runtime
+
+_MODULES = {
+    "dora.api": ("build", "run"),
+    "dora.errors": (
+        "BuildError",
+        "ConnectError",
+        "DaemonLost",
+        "DataflowError",
+        "DataflowFailed",
+        "DoraError",
+        "NotInDataflow",
+        "ReceiveClosed",
+        "SampleAlreadySent",
+        "SendError",
+        "SharedMemoryFull",
+        "StartFailed",
+        "TransportError",
+        "UndeclaredOutput",
+    ),
+    "dora.node.events": (
+        "Error",
+        "Event",
+        "Input",
+        "InputClosed",
+        "InputRecovered",
+        "NodeFailed",
+        "NodeRestarted",
+        "Stop",
+        "Unknown",
+    ),
+    "dora.node.node": ("Node",),
+    "dora.node.operator": ("DoraStatus",),
+    "dora.node.runtime": ("start_runtime",),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+__all__ = [
+    "BuildError",
+    "ConnectError",
+    "DaemonLost",
+    "DataflowError",
+    "DataflowFailed",
+    "DoraError",
+    "DoraStatus",
+    "Error",
+    "Event",
+    "Input",
+    "InputClosed",
+    "InputRecovered",
+    "Node",
+    "NodeFailed",
+    "NodeRestarted",
+    "NotInDataflow",
+    "ReceiveClosed",
+    "SampleAlreadySent",
+    "SendError",
+    "SharedMemoryFull",
+    "StartFailed",
+    "Stop",
+    "TransportError",
+    "UndeclaredOutput",
+    "Unknown",
+    "__version__",
+    "build",
+    "run",
+    "start_runtime",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use: a node does not pay for the daemon, nor the CLI for Arrow."""
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'dora' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(home), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

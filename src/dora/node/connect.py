@@ -1,0 +1,127 @@
+"""How a program becomes a node: find the daemon, introduce oneself, get the configuration."""
+
+from __future__ import annotations
+
+import os
+
+from dora._version import __version__
+from dora.errors import ConnectError, DaemonLost, NotInDataflow
+from dora.node.control import ControlChannel
+from dora.transport.places import SOCKET_NAME, runtime_root
+from dora.wire.control import (
+    Address,
+    NodeConfig,
+    Refused,
+    Register,
+    Registered,
+    decode_address,
+)
+
+_OUTSIDE = """\
+this program is a dora node, but it was started outside a dataflow (DORA_NODE_CONFIG is not set).
+
+Either let a dataflow start it:
+    nodes:
+      - id: my-node
+        path: {script}
+    and then: dora run dataflow.yml
+or declare it with `path: dynamic` in a dataflow that is running, and connect by its id:
+    Node(node_id="my-node")"""
+
+
+def connect(node_id: str | None) -> tuple[ControlChannel, NodeConfig]:
+    """Register with the daemon; raises `NotInDataflow`, `ConnectError`.
+
+    A program that a dataflow started uses the address in its environment, whatever ``node_id`` says;
+    so one script can be a static and a dynamic node.
+    """
+    text = os.environ.get("DORA_NODE_CONFIG")
+    if text:
+        try:
+            address = decode_address(text)
+        except ValueError as error:
+            raise ConnectError(f"DORA_NODE_CONFIG cannot be read: {error}") from error
+        return _register(address)
+    if node_id is None:
+        import sys
+
+        raise NotInDataflow(_OUTSIDE.format(script=sys.argv[0] or "my_node.py"))
+    _check_id(node_id)
+    return _find_dynamic(node_id)
+
+
+def _check_id(node_id: str) -> None:
+    allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
+    if not node_id or node_id.startswith(".") or not set(node_id) <= allowed:
+        raise ConnectError(
+            f"{node_id!r} is not a node id: use letters, digits, `_`, `.` and `-`, and do not start with `.`"
+        )
+
+
+def _register(address: Address) -> tuple[ControlChannel, NodeConfig]:
+    channel = ControlChannel(address.socket)
+    reply = _introduce(channel, address.node_id, dynamic=False, incarnation=address.incarnation)
+    if isinstance(reply, NodeConfig):
+        return channel, reply
+    channel.close()
+    raise ConnectError(reply)
+
+
+def _introduce(
+    channel: ControlChannel, node_id: str, *, dynamic: bool, incarnation: int = 0
+) -> NodeConfig | str:
+    """Return the configuration, or why the daemon refused."""
+    channel.send(
+        Register(
+            node_id=node_id,
+            pid=os.getpid(),
+            version=__version__,
+            dynamic=dynamic,
+            incarnation=incarnation,
+        )
+    )
+    match channel.wait():
+        case Registered(config=config):
+            return config
+        case Refused(reason=reason):
+            return reason
+        case other:
+            return f"the daemon answered with {type(other).__name__}"
+
+
+def _find_dynamic(node_id: str) -> tuple[ControlChannel, NodeConfig]:
+    """Ask every running dataflow of this user for a dynamic node of that id."""
+    root = runtime_root()
+    try:
+        names = sorted(os.listdir(root))
+    except FileNotFoundError:
+        names = []
+    found: list[tuple[ControlChannel, NodeConfig]] = []
+    refusals: list[str] = []
+    for name in names:
+        try:
+            channel = ControlChannel(f"{root}/{name}/{SOCKET_NAME}")
+        except ConnectError:
+            continue  # of a dataflow that has ended
+        try:
+            reply = _introduce(channel, node_id, dynamic=True)
+        except DaemonLost:
+            channel.close()
+            continue
+        if isinstance(reply, NodeConfig):
+            found.append((channel, reply))
+        else:
+            channel.close()
+            refusals.append(reply)
+    if len(found) == 1:
+        return found[0]
+    for channel, _ in found:
+        channel.close()
+    if found:
+        ids = ", ".join(config.dataflow_id for _, config in found)
+        raise ConnectError(f"more than one running dataflow has a dynamic node `{node_id}`: {ids}")
+    if not refusals:
+        raise ConnectError(
+            f"no dataflow is running that node `{node_id}` could join; start one with `dora run`"
+        )
+    raise ConnectError("; ".join(dict.fromkeys(refusals)))

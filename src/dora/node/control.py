@@ -1,0 +1,76 @@
+"""The node's end of the control socket."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+from dora.errors import ConnectError, DaemonLost
+from dora.wire.control import (
+    FrameBuffer,
+    ToDaemon,
+    ToNode,
+    decode_to_node,
+    encode_frame,
+)
+
+
+class ControlChannel:
+    """A connection to the daemon. Requests block briefly; frames are read without blocking."""
+
+    def __init__(self, path: str) -> None:
+        """Connect; raises `ConnectError`."""
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._frames = FrameBuffer()
+        self.lost = False
+        try:
+            self._socket.connect(path)
+        except OSError as error:
+            self._socket.close()
+            raise ConnectError(f"the daemon cannot be reached at {path}: {error.strerror}") from error
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, message: ToDaemon) -> None:
+        """Send a frame; raises `DaemonLost`."""
+        try:
+            self._socket.setblocking(True)
+            self._socket.sendall(encode_frame(message))
+        except OSError as error:
+            self.lost = True
+            raise DaemonLost("the daemon is gone") from error
+
+    def wait(self) -> ToNode:
+        """Block for the next frame; raises `DaemonLost`."""
+        while True:
+            for body in self._frames:
+                return decode_to_node(body)
+            try:
+                self._socket.setblocking(True)
+                data = self._socket.recv(1 << 16)
+            except OSError as error:
+                raise DaemonLost("the daemon is gone") from error
+            if not data:
+                self.lost = True
+                raise DaemonLost("the daemon closed the connection")
+            self._frames.feed(data)
+
+    def read(self) -> Iterator[ToNode]:
+        """Yield the frames that are there; sets ``lost`` at the end of the connection."""
+        while not self.lost:
+            try:
+                data = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            if not data:
+                self.lost = True
+                break
+            self._frames.feed(data)
+        for body in self._frames:
+            yield decode_to_node(body)
+
+    def close(self) -> None:
+        self._socket.close()

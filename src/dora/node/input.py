@@ -1,0 +1,321 @@
+"""The receiving side: one port per input, whatever its source.
+
+A port gives its next event, or None, without blocking. Everything that has to do with one input
+lives here: counting what was lost, closing after the last message, the silence that `input_timeout`
+watches, the grid of a timer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Any, Final, Protocol
+
+from dora.node.events import Content, Event, Input, InputClosed, InputRecovered, Text, Tick
+from dora.transport.board import CLOSED as LINK_CLOSED
+from dora.transport.board import (
+    CONNECTED,
+    CREDIT_WAITING,
+    DROPPED,
+    FIRST,
+    RECEIVED,
+    SENT,
+    STATE,
+    WORDS,
+    Board,
+)
+from dora.transport.doorbell import Bell, memory_fence
+from dora.transport.interface import Receiver
+from dora.wire.control import InputConfig
+
+_monotonic = time.monotonic_ns
+FLIGHT_LIMIT_NS: Final = 2_000_000_000  # how long a closed input waits for messages in flight
+
+
+class Port(Protocol):
+    id: str
+    open: bool  # False: nothing will ever come again
+    is_data: bool  # False for timers, which are a clock and not work
+
+    def poll(self) -> Event | None:
+        """Return the next event of this input, or None; never blocks."""
+        ...
+
+    def ready(self) -> bool:
+        """Tell whether `poll` would return an event."""
+        ...
+
+    def wake_at(self) -> int | None:
+        """Return when to poll again even if nothing arrives (monotonic nanoseconds)."""
+        ...
+
+    def source_closed(self) -> None:
+        """Note that the source will send nothing more; `InputClosed` follows the last message."""
+        ...
+
+    def stop(self) -> None:
+        """Deliver only what is buffered by now."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Silence:
+    """Watches an input with `input_timeout`: armed by the first message, it closes the input after
+    that much silence, and recovers it with the next message."""
+
+    __slots__ = ("_deadline", "_timeout_ns", "closed")
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout_ns = int(timeout * 1e9)
+        self._deadline: int | None = None
+        self.closed = False
+
+    def heard(self) -> bool:
+        """Note a message; True if it ends a silence."""
+        self._deadline = _monotonic() + self._timeout_ns
+        recovered, self.closed = self.closed, False
+        return recovered
+
+    def expired(self) -> bool:
+        """True once per silence that lasted too long."""
+        if self._deadline is None or _monotonic() < self._deadline:
+            return False
+        self._deadline = None
+        self.closed = True
+        return True
+
+    def wake_at(self) -> int | None:
+        return self._deadline
+
+
+class LinkPort:
+    """An input fed by another node's output."""
+
+    is_data = True
+
+    def __init__(
+        self, config: InputConfig, receiver: Receiver, board: Board, *, in_flight: bool, joins_late: bool
+    ) -> None:
+        """``in_flight``: the engine may still carry messages when their source has ended.
+        ``joins_late``: earlier messages of the output are not meant for this node."""
+        self.id = config.id
+        self.open = True
+        self._receiver = receiver
+        self._receive = receiver.receive
+        self._template = Input.template(config.id)
+        self._words = words = board.words
+        self._base = base = config.slot * WORDS
+        self._received_word = base + RECEIVED
+        self._sent_word = config.output_slot * WORDS + SENT
+        if joins_late and not words[base + STATE]:
+            words[base + FIRST] = words[self._sent_word]
+        self._received = words[self._received_word]
+        self._last = words[base + FIRST] + self._received + words[base + DROPPED]
+        self._joined = not joins_late
+        words[base + STATE] = CONNECTED
+        self._credit = Bell(config.credit_bell) if config.credit_bell else None
+        self._waiting_word = config.output_slot * WORDS + CREDIT_WAITING
+        self._half = config.queue_size // 2
+        self._silence = Silence(config.input_timeout) if config.input_timeout is not None else None
+        self._stashed: Event | None = None
+        self._source_closed_at: int | None = None
+        self._in_flight = in_flight
+        self._limit: int | None = None
+
+    def poll(self) -> Event | None:
+        message = self._receive()
+        if message is None:
+            return self._nothing()
+        sequence = message.sequence
+        last = self._last
+        if sequence != last + 1:
+            self._gap(sequence)
+        self._last = sequence
+        self._received += 1
+        self._words[self._received_word] = self._received
+        if self._credit is not None:
+            self._give_credit()
+        event: Any = Input(self._template)
+        event._content = message
+        if self._silence is not None and self._silence.heard():
+            self._stashed = event
+            return InputRecovered(self.id)
+        return event  # type: ignore[no-any-return]
+
+    def _gap(self, sequence: int) -> None:
+        """Count what was lost between the last message and this one."""
+        words = self._words
+        if not self._joined:
+            self._joined = True
+            if sequence <= self._last:
+                # The one that was being sent while this node joined.
+                words[self._base + FIRST] = self._last = sequence - 1
+                return
+        if sequence > self._last:
+            words[self._base + DROPPED] += sequence - self._last - 1
+
+    def _give_credit(self) -> None:
+        """Wake a sender that waits, once half the queue is free again."""
+        memory_fence()
+        words = self._words
+        if words[self._waiting_word] and words[self._sent_word] - self._last <= self._half:
+            assert self._credit is not None
+            self._credit.ring()
+
+    def _nothing(self) -> Event | None:
+        if self._stashed is not None:
+            event, self._stashed = self._stashed, None
+            return event
+        if self._source_closed_at is not None and self._arrived():
+            self.open = False
+            return InputClosed(self.id)
+        if self._silence is not None and self._silence.expired():
+            return InputClosed(self.id)
+        return None
+
+    def _arrived(self) -> bool:
+        """Tell whether everything that the ended source sent is here."""
+        assert self._source_closed_at is not None
+        if self._receiver.has_messages():  # it came after the last look
+            return False
+        return (
+            not self._in_flight
+            or self._last >= self._words[self._sent_word]
+            or _monotonic() - self._source_closed_at > FLIGHT_LIMIT_NS
+        )
+
+    def ready(self) -> bool:
+        return (
+            self._receiver.has_messages()
+            or self._stashed is not None
+            or (self._source_closed_at is not None and self._arrived())
+        )
+
+    def wake_at(self) -> int | None:
+        if self._source_closed_at is not None and self.open:
+            return self._source_closed_at + FLIGHT_LIMIT_NS
+        return self._silence.wake_at() if self._silence is not None else None
+
+    def source_closed(self) -> None:
+        self._source_closed_at = _monotonic()
+
+    def stop(self) -> None:
+        limit = self._words[self._sent_word]
+        receive = self._receive
+        self._silence = None
+        # Senders may not have heard of the stop yet; what they send from now on is not waited for.
+        self._receive = lambda: receive() if self._last < limit else None
+
+    def close(self) -> None:
+        self.open = False
+        self._words[self._base + STATE] = LINK_CLOSED
+        self._receive = lambda: None
+        self._receiver.close()
+        if self._credit is not None:
+            self._credit.ring()
+            self._credit.close()
+
+
+class TimerPort:
+    """An input fed by a clock: a grid from ``epoch_ns``; missed ticks are skipped, never bunched."""
+
+    open = True
+    is_data = False
+
+    def __init__(self, config: InputConfig, epoch_ns: int) -> None:
+        self.id = config.id
+        self._template = Input.template(config.id)
+        self._interval = config.interval_ns
+        late = max(_monotonic() - epoch_ns, 0)
+        self._due = epoch_ns + late // self._interval * self._interval
+        self._stopped = False
+
+    def poll(self) -> Event | None:
+        now = _monotonic()
+        if now < self._due or self._stopped:
+            return None
+        self._due += ((now - self._due) // self._interval + 1) * self._interval
+        event: Any = Input(self._template)
+        event._content = Tick(time.time_ns())
+        return event  # type: ignore[no-any-return]
+
+    def ready(self) -> bool:
+        return not self._stopped and _monotonic() >= self._due
+
+    def wake_at(self) -> int | None:
+        return None if self._stopped else self._due
+
+    def source_closed(self) -> None:
+        """A clock never closes."""
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def close(self) -> None:
+        self._stopped = True
+
+
+class QueuePort:
+    """An input fed from within this process: text that the daemon delivered, or an operator's output
+    to another operator of the same runtime. Holds the newest ``queue_size`` contents."""
+
+    is_data = True
+
+    def __init__(self, config: InputConfig, board: Board) -> None:
+        self.id = config.id
+        self.open = True
+        self._template = Input.template(config.id)
+        self._queue: deque[Content] = deque()
+        self._size = config.queue_size
+        self._words = board.words
+        self._base = config.slot * WORDS
+        self._words[self._base + STATE] = CONNECTED
+        self._silence = Silence(config.input_timeout) if config.input_timeout is not None else None
+        self._source_closed = False
+
+    def put(self, content: Content) -> None:
+        """Append a content; a full queue loses its oldest, which is counted."""
+        if not self.open:
+            return
+        queue = self._queue
+        if len(queue) >= self._size:
+            queue.popleft()
+            self._words[self._base + DROPPED] += 1
+        queue.append(content)
+
+    def put_text(self, text: str) -> None:
+        self.put(Text(text, time.time_ns()))
+
+    def poll(self) -> Event | None:
+        if not self._queue:
+            if self._source_closed:
+                self.open = False
+                return InputClosed(self.id)
+            if self._silence is not None and self._silence.expired():
+                return InputClosed(self.id)
+            return None
+        if self._silence is not None and self._silence.heard():
+            return InputRecovered(self.id)
+        event: Any = Input(self._template)
+        event._content = self._queue.popleft()
+        self._words[self._base + RECEIVED] += 1
+        return event  # type: ignore[no-any-return]
+
+    def ready(self) -> bool:
+        return bool(self._queue) or self._source_closed
+
+    def wake_at(self) -> int | None:
+        return self._silence.wake_at() if self._silence is not None else None
+
+    def source_closed(self) -> None:
+        self._source_closed = True
+
+    def stop(self) -> None:
+        """What is queued is what is delivered: the daemon sends nothing after a stop."""
+        self._silence = None
+
+    def close(self) -> None:
+        self.open = False
+        self._words[self._base + STATE] = LINK_CLOSED
+        self._queue.clear()

@@ -1,0 +1,260 @@
+"""The sending side of one output: encode once, number, copy into shared memory, wake the sleepers.
+
+Back-pressure works by credit. A receiver publishes on the board how far it has read; the sender of
+an output with back-pressured links sends message *n* only when each of these links has room for it,
+and otherwise sleeps on a doorbell of the output until a receiver rings.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Final
+
+from dora.errors import SampleAlreadySent, SendError
+from dora.transport.board import (
+    CONNECTED,
+    CREDIT_WAITING,
+    DROPPED,
+    FIRST,
+    RECEIVED,
+    SENT,
+    STATE,
+    WORDS,
+    Board,
+)
+from dora.transport.doorbell import FENCED, Bell, Doorbell, memory_fence
+from dora.transport.interface import Loan, Sender
+from dora.wire.control import OutputConfig
+from dora.wire.message import Encoding, body_offset, pack_head
+from dora.wire.metadata import encode_metadata
+from dora.wire.payload import Payload, encode
+
+SMALL_BODY: Final = 3072  # bytes; up to this size a message is assembled before it is copied
+_CREDIT_CHECK: Final = 0.2  # seconds between looks at the board while waiting for credit
+
+_now = time.time_ns
+_move = ctypes.memmove
+
+
+class OutputPort:
+    """One output of this node. Safe to use from several threads."""
+
+    def __init__(self, config: OutputConfig, sender: Sender, board: Board, *, rings: bool) -> None:
+        """``rings``: whether the receivers rely on this side to wake them."""
+        self.id = config.id
+        self._sender = sender
+        self._send_small = sender.send
+        self._words = words = board.words
+        self._sent_word = config.slot * WORDS + SENT
+        self._sequence = words[self._sent_word]  # a restarted node goes on counting
+        self._lock = threading.Lock()
+        self._closed = False
+        self.has_links = bool(config.links)
+        self._bells = [(link.node_slot * WORDS, Bell(link.bell)) for link in config.links] if rings else []
+        self._pressure = [
+            (link.slot * WORDS, link.queue_size) for link in config.links if link.policy == "backpressure"
+        ]
+        self._waiting_word = config.slot * WORDS + CREDIT_WAITING
+        self._credit_bell = Doorbell(config.credit_bell) if self._pressure else None
+
+    @property
+    def sent(self) -> int:
+        return self._sequence
+
+    def send(self, data: Any, metadata: Mapping[str, Any] | None) -> None:
+        payload = encode(data)
+        if not self.has_links:  # nobody listens: nothing to copy
+            self._count_unheard()
+            return
+        section = encode_metadata(metadata) if metadata else b""
+        size = payload.size
+        with self._lock:
+            if self._pressure:
+                self._wait_for_credit()
+            if self._closed:
+                raise SendError(f"output `{self.id}` is closed")
+            sequence = self._sequence + 1
+            head = pack_head(payload.encoding, payload.schema, section, size, sequence, _now())
+            if size <= SMALL_BODY and len(section) < 900:
+                message = head + payload.to_bytes()
+                self._words[self._sent_word] = self._sequence = sequence
+                self._send_small(message)
+            else:
+                loan = self._sender.loan(len(head) + size)
+                _fill(loan.address, head, payload)
+                self._words[self._sent_word] = self._sequence = sequence
+                loan.send()
+        self._ring()
+
+    def _count_unheard(self) -> None:
+        with self._lock:
+            if self._closed:
+                raise SendError(f"output `{self.id}` is closed")
+            self._sequence += 1
+            self._words[self._sent_word] = self._sequence
+
+    def loan(self, schema: bytes, size: int, metadata: Mapping[str, Any] | None) -> tuple[Loan, int, bytes]:
+        """Return memory for a plain payload: the loan, the body's offset, the metadata section."""
+        section = encode_metadata(metadata) if metadata else b""
+        if self._closed:
+            raise SendError(f"output `{self.id}` is closed")
+        offset = body_offset(len(schema), len(section))
+        return self._sender.loan(offset + size), offset, section
+
+    def send_loan(self, loan: Loan, schema: bytes, section: bytes, size: int) -> None:
+        with self._lock:
+            if self._pressure:
+                self._wait_for_credit()
+            if self._closed:
+                raise SendError(f"output `{self.id}` is closed")
+            sequence = self._sequence + 1
+            head = pack_head(Encoding.PLAIN, schema, section, size, sequence, _now())
+            _move(loan.address, head, len(head))
+            self._words[self._sent_word] = self._sequence = sequence
+            loan.send()
+        self._ring()
+
+    def _ring(self) -> None:
+        bells = self._bells
+        if FENCED:
+            memory_fence()
+            words = self._words
+            for asleep_word, bell in bells:
+                if words[asleep_word]:
+                    bell.ring()
+        else:
+            for _, bell in bells:
+                bell.ring()
+
+    def _has_credit(self) -> bool:
+        words = self._words
+        sequence = self._sequence
+        for base, queue_size in self._pressure:
+            if (
+                words[base + STATE] == CONNECTED
+                and sequence - words[base + FIRST] - words[base + RECEIVED] - words[base + DROPPED]
+                >= queue_size
+            ):
+                return False
+        return True
+
+    def _wait_for_credit(self) -> None:
+        if self._has_credit() or self._credit_bell is None:
+            return
+        words = self._words
+        words[self._waiting_word] = 1
+        try:
+            memory_fence()
+            while not self._has_credit() and not self._closed:
+                self._credit_bell.wait(_CREDIT_CHECK)
+        finally:
+            words[self._waiting_word] = 0
+
+    def close(self) -> None:
+        """Refuse further sends. What was sent stays receivable."""
+        self._closed = True
+        self._sender.close()
+        for _, bell in self._bells:
+            bell.close()
+
+
+def _fill(address: int, head: bytes, payload: Payload) -> None:
+    """Write a message into loaned memory: one copy of the payload."""
+    _move(address, head, len(head))
+    target = address + len(head)
+    if payload.write is not None:
+        view = memoryview((ctypes.c_ubyte * payload.size).from_address(target)).cast("B")
+        payload.write(view)
+    elif payload.body is not None:
+        _move(target, payload.body, payload.size)
+    else:
+        _move(target, payload.address, payload.size)
+
+
+class SampleHandler:
+    """Memory for one message, to be filled in place and sent without a copy.
+
+    As a context manager it gives the writable buffer and sends it at the end of the block, or drops
+    it when the block raises::
+
+        with node.send_output_raw("image", 640 * 480 * 3) as buffer:
+            np.frombuffer(buffer, dtype=np.uint8)[:] = 0
+    """
+
+    def __init__(
+        self, port: OutputPort, schema: bytes, size: int, metadata: Mapping[str, Any] | None
+    ) -> None:
+        self._port = port
+        self._schema = schema
+        self._size = size
+        self._loan: Loan | None
+        self._loan, offset, self._section = port.loan(schema, size, metadata)
+        self._view = memoryview((ctypes.c_ubyte * size).from_address(self._loan.address + offset)).cast("B")
+
+    def as_buffer(self) -> memoryview:
+        """Return the writable memory, one-dimensional, format ``"B"``.
+
+        Raises `SampleAlreadySent`.
+        """
+        if self._loan is None:
+            raise SampleAlreadySent(f"the sample for output `{self._port.id}` has already been sent")
+        return self._view
+
+    as_memoryview = as_buffer
+
+    def send(self) -> None:
+        """Send the sample.
+
+        Raises `SampleAlreadySent` the second time, and `SendError` while something (a NumPy array,
+        say) still uses the buffer; it can be sent once that is gone.
+        """
+        self.as_buffer()
+        try:
+            self._view.release()
+        except BufferError:
+            raise SendError(
+                f"the buffer for output `{self._port.id}` is still in use; delete the arrays over it, or "
+                "use the sample as a context manager"
+            ) from None
+        self._send()
+
+    def _send(self) -> None:
+        loan, self._loan = self._loan, None
+        if loan is not None:
+            self._port.send_loan(loan, self._schema, self._section, self._size)
+
+    def discard(self) -> None:
+        """Give the memory back without sending."""
+        loan, self._loan = self._loan, None
+        if loan is not None:
+            loan.discard()
+
+    def __enter__(self) -> memoryview:
+        return self.as_buffer()
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        if kind is None:
+            self._send()
+        else:
+            self.discard()
+
+
+class ArrayLoan:
+    """A `SampleHandler` that shows its memory as a NumPy array; made by `Node.loan`."""
+
+    def __init__(self, sample: SampleHandler, dtype: str, shape: tuple[int, ...]) -> None:
+        import numpy as np
+
+        self._sample = sample
+        self._array = np.frombuffer(sample.as_buffer(), dtype=dtype).reshape(shape)
+
+    def __enter__(self) -> Any:
+        return self._array
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        # The memory belongs to the receivers from here on.
+        self._array.flags.writeable = False
+        self._sample.__exit__(kind, error, trace)

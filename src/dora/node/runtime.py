@@ -1,0 +1,169 @@
+"""The runtime: a node that hosts any number of operators in one process.
+
+Its inputs and outputs are those of its operators, named ``"<operator id>/<id>"``. The operators run
+one after the other in the main thread; between two of them a message is passed by reference.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Mapping
+from typing import Any
+
+from dora.errors import DaemonLost, DoraError
+from dora.node.events import Event, Input, InputClosed, InputRecovered, NodeFailed, NodeRestarted, Stop
+from dora.node.node import Node
+from dora.node.operator import DoraStatus, HostedOperator, Outlet, SendOutput
+from dora.transport.doorbell import Bell
+from dora.wire.control import NodeConfig, OutputsClosed, StopDataflow
+
+
+class Runtime:
+    """The operators of one node and the loop that feeds them."""
+
+    def __init__(self) -> None:
+        """Connect, load all operators, and wait for the other nodes; errors pass through."""
+        self._operators: dict[str, HostedOperator] = {}
+        self._node = Node.__new__(Node)
+        self._node._open(None, self._load)
+        config = self._node.config
+        self._sources = {item.id: item.source for item in config.inputs}
+        self._outlets = self._make_outlets(config)
+        self._senders: dict[str, SendOutput] = {
+            operator_id: self._make_sender(operator_id) for operator_id in self._operators
+        }
+        self._bell = Bell(config.bell)
+
+    def _load(self, config: NodeConfig) -> None:
+        for item in config.operators:
+            operator = HostedOperator(item)
+            operator.load(config.descriptor)
+            self._operators[item.id] = operator
+        for source in config.inputs:
+            if source.kind != "timer" or not config.exit_when_nodes_finish:
+                operator_id, _, short = source.id.partition("/")
+                self._operators[operator_id].open_inputs.add(short)
+
+    def _make_outlets(self, config: NodeConfig) -> dict[str, Outlet]:
+        consumers = self._node.local_consumers()
+        return {
+            output.id: Outlet(
+                self._node.output_port(output.id), consumers.get(f"{config.node_id}/{output.id}", [])
+            )
+            for output in config.outputs
+        }
+
+    def _make_sender(self, operator_id: str) -> SendOutput:
+        outlets = {
+            output: self._outlets[f"{operator_id}/{output}"]
+            for output in self._operators[operator_id].config.outputs
+        }
+        operator = self._operators[operator_id]
+
+        def send_output(output_id: str, data: Any, metadata: Mapping[str, Any] | None = None) -> None:
+            outlet = outlets.get(output_id)
+            if outlet is None or operator.ended:
+                self._node.send_output(f"{operator_id}/{output_id}", data, metadata)
+                return
+            outlet.send(data, metadata)
+            if outlet.consumers and self._node.is_asleep():  # called from a thread of the operator's
+                self._bell.ring()
+
+        return send_output
+
+    # ------------------------------------------------------------------ the loop
+
+    def run(self) -> None:
+        """Feed the operators until all of them have ended; errors of operators pass through."""
+        stop: Stop | None = None
+        for event in self._node:
+            if isinstance(event, Stop):
+                stop = event  # delivered last, after what is buffered
+                continue
+            self._dispatch(event)
+            if all(operator.ended for operator in self._operators.values()):
+                break
+        for operator in list(self._operators.values()):
+            self._stop_operator(operator, stop or Stop("ALL_INPUTS_CLOSED"))
+        self._node.close()
+
+    def _dispatch(self, event: Event) -> None:
+        if isinstance(event, (Input, InputClosed, InputRecovered)):
+            operator_id, _, short = event["id"].partition("/")
+            event["id"] = short
+            operator = self._operators[operator_id]
+            self._deliver(operator, event)
+            if isinstance(event, InputClosed) and self._node.is_closed(f"{operator_id}/{short}"):
+                operator.open_inputs.discard(short)
+                if not operator.open_inputs:
+                    self._stop_operator(operator, Stop("ALL_INPUTS_CLOSED"))
+            return
+        for operator in list(self._operators.values()):
+            if isinstance(event, NodeFailed):
+                prefix = f"{operator.id}/"
+                affected = event["value"]["affected_input_ids"]
+                mine = [item.removeprefix(prefix) for item in affected if item.startswith(prefix)]
+                if mine:
+                    self._deliver(operator, NodeFailed(event["id"], event["value"]["error"], mine))
+            elif not isinstance(event, NodeRestarted) or self._listens_to(operator, event["id"]):
+                self._deliver(operator, event)
+
+    def _listens_to(self, operator: HostedOperator, node_id: str) -> bool:
+        return any(
+            self._sources[f"{operator.id}/{item}"].partition("/")[0] == node_id
+            for item in operator.config.inputs
+        )
+
+    def _deliver(self, operator: HostedOperator, event: Event) -> None:
+        if operator.ended:
+            return
+        status = operator.handle(event, self._senders[operator.id])
+        if status is DoraStatus.STOP:
+            self._end_operator(operator)
+        elif status is DoraStatus.STOP_ALL:
+            self._end_operator(operator)
+            self._node.tell_daemon(StopDataflow())
+
+    def _stop_operator(self, operator: HostedOperator, stop: Stop) -> None:
+        self._deliver(operator, stop)
+        self._end_operator(operator)
+
+    def _end_operator(self, operator: HostedOperator) -> None:
+        """Close an operator's inputs and outputs; the others go on."""
+        if operator.ended:
+            return
+        operator.ended = True
+        self._node.close_inputs([f"{operator.id}/{item}" for item in operator.config.inputs])
+        names = [f"{operator.id}/{output}" for output in operator.config.outputs]
+        for name in names:
+            outlet = self._outlets[name]
+            outlet.port.close()
+            for consumer in outlet.consumers:
+                consumer.source_closed()
+        if names:
+            self._node.tell_daemon(OutputsClosed(names))
+
+
+def start_runtime() -> None:
+    """Run the operators of this process's node to their end; exits with 1 if one fails."""
+    try:
+        Runtime().run()
+    except DaemonLost:
+        sys.exit("the daemon is gone")
+    except DoraError as error:
+        sys.exit(f"error: {error}")
+    except Exception:  # noqa: BLE001 - whatever the user's operator raises
+        _print_traceback()
+        sys.exit(1)
+
+
+def _print_traceback() -> None:
+    """Print the traceback without the frames of the runtime itself."""
+    kind, error, trace = sys.exc_info()
+    frame = trace
+    while frame is not None and frame.tb_next is not None:
+        if not frame.tb_frame.f_globals.get("__name__", "").startswith(("dora.node", "importlib")):
+            break
+        frame = frame.tb_next
+    traceback.print_exception(kind, error, frame)

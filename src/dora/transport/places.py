@@ -1,0 +1,33 @@
+"""Where running dataflows keep their files: one directory per user, one below it per dataflow."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+SOCKET_NAME = "daemon.sock"
+
+
+def runtime_root() -> str:
+    """Return the directory of this user's running dataflows (it need not exist).
+
+    ``$DORA_RUNTIME_DIR`` if set, else ``$XDG_RUNTIME_DIR/dora`` if that directory is usable, else
+    ``/tmp/dora-<uid>``. Short, because the path of a socket has at most 107 bytes.
+    """
+    chosen = os.environ.get("DORA_RUNTIME_DIR")
+    if chosen:
+        return chosen
+    session = os.environ.get("XDG_RUNTIME_DIR")
+    if session and len(session) < 40:
+        try:
+            status = os.stat(session)
+        except OSError:
+            pass
+        else:
+            if (
+                stat.S_ISDIR(status.st_mode)
+                and status.st_uid == os.getuid()
+                and os.access(session, os.W_OK)
+            ):
+                return f"{session}/dora"
+    return f"/tmp/dora-{os.getuid()}"
