@@ -180,7 +180,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         measures=(Measure("fan-out", "one to six at 200 Hz, 64 KiB, slowest receiver", "µs", 1.5),),
         evaluate=_slowest_sink,
         messages=600,
-        warm_up=200,
+        warm_up=300,
         size=64 * KIB,
     ),
     Scenario(
@@ -188,7 +188,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         measures=(Measure("chain", "chain of six relay nodes at 200 Hz, 4 KiB", "µs", 2.5),),
         evaluate=_slowest_sink,
         messages=600,
-        warm_up=200,
+        warm_up=300,
         size=4 * KIB,
     ),
     Scenario(
@@ -196,7 +196,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         measures=(Measure("one-operator", "one operator between two nodes at 200 Hz, 4 KiB", "µs"),),
         evaluate=_slowest_sink,
         messages=600,
-        warm_up=200,
+        warm_up=300,
         size=4 * KIB,
     ),
     Scenario(
@@ -212,7 +212,7 @@ SCENARIOS: tuple[Scenario, ...] = (
         ),
         evaluate=_slowest_sink,
         messages=600,
-        warm_up=200,
+        warm_up=300,
         size=4 * KIB,
         upstream_can=False,
     ),

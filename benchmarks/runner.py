@@ -132,7 +132,7 @@ def _killed_after(seconds: float, group: int) -> Iterator[threading.Event]:
 
 
 def _reap_leftovers() -> tuple[float, int]:
-    """Wait a little for adopted processes, then kill them; return their CPU seconds, how many were killed."""
+    """Wait for adopted processes, kill those that stay; return the CPU seconds and how many were killed."""
     cpu_s = 0.0
     killed: set[int] = set()
     deadline = time.monotonic() + LEFTOVER_GRACE_S
