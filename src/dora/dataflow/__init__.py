@@ -1,0 +1,21 @@
+"""From the text of a dataflow file to a checked, immutable model, and from the model to links.
+
+Imported lazily: processes that need only the model do not load the parser.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dora.dataflow.loader import load, missing_files, parse
+
+__all__ = ["load", "missing_files", "parse"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        from dora.dataflow import loader
+
+        return getattr(loader, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

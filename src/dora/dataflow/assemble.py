@@ -1,0 +1,411 @@
+"""From checked blocks to the model: what concerns a node as a whole, and nodes together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from dora.dataflow.block import Checked
+from dora.dataflow.expand import PATH_VARIABLES, expand_path
+from dora.dataflow.fields import NODE_BLOCK
+from dora.dataflow.kinds import Reader, reserved
+from dora.dataflow.model import (
+    DEFAULT_OPERATOR_ID,
+    DEFAULT_QUEUE_SIZE,
+    Dataflow,
+    Input,
+    LogOptions,
+    Node,
+    Operator,
+    RestartOptions,
+)
+from dora.dataflow.report import Report, Span, listed
+from dora.dataflow.wiring import Offer, Wiring
+from dora.errors import Problem
+
+_DEFAULT_LOG = LogOptions()
+_DEFAULT_RESTART = RestartOptions()
+
+# What a node can be. The last ones are refused field by field, so that they need no second error.
+_KINDS = ("path", "operator", "operators", "ros2", "module")
+_KINDS_WITHOUT_PATH = ("ros2", "module", "hub", "git")
+
+
+class _Draft:
+    """A node on its way into the model."""
+
+    def __init__(self, checked: Checked) -> None:
+        self.checked = checked
+        self.id: str = checked.get("id") or ""
+        self.operators: list[tuple[str, Checked]] = []
+        self.runtime = checked.has("operator") or checked.has("operators")
+        self.single = checked.has("operator")
+
+
+class Assembler:
+    """Builds the nodes of one dataflow."""
+
+    def __init__(self, reader: Reader, place_prefix: str) -> None:
+        self.reader = reader
+        self.report: Report = reader.report
+        self.place_prefix = place_prefix
+        self.wiring = Wiring({}, self.report)
+
+    def nodes(self, blocks: tuple[Checked, ...]) -> tuple[Node, ...]:
+        """Return the nodes; meant to be used only if the report has no error."""
+        drafts = [_Draft(block) for block in blocks]
+        self._duplicates(drafts)
+        for draft in drafts:
+            self._kind(draft)
+            self._operators(draft)
+        self.wiring = Wiring({draft.id: self._offer(draft) for draft in drafts}, self.report)
+        return tuple(self._runtime(draft) if draft.runtime else self._program(draft) for draft in drafts)
+
+    # ---------------------------------------------------------------- what kind of node
+
+    def _duplicates(self, drafts: list[_Draft]) -> None:
+        first: dict[str, Span] = {}
+        for draft in drafts:
+            if not draft.id:
+                continue
+            span = draft.checked.place("id")
+            if draft.id in first:
+                self.report.error(
+                    span,
+                    f"there are two nodes with the id `{draft.id}`; "
+                    f"the first one is on line {first[draft.id].line + 1}",
+                    "give every node an id of its own",
+                )
+            first.setdefault(draft.id, span)
+
+    def _kind(self, draft: _Draft) -> None:
+        checked = draft.checked
+        kinds = [name for name in _KINDS if checked.has(name)]
+        if len(kinds) > 1:
+            self.report.error(
+                checked.keys[kinds[1]],
+                f"{_named(draft)} has both {listed(kinds)}",
+                "keep one of them: a node is either a program or a runtime for operators",
+            )
+        elif not kinds and not any(checked.has(name) for name in _KINDS_WITHOUT_PATH):
+            where: Span = checked.keys.get("path") or checked.place("id")
+            self.report.error(
+                where,
+                f"{_named(draft)} says nothing about what to run",
+                "add `path:` with a program, or `operator:` with a Python operator",
+            )
+        if draft.runtime and "path" not in kinds:
+            self._only_runtime_fields(draft)
+
+    def _only_runtime_fields(self, draft: _Draft) -> None:
+        block = "`operator`" if draft.single else "the operator that it concerns"
+        for name, key in draft.checked.keys.items():
+            if draft.checked.has(name) and not NODE_BLOCK.fields[name].on_runtime:
+                self.report.error(
+                    key,
+                    f"{_named(draft)} has operators, so it cannot have the field `{name}` itself",
+                    f"move `{name}` into {block}",
+                )
+
+    def _operators(self, draft: _Draft) -> None:
+        checked = draft.checked
+        if draft.single and checked.get("operator"):
+            operator = checked.get("operator")
+            draft.operators = [(operator.get("id") or DEFAULT_OPERATOR_ID, operator)]
+        elif checked.get("operators"):
+            for operator in checked.get("operators"):
+                operator_id = operator.get("id") or ""
+                if not operator.has("id"):
+                    self.report.error(
+                        operator.span,
+                        f"an operator of {_named(draft)} has no id",
+                        "add `id:`; references to its outputs are `<node>/<operator id>/<output>`",
+                    )
+                elif operator_id and operator_id in (known for known, _ in draft.operators):
+                    self.report.error(
+                        operator.place("id"),
+                        f"{_named(draft)} has two operators with the id `{operator_id}`",
+                    )
+                draft.operators.append((operator_id, operator))
+        for operator_id, operator in draft.operators:
+            if not any(operator.has(name) for name in ("python", "shared-library", "wasm")):
+                self.report.error(
+                    operator.keys.get("python", operator.span),
+                    f"the operator `{operator_id}` of {_named(draft)} says nothing about what to run",
+                    "add `python:` with the file that holds `class Operator`",
+                )
+
+    def _offer(self, draft: _Draft) -> Offer:
+        if not draft.runtime:
+            unknown = draft.checked.failed("outputs")
+            return Offer(None if unknown else draft.checked.get("outputs") or ())
+        names = tuple(operator_id for operator_id, _ in draft.operators)
+        if not all(names) or any(operator.failed("outputs") for _, operator in draft.operators):
+            return Offer(None, names, draft.single)
+        outputs = tuple(
+            f"{operator_id}/{output}"
+            for operator_id, operator in draft.operators
+            for output in operator.get("outputs") or ()
+        )
+        return Offer(outputs if names else None, names, draft.single and len(names) == 1)
+
+    # ---------------------------------------------------------------- nodes
+
+    def _program(self, draft: _Draft) -> Node:
+        checked = draft.checked
+        path = self._path(checked, "path")
+        args = checked.get("args") or ()
+        if path == "shell" and not checked.failed("args"):
+            args = self._shell_command(draft, args)
+        if path == "dynamic":
+            self._dynamic(draft)
+        outputs = checked.get("outputs") or ()
+        self._described_outputs(checked, _named(draft))
+        return Node(
+            path=path or "",
+            args=args,
+            build=checked.get("build") or (),
+            inputs=self._inputs(checked, f"node `{draft.id}`"),
+            outputs=outputs,
+            log=self._log(checked, f"node `{draft.id}`"),
+            **self._common(draft),
+        )
+
+    def _runtime(self, draft: _Draft) -> Node:
+        operators: list[Operator] = []
+        inputs: list[Input] = []
+        outputs: list[str] = []
+        build: list[str] = []
+        for operator_id, checked in draft.operators:
+            name = f"operator `{operator_id}` of node `{draft.id}`"
+            python = checked.get("python")
+            operator = Operator(
+                id=operator_id,
+                python=(self._path(python, "source") if python else None) or "",
+                inputs=self._inputs(checked, name),
+                outputs=checked.get("outputs") or (),
+                build=checked.get("build") or (),
+                conda_env=python.get("conda_env") if python else None,
+                name=checked.get("name"),
+                description=checked.get("description"),
+            )
+            self._described_outputs(checked, name)
+            operators.append(operator)
+            inputs += (msgspec.structs.replace(i, id=f"{operator_id}/{i.id}") for i in operator.inputs)
+            outputs += (f"{operator_id}/{output}" for output in operator.outputs)
+            build += operator.build
+        self._one_environment(draft)
+        return Node(
+            path=None,
+            build=tuple(build),
+            inputs=tuple(inputs),
+            outputs=tuple(outputs),
+            operators=tuple(operators),
+            log=self._runtime_log(draft),
+            **self._common(draft),
+        )
+
+    def _common(self, draft: _Draft) -> dict[str, Any]:
+        get = draft.checked.get
+        span = draft.checked.span
+        return {
+            "id": draft.id,
+            "env": get("env") or {},
+            "name": get("name"),
+            "description": get("description"),
+            "restart": RestartOptions(
+                policy=get("restart_policy") or _DEFAULT_RESTART.policy,
+                max_restarts=get("max_restarts") or 0,
+                delay=get("restart_delay") or 0.0,
+                max_delay=get("max_restart_delay"),
+                window=get("restart_window"),
+            ),
+            "health_check_timeout": get("health_check_timeout"),
+            "finish_grace": get("finish_grace_secs"),
+            "startup_timeout": get("startup_timeout"),
+            "cpu_affinity": get("cpu_affinity") or (),
+            "place": f"{self.place_prefix}:{span.line + 1}:{span.column + 1}",
+        }
+
+    def _inputs(self, checked: Checked, owner: str) -> tuple[Input, ...]:
+        inputs: list[Input] = []
+        for input_id, block in (checked.get("inputs") or {}).items():
+            source = block.get("source")
+            if source is None:
+                continue
+            found = self.wiring.resolve(source, block.place("source"), f"the input `{input_id}` of {owner}")
+            if found is None:
+                continue
+            queue_size = block.get("queue_size")
+            inputs.append(
+                Input(
+                    id=input_id,
+                    source=found,
+                    queue_size=DEFAULT_QUEUE_SIZE if queue_size is None else max(queue_size, 1),
+                    queue_policy=block.get("queue_policy") or "drop_oldest",
+                    input_timeout=block.get("input_timeout"),
+                )
+            )
+        return tuple(inputs)
+
+    # ---------------------------------------------------------------- single fields
+
+    def _path(self, checked: Checked, field: str) -> str | None:
+        path: str | None = checked.get(field)
+        if path is None:
+            return None
+        if path.startswith(("http://", "https://")):
+            self.report.error(
+                checked.place(field),
+                "this version of dora does not download programs",
+                "download the file yourself, and give its path",
+            )
+            return None
+        expanded, unset = expand_path(path, self.reader.environ)
+        for name in unset:
+            self.report.warn(
+                checked.place(field),
+                f"`${name}` in a path is left as it is",
+                f"only {listed(PATH_VARIABLES)} are replaced there, when they are set",
+                name,
+            )
+        return expanded
+
+    def _shell_command(self, draft: _Draft, args: tuple[str, ...]) -> tuple[str, ...]:
+        if not args:
+            self.report.error(
+                draft.checked.place("path"),
+                f"{_named(draft)} has `path: shell`, but no command",
+                'add the command line as `args: "..."`',
+            )
+            return ()
+        written = draft.checked.nodes["args"]
+        plain = written.plain()
+        return (" ".join(args) if isinstance(plain, list) else getattr(written, "text", str(plain)),)
+
+    def _dynamic(self, draft: _Draft) -> None:
+        without_effect = (
+            "args",
+            "restart_policy",
+            "startup_timeout",
+            "cpu_affinity",
+            "send_stdout_as",
+            "send_logs_as",
+        )
+        for name in without_effect:
+            if draft.checked.get(name) and draft.checked.get(name) != "never":
+                self.report.warn(
+                    draft.checked.keys[name],
+                    f"`{name}` has no effect on {_named(draft)}, because its process is started by you",
+                )
+
+    def _described_outputs(self, checked: Checked, owner: str) -> None:
+        outputs = checked.get("outputs") or ()
+        if checked.failed("outputs"):
+            return
+        for name in ("output_metadata", "output_framing"):
+            for output in checked.get(name) or {}:
+                if output not in outputs:
+                    self.report.error(
+                        checked.place(name),
+                        f"`{name}` describes `{output}`, which is not an output of {owner}",
+                    )
+
+    def _sent_as(self, checked: Checked, name: str, owner: str) -> str | None:
+        """Return the output that ``send_stdout_as`` or ``send_logs_as`` names; it has to be declared."""
+        output: str | None = checked.get(name)
+        outputs = checked.get("outputs") or ()
+        if output is not None and output not in outputs and not checked.failed("outputs"):
+            self.report.error(
+                checked.place(name),
+                f"`{name}: {output}` is not an output of {owner}",
+                f"add it: `outputs: [{', '.join((*outputs, output))}]`",
+            )
+        return output
+
+    def _log(self, checked: Checked, owner: str) -> LogOptions:
+        return LogOptions(
+            send_stdout_as=self._sent_as(checked, "send_stdout_as", owner),
+            send_logs_as=self._sent_as(checked, "send_logs_as", owner),
+            min_log_level=checked.get("min_log_level"),
+            max_log_size=checked.get("max_log_size"),
+            max_rotated_files=checked.get("max_rotated_files") or _DEFAULT_LOG.max_rotated_files,
+        )
+
+    def _runtime_log(self, draft: _Draft) -> LogOptions:
+        """Merge the log options of the operators: they share one process, hence one stdout."""
+        merged: dict[str, Any] = {}
+        for name in LogOptions.__struct_fields__:
+            for operator_id, checked in (("", draft.checked), *draft.operators):
+                if not checked.has(name):
+                    continue
+                if name in merged:
+                    self.report.error(
+                        checked.keys[name],
+                        f"`{name}` is set twice in {_named(draft)}, whose operators share one process",
+                        f"keep one `{name}`",
+                    )
+                    continue
+                value = checked.get(name)
+                if name.startswith("send_") and operator_id:
+                    self._sent_as(checked, name, f"operator `{operator_id}` of node `{draft.id}`")
+                    value = f"{operator_id}/{value}"
+                if value is not None:
+                    merged[name] = value
+        return LogOptions(**merged)
+
+    def _one_environment(self, draft: _Draft) -> None:
+        """A process has one interpreter, so the operators of a runtime must agree on theirs."""
+        first: str | None = None
+        for index, (_, operator) in enumerate(draft.operators):
+            python = operator.get("python")
+            if python is None:
+                continue
+            found = python.get("conda_env")
+            if index and found != first:
+                self.report.error(
+                    operator.place("python"),
+                    f"the operators of {_named(draft)} ask for different conda environments, "
+                    "but they share one process",
+                    "give all of them the same `conda_env`, or make two nodes",
+                )
+                return
+            first = found
+
+
+def _named(draft: _Draft) -> str:
+    return f"the node `{draft.id}`" if draft.id else "the node"
+
+
+def assemble(
+    root: Checked,
+    reader: Reader,
+    *,
+    text: str,
+    descriptor: dict[str, Any],
+    file: str | None,
+    working_dir: str,
+    env_overrides: Mapping[str, str],
+) -> Dataflow:
+    """Return the dataflow of a checked document; only meaningful if the report has no error."""
+    overrides = {name: value for name, value in env_overrides.items() if not reserved(name)}
+    for name in env_overrides.keys() - overrides.keys():
+        message = f"the environment variable `{name}` is reserved for dora or the system; it is left out"
+        reader.report.problems.append(Problem(message, reader.report.file, severity="warning"))
+    nodes = Assembler(reader, reader.report.file).nodes(root.get("nodes") or ())
+    debug = root.get("debug")
+    interval = root.get("health_check_interval")
+    return Dataflow(
+        nodes=nodes,
+        working_dir=working_dir,
+        file=file,
+        env={**(root.get("env") or {}), **overrides},
+        health_check_interval=5.0 if interval is None else interval,
+        exit_when_nodes_finish=bool(root.get("exit_when_nodes_finish")),
+        debug=bool(debug is not None and debug.get("enable_debug_inspection")),
+        descriptor=descriptor,
+        text=text,
+        warnings=reader.report.sorted(),
+    )

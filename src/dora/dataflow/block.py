@@ -1,0 +1,145 @@
+"""Blocks: mappings with a fixed set of fields, read by a table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from dora.dataflow import document
+from dora.dataflow.document import Scalar, Value
+from dora.dataflow.kinds import Kind, Later, Reader, Schema, is_unset, shape
+from dora.dataflow.report import Span, closest, listed
+
+
+class Field(msgspec.Struct, frozen=True):
+    """One field of a block: a row of the table that parser, JSON schema and reference share."""
+
+    name: str
+    kind: Any  # a `Kind`
+    description: str
+    default: Any = None  # shown to readers; None: unset
+    required: bool = False
+    on_runtime: bool = False  # a node with operators may have it, too
+
+
+class Checked:
+    """A block that was read: the values of its fields, and where they stand.
+
+    ``get`` returns None for a field that is unset or was refused; ``failed`` tells the two apart.
+    """
+
+    def __init__(self, span: Span) -> None:
+        self.span: Span = span
+        self.values: dict[str, Any] = {}
+        self.keys: dict[str, Scalar] = {}
+        self.nodes: dict[str, Value] = {}
+
+    def get(self, name: str) -> Any:
+        return self.values.get(name)
+
+    def has(self, name: str) -> bool:
+        """Tell whether the field says something (possibly something wrong)."""
+        return name in self.nodes
+
+    def failed(self, name: str) -> bool:
+        """Tell whether the field is there but was refused."""
+        return name in self.nodes and name not in self.values
+
+    def place(self, name: str) -> Span:
+        """Return where the field's value stands, or the block if it has no such field."""
+        return self.nodes.get(name, self.span)
+
+
+class Block(Kind[Checked]):
+    """A mapping with the fields of a table. ``noun`` names the block in messages."""
+
+    def __init__(
+        self,
+        noun: str,
+        fields: Sequence[Field],
+        removed: Mapping[str, str] | None = None,
+        notes: bool = False,
+    ) -> None:
+        self.noun = noun
+        self.fields = {field.name: field for field in fields}
+        self.removed = dict(removed or {})  # fields of older versions → how to move on
+        self.notes = notes  # accept `x-...` fields, a place for anchors
+        self.elsewhere: dict[str, str] = {}  # fields of other blocks → the noun of that block
+
+    def read(self, value: Value, reader: Reader) -> Checked | None:
+        if not isinstance(value, document.Mapping):
+            reader.report.error(value, f"expected a mapping for {self.noun}, found {shape(value)}")
+            return None
+        checked = Checked(value)
+        for name, (key, item) in value.entries.items():
+            field = self.fields.get(name)
+            if field is None:
+                if not (self.notes and name.startswith("x-")):
+                    self._unknown(name, key, reader)
+                continue
+            checked.keys[name] = key
+            if isinstance(item, Scalar) and item.value is None and not item.quoted:
+                continue  # a null is as good as an absent field
+            if not is_unset(item) or not isinstance(field.kind, Later):
+                checked.nodes[name] = item
+            found = field.kind.read(item, reader)
+            if found is not None:
+                checked.values[name] = found
+        for field in self.fields.values():
+            if field.required and not checked.has(field.name):
+                gone = "has no value" if field.name in checked.keys else "is missing"
+                reader.report.error(
+                    checked.keys.get(field.name, value),
+                    f"the field `{field.name}` of {self.noun} {gone}",
+                    field.description,
+                )
+        return checked
+
+    def _unknown(self, name: str, key: Scalar, reader: Reader) -> None:
+        if name in self.removed:
+            reader.report.error(
+                key, f"the field `{name}` is of dora 0.x and no longer exists", self.removed[name]
+            )
+            return
+        if found := closest(name, self.fields):
+            hint = f"did you mean `{found}`?"
+        elif name in self.elsewhere:
+            hint = f"`{name}` is a field of {self.elsewhere[name]}"
+        else:
+            hint = f"its fields are {listed(self.fields)}"
+        reader.report.error(key, f"{self.noun} has no field `{name}`", hint)
+
+    def schema(self) -> Schema:
+        properties: Schema = {}
+        for field in self.fields.values():
+            schema: Schema = {"description": field.description, **field.kind.schema()}
+            if not field.required:
+                schema = _or_null(schema)
+            if field.default is not None:
+                schema["default"] = field.default
+            properties[field.name] = schema
+        result: Schema = {"type": "object", "properties": properties, "additionalProperties": False}
+        if self.notes:
+            result["patternProperties"] = {"^x-": {"description": "Yours: a place for YAML anchors."}}
+        required = [field.name for field in self.fields.values() if field.required]
+        if required:
+            result["required"] = required
+        return result
+
+
+def _or_null(schema: Schema) -> Schema:
+    """Return the schema that also accepts null."""
+    description = schema.pop("description")
+    if "enum" in schema and None in schema["enum"]:
+        pass
+    elif isinstance(schema.get("type"), list):
+        schema = {**schema, "type": [*schema["type"], "null"]}
+    elif "anyOf" in schema:
+        schema = {**schema, "anyOf": [*schema["anyOf"], {"type": "null"}]}
+    elif "type" in schema and "enum" not in schema:
+        schema = {**schema, "type": [schema["type"], "null"]}
+    else:
+        schema = {"anyOf": [schema, {"type": "null"}]}
+    return {"description": description, **schema}

@@ -1,0 +1,525 @@
+"""The table of all fields of a dataflow file.
+
+The parser, the JSON schema for editors and the tests of the reference manual read this one table.
+A description is what an editor shows on hovering: one or two sentences, units, an example.
+"""
+
+from __future__ import annotations
+
+from msgspec import structs
+
+from dora.dataflow import document
+from dora.dataflow.block import Block, Checked, Field
+from dora.dataflow.document import Scalar, Value
+from dora.dataflow.kinds import (
+    DATA,
+    NODE,
+    OPERATOR,
+    ByteSize,
+    Choice,
+    Commands,
+    Environment,
+    Flag,
+    Kind,
+    Later,
+    ListOf,
+    MapOf,
+    Reader,
+    Schema,
+    Seconds,
+    Text,
+    WholeNumber,
+    Words,
+    as_text,
+    shape,
+)
+from dora.dataflow.model import Source
+from dora.dataflow.sources import LEVELS, SourceFault, parse_source
+
+# --------------------------------------------------------------------------- inputs
+
+
+class SourceText(Kind[Source]):
+    """The source of an input, see `dora.dataflow.sources`."""
+
+    def read(self, value: Value, reader: Reader) -> Source | None:
+        if not isinstance(value, Scalar) or value.value is None:
+            hint = "write `<node>/<output>`, for example `camera/image`"
+            reader.report.error(value, f"expected the source of an input, found {shape(value)}", hint)
+            return None
+        try:
+            return parse_source(value.text)
+        except SourceFault as fault:
+            reader.report.error(value, fault.message, fault.hint, fault.part, last=fault.last)
+            return None
+
+    def schema(self) -> Schema:
+        return {
+            "type": "string",
+            "pattern": "^[^/]+/.+$",
+            "examples": ["camera/image", "dora/timer/millis/50"],
+        }
+
+
+INPUT = Block(
+    "an input",
+    [
+        Field(
+            "source",
+            SourceText(),
+            "Where the messages come from: `node/output`, `node/operator/output`, `dora/timer/millis/50` "
+            "(also secs, micros, nanos, hz), `dora/logs`, `dora/logs/warn/node`.",
+            required=True,
+        ),
+        Field(
+            "queue_size",
+            WholeNumber(0, 10_000_000),
+            "How many messages may wait for the receiver (0 counts as 1).",
+            default=10,
+        ),
+        Field(
+            "queue_policy",
+            Choice(("drop_oldest", "backpressure")),
+            "What happens when the queue is full: the oldest message is dropped (and counted), or "
+            "the sender waits until there is room.",
+            default="drop_oldest",
+        ),
+        Field(
+            "input_timeout",
+            Seconds(zero=False),
+            "Seconds of silence after which the input counts as closed. Unset: never.",
+        ),
+    ],
+)
+
+
+class InputKind(Kind[Checked]):
+    """An input: its source alone, or a mapping with the source and options."""
+
+    def read(self, value: Value, reader: Reader) -> Checked | None:
+        if isinstance(value, document.Mapping):
+            return INPUT.read(value, reader)
+        source = SourceText().read(value, reader)
+        if source is None:
+            return None
+        checked = Checked(value)
+        checked.values["source"] = source
+        checked.nodes["source"] = value
+        return checked
+
+    def schema(self) -> Schema:
+        return {"anyOf": [SourceText().schema(), {"$ref": "#/$defs/input"}]}
+
+
+class Inputs(MapOf[Checked]):
+    """The inputs of a node; one that cannot be used is left out, so that the others are still checked."""
+
+    def read(self, value: Value, reader: Reader) -> dict[str, Checked] | None:
+        if not isinstance(value, document.Mapping):
+            hint = "write `inputs: {image: camera/image}`: the name of each input, then its source"
+            reader.report.error(value, f"expected a mapping of inputs, found {shape(value)}", hint)
+            return None
+        found = {
+            name: (DATA.read(as_text(key), reader), self.item.read(item, reader))
+            for name, (key, item) in value.entries.items()
+        }
+        return {
+            name: item for name, (named, item) in found.items() if named is not None and item is not None
+        }
+
+
+_INPUTS = Field(
+    "inputs",
+    Inputs(InputKind(), "inputs"),
+    "For each input the name that the program sees, and its source: `image: camera/image`.",
+)
+_OUTPUTS = Field(
+    "outputs", ListOf(DATA, "output ids"), "The names of the outputs that the program sends to."
+)
+
+# --------------------------------------------------------------------------- shared by nodes and operators
+
+_SEND_STDOUT_AS = Field(
+    "send_stdout_as",
+    DATA,
+    "An output, listed in `outputs`, on which every line of stdout and stderr is published as well.",
+)
+_SEND_LOGS_AS = Field(
+    "send_logs_as",
+    DATA,
+    "An output, listed in `outputs`, on which every log entry is published as well, as a JSON text.",
+)
+_LOG_FILE = [
+    Field(
+        "min_log_level",
+        Choice(LEVELS, ignore_case=True),
+        "Entries less severe than this are dropped before they reach the log file or anyone else. "
+        "From most to least severe: error, warn, info, debug, trace, stdout.",
+    ),
+    Field(
+        "max_log_size",
+        ByteSize(),
+        'Size at which the log file is rotated: "50MB", or a number of bytes. Unset: never.',
+    ),
+    Field("max_rotated_files", WholeNumber(1, 100), "How many rotated log files are kept.", default=5),
+]
+_NAME = Field("name", Text(), "A name for people; shown in lists and graphs.")
+_DESCRIPTION = Field("description", Text(), "What it does; for people.")
+_BUILD = Field(
+    "build",
+    Commands(),
+    "Commands that `dora build` and `dora run` execute first, one a line, without a shell: "
+    "no pipes, `&&` or variables.",
+)
+_TYPES = "types of inputs and outputs"
+_CONTRACTS = [
+    Field("input_types", Later(_TYPES), "Types of the inputs. Not supported by this version."),
+    Field("output_types", Later(_TYPES), "Types of the outputs. Not supported by this version."),
+    Field(
+        "output_metadata",
+        MapOf(ListOf(Text(), "metadata keys"), "outputs"),
+        "For each output the metadata keys that it carries; documentation, without effect.",
+    ),
+    Field(
+        "pattern",
+        Choice(("service-server", "service-client", "action-server", "action-client"), strict=False),
+        "The communication pattern that the node takes part in; documentation, without effect.",
+    ),
+    Field(
+        "output_framing",
+        MapOf(Choice(("raw", "arrow-ipc")), "outputs"),
+        "Accepted for compatibility, without effect: messages are always in Arrow's IPC format.",
+    ),
+]
+
+# --------------------------------------------------------------------------- operators
+
+
+PYTHON_SOURCE = Block(
+    "the operator's `python`",
+    [
+        Field(
+            "source", Text("a path", may_be_empty=False), "The Python file with the class.", required=True
+        ),
+        Field("conda_env", Text("a name", may_be_empty=False), "The conda environment to run it in."),
+    ],
+)
+
+
+class PythonSource(Kind[Checked]):
+    """The Python file of an operator, or a mapping with the file and a conda environment."""
+
+    def read(self, value: Value, reader: Reader) -> Checked | None:
+        if isinstance(value, document.Mapping):
+            return PYTHON_SOURCE.read(value, reader)
+        path = Text("the path of a Python file", may_be_empty=False).read(value, reader)
+        if path is None:
+            return None
+        checked = Checked(value)
+        checked.values["source"] = path
+        checked.nodes["source"] = value
+        return checked
+
+    def schema(self) -> Schema:
+        return {"anyOf": [Text(may_be_empty=False).schema(), {"$ref": "#/$defs/python_source"}]}
+
+
+OPERATOR_BLOCK = Block(
+    "an operator",
+    [
+        Field(
+            "id",
+            OPERATOR,
+            "The operator's id: letters, digits, `_`, `.`, `-`. Required in `operators`, else `op`.",
+        ),
+        Field(
+            "python",
+            PythonSource(),
+            "The Python file with `class Operator`, relative to the dataflow file; "
+            "or `{source: file.py, conda_env: name}`.",
+        ),
+        _INPUTS,
+        _OUTPUTS,
+        _BUILD,
+        _NAME,
+        _DESCRIPTION,
+        _SEND_STDOUT_AS,
+        _SEND_LOGS_AS,
+        *_LOG_FILE,
+        Field(
+            "shared-library",
+            Later("operators in shared libraries", "write the operator in Python, or make it a node"),
+            "Path of a native operator. Not supported by this version.",
+        ),
+        Field(
+            "wasm",
+            Later("operators in WebAssembly", "write the operator in Python, or make it a node"),
+            "Path of a WebAssembly operator. Not supported by this version.",
+        ),
+        *_CONTRACTS,
+    ],
+)
+
+
+class Operators(Kind[tuple[Checked, ...]]):
+    def read(self, value: Value, reader: Reader) -> tuple[Checked, ...] | None:
+        if not isinstance(value, document.Sequence):
+            hint = "begin each operator with `- id:`, or use `operator:` for a single one"
+            reader.report.error(value, f"expected a list of operators, found {shape(value)}", hint)
+            return None
+        operators = [OPERATOR_BLOCK.read(item, reader) for item in value.items]
+        if not value.items:
+            reader.report.error(value, "this list of operators is empty")
+            return None
+        return tuple(operator for operator in operators if operator is not None)
+
+    def schema(self) -> Schema:
+        return {
+            "type": "array",
+            "minItems": 1,
+            "items": {"allOf": [OperatorKind().schema()], "required": ["id"]},
+        }
+
+
+class OperatorKind(Kind[Checked]):
+    def read(self, value: Value, reader: Reader) -> Checked | None:
+        return OPERATOR_BLOCK.read(value, reader)
+
+    def schema(self) -> Schema:
+        return {"$ref": "#/$defs/operator"}
+
+
+# --------------------------------------------------------------------------- nodes
+
+_GIT = Later(
+    "nodes from git repositories", "clone the repository yourself, and give its `path` and `build`"
+)
+
+NODE_BLOCK = Block(
+    "a node",
+    [
+        Field(
+            "id",
+            NODE,
+            "The node's id, unique in the dataflow: letters, digits, `_`, `.`, `-`.",
+            required=True,
+            on_runtime=True,
+        ),
+        Field(
+            "path",
+            Text("a path", may_be_empty=False),
+            "What to run: a Python file, an executable or the name of a command; "
+            "`dynamic` for a process that you start yourself, `shell` to run `args` in a shell.",
+        ),
+        Field(
+            "args",
+            Words(),
+            "Arguments for the program: a text that is split as a shell does (quotes count, "
+            "variables do not), or a list.",
+        ),
+        Field(
+            "env",
+            Environment(),
+            "Environment variables. `$NAME`, `${NAME}` and `${NAME:-default}` in values are replaced "
+            "from the environment of `dora`; a dollar sign is `$$`.",
+            on_runtime=True,
+        ),
+        _BUILD,
+        _INPUTS,
+        _OUTPUTS,
+        Field(
+            "operator",
+            OperatorKind(),
+            "One operator: a Python class that runs inside a runtime. Its id is `op` if it has none.",
+            on_runtime=True,
+        ),
+        Field(
+            "operators",
+            Operators(),
+            "Several operators that share one process, the runtime; messages between them are not copied.",
+            on_runtime=True,
+        ),
+        structs.replace(_NAME, on_runtime=True),
+        structs.replace(_DESCRIPTION, on_runtime=True),
+        _SEND_STDOUT_AS,
+        _SEND_LOGS_AS,
+        *(structs.replace(field, on_runtime=True) for field in _LOG_FILE),
+        Field(
+            "restart_policy",
+            Choice(("never", "on-failure", "always")),
+            "Whether the node is started again after it ended.",
+            default="never",
+            on_runtime=True,
+        ),
+        Field(
+            "max_restarts",
+            WholeNumber(0, 2**32 - 1),
+            "How often it is started again at most; 0: without limit.",
+            default=0,
+            on_runtime=True,
+        ),
+        Field(
+            "restart_delay",
+            Seconds(),
+            "Seconds before the first restart; doubled for every further one.",
+            default=0,
+            on_runtime=True,
+        ),
+        Field(
+            "max_restart_delay", Seconds(), "Upper limit of the doubled delay, in seconds.", on_runtime=True
+        ),
+        Field(
+            "restart_window",
+            Seconds(zero=False),
+            "Seconds after which restarts no longer count towards `max_restarts`.",
+            on_runtime=True,
+        ),
+        Field(
+            "health_check_timeout",
+            Seconds(zero=False),
+            "Seconds of silence towards the daemon after which the node counts as hung and is killed.",
+            on_runtime=True,
+        ),
+        Field(
+            "finish_grace_secs",
+            Seconds(),
+            "Seconds that the node may go on after its inputs are closed, once the other nodes are done.",
+            on_runtime=True,
+        ),
+        Field(
+            "startup_timeout",
+            Seconds(zero=False),
+            "Seconds within which the started program has to connect, else it is killed.",
+            on_runtime=True,
+        ),
+        Field(
+            "cpu_affinity",
+            ListOf(WholeNumber(0, 4095), "core numbers"),
+            "The cores that the process may use (Linux), for example `[0, 2]`.",
+            on_runtime=True,
+        ),
+        Field(
+            "shared_memory_pool_size",
+            ByteSize(),
+            "Accepted for compatibility, without effect: shared memory grows on demand.",
+        ),
+        *_CONTRACTS,
+        Field(
+            "git",
+            _GIT,
+            "A git repository to build the node from. Not supported by this version.",
+        ),
+        Field("branch", _GIT, "The branch of `git`. Not supported by this version."),
+        Field("tag", _GIT, "The tag of `git`. Not supported by this version."),
+        Field("rev", _GIT, "The revision of `git`. Not supported by this version."),
+        Field(
+            "hub",
+            Later(
+                "packages of the node hub", "install the package with pip, and give its command as `path`"
+            ),
+            "A package of the node hub. Not supported by this version.",
+        ),
+        Field(
+            "path_sha256",
+            Later("nodes that are downloaded", "download the file yourself, and give its `path`"),
+            "Checksum of a downloaded node. Not supported by this version.",
+        ),
+        Field(
+            "deploy",
+            Later("several machines", "remove `deploy`: all nodes run on this machine"),
+            "Where to run the node. Not supported by this version.",
+            on_runtime=True,
+        ),
+        Field(
+            "ros2",
+            Later("the ROS 2 bridge"),
+            "A bridge to ROS 2. Not supported by this version.",
+        ),
+        Field(
+            "module",
+            Later("modules", "copy the module's nodes into this file"),
+            "A file with a part of the dataflow. Not supported by this version.",
+        ),
+        Field("params", Later("modules"), "Parameters for `module`. Not supported by this version."),
+    ],
+    removed={
+        "custom": "move `source` to `path`, `envs` to `env`, and the rest of `custom` up into the node",
+        "_unstable_deploy": "remove it: all nodes run on this machine",
+    },
+)
+
+
+class Nodes(Kind[tuple[Checked, ...]]):
+    def read(self, value: Value, reader: Reader) -> tuple[Checked, ...] | None:
+        if not isinstance(value, document.Sequence):
+            hint = "begin each node with `- id:`"
+            reader.report.error(value, f"expected a list of nodes, found {shape(value)}", hint)
+            return None
+        nodes = [NODE_BLOCK.read(item, reader) for item in value.items]
+        return tuple(node for node in nodes if node is not None)
+
+    def schema(self) -> Schema:
+        return {"type": "array", "items": {"$ref": "#/$defs/node"}}
+
+
+# --------------------------------------------------------------------------- the dataflow
+
+DEBUG = Block(
+    "`debug`",
+    [
+        Field(
+            "enable_debug_inspection",
+            Flag(),
+            "Make all outputs available to inspection, as `dora run --debug` does.",
+            default=False,
+        )
+    ],
+    removed={"publish_all_messages_to_zenoh": "write `enable_debug_inspection: true`"},
+)
+
+DATAFLOW = Block(
+    "a dataflow",
+    [
+        Field("nodes", Nodes(), "The nodes of the dataflow: its processes.", required=True),
+        Field("env", Environment(), "Environment variables for every node; a node's own `env` wins."),
+        Field(
+            "exit_when_nodes_finish",
+            Flag(),
+            "Count a node as finished when all its inputs except timers are closed, so that timers "
+            "alone do not keep the dataflow alive.",
+            default=False,
+        ),
+        Field(
+            "health_check_interval",
+            Seconds(zero=False),
+            "Seconds between two health checks of the nodes.",
+            default=5.0,
+        ),
+        Field("debug", DEBUG, "Options for inspection."),
+        Field(
+            "deploy",
+            Later("several machines", "remove `deploy`: all nodes run on this machine"),
+            "Where to run the nodes. Not supported by this version.",
+        ),
+        Field("strict_types", Later(_TYPES), "Make type warnings errors. Not supported by this version."),
+        Field("type_rules", Later(_TYPES), "Additional type conversions. Not supported by this version."),
+    ],
+    removed={
+        "communication": "remove it: there is nothing to choose any more",
+        "_unstable_deploy": "remove it: all nodes run on this machine",
+        "_unstable_debug": "write `debug: {enable_debug_inspection: true}`",
+    },
+    notes=True,
+)
+
+
+def _know_each_other() -> None:
+    blocks = (DATAFLOW, NODE_BLOCK, OPERATOR_BLOCK, INPUT)
+    for block in blocks:
+        for other in blocks:
+            if other is not block:
+                for name in other.fields:
+                    block.elsewhere.setdefault(name, other.noun)
+
+
+_know_each_other()

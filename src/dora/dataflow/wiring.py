@@ -1,0 +1,114 @@
+"""Do the sources of inputs exist? And what do short references to operators mean?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from dora.dataflow.model import LogSource, NodeOutput, Source, TimerSource
+from dora.dataflow.report import Report, Span, closest, did_you_mean, listed
+
+
+class Offer(msgspec.Struct, frozen=True):
+    """What a node offers to others. ``None`` instead of outputs: they could not be read, so every
+    reference counts as good."""
+
+    outputs: tuple[str, ...] | None  # of a runtime: "<operator id>/<output id>"
+    operators: tuple[str, ...] = ()
+    single: bool = False  # one operator, whose id may be left out in references
+
+
+class Wiring:
+    """All nodes with what they offer; answers what a source refers to."""
+
+    def __init__(self, offers: Mapping[str, Offer], report: Report) -> None:
+        self.offers = offers
+        self.report = report
+
+    def resolve(self, source: Source, span: Span, wanted_by: str) -> Source | None:
+        """Return the source with operator references written out; None after reporting that it
+        does not exist. ``wanted_by`` names the input in messages."""
+        match source:
+            case TimerSource():
+                return source
+            case LogSource(node=node):
+                if node is not None and node not in self.offers:
+                    self.report.warn(
+                        span,
+                        f"there is no node `{node}`, so {wanted_by} stays silent",
+                        did_you_mean(node, self.offers),
+                        node,
+                    )
+                return source
+            case NodeOutput():
+                return self._output(source, span, wanted_by)
+
+    def _output(self, source: NodeOutput, span: Span, wanted_by: str) -> NodeOutput | None:
+        offer = self.offers.get(source.node)
+        if offer is None:
+            self.report.error(
+                span,
+                f"there is no node `{source.node}`, which {wanted_by} refers to",
+                self._other_node(source),
+                source.node,
+            )
+            return None
+        if offer.outputs is None or source.output in offer.outputs:
+            return source
+        if offer.single and f"{offer.operators[0]}/{source.output}" in offer.outputs:
+            return NodeOutput(source.node, f"{offer.operators[0]}/{source.output}")
+        self._missing(source, offer, span, wanted_by)
+        return None
+
+    def _other_node(self, source: NodeOutput) -> str:
+        node = closest(source.node, self.offers)
+        if not node:
+            return f"the nodes are {listed(self.offers)}" if 0 < len(self.offers) <= 12 else ""
+        outputs = self.offers[node].outputs
+        if outputs is None or source.output in outputs or self.offers[node].single:
+            return f"did you mean `{node}/{source.output}`?"
+        output = closest(source.output, outputs)
+        return f"did you mean `{node}/{output or source.output}`?"
+
+    def _missing(self, source: NodeOutput, offer: Offer, span: Span, wanted_by: str) -> None:
+        outputs = offer.outputs or ()
+        operator, slash, output = source.output.partition("/")
+        if offer.operators and not offer.single and not slash:
+            fitting = [name for name in outputs if name.endswith(f"/{source.output}")]
+            hint = f"write `{source.node}/{fitting[0]}`" if len(fitting) == 1 else ""
+            self.report.error(
+                span,
+                f"the source `{source}` of {wanted_by} does not say which operator is meant",
+                hint
+                or f"write `{source.node}/<operator>/{source.output}`; "
+                f"the operators are {listed(offer.operators)}",
+            )
+            return
+        if offer.operators and slash and not offer.single and operator not in offer.operators:
+            found = closest(operator, offer.operators)
+            self.report.error(
+                span,
+                f"the node `{source.node}` has no operator `{operator}`, which {wanted_by} refers to",
+                f"did you mean `{source.node}/{found}/{output}`?"
+                if found
+                else f"the operators are {listed(offer.operators)}",
+                operator,
+            )
+            return
+        if offer.single:
+            outputs = tuple(name.partition("/")[2] for name in outputs)
+        found = closest(source.output, outputs)
+        if found:
+            hint = f"did you mean `{source.node}/{found}`?"
+        elif outputs:
+            hint = f"the outputs of `{source.node}` are {listed(outputs)}"
+        else:
+            hint = f"add `outputs: [{source.output}]` to the node `{source.node}`"
+        self.report.error(
+            span,
+            f"the node `{source.node}` has no output `{source.output}`, which {wanted_by} refers to",
+            hint,
+            source.output,
+            last=True,
+        )
