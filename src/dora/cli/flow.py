@@ -1,0 +1,173 @@
+"""What `dora run` and `dora.run` do: load, check, build, run to the end, report.
+
+No click in here: the command line and the Python functions both come through this module.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, TextIO
+
+import msgspec
+
+from dora.cli.console import Console
+from dora.dataflow import load
+from dora.dataflow.model import Dataflow
+from dora.errors import DataflowError
+from dora.logs.entry import LogEntry
+from dora.logs.filters import LogFilter
+from dora.logs.formats import LogFormat, renderer, wants_colour
+from dora.supervise.result import DataflowResult
+
+if TYPE_CHECKING:
+    from dora.daemon.options import Engine, RunOptions
+
+
+class Display(msgspec.Struct, frozen=True):
+    """How log entries are shown."""
+
+    format: LogFormat = "pretty"
+    filter: LogFilter = LogFilter()
+
+
+class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that can be asked of a run. None: what the dataflow file or the default says."""
+
+    path: str  # of the YAML, or its URL
+    uv: bool = False
+    stop_after: float | None = None  # seconds
+    grace: float | None = None  # seconds from STOP to SIGTERM
+    env: Mapping[str, str] = {}
+    exit_when_nodes_finish: bool | None = None
+    debug: bool = False
+    allow_shell_nodes: bool = False
+    engine: Engine | None = None
+    strict_outputs: bool = False
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    result: DataflowResult
+    log_directory: str
+    not_shown: int = 0  # log lines that the terminal was too slow for
+
+
+def load_dataflow(path: str, env: Mapping[str, str] | None = None) -> Dataflow:
+    """Load a dataflow from a file or a URL; raises `DataflowError` with all problems.
+
+    Nodes of a dataflow from the web are looked for in the current directory.
+    """
+    if path.lower().startswith(("http://", "https://")):
+        from dora.cli.fetch import fetch
+        from dora.dataflow import parse
+
+        return parse(
+            fetch(path), file=path, working_dir=os.getcwd(), environ=os.environ, env_overrides=env or {}
+        )
+    return load(path, env_overrides=env or {})
+
+
+def load_for_run(request: RunRequest) -> Dataflow:
+    """Load the dataflow of a request and check that the files of its nodes are there."""
+    from dora.dataflow import missing_files
+
+    dataflow = load_dataflow(request.path, request.env)
+    changes: dict[str, Any] = {}
+    if request.exit_when_nodes_finish is not None:
+        changes["exit_when_nodes_finish"] = request.exit_when_nodes_finish
+    if request.debug:
+        changes["debug"] = True
+    dataflow = msgspec.structs.replace(dataflow, **changes)
+    missing = missing_files(dataflow)
+    if missing:
+        raise DataflowError(problems=tuple(missing))
+    return dataflow
+
+
+def open_console(
+    dataflow: Dataflow, display: Display, stream: TextIO, dataflow_id: str | None = None
+) -> Console:
+    """Return the place where the log entries of a dataflow are shown."""
+    colour = wants_colour(stream.isatty(), os.environ)
+    render = renderer(
+        display.format, colour=colour, nodes=[node.id for node in dataflow.nodes], dataflow_id=dataflow_id
+    )
+    return Console(stream, render, display.filter)
+
+
+def build(dataflow: Dataflow, on_log: Callable[[LogEntry], None], *, uv: bool) -> int:
+    """Run the build commands; return how many there were. Raises `BuildError`."""
+    if not any(node.build for node in dataflow.nodes):
+        return 0
+    from dora.daemon.build import build_dataflow
+
+    return build_dataflow(dataflow, on_log, uv=uv)
+
+
+def run_to_end(
+    request: RunRequest,
+    display: Display,
+    *,
+    stream: TextIO,
+    on_log: Callable[[LogEntry], None] | None = None,
+    on_warning: Callable[[str], None] | None = None,
+) -> Outcome:
+    """Load, build and run a dataflow; return how it went.
+
+    Log entries go to ``stream`` as ``display`` says, and each one to ``on_log`` (on the daemon's
+    thread, unfiltered). Raises `DataflowError` and `BuildError`; failed nodes are in the result.
+    """
+    from dora.daemon.run import run_dataflow
+    from dora.wire.ids import uuid7
+
+    dataflow = load_for_run(request)
+    if on_warning is not None:
+        for warning in dataflow.warnings:
+            on_warning(str(warning))
+    dataflow_id = uuid7()
+    console = open_console(dataflow, display, stream, dataflow_id)
+
+    def show(entry: LogEntry) -> None:
+        console(entry)
+        if on_log is not None:
+            on_log(entry)
+
+    try:
+        build(dataflow, show, uv=request.uv)
+        result = run_dataflow(dataflow, _options(request), show, dataflow_id)
+    finally:
+        console.close()
+    directory = os.path.join(dataflow.working_dir, "out", result.dataflow_id)
+    return Outcome(result, directory, console.not_shown)
+
+
+def _options(request: RunRequest) -> RunOptions:
+    from dora.daemon.run import RunOptions
+
+    options = RunOptions(
+        stop_after=request.stop_after,
+        uv=request.uv,
+        allow_shell_nodes=request.allow_shell_nodes,
+        engine=request.engine,
+        strict_outputs=request.strict_outputs,
+    )
+    return options if request.grace is None else replace(options, grace=request.grace)
+
+
+def build_only(
+    path: str, *, uv: bool, stream: TextIO, on_warning: Callable[[str], None] | None = None
+) -> int:
+    """Load a dataflow and run its build commands; return how many there were.
+
+    Raises `DataflowError` and `BuildError`. Missing files of nodes are no error: a build may make them.
+    """
+    dataflow = load_dataflow(path)
+    if on_warning is not None:
+        for warning in dataflow.warnings:
+            on_warning(str(warning))
+    console = open_console(dataflow, Display(), stream)
+    try:
+        return build(dataflow, console, uv=uv)
+    finally:
+        console.close()

@@ -1,0 +1,81 @@
+"""Commands and options that users of dora know and this version does not have yet.
+
+They answer with one sentence and what to use instead; they do not appear in ``dora --help``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from dora.errors import DoraError
+
+_FOREGROUND = "use `dora run FILE` in a terminal of its own; Ctrl-C stops the dataflow"
+_RUNNING = "a running dataflow shows itself in the terminal of `dora run`"
+_FILES = "its log files are out/<dataflow id>/log_<node>.jsonl beside the dataflow file"
+_PRINT = "add a node to the dataflow that prints what it receives"
+_VALIDATE = "`dora validate FILE` checks a dataflow file"
+
+COMMANDS: dict[str, str] = {
+    **dict.fromkeys(("up", "down", "destroy", "start", "stop", "restart"), _FOREGROUND),
+    **dict.fromkeys(("list", "ps", "clean", "node", "top", "inspect"), _RUNNING),
+    "logs": _FILES,
+    "topic": _PRINT,
+    "param": "set values with the `env` of a node, or with `dora run --env KEY=VALUE`",
+    "record": f"{_PRINT} or stores it",
+    "replay": "write a node that sends what was stored",
+    "graph": _VALIDATE,
+    "expand": _VALIDATE,
+    "new": "start from one of the examples in the documentation",
+    **dict.fromkeys(("status", "check", "system", "doctor"), _VALIDATE),
+    "trace": _FILES,
+    "cluster": "run one dataflow per machine with `dora run FILE`",
+    "coordinator": _FOREGROUND,
+    "daemon": _FOREGROUND,
+    "runtime": "operators are started by `dora run FILE`",
+    "hub": "install node packages with pip, and name their command as the `path` of a node",
+    "completion": '`eval "$(_DORA_COMPLETE=bash_source dora)"` does it (or zsh_source, fish_source)',
+    "self": "use pip: `pip install --upgrade dora-dataflow`",
+}
+"""Command → what to use instead, after "this version of dora does not have it yet; "."""
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def later_command(name: str) -> click.Command | None:
+    """Return a command that takes any arguments and refuses; None for a name nobody knows."""
+    if name not in COMMANDS:
+        return None
+
+    def refuse(**_: object) -> None:
+        raise DoraError(f"this version of dora does not have `dora {name}` yet; {COMMANDS[name]}")
+
+    return click.Command(
+        name,
+        callback=refuse,
+        params=[click.Argument(["arguments"], nargs=-1, type=click.UNPROCESSED)],
+        hidden=True,
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True},
+    )
+
+
+def later_option(*names: str, instead: str, is_flag: bool = False) -> Callable[[_Function], _Function]:
+    """Declare a hidden option whose use is refused with a sentence."""
+
+    def refuse(ctx: click.Context, param: click.Parameter, value: object) -> None:
+        if value:
+            name = param.opts[0]
+            raise click.UsageError(f"this version of dora does not have {name} yet; {instead}", ctx)
+
+    return click.option(*names, is_flag=is_flag, hidden=True, expose_value=False, callback=refuse)
+
+
+def lockfile_options(function: _Function) -> _Function:
+    """Declare the options about sources from git and the hub, all of later versions."""
+    for name in ("--locked", "--write-lockfile"):
+        function = later_option(name, instead="pin versions in the `build` lines", is_flag=True)(function)
+    function = later_option("--lockfile", instead="pin versions in the `build` lines")(function)
+    return later_option("--hub-override", instead="give the node a `path` to your checkout")(function)

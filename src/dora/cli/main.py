@@ -1,0 +1,131 @@
+"""The ``dora`` command: its table of commands, and what happens to errors.
+
+Commands are imported when they are used, never for ``dora --help``: the table below holds their
+one-line descriptions.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
+
+import click
+
+from dora._version import __version__
+from dora.errors import DoraError
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("dora.cli.run:run", "Build and run a dataflow until it ends."),
+    "build": ("dora.cli.build:build", "Run the build commands of a dataflow."),
+    "validate": ("dora.cli.validate:validate", "Check a dataflow file without running it."),
+    "schema": ("dora.cli.schema:schema", "Print the JSON schema of dataflow files, for editors."),
+    "help": ("dora.cli.help:help_command", "Show the help of dora or of one of its commands."),
+}
+"""Name → where the command is, and its description (a test keeps the two equal)."""
+
+
+class Commands(click.Group):
+    """The commands of the table, imported at their first use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(COMMANDS)
+
+    def get_command(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's signature
+        cmd_name: str,
+    ) -> click.Command | None:
+        if cmd_name in COMMANDS:
+            module, _, name = COMMANDS[cmd_name][0].partition(":")
+            command: click.Command = getattr(import_module(module), name)
+            return command
+        from dora.cli.later import later_command
+
+        return later_command(cmd_name)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = args[0]
+        if not name.startswith("-") and self.get_command(ctx, name) is None:
+            from difflib import get_close_matches
+
+            close = get_close_matches(name, COMMANDS, n=1)
+            hint = f"did you mean `dora {close[0]}`?" if close else "`dora --help` lists the commands."
+            raise click.UsageError(f"there is no command `{name}`; {hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(
+        self,
+        ctx: click.Context,  # noqa: ARG002 - click's signature
+        formatter: click.HelpFormatter,
+    ) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, description) for name, (_, description) in COMMANDS.items()])
+
+
+@click.group(
+    cls=Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Run `dora COMMAND --help` for the options of a command.",
+)
+@click.version_option(__version__, "-V", "--version", prog_name="dora", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Run dataflows: Python nodes wired together in YAML."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and leave the process: 0 done, 1 failed, 2 not understood."""
+    sys.exit(run_command_line(arguments))
+
+
+def run_command_line(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return the exit status. Errors are told on standard error."""
+    try:
+        result: Any = cli.main(
+            args=None if arguments is None else list(arguments), prog_name="dora", standalone_mode=False
+        )
+        sys.stdout.flush()
+        return result if isinstance(result, int) else 0
+    except click.ClickException as error:
+        _tell(_plain(error))
+        if isinstance(error, click.UsageError) and error.ctx is not None:
+            click.echo(f"{error.ctx.get_usage()}\nTry `{error.ctx.command_path} --help`.", err=True)
+        return error.exit_code
+    except DoraError as error:
+        problems = getattr(error, "problems", ())
+        if any(problem.line for problem in problems):
+            click.echo(str(error), err=True)  # each problem says "error" behind its place
+        else:
+            _tell(str(error))
+        return 1
+    except (KeyboardInterrupt, click.Abort):
+        _tell("interrupted")
+        return 130
+    except BrokenPipeError:
+        # Nobody reads our output any more; keep the interpreter from complaining at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if os.environ.get("DORA_DEBUG"):
+            raise
+        _tell(f"internal error: {type(error).__name__}: {error} (DORA_DEBUG=1 shows where)")
+        return 1
+
+
+def _plain(error: click.ClickException) -> str:
+    """Return click's sentence in our form: it starts small and has no full stop."""
+    message = error.format_message().strip()
+    return message[:1].lower() + message[1:].removesuffix(".")
+
+
+def _tell(message: str) -> None:
+    click.echo(f"error: {message}", err=True)

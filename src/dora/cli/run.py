@@ -1,0 +1,168 @@
+"""``dora run``: build and run one dataflow in the foreground."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from dora.cli.flow import Display, RunRequest, run_to_end
+from dora.cli.later import lockfile_options
+from dora.cli.report import failure_report, loss_report
+from dora.cli.values import Value, parse_duration, parse_environment
+from dora.dataflow.model import LogLevel
+from dora.logs.filters import LogFilter, parse_filter, parse_level
+from dora.logs.formats import LOG_FORMATS, LogFormat
+
+if TYPE_CHECKING:
+    from dora.daemon.options import Engine
+
+DURATION = Value("duration", parse_duration)
+
+
+class _RunCommand(click.Command):
+    """Lets ``--exit-when-nodes-finish`` stand alone without swallowing the path behind it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        bare = "--exit-when-nodes-finish"
+        options = [f"{bare}=true" if argument == bare else argument for argument in args[:end]]
+        return super().parse_args(ctx, options + args[end:])
+
+
+def _environment(
+    ctx: click.Context,
+    param: click.Parameter,
+    value: tuple[str, ...],
+) -> dict[str, str]:
+    try:
+        return parse_environment(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+
+
+@click.command(cls=_RunCommand)
+@click.argument("path", metavar="FILE")
+@click.option("--uv", is_flag=True, help="Build and run nodes with uv.")
+@click.option(
+    "--stop-after",
+    type=DURATION,
+    metavar="DURATION",
+    help="Stop as Ctrl-C does after this time (30, 10s, 1h30m).",
+)
+@click.option(
+    "--grace-duration",
+    type=DURATION,
+    metavar="DURATION",
+    help="How long a stopped node may take before SIGTERM; half as long again before SIGKILL [10s].",
+)
+@click.option(
+    "--log-level",
+    type=Value("level", parse_level),
+    default="stdout",
+    envvar="DORA_LOG_LEVEL",
+    metavar="LEVEL",
+    help="Show entries that are at least so severe: error, warn, info, debug, trace, or stdout for all.",
+)
+@click.option(
+    "--log-format",
+    type=click.Choice(LOG_FORMATS, case_sensitive=False),
+    default="pretty",
+    envvar="DORA_LOG_FORMAT",
+    help="How entries look; json is one object per line.",
+)
+@click.option(
+    "--log-filter",
+    type=Value("filter", parse_filter),
+    envvar="DORA_LOG_FILTER",
+    metavar="NODE=LEVEL,...",
+    help="Levels for single nodes, instead of --log-level.",
+)
+@click.option(
+    "--env",
+    "env",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_environment,
+    help="A variable for all nodes; the `env` of a node wins. May be repeated.",
+)
+@click.option(
+    "--exit-when-nodes-finish",
+    type=click.BOOL,
+    default=None,
+    metavar="[=BOOL]",
+    help="Whether nodes end although a timer of theirs goes on, whatever the file says.",
+)
+@click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`.")
+@click.option(
+    "--debug", is_flag=True, help="Mark the dataflow for inspection, as `debug` in the file does."
+)
+@click.option(
+    "--engine",
+    type=click.Choice(["iceoryx2", "zenoh"]),
+    default=None,
+    help="What carries messages between nodes [iceoryx2 where it is installed].",
+)
+@click.option(
+    "--strict-outputs", is_flag=True, help="Let a node fail that sends to an output it does not declare."
+)
+@lockfile_options
+def run(
+    path: str,
+    uv: bool,
+    stop_after: float | None,
+    grace_duration: float | None,
+    log_level: LogLevel,
+    log_format: LogFormat,
+    log_filter: dict[str, LogLevel] | None,
+    env: dict[str, str],
+    exit_when_nodes_finish: bool | None,
+    allow_shell_nodes: bool,
+    debug: bool,
+    engine: Engine | None,
+    strict_outputs: bool,
+) -> int:
+    """Build and run a dataflow until it ends.
+
+    FILE is a dataflow file or its URL. Ctrl-C stops the dataflow, a second Ctrl-C kills it. The exit
+    status is 1 if a node failed.
+    """
+    # Ended while building, the running command has to go as well: let it be interrupted.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    outcome = run_to_end(
+        RunRequest(
+            path=path,
+            uv=uv,
+            stop_after=stop_after,
+            grace=grace_duration,
+            env=env,
+            exit_when_nodes_finish=exit_when_nodes_finish,
+            debug=debug,
+            allow_shell_nodes=allow_shell_nodes,
+            engine=engine,
+            strict_outputs=strict_outputs,
+        ),
+        Display(log_format, LogFilter(log_level, log_filter or {})),
+        stream=sys.stdout,
+        on_warning=lambda warning: click.echo(warning, err=True),
+    )
+    directory = shorter_path(outcome.log_directory)
+    if outcome.not_shown:
+        click.echo(
+            f"{outcome.not_shown} log entries were not shown, because the terminal was too slow; "
+            f"they are in {directory}",
+            err=True,
+        )
+    for report in (loss_report(outcome.result), failure_report(outcome.result, directory)):
+        if report:
+            click.echo(f"\n{report}", err=True)
+    return 0 if outcome.result.ok else 1
+
+
+def shorter_path(path: str) -> str:
+    """Return a path relative to the current directory if it lies below it."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative

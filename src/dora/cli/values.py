@@ -1,0 +1,84 @@
+"""How values are written on the command line: durations, ``KEY=VALUE`` pairs, log levels.
+
+The parsers are plain functions that raise ``ValueError``; `Value` makes a click type of each.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    _ParamType = click.ParamType[Any]
+else:
+    _ParamType = click.ParamType  # not generic in older versions of click
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)")
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+
+
+def parse_duration(text: str) -> float:
+    """Return the seconds of a duration; a bare number is seconds. Raises ``ValueError``.
+
+    >>> [parse_duration(text) for text in ("30", "10s", "5m", "1h30m", "500ms", "1.5s")]
+    [30.0, 10.0, 300.0, 5400.0, 0.5, 1.5]
+    """
+    compact = text.strip().lower()
+    if re.fullmatch(r"\d+(\.\d+)?", compact, re.ASCII):
+        return float(compact)
+    parts = _PART.findall(compact)
+    if not parts or _PART.sub("", compact).strip():
+        raise ValueError(f"`{text}` is not a duration: write for example 30, 10s, 5m, 1h30m or 500ms")
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def parse_environment(pairs: Iterable[str]) -> dict[str, str]:
+    """Return the variables of ``KEY=VALUE`` pairs, the last one for a key wins. Raises ``ValueError``.
+
+    What a dataflow file could not hold as it is written here is refused: values with a ``$`` (it
+    would be expanded there) and numbers in an unusual form (``007`` would be read as 7).
+    """
+    variables: dict[str, str] = {}
+    for pair in pairs:
+        name, separator, value = pair.partition("=")
+        if not separator or not name:
+            raise ValueError(f"`{pair}` is not KEY=VALUE")
+        if "$" in value:
+            raise ValueError(f"`{pair}` has a `$`, which is not expanded here: let your shell expand it")
+        normal = _as_number(value)
+        if normal != value:
+            raise ValueError(
+                f"`{pair}` would be read as the number {normal}: set it in the `env` of the dataflow "
+                f'file, in quotes ({name}: "{value}")'
+            )
+        variables[name] = value
+    return variables
+
+
+def _as_number(value: str) -> str:
+    """Return a value as it looks after being read as a number; other values stay what they are."""
+    if not value.isascii() or not _NUMBER.fullmatch(value):
+        return value
+    if re.fullmatch(r"[+-]?\d+", value):
+        return str(int(value)) if len(value) < 20 else value
+    return repr(float(value))
+
+
+class Value(_ParamType):
+    """A click type around a function from text to a value."""
+
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self._parse = parse
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        try:
+            return self._parse(value)
+        except ValueError as error:
+            return self.fail(str(error), param, ctx)
