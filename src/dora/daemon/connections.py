@@ -1,0 +1,183 @@
+"""The daemon's control socket and the connections on it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable
+
+import msgspec
+
+from dora.daemon.loop import READ, WRITE, Loop
+from dora.wire.control import FrameBuffer, FrameError, ToDaemon, ToNode, decode_to_daemon, encode_frame
+
+# Frames from nodes are small; a peer that claims more than this is not a node.
+_MAX_INCOMING = 1 << 20
+TEXT_BUFFER = 1 << 20  # bytes of lines that may wait for a node which does not read them
+
+
+class Connection:
+    """One peer on the control socket. Never blocks; what the peer does not take yet is kept.
+
+    ``on_written`` is called after every write that reached the peer's socket, so that its doorbell
+    can be rung then and not before.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        peer: socket.socket,
+        number: int,
+        on_message: Callable[[Connection, ToDaemon], None],
+        on_closed: Callable[[Connection], None],
+    ) -> None:
+        self.number = number
+        self.node_id = ""  # set once admitted
+        self.pid = 0
+        self.on_written: Callable[[], None] | None = None
+        self._loop = loop
+        self._socket = peer
+        self._frames = FrameBuffer(_MAX_INCOMING)
+        self._outgoing = bytearray()
+        self._on_message = on_message
+        self._on_closed = on_closed
+        self.open = True
+        peer.setblocking(False)
+        loop.watch(peer.fileno(), READ, self._ready)
+
+    def send(self, message: ToNode) -> None:
+        """Send a frame, now or as soon as the peer reads; to a closed connection it is lost."""
+        if self.open:
+            self._outgoing += encode_frame(message)
+            self._write()
+
+    def send_text(self, message: ToNode) -> bool:
+        """Send a frame unless `TEXT_BUFFER` bytes wait already; tells whether it was taken."""
+        if not self.open or len(self._outgoing) > TEXT_BUFFER:
+            return False
+        self.send(message)
+        return True
+
+    def read_rest(self) -> None:
+        """Handle everything that has arrived."""
+        while self.open and self._read():
+            pass
+
+    def close(self) -> None:
+        """Close without telling ``on_closed``."""
+        if self.open:
+            self.open = False
+            self._loop.unwatch(self._socket.fileno())
+            self._socket.close()
+
+    def _ready(self, events: int) -> None:
+        if events & WRITE:
+            self._write()
+        if events & READ and self.open:
+            self._read()
+
+    def _read(self) -> bool:
+        try:
+            data = self._socket.recv(65536)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._lost()
+            return False
+        self._frames.feed(data)
+        try:
+            for body in self._frames:
+                self._on_message(self, decode_to_daemon(body))
+                if not self.open:
+                    return False
+        except (FrameError, msgspec.DecodeError):
+            self._lost()
+            return False
+        return True
+
+    def _write(self) -> None:
+        try:
+            sent = self._socket.send(self._outgoing)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            # The peer is gone; what it wrote before is still to be read, and ends in end-of-file.
+            self._outgoing.clear()
+            self._loop.watch(self._socket.fileno(), READ, self._ready)
+            return
+        if sent:
+            del self._outgoing[:sent]
+            if self.on_written is not None:
+                self.on_written()
+        events = READ | WRITE if self._outgoing else READ
+        self._loop.watch(self._socket.fileno(), events, self._ready)
+
+    def _lost(self) -> None:
+        if self.open:
+            self.close()
+            self._on_closed(self)
+
+
+class ControlServer:
+    """Listens on the run's socket and makes a `Connection` of every peer of the same user."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        path: str,
+        on_message: Callable[[Connection, ToDaemon], None],
+        on_closed: Callable[[Connection], None],
+    ) -> None:
+        self._loop = loop
+        self._on_message = on_message
+        self._on_closed = on_closed
+        self._number = 0
+        self.connections: dict[int, Connection] = {}
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.bind(path)
+        self._socket.listen(128)
+        self._socket.setblocking(False)
+        loop.watch(self._socket.fileno(), READ, lambda _: self._accept())
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                peer, _ = self._socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED):
+                    return
+                raise
+            if not same_user(peer):
+                peer.close()
+                continue
+            self._number += 1
+            self.connections[self._number] = Connection(
+                self._loop, peer, self._number, self._on_message, self._forget
+            )
+
+    def _forget(self, connection: Connection) -> None:
+        self.connections.pop(connection.number, None)
+        self._on_closed(connection)
+
+    def close(self) -> None:
+        """Close the socket and every connection."""
+        self._loop.unwatch(self._socket.fileno())
+        self._socket.close()
+        for connection in self.connections.values():
+            connection.close()
+        self.connections.clear()
+
+
+def same_user(peer: socket.socket) -> bool:
+    """Tell whether the process at the other end belongs to this user (or to root)."""
+    if sys.platform == "linux":
+        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+        return struct.unpack("3i", credentials)[1] in (os.getuid(), 0)
+    return True  # the directory of the socket lets nobody else in

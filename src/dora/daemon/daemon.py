@@ -1,0 +1,397 @@
+"""The daemon of one run: it carries out what the `Supervisor` decides.
+
+Everything happens in one thread, in callbacks of the `Loop`. Each callback turns what it saw into an
+event for the supervisor and performs the commands that come back; there is no other state here about
+who lives and why.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from dora.daemon.board_keeper import BoardKeeper
+from dora.daemon.connections import Connection, ControlServer
+from dora.daemon.loop import Loop
+from dora.daemon.options import RunOptions, finish_grace_from_environment, shell_nodes_allowed
+from dora.daemon.processes import Child
+from dora.daemon.rundir import RunDirectory
+from dora.daemon.spawn import CannotSpawn, command_line, environment
+from dora.daemon.text import TextRouter
+from dora.daemon.watchdog import Watchdog
+from dora.dataflow.links import Place, plan
+from dora.dataflow.model import Dataflow
+from dora.logs.entry import LogEntry, Stream
+from dora.logs.files import LogFiles
+from dora.supervise import commands as do
+from dora.supervise import events as on
+from dora.supervise.machine import Supervisor
+from dora.supervise.result import DataflowResult
+from dora.transport.board import Board
+from dora.transport.doorbell import Doorbell
+from dora.wire.control import (
+    PROTOCOL_VERSION,
+    Address,
+    Closing,
+    OutputsClosed,
+    Ready,
+    Refused,
+    Register,
+    Registered,
+    Started,
+    StopDataflow,
+    TextInput,
+    ToDaemon,
+)
+
+CLEAN_UP_AFTER = 0.25  # seconds after the end of a node; a run that ends sooner needs no clean-up
+CLEAN_UP_EVERY = 0.1
+# Channels have room for so many processes of one node at once; see `dora.transport.iceoryx`.
+MAX_REMAINS = 2
+
+
+class Daemon:
+    """Run one dataflow in a directory made for it; `run` returns when it has ended."""
+
+    def __init__(
+        self,
+        dataflow: Dataflow,
+        options: RunOptions,
+        place: Place,
+        run: RunDirectory,
+        on_log: Callable[[LogEntry], None],
+    ) -> None:
+        self.dataflow = dataflow
+        self.loop = Loop()
+        self.supervisor = Supervisor(
+            dataflow, grace=options.grace, finish_grace=finish_grace_from_environment()
+        )
+        self.trouble: BaseException | None = None  # an exception of ``on_log``
+        self._options = options
+        self._run = run
+        self._on_log: Callable[[LogEntry], None] | None = on_log
+        self._plan = plan(dataflow, place)
+        self._events: deque[on.Event] = deque()
+        self._handling = False
+        self._children: dict[str, Child] = {}
+        self._members: dict[str, Connection] = {}  # connections of admitted nodes
+        self._remains: dict[str, int] = {}  # node → its dead processes that are not cleaned up
+        self._signs: dict[str, tuple[int, ...]] = {}
+        self._clean_up_due: float | None = None
+        self._log_files = LogFiles(
+            f"{dataflow.working_dir}/out/{run.dataflow_id}",
+            {node.id: node.log for node in dataflow.nodes},
+            on_trouble=lambda text: self.note("warn", None, text),
+        )
+        self._text = TextRouter(dataflow, self._plan.links, run.dataflow_id, self._deliver, self._keep)
+        for path in self._plan.bells:
+            Doorbell.make(path)
+        self._keeper = BoardKeeper(Board.create(run.board, self._plan.lines), self._plan)
+        self._server = ControlServer(self.loop, run.socket, self._on_message, self._on_disconnect)
+        self._watchdog: Watchdog | None = None
+
+    def run(self, stop_after: float | None) -> DataflowResult:
+        """Run the dataflow to its end. ``stop_after`` is a time on ``time.monotonic``."""
+        self.feed(on.Begin())
+        # After the nodes, because they are what the user waits for; whoever dies in between leaves
+        # nodes that lose their daemon, and the next start cleans up.
+        self._watchdog = Watchdog(self.loop, self._run, lambda text: self.note("warn", None, text))
+        for child in self._children.values():
+            self._watchdog.register(child.pid)
+        if stop_after is not None:
+            self.loop.call_at(stop_after, lambda: self.feed(on.StopRequested("its time is over")))
+        self._start_health_checks()
+        while not self.supervisor.done:
+            self.loop.run_once(self.supervisor.next_deadline())
+            deadline = self.supervisor.next_deadline()
+            if deadline is not None and deadline <= time.monotonic():
+                self.feed(on.TimePassed())
+        result = self.supervisor.result(self._run.dataflow_id)
+        links = self._keeper.report(self._text.sent, self._text.dropped)
+        return msgspec.structs.replace(result, links=links)
+
+    def close(self) -> None:
+        """Kill what is left and close everything; the run's directory is the caller's."""
+        for child in self._children.values():
+            child.kill_now()
+        self._children.clear()
+        self._server.close()
+        self._log_files.close()
+        self._keeper.close()
+        if self._watchdog is not None:
+            self._watchdog.dismiss()
+        self.loop.close()
+
+    def interrupt(self, count: int) -> None:
+        """Take a signal from outside: the first stops, the second kills. Safe in signal handlers."""
+        event: on.Event = on.StopRequested("interrupted") if count == 1 else on.KillRequested()
+        self.loop.call_threadsafe(lambda: self.feed(event))
+
+    def kill_hard(self) -> None:
+        """Kill all nodes without any bookkeeping: the last resort of a signal handler."""
+        for child in list(self._children.values()):
+            child.signal(9)
+
+    def note(self, level: str, node_id: str | None, text: str) -> None:
+        """Log a sentence of the daemon's own."""
+        self._text.entry(
+            LogEntry(
+                timestamp_ns=time.time_ns(),
+                level="error" if level == "error" else "warn",
+                node_id=node_id,
+                message=text,
+                stream="daemon",
+            )
+        )
+
+    # ----------------------------------------------------------------------- supervisor
+
+    def feed(self, event: on.Event) -> None:
+        """Give an event to the supervisor and do what it says, in order."""
+        self._events.append(event)
+        if self._handling:
+            return
+        self._handling = True
+        try:
+            while self._events:
+                for command in self.supervisor.handle(self._events.popleft(), time.monotonic()):
+                    self._perform(command)
+        finally:
+            self._handling = False
+
+    def _perform(self, command: do.Command) -> None:
+        match command:
+            case do.Spawn(node_id=node_id, restart_count=restart_count):
+                self._spawn(node_id, restart_count)
+            case do.Admit():
+                self._admit(command)
+            case do.Refuse(connection=number, reason=reason):
+                if (connection := self._server.connections.pop(number, None)) is not None:
+                    connection.send(Refused(reason))
+                    connection.close()
+            case do.Send(node_id=node_id, message=message):
+                if (connection := self._members.get(node_id)) is not None:
+                    connection.send(message)
+                    if isinstance(message, Started):
+                        self._text.release(node_id)
+            case do.Signal(node_id=node_id, signal=number):
+                if (child := self._children.get(node_id)) is not None:
+                    child.signal(number)
+            case do.CloseReceivers(node_id=node_id):
+                self._keeper.close_receivers(node_id)
+            case do.Note(level=level, node_id=node_id, text=text):
+                self.note(level, node_id, text)
+            case do.Finish():
+                pass
+
+    # ----------------------------------------------------------------------- processes
+
+    def _spawn(self, node_id: str, restart_count: int) -> None:
+        node = self.dataflow.node(node_id)
+        if restart_count:
+            self._log_files.mark_restart(node_id, restart_count, time.time_ns())
+            self._text.forget_lines(node_id)
+            if self._remains.get(node_id, 0) > MAX_REMAINS:
+                self._clean_up()
+        allow_shell = shell_nodes_allowed(self._options)
+        address = Address(self._run.dataflow_id, node_id, self._run.socket, restart_count)
+        env = environment(
+            node,
+            self.dataflow,
+            address,
+            base=os.environ,
+            strict_outputs=self._options.strict_outputs,
+            allow_shell=allow_shell,
+        )
+        try:
+            child = Child(
+                self.loop,
+                node_id,
+                command_line(
+                    node,
+                    self.dataflow.working_dir,
+                    uv=self._options.uv,
+                    allow_shell=allow_shell,
+                    search_path=env.get("PATH"),
+                ),
+                env=env,
+                cwd=self.dataflow.working_dir,
+                cpu_affinity=node.cpu_affinity,
+                on_line=lambda stream, text: self._on_line(node_id, stream, text),
+                on_end=lambda code, number: self._on_end(node_id, code, number),
+            )
+        except CannotSpawn as error:
+            self.feed(on.SpawnFailed(node_id, str(error)))
+            return
+        self._children[node_id] = child
+        if self._watchdog is not None:
+            self._watchdog.register(child.pid)
+        self.feed(on.Spawned(node_id, child.pid))
+
+    def _on_line(self, node_id: str, stream: Stream, text: str) -> None:
+        self._text.line(node_id, stream, text)
+
+    def _on_end(self, node_id: str, exit_code: int | None, number: int | None) -> None:
+        del self._children[node_id]
+        if (connection := self._members.get(node_id)) is not None:
+            connection.read_rest()
+            self._drop_member(node_id)
+        self._remember_remains(node_id)
+        self.feed(on.ProcessEnded(node_id, exit_code, number, self._text.last_lines(node_id)))
+
+    # ----------------------------------------------------------------------- connections
+
+    def _on_message(self, connection: Connection, message: ToDaemon) -> None:
+        node_id = connection.node_id
+        if isinstance(message, Register):
+            self._on_register(connection, message)
+        elif not node_id:
+            self._refuse(connection, "the first frame has to be a registration")
+        else:
+            match message:
+                case Ready():
+                    self.feed(on.PortsReady(node_id))
+                case OutputsClosed(outputs=outputs):
+                    self.feed(on.OutputsDone(node_id, tuple(outputs)))
+                case Closing(undeclared=undeclared):
+                    self.feed(on.NodeClosed(node_id, undeclared))
+                case StopDataflow():
+                    self.feed(on.StopRequested(f"an operator of `{node_id}` returned STOP_ALL"))
+
+    def _on_register(self, connection: Connection, message: Register) -> None:
+        if connection.node_id:
+            self._refuse(connection, "this connection is registered already")
+        elif message.protocol != PROTOCOL_VERSION:
+            self._refuse(
+                connection,
+                f"node `{message.node_id}` uses dora {message.version}, whose protocol differs from the "
+                "one of this run; install the same version in both environments",
+            )
+        else:
+            connection.pid = message.pid
+            self.feed(
+                on.Registering(connection.number, message.node_id, message.incarnation, message.dynamic)
+            )
+
+    def _refuse(self, connection: Connection, reason: str) -> None:
+        self._server.connections.pop(connection.number, None)
+        connection.send(Refused(reason))
+        connection.close()
+        if connection.node_id:
+            self._on_disconnect(connection)
+
+    def _admit(self, command: do.Admit) -> None:
+        node_id = command.node_id
+        connection = self._server.connections.get(command.connection)
+        if connection is None:  # it was lost while its registration was considered
+            self.feed(on.Disconnected(node_id))
+            return
+        connection.node_id = node_id
+        connection.on_written = lambda: self._keeper.call(node_id)
+        self._members[node_id] = connection
+        self._keeper.reopen_receivers(node_id)
+        config = self._plan.configs[node_id]
+        connection.send(Registered(msgspec.structs.replace(config, restart_count=command.restart_count)))
+
+    def _on_disconnect(self, connection: Connection) -> None:
+        node_id = connection.node_id
+        if node_id and self._members.get(node_id) is connection:
+            del self._members[node_id]
+            if self.supervisor.nodes[node_id].spec.is_dynamic:
+                self._remember_remains(node_id)
+            self.feed(on.Disconnected(node_id))
+
+    def _drop_member(self, node_id: str) -> None:
+        connection = self._members.pop(node_id, None)
+        if connection is not None:
+            self._server.connections.pop(connection.number, None)
+            connection.close()
+
+    # ----------------------------------------------------------------------- text and logs
+
+    def _deliver(self, node_id: str, frame: TextInput) -> bool | None:
+        node = self.supervisor.nodes[node_id]
+        if node.present and (connection := self._members.get(node_id)) is not None:
+            return connection.send_text(frame)
+        if node.spec.is_dynamic or node.phase in ("running", "ended", "backoff") or node.restarts:
+            return False
+        return None
+
+    def _keep(self, entry: LogEntry) -> None:
+        self._log_files.write(entry)
+        if self._on_log is None:
+            return
+        try:
+            self._on_log(entry)
+        except BaseException as error:  # noqa: BLE001 - raised again once everything is cleaned up
+            self._on_log = None
+            self.trouble = error
+            self.feed(on.StopRequested("its log could not be shown any more"))
+
+    # ----------------------------------------------------------------------- health
+
+    def _start_health_checks(self) -> None:
+        timeouts = [
+            node.health_check_timeout
+            for node in self.dataflow.nodes
+            if node.health_check_timeout is not None and not node.is_dynamic
+        ]
+        if timeouts:
+            self._check_health(min(self.dataflow.health_check_interval, min(timeouts) / 3))
+
+    def _check_health(self, interval: float) -> None:
+        """Look for signs of life: a node waits for events, or it received or sent since last time."""
+        for node_id, node in self.supervisor.nodes.items():
+            connection = self._members.get(node_id)
+            if node.spec.health_check_timeout is None or not node.present or connection is None:
+                continue
+            waits, counters = self._keeper.sign_of_life(node_id)
+            moved = self._signs.get(node_id) != counters
+            self._signs[node_id] = counters
+            if (waits or moved) and not _is_stopped(connection.pid):
+                self.feed(on.Progress(node_id))
+        self.loop.call_at(time.monotonic() + interval, lambda: self._check_health(interval))
+
+    # ----------------------------------------------------------------------- remains
+
+    def _remember_remains(self, node_id: str) -> None:
+        """A process of this node ended: its ports stay until all it sent has been read."""
+        if self._plan.configs[node_id].engine != "iceoryx2":
+            return
+        self._remains[node_id] = self._remains.get(node_id, 0) + 1
+        if self._clean_up_due is None:
+            self._clean_up_due = time.monotonic() + CLEAN_UP_AFTER
+            self.loop.call_at(self._clean_up_due, self._try_clean_up)
+
+    def _try_clean_up(self) -> None:
+        self._clean_up_due = None
+        if not self._remains or self.supervisor.done:
+            return
+        if all(self._keeper.drained(node_id) for node_id in self._remains):
+            self._clean_up()
+        else:
+            self._clean_up_due = time.monotonic() + CLEAN_UP_EVERY
+            self.loop.call_at(self._clean_up_due, self._try_clean_up)
+
+    def _clean_up(self) -> None:
+        from dora.errors import TransportError
+        from dora.transport.iceoryx import remove_dead_nodes
+
+        self._remains.clear()
+        try:
+            remove_dead_nodes(self._run.path, self._run.prefix)
+        except TransportError as error:
+            self.note("warn", None, str(error))
+
+
+def _is_stopped(pid: int) -> bool:
+    """Tell whether a process is stopped by a signal or a debugger (Linux)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except (OSError, IndexError):
+        return False

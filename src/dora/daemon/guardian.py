@@ -1,0 +1,134 @@
+"""The guardian: a tiny process that outlives the daemon and leaves nothing behind.
+
+If the daemon dies, even by SIGKILL, nobody would end the nodes and remove the shared memory. So
+every run has a guardian. It waits for the daemon's end of a pipe to close or for the daemon's process to
+end, whichever comes first (a pipe end may live on in a forked child). Then it kills the processes of
+the run and removes its files. On a normal end the daemon tells it to go.
+
+Processes are found by the variable ``DORA_RUN_ID`` in their environment, which children inherit, so
+no process is missed that was started while the daemon died; where there is no ``/proc`` (macOS), by
+the process ids that the daemon wrote into the pipe.
+
+Run by path with ``python -S -E``, this file needs the standard library only and starts in about
+15 ms. The daemon imports its functions to clean up at a normal end, and after runs whose guardian
+was killed as well.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable
+
+RUN_ID = "DORA_RUN_ID"
+GO = b"go\n"
+KILL_TIMEOUT = 5.0  # seconds
+
+
+def marked_processes(run_id: str) -> list[int]:
+    """Return the ids of all processes of a run, except this one; empty where there is no ``/proc``."""
+    marker = f"{RUN_ID}={run_id}".encode()
+    found = []
+    try:
+        names = os.listdir("/proc")
+    except OSError:
+        return []
+    for name in names:
+        if not name.isdecimal() or int(name) == os.getpid():
+            continue
+        try:
+            with open(f"/proc/{name}/environ", "rb") as file:
+                if marker in file.read().split(b"\0"):
+                    found.append(int(name))
+        except OSError:  # ended meanwhile, or another user's
+            continue
+    return found
+
+
+def kill_run(run_id: str, registered: Iterable[int] = ()) -> None:
+    """Kill every process of a run, until none is left (at most `KILL_TIMEOUT` seconds).
+
+    ``registered`` are process groups known otherwise; they are used where ``/proc`` is missing.
+    """
+    if not os.path.isdir("/proc/self"):
+        for group in registered:
+            _kill(os.killpg, group)
+        return
+    deadline = time.monotonic() + KILL_TIMEOUT
+    while (found := marked_processes(run_id)) and time.monotonic() < deadline:
+        for pid in found:
+            _kill(os.kill, pid)
+        time.sleep(0.005)
+
+
+def _kill(function: Callable[[int, int], None], target: int) -> None:
+    try:
+        function(target, signal.SIGKILL)
+    except OSError:
+        pass
+
+
+def remove_run_files(run_dir: str, prefix: str) -> None:
+    """Remove a run's directory and its shared memory objects; whatever is gone already is fine."""
+    if os.path.isdir("/dev/shm"):
+        for name in os.listdir("/dev/shm"):
+            if name.startswith(prefix):
+                try:
+                    os.unlink(f"/dev/shm/{name}")
+                except OSError:
+                    pass
+    # The lock goes last: a run whose lock exists is still to be removed.
+    for parent, directories, files in os.walk(run_dir, topdown=False):
+        for name in files:
+            if parent != run_dir or name != "lock":
+                _try(os.unlink, f"{parent}/{name}")
+        for name in directories:
+            _try(os.rmdir, f"{parent}/{name}")
+    _try(os.unlink, f"{run_dir}/lock")
+    _try(os.rmdir, run_dir)
+
+
+def _try(function: Callable[[str], None], path: str) -> None:
+    try:
+        function(path)
+    except OSError:
+        pass
+
+
+def main(pipe: int, daemon: int, run_id: str, run_dir: str, prefix: str) -> None:
+    """Wait for the end of the daemon, then clean up; return at once when told to go."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    poll = select.poll()
+    poll.register(pipe, select.POLLIN)
+    if hasattr(os, "pidfd_open"):
+        try:
+            poll.register(os.pidfd_open(daemon), select.POLLIN)
+        except ProcessLookupError:
+            pass  # dead already; the pipe says so too
+        except OSError:
+            pass  # an old kernel
+    registered: set[int] = set()
+    received = b""
+    while True:
+        ready = [fd for fd, _ in poll.poll()]
+        if pipe in ready:
+            data = os.read(pipe, 65536)
+            received += data
+            *lines, received = received.split(b"\n")
+            for line in lines:
+                if line + b"\n" == GO:
+                    return
+                registered.add(int(line))
+            if data:
+                continue
+        break
+    kill_run(run_id, registered)
+    remove_run_files(run_dir, prefix)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:6])

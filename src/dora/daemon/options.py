@@ -1,0 +1,73 @@
+"""How a dataflow is run."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from dora.daemon.spawn import ALLOW_SHELL
+from dora.errors import DoraError
+from dora.supervise.machine import DEFAULT_FINISH_GRACE, DEFAULT_GRACE
+
+Engine = Literal["iceoryx2", "zenoh"]
+ENGINES: tuple[Engine, ...] = ("iceoryx2", "zenoh")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of one run. Times are in seconds.
+
+    ``stop_after`` counts from the call; ``grace`` is the time between the stop event and SIGTERM,
+    and half of it follows until SIGKILL. ``engine`` None: iceoryx2 where it is installed, else Zenoh;
+    the environment variable ``DORA_ENGINE`` forces one.
+    """
+
+    stop_after: float | None = None
+    grace: float = DEFAULT_GRACE
+    uv: bool = False
+    allow_shell_nodes: bool = False
+    engine: Engine | None = None
+    strict_outputs: bool = False
+
+
+def shell_nodes_allowed(options: RunOptions) -> bool:
+    return options.allow_shell_nodes or os.environ.get(ALLOW_SHELL) == "true"
+
+
+def choose_engine(options: RunOptions) -> Engine:
+    """Return the transport engine for a run; raises `DoraError` for an unknown or missing one."""
+    from importlib.util import find_spec
+
+    forced = os.environ.get("DORA_ENGINE")
+    if forced and forced not in ENGINES:
+        raise DoraError(f"DORA_ENGINE is `{forced}`; it can be {' or '.join(ENGINES)}")
+    wanted = options.engine
+    for engine in ENGINES:
+        if forced == engine:
+            wanted = engine
+    if wanted is None:
+        wanted = "iceoryx2" if find_spec("iceoryx2") is not None else "zenoh"
+    module = {"iceoryx2": "iceoryx2", "zenoh": "zenoh"}[wanted]
+    if find_spec(module) is None:
+        package = {"iceoryx2": "iceoryx2", "zenoh": "eclipse-zenoh"}[wanted]
+        raise DoraError(f"the engine {wanted} is not installed here; try: pip install {package}")
+    return wanted
+
+
+def finish_grace_from_environment() -> float | None:
+    """Return ``DORA_FINISH_DRAIN_GRACE_SECS``, None for ``off``; raises `DoraError`."""
+    text = os.environ.get("DORA_FINISH_DRAIN_GRACE_SECS", "").strip()
+    if not text:
+        return DEFAULT_FINISH_GRACE
+    if text.lower() == "off":
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0.0 <= seconds < float("inf"):
+        raise DoraError(
+            f"DORA_FINISH_DRAIN_GRACE_SECS is `{text}`; it has to be a number of seconds, or `off`"
+        )
+    return seconds

@@ -1,0 +1,101 @@
+"""Run a dataflow from here: everything that `dora run` and `dora.run` share."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from dora.daemon.daemon import Daemon
+from dora.daemon.options import RunOptions, choose_engine
+from dora.daemon.rundir import ROOM_NEEDED, RunDirectory, check_shared_memory
+from dora.dataflow.links import Place
+from dora.dataflow.model import Dataflow
+from dora.logs.entry import LogEntry
+from dora.supervise.result import DataflowResult
+from dora.wire.ids import uuid7
+
+__all__ = ["RunOptions", "run_dataflow"]
+
+HARD_EXIT = 130
+
+
+def run_dataflow(
+    dataflow: Dataflow,
+    options: RunOptions,
+    on_log: Callable[[LogEntry], None],
+    dataflow_id: str | None = None,
+) -> DataflowResult:
+    """Run a dataflow to its end and return how it ended; nothing of it is left then.
+
+    May be called any number of times, also at once from several threads. Called in the main thread
+    it takes SIGINT, SIGTERM and SIGHUP meanwhile: the first stops the dataflow, the second kills its
+    nodes, the third ends this process. ``on_log`` gets every log entry, in the calling thread; if it
+    raises, the dataflow is stopped and the exception raised again. Raises `DoraError` if the run
+    cannot even begin.
+    """
+    stop_after = None if options.stop_after is None else time.monotonic() + options.stop_after
+    engine = choose_engine(options)
+    check_shared_memory(ROOM_NEEDED if engine == "iceoryx2" else 1 << 20)
+    run = RunDirectory.create(dataflow_id or uuid7())
+    daemon: Daemon | None = None
+    close_router: Callable[[], None] | None = None
+    try:
+        endpoint = ""
+        if engine == "zenoh":
+            from dora.transport.zenoh_router import start
+
+            endpoint, close_router = start(run.path)
+        place = Place(
+            dataflow_id=run.dataflow_id,
+            run_dir=run.path,
+            prefix=run.prefix,
+            board=run.board,
+            engine=engine,
+            zenoh_endpoint=endpoint,
+        )
+        daemon = Daemon(dataflow, options, place, run, on_log)
+        with _Interrupts(daemon):
+            result = daemon.run(stop_after)
+        trouble = daemon.trouble
+    finally:
+        if daemon is not None:
+            daemon.close()
+        if close_router is not None:
+            close_router()
+        run.remove()
+    if trouble is not None:
+        raise trouble
+    return result
+
+
+class _Interrupts:
+    """Signal handlers for as long as a dataflow runs in the main thread."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        self._count = 0
+        self._before: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # nohup
+            self._before[number] = signal.signal(number, self._handle)
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        self._count += 1
+        if self._count >= 3:
+            self._daemon.kill_hard()
+            os._exit(HARD_EXIT)
+        self._daemon.interrupt(self._count)

@@ -1,0 +1,147 @@
+"""Where runs live on disk: one directory and one shared-memory prefix per run.
+
+::
+
+    $XDG_RUNTIME_DIR/dora/          the root: one per user, mode 0700
+        lock                        held while runs are made or removed
+        8c3f0a6d91b2/               one run: the end of its dataflow id
+            lock                    held for as long as the daemon lives; contains the dataflow id
+            daemon.sock
+            bell-0, credit-0, …     doorbells
+            iox/                    iceoryx2's own files
+    /dev/shm/dora_8c3f0a6d91b2_*    its shared memory, the board among it
+
+A lock that nobody holds means that the daemon died: every new run first removes the remains of such
+runs. The kernel frees the lock (``flock``) however the daemon ended.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import stat
+
+from dora.daemon.guardian import kill_run, remove_run_files
+from dora.errors import DoraError, SharedMemoryFull
+from dora.transport.places import SOCKET_NAME, runtime_root
+
+SHM = "/dev/shm"
+ROOM_NEEDED = 16 << 20  # bytes of shared memory, to start with
+_MAX_SOCKET_PATH = 103  # bytes; macOS has the smaller limit (104 with the final zero)
+_LONGEST_NAME = f"/0123456789ab/{SOCKET_NAME}"
+
+
+def usable_root() -> str:
+    """Return this user's root directory, made if necessary; raises `DoraError`.
+
+    Its place is that of `dora.transport.places.runtime_root`. It must belong to this user; its mode
+    is set to 0700.
+    """
+    root = os.path.abspath(runtime_root())
+    if len(os.fsencode(root + _LONGEST_NAME)) > _MAX_SOCKET_PATH:
+        raise DoraError(
+            f"the directory {root} is too long for sockets; set DORA_RUNTIME_DIR to a path of at most "
+            f"{_MAX_SOCKET_PATH - len(_LONGEST_NAME)} bytes"
+        )
+    try:
+        os.makedirs(root, mode=0o700, exist_ok=True)
+        status = os.lstat(root)
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+            raise DoraError(
+                f"{root} is not a directory of this user; remove it, or set DORA_RUNTIME_DIR to another"
+            )
+        if stat.S_IMODE(status.st_mode) != 0o700:
+            os.chmod(root, 0o700)
+    except OSError as error:
+        raise DoraError(
+            f"cannot use {root} for sockets and locks: {error.strerror}; "
+            "set DORA_RUNTIME_DIR to a directory that can be written"
+        ) from error
+    return root
+
+
+class RunDirectory:
+    """The directory of one run, made and locked; ``remove`` ends it."""
+
+    def __init__(self, dataflow_id: str, path: str, lock: int) -> None:
+        self.dataflow_id = dataflow_id
+        self.path = path
+        self.prefix = f"dora_{os.path.basename(path)}_"
+        self.socket = f"{path}/{SOCKET_NAME}"
+        self.board = f"{SHM}/{self.prefix}board" if os.path.isdir(SHM) else f"{path}/board"
+        self._lock = lock
+
+    @classmethod
+    def create(cls, dataflow_id: str, root: str | None = None) -> RunDirectory:
+        """Remove what dead runs left behind and make the directory of a new one; raises `DoraError`."""
+        root = root or usable_root()
+        try:
+            root_lock = _open_lock(f"{root}/lock")
+            try:
+                fcntl.flock(root_lock, fcntl.LOCK_EX)
+                _remove_stale(root)
+                path = f"{root}/{dataflow_id.replace('-', '')[-12:]}"
+                os.mkdir(path, 0o700)
+                lock = _open_lock(f"{path}/lock")
+                os.write(lock, dataflow_id.encode())
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            finally:
+                os.close(root_lock)
+        except OSError as error:
+            raise DoraError(f"cannot make a directory for this run in {root}: {error.strerror}") from error
+        return cls(dataflow_id, path, lock)
+
+    def remove(self) -> None:
+        """Remove the directory and the shared memory of this run, and free the lock."""
+        remove_run_files(self.path, self.prefix)
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+
+def remove_stale(root: str | None = None) -> None:
+    """Kill the processes and remove the files of all runs whose daemon died."""
+    root = root or usable_root()
+    lock = _open_lock(f"{root}/lock")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _remove_stale(root)
+    finally:
+        os.close(lock)
+
+
+def _open_lock(path: str) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def _remove_stale(root: str) -> None:
+    for name in os.listdir(root):
+        path = f"{root}/{name}"
+        if not os.path.isdir(path) or os.path.islink(path):
+            continue
+        lock = _open_lock(f"{path}/lock")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            dataflow_id = os.read(lock, 100).decode(errors="replace")
+            if dataflow_id:
+                kill_run(dataflow_id)
+            remove_run_files(path, f"dora_{name}_")
+        except BlockingIOError:
+            pass  # it lives
+        finally:
+            os.close(lock)
+
+
+def check_shared_memory(room: int = ROOM_NEEDED) -> None:
+    """Raise `SharedMemoryFull` if there is a /dev/shm and it has less than ``room`` bytes left."""
+    try:
+        status = os.statvfs(SHM)
+    except OSError:
+        return
+    free = status.f_bavail * status.f_frsize
+    if free < room:
+        raise SharedMemoryFull(
+            f"{SHM} has {free / 2**20:.1f} MiB left, and a dataflow needs at least {room / 2**20:.0f} MiB "
+            "to start; enlarge it (mount -o remount,size=1G /dev/shm; docker run --shm-size=1g) or remove "
+            "files from it"
+        )

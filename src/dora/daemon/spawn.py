@@ -1,0 +1,103 @@
+"""From a node of the model to a command line and an environment."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+
+from dora.daemon.guardian import RUN_ID
+from dora.dataflow.model import Dataflow, Node
+from dora.errors import DoraError
+from dora.wire.control import Address, encode_address
+
+ALLOW_SHELL = "DORA_ALLOW_SHELL_NODES"
+
+
+class CannotSpawn(DoraError):
+    """A node cannot be started; ``str(error)`` is a sentence for the user."""
+
+
+def command_line(
+    node: Node, working_dir: str, *, uv: bool, allow_shell: bool, search_path: str | None = None
+) -> list[str]:
+    """Return the command that runs a node; raises `CannotSpawn`.
+
+    Python files run in the interpreter that runs dora, or with ``uv`` in that of ``uv run``. A path
+    that is no file is looked up on ``search_path`` (default: ``PATH``) and beside the interpreter.
+    """
+    python = ["uv", "run", "python", "-u"] if uv else [sys.executable, "-u"]
+    if node.path is None:
+        return [*_conda(node, python), "-m", "dora.runtime"]
+    if node.is_shell:
+        if not allow_shell:
+            raise CannotSpawn(
+                f"node `{node.id}` is a shell node, and those are not allowed here; pass "
+                f"--allow-shell-nodes or set {ALLOW_SHELL}=true if you trust this dataflow"
+            )
+        return ["sh", "-c", " ".join(node.args)]
+    path = os.path.join(working_dir, os.path.expanduser(node.path))
+    if node.path.endswith(".py"):
+        if not os.path.isfile(path):
+            raise CannotSpawn(f"node `{node.id}`: there is no file {path}")
+        return [*python, path, *node.args]
+    if os.path.isfile(path):
+        program: str | None = path
+        if not os.access(path, os.X_OK):
+            raise CannotSpawn(f"node `{node.id}`: {path} is not executable; use chmod +x, or a .py file")
+    elif uv:
+        program = node.path  # uv looks into its own environment
+    else:
+        program = find_program(node.path, search_path)
+    if program is None:
+        raise CannotSpawn(
+            f"node `{node.id}`: there is no file {path}, and no program `{node.path}` on PATH or beside "
+            f"{sys.executable}"
+        )
+    return [*(["uv", "run"] if uv else []), program, *node.args]
+
+
+def _conda(node: Node, python: list[str]) -> list[str]:
+    environments = {operator.conda_env for operator in node.operators}
+    if environments <= {None}:
+        return python
+    if len(environments) > 1:
+        raise CannotSpawn(
+            f"node `{node.id}`: its operators ask for different conda environments "
+            f"({', '.join(sorted(str(name) for name in environments))}), but share one process; "
+            "put them into different nodes"
+        )
+    return ["conda", "run", "--no-capture-output", "-n", str(environments.pop()), "python", "-u"]
+
+
+def find_program(name: str, search_path: str | None = None) -> str | None:
+    """Return the path of a program on ``search_path`` (default: ``PATH``) or beside the interpreter."""
+    if os.sep in name:
+        return None
+    path = search_path if search_path is not None else os.environ.get("PATH", os.defpath)
+    for directory in (*path.split(os.pathsep), os.path.dirname(sys.executable)):
+        candidate = os.path.join(directory or os.curdir, name)
+        if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+            return candidate
+    return None
+
+
+def environment(
+    node: Node,
+    dataflow: Dataflow,
+    address: Address,
+    *,
+    base: Mapping[str, str],
+    strict_outputs: bool = False,
+    allow_shell: bool = False,
+) -> dict[str, str]:
+    """Return the environment of a node's process: ``base``, the dataflow's, the node's, and dora's own."""
+    env = {**base, **dataflow.env, **node.env}
+    env["DORA_NODE_CONFIG"] = encode_address(address).decode()
+    env["PYTHONUNBUFFERED"] = "1"
+    env[RUN_ID] = address.dataflow_id
+    if strict_outputs:
+        env["DORA_STRICT_OUTPUTS"] = "1"
+    if allow_shell:
+        env[ALLOW_SHELL] = "true"
+    return env

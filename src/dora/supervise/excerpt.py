@@ -1,0 +1,39 @@
+"""Find the lines of a node's output that tell why it failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+LINES_KEPT = 500  # per node
+MAX_LINES = 60
+TAIL = 10
+
+_TRACEBACK = "Traceback (most recent call last)"
+_MARKS = ("Error:", "panicked at", "Exception:", "error:")
+
+
+def telling_lines(lines: Sequence[str]) -> tuple[str, ...]:
+    """Return the last traceback, or else from the last error on, or else the last `TAIL` lines.
+
+    A traceback that was raised while another one was handled comes with that one.
+
+    >>> telling_lines(["starting", "Traceback (most recent call last):", "  ...", "ValueError: no"])
+    ('Traceback (most recent call last):', '  ...', 'ValueError: no')
+    """
+    starts = [index for index, line in enumerate(lines) if _TRACEBACK in line]
+    if starts:
+        start = starts[-1]
+        for earlier in reversed(starts[:-1]):
+            between = lines[earlier:start]
+            if not any("another exception occurred" in line or "direct cause" in line for line in between):
+                break
+            start = earlier
+        excerpt = tuple(lines[start:])
+        if len(excerpt) > MAX_LINES:
+            half = MAX_LINES // 2
+            excerpt = (*excerpt[:half], f"… ({len(excerpt) - 2 * half} lines left out)", *excerpt[-half:])
+        return excerpt
+    for index in range(len(lines) - 1, -1, -1):
+        if any(mark in lines[index] for mark in _MARKS):
+            return tuple(lines[index:][:MAX_LINES])
+    return tuple(lines[-TAIL:])
