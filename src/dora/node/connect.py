@@ -54,7 +54,8 @@ def _check_id(node_id: str) -> None:
     allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
     if not node_id or node_id.startswith(".") or not set(node_id) <= allowed:
         raise ConnectError(
-            f"{node_id!r} is not a node id: use letters, digits, `_`, `.` and `-`, and do not start with `.`"
+            f"{node_id!r} is not a node id: use letters, digits, `_`, `.` and `-`, "
+            "and do not start with `.`"
         )
 
 

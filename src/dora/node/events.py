@@ -15,7 +15,7 @@ memory), ``metadata`` and ``data`` (the values as ``bytes``). Once made it is ke
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterator, KeysView, ValuesView
+from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -24,6 +24,8 @@ from dora.wire.metadata import as_datetime, decode_metadata
 from dora.wire.payload import decode_arrow, decode_bytes, decode_numpy
 
 if TYPE_CHECKING:
+    from _collections_abc import dict_items, dict_keys, dict_values
+
     import numpy as np
 
 
@@ -128,7 +130,7 @@ class Input(Event):
 
     @classmethod
     def make(cls, input_id: str, content: Content) -> Input:
-        event = cls(cls.template(input_id))
+        event: Input = cls(cls.template(input_id))
         event._content = content
         return event
 
@@ -202,7 +204,10 @@ class Input(Event):
         return key in ("value", "metadata", "data") or dict.__contains__(self, key)
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        try:
+            return self[key]
+        except KeyError:
+            return default
 
     def __iter__(self) -> Iterator[str]:
         return dict.__iter__(self._complete())
@@ -210,13 +215,13 @@ class Input(Event):
     def __len__(self) -> int:
         return dict.__len__(self._complete())
 
-    def keys(self) -> KeysView[str]:
+    def keys(self) -> dict_keys[str, Any]:
         return dict.keys(self._complete())
 
-    def values(self) -> ValuesView[Any]:
+    def values(self) -> dict_values[str, Any]:
         return dict.values(self._complete())
 
-    def items(self) -> ItemsView[str, Any]:
+    def items(self) -> dict_items[str, Any]:
         return dict.items(self._complete())
 
     def copy(self) -> dict[str, Any]:

@@ -74,7 +74,7 @@ class HostedOperator:
         self.config = config
         self.ended = False
         self.open_inputs: set[str] = set()
-        self._on_event: Callable[[Event, SendOutput], Any] = _not_loaded
+        self._on_event: Callable[[Event, SendOutput], Any]
 
     def load(self, descriptor: dict[str, Any]) -> None:
         """Import the file and make the ``Operator``; errors of the user's code pass through."""
@@ -117,7 +117,3 @@ class HostedOperator:
                 f"operator `{self.id}`: on_event must return a DoraStatus, not {answer!r} "
                 "(write `return DoraStatus.CONTINUE`)"
             ) from None
-
-
-def _not_loaded(event: Event, send_output: SendOutput) -> Any:
-    raise OperatorError("the operator is not loaded")
