@@ -61,10 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"\nfailed: {name}: {reason}", file=sys.stderr)
     if options.json:
         options.json.write_text(report.as_json(results, found_floors, conditions))
-    if options.write_docs and not failures:
+    if options.write_docs and failures:
+        print("\nnothing was published, since not every run succeeded", file=sys.stderr)
+    elif options.write_docs:
         page = report.results_page(results, found_floors, conditions)
         report.write_between(REPOSITORY / "docs" / "performance.md", report.RESULTS_MARKERS, page)
-        report.write_between(REPOSITORY / "README.md", report.README_MARKERS, report.short_table(results))
+        short = report.short_table(results, conditions)
+        report.write_between(REPOSITORY / "README.md", report.README_MARKERS, short)
     return 1 if failures else 0
 
 

@@ -88,9 +88,9 @@ def table(results: Sequence[Result]) -> str:
     return _aligned(header, [_row(result) for result in results])
 
 
-def short_table(results: Sequence[Result]) -> str:
-    """Return the medians of the measures that the README shows."""
-    header = ["measure", "dora-rs 1.1.0", "this dora", "times better"]
+def short_table(results: Sequence[Result], conditions: Mapping[str, str]) -> str:
+    """Return the medians and losses of the measures that the README shows, with where they come from."""
+    header = ["median", "dora-rs 1.1.0", "this dora", "times better", "lost: dora-rs", "lost: this dora"]
     shown = [result for result in results if result.measure.name in README_MEASURES]
     rows = [
         [
@@ -98,10 +98,13 @@ def short_table(results: Sequence[Result]) -> str:
             _median(result.upstream, result.measure.unit),
             _median(result.ours, result.measure.unit),
             _times(result.times_better),
+            _lost(result.upstream),
+            _lost(result.ours),
         ]
         for result in shown
     ]
-    return _aligned(header, rows)
+    origin = f"`{conditions['command']}` on {conditions['machine']}; {conditions['Python']}; {conditions['date']}."
+    return f"{_aligned(header, rows)}\n\n{origin}"
 
 
 def floor_table(floors: Mapping[str, Figure]) -> str:

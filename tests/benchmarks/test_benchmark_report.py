@@ -5,7 +5,16 @@ from pathlib import Path
 
 import pytest
 from benchmarks.measures import Measure
-from benchmarks.report import as_json, collect, floor_table, number, results_page, table, write_between
+from benchmarks.report import (
+    as_json,
+    collect,
+    floor_table,
+    number,
+    results_page,
+    short_table,
+    table,
+    write_between,
+)
 from benchmarks.statistics import Figure
 
 LATENCY = Measure("latency", "a latency", "µs", 6)
@@ -59,6 +68,26 @@ def test_a_missing_side_is_shown_and_never_reached() -> None:
 )
 def test_numbers_have_three_significant_digits(value: float, shown: str) -> None:
     assert number(value) == shown
+
+
+def test_the_short_table_says_where_its_figures_come_from_and_what_was_lost() -> None:
+    measure = Measure("round-trip-8b", "round trip, 8 B", "µs", 6)
+    results = collect(
+        [measure, RATE],
+        {measure.name: [Figure(300, 400, 10, 3)]},
+        {measure.name: [Figure(40, 50, 10, 0)]},
+        {},
+    )
+    conditions = {
+        "command": "python -m benchmarks",
+        "machine": "2 cores",
+        "Python": "CPython",
+        "date": "today",
+    }
+    shown = short_table(results, conditions)
+    assert cells(shown, 0) == ["round trip, 8 B", "300 µs", "40.0 µs", "7.5×", "3 of 10", "0 of 10"]
+    assert RATE.title not in shown
+    assert shown.endswith("\n\n`python -m benchmarks` on 2 cores; CPython; today.")
 
 
 def test_json_holds_every_figure() -> None:
