@@ -84,7 +84,7 @@ class Supervisor:
         self.failures: list[NodeFailure] = []
         self._grace = grace
         self._finish_grace = finish_grace
-        self._deadlines: dict[_Key, float] = {}
+        self.deadlines: dict[_Key, float] = {}
         self._commands: list[do.Command] = []
         self._stories: dict[str, deque[tuple[float, str]]] = {
             node_id: deque(maxlen=STORY_LENGTH) for node_id in self.nodes
@@ -97,16 +97,16 @@ class Supervisor:
         """Take one event in, and every deadline that is due; return what has to be done, in order."""
         self._now = now
         self._dispatch(event)
-        while due := [key for key, time in self._deadlines.items() if time <= now]:
-            key = min(due, key=self._deadlines.__getitem__)
-            del self._deadlines[key]
+        while due := [key for key, time in self.deadlines.items() if time <= now]:
+            key = min(due, key=self.deadlines.__getitem__)
+            del self.deadlines[key]
             self._expire(*key)
         commands, self._commands = self._commands, []
         return commands
 
     def next_deadline(self) -> float | None:
         """Return when `handle` has to be called at the latest, None if nothing is due ever."""
-        return min(self._deadlines.values(), default=None)
+        return min(self.deadlines.values(), default=None)
 
     def story(self, node_id: str) -> list[tuple[float, str]]:
         """Return what happened to a node and why, as (time, sentence) pairs; raises ``KeyError``."""
@@ -174,7 +174,7 @@ class Supervisor:
         node.doom = None
         node.pid = None
         if node.spec.startup_timeout is not None:
-            self._deadlines[node.spec.id, "startup"] = self._now + node.spec.startup_timeout
+            self.deadlines[node.spec.id, "startup"] = self._now + node.spec.startup_timeout
         self._commands.append(do.Spawn(node.spec.id, len(node.restarts)))
         self._tell(node.spec.id, "is being started")
 
@@ -189,7 +189,7 @@ class Supervisor:
         if node.spec.is_dynamic:
             node.phase = "starting"
         node.connected, node.closed = True, False
-        self._deadlines.pop((event.node_id, "startup"), None)
+        self.deadlines.pop((event.node_id, "startup"), None)
         self._commands.append(do.Admit(event.connection, event.node_id, len(node.restarts)))
         self._tell(event.node_id, "connected")
 
@@ -236,7 +236,7 @@ class Supervisor:
         for output, count in undeclared.items():
             node.undeclared[output] = node.undeclared.get(output, 0) + count
         node.closed = True
-        self._deadlines.pop((node.spec.id, "health"), None)
+        self.deadlines.pop((node.spec.id, "health"), None)
         self._tell(node.spec.id, "closed its node")
         if not node.spec.is_dynamic:
             self._hold_or_close(node)
@@ -245,7 +245,7 @@ class Supervisor:
         if not node.connected:
             return
         node.connected = False
-        self._deadlines.pop((node.spec.id, "health"), None)
+        self.deadlines.pop((node.spec.id, "health"), None)
         self._tell(node.spec.id, "disconnected")
         if node.spec.is_dynamic:
             self._dynamic_left(node)
@@ -258,7 +258,7 @@ class Supervisor:
 
     def _hold_or_close(self, node: NodeState) -> None:
         if not self._may_restart(node) and node.phase == "running":
-            self._deadlines.setdefault((node.spec.id, "hold"), self._now + CLOSING_HOLD)
+            self.deadlines.setdefault((node.spec.id, "hold"), self._now + CLOSING_HOLD)
 
     def _dynamic_left(self, node: NodeState) -> None:
         was_running = node.phase == "running"
@@ -285,8 +285,9 @@ class Supervisor:
             self._end(node, failure)
             return
         node.phase = "backoff"
+        node.failure = failure
         self._forget_deadlines(node)
-        self._deadlines[node.spec.id, "restart"] = self._now + delay
+        self.deadlines[node.spec.id, "restart"] = self._now + delay
         self._commands.append(do.CloseReceivers(node.spec.id))
         reason = failure.message if failure is not None else words
         when = f"in {delay:g} s" if delay else "now"
@@ -338,9 +339,9 @@ class Supervisor:
             if node.phase == "ready":
                 self._refuse_start(node, "broken", self._broken_reason())
             elif node.phase == "backoff":
-                self._end(node, None)
-        self._deadlines["", "unready"] = self._now + BROKEN_START_GRACE
-        self._deadlines.setdefault(("", "term"), self._now + self._grace)
+                self._end(node, node.failure)
+        self.deadlines["", "unready"] = self._now + BROKEN_START_GRACE
+        self.deadlines.setdefault(("", "term"), self._now + self._grace)
 
     def _broken_reason(self) -> str:
         return f"the dataflow could not start: node `{self.broken_by}` ended before all nodes were ready"
@@ -368,8 +369,13 @@ class Supervisor:
                 self._send(consumer, InputsClosed(inputs))
         for consumer_id in closed:
             consumer = self.nodes[consumer_id]
+            if not self._work_done(consumer):
+                continue
+            if consumer.phase == "backoff":
+                self._tell(consumer_id, "is not restarted: all its inputs have closed")
+                self._end(consumer, consumer.failure)
             # What it held back because it might have been restarted can close now.
-            if consumer.phase == "running" and self._work_done(consumer):
+            elif consumer.phase == "running":
                 if consumer.closed:
                     self._hold_or_close(consumer)
                 elif consumer.outputs_said_closed:
@@ -424,10 +430,10 @@ class Supervisor:
             grace = node.spec.finish_grace
             if grace is None:
                 grace = self._finish_grace
-            if only_stragglers and grace is not None:
-                self._deadlines.setdefault(key, self._now + grace)
+            if only_stragglers and grace is not None and node.doom is None:
+                self.deadlines.setdefault(key, self._now + grace)
             else:
-                self._deadlines.pop(key, None)
+                self.deadlines.pop(key, None)
 
     # ----------------------------------------------------------------------- stop
 
@@ -435,7 +441,7 @@ class Supervisor:
         if self.stopping or self.leaving:
             return
         self.stopping = True
-        self._deadlines.setdefault(("", "term"), self._now + self._grace)
+        self.deadlines.setdefault(("", "term"), self._now + self._grace)
         for node in self.nodes.values():
             if node.phase == "backoff":
                 self._end(node, None)
@@ -460,11 +466,11 @@ class Supervisor:
 
     def _kill_all(self, message: str) -> None:
         for name in ("unready", "term", "kill"):
-            self._deadlines.pop(("", name), None)
+            self.deadlines.pop(("", name), None)
         for node in self._alive():
             self._doom(node, "grace", message)
         if any(self._alive()):
-            self._deadlines["", "abandon"] = self._now + ABANDON_AFTER
+            self.deadlines["", "abandon"] = self._now + ABANDON_AFTER
 
     def _doom(self, node: NodeState, kind: FailureKind, message: str) -> None:
         if node.doom is None:
@@ -486,14 +492,14 @@ class Supervisor:
             return
         if not self.leaving:
             self.leaving = True
-            self._deadlines.clear()
+            self.deadlines.clear()
             for node in guests:
                 if node.phase == "ready":
                     self._refuse_start(node, "stopped", "the dataflow is ending")
                 elif node.phase == "running" and not self.stopping:
                     self._send(node, Stop())
             if guests:
-                self._deadlines["", "farewell"] = self._now + FAREWELL
+                self.deadlines["", "farewell"] = self._now + FAREWELL
         if not guests:
             self._finish()
 
@@ -501,7 +507,7 @@ class Supervisor:
         if self.done:
             return
         self.done = True
-        self._deadlines.clear()
+        self.deadlines.clear()
         self._commands.append(do.Finish())
 
     # ----------------------------------------------------------------------- deadlines
@@ -519,7 +525,7 @@ class Supervisor:
             case "term":
                 for node in self._alive():
                     self._signal(node, signal.SIGTERM, f"has not ended within {self._grace:g} s")
-                self._deadlines["", "kill"] = self._now + self._grace / 2
+                self.deadlines["", "kill"] = self._now + self._grace / 2
             case "kill":
                 self._kill_all(
                     f"had to be killed: it did not end within the grace duration of {self._grace:g} s, "
@@ -535,10 +541,6 @@ class Supervisor:
         key = node.spec.id
         match name:
             case "restart":
-                if self._work_done(node):
-                    self._tell(key, "is not restarted: all its inputs have closed")
-                    self._end(node, None)
-                    return
                 node.restarts.append(self._now)
                 self._spawn(node)
             case "startup":
@@ -560,7 +562,7 @@ class Supervisor:
     def _doom_one(self, node: NodeState, kind: FailureKind, message: str) -> None:
         self._note("error", node.spec.id, message)
         self._doom(node, kind, message)
-        self._deadlines[node.spec.id, "abandon"] = self._now + ABANDON_AFTER
+        self.deadlines[node.spec.id, "abandon"] = self._now + ABANDON_AFTER
 
     def _abandon(self, node: NodeState) -> None:
         message = f"process {node.pid} could not be killed; it is left behind"
@@ -571,13 +573,13 @@ class Supervisor:
     def _arm_health(self, node: NodeState) -> None:
         timeout = node.spec.health_check_timeout
         if timeout is not None and node.present and node.alive and not node.closed and node.doom is None:
-            self._deadlines[node.spec.id, "health"] = self._now + timeout
+            self.deadlines[node.spec.id, "health"] = self._now + timeout
         else:
-            self._deadlines.pop((node.spec.id, "health"), None)
+            self.deadlines.pop((node.spec.id, "health"), None)
 
     def _forget_deadlines(self, node: NodeState) -> None:
-        for key in [key for key in self._deadlines if key[0] == node.spec.id]:
-            del self._deadlines[key]
+        for key in [key for key in self.deadlines if key[0] == node.spec.id]:
+            del self.deadlines[key]
 
     # ----------------------------------------------------------------------- commands
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dora.dataflow.model import Node
-from dora.supervise.result import FailureKind
+from dora.supervise.result import FailureKind, NodeFailure
 
 Phase = Literal[
     "dormant",  # no process of ours: before the begin, or a dynamic node that has not joined
@@ -31,6 +31,7 @@ class NodeState:
     # Told that it must not take part; its exit status says nothing about itself then.
     refused: Literal["", "broken", "stopped"] = ""
     doom: tuple[FailureKind, str] | None = None  # why we are killing it
+    failure: NodeFailure | None = None  # of the process that is to be followed by another (`backoff`)
     outputs_said_closed: set[str] = field(default_factory=set)
     outputs_closed: set[str] = field(default_factory=set)  # consumers know
     inputs_closed: set[str] = field(default_factory=set)

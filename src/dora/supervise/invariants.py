@@ -1,0 +1,45 @@
+"""What must hold in every state of a `Supervisor`; checked after every step under test."""
+
+from __future__ import annotations
+
+from dora.supervise.machine import Supervisor
+
+
+def validate_state(supervisor: Supervisor) -> None:
+    """Raise ``AssertionError`` if the state contradicts itself, or has no way to the end."""
+    names: dict[str, list[str]] = {key: [] for key in ("", *supervisor.nodes)}
+    for node_id, name in supervisor.deadlines:
+        names[node_id].append(name)
+    ending = supervisor.stopping or bool(supervisor.broken_by)
+
+    assert not (supervisor.opened and supervisor.broken_by), "the start barrier is open and broken"
+    if supervisor.done:
+        assert not supervisor.deadlines, "it has ended and still waits"
+    elif supervisor.leaving:
+        assert names[""] == ["farewell"], "it waits for dynamic nodes without a limit"
+
+    for node_id, node in supervisor.nodes.items():
+        where = f"node {node_id} in phase {node.phase}"
+        if node.phase == "running":
+            assert supervisor.opened, f"{where}: the barrier is not open"
+        if node.connected:
+            assert node.phase in ("starting", "ready", "running"), f"{where}: connected"
+        if node.phase in ("ended", "dormant"):
+            assert not names[node_id], f"{where}: has deadlines {names[node_id]}"
+        if node.phase == "ended":
+            assert node.outputs_closed >= set(node.spec.outputs), f"{where}: has open outputs"
+        if node.phase == "backoff":
+            assert names[node_id] == ["restart"], f"{where}: will not be restarted"
+            assert not ending, f"{where}: the dataflow is ending"
+        if not node.spec.is_dynamic and supervisor.begun:
+            assert node.phase != "dormant", f"{where}: was never started"
+        if supervisor.done or supervisor.leaving:
+            assert not node.alive, f"{where}: the dataflow is over"
+        if node.alive and ending:
+            assert names[""], f"{where}: nothing ends it"
+        if node.alive and node.doom is not None:
+            assert "abandon" in (*names[""], *names[node_id]), f"{where}: nobody gives it up"
+        for output, edges in supervisor.graph.consumers[node_id].items():
+            for consumer, input_id in edges:
+                closed = input_id in supervisor.nodes[consumer].inputs_closed
+                assert closed == (output in node.outputs_closed), f"{where}: {output} and {input_id} differ"

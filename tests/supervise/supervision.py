@@ -1,0 +1,87 @@
+"""A supervisor under test: a virtual clock, and a check of every invariant after every step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dora.dataflow.model import Dataflow, Input, Node, NodeOutput, TimerSource
+from dora.supervise import commands as do
+from dora.supervise import events as on
+from dora.supervise.invariants import validate_state
+from dora.supervise.machine import Supervisor
+
+
+def node(node_id: str, *, inputs: tuple[str, ...] = (), outputs: tuple[str, ...] = (), **more: Any) -> Node:
+    """Make a node; inputs are sources such as "a/x", and have their source as id."""
+    parsed = []
+    for source in inputs:
+        producer, _, output = source.partition("/")
+        if producer == "timer":
+            parsed.append(Input(source, TimerSource(10_000_000, "dora/timer/millis/10")))
+        else:
+            parsed.append(Input(source, NodeOutput(producer, output)))
+    return Node(node_id, **{"path": f"{node_id}.py", **more}, inputs=tuple(parsed), outputs=outputs)
+
+
+class Supervised:
+    """Feeds events at a time that only the test moves, and collects the commands."""
+
+    def __init__(self, *nodes: Node, exit_when_nodes_finish: bool = False, **options: Any) -> None:
+        dataflow = Dataflow(nodes, "/", exit_when_nodes_finish=exit_when_nodes_finish)
+        self.supervisor = Supervisor(dataflow, **options)
+        self.now = 100.0
+        self.connection = 0
+
+    def __call__(self, event: on.Event) -> list[do.Command]:
+        commands = self.supervisor.handle(event, self.now)
+        validate_state(self.supervisor)
+        return commands
+
+    def after(self, seconds: float) -> list[do.Command]:
+        """Let time pass, with a look at every deadline on the way."""
+        commands = []
+        end = self.now + seconds
+        while (deadline := self.supervisor.next_deadline()) is not None and deadline <= end:
+            self.now = max(self.now, deadline)
+            commands += self(on.TimePassed())
+        self.now = end
+        return commands
+
+    def register(self, node_id: str, *, incarnation: int = 0, dynamic: bool = False) -> list[do.Command]:
+        self.connection += 1
+        return self(on.Registering(self.connection, node_id, incarnation, dynamic))
+
+    def join(self, node_id: str, *, incarnation: int = 0, dynamic: bool = False) -> list[do.Command]:
+        """Register and become ready."""
+        commands = self.register(node_id, incarnation=incarnation, dynamic=dynamic)
+        assert isinstance(commands[-1], do.Admit), commands
+        return commands + self(on.PortsReady(node_id))
+
+    def start(self) -> list[do.Command]:
+        """Start the dataflow with all nodes that are not dynamic."""
+        commands = self(on.Begin())
+        for state in list(self.supervisor.nodes.values()):
+            if not state.spec.is_dynamic:
+                commands += self.join(state.spec.id)
+        assert self.supervisor.opened
+        return commands
+
+    def end(self, node_id: str, exit_code: int | None = 0, signal: int | None = None) -> list[do.Command]:
+        return self(on.ProcessEnded(node_id, exit_code if signal is None else None, signal))
+
+    @property
+    def failures(self) -> list[tuple[str, str]]:
+        return [(failure.node_id, failure.kind) for failure in self.supervisor.result("id").failures]
+
+
+def sent(commands: list[do.Command], node_id: str) -> list[object]:
+    """Return the frames for one node."""
+    return [c.message for c in commands if isinstance(c, do.Send) and c.node_id == node_id]
+
+
+def signals(commands: list[do.Command]) -> list[tuple[str, int]]:
+    return [(c.node_id, c.signal) for c in commands if isinstance(c, do.Signal)]
+
+
+def spawned(commands: list[do.Command]) -> list[tuple[str, int]]:
+    return [(c.node_id, c.restart_count) for c in commands if isinstance(c, do.Spawn)]

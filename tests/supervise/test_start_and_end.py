@@ -1,0 +1,273 @@
+"""Start barrier, closing, failure, the end of a dataflow."""
+
+from __future__ import annotations
+
+from signal import SIGKILL, SIGTERM
+
+import pytest
+from supervision import Supervised, node, sent, signals, spawned
+
+from dora.supervise import commands as do
+from dora.supervise import events as on
+from dora.wire.control import InputsClosed, NodeFailed, NodeRestarted, Started, StartRefused, Stop
+
+PAIR = (node("a", outputs=("x",)), node("b", inputs=("a/x",)))
+
+
+def test_the_barrier_opens_for_all_at_once_when_the_last_node_is_ready() -> None:
+    run = Supervised(*PAIR)
+    assert spawned(run(on.Begin())) == [("a", 0), ("b", 0)]
+    assert sent(run.join("a"), "a") == []
+    commands = run.join("b")
+    assert sent(commands, "a") == sent(commands, "b") == [Started(100_000_000_000)]
+
+
+def test_an_empty_dataflow_ends_at_once() -> None:
+    run = Supervised()
+    assert run(on.Begin()) == [do.Finish()]
+    assert run.supervisor.result("id").ok
+
+
+def test_a_finished_node_closes_its_consumers_inputs_and_the_last_one_ends_the_dataflow() -> None:
+    run = Supervised(*PAIR)
+    run.start()
+    assert sent(run.end("a"), "b") == [InputsClosed(["a/x"])]
+    assert do.Finish() in run.end("b")
+    assert run.supervisor.done
+    assert run.supervisor.result("id").ok
+
+
+@pytest.mark.parametrize("exit_code", [0, 1])
+def test_a_node_that_ends_before_it_is_ready_breaks_the_start(exit_code: int) -> None:
+    run = Supervised(*PAIR, node("late", inputs=("a/x",)))
+    run(on.Begin())
+    run.join("a")
+    commands = run.end("b", exit_code)
+    (refusal,) = sent(commands, "a")
+    assert isinstance(refusal, StartRefused)
+    assert "`b`" in refusal.reason
+    (refused,) = run.register("late")
+    assert isinstance(refused, do.Refuse)
+    run.end("a", 1)
+    assert run.end("late", 1)[-1] == do.Finish()
+    assert run.failures == [("b", "exit"), ("a", "cascading"), ("late", "cascading")]
+
+
+def test_a_node_that_is_not_heard_of_is_ended_soon_after_a_broken_start() -> None:
+    run = Supervised(*PAIR)
+    run(on.Begin())
+    run.end("a", 3)
+    assert signals(run.after(0.9)) == []
+    assert signals(run.after(0.2)) == [("b", SIGTERM)]
+    run.end("b", signal=SIGTERM)
+    assert run.failures == [("a", "exit"), ("b", "cascading")]
+
+
+def test_a_node_with_an_own_error_before_it_was_told_is_a_culprit_as_well() -> None:
+    run = Supervised(*PAIR)
+    run(on.Begin())
+    run.end("a", 3)
+    run.end("b", 4)
+    assert run.failures == [("a", "exit"), ("b", "exit")]
+
+
+def test_a_node_that_cannot_be_spawned_breaks_the_start() -> None:
+    run = Supervised(*PAIR)
+    run(on.Begin())
+    run.join("b")
+    commands = run(on.SpawnFailed("a", "there is no file a.py"))
+    assert do.Note("error", "a", "there is no file a.py") in commands
+    run.end("b", 1)
+    assert run.failures == [("a", "spawn"), ("b", "cascading")]
+    assert run.supervisor.done
+
+
+def test_node_failed_comes_before_the_closing() -> None:
+    run = Supervised(*PAIR)
+    run.start()
+    assert run(on.NodeClosed("a")) == []  # first the node object goes, then the process fails
+    run(on.Disconnected("a"))
+    failed, closed = sent(run.end("a", 1), "b")
+    assert failed == NodeFailed("a", "node `a` failed: exited with status 1", ["a/x"])
+    assert closed == InputsClosed(["a/x"])
+    run.end("b")
+    assert run.failures == [("a", "exit")]
+
+
+def test_a_process_that_lives_on_after_closing_its_node_does_not_hold_up_the_others() -> None:
+    run = Supervised(*PAIR)
+    run.start()
+    run(on.NodeClosed("a"))
+    assert sent(run.after(0.9), "b") == []
+    assert sent(run.after(0.2), "b") == [InputsClosed(["a/x"])]
+    assert sent(run.end("a"), "b") == []
+
+
+def test_outputs_that_a_node_is_done_with_close_at_once() -> None:
+    run = Supervised(node("a", outputs=("x", "y")), node("b", inputs=("a/x", "a/y")))
+    run.start()
+    assert sent(run(on.OutputsDone("a", ("x",))), "b") == [InputsClosed(["a/x"])]
+    assert sent(run.end("a", 1), "b") == [
+        NodeFailed("a", "node `a` failed: exited with status 1", ["a/y"]),
+        InputsClosed(["a/y"]),
+    ]
+
+
+def test_captured_output_stays_open_until_the_process_ends() -> None:
+    from dora.dataflow.model import LogOptions
+
+    run = Supervised(
+        node("a", outputs=("x", "log"), log=LogOptions(send_stdout_as="log")),
+        node("b", inputs=("a/x", "a/log")),
+    )
+    run.start()
+    run(on.NodeClosed("a"))
+    assert sent(run.after(2), "b") == [InputsClosed(["a/x"])]
+    assert sent(run.end("a"), "b") == [InputsClosed(["a/log"])]
+
+
+def test_a_crash_is_told_with_its_signal_and_the_others_go_on() -> None:
+    run = Supervised(*PAIR, node("c", inputs=("timer/",)))
+    run.start()
+    commands = run.end("a", signal=SIGKILL)
+    assert do.CloseReceivers("a") in commands
+    assert isinstance(sent(commands, "b")[0], NodeFailed)
+    assert sent(commands, "c") == []
+    assert not run.supervisor.done
+    assert run.supervisor.result("id").failures[0].signal == SIGKILL
+
+
+def test_registrations_that_are_refused() -> None:
+    run = Supervised(*PAIR)
+    run(on.Begin())
+    refused = [
+        run.register("nobody"),
+        run.register("a", dynamic=True),
+        run.register("a", incarnation=1),
+    ]
+    run.register("a")
+    refused.append(run.register("a"))
+    for (command,) in refused:
+        assert isinstance(command, do.Refuse)
+        assert command.reason
+    assert "`a`, `b`" in refused[0][0].reason
+
+
+def test_a_node_that_gave_up_waiting_may_register_once_more() -> None:
+    run = Supervised(*PAIR)
+    run(on.Begin())
+    run.join("a")
+    run(on.Disconnected("a"))
+    run.join("b")
+    assert not run.supervisor.opened
+    run.join("a")
+    assert run.supervisor.opened
+
+
+# ----------------------------------------------------------------------------- dynamic nodes
+
+
+def test_dynamic_nodes_do_not_hold_the_barrier_and_join_leave_and_rejoin() -> None:
+    run = Supervised(
+        node("d", path="dynamic", outputs=("x",)), node("b", inputs=("d/x", "timer/")), node("c")
+    )
+    run.start()
+    assert sent(run.join("d", dynamic=True), "d") == [Started(100_000_000_000)]
+    (refused,) = run.register("d", dynamic=True)
+    assert isinstance(refused, do.Refuse)
+    run(on.NodeClosed("d"))
+    assert sent(run(on.Disconnected("d")), "b") == [InputsClosed(["d/x"])]
+    assert sent(run.join("d", dynamic=True), "b") == [NodeRestarted("d")]
+    commands = run(on.Disconnected("d"))  # without a goodbye
+    failed, closed = sent(commands, "b")
+    assert isinstance(failed, NodeFailed)
+    assert closed == InputsClosed(["d/x"])
+    assert run.failures == []
+
+
+def test_a_dataflow_of_dynamic_nodes_runs_until_it_is_stopped() -> None:
+    run = Supervised(node("d", path="dynamic"))
+    run(on.Begin())
+    assert run.supervisor.opened
+    run.join("d", dynamic=True)
+    run(on.Disconnected("d"))
+    run.after(1000)
+    assert not run.supervisor.done
+    run.join("d", dynamic=True)
+    assert sent(run(on.StopRequested("test")), "d") == [Stop()]
+    assert not run.supervisor.done
+    assert run(on.Disconnected("d"))[-1] == do.Finish()
+
+
+def test_the_end_does_not_wait_long_for_dynamic_nodes() -> None:
+    run = Supervised(node("a", outputs=("x",)), node("d", path="dynamic", inputs=("a/x",)))
+    run.start()
+    run.join("d", dynamic=True)
+    assert sent(run.end("a"), "d") == [InputsClosed(["a/x"]), Stop()]
+    (refused,) = run.register("d", dynamic=True)
+    assert isinstance(refused, do.Refuse)
+    assert run.after(1.1) == [do.Finish()]
+
+
+def test_late_nodes_learn_which_inputs_are_closed() -> None:
+    run = Supervised(node("a", outputs=("x",)), node("d", path="dynamic", inputs=("a/x",)), node("c"))
+    run.start()
+    run.end("a")
+    assert sent(run.join("d", dynamic=True), "d") == [Started(100_000_000_000), InputsClosed(["a/x"])]
+
+
+# ----------------------------------------------------------------------------- stragglers
+
+
+def test_a_node_that_goes_on_after_its_inputs_closed_is_ended_once_everybody_else_is_done() -> None:
+    run = Supervised(*PAIR, node("c", inputs=("timer/",)), finish_grace=120.0)
+    run.start()
+    run.end("a")
+    assert signals(run.after(1000)) == []  # c is at work
+    run.end("c")
+    assert signals(run.after(119)) == []
+    assert signals(run.after(2)) == [("b", SIGKILL)]
+    run.end("b", signal=SIGKILL)
+    assert run.failures == [("b", "grace")]
+
+
+def test_the_straggler_guard_can_be_set_per_node_or_switched_off() -> None:
+    run = Supervised(PAIR[0], node("b", inputs=("a/x",), finish_grace=5.0), finish_grace=None)
+    run.start()
+    run.end("a")
+    assert signals(run.after(5)) == [("b", SIGKILL)]
+    run = Supervised(*PAIR, finish_grace=None)
+    run.start()
+    run.end("a")
+    assert run.after(1e6) == []
+
+
+def test_timers_keep_a_node_at_work_unless_the_dataflow_says_otherwise() -> None:
+    consumer = node("b", inputs=("a/x", "timer/"))
+    for exits, expected in ((False, []), (True, [("b", SIGKILL)])):
+        run = Supervised(PAIR[0], consumer, exit_when_nodes_finish=exits)
+        run.start()
+        run.end("a")
+        assert signals(run.after(1000)) == expected
+
+
+def test_the_story_tells_what_happened_and_why() -> None:
+    run = Supervised(*PAIR)
+    run.start()
+    run(on.Spawned("a", 4711))
+    run.after(5)
+    run.end("a", 1)
+    story = run.supervisor.story("a")
+    assert story[0] == (100.0, "is being started")
+    assert (100.0, "started as process 4711") in story
+    assert story[-1] == (105.0, "failed: exited with status 1")
+    assert run.supervisor.story("b")[-1] == (105.0, "inputs closed by `a`: a/x")
+    with pytest.raises(KeyError):
+        run.supervisor.story("nobody")
+
+
+def test_undeclared_outputs_are_counted_in_the_result() -> None:
+    run = Supervised(*PAIR)
+    run.start()
+    run(on.NodeClosed("a", {"y": 3}))
+    assert run.supervisor.result("id").undeclared == {"a": {"y": 3}}
