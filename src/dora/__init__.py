@@ -7,6 +7,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+import dora._lean  # noqa: F401 - first: it decides how msgspec is imported
 from dora._version import __version__
 
 if TYPE_CHECKING:
