@@ -41,7 +41,7 @@ class Operator:
             rows.append((x, y, x + width, y + height, confidence, FACE))
             half = height // 2
             face = gray[y : y + height, x : x + width]
-            eyes = find(self.eyes, face[:half], neighbors=4, smallest=width // 6)
+            eyes = find(self.eyes, face[:half], neighbors=4, smallest=width // 6, step=1.1)[:2]
             smiles = find(self.smiles, face[half:], neighbors=20, smallest=width // 3)[:1]
             for kind, top, found in ((EYE, y, eyes), (SMILE, y + half, smiles)):
                 for fx, fy, fw, fh, certainty in found:
@@ -50,18 +50,23 @@ class Operator:
 
 
 def find(
-    classifier: cv2.CascadeClassifier, gray: np.ndarray, neighbors: int, smallest: int
+    classifier: cv2.CascadeClassifier, gray: np.ndarray, neighbors: int, smallest: int, step: float = 1.2
 ) -> list[tuple[int, int, int, int, float]]:
-    """Return x, y, width, height and confidence of what is found, the surest first.
+    """Return x, y, width, height and confidence of what is found, the surest first, none over another.
 
     A cascade has no probability; ours grows from 0.5 to 1 with the number of overlapping windows that
-    agree, ``neighbors`` being the least.
+    agree, ``neighbors`` being the least. ``step`` is the ratio between two sizes that are looked for.
     """
     boxes, counts = classifier.detectMultiScale2(
-        gray, scaleFactor=1.2, minNeighbors=neighbors, minSize=(smallest, smallest // 2)
+        gray, scaleFactor=step, minNeighbors=neighbors, minSize=(smallest, smallest // 2)
     )
-    found = [
-        (int(x), int(y), int(width), int(height), float(count / (count + neighbors)))
-        for (x, y, width, height), count in zip(boxes, counts, strict=True)
-    ]
-    return sorted(found, key=lambda box: -box[4])
+    found: list[tuple[int, int, int, int, float]] = []
+    for index in np.argsort(counts)[::-1]:
+        x, y, width, height = map(int, boxes[index])
+        overlaps = any(
+            x < left + columns and left < x + width and y < top + rows and top < y + height
+            for left, top, columns, rows, _ in found
+        )
+        if not overlaps:
+            found.append((x, y, width, height, float(counts[index] / (counts[index] + neighbors))))
+    return found

@@ -1,0 +1,213 @@
+"""Every snippet of the README and of ``docs/`` is run.
+
+A snippet is a fenced block in ``python``, ``yaml`` or ``console``. A page is a story: its snippets are
+taken in order, in one folder. What happens to one is said by the HTML comment right above it:
+
+========================  =====================================================================
+comment                   what the test does
+========================  =====================================================================
+none, ``python``          runs it as a program
+none, ``yaml``            reads it as a whole dataflow
+``<!-- file: name -->``   writes it to that file (and reads it, if it is a dataflow)
+``<!-- run -->``          runs the lines that begin with ``$`` and looks for the other lines, in
+                          order, in the output; times of day are ignored
+``<!-- in a node -->``    runs it in a node of a small dataflow, where ``node = Node()`` is given
+``<!-- not run: why -->`` checks that it is valid Python or YAML
+========================  =====================================================================
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+from dora.dataflow import parse
+
+ROOT = Path(__file__).parents[2]
+BOUND = 45  # seconds, for a snippet that hangs
+
+# A page with snippets that another test covers.
+TESTED_ELSEWHERE = {"docs/reference/dataflow-yaml.md": "tests/dataflow"}
+
+FENCE = re.compile(
+    r"^(?:<!-- (?P<comment>[^\n]*?) -->\n\n?)?^```(?P<language>python|yaml|console)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
+)
+CLOCK = re.compile(r"\d\d:\d\d:\d\d")
+
+FEEDER = """
+import pyarrow as pa
+from dora import Node
+
+with Node() as node:
+    for number in range(3):
+        node.send_output("image", pa.array(bytes(12), pa.uint8()), {"width": 2, "height": 2})
+        node.send_output("number", pa.array([number]))
+        node.send_service_request("request", pa.array([number, number]))
+"""
+
+PRELUDE = """
+import numpy as np
+import pyarrow as pa
+from dora import *
+
+node = Node()
+"""
+
+STAGE = """
+nodes:
+  - id: feeder
+    path: feeder.py
+    outputs: [image, number, request]
+  - id: snippet
+    path: snippet.py
+    inputs: {image: feeder/image, number: feeder/number, request: feeder/request}
+    outputs: [image, result, points, string, request, response]
+"""
+
+
+@dataclass(frozen=True)
+class Snippet:
+    line: int
+    comment: str
+    language: str
+    text: str
+
+
+def snippets(page: Path) -> list[Snippet]:
+    source = page.read_text()
+    return [
+        Snippet(
+            source.count("\n", 0, found.start()) + 1,
+            found["comment"] or "",
+            found["language"],
+            found["text"],
+        )
+        for found in FENCE.finditer(source)
+    ]
+
+
+def pages() -> list[Path]:
+    return [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def run(command: list[str], folder: Path) -> str:
+    """Run a program in ``folder``, expecting exit status 0, and return all that it printed."""
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, "NO_COLOR": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+        timeout=BOUND,
+    )
+    assert done.returncode == 0, f"{shlex.join(command)} exits with {done.returncode}:\n{done.stdout}"
+    return done.stdout
+
+
+def check_valid(snippet: Snippet) -> None:
+    if snippet.language == "python":
+        compile(
+            snippet.text, "snippet", "exec", dont_inherit=True, flags=0x2000
+        )  # `await` is fine anywhere
+    elif snippet.language == "yaml":
+        yaml.safe_load(snippet.text)
+
+
+def run_console(snippet: Snippet, folder: Path) -> None:
+    output: list[str] = []
+    for line in snippet.text.splitlines():
+        if line.startswith("$ "):
+            words = shlex.split(line[2:], comments=True)
+            program = {"dora": ["-m", "dora"], "python": []}[words[0]]
+            output = CLOCK.sub("", run([sys.executable, *program, *words[1:]], folder)).splitlines()
+        elif line.strip() not in ("", "..."):
+            wanted = CLOCK.sub("", line).rstrip()
+            assert wanted in output, (
+                f"`{line}` is not in the output, or not after the lines before it: {output}"
+            )
+            del output[: output.index(wanted) + 1]
+
+
+def run_in_node(snippet: Snippet, folder: Path) -> None:
+    stage = folder / f"stage-{snippet.line}"
+    stage.mkdir()
+    (stage / "feeder.py").write_text(FEEDER)
+    (stage / "snippet.py").write_text(PRELUDE + snippet.text)
+    (stage / "dataflow.yml").write_text(STAGE)
+    run([sys.executable, "-m", "dora", "run", "dataflow.yml"], stage)
+
+
+def play(snippet: Snippet, folder: Path) -> None:
+    """Do with a snippet what its comment says."""
+    match snippet.comment.split(": ", 1), snippet.language:
+        case ["not run", reason], _:
+            assert len(reason) > 10, "say why it is not run"
+            check_valid(snippet)
+        case ["file", name], _:
+            (folder / name).write_text(snippet.text)
+            check_valid(snippet)
+            if snippet.language == "yaml":
+                parse(snippet.text, file=name, working_dir=str(folder), environ={})
+        case ["run"], "console":
+            run_console(snippet, folder)
+        case ["in a node"], "python":
+            run_in_node(snippet, folder)
+        case [""], "python":
+            (folder / "snippet.py").write_text(snippet.text)
+            run([sys.executable, "snippet.py"], folder)
+        case [""], "yaml":
+            parse(snippet.text, file="snippet.yml", working_dir=str(folder), environ={})
+        case _:
+            raise AssertionError(
+                f"`<!-- {snippet.comment} -->` does not say how to run a {snippet.language} block"
+            )
+
+
+@pytest.mark.processes
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    "page",
+    [page for page in pages() if name_of(page) not in TESTED_ELSEWHERE and snippets(page)],
+    ids=name_of,
+)
+def test_snippets(page: Path, tmp_path: Path) -> None:
+    for snippet in snippets(page):
+        try:
+            play(snippet, tmp_path)
+        except Exception as error:
+            raise AssertionError(f"{name_of(page)}:{snippet.line}: {error}") from error
+
+
+def test_what_is_tested_elsewhere_is() -> None:
+    for page, folder in TESTED_ELSEWHERE.items():
+        tests = "".join(test.read_text() for test in (ROOT / folder).glob("test_*.py"))
+        assert Path(page).name in tests, f"no test in {folder} reads {page}"
+
+
+def test_no_fence_escapes() -> None:
+    for page in pages():
+        opened = re.findall(r"^```(python|yaml|console)$", page.read_text(), re.MULTILINE)
+        assert len(opened) == len(snippets(page)), f"{name_of(page)}: a block is not recognised"
+
+
+@pytest.mark.parametrize("page", pages(), ids=name_of)
+def test_links_lead_somewhere(page: Path) -> None:
+    source = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", source):
+        if not re.match(r"[a-z]+:", target):
+            assert (page.parent / target).exists(), f"{name_of(page)} links to {target}, which is not there"
