@@ -54,7 +54,7 @@ class Commands(click.Group):
             from difflib import get_close_matches
 
             close = get_close_matches(name, COMMANDS, n=1)
-            hint = f"did you mean `dora {close[0]}`?" if close else "`dora --help` lists the commands."
+            hint = f"did you mean `dora {close[0]}`?" if close else "`dora --help` lists the commands"
             raise click.UsageError(f"there is no command `{name}`; {hint}", ctx)
         return super().resolve_command(ctx, args)
 

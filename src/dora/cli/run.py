@@ -64,6 +64,7 @@ def _environment(
     type=Value("level", parse_level),
     default="stdout",
     envvar="DORA_LOG_LEVEL",
+    show_envvar=True,
     metavar="LEVEL",
     help="Show entries that are at least so severe: error, warn, info, debug, trace, or stdout for all.",
 )
@@ -72,12 +73,14 @@ def _environment(
     type=click.Choice(LOG_FORMATS, case_sensitive=False),
     default="pretty",
     envvar="DORA_LOG_FORMAT",
+    show_envvar=True,
     help="How entries look; json is one object per line.",
 )
 @click.option(
     "--log-filter",
     type=Value("filter", parse_filter),
     envvar="DORA_LOG_FILTER",
+    show_envvar=True,
     metavar="NODE=LEVEL,...",
     help="Levels for single nodes, instead of --log-level.",
 )

@@ -1,0 +1,232 @@
+"""The command line itself: help, versions, errors, exit statuses. Nothing is run."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+import dora
+from dora.cli import later, main
+from dora.cli.main import cli, run_command_line
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def run(capsys):
+    """Run a command line in this process: (exit status, stdout, stderr)."""
+
+    def run_line(*arguments):
+        status = run_command_line(arguments)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run_line
+
+
+def commands():
+    """Yield (name, command) for every command that is not of a later version."""
+    context = click.Context(cli)
+    for name in main.COMMANDS:
+        yield name, cli.get_command(context, name)
+
+
+def test_version(run):
+    for option in ("--version", "-V"):
+        assert run(option) == (0, f"dora {dora.__version__}\n", "")
+
+
+def test_help_lists_the_commands_that_work_and_only_those(run):
+    status, out, _ = run("--help")
+    assert status == 0
+    listed = [line.split()[0] for line in out.partition("Commands:\n")[2].partition("\n\n")[0].splitlines()]
+    assert listed == list(main.COMMANDS)
+    assert run("-h") == run("help") == (0, out, "")
+
+
+def test_the_table_has_the_descriptions_of_the_commands():
+    for name, command in commands():
+        assert command.name == name
+        assert command.get_short_help_str(limit=200) == main.COMMANDS[name][1]
+
+
+def test_help_of_a_command(run):
+    for name in main.COMMANDS:
+        status, out, err = run("help", name)
+        assert (status, err) == (0, "")
+        assert out.startswith(f"Usage: dora {name}")
+        assert run(name, "--help") == (0, out, "")
+
+
+def test_help_is_quick_because_it_imports_next_to_nothing():
+    unwanted = ("dora.cli.run", "dora.dataflow", "yaml", "pyarrow", "numpy", "asyncio", "iceoryx2")
+    code = (
+        "import sys; from dora.cli.main import run_command_line; run_command_line(['--help']); "
+        f"print([name for name in {unwanted} if name in sys.modules])"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert out.splitlines()[-1] == "[]"
+
+
+def test_without_a_command_the_help_is_shown_as_an_error(run):
+    status, out, err = run()
+    assert (status, out) == (2, "")
+    assert err.startswith("Usage: dora")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["rnu"], "error: there is no command `rnu`; did you mean `dora run`?"),
+        (["frobnicate"], "error: there is no command `frobnicate`; `dora --help` lists the commands"),
+        (["run"], "error: missing argument 'FILE'"),
+        (["run", "a.yml", "--stop-after", "soon"], "`soon` is not a duration"),
+        (["run", "a.yml", "--stop-after=-1"], "`-1` is not a duration"),
+        (["run", "a.yml", "--log-level", "loud"], "unknown log level `loud`"),
+        (["run", "a.yml", "--log-filter", "cam"], "`cam` is not node=level"),
+        (["run", "a.yml", "--log-format", "xml"], "'xml' is not one of"),
+        (["run", "a.yml", "--env", "A"], "`A` is not KEY=VALUE"),
+        (["run", "a.yml", "--env", "A=007"], "the number 7"),
+        (["run", "a.yml", "--engine", "pigeon"], "'pigeon' is not one of"),
+        (["run", "a.yml", "--exit-when-nodes-finish=maybe"], "'maybe' is not a valid boolean"),
+        (["run", "a.yml", "--locked"], "does not have --locked yet; pin versions"),
+        (
+            ["run", "a.yml", "--hub-override", "a=b"],
+            "does not have --hub-override yet; give the node a",
+        ),
+        (["build", "a.yml", "--parallel"], "does not have --parallel yet"),
+        (["validate", "--node-manifest", "x"], "does not have --node-manifest yet"),
+        (["run", "a.yml", "b.yml"], "unexpected extra argument"),
+        (["help", "frobnicate"], "there is no command `frobnicate`"),
+    ],
+)
+def test_usage_errors_are_one_sentence_and_exit_2(run, arguments, says):
+    status, out, err = run(*arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ") and says in err.splitlines()[0]
+    assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("name", later.COMMANDS)
+def test_commands_of_later_versions_say_what_to_use_instead(run, name):
+    for arguments in ([name], [name, "--some", "option", "-x"], [name, "--help"], ["help", name]):
+        status, out, err = run(*arguments)
+        assert (status, out) == (1, "")
+        assert err.startswith(f"error: this version of dora does not have `dora {name}` yet; ")
+        assert len(err.splitlines()) == 1
+
+
+def test_environment_variables_are_checked_like_options(run, monkeypatch):
+    monkeypatch.setenv("DORA_LOG_LEVEL", "loud")
+    status, _, err = run("run", "a.yml")
+    assert status == 2
+    assert "unknown log level `loud`" in err and "DORA_LOG_LEVEL" in err
+
+
+def test_a_file_that_does_not_exist(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for command in ("run", "build", "validate"):
+        status, _, err = run(command, "nope.yml")
+        assert status == 1
+        assert err == "error: there is no file `nope.yml`\n"
+
+
+def test_problems_of_a_file_come_all_at_once_with_their_places(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("dataflow.yml").write_text(
+        "nodes:\n  - id: a\n    pth: a.py\n  - id: a\n    path: b.py\n    oops: 1\n"
+    )
+    for command in ("run", "build", "validate"):
+        status, _, err = run(command, "dataflow.yml")
+        assert status == 1
+        assert err.startswith("dataflow.yml:")
+        assert "dataflow.yml:3:5: error:" in err and "dataflow.yml:6:5: error:" in err
+
+
+def test_validate(run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("dataflow.yml").write_text("nodes:\n  - id: a\n    path: a.py\n")
+    status, out, err = run("validate")
+    assert (status, out.splitlines()) == (
+        0,
+        [
+            "Validating dataflow.yml...",
+            "Input/output wiring OK.",
+            "Descriptor config OK.",
+            "All type annotations OK.",
+        ],
+    )
+    assert "warning" in err and "a.py" in err
+    Path("a.py").touch()
+    assert run("validate", "dataflow.yml", "--offline") == (0, out, "")
+
+
+def test_schema_is_the_one_of_the_parser(run):
+    from dora.dataflow.schema import json_schema
+
+    status, out, _ = run("schema")
+    assert (status, json.loads(out)) == (0, json_schema())
+
+
+def test_errors_of_ours_are_one_sentence_unless_debugging(run, monkeypatch):
+    def fail(*_, **__):
+        raise KeyError("inside")
+
+    monkeypatch.setattr("dora.cli.validate.load_dataflow", fail)
+    monkeypatch.delenv("DORA_DEBUG", raising=False)
+    assert run("validate", "a.yml")[::2] == (
+        1,
+        "error: internal error: KeyError: 'inside' (DORA_DEBUG=1 shows where)\n",
+    )
+    monkeypatch.setenv("DORA_DEBUG", "1")
+    with pytest.raises(KeyError):
+        run("validate", "a.yml")
+
+
+def test_an_interrupt_is_no_traceback(run, monkeypatch):
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dora.cli.validate.load_dataflow", interrupt)
+    assert run("validate", "a.yml")[::2] == (130, "\nerror: interrupted\n")
+
+
+def test_every_command_and_option_is_documented():
+    text = (ROOT / "docs" / "reference" / "cli.md").read_text()
+    for name, command in commands():
+        assert f"## `dora {name}" in text
+        section = text.partition(f"## `dora {name}")[2].partition("\n## ")[0]
+        general = text.partition("## Not in this version")[2].partition("\n## ")[0]
+        for option in (o for p in command.params for o in p.opts if o.startswith("--")):
+            assert f"`{option}" in section + general, f"dora {name} {option}"
+    for name in later.COMMANDS:
+        assert f"`{name}`" in text
+
+
+def test_every_documented_option_exists():
+    text = (ROOT / "docs" / "reference" / "cli.md").read_text()
+    known = {o for _, command in commands() for p in command.params for o in p.opts} | {
+        "--help",
+        "--version",
+    }
+
+    assert set(re.findall(r"`(--[a-z-]+)", text)) == known - {o for o in known if not o.startswith("--")}
+
+
+def test_the_bare_flag_does_not_swallow_the_file(monkeypatch):
+    seen = {}
+    command = dict(commands())["run"]
+    monkeypatch.setattr(command, "callback", lambda **values: seen.update(values))
+    for arguments, expected in [
+        (["--exit-when-nodes-finish", "a.yml"], True),
+        (["a.yml", "--exit-when-nodes-finish"], True),
+        (["--exit-when-nodes-finish=true", "a.yml"], True),
+        (["--exit-when-nodes-finish=false", "a.yml"], False),
+        (["a.yml"], None),
+    ]:
+        command.main(arguments, standalone_mode=False)
+        assert (seen["path"], seen["exit_when_nodes_finish"]) == ("a.yml", expected)

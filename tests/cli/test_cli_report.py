@@ -1,0 +1,81 @@
+"""The report at the end of a run."""
+
+from dora.cli.report import failure_report, loss_report
+from dora.supervise.result import DataflowResult, LinkReport, NodeFailure
+
+
+def link(name="cam/image -> plot/image", policy="drop_oldest", *, sent=100, dropped=0, unread=0):
+    return LinkReport(name, policy, 10, sent, sent - dropped - unread, dropped, unread)
+
+
+def test_a_clean_run_has_nothing_to_say():
+    result = DataflowResult("id", links=(link(),))
+    assert failure_report(result, "out/id") == ""
+    assert loss_report(result) == ""
+
+
+def test_first_cause_first_with_its_last_lines_then_who_fell_with_it():
+    result = DataflowResult(
+        "some-id",
+        failures=(
+            NodeFailure(
+                "b", "exit", exit_code=3, message="exited with status 3", last_lines=("Boom", "  at x")
+            ),
+            NodeFailure("c", "cascading"),
+            NodeFailure("a", "exit", signal=11, restarts=2),
+            NodeFailure("d", "cascading"),
+        ),
+    )
+    assert failure_report(result, "out/some-id") == (
+        "Dataflow some-id failed:\n\n"
+        "Node `b` exited with status 3. Its last lines:\n"
+        "    Boom\n"
+        "      at x\n\n"
+        "Node `a` was killed by SIGSEGV (after 2 restarts)\n\n"
+        "Nodes `c` and `d` could not start because of that\n\n"
+        "Logs: out/some-id"
+    )
+
+
+def test_cascading_failures_alone_are_not_hidden():
+    report = failure_report(DataflowResult("id", failures=(NodeFailure("a", "cascading"),)))
+    assert "Node `a` could not start" in report
+
+
+def test_a_node_that_never_had_a_process_is_told_by_its_message():
+    failure = NodeFailure("a", "spawn", message="could not be started: there is no program `x`")
+    report = failure_report(DataflowResult("id", failures=(failure,)))
+    assert report.endswith("Node `a` could not be started: there is no program `x`")
+
+
+def test_the_table_has_the_links_that_lost_messages_and_the_key_that_changes_it():
+    result = DataflowResult(
+        "id",
+        links=(
+            link("a/out -> b/in", dropped=20, unread=3),
+            link("a/out -> fine/in"),
+            link("a/out -> slow/in", policy="backpressure", sent=1000, unread=1),
+        ),
+    )
+    lines = loss_report(result).splitlines()
+    assert lines[0] == "Messages that were not received:"
+    assert [line.split() for line in lines[1:4]] == [
+        ["link", "sent", "received", "dropped", "unread"],
+        ["a/out", "->", "b/in", "100", "77", "20", "3"],
+        ["a/out", "->", "slow/in", "1000", "999", "0", "1"],
+    ]
+    assert len({len(line) for line in lines[1:4]}) == 1, "columns are aligned"
+    hints = "\n".join(lines[4:])
+    assert "`b/in` (queue_size: 10)" in hints and "queue_policy: backpressure" in hints
+    assert "slow/in" not in hints and "unread:" in hints
+
+
+def test_unread_messages_alone_need_no_hint_about_queues():
+    report = loss_report(DataflowResult("id", links=(link(unread=1),)))
+    assert "unread:" in report and "queue_size" not in report
+
+
+def test_undeclared_outputs():
+    report = loss_report(DataflowResult("id", undeclared={"a": {"imgae": 3, "x": 1}}))
+    assert "Node `a` sent 3 messages to `imgae`" in report
+    assert "Node `a` sent 1 message to `x`" in report and "add `x` to the `outputs`" in report
