@@ -28,9 +28,9 @@ from dora.errors import Problem
 _DEFAULT_LOG = LogOptions()
 _DEFAULT_RESTART = RestartOptions()
 
-# What a node can be. The last ones are refused field by field, so that they need no second error.
+# What a node can be. Some are refused where they are read, so that they need no second error.
 _KINDS = ("path", "operator", "operators", "ros2", "module")
-_KINDS_WITHOUT_PATH = ("ros2", "module", "hub", "git")
+_KINDS_WITHOUT_PATH = ("hub", "git", "custom")
 
 
 class _Draft:

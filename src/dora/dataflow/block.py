@@ -78,6 +78,8 @@ class Block(Kind[Checked]):
             if field is None:
                 if not (self.notes and name.startswith("x-")):
                     self._unknown(name, key, reader)
+                if name in self.removed:
+                    checked.nodes[name] = item
                 continue
             checked.keys[name] = key
             if isinstance(item, Scalar) and item.value is None and not item.quoted:
@@ -103,10 +105,10 @@ class Block(Kind[Checked]):
                 key, f"the field `{name}` is of dora 0.x and no longer exists", self.removed[name]
             )
             return
-        if found := closest(name, self.fields):
-            hint = f"did you mean `{found}`?"
-        elif name in self.elsewhere:
+        if name in self.elsewhere:
             hint = f"`{name}` is a field of {self.elsewhere[name]}"
+        elif found := closest(name, self.fields):
+            hint = f"did you mean `{found}`?"
         else:
             hint = f"its fields are {listed(self.fields)}"
         reader.report.error(key, f"{self.noun} has no field `{name}`", hint)

@@ -14,12 +14,10 @@ Plain = None | bool | int | float | str
 _NAMED: dict[str, Plain] = {"": None, "~": None}
 for _word, _value in (("null", None), ("true", True), ("false", False)):
     _NAMED |= {_word: _value, _word.capitalize(): _value, _word.upper(): _value}
-for _word, _number in ((".inf", "inf"), (".nan", "nan")):
-    for _spelling in (_word, "." + _word[1:].capitalize(), _word.upper()):
-        _NAMED[_spelling] = float(_number)
-        if _number == "inf":
-            _NAMED["+" + _spelling] = float("inf")
-            _NAMED["-" + _spelling] = float("-inf")
+for _word in (".inf", ".Inf", ".INF"):
+    _NAMED |= {_word: float("inf"), "+" + _word: float("inf"), "-" + _word: float("-inf")}
+for _word in (".nan", ".NaN", ".NAN"):
+    _NAMED[_word] = float("nan")
 
 _DECIMAL = re.compile(r"[-+]?[0-9]+")
 _FLOAT = re.compile(r"[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?")

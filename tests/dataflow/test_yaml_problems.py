@@ -1,0 +1,395 @@
+"""Bad documents: which sentence, at which place, with which mend.
+
+In the tables, ``«`` and ``»`` stand around what the caret line has to underline.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import dora.dataflow
+from dora.errors import DataflowError, Problem
+
+
+def problems(text: str) -> tuple[Problem, ...]:
+    with pytest.raises(DataflowError) as caught:
+        dora.dataflow.parse(text, file="/w/flow.yml", working_dir="/w", environ={}, shown_file="flow.yml")
+    return caught.value.problems
+
+
+def check(marked: str, message: str, hint: str) -> None:
+    """Expect exactly one error, under the marked characters."""
+    (problem,) = problems(marked.replace("«", "").replace("»", ""))
+    before, _, rest = marked.partition("«")
+    underlined = rest.partition("»")[0]
+    assert problem.severity == "error"
+    assert message in problem.message
+    assert hint in problem.hint if hint else not problem.hint
+    assert (problem.line, problem.column) == (before.count("\n") + 1, len(before) - before.rfind("\n"))
+    assert problem.source[problem.column - 1 :][: problem.width] == underlined
+
+
+NODE = "nodes:\n  - id: a\n    path: a.py\n    outputs: [x]\n"
+
+
+@pytest.mark.parametrize(
+    ("marked", "message", "hint"),
+    [
+        ("«»", "the file is empty", "`nodes:`"),
+        ("«#» no", "the file is empty", "`nodes:`"),
+        ("«-» a\n- b\n", "a dataflow is a mapping", "`nodes:`"),
+        ("«hello»", "a dataflow is a mapping", "`nodes:`"),
+        ("«env»: {}\n", "the field `nodes` of a dataflow is missing", "processes"),
+        ("«nodes»:\n", "the field `nodes` of a dataflow has no value", "processes"),
+        ("nodes: «{a: b}»", "expected a list of nodes, found a mapping", "`- id:`"),
+        ("nodes: [«a»]", "expected a mapping for a node, found the text `a`", ""),
+        ("nodes: []\n«nods»: []", "a dataflow has no field `nods`", "did you mean `nodes`?"),
+        ("nodes: []\n«path»: a.py", "a dataflow has no field `path`", "`path` is a field of a node"),
+        ("nodes: []\n«zzz»: a.py", "a dataflow has no field `zzz`", "its fields are `nodes`"),
+        ("nodes: []\n«communication»: {}", "of dora 0.x", "remove it"),
+        ("nodes: []\n«_unstable_debug»: {}", "of dora 0.x", "`debug: {enable_debug_inspection: true}`"),
+        ("nodes: []\n«_unstable_deploy»: {}", "of dora 0.x", "this machine"),
+        (
+            "nodes: []\ndebug: {«publish_all_messages_to_zenoh»: true}",
+            "of dora 0.x",
+            "enable_debug_inspection",
+        ),
+        ("nodes: []\ndeploy: «{machine: b}»", "does not support several machines yet", "this machine"),
+        ("nodes: []\nstrict_types: «true»", "does not support types", ""),
+        ("nodes: []\nexit_when_nodes_finish: «yes»", "expected `true` or `false`", "write `true`"),
+        ("nodes: []\nexit_when_nodes_finish: «0»", "expected `true` or `false`", "write `false`"),
+        ("nodes: []\nexit_when_nodes_finish: «[]»", "expected `true` or `false`, found a list", ""),
+        ("nodes: []\nhealth_check_interval: «0»", "greater than zero", ""),
+        ("nodes: []\nhealth_check_interval: «.nan»", "greater than zero", ""),
+        ("nodes: []\nhealth_check_interval: «1e12»", "at most 1000000000", ""),
+        ("nodes: []\nhealth_check_interval: «500ms»", "number of seconds", "`0.5`"),
+        ('nodes: []\nhealth_check_interval: «"5"»', "number of seconds", "remove the quotes"),
+        ("nodes: []\nenv: «[A=1]»", "expected a mapping of names to values", "{WIDTH: 640}"),
+        ("nodes: []\nenv: {A: «[1]»}", "for `A`, found a list", ""),
+        ("nodes: []\nenv: {«A»: }", "for `A`, found nothing", '`A: ""`'),
+        ("nodes: []\nenv: {A: x-$«NOPE»}", "`NOPE` is not set", "`${NOPE:-...}`"),
+    ],
+)
+def test_dataflow(marked: str, message: str, hint: str) -> None:
+    check(marked, message, hint)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message", "hint"),
+    [
+        ("  - «path»: b.py\n", "the field `id` of a node is missing", "unique"),
+        ("  - {id: «my node», path: b}\n", "the character ` `", "for example `my_node`"),
+        ("  - {id: «dora», path: b}\n", "is reserved", "another id"),
+        ("  - {id: «''», path: b}\n", "is empty", "another id"),
+        ("  - {id: «[]», path: b}\n", "expected the id of a node, found a list", ""),
+        ("  - {id: «a», path: b}\n", "two nodes with the id `a`; the first one is on line 2", "its own"),
+        ("  - {id: «b»}\n", "the node `b` says nothing about what to run", "`path:`"),
+        ("  - {id: b, path: b, «operator»: {python: b.py}}\n", "has both `path` and `operator`", "one of"),
+        ("  - {id: b, path: «''»}\n", "expected a path, found an empty text", ""),
+        ("  - {id: b, «pth»: b, path: b}\n", "a node has no field `pth`", "did you mean `path`?"),
+        ("  - {id: b, path: b, «Inputs»: {}}\n", "no field `Inputs`", "did you mean `inputs`?"),
+        ("  - {id: b, path: b, «queue_size»: 1}\n", "no field `queue_size`", "is a field of an input"),
+        ("  - {id: b, path: b, «python»: b.py}\n", "no field `python`", "is a field of an operator"),
+        ("  - {id: b, path: «https://x.y/z»}\n", "does not download", "download the file yourself"),
+        ("  - {id: b, path: «shell»}\n", "no command", 'args: "..."'),
+        ("  - {id: b, «custom»: {source: b.py}}\n", "of dora 0.x", "`source` to `path`"),
+        ("  - {id: b, git: «https://x.y/z»}\n", "does not support nodes from git", "clone"),
+        ("  - {id: b, hub: «x@1»}\n", "does not support packages of the node hub", "pip"),
+        ("  - {id: b, module: «x.yml»}\n", "does not support modules", "copy"),
+        ("  - {id: b, ros2: «{topic: /x}»}\n", "does not support the ROS 2 bridge", ""),
+        ("  - {id: b, path: b, deploy: «{machine: x}»}\n", "does not support several machines", "remove"),
+        ("  - {id: b, path: b, input_types: «{x: y}»}\n", "does not support types", ""),
+        (
+            "  - {id: b, path: b, path_sha256: «abc»}\n",
+            "does not support nodes that are downloaded",
+            "yourself",
+        ),
+        ('  - {id: b, path: b, args: «"it\'s"»}\n', "is not closed", "close it"),
+        ("  - {id: b, path: b, args: [a, «[b]»]}\n", "expected an argument, found a list", ""),
+        ("  - {id: b, path: b, args: «{a: b}»}\n", "a text or a list, found a mapping", ""),
+        ('  - {id: b, path: b, build: «"a \'b"»}\n', "is not closed", "close it"),
+        ("  - {id: b, path: b, outputs: «x»}\n", "expected a list of output ids", "write `[x]`"),
+        ("  - {id: b, path: b, outputs: [«/x»]}\n", "starts or ends with a slash", "for example `x`"),
+        ("  - {id: b, path: b, restart_policy: «on_failure»}\n", "is not one of", "`on-failure`?"),
+        ("  - {id: b, path: b, restart_policy: «[]»}\n", "expected one of", ""),
+        ("  - {id: b, path: b, max_restarts: «-1»}\n", "from 0 to 4294967295, found `-1`", ""),
+        ("  - {id: b, path: b, max_restarts: «1.5»}\n", "expected a whole number, found `1.5`", ""),
+        ("  - {id: b, path: b, max_restarts: «true»}\n", "expected a whole number, found `true`", ""),
+        ('  - {id: b, path: b, max_restarts: «"3"»}\n', "found the text `3`", "remove the quotes"),
+        ("  - {id: b, path: b, restart_delay: «-1»}\n", "that is not negative", ""),
+        ("  - {id: b, path: b, restart_delay: «2m»}\n", "number of seconds", "`120`"),
+        ("  - {id: b, path: b, startup_timeout: «0»}\n", "greater than zero", ""),
+        ("  - {id: b, path: b, cpu_affinity: «3»}\n", "expected a list of core numbers", "write `[3]`"),
+        ("  - {id: b, path: b, cpu_affinity: [«-1»]}\n", "from 0 to 4095", ""),
+        ("  - {id: b, path: b, min_log_level: «warning»}\n", "is not one of", "did you mean `warn`?"),
+        ("  - {id: b, path: b, max_log_size: «many»}\n", "expected a size in bytes", '"50MB"'),
+        ("  - {id: b, path: b, max_log_size: «0»}\n", "at least one byte", ""),
+        ("  - {id: b, path: b, max_rotated_files: «101»}\n", "from 1 to 100", ""),
+        ("  - {id: b, path: b, send_stdout_as: «log»}\n", "is not an output of node `b`", "[log]"),
+        (
+            "  - {id: b, path: b, outputs: [x], send_logs_as: «log»}\n",
+            "is not an output of node `b`",
+            "[x, log]",
+        ),
+        (
+            "  - {id: b, path: b, output_metadata: «{y: [k]}»}\n",
+            "describes `y`, which is not an output",
+            "",
+        ),
+        (
+            "  - {id: b, path: b, outputs: [y], output_framing: {y: «json»}}\n",
+            "is not one of `raw` and `arrow-ipc`",
+            "",
+        ),
+    ],
+)
+def test_node(fields: str, message: str, hint: str) -> None:
+    check(NODE + fields, message, hint)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message", "hint"),
+    [
+        ("«[a/x]»", "expected a mapping of inputs, found a list", "`inputs: {image: camera/image}`"),
+        ("{i: «[]»}", "expected the source of an input, found a list", "camera/image"),
+        ("{i: «5»}", "names no output", "write `<node>/<output>`"),
+        ("{«i j»: a/x}", "the character ` `", "i_j"),
+        ("{i: «b»/x}", "there is no node `b`, which the input `i` of node `n` refers to", "the nodes are"),
+        ("{i: «camra»/image}", "there is no node `camra`", "did you mean `camera/image`?"),
+        ("{i: «camra»/imge}", "there is no node `camra`", "did you mean `camera/image`?"),
+        ("{i: camera/«imag»}", "the node `camera` has no output `imag`", "did you mean `camera/image`?"),
+        ("{i: a/«a»}", "the node `a` has no output `a`", "the outputs of `a` are `x`"),
+        ("{i: n/«o»}", "the node `n` has no output `o`", "add `outputs: [o]`"),
+        ("{i: rt/«three»/box}", "no operator `three`", "the operators are `one` and `two`"),
+        ("{i: rt/«tow»/box}", "no operator `tow`", "did you mean `rt/two/box`?"),
+        ("{i: rt/«two/bix»}", "has no output `two/bix`", "did you mean `rt/two/box`?"),
+        ("{i: «rt/mask»}", "does not say which operator is meant", "write `rt/one/mask`"),
+        ("{i: «rt/box»}", "does not say which operator is meant", "`rt/<operator>/box`"),
+        ("{i: det/«bx»}", "has no output `bx`", "did you mean `det/box`?"),
+        ("{i: dora/timer/«milis»/5}", "`milis` is not a unit", "did you mean `millis`?"),
+        ("{i: dora/timer/millis/«1.5»}", "not a whole number of millis", "dora/timer/micros/1500"),
+        ("{i: dora/timer/millis/«0»}", "cannot be zero", ""),
+        ("{i: «dora/timer/hz»}", "has no interval", "dora/timer/hz/10"),
+        ("{i: dora/«timr»/secs/1}", "is not a source that dora has", "did you mean `timer`?"),
+        ("{i: dora/logs/«loud»}", "`loud` is not a log level", "levels are"),
+        ("{i: «{queue_size: 1}»}", "the field `source` of an input is missing", "`node/output`"),
+        ("{i: {source: a/x, «qeue_size»: 1}}", "an input has no field `qeue_size`", "`queue_size`?"),
+        ("{i: {source: a/x, queue_size: «-1»}}", "from 0 to 10000000", ""),
+        ('{i: {source: a/x, queue_size: «"5"»}}', "whole number", "remove the quotes"),
+        ("{i: {source: a/x, queue_policy: «backpresure»}}", "is not one of", "`backpressure`?"),
+        ("{i: {source: a/x, input_timeout: «0»}}", "greater than zero", ""),
+        ("{i: 'camera/«imag»'}", "has no output `imag`", "did you mean `camera/image`?"),
+        ("{i: &s camera/«imag»}", "has no output `imag`", "did you mean `camera/image`?"),
+    ],
+)
+def test_inputs(inputs: str, message: str, hint: str) -> None:
+    check(
+        NODE
+        + """  - {id: camera, path: c.py, outputs: [image]}
+  - id: rt
+    operators:
+      - {id: one, python: 1.py, outputs: [box, mask]}
+      - {id: two, python: 2.py, outputs: [box]}
+  - {id: det, operator: {python: d.py, outputs: [box]}}
+  - id: n
+    path: n.py
+    inputs: """
+        + inputs
+        + "\n",
+        message,
+        hint,
+    )
+
+
+@pytest.mark.parametrize(
+    ("node", "message", "hint"),
+    [
+        ("operator: «o.py»", "expected a mapping for an operator", ""),
+        ("operator: «{inputs: {}}»", "the operator `op` of the node `o` says nothing", "`python:`"),
+        ("operator: {«python»: }", "the operator `op` of the node `o` says nothing", "`python:`"),
+        ("operator: {python: «[]»}", "expected the path of a Python file", ""),
+        ("operator: {python: «{conda_env: x}»}", "the field `source` of the operator's `python`", "file"),
+        ("operator: {python: «http://x/o.py»}", "does not download", "yourself"),
+        ("operator: {python: o.py, «pyton»: 1}", "an operator has no field `pyton`", "`python`?"),
+        ("operator: {wasm: «o.wasm»}", "does not support operators in WebAssembly", "Python"),
+        ("operator: {shared-library: «o»}", "does not support operators in shared libraries", "Python"),
+        (
+            "operator: {python: o.py, send_logs_as: «l»}",
+            "not an output of operator `op` of node `o`",
+            "[l]",
+        ),
+        ("operators: «{id: p, python: o.py}»", "expected a list of operators", "`operator:`"),
+        ("operators: «[]»", "this list of operators is empty", ""),
+        (
+            "operators: [«{python: o.py}»]",
+            "an operator of the node `o` has no id",
+            "`id:`",
+        ),
+        (
+            "operators: [{id: p, python: o.py}, {id: «p», python: o.py}]",
+            "two operators with the id `p`",
+            "",
+        ),
+        ("«args»: x\n    operator: {python: o.py}", "cannot have the field `args`", "move `args`"),
+        (
+            "«build»: make\n    operators: [{id: p, python: o.py}]",
+            "cannot have the field `build` itself",
+            "the operator that it concerns",
+        ),
+        (
+            "operators: [{id: p, python: o.py, min_log_level: info},"
+            " {id: q, python: o.py, «min_log_level»: info}]",
+            "`min_log_level` is set twice",
+            "keep one",
+        ),
+        (
+            "operators: [{id: p, python: {source: o.py, conda_env: x}}, {id: q, python: «o.py»}]",
+            "different conda environments",
+            "two nodes",
+        ),
+    ],
+)
+def test_operators(node: str, message: str, hint: str) -> None:
+    check(f"nodes:\n  - id: o\n    {node}\n", message, hint)
+
+
+@pytest.mark.parametrize(
+    ("marked", "message", "hint"),
+    [
+        ("nodes:\n«\t»- id: a", "a tab is used for indentation", "spaces only"),
+        ("nodes: a«:» b", "a `:` is not expected here", "in quotes"),
+        ("nodes: «[a»\n", "this list is never closed", "`]`"),
+        ("nodes: [a,\n«»", "the file ends here", "close what is open"),
+        ("nodes: []\nenv: «{A:» 1\n", "this mapping is never closed", "`}`"),
+        ("nodes: []\nenv: {A: «'x}»\n", "this quoted text is never closed", "closing quote"),
+        ("nodes: []\nenv: {A: «@x}»", "a plain text cannot start with `@`", "in quotes"),
+        ('nodes: []\nenv: {A: "«\\q"}»', "this escape is unknown", ""),
+        ("nodes:\n  - id: a\n   «path:» b\n", "the indentation of this line fits nothing", "line it up"),
+        ('nodes: []\nenv:\n  A: "x" «y»\n', "is not expected here", "whole value in quotes"),
+        ("nodes:\n  - id: a\n    «path» b\n    args: c\n", "a `:` is missing", ""),
+        ("nodes: []\n«---»\nnodes: []\n", "a second YAML document starts here", "`---`"),
+        ("nodes: []\n«nodes»: []\n", "the key `nodes` is there twice; the first one is on line 1", "one"),
+        ("nodes: []\nenv: «*e»\n", "the alias `*e` refers to an anchor that does not exist", "`&e`"),
+        ("nodes: &n [«*n»]\n", "refers to a value that contains it", ""),
+        ("nodes: []\nenv: {«<<»: 1}\n", "`<<` merges mappings only", "`<<: *anchor`"),
+        ("nodes: []\n? «[a]»\n: b\n", "a key has to be a single word or text", ""),
+        (
+            "nodes: []\nenv: {A: «!include x»}\n",
+            "the tag `!include` is not supported",
+            "remove the tag",
+        ),
+        ("nodes: []\nenv: {A: «!!int x»}\n", "`x` does not fit its tag `!!int`", ""),
+        ('nodes: []\nenv: {A: «"a\\0b"»}\n', "a character that no program can be given", ""),
+        ("nodes: " + "[" * 63 + "«[»" + "[" * 9, "more than 64 levels deep", ""),
+    ],
+)
+def test_syntax(marked: str, message: str, hint: str) -> None:
+    check(marked, message, hint)
+
+
+def test_control_characters_are_named_and_not_printed() -> None:
+    (problem,) = problems("nodes: []\n# \x1b[31m é")
+    assert (problem.line, problem.column) == (2, 3)
+    assert "U+001B" in problem.message
+    assert "\x1b" not in str(problem)
+
+
+def test_lone_surrogates_are_named() -> None:
+    (problem,) = problems("nodes: [] # \ud800")
+    assert "U+D800" in problem.message and problem.column == 13
+
+
+def test_exponential_aliases_are_refused() -> None:
+    lines = ["x-a: &x0 [1, 1, 1, 1, 1, 1, 1, 1, 1, 1]"]
+    lines += [f"x-{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 10)}]" for i in range(1, 10)]
+    (problem,) = problems("\n".join([*lines, "nodes: []"]))
+    assert "grows too large" in problem.message
+
+
+def test_outputs_that_could_not_be_read_do_not_also_seem_missing() -> None:
+    (problem,) = problems(
+        "nodes: [{id: a, path: a, outputs: [x, 'y z']}, {id: b, path: b, inputs: {i: a/w}}]"
+    )
+    assert "`y z`" in problem.message
+
+
+def test_all_problems_come_at_once_in_the_order_of_the_file() -> None:
+    text = """nodes:
+  - id: camera
+    path: camera.py
+    outputs: [image]
+    restart_delay: fast
+  - id: plot
+    pth: plot.py
+    path: plot.py
+    inputs:
+      image: camra/image
+env: {"a b": x}
+"""
+    with pytest.raises(DataflowError) as caught:
+        dora.dataflow.parse(text, working_dir="/w", environ={}, shown_file="flow.yml")
+    assert (
+        str(caught.value)
+        == """\
+flow.yml:5:20: error: expected a number of seconds, found the text `fast`
+  5 |     restart_delay: fast
+    |                    ^^^^
+
+flow.yml:7:5: error: a node has no field `pth`
+  7 |     pth: plot.py
+    |     ^^^
+    help: did you mean `path`?
+
+flow.yml:10:14: error: there is no node `camra`, which the input `image` of node `plot` refers to
+  10 |       image: camra/image
+     |              ^^^^^
+    help: did you mean `camera/image`?
+
+flow.yml:11:7: warning: `a b` cannot name an environment variable; it is left out
+  11 | env: {"a b": x}
+     |       ^^^^^"""
+    )
+
+
+def test_carets_line_up_under_wide_characters_and_tabs() -> None:
+    (problem,) = problems("nodes: []\nenv:\t{日本: [x]}")
+    text, carets = str(problem).splitlines()[1:3]
+    assert text == "  2 | env:\t{日本: [x]}"
+    assert carets == "    |     \t       ^^^"
+
+
+def test_many_problems_are_cut_short_in_the_text_only() -> None:
+    with pytest.raises(DataflowError) as caught:
+        dora.dataflow.parse("nodes:\n" + "  - {id: a b, path: c}\n" * 60, working_dir="/w", environ={})
+    assert len(caught.value.problems) == 60
+    assert str(caught.value).endswith("... and 10 more")
+
+
+def test_an_alias_used_twice_is_reported_once() -> None:
+    found = problems("nodes: [{id: a, path: a, env: &e {A: [1]}}, {id: b, path: b, env: *e}]")
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("flw.yml", None, "there is no file `flw.yml`; did you mean `flow.yml`?"),
+        ("folder", None, "`folder` is a folder"),
+        ("latin.yml", b"nodes: []\n# \xe9", "`latin.yml` is not a text file in UTF-8 (line 2)"),
+        ("a\0b", None, "cannot read"),
+    ],
+)
+def test_files_that_cannot_be_read(
+    name: str, content: bytes | None, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "flow.yml").write_text("nodes: []")
+    (tmp_path / "folder").mkdir()
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataflowError) as caught:
+        dora.dataflow.load(name)
+    assert message in str(caught.value)
+    assert caught.value.problems[0].message in str(caught.value)
