@@ -1,0 +1,349 @@
+"""`dora run`, `dora build`, `dora.run` and `dora.build` with real processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+
+import pytest
+
+import dora
+
+pytestmark = pytest.mark.processes
+
+BOUND = 30  # seconds
+
+SENDER = """
+from dora import Node
+node = Node()
+for number in range(3):
+    node.send_output("number", bytes([number]))
+"""
+
+RECEIVER = """
+from dora import Node
+for event in Node():
+    if event["type"] == "INPUT":
+        print("got", event["value"].to_pylist())
+"""
+
+WAITER = """
+from dora import Node
+node = Node()
+print("waiting", flush=True)
+for event in node:
+    print("event", event["type"], event["id"])
+"""
+
+FLOOD = """
+from dora import Node
+node = Node()
+for _ in range(100):
+    node.send_output("number", b"x")
+open("sent", "wb").close()
+"""
+
+DEAF = """
+from dora import Node
+node = Node()
+open("sent", "rb").read()
+"""
+
+PIPE = """
+nodes:
+  - id: sender
+    path: sender.py
+    outputs: [number]
+  - id: receiver
+    path: receiver.py
+    inputs: {number: sender/number}
+"""
+
+ONE = """
+nodes:
+  - id: only
+    path: only.py
+"""
+
+TICKING = """
+nodes:
+  - id: only
+    path: only.py
+    inputs: {tick: dora/timer/secs/3600}
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """An empty folder that is the current one; runtime files stay in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("NO_COLOR", "1")
+    for name in list(os.environ):
+        if name.startswith("DORA_"):
+            monkeypatch.delenv(name)
+    return tmp_path
+
+
+def write(**files):
+    for name, text in files.items():
+        path = Path(name.replace("__", "."))
+        path.write_text(text)
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "dora", *arguments]
+
+
+def run(*arguments, **options):
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=BOUND, **options)
+
+
+@contextmanager
+def started(*arguments, until):
+    """Start a command line and read its output up to a line that ends so; killed at the end."""
+    process = subprocess.Popen(
+        command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+    try:
+        for line in process.stdout:
+            if line.rstrip().endswith(until):
+                break
+        yield process
+    finally:
+        process.kill()
+        process.communicate(timeout=BOUND)
+
+
+def test_a_clean_run_prints_the_logs_and_nothing_else(folder):
+    write(dataflow__yml=PIPE, sender__py=SENDER, receiver__py=RECEIVER)
+    done = run("run", "dataflow.yml", "--log-format", "compact")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.partition(" ")[2] for line in done.stdout.splitlines()] == [
+        f"stdout receiver: got [{number}]" for number in range(3)
+    ]
+    (directory,) = (folder / "out").iterdir()
+    (log,) = directory.iterdir()
+    assert log.name == "log_receiver.jsonl"
+    assert [json.loads(line)["msg"] for line in log.read_text().splitlines()] == [
+        f"got [{number}]" for number in range(3)
+    ]
+
+
+def test_a_failed_node_is_reported_with_its_last_lines(folder):
+    write(dataflow__yml=ONE, only__py="from dora import Node\nNode()\nraise ValueError('no more film')\n")
+    done = run("run", "dataflow.yml")
+    assert done.returncode == 1
+    (directory,) = (folder / "out").iterdir()
+    report = done.stderr.strip().splitlines()
+    assert report[0] == f"Dataflow {directory.name} failed:"
+    assert "Node `only` exited with status 1. Its last lines:" in report
+    assert "    ValueError: no more film" in report
+    assert report[-1] == f"Logs: out/{directory.name}"
+
+
+def test_losses_are_shown_after_a_run_that_went_well():
+    os.mkfifo("sent")  # opening it waits for the other side
+    write(dataflow__yml=PIPE, sender__py=FLOOD, receiver__py=DEAF)
+    done = run("run", "dataflow.yml")
+    assert done.returncode == 0
+    assert "Messages that were not received:" in done.stderr
+    assert "sender/number -> receiver/number" in done.stderr
+    assert "Dataflow" not in done.stderr
+
+
+def test_a_missing_script_is_named_with_its_place(folder):
+    write(dataflow__yml=ONE)
+    done = run("run", "dataflow.yml")
+    assert done.returncode == 1
+    assert done.stderr.startswith("dataflow.yml:4:11: error:") and "only.py" in done.stderr
+    assert not (folder / "out").exists()
+
+
+def test_filters_and_json(folder):
+    chatty = (
+        "from dora import Node\nnode = Node()\nprint('raw')\n"
+        "for level in ('debug', 'info', 'warn'):\n    node.log(level, level)\n"
+    )
+    write(dataflow__yml=ONE, only__py=chatty)
+
+    def shown(*options, **environ):
+        done = run("run", "dataflow.yml", "--log-format=json", *options, env={**os.environ, **environ})
+        assert done.returncode == 0
+        entries = [json.loads(line) for line in done.stdout.splitlines()]
+        assert len({entry["dataflow_id"] for entry in entries}) == 1
+        assert (folder / "out" / entries[0]["dataflow_id"]).is_dir()
+        return {entry["message"] for entry in entries}
+
+    assert shown() == {"raw", "debug", "info", "warn"}
+    assert shown("--log-level", "info") == {"info", "warn"}
+    assert shown("--log-filter", "only=debug", DORA_LOG_LEVEL="warn") == {"debug", "info", "warn"}
+
+
+def test_variables_from_the_command_line_reach_nodes():
+    write(
+        dataflow__yml=ONE,
+        only__py="import os\nfrom dora import Node\nNode()\nprint(os.environ['COLOUR'])\n",
+    )
+    done = run("run", "dataflow.yml", "--env", "COLOUR=red", "--log-format=compact")
+    assert done.stdout.endswith("only: red\n")
+
+
+def test_stop_after():
+    write(dataflow__yml=TICKING, only__py=WAITER)
+    done = run("run", "dataflow.yml", "--stop-after", "300ms", "--log-format=compact")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "only: event STOP MANUAL" in done.stdout
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_stops_the_dataflow_cleanly(number):
+    write(dataflow__yml=TICKING, only__py=WAITER)
+    with started("run", "dataflow.yml", until="waiting") as process:
+        process.send_signal(number)
+        out, err = process.communicate(timeout=BOUND)
+    assert (process.returncode, err) == (0, "")
+    assert "event STOP MANUAL" in out
+
+
+def test_a_reader_of_the_output_that_went_away_does_not_end_the_dataflow(folder):
+    chatty = (
+        "from dora import Node\nnode = Node()\nprint('ready', flush=True)\n"
+        "for _ in range(1000):\n    print('x' * 100)\nopen('finished', 'w').close()\n"
+    )
+    write(dataflow__yml=ONE, only__py=chatty)
+    with started("run", "dataflow.yml", until="ready") as process:
+        process.stdout.close()
+        assert process.wait(BOUND) == 0
+        assert process.stderr.read() == ""
+    assert (folder / "finished").exists()
+
+
+def test_run_builds_first_and_stops_at_a_build_that_fails():
+    maker = "from pathlib import Path\nPath('only.py').write_text('from dora import Node; Node()')\n"
+    write(dataflow__yml=ONE + "    build: python make.py\n", make__py=maker)
+    done = run("run", "dataflow.yml")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "[build] running `python make.py`" in done.stdout
+
+    write(make__py="print('missing part')\nraise SystemExit(4)\n")
+    done = run("run", "dataflow.yml")
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: node `only`: the build command `python make.py` exited with status 4\n  | missing part\n"
+    )
+
+
+def test_build_does_not_start_nodes(folder):
+    write(dataflow__yml=ONE + "    build: python make.py\n", make__py="print('made')\n")
+    done = run("build", "dataflow.yml", "--local")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.splitlines()[-1].endswith("[build] made")
+    assert not (folder / "out").exists()
+
+
+def test_an_interrupted_build_leaves_nothing_running():
+    write(
+        dataflow__yml=ONE + "    build: python make.py\n",
+        make__py="import os, signal\nprint('building', os.getpid())\nsignal.pause()\n",
+        only__py="",
+    )
+    process = subprocess.Popen(
+        command("run", "dataflow.yml"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        line = next(line for line in process.stdout if "building" in line)
+        process.send_signal(signal.SIGTERM)
+        _, err = process.communicate(timeout=BOUND)
+    finally:
+        process.kill()
+        process.wait()
+    assert (process.returncode, err) == (130, "\nerror: interrupted\n")
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(line.split()[-1]), 0)
+
+
+@contextmanager
+def web_server(pages):
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            page = pages.get(self.path)
+            self.send_response(200 if page is not None else 404)
+            self.end_headers()
+            self.wfile.write(page or b"")
+
+        def log_message(self, *_):
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def test_a_dataflow_from_the_web_runs_with_the_scripts_of_the_current_folder():
+    write(only__py="from dora import Node\nNode()\nprint('here')\n")
+    with web_server({"/flow.yml": ONE.encode(), "/bad.yml": b"nodes: 5", "/raw": b"\xff"}) as address:
+        done = run("run", f"{address}/flow.yml")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert "here" in done.stdout
+        assert run("validate", f"{address}/bad.yml").stderr.startswith(f"{address}/bad.yml:1:8: error:")
+        assert "the server says 404" in run("run", f"{address}/nothing.yml").stderr
+        assert "not a text in UTF-8" in run("run", f"{address}/raw").stderr
+    gone = run("run", f"{address}/flow.yml")
+    assert gone.returncode == 1
+    assert gone.stderr == f"error: cannot download {address}/flow.yml: Connection refused\n"
+
+
+def test_run_from_python_as_often_as_one_likes(capfd):
+    write(dataflow__yml=PIPE, sender__py=SENDER, receiver__py=RECEIVER)
+    entries = []
+    for _ in range(2):
+        result = dora.run("dataflow.yml", on_log=entries.append)
+        assert [(link.link, link.sent, link.received) for link in result.links] == [
+            ("sender/number -> receiver/number", 3, 3)
+        ]
+    assert [entry.message for entry in entries] == 2 * [f"got [{number}]" for number in range(3)]
+    out, err = capfd.readouterr()
+    assert out.count("got [0]") == 2
+    assert err == ""
+
+
+def test_run_from_a_thread():
+    write(dataflow__yml=PIPE, sender__py=SENDER, receiver__py=RECEIVER)
+    results = []
+    thread = threading.Thread(target=lambda: results.append(dora.run(Path("dataflow.yml"))))
+    thread.start()
+    thread.join(BOUND)
+    assert results[0].ok
+
+
+def test_run_from_python_raises_with_the_report():
+    write(dataflow__yml=ONE, only__py="from dora import Node\nNode()\nraise SystemExit(7)\n")
+    with pytest.raises(RuntimeError) as caught:
+        dora.run("dataflow.yml")
+    assert isinstance(caught.value, dora.DataflowFailed)
+    assert "Node `only` exited with status 7" in str(caught.value)
+    with pytest.raises(dora.DataflowError, match=r"no file `nope.yml`"):
+        dora.run("nope.yml")
+    for wrong in (-1, float("nan"), float("inf")):
+        with pytest.raises(RuntimeError, match="stop_after"):
+            dora.run("dataflow.yml", stop_after=wrong)
+
+
+def test_build_from_python(capfd):
+    write(dataflow__yml=ONE + "    build: python make.py\n", make__py="print('made')\n")
+    assert dora.build("dataflow.yml", uv=None, coordinator_addr="127.0.0.1", force_local=True) is None
+    assert "[build] made" in capfd.readouterr().out
+    write(make__py="raise SystemExit(1)\n")
+    with pytest.raises(dora.BuildError, match="exited with status 1"):
+        dora.build("dataflow.yml")
