@@ -23,6 +23,7 @@ README_MEASURES = (
     "start-to-end",
     "idle-cpu",
     "idle-memory",
+    "idle-memory-with-arrow",
 )
 
 
@@ -47,8 +48,10 @@ class Result:
     @property
     def reached(self) -> bool | None:
         """Return whether the goal is reached; None when there is no goal or nothing to compare."""
-        if self.times_better is None or self.measure.at_least is None:
+        if self.times_better is None or self.measure.at_least is None or self.ours is None:
             return None
+        if self.measure.lossless and self.ours.lost:
+            return False
         return self.times_better >= self.measure.at_least
 
 
@@ -103,7 +106,7 @@ def short_table(results: Sequence[Result], conditions: Mapping[str, str]) -> str
         ]
         for result in shown
     ]
-    origin = f"`{conditions['command']}` on {conditions['machine']}; {conditions['Python']}; {conditions['date']}."
+    origin = "`{command}` on {machine}; {Python}; {date}.".format_map(conditions)
     return f"{_aligned(header, rows)}\n\n{origin}"
 
 

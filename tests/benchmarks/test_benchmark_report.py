@@ -47,6 +47,18 @@ def test_lower_and_higher_are_better_where_they_should_be() -> None:
     ]
 
 
+def test_a_rate_that_dropped_messages_reaches_no_goal() -> None:
+    lossless = Measure("rate", "a rate", "messages/s", 2, higher_is_better=True, lossless=True)
+    for lost, reached in ((0, True), (1, False)):
+        (result,) = collect(
+            [lossless],
+            upstream={"rate": [Figure(1000, None, 10, 0)]},
+            ours={"rate": [Figure(9000, None, 10, lost)]},
+            failures={},
+        )
+        assert result.reached is reached
+
+
 def test_a_measure_can_be_compared_with_another_of_ours() -> None:
     (derived,) = collect(
         [DERIVED], upstream={}, ours={"latency": [Figure(50)], "derived": [Figure(60)]}, failures={}

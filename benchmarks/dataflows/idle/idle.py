@@ -1,5 +1,6 @@
 """Do nothing at every tick; once, when all have settled, note the memory of this process."""
 
+import importlib
 import json
 import os
 from pathlib import Path
@@ -7,6 +8,9 @@ from pathlib import Path
 from dora import Node
 
 WHEN = 30  # ticks, which is 3 s
+
+for module in os.environ.get("IMPORT", "").split():
+    importlib.import_module(module)
 
 node = Node()
 ticks = 0
