@@ -8,9 +8,11 @@ comment                   what the test does
 ========================  =====================================================================
 none, ``python``          runs it as a program
 none, ``yaml``            reads it as a whole dataflow
-``<!-- file: name -->``   writes it to that file (and reads it, if it is a dataflow)
+``<!-- file: name -->``   writes it to that file (and reads it, if it is a dataflow, unless the
+                          comment ends in ``, with a mistake``)
 ``<!-- run -->``          runs the lines that begin with ``$`` and looks for the other lines, in
-                          order, in the output; times of day are ignored
+                          order, in the output; times of day and UUIDs are ignored
+``<!-- run: fails -->``   the same, expecting exit status 1
 ``<!-- in a node -->``    runs it in a node of a small dataflow, where ``node = Node()`` is given
 ``<!-- not run: why -->`` checks that it is valid Python or YAML
 ========================  =====================================================================
@@ -41,7 +43,7 @@ FENCE = re.compile(
     r"^(?:<!-- (?P<comment>[^\n]*?) -->\n\n?)?^```(?P<language>python|yaml|console)\n(?P<text>.*?)^```$",
     re.MULTILINE | re.DOTALL,
 )
-CLOCK = re.compile(r"\d\d:\d\d:\d\d")
+VARYING = re.compile(r"\d\d:\d\d:\d\d|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 FEEDER = """
 import pyarrow as pa
@@ -103,8 +105,8 @@ def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
-def run(command: list[str], folder: Path) -> str:
-    """Run a program in ``folder``, expecting exit status 0, and return all that it printed."""
+def run(command: list[str], folder: Path, status: int = 0) -> str:
+    """Run a program in ``folder``, expecting this exit status, and return all that it printed."""
     done = subprocess.run(
         command,
         cwd=folder,
@@ -115,7 +117,7 @@ def run(command: list[str], folder: Path) -> str:
         text=True,
         timeout=BOUND,
     )
-    assert done.returncode == 0, f"{shlex.join(command)} exits with {done.returncode}:\n{done.stdout}"
+    assert done.returncode == status, f"{shlex.join(command)} exits with {done.returncode}:\n{done.stdout}"
     return done.stdout
 
 
@@ -128,15 +130,16 @@ def check_valid(snippet: Snippet) -> None:
         yaml.safe_load(snippet.text)
 
 
-def run_console(snippet: Snippet, folder: Path) -> None:
+def run_console(snippet: Snippet, folder: Path, status: int) -> None:
     output: list[str] = []
     for line in snippet.text.splitlines():
         if line.startswith("$ "):
             words = shlex.split(line[2:], comments=True)
             program = {"dora": ["-m", "dora"], "python": []}[words[0]]
-            output = CLOCK.sub("", run([sys.executable, *program, *words[1:]], folder)).splitlines()
+            printed = run([sys.executable, *program, *words[1:]], folder, status)
+            output = VARYING.sub("", printed).splitlines()
         elif line.strip() not in ("", "..."):
-            wanted = CLOCK.sub("", line).rstrip()
+            wanted = VARYING.sub("", line).rstrip()
             assert wanted in output, (
                 f"`{line}` is not in the output, or not after the lines before it: {output}"
             )
@@ -159,12 +162,15 @@ def play(snippet: Snippet, folder: Path) -> None:
             assert len(reason) > 10, "say why it is not run"
             check_valid(snippet)
         case ["file", name], _:
+            name, _, mistake = name.partition(", ")
             (folder / name).write_text(snippet.text)
             check_valid(snippet)
-            if snippet.language == "yaml":
+            if snippet.language == "yaml" and mistake != "with a mistake":
                 parse(snippet.text, file=name, working_dir=str(folder), environ={})
         case ["run"], "console":
-            run_console(snippet, folder)
+            run_console(snippet, folder, status=0)
+        case ["run", "fails"], "console":
+            run_console(snippet, folder, status=1)
         case ["in a node"], "python":
             run_in_node(snippet, folder)
         case [""], "python":
