@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 import sys
 
 import click
 
 from dora.cli import flow
+from dora.cli.interrupt import termination_as_interrupt
 from dora.cli.later import later_option, lockfile_options
 
 
@@ -42,7 +42,5 @@ def build(path: str, uv: bool, local: bool) -> None:  # noqa: ARG001 - there is 
     FILE is a dataflow file or its URL. Commands run one after the other, without a shell; the first
     that fails ends the build.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    flow.build_only(
-        path, uv=uv, stream=sys.stdout, on_warning=lambda warning: click.echo(warning, err=True)
-    )
+    with termination_as_interrupt():
+        flow.build_only(path, uv=uv, stream=sys.stdout, on_warning=lambda text: click.echo(text, err=True))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from dora.cli.flow import Display, RunRequest, run_to_end
+from dora.cli.interrupt import termination_as_interrupt
 from dora.cli.later import lockfile_options
 from dora.cli.report import failure_report, loss_report
 from dora.cli.values import Value, parse_duration, parse_environment
@@ -133,25 +133,23 @@ def run(
     FILE is a dataflow file or its URL. Ctrl-C stops the dataflow, a second Ctrl-C kills it. The exit
     status is 1 if a node failed.
     """
-    # Ended while building, the running command has to go as well: let it be interrupted.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    outcome = run_to_end(
-        RunRequest(
-            path=path,
-            uv=uv,
-            stop_after=stop_after,
-            grace=grace_duration,
-            env=env,
-            exit_when_nodes_finish=exit_when_nodes_finish,
-            debug=debug,
-            allow_shell_nodes=allow_shell_nodes,
-            engine=engine,
-            strict_outputs=strict_outputs,
-        ),
-        Display(log_format, LogFilter(log_level, log_filter or {})),
-        stream=sys.stdout,
-        on_warning=lambda warning: click.echo(warning, err=True),
+    request = RunRequest(
+        path=path,
+        uv=uv,
+        stop_after=stop_after,
+        grace=grace_duration,
+        env=env,
+        exit_when_nodes_finish=exit_when_nodes_finish,
+        debug=debug,
+        allow_shell_nodes=allow_shell_nodes,
+        engine=engine,
+        strict_outputs=strict_outputs,
     )
+    display = Display(log_format, LogFilter(log_level, log_filter or {}))
+    with termination_as_interrupt():
+        outcome = run_to_end(
+            request, display, stream=sys.stdout, on_warning=lambda text: click.echo(text, err=True)
+        )
     directory = shorter_path(outcome.log_directory)
     if outcome.not_shown:
         click.echo(
