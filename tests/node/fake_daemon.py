@@ -1,16 +1,23 @@
-"""A daemon of fifty lines: enough of the control protocol to test nodes without processes."""
+"""A small daemon: enough of the control protocol to test nodes without a dataflow's processes."""
 
 from __future__ import annotations
 
 import glob
 import os
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import tempfile
+import textwrap
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+import msgspec
 
 from dora.dataflow.links import Place, plan
 from dora.dataflow.model import Dataflow
@@ -20,10 +27,12 @@ from dora.transport.doorbell import Bell, Doorbell
 from dora.wire.control import (
     Address,
     FrameBuffer,
+    InputsClosed,
     Ready,
     Register,
     Registered,
     Started,
+    Stop,
     ToDaemon,
     ToNode,
     decode_to_daemon,
@@ -31,11 +40,18 @@ from dora.wire.control import (
     encode_frame,
 )
 
+PATIENCE = 20.0  # seconds that anything may take on a busy machine
+
 
 class FakeDaemon:
-    """Answers every node at once: `Started` follows `Ready` without waiting for the others."""
+    """Answers every node at once: `Started` follows `Ready` without waiting for the others.
 
-    def __init__(self, dataflow: Dataflow) -> None:
+    ``answer_ready``: what is sent instead of `Started`. ``restart_count`` is what nodes are told.
+    """
+
+    def __init__(
+        self, dataflow: Dataflow, *, answer_ready: tuple[ToNode, ...] | None = None, restart_count: int = 0
+    ) -> None:
         self.run_dir = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")
         self.prefix = f"dora_{os.path.basename(self.run_dir)[10:]}_"
         shm = "/dev/shm" if os.path.isdir("/dev/shm") else self.run_dir
@@ -45,6 +61,10 @@ class FakeDaemon:
         for bell in self.plan.bells:
             Doorbell.make(bell)
         self.frames: list[tuple[str, ToDaemon]] = []
+        self._answer_ready = answer_ready
+        self._restart_count = restart_count
+        self._nodes: list[weakref.ref[Node]] = []
+        self._processes: list[subprocess.Popen[str]] = []
         self._sockets: dict[str, socket.socket] = {}
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(f"{self.run_dir}/daemon.sock")
@@ -62,16 +82,20 @@ class FakeDaemon:
     def _serve(self, connection: socket.socket) -> None:
         frames = FrameBuffer()
         node_id = ""
-        while data := connection.recv(1 << 16):
+        while data := _receive(connection):
             frames.feed(data)
             for body in frames:
                 message = decode_to_daemon(body)
                 if isinstance(message, Register):
                     node_id = message.node_id
                     self._sockets[node_id] = connection
-                    connection.sendall(encode_frame(Registered(self.plan.configs[node_id])))
+                    config = msgspec.structs.replace(
+                        self.plan.configs[node_id], restart_count=self._restart_count
+                    )
+                    connection.sendall(encode_frame(Registered(config)))
                 elif isinstance(message, Ready):
-                    connection.sendall(encode_frame(Started(time.monotonic_ns())))
+                    for answer in self._answer_ready or (Started(time.monotonic_ns()),):
+                        connection.sendall(encode_frame(answer))
                 self.frames.append((node_id, message))
 
     def send(self, node_id: str, *messages: ToNode) -> None:
@@ -84,24 +108,67 @@ class FakeDaemon:
         bell.ring()
         bell.close()
 
+    def stop(self, node_id: str) -> None:
+        self.send(node_id, Stop())
+
+    def close_inputs(self, node_id: str, *inputs: str) -> None:
+        self.send(node_id, InputsClosed(list(inputs)))
+
     def disconnect(self, node_id: str) -> None:
+        """Break the connection, as a daemon that dies does."""
         self._sockets[node_id].shutdown(socket.SHUT_RDWR)
+
+    def heard(self, node_id: str, kind: type[ToDaemon]) -> list[ToDaemon]:
+        """Return the frames of one kind that a node has sent."""
+        return [frame for sender, frame in self.frames if sender == node_id and isinstance(frame, kind)]
 
     def node(self, node_id: str) -> Node:
         """Create a node in this process, as if the daemon had started it."""
         with self.environment(node_id):
-            return Node()
+            node = Node()
+        self._nodes.append(weakref.ref(node))
+        return node
+
+    def address(self, node_id: str) -> str:
+        return encode_address(Address("test-dataflow", node_id, f"{self.run_dir}/daemon.sock")).decode()
 
     @contextmanager
     def environment(self, node_id: str) -> Iterator[None]:
-        address = Address("test-dataflow", node_id, f"{self.run_dir}/daemon.sock")
-        os.environ["DORA_NODE_CONFIG"] = encode_address(address).decode()
+        os.environ["DORA_NODE_CONFIG"] = self.address(node_id)
         try:
             yield
         finally:
             del os.environ["DORA_NODE_CONFIG"]
 
+    def start_process(
+        self, node_id: str, script: str | None = None, **environment: str
+    ) -> subprocess.Popen[str]:
+        """Run a script (None: the runtime) as a node in a process of its own."""
+        command = ["-c", textwrap.dedent(script)] if script is not None else ["-m", "dora.runtime"]
+        process = subprocess.Popen(
+            [sys.executable, *command],
+            env={**os.environ, "DORA_NODE_CONFIG": self.address(node_id), **environment},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        self._processes.append(process)
+        return process
+
+    def wait_for_sleep(self, node_id: str) -> None:
+        """Wait until a node waits for its next event."""
+        slot = self.plan.configs[node_id].node_slot
+        wait_until(lambda: self.board.get(slot, 0) == 1, f"node {node_id} to wait")
+
     def close(self) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGKILL)
+            process.communicate()
+        for reference in self._nodes:
+            if (node := reference()) is not None:
+                node.close()
         self._server.close()
         for connection in self._sockets.values():
             connection.close()
@@ -111,7 +178,20 @@ class FakeDaemon:
             os.unlink(path)
 
 
-def wait_until(condition: Callable[[], bool], what: str, seconds: float = 10.0) -> None:
+def _receive(connection: socket.socket) -> bytes:
+    try:
+        return connection.recv(1 << 16)
+    except OSError:
+        return b""
+
+
+def finish(process: subprocess.Popen[str], seconds: float = PATIENCE) -> tuple[int, str, str]:
+    """Wait for a process; return its exit status, stdout and stderr."""
+    out, err = process.communicate(timeout=seconds)
+    return process.returncode, out, err
+
+
+def wait_until(condition: Callable[[], bool], what: str, seconds: float = PATIENCE) -> None:
     """Wait for a condition, within a bound."""
     deadline = time.monotonic() + seconds
     while not condition():

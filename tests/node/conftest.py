@@ -1,0 +1,30 @@
+"""Every test of nodes gets its daemons from here, and leaves nothing behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from fake_daemon import FakeDaemon
+
+from dora.dataflow.model import Dataflow, Node
+
+StartFlow = Callable[..., FakeDaemon]
+
+
+@pytest.fixture
+def start_flow() -> Iterator[StartFlow]:
+    """``start_flow(*nodes)``: a daemon for a dataflow of these nodes."""
+    daemons: list[FakeDaemon] = []
+
+    def start(
+        *nodes: Node, working_dir: str = "/nowhere", descriptor: Any = None, **options: Any
+    ) -> FakeDaemon:
+        dataflow = Dataflow(nodes, working_dir, descriptor=descriptor or {})
+        daemons.append(FakeDaemon(dataflow, **options))
+        return daemons[-1]
+
+    yield start
+    for daemon in daemons:
+        daemon.close()
