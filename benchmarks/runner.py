@@ -50,11 +50,12 @@ class Run:
     wall_s: float
     cpu_s: float
     files: Mapping[str, Any]
+    printed: str
 
     def result(self, name: str) -> Any:
         """Return what the node wrote to `name`.json; raises RunFailed when it wrote nothing."""
         if name not in self.files:
-            raise RunFailed(f"the nodes ended without writing {name}.json")
+            raise RunFailed(f"the nodes wrote no {name}.json; after {self.wall_s:.1f} s {self.printed}")
         return self.files[name]
 
     def results(self, pattern: str) -> list[Any]:
@@ -62,7 +63,7 @@ class Run:
         prefix = pattern.removesuffix("*")
         found = [content for name, content in sorted(self.files.items()) if name.startswith(prefix)]
         if not found:
-            raise RunFailed(f"the nodes ended without writing any {pattern}.json")
+            raise RunFailed(f"the nodes wrote no {pattern}.json; after {self.wall_s:.1f} s {self.printed}")
         return found
 
 
@@ -103,7 +104,7 @@ def run_dataflow(
         if timed_out.is_set() or process.returncode or killed:
             raise RunFailed(_complaint(process.returncode, timed_out.is_set(), killed, printed))
         files = {file.stem: json.loads(file.read_text()) for file in results.glob("*.json")}
-        return Run(wall_s, usage.ru_utime + usage.ru_stime + leftover_cpu_s, files)
+        return Run(wall_s, usage.ru_utime + usage.ru_stime + leftover_cpu_s, files, _last_lines(printed))
 
 
 def adopt_orphans() -> None:
@@ -163,5 +164,9 @@ def _complaint(exit_code: int, timed_out: bool, killed: int, printed: Path) -> s
         reason = f"it exited with {exit_code}"
     else:
         reason = f"it left {killed} processes behind"
-    tail = "\n".join("    " + line for line in printed.read_text(errors="replace").splitlines()[-15:])
-    return f"{reason}; the last lines it printed:\n{tail}"
+    return f"{reason}; {_last_lines(printed)}"
+
+
+def _last_lines(printed: Path) -> str:
+    lines = printed.read_text(errors="replace").splitlines()[-15:]
+    return "\n".join(["the last lines it printed:", *("    " + line for line in lines)])
