@@ -282,6 +282,12 @@ def test_words_that_yaml_1_1_took_for_booleans_are_ids() -> None:
     assert [n.id for n in dataflow.nodes] == ["on", "off"]
 
 
+def test_a_repeated_line_is_a_warning() -> None:
+    dataflow = parse("nodes: [{id: a, path: a.py, env: {A: 1, B: 2, A: 1}}]")
+    assert dataflow.nodes[0].env == {"A": "1", "B": "2"}
+    assert "the key `A` is there twice" in dataflow.warnings[0].message
+
+
 def test_duplicate_outputs_are_merged_with_a_warning() -> None:
     dataflow = parse("nodes: [{id: a, path: a.py, outputs: [x, x]}]")
     assert dataflow.nodes[0].outputs == ("x",)

@@ -270,7 +270,11 @@ def test_operators(node: str, message: str, hint: str) -> None:
         ('nodes: []\nenv:\n  A: "x" «y»\n', "is not expected here", "whole value in quotes"),
         ("nodes:\n  - id: a\n    «path» b\n    args: c\n", "a `:` is missing", ""),
         ("nodes: []\n«---»\nnodes: []\n", "a second YAML document starts here", "`---`"),
-        ("nodes: []\n«nodes»: []\n", "the key `nodes` is there twice; the first one is on line 1", "one"),
+        (
+            "env: {}\nnodes: []\n«env»: {A: 1}\n",
+            "the key `env` is there twice; the first one is on line 1",
+            "one",
+        ),
         ("nodes: []\nenv: «*e»\n", "the alias `*e` refers to an anchor that does not exist", "`&e`"),
         ("nodes: &n [«*n»]\n", "refers to a value that contains it", ""),
         ("nodes: []\nenv: {«<<»: 1}\n", "`<<` merges mappings only", "`<<: *anchor`"),

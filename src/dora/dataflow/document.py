@@ -249,8 +249,10 @@ class _Composer:
             if not isinstance(key, Scalar):
                 self.report.error(key, "a key has to be a single word or text")
             elif key.text in entries:
-                first = entries[key.text][0]
-                self.report.error(
+                first, kept = entries[key.text]
+                # Published files repeat a line here and there; that is harmless as long as they agree.
+                tell = self.report.warn if kept.plain() == value.plain() else self.report.error
+                tell(
                     key,
                     f"the key `{key.text}` is there twice; the first one is on line {first.line + 1}",
                     "remove one of them",
