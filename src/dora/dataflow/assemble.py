@@ -89,7 +89,9 @@ class Assembler:
                 f"{_named(draft)} has both {listed(kinds)}",
                 "keep one of them: a node is either a program or a runtime for operators",
             )
-        elif not kinds and not any(checked.has(name) for name in _KINDS_WITHOUT_PATH):
+        elif not kinds and not any(
+            checked.has(name) or name in checked.meant for name in (*_KINDS, *_KINDS_WITHOUT_PATH)
+        ):
             where: Span = checked.keys.get("path") or checked.place("id")
             self.report.error(
                 where,
@@ -130,7 +132,10 @@ class Assembler:
                     )
                 draft.operators.append((operator_id, operator))
         for operator_id, operator in draft.operators:
-            if not any(operator.has(name) for name in ("python", "shared-library", "wasm")):
+            if not any(
+                operator.has(name) or name in operator.meant
+                for name in ("python", "shared-library", "wasm")
+            ):
                 self.report.error(
                     operator.keys.get("python", operator.span),
                     f"the operator `{operator_id}` of {_named(draft)} says nothing about what to run",

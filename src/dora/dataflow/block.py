@@ -35,6 +35,7 @@ class Checked:
         self.values: dict[str, Any] = {}
         self.keys: dict[str, Scalar] = {}
         self.nodes: dict[str, Value] = {}
+        self.meant: set[str] = set()  # fields that misspelt ones were probably meant to be
 
     def get(self, name: str) -> Any:
         return self.values.get(name)
@@ -77,7 +78,7 @@ class Block(Kind[Checked]):
             field = self.fields.get(name)
             if field is None:
                 if not (self.notes and name.startswith("x-")):
-                    self._unknown(name, key, reader)
+                    self._unknown(name, key, checked, reader)
                 if name in self.removed:
                     checked.nodes[name] = item
                 continue
@@ -90,7 +91,7 @@ class Block(Kind[Checked]):
             if found is not None:
                 checked.values[name] = found
         for field in self.fields.values():
-            if field.required and not checked.has(field.name):
+            if field.required and not checked.has(field.name) and field.name not in checked.meant:
                 gone = "has no value" if field.name in checked.keys else "is missing"
                 reader.report.error(
                     checked.keys.get(field.name, value),
@@ -99,7 +100,7 @@ class Block(Kind[Checked]):
                 )
         return checked
 
-    def _unknown(self, name: str, key: Scalar, reader: Reader) -> None:
+    def _unknown(self, name: str, key: Scalar, checked: Checked, reader: Reader) -> None:
         if name in self.removed:
             reader.report.error(
                 key, f"the field `{name}` is of dora 0.x and no longer exists", self.removed[name]
@@ -109,6 +110,7 @@ class Block(Kind[Checked]):
             hint = f"`{name}` is a field of {self.elsewhere[name]}"
         elif found := closest(name, self.fields):
             hint = f"did you mean `{found}`?"
+            checked.meant.add(found)
         else:
             hint = f"its fields are {listed(self.fields)}"
         reader.report.error(key, f"{self.noun} has no field `{name}`", hint)
