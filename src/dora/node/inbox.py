@@ -17,7 +17,7 @@ import os
 import threading
 import time
 from collections import deque
-from typing import Final
+from typing import Any, Final
 
 from dora.errors import ReceiveClosed
 from dora.node.control import ControlChannel
@@ -33,6 +33,8 @@ _yield_cpu = getattr(os, "sched_yield", lambda: time.sleep(0))
 DEFAULT_SPIN_US: Final = 50
 _WAKE_COST_NS: Final = 80_000
 _TRUST: Final = 3  # fruitless looks until the node stops spinning
+_LOOK_EVERY_NS: Final = 50_000_000
+_BUSY_PAUSE: Final = 0.002  # seconds
 _END_PAUSE: Final = 0.02  # seconds; for programs that ask on and on after the end
 
 
@@ -67,6 +69,9 @@ class Inbox:
         self._ending = False  # no further events but the pending ones
         self._ended_calls = 0
         self._lock = threading.Lock()
+        self._look_at = 0  # when those who never wait look whether the daemon is still there
+        self._fds = (doorbell.fd, channel.fileno())
+        self._tasks: dict[Any, set[Any]] = {}  # asyncio loop → events of the tasks that wait
         self._spin_ns = int(spin_us * 1000)
         self._trust = 0
 
@@ -74,20 +79,40 @@ class Inbox:
 
     def next(self, timeout: float | None) -> Event | None:
         """Return the next event, None at the end of the stream, an `Error` event on expiry."""
-        with self._lock:
+        if not self._lock.acquire(blocking=False):
+            start = _monotonic()
+            if not self._lock.acquire(timeout=-1 if timeout is None else timeout):
+                return _timed_out(timeout)
+            if timeout is not None:
+                timeout = max(timeout - (_monotonic() - start) * 1e-9, 0.0)
+        try:
             event = self._poll()
             if event is not None:
                 return event
             return self._wait(timeout)
+        finally:
+            self._lock.release()
 
     def try_next(self) -> Event | None:
         """Return an event that is there, else None; never blocks."""
         if not self._lock.acquire(blocking=False):
             return None  # another thread is waiting for the next event: it gets it
         try:
-            return self._poll()
+            event = self._poll()
+            if event is None and self._daemon_may_be_gone():
+                event = self._poll()
+            return event
         finally:
             self._lock.release()
+
+    def _daemon_may_be_gone(self) -> bool:
+        """Look at the control socket now and then, for programs that poll and never wait."""
+        now = _monotonic()
+        if now < self._look_at or self._ending:
+            return False
+        self._look_at = now + _LOOK_EVERY_NS
+        self._read_control()
+        return True
 
     def drain(self) -> list[Event]:
         """Return all events that are there; raises `ReceiveClosed` if there are and will be none."""
@@ -100,9 +125,12 @@ class Inbox:
 
     def is_empty(self) -> bool:
         """Tell whether nothing is there to be taken."""
-        if self._words[self._control] != self._control_seen and self._lock.acquire(blocking=False):
+        if self._lock.acquire(blocking=False):
             try:
-                self._read_control()
+                if self._words[self._control] != self._control_seen:
+                    self._read_control()
+                else:
+                    self._daemon_may_be_gone()
             finally:
                 self._lock.release()
         return not self._pending and not any(port.ready() for port in list(self._turn))
@@ -131,12 +159,21 @@ class Inbox:
                 if not port.open:
                     self._retire(port)
                 return event
-        if self._stopping:
-            self._ending = True
+        if self._stopping or self._ending:
+            self._finish()
         return None
+
+    def _finish(self) -> None:
+        """The stream is over: whoever waits for this node to read need not wait any longer."""
+        self._ending = True
+        turn, self._turn = self._turn, []
+        for port in turn:
+            port.close()
 
     def _retire(self, port: Port) -> None:
         """Take a closed input out of the turn; after the last one the node is asked to stop."""
+        if port not in self._turn:  # another thread has closed the node
+            return
         self._turn.remove(port)
         self._next_turn = 0
         if any(other.is_data for other in self._turn):
@@ -181,15 +218,15 @@ class Inbox:
                     readable = self._doorbell.wait(max(wake_at - _monotonic(), 0) * 1e-9)
             finally:
                 words[self._asleep] = 0
+                if self._tasks:
+                    self._wake_tasks()
             if readable:
                 self._read_control()
             event = self._poll()
             if event is not None or self._ending:
                 break
             if deadline is not None and _monotonic() >= deadline:
-                return Error(
-                    f"Timeout event stream error: Receiver timed out after {timeout} s", is_timeout=True
-                )
+                return _timed_out(timeout)
         if not self._trust and _monotonic() - start < self._spin_ns + _WAKE_COST_NS:
             self._trust = 1
         return event
@@ -235,24 +272,19 @@ class Inbox:
         loop = asyncio.get_running_loop()
         deadline = None if timeout is None else _monotonic() + int(timeout * 1e9)
         rung = asyncio.Event()
-        fds = (self._doorbell.fd, self._channel.fileno())
-        for fd in fds:
-            loop.add_reader(fd, rung.set)
-        words = self._words
+        self._enter(loop, rung)
         try:
             while True:
                 rung.clear()
-                words[self._asleep] = 1
-                memory_fence()
-                event = self._poll_readable()
-                if event is not None or self._ending:
+                looked, event = self._look()
+                if event is not None or (looked and self._ending):
                     return event
                 now = _monotonic()
                 if deadline is not None and now >= deadline:
-                    return Error(
-                        f"Timeout event stream error: Receiver timed out after {timeout} s",
-                        is_timeout=True,
-                    )
+                    return _timed_out(timeout)
+                if not looked:  # a thread is waiting for events too
+                    await asyncio.sleep(_BUSY_PAUSE)
+                    continue
                 wake_at = self._wake_at(deadline)
                 try:
                     await asyncio.wait_for(
@@ -260,16 +292,51 @@ class Inbox:
                     )
                 except TimeoutError:
                     pass
-                self._doorbell.clear()
         finally:
-            words[self._asleep] = 0
-            for fd in fds:
-                loop.remove_reader(fd)
+            self._leave(loop, rung)
 
-    def _poll_readable(self) -> Event | None:
-        with self._lock:
+    def _enter(self, loop: Any, rung: Any) -> None:
+        """Let the doorbell wake a task; all tasks of a loop share one pair of readers."""
+        waiting = self._tasks.setdefault(loop, set())
+        waiting.add(rung)
+        if len(waiting) > 1:
+            return
+
+        def ring() -> None:
+            for each in waiting:
+                each.set()
+
+        for fd in self._fds:
+            loop.add_reader(fd, ring)
+
+    def _leave(self, loop: Any, rung: Any) -> None:
+        waiting = self._tasks[loop]
+        waiting.discard(rung)
+        if waiting:
+            return
+        del self._tasks[loop]
+        for fd in self._fds:
+            loop.remove_reader(fd)
+        if not self._tasks and not self._lock.locked():
+            self._words[self._asleep] = 0
+
+    def _look(self) -> tuple[bool, Event | None]:
+        """Say that somebody sleeps, then look for an event; (False, None) if a thread is at it."""
+        if not self._lock.acquire(blocking=False):
+            return False, None
+        try:
+            self._doorbell.clear()
+            self._words[self._asleep] = 1
+            memory_fence()
             self._read_control()
-            return self._poll()
+            return True, self._poll()
+        finally:
+            self._lock.release()
+
+    def _wake_tasks(self) -> None:
+        """A thread that waited took the ring, and perhaps not all events: pass it on."""
+        self._words[self._asleep] = 1
+        self._doorbell.ring()
 
     # ------------------------------------------------------------------ the daemon's word
 
@@ -319,9 +386,15 @@ class Inbox:
             self._ending = True
 
     def close(self) -> None:
-        """End the stream at once; what was not taken is not delivered."""
+        """End the stream at once; what was not taken is not delivered. Wakes whoever waits."""
+        # Without the lock, which a thread that waits holds; perhaps this one, in a signal handler.
         self._pending.clear()
         self._ending = True
+        self._turn = []
         for port in self.ports.values():
             port.close()
-        self._turn = []
+        self._doorbell.ring()
+
+
+def _timed_out(timeout: float | None) -> Error:
+    return Error(f"Timeout event stream error: Receiver timed out after {timeout} s", is_timeout=True)

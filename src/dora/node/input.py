@@ -77,6 +77,10 @@ class Silence:
         recovered, self.closed = self.closed, False
         return recovered
 
+    def is_due(self) -> bool:
+        """Tell whether `expired` would be true."""
+        return self._deadline is not None and _monotonic() >= self._deadline
+
     def expired(self) -> bool:
         """True once per silence that lasted too long."""
         if self._deadline is None or _monotonic() < self._deadline:
@@ -190,6 +194,7 @@ class LinkPort:
             self._receiver.has_messages()
             or self._stashed is not None
             or (self._source_closed_at is not None and self._arrived())
+            or (self._silence is not None and self._silence.is_due())
         )
 
     def wake_at(self) -> int | None:
@@ -303,7 +308,11 @@ class QueuePort:
         return event  # type: ignore[no-any-return]
 
     def ready(self) -> bool:
-        return bool(self._queue) or self._source_closed
+        return (
+            bool(self._queue)
+            or self._source_closed
+            or (self._silence is not None and self._silence.is_due())
+        )
 
     def wake_at(self) -> int | None:
         return self._silence.wake_at() if self._silence is not None else None

@@ -100,6 +100,13 @@ class Doorbell:
             self.clear()
         return self.also in ready
 
+    def ring(self) -> None:
+        """Ring from this side, for another thread that waits."""
+        try:
+            os.write(self.fd, b"\0")
+        except OSError:  # it rings already, or was closed
+            pass
+
     def clear(self) -> None:
         """Take all rings out of the pipe."""
         try:
