@@ -22,7 +22,7 @@ from dora.transport.doorbell import Bell, Doorbell
 from dora.transport.interface import Engine
 from dora.wire.control import Closing, NodeConfig, Ready, Started, StartRefused, ToDaemon, ToNode
 from dora.wire.ids import uuid7
-from dora.wire.payload import plain_format
+from dora.wire.payload import plain_format, warm_up
 
 _CONNECT_TIMEOUT = 60.0  # seconds; the daemon ends the wait earlier when a node fails
 
@@ -79,6 +79,8 @@ class Node:
         self._engine.connect(_CONNECT_TIMEOUT)
         if prepare is not None:
             prepare(config)
+        if any(item.kind != "timer" for item in config.inputs):
+            warm_up()
         epoch_ns, early = _pass_barrier(self._channel)
         for item in config.inputs:
             if item.kind == "timer":

@@ -8,7 +8,7 @@ copy.
 
 The common case, a fixed-width array without nulls (images, tensors, numbers, bytes), is one buffer
 and needs neither Arrow's IPC nor, for NumPy and bytes, pyarrow itself: importing it costs 130 ms and
-50 MB, so it is imported when a program first touches an Arrow value.
+50 MB, so a node that receives nothing imports it when it first touches an Arrow value.
 """
 
 from __future__ import annotations
@@ -106,6 +106,17 @@ class Payload:
             self.write(memoryview(target))
             return bytes(target)
         return string_at(self.address, self.size)
+
+
+def warm_up() -> None:
+    """Import pyarrow and go once through decoding, so that the first message is not a slow one.
+
+    Otherwise a node would lose what arrives during the 100 ms and more that the import takes.
+    """
+    import pyarrow as pa
+
+    for array in (pa.array([0], pa.uint8()), pa.array(["x"])):
+        decode_arrow(_as_message(array))
 
 
 # --------------------------------------------------------------------------- sending
@@ -345,9 +356,13 @@ def as_arrow(data: Any) -> Any:
     pa: Any = sys.modules.get("pyarrow")
     if pa is not None and isinstance(data, pa.Array):
         return data
+    return decode_arrow(_as_message(data))
+
+
+def _as_message(data: Any) -> Message:
     payload = encode(data)
     head = pack_head(payload.encoding, payload.schema, b"", payload.size, 0, 0)
-    return decode_arrow(Message(head + payload.to_bytes()))
+    return Message(head + payload.to_bytes())
 
 
 # --------------------------------------------------------------------------- receiving
