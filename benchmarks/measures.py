@@ -258,7 +258,7 @@ SCENARIOS: tuple[Scenario, ...] = (
             ),
         ),
         evaluate=_idle_with_arrow,
-        arguments=("--stop-after", "6s"),
+        arguments=("--stop-after", "10s"),
     ),
 )
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dora import Node
 
-WHEN = 30  # ticks, which is 3 s
+WHEN = 20  # ticks, which is 2 s
 
 for module in os.environ.get("IMPORT", "").split():
     importlib.import_module(module)
