@@ -99,9 +99,7 @@ def plan(dataflow: Dataflow, place: Place) -> Plan:
         NodeOutput(node.id, output): next(slots) for node in dataflow.nodes for output in node.outputs
     }
     bells = {node.id: f"{place.run_dir}/bell-{index}" for index, node in enumerate(dataflow.nodes)}
-    credit_bells = {
-        source: f"{place.run_dir}/credit-{index}" for index, source in enumerate(output_slots)
-    }
+    credit_bells = {source: f"{place.run_dir}/credit-{index}" for index, source in enumerate(output_slots)}
 
     links: list[Link] = []
     inputs: dict[str, list[InputConfig]] = {node.id: [] for node in dataflow.nodes}
@@ -146,6 +144,7 @@ def plan(dataflow: Dataflow, place: Place) -> Plan:
                         consumer=f"{node.id}/{item.id}",
                         queue_size=item.queue_size,
                         policy=item.queue_policy,
+                        dynamic=node.is_dynamic,
                     )
                 )
 

@@ -18,6 +18,7 @@ link        ``DROPPED``            messages that were lost on the link
 link        ``FIRST``              sequence number before the first one meant for this link
 link        ``STATE``              `UNCONNECTED`, `CONNECTED` or `CLOSED` (receiver; the daemon
                                    closes on behalf of a dead receiver)
+link        ``PROBED``             the last probe that came through (receiver; Zenoh only)
 ==========  =====================  =========================================================
 
 Hence ``FIRST + RECEIVED + DROPPED`` is the last sequence number the receiver knows of, and what is
@@ -34,7 +35,7 @@ LINE_BYTES = WORDS * 8
 
 ASLEEP, CONTROL, UNDECLARED = 0, 1, 2
 SENT, CREDIT_WAITING = 0, 1
-RECEIVED, DROPPED, FIRST, STATE = 0, 1, 2, 3
+RECEIVED, DROPPED, FIRST, STATE, PROBED = 0, 1, 2, 3, 4
 
 UNCONNECTED, CONNECTED, CLOSED = 0, 1, 2
 

@@ -27,6 +27,7 @@ class LinkConfig(msgspec.Struct, omit_defaults=True):
     consumer: str  # "node/input", for messages
     queue_size: int = 10
     policy: Literal["drop_oldest", "backpressure"] = "drop_oldest"
+    dynamic: bool = False  # the consumer is a dynamic node: it may not be there
 
 
 class OutputConfig(msgspec.Struct, omit_defaults=True):

@@ -1,0 +1,66 @@
+"""Ordinary memory for messages, aligned as their layout wants it.
+
+For the engines without shared memory. The block is a ``bytearray``, because that is what can be both
+filled through its address and handed to other libraries without another copy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Final
+
+from dora.wire.message import ALIGNMENT, Message
+
+_SMALL: Final = 4096  # bytes; up to this size a message is one bytes object
+
+# Unlike ``bytearray(size)``, this does not fill with zeros what is about to be overwritten.
+_uninitialised = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(
+    ("PyByteArray_FromStringAndSize", ctypes.pythonapi)
+)
+_address_of_bytes = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(
+    ("PyBytes_AsString", ctypes.pythonapi)
+)
+_address_of_bytearray = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(
+    ("PyByteArray_AsString", ctypes.pythonapi)
+)
+
+
+class AlignedMemory:
+    """``size`` writable bytes at ``address``, a multiple of 64, alive as long as this object."""
+
+    __slots__ = ("_block", "_start", "address", "size")
+
+    def __init__(self, size: int) -> None:
+        """Allocate; raises ``MemoryError``."""
+        block: bytearray = _uninitialised(None, size + ALIGNMENT)
+        start = -_address_of_bytearray(block) % ALIGNMENT
+        # Cutting at the front moves the start of a bytearray instead of its content; only one that
+        # becomes less than half as long is moved (`content` copes with that).
+        if size >= ALIGNMENT:
+            del block[:start]
+            del block[size:]
+            start = -_address_of_bytearray(block) % ALIGNMENT
+        if start + size > len(block):
+            block = _uninitialised(None, size + ALIGNMENT)
+            start = -_address_of_bytearray(block) % ALIGNMENT
+        self._block = block
+        self._start = start
+        self.address: int = _address_of_bytearray(block) + start
+        self.size = size
+
+    def content(self) -> bytearray:
+        """Return the bytes: the block itself where it has nothing else in it, else a copy."""
+        if len(self._block) == self.size:
+            return self._block
+        return self._block[self._start : self._start + self.size]
+
+
+def message_from_bytes(data: bytes) -> Message:
+    """Return the message that ``data`` is; the body of a large one stays where it lies.
+
+    Raises `MessageError`; see `Message.validate` for what is not checked here.
+    """
+    if len(data) <= _SMALL:
+        return Message(data)
+    offset = int.from_bytes(data[12:16], "little")
+    return Message(data[:offset], _address_of_bytes(data), data)
