@@ -25,7 +25,7 @@ from dora.transport.board import (
     Board,
 )
 from dora.transport.doorbell import Bell, memory_fence
-from dora.transport.interface import Receiver
+from dora.transport.interface import MAX_QUEUE, Receiver
 from dora.wire.control import InputConfig
 
 _monotonic = time.monotonic_ns
@@ -120,7 +120,7 @@ class LinkPort:
         words[base + STATE] = CONNECTED
         self._credit = Bell(config.credit_bell) if config.credit_bell else None
         self._waiting_word = config.output_slot * WORDS + CREDIT_WAITING
-        self._half = config.queue_size // 2
+        self._half = min(config.queue_size, MAX_QUEUE) // 2
         self._silence = Silence(config.input_timeout) if config.input_timeout is not None else None
         self._stashed: Event | None = None
         self._source_closed_at: int | None = None

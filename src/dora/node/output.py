@@ -26,7 +26,7 @@ from dora.transport.board import (
     Board,
 )
 from dora.transport.doorbell import FENCED, Bell, Doorbell, memory_fence
-from dora.transport.interface import Loan, Sender
+from dora.transport.interface import MAX_QUEUE, Loan, Sender
 from dora.wire.control import OutputConfig
 from dora.wire.message import Encoding, body_offset, pack_head
 from dora.wire.metadata import encode_metadata
@@ -55,7 +55,9 @@ class OutputPort:
         self.has_links = bool(config.links)
         self._bells = [(link.node_slot * WORDS, Bell(link.bell)) for link in config.links] if rings else []
         self._pressure = [
-            (link.slot * WORDS, link.queue_size) for link in config.links if link.policy == "backpressure"
+            (link.slot * WORDS, min(link.queue_size, MAX_QUEUE))
+            for link in config.links
+            if link.policy == "backpressure"
         ]
         self._waiting_word = config.slot * WORDS + CREDIT_WAITING
         self._credit_bell = Doorbell(config.credit_bell) if self._pressure else None

@@ -32,12 +32,12 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from dora.errors import SharedMemoryFull, TransportError
+from dora.transport.interface import MAX_QUEUE
 from dora.wire.control import InputConfig, OutputConfig
 from dora.wire.message import ALIGNMENT, Message
 
 SMALL_MESSAGE: Final = 4096  # bytes; up to this size a message is copied out on arrival
 MAX_HELD: Final = 32  # large messages that the user may hold per input before they are copied
-MAX_BUFFER: Final = 4096  # slots of a subscriber's buffer; each costs a few microseconds at start
 _MAX_PUBLISHERS: Final = 4  # restarted nodes whose predecessor is not cleaned up yet
 _MAX_LOANS: Final = 8
 _INITIAL_CHUNK: Final = SMALL_MESSAGE  # no chunk is smaller, so a small message populates it whole
@@ -228,7 +228,7 @@ class IceoryxReceiver:
     def __init__(self, service: Any, item: InputConfig) -> None:
         self._input_id = item.id
         self._subscriber = (
-            service.subscriber_builder().buffer_size(min(item.queue_size, MAX_BUFFER)).create()
+            service.subscriber_builder().buffer_size(min(item.queue_size, MAX_QUEUE)).create()
         )
         self._receive = self._subscriber.receive
         self.has_messages: Callable[[], bool] = self._subscriber.has_samples
@@ -311,7 +311,7 @@ class IceoryxEngine:
                 .payload_alignment(iox.Alignment.new(ALIGNMENT))
                 .enable_safe_overflow(True)
                 .history_size(0)
-                .subscriber_max_buffer_size(min(max_queue_size, MAX_BUFFER))
+                .subscriber_max_buffer_size(min(max_queue_size, MAX_QUEUE))
                 .subscriber_max_borrowed_samples(MAX_HELD + 2)
                 .max_publishers(_MAX_PUBLISHERS)
                 .max_subscribers(max_receivers)

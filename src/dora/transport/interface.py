@@ -17,6 +17,10 @@ from typing import Protocol
 from dora.wire.control import InputConfig, OutputConfig
 from dora.wire.message import Message
 
+# Messages; an engine may hold fewer than a longer ``queue_size`` asks for. A sender under
+# back-pressure counts with this many at most.
+MAX_QUEUE: Final = 4096
+
 
 class Loan(Protocol):
     """Memory for one message: ``size`` writable bytes at ``address``, aligned to 64.

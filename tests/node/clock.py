@@ -1,0 +1,19 @@
+"""A clock that tests turn by hand, for what nodes do at certain times."""
+
+from __future__ import annotations
+
+import pytest
+
+MILLISECOND = 1_000_000  # nanoseconds
+
+
+class VirtualClock:
+    """Stands in for CLOCK_MONOTONIC wherever a node reads it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1_000_000 * MILLISECOND
+        for module in ("dora.node.input", "dora.node.inbox"):
+            monkeypatch.setattr(f"{module}._monotonic", lambda: self.now)
+
+    def advance(self, milliseconds: float) -> None:
+        self.now += int(milliseconds * MILLISECOND)

@@ -1,0 +1,209 @@
+"""Delivery contracts: what a full queue does, and that every message is accounted for."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import StartFlow
+from fake_daemon import PATIENCE, FakeDaemon, wait_until
+from flows import node
+
+from dora import Node, SendError
+from dora.transport.board import CREDIT_WAITING
+
+
+def link(start_flow: StartFlow, **options: Any) -> tuple[FakeDaemon, Node, Node]:
+    daemon = start_flow(node("a", outputs="out"), node("b", inputs={"in": ("a/out", options)}))
+    return daemon, daemon.node("a"), daemon.node("b")
+
+
+def numbers(receiver: Node) -> list[int]:
+    return [int.from_bytes(event["data"][:4], "little") for event in receiver.drain()]
+
+
+def send(sender: Node, first: int, last: int, size: int = 4) -> None:
+    for number in range(first, last):
+        sender.send_output("out", number.to_bytes(size, "little"))
+
+
+# ------------------------------------------------------------------ drop_oldest
+
+
+@pytest.mark.parametrize("size", [4, 5000, 200_000])
+@pytest.mark.parametrize("queue_size", [1, 2, 10, 100])
+def test_a_full_queue_keeps_the_newest_and_counts_the_rest(
+    start_flow: StartFlow, queue_size: int, size: int
+) -> None:
+    _, sender, receiver = link(start_flow, queue_size=queue_size)
+    send(sender, 0, 150, size)
+    assert numbers(receiver) == list(range(150 - queue_size, 150))
+    assert receiver.statistics()["inputs"]["in"] == {"received": queue_size, "dropped": 150 - queue_size}
+    assert sender.statistics()["outputs"]["out"] == {"sent": 150}
+
+
+def test_nothing_is_lost_while_the_queue_has_room(start_flow: StartFlow) -> None:
+    _, sender, receiver = link(start_flow, queue_size=10)
+    for start in range(0, 1000, 10):
+        send(sender, start, start + 10)
+        assert numbers(receiver) == list(range(start, start + 10))
+    assert receiver.statistics()["inputs"]["in"] == {"received": 1000, "dropped": 0}
+
+
+def test_a_slow_receiver_does_not_cost_a_fast_one_anything(start_flow: StartFlow) -> None:
+    daemon = start_flow(
+        node("a", outputs="out"),
+        node("fast", inputs={"in": "a/out"}),
+        node("slow", inputs={"in": ("a/out", {"queue_size": 1})}),
+    )
+    sender, fast, slow = daemon.node("a"), daemon.node("fast"), daemon.node("slow")
+    for number in range(20):
+        send(sender, number, number + 1)
+        assert numbers(fast) == [number]
+    assert numbers(slow) == [19]
+    assert fast.statistics()["inputs"]["in"]["dropped"] == 0
+    assert slow.statistics()["inputs"]["in"]["dropped"] == 19
+
+
+# ------------------------------------------------------------------ back-pressure
+
+
+def start_sending(sender: Node, count: int, size: int = 4) -> threading.Thread:
+    thread = threading.Thread(target=send, args=(sender, 0, count, size), daemon=True)
+    thread.start()
+    return thread
+
+
+def wait_for_credit_wait(daemon: FakeDaemon) -> None:
+    slot = daemon.plan.configs["a"].outputs[0].slot
+    wait_until(lambda: daemon.board.get(slot, CREDIT_WAITING) == 1, "the sender to wait")
+
+
+def join(thread: threading.Thread) -> None:
+    thread.join(PATIENCE)
+    assert not thread.is_alive(), "the sender hangs"
+
+
+@pytest.mark.parametrize("queue_size", [1, 2, 3, 10])
+def test_a_full_queue_makes_the_sender_wait(start_flow: StartFlow, queue_size: int) -> None:
+    daemon, sender, receiver = link(start_flow, queue_size=queue_size, queue_policy="backpressure")
+    thread = start_sending(sender, 100)
+    wait_for_credit_wait(daemon)
+    assert sender.statistics()["outputs"]["out"]["sent"] == queue_size
+    received = []
+    for number in range(100):
+        event = receiver.next(timeout=PATIENCE)
+        assert event is not None
+        received.append(event["data"][0])
+        assert sender.statistics()["outputs"]["out"]["sent"] <= number + 1 + queue_size
+    join(thread)
+    assert received == list(range(100))
+    assert receiver.statistics()["inputs"]["in"] == {"received": 100, "dropped": 0}
+
+
+def test_back_pressure_holds_for_large_queues(start_flow: StartFlow) -> None:
+    """More than a subscriber of the engine can hold."""
+    daemon, sender, receiver = link(start_flow, queue_size=10_000, queue_policy="backpressure")
+    thread = start_sending(sender, 6000)
+    slot = daemon.plan.configs["a"].outputs[0].slot
+    wait_until(
+        lambda: not thread.is_alive() or daemon.board.get(slot, CREDIT_WAITING) == 1,
+        "the sender to have sent all it may",
+    )
+    received = 0
+    while received < 6000:
+        event = receiver.next(timeout=PATIENCE)
+        assert event is not None
+        assert event["type"] == "INPUT", event
+        assert int.from_bytes(event["data"], "little") == received
+        received += 1
+    join(thread)
+    assert receiver.statistics()["inputs"]["in"]["dropped"] == 0
+
+
+def test_the_sender_goes_on_when_the_receiver_closes(start_flow: StartFlow) -> None:
+    daemon, sender, receiver = link(start_flow, queue_size=2, queue_policy="backpressure")
+    thread = start_sending(sender, 50)
+    wait_for_credit_wait(daemon)
+    receiver.close()
+    join(thread)
+    assert sender.statistics()["outputs"]["out"]["sent"] == 50
+
+
+def test_the_sender_goes_on_when_the_stream_of_the_receiver_has_ended(start_flow: StartFlow) -> None:
+    daemon, sender, receiver = link(start_flow, queue_size=2, queue_policy="backpressure")
+    thread = start_sending(sender, 50)
+    wait_for_credit_wait(daemon)
+    daemon.stop("b")
+    assert next(event["type"] for event in receiver) == "STOP"
+    assert not any(event["type"] != "INPUT" for event in receiver)
+    join(thread)
+
+
+def test_the_sender_can_be_closed_while_it_waits(start_flow: StartFlow) -> None:
+    daemon, sender, _receiver = link(start_flow, queue_size=1, queue_policy="backpressure")
+    raised: list[Exception] = []
+
+    def send_two() -> None:
+        try:
+            send(sender, 0, 2)
+        except SendError as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=send_two, daemon=True)
+    thread.start()
+    wait_for_credit_wait(daemon)
+    sender.close()
+    join(thread)
+    assert len(raised) == 1
+
+
+def test_one_slow_receiver_holds_the_sender_and_loses_nothing(start_flow: StartFlow) -> None:
+    daemon = start_flow(
+        node("a", outputs="out"),
+        node("fast", inputs={"in": ("a/out", {"queue_size": 4, "queue_policy": "backpressure"})}),
+        node("slow", inputs={"in": ("a/out", {"queue_size": 2, "queue_policy": "backpressure"})}),
+        node("lossy", inputs={"in": ("a/out", {"queue_size": 1})}),
+    )
+    sender, fast, slow, lossy = (daemon.node(name) for name in ("a", "fast", "slow", "lossy"))
+    thread = start_sending(sender, 30)
+    wait_for_credit_wait(daemon)
+    assert numbers(fast) == [0, 1]
+    assert numbers(lossy) == [1]
+    received = []
+    while len(received) < 30:
+        event = slow.next(timeout=PATIENCE)
+        assert event is not None
+        received.append(event["data"][0])
+        fast.drain()
+    join(thread)
+    fast.drain()
+    assert received == list(range(30))
+    assert fast.statistics()["inputs"]["in"] == {"received": 30, "dropped": 0}
+
+
+def test_back_pressure_counts_large_messages_too(start_flow: StartFlow) -> None:
+    daemon, sender, receiver = link(start_flow, queue_size=3, queue_policy="backpressure")
+    thread = start_sending(sender, 20, 100_000)
+    wait_for_credit_wait(daemon)
+    received = [receiver.next(timeout=PATIENCE) for _ in range(20)]
+    join(thread)
+    assert [int(np.frombuffer(event["data"], "<u4")[0]) for event in received if event] == list(range(20))
+
+
+def test_back_pressure_holds_for_loans(start_flow: StartFlow) -> None:
+    daemon, sender, receiver = link(start_flow, queue_size=2, queue_policy="backpressure")
+
+    def lend() -> None:
+        for number in range(10):
+            with sender.loan("out", 1000, "uint32") as array:
+                array[:] = number
+
+    thread = threading.Thread(target=lend, daemon=True)
+    thread.start()
+    wait_for_credit_wait(daemon)
+    received = [receiver.next(timeout=PATIENCE) for _ in range(10)]
+    join(thread)
+    assert [int(event.numpy()[-1]) for event in received if event] == list(range(10))

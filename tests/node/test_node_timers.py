@@ -1,0 +1,234 @@
+"""Timers and input timeouts, on a clock that the test turns."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+from clock import MILLISECOND, VirtualClock
+from conftest import StartFlow
+from fake_daemon import FakeDaemon
+from flows import node
+
+from dora import Node
+from dora.node.input import TimerPort
+from dora.wire.control import InputConfig, Started, TextInput
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> VirtualClock:
+    return VirtualClock(monkeypatch)
+
+
+def timer(clock: VirtualClock, milliseconds: int, *, epoch: int | None = None) -> TimerPort:
+    config = InputConfig(id="tick", kind="timer", source="", interval_ns=milliseconds * MILLISECOND)
+    return TimerPort(config, clock.now if epoch is None else epoch)
+
+
+def ticks(port: TimerPort) -> int:
+    count = 0
+    while port.poll() is not None:
+        count += 1
+    return count
+
+
+# ------------------------------------------------------------------ timers
+
+
+def test_the_first_tick_comes_at_once(clock: VirtualClock) -> None:
+    port = timer(clock, 100)
+    assert port.ready()
+    assert ticks(port) == 1
+    assert not port.ready()
+
+
+def test_ticks_lie_on_a_grid_without_drift(clock: VirtualClock) -> None:
+    epoch = clock.now
+    port = timer(clock, 100)
+    port.poll()
+    for number in range(1, 50):
+        clock.advance(99)
+        assert port.poll() is None
+        assert port.wake_at() == epoch + number * 100 * MILLISECOND
+        clock.advance(1 + 7 * (number % 3))  # read late, by different amounts
+        assert ticks(port) == 1
+        clock.now = epoch + number * 100 * MILLISECOND
+
+
+def test_missed_ticks_are_skipped_not_bunched(clock: VirtualClock) -> None:
+    port = timer(clock, 100)
+    port.poll()
+    clock.advance(1050)
+    assert ticks(port) == 1
+    clock.advance(49)
+    assert ticks(port) == 0
+    clock.advance(1)
+    assert ticks(port) == 1
+
+
+def test_a_node_that_starts_late_keeps_the_grid(clock: VirtualClock) -> None:
+    epoch = clock.now
+    clock.advance(730)
+    port = timer(clock, 100, epoch=epoch)
+    assert ticks(port) == 1
+    assert port.wake_at() == epoch + 800 * MILLISECOND
+
+
+def test_a_tick_is_an_input_with_an_empty_null_array(start_flow: StartFlow) -> None:
+    daemon = start_flow(node("a", inputs={"tick": "dora/timer/millis/10"}))
+    event = daemon.node("a").next(timeout=20)
+    assert event is not None
+    assert (event["type"], event["id"]) == ("INPUT", "tick")
+    assert event["value"].type == pa.null()
+    assert list(event["metadata"]) == ["timestamp"]
+
+
+def test_waiting_for_a_timer_is_bounded_by_its_tick(start_flow: StartFlow) -> None:
+    daemon = start_flow(node("a", inputs={"tick": "dora/timer/millis/5"}))
+    receiver = daemon.node("a")
+    for _ in range(4):
+        event = receiver.next(timeout=20)
+        assert event is not None
+        assert event["id"] == "tick"
+
+
+def test_two_nodes_tick_on_the_same_grid(start_flow: StartFlow, clock: VirtualClock) -> None:
+    inputs = {"tick": "dora/timer/millis/100"}
+    daemon = start_flow(
+        node("a", inputs=inputs), node("b", inputs=inputs), answer_ready=(Started(clock.now),)
+    )
+    first = daemon.node("a")
+    clock.advance(30)
+    second = daemon.node("b")
+    for receiver in (first, second):
+        assert len(receiver.drain()) == 1
+    clock.advance(69)
+    assert first.is_empty()
+    assert second.is_empty()
+    clock.advance(1)
+    assert len(first.drain()) == len(second.drain()) == 1
+
+
+def test_a_timer_stops_with_a_manual_stop(start_flow: StartFlow) -> None:
+    daemon = start_flow(node("a", inputs={"tick": "dora/timer/millis/1"}))
+    receiver = daemon.node("a")
+    receiver.next(timeout=20)
+    daemon.stop("a")
+    events = [event["type"] for event in receiver]
+    assert events[-1] == "STOP"
+
+
+def test_timers_go_on_when_the_data_inputs_have_closed(start_flow: StartFlow, clock: VirtualClock) -> None:
+    daemon = start_flow(
+        node("a", outputs="out"),
+        node("b", inputs={"in": "a/out", "tick": "dora/timer/millis/10"}),
+        answer_ready=(Started(clock.now),),
+    )
+    receiver = daemon.node("b")
+    daemon.close_inputs("b", "in")
+    clock.advance(100)
+    assert {event["type"] for event in receiver.drain()} == {"INPUT", "INPUT_CLOSED"}
+    clock.advance(10)
+    assert [event["id"] for event in receiver.drain()] == ["tick"]
+
+
+def test_a_busy_timer_leaves_room_for_data(start_flow: StartFlow, clock: VirtualClock) -> None:
+    daemon = start_flow(
+        node("a", outputs="out"),
+        node("b", inputs={"tick": "dora/timer/millis/1", "in": "a/out"}),
+        answer_ready=(Started(clock.now),),
+    )
+    sender, receiver = daemon.node("a"), daemon.node("b")
+    for _ in range(3):
+        sender.send_output("out", b"x")
+    seen = []
+    for _ in range(6):
+        clock.advance(1)
+        event = receiver.try_recv()
+        assert event is not None
+        seen.append(event["id"])
+    assert seen == ["in", "tick"] * 3
+
+
+# ------------------------------------------------------------------ input_timeout
+
+
+@pytest.fixture
+def silent(start_flow: StartFlow, clock: VirtualClock) -> tuple[FakeDaemon, Node, Node, VirtualClock]:
+    daemon = start_flow(
+        node("a", outputs="out"), node("b", inputs={"in": ("a/out", {"input_timeout": 0.5})})
+    )
+    return daemon, daemon.node("a"), daemon.node("b"), clock
+
+
+Silent = tuple[FakeDaemon, Node, Node, VirtualClock]
+
+
+def types(receiver: Node) -> list[str]:
+    return [event["type"] for event in receiver.drain()]
+
+
+def test_silence_before_the_first_message_is_no_timeout(silent: Silent) -> None:
+    _, _, receiver, clock = silent
+    clock.advance(10_000)
+    assert types(receiver) == []
+
+
+def test_silence_closes_an_input_once_and_a_message_recovers_it(silent: Silent) -> None:
+    _, sender, receiver, clock = silent
+    sender.send_output("out", b"1")
+    assert types(receiver) == ["INPUT"]
+    clock.advance(499)
+    assert types(receiver) == []
+    clock.advance(1)
+    assert not receiver.is_empty()
+    assert types(receiver) == ["INPUT_CLOSED"]
+    clock.advance(10_000)
+    assert types(receiver) == []
+    sender.send_output("out", b"2")
+    events = receiver.drain()
+    assert [event["type"] for event in events] == ["INPUT_RECOVERED", "INPUT"]
+    assert events[0]["id"] == "in"
+    assert events[1]["data"] == b"2"
+    clock.advance(500)
+    assert types(receiver) == ["INPUT_CLOSED"]
+
+
+def test_messages_keep_an_input_open(silent: Silent) -> None:
+    _, sender, receiver, clock = silent
+    for _ in range(5):
+        sender.send_output("out", b"x")
+        assert types(receiver) == ["INPUT"]
+        clock.advance(400)
+    assert types(receiver) == []
+
+
+def test_a_silent_input_is_not_the_end_of_the_stream(silent: Silent) -> None:
+    daemon, sender, receiver, clock = silent
+    sender.send_output("out", b"x")
+    clock.advance(0)
+    assert types(receiver) == ["INPUT"]
+    clock.advance(500)
+    assert types(receiver) == ["INPUT_CLOSED"]
+    daemon.close_inputs("b", "in")
+    assert types(receiver) == ["INPUT_CLOSED", "STOP"]
+
+
+def test_a_wait_ends_when_the_timeout_of_an_input_does(start_flow: StartFlow) -> None:
+    daemon = start_flow(
+        node("a", outputs="out"), node("b", inputs={"in": ("a/out", {"input_timeout": 0.01})})
+    )
+    sender, receiver = daemon.node("a"), daemon.node("b")
+    sender.send_output("out", b"x")
+    events = [receiver.next(timeout=20) for _ in range(2)]
+    assert [event["type"] for event in events if event] == ["INPUT", "INPUT_CLOSED"]
+
+
+def test_silence_on_a_text_input(start_flow: StartFlow, clock: VirtualClock) -> None:
+    daemon = start_flow(node("a", inputs={"logs": ("dora/logs", {"input_timeout": 0.5})}))
+    receiver = daemon.node("a")
+    daemon.send("a", TextInput(["logs"], "1"))
+    assert types(receiver) == ["INPUT"]
+    clock.advance(500)
+    assert types(receiver) == ["INPUT_CLOSED"]
+    daemon.send("a", TextInput(["logs"], "2"))
+    assert types(receiver) == ["INPUT_RECOVERED", "INPUT"]
