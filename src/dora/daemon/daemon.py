@@ -16,6 +16,7 @@ import msgspec
 
 from dora.daemon.board_keeper import BoardKeeper
 from dora.daemon.connections import Connection, ControlServer
+from dora.daemon.guardian import kill_run
 from dora.daemon.loop import Loop
 from dora.daemon.options import RunOptions, finish_grace_from_environment, shell_nodes_allowed
 from dora.daemon.processes import Child
@@ -119,6 +120,8 @@ class Daemon:
         for child in self._children.values():
             child.kill_now()
         self._children.clear()
+        if self.supervisor.killing:
+            kill_run(self._run.dataflow_id)  # also those who left their process group
         self._server.close()
         self._log_files.close()
         self._keeper.close()

@@ -58,10 +58,14 @@ def kill_run(run_id: str, registered: Iterable[int] = ()) -> None:
             _kill(os.killpg, group)
         return
     deadline = time.monotonic() + KILL_TIMEOUT
-    while (found := marked_processes(run_id)) and time.monotonic() < deadline:
+    looks = 0  # in a row without finding any
+    while looks < 2 and time.monotonic() < deadline:
+        found = marked_processes(run_id)
         for pid in found:
             _kill(os.kill, pid)
-        time.sleep(0.005)
+        looks = 0 if found else looks + 1
+        # A process that is just executing a new program has no environment for a moment.
+        time.sleep(0.003)
 
 
 def _kill(function: Callable[[int, int], None], target: int) -> None:

@@ -1,0 +1,21 @@
+"""Run the dataflow of a JSON file: what the tests kill."""
+
+from __future__ import annotations
+
+import sys
+
+import msgspec
+
+from dora.daemon.options import RunOptions
+from dora.daemon.run import run_dataflow
+from dora.dataflow.model import Dataflow
+
+with open(sys.argv[1], "rb") as file:
+    dataflow = msgspec.json.decode(file.read(), type=Dataflow)
+result = run_dataflow(
+    dataflow,
+    RunOptions(engine="iceoryx2"),
+    lambda entry: print(f"{entry.node_id}: {entry.message}", flush=True),
+    sys.argv[2],
+)
+print("ok" if result.ok else "failed", flush=True)

@@ -1,0 +1,133 @@
+"""Run small dataflows of fake nodes, which speak the control protocol and nothing else."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dora.daemon.guardian import marked_processes
+from dora.daemon.options import RunOptions
+from dora.daemon.run import run_dataflow
+from dora.dataflow.model import Dataflow, Input, Node, NodeOutput, TimerSource
+from dora.logs.entry import LogEntry
+from dora.supervise.result import DataflowResult
+from dora.wire.ids import uuid7
+
+HERE = os.path.dirname(__file__)
+PATIENCE = 20.0  # seconds that anything may take on a busy machine
+
+OnEntry = Callable[[LogEntry], None]
+
+
+def wait_until(condition: Callable[[], object], what: str) -> None:
+    """Wait for a condition, at most `PATIENCE` seconds."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for: {what}"
+        time.sleep(0.005)
+
+
+def alive(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] != b"Z"
+    except OSError:
+        return False
+
+
+class Bench:
+    """Writes scripts, runs dataflows, keeps what they printed."""
+
+    def __init__(self, directory: Path, root: str) -> None:
+        self.directory = directory
+        self.root = root
+        self.entries: list[LogEntry] = []
+        self.ids: list[str] = []
+        self._drivers: list[subprocess.Popen[str]] = []
+
+    def node(
+        self, node_id: str, script: str | None, *, inputs: dict[str, str] | None = None, **more: Any
+    ) -> Node:
+        """Make a node from the text of its script; inputs as in ``{"x": "camera/image"}``."""
+        if script is not None:
+            (self.directory / f"{node_id}.py").write_text(textwrap.dedent(script))
+            more.setdefault("path", f"{node_id}.py")
+        parsed = []
+        for input_id, source in (inputs or {}).items():
+            producer, _, output = source.partition("/")
+            if producer == "timer":
+                parsed.append(Input(input_id, TimerSource(10_000_000, "dora/timer/millis/10")))
+            else:
+                parsed.append(Input(input_id, NodeOutput(producer, output)))
+        return Node(node_id, inputs=tuple(parsed), **more)
+
+    def dataflow(self, *nodes: Node, **more: Any) -> Dataflow:
+        return Dataflow(nodes, str(self.directory), env={"PYTHONPATH": HERE}, **more)
+
+    def run(
+        self, *nodes: Node, on_entry: OnEntry | None = None, options: RunOptions | None = None, **more: Any
+    ) -> DataflowResult:
+        """Run to the end in this thread. ``on_entry`` sees each log entry, in the daemon's thread."""
+        self.ids.append(uuid7())
+
+        def on_log(entry: LogEntry) -> None:
+            self.entries.append(entry)
+            if on_entry is not None:
+                on_entry(entry)
+
+        dataflow = self.dataflow(*nodes, **more)
+        return run_dataflow(dataflow, options or RunOptions(engine="iceoryx2"), on_log, self.ids[-1])
+
+    def lines(self, node_id: str | None) -> list[str]:
+        """Return what a node printed, and what the daemon said about it."""
+        return [entry.message for entry in self.entries if entry.node_id == node_id]
+
+    def drive(self, *nodes: Node) -> tuple[subprocess.Popen[str], str]:
+        """Run in another process; returns it and the id of the dataflow."""
+        import msgspec
+
+        self.ids.append(uuid7())
+        (self.directory / "dataflow.json").write_bytes(msgspec.json.encode(self.dataflow(*nodes)))
+        driver = subprocess.Popen(
+            [sys.executable, f"{HERE}/driver.py", str(self.directory / "dataflow.json"), self.ids[-1]],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._drivers.append(driver)
+        return driver, self.ids[-1]
+
+    def clean_up(self) -> None:
+        for driver in self._drivers:
+            driver.kill()
+            driver.wait()
+            if driver.stdout is not None:
+                driver.stdout.close()
+        for dataflow_id in self.ids:
+            for pid in marked_processes(dataflow_id):
+                os.kill(pid, signal.SIGKILL)
+
+    def assert_nothing_left(self, dataflow_id: str) -> None:
+        short = dataflow_id.replace("-", "")[-12:]
+        assert short not in os.listdir(self.root), "a run left its directory"
+        assert not [name for name in os.listdir("/dev/shm") if short in name], "shared memory is left"
+        # A killed process has an environment until it is really gone.
+        wait_until(lambda: not marked_processes(dataflow_id), "the end of all processes")
+
+
+def when(text: str, action: Callable[[str], None]) -> OnEntry:
+    """Do something once, with the rest of the line, when a line starts with ``text``."""
+    done = []
+
+    def on_entry(entry: LogEntry) -> None:
+        if entry.message.startswith(text) and not done:
+            done.append(1)
+            action(entry.message.removeprefix(text).strip())
+
+    return on_entry

@@ -1,0 +1,118 @@
+"""The daemon is killed, or its guardian, or both: nothing stays behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+
+import pytest
+from running import Bench, alive, wait_until
+
+from dora.daemon.guardian import marked_processes
+from dora.daemon.rundir import remove_stale
+
+pytestmark = pytest.mark.processes
+
+LOST = """
+    import os, signal, subprocess
+    from peer import Peer
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    node = Peer()
+    child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+    print("up", flush=True)
+    signal.pause()
+"""
+
+
+def start(bench: Bench, nodes: int = 2) -> tuple[subprocess.Popen[str], str, list[int]]:
+    """Run until all nodes are up; returns the daemon, the dataflow's id, and its processes."""
+    driver, dataflow_id = bench.drive(*[bench.node(f"n{index}", LOST) for index in range(nodes)])
+    assert driver.stdout is not None
+    up = 0
+    while up < nodes:
+        line = driver.stdout.readline()
+        assert line, "the run ended too early"
+        up += line.rstrip().endswith(": up")
+    wait_until(lambda: len(marked_processes(dataflow_id)) == 2 * nodes, "all processes")
+    return driver, dataflow_id, marked_processes(dataflow_id)
+
+
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def guardian_of(pid: int) -> int | None:
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            try:
+                with open(f"/proc/{name}/stat", "rb") as stat, open(f"/proc/{name}/cmdline", "rb") as line:
+                    parent = int(stat.read().rpartition(b")")[2].split()[1])
+                    if parent == pid and b"guardian.py" in line.read():
+                        return int(name)
+            except OSError:
+                continue
+    return None
+
+
+def nothing_left(bench: Bench, dataflow_id: str, processes: list[int]) -> bool:
+    return (
+        not any(alive(pid) for pid in processes)
+        and os.listdir(bench.root) == ["lock"]
+        and not [name for name in os.listdir("/dev/shm") if dataflow_id.replace("-", "")[-12:] in name]
+    )
+
+
+def test_a_killed_daemon_takes_everything_along(bench: Bench) -> None:
+    driver, dataflow_id, processes = start(bench)
+    wait_until(lambda: guardian_of(driver.pid), "the guardian")
+    kill(driver.pid)
+    wait_until(lambda: nothing_left(bench, dataflow_id, processes), "the guardian's work")
+
+
+def test_a_killed_guardian_is_replaced(bench: Bench) -> None:
+    driver, dataflow_id, processes = start(bench)
+    wait_until(lambda: guardian_of(driver.pid), "the guardian")
+    first = guardian_of(driver.pid)
+    assert first is not None
+    kill(first)
+    wait_until(lambda: guardian_of(driver.pid) not in (None, first), "a new guardian")
+    kill(driver.pid)
+    wait_until(lambda: nothing_left(bench, dataflow_id, processes), "the new guardian's work")
+
+
+def test_if_both_are_killed_the_next_start_cleans_up(bench: Bench) -> None:
+    driver, dataflow_id, processes = start(bench)
+    wait_until(lambda: guardian_of(driver.pid), "the guardian")
+    guardian = guardian_of(driver.pid)
+    assert guardian is not None
+    os.kill(driver.pid, signal.SIGSTOP)  # else it would start another
+    kill(guardian)
+    kill(driver.pid)
+    driver.wait()
+    assert not nothing_left(bench, dataflow_id, processes)
+    remove_stale(bench.root)
+    assert nothing_left(bench, dataflow_id, processes)
+
+
+def test_a_run_that_lives_is_not_cleaned_up(bench: Bench) -> None:
+    driver, _, processes = start(bench, nodes=1)
+    remove_stale(bench.root)
+    assert all(alive(pid) for pid in processes)
+    driver.send_signal(signal.SIGINT)
+    driver.send_signal(signal.SIGTERM)  # any second signal kills
+    wait_until(lambda: driver.poll() is not None, "the end")
+    assert driver.stdout is not None
+    assert driver.stdout.read().rstrip().endswith("failed")
+
+
+def test_a_third_signal_ends_the_daemon_itself(bench: Bench) -> None:
+    driver, dataflow_id, processes = start(bench)
+    wait_until(lambda: guardian_of(driver.pid), "the guardian")
+    os.kill(driver.pid, signal.SIGSTOP)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # pending together
+        os.kill(driver.pid, number)
+    os.kill(driver.pid, signal.SIGCONT)
+    wait_until(lambda: driver.poll() is not None, "the end")
+    assert driver.returncode == 130
+    wait_until(lambda: nothing_left(bench, dataflow_id, processes), "the guardian's work")

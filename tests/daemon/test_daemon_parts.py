@@ -1,0 +1,212 @@
+"""Lines, the loop, the excerpt of an error, the board seen by the daemon."""
+
+from __future__ import annotations
+
+import os
+import select
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from dora.daemon.board_keeper import BoardKeeper
+from dora.daemon.capture import LineSplitter
+from dora.daemon.loop import READ, Loop
+from dora.daemon.processes import Child
+from dora.daemon.spawn import CannotSpawn
+from dora.dataflow.links import Place, plan
+from dora.dataflow.model import Dataflow, Input, Node, NodeOutput
+from dora.supervise.excerpt import telling_lines
+from dora.transport.board import (
+    CLOSED,
+    CONNECTED,
+    CONTROL,
+    DROPPED,
+    FIRST,
+    RECEIVED,
+    SENT,
+    STATE,
+    Board,
+)
+from dora.transport.doorbell import Doorbell
+
+# ----------------------------------------------------------------------------- lines
+
+
+def test_lines_come_whole_whatever_the_pieces() -> None:
+    text = "ä\r\n\nlast\n".encode()
+    for size in range(1, len(text)):
+        lines = LineSplitter()
+        pieces = [text[start : start + size] for start in range(0, len(text), size)]
+        assert [line for piece in pieces for line in lines.feed(piece)] == ["ä", "", "last"]
+        assert lines.finish() == []
+
+
+def test_long_lines_are_split_and_bad_bytes_replaced() -> None:
+    lines = LineSplitter(max_line=4)
+    assert lines.feed(b"123456789") == ["1234", "5678"]
+    assert lines.feed(b"0\nabcdef\n\xff") == ["90", "abcd", "ef"]
+    assert lines.finish() == ["\ufffd"]
+
+
+# ----------------------------------------------------------------------------- excerpt
+
+
+def test_the_last_traceback_tells_with_those_it_was_raised_in() -> None:
+    head = "Traceback (most recent call last):"
+    first = [head, "  a", "ValueError: 1"]
+    link = ["", "During handling of the above exception, another exception occurred:", ""]
+    second = [head, "  b", "KeyError: 2"]
+    assert telling_lines([*first, "later", *second]) == tuple(second)
+    assert telling_lines(["x", *first, *link, *second]) == (*first, *link, *second)
+
+
+def test_errors_and_tails() -> None:
+    assert telling_lines(["a", "fatal Error: no", "b"]) == ("fatal Error: no", "b")
+    assert telling_lines([str(number) for number in range(30)]) == tuple(str(n) for n in range(20, 30))
+    assert telling_lines([]) == ()
+    endless = ["Traceback (most recent call last):", *["  deeper"] * 500, "RecursionError: x"]
+    excerpt = telling_lines(endless)
+    assert len(excerpt) < 70
+    assert (excerpt[0], excerpt[-1]) == (endless[0], endless[-1])
+
+
+# ----------------------------------------------------------------------------- loop
+
+
+def test_the_loop_serves_descriptors_timers_and_other_threads() -> None:
+    loop = Loop()
+    seen: list[str] = []
+    read, write = os.pipe()
+    loop.watch(read, READ, lambda _: seen.append(os.read(read, 10).decode()))
+    os.write(write, b"data")
+    loop.run_once(None)
+    loop.call_at(time.monotonic() - 1, lambda: seen.append("late"))
+    loop.call_at(time.monotonic() - 2, lambda: seen.append("later")).cancel()
+    loop.run_once(None)
+    thread = threading.Thread(target=loop.call_threadsafe, args=(lambda: seen.append("thread"),))
+    thread.start()
+    loop.run_once(None)
+    thread.join()
+    loop.run_once(time.monotonic() - 1)  # nothing to do: returns at once
+    loop.unwatch(read)
+    loop.unwatch(read)
+    assert seen == ["data", "late", "thread"]
+    loop.close()
+    loop.call_threadsafe(lambda: None)  # after the end: no harm
+    os.close(read)
+    os.close(write)
+
+
+def test_a_descriptor_closed_by_an_earlier_callback_of_the_round_is_not_served() -> None:
+    loop = Loop()
+    pipes = [os.pipe(), os.pipe()]
+    served: list[int] = []
+
+    def serve(own: int) -> None:
+        served.append(own)
+        for read, _ in pipes:
+            loop.unwatch(read)
+
+    for index, (read, write) in enumerate(pipes):
+        loop.watch(read, READ, lambda _, index=index: serve(index))  # type: ignore[misc]
+        os.write(write, b"x")
+    loop.run_once(None)
+    assert len(served) == 1
+    loop.close()
+    for pair in pipes:
+        for fd in pair:
+            os.close(fd)
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        ("no-such-program", "`no-such-program` is not installed"),
+        ("./bad", "neither a program of this machine nor a script"),
+        ("./lost", "the interpreter named in the first line of"),
+    ],
+)
+def test_why_a_process_could_not_be_started(command: str, sentence: str, tmp_path: Path) -> None:
+    for name, text in {"bad": "\0\0", "lost": "#!/no/such/interpreter\n"}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    loop = Loop()
+    command = command.replace("./", f"{tmp_path}/")
+    with pytest.raises(CannotSpawn, match=sentence):
+        Child(
+            loop,
+            "n",
+            [command],
+            env={"PATH": "/bin"},
+            cwd=str(tmp_path),
+            cpu_affinity=(),
+            on_line=lambda *_: None,
+            on_end=lambda *_: None,
+        )
+    loop.close()
+
+
+# ----------------------------------------------------------------------------- board
+
+
+@pytest.fixture
+def keeper(tmp_path: Path) -> BoardKeeper:
+    flow = Dataflow(
+        (
+            Node("a", path="a.py", outputs=("x",)),
+            Node("b", path="b.py", inputs=(Input("x", NodeOutput("a", "x"), 10, "backpressure"),)),
+        ),
+        "/",
+    )
+    layout = plan(flow, Place("id", str(tmp_path), "p_", str(tmp_path / "board")))
+    for path in layout.bells:
+        Doorbell.make(path)
+    return BoardKeeper(Board.create(str(tmp_path / "board"), layout.lines), layout)
+
+
+def rings(bell: Doorbell) -> bool:
+    return bool(select.select([bell.fd], [], [], 0)[0])
+
+
+def test_calling_a_node_counts_and_rings(keeper: BoardKeeper, tmp_path: Path) -> None:
+    bell = Doorbell(f"{tmp_path}/bell-1")
+    keeper.call("b")
+    slot = keeper._plan.configs["b"].node_slot
+    assert keeper.board.get(slot, CONTROL) == 1
+    assert rings(bell)
+    bell.close()
+    keeper.close()
+
+
+def test_closing_a_dead_receivers_links_wakes_its_senders(keeper: BoardKeeper) -> None:
+    (link,) = keeper._plan.links
+    credit = Doorbell(keeper._plan.configs["a"].outputs[0].credit_bell)
+    keeper.close_receivers("b")
+    assert not rings(credit)  # it never connected: nobody waits for it
+    keeper.board.set(link.slot, STATE, CONNECTED)
+    keeper.close_receivers("b")
+    assert keeper.board.get(link.slot, STATE) == CLOSED
+    assert rings(credit)
+    credit.close()
+    keeper.close()
+
+
+def test_the_report_adds_up_and_leaves_out_what_was_sent_to_nobody(keeper: BoardKeeper) -> None:
+    (link,) = keeper._plan.links
+    board = keeper.board
+    assert keeper.report({}, {})[0].sent == 0
+    board.set(link.output_slot, SENT, 100)
+    assert keeper.report({}, {})[0].sent == 0  # not connected yet
+    board.set(link.slot, STATE, CONNECTED)
+    board.set(link.slot, FIRST, 20)
+    board.set(link.slot, RECEIVED, 50)
+    board.set(link.slot, DROPPED, 10)
+    assert not keeper.drained("a")
+    keeper.close_receivers("b")
+    assert keeper.drained("a")
+    board.set(link.output_slot, SENT, 1000)  # after the receiver's end
+    (report,) = keeper.report({}, {})
+    assert (report.sent, report.received, report.dropped, report.unread) == (80, 50, 10, 20)
+    keeper.close()

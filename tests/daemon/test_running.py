@@ -1,0 +1,475 @@
+"""Whole runs with real processes: starting, ending, failing, stopping."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from peer import Peer
+from running import Bench, alive, wait_until, when
+
+from dora.daemon.options import RunOptions
+from dora.dataflow.model import LogOptions, RestartOptions
+from dora.wire.control import Address, decode_address
+
+pytestmark = pytest.mark.processes
+
+QUICK = """
+    from peer import Peer
+    Peer().close()
+"""
+RECEIVER = """
+    from peer import Peer
+    node = Peer()
+    node.until_closed()
+    node.close()
+"""
+PATIENT = """
+    import os
+    from peer import Peer
+    node = Peer()
+    print("up", os.getpid(), flush=True)
+    node.until_stop()
+"""
+STUBBORN = """
+    import os, signal
+    from peer import Peer
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    node = Peer()
+    print("up", os.getpid(), flush=True)
+    signal.pause()
+"""
+
+
+def interrupt(_: str = "") -> None:
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_two_nodes_start_together_and_end_in_order(bench: Bench) -> None:
+    result = bench.run(
+        bench.node("a", QUICK, outputs=("x",)), bench.node("b", RECEIVER, inputs={"x": "a/x"})
+    )
+    assert result.ok
+    assert result.dataflow_id == bench.ids[0]
+    assert bench.lines("b") == ["InputsClosed(inputs=['x'])"]
+
+
+def test_an_empty_dataflow(bench: Bench) -> None:
+    assert bench.run().ok
+
+
+def test_a_script_that_dies_on_import(bench: Bench) -> None:
+    result = bench.run(
+        bench.node("broken", "import no_such_module"),
+        bench.node("other", QUICK),
+        bench.node("third", QUICK),
+    )
+    culprit, *others = result.failures
+    assert (culprit.node_id, culprit.kind, culprit.exit_code) == ("broken", "exit", 1)
+    assert culprit.last_lines[0] == "Traceback (most recent call last):"
+    assert "no_such_module" in culprit.last_lines[-1]
+    assert [failure.kind for failure in others] == ["cascading", "cascading"]
+    assert "node `broken` ended before all nodes were ready" in " ".join(bench.lines("other"))
+
+
+def test_a_program_that_never_becomes_a_node(bench: Bench) -> None:
+    (failure, _) = bench.run(bench.node("a", "print('done')"), bench.node("b", QUICK)).failures
+    assert failure.exit_code == 0
+    assert "`dora.Node()`" in failure.message
+
+
+def test_a_script_that_is_missing(bench: Bench) -> None:
+    result = bench.run(bench.node("a", None, path="missing.py"))
+    (failure,) = result.failures
+    assert failure.kind == "spawn"
+    assert failure.message == f"node `a`: there is no file {bench.directory}/missing.py"
+
+
+def test_a_killed_node_fails_before_its_outputs_close(bench: Bench) -> None:
+    result = bench.run(
+        bench.node("a", PATIENT, outputs=("x",)),
+        bench.node("b", RECEIVER, inputs={"x": "a/x"}),
+        on_entry=when("up", lambda pid: os.kill(int(pid), signal.SIGKILL)),
+    )
+    failed, closed = bench.lines("b")
+    assert failed.startswith("NodeFailed(node_id='a'")
+    assert closed == "InputsClosed(inputs=['x'])"
+    (failure,) = result.failures
+    assert (failure.node_id, failure.signal) == ("a", signal.SIGKILL)
+
+
+def test_an_exception_fails_before_its_outputs_close(bench: Bench) -> None:
+    script = """
+        from peer import Peer
+        Peer().close()
+        raise ValueError("no more")
+    """
+    result = bench.run(
+        bench.node("a", script, outputs=("x",)), bench.node("b", RECEIVER, inputs={"x": "a/x"})
+    )
+    assert bench.lines("b")[0].startswith("NodeFailed(node_id='a'")
+    assert result.failures[0].last_lines[-1] == "ValueError: no more"
+
+
+def test_what_was_said_in_the_last_moment_counts(bench: Bench) -> None:
+    script = """
+        from peer import Peer
+        from dora.wire.control import Closing
+        Peer().send(Closing({"typo": 3}))
+    """
+    assert bench.run(bench.node("a", script)).undeclared == {"a": {"typo": 3}}
+
+
+# ----------------------------------------------------------------------------- stopping
+
+
+def test_one_interrupt_stops_gently_and_the_old_handler_is_back_afterwards(bench: Bench) -> None:
+    before = signal.getsignal(signal.SIGINT)
+    result = bench.run(bench.node("a", PATIENT), on_entry=when("up", interrupt))
+    assert result.ok
+    assert bench.lines("a")[1:] == ["Stop()"]
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_second_interrupt_kills(bench: Bench) -> None:
+    def twice(_: str) -> None:
+        interrupt()
+        interrupt()
+
+    result = bench.run(bench.node("a", STUBBORN), on_entry=when("up", twice))
+    assert [(failure.node_id, failure.kind) for failure in result.failures] == [("a", "grace")]
+
+
+def test_a_node_that_ignores_everything_is_killed_after_the_grace(bench: Bench) -> None:
+    result = bench.run(
+        bench.node("a", STUBBORN),
+        on_entry=when("up", interrupt),
+        options=RunOptions(engine="iceoryx2", grace=0.1),
+    )
+    (failure,) = result.failures
+    assert (failure.kind, failure.signal) == ("grace", signal.SIGKILL)
+
+
+def test_stop_after_a_time(bench: Bench) -> None:
+    result = bench.run(
+        bench.node("a", PATIENT), options=RunOptions(engine="iceoryx2", stop_after=0.2, grace=20.0)
+    )
+    assert result.ok
+
+
+def test_a_node_can_stop_the_whole_dataflow(bench: Bench) -> None:
+    script = """
+        from peer import Peer
+        from dora.wire.control import StopDataflow
+        node = Peer()
+        node.send(StopDataflow())
+        node.until_stop()
+    """
+    assert bench.run(bench.node("a", script), bench.node("b", PATIENT)).ok
+    assert bench.lines("b")[-1] == "Stop()"
+
+
+def test_the_first_exception_of_the_log_stops_the_run_and_comes_back(bench: Bench) -> None:
+    def fail(_: str) -> None:
+        raise BrokenPipeError("the reader is gone")
+
+    with pytest.raises(BrokenPipeError, match="the reader is gone"):
+        bench.run(bench.node("a", PATIENT), on_entry=when("up", fail))
+
+
+def test_runs_at_once_from_several_threads(bench: Bench) -> None:
+    results = []
+    node = bench.node("a", QUICK)
+    threads = [threading.Thread(target=lambda: results.append(bench.run(node))) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [result.ok for result in results] == [True] * 3
+    assert len({result.dataflow_id for result in results}) == 3
+
+
+# ----------------------------------------------------------------------------- processes
+
+
+def test_grandchildren_end_with_their_node(bench: Bench) -> None:
+    script = """
+        import subprocess, sys
+        from peer import Peer
+        node = Peer()
+        child = subprocess.Popen(["sleep", "1000"])
+        print("child", child.pid, flush=True)
+        node.close()
+    """
+    pids = []
+    assert bench.run(bench.node("a", script), on_entry=when("child", pids.append)).ok
+    wait_until(lambda: not alive(int(pids[0])), "the end of the grandchild")
+
+
+def test_a_pipe_held_open_by_somebody_else_does_not_hold_up_the_end(bench: Bench) -> None:
+    script = """
+        import subprocess
+        from peer import Peer
+        node = Peer()
+        child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
+        print("child", child.pid, flush=True)
+        node.close()
+    """
+    pids = []
+    assert bench.run(bench.node("a", script), on_entry=when("child", pids.append)).ok
+    assert alive(int(pids[0]))  # it left its process group on purpose
+    os.kill(int(pids[0]), signal.SIGKILL)
+    wait_until(lambda: not alive(int(pids[0])), "its end")
+
+
+def test_what_a_process_is_given(bench: Bench) -> None:
+    script = """
+        import os, sys
+        from peer import Peer
+        node = Peer()
+        for name in ("PYTHONUNBUFFERED", "FROM_DATAFLOW", "FROM_NODE", "BOTH"):
+            print(name, os.environ[name])
+        print("args", sys.argv[1:])
+        print("cwd", os.getcwd())
+        print("cores", sorted(os.sched_getaffinity(0)))
+        print("stdin", repr(sys.stdin.read()))
+        print("leader", os.getpgrp() == os.getpid())
+        print("python", sys.executable)
+        node.close()
+    """
+    core = min(os.sched_getaffinity(0))
+    node = bench.node(
+        "a", script, env={"FROM_NODE": "2", "BOTH": "node"}, args=("one", "two words"), cpu_affinity=(core,)
+    )
+    import msgspec
+
+    from dora.daemon.run import run_dataflow
+
+    flow = bench.dataflow(node)
+    flow = msgspec.structs.replace(flow, env={**flow.env, "FROM_DATAFLOW": "1", "BOTH": "dataflow"})
+    assert run_dataflow(flow, RunOptions(engine="iceoryx2"), bench.entries.append).ok
+    assert bench.lines("a") == [
+        "PYTHONUNBUFFERED 1",
+        "FROM_DATAFLOW 1",
+        "FROM_NODE 2",
+        "BOTH node",
+        "args ['one', 'two words']",
+        f"cwd {os.path.realpath(bench.directory)}",
+        f"cores [{core}]",
+        "stdin ''",
+        "leader True",
+        f"python {sys.executable}",
+    ]
+
+
+def test_shell_nodes_only_if_allowed(bench: Bench) -> None:
+    node = bench.node("a", None, path="shell", args=("echo $((40 + 2)) && exit 3",))
+    (failure,) = bench.run(node).failures
+    assert failure.kind == "spawn"
+    assert "--allow-shell-nodes" in failure.message
+    bench.run(node, options=RunOptions(engine="iceoryx2", allow_shell_nodes=True))
+    assert "42" in bench.lines("a")
+
+
+def test_a_restarted_node_knows_it(bench: Bench) -> None:
+    script = """
+        from peer import Peer
+        node = Peer()
+        print("restart_count", node.config.restart_count, flush=True)
+        if node.config.restart_count < 2:
+            raise SystemExit(1)
+        node.close()
+    """
+    result = bench.run(
+        bench.node("a", script, outputs=("x",), restart=RestartOptions("on-failure", max_restarts=3)),
+        bench.node("b", RECEIVER, inputs={"x": "a/x"}),
+    )
+    assert result.ok
+    assert [line for line in bench.lines("a") if line.startswith("restart_count")] == [
+        f"restart_count {count}" for count in range(3)
+    ]
+    assert bench.lines("b") == ["NodeRestarted(node_id='a')"] * 2 + ["InputsClosed(inputs=['x'])"]
+    assert any("restart 2 of 3" in line for line in bench.lines("a"))
+
+
+def test_a_stopped_process_fails_its_health_check(bench: Bench) -> None:
+    script = """
+        import os
+        from peer import Peer
+        from dora.transport.board import ASLEEP, Board
+        node = Peer()
+        Board.open(node.config.board).set(node.config.node_slot, ASLEEP, 1)
+        print("up", os.getpid(), flush=True)
+        node.until_stop()
+    """
+    result = bench.run(
+        bench.node("a", script, health_check_timeout=0.3),
+        on_entry=when("up", lambda pid: os.kill(int(pid), signal.SIGSTOP)),
+    )
+    assert [failure.kind for failure in result.failures] == ["health_check"]
+
+
+def test_a_node_that_waits_is_healthy(bench: Bench) -> None:
+    script = """
+        from peer import Peer
+        from dora.transport.board import ASLEEP, Board
+        node = Peer()
+        Board.open(node.config.board).set(node.config.node_slot, ASLEEP, 1)
+        node.until_stop()
+    """
+    result = bench.run(
+        bench.node("a", script, health_check_timeout=0.1),
+        options=RunOptions(engine="iceoryx2", stop_after=0.7),
+    )
+    assert result.ok
+
+
+# ----------------------------------------------------------------------------- connections
+
+
+def test_strangers_do_no_harm(bench: Bench) -> None:
+    script = """
+        import os, socket
+        from peer import Peer
+        from dora.wire.control import Ready, decode_address, encode_frame
+        address = decode_address(os.environ["DORA_NODE_CONFIG"])
+        for data in (b"GET / HTTP/1.0\\r\\n\\r\\n", b"\\x05\\0\\0\\0hello", encode_frame(Ready())):
+            stranger = socket.socket(socket.AF_UNIX)
+            stranger.connect(address.socket)
+            stranger.sendall(data)
+            while stranger.recv(1000):
+                pass
+        Peer().close()
+    """
+    assert bench.run(bench.node("a", script)).ok
+
+
+def test_another_version_of_the_protocol_is_refused_with_the_mend(bench: Bench) -> None:
+    script = """
+        import peer
+        class Old(peer.Register, tag="Register"):
+            protocol: int = 99
+        peer.Register = Old
+        peer.Peer()
+    """
+    bench.run(bench.node("a", script))
+    assert "install the same version" in " ".join(bench.lines("a"))
+
+
+def test_dynamic_nodes_join_leave_and_rejoin(bench: Bench) -> None:
+    script = """
+        import os
+        from peer import Peer
+        node = Peer()
+        print("address", os.environ["DORA_NODE_CONFIG"], flush=True)
+        while True:
+            frame = node.receive()
+            print(frame, flush=True)
+            if frame is None or "Restarted" in str(frame):
+                break
+        node.until_stop()
+    """
+    seen: list[str] = []
+
+    def join(text: str) -> None:
+        address = decode_address(text)
+        guest = Address(address.dataflow_id, "guest", address.socket)
+
+        def visit() -> None:
+            first = Peer(guest, dynamic=True)
+            try:
+                Peer(guest, dynamic=True)
+            except SystemExit as refusal:
+                seen.append(str(refusal))
+            first.close()
+            wait_until(lambda: "InputsClosed(inputs=['g'])" in bench.lines("a"), "the closed input")
+            second = Peer(guest, dynamic=True)
+            wait_until(lambda: "NodeRestarted(node_id='guest')" in bench.lines("a"), "the return")
+            interrupt()
+            seen.append(str(second.receive()))
+            second.close()
+
+        threading.Thread(target=visit, daemon=True).start()
+
+    result = bench.run(
+        bench.node("a", script, inputs={"g": "guest/g", "t": "timer/"}),
+        bench.node("guest", None, path="dynamic", outputs=("g",)),
+        on_entry=when("address", join),
+    )
+    assert result.ok
+    assert "has joined already" in seen[0]
+    assert seen[1] == "Stop()"
+
+
+# ----------------------------------------------------------------------------- text
+
+
+def test_captured_lines_and_log_entries_reach_inputs_in_order(bench: Bench) -> None:
+    talker = """
+        import json
+        print("before the start", flush=True)
+        from peer import Peer
+        node = Peer()
+        print("raw", flush=True)
+        print(json.dumps({"level": "info", "message": "quiet"}), flush=True)
+        print(json.dumps({"level": "error", "message": "loud"}), flush=True)
+        node.close()
+    """
+    result = bench.run(
+        bench.node(
+            "a",
+            talker,
+            outputs=("lines", "logs"),
+            log=LogOptions(send_stdout_as="lines", send_logs_as="logs", min_log_level="warn"),
+        ),
+        bench.node("b", RECEIVER, inputs={"lines": "a/lines", "logs": "a/logs"}),
+    )
+    assert result.ok
+    printed = bench.lines("b")
+    texts = [line for line in printed if "['lines']" in line and line.startswith("TextInput")]
+    assert [line.split("text=")[1][1:12] for line in texts][:2] == ["before the ", "raw\\n')"]
+    assert len(texts) == 4
+    (logged,) = [line for line in printed if "['logs']" in line and line.startswith("TextInput")]
+    assert "loud" in logged
+    assert printed[-1].startswith("InputsClosed")
+    assert bench.lines("a") == ["loud"]
+
+
+def test_log_files(bench: Bench) -> None:
+    bench.run(bench.node("a", "print('hello')\n"))
+    path = Path(bench.directory) / "out" / bench.ids[0] / "log_a.jsonl"
+    assert '"msg":"hello"' in path.read_text()
+
+
+def test_lines_that_nobody_reads_are_counted(bench: Bench) -> None:
+    talker = """
+        import os
+        from peer import Peer
+        node = Peer()
+        for _ in range(3000):
+            print("x" * 1000)
+        node.close()
+        print("said everything", flush=True)
+    """
+    sleeper = """
+        import signal, sys
+        from peer import Peer
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        node = Peer()
+        signal.pause()
+    """
+    result = bench.run(
+        bench.node("a", talker, outputs=("lines",), log=LogOptions(send_stdout_as="lines")),
+        bench.node("b", sleeper, inputs={"lines": "a/lines"}),
+        on_entry=when("said everything", interrupt),
+        options=RunOptions(engine="iceoryx2", grace=0.1),
+    )
+    (link,) = result.links
+    assert link.sent == 3001
+    assert link.received == 0
+    assert 500 < link.dropped < 3001
+    assert link.dropped + link.unread == 3001

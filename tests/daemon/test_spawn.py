@@ -1,0 +1,121 @@
+"""Command lines of nodes, and the engine and times of a run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dora.daemon.options import RunOptions, choose_engine, finish_grace_from_environment
+from dora.daemon.spawn import CannotSpawn, command_line, environment
+from dora.dataflow.model import Dataflow, Node, Operator
+from dora.errors import DoraError
+from dora.wire.control import Address
+
+
+def command(node: Node, directory: Path, **options: Any) -> list[str]:
+    return command_line(node, str(directory), **{"uv": False, "allow_shell": False, **options})
+
+
+def program(path: Path, mode: int = 0o755) -> str:
+    path.write_text("#!/bin/sh\n")
+    path.chmod(mode)
+    return str(path)
+
+
+def test_python_files_run_in_the_interpreter_of_dora(tmp_path: Path) -> None:
+    script = program(tmp_path / "n.py", 0o644)
+    node = Node("n", path="n.py", args=("a", "b c"))
+    assert command(node, tmp_path) == [sys.executable, "-u", script, "a", "b c"]
+    assert command(node, tmp_path, uv=True) == ["uv", "run", "python", "-u", script, "a", "b c"]
+
+
+def test_programs_are_files_or_found_on_the_path_or_beside_the_interpreter(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    here, there = program(tmp_path / "tool"), program(tmp_path / "bin" / "other")
+    path = str(tmp_path / "bin")
+    assert command(Node("n", path="tool"), tmp_path) == [here]
+    assert command(Node("n", path="./tool"), tmp_path, uv=True) == ["uv", "run", f"{tmp_path}/./tool"]
+    assert command(Node("n", path="other"), tmp_path, search_path=path) == [there]
+    assert command(Node("n", path="other"), tmp_path, uv=True) == ["uv", "run", "other"]
+    beside = os.path.basename(sys.executable)
+    assert command(Node("n", path=beside), tmp_path, search_path=path) == [sys.executable]
+
+
+@pytest.mark.parametrize(
+    ("node", "sentence"),
+    [
+        (Node("n", path="n.py"), "there is no file"),
+        (Node("n", path="nowhere"), "no program `nowhere` on PATH"),
+        (Node("n", path="plain"), "is not executable; use chmod"),
+        (Node("n", path="shell", args=("true",)), "--allow-shell-nodes"),
+        (
+            Node("n", operators=(Operator("a", "a.py", conda_env="x"), Operator("b", "b.py"))),
+            "different conda environments",
+        ),
+    ],
+)
+def test_what_cannot_be_spawned(node: Node, sentence: str, tmp_path: Path) -> None:
+    program(tmp_path / "plain", 0o644)
+    with pytest.raises(CannotSpawn, match=sentence) as caught:
+        command(node, tmp_path, search_path=str(tmp_path))
+    assert "node `n`" in str(caught.value)
+
+
+def test_runtimes_and_shells(tmp_path: Path) -> None:
+    runtime = Node("n", operators=(Operator("a", "a.py"),))
+    assert command(runtime, tmp_path) == [sys.executable, "-u", "-m", "dora.runtime"]
+    in_conda = Node("n", operators=(Operator("a", "a.py", conda_env="x"),))
+    assert command(in_conda, tmp_path)[:6] == ["conda", "run", "--no-capture-output", "-n", "x", "python"]
+    shell = Node("n", path="shell", args=("echo $HOME | wc",))
+    assert command(shell, tmp_path, allow_shell=True) == ["sh", "-c", "echo $HOME | wc"]
+
+
+def test_the_environment_of_a_node_overrides_that_of_the_dataflow_and_ours_wins() -> None:
+    node = Node("n", path="n.py", env={"A": "node", "DORA_RUN_ID": "mine"})
+    dataflow = Dataflow((node,), "/", env={"A": "dataflow", "B": "dataflow"})
+    base = {"A": "base", "B": "base", "C": "base", "DORA_NODE_CONFIG": "old"}
+    env = environment(node, dataflow, Address("id", "n", "/s"), base=base, strict_outputs=True)
+    assert (env["A"], env["B"], env["C"]) == ("node", "dataflow", "base")
+    assert env["DORA_RUN_ID"] == "id"
+    assert env["DORA_STRICT_OUTPUTS"] == "1"
+    assert '"socket":"/s"' in env["DORA_NODE_CONFIG"]
+
+
+def test_the_engine_is_forced_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DORA_ENGINE", raising=False)
+    assert choose_engine(RunOptions(engine="zenoh")) == "zenoh"
+    monkeypatch.setenv("DORA_ENGINE", "zenoh")
+    assert choose_engine(RunOptions(engine="iceoryx2")) == "zenoh"
+    monkeypatch.setenv("DORA_ENGINE", "pigeon")
+    with pytest.raises(DoraError, match="iceoryx2 or zenoh"):
+        choose_engine(RunOptions())
+
+
+def test_without_iceoryx2_zenoh_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    import importlib.util
+
+    monkeypatch.delenv("DORA_ENGINE", raising=False)
+    real = importlib.util.find_spec
+
+    def without(name: str) -> object:
+        return None if name == "iceoryx2" else real(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", without)
+    assert choose_engine(RunOptions()) == "zenoh"
+    with pytest.raises(DoraError, match="pip install iceoryx2"):
+        choose_engine(RunOptions(engine="iceoryx2"))
+
+
+def test_the_finish_grace_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "DORA_FINISH_DRAIN_GRACE_SECS"
+    for text, seconds in {"": 120.0, "7.5": 7.5, "off": None}.items():
+        monkeypatch.setenv(name, text)
+        assert finish_grace_from_environment() == seconds
+    for text in ("soon", "-1", "nan", "inf"):
+        monkeypatch.setenv(name, text)
+        with pytest.raises(DoraError, match=name):
+            finish_grace_from_environment()
