@@ -9,7 +9,7 @@ become numbers and lists. Anything else is sent as ``str(value)``.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -73,6 +73,8 @@ def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
     """
     for key, value in metadata.items():
         if key.__class__ is not str or value.__class__ not in _SIMPLE:
+            if value.__class__ is datetime and value.tzinfo is UTC and key.__class__ is str:
+                continue
             return _encode(normalise(metadata))
     return _encode(metadata)
 
@@ -87,7 +89,9 @@ def decode_metadata(section: bytes) -> dict[str, Any]:
         raise MetadataError(f"the metadata of a message cannot be decoded: {error}") from error
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
 def as_datetime(time_ns: int) -> datetime:
     """Return nanoseconds since the Unix epoch as an aware UTC datetime (microseconds)."""
-    seconds, rest = divmod(time_ns, 1_000_000_000)
-    return datetime.fromtimestamp(seconds, UTC).replace(microsecond=rest // 1000)
+    return _EPOCH + timedelta(0, 0, time_ns // 1000)
