@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -59,8 +61,8 @@ class Node:
         config = self._config
         self.id: str = config.node_id
         self._board = Board.open(config.board)
-        self._warned: set[str] = set()
-        self._warn_lock = threading.Lock()
+        self._undeclared_sent: dict[str, int] = {}
+        self._undeclared_lock = threading.Lock()
         self._strict = os.environ.get("DORA_STRICT_OUTPUTS", "").lower() in ("1", "true", "yes", "on")
         if not config.dynamic:
             install_bridge(self.id)
@@ -223,9 +225,13 @@ class Node:
             raise SendError(f"node `{self.id}` is closed")
         if self._strict:
             raise UndeclaredOutput(self._undeclared_message(output_id))
-        with self._warn_lock:
+        with self._undeclared_lock:
             self._board.words[self._config.node_slot * WORDS + UNDECLARED] += 1
-            if output_id in self._warned:
+            before = self._undeclared_sent.get(output_id, 0)
+            if not self._undeclared_sent:
+                atexit.register(_report_at_exit, weakref.ref(self))
+            self._undeclared_sent[output_id] = before + 1
+            if before:
                 return
             self._warned.add(output_id)
         self.log_warn(self._undeclared_message(output_id) + "; its messages are dropped")
@@ -366,10 +372,18 @@ class Node:
             port.close()
         self._engine.close()
         try:
-            self._channel.send(Closing())
+            self._channel.send(Closing(self._undeclared_sent))
         except DaemonLost:
             pass
         self._channel.close()
+    def report_undeclared(self) -> None:
+        """Tell the daemon, at the end of the program, what was sent to undeclared outputs."""
+        if not self._closed:
+            try:
+                self._channel.send(Closing(self._undeclared_sent))
+            except DaemonLost:
+                pass
+
 
     def __enter__(self) -> Node:
         return self
@@ -386,6 +400,12 @@ class Node:
 
     def __repr__(self) -> str:
         return f"<dora.Node {self.id!r} of dataflow {self._config.dataflow_id}>"
+
+def _report_at_exit(reference: weakref.ref[Node]) -> None:
+    node = reference()
+    if node is not None:
+        node.report_undeclared()
+
 
 
 def _make_engine(config: NodeConfig, board: Board) -> Engine:

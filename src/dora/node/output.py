@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import time
+import weakref
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -189,12 +190,19 @@ class SampleHandler:
     def __init__(
         self, port: OutputPort, schema: bytes, size: int, metadata: Mapping[str, Any] | None
     ) -> None:
+        if size < 0:
+            raise ValueError(f"a sample cannot have {size} bytes")
         self._port = port
         self._schema = schema
         self._size = size
-        self._loan: Loan | None
-        self._loan, offset, self._section = port.loan(schema, size, metadata)
-        self._view = memoryview((ctypes.c_ubyte * size).from_address(self._loan.address + offset)).cast("B")
+        loan, offset, self._section = port.loan(schema, size, metadata)
+        self._loan: Loan | None = loan
+        memory: Any = (ctypes.c_ubyte * size).from_address(loan.address + offset)
+        memory.loan = loan  # which lives as long as any view of the memory
+        # Views of a view share its memory object, not the view itself: whether somebody still uses
+        # the buffer shows in whether the memory object outlives ours.
+        self._memory = weakref.ref(memory)
+        self._view = _bytes_of(memory)
 
     def as_buffer(self) -> memoryview:
         """Return the writable memory, one-dimensional, format ``"B"``.
@@ -214,14 +222,24 @@ class SampleHandler:
         say) still uses the buffer; it can be sent once that is gone.
         """
         self.as_buffer()
-        try:
-            self._view.release()
-        except BufferError:
+        if self._in_use():
             raise SendError(
                 f"the buffer for output `{self._port.id}` is still in use; delete the arrays over it, or "
                 "use the sample as a context manager"
-            ) from None
+            )
         self._send()
+
+    def _in_use(self) -> bool:
+        """Take the buffer back; tell whether an array or another view of it lives on."""
+        try:
+            self._view.release()
+        except BufferError:
+            return True
+        memory = self._memory()
+        if memory is None:
+            return False
+        self._view = _bytes_of(memory)  # to be sent later
+        return True
 
     def _send(self) -> None:
         loan, self._loan = self._loan, None
@@ -242,6 +260,12 @@ class SampleHandler:
             self._send()
         else:
             self.discard()
+
+
+def _bytes_of(memory: Any) -> memoryview:
+    if not len(memory):
+        return memoryview(bytearray())  # an empty view of foreign memory has no format
+    return memoryview(memory).cast("B")
 
 
 class ArrayLoan:
