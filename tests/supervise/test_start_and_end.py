@@ -63,6 +63,17 @@ def test_a_node_that_is_not_heard_of_is_ended_soon_after_a_broken_start() -> Non
     assert run.failures == [("a", "exit"), ("b", "cascading")]
 
 
+def test_a_node_that_is_still_connecting_learns_of_a_broken_start() -> None:
+    run = Supervised(*PAIR)
+    run(on.Begin())
+    run.register("a")
+    (refusal,) = sent(run.end("b", 3), "a")
+    assert isinstance(refusal, StartRefused)
+    assert sent(run(on.PortsReady("a")), "a") == []
+    run.end("a", 1)
+    assert run.failures == [("b", "exit"), ("a", "cascading")]
+
+
 def test_a_node_with_an_own_error_before_it_was_told_is_a_culprit_as_well() -> None:
     run = Supervised(*PAIR)
     run(on.Begin())

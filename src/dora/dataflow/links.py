@@ -16,7 +16,6 @@ import msgspec
 from dora.dataflow.model import Dataflow, Input, LogSource, Node, NodeOutput, TimerSource
 from dora.wire.control import InputConfig, LinkConfig, NodeConfig, OperatorConfig, OutputConfig
 
-
 # Room on every channel for receivers beyond the links: restarted ones whose predecessor is not
 # cleaned up yet, and observers.
 SPARE_RECEIVERS = 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 from collections.abc import Iterator
 
@@ -71,6 +72,12 @@ class ControlChannel:
             self._frames.feed(data)
         for body in self._frames:
             yield decode_to_node(body)
+
+    def is_readable(self) -> bool:
+        """Tell whether the daemon has said something (or is gone) that was not read yet."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
 
     def close(self) -> None:
         self._socket.close()

@@ -117,7 +117,8 @@ class LinkPort:
         self._received = words[self._received_word]
         self._last = words[base + FIRST] + self._received + words[base + DROPPED]
         self._joined = not joins_late
-        words[base + STATE] = CONNECTED
+        if not in_flight:  # else the engine knows better when the link is up
+            words[base + STATE] = CONNECTED
         self._credit = Bell(config.credit_bell) if config.credit_bell else None
         self._waiting_word = config.output_slot * WORDS + CREDIT_WAITING
         self._half = min(config.queue_size, MAX_QUEUE) // 2

@@ -223,6 +223,8 @@ class Supervisor:
             return
         node.phase = "ready"
         self._tell(node.spec.id, "is ready")
+        if node.refused:
+            return  # it will read so
         if self.stopping:
             self._refuse_start(node, "stopped", "the dataflow is being stopped")
         elif self.broken_by:
@@ -336,7 +338,8 @@ class Supervisor:
         """The start barrier cannot open any more: end what was started."""
         self.broken_by = culprit.spec.id
         for node in self.nodes.values():
-            if node.phase == "ready":
+            # One that is still connecting may be waiting for the very node that ended.
+            if node.phase == "ready" or (node.phase == "starting" and node.connected):
                 self._refuse_start(node, "broken", self._broken_reason())
             elif node.phase == "backoff":
                 self._end(node, node.failure)
@@ -448,9 +451,9 @@ class Supervisor:
             elif node.present:
                 self._send(node, Stop())
                 self._tell(node.spec.id, f"was asked to stop: {reason}")
-            elif node.phase == "ready":
+            elif node.phase == "ready" or (node.phase == "starting" and node.connected):
                 self._refuse_start(node, "stopped", "the dataflow is being stopped")
-            elif node.alive and node.phase == "starting" and not node.connected:
+            elif node.alive and node.phase == "starting":
                 # No stop event can reach it, and there is no work of its to lose yet.
                 node.refused = "stopped"
                 self._signal(node, signal.SIGTERM, "has not connected yet")

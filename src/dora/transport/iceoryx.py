@@ -294,7 +294,7 @@ class IceoryxEngine:
         except Exception as error:
             raise _setup_failed(f"input `{item.id}`", error) from error
 
-    def connect(self, timeout: float) -> None:
+    def connect(self, timeout: float, interrupted: Callable[[], bool] = lambda: False) -> None:
         """Nothing to wait for: a publisher sees every subscriber that exists when it sends."""
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ calls the ``arrived`` callback it was given, from a thread of its own.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from dora.wire.control import InputConfig, OutputConfig
 from dora.wire.message import Message
@@ -78,10 +78,12 @@ class Engine(Protocol):
 
     def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> Receiver: ...
 
-    def connect(self, timeout: float) -> None:
+    def connect(self, timeout: float, interrupted: Callable[[], bool] = lambda: False) -> None:
         """Return once every link of this process is up, as far as this engine needs to wait.
 
-        Called after all ports exist, before the node reports that it is ready.
+        Called after all ports exist, before the node reports that it is ready. Once ``interrupted``
+        says that the daemon has something to say (the start broke, most likely), it does not wait
+        much longer and just returns. Raises `ConnectError` after ``timeout`` seconds.
         """
         ...
 

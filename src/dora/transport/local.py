@@ -127,7 +127,7 @@ class LocalEngine:
         receivers.append(entry)
         return LocalReceiver(link, lambda: receivers.remove(entry) if entry in receivers else None)
 
-    def connect(self, timeout: float) -> None:
+    def connect(self, timeout: float, interrupted: Callable[[], bool] = lambda: False) -> None:
         """Nothing to wait for."""
 
     def close(self) -> None:
