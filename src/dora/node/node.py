@@ -78,7 +78,7 @@ class Node:
         }
         doorbell = Doorbell(config.bell, also=self._channel.fileno())
         ports = _make_ports(config, self._engine, self._board)
-        self._engine.connect(_CONNECT_TIMEOUT)
+        self._engine.connect(_CONNECT_TIMEOUT, self._channel.is_readable)
         if prepare is not None:
             prepare(config)
         if any(item.kind != "timer" for item in config.inputs):
@@ -233,7 +233,6 @@ class Node:
             self._undeclared_sent[output_id] = before + 1
             if before:
                 return
-            self._warned.add(output_id)
         self.log_warn(self._undeclared_message(output_id) + "; its messages are dropped")
 
     def _undeclared_message(self, output_id: str) -> str:
@@ -376,6 +375,7 @@ class Node:
         except DaemonLost:
             pass
         self._channel.close()
+
     def report_undeclared(self) -> None:
         """Tell the daemon, at the end of the program, what was sent to undeclared outputs."""
         if not self._closed:
@@ -383,7 +383,6 @@ class Node:
                 self._channel.send(Closing(self._undeclared_sent))
             except DaemonLost:
                 pass
-
 
     def __enter__(self) -> Node:
         return self
@@ -401,11 +400,11 @@ class Node:
     def __repr__(self) -> str:
         return f"<dora.Node {self.id!r} of dataflow {self._config.dataflow_id}>"
 
+
 def _report_at_exit(reference: weakref.ref[Node]) -> None:
     node = reference()
     if node is not None:
         node.report_undeclared()
-
 
 
 def _make_engine(config: NodeConfig, board: Board) -> Engine:
