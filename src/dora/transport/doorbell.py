@@ -58,6 +58,9 @@ class Bell:
             os.close(self._fd)
             self._fd = -1
 
+    def __del__(self) -> None:
+        self.close()
+
 
 class Doorbell:
     """The sleeping side: a named pipe that exists for as long as the dataflow runs."""
@@ -73,6 +76,7 @@ class Doorbell:
     def __init__(self, path: str, also: int = -1) -> None:
         """``also``: a second file descriptor whose readability ends a wait (-1: none)."""
         self.path = path
+        self.fd = -1
         # Read-write: there is always a writer, so the pipe never reports end of file.
         self.fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self.also = also
@@ -118,3 +122,6 @@ class Doorbell:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
+
+    def __del__(self) -> None:
+        self.close()

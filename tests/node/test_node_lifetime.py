@@ -1,0 +1,385 @@
+"""Becoming a node, what a node knows of itself, and the ways to end: on purpose, by accident, by Ctrl-C."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import sys
+import threading
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from conftest import StartFlow
+from fake_daemon import PATIENCE, FakeDaemon, finish, wait_until
+from flows import node
+
+import dora
+from dora import ConnectError, DaemonLost, Node, NotInDataflow, StartFailed
+from dora.transport.board import CREDIT_WAITING
+from dora.wire.control import Closing, Ready, Register, Started, StartRefused, Stop
+from dora.wire.ids import uuid7
+
+
+@pytest.fixture
+def daemon(start_flow: StartFlow) -> FakeDaemon:
+    return start_flow(
+        node("a", outputs="out"),
+        node("b", inputs={"in": ("a/out", {"queue_size": 2, "queue_policy": "backpressure"})}),
+        descriptor={"nodes": [{"id": "a"}, {"id": "b"}]},
+    )
+
+
+# ------------------------------------------------------------------ becoming a node
+
+
+def test_the_conversation_with_the_daemon(daemon: FakeDaemon) -> None:
+    daemon.node("a")
+    (register,) = daemon.heard("a", Register)
+    assert isinstance(register, Register)
+    assert (register.pid, register.version, register.dynamic) == (os.getpid(), dora.__version__, False)
+    assert len(daemon.heard("a", Ready)) == 1
+
+
+def test_the_environment_wins_over_a_given_id(daemon: FakeDaemon) -> None:
+    with daemon.environment("a"):
+        assert Node("something-else").id == "a"
+
+
+def test_outside_a_dataflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DORA_NODE_CONFIG", raising=False)
+    monkeypatch.setattr(sys, "argv", ["detector.py"])
+    with pytest.raises(NotInDataflow) as raised:
+        Node()
+    for part in ("DORA_NODE_CONFIG", "path: detector.py", "dora run", "path: dynamic"):
+        assert part in str(raised.value)
+    assert isinstance(raised.value, RuntimeError)
+
+
+@pytest.mark.parametrize("text", ["{", "nonsense", "{}", '{"node_id": 5}', "[]"])
+def test_a_configuration_that_cannot_be_read(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("DORA_NODE_CONFIG", text)
+    with pytest.raises(ConnectError, match="DORA_NODE_CONFIG cannot be read"):
+        Node()
+
+
+def test_a_daemon_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(
+        "DORA_NODE_CONFIG",
+        f'{{"dataflow_id": "x", "node_id": "a", "socket": "{tmp_path}/none.sock"}}',
+    )
+    with pytest.raises(ConnectError, match="the daemon cannot be reached"):
+        Node()
+
+
+@pytest.mark.parametrize("node_id", ["a/b", "", "ä", "a b", ".hidden"])
+def test_an_impossible_id(monkeypatch: pytest.MonkeyPatch, node_id: str) -> None:
+    monkeypatch.delenv("DORA_NODE_CONFIG", raising=False)
+    with pytest.raises(ConnectError, match="is not a node id"):
+        Node(node_id=node_id)
+
+
+def test_a_dynamic_node_without_a_dataflow(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("DORA_NODE_CONFIG", raising=False)
+    monkeypatch.setenv("DORA_RUNTIME_DIR", str(tmp_path / "none"))
+    with pytest.raises(ConnectError, match="no dataflow is running that node `viewer` could join"):
+        Node("viewer")
+
+
+def test_a_broken_start(start_flow: StartFlow) -> None:
+    daemon = start_flow(
+        node("a"), answer_ready=(StartRefused("node `b` ended before all nodes were ready"),)
+    )
+    with pytest.raises(StartFailed, match="node `b` ended"):
+        daemon.node("a")
+
+
+def test_a_stop_during_the_start_is_delivered(start_flow: StartFlow) -> None:
+    daemon = start_flow(node("a", inputs={"in": "a/out"}, outputs="out"), answer_ready=(Stop(), Started(0)))
+    assert [event["type"] for event in daemon.node("a")] == ["STOP"]
+
+
+def test_a_failed_start_leaves_no_node_behind(start_flow: StartFlow) -> None:
+    daemon = start_flow(node("a"), answer_ready=(StartRefused("no"),))
+    with pytest.raises(RuntimeError):
+        daemon.node("a")
+    gc.collect()
+    assert daemon.heard("a", Closing) == []
+
+
+# ------------------------------------------------------------------ what it knows
+
+
+def test_information(daemon: FakeDaemon) -> None:
+    receiver = daemon.node("b")
+    assert receiver.dataflow_id() == "test-dataflow"
+    assert receiver.dataflow_descriptor()["nodes"][1]["id"] == "b"
+    assert receiver.node_config() == {
+        "inputs": {"in": {"source": "a/out", "queue_size": 2, "queue_policy": "backpressure"}},
+        "outputs": [],
+    }
+    assert daemon.node("a").node_config() == {"inputs": {}, "outputs": ["out"]}
+    assert (receiver.is_restart(), receiver.restart_count()) == (False, 0)
+    assert abs((receiver.timestamp() - datetime.now(UTC)).total_seconds()) < 10
+    assert repr(receiver) == "<dora.Node 'b' of dataflow test-dataflow>"
+
+
+def test_a_restarted_node_knows(start_flow: StartFlow) -> None:
+    restarted = start_flow(node("a"), restart_count=2).node("a")
+    assert (restarted.is_restart(), restarted.restart_count()) == (True, 2)
+
+
+def test_a_restarted_sender_goes_on_counting(start_flow: StartFlow) -> None:
+    daemon = start_flow(node("a", outputs="out"), node("b", inputs={"in": "a/out"}))
+    receiver = daemon.node("b")
+    for _ in range(2):
+        sender = daemon.node("a")
+        sender.send_output("out", b"x")
+    assert [event.sequence for event in receiver.drain()] == [1, 2]
+    assert receiver.statistics()["inputs"]["in"] == {"received": 2, "dropped": 0}
+
+
+def test_ids_are_uuids_of_version_7() -> None:
+    made = [uuid.UUID(uuid7()) for _ in range(100)]
+    assert {item.version for item in made} == {7}
+    assert len(set(made)) == 100
+
+
+# ------------------------------------------------------------------ ending on purpose
+
+
+def test_with_closes_at_the_end_of_the_block(daemon: FakeDaemon) -> None:
+    with daemon.node("a") as sender:
+        sender.send_output("out", b"x")
+        assert daemon.heard("a", Closing) == []
+    wait_until(lambda: len(daemon.heard("a", Closing)) == 1, "the closing")
+
+
+def test_a_block_that_raises_leaves_the_end_to_the_daemon(daemon: FakeDaemon) -> None:
+    sender = daemon.node("a")
+    with pytest.raises(KeyError), sender:
+        raise KeyError
+    sender.send_output("out", b"x")
+    assert daemon.heard("a", Closing) == []
+
+
+def test_closing_twice_is_fine(daemon: FakeDaemon) -> None:
+    receiver = daemon.node("b")
+    receiver.close()
+    receiver.close()
+    with receiver:
+        pass
+    assert receiver.next() is None
+    assert receiver.try_recv() is None
+    assert receiver.is_empty()
+    assert list(receiver) == []
+    wait_until(lambda: len(daemon.heard("b", Closing)) == 1, "the closing")
+
+
+def test_open_files_do_not_pile_up(daemon: FakeDaemon) -> None:
+    """A notebook makes and drops nodes again and again."""
+
+    def count() -> int:
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("counts open files in /proc")
+    daemon.node("b").close()
+    daemon.node("a").close()
+    before = count()
+    for _ in range(3):
+        sender, receiver = daemon.node("a"), daemon.node("b")
+        sender.send_output("out", b"x")
+        receiver.next(timeout=PATIENCE)
+        sender.close()
+        receiver.close()
+        del sender, receiver
+        wait_until(lambda: len(daemon.heard("b", Closing)) > 0, "the closing")
+    # What belongs to the engine stays until the process ends, see `dora.transport.iceoryx`.
+    bells = [
+        target
+        for fd in os.listdir("/proc/self/fd")
+        if (target := _target(fd)).startswith((f"{daemon.run_dir}/bell", f"{daemon.run_dir}/credit"))
+    ]
+    assert bells == [], f"{before} → {count()} open files"
+
+
+def _target(fd: str) -> str:
+    try:
+        return os.readlink(f"/proc/self/fd/{fd}")
+    except OSError:
+        return ""
+
+
+# ------------------------------------------------------------------ a lost daemon
+
+
+def test_a_daemon_that_is_lost_while_waiting(daemon: FakeDaemon) -> None:
+    receiver = daemon.node("b")
+
+    def lose() -> None:
+        daemon.wait_for_sleep("b")
+        daemon.disconnect("b")
+
+    thread = threading.Thread(target=lose)
+    thread.start()
+    events = list(receiver)
+    thread.join()
+    assert [event["type"] for event in events] == ["ERROR"]
+    assert "the daemon is gone" in events[0]["error"]
+    assert not events[0].is_timeout
+    assert receiver.next() is None
+
+
+def test_what_is_buffered_is_delivered_after_the_daemon_is_lost(daemon: FakeDaemon) -> None:
+    sender, receiver = daemon.node("a"), daemon.node("b")
+    sender.send_output("out", b"x")
+    daemon.disconnect("b")
+    assert sorted(event["type"] for event in receiver) == ["ERROR", "INPUT"]
+
+
+@pytest.mark.parametrize("poll", ["try_recv", "is_empty", "drain"])
+def test_a_program_that_never_waits_learns_of_it_too(daemon: FakeDaemon, poll: str) -> None:
+    receiver = daemon.node("b")
+    daemon.disconnect("b")
+    found = {
+        "try_recv": lambda: receiver.try_recv() is not None,
+        "is_empty": lambda: not receiver.is_empty(),
+        "drain": lambda: receiver.drain() != [],
+    }[poll]
+    wait_until(found, "the loss to be noticed")
+
+
+def test_sending_goes_on_and_closing_works_without_a_daemon(daemon: FakeDaemon) -> None:
+    sender, receiver = daemon.node("a"), daemon.node("b")
+    daemon.disconnect("a")
+    assert [event["type"] for event in sender] == ["ERROR"]
+    sender.send_output("out", b"x")
+    event = receiver.next(timeout=PATIENCE)
+    assert event is not None
+    assert event["data"] == b"x"
+    sender.close()
+
+
+def test_a_daemon_that_is_lost_during_the_start(start_flow: StartFlow) -> None:
+    daemon = start_flow(node("a"), answer_ready=(Stop(),))  # and never a word of the start
+    raised: list[Exception] = []
+
+    def start() -> None:
+        try:
+            daemon.node("a")
+        except DaemonLost as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=start, daemon=True)
+    thread.start()
+    wait_until(lambda: len(daemon.heard("a", Ready)) == 1, "the node to be ready")
+    daemon.disconnect("a")
+    thread.join(PATIENCE)
+    assert len(raised) == 1
+
+
+# ------------------------------------------------------------------ signals
+
+
+def test_ctrl_c_while_waiting_for_an_event(daemon: FakeDaemon) -> None:
+    process = daemon.start_process("b", "from dora import Node\nNode().next()")
+    daemon.wait_for_sleep("b")
+    process.send_signal(signal.SIGINT)
+    status, _, err = finish(process)
+    assert "KeyboardInterrupt" in err
+    assert status == -signal.SIGINT
+
+
+def test_ctrl_c_while_waiting_for_credit(daemon: FakeDaemon) -> None:
+    receiver = daemon.node("b")
+    process = daemon.start_process(
+        "a",
+        """
+        from dora import Node
+        node = Node()
+        try:
+            for number in range(100):
+                node.send_output("out", b"x")
+        except KeyboardInterrupt:
+            print("interrupted at", number)
+        """,
+    )
+    slot = daemon.plan.configs["a"].outputs[0].slot
+    wait_until(lambda: daemon.board.get(slot, CREDIT_WAITING) == 1, "the sender to wait")
+    process.send_signal(signal.SIGINT)
+    assert finish(process)[:2] == (0, "interrupted at 2\n")
+    assert len(receiver.drain()) == 2
+
+
+def test_a_signal_handler_may_close_the_node_that_waits(daemon: FakeDaemon) -> None:
+    process = daemon.start_process(
+        "b",
+        """
+        import signal
+        from dora import Node
+        node = Node()
+        signal.signal(signal.SIGTERM, lambda *_: node.close())
+        for event in node:
+            print(event)
+        print("over")
+        """,
+    )
+    daemon.wait_for_sleep("b")
+    process.send_signal(signal.SIGTERM)
+    assert finish(process) == (0, "over\n", "")
+
+
+def test_a_signal_handler_that_returns_does_not_end_the_wait(daemon: FakeDaemon) -> None:
+    sender = daemon.node("a")
+    process = daemon.start_process(
+        "b",
+        """
+        import signal
+        from dora import Node
+        node = Node()
+        signal.signal(signal.SIGUSR1, lambda *_: print("handled", flush=True))
+        print(node.next()["data"])
+        """,
+    )
+    daemon.wait_for_sleep("b")
+    process.send_signal(signal.SIGUSR1)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "handled\n"
+    sender.send_output("out", b"x")
+    assert finish(process) == (0, "b'x'\n", "")
+
+
+# ------------------------------------------------------------------ the end of the process
+
+
+@pytest.mark.parametrize("end", ["pass", "import os; os._exit(0)", "import os; os.kill(os.getpid(), 9)"])
+@pytest.mark.parametrize("size", [3, 100_000])
+def test_what_a_process_sent_outlives_it(daemon: FakeDaemon, end: str, size: int) -> None:
+    receiver = daemon.node("b")
+    process = daemon.start_process(
+        "a", f"from dora import Node\nNode().send_output('out', b'x' * {size})\n{end}"
+    )
+    finish(process)
+    event = receiver.next(timeout=PATIENCE)
+    assert event is not None
+    assert event["data"] == b"x" * size
+
+
+def test_a_program_that_just_ends_reports_its_undeclared_outputs(daemon: FakeDaemon) -> None:
+    process = daemon.start_process(
+        "a", "from dora import Node\nnode = Node()\nnode.send_output('ouut', b'x')"
+    )
+    assert finish(process)[0] == 0
+    wait_until(lambda: daemon.heard("a", Closing) == [Closing({"ouut": 1})], "the report")
+
+
+def test_an_uncaught_exception_leaves_the_end_to_the_daemon(daemon: FakeDaemon) -> None:
+    process = daemon.start_process("a", "from dora import Node\nnode = Node()\nraise ValueError('mine')")
+    status, _, err = finish(process)
+    assert status == 1
+    assert err.strip().endswith("ValueError: mine")
+    assert daemon.heard("a", Closing) == []
