@@ -7,8 +7,9 @@ so it does after the last input closed.
 
 Sleeping. A node waits on its doorbell, see `dora.transport.doorbell`. Waking a sleeping process
 costs 20 to 70 µs, more than a whole message; so while messages have lately been coming within the
-*spin budget*, the node looks for the next one that long before it goes to sleep. An idle node never
-spins: each fruitless look makes the next less likely.
+*spin budget*, the node looks for the next one that long before it goes to sleep; and when they come
+in a steady rhythm, it is awake shortly before the next one is due (`dora.node.rhythm`). An idle node
+never spins: each fruitless look makes the next less likely.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from dora.errors import ReceiveClosed
 from dora.node.control import ControlChannel
 from dora.node.events import Error, Event, NodeFailed, NodeRestarted, Stop
 from dora.node.input import Port, QueuePort
+from dora.node.rhythm import Rhythm
 from dora.transport.board import ASLEEP, CONTROL, WORDS, Board
 from dora.transport.doorbell import Doorbell, memory_fence
 from dora.wire import control
@@ -74,6 +76,8 @@ class Inbox:
         self._tasks: dict[Any, set[Any]] = {}  # asyncio loop → events of the tasks that wait
         self._spin_ns = int(spin_us * 1000)
         self._trust = 0
+        self._rhythm = Rhythm()
+        self._served_data = False  # the last event came from another process
 
     # ------------------------------------------------------------------ taking events
 
@@ -144,6 +148,7 @@ class Inbox:
         if self._words[self._control] != self._control_seen:
             self._read_control()
         if self._pending:
+            self._served_data = False
             return self._pending.popleft()
         turn = self._turn
         count = len(turn)
@@ -156,6 +161,7 @@ class Inbox:
             event = port.poll()
             if event is not None:
                 self._next_turn = position
+                self._served_data = port.is_data
                 if not port.open:
                     self._retire(port)
                 return event
@@ -197,50 +203,79 @@ class Inbox:
             return None
         start = _monotonic()
         deadline = None if timeout is None else start + int(timeout * 1e9)
-        if self._trust and self._spin_ns and timeout != 0:
-            event = self._spin(
-                start + self._spin_ns if deadline is None else min(deadline, start + self._spin_ns)
-            )
-            if event is not None or self._ending:
-                return event
-        words = self._words
-        while True:
-            words[self._asleep] = 1
-            memory_fence()
-            try:
-                event = self._poll()
-                if event is not None or self._ending:
-                    break
-                wake_at = self._wake_at(deadline)
-                if wake_at is None:
-                    readable = self._doorbell.wait(None)
-                else:
-                    readable = self._doorbell.wait(max(wake_at - _monotonic(), 0) * 1e-9)
-            finally:
-                words[self._asleep] = 0
-                if self._tasks:
-                    self._wake_tasks()
-            if readable:
-                self._read_control()
-            event = self._poll()
-            if event is not None or self._ending:
-                break
-            if deadline is not None and _monotonic() >= deadline:
-                return _timed_out(timeout)
-        if not self._trust and _monotonic() - start < self._spin_ns + _WAKE_COST_NS:
-            self._trust = 1
+        if self._spin_ns and timeout != 0:
+            event = self._wait_awake(start, deadline)
+        else:
+            event = self._wait_asleep(deadline)
+        if event is None and not self._ending:
+            return _timed_out(timeout)
         return event
 
-    def _spin(self, until: int) -> Event | None:
+    def _wait_asleep(self, deadline: int | None) -> Event | None:
+        """Sleep until there is an event, the stream has ended, or the deadline has passed."""
+        while True:
+            event = self._sleep(deadline)
+            if event is not None or self._ending:
+                return event
+            if deadline is not None and _monotonic() >= deadline:
+                return None
+
+    def _wait_awake(self, start: int, deadline: int | None) -> Event | None:
+        """As `_wait_asleep`, but awake for a short while around when a message is likely."""
+        rhythm = self._rhythm
+        event: Event | None = None
+        if self._trust:
+            until = start + self._spin_ns
+            event = self._watch(until if deadline is None else min(deadline, until))
+            self._trust = self._trust - 1 if event is None else _TRUST
+        while event is None and not self._ending:
+            window = rhythm.window(_monotonic())
+            if window is None:
+                event = self._sleep(deadline)
+            else:
+                begin, end = window
+                event = self._sleep(begin if deadline is None else min(begin, deadline))
+                if event is None and not self._ending and _monotonic() >= begin:
+                    event = self._watch(end if deadline is None else min(end, deadline))
+                    if event is None:
+                        rhythm.missed()
+            if event is None and deadline is not None and _monotonic() >= deadline:
+                return None
+        if event is not None and self._served_data:
+            now = _monotonic()
+            rhythm.observe(now)
+            if not self._trust and now - start < self._spin_ns + _WAKE_COST_NS:
+                self._trust = 1
+        return event
+
+    def _sleep(self, wake_at: int | None) -> Event | None:
+        """Sleep until rung, or until then, or until a port has something to do; once."""
+        words = self._words
+        words[self._asleep] = 1
+        memory_fence()
+        try:
+            event = self._poll()
+            if event is not None or self._ending:
+                return event
+            wake_at = self._wake_at(wake_at)
+            if wake_at is None:
+                readable = self._doorbell.wait(None)
+            else:
+                readable = self._doorbell.wait(max(wake_at - _monotonic(), 0) * 1e-9)
+        finally:
+            words[self._asleep] = 0
+            if self._tasks:
+                self._wake_tasks()
+        if readable:
+            self._read_control()
+        return self._poll()
+
+    def _watch(self, until: int) -> Event | None:
         """Look for an event until then, giving way to whoever else wants the processor."""
         while True:
             event = self._poll()
-            if event is not None or self._ending:
-                self._trust = _TRUST
+            if event is not None or self._ending or _monotonic() >= until:
                 return event
-            if _monotonic() >= until:
-                self._trust -= 1
-                return None
             _yield_cpu()
 
     def _wake_at(self, deadline: int | None) -> int | None:
