@@ -96,15 +96,15 @@ def test_the_engine_is_forced_by_the_environment(monkeypatch: pytest.MonkeyPatch
 
 
 def test_without_iceoryx2_zenoh_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    import importlib.util
+    from importlib.machinery import PathFinder
 
     monkeypatch.delenv("DORA_ENGINE", raising=False)
-    real = importlib.util.find_spec
+    real = PathFinder.find_spec
 
     def without(name: str) -> object:
         return None if name == "iceoryx2" else real(name)
 
-    monkeypatch.setattr(importlib.util, "find_spec", without)
+    monkeypatch.setattr(PathFinder, "find_spec", without)
     assert choose_engine(RunOptions()) == "zenoh"
     with pytest.raises(DoraError, match="pip install iceoryx2"):
         choose_engine(RunOptions(engine="iceoryx2"))

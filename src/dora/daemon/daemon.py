@@ -11,6 +11,8 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -22,12 +24,9 @@ from dora.daemon.options import RunOptions, finish_grace_from_environment, shell
 from dora.daemon.processes import Child
 from dora.daemon.rundir import RunDirectory
 from dora.daemon.spawn import CannotSpawn, command_line, environment
-from dora.daemon.text import TextRouter
-from dora.daemon.watchdog import Watchdog
 from dora.dataflow.links import Place, plan
 from dora.dataflow.model import Dataflow
 from dora.logs.entry import LogEntry, Stream
-from dora.logs.files import LogFiles
 from dora.supervise import commands as do
 from dora.supervise import events as on
 from dora.supervise.machine import Supervisor
@@ -49,6 +48,14 @@ from dora.wire.control import (
     ToDaemon,
 )
 
+if TYPE_CHECKING:
+    from dora.daemon.text import TextRouter
+    from dora.daemon.watchdog import Watchdog
+    from dora.logs.files import LogFiles
+
+# A run that ends sooner has no guardian to pay for. If its daemon is killed before, the nodes lose
+# their connection and end; whatever does not is killed at the next start.
+GUARDIAN_AFTER = 0.5  # seconds
 CLEAN_UP_AFTER = 0.25  # seconds after the end of a node; a run that ends sooner needs no clean-up
 CLEAN_UP_EVERY = 0.1
 # Channels have room for so many processes of one node at once; see `dora.transport.iceoryx`.
@@ -83,12 +90,6 @@ class Daemon:
         self._remains: dict[str, int] = {}  # node → its dead processes that are not cleaned up
         self._signs: dict[str, tuple[int, ...]] = {}
         self._clean_up_due: float | None = None
-        self._log_files = LogFiles(
-            f"{dataflow.working_dir}/out/{run.dataflow_id}",
-            {node.id: node.log for node in dataflow.nodes},
-            on_trouble=lambda text: self.note("warn", None, text),
-        )
-        self._text = TextRouter(dataflow, self._plan.links, run.dataflow_id, self._deliver, self._keep)
         for path in self._plan.bells:
             Doorbell.make(path)
         self._keeper = BoardKeeper(Board.create(run.board, self._plan.lines), self._plan)
@@ -98,11 +99,8 @@ class Daemon:
     def run(self, stop_after: float | None) -> DataflowResult:
         """Run the dataflow to its end. ``stop_after`` is a time on ``time.monotonic``."""
         self.feed(on.Begin())
-        # After the nodes, because they are what the user waits for; whoever dies in between leaves
-        # nodes that lose their daemon, and the next start cleans up.
-        self._watchdog = Watchdog(self.loop, self._run, lambda text: self.note("warn", None, text))
-        for child in self._children.values():
-            self._watchdog.register(child.pid)
+        self.loop.call_at(time.monotonic() + GUARDIAN_AFTER, self._start_watchdog)
+        _ = self._text  # imported while the nodes start
         if stop_after is not None:
             self.loop.call_at(stop_after, lambda: self.feed(on.StopRequested("its time is over")))
         self._start_health_checks()
@@ -117,6 +115,8 @@ class Daemon:
 
     def close(self) -> None:
         """Kill what is left and close everything; the run's directory is the caller's."""
+        if self._watchdog is not None:
+            self._watchdog.dismiss()
         for child in self._children.values():
             child.kill_now()
         self._children.clear()
@@ -126,7 +126,7 @@ class Daemon:
         self._log_files.close()
         self._keeper.close()
         if self._watchdog is not None:
-            self._watchdog.dismiss()
+            self._watchdog.wait()
         self.loop.close()
 
     def interrupt(self, count: int) -> None:
@@ -192,6 +192,15 @@ class Daemon:
                 pass
 
     # ----------------------------------------------------------------------- processes
+
+    def _start_watchdog(self) -> None:
+        from dora.daemon.watchdog import Watchdog
+
+        if self.supervisor.done:
+            return
+        self._watchdog = Watchdog(self.loop, self._run, lambda text: self.note("warn", None, text))
+        for child in self._children.values():
+            self._watchdog.register(child.pid)
 
     def _spawn(self, node_id: str, restart_count: int) -> None:
         node = self.dataflow.node(node_id)
@@ -315,6 +324,22 @@ class Daemon:
             connection.close()
 
     # ----------------------------------------------------------------------- text and logs
+
+    @cached_property
+    def _log_files(self) -> LogFiles:
+        from dora.logs.files import LogFiles
+
+        return LogFiles(
+            f"{self.dataflow.working_dir}/out/{self._run.dataflow_id}",
+            {node.id: node.log for node in self.dataflow.nodes},
+            on_trouble=lambda text: self.note("warn", None, text),
+        )
+
+    @cached_property
+    def _text(self) -> TextRouter:
+        from dora.daemon.text import TextRouter
+
+        return TextRouter(self.dataflow, self._plan.links, self._run.dataflow_id, self._deliver, self._keep)
 
     def _deliver(self, node_id: str, frame: TextInput) -> bool | None:
         node = self.supervisor.nodes[node_id]

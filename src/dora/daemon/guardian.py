@@ -136,3 +136,4 @@ def main(pipe: int, daemon: int, run_id: str, run_dir: str, prefix: str) -> None
 
 if __name__ == "__main__":
     main(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:6])
+    os._exit(0)

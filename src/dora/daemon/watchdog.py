@@ -38,10 +38,13 @@ class Watchdog:
         self._write(b"%d\n" % group)
 
     def dismiss(self) -> None:
-        """End the guardian: the run was cleaned up. Does not wait for it longer than a moment."""
+        """Tell the guardian to go: this is a normal end."""
         self._unwatch()
         self._write(guardian.GO)
         self._close_pipe()
+
+    def wait(self) -> None:
+        """Wait for the end of a dismissed guardian, for a moment."""
         if self._process is not None:
             try:
                 self._process.wait(1.0)
