@@ -1,0 +1,234 @@
+"""What the tests of the engines need: places, links without a dataflow, messages, bounded waits."""
+
+from __future__ import annotations
+
+import glob
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dora.transport.board import SENT, Board
+from dora.transport.interface import Engine, Loan, Receiver, Sender
+from dora.wire.control import InputConfig, LinkConfig, OutputConfig
+from dora.wire.message import Message, pack_head
+from dora.wire.metadata import encode_metadata
+from dora.wire.payload import encode
+
+LIMIT = 20.0  # seconds that anything may take
+PEER = Path(__file__).with_name("peer.py")
+HAS_ICEORYX = importlib.util.find_spec("iceoryx2") is not None
+LINES = 64
+
+
+def until(condition: Callable[[], Any], what: str = "it") -> Any:
+    """Wait for a condition and return its value; fail loudly if it never comes."""
+    deadline = time.monotonic() + LIMIT
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {LIMIT} s in vain for {what}")
+        time.sleep(0.0005)
+    return value
+
+
+class Port:
+    """The receiving end of one link, as a test sees it."""
+
+    def __init__(self, config: InputConfig, engine: Engine) -> None:
+        self.config = config
+        self.arrivals = 0
+        self._notifies = engine.name != "iceoryx2"
+        self.receiver: Receiver = engine.receiver(config, self._arrived)
+
+    def _arrived(self) -> None:
+        self.arrivals += 1
+
+    def take(self) -> Message:
+        """Wait for the next message."""
+        message: Message = until(self.receiver.receive, f"a message on {self.config.id}")
+        return message
+
+    def take_all(self) -> list[Message]:
+        """Return what is there."""
+        return list(iter(self.receiver.receive, None))
+
+    def await_arrivals(self, count: int) -> None:
+        """Wait until so many messages have reached the queue, taken or not."""
+        if self._notifies:
+            until(lambda: self.arrivals >= count, f"{count} messages")
+
+
+class Outlet:
+    """The sending end of one output, as a test sees it: it numbers the messages."""
+
+    def __init__(self, config: OutputConfig, engine: Engine, board: Board) -> None:
+        self.config = config
+        self.board = board
+        self.sender: Sender = engine.sender(config)
+
+    def message(self, data: Any, metadata: dict[str, Any] | None = None) -> bytes:
+        payload = encode(data)
+        sequence = self.board.get(self.config.slot, SENT) + 1
+        self.board.set(self.config.slot, SENT, sequence)
+        section = encode_metadata(metadata) if metadata else b""
+        head = pack_head(payload.encoding, payload.schema, section, payload.size, sequence, 0)
+        return head + payload.to_bytes()
+
+    def send(self, data: Any, metadata: dict[str, Any] | None = None) -> None:
+        """Send as a node does: small messages whole, large ones through a loan."""
+        message = self.message(data, metadata)
+        if len(message) <= 4096:
+            self.sender.send(message)
+        else:
+            self.fill(message).send()
+
+    def fill(self, message: bytes) -> Loan:
+        """Loan memory and write the message into it."""
+        import ctypes
+
+        loan = self.sender.loan(len(message))
+        ctypes.memmove(loan.address, message, len(message))
+        return loan
+
+
+class Bench:
+    """One run of one engine, in a directory and with a prefix of its own."""
+
+    def __init__(self, engine: str) -> None:
+        self.name = engine
+        self.run_dir = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")
+        self.prefix = f"{os.path.basename(self.run_dir).replace('-', '_')}_"
+        self.board = Board.create(f"{self.run_dir}/board", LINES)
+        self.endpoint = ""
+        self._slots = iter(range(LINES))
+        self.engines: list[Engine] = []
+        self._ports: list[Port] = []
+        self._peers: list[subprocess.Popen[str]] = []
+        self._close_router: Callable[[], None] = lambda: None
+        if engine == "zenoh":
+            from dora.transport.zenoh_router import start
+
+            self.endpoint, self._close_router = start(self.run_dir)
+
+    def engine(self) -> Engine:
+        """Return an engine: one of its own for every "process", but only one where it cannot leave it."""
+        if self.name == "local" and self.engines:
+            return self.engines[0]
+        engine = make_engine(self.name, self.run_dir, self.prefix, self.endpoint, self.board)
+        self.engines.append(engine)
+        return engine
+
+    def describe(
+        self, *queue_sizes: int, policy: Any = "drop_oldest", dynamic: bool = False
+    ) -> tuple[OutputConfig, list[InputConfig]]:
+        """Lay out one output with a link for each queue size."""
+        slot = next(self._slots)
+        service = f"0190-test/node-{slot}/out.put_{slot}"
+        largest = max(queue_sizes, default=1)
+        output = OutputConfig(
+            id=f"output-{slot}",
+            service=service,
+            slot=slot,
+            max_queue_size=largest,
+            max_receivers=len(queue_sizes) + 3,
+        )
+        inputs = [
+            InputConfig(
+                id=f"input-{slot}-{index}",
+                kind="link",
+                source=f"node-{slot}/{output.id}",
+                queue_size=size,
+                policy=policy,
+                service=service,
+                slot=next(self._slots),
+                output_slot=slot,
+                max_queue_size=largest,
+                max_receivers=output.max_receivers,
+            )
+            for index, size in enumerate(queue_sizes)
+        ]
+        output.links = [
+            LinkConfig(
+                slot=item.slot,
+                node_slot=0,
+                bell="",
+                consumer=f"consumer/{item.id}",
+                queue_size=item.queue_size,
+                policy=item.policy,
+                dynamic=dynamic,
+            )
+            for item in inputs
+        ]
+        return output, inputs
+
+    def port(self, config: InputConfig, engine: Engine | None = None) -> Port:
+        port = Port(config, engine or self.engine())
+        self._ports.append(port)
+        return port
+
+    def link(self, *queue_sizes: int, policy: Any = "drop_oldest") -> tuple[Outlet, list[Port]]:
+        """Connect an output with one receiver, in an engine of its own, for each queue size."""
+        output, inputs = self.describe(*queue_sizes, policy=policy)
+        ports = [self.port(config) for config in inputs]
+        engine = self.engine()
+        outlet = Outlet(output, engine, self.board)
+        for each in self.engines:
+            each.connect(LIMIT)
+        return outlet, ports
+
+    def peer(self, script: str, output: OutputConfig, *wrapper: str) -> subprocess.Popen[str]:
+        """Start a process that sends: `peer.py` says what ``script`` may be."""
+        arguments = json.dumps([self.name, self.run_dir, self.prefix, self.endpoint, self.board.path])
+        process = subprocess.Popen(
+            [*wrapper, sys.executable, str(PEER), script, arguments, encode_config(output)],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._peers.append(process)
+        return process
+
+    def close(self) -> None:
+        for process in self._peers:
+            process.kill()
+            process.communicate()
+        for port in self._ports:
+            port.receiver.close()
+        self._ports.clear()
+        for engine in self.engines:
+            engine.close()
+        self.engines.clear()
+        self._close_router()
+        shutil.rmtree(self.run_dir, ignore_errors=True)
+        for path in glob.glob(f"/dev/shm/{self.prefix}*"):
+            os.unlink(path)
+
+
+def make_engine(name: str, run_dir: str, prefix: str, endpoint: str, board: Board) -> Engine:
+    if name == "iceoryx2":
+        from dora.transport.iceoryx import IceoryxEngine
+
+        return IceoryxEngine(run_dir, prefix)
+    if name == "zenoh":
+        from dora.transport.zenoh import ZenohEngine
+
+        return ZenohEngine(endpoint, "0190-test", board)
+    from dora.transport.local import LocalEngine
+
+    return LocalEngine()
+
+
+def encode_config(output: OutputConfig) -> str:
+    import msgspec
+
+    return msgspec.json.encode(output).decode()
+
+
+def sequences(messages: list[Message]) -> list[int]:
+    return [message.sequence for message in messages]

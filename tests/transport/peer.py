@@ -1,0 +1,59 @@
+"""A process that sends: started by the tests of the engines, see `linking.Bench.peer`.
+
+Prints what came of it, and ends in the way that the script is named after.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+
+import msgspec
+from linking import LIMIT, Outlet, make_engine
+
+from dora.errors import SharedMemoryFull
+from dora.transport.board import Board
+from dora.wire.control import OutputConfig
+
+SMALL, LARGE = b"small", bytes(range(256)) * 4096
+
+
+def main() -> None:
+    script, place, config = sys.argv[1:]
+    name, run_dir, prefix, endpoint, board_path = json.loads(place)
+    board = Board.open(board_path)
+    engine = make_engine(name, run_dir, prefix, endpoint, board)
+    outlet = Outlet(msgspec.json.decode(config, type=OutputConfig), engine, board)
+    engine.connect(LIMIT)
+    if script == "fill":
+        fill(outlet)
+        return
+    outlet.send(SMALL)
+    outlet.send(LARGE)
+    if script == "_exit":
+        os._exit(0)
+    if script == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if script == "raise":
+        raise SystemExit("on purpose")
+    if script == "close":
+        engine.close()
+        os._exit(0)
+    assert script == "end", script
+
+
+def fill(outlet: Outlet) -> None:
+    """Send ever larger messages into a small /dev/shm."""
+    try:
+        for exponent in range(10, 27):
+            outlet.send(bytes(1 << exponent))
+    except SharedMemoryFull as error:
+        print(f"{1 << exponent} {error}")
+    outlet.send(SMALL)
+    print("alive")
+
+
+if __name__ == "__main__":
+    main()

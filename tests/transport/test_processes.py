@@ -1,0 +1,136 @@
+"""Links between processes, and what becomes of messages whose sender is gone."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from linking import LIMIT, Bench, sequences
+from peer import LARGE, SMALL
+
+from dora.transport.board import SENT
+from dora.wire.message import Message
+from dora.wire.payload import decode_arrow, decode_bytes
+
+pytestmark = pytest.mark.processes
+
+
+def _receive_from_peer(bench: Bench, script: str, status: int) -> list[Message]:
+    output, inputs = bench.describe(10, 10)
+    ports = [bench.port(config) for config in inputs]
+    bench.engines[0].connect(LIMIT)
+    bench.engines[1].connect(LIMIT)
+    peer = bench.peer(script, output)
+    assert peer.wait(LIMIT) == status
+    assert bench.board.get(output.slot, SENT) == 2
+    for port in ports:
+        messages = [port.take(), port.take()]
+        assert sequences(messages) == [1, 2]
+        assert decode_bytes(messages[0]) == SMALL
+        assert decode_bytes(messages[1]) == LARGE
+        assert port.receiver.receive() is None
+    return messages
+
+
+@pytest.mark.parametrize(("script", "status"), [("end", 0), ("raise", 1), ("close", 0)])
+def test_a_sender_that_sends_and_ends_at_once_is_heard(
+    process_bench: Bench, script: str, status: int
+) -> None:
+    _receive_from_peer(process_bench, script, status)
+
+
+@pytest.mark.parametrize(("script", "status"), [("_exit", 0), ("kill", -9)])
+def test_shared_memory_keeps_what_a_killed_sender_sent(
+    iceoryx_bench: Bench, script: str, status: int
+) -> None:
+    _receive_from_peer(iceoryx_bench, script, status)
+
+
+def test_messages_stay_valid_when_what_a_dead_sender_left_is_removed(iceoryx_bench: Bench) -> None:
+    from dora.transport.iceoryx import remove_dead_nodes
+
+    messages = _receive_from_peer(iceoryx_bench, "kill", -9)
+    array = decode_arrow(messages[1])
+    before = _shared_memory(iceoryx_bench)
+    remove_dead_nodes(iceoryx_bench.run_dir, iceoryx_bench.prefix)
+    assert _shared_memory(iceoryx_bench) < before
+    assert array.buffers()[1].to_pybytes() == LARGE
+
+
+def test_a_restarted_sender_is_heard_again(process_bench: Bench) -> None:
+    bench = process_bench
+    output, (config,) = bench.describe(10)
+    port = bench.port(config)
+    bench.engines[0].connect(LIMIT)
+    for run in range(3):
+        assert bench.peer("end", output).wait(LIMIT) == 0
+        assert sequences([port.take(), port.take()]) == [2 * run + 1, 2 * run + 2]
+
+
+def test_two_processes_may_open_the_same_channel_at_once(process_bench: Bench) -> None:
+    bench = process_bench
+    output, inputs = bench.describe(10, 10, 10)
+    peer = bench.peer("end", output)
+    ports = [bench.port(config) for config in inputs]
+    for engine in bench.engines:
+        engine.connect(LIMIT)
+    assert peer.wait(LIMIT) == 0
+    if bench.name == "zenoh":  # iceoryx2 leaves waiting for the receivers to the start barrier
+        for port in ports:
+            assert sequences([port.take(), port.take()]) == [1, 2]
+
+
+def _shared_memory(bench: Bench) -> int:
+    return sum(name.startswith(bench.prefix) for name in os.listdir("/dev/shm"))
+
+
+# --------------------------------------------------------------------------- full shared memory
+
+_SMALL_SHM = 'mount -t tmpfs -o size=8m none /dev/shm && exec "$@"'
+
+
+def _can_mount() -> bool:
+    """Whether this machine lets us have a /dev/shm of our own."""
+    if sys.platform != "linux" or os.geteuid() != 0 or shutil.which("unshare") is None:
+        return False
+    command = ["unshare", "-m", "sh", "-c", _SMALL_SHM, "sh", "true"]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.skipif(not _can_mount(), reason="needs root and a private mount namespace")
+def test_a_full_shared_memory_is_an_error_with_its_figures_and_not_a_crash(iceoryx_bench: Bench) -> None:
+    output, _ = iceoryx_bench.describe()
+    peer = iceoryx_bench.peer("fill", output, "unshare", "-m", "sh", "-c", _SMALL_SHM, "sh")
+    printed, _ = peer.communicate(timeout=LIMIT)
+    assert peer.returncode == 0, printed
+    size, sentence = printed.splitlines()[0].split(" ", 1)
+    assert int(size) >= 1 << 20
+    needed = f"{(int(size) + 64) / 1e6:.1f} MB"
+    assert sentence.startswith(f"output `{output.id}`: the message needs {needed} of shared memory")
+    assert "/dev/shm has only" in sentence
+    assert "enlarge it" in sentence
+    assert printed.splitlines()[1] == "alive"
+
+
+def test_a_message_of_300_megabytes_arrives(iceoryx_bench: Bench) -> None:
+    outlet, (port,) = iceoryx_bench.link(1)
+    status = os.statvfs("/dev/shm")
+    if status.f_bavail * status.f_frsize < 400_000_000:
+        pytest.skip("/dev/shm is too small here")
+    size = 300_000_000
+    head = outlet.message(b"")[:64]
+    head = head[:16] + size.to_bytes(8, "little") + head[24:]
+    loan = outlet.sender.loan(64 + size)
+    ctypes.memmove(loan.address, head, 64)
+    marks = {0: b"first", size // 2: b"middle", size - 4: b"last"}
+    for offset, mark in marks.items():
+        ctypes.memmove(loan.address + 64 + offset, mark, len(mark))
+    loan.send()
+    array = decode_arrow(port.take())
+    assert len(array) == size
+    for offset, mark in marks.items():
+        assert array.slice(offset, len(mark)).to_numpy().tobytes() == mark
