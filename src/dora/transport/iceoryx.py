@@ -32,7 +32,8 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from dora.errors import SharedMemoryFull, TransportError
-from dora.transport.interface import MAX_QUEUE
+from dora.transport.interface import MAX_QUEUE, Receiver
+from dora.transport.long_queue import LongQueue
 from dora.wire.control import InputConfig, OutputConfig
 from dora.wire.message import ALIGNMENT, Message
 
@@ -287,12 +288,16 @@ class IceoryxEngine:
         except Exception as error:
             raise _setup_failed(f"output `{output.id}`", error) from error
 
-    def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> IceoryxReceiver:  # noqa: ARG002
+    def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> Receiver:  # noqa: ARG002
         service = self._service(item.service, item.max_queue_size, item.max_receivers)
         try:
-            return IceoryxReceiver(service, item)
+            receiver = IceoryxReceiver(service, item)
         except Exception as error:
             raise _setup_failed(f"input `{item.id}`", error) from error
+        # Under back-pressure the sender never goes beyond MAX_QUEUE.
+        if item.queue_size > MAX_QUEUE and item.policy == "drop_oldest":
+            return LongQueue(receiver, item.queue_size)
+        return receiver
 
     def connect(self, timeout: float, interrupted: Callable[[], bool] = lambda: False) -> None:
         """Nothing to wait for: a publisher sees every subscriber that exists when it sends."""

@@ -17,8 +17,8 @@ from typing import Final, Protocol
 from dora.wire.control import InputConfig, OutputConfig
 from dora.wire.message import Message
 
-# Messages; an engine may hold fewer than a longer ``queue_size`` asks for. A sender under
-# back-pressure counts with this many at most.
+# Messages that a queue in shared memory holds at most; longer ones go on in the receiving process
+# (`dora.transport.long_queue`). A sender under back-pressure counts with this many.
 MAX_QUEUE: Final = 4096
 
 

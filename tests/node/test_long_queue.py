@@ -1,0 +1,41 @@
+"""Queues longer than shared memory holds."""
+
+from __future__ import annotations
+
+from fake_daemon import FakeDaemon, wait_until
+
+from dora.dataflow.model import Dataflow, Input, Node, NodeOutput
+from dora.transport.interface import MAX_QUEUE
+
+
+def test_a_queue_longer_than_shared_memory_keeps_the_newest_and_counts_the_rest() -> None:
+    size = MAX_QUEUE + 1000
+    daemon = FakeDaemon(
+        Dataflow(
+            nodes=(
+                Node(id="sender", path="s.py", outputs=("out",)),
+                Node(
+                    id="receiver",
+                    path="r.py",
+                    inputs=(Input("in", NodeOutput("sender", "out"), queue_size=size),),
+                ),
+            ),
+            working_dir="/tmp",
+        )
+    )
+    try:
+        receiver, sender = daemon.node("receiver"), daemon.node("sender")
+        for number in range(size + 500):
+            sender.send_output("out", number.to_bytes(4, "little"))
+            if number % 1000 == 0:
+                # The receiver computes; its thread makes room meanwhile.
+                queue = receiver._inbox.ports["in"]._receiver._receiver
+                wait_until(lambda queue=queue: not queue.has_messages(), "room in shared memory")
+        numbers = [int.from_bytes(event["data"], "little") for event in receiver.drain()]
+        assert numbers == list(range(500, size + 500))
+        counts = receiver.statistics()["inputs"]["in"]
+        assert counts == {"received": size, "dropped": 500}
+        receiver.close()
+        sender.close()
+    finally:
+        daemon.close()
