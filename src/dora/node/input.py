@@ -7,6 +7,7 @@ watches, the grid of a timer.
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
 from typing import Any, Final, Protocol
@@ -264,7 +265,11 @@ class TimerPort:
 
 class QueuePort:
     """An input fed from within this process: text that the daemon delivered, or an operator's output
-    to another operator of the same runtime. Holds the newest ``queue_size`` contents."""
+    to another operator of the same runtime.
+
+    Holds the newest ``queue_size`` contents; under back-pressure all of them, because the sender
+    shares the thread of the receiver and cannot wait for it.
+    """
 
     is_data = True
 
@@ -273,7 +278,7 @@ class QueuePort:
         self.open = True
         self._template = Input.template(config.id)
         self._queue: deque[Content] = deque()
-        self._size = config.queue_size
+        self._size = config.queue_size if config.policy == "drop_oldest" else sys.maxsize
         self._words = board.words
         self._base = config.slot * WORDS
         self._words[self._base + STATE] = CONNECTED

@@ -162,7 +162,7 @@ def _print_traceback() -> None:
     """Print the traceback without the frames of the runtime itself."""
     kind, error, trace = sys.exc_info()
     frame = trace
-    while frame is not None and frame.tb_next is not None:
+    while frame is not None:
         if not frame.tb_frame.f_globals.get("__name__", "").startswith(("dora.node", "importlib")):
             break
         frame = frame.tb_next
