@@ -192,21 +192,31 @@ def _encode_primitive(format_: bytes, width: int) -> Callable[[Any], Payload]:
     return encode_primitive
 
 
-_schemas: dict[Any, bytes] = {}  # Arrow type → IPC schema message; b"" where only a stream will do
+# Arrow type → the type itself, and its IPC schema message; b"" where only a stream will do.
+_schemas: dict[Any, tuple[Any, bytes]] = {}
 
 
 def _schema_section(batch: Any) -> bytes:
     """Return the schema message for a one-column batch, or b"" if the type needs a stream."""
     type_ = batch.schema.field(0).type
-    section = _schemas.get(type_)
-    if section is None:
-        section = b"" if _has_dictionary(type_) else batch.schema.serialize().to_pybytes()
-        if len(section) > MAX_SCHEMA:
-            section = b""
+    try:
+        known = _schemas.get(type_)
+    except TypeError:  # an extension type that defines __eq__ but not __hash__
+        return _make_schema_section(batch)
+    # Types are equal whatever the metadata of their fields, which is part of the section.
+    if known is None or (type_.num_fields and not type_.equals(known[0], check_metadata=True)):
         if len(_schemas) > 256:
             _schemas.clear()
-        _schemas[type_] = section
-    return section
+        _schemas.pop(type_, None)
+        known = _schemas[type_] = (type_, _make_schema_section(batch))
+    return known[1]
+
+
+def _make_schema_section(batch: Any) -> bytes:
+    if _has_dictionary(batch.schema.field(0).type):
+        return b""
+    section: bytes = batch.schema.serialize().to_pybytes()
+    return section if len(section) <= MAX_SCHEMA else b""
 
 
 def _has_dictionary(type_: Any) -> bool:
