@@ -40,7 +40,7 @@ if TYPE_CHECKING:
         Unknown,
     )
     from dora.node.node import Node
-    from dora.node.operator import DoraStatus
+    from dora.node.operator import DoraStatus, SendOutput
     from dora.node.runtime import start_runtime
 
 _MODULES = {
@@ -73,7 +73,7 @@ _MODULES = {
         "Unknown",
     ),
     "dora.node.node": ("Node",),
-    "dora.node.operator": ("DoraStatus",),
+    "dora.node.operator": ("DoraStatus", "SendOutput"),
     "dora.node.runtime": ("start_runtime",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
@@ -98,6 +98,7 @@ __all__ = [
     "ReceiveClosed",
     "SampleAlreadySent",
     "SendError",
+    "SendOutput",
     "SharedMemoryFull",
     "StartFailed",
     "Stop",
@@ -111,16 +112,18 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import a public name on first use: a node does not pay for the daemon, nor the CLI for Arrow."""
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module 'dora' has no attribute {name!r}")
-    from importlib import import_module
+if not TYPE_CHECKING:  # to a type checker it would mean that every name exists
 
-    value = getattr(import_module(home), name)
-    globals()[name] = value
-    return value
+    def __getattr__(name: str) -> Any:
+        """Import a public name on first use: a node does not pay for the daemon, nor the CLI for Arrow."""
+        home = _HOMES.get(name)
+        if home is None:
+            raise AttributeError(f"module 'dora' has no attribute {name!r}")
+        from importlib import import_module
+
+        value = getattr(import_module(home), name)
+        globals()[name] = value
+        return value
 
 
 def __dir__() -> list[str]:

@@ -126,7 +126,12 @@ class Input(Event):
 
     # An input port makes thousands a second, from a template and a content: the dictionary's own
     # constructor is four times as fast as one of ours.
-    __init__ = dict.__init__
+    if TYPE_CHECKING:
+
+        def __init__(self, *content: Any, **fields: Any) -> None: ...
+
+    else:
+        __init__ = dict.__init__
 
     @classmethod
     def make(cls, input_id: str, content: Content) -> Input:

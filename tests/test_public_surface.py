@@ -1,0 +1,85 @@
+"""What `import dora` offers, and nothing else."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+from pathlib import Path
+
+import pytest
+
+import dora
+import dora.errors
+
+SOURCE = Path(dora.__file__)
+
+
+def test_all_is_sorted_and_every_name_exists() -> None:
+    assert list(dora.__all__) == sorted(dora.__all__)
+    assert len(set(dora.__all__)) == len(dora.__all__)
+    for name in dora.__all__:
+        assert getattr(dora, name) is not None
+
+
+def test_all_is_what_type_checkers_see_and_what_is_found_at_run_time() -> None:
+    checked = next(node for node in ast.parse(SOURCE.read_text()).body if isinstance(node, ast.If))
+    typed = {
+        alias.name: item.module
+        for item in checked.body
+        if isinstance(item, ast.ImportFrom)
+        for alias in item.names
+    }
+    assert set(typed) | {"__version__"} == set(dora.__all__)
+    assert typed == dora._HOMES
+
+
+def test_dir_shows_the_public_names() -> None:
+    assert dir(dora) == sorted(dora.__all__)
+
+
+def test_every_name_comes_from_the_module_it_is_said_to_come_from() -> None:
+    for name, module in dora._HOMES.items():
+        assert getattr(importlib.import_module(module), name) is getattr(dora, name)
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'dora' has no attribute 'Nodes'"):
+        dora.Nodes  # noqa: B018
+    with pytest.raises(ImportError):
+        exec("from dora import Nodes")
+
+
+def test_every_error_of_a_user_is_public_and_a_runtime_error() -> None:
+    raised = {
+        name
+        for name, value in vars(dora.errors).items()
+        if isinstance(value, type) and issubclass(value, BaseException)
+    }
+    assert raised <= set(dora.__all__)
+    for name in raised:
+        assert issubclass(getattr(dora, name), dora.DoraError)
+    assert issubclass(dora.DoraError, RuntimeError)
+
+
+def test_the_tree_of_errors_in_the_documentation_is_the_real_one() -> None:
+    drawn = [
+        (line.split("──", 1)[1].split()[0], line.index("──"))
+        for line in (dora.errors.__doc__ or "").splitlines()
+        if "──" in line
+    ]
+    parents = {0: "DoraError"}
+    for name, depth in drawn:
+        parent = parents[max(d for d in parents if d < depth)]
+        parents = {d: n for d, n in parents.items() if d < depth} | {depth: name}
+        assert getattr(dora, name).__mro__[1].__name__ == parent, name
+    assert {name for name, _ in drawn} | {"DoraError", "Problem"} == set(dora.errors.__all__)
+
+
+def test_the_version_is_the_one_of_the_distribution() -> None:
+    from importlib.metadata import version
+
+    assert dora.__version__ == version("dora-dataflow")
+
+
+def test_the_package_is_typed() -> None:
+    assert (SOURCE.parent / "py.typed").exists()

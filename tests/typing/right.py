@@ -1,0 +1,129 @@
+"""A program that type checkers in their strict modes accept; never run."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any, Literal, assert_type
+
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]
+
+import dora
+from dora import (
+    DataflowFailed,
+    DoraStatus,
+    Error,
+    Event,
+    Input,
+    InputClosed,
+    InputRecovered,
+    Node,
+    NodeFailed,
+    NodeRestarted,
+    Stop,
+    UndeclaredOutput,
+    Unknown,
+)
+
+
+def classic() -> None:
+    node = Node()
+    for event in node:
+        if event["type"] == "INPUT":
+            value = event["value"]
+            node.send_output("out", value, event["metadata"])
+            node.send_output(output_id="out", data=b"bytes", metadata={"nested": {"a": [1, None]}})
+        elif event["type"] == "STOP":
+            break
+    node.send_output("out", np.zeros(3))
+    node.send_output("out", pa.array([1]))
+
+
+def modern() -> None:
+    with Node("viewer") as node:
+        assert_type(node.id, str)
+        for event in node:
+            assert_type(event, Event)
+            match event:
+                case Input(id="image"):
+                    assert_type(event.id, str)
+                    assert_type(event.data, bytes)
+                    assert_type(event.send_time, datetime)
+                    assert_type(event.sequence, int)
+                    metadata: dict[str, Any] = event.metadata
+                    frame: np.ndarray[Any, Any] = event.numpy()
+                    node.send_output("out", frame, metadata)
+                case InputClosed(name) | InputRecovered(name):
+                    assert_type(name, str)
+                case Stop():
+                    reason: Literal["MANUAL", "ALL_INPUTS_CLOSED"] = event.id
+                    print(reason)
+                case Error(error):
+                    assert_type(error, str)
+                    assert_type(event.is_timeout, bool)
+                case NodeFailed(name, value):
+                    print(name, value["error"])
+                case NodeRestarted() | Unknown():
+                    pass
+                case _:
+                    print(event)
+
+
+def other_ways(node: Node) -> None:
+    assert_type(node.next(), Event | None)
+    assert_type(node.next(timeout=1), Event | None)
+    assert_type(node.next(0.5), Event | None)
+    assert_type(node.try_recv(), Event | None)
+    assert_type(node.drain(), list[Event])
+    assert_type(node.is_empty(), bool)
+    request_id: str = node.send_service_request("request", b"", {"a": 1})
+    node.send_service_response("response", b"", {"request_id": request_id})
+    node.log("info", "text", target="part", fields={"k": "v"})
+    node.log_error("text")
+    descriptor: dict[str, Any] = node.dataflow_descriptor()
+    config: dict[str, Any] = node.node_config()
+    print(descriptor, config, node.dataflow_id(), node.restart_count() + 1, node.is_restart())
+
+
+async def with_asyncio(node: Node) -> None:
+    assert_type(await node.recv_async(1.5), Event | None)
+    async for event in node:
+        assert_type(event, Event)
+
+
+def loans(node: Node) -> None:
+    with node.send_output_raw("out", 12, {"a": 1}) as buffer:
+        assert_type(buffer, memoryview)
+        buffer[:] = bytes(12)
+    sample = node.send_output_raw("out", 12)
+    sample.as_buffer()[0] = 1
+    sample.send()
+    with node.loan("out", (4, 3), "float32") as array:
+        array[:] = 0
+
+
+class Operator:
+    def on_event(self, dora_event: Event, send_output: dora.SendOutput) -> DoraStatus:
+        match dora_event:
+            case Input(id="image", value=value):
+                send_output("out", value, dora_event["metadata"])
+                send_output("out", b"bytes")
+            case Stop():
+                return DoraStatus.STOP
+            case _:
+                pass
+        return DoraStatus.CONTINUE
+
+
+def run() -> None:
+    try:
+        result = dora.run("dataflow.yml", stop_after=3.0)
+    except DataflowFailed as error:
+        print(error)
+        raise
+    except UndeclaredOutput as error:
+        print(error)
+        raise
+    assert_type(result.ok, bool)
+    dora.build("dataflow.yml", uv=True)
+    assert_type(dora.__version__, str)

@@ -1,0 +1,38 @@
+"""A program full of mistakes: every marked line has to be rejected by a type checker; never run."""
+
+from __future__ import annotations
+
+import dora
+from dora import DoraStatus, Input, InputClosed, Node, Stop, run
+
+dora.Nodes()  # wrong: no such name
+node = Node(5)  # wrong: the id is a string
+node.send_output(b"out", b"x")  # wrong: the output is a string
+node.send_output("out")  # wrong: no data
+node.send_output("out", b"x", 5)  # wrong: metadata is a mapping
+node.next("soon")  # wrong: the timeout is a number
+print(node.next().id)  # wrong: there may be no event
+node.snd_output("out", b"x")  # wrong: no such method
+node.log("info", 5)  # wrong: a message is a string
+node.send_service_response("out", b"x")  # wrong: a response needs metadata
+len(node.drain() + 1)  # wrong: a list of events
+node.send_output_raw("out", "12")  # wrong: the length is a number
+
+
+def handle(event: Input | InputClosed | Stop) -> None:
+    match event:
+        case Input():
+            event.data + "text"  # wrong: bytes
+        case InputClosed(name):
+            name + 1  # wrong: a string
+        case Stop():
+            if event.id == "LATER":  # wrong: not one of the reasons
+                pass
+
+
+def answer() -> DoraStatus:
+    return DoraStatus.PAUSE  # wrong: no such status
+
+
+run(5)  # wrong: a path
+run("dataflow.yml", engine="tcp")  # wrong: no such engine
