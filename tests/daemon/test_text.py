@@ -1,0 +1,113 @@
+"""Where lines go, without any process."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from dora.daemon.text import HELD_LINES, TextRouter
+from dora.dataflow.links import Place, plan
+from dora.dataflow.model import Dataflow, Input, LogLevel, LogOptions, LogSource, Node, NodeOutput
+from dora.logs.entry import LogEntry
+from dora.wire.control import TextInput
+
+
+class Router:
+    """A router whose nodes take lines (True), lose them (False) or are still to come (None)."""
+
+    def __init__(self, *nodes: Node) -> None:
+        self.taking: dict[str, bool | None] = {}
+        self.delivered: list[tuple[str, TextInput]] = []
+        self.kept: list[LogEntry] = []
+        dataflow = Dataflow(nodes, "/")
+        self.plan = plan(dataflow, Place("id", "/run", "p_", "/board"))
+        self.router = TextRouter(dataflow, self.plan.links, "id", self.deliver, self.kept.append)
+
+    def deliver(self, node_id: str, frame: TextInput) -> bool | None:
+        taken = self.taking.get(node_id, True)
+        if taken:
+            self.delivered.append((node_id, frame))
+        return taken
+
+
+def logs(level: LogLevel, node: str | None = None) -> Input:
+    return Input(f"{level}-{node}", LogSource(level, node, f"dora/logs/{level}/{node}"))
+
+
+def entry(level: str, message: str) -> str:
+    return json.dumps({"level": level, "message": message})
+
+
+def test_log_inputs_get_entries_of_others_that_are_severe_enough() -> None:
+    run = Router(
+        Node("a", path="a.py"),
+        Node("b", path="b.py"),
+        Node("l", path="l.py", inputs=(logs("warn"), logs("stdout", "a"))),
+    )
+    run.router.line("a", "stdout", "raw")
+    run.router.line("b", "stdout", "raw")
+    run.router.line("b", "stdout", entry("warn", "dark"))
+    run.router.line("a", "stdout", entry("error", "broken"))
+    run.router.line("l", "stdout", entry("error", "mine"))
+    texts = [(frame.inputs, json.loads(frame.text)["message"]) for _, frame in run.delivered]
+    assert texts == [
+        (["stdout-a"], "raw"),
+        (["warn-None"], "dark"),
+        (["warn-None", "stdout-a"], "broken"),
+    ]
+    assert len(run.kept) == 5
+
+
+def captured(**options: Any) -> Router:
+    return Router(
+        Node("a", path="a.py", outputs=("o",), log=LogOptions(**options)),
+        Node("b", path="b.py", inputs=(Input("i", NodeOutput("a", "o")),)),
+    )
+
+
+def test_captured_lines_are_published_before_any_filter_and_with_their_end() -> None:
+    run = captured(send_stdout_as="o", min_log_level="error")
+    run.router.line("a", "stderr", "raw")
+    assert run.delivered == [("b", TextInput(["i"], "raw\n"))]
+    assert run.kept == []
+
+
+def test_only_structured_entries_are_sent_as_logs() -> None:
+    run = captured(send_logs_as="o", min_log_level="info")
+    run.router.line("a", "stdout", "raw")
+    run.router.line("a", "stdout", entry("debug", "fine"))
+    run.router.line("a", "stdout", entry("info", "good"))
+    ((_, frame),) = run.delivered
+    assert json.loads(frame.text)["message"] == "good"
+    assert [kept.message for kept in run.kept] == ["good"]
+
+
+def test_lines_for_a_node_that_is_to_come_are_held_and_the_oldest_lost_beyond_the_limit() -> None:
+    run = captured(send_stdout_as="o")
+    run.taking["b"] = None
+    for number in range(HELD_LINES + 5):
+        run.router.line("a", "stdout", str(number))
+    run.taking["b"] = True
+    run.router.release("b")
+    assert [frame.text for _, frame in run.delivered][:2] == ["5\n", "6\n"]
+    (link,) = run.plan.links
+    assert run.router.sent == {link.slot: HELD_LINES + 5}
+    assert run.router.dropped == {link.slot: 5}
+
+
+def test_lines_that_a_node_does_not_take_are_counted_as_lost() -> None:
+    run = captured(send_stdout_as="o")
+    run.taking["b"] = False
+    run.router.line("a", "stdout", "lost")
+    (link,) = run.plan.links
+    assert run.router.sent == run.router.dropped == {link.slot: 1}
+
+
+def test_the_telling_lines_are_those_of_stderr() -> None:
+    run = captured()
+    run.router.line("a", "stdout", "out")
+    assert run.router.last_lines("a") == ("out",)
+    run.router.line("a", "stderr", entry("error", "it broke"))
+    assert run.router.last_lines("a") == ("it broke",)
+    run.router.forget_lines("a")
+    assert run.router.last_lines("a") == ()
