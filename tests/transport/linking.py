@@ -111,11 +111,11 @@ class Bench:
         self.engines: list[Engine] = []
         self._ports: list[Port] = []
         self._peers: list[subprocess.Popen[str]] = []
-        self._close_router: Callable[[], None] = lambda: None
+        self.close_router: Callable[[], None] = lambda: None
         if engine == "zenoh":
             from dora.transport.zenoh_router import start
 
-            self.endpoint, self._close_router = start(self.run_dir)
+            self.endpoint, self.close_router = start(self.run_dir)
 
     def engine(self) -> Engine:
         """Return an engine: one of its own for every "process", but only one where it cannot leave it."""
@@ -204,7 +204,7 @@ class Bench:
         for engine in self.engines:
             engine.close()
         self.engines.clear()
-        self._close_router()
+        self.close_router()
         shutil.rmtree(self.run_dir, ignore_errors=True)
         for path in glob.glob(f"/dev/shm/{self.prefix}*"):
             os.unlink(path)

@@ -1,0 +1,47 @@
+"""Two processes that count in turns and sleep between, by the protocol of `dora.transport.doorbell`."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from linking import LIMIT
+
+from dora.transport.board import ASLEEP, Board
+from dora.transport.doorbell import FENCED, Bell, Doorbell, memory_fence
+
+NUMBER = 1  # the word of a player's line that it counts in
+
+
+def play(directory: str, mine: int, count: int) -> int:
+    """Count to ``count``, as player 0, who begins, or 1, who follows; return how often it slept."""
+    other = 1 - mine
+    board = Board.open(f"{directory}/board")
+    doorbell, bell = Doorbell(f"{directory}/bell-{mine}"), Bell(f"{directory}/bell-{other}")
+    slept = 0
+    for number in range(1, count + 1):
+        awaited = number - 1 + mine
+        while board.get(other, NUMBER) < awaited:
+            board.set(mine, ASLEEP, 1)
+            memory_fence()
+            if board.get(other, NUMBER) < awaited:
+                slept += 1
+                start = time.monotonic()
+                doorbell.wait(LIMIT)
+                if time.monotonic() - start >= LIMIT:
+                    raise AssertionError(f"nobody rang for number {awaited}")
+            board.set(mine, ASLEEP, 0)
+        board.set(mine, NUMBER, number)
+        memory_fence()
+        if not FENCED or board.get(other, ASLEEP):
+            bell.ring()
+    while board.get(other, NUMBER) < count:
+        time.sleep(0.001)
+    doorbell.close()
+    bell.close()
+    board.close()
+    return slept
+
+
+if __name__ == "__main__":
+    play(sys.argv[1], 1, int(sys.argv[2]))

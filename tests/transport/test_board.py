@@ -1,0 +1,92 @@
+"""The board: words that several processes share and that outlive each of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+
+import pytest
+
+from dora.transport import board as module
+from dora.transport.board import DROPPED, LINE_BYTES, RECEIVED, SENT, WORDS, Board
+
+
+@pytest.fixture
+def path() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="dora-test-", dir="/tmp") as directory:
+        yield f"{directory}/board"
+
+
+def test_a_new_board_is_all_zeros_and_one_cache_line_per_line(path: str) -> None:
+    board = Board.create(path, 3)
+    assert os.path.getsize(path) == 3 * LINE_BYTES == 192
+    assert list(board.words) == [0] * 3 * WORDS
+    board.close()
+
+
+def test_whoever_opens_the_board_sees_what_others_write(path: str) -> None:
+    first, second = Board.create(path, 4), Board.open(path)
+    first.set(2, RECEIVED, 7)
+    second.words[3 * WORDS + SENT] = 2**64 - 1
+    assert second.get(2, RECEIVED) == 7
+    assert first.get(3, SENT) == 2**64 - 1
+    assert first.get(2, DROPPED) == 0
+    first.close()
+    second.close()
+
+
+def test_the_words_of_a_kind_of_line_are_all_different() -> None:
+    for names in (
+        ("ASLEEP", "CONTROL", "UNDECLARED"),
+        ("SENT", "CREDIT_WAITING"),
+        ("RECEIVED", "DROPPED", "FIRST", "STATE", "PROBED"),
+    ):
+        words = [getattr(module, name) for name in names]
+        assert len(set(words)) == len(words)
+        assert max(words) < WORDS
+
+
+def test_a_board_is_made_once_and_private(path: str) -> None:
+    Board.create(path, 1).close()
+    assert os.stat(path).st_mode & 0o777 == 0o600
+    with pytest.raises(FileExistsError):
+        Board.create(path, 1)
+
+
+def test_a_missing_board_is_an_error(path: str) -> None:
+    with pytest.raises(FileNotFoundError):
+        Board.open(path)
+
+
+def test_a_board_for_nothing_can_be_made(path: str) -> None:
+    Board.create(path, 0).close()
+    Board.open(path).close()
+
+
+def test_closing_keeps_the_file_and_its_numbers(path: str) -> None:
+    board = Board.create(path, 1)
+    board.set(0, SENT, 5)
+    board.close()
+    again = Board.open(path)
+    assert again.get(0, SENT) == 5
+    again.close()
+
+
+@pytest.mark.processes
+def test_numbers_survive_the_sigkill_of_their_writer(path: str) -> None:
+    board = Board.create(path, 2)
+    script = (
+        "import os, signal, sys\n"
+        "from dora.transport.board import Board\n"
+        "board = Board.open(sys.argv[1])\n"
+        "board.set(1, 0, 4321)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", script, path], timeout=20, check=False)
+    assert result.returncode == -signal.SIGKILL
+    assert board.get(1, 0) == 4321
+    board.close()

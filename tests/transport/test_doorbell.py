@@ -1,0 +1,212 @@
+"""Doorbells: a ring wakes the sleeper, always; and costs nothing to those who are awake."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+
+import hammer
+import pytest
+from linking import LIMIT
+
+from dora.transport.board import Board
+from dora.transport.doorbell import Bell, Doorbell
+
+
+@pytest.fixture
+def directory() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="dora-test-", dir="/tmp") as path:
+        yield path
+
+
+@pytest.fixture
+def doorbell(directory: str) -> Iterator[Doorbell]:
+    Doorbell.make(f"{directory}/bell")
+    doorbell = Doorbell(f"{directory}/bell")
+    yield doorbell
+    doorbell.close()
+
+
+@pytest.fixture
+def bell(doorbell: Doorbell) -> Iterator[Bell]:
+    bell = Bell(doorbell.path)
+    yield bell
+    bell.close()
+
+
+def _rung(doorbell: Doorbell) -> bool:
+    """Tell whether the pipe has a ring in it, and take it out."""
+    try:
+        return bool(os.read(doorbell.fd, 1 << 20))
+    except BlockingIOError:
+        return False
+
+
+def _sleep(doorbell: Doorbell, timeout: float | None) -> float:
+    start = time.monotonic()
+    doorbell.wait(timeout)
+    return time.monotonic() - start
+
+
+def test_a_ring_before_the_wait_ends_it_at_once(doorbell: Doorbell, bell: Bell) -> None:
+    bell.ring()
+    assert _sleep(doorbell, LIMIT) < LIMIT / 2
+    assert not _rung(doorbell)
+
+
+def test_a_ring_during_the_wait_ends_it(doorbell: Doorbell, bell: Bell) -> None:
+    for timeout in (None, LIMIT):
+        thread = threading.Timer(0.01, bell.ring)
+        thread.start()
+        assert _sleep(doorbell, timeout) < LIMIT / 2
+        thread.join()
+
+
+def test_a_wait_without_a_ring_ends_by_itself_and_not_too_early(doorbell: Doorbell) -> None:
+    for timeout in (0.0, 0.0005, 0.02):
+        assert timeout <= _sleep(doorbell, timeout) < LIMIT
+
+
+def test_many_rings_are_one(doorbell: Doorbell, bell: Bell) -> None:
+    for _ in range(1000):
+        bell.ring()
+    doorbell.wait(LIMIT)
+    assert not _rung(doorbell)
+
+
+def test_ringing_never_blocks_even_when_nobody_takes_the_rings(doorbell: Doorbell, bell: Bell) -> None:
+    for _ in range(70_000):  # a pipe holds 65,536 bytes
+        bell.ring()
+    assert _rung(doorbell)
+
+
+def test_a_bell_that_nobody_hears_is_not_an_error(directory: str) -> None:
+    Bell(f"{directory}/does-not-exist").ring()
+    Doorbell.make(f"{directory}/bell")
+    bell = Bell(f"{directory}/bell")
+    bell.ring()  # no reader yet
+    doorbell = Doorbell(f"{directory}/bell")
+    bell.ring()
+    assert _rung(doorbell)
+    doorbell.close()
+    bell.ring()  # the reader is gone
+    doorbell = Doorbell(f"{directory}/bell")
+    bell.ring()  # and back, after a restart
+    assert _rung(doorbell)
+    doorbell.close()
+    bell.close()
+    bell.close()
+
+
+def test_making_a_doorbell_twice_keeps_it(directory: str) -> None:
+    Doorbell.make(f"{directory}/bell")
+    Doorbell.make(f"{directory}/bell")
+    assert os.stat(f"{directory}/bell").st_mode & 0o777 == 0o600
+
+
+def test_a_second_descriptor_ends_the_wait_and_is_told_apart(directory: str) -> None:
+    Doorbell.make(f"{directory}/bell")
+    read_end, write_end = os.pipe()
+    doorbell, bell = Doorbell(f"{directory}/bell", also=read_end), Bell(f"{directory}/bell")
+    bell.ring()
+    assert doorbell.wait(LIMIT) is False
+    os.write(write_end, b"x")
+    assert doorbell.wait(LIMIT) is True
+    assert doorbell.wait(None) is True  # until somebody reads it
+    bell.ring()
+    assert doorbell.wait(0) is True
+    assert not _rung(doorbell), "both were there, both were taken note of"
+    os.read(read_end, 1)
+    assert doorbell.wait(0) is False
+    doorbell.close()
+    bell.close()
+    os.close(read_end)
+    os.close(write_end)
+
+
+def test_descriptors_beyond_the_limit_of_select_work(directory: str) -> None:
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 1200
+    if hard != resource.RLIM_INFINITY and hard < wanted:
+        pytest.skip("not enough file descriptors allowed")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, wanted), hard))
+    Doorbell.make(f"{directory}/bell")
+    fillers = [os.open("/dev/null", os.O_RDONLY) for _ in range(1030)]
+    try:
+        doorbell, bell = Doorbell(f"{directory}/bell"), Bell(f"{directory}/bell")
+        assert doorbell.fd >= 1024
+        assert _sleep(doorbell, 0.01) < LIMIT
+        bell.ring()
+        assert _sleep(doorbell, LIMIT) < LIMIT / 2
+        bell.ring()
+        assert _sleep(doorbell, None) < LIMIT / 2
+        doorbell.close()
+        bell.close()
+    finally:
+        for fd in fillers:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+def test_a_signal_during_the_wait_is_handled_and_the_wait_goes_on(doorbell: Doorbell, bell: Bell) -> None:
+    handled = threading.Event()
+
+    def ring_after_the_signal() -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        if handled.wait(LIMIT):
+            bell.ring()
+
+    before = signal.signal(signal.SIGUSR1, lambda *_: handled.set())
+    try:
+        thread = threading.Timer(0.01, ring_after_the_signal)
+        thread.start()
+        assert _sleep(doorbell, None) < LIMIT / 2
+        assert handled.is_set()
+        thread.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+def test_an_exception_of_a_signal_handler_ends_the_wait(doorbell: Doorbell) -> None:
+    class Interrupted(Exception):
+        pass
+
+    def interrupt(*_: object) -> None:
+        raise Interrupted
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    try:
+        thread = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGUSR1))
+        thread.start()
+        with pytest.raises(Interrupted):
+            doorbell.wait(LIMIT)
+        thread.join()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
+PINGS = 20_000
+
+
+@pytest.mark.processes
+def test_no_ring_is_lost_between_two_processes_that_hammer_each_other(directory: str) -> None:
+    board = Board.create(f"{directory}/board", 2)
+    for player in (0, 1):
+        Doorbell.make(f"{directory}/bell-{player}")
+    process = subprocess.Popen([sys.executable, hammer.__file__, directory, str(PINGS)])
+    try:
+        slept = hammer.play(directory, 0, PINGS)
+        assert process.wait(LIMIT) == 0
+    finally:
+        process.kill()
+        process.wait()
+    assert board.get(0, 1) == board.get(1, 1) == PINGS
+    assert slept > 100, "the players never slept: nothing was tested"
+    board.close()

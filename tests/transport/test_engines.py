@@ -1,0 +1,271 @@
+"""What only one of the engines does."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import string
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from linking import LIMIT, Bench, Outlet, make_engine, until
+
+from dora.errors import ConnectError, SharedMemoryFull, TransportError
+from dora.transport.board import (
+    CLOSED,
+    CONNECTED,
+    DROPPED,
+    FIRST,
+    PROBED,
+    RECEIVED,
+    SENT,
+    STATE,
+    UNCONNECTED,
+)
+from dora.wire.payload import decode_arrow, decode_bytes
+
+# --------------------------------------------------------------------------- iceoryx2
+
+
+def test_arrays_beyond_the_budget_are_copies_and_the_program_is_told_once(
+    iceoryx_bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    from dora.transport.iceoryx import MAX_HELD, IceoryxReceiver
+
+    outlet, (port,) = iceoryx_bench.link(10)
+    receiver = port.receiver
+    assert isinstance(receiver, IceoryxReceiver)
+    kept: list[Any] = []
+    with caplog.at_level(logging.WARNING, "dora.transport"):
+        for index in range(MAX_HELD + 20):
+            outlet.send(bytes([index]) * 10_000)
+            kept.append(decode_arrow(port.take()))
+            assert receiver.held == min(index + 1, MAX_HELD)
+    (record,) = caplog.records
+    assert f"keeps {MAX_HELD} messages" in record.getMessage()
+    assert port.config.id in record.getMessage()
+    kept.clear()
+    gc.collect()
+    assert receiver.held == 0
+
+
+def test_small_messages_are_never_held(iceoryx_bench: Bench) -> None:
+    from dora.transport.iceoryx import IceoryxReceiver
+
+    outlet, (port,) = iceoryx_bench.link(10)
+    assert isinstance(port.receiver, IceoryxReceiver)
+    kept = []
+    for _ in range(200):
+        outlet.send(bytes(1000))
+        kept.append(decode_arrow(port.take()))
+    assert port.receiver.held == 0
+
+
+def test_received_bodies_are_aligned_in_shared_memory(iceoryx_bench: Bench) -> None:
+    outlet, (port,) = iceoryx_bench.link(10)
+    for size in (5000, 100_000, 1 << 20):
+        outlet.send(bytes(size))
+        assert decode_arrow(port.take()).buffers()[1].address % 64 == 0
+
+
+def test_too_many_loans_are_an_error_that_says_so(iceoryx_bench: Bench) -> None:
+    outlet, _ = iceoryx_bench.link(10)
+    with pytest.raises(TransportError, match="loans that were neither sent nor dropped"):
+        kept = [outlet.sender.loan(100) for _ in range(100)]
+    kept = []
+    del kept
+    gc.collect()
+    outlet.send(b"goes on")
+
+
+def test_a_message_that_no_shared_memory_can_hold_is_refused_with_the_figure(iceoryx_bench: Bench) -> None:
+    outlet, (port,) = iceoryx_bench.link(10)
+    with pytest.raises(SharedMemoryFull, match=r"needs 100000000\.0 MB of shared memory"):
+        outlet.sender.loan(100_000_000_000_000)
+    outlet.send(b"goes on")
+    assert decode_bytes(port.take()) == b"goes on"
+
+
+def test_importing_the_engine_does_not_import_numpy() -> None:
+    pytest.importorskip("iceoryx2")
+    script = (
+        "import sys, dora.transport.iceoryx as engine; engine._iceoryx2()\n"
+        "assert 'numpy' not in sys.modules and 'flatbuffers' not in sys.modules, sorted(sys.modules)\n"
+        "import flatbuffers; flatbuffers.Builder(0)\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=LIMIT)
+
+
+# --------------------------------------------------------------------------- zenoh
+
+
+def _states(bench: Bench, outlet: Outlet) -> list[int]:
+    return [bench.board.get(link.slot, STATE) for link in outlet.config.links]
+
+
+def test_connect_returns_when_every_receiver_can_be_reached(zenoh_bench: Bench) -> None:
+    outlet, ports = zenoh_bench.link(10, 10, 10)
+    assert _states(zenoh_bench, outlet) == [CONNECTED] * 3
+    outlet.send(b"first")
+    for port in ports:
+        assert port.take().sequence == 1
+
+
+def test_probes_are_not_messages(zenoh_bench: Bench) -> None:
+    _outlet, (port,) = zenoh_bench.link(10)
+    assert zenoh_bench.board.get(port.config.slot, PROBED) != 0
+    assert port.arrivals == 0
+    assert not port.receiver.has_messages()
+
+
+def test_connect_names_the_receivers_that_never_came(zenoh_bench: Bench) -> None:
+    output, _inputs = zenoh_bench.describe(10, 10)
+    engine = zenoh_bench.engine()
+    engine.sender(output)
+    with pytest.raises(ConnectError) as caught:
+        engine.connect(0.05)
+    assert str(caught.value) == (
+        f"no connection to `{output.links[0].consumer}`, `{output.links[1].consumer}` within 0.05 seconds"
+    )
+
+
+def test_connect_gives_up_without_an_error_when_the_daemon_has_something_to_say(zenoh_bench: Bench) -> None:
+    output, _inputs = zenoh_bench.describe(10)
+    engine = zenoh_bench.engine()
+    engine.sender(output)
+    engine.connect(3600, lambda: True)
+
+
+def test_connect_waits_neither_for_absent_dynamic_nodes_nor_for_closed_links(zenoh_bench: Bench) -> None:
+    output, _inputs = zenoh_bench.describe(10, 10, dynamic=True)
+    output.links[1].dynamic = False
+    zenoh_bench.board.set(output.links[1].slot, STATE, CLOSED)
+    engine = zenoh_bench.engine()
+    engine.sender(output)
+    engine.connect(0)
+
+
+def test_a_restarted_sender_waits_for_its_dynamic_receivers_that_are_there(zenoh_bench: Bench) -> None:
+    output, (config,) = zenoh_bench.describe(10, dynamic=True)
+    port = zenoh_bench.port(config)
+    zenoh_bench.engines[0].connect(LIMIT)
+    zenoh_bench.board.set(config.slot, STATE, CONNECTED)
+    engine = zenoh_bench.engine()
+    outlet = Outlet(output, engine, zenoh_bench.board)
+    engine.connect(LIMIT)
+    outlet.send(b"first")
+    assert port.take().sequence == 1
+
+
+def test_a_link_that_missed_messages_counts_as_up_only_with_the_next_one(zenoh_bench: Bench) -> None:
+    """Otherwise a sender under back-pressure would wait for credit for messages that never came."""
+    board = zenoh_bench.board
+    output, (config,) = zenoh_bench.describe(10, policy="backpressure")
+    board.set(output.slot, SENT, 25)
+    board.set(config.slot, FIRST, 5)
+    board.set(config.slot, RECEIVED, 8)
+    board.set(config.slot, DROPPED, 2)
+    port = zenoh_bench.port(config)
+    engine = zenoh_bench.engine()
+    outlet = Outlet(output, engine, board)
+    for each in zenoh_bench.engines:
+        each.connect(LIMIT)
+    assert board.get(config.slot, PROBED) != 0
+    assert board.get(config.slot, STATE) == UNCONNECTED
+    outlet.send(b"next")
+    assert port.take().sequence == 26
+    assert board.get(config.slot, STATE) == CONNECTED
+
+
+def test_a_closed_receiver_says_so_on_the_board_and_stays_closed(zenoh_bench: Bench) -> None:
+    outlet, (port,) = zenoh_bench.link(10)
+    port.receiver.close()
+    outlet.send(b"for nobody")
+    assert _states(zenoh_bench, outlet) == [CLOSED]
+
+
+def test_under_back_pressure_the_receiver_drops_nothing(zenoh_bench: Bench) -> None:
+    outlet, (port,) = zenoh_bench.link(2, policy="backpressure")
+    for _ in range(50):
+        outlet.send(b"x")
+    port.await_arrivals(50)
+    assert len(port.take_all()) == 50
+
+
+def test_what_is_not_a_message_is_ignored_with_a_warning(
+    zenoh_bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    outlet, (port,) = zenoh_bench.link(10)
+    with caplog.at_level(logging.WARNING, "dora.transport"):
+        for rubbish in (b"", b"short", bytes(100), bytes(100_000), outlet.message(bytes(10_000))[:-1]):
+            outlet.sender.send(rubbish)
+        outlet.send(b"good")
+        assert decode_bytes(port.take()) == b"good"
+    assert len(caplog.records) == 3
+    assert all(port.config.id in record.getMessage() for record in caplog.records)
+
+
+def test_no_router_is_a_clear_error(zenoh_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    import dora.transport.zenoh as module
+
+    monkeypatch.setattr(module, "_CONNECT_TIMEOUT_MS", 100)
+    nowhere = f"unixsock-stream/{zenoh_bench.run_dir}/nobody"
+    with pytest.raises(
+        ConnectError, match="the Zenoh router of dataflow 0190-test cannot be reached at unix"
+    ):
+        make_engine("zenoh", "", "", nowhere, zenoh_bench.board)
+
+
+def test_a_router_that_cannot_listen_is_a_clear_error() -> None:
+    from dora.transport.zenoh_router import start
+
+    with pytest.raises(TransportError, match="the Zenoh router cannot listen on"):
+        start("/does/not/exist")
+
+
+def test_the_router_leaves_no_socket(zenoh_bench: Bench) -> None:
+    assert "zenoh.sock" in os.listdir(zenoh_bench.run_dir)
+    zenoh_bench.close_router()
+    until(lambda: "zenoh.sock" not in os.listdir(zenoh_bench.run_dir))
+
+
+def test_every_character_of_an_id_may_be_part_of_a_key() -> None:
+    import zenoh
+
+    for character in string.ascii_letters + string.digits + "_.-":
+        key = f"id/{character}/a{character}/{character}"
+        assert str(zenoh.KeyExpr(key)) == key
+
+
+def test_a_message_to_oneself_arrives(zenoh_bench: Bench) -> None:
+    output, (config,) = zenoh_bench.describe(10)
+    engine = zenoh_bench.engine()
+    port = zenoh_bench.port(config, engine)
+    outlet = Outlet(output, engine, zenoh_bench.board)
+    engine.connect(LIMIT)
+    for _ in range(5):
+        outlet.send(bytes(100_000))
+    assert [port.take().sequence for _ in range(5)] == [1, 2, 3, 4, 5]
+
+
+def test_closing_while_messages_pour_in_does_not_hang(zenoh_bench: Bench) -> None:
+    outlet, (port,) = zenoh_bench.link(10)
+    for _ in range(2000):
+        outlet.send(bytes(1000))
+    receiving, sending = zenoh_bench.engines
+    until(lambda: port.arrivals)
+    receiving.close()
+    outlet.send(b"nobody there")
+    sending.close()
+    receiving.close()
+    sending.close()
+
+
+def test_a_sender_whose_session_is_closed_says_so(zenoh_bench: Bench) -> None:
+    outlet, _ = zenoh_bench.link(10)
+    zenoh_bench.engines[1].close()
+    with pytest.raises(TransportError, match=f"output `{outlet.config.id}`: Zenoh cannot send"):
+        outlet.send(b"x")
