@@ -16,7 +16,7 @@ pytestmark = pytest.mark.processes
 
 LOST = """
     import os, signal, subprocess
-    from peer import Peer
+    from control_peer import Peer
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     node = Peer()
     child = subprocess.Popen(["sleep", "1000"], start_new_session=True)

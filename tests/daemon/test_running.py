@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from peer import Peer
+from control_peer import Peer
 from running import Bench, alive, wait_until, when
 
 from dora.daemon.options import RunOptions
@@ -19,25 +19,25 @@ from dora.wire.control import Address, decode_address
 pytestmark = pytest.mark.processes
 
 QUICK = """
-    from peer import Peer
+    from control_peer import Peer
     Peer().close()
 """
 RECEIVER = """
-    from peer import Peer
+    from control_peer import Peer
     node = Peer()
     node.until_closed()
     node.close()
 """
 PATIENT = """
     import os
-    from peer import Peer
+    from control_peer import Peer
     node = Peer()
     print("up", os.getpid(), flush=True)
     node.until_stop()
 """
 STUBBORN = """
     import os, signal
-    from peer import Peer
+    from control_peer import Peer
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     node = Peer()
     print("up", os.getpid(), flush=True)
@@ -104,7 +104,7 @@ def test_a_killed_node_fails_before_its_outputs_close(bench: Bench) -> None:
 
 def test_an_exception_fails_before_its_outputs_close(bench: Bench) -> None:
     script = """
-        from peer import Peer
+        from control_peer import Peer
         Peer().close()
         raise ValueError("no more")
     """
@@ -117,7 +117,7 @@ def test_an_exception_fails_before_its_outputs_close(bench: Bench) -> None:
 
 def test_what_was_said_in_the_last_moment_counts(bench: Bench) -> None:
     script = """
-        from peer import Peer
+        from control_peer import Peer
         from dora.wire.control import Closing
         Peer().send(Closing({"typo": 3}))
     """
@@ -163,7 +163,7 @@ def test_stop_after_a_time(bench: Bench) -> None:
 
 def test_a_node_can_stop_the_whole_dataflow(bench: Bench) -> None:
     script = """
-        from peer import Peer
+        from control_peer import Peer
         from dora.wire.control import StopDataflow
         node = Peer()
         node.send(StopDataflow())
@@ -199,7 +199,7 @@ def test_runs_at_once_from_several_threads(bench: Bench) -> None:
 def test_grandchildren_end_with_their_node(bench: Bench) -> None:
     script = """
         import subprocess, sys
-        from peer import Peer
+        from control_peer import Peer
         node = Peer()
         child = subprocess.Popen(["sleep", "1000"])
         print("child", child.pid, flush=True)
@@ -213,7 +213,7 @@ def test_grandchildren_end_with_their_node(bench: Bench) -> None:
 def test_a_pipe_held_open_by_somebody_else_does_not_hold_up_the_end(bench: Bench) -> None:
     script = """
         import subprocess
-        from peer import Peer
+        from control_peer import Peer
         node = Peer()
         child = subprocess.Popen(["sleep", "1000"], start_new_session=True)
         print("child", child.pid, flush=True)
@@ -229,7 +229,7 @@ def test_a_pipe_held_open_by_somebody_else_does_not_hold_up_the_end(bench: Bench
 def test_what_a_process_is_given(bench: Bench) -> None:
     script = """
         import os, sys
-        from peer import Peer
+        from control_peer import Peer
         node = Peer()
         for name in ("PYTHONUNBUFFERED", "FROM_DATAFLOW", "FROM_NODE", "BOTH"):
             print(name, os.environ[name])
@@ -277,7 +277,7 @@ def test_shell_nodes_only_if_allowed(bench: Bench) -> None:
 
 def test_a_restarted_node_knows_it(bench: Bench) -> None:
     script = """
-        from peer import Peer
+        from control_peer import Peer
         node = Peer()
         print("restart_count", node.config.restart_count, flush=True)
         if node.config.restart_count < 2:
@@ -299,7 +299,7 @@ def test_a_restarted_node_knows_it(bench: Bench) -> None:
 def test_a_stopped_process_fails_its_health_check(bench: Bench) -> None:
     script = """
         import os
-        from peer import Peer
+        from control_peer import Peer
         from dora.transport.board import ASLEEP, Board
         node = Peer()
         Board.open(node.config.board).set(node.config.node_slot, ASLEEP, 1)
@@ -315,7 +315,7 @@ def test_a_stopped_process_fails_its_health_check(bench: Bench) -> None:
 
 def test_a_node_that_waits_is_healthy(bench: Bench) -> None:
     script = """
-        from peer import Peer
+        from control_peer import Peer
         from dora.transport.board import ASLEEP, Board
         node = Peer()
         Board.open(node.config.board).set(node.config.node_slot, ASLEEP, 1)
@@ -334,7 +334,7 @@ def test_a_node_that_waits_is_healthy(bench: Bench) -> None:
 def test_strangers_do_no_harm(bench: Bench) -> None:
     script = """
         import os, socket
-        from peer import Peer
+        from control_peer import Peer
         from dora.wire.control import Ready, decode_address, encode_frame
         address = decode_address(os.environ["DORA_NODE_CONFIG"])
         for data in (b"GET / HTTP/1.0\\r\\n\\r\\n", b"\\x05\\0\\0\\0hello", encode_frame(Ready())):
@@ -350,7 +350,7 @@ def test_strangers_do_no_harm(bench: Bench) -> None:
 
 def test_another_version_of_the_protocol_is_refused_with_the_mend(bench: Bench) -> None:
     script = """
-        import peer
+        import control_peer as peer
         class Old(peer.Register, tag="Register"):
             protocol: int = 99
         peer.Register = Old
@@ -363,7 +363,7 @@ def test_another_version_of_the_protocol_is_refused_with_the_mend(bench: Bench) 
 def test_dynamic_nodes_join_leave_and_rejoin(bench: Bench) -> None:
     script = """
         import os
-        from peer import Peer
+        from control_peer import Peer
         node = Peer()
         print("address", os.environ["DORA_NODE_CONFIG"], flush=True)
         while True:
@@ -412,7 +412,7 @@ def test_captured_lines_and_log_entries_reach_inputs_in_order(bench: Bench) -> N
     talker = """
         import json
         print("before the start", flush=True)
-        from peer import Peer
+        from control_peer import Peer
         node = Peer()
         print("raw", flush=True)
         print(json.dumps({"level": "info", "message": "quiet"}), flush=True)
@@ -448,7 +448,7 @@ def test_log_files(bench: Bench) -> None:
 def test_lines_that_nobody_reads_are_counted(bench: Bench) -> None:
     talker = """
         import os
-        from peer import Peer
+        from control_peer import Peer
         node = Peer()
         for _ in range(3000):
             print("x" * 1000)
@@ -457,7 +457,7 @@ def test_lines_that_nobody_reads_are_counted(bench: Bench) -> None:
     """
     sleeper = """
         import signal, sys
-        from peer import Peer
+        from control_peer import Peer
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         node = Peer()
         signal.pause()
