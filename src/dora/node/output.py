@@ -33,7 +33,7 @@ from dora.wire.message import Encoding, body_offset, pack_head
 from dora.wire.metadata import encode_metadata
 from dora.wire.payload import Payload, encode
 
-SMALL_BODY: Final = 3072  # bytes; up to this size a message is assembled before it is copied
+SMALL_BODY: Final = 16 * 1024  # bytes; up to this size a message is assembled before it is copied
 _CREDIT_CHECK: Final = 0.2  # seconds between looks at the board while waiting for credit
 
 _now = time.time_ns
@@ -81,7 +81,7 @@ class OutputPort:
                 raise SendError(f"output `{self.id}` is closed")
             sequence = self._sequence + 1
             head = pack_head(payload.encoding, payload.schema, section, size, sequence, _now())
-            if size <= SMALL_BODY and len(section) < 900:
+            if size <= SMALL_BODY:
                 message = head + payload.to_bytes()
                 self._words[self._sent_word] = self._sequence = sequence
                 self._send_small(message)

@@ -49,6 +49,7 @@ class Encoding:
 _HEADER = Struct("<4sBBHIIQQQ")
 _PREFIX = MAGIC + bytes([VERSION])
 _pack = _HEADER.pack
+_peek = Struct("<IQ").unpack_from
 _unpack = _HEADER.unpack_from
 _ZEROS = tuple(bytes(count) for count in range(ALIGNMENT))
 
@@ -76,6 +77,11 @@ def pack_head(
         + metadata
         + _ZEROS[offset - used]
     )
+
+
+def peek_body(data: bytes | memoryview) -> tuple[int, int]:
+    """Return offset and size of the body of the message that starts here, unchecked."""
+    return _peek(data, 12)
 
 
 class Message:
