@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -65,12 +66,33 @@ def test_only_the_runs_whose_daemon_died_are_removed() -> None:
     living, dead = RunDirectory.create(uuid7()), RunDirectory.create(uuid7())
     for run in (living, dead):
         Board.create(run.board, 4).close()
-    os.close(dead._lock)  # what the kernel does at the end of a process
+    os.close(dead._locks.pop())  # what the kernel does at the end of a process
     remove_stale()
     assert not os.path.exists(dead.path)
     assert not os.path.exists(dead.board)
     assert os.path.exists(living.board)
     living.remove()
+
+
+def test_shared_memory_whose_directory_is_gone_is_found_by_its_board(runtime_root: str) -> None:
+    living, dead, fresh = (RunDirectory.create(uuid7()) for _ in range(3))
+    for run in (living, dead, fresh):
+        Board.create(run.board, 4).close()
+        run.lock_board()
+        shutil.rmtree(run.path)
+        if run is not fresh:
+            os.utime(run.board, (0, 0))
+    other = Path(f"/dev/shm/{dead.prefix}segment")
+    other.touch()
+    for run in (dead, fresh):
+        os.close(run._locks.pop())
+    remove_stale(runtime_root)
+    assert not other.exists()
+    assert not os.path.exists(dead.board)
+    assert os.path.exists(living.board)
+    assert os.path.exists(fresh.board)
+    for run in (living, fresh):
+        run.remove()
 
 
 def test_too_little_shared_memory_is_said_with_the_figure_needed() -> None:

@@ -93,6 +93,7 @@ class Daemon:
         for path in self._plan.bells:
             Doorbell.make(path)
         self._keeper = BoardKeeper(Board.create(run.board, self._plan.lines), self._plan)
+        run.lock_board()
         self._server = ControlServer(self.loop, run.socket, self._on_message, self._on_disconnect)
         self._watchdog: Watchdog | None = None
 

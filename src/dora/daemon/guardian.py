@@ -29,8 +29,11 @@ KILL_TIMEOUT = 5.0  # seconds
 
 
 def marked_processes(run_id: str) -> list[int]:
-    """Return the ids of all processes of a run, except this one; empty where there is no ``/proc``."""
-    marker = f"{RUN_ID}={run_id}".encode()
+    """Return the ids of all processes of a run, except this one; empty where there is no ``/proc``.
+
+    The end of the id is enough: the 12 digits that name the run's files.
+    """
+    name_of_marker, end = f"{RUN_ID}=".encode(), run_id.encode()
     found = []
     try:
         names = os.listdir("/proc")
@@ -41,8 +44,9 @@ def marked_processes(run_id: str) -> list[int]:
             continue
         try:
             with open(f"/proc/{name}/environ", "rb") as file:
-                if marker in file.read().split(b"\0"):
-                    found.append(int(name))
+                variables = file.read().split(b"\0")
+            if any(item.startswith(name_of_marker) and item.endswith(end) for item in variables):
+                found.append(int(name))
         except OSError:  # ended meanwhile, or another user's
             continue
     return found
@@ -77,13 +81,7 @@ def _kill(function: Callable[[int, int], None], target: int) -> None:
 
 def remove_run_files(run_dir: str, prefix: str) -> None:
     """Remove a run's directory and its shared memory objects; whatever is gone already is fine."""
-    if os.path.isdir("/dev/shm"):
-        for name in os.listdir("/dev/shm"):
-            if name.startswith(prefix):
-                try:
-                    os.unlink(f"/dev/shm/{name}")
-                except OSError:
-                    pass
+    remove_shared_memory(prefix)
     # The lock goes last: a run whose lock exists is still to be removed.
     for parent, directories, files in os.walk(run_dir, topdown=False):
         for name in files:
@@ -93,6 +91,15 @@ def remove_run_files(run_dir: str, prefix: str) -> None:
             _try(os.rmdir, f"{parent}/{name}")
     _try(os.unlink, f"{run_dir}/lock")
     _try(os.rmdir, run_dir)
+
+
+def remove_shared_memory(prefix: str) -> None:
+    """Remove the shared memory objects of a run."""
+    if os.path.isdir("/dev/shm"):
+        objects = [name for name in os.listdir("/dev/shm") if name.startswith(prefix)]
+        # The board goes last: while it exists, the remains of a dead run can be found.
+        for name in sorted(objects, key=lambda name: name.endswith("board")):
+            _try(os.unlink, f"/dev/shm/{name}")
 
 
 def _try(function: Callable[[str], None], path: str) -> None:

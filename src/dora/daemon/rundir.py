@@ -12,7 +12,8 @@
     /dev/shm/dora_8c3f0a6d91b2_*    its shared memory, the board among it
 
 A lock that nobody holds means that the daemon died: every new run first removes the remains of such
-runs. The kernel frees the lock (``flock``) however the daemon ended.
+runs. The kernel frees the lock (``flock``) however the daemon ended. The board is locked as well, so
+that shared memory is found whose directory is gone: a session's ``$XDG_RUNTIME_DIR`` ends with it.
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from __future__ import annotations
 import fcntl
 import os
 import stat
+import time
 
-from dora.daemon.guardian import kill_run, remove_run_files
+from dora.daemon.guardian import kill_run, remove_run_files, remove_shared_memory
 from dora.errors import DoraError, SharedMemoryFull
 from dora.transport.places import SOCKET_NAME, runtime_root
 
 SHM = "/dev/shm"
 ROOM_NEEDED = 16 << 20  # bytes of shared memory, to start with
+_HEX = frozenset("0123456789abcdef")
+_FRESH = 60.0  # seconds
 _MAX_SOCKET_PATH = 103  # bytes; macOS has the smaller limit (104 with the final zero)
 _LONGEST_NAME = f"/0123456789ab/{SOCKET_NAME}"
 
@@ -69,7 +73,7 @@ class RunDirectory:
         self.prefix = f"dora_{os.path.basename(path)}_"
         self.socket = f"{path}/{SOCKET_NAME}"
         self.board = f"{SHM}/{self.prefix}board" if os.path.isdir(SHM) else f"{path}/board"
-        self._lock = lock
+        self._locks = [lock]
 
     @classmethod
     def create(cls, dataflow_id: str, root: str | None = None) -> RunDirectory:
@@ -91,12 +95,17 @@ class RunDirectory:
             raise DoraError(f"cannot make a directory for this run in {root}: {error.strerror}") from error
         return cls(dataflow_id, path, lock)
 
+    def lock_board(self) -> None:
+        """Mark the board, which must exist, as that of a living run."""
+        lock = _open_lock(self.board)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        self._locks.append(lock)
+
     def remove(self) -> None:
         """Remove the directory and the shared memory of this run, and free the lock."""
         remove_run_files(self.path, self.prefix)
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        while self._locks:
+            os.close(self._locks.pop())
 
 
 def remove_stale(root: str | None = None) -> None:
@@ -130,6 +139,31 @@ def _remove_stale(root: str) -> None:
             pass  # it lives
         finally:
             os.close(lock)
+    if os.path.isdir(SHM):
+        _remove_stale_boards()
+
+
+def _remove_stale_boards() -> None:
+    for name in os.listdir(SHM):
+        short_id = name.removeprefix("dora_").removesuffix("_board")
+        if name != f"dora_{short_id}_board" or len(short_id) != 12 or set(short_id) - _HEX:
+            continue
+        try:
+            board = os.open(f"{SHM}/{name}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except OSError:  # another user's, or gone
+            continue
+        try:
+            status = os.fstat(board)
+            # A fresh one may not be locked yet: the locks of other roots are not ours to wait for.
+            if status.st_uid != os.getuid() or time.time() - status.st_mtime < _FRESH:
+                continue
+            fcntl.flock(board, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kill_run(short_id)
+            remove_shared_memory(f"dora_{short_id}_")
+        except BlockingIOError:
+            pass  # it lives
+        finally:
+            os.close(board)
 
 
 def check_shared_memory(room: int = ROOM_NEEDED) -> None:
