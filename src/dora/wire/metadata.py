@@ -2,8 +2,9 @@
 
 Kept with their types: ``None``, ``bool``, ``int`` (-2**63 … 2**64 - 1), ``float``, ``str``, ``bytes``,
 aware ``datetime`` (arrives in UTC, microseconds), and lists and dictionaries of these, nested as one
-likes. Tuples arrive as lists, naive datetimes are taken as local time, NumPy scalars and arrays
-become numbers and lists. Anything else is sent as ``str(value)``.
+likes. Tuples and sets arrive as lists, naive datetimes are taken as local time, NumPy scalars and
+arrays become numbers and lists, enums their values, dataclasses dictionaries; dates, UUIDs and
+decimals become text. Anything else is sent as ``str(value)``.
 """
 
 from __future__ import annotations
@@ -69,14 +70,22 @@ def normalise(value: Any) -> Any:
 def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
     """Return the metadata section.
 
-    Raises ``TypeError`` for a key that is no string, ``OverflowError`` for an integer out of range.
+    Raises ``TypeError`` for a key that is no string, ``OverflowError`` for an integer out of range,
+    ``ValueError`` for values that contain themselves.
     """
     for key, value in metadata.items():
         if key.__class__ is not str or value.__class__ not in _SIMPLE:
             if value.__class__ is datetime and value.tzinfo is UTC and key.__class__ is str:
                 continue
-            return _encode(normalise(metadata))
+            return _encode_any(metadata)
     return _encode(metadata)
+
+
+def _encode_any(metadata: Mapping[str, Any]) -> bytes:
+    try:
+        return _encode(normalise(metadata))
+    except RecursionError:
+        raise ValueError("the metadata is nested too deeply, or contains itself") from None
 
 
 def decode_metadata(section: bytes) -> dict[str, Any]:
@@ -85,7 +94,7 @@ def decode_metadata(section: bytes) -> dict[str, Any]:
         return {}
     try:
         return _decode(section)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise MetadataError(f"the metadata of a message cannot be decoded: {error}") from error
 
 

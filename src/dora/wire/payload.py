@@ -398,70 +398,133 @@ def body_buffer(message: Message) -> Any:
 def decode_arrow(message: Message) -> Any:
     """Return the payload as a ``pyarrow.Array`` over the received memory.
 
-    Raises `PayloadError`.
+    Raises `PayloadError`. What would take a look at every value is not checked, as the offsets of
+    strings: call the array's ``validate(full=True)`` if its sender is not to be trusted.
     """
     import pyarrow as pa
 
+    if message.encoding != Encoding.PLAIN:
+        return _decode_ipc(message)
     schema = message.schema
-    encoding = message.encoding
+    known = _arrow_types.get(schema)
+    if known is None:
+        if schema not in _WIDTHS:
+            raise _unknown_format(schema)
+        known = _arrow_types[schema] = (getattr(pa, _ARROW_NAMES[schema])(), _WIDTHS[schema])
+    type_, width = known
+    length, rest = divmod(message.body_size, width)
+    if rest:
+        raise _uneven(message)
+    return pa.Array.from_buffers(type_, length, [None, body_buffer(message)])
+
+
+def _decode_ipc(message: Message) -> Any:
+    import pyarrow as pa
+
     try:
-        if encoding == Encoding.PLAIN:
-            known = _arrow_types.get(schema)
-            if known is None:
-                known = _arrow_types[schema] = (getattr(pa, _ARROW_NAMES[schema])(), _WIDTHS[schema])
-            type_, width = known
-            buffer = body_buffer(message)
-            return pa.Array.from_buffers(type_, message.body_size // width, [None, buffer])
-        if encoding == Encoding.BATCH:
-            arrow_schema = _arrow_schemas.get(schema)
-            if arrow_schema is None:
-                arrow_schema = pa.ipc.read_schema(pa.py_buffer(schema))
+        if message.encoding == Encoding.BATCH:
+            section = message.schema
+            schema = _arrow_schemas.get(section)
+            if schema is None:
+                schema = pa.ipc.read_schema(pa.py_buffer(section))
                 if len(_arrow_schemas) > 256:
                     _arrow_schemas.clear()
-                _arrow_schemas[schema] = arrow_schema
-            return pa.ipc.read_record_batch(body_buffer(message), arrow_schema).column(0)
-        if encoding == Encoding.STREAM:
+                _arrow_schemas[section] = schema
+            array = pa.ipc.read_record_batch(body_buffer(message), schema).column(0)
+        elif message.encoding == Encoding.STREAM:
             with pa.ipc.open_stream(body_buffer(message)) as reader:
-                return reader.read_next_batch().column(0)
-    except (pa.ArrowException, KeyError, StopIteration, OSError, IndexError) as error:
+                array = reader.read_next_batch().column(0)
+        else:
+            raise PayloadError(f"a message has the unknown encoding {message.encoding}")
+        array.validate()
+    except PayloadError:
+        raise
+    except (
+        pa.ArrowException,
+        LookupError,
+        StopIteration,
+        EOFError,
+        OSError,
+        ValueError,
+        MemoryError,
+    ) as error:
         raise PayloadError(f"the payload of a message cannot be decoded: {error}") from error
-    raise PayloadError(f"the payload of a message has the unknown encoding {encoding}")
+    return array
+
+
+def _unknown_format(schema: bytes) -> PayloadError:
+    return PayloadError(f"a message holds values of the unknown format {schema[:20]!r}")
+
+
+def _uneven(message: Message) -> PayloadError:
+    return PayloadError(
+        f"{message.body_size} bytes are not a whole number of {_ARROW_NAMES[message.schema]} values"
+    )
 
 
 def decode_bytes(message: Message) -> bytes:
     """Return the values of the payload as bytes (a copy).
 
-    For a plain payload these are exactly the values; for others the values buffer of the array
-    (for nested types, the Arrow IPC body).
+    For a plain payload these are exactly the values; for other fixed-width types the values buffer of
+    the array (one bit a value for booleans), and for the rest the Arrow IPC body. Raises
+    `PayloadError`.
     """
     if message.encoding == Encoding.PLAIN:
         if message.owner is None:
             return message.small_body
         return string_at(message.address + message.body_offset, message.body_size)
     array = decode_arrow(message)
+    width = _bit_width(array.type)
     buffers = array.buffers()
-    if len(buffers) == 2 and array.offset == 0 and buffers[1] is not None and array.type.num_fields == 0:
-        width = getattr(array.type, "bit_width", 0)
-        return bytes(buffers[1].to_pybytes()[: len(array) * width // 8 if width % 8 == 0 else None])
+    if width and len(buffers) == 2 and array.offset == 0 and buffers[1] is not None:
+        return bytes(buffers[1].to_pybytes()[: (len(array) * width + 7) // 8])
     return bytes(body_buffer(message).to_pybytes())
+
+
+def _bit_width(type_: Any) -> int:
+    """Return the bits of one value, 0 if there is no such number."""
+    if type_.num_fields:
+        return 0
+    try:
+        width: int = type_.bit_width
+    except ValueError:
+        return 0
+    return width
 
 
 def decode_numpy(message: Message) -> np.ndarray[Any, Any]:
     """Return the payload as a one-dimensional NumPy array.
 
     Plain payloads give a read-only view of the received memory; others go through Arrow's
-    ``to_numpy(zero_copy_only=False)``.
+    ``to_numpy(zero_copy_only=False)``. Raises `PayloadError`.
     """
     if message.encoding != Encoding.PLAIN:
-        array: np.ndarray[Any, Any] = decode_arrow(message).to_numpy(zero_copy_only=False)
-        return array
+        return _decode_numpy_by_arrow(message)
     import numpy as np
 
-    dtype = np.dtype(_NUMPY_DTYPES[message.schema])
+    dtype_name = _NUMPY_DTYPES.get(message.schema)
+    if dtype_name is None:
+        raise _unknown_format(message.schema)
+    dtype = np.dtype(dtype_name)
+    if message.body_size % dtype.itemsize:
+        raise _uneven(message)
     if message.owner is None:
         return np.frombuffer(message.small_body, dtype=dtype)
     interface = _ArrayInterface(message, dtype.str, message.body_size // dtype.itemsize)
     return np.asarray(interface)
+
+
+def _decode_numpy_by_arrow(message: Message) -> np.ndarray[Any, Any]:
+    import pyarrow as pa
+
+    array = decode_arrow(message)
+    try:
+        # Every value is read here anyway, so it costs little to look at the offsets first.
+        array.validate(full=True)
+        values: np.ndarray[Any, Any] = array.to_numpy(zero_copy_only=False)
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise PayloadError(f"the payload of a message cannot be turned into NumPy: {error}") from error
+    return values
 
 
 class _ArrayInterface:

@@ -1,0 +1,150 @@
+"""Control frames: every kind comes back, and a stream of bytes is cut where frames end."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dora.wire import control
+from dora.wire.control import (
+    Address,
+    Closing,
+    FrameBuffer,
+    FrameError,
+    InputConfig,
+    InputsClosed,
+    LinkConfig,
+    NodeConfig,
+    NodeFailed,
+    NodeRestarted,
+    OperatorConfig,
+    OutputConfig,
+    OutputsClosed,
+    Ready,
+    Refused,
+    Register,
+    Registered,
+    Started,
+    StartRefused,
+    Stop,
+    StopDataflow,
+    TextInput,
+    decode_address,
+    decode_to_daemon,
+    decode_to_node,
+    encode_address,
+    encode_frame,
+)
+
+CONFIG = NodeConfig(
+    dataflow_id="id",
+    node_id="node",
+    engine="iceoryx2",
+    run_dir="/run",
+    prefix="dora_",
+    board="/dev/shm/board",
+    node_slot=1,
+    bell="/run/bell-0",
+    inputs=[
+        InputConfig("tick", "timer", "dora/timer/millis/10", interval_ns=10_000_000),
+        InputConfig(
+            "image", "link", "camera/image", queue_size=3, policy="backpressure", input_timeout=1.5
+        ),
+    ],
+    outputs=[OutputConfig("o", links=[LinkConfig(2, 3, "/run/bell-1", "b/in", dynamic=True)])],
+    operators=[OperatorConfig("op", "/op.py", ["image"], ["o"])],
+    descriptor={"nodes": [{"id": "node", "env": {"X": 1}}]},
+    restart_count=2,
+)
+TO_DAEMON: list[Any] = [
+    Register("node", 123, "1.0", dynamic=True, incarnation=4),
+    Ready(),
+    OutputsClosed(["a", "b"]),
+    Closing({"typo": 3}),
+    StopDataflow(),
+]
+TO_NODE: list[Any] = [
+    Registered(CONFIG),
+    Refused("because"),
+    Started(2**63),
+    StartRefused("node `b` ended"),
+    InputsClosed(["a"]),
+    NodeFailed("b", "exit status 3", ["a"]),
+    NodeRestarted("b"),
+    Stop(),
+    TextInput(["log"], "žluťoučký"),
+]
+
+
+def body(frame: bytes) -> bytes:
+    assert int.from_bytes(frame[:4], "little") == len(frame) - 4
+    return frame[4:]
+
+
+@pytest.mark.parametrize("message", TO_DAEMON, ids=lambda message: type(message).__name__)
+def test_what_a_node_says_comes_back(message: Any) -> None:
+    assert decode_to_daemon(body(encode_frame(message))) == message
+
+
+@pytest.mark.parametrize("message", TO_NODE, ids=lambda message: type(message).__name__)
+def test_what_a_daemon_says_comes_back(message: Any) -> None:
+    assert decode_to_node(body(encode_frame(message))) == message
+
+
+def test_every_kind_of_frame_is_tested_here() -> None:
+    assert {type(message) for message in TO_DAEMON} >= set(get_args(control.ToDaemon))
+    assert {type(message) for message in TO_NODE} >= set(get_args(control.ToNode))
+
+
+def test_an_address_is_json_and_takes_no_notice_of_what_it_does_not_know() -> None:
+    address = Address("id", "node", "/run/daemon.sock", incarnation=1)
+    assert decode_address(encode_address(address)) == address
+    assert decode_address('{"dataflow_id":"a","node_id":"b","socket":"c","new":1}') == Address(
+        "a", "b", "c"
+    )
+    with pytest.raises(ValueError, match="socket"):
+        decode_address('{"dataflow_id":"a","node_id":"b"}')
+
+
+@given(st.lists(st.sampled_from(TO_NODE), max_size=8), st.lists(st.integers(1, 200), max_size=40))
+@settings(derandomize=True, deadline=None)
+def test_frames_are_found_however_the_stream_is_cut(messages: list[Any], cuts: list[int]) -> None:
+    stream = b"".join(map(encode_frame, messages))
+    frames = FrameBuffer()
+    found = []
+    for size in [*cuts, len(stream)]:
+        frames.feed(stream[:size])
+        stream = stream[size:]
+        found += [decode_to_node(body) for body in frames]
+    assert found == messages
+    assert list(frames) == []
+
+
+def test_a_frame_may_be_empty_or_as_long_as_allowed_but_not_longer() -> None:
+    frames = FrameBuffer(max_frame=10)
+    frames.feed((0).to_bytes(4, "little") + (10).to_bytes(4, "little") + bytes(10))
+    assert list(frames) == [b"", bytes(10)]
+    frames.feed((11).to_bytes(4, "little"))
+    with pytest.raises(FrameError, match="claims 11 bytes; the limit is 10"):
+        list(frames)
+
+
+@given(st.binary(max_size=60))
+@settings(derandomize=True, deadline=None, max_examples=300)
+def test_any_body_is_a_frame_or_a_decoding_error(data: bytes) -> None:
+    for decode in (decode_to_daemon, decode_to_node):
+        try:
+            decode(data)
+        except msgspec.MsgspecError:
+            pass
+
+
+def test_frames_of_the_other_direction_are_refused() -> None:
+    with pytest.raises(msgspec.ValidationError):
+        decode_to_node(body(encode_frame(Ready())))
+    with pytest.raises(msgspec.ValidationError):
+        decode_to_daemon(body(encode_frame(Stop())))

@@ -1,0 +1,136 @@
+"""The layout of a message, byte by byte, and what is not one."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dora.wire.message import (
+    ALIGNMENT,
+    HEADER_SIZE,
+    MAX_SCHEMA,
+    Encoding,
+    Message,
+    MessageError,
+    body_offset,
+    pack_head,
+)
+
+U64 = st.integers(0, 2**64 - 1)
+
+# Sections of 1 and 13 bytes, sequence number 0x0102, time 0x1122334455667788, three bytes of body.
+GOLDEN = bytes.fromhex(
+    "444f5241 01 00 0100 0d000000 40000000"
+    "0300000000000000 0201000000000000 8877665544332211"
+    "43"
+    "82a16101a462207478c3a17a07"
+    "00000000000000000000"
+    "ff00fe"
+)
+GOLDEN_METADATA = bytes.fromhex("82a16101a462207478c3a17a07")
+
+
+def test_a_message_is_laid_out_as_documented() -> None:
+    head = pack_head(Encoding.PLAIN, b"C", GOLDEN_METADATA, 3, 0x0102, 0x1122334455667788)
+    assert head + b"\xff\x00\xfe" == GOLDEN
+
+
+def test_the_smallest_message_is_one_aligned_head() -> None:
+    head = pack_head(Encoding.STREAM, b"", b"", 0, 1, 0)
+    assert head == b"DORA\x01\x02" + bytes(6) + b"\x40" + bytes(11) + b"\x01" + bytes(39)
+    assert len(head) == 64
+
+
+def test_a_message_is_read_as_it_was_written() -> None:
+    message = Message(GOLDEN)
+    message.validate(len(GOLDEN))
+    assert message.encoding == Encoding.PLAIN
+    assert message.schema == b"C"
+    assert message.metadata == GOLDEN_METADATA
+    assert (message.body_offset, message.body_size, message.size) == (64, 3, 67)
+    assert message.small_body == b"\xff\x00\xfe"
+    assert (message.sequence, message.time_ns) == (0x0102, 0x1122334455667788)
+
+
+@given(
+    st.integers(0, 2), st.binary(max_size=300), st.binary(max_size=300), st.binary(max_size=300), U64, U64
+)
+@settings(derandomize=True, deadline=None)
+def test_sections_come_back_whatever_their_sizes(
+    encoding: int, schema: bytes, metadata: bytes, body: bytes, sequence: int, time_ns: int
+) -> None:
+    head = pack_head(encoding, schema, metadata, len(body), sequence, time_ns)
+    assert len(head) == body_offset(len(schema), len(metadata))
+    assert len(head) % ALIGNMENT == 0
+    assert len(head) - HEADER_SIZE - len(schema) - len(metadata) in range(ALIGNMENT)
+    message = Message(head + body)
+    message.validate(len(head) + len(body))
+    assert (message.encoding, message.sequence, message.time_ns) == (encoding, sequence, time_ns)
+    assert (message.schema, message.metadata, message.small_body) == (schema, metadata, body)
+
+
+def test_a_large_message_needs_only_its_head_here() -> None:
+    head = pack_head(Encoding.PLAIN, b"C", b"", 1 << 40, 1, 0)
+    message = Message(head, address=0x1000, owner=object())
+    message.validate(len(head) + (1 << 40))
+    assert message.body_size == 1 << 40
+
+
+def test_a_schema_that_is_too_long_for_its_section_is_an_error_of_the_caller() -> None:
+    pack_head(0, bytes(MAX_SCHEMA), b"", 0, 1, 0)
+    with pytest.raises(Exception, match="format requires"):
+        pack_head(0, bytes(MAX_SCHEMA + 1), b"", 0, 1, 0)
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"", "0 bytes are too short"),
+        (GOLDEN[:39], "39 bytes are too short"),
+        (b"dora" + GOLDEN[4:], "not a dora message of version 1: it starts with b'dora"),
+        (b"DORA\x02" + GOLDEN[5:], "not a dora message of version 1"),
+    ],
+)
+def test_what_does_not_begin_like_a_message_is_refused(data: bytes, what: str) -> None:
+    with pytest.raises(MessageError, match=what):
+        Message(data)
+
+
+@pytest.mark.parametrize(
+    ("offset", "value"),
+    [
+        (5, b"\x03"),  # encoding
+        (6, b"\xff\xff"),  # schema longer than the room before the body
+        (8, b"\xff\xff\xff\xff"),  # metadata
+        (12, b"\x41"),  # body not aligned
+        (12, b"\x00"),  # body inside the header
+        (12, b"\x00\x00\x00\x80"),  # body beyond the end
+        (16, b"\x04"),  # body one byte too long
+        (16, b"\xff" * 8),
+    ],
+)
+def test_sections_that_do_not_fit_are_refused(offset: int, value: bytes) -> None:
+    data = GOLDEN[:offset] + value + GOLDEN[offset + len(value) :]
+    message = Message(data)
+    with pytest.raises(MessageError, match="do not fit"):
+        message.validate(len(data))
+
+
+def test_a_truncated_message_is_refused() -> None:
+    with pytest.raises(MessageError):
+        Message(GOLDEN[:-1]).validate(len(GOLDEN) - 1)
+    with pytest.raises(MessageError):
+        Message(GOLDEN[:50], address=1, owner=object()).validate(len(GOLDEN))
+
+
+@given(st.binary(max_size=200) | st.binary(max_size=200).map(lambda tail: b"DORA\x01" + tail))
+@settings(derandomize=True, deadline=None, max_examples=500)
+def test_any_bytes_are_a_message_or_a_message_error(data: bytes) -> None:
+    try:
+        message = Message(data)
+        message.validate(len(data))
+    except MessageError:
+        return
+    assert HEADER_SIZE + len(message.schema) + len(message.metadata) <= message.body_offset
+    assert len(message.small_body) == message.body_size

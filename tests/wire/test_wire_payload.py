@@ -1,0 +1,254 @@
+"""Payloads: what cannot be sent, what cannot be decoded; the types that can are tested with the engines."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dora.wire.message import Encoding, Message, MessageError, pack_head
+from dora.wire.payload import (
+    PayloadError,
+    as_arrow,
+    decode_arrow,
+    decode_bytes,
+    decode_numpy,
+    encode,
+    plain_format,
+)
+
+DECODERS = [decode_arrow, decode_bytes, decode_numpy]
+
+
+def laid_out(encoding: int, schema: bytes, body: bytes) -> bytes:
+    return pack_head(encoding, schema, b"", len(body), 1, 0) + body
+
+
+def sent(data: Any) -> bytes:
+    payload = encode(data)
+    body = payload.to_bytes()
+    assert len(body) == payload.size
+    return laid_out(payload.encoding, payload.schema, body)
+
+
+# --------------------------------------------------------------------------- sending
+
+
+class Opaque:
+    pass
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (None, "cannot send None: pass bytes"),
+        (
+            "text",
+            r"cannot send an object of type builtins\.str: .*for text: pyarrow\.array\(\[text\]\)",
+        ),
+        (5, r"cannot send an object of type builtins\.int: "),
+        (1.5, r"builtins\.float"),
+        ([1, 2], r"builtins\.list"),
+        ({"x": 1}, r"builtins\.dict"),
+        (Opaque(), r"test_wire_payload\.Opaque"),
+        (pa.scalar(1), r"pyarrow\.lib\.Int64Scalar"),
+    ],
+)
+def test_what_cannot_be_sent_is_a_type_error_that_tells_what_can(data: Any, what: str) -> None:
+    with pytest.raises(TypeError, match=what) as caught:
+        encode(data)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(TypeError, match=what):  # also the second time
+        encode(data)
+
+
+@pytest.mark.parametrize("data", [np.array([object()]), np.array([1 + 2j])])
+def test_arrays_that_arrow_has_no_type_for_are_a_type_error(data: Any) -> None:
+    with pytest.raises(TypeError, match=f"Arrow has no type for a NumPy array of dtype {data.dtype}"):
+        encode(data)
+
+
+def test_bytes_and_numpy_need_no_pyarrow() -> None:
+    script = (
+        "import sys, numpy\n"
+        "from dora.wire.payload import decode_bytes, decode_numpy, encode\n"
+        "from dora.wire.message import Message, pack_head\n"
+        "for data in (b'abc', bytearray(b'abc'), numpy.arange(3)):\n"
+        "    payload = encode(data)\n"
+        "    head = pack_head(payload.encoding, payload.schema, b'', payload.size, 1, 0)\n"
+        "    decode_bytes(Message(head + payload.to_bytes()))\n"
+        "    decode_numpy(Message(head + payload.to_bytes()))\n"
+        "assert 'pyarrow' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        ("uint8", (b"C", "|u1", 1)),
+        (np.float32, (b"f", "<f4", 4)),
+        (float, (b"g", "<f8", 8)),
+        ("int64", (b"l", "<i8", 8)),
+    ],
+)
+def test_loans_are_for_plain_numbers(dtype: Any, expected: tuple[bytes, str, int]) -> None:
+    assert plain_format(dtype) == expected
+
+
+@pytest.mark.parametrize("dtype", [bool, "U5", "M8[s]", object, ">i4", complex])
+def test_loans_of_other_types_are_refused(dtype: Any) -> None:
+    with pytest.raises(TypeError, match="a loan needs a plain number type"):
+        plain_format(dtype)
+
+
+def test_what_stays_in_the_process_is_passed_on_as_it_is_unless_it_could_change() -> None:
+    array = pa.array([1, 2])
+    assert as_arrow(array) is array
+    buffer = bytearray(b"abc")
+    passed = as_arrow(buffer)
+    buffer[0] = 0
+    assert passed.to_pylist() == [97, 98, 99]
+    with pytest.raises(TypeError, match="cannot send None"):
+        as_arrow(None)
+
+
+# --------------------------------------------------------------------------- receiving
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (pa.array([1, 2], pa.int16()), b"\x01\x00\x02\x00"),
+        (pa.array([1, 2, 3, 4], pa.int16()).slice(1, 2), b"\x02\x00\x03\x00"),
+        (pa.array([1, None, 3], pa.uint8()), b"\x01\x00\x03"),
+        (pa.array([b"abcd", b"efgh"], pa.binary(4)), b"abcdefgh"),
+        (pa.array([], pa.int8()), b""),
+        (pa.array([True, False, True] * 3), b"\x6d\x01"),
+    ],
+)
+def test_the_bytes_of_a_fixed_width_array_are_its_values(array: pa.Array, expected: bytes) -> None:
+    assert decode_bytes(Message(sent(array))) == expected
+
+
+@pytest.mark.parametrize(
+    "array",
+    [
+        pa.array([{"x": 1}]),
+        pa.array(["text"]),
+        pa.array(["text"], pa.string_view()),
+        pa.nulls(2),
+        pa.array([[1]]),
+    ],
+)
+def test_the_bytes_of_other_arrays_are_their_arrow_message(array: pa.Array) -> None:
+    body = decode_bytes(Message(sent(array)))
+    batch = pa.ipc.read_record_batch(pa.py_buffer(body), pa.schema([("", array.type)]))
+    assert batch.column(0).equals(array)
+
+
+def test_numpy_gets_what_arrow_makes_of_other_types() -> None:
+    assert decode_numpy(Message(sent(pa.array(["a", None])))).tolist() == ["a", None]
+    assert decode_numpy(Message(sent(pa.array([True, False])))).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("schema", [b"", b"z", b"CC", b"\xff", b"tss:Europe/Prague"])
+@pytest.mark.parametrize("decode", [decode_arrow, decode_numpy])
+def test_an_unknown_format_is_a_payload_error(decode: Any, schema: bytes) -> None:
+    with pytest.raises(PayloadError, match="unknown format"):
+        decode(Message(laid_out(Encoding.PLAIN, schema, b"abcd")))
+
+
+@pytest.mark.parametrize("decode", [decode_arrow, decode_numpy])
+def test_a_body_that_is_not_whole_values_is_a_payload_error(decode: Any) -> None:
+    with pytest.raises(PayloadError, match="7 bytes are not a whole number of int32 values"):
+        decode(Message(laid_out(Encoding.PLAIN, b"i", bytes(7))))
+
+
+@pytest.mark.parametrize("decode", DECODERS)
+@pytest.mark.parametrize(
+    "data",
+    [
+        laid_out(Encoding.BATCH, b"", b""),
+        laid_out(Encoding.BATCH, b"no schema", bytes(100)),
+        laid_out(Encoding.BATCH, pa.schema([]).serialize().to_pybytes(), b""),
+        laid_out(Encoding.STREAM, b"", b""),
+        laid_out(Encoding.STREAM, b"", bytes(100)),
+        laid_out(Encoding.STREAM, b"", sent(pa.array(["a"] * 9000))[64:-5000]),
+        laid_out(3, b"", b""),
+        laid_out(255, b"C", b"abc"),
+    ],
+)
+def test_what_is_not_arrow_is_a_payload_error(decode: Any, data: bytes) -> None:
+    with pytest.raises(PayloadError):
+        decode(Message(data))
+
+
+def test_a_stream_without_columns_or_batches_is_a_payload_error() -> None:
+    for batches in ([], [pa.record_batch([], schema=pa.schema([]))]):
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, pa.schema([])) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+        with pytest.raises(PayloadError):
+            decode_arrow(Message(laid_out(Encoding.STREAM, b"", sink.getvalue().to_pybytes())))
+
+
+SAMPLES = [
+    sent(array)
+    for array in (
+        pa.array([1, 2, 3]),
+        pa.array([1, None, 3]),
+        pa.array([True, None]),
+        pa.array(["a", "bcd", None]),
+        pa.array(["more than twelve bytes"], pa.string_view()),
+        pa.array([[1, 2], None, [3]]),
+        pa.array([{"x": 1, "y": "a"}] * 5),
+        pa.array([[("a", 1)], []], pa.map_(pa.string(), pa.int64())),
+        pa.array(["a", "b", "a"]).dictionary_encode(),
+        pa.RunEndEncodedArray.from_arrays([2, 5], ["a", "b"]),
+        pa.array([b"abcd"], pa.binary(4)),
+        pa.nulls(3),
+    )
+]
+
+
+@given(
+    st.sampled_from(SAMPLES),
+    st.lists(st.tuples(st.integers(0, 2000), st.integers(0, 255)), max_size=4),
+    st.integers(0, 300),
+)
+@settings(derandomize=True, deadline=None, max_examples=1000)
+def test_a_damaged_message_is_decoded_or_refused(
+    sample: bytes, changes: list[tuple[int, int]], cut: int
+) -> None:
+    """No decoder raises anything else, nor takes the interpreter down."""
+    damaged = bytearray(sample)
+    for position, value in changes:
+        damaged[position % len(damaged)] = value
+    if cut < 30:
+        del damaged[len(damaged) - cut :]
+    data = bytes(damaged)
+    for decode in DECODERS:
+        try:
+            message = Message(data)
+            message.validate(len(data))
+            decode(message)
+        except (MessageError, PayloadError):
+            pass
+
+
+@given(st.integers(0, 3), st.binary(max_size=12), st.binary(max_size=200))
+@settings(derandomize=True, deadline=None, max_examples=500)
+def test_any_body_is_decoded_or_refused(encoding: int, schema: bytes, body: bytes) -> None:
+    for decode in DECODERS:
+        try:
+            decode(Message(laid_out(encoding, schema, body)))
+        except PayloadError:
+            pass
