@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
 import os
@@ -25,6 +26,7 @@ from dora.transport.board import (
     STATE,
     UNCONNECTED,
 )
+from dora.wire.message import Message
 from dora.wire.payload import decode_arrow, decode_bytes
 
 # --------------------------------------------------------------------------- iceoryx2
@@ -97,6 +99,33 @@ def test_importing_the_engine_does_not_import_numpy() -> None:
         "import flatbuffers; flatbuffers.Builder(0)\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True, timeout=LIMIT)
+
+
+def test_an_observer_sees_messages_without_disturbing_anybody(iceoryx_bench: Bench) -> None:
+    """As docs/wire-format.md describes it, with nothing but the public API of iceoryx2."""
+    import iceoryx2 as iox
+
+    outlet, (port,) = iceoryx_bench.link(10)
+    config = iox.config.default()
+    config.global_cfg.root_path = iox.Path.new(f"{iceoryx_bench.run_dir}/iox")
+    config.global_cfg.prefix = iox.FileName.new(iceoryx_bench.prefix)
+    node = iox.NodeBuilder.new().config(config).create(iox.ServiceType.Ipc)
+    service = (
+        node.service_builder(iox.ServiceName.new(outlet.config.service))
+        .publish_subscribe(iox.Slice[ctypes.c_uint8])
+        .payload_alignment(iox.Alignment.new(64))
+        .open()
+    )
+    subscriber = service.subscriber_builder().create()
+    outlet.send(b"seen by both")
+    sample = subscriber.receive()
+    data = ctypes.string_at(sample.payload_ptr, sample.header.number_of_elements)
+    sample.delete()
+    assert decode_bytes(Message(data)) == b"seen by both"
+    assert decode_bytes(port.take()) == b"seen by both"
+    subscriber.delete()
+    outlet.send(b"and on")
+    assert decode_bytes(port.take()) == b"and on"
 
 
 # --------------------------------------------------------------------------- zenoh
