@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+from types import TracebackType
 
 from dora._version import __version__
 from dora.errors import ConnectError, DaemonLost, NotInDataflow
@@ -43,11 +45,25 @@ def connect(node_id: str | None) -> tuple[ControlChannel, NodeConfig]:
             raise ConnectError(f"DORA_NODE_CONFIG cannot be read: {error}") from error
         return _register(address)
     if node_id is None:
-        import sys
-
         raise NotInDataflow(_OUTSIDE.format(script=sys.argv[0] or "my_node.py"))
     _check_id(node_id)
     return _find_dynamic(node_id)
+
+
+def show_without_traceback(error: Exception) -> None:
+    """If nobody catches ``error``, print what it says, without the traceback of a library.
+
+    The program's last words are a sentence for its user then; it still exits with status 1.
+    """
+    previous = sys.excepthook
+
+    def hook(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
+        if value is error:
+            print(f"error: {value}", file=sys.stderr)
+        else:
+            previous(kind, value, trace)
+
+    sys.excepthook = hook
 
 
 def _check_id(node_id: str) -> None:

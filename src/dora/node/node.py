@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from dora.errors import DaemonLost, SendError, StartFailed, UndeclaredOutput
-from dora.node.connect import connect
+from dora.errors import ConnectError, DaemonLost, NotInDataflow, SendError, StartFailed, UndeclaredOutput
+from dora.node.connect import connect, show_without_traceback
 from dora.node.control import ControlChannel
 from dora.node.events import Event
 from dora.node.inbox import DEFAULT_SPIN_US, Inbox
@@ -52,7 +52,11 @@ class Node:
     def __init__(self, node_id: str | None = None, daemon_port: int | None = None) -> None:
         """``daemon_port`` is accepted for dora-rs and unused: a dataflow is found by its socket."""
         del daemon_port
-        self._open(node_id)
+        try:
+            self._open(node_id)
+        except (NotInDataflow, ConnectError) as error:
+            show_without_traceback(error)
+            raise
 
     def _open(self, node_id: str | None, prepare: Callable[[NodeConfig], None] | None = None) -> None:
         """Connect and pass the start barrier; ``prepare`` is called before this node is ready."""
@@ -393,8 +397,8 @@ class Node:
         if kind is None:
             self.close()
 
-    def __del__(self) -> None:
-        if not sys.is_finalizing() and not self._closed:
+    def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not finalizing() and not self._closed:
             self.close()
 
     def __repr__(self) -> str:

@@ -17,7 +17,9 @@ from __future__ import annotations
 import os
 import platform
 import select
+import sys
 import threading
+from collections.abc import Callable
 from typing import Final
 
 FENCED: Final = platform.machine() in ("x86_64", "AMD64")
@@ -58,8 +60,9 @@ class Bell:
             os.close(self._fd)
             self._fd = -1
 
-    def __del__(self) -> None:
-        self.close()
+    def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not finalizing():  # the process's end closes files, and `os` may be gone already
+            self.close()
 
 
 class Doorbell:
@@ -123,5 +126,6 @@ class Doorbell:
             os.close(self.fd)
             self.fd = -1
 
-    def __del__(self) -> None:
-        self.close()
+    def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not finalizing():  # the process's end closes files, and `os` may be gone already
+            self.close()

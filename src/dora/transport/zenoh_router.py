@@ -30,6 +30,8 @@ def make_config(**options: Any) -> zenoh.Config:
         "scouting__multicast__enabled": False,
         "scouting__gossip__enabled": False,
         "scouting__delay": 0,
+        # Its segments in /dev/shm outlive a killed process, and links over Zenoh are for networks.
+        "transport__shared_memory__enabled": False,
         "transport__link__tx__queue__congestion_control__block__wait_before_close": _PATIENCE_US,
         **options,
     }
