@@ -204,6 +204,11 @@ def test_what_is_sent_after_a_stop_does_not_prolong_the_stream(
     assert [event["data"] for event in plot] == [b"before"]
 
 
+def test_inputs_that_close_after_a_stop_do_not_stop_again(daemon: FakeDaemon, plot: Node) -> None:
+    daemon.send("plot", Stop(), InputsClosed(["image", "depth"]))
+    assert rest(plot) == ["STOP MANUAL", "INPUT_CLOSED image", "INPUT_CLOSED depth"]
+
+
 def test_a_second_stop_is_not_told(daemon: FakeDaemon, plot: Node) -> None:
     daemon.send("plot", Stop(), Stop())
     assert rest(plot) == ["STOP MANUAL"]
@@ -214,6 +219,36 @@ def test_a_restarted_source(daemon: FakeDaemon, camera: Node, plot: Node) -> Non
     assert names([plot.next()]) == ["NODE_RESTARTED camera"]  # type: ignore[list-item]
     camera.send_output("image", b"again")
     assert names([plot.next()]) == ["INPUT image"]  # type: ignore[list-item]
+
+
+def test_an_input_opens_again_when_its_dynamic_source_comes_back(start_flow: StartFlow) -> None:
+    daemon = start_flow(
+        node("viewer", outputs="click", path="dynamic"),
+        node("camera", outputs="image"),
+        node("plot", inputs={"click": "viewer/click", "image": "camera/image"}),
+    )
+    plot, viewer = daemon.node("plot"), daemon.node("viewer")
+    for number in (1, 2):
+        viewer.send_output("click", b"x")
+        daemon.close_inputs("plot", "click")
+        events = [plot.next(20) for _ in range(2)]
+        assert names([event for event in events if event]) == ["INPUT click", "INPUT_CLOSED click"]
+        assert plot.is_empty()
+        daemon.send("plot", NodeRestarted("viewer"))
+        assert names([plot.next(20)]) == ["NODE_RESTARTED viewer"]  # type: ignore[list-item]
+        assert events[0] is not None
+        assert events[0].sequence == number
+    daemon.close_inputs("plot", "click", "image")
+    assert rest(plot)[-1] == "STOP ALL_INPUTS_CLOSED"
+
+
+def test_an_input_that_was_closed_for_good_stays_closed(start_flow: StartFlow) -> None:
+    daemon = start_flow(node("viewer", outputs="click"), node("plot", inputs={"click": "viewer/click"}))
+    plot = daemon.node("plot")
+    daemon.send("plot", InputsClosed(["click"]))
+    assert rest(plot) == ["INPUT_CLOSED click", "STOP ALL_INPUTS_CLOSED"]
+    daemon.send("plot", NodeRestarted("viewer"))
+    assert plot.next() is None
 
 
 def test_closing_one_input_leaves_the_other_open(daemon: FakeDaemon, camera: Node, plot: Node) -> None:

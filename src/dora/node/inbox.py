@@ -186,7 +186,7 @@ class Inbox:
             return
         if self._clocks and self._clock_is_work:
             return
-        self._end(Stop("ALL_INPUTS_CLOSED"))
+        self._end(*(() if self._stopping else (Stop("ALL_INPUTS_CLOSED"),)))
 
     def _end(self, *last: Event) -> None:
         self._pending.extend(last)
@@ -384,6 +384,8 @@ class Inbox:
 
     def handle(self, frame: control.ToNode) -> None:
         """Act on a frame of the daemon."""
+        if self._ending:
+            return
         match frame:
             case control.InputsClosed(inputs=inputs):
                 for input_id in inputs:
@@ -400,11 +402,12 @@ class Inbox:
                 self._pending.append(NodeFailed(frame.node_id, frame.error, list(frame.affected_input_ids)))
             case control.NodeRestarted():
                 self._pending.append(NodeRestarted(frame.node_id))
+                self._turn += [port for port in self.ports.values() if port.source_back(frame.node_id)]
             case _:
                 pass  # the handshake's frames come only before there is an inbox
 
     def _stop(self) -> None:
-        if self._stopping or self._ending:
+        if self._stopping:
             return
         self._stopping = True
         self._pending.append(Stop("MANUAL"))

@@ -54,6 +54,10 @@ class Port(Protocol):
         """Note that the source will send nothing more; `InputClosed` follows the last message."""
         ...
 
+    def source_back(self, node_id: str) -> bool:
+        """Note that a node has come back; True if this input was closed by its end and opens again."""
+        ...
+
     def stop(self) -> None:
         """Deliver only what is buffered by now."""
         ...
@@ -106,6 +110,7 @@ class LinkPort:
         ``joins_late``: earlier messages of the output are not meant for this node."""
         self.id = config.id
         self.open = True
+        self._source_node = config.source.partition("/")[0]
         self._receiver = receiver
         self._receive = receiver.receive
         self._template = Input.template(config.id)
@@ -207,6 +212,13 @@ class LinkPort:
     def source_closed(self) -> None:
         self._source_closed_at = _monotonic()
 
+    def source_back(self, node_id: str) -> bool:
+        if node_id != self._source_node or self._source_closed_at is None:
+            return False
+        self._source_closed_at = None
+        closed, self.open = not self.open, True
+        return closed
+
     def stop(self) -> None:
         limit = self._words[self._sent_word]
         receive = self._receive
@@ -216,6 +228,7 @@ class LinkPort:
 
     def close(self) -> None:
         self.open = False
+        self._source_node = ""  # closed for good
         self._words[self._base + STATE] = LINK_CLOSED
         self._receive = lambda: None
         self._receiver.close()
@@ -256,6 +269,9 @@ class TimerPort:
     def source_closed(self) -> None:
         """A clock never closes."""
 
+    def source_back(self, node_id: str) -> bool:  # noqa: ARG002
+        return False
+
     def stop(self) -> None:
         self._stopped = True
 
@@ -276,6 +292,7 @@ class QueuePort:
     def __init__(self, config: InputConfig, board: Board) -> None:
         self.id = config.id
         self.open = True
+        self._source_node = config.source.partition("/")[0]
         self._template = Input.template(config.id)
         self._queue: deque[Content] = deque()
         self._size = config.queue_size if config.policy == "drop_oldest" else sys.maxsize
@@ -326,11 +343,19 @@ class QueuePort:
     def source_closed(self) -> None:
         self._source_closed = True
 
+    def source_back(self, node_id: str) -> bool:
+        if node_id != self._source_node or not self._source_closed:
+            return False
+        self._source_closed = False
+        closed, self.open = not self.open, True
+        return closed
+
     def stop(self) -> None:
         """What is queued is what is delivered: the daemon sends nothing after a stop."""
         self._silence = None
 
     def close(self) -> None:
         self.open = False
+        self._source_node = ""  # closed for good
         self._words[self._base + STATE] = LINK_CLOSED
         self._queue.clear()

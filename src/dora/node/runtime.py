@@ -106,14 +106,18 @@ class Runtime:
                 mine = [item.removeprefix(prefix) for item in affected if item.startswith(prefix)]
                 if mine:
                     self._deliver(operator, NodeFailed(event["id"], event["value"]["error"], mine))
-            elif not isinstance(event, NodeRestarted) or self._listens_to(operator, event["id"]):
+            elif not isinstance(event, NodeRestarted):
+                self._deliver(operator, event)
+            elif inputs := self._inputs_from(operator, event["id"]):
+                operator.open_inputs.update(inputs)
                 self._deliver(operator, event)
 
-    def _listens_to(self, operator: HostedOperator, node_id: str) -> bool:
-        return any(
-            self._sources[f"{operator.id}/{item}"].partition("/")[0] == node_id
+    def _inputs_from(self, operator: HostedOperator, node_id: str) -> list[str]:
+        return [
+            item
             for item in operator.config.inputs
-        )
+            if self._sources[f"{operator.id}/{item}"].partition("/")[0] == node_id
+        ]
 
     def _deliver(self, operator: HostedOperator, event: Event) -> None:
         if operator.ended:

@@ -1,0 +1,413 @@
+"""How nodes start, end, fail and come back, and what the others learn of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+from flow import PATIENCE, Flow, link
+
+import dora
+from dora import DataflowFailed, Node
+
+pytestmark = pytest.mark.processes
+
+PRINTER = """
+    from dora import Node
+    for event in Node():
+        text = event["data"].decode() if event["type"] == "INPUT" else event["id"]
+        print(event["type"], text)
+"""
+
+FAILURES = {
+    "exception": "raise ValueError('mine')",
+    "in a function": "def main():\n    node = first\n    raise ValueError('mine')\nmain()",
+    "exit in a function": (
+        "import sys\ndef main():\n    global first\n    node = first\n    del first\n    sys.exit(3)\n"
+        "main()"
+    ),
+    "with": "with first:\n    raise ValueError('mine')",
+    "exit": "import sys; sys.exit(3)",
+    "os._exit": "import os; os._exit(3)",
+    "kill": "import os, signal; os.kill(os.getpid(), signal.SIGKILL)",
+}
+
+
+@pytest.mark.parametrize("way", FAILURES)
+def test_a_failure_is_told_before_the_closing_whatever_the_way(flow: Flow, way: str) -> None:
+    flow.node(
+        "victim",
+        "from dora import Node\nfirst = Node()\nfirst.send_output('out', b'last words')\n" + FAILURES[way],
+        outputs=["out"],
+    )
+    flow.node("survivor", PRINTER, inputs={"in": "victim/out"})
+    with pytest.raises(DataflowFailed, match="victim"):
+        flow.run()
+    # News of nodes come at once, data in their order.
+    lines = flow.printed("survivor")
+    assert sorted(lines[:2]) == ["INPUT last words", "NODE_FAILED victim"]
+    assert lines[2:] == ["INPUT_CLOSED in", "STOP ALL_INPUTS_CLOSED"]
+
+
+def test_a_failing_operator_is_told_before_its_outputs_close(flow: Flow) -> None:
+    flow.file(
+        "op.py",
+        """
+        class Operator:
+            def on_event(self, dora_event, send_output):
+                send_output("out", b"last words")
+                raise ValueError("mine")
+        """,
+    )
+    flow.node("sender", "from dora import Node\nNode().send_output('out', b'x')", outputs=["out"])
+    flow.node(
+        "host",
+        operators=[{"id": "op", "python": "op.py", "inputs": {"in": "sender/out"}, "outputs": ["out"]}],
+    )
+    flow.node("survivor", PRINTER, inputs={"in": "host/op/out"})
+    with pytest.raises(DataflowFailed) as raised:
+        flow.run()
+    assert "ValueError: mine" in str(raised.value)
+    lines = flow.printed("survivor")
+    assert sorted(lines[:2]) == ["INPUT last words", "NODE_FAILED host"]
+    assert lines[2:] == ["INPUT_CLOSED in", "STOP ALL_INPUTS_CLOSED"]
+
+
+def test_a_node_that_is_killed_under_traffic(flow: Flow, engine: str) -> None:
+    flow.node(
+        "victim",
+        """
+        import os
+        from dora import Node
+        node = Node()
+        while True:
+            node.send_output("out", os.getpid().to_bytes(4, "little"))
+        """,
+        outputs=["out"],
+    )
+    flow.node(
+        "killer",
+        """
+        import os, signal
+        from dora import Node
+        node = Node()
+        os.kill(int.from_bytes(node.next()["data"], "little"), signal.SIGKILL)
+        print([event["type"] for event in node if event["type"] != "INPUT"])
+        """,
+        inputs={"in": "victim/out"},
+    )
+    flow.node(
+        "other",
+        """
+        from dora import Node
+        print([event["type"] for event in Node() if event["type"] != "INPUT"])
+        """,
+        inputs={"in": {"source": "victim/out", "queue_policy": "backpressure"}},
+    )
+    with pytest.raises(DataflowFailed, match="SIGKILL"):
+        flow.run()
+    for name in ("killer", "other"):
+        assert flow.printed(name) == ["['NODE_FAILED', 'INPUT_CLOSED', 'STOP']"], engine
+
+
+def test_a_receiver_that_is_killed_does_not_hold_its_sender(flow: Flow) -> None:
+    flow.node(
+        "sender",
+        """
+        from dora import Node
+        node = Node()
+        for number in range(100):
+            node.send_output("out", bytes([number]))
+        print("sent all")
+        """,
+        outputs=["out"],
+    )
+    flow.node(
+        "victim",
+        """
+        import os, signal
+        from dora import Node
+        node = Node()
+        node.next()
+        os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        inputs={"in": {"source": "sender/out", "queue_size": 2, "queue_policy": "backpressure"}},
+    )
+    with pytest.raises(DataflowFailed, match="victim"):
+        flow.run()
+    assert flow.printed("sender") == ["sent all"]
+
+
+def test_a_source_node_is_restarted_and_its_receivers_stay(flow: Flow) -> None:
+    flow.node(
+        "source",
+        """
+        import sys
+        from dora import Node
+        node = Node()
+        node.send_output("out", f"run {node.restart_count()} {node.is_restart()}".encode())
+        sys.exit(1 if node.restart_count() < 2 else 0)
+        """,
+        outputs=["out"],
+        restart_policy="on-failure",
+    )
+    flow.node("receiver", PRINTER, inputs={"in": "source/out"})
+    report = link(flow.run(), "source/out -> receiver/in")
+    lines = flow.printed("receiver")
+    assert [line for line in lines if line.startswith("INPUT ")] == [
+        "INPUT run 0 False",
+        "INPUT run 1 True",
+        "INPUT run 2 True",
+    ]
+    assert lines.count("NODE_RESTARTED source") == 2
+    assert lines[-2:] == ["INPUT_CLOSED in", "STOP ALL_INPUTS_CLOSED"]
+    assert (report.sent, report.received) == (3, 3)
+
+
+def test_a_broken_start_is_told_to_all_and_names_the_culprit(flow: Flow) -> None:
+    flow.node("culprit", "raise SystemExit('cannot begin')", outputs=["out"])
+    flow.node(
+        "waiting",
+        """
+        from dora import ConnectError, Node
+        try:
+            Node()
+        except ConnectError:
+            print("told")
+            raise SystemExit(1)
+        """,
+        inputs={"in": "culprit/out"},
+    )
+    with pytest.raises(DataflowFailed) as raised:
+        flow.run()
+    assert "cannot begin" in str(raised.value)
+    assert "culprit" in str(raised.value)
+    assert flow.printed("waiting") in (["told"], [])  # it may not even have started
+
+
+def test_stop_after_ends_nodes_that_would_run_for_ever(flow: Flow) -> None:
+    flow.node(
+        "clock",
+        """
+        from dora import Node
+        node = Node()
+        types = {event["type"] for event in node}
+        node.send_output("out", b"after the stop")
+        print(sorted(types))
+        """,
+        inputs={"tick": "dora/timer/millis/10"},
+        outputs=["out"],
+    )
+    assert flow.run(stop_after=0.3).ok
+    assert flow.printed("clock") == ["['INPUT', 'STOP']"]
+
+
+def test_undeclared_outputs_are_in_the_result(flow: Flow) -> None:
+    flow.node(
+        "sender",
+        """
+        from dora import Node
+        node = Node()
+        for _ in range(3):
+            node.send_output("imgae", b"x")
+        """,
+        outputs=["image"],
+    )
+    assert flow.run().undeclared == {"sender": {"imgae": 3}}
+    (warning,) = [entry for entry in flow.entries if entry.level == "warn"]
+    assert "did you mean `image`?" in warning.message
+    with pytest.raises(DataflowFailed, match="did you mean `image`"):
+        flow.run(strict_outputs=True)
+
+
+def test_the_bridge_of_logging_keeps_levels(flow: Flow) -> None:
+    flow.node(
+        "a",
+        """
+        import logging
+        from dora import Node
+        node = Node()
+        logging.getLogger("part").warning("careful")
+        print("plain")
+        """,
+    )
+    flow.run()
+    assert [(entry.level, entry.message, entry.target) for entry in flow.entries] == [
+        ("warn", "careful", "part"),
+        ("stdout", "plain", None),
+    ]
+
+
+# ------------------------------------------------------------------ dora.run
+
+
+def test_run_may_be_called_again_and_again(flow: Flow, capfd: pytest.CaptureFixture[str]) -> None:
+    flow.node("a", "from dora import Node\nNode().send_output('out', b'x')", outputs=["out"])
+    flow.node("b", PRINTER, inputs={"in": "a/out"})
+    ids = {flow.run().dataflow_id for _ in range(3)}
+    assert len(ids) == 3
+    assert flow.printed("b").count("INPUT x") == 3
+    assert capfd.readouterr().err == ""
+
+
+def test_two_runs_at_once_do_not_meet(flow: Flow) -> None:
+    flow.node("a", "from dora import Node\nNode().send_output('out', b'x')", outputs=["out"])
+    flow.node("b", PRINTER, inputs={"in": "a/out"})
+    path = flow.write()
+    results: list[bool] = []
+
+    def run() -> None:
+        results.append(dora.run(path, on_log=flow.entries.append).ok)
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert results == [True, True]
+    assert flow.printed("b").count("INPUT x") == 2
+
+
+def test_run_works_in_a_process_that_is_a_node(flow: Flow) -> None:
+    flow.file("inner.py", "from dora import Node\nNode()\nprint('inner')")
+    flow.file("inner.yml", "nodes: [{id: inner, path: inner.py}]")
+    flow.node("outer", "import dora\nnode = dora.Node()\ndora.run('inner.yml')")
+    flow.run()
+    assert any("inner" in line for line in flow.printed("outer"))
+
+
+def test_the_command_says_who_failed_and_exits_with_1(flow: Flow) -> None:
+    flow.node("a", "from dora import Node\nnode = Node()\nraise ValueError('mine')", outputs=["out"])
+    flow.node("b", PRINTER, inputs={"in": "a/out"})
+    done = flow.run_command()
+    assert done.returncode == 1
+    assert "ValueError: mine" in done.stdout + done.stderr
+    assert "site-packages" not in done.stderr
+
+
+# ------------------------------------------------------------------ dynamic nodes
+
+
+def join(node_id: str) -> Node:
+    """Join a dataflow as soon as it is there."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return Node(node_id)
+        except dora.ConnectError:
+            assert time.monotonic() < deadline, "the dataflow did not start"
+            time.sleep(0.01)
+
+
+DYNAMIC_SOURCE = """
+    from dora import Node
+    node = Node()
+    number = 0
+    for event in node:
+        if event["type"] == "INPUT" and event["id"] == "done":
+            break
+        if event["id"] == "tick":
+            node.send_output("out", str(number).encode())
+            number += 1
+"""
+
+
+def test_a_dynamic_node_joins_from_any_program(flow: Flow) -> None:
+    flow.node(
+        "source",
+        DYNAMIC_SOURCE,
+        inputs={"tick": "dora/timer/millis/5", "done": "viewer/done"},
+        outputs=["out"],
+    )
+    flow.node("viewer", path="dynamic", inputs={"in": "source/out"}, outputs=["done"])
+    thread = threading.Thread(target=flow.run)
+    thread.start()
+    for _ in range(2):  # it may leave and come back
+        with join("viewer") as viewer:
+            numbers = [int(viewer.next(PATIENCE)["data"]) for _ in range(3)]  # type: ignore[index]
+            assert numbers == list(range(numbers[0], numbers[0] + 3))
+    with join("viewer") as viewer:
+        viewer.send_output("done", b"")
+        types = [event["type"] for event in viewer if event["type"] != "INPUT"]
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    assert sorted(types) == ["INPUT_CLOSED", "STOP"]  # the dataflow ends, or its only input closes, first
+
+
+def test_what_a_dynamic_node_cannot_join(flow: Flow) -> None:
+    flow.node(
+        "source",
+        DYNAMIC_SOURCE,
+        inputs={"tick": "dora/timer/millis/5", "done": "viewer/done"},
+        outputs=["out"],
+    )
+    flow.node("viewer", path="dynamic", inputs={"in": "source/out"}, outputs=["done"])
+    thread = threading.Thread(target=flow.run)
+    thread.start()
+    with join("viewer") as viewer:
+        with pytest.raises(dora.ConnectError, match="source"):
+            Node("source")
+        with pytest.raises(dora.ConnectError, match="nobody"):
+            Node("nobody")
+        with pytest.raises(dora.ConnectError, match="viewer"):
+            Node("viewer")
+        viewer.send_output("done", b"")
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def test_a_script_may_be_a_static_and_a_dynamic_node(flow: Flow) -> None:
+    flow.node("viewer", "from dora import Node\nprint(Node('another').id)")
+    flow.run()
+    assert flow.printed("viewer") == ["viewer"]
+
+
+# ------------------------------------------------------------------ the death of the daemon
+
+
+def test_nothing_survives_the_death_of_dora_run(flow: Flow) -> None:
+    flow.node(
+        "a",
+        """
+        import os
+        from dora import Node
+        node = Node()
+        open("pid", "w").write(str(os.getpid()))
+        os.rename("pid", "pid.ready")
+        for event in node:
+            pass
+        """,
+        inputs={"tick": "dora/timer/millis/10"},
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dora", "run", flow.write()],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    deadline = time.monotonic() + PATIENCE
+    while not (flow.directory / "pid.ready").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    pid = int((flow.directory / "pid.ready").read_text())
+    process.send_signal(signal.SIGKILL)
+    process.wait(PATIENCE)
+    while _runs(pid):
+        assert time.monotonic() < deadline, "the node outlives its dataflow"
+        time.sleep(0.005)
+    (flow.directory / "again").mkdir()
+    again = Flow(flow.directory / "again", flow.root)
+    again.node("a", "from dora import Node\nNode()")
+    assert again.run().ok  # what the guardian has not removed by then, the next start does
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
