@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from fake_daemon import FakeDaemon
+from fake_daemon import FakeDaemon, StartFlow
 
 from dora.dataflow.model import Dataflow, Node
-
-StartFlow = Callable[..., FakeDaemon]
 
 
 @pytest.fixture

@@ -178,6 +178,9 @@ class FakeDaemon:
             os.unlink(path)
 
 
+StartFlow = Callable[..., FakeDaemon]  # the fixture ``start_flow``
+
+
 def _receive(connection: socket.socket) -> bytes:
     try:
         return connection.recv(1 << 16)

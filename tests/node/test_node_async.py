@@ -6,8 +6,7 @@ import asyncio
 import threading
 
 import pytest
-from conftest import StartFlow
-from fake_daemon import FakeDaemon
+from fake_daemon import FakeDaemon, StartFlow
 from flows import node
 
 from dora import Event, Node

@@ -12,8 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from conftest import StartFlow
-from fake_daemon import PATIENCE, FakeDaemon, finish, wait_until
+from fake_daemon import PATIENCE, FakeDaemon, StartFlow, finish, wait_until
 from flows import node
 
 import dora

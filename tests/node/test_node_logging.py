@@ -7,8 +7,7 @@ import logging
 from typing import Any
 
 import pytest
-from conftest import StartFlow
-from fake_daemon import FakeDaemon, finish
+from fake_daemon import FakeDaemon, StartFlow, finish
 from flows import node
 
 from dora import Node

@@ -7,8 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import StartFlow
-from fake_daemon import PATIENCE, FakeDaemon, wait_until
+from fake_daemon import PATIENCE, FakeDaemon, StartFlow, wait_until
 from flows import node
 
 from dora import Node, SendError

@@ -9,8 +9,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from conftest import StartFlow
-from fake_daemon import FakeDaemon, wait_until
+from fake_daemon import FakeDaemon, StartFlow, wait_until
 from flows import node
 
 from dora import Event, Node, ReceiveClosed

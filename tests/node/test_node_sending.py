@@ -11,8 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from conftest import StartFlow
-from fake_daemon import FakeDaemon, wait_until
+from fake_daemon import FakeDaemon, StartFlow, wait_until
 from flows import node
 
 from dora import Input, Node, SampleAlreadySent, SendError, UndeclaredOutput

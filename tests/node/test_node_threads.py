@@ -6,8 +6,7 @@ import threading
 import time
 
 import pytest
-from conftest import StartFlow
-from fake_daemon import PATIENCE, FakeDaemon, wait_until
+from fake_daemon import PATIENCE, FakeDaemon, StartFlow, wait_until
 from flows import node
 
 from dora import Event, Node, SendError

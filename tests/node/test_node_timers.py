@@ -5,8 +5,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 from clock import MILLISECOND, VirtualClock
-from conftest import StartFlow
-from fake_daemon import FakeDaemon
+from fake_daemon import FakeDaemon, StartFlow
 from flows import node
 
 from dora import Node

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import StartFlow
-from fake_daemon import PATIENCE, FakeDaemon, finish, wait_until
+from fake_daemon import PATIENCE, FakeDaemon, StartFlow, finish, wait_until
 from flows import node, operator, runtime
 
 from dora import DoraStatus, Event, Node
