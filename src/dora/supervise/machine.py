@@ -29,7 +29,7 @@ from typing import Literal
 from dora.dataflow.model import Dataflow
 from dora.supervise import commands as do
 from dora.supervise import events as on
-from dora.supervise.graph import Graph
+from dora.supervise.graph import Graph, quoted
 from dora.supervise.node_state import NodeState
 from dora.supervise.restart import recent_restarts, restart_delay
 from dora.supervise.result import DataflowResult, FailureKind, NodeFailure
@@ -197,7 +197,7 @@ class Supervisor:
         """Return why a registration is refused; "" if it is not."""
         name = f"`{event.node_id}`"
         if node is None:
-            return f"this dataflow has no node {name}; it has {_names(self.nodes)}"
+            return f"this dataflow has no node {name}; it has {quoted(self.nodes)}"
         if node.spec.is_dynamic:
             if self.stopping or self.leaving or self.done:
                 return f"the dataflow is ending; node {name} cannot join any more"
@@ -599,7 +599,3 @@ class Supervisor:
 
     def _tell(self, node_id: str, text: str) -> None:
         self._stories[node_id].append((self._now, text))
-
-
-def _names(ids: Iterable[str]) -> str:
-    return ", ".join(f"`{node_id}`" for node_id in ids) or "none"
