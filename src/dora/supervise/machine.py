@@ -581,8 +581,7 @@ class Supervisor:
             self.deadlines.pop((node.spec.id, "health"), None)
 
     def _forget_deadlines(self, node: NodeState) -> None:
-        for key in [key for key in self.deadlines if key[0] == node.spec.id]:
-            del self.deadlines[key]
+        self.deadlines = {key: time for key, time in self.deadlines.items() if key[0] != node.spec.id}
 
     # ----------------------------------------------------------------------- commands
 
