@@ -19,7 +19,7 @@ MAX_PERIOD_NS: Final = 50_000_000
 _CONFIDENT: Final = 8  # arrivals on the beat until there is a window
 _MISS: Final = 4  # what a beat without a message costs
 WAKE_NS: Final = 80_000  # a sleep ends this late at worst, on an idle virtual processor
-MAX_HALF_NS: Final = 150_000
+MAX_HALF_NS: Final = 250_000
 
 
 class Rhythm:
@@ -76,8 +76,8 @@ class Rhythm:
         if self._confidence < _CONFIDENT:
             return None
         period = self._period
-        half = 3 * self._error
-        if half > MAX_HALF_NS or half * 25 > period:
+        half = self._error * 5 // 2
+        if half > MAX_HALF_NS or half * 20 > period:
             return None
         while self._next + half < now:
             self._next += period

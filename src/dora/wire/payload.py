@@ -382,7 +382,7 @@ class PayloadError(ValueError):
     """The body of a received message cannot be decoded."""
 
 
-_arrow_types: dict[bytes, tuple[Any, int]] = {}
+_plain_decoders: dict[bytes, Callable[[Message], Any]] = {}
 _arrow_schemas: dict[bytes, Any] = {}
 
 
@@ -401,21 +401,37 @@ def decode_arrow(message: Message) -> Any:
     Raises `PayloadError`. What would take a look at every value is not checked, as the offsets of
     strings: call the array's ``validate(full=True)`` if its sender is not to be trusted.
     """
-    import pyarrow as pa
-
     if message.encoding != Encoding.PLAIN:
         return _decode_ipc(message)
     schema = message.schema
-    known = _arrow_types.get(schema)
-    if known is None:
-        if schema not in _WIDTHS:
-            raise _unknown_format(schema)
-        known = _arrow_types[schema] = (getattr(pa, _ARROW_NAMES[schema])(), _WIDTHS[schema])
-    type_, width = known
-    length, rest = divmod(message.body_size, width)
-    if rest:
-        raise _uneven(message)
-    return pa.Array.from_buffers(type_, length, [None, body_buffer(message)])
+    decoder = _plain_decoders.get(schema)
+    if decoder is None:
+        decoder = _plain_decoders[schema] = _plain_decoder(schema)
+    return decoder(message)
+
+
+def _plain_decoder(schema: bytes) -> Callable[[Message], Any]:
+    """Return a function for plain bodies of one type, with everything looked up beforehand."""
+    import pyarrow as pa
+
+    if schema not in _WIDTHS:
+        raise _unknown_format(schema)
+    type_ = getattr(pa, _ARROW_NAMES[schema])()
+    width = _WIDTHS[schema]
+    from_buffers, foreign_buffer, py_buffer = pa.Array.from_buffers, pa.foreign_buffer, pa.py_buffer
+
+    def decode(message: Message) -> Any:
+        size = message.body_size
+        if size % width:
+            raise _uneven(message)
+        owner = message.owner
+        if owner is None:
+            buffer = py_buffer(message.small_body)
+        else:
+            buffer = foreign_buffer(message.address + message.body_offset, size, owner)
+        return from_buffers(type_, size // width, [None, buffer])
+
+    return decode
 
 
 def _decode_ipc(message: Message) -> Any:
