@@ -214,7 +214,7 @@ def make_engine(name: str, run_dir: str, prefix: str, endpoint: str, board: Boar
     if name == "iceoryx2":
         from dora.transport.iceoryx import IceoryxEngine
 
-        return IceoryxEngine(run_dir, prefix)
+        return IceoryxEngine(run_dir, prefix, board)
     if name == "zenoh":
         from dora.transport.zenoh import ZenohEngine
 

@@ -418,7 +418,7 @@ def _make_engine(config: NodeConfig, board: Board) -> Engine:
         return ZenohEngine(config.zenoh_endpoint, config.dataflow_id, board)
     from dora.transport.iceoryx import IceoryxEngine
 
-    return IceoryxEngine(config.run_dir, config.prefix)
+    return IceoryxEngine(config.run_dir, config.prefix, board)
 
 
 def _make_ports(config: NodeConfig, engine: Engine, board: Board) -> list[Port]:

@@ -32,6 +32,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from dora.errors import SharedMemoryFull, TransportError
+from dora.transport.board import SENT, WORDS, Board
 from dora.transport.interface import MAX_QUEUE, Receiver
 from dora.transport.long_queue import LongQueue
 from dora.wire.control import InputConfig, OutputConfig
@@ -288,7 +289,8 @@ class IceoryxEngine:
 
     name = "iceoryx2"
 
-    def __init__(self, run_dir: str, prefix: str) -> None:
+    def __init__(self, run_dir: str, prefix: str, board: Board) -> None:
+        self._board = board
         try:
             self._node = _make_node(run_dir, prefix)
         except Exception as error:
@@ -311,8 +313,12 @@ class IceoryxEngine:
             raise _setup_failed(f"input `{item.id}`", error) from error
         # Under back-pressure the sender never goes beyond MAX_QUEUE.
         if item.queue_size > MAX_QUEUE and item.policy == "drop_oldest":
-            return LongQueue(receiver, item.queue_size)
+            return LongQueue(receiver, item.queue_size, self._sent_by(item.output_slot))
         return receiver
+
+    def _sent_by(self, output_slot: int) -> Callable[[], int]:
+        words, word = self._board.words, output_slot * WORDS + SENT
+        return lambda: words[word]
 
     def connect(self, timeout: float, interrupted: Callable[[], bool] = lambda: False) -> None:
         """Nothing to wait for: a publisher sees every subscriber that exists when it sends."""
