@@ -137,8 +137,10 @@ class ZenohReceiver:
 
     def subscribe(self, session: zenoh.Session) -> None:
         if self._subscriber is None and not self._closed:
+            # `indirect`: in a thread of its own. A thread of the network that waits for the
+            # interpreter's lock, while a sender that holds it waits for the network, never ends.
             self._subscriber = session.declare_subscriber(
-                self.service, zenoh.handlers.Callback(self._on_sample, indirect=False)
+                self.service, zenoh.handlers.Callback(self._on_sample, indirect=True)
             )
 
     def _on_sample(self, sample: zenoh.Sample) -> None:
