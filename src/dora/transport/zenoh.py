@@ -11,7 +11,8 @@ Four properties of Zenoh shape this module:
   therefore *probes*: it puts a few bytes under the very key of the output, again and again, until
   every receiver has confirmed on the board that a probe of this sender has come through. What is
   put after that takes the same way.
-* Sending is asynchronous: `Session.close` flushes, a process that just ends does not. An ``atexit``
+* Sending is asynchronous, and `Session.close` does not wait for a large message that is under way in
+  fragments. So closing waits until a probe behind the last message has come through. An ``atexit``
   handler covers the programs that end without closing their node. After SIGKILL or ``os._exit`` the
   last messages may be missing.
 * Messages may still be on their way when the daemon says that their source has ended: ``in_flight``.
@@ -58,6 +59,7 @@ from dora.wire.message import HEADER_SIZE, Message, MessageError
 
 _CONNECT_TIMEOUT_MS: Final = 5000
 _INTERRUPTED_PATIENCE: Final = 0.5  # seconds
+_FLUSH_PATIENCE: Final = 2.0  # seconds
 _FIRST_PAUSE: Final = 0.0005  # seconds between probes, doubled up to the longest
 _LONGEST_PAUSE: Final = 0.02
 
@@ -114,7 +116,7 @@ class ZenohSender:
             raise TransportError(f"output `{self._output_id}`: Zenoh cannot send: {error}") from error
 
     def close(self) -> None:
-        """Nothing to do: the session flushes and undeclares the publisher when it closes."""
+        """Nothing to do: the engine flushes, and its session undeclares the publisher."""
 
 
 class ZenohReceiver:
@@ -297,9 +299,24 @@ class ZenohEngine:
         return state != CLOSED and (state == CONNECTED or not link.dynamic)
 
     def close(self) -> None:
-        """Wait until everything sent is on its way, then end the session."""
+        """Wait until everything sent has arrived, at most `_FLUSH_PATIENCE`, then end the session."""
         atexit.unregister(self.close)
+        if not self._session.is_closed():
+            try:
+                self._flush()
+            except TransportError:
+                pass  # the router is gone, and with it everybody who could receive
+            self._session.close()  # type: ignore[no-untyped-call]  # a gap in its stubs
         self._senders.clear()
         self._receivers.clear()
-        if not self._session.is_closed():
-            self._session.close()  # type: ignore[no-untyped-call]  # a gap in its stubs
+
+    def _flush(self) -> None:
+        """Send a probe after the last message of each sender, and wait until it has come through."""
+        words = self._board.words
+        self._senders = [sender for sender in self._senders if words[sender.sent_word]]
+        nonce = int.from_bytes(os.urandom(8), "little")
+        deadline = time.monotonic() + _FLUSH_PATIENCE
+        pause = _FIRST_PAUSE
+        while self._probe(nonce) and time.monotonic() < deadline:
+            time.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE)
