@@ -15,9 +15,9 @@ import pytest
 
 from dora import Error, Event, Input, InputClosed, InputRecovered, NodeFailed, NodeRestarted, Stop, Unknown
 from dora.node.events import Reference, Text, Tick
+from dora.wire.encode import encode
 from dora.wire.message import Message, pack_head
 from dora.wire.metadata import encode_metadata
-from dora.wire.payload import encode
 
 KEYS = ["kind", "type", "id", "value", "metadata"]
 

@@ -18,9 +18,9 @@ from typing import Any
 from dora.transport.board import SENT, Board
 from dora.transport.interface import Engine, Loan, Receiver, Sender
 from dora.wire.control import InputConfig, LinkConfig, OutputConfig
+from dora.wire.encode import encode
 from dora.wire.message import Message, pack_head
 from dora.wire.metadata import encode_metadata
-from dora.wire.payload import encode
 
 LIMIT = 20.0  # seconds that anything may take
 PEER = Path(__file__).with_name("peer.py")

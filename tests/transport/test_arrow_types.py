@@ -12,8 +12,9 @@ import pyarrow as pa
 import pytest
 from linking import Bench
 
+from dora.wire.decode import decode_arrow
+from dora.wire.encode import encode
 from dora.wire.message import Encoding
-from dora.wire.payload import decode_arrow, encode
 
 MOMENT = datetime.datetime(2024, 2, 29, 12, 30, 15, 123456)
 DAY = datetime.date(2024, 2, 29)

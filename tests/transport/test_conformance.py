@@ -11,9 +11,9 @@ import pytest
 from linking import LIMIT, Bench, Outlet, sequences, until
 
 from dora.transport.interface import Loan
+from dora.wire.decode import decode_arrow, decode_bytes, decode_numpy
 from dora.wire.message import Message, pack_head
 from dora.wire.metadata import decode_metadata
-from dora.wire.payload import decode_arrow, decode_bytes, decode_numpy
 
 SIZES = [0, 1, 63, 64, 65, 4096, 4097, 65_536, 1 << 20, (16 << 20) + 1, 64 << 20]
 

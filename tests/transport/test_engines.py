@@ -26,8 +26,8 @@ from dora.transport.board import (
     STATE,
     UNCONNECTED,
 )
+from dora.wire.decode import decode_arrow, decode_bytes
 from dora.wire.message import Message
-from dora.wire.payload import decode_arrow, decode_bytes
 
 # --------------------------------------------------------------------------- iceoryx2
 

@@ -13,8 +13,8 @@ from linking import LIMIT, Bench, sequences
 from peer import LARGE, SMALL
 
 from dora.transport.board import SENT
+from dora.wire.decode import decode_arrow, decode_bytes
 from dora.wire.message import Message
-from dora.wire.payload import decode_arrow, decode_bytes
 
 pytestmark = pytest.mark.processes
 

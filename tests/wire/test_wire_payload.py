@@ -12,16 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dora.wire.decode import PayloadError, as_arrow, decode_arrow, decode_bytes, decode_numpy
+from dora.wire.encode import encode
 from dora.wire.message import Encoding, Message, MessageError, pack_head
-from dora.wire.payload import (
-    PayloadError,
-    as_arrow,
-    decode_arrow,
-    decode_bytes,
-    decode_numpy,
-    encode,
-    plain_format,
-)
+from dora.wire.plain import plain_format
 
 DECODERS = [decode_arrow, decode_bytes, decode_numpy]
 
@@ -77,7 +71,8 @@ def test_arrays_that_arrow_has_no_type_for_are_a_type_error(data: Any) -> None:
 def test_bytes_and_numpy_need_no_pyarrow() -> None:
     script = (
         "import sys, numpy\n"
-        "from dora.wire.payload import decode_bytes, decode_numpy, encode\n"
+        "from dora.wire.decode import decode_bytes, decode_numpy\n"
+        "from dora.wire.encode import encode\n"
         "from dora.wire.message import Message, pack_head\n"
         "for data in (b'abc', bytearray(b'abc'), numpy.arange(3)):\n"
         "    payload = encode(data)\n"

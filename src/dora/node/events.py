@@ -19,9 +19,10 @@ from collections.abc import Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from dora.wire.message import Message, pack_head
+from dora.wire.decode import decode_arrow, decode_bytes, decode_numpy
+from dora.wire.encode import as_message
+from dora.wire.message import Message
 from dora.wire.metadata import as_datetime, decode_metadata
-from dora.wire.payload import decode_arrow, decode_bytes, decode_numpy, encode
 
 if TYPE_CHECKING:
     from _collections_abc import dict_items, dict_keys, dict_values
@@ -178,9 +179,7 @@ class Input(Event):
         if isinstance(content, Tick):
             return b""
         # The same bytes as if the value had come from another process.
-        payload = encode(content.value())
-        head = pack_head(payload.encoding, payload.schema, b"", payload.size, 0, 0)
-        return decode_bytes(Message(head + payload.to_bytes()))
+        return decode_bytes(as_message(content.value()))
 
     @property
     def send_time(self) -> datetime:

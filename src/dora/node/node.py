@@ -23,8 +23,9 @@ from dora.transport.board import ASLEEP, UNDECLARED, WORDS, Board
 from dora.transport.doorbell import Bell, Doorbell
 from dora.transport.interface import Engine
 from dora.wire.control import Closing, NodeConfig, Ready, Started, StartRefused, ToDaemon, ToNode
+from dora.wire.decode import warm_up
 from dora.wire.ids import uuid7
-from dora.wire.payload import plain_format, warm_up
+from dora.wire.plain import plain_format
 
 _CONNECT_TIMEOUT = 60.0  # seconds; the daemon ends the wait earlier when a node fails
 

@@ -26,8 +26,8 @@ from dora.node.events import Event, Reference
 from dora.node.input import QueuePort
 from dora.node.output import OutputPort
 from dora.wire.control import OperatorConfig
+from dora.wire.decode import as_arrow
 from dora.wire.metadata import normalise
-from dora.wire.payload import as_arrow
 
 
 class DoraStatus(enum.Enum):

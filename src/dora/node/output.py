@@ -29,9 +29,9 @@ from dora.transport.board import (
 from dora.transport.doorbell import FENCED, Bell, Doorbell, memory_fence
 from dora.transport.interface import MAX_QUEUE, Loan, Sender
 from dora.wire.control import OutputConfig
+from dora.wire.encode import Payload, encode
 from dora.wire.message import Encoding, body_offset, pack_head
 from dora.wire.metadata import encode_metadata
-from dora.wire.payload import Payload, encode
 
 SMALL_BODY: Final = 16 * 1024  # bytes; up to this size a message is assembled before it is copied
 _CREDIT_CHECK: Final = 0.2  # seconds between looks at the board while waiting for credit

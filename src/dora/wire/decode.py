@@ -1,0 +1,222 @@
+"""Payloads on their way in: from the body of a message to Arrow, NumPy or bytes.
+
+`decode_arrow` gives an array over the received memory, without a copy, whatever the encoding;
+`decode_numpy` and `decode_bytes` do without pyarrow where the body is plain.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from ctypes import string_at
+from typing import TYPE_CHECKING, Any
+
+from dora.wire.encode import as_message
+from dora.wire.message import Encoding, Message
+from dora.wire.plain import ARROW_NAMES, DTYPE_OF_FORMAT, WIDTHS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+class PayloadError(ValueError):
+    """The body of a received message cannot be decoded."""
+
+
+_plain_decoders: dict[bytes, Callable[[Message], Any]] = {}
+_arrow_schemas: dict[bytes, Any] = {}
+
+
+def body_buffer(message: Message) -> Any:
+    """Return the body as a ``pyarrow.Buffer`` over the received memory."""
+    import pyarrow as pa
+
+    if message.owner is None:
+        return pa.py_buffer(message.small_body)
+    return pa.foreign_buffer(message.address + message.body_offset, message.body_size, message.owner)
+
+
+def decode_arrow(message: Message) -> Any:
+    """Return the payload as a ``pyarrow.Array`` over the received memory.
+
+    Raises `PayloadError`. What would take a look at every value is not checked, as the offsets of
+    strings: call the array's ``validate(full=True)`` if its sender is not to be trusted.
+    """
+    if message.encoding != Encoding.PLAIN:
+        return _decode_ipc(message)
+    schema = message.schema
+    decoder = _plain_decoders.get(schema)
+    if decoder is None:
+        decoder = _plain_decoders[schema] = _plain_decoder(schema)
+    return decoder(message)
+
+
+def _plain_decoder(schema: bytes) -> Callable[[Message], Any]:
+    """Return a function for plain bodies of one type, with everything looked up beforehand."""
+    import pyarrow as pa
+
+    if schema not in WIDTHS:
+        raise _unknown_format(schema)
+    type_ = getattr(pa, ARROW_NAMES[schema])()
+    width = WIDTHS[schema]
+    from_buffers, foreign_buffer, py_buffer = pa.Array.from_buffers, pa.foreign_buffer, pa.py_buffer
+
+    def decode(message: Message) -> Any:
+        size = message.body_size
+        if size % width:
+            raise _uneven(message)
+        owner = message.owner
+        if owner is None:
+            buffer = py_buffer(message.small_body)
+        else:
+            buffer = foreign_buffer(message.address + message.body_offset, size, owner)
+        return from_buffers(type_, size // width, [None, buffer])
+
+    return decode
+
+
+def _decode_ipc(message: Message) -> Any:
+    import pyarrow as pa
+
+    try:
+        if message.encoding == Encoding.BATCH:
+            section = message.schema
+            schema = _arrow_schemas.get(section)
+            if schema is None:
+                schema = pa.ipc.read_schema(pa.py_buffer(section))
+                if len(_arrow_schemas) > 256:
+                    _arrow_schemas.clear()
+                _arrow_schemas[section] = schema
+            array = pa.ipc.read_record_batch(body_buffer(message), schema).column(0)
+        elif message.encoding == Encoding.STREAM:
+            with pa.ipc.open_stream(body_buffer(message)) as reader:
+                array = reader.read_next_batch().column(0)
+        else:
+            raise PayloadError(f"a message has the unknown encoding {message.encoding}")
+        array.validate()
+    except PayloadError:
+        raise
+    except (
+        pa.ArrowException,
+        LookupError,
+        StopIteration,
+        EOFError,
+        OSError,
+        ValueError,
+        MemoryError,
+    ) as error:
+        raise PayloadError(f"the payload of a message cannot be decoded: {error}") from error
+    return array
+
+
+def _unknown_format(schema: bytes) -> PayloadError:
+    return PayloadError(f"a message holds values of the unknown format {schema[:20]!r}")
+
+
+def _uneven(message: Message) -> PayloadError:
+    return PayloadError(
+        f"{message.body_size} bytes are not a whole number of {ARROW_NAMES[message.schema]} values"
+    )
+
+
+def decode_bytes(message: Message) -> bytes:
+    """Return the values of the payload as bytes (a copy).
+
+    For a plain payload these are exactly the values; for other fixed-width types the values buffer of
+    the array (one bit a value for booleans), and for the rest the Arrow IPC body. Raises
+    `PayloadError`.
+    """
+    if message.encoding == Encoding.PLAIN:
+        if message.owner is None:
+            return message.small_body
+        return string_at(message.address + message.body_offset, message.body_size)
+    array = decode_arrow(message)
+    width = _bit_width(array.type)
+    buffers = array.buffers()
+    if width and len(buffers) == 2 and array.offset == 0 and buffers[1] is not None:
+        return bytes(buffers[1].to_pybytes()[: (len(array) * width + 7) // 8])
+    return bytes(body_buffer(message).to_pybytes())
+
+
+def _bit_width(type_: Any) -> int:
+    """Return the bits of one value, 0 if there is no such number."""
+    if type_.num_fields:
+        return 0
+    try:
+        width: int = type_.bit_width
+    except ValueError:
+        return 0
+    return width
+
+
+def decode_numpy(message: Message) -> np.ndarray[Any, Any]:
+    """Return the payload as a one-dimensional NumPy array.
+
+    Plain payloads give a read-only view of the received memory; others go through Arrow's
+    ``to_numpy(zero_copy_only=False)``. Raises `PayloadError`.
+    """
+    if message.encoding != Encoding.PLAIN:
+        return _decode_numpy_by_arrow(message)
+    import numpy as np
+
+    dtype_name = DTYPE_OF_FORMAT.get(message.schema)
+    if dtype_name is None:
+        raise _unknown_format(message.schema)
+    dtype = np.dtype(dtype_name)
+    if message.body_size % dtype.itemsize:
+        raise _uneven(message)
+    if message.owner is None:
+        return np.frombuffer(message.small_body, dtype=dtype)
+    interface = _ArrayInterface(message, dtype.str, message.body_size // dtype.itemsize)
+    return np.asarray(interface)
+
+
+def _decode_numpy_by_arrow(message: Message) -> np.ndarray[Any, Any]:
+    import pyarrow as pa
+
+    array = decode_arrow(message)
+    try:
+        # Every value is read here anyway, so it costs little to look at the offsets first.
+        array.validate(full=True)
+        values: np.ndarray[Any, Any] = array.to_numpy(zero_copy_only=False)
+    except (pa.ArrowException, ValueError, OverflowError) as error:
+        raise PayloadError(f"the payload of a message cannot be turned into NumPy: {error}") from error
+    return values
+
+
+class _ArrayInterface:
+    """Lends the memory of a message to NumPy, and keeps the message alive meanwhile."""
+
+    __slots__ = ("__array_interface__", "owner")
+
+    def __init__(self, message: Message, dtype: str, length: int) -> None:
+        self.owner = message.owner
+        self.__array_interface__ = {
+            "data": (message.address + message.body_offset, True),
+            "shape": (length,),
+            "typestr": dtype,
+            "version": 3,
+        }
+
+
+def as_arrow(data: Any) -> Any:
+    """Return what a receiver of ``data`` would get, for passing it on inside this process.
+
+    Arrow arrays are returned as they are; what the sender could still change is copied. Raises
+    ``TypeError`` for what cannot be sent.
+    """
+    pa: Any = sys.modules.get("pyarrow")
+    if pa is not None and isinstance(data, pa.Array):
+        return data
+    return decode_arrow(as_message(data))
+
+
+def warm_up() -> None:
+    """Import pyarrow and go once through decoding, so that the first message is not a slow one.
+
+    Otherwise a node would lose what arrives during the 100 ms and more that the import takes.
+    """
+    import pyarrow as pa
+
+    for array in (pa.array([0], pa.uint8()), pa.array(["x"])):
+        decode_arrow(as_message(array))

@@ -1,0 +1,293 @@
+"""Payloads on their way out: from what users send to the body of a message.
+
+`encode` turns ``bytes``, ``bytearray``, ``memoryview``, NumPy arrays of any dtype, Arrow arrays,
+chunked arrays, record batches and tables into a `Payload`: the encoding, the schema section, and a
+body that is either an address range to copy from or an Arrow stream to write. `dora.wire.decode` is
+the inverse.
+
+The common case, a fixed-width array without nulls (images, tensors, numbers, bytes), is one buffer
+and needs neither Arrow's IPC nor, for NumPy and bytes, pyarrow itself: importing it costs 130 ms and
+50 MB, so a node that receives nothing imports it when it first touches an Arrow value.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from ctypes import string_at
+from typing import TYPE_CHECKING, Any
+
+from dora.wire.message import MAX_SCHEMA, Encoding, Message, pack_head
+from dora.wire.plain import ARROW_NAMES, FORMAT_OF_DTYPE, WIDTHS
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# Above this size an IPC payload is written straight into the message's memory (one copy) instead of
+# being serialized first (two copies, but without the fixed cost of a stream).
+STREAM_THRESHOLD = 32 * 1024
+
+
+class Payload:
+    """An encoded payload: ``size`` bytes of body at ``address`` (kept alive by ``keep``), or written
+    by ``write(target)`` into a writable buffer of that size. ``body`` is set instead of ``address``
+    where the body already is a ``bytes`` object."""
+
+    __slots__ = ("address", "body", "encoding", "keep", "schema", "size", "write")
+
+    def __init__(
+        self,
+        encoding: int,
+        schema: bytes,
+        size: int,
+        *,
+        address: int = 0,
+        body: bytes | None = None,
+        keep: object = None,
+        write: Callable[[memoryview], None] | None = None,
+    ) -> None:
+        self.encoding = encoding
+        self.schema = schema
+        self.size = size
+        self.address = address
+        self.body = body
+        self.keep = keep
+        self.write = write
+
+    def to_bytes(self) -> bytes:
+        """Return the body as bytes (a copy, unless it is one already)."""
+        if self.body is not None:
+            return self.body
+        if self.write is not None:
+            target = bytearray(self.size)
+            self.write(memoryview(target))
+            return bytes(target)
+        return string_at(self.address, self.size)
+
+
+def encode(data: Any) -> Payload:
+    """Encode what a user passed to ``send_output``; raises ``TypeError`` for what cannot be sent."""
+    encoder = _encoders.get(data.__class__)
+    if encoder is None:
+        encoder = _find_encoder(data)
+    return encoder(data)
+
+
+def _encode_bytes(data: bytes) -> Payload:
+    return Payload(Encoding.PLAIN, b"C", len(data), body=data)
+
+
+def _encode_buffer(data: Any) -> Payload:
+    view = memoryview(data)
+    return Payload(Encoding.PLAIN, b"C", view.nbytes, body=view.tobytes())
+
+
+def _encode_numpy(data: np.ndarray[Any, Any]) -> Payload:
+    format_ = FORMAT_OF_DTYPE.get(data.dtype.str)
+    if format_ is None:
+        return _encode_numpy_by_arrow(data)
+    if not data.flags.c_contiguous:
+        import numpy as np
+
+        data = np.ascontiguousarray(data)
+    return Payload(
+        Encoding.PLAIN, format_, data.nbytes, address=data.__array_interface__["data"][0], keep=data
+    )
+
+
+def _encode_numpy_by_arrow(data: np.ndarray[Any, Any]) -> Payload:
+    """Booleans, dates, strings, big-endian and structured dtypes: what Arrow makes of them."""
+    import numpy as np
+    import pyarrow as pa
+
+    if not data.dtype.isnative:
+        return encode(data.astype(data.dtype.newbyteorder("=")))
+    flat = data.ravel()
+    if flat.dtype.names:
+        names = list(flat.dtype.names)
+        return encode(
+            pa.StructArray.from_arrays(
+                [pa.array(np.ascontiguousarray(flat[name])) for name in names], names
+            )
+        )
+    try:
+        return encode(pa.array(flat))
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
+        raise TypeError(f"Arrow has no type for a NumPy array of dtype {data.dtype}: {error}") from None
+
+
+def _encode_primitive(format_: bytes, width: int) -> Callable[[Any], Payload]:
+    def encode_primitive(array: Any) -> Payload:
+        if array.null_count:
+            return _encode_ipc(array)
+        values = array.buffers()[1]
+        size = len(array) * width
+        if values is None:
+            return Payload(Encoding.PLAIN, format_, 0, body=b"")
+        return Payload(
+            Encoding.PLAIN,
+            format_,
+            size,
+            address=values.address + array.offset * width,
+            keep=values,
+        )
+
+    return encode_primitive
+
+
+# Arrow type → the type itself, and its IPC schema message; b"" where only a stream will do.
+_schemas: dict[Any, tuple[Any, bytes]] = {}
+
+
+def _schema_section(batch: Any) -> bytes:
+    """Return the schema message for a one-column batch, or b"" if the type needs a stream."""
+    type_ = batch.schema.field(0).type
+    try:
+        known = _schemas.get(type_)
+    except TypeError:  # an extension type that defines __eq__ but not __hash__
+        return _make_schema_section(batch)
+    # Types are equal whatever the metadata of their fields, which is part of the section.
+    if known is None or (type_.num_fields and not type_.equals(known[0], check_metadata=True)):
+        if len(_schemas) > 256:
+            _schemas.clear()
+        _schemas.pop(type_, None)
+        known = _schemas[type_] = (type_, _make_schema_section(batch))
+    return known[1]
+
+
+def _make_schema_section(batch: Any) -> bytes:
+    if _has_dictionary(batch.schema.field(0).type):
+        return b""
+    section: bytes = batch.schema.serialize().to_pybytes()
+    return section if len(section) <= MAX_SCHEMA else b""
+
+
+def _has_dictionary(type_: Any) -> bool:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(type_):
+        return True
+    storage = getattr(type_, "storage_type", None)
+    if storage is not None:
+        return _has_dictionary(storage)
+    return any(_has_dictionary(type_.field(index).type) for index in range(type_.num_fields))
+
+
+def _encode_ipc(array: Any) -> Payload:
+    import pyarrow as pa
+
+    batch = pa.RecordBatch.from_arrays([array], names=[""])
+    schema = _schema_section(batch)
+    if schema:
+        size = pa.ipc.get_record_batch_size(batch)
+        if size < STREAM_THRESHOLD:
+            message = batch.serialize()
+            return Payload(Encoding.BATCH, schema, message.size, address=message.address, keep=message)
+    counter = pa.MockOutputStream()
+    _write_stream(counter, batch)
+    return Payload(
+        Encoding.STREAM,
+        b"",
+        counter.size(),
+        keep=batch,
+        write=lambda target: _write_stream(pa.FixedSizeBufferWriter(pa.py_buffer(target)), batch),
+    )
+
+
+def _write_stream(sink: Any, batch: Any) -> None:
+    import pyarrow as pa
+
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+
+
+def _encode_chunked(data: Any) -> Payload:
+    combined = data.combine_chunks()
+    if combined.__class__ is data.__class__:  # several chunks that Arrow cannot join into one
+        import pyarrow as pa
+
+        combined = pa.concat_arrays(combined.chunks)
+    return encode(combined)
+
+
+def _encode_batch(data: Any) -> Payload:
+    return encode(data.to_struct_array())
+
+
+def _encode_table(data: Any) -> Payload:
+    return encode(data.to_struct_array())
+
+
+_encoders: dict[type, Callable[[Any], Payload]] = {
+    bytes: _encode_bytes,
+    bytearray: _encode_buffer,
+    memoryview: _encode_buffer,
+}
+
+
+def _find_encoder(data: Any) -> Callable[[Any], Payload]:
+    """Find and remember the encoder for a class seen for the first time."""
+    kind = data.__class__
+    encoder = _encoder_for(data)
+    if encoder is None:
+        raise TypeError(
+            f"cannot send {_describe(data)}: pass bytes, a buffer, a NumPy array, or an Arrow array, "
+            "chunked array, record batch or table"
+            + (" (for text: pyarrow.array([text]))" if isinstance(data, str) else "")
+        )
+    _encoders[kind] = encoder
+    return encoder
+
+
+def _describe(data: Any) -> str:
+    return (
+        "None" if data is None else f"an object of type {type(data).__module__}.{type(data).__qualname__}"
+    )
+
+
+def _encoder_for(data: Any) -> Callable[[Any], Payload] | None:
+    numpy = sys.modules.get("numpy")
+    if numpy is not None and isinstance(data, numpy.ndarray):
+        return _encode_numpy
+    pa: Any = sys.modules.get("pyarrow")
+    if pa is not None:
+        if isinstance(data, pa.ExtensionArray):
+            return _encode_ipc
+        if isinstance(data, pa.Array):
+            for format_, name in ARROW_NAMES.items():
+                # These types have no parameters: the class of the array tells all.
+                if data.type == getattr(pa, name)():
+                    return _encode_primitive(format_, WIDTHS[format_])
+            return _encode_ipc
+        if isinstance(data, pa.ChunkedArray):
+            return _encode_chunked
+        if isinstance(data, pa.RecordBatch):
+            return _encode_batch
+        if isinstance(data, pa.Table):
+            return _encode_table
+        if isinstance(data, pa.Buffer):
+            return _encode_buffer
+    if hasattr(data, "__arrow_c_array__"):
+        return _encode_foreign
+    try:
+        memoryview(data).release()
+    except TypeError:
+        return None
+    return _encode_buffer
+
+
+def _encode_foreign(data: Any) -> Payload:
+    """Arrays of other libraries that speak Arrow's PyCapsule interface."""
+    import pyarrow as pa
+
+    return encode(pa.array(data))
+
+
+def as_message(data: Any) -> Message:
+    """Return the message, without number and metadata, in which a receiver would get ``data``.
+
+    Raises ``TypeError`` for what cannot be sent.
+    """
+    payload = encode(data)
+    head = pack_head(payload.encoding, payload.schema, b"", payload.size, 0, 0)
+    return Message(head + payload.to_bytes())
