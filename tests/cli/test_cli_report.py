@@ -4,8 +4,8 @@ from dora.cli.report import failure_report, loss_report
 from dora.supervise.result import DataflowResult, LinkReport, NodeFailure
 
 
-def link(name="cam/image -> plot/image", policy="drop_oldest", *, sent=100, dropped=0, unread=0):
-    return LinkReport(name, policy, 10, sent, sent - dropped - unread, dropped, unread)
+def link(name="cam/image -> plot/image", policy="drop_oldest", *, size=10, sent=100, dropped=0, unread=0):
+    return LinkReport(name, policy, size, sent, sent - dropped - unread, dropped, unread)
 
 
 def test_a_clean_run_has_nothing_to_say():
@@ -73,6 +73,37 @@ def test_the_table_has_the_links_that_lost_messages_and_the_key_that_changes_it(
 def test_unread_messages_alone_need_no_hint_about_queues():
     report = loss_report(DataflowResult("id", links=(link(unread=1),)))
     assert "unread:" in report and "queue_size" not in report
+
+
+def test_what_was_asked_for_takes_one_line_per_link():
+    links = (
+        link("a/out -> b/op/in", size=1, dropped=18),
+        link("a/out -> c/in", size=1, dropped=3, unread=1),
+    )
+    assert loss_report(DataflowResult("id", links=links)).splitlines() == [
+        "a/out -> b/op/in: 82 of 100 messages received, 18 dropped (queue_size: 1)",
+        "a/out -> c/in: 96 of 100 messages received, 3 dropped (queue_size: 1), 1 unread",
+    ]
+
+
+def test_what_a_stop_left_unread_is_no_surprise():
+    report = loss_report(DataflowResult("id", links=(link(unread=2),), stopped=True))
+    assert report == (
+        "cam/image -> plot/image: 98 of 100 messages received, 2 unread when the dataflow was stopped"
+    )
+
+
+def test_what_a_failed_receiver_left_unread_is_no_surprise():
+    failed = (NodeFailure("plot", "exit", exit_code=1),)
+    links = (link(unread=2), link("cam/image -> plotter/image", unread=1))
+    table, lines = loss_report(DataflowResult("id", failures=failed, links=links)).split("\n\n")
+    assert lines.endswith("2 unread when `plot` failed")
+    assert "plotter/image" in table, "this one has not failed"
+
+
+def test_drops_of_the_default_queue_stay_a_surprise_when_stopped():
+    report = loss_report(DataflowResult("id", links=(link(dropped=1),), stopped=True))
+    assert report.startswith("Messages that were not received:")
 
 
 def test_undeclared_outputs():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from dora.dataflow.model import DEFAULT_QUEUE_SIZE
 from dora.supervise.result import DataflowResult, LinkReport, NodeFailure
 
 _INDENT = "    "
@@ -65,11 +66,19 @@ def _ending(failure: NodeFailure) -> str:
 
 
 def loss_report(result: DataflowResult) -> str:
-    """Return what the links lost and what was sent to undeclared outputs; "" if nothing was."""
+    """Return what the links lost and what was sent to undeclared outputs; "" if nothing was.
+
+    What somebody asked for (a queue size of his own, a stop) takes one line per link. The table and
+    the keys that mend it are for surprises: full queues of the default size, and messages that a
+    receiver left unread though nothing made it end.
+    """
     parts = []
     lossy = [link for link in result.links if link.dropped or link.unread]
-    if lossy:
-        parts.append(_table(lossy))
+    surprising = [link for link in lossy if _is_surprise(link, result)]
+    if surprising:
+        parts.append(_table(surprising))
+    if len(surprising) < len(lossy):
+        parts.append("\n".join(_line(link, result) for link in lossy if link not in surprising))
     for node_id, outputs in sorted(result.undeclared.items()):
         for output, count in sorted(outputs.items()):
             plural = "s" if count != 1 else ""
@@ -78,6 +87,35 @@ def loss_report(result: DataflowResult) -> str:
                 f"nobody got {'them' if plural else 'it'}: add `{output}` to the `outputs` of the node."
             )
     return "\n\n".join(parts)
+
+
+def _is_surprise(link: LinkReport, result: DataflowResult) -> bool:
+    if link.dropped and (link.policy != "drop_oldest" or link.queue_size == DEFAULT_QUEUE_SIZE):
+        return True
+    return bool(link.unread) and not (_why_ended(link, result) or link.dropped)
+
+
+def _why_ended(link: LinkReport, result: DataflowResult) -> str:
+    """Return what ended the receiver before it had read everything, "" if it ended by itself."""
+    receiver = _input(link).partition("/")[0]
+    if any(failure.node_id == receiver for failure in result.failures):
+        return f"`{receiver}` failed"
+    return "the dataflow was stopped" if result.stopped else ""
+
+
+def _line(link: LinkReport, result: DataflowResult) -> str:
+    """
+    >>> link = LinkReport("cam/image -> eye/image", "drop_oldest", 1, 120, 101, 18, 1)
+    >>> _line(link, DataflowResult("id"))
+    'cam/image -> eye/image: 101 of 120 messages received, 18 dropped (queue_size: 1), 1 unread'
+    """
+    parts = [f"{link.link}: {link.received} of {link.sent} messages received"]
+    if link.dropped:
+        parts.append(f"{link.dropped} dropped (queue_size: {link.queue_size})")
+    if link.unread:
+        why = _why_ended(link, result)
+        parts.append(f"{link.unread} unread" + (f" when {why}" if why else ""))
+    return ", ".join(parts)
 
 
 def _table(links: Sequence[LinkReport]) -> str:

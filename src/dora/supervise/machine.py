@@ -114,12 +114,11 @@ class Supervisor:
 
     def result(self, dataflow_id: str) -> DataflowResult:
         """Return how it ended so far; first causes first, nodes that others pulled down last."""
-        own = [failure for failure in self.failures if failure.kind != "cascading"]
-        pulled = [failure for failure in self.failures if failure.kind == "cascading"]
         return DataflowResult(
             dataflow_id=dataflow_id,
-            failures=(*own, *pulled),
+            failures=tuple(sorted(self.failures, key=lambda failure: failure.kind == "cascading")),
             undeclared={key: node.undeclared for key, node in self.nodes.items() if node.undeclared},
+            stopped=self.stopping,
         )
 
     # ----------------------------------------------------------------------- events

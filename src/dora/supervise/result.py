@@ -44,6 +44,7 @@ class DataflowResult(msgspec.Struct, frozen=True):
     failures: tuple[NodeFailure, ...] = ()  # the first cause first
     links: tuple[LinkReport, ...] = ()
     undeclared: dict[str, dict[str, int]] = {}  # node id → output id → messages dropped
+    stopped: bool = False  # somebody ended it, before it ended by itself
 
     @property
     def ok(self) -> bool:
