@@ -14,6 +14,7 @@ from running import Bench, alive, wait_until, when
 
 from dora.daemon.options import RunOptions
 from dora.dataflow.model import LogOptions, RestartOptions
+from dora.logs.entry import LogEntry
 from dora.wire.control import Address, decode_address
 
 pytestmark = pytest.mark.processes
@@ -152,6 +153,22 @@ def test_a_node_that_ignores_everything_is_killed_after_the_grace(bench: Bench) 
     )
     (failure,) = result.failures
     assert (failure.kind, failure.signal) == ("grace", signal.SIGKILL)
+
+
+def test_after_an_interrupt_it_is_said_who_does_not_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dora.daemon.daemon.PATIENCE", 0.01)
+    first, again = when("up", interrupt), when("waiting for", interrupt)
+
+    def on_entry(entry: LogEntry) -> None:
+        first(entry)
+        again(entry)
+
+    result = bench.run(bench.node("a", STUBBORN), on_entry=on_entry)
+    assert result.stopped and not result.ok
+    (sentence,) = bench.lines(None)
+    assert sentence.startswith("waiting for `a` to end, which SIGTERM will hasten 10 s after")
 
 
 def test_stop_after_a_time(bench: Bench) -> None:

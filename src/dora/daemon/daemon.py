@@ -29,6 +29,7 @@ from dora.dataflow.model import Dataflow
 from dora.logs.entry import LogEntry, Stream
 from dora.supervise import commands as do
 from dora.supervise import events as on
+from dora.supervise.graph import quoted
 from dora.supervise.machine import Supervisor
 from dora.supervise.result import DataflowResult
 from dora.transport.board import Board
@@ -58,6 +59,7 @@ if TYPE_CHECKING:
 GUARDIAN_AFTER = 0.5  # seconds
 CLEAN_UP_AFTER = 0.25  # seconds after the end of a node; a run that ends sooner needs no clean-up
 CLEAN_UP_EVERY = 0.1
+PATIENCE = 2.0  # seconds after Ctrl-C, before it is said who has not ended
 # Channels have room for so many processes of one node at once; see `dora.transport.iceoryx`.
 MAX_REMAINS = 2
 
@@ -132,8 +134,7 @@ class Daemon:
 
     def interrupt(self, count: int) -> None:
         """Take a signal from outside: the first stops, the second kills. Safe in signal handlers."""
-        event: on.Event = on.StopRequested("interrupted") if count == 1 else on.KillRequested()
-        self.loop.call_threadsafe(lambda: self.feed(event))
+        self.loop.call_threadsafe(self._stop if count == 1 else lambda: self.feed(on.KillRequested()))
 
     def kill_hard(self) -> None:
         """Kill all nodes without any bookkeeping: the last resort of a signal handler."""
@@ -151,6 +152,21 @@ class Daemon:
                 stream="daemon",
             )
         )
+
+    def _stop(self) -> None:
+        self.feed(on.StopRequested("interrupted"))
+        if self._options.grace > PATIENCE:
+            self.loop.call_at(time.monotonic() + PATIENCE, self._say_who_is_waited_for)
+
+    def _say_who_is_waited_for(self) -> None:
+        slow = [node_id for node_id, node in self.supervisor.nodes.items() if node.alive]
+        if slow and not (self.supervisor.killing or self.supervisor.done):
+            self.note(
+                "warn",
+                None,
+                f"waiting for {quoted(slow)} to end, which SIGTERM will hasten {self._options.grace:g} s after "
+                "the stop; Ctrl-C once more kills at once",
+            )
 
     # ----------------------------------------------------------------------- supervisor
 
