@@ -137,7 +137,6 @@ def test_why_a_process_could_not_be_started(command: str, sentence: str, tmp_pat
     with pytest.raises(CannotSpawn, match=sentence):
         Child(
             loop,
-            "n",
             [command],
             env={"PATH": "/bin"},
             cwd=str(tmp_path),

@@ -87,7 +87,7 @@ def test_a_script_that_is_missing(bench: Bench) -> None:
     result = bench.run(bench.node("a", None, path="missing.py"))
     (failure,) = result.failures
     assert failure.kind == "spawn"
-    assert failure.message == f"node `a`: there is no file {bench.directory}/missing.py"
+    assert failure.message == f"could not be started: there is no file {bench.directory}/missing.py"
 
 
 def test_a_killed_node_fails_before_its_outputs_close(bench: Bench) -> None:

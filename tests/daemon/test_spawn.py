@@ -50,6 +50,7 @@ def test_programs_are_files_or_found_on_the_path_or_beside_the_interpreter(tmp_p
     [
         (Node("n", path="n.py"), "there is no file"),
         (Node("n", path="nowhere"), "no program `nowhere` on PATH"),
+        (Node("n", path="bin/nowhere"), "there is no file .*/bin/nowhere$"),
         (Node("n", path="plain"), "is not executable; use chmod"),
         (Node("n", path="shell", args=("true",)), "--allow-shell-nodes"),
         (
@@ -60,9 +61,8 @@ def test_programs_are_files_or_found_on_the_path_or_beside_the_interpreter(tmp_p
 )
 def test_what_cannot_be_spawned(node: Node, sentence: str, tmp_path: Path) -> None:
     program(tmp_path / "plain", 0o644)
-    with pytest.raises(CannotSpawn, match=sentence) as caught:
+    with pytest.raises(CannotSpawn, match=sentence):
         command(node, tmp_path, search_path=str(tmp_path))
-    assert "node `n`" in str(caught.value)
 
 
 def test_runtimes_and_shells(tmp_path: Path) -> None:

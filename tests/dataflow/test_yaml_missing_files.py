@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 import dora.dataflow
 from dora.errors import Problem
 
@@ -54,6 +56,18 @@ def test_each_missing_file_is_shown_where_it_is_named(tmp_path: Path) -> None:
     assert "relative to the folder of the dataflow file" in second.hint
     assert (third.line, third.column) == (11, 19)
     assert first.file == str(tmp_path / "flow.yml")
+
+
+def test_programs_in_a_folder_are_files_and_the_home_folder_is_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "here.py").touch()
+    text = "nodes: [{id: a, path: ~/here.py}, {id: b, path: bin/driver}, {id: c, path: /no/driver}]"
+    assert [problem.message.split("`")[1] for problem in missing(tmp_path, text)] == [
+        f"{tmp_path}/bin/driver",
+        "/no/driver",
+    ]
 
 
 def test_a_folder_is_not_a_file(tmp_path: Path) -> None:

@@ -164,8 +164,8 @@ class Daemon:
             self.note(
                 "warn",
                 None,
-                f"waiting for {quoted(slow)} to end, which SIGTERM will hasten {self._options.grace:g} s after "
-                "the stop; Ctrl-C once more kills at once",
+                f"waiting for {quoted(slow)} to end, which SIGTERM will hasten {self._options.grace:g} s "
+                "after the stop; Ctrl-C once more kills at once",
             )
 
     # ----------------------------------------------------------------------- supervisor
@@ -239,7 +239,6 @@ class Daemon:
         try:
             child = Child(
                 self.loop,
-                node_id,
                 command_line(
                     node,
                     self.dataflow.working_dir,
@@ -254,7 +253,7 @@ class Daemon:
                 on_end=lambda code, number: self._on_end(node_id, code, number),
             )
         except CannotSpawn as error:
-            self.feed(on.SpawnFailed(node_id, str(error)))
+            self.feed(on.SpawnFailed(node_id, f"could not be started: {error}"))
             return
         self._children[node_id] = child
         if self._watchdog is not None:

@@ -31,7 +31,6 @@ class Child:
     def __init__(
         self,
         loop: Loop,
-        node_id: str,
         command: list[str],
         *,
         env: dict[str, str],
@@ -43,7 +42,7 @@ class Child:
         self._loop = loop
         self._on_line = on_line
         self._on_end = on_end
-        self._popen = _start(node_id, command, env, cwd, cpu_affinity)
+        self._popen = _start(command, env, cwd, cpu_affinity)
         self.pid = self._popen.pid
         self.exited = False  # the leader has ended
         self._splitters: dict[int, tuple[Stream, LineSplitter]] = {}
@@ -179,7 +178,7 @@ class Child:
 
 
 def _start(
-    node_id: str, command: list[str], env: dict[str, str], cwd: str, cpu_affinity: tuple[int, ...]
+    command: list[str], env: dict[str, str], cwd: str, cpu_affinity: tuple[int, ...]
 ) -> subprocess.Popen[bytes]:
     """Start a process; raises `CannotSpawn`."""
     before: set[int] | None = None
@@ -191,8 +190,8 @@ def _start(
                 os.sched_setaffinity(0, cpu_affinity)
             except OSError as error:
                 raise CannotSpawn(
-                    f"node `{node_id}`: `cpu_affinity` {list(cpu_affinity)} is not possible here; this "
-                    f"process may use the cores {sorted(before)}"
+                    f"`cpu_affinity` {list(cpu_affinity)} is not possible here; this process may use the "
+                    f"cores {sorted(before)}"
                 ) from error
         return subprocess.Popen(
             command,
@@ -205,7 +204,7 @@ def _start(
             process_group=0,
         )
     except OSError as error:
-        raise CannotSpawn(f"node `{node_id}` could not be started: {_why(command, cwd, error)}") from error
+        raise CannotSpawn(_why(command, cwd, error)) from error
     finally:
         if before is not None:
             os.sched_setaffinity(0, before)

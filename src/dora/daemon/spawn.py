@@ -15,7 +15,7 @@ ALLOW_SHELL = "DORA_ALLOW_SHELL_NODES"
 
 
 class CannotSpawn(DoraError):
-    """A node cannot be started; ``str(error)`` is a sentence for the user."""
+    """A node cannot be started; ``str(error)`` tells the user why, without naming the node."""
 
 
 def command_line(
@@ -32,27 +32,28 @@ def command_line(
     if node.is_shell:
         if not allow_shell:
             raise CannotSpawn(
-                f"node `{node.id}` is a shell node, and those are not allowed here; pass "
-                f"--allow-shell-nodes or set {ALLOW_SHELL}=true if you trust this dataflow"
+                "it is a shell node, and those are not allowed here; pass --allow-shell-nodes or set "
+                f"{ALLOW_SHELL}=true if you trust this dataflow"
             )
         return ["sh", "-c", " ".join(node.args)]
     path = os.path.join(working_dir, os.path.expanduser(node.path))
     if node.path.endswith(".py"):
         if not os.path.isfile(path):
-            raise CannotSpawn(f"node `{node.id}`: there is no file {path}")
+            raise CannotSpawn(f"there is no file {path}")
         return [*python, path, *node.args]
     if os.path.isfile(path):
         program: str | None = path
         if not os.access(path, os.X_OK):
-            raise CannotSpawn(f"node `{node.id}`: {path} is not executable; use chmod +x, or a .py file")
+            raise CannotSpawn(f"{path} is not executable; use chmod +x, or a .py file")
     elif uv:
         program = node.path  # uv looks into its own environment
     else:
         program = find_program(node.path, search_path)
     if program is None:
+        if os.sep in node.path:
+            raise CannotSpawn(f"there is no file {path}")
         raise CannotSpawn(
-            f"node `{node.id}`: there is no file {path}, and no program `{node.path}` on PATH or beside "
-            f"{sys.executable}"
+            f"there is no file {path}, and no program `{node.path}` on PATH or beside {sys.executable}"
         )
     return [*(["uv", "run"] if uv else []), program, *node.args]
 
@@ -63,7 +64,7 @@ def _conda(node: Node, python: list[str]) -> list[str]:
         return python
     if len(environments) > 1:
         raise CannotSpawn(
-            f"node `{node.id}`: its operators ask for different conda environments "
+            f"its operators ask for different conda environments "
             f"({', '.join(sorted(str(name) for name in environments))}), but share one process; "
             "put them into different nodes"
         )

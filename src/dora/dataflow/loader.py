@@ -96,19 +96,20 @@ def parse(
 
 
 def missing_files(dataflow: Dataflow) -> list[Problem]:
-    """Return a problem for every Python file that is named, does not exist, and is not built.
+    """Return a problem for every file that is named, does not exist, and is not built.
 
-    Nodes and operators with ``build`` are left out, since the build may make the file; so are
-    commands that are looked up on the PATH. Meant for the moment before a start.
+    A file is what ends in ``.py`` or has a folder in front; other names are commands, which are looked
+    up on the PATH. Nodes and operators with ``build`` are left out, since the build may make the file.
+    Meant for the moment before a start.
     """
     problems: list[Problem] = []
     for index, node in enumerate(dataflow.nodes):
         wanted = [(operator.python, operator.build, operator.id) for operator in node.operators]
         if node.path is not None and not node.is_dynamic and not node.is_shell:
-            wanted = [(node.path, node.build, "")]
+            wanted = [(os.path.expanduser(node.path), node.build, "")]
         for position, (path, build, operator) in enumerate(wanted):
             full = os.path.join(dataflow.working_dir, path)
-            if build or not path.endswith(".py") or os.path.isfile(full):
+            if build or not (path.endswith(".py") or os.sep in path) or os.path.isfile(full):
                 continue
             owner = (
                 f"the operator `{operator}` of the node `{node.id}`"
