@@ -171,9 +171,14 @@ def test_a_time_arrives_in_utc(sender: Node, receiver: Node) -> None:
     assert taken.utcoffset() == timedelta(0)
 
 
-def test_what_has_no_form_arrives_as_text(sender: Node, receiver: Node) -> None:
-    sender.send_output("out", b"x", {"key": complex(1, 2)})
-    assert one(receiver)["metadata"]["key"] == "(1+2j)"
+def test_what_has_no_form_arrives_as_text_with_a_warning_for_each_type(
+    sender: Node, receiver: Node, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for _ in range(2):
+        sender.send_output("out", b"x", {"key": complex(1, 2)})
+        assert one(receiver)["metadata"]["key"] == "(1+2j)"
+    (line,) = log_lines(capsys.readouterr().out)
+    assert (line["level"], line["message"]) == ("warn", "metadata values of type complex are sent as text")
 
 
 @pytest.mark.parametrize("value", [2**64, -(2**63) - 1])

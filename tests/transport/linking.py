@@ -44,7 +44,7 @@ class Port:
     def __init__(self, config: InputConfig, engine: Engine) -> None:
         self.config = config
         self.arrivals = 0
-        self._notifies = engine.name != "iceoryx2"
+        self._notifies = engine.wakes
         self.receiver: Receiver = engine.receiver(config, self._arrived)
 
     def _arrived(self) -> None:

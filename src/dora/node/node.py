@@ -2,32 +2,19 @@
 
 from __future__ import annotations
 
-import atexit
-import os
-import sys
-import threading
-import weakref
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from dora.errors import ConnectError, DaemonLost, NotInDataflow, SendError, StartFailed, UndeclaredOutput
-from dora.node.connect import connect, show_without_traceback
-from dora.node.control import ControlChannel
+from dora.errors import ConnectError, NotInDataflow
+from dora.node.connect import show_without_traceback
 from dora.node.events import Event
-from dora.node.inbox import DEFAULT_SPIN_US, Inbox
-from dora.node.input import LinkPort, Port, QueuePort, TimerPort
-from dora.node.log import install_bridge, log_line, write_line
-from dora.node.output import ArrayLoan, OutputPort, SampleHandler
-from dora.transport.board import ASLEEP, UNDECLARED, WORDS, Board
-from dora.transport.doorbell import Bell, Doorbell
-from dora.transport.interface import Engine
-from dora.wire.control import Closing, NodeConfig, Ready, Started, StartRefused, ToDaemon, ToNode
-from dora.wire.decode import warm_up
+from dora.node.log import log_line, write_line
+from dora.node.output import ArrayLoan, SampleHandler
+from dora.node.session import Session
+from dora.transport.board import DROPPED, RECEIVED, WORDS
 from dora.wire.ids import uuid7
 from dora.wire.plain import plain_format
-
-_CONNECT_TIMEOUT = 60.0  # seconds; the daemon ends the wait earlier when a node fails
 
 
 class Node:
@@ -54,56 +41,14 @@ class Node:
         """``daemon_port`` is accepted for dora-rs and unused: a dataflow is found by its socket."""
         del daemon_port
         try:
-            self._open(node_id)
+            self._session = Session(node_id)
         except (NotInDataflow, ConnectError) as error:
             show_without_traceback(error)
             raise
-
-    def _open(self, node_id: str | None, prepare: Callable[[NodeConfig], None] | None = None) -> None:
-        """Connect and pass the start barrier; ``prepare`` is called before this node is ready."""
-        self._closed = True  # until everything below has worked
-        self._channel, self._config = connect(node_id)
-        config = self._config
-        self.id: str = config.node_id
-        self._board = Board.open(config.board)
-        self._undeclared_sent: dict[str, int] = {}
-        self._undeclared_lock = threading.Lock()
-        self._strict = os.environ.get("DORA_STRICT_OUTPUTS", "").lower() in ("1", "true", "yes", "on")
-        if not config.dynamic:
-            install_bridge(self.id)
-        self._engine = _make_engine(config, self._board)
-        self._outputs = {
-            output.id: OutputPort(
-                output,
-                self._engine.sender(output),
-                self._board,
-                rings=self._engine.name == "iceoryx2",
-            )
-            for output in config.outputs
-        }
-        doorbell = Doorbell(config.bell, also=self._channel.fileno())
-        ports = _make_ports(config, self._engine, self._board)
-        self._engine.connect(_CONNECT_TIMEOUT, self._channel.is_readable)
-        if prepare is not None:
-            prepare(config)
-        if any(item.kind != "timer" for item in config.inputs):
-            warm_up()
-        epoch_ns, early = _pass_barrier(self._channel)
-        for item in config.inputs:
-            if item.kind == "timer":
-                ports.append(TimerPort(item, epoch_ns))
-        self._inbox = Inbox(
-            ports,
-            self._channel,
-            self._board,
-            config.node_slot,
-            doorbell,
-            spin_us=_spin_us(),
-            clock_is_work=not config.exit_when_nodes_finish,
-        )
-        for frame in early:
-            self._inbox.handle(frame)
-        self._closed = False
+        self._config = self._session.config
+        self.id: str = self._config.node_id
+        self._inbox = self._session.inbox
+        self._outputs = self._session.outputs
 
     # ------------------------------------------------------------------ receiving
 
@@ -166,7 +111,7 @@ class Node:
         """
         port = self._outputs.get(output_id)
         if port is None:
-            self._undeclared(output_id)
+            self._session.drop(output_id)
             return
         port.send(data, metadata)
 
@@ -177,7 +122,7 @@ class Node:
 
         Arrives as a ``uint8`` array. Raises `UndeclaredOutput`, `SharedMemoryFull`.
         """
-        return SampleHandler(self._declared(output_id), b"C", data_length, metadata)
+        return SampleHandler(self._session.output(output_id), b"C", data_length, metadata)
 
     def loan(
         self,
@@ -194,7 +139,7 @@ class Node:
         Arrives flat, with the Arrow type of ``dtype`` (integers and floats). Nothing is sent if the
         block raises. Raises `UndeclaredOutput`, `SharedMemoryFull`, ``TypeError`` for other dtypes.
         """
-        port = self._declared(output_id)
+        port = self._session.output(output_id)
         dimensions = (shape,) if isinstance(shape, int) else tuple(shape)
         schema, dtype_name, size = plain_format(dtype)
         for length in dimensions:
@@ -216,40 +161,6 @@ class Node:
         if "request_id" not in metadata:
             self.log_warn("send_service_response: the metadata has no `request_id`; nobody can match it")
         self.send_output(output_id, data, metadata)
-
-    def _declared(self, output_id: str) -> OutputPort:
-        port = self._outputs.get(output_id)
-        if port is None:
-            if self._closed:
-                raise SendError(f"node `{self.id}` is closed")
-            raise UndeclaredOutput(self._undeclared_message(output_id))
-        return port
-
-    def _undeclared(self, output_id: str) -> None:
-        if self._closed:
-            raise SendError(f"node `{self.id}` is closed")
-        if self._strict:
-            raise UndeclaredOutput(self._undeclared_message(output_id))
-        with self._undeclared_lock:
-            self._board.words[self._config.node_slot * WORDS + UNDECLARED] += 1
-            before = self._undeclared_sent.get(output_id, 0)
-            if not self._undeclared_sent:
-                atexit.register(_report_at_exit, weakref.ref(self))
-            self._undeclared_sent[output_id] = before + 1
-            if before:
-                return
-        self.log_warn(self._undeclared_message(output_id) + "; its messages are dropped")
-
-    def _undeclared_message(self, output_id: str) -> str:
-        import difflib
-
-        declared = sorted(self._outputs)
-        close = difflib.get_close_matches(str(output_id), declared, 1)
-        return (
-            f"output `{output_id}` is not declared for node `{self.id}`"
-            + (f", did you mean `{close[0]}`?" if close else "")
-            + f" (declared: {', '.join(declared) or 'none'})"
-        )
 
     # ------------------------------------------------------------------ information
 
@@ -283,18 +194,18 @@ class Node:
         ``{"outputs": {id: {"sent": n}}, "inputs": {id: {"received": n, "dropped": n}},
         "undeclared": n}``
         """
-        words = self._board.words
+        words = self._session.board.words
         return {
             "outputs": {port.id: {"sent": port.sent} for port in self._outputs.values()},
             "inputs": {
                 item.id: {
-                    "received": words[item.slot * WORDS],
-                    "dropped": words[item.slot * WORDS + 1],
+                    "received": words[item.slot * WORDS + RECEIVED],
+                    "dropped": words[item.slot * WORDS + DROPPED],
                 }
                 for item in self._config.inputs
                 if item.kind != "timer"
             },
-            "undeclared": words[self._config.node_slot * WORDS + UNDECLARED],
+            "undeclared": self._session.undeclared.total,
         }
 
     # ------------------------------------------------------------------ logging
@@ -324,41 +235,6 @@ class Node:
     def log_trace(self, message: str) -> None:
         self.log("trace", message)
 
-    # ------------------------------------------------------------------ for the runtime
-
-    @property
-    def config(self) -> NodeConfig:
-        """The configuration that the daemon gave to this node."""
-        return self._config
-
-    def output_port(self, output_id: str) -> OutputPort:
-        return self._outputs[output_id]
-
-    def local_consumers(self) -> dict[str, list[QueuePort]]:
-        """Return source → inputs of this very process that take it by reference."""
-        consumers: dict[str, list[QueuePort]] = {}
-        for item in self._config.inputs:
-            port = self._inbox.ports[item.id]
-            if item.kind == "local" and isinstance(port, QueuePort):
-                consumers.setdefault(item.source, []).append(port)
-        return consumers
-
-    def is_asleep(self) -> bool:
-        """Tell whether a thread of this process waits for the next event."""
-        return bool(self._board.words[self._config.node_slot * WORDS + ASLEEP])
-
-    def is_closed(self, input_id: str) -> bool:
-        """Tell whether an input is closed for good (not by an ``input_timeout``)."""
-        return not self._inbox.ports[input_id].open
-
-    def close_inputs(self, input_ids: list[str]) -> None:
-        """Stop receiving on some inputs."""
-        self._inbox.close_inputs(input_ids)
-
-    def tell_daemon(self, message: ToDaemon) -> None:
-        """Send a control frame; raises `DaemonLost`."""
-        self._channel.send(message)
-
     # ------------------------------------------------------------------ end
 
     def close(self) -> None:
@@ -367,27 +243,7 @@ class Node:
         Called by ``with`` and when the object goes away. A program that simply ends need not call it:
         the daemon sees the end of the process, and whether it failed. Calling it again does nothing.
         """
-        if self._closed:
-            return
-        self._closed = True
-        self._inbox.close()
-        outputs, self._outputs = self._outputs, {}
-        for port in outputs.values():
-            port.close()
-        self._engine.close()
-        try:
-            self._channel.send(Closing(self._undeclared_sent))
-        except DaemonLost:
-            pass
-        self._channel.close()
-
-    def report_undeclared(self) -> None:
-        """Tell the daemon, at the end of the program, what was sent to undeclared outputs."""
-        if not self._closed:
-            try:
-                self._channel.send(Closing(self._undeclared_sent))
-            except DaemonLost:
-                pass
+        self._session.close()
 
     def __enter__(self) -> Node:
         return self
@@ -398,78 +254,11 @@ class Node:
         if kind is None:
             self.close()
 
-    def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not finalizing() and not self._closed:
-            self.close()
-
     def __repr__(self) -> str:
         return f"<dora.Node {self.id!r} of dataflow {self._config.dataflow_id}>"
-
-
-def _report_at_exit(reference: weakref.ref[Node]) -> None:
-    node = reference()
-    if node is not None:
-        node.report_undeclared()
-
-
-def _make_engine(config: NodeConfig, board: Board) -> Engine:
-    if config.engine == "zenoh":
-        from dora.transport.zenoh import ZenohEngine
-
-        return ZenohEngine(config.zenoh_endpoint, config.dataflow_id, board)
-    from dora.transport.iceoryx import IceoryxEngine
-
-    return IceoryxEngine(config.run_dir, config.prefix, board)
-
-
-def _make_ports(config: NodeConfig, engine: Engine, board: Board) -> list[Port]:
-    own_bell = Bell(config.bell)
-    ports: list[Port] = []
-    for item in config.inputs:
-        if item.kind == "link":
-            ports.append(
-                LinkPort(
-                    item,
-                    engine.receiver(item, own_bell.ring),
-                    board,
-                    in_flight=engine.name == "zenoh",
-                    joins_late=config.dynamic,
-                )
-            )
-        elif item.kind in ("text", "local"):
-            ports.append(QueuePort(item, board))
-    return ports
-
-
-def _pass_barrier(channel: ControlChannel) -> tuple[int, list[ToNode]]:
-    """Say that this node is ready and wait for the others.
-
-    Returns the epoch of all timers, and what else the daemon said meanwhile (a stop, say).
-    """
-    channel.send(Ready())
-    early: list[ToNode] = []
-    while True:
-        match channel.wait():
-            case Started(epoch_ns=epoch_ns):
-                return epoch_ns, early
-            case StartRefused(reason=reason):
-                channel.close()
-                raise StartFailed(reason)
-            case other:
-                early.append(other)
 
 
 def _checked(timeout: float | None) -> float | None:
     if timeout is not None and not 0.0 <= timeout < float("inf"):
         raise ValueError(f"timeout must be a finite number of seconds, at least 0, not {timeout}")
     return timeout
-
-
-def _spin_us() -> float:
-    text = os.environ.get("DORA_SPIN_US")
-    if not text:
-        return DEFAULT_SPIN_US
-    try:
-        return max(float(text), 0.0)
-    except ValueError:
-        raise ValueError(f"DORA_SPIN_US is a number of microseconds, not {text!r}") from None

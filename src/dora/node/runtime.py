@@ -13,8 +13,10 @@ from typing import Any
 
 from dora.errors import DaemonLost, DoraError
 from dora.node.events import Event, Input, InputClosed, InputRecovered, NodeFailed, NodeRestarted, Stop
-from dora.node.node import Node
+from dora.node.input import QueuePort
 from dora.node.operator import DoraStatus, HostedOperator, Outlet, SendOutput
+from dora.node.session import Session
+from dora.transport.board import ASLEEP, WORDS
 from dora.transport.doorbell import Bell
 from dora.wire.control import NodeConfig, OutputsClosed, StopDataflow
 
@@ -25,15 +27,17 @@ class Runtime:
     def __init__(self) -> None:
         """Connect, load all operators, and wait for the other nodes; errors pass through."""
         self._operators: dict[str, HostedOperator] = {}
-        self._node = Node.__new__(Node)
-        self._node._open(None, self._load)
-        config = self._node.config
+        self._session = Session(prepare=self._load)
+        self._inbox = self._session.inbox
+        config = self._session.config
         self._sources = {item.id: item.source for item in config.inputs}
         self._outlets = self._make_outlets(config)
         self._senders: dict[str, SendOutput] = {
             operator_id: self._make_sender(operator_id) for operator_id in self._operators
         }
         self._bell = Bell(config.bell)
+        self._words = self._session.board.words
+        self._asleep_word = config.node_slot * WORDS + ASLEEP
 
     def _load(self, config: NodeConfig) -> None:
         for item in config.operators:
@@ -46,10 +50,14 @@ class Runtime:
                 self._operators[operator_id].open_inputs.add(short)
 
     def _make_outlets(self, config: NodeConfig) -> dict[str, Outlet]:
-        consumers = self._node.local_consumers()
+        consumers: dict[str, list[QueuePort]] = {}
+        for item in config.inputs:
+            port = self._inbox.ports[item.id]
+            if item.kind == "local" and isinstance(port, QueuePort):
+                consumers.setdefault(item.source, []).append(port)
         return {
             output.id: Outlet(
-                self._node.output_port(output.id), consumers.get(f"{config.node_id}/{output.id}", [])
+                self._session.output(output.id), consumers.get(f"{config.node_id}/{output.id}", [])
             )
             for output in config.outputs
         }
@@ -64,11 +72,11 @@ class Runtime:
         def send_output(output_id: str, data: Any, metadata: Mapping[str, Any] | None = None) -> None:
             outlet = outlets.get(output_id)
             if outlet is None or operator.ended:
-                self._node.send_output(f"{operator_id}/{output_id}", data, metadata)
+                self._session.send(f"{operator_id}/{output_id}", data, metadata)
                 return
             outlet.send(data, metadata)
-            if outlet.consumers and self._node.is_asleep():  # called from a thread of the operator's
-                self._bell.ring()
+            if outlet.consumers and self._words[self._asleep_word]:
+                self._bell.ring()  # called from a thread of the operator's
 
         return send_output
 
@@ -77,7 +85,7 @@ class Runtime:
     def run(self) -> None:
         """Feed the operators until all of them have ended; errors of operators pass through."""
         stop: Stop | None = None
-        for event in self._node:
+        while (event := self._inbox.next(None)) is not None:
             if isinstance(event, Stop):
                 stop = event  # delivered last, after what is buffered
                 continue
@@ -86,7 +94,7 @@ class Runtime:
                 break
         for operator in list(self._operators.values()):
             self._stop_operator(operator, stop or Stop("ALL_INPUTS_CLOSED"))
-        self._node.close()
+        self._session.close()
 
     def _dispatch(self, event: Event) -> None:
         if isinstance(event, (Input, InputClosed, InputRecovered)):
@@ -94,7 +102,7 @@ class Runtime:
             event["id"] = short
             operator = self._operators[operator_id]
             self._deliver(operator, event)
-            if isinstance(event, InputClosed) and self._node.is_closed(f"{operator_id}/{short}"):
+            if isinstance(event, InputClosed) and not self._inbox.ports[f"{operator_id}/{short}"].open:
                 operator.open_inputs.discard(short)
                 if not operator.open_inputs:
                     self._stop_operator(operator, Stop("ALL_INPUTS_CLOSED"))
@@ -127,7 +135,7 @@ class Runtime:
             self._end_operator(operator)
         elif status is DoraStatus.STOP_ALL:
             self._end_operator(operator)
-            self._node.tell_daemon(StopDataflow())
+            self._session.channel.send(StopDataflow())
 
     def _stop_operator(self, operator: HostedOperator, stop: Stop) -> None:
         self._deliver(operator, stop)
@@ -138,7 +146,7 @@ class Runtime:
         if operator.ended:
             return
         operator.ended = True
-        self._node.close_inputs([f"{operator.id}/{item}" for item in operator.config.inputs])
+        self._inbox.close_inputs([f"{operator.id}/{item}" for item in operator.config.inputs])
         names = [f"{operator.id}/{output}" for output in operator.config.outputs]
         for name in names:
             outlet = self._outlets[name]
@@ -146,7 +154,7 @@ class Runtime:
             for consumer in outlet.consumers:
                 consumer.source_closed()
         if names:
-            self._node.tell_daemon(OutputsClosed(names))
+            self._session.channel.send(OutputsClosed(names))
 
 
 def start_runtime() -> None:

@@ -287,7 +287,8 @@ class IceoryxReceiver:
 class IceoryxEngine:
     """All ports of one node of a dataflow."""
 
-    name = "iceoryx2"
+    wakes = False
+    in_flight = False
 
     def __init__(self, run_dir: str, prefix: str, board: Board) -> None:
         self._board = board

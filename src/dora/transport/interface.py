@@ -72,7 +72,8 @@ class Receiver(Protocol):
 class Engine(Protocol):
     """One per process and dataflow."""
 
-    name: str
+    wakes: bool  # it calls ``arrived``; else whoever uses a sender has to ring
+    in_flight: bool  # messages may still come after their sender has ended
 
     def sender(self, output: OutputConfig) -> Sender: ...
 

@@ -112,7 +112,8 @@ class LocalSender:
 class LocalEngine:
     """All ports of one process that meet in it."""
 
-    name = "local"
+    wakes = True
+    in_flight = False
 
     def __init__(self) -> None:
         self._services: dict[str, list[tuple[LocalLink[Message], Callable[[], None]]]] = {}

@@ -211,7 +211,7 @@ class ZenohReceiver:
 class ZenohEngine:
     """All ports of one node of a dataflow: a session with the router of its daemon."""
 
-    name = "zenoh"
+    wakes = True
     in_flight = True  # see the module's docstring
 
     def __init__(self, endpoint: str, dataflow_id: str, board: Board) -> None:
