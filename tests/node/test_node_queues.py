@@ -11,7 +11,8 @@ from fake_daemon import PATIENCE, FakeDaemon, StartFlow, wait_until
 from flows import node
 
 from dora import Node, SendError
-from dora.transport.board import CREDIT_WAITING
+from dora.transport.board import CREDIT_WAITING, SENT
+from dora.wire.control import NodeRestarted
 
 
 def link(start_flow: StartFlow, **options: Any) -> tuple[FakeDaemon, Node, Node]:
@@ -206,3 +207,51 @@ def test_back_pressure_holds_for_loans(start_flow: StartFlow) -> None:
     received = [receiver.next(timeout=PATIENCE) for _ in range(10)]
     join(thread)
     assert [int(event.numpy()[-1]) for event in received if event] == list(range(10))
+
+
+# ------------------------------------------------------------------ processes that were killed
+
+
+def test_a_restarted_receiver_does_not_hold_its_sender(start_flow: StartFlow) -> None:
+    """What lay in the queue of its predecessor never comes, and counts as lost."""
+    daemon, sender, _predecessor = link(start_flow, queue_size=2, queue_policy="backpressure")
+    thread = start_sending(sender, 10)
+    wait_for_credit_wait(daemon)
+    receiver = daemon.node("b")
+    received = [receiver.next(timeout=PATIENCE) for _ in range(8)]
+    join(thread)
+    assert [event["data"][0] for event in received if event] == list(range(2, 10))
+    assert receiver.statistics()["inputs"]["in"] == {"received": 8, "dropped": 2}
+
+
+def test_what_a_killed_sender_only_counted_does_not_hold_its_successor(start_flow: StartFlow) -> None:
+    daemon = start_flow(
+        node("a", outputs="out"),
+        node("b", inputs={"in": ("a/out", {"queue_size": 1, "queue_policy": "backpressure"})}),
+    )
+    receiver = daemon.node("b")
+    daemon.board.set(daemon.plan.configs["a"].outputs[0].slot, SENT, 1)  # killed before it sent
+    sender = daemon.node("a")
+    thread = start_sending(sender, 5)
+    wait_for_credit_wait(daemon)
+    daemon.send("b", NodeRestarted("a"))
+    events = [receiver.next(timeout=PATIENCE) for _ in range(6)]
+    join(thread)
+    assert [event["data"][0] for event in events if event and event["type"] == "INPUT"] == list(range(5))
+    assert receiver.statistics()["inputs"]["in"] == {"received": 5, "dropped": 1}
+
+
+def test_a_message_that_was_late_was_not_lost(start_flow: StartFlow) -> None:
+    """The successor of a dead sender may be heard before what the dead one left in the queue."""
+    daemon, sender, receiver = link(start_flow, queue_size=10)
+    slot = daemon.plan.configs["a"].outputs[0].slot
+    send(sender, 0, 1)
+    daemon.board.set(slot, SENT, 3)
+    successor = daemon.node("a")
+    send(successor, 3, 5)
+    assert numbers(receiver) == [0, 3, 4]
+    assert receiver.statistics()["inputs"]["in"] == {"received": 3, "dropped": 2}
+    send(sender, 1, 3)
+    send(successor, 5, 6)
+    assert sorted(numbers(receiver)) == [1, 2, 5]
+    assert receiver.statistics()["inputs"]["in"] == {"received": 6, "dropped": 0}

@@ -13,8 +13,8 @@ from collections import deque
 from typing import Any, Final, Protocol
 
 from dora.node.events import Content, Event, Input, InputClosed, InputRecovered, Text, Tick
-from dora.transport.board import CLOSED as LINK_CLOSED
 from dora.transport.board import (
+    BEGUN,
     CONNECTED,
     CREDIT_WAITING,
     DROPPED,
@@ -25,6 +25,7 @@ from dora.transport.board import (
     WORDS,
     Board,
 )
+from dora.transport.board import CLOSED as LINK_CLOSED
 from dora.transport.doorbell import Bell, memory_fence
 from dora.transport.interface import MAX_QUEUE, Receiver
 from dora.wire.control import InputConfig
@@ -99,7 +100,14 @@ class Silence:
 
 
 class LinkPort:
-    """An input fed by another node's output."""
+    """An input fed by another node's output.
+
+    What is missing in the sequence is counted as lost when a later message shows it. Nothing later may
+    come: a sender that was killed may have counted a message that it never sent, and a restarted
+    receiver misses what lay in the queue of its predecessor. A sender under back-pressure would wait for
+    that for ever. So there is a number up to which nothing new will be sent (`_settle_to`): once the
+    queue is empty, what is missing up to there is lost. If it comes after all, it was not.
+    """
 
     is_data = True
 
@@ -118,11 +126,17 @@ class LinkPort:
         self._base = base = config.slot * WORDS
         self._received_word = base + RECEIVED
         self._sent_word = config.output_slot * WORDS + SENT
-        if joins_late and not words[base + STATE]:
+        self._begun_word = config.output_slot * WORDS + BEGUN
+        first_time = not words[base + STATE]
+        if joins_late and first_time:
             words[base + FIRST] = words[self._sent_word]
         self._received = words[self._received_word]
         self._last = words[base + FIRST] + self._received + words[base + DROPPED]
-        self._joined = not joins_late
+        self._joined = not (joins_late and first_time)
+        self._settle_to = 0
+        self._settle_at = 0  # monotonic nanoseconds
+        if not first_time and not in_flight:  # else the engine waits for the first message
+            self._settle_to = words[self._sent_word]
         if not in_flight:  # else the engine knows better when the link is up
             words[base + STATE] = CONNECTED
         self._credit = Bell(config.credit_bell) if config.credit_bell else None
@@ -140,9 +154,10 @@ class LinkPort:
             return self._nothing()
         sequence = message.sequence
         last = self._last
-        if sequence != last + 1:
+        if sequence == last + 1:
+            self._last = sequence
+        else:
             self._gap(sequence)
-        self._last = sequence
         self._received += 1
         self._words[self._received_word] = self._received
         if self._credit is not None:
@@ -157,14 +172,28 @@ class LinkPort:
     def _gap(self, sequence: int) -> None:
         """Count what was lost between the last message and this one."""
         words = self._words
+        dropped_word = self._base + DROPPED
         if not self._joined:
             self._joined = True
             if sequence <= self._last:
                 # The one that was being sent while this node joined.
-                words[self._base + FIRST] = self._last = sequence - 1
+                words[self._base + FIRST] = sequence - 1
+                self._last = sequence
                 return
         if sequence > self._last:
-            words[self._base + DROPPED] += sequence - self._last - 1
+            words[dropped_word] += sequence - self._last - 1
+            self._last = sequence
+        elif words[dropped_word]:  # counted as lost, but it was only late
+            words[dropped_word] -= 1
+
+    def _settle(self) -> None:
+        """Count what will never come, now that the queue is empty."""
+        if self._settle_at > _monotonic():
+            return
+        self._words[self._base + DROPPED] += self._settle_to - self._last
+        self._last = self._settle_to
+        if self._credit is not None:
+            self._give_credit()
 
     def _give_credit(self) -> None:
         """Wake a sender that waits, once half the queue is free again."""
@@ -175,6 +204,8 @@ class LinkPort:
             self._credit.ring()
 
     def _nothing(self) -> Event | None:
+        if self._settle_to > self._last:
+            self._settle()
         if self._stashed is not None:
             event, self._stashed = self._stashed, None
             return event
@@ -207,13 +238,20 @@ class LinkPort:
     def wake_at(self) -> int | None:
         if self._source_closed_at is not None and self.open:
             return self._source_closed_at + FLIGHT_LIMIT_NS
-        return self._silence.wake_at() if self._silence is not None else None
+        silent_at = self._silence.wake_at() if self._silence is not None else None
+        if self._settle_at and self._settle_to > self._last:
+            return self._settle_at if silent_at is None else min(silent_at, self._settle_at)
+        return silent_at
 
     def source_closed(self) -> None:
         self._source_closed_at = _monotonic()
 
     def source_back(self, node_id: str) -> bool:
-        if node_id != self._source_node or self._source_closed_at is None:
+        if node_id != self._source_node:
+            return False
+        self._settle_to = max(self._settle_to, self._words[self._begun_word])
+        self._settle_at = _monotonic() + FLIGHT_LIMIT_NS if self._in_flight else 0
+        if self._source_closed_at is None:
             return False
         self._source_closed_at = None
         closed, self.open = not self.open, True

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from dora.errors import SampleAlreadySent, SendError
 from dora.transport.board import (
+    BEGUN,
     CONNECTED,
     CREDIT_WAITING,
     DROPPED,
@@ -51,6 +52,7 @@ class OutputPort:
         self._words = words = board.words
         self._sent_word = config.slot * WORDS + SENT
         self._sequence = words[self._sent_word]  # a restarted node goes on counting
+        words[config.slot * WORDS + BEGUN] = self._sequence
         self._lock = threading.Lock()
         self._closed = False
         self.has_links = bool(config.links)

@@ -13,6 +13,7 @@ node        ``CONTROL``            number of control frames the daemon has sent 
 node        ``UNDECLARED``         messages sent to outputs that are not declared, and dropped
 output      ``SENT``               messages sent so far = sequence number of the last one
 output      ``CREDIT_WAITING``     1 while the sender waits for a back-pressured link
+output      ``BEGUN``              ``SENT`` when the present process of the node began to send
 link        ``RECEIVED``           messages that the receiver took out of the link
 link        ``DROPPED``            messages that were lost on the link
 link        ``FIRST``              sequence number before the first one meant for this link
@@ -34,7 +35,7 @@ WORDS = 8
 LINE_BYTES = WORDS * 8
 
 ASLEEP, CONTROL, UNDECLARED = 0, 1, 2
-SENT, CREDIT_WAITING = 0, 1
+SENT, CREDIT_WAITING, BEGUN = 0, 1, 2
 RECEIVED, DROPPED, FIRST, STATE, PROBED = 0, 1, 2, 3, 4
 
 UNCONNECTED, CONNECTED, CLOSED = 0, 1, 2
