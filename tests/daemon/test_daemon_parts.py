@@ -7,6 +7,7 @@ import select
 import threading
 import time
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -152,10 +153,14 @@ def test_why_a_process_could_not_be_started(command: str, sentence: str, tmp_pat
 
 @pytest.fixture
 def keeper(tmp_path: Path) -> BoardKeeper:
+    return make_keeper(tmp_path, "backpressure")
+
+
+def make_keeper(tmp_path: Path, policy: Literal["drop_oldest", "backpressure"]) -> BoardKeeper:
     flow = Dataflow(
         (
             Node("a", path="a.py", outputs=("x",)),
-            Node("b", path="b.py", inputs=(Input("x", NodeOutput("a", "x"), 10, "backpressure"),)),
+            Node("b", path="b.py", inputs=(Input("x", NodeOutput("a", "x"), 10, policy),)),
         ),
         "/",
     )
@@ -208,4 +213,16 @@ def test_the_report_adds_up_and_leaves_out_what_was_sent_to_nobody(keeper: Board
     board.set(link.output_slot, SENT, 1000)  # after the receiver's end
     (report,) = keeper.report({}, {})
     assert (report.sent, report.received, report.dropped, report.unread) == (80, 50, 10, 20)
+    keeper.close()
+
+
+def test_a_queue_never_held_more_than_it_can(tmp_path: Path) -> None:
+    """What a receiver that ended early left behind, but for the last of it, had been pushed out."""
+    keeper = make_keeper(tmp_path, "drop_oldest")
+    (link,) = keeper._plan.links
+    keeper.board.set(link.slot, STATE, CONNECTED)
+    keeper.board.set(link.output_slot, SENT, 100)
+    keeper.board.set(link.slot, RECEIVED, 1)
+    (report,) = keeper.report({}, {})
+    assert (report.sent, report.received, report.dropped, report.unread) == (100, 1, 89, 10)
     keeper.close()

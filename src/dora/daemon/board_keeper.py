@@ -100,6 +100,9 @@ class BoardKeeper:
             else:
                 at_end = self._sent_at_end.get(link.slot, get(link.output_slot, SENT))
                 sent = max(at_end - get(link.slot, FIRST), received + dropped)
+                if link.policy == "drop_oldest":
+                    # The receiver notices a loss with the next message that it takes, if it takes one.
+                    dropped = max(dropped, sent - received - link.queue_size)
             reports.append(
                 LinkReport(
                     link=str(link),
