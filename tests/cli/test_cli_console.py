@@ -70,10 +70,12 @@ def test_a_reader_that_went_away_does_not_matter():
         def write(self, _):
             raise BrokenPipeError
 
-    console = Console(Broken(), message)
+    told = []
+    console = Console(Broken(), message, on_broken=lambda: told.append(1))
     console(entry("a"))
     console(entry("b"))
     console.close()
+    assert told == [1]
 
 
 def test_close_without_an_entry():

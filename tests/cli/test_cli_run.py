@@ -156,6 +156,15 @@ def test_losses_are_shown_after_a_run_that_went_well():
     assert "Dataflow" not in done.stderr
 
 
+def test_where_no_logs_are_nobody_is_sent_to_look_for_them():
+    Path("out").write_text("a file where the folder should be")
+    write(dataflow__yml=ONE, only__py="from dora import Node\nNode()\nraise ValueError('no more film')\n")
+    done = run("run", "dataflow.yml")
+    assert done.returncode == 1
+    assert "cannot write log files in" in done.stdout
+    assert "no more film" in done.stderr and "Logs:" not in done.stderr
+
+
 def test_a_missing_script_is_named_with_its_place(folder):
     write(dataflow__yml=ONE)
     done = run("run", "dataflow.yml")
@@ -219,7 +228,10 @@ def test_a_reader_of_the_output_that_went_away_does_not_end_the_dataflow(folder)
     with started("run", "dataflow.yml", until="ready") as process:
         process.stdout.close()
         assert process.wait(BOUND) == 0
-        assert process.stderr.read() == ""
+        assert process.stderr.read() == (
+            "warning: standard output was closed; the dataflow goes on without showing its logs, Ctrl-C "
+            "stops it\n"
+        )
     assert (folder / "finished").exists()
 
 

@@ -128,7 +128,7 @@ def test_a_full_disk_is_reported_once_and_leaves_whole_lines(tmp_path, full_disk
     now = RETRY_AFTER
     log.write(entry("e"))
     assert len(trouble) == 1
-    assert "log_cam.jsonl" in trouble[0] and "No space left" in trouble[0] and "goes on" in trouble[0]
+    assert str(tmp_path) in trouble[0] and "No space left" in trouble[0] and "goes on" in trouble[0]
 
     full_disk.room = 10_000
     log.write(entry("f"))  # still waiting for the next attempt
@@ -144,6 +144,7 @@ def test_a_folder_that_cannot_be_made_is_reported_once(tmp_path):
     log = LogFiles(str(tmp_path / "out"), on_trouble=trouble.append)
     log.write(entry())
     log.write(entry())
+    log.write(entry(node_id="plot"))
     log.close()
-    assert len(trouble) == 1
-    assert log.statistics() == {"cam": 2}
+    assert len(trouble) == 1, "one sentence for all nodes"
+    assert log.statistics() == {"cam": 2, "plot": 1}

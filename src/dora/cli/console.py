@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from collections.abc import Callable
 from typing import TextIO
 
 from dora.logs.entry import LogEntry
@@ -25,7 +26,8 @@ CLOSE_TIMEOUT = 10.0
 class Console:
     """A place for log entries: call it with each one.
 
-    May be called from any thread. `close` waits until everything is written.
+    May be called from any thread. `close` waits until everything is written. ``on_broken`` is called
+    once, in the console's thread, when the stream takes no more.
     """
 
     def __init__(
@@ -35,11 +37,13 @@ class Console:
         log_filter: LogFilter | None = None,
         *,
         max_waiting: int = MAX_WAITING,
+        on_broken: Callable[[], None] | None = None,
     ) -> None:
         self._stream = stream
         self._render = render
         self._filter = log_filter or LogFilter()
         self._max_waiting = max_waiting
+        self._on_broken = on_broken
         self._waiting: deque[LogEntry] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -91,6 +95,8 @@ class Console:
             except (OSError, ValueError):
                 # Whoever read our output (a pipe, a terminal) is gone. The dataflow is not.
                 broken = True
+                if self._on_broken is not None:
+                    self._on_broken()
 
 
 def write_text(stream: TextIO, text: str) -> None:

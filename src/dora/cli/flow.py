@@ -49,7 +49,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
 
 class Outcome(msgspec.Struct, frozen=True):
     result: DataflowResult
-    log_directory: str
+    log_directory: str | None  # None: there was nothing to write, or it could not be written
     not_shown: int = 0  # log lines that the terminal was too slow for
 
 
@@ -86,14 +86,29 @@ def load_for_run(request: RunRequest) -> Dataflow:
 
 
 def open_console(
-    dataflow: Dataflow, display: Display, stream: TextIO, dataflow_id: str | None = None
+    dataflow: Dataflow,
+    display: Display,
+    stream: TextIO,
+    dataflow_id: str | None = None,
+    on_warning: Callable[[str], None] | None = None,
 ) -> Console:
-    """Return the place where the log entries of a dataflow are shown."""
+    """Return the place where the log entries of a dataflow are shown.
+
+    ``on_warning`` is told when ``stream`` takes no more; the dataflow goes on.
+    """
+
+    def broken() -> None:
+        if on_warning is not None:
+            on_warning(
+                "warning: standard output was closed; the dataflow goes on without showing its logs, Ctrl-C "
+                "stops it"
+            )
+
     colour = wants_colour(stream.isatty(), os.environ)
     render = renderer(
         display.format, colour=colour, nodes=[node.id for node in dataflow.nodes], dataflow_id=dataflow_id
     )
-    return Console(stream, render, display.filter)
+    return Console(stream, render, display.filter, on_broken=broken)
 
 
 def build(dataflow: Dataflow, on_log: Callable[[LogEntry], None], *, uv: bool) -> int:
@@ -126,7 +141,7 @@ def run_to_end(
         for warning in dataflow.warnings:
             on_warning(str(warning))
     dataflow_id = uuid7()
-    console = open_console(dataflow, display, stream, dataflow_id)
+    console = open_console(dataflow, display, stream, dataflow_id, on_warning)
 
     def show(entry: LogEntry) -> None:
         console(entry)
@@ -139,7 +154,7 @@ def run_to_end(
     finally:
         console.close()
     directory = os.path.join(dataflow.working_dir, "out", result.dataflow_id)
-    return Outcome(result, directory, console.not_shown)
+    return Outcome(result, directory if os.path.isdir(directory) else None, console.not_shown)
 
 
 def _options(request: RunRequest) -> RunOptions:

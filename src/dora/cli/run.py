@@ -150,11 +150,11 @@ def run(
         outcome = run_to_end(
             request, display, stream=sys.stdout, on_warning=lambda text: click.echo(text, err=True)
         )
-    directory = shorter_path(outcome.log_directory)
+    directory = shorter_path(outcome.log_directory) if outcome.log_directory else None
     if outcome.not_shown:
+        where = f"; they are in {directory}" if directory else ""
         click.echo(
-            f"{outcome.not_shown} log entries were not shown, because the terminal was too slow; "
-            f"they are in {directory}",
+            f"{outcome.not_shown} log entries were not shown, because the terminal was too slow{where}",
             err=True,
         )
     for report in (loss_report(outcome.result), failure_report(outcome.result, directory)):

@@ -6,8 +6,8 @@
 ``msg``, and where they are known ``target``, ``fields``, ``file`` and ``line``. Entries of the
 daemon itself are in ``log_dora.jsonl``.
 
-A disk that fails or is full must not take the dataflow with it: the trouble is reported once per
-file, entries are dropped and counted, and writing is tried again now and then, because disks get
+A disk that fails or is full must not take the dataflow with it: each kind of trouble is reported
+once, entries are dropped and counted, and writing is tried again now and then, because disks get
 space again.
 """
 
@@ -53,7 +53,7 @@ class LogFiles:
     """Write the entries of a dataflow into the files of one directory.
 
     The directory and the files appear with the first entry. Existing files are appended to.
-    ``on_trouble`` gets one sentence when a file cannot be written; by default nobody is told.
+    ``on_trouble`` gets one sentence when files cannot be written; by default nobody is told.
     Not thread-safe: use it from one thread.
     """
 
@@ -68,6 +68,7 @@ class LogFiles:
         self._options = options or {}
         self._on_trouble = on_trouble
         self._clock = clock
+        self._reported: set[str] = set()
         self._files: dict[str, _LogFile] = {}
 
     def write(self, entry: LogEntry) -> None:
@@ -104,9 +105,19 @@ class LogFiles:
         file = self._files.get(node_id)
         if file is None:
             options = self._options.get(node_id, LogOptions())
-            file = _LogFile(self.path(node_id), options, self._on_trouble, self._clock)
+            file = _LogFile(self.path(node_id), options, self._report, self._clock)
             self._files[node_id] = file
         return file
+
+    def _report(self, reason: str) -> None:
+        if reason in self._reported:
+            return
+        self._reported.add(reason)
+        if self._on_trouble is not None:
+            self._on_trouble(
+                f"cannot write log files in {self.directory}: {reason}; the dataflow goes on, and its log "
+                "files lack lines"
+            )
 
 
 class _LogFile:
@@ -114,7 +125,7 @@ class _LogFile:
         self,
         path: str,
         options: LogOptions,
-        on_trouble: Callable[[str], None] | None,
+        on_trouble: Callable[[str], None],
         clock: Callable[[], float],
     ) -> None:
         self.lost = 0
@@ -125,7 +136,6 @@ class _LogFile:
         self._clock = clock
         self._descriptor = -1
         self._size = 0
-        self._reported = False
         self._retry_at: float | None = None
 
     def append(self, line: bytes) -> None:
@@ -140,14 +150,7 @@ class _LogFile:
             self.lost += 1
             self.close()
             self._retry_at = self._clock() + RETRY_AFTER
-            if not self._reported:
-                self._reported = True
-                if self._on_trouble is not None:
-                    reason = error.strerror or str(error)
-                    self._on_trouble(
-                        f"cannot write the log file {self._path}: {reason}; "
-                        "the dataflow goes on, and this file lacks lines"
-                    )
+            self._on_trouble(error.strerror or str(error))
 
     def close(self) -> None:
         if self._descriptor >= 0:
