@@ -121,9 +121,12 @@ def test_bad_quotes(tmp_path):
         build(dataflow(tmp_path, "echo 'a"))
 
 
-def test_shell_syntax_gets_a_hint(tmp_path):
+@pytest.mark.parametrize(
+    "command", ["python -c 'import sys; sys.exit(1)' && echo done", "cd sub && make", "source env.sh"]
+)
+def test_shell_syntax_gets_a_hint(command, tmp_path):
     with pytest.raises(BuildError, match=r"without a shell: write one command per line"):
-        build(dataflow(tmp_path, "python -c 'import sys; sys.exit(1)' && echo done"))
+        build(dataflow(tmp_path, command))
 
 
 def test_a_working_directory_that_is_gone(tmp_path):

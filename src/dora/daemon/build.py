@@ -22,6 +22,7 @@ from dora.logs.entry import LogEntry, Stream
 TAIL_LINES = 20
 """How many of the last lines of its output are repeated when a command fails."""
 
+_SHELL_COMMANDS = frozenset({"cd", "source", ".", "export"})
 _SHELL_WORDS = frozenset({"&&", "||", "|", ";", "&", ">", ">>", "<", "2>&1"})
 
 
@@ -98,7 +99,7 @@ def _run(
         )
     except OSError as error:
         reason = _why_not_started(error, words, dataflow, uv)
-        raise BuildError(f"{what} cannot be started: {reason}") from None
+        raise BuildError(f"{what} cannot be started: {reason}{_shell_hint(command)}") from None
 
     tail: deque[str] = deque(maxlen=TAIL_LINES)
     with process:
@@ -131,12 +132,17 @@ def _failure(what: str, status: int, command: str, tail: deque[str]) -> str:
     from dora.supervise.verdict import describe_exit
 
     ending = describe_exit(status, None) if status > 0 else describe_exit(None, -status)
-    text = f"{what} {ending}"
-    if _SHELL_WORDS.intersection(command.split()):
-        text += "\n  help: build commands run without a shell: write one command per line, or `sh -c '...'`"
+    text = f"{what} {ending}{_shell_hint(command)}"
     if tail:
         text += "\n" + "\n".join(f"  | {line}" for line in tail)
     return text
+
+
+def _shell_hint(command: str) -> str:
+    words = command.split()
+    if words[0] not in _SHELL_COMMANDS and not _SHELL_WORDS.intersection(words):
+        return ""
+    return "\n  help: build commands run without a shell: write one command per line, or `sh -c '...'`"
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
