@@ -67,6 +67,13 @@ def test_errors_and_tails() -> None:
     assert telling_lines(["a", "fatal Error: no", "b"]) == ("fatal Error: no", "b")
     assert telling_lines([str(number) for number in range(30)]) == tuple(str(n) for n in range(20, 30))
     assert telling_lines([]) == ()
+    syntax = [
+        '  File "op.py", line 1',
+        "    class Operator",
+        "                  ^",
+        "SyntaxError: expected ':'",
+    ]
+    assert telling_lines(["starting", *syntax]) == tuple(syntax)
     endless = ["Traceback (most recent call last):", *["  deeper"] * 500, "RecursionError: x"]
     excerpt = telling_lines(endless)
     assert len(excerpt) < 70

@@ -99,3 +99,9 @@ def test_too_little_shared_memory_is_said_with_the_figure_needed() -> None:
     check_shared_memory(1)
     with pytest.raises(SharedMemoryFull, match=r"[\d.]+ MiB left, .* at least 1099511627776 MiB"):
         check_shared_memory(1 << 60)
+
+
+def test_shared_memory_that_cannot_be_written_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, _: path != "/dev/shm")
+    with pytest.raises(DoraError, match=r"/dev/shm cannot be written to.*mount it writable"):
+        check_shared_memory(1)

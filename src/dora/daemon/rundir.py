@@ -167,11 +167,20 @@ def _remove_stale_boards() -> None:
 
 
 def check_shared_memory(room: int = ROOM_NEEDED) -> None:
-    """Raise `SharedMemoryFull` if there is a /dev/shm and it has less than ``room`` bytes left."""
+    """Check that a /dev/shm, where there is one, can be used.
+
+    Raises `SharedMemoryFull` if it has less than ``room`` bytes left, `DoraError` if this user may not
+    write to it.
+    """
     try:
         status = os.statvfs(SHM)
     except OSError:
         return
+    if not os.access(SHM, os.W_OK | os.X_OK):
+        raise DoraError(
+            f"{SHM} cannot be written to, and messages travel through it; mount it writable (mount -o "
+            f"remount,rw {SHM}) or give it its usual mode (chmod 1777 {SHM})"
+        )
     free = status.f_bavail * status.f_frsize
     if free < room:
         raise SharedMemoryFull(

@@ -15,7 +15,8 @@ _MARKS = ("Error:", "panicked at", "Exception:", "error:")
 def telling_lines(lines: Sequence[str]) -> tuple[str, ...]:
     """Return the last traceback, or else from the last error on, or else the last `TAIL` lines.
 
-    A traceback that was raised while another one was handled comes with that one.
+    A traceback that was raised while another one was handled comes with that one; an error comes with
+    the indented lines before it, where a syntax error has its file and line.
 
     >>> telling_lines(["starting", "Traceback (most recent call last):", "  ...", "ValueError: no"])
     ('Traceback (most recent call last):', '  ...', 'ValueError: no')
@@ -35,5 +36,8 @@ def telling_lines(lines: Sequence[str]) -> tuple[str, ...]:
         return excerpt
     for index in range(len(lines) - 1, -1, -1):
         if any(mark in lines[index] for mark in _MARKS):
-            return tuple(lines[index:][:MAX_LINES])
+            start = index
+            while start > max(0, index - TAIL) and lines[start - 1].startswith(" "):
+                start -= 1
+            return tuple(lines[start:][:MAX_LINES])
     return tuple(lines[-TAIL:])
