@@ -232,17 +232,24 @@ def _find_encoder(data: Any) -> Callable[[Any], Payload]:
     if encoder is None:
         raise TypeError(
             f"cannot send {_describe(data)}: pass bytes, a buffer, a NumPy array, or an Arrow array, "
-            "chunked array, record batch or table"
-            + (" (for text: pyarrow.array([text]))" if isinstance(data, str) else "")
+            "chunked array, record batch or table" + _mend(data)
         )
     _encoders[kind] = encoder
     return encoder
 
 
 def _describe(data: Any) -> str:
-    return (
-        "None" if data is None else f"an object of type {type(data).__module__}.{type(data).__qualname__}"
-    )
+    if data is None:
+        return "None"
+    kind = type(data)
+    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    return f"an object of type {module}{kind.__qualname__}"
+
+
+def _mend(data: Any) -> str:
+    if isinstance(data, (str, bool, int, float, dict)):
+        return f" (for one {type(data).__name__}: pyarrow.array([value]))"
+    return " (for a list: pyarrow.array(value))" if isinstance(data, (list, tuple)) else ""
 
 
 def _encoder_for(data: Any) -> Callable[[Any], Payload] | None:
