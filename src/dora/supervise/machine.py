@@ -22,17 +22,16 @@ Rules that are less obvious than they look:
 from __future__ import annotations
 
 import signal
-from collections import deque
-from collections.abc import Iterable
 from typing import Literal
 
 from dora.dataflow.model import Dataflow
 from dora.supervise import commands as do
 from dora.supervise import events as on
-from dora.supervise.graph import Graph, quoted
+from dora.supervise.graph import quoted
 from dora.supervise.node_state import NodeState
 from dora.supervise.restart import recent_restarts, restart_delay
-from dora.supervise.result import DataflowResult, FailureKind, NodeFailure
+from dora.supervise.result import FailureKind, NodeFailure
+from dora.supervise.run_state import RunState
 from dora.supervise.verdict import describe_exit, judge
 from dora.wire.control import (
     InputsClosed,
@@ -41,7 +40,6 @@ from dora.wire.control import (
     Started,
     StartRefused,
     Stop,
-    ToNode,
 )
 
 DEFAULT_GRACE = 10.0  # seconds between the stop event and SIGTERM; half of it until SIGKILL
@@ -50,12 +48,9 @@ CLOSING_HOLD = 1.0
 BROKEN_START_GRACE = 1.0  # for nodes that could not yet be told that the start failed
 FAREWELL = 1.0  # for dynamic nodes, once everybody else has ended
 ABANDON_AFTER = 10.0
-STORY_LENGTH = 1000
-
-_Key = tuple[str, str]  # node id ("" for the dataflow), name of the deadline
 
 
-class Supervisor:
+class Supervisor(RunState):
     """Supervise one run of a dataflow.
 
     All times are absolute, in seconds, on one clock that never goes back (``CLOCK_MONOTONIC``).
@@ -71,27 +66,9 @@ class Supervisor:
         grace: float = DEFAULT_GRACE,
         finish_grace: float | None = DEFAULT_FINISH_GRACE,
     ) -> None:
-        self.nodes = {node.id: NodeState(node) for node in dataflow.nodes}
-        self.graph = Graph(dataflow)
-        self.begun = False
-        self.opened = False  # the start barrier
-        self.epoch_ns = 0
-        self.broken_by = ""  # the node that broke the start barrier
-        self.stopping = False
-        self.killing = False
-        self.leaving = False  # everybody but dynamic nodes has ended
-        self.done = False
-        self.failures: list[NodeFailure] = []
+        super().__init__(dataflow)
         self._grace = grace
         self._finish_grace = finish_grace
-        self.deadlines: dict[_Key, float] = {}
-        self._commands: list[do.Command] = []
-        self._stories: dict[str, deque[tuple[float, str]]] = {
-            node_id: deque(maxlen=STORY_LENGTH) for node_id in self.nodes
-        }
-        self._now = 0.0
-
-    # ----------------------------------------------------------------------- interface
 
     def handle(self, event: on.Event, now: float) -> list[do.Command]:
         """Take one event in, and every deadline that is due; return what has to be done, in order."""
@@ -103,23 +80,6 @@ class Supervisor:
             self._expire(*key)
         commands, self._commands = self._commands, []
         return commands
-
-    def next_deadline(self) -> float | None:
-        """Return when `handle` has to be called at the latest, None if nothing is due ever."""
-        return min(self.deadlines.values(), default=None)
-
-    def story(self, node_id: str) -> list[tuple[float, str]]:
-        """Return what happened to a node and why, as (time, sentence) pairs; raises ``KeyError``."""
-        return list(self._stories[node_id])
-
-    def result(self, dataflow_id: str) -> DataflowResult:
-        """Return how it ended so far; first causes first, nodes that others pulled down last."""
-        return DataflowResult(
-            dataflow_id=dataflow_id,
-            failures=tuple(sorted(self.failures, key=lambda failure: failure.kind == "cascading")),
-            undeclared={key: node.undeclared for key, node in self.nodes.items() if node.undeclared},
-            stopped=self.stopping,
-        )
 
     # ----------------------------------------------------------------------- events
 
@@ -345,9 +305,6 @@ class Supervisor:
         self.deadlines["", "unready"] = self._now + BROKEN_START_GRACE
         self.deadlines.setdefault(("", "term"), self._now + self._grace)
 
-    def _broken_reason(self) -> str:
-        return f"the dataflow could not start: node `{self.broken_by}` ended before all nodes were ready"
-
     def _refuse_start(self, node: NodeState, why: Literal["broken", "stopped"], reason: str) -> None:
         node.refused = why
         self._send(node, StartRefused(reason))
@@ -411,18 +368,6 @@ class Supervisor:
             self._break(node)
         self._try_finish()
 
-    def _work_done(self, node: NodeState) -> bool:
-        work = self.graph.work[node.spec.id]
-        return bool(work) and work <= node.inputs_closed
-
-    def _may_restart(self, node: NodeState) -> bool:
-        return (
-            node.spec.restart.policy != "never"
-            and not node.spec.is_dynamic
-            and not (self.stopping or self.broken_by)
-            and not self._work_done(node)
-        )
-
     def _review_stragglers(self) -> None:
         """Arm the guard of every node once all that are left have nothing to wait for."""
         left = [node for node in self.nodes.values() if node.alive or node.phase == "backoff"]
@@ -478,9 +423,6 @@ class Supervisor:
         if node.doom is None:
             node.doom = (kind, message)
         self._signal(node, signal.SIGKILL, message)
-
-    def _alive(self) -> Iterable[NodeState]:
-        return [node for node in self.nodes.values() if node.alive]
 
     def _try_finish(self) -> None:
         """End the dataflow if nobody is left whom it has to wait for."""
@@ -578,22 +520,3 @@ class Supervisor:
             self.deadlines[node.spec.id, "health"] = self._now + timeout
         else:
             self.deadlines.pop((node.spec.id, "health"), None)
-
-    def _forget_deadlines(self, node: NodeState) -> None:
-        self.deadlines = {key: time for key, time in self.deadlines.items() if key[0] != node.spec.id}
-
-    # ----------------------------------------------------------------------- commands
-
-    def _send(self, node: NodeState, message: ToNode) -> None:
-        self._commands.append(do.Send(node.spec.id, message))
-
-    def _signal(self, node: NodeState, number: int, why: str) -> None:
-        self._commands.append(do.Signal(node.spec.id, number))
-        self._tell(node.spec.id, f"gets {signal.Signals(number).name}: {why}")
-
-    def _note(self, level: Literal["error", "warn"], node_id: str, text: str) -> None:
-        self._commands.append(do.Note(level, node_id, text))
-        self._tell(node_id, text)
-
-    def _tell(self, node_id: str, text: str) -> None:
-        self._stories[node_id].append((self._now, text))
