@@ -100,8 +100,8 @@ def open_console(
     def broken() -> None:
         if on_warning is not None:
             on_warning(
-                "warning: standard output was closed; the dataflow goes on without showing its logs, Ctrl-C "
-                "stops it"
+                "warning: standard output was closed; the dataflow goes on without showing its logs, "
+                "Ctrl-C stops it"
             )
 
     colour = wants_colour(stream.isatty(), os.environ)
