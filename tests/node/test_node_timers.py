@@ -192,6 +192,30 @@ def test_silence_closes_an_input_once_and_a_message_recovers_it(silent: Silent) 
     assert types(receiver) == ["INPUT_CLOSED"]
 
 
+def test_messages_that_end_a_silence_keep_their_order(silent: Silent) -> None:
+    _, sender, receiver, clock = silent
+    sender.send_output("out", b"0")
+    assert types(receiver) == ["INPUT"]
+    clock.advance(500)
+    assert types(receiver) == ["INPUT_CLOSED"]
+    for data in (b"1", b"2", b"3"):
+        sender.send_output("out", data)
+    recovered, *rest = receiver.drain()
+    assert recovered["type"] == "INPUT_RECOVERED"
+    assert [event["data"] for event in rest] == [b"1", b"2", b"3"]
+
+
+def test_a_stop_after_a_silence_still_delivers_what_is_there(silent: Silent) -> None:
+    daemon, sender, receiver, clock = silent
+    sender.send_output("out", b"0")
+    assert types(receiver) == ["INPUT"]
+    clock.advance(500)
+    assert types(receiver) == ["INPUT_CLOSED"]
+    sender.send_output("out", b"1")
+    daemon.stop("b")
+    assert types(receiver) == ["STOP", "INPUT"]
+
+
 def test_messages_keep_an_input_open(silent: Silent) -> None:
     _, sender, receiver, clock = silent
     for _ in range(5):

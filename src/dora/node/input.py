@@ -29,6 +29,7 @@ from dora.transport.board import CLOSED as LINK_CLOSED
 from dora.transport.doorbell import Bell, memory_fence
 from dora.transport.interface import MAX_QUEUE, Receiver
 from dora.wire.control import InputConfig
+from dora.wire.message import Message
 
 _monotonic = time.monotonic_ns
 FLIGHT_LIMIT_NS: Final = 2_000_000_000  # how long a closed input waits for messages in flight
@@ -68,7 +69,7 @@ class Port(Protocol):
 
 class Silence:
     """Watches an input with `input_timeout`: armed by the first message, it closes the input after
-    that much silence, and recovers it with the next message."""
+    that much silence; the port recovers it before it gives out the next message."""
 
     __slots__ = ("_deadline", "_timeout_ns", "closed")
 
@@ -77,11 +78,9 @@ class Silence:
         self._deadline: int | None = None
         self.closed = False
 
-    def heard(self) -> bool:
-        """Note a message; True if it ends a silence."""
+    def heard(self) -> None:
+        """Note a message."""
         self._deadline = _monotonic() + self._timeout_ns
-        recovered, self.closed = self.closed, False
-        return recovered
 
     def is_due(self) -> bool:
         """Tell whether `expired` would be true."""
@@ -97,6 +96,10 @@ class Silence:
 
     def wake_at(self) -> int | None:
         return self._deadline
+
+
+def _receive_nothing() -> Message | None:
+    return None
 
 
 class LinkPort:
@@ -143,10 +146,8 @@ class LinkPort:
         self._waiting_word = config.output_slot * WORDS + CREDIT_WAITING
         self._half = min(config.queue_size, MAX_QUEUE) // 2
         self._silence = Silence(config.input_timeout) if config.input_timeout is not None else None
-        self._stashed: Event | None = None
         self._source_closed_at: int | None = None
         self._in_flight = in_flight
-        self._limit: int | None = None
 
     def poll(self) -> Event | None:
         message = self._receive()
@@ -162,11 +163,10 @@ class LinkPort:
         self._words[self._received_word] = self._received
         if self._credit is not None:
             self._give_credit()
+        if self._silence is not None:
+            self._silence.heard()
         event: Any = Input(self._template)
         event._content = message
-        if self._silence is not None and self._silence.heard():
-            self._stashed = event
-            return InputRecovered(self.id)
         return event  # type: ignore[no-any-return]
 
     def _gap(self, sequence: int) -> None:
@@ -204,15 +204,18 @@ class LinkPort:
             self._credit.ring()
 
     def _nothing(self) -> Event | None:
+        silence = self._silence
+        if silence is not None and silence.closed and self._receiver.has_messages():
+            silence.closed = False
+            self._receive = self._receiver.receive
+            return InputRecovered(self.id)
         if self._settle_to > self._last:
             self._settle()
-        if self._stashed is not None:
-            event, self._stashed = self._stashed, None
-            return event
         if self._source_closed_at is not None and self._arrived():
             self.open = False
             return InputClosed(self.id)
-        if self._silence is not None and self._silence.expired():
+        if silence is not None and silence.expired():
+            self._receive = _receive_nothing  # `InputRecovered` comes before the next message
             return InputClosed(self.id)
         return None
 
@@ -230,7 +233,6 @@ class LinkPort:
     def ready(self) -> bool:
         return (
             self._receiver.has_messages()
-            or self._stashed is not None
             or (self._source_closed_at is not None and self._arrived())
             or (self._silence is not None and self._silence.is_due())
         )
@@ -259,7 +261,7 @@ class LinkPort:
 
     def stop(self) -> None:
         limit = self._words[self._sent_word]
-        receive = self._receive
+        receive = self._receiver.receive
         self._silence = None
         # Senders may not have heard of the stop yet; what they send from now on is not waited for.
         self._receive = lambda: receive() if self._last < limit else None
@@ -268,7 +270,8 @@ class LinkPort:
         self.open = False
         self._source_node = ""  # closed for good
         self._words[self._base + STATE] = LINK_CLOSED
-        self._receive = lambda: None
+        self._receive = _receive_nothing
+        self._silence = None
         self._receiver.close()
         if self._credit is not None:
             self._credit.ring()
@@ -361,8 +364,11 @@ class QueuePort:
             if self._silence is not None and self._silence.expired():
                 return InputClosed(self.id)
             return None
-        if self._silence is not None and self._silence.heard():
-            return InputRecovered(self.id)
+        if self._silence is not None:
+            if self._silence.closed:
+                self._silence.closed = False
+                return InputRecovered(self.id)
+            self._silence.heard()
         event: Any = Input(self._template)
         event._content = self._queue.popleft()
         self._words[self._base + RECEIVED] += 1
