@@ -104,9 +104,7 @@ class FakeDaemon:
         for message in messages:
             self._sockets[node_id].sendall(encode_frame(message))
             self.board.set(config.node_slot, CONTROL, self.board.get(config.node_slot, CONTROL) + 1)
-        bell = Bell(config.bell)
-        bell.ring()
-        bell.close()
+        Bell(config.bell).ring()
 
     def stop(self, node_id: str) -> None:
         self.send(node_id, Stop())

@@ -38,7 +38,6 @@ def play(directory: str, mine: int, count: int) -> int:
     while board.get(other, NUMBER) < count:
         time.sleep(0.001)
     doorbell.close()
-    bell.close()
     board.close()
     return slept
 

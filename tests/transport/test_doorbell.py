@@ -34,10 +34,8 @@ def doorbell(directory: str) -> Iterator[Doorbell]:
 
 
 @pytest.fixture
-def bell(doorbell: Doorbell) -> Iterator[Bell]:
-    bell = Bell(doorbell.path)
-    yield bell
-    bell.close()
+def bell(doorbell: Doorbell) -> Bell:
+    return Bell(doorbell.path)
 
 
 def _rung(doorbell: Doorbell) -> bool:
@@ -100,8 +98,31 @@ def test_a_bell_that_nobody_hears_is_not_an_error(directory: str) -> None:
     bell.ring()  # and back, after a restart
     assert _rung(doorbell)
     doorbell.close()
-    bell.close()
-    bell.close()
+
+
+def test_threads_share_a_bell_whose_reader_comes_and_goes(directory: str) -> None:
+    Doorbell.make(f"{directory}/bell")
+    bell = Bell(f"{directory}/bell")
+    before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else None
+    failed: list[OSError] = []
+
+    def ring() -> None:
+        try:
+            for _ in range(300):
+                bell.ring()
+        except OSError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=ring) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while any(thread.is_alive() for thread in threads):
+        Doorbell(f"{directory}/bell").close()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    if before is not None:
+        assert len(os.listdir("/proc/self/fd")) <= before + 1, "one descriptor is enough for all threads"
 
 
 def test_making_a_doorbell_twice_keeps_it(directory: str) -> None:
@@ -125,7 +146,6 @@ def test_a_second_descriptor_ends_the_wait_and_is_told_apart(directory: str) -> 
     os.read(read_end, 1)
     assert doorbell.wait(0) is False
     doorbell.close()
-    bell.close()
     os.close(read_end)
     os.close(write_end)
 
@@ -148,7 +168,6 @@ def test_descriptors_beyond_the_limit_of_select_work(directory: str) -> None:
         bell.ring()
         assert _sleep(doorbell, None) < LIMIT / 2
         doorbell.close()
-        bell.close()
     finally:
         for fd in fillers:
             os.close(fd)

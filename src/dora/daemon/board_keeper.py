@@ -117,8 +117,7 @@ class BoardKeeper:
         return tuple(reports)
 
     def close(self) -> None:
-        for bell in self._bells.values():
-            bell.close()
+        self._bells.clear()
         self.board.close()
 
     def _ring(self, path: str) -> None:

@@ -275,7 +275,6 @@ class LinkPort:
         self._receiver.close()
         if self._credit is not None:
             self._credit.ring()
-            self._credit.close()
 
 
 class TimerPort:

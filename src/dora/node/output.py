@@ -162,8 +162,6 @@ class OutputPort:
         """Refuse further sends. What was sent stays receivable."""
         self._closed = True
         self._sender.close()
-        for _, bell in self._bells:
-            bell.close()
 
 
 def _fill(address: int, head: bytes, payload: Payload) -> None:

@@ -34,35 +34,40 @@ def memory_fence() -> None:
 
 
 class Bell:
-    """The ringing side. Opening never blocks; ringing a bell that nobody hears is not an error."""
+    """The ringing side, for any number of threads.
+
+    Opening never blocks; ringing a bell that nobody hears is not an error. The bell is closed when it
+    is garbage-collected, so never while another thread rings it.
+    """
 
     def __init__(self, path: str) -> None:
         self.path = path
         self._fd = -1
 
     def ring(self) -> None:
-        """Wake the owner if it sleeps. A full pipe means that it rings already."""
-        if self._fd < 0:
-            try:
-                self._fd = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-            except OSError:  # ENXIO: nobody listens (yet, or any more); ENOENT: the run is over
-                return
+        """Wake the owner if it sleeps."""
+        if self._fd < 0 and not self._open():
+            return
         try:
             os.write(self._fd, b"\0")
-        except BlockingIOError:
+        except OSError:  # it is full: it rings already; or the reader is gone, perhaps until a restart
             pass
-        except OSError:  # the reader is gone; it may come back after a restart
-            os.close(self._fd)
-            self._fd = -1
 
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+    def _open(self) -> bool:
+        try:
+            fd = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:  # ENXIO: nobody listens (yet, or any more); ENOENT: the run is over
+            return False
+        if self._fd < 0:
+            self._fd = fd
+        else:  # another thread was faster
+            os.close(fd)
+        return True
 
     def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not finalizing():  # the process's end closes files, and `os` may be gone already
-            self.close()
+        # The process's end closes files, and `os` may be gone already.
+        if self._fd >= 0 and not finalizing():
+            os.close(self._fd)
 
 
 class Doorbell:
