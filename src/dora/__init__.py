@@ -27,6 +27,7 @@ if TYPE_CHECKING:
         StartFailed,
         TransportError,
         UndeclaredOutput,
+        UnsupportedData,
     )
     from dora.node.events import (
         Error,
@@ -60,6 +61,7 @@ _MODULES = {
         "StartFailed",
         "TransportError",
         "UndeclaredOutput",
+        "UnsupportedData",
     ),
     "dora.node.events": (
         "Error",
@@ -105,6 +107,7 @@ __all__ = [
     "TransportError",
     "UndeclaredOutput",
     "Unknown",
+    "UnsupportedData",
     "__version__",
     "build",
     "run",

@@ -5,13 +5,14 @@
     DoraError (RuntimeError)
     ├── DataflowError           the YAML cannot be used; carries every problem found
     ├── BuildError              a ``build`` command failed
-    ├── DataflowFailed          a dataflow ran and at least one node failed; carries the result
+    ├── DataflowFailed          a dataflow ran and at least one node failed; says which and why
     ├── NotInDataflow           ``Node()`` outside a dataflow
     ├── ConnectError            the daemon refused this node, or cannot be reached
     │   └── StartFailed         the start barrier broke: another node ended before it was ready
     ├── DaemonLost              the daemon went away while the node was running
     ├── SendError               an output could not be sent
     │   ├── UndeclaredOutput    the output is not in the node's ``outputs`` (strict mode and loans)
+    │   ├── UnsupportedData     the data or metadata has no form on the wire (also a TypeError)
     │   ├── SharedMemoryFull    /dev/shm has no room for the message
     │   └── SampleAlreadySent   a loaned sample was sent twice
     ├── ReceiveClosed           ``drain()`` on a stream that is closed and empty
@@ -40,6 +41,7 @@ __all__ = [
     "StartFailed",
     "TransportError",
     "UndeclaredOutput",
+    "UnsupportedData",
 ]
 
 
@@ -131,6 +133,10 @@ class SendError(DoraError):
 
 class UndeclaredOutput(SendError):
     """The output is not declared for this node in the dataflow."""
+
+
+class UnsupportedData(SendError, TypeError):
+    """The data or metadata passed to a send function cannot be sent."""
 
 
 class SharedMemoryFull(SendError):

@@ -32,7 +32,7 @@ from dora.wire import control
 _monotonic = time.monotonic_ns
 _yield_cpu = getattr(os, "sched_yield", lambda: time.sleep(0))
 
-DEFAULT_SPIN_US: Final = 50
+DEFAULT_SPIN_US: Final = 150
 _WAKE_COST_NS: Final = 80_000
 _TRUST: Final = 3  # fruitless looks until the node stops spinning
 _LOOK_EVERY_NS: Final = 50_000_000

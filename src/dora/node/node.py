@@ -106,7 +106,7 @@ class Node:
 
         Never waits, except on an output with a ``queue_policy: backpressure`` link whose queue is
         full. An output that is not declared is warned about once, counted and dropped; with
-        ``DORA_STRICT_OUTPUTS=1`` it raises `UndeclaredOutput`. Raises ``TypeError`` for data that
+        ``DORA_STRICT_OUTPUTS=1`` it raises `UndeclaredOutput`. Raises `UnsupportedData` for data that
         cannot be sent, `SharedMemoryFull`, `SendError` after `close`.
         """
         port = self._outputs.get(output_id)
@@ -137,7 +137,7 @@ class Node:
         ...     camera.read(frame)
 
         Arrives flat, with the Arrow type of ``dtype`` (integers and floats). Nothing is sent if the
-        block raises. Raises `UndeclaredOutput`, `SharedMemoryFull`, ``TypeError`` for other dtypes.
+        block raises. Raises `UndeclaredOutput`, `SharedMemoryFull`, `UnsupportedData` for other dtypes.
         """
         port = self._session.output(output_id)
         dimensions = (shape,) if isinstance(shape, int) else tuple(shape)

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from ctypes import string_at
 from typing import TYPE_CHECKING, Any
 
+from dora.errors import UnsupportedData
 from dora.wire.message import MAX_SCHEMA, Encoding, Message, pack_head
 from dora.wire.plain import ARROW_NAMES, FORMAT_OF_DTYPE, WIDTHS
 
@@ -66,7 +67,7 @@ class Payload:
 
 
 def encode(data: Any) -> Payload:
-    """Encode what a user passed to ``send_output``; raises ``TypeError`` for what cannot be sent."""
+    """Encode what a user passed to ``send_output``; raises `UnsupportedData` for what cannot be sent."""
     encoder = _encoders.get(data.__class__)
     if encoder is None:
         encoder = _find_encoder(data)
@@ -113,7 +114,9 @@ def _encode_numpy_by_arrow(data: np.ndarray[Any, Any]) -> Payload:
     try:
         return encode(pa.array(flat))
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        raise TypeError(f"Arrow has no type for a NumPy array of dtype {data.dtype}: {error}") from None
+        raise UnsupportedData(
+            f"Arrow has no type for a NumPy array of dtype {data.dtype}: {error}"
+        ) from None
 
 
 def _encode_primitive(format_: bytes, width: int) -> Callable[[Any], Payload]:
@@ -230,7 +233,7 @@ def _find_encoder(data: Any) -> Callable[[Any], Payload]:
     kind = data.__class__
     encoder = _encoder_for(data)
     if encoder is None:
-        raise TypeError(
+        raise UnsupportedData(
             f"cannot send {_describe(data)}: pass bytes, a buffer, a NumPy array, or an Arrow array, "
             "chunked array, record batch or table" + _mend(data)
         )
@@ -293,7 +296,7 @@ def _encode_foreign(data: Any) -> Payload:
 def as_message(data: Any) -> Message:
     """Return the message, without number and metadata, in which a receiver would get ``data``.
 
-    Raises ``TypeError`` for what cannot be sent.
+    Raises `UnsupportedData` for what cannot be sent.
     """
     payload = encode(data)
     head = pack_head(payload.encoding, payload.schema, b"", payload.size, 0, 0)

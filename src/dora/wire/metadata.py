@@ -15,6 +15,8 @@ from typing import Any
 
 import msgspec
 
+from dora.errors import UnsupportedData
+
 _SIMPLE = frozenset((str, int, float, bool, type(None), bytes))
 
 _decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
@@ -48,7 +50,7 @@ _encode = msgspec.msgpack.Encoder(enc_hook=_as_plain).encode
 
 
 def normalise(value: Any) -> Any:
-    """Return metadata, or a value of it, as plain Python values; raises ``TypeError`` for a key."""
+    """Return metadata, or a value of it, as plain Python values; raises `UnsupportedData` for a key."""
     kind = value.__class__
     if kind in _SIMPLE:
         return value
@@ -58,7 +60,9 @@ def normalise(value: Any) -> Any:
     if isinstance(value, Mapping):
         for key in value:
             if not isinstance(key, str):
-                raise TypeError(f"the keys of metadata are strings, not {type(key).__name__}: {key!r}")
+                raise UnsupportedData(
+                    f"the keys of metadata are strings, not {type(key).__name__}: {key!r}"
+                )
         return {key: normalise(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [normalise(item) for item in value]
@@ -70,7 +74,7 @@ def normalise(value: Any) -> Any:
 def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
     """Return the metadata section.
 
-    Raises ``TypeError`` for a key that is no string, ``OverflowError`` for an integer out of range,
+    Raises `UnsupportedData` for a key that is no string, ``OverflowError`` for an integer out of range,
     ``ValueError`` for values that contain themselves.
     """
     for key, value in metadata.items():

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from dora.errors import UnsupportedData
+
 FORMAT_OF_DTYPE: Final = {
     "|i1": b"c",
     "|u1": b"C",
@@ -54,14 +56,14 @@ WIDTHS: Final = {
 def plain_format(dtype: Any) -> tuple[bytes, str, int]:
     """Return (schema section, NumPy dtype string, item size) of a NumPy dtype for a loan.
 
-    Raises ``TypeError`` for dtypes that are not plain numbers.
+    Raises `UnsupportedData` for dtypes that are not plain numbers.
     """
     import numpy as np
 
     resolved = np.dtype(dtype)
     format_ = FORMAT_OF_DTYPE.get(resolved.str)
     if format_ is None:
-        raise TypeError(
+        raise UnsupportedData(
             f"a loan needs a plain number type such as uint8 or float32, not {resolved} "
             "(send arrays of other types with send_output)"
         )
