@@ -23,7 +23,7 @@ from dora.wire.message import Message, pack_head
 from dora.wire.metadata import encode_metadata
 
 LIMIT = 20.0  # seconds that anything may take
-PEER = Path(__file__).with_name("peer.py")
+HERE = Path(__file__).parent
 HAS_ICEORYX = importlib.util.find_spec("iceoryx2") is not None
 LINES = 64
 
@@ -185,9 +185,18 @@ class Bench:
 
     def peer(self, script: str, output: OutputConfig, *wrapper: str) -> subprocess.Popen[str]:
         """Start a process that sends: `peer.py` says what ``script`` may be."""
-        arguments = json.dumps([self.name, self.run_dir, self.prefix, self.endpoint, self.board.path])
+        return self._start("peer.py", script, output, wrapper)
+
+    def listener(self, script: str, item: InputConfig) -> subprocess.Popen[str]:
+        """Start a process that receives: `listener.py` says what ``script`` may be."""
+        return self._start("listener.py", script, item, ())
+
+    def _start(
+        self, program: str, script: str, config: OutputConfig | InputConfig, wrapper: tuple[str, ...]
+    ) -> subprocess.Popen[str]:
+        place = json.dumps([self.name, self.run_dir, self.prefix, self.endpoint, self.board.path])
         process = subprocess.Popen(
-            [*wrapper, sys.executable, str(PEER), script, arguments, encode_config(output)],
+            [*wrapper, sys.executable, str(HERE / program), script, place, encode_config(config)],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -224,10 +233,10 @@ def make_engine(name: str, run_dir: str, prefix: str, endpoint: str, board: Boar
     return LocalEngine()
 
 
-def encode_config(output: OutputConfig) -> str:
+def encode_config(config: OutputConfig | InputConfig) -> str:
     import msgspec
 
-    return msgspec.json.encode(output).decode()
+    return msgspec.json.encode(config).decode()
 
 
 def sequences(messages: list[Message]) -> list[int]:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from linking import LIMIT, Bench, sequences
+from linking import LIMIT, Bench, Outlet, sequences, until
 from peer import LARGE, SMALL
 
 from dora.transport.board import SENT
@@ -59,6 +59,28 @@ def test_messages_stay_valid_when_what_a_dead_sender_left_is_removed(iceoryx_ben
     remove_dead_nodes(iceoryx_bench.run_dir, iceoryx_bench.prefix)
     assert _shared_memory(iceoryx_bench) < before
     assert array.buffers()[1].to_pybytes() == LARGE
+
+
+@pytest.mark.parametrize(("script", "status"), [("end", 0), ("raise", 1), ("close", 0), ("fork", 0)])
+def test_a_receiver_may_end_while_messages_are_coming(
+    process_bench: Bench, script: str, status: int
+) -> None:
+    """Also without closing anything: no thread of an engine keeps the process."""
+    output, (config,) = process_bench.describe(10)
+    listener = process_bench.listener(script, config)
+    assert listener.stdout is not None
+    assert listener.stdout.readline() == "listening\n"
+    engine = process_bench.engine()
+    outlet = Outlet(output, engine, process_bench.board)
+    engine.connect(LIMIT)
+
+    def ended() -> bool:
+        outlet.send(bytes(1000))
+        return listener.poll() is not None
+
+    until(ended, "the end of the receiver")
+    assert listener.returncode == status
+    assert listener.stdout.read() == "1\n"
 
 
 def test_a_restarted_sender_is_heard_again(process_bench: Bench) -> None:

@@ -16,9 +16,11 @@ Four properties of Zenoh shape this module:
   handler covers the programs that end without closing their node. After SIGKILL or ``os._exit`` the
   last messages may be missing.
 * Messages may still be on their way when the daemon says that their source has ended: ``in_flight``.
-* Subscriptions with a callback in a Python thread keep the interpreter from ending. So callbacks run
-  in Zenoh's own threads, and do as little as possible there: the copy into a Python object is made
-  by the thread that receives.
+* A thread of Zenoh that waits for the interpreter's lock can make a sender that holds it wait for ever,
+  and the Python threads in which it would run callbacks keep the interpreter from ending. So each
+  subscriber fills a channel of Zenoh's, and a daemon thread of ours empties it. It does as little
+  as possible: the copy into a Python object is made by the thread that receives. It must have ended
+  before the interpreter finalizes, which the ``atexit`` handler sees to.
 
 Whether a link is up is known only when something has come through; so this engine itself writes
 ``STATE`` on the board, and does not count a receiver in before it can be reached: a sender with
@@ -28,13 +30,14 @@ back-pressure would wait for ever for credit for messages that never came.
 from __future__ import annotations
 
 import atexit
+import ctypes
 import logging
 import os
 import struct
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import zenoh
@@ -60,6 +63,8 @@ from dora.wire.message import HEADER_SIZE, Message, MessageError
 _CONNECT_TIMEOUT_MS: Final = 5000
 _INTERRUPTED_PATIENCE: Final = 0.5  # seconds
 _FLUSH_PATIENCE: Final = 2.0  # seconds
+_THREAD_PATIENCE: Final = 2.0  # seconds
+_CHANNEL_LENGTH: Final = 256  # messages between the network and the thread that queues them
 _FIRST_PAUSE: Final = 0.0005  # seconds between probes, doubled up to the longest
 _LONGEST_PAUSE: Final = 0.02
 
@@ -136,18 +141,27 @@ class ZenohReceiver:
         self._reached = False
         self._closed = False
         self._subscriber: Any = None
+        self._thread: threading.Thread | None = None
 
     def subscribe(self, session: zenoh.Session) -> None:
         if self._subscriber is None and not self._closed:
-            # `indirect`: in a thread of its own. A thread of the network that waits for the
-            # interpreter's lock, while a sender that holds it waits for the network, never ends.
             self._subscriber = session.declare_subscriber(
-                self.service, zenoh.handlers.Callback(self._on_sample, indirect=True)
+                self.service, zenoh.handlers.FifoChannel(_CHANNEL_LENGTH)
             )
+            self._thread = threading.Thread(
+                target=self._take_samples,
+                args=(self._subscriber.handler,),
+                name=f"dora input {self._input_id}",
+                daemon=True,
+            )
+            self._thread.start()
 
-    def _on_sample(self, sample: zenoh.Sample) -> None:
-        """Take what the network brings; runs in a thread of Zenoh."""
-        payload = sample.payload
+    def _take_samples(self, samples: Iterable[zenoh.Sample]) -> None:
+        """Queue what the network brings, until the subscriber or the session is closed."""
+        for sample in samples:
+            self._on_payload(sample.payload)
+
+    def _on_payload(self, payload: zenoh.ZBytes) -> None:
         if len(payload) < HEADER_SIZE:
             self._on_probe(payload.to_bytes())
             return
@@ -205,7 +219,13 @@ class ZenohReceiver:
                 subscriber.undeclare()
             except zenoh.ZError:
                 pass  # the session is closed or broken: nothing comes any more
+        self.join()
         self._queue.clear()
+
+    def join(self) -> None:
+        """Wait for the end of the thread, once the subscriber or the session is closed."""
+        if self._thread is not None:
+            self._thread.join(_THREAD_PATIENCE)
 
 
 class ZenohEngine:
@@ -232,6 +252,7 @@ class ZenohEngine:
         # A subscriber or publisher that is garbage-collected is silently undeclared.
         self._senders: list[ZenohSender] = []
         self._receivers: list[ZenohReceiver] = []
+        self._pid = os.getpid()
         atexit.register(self.close)
 
     def sender(self, output: OutputConfig) -> ZenohSender:
@@ -301,12 +322,20 @@ class ZenohEngine:
     def close(self) -> None:
         """Wait until everything sent has arrived, at most `_FLUSH_PATIENCE`, then end the session."""
         atexit.unregister(self.close)
+        if os.getpid() != self._pid:
+            # A forked child has these objects, but not the threads behind them: it can only forget
+            # them, without even running their destructors.
+            forgotten = (self._session, self._senders, self._receivers)
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object(forgotten))
+            return
         if not self._session.is_closed():
             try:
                 self._flush()
             except TransportError:
                 pass  # the router is gone, and with it everybody who could receive
             self._session.close()  # type: ignore[no-untyped-call]  # a gap in its stubs
+        for receiver in self._receivers:
+            receiver.join()
         self._senders.clear()
         self._receivers.clear()
 

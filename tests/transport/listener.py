@@ -1,0 +1,40 @@
+"""A process that receives one message: started by the tests, see `linking.Bench.listener`.
+
+Ends in the way that the script is named after, while more messages are coming.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+import msgspec
+from linking import LIMIT, Port, make_engine
+
+from dora.transport.board import Board
+from dora.wire.control import InputConfig
+
+
+def main() -> None:
+    script, place, config = sys.argv[1:]
+    name, run_dir, prefix, endpoint, board_path = json.loads(place)
+    board = Board.open(board_path)
+    engine = make_engine(name, run_dir, prefix, endpoint, board)
+    port = Port(msgspec.json.decode(config, type=InputConfig), engine)
+    engine.connect(LIMIT)
+    print("listening", flush=True)
+    print(port.take().sequence, flush=True)
+    if script == "fork":
+        child = os.fork()
+        if child:
+            os.waitpid(child, 0)
+    elif script == "raise":
+        raise SystemExit("on purpose")
+    elif script == "close":
+        port.receiver.close()
+        engine.close()
+
+
+if __name__ == "__main__":
+    main()
