@@ -9,11 +9,22 @@ of one runtime (passed by reference).
 
 from __future__ import annotations
 
+import itertools
+import os
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import msgspec
 
-from dora.dataflow.model import Dataflow, Input, LogSource, Node, NodeOutput, TimerSource
+from dora.dataflow.model import (
+    DEFAULT_QUEUE_SIZE,
+    Dataflow,
+    Input,
+    LogSource,
+    Node,
+    NodeOutput,
+    TimerSource,
+)
 from dora.wire.control import InputConfig, LinkConfig, NodeConfig, OperatorConfig, OutputConfig
 
 # Room on every channel for receivers beyond the links: restarted ones whose predecessor is not
@@ -61,6 +72,148 @@ def text_outputs(node: Node) -> set[str]:
     return {name for name in (node.log.send_stdout_as, node.log.send_logs_as) if name}
 
 
+def plan(dataflow: Dataflow, place: Place) -> Plan:
+    """Lay out all links of a dataflow."""
+    layout = _Layout(dataflow, place)
+    links = tuple(_links(layout))
+    fed: dict[NodeOutput, list[Link]] = {source: [] for source in layout.output_slots}
+    for link in links:
+        if link.kind == "link":
+            fed[NodeOutput(link.producer, link.output)].append(link)
+    outputs = {source: _output(layout, source, edges) for source, edges in fed.items()}
+    credit_bells = tuple(output.credit_bell for output in outputs.values() if output.credit_bell)
+    return Plan(
+        configs={node.id: _node(layout, node, outputs) for node in dataflow.nodes},
+        links=links,
+        bells=tuple(layout.bells.values()) + credit_bells,
+        lines=layout.lines,
+    )
+
+
+class _Layout:
+    """The lines of the board and the names of the doorbells.
+
+    Nodes come first on the board, then outputs, then inputs, except timers, which need no line.
+    """
+
+    def __init__(self, dataflow: Dataflow, place: Place) -> None:
+        self.dataflow = dataflow
+        self.place = place
+        self.nodes = {node.id: node for node in dataflow.nodes}
+        self.kinds = {
+            (node.id, item.id): _kind(dataflow, node, item)
+            for node in dataflow.nodes
+            for item in node.inputs
+        }
+        slots = itertools.count()
+        self.node_slots = {node.id: next(slots) for node in dataflow.nodes}
+        self.output_slots = {
+            NodeOutput(node.id, output): next(slots) for node in dataflow.nodes for output in node.outputs
+        }
+        self.input_slots = {key: next(slots) for key, kind in self.kinds.items() if kind != "timer"}
+        self.lines = next(slots)
+        self.bells = {node_id: f"{place.run_dir}/bell-{index}" for index, node_id in enumerate(self.nodes)}
+        self.credit_bells = {
+            source: f"{place.run_dir}/credit-{index}" for index, source in enumerate(self.output_slots)
+        }
+
+
+def _links(layout: _Layout) -> Iterator[Link]:
+    for node in layout.dataflow.nodes:
+        for item in node.inputs:
+            kind = layout.kinds[node.id, item.id]
+            if isinstance(item.source, NodeOutput) and kind != "timer":
+                yield Link(
+                    slot=layout.input_slots[node.id, item.id],
+                    producer=item.source.node,
+                    output=item.source.output,
+                    consumer=node.id,
+                    input=item.id,
+                    policy=item.queue_policy,
+                    queue_size=item.queue_size,
+                    kind=kind,
+                    output_slot=layout.output_slots[item.source],
+                )
+
+
+def _output(layout: _Layout, source: NodeOutput, links: list[Link]) -> OutputConfig:
+    waits = any(link.policy == "backpressure" for link in links)
+    return OutputConfig(
+        id=source.output,
+        service=f"{layout.place.dataflow_id}/{source.node}/{source.output}",
+        slot=layout.output_slots[source],
+        links=[
+            LinkConfig(
+                slot=link.slot,
+                node_slot=layout.node_slots[link.consumer],
+                bell=layout.bells[link.consumer],
+                consumer=f"{link.consumer}/{link.input}",
+                queue_size=link.queue_size,
+                policy=link.policy,
+                dynamic=layout.nodes[link.consumer].is_dynamic,
+            )
+            for link in links
+        ],
+        credit_bell=layout.credit_bells[source] if waits else "",
+        max_queue_size=max((link.queue_size for link in links), default=1),
+        max_receivers=len(links) + SPARE_RECEIVERS,
+    )
+
+
+def _input(
+    layout: _Layout, node: Node, item: Input, outputs: dict[NodeOutput, OutputConfig]
+) -> InputConfig:
+    config = InputConfig(
+        id=item.id,
+        kind=layout.kinds[node.id, item.id],
+        source=str(item.source),
+        queue_size=item.queue_size,
+        policy=item.queue_policy,
+        input_timeout=item.input_timeout,
+        slot=layout.input_slots.get((node.id, item.id), 0),
+    )
+    if isinstance(item.source, TimerSource):
+        config.interval_ns = item.source.interval_ns
+    elif isinstance(item.source, NodeOutput) and config.kind == "link":
+        output = outputs[item.source]
+        config.service = output.service
+        config.credit_bell = output.credit_bell if config.policy == "backpressure" else ""
+        config.output_slot = output.slot
+        config.max_queue_size = output.max_queue_size
+        config.max_receivers = output.max_receivers
+    return config
+
+
+def _node(layout: _Layout, node: Node, outputs: dict[NodeOutput, OutputConfig]) -> NodeConfig:
+    dataflow, place = layout.dataflow, layout.place
+    return NodeConfig(
+        dataflow_id=place.dataflow_id,
+        node_id=node.id,
+        engine=place.engine,
+        run_dir=place.run_dir,
+        prefix=place.prefix,
+        board=place.board,
+        node_slot=layout.node_slots[node.id],
+        bell=layout.bells[node.id],
+        inputs=[_input(layout, node, item, outputs) for item in node.inputs],
+        outputs=[outputs[NodeOutput(node.id, output)] for output in node.outputs],
+        operators=[
+            OperatorConfig(
+                id=operator.id,
+                source=os.path.join(dataflow.working_dir, operator.python),
+                inputs=[item.id for item in operator.inputs],
+                outputs=list(operator.outputs),
+            )
+            for operator in node.operators
+        ],
+        descriptor=dataflow.descriptor,
+        run_config=_run_config(node),
+        dynamic=node.is_dynamic,
+        exit_when_nodes_finish=dataflow.exit_when_nodes_finish,
+        zenoh_endpoint=place.zenoh_endpoint,
+    )
+
+
 def _kind(dataflow: Dataflow, node: Node, item: Input) -> Literal["link", "timer", "text", "local"]:
     match item.source:
         case TimerSource():
@@ -80,7 +233,7 @@ def _run_config(node: Node) -> dict[str, Any]:
     inputs: dict[str, Any] = {}
     for item in sorted(node.inputs, key=lambda item: item.id):
         options: dict[str, Any] = {}
-        if item.queue_size != 10:
+        if item.queue_size != DEFAULT_QUEUE_SIZE:
             options["queue_size"] = item.queue_size
         if item.queue_policy != "drop_oldest":
             options["queue_policy"] = item.queue_policy
@@ -88,115 +241,3 @@ def _run_config(node: Node) -> dict[str, Any]:
             options["input_timeout"] = item.input_timeout
         inputs[item.id] = {"source": str(item.source), **options} if options else str(item.source)
     return {"inputs": inputs, "outputs": sorted(node.outputs)}
-
-
-def plan(dataflow: Dataflow, place: Place) -> Plan:
-    """Lay out all links of a dataflow."""
-    slots = iter(range(1 << 30))
-    node_slots = {node.id: next(slots) for node in dataflow.nodes}
-    output_slots = {
-        NodeOutput(node.id, output): next(slots) for node in dataflow.nodes for output in node.outputs
-    }
-    bells = {node.id: f"{place.run_dir}/bell-{index}" for index, node in enumerate(dataflow.nodes)}
-    credit_bells = {source: f"{place.run_dir}/credit-{index}" for index, source in enumerate(output_slots)}
-
-    links: list[Link] = []
-    inputs: dict[str, list[InputConfig]] = {node.id: [] for node in dataflow.nodes}
-    by_output: dict[NodeOutput, list[LinkConfig]] = {}
-    for node in dataflow.nodes:
-        for item in node.inputs:
-            kind = _kind(dataflow, node, item)
-            config = InputConfig(
-                id=item.id,
-                kind=kind,
-                source=str(item.source),
-                queue_size=item.queue_size,
-                policy=item.queue_policy,
-                input_timeout=item.input_timeout,
-            )
-            inputs[node.id].append(config)
-            if isinstance(item.source, TimerSource):
-                config.interval_ns = item.source.interval_ns
-                continue
-            config.slot = next(slots)
-            if isinstance(item.source, LogSource) or kind == "timer":
-                continue
-            links.append(
-                Link(
-                    slot=config.slot,
-                    producer=item.source.node,
-                    output=item.source.output,
-                    consumer=node.id,
-                    input=item.id,
-                    policy=item.queue_policy,
-                    queue_size=item.queue_size,
-                    kind=kind,
-                    output_slot=output_slots[item.source],
-                )
-            )
-            if kind == "link":
-                by_output.setdefault(item.source, []).append(
-                    LinkConfig(
-                        slot=config.slot,
-                        node_slot=node_slots[node.id],
-                        bell=bells[node.id],
-                        consumer=f"{node.id}/{item.id}",
-                        queue_size=item.queue_size,
-                        policy=item.queue_policy,
-                        dynamic=node.is_dynamic,
-                    )
-                )
-
-    outputs: dict[NodeOutput, OutputConfig] = {}
-    for source, slot in output_slots.items():
-        edges = by_output.get(source, [])
-        outputs[source] = OutputConfig(
-            id=source.output,
-            service=f"{place.dataflow_id}/{source.node}/{source.output}",
-            slot=slot,
-            links=edges,
-            credit_bell=credit_bells[source] if any(e.policy == "backpressure" for e in edges) else "",
-            max_queue_size=max((edge.queue_size for edge in edges), default=1),
-            max_receivers=len(edges) + SPARE_RECEIVERS,
-        )
-
-    configs: dict[str, NodeConfig] = {}
-    for node in dataflow.nodes:
-        for item, config in zip(node.inputs, inputs[node.id], strict=True):
-            if config.kind == "link" and isinstance(item.source, NodeOutput):
-                output = outputs[item.source]
-                config.service = output.service
-                config.credit_bell = output.credit_bell if config.policy == "backpressure" else ""
-                config.output_slot = output.slot
-                config.max_queue_size = output.max_queue_size
-                config.max_receivers = output.max_receivers
-        configs[node.id] = NodeConfig(
-            dataflow_id=place.dataflow_id,
-            node_id=node.id,
-            engine=place.engine,
-            run_dir=place.run_dir,
-            prefix=place.prefix,
-            board=place.board,
-            node_slot=node_slots[node.id],
-            bell=bells[node.id],
-            inputs=inputs[node.id],
-            outputs=[outputs[NodeOutput(node.id, output)] for output in node.outputs],
-            operators=[
-                OperatorConfig(
-                    id=operator.id,
-                    source=f"{dataflow.working_dir}/{operator.python}"
-                    if not operator.python.startswith("/")
-                    else operator.python,
-                    inputs=[item.id for item in operator.inputs],
-                    outputs=list(operator.outputs),
-                )
-                for operator in node.operators
-            ],
-            descriptor=dataflow.descriptor,
-            run_config=_run_config(node),
-            dynamic=node.is_dynamic,
-            exit_when_nodes_finish=dataflow.exit_when_nodes_finish,
-            zenoh_endpoint=place.zenoh_endpoint,
-        )
-    used = tuple(bells.values()) + tuple(o.credit_bell for o in outputs.values() if o.credit_bell)
-    return Plan(configs=configs, links=tuple(links), bells=used, lines=next(slots))
