@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -39,15 +41,15 @@ def test_whoever_opens_the_board_sees_what_others_write(path: str) -> None:
     second.close()
 
 
-def test_the_words_of_a_kind_of_line_are_all_different() -> None:
-    for names in (
-        ("ASLEEP", "CONTROL", "UNDECLARED"),
-        ("SENT", "CREDIT_WAITING"),
-        ("RECEIVED", "DROPPED", "FIRST", "STATE", "PROBED"),
-    ):
-        words = [getattr(module, name) for name in names]
-        assert len(set(words)) == len(words)
-        assert max(words) < WORDS
+def test_every_word_has_its_place_in_the_documentation_and_none_is_used_twice() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (node|output|link) \| (\d) \| `([A-Z]+(?:_[A-Z]+)*)` \|", page, re.MULTILINE)
+    values = {"UNCONNECTED", "CONNECTED", "CLOSED", "WORDS", "LINE_BYTES"}
+    words = {name for name in vars(module) if name.isupper()} - values
+    assert {name for _, _, name in rows} == words
+    for _, word, name in rows:
+        assert getattr(module, name) == int(word) < WORDS
+    assert len({(line, word) for line, word, _ in rows}) == len(rows)
 
 
 def test_a_board_is_made_once_and_private(path: str) -> None:
