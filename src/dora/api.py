@@ -44,11 +44,21 @@ def run(
     """
     from dora.cli.flow import Display, RunRequest, run_to_end
     from dora.cli.report import failure_report, loss_report
-    from dora.logs.filters import LogFilter
+    from dora.logs.filters import LogFilter, parse_level
+    from dora.logs.formats import LOG_FORMATS
 
     for name, seconds in (("stop_after", stop_after), ("grace", grace)):
         if seconds is not None and not 0 <= seconds < float("inf"):
             raise DoraError(f"{name} is {seconds!r}; it has to be a number of seconds, at least 0")
+    for variable, value in (env or {}).items():
+        if not isinstance(value, str):
+            raise DoraError(f"env: the value of `{variable}` is {value!r}; it has to be a string")
+    if log_format not in LOG_FORMATS:
+        raise DoraError(f"log_format is {log_format!r}; it can be {', '.join(LOG_FORMATS)}")
+    try:
+        level = parse_level(log_level)
+    except ValueError as error:
+        raise DoraError(str(error)) from None
     outcome = run_to_end(
         RunRequest(
             path=os.fspath(dataflow_path),
@@ -61,7 +71,7 @@ def run(
             engine=engine,
             strict_outputs=strict_outputs,
         ),
-        Display(log_format, LogFilter(log_level)),
+        Display(log_format, LogFilter(level)),
         stream=sys.stdout,
         on_log=on_log,
         on_warning=_warn,

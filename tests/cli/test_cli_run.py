@@ -347,9 +347,25 @@ def test_run_from_python_raises_with_the_report():
     assert "Node `only` exited with status 7" in str(caught.value)
     with pytest.raises(dora.DataflowError, match=r"no file `nope.yml`"):
         dora.run("nope.yml")
-    for wrong in (-1, float("nan"), float("inf")):
-        with pytest.raises(RuntimeError, match="stop_after"):
-            dora.run("dataflow.yml", stop_after=wrong)
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [
+        ({"stop_after": -1}, "stop_after is -1"),
+        ({"stop_after": float("nan")}, "stop_after is nan"),
+        ({"grace": float("inf")}, "grace is inf"),
+        ({"env": {"SIZE": 5}}, "the value of `SIZE` is 5; it has to be a string"),
+        ({"engine": "pigeon"}, "engine is `pigeon`; it can be iceoryx2 or zenoh"),
+        ({"log_level": "loud"}, "unknown log level `loud`"),
+        ({"log_format": "xml"}, "log_format is 'xml'; it can be pretty, json, compact"),
+    ],
+)
+def test_run_from_python_refuses_impossible_options(option, sentence, monkeypatch):
+    monkeypatch.delenv("DORA_ENGINE", raising=False)
+    write(dataflow__yml=ONE, only__py="from dora import Node\nNode()\n")
+    with pytest.raises(dora.DoraError, match=sentence):
+        dora.run("dataflow.yml", **option)
 
 
 def test_build_from_python(capfd):

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 import msgspec
 
 from dora.cli.console import Console
+from dora.cli.fetch import fetch, is_url
 from dora.dataflow import load
 from dora.dataflow.model import Dataflow
 from dora.errors import DataflowError
@@ -58,8 +59,7 @@ def load_dataflow(path: str, env: Mapping[str, str] | None = None) -> Dataflow:
 
     Nodes of a dataflow from the web are looked for in the current directory.
     """
-    if path.lower().startswith(("http://", "https://")):
-        from dora.cli.fetch import fetch
+    if is_url(path):
         from dora.dataflow import parse
 
         return parse(

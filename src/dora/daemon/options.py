@@ -41,20 +41,24 @@ def choose_engine(options: RunOptions) -> Engine:
     from importlib.machinery import PathFinder
 
     find_spec = PathFinder.find_spec
-    forced = os.environ.get("DORA_ENGINE")
-    if forced and forced not in ENGINES:
-        raise DoraError(f"DORA_ENGINE is `{forced}`; it can be {' or '.join(ENGINES)}")
-    wanted = options.engine
-    for engine in ENGINES:
-        if forced == engine:
-            wanted = engine
-    if wanted is None:
+    wanted: Engine
+    if forced := os.environ.get("DORA_ENGINE"):
+        wanted = _engine("DORA_ENGINE", forced)
+    elif options.engine is not None:
+        wanted = _engine("engine", options.engine)
+    else:
         wanted = "iceoryx2" if find_spec("iceoryx2") is not None else "zenoh"
-    module = {"iceoryx2": "iceoryx2", "zenoh": "zenoh"}[wanted]
-    if find_spec(module) is None:
+    if find_spec(wanted) is None:
         package = {"iceoryx2": "iceoryx2", "zenoh": "eclipse-zenoh"}[wanted]
         raise DoraError(f"the engine {wanted} is not installed here; try: pip install {package}")
     return wanted
+
+
+def _engine(name: str, text: str) -> Engine:
+    for engine in ENGINES:
+        if text == engine:
+            return engine
+    raise DoraError(f"{name} is `{text}`; it can be {' or '.join(ENGINES)}")
 
 
 def finish_grace_from_environment() -> float | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -218,6 +219,6 @@ def _why(command: list[str], cwd: str, error: OSError) -> str:
         if os.path.isfile(program):
             return f"the interpreter named in the first line of {program} does not exist"
         return f"`{program}` is not installed (not found on PATH)"
-    if error.errno == 8:  # ENOEXEC
+    if error.errno == errno.ENOEXEC:
         return f"{program} is neither a program of this machine nor a script with a `#!` line"
     return f"{program}: {error.strerror}"

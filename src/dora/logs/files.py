@@ -13,6 +13,7 @@ space again.
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -169,7 +170,7 @@ class _LogFile:
         if written < len(line):
             # A disk that fills up takes a part of the line: cut it off, so that every line stays whole.
             os.ftruncate(self._descriptor, self._size)
-            raise OSError(28, "No space left on device")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._size += written
 
     def _open(self) -> None:

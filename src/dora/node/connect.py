@@ -46,7 +46,10 @@ def connect(node_id: str | None) -> tuple[ControlChannel, NodeConfig]:
         return _register(address)
     if node_id is None:
         raise NotInDataflow(_OUTSIDE.format(script=sys.argv[0] or "my_node.py"))
-    _check_id(node_id)
+    from dora.dataflow.names import node_id_fault  # its patterns are for those who join by hand
+
+    if fault := node_id_fault(node_id):
+        raise ConnectError(f"{node_id!r} is not a node id: it {fault}")
     return _find_dynamic(node_id)
 
 
@@ -64,15 +67,6 @@ def show_without_traceback(error: Exception) -> None:
             previous(kind, value, trace)
 
     sys.excepthook = hook
-
-
-def _check_id(node_id: str) -> None:
-    allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_.-")
-    if not node_id or node_id.startswith(".") or not set(node_id) <= allowed:
-        raise ConnectError(
-            f"{node_id!r} is not a node id: use letters, digits, `_`, `.` and `-`, "
-            "and do not start with `.`"
-        )
 
 
 def _register(address: Address) -> tuple[ControlChannel, NodeConfig]:

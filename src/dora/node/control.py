@@ -36,7 +36,6 @@ class ControlChannel:
     def send(self, message: ToDaemon) -> None:
         """Send a frame; raises `DaemonLost`."""
         try:
-            self._socket.setblocking(True)
             self._socket.sendall(encode_frame(message))
         except OSError as error:
             self.lost = True
@@ -48,9 +47,9 @@ class ControlChannel:
             for body in self._frames:
                 return decode_to_node(body)
             try:
-                self._socket.setblocking(True)
                 data = self._socket.recv(1 << 16)
             except OSError as error:
+                self.lost = True
                 raise DaemonLost("the daemon is gone") from error
             if not data:
                 self.lost = True
