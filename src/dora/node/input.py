@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections import deque
 from typing import Any, Final, Protocol
 
 from dora.node.events import Content, Event, Input, InputClosed, InputRecovered, Text, Tick
@@ -28,6 +27,7 @@ from dora.transport.board import (
 from dora.transport.board import CLOSED as LINK_CLOSED
 from dora.transport.doorbell import Bell, memory_fence
 from dora.transport.interface import MAX_QUEUE, Receiver
+from dora.transport.local import LocalLink
 from dora.wire.control import InputConfig
 from dora.wire.message import Message
 
@@ -334,8 +334,9 @@ class QueuePort:
         self.open = True
         self._source_node = config.source.partition("/")[0]
         self._template = Input.template(config.id)
-        self._queue: deque[Content] = deque()
-        self._size = config.queue_size if config.policy == "drop_oldest" else sys.maxsize
+        self._queue: LocalLink[Content] = LocalLink(
+            config.queue_size if config.policy == "drop_oldest" else sys.maxsize
+        )
         self._words = board.words
         self._base = config.slot * WORDS
         self._words[self._base + STATE] = CONNECTED
@@ -344,38 +345,35 @@ class QueuePort:
 
     def put(self, content: Content) -> None:
         """Append a content; a full queue loses its oldest, which is counted."""
-        if not self.open:
-            return
-        queue = self._queue
-        if len(queue) >= self._size:
-            queue.popleft()
+        if self.open and not self._queue.put(content):
             self._words[self._base + DROPPED] += 1
-        queue.append(content)
 
     def put_text(self, text: str) -> None:
         self.put(Text(text, time.time_ns()))
 
     def poll(self) -> Event | None:
-        if not self._queue:
+        silence = self._silence
+        if silence is not None and silence.closed and len(self._queue):
+            silence.closed = False
+            return InputRecovered(self.id)
+        content = self._queue.take()
+        if content is None:
             if self._source_closed:
                 self.open = False
                 return InputClosed(self.id)
-            if self._silence is not None and self._silence.expired():
+            if silence is not None and silence.expired():
                 return InputClosed(self.id)
             return None
-        if self._silence is not None:
-            if self._silence.closed:
-                self._silence.closed = False
-                return InputRecovered(self.id)
-            self._silence.heard()
+        if silence is not None:
+            silence.heard()
         event: Any = Input(self._template)
-        event._content = self._queue.popleft()
+        event._content = content
         self._words[self._base + RECEIVED] += 1
         return event  # type: ignore[no-any-return]
 
     def ready(self) -> bool:
         return (
-            bool(self._queue)
+            len(self._queue) > 0
             or self._source_closed
             or (self._silence is not None and self._silence.is_due())
         )
@@ -401,4 +399,4 @@ class QueuePort:
         self.open = False
         self._source_node = ""  # closed for good
         self._words[self._base + STATE] = LINK_CLOSED
-        self._queue.clear()
+        self._queue = LocalLink(1)
