@@ -1,0 +1,278 @@
+"""Real dataflows under ill treatment: start them, look at their processes and memory, kill them."""
+
+from __future__ import annotations
+
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import dora
+from dora.daemon.guardian import marked_processes
+from dora.logs.entry import LogEntry
+from dora.supervise.result import DataflowResult, LinkReport
+
+PATIENCE = 30.0  # seconds until something counts as hanging
+SHM = "/dev/shm"
+
+ROUNDS = int(os.environ.get("DORA_STRESS_ROUNDS", "100"))  # kills of each kind
+SECONDS = float(os.environ.get("DORA_STRESS_SECONDS", "60"))  # of the soak
+SEED = int(os.environ.get("DORA_STRESS_SEED", "1"))
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+    """Wait for a condition, within a bound."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds:g} s for {what}"
+        time.sleep(0.002)
+
+
+def command_of(pid: int) -> list[str]:
+    """Return the command line of a process, [] once it is gone."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().split("\0")[:-1]
+    except OSError:
+        return []
+
+
+def script_of(pid: int) -> str:
+    """Return the node that a process runs, by the name of its script; "" for other processes."""
+    command = command_of(pid)
+    if command[-2:] == ["-m", "dora.runtime"]:
+        return "host"
+    return next((Path(part).stem for part in command if part.endswith(".py")), "")
+
+
+def children_of(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except OSError:
+        return []
+
+
+def kill(pid: int) -> bool:
+    """Kill a process; False if it was gone already."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+class Arena:
+    """One folder with a dataflow, and a root of its own for everything that runs in it."""
+
+    def __init__(self, directory: Path, root: str) -> None:
+        self.directory = directory
+        self.root = root
+        self.entries: list[LogEntry] = []
+        self.seen: set[str] = set()  # short ids of all runs
+        self._nodes: list[dict[str, Any]] = []
+        self._runs: list[Running] = []
+
+    # ------------------------------------------------------------------ the dataflow
+
+    def node(self, node_id: str, script: str, **fields: Any) -> None:
+        self.file(f"{node_id}.py", script)
+        self._nodes.append({"id": node_id, "path": f"{node_id}.py", **fields})
+
+    def runtime(self, node_id: str, *operators: dict[str, Any], **fields: Any) -> None:
+        self._nodes.append({"id": node_id, "operators": list(operators), **fields})
+
+    def file(self, name: str, text: str) -> None:
+        (self.directory / name).write_text(textwrap.dedent(text))
+
+    def write(self) -> str:
+        path = self.directory / "dataflow.yml"
+        path.write_text(yaml.safe_dump({"nodes": self._nodes}, sort_keys=False))
+        return str(path)
+
+    # ------------------------------------------------------------------ running
+
+    def run(self, **options: Any) -> DataflowResult:
+        """Run to the end in this process."""
+        self.entries.clear()
+        return dora.run(self.write(), on_log=self.entries.append, **options)
+
+    def lines(self, node_id: str) -> list[str]:
+        """Return what a node printed in the last `run`."""
+        return [entry.message for entry in self.entries if entry.node_id == node_id]
+
+    def start(self, *arguments: str) -> Running:
+        """Start ``dora run`` as a user does."""
+        self._runs.append(Running(self, self.write(), arguments))
+        return self._runs[-1]
+
+    def run_ids(self) -> set[str]:
+        """Return the short ids of the runs that have a directory."""
+        found = set(os.listdir(self.root)) - {"lock"}
+        self.seen |= found
+        return found
+
+    # ------------------------------------------------------------------ what is left
+
+    def remains(self, but: Iterable[str] = ()) -> list[str]:
+        """Return everything that is left of runs: directories, shared memory, processes."""
+        found = sorted(self.run_ids() - set(but))
+        ended = self.seen - set(but)
+        found += [name for name in os.listdir(SHM) if any(short in name for short in ended)]
+        found += [f"{pid}: {command_of(pid)}" for short in ended for pid in marked_processes(short)]
+        return found
+
+    def clean_up(self) -> None:
+        self.run_ids()
+        for run in self._runs:
+            if run.process.poll() is None:
+                run.process.kill()
+                run.process.wait()
+        for short in self.seen:
+            for pid in marked_processes(short):
+                kill(pid)
+
+
+class Running:
+    """A ``dora run`` in a process of its own. What it prints is collected."""
+
+    def __init__(self, arena: Arena, dataflow: str, arguments: Iterable[str]) -> None:
+        self.arena = arena
+        self.output: list[str] = []
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "dora", "run", dataflow, "--log-format", "compact", *arguments],
+            env={**os.environ, "DORA_RUNTIME_DIR": arena.root},
+            cwd=arena.directory,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.output.append(line.rstrip())
+
+    def pid_of(self, node_id: str) -> int:
+        """Return the process of a node, 0 if there is none (yet, or any more)."""
+        for pid in children_of(self.process.pid):
+            if script_of(pid) == node_id:
+                return pid
+        return 0
+
+    def guardian(self) -> int:
+        return self.pid_of("guardian")
+
+    def printed(self, node_id: str) -> list[str]:
+        """Return what a node has printed up to now."""
+        pattern = re.compile(rf"^\S+ stdout {node_id}: (.*)$")
+        return [match[1] for line in list(self.output) if (match := pattern.match(line))]
+
+    def wait(self) -> int:
+        """Wait for the end; returns the exit status."""
+        try:
+            self.process.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            raise AssertionError("it hangs:\n" + "\n".join(self.output[-40:])) from None
+        finally:
+            if self.process.poll() is None:
+                self.process.kill()
+                self.process.wait()
+        self._reader.join(PATIENCE)
+        if self.process.stdout is not None and not self._reader.is_alive():
+            self.process.stdout.close()
+        return self.process.returncode
+
+
+# ---------------------------------------------------------------------- memory
+
+
+@dataclass
+class Memory:
+    """What the processes of a run have used, in MiB, sampled while they ran."""
+
+    nodes: dict[str, list[float]] = field(default_factory=dict)  # script → private
+    shared: list[float] = field(default_factory=list)  # the run's objects in /dev/shm
+
+    def flat(self, values: list[float], *, slack: float) -> bool:
+        """Tell whether the last half stays within ``slack`` MiB of the largest value before it.
+
+        The first quarter is the warm-up.
+        """
+        count = len(values)
+        if count < 8:
+            return True
+        before, after = values[count // 4 : count // 2], values[count // 2 :]
+        return max(after) - max(before) <= slack
+
+
+@contextmanager
+def watch_memory(arena: Arena, every: float = 0.1) -> Iterator[Memory]:
+    """Sample the memory of the runs of an arena until the end of the block."""
+    memory = Memory()
+    done = threading.Event()
+
+    def sample() -> None:
+        while not done.wait(every):
+            for short in arena.run_ids():
+                shared = 0
+                for name in os.listdir(SHM):
+                    if short in name:
+                        try:
+                            shared += os.stat(f"{SHM}/{name}").st_blocks * 512
+                        except OSError:
+                            continue
+                memory.shared.append(shared / 2**20)
+                for pid in marked_processes(short):
+                    script = script_of(pid)
+                    private = private_memory(pid)
+                    if script and private is not None:
+                        memory.nodes.setdefault(script, []).append(private)
+
+    thread = threading.Thread(target=sample, daemon=True)
+    thread.start()
+    try:
+        yield memory
+    finally:
+        done.set()
+        thread.join()
+
+
+def private_memory(pid: int) -> float | None:
+    """Return the private memory of a process in MiB; shared memory is counted by its files."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup") as file:
+            kilobytes = [
+                int(line.split()[1]) for line in file if line.startswith(("Anonymous:", "Pss_Anon:"))
+            ]
+    except OSError:
+        return None
+    return min(kilobytes) / 1024 if kilobytes else None
+
+
+# ---------------------------------------------------------------------- accounts
+
+
+def account(result: DataflowResult, name: str) -> LinkReport:
+    """Return the report of a link, after checking that every message is accounted for."""
+    (report,) = [item for item in result.links if item.link == name]
+    assert report.sent == report.received + report.dropped + report.unread, report
+    return report
+
+
+def generator(what: str) -> random.Random:
+    """Return random numbers that are the same in every session with the same seed."""
+    return random.Random(f"{SEED} {what}")

@@ -1,0 +1,39 @@
+"""Opt-in tests that treat dataflows badly, for minutes: ``make stress``."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from arena import Arena
+
+_figures: list[str] = []
+
+
+@pytest.fixture
+def arena(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Arena]:
+    """A place for runs that must be empty at the end."""
+    arena = Arena(tmp_path, tempfile.mkdtemp(prefix="dora-stress-", dir="/tmp"))  # short enough for sockets
+    monkeypatch.setenv("DORA_RUNTIME_DIR", arena.root)
+    try:
+        yield arena
+        assert arena.remains() == []
+    finally:
+        arena.clean_up()
+        shutil.rmtree(arena.root, ignore_errors=True)
+
+
+@pytest.fixture
+def figure() -> Callable[[str], None]:
+    """Say one line that is worth publishing; all are shown at the end."""
+    return _figures.append
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if _figures:
+        terminalreporter.section("figures")
+        for line in _figures:
+            terminalreporter.write_line(line)
