@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from dora.node.events import Content, Event, Input, InputClosed, InputRecovered, Text, Tick
 from dora.transport.board import (
@@ -165,9 +165,9 @@ class LinkPort:
             self._give_credit()
         if self._silence is not None:
             self._silence.heard()
-        event: Any = Input(self._template)
+        event = Input(self._template)
         event._content = message
-        return event  # type: ignore[no-any-return]
+        return event
 
     def _gap(self, sequence: int) -> None:
         """Count what was lost between the last message and this one."""
@@ -296,9 +296,9 @@ class TimerPort:
         if now < self._due or self._stopped:
             return None
         self._due += ((now - self._due) // self._interval + 1) * self._interval
-        event: Any = Input(self._template)
+        event = Input(self._template)
         event._content = Tick(time.time_ns())
-        return event  # type: ignore[no-any-return]
+        return event
 
     def ready(self) -> bool:
         return not self._stopped and _monotonic() >= self._due
@@ -366,10 +366,10 @@ class QueuePort:
             return None
         if silence is not None:
             silence.heard()
-        event: Any = Input(self._template)
+        event = Input(self._template)
         event._content = content
         self._words[self._base + RECEIVED] += 1
-        return event  # type: ignore[no-any-return]
+        return event
 
     def ready(self) -> bool:
         return (
