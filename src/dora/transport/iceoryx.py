@@ -13,7 +13,8 @@ Four properties of iceoryx2 0.10 shape this module:
   never count; a user who keeps many large arrays gets copies in ordinary memory after `MAX_HELD`.
 * Memory is reserved, not allocated. If /dev/shm is full, touching a fresh page kills the process
   with SIGBUS. Each chunk is therefore populated once by ``madvise(MADV_POPULATE_WRITE)``, which
-  reports the same condition as an error.
+  reports the same condition as an error. iceoryx2 itself touches the first page of a fresh chunk, so
+  a chunk that would take the last free memory is refused, and what a refused one took is given back.
 * Importing the package imports flatbuffers, which imports NumPy: 80 ms and 20 MB for something that
   is not used here. `_import_iceoryx2` puts it off until somebody uses it.
 """
@@ -45,6 +46,8 @@ _MAX_LOANS: Final = 8
 _INITIAL_CHUNK: Final = SMALL_MESSAGE  # no chunk is smaller, so a small message populates it whole
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _MADV_POPULATE_WRITE: Final = 23
+_MADV_REMOVE: Final = 9
+_RESERVE: Final = 1 << 20  # bytes of /dev/shm that no chunk takes
 
 # Chunks come back again and again, so a view of each is made once: a call through ctypes costs three
 # times as much, and much more with cold caches. Views are forgotten with segments that are gone.
@@ -200,6 +203,7 @@ class IceoryxSender:
         """Forget the publisher without destroying it."""
 
     def _populate(self, address: int, size: int) -> memoryview:
+        self._views.pop(address, None)  # what it shows is gone if there is no memory for more
         _back_with_memory(address, size, self._output_id)
         view = _view(address, size)
         if len(self._views) >= _MAX_VIEWS:
@@ -394,12 +398,25 @@ def _back_with_memory(address: int, size: int, what: str) -> None:
         _madvise = ctypes.CDLL(None, use_errno=True).madvise
         _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     start = address & -_PAGE
+    before = _free_bytes()
     if _madvise(start, address + size - start, _MADV_POPULATE_WRITE) == 0:
-        return
+        free = _free_bytes()
+        if free is None or before is None or free >= min(before, _RESERVE):
+            return
+        _give_back(address, size)
+        raise _full(what, size + _RESERVE, _free_bytes() or 0)
     code = ctypes.get_errno()
     if code in (errno.EFAULT, errno.ENOMEM):
+        _give_back(address, size)
         raise _full(what, size, _free_bytes() or 0)
     # EINVAL: a kernel before 5.14, or macOS. The figure is then the best there is.
     free = _free_bytes()
     if free is not None and free < size:
         raise _full(what, size, free)
+
+
+def _give_back(address: int, size: int) -> None:
+    """Free the pages that lie wholly inside a chunk; its neighbours share the others."""
+    start, end = -(-address // _PAGE) * _PAGE, (address + size) & -_PAGE
+    if start < end:
+        _madvise(start, end - start, _MADV_REMOVE)
