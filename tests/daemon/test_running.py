@@ -12,6 +12,7 @@ import pytest
 from control_peer import Peer
 from running import Bench, alive, wait_until, when
 
+from dora.daemon.daemon import Daemon
 from dora.daemon.options import RunOptions
 from dora.dataflow.model import LogOptions, RestartOptions
 from dora.logs.entry import LogEntry
@@ -169,6 +170,19 @@ def test_after_an_interrupt_it_is_said_who_does_not_end(
     assert result.stopped and not result.ok
     (sentence,) = bench.lines(None)
     assert sentence.startswith("waiting for `a` to end, which SIGTERM will hasten 10 s after")
+
+
+def test_an_error_of_our_own_leaves_no_files(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    close = Daemon.close
+
+    def broken(daemon: Daemon) -> None:
+        close(daemon)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(Daemon, "close", broken)
+    with pytest.raises(ZeroDivisionError):
+        bench.run(bench.node("a", QUICK))
+    bench.assert_nothing_left(bench.ids[-1])
 
 
 def test_stop_after_a_time(bench: Bench) -> None:

@@ -63,11 +63,15 @@ def run_dataflow(
             result = daemon.run(stop_after)
         trouble = daemon.trouble
     finally:
-        if daemon is not None:
-            daemon.close()
-        if close_router is not None:
-            close_router()
-        run.remove()
+        try:
+            if daemon is not None:
+                daemon.close()
+        finally:
+            try:
+                if close_router is not None:
+                    close_router()
+            finally:
+                run.remove()
     if trouble is not None:
         raise trouble
     return result
