@@ -73,6 +73,19 @@ def test_received_bodies_are_aligned_in_shared_memory(iceoryx_bench: Bench) -> N
         assert decode_arrow(port.take()).buffers()[1].address % 64 == 0
 
 
+def test_memory_that_was_given_back_is_not_taken_for_backed(iceoryx_bench: Bench) -> None:
+    from dora.transport.iceoryx import IceoryxSender
+
+    outlet, (port,) = iceoryx_bench.link(10)
+    sender = outlet.sender
+    assert isinstance(sender, IceoryxSender)
+    for size in (10, 10, 10_000, 10_000, 100_000):
+        outlet.send(bytes(size))
+        port.take()
+        # A larger message moves the pool to a new segment and lets the former one go.
+        assert all(len(view) >= size for view in sender._views.values())
+
+
 def test_too_many_loans_are_an_error_that_says_so(iceoryx_bench: Bench) -> None:
     outlet, _ = iceoryx_bench.link(10)
     with pytest.raises(TransportError, match="loans that were neither sent nor dropped"):

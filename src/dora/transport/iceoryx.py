@@ -50,7 +50,7 @@ _MADV_REMOVE: Final = 9
 _RESERVE: Final = 1 << 20  # bytes of /dev/shm that no chunk takes
 
 # Chunks come back again and again, so a view of each is made once: a call through ctypes costs three
-# times as much, and much more with cold caches. Views are forgotten with segments that are gone.
+# times as much, and much more with cold caches.
 _MAX_VIEWS: Final = 8192
 
 _copy_out = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(
@@ -172,6 +172,7 @@ class IceoryxSender:
         )
         self._loan = getattr(self._publisher, "__loan_slice_uninit")
         self._views: dict[int, memoryview] = {}  # address → writable bytes, known to be backed
+        self._chunk = _INITIAL_CHUNK
         # See the module's docstring: a publisher must outlive the process's orderly end.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._publisher))
 
@@ -206,7 +207,12 @@ class IceoryxSender:
         self._views.pop(address, None)  # what it shows is gone if there is no memory for more
         _back_with_memory(address, size, self._output_id)
         view = _view(address, size)
-        if len(self._views) >= _MAX_VIEWS:
+        if size > self._chunk:
+            # The pool has moved to a segment with larger chunks. The former one goes, and fresh memory
+            # may come to lie at its addresses.
+            self._chunk = 1 << (size - 1).bit_length()
+            self._views.clear()
+        elif len(self._views) >= _MAX_VIEWS:
             self._views.clear()
         self._views[address] = view
         return view
