@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from types import TracebackType
 
 from dora._version import __version__
 from dora.errors import ConnectError, DaemonLost, NotInDataflow
@@ -51,22 +50,6 @@ def connect(node_id: str | None) -> tuple[ControlChannel, NodeConfig]:
     if fault := node_id_fault(node_id):
         raise ConnectError(f"{node_id!r} is not a node id: it {fault}")
     return _find_dynamic(node_id)
-
-
-def show_without_traceback(error: Exception) -> None:
-    """If nobody catches ``error``, print what it says, without the traceback of a library.
-
-    The program's last words are a sentence for its user then; it still exits with status 1.
-    """
-    previous = sys.excepthook
-
-    def hook(kind: type[BaseException], value: BaseException, trace: TracebackType | None) -> None:
-        if value is error:
-            print(f"error: {value}", file=sys.stderr)
-        else:
-            previous(kind, value, trace)
-
-    sys.excepthook = hook
 
 
 def _register(address: Address) -> tuple[ControlChannel, NodeConfig]:

@@ -7,8 +7,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from dora.errors import ConnectError, NotInDataflow
-from dora.node.connect import show_without_traceback
 from dora.node.events import Event
+from dora.node.last_words import end_tracebacks_at_the_program, show_without_traceback
 from dora.node.log import log_line, write_line
 from dora.node.output import ArrayLoan, SampleHandler
 from dora.node.session import Session
@@ -45,6 +45,7 @@ class Node:
         except (NotInDataflow, ConnectError) as error:
             show_without_traceback(error)
             raise
+        end_tracebacks_at_the_program()
         self._config = self._session.config
         self.id: str = self._config.node_id
         self._inbox = self._session.inbox

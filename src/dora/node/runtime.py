@@ -7,13 +7,13 @@ one after the other in the main thread; between two of them a message is passed 
 from __future__ import annotations
 
 import sys
-import traceback
 from collections.abc import Mapping
 from typing import Any
 
-from dora.errors import DaemonLost, DoraError
+from dora.errors import DaemonLost
 from dora.node.events import Event, Input, InputClosed, InputRecovered, NodeFailed, NodeRestarted, Stop
 from dora.node.input import QueuePort
+from dora.node.last_words import print_traceback_of_operator
 from dora.node.operator import DoraStatus, HostedOperator, Outlet, SendOutput
 from dora.node.session import Session
 from dora.transport.board import ASLEEP, WORDS
@@ -163,19 +163,5 @@ def start_runtime() -> None:
         Runtime().run()
     except DaemonLost:
         sys.exit("the daemon is gone")
-    except DoraError as error:
-        sys.exit(f"error: {error}")
-    except Exception:  # noqa: BLE001 - whatever the user's operator raises
-        _print_traceback()
-        sys.exit(1)
-
-
-def _print_traceback() -> None:
-    """Print the traceback without the frames of the runtime itself."""
-    kind, error, trace = sys.exc_info()
-    frame = trace
-    while frame is not None:
-        if not frame.tb_frame.f_globals.get("__name__", "").startswith(("dora.node", "importlib")):
-            break
-        frame = frame.tb_next
-    traceback.print_exception(kind, error, frame)
+    except Exception as error:  # noqa: BLE001 - whatever the user's operator raises
+        sys.exit(1 if print_traceback_of_operator(error) else f"error: {error}")
