@@ -156,9 +156,7 @@ def test_a_node_that_ignores_everything_is_killed_after_the_grace(bench: Bench) 
     assert (failure.kind, failure.signal) == ("grace", signal.SIGKILL)
 
 
-def test_after_an_interrupt_it_is_said_who_does_not_end(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_after_a_stop_it_is_said_who_does_not_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dora.daemon.daemon.PATIENCE", 0.01)
     first, again = when("up", interrupt), when("waiting for", interrupt)
 

@@ -59,7 +59,7 @@ if TYPE_CHECKING:
 GUARDIAN_AFTER = 0.5  # seconds
 CLEAN_UP_AFTER = 0.25  # seconds after the end of a node; a run that ends sooner needs no clean-up
 CLEAN_UP_EVERY = 0.1
-PATIENCE = 2.0  # seconds after Ctrl-C, before it is said who has not ended
+PATIENCE = 2.0  # seconds after a stop, before it is said who has not ended
 # Channels have room for so many processes of one node at once; see `dora.transport.iceoryx`.
 MAX_REMAINS = 2
 
@@ -105,7 +105,7 @@ class Daemon:
         self.loop.call_at(time.monotonic() + GUARDIAN_AFTER, self._start_watchdog)
         _ = self._text  # imported while the nodes start
         if stop_after is not None:
-            self.loop.call_at(stop_after, lambda: self.feed(on.StopRequested("its time is over")))
+            self.loop.call_at(stop_after, lambda: self._stop("its time is over"))
         self._start_health_checks()
         while not self.supervisor.done:
             self.loop.run_once(self.supervisor.next_deadline())
@@ -134,7 +134,9 @@ class Daemon:
 
     def interrupt(self, count: int) -> None:
         """Take a signal from outside: the first stops, the second kills. Safe in signal handlers."""
-        self.loop.call_threadsafe(self._stop if count == 1 else lambda: self.feed(on.KillRequested()))
+        self.loop.call_threadsafe(
+            lambda: self._stop("interrupted") if count == 1 else self.feed(on.KillRequested())
+        )
 
     def kill_hard(self) -> None:
         """Kill all nodes without any bookkeeping: the last resort of a signal handler."""
@@ -153,8 +155,8 @@ class Daemon:
             )
         )
 
-    def _stop(self) -> None:
-        self.feed(on.StopRequested("interrupted"))
+    def _stop(self, reason: str) -> None:
+        self.feed(on.StopRequested(reason))
         if self._options.grace > PATIENCE:
             self.loop.call_at(time.monotonic() + PATIENCE, self._say_who_is_waited_for)
 
@@ -165,7 +167,7 @@ class Daemon:
                 "warn",
                 None,
                 f"waiting for {quoted(slow)} to end, which SIGTERM will hasten {self._options.grace:g} s "
-                "after the stop; Ctrl-C once more kills at once",
+                "after the stop; a second Ctrl-C kills at once",
             )
 
     # ----------------------------------------------------------------------- supervisor
