@@ -2,19 +2,22 @@
 
 import pytest
 
+from dora.dataflow.model import LOG_LEVELS
 from dora.logs.entry import LogEntry
-from dora.logs.filters import LEVELS, LogFilter, parse_filter, parse_level, passes
+from dora.logs.filters import LogFilter, parse_filter, parse_level, passes
 
 
 def test_levels_are_ordered_and_stdout_lets_everything_through():
-    shown = {threshold: [level for level in LEVELS if passes(level, threshold)] for threshold in LEVELS}
+    shown = {
+        threshold: [level for level in LOG_LEVELS if passes(level, threshold)] for threshold in LOG_LEVELS
+    }
     assert shown == {
         "error": ["error"],
         "warn": ["error", "warn"],
         "info": ["error", "warn", "info"],
         "debug": ["error", "warn", "info", "debug"],
         "trace": ["error", "warn", "info", "debug", "trace"],
-        "stdout": list(LEVELS),
+        "stdout": list(LOG_LEVELS),
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dora.dataflow.model import DEFAULT_QUEUE_SIZE
+from dora.dataflow.report import listed
 from dora.supervise.result import DataflowResult, LinkReport, NodeFailure
 
 _INDENT = "    "
@@ -41,10 +42,7 @@ def _names(node_ids: Sequence[str]) -> str:
     >>> _names(["a"]), _names(["a", "b", "c"])
     ('Node `a`', 'Nodes `a`, `b` and `c`')
     """
-    quoted = [f"`{node_id}`" for node_id in node_ids]
-    if len(quoted) == 1:
-        return f"Node {quoted[0]}"
-    return f"Nodes {', '.join(quoted[:-1])} and {quoted[-1]}"
+    return f"{'Node' if len(node_ids) == 1 else 'Nodes'} {listed(node_ids)}"
 
 
 def _culprit(failure: NodeFailure) -> str:

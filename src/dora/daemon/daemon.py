@@ -26,10 +26,10 @@ from dora.daemon.rundir import RunDirectory
 from dora.daemon.spawn import CannotSpawn, command_line, environment
 from dora.dataflow.links import Place, plan
 from dora.dataflow.model import Dataflow
+from dora.dataflow.report import listed
 from dora.logs.entry import LogEntry, Stream
 from dora.supervise import commands as do
 from dora.supervise import events as on
-from dora.supervise.graph import quoted
 from dora.supervise.machine import Supervisor
 from dora.supervise.result import DataflowResult
 from dora.transport.board import Board
@@ -166,7 +166,7 @@ class Daemon:
             self.note(
                 "warn",
                 None,
-                f"waiting for {quoted(slow)} to end, which SIGTERM will hasten {self._options.grace:g} s "
+                f"waiting for {listed(slow)} to end, which SIGTERM will hasten {self._options.grace:g} s "
                 "after the stop; a second Ctrl-C kills at once",
             )
 

@@ -33,8 +33,8 @@ from dora.dataflow.kinds import (
     as_text,
     shape,
 )
-from dora.dataflow.model import Source
-from dora.dataflow.sources import LEVELS, SourceFault, parse_source
+from dora.dataflow.model import LOG_LEVELS, Source
+from dora.dataflow.sources import SourceFault, parse_source
 
 # --------------------------------------------------------------------------- inputs
 
@@ -152,7 +152,7 @@ _SEND_LOGS_AS = Field(
 _LOG_FILE = [
     Field(
         "min_log_level",
-        Choice(LEVELS, ignore_case=True),
+        Choice(LOG_LEVELS, ignore_case=True),
         "Entries less severe than this are dropped before they reach the log file or anyone else. "
         "From most to least severe: error, warn, info, debug, trace, stdout.",
     ),

@@ -7,13 +7,16 @@ sources parsed, operator references rewritten to their long form. Nothing here r
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import msgspec
 
 from dora.errors import Problem
 
 LogLevel = Literal["error", "warn", "info", "debug", "trace", "stdout"]
+LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
+"""From the most severe to the least; ``stdout`` (raw lines) comes last."""
+
 QueuePolicy = Literal["drop_oldest", "backpressure"]
 RestartMode = Literal["never", "on-failure", "always"]
 

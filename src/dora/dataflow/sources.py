@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Final, get_args
+from typing import Final
 
-from dora.dataflow.model import LogLevel, LogSource, NodeOutput, Source, TimerSource
+from dora.dataflow.model import LOG_LEVELS, LogSource, NodeOutput, Source, TimerSource
 from dora.dataflow.names import data_id_fault, node_id_fault
 from dora.dataflow.report import did_you_mean
 
 UNITS: Final = {"secs": 1_000_000_000, "millis": 1_000_000, "micros": 1_000, "nanos": 1}
-LEVELS: Final[tuple[LogLevel, ...]] = get_args(LogLevel)
 MAX_INTERVAL_NS: Final = 2**62  # 146 years
 
 _whole_number = re.compile(r"\+?[0-9]{1,30}").fullmatch
@@ -148,12 +147,12 @@ def _logs(text: str, what: str) -> LogSource:
     if text == "dora/logs":
         return LogSource("stdout", None, text)
     word, slash, node = what.partition("/")
-    level = next((level for level in LEVELS if level == word.lower()), None)
+    level = next((level for level in LOG_LEVELS if level == word.lower()), None)
     if level is None:
-        levels = ", ".join(LEVELS)
+        levels = ", ".join(LOG_LEVELS)
         raise SourceFault(
             f"`{word}` is not a log level",
-            did_you_mean(word, LEVELS)
+            did_you_mean(word, LOG_LEVELS)
             or f"write `dora/logs/<level>` or `dora/logs/<level>/<node>`; the levels are {levels}",
             word,
         )

@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import get_args
 
 import msgspec
 
-from dora.dataflow.model import LogLevel
+from dora.dataflow.model import LOG_LEVELS, LogLevel
 from dora.logs.entry import LogEntry
 
-LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
-"""From the most severe to the least; ``stdout`` (raw lines) comes last."""
-
-_RANK: dict[str, int] = {level: rank for rank, level in enumerate(LEVELS)}
+_RANK: dict[str, int] = {level: rank for rank, level in enumerate(LOG_LEVELS)}
 
 
 def passes(level: LogLevel, threshold: LogLevel) -> bool:
@@ -34,10 +30,10 @@ def parse_level(text: str) -> LogLevel:
     'warn'
     """
     wanted = text.strip().lower()
-    for level in LEVELS:
+    for level in LOG_LEVELS:
         if wanted == level or (wanted == "warning" and level == "warn"):
             return level
-    raise ValueError(f"unknown log level `{text}`: use one of {', '.join(LEVELS)}")
+    raise ValueError(f"unknown log level `{text}`: use one of {', '.join(LOG_LEVELS)}")
 
 
 def parse_filter(text: str) -> dict[str, LogLevel]:

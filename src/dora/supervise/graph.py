@@ -2,15 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from dora.dataflow.links import text_outputs
 from dora.dataflow.model import Dataflow, LogSource, NodeOutput, TimerSource
-
-
-def quoted(ids: Iterable[str]) -> str:
-    """Return node ids as a list for a sentence."""
-    return ", ".join(f"`{node_id}`" for node_id in ids) or "none"
 
 
 class Graph:

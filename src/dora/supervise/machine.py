@@ -25,9 +25,9 @@ import signal
 from typing import Literal
 
 from dora.dataflow.model import Dataflow
+from dora.dataflow.report import listed
 from dora.supervise import commands as do
 from dora.supervise import events as on
-from dora.supervise.graph import quoted
 from dora.supervise.node_state import NodeState
 from dora.supervise.restart import recent_restarts, restart_delay
 from dora.supervise.result import FailureKind, NodeFailure
@@ -156,7 +156,7 @@ class Supervisor(RunState):
         """Return why a registration is refused; "" if it is not."""
         name = f"`{event.node_id}`"
         if node is None:
-            return f"this dataflow has no node {name}; it has {quoted(self.nodes)}"
+            return f"this dataflow has no node {name}; it has {listed(self.nodes)}"
         if node.spec.is_dynamic:
             if self.stopping or self.leaving or self.done:
                 return f"the dataflow is ending; node {name} cannot join any more"
