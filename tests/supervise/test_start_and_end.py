@@ -161,7 +161,7 @@ def test_registrations_that_are_refused() -> None:
     for (command,) in refused:
         assert isinstance(command, do.Refuse)
         assert command.reason
-    assert "`a`, `b`" in refused[0][0].reason
+    assert "`a` and `b`" in refused[0][0].reason
 
 
 def test_a_node_that_gave_up_waiting_may_register_once_more() -> None:
