@@ -5,14 +5,17 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+from collections import Counter
 
 import pytest
 from linking import LIMIT, Bench, Outlet, sequences, until
 from peer import LARGE, SMALL
 
-from dora.transport.board import SENT
+from dora.transport.board import CLOSED, SENT, STATE
 from dora.wire.decode import decode_arrow, decode_bytes
 from dora.wire.message import Message
 
@@ -81,6 +84,48 @@ def test_a_receiver_may_end_while_messages_are_coming(
     until(ended, "the end of the receiver")
     assert listener.returncode == status
     assert listener.stdout.read() == "1\n"
+
+
+def test_receivers_that_are_stopped_hold_up_only_those_who_send_to_them(zenoh_bench: Bench) -> None:
+    bench = zenoh_bench
+    other, (port,) = bench.link(10)
+    listeners, links, threads = [], [], []
+    sent: Counter[int] = Counter()
+
+    def pour(index: int, outlet: Outlet) -> None:
+        for _ in range(100):
+            outlet.send(LARGE)
+            sent[index] += 1
+
+    for index in range(4):
+        output, (config,) = bench.describe(10)
+        listener = bench.listener("end", config)
+        assert listener.stdout is not None
+        assert listener.stdout.readline() == "listening\n"
+        engine = bench.engine()
+        outlet = Outlet(output, engine, bench.board)
+        engine.connect(LIMIT)
+        os.kill(listener.pid, signal.SIGSTOP)
+        listeners.append(listener)
+        links.append(config)
+        threads.append(threading.Thread(target=pour, args=(index, outlet)))
+    for thread in threads:
+        thread.start()
+    try:
+        unchanged = 0
+        while unchanged < 100:
+            before = sent.copy()
+            other.send(b"x")
+            assert decode_bytes(port.take()) == b"x"
+            unchanged = unchanged + 1 if sent == before and sent.total() else 0
+        assert all(thread.is_alive() for thread in threads), "nothing held them up"
+    finally:
+        for listener in listeners:
+            listener.kill()
+        for thread in threads:
+            thread.join(LIMIT)
+    for config in links:
+        bench.board.set(config.slot, STATE, CLOSED)  # as a daemon does
 
 
 def test_a_restarted_sender_is_heard_again(process_bench: Bench) -> None:

@@ -333,7 +333,10 @@ class ZenohEngine:
                 self._flush()
             except TransportError:
                 pass  # the router is gone, and with it everybody who could receive
-            self._session.close()  # type: ignore[no-untyped-call]  # a gap in its stubs
+            try:
+                self._session.close()  # type: ignore[no-untyped-call]  # a gap in its stubs
+            except zenoh.ZError:
+                pass  # the router does not answer: there is nobody to say goodbye to
         for receiver in self._receivers:
             receiver.join()
         self._senders.clear()

@@ -8,6 +8,7 @@ a fifth faster than the loopback interface.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -18,6 +19,12 @@ from dora.errors import TransportError
 # Zenoh's default closes the connection to a receiver that takes nothing for 5 s, and with it goes
 # what was on its way: a program stopped in a debugger would lose messages without a trace.
 _PATIENCE_US: Final = 600_000_000
+
+# Whoever sends to a receiver that takes nothing occupies a thread in which the router receives.
+# Zenoh has two of them by default: two such senders would hold up the whole dataflow. The number counts
+# for the process, from its first session on.
+_RUNTIME_VARIABLE: Final = "ZENOH_RUNTIME"
+_RUNTIME: Final = "(rx: (worker_threads: 32))"
 
 
 def make_config(**options: Any) -> zenoh.Config:
@@ -46,8 +53,13 @@ def start(run_dir: str) -> tuple[str, Callable[[], None]]:
     Returns its endpoint (for `ZenohEngine`) and the function that closes it. Raises `TransportError`.
     """
     endpoint = f"unixsock-stream/{run_dir}/zenoh.sock"
+    chosen = os.environ.get(_RUNTIME_VARIABLE)
+    os.environ[_RUNTIME_VARIABLE] = chosen or _RUNTIME
     try:
         session = zenoh.open(make_config(mode="router", listen__endpoints=[endpoint]))
     except zenoh.ZError as error:
         raise TransportError(f"the Zenoh router cannot listen on {endpoint}: {error}") from error
+    finally:
+        if chosen is None:
+            del os.environ[_RUNTIME_VARIABLE]  # nodes, which inherit the environment, need no more than two
     return endpoint, session.close
