@@ -93,17 +93,18 @@ class _Loan:
 
 
 class ZenohSender:
-    """One publisher. Safe to use from several threads."""
+    """One key. Safe to use from several threads.
+
+    Not a publisher of Zenoh's: that one discards by itself what nobody seems to subscribe to, and for a
+    moment after a first probe has come through, nobody seems to.
+    """
 
     def __init__(self, session: zenoh.Session, output: OutputConfig) -> None:
         self.links = output.links
         self.sent_word = output.slot * WORDS + SENT
         self._output_id = output.id
-        self._publisher = session.declare_publisher(
-            output.service,
-            congestion_control=zenoh.CongestionControl.BLOCK,
-            reliability=zenoh.Reliability.RELIABLE,
-        )
+        self._session = session
+        self._key = session.declare_keyexpr(output.service)
 
     def send(self, message: bytes) -> None:
         self.put(message)
@@ -116,12 +117,12 @@ class ZenohSender:
 
     def put(self, content: bytes | bytearray) -> None:
         try:
-            self._publisher.put(content)
+            self._session.put(self._key, content, congestion_control=zenoh.CongestionControl.BLOCK)
         except zenoh.ZError as error:
             raise TransportError(f"output `{self._output_id}`: Zenoh cannot send: {error}") from error
 
     def close(self) -> None:
-        """Nothing to do: the engine flushes, and its session undeclares the publisher."""
+        """Nothing to do: the engine flushes."""
 
 
 class ZenohReceiver:
@@ -249,7 +250,7 @@ class ZenohEngine:
             raise ConnectError(
                 f"the Zenoh router of dataflow {dataflow_id} cannot be reached at {endpoint}: {error}"
             ) from error
-        # A subscriber or publisher that is garbage-collected is silently undeclared.
+        # A subscriber that is garbage-collected is silently undeclared.
         self._senders: list[ZenohSender] = []
         self._receivers: list[ZenohReceiver] = []
         self._pid = os.getpid()
