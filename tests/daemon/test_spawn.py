@@ -45,6 +45,15 @@ def test_programs_are_files_or_found_on_the_path_or_beside_the_interpreter(tmp_p
     assert command(Node("n", path=beside), tmp_path, search_path=path) == [sys.executable]
 
 
+def test_nodes_that_come_with_dora_are_modules_unless_a_file_is_there(tmp_path: Path) -> None:
+    node = Node("n", path="dora-rerun", args=("-x",))
+    path = os.path.dirname(program(tmp_path / "dora-rerun"))
+    elsewhere = tmp_path / "elsewhere"
+    assert command(node, elsewhere, search_path=path) == [sys.executable, "-u", "-m", "dora.viewer", "-x"]
+    assert command(node, elsewhere, uv=True) == ["uv", "run", "python", "-u", "-m", "dora.viewer", "-x"]
+    assert command(node, tmp_path) == [f"{tmp_path}/dora-rerun", "-x"]
+
+
 @pytest.mark.parametrize(
     ("node", "sentence"),
     [

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 
+from dora.daemon.builtin import BUILTIN_NODES
 from dora.daemon.guardian import RUN_ID
 from dora.dataflow.model import Dataflow, Node
 from dora.errors import DoraError
@@ -24,7 +25,8 @@ def command_line(
     """Return the command that runs a node; raises `CannotSpawn`.
 
     Python files run in the interpreter that runs dora, or with ``uv`` in that of ``uv run``. A path
-    that is no file is looked up on ``search_path`` (default: ``PATH``) and beside the interpreter.
+    that is no file is one of the `BUILTIN_NODES`, or is looked up on ``search_path`` (default: ``PATH``)
+    and beside the interpreter.
     """
     python = ["uv", "run", "python", "-u"] if uv else [sys.executable, "-u"]
     if node.path is None:
@@ -45,6 +47,8 @@ def command_line(
         program: str | None = path
         if not os.access(path, os.X_OK):
             raise CannotSpawn(f"{path} is not executable; use chmod +x, or a .py file")
+    elif (builtin := BUILTIN_NODES.get(node.path)) is not None:
+        return [*python, "-m", builtin.module, *node.args]
     elif uv:
         program = node.path  # uv looks into its own environment
     else:
