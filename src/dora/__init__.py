@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         InputRecovered,
         NodeFailed,
         NodeRestarted,
+        Reload,
         Stop,
         Unknown,
     )
@@ -71,6 +72,7 @@ _MODULES = {
         "InputRecovered",
         "NodeFailed",
         "NodeRestarted",
+        "Reload",
         "Stop",
         "Unknown",
     ),
@@ -98,6 +100,7 @@ __all__ = [
     "NodeRestarted",
     "NotInDataflow",
     "ReceiveClosed",
+    "Reload",
     "SampleAlreadySent",
     "SendError",
     "SendOutput",

@@ -51,6 +51,9 @@ steps = st.one_of(
     st.tuples(st.just("progress"), st.sampled_from(NAMES), st.just(0)),
     st.tuples(st.just("end"), st.sampled_from(NAMES), st.sampled_from([0, 1, -9, -15])),
     st.tuples(st.just("spawn failed"), st.sampled_from(NAMES), st.just(0)),
+    st.tuples(st.just("code"), st.sampled_from(NAMES), st.just(0)),
+    st.tuples(st.just("successor registers"), st.sampled_from(NAMES), st.just(0)),
+    st.tuples(st.just("successor ends"), st.sampled_from(NAMES), st.sampled_from([0, 1])),
     st.tuples(st.just("time"), st.just(""), st.integers(0, 12)),
     st.tuples(st.just("stop"), st.just(""), st.just(0)),
     st.tuples(st.just("kill"), st.just(""), st.just(0)),
@@ -60,9 +63,11 @@ steps = st.one_of(
 class World:
     """A daemon in miniature: which processes exist, and who is connected."""
 
-    def __init__(self, nodes: list[Node]) -> None:
-        self.run = Supervised(*nodes)
+    def __init__(self, nodes: list[Node], watched: set[str]) -> None:
+        self.run = Supervised(*nodes, watched=frozenset(watched))
+        self.watched = watched
         self.processes: dict[str, int] = {}  # node → incarnation
+        self.successors: dict[str, int] = {}
         self.connected: set[str] = set()
         self.unkillable: set[str] = set()
         self.finished = 0
@@ -71,15 +76,24 @@ class World:
         for command in commands:
             assert not self.finished, f"{command} after the end"
             match command:
-                case do.Spawn(node_id=node_id, restart_count=count):
+                case do.Spawn(node_id=node_id, incarnation=incarnation):
                     assert node_id not in self.processes
-                    self.processes[node_id] = count
+                    self.processes[node_id] = incarnation
+                case do.SpawnSuccessor(node_id=node_id, incarnation=incarnation):
+                    assert node_id not in self.successors
+                    self.successors[node_id] = incarnation
+                case do.Succeed(node_id=node_id):
+                    assert node_id not in self.processes
+                    self.processes[node_id] = self.successors.pop(node_id)
+                case do.DropSuccessor(node_id=node_id):
+                    del self.successors[node_id]
                 case do.Admit(node_id=node_id):
                     assert node_id not in self.connected
                     self.connected.add(node_id)
                 case do.Send(node_id=node_id):
                     assert node_id in self.connected, command
                 case do.Finish():
+                    assert not self.successors, "nobody drops a successor"
                     self.finished += 1
 
     def step(self, kind: str, name: str, number: int) -> None:
@@ -111,6 +125,12 @@ class World:
                 if run.supervisor.nodes[name].phase == "starting":
                     del self.processes[name]
                     self.perform(run(on.SpawnFailed(name, "no such file")))
+            case "code" if name in self.watched:
+                self.perform(run(on.CodeChanged(name)))
+            case "successor registers" if name in self.successors:
+                self.perform(run.register(name, incarnation=self.successors[name]))
+            case "successor ends" if name in self.successors:
+                self.perform(run(on.SuccessorEnded(name, self.successors.pop(name), number)))
             case "time":
                 self.pass_time(float(number))
             case "stop":
@@ -128,11 +148,11 @@ class World:
 
 
 @settings(max_examples=150, deadline=None)
-@given(dataflows(), st.lists(steps, max_size=40), st.booleans())
+@given(dataflows(), st.sets(st.sampled_from(NAMES)), st.lists(steps, max_size=40), st.booleans())
 def test_any_order_of_events_has_a_way_to_the_end(
-    nodes: list[Node], script: list[tuple[str, str, int]], signals_work: bool
+    nodes: list[Node], watched: set[str], script: list[tuple[str, str, int]], signals_work: bool
 ) -> None:
-    world = World(nodes)
+    world = World(nodes, watched - {"guest"})
     world.perform(world.run(on.Begin()))
     for step in script:
         if not world.finished:

@@ -20,6 +20,7 @@ from dora import (
     Node,
     NodeFailed,
     NodeRestarted,
+    Reload,
     Stop,
     UndeclaredOutput,
     Unknown,
@@ -65,6 +66,8 @@ def modern() -> None:
                     print(name, value["error"])
                 case NodeRestarted() | Unknown():
                     pass
+                case Reload():
+                    node.save_state(b"state")
                 case _:
                     print(event)
 

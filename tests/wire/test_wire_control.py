@@ -28,6 +28,7 @@ from dora.wire.control import (
     Refused,
     Register,
     Registered,
+    Reload,
     Started,
     StartRefused,
     Stop,
@@ -75,6 +76,7 @@ TO_NODE: list[Any] = [
     InputsClosed(["a"]),
     NodeFailed("b", "exit status 3", ["a"]),
     NodeRestarted("b"),
+    Reload(["op"], ["/project/helper.py"]),
     Stop(),
     TextInput(["log"], "žluťoučký"),
 ]

@@ -46,6 +46,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     allow_shell_nodes: bool = False
     engine: Engine | None = None
     strict_outputs: bool = False
+    hot_reload: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -166,6 +167,7 @@ def _options(request: RunRequest) -> RunOptions:
         allow_shell_nodes=request.allow_shell_nodes,
         engine=request.engine,
         strict_outputs=request.strict_outputs,
+        hot_reload=request.hot_reload,
     )
     return options if request.grace is None else replace(options, grace=request.grace)
 

@@ -112,6 +112,11 @@ def _environment(
 @click.option(
     "--strict-outputs", is_flag=True, help="Let a node fail that sends to an output it does not declare."
 )
+@click.option(
+    "--hot-reload",
+    is_flag=True,
+    help="Let nodes and operators go on with their new code when their Python files are saved.",
+)
 @lockfile_options
 def run(
     path: str,
@@ -127,6 +132,7 @@ def run(
     debug: bool,
     engine: Engine | None,
     strict_outputs: bool,
+    hot_reload: bool,
 ) -> int:
     """Build and run a dataflow until it ends.
 
@@ -144,6 +150,7 @@ def run(
         allow_shell_nodes=allow_shell_nodes,
         engine=engine,
         strict_outputs=strict_outputs,
+        hot_reload=hot_reload,
     )
     display = Display(log_format, LogFilter(log_level, log_filter or {}))
     with termination_as_interrupt():

@@ -12,7 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
@@ -24,12 +24,14 @@ from dora.daemon.options import RunOptions, finish_grace_from_environment, shell
 from dora.daemon.processes import Child
 from dora.daemon.rundir import RunDirectory
 from dora.daemon.spawn import CannotSpawn, command_line, environment
+from dora.daemon.successors import Successors
 from dora.dataflow.links import Place, plan
 from dora.dataflow.model import Dataflow
 from dora.dataflow.report import listed
 from dora.logs.entry import LogEntry, Stream
 from dora.supervise import commands as do
 from dora.supervise import events as on
+from dora.supervise.excerpt import LINES_KEPT
 from dora.supervise.machine import Supervisor
 from dora.supervise.result import DataflowResult
 from dora.transport.board import Board
@@ -50,6 +52,7 @@ from dora.wire.control import (
 )
 
 if TYPE_CHECKING:
+    from dora.daemon.hot_reload import HotReload
     from dora.daemon.text import TextRouter
     from dora.daemon.watchdog import Watchdog
     from dora.logs.files import LogFiles
@@ -77,8 +80,12 @@ class Daemon:
     ) -> None:
         self.dataflow = dataflow
         self.loop = Loop()
+        self._hot_reload = self._watch_code() if options.hot_reload else None
         self.supervisor = Supervisor(
-            dataflow, grace=options.grace, finish_grace=finish_grace_from_environment()
+            dataflow,
+            grace=options.grace,
+            finish_grace=finish_grace_from_environment(),
+            watched=self._hot_reload.nodes if self._hot_reload is not None else frozenset(),
         )
         self.trouble: BaseException | None = None  # an exception of ``on_log``
         self._options = options
@@ -88,6 +95,7 @@ class Daemon:
         self._events: deque[on.Event] = deque()
         self._handling = False
         self._children: dict[str, Child] = {}
+        self._successors = Successors()
         self._members: dict[str, Connection] = {}  # connections of admitted nodes
         self._remains: dict[str, int] = {}  # node → its dead processes that are not cleaned up
         self._signs: dict[str, tuple[int, ...]] = {}
@@ -104,6 +112,8 @@ class Daemon:
         self.feed(on.Begin())
         self.loop.call_at(time.monotonic() + GUARDIAN_AFTER, self._start_watchdog)
         _ = self._text  # imported while the nodes start
+        if self._hot_reload is not None:
+            self._hot_reload.start()
         if stop_after is not None:
             self.loop.call_at(stop_after, lambda: self._stop("its time is over"))
         self._start_health_checks()
@@ -120,7 +130,7 @@ class Daemon:
         """Kill what is left and close everything; the run's directory is the caller's."""
         if self._watchdog is not None:
             self._watchdog.dismiss()
-        for child in self._children.values():
+        for child in (*self._children.values(), *self._successors):
             child.kill_now()
         self._children.clear()
         if self.supervisor.killing:
@@ -140,15 +150,15 @@ class Daemon:
 
     def kill_hard(self) -> None:
         """Kill all nodes without any bookkeeping: the last resort of a signal handler."""
-        for child in list(self._children.values()):
+        for child in (*self._children.values(), *self._successors):
             child.signal(9)
 
-    def note(self, level: str, node_id: str | None, text: str) -> None:
+    def note(self, level: Literal["error", "warn", "info"], node_id: str | None, text: str) -> None:
         """Log a sentence of the daemon's own."""
         self._text.entry(
             LogEntry(
                 timestamp_ns=time.time_ns(),
-                level="error" if level == "error" else "warn",
+                level=level,
                 node_id=node_id,
                 message=text,
                 stream="daemon",
@@ -187,8 +197,15 @@ class Daemon:
 
     def _perform(self, command: do.Command) -> None:
         match command:
-            case do.Spawn(node_id=node_id, restart_count=restart_count):
-                self._spawn(node_id, restart_count)
+            case do.Spawn():
+                self._spawn(command)
+            case do.SpawnSuccessor(node_id=node_id, incarnation=incarnation):
+                self._spawn_successor(node_id, incarnation)
+            case do.Succeed(node_id=node_id, restart_count=restart_count):
+                self._forget_last_process(node_id, restart_count)
+                self._take_over(node_id)
+            case do.DropSuccessor(node_id=node_id):
+                self._successors.drop(node_id)
             case do.Admit():
                 self._admit(command)
             case do.Refuse(connection=number, reason=reason):
@@ -218,18 +235,44 @@ class Daemon:
         if self.supervisor.done:
             return
         self._watchdog = Watchdog(self.loop, self._run, lambda text: self.note("warn", None, text))
-        for child in self._children.values():
+        for child in (*self._children.values(), *self._successors):
             self._watchdog.register(child.pid)
 
-    def _spawn(self, node_id: str, restart_count: int) -> None:
+    def _spawn(self, command: do.Spawn) -> None:
+        node_id = command.node_id
+        if command.restart_count:
+            self._forget_last_process(node_id, command.restart_count)
+        try:
+            child = self._start_process(
+                node_id,
+                command.incarnation,
+                on_line=lambda stream, text: self._on_line(node_id, stream, text),
+                on_end=lambda code, number: self._on_end(node_id, code, number),
+            )
+        except CannotSpawn as error:
+            self.feed(on.SpawnFailed(node_id, f"could not be started: {error}"))
+            return
+        self._children[node_id] = child
+        self.feed(on.Spawned(node_id, child.pid))
+
+    def _forget_last_process(self, node_id: str, restart_count: int) -> None:
+        self._log_files.mark_restart(node_id, restart_count, time.time_ns())
+        self._text.forget_lines(node_id)
+        if self._remains.get(node_id, 0) > MAX_REMAINS:
+            self._clean_up()
+
+    def _start_process(
+        self,
+        node_id: str,
+        incarnation: int,
+        *,
+        on_line: Callable[[Stream, str], None],
+        on_end: Callable[[int | None, int | None], None],
+    ) -> Child:
+        """Start a process of a node; raises `CannotSpawn`."""
         node = self.dataflow.node(node_id)
-        if restart_count:
-            self._log_files.mark_restart(node_id, restart_count, time.time_ns())
-            self._text.forget_lines(node_id)
-            if self._remains.get(node_id, 0) > MAX_REMAINS:
-                self._clean_up()
         allow_shell = shell_nodes_allowed(self._options)
-        address = Address(self._run.dataflow_id, node_id, self._run.socket, restart_count)
+        address = Address(self._run.dataflow_id, node_id, self._run.socket, incarnation)
         env = environment(
             node,
             self.dataflow,
@@ -238,29 +281,65 @@ class Daemon:
             strict_outputs=self._options.strict_outputs,
             allow_shell=allow_shell,
         )
-        try:
-            child = Child(
-                self.loop,
-                command_line(
-                    node,
-                    self.dataflow.working_dir,
-                    uv=self._options.uv,
-                    allow_shell=allow_shell,
-                    search_path=env.get("PATH"),
-                ),
-                env=env,
-                cwd=self.dataflow.working_dir,
-                cpu_affinity=node.cpu_affinity,
-                on_line=lambda stream, text: self._on_line(node_id, stream, text),
-                on_end=lambda code, number: self._on_end(node_id, code, number),
-            )
-        except CannotSpawn as error:
-            self.feed(on.SpawnFailed(node_id, f"could not be started: {error}"))
-            return
-        self._children[node_id] = child
+        child = Child(
+            self.loop,
+            command_line(
+                node,
+                self.dataflow.working_dir,
+                uv=self._options.uv,
+                allow_shell=allow_shell,
+                search_path=env.get("PATH"),
+            ),
+            env=env,
+            cwd=self.dataflow.working_dir,
+            cpu_affinity=node.cpu_affinity,
+            on_line=on_line,
+            on_end=on_end,
+        )
         if self._watchdog is not None:
             self._watchdog.register(child.pid)
+        return child
+
+    # ----------------------------------------------------------------------- new code
+
+    def _watch_code(self) -> HotReload:
+        from dora.daemon.hot_reload import HotReload
+
+        return HotReload(
+            self.dataflow,
+            self.loop,
+            on_change=self.feed,
+            on_dataflow_change=lambda: self.note(
+                "info", None, "the dataflow file has changed; that counts from the next `dora run` on"
+            ),
+        )
+
+    def _spawn_successor(self, node_id: str, incarnation: int) -> None:
+        errors: deque[str] = deque(maxlen=LINES_KEPT)
+
+        def on_line(stream: Stream, text: str) -> None:
+            if stream == "stderr":
+                errors.append(text)
+            self._on_line(node_id, stream, text)
+
+        def on_end(exit_code: int | None, number: int | None) -> None:
+            if self._children.get(node_id) is child:
+                self._on_end(node_id, exit_code, number)
+            elif self._successors.ended(node_id, child):
+                self.feed(on.SuccessorEnded(node_id, incarnation, exit_code, number, tuple(errors)))
+
+        try:
+            child = self._start_process(node_id, incarnation, on_line=on_line, on_end=on_end)
+        except CannotSpawn as error:
+            self.feed(on.SuccessorEnded(node_id, incarnation, reason=str(error)))
+            return
+        self._successors.add(node_id, child)
+
+    def _take_over(self, node_id: str) -> None:
+        child = self._children[node_id] = self._successors.take(node_id)
         self.feed(on.Spawned(node_id, child.pid))
+
+    # ----------------------------------------------------------------------- what processes do
 
     def _on_line(self, node_id: str, stream: Stream, text: str) -> None:
         self._text.line(node_id, stream, text)

@@ -29,6 +29,7 @@ class RunOptions:
     allow_shell_nodes: bool = False
     engine: Engine | None = None
     strict_outputs: bool = False
+    hot_reload: bool = False
 
 
 def shell_nodes_allowed(options: RunOptions) -> bool:

@@ -15,7 +15,7 @@ memory), ``metadata`` and ``data`` (the values as ``bytes``). Once made it is ke
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -359,6 +359,30 @@ class NodeRestarted(Event):
 
     def __init__(self, node_id: str) -> None:
         super().__init__(id=node_id)
+
+
+class Reload(Event):
+    """New code is there (``dora run --hot-reload``).
+
+    An operator gets it as the first event of its new code; ``id`` is the operator. A node gets it,
+    without ``id``, right before the `Stop` that makes way for its new code.
+    """
+
+    __slots__ = ("modules", "operators")
+    __match_args__ = ("id",)
+    type: ClassVar[str] = "RELOAD"
+    if TYPE_CHECKING:
+        id: str
+    operators: Sequence[str]
+    modules: Sequence[str]
+
+    def __init__(
+        self, operator_id: str | None = None, *, operators: Sequence[str] = (), modules: Sequence[str] = ()
+    ) -> None:
+        """``operators`` of a runtime, and the files among their imports, are to be loaded anew."""
+        super().__init__(**({} if operator_id is None else {"id": operator_id}))
+        self.operators = operators
+        self.modules = modules
 
 
 class Unknown(Event):

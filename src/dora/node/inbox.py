@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from dora.errors import ReceiveClosed
 from dora.node.control import ControlChannel
-from dora.node.events import Error, Event, NodeFailed, NodeRestarted, Stop
+from dora.node.events import Error, Event, NodeFailed, NodeRestarted, Reload, Stop
 from dora.node.input import Port, QueuePort
 from dora.node.rhythm import Rhythm
 from dora.transport.board import ASLEEP, CONTROL, WORDS, Board
@@ -398,6 +398,8 @@ class Inbox:
                         port.put_text(text)
             case control.Stop():
                 self._stop()
+            case control.Reload(operators=operators, modules=modules):
+                self._pending.append(Reload(operators=operators, modules=modules))
             case control.NodeFailed():
                 self._pending.append(NodeFailed(frame.node_id, frame.error, list(frame.affected_input_ids)))
             case control.NodeRestarted():

@@ -12,6 +12,7 @@ from dora.node.last_words import end_tracebacks_at_the_program, show_without_tra
 from dora.node.log import log_line, write_line
 from dora.node.output import ArrayLoan, SampleHandler
 from dora.node.session import Session
+from dora.node.state import load, save
 from dora.transport.board import DROPPED, RECEIVED, WORDS
 from dora.wire.ids import uuid7
 from dora.wire.plain import plain_format
@@ -184,6 +185,18 @@ class Node:
     def restart_count(self) -> int:
         """Return how often this node has been restarted."""
         return self._config.restart_count
+
+    def save_state(self, state: bytes | bytearray | memoryview) -> None:
+        """Leave something for the next process of this node, instead of what was left before.
+
+        After a restart or a hot reload, that process gets it from `load_state`. Any size; kept in the
+        directory of the run, thus until the dataflow ends. Raises `SendError` if there is no room.
+        """
+        save(self._config, state)
+
+    def load_state(self) -> bytes | None:
+        """Return what an earlier process of this node saved last; None if none did."""
+        return load(self._config)
 
     def timestamp(self) -> datetime:
         """Return the current time, aware, in UTC."""

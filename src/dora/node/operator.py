@@ -19,13 +19,16 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
+from types import ModuleType
 from typing import Any, Protocol
 
 from dora.errors import DoraError
-from dora.node.events import Event, Reference
+from dora.node.events import Event, Reference, Reload
 from dora.node.input import QueuePort
 from dora.node.output import OutputPort
+from dora.node.reload import take_over
 from dora.wire.control import OperatorConfig
+from dora.wire.correlation import FLUSH
 from dora.wire.decode import as_arrow
 from dora.wire.metadata import normalise
 
@@ -44,6 +47,9 @@ class SendOutput(Protocol):
     def __call__(self, output_id: str, data: Any, metadata: Mapping[str, Any] | None = None) -> None: ...
 
 
+OnEvent = Callable[[Event, SendOutput], Any]
+
+
 class OperatorError(DoraError):
     """An operator cannot be loaded, or answered an event with something that is no status."""
 
@@ -60,7 +66,10 @@ class Outlet:
         if self.consumers:
             value = as_arrow(data)
             content = Reference(value, normalise(metadata) if metadata else {}, time.time_ns())
+            flush = metadata is not None and metadata.get(FLUSH) is True
             for consumer in self.consumers:
+                if flush:
+                    consumer.flush()
                 consumer.put(content)
         if self._leaves:
             self.port.send(data, metadata)
@@ -74,10 +83,37 @@ class HostedOperator:
         self.config = config
         self.ended = False
         self.open_inputs: set[str] = set()
-        self._on_event: Callable[[Event, SendOutput], Any]
+        self._descriptor: dict[str, Any]
+        self._module: ModuleType | None = None
+        self._operator: Any
+        self._initial: dict[str, Any]  # what `__init__` set
+        self._on_event: OnEvent
 
     def load(self, descriptor: dict[str, Any]) -> None:
         """Import the file and make the ``Operator``; errors of the user's code pass through."""
+        self._descriptor = descriptor
+        self._module = self._import()
+        self._operator, self._initial, self._on_event = self._make(self._module)
+
+    def reload(self, send_output: SendOutput) -> DoraStatus:
+        """Go on with the code that the file has now; return its answer to the event `Reload`.
+
+        Errors of the user's code pass through; the old code is kept then.
+        """
+        old = self._module
+        module = self._import()
+        try:
+            operator, initial, on_event = self._make(module)
+            take_over(operator, self._operator, self._initial)
+            status = self._ask(on_event, Reload(self.id), send_output)
+        except BaseException:
+            if old is not None and sys.modules.get(module.__name__) is module:
+                sys.modules[module.__name__] = old
+            raise
+        self._module, self._operator, self._initial, self._on_event = module, operator, initial, on_event
+        return status
+
+    def _import(self) -> ModuleType:
         source = self.config.source
         if not os.path.isfile(source):
             raise OperatorError(f"operator `{self.id}`: the file {source} does not exist")
@@ -90,24 +126,40 @@ class HostedOperator:
         if spec is None or spec.loader is None:
             raise OperatorError(f"operator `{self.id}`: {source} is not a Python file")
         module = importlib.util.module_from_spec(spec)
-        sys.modules.setdefault(name, module)
-        spec.loader.exec_module(module)
+        before = sys.modules.get(name)
+        if before is None or before is self._module:
+            sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            if before is not None:
+                sys.modules[name] = before
+            raise
+        return module
+
+    def _make(self, module: ModuleType) -> tuple[Any, dict[str, Any], OnEvent]:
+        """Return the user's object, the attributes that its ``__init__`` set, and its ``on_event``."""
+        source = self.config.source
         make = getattr(module, "Operator", None)
         if make is None:
             raise OperatorError(f"operator `{self.id}`: {source} has no class `Operator`")
         operator = make()
-        operator.dataflow_descriptor = descriptor
+        initial = dict(getattr(operator, "__dict__", {}))
+        operator.dataflow_descriptor = self._descriptor
         on_event = getattr(operator, "on_event", None)
         if not callable(on_event):
             raise OperatorError(
                 f"operator `{self.id}`: class `Operator` in {source} has no method "
                 "`on_event(self, dora_event, send_output)`"
             )
-        self._on_event = on_event
+        return operator, initial, on_event
 
     def handle(self, event: Event, send_output: SendOutput) -> DoraStatus:
         """Pass an event to the user's code; raises `OperatorError` for an answer that is no status."""
-        answer = self._on_event(event, send_output)
+        return self._ask(self._on_event, event, send_output)
+
+    def _ask(self, on_event: OnEvent, event: Event, send_output: SendOutput) -> DoraStatus:
+        answer = on_event(event, send_output)
         if answer.__class__ is DoraStatus:
             return answer
         try:

@@ -7,15 +7,28 @@ one after the other in the main thread; between two of them a message is passed 
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
 from dora.errors import DaemonLost
-from dora.node.events import Event, Input, InputClosed, InputRecovered, NodeFailed, NodeRestarted, Stop
+from dora.node.events import (
+    Event,
+    Input,
+    InputClosed,
+    InputRecovered,
+    NodeFailed,
+    NodeRestarted,
+    Reload,
+    Stop,
+)
 from dora.node.input import QueuePort
 from dora.node.last_words import print_traceback_of_operator
+from dora.node.log import log_line, write_line
 from dora.node.operator import DoraStatus, HostedOperator, Outlet, SendOutput
+from dora.node.reload import Unimported
 from dora.node.session import Session
+from dora.supervise.excerpt import in_one_line
 from dora.transport.board import ASLEEP, WORDS
 from dora.transport.doorbell import Bell
 from dora.wire.control import NodeConfig, OutputsClosed, StopDataflow
@@ -107,6 +120,9 @@ class Runtime:
                 if not operator.open_inputs:
                     self._stop_operator(operator, Stop("ALL_INPUTS_CLOSED"))
             return
+        if isinstance(event, Reload):
+            self._reload(event)
+            return
         for operator in list(self._operators.values()):
             if isinstance(event, NodeFailed):
                 prefix = f"{operator.id}/"
@@ -130,12 +146,36 @@ class Runtime:
     def _deliver(self, operator: HostedOperator, event: Event) -> None:
         if operator.ended:
             return
-        status = operator.handle(event, self._senders[operator.id])
+        self._obey(operator, operator.handle(event, self._senders[operator.id]))
+
+    def _obey(self, operator: HostedOperator, status: DoraStatus) -> None:
         if status is DoraStatus.STOP:
             self._end_operator(operator)
         elif status is DoraStatus.STOP_ALL:
             self._end_operator(operator)
             self._session.channel.send(StopDataflow())
+
+    def _reload(self, event: Reload) -> None:
+        """Load operators anew; whoever cannot be loaded goes on with its old code."""
+        modules = Unimported(event.modules)
+        done = 0
+        operators = [self._operators[name] for name in event.operators if not self._operators[name].ended]
+        for operator in operators:
+            try:
+                status = operator.reload(self._senders[operator.id])
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's operator raises
+                print_traceback_of_operator(error)
+                text = in_one_line("".join(traceback.format_exception(error)).splitlines())
+                self._log("error", f"operator `{operator.id}`: the old code goes on: {text}")
+            else:
+                done += 1
+                self._log("info", f"operator `{operator.id}` runs its new code")
+                self._obey(operator, status)
+        if done < len(operators):
+            modules.put_back(everything=not done)
+
+    def _log(self, level: str, text: str) -> None:
+        write_line(log_line(self._session.config.node_id, level, text))
 
     def _stop_operator(self, operator: HostedOperator, stop: Stop) -> None:
         self._deliver(operator, stop)

@@ -14,6 +14,27 @@ class Spawn(msgspec.Struct, frozen=True):
 
     node_id: str
     restart_count: int
+    incarnation: int
+
+
+class SpawnSuccessor(msgspec.Struct, frozen=True):
+    """Start a second process of a node, with its new code; answer with `SuccessorEnded` if it ends."""
+
+    node_id: str
+    incarnation: int
+
+
+class Succeed(msgspec.Struct, frozen=True):
+    """The node's process has ended; its successor is the node's process from now on."""
+
+    node_id: str
+    restart_count: int
+
+
+class DropSuccessor(msgspec.Struct, frozen=True):
+    """Kill the successor of a node's process; nobody waits for its end."""
+
+    node_id: str
 
 
 class Admit(msgspec.Struct, frozen=True):
@@ -54,7 +75,7 @@ class CloseReceivers(msgspec.Struct, frozen=True):
 class Note(msgspec.Struct, frozen=True):
     """Tell the user, through the log."""
 
-    level: Literal["error", "warn"]
+    level: Literal["error", "warn", "info"]
     node_id: str | None
     text: str
 
@@ -63,4 +84,16 @@ class Finish(msgspec.Struct, frozen=True):
     """The dataflow ended; the last command."""
 
 
-Command = Spawn | Admit | Refuse | Send | Signal | CloseReceivers | Note | Finish
+Command = (
+    Spawn
+    | SpawnSuccessor
+    | Succeed
+    | DropSuccessor
+    | Admit
+    | Refuse
+    | Send
+    | Signal
+    | CloseReceivers
+    | Note
+    | Finish
+)

@@ -35,6 +35,28 @@ class ProcessEnded(msgspec.Struct, frozen=True):
     last_lines: tuple[str, ...] = ()
 
 
+class CodeChanged(msgspec.Struct, frozen=True):
+    """The code of a node was saved (hot reload); of a runtime, that of some ``operators``.
+
+    ``modules`` are the files that these import and that have to be imported anew.
+    """
+
+    node_id: str
+    operators: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+
+
+class SuccessorEnded(msgspec.Struct, frozen=True):
+    """The process of a node's new code ended before it took over, or could not be started (``reason``)."""
+
+    node_id: str
+    incarnation: int
+    exit_code: int | None = None
+    signal: int | None = None
+    last_lines: tuple[str, ...] = ()
+    reason: str = ""
+
+
 class Registering(msgspec.Struct, frozen=True):
     """Somebody who calls itself ``node_id`` asks to take part. Answered by `Admit` or `Refuse`."""
 
@@ -95,6 +117,8 @@ Event = (
     | Spawned
     | SpawnFailed
     | ProcessEnded
+    | CodeChanged
+    | SuccessorEnded
     | Registering
     | PortsReady
     | OutputsDone

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 LINES_KEPT = 500  # per node
@@ -9,6 +10,8 @@ MAX_LINES = 60
 TAIL = 10
 
 _TRACEBACK = "Traceback (most recent call last)"
+_PLACE = re.compile(r'\s*File "(?P<file>[^"]+)", line (?P<line>\d+)')
+_LIBRARIES = ("site-packages", "dist-packages", "/lib/python", "<frozen")
 _MARKS = ("Error:", "panicked at", "Exception:", "error:")
 
 
@@ -41,3 +44,19 @@ def telling_lines(lines: Sequence[str]) -> tuple[str, ...]:
                 start -= 1
             return tuple(lines[start:][:MAX_LINES])
     return tuple(lines[-TAIL:])
+
+
+def in_one_line(lines: Sequence[str]) -> str:
+    """Return what a traceback says and where, "" if there is none; the place is in the user's own code.
+
+    >>> in_one_line(['  File "/home/me/node.py", line 3, in <module>', "    x", "NameError: no x"])
+    'NameError: no x (/home/me/node.py:3)'
+    """
+    excerpt = telling_lines(lines)
+    message = next((line.strip() for line in reversed(excerpt) if line and not line.startswith(" ")), "")
+    places = [found for line in excerpt if (found := _PLACE.match(line))]
+    own = [place for place in places if not any(part in place["file"] for part in _LIBRARIES)]
+    if not (own or places):
+        return message
+    place = (own or places)[-1]
+    return f"{message} ({place['file']}:{place['line']})"

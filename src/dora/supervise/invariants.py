@@ -28,6 +28,17 @@ def validate_state(supervisor: Supervisor) -> None:
             assert not names[node_id], f"{where}: has deadlines {names[node_id]}"
         if node.phase == "ended":
             assert node.outputs_closed >= set(node.spec.outputs), f"{where}: has open outputs"
+        if node.phase == "mending":
+            assert not names[node_id], f"{where}: has deadlines {names[node_id]}"
+            assert supervisor.opened and not ending, f"{where}: the dataflow is not running"
+            assert node.failure is not None, f"{where}: for no reason"
+        if node.successor is not None:
+            assert node.phase == "running" and not ending, f"{where}: has a successor"
+            assert node.successor.incarnation > node.incarnation, f"{where}: its successor is older"
+            assert (node.successor.connection is None) or node.makes_way, f"{where}: its successor waits"
+        if node.makes_way:
+            assert node.phase == "running" and not ending, f"{where}: makes way"
+        assert not ({"way", "way-kill"} & {*names[node_id]} and not node.makes_way), f"{where}: is hurried"
         if node.phase == "backoff":
             assert names[node_id] == ["restart"], f"{where}: will not be restarted"
             assert not ending, f"{where}: the dataflow is ending"

@@ -15,6 +15,7 @@ Rules that are less obvious than they look:
   dies of an exception closes its node first and fails a few milliseconds later, so after `NodeClosed` the
   consumers are told only once the process has ended, or `CLOSING_HOLD` later if it lives on.
 * While a node may still be restarted its outputs stay open, whatever it says.
+* New code of a node (hot reload) has rules of its own, in `dora.supervise.reload`.
 * Nobody waits for ever: every wait that depends on a process has a deadline after which the process
   is killed, and a process that survives SIGKILL is given up after `ABANDON_AFTER`.
 """
@@ -29,9 +30,9 @@ from dora.dataflow.report import listed
 from dora.supervise import commands as do
 from dora.supervise import events as on
 from dora.supervise.node_state import NodeState
+from dora.supervise.reload import RELOAD_GRACE, Reloads
 from dora.supervise.restart import recent_restarts, restart_delay
 from dora.supervise.result import FailureKind, NodeFailure
-from dora.supervise.run_state import RunState
 from dora.supervise.verdict import describe_exit, judge
 from dora.wire.control import (
     InputsClosed,
@@ -50,13 +51,13 @@ FAREWELL = 1.0  # for dynamic nodes, once everybody else has ended
 ABANDON_AFTER = 10.0
 
 
-class Supervisor(RunState):
+class Supervisor(Reloads):
     """Supervise one run of a dataflow.
 
     All times are absolute, in seconds, on one clock that never goes back (``CLOCK_MONOTONIC``).
     ``grace`` is the time between the stop event and SIGTERM. ``finish_grace`` is how long a node may
     go on after all its inputs closed and everybody else is done (None: for ever); a node's own
-    setting wins.
+    setting wins. ``watched`` are the nodes whose code may change (hot reload).
     """
 
     def __init__(
@@ -65,8 +66,9 @@ class Supervisor(RunState):
         *,
         grace: float = DEFAULT_GRACE,
         finish_grace: float | None = DEFAULT_FINISH_GRACE,
+        watched: frozenset[str] = frozenset(),
     ) -> None:
-        super().__init__(dataflow)
+        super().__init__(dataflow, watched, min(grace, RELOAD_GRACE))
         self._grace = grace
         self._finish_grace = finish_grace
 
@@ -91,11 +93,13 @@ class Supervisor(RunState):
                 self.nodes[node_id].pid = pid
                 self._tell(node_id, f"started as process {pid}")
             case on.SpawnFailed(node_id=node_id, reason=reason):
-                node = self.nodes[node_id]
-                self._note("error", node_id, reason)
-                self._end(node, NodeFailure(node_id, "spawn", message=reason, restarts=len(node.restarts)))
+                self._spawn_failed(self.nodes[node_id], reason)
             case on.ProcessEnded():
                 self._process_ended(self.nodes[event.node_id], event)
+            case on.CodeChanged():
+                self._code_changed(self.nodes[event.node_id], event)
+            case on.SuccessorEnded():
+                self._successor_ended(self.nodes[event.node_id], event)
             case on.Registering():
                 self._register(event)
             case on.PortsReady(node_id=node_id):
@@ -127,18 +131,19 @@ class Supervisor(RunState):
         self._try_open()
         self._try_finish()
 
-    def _spawn(self, node: NodeState) -> None:
-        node.phase = "starting"
-        node.connected = node.closed = False
-        node.doom = None
-        node.pid = None
-        if node.spec.startup_timeout is not None:
-            self.deadlines[node.spec.id, "startup"] = self._now + node.spec.startup_timeout
-        self._commands.append(do.Spawn(node.spec.id, len(node.restarts)))
-        self._tell(node.spec.id, "is being started")
+    def _spawn_failed(self, node: NodeState, reason: str) -> None:
+        failure = NodeFailure(node.spec.id, "spawn", message=reason, restarts=len(node.restarts))
+        if self._can_be_mended(node):
+            self._mend(node, failure)
+            return
+        self._note("error", node.spec.id, reason)
+        self._end(node, failure)
 
     def _register(self, event: on.Registering) -> None:
         node = self.nodes.get(event.node_id)
+        if node is not None and self._is_successor(node, event):
+            self._successor_registers(node, event.connection)
+            return
         if refusal := self._refusal(node, event):
             self._commands.append(do.Refuse(event.connection, refusal))
             if node is not None:
@@ -149,7 +154,7 @@ class Supervisor(RunState):
             node.phase = "starting"
         node.connected, node.closed = True, False
         self.deadlines.pop((event.node_id, "startup"), None)
-        self._commands.append(do.Admit(event.connection, event.node_id, len(node.restarts)))
+        self._commands.append(do.Admit(event.connection, event.node_id, node.restart_count))
         self._tell(event.node_id, "connected")
 
     def _refusal(self, node: NodeState | None, event: on.Registering) -> str:
@@ -167,7 +172,7 @@ class Supervisor(RunState):
             return ""
         if event.dynamic:
             return f"node {name} is started by dora itself; only nodes with `path: dynamic` can be joined"
-        if node.phase != "starting" or node.connected or event.incarnation != len(node.restarts):
+        if node.phase != "starting" or node.connected or event.incarnation != node.incarnation:
             return f"node {name} has been connected already; a process can take part once"
         if self.stopping:
             node.refused = "stopped"
@@ -238,12 +243,17 @@ class Supervisor(RunState):
         node.connected = False
         words = describe_exit(end.exit_code, end.signal)
         self._tell(node.spec.id, f"its process {words}")
-        failure = judge(node, end, stopping=self.stopping, opened=self.opened)
+        failure = judge(node, end, stopping=self.stopping or node.makes_way, opened=self.opened)
         delay = None
         if self._may_restart(node):
             delay = restart_delay(node.spec.restart, failure is not None, node.restarts, self._now)
+        if self._follow(node, needed=failure is not None or delay is not None):
+            return
         if delay is None:
-            self._end(node, failure)
+            if failure is not None and self._can_be_mended(node):
+                self._mend(node, failure)
+            else:
+                self._end(node, failure)
             return
         node.phase = "backoff"
         node.failure = failure
@@ -276,11 +286,12 @@ class Supervisor(RunState):
         node.phase = "running"
         self._send(node, Started(self.epoch_ns))
         self._tell(node.spec.id, "runs")
-        if node.restarts or (node.spec.is_dynamic and node.outputs_closed):
+        if node.restart_count or (node.spec.is_dynamic and node.outputs_closed):
             self._reopen_outputs(node)
         if node.inputs_closed:
             self._send(node, InputsClosed(sorted(node.inputs_closed)))
         self._arm_health(node)
+        self._new_process_runs(node)
 
     def _reopen_outputs(self, node: NodeState) -> None:
         """Tell consumers that a node is back; inputs that a dynamic node left behind open again."""
@@ -330,8 +341,8 @@ class Supervisor(RunState):
             consumer = self.nodes[consumer_id]
             if not self._work_done(consumer):
                 continue
-            if consumer.phase == "backoff":
-                self._tell(consumer_id, "is not restarted: all its inputs have closed")
+            if consumer.is_between:
+                self._tell(consumer_id, "is not started again: all its inputs have closed")
                 self._end(consumer, consumer.failure)
             # What it held back because it might have been restarted can close now.
             elif consumer.phase == "running":
@@ -354,6 +365,7 @@ class Supervisor(RunState):
         """A node ended for good."""
         node.phase = "ended"
         node.connected = False
+        self._forget_reload(node)
         self._forget_deadlines(node)
         self._commands.append(do.CloseReceivers(node.spec.id))
         if failure is not None:
@@ -370,7 +382,7 @@ class Supervisor(RunState):
 
     def _review_stragglers(self) -> None:
         """Arm the guard of every node once all that are left have nothing to wait for."""
-        left = [node for node in self.nodes.values() if node.alive or node.phase == "backoff"]
+        left = [node for node in self.nodes.values() if node.alive or node.is_between]
         only_stragglers = self.opened and all(self._work_done(node) for node in left)
         for node in left:
             key = (node.spec.id, "finish")
@@ -390,8 +402,11 @@ class Supervisor(RunState):
         self.stopping = True
         self.deadlines.setdefault(("", "term"), self._now + self._grace)
         for node in self.nodes.values():
+            self._forget_reload(node)
             if node.phase == "backoff":
                 self._end(node, None)
+            elif node.phase == "mending":
+                self._end(node, node.failure)
             elif node.present:
                 self._send(node, Stop())
                 self._tell(node.spec.id, f"was asked to stop: {reason}")
@@ -502,6 +517,8 @@ class Supervisor(RunState):
                 self._close_outputs(node, set(self.graph.consumers[key]) - self.graph.text[key])
             case "abandon":
                 self._abandon(node)
+            case "successor" | "way" | "way-kill":
+                self._reload_expires(node, name)
 
     def _doom_one(self, node: NodeState, kind: FailureKind, message: str) -> None:
         self._note("error", node.spec.id, message)

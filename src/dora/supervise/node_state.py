@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from dora.dataflow.model import Node
+from dora.supervise.events import CodeChanged
 from dora.supervise.result import FailureKind, NodeFailure
 
 Phase = Literal[
@@ -14,8 +15,17 @@ Phase = Literal[
     "ready",  # waits at the start barrier
     "running",  # was told that the dataflow started
     "backoff",  # ended, and will be started again
+    "mending",  # failed, and is started again when its code changes (hot reload)
     "ended",  # for good
 ]
+
+
+@dataclass(slots=True)
+class Successor:
+    """The process with a node's new code, which takes over once the old one has ended."""
+
+    incarnation: int
+    connection: int | None = None  # it has registered, and waits for the answer
 
 
 @dataclass(slots=True)
@@ -25,13 +35,21 @@ class NodeState:
     spec: Node
     phase: Phase = "dormant"
     pid: int | None = None
+    incarnation: int = 0  # of this process: each process of a node has a number of its own
+    launches: int = 0  # how many processes there have been
     connected: bool = False
     closed: bool = False  # the node object said so
     restarts: list[float] = field(default_factory=list)  # when
+    reloads: int = 0  # processes that were replaced because of new code; these are no restarts
+    successor: Successor | None = None
+    makes_way: bool = False  # was asked to end, because its successor waits
+    fresh: bool = False  # the user has not been told that the new code runs
+    # Saved while the process was starting: which code that has is not known.
+    unseen_change: CodeChanged | None = None
     # Told that it must not take part; its exit status says nothing about itself then.
     refused: Literal["", "broken", "stopped"] = ""
     doom: tuple[FailureKind, str] | None = None  # why we are killing it
-    failure: NodeFailure | None = None  # of the process that is to be followed by another (`backoff`)
+    failure: NodeFailure | None = None  # of the process that is to be followed by another
     outputs_said_closed: set[str] = field(default_factory=set)
     outputs_closed: set[str] = field(default_factory=set)  # consumers know
     inputs_closed: set[str] = field(default_factory=set)
@@ -41,6 +59,16 @@ class NodeState:
     def alive(self) -> bool:
         """Whether a process of ours exists, or was asked for."""
         return not self.spec.is_dynamic and self.phase in ("starting", "ready", "running")
+
+    @property
+    def restart_count(self) -> int:
+        """How many processes of this node took part before this one."""
+        return len(self.restarts) + self.reloads
+
+    @property
+    def is_between(self) -> bool:
+        """Whether it has no process now, and may get one."""
+        return self.phase in ("backoff", "mending")
 
     @property
     def present(self) -> bool:

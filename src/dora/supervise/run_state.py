@@ -68,7 +68,7 @@ class RunState:
 
     def _may_restart(self, node: NodeState) -> bool:
         return (
-            node.spec.restart.policy != "never"
+            (node.spec.restart.policy != "never" or node.makes_way)
             and not node.spec.is_dynamic
             and not (self.stopping or self.broken_by)
             and not self._work_done(node)
@@ -78,6 +78,21 @@ class RunState:
         return f"the dataflow could not start: node `{self.broken_by}` ended before all nodes were ready"
 
     # ----------------------------------------------------------------------- changes
+
+    def _spawn(self, node: NodeState) -> None:
+        node.phase = "starting"
+        node.connected = node.closed = node.makes_way = False
+        node.doom = None
+        node.pid = None
+        node.incarnation = self._next_incarnation(node)
+        if node.spec.startup_timeout is not None:
+            self.deadlines[node.spec.id, "startup"] = self._now + node.spec.startup_timeout
+        self._commands.append(do.Spawn(node.spec.id, node.restart_count, node.incarnation))
+        self._tell(node.spec.id, "is being started")
+
+    def _next_incarnation(self, node: NodeState) -> int:
+        node.launches += 1
+        return node.launches - 1
 
     def _forget_deadlines(self, node: NodeState) -> None:
         self.deadlines = {key: time for key, time in self.deadlines.items() if key[0] != node.spec.id}
@@ -89,7 +104,7 @@ class RunState:
         self._commands.append(do.Signal(node.spec.id, number))
         self._tell(node.spec.id, f"gets {signal.Signals(number).name}: {why}")
 
-    def _note(self, level: Literal["error", "warn"], node_id: str, text: str) -> None:
+    def _note(self, level: Literal["error", "warn", "info"], node_id: str, text: str) -> None:
         self._commands.append(do.Note(level, node_id, text))
         self._tell(node_id, text)
 

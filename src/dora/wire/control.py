@@ -96,7 +96,7 @@ class Address(msgspec.Struct):
     dataflow_id: str
     node_id: str
     socket: str  # path of the daemon's Unix socket
-    incarnation: int = 0  # equals restart_count
+    incarnation: int = 0  # which process of the node this is
 
 
 # --------------------------------------------------------------------------- node → daemon
@@ -172,6 +172,16 @@ class NodeRestarted(msgspec.Struct, tag=True):
     node_id: str
 
 
+class Reload(msgspec.Struct, tag=True):
+    """New code is there: for these operators of a runtime, else for the node, which `Stop` then ends.
+
+    ``modules`` are the files, imported by the operators, that have to be imported anew.
+    """
+
+    operators: list[str] = []
+    modules: list[str] = []
+
+
 class Stop(msgspec.Struct, tag=True):
     """The dataflow, or this node, is asked to stop (event ``STOP`` with id ``MANUAL``)."""
 
@@ -191,6 +201,7 @@ ToNode = (
     | InputsClosed
     | NodeFailed
     | NodeRestarted
+    | Reload
     | Stop
     | TextInput
 )

@@ -1,0 +1,143 @@
+"""From a saved file to the nodes and operators that run it."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from dora.daemon.loop import Loop
+from dora.daemon.spawn import find_program
+from dora.daemon.watch import FileWatch
+from dora.dataflow.imports import Program
+from dora.dataflow.model import Dataflow, Node
+from dora.supervise.events import CodeChanged
+
+LOOK_EVERY = 0.2  # seconds
+SETTLE = 0.06  # seconds for which a file has to look the same
+
+_Owner = tuple[str, str]  # node id, operator id ("" for a node that is a program)
+
+
+class HotReload:
+    """Watches the Python files of a dataflow and says which nodes and operators have new code.
+
+    Watched are scripts, programs that are Python scripts (such as those that pip makes), operators, and
+    the modules of the project that they import. ``nodes`` are the ids of nodes with watched code.
+    ``on_change`` gets one event per node, ``on_dataflow_change`` is called when the YAML was saved.
+    """
+
+    def __init__(
+        self,
+        dataflow: Dataflow,
+        loop: Loop,
+        on_change: Callable[[CodeChanged], None],
+        on_dataflow_change: Callable[[], None],
+    ) -> None:
+        self._loop = loop
+        self._on_change = on_change
+        self._on_dataflow_change = on_dataflow_change
+        self._file = dataflow.file
+        self._programs: dict[_Owner, Program] = {}
+        for node in dataflow.nodes:
+            for operator_id, main, roots in _code(node, dataflow):
+                program = Program(main, roots)
+                # An installed program is of interest only if it runs files of a project.
+                if _is_of_a_project(os.path.dirname(main)) or len(program.files) > 1:
+                    self._programs[node.id, operator_id] = program
+        self.nodes = frozenset(node_id for node_id, _ in self._programs)
+        self._files = FileWatch()
+        self._watch()
+
+    def start(self) -> None:
+        """Look at the files from now on, in the loop's thread."""
+        self._loop.call_at(time.monotonic() + LOOK_EVERY, self._look)
+
+    def _watch(self) -> None:
+        files = {file for program in self._programs.values() for file in program.files}
+        if self._file is not None:
+            files.add(self._file)
+        self._files.watch(files)
+
+    def _look(self) -> None:
+        changed = self._files.look()
+        if changed:
+            self._tell(changed)
+        pause = SETTLE if self._files.is_restless else LOOK_EVERY
+        self._loop.call_at(time.monotonic() + pause, self._look)
+
+    def _tell(self, changed: frozenset[str]) -> None:
+        for file in changed:
+            _forget_bytecode(file)
+        events: dict[str, CodeChanged] = {}
+        for (node_id, operator_id), program in self._programs.items():
+            stale = program.stale(changed)
+            if not stale:
+                continue
+            program.look_again(tuple(changed))
+            before = events.get(node_id, CodeChanged(node_id))
+            if operator_id:
+                modules = (*before.modules, *sorted(stale - {program.main}))
+                operators = (*before.operators, operator_id)
+                events[node_id] = CodeChanged(node_id, operators, tuple(dict.fromkeys(modules)))
+            else:
+                events[node_id] = before
+        self._watch()
+        if self._file in changed:
+            self._on_dataflow_change()
+        for event in events.values():
+            self._on_change(event)
+
+
+def _code(node: Node, dataflow: Dataflow) -> Iterator[tuple[str, str, list[str]]]:
+    """Yield (operator id, main file, where its imports are looked for) for what a node runs."""
+    beside = [
+        *node.env.get("PYTHONPATH", dataflow.env.get("PYTHONPATH", "")).split(os.pathsep),
+        *(path for path in sys.path if _is_of_a_project(path)),
+    ]
+    roots = [os.path.abspath(path) for path in beside if path]
+    for operator in node.operators:
+        main = os.path.abspath(os.path.join(dataflow.working_dir, operator.python))
+        yield operator.id, main, [dataflow.working_dir, os.path.dirname(main), *roots]
+    if node.path is None or node.is_dynamic or node.is_shell:
+        return
+    path = os.path.abspath(os.path.join(dataflow.working_dir, os.path.expanduser(node.path)))
+    if node.path.endswith(".py"):
+        yield "", path, [os.path.dirname(path), *roots]
+    elif os.path.isfile(path):
+        yield "", path, roots
+    elif (program := find_program(node.path)) is not None and _is_python(program):
+        yield "", program, roots
+
+
+def _is_of_a_project(path: str) -> bool:
+    """Whether a directory holds no libraries: that of an editable installation does not, say."""
+    libraries = (sys.prefix, sys.base_prefix, sys.exec_prefix)
+    absolute = os.path.abspath(path)
+    return os.path.isdir(absolute) and not any(
+        absolute == library or absolute.startswith(library + os.sep) for library in libraries
+    )
+
+
+def _is_python(program: str) -> bool:
+    try:
+        with open(program, "rb") as file:
+            first = file.readline(200)
+    except OSError:
+        return False
+    return first.startswith(b"#!") and b"python" in first
+
+
+def _forget_bytecode(file: str) -> None:
+    """Remove what Python compiled from a file: it knows a file by its second and size only."""
+    directory, name = os.path.split(file)
+    stem, extension = os.path.splitext(name)
+    if extension != ".py":
+        return
+    for cached in glob.glob(f"{glob.escape(directory)}/__pycache__/{glob.escape(stem)}.*.pyc"):
+        try:
+            os.unlink(cached)
+        except OSError:
+            pass

@@ -1,0 +1,210 @@
+"""New code for a running dataflow: which process gets it, and what happens if it does not start.
+
+A node's new code starts in a second process, the *successor*, while the old one goes on. Code that
+cannot be imported therefore changes nothing. When the successor comes to `Node()`, it is held there;
+the old process is asked to end (`Reload`, then `Stop`), and once it has, the successor takes its place.
+So two processes of one node exist at once, but never two that send and receive.
+
+Operators are exchanged inside their runtime, which does the same with objects.
+
+While a process is starting, nobody knows which code it has read. What is saved then is remembered
+and acted upon as soon as the process runs. A node that fails for good is not given up but *mending*:
+its outputs stay open, and it is started again when its code changes.
+"""
+
+from __future__ import annotations
+
+import signal
+
+from dora.dataflow.model import Dataflow
+from dora.supervise import commands as do
+from dora.supervise import events as on
+from dora.supervise.excerpt import in_one_line
+from dora.supervise.node_state import NodeState, Successor
+from dora.supervise.result import NodeFailure
+from dora.supervise.run_state import RunState
+from dora.supervise.verdict import describe_exit
+from dora.wire.control import Reload, Stop
+
+RELOAD_GRACE = 5.0  # seconds between the stop event and SIGTERM; half of it until SIGKILL
+
+
+class Reloads(RunState):
+    """The rules about changed code. ``watched`` holds the nodes whose code may change."""
+
+    def __init__(self, dataflow: Dataflow, watched: frozenset[str], reload_grace: float) -> None:
+        super().__init__(dataflow)
+        self._watched = watched
+        self._reload_grace = reload_grace
+
+    def _code_changed(self, node: NodeState, change: on.CodeChanged) -> None:
+        if self.stopping or self.broken_by or self.done:
+            return
+        match node.phase:
+            case "running" if not node.closed:
+                if node.spec.is_runtime:
+                    self._send(node, Reload(list(change.operators), list(change.modules)))
+                    self._tell(node.spec.id, f"was told of new code of {', '.join(change.operators)}")
+                else:
+                    self._start_successor(node)
+            case "starting" | "ready" | "running":
+                node.unseen_change = _both(node.unseen_change, change)
+            case "mending" | "backoff":
+                self._note("info", node.spec.id, "its code has changed; it is started again")
+                self._start_anew(node)
+            case "ended":
+                self._note("warn", node.spec.id, "its code has changed, but it has ended already")
+
+    def _new_process_runs(self, node: NodeState) -> None:
+        """Act on what was saved while this process was starting."""
+        if node.fresh:
+            node.fresh = False
+            self._note("info", node.spec.id, "runs its new code")
+        change, node.unseen_change = node.unseen_change, None
+        if change is not None:
+            self._code_changed(node, change)
+
+    # ----------------------------------------------------------------------- the successor
+
+    def _start_successor(self, node: NodeState) -> None:
+        self._drop_successor(node)
+        node.successor = Successor(self._next_incarnation(node))
+        if node.spec.startup_timeout is not None:
+            self.deadlines[node.spec.id, "successor"] = self._now + node.spec.startup_timeout
+        self._commands.append(do.SpawnSuccessor(node.spec.id, node.successor.incarnation))
+        self._note("info", node.spec.id, "its code has changed; the new code is being started")
+
+    def _is_successor(self, node: NodeState | None, event: on.Registering) -> bool:
+        return (
+            node is not None
+            and node.successor is not None
+            and node.successor.connection is None
+            and node.successor.incarnation == event.incarnation
+        )
+
+    def _successor_registers(self, node: NodeState, connection: int) -> None:
+        assert node.successor is not None
+        node.successor.connection = connection
+        self.deadlines.pop((node.spec.id, "successor"), None)
+        self._tell(node.spec.id, "its new code waits to take over")
+        if node.makes_way:
+            return
+        node.makes_way = True
+        self.deadlines[node.spec.id, "way"] = self._now + self._reload_grace
+        if node.present:
+            self._send(node, Reload())
+            self._send(node, Stop())
+            self._tell(node.spec.id, "was asked to make way for its new code")
+
+    def _successor_ended(self, node: NodeState, end: on.SuccessorEnded) -> None:
+        if node.successor is None or node.successor.incarnation != end.incarnation:
+            return
+        node.successor = None
+        self.deadlines.pop((node.spec.id, "successor"), None)
+        why = end.reason or in_one_line(end.last_lines) or describe_exit(end.exit_code, end.signal)
+        self._note("error", node.spec.id, f"the new code does not start, the old code goes on: {why}")
+
+    def _drop_successor(self, node: NodeState) -> None:
+        if node.successor is not None:
+            node.successor = None
+            self.deadlines.pop((node.spec.id, "successor"), None)
+            self._commands.append(do.DropSuccessor(node.spec.id))
+
+    def _forget_reload(self, node: NodeState) -> None:
+        """The dataflow ends: this process is the node's last one."""
+        self._drop_successor(node)
+        node.makes_way = False
+        node.unseen_change = None
+        for name in ("way", "way-kill"):
+            self.deadlines.pop((node.spec.id, name), None)
+
+    def _reload_expires(self, node: NodeState, name: str) -> None:
+        key = node.spec.id
+        if name == "successor":
+            seconds = node.spec.startup_timeout
+            message = f"had not connected within its `startup_timeout` of {seconds:g} s"
+            self._note("error", key, f"the new code was killed, the old code goes on: it {message}")
+            self._drop_successor(node)
+        elif name == "way":
+            message = f"its old code has not ended within {self._reload_grace:g} s; it gets SIGTERM"
+            self._note("warn", key, message)
+            self._signal(node, signal.SIGTERM, "has to make way for its new code")
+            self.deadlines[key, "way-kill"] = self._now + self._reload_grace / 2
+        else:
+            self._signal(node, signal.SIGKILL, "has to make way for its new code")
+
+    # ----------------------------------------------------------------------- after a process
+
+    def _follow(self, node: NodeState, *, needed: bool) -> bool:
+        """Let new code follow a process that ended; False if there is none that should.
+
+        ``needed``: the process failed, or would be restarted. Of one that ended well, and was not
+        asked to, the work is done.
+        """
+        if self.stopping or self.broken_by or self._work_done(node):
+            return False
+        if node.successor is not None and (node.makes_way or needed):
+            self._succeed(node)
+        elif node.makes_way:  # its successor ended after it had been asked to
+            self._start_anew(node)
+        else:
+            return False
+        return True
+
+    def _succeed(self, node: NodeState) -> None:
+        key, successor = node.spec.id, node.successor
+        assert successor is not None
+        node.successor = None
+        self._forget_deadlines(node)
+        node.phase = "starting"
+        node.connected = node.closed = node.makes_way = False
+        node.doom = None
+        node.pid = None
+        node.incarnation = successor.incarnation
+        node.reloads += 1
+        node.fresh = True
+        self._commands.append(do.CloseReceivers(key))
+        self._commands.append(do.Succeed(key, node.restart_count))
+        self._tell(key, "its new code takes over")
+        if successor.connection is not None:
+            node.connected = True
+            self._commands.append(do.Admit(successor.connection, key, node.restart_count))
+        elif node.spec.startup_timeout is not None:
+            self.deadlines[key, "startup"] = self._now + node.spec.startup_timeout
+
+    def _start_anew(self, node: NodeState) -> None:
+        node.reloads += 1
+        node.fresh = True
+        node.failure = node.unseen_change = None
+        self._forget_deadlines(node)
+        self._commands.append(do.CloseReceivers(node.spec.id))
+        self._spawn(node)
+
+    def _can_be_mended(self, node: NodeState) -> bool:
+        return (
+            node.spec.id in self._watched
+            and self.opened
+            and not (self.stopping or self.broken_by)
+            and not self._work_done(node)
+        )
+
+    def _mend(self, node: NodeState, failure: NodeFailure) -> None:
+        """A node failed for good, for this code."""
+        node.phase = "mending"
+        node.connected = node.makes_way = False
+        node.failure = failure
+        self._forget_deadlines(node)
+        self._commands.append(do.CloseReceivers(node.spec.id))
+        self._note("error", node.spec.id, f"{failure.message}; it is started again when its code changes")
+        if (change := node.unseen_change) is not None:
+            self._code_changed(node, change)
+
+
+def _both(earlier: on.CodeChanged | None, later: on.CodeChanged) -> on.CodeChanged:
+    if earlier is None:
+        return later
+    return on.CodeChanged(
+        later.node_id,
+        tuple(dict.fromkeys(earlier.operators + later.operators)),
+        tuple(dict.fromkeys(earlier.modules + later.modules)),
+    )

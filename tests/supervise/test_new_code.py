@@ -1,0 +1,323 @@
+"""New code while the dataflow runs: successors, what is saved at bad moments, nodes to be mended."""
+
+from __future__ import annotations
+
+from signal import SIGKILL, SIGTERM
+
+import pytest
+from supervision import Supervised, node, sent, signals, spawned
+
+from dora.dataflow.model import Operator, RestartOptions
+from dora.supervise import commands as do
+from dora.supervise import events as on
+from dora.wire.control import InputsClosed, NodeRestarted, Reload, Started, Stop
+
+SAVED = on.CodeChanged("a")
+STOP = on.StopRequested("test")
+NEXT = do.SpawnSuccessor("a", 1)
+DROP = do.DropSuccessor("a")
+PAIR = (node("a", outputs=("x",)), node("b", inputs=("a/x",)))
+BROKEN = (
+    'Traceback (most recent call last):\n  File "/p/a.py", line 3, in <module>\n    boom\nNameError: boom'
+)
+
+
+def started(*nodes: object, **options: object) -> Supervised:
+    run = Supervised(*(nodes or PAIR), watched=frozenset("ab"), **options)  # type: ignore[arg-type]
+    run.start()
+    return run
+
+
+def notes(commands: list[do.Command]) -> list[str]:
+    return [command.text for command in commands if isinstance(command, do.Note)]
+
+
+def test_the_old_process_goes_on_until_the_new_one_waits_at_node() -> None:
+    run = started()
+    assert NEXT in run(SAVED)
+    commands = run.register("a", incarnation=1)
+    waiting = run.connection
+    assert sent(commands, "a") == [Reload(), Stop()]
+    assert not any(isinstance(command, (do.Admit, do.Refuse)) for command in commands)
+    assert sent(run(on.NodeClosed("a")), "b") == []
+    commands = run.end("a")
+    assert commands == [do.CloseReceivers("a"), do.Succeed("a", 1), do.Admit(waiting, "a", 1)]
+    commands = run(on.PortsReady("a"))
+    assert sent(commands, "a") == [Started(100_000_000_000)]
+    assert sent(commands, "b") == [NodeRestarted("a")]
+    assert notes(commands) == ["runs its new code"]
+    assert sent(run.end("a"), "b") == [InputsClosed(["a/x"])]
+
+
+def test_code_that_does_not_start_changes_nothing() -> None:
+    run = started()
+    run(SAVED)
+    commands = run(on.SuccessorEnded("a", 1, 1, None, tuple(BROKEN.splitlines())))
+    assert commands == [
+        do.Note(
+            "error", "a", "the new code does not start, the old code goes on: NameError: boom (/p/a.py:3)"
+        )
+    ]
+    assert do.SpawnSuccessor("a", 2) in run(SAVED)  # the next try
+
+
+def test_a_reload_is_no_restart() -> None:
+    policy = RestartOptions("on-failure", max_restarts=1)
+    run = started(node("a", restart=policy))
+    for count in range(1, 4):
+        run(SAVED)
+        run.register("a", incarnation=count)
+        assert do.Succeed("a", count) in run.end("a")
+        run(on.PortsReady("a"))
+    assert spawned(run.end("a", 1)) == [("a", 4)]  # its one restart is still there
+    run.join("a", incarnation=4)
+    run.end("a", 1)
+    assert run.supervisor.nodes["a"].phase == "mending"
+
+
+def test_how_the_old_process_ends_is_its_own_affair() -> None:
+    run = started()
+    run(SAVED)
+    run.register("a", incarnation=1)
+    run.end("a", 1)
+    run(on.PortsReady("a"))
+    run.end("a", 0)
+    run.end("b", 0)
+    assert run.supervisor.result("id").ok
+
+
+def test_an_old_process_that_does_not_make_way_is_hurried() -> None:
+    run = started()
+    run(SAVED)
+    run.register("a", incarnation=1)
+    assert signals(run.after(4.9)) == []
+    assert signals(run.after(0.2)) == [("a", SIGTERM)]
+    assert signals(run.after(2.4)) == [("a", SIGKILL)]
+    assert do.Succeed("a", 1) in run.end("a", signal=SIGKILL)
+
+
+def test_the_grace_of_a_stop_bounds_that_of_a_reload() -> None:
+    run = started(grace=1.0)
+    run(SAVED)
+    run.register("a", incarnation=1)
+    assert signals(run.after(1)) == [("a", SIGTERM)]
+
+
+@pytest.mark.parametrize("registered", [False, True])
+def test_saved_again_while_the_new_code_starts(registered: bool) -> None:
+    run = started()
+    run(SAVED)
+    if registered:
+        run.register("a", incarnation=1)
+    commands = run(SAVED)
+    assert commands[:2] == [DROP, do.SpawnSuccessor("a", 2)]
+    assert run(on.SuccessorEnded("a", 1, None, SIGKILL)) == []
+    commands = run.register("a", incarnation=2)
+    assert sent(commands, "a") == ([] if registered else [Reload(), Stop()])  # asked once
+    assert do.Succeed("a", 1) in run.end("a")
+
+
+def test_an_old_process_that_makes_way_before_the_newest_code_is_there() -> None:
+    run = started()
+    run(SAVED)
+    run.register("a", incarnation=1)
+    run(SAVED)
+    commands = run.end("a")
+    assert commands == [do.CloseReceivers("a"), do.Succeed("a", 1)]
+    commands = run.join("a", incarnation=2)
+    assert do.Admit(run.connection, "a", 1) in commands
+    assert sent(commands, "b") == [NodeRestarted("a")]
+
+
+def test_new_code_that_dies_after_the_old_was_asked_to_end_is_started_again() -> None:
+    run = started()
+    run(SAVED)
+    run.register("a", incarnation=1)
+    run(on.SuccessorEnded("a", 1, 1))
+    assert spawned(run.end("a")) == [("a", 1)]
+    run.join("a", incarnation=2)
+
+
+def test_a_process_that_dies_while_its_successor_starts() -> None:
+    run = started()
+    run(SAVED)
+    assert do.Succeed("a", 1) in run.end("a", 1)
+    assert sent(run.join("a", incarnation=1), "b") == [NodeRestarted("a")]
+
+
+def test_a_process_that_finishes_its_work_while_its_successor_starts() -> None:
+    run = started()
+    run(SAVED)
+    commands = run.end("a", 0)
+    assert DROP in commands
+    assert sent(commands, "b") == [InputsClosed(["a/x"])]
+
+
+def test_one_that_would_be_restarted_is_followed_by_its_new_code() -> None:
+    run = started(node("a", restart=RestartOptions("always", delay=60.0)))
+    run(SAVED)
+    assert do.Succeed("a", 1) in run.end("a", 0)
+
+
+def test_a_consumer_whose_inputs_all_closed_is_not_started_again() -> None:
+    run = started()
+    run(on.CodeChanged("b"))
+    run.register("b", incarnation=1)
+    run.end("a")
+    commands = run.end("b")
+    assert do.DropSuccessor("b") in commands
+    assert commands[-1] == do.Finish()
+
+
+@pytest.mark.parametrize("phase", ["starting", "ready"])
+def test_saved_at_the_start_barrier(phase: str) -> None:
+    run = Supervised(*PAIR, watched=frozenset("ab"))
+    run(on.Begin())
+    if phase == "ready":
+        run.join("a")
+    assert run(SAVED) == []
+    if phase == "starting":
+        run.join("a")
+    commands = run.join("b")
+    assert commands.index(do.Send("a", Started(100_000_000_000))) < commands.index(NEXT)
+
+
+@pytest.mark.parametrize("moment", ["starts", "waits"])
+def test_a_stop_during_a_reload(moment: str) -> None:
+    run = started()
+    run(SAVED)
+    if moment == "waits":
+        run.register("a", incarnation=1)
+    commands = run(STOP)
+    assert DROP in commands
+    assert sent(commands, "a") == [Stop()]
+    assert run(SAVED) == []
+    run.end("a")
+    run.end("b")
+    assert run.supervisor.done
+    assert run.supervisor.result("id").ok
+
+
+def test_a_stop_while_the_new_code_takes_over() -> None:
+    run = started()
+    run(SAVED)
+    run.register("a", incarnation=1)
+    run.end("a")
+    assert len(sent(run(STOP), "a")) == 1  # that the dataflow is being stopped
+    run.end("a", 1)
+    run.end("b")
+    assert run.supervisor.result("id").ok
+
+
+def test_a_successor_that_does_not_come_within_the_startup_timeout() -> None:
+    run = started(node("a", startup_timeout=3.0))
+    run(SAVED)
+    commands = run.after(3)
+    assert DROP in commands
+    assert "`startup_timeout` of 3 s" in notes(commands)[0]
+    assert run.supervisor.nodes["a"].phase == "running"
+
+
+# ----------------------------------------------------------------------------- mending
+
+
+def test_a_node_that_fails_waits_for_its_new_code() -> None:
+    run = started()
+    commands = run.end("a", 1)
+    assert sent(commands, "b") == []
+    assert notes(commands) == ["exited with status 1; it is started again when its code changes"]
+    assert run.after(1000) == []
+    assert spawned(run(SAVED)) == [("a", 1)]
+    assert sent(run.join("a", incarnation=1), "b") == [NodeRestarted("a")]
+    run.end("a")
+    run.end("b")
+    assert run.supervisor.result("id").ok
+
+
+def test_a_stop_ends_a_node_that_was_not_mended_as_a_failure() -> None:
+    run = started()
+    run.end("a", 1)
+    run(STOP)
+    run.end("b")
+    assert run.supervisor.done
+    assert run.failures == [("a", "exit")]
+
+
+def test_without_hot_reload_nobody_waits_for_new_code() -> None:
+    run = Supervised(*PAIR)
+    run.start()
+    run.end("b", 1)
+    run.end("a")
+    assert run.supervisor.done
+
+
+def test_new_code_that_cannot_even_be_started() -> None:
+    run = started()
+    run.end("a", 1)
+    run(SAVED)
+    run(on.SpawnFailed("a", "there is no file a.py"))
+    assert run.supervisor.nodes["a"].phase == "mending"
+    assert spawned(run(SAVED)) == [("a", 2)]
+
+
+def test_saved_between_the_crash_and_its_being_noticed() -> None:
+    run = started()
+    run(on.NodeClosed("a"))
+    assert run(SAVED) == []
+    assert spawned(run.end("a", 1)) == [("a", 1)]
+
+
+def test_saved_while_waiting_for_a_restart() -> None:
+    run = started(node("a", restart=RestartOptions("on-failure", max_restarts=1, delay=60.0)))
+    run.end("a", 1)
+    assert spawned(run(SAVED)) == [("a", 1)]
+    run.join("a", incarnation=1)
+    run.end("a", 1)
+    assert run.supervisor.nodes["a"].phase == "backoff"  # the restart was not consumed
+
+
+def test_the_consumer_to_be_mended_ends_with_its_inputs() -> None:
+    run = started()
+    run.end("b", 1)
+    commands = run.end("a")
+    assert commands[-1] == do.Finish()
+    assert run.failures == [("b", "exit")]
+
+
+def test_a_failure_at_the_start_is_not_waited_for() -> None:
+    run = Supervised(*PAIR, watched=frozenset("ab"))
+    run(on.Begin())
+    run.end("a", 1)
+    run.end("b", 1)
+    assert run.supervisor.done
+
+
+def test_new_code_of_a_node_that_has_ended() -> None:
+    run = started()
+    run.end("a")
+    assert notes(run(SAVED)) == ["its code has changed, but it has ended already"]
+
+
+# ----------------------------------------------------------------------------- operators
+
+HOST = node("a", operators=(Operator("one", "one.py"), Operator("two", "two.py")), path=None)
+
+
+def test_operators_are_reloaded_by_their_runtime() -> None:
+    run = started(HOST)
+    commands = run(on.CodeChanged("a", ("two",), ("/p/helper.py",)))
+    assert commands == [do.Send("a", Reload(["two"], ["/p/helper.py"]))]
+
+
+def test_operators_that_were_saved_during_the_start() -> None:
+    run = Supervised(HOST, watched=frozenset("a"))
+    run(on.Begin())
+    run(on.CodeChanged("a", ("two",), ("/p/x.py",)))
+    run(on.CodeChanged("a", ("one", "two"), ()))
+    assert sent(run.join("a"), "a")[1:] == [Reload(["two", "one"], ["/p/x.py"])]
+
+
+def test_a_runtime_that_failed_is_started_with_the_new_code() -> None:
+    run = started(HOST)
+    run.end("a", 1)
+    assert spawned(run(on.CodeChanged("a", ("two",)))) == [("a", 1)]
