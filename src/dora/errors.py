@@ -15,6 +15,10 @@
     │   ├── UnsupportedData     the data or metadata has no form on the wire (also a TypeError)
     │   ├── SharedMemoryFull    /dev/shm has no room for the message
     │   └── SampleAlreadySent   a loaned sample was sent twice
+    ├── CallFailed              a call or a goal has no answer: the other side ended, or we are to stop
+    │   ├── CallTimedOut        no answer within the timeout (also a TimeoutError)
+    │   └── CallRefused         the other side answered with an error
+    ├── UndeclaredInput         a program names an input that the dataflow does not declare for it
     ├── ReceiveClosed           ``drain()`` on a stream that is closed and empty
     └── TransportError          an engine (iceoryx2, Zenoh) reported something unexpected
 
@@ -27,6 +31,9 @@ from typing import Literal, NamedTuple
 
 __all__ = [
     "BuildError",
+    "CallFailed",
+    "CallRefused",
+    "CallTimedOut",
     "ConnectError",
     "DaemonLost",
     "DataflowError",
@@ -40,6 +47,7 @@ __all__ = [
     "SharedMemoryFull",
     "StartFailed",
     "TransportError",
+    "UndeclaredInput",
     "UndeclaredOutput",
     "UnsupportedData",
 ]
@@ -64,6 +72,7 @@ class Problem(NamedTuple):
     severity: Literal["error", "warning"] = "error"
     source: str = ""  # the line of the file
     width: int = 1  # characters to underline
+    note: str = ""  # what else belongs to the place, such as who uses the file
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
@@ -77,6 +86,8 @@ class Problem(NamedTuple):
             lines.append(f"  {' ' * len(number)} | {gap}{'^' * max(_cells(marked), 1)}")
         if self.hint:
             lines.append(f"    help: {self.hint}")
+        if self.note:
+            lines.append(f"    note: {self.note}")
         return "\n".join(lines)
 
 
@@ -145,6 +156,22 @@ class SharedMemoryFull(SendError):
 
 class SampleAlreadySent(SendError):
     """A loaned sample was sent, or asked for its memory, a second time."""
+
+
+class CallFailed(DoraError):
+    """A call or a goal was not answered, and will not be."""
+
+
+class CallTimedOut(CallFailed, TimeoutError):
+    """A call or a goal was not answered in time. An answer that comes later is ignored."""
+
+
+class CallRefused(CallFailed):
+    """The other side answered that it failed; ``str(error)`` is what it said."""
+
+
+class UndeclaredInput(DoraError):
+    """The input is not declared for this node in the dataflow."""
 
 
 class ReceiveClosed(DoraError):

@@ -97,7 +97,7 @@ def test_dataflow(marked: str, message: str, hint: str) -> None:
         ("  - {id: b, «custom»: {source: b.py}}\n", "of dora 0.x", "`source` to `path`"),
         ("  - {id: b, git: «https://x.y/z»}\n", "does not support nodes from git", "clone"),
         ("  - {id: b, hub: «x@1»}\n", "does not support packages of the node hub", "pip"),
-        ("  - {id: b, module: «x.yml»}\n", "does not support modules", "copy"),
+        ("  - {id: b, module: «x.yml»}\n", "there is no file `x.yml`", ""),
         ("  - {id: b, ros2: «{topic: /x}»}\n", "does not support the ROS 2 bridge", ""),
         ("  - {id: b, path: b, deploy: «{machine: x}»}\n", "does not support several machines", "remove"),
         ("  - {id: b, path: b, input_types: «{x: y}»}\n", "does not support types", ""),

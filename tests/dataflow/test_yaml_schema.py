@@ -14,6 +14,7 @@ import dora.dataflow
 from dora.dataflow.block import Block
 from dora.dataflow.fields import DATAFLOW, DEBUG, INPUT, NODE_BLOCK, OPERATOR_BLOCK, PYTHON_SOURCE
 from dora.dataflow.kinds import Later
+from dora.dataflow.module_file import MODULE_FILE, MODULE_HEADER
 from dora.dataflow.schema import SCHEMA_FILE, json_schema, schema_text
 from dora.errors import DataflowError
 
@@ -26,6 +27,8 @@ BLOCKS = {
     "input": INPUT,
     "debug": DEBUG,
     "python": PYTHON_SOURCE,
+    "module": MODULE_FILE,
+    "header": MODULE_HEADER,
 }
 VALIDATOR = jsonschema.Draft202012Validator(json_schema())
 

@@ -19,6 +19,7 @@ from dora.dataflow.model import (
     LogOptions,
     Node,
     Operator,
+    Program,
     RestartOptions,
 )
 from dora.dataflow.report import Report, Span, listed
@@ -42,26 +43,41 @@ class _Draft:
         self.operators: list[tuple[str, Checked]] = []
         self.runtime = checked.has("operator") or checked.has("operators")
         self.single = checked.has("operator")
+        self.module = checked.has("module")
 
 
 class Assembler:
     """Builds the nodes of one dataflow."""
 
-    def __init__(self, reader: Reader, place_prefix: str) -> None:
+    def __init__(
+        self, reader: Reader, offers: Mapping[str, Offer] | None = None, in_module: bool = False
+    ) -> None:
+        """``offers``: what the nodes that use modules offer, by id; ``in_module``: see `Wiring`."""
         self.reader = reader
         self.report: Report = reader.report
-        self.place_prefix = place_prefix
+        self.offers = offers or {}
+        self.in_module = in_module
+        self.programs: list[Program] = []
         self.wiring = Wiring({}, self.report)
 
     def nodes(self, blocks: tuple[Checked, ...]) -> tuple[Node, ...]:
-        """Return the nodes; meant to be used only if the report has no error."""
+        """Return the nodes, without those that use modules; meant to be used only if the report has no
+        error."""
         drafts = [_Draft(block) for block in blocks]
         self._duplicates(drafts)
         for draft in drafts:
             self._kind(draft)
             self._operators(draft)
-        self.wiring = Wiring({draft.id: self._offer(draft) for draft in drafts}, self.report)
-        return tuple(self._runtime(draft) if draft.runtime else self._program(draft) for draft in drafts)
+        offers = {draft.id: self._offer(draft) for draft in drafts}
+        self.wiring = Wiring({**offers, **self.offers}, self.report, self.in_module)
+        for draft in drafts:
+            if draft.module:
+                self._inputs(draft.checked, f"node `{draft.id}`")
+        return tuple(
+            self._runtime(draft) if draft.runtime else self._program(draft)
+            for draft in drafts
+            if not draft.module
+        )
 
     # ---------------------------------------------------------------- what kind of node
 
@@ -98,8 +114,23 @@ class Assembler:
                 f"{_named(draft)} says nothing about what to run",
                 "add `path:` with a program, or `operator:` with a Python operator",
             )
+        elif draft.module:
+            self._only_module_fields(draft)
+        if checked.has("params") and not draft.module:
+            self.report.error(
+                checked.keys["params"], f"{_named(draft)} has `params`, but uses no `module`", ""
+            )
         if draft.runtime and "path" not in kinds:
             self._only_runtime_fields(draft)
+
+    def _only_module_fields(self, draft: _Draft) -> None:
+        for name, key in draft.checked.keys.items():
+            if draft.checked.has(name) and not NODE_BLOCK.fields[name].on_module:
+                self.report.error(
+                    key,
+                    f"{_named(draft)} uses a module, so it cannot have the field `{name}`",
+                    f"write `{name}` into the nodes of the module",
+                )
 
     def _only_runtime_fields(self, draft: _Draft) -> None:
         block = "`operator`" if draft.single else "the operator that it concerns"
@@ -143,6 +174,8 @@ class Assembler:
                 )
 
     def _offer(self, draft: _Draft) -> Offer:
+        if draft.module:
+            return Offer(None)
         if not draft.runtime:
             unknown = draft.checked.failed("outputs")
             return Offer(None if unknown else draft.checked.get("outputs") or ())
@@ -166,6 +199,8 @@ class Assembler:
             args = self._shell_command(draft, args)
         if path == "dynamic":
             self._dynamic(draft)
+        elif path and path != "shell":
+            self._runs(checked, "path", path, _named(draft), bool(checked.get("build")))
         outputs = checked.get("outputs") or ()
         self._described_outputs(checked, _named(draft))
         return Node(
@@ -186,9 +221,13 @@ class Assembler:
         for operator_id, checked in draft.operators:
             name = f"operator `{operator_id}` of node `{draft.id}`"
             python = checked.get("python")
+            path = self._path(python, "source") if python else None
+            if python and path:
+                owner = f"the operator `{operator_id}` of the node `{draft.id}`"
+                self._runs(python, "source", path, owner, bool(checked.get("build")))
             operator = Operator(
                 id=operator_id,
-                python=(self._path(python, "source") if python else None) or "",
+                python=path or "",
                 inputs=self._inputs(checked, name),
                 outputs=checked.get("outputs") or (),
                 build=checked.get("build") or (),
@@ -231,7 +270,8 @@ class Assembler:
             "finish_grace": get("finish_grace_secs"),
             "startup_timeout": get("startup_timeout"),
             "cpu_affinity": get("cpu_affinity") or (),
-            "place": f"{self.place_prefix}:{span.line + 1}:{span.column + 1}",
+            "place": self.report.place(span),
+            "module": span.origin.prefix[:-1] if span.origin else "",
         }
 
     def _inputs(self, checked: Checked, owner: str) -> tuple[Input, ...]:
@@ -277,6 +317,9 @@ class Assembler:
                 name,
             )
         return expanded
+
+    def _runs(self, checked: Checked, field: str, path: str, owner: str, built: bool) -> None:
+        self.programs.append(Program(path, built, self.report.problem(checked.place(field), owner)))
 
     def _shell_command(self, draft: _Draft, args: tuple[str, ...]) -> tuple[str, ...]:
         if not args:
@@ -388,7 +431,6 @@ def assemble(
     root: Checked,
     reader: Reader,
     *,
-    text: str,
     descriptor: dict[str, Any],
     file: str | None,
     working_dir: str,
@@ -399,7 +441,8 @@ def assemble(
     for name in env_overrides.keys() - overrides.keys():
         message = f"the environment variable `{name}` is reserved for dora or the system; it is left out"
         reader.report.problems.append(Problem(message, reader.report.file, severity="warning"))
-    nodes = Assembler(reader, reader.report.file).nodes(root.get("nodes") or ())
+    assembler = Assembler(reader)
+    nodes = assembler.nodes(root.get("nodes") or ())
     debug = root.get("debug")
     interval = root.get("health_check_interval")
     return Dataflow(
@@ -411,6 +454,6 @@ def assemble(
         exit_when_nodes_finish=bool(root.get("exit_when_nodes_finish")),
         debug=bool(debug is not None and debug.get("enable_debug_inspection")),
         descriptor=descriptor,
-        text=text,
+        programs=tuple(assembler.programs),
         warnings=reader.report.sorted(),
     )

@@ -22,6 +22,7 @@ class Field(msgspec.Struct, frozen=True):
     default: Any = None  # shown to readers; None: unset
     required: bool = False
     on_runtime: bool = False  # a node with operators may have it, too
+    on_module: bool = False  # a node that uses a module may have it
 
 
 class Checked:

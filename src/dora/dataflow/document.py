@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dora.dataflow.report import Report, Span, did_you_mean
+from dora.dataflow.report import Origin, Report, Span, did_you_mean
 from dora.dataflow.scalars import Plain, resolve
 
 MAX_DEPTH = 64
@@ -33,6 +33,13 @@ class Value(Span):
         """Return this value as plain Python objects."""
         raise NotImplementedError
 
+    def copied(self, origin: Origin) -> Value:
+        """Return a copy that stands in another file."""
+        raise NotImplementedError
+
+    def _moved(self, copy: Value, origin: Origin) -> None:
+        copy.size, copy.depth, copy.origin = self.size, self.depth, origin
+
 
 class Scalar(Value):
     """``text`` as written (without quotes), ``value`` what it means, ``quoted`` how it was written."""
@@ -43,8 +50,21 @@ class Scalar(Value):
     value: Plain
     quoted: bool
 
+    @classmethod
+    def of(cls, text: str, at: Span) -> Scalar:
+        """Return a text that stands where ``at`` is."""
+        scalar = cls(at.line, at.column, at.end_line, at.end_column)
+        scalar.text, scalar.value, scalar.quoted = text, text, True
+        scalar.origin = at.origin
+        return scalar
+
     def plain(self) -> Plain:
         return self.value
+
+    def copied(self, origin: Origin) -> Scalar:
+        copy = Scalar.of(self.text, self)
+        copy.value, copy.quoted, copy.origin = self.value, self.quoted, origin
+        return copy
 
 
 class Sequence(Value):
@@ -52,8 +72,21 @@ class Sequence(Value):
 
     items: list[Value]
 
+    @classmethod
+    def of(cls, items: list[Value], at: Span) -> Sequence:
+        """Return a list that stands where ``at`` is."""
+        sequence = cls(at.line, at.column, at.end_line, at.end_column)
+        sequence.items = items
+        sequence.origin = at.origin
+        return sequence
+
     def plain(self) -> list[Any]:
         return [item.plain() for item in self.items]
+
+    def copied(self, origin: Origin) -> Sequence:
+        copy = Sequence.of([item.copied(origin) for item in self.items], self)
+        self._moved(copy, origin)
+        return copy
 
 
 class Mapping(Value):
@@ -63,8 +96,29 @@ class Mapping(Value):
 
     entries: dict[str, tuple[Scalar, Value]]
 
+    @classmethod
+    def of(cls, entries: dict[str, tuple[Scalar, Value]], at: Span) -> Mapping:
+        """Return a mapping that stands where ``at`` is."""
+        mapping = cls(at.line, at.column, at.end_line, at.end_column)
+        mapping.entries = entries
+        mapping.origin = at.origin
+        return mapping
+
+    def get(self, name: str) -> Value | None:
+        """Return the value of a key, None if there is no such key."""
+        entry = self.entries.get(name)
+        return None if entry is None else entry[1]
+
     def plain(self) -> dict[str, Any]:
         return {name: value.plain() for name, (_, value) in self.entries.items()}
+
+    def copied(self, origin: Origin) -> Mapping:
+        entries = {
+            name: (key.copied(origin), value.copied(origin)) for name, (key, value) in self.entries.items()
+        }
+        copy = Mapping.of(entries, self)
+        self._moved(copy, origin)
+        return copy
 
 
 class _Frame:
@@ -209,9 +263,9 @@ class _Composer:
         key, frame.key = frame.key, None
         if isinstance(value, Scalar) and value.value is None and not value.text:
             # Nothing is written there to point at.
-            copy = Scalar(key.line, key.column, key.end_line, key.end_column)
-            copy.text, copy.value, copy.quoted = value.text, value.value, value.quoted
-            value = copy
+            empty = Scalar.of("", key)
+            empty.value, empty.quoted = value.value, value.quoted
+            value = empty
         if isinstance(key, Scalar) and key.text == "<<" and not key.quoted:
             frame.merges.append((key, value))
         else:

@@ -24,6 +24,7 @@ from dora.dataflow.kinds import (
     Later,
     ListOf,
     MapOf,
+    Parameters,
     Reader,
     Schema,
     Seconds,
@@ -165,7 +166,7 @@ _LOG_FILE = [
 ]
 _NAME = Field("name", Text(), "A name for people; shown in lists and graphs.")
 _DESCRIPTION = Field("description", Text(), "What it does; for people.")
-_BUILD = Field(
+BUILD = Field(
     "build",
     Commands(),
     "Commands that `dora build` and `dora run` execute first, one a line, without a shell: "
@@ -240,7 +241,7 @@ OPERATOR_BLOCK = Block(
         ),
         _INPUTS,
         _OUTPUTS,
-        _BUILD,
+        BUILD,
         _NAME,
         _DESCRIPTION,
         _SEND_STDOUT_AS,
@@ -304,6 +305,7 @@ NODE_BLOCK = Block(
             "The node's id, unique in the dataflow: letters, digits, `_`, `.`, `-`.",
             required=True,
             on_runtime=True,
+            on_module=True,
         ),
         Field(
             "path",
@@ -323,9 +325,10 @@ NODE_BLOCK = Block(
             "Environment variables. `$NAME`, `${NAME}` and `${NAME:-default}` in values are replaced "
             "from the environment of `dora`; a dollar sign is `$$`.",
             on_runtime=True,
+            on_module=True,
         ),
-        _BUILD,
-        _INPUTS,
+        BUILD,
+        structs.replace(_INPUTS, on_module=True),
         _OUTPUTS,
         Field(
             "operator",
@@ -339,8 +342,8 @@ NODE_BLOCK = Block(
             "Several operators that share one process, the runtime; messages between them are not copied.",
             on_runtime=True,
         ),
-        structs.replace(_NAME, on_runtime=True),
-        structs.replace(_DESCRIPTION, on_runtime=True),
+        structs.replace(_NAME, on_runtime=True, on_module=True),
+        structs.replace(_DESCRIPTION, on_runtime=True, on_module=True),
         _SEND_STDOUT_AS,
         _SEND_LOGS_AS,
         *(structs.replace(field, on_runtime=True) for field in _LOG_FILE),
@@ -429,6 +432,7 @@ NODE_BLOCK = Block(
             Later("several machines", "remove `deploy`: all nodes run on this machine"),
             "Where to run the node. Not supported by this version.",
             on_runtime=True,
+            on_module=True,
         ),
         Field(
             "ros2",
@@ -437,10 +441,18 @@ NODE_BLOCK = Block(
         ),
         Field(
             "module",
-            Later("modules", "copy the module's nodes into this file"),
-            "A file with a part of the dataflow. Not supported by this version.",
+            Text("the path of a module", may_be_empty=False),
+            "A module: a file with a part of the dataflow, relative to this file. Its ports are wired "
+            "by `inputs`.",
+            on_module=True,
         ),
-        Field("params", Later("modules"), "Parameters for `module`. Not supported by this version."),
+        Field(
+            "params",
+            Parameters(),
+            "Texts for the module: `$PARAM_SPEED` in the `args` of its nodes, and an environment "
+            "variable of each of them, is the parameter `speed`.",
+            on_module=True,
+        ),
     ],
     removed={
         "custom": "move `source` to `path`, `envs` to `env`, and the rest of `custom` up into the node",

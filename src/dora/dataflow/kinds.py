@@ -465,13 +465,44 @@ class MapOf(Kind[dict[str, T]]):
         }
 
 
+_parameter = re.compile(r"[A-Za-z0-9_]+").fullmatch
+
+
+class Parameters(Kind[dict[str, str]]):
+    """Parameters of a module: texts by names that differ in more than upper and lower case."""
+
+    def read(self, value: Value, reader: Reader) -> dict[str, str] | None:
+        if not isinstance(value, document.Mapping):
+            _expected(value, reader, "a mapping of parameters", "for example `params: {speed: 2.0}`")
+            return None
+        parameters: dict[str, str] = {}
+        taken: dict[str, str] = {}
+        for name, (key, item) in value.entries.items():
+            text = _text(item)
+            if not _parameter(name):
+                hint = "only letters (a-z), digits and `_` are allowed"
+                reader.report.error(key, f"`{_short(name)}` cannot name a parameter", hint)
+            elif (other := taken.setdefault(name.upper(), name)) != name:
+                reader.report.error(
+                    key, f"the parameters `{other}` and `{name}` are both `$PARAM_{name.upper()}`"
+                )
+            elif text is None:
+                _expected(item, reader, f"a text, number or boolean for `{name}`")
+            else:
+                parameters[name] = text
+        return parameters if len(parameters) == len(value.entries) else None
+
+    def schema(self) -> Schema:
+        return {
+            "type": "object",
+            "propertyNames": {"pattern": "^[A-Za-z0-9_]+$"},
+            "additionalProperties": dict(TEXT_SCHEMA),
+        }
+
+
 def as_text(key: Scalar) -> Scalar:
     """Return a key as a text: ``null`` or ``1`` are names there."""
-    if isinstance(key.value, str):
-        return key
-    copy = Scalar(key.line, key.column, key.end_line, key.end_column)
-    copy.text, copy.value, copy.quoted = key.text, key.text, True
-    return copy
+    return key if isinstance(key.value, str) else Scalar.of(key.text, key)
 
 
 def is_unset(value: Value) -> bool:

@@ -1,17 +1,22 @@
-"""YAML text → checked `Dataflow`. The only place of this package that reads a file."""
+"""YAML text → checked `Dataflow`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 
-from dora.dataflow.assemble import assemble
+from dora.dataflow.assemble import Assembler, assemble
 from dora.dataflow.document import Mapping as DocumentMapping
 from dora.dataflow.document import Scalar, Sequence, Value, compose
+from dora.dataflow.emit import to_yaml
 from dora.dataflow.fields import DATAFLOW
+from dora.dataflow.files import Unreadable, names_beside, read_text
+from dora.dataflow.flatten import Flattener
 from dora.dataflow.kinds import Reader
 from dora.dataflow.model import Dataflow
-from dora.dataflow.report import Report, Span, did_you_mean
+from dora.dataflow.modules import Modules
+from dora.dataflow.report import Report, Span, closest
+from dora.dataflow.wiring import Offer
 from dora.errors import DataflowError, Problem
 
 
@@ -31,32 +36,51 @@ def load(
     ``Dataflow.warnings``.
     """
     shown = os.fspath(path)
-    try:
-        with open(shown, "rb") as file:
-            data = file.read()
-    except FileNotFoundError:
-        raise DataflowError(f"there is no file `{shown}`{_similar_file(shown)}") from None
-    except IsADirectoryError:
-        raise DataflowError(f"`{shown}` is a folder; give the dataflow file in it") from None
-    except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-        raise DataflowError(f"cannot read `{shown}`: {reason}") from None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise DataflowError(
-            f"`{shown}` is not a text file in UTF-8 (line {line}); save it in this encoding"
-        ) from None
     absolute = os.path.abspath(shown)
     return parse(
-        text,
+        _read(shown),
         file=absolute,
         shown_file=shown,
         working_dir=os.path.dirname(absolute),
         environ=os.environ if environ is None else environ,
         env_overrides=env_overrides,
     )
+
+
+def expanded(path: str | os.PathLike[str]) -> str:
+    """Return the YAML of a dataflow file with its modules written out; raises as `load` does."""
+    shown = os.fspath(path)
+    load(shown)
+    text = _read(shown)
+    root = _flat(text, Reader(Report(text, shown), os.environ), os.path.dirname(os.path.abspath(shown)))
+    assert root is not None
+    return to_yaml(root)
+
+
+def check_module(path: str | os.PathLike[str]) -> None:
+    """Check the file of a module by itself; raises `DataflowError` with all problems.
+
+    Modules that it uses are looked for below the current directory if the file is there, else below
+    the folder of the file.
+    """
+    shown = os.fspath(path)
+    report = Report(_read(shown), shown)
+    relative = os.path.relpath(shown)
+    project = os.curdir
+    if relative.startswith(os.pardir):
+        project, relative = os.path.split(shown)
+    reader = Reader(report, os.environ)
+    Modules(reader, project, "" if project == os.curdir else project).check(report, relative, (relative,))
+    if report.failed:
+        raise DataflowError(problems=report.sorted())
+
+
+def _read(shown: str) -> str:
+    try:
+        return read_text(shown, shown)
+    except Unreadable as error:
+        hint = f"; {error.hint}" if error.hint else ""
+        raise DataflowError(f"{error}{hint}") from None
 
 
 def parse(
@@ -74,25 +98,58 @@ def parse(
     """
     report = Report(text, shown_file or file or "<dataflow>")
     reader = Reader(report, environ)
-    root = compose(text, report)
+    root = _flat(text, reader, working_dir)
     dataflow: Dataflow | None = None
-    if isinstance(root, DocumentMapping):
+    if root is not None:
         checked = DATAFLOW.read(root, reader)
         if checked is not None:
             dataflow = assemble(
                 checked,
                 reader,
-                text=text,
                 descriptor=root.plain(),
                 file=file,
                 working_dir=working_dir,
                 env_overrides=env_overrides or {},
             )
-    elif not report.failed:
-        _not_a_dataflow(root, report)
     if report.failed or dataflow is None:
         raise DataflowError(problems=report.sorted())
     return dataflow
+
+
+def _flat(text: str, reader: Reader, project: str) -> DocumentMapping | None:
+    """Return the document with its modules written out; None after reporting why it is none."""
+    report = reader.report
+    root = compose(text, report)
+    if not isinstance(root, DocumentMapping):
+        if not report.failed:
+            _not_a_dataflow(root, report)
+        return None
+    if "module" in root.entries:
+        report.error(
+            root.entries["module"][0],
+            "this file is a module, not a dataflow",
+            "name it as the `module` of a node; `dora expand --module FILE` checks it",
+        )
+        return None
+    if not _uses_modules(root):
+        return root
+    checked = DATAFLOW.read(root, reader)
+    if checked is None:
+        return None
+    nodes = checked.get("nodes") or ()
+    modules = Modules(reader, project, os.path.dirname(report.file)).used_by(nodes, reader)
+    Assembler(reader, {name: Offer(tuple(module.exports)) for name, module in modules.items()}).nodes(nodes)
+    if report.failed:
+        return None
+    flat = Flattener(project, report).flatten(root, nodes, modules)
+    return None if report.failed else flat
+
+
+def _uses_modules(root: DocumentMapping) -> bool:
+    nodes = root.get("nodes")
+    return isinstance(nodes, Sequence) and any(
+        isinstance(node, DocumentMapping) and "module" in node.entries for node in nodes.items
+    )
 
 
 def missing_files(dataflow: Dataflow) -> list[Problem]:
@@ -103,74 +160,27 @@ def missing_files(dataflow: Dataflow) -> list[Problem]:
     Meant for the moment before a start.
     """
     problems: list[Problem] = []
-    for index, node in enumerate(dataflow.nodes):
-        wanted = [(operator.python, operator.build, operator.id) for operator in node.operators]
-        if node.path is not None and not node.is_dynamic and not node.is_shell:
-            wanted = [(os.path.expanduser(node.path), node.build, "")]
-        for position, (path, build, operator) in enumerate(wanted):
-            full = os.path.join(dataflow.working_dir, path)
-            if build or not (path.endswith(".py") or os.sep in path) or os.path.isfile(full):
-                continue
-            owner = (
-                f"the operator `{operator}` of the node `{node.id}`"
-                if operator
-                else f"the node `{node.id}`"
+    for program in dataflow.programs:
+        path = os.path.expanduser(program.path)
+        full = os.path.join(dataflow.working_dir, path)
+        if program.built or not (path.endswith(".py") or os.sep in path) or os.path.isfile(full):
+            continue
+        problems.append(
+            program.place._replace(
+                message=f"there is no file `{full}`, which {program.place.message} runs",
+                hint=_similar_path(path, full, in_module=bool(program.place.note)),
             )
-            problems.append(
-                _located(
-                    dataflow,
-                    _path_of(index, position if operator else None),
-                    f"there is no file `{full}`, which {owner} runs",
-                    _similar_path(path, full),
-                )
-            )
+        )
     return problems
 
 
-def _path_of(node: int, operator: int | None) -> tuple[str | int, ...]:
-    if operator is None:
-        return ("nodes", node, "path")
-    return ("nodes", node, "operators", operator, "python", "source")
-
-
-def _located(dataflow: Dataflow, path: tuple[str | int, ...], message: str, hint: str) -> Problem:
-    """Return a problem at a place that is found by reading the document once more."""
-    shown = dataflow.nodes[0].place.rsplit(":", 2)[0] if dataflow.nodes[0].place else "<dataflow>"
-    report = Report(dataflow.text, shown)
-    value: Value | None = compose(dataflow.text, report)
-    report = Report(dataflow.text, shown)
-    for step in path:
-        if isinstance(value, Sequence) and isinstance(step, int):
-            value = value.items[step]
-        elif isinstance(value, DocumentMapping):
-            # `operator:` holds directly what `operators:` has a list of; `python:` may be a mapping.
-            name = "operator" if step == "operators" and "operators" not in value.entries else step
-            if name in value.entries:
-                value = value.entries[str(name)][1]
-    report.error(value or Span(0, 0, 0, 1), message, hint)
-    return report.problems[0]
-
-
-def _similar_file(path: str) -> str:
-    names = [name for name in _names_beside(path) if name.endswith((".yml", ".yaml"))]
-    hint = did_you_mean(os.path.basename(path), names)
-    return f"; {hint}" if hint else ""
-
-
-def _similar_path(path: str, full: str) -> str:
-    hint = did_you_mean(os.path.basename(path), _names_beside(full))
-    folder = os.path.dirname(path)
-    if hint and folder:
-        name = hint.removeprefix("did you mean `").removesuffix("`?")
-        return f"did you mean `{os.path.join(folder, name)}`?"
-    return hint or "paths are relative to the folder of the dataflow file"
-
-
-def _names_beside(path: str) -> list[str]:
-    try:
-        return sorted(os.listdir(os.path.dirname(path) or "."))
-    except OSError:
-        return []
+def _similar_path(path: str, full: str, *, in_module: bool) -> str:
+    found = closest(os.path.basename(path), names_beside(full))
+    if in_module:
+        return f"did you mean `{found}`?" if found else "paths are relative to the folder of the module"
+    if found:
+        return f"did you mean `{os.path.join(os.path.dirname(path), found)}`?"
+    return "paths are relative to the folder of the dataflow file"
 
 
 def _not_a_dataflow(root: Value | None, report: Report) -> None:

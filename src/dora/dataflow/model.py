@@ -96,6 +96,23 @@ class Operator(msgspec.Struct, frozen=True):
     description: str | None = None
 
 
+class PythonEnvironment(msgspec.Struct, frozen=True):
+    """The Python that a node asks for, instead of the one that runs dora."""
+
+    version: str | None = None  # "3.12" or ">=3.11,<3.13"; None: that of dora
+    requirements: tuple[str, ...] = ()  # in pip's notation
+
+
+class GitSource(msgspec.Struct, frozen=True):
+    """The repository that a node's files come from; at most one of the three names a commit."""
+
+    repository: str
+    folder: str  # of the clone, relative to the working directory
+    branch: str | None = None
+    tag: str | None = None
+    rev: str | None = None
+
+
 class Node(msgspec.Struct, frozen=True):
     """One process of the dataflow: a program (``path``) or a runtime for ``operators``.
 
@@ -121,7 +138,10 @@ class Node(msgspec.Struct, frozen=True):
     finish_grace: float | None = None  # seconds
     startup_timeout: float | None = None  # seconds
     cpu_affinity: tuple[int, ...] = ()
+    python: PythonEnvironment | None = None  # None: what runs dora, or what ``--uv`` says
+    git: GitSource | None = None
     place: str | None = None  # "file.yml:3:5" of the node's mapping, for messages
+    module: str = ""  # the id of the node that used the module it comes from, "" if none did
 
     @property
     def is_runtime(self) -> bool:
@@ -136,6 +156,14 @@ class Node(msgspec.Struct, frozen=True):
         return self.path == "shell"
 
 
+class Program(msgspec.Struct, frozen=True):
+    """A file or command that a node or operator runs, for the check before a start."""
+
+    path: str
+    built: bool  # a build may make the file
+    place: Problem  # where the path is written; its message is who runs it, "the node `a`"
+
+
 class Dataflow(msgspec.Struct, frozen=True):
     nodes: tuple[Node, ...]
     working_dir: str  # absolute
@@ -145,7 +173,7 @@ class Dataflow(msgspec.Struct, frozen=True):
     exit_when_nodes_finish: bool = False
     debug: bool = False
     descriptor: dict[str, Any] = {}  # the document as plain values: `Node.dataflow_descriptor()`
-    text: str = ""  # the document as written
+    programs: tuple[Program, ...] = ()
     warnings: tuple[Problem, ...] = ()  # what was suspicious but usable
 
     def node(self, node_id: str) -> Node:
@@ -154,6 +182,10 @@ class Dataflow(msgspec.Struct, frozen=True):
             if node.id == node_id:
                 return node
         raise KeyError(node_id)
+
+    def directory_of(self, node: Node) -> str:
+        """Return where a node runs and its relative paths begin: the working directory, or its clone."""
+        return f"{self.working_dir}/{node.git.folder}" if node.git else self.working_dir
 
     def consumers(self, node_id: str, output: str) -> Iterator[tuple[Node, Input]]:
         """Yield every (node, input) that is fed by this output."""

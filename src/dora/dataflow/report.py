@@ -1,4 +1,4 @@
-"""Collects the problems of one document, so that all of them are shown at once."""
+"""Collects the problems of a dataflow's files, so that all of them are shown at once."""
 
 from __future__ import annotations
 
@@ -8,33 +8,64 @@ from collections.abc import Iterable
 from dora.errors import Problem
 
 
-class Span:
-    """A place in the document: lines and columns count from 0, the end is exclusive."""
+class Origin:
+    """A file that problems point into.
 
-    __slots__ = ("column", "end_column", "end_line", "line")
+    For a module, ``prefix`` is what the ids of its nodes begin with once they are part of the dataflow
+    (problems call them as the file does), and ``note`` says who uses it.
+    """
+
+    __slots__ = ("_lines", "file", "note", "prefix", "text")
+
+    def __init__(self, text: str, file: str, prefix: str = "", note: str = "") -> None:
+        self.text = text
+        self.file = file
+        self.prefix = prefix
+        self.note = note
+        self._lines: list[str] | None = None
+
+    def line(self, number: int) -> str:
+        """Return a line (counted from 0) of the file, "" beyond its end."""
+        if self._lines is None:
+            self._lines = ["".join(map(_visible, line)) for line in self.text.splitlines()]
+        return self._lines[number] if number < len(self._lines) else ""
+
+
+class Span:
+    """A place in a file: lines and columns count from 0, the end is exclusive.
+
+    ``origin`` is None in the file that the report is about.
+    """
+
+    __slots__ = ("column", "end_column", "end_line", "line", "origin")
 
     def __init__(self, line: int, column: int, end_line: int, end_column: int) -> None:
         self.line = line
         self.column = column
         self.end_line = end_line
         self.end_column = end_column
+        self.origin: Origin | None = None
 
 
 class Report:
-    """The problems found so far, and the text that they point into."""
+    """The problems found so far, and the file that they point into unless a span says otherwise."""
 
     def __init__(self, text: str, file: str) -> None:
-        self.file = file
+        self.origin = Origin(text, file)
         self.problems: list[Problem] = []
         self.failed = False
-        self._text = text
-        self._lines: list[str] | None = None
+
+    @property
+    def file(self) -> str:
+        return self.origin.file
 
     def source(self, line: int) -> str:
-        """Return a line (counted from 0) of the document, "" beyond its end."""
-        if self._lines is None:
-            self._lines = ["".join(map(_visible, line)) for line in self._text.splitlines()]
-        return self._lines[line] if line < len(self._lines) else ""
+        """Return a line (counted from 0) of the file, "" beyond its end."""
+        return self.origin.line(line)
+
+    def place(self, span: Span) -> str:
+        """Return "file.yml:3:5" for a span."""
+        return f"{(span.origin or self.origin).file}:{span.line + 1}:{span.column + 1}"
 
     def error(
         self, span: Span, message: str, hint: str = "", part: str = "", *, last: bool = False
@@ -45,33 +76,52 @@ class Report:
         stands between slashes, or to the ``last``.
         """
         self.failed = True
-        self.problems.append(self._problem(span, message, hint, part, last))
+        self.problems.append(self.problem(span, message, hint, part, last=last))
 
     def warn(self, span: Span, message: str, hint: str = "", part: str = "") -> None:
         """Record a warning."""
-        problem = self._problem(span, message, hint, part, False)
-        self.problems.append(problem._replace(severity="warning"))
+        self.problems.append(self.problem(span, message, hint, part)._replace(severity="warning"))
+
+    def take(self, other: Report) -> None:
+        """Add what another report has found."""
+        self.problems += other.problems
+        self.failed = self.failed or other.failed
 
     def sorted(self) -> tuple[Problem, ...]:
-        """Return all problems in the order of the document, each once."""
-        unique = dict.fromkeys(self.problems)
-        return tuple(sorted(unique, key=lambda problem: (problem.line, problem.column)))
+        """Return all problems in the order of the file, then those of other files, each once.
 
-    def _problem(self, span: Span, message: str, hint: str, part: str, last: bool) -> Problem:
-        source = self.source(span.line)
+        What is wrong in a module is told once, however often the module is used.
+        """
+        unique: dict[Problem, Problem] = {}
+        for problem in self.problems:
+            unique.setdefault(problem._replace(note=""), problem)
+        return tuple(sorted(unique.values(), key=self._order))
+
+    def _order(self, problem: Problem) -> tuple[bool, str, int, int]:
+        return problem.file != self.file, problem.file, problem.line, problem.column
+
+    def problem(
+        self, span: Span, message: str, hint: str = "", part: str = "", *, last: bool = False
+    ) -> Problem:
+        """Return a problem without recording it."""
+        origin = span.origin or self.origin
+        source = origin.line(span.line)
         column = min(span.column, len(source))
         one_line = span.end_line == span.line
         end = min(span.end_column, len(source)) if one_line else len(source.rstrip())
         if part and one_line:
             column, end = _narrowed(source, column, end, part, last)
+        if origin.prefix:
+            message, hint = (text.replace(f"`{origin.prefix}", "`") for text in (message, hint))
         return Problem(
             message=message,
-            file=self.file,
+            file=origin.file,
             line=span.line + 1,
             column=column + 1,
             hint=hint,
             source=source,
             width=max(end - column, 1),
+            note=origin.note,
         )
 
 

@@ -9,6 +9,8 @@ import msgspec
 from dora.dataflow.model import LogSource, NodeOutput, Source, TimerSource
 from dora.dataflow.report import Report, Span, closest, did_you_mean, listed
 
+PORTS = "_mod"  # the node that stands for the input ports of a module, in its file
+
 
 class Offer(msgspec.Struct, frozen=True):
     """What a node offers to others. ``None`` instead of outputs: they could not be read, so every
@@ -22,9 +24,11 @@ class Offer(msgspec.Struct, frozen=True):
 class Wiring:
     """All nodes with what they offer; answers what a source refers to."""
 
-    def __init__(self, offers: Mapping[str, Offer], report: Report) -> None:
+    def __init__(self, offers: Mapping[str, Offer], report: Report, in_module: bool = False) -> None:
+        """``in_module``: the nodes are those of a module; others are known only where it is used."""
         self.offers = offers
         self.report = report
+        self.in_module = in_module
 
     def resolve(self, source: Source, span: Span, wanted_by: str) -> Source | None:
         """Return the source with operator references written out; None after reporting that it
@@ -33,7 +37,7 @@ class Wiring:
             case TimerSource():
                 return source
             case LogSource(node=node):
-                if node is not None and node not in self.offers:
+                if node is not None and node not in self.offers and not self.in_module:
                     self.report.warn(
                         span,
                         f"there is no node `{node}`, so {wanted_by} stays silent",
@@ -47,10 +51,14 @@ class Wiring:
     def _output(self, source: NodeOutput, span: Span, wanted_by: str) -> NodeOutput | None:
         offer = self.offers.get(source.node)
         if offer is None:
+            if self.in_module:
+                return source
             self.report.error(
                 span,
                 f"there is no node `{source.node}`, which {wanted_by} refers to",
-                self._other_node(source),
+                "only the file of a module has ports"
+                if source.node == PORTS
+                else self._other_node(source, span.origin.prefix if span.origin else ""),
                 source.node,
             )
             return None
@@ -61,18 +69,30 @@ class Wiring:
         self._missing(source, offer, span, wanted_by)
         return None
 
-    def _other_node(self, source: NodeOutput) -> str:
-        node = closest(source.node, self.offers)
+    def _other_node(self, source: NodeOutput, prefix: str) -> str:
+        """Return the hint; ``prefix`` is what the ids of a module's nodes begin with."""
+        offers = {name.removeprefix(prefix): offer for name, offer in self.offers.items()}
+        node = closest(source.node, offers)
         if not node:
-            return f"the nodes are {listed(self.offers)}" if 0 < len(self.offers) <= 12 else ""
-        outputs = self.offers[node].outputs
-        if outputs is None or source.output in outputs or self.offers[node].single:
+            return f"the nodes are {listed(offers)}" if 0 < len(offers) <= 12 else ""
+        outputs = offers[node].outputs
+        if outputs is None or source.output in outputs or offers[node].single:
             return f"did you mean `{node}/{source.output}`?"
         output = closest(source.output, outputs)
         return f"did you mean `{node}/{output or source.output}`?"
 
     def _missing(self, source: NodeOutput, offer: Offer, span: Span, wanted_by: str) -> None:
         outputs = offer.outputs or ()
+        if source.node == PORTS:
+            self.report.error(
+                span,
+                f"this module has no port `{source.output}`, which {wanted_by} refers to",
+                did_you_mean(source.output, outputs)
+                or f"add `{source.output}` to the `inputs` of the module's header",
+                source.output,
+                last=True,
+            )
+            return
         operator, slash, output = source.output.partition("/")
         if offer.operators and not offer.single and not slash:
             fitting = [name for name in outputs if name.endswith(f"/{source.output}")]

@@ -1,0 +1,243 @@
+"""Modules: files with a part of a dataflow, and what is wrong with them whoever uses them.
+
+A module's file has a header, which names its ports, and nodes, which refer to the input ports as
+``_mod/<port>``. A node of a dataflow, or of another module, uses it::
+
+    - id: pipe
+      module: modules/detect.yml
+      inputs: {frames: camera/image}
+
+Every file is checked by itself first, with the modules that it uses seen from outside: as nodes with
+inputs and outputs. So a problem is told once, in the words of its file, however often the module is
+used. Only then are the modules written out, see `dora.dataflow.flatten`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import msgspec
+
+from dora.dataflow import document
+from dora.dataflow.assemble import Assembler
+from dora.dataflow.block import Checked
+from dora.dataflow.document import Scalar, compose
+from dora.dataflow.files import Unreadable, read_text
+from dora.dataflow.kinds import Reader
+from dora.dataflow.model import DEFAULT_OPERATOR_ID
+from dora.dataflow.module_file import MODULE_FILE
+from dora.dataflow.report import Report, Span, closest, did_you_mean, listed
+from dora.dataflow.wiring import PORTS, Offer
+
+MAX_NESTING = 8
+MAX_SIZE = 1 << 20  # bytes of a module's file
+
+
+class Definition(msgspec.Struct, frozen=True):
+    """A module's file, checked."""
+
+    path: str  # relative to the project
+    file: str  # as messages call it
+    text: str
+    inputs: tuple[str, ...]
+    optional: tuple[str, ...]
+    build: tuple[str, ...]
+    nodes: tuple[Checked, ...]
+    modules: dict[str, Definition]  # those that it uses, by the id of the node
+    exports: dict[str, str]  # output → the output inside: "node/output", "node.inner/output"
+
+    @property
+    def folder(self) -> str:
+        return os.path.dirname(self.path)
+
+
+class Modules:
+    """The modules of a dataflow; each file is read once.
+
+    ``project`` is the folder of the dataflow file, ``shown`` how messages call it.
+    """
+
+    def __init__(self, reader: Reader, project: str, shown: str) -> None:
+        self.reader = reader
+        self.project = project
+        self.shown = shown
+        self._read: dict[str, Definition | None] = {}
+
+    def used_by(
+        self, nodes: tuple[Checked, ...], reader: Reader, folder: str = "", chain: tuple[str, ...] = ()
+    ) -> dict[str, Definition]:
+        """Return the modules that nodes use, by node id; what is wrong goes to ``reader.report``.
+
+        ``folder`` is that of the file with the nodes, ``chain`` the modules that led to it.
+        """
+        found: dict[str, Definition] = {}
+        for node in nodes:
+            if node.get("module") is None or node.get("id") is None:
+                continue
+            definition = self._used(node, reader.report, folder, chain)
+            if definition is not None:
+                found.setdefault(node.get("id"), definition)
+                _check_ports(node, definition, reader.report)
+        return found
+
+    def _used(
+        self, node: Checked, report: Report, folder: str, chain: tuple[str, ...]
+    ) -> Definition | None:
+        span = node.place("module")
+        written: str = node.get("module")
+        path = os.path.normpath(os.path.join(folder, written))
+        if os.path.isabs(written) or "://" in written:
+            report.error(
+                span, f"`{written}` is not a relative path", "name a file below the folder of the dataflow"
+            )
+            return None
+        if path.startswith(".."):
+            report.error(
+                span,
+                f"the module `{written}` lies outside the folder of the dataflow",
+                "move it into that folder, or the dataflow file further up",
+            )
+            return None
+        if path in chain:
+            circle = " → ".join(f"`{name}`" for name in (*chain[chain.index(path) :], path))
+            report.error(span, f"the modules use each other in a circle: {circle}")
+            return None
+        if len(chain) >= MAX_NESTING:
+            report.error(span, f"modules are nested more than {MAX_NESTING} levels deep")
+            return None
+        if path not in self._read:
+            note = f"this module is used by the node `{node.get('id')}` ({report.place(span)})"
+            if report.origin.note:
+                note += report.origin.note.replace("this module is", ", which is", 1)
+            self._read[path] = self._define(path, span, report, (*chain, path), note)
+        definition = self._read[path]
+        if definition is None:
+            report.failed = True  # told where it was used first
+        return definition
+
+    def _define(
+        self, path: str, span: Span, report: Report, chain: tuple[str, ...], note: str
+    ) -> Definition | None:
+        file = os.path.join(self.shown, path)
+        try:
+            text = read_text(os.path.join(self.project, path), file, MAX_SIZE)
+        except Unreadable as error:
+            report.error(span, str(error), error.hint)
+            return None
+        own = Report(text, file)
+        own.origin.note = note
+        definition = self.check(own, path, chain)
+        # What is only suspicious is told of the nodes that come out in the end.
+        own.problems = [problem for problem in own.problems if problem.severity == "error"]
+        report.take(own)
+        return definition
+
+    def check(self, report: Report, path: str, chain: tuple[str, ...] = ()) -> Definition | None:
+        """Check the text of a report as a module; None after reporting what is wrong with it."""
+        reader = Reader(report, self.reader.environ)
+        root = compose(report.origin.text, report)
+        if not isinstance(root, document.Mapping):
+            if not report.failed:
+                report.error(
+                    root or Span(0, 0, 0, 1),
+                    "a module is a mapping",
+                    "it has the fields `module` and `nodes`",
+                )
+            return None
+        checked = MODULE_FILE.read(root, reader)
+        if checked is None or not checked.get("module"):
+            return None
+        header: Checked = checked.get("module")
+        nodes: tuple[Checked, ...] = checked.get("nodes") or ()
+        inputs, optional = header.get("inputs") or (), header.get("inputs_optional") or ()
+        for node in nodes:
+            if node.get("id") == PORTS:
+                report.error(node.place("id"), f"the id `{PORTS}` stands for the ports of the module")
+        modules = self.used_by(nodes, reader, os.path.dirname(path), chain)
+        offers = {name: Offer(tuple(module.exports)) for name, module in modules.items()}
+        Assembler(reader, {**offers, PORTS: Offer((*inputs, *optional))}, in_module=True).nodes(nodes)
+        exports = {} if report.failed else _exports(header, nodes, modules, report)
+        if report.failed:
+            return None
+        return Definition(
+            path=path,
+            file=report.file,
+            text=report.origin.text,
+            inputs=inputs,
+            optional=optional,
+            build=checked.get("build") or (),
+            nodes=nodes,
+            modules=modules,
+            exports=exports,
+        )
+
+
+def _check_ports(node: Checked, module: Definition, report: Report) -> None:
+    written = node.nodes.get("inputs")
+    entries = written.entries if isinstance(written, document.Mapping) else {}
+    ports = (*module.inputs, *module.optional)
+    meant: set[str] = set()
+    for name, (key, _) in entries.items():
+        if name not in ports:
+            found = closest(name, ports)
+            meant.add(found)
+            hint = (
+                f"did you mean `{found}`?" if found else f"its inputs are {listed(ports)}" if ports else ""
+            )
+            report.error(key, f"the module `{module.file}` has no input `{name}`", hint)
+    if node.failed("inputs"):
+        return
+    for name in module.inputs:
+        if name not in entries and name not in meant:
+            report.error(
+                node.keys.get("inputs", node.place("module")),
+                f"the input `{name}` of the module `{module.file}` is not connected",
+                f"add `{name}: <node>/<output>` to the `inputs` of the node `{node.get('id')}`",
+            )
+
+
+def _exports(
+    header: Checked, nodes: tuple[Checked, ...], modules: dict[str, Definition], report: Report
+) -> dict[str, str]:
+    """Return for each output of the header the one output inside that it stands for."""
+    exports: dict[str, str] = {}
+    inside = list(_outputs(nodes, modules))
+    listing = header.nodes.get("outputs")
+    places = listing.items if isinstance(listing, document.Sequence) else []
+    for output in header.get("outputs") or ():
+        span: Span = next(
+            (item for item in places if isinstance(item, Scalar) and item.text == output), header.span
+        )
+        found = [source for name, source in inside if name == output]
+        if len(found) == 1:
+            exports[output] = found[0]
+        elif found:
+            report.error(
+                span,
+                f"the output `{output}` of the module could be any of {listed(found)}",
+                "rename the other outputs, so that the nodes of the module have only one of this name",
+            )
+        else:
+            report.error(
+                span,
+                f"no node of this module has the output `{output}`",
+                did_you_mean(output, [name for name, _ in inside]),
+            )
+    return exports
+
+
+def _outputs(nodes: tuple[Checked, ...], modules: dict[str, Definition]) -> Iterator[tuple[str, str]]:
+    """Yield (name, reference inside the module) for every output that its nodes have."""
+    for node in nodes:
+        name: str = node.get("id")
+        if name in modules:
+            for output, source in modules[name].exports.items():
+                yield output, f"{name}.{source}"
+            continue
+        for output in node.get("outputs") or ():
+            yield output, f"{name}/{output}"
+        for operator in (node.get("operator"), *(node.get("operators") or ())):
+            if operator is not None:
+                for output in operator.get("outputs") or ():
+                    yield output, f"{name}/{operator.get('id') or DEFAULT_OPERATOR_ID}/{output}"
