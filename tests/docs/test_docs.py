@@ -31,7 +31,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dora.dataflow import parse
+from dora.dataflow import check_module, parse
 
 ROOT = Path(__file__).parents[2]
 BOUND = 45  # seconds, for a snippet that hangs
@@ -167,6 +167,9 @@ def play(snippet: Snippet, folder: Path) -> None:
             check_valid(snippet)
             if snippet.language == "yaml" and mistake != "with a mistake":
                 parse(snippet.text, file=name, working_dir=str(folder), environ={})
+        case ["module", name], "yaml":
+            (folder / name).write_text(snippet.text)
+            check_module(folder / name)
         case ["run"], "console":
             run_console(snippet, folder, status=0)
         case ["run", "fails"], "console":

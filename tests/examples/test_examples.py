@@ -69,6 +69,11 @@ def test_operators(example: Path) -> None:
     assert said(dora_run(example), "printer") == ["sum of the squares: 385"]
 
 
+@pytest.mark.parametrize("example", ["modules"], indirect=True)
+def test_modules(example: Path) -> None:
+    assert said(dora_run(example), "printer") == ["once 2 4 6 8", "twice 20 40 50 50"]
+
+
 @pytest.mark.parametrize("example", ["services"], indirect=True)
 def test_services(example: Path) -> None:
     assert said(dora_run(example), "client") == ["1 + 2 = 3", "20 + 22 = 42", "-5 + 5 = 0"]

@@ -65,5 +65,9 @@ def _scalar(scalar: Scalar, yaml: Any) -> Any:
         text = "null"
     is_text = isinstance(scalar.value, str)
     may_be_plain = not is_text or (text not in ("", "<<") and isinstance(resolve(text), str))
-    style = "|" if is_text and "\n" in text else None
+    lines = text.split("\n")
+    if not all(line.isprintable() for line in lines):
+        style = '"'  # the only one with escapes
+    else:
+        style = "|" if len(lines) > 1 else None
     return yaml.ScalarEvent(None, None, (may_be_plain, True), text, style=style)

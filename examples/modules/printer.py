@@ -1,0 +1,8 @@
+from dora import Node
+
+seen = {"once": [], "twice": []}
+for event in Node():
+    if event["type"] == "INPUT":
+        seen[event["id"]] += event["value"].to_pylist()
+for name, numbers in seen.items():
+    print(name, *numbers)

@@ -1,0 +1,80 @@
+"""``dora expand``."""
+
+from pathlib import Path
+
+import pytest
+
+import dora.dataflow
+from dora.cli.main import run_command_line
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "modules"
+
+
+@pytest.fixture
+def run(capsys):
+    def run_line(*arguments):
+        status = run_command_line(["expand", *arguments])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return run_line
+
+
+def test_what_is_printed_is_a_dataflow_without_modules(run, tmp_path):
+    status, out, err = run(str(EXAMPLE / "dataflow.yml"))
+    assert (status, err) == (0, "")
+    assert "  args: --by 10\n" in out and "  outputs: [scaled]\n" in out
+    flat = tmp_path / "flat.yml"
+    flat.write_text(out)
+    dataflow = dora.dataflow.load(flat)
+    assert [node.id for node in dataflow.nodes] == [
+        "source",
+        "double.multiply",
+        "double.limit",
+        "again.multiply",
+        "again.limit",
+        "printer",
+    ]
+    assert dataflow.descriptor == dora.dataflow.load(EXAMPLE / "dataflow.yml").descriptor
+    assert run(str(flat)) == (0, out, "")
+
+
+def test_numbers_and_texts_are_printed_as_they_were_written(run, tmp_path):
+    text = """\
+x-note: 0x1F
+env:
+  A: 1.10
+  B: '1.10'
+  C: yes
+  D: 007
+nodes:
+- id: a
+  path: a.py
+  args: "#"
+  build: |-
+    make
+    make again
+  inputs:
+    tick: {source: dora/timer/hz/5, queue_size: 1}
+  outputs: [x, y]
+"""
+    file = tmp_path / "flow.yml"
+    file.write_text(text)
+    assert run(str(file)) == (0, text.replace('"#"', "'#'"), "")
+
+
+def test_problems_are_shown_as_by_validate(run, tmp_path):
+    file = tmp_path / "flow.yml"
+    file.write_text("nodes: [{id: a, module: b.yml}]")
+    status, out, err = run(str(file))
+    assert (status, out) == (1, "")
+    assert err.startswith(f"{file}:1:25: error: there is no file")
+
+
+def test_a_module_by_itself(run, tmp_path):
+    module = str(EXAMPLE / "modules" / "scale.yml")
+    assert run("--module", module) == (0, f"Module file is valid: {module}\n", "")
+    status, out, err = run("--module", str(EXAMPLE / "dataflow.yml"))
+    assert (status, out) == (1, "")
+    assert "the field `module` of a module is missing" in err
+    assert run("--module", str(tmp_path / "none.yml"))[0] == 1

@@ -1,0 +1,143 @@
+"""Whatever the modules: all links are there, and writing them out again changes nothing."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dora.dataflow
+from dora.dataflow.schema import json_schema
+
+VALIDATOR = jsonschema.Draft202012Validator(json_schema())
+
+
+@st.composite
+def projects(draw: st.DrawFn) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    """Draw the files of a project, and the links of the dataflow as (source, input).
+
+    Modules use those after them. Every module has an input port ``i``, perhaps an optional one, and an
+    output ``o``; every node sends ``x<n>``, and the one that makes the module's output ``o`` too.
+    """
+    count = draw(st.integers(0, 3))
+    files: dict[str, Any] = {}
+    for number in range(count, -1, -1):
+        nodes: list[dict[str, Any]] = []
+        sources = ["_mod/i", "_mod/j"] if number else ["dora/timer/millis/5"]
+        for index in range(draw(st.integers(1, 4))):
+            chosen = draw(st.sampled_from(sources))
+            shape: Any = draw(st.sampled_from([chosen, {"source": chosen, "queue_size": 3}]))
+            if number < count and draw(st.booleans()):
+                used = draw(st.integers(number + 1, count))
+                # A port that has to be connected cannot be fed by one that may be open.
+                required = chosen if chosen != "_mod/j" else "_mod/i"
+                inputs = {"i": required} if draw(st.booleans()) else {"i": required, "j": shape}
+                nodes.append({"id": f"n{index}", "module": f"m{used}.yml", "inputs": inputs})
+                sources.append(f"n{index}/o{used}")
+            else:
+                outputs = [f"x{index}"]
+                node: dict[str, Any] = {"outputs": outputs, "inputs": {"a": shape, "b/c": chosen}}
+                if draw(st.booleans()):
+                    nodes.append({"id": f"n{index}", "operators": [{"id": "p", "python": "p.py", **node}]})
+                    sources.append(f"n{index}/p/x{index}")
+                else:
+                    nodes.append({"id": f"n{index}", "path": "a.py", **node})
+                    sources.append(f"n{index}/x{index}")
+        nodes.append({"id": "end", "path": "e.py", "inputs": {"z": sources[-1]}, "outputs": [f"o{number}"]})
+        header = {"name": "m", "inputs": ["i"], "inputs_optional": ["j"], "outputs": [f"o{number}"]}
+        files[f"m{number}.yml" if number else "flow.yml"] = (
+            {"module": header, "nodes": nodes} if number else {"nodes": nodes}
+        )
+    return files, list(_links(files, "flow.yml", "", {}))
+
+
+def _links(files: dict[str, Any], name: str, prefix: str, ports: dict[str, str]) -> Any:
+    """Yield the links of a file, by following each port by hand."""
+    nodes = files[name]["nodes"]
+    modules = {node["id"]: node["module"] for node in nodes if "module" in node}
+
+    def resolve(source: Any) -> str | None:
+        text = source["source"] if isinstance(source, dict) else source
+        node, _, output = text.partition("/")
+        if node == "_mod":
+            return ports.get(output)
+        if node in modules:
+            return f"{prefix}{node}.end/{output}"
+        return text if node == "dora" else f"{prefix}{text}"
+
+    for node in nodes:
+        inputs = {port: resolve(source) for port, source in node.get("inputs", {}).items()}
+        connected = {port: source for port, source in inputs.items() if source is not None}
+        if "module" in node:
+            yield from _links(files, node["module"], f"{prefix}{node['id']}.", connected)
+            continue
+        for port, source in connected.items():
+            yield source, f"{prefix}{node['id']}/{port}"
+        for operator in node.get("operators", ()):
+            for port, source in operator["inputs"].items():
+                if (found := resolve(source)) is not None:
+                    yield found, f"{prefix}{node['id']}/p/{port}"
+
+
+@settings(max_examples=60, deadline=None)
+@given(projects())
+def test_every_link_is_there_and_writing_out_twice_changes_nothing(
+    project: tuple[dict[str, Any], list[tuple[str, str]]],
+) -> None:
+    files, links = project
+    with tempfile.TemporaryDirectory() as folder:
+        for name, document in files.items():
+            Path(folder, name).write_text(json.dumps(document))
+        dataflow = dora.dataflow.load(f"{folder}/flow.yml")
+        text = dora.dataflow.expanded(f"{folder}/flow.yml")
+        Path(folder, "flat.yml").write_text(text)
+        assert dora.dataflow.expanded(f"{folder}/flat.yml") == text
+        flat = dora.dataflow.load(f"{folder}/flat.yml")
+    found = [(str(item.source), f"{node.id}/{item.id}") for node in dataflow.nodes for item in node.inputs]
+    assert sorted(found) == sorted(links)
+    ids = [node.id for node in dataflow.nodes]
+    assert len(set(ids)) == len(ids)
+    assert flat.descriptor == dataflow.descriptor
+    VALIDATOR.validate(flat.descriptor)
+
+
+values = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(max_size=12)
+    | st.sampled_from(
+        ["yes", "007", "1e3", "0x1F", "1_0", "a: b", "- a", "#", "<<", "~", "a\nb\n", " a", "é", "null"]
+    )
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    st.recursive(
+        values,
+        lambda below: st.lists(below, max_size=3) | st.dictionaries(st.text(max_size=5), below, max_size=3),
+        max_leaves=8,
+    )
+)
+def test_what_is_written_reads_as_the_same(value: Any) -> None:
+    from dora.dataflow.document import Mapping, compose
+    from dora.dataflow.emit import to_yaml
+    from dora.dataflow.report import Report
+
+    text = json.dumps({"x-a": value}, allow_nan=False)
+    report = Report(text, "a.yml")
+    root = compose(text, report)
+    if report.failed:  # characters that no file may hold
+        return
+    assert isinstance(root, Mapping)
+    written = to_yaml(root)
+    again = compose(written, Report(written, "b.yml"))
+    assert again is not None
+    assert again.plain() == root.plain(), written
