@@ -20,7 +20,7 @@ LAYERS = (
     ("dataflow", "logs"),
     ("supervise", "transport"),
     ("node", "daemon"),
-    ("cli",),
+    ("cli", "viewer"),  # the viewer is a node, and reads names of the daemon
     ("api",),
 )
 BESIDE = {("logs", "dataflow")}  # levels of log entries are part of the dataflow model

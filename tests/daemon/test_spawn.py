@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from dora.daemon.builtin import BUILTIN_NODES
 from dora.daemon.options import RunOptions, choose_engine, finish_grace_from_environment
 from dora.daemon.spawn import CannotSpawn, command_line, environment
 from dora.dataflow.model import Dataflow, Node, Operator
@@ -52,6 +54,13 @@ def test_nodes_that_come_with_dora_are_modules_unless_a_file_is_there(tmp_path: 
     assert command(node, elsewhere, search_path=path) == [sys.executable, "-u", "-m", "dora.viewer", "-x"]
     assert command(node, elsewhere, uv=True) == ["uv", "run", "python", "-u", "-m", "dora.viewer", "-x"]
     assert command(node, tmp_path) == [f"{tmp_path}/dora-rerun", "-x"]
+
+
+@pytest.mark.parametrize("name", sorted(BUILTIN_NODES))
+def test_what_a_node_of_dora_needs_is_an_extra(name: str) -> None:
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    node = BUILTIN_NODES[name]
+    assert project["optional-dependencies"][node.extra] == [node.requirement]
 
 
 @pytest.mark.parametrize(

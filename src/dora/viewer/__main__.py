@@ -1,0 +1,75 @@
+"""``python -m dora.viewer``: the node that ``path: dora-rerun`` starts."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from dora.daemon.builtin import BUILTIN_NODES
+from dora.errors import DoraError
+
+_DESCRIPTION = """
+Show the inputs of a node in Rerun. It is started by a dataflow with `path: dora-rerun`; to join a
+running one by hand, give the id of its node with `path: dynamic`.
+"""
+_VARIABLES = """
+environment variables:
+  OPERATING_MODE      SPAWN (open a viewer, the default), CONNECT (to a running one), SERVE (a web page)
+                      or SAVE (a file)
+  RERUN_SERVER_ADDR   the viewer to connect to, or where to serve [127.0.0.1:9876]
+  RERUN_WEB_PORT      the port of the web page [9090]
+  RERUN_SAVE          the file to save to [out/<dataflow id>/archive-<dataflow id>.rrd]
+  RERUN_MEMORY_LIMIT  after how much the viewer forgets the oldest, like 4GB [25%]
+  README              a text in Markdown to show
+  IMAGE_WIDTH, IMAGE_HEIGHT  the size of images that do not tell theirs [640, 480]
+  <name>_urdf, <name>_transform  a robot and its place
+"""
+
+
+def main() -> int:
+    """Show what comes until the dataflow ends; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dora.viewer",
+        description=_DESCRIPTION,
+        epilog=_VARIABLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("node", nargs="?", help="the id of a node with `path: dynamic`")
+    node_id = parser.parse_args().node
+    # Rerun's own log lines go into this node's: only what is wrong, and without colours.
+    os.environ.setdefault("RUST_LOG", "warn")
+    os.environ.setdefault("NO_COLOR", "1")
+    try:
+        _check_rerun()
+        from dora.viewer.settings import read_settings
+        from dora.viewer.show import run
+
+        run(read_settings(os.environ), node_id)
+    except DoraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+def _check_rerun() -> None:
+    """Raise `DoraError` if Rerun is not there, or is another package of that name."""
+    node = BUILTIN_NODES["dora-rerun"]
+    try:
+        import rerun
+
+        if hasattr(rerun, "RecordingStream"):
+            return
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] not in ("rerun", "rerun_bindings"):
+            raise
+    raise DoraError(
+        f"the viewer needs Rerun; install it with: pip install '{node.requirement}' "
+        f"(or dora with its extra: 'dora-dataflow[{node.extra}]')"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
