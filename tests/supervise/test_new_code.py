@@ -141,7 +141,9 @@ def test_new_code_that_dies_after_the_old_was_asked_to_end_is_started_again() ->
 def test_a_process_that_dies_while_its_successor_starts() -> None:
     run = started()
     run(SAVED)
-    assert do.Succeed("a", 1) in run.end("a", 1)
+    commands = run.end("a", 1)
+    assert notes(commands) == ["exited with status 1; its new code takes over"]
+    assert do.Succeed("a", 1) in commands
     assert sent(run.join("a", incarnation=1), "b") == [NodeRestarted("a")]
 
 
@@ -216,6 +218,26 @@ def test_a_successor_that_does_not_come_within_the_startup_timeout() -> None:
     assert DROP in commands
     assert "`startup_timeout` of 3 s" in notes(commands)[0]
     assert run.supervisor.nodes["a"].phase == "running"
+
+
+def test_new_code_that_never_connects_is_replaced_by_newer_code() -> None:
+    run = started()
+    run(SAVED)
+    run.end("a", 1)  # its successor is the node now, and hangs
+    assert do.SpawnSuccessor("a", 2) in run(SAVED)
+    assert signals(run.register("a", incarnation=2)) == [("a", SIGTERM)]
+    assert signals(run.after(2.5)) == [("a", SIGKILL)]
+    assert do.Succeed("a", 2) in run.end("a", signal=SIGKILL)
+    assert sent(run(on.PortsReady("a")), "b") == [NodeRestarted("a")]
+
+
+def test_new_code_that_connects_before_newer_code_does() -> None:
+    run = started()
+    run(SAVED)
+    run.end("a", 1)
+    run(SAVED)
+    assert sent(run.join("a", incarnation=1), "b") == [NodeRestarted("a")]
+    assert sent(run.register("a", incarnation=2), "a") == [Reload(), Stop()]
 
 
 # ----------------------------------------------------------------------------- mending

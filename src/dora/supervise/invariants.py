@@ -33,11 +33,12 @@ def validate_state(supervisor: Supervisor) -> None:
             assert supervisor.opened and not ending, f"{where}: the dataflow is not running"
             assert node.failure is not None, f"{where}: for no reason"
         if node.successor is not None:
-            assert node.phase == "running" and not ending, f"{where}: has a successor"
+            assert supervisor.opened and node.alive and not ending, f"{where}: has a successor"
             assert node.successor.incarnation > node.incarnation, f"{where}: its successor is older"
             assert (node.successor.connection is None) or node.makes_way, f"{where}: its successor waits"
         if node.makes_way:
-            assert node.phase == "running" and not ending, f"{where}: makes way"
+            assert supervisor.opened and node.alive and not ending, f"{where}: makes way"
+            assert {"way", "way-kill", "abandon"} & {*names[node_id]}, f"{where}: nobody hurries it"
         assert not ({"way", "way-kill"} & {*names[node_id]} and not node.makes_way), f"{where}: is hurried"
         if node.phase == "backoff":
             assert names[node_id] == ["restart"], f"{where}: will not be restarted"

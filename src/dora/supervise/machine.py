@@ -33,6 +33,7 @@ from dora.supervise.node_state import NodeState
 from dora.supervise.reload import RELOAD_GRACE, Reloads
 from dora.supervise.restart import recent_restarts, restart_delay
 from dora.supervise.result import FailureKind, NodeFailure
+from dora.supervise.run_state import ABANDON_AFTER
 from dora.supervise.verdict import describe_exit, judge
 from dora.wire.control import (
     InputsClosed,
@@ -48,7 +49,6 @@ DEFAULT_FINISH_GRACE = 120.0
 CLOSING_HOLD = 1.0
 BROKEN_START_GRACE = 1.0  # for nodes that could not yet be told that the start failed
 FAREWELL = 1.0  # for dynamic nodes, once everybody else has ended
-ABANDON_AFTER = 10.0
 
 
 class Supervisor(Reloads):
@@ -247,7 +247,7 @@ class Supervisor(Reloads):
         delay = None
         if self._may_restart(node):
             delay = restart_delay(node.spec.restart, failure is not None, node.restarts, self._now)
-        if self._follow(node, needed=failure is not None or delay is not None):
+        if self._follow(node, words, needed=failure is not None or delay is not None):
             return
         if delay is None:
             if failure is not None and self._can_be_mended(node):

@@ -8,7 +8,8 @@ So two processes of one node exist at once, but never two that send and receive.
 Operators are exchanged inside their runtime, which does the same with objects.
 
 While a process is starting, nobody knows which code it has read. What is saved then is remembered
-and acted upon as soon as the process runs. A node that fails for good is not given up but *mending*:
+and acted upon as soon as the process runs; only one that is not even connected, and may never be, gets
+a successor at once. A node that fails for good is not given up but *mending*:
 its outputs stay open, and it is started again when its code changes.
 """
 
@@ -22,7 +23,7 @@ from dora.supervise import events as on
 from dora.supervise.excerpt import in_one_line
 from dora.supervise.node_state import NodeState, Successor
 from dora.supervise.result import NodeFailure
-from dora.supervise.run_state import RunState
+from dora.supervise.run_state import ABANDON_AFTER, RunState
 from dora.supervise.verdict import describe_exit
 from dora.wire.control import Reload, Stop
 
@@ -41,12 +42,13 @@ class Reloads(RunState):
         if self.stopping or self.broken_by or self.done:
             return
         match node.phase:
+            case "running" if node.spec.is_runtime and not node.closed:
+                self._send(node, Reload(list(change.operators), list(change.modules)))
+                self._tell(node.spec.id, f"was told of new code of {', '.join(change.operators)}")
             case "running" if not node.closed:
-                if node.spec.is_runtime:
-                    self._send(node, Reload(list(change.operators), list(change.modules)))
-                    self._tell(node.spec.id, f"was told of new code of {', '.join(change.operators)}")
-                else:
-                    self._start_successor(node)
+                self._start_successor(node)
+            case "starting" if self.opened and not node.connected:
+                self._start_successor(node)
             case "starting" | "ready" | "running":
                 node.unseen_change = _both(node.unseen_change, change)
             case "mending" | "backoff":
@@ -90,11 +92,13 @@ class Reloads(RunState):
         if node.makes_way:
             return
         node.makes_way = True
-        self.deadlines[node.spec.id, "way"] = self._now + self._reload_grace
         if node.present:
+            self.deadlines[node.spec.id, "way"] = self._now + self._reload_grace
             self._send(node, Reload())
             self._send(node, Stop())
             self._tell(node.spec.id, "was asked to make way for its new code")
+        else:  # it has no work to lose
+            self._hurry(node)
 
     def _successor_ended(self, node: NodeState, end: on.SuccessorEnded) -> None:
         if node.successor is None or node.successor.incarnation != end.incarnation:
@@ -128,22 +132,28 @@ class Reloads(RunState):
         elif name == "way":
             message = f"its old code has not ended within {self._reload_grace:g} s; it gets SIGTERM"
             self._note("warn", key, message)
-            self._signal(node, signal.SIGTERM, "has to make way for its new code")
-            self.deadlines[key, "way-kill"] = self._now + self._reload_grace / 2
+            self._hurry(node)
         else:
             self._signal(node, signal.SIGKILL, "has to make way for its new code")
+            self.deadlines[key, "abandon"] = self._now + ABANDON_AFTER
+
+    def _hurry(self, node: NodeState) -> None:
+        self._signal(node, signal.SIGTERM, "has to make way for its new code")
+        self.deadlines[node.spec.id, "way-kill"] = self._now + self._reload_grace / 2
 
     # ----------------------------------------------------------------------- after a process
 
-    def _follow(self, node: NodeState, *, needed: bool) -> bool:
+    def _follow(self, node: NodeState, words: str, *, needed: bool) -> bool:
         """Let new code follow a process that ended; False if there is none that should.
 
         ``needed``: the process failed, or would be restarted. Of one that ended well, and was not
-        asked to, the work is done.
+        asked to, the work is done. ``words`` say how it ended.
         """
         if self.stopping or self.broken_by or self._work_done(node):
             return False
         if node.successor is not None and (node.makes_way or needed):
+            if not node.makes_way:
+                self._note("warn", node.spec.id, f"{words}; its new code takes over")
             self._succeed(node)
         elif node.makes_way:  # its successor ended after it had been asked to
             self._start_anew(node)

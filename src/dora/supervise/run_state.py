@@ -14,6 +14,7 @@ from dora.supervise.result import DataflowResult, NodeFailure
 from dora.wire.control import ToNode
 
 STORY_LENGTH = 1000
+ABANDON_AFTER = 10.0  # seconds after SIGKILL
 
 _Key = tuple[str, str]  # node id ("" for the dataflow), name of the deadline
 

@@ -1,0 +1,188 @@
+"""Noticing that a file was saved, however an editor does it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from dora.daemon.hot_reload import HotReload
+from dora.daemon.loop import Loop
+from dora.daemon.watch import FileWatch
+from dora.dataflow.model import Dataflow, Node, Operator
+from dora.supervise.events import CodeChanged
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "node.py"
+    path.write_text("one")
+    return path
+
+
+@pytest.fixture
+def watch(file: Path) -> FileWatch:
+    watch = FileWatch()
+    watch.watch([str(file)])
+    return watch
+
+
+def save_in_place(file: Path, text: str) -> None:
+    file.write_text(text)
+
+
+def save_by_renaming(file: Path, text: str) -> None:
+    fresh = file.with_suffix(".tmp")
+    fresh.write_text(text)
+    fresh.rename(file)
+
+
+def save_with_a_backup(file: Path, text: str) -> None:
+    file.rename(file.with_suffix(".bak"))
+    file.write_text(text)
+
+
+@pytest.mark.parametrize("save", [save_in_place, save_by_renaming, save_with_a_backup])
+def test_a_save_is_reported_once_it_is_at_rest(file: Path, watch: FileWatch, save: object) -> None:
+    assert watch.look() == frozenset()
+    save(file, "another text")  # type: ignore[operator]
+    assert watch.look() == frozenset()
+    assert watch.is_restless
+    assert watch.look() == {str(file)}
+    assert watch.look() == frozenset()
+    assert not watch.is_restless
+
+
+def test_the_same_size_at_the_same_second(file: Path, watch: FileWatch) -> None:
+    status = file.stat()
+    file.write_text("two")
+    os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    watch.look()
+    assert watch.look() == {str(file)}
+
+
+def test_a_file_that_is_still_being_written_is_not_reported(file: Path, watch: FileWatch) -> None:
+    for length in range(1, 5):
+        file.write_text("x" * 10 * length)
+        assert watch.look() == frozenset()
+    assert watch.look() == {str(file)}
+
+
+def test_a_deleted_file_counts_when_it_is_back(file: Path, watch: FileWatch) -> None:
+    file.unlink()
+    assert [watch.look() for _ in range(3)] == [frozenset()] * 3
+    file.write_text("two")
+    watch.look()
+    assert watch.look() == {str(file)}
+
+
+def test_files_saved_together_are_reported_together(file: Path, watch: FileWatch) -> None:
+    other = file.with_name("helper.py")
+    other.write_text("1")
+    watch.watch([str(file), str(other)])
+    file.write_text("first of two")
+    watch.look()
+    other.write_text("second of two")
+    assert watch.look() == frozenset()
+    assert watch.look() == {str(file), str(other)}
+
+
+def test_a_change_before_a_file_is_watched_is_none(file: Path, watch: FileWatch) -> None:
+    file.write_text("changed")
+    watch.watch([str(file)])  # again: it is compared with how it was
+    watch.look()
+    assert watch.look() == {str(file)}
+    other = file.with_name("helper.py")
+    other.write_text("1")
+    watch.watch([str(file), str(other)])
+    watch.look()
+    assert watch.look() == frozenset()
+
+
+# ----------------------------------------------------------------------------- whose code it is
+
+
+class Reloading:
+    """A `HotReload` whose looks the test takes."""
+
+    def __init__(self, directory: Path, *nodes: Node) -> None:
+        self.changes: list[CodeChanged] = []
+        self.dataflow_changes = 0
+        self.loop = Loop()
+        file = directory / "dataflow.yml"
+        file.write_text("nodes: []")
+        self.hot = HotReload(
+            Dataflow(nodes, str(directory), file=str(file)),
+            self.loop,
+            self.changes.append,
+            self._dataflow_changed,
+        )
+
+    def _dataflow_changed(self) -> None:
+        self.dataflow_changes += 1
+
+    def look(self) -> list[CodeChanged]:
+        self.changes.clear()
+        self.hot._look()
+        self.hot._look()
+        return self.changes
+
+
+def test_a_changed_helper_concerns_who_imports_it(tmp_path: Path) -> None:
+    for name, text in {"a": "import helper", "b": "", "op": "import helper", "helper": ""}.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    reloading = Reloading(
+        tmp_path,
+        Node("a", path="a.py"),
+        Node("b", path="b.py"),
+        Node(
+            "host",
+            operators=(Operator("one", "op.py"), Operator("two", "b.py"), Operator("three", "op.py")),
+        ),
+        Node("guest", path="dynamic"),
+        Node("shell", path="shell", args=("echo a.py",)),
+    )
+    assert reloading.hot.nodes == {"a", "b", "host"}
+    helper = tmp_path / "helper.py"
+    helper.write_text("new = 1")
+    assert reloading.look() == [
+        CodeChanged("a"),
+        CodeChanged("host", ("one", "three"), (str(helper),)),
+    ]
+    (tmp_path / "op.py").write_text("import helper # again")
+    assert reloading.look() == [CodeChanged("host", ("one", "three"))]
+    reloading.loop.close()
+
+
+def test_a_new_import_is_watched_from_then_on(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("")
+    reloading = Reloading(tmp_path, Node("a", path="a.py"))
+    (tmp_path / "fresh.py").write_text("")
+    assert reloading.look() == []
+    (tmp_path / "a.py").write_text("import fresh")
+    assert reloading.look() == [CodeChanged("a")]
+    (tmp_path / "fresh.py").write_text("x = 1")
+    assert reloading.look() == [CodeChanged("a")]
+    reloading.loop.close()
+
+
+def test_bytecode_of_a_changed_file_is_removed(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("import helper")
+    (tmp_path / "helper.py").write_text("")
+    cached = tmp_path / "__pycache__" / "helper.cpython-311.pyc"
+    cached.parent.mkdir()
+    cached.write_bytes(b"")
+    reloading = Reloading(tmp_path, Node("a", path="a.py"))
+    (tmp_path / "helper.py").write_text("x = 1")
+    reloading.look()
+    assert not cached.exists()
+    reloading.loop.close()
+
+
+def test_a_saved_dataflow_file_is_mentioned(tmp_path: Path) -> None:
+    reloading = Reloading(tmp_path)
+    (tmp_path / "dataflow.yml").write_text("nodes: [] # more")
+    assert reloading.look() == []
+    assert reloading.dataflow_changes == 1
+    reloading.loop.close()
