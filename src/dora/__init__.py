@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from dora.api import build, run
     from dora.errors import (
         BuildError,
+        CallFailed,
+        CallRefused,
+        CallTimedOut,
         ConnectError,
         DaemonLost,
         DataflowError,
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
         SharedMemoryFull,
         StartFailed,
         TransportError,
+        UndeclaredInput,
         UndeclaredOutput,
         UnsupportedData,
     )
@@ -43,12 +47,18 @@ if TYPE_CHECKING:
     )
     from dora.node.node import Node
     from dora.node.operator import DoraStatus, SendOutput
+    from dora.node.patterns.action import Goal, GoalRun
+    from dora.node.patterns.service import Call
+    from dora.node.patterns.stream import Stream
     from dora.node.runtime import start_runtime
 
 _MODULES = {
     "dora.api": ("build", "run"),
     "dora.errors": (
         "BuildError",
+        "CallFailed",
+        "CallRefused",
+        "CallTimedOut",
         "ConnectError",
         "DaemonLost",
         "DataflowError",
@@ -61,6 +71,7 @@ _MODULES = {
         "SharedMemoryFull",
         "StartFailed",
         "TransportError",
+        "UndeclaredInput",
         "UndeclaredOutput",
         "UnsupportedData",
     ),
@@ -78,12 +89,19 @@ _MODULES = {
     ),
     "dora.node.node": ("Node",),
     "dora.node.operator": ("DoraStatus", "SendOutput"),
+    "dora.node.patterns.action": ("Goal", "GoalRun"),
+    "dora.node.patterns.service": ("Call",),
+    "dora.node.patterns.stream": ("Stream",),
     "dora.node.runtime": ("start_runtime",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "BuildError",
+    "Call",
+    "CallFailed",
+    "CallRefused",
+    "CallTimedOut",
     "ConnectError",
     "DaemonLost",
     "DataflowError",
@@ -92,6 +110,8 @@ __all__ = [
     "DoraStatus",
     "Error",
     "Event",
+    "Goal",
+    "GoalRun",
     "Input",
     "InputClosed",
     "InputRecovered",
@@ -107,7 +127,9 @@ __all__ = [
     "SharedMemoryFull",
     "StartFailed",
     "Stop",
+    "Stream",
     "TransportError",
+    "UndeclaredInput",
     "UndeclaredOutput",
     "Unknown",
     "UnsupportedData",

@@ -102,7 +102,7 @@ class BoardKeeper:
                 sent = max(at_end - get(link.slot, FIRST), received + dropped)
                 if link.policy == "drop_oldest":
                     # The receiver notices a loss with the next message that it takes, if it takes one.
-                    dropped = max(dropped, sent - received - link.queue_size)
+                    dropped = max(dropped, sent - received - max(link.queue_size, link.room))
             reports.append(
                 LinkReport(
                     link=str(link),

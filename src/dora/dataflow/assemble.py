@@ -210,6 +210,7 @@ class Assembler:
             inputs=self._inputs(checked, f"node `{draft.id}`"),
             outputs=outputs,
             log=self._log(checked, f"node `{draft.id}`"),
+            pattern=checked.get("pattern"),
             **self._common(draft),
         )
 
@@ -232,6 +233,7 @@ class Assembler:
                 outputs=checked.get("outputs") or (),
                 build=checked.get("build") or (),
                 conda_env=python.get("conda_env") if python else None,
+                pattern=checked.get("pattern"),
                 name=checked.get("name"),
                 description=checked.get("description"),
             )

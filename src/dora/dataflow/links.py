@@ -26,10 +26,13 @@ from dora.dataflow.model import (
     TimerSource,
 )
 from dora.wire.control import InputConfig, LinkConfig, NodeConfig, OperatorConfig, OutputConfig
+from dora.wire.correlation import PATTERN_ROOM
 
 # Room on every channel for receivers beyond the links: restarted ones whose predecessor is not
 # cleaned up yet, and observers.
 SPARE_RECEIVERS = 3
+
+LinkKind = Literal["link", "timer", "text", "local"]
 
 
 class Place(msgspec.Struct, frozen=True):
@@ -55,6 +58,7 @@ class Link(msgspec.Struct, frozen=True):
     queue_size: int
     kind: Literal["link", "text", "local"]
     output_slot: int
+    room: int = 0  # as in `InputConfig`
 
     def __str__(self) -> str:
         return f"{self.producer}/{self.output} -> {self.consumer}/{self.input}"
@@ -101,9 +105,15 @@ class _Layout:
         self.place = place
         self.nodes = {node.id: node for node in dataflow.nodes}
         self.kinds = {
-            (node.id, item.id): _kind(dataflow, node, item)
+            (node.id, item.id): link_kind(dataflow, node, item)
             for node in dataflow.nodes
             for item in node.inputs
+        }
+        self.neighbours = {
+            (item.source.node, node.id)
+            for node in dataflow.nodes
+            for item in node.inputs
+            if isinstance(item.source, NodeOutput)
         }
         slots = itertools.count()
         self.node_slots = {node.id: next(slots) for node in dataflow.nodes}
@@ -116,6 +126,13 @@ class _Layout:
         self.credit_bells = {
             source: f"{place.run_dir}/credit-{index}" for index, source in enumerate(self.output_slots)
         }
+
+    def room(self, source: NodeOutput, consumer: Node, item: Input) -> int:
+        """Return the `InputConfig.room` of a link: for two nodes of a pattern that send to each other."""
+        declared = consumer.declares_pattern or self.nodes[source.node].declares_pattern
+        if not declared or item.queue_policy != "drop_oldest" or item.queue_size >= PATTERN_ROOM:
+            return 0
+        return PATTERN_ROOM if (consumer.id, source.node) in self.neighbours else 0
 
 
 def _links(layout: _Layout) -> Iterator[Link]:
@@ -133,6 +150,7 @@ def _links(layout: _Layout) -> Iterator[Link]:
                     queue_size=item.queue_size,
                     kind=kind,
                     output_slot=layout.output_slots[item.source],
+                    room=layout.room(item.source, node, item),
                 )
 
 
@@ -155,7 +173,7 @@ def _output(layout: _Layout, source: NodeOutput, links: list[Link]) -> OutputCon
             for link in links
         ],
         credit_bell=layout.credit_bells[source] if waits else "",
-        max_queue_size=max((link.queue_size for link in links), default=1),
+        max_queue_size=max((max(link.queue_size, link.room) for link in links), default=1),
         max_receivers=len(links) + SPARE_RECEIVERS,
     )
 
@@ -171,6 +189,7 @@ def _input(
         policy=item.queue_policy,
         input_timeout=item.input_timeout,
         slot=layout.input_slots.get((node.id, item.id), 0),
+        room=layout.room(item.source, node, item) if isinstance(item.source, NodeOutput) else 0,
     )
     if isinstance(item.source, TimerSource):
         config.interval_ns = item.source.interval_ns
@@ -214,7 +233,8 @@ def _node(layout: _Layout, node: Node, outputs: dict[NodeOutput, OutputConfig]) 
     )
 
 
-def _kind(dataflow: Dataflow, node: Node, item: Input) -> Literal["link", "timer", "text", "local"]:
+def link_kind(dataflow: Dataflow, node: Node, item: Input) -> LinkKind:
+    """Return how the messages of an input travel."""
     match item.source:
         case TimerSource():
             return "timer"

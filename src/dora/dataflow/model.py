@@ -92,6 +92,7 @@ class Operator(msgspec.Struct, frozen=True):
     outputs: tuple[str, ...] = ()
     build: tuple[str, ...] = ()  # one command per entry
     conda_env: str | None = None
+    pattern: str | None = None
     name: str | None = None
     description: str | None = None
 
@@ -140,12 +141,18 @@ class Node(msgspec.Struct, frozen=True):
     cpu_affinity: tuple[int, ...] = ()
     python: PythonEnvironment | None = None  # None: what runs dora, or what ``--uv`` says
     git: GitSource | None = None
+    pattern: str | None = None  # "service-server", "action-client", …; None: no part in one, or not said
     place: str | None = None  # "file.yml:3:5" of the node's mapping, for messages
     module: str = ""  # the id of the node that used the module it comes from, "" if none did
 
     @property
     def is_runtime(self) -> bool:
         return self.path is None
+
+    @property
+    def declares_pattern(self) -> bool:
+        """Whether it, or one of its operators, is said to take part in services or actions."""
+        return self.pattern is not None or any(operator.pattern for operator in self.operators)
 
     @property
     def is_dynamic(self) -> bool:

@@ -14,33 +14,30 @@ never spins: each fruitless look makes the next less likely.
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from collections import deque
 from typing import Any, Final
 
 from dora.errors import ReceiveClosed
+from dora.node.attend import BUSY_PAUSE, Attending, yield_cpu
 from dora.node.control import ControlChannel
 from dora.node.events import Error, Event, NodeFailed, NodeRestarted, Reload, Stop
-from dora.node.input import Port, QueuePort
+from dora.node.input import LinkPort, Port, QueuePort
 from dora.node.rhythm import Rhythm
 from dora.transport.board import ASLEEP, CONTROL, WORDS, Board
 from dora.transport.doorbell import Doorbell, memory_fence
 from dora.wire import control
 
 _monotonic = time.monotonic_ns
-_yield_cpu = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 DEFAULT_SPIN_US: Final = 150
 _WAKE_COST_NS: Final = 80_000
 _TRUST: Final = 3  # fruitless looks until the node stops spinning
 _LOOK_EVERY_NS: Final = 50_000_000
-_BUSY_PAUSE: Final = 0.002  # seconds
 _END_PAUSE: Final = 0.02  # seconds; for programs that ask on and on after the end
 
 
-class Inbox:
+class Inbox(Attending):
     """All inputs of a node. Its methods may be called from any thread, one receives at a time."""
 
     def __init__(
@@ -55,10 +52,12 @@ class Inbox:
         clock_is_work: bool = True,
     ) -> None:
         """``clock_is_work``: a node with timers goes on when all its data inputs are closed."""
+        super().__init__()
         self.ports = {port.id: port for port in ports}
         self._turn: list[Port] = list(ports)  # open ports
         self._next_turn = 0
         self._clocks = [port for port in ports if not port.is_data]
+        self._links = [port for port in ports if isinstance(port, LinkPort)]
         self._clock_is_work = clock_is_work
         self._channel = channel
         self._words = board.words
@@ -70,7 +69,6 @@ class Inbox:
         self._stopping = False
         self._ending = False  # no further events but the pending ones
         self._ended_calls = 0
-        self._lock = threading.Lock()
         self._look_at = 0  # when those who never wait look whether the daemon is still there
         self._fds = (doorbell.fd, channel.fileno())
         self._tasks: dict[Any, set[Any]] = {}  # asyncio loop → events of the tasks that wait
@@ -85,8 +83,8 @@ class Inbox:
         """Return the next event, None at the end of the stream, an `Error` event on expiry."""
         if not self._lock.acquire(blocking=False):
             start = _monotonic()
-            if not self._lock.acquire(timeout=-1 if timeout is None else timeout):
-                return _timed_out(timeout)
+            if not self._take_turn(-1 if timeout is None else timeout):
+                return timed_out(timeout)
             if timeout is not None:
                 timeout = max(timeout - (_monotonic() - start) * 1e-9, 0.0)
         try:
@@ -99,7 +97,7 @@ class Inbox:
 
     def try_next(self) -> Event | None:
         """Return an event that is there, else None; never blocks."""
-        if not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(blocking=False) and not self._gets_way():
             return None  # another thread is waiting for the next event: it gets it
         try:
             event = self._poll()
@@ -140,6 +138,11 @@ class Inbox:
         return not self._pending and not any(port.ready() for port in list(self._turn))
 
     @property
+    def is_closing(self) -> bool:
+        """True from a stop, or the end of the stream, on: what is sent now is not received any more."""
+        return self._stopping or self._ending
+
+    @property
     def ended(self) -> bool:
         """True once the stream is over and every event has been taken."""
         return self._ending and not self._pending
@@ -178,9 +181,10 @@ class Inbox:
 
     def _retire(self, port: Port) -> None:
         """Take a closed input out of the turn; after the last one the node is asked to stop."""
-        if port not in self._turn:  # another thread has closed the node
+        left = [other for other in self._turn if other.id != port.id]
+        if len(left) == len(self._turn):  # another thread has closed the node
             return
-        self._turn.remove(port)
+        self._turn = left
         self._next_turn = 0
         if any(other.is_data for other in self._turn):
             return
@@ -208,7 +212,7 @@ class Inbox:
         else:
             event = self._wait_asleep(deadline)
         if event is None and not self._ending:
-            return _timed_out(timeout)
+            return timed_out(timeout)
         return event
 
     def _wait_asleep(self, deadline: int | None) -> Event | None:
@@ -276,7 +280,7 @@ class Inbox:
             event = self._poll()
             if event is not None or self._ending or _monotonic() >= until:
                 return event
-            _yield_cpu()
+            yield_cpu()
 
     def _wake_at(self, deadline: int | None) -> int | None:
         earliest = deadline
@@ -316,9 +320,9 @@ class Inbox:
                     return event
                 now = _monotonic()
                 if deadline is not None and now >= deadline:
-                    return _timed_out(timeout)
+                    return timed_out(timeout)
                 if not looked:  # a thread is waiting for events too
-                    await asyncio.sleep(_BUSY_PAUSE)
+                    await asyncio.sleep(BUSY_PAUSE)
                     continue
                 wake_at = self._wake_at(deadline)
                 try:
@@ -357,7 +361,7 @@ class Inbox:
 
     def _look(self) -> tuple[bool, Event | None]:
         """Say that somebody sleeps, then look for an event; (False, None) if a thread is at it."""
-        if not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(blocking=False) and not self._gets_way():
             return False, None
         try:
             self._doorbell.clear()
@@ -373,10 +377,20 @@ class Inbox:
         self._words[self._asleep] = 1
         self._doorbell.ring()
 
+    def replace(self, port: Port) -> None:
+        """Put a port in the place of the one with its id, whose events it passes on."""
+        self.ports[port.id] = port
+        for index, other in enumerate(self._turn):
+            if other.id == port.id:
+                self._turn[index] = port
+
     # ------------------------------------------------------------------ the daemon's word
 
     def _read_control(self) -> None:
-        self._control_seen = self._words[self._control]
+        if self._words[self._control] != self._control_seen:
+            self._control_seen = self._words[self._control]
+            for link in self._links:
+                link.look_for_flush()
         for frame in self._channel.read():
             self.handle(frame)
         if self._channel.lost and not self._ending:
@@ -436,5 +450,5 @@ class Inbox:
         self._doorbell.ring()
 
 
-def _timed_out(timeout: float | None) -> Error:
+def timed_out(timeout: float | None) -> Error:
     return Error(f"Timeout event stream error: Receiver timed out after {timeout} s", is_timeout=True)

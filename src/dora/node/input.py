@@ -11,13 +11,14 @@ import sys
 import time
 from typing import Final, Protocol
 
-from dora.node.events import Content, Event, Input, InputClosed, InputRecovered, Text, Tick
+from dora.node.events import Content, Event, Input, InputClosed, InputRecovered, Reference, Text, Tick
 from dora.transport.board import (
     BEGUN,
     CONNECTED,
     CREDIT_WAITING,
     DROPPED,
     FIRST,
+    FLUSH,
     RECEIVED,
     SENT,
     STATE,
@@ -29,6 +30,7 @@ from dora.transport.doorbell import Bell, memory_fence
 from dora.transport.interface import MAX_QUEUE, Receiver
 from dora.transport.local import LocalLink
 from dora.wire.control import InputConfig
+from dora.wire.correlation import carries_correlation, is_correlated
 from dora.wire.message import Message
 
 _monotonic = time.monotonic_ns
@@ -37,8 +39,12 @@ FLIGHT_LIMIT_NS: Final = 2_000_000_000  # how long a closed input waits for mess
 
 class Port(Protocol):
     id: str
-    open: bool  # False: nothing will ever come again
     is_data: bool  # False for timers, which are a clock and not work
+
+    @property
+    def open(self) -> bool:
+        """False: nothing will ever come again."""
+        ...
 
     def poll(self) -> Event | None:
         """Return the next event of this input, or None; never blocks."""
@@ -130,6 +136,8 @@ class LinkPort:
         self._received_word = base + RECEIVED
         self._sent_word = config.output_slot * WORDS + SENT
         self._begun_word = config.output_slot * WORDS + BEGUN
+        self._flush_word = config.output_slot * WORDS + FLUSH
+        self._flush_to = 0
         first_time = not words[base + STATE]
         if joins_late and first_time:
             words[base + FIRST] = words[self._sent_word]
@@ -185,6 +193,23 @@ class LinkPort:
             self._last = sequence
         elif words[dropped_word]:  # counted as lost, but it was only late
             words[dropped_word] -= 1
+
+    def look_for_flush(self) -> None:
+        """Skip what is queued before the last message with ``flush: true``; called when one was sent."""
+        to = self._words[self._flush_word]
+        if to > self._last and (self._silence is None or not self._silence.closed):
+            self._flush_to = to
+            self._receive = self._receive_flushed
+
+    def _receive_flushed(self) -> Message | None:
+        while (message := self._receiver.receive()) is not None:
+            if message.sequence >= self._flush_to:
+                if self._receive == self._receive_flushed:
+                    self._receive = self._receiver.receive
+                return message
+            if carries_correlation(message):
+                return message
+        return None
 
     def _settle(self) -> None:
         """Count what will never come, now that the queue is empty."""
@@ -261,7 +286,7 @@ class LinkPort:
 
     def stop(self) -> None:
         limit = self._words[self._sent_word]
-        receive = self._receiver.receive
+        receive = self._receive_flushed if self._flush_to > self._last else self._receiver.receive
         self._silence = None
         # Senders may not have heard of the stop yet; what they send from now on is not waited for.
         self._receive = lambda: receive() if self._last < limit else None
@@ -323,8 +348,8 @@ class QueuePort:
     """An input fed from within this process: text that the daemon delivered, or an operator's output
     to another operator of the same runtime.
 
-    Holds the newest ``queue_size`` contents; under back-pressure all of them, because the sender
-    shares the thread of the receiver and cannot wait for it.
+    Holds the newest ``queue_size`` contents. All of them under back-pressure, because the sender shares
+    the thread of the receiver and cannot wait for it, and for a declared pattern.
     """
 
     is_data = True
@@ -335,7 +360,7 @@ class QueuePort:
         self._source_node = config.source.partition("/")[0]
         self._template = Input.template(config.id)
         self._queue: LocalLink[Content] = LocalLink(
-            config.queue_size if config.policy == "drop_oldest" else sys.maxsize
+            config.queue_size if config.policy == "drop_oldest" and not config.room else sys.maxsize
         )
         self._words = board.words
         self._base = config.slot * WORDS
@@ -350,6 +375,15 @@ class QueuePort:
 
     def put_text(self, text: str) -> None:
         self.put(Text(text, time.time_ns()))
+
+    def flush(self) -> None:
+        """Forget what is queued, except what belongs to an exchange; it counts as dropped."""
+        for _ in range(len(self._queue)):
+            content = self._queue.take()
+            if isinstance(content, Reference) and is_correlated(content.metadata()):
+                self._queue.put(content)
+            else:
+                self._words[self._base + DROPPED] += 1
 
     def poll(self) -> Event | None:
         silence = self._silence

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dora.errors import ConnectError, NotInDataflow
-from dora.node.events import Event
+from dora.node.events import Event, Input
 from dora.node.last_words import end_tracebacks_at_the_program, show_without_traceback
 from dora.node.log import log_line, write_line
 from dora.node.output import ArrayLoan, SampleHandler
@@ -16,6 +16,17 @@ from dora.node.state import load, save
 from dora.transport.board import DROPPED, RECEIVED, WORDS
 from dora.wire.ids import uuid7
 from dora.wire.plain import plain_format
+
+if TYPE_CHECKING:
+    from dora.node.inbox import Inbox
+    from dora.node.patterns.action import Goal, GoalRun
+    from dora.node.patterns.replies import Replies
+    from dora.node.patterns.service import Call
+    from dora.node.patterns.serving import Serving
+    from dora.node.patterns.stream import Stream
+
+_Handler = TypeVar("_Handler", bound=Callable[[Input], Any])
+_GoalHandler = TypeVar("_GoalHandler", bound="Callable[[GoalRun], Any]")
 
 
 class Node:
@@ -49,7 +60,8 @@ class Node:
         end_tracebacks_at_the_program()
         self._config = self._session.config
         self.id: str = self._config.node_id
-        self._inbox = self._session.inbox
+        self._inbox: Inbox | Serving = self._session.inbox
+        self._replies: Replies | None = None
         self._outputs = self._session.outputs
 
     # ------------------------------------------------------------------ receiving
@@ -164,6 +176,124 @@ class Node:
             self.log_warn("send_service_response: the metadata has no `request_id`; nobody can match it")
         self.send_output(output_id, data, metadata)
 
+    # ------------------------------------------------------------------ services, actions, streams
+
+    def call(
+        self,
+        output_id: str,
+        data: Any,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        reply: str | Iterable[str] | None = None,
+    ) -> Call:
+        """Send a request to a service; ``await`` the `Call`, or ``wait()`` for it, to get the response.
+
+        ``timeout``: seconds from now on. ``reply``: the input, or inputs, on which the response comes;
+        by default all inputs from nodes that receive this output. Other events stay for `next`.
+        Raises `UndeclaredOutput`, and `UndeclaredInput` if no response can come; what concerns the
+        server is raised by waiting.
+        """
+        from dora.node.patterns.service import call
+
+        return call(self._exchanges(), self._session.output(output_id), data, metadata, timeout, reply)
+
+    def serve(self, input_id: str, output_id: str) -> Callable[[_Handler], _Handler]:
+        """Register a function that answers the requests of an input, while this node receives events.
+
+        >>> @node.serve("request", "response")                            # doctest: +SKIP
+        ... def add(request):
+        ...     return pa.compute.sum(request.value)
+
+        The function gets the `Input` event and returns the data of the response (None: empty). What it
+        raises is printed and answered as ``error``. It may be ``async`` in a program that receives with
+        asyncio. Messages without ``request_id`` remain events. Raises `UndeclaredInput`,
+        `UndeclaredOutput`, ``ValueError`` for an input that is served already.
+        """
+        from dora.node.patterns.service import responder
+
+        port = self._session.output(output_id)
+
+        def register(handler: _Handler) -> _Handler:
+            self._serving(input_id).add(input_id, *responder(handler, port))
+            return handler
+
+        return register
+
+    def send_goal(
+        self,
+        output_id: str,
+        data: Any,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        timeout: float | None = None,
+        cancel: str = "cancel",
+        reply: Iterable[str] | None = None,
+    ) -> Goal:
+        """Send a goal to an action; the `Goal` gives its feedback and its result, and cancels it.
+
+        ``cancel``: the output for `Goal.cancel`. ``timeout`` (seconds from now until the result) and
+        ``reply`` (the inputs of feedback and result) as for `call`; so are the errors.
+        """
+        from dora.node.patterns.action import send_goal
+
+        def send_cancel(goal_id: str) -> None:
+            self._session.output(cancel).send(b"", {"goal_id": goal_id})
+
+        port = self._session.output(output_id)
+        return send_goal(self._exchanges(), port, data, metadata, timeout, reply, send_cancel)
+
+    def serve_goals(
+        self, input_id: str, result: str, feedback: str | None = None, cancel: str | None = None
+    ) -> Callable[[_GoalHandler], _GoalHandler]:
+        """Register a function that works on the goals of an input, each in a thread of its own.
+
+        ``result``, ``feedback``: outputs. ``cancel``: the input on which goals are canceled. The function
+        gets a `GoalRun`; what it returns is the result, what it raises aborts the goal. Goals begin and
+        are canceled while this node receives events; before `next` reports the end of the stream, it
+        waits for those that are under way. Raises as `serve` does.
+        """
+        from dora.node.patterns.action import GoalServer
+
+        ports = [self._session.output(name) for name in (result, feedback) if name is not None]
+
+        def register(function: _GoalHandler) -> _GoalHandler:
+            server = GoalServer(function, ports[0], ports[1] if feedback is not None else None)
+            serving = self._serving(input_id)
+            serving.add(input_id, "goal_id", server.start)
+            if cancel is not None:
+                self._serving(cancel).add(cancel, "goal_id", server.cancel)
+            serving.on_stop(server.cancel_all, server.wait)
+            return function
+
+        return register
+
+    def stream(
+        self, output_id: str, session_id: str | None = None, metadata: Mapping[str, Any] | None = None
+    ) -> Stream:
+        """Begin a session of chunks on an output; ``metadata`` is sent with each of them.
+
+        ``session_id``: a fresh UUID if there is none. Raises `UndeclaredOutput`.
+        """
+        from dora.node.patterns.stream import Stream
+
+        return Stream(self._session.output(output_id), session_id, metadata)
+
+    def _exchanges(self) -> Replies:
+        if self._replies is None:
+            from dora.node.patterns.replies import Replies
+
+            self._replies = Replies(self._session)
+        return self._replies
+
+    def _serving(self, input_id: str) -> Serving:
+        from dora.node.patterns.serving import Serving
+
+        self._exchanges().check_input(input_id)
+        if not isinstance(self._inbox, Serving):
+            self._inbox = Serving(self._inbox)
+        return self._inbox
+
     # ------------------------------------------------------------------ information
 
     def dataflow_id(self) -> str:
@@ -206,7 +336,8 @@ class Node:
         """Return what was sent, received and lost so far.
 
         ``{"outputs": {id: {"sent": n}}, "inputs": {id: {"received": n, "dropped": n}},
-        "undeclared": n}``
+        "undeclared": n}``; of a node that calls or serves also ``"replies": {"pending", "answered", "late",
+        "duplicates"}``.
         """
         words = self._session.board.words
         return {
@@ -220,6 +351,7 @@ class Node:
                 if item.kind != "timer"
             },
             "undeclared": self._session.undeclared.total,
+            **({} if self._replies is None else {"replies": self._replies.statistics()}),
         }
 
     # ------------------------------------------------------------------ logging

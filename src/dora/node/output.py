@@ -11,16 +11,18 @@ import ctypes
 import threading
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 from dora.errors import SampleAlreadySent, SendError
 from dora.transport.board import (
     BEGUN,
     CONNECTED,
+    CONTROL,
     CREDIT_WAITING,
     DROPPED,
     FIRST,
+    FLUSH,
     RECEIVED,
     SENT,
     STATE,
@@ -30,6 +32,7 @@ from dora.transport.board import (
 from dora.transport.doorbell import FENCED, Bell, Doorbell, memory_fence
 from dora.transport.interface import MAX_QUEUE, Loan, Sender
 from dora.wire.control import OutputConfig
+from dora.wire.correlation import asks_to_flush
 from dora.wire.encode import Payload, encode
 from dora.wire.message import Encoding, body_offset, pack_head
 from dora.wire.metadata import encode_metadata
@@ -44,7 +47,15 @@ _move = ctypes.memmove
 class OutputPort:
     """One output of this node. Safe to use from several threads."""
 
-    def __init__(self, config: OutputConfig, sender: Sender, board: Board, *, rings: bool) -> None:
+    def __init__(
+        self,
+        config: OutputConfig,
+        sender: Sender,
+        board: Board,
+        *,
+        rings: bool,
+        doorbell: Callable[[str], Doorbell] = Doorbell,
+    ) -> None:
         """``rings``: whether the receivers rely on this side to wake them."""
         self.id = config.id
         self._sender = sender
@@ -62,8 +73,11 @@ class OutputPort:
             for link in config.links
             if link.policy == "backpressure"
         ]
+        self._flush_word = config.slot * WORDS + FLUSH
+        self._control_words = [link.node_slot * WORDS + CONTROL for link in config.links]
+        self._links = [link.slot * WORDS + STATE for link in config.links]
         self._waiting_word = config.slot * WORDS + CREDIT_WAITING
-        self._credit_bell = Doorbell(config.credit_bell) if self._pressure else None
+        self._credit_bell = doorbell(config.credit_bell) if self._pressure else None
 
     @property
     def sent(self) -> int:
@@ -92,6 +106,8 @@ class OutputPort:
                 _fill(loan.address, head, payload)
                 self._words[self._sent_word] = self._sequence = sequence
                 loan.send()
+            if section and asks_to_flush(section):
+                self._flush(sequence)
         self._ring()
 
     def _count_unheard(self) -> None:
@@ -120,7 +136,23 @@ class OutputPort:
             _move(loan.address, head, len(head))
             self._words[self._sent_word] = self._sequence = sequence
             loan.send()
+            if section and asks_to_flush(section):
+                self._flush(sequence)
         self._ring()
+
+    def _flush(self, sequence: int) -> None:
+        """Tell the receivers that what they have queued before this message is to be forgotten.
+
+        They look at ``FLUSH`` only when their ``CONTROL`` changes, so other messages do not pay for it.
+        """
+        words = self._words
+        words[self._flush_word] = sequence
+        for word in self._control_words:
+            words[word] = time.monotonic_ns()  # unlike any number that the daemon counts up to
+
+    def is_heard(self) -> bool:
+        """Tell whether any receiver is there at the moment."""
+        return any(self._words[state] == CONNECTED for state in self._links)
 
     def _ring(self) -> None:
         bells = self._bells

@@ -9,11 +9,14 @@ numbers survive a SIGKILL of whoever wrote them: that is what makes an honest re
 line        word                   meaning
 ==========  =====================  =========================================================
 node        ``ASLEEP``             1 while the node waits on its doorbell
-node        ``CONTROL``            number of control frames the daemon has sent to the node
+node        ``CONTROL``            changes when the node has to look at its control channel and at
+                                   ``FLUSH`` of its sources (written by the daemon, and by
+                                   senders that flush)
 node        ``UNDECLARED``         messages sent to outputs that are not declared, and dropped
 output      ``SENT``               messages sent so far = sequence number of the last one
 output      ``CREDIT_WAITING``     1 while the sender waits for a back-pressured link
 output      ``BEGUN``              ``SENT`` when the present process of the node began to send
+output      ``FLUSH``              sequence number of the last message with ``flush: true``
 link        ``RECEIVED``           messages that the receiver took out of the link
 link        ``DROPPED``            messages that were lost on the link
 link        ``FIRST``              sequence number before the first one meant for this link
@@ -35,7 +38,7 @@ WORDS = 8
 LINE_BYTES = WORDS * 8
 
 ASLEEP, CONTROL, UNDECLARED = 0, 1, 2
-SENT, CREDIT_WAITING, BEGUN = 0, 1, 2
+SENT, CREDIT_WAITING, BEGUN, FLUSH = 0, 1, 2, 3
 RECEIVED, DROPPED, FIRST, STATE, PROBED = 0, 1, 2, 3, 4
 
 UNCONNECTED, CONNECTED, CLOSED = 0, 1, 2

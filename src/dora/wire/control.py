@@ -38,6 +38,8 @@ class OutputConfig(msgspec.Struct, omit_defaults=True):
     credit_bell: str = ""  # path of the doorbell for back-pressure; "" if no link needs one
     max_queue_size: int = 1  # over all links, fixed for the life of the channel
     max_receivers: int = 1  # room for receivers: links, restarts, observers
+    type: str = ""  # what the dataflow says that messages are
+    shapes: list[Any] = []  # the Arrow types that this may mean; empty: any
 
 
 class InputConfig(msgspec.Struct, omit_defaults=True):
@@ -53,6 +55,9 @@ class InputConfig(msgspec.Struct, omit_defaults=True):
     source: str
     queue_size: int = 10
     policy: Literal["drop_oldest", "backpressure"] = "drop_oldest"
+    # For a declared pattern with `drop_oldest`: messages that the engine holds, of which the receiver
+    # keeps all that belong to an exchange, and ``queue_size`` others. 0: the queue is as declared.
+    room: int = 0
     input_timeout: float | None = None
     service: str = ""
     slot: int = 0  # the link's line on the board (`link`, `text` and `local`)
@@ -61,6 +66,8 @@ class InputConfig(msgspec.Struct, omit_defaults=True):
     max_queue_size: int = 1
     max_receivers: int = 1
     interval_ns: int = 0
+    type: str = ""  # as for outputs
+    shapes: list[Any] = []
 
 
 class OperatorConfig(msgspec.Struct, omit_defaults=True):

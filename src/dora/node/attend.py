@@ -1,0 +1,183 @@
+"""Waiting inside an inbox for something other than the next event: an answer, say.
+
+Events are not taken meanwhile: they stay in their queues, under their contracts, for whoever calls
+`Inbox.next`. Another thread or task may do so at the same time. It has precedence, because it polls
+all inputs and thereby sees to those that are waited for here.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from dora.node.input import Port
+from dora.transport.doorbell import Doorbell, memory_fence
+
+_monotonic = time.monotonic_ns
+yield_cpu = getattr(os, "sched_yield", lambda: time.sleep(0))
+
+BUSY_PAUSE: Final = 0.002  # seconds between looks while another thread receives
+_GIVE_WAY: Final = 0.05  # seconds that a thread may take at most to give way
+
+
+class Attending:
+    """The part of an `Inbox` that waits for something else than events."""
+
+    _words: memoryview
+    _asleep: int
+    _control: int
+    _control_seen: int
+    _doorbell: Doorbell
+    _spin_ns: int
+    _tasks: dict[Any, set[Any]]
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._attending = False  # the lock is held by a thread that takes no events
+        self._knocking: set[int] = set()  # threads that want it nevertheless
+
+    def _read_control(self) -> None:
+        raise NotImplementedError
+
+    def _enter(self, loop: Any, rung: Any) -> None:
+        raise NotImplementedError
+
+    def _leave(self, loop: Any, rung: Any) -> None:
+        raise NotImplementedError
+
+    def _wake_tasks(self) -> None:
+        raise NotImplementedError
+
+    def attend(
+        self,
+        look: Callable[[], bool],
+        ports: Sequence[Port],
+        woken: threading.Event,
+        deadline: int | None,
+    ) -> bool:
+        """Wait until ``look()``; tells whether it came true before the deadline.
+
+        No event is taken: ``look`` polls what it needs, which is to be among ``ports``. While another
+        thread receives events, that thread polls; it sets ``woken`` when ``look`` may have come true.
+        """
+        until = _monotonic() + self._spin_ns
+        while True:
+            if self._lock.acquire(blocking=False):
+                self._attending = True
+                try:
+                    while not self._knocking:
+                        if self._glance(look):
+                            return True
+                        now = _monotonic()
+                        if deadline is not None and now >= deadline:
+                            return False
+                        if now < until:
+                            yield_cpu()
+                        elif self._doze(look, ports, deadline):
+                            return True
+                finally:
+                    self._attending = False
+                    self._lock.release()
+            if woken.wait(BUSY_PAUSE):
+                woken.clear()
+                return True
+            if deadline is not None and _monotonic() >= deadline:
+                return False
+
+    def _take_turn(self, timeout: float) -> bool:
+        """Get the lock, for events; a thread that attends to something else gives way."""
+        me = threading.get_ident()
+        self._knocking.add(me)
+        if self._attending:
+            self._doorbell.ring()
+        try:
+            return self._lock.acquire(timeout=timeout)
+        finally:
+            self._knocking.discard(me)
+
+    def _gets_way(self) -> bool:
+        """Get the lock if it is only held by a thread that attends to something else."""
+        return self._attending and self._take_turn(_GIVE_WAY)
+
+    def _glance(self, look: Callable[[], bool]) -> bool:
+        if self._words[self._control] != self._control_seen:
+            self._read_control()
+        return look()
+
+    def _doze(self, look: Callable[[], bool], ports: Sequence[Port], deadline: int | None) -> bool:
+        """Sleep until rung, or until one of the ports has something to do; once."""
+        self._words[self._asleep] = 1
+        memory_fence()
+        try:
+            if self._glance(look):
+                return True
+            wake_at = _earliest(ports, deadline)
+            seconds = None if wake_at is None else max(wake_at - _monotonic(), 0) * 1e-9
+            readable = self._doorbell.wait(seconds)
+        finally:
+            self._words[self._asleep] = 0
+            if self._tasks:
+                self._wake_tasks()
+        if readable:
+            self._read_control()
+        return False
+
+    async def attend_async(
+        self,
+        look: Callable[[], bool],
+        ports: Sequence[Port],
+        on_woken: Callable[[Callable[[], None]], None],
+        deadline: int | None,
+    ) -> bool:
+        """As `attend`, in an asyncio loop. ``on_woken`` registers what sets ``woken`` there."""
+        import asyncio
+
+        loop = asyncio.get_running_loop()
+        rung = asyncio.Event()
+        woken = threading.Event()
+
+        def wake() -> None:
+            woken.set()
+            loop.call_soon_threadsafe(rung.set)
+
+        on_woken(wake)
+        self._enter(loop, rung)
+        try:
+            while True:
+                rung.clear()
+                looked = self._lock.acquire(blocking=False)
+                if looked:
+                    try:
+                        self._doorbell.clear()
+                        self._words[self._asleep] = 1
+                        memory_fence()
+                        self._read_control()
+                        if look():
+                            return True
+                    finally:
+                        self._lock.release()
+                elif woken.is_set():
+                    return True
+                now = _monotonic()
+                if deadline is not None and now >= deadline:
+                    return False
+                wake_at = _earliest(ports, deadline)
+                seconds = None if wake_at is None else max(wake_at - now, 0) * 1e-9
+                if not looked:  # a thread is waiting for events too
+                    seconds = BUSY_PAUSE if seconds is None else min(seconds, BUSY_PAUSE)
+                try:
+                    await asyncio.wait_for(rung.wait(), seconds)
+                except TimeoutError:
+                    pass
+        finally:
+            self._leave(loop, rung)
+
+
+def _earliest(ports: Sequence[Port], deadline: int | None) -> int | None:
+    times = [at for port in ports if port.open and (at := port.wake_at()) is not None]
+    if deadline is not None:
+        times.append(deadline)
+    return min(times, default=None)

@@ -1,0 +1,252 @@
+"""Actions: a goal that takes its time, with feedback on the way, a result, and the wish to cancel it.
+
+The client's side is a `Goal`; the server's is a function that `Node.serve_goals` registers and that
+gets a `GoalRun`. Both speak the convention of ``goal_id`` and ``goal_status``: whatever belongs to a
+goal carries its ``goal_id``; the result, and nothing else, carries a ``goal_status``.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
+from typing import Any, ClassVar, Final
+
+from dora.errors import DoraError, SendError
+from dora.node.events import Input
+from dora.node.last_words import print_traceback_of_operator
+from dora.node.output import OutputPort
+from dora.node.patterns.replies import Exchange, Replies
+from dora.node.patterns.serving import EMPTY
+from dora.wire.correlation import ERROR, GOAL_ID, GOAL_STATUS, GoalStatus
+
+FEEDBACK_KEPT: Final = 1000  # messages of feedback that wait in a `Goal`
+
+
+class Goal(Exchange):
+    """A goal under way; made by `Node.send_goal`.
+
+    >>> goal = node.send_goal("goal", target)                             # doctest: +SKIP
+    >>> for feedback in goal:
+    ...     print(feedback.value)
+    >>> goal.result().value, goal.status
+
+    Iterating (``for``, ``async for``) gives the feedback, as `Input` events, and ends with the result.
+    Feedback that nobody takes waits here, the newest 1,000; ``feedback_dropped`` counts the rest.
+    """
+
+    noun: ClassVar[str] = "goal"
+
+    def __init__(
+        self,
+        replies: Replies,
+        output_id: str,
+        inputs: Iterable[str],
+        timeout: float | None,
+        cancel: Callable[[str], None],
+    ) -> None:
+        super().__init__(replies, output_id, inputs, timeout)
+        self._cancel = cancel
+        self._feedback: deque[Input] = deque()
+        self.feedback_dropped = 0
+
+    @property
+    def status(self) -> GoalStatus | None:
+        """``succeeded``, ``aborted`` or ``canceled``; None while there is no result."""
+        return None if self._answer is None else self._answer["metadata"][GOAL_STATUS]
+
+    @property
+    def error(self) -> str | None:
+        """What the server said when it aborted the goal, if it said something."""
+        return None if self._answer is None else self._answer["metadata"].get(ERROR)
+
+    def cancel(self) -> None:
+        """Ask the server to cancel; the result says whether it did. Raises `UndeclaredOutput`."""
+        if not self.done:
+            self._cancel(self.id)
+
+    def take(self, event: Input) -> bool:
+        if GOAL_STATUS not in event["metadata"]:
+            if len(self._feedback) >= FEEDBACK_KEPT:
+                self._feedback.popleft()
+                self.feedback_dropped += 1
+            self._feedback.append(event)
+            self._wake()
+            return False
+        if not self.done:
+            self._finish(event)
+            # Feedback that was sent before lies on another input, perhaps unread.
+            self._replies.look()
+        return True
+
+    def result(self) -> Input:
+        """Wait for the result and return it, an `Input` event; ``status`` tells how it ended.
+
+        Raises `CallTimedOut` (a ``TimeoutError``; the goal is not canceled by it), and `CallFailed`
+        once no result can come any more. Events that come meanwhile stay for `Node.next`.
+        """
+        self._until(_never)
+        return self._result()
+
+    def __await__(self) -> Generator[Any, None, Input]:
+        yield from self._until_async(_never).__await__()
+        return self._result()
+
+    def __iter__(self) -> Iterator[Input]:
+        return self
+
+    def __next__(self) -> Input:
+        self._until(self._has_feedback)
+        if not self._feedback:
+            raise StopIteration
+        return self._feedback.popleft()
+
+    def __aiter__(self) -> AsyncIterator[Input]:
+        return self
+
+    async def __anext__(self) -> Input:
+        await self._until_async(self._has_feedback)
+        if not self._feedback:
+            raise StopAsyncIteration
+        return self._feedback.popleft()
+
+    def _has_feedback(self) -> bool:
+        return bool(self._feedback)
+
+    def __repr__(self) -> str:
+        state = "under way" if not self.done else self.status or "failed"
+        return f"<dora.Goal {self.id} on {self.output_id!r}, {state}>"
+
+
+def _never() -> bool:
+    return False
+
+
+def send_goal(
+    replies: Replies,
+    port: OutputPort,
+    data: Any,
+    metadata: Mapping[str, Any] | None,
+    timeout: float | None,
+    named: Iterable[str] | None,
+    cancel: Callable[[str], None],
+) -> Goal:
+    """Send a goal; see `Node.send_goal`."""
+    goal = Goal(replies, port.id, replies.inputs_for(port.id, named), timeout, cancel)
+    replies.ask(goal, port, data, {**(metadata or {}), GOAL_ID: goal.id})
+    return goal
+
+
+class GoalRun:
+    """A goal that this node works on, in a thread of its own.
+
+    ``id``, and ``value`` and ``metadata`` of the goal's message.
+    """
+
+    def __init__(self, event: Input, result: OutputPort, feedback: OutputPort | None) -> None:
+        self.event = event
+        self.id: str = event["metadata"][GOAL_ID]
+        self._result = result
+        self._feedback = feedback
+        self._canceled = threading.Event()
+        self._lock = threading.Lock()
+        self.status: GoalStatus | None = None
+
+    @property
+    def value(self) -> Any:
+        return self.event["value"]
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        metadata: dict[str, Any] = self.event["metadata"]
+        return metadata
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether the client wants it canceled, or this node was asked to stop."""
+        return self._canceled.is_set()
+
+    def wait_for_cancel(self, timeout: float) -> bool:
+        """Sleep, but wake when it is to be canceled; tells whether it is."""
+        return self._canceled.wait(timeout)
+
+    def request_cancel(self) -> None:
+        self._canceled.set()
+
+    def send_feedback(self, data: Any, metadata: Mapping[str, Any] | None = None) -> None:
+        """Tell the client how far it is. Raises `SendError` if no output for feedback was named."""
+        if self._feedback is None:
+            raise SendError("this action has no feedback; name its output: serve_goals(..., feedback=...)")
+        self._feedback.send(data, {**(metadata or {}), GOAL_ID: self.id})
+
+    def succeed(self, data: Any = EMPTY, metadata: Mapping[str, Any] | None = None) -> None:
+        """Send the result. Returning data from the function does the same."""
+        self._end("succeeded", data, metadata)
+
+    def abort(self, data: Any = EMPTY, metadata: Mapping[str, Any] | None = None) -> None:
+        """End the goal without success. An exception in the function does the same."""
+        self._end("aborted", data, metadata)
+
+    def cancel(self, data: Any = EMPTY, metadata: Mapping[str, Any] | None = None) -> None:
+        """End the goal because it was to be canceled."""
+        self._end("canceled", data, metadata)
+
+    def _end(self, status: GoalStatus, data: Any, metadata: Mapping[str, Any] | None) -> None:
+        with self._lock:
+            if self.status is not None:
+                raise SendError(f"the goal {self.id} has ended already: {self.status}")
+            self._result.send(data, {**(metadata or {}), GOAL_ID: self.id, GOAL_STATUS: status})
+            self.status = status
+
+
+class GoalServer:
+    """Runs the goals of one input, each in a thread."""
+
+    def __init__(
+        self, function: Callable[[GoalRun], Any], result: OutputPort, feedback: OutputPort | None
+    ) -> None:
+        self._function = function
+        self._result = result
+        self._feedback = feedback
+        self._runs: dict[str, tuple[GoalRun, threading.Thread]] = {}
+
+    def start(self, event: Input) -> None:
+        """Begin to work on a goal; one with the id of another that is under way is ignored."""
+        run = GoalRun(event, self._result, self._feedback)
+        if run.id in self._runs:
+            return
+        thread = threading.Thread(target=self._run, args=(run,), name=f"dora goal {run.id}")
+        self._runs[run.id] = run, thread
+        thread.start()
+
+    def cancel(self, event: Input) -> None:
+        """Note the wish to cancel a goal; one that has ended already is ignored."""
+        found = self._runs.get(event["metadata"][GOAL_ID])
+        if found is not None:
+            found[0].request_cancel()
+
+    def cancel_all(self) -> None:
+        for run, _ in list(self._runs.values()):
+            run.request_cancel()
+
+    def wait(self) -> None:
+        """Wait until no goal is under way."""
+        for _, thread in list(self._runs.values()):
+            thread.join()
+
+    def _run(self, run: GoalRun) -> None:
+        try:
+            try:
+                answer = self._function(run)
+            except Exception as error:  # noqa: BLE001 - whatever the user's function raises
+                if run.status is None:
+                    print_traceback_of_operator(error)
+                    name = getattr(self._function, "__name__", str(self._function))
+                    run.abort(metadata={ERROR: f"`{name}` raised {type(error).__name__}: {error}"})
+            else:
+                if run.status is None:
+                    run.succeed(EMPTY if answer is None else answer)
+        except DoraError as error:  # the node was closed meanwhile, or the answer cannot be sent
+            print_traceback_of_operator(error)
+        finally:
+            del self._runs[run.id]

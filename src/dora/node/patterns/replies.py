@@ -1,0 +1,345 @@
+"""Answers: how what comes on an input finds the one who waits for it.
+
+An *exchange* is something that this node has asked for: a `Call` or a `Goal`. It has an id, which
+travels in the metadata of whatever belongs to it, and inputs on which the answer may come. From the
+first exchange on, a `ReplyPort` stands in front of each of these inputs. It hands answers to their
+exchanges, whoever polls: a program that receives events, or one that waits for an answer (see
+`dora.node.attend`). Everything else passes through, in order; inputs without exchanges have nothing
+in front of them.
+
+An exchange ends with its answer, or once no answer can come any more: all its inputs have closed, the
+nodes behind them were restarted, or this node was asked to stop. Answers to an exchange that has
+ended are ignored and counted.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable
+from typing import Any, ClassVar, Final, Literal
+
+from dora.errors import CallFailed, CallTimedOut, UndeclaredInput
+from dora.node.events import Event, Input, InputClosed
+from dora.node.input import Port
+from dora.node.output import OutputPort
+from dora.node.session import Session
+from dora.wire.correlation import GOAL_ID, REQUEST_ID
+from dora.wire.ids import uuid7
+from dora.wire.metadata import MetadataError
+
+_monotonic = time.monotonic_ns
+_REMEMBERED: Final = 10_000  # ids of exchanges whose late answers are recognised
+
+
+class Exchange:
+    """Something that was asked for and that is answered by messages with its id."""
+
+    noun: ClassVar[str]
+
+    def __init__(
+        self, replies: Replies, output_id: str, inputs: Iterable[str], timeout: float | None
+    ) -> None:
+        """``timeout``: seconds from now on; None: no limit."""
+        self.id = uuid7()
+        self.output_id = output_id
+        self.awaited = set(inputs)  # on which an answer may still come
+        self._replies = replies
+        self._timeout = timeout
+        self._deadline = None if timeout is None else _monotonic() + int(timeout * 1e9)
+        self._answer: Input | None = None
+        self._error: Exception | None = None
+        self._woken = threading.Event()
+        self._wakers: list[Callable[[], None]] = []
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended, by an answer or an error."""
+        return self._answer is not None or self._error is not None
+
+    def take(self, event: Input) -> bool:
+        """Take a message of this exchange in; tells whether it was the answer."""
+        raise NotImplementedError
+
+    def lose(self, input_id: str, reason: str) -> None:
+        """Note that no answer comes on an input any more; after the last one the exchange has failed."""
+        self.awaited.discard(input_id)
+        if not self.awaited:
+            self.fail(CallFailed(f"the {self.noun} on `{self.output_id}` has no answer: {reason}"))
+
+    def fail(self, error: Exception) -> None:
+        if not self.done:
+            self._error = error
+            self._replies.forget(self, "failed")
+            self._wake()
+
+    def _finish(self, answer: Input) -> None:
+        self._answer = answer
+        self._wake()
+
+    def _wake(self) -> None:
+        self._woken.set()
+        for wake in self._wakers:
+            wake()
+
+    def _until(self, ready: Callable[[], bool]) -> None:
+        """Wait in this thread until ``ready()``, or this exchange has ended."""
+        while not (ready() or self.done):
+            self._woken.clear()
+            if not self._replies.attend(lambda: ready() or self.done, self._woken, self._deadline):
+                self._expire()
+
+    async def _until_async(self, ready: Callable[[], bool]) -> None:
+        while not (ready() or self.done):
+            if not await self._replies.attend_async(
+                lambda: ready() or self.done, self._wakers, self._deadline
+            ):
+                self._expire()
+
+    def _expire(self) -> None:
+        self.fail(
+            CallTimedOut(f"the {self.noun} on `{self.output_id}` had no answer within {self._timeout:g} s")
+        )
+
+    def _result(self) -> Input:
+        if self._answer is None:
+            assert self._error is not None
+            raise self._error
+        return self._answer
+
+
+class ReplyPort:
+    """A `Port` in front of another one, which hands answers to those who wait for them."""
+
+    def __init__(self, port: Port, source_node: str, replies: Replies) -> None:
+        self.id = port.id
+        self.is_data = port.is_data
+        self._port = port
+        self._source_node = source_node
+        self._replies = replies
+        self._aside: deque[Event] = deque()  # what came while somebody waited for an answer
+
+    @property
+    def open(self) -> bool:
+        return bool(self._aside) or self._port.open
+
+    def poll(self) -> Event | None:
+        return self._aside.popleft() if self._aside else self._next()
+
+    def look(self) -> None:
+        """Hand out the answers that are there; other events stay."""
+        while (event := self._next()) is not None:
+            self._aside.append(event)
+
+    def _next(self) -> Event | None:
+        while self._port.open and (event := self._port.poll()) is not None:
+            if isinstance(event, Input):
+                if self._replies.take(event):
+                    continue
+            elif isinstance(event, InputClosed) and not self._port.open:
+                self._lose(f"node `{self._source_node}` has ended")
+            return event
+        if not self._port.open:
+            self._lose(f"node `{self._source_node}` has ended")
+        return None
+
+    def _lose(self, reason: str) -> None:
+        self._replies.lose(self.id, reason)
+
+    def ready(self) -> bool:
+        return bool(self._aside) or self._port.ready()
+
+    def wake_at(self) -> int | None:
+        return self._port.wake_at()
+
+    def source_closed(self) -> None:
+        self._port.source_closed()
+
+    def source_back(self, node_id: str) -> bool:
+        if node_id == self._source_node:
+            self.look()  # what its former process has answered
+            self._lose(f"node `{node_id}` was restarted before it answered")
+        was_open = self.open
+        return self._port.source_back(node_id) and not was_open
+
+    def stop(self) -> None:
+        self._port.stop()
+
+    def close(self) -> None:
+        self._aside.clear()
+        self._port.close()
+        self._lose("this node is closed")
+
+
+class Replies:
+    """The exchanges of one node; made with the first of them."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._inbox = session.inbox
+        self._pending: weakref.WeakValueDictionary[str, Exchange] = weakref.WeakValueDictionary()
+        self._ended: OrderedDict[str, Literal["asked", "answered", "failed"]] = OrderedDict()
+        self._ports: dict[str, ReplyPort] = {}
+        self.answered = 0
+        self.late = 0
+        self.duplicates = 0
+
+    def statistics(self) -> dict[str, int]:
+        return {
+            "pending": len(self._pending),
+            "answered": self.answered,
+            "late": self.late,
+            "duplicates": self.duplicates,
+        }
+
+    # ------------------------------------------------------------------ asking
+
+    def inputs_for(self, output_id: str, named: Iterable[str] | None) -> list[str]:
+        """Return the inputs on which answers to an output may come, ready for exchanges.
+
+        Those that are ``named``; else all that come from a node which receives this output. Raises
+        `UndeclaredInput` if there is none.
+        """
+        config = self._session.config
+        links = {item.id: item.source for item in config.inputs if item.kind == "link"}
+        if named is not None:
+            found = list(named)
+            for input_id in found:
+                self.check_input(input_id)
+        else:
+            servers = {
+                link.consumer.partition("/")[0]
+                for output in config.outputs
+                if output.id == output_id
+                for link in output.links
+            }
+            found = [input_id for input_id, source in links.items() if source.partition("/")[0] in servers]
+            if not found:
+                raise UndeclaredInput(
+                    f"no answer to `{output_id}` can come: node `{config.node_id}` has no input from a "
+                    f"node that receives it ({', '.join(sorted(servers)) or 'nobody does'})"
+                )
+        for input_id in found:
+            if input_id not in self._ports:  # from here on, somebody may wait for what comes there
+                port = ReplyPort(self._inbox.ports[input_id], links[input_id].partition("/")[0], self)
+                self._ports[input_id] = port
+                self._inbox.replace(port)
+        return found
+
+    def check_input(self, input_id: str) -> None:
+        """Raise `UndeclaredInput` unless the input exists and comes from another node."""
+        known = sorted(item.id for item in self._session.config.inputs if item.kind == "link")
+        if input_id in known:
+            return
+        import difflib
+
+        close = difflib.get_close_matches(input_id, known, 1)
+        raise UndeclaredInput(
+            f"node `{self._session.config.node_id}` has no input `{input_id}` from another node"
+            + (f", did you mean `{close[0]}`?" if close else "")
+            + f" (its inputs: {', '.join(known) or 'none'})"
+        )
+
+    def ask(self, exchange: Exchange, port: OutputPort, data: Any, metadata: dict[str, Any]) -> None:
+        """Send what opens an exchange; it has failed at once if nobody is there to answer."""
+        self._pending[exchange.id] = exchange
+        self._remember(exchange.id, "asked")
+        if self._inbox.is_closing:
+            self._fail_all("this node was asked to stop")
+        elif not port.is_heard():
+            exchange.fail(
+                CallFailed(
+                    f"the {exchange.noun} on `{exchange.output_id}` has no answer: no node that receives "
+                    "it is running at the moment"
+                )
+            )
+        elif not any(self._ports[input_id].open for input_id in exchange.awaited):
+            exchange.fail(
+                CallFailed(
+                    f"the {exchange.noun} on `{exchange.output_id}` has no answer: "
+                    f"{', '.join(f'`{input_id}`' for input_id in sorted(exchange.awaited))} is closed"
+                )
+            )
+        else:
+            port.send(data, metadata)
+
+    # ------------------------------------------------------------------ answers
+
+    def take(self, event: Input) -> bool:
+        """Hand an answer to its exchange; tells whether it was one of ours, also one that is too late."""
+        try:
+            metadata = event["metadata"]
+        except MetadataError:  # whoever reads the event will see
+            return False
+        for key in (REQUEST_ID, GOAL_ID):
+            exchange_id = metadata.get(key)
+            if not isinstance(exchange_id, str):
+                continue
+            exchange = self._pending.get(exchange_id)
+            if exchange is not None:
+                if exchange.take(event):
+                    self.answered += 1
+                    self.forget(exchange, "answered")
+                return True
+            if (state := self._ended.get(exchange_id)) is not None:
+                if state == "answered":
+                    self.duplicates += 1
+                else:
+                    self.late += 1
+                return True
+        return False
+
+    def lose(self, input_id: str, reason: str) -> None:
+        for exchange in list(self._pending.values()):
+            if input_id in exchange.awaited:
+                exchange.lose(input_id, reason)
+
+    def forget(self, exchange: Exchange, state: Literal["answered", "failed"]) -> None:
+        self._pending.pop(exchange.id, None)
+        self._remember(exchange.id, state)
+
+    def _remember(self, exchange_id: str, state: Literal["asked", "answered", "failed"]) -> None:
+        self._ended[exchange_id] = state
+        if len(self._ended) > _REMEMBERED:
+            self._ended.popitem(last=False)
+
+    def _fail_all(self, reason: str) -> None:
+        for exchange in list(self._pending.values()):
+            for input_id in list(exchange.awaited):
+                exchange.lose(input_id, reason)
+
+    # ------------------------------------------------------------------ waiting
+
+    def look(self) -> None:
+        """Hand out all answers that are there; called with the inbox to oneself."""
+        for port in list(self._ports.values()):
+            port.look()
+        if self._inbox.is_closing:
+            self._fail_all("this node was asked to stop")
+
+    def attend(self, ready: Callable[[], bool], woken: threading.Event, deadline: int | None) -> bool:
+        """Wait until ``ready()``, which may only change by an answer; False at the deadline."""
+        return self._inbox.attend(lambda: self._check(ready), list(self._ports.values()), woken, deadline)
+
+    async def attend_async(
+        self, ready: Callable[[], bool], wakers: list[Callable[[], None]], deadline: int | None
+    ) -> bool:
+        ours: list[Callable[[], None]] = []
+
+        def on_woken(wake: Callable[[], None]) -> None:
+            ours.append(wake)
+            wakers.append(wake)
+
+        try:
+            return await self._inbox.attend_async(
+                lambda: self._check(ready), list(self._ports.values()), on_woken, deadline
+            )
+        finally:
+            for wake in ours:
+                wakers.remove(wake)
+
+    def _check(self, ready: Callable[[], bool]) -> bool:
+        self.look()
+        return ready()

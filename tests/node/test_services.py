@@ -1,0 +1,411 @@
+"""Calls and those who answer them, over real links."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from fake_daemon import PATIENCE, FakeDaemon, StartFlow
+from flows import node
+
+from dora import (
+    CallFailed,
+    CallRefused,
+    CallTimedOut,
+    Input,
+    Node,
+    SendError,
+    UndeclaredInput,
+    UndeclaredOutput,
+)
+from dora.wire.control import InputsClosed, NodeRestarted
+
+
+def pair(start_flow: StartFlow, **options: Any) -> tuple[FakeDaemon, Node, Node]:
+    """Return a daemon, a client and a server; the client also has an input `other`."""
+    daemon = start_flow(
+        node("client", inputs={"response": "server/response", "other": "third/other"}, outputs="request"),
+        node("server", inputs={"request": ("client/request", options)}, outputs="response"),
+        node("third", outputs="other"),
+    )
+    return daemon, daemon.node("client"), daemon.node("server")
+
+
+def requests(server: Node, count: int) -> list[Input]:
+    events = [server.next(timeout=PATIENCE) for _ in range(count)]
+    assert all(isinstance(event, Input) for event in events), events
+    return events  # type: ignore[return-value]
+
+
+def number(event: Input) -> int:
+    value: int = event["value"][0].as_py()
+    return value
+
+
+def answer(server: Node, request: Input, value: int) -> None:
+    server.send_service_response("response", pa.array([value]), request["metadata"])
+
+
+def start_serving(server: Node, function: Callable[[Input], Any]) -> threading.Thread:
+    server.serve("request", "response")(function)
+    thread = threading.Thread(target=lambda: list(server), daemon=True)
+    thread.start()
+    return thread
+
+
+# ------------------------------------------------------------------ calls
+
+
+def test_a_call_is_answered_by_a_server_that_only_knows_the_keys(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+    call = client.call("request", pa.array([1]), {"colour": "red"}, timeout=PATIENCE)
+    (request,) = requests(server, 1)
+    assert request["metadata"]["request_id"] == call.id
+    assert request["metadata"]["colour"] == "red"
+    answer(server, request, 2)
+    reply = call.wait()
+    assert number(reply) == 2
+    assert call.done
+    assert call.wait() is reply
+    assert client.statistics()["replies"]["answered"] == 1
+
+
+def test_several_calls_are_answered_in_any_order(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+    calls = [client.call("request", pa.array([n]), timeout=PATIENCE) for n in range(3)]
+    for request in reversed(requests(server, 3)):
+        answer(server, request, number(request) * 10)
+    assert [number(call.wait()) for call in calls] == [0, 10, 20]
+
+
+def test_what_is_no_answer_stays_in_order_for_those_who_receive_events(start_flow: StartFlow) -> None:
+    daemon, client, server = pair(start_flow)
+    third = daemon.node("third")
+    call = client.call("request", pa.array([1]), timeout=PATIENCE)
+    (request,) = requests(server, 1)
+    server.send_output("response", pa.array([-1]))
+    third.send_output("other", pa.array([100]))
+    server.send_output("response", pa.array([-2]), {"request_id": "of another program"})
+    answer(server, request, 1)
+    server.send_output("response", pa.array([-3]))
+    assert number(call.wait()) == 1
+    assert sorted(number(event) for event in client.drain()) == [-3, -2, -1, 100]  # type: ignore[arg-type]
+
+
+def test_events_between_are_in_the_order_of_their_input(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+    call = client.call("request", pa.array([1]), timeout=PATIENCE)
+    (request,) = requests(server, 1)
+    for value in (-1, -2):
+        server.send_output("response", pa.array([value]))
+    answer(server, request, 1)
+    for value in (-3, -4):
+        server.send_output("response", pa.array([value]))
+    call.wait()
+    assert [number(event) for event in client.drain()] == [-1, -2, -3, -4]  # type: ignore[arg-type]
+
+
+def test_a_program_that_receives_events_meanwhile_hands_the_answer_over(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+    call = client.call("request", pa.array([1]))
+    (request,) = requests(server, 1)
+    answer(server, request, 7)
+    server.send_output("response", pa.array([-1]))
+    event = client.next(timeout=PATIENCE)
+    assert isinstance(event, Input)
+    assert number(event) == -1
+    assert call.done
+    assert number(call.wait()) == 7
+
+
+def test_late_and_double_answers_are_ignored_and_counted(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+    late = client.call("request", pa.array([1]), timeout=0)
+    with pytest.raises(CallTimedOut, match="the call on `request` had no answer within 0 s") as raised:
+        late.wait()
+    assert isinstance(raised.value, TimeoutError)
+    assert isinstance(raised.value, RuntimeError)
+    twice = client.call("request", pa.array([2]), timeout=PATIENCE)
+    dropped = client.call("request", pa.array([3]))
+    del dropped
+    for request in requests(server, 3):
+        answer(server, request, number(request))
+        answer(server, request, number(request))
+    assert number(twice.wait()) == 2
+    assert client.drain() == []
+    assert client.statistics()["replies"] == {"pending": 0, "answered": 1, "late": 4, "duplicates": 1}
+
+
+def test_a_call_waits_while_another_thread_receives(start_flow: StartFlow) -> None:
+    daemon, client, server = pair(start_flow)
+    taken: list[Any] = []
+    thread = threading.Thread(target=lambda: taken.extend(client), daemon=True)
+    thread.start()
+    daemon.wait_for_sleep("client")
+    call = client.call("request", pa.array([1]), timeout=PATIENCE)
+    (request,) = requests(server, 1)
+    answer(server, request, 5)
+    assert number(call.wait()) == 5
+    daemon.stop("client")
+    thread.join(PATIENCE)
+    assert [event["type"] for event in taken] == ["STOP"]
+
+
+@pytest.mark.parametrize("receive", ["next", "try_recv", "drain"])
+def test_events_are_received_while_another_thread_waits_for_an_answer(
+    start_flow: StartFlow, receive: str
+) -> None:
+    daemon, client, server = pair(start_flow)
+    third = daemon.node("third")
+    call = client.call("request", pa.array([1]))
+    thread = threading.Thread(target=call.wait, daemon=True)
+    thread.start()
+    for value in range(3):
+        daemon.wait_for_sleep("client")
+        third.send_output("other", pa.array([value]))
+        if receive == "next":
+            event = client.next(timeout=PATIENCE)
+        elif receive == "try_recv":
+            event = client.try_recv()
+        else:
+            (event,) = client.drain()
+        assert isinstance(event, Input)
+        assert number(event) == value
+    answer(server, requests(server, 1)[0], 1)
+    thread.join(PATIENCE)
+    assert call.done
+
+
+# ------------------------------------------------------------------ what can go wrong
+
+
+def test_a_call_fails_at_once_when_the_server_has_ended(start_flow: StartFlow) -> None:
+    daemon, client, server = pair(start_flow)
+    answered = client.call("request", pa.array([1]))
+    lost = client.call("request", pa.array([2]))
+    answer(server, requests(server, 2)[0], 10)
+    daemon.send("client", InputsClosed(["response"]))
+    with pytest.raises(CallFailed, match="has no answer: node `server` has ended"):
+        lost.wait()
+    assert number(answered.wait()) == 10
+    event = client.next(timeout=PATIENCE)
+    assert event is not None
+    assert event["type"] == "INPUT_CLOSED"
+    with pytest.raises(CallFailed, match="`response` is closed"):
+        client.call("request", pa.array([3])).wait()
+
+
+def test_a_call_fails_when_the_server_is_restarted(start_flow: StartFlow) -> None:
+    daemon, client, server = pair(start_flow)
+    answered = client.call("request", pa.array([1]))
+    lost = client.call("request", pa.array([2]))
+    answer(server, requests(server, 2)[0], 10)
+    daemon.send("client", NodeRestarted("server"))
+    with pytest.raises(CallFailed, match="node `server` was restarted before it answered"):
+        lost.wait()
+    assert number(answered.wait()) == 10
+    again = client.call("request", pa.array([3]), timeout=PATIENCE)
+    answer(server, requests(server, 1)[0], 30)
+    assert number(again.wait()) == 30
+
+
+def test_a_call_fails_when_nobody_is_there_to_hear_it(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+    server.close()
+    with pytest.raises(CallFailed, match="no node that receives it is running at the moment"):
+        client.call("request", pa.array([1])).wait()
+
+
+def test_a_call_fails_when_the_client_is_asked_to_stop(start_flow: StartFlow) -> None:
+    daemon, client, _server = pair(start_flow)
+    call = client.call("request", pa.array([1]))
+    thread = threading.Timer(0.0, daemon.stop, ["client"])
+    thread.start()
+    with pytest.raises(CallFailed, match="this node was asked to stop"):
+        call.wait()
+    with pytest.raises(CallFailed, match="this node was asked to stop"):
+        client.call("request", pa.array([1])).wait()
+    assert [event["type"] for event in client] == ["STOP"]
+
+
+def test_a_call_fails_when_the_node_is_closed_by_another_thread(start_flow: StartFlow) -> None:
+    daemon, client, _server = pair(start_flow)
+    call = client.call("request", pa.array([1]))
+    failures: list[Exception] = []
+
+    def wait() -> None:
+        try:
+            call.wait()
+        except CallFailed as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    daemon.wait_for_sleep("client")
+    client.close()
+    thread.join(PATIENCE)
+    assert "this node is closed" in str(failures[0])
+
+
+def test_names_that_are_not_declared(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+    with pytest.raises(UndeclaredOutput, match="did you mean `request`"):
+        client.call("reqest", b"")
+    with pytest.raises(UndeclaredInput, match="did you mean `response`"):
+        client.call("request", b"", reply="respons")
+    with pytest.raises(UndeclaredInput, match="has no input `reqest` from another node, did you mean"):
+        server.serve("reqest", "response")(len)
+    with pytest.raises(UndeclaredInput, match="has no input from a node that receives it"):
+        client_without_reply(start_flow).call("request", b"")
+
+
+def client_without_reply(start_flow: StartFlow) -> Node:
+    daemon = start_flow(node("client", outputs="request"), node("server", inputs={"in": "client/request"}))
+    return daemon.node("client")
+
+
+# ------------------------------------------------------------------ servers
+
+
+def test_a_function_answers_while_other_events_come_through(start_flow: StartFlow) -> None:
+    daemon, client, server = pair(start_flow)
+    seen: list[Any] = []
+
+    @server.serve("request", "response")
+    def double(request: Input) -> pa.Array:
+        return pa.array([number(request) * 2])
+
+    thread = threading.Thread(target=lambda: seen.extend(server), daemon=True)
+    thread.start()
+    client.send_output("request", pa.array([1]))  # without a request_id: an ordinary message
+    assert number(client.call("request", pa.array([21]), timeout=PATIENCE).wait()) == 42
+    request_id = client.send_service_request("request", pa.array([4]))
+    event = client.next(timeout=PATIENCE)
+    assert isinstance(event, Input)
+    assert (event["metadata"]["request_id"], number(event)) == (request_id, 8)
+    daemon.stop("server")
+    thread.join(PATIENCE)
+    assert [event["type"] for event in seen] == ["INPUT", "STOP"]
+    assert double.__name__ == "double"
+
+
+def test_a_function_that_raises_refuses(start_flow: StartFlow, capfd: Any) -> None:
+    _, client, server = pair(start_flow)
+
+    def divide(request: Input) -> pa.Array:
+        return pa.array([1 // number(request)])
+
+    start_serving(server, divide)
+    with pytest.raises(CallRefused, match="`divide` raised ZeroDivisionError"):
+        client.call("request", pa.array([0]), timeout=PATIENCE).wait()
+    assert number(client.call("request", pa.array([1]), timeout=PATIENCE).wait()) == 1
+    error = capfd.readouterr().err
+    assert "in divide" in error
+    assert "patterns" not in error
+
+
+def test_no_answer_is_an_empty_one(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+    start_serving(server, lambda request: None)  # noqa: ARG005
+    assert len(client.call("request", pa.array([0]), timeout=PATIENCE).wait()["value"]) == 0
+
+
+def test_an_input_is_served_by_one_function(start_flow: StartFlow) -> None:
+    _, _, server = pair(start_flow)
+    server.serve("request", "response")(len)
+    with pytest.raises(ValueError, match="`request` is served already"):
+        server.serve("request", "response")(len)
+
+
+def test_a_served_node_keeps_to_timeouts(start_flow: StartFlow) -> None:
+    _, _, server = pair(start_flow)
+    server.serve("request", "response")(len)
+    event = server.next(timeout=0)
+    assert event is not None
+    assert event.is_timeout
+    assert server.try_recv() is None
+    assert server.is_empty()
+
+
+# ------------------------------------------------------------------ asyncio
+
+
+def test_calls_are_awaited_while_events_are_received(start_flow: StartFlow) -> None:
+    daemon, client, server = pair(start_flow)
+    third = daemon.node("third")
+    start_serving(server, lambda request: pa.array([number(request) + 1]))
+    seen: list[int] = []
+
+    async def receive() -> None:
+        async for event in client:
+            seen.append(number(event))  # type: ignore[arg-type]
+            if len(seen) == 3:
+                return
+
+    async def main() -> list[int]:
+        receiving = asyncio.ensure_future(receive())
+        for value in range(3):
+            third.send_output("other", pa.array([value]))
+        replies = await asyncio.gather(
+            *(client.call("request", pa.array([n]), timeout=PATIENCE) for n in range(5))
+        )
+        await receiving
+        return [number(reply) for reply in replies]
+
+    assert asyncio.run(main()) == [1, 2, 3, 4, 5]
+    assert seen == [0, 1, 2]
+
+
+def test_an_awaited_call_times_out(start_flow: StartFlow) -> None:
+    _, client, _server = pair(start_flow)
+
+    async def main() -> None:
+        await client.call("request", b"", timeout=0.01)
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(main())
+
+
+def test_a_function_may_be_async(start_flow: StartFlow) -> None:
+    daemon, client, server = pair(start_flow)
+
+    @server.serve("request", "response")
+    async def slow(request: Input) -> pa.Array:
+        await asyncio.sleep(0)
+        return pa.array([number(request) / 0 if number(request) < 0 else number(request)])
+
+    async def main() -> list[str]:
+        return [event["type"] async for event in server]
+
+    events: list[str] = []
+    thread = threading.Thread(target=lambda: events.extend(asyncio.run(main())), daemon=True)
+    thread.start()
+    assert number(client.call("request", pa.array([3]), timeout=PATIENCE).wait()) == 3
+    with pytest.raises(CallRefused, match="ZeroDivisionError"):
+        client.call("request", pa.array([-3]), timeout=PATIENCE).wait()
+    daemon.stop("server")
+    thread.join(PATIENCE)
+    assert events == ["STOP"]
+
+
+def test_an_async_function_needs_a_program_that_awaits(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+
+    @server.serve("request", "response")
+    async def never(request: Input) -> None:
+        raise AssertionError(request)
+
+    client.call("request", b"")
+    with pytest.raises(TypeError, match="have to be received with `async for`"):
+        server.next(timeout=PATIENCE)
+
+
+def test_after_close_there_are_no_calls(start_flow: StartFlow) -> None:
+    _, client, _server = pair(start_flow)
+    client.close()
+    with pytest.raises(SendError, match="closed"):
+        client.call("request", b"")
