@@ -19,7 +19,16 @@ def documented_signatures() -> dict[str, str]:
     found = re.findall(r"^(?:#+ |\| )((?:`[^`]*`(?:, )?)+)", REFERENCE, re.MULTILINE)
     calls = [call for cell in found for call in re.findall(r"`(?:await )?(\w+)\(([^)]*)\)", cell)]
     # Methods of the user's operator, and of the sample that `send_output_raw` returns.
-    elsewhere = {"Operator", "on_event", "as_buffer", "as_memoryview", "send", "discard", "numpy"}
+    elsewhere = {
+        "Operator",
+        "on_event",
+        "on_reload",
+        "as_buffer",
+        "as_memoryview",
+        "send",
+        "discard",
+        "numpy",
+    }
     return {name: arguments for name, arguments in calls if name not in elsewhere}
 
 
