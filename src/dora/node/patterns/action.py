@@ -74,9 +74,9 @@ class Goal(Exchange):
             self._wake()
             return False
         if not self.done:
-            self._finish(event)
             # Feedback that was sent before lies on another input, perhaps unread.
-            self._replies.look()
+            self._replies.look_beside(event["id"])
+            self._finish(event)
         return True
 
     def result(self) -> Input:

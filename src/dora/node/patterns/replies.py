@@ -182,6 +182,7 @@ class Replies:
         self._pending: weakref.WeakValueDictionary[str, Exchange] = weakref.WeakValueDictionary()
         self._ended: OrderedDict[str, Literal["asked", "answered", "failed"]] = OrderedDict()
         self._ports: dict[str, ReplyPort] = {}
+        self._looking_beside = False
         self.answered = 0
         self.late = 0
         self.duplicates = 0
@@ -318,6 +319,18 @@ class Replies:
             port.look()
         if self._inbox.is_closing:
             self._fail_all("this node was asked to stop")
+
+    def look_beside(self, input_id: str) -> None:
+        """Hand out what is there on the inputs beside one that is just being looked at."""
+        if self._looking_beside:
+            return
+        self._looking_beside = True
+        try:
+            for port in list(self._ports.values()):
+                if port.id != input_id:
+                    port.look()
+        finally:
+            self._looking_beside = False
 
     def attend(self, ready: Callable[[], bool], woken: threading.Event, deadline: int | None) -> bool:
         """Wait until ``ready()``, which may only change by an answer; False at the deadline."""

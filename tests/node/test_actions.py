@@ -1,0 +1,246 @@
+"""Goals, their feedback and results, over real links."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from fake_daemon import PATIENCE, FakeDaemon, StartFlow, wait_until
+from flows import node
+
+from dora import CallFailed, CallTimedOut, GoalRun, Input, Node, SendError, UndeclaredOutput
+from dora.node.patterns.action import FEEDBACK_KEPT
+from dora.wire.control import InputsClosed
+
+
+def pair(start_flow: StartFlow) -> tuple[FakeDaemon, Node, Node]:
+    daemon = start_flow(
+        node(
+            "client",
+            inputs={"feedback": ("server/feedback", {"queue_size": 2000}), "result": "server/result"},
+            outputs="goal cancel",
+        ),
+        node(
+            "server", inputs={"goal": "client/goal", "cancel": "client/cancel"}, outputs="feedback result"
+        ),
+    )
+    return daemon, daemon.node("client"), daemon.node("server")
+
+
+class Serving:
+    """A server in a thread."""
+
+    def __init__(self, server: Node, function: Any) -> None:
+        self.events: list[str] = []
+        server.serve_goals("goal", result="result", feedback="feedback", cancel="cancel")(function)
+        self.thread = threading.Thread(target=self._receive, args=(server,), daemon=True)
+        self.thread.start()
+
+    def _receive(self, server: Node) -> None:
+        for event in server:
+            self.events.append(event["type"])
+
+
+def take(server: Node, input_id: str) -> Input:
+    event = server.next(timeout=PATIENCE)
+    assert isinstance(event, Input)
+    assert event["id"] == input_id
+    return event
+
+
+def values(events: list[Input]) -> list[int]:
+    return [event["value"][0].as_py() for event in events]
+
+
+def count_to(run: GoalRun) -> pa.Array:
+    for step in range(run.value[0].as_py()):
+        run.send_feedback(pa.array([step]))
+    return pa.array([run.value[0].as_py()])
+
+
+def until_canceled(run: GoalRun) -> None:
+    run.send_feedback(pa.array([0]))
+    while not run.wait_for_cancel(PATIENCE):
+        raise AssertionError("nobody canceled")
+    run.cancel(pa.array([-1]))
+
+
+def test_a_goal_has_feedback_and_a_result(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+    Serving(server, count_to)
+    goal = client.send_goal("goal", pa.array([3]), timeout=PATIENCE)
+    assert values(list(goal)) == [0, 1, 2]
+    result = goal.result()
+    assert (values([result]), goal.status, goal.error) == ([3], "succeeded", None)
+    assert list(goal) == []
+
+
+def test_the_result_may_be_awaited_before_the_feedback_is_looked_at(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+    Serving(server, count_to)
+    goal = client.send_goal("goal", pa.array([5]), timeout=PATIENCE)
+    goal.result()
+    assert values(list(goal)) == [0, 1, 2, 3, 4]
+
+
+def test_several_goals_at_once(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+    Serving(server, count_to)
+    goals = [client.send_goal("goal", pa.array([count]), timeout=PATIENCE) for count in (4, 0, 2)]
+    assert [values([goal.result()]) for goal in goals] == [[4], [0], [2]]
+    assert [len(list(goal)) for goal in goals] == [4, 0, 2]
+
+
+def test_a_goal_is_canceled(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+    Serving(server, until_canceled)
+    goal = client.send_goal("goal", pa.array([0]), timeout=PATIENCE)
+    assert values([next(goal)]) == [0]
+    assert goal.status is None
+    goal.cancel()
+    assert values([goal.result()]) == [-1]
+    assert goal.status == "canceled"
+    goal.cancel()  # too late, and no harm
+
+
+def test_a_function_that_raises_aborts_its_goal(start_flow: StartFlow, capfd: Any) -> None:
+    _, client, server = pair(start_flow)
+
+    def explode(run: GoalRun) -> None:
+        raise ValueError(f"no way to {run.value[0].as_py()}")
+
+    Serving(server, explode)
+    goal = client.send_goal("goal", pa.array([7]), timeout=PATIENCE)
+    goal.result()
+    assert goal.status == "aborted"
+    assert goal.error == "`explode` raised ValueError: no way to 7"
+    assert "in explode" in capfd.readouterr().err
+
+
+def test_a_goal_ends_once(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+    raised: list[str] = []
+
+    def twice(run: GoalRun) -> None:
+        run.abort(pa.array([1]), {"reason": "blocked"})
+        try:
+            run.succeed()
+        except SendError as error:
+            raised.append(str(error))
+
+    Serving(server, twice)
+    goal = client.send_goal("goal", b"", timeout=PATIENCE)
+    assert goal.result()["metadata"]["reason"] == "blocked"
+    assert goal.status == "aborted"
+    wait_until(lambda: bool(raised), "the second end")
+    assert "has ended already: aborted" in raised[0]
+
+
+def test_a_server_that_only_knows_the_keys(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+    goal = client.send_goal("goal", pa.array([1]), {"speed": 2}, timeout=PATIENCE)
+    event = take(server, "goal")
+    goal_id = event["metadata"]["goal_id"]
+    assert (goal_id, event["metadata"]["speed"]) == (goal.id, 2)
+    goal.cancel()
+    assert take(server, "cancel")["metadata"]["goal_id"] == goal_id
+    server.send_output("feedback", pa.array([5]), {"goal_id": goal_id})
+    server.send_output("result", pa.array([6]), {"goal_id": goal_id, "goal_status": "canceled"})
+    server.send_output("result", pa.array([7]), {"goal_id": goal_id, "goal_status": "succeeded"})
+    assert values([goal.result()]) == [6]
+    assert values(list(goal)) == [5]
+    assert goal.status == "canceled"
+    assert client.drain() == []
+    assert client.statistics()["replies"]["duplicates"] == 1
+
+
+def test_a_client_that_only_knows_the_keys(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+    Serving(server, until_canceled)
+    client.send_output("goal", pa.array([1]), {"goal_id": "mine"})
+    assert take(client, "feedback")["metadata"]["goal_id"] == "mine"
+    client.send_output("cancel", b"", {"goal_id": "mine"})
+    client.send_output("cancel", b"", {"goal_id": "of nobody"})
+    result = take(client, "result")
+    assert (result["metadata"]["goal_id"], result["metadata"]["goal_status"]) == ("mine", "canceled")
+
+
+def test_a_goal_fails_with_its_server(start_flow: StartFlow) -> None:
+    daemon, client, server = pair(start_flow)
+    goal = client.send_goal("goal", pa.array([1]))
+    server.send_output("feedback", pa.array([5]), {"goal_id": goal.id})
+    daemon.send("client", InputsClosed(["feedback", "result"]))
+    assert values(list(goal)) == [5]
+    with pytest.raises(CallFailed, match="the goal on `goal` has no answer: node `server` has ended"):
+        goal.result()
+    assert goal.status is None
+
+
+def test_a_goal_times_out_and_may_still_be_canceled(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+    goal = client.send_goal("goal", pa.array([1]), timeout=0)
+    with pytest.raises(CallTimedOut):
+        goal.result()
+    take(server, "goal")
+    server.send_output("result", pa.array([1]), {"goal_id": goal.id, "goal_status": "succeeded"})
+    assert client.next(timeout=0)["type"] == "ERROR"  # type: ignore[index]
+    assert client.statistics()["replies"]["late"] == 1
+
+
+def test_feedback_that_nobody_takes_is_bounded_and_counted(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+    goal = client.send_goal("goal", pa.array([1]), timeout=PATIENCE)
+    take(server, "goal")
+    for number in range(FEEDBACK_KEPT + 5):
+        server.send_output("feedback", pa.array([number]), {"goal_id": goal.id})
+    server.send_output("result", b"", {"goal_id": goal.id, "goal_status": "succeeded"})
+    goal.result()
+    assert goal.feedback_dropped == 5
+    assert values(list(goal)) == list(range(5, FEEDBACK_KEPT + 5))
+
+
+def test_an_output_for_canceling_has_to_be_declared(start_flow: StartFlow) -> None:
+    _, client, _server = pair(start_flow)
+    goal = client.send_goal("goal", b"", cancel="cancle")
+    with pytest.raises(UndeclaredOutput, match="did you mean `cancel`"):
+        goal.cancel()
+
+
+def test_a_stop_asks_running_goals_to_end_and_waits_for_them(start_flow: StartFlow) -> None:
+    daemon, client, server = pair(start_flow)
+    serving = Serving(server, until_canceled)
+    goal = client.send_goal("goal", pa.array([0]), timeout=PATIENCE)
+    next(goal)
+    daemon.stop("server")
+    serving.thread.join(PATIENCE)
+    assert serving.events == ["STOP"]
+    goal.result()
+    assert goal.status == "canceled"
+
+
+def test_feedback_and_result_are_awaited(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+    Serving(server, count_to)
+
+    async def main() -> tuple[list[int], list[int]]:
+        goal = client.send_goal("goal", pa.array([3]), timeout=PATIENCE)
+        feedback = [event async for event in goal]
+        return values(feedback), values([await goal])
+
+    assert asyncio.run(main()) == ([0, 1, 2], [3])
+
+
+def test_feedback_needs_an_output(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+
+    @server.serve_goals("goal", result="result")
+    def work(run: GoalRun) -> None:
+        run.send_feedback(b"")
+
+    threading.Thread(target=lambda: list(server), daemon=True).start()
+    goal = client.send_goal("goal", b"", timeout=PATIENCE)
+    goal.result()
+    assert "this action has no feedback" in (goal.error or "")
