@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench stress clean
+.PHONY: demo test lint bench stress rerun clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -13,6 +13,7 @@ help:
 	@echo "make test    set up .venv and run the tests"
 	@echo "make lint    check style and types"
 	@echo "make bench   measure, against dora-rs in a venv of its own"
+	@echo "make rerun   test the viewer with Rerun (500 MB)"
 	@echo "make stress  kill nodes, fill queues, restart and soak for ten minutes"
 	@echo "make clean   remove .venv and everything that was generated"
 	@echo "PYTHON=...   the interpreter to make .venv with (3.11 or newer)"
@@ -34,6 +35,10 @@ bench: $(VENV)/.dev
 
 stress: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/stress -m stress
+
+rerun: $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[rerun]'
+	$(BIN)/python -m pytest tests/viewer tests/examples -k "viewer or rerun"
 
 clean:
 	rm -rf $(VENV) .venv-upstream .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

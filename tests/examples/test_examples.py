@@ -130,6 +130,14 @@ def test_object_detection_says_which_camera_is_wrong(example: Path) -> None:
     assert "CAMERA=nothing.mp4 is neither" in done.stdout + done.stderr
 
 
+@pytest.mark.parametrize("example", ["see-with-rerun"], indirect=True)
+def test_see_with_rerun(example: Path) -> None:
+    pytest.importorskip("rerun")
+    lines = dora_run(example, STEPS="10", RERUN_SAVE="scene.rrd", OPERATING_MODE="SAVE")
+    assert not [line for line in lines if "cannot be shown" in line]
+    assert (example / "scene.rrd").stat().st_size > 10_000
+
+
 @pytest.mark.parametrize("example", ["dynamic-node"], indirect=True)
 def test_dynamic_node(example: Path) -> None:
     dataflow = subprocess.Popen(

@@ -192,12 +192,24 @@ def test_a_robot_that_is_not_there_is_a_failure(tmp_path: Path) -> None:
     assert "Traceback" not in printed
 
 
-def test_without_rerun_it_says_what_to_install(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("module", "needs"),
+    [
+        ('raise ImportError("not here", name="rerun")', "the viewer needs Rerun; install it with"),
+        ("print('another package of this name')", "the viewer needs Rerun; install it with"),
+        (
+            "RecordingStream = 1; __version__ = '0.24.1'",
+            "needs Rerun 0.32 or newer, and finds 0.24.1;",
+        ),
+    ],
+)
+def test_without_rerun_it_says_what_to_install(tmp_path: Path, module: str, needs: str) -> None:
     (tmp_path / "elsewhere").mkdir()
-    (tmp_path / "elsewhere" / "rerun.py").write_text('raise ImportError("not here", name="rerun")')
+    (tmp_path / "elsewhere" / "rerun.py").write_text(module)
     path = str(tmp_path / "elsewhere")
     printed = run(tmp_path, SENDER, {}, outputs=OUTPUTS, status=1, PYTHONPATH=path)
-    assert "error: the viewer needs Rerun; install it with: pip install 'rerun-sdk" in printed
+    assert needs in printed
+    assert "pip install 'rerun-sdk" in printed
     assert "Traceback" not in printed
 
 
