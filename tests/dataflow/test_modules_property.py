@@ -110,7 +110,7 @@ values = (
     st.none()
     | st.booleans()
     | st.integers()
-    | st.floats(allow_nan=False)
+    | st.floats(allow_nan=False, allow_infinity=False)
     | st.text(max_size=12)
     | st.sampled_from(
         ["yes", "007", "1e3", "0x1F", "1_0", "a: b", "- a", "#", "<<", "~", "a\nb\n", " a", "é", "null"]

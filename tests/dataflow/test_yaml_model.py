@@ -317,7 +317,8 @@ def test_documentation_fields_are_accepted() -> None:
     output_types: {}
 """
     assert node(text).id == "a"
-    assert "`magic` is not one of" in parse("nodes: [{id: a, path: a, pattern: magic}]").warnings[0].message
+    dataflow = parse("nodes: [{id: a, path: a, pattern: magic}]")
+    assert "`magic` is not one of" in dataflow.type_warnings[0].message
 
 
 def test_cycles_and_self_loops_are_allowed() -> None:

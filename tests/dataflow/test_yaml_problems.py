@@ -57,7 +57,9 @@ NODE = "nodes:\n  - id: a\n    path: a.py\n    outputs: [x]\n"
             "enable_debug_inspection",
         ),
         ("nodes: []\ndeploy: «{machine: b}»", "does not support several machines yet", "this machine"),
-        ("nodes: []\nstrict_types: «true»", "does not support types", ""),
+        ("nodes: []\nstrict_types: «1»", "expected `true` or `false`", "write `true`"),
+        ("nodes: []\ntype_rules: «{from: a, to: b}»", "expected a list of type rules", ""),
+        ("nodes: []\ntype_rules: [{«form»: a, to: b}]", "a type rule has no field `form`", "`from`?"),
         ("nodes: []\nexit_when_nodes_finish: «yes»", "expected `true` or `false`", "write `true`"),
         ("nodes: []\nexit_when_nodes_finish: «0»", "expected `true` or `false`", "write `false`"),
         ("nodes: []\nexit_when_nodes_finish: «[]»", "expected `true` or `false`, found a list", ""),
@@ -100,7 +102,8 @@ def test_dataflow(marked: str, message: str, hint: str) -> None:
         ("  - {id: b, module: «x.yml»}\n", "there is no file `x.yml`", ""),
         ("  - {id: b, ros2: «{topic: /x}»}\n", "does not support the ROS 2 bridge", ""),
         ("  - {id: b, path: b, deploy: «{machine: x}»}\n", "does not support several machines", "remove"),
-        ("  - {id: b, path: b, input_types: «{x: y}»}\n", "does not support types", ""),
+        ("  - {id: b, path: b, input_types: «[x]»}\n", "expected a mapping of inputs", ""),
+        ("  - {id: b, path: b, output_types: {x: «[]»}}\n", "expected the name of a type", ""),
         (
             "  - {id: b, path: b, path_sha256: «abc»}\n",
             "does not support nodes that are downloaded",
@@ -132,11 +135,6 @@ def test_dataflow(marked: str, message: str, hint: str) -> None:
             "  - {id: b, path: b, outputs: [x], send_logs_as: «log»}\n",
             "is not an output of node `b`",
             "[x, log]",
-        ),
-        (
-            "  - {id: b, path: b, output_metadata: «{y: [k]}»}\n",
-            "describes `y`, which is not an output",
-            "",
         ),
         (
             "  - {id: b, path: b, outputs: [y], output_framing: {y: «json»}}\n",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fake_daemon import FakeDaemon, StartFlow
 
-from dora.dataflow.model import Dataflow, Node
+from dora.dataflow.model import Dataflow, Node, Types
 
 
 @pytest.fixture
@@ -17,9 +17,13 @@ def start_flow() -> Iterator[StartFlow]:
     daemons: list[FakeDaemon] = []
 
     def start(
-        *nodes: Node, working_dir: str = "/nowhere", descriptor: Any = None, **options: Any
+        *nodes: Node,
+        working_dir: str = "/nowhere",
+        descriptor: Any = None,
+        types: Types = Types(),  # noqa: B008 - immutable
+        **options: Any,
     ) -> FakeDaemon:
-        dataflow = Dataflow(nodes, working_dir, descriptor=descriptor or {})
+        dataflow = Dataflow(nodes, working_dir, descriptor=descriptor or {}, types=types)
         daemons.append(FakeDaemon(dataflow, **options))
         return daemons[-1]
 

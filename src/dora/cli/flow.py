@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
+from dora.building.options import BuildOptions, Built
 from dora.cli.console import Console
 from dora.cli.fetch import fetch, is_url
 from dora.dataflow import load
@@ -55,18 +56,26 @@ class Outcome(msgspec.Struct, frozen=True):
     not_shown: int = 0  # log lines that the terminal was too slow for
 
 
-def load_dataflow(path: str, env: Mapping[str, str] | None = None) -> Dataflow:
+def load_dataflow(
+    path: str, env: Mapping[str, str] | None = None, *, strict_types: bool = False
+) -> Dataflow:
     """Load a dataflow from a file or a URL; raises `DataflowError` with all problems.
 
-    Nodes of a dataflow from the web are looked for in the current directory.
+    Nodes of a dataflow from the web are looked for in the current directory. ``strict_types``: types
+    that do not fit together are errors.
     """
     if is_url(path):
         from dora.dataflow import parse
 
         return parse(
-            fetch(path), file=path, working_dir=os.getcwd(), environ=os.environ, env_overrides=env or {}
+            fetch(path),
+            file=path,
+            working_dir=os.getcwd(),
+            environ=os.environ,
+            env_overrides=env or {},
+            strict_types=strict_types,
         )
-    return load(path, env_overrides=env or {})
+    return load(path, env_overrides=env or {}, strict_types=strict_types)
 
 
 def load_for_run(request: RunRequest) -> Dataflow:
@@ -112,13 +121,16 @@ def open_console(
     return Console(stream, render, display.filter, on_broken=broken)
 
 
-def build(dataflow: Dataflow, on_log: Callable[[LogEntry], None], *, uv: bool) -> int:
-    """Run the build commands; return how many there were. Raises `BuildError`."""
-    if not any(node.build for node in dataflow.nodes):
-        return 0
-    from dora.daemon.build import build_dataflow
+def build(dataflow: Dataflow, on_log: Callable[[LogEntry], None], options: BuildOptions) -> Built:
+    """Do what nodes need before they can run; the result has the dataflow to run. Raises `BuildError`."""
+    from dora.building.inline import with_inline_environments
 
-    return build_dataflow(dataflow, on_log, uv=uv)
+    dataflow = with_inline_environments(dataflow)
+    if options.uv or any(node.build or node.git or node.python for node in dataflow.nodes):
+        from dora.building.builder import build_dataflow
+
+        return build_dataflow(dataflow, on_log, options)
+    return Built(dataflow)
 
 
 def run_to_end(
@@ -139,7 +151,7 @@ def run_to_end(
 
     dataflow = load_for_run(request)
     if on_warning is not None:
-        for warning in dataflow.warnings:
+        for warning in (*dataflow.warnings, *dataflow.type_warnings):
             on_warning(str(warning))
     dataflow_id = uuid7()
     console = open_console(dataflow, display, stream, dataflow_id, on_warning)
@@ -150,7 +162,7 @@ def run_to_end(
             on_log(entry)
 
     try:
-        build(dataflow, show, uv=request.uv)
+        dataflow = build(dataflow, show, BuildOptions(uv=request.uv)).dataflow
         result = run_dataflow(dataflow, _options(request), show, dataflow_id)
     finally:
         console.close()
@@ -173,18 +185,23 @@ def _options(request: RunRequest) -> RunOptions:
 
 
 def build_only(
-    path: str, *, uv: bool, stream: TextIO, on_warning: Callable[[str], None] | None = None
-) -> int:
-    """Load a dataflow and run its build commands; return how many there were.
+    path: str,
+    options: BuildOptions,
+    *,
+    stream: TextIO,
+    strict_types: bool = False,
+    on_warning: Callable[[str], None] | None = None,
+) -> Built:
+    """Load a dataflow and build it; return what was done.
 
     Raises `DataflowError` and `BuildError`. Missing files of nodes are no error: a build may make them.
     """
-    dataflow = load_dataflow(path)
+    dataflow = load_dataflow(path, strict_types=strict_types)
     if on_warning is not None:
-        for warning in dataflow.warnings:
+        for warning in (*dataflow.warnings, *dataflow.type_warnings):
             on_warning(str(warning))
     console = open_console(dataflow, Display(), stream)
     try:
-        return build(dataflow, console, uv=uv)
+        return build(dataflow, console, options)
     finally:
         console.close()

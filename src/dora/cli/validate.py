@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from dora.cli.completion import dataflow_files
 from dora.cli.flow import load_dataflow
 from dora.cli.later import later_option
 
@@ -11,11 +12,13 @@ DEFAULT_FILE = "dataflow.yml"
 
 
 @click.command()
-@click.argument("path", metavar="[FILE]", required=False, default=DEFAULT_FILE)
-@later_option("--strict-types", instead="it does not know type annotations", is_flag=True)
+@click.argument(
+    "path", metavar="[FILE]", required=False, default=DEFAULT_FILE, shell_complete=dataflow_files
+)
+@click.option("--strict-types", is_flag=True, help="Make errors of types that do not fit together.")
 @later_option("--node-manifest", instead="it checks dataflow files only")
 @click.option("--offline", is_flag=True, hidden=True, expose_value=False, help="Checking needs no network.")
-def validate(path: str) -> None:
+def validate(path: str, strict_types: bool) -> None:
     """Check a dataflow file without running it.
 
     FILE is a dataflow file or its URL [dataflow.yml]. All problems are shown at once. Files of nodes
@@ -24,10 +27,17 @@ def validate(path: str) -> None:
     from dora.dataflow import missing_files
 
     click.echo(f"Validating {path}...")
-    dataflow = load_dataflow(path)
+    dataflow = load_dataflow(path, strict_types=strict_types)
     for warning in (*dataflow.warnings, *(p._replace(severity="warning") for p in missing_files(dataflow))):
         click.echo(str(warning), err=True)
     click.echo("Input/output wiring OK.")
     click.echo("Descriptor config OK.")
-    # Dataflows with type annotations are refused at loading, so those that are left have none wrong.
-    click.echo("All type annotations OK.")
+    for name, target, source in dataflow.types.inferred:
+        click.echo(f"  inferred {name} on {target} (from {source})")
+    if not dataflow.type_warnings:
+        click.echo("All type annotations OK.")
+        return
+    click.echo("Type warnings:")
+    for warning in dataflow.type_warnings:
+        click.echo(str(warning))
+    click.echo(f"{len(dataflow.type_warnings)} type warning(s) found.")

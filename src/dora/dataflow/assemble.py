@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,8 +22,13 @@ from dora.dataflow.model import (
     Operator,
     Program,
     RestartOptions,
+    Types,
 )
+from dora.dataflow.provenance import git_source, python_environment
 from dora.dataflow.report import Report, Span, listed
+from dora.dataflow.type_check import Ports, check_types
+from dora.dataflow.type_files import read_types
+from dora.dataflow.type_library import TypeLibrary
 from dora.dataflow.wiring import Offer, Wiring
 from dora.errors import Problem
 
@@ -31,7 +37,7 @@ _DEFAULT_RESTART = RestartOptions()
 
 # What a node can be. Some are refused where they are read, so that they need no second error.
 _KINDS = ("path", "operator", "operators", "ros2", "module")
-_KINDS_WITHOUT_PATH = ("hub", "git", "custom")
+_KINDS_WITHOUT_PATH = ("hub", "git", "custom")  # each has an error of its own
 
 
 class _Draft:
@@ -58,6 +64,7 @@ class Assembler:
         self.offers = offers or {}
         self.in_module = in_module
         self.programs: list[Program] = []
+        self.ports: list[Ports] = []
         self.wiring = Wiring({}, self.report)
 
     def nodes(self, blocks: tuple[Checked, ...]) -> tuple[Node, ...]:
@@ -200,14 +207,16 @@ class Assembler:
         if path == "dynamic":
             self._dynamic(draft)
         elif path and path != "shell":
-            self._runs(checked, "path", path, _named(draft), bool(checked.get("build")))
+            made = bool(checked.get("build")) or checked.has("git")
+            self._runs(checked, "path", path, _named(draft), made)
         outputs = checked.get("outputs") or ()
-        self._described_outputs(checked, _named(draft))
+        inputs = self._inputs(checked, f"node `{draft.id}`")
+        self._carries(f"node `{draft.id}`", draft, "", checked, inputs)
         return Node(
             path=path or "",
             args=args,
             build=checked.get("build") or (),
-            inputs=self._inputs(checked, f"node `{draft.id}`"),
+            inputs=inputs,
             outputs=outputs,
             log=self._log(checked, f"node `{draft.id}`"),
             pattern=checked.get("pattern"),
@@ -237,7 +246,7 @@ class Assembler:
                 name=checked.get("name"),
                 description=checked.get("description"),
             )
-            self._described_outputs(checked, name)
+            self._carries(name, draft, f"{operator_id}/", checked, operator.inputs)
             operators.append(operator)
             inputs += (msgspec.structs.replace(i, id=f"{operator_id}/{i.id}") for i in operator.inputs)
             outputs += (f"{operator_id}/{output}" for output in operator.outputs)
@@ -268,10 +277,13 @@ class Assembler:
                 max_delay=get("max_restart_delay"),
                 window=get("restart_window"),
             ),
+            "parameters": get("parameters") or {},
             "health_check_timeout": get("health_check_timeout"),
             "finish_grace": get("finish_grace_secs"),
             "startup_timeout": get("startup_timeout"),
             "cpu_affinity": get("cpu_affinity") or (),
+            "python": python_environment(draft.checked),
+            "git": git_source(draft.checked, self.report, _named(draft)),
             "place": self.report.place(span),
             "module": span.origin.prefix[:-1] if span.origin else "",
         }
@@ -320,6 +332,22 @@ class Assembler:
             )
         return expanded
 
+    def _carries(
+        self, owner: str, draft: _Draft, prefix: str, checked: Checked, inputs: tuple[Input, ...]
+    ) -> None:
+        texts = (checked.get(name) for name in ("send_stdout_as", "send_logs_as"))
+        self.ports.append(
+            Ports(
+                owner=owner,
+                node=draft.id,
+                prefix=prefix,
+                block=checked,
+                inputs=inputs,
+                outputs=checked.get("outputs") or (),
+                texts=tuple(text for text in texts if text is not None),
+            )
+        )
+
     def _runs(self, checked: Checked, field: str, path: str, owner: str, built: bool) -> None:
         self.programs.append(Program(path, built, self.report.problem(checked.place(field), owner)))
 
@@ -350,18 +378,6 @@ class Assembler:
                     draft.checked.keys[name],
                     f"`{name}` has no effect on {_named(draft)}, because its process is started by you",
                 )
-
-    def _described_outputs(self, checked: Checked, owner: str) -> None:
-        outputs = checked.get("outputs") or ()
-        if checked.failed("outputs"):
-            return
-        for name in ("output_metadata", "output_framing"):
-            for output in checked.get(name) or {}:
-                if output not in outputs:
-                    self.report.error(
-                        checked.place(name),
-                        f"`{name}` describes `{output}`, which is not an output of {owner}",
-                    )
 
     def _sent_as(self, checked: Checked, name: str, owner: str) -> str | None:
         """Return the output that ``send_stdout_as`` or ``send_logs_as`` names; it has to be declared."""
@@ -437,14 +453,22 @@ def assemble(
     file: str | None,
     working_dir: str,
     env_overrides: Mapping[str, str],
+    strict_types: bool,
 ) -> Dataflow:
-    """Return the dataflow of a checked document; only meaningful if the report has no error."""
+    """Return the dataflow of a checked document; only meaningful if the report has no error.
+
+    ``strict_types``: types that do not fit together are errors, whatever the document says.
+    """
     overrides = {name: value for name, value in env_overrides.items() if not reserved(name)}
     for name in env_overrides.keys() - overrides.keys():
         message = f"the environment variable `{name}` is reserved for dora or the system; it is left out"
         reader.report.problems.append(Problem(message, reader.report.file, severity="warning"))
     assembler = Assembler(reader)
     nodes = assembler.nodes(root.get("nodes") or ())
+    types, type_warnings = _types(assembler, root, working_dir)
+    if strict_types or root.get("strict_types"):
+        reader.report.problems += (warning._replace(severity="error") for warning in type_warnings)
+        reader.report.failed = reader.report.failed or bool(type_warnings)
     debug = root.get("debug")
     interval = root.get("health_check_interval")
     return Dataflow(
@@ -457,5 +481,18 @@ def assemble(
         debug=bool(debug is not None and debug.get("enable_debug_inspection")),
         descriptor=descriptor,
         programs=tuple(assembler.programs),
+        types=types,
         warnings=reader.report.sorted(),
+        type_warnings=type_warnings,
     )
+
+
+def _types(assembler: Assembler, root: Checked, project: str) -> tuple[Types, tuple[Problem, ...]]:
+    """Return the types of the inputs and outputs, and what does not fit together."""
+    main = assembler.report
+    report = Report(main.origin.text, main.file)
+    reader = Reader(report, assembler.reader.environ)
+    shown = os.path.dirname(main.file)
+    library = TypeLibrary(report, lambda: read_types(project, shown, reader))
+    types = check_types(assembler.ports, root.get("type_rules") or (), library, report)
+    return types, tuple(problem._replace(severity="warning") for problem in report.sorted())

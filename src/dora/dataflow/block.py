@@ -49,9 +49,15 @@ class Checked:
         """Tell whether the field is there but was refused."""
         return name in self.nodes and name not in self.values
 
-    def place(self, name: str) -> Span:
-        """Return where the field's value stands, or the block if it has no such field."""
-        return self.nodes.get(name, self.span)
+    def place(self, name: str, key: str = "", *, of_key: bool = False) -> Span:
+        """Return where the field's value stands, or the block if it has no such field.
+
+        With ``key``: where the value of that key in the field stands, or the key itself.
+        """
+        value = self.nodes.get(name, self.span)
+        if key and isinstance(value, document.Mapping) and key in value.entries:
+            return value.entries[key][0 if of_key else 1]
+        return value
 
 
 class Block(Kind[Checked]):

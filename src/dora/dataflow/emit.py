@@ -66,8 +66,7 @@ def _scalar(scalar: Scalar, yaml: Any) -> Any:
     is_text = isinstance(scalar.value, str)
     may_be_plain = not is_text or (text not in ("", "<<") and isinstance(resolve(text), str))
     lines = text.split("\n")
+    style = "|" if len(lines) > 1 else None
     if not all(line.isprintable() for line in lines):
         style = '"'  # the only one with escapes
-    else:
-        style = "|" if len(lines) > 1 else None
     return yaml.ScalarEvent(None, None, (may_be_plain, True), text, style=style)

@@ -10,6 +10,7 @@ from msgspec import structs
 
 from dora.dataflow import document
 from dora.dataflow.block import Block, Checked, Field
+from dora.dataflow.contracts import CONTRACTS, TYPE_RULES
 from dora.dataflow.document import Scalar, Value
 from dora.dataflow.kinds import (
     DATA,
@@ -24,6 +25,7 @@ from dora.dataflow.kinds import (
     Later,
     ListOf,
     MapOf,
+    ParameterValues,
     Parameters,
     Reader,
     Schema,
@@ -35,6 +37,7 @@ from dora.dataflow.kinds import (
     shape,
 )
 from dora.dataflow.model import LOG_LEVELS, Source
+from dora.dataflow.provenance import PYTHON
 from dora.dataflow.sources import SourceFault, parse_source
 
 # --------------------------------------------------------------------------- inputs
@@ -172,27 +175,6 @@ BUILD = Field(
     "Commands that `dora build` and `dora run` execute first, one a line, without a shell: "
     "no pipes, `&&` or variables.",
 )
-_TYPES = "types of inputs and outputs"
-_CONTRACTS = [
-    Field("input_types", Later(_TYPES), "Types of the inputs. Not supported by this version."),
-    Field("output_types", Later(_TYPES), "Types of the outputs. Not supported by this version."),
-    Field(
-        "output_metadata",
-        MapOf(ListOf(Text(), "metadata keys"), "outputs"),
-        "For each output the metadata keys that it carries; documentation, without effect.",
-    ),
-    Field(
-        "pattern",
-        Choice(("service-server", "service-client", "action-server", "action-client"), strict=False),
-        "The communication pattern that the node takes part in; documentation, without effect.",
-    ),
-    Field(
-        "output_framing",
-        MapOf(Choice(("raw", "arrow-ipc")), "outputs"),
-        "Accepted for compatibility, without effect: messages are always in Arrow's IPC format.",
-    ),
-]
-
 # --------------------------------------------------------------------------- operators
 
 
@@ -257,7 +239,7 @@ OPERATOR_BLOCK = Block(
             Later("operators in WebAssembly", "write the operator in Python, or make it a node"),
             "Path of a WebAssembly operator. Not supported by this version.",
         ),
-        *_CONTRACTS,
+        *CONTRACTS,
     ],
 )
 
@@ -292,9 +274,7 @@ class OperatorKind(Kind[Checked]):
 
 # --------------------------------------------------------------------------- nodes
 
-_GIT = Later(
-    "nodes from git repositories", "clone the repository yourself, and give its `path` and `build`"
-)
+_COMMIT = Text("a name", may_be_empty=False)
 
 NODE_BLOCK = Block(
     "a node",
@@ -402,19 +382,35 @@ NODE_BLOCK = Block(
             on_runtime=True,
         ),
         Field(
+            "parameters",
+            ParameterValues(),
+            "Named values that the program reads as `node.parameters`, and that `dora param set` changes "
+            "while it runs: `parameters: {gain: 0.5}`.",
+            on_runtime=True,
+        ),
+        Field(
             "shared_memory_pool_size",
             ByteSize(),
             "Accepted for compatibility, without effect: shared memory grows on demand.",
         ),
-        *_CONTRACTS,
+        *CONTRACTS,
+        Field(
+            "python",
+            PYTHON,
+            "The Python and the packages that the node needs; uv makes an environment of its own for it.",
+            on_runtime=True,
+        ),
         Field(
             "git",
-            _GIT,
-            "A git repository to build the node from. Not supported by this version.",
+            Text("a repository", may_be_empty=False),
+            "The git repository that the node comes from, cloned by `dora build`. The clone is the folder that "
+            "the node runs in, and that `path` and `build` refer to.",
         ),
-        Field("branch", _GIT, "The branch of `git`. Not supported by this version."),
-        Field("tag", _GIT, "The tag of `git`. Not supported by this version."),
-        Field("rev", _GIT, "The revision of `git`. Not supported by this version."),
+        Field(
+            "branch", _COMMIT, "The branch of `git` to use. Without `branch`, `tag` and `rev`: its default."
+        ),
+        Field("tag", _COMMIT, "The tag of `git` to use."),
+        Field("rev", _COMMIT, "The commit of `git` to use."),
         Field(
             "hub",
             Later(
@@ -513,8 +509,12 @@ DATAFLOW = Block(
             Later("several machines", "remove `deploy`: all nodes run on this machine"),
             "Where to run the nodes. Not supported by this version.",
         ),
-        Field("strict_types", Later(_TYPES), "Make type warnings errors. Not supported by this version."),
-        Field("type_rules", Later(_TYPES), "Additional type conversions. Not supported by this version."),
+        Field("strict_types", Flag(), "Make errors of types that do not fit together.", default=False),
+        Field(
+            "type_rules",
+            TYPE_RULES,
+            "Further conversions: an input of the type `to` may get messages of the type `from`.",
+        ),
     ],
     removed={
         "communication": "remove it: there is nothing to choose any more",

@@ -46,6 +46,18 @@ def is_file(path: str) -> bool:
     return os.path.isfile(path)
 
 
+def yaml_files_below(folder: str) -> list[str]:
+    """Return the YAML files in a folder and its folders, relative to it, sorted."""
+    found: list[str] = []
+    for path, _, names in os.walk(folder):
+        found += (
+            os.path.relpath(os.path.join(path, name), folder)
+            for name in names
+            if name.endswith((".yml", ".yaml"))
+        )
+    return sorted(found)
+
+
 def similar_file(path: str) -> str:
     """Return the hint for the name of a YAML file that is probably a slip, or ""."""
     names = [name for name in names_beside(path) if name.endswith((".yml", ".yaml"))]

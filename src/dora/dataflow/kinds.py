@@ -15,6 +15,7 @@ from dora.dataflow import document
 from dora.dataflow.document import Scalar, Value
 from dora.dataflow.expand import expand
 from dora.dataflow.names import DATA_ID, NODE_ID, data_id_fault, node_id_fault
+from dora.dataflow.parameters import MAX_KEY, key_fault, value_fault
 from dora.dataflow.report import Report, did_you_mean, listed
 
 T = TypeVar("T")
@@ -221,7 +222,7 @@ def _number_hint(text: str, wanted: str) -> str:
 
 
 class Choice(Kind[str]):
-    """One of a few words. With ``strict=False`` another word is only a warning and counts as unset."""
+    """One of a few words. With ``strict=False`` another word counts as refused, but is no error."""
 
     def __init__(self, words: Sequence[str], ignore_case: bool = False, strict: bool = True) -> None:
         self.words = tuple(words)
@@ -236,9 +237,9 @@ class Choice(Kind[str]):
         word = text.lower() if self.ignore_case else text
         if word in self.words:
             return word
-        hint = did_you_mean(text, self.words)
-        tell = reader.report.error if self.strict else reader.report.warn
-        tell(value, f"`{_short(text)}` is not one of {listed(self.words)}", hint)
+        if self.strict:
+            hint = did_you_mean(text, self.words)
+            reader.report.error(value, f"`{_short(text)}` is not one of {listed(self.words)}", hint)
         return None
 
     def schema(self) -> Schema:
@@ -498,6 +499,31 @@ class Parameters(Kind[dict[str, str]]):
             "propertyNames": {"pattern": "^[A-Za-z0-9_]+$"},
             "additionalProperties": dict(TEXT_SCHEMA),
         }
+
+
+class ParameterValues(Kind[dict[str, Any]]):
+    """Named values of any shape that JSON knows."""
+
+    def read(self, value: Value, reader: Reader) -> dict[str, Any] | None:
+        if not isinstance(value, document.Mapping):
+            _expected(value, reader, "a mapping of parameters", "for example `parameters: {gain: 0.5}`")
+            return None
+        found: dict[str, Any] = {}
+        failed = False
+        for name, (key, item) in value.entries.items():
+            plain = item.plain()
+            if fault := key_fault(name):
+                reader.report.error(key, f"the name of a parameter {fault}")
+                failed = True
+            elif fault := value_fault(plain):
+                reader.report.error(item, f"the value of the parameter `{name}` {fault}")
+                failed = True
+            else:
+                found[name] = plain
+        return None if failed else found
+
+    def schema(self) -> Schema:
+        return {"type": "object", "propertyNames": {"pattern": r"\S", "maxLength": MAX_KEY}}
 
 
 def as_text(key: Scalar) -> Scalar:

@@ -17,6 +17,7 @@ from typing import Any, Literal
 import msgspec
 
 from dora.dataflow.model import (
+    ANY,
     DEFAULT_QUEUE_SIZE,
     Dataflow,
     Input,
@@ -156,6 +157,7 @@ def _links(layout: _Layout) -> Iterator[Link]:
 
 def _output(layout: _Layout, source: NodeOutput, links: list[Link]) -> OutputConfig:
     waits = any(link.policy == "backpressure" for link in links)
+    declared = layout.dataflow.types.outputs.get(str(source), ANY)
     return OutputConfig(
         id=source.output,
         service=f"{layout.place.dataflow_id}/{source.node}/{source.output}",
@@ -175,6 +177,8 @@ def _output(layout: _Layout, source: NodeOutput, links: list[Link]) -> OutputCon
         credit_bell=layout.credit_bells[source] if waits else "",
         max_queue_size=max((max(link.queue_size, link.room) for link in links), default=1),
         max_receivers=len(links) + SPARE_RECEIVERS,
+        type=declared.name,
+        shapes=list(declared.shapes),
     )
 
 
@@ -193,7 +197,10 @@ def _input(
     )
     if isinstance(item.source, TimerSource):
         config.interval_ns = item.source.interval_ns
-    elif isinstance(item.source, NodeOutput) and config.kind == "link":
+        return config
+    declared = layout.dataflow.types.inputs.get(f"{node.id}/{item.id}", ANY)
+    config.type, config.shapes = declared.name, list(declared.shapes)
+    if isinstance(item.source, NodeOutput) and config.kind == "link":
         output = outputs[item.source]
         config.service = output.service
         config.credit_bell = output.credit_bell if config.policy == "backpressure" else ""
@@ -225,6 +232,7 @@ def _node(layout: _Layout, node: Node, outputs: dict[NodeOutput, OutputConfig]) 
             )
             for operator in node.operators
         ],
+        parameters=node.parameters,
         descriptor=dataflow.descriptor,
         run_config=_run_config(node),
         dynamic=node.is_dynamic,

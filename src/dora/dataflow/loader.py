@@ -25,6 +25,7 @@ def load(
     *,
     environ: Mapping[str, str] | None = None,
     env_overrides: Mapping[str, str] | None = None,
+    strict_types: bool = False,
 ) -> Dataflow:
     """Read and check a dataflow file.
 
@@ -33,7 +34,8 @@ def load(
     to the dataflow's ``env``, where they win (a node's own ``env`` still wins over them).
 
     Raises `DataflowError` with all problems at once; what is only suspicious is in
-    ``Dataflow.warnings``.
+    ``Dataflow.warnings``. Types that do not fit together are in ``Dataflow.type_warnings``; with
+    ``strict_types``, or if the file says so, they are errors.
     """
     shown = os.fspath(path)
     absolute = os.path.abspath(shown)
@@ -44,6 +46,7 @@ def load(
         working_dir=os.path.dirname(absolute),
         environ=os.environ if environ is None else environ,
         env_overrides=env_overrides,
+        strict_types=strict_types,
     )
 
 
@@ -91,6 +94,7 @@ def parse(
     environ: Mapping[str, str],
     env_overrides: Mapping[str, str] | None = None,
     shown_file: str | None = None,
+    strict_types: bool = False,
 ) -> Dataflow:
     """Check the text of a dataflow; `load` without the reading.
 
@@ -110,6 +114,7 @@ def parse(
                 file=file,
                 working_dir=working_dir,
                 env_overrides=env_overrides or {},
+                strict_types=strict_types,
             )
     if report.failed or dataflow is None:
         raise DataflowError(problems=report.sorted())

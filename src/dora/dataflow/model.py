@@ -141,6 +141,7 @@ class Node(msgspec.Struct, frozen=True):
     cpu_affinity: tuple[int, ...] = ()
     python: PythonEnvironment | None = None  # None: what runs dora, or what ``--uv`` says
     git: GitSource | None = None
+    parameters: dict[str, Any] = {}  # as they are at the start
     pattern: str | None = None  # "service-server", "action-client", …; None: no part in one, or not said
     place: str | None = None  # "file.yml:3:5" of the node's mapping, for messages
     module: str = ""  # the id of the node that used the module it comes from, "" if none did
@@ -171,6 +172,25 @@ class Program(msgspec.Struct, frozen=True):
     place: Problem  # where the path is written; its message is who runs it, "the node `a`"
 
 
+class PortType(msgspec.Struct, frozen=True):
+    """The type of an input or output: its name, and the Arrow types that messages may have."""
+
+    name: str  # "std/media/v1/Image"
+    shapes: tuple[Any, ...]  # see `dora.dataflow.type_library.Shape`; empty: any
+
+
+ANY = PortType("", ())
+"""The type of what declares none."""
+
+
+class Types(msgspec.Struct, frozen=True):
+    """The types of messages, by ``"<node>/<input>"`` and ``"<node>/<output>"``."""
+
+    inputs: dict[str, PortType] = {}
+    outputs: dict[str, PortType] = {}
+    inferred: tuple[tuple[str, str, str], ...] = ()  # (type, input, source) of inputs that declare none
+
+
 class Dataflow(msgspec.Struct, frozen=True):
     nodes: tuple[Node, ...]
     working_dir: str  # absolute
@@ -181,7 +201,9 @@ class Dataflow(msgspec.Struct, frozen=True):
     debug: bool = False
     descriptor: dict[str, Any] = {}  # the document as plain values: `Node.dataflow_descriptor()`
     programs: tuple[Program, ...] = ()
+    types: Types = Types()
     warnings: tuple[Problem, ...] = ()  # what was suspicious but usable
+    type_warnings: tuple[Problem, ...] = ()  # what does not fit together, by the types that are declared
 
     def node(self, node_id: str) -> Node:
         """Return the node with this id; raises ``KeyError``."""

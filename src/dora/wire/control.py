@@ -12,6 +12,8 @@ from typing import Any, Literal
 
 import msgspec
 
+from dora.wire.requests import Answer, Request
+
 PROTOCOL_VERSION = 1
 MAX_FRAME = 64 << 20  # bytes
 
@@ -91,6 +93,7 @@ class NodeConfig(msgspec.Struct, omit_defaults=True):
     operators: list[OperatorConfig] = []
     descriptor: dict[str, Any] = {}
     run_config: dict[str, Any] = {}  # what `Node.node_config()` returns
+    parameters: dict[str, Any] = {}
     restart_count: int = 0
     dynamic: bool = False
     exit_when_nodes_finish: bool = False
@@ -138,7 +141,7 @@ class StopDataflow(msgspec.Struct, tag=True):
     """An operator returned ``DoraStatus.STOP_ALL``."""
 
 
-ToDaemon = Register | Ready | OutputsClosed | Closing | StopDataflow
+ToDaemon = Register | Ready | OutputsClosed | Closing | StopDataflow | Request
 
 # --------------------------------------------------------------------------- daemon → node
 
@@ -193,6 +196,17 @@ class Stop(msgspec.Struct, tag=True):
     """The dataflow, or this node, is asked to stop (event ``STOP`` with id ``MANUAL``)."""
 
 
+class ParamUpdate(msgspec.Struct, tag=True):
+    """A parameter of the node was set."""
+
+    key: str
+    value: Any
+
+
+class ParamDeleted(msgspec.Struct, tag=True):
+    key: str
+
+
 class TextInput(msgspec.Struct, tag=True):
     """One line for inputs of kind ``text``; arrives as a string array of length 1."""
 
@@ -209,6 +223,8 @@ ToNode = (
     | NodeFailed
     | NodeRestarted
     | Reload
+    | ParamUpdate
+    | ParamDeleted
     | Stop
     | TextInput
 )
@@ -226,7 +242,7 @@ class FrameError(ValueError):
     """The bytes on a control socket are not frames."""
 
 
-def encode_frame(message: ToDaemon | ToNode) -> bytes:
+def encode_frame(message: ToDaemon | ToNode | Answer) -> bytes:
     """Return the frame of a message, ready for the socket."""
     body = _encoder.encode(message)
     return len(body).to_bytes(4, "little") + body

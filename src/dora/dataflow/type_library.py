@@ -1,0 +1,152 @@
+"""All types that a dataflow may name, and the Arrow types that they stand for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any
+
+from dora.dataflow.report import Report, Span, did_you_mean
+from dora.dataflow.standard_types import ARROW, TYPES, WIDENING
+from dora.dataflow.type_files import Definition
+from dora.dataflow.type_names import STANDARD, TypeName
+
+Shape = Any
+"""An Arrow type as plain data: ``"Float32"``, ``{"list": shape}``, ``{"struct": {field: shape}}``."""
+
+CORE = "std/core/v1/"
+ANYTHING = f"{CORE}Bytes"
+TEXT = TypeName(f"{CORE}String")
+NOTHING = TypeName(f"{CORE}Null")
+TIMER = (NOTHING, TypeName(f"{CORE}UInt64"))
+"""What an input fed by a timer may be called: what it is, and what dora-rs calls it."""
+
+MAX_DEPTH = 8  # of types made of types
+MAX_STEPS = 3  # of conversions, one after the other
+
+_list = re.compile(r"List<(.+)>").fullmatch
+_steps: dict[str, list[str]] = {}
+for _narrow, _wide in WIDENING:
+    _steps.setdefault(CORE + _narrow, []).append(CORE + _wide)
+
+
+class TypeLibrary:
+    """The standard types, and the users', which are read when a name is not a standard one."""
+
+    def __init__(
+        self, report: Report, read_users: Callable[[], Mapping[str, Mapping[str, Definition]]]
+    ) -> None:
+        self._report = report
+        self._read_users = read_users
+        self._users: dict[str, Definition] | None = None
+        self._shapes: dict[str, Shape] = {}
+
+    def shape(self, name: TypeName) -> Shape | None:
+        """Return the Arrow type of a type; None if there is no such type, or it is told to be broken."""
+        base = name.base
+        if base not in self._shapes:
+            self._shapes[base] = self._resolved(base, ())
+        return self._shapes[base]
+
+    def exists(self, name: TypeName) -> bool:
+        return name.base in _standard() or (
+            not name.base.startswith(STANDARD) and name.base in self._all_users()
+        )
+
+    def hint(self, name: TypeName) -> str:
+        """Return what a name that does not exist may have meant."""
+        known = [*_standard(), *(self._users or ())]
+        by_short = [base for base in known if base.rpartition("/")[2] == name.short]
+        if len(by_short) == 1:
+            return f"did you mean `{by_short[0]}`?"
+        found = did_you_mean(name.base, known)
+        if found or name.base.startswith(STANDARD):
+            return found
+        return "types of your own are defined in files `types/**/*.yml` beside the dataflow"
+
+    def _all_users(self) -> dict[str, Definition]:
+        if self._users is None:
+            self._users = {
+                f"{part}/{name}": definition
+                for part, types in self._read_users().items()
+                for name, definition in types.items()
+            }
+            for base in self._users:
+                self._shapes[base] = self._resolved(base, ())
+        return self._users
+
+    def _resolved(self, base: str, chain: tuple[str, ...]) -> Shape | None:
+        """Return the Arrow type of a type; ``chain`` are those that are made of it."""
+        definition = _standard().get(base) or (
+            None if base.startswith(STANDARD) else self._all_users().get(base)
+        )
+        if definition is None:
+            return None
+        if base in self._shapes and not chain:
+            return self._shapes[base]
+        if base in chain or len(chain) >= MAX_DEPTH:
+            fault = "contains itself" if base in chain else f"is nested more than {MAX_DEPTH} deep"
+            self._report.error(definition.span, f"the type `{chain[0]}` {fault}")
+            return None
+        part = base.rpartition("/")[0]
+        inner = (*chain, base)
+        if isinstance(definition.meaning, str):
+            return self._part(definition.meaning, part, definition.span, inner)
+        fields = {
+            name: self._part(text, part, definition.span, inner)
+            for name, text in definition.meaning.items()
+        }
+        return None if None in fields.values() else {"struct": fields}
+
+    def _part(self, text: str, part: str, span: Span, chain: tuple[str, ...]) -> Shape | None:
+        """Return the Arrow type of what a type of ``part`` is made of."""
+        text = text.strip()
+        if found := _list(text):
+            item = self._part(found[1], part, span, chain)
+            return None if item is None else {"list": item}
+        if text in ARROW:
+            return text
+        users = self._users or {}
+        candidates = [text] if "/" in text else [f"{part}/{text}"]
+        candidates += [base for base in _standard() if "/" not in text and base.endswith(f"/{text}")]
+        for base in candidates:
+            if base in _standard() or base in users:
+                return self._resolved(base, chain)
+        names = [*ARROW, *(base.rpartition("/")[2] for base in (*_standard(), *users))]
+        self._report.error(
+            span, f"there is no type `{text}`, which `{chain[-1]}` is made of", did_you_mean(text, names)
+        )
+        return None
+
+
+@cache
+def _standard() -> dict[str, Definition]:
+    nowhere = Span(0, 0, 0, 1)
+    return {
+        f"{part}/{name}": Definition(meaning, nowhere)
+        for part, types in TYPES.items()
+        for name, meaning in types.items()
+    }
+
+
+def accepts(expected: TypeName, sent: TypeName, rules: tuple[tuple[TypeName, TypeName], ...] = ()) -> bool:
+    """Tell whether an input of one type may get messages of another.
+
+    ``rules`` are further conversions (from, to); at most `MAX_STEPS` are done one after the other.
+    """
+    if expected.base == ANYTHING:
+        return True
+    reached = [sent]
+    for _ in range(MAX_STEPS + 1):
+        if any(found.agrees(expected) for found in reached):
+            return True
+        reached = [
+            further
+            for found in reached
+            for further in (
+                *(TypeName(base) for base in _steps.get(found.base, ())),
+                *(to for start, to in rules if start.agrees(found)),
+            )
+        ]
+    return False

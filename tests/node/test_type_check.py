@@ -1,0 +1,184 @@
+"""Messages that are not what the dataflow says they are."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from fake_daemon import FakeDaemon, StartFlow
+from flows import node
+
+from dora import Node, UnsupportedData
+from dora.dataflow.model import PortType, Types
+from dora.dataflow.report import Report
+from dora.dataflow.type_library import TypeLibrary
+from dora.dataflow.type_names import TypeName
+from dora.node.type_check import fits
+
+LIBRARY = TypeLibrary(Report("", ""), dict)
+
+
+def std(name: str) -> Any:
+    return LIBRARY.shape(TypeName(f"std/{name}"))
+
+
+VECTOR = pa.struct({"x": pa.float64(), "y": pa.float64(), "z": pa.float64()})
+
+
+@pytest.mark.parametrize(
+    ("type_", "name", "fitting"),
+    [
+        (pa.float32(), "core/v1/Float32", True),
+        (pa.float64(), "core/v1/Float32", False),
+        (pa.float32(), "core/v1/Float64", True),
+        (pa.uint8(), "core/v1/UInt64", True),
+        (pa.int64(), "core/v1/UInt64", False),
+        (pa.null(), "core/v1/Float32", True),
+        (pa.string(), "core/v1/String", True),
+        (pa.large_string(), "core/v1/String", True),
+        (pa.dictionary(pa.int8(), pa.string()), "core/v1/String", True),
+        (pa.binary(), "core/v1/String", False),
+        (pa.bool_(), "core/v1/Bool", True),
+        (VECTOR, "core/v1/Bytes", True),
+        (VECTOR, "math/v1/Vector3", True),
+        (pa.struct([*VECTOR, pa.field("more", pa.int8())]), "math/v1/Vector3", True),
+        (pa.struct({"x": pa.float64(), "y": pa.float64()}), "math/v1/Vector3", False),
+        (pa.struct({name: pa.string() for name in "xyz"}), "math/v1/Vector3", False),
+        (pa.list_(pa.float64()), "math/v1/Vector3", False),
+        (pa.struct({"linear": VECTOR, "angular": VECTOR}), "control/v1/Twist", True),
+        (pa.uint8(), "media/v1/Image", True),
+        (pa.float32(), "media/v1/AudioFrame", True),
+        (pa.large_binary(), "media/v1/PointCloud", True),
+        (pa.string(), "media/v1/Image", False),
+        (pa.uint8(), "media/v1/CompressedImage", True),
+    ],
+)
+def test_arrow_types_and_types_of_the_library(type_: pa.DataType, name: str, fitting: bool) -> None:
+    assert fits(type_, std(name)) is fitting
+
+
+def test_lists() -> None:
+    names = {"names": pa.list_(pa.string())}
+    joints = pa.struct({**names, **dict.fromkeys(("positions", "velocities"), pa.large_list(pa.float64()))})
+    assert not fits(joints, std("control/v1/JointState"))
+    joints = pa.struct([*joints, pa.field("efforts", pa.list_(pa.float32(), 7))])
+    assert fits(joints, std("control/v1/JointState"))
+    assert not fits(pa.map_(pa.string(), pa.float64()), {"list": "Float64"})
+
+
+# --------------------------------------------------------------------------- in a dataflow
+
+
+FLOAT = PortType("std/core/v1/Float32", ("Float32",))
+
+
+@pytest.fixture
+def daemon(start_flow: StartFlow) -> FakeDaemon:
+    return start_flow(
+        node("a", outputs="out free"),
+        node("b", inputs={"in": "a/out", "free": "a/free"}),
+        types=Types(inputs={"b/in": FLOAT}, outputs={"a/out": FLOAT}),
+    )
+
+
+def warnings(text: str) -> list[str]:
+    return [json.loads(line)["message"] for line in text.splitlines()]
+
+
+WRONG = "input `in`: `a/out` sends int64, but the dataflow declares `std/core/v1/Float32`"
+
+
+def test_a_first_message_of_another_type_is_warned_about_once(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = daemon.node("a"), daemon.node("b")
+    for _ in range(2):
+        a.send_output("out", pa.array([1]))
+        a.send_output("free", pa.array(["x"]))
+    values = [event["value"].to_pylist() for event in b.drain()]
+    assert sorted(values, key=str) == [["x"], ["x"], [1], [1]]
+    assert warnings(capsys.readouterr().out) == [WRONG]
+
+
+def test_after_the_first_message_an_input_is_as_quick_as_any(
+    daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]
+) -> None:
+    a, b = daemon.node("a"), daemon.node("b")
+    port = b._inbox.ports["in"]
+    assert "poll" in vars(port) and "poll" not in vars(b._inbox.ports["free"])
+    a.send_output("out", pa.array([1.5], pa.float32()))
+    assert b.drain()[0]["value"].to_pylist() == [1.5]
+    assert "poll" not in vars(port)
+    a.send_output("out", pa.array(["later"]))
+    assert b.drain()[0]["value"].to_pylist() == ["later"]
+    assert warnings(capsys.readouterr().out) == []
+
+
+def test_answers_are_left_out(daemon: FakeDaemon, capsys: pytest.CaptureFixture[str]) -> None:
+    a, b = daemon.node("a"), daemon.node("b")
+    a.send_output("out", pa.array(["ok"]), {"request_id": "1"})
+    assert len(b.drain()) == 1
+    assert warnings(capsys.readouterr().out) == []
+    a.send_output("out", pa.array([1]))
+    assert len(b.drain()) == 1
+    assert warnings(capsys.readouterr().out) == [WRONG]
+
+
+@pytest.mark.parametrize("mode", ["1", "warn", "TRUE", "on"])
+def test_what_is_sent_is_warned_about_on_demand(
+    daemon: FakeDaemon, mode: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DORA_RUNTIME_TYPE_CHECK", mode)
+    a = daemon.node("a")
+    for _ in range(2):
+        a.send_output("out", pa.array([1]))
+    a.send_output("out", pa.array([1.5], pa.float32()))
+    a.send_output("out", b"bytes are nobody's type")
+    a.send_output("free", pa.array([1]))
+    a.send_output("out", pa.array([1]), {"goal_id": "1"})
+    a.send_output("out", np.array([1.5], np.float32))
+    a.send_output("out", np.array([1.5]))
+    assert warnings(capsys.readouterr().out) == [
+        "output `out`: int64 is sent, but the dataflow declares `std/core/v1/Float32`",
+        "output `out`: double is sent, but the dataflow declares `std/core/v1/Float32`",
+    ]
+    assert a.statistics()["outputs"]["out"]["sent"] == 7
+
+
+def test_what_is_sent_is_refused_on_demand(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DORA_RUNTIME_TYPE_CHECK", "error")
+    a = daemon.node("a")
+    for data in (pa.array([1]), pa.chunked_array([[1]]), pa.table({"a": [1]}), np.array([1.5])):
+        with pytest.raises(UnsupportedData, match="declares `std/core/v1/Float32`"):
+            a.send_output("out", data)
+    with pytest.raises(UnsupportedData, match="double is sent"), a.loan("out", 1, "float64") as memory:
+        memory[:] = 1
+    with a.loan("out", 1, "float32") as memory:
+        memory[:] = 1
+    with a.send_output_raw("out", 4) as buffer:
+        buffer[:] = b"1234"
+    assert a.statistics()["outputs"]["out"]["sent"] == 2
+
+
+@pytest.mark.parametrize("mode", [None, "", "0", "off", "no"])
+def test_what_is_sent_is_not_looked_at_otherwise(
+    daemon: FakeDaemon, mode: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if mode is not None:
+        monkeypatch.setenv("DORA_RUNTIME_TYPE_CHECK", mode)
+    a = daemon.node("a")
+    a.send_output("out", pa.array(["x"]))
+    assert "send" not in vars(a._outputs["out"])
+
+
+def test_only_nodes_with_types_load_the_check(start_flow: StartFlow) -> None:
+    import sys
+
+    sys.modules.pop("dora.node.type_check", None)
+    daemon = start_flow(node("a", outputs="out"), node("b", inputs={"in": "a/out"}))
+    nodes: list[Node] = [daemon.node("a"), daemon.node("b")]
+    assert "dora.node.type_check" not in sys.modules
+    assert len(nodes) == 2
