@@ -121,6 +121,19 @@ def test_sizes_may_alternate(bench: Bench) -> None:
         assert decode_bytes(port.take()) == pattern(size, index)
 
 
+def test_memory_taken_ahead_may_be_used_at_any_later_time(bench: Bench) -> None:
+    outlet, (port,) = bench.link(50)
+    outlet.sender.prepare()
+    sizes = [10, 1 << 20, 3 << 20, 8000, 0, 70_000, 8192, 10, 10]
+    for index, size in enumerate(sizes):
+        outlet.send(pattern(size, index))
+        if index % 3:
+            outlet.sender.prepare()
+            outlet.sender.prepare()
+    for index, size in enumerate(sizes):
+        assert decode_bytes(port.take()) == pattern(size, index)
+
+
 @pytest.mark.parametrize("size", [64, 65, 128, 1000, 4096, 4097, 100_000, 5_000_000])
 def test_loans_are_aligned_and_as_large_as_asked(bench: Bench, size: int) -> None:
     outlet, (port,) = bench.link(10)

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dora.wire.decode import PayloadError, as_arrow, decode_arrow, decode_bytes, decode_numpy
-from dora.wire.encode import encode
+from dora.wire.decode import PayloadError, as_arrow, decode_arrow, decode_bytes, decode_numpy, prepare
+from dora.wire.encode import as_message, encode
 from dora.wire.message import Encoding, Message, MessageError, pack_head
 from dora.wire.plain import plain_format
 
@@ -247,3 +247,41 @@ def test_any_body_is_decoded_or_refused(encoding: int, schema: bytes, body: byte
             decode(Message(laid_out(encoding, schema, body)))
         except PayloadError:
             pass
+
+
+# --------------------------------------------------------------------------- arrays made ahead
+
+
+def test_arrays_made_ahead_are_filled_with_their_own_message() -> None:
+    sent = [np.arange(start, start + 100, dtype=np.float32) for start in range(5)]
+    received = []
+    for values in sent:
+        received.append(decode_arrow(as_message(values)))
+        prepare()
+    assert [array.to_pylist() for array in received] == [values.tolist() for values in sent]
+    for array, values in zip(received, sent, strict=True):
+        assert array.buffers()[1].to_pybytes() == values.tobytes()
+        assert not array.buffers()[1].is_mutable
+
+
+def test_what_was_made_ahead_waits_for_a_message_that_fits() -> None:
+    first = decode_arrow(as_message(b"abcd"))
+    prepare()
+    other_size = decode_arrow(as_message(b"abc"))
+    other_type = decode_arrow(as_message(np.array([7], np.int32)))
+    same = decode_arrow(as_message(b"wxyz"))
+    assert [array.to_pylist() for array in (first, other_size, other_type, same)] == [
+        [*b"abcd"],
+        [*b"abc"],
+        [7],
+        [*b"wxyz"],
+    ]
+
+
+def test_a_received_array_is_passed_on_as_it_came() -> None:
+    for _ in range(3):
+        array = decode_arrow(as_message(np.array([1.5, 2.5])))
+        prepare()
+        again = decode_arrow(as_message(array))
+        assert again.equals(array)
+        assert decode_arrow(as_message(array.slice(1))).to_pylist() == [2.5]

@@ -39,7 +39,7 @@ from dora.transport.long_queue import LongQueue
 from dora.wire.control import InputConfig, OutputConfig
 from dora.wire.message import ALIGNMENT, Message, peek_body
 
-SMALL_MESSAGE: Final = 4096  # bytes; up to this size a message is copied out on arrival
+SMALL_MESSAGE: Final = 8192  # bytes; up to this size a message is copied out on arrival
 MAX_HELD: Final = 32  # large messages that the user may hold per input before they are copied
 _MAX_PUBLISHERS: Final = 4  # restarted nodes whose predecessor is not cleaned up yet
 _MAX_LOANS: Final = 8
@@ -166,18 +166,37 @@ class IceoryxSender:
             service.publisher_builder()
             .initial_max_slice_len(_INITIAL_CHUNK)
             .allocation_strategy(iox.AllocationStrategy.PowerOfTwo)
-            .max_loaned_samples(_MAX_LOANS)
+            .max_loaned_samples(_MAX_LOANS + 1)
             .backpressure_strategy(iox.BackpressureStrategy.DiscardData)
             .create()
         )
         self._loan = getattr(self._publisher, "__loan_slice_uninit")
         self._views: dict[int, memoryview] = {}  # address → writable bytes, known to be backed
         self._chunk = _INITIAL_CHUNK
+        self._ready: list[tuple[memoryview, Any]] = []  # at most one, see `prepare`
         # See the module's docstring: a publisher must outlive the process's orderly end.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._publisher))
 
     def send(self, message: bytes) -> None:
         size = len(message)
+        if size <= SMALL_MESSAGE and self._ready:
+            view, sample = self._ready.pop()
+        else:
+            view, sample = self._take(size)
+        view[:size] = message
+        sample.send()
+
+    def prepare(self) -> None:
+        """Take memory for the next small message."""
+        if self._ready:
+            return
+        try:
+            self._ready.append(self._take(SMALL_MESSAGE))
+        except (SharedMemoryFull, TransportError):
+            pass  # the next message tells, if it does not fit either
+
+    def _take(self, size: int) -> tuple[memoryview, Any]:
+        """Return memory for a small message, and the sample that it belongs to."""
         try:
             sample = self._loan(size)
         except Exception as error:
@@ -186,8 +205,7 @@ class IceoryxSender:
         view = self._views.get(address)
         if view is None or len(view) < size:
             view = self._populate(address, max(size, SMALL_MESSAGE))
-        view[:size] = message
-        _assume_init(sample).send()
+        return view, _assume_init(sample)
 
     def loan(self, size: int) -> _Loan:
         try:

@@ -42,6 +42,10 @@ class Sender(Protocol):
         """Send a small message, already laid out; raises `SharedMemoryFull`."""
         ...
 
+    def prepare(self) -> None:
+        """Do ahead what the next small message needs; for moments when nobody waits. Never fails."""
+        ...
+
     def loan(self, size: int) -> Loan:
         """Get memory for a message of ``size`` bytes; raises `SharedMemoryFull`."""
         ...

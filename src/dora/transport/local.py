@@ -97,6 +97,9 @@ class LocalSender:
     def send(self, message: bytes) -> None:
         self.deliver(Message(message))
 
+    def prepare(self) -> None:
+        """Nothing to do ahead."""
+
     def loan(self, size: int) -> _Loan:
         return _Loan(self, size)
 

@@ -109,6 +109,9 @@ class ZenohSender:
     def send(self, message: bytes) -> None:
         self.put(message)
 
+    def prepare(self) -> None:
+        """Nothing to do ahead."""
+
     def loan(self, size: int) -> _Loan:
         try:
             return _Loan(self, size)
