@@ -55,7 +55,15 @@ def _sleep(doorbell: Doorbell, timeout: float | None) -> float:
 def test_a_ring_before_the_wait_ends_it_at_once(doorbell: Doorbell, bell: Bell) -> None:
     bell.ring()
     assert _sleep(doorbell, LIMIT) < LIMIT / 2
+    doorbell.rearm()
     assert not _rung(doorbell)
+
+
+def test_rearming_takes_only_the_ring_that_ended_a_wait(doorbell: Doorbell, bell: Bell) -> None:
+    doorbell.wait(0)
+    bell.ring()  # the owner has said that it sleeps, and is about to wait
+    doorbell.rearm()
+    assert _sleep(doorbell, LIMIT) < LIMIT / 2
 
 
 def test_a_ring_during_the_wait_ends_it(doorbell: Doorbell, bell: Bell) -> None:
@@ -75,6 +83,7 @@ def test_many_rings_are_one(doorbell: Doorbell, bell: Bell) -> None:
     for _ in range(1000):
         bell.ring()
     doorbell.wait(LIMIT)
+    doorbell.rearm()
     assert not _rung(doorbell)
 
 
@@ -142,6 +151,7 @@ def test_a_second_descriptor_ends_the_wait_and_is_told_apart(directory: str) -> 
     assert doorbell.wait(None) is True  # until somebody reads it
     bell.ring()
     assert doorbell.wait(0) is True
+    doorbell.rearm()
     assert not _rung(doorbell), "both were there, both were taken note of"
     os.read(read_end, 1)
     assert doorbell.wait(0) is False

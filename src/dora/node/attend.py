@@ -7,17 +7,15 @@ all inputs and thereby sees to those that are waited for here.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from dora.node.input import Port
-from dora.transport.doorbell import Doorbell, memory_fence
+from dora.transport.doorbell import Doorbell, memory_fence, yield_cpu
 
 _monotonic = time.monotonic_ns
-yield_cpu = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 BUSY_PAUSE: Final = 0.002  # seconds between looks while another thread receives
 _GIVE_WAY: Final = 0.05  # seconds that a thread may take at most to give way
@@ -109,6 +107,7 @@ class Attending:
 
     def _doze(self, look: Callable[[], bool], ports: Sequence[Port], deadline: int | None) -> bool:
         """Sleep until rung, or until one of the ports has something to do; once."""
+        self._doorbell.rearm()
         self._words[self._asleep] = 1
         memory_fence()
         try:

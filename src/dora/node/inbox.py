@@ -19,14 +19,15 @@ from collections import deque
 from typing import Any, Final
 
 from dora.errors import ReceiveClosed
-from dora.node.attend import BUSY_PAUSE, Attending, yield_cpu
+from dora.node.attend import BUSY_PAUSE, Attending
 from dora.node.control import ControlChannel
 from dora.node.events import Error, Event, NodeFailed, NodeRestarted, Reload, Stop
 from dora.node.input import LinkPort, Port, QueuePort
 from dora.node.rhythm import Rhythm
 from dora.transport.board import ASLEEP, CONTROL, WORDS, Board
-from dora.transport.doorbell import Doorbell, memory_fence
+from dora.transport.doorbell import Doorbell, memory_fence, yield_cpu
 from dora.wire import control
+from dora.wire.decode import prepare
 
 _monotonic = time.monotonic_ns
 
@@ -75,6 +76,7 @@ class Inbox(Attending):
         self._spin_ns = int(spin_us * 1000)
         self._trust = 0
         self._rhythm = Rhythm()
+        self._arrival: tuple[int, int] | None = None  # of the last message: awaited since, come at
         self._served_data = False  # the last event came from another process
 
     # ------------------------------------------------------------------ taking events
@@ -205,6 +207,7 @@ class Inbox(Attending):
         if self._ending:
             self._pause_after_end()
             return None
+        prepare()
         start = _monotonic()
         deadline = None if timeout is None else start + int(timeout * 1e9)
         if self._spin_ns and timeout != 0:
@@ -227,6 +230,8 @@ class Inbox(Attending):
     def _wait_awake(self, start: int, deadline: int | None) -> Event | None:
         """As `_wait_asleep`, but awake for a short while around when a message is likely."""
         rhythm = self._rhythm
+        if self._arrival is not None:
+            self._learn(*self._arrival)
         event: Event | None = None
         if self._trust:
             until = start + self._spin_ns
@@ -246,15 +251,20 @@ class Inbox(Attending):
             if event is None and deadline is not None and _monotonic() >= deadline:
                 return None
         if event is not None and self._served_data:
-            now = _monotonic()
-            rhythm.observe(now)
-            if not self._trust and now - start < self._spin_ns + _WAKE_COST_NS:
-                self._trust = 1
+            self._arrival = (start, _monotonic())
         return event
+
+    def _learn(self, awaited: int, arrived: int) -> None:
+        """Draw the conclusions from an arrival: not at once, when the message has to get on its way."""
+        self._arrival = None
+        self._rhythm.observe(arrived)
+        if not self._trust and arrived - awaited < self._spin_ns + _WAKE_COST_NS:
+            self._trust = 1
 
     def _sleep(self, wake_at: int | None) -> Event | None:
         """Sleep until rung, or until then, or until a port has something to do; once."""
         words = self._words
+        self._doorbell.rearm()
         words[self._asleep] = 1
         memory_fence()
         try:

@@ -29,7 +29,7 @@ from dora.transport.board import (
     WORDS,
     Board,
 )
-from dora.transport.doorbell import FENCED, Bell, Doorbell, memory_fence
+from dora.transport.doorbell import FENCED, Bell, Doorbell, memory_fence, yield_cpu
 from dora.transport.interface import MAX_QUEUE, Loan, Sender
 from dora.wire.control import OutputConfig
 from dora.wire.correlation import asks_to_flush
@@ -60,6 +60,7 @@ class OutputPort:
         self.id = config.id
         self._sender = sender
         self._send_small = sender.send
+        self._prepare = sender.prepare
         self._words = words = board.words
         self._sent_word = config.slot * WORDS + SENT
         self._sequence = words[self._sent_word]  # a restarted node goes on counting
@@ -109,6 +110,9 @@ class OutputPort:
             if section and asks_to_flush(section):
                 self._flush(sequence)
         self._ring()
+        if size <= SMALL_BODY and self._lock.acquire(blocking=False):
+            self._prepare()
+            self._lock.release()
 
     def _count_unheard(self) -> None:
         with self._lock:
@@ -156,15 +160,21 @@ class OutputPort:
 
     def _ring(self) -> None:
         bells = self._bells
+        rung = not FENCED
         if FENCED:
             memory_fence()
             words = self._words
             for asleep_word, bell in bells:
                 if words[asleep_word]:
                     bell.ring()
+                    rung = True
         else:
             for _, bell in bells:
                 bell.ring()
+        if rung:
+            # The system tends to wake a receiver on the sender's processor, where it would wait for the
+            # sender to fall asleep.
+            yield_cpu()
 
     def _has_credit(self) -> bool:
         words = self._words
@@ -187,6 +197,7 @@ class OutputPort:
             memory_fence()
             while not self._has_credit() and not self._closed:
                 self._credit_bell.wait(_CREDIT_CHECK)
+                self._credit_bell.rearm()
         finally:
             words[self._waiting_word] = 0
 
@@ -204,7 +215,7 @@ def _fill(address: int, head: bytes, payload: Payload) -> None:
         view = memoryview((ctypes.c_ubyte * payload.size).from_address(target)).cast("B")
         payload.write(view)
     elif payload.body is not None:
-        _move(target, payload.body, payload.size)
+        _move(target, payload.to_bytes(), payload.size)
     else:
         _move(target, payload.address, payload.size)
 

@@ -19,12 +19,16 @@ import platform
 import select
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
 FENCED: Final = platform.machine() in ("x86_64", "AMD64")
 
 _fence = threading.Lock()
+
+# Let whoever waits for this processor run first.
+yield_cpu: Final[Callable[[], None]] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 
 def memory_fence() -> None:
@@ -88,6 +92,7 @@ class Doorbell:
         # Read-write: there is always a writer, so the pipe never reports end of file.
         self.fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self.also = also
+        self._rung = False  # there may be rings in the pipe
         self._fds = (self.fd,) if also < 0 else (self.fd, also)
         self._selectable = max(self._fds) < 1024
         self._poll = select.poll()
@@ -99,7 +104,7 @@ class Doorbell:
 
         Returns True if ``also`` is readable. Precise to tens of microseconds: ``poll`` counts in
         whole milliseconds, so a bounded wait uses ``select``. Signals run their Python handlers and
-        the wait goes on.
+        the wait goes on. The ring stays in the pipe: whoever goes to sleep again calls `rearm` first.
         """
         ready: list[int]
         if timeout is None:
@@ -108,8 +113,7 @@ class Doorbell:
             ready = select.select(self._fds, (), (), timeout)[0]
         else:
             ready = [fd for fd, _ in self._poll.poll(timeout * 1000.0)]
-        if self.fd in ready:
-            self.clear()
+        self._rung = self.fd in ready
         return self.also in ready
 
     def ring(self) -> None:
@@ -119,8 +123,18 @@ class Doorbell:
         except OSError:  # it rings already, or was closed
             pass
 
+    def rearm(self) -> None:
+        """Take the ring that ended the last wait out of the pipe.
+
+        Before the owner says that it sleeps: a ring that comes after that must stay. Taking it only
+        now, instead of on waking up, keeps a system call out of the way of the message that rang.
+        """
+        if self._rung:
+            self.clear()
+
     def clear(self) -> None:
         """Take all rings out of the pipe."""
+        self._rung = False
         try:
             os.read(self.fd, 4096)
         except BlockingIOError:
