@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+import dora.dataflow
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 BOUND = 45  # seconds, for a run that hangs
 
@@ -72,6 +74,20 @@ def test_operators(example: Path) -> None:
 @pytest.mark.parametrize("example", ["modules"], indirect=True)
 def test_modules(example: Path) -> None:
     assert said(dora_run(example), "printer") == ["once 2 4 6 8", "twice 20 40 50 50"]
+
+
+@pytest.mark.parametrize("example", ["types"], indirect=True)
+def test_types(example: Path) -> None:
+    lines = said(dora_run(example, DORA_RUNTIME_TYPE_CHECK="error"), "display")
+    assert lines == [f"{mean} degrees on average" for mean in (12.0, 13.5, 18.0)]
+    dora.dataflow.load(example / "dataflow.yml", strict_types=True)
+
+    stations = example / "stations.py"
+    stations.write_text(stations.read_text().replace("pa.float32()", "pa.float64()"))
+    said_by_average = said(dora_run(example), "average")
+    assert len(said_by_average) == 1 and "declares `weather/v1/Reading`" in said_by_average[0]
+    with pytest.raises(AssertionError, match="output `reading`: struct<temperature: double"):
+        dora_run(example, DORA_RUNTIME_TYPE_CHECK="error")
 
 
 @pytest.mark.parametrize("example", ["services"], indirect=True)
