@@ -23,12 +23,8 @@ COMMANDS: dict[str, str] = {
     **dict.fromkeys(("list", "ps", "clean", "node", "top", "inspect"), _RUNNING),
     "logs": _FILES,
     "topic": _PRINT,
-    "param": "set values with the `env` of a node, or with `dora run --env KEY=VALUE`",
     "record": f"{_PRINT} or stores it",
     "replay": "write a node that sends what was stored",
-    "graph": _VALIDATE,
-    "expand": _VALIDATE,
-    "new": "start from one of the examples in the documentation",
     **dict.fromkeys(("status", "check", "system", "doctor"), _VALIDATE),
     "trace": _FILES,
     "cluster": "run one dataflow per machine with `dora run FILE`",
@@ -36,7 +32,6 @@ COMMANDS: dict[str, str] = {
     "daemon": _FOREGROUND,
     "runtime": "operators are started by `dora run FILE`",
     "hub": "install node packages with pip, and name their command as the `path` of a node",
-    "completion": '`eval "$(_DORA_COMPLETE=bash_source dora)"` does it (or zsh_source, fish_source)',
     "self": "use pip: `pip install --upgrade dora-dataflow`",
 }
 """Command → what to use instead, after "this version of dora does not have it yet; "."""

@@ -10,18 +10,29 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dora._version import __version__
 from dora.errors import DoraError
 
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("dora.cli.run:run", "Build and run a dataflow until it ends."),
-    "build": ("dora.cli.build:build", "Run the build commands of a dataflow."),
+    "build": ("dora.cli.build:build", "Build a dataflow: clones, Python environments, build commands."),
     "validate": ("dora.cli.validate:validate", "Check a dataflow file without running it."),
+    "graph": ("dora.cli.graph:graph", "Draw a dataflow as a web page or as a Mermaid flowchart."),
+    "new": ("dora.cli.new:new", "Make a folder with a new dataflow, node or operator."),
+    "expand": ("dora.cli.expand:expand", "Print a dataflow file with its modules written out."),
     "schema": ("dora.cli.schema:schema", "Print the JSON schema of dataflow files, for editors."),
+    "completion": (
+        "dora.cli.completion:completion",
+        "Print the script that completes dora's commands in a shell.",
+    ),
+    "param": ("dora.cli.param:param", "Look at and change the parameters of running nodes."),
     "help": ("dora.cli.help:help_command", "Show the help of dora or of one of its commands."),
 }
 """Name → where the command is, and its description (a test keeps the two equal)."""
@@ -45,6 +56,16 @@ class Commands(click.Group):
         from dora.cli.later import later_command
 
         return later_command(cmd_name)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        from click.shell_completion import CompletionItem
+
+        found = [
+            CompletionItem(name, help=description)
+            for name, (_, description) in COMMANDS.items()
+            if name.startswith(incomplete)
+        ]
+        return found + click.Command.shell_complete(self, ctx, incomplete)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dora.cli.completion import dataflow_files, node_levels
 from dora.cli.flow import Display, RunRequest, run_to_end
 from dora.cli.interrupt import termination_as_interrupt
 from dora.cli.later import lockfile_options
@@ -45,7 +46,7 @@ def _environment(
 
 
 @click.command(cls=_RunCommand)
-@click.argument("path", metavar="FILE")
+@click.argument("path", metavar="FILE", shell_complete=dataflow_files)
 @click.option("--uv", is_flag=True, help="Build and run nodes with uv.")
 @click.option(
     "--stop-after",
@@ -82,6 +83,7 @@ def _environment(
     envvar="DORA_LOG_FILTER",
     show_envvar=True,
     metavar="NODE=LEVEL,...",
+    shell_complete=node_levels,
     help="Levels for single nodes, instead of --log-level.",
 )
 @click.option(

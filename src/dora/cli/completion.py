@@ -1,0 +1,82 @@
+"""``dora completion``: the script that lets a shell complete dora's commands, and what it completes.
+
+Click makes the script and parses the unfinished command line; the functions here offer values.
+Imported by every command that takes a dataflow file, hence light.
+"""
+
+from __future__ import annotations
+
+import os
+
+import click
+from click.shell_completion import CompletionItem, get_completion_class
+
+from dora.errors import DoraError
+
+SHELLS = ("bash", "zsh", "fish")
+VARIABLE = "_DORA_COMPLETE"  # how the script tells dora to complete; click's name for it
+
+
+@click.command()
+@click.argument("shell", metavar="[SHELL]", required=False, type=click.Choice(SHELLS))
+def completion(shell: str | None) -> None:
+    """Print the script that completes dora's commands in a shell.
+
+    SHELL is bash, zsh or fish [that of $SHELL]. To have completion in every new shell, put this into
+    ~/.bashrc: eval "$(dora completion bash)"; the same with zsh into ~/.zshrc. For fish:
+    dora completion fish > ~/.config/fish/completions/dora.fish
+    """
+    from dora.cli.main import cli
+
+    name = shell or os.path.basename(os.environ.get("SHELL", ""))
+    if name not in SHELLS:
+        known = f"$SHELL is `{name}`" if name else "$SHELL is not set"
+        raise DoraError(f"{known}; name the shell: `dora completion bash`, or zsh, or fish")
+    maker = get_completion_class(name)
+    assert maker is not None
+    click.echo(maker(cli, {}, "dora", VARIABLE).source())
+
+
+def dataflow_files(
+    ctx: click.Context,  # noqa: ARG001 - click's signature
+    param: click.Parameter,  # noqa: ARG001 - click's signature
+    incomplete: str,
+) -> list[CompletionItem[str]]:
+    """Offer the YAML files that begin so, and the folders."""
+    folder, beginning = os.path.split(incomplete)
+    try:
+        names = sorted(os.listdir(os.path.expanduser(folder) or "."))
+    except OSError:
+        names = []
+    files = [
+        CompletionItem(os.path.join(folder, name))
+        for name in names
+        if name.startswith(beginning) and name.endswith((".yml", ".yaml"))
+    ]
+    # Bash forgets what came before it when it reads "dir", so that is first.
+    return [CompletionItem(incomplete, type="dir"), *files]
+
+
+def node_levels(
+    ctx: click.Context,
+    param: click.Parameter,  # noqa: ARG001 - click's signature
+    incomplete: str,
+) -> list[CompletionItem[str]]:
+    """Offer ``node=level`` for the nodes of the dataflow file that the command line names."""
+    from dora.dataflow.model import LOG_LEVELS
+
+    done, comma, _ = incomplete.rpartition(",")
+    pairs = [f"{done}{comma}{node}={level}" for node in _node_ids(ctx) for level in LOG_LEVELS]
+    return [CompletionItem(pair) for pair in pairs if pair.startswith(incomplete)]
+
+
+def _node_ids(ctx: click.Context) -> list[str]:
+    path = ctx.params.get("path")
+    if not isinstance(path, str):
+        return []
+    from dora.dataflow import load
+
+    try:
+        return [node.id for node in load(path).nodes]
+    except DoraError:
+        return []  # the command itself says what is wrong

@@ -1,0 +1,198 @@
+"""A dataflow as a graph to look at: boxes with ports, and the edges between them.
+
+`graph_of` is pure. What it returns becomes JSON as it is (`msgspec.json.encode`); the page of
+``dora graph`` draws it, `dora.dataflow.mermaid` writes it down as text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import msgspec
+
+from dora.dataflow.links import LinkKind, link_kind
+from dora.dataflow.model import (
+    DEFAULT_OPERATOR_ID,
+    Dataflow,
+    Input,
+    LogSource,
+    Node,
+    NodeOutput,
+    QueuePolicy,
+    TimerSource,
+)
+
+BoxKind = Literal["node", "dynamic", "shell", "operator", "timer", "logs"]
+GroupKind = Literal["runtime", "module"]
+
+_UNITS = {"secs": "s", "millis": "ms", "micros": "µs", "nanos": "ns"}
+
+
+class Box(msgspec.Struct, frozen=True):
+    """What sends or receives: a node, an operator, or a source that dora itself provides.
+
+    Ids are those of the YAML: ``camera``, ``numbers/square`` for an operator among several,
+    ``dora/timer/hz/30``.
+    """
+
+    id: str
+    label: str
+    kind: BoxKind
+    group: str | None = None  # id of the group around it
+    program: str = ""  # as written: a path, a command with its arguments
+    description: str = ""
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+
+
+class Group(msgspec.Struct, frozen=True):
+    """Boxes that belong together: the operators of a runtime, the nodes of a module."""
+
+    id: str
+    label: str
+    kind: GroupKind
+    group: str | None = None
+    description: str = ""
+
+
+class Edge(msgspec.Struct, frozen=True):
+    """One output → input edge. ``source`` and ``target`` are ids of boxes."""
+
+    source: str
+    output: str  # "" for timers and logs
+    target: str
+    input: str
+    kind: LinkKind
+    queue_size: int
+    queue_policy: QueuePolicy
+    input_timeout: float | None = None  # seconds
+
+
+class Graph(msgspec.Struct, frozen=True):
+    boxes: tuple[Box, ...]
+    groups: tuple[Group, ...]
+    edges: tuple[Edge, ...]
+
+
+def graph_of(dataflow: Dataflow) -> Graph:
+    """Return the graph of a dataflow.
+
+    Every timer and every source of logs is one box, however many inputs listen to it. A runtime with
+    one unnamed operator is a box like a node's; other runtimes are groups.
+    """
+    boxes: list[Box] = []
+    groups = _modules(dataflow)
+    for node in dataflow.nodes:
+        if node.is_runtime and not _stands_alone(node):
+            label = node.name or _short(node.id, node.module)
+            groups.append(Group(node.id, label, "runtime", node.module or None, node.description or ""))
+        boxes += _boxes(node)
+    makers = {
+        NodeOutput(node.id, full): (box, output)
+        for node in dataflow.nodes
+        for box, output, full in _outputs(node)
+    }
+    given: dict[str, Box] = {}
+    edges: list[Edge] = []
+    for node in dataflow.nodes:
+        for target, name, item in _inputs(node):
+            if isinstance(item.source, NodeOutput):
+                source, output = makers[item.source]
+            else:
+                source, output = str(item.source), ""
+                given.setdefault(source, _given(item.source))
+            edges.append(
+                Edge(
+                    source=source,
+                    output=output,
+                    target=target,
+                    input=name,
+                    kind=link_kind(dataflow, node, item),
+                    queue_size=item.queue_size,
+                    queue_policy=item.queue_policy,
+                    input_timeout=item.input_timeout,
+                )
+            )
+    return Graph((*given.values(), *boxes), tuple(groups), tuple(edges))
+
+
+def _modules(dataflow: Dataflow) -> list[Group]:
+    ids = dict.fromkeys(node.module for node in dataflow.nodes if node.module)
+    groups = []
+    for module in ids:
+        around = max((other for other in ids if module.startswith(f"{other}.")), key=len, default=None)
+        groups.append(Group(module, _short(module, around or ""), "module", around))
+    return groups
+
+
+def _short(id: str, module: str) -> str:
+    """Return the id of a node as its module calls it."""
+    return id.removeprefix(f"{module}.") if module else id
+
+
+def _stands_alone(node: Node) -> bool:
+    return [operator.id for operator in node.operators] == [DEFAULT_OPERATOR_ID]
+
+
+def _box_id(node: Node, operator_id: str) -> str:
+    return node.id if _stands_alone(node) else f"{node.id}/{operator_id}"
+
+
+def _boxes(node: Node) -> Iterator[Box]:
+    if not node.is_runtime:
+        kind: BoxKind = "dynamic" if node.is_dynamic else "shell" if node.is_shell else "node"
+        words = node.args if node.is_shell else (node.path or "", *node.args)
+        yield Box(
+            id=node.id,
+            label=node.name or _short(node.id, node.module),
+            kind=kind,
+            group=node.module or None,
+            program="" if node.is_dynamic else " ".join(words),
+            description=node.description or "",
+            inputs=tuple(item.id for item in node.inputs),
+            outputs=node.outputs,
+        )
+    for operator in node.operators:
+        alone = _stands_alone(node)
+        short = _short(node.id, node.module)
+        names = (operator.name, node.name, short) if alone else (operator.name, operator.id)
+        yield Box(
+            id=_box_id(node, operator.id),
+            label=next(name for name in names if name),
+            kind="operator",
+            group=(node.module or None) if alone else node.id,
+            program=operator.python,
+            description=operator.description or (node.description if alone else "") or "",
+            inputs=tuple(item.id for item in operator.inputs),
+            outputs=operator.outputs,
+        )
+
+
+def _outputs(node: Node) -> Iterator[tuple[str, str, str]]:
+    """Yield (id of the box, output as the box calls it, output as the node calls it)."""
+    if not node.is_runtime:
+        for output in node.outputs:
+            yield node.id, output, output
+    for operator in node.operators:
+        for output in operator.outputs:
+            yield _box_id(node, operator.id), output, f"{operator.id}/{output}"
+
+
+def _inputs(node: Node) -> Iterator[tuple[str, str, Input]]:
+    """Yield (id of the box, input as the box calls it, the input)."""
+    if not node.is_runtime:
+        for item in node.inputs:
+            yield node.id, item.id, item
+    for operator in node.operators:
+        for item in operator.inputs:
+            yield _box_id(node, operator.id), item.id, item
+
+
+def _given(source: TimerSource | LogSource) -> Box:
+    if isinstance(source, TimerSource):
+        unit, number = source.text.split("/")[-2:]
+        label = f"{number} Hz" if unit == "hz" else f"every {number} {_UNITS[unit]}"
+        return Box(source.text, label, "timer", outputs=("",))
+    label = "all logs" if source.level == "stdout" else f"logs: {source.level} and worse"
+    return Box(source.text, f"{label} of {source.node}" if source.node else label, "logs", outputs=("",))

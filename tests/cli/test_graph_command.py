@@ -1,0 +1,98 @@
+"""``dora graph``: where the page goes and what is in it. How it looks is in test_graph_page.py."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from dora.cli.main import run_command_line
+
+ROOT = Path(__file__).parents[2]
+FLOW = (
+    "nodes:\n  - id: a\n    path: a.py\n    outputs: [x]\n  - id: b\n    path: b.py\n    inputs: {y: a/x}\n"
+)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run `dora graph` in a folder with a dataflow: (exit status, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    Path("robot.yml").write_text(FLOW)
+
+    def run_line(*arguments: str):
+        status = run_command_line(("graph", *arguments))
+        return status, *capsys.readouterr()
+
+    return run_line
+
+
+def test_the_page_is_beside_you_and_never_written_over(run, tmp_path):
+    for name in ("robot-graph.html", "robot-graph.1.html", "robot-graph.2.html"):
+        assert run("robot.yml") == (0, f"The graph is in {(tmp_path / name).as_uri()}\n", "")
+        assert (tmp_path / name).stat().st_size > 100_000
+
+
+def test_the_page_needs_nothing_from_elsewhere(run):
+    run("robot.yml")
+    page = Path("robot-graph.html").read_text()
+    assert not re.findall(r"<(?:script|link|img)[^>]* (?:src|href)=\"(?!data:)", page)
+    assert "@import" not in page and "url(http" not in page
+    assert not re.search(r"@[A-Z]+@", page)
+    data = re.search(r'id="graph-data">(.*?)</script>', page)
+    assert data and [box["id"] for box in json.loads(data[1])["boxes"]] == ["a", "b"]
+
+
+def test_what_a_file_says_cannot_leave_its_place_in_the_page(run):
+    evil = "</script><script>alert(1)</script>@ENGINE@"
+    Path("<b>.yml").write_text(FLOW.replace("path: a.py", f"path: a.py\n    description: '{evil}'"))
+    run("<b>.yml")
+    page = Path("<b>-graph.html").read_text()
+    assert evil not in page and "</script><script>alert" not in page
+    assert "/&lt;b&gt;.yml</title>" in page
+
+
+def test_mermaid(run):
+    status, out, err = run("robot.yml", "--mermaid")
+    assert (status, err) == (0, "")
+    assert out.startswith('flowchart LR\n  node_a["a"]\n')
+    assert out.splitlines()[-1].startswith("Paste this at https://mermaid.live")
+    assert not list(Path().glob("*.html"))
+
+
+def test_open(run, monkeypatch):
+    opened = []
+    monkeypatch.setattr("webbrowser.open", lambda address: bool(opened.append(address)) or True)
+    status, out, _ = run("robot.yml", "--open")
+    assert status == 0 and out.endswith(f" {opened[0]}\n")
+    monkeypatch.setattr("webbrowser.open", lambda _: False)
+    status, _, err = run("robot.yml", "--open")
+    assert (status, err) == (
+        1,
+        "error: there is no browser to open the page with; it is in robot-graph.1.html\n",
+    )
+
+
+def test_mistakes_are_told_in_a_sentence(run):
+    assert run("robbot.yml")[::2] == (
+        1,
+        "error: there is no file `robbot.yml`; did you mean `robot.yml`?\n",
+    )
+    status, _, err = run("robot.yml", "--mermaid", "--open")
+    assert status == 2 and err.startswith("error: --mermaid writes no page")
+
+    long = "x" * 248  # with "-graph.html" it is too long for a file name
+    Path(f"{long}.yml").write_text(FLOW)
+    status, _, err = run(f"{long}.yml")
+    assert (status, err) == (1, f"error: cannot write {long}-graph.html: File name too long\n")
+
+
+def test_the_shipped_page_is_built_from_the_sources():
+    front_end = ROOT / "frontend"
+    sources = [front_end / "build.mjs", front_end / "package-lock.json", *sorted(front_end.glob("src/*"))]
+    digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+    page = (ROOT / "src/dora/assets/graph.html").read_text()
+    assert f"<!-- built from {digest} -->" in page, "run `npm ci && npm run build` in frontend/"
