@@ -133,7 +133,9 @@ def test_new_code_that_dies_after_the_old_was_asked_to_end_is_started_again() ->
     run = started()
     run(SAVED)
     run.register("a", incarnation=1)
-    run(on.SuccessorEnded("a", 1, 1))
+    assert notes(run(on.SuccessorEnded("a", 1, 1))) == [
+        "the new code ended before it took over: exited with status 1"
+    ]
     assert spawned(run.end("a")) == [("a", 1)]
     run.join("a", incarnation=2)
 
