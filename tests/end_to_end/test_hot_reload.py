@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import textwrap
 from collections.abc import Callable
 
@@ -208,3 +209,12 @@ def test_killed_while_the_new_code_is_being_loaded(flow: Flow) -> None:
         ("sender: .*", lambda: None),
         ("printer: two", stop),
     ).run()
+
+
+def test_nothing_to_reload_is_said(flow: Flow) -> None:
+    flow.file("here.py", "from dora import Node\nNode()")
+    flow.node("shell", path="shell", args=f"{sys.executable} here.py")
+    dora.run(flow.write(), hot_reload=True, allow_shell_nodes=True, on_log=flow.entries.append)
+    assert [
+        entry.message for entry in flow.entries if entry.node_id is None
+    ] == ["no node of this dataflow has Python files that could be reloaded"]

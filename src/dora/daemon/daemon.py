@@ -114,6 +114,8 @@ class Daemon:
         _ = self._text  # imported while the nodes start
         if self._hot_reload is not None:
             self._hot_reload.start()
+            if not self._hot_reload.nodes:
+                self.note("warn", None, "no node of this dataflow has Python files that could be reloaded")
         if stop_after is not None:
             self.loop.call_at(stop_after, lambda: self._stop("its time is over"))
         self._start_health_checks()

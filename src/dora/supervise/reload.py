@@ -9,8 +9,8 @@ Operators are exchanged inside their runtime, which does the same with objects.
 
 While a process is starting, nobody knows which code it has read. What is saved then is remembered
 and acted upon as soon as the process runs; only one that is not even connected, and may never be, gets
-a successor at once. A node that fails for good is not given up but *mending*:
-its outputs stay open, and it is started again when its code changes.
+a successor at once. A node that fails for good is not given up but *mending*: its outputs stay open,
+and it is started again when its code changes.
 """
 
 from __future__ import annotations
@@ -106,7 +106,10 @@ class Reloads(RunState):
         node.successor = None
         self.deadlines.pop((node.spec.id, "successor"), None)
         why = end.reason or in_one_line(end.last_lines) or describe_exit(end.exit_code, end.signal)
-        self._note("error", node.spec.id, f"the new code does not start, the old code goes on: {why}")
+        if node.makes_way:
+            self._note("error", node.spec.id, f"the new code ended before it took over: {why}")
+        else:
+            self._note("error", node.spec.id, f"the new code does not start, the old code goes on: {why}")
 
     def _drop_successor(self, node: NodeState) -> None:
         if node.successor is not None:
