@@ -1,7 +1,7 @@
 """A queue longer than an engine's own: the rest of it is in this process's memory.
 
 A slot in shared memory costs a few microseconds and some kilobytes at start, so engines stop at
-`MAX_QUEUE`. When more than half of that is waiting, the oldest messages are moved into a deque: by
+`MAX_QUEUE`. When more than an eighth of that is waiting, the oldest messages are moved into a deque: by
 whoever calls `receive`, and by a thread while nobody does, because the node computes. Messages that
 do not fit there are lost oldest first, as in any queue, and show as a gap in the sequence numbers.
 """
@@ -17,7 +17,7 @@ from dora.transport.interface import MAX_QUEUE, Receiver
 from dora.wire.message import Message
 
 _PERIOD: Final = 0.005  # seconds between looks; at 200,000 messages/s a thousand come meanwhile
-_KEPT: Final = MAX_QUEUE // 2  # messages that are left to the engine
+_KEPT: Final = MAX_QUEUE // 8  # messages that are left to the engine; its other slots are for bad moments
 
 
 class LongQueue:
