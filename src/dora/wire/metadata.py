@@ -77,12 +77,25 @@ def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
     Raises `UnsupportedData` for a key that is no string, ``OverflowError`` for an integer out of range,
     ``ValueError`` for values that contain themselves.
     """
+    return _encode(metadata) if _is_simple(metadata) else _encode_any(metadata)
+
+
+def _is_simple(metadata: Mapping[str, Any]) -> bool:
+    """Tell whether metadata arrives as it is: no nesting, nothing to convert. Most is."""
     for key, value in metadata.items():
-        if key.__class__ is not str or value.__class__ not in _SIMPLE:
-            if value.__class__ is datetime and value.tzinfo is UTC and key.__class__ is str:
-                continue
-            return _encode_any(metadata)
-    return _encode(metadata)
+        if key.__class__ is not str:
+            return False
+        if value.__class__ not in _SIMPLE and (value.__class__ is not datetime or value.tzinfo is not UTC):
+            return False
+    return True
+
+
+def as_received(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """Return metadata as a receiver would get it; raises `UnsupportedData` for a key that is no string."""
+    if _is_simple(metadata):
+        return dict(metadata)
+    received: dict[str, Any] = normalise(metadata)
+    return received
 
 
 def _encode_any(metadata: Mapping[str, Any]) -> bytes:
