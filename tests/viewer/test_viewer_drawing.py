@@ -173,6 +173,8 @@ def test_a_robot_moves_its_joints_in_order_and_within_their_limits(tmp_path: Pat
     assert moved("twin")["twin/left"] == [0, 0, 0]
     with pytest.raises(NotDrawable, match=r"no variable `leg_urdf` gives a robot .* there are `arm` and"):
         list(robots.draw(Message("jointstate_leg", pa.array([1.0]), {})))
+    with pytest.raises(NotDrawable, match="its `encoding` is `xyzquat`; positions of joints"):
+        list(robots.draw(Message("arm", pa.array([1.0]), {"encoding": "xyzquat"})))
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,9 @@ def test_masks_become_one_image_of_labels() -> None:
     soft = values.labelled_masks(message([-1.5, 0.2], width=2, height=1))
     assert soft is not None
     assert soft.tolist() == [[0, 1]]
+    named = values.labelled_masks(message([{"masks": [1.0, 0.0], "labels": ["cat"]}], width=2, height=1))
+    assert named is not None
+    assert named.tolist() == [[1, 0]]
     assert values.labelled_masks(message(pa.array([], pa.float32()))) is None
     with pytest.raises(NotDrawable, match="6 is no multiple"):
         values.labelled_masks(message([True] * 6, width=2, height=2))

@@ -88,6 +88,9 @@ class Robots:
         if robot is None:
             known = f"there are {listed(self._robots)}" if self._robots else "there is none"
             raise NotDrawable(f"no variable `{name}_urdf` gives a robot of that name; {known}")
+        encoding = message.metadata.get("encoding", "jointstate")
+        if encoding != "jointstate":  # such a node sends poses on the same output, too
+            raise NotDrawable(f"its `encoding` is `{encoding}`; positions of joints are a `jointstate`")
         positions = values.numbers(message.value).astype(float).tolist()
         for number, transform in enumerate(robot.pose(positions)):
             yield f"{name}/joints/{number}", [transform]

@@ -165,7 +165,8 @@ def labelled_masks(message: Message) -> npt.NDArray[np.uint16] | None:
 
     Where masks overlap, the later one shows. None if there is no mask.
     """
-    array = numbers(message.value)
+    inside = field(message.value, "masks")
+    array = numbers(message.value if inside is None else inside)
     if array.size == 0:
         return None
     width, height = message.size()
