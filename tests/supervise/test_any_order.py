@@ -49,6 +49,7 @@ steps = st.one_of(
     st.tuples(st.just("closed"), st.sampled_from(NAMES), st.just(0)),
     st.tuples(st.just("disconnect"), st.sampled_from(NAMES), st.just(0)),
     st.tuples(st.just("progress"), st.sampled_from(NAMES), st.just(0)),
+    st.tuples(st.just("parameter"), st.sampled_from(NAMES), st.integers(0, 3)),
     st.tuples(st.just("end"), st.sampled_from(NAMES), st.sampled_from([0, 1, -9, -15])),
     st.tuples(st.just("spawn failed"), st.sampled_from(NAMES), st.just(0)),
     st.tuples(st.just("code"), st.sampled_from(NAMES), st.just(0)),
@@ -119,6 +120,10 @@ class World:
                 self.perform(run(on.Disconnected(name)))
             case "progress":
                 self.perform(run(on.Progress(name)))
+            case "parameter" if number:
+                self.perform(run(on.ParameterSet(0, name, "key", number)))
+            case "parameter":
+                self.perform(run(on.ParameterDeleted(0, name, "key")))
             case "end" if name in self.processes:
                 self.end(name, number)
             case "spawn failed" if name in self.processes and name not in self.connected:

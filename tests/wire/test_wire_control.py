@@ -24,6 +24,8 @@ from dora.wire.control import (
     OperatorConfig,
     OutputConfig,
     OutputsClosed,
+    ParamDeleted,
+    ParamUpdate,
     Ready,
     Refused,
     Register,
@@ -39,6 +41,18 @@ from dora.wire.control import (
     decode_to_node,
     encode_address,
     encode_frame,
+)
+from dora.wire.requests import (
+    Answer,
+    AskParameters,
+    Declined,
+    DeleteParameter,
+    Describe,
+    Description,
+    Done,
+    Parameters,
+    SetParameter,
+    decode_answer,
 )
 
 CONFIG = NodeConfig(
@@ -67,6 +81,10 @@ TO_DAEMON: list[Any] = [
     OutputsClosed(["a", "b"]),
     Closing({"typo": 3}),
     StopDataflow(),
+    Describe(),
+    AskParameters("a"),
+    SetParameter("a", "gain", {"p": [1, None]}),
+    DeleteParameter("a", "gain"),
 ]
 TO_NODE: list[Any] = [
     Registered(CONFIG),
@@ -77,8 +95,16 @@ TO_NODE: list[Any] = [
     NodeFailed("b", "exit status 3", ["a"]),
     NodeRestarted("b"),
     Reload(["op"], ["/project/helper.py"]),
+    ParamUpdate("gain", 0.5),
+    ParamDeleted("gain"),
     Stop(),
     TextInput(["log"], "žluťoučký"),
+]
+ANSWERS: list[Any] = [
+    Description("id", "/lab.yml", ["a"]),
+    Parameters({"gain": 0.5}),
+    Done(running=True),
+    Declined("because"),
 ]
 
 
@@ -97,7 +123,13 @@ def test_what_a_daemon_says_comes_back(message: Any) -> None:
     assert decode_to_node(body(encode_frame(message))) == message
 
 
+@pytest.mark.parametrize("message", ANSWERS, ids=lambda message: type(message).__name__)
+def test_what_a_command_is_answered_comes_back(message: Any) -> None:
+    assert decode_answer(body(encode_frame(message))) == message
+
+
 def test_every_kind_of_frame_is_tested_here() -> None:
+    assert {type(message) for message in ANSWERS} == set(get_args(Answer))
     assert {type(message) for message in TO_DAEMON} >= set(get_args(control.ToDaemon))
     assert {type(message) for message in TO_NODE} >= set(get_args(control.ToNode))
 

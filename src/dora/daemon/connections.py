@@ -13,6 +13,7 @@ import msgspec
 
 from dora.daemon.loop import READ, WRITE, Loop
 from dora.wire.control import FrameBuffer, FrameError, ToDaemon, ToNode, decode_to_daemon, encode_frame
+from dora.wire.requests import Answer
 
 # Frames from nodes are small; a peer that claims more than this is not a node.
 _MAX_INCOMING = 1 << 20
@@ -48,7 +49,7 @@ class Connection:
         peer.setblocking(False)
         loop.watch(peer.fileno(), READ, self._ready)
 
-    def send(self, message: ToNode) -> None:
+    def send(self, message: ToNode | Answer) -> None:
         """Send a frame, now or as soon as the peer reads; to a closed connection it is lost."""
         if self.open:
             self._outgoing += encode_frame(message)

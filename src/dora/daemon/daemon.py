@@ -50,6 +50,14 @@ from dora.wire.control import (
     TextInput,
     ToDaemon,
 )
+from dora.wire.requests import (
+    AskParameters,
+    DeleteParameter,
+    Describe,
+    Description,
+    Request,
+    SetParameter,
+)
 
 if TYPE_CHECKING:
     from dora.daemon.hot_reload import HotReload
@@ -214,6 +222,9 @@ class Daemon:
                 if (connection := self._server.connections.pop(number, None)) is not None:
                     connection.send(Refused(reason))
                     connection.close()
+            case do.Answer(connection=number, answer=answer):
+                if (connection := self._server.connections.get(number)) is not None:
+                    connection.send(answer)
             case do.Send(node_id=node_id, message=message):
                 if (connection := self._members.get(node_id)) is not None:
                     connection.send(message)
@@ -360,6 +371,8 @@ class Daemon:
         node_id = connection.node_id
         if isinstance(message, Register):
             self._on_register(connection, message)
+        elif isinstance(message, Request):
+            self._on_request(connection, message)
         elif not node_id:
             self._refuse(connection, "the first frame has to be a registration")
         else:
@@ -388,6 +401,18 @@ class Daemon:
                 on.Registering(connection.number, message.node_id, message.incarnation, message.dynamic)
             )
 
+    def _on_request(self, connection: Connection, request: Request) -> None:
+        match request:
+            case Describe():
+                nodes = [node.id for node in self.dataflow.nodes]
+                connection.send(Description(self._run.dataflow_id, self.dataflow.file, nodes))
+            case AskParameters(node_id=node_id):
+                self.feed(on.ParametersAsked(connection.number, node_id))
+            case SetParameter(node_id=node_id, key=key, value=value):
+                self.feed(on.ParameterSet(connection.number, node_id, key, value))
+            case DeleteParameter(node_id=node_id, key=key):
+                self.feed(on.ParameterDeleted(connection.number, node_id, key))
+
     def _refuse(self, connection: Connection, reason: str) -> None:
         self._server.connections.pop(connection.number, None)
         connection.send(Refused(reason))
@@ -406,7 +431,10 @@ class Daemon:
         self._members[node_id] = connection
         self._keeper.reopen_receivers(node_id)
         config = self._plan.configs[node_id]
-        connection.send(Registered(msgspec.structs.replace(config, restart_count=command.restart_count)))
+        config = msgspec.structs.replace(
+            config, restart_count=command.restart_count, parameters=command.parameters
+        )
+        connection.send(Registered(config))
 
     def _on_disconnect(self, connection: Connection) -> None:
         node_id = connection.node_id

@@ -385,6 +385,33 @@ class Reload(Event):
         self.modules = modules
 
 
+class ParamUpdate(Event):
+    """Parameter ``id`` of this node was set to ``value``, while it runs."""
+
+    __slots__ = ()
+    __match_args__ = ("id", "value")
+    type: ClassVar[str] = "PARAM_UPDATE"
+    if TYPE_CHECKING:
+        id: str
+        value: Any
+
+    def __init__(self, key: str, value: Any) -> None:
+        super().__init__(id=key, value=value)
+
+
+class ParamDeleted(Event):
+    """Parameter ``id`` of this node was deleted, while it runs."""
+
+    __slots__ = ()
+    __match_args__ = ("id",)
+    type: ClassVar[str] = "PARAM_DELETED"
+    if TYPE_CHECKING:
+        id: str
+
+    def __init__(self, key: str) -> None:
+        super().__init__(id=key)
+
+
 class Unknown(Event):
     """An event of a kind that this version does not know."""
 

@@ -21,7 +21,16 @@ from typing import Any, Final
 from dora.errors import ReceiveClosed
 from dora.node.attend import BUSY_PAUSE, Attending
 from dora.node.control import ControlChannel
-from dora.node.events import Error, Event, NodeFailed, NodeRestarted, Reload, Stop
+from dora.node.events import (
+    Error,
+    Event,
+    NodeFailed,
+    NodeRestarted,
+    ParamDeleted,
+    ParamUpdate,
+    Reload,
+    Stop,
+)
 from dora.node.input import LinkPort, Port, QueuePort
 from dora.node.rhythm import Rhythm
 from dora.transport.board import ASLEEP, CONTROL, WORDS, Board
@@ -55,6 +64,7 @@ class Inbox(Attending):
         """``clock_is_work``: a node with timers goes on when all its data inputs are closed."""
         super().__init__()
         self.ports = {port.id: port for port in ports}
+        self.parameters: dict[str, Any] = {}  # as of the daemon's last word
         self._turn: list[Port] = list(ports)  # open ports
         self._next_turn = 0
         self._clocks = [port for port in ports if not port.is_data]
@@ -422,6 +432,12 @@ class Inbox(Attending):
                         port.put_text(text)
             case control.Stop():
                 self._stop()
+            case control.ParamUpdate(key=key, value=value):
+                self.parameters[key] = value
+                self._pending.append(ParamUpdate(key, value))
+            case control.ParamDeleted(key=key):
+                self.parameters.pop(key, None)
+                self._pending.append(ParamDeleted(key))
             case control.Reload(operators=operators, modules=modules):
                 self._pending.append(Reload(operators=operators, modules=modules))
             case control.NodeFailed():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from dora.errors import ConnectError, NotInDataflow
@@ -307,6 +308,15 @@ class Node:
     def node_config(self) -> dict[str, Any]:
         """Return ``{"inputs": {id: source}, "outputs": [id]}``; a source with options is a mapping."""
         return self._config.run_config
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """The parameters of this node: those of the YAML, and what was set since.
+
+        A live view, up to date whenever this program receives events; `ParamUpdate` and
+        `ParamDeleted` tell of changes. It cannot be written to.
+        """
+        return MappingProxyType(self._session.inbox.parameters)
 
     def is_restart(self) -> bool:
         """Tell whether an earlier process of this node ended and was restarted."""

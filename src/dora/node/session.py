@@ -76,6 +76,7 @@ class Session:
             spin_us=_spin_us(),
             clock_is_work=not config.exit_when_nodes_finish,
         )
+        self.inbox.parameters = config.parameters
         for frame in early:
             self.inbox.handle(frame)
         self.closed = False

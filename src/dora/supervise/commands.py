@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
+from dora.wire import requests
 from dora.wire.control import ToNode
 
 
@@ -43,6 +44,7 @@ class Admit(msgspec.Struct, frozen=True):
     connection: int
     node_id: str
     restart_count: int
+    parameters: dict[str, Any] = {}
 
 
 class Refuse(msgspec.Struct, frozen=True):
@@ -64,6 +66,13 @@ class Signal(msgspec.Struct, frozen=True):
 
     node_id: str
     signal: int
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """Answer a request of somebody who is no node; a connection that is gone needs no answer."""
+
+    connection: int
+    answer: requests.Answer
 
 
 class CloseReceivers(msgspec.Struct, frozen=True):
@@ -91,6 +100,7 @@ Command = (
     | DropSuccessor
     | Admit
     | Refuse
+    | Answer
     | Send
     | Signal
     | CloseReceivers

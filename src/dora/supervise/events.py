@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import msgspec
 
 
@@ -98,6 +100,30 @@ class Progress(msgspec.Struct, frozen=True):
     node_id: str
 
 
+class ParametersAsked(msgspec.Struct, frozen=True):
+    """Somebody who is no node wants to know the parameters of one. Answered by `Answer`."""
+
+    connection: int
+    node_id: str
+
+
+class ParameterSet(msgspec.Struct, frozen=True):
+    """A parameter of a node shall have a value. Answered by `Answer`."""
+
+    connection: int
+    node_id: str
+    key: str
+    value: Any
+
+
+class ParameterDeleted(msgspec.Struct, frozen=True):
+    """A node shall not have a parameter any more. Answered by `Answer`."""
+
+    connection: int
+    node_id: str
+    key: str
+
+
 class StopRequested(msgspec.Struct, frozen=True):
     """The dataflow shall end in good order: Ctrl-C, a time limit, or an operator's ``STOP_ALL``."""
 
@@ -125,6 +151,9 @@ Event = (
     | NodeClosed
     | Disconnected
     | Progress
+    | ParametersAsked
+    | ParameterSet
+    | ParameterDeleted
     | StopRequested
     | KillRequested
     | TimePassed

@@ -24,6 +24,8 @@ def validate_state(supervisor: Supervisor) -> None:
             assert supervisor.opened, f"{where}: the barrier is not open"
         if node.connected:
             assert node.phase in ("starting", "ready", "running"), f"{where}: connected"
+        if node.present:
+            assert node.parameters_told == node.parameters, f"{where}: was not told of parameters"
         if node.phase in ("ended", "dormant"):
             assert not names[node_id], f"{where}: has deadlines {names[node_id]}"
         if node.phase == "ended":

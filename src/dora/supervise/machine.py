@@ -30,6 +30,7 @@ from dora.dataflow.report import listed
 from dora.supervise import commands as do
 from dora.supervise import events as on
 from dora.supervise.node_state import NodeState
+from dora.supervise.parameters import ParameterRules
 from dora.supervise.reload import RELOAD_GRACE, Reloads
 from dora.supervise.restart import recent_restarts, restart_delay
 from dora.supervise.result import FailureKind, NodeFailure
@@ -51,7 +52,7 @@ BROKEN_START_GRACE = 1.0  # for nodes that could not yet be told that the start 
 FAREWELL = 1.0  # for dynamic nodes, once everybody else has ended
 
 
-class Supervisor(Reloads):
+class Supervisor(Reloads, ParameterRules):
     """Supervise one run of a dataflow.
 
     All times are absolute, in seconds, on one clock that never goes back (``CLOCK_MONOTONIC``).
@@ -116,6 +117,8 @@ class Supervisor(Reloads):
                 self._disconnected(self.nodes[node_id])
             case on.Progress(node_id=node_id):
                 self._arm_health(self.nodes[node_id])
+            case on.ParametersAsked() | on.ParameterSet() | on.ParameterDeleted():
+                self._parameter_request(event)
             case on.StopRequested(reason=reason):
                 self._stop(reason)
             case on.KillRequested():
@@ -152,9 +155,9 @@ class Supervisor(Reloads):
         assert node is not None
         if node.spec.is_dynamic:
             node.phase = "starting"
-        node.connected, node.closed = True, False
+        node.closed = False
         self.deadlines.pop((event.node_id, "startup"), None)
-        self._commands.append(do.Admit(event.connection, event.node_id, node.restart_count))
+        self._admit(node, event.connection)
         self._tell(event.node_id, "connected")
 
     def _refusal(self, node: NodeState | None, event: on.Registering) -> str:
@@ -290,6 +293,7 @@ class Supervisor(Reloads):
             self._reopen_outputs(node)
         if node.inputs_closed:
             self._send(node, InputsClosed(sorted(node.inputs_closed)))
+        self._tell_parameters(node)
         self._arm_health(node)
         self._new_process_runs(node)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from dora.dataflow.model import Node
 from dora.supervise.events import CodeChanged
@@ -54,6 +54,8 @@ class NodeState:
     outputs_closed: set[str] = field(default_factory=set)  # consumers know
     inputs_closed: set[str] = field(default_factory=set)
     undeclared: dict[str, int] = field(default_factory=dict)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters_told: dict[str, Any] = field(default_factory=dict)  # what its process knows
 
     @property
     def alive(self) -> bool:

@@ -180,8 +180,7 @@ class Reloads(RunState):
         self._commands.append(do.Succeed(key, node.restart_count))
         self._tell(key, "its new code takes over")
         if successor.connection is not None:
-            node.connected = True
-            self._commands.append(do.Admit(successor.connection, key, node.restart_count))
+            self._admit(node, successor.connection)
         elif node.spec.startup_timeout is not None:
             self.deadlines[key, "startup"] = self._now + node.spec.startup_timeout
 

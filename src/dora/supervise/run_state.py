@@ -23,7 +23,7 @@ class RunState:
     """The nodes of one run, the deadlines that are set, the commands that were not handed out yet."""
 
     def __init__(self, dataflow: Dataflow) -> None:
-        self.nodes = {node.id: NodeState(node) for node in dataflow.nodes}
+        self.nodes = {node.id: NodeState(node, parameters=dict(node.parameters)) for node in dataflow.nodes}
         self.graph = Graph(dataflow)
         self.begun = False
         self.opened = False  # the start barrier
@@ -97,6 +97,11 @@ class RunState:
 
     def _forget_deadlines(self, node: NodeState) -> None:
         self.deadlines = {key: time for key, time in self.deadlines.items() if key[0] != node.spec.id}
+
+    def _admit(self, node: NodeState, connection: int) -> None:
+        node.connected = True
+        node.parameters_told = dict(node.parameters)
+        self._commands.append(do.Admit(connection, node.spec.id, node.restart_count, node.parameters_told))
 
     def _send(self, node: NodeState, message: ToNode) -> None:
         self._commands.append(do.Send(node.spec.id, message))

@@ -1,0 +1,71 @@
+"""``-d/--dataflow``: which of the running dataflows a command is about."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from dora.errors import DoraError
+
+if TYPE_CHECKING:
+    from dora.daemon.runs import Run
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+dataflow_option: Callable[[_Function], _Function] = click.option(
+    "-d",
+    "--dataflow",
+    metavar="ID_OR_NAME",
+    help="Which running dataflow: its UUID, the beginning of it, or the name of its file. Not needed while "
+    "only one runs.",
+)
+
+
+def find_run(wanted: str | None) -> Run:
+    """Return a connection to the running dataflow that is meant.
+
+    Asks on a terminal if there are several; raises `DoraError` elsewhere, and if there is none.
+    """
+    from dora.daemon.runs import fits, running
+
+    runs = list(running())
+    found = [run for run in runs if wanted is None or fits(run.description, wanted)]
+    if len(found) > 1 and sys.stdin.isatty():
+        chosen = _choose(found)
+    elif len(found) == 1:
+        chosen = found[0]
+    else:
+        for run in runs:
+            run.close()
+        raise DoraError(_none_or_many(wanted, runs, found))
+    for run in runs:
+        if run is not chosen:
+            run.close()
+    return chosen
+
+
+def _none_or_many(wanted: str | None, runs: list[Run], found: list[Run]) -> str:
+    if not runs:
+        return "no dataflow is running; start one with `dora run FILE`"
+    if not found:
+        return f"no running dataflow is called `{wanted}`; there are:\n{_listed(runs)}"
+    which = (
+        "more than one dataflow is running" if wanted is None else f"`{wanted}` fits more than one dataflow"
+    )
+    return f"{which}; say which one with -d:\n{_listed(found)}"
+
+
+def _listed(runs: list[Run]) -> str:
+    from dora.daemon.runs import name_of
+
+    return "\n".join(f"  {run.description.dataflow_id}  {name_of(run.description)}" for run in runs)
+
+
+def _choose(runs: list[Run]) -> Run:
+    for index, line in enumerate(_listed(runs).splitlines(), 1):
+        click.echo(f"  {index}{line[1:]}", err=True)
+    number: int = click.prompt("Which dataflow", type=click.IntRange(1, len(runs)), err=True)
+    return runs[number - 1]

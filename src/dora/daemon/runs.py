@@ -1,0 +1,104 @@
+"""The dataflows that run on this machine for this user, and a connection to one of them."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from typing import Final
+
+from dora.errors import ConnectError, DoraError
+from dora.transport.places import SOCKET_NAME, runtime_root
+from dora.wire.control import FrameBuffer, encode_frame
+from dora.wire.requests import Answer, Declined, Describe, Description, Request, decode_answer
+
+_PATIENCE: Final = 5.0  # seconds that a daemon may take to answer
+
+
+class Run:
+    """A connection to the daemon of a running dataflow; ``description`` says which one.
+
+    ``with`` closes it.
+    """
+
+    def __init__(self, path: str) -> None:
+        """Connect to a socket; raises `ConnectError`."""
+        self._path = path
+        self._frames = FrameBuffer()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.settimeout(_PATIENCE)
+        try:
+            self._socket.connect(path)
+            description = self.ask(Describe())
+        except OSError as error:
+            self.close()
+            raise ConnectError(f"the daemon cannot be reached at {path}: {error}") from error
+        except ConnectError:
+            self.close()
+            raise
+        assert isinstance(description, Description)
+        self.description = description
+
+    def ask(self, request: Request) -> Answer:
+        """Send a request and wait for its answer.
+
+        Raises `ConnectError` if the daemon ends or does not answer, `DoraError` with its reason if it
+        declines.
+        """
+        try:
+            self._socket.sendall(encode_frame(request))
+            answer = self._receive()
+        except OSError as error:
+            raise ConnectError(f"the daemon at {self._path} does not answer: {error}") from error
+        if isinstance(answer, Declined):
+            raise DoraError(answer.reason)
+        return answer
+
+    def _receive(self) -> Answer:
+        while True:
+            for body in self._frames:
+                return decode_answer(body)
+            data = self._socket.recv(1 << 16)
+            if not data:
+                raise ConnectError("the dataflow has just ended")
+            self._frames.feed(data)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def __enter__(self) -> Run:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def running() -> Iterator[Run]:
+    """Yield a connection to each running dataflow of this user; oldest first."""
+    root = runtime_root()
+    try:
+        names = os.listdir(root)
+    except FileNotFoundError:
+        return
+    found: list[Run] = []
+    for name in names:
+        try:
+            found.append(Run(f"{root}/{name}/{SOCKET_NAME}"))
+        except ConnectError:
+            continue  # of a dataflow that has ended, or is just ending
+    # The ids are UUIDs of version 7: they sort by the time of the start.
+    yield from sorted(found, key=lambda run: run.description.dataflow_id)
+
+
+def name_of(description: Description) -> str:
+    """Return the name of a running dataflow: that of its file, without the ending."""
+    return os.path.splitext(os.path.basename(description.file or ""))[0]
+
+
+def fits(description: Description, wanted: str) -> bool:
+    """Tell whether a text names a dataflow: by its UUID, the beginning of it, its name or its file."""
+    return (
+        description.dataflow_id.startswith(wanted.lower())
+        or name_of(description) == wanted
+        or (description.file is not None and os.path.abspath(wanted) == description.file)
+    )

@@ -1,0 +1,43 @@
+"""Parameters of nodes: named JSON values that may change while the dataflow runs."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+import msgspec
+
+MAX_KEY: Final = 256  # bytes
+MAX_VALUE: Final = 64 * 1024  # bytes, as JSON
+
+
+def key_fault(key: str) -> str:
+    """Return why a text cannot name a parameter, as the end of a sentence; "" if it can."""
+    if not key.strip():
+        return "is empty"
+    size = len(key.encode(errors="replace"))
+    return f"has {size} bytes, more than {MAX_KEY}" if size > MAX_KEY else ""
+
+
+def value_fault(value: Any) -> str:
+    """Return why a value cannot be one of a parameter, as the end of a sentence; "" if it can.
+
+    >>> value_fault({"gain": [0.5, None]}), value_fault(float("nan"))
+    ('', 'has nan, which JSON does not know')
+    """
+    if strange := _not_json(value):
+        return strange
+    size = len(msgspec.json.encode(value))
+    return f"has {size} bytes as JSON, more than {MAX_VALUE}" if size > MAX_VALUE else ""
+
+
+def _not_json(value: Any) -> str:
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"has {value}, which JSON does not know"
+    if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**64:
+        return f"has the integer {value}, which does not fit into 64 bits"
+    if isinstance(value, dict):
+        return next((fault for item in value.values() if (fault := _not_json(item))), "")
+    if isinstance(value, list):
+        return next((fault for item in value if (fault := _not_json(item))), "")
+    return ""

@@ -1,0 +1,130 @@
+"""Finding the dataflows that run, and changing the parameters of their nodes."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from running import Bench, wait_until
+
+from dora.daemon.runs import Run, fits, name_of, running
+from dora.dataflow.model import RestartOptions
+from dora.errors import ConnectError, DoraError
+from dora.wire.requests import (
+    AskParameters,
+    DeleteParameter,
+    Description,
+    Done,
+    Parameters,
+    SetParameter,
+)
+
+pytestmark = pytest.mark.processes
+
+# A node that prints its parameters and every change, and ends with the parameter `end`.
+NODE = """
+    import os
+    from control_peer import Peer
+
+    peer = Peer()
+    print("at start", peer.config.parameters, flush=True)
+    while True:
+        frame = peer.receive()
+        print(frame, flush=True)
+        if type(frame).__name__ == "ParamUpdate" and frame.key == "end":
+            os._exit(frame.value)
+        if frame is None or type(frame).__name__ == "Stop":
+            break
+    peer.close()
+"""
+
+
+def only_run() -> Run:
+    (run,) = running()
+    return run
+
+
+class Live:
+    """A dataflow of one node that runs in a thread while the test asks it things."""
+
+    def __init__(self, bench: Bench, **node: Any) -> None:
+        self.bench = bench
+        node.setdefault("parameters", {"gain": 0.5})
+        self.node = bench.node("a", NODE, **node)
+        self.failures: list[BaseException] = []
+
+    def during(self, check: Callable[[Run], None]) -> None:
+        started = threading.Event()
+
+        def on_entry(entry: Any) -> None:
+            if entry.message.startswith("at start"):
+                started.set()
+
+        def ask() -> None:
+            try:
+                assert started.wait(20)
+                with only_run() as run:
+                    try:
+                        check(run)
+                    finally:
+                        run.ask(SetParameter("a", "end", 0))
+            except BaseException as error:  # noqa: BLE001 - reported below
+                self.failures.append(error)
+
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        self.bench.run(self.node, on_entry=on_entry, file="/nowhere/lab.yml")
+        thread.join(20)
+        if self.failures:
+            raise self.failures[0]
+
+
+def test_parameters_are_listed_set_and_deleted(bench: Bench) -> None:
+    def check(run: Run) -> None:
+        assert run.ask(AskParameters("a")) == Parameters({"gain": 0.5})
+        assert run.ask(SetParameter("a", "mode", {"fast": [1, None]})) == Done(running=True)
+        assert run.ask(DeleteParameter("a", "gain")) == Done(running=True)
+        assert run.ask(AskParameters("a")) == Parameters({"mode": {"fast": [1, None]}})
+        with pytest.raises(DoraError, match="has no parameter `gain`"):
+            run.ask(DeleteParameter("a", "gain"))
+
+    Live(bench).during(check)
+    assert bench.lines("a") == [
+        "at start {'gain': 0.5}",
+        "ParamUpdate(key='mode', value={'fast': [1, None]})",
+        "ParamDeleted(key='gain')",
+        "ParamUpdate(key='end', value=0)",
+    ]
+
+
+def test_a_restarted_node_starts_with_the_present_parameters(bench: Bench) -> None:
+    def check(run: Run) -> None:
+        run.ask(SetParameter("a", "gain", 3))
+        run.ask(SetParameter("a", "end", 1))
+        wait_until(lambda: len([x for x in bench.lines("a") if x.startswith("at start")]) == 2, "a restart")
+
+    Live(bench, restart=RestartOptions(policy="on-failure")).during(check)
+    starts = [line for line in bench.lines("a") if line.startswith("at start")]
+    assert starts == ["at start {'gain': 0.5}", "at start {'gain': 3, 'end': 1}"]
+
+
+def test_a_run_says_which_dataflow_it_is(bench: Bench) -> None:
+    def check(run: Run) -> None:
+        assert run.description == Description(bench.ids[-1], "/nowhere/lab.yml", ["a"])
+        assert name_of(run.description) == "lab"
+        for wanted in (bench.ids[-1], bench.ids[-1][:8].upper(), "lab", "/nowhere/lab.yml"):
+            assert fits(run.description, wanted)
+        assert not fits(run.description, "labor")
+
+    Live(bench).during(check)
+
+
+def test_nothing_runs(runtime_root: str) -> None:
+    assert list(running()) == []
+    os.rmdir(runtime_root)
+    assert list(running()) == []
+    with pytest.raises(ConnectError, match="cannot be reached"):
+        Run(f"{runtime_root}/daemon.sock")

@@ -1,0 +1,46 @@
+"""The `parameters` of a node in the dataflow file."""
+
+from __future__ import annotations
+
+import pytest
+
+from dora.dataflow import parse
+from dora.errors import DataflowError
+
+
+def parameters(text: str) -> object:
+    source = f"nodes:\n  - id: a\n    path: a.py\n    parameters: {text}\n"
+    return parse(source, file="f.yml", working_dir="/", environ={}).nodes[0].parameters
+
+
+def test_values_are_kept_as_they_are() -> None:
+    values = parameters("{gain: 0.5, on: true, name: fast, none: null, list: [1, {a: b}]}")
+    assert values == {"gain": 0.5, "on": True, "name": "fast", "none": None, "list": [1, {"a": "b"}]}
+
+
+def test_a_node_has_none_by_default() -> None:
+    assert parameters("") == {}
+    assert parameters("{}") == {}
+
+
+def test_a_runtime_has_them_too() -> None:
+    source = "nodes: [{id: a, operator: {python: a.py}, parameters: {x: 1}}]"
+    assert parse(source, file="f.yml", working_dir="/", environ={}).nodes[0].parameters == {"x": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1]", "expected a mapping of parameters, found a list"),
+        ("{x: .inf}", "the value of the parameter `x` has inf, which JSON does not know"),
+        ("{'': 1}", "the name of a parameter is empty"),
+        (f"{{{'k' * 257}: 1}}", "the name of a parameter has 257 bytes, more than 256"),
+        (f"{{x: {'v' * 70000}}}", "the value of the parameter `x` has 70002 bytes as JSON"),
+    ],
+)
+def test_what_cannot_be_is_shown_at_its_place(text: str, message: str) -> None:
+    with pytest.raises(DataflowError) as raised:
+        parameters(text)
+    (problem,) = raised.value.problems
+    assert message in problem.message
+    assert problem.line == 4

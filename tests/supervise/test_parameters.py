@@ -1,0 +1,134 @@
+"""Parameters: who keeps them, who is told."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from supervision import Supervised, node, sent
+
+from dora.dataflow.model import RestartOptions
+from dora.supervise import commands as do
+from dora.supervise import events as on
+from dora.wire.control import ParamDeleted, ParamUpdate, Started
+from dora.wire.requests import Answer, Declined, Done, Parameters
+
+
+def supervised(**more: Any) -> Supervised:
+    return Supervised(node("a", parameters={"gain": 0.5}, **more), node("other"))
+
+
+def answers(commands: list[do.Command]) -> list[Answer]:
+    return [command.answer for command in commands if isinstance(command, do.Answer)]
+
+
+def admitted(commands: list[do.Command]) -> dict[str, Any]:
+    (admit,) = [command for command in commands if isinstance(command, do.Admit)]
+    return admit.parameters
+
+
+def values(run: Supervised, node_id: str = "a") -> dict[str, Any]:
+    (answer,) = answers(run(on.ParametersAsked(7, node_id)))
+    assert isinstance(answer, Parameters)
+    return answer.values
+
+
+def test_a_running_node_is_told() -> None:
+    run = supervised()
+    run.start()
+    commands = run(on.ParameterSet(7, "a", "mode", "fast"))
+    assert answers(commands) == [Done(running=True)]
+    assert sent(commands, "a") == [ParamUpdate("mode", "fast")]
+    assert sent(commands, "other") == []
+    commands = run(on.ParameterDeleted(7, "a", "gain"))
+    assert sent(commands, "a") == [ParamDeleted("gain")]
+    assert values(run) == {"mode": "fast"}
+    assert values(run, "other") == {}
+
+
+def test_the_same_value_again_is_told_again() -> None:
+    run = supervised()
+    run.start()
+    assert sent(run(on.ParameterSet(7, "a", "gain", 0.5)), "a") == [ParamUpdate("gain", 0.5)]
+
+
+def test_a_process_gets_all_values_when_it_is_admitted() -> None:
+    run = supervised()
+    run(on.Begin())
+    run(on.ParameterSet(7, "a", "mode", "fast"))
+    assert admitted(run.register("a")) == {"gain": 0.5, "mode": "fast"}
+
+
+def test_what_changes_before_the_start_is_told_at_the_start() -> None:
+    run = supervised()
+    run(on.Begin())
+    run.join("a")
+    commands = run(on.ParameterSet(7, "a", "gain", 1))
+    assert answers(commands) == [Done(running=False)]
+    assert sent(commands, "a") == []
+    run(on.ParameterSet(7, "a", "new", [1]))
+    run(on.ParameterSet(7, "a", "gone", 1))
+    run(on.ParameterDeleted(7, "a", "gone"))
+    assert sent(run.join("other"), "a") == [
+        Started(100_000_000_000),
+        ParamUpdate("gain", 1),
+        ParamUpdate("new", [1]),
+    ]
+
+
+def test_what_is_the_same_to_python_is_not_to_a_program() -> None:
+    run = Supervised(node("a", parameters={"flag": 1}), node("other"))
+    run(on.Begin())
+    run.join("a")
+    run(on.ParameterSet(7, "a", "flag", True))
+    assert sent(run.join("other"), "a")[1:] == [ParamUpdate("flag", True)]
+
+
+def test_a_restarted_node_has_the_present_values() -> None:
+    run = supervised(restart=RestartOptions(policy="always", delay=1.0))
+    run.start()
+    run(on.ParameterSet(7, "a", "gain", 2))
+    run.end("a", 1)
+    commands = run(on.ParameterSet(7, "a", "mode", "slow"))
+    assert answers(commands) == [Done(running=False)]
+    run.after(1.0)
+    assert admitted(run.register("a", incarnation=1)) == {"gain": 2, "mode": "slow"}
+
+
+def test_a_dynamic_node_finds_what_was_set_before_it_came() -> None:
+    run = Supervised(node("a"), node("guest", path="dynamic", parameters={"x": 1}))
+    run.start()
+    run(on.ParameterSet(7, "guest", "x", 2))
+    assert admitted(run.register("guest", dynamic=True)) == {"x": 2}
+
+
+@pytest.mark.parametrize(
+    ("event", "reason"),
+    [
+        (on.ParametersAsked(7, "othre"), "this dataflow has no node `othre`; did you mean `other`?"),
+        (on.ParameterSet(7, "b", "x", 1), "this dataflow has no node `b`"),
+        (on.ParameterDeleted(7, "a", "gian"), "node `a` has no parameter `gian`; did you mean `gain`?"),
+        (on.ParameterSet(7, "a", " ", 1), "the key of a parameter is empty"),
+        (on.ParameterSet(7, "a", "ä" * 129, 1), "the key of a parameter has 258 bytes, more than 256"),
+        (
+            on.ParameterSet(7, "a", "x", "y" * 65536),
+            "the value of parameter `x` has 65538 bytes as JSON, more than 65536",
+        ),
+        (
+            on.ParameterSet(7, "a", "x", [float("inf")]),
+            "the value of parameter `x` has inf, which JSON does not know",
+        ),
+        (
+            on.ParameterSet(7, "a", "x", {"y": 2**64}),
+            "the value of parameter `x` has the integer 18446744073709551616, which does not fit into "
+            "64 bits",
+        ),
+    ],
+)
+def test_what_cannot_be_is_declined(event: on.Event, reason: str) -> None:
+    run = supervised()
+    run.start()
+    commands = run(event)
+    assert answers(commands) == [Declined(reason)]
+    assert sent(commands, "a") == []
+    assert values(run) == {"gain": 0.5}
