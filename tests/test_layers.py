@@ -20,6 +20,7 @@ LAYERS = (
     ("dataflow", "logs"),
     ("supervise", "transport"),
     ("node", "daemon"),
+    ("building",),
     ("cli", "viewer"),  # the viewer is a node, and reads names of the daemon
     ("api",),
 )

@@ -98,10 +98,12 @@ def build(
     The coordinator arguments are taken for the sake of existing programs; this version always builds
     on this machine. Raises `DataflowError` and `BuildError`.
     """
+    from dora.building.options import BuildOptions
     from dora.cli.flow import build_only
 
     del coordinator_addr, coordinator_port, force_local
-    build_only(os.fspath(dataflow_path), uv=bool(uv), stream=sys.stdout, on_warning=_warn)
+    options = BuildOptions(uv=bool(uv), update=True)
+    build_only(os.fspath(dataflow_path), options, stream=sys.stdout, on_warning=_warn)
 
 
 def _warn(text: str) -> None:

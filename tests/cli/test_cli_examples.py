@@ -6,9 +6,11 @@ from importlib import import_module
 import pytest
 
 MODULES = (
+    "dora.building.inline",
+    "dora.building.pip",
+    "dora.cli.build",
     "dora.cli.report",
     "dora.cli.values",
-    "dora.daemon.build",
     "dora.logs.filters",
     "dora.logs.formats",
     "dora.logs.parse",

@@ -11,15 +11,22 @@ from typing import Any
 import pytest
 
 from dora.daemon.builtin import BUILTIN_NODES
+from dora.daemon.interpreter import Interpreter, environment_folder, interpreter_of
 from dora.daemon.options import RunOptions, choose_engine, finish_grace_from_environment
 from dora.daemon.spawn import CannotSpawn, command_line, environment
-from dora.dataflow.model import Dataflow, Node, Operator
+from dora.dataflow.model import Dataflow, Node, Operator, PythonEnvironment
 from dora.errors import DoraError
 from dora.wire.control import Address
 
 
-def command(node: Node, directory: Path, **options: Any) -> list[str]:
-    return command_line(node, str(directory), **{"uv": False, "allow_shell": False, **options})
+def command(node: Node, directory: Path, uv: bool = False, **options: Any) -> list[str]:
+    """The command line of a node; with ``uv`` in a project."""
+    if uv:
+        directory.mkdir(exist_ok=True)
+        (directory / "pyproject.toml").touch()
+    interpreter = interpreter_of(Dataflow((node,), str(directory)), node, uv=uv)
+    words = command_line(node, str(directory), interpreter, **{"allow_shell": False, **options})
+    return ["uv", *words[1:2], *words[4:]] if uv else words  # without the path of uv and that of the wheel
 
 
 def program(path: Path, mode: int = 0o755) -> str:
@@ -83,6 +90,38 @@ def test_what_cannot_be_spawned(node: Node, sentence: str, tmp_path: Path) -> No
         command(node, tmp_path, search_path=str(tmp_path))
 
 
+def test_a_node_with_an_environment_of_its_own_runs_there(tmp_path: Path) -> None:
+    node = Node("n", path="tool", python=PythonEnvironment("3.12", ("rich",)))
+    dataflow = Dataflow((node,), str(tmp_path), env={"PATH": "/x"})
+    interpreter = interpreter_of(dataflow, node, uv=False)
+    folder = environment_folder(dataflow, node, uv=False)
+    assert folder is not None and folder.startswith(f"{tmp_path}/.dora/python-envs/n-")
+    with pytest.raises(CannotSpawn, match="run `dora build` first"):
+        command_line(node, str(tmp_path), interpreter, allow_shell=False)
+    programs = Path(folder, "bin")
+    programs.mkdir(parents=True)
+    program(programs / "python")
+    tool = program(programs / "tool")
+    assert command_line(node, str(tmp_path), interpreter, allow_shell=False) == [tool]
+    runtime = Node("n", operators=(Operator("a", "a.py"),), python=node.python)
+    assert command_line(runtime, str(tmp_path), interpreter, allow_shell=False)[0] == f"{programs}/python"
+    env = environment(node, dataflow, Address("id", "n", "/s"), interpreter, base={})
+    assert env["PATH"] == f"{programs}:/x" and env["VIRTUAL_ENV"] == folder
+
+
+def test_what_decides_about_an_environment_is_in_its_name() -> None:
+    def folder(node: Node, uv: bool = False) -> str | None:
+        return environment_folder(Dataflow((node,), "/w"), node, uv=uv)
+
+    first = Node("n", path="a.py", python=PythonEnvironment(None, ("rich",)))
+    other = Node("n", path="a.py", python=PythonEnvironment(None, ("rich>=2",)))
+    assert folder(first) == folder(first, uv=True) != folder(other)
+    built = Node("n", path="a.py", build=("pip install rich",))
+    assert folder(built) is None
+    assert folder(built, uv=True) == "/w/.dora/python-envs/n"
+    assert folder(Node("n", path="a.py"), uv=True) is None
+
+
 def test_runtimes_and_shells(tmp_path: Path) -> None:
     runtime = Node("n", operators=(Operator("a", "a.py"),))
     assert command(runtime, tmp_path) == [sys.executable, "-u", "-m", "dora.runtime"]
@@ -96,7 +135,9 @@ def test_the_environment_of_a_node_overrides_that_of_the_dataflow_and_ours_wins(
     node = Node("n", path="n.py", env={"A": "node", "DORA_RUN_ID": "mine"})
     dataflow = Dataflow((node,), "/", env={"A": "dataflow", "B": "dataflow"})
     base = {"A": "base", "B": "base", "C": "base", "DORA_NODE_CONFIG": "old"}
-    env = environment(node, dataflow, Address("id", "n", "/s"), base=base, strict_outputs=True)
+    env = environment(
+        node, dataflow, Address("id", "n", "/s"), Interpreter(), base=base, strict_outputs=True
+    )
     assert (env["A"], env["B"], env["C"]) == ("node", "dataflow", "base")
     assert env["DORA_RUN_ID"] == "id"
     assert env["DORA_STRICT_OUTPUTS"] == "1"

@@ -148,7 +148,10 @@ optional = {
     "max_log_size": sizes,
     "shared_memory_pool_size": sizes,
     "send_stdout_as": st.just("x"),
-    "git": st.sampled_from([None, False, "", {}]),
+    "git": st.sampled_from([None, "https://x.y/z"]),
+    "python": st.sampled_from(
+        [None, {}, {"version": 3.12}, {"version": ">=3.11,<3.13", "requirements": ["a"]}]
+    ),
 }
 good_nodes = st.fixed_dictionaries({"path": st.sampled_from(["a.py", 5, "dynamic"])}, optional=optional)
 

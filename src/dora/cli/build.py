@@ -6,13 +6,15 @@ import sys
 
 import click
 
+from dora.building.options import BuildOptions, Built
 from dora.cli import flow
+from dora.cli.completion import dataflow_files
 from dora.cli.interrupt import termination_as_interrupt
-from dora.cli.later import later_option, lockfile_options
+from dora.cli.later import lockfile_options
 
 
 @click.command()
-@click.argument("path", metavar="FILE")
+@click.argument("path", metavar="FILE", shell_complete=dataflow_files)
 @click.option("--uv", is_flag=True, help="Build with uv: pip means `uv pip`.")
 @click.option(
     "--local", is_flag=True, help="Build on this machine, which is what this version always does."
@@ -32,15 +34,41 @@ from dora.cli.later import later_option, lockfile_options
     expose_value=False,
     help="Accepted for the sake of existing scripts; this version builds on this machine.",
 )
-@later_option("--strict-types", instead="it does not know type annotations", is_flag=True)
-@later_option("--parallel", instead="nodes are built one after the other", is_flag=True)
-@later_option("--offline", instead="give pip its own options in the `build` lines", is_flag=True)
+@click.option("--strict-types", is_flag=True, help="Build only if all declared types fit together.")
+@click.option("--parallel", is_flag=True, help="Build the nodes at the same time.")
+@click.option("--offline", is_flag=True, help="Use no network: only what is installed, cached or cloned.")
 @lockfile_options
-def build(path: str, uv: bool, local: bool) -> None:  # noqa: ARG001 - there is nothing but local builds
-    """Run the build commands of a dataflow.
+def build(
+    path: str,
+    uv: bool,
+    local: bool,  # noqa: ARG001 - there is nothing but local builds
+    strict_types: bool,
+    parallel: bool,
+    offline: bool,
+) -> None:
+    """Build a dataflow: clones, Python environments, build commands.
 
     FILE is a dataflow file or its URL. Commands run one after the other, without a shell; the first
     that fails ends the build.
     """
+    options = BuildOptions(uv=uv, parallel=parallel, offline=offline, update=True)
     with termination_as_interrupt():
-        flow.build_only(path, uv=uv, stream=sys.stdout, on_warning=lambda text: click.echo(text, err=True))
+        built = flow.build_only(
+            path,
+            options,
+            strict_types=strict_types,
+            stream=sys.stdout,
+            on_warning=lambda text: click.echo(text, err=True),
+        )
+    click.echo(_summary(built))
+
+
+def _summary(built: Built) -> str:
+    """
+    >>> _summary(Built(None, commands=3, skipped=1, seconds=2.34))
+    'built in 2.3 s: 3 commands, 1 of them with nothing to do'
+    """
+    if not built.commands:
+        return f"built in {built.seconds:.1f} s: there are no commands"
+    skipped = f", {built.skipped} of them with nothing to do" if built.skipped else ""
+    return f"built in {built.seconds:.1f} s: {built.commands} command{'s' * (built.commands > 1)}{skipped}"

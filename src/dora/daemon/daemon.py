@@ -19,6 +19,7 @@ import msgspec
 from dora.daemon.board_keeper import BoardKeeper
 from dora.daemon.connections import Connection, ControlServer
 from dora.daemon.guardian import kill_run
+from dora.daemon.interpreter import interpreter_of
 from dora.daemon.loop import Loop
 from dora.daemon.options import RunOptions, finish_grace_from_environment, shell_nodes_allowed
 from dora.daemon.processes import Child
@@ -286,10 +287,13 @@ class Daemon:
         node = self.dataflow.node(node_id)
         allow_shell = shell_nodes_allowed(self._options)
         address = Address(self._run.dataflow_id, node_id, self._run.socket, incarnation)
+        interpreter = interpreter_of(self.dataflow, node, uv=self._options.uv)
+        directory = self.dataflow.directory_of(node)
         env = environment(
             node,
             self.dataflow,
             address,
+            interpreter,
             base=os.environ,
             strict_outputs=self._options.strict_outputs,
             allow_shell=allow_shell,
@@ -298,13 +302,13 @@ class Daemon:
             self.loop,
             command_line(
                 node,
-                self.dataflow.working_dir,
-                uv=self._options.uv,
+                directory,
+                interpreter,
                 allow_shell=allow_shell,
                 search_path=env.get("PATH"),
             ),
             env=env,
-            cwd=self.dataflow.working_dir,
+            cwd=directory,
             cpu_affinity=node.cpu_affinity,
             on_line=on_line,
             on_end=on_end,

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 
 from dora.daemon.builtin import BUILTIN_NODES
 from dora.daemon.guardian import RUN_ID
+from dora.daemon.interpreter import Interpreter
 from dora.dataflow.model import Dataflow, Node
 from dora.errors import DoraError
 from dora.wire.control import Address, encode_address
@@ -20,15 +21,21 @@ class CannotSpawn(DoraError):
 
 
 def command_line(
-    node: Node, working_dir: str, *, uv: bool, allow_shell: bool, search_path: str | None = None
+    node: Node,
+    directory: str,
+    interpreter: Interpreter,
+    *,
+    allow_shell: bool,
+    search_path: str | None = None,
 ) -> list[str]:
-    """Return the command that runs a node; raises `CannotSpawn`.
+    """Return the command that runs a node in its directory; raises `CannotSpawn`.
 
-    Python files run in the interpreter that runs dora, or with ``uv`` in that of ``uv run``. A path
-    that is no file is one of the `BUILTIN_NODES`, or is looked up on ``search_path`` (default: ``PATH``)
-    and beside the interpreter.
+    A path that is no file is one of the `BUILTIN_NODES`, or is looked up in the node's own environment,
+    on ``search_path`` (default: ``PATH``) and beside the interpreter.
     """
-    python = ["uv", "run", "python", "-u"] if uv else [sys.executable, "-u"]
+    python = [*interpreter.python, "-u"]
+    if interpreter.programs is not None and not os.path.isfile(python[0]):
+        raise CannotSpawn(f"its Python environment is not there ({python[0]}); run `dora build` first")
     if node.path is None:
         return [*_conda(node, python), "-m", "dora.runtime"]
     if node.is_shell:
@@ -38,7 +45,7 @@ def command_line(
                 f"{ALLOW_SHELL}=true if you trust this dataflow"
             )
         return ["sh", "-c", " ".join(node.args)]
-    path = os.path.join(working_dir, os.path.expanduser(node.path))
+    path = os.path.join(directory, os.path.expanduser(node.path))
     if node.path.endswith(".py"):
         if not os.path.isfile(path):
             raise CannotSpawn(f"there is no file {path}")
@@ -49,17 +56,18 @@ def command_line(
             raise CannotSpawn(f"{path} is not executable; use chmod +x, or a .py file")
     elif (builtin := BUILTIN_NODES.get(node.path)) is not None:
         return [*python, "-m", builtin.module, *node.args]
-    elif uv:
+    elif interpreter.wrapper:
         program = node.path  # uv looks into its own environment
     else:
-        program = find_program(node.path, search_path)
+        program = find_program(node.path, search_path, interpreter.programs)
     if program is None:
         if os.sep in node.path:
             raise CannotSpawn(f"there is no file {path}")
         raise CannotSpawn(
-            f"there is no file {path}, and no program `{node.path}` on PATH or beside {sys.executable}"
+            f"there is no file {path}, and no program `{node.path}` on PATH or beside "
+            f"{interpreter.python[-1]}"
         )
-    return [*(["uv", "run"] if uv else []), program, *node.args]
+    return [*interpreter.wrapper, program, *node.args]
 
 
 def _conda(node: Node, python: list[str]) -> list[str]:
@@ -75,12 +83,14 @@ def _conda(node: Node, python: list[str]) -> list[str]:
     return ["conda", "run", "--no-capture-output", "-n", str(environments.pop()), "python", "-u"]
 
 
-def find_program(name: str, search_path: str | None = None) -> str | None:
-    """Return the path of a program on ``search_path`` (default: ``PATH``) or beside the interpreter."""
+def find_program(name: str, search_path: str | None = None, first: str | None = None) -> str | None:
+    """Return the path of a program in the folder ``first``, on ``search_path`` (default: ``PATH``) or
+    beside the interpreter."""
     if os.sep in name:
         return None
     path = search_path if search_path is not None else os.environ.get("PATH", os.defpath)
-    for directory in (*path.split(os.pathsep), os.path.dirname(sys.executable)):
+    folders = (*path.split(os.pathsep), os.path.dirname(sys.executable))
+    for directory in folders if first is None else (first, *folders):
         candidate = os.path.join(directory or os.curdir, name)
         if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
             return candidate
@@ -91,13 +101,16 @@ def environment(
     node: Node,
     dataflow: Dataflow,
     address: Address,
+    interpreter: Interpreter,
     *,
     base: Mapping[str, str],
     strict_outputs: bool = False,
     allow_shell: bool = False,
 ) -> dict[str, str]:
     """Return the environment of a node's process: ``base``, the dataflow's, the node's, and dora's own."""
-    env = {**base, **dataflow.env, **node.env}
+    env = {**base, **interpreter.variables, **dataflow.env, **node.env}
+    if interpreter.programs is not None:
+        env["PATH"] = f"{interpreter.programs}{os.pathsep}{env.get('PATH', os.defpath)}"
     env["DORA_NODE_CONFIG"] = encode_address(address).decode()
     env["PYTHONUNBUFFERED"] = "1"
     env[RUN_ID] = address.dataflow_id

@@ -403,8 +403,8 @@ NODE_BLOCK = Block(
         Field(
             "git",
             Text("a repository", may_be_empty=False),
-            "The git repository that the node comes from, cloned by `dora build`. The clone is the folder that "
-            "the node runs in, and that `path` and `build` refer to.",
+            "The git repository that the node comes from, cloned by `dora build`. The clone is the folder "
+            "that the node runs in, and that `path` and `build` refer to.",
         ),
         Field(
             "branch", _COMMIT, "The branch of `git` to use. Without `branch`, `tag` and `rev`: its default."

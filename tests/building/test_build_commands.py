@@ -6,7 +6,9 @@ import sys
 
 import pytest
 
-from dora.daemon.build import build_dataflow, build_environment, command_words
+from dora.building.builder import build_dataflow, build_environment
+from dora.building.options import BuildOptions
+from dora.daemon.interpreter import Interpreter
 from dora.dataflow.model import Dataflow, Node
 from dora.errors import BuildError
 
@@ -21,32 +23,12 @@ def dataflow(tmp_path, *commands, env=None, node_env=None):
 
 def build(flow, **options):
     entries = []
-    count = build_dataflow(flow, entries.append, **options)
-    return count, [entry.message for entry in entries if entry.level == "stdout"]
+    built = build_dataflow(flow, entries.append, BuildOptions(**options))
+    return built.commands, [entry.message for entry in entries if entry.level == "stdout"]
 
 
 def python(code):
     return f"python -c {json.dumps(code)}"
-
-
-@pytest.mark.parametrize(
-    ("command", "plain", "with_uv"),
-    [
-        (
-            "pip install -e .",
-            ["PY", "-m", "pip", "install", "-e", "."],
-            ["uv", "pip", "install", "-e", "."],
-        ),
-        ("pip3 list", ["PY", "-m", "pip", "list"], ["uv", "pip", "list"]),
-        ("python a.py", ["PY", "a.py"], ["uv", "run", "python", "a.py"]),
-        ("python3 a.py", ["PY", "a.py"], ["uv", "run", "python", "a.py"]),
-        ("cargo build 'my node'", ["cargo", "build", "my node"], ["cargo", "build", "my node"]),
-        ("echo $HOME *.py", ["echo", "$HOME", "*.py"], ["echo", "$HOME", "*.py"]),
-    ],
-)
-def test_words_of_a_command(command, plain, with_uv):
-    assert command_words(command, python="PY") == plain
-    assert command_words(command, uv=True, python="PY") == with_uv
 
 
 def test_commands_run_in_order_in_the_working_directory_with_the_nodes_environment(tmp_path):
@@ -103,13 +85,6 @@ def test_a_program_that_does_not_exist(tmp_path):
         build(dataflow(tmp_path, "no-such-program --flag"))
 
 
-def test_a_missing_uv_has_its_own_hint(tmp_path, monkeypatch):
-    monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
-    with pytest.raises(BuildError, match=r"no program `uv` on PATH; install uv, or build without --uv"):
-        build(dataflow(tmp_path, "pip list"), uv=True)
-
-
 def test_a_file_that_may_not_be_executed(tmp_path):
     (tmp_path / "tool").write_text("#!/bin/sh\n")
     with pytest.raises(BuildError, match=r"may not be executed"):
@@ -152,5 +127,60 @@ def test_an_interrupted_build_ends_its_command(tmp_path):
 def test_programs_beside_the_interpreter_are_found_last(tmp_path):
     flow = dataflow(tmp_path)
     beside = os.path.dirname(sys.executable)
-    assert build_environment(flow, flow.nodes[0], {"PATH": "/a:/b"})["PATH"] == f"/a:/b:{beside}"
-    assert build_environment(flow, flow.nodes[0], {"PATH": beside})["PATH"] == beside
+    here = Interpreter()
+    assert build_environment(flow, flow.nodes[0], {"PATH": "/a:/b"}, here)["PATH"] == f"/a:/b:{beside}"
+    assert build_environment(flow, flow.nodes[0], {"PATH": beside}, here)["PATH"] == beside
+    own = Interpreter(programs="/own/bin")
+    path = build_environment(flow, flow.nodes[0], {"PATH": beside}, own)["PATH"]
+    assert path == f"/own/bin:{beside}"
+
+
+def nodes(tmp_path, **commands):
+    return Dataflow(
+        tuple(Node(id=name, path="a.py", build=(command,)) for name, command in commands.items()),
+        str(tmp_path),
+    )
+
+
+MEET = """
+import sys, time
+from pathlib import Path
+
+mine, other = map(Path, sys.argv[1:])
+mine.touch()
+while not other.exists():
+    time.sleep(0.001)
+"""
+
+FAIL = """
+import sys, time
+from pathlib import Path
+
+while not Path("waiting").exists():
+    time.sleep(0.001)
+for number in range(100):
+    print("line", number)
+sys.exit(3)
+"""
+
+WAIT = """
+import signal
+
+open("waiting", "w").close()
+signal.pause()
+"""
+
+
+def test_a_parallel_build_runs_the_nodes_at_the_same_time(tmp_path):
+    (tmp_path / "meet.py").write_text(MEET)
+    flow = nodes(tmp_path, a="python meet.py a b", b="python meet.py b a")
+    assert build(flow, parallel=True)[0] == 2
+
+
+def test_a_failure_in_a_parallel_build_ends_the_others_and_is_shown_whole(tmp_path):
+    (tmp_path / "wait.py").write_text(WAIT)
+    (tmp_path / "fail.py").write_text(FAIL)
+    with pytest.raises(BuildError) as caught:
+        build(nodes(tmp_path, waits="python wait.py", fails="python fail.py"), parallel=True)
+    first, *output = str(caught.value).splitlines()
+    assert first.startswith("node `fails`") and output == [f"  | line {n}" for n in range(100)]

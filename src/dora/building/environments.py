@@ -1,0 +1,153 @@
+"""Environments of nodes that do not run in that of dora, made with uv.
+
+An environment is a folder ``.dora/python-envs/<name>`` beside the dataflow file. What is installed in
+it comes from a *lock*, the solver's complete list with versions, which is made once and kept in
+``.dora/python-locks/<name>.txt``: until the dataflow asks for something else, every machine and every
+rebuild gets the same set. dora itself is added last (`dora.building.this_dora`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import sha256
+
+from dora.building import this_dora
+from dora.building.process import Log, Processes, quoted
+from dora.daemon.interpreter import environment_folder, find_uv, wheel_path
+from dora.dataflow.model import Dataflow, Node
+from dora.errors import BuildError
+
+_STAMP = "dora-environment"  # written last: what the environment was made from
+
+
+def require_uv(what: str) -> str:
+    """Return the path of uv; raises `BuildError` if there is none, as ``what`` needs it."""
+    uv = find_uv()
+    if uv is None:
+        raise BuildError(
+            f"{what} needs uv, which is not installed; `pip install uv` brings it, or see "
+            "https://docs.astral.sh/uv"
+        )
+    return uv
+
+
+class EnvironmentMaker:
+    """Makes the environment of one node."""
+
+    def __init__(
+        self,
+        dataflow: Dataflow,
+        node: Node,
+        processes: Processes,
+        log: Log,
+        environ: Mapping[str, str],
+        *,
+        offline: bool = False,
+    ) -> None:
+        folder = environment_folder(dataflow, node, uv=True)
+        assert folder is not None
+        self.folder = folder
+        self._what = f"{node.place or '<dataflow>'}: the Python environment of node `{node.id}`"
+        self._node = node
+        self._directory = dataflow.directory_of(node)
+        self._python = f"{folder}/bin/python"
+        self._processes = processes
+        self._log = log
+        self._wheel = wheel_path(dataflow.working_dir)
+        self._lock = (
+            f"{os.path.dirname(os.path.dirname(folder))}/python-locks/{os.path.basename(folder)}.txt"
+        )
+        # A project around the dataflow must not have a say, nor an activated environment.
+        self._env = {**environ, "UV_NO_PROGRESS": "1"}
+        self._env.pop("VIRTUAL_ENV", None)
+        if offline:
+            self._env["UV_OFFLINE"] = "1"
+
+    def ensure(self) -> None:
+        """Make the environment unless it is there as it should be; raises `BuildError`.
+
+        The wheel of dora has to be in its place (`dora.daemon.interpreter.wheel_path`).
+        """
+        os.makedirs(os.path.dirname(self.folder), exist_ok=True)
+        with _locked(f"{self.folder}.making"):
+            if self._stamp() == self._wanted_stamp():
+                return
+            self._uv = require_uv(self._what)
+            asked = self._node.python
+            named = ", ".join(asked.requirements) if asked is not None else ""
+            self._log.say("making its Python environment" + (f" ({named})" if named else ""))
+            shutil.rmtree(self.folder, ignore_errors=True)
+            version = (asked.version if asked is not None else None) or sys.executable
+            self._run("venv", "--no-project", "--python", version, self.folder)
+            if asked is not None:
+                self._solve(asked.requirements)
+                if os.path.getsize(self._lock):
+                    self._run("pip", "install", "--python", self._python, "--no-deps", "-r", self._lock)
+                self._run("pip", "install", "--python", self._python, "--no-deps", self._wheel)
+            else:
+                self._run("pip", "install", "--python", self._python, self._wheel)
+            with open(f"{self.folder}/{_STAMP}", "w", encoding="utf-8") as stamp:
+                stamp.write(self._wanted_stamp())
+
+    def _solve(self, requirements: tuple[str, ...]) -> None:
+        """Write the lock unless there is one."""
+        if os.path.isfile(self._lock):
+            return
+        os.makedirs(os.path.dirname(self._lock), exist_ok=True)
+        unfinished = f"{self._lock}.{os.getpid()}"
+        asked = "\n".join((*requirements, *this_dora.requirements()))
+        words = ["pip", "compile", "--quiet", "--no-header", "--universal", "--python", self._python]
+        try:
+            self._run(*words, "--output-file", unfinished, "-", stdin=asked)
+            os.replace(unfinished, self._lock)
+        finally:
+            if os.path.exists(unfinished):
+                os.unlink(unfinished)
+
+    def _run(self, *words: str, stdin: str | None = None) -> None:
+        try:
+            self._processes.run(
+                [self._uv, *words], what="uv", cwd=self._directory, env=self._env, log=None, stdin=stdin
+            )
+        except BuildError as error:
+            asked = self._node.python
+            wants = [f"Python {asked.version}"] if asked is not None and asked.version else []
+            wants += [f"`{item}`" for item in asked.requirements] if asked is not None else []
+            named = f" with {', '.join(wants)}" if wants else ""
+            lines = [line.removeprefix("  | ") for line in str(error).splitlines()[1:]]
+            step = "no such Python" if words[0] == "venv" else "its packages cannot be had"
+            raise BuildError(f"{self._what}{named} cannot be made: {step}{quoted(lines)}") from None
+
+    def _stamp(self) -> str:
+        try:
+            with open(f"{self.folder}/{_STAMP}", encoding="utf-8") as stamp:
+                return stamp.read()
+        except OSError:
+            return ""
+
+    def _wanted_stamp(self) -> str:
+        return "".join(f"{sha256(_bytes_of(path)).hexdigest()}\n" for path in (self._wheel, self._lock))
+
+
+def _bytes_of(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""
+
+
+@contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """Let one process at a time make an environment."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

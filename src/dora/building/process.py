@@ -1,0 +1,159 @@
+"""Run the programs of a build, show their output line by line, and end them when the build ends."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from dora.dataflow.model import LogLevel
+from dora.errors import BuildError
+from dora.logs.entry import LogEntry, Stream
+
+TAIL_LINES = 20
+"""How many of the last lines of its output are repeated when a command fails."""
+
+_SHELL_COMMANDS = frozenset({"cd", "source", ".", "export"})
+_SHELL_WORDS = frozenset({"&&", "||", "|", ";", "&", ">", ">>", "<", "2>&1"})
+
+
+class Log:
+    """What a build says on behalf of one node; may be used from several threads."""
+
+    def __init__(self, on_log: Callable[[LogEntry], None], node_id: str) -> None:
+        self._on_log = on_log
+        self._node_id = node_id
+
+    def say(self, message: str, level: LogLevel = "info") -> None:
+        """Log a sentence of the build's own."""
+        self._entry(level, message, "daemon")
+
+    def line(self, text: str) -> None:
+        """Log a line that a program printed."""
+        self._entry("stdout", text, "stdout")
+
+    def _entry(self, level: LogLevel, message: str, stream: Stream) -> None:
+        self._on_log(LogEntry(time.time_ns(), level, self._node_id, message, stream=stream, target="build"))
+
+
+class Stopped(Exception):
+    """The build has ended meanwhile, because of somebody else's failure."""
+
+
+class Processes:
+    """The programs that run for a build, at most one per thread.
+
+    ``whole_output``: repeat all that a failing program printed, for builds in which the output of several
+    is mixed; otherwise only the end of it.
+    """
+
+    def __init__(self, whole_output: bool = False) -> None:
+        self._whole_output = whole_output
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """End what runs, and let nothing start any more."""
+        with self._lock:
+            self._stopped = True
+            running = list(self._running)
+        for process in running:
+            _end(process)
+
+    def run(
+        self,
+        words: Sequence[str],
+        *,
+        what: str,
+        cwd: str,
+        env: Mapping[str, str],
+        log: Log | None,
+        written: str = "",
+        stdin: str | None = None,
+    ) -> list[str]:
+        """Run a program to its end; return the lines that it printed.
+
+        ``what`` names it in errors, ``written`` is the command as the user wrote it. Raises `BuildError`
+        if it cannot be started or does not exit with status 0.
+        """
+        hint = shell_hint(written)
+        try:
+            with self._lock:
+                if self._stopped:
+                    raise Stopped
+                process = subprocess.Popen(
+                    words,
+                    cwd=cwd,
+                    env=env,
+                    stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                )
+                self._running.add(process)
+        except OSError as error:
+            reason = _why_not_started(error, words[0], cwd)
+            raise BuildError(f"{what} cannot be started: {reason}{hint}") from None
+        lines: list[str] = []
+        with process:
+            try:
+                if process.stdin is not None and stdin is not None:
+                    process.stdin.write(stdin.encode())
+                    process.stdin.close()
+                assert process.stdout is not None
+                for raw in process.stdout:
+                    lines.append(raw.decode("utf-8", "replace").rstrip("\r\n"))
+                    if log is not None:
+                        log.line(lines[-1])
+                status = process.wait()
+            except BaseException:
+                _end(process)
+                raise
+            finally:
+                with self._lock:
+                    self._running.discard(process)
+        if status != 0:
+            if self._stopped:
+                raise Stopped
+            shown = lines if self._whole_output or log is None else lines[-TAIL_LINES:]
+            raise BuildError(f"{what} {_ending(status)}{hint}{quoted(shown)}")
+        return lines
+
+
+def quoted(lines: Sequence[str]) -> str:
+    """Return lines of a program for the end of an error message, "" if there are none."""
+    return "".join(f"\n  | {line}" for line in lines)
+
+
+def shell_hint(command: str) -> str:
+    """Return the mend for a command that only a shell would understand, else ""."""
+    words = command.split()
+    if not words or (words[0] not in _SHELL_COMMANDS and not _SHELL_WORDS.intersection(words)):
+        return ""
+    return "\n  help: build commands run without a shell: write one command per line, or `sh -c '...'`"
+
+
+def _ending(status: int) -> str:
+    from dora.supervise.verdict import describe_exit
+
+    return describe_exit(status, None) if status > 0 else describe_exit(None, -status)
+
+
+def _why_not_started(error: OSError, program: str, cwd: str) -> str:
+    if not os.path.isdir(cwd):
+        return f"its working directory {cwd} does not exist"
+    if isinstance(error, FileNotFoundError):
+        return f"there is no program `{program}` on PATH"
+    if isinstance(error, PermissionError):
+        return f"`{program}` may not be executed (make it executable, or name its interpreter first)"
+    return error.strerror or str(error)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(timeout=2)
+    except subprocess.TimeoutExpired:
+        process.kill()

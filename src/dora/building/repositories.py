@@ -1,0 +1,105 @@
+"""Nodes from git repositories: one clone per repository and commit, below the dataflow's folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+
+from dora.building.process import Log, Processes, quoted
+from dora.dataflow.model import Dataflow, GitSource, Node
+from dora.errors import BuildError
+
+_NOTE = ".git/dora-commit"  # the commit that we checked out
+
+
+def ensure_clone(
+    dataflow: Dataflow, node: Node, processes: Processes, log: Log, *, update: bool, offline: bool
+) -> None:
+    """Clone the repository of a node unless it is there; raises `BuildError`.
+
+    With ``update``, a clone that follows a branch is brought to its newest commit, unless ``offline``.
+    A clone in which somebody has worked is never touched.
+    """
+    assert node.git is not None
+    clone = _Clone(dataflow, node, node.git, processes, log)
+    if not os.path.isdir(f"{clone.folder}/.git"):
+        if offline:
+            raise BuildError(f"{clone.what} is not cloned yet, and --offline forbids to fetch it")
+        clone.make()
+    elif update and not offline and not (node.git.tag or node.git.rev):
+        clone.update()
+
+
+class _Clone:
+    def __init__(
+        self, dataflow: Dataflow, node: Node, source: GitSource, processes: Processes, log: Log
+    ) -> None:
+        self.folder = dataflow.directory_of(node)
+        self.what = f"{node.place or '<dataflow>'}: the repository {source.repository} of node `{node.id}`"
+        self._source = source
+        self._beside = dataflow.working_dir
+        self._processes = processes
+        self._log = log
+        self._env: Mapping[str, str] = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+
+    def make(self) -> None:
+        source = self._source
+        self._log.say(f"cloning {source.repository}")
+        above = os.path.dirname(self.folder)
+        os.makedirs(above, exist_ok=True)
+        # Whatever ends this leaves no half clone where a whole one is expected.
+        with tempfile.TemporaryDirectory(prefix=".clone-", dir=above) as unfinished:
+            self._git("clone", "--quiet", "--no-checkout", source.repository, unfinished, cwd=self._beside)
+            self._check_out(unfinished)
+            shutil.rmtree(self.folder, ignore_errors=True)
+            os.rename(unfinished, self.folder)
+            os.mkdir(unfinished)  # for the end of this block to remove
+
+    def update(self) -> None:
+        if self._git("status", "--porcelain") or self._head() != self._noted():
+            raise BuildError(
+                f"{self.what} is not brought up to date, because {self.folder} has changes of yours; "
+                "push them and remove the folder, or give the node a `path` to it instead of `git`"
+            )
+        self._git("fetch", "--quiet", "--prune", "--tags", "--force", "origin")
+        before = self._head()
+        self._check_out(self.folder)
+        if self._head() != before:
+            self._log.say(f"{self._source.repository} is now at {self._head()[:12]}")
+
+    def _check_out(self, folder: str) -> None:
+        source = self._source
+        if source.branch:
+            commit = f"origin/{source.branch}"
+        elif source.tag:
+            commit = f"refs/tags/{source.tag}"
+        else:
+            commit = source.rev or "origin/HEAD"
+        self._git("checkout", "--quiet", "--detach", commit, cwd=folder)
+        if os.path.exists(f"{folder}/.gitmodules"):
+            self._git("submodule", "--quiet", "update", "--init", "--recursive", cwd=folder)
+        with open(f"{folder}/{_NOTE}", "w", encoding="utf-8") as note:
+            note.write(self._git("rev-parse", "HEAD", cwd=folder)[0])
+
+    def _head(self) -> str:
+        return self._git("rev-parse", "HEAD")[0]
+
+    def _noted(self) -> str:
+        try:
+            with open(f"{self.folder}/{_NOTE}", encoding="utf-8") as note:
+                return note.read()
+        except OSError:
+            return ""
+
+    def _git(self, *words: str, cwd: str | None = None) -> list[str]:
+        if shutil.which("git") is None:
+            raise BuildError(f"{self.what} needs the program `git`, which is not installed")
+        try:
+            return self._processes.run(
+                ["git", *words], what="git", cwd=cwd or self.folder, env=self._env, log=None
+            )
+        except BuildError as error:
+            lines = [line.removeprefix("  | ") for line in str(error).splitlines()[1:]]
+            raise BuildError(f"{self.what} cannot be used: git {words[0]} failed{quoted(lines)}") from None

@@ -1,0 +1,91 @@
+"""A wheel of the dora that is running, for environments that need it as well.
+
+It is what was installed: the same files, also those that were never published. An editable installation
+becomes a wheel that points to the same source.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+
+from dora._version import __version__
+from dora.building.provided import metadata, stand_ins
+from dora.errors import BuildError
+
+NAME = "dora-dataflow"
+_STEM = f"dora_dataflow-{__version__}"
+
+
+def requirements() -> list[str]:
+    """Return what dora requires, without its extras."""
+    return [line for line in _distribution().requires or () if "extra ==" not in line]
+
+
+def write_wheel(path: str) -> None:
+    """Write the wheel, unless there is the same one already; raises `BuildError`."""
+    import io
+    import zipfile
+
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as wheel:
+        names = []
+        for name, data in sorted(_files().items()):
+            # A fixed time makes equal content equal bytes.
+            wheel.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+            names.append(name)
+        record = f"{_STEM}.dist-info/RECORD"
+        wheel.writestr(record, "".join(f"{name},,\n" for name in (*names, record)))
+    try:
+        with open(path, "rb") as file:
+            if file.read() == content.getvalue():
+                return
+    except OSError:
+        pass
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    unfinished = f"{path}.{os.getpid()}"
+    with open(unfinished, "wb") as file:
+        file.write(content.getvalue())
+    os.replace(unfinished, path)
+
+
+def _distribution() -> Distribution:
+    try:
+        return distribution(NAME)
+    except PackageNotFoundError:
+        raise BuildError(
+            "dora runs from a folder without being installed, so nodes with an environment of their own "
+            "cannot get it; install it (pip install -e FOLDER)"
+        ) from None
+
+
+def _files() -> dict[str, bytes]:
+    source = _distribution()
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    files: dict[str, bytes] = {}
+    installed = str(source.locate_file("dora"))
+    if os.path.realpath(installed) == os.path.realpath(package):
+        files |= _package(package)
+    else:
+        files["dora_dataflow.pth"] = f"{os.path.dirname(package)}\n".encode()
+    info = {
+        "METADATA": source.read_text("METADATA"),
+        "entry_points.txt": source.read_text("entry_points.txt"),
+    }
+    info["WHEEL"] = metadata(NAME, __version__)["WHEEL"]
+    files |= {f"{_STEM}.dist-info/{name}": text.encode() for name, text in info.items() if text}
+    for stem, texts in stand_ins():
+        folder = f"{_STEM}.data/purelib/{stem}.dist-info"
+        files |= {f"{folder}/{name}": text.encode() for name, text in texts.items()}
+    return files
+
+
+def _package(folder: str) -> dict[str, bytes]:
+    files = {}
+    for where, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        for name in names:
+            path = os.path.join(where, name)
+            with open(path, "rb") as file:
+                files[f"dora/{os.path.relpath(path, folder)}"] = file.read()
+    return files

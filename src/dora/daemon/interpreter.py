@@ -1,0 +1,80 @@
+"""Which Python runs a node: the one that runs dora, unless the node has an environment of its own.
+
+A node has one if the dataflow file (or the head of its script) says what it needs, or if it has build
+commands and dora was told ``--uv``. ``dora.building`` makes the environments; here is only where they are.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from dora._version import __version__
+from dora.dataflow.model import Dataflow, Node
+
+FOLDER = ".dora"  # in the dataflow's working directory: environments, locks, clones
+
+
+@dataclass(frozen=True)
+class Interpreter:
+    """How to run Python, and other programs, for a node."""
+
+    python: tuple[str, ...] = (sys.executable,)
+    wrapper: tuple[str, ...] = ()  # the words in front of another program
+    programs: str | None = None  # the folder where programs are looked for first
+    variables: Mapping[str, str] = field(default_factory=dict)  # for the environment of the process
+
+
+def interpreter_of(dataflow: Dataflow, node: Node, *, uv: bool) -> Interpreter:
+    """Return what runs a node. With ``uv``, in a project, that is ``uv run python``."""
+    folder = environment_folder(dataflow, node, uv=uv)
+    if folder is not None:
+        programs = f"{folder}/bin"
+        return Interpreter((f"{programs}/python",), (), programs, {"VIRTUAL_ENV": folder})
+    if uv and project_above(dataflow.directory_of(node)):
+        run = (find_uv() or "uv", "run", "--with", wheel_path(dataflow.working_dir))
+        return Interpreter((*run, "python"), run)
+    return Interpreter()
+
+
+def environment_folder(dataflow: Dataflow, node: Node, *, uv: bool) -> str | None:
+    """Return the folder of a node's own environment, None if it has none.
+
+    What it asks for is part of the name, so that a changed dataflow does not touch the environment of
+    one that is running.
+    """
+    if node.python is not None:
+        from hashlib import sha256
+
+        asked = repr((node.python.version, node.python.requirements, node.build))
+        name = f"{node.id}-{sha256(asked.encode()).hexdigest()[:8]}"
+    elif uv and node.build:
+        name = node.id
+    else:
+        return None
+    return f"{dataflow.working_dir}/{FOLDER}/python-envs/{name}"
+
+
+def find_uv() -> str | None:
+    """Return the path of uv: on ``PATH``, or beside the interpreter, where pip puts it."""
+    import shutil
+
+    return shutil.which("uv") or shutil.which("uv", path=os.path.dirname(sys.executable))
+
+
+def project_above(directory: str) -> bool:
+    """Tell whether uv would find a Python project in a directory or above it."""
+    while True:
+        if os.path.isfile(f"{directory}/pyproject.toml"):
+            return True
+        parent = os.path.dirname(directory)
+        if parent == directory:
+            return False
+        directory = parent
+
+
+def wheel_path(working_dir: str) -> str:
+    """Return where the wheel of this dora is put for environments that need it."""
+    return f"{working_dir}/{FOLDER}/dora_dataflow-{__version__}-py3-none-any.whl"

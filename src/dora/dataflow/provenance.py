@@ -1,0 +1,138 @@
+"""Where a node's Python and its files come from: the fields ``python``, ``git`` and its kin."""
+
+from __future__ import annotations
+
+import re
+
+from dora.dataflow.block import Block, Checked, Field
+from dora.dataflow.document import Scalar, Value
+from dora.dataflow.kinds import Kind, ListOf, Reader, Schema, Text
+from dora.dataflow.model import GitSource, PythonEnvironment
+from dora.dataflow.report import Report, listed
+
+OLDEST = (3, 11)  # that dora runs on
+CLONES = ".dora/git"  # in the working directory
+
+_CLAUSE = r"(==|~=|!=|<=|>=|<|>)? *3(\.[0-9]+){0,2}(\.\*)?"
+_VERSION = rf"{_CLAUSE}( *, *{_CLAUSE})*"
+
+
+class PythonVersion(Kind[str]):
+    """A version of Python, ``3.12``, or a range, ``>=3.11,<3.13``."""
+
+    def read(self, value: Value, reader: Reader) -> str | None:
+        text = Text("a version of Python", may_be_empty=False).read(value, reader)
+        if text is None:
+            return None
+        if not re.fullmatch(_VERSION, text.strip()):
+            reader.report.error(
+                value, f"`{text}` is not a version of Python", 'write for example "3.12" or ">=3.11,<3.13"'
+            )
+            return None
+        parts = text.strip().split(".")
+        if parts[0] == "3" and len(parts) > 1 and parts[1].isdigit() and (3, int(parts[1])) < OLDEST:
+            oldest = ".".join(map(str, OLDEST))
+            reader.report.error(value, f"dora needs Python {oldest} or newer, not {text}")
+            return None
+        return text.strip()
+
+    def schema(self) -> Schema:
+        return {"type": ["string", "number"], "pattern": f"^{_VERSION}$"}
+
+
+class Requirement(Kind[str]):
+    """A requirement as pip understands it, without options."""
+
+    def read(self, value: Value, reader: Reader) -> str | None:
+        text = Text("a requirement", may_be_empty=False).read(value, reader)
+        if text is not None and text.lstrip().startswith("-") and not text.lstrip().startswith("-e "):
+            reader.report.error(
+                value,
+                f"`{text}` is an option of pip, not a requirement",
+                "list what is needed, for example `numpy>=2`; a `build` line may use options",
+            )
+            return None
+        return text
+
+    def schema(self) -> Schema:
+        return Text(may_be_empty=False).schema()
+
+
+_ENVIRONMENT = Block(
+    "`python`",
+    [
+        Field("version", PythonVersion(), 'The version, "3.12", or a range, ">=3.11,<3.13".'),
+        Field(
+            "requirements",
+            ListOf(Requirement(), "requirements"),
+            "The packages that the node needs, as pip understands them. dora need not be among them.",
+        ),
+    ],
+)
+
+
+class PythonOfNode(Kind[Checked]):
+    """What a node asks of its Python."""
+
+    def read(self, value: Value, reader: Reader) -> Checked | None:
+        if isinstance(value, Scalar) and isinstance(value.value, str) and value.text.endswith(".py"):
+            reader.report.error(
+                value,
+                "the file of a node is its `path`; `python` says which Python and packages it needs",
+                f"write `path: {value.text}`, or `operator: {{python: {value.text}}}` for an operator",
+            )
+            return None
+        return _ENVIRONMENT.read(value, reader)
+
+    def schema(self) -> Schema:
+        return _ENVIRONMENT.schema()
+
+
+PYTHON = PythonOfNode()
+
+
+def python_environment(node: Checked) -> PythonEnvironment | None:
+    """Return what a node's field ``python`` asks for."""
+    block = node.get("python")
+    if block is None:
+        return None
+    return PythonEnvironment(block.get("version"), tuple(block.get("requirements") or ()))
+
+
+def git_source(node: Checked, report: Report, owner: str) -> GitSource | None:
+    """Return the repository of a node; report fields that do not fit together."""
+    chosen = [name for name in ("branch", "tag", "rev") if node.has(name)]
+    if not node.has("git"):
+        for name in chosen:
+            report.error(node.keys[name], f"`{name}` of {owner} says nothing without `git`")
+        return None
+    if len(chosen) > 1:
+        report.error(
+            node.keys[chosen[1]],
+            f"{owner} has both {listed(chosen)}",
+            "keep one: each of them names a commit",
+        )
+    if not node.has("path"):
+        report.error(
+            node.keys["git"],
+            f"{owner} has `git`, but nothing to run",
+            "add `path:`, relative to the repository",
+        )
+    repository: str | None = node.get("git")
+    if repository is None:
+        return None
+    for name in chosen:
+        if (node.get(name) or "").startswith("-"):
+            report.error(node.place(name), f"a {name} cannot begin with a dash")
+    source = GitSource(repository, "", *(node.get(name) for name in ("branch", "tag", "rev")))
+    return GitSource(repository, _folder(source), source.branch, source.tag, source.rev)
+
+
+def _folder(source: GitSource) -> str:
+    """Return where a clone goes: a readable name, and a digest, as other nodes want other commits."""
+    from hashlib import sha256
+
+    name = re.split(r"[/:\\]", source.repository.rstrip("/"))[-1].removesuffix(".git")
+    readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-") or "repository"
+    asked = repr((source.repository, source.branch, source.tag, source.rev))
+    return f"{CLONES}/{readable}-{sha256(asked.encode()).hexdigest()[:8]}"
