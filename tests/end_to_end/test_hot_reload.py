@@ -211,6 +211,28 @@ def test_killed_while_the_new_code_is_being_loaded(flow: Flow) -> None:
     ).run()
 
 
+@pytest.mark.parametrize("way", ["stop", "kill"])
+def test_ctrl_c_while_the_new_code_is_being_loaded(flow: Flow, way: str) -> None:
+    flow.node("sender", SENDER, inputs={"tick": TICK}, outputs=["out"])
+    flow.node("printer", PRINTER, inputs={"in": "sender/out"})
+
+    def end() -> None:
+        pids.append(int(flow.printed("sender")[-1].split()[1]))
+        for _ in range(2 if way == "kill" else 1):
+            stop()
+
+    pids: list[int] = []
+    slow = "import os, time\nprint('loading', os.getpid(), flush=True)\ntime.sleep(60)\n"
+    script = Script(flow, ("printer: one 3", save(flow, "sender.py", slow)), ("sender: loading", end))
+    if way == "kill":
+        with pytest.raises(DataflowFailed, match="had to end at once"):
+            script.run()
+    else:
+        script.run()
+    with pytest.raises(ProcessLookupError):
+        os.kill(pids[0], 0)
+
+
 def test_nothing_to_reload_is_said(flow: Flow) -> None:
     flow.file("here.py", "from dora import Node\nNode()")
     flow.node("shell", path="shell", args=f"{sys.executable} here.py")
