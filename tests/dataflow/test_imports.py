@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from dora.dataflow.imports import Program
+from dora.dataflow.imports import Program, Sources
 
 
 class Project:
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.sources = Sources()
 
     def write(self, **files: str) -> None:
         """Write files; ``pkg__part`` is ``pkg/part.py``."""
@@ -24,7 +25,11 @@ class Project:
         return self.root / f"{name.replace('__', '/')}.py"
 
     def program(self, main: str = "main", *roots: str) -> Program:
-        return Program(str(self.path(main)), [str(self.root / root) for root in roots or (".",)])
+        roots = tuple(str(self.root / root) for root in roots or (".",))
+        return Program(str(self.path(main)), roots, self.sources)
+
+    def read_again(self, name: str) -> None:
+        self.sources.read_again([str(self.path(name))])
 
     def names(self, files: frozenset[str]) -> set[str]:
         return {str(Path(file).relative_to(self.root)) for file in files}
@@ -101,7 +106,8 @@ def test_changed_imports_are_followed(project: Project) -> None:
     project.write(main="import a", a="", b="import c", c="")
     program = project.program()
     project.write(main="import b")
-    program.look_again([str(project.path("main"))])
+    project.read_again("main")
+    program.follow()
     assert project.names(program.files) == {"main.py", "b.py", "c.py"}
 
 
@@ -113,5 +119,6 @@ def test_a_file_that_cannot_be_read_keeps_its_imports(project: Project, text: st
         project.path("main").unlink()
     else:
         project.write(main=text)
-    program.look_again([str(project.path("main"))])
+    project.read_again("main")
+    program.follow()
     assert project.names(program.files) == {"main.py", "a.py"}

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dora.daemon.loop import Loop
 from dora.daemon.spawn import find_program
 from dora.daemon.watch import FileWatch
-from dora.dataflow.imports import Program
+from dora.dataflow.imports import Program, Sources
 from dora.dataflow.model import Dataflow, Node
 from dora.supervise.events import CodeChanged
 
@@ -40,10 +40,11 @@ class HotReload:
         self._on_change = on_change
         self._on_dataflow_change = on_dataflow_change
         self._file = dataflow.file
+        self._sources = Sources()
         self._programs: dict[_Owner, Program] = {}
         for node in dataflow.nodes:
             for operator_id, main, roots in _code(node, dataflow):
-                program = Program(main, roots)
+                program = Program(main, roots, self._sources)
                 # An installed program is of interest only if it runs files of a project.
                 if _is_of_a_project(os.path.dirname(main)) or len(program.files) > 1:
                     self._programs[node.id, operator_id] = program
@@ -71,12 +72,13 @@ class HotReload:
     def _tell(self, changed: frozenset[str]) -> None:
         for file in changed:
             _forget_bytecode(file)
+        self._sources.read_again(changed)
         events: dict[str, CodeChanged] = {}
         for (node_id, operator_id), program in self._programs.items():
             stale = program.stale(changed)
             if not stale:
                 continue
-            program.look_again(tuple(changed))
+            program.follow()
             before = events.get(node_id, CodeChanged(node_id))
             if operator_id:
                 modules = (*before.modules, *sorted(stale - {program.main}))
@@ -103,7 +105,7 @@ def _code(node: Node, dataflow: Dataflow) -> Iterator[tuple[str, str, list[str]]
         yield operator.id, main, [dataflow.working_dir, os.path.dirname(main), *roots]
     if node.path is None or node.is_dynamic or node.is_shell:
         return
-    path = os.path.abspath(os.path.join(dataflow.directory_of(node), os.path.expanduser(node.path)))
+    path = os.path.abspath(os.path.join(dataflow.working_dir, os.path.expanduser(node.path)))
     if node.path.endswith(".py"):
         yield "", path, [os.path.dirname(path), *roots]
     elif os.path.isfile(path):

@@ -9,25 +9,59 @@ from __future__ import annotations
 
 import ast
 import os
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 
 OURS = "dora"
+MAX_FILES = 300  # of one program, the nearest ones; reading more would hold up the start for seconds
+
+_Import = tuple[int, str]  # leading dots, dotted name
+
+
+class Sources:
+    """What Python files import, read once for all programs."""
+
+    def __init__(self) -> None:
+        self._imports: dict[str, frozenset[_Import]] = {}
+
+    def imports(self, file: str) -> frozenset[_Import]:
+        """Return what a file imports; of one that cannot be read, nothing."""
+        if file not in self._imports:
+            self._imports[file] = _read(file) or frozenset()
+        return self._imports[file]
+
+    def read_again(self, files: Iterable[str]) -> None:
+        """Note that files have changed; of one that cannot be read now, the last imports are kept."""
+        for file in files:
+            if (imports := _read(file)) is not None:
+                self._imports[file] = imports
 
 
 class Program:
     """A Python file with all files of its project that it imports, directly or not."""
 
-    def __init__(self, main: str, roots: Sequence[str]) -> None:
+    def __init__(self, main: str, roots: Sequence[str], sources: Sources) -> None:
         """``main`` and ``roots`` are absolute paths; earlier roots win, as in ``sys.path``."""
         self.main = main
         self._roots = tuple(dict.fromkeys(roots))
+        self._sources = sources
         self._imports: dict[str, frozenset[str]] = {}
-        self.look_again(())
+        self.follow()
 
     @property
     def files(self) -> frozenset[str]:
         """The files that make up the program, ``main`` among them."""
         return frozenset(self._imports)
+
+    def follow(self) -> None:
+        """Follow the imports again, as the sources know them now."""
+        self._imports = {}
+        waiting = deque([self.main])
+        while waiting and len(self._imports) < MAX_FILES:
+            file = waiting.popleft()
+            if file not in self._imports:
+                self._imports[file] = frozenset(self._imported_by(file)) - {file}
+                waiting += self._imports[file]
 
     def stale(self, changed: frozenset[str]) -> frozenset[str]:
         """Return which of the files have to be run anew: those that changed, and who imports them."""
@@ -38,74 +72,57 @@ class Program:
                 return frozenset(stale)
             stale |= more
 
-    def look_again(self, changed: Sequence[str]) -> None:
-        """Read changed files (again); of one that cannot be read now, its last imports are kept."""
-        known = dict(self._imports)
-        for file in changed:
-            if (imports := self._imports_of(file)) is not None:
-                known[file] = imports
-        self._imports = {}
-        waiting = [self.main]
-        while waiting:
-            file = waiting.pop()
-            if file in self._imports:
+    def _imported_by(self, file: str) -> Iterator[str]:
+        for dots, name in self._sources.imports(file):
+            if not dots:
+                yield from _find(self._roots, name)
                 continue
-            imports = known.get(file)
-            if imports is None:
-                imports = self._imports_of(file) or frozenset()
-            self._imports[file] = imports
-            waiting += imports
-
-    def _imports_of(self, file: str) -> frozenset[str] | None:
-        try:
-            with open(file, "rb") as opened:
-                tree = ast.parse(opened.read())
-        except (OSError, SyntaxError, ValueError):
-            return None
-        found: set[str] = set()
-        for item in ast.walk(tree):
-            if isinstance(item, ast.Import):
-                for alias in item.names:
-                    found.update(self._find(self._roots, alias.name))
-            elif isinstance(item, ast.ImportFrom):
-                found.update(self._find_from(file, item))
-        found.discard(file)
-        return frozenset(found)
-
-    def _find_from(self, file: str, item: ast.ImportFrom) -> Iterator[str]:
-        roots = self._roots
-        if item.level:
             package = file
-            for _ in range(item.level):
+            for _ in range(dots):
                 package = os.path.dirname(package)
-            roots = (package,)
-        module = item.module or ""
-        for alias in item.names:
-            # The name may be a module of its own.
-            yield from self._find(roots, f"{module}.{alias.name}".lstrip("."))
+            yield from _find((package,), name)
 
-    def _find(self, roots: Sequence[str], name: str) -> Iterator[str]:
-        """Yield the files that importing a dotted name runs: packages on the way, and the module."""
-        first, *rest = name.split(".")
-        if first == OURS:
-            return
-        for root in roots:
-            base = os.path.join(root, first)
-            file = self._module(base)
-            if file is None and not (rest and os.path.isdir(base)):
-                continue
-            while True:
-                if file is not None:
-                    yield file
-                if not rest:
-                    return
-                base = os.path.join(base, rest.pop(0))
-                file = self._module(base)
-                if file is None and not os.path.isdir(base):
-                    return
 
-    def _module(self, base: str) -> str | None:
-        for path in (f"{base}/__init__.py", f"{base}.py"):
-            if os.path.isfile(path):
-                return path
+def _read(file: str) -> frozenset[_Import] | None:
+    try:
+        with open(file, "rb") as opened:
+            tree = ast.parse(opened.read())
+    except (OSError, SyntaxError, ValueError):
         return None
+    found: set[_Import] = set()
+    for item in ast.walk(tree):
+        if isinstance(item, ast.Import):
+            found.update((0, alias.name) for alias in item.names)
+        elif isinstance(item, ast.ImportFrom):
+            # The name may be a module of its own.
+            names = (f"{item.module}.{alias.name}" if item.module else alias.name for alias in item.names)
+            found.update((item.level, name) for name in names)
+    return frozenset(found)
+
+
+def _find(roots: Sequence[str], name: str) -> Iterator[str]:
+    """Yield the files that importing a dotted name runs: packages on the way, and the module."""
+    first, *rest = name.split(".")
+    if first == OURS:
+        return
+    for root in roots:
+        base = os.path.join(root, first)
+        file = _module(base)
+        if file is None and not (rest and os.path.isdir(base)):
+            continue
+        while True:
+            if file is not None:
+                yield file
+            if not rest:
+                return
+            base = os.path.join(base, rest.pop(0))
+            file = _module(base)
+            if file is None and not os.path.isdir(base):
+                return
+
+
+def _module(base: str) -> str | None:
+    for path in (f"{base}/__init__.py", f"{base}.py"):
+        if os.path.isfile(path):
+            return path
+    return None
