@@ -105,7 +105,7 @@ def _code(node: Node, dataflow: Dataflow) -> Iterator[tuple[str, str, list[str]]
         yield operator.id, main, [dataflow.working_dir, os.path.dirname(main), *roots]
     if node.path is None or node.is_dynamic or node.is_shell:
         return
-    path = os.path.abspath(os.path.join(dataflow.working_dir, os.path.expanduser(node.path)))
+    path = os.path.abspath(os.path.join(dataflow.directory_of(node), os.path.expanduser(node.path)))
     if node.path.endswith(".py"):
         yield "", path, [os.path.dirname(path), *roots]
     elif os.path.isfile(path):
