@@ -176,6 +176,28 @@ with Node() as node:
 
 
 @needs_rerun
+def test_a_viewer_joins_by_hand(tmp_path: Path) -> None:
+    """The sender waits for the viewer, which reads from when it has joined."""
+    sender = """
+import os, subprocess, sys
+from dora import Node
+environ = {name: value for name, value in os.environ.items() if name != "DORA_NODE_CONFIG"}
+with Node() as node:
+    command = [sys.executable, "-u", "-m", "dora.viewer", "viewer0"]
+    viewer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ)
+    for line in viewer.stderr:
+        print("viewer says:", line.strip())
+        node.send_output("text", b"hello")
+        break
+print("viewer ended with", viewer.wait(20))
+"""
+    printed = run(tmp_path, sender, {"path": "dynamic"}, outputs=["text"], RERUN_SAVE="x.rrd")
+    assert "viewer says: saving to x.rrd" in printed
+    assert "viewer ended with 0" in printed
+    assert last(read(tmp_path / "x.rrd"), "text")["TextLog:text"] == ["hello"]
+
+
+@needs_rerun
 def test_a_taken_port_and_a_missing_display_are_no_failures(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

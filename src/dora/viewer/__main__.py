@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 
@@ -40,6 +41,8 @@ def main() -> int:
     # Rerun's own log lines go into this node's: only what is wrong, and without colours.
     os.environ.setdefault("RUST_LOG", "warn")
     os.environ.setdefault("NO_COLOR", "1")
+    if node_id:  # by hand, in a terminal: no dataflow reads its log
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         _check_rerun()
         from dora.viewer.settings import read_settings
