@@ -71,12 +71,13 @@ def node_levels(
 
 
 def _node_ids(ctx: click.Context) -> list[str]:
-    path = ctx.params.get("path")
-    if not isinstance(path, str):
-        return []
     from dora.dataflow import load
 
-    try:
-        return [node.id for node in load(path).nodes]
-    except DoraError:
-        return []  # the command itself says what is wrong
+    # In front of an option that still lacks its value, click leaves arguments where they are.
+    for path in (ctx.params.get("path"), *ctx.args):
+        if isinstance(path, str) and path.endswith((".yml", ".yaml")):
+            try:
+                return [node.id for node in load(path).nodes]
+            except DoraError:
+                return []  # the command itself says what is wrong
+    return []
