@@ -30,7 +30,7 @@ class Hosted:
 
     def load(self, text: str) -> None:
         self.write(text)
-        self.host.load({"nodes": []})
+        self.host.load({"nodes": []}, {})
 
     def reload(self, text: str) -> DoraStatus:
         self.write(text)
