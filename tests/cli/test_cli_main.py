@@ -103,7 +103,7 @@ def test_without_a_command_the_help_is_shown_as_an_error(run):
             "does not have --hub-override yet; give the node a",
         ),
         (["build", "a.yml", "--locked"], "does not have --locked yet"),
-        (["validate", "--node-manifest", "x"], "does not have --node-manifest yet"),
+        (["validate", "a.yml", "--node-manifest", "x"], "--node-manifest cannot be used together"),
         (["run", "a.yml", "b.yml"], "unexpected extra argument"),
         (["help", "frobnicate"], "there is no command `frobnicate`"),
     ],

@@ -1,4 +1,4 @@
-"""What ``dora validate``, ``dora build`` and ``dora run`` say about types."""
+"""What ``dora validate`` and ``dora build`` say about types."""
 
 import pytest
 
@@ -67,3 +67,16 @@ def test_a_build_warns(run):
     status, _, err = run(BAD, "build")
     assert status == 0
     assert err.count("warning: the input `i` of node `b` expects") == 1
+
+
+def test_a_manifest_by_itself(capsys, tmp_path):
+    manifest = tmp_path / "dora-node.yml"
+    text = "apiVersion: 1\nnamespace: me\nruntime: python\nentrypoint: main.py\n"
+    manifest.write_text(text)
+    assert run_command_line(["validate", "--node-manifest", str(manifest)]) == 0
+    assert capsys.readouterr().out == f"Validating node manifest {manifest}...\nNode manifest OK.\n"
+    manifest.write_text(text.replace("python", "pyton"))
+    assert run_command_line(["validate", "--node-manifest", str(manifest)]) == 1
+    captured = capsys.readouterr()
+    assert "OK" not in captured.out
+    assert captured.err.startswith(f"{manifest}:3:10: error: `pyton` is not one of")

@@ -366,6 +366,67 @@ def test_types_are_nested_eight_deep_and_no_deeper(tmp_path: Path) -> None:
     assert [w.message for w in dataflow.type_warnings] == ["the type `my/v1/T1` is nested more than 8 deep"]
 
 
+# --------------------------------------------------------------------------- manifests
+
+MANIFEST = """apiVersion: 1
+namespace: me
+name: reader
+runtime: python
+entrypoint: reader.py
+inputs:
+  image: {type: std/media/v1/CompressedImage, description: A picture.}
+  number: {type: std/core/v1/UInt64}
+  config: {type: std/core/v1/String, required: false}
+outputs:
+  boxes: {type: std/vision/v1/Detection}
+  masks: {type: std/vision/v1/Segmentation}
+env:
+  MODEL: {type: string, default: small}
+requirements: {hardware: [gpu]}
+"""
+
+
+def with_manifest(
+    folder: Path, manifest: str = MANIFEST, fields: str = "    outputs: [boxes]\n"
+) -> Dataflow:
+    (folder / "nodes").mkdir()
+    (folder / "nodes" / "dora-node.yml").write_text(manifest)
+    return parse(FLOW.replace("path: reader.py", "path: ./nodes/reader.py") + fields, folder)
+
+
+def test_a_manifest_beside_a_program_says_its_types(tmp_path: Path) -> None:
+    dataflow = with_manifest(tmp_path)
+    (warning,) = dataflow.type_warnings
+    assert (warning.file, warning.line, warning.column) == ("nodes/dora-node.yml", 7, 17)
+    assert "the input `image` of node `reader` expects `std/media/v1/CompressedImage`" in warning.message
+    assert dataflow.types.inputs["reader/number"].name == "std/core/v1/UInt64"
+    assert dataflow.types.outputs["reader/boxes"].name == "std/vision/v1/Detection"
+    assert "reader/masks" not in dataflow.types.outputs
+
+
+def test_what_the_dataflow_says_wins_over_the_manifest(tmp_path: Path) -> None:
+    fields = "    input_types: {image: std/media/v1/Image}\n"
+    assert with_manifest(tmp_path, fields=fields).type_warnings == ()
+
+
+def test_inputs_that_a_manifest_requires(tmp_path: Path) -> None:
+    (warning,) = with_manifest(tmp_path, MANIFEST.replace(", required: false", "")).type_warnings[:1]
+    assert "the input `config` of node `reader`, which `nodes/dora-node.yml` requires" in warning.message
+    assert (warning.file, warning.line) == ("flow.yml", 12)
+
+
+def test_a_manifest_of_another_program_is_not_for_this_one(tmp_path: Path) -> None:
+    dataflow = with_manifest(tmp_path, MANIFEST.replace("entrypoint: reader.py", "entrypoint: main.py"))
+    assert dataflow.type_warnings == ()
+    assert "reader/boxes" not in dataflow.types.outputs
+
+
+def test_problems_of_manifests_are_warnings(tmp_path: Path) -> None:
+    warnings = with_manifest(tmp_path, MANIFEST.replace("namespace", "nmespace")).type_warnings
+    assert [(w.file, w.line, w.severity) for w in warnings] == [("nodes/dora-node.yml", 2, "warning")]
+    assert warnings[0].hint == "did you mean `namespace`?"
+
+
 # --------------------------------------------------------------------------- what nodes get to know
 
 

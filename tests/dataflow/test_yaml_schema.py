@@ -15,6 +15,7 @@ from dora.dataflow.block import Block
 from dora.dataflow.contracts import TYPE_RULE
 from dora.dataflow.fields import DATAFLOW, DEBUG, INPUT, NODE_BLOCK, OPERATOR_BLOCK, PYTHON_SOURCE
 from dora.dataflow.kinds import Later
+from dora.dataflow.manifest import MANIFEST, MANIFEST_PORT
 from dora.dataflow.module_file import MODULE_FILE, MODULE_HEADER
 from dora.dataflow.schema import SCHEMA_FILE, json_schema, schema_text
 from dora.dataflow.type_files import TYPE, TYPE_FIELD, TYPE_FILE, TYPE_PARAMETER
@@ -32,6 +33,8 @@ BLOCKS = {
     "module": MODULE_FILE,
     "header": MODULE_HEADER,
     "rule": TYPE_RULE,
+    "manifest": MANIFEST,
+    "manifest port": MANIFEST_PORT,
     "types": TYPE_FILE,
     "type": TYPE,
     "type field": TYPE_FIELD,

@@ -9,8 +9,10 @@ from typing import Any
 import msgspec
 
 from dora.dataflow.block import Checked
+from dora.dataflow.contracts import Ports
 from dora.dataflow.expand import PATH_VARIABLES, expand_path
 from dora.dataflow.fields import NODE_BLOCK
+from dora.dataflow.files import MANIFEST_FILE, is_file
 from dora.dataflow.kinds import Reader, reserved
 from dora.dataflow.model import (
     DEFAULT_OPERATOR_ID,
@@ -26,9 +28,6 @@ from dora.dataflow.model import (
 )
 from dora.dataflow.provenance import git_source, python_environment
 from dora.dataflow.report import Report, Span, listed
-from dora.dataflow.type_check import Ports, check_types
-from dora.dataflow.type_files import read_types
-from dora.dataflow.type_library import TypeLibrary
 from dora.dataflow.wiring import Offer, Wiring
 from dora.errors import Problem
 
@@ -211,7 +210,7 @@ class Assembler:
             self._runs(checked, "path", path, _named(draft), made)
         outputs = checked.get("outputs") or ()
         inputs = self._inputs(checked, f"node `{draft.id}`")
-        self._carries(f"node `{draft.id}`", draft, "", checked, inputs)
+        self._carries(f"node `{draft.id}`", draft, checked, inputs, path=path or "")
         return Node(
             path=path or "",
             args=args,
@@ -246,7 +245,7 @@ class Assembler:
                 name=checked.get("name"),
                 description=checked.get("description"),
             )
-            self._carries(name, draft, f"{operator_id}/", checked, operator.inputs)
+            self._carries(name, draft, checked, operator.inputs, prefix=f"{operator_id}/")
             operators.append(operator)
             inputs += (msgspec.structs.replace(i, id=f"{operator_id}/{i.id}") for i in operator.inputs)
             outputs += (f"{operator_id}/{output}" for output in operator.outputs)
@@ -333,20 +332,17 @@ class Assembler:
         return expanded
 
     def _carries(
-        self, owner: str, draft: _Draft, prefix: str, checked: Checked, inputs: tuple[Input, ...]
+        self,
+        owner: str,
+        draft: _Draft,
+        checked: Checked,
+        inputs: tuple[Input, ...],
+        *,
+        prefix: str = "",
+        path: str = "",
     ) -> None:
-        texts = (checked.get(name) for name in ("send_stdout_as", "send_logs_as"))
-        self.ports.append(
-            Ports(
-                owner=owner,
-                node=draft.id,
-                prefix=prefix,
-                block=checked,
-                inputs=inputs,
-                outputs=checked.get("outputs") or (),
-                texts=tuple(text for text in texts if text is not None),
-            )
-        )
+        outputs = checked.get("outputs") or ()
+        self.ports.append(Ports(owner, draft.id, prefix, checked, inputs, outputs, path))
 
     def _runs(self, checked: Checked, field: str, path: str, owner: str, built: bool) -> None:
         self.programs.append(Program(path, built, self.report.problem(checked.place(field), owner)))
@@ -465,7 +461,7 @@ def assemble(
         reader.report.problems.append(Problem(message, reader.report.file, severity="warning"))
     assembler = Assembler(reader)
     nodes = assembler.nodes(root.get("nodes") or ())
-    types, type_warnings = _types(assembler, root, working_dir)
+    types, type_warnings = _types(assembler.ports, root, reader, working_dir)
     if strict_types or root.get("strict_types"):
         reader.report.problems += (warning._replace(severity="error") for warning in type_warnings)
         reader.report.failed = reader.report.failed or bool(type_warnings)
@@ -487,12 +483,18 @@ def assemble(
     )
 
 
-def _types(assembler: Assembler, root: Checked, project: str) -> tuple[Types, tuple[Problem, ...]]:
+def _types(
+    ports: list[Ports], root: Checked, reader: Reader, project: str
+) -> tuple[Types, tuple[Problem, ...]]:
     """Return the types of the inputs and outputs, and what does not fit together."""
-    main = assembler.report
-    report = Report(main.origin.text, main.file)
-    reader = Reader(report, assembler.reader.environ)
-    shown = os.path.dirname(main.file)
-    library = TypeLibrary(report, lambda: read_types(project, shown, reader))
-    types = check_types(assembler.ports, root.get("type_rules") or (), library, report)
-    return types, tuple(problem._replace(severity="warning") for problem in report.sorted())
+    rules = root.get("type_rules") or ()
+    folders = {os.path.dirname(item.path) for item in ports if item.path}
+    if not (
+        rules
+        or any(item.are_described for item in ports)
+        or any(is_file(os.path.join(project, folder, MANIFEST_FILE)) for folder in folders)
+    ):
+        return Types(), ()
+    from dora.dataflow.type_check import check_types  # only dataflows with types pay for it
+
+    return check_types(ports, rules, reader, project, os.path.dirname(reader.report.file))

@@ -1,11 +1,14 @@
-"""The fields by which nodes and operators say what their inputs and outputs carry."""
+"""How nodes and operators say what their inputs and outputs carry."""
 
 from __future__ import annotations
 
-from dora.dataflow.block import Block, Field
-from dora.dataflow.kinds import Choice, ListOf, MapOf, Text
-from dora.dataflow.type_check import PATTERNS
+import msgspec
 
+from dora.dataflow.block import Block, Checked, Field
+from dora.dataflow.kinds import Choice, ListOf, MapOf, Text
+from dora.dataflow.model import Input
+
+PATTERNS = ("service-server", "service-client", "action-server", "action-client")
 TYPE_NAME = Text("the name of a type", may_be_empty=False)
 
 CONTRACTS = [
@@ -46,3 +49,26 @@ TYPE_RULE = Block(
 )
 
 TYPE_RULES = ListOf(TYPE_RULE, "type rules")
+
+
+class Ports(msgspec.Struct, frozen=True):
+    """The inputs and outputs of one program or operator, and the block that describes them."""
+
+    owner: str  # "node `a`", for messages
+    node: str
+    prefix: str  # of its ids among those of the node: "<operator id>/" or ""
+    block: Checked
+    inputs: tuple[Input, ...]  # with the ids of the block
+    outputs: tuple[str, ...]
+    path: str = ""  # of the program, relative to the project; "" for operators
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The outputs that carry captured lines or log entries."""
+        names = (self.block.get(field) for field in ("send_stdout_as", "send_logs_as"))
+        return tuple(name for name in names if name is not None)
+
+    @property
+    def are_described(self) -> bool:
+        """Whether anything is said about what they carry."""
+        return any(self.block.has(field.name) for field in CONTRACTS)

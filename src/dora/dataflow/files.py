@@ -6,6 +6,9 @@ import os
 
 from dora.dataflow.report import did_you_mean
 
+MANIFEST_FILE = "dora-node.yml"
+"""What a node's program says about itself, in its folder, see `dora.dataflow.manifest`."""
+
 
 class Unreadable(Exception):
     """A file cannot be used; ``str(error)`` is the sentence, ``hint`` the mend."""

@@ -8,13 +8,10 @@ from collections.abc import Mapping
 from dora.dataflow.assemble import Assembler, assemble
 from dora.dataflow.document import Mapping as DocumentMapping
 from dora.dataflow.document import Scalar, Sequence, Value, compose
-from dora.dataflow.emit import to_yaml
 from dora.dataflow.fields import DATAFLOW
 from dora.dataflow.files import Unreadable, names_beside, read_text
-from dora.dataflow.flatten import Flattener
 from dora.dataflow.kinds import Reader
 from dora.dataflow.model import Dataflow
-from dora.dataflow.modules import Modules
 from dora.dataflow.report import Report, Span, closest
 from dora.dataflow.wiring import Offer
 from dora.errors import DataflowError, Problem
@@ -52,6 +49,8 @@ def load(
 
 def expanded(path: str | os.PathLike[str]) -> str:
     """Return the YAML of a dataflow file with its modules written out; raises as `load` does."""
+    from dora.dataflow.emit import to_yaml
+
     shown = os.fspath(path)
     load(shown)
     text = _read(shown)
@@ -66,6 +65,8 @@ def check_module(path: str | os.PathLike[str]) -> None:
     Modules that it uses are looked for below the current directory if the file is there, else below
     the folder of the file.
     """
+    from dora.dataflow.modules import Modules
+
     shown = os.fspath(path)
     report = Report(_read(shown), shown)
     relative = os.path.relpath(shown)
@@ -74,6 +75,17 @@ def check_module(path: str | os.PathLike[str]) -> None:
         project, relative = os.path.split(shown)
     reader = Reader(report, os.environ)
     Modules(reader, project, "" if project == os.curdir else project).check(report, relative, (relative,))
+    if report.failed:
+        raise DataflowError(problems=report.sorted())
+
+
+def check_manifest(path: str | os.PathLike[str]) -> None:
+    """Check the manifest of a node; raises `DataflowError` with all problems."""
+    from dora.dataflow.manifest import read_manifest
+
+    shown = os.fspath(path)
+    report = Report(_read(shown), shown)
+    read_manifest(Reader(report, os.environ))
     if report.failed:
         raise DataflowError(problems=report.sorted())
 
@@ -138,6 +150,9 @@ def _flat(text: str, reader: Reader, project: str) -> DocumentMapping | None:
         return None
     if not _uses_modules(root):
         return root
+    from dora.dataflow.flatten import Flattener
+    from dora.dataflow.modules import Modules
+
     checked = DATAFLOW.read(root, reader)
     if checked is None:
         return None

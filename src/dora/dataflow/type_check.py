@@ -6,40 +6,50 @@ whose source has one is said to have that type (it is *inferred*).
 
 from __future__ import annotations
 
-import msgspec
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 from dora.dataflow.block import Checked
+from dora.dataflow.contracts import PATTERNS, Ports
+from dora.dataflow.kinds import Reader
+from dora.dataflow.manifest import NodeManifest, manifest_of
 from dora.dataflow.model import Input, LogSource, NodeOutput, PortType, TimerSource, Types
-from dora.dataflow.report import Report, did_you_mean, listed
+from dora.dataflow.report import Report, Span, did_you_mean, listed
+from dora.dataflow.type_files import read_types
 from dora.dataflow.type_library import NOTHING, TEXT, TIMER, Shape, TypeLibrary, accepts
 from dora.dataflow.type_names import TypeFault, TypeName, parse_type
-
-PATTERNS = ("service-server", "service-client", "action-server", "action-client")
-
-
-class Ports(msgspec.Struct, frozen=True):
-    """The inputs and outputs of one program or operator, and the block that describes them."""
-
-    owner: str  # "node `a`", for messages
-    node: str
-    prefix: str  # of its ids among those of the node: "<operator id>/" or ""
-    block: Checked
-    inputs: tuple[Input, ...]  # with the ids of the block
-    outputs: tuple[str, ...]
-    texts: tuple[str, ...] = ()  # outputs that carry captured lines or log entries
+from dora.errors import Problem
 
 
 def check_types(
-    ports: list[Ports], rules: tuple[Checked, ...], library: TypeLibrary, report: Report
-) -> Types:
-    """Return the types of all inputs and outputs; what does not fit is told to the report as a warning."""
-    return _Check(library, report).check(ports, rules)
+    ports: list[Ports], rules: tuple[Checked, ...], reader: Reader, project: str, shown: str
+) -> tuple[Types, tuple[Problem, ...]]:
+    """Return the types of all inputs and outputs, and as warnings what does not fit together.
+
+    ``project`` is the folder of the dataflow file, which messages call ``shown``.
+    """
+    report = Report(reader.report.origin.text, reader.report.file)
+    own = Reader(report, reader.environ)
+    library = TypeLibrary(report, lambda: read_types(project, shown, own))
+    manifests = {item.path: manifest_of(item.path, project, shown, own) for item in ports if item.path}
+    types = _Check(library, report, manifests).check(ports, rules)
+    return types, tuple(problem._replace(severity="warning") for problem in report.sorted())
+
+
+class _Declared(NamedTuple):
+    """A type as somebody wrote it."""
+
+    text: str
+    span: Span
 
 
 class _Check:
-    def __init__(self, library: TypeLibrary, report: Report) -> None:
+    def __init__(
+        self, library: TypeLibrary, report: Report, manifests: Mapping[str, NodeManifest | None]
+    ) -> None:
         self.library = library
         self.report = report
+        self.manifests = manifests
         self.rules: tuple[tuple[TypeName, TypeName], ...] = ()
         self.outputs: dict[str, TypeName] = {}
         self.inputs: dict[str, PortType] = {}
@@ -65,35 +75,45 @@ class _Check:
 
     def _rule_end(self, rule: Checked, end: str) -> TypeName | None:
         text: str | None = rule.get(end)
-        return None if text is None else self._type(text, rule, end, "`type_rules`")
+        return None if text is None else self._type(_Declared(text, rule.place(end)), "`type_rules`")
 
-    def _type(self, text: str, block: Checked, field: str, owner: str, key: str = "") -> TypeName | None:
+    def _type(self, declared: _Declared, owner: str) -> TypeName | None:
         """Return a type that exists; None after telling why it does not."""
-        span = block.place(field, key)
         try:
-            name = parse_type(text)
+            name = parse_type(declared.text)
         except TypeFault as fault:
-            self.report.warn(span, f"{fault.message}, as {owner} has it", fault.hint)
+            self.report.warn(declared.span, f"{fault.message}, as {owner} has it", fault.hint)
             return None
         if self.library.exists(name):
             return name
         hint = self.library.hint(name)
-        self.report.warn(span, f"there is no type `{name.base}`, which {owner} refers to", hint)
+        self.report.warn(declared.span, f"there is no type `{name.base}`, which {owner} refers to", hint)
         return None
 
+    def _declared(
+        self, ports: Ports, field: str, names: tuple[str, ...]
+    ) -> Iterator[tuple[str, _Declared]]:
+        """Yield what the dataflow says about these inputs or outputs, or else the manifest of the node."""
+        written: dict[str, str] = ports.block.get(field) or {}
+        manifest = self.manifests.get(ports.path)
+        for name in names:
+            if name in written:
+                yield name, _Declared(written[name], ports.block.place(field, name))
+            elif manifest is not None and name in manifest.types[field]:
+                yield name, _Declared(*manifest.types[field][name])
+        for name in written:
+            if name not in names and not ports.block.failed(field.replace("_types", "s")):
+                self._undeclared(ports, field, name, names)
+
     def _outputs(self, ports: Ports) -> None:
-        declared: dict[str, str] = ports.block.get("output_types") or {}
-        for output, text in declared.items():
-            if output not in ports.outputs:
-                self._undeclared(ports, "output_types", output, "an output", ports.outputs)
-                continue
+        for output, declared in self._declared(ports, "output_types", ports.outputs):
             owner = f"the output `{output}` of {ports.owner}"
-            found = self._type(text, ports.block, "output_types", owner, output)
+            found = self._type(declared, owner)
             if found is None:
                 continue
             if output in ports.texts and not accepts(found, TEXT, self.rules):
                 self.report.warn(
-                    ports.block.place("output_types", output),
+                    declared.span,
                     f"{owner} is declared as `{found}`, but carries lines of text",
                     f"write `{TEXT}`",
                 )
@@ -105,7 +125,7 @@ class _Check:
         for field in ("output_metadata", "output_framing"):
             for output in ports.block.get(field) or {}:
                 if output not in ports.outputs and not ports.block.failed("outputs"):
-                    self._undeclared(ports, field, output, "an output", ports.outputs)
+                    self._undeclared(ports, field, output, ports.outputs)
         if ports.block.failed("pattern"):
             written = getattr(ports.block.nodes["pattern"], "text", "")
             self.report.warn(
@@ -114,38 +134,40 @@ class _Check:
                 did_you_mean(written, PATTERNS),
             )
 
-    def _undeclared(self, ports: Ports, field: str, name: str, what: str, known: tuple[str, ...]) -> None:
+    def _undeclared(self, ports: Ports, field: str, name: str, known: tuple[str, ...]) -> None:
+        what = "an input" if field == "input_types" else "an output"
         self.report.warn(
             ports.block.place(field, name, of_key=True),
             f"`{field}` describes `{name}`, which is not {what} of {ports.owner}",
             did_you_mean(name, known),
         )
 
-    def _inputs(self, ports: Ports) -> list[tuple[str, str, str]]:
-        """Check the inputs of one program or operator; return (type, input, source) of what is inferred."""
-        declared: dict[str, str] = ports.block.get("input_types") or {}
+    def _inputs(self, ports: Ports) -> Iterator[tuple[str, str, str]]:
+        """Check the inputs of one program or operator; yield (type, input, source) of what is inferred."""
         names = tuple(item.id for item in ports.inputs)
-        for name in declared:
-            if name not in names and not ports.block.failed("inputs"):
-                self._undeclared(ports, "input_types", name, "an input", names)
-        inferred: list[tuple[str, str, str]] = []
+        declared = dict(self._declared(ports, "input_types", names))
+        if (manifest := self.manifests.get(ports.path)) is not None:
+            for name in sorted(set(manifest.required) - set(names)):
+                self.report.warn(
+                    ports.block.place("inputs"),
+                    f"the input `{name}` of {ports.owner}, which `{manifest.file}` requires, "
+                    "is not connected",
+                )
         for item in ports.inputs:
             target = f"{ports.node}/{ports.prefix}{item.id}"
             sent = self._sent(item)
             if item.id not in declared:
                 if sent is not None and isinstance(item.source, NodeOutput):
-                    inferred.append((str(sent), target, str(item.source)))
+                    yield str(sent), target, str(item.source)
                 continue
-            owner = f"the input `{item.id}` of {ports.owner}"
-            expected = self._type(declared[item.id], ports.block, "input_types", owner, item.id)
+            expected = self._type(declared[item.id], f"the input `{item.id}` of {ports.owner}")
             if expected is None:
                 continue
             fits = sent is None or self._fits(item, expected, sent)
             if sent is not None and not fits:
-                self._mismatch(ports, item, expected, sent)
+                self._mismatch(ports, item, declared[item.id].span, expected, sent)
             converted = (sent,) if sent is not None and fits else ()
             self.inputs[target] = PortType(str(expected), self._shapes(expected, *converted))
-        return inferred
 
     def _shapes(self, *names: TypeName) -> tuple[Shape, ...]:
         """Return the Arrow types of messages that may be called by any of these names."""
@@ -172,7 +194,7 @@ class _Check:
             return True
         return accepts(expected, sent, self.rules)
 
-    def _mismatch(self, ports: Ports, item: Input, expected: TypeName, sent: TypeName) -> None:
+    def _mismatch(self, ports: Ports, item: Input, span: Span, expected: TypeName, sent: TypeName) -> None:
         if not isinstance(item.source, NodeOutput):
             hint = f"write `{sent}`"
         elif sent.base == expected.base:
@@ -180,7 +202,7 @@ class _Check:
         else:
             hint = f"if that is meant, add `{{from: {sent.base}, to: {expected.base}}}` to `type_rules`"
         self.report.warn(
-            ports.block.place("input_types", item.id),
+            span,
             f"the input `{item.id}` of {ports.owner} expects `{expected}`, "
             f"but `{item.source}` sends `{sent}`",
             hint,

@@ -1,0 +1,138 @@
+"""The manifest of a node: ``dora-node.yml`` beside its program says what the program takes and gives."""
+
+from __future__ import annotations
+
+import os
+
+import msgspec
+
+from dora.dataflow import document
+from dora.dataflow.block import Block, Checked, Field
+from dora.dataflow.contracts import TYPE_NAME
+from dora.dataflow.document import Value, compose
+from dora.dataflow.files import MANIFEST_FILE, Unreadable, is_file, read_text
+from dora.dataflow.kinds import (
+    Choice,
+    Commands,
+    Flag,
+    Kind,
+    ListOf,
+    MapOf,
+    Reader,
+    Schema,
+    Text,
+    WholeNumber,
+)
+from dora.dataflow.report import Report, Span
+
+
+class _Anything(Kind[object]):
+    """What is for people, or for other programs."""
+
+    def read(self, value: Value, reader: Reader) -> object:  # noqa: ARG002 - what all kinds take
+        return value.plain()
+
+    def schema(self) -> Schema:
+        return {}
+
+
+_DESCRIPTION = Field("description", Text(), "What it is; for people.")
+
+MANIFEST_PORT = Block(
+    "an input or output of a manifest",
+    [
+        Field("type", TYPE_NAME, "The type of its messages."),
+        Field("required", Flag(), "Whether the input has to be connected.", default=True),
+        _DESCRIPTION,
+    ],
+)
+
+MANIFEST = Block(
+    "the manifest of a node",
+    [
+        Field("apiVersion", WholeNumber(1, 1), "The version of this format: 1.", required=True),
+        Field("namespace", Text("a name", may_be_empty=False), "Who publishes the node.", required=True),
+        Field("runtime", Choice(("python", "rust", "c", "cpp")), "What it is written in.", required=True),
+        Field(
+            "entrypoint",
+            Text("a path", may_be_empty=False),
+            "The program, relative to the manifest, or the name of its command.",
+            required=True,
+        ),
+        Field("name", Text(), "What the node is called."),
+        _DESCRIPTION,
+        Field("inputs", MapOf(MANIFEST_PORT, "inputs"), "The inputs that the program reads."),
+        Field("outputs", MapOf(MANIFEST_PORT, "outputs"), "The outputs that the program sends to."),
+        Field("build", Commands(), "Commands that make the program, one a line."),
+        Field("dora", Text(), "The versions of dora that it works with."),
+        Field("env", _Anything(), "Environment variables that the program reads; for people."),
+        Field("categories", ListOf(Text(), "categories"), "What the node is for; for people."),
+        Field("keywords", ListOf(Text(), "keywords"), "Words to find it by; for people."),
+        Field("platforms", ListOf(Text(), "platforms"), "Where it runs; for people."),
+        Field("requirements", _Anything(), "Hardware and programs that it needs; for people."),
+        Field("types", _Anything(), "Types that come with the node; for other programs."),
+        Field("example", _Anything(), "A dataflow that shows it; for people."),
+    ],
+    notes=True,
+)
+
+
+class NodeManifest(msgspec.Struct, frozen=True):
+    """What a manifest says about a program."""
+
+    file: str  # as messages call it
+    entrypoint: str
+    required: tuple[str, ...]  # inputs
+    types: dict[str, dict[str, tuple[str, Span]]]  # "input_types", "output_types" → name → type, and where
+
+
+def manifest_of(path: str, project: str, shown: str, reader: Reader) -> NodeManifest | None:
+    """Return the manifest beside a program that is about it; what is wrong goes to the report.
+
+    ``path`` is relative to ``project``, the folder of the dataflow file, which messages call ``shown``.
+    """
+    folder, name = os.path.split(path)
+    file = os.path.join(project, folder, MANIFEST_FILE)
+    if not is_file(file):
+        return None
+    shown_file = os.path.normpath(os.path.join(shown, folder, MANIFEST_FILE))
+    try:
+        own = Report(read_text(file, shown_file), shown_file)
+    except Unreadable as error:
+        reader.report.warn(Span(0, 0, 0, 1), str(error), error.hint)
+        return None
+    manifest = read_manifest(Reader(own, reader.environ))
+    reader.report.take(own)
+    return manifest if manifest is not None and os.path.normpath(manifest.entrypoint) == name else None
+
+
+def read_manifest(reader: Reader) -> NodeManifest | None:
+    """Read the text of a report as a manifest; None after reporting what is wrong with it."""
+    report = reader.report
+    root = compose(report.origin.text, report)
+    if not isinstance(root, document.Mapping):
+        if not report.failed:
+            hint = "it begins with `apiVersion: 1`"
+            report.error(root or Span(0, 0, 0, 1), "the manifest of a node is a mapping", hint)
+        return None
+    checked = MANIFEST.read(root, reader)
+    if checked is None or report.failed:
+        return None
+    ports: dict[str, dict[str, Checked]] = {
+        field: checked.get(field) or {} for field in ("inputs", "outputs")
+    }
+    types: dict[str, dict[str, tuple[str, Span]]] = {
+        f"{field[:-1]}_types": {
+            name: (port.get("type"), port.place("type")) for name, port in found.items() if port.has("type")
+        }
+        for field, found in ports.items()
+    }
+    for found in types.values():
+        for _, span in found.values():
+            span.origin = report.origin
+    return NodeManifest(
+        file=report.file,
+        entrypoint=checked.get("entrypoint"),
+        required=tuple(name for name, port in ports["inputs"].items() if port.get("required") is not False),
+        types=types,
+    )
