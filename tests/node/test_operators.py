@@ -293,7 +293,7 @@ def test_anything_with_the_value_of_a_status_is_one(write: Any, tmp_path: Path, 
         """,
     )
     hosted = HostedOperator(OperatorConfig("op", str(tmp_path / file)))
-    hosted.load({})
+    hosted.load({}, {})
     assert hosted.handle(Event(), lambda *_: None) is DoraStatus(value)  # type: ignore[arg-type]
 
 
@@ -383,7 +383,7 @@ def test_sys_exit_in_an_operator_ends_the_runtime_with_its_status(bench: Bench, 
 def test_load_errors_name_the_operator(tmp_path: Path) -> None:
     (tmp_path / "op.txt").write_text("")
     with pytest.raises(OperatorError, match=r"operator `op`: .*op\.txt is not a Python file"):
-        HostedOperator(OperatorConfig("op", str(tmp_path / "op.txt"))).load({})
+        HostedOperator(OperatorConfig("op", str(tmp_path / "op.txt"))).load({}, {})
 
 
 # ------------------------------------------------------------------ loading
@@ -425,7 +425,7 @@ def test_the_descriptor_is_set_after_the_constructor(write: Any, tmp_path: Path)
         """,
     )
     hosted = HostedOperator(OperatorConfig("op", str(tmp_path / file)))
-    hosted.load({"nodes": [1]})
+    hosted.load({"nodes": [1]}, {})
     with pytest.raises(Exception, match=r"\(False, \{'nodes': \[1\]\}\)"):
         hosted.handle(Event(), lambda *_: None)  # type: ignore[arg-type]
 
