@@ -6,8 +6,12 @@ import pyarrow.compute as pc
 from dora import Node
 
 node = Node()
-for event in node:
-    if event["type"] == "INPUT":
-        total = pc.sum(event["value"]).as_py()
-        # The request's metadata carries the request_id, by which the client knows its answer.
-        node.send_service_response("response", pa.array([total]), event["metadata"])
+
+
+@node.serve("request", "response")
+def add(request):
+    return pa.array([pc.sum(request["value"]).as_py()])
+
+
+for _ in node:  # requests are answered meanwhile
+    pass

@@ -95,6 +95,45 @@ def test_services(example: Path) -> None:
     assert said(dora_run(example), "client") == ["1 + 2 = 3", "20 + 22 = 42", "-5 + 5 = 0"]
 
 
+@pytest.mark.parametrize("example", ["actions"], indirect=True)
+def test_actions(example: Path) -> None:
+    lines = said(dora_run(example), "guest")
+    assert lines[:5] == ["soup: chop", "soup: boil", "soup: season", "a soup: succeeded", "roast: salt"]
+    assert lines[5:] == ["half a roast: canceled", "aborted: `cook` raised KeyError: 'pizza'"]
+
+
+@pytest.mark.parametrize("example", ["parameters"], indirect=True)
+def test_parameters(example: Path) -> None:
+    dataflow = subprocess.Popen(
+        [sys.executable, "-u", "-m", "dora", "run", "dataflow.yml"],
+        cwd=example,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        assert dataflow.stdout is not None
+        next(line for line in dataflow.stdout if "controller: gain 0.01" in line)
+        for arguments, answer in [
+            (["list", "controller"], "Parameters for node controller:\n  gain = 0.01\n  quiet = false\n"),
+            (["set", "controller", "gain", "0.9"], "Set `gain` = 0.9 on node `controller`\n"),
+        ]:
+            done = subprocess.run(
+                [sys.executable, "-m", "dora", "param", *arguments, "-d", "dataflow"],
+                capture_output=True,
+                text=True,
+                timeout=BOUND,
+            )
+            assert (done.stdout, done.stderr, done.returncode) == (answer, "", 0)
+        rest, _ = dataflow.communicate(timeout=BOUND)
+        assert "controller: gain is now 0.9" in rest
+        assert re.search(r"plant: +arrived at 9", rest)
+        assert dataflow.returncode == 0
+    finally:
+        dataflow.kill()
+        dataflow.wait()
+
+
 @pytest.mark.parametrize("example", ["seed-yolo-stand-in"], indirect=True)
 def test_classic_object_detector(example: Path) -> None:
     (line,) = said(dora_run(example), "check")
