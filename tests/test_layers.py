@@ -23,6 +23,8 @@ LAYERS = (
     ("building",),
     ("cli", "viewer"),  # the viewer is a node, and reads names of the daemon
     ("api",),
+    ("builder",),
+    ("testing",),
 )
 BESIDE = {("logs", "dataflow")}  # levels of log entries are part of the dataflow model
 # Entry points, which are not part of a layer.

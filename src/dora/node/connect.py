@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import sys
 
 from dora._version import __version__
-from dora.errors import ConnectError, DaemonLost, NotInDataflow
+from dora.errors import ConnectError, DaemonLost
 from dora.node.control import ControlChannel
 from dora.transport.places import SOCKET_NAME, runtime_root
 from dora.wire.control import (
@@ -17,17 +16,6 @@ from dora.wire.control import (
     Registered,
     decode_address,
 )
-
-_OUTSIDE = """\
-this program is a dora node, but it was started outside a dataflow (DORA_NODE_CONFIG is not set).
-
-Either let a dataflow start it:
-    nodes:
-      - id: my-node
-        path: {script}
-    and then: dora run dataflow.yml
-or declare it with `path: dynamic` in a dataflow that is running, and connect by its id:
-    Node(node_id="my-node")"""
 
 
 def connect(node_id: str | None) -> tuple[ControlChannel, NodeConfig]:
@@ -43,8 +31,7 @@ def connect(node_id: str | None) -> tuple[ControlChannel, NodeConfig]:
         except ValueError as error:
             raise ConnectError(f"DORA_NODE_CONFIG cannot be read: {error}") from error
         return _register(address)
-    if node_id is None:
-        raise NotInDataflow(_OUTSIDE.format(script=sys.argv[0] or "my_node.py"))
+    assert node_id is not None  # the other ways to become a node are tried before this one
     from dora.dataflow.names import node_id_fault  # its patterns are for those who join by hand
 
     if fault := node_id_fault(node_id):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import socket
 from collections.abc import Iterator
+from typing import Protocol
 
 from dora.errors import ConnectError, DaemonLost
 from dora.wire.control import (
@@ -14,6 +15,19 @@ from dora.wire.control import (
     decode_to_node,
     encode_frame,
 )
+
+
+class Channel(Protocol):
+    """A connection to the daemon, or what stands in for it."""
+
+    lost: bool
+
+    def fileno(self) -> int: ...
+    def send(self, message: ToDaemon) -> None: ...
+    def wait(self) -> ToNode: ...
+    def read(self) -> Iterator[ToNode]: ...
+    def is_readable(self) -> bool: ...
+    def close(self) -> None: ...
 
 
 class ControlChannel:

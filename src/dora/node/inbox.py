@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from dora.errors import ReceiveClosed
 from dora.node.attend import BUSY_PAUSE, Attending
-from dora.node.control import ControlChannel
+from dora.node.control import Channel
 from dora.node.events import (
     Error,
     Event,
@@ -53,7 +53,7 @@ class Inbox(Attending):
     def __init__(
         self,
         ports: list[Port],
-        channel: ControlChannel,
+        channel: Channel,
         board: Board,
         node_slot: int,
         doorbell: Doorbell,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from dora.node.events import Content, Event, Input, InputClosed, InputRecovered, Reference, Text, Tick
@@ -121,7 +122,14 @@ class LinkPort:
     is_data = True
 
     def __init__(
-        self, config: InputConfig, receiver: Receiver, board: Board, *, in_flight: bool, joins_late: bool
+        self,
+        config: InputConfig,
+        receiver: Receiver,
+        board: Board,
+        *,
+        in_flight: bool,
+        joins_late: bool,
+        make_bell: Callable[[str], Bell] = Bell,
     ) -> None:
         """``in_flight``: the engine may still carry messages when their source has ended.
         ``joins_late``: earlier messages of the output are not meant for this node."""
@@ -150,7 +158,7 @@ class LinkPort:
             self._settle_to = words[self._sent_word]
         if not in_flight:  # else the engine knows better when the link is up
             words[base + STATE] = CONNECTED
-        self._credit = Bell(config.credit_bell) if config.credit_bell else None
+        self._credit = make_bell(config.credit_bell) if config.credit_bell else None
         self._waiting_word = config.output_slot * WORDS + CREDIT_WAITING
         self._half = min(config.queue_size, MAX_QUEUE) // 2
         self._silence = Silence(config.input_timeout) if config.input_timeout is not None else None

@@ -58,7 +58,8 @@ class Node:
         except (NotInDataflow, ConnectError) as error:
             show_without_traceback(error)
             raise
-        end_tracebacks_at_the_program()
+        if self._session.owns_process:
+            end_tracebacks_at_the_program()
         self._config = self._session.config
         self.id: str = self._config.node_id
         self._inbox: Inbox | Serving = self._session.inbox

@@ -19,7 +19,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 from typing import Any, Protocol
 
 from dora.errors import DoraError
@@ -30,7 +30,7 @@ from dora.node.reload import take_over
 from dora.wire.control import OperatorConfig
 from dora.wire.correlation import FLUSH
 from dora.wire.decode import as_arrow
-from dora.wire.metadata import normalise
+from dora.wire.metadata import as_received
 
 
 class DoraStatus(enum.Enum):
@@ -65,7 +65,7 @@ class Outlet:
     def send(self, data: Any, metadata: Mapping[str, Any] | None) -> None:
         if self.consumers:
             value = as_arrow(data)
-            content = Reference(value, normalise(metadata) if metadata else {}, time.time_ns())
+            content = Reference(value, as_received(metadata) if metadata else {}, time.time_ns())
             flush = metadata is not None and metadata.get(FLUSH) is True
             for consumer in self.consumers:
                 if flush:
@@ -84,15 +84,29 @@ class HostedOperator:
         self.ended = False
         self.open_inputs: set[str] = set()
         self._descriptor: dict[str, Any]
+        self._parameters: Mapping[str, Any]
         self._module: ModuleType | None = None
         self._operator: Any
         self._initial: dict[str, Any]  # what `__init__` set
         self._on_event: OnEvent
 
-    def load(self, descriptor: dict[str, Any]) -> None:
-        """Import the file and make the ``Operator``; errors of the user's code pass through."""
+    def load(
+        self,
+        descriptor: dict[str, Any],
+        parameters: dict[str, Any],
+        make: Callable[[], Any] | None = None,
+    ) -> None:
+        """Import the file, or take ``make`` instead, and make the ``Operator``.
+
+        Errors of the user's code pass through.
+        """
         self._descriptor = descriptor
-        self._module = self._import()
+        self._parameters = MappingProxyType(parameters)
+        if make is None:
+            self._module = self._import()
+        else:
+            self._module = ModuleType(self.id)
+            self._module.Operator = make  # type: ignore[attr-defined]  # a module made by hand
         self._operator, self._initial, self._on_event = self._make(self._module)
 
     def reload(self, send_output: SendOutput) -> DoraStatus:
@@ -146,6 +160,8 @@ class HostedOperator:
         operator = make()
         initial = dict(getattr(operator, "__dict__", {}))
         operator.dataflow_descriptor = self._descriptor
+        if not hasattr(operator, "parameters"):  # a name that programs may use for their own
+            operator.parameters = self._parameters
         on_event = getattr(operator, "on_event", None)
         if not callable(on_event):
             raise OperatorError(

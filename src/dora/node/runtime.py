@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dora.errors import DaemonLost
@@ -30,15 +30,18 @@ from dora.node.reload import Unimported
 from dora.node.session import Session
 from dora.supervise.excerpt import in_one_line
 from dora.transport.board import ASLEEP, WORDS
-from dora.transport.doorbell import Bell
 from dora.wire.control import NodeConfig, OutputsClosed, StopDataflow
 
 
 class Runtime:
     """The operators of one node and the loop that feeds them."""
 
-    def __init__(self) -> None:
-        """Connect, load all operators, and wait for the other nodes; errors pass through."""
+    def __init__(self, classes: Mapping[str, Callable[[], Any]] | None = None) -> None:
+        """Connect, load all operators, and wait for the other nodes; errors pass through.
+
+        ``classes`` are used instead of the files that operators of these ids name.
+        """
+        self._classes = classes or {}
         self._operators: dict[str, HostedOperator] = {}
         self._session = Session(prepare=self._load)
         self._inbox = self._session.inbox
@@ -48,14 +51,14 @@ class Runtime:
         self._senders: dict[str, SendOutput] = {
             operator_id: self._make_sender(operator_id) for operator_id in self._operators
         }
-        self._bell = Bell(config.bell)
+        self._bell = self._session.bell
         self._words = self._session.board.words
         self._asleep_word = config.node_slot * WORDS + ASLEEP
 
     def _load(self, config: NodeConfig) -> None:
         for item in config.operators:
             operator = HostedOperator(item)
-            operator.load(config.descriptor)
+            operator.load(config.descriptor, config.parameters, self._classes.get(item.id))
             self._operators[item.id] = operator
         for source in config.inputs:
             if source.kind != "timer" or not config.exit_when_nodes_finish:

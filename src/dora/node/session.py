@@ -12,18 +12,20 @@ import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import msgspec
+
 from dora.errors import DaemonLost, SendError, StartFailed
-from dora.node.connect import connect
-from dora.node.control import ControlChannel
-from dora.node.inbox import DEFAULT_SPIN_US, Inbox
+from dora.node.attachment import Attachment, attach
+from dora.node.control import Channel
+from dora.node.inbox import DEFAULT_SPIN_US
 from dora.node.input import LinkPort, Port, QueuePort, TimerPort
 from dora.node.log import install_bridge, log_line, write_line
 from dora.node.output import OutputPort
 from dora.node.undeclared import UndeclaredOutputs
-from dora.transport.board import Board
-from dora.transport.doorbell import Bell, Doorbell
-from dora.transport.interface import Engine
-from dora.wire.control import Closing, NodeConfig, Ready, Started, StartRefused, ToNode
+from dora.transport.doorbell import Bell
+from dora.transport.interface import Engine, Receiver
+from dora.transport.kept_queue import KeptQueue
+from dora.wire.control import Closing, InputConfig, NodeConfig, Ready, Started, StartRefused, ToNode
 from dora.wire.decode import warm_up
 from dora.wire.metadata import on_text
 
@@ -44,22 +46,25 @@ class Session:
         Raises `NotInDataflow`, `ConnectError`, `StartFailed`.
         """
         self.closed = True  # until everything below has worked
-        self.channel, self.config = connect(node_id)
-        config = self.config
-        self.board = Board.open(config.board)
-        if not config.dynamic:
-            install_bridge(config.node_id)
-        on_text(_text_warning(config.node_id))
-        self._engine = _make_engine(config, self.board)
-        self.outputs = {
-            output.id: OutputPort(
-                output, self._engine.sender(output), self.board, rings=not self._engine.wakes
-            )
-            for output in config.outputs
-        }
+        attachment = attach(node_id)
+        self.channel = attachment.channel
+        self.config = config = attachment.config
+        self.board = attachment.board
+        self.bell = attachment.bell(config.bell)
+        self.owns_process = attachment.owns_process
+        if self.owns_process:
+            if not config.dynamic:
+                install_bridge(config.node_id)
+            on_text(_text_warning(config.node_id))
+        self._engine = attachment.make_engine()
+        self.outputs = attachment.make_outputs(self._engine)
+        if any(output.shapes for output in config.outputs):
+            from dora.node.type_check import check_sends
+
+            check_sends(config, self.outputs)
         self.undeclared = UndeclaredOutputs(config.node_id, self.outputs, self.board, config.node_slot)
-        doorbell = Doorbell(config.bell, also=self.channel.fileno())
-        ports = _make_ports(config, self._engine, self.board)
+        doorbell = attachment.doorbell(config.bell, self.channel.fileno())
+        ports = attachment.make_ports() + _make_ports(attachment, self._engine, self.bell)
         self._engine.connect(_CONNECT_TIMEOUT, self.channel.is_readable)
         if prepare is not None:
             prepare(config)
@@ -67,7 +72,11 @@ class Session:
             warm_up()
         epoch_ns, early = _pass_barrier(self.channel)
         ports += [TimerPort(item, epoch_ns) for item in config.inputs if item.kind == "timer"]
-        self.inbox = Inbox(
+        if any(item.shapes for item in config.inputs):
+            from dora.node.type_check import check_first_messages
+
+            check_first_messages(config, ports)
+        self.inbox = attachment.inbox_type()(
             ports,
             self.channel,
             self.board,
@@ -153,28 +162,19 @@ def _text_warning(node_id: str) -> Callable[[Any], None]:
     return warn
 
 
-def _make_engine(config: NodeConfig, board: Board) -> Engine:
-    if config.engine == "zenoh":
-        from dora.transport.zenoh import ZenohEngine
-
-        return ZenohEngine(config.zenoh_endpoint, config.dataflow_id, board)
-    from dora.transport.iceoryx import IceoryxEngine
-
-    return IceoryxEngine(config.run_dir, config.prefix, board)
-
-
-def _make_ports(config: NodeConfig, engine: Engine, board: Board) -> list[Port]:
-    own_bell = Bell(config.bell)
+def _make_ports(attachment: Attachment, engine: Engine, own_bell: Bell) -> list[Port]:
+    config, board = attachment.config, attachment.board
     ports: list[Port] = []
     for item in config.inputs:
         if item.kind == "link":
             ports.append(
                 LinkPort(
                     item,
-                    engine.receiver(item, own_bell.ring),
+                    _make_receiver(item, engine, own_bell),
                     board,
                     in_flight=engine.in_flight,
                     joins_late=config.dynamic,
+                    make_bell=attachment.bell,
                 )
             )
         elif item.kind in ("text", "local"):
@@ -182,7 +182,14 @@ def _make_ports(config: NodeConfig, engine: Engine, board: Board) -> list[Port]:
     return ports
 
 
-def _pass_barrier(channel: ControlChannel) -> tuple[int, list[ToNode]]:
+def _make_receiver(item: InputConfig, engine: Engine, own_bell: Bell) -> Receiver:
+    if not item.room:
+        return engine.receiver(item, own_bell.ring)
+    roomy = msgspec.structs.replace(item, queue_size=item.room)
+    return KeptQueue(engine.receiver(roomy, own_bell.ring), item.queue_size)
+
+
+def _pass_barrier(channel: Channel) -> tuple[int, list[ToNode]]:
     """Say that this node is ready and wait for the others.
 
     Returns the epoch of all timers, and what else the daemon said meanwhile (a stop, say).

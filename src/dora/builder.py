@@ -1,0 +1,432 @@
+"""Write dataflows in Python instead of YAML.
+
+>>> from dora.builder import DataflowBuilder
+>>> flow = DataflowBuilder()
+>>> image = flow.add_node("camera", path="camera.py", restart_policy="always").add_output("image")
+>>> _ = flow.add_node("detector", path="detector.py").add_input("image", image, queue_size=1)
+>>> print(flow.to_yaml())
+nodes:
+- id: camera
+  path: camera.py
+  restart_policy: always
+  outputs:
+  - image
+- id: detector
+  path: detector.py
+  inputs:
+    image:
+      source: camera/image
+      queue_size: 1
+<BLANKLINE>
+
+The fields of nodes, operators and the dataflow have the names that they have in YAML, and are written as
+they are given; `DataflowBuilder.validate` finds what is wrong with them.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
+
+from dora.errors import DataflowError, DoraError, Problem
+
+if TYPE_CHECKING:
+    from typing import Unpack
+
+    from dora.dataflow.model import Dataflow
+    from dora.supervise.result import DataflowResult
+
+__all__ = ["DataflowBuilder", "Node", "Operator", "Output"]
+
+QueuePolicy = Literal["drop_oldest", "backpressure"]
+_POLICIES = ("drop_oldest", "backpressure")
+_Commands = str | list[str]
+_Environment = Mapping[str, str | int | float | bool]
+
+
+class CommonFields(TypedDict, total=False):
+    """Fields that nodes and operators have in common."""
+
+    inputs: Mapping[str, Any]
+    outputs: list[str]
+    send_logs_as: str
+    min_log_level: str
+    max_log_size: str | int
+    max_rotated_files: int
+    input_types: Mapping[str, Any]
+    output_types: Mapping[str, Any]
+    output_metadata: Mapping[str, Any]
+    pattern: str
+    output_framing: Mapping[str, str]
+
+
+class OperatorFields(CommonFields, total=False):
+    """Fields of an operator in YAML that are no parameters of `Operator` by themselves."""
+
+    wasm: str
+
+
+class NodeFields(CommonFields, total=False):
+    """Fields of a node in YAML, without ``id``."""
+
+    name: str
+    description: str
+    build: _Commands
+    send_stdout_as: str
+    path: str
+    args: str | list[str]
+    env: _Environment
+    operator: Mapping[str, Any]
+    operators: list[Mapping[str, Any]]
+    restart_policy: Literal["never", "on-failure", "always"]
+    max_restarts: int
+    restart_delay: float
+    max_restart_delay: float
+    restart_window: float
+    health_check_timeout: float
+    finish_grace_secs: float
+    startup_timeout: float
+    cpu_affinity: list[int]
+    shared_memory_pool_size: str | int
+    python: str
+    git: str
+    branch: str
+    tag: str
+    rev: str
+    hub: str | Mapping[str, Any]
+    path_sha256: str
+    deploy: Mapping[str, Any]
+    ros2: Mapping[str, Any]
+    module: str
+    params: Mapping[str, Any]
+
+
+class DataflowFields(TypedDict, total=False):
+    """Fields of a dataflow in YAML, without ``nodes``."""
+
+    env: _Environment
+    exit_when_nodes_finish: bool
+    health_check_interval: float
+    debug: Mapping[str, Any]
+    deploy: Mapping[str, Any]
+    strict_types: bool
+    type_rules: list[Any]
+
+
+class Output:
+    """An output of a node or an operator; ``str(output)`` is what inputs name as their source."""
+
+    def __init__(self, node: _Block, output_id: str) -> None:
+        self.node = node
+        self.output_id = output_id
+
+    def __str__(self) -> str:
+        return f"{self.node._reference()}/{self.output_id}"
+
+    def __repr__(self) -> str:
+        return f"<dora.builder.Output {self.output_id!r}>"
+
+
+class _Block:
+    """A mapping of the document, with inputs and outputs."""
+
+    def __init__(self, id: str, fields: Mapping[str, Any]) -> None:
+        self.id = id
+        self._fields: dict[str, Any] = {"id": id, **fields}
+
+    def add_output(self, output_id: str) -> Output:
+        """Declare an output and return it, to be the source of inputs."""
+        outputs = self._fields["outputs"] = list(self._fields.get("outputs", ()))
+        if output_id not in outputs:
+            outputs.append(output_id)
+        return Output(self, output_id)
+
+    def _add_input(
+        self, input_id: str, source: str | Output, queue_size: int | None, options: Mapping[str, Any]
+    ) -> None:
+        if queue_size is not None and queue_size < 1:
+            raise ValueError(f"queue_size must be at least 1, not {queue_size}")
+        policy = options["queue_policy"]
+        if policy is not None and policy not in _POLICIES:
+            raise ValueError(f"queue_policy must be one of {', '.join(_POLICIES)}, not {policy!r}")
+        given = {key: value for key, value in options.items() if value is not None}
+        if queue_size is not None:
+            given = {"queue_size": queue_size, **given}
+        inputs = self._fields["inputs"] = dict(self._fields.get("inputs", {}))
+        inputs[input_id] = {"source": source, **given} if given else source
+
+    def _reference(self) -> str:
+        """Return what is before the id of an output, in a source."""
+        return self.id
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the mapping as it stands in YAML, of plain values."""
+        plain: dict[str, Any] = _plain(self._fields)
+        return plain
+
+
+class Node(_Block):
+    """A node; made by `DataflowBuilder.add_node`. Its methods return it, so that they can be chained."""
+
+    def __init__(self, id: str, **fields: Unpack[NodeFields]) -> None:
+        super().__init__(id, fields)
+
+    def set(self, **fields: Unpack[NodeFields]) -> Node:
+        """Set any fields that a node has in YAML."""
+        self._fields.update(fields)
+        return self
+
+    def path(self, path: str) -> Node:
+        """Set what to run: a Python file, an executable or a command, ``dynamic`` or ``shell``."""
+        return self.set(path=path)
+
+    def args(self, args: str | list[str]) -> Node:
+        """Set the arguments of the program: a text that is split as a shell does, or a list."""
+        return self.set(args=args)
+
+    def env(self, env: _Environment) -> Node:
+        """Set environment variables."""
+        return self.set(env=env)
+
+    def build(self, build_command: _Commands) -> Node:
+        """Set the commands that ``dora build`` runs."""
+        return self.set(build=build_command)
+
+    def git(
+        self, url: str, branch: str | None = None, tag: str | None = None, rev: str | None = None
+    ) -> Node:
+        """Set the git repository that the node comes from."""
+        self._fields["git"] = url
+        for key, value in (("branch", branch), ("tag", tag), ("rev", rev)):
+            if value is not None:
+                self._fields[key] = value
+        return self
+
+    def add_input(
+        self,
+        input_id: str,
+        source: str | Output,
+        queue_size: int | None = None,
+        queue_policy: QueuePolicy | None = None,
+        *,
+        input_timeout: float | None = None,
+    ) -> Node:
+        """Add an input. ``source``: an `Output`, or text such as ``"dora/timer/millis/50"``.
+
+        Raises ``ValueError`` for a ``queue_size`` below 1 or an unknown ``queue_policy``.
+        """
+        options = {"queue_policy": queue_policy, "input_timeout": input_timeout}
+        self._add_input(input_id, source, queue_size, options)
+        return self
+
+    def add_operator(self, operator: Operator) -> Node:
+        """Add an operator, which makes the node a runtime."""
+        operator._host(self)
+        self._fields.setdefault("operators", []).append(operator)
+        return self
+
+    def __repr__(self) -> str:
+        return f"<dora.builder.Node {self.id!r}>"
+
+
+class Operator(_Block):
+    """An operator; becomes part of a node with `Node.add_operator`."""
+
+    def __init__(
+        self,
+        id: str,
+        name: str | None = None,
+        description: str | None = None,
+        build: _Commands | None = None,
+        python: str | Mapping[str, str] | None = None,
+        shared_library: str | None = None,
+        send_stdout_as: str | None = None,
+        **fields: Unpack[OperatorFields],
+    ) -> None:
+        """``fields``: any others that an operator has in YAML."""
+        given: dict[str, Any] = {
+            "name": name,
+            "description": description,
+            "build": build,
+            "python": python,
+            "shared-library": shared_library,
+            "send_stdout_as": send_stdout_as,
+        }
+        super().__init__(id, {key: value for key, value in given.items() if value is not None} | {**fields})
+        self._node: Node | None = None
+
+    def add_input(
+        self,
+        input_id: str,
+        source: str | Output,
+        queue_size: int | None = None,
+        queue_policy: QueuePolicy | None = None,
+        *,
+        input_timeout: float | None = None,
+    ) -> Operator:
+        """Add an input, as `Node.add_input` does."""
+        options = {"queue_policy": queue_policy, "input_timeout": input_timeout}
+        self._add_input(input_id, source, queue_size, options)
+        return self
+
+    def _host(self, node: Node) -> None:
+        if self._node is not None:
+            raise DoraError(f"operator `{self.id}` is part of node `{self._node.id}` already")
+        self._node = node
+
+    def _reference(self) -> str:
+        if self._node is None:
+            raise DoraError(f"operator `{self.id}` is not part of a node yet; use Node.add_operator")
+        return f"{self._node.id}/{self.id}"
+
+    def __repr__(self) -> str:
+        return f"<dora.builder.Operator {self.id!r}>"
+
+
+class DataflowBuilder:
+    """A dataflow in the making. ``nodes`` is the list of its nodes."""
+
+    def __init__(
+        self,
+        name: str = "dora-dataflow",
+        *,
+        working_dir: str | os.PathLike[str] = ".",
+        **fields: Unpack[DataflowFields],
+    ) -> None:
+        """``name`` is for messages and is not written. ``working_dir`` is what paths are relative to when
+        the builder itself runs the dataflow; a written file has its own folder. ``fields``: what the
+        dataflow has in YAML beside its nodes."""
+        self.name = name
+        self.nodes: list[Node] = []
+        self.working_dir = os.path.abspath(os.fspath(working_dir))
+        self._fields: dict[str, Any] = dict(fields)
+
+    def add_node(self, id: str, **fields: Unpack[NodeFields]) -> Node:
+        """Add a node and return it. ``fields``: any that a node has in YAML."""
+        node = Node(id, **fields)
+        self.nodes.append(node)
+        return node
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the dataflow as the mapping that stands in YAML."""
+        return {**_plain(self._fields), "nodes": [node.to_dict() for node in self.nodes]}
+
+    def to_yaml(self, path: str | os.PathLike[str] | None = None) -> str | None:
+        """Return the YAML; with ``path``, write it there and return None."""
+        text = _dump(self.to_dict())
+        if path is None:
+            return text
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(text)
+        return None
+
+    def check(self, *, env: Mapping[str, str] | None = None) -> Dataflow:
+        """Return the checked model of the dataflow; raises `DataflowError` with all problems."""
+        from dora.dataflow import parse
+
+        return parse(
+            _dump(self.to_dict()),
+            shown_file=f"<{self.name}>",
+            working_dir=self.working_dir,
+            environ=os.environ,
+            env_overrides=env or {},
+        )
+
+    def validate(self) -> tuple[Problem, ...]:
+        """Check the dataflow, as ``dora validate`` does; return what is suspicious but usable.
+
+        Raises `DataflowError` with all problems at once.
+        """
+        from dora.dataflow import missing_files
+
+        dataflow = self.check()
+        missing = missing_files(dataflow)
+        if missing:
+            raise DataflowError(problems=tuple(missing))
+        return dataflow.warnings
+
+    def build(self, **options: Any) -> None:
+        """Run the build commands; ``options`` and errors are those of `dora.build`."""
+        from dora.api import build
+
+        with self._file() as path:
+            build(path, **options)
+
+    def run(self, **options: Any) -> DataflowResult:
+        """Build and run the dataflow to its end; ``options``, result and errors are those of `dora.run`.
+
+        The YAML is in a file in ``working_dir`` meanwhile.
+        """
+        from dora.api import run
+
+        with self._file() as path:
+            return run(path, **options)
+
+    @contextmanager
+    def _file(self) -> Iterator[str]:
+        descriptor, path = tempfile.mkstemp(".yml", f".{self.name}-", self.working_dir)
+        try:
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(_dump(self.to_dict()))
+            yield path
+        finally:
+            os.unlink(path)
+
+    def __enter__(self) -> DataflowBuilder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to do: what is built is just text."""
+
+
+def _plain(value: Any) -> Any:
+    """Return mappings, lists, text and numbers, which is what YAML is made of."""
+    if isinstance(value, (Node, Operator)):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (Output, os.PathLike)):
+        return os.fspath(value) if isinstance(value, os.PathLike) else str(value)
+    return value
+
+
+def _dump(document: dict[str, Any]) -> str:
+    """Return YAML that means the same to every reader.
+
+    PyYAML writes for readers of YAML 1.1, who take ``1e3`` for text; readers of 1.2 take it for a number.
+    So texts that any of them could take for something else are quoted.
+    """
+    import yaml
+
+    from dora.dataflow.scalars import resolve
+
+    class Dumper(yaml.SafeDumper):
+        def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002
+            return True
+
+    def represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+        quoted = not text or resolve(text) != text
+        return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="'" if quoted else None)
+
+    def represent_float(dumper: yaml.SafeDumper, number: float) -> yaml.ScalarNode:
+        return dumper.represent_scalar("tag:yaml.org,2002:float", _float_text(number))
+
+    Dumper.add_representer(str, represent_text)
+    Dumper.add_representer(float, represent_float)
+    text: str = yaml.dump(
+        document, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False, width=100
+    )
+    return text
+
+
+def _float_text(number: float) -> str:
+    if number != number:
+        return ".nan"
+    if number in (float("inf"), float("-inf")):
+        return ".inf" if number > 0 else "-.inf"
+    return repr(number)

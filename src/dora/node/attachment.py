@@ -1,0 +1,114 @@
+"""How a node is attached to the world around it: the seam between a session and everything else.
+
+`Attachment` is the usual one, to the daemon of a running dataflow. Others stand in for it: a file of
+recorded inputs (`dora.node.replay`), a person at a terminal (`dora.node.interactive`), a dataflow in
+virtual time (`dora.testing`). `attach` chooses.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from dora.errors import NotInDataflow
+from dora.node.connect import connect
+from dora.node.control import Channel
+from dora.node.inbox import Inbox
+from dora.node.input import Port
+from dora.node.output import OutputPort
+from dora.transport.board import Board
+from dora.transport.doorbell import Bell, Doorbell
+from dora.transport.interface import Engine
+from dora.wire.control import NodeConfig
+
+TEST_INPUTS: Final = "DORA_TEST_WITH_INPUTS"
+RECORD_TO: Final = "DORA_WRITE_EVENTS_TO"
+
+_OUTSIDE = """\
+this program is a dora node, but it was started outside a dataflow (DORA_NODE_CONFIG is not set).
+
+Either let a dataflow start it:
+    nodes:
+      - id: my-node
+        path: {script}
+    and then: dora run dataflow.yml
+or declare it with `path: dynamic` in a dataflow that is running, and connect by its id:
+    Node(node_id="my-node")
+or give it recorded inputs: DORA_TEST_WITH_INPUTS=inputs.json python {script}"""
+
+
+class Attachment:
+    """To the daemon of a running dataflow."""
+
+    owns_process = True  # this process is for the node: its log and its last words may be shaped
+
+    def __init__(self, channel: Channel, config: NodeConfig, board: Board) -> None:
+        self.channel = channel
+        self.config = config
+        self.board = board
+
+    def make_engine(self) -> Engine:
+        if self.config.engine == "zenoh":
+            from dora.transport.zenoh import ZenohEngine
+
+            return ZenohEngine(self.config.zenoh_endpoint, self.config.dataflow_id, self.board)
+        from dora.transport.iceoryx import IceoryxEngine
+
+        return IceoryxEngine(self.config.run_dir, self.config.prefix, self.board)
+
+    def make_outputs(self, engine: Engine) -> dict[str, OutputPort]:
+        return {
+            output.id: OutputPort(
+                output, engine.sender(output), self.board, rings=not engine.wakes, doorbell=self.doorbell
+            )
+            for output in self.config.outputs
+        }
+
+    def make_ports(self) -> list[Port]:
+        """Return inputs beyond those of the configuration."""
+        return []
+
+    def bell(self, path: str) -> Bell:
+        """Return what wakes the owner of a doorbell."""
+        return Bell(path)
+
+    def doorbell(self, path: str, also: int = -1) -> Doorbell:
+        """Return a doorbell of this node's own."""
+        return Doorbell(path, also)
+
+    def inbox_type(self) -> type[Inbox]:
+        if os.environ.get(RECORD_TO):
+            from dora.node.recording import recording_inbox
+
+            return recording_inbox(self.config.node_id)
+        return Inbox
+
+
+in_process: Callable[[str | None], Attachment | None] = lambda _: None  # noqa: E731
+"""Set by `dora.testing` while a dataflow in virtual time exists; None for threads outside of it."""
+
+
+def attach(node_id: str | None) -> Attachment:
+    """Find out what this program is a node of.
+
+    In this order: a dataflow in virtual time in this process, the dataflow that started this program,
+    recorded inputs, a running dataflow that declares ``node_id`` as dynamic, a person at a terminal.
+    Raises `NotInDataflow`, `ConnectError`.
+    """
+    if (attachment := in_process(node_id)) is not None:
+        return attachment
+    if not os.environ.get("DORA_NODE_CONFIG"):
+        if inputs := os.environ.get(TEST_INPUTS):
+            from dora.node.replay import replay
+
+            return replay(inputs, node_id)
+        if node_id is None:
+            if sys.stdin is not None and sys.stdin.isatty():
+                from dora.node.interactive import converse
+
+                return converse()
+            raise NotInDataflow(_OUTSIDE.format(script=sys.argv[0] or "my_node.py"))
+    channel, config = connect(node_id)
+    return Attachment(channel, config, Board.open(config.board))

@@ -1,0 +1,315 @@
+"""A whole dataflow inside one test, in virtual time: `VirtualDataflow` and `run_dataflow`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import types
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from dora.dataflow import load, parse
+from dora.dataflow.model import Dataflow
+from dora.dataflow.model import Node as NodeSpec
+from dora.dataflow.report import listed
+from dora.errors import DataflowFailed, DoraError
+from dora.logs.entry import LogEntry
+from dora.node.node import Node
+from dora.supervise.result import DataflowResult
+from dora.testing.process import Body, CannotRehearse, function_body, operators_body
+from dora.testing.record import Messages
+from dora.testing.scheduler import START_NS, Flag
+from dora.testing.stage import Stage
+
+if TYPE_CHECKING:
+    from dora.builder import DataflowBuilder
+
+    NodeBody = Callable[..., object] | str | os.PathLike[str]
+
+DEFAULT_LIMIT = 60.0
+DEFAULT_PATIENCE = 30.0
+
+_open: list[VirtualDataflow] = []
+
+
+class VirtualDataflow:
+    """A dataflow whose nodes are threads of this process, one running at a time, in virtual time.
+
+    >>> with VirtualDataflow("dataflow.yml", play=["camera"]) as flow:        # doctest: +SKIP
+    ...     flow.node("camera").send_output("image", frame)
+    ...     flow.advance(0.5)
+    ...     assert flow.outputs["detector/bbox"][0].time == 0.5
+
+    Time stands still except when everybody waits; then it jumps to the next moment at which something
+    happens. So timers, timeouts, ``time.sleep`` and ``asyncio.sleep`` cost no real time, and a run is
+    the same each time. Messages, queues, the start barrier, stops, restarts and closings are those of
+    a real run. What a node prints and logs is in ``logs``, what it sends in ``outputs``.
+
+    The test is a part of it: ``time.sleep(1)`` in the test is `advance` by a second. Threads that a node
+    starts itself, and ``datetime.now()``, stay in real time.
+    """
+
+    def __init__(
+        self,
+        dataflow: str | os.PathLike[str] | DataflowBuilder | Dataflow,
+        *,
+        nodes: Mapping[str, NodeBody | Mapping[str, Callable[[], Any]]] | None = None,
+        play: Iterable[str] = (),
+        env: Mapping[str, str] | None = None,
+        working_dir: str | os.PathLike[str] | None = None,
+        any_output: Iterable[str] = (),
+        limit: float = DEFAULT_LIMIT,
+        patience: float = DEFAULT_PATIENCE,
+        echo: bool = True,
+    ) -> None:
+        """``dataflow``: a YAML file, the text of one (with a line break in it), or a `DataflowBuilder`.
+
+        ``nodes``: what runs instead of nodes: a function (without parameters, or one that takes the
+        `Node`; ``async`` too), a script, or for a node with operators a mapping from their ids to
+        classes. ``play``: nodes whose part the test plays itself, see `node`. ``any_output``: nodes that
+        may send to outputs they do not declare. ``limit``: seconds of virtual time that a run may take;
+        ``patience``: real seconds that a node may compute without waiting. ``echo``: print what nodes
+        log. Raises `DataflowError`, and `DoraError` for a node that cannot run in a test.
+        """
+        if _open:
+            raise DoraError("another virtual dataflow is open; a process can have one at a time")
+        checked = _checked(dataflow, env or {}, working_dir)
+        self._played: dict[str, Node] = {}
+        self._play = tuple(play)
+        self._seated = Flag()
+        self._told = False  # of failures
+        given = dict(nodes or {})
+        ids = [node.id for node in checked.nodes]
+        for node_id in (*given, *self._play):
+            if node_id not in ids:
+                raise DoraError(f"the dataflow has no node `{node_id}`; it has {listed(ids)}")
+        specs = [
+            _as_process(node, given.get(node.id, self._part if node.id in self._play else None))
+            for node in checked.nodes
+        ]
+        checked = msgspec.structs.replace(checked, nodes=tuple(specs))
+        bodies = {
+            node_id: _body(checked.node(node_id), body)
+            for node_id, body in given.items()
+            if not isinstance(body, (str, os.PathLike))
+        }
+        bodies |= {node_id: self._part(node_id) for node_id in self._play}
+        namespaces = [
+            body.__globals__ for body in given.values() if isinstance(body, types.FunctionType)
+        ] + [sys.modules[body.__module__].__dict__ for body in given.values() if isinstance(body, type)]
+        stdout = sys.stdout
+        self._stage = Stage(
+            checked,
+            bodies,
+            namespaces=namespaces,
+            any_output=frozenset(any_output),
+            limit=limit,
+            patience=patience,
+            echo=(lambda line: print(line, file=stdout)) if echo else None,
+        )
+        _open.append(self)
+        try:
+            self._stage.begin()
+            self._wait_for_parts()
+        except BaseException:
+            self.close()
+            raise
+
+    # ------------------------------------------------------------------ what happened
+
+    @property
+    def outputs(self) -> Messages:
+        """What was sent so far: ``outputs["node/output"]`` is a list of `Sent`."""
+        return self._stage.recorder.messages
+
+    @property
+    def logs(self) -> list[LogEntry]:
+        """What the nodes printed and logged so far."""
+        return self._stage.logs
+
+    @property
+    def time(self) -> float:
+        """Seconds of virtual time since the start."""
+        return (self._stage.scheduler.now - START_NS) / 1e9
+
+    @property
+    def result(self) -> DataflowResult:
+        """How the dataflow ended, or stands: failures, and what each link carried and lost."""
+        return self._stage.result()
+
+    @property
+    def ended(self) -> bool:
+        """Whether all nodes have ended."""
+        return self._stage.supervisor.done
+
+    def lines(self, node_id: str) -> list[str]:
+        """Return what a node printed and logged, as text."""
+        return [entry.message for entry in self.logs if entry.node_id == node_id]
+
+    # ------------------------------------------------------------------ what happens next
+
+    def node(self, node_id: str) -> Node:
+        """Return the `Node` of a part that the test plays: send with it, receive with it, close it."""
+        if node_id not in self._played:
+            raise DoraError(f"the test does not play `{node_id}`; say so: play=[{node_id!r}]")
+        return self._played[node_id]
+
+    def advance(self, seconds: float) -> None:
+        """Let so much virtual time pass, with all that happens up to then, that moment included.
+
+        Raises what a node has raised.
+        """
+        if not 0 <= seconds < float("inf"):
+            raise ValueError(f"time can advance by a number of seconds, at least 0, not by {seconds!r}")
+        self._stage.scheduler.sleep(round(seconds * 1e9))
+        self._raise_failure()
+
+    def stop(self) -> None:
+        """Ask all nodes to stop, as Ctrl-C does; `run` waits for them."""
+        self._stage.stop("the test stops it")
+
+    def run(self, stop_after: float | None = None, *, check: bool = True) -> DataflowResult:
+        """Go on to the end of the dataflow; return how it ended.
+
+        Parts that the test plays are closed first. ``stop_after``: seconds of virtual time from the
+        start, after which all nodes are asked to stop. With ``check``, raises what the first failed
+        node raised, or `DataflowFailed` with the report. `VirtualTimeError` if it does not end.
+        """
+        for node in self._played.values():
+            node.close()
+        scheduler = self._stage.scheduler
+        if stop_after is not None and not self.ended:
+            moment = START_NS + round(stop_after * 1e9)
+            scheduler.wait(self._stage.done, max(moment, scheduler.now), "the dataflow to end")
+            if not self.ended:
+                self.stop()
+        if not self.ended:
+            scheduler.wait(self._stage.done, None, "the dataflow to end")
+        if check:
+            self._raise_failure()
+        self._told = True
+        return self.result
+
+    def close(self) -> None:
+        """Kill what still runs and give clock and streams back. Again: does nothing."""
+        if self in _open:
+            _open.remove(self)
+            self._stage.close()
+
+    def __enter__(self) -> VirtualDataflow:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
+        try:
+            if kind is None:
+                self._raise_failure()
+        finally:
+            self.close()
+
+    def _raise_failure(self) -> None:
+        """Raise the first failure, once."""
+        failures = self._stage.supervisor.failures
+        if not failures or self._told:
+            return
+        first = failures[0]
+        error = self._stage.errors.get(first.node_id)
+        if error is None:
+            from dora.cli.report import failure_report
+
+            error = DataflowFailed(failure_report(self.result, None))
+        self._told = True
+        raise error
+
+    # ------------------------------------------------------------------ parts that the test plays
+
+    def _part(self, node_id: str) -> Body:
+        def play() -> None:
+            closed = self._stage.node_closed[node_id] = Flag()
+            try:
+                node = self._played[node_id] = Node()
+            finally:
+                self._stage.scheduler.raise_flag(self._seated)
+            # The process of a part ends when the test closes its node.
+            while not node._session.closed:
+                self._stage.scheduler.wait(closed, None, "the test, which plays it")
+
+        return play
+
+    def _wait_for_parts(self) -> None:
+        while len(self._played) < len(self._play):
+            self._stage.scheduler.wait(self._seated, None, "all nodes to be ready")
+            self._raise_failure()
+
+
+def run_dataflow(
+    dataflow: str | os.PathLike[str] | DataflowBuilder | Dataflow,
+    *,
+    stop_after: float | None = None,
+    check: bool = True,
+    **options: Any,
+) -> VirtualDataflow:
+    """Run a dataflow in virtual time to its end; return it, with ``outputs``, ``logs`` and ``result``.
+
+    ``options`` are those of `VirtualDataflow`; ``stop_after`` and ``check``, and what is raised, as for
+    `VirtualDataflow.run`.
+    """
+    flow = VirtualDataflow(dataflow, **options)
+    try:
+        flow.run(stop_after, check=check)
+    finally:
+        flow.close()
+    return flow
+
+
+def _checked(
+    dataflow: str | os.PathLike[str] | DataflowBuilder | Dataflow,
+    env: Mapping[str, str],
+    working_dir: str | os.PathLike[str] | None,
+) -> Dataflow:
+    folder = os.path.abspath(os.fspath(working_dir)) if working_dir is not None else None
+    if isinstance(dataflow, Dataflow):
+        checked = dataflow
+    elif isinstance(dataflow, (str, os.PathLike)):
+        text = os.fspath(dataflow)
+        if "\n" in text:
+            checked = parse(
+                text,
+                shown_file="<the test's dataflow>",
+                working_dir=folder or os.getcwd(),
+                environ=os.environ,
+                env_overrides=env,
+            )
+        else:
+            checked = load(text, env_overrides=env)
+    else:
+        checked = dataflow.check(env=env)
+    return checked if folder is None else msgspec.structs.replace(checked, working_dir=folder)
+
+
+def _as_process(node: NodeSpec, given: Any) -> NodeSpec:
+    """Return a node as the supervisor is to see it. Threads always show signs of life."""
+    changes: dict[str, Any] = {"health_check_timeout": None}
+    if isinstance(given, (str, os.PathLike)):
+        changes["path"] = path = os.path.abspath(os.fspath(given))
+        if not os.path.isfile(path):
+            raise CannotRehearse(f"there is no file {path}, which is given for node `{node.id}`")
+    elif given is not None and not node.is_runtime:
+        changes["path"] = "(the test)"
+    return msgspec.structs.replace(node, **changes)
+
+
+def _body(spec: NodeSpec, given: Any) -> Body:
+    if spec.is_runtime:
+        classes = given if isinstance(given, Mapping) else {spec.operators[0].id: given}
+        ids = [operator.id for operator in spec.operators]
+        for operator_id in classes:
+            if operator_id not in ids:
+                raise CannotRehearse(
+                    f"node `{spec.id}` has no operator `{operator_id}`; it has {listed(ids)}"
+                )
+        return operators_body(classes)
+    if not callable(given):
+        raise CannotRehearse(f"what is given for node `{spec.id}` is neither a function nor a script")
+    return function_body(given)

@@ -1,0 +1,266 @@
+"""`MockNode`: a stand-in for `dora.Node` that is given its events and remembers what was sent."""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from dora.node.events import Error, Event, Input, InputClosed, Stop
+from dora.wire.decode import decode_bytes, decode_numpy
+from dora.wire.encode import as_message
+
+
+class _Given:
+    """Makes an event out of a dictionary and nothing else: it equals that dictionary."""
+
+    __init__ = dict.__init__
+    __eq__ = dict.__eq__
+    __ne__ = dict.__ne__
+
+    def __missing__(self, key: str) -> Any:
+        if key == "kind":
+            return "dora"
+        raise KeyError(key)
+
+
+class _Input(_Given, Input):
+    def __missing__(self, key: str) -> Any:
+        if key == "data" and "value" in self:
+            return decode_bytes(as_message(self["value"]))
+        return super().__missing__(key)
+
+    def numpy(self) -> Any:
+        return decode_numpy(as_message(self["value"]))
+
+
+class _InputClosed(_Given, InputClosed):
+    pass
+
+
+class _Stop(_Given, Stop):
+    pass
+
+
+class _Error(_Given, Error):
+    is_timeout = False
+
+
+class _Other(_Given, Event):
+    pass
+
+
+_TYPES: dict[str, Any] = {
+    "INPUT": _Input,
+    "INPUT_CLOSED": _InputClosed,
+    "STOP": _Stop,
+    "ERROR": _Error,
+}
+
+
+class MockNode:
+    """A node without a dataflow, for testing a function that takes its `Node` as an argument.
+
+    >>> node = MockNode([("number", 2), ("number", 3)])
+    >>> for event in node:
+    ...     if event["type"] == "INPUT":
+    ...         node.send_output("double", 2 * event["value"])
+    >>> node.outputs
+    {'double': [4, 6]}
+
+    Events are equal to plain dictionaries. Values are passed on as they are given. There is no time: see
+    `run_node` and `VirtualDataflow` for timers, queues and several nodes. What needs a running dataflow
+    raises ``NotImplementedError``.
+    """
+
+    def __init__(
+        self,
+        inputs: Sequence[tuple[str, Any] | dict[str, Any]],
+        metadata: dict[str, Any] | None = None,
+        *,
+        dataflow_descriptor: dict[str, Any] | None = None,
+        dataflow_id: str | None = None,
+        node_config: dict[str, Any] | None = None,
+        is_restart: bool = False,
+        restart_count: int = 0,
+        service_responses: Mapping[str, Sequence[Any]] | None = None,
+    ) -> None:
+        """``inputs``: ``(id, value)`` or whole events as dictionaries; ``metadata`` is that of the former.
+
+        A ``STOP`` follows unless there is one. ``service_responses``: output → payloads, one for each
+        request that is sent there; the answer is an input with the id of the output.
+        """
+        self.id = "mock"
+        self.outputs: dict[str, list[Any]] = {}
+        self.logs: list[dict[str, Any]] = []
+        self.service_requests: list[dict[str, Any]] = []
+        self.service_responses_sent: list[dict[str, Any]] = []
+        self._dataflow_descriptor = dataflow_descriptor or {}
+        self._dataflow_id = dataflow_id or ""
+        self._node_config = node_config or {}
+        self._is_restart = is_restart
+        self._restart_count = restart_count
+        self._responses = {output: deque(items) for output, items in (service_responses or {}).items()}
+        self._events: deque[Any] = deque()
+        for item in inputs:
+            if isinstance(item, dict):
+                self._events.append(_TYPES.get(item.get("type", ""), _Other)(item))
+            else:
+                input_id, value = item
+                self._events.append(
+                    _Input(type="INPUT", id=input_id, value=value, metadata=dict(metadata or {}))
+                )
+        if not any(event.get("type") == "STOP" for event in self._events):
+            self._events.append(_Stop(type="STOP", id="ALL_INPUTS_CLOSED"))
+
+    # ------------------------------------------------------------------ receiving
+
+    def next(self, timeout: float | None = None) -> Any:  # noqa: ARG002 - time stands still
+        """Return the next event, None at the end; never waits."""
+        return self._events.popleft() if self._events else None
+
+    def try_recv(self) -> Any:
+        """Return the next event, None at the end."""
+        return self.next()
+
+    async def recv_async(self, timeout: float | None = None) -> Any:
+        """Return the next event, None at the end."""
+        return self.next(timeout)
+
+    def drain(self) -> list[Any]:
+        """Return all events that are left."""
+        events = list(self._events)
+        self._events.clear()
+        return events
+
+    def is_empty(self) -> bool:
+        """Tell whether no event is left."""
+        return not self._events
+
+    def __iter__(self) -> Iterator[Any]:
+        return self
+
+    def __next__(self) -> Any:
+        if not self._events:
+            raise StopIteration
+        return self._events.popleft()
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        if not self._events:
+            raise StopAsyncIteration
+        return self._events.popleft()
+
+    # ------------------------------------------------------------------ sending
+
+    def send_output(self, output_id: str, data: Any, metadata: Mapping[str, Any] | None = None) -> None:  # noqa: ARG002
+        """Append ``data``, as it is, to ``outputs[output_id]``."""
+        self.outputs.setdefault(output_id, []).append(data)
+
+    def send_output_raw(
+        self, output_id: str, data_length: int, metadata: Mapping[str, Any] | None = None
+    ) -> Any:
+        """Raise ``NotImplementedError``: there is no shared memory."""
+        raise NotImplementedError(
+            "MockNode has no shared memory for send_output_raw; use send_output, or dora.testing.run_node"
+        )
+
+    def send_service_request(
+        self, output_id: str, data: Any, metadata: Mapping[str, Any] | None = None
+    ) -> str:
+        """Remember a request, queue its answer if one was given, and return the ``request_id``."""
+        request_id = str(uuid.uuid4())
+        self.service_requests.append(
+            {
+                "output_id": output_id,
+                "data": data,
+                "metadata": dict(metadata or {}),
+                "request_id": request_id,
+            }
+        )
+        if answers := self._responses.get(output_id):
+            answer = _Input(
+                type="INPUT", id=output_id, value=answers.popleft(), metadata={"request_id": request_id}
+            )
+            position = next(
+                (index for index, event in enumerate(self._events) if event.get("type") == "STOP"),
+                len(self._events),
+            )
+            self._events.insert(position, answer)
+        return request_id
+
+    def send_service_response(self, output_id: str, data: Any, metadata: Mapping[str, Any]) -> None:
+        """Remember a response."""
+        self.service_responses_sent.append(
+            {
+                "output_id": output_id,
+                "data": data,
+                "metadata": dict(metadata),
+                "request_id": metadata.get("request_id"),
+            }
+        )
+
+    def merge_external_events(self, subscription: Any) -> None:
+        """Raise ``NotImplementedError``: there is no ROS 2."""
+        raise NotImplementedError("MockNode cannot merge external events")
+
+    # ------------------------------------------------------------------ information, logging, end
+
+    def dataflow_descriptor(self) -> dict[str, Any]:
+        return self._dataflow_descriptor
+
+    def dataflow_id(self) -> str:
+        return self._dataflow_id
+
+    def node_config(self) -> dict[str, Any]:
+        return self._node_config
+
+    def is_restart(self) -> bool:
+        return self._is_restart
+
+    def restart_count(self) -> int:
+        return self._restart_count
+
+    def timestamp(self) -> datetime:
+        return datetime.now(UTC)
+
+    def log(
+        self,
+        level: str,
+        message: str,
+        target: str | None = None,
+        fields: Mapping[str, str] | None = None,
+    ) -> None:
+        """Append the entry to ``logs``."""
+        self.logs.append(
+            {"level": level, "message": message, "target": target, "fields": dict(fields or {})}
+        )
+
+    def log_error(self, message: str) -> None:
+        self.log("error", message)
+
+    def log_warn(self, message: str) -> None:
+        self.log("warn", message)
+
+    def log_info(self, message: str) -> None:
+        self.log("info", message)
+
+    def log_debug(self, message: str) -> None:
+        self.log("debug", message)
+
+    def log_trace(self, message: str) -> None:
+        self.log("trace", message)
+
+    def close(self) -> None:
+        """Forget the events that are left."""
+        self._events.clear()
+
+    def __enter__(self) -> MockNode:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,265 @@
+"""What stands in for the process of a node: a body to run, and the process's own state around it.
+
+A *body* is a function of no arguments, made from what a dataflow names: a Python file, the command of
+an installed package, the operators of a runtime; or from what a test gives instead. The *image* is what
+each process has for itself and threads share: arguments, environment, ``__main__``, the current
+directory, the first place of ``sys.path``, standard output. It is put in place whenever the node runs.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import logging
+import os
+import sys
+import types
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from dora.dataflow.model import Node as NodeSpec
+from dora.errors import DoraError
+from dora.node.log import LogBridge
+from dora.testing.scheduler import current
+
+Body = Callable[[], object]
+OnLine = Callable[[str, str], None]
+
+
+class CannotRehearse(DoraError):
+    """A node cannot run inside the process of a test; says what to give instead."""
+
+
+class ProcessImage:
+    """The state of one node's process, swapped in and out."""
+
+    def __init__(
+        self,
+        arguments: list[str],
+        environment: Mapping[str, str],
+        directory: str,
+        main: types.ModuleType | None,
+        folder: str | None,
+        on_line: OnLine,
+    ) -> None:
+        """``on_line`` gets the stream's name and each line. ``folder`` is that of the script."""
+        self.streams = {name: LineStream(name, on_line) for name in ("stdout", "stderr")}
+        self._arguments = arguments
+        self._environment = dict(environment)
+        self._directory = directory if os.path.isdir(directory) else None
+        self._main = main
+        self._folder = folder
+        self._outside: tuple[Any, ...] = ()
+
+    def enter(self) -> None:
+        before = {name: os.environ.get(name) for name in self._environment}
+        self._outside = (sys.argv, sys.modules.get("__main__"), os.getcwd(), before)
+        sys.argv = self._arguments
+        os.environ.update(self._environment)
+        if self._main is not None:
+            sys.modules["__main__"] = self._main
+        if self._folder is not None:
+            sys.path.insert(0, self._folder)
+        if self._directory is not None:
+            os.chdir(self._directory)
+
+    def leave(self) -> None:
+        arguments, main, directory, before = self._outside
+        self._arguments, sys.argv = sys.argv, arguments
+        for name, value in before.items():
+            self._environment[name] = os.environ.get(name, "")
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        if self._main is not None and main is not None:
+            sys.modules["__main__"] = main
+        if self._folder is not None and self._folder in sys.path:
+            sys.path.remove(self._folder)
+        if self._directory is not None:
+            self._directory = os.getcwd()
+            os.chdir(directory)
+
+    def flush(self) -> None:
+        for stream in self.streams.values():
+            stream.end()
+
+
+class LineStream(io.TextIOBase):
+    """A text stream that gives away whole lines."""
+
+    encoding = "utf-8"
+
+    def __init__(self, name: str, on_line: OnLine) -> None:
+        self._name = name
+        self._on_line = on_line
+        self._rest = ""
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        *lines, self._rest = (self._rest + text).split("\n")
+        for line in lines:
+            self._on_line(self._name, line)
+        return len(text)
+
+    def end(self) -> None:
+        """Give away what has no line end yet."""
+        if self._rest:
+            self.write("\n")
+
+
+class _Switch(io.TextIOBase):
+    """Stands in for ``sys.stdout``: nodes write to their own streams, everybody else as before."""
+
+    def __init__(self, name: str, original: TextIO) -> None:
+        self._name = name
+        self._original = original
+
+    def _target(self) -> Any:
+        found = current()
+        image = found[1].image if found is not None else None
+        return image.streams[self._name] if isinstance(image, ProcessImage) else self._original
+
+    def write(self, text: str) -> int:
+        count: int = self._target().write(text)
+        return count
+
+    def flush(self) -> None:
+        self._target().flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._target(), name)
+
+
+class _Bridge(LogBridge):
+    """Makes the log records of nodes log lines of theirs; those of the test are left alone."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def emit(self, record: logging.LogRecord) -> None:
+        found = current()
+        if found is not None and found[1].owner is not None:
+            self._node_id = found[1].owner
+            super().emit(record)
+
+
+@contextmanager
+def streams_of_nodes() -> Iterator[None]:
+    """Let every node print and log for itself, inside the block."""
+    stdout, stderr = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = _Switch("stdout", stdout), _Switch("stderr", stderr)
+    root, bridge = logging.getLogger(), _Bridge()
+    level = root.level
+    root.addHandler(bridge)
+    if level == logging.WARNING:  # the default; nodes log from INFO on
+        root.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        root.removeHandler(bridge)
+        root.setLevel(level)
+        sys.stdout, sys.stderr = stdout, stderr
+
+
+@contextmanager
+def forget_modules_of(folders: list[str]) -> Iterator[None]:
+    """Forget, after the block, modules that scripts found beside them: the next test has its own."""
+    before = set(sys.modules)
+    try:
+        yield
+    finally:
+        places = tuple(os.path.join(folder, "") for folder in folders)
+        for name in set(sys.modules) - before:
+            file = getattr(sys.modules[name], "__file__", None)
+            if places and file is not None and os.path.abspath(file).startswith(places):
+                del sys.modules[name]
+
+
+# --------------------------------------------------------------------------- bodies
+
+
+def script_body(path: str, main: types.ModuleType) -> Body:
+    """Return what runs a Python file as ``__main__``."""
+
+    def run() -> None:
+        with open(path, "rb") as file:
+            code = compile(file.read(), path, "exec")
+        main.__file__ = path
+        exec(code, main.__dict__)
+
+    return run
+
+
+def command_body(name: str) -> Body | None:
+    """Return what runs the console script of an installed package, None if there is none."""
+    from importlib.metadata import entry_points
+
+    for entry in entry_points(group="console_scripts", name=name):
+        main: Body = entry.load()
+        return main
+    return None
+
+
+def function_body(function: Callable[..., object]) -> Body:
+    """Return what runs a function as a node.
+
+    A function with a parameter gets the `Node`, one without makes its own. One that is ``async`` runs
+    in an asyncio loop.
+    """
+    wants_node = any(
+        parameter.default is parameter.empty
+        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        for parameter in inspect.signature(function).parameters.values()
+    )
+
+    def run() -> object:
+        if not wants_node:
+            return _finished(function())
+        from dora.node.node import Node
+
+        with Node() as node:
+            return _finished(function(node))
+
+    return run
+
+
+def _finished(result: object) -> object:
+    if inspect.iscoroutine(result):
+        import asyncio
+
+        return asyncio.run(result)
+    return result
+
+
+def body_of(spec: NodeSpec, directory: str, main: types.ModuleType) -> tuple[Body, str | None]:
+    """Return the body of a node as the dataflow describes it, and the folder of its script.
+
+    Raises `CannotRehearse` for what is no Python.
+    """
+    if spec.is_runtime:
+        return operators_body({}), None
+    path = os.path.join(directory, os.path.expanduser(spec.path or ""))
+    if not spec.is_shell:
+        if path.endswith(".py") and os.path.isfile(path):
+            return script_body(path, main), os.path.dirname(path)
+        if os.sep not in (spec.path or "") and (body := command_body(spec.path or "")) is not None:
+            return body, None
+    raise CannotRehearse(
+        f"node `{spec.id}` (path: {spec.path}) is no Python file and no command of an installed Python "
+        f"package, so it cannot run inside a test; give something instead of it: nodes={{{spec.id!r}: ...}}"
+    )
+
+
+def operators_body(classes: Mapping[str, Callable[[], Any]]) -> Body:
+    """Return what runs the operators of a runtime. ``classes`` are used instead of their files."""
+
+    def run() -> None:
+        from dora.node.runtime import Runtime
+
+        Runtime(classes).run()
+
+    return run

@@ -1,0 +1,59 @@
+"""What a virtual dataflow sent, with the moments in virtual time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dora.node.events import Input
+from dora.testing.scheduler import START_NS
+from dora.transport.local import LocalEngine
+from dora.wire.control import InputConfig, OutputConfig
+from dora.wire.message import Message
+
+
+class Sent(Input):
+    """A message that a node sent: ``value``, ``metadata``, ``data`` and `numpy()` as of a received one.
+
+    ``id`` is the output, ``time`` when it was sent, in seconds of virtual time since the start.
+    """
+
+    __slots__ = ("time",)
+    time: float
+
+    def __repr__(self) -> str:
+        return f"Sent({self['id']!r} at {self.time:g} s: {self['value'].to_pylist()!r})"
+
+
+class Messages(dict[str, list[Sent]]):
+    """Output → its messages in the order of sending; an output that nothing was sent on has ``[]``."""
+
+    def __missing__(self, output: str) -> list[Sent]:
+        return []
+
+
+class Recorder:
+    """Listens to every output, without being a node."""
+
+    def __init__(self, engine: LocalEngine, now: Callable[[], int]) -> None:
+        self.messages = Messages()
+        self._engine = engine
+        self._now = now
+
+    def observe(self, node_id: str, output: OutputConfig) -> None:
+        """Record what is sent on an output from now on, as ``"node/output"``."""
+        name = f"{node_id}/{output.id}"
+        listener = InputConfig("", "link", name, queue_size=1, service=output.service)
+
+        def record() -> None:
+            message = receiver.receive()
+            if message is not None:
+                self._add(name, output.id, message)
+
+        receiver = self._engine.receiver(listener, record)
+
+    def _add(self, name: str, output_id: str, message: Message) -> None:
+        sent: Any = Sent(Sent.template(output_id))
+        sent._content = message
+        sent.time = (self._now() - START_NS) / 1e9
+        self.messages.setdefault(name, []).append(sent)
