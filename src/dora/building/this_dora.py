@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import os
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from typing import TYPE_CHECKING
 
 from dora._version import __version__
 from dora.building.provided import metadata, stand_ins
 from dora.errors import BuildError
+
+if TYPE_CHECKING:
+    from zipfile import ZipInfo
 
 NAME = "dora-dataflow"
 _STEM = f"dora_dataflow-{__version__}"
@@ -28,14 +32,13 @@ def write_wheel(path: str) -> None:
     import zipfile
 
     content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as wheel:
+    with zipfile.ZipFile(content, "w") as wheel:
         names = []
         for name, data in sorted(_files().items()):
-            # A fixed time makes equal content equal bytes.
-            wheel.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data)
+            wheel.writestr(_entry(name), data)
             names.append(name)
         record = f"{_STEM}.dist-info/RECORD"
-        wheel.writestr(record, "".join(f"{name},,\n" for name in (*names, record)))
+        wheel.writestr(_entry(record), "".join(f"{name},,\n" for name in (*names, record)))
     try:
         with open(path, "rb") as file:
             if file.read() == content.getvalue():
@@ -47,6 +50,15 @@ def write_wheel(path: str) -> None:
     with open(unfinished, "wb") as file:
         file.write(content.getvalue())
     os.replace(unfinished, path)
+
+
+def _entry(name: str) -> ZipInfo:
+    """Return an entry with a fixed time, so that equal content makes equal bytes."""
+    from zipfile import ZIP_DEFLATED, ZipInfo
+
+    entry = ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+    entry.compress_type = ZIP_DEFLATED
+    return entry
 
 
 def _distribution() -> Distribution:

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import msgspec
 
+from dora._version import __version__
 from dora.building.options import BuildOptions, Built
 from dora.cli.console import Console
 from dora.cli.fetch import fetch, is_url
 from dora.dataflow import load
 from dora.dataflow.model import Dataflow
-from dora.errors import DataflowError
+from dora.errors import DataflowError, DoraError
 from dora.logs.entry import LogEntry
 from dora.logs.filters import LogFilter
 from dora.logs.formats import LogFormat, renderer, wants_colour
@@ -64,6 +65,7 @@ def load_dataflow(
     Nodes of a dataflow from the web are looked for in the current directory. ``strict_types``: types
     that do not fit together are errors.
     """
+    _check_place()
     if is_url(path):
         from dora.dataflow import parse
 
@@ -76,6 +78,19 @@ def load_dataflow(
             strict_types=strict_types,
         )
     return load(path, env_overrides=env or {}, strict_types=strict_types)
+
+
+def _check_place() -> None:
+    """Raise if dora-rs was unpacked over this dora: nodes would import that."""
+    import dora
+
+    if dora.__version__ != __version__:
+        from dora.building.provided import mend
+
+        raise DoraError(
+            f"dora-rs {dora.__version__} is installed over this dora, so nodes would use that; mend it with"
+            f"\n  {mend()}"
+        )
 
 
 def load_for_run(request: RunRequest) -> Dataflow:

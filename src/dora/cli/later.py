@@ -16,7 +16,7 @@ _FOREGROUND = "use `dora run FILE` in a terminal of its own; Ctrl-C stops the da
 _RUNNING = "a running dataflow shows itself in the terminal of `dora run`"
 _FILES = "its log files are out/<dataflow id>/log_<node>.jsonl beside the dataflow file"
 _PRINT = "add a node to the dataflow that prints what it receives"
-_VALIDATE = "`dora validate FILE` checks a dataflow file"
+_DOCTOR = "`dora doctor` checks the installation, `dora validate FILE` a dataflow file"
 
 COMMANDS: dict[str, str] = {
     **dict.fromkeys(("up", "down", "destroy", "start", "stop", "restart"), _FOREGROUND),
@@ -25,7 +25,7 @@ COMMANDS: dict[str, str] = {
     "topic": _PRINT,
     "record": f"{_PRINT} or stores it",
     "replay": "write a node that sends what was stored",
-    **dict.fromkeys(("status", "check", "system", "doctor"), _VALIDATE),
+    **dict.fromkeys(("status", "check", "system"), _DOCTOR),
     "trace": _FILES,
     "cluster": "run one dataflow per machine with `dora run FILE`",
     "coordinator": _FOREGROUND,

@@ -32,6 +32,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "dora.cli.completion:completion",
         "Print the script that completes dora's commands in a shell.",
     ),
+    "doctor": ("dora.cli.doctor:doctor", "Check the installation, and the machine that it runs on."),
     "param": ("dora.cli.param:param", "Look at and change the parameters of running nodes."),
     "help": ("dora.cli.help:help_command", "Show the help of dora or of one of its commands."),
 }
