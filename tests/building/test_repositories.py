@@ -1,0 +1,148 @@
+"""Nodes from git repositories, with real repositories in folders."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+import dora.dataflow
+from dora.building.builder import build_dataflow
+from dora.building.options import BuildOptions
+from dora.errors import BuildError
+
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed"),
+]
+
+
+@pytest.fixture(autouse=True)
+def git_without_the_users_settings(monkeypatch, tmp_path):
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    monkeypatch.setenv("GIT_CONFIG_NOSYSTEM", "1")
+    (tmp_path / "gitconfig").write_text(
+        "[user]\nname = a\nemail = a@example.org\n[init]\ndefaultBranch = main\n"
+    )
+
+
+@pytest.fixture
+def repository(tmp_path):
+    folder = tmp_path / "robot.git"
+    folder.mkdir()
+
+    class Repository:
+        path = str(folder)
+
+        def git(self, *words):
+            done = subprocess.run(["git", *words], cwd=folder, check=True, capture_output=True, text=True)
+            return done.stdout.strip()
+
+        def commit(self, text):
+            (folder / "node.py").write_text(f"print({text!r})\n")
+            self.git("add", ".")
+            self.git("commit", "-qm", text)
+            return self.git("rev-parse", "HEAD")
+
+    made = Repository()
+    made.git("init", "-q")
+    return made
+
+
+@pytest.fixture
+def flow(tmp_path, repository):
+    (tmp_path / "flow").mkdir()
+
+    def load(*fields, git=repository.path):
+        text = "\n    ".join([f"git: {git}", "path: node.py", "build: python node.py", *fields])
+        file = tmp_path / "flow" / "dataflow.yml"
+        file.write_text(f"nodes:\n  - id: n\n    {text}\n")
+        return dora.dataflow.load(file)
+
+    return load
+
+
+def build(dataflow, **options):
+    """Build, and return what the node's file printed."""
+    entries = []
+    build_dataflow(dataflow, entries.append, BuildOptions(**{"update": True, **options}))
+    return [entry.message for entry in entries if entry.level == "stdout"]
+
+
+def test_a_branch_is_followed_by_builds_and_left_alone_by_runs(flow, repository):
+    repository.commit("one")
+    dataflow = flow()
+    assert build(dataflow) == ["one"]
+    repository.commit("two")
+    assert build(dataflow, update=False) == ["one"]
+    assert build(dataflow, offline=True) == ["one"]
+    assert build(dataflow) == ["two"]
+    repository.git("checkout", "-qb", "other")
+    repository.commit("three")
+    assert build(flow("branch: other")) == ["three"]
+
+
+def test_tags_and_commits_stay_what_they_are(flow, repository):
+    first = repository.commit("one")
+    repository.git("tag", "v1")
+    repository.commit("two")
+    assert build(flow("tag: v1")) == build(flow(f"rev: {first}")) == ["one"]
+    assert build(flow("tag: v1")) == ["one"]
+
+
+def test_the_clone_is_where_the_node_runs(flow, repository, tmp_path):
+    repository.commit("one")
+    dataflow = flow()
+    folder = dataflow.directory_of(dataflow.nodes[0])
+    assert folder.startswith(f"{tmp_path}/flow/.dora/git/robot-")
+    build(dataflow)
+    assert os.path.isfile(f"{folder}/node.py")
+    assert os.listdir(os.path.dirname(folder)) == [os.path.basename(folder)]
+    assert dora.dataflow.missing_files(dataflow) == []
+
+
+def test_work_of_the_user_is_never_overwritten(flow, repository):
+    repository.commit("one")
+    dataflow = flow()
+    build(dataflow)
+    folder = dataflow.directory_of(dataflow.nodes[0])
+    with open(f"{folder}/node.py", "w") as file:
+        file.write("print('mine')\n")
+    with pytest.raises(BuildError, match="has changes of yours; push them and remove the folder"):
+        build(dataflow)
+    assert build(dataflow, update=False) == ["mine"]
+    subprocess.run(["git", "commit", "-qam", "mine"], cwd=folder, check=True)
+    with pytest.raises(BuildError, match="has changes of yours"):
+        build(dataflow)
+
+
+@pytest.mark.parametrize(
+    ("fields", "says"),
+    [
+        (["branch: gone"], "origin/gone"),
+        (["tag: gone"], "refs/tags/gone"),
+        (["rev: abcdef0"], "abcdef0"),
+    ],
+)
+def test_what_is_not_in_the_repository(fields, says, flow, repository):
+    repository.commit("one")
+    with pytest.raises(BuildError) as caught:
+        build(flow(*fields))
+    first, *output = str(caught.value).splitlines()
+    assert first.startswith(str(flow(*fields).nodes[0].place))
+    assert first.endswith("of node `n` cannot be used: git checkout failed")
+    assert says in "".join(output)
+    assert not os.path.exists(flow(*fields).directory_of(flow(*fields).nodes[0]))
+
+
+def test_a_repository_that_is_not_there(flow, tmp_path):
+    with pytest.raises(BuildError, match=r"the repository .*/gone of node `n` cannot be used: git clone"):
+        build(flow(git=f"{tmp_path}/gone"))
+    with pytest.raises(BuildError, match=r"is not cloned yet, and --offline forbids"):
+        build(flow(), offline=True)
+
+
+def test_without_git(flow, monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda *_, **__: None)
+    with pytest.raises(BuildError, match="needs the program `git`, which is not installed"):
+        build(flow())
