@@ -76,6 +76,7 @@ class OutputPort:
         ]
         self._flush_word = config.slot * WORDS + FLUSH
         self._control_words = [link.node_slot * WORDS + CONTROL for link in config.links]
+        self._rings = rings
         self._links = [link.slot * WORDS + STATE for link in config.links]
         self._waiting_word = config.slot * WORDS + CREDIT_WAITING
         self._credit_bell = doorbell(config.credit_bell) if self._pressure else None
@@ -155,8 +156,9 @@ class OutputPort:
             words[word] = time.monotonic_ns()  # unlike any number that the daemon counts up to
 
     def is_heard(self) -> bool:
-        """Tell whether any receiver is there at the moment."""
-        return any(self._words[state] == CONNECTED for state in self._links)
+        """Tell whether any receiver is there at the moment, as far as this engine can tell."""
+        # Over a network, a restarted receiver shows only with the first message that reaches it.
+        return not self._rings or any(self._words[state] == CONNECTED for state in self._links)
 
     def _ring(self) -> None:
         bells = self._bells

@@ -1,0 +1,274 @@
+"""Services, actions, streams and parameters between real processes, with each engine."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+
+import pytest
+from flow import PATIENCE, Flow, link
+
+from dora import DataflowFailed
+
+pytestmark = pytest.mark.processes
+
+ADDER = """
+    import pyarrow as pa
+    from dora import Node
+
+    node = Node()
+
+    @node.serve("request", "response")
+    def add(request):
+        return pa.array([request["value"][0].as_py() + 1])
+
+    for event in node:
+        pass
+"""
+
+# A server that answers the first request and dies of the second.
+MORTAL = """
+    import os, signal
+    from dora import Node
+
+    node = Node()
+    for event in node:
+        if event["type"] == "INPUT":
+            if event["data"] == b"die" and not node.is_restart():
+                os.kill(os.getpid(), signal.SIGKILL)
+            node.send_service_response("response", event["data"], event["metadata"])
+"""
+
+
+def client(flow: Flow, script: str) -> None:
+    flow.node("client", script, inputs={"response": "server/response"}, outputs=["request"])
+
+
+def server(flow: Flow, script: str, **fields: object) -> None:
+    flow.node("server", script, inputs={"request": "client/request"}, outputs=["response"], **fields)
+
+
+def test_hundreds_of_calls_at_once_are_all_answered(flow: Flow, engine: str) -> None:
+    server(flow, ADDER, pattern="service-server")
+    client(
+        flow,
+        """
+        import pyarrow as pa
+        from dora import Node
+
+        node = Node()
+        calls = [node.call("request", pa.array([n]), timeout=30) for n in range(300)]
+        print(sum(call.wait()["value"][0].as_py() - n for n, call in enumerate(calls)))
+        """,
+    )
+    result = flow.run()
+    assert flow.printed("client") == ["300"]
+    assert link(result, "client/request -> server/request").dropped == 0, engine
+    assert link(result, "server/response -> client/response").dropped == 0
+
+
+def test_a_server_that_is_killed_fails_its_calls_at_once(flow: Flow, engine: str) -> None:
+    server(flow, MORTAL)
+    client(
+        flow,
+        """
+        from dora import CallFailed, Node
+
+        node = Node()
+        print(node.call("request", b"hello").wait()["data"])
+        for data in (b"die", b"too late"):
+            try:
+                node.call("request", data).wait()
+            except CallFailed as error:
+                print(error)
+        print([event["type"] for event in node])
+        """,
+    )
+    with pytest.raises(DataflowFailed, match="server"):
+        flow.run()
+    first, died, late, events = flow.printed("client")
+    assert first == "b'hello'"
+    assert died == "the call on `request` has no answer: node `server` has ended"
+    assert "has no answer" in late, engine
+    assert events == "['NODE_FAILED', 'INPUT_CLOSED', 'STOP']"
+
+
+def test_a_server_that_comes_back_answers_the_next_call(flow: Flow, engine: str) -> None:
+    server(flow, MORTAL, restart_policy="on-failure")
+    client(
+        flow,
+        """
+        from dora import CallFailed, Node
+
+        node = Node()
+        try:
+            node.call("request", b"die").wait()
+        except CallFailed as error:
+            print(error)
+        print(node.next()["type"])
+        print(node.call("request", b"again", timeout=30).wait()["data"])
+        """,
+    )
+    flow.run()
+    assert flow.printed("client") == [
+        "the call on `request` has no answer: node `server` was restarted before it answered",
+        "NODE_RESTARTED",
+        "b'again'",
+    ], engine
+
+
+def test_a_goal_ends_well_although_the_dataflow_is_stopped(flow: Flow, engine: str) -> None:
+    flow.node(
+        "server",
+        """
+        from dora import Node
+
+        node = Node()
+
+        @node.serve_goals("goal", result="result", feedback="feedback")
+        def work(goal):
+            goal.send_feedback(b"begun")
+            goal.wait_for_cancel(30)
+            print("canceled" if goal.cancel_requested else "not canceled", flush=True)
+            goal.cancel()
+
+        for event in node:
+            print(event["type"], flush=True)
+        """,
+        inputs={"goal": "client/goal"},
+        outputs=["feedback", "result"],
+    )
+    flow.node(
+        "client",
+        """
+        from dora import CallFailed, Node
+
+        node = Node()
+        goal = node.send_goal("goal", b"")
+        print(next(goal)["data"])
+        node.send_output("begun", b"")
+        try:
+            goal.result()
+            print("client: canceled")
+        except CallFailed as error:
+            print("client:", error)
+        """,
+        inputs={"feedback": "server/feedback", "result": "server/result"},
+        outputs=["goal", "begun"],
+    )
+    flow.node(
+        "stopper",
+        """
+        import os, signal
+        from dora import Node
+
+        for event in Node():
+            if event["type"] == "INPUT":
+                os.kill(os.getppid(), signal.SIGTERM)
+        """,
+        inputs={"begun": "client/begun"},
+    )
+    done = flow.run_command("--log-format", "compact", "--engine", engine)
+    assert done.returncode == 0, done.stdout + done.stderr
+    server_said = [line.partition("server: ")[2] for line in done.stdout.splitlines() if "server:" in line]
+    assert server_said in (["STOP", "canceled"], ["canceled", "STOP"])
+    # Whichever of the two hears of the stop first.
+    assert re.search("client: (canceled|.*this node was asked to stop)", done.stdout), done.stdout
+
+
+def test_an_interruption_is_heard_before_what_waits(flow: Flow, engine: str) -> None:
+    flow.node(
+        "voice",
+        """
+        from dora import Node
+
+        node = Node()
+        stream = node.stream("audio")
+        for number in range(50):
+            stream.send(str(number).encode())
+        stream.interrupt(b"stop")
+        stream.send(b"more", fin=True)
+        node.send_output("done", b"")
+        """,
+        outputs=["audio", "done"],
+    )
+    flow.node(
+        "speaker",
+        """
+        import time
+        from dora import Node
+
+        node = Node()
+        while node.statistics()["inputs"]["done"]["received"] == 0 and node.is_empty():
+            time.sleep(0.001)
+        time.sleep(0.3)
+        heard = [event for event in node if event["type"] == "INPUT" and event["id"] == "audio"]
+        print([event["data"].decode() for event in heard])
+        """,
+        inputs={"audio": {"source": "voice/audio", "queue_size": 100}, "done": "voice/done"},
+    )
+    result = flow.run()
+    assert flow.printed("speaker") == ["['stop', 'more']"], engine
+    report = link(result, "voice/audio -> speaker/audio")
+    assert (report.sent, report.received, report.dropped) == (52, 2, 50)
+
+
+def test_a_parameter_is_set_from_another_terminal(flow: Flow) -> None:
+    flow.node(
+        "a",
+        """
+        from dora import Node
+
+        node = Node()
+        print("gain", node.parameters["gain"], flush=True)
+        for event in node:
+            if event["type"].startswith("PARAM"):
+                print(event["type"], event["id"], event.get("value"), flush=True)
+                if not node.parameters:
+                    break
+        """,
+        inputs={"tick": "dora/timer/secs/100"},
+        parameters={"gain": 0.5},
+    )
+    run = subprocess.Popen(
+        [sys.executable, "-m", "dora", "run", flow.write(), "--log-format", "compact"],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert run.stdout is not None
+        assert "gain 0.5" in run.stdout.readline()
+        for arguments in (["set", "a", "gain", "-1e3"], ["delete", "a", "gain"]):
+            subprocess.run(
+                [sys.executable, "-m", "dora", "param", *arguments], check=True, timeout=PATIENCE
+            )
+        rest, _ = run.communicate(timeout=PATIENCE)
+        assert [line.partition("a: ")[2] for line in rest.splitlines()] == [
+            "PARAM_UPDATE gain -1000.0",
+            "PARAM_DELETED gain None",
+        ]
+        assert run.returncode == 0
+    finally:
+        run.kill()
+        run.wait()
+
+
+def test_an_interrupt_ends_a_call(flow: Flow) -> None:
+    server(flow, "from dora import Node\nnode = Node()\nfor event in node: pass\n")
+    client(
+        flow,
+        """
+        import os, signal, threading
+        from dora import Node
+
+        node = Node()
+        threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
+        try:
+            node.call("request", b"").wait()
+        except KeyboardInterrupt:
+            print("interrupted")
+        """,
+    )
+    flow.run()
+    assert flow.printed("client") == ["interrupted"]
