@@ -12,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dora.dataflow
+import dora.errors
+from dora.dataflow.links import Place, plan
 from dora.dataflow.schema import json_schema
 
 VALIDATOR = jsonschema.Draft202012Validator(json_schema())
@@ -104,6 +106,73 @@ def test_every_link_is_there_and_writing_out_twice_changes_nothing(
     assert len(set(ids)) == len(ids)
     assert flat.descriptor == dataflow.descriptor
     VALIDATOR.validate(flat.descriptor)
+
+
+PROJECT = {
+    "flow.yml": """
+nodes:
+  - {id: cam, path: cam.py, outputs: [image], output_types: {image: my/v1/Frame}}
+  - id: pipe
+    module: m.yml
+    inputs: {frames: {source: cam/image, queue_size: 2}}
+    params: {size: 5}
+  - {id: end, path: nodes/end.py, inputs: {boxes: pipe/boxes}}
+""",
+    "m.yml": """
+module: {name: m, inputs: [frames], inputs_optional: [config], outputs: [boxes]}
+build: make
+nodes:
+  - id: find
+    path: find.py
+    args: --size $PARAM_SIZE
+    inputs: {frame: _mod/frames, config: _mod/config}
+    input_types: {frame: "my/v1/Frame[a=b]"}
+    outputs: [boxes]
+""",
+    "types/my/v1.yml": """
+types:
+  Frame: {arrow: Struct, fields: [{name: data, type: LargeBinary}, {name: at, type: List<Point>}]}
+  Point: {arrow: Struct, fields: [{name: x, type: Float32}]}
+""",
+    "nodes/dora-node.yml": """
+apiVersion: 1
+namespace: me
+runtime: python
+entrypoint: end.py
+inputs: {boxes: {type: std/vision/v1/Detection, required: true}}
+""",
+}
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.sampled_from(sorted(PROJECT)),
+    st.integers(0, 600),
+    st.integers(0, 8),
+    st.text(alphabet="ab/:-[]{}&*'\" \n\t$_.<>=", max_size=4),
+)
+def test_any_typing_mistake_in_any_file(name: str, place: int, removed: int, typed: str) -> None:
+    text = PROJECT[name]
+    place %= len(text)
+    changed = {**PROJECT, name: text[:place] + typed + text[place + removed :]}
+    with tempfile.TemporaryDirectory() as folder:
+        for file, content in changed.items():
+            path = Path(folder, file)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+        try:
+            dataflow = dora.dataflow.load(f"{folder}/flow.yml", environ={})
+        except dora.errors.DataflowError as error:
+            problems = error.problems
+            assert any(problem.severity == "error" for problem in problems)
+        else:
+            problems = (*dataflow.warnings, *dataflow.type_warnings)
+            VALIDATOR.validate(dataflow.descriptor)
+            plan(dataflow, Place("id", "/run", "p_", "/board"))
+    for problem in problems:
+        assert problem.line >= 1 and problem.column >= 1 and problem.width >= 1
+        assert problem.message and "pipe.find" not in problem.message
+        assert problem.file.startswith(folder)
 
 
 values = (

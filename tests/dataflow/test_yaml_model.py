@@ -186,6 +186,7 @@ def test_restart_fields() -> None:
     health_check_timeout: 2
     finish_grace_secs: 0
     startup_timeout: 9.5
+    hot_reload: never
     cpu_affinity: [0, 2]
     shared_memory_pool_size: 64MB
 """
@@ -193,6 +194,7 @@ def test_restart_fields() -> None:
     assert found.restart == RestartOptions("on-failure", 3, 0.5, 8.0, 60.0)
     assert (found.health_check_timeout, found.finish_grace, found.startup_timeout) == (2.0, 0.0, 9.5)
     assert found.cpu_affinity == (0, 2)
+    assert (found.hot_reload, node("").hot_reload) == ("never", "overlap")
 
 
 def test_log_fields() -> None:

@@ -17,7 +17,7 @@ from dora.dataflow.fields import DATAFLOW, DEBUG, INPUT, NODE_BLOCK, OPERATOR_BL
 from dora.dataflow.kinds import Later
 from dora.dataflow.manifest import MANIFEST, MANIFEST_PORT
 from dora.dataflow.module_file import MODULE_FILE, MODULE_HEADER
-from dora.dataflow.schema import SCHEMA_FILE, json_schema, schema_text
+from dora.dataflow.schema import SCHEMA_FILE, json_schema, module_schema, schema_text
 from dora.dataflow.type_files import TYPE, TYPE_FIELD, TYPE_FILE, TYPE_PARAMETER
 from dora.errors import DataflowError
 
@@ -59,6 +59,16 @@ def test_shipped_schema_is_the_generated_one() -> None:
 
 def test_schema_is_a_schema() -> None:
     jsonschema.Draft202012Validator.check_schema(json.loads(schema_text()))
+
+
+def test_modules_have_a_schema_of_their_own() -> None:
+    jsonschema.Draft202012Validator.check_schema(module_schema())
+    validator = jsonschema.Draft202012Validator(module_schema())
+    header = {"name": "m", "inputs": ["i"], "outputs": ["o"]}
+    nodes = [{"id": "a", "path": "a.py", "inputs": {"i": "_mod/i"}, "outputs": ["o"]}]
+    validator.validate({"module": header, "nodes": nodes})
+    assert not validator.is_valid({"nodes": nodes})
+    assert not validator.is_valid({"module": {**header, "input": []}, "nodes": nodes})
 
 
 @pytest.mark.parametrize("name", BLOCKS)
@@ -109,6 +119,7 @@ GOOD = [
     "restart_delay: 0",
     "restart_window: 0.1",
     "max_restarts: 0",
+    "hot_reload: replace",
     "cpu_affinity: []",
     "send_stdout_as: x",
     "shared_memory_pool_size: 8MiB",

@@ -6,13 +6,15 @@ import click
 
 
 @click.command()
-def schema() -> None:
+@click.option("--module", is_flag=True, help="Print the schema of the files of modules.")
+def schema(module: bool) -> None:
     """Print the JSON schema of dataflow files, for editors.
 
     Editors that know JSON schemas for YAML complete and check dataflow files with it.
     """
     import json
 
-    from dora.dataflow.schema import json_schema
+    from dora.dataflow.schema import json_schema, module_schema
 
-    click.echo(json.dumps(json_schema(), indent=2, ensure_ascii=False))
+    found = module_schema() if module else json_schema()
+    click.echo(json.dumps(found, indent=2, ensure_ascii=False))

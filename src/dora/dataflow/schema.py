@@ -9,7 +9,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from dora.dataflow.block import Block
 from dora.dataflow.fields import DATAFLOW, INPUT, NODE_BLOCK, OPERATOR_BLOCK, PYTHON_SOURCE
+from dora.dataflow.module_file import MODULE_FILE
 
 SCHEMA_FILE = Path(__file__).with_name("dataflow.schema.json")
 
@@ -20,11 +22,20 @@ def json_schema() -> dict[str, Any]:
     It describes each field by itself. What concerns several fields together, such as sources that
     must exist, only the parser checks.
     """
+    return _schema("dora dataflow", "Nodes, and how their outputs are wired to inputs.", DATAFLOW)
+
+
+def module_schema() -> dict[str, Any]:
+    """Return the schema of a module's file."""
+    return _schema("dora module", "A part of a dataflow, and its ports.", MODULE_FILE)
+
+
+def _schema(title: str, description: str, block: Block) -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "dora dataflow",
-        "description": "Nodes, and how their outputs are wired to inputs.",
-        **DATAFLOW.schema(),
+        "title": title,
+        "description": description,
+        **block.schema(),
         "$defs": {
             "node": NODE_BLOCK.schema(),
             "operator": OPERATOR_BLOCK.schema(),
