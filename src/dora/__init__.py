@@ -100,6 +100,8 @@ _MODULES = {
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 
+_SUBMODULES = ("builder", "testing")  # found without being imported, as in dora-rs
+
 __all__ = [
     "BuildError",
     "Call",
@@ -151,10 +153,12 @@ if not TYPE_CHECKING:  # to a type checker it would mean that every name exists
     def __getattr__(name: str) -> Any:
         """Import a public name on first use: a node does not pay for the daemon, nor the CLI for Arrow."""
         home = _HOMES.get(name)
-        if home is None:
+        if home is None and name not in _SUBMODULES:
             raise AttributeError(f"module 'dora' has no attribute {name!r}")
         from importlib import import_module
 
+        if home is None:
+            return import_module(f"dora.{name}")
         value = getattr(import_module(home), name)
         globals()[name] = value
         return value

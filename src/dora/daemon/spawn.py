@@ -114,6 +114,8 @@ def environment(
     env["DORA_NODE_CONFIG"] = encode_address(address).decode()
     env["PYTHONUNBUFFERED"] = "1"
     env[RUN_ID] = address.dataflow_id
+    if record := env.get("DORA_WRITE_EVENTS_TO"):
+        env["DORA_WRITE_EVENTS_TO"] = os.path.abspath(record)  # nodes run in another folder
     if strict_outputs:
         env["DORA_STRICT_OUTPUTS"] = "1"
     if allow_shell:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -39,7 +40,7 @@ def log_line(
     if not isinstance(message, str):
         raise TypeError(f"a log message is a string, not {type(message).__name__}")
     entry: dict[str, Any] = {
-        "timestamp": datetime.now(UTC).isoformat().replace("+00:00", "Z"),
+        "timestamp": datetime.fromtimestamp(time.time(), UTC).isoformat().replace("+00:00", "Z"),
         "level": _LEVELS.get(level.lower(), "info"),
         "node_id": node_id,
         "message": message,

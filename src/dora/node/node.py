@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from types import MappingProxyType
@@ -341,7 +342,7 @@ class Node:
 
     def timestamp(self) -> datetime:
         """Return the current time, aware, in UTC."""
-        return datetime.now(UTC)
+        return datetime.fromtimestamp(time.time(), UTC)
 
     def statistics(self) -> dict[str, Any]:
         """Return what was sent, received and lost so far.

@@ -4,11 +4,26 @@
 `VirtualDataflow` for the real thing in virtual time.
 """
 
-from dora.testing.dataflow import VirtualDataflow, run_dataflow
-from dora.testing.mock import MockNode
-from dora.testing.record import Sent
-from dora.testing.scheduler import VirtualTimeError
-from dora.testing.single import NodeRun, at, run_node, run_operator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dora.testing.dataflow import VirtualDataflow, run_dataflow
+    from dora.testing.mock import MockNode
+    from dora.testing.record import Sent
+    from dora.testing.scheduler import VirtualTimeError
+    from dora.testing.single import NodeRun, at, run_node, run_operator
+
+_HOMES = {
+    "MockNode": "mock",
+    "NodeRun": "single",
+    "Sent": "record",
+    "VirtualDataflow": "dataflow",
+    "VirtualTimeError": "scheduler",
+    "at": "single",
+    "run_dataflow": "dataflow",
+    "run_node": "single",
+    "run_operator": "single",
+}
 
 __all__ = [
     "MockNode",
@@ -21,3 +36,13 @@ __all__ = [
     "run_node",
     "run_operator",
 ]
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Any:
+        """Import a name on first use: every pytest run loads this package, for its fixtures."""
+        if name not in _HOMES:
+            raise AttributeError(f"module 'dora.testing' has no attribute {name!r}")
+        from importlib import import_module
+
+        return getattr(import_module(f"dora.testing.{_HOMES[name]}"), name)

@@ -164,7 +164,7 @@ class VirtualDataflow:
         if not 0 <= seconds < float("inf"):
             raise ValueError(f"time can advance by a number of seconds, at least 0, not by {seconds!r}")
         self._stage.scheduler.sleep(round(seconds * 1e9))
-        self._raise_failure()
+        self.raise_failure()
 
     def stop(self) -> None:
         """Ask all nodes to stop, as Ctrl-C does; `run` waits for them."""
@@ -188,7 +188,7 @@ class VirtualDataflow:
         if not self.ended:
             scheduler.wait(self._stage.done, None, "the dataflow to end")
         if check:
-            self._raise_failure()
+            self.raise_failure()
         self._told = True
         return self.result
 
@@ -204,12 +204,12 @@ class VirtualDataflow:
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         try:
             if kind is None:
-                self._raise_failure()
+                self.raise_failure()
         finally:
             self.close()
 
-    def _raise_failure(self) -> None:
-        """Raise the first failure, once."""
+    def raise_failure(self) -> None:
+        """Raise what the first failed node raised, unless that was done before."""
         failures = self._stage.supervisor.failures
         if not failures or self._told:
             return
@@ -240,7 +240,7 @@ class VirtualDataflow:
     def _wait_for_parts(self) -> None:
         while len(self._played) < len(self._play):
             self._stage.scheduler.wait(self._seated, None, "all nodes to be ready")
-            self._raise_failure()
+            self.raise_failure()
 
 
 def run_dataflow(

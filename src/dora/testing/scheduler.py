@@ -113,7 +113,8 @@ class Scheduler:
         self._poke_in, self._poke_out = os.pipe()
         os.set_blocking(self._poke_in, False)
         os.set_blocking(self._poke_out, False)
-        self._outside: dict[int, Flag] = {}  # file descriptors that the world outside may make readable
+        self._files: dict[int, Flag] = {}  # descriptors that may become readable → what to raise then
+        self._outside: set[int] = set()  # those of them that the world outside writes to
         self.closed = False
         _tasks[threading.get_ident()] = (self, self.driver)
 
@@ -215,12 +216,18 @@ class Scheduler:
         if current() is None:
             self._poke()
 
-    def watch(self, fd: int, flag: Flag) -> None:
-        """Raise ``flag`` once a file descriptor becomes readable from outside."""
-        self._outside[fd] = flag
+    def watch(self, fd: int, flag: Flag, *, outside: bool) -> None:
+        """Raise ``flag`` when a file descriptor is readable and nobody can run.
+
+        ``outside``: somebody may write to it who is neither a task nor a guest.
+        """
+        self._files[fd] = flag
+        if outside:
+            self._outside.add(fd)
 
     def unwatch(self, fd: int) -> None:
-        self._outside.pop(fd, None)
+        self._files.pop(fd, None)
+        self._outside.discard(fd)
 
     def _task(self) -> Task | None:
         found = _tasks.get(threading.get_ident())
@@ -292,8 +299,12 @@ class Scheduler:
         if timer is not None:
             moments.append(timer)
         moment = max(min(moments), self.now) if moments else None
-        if moment != self.now and self._has_company() and self._rest(moment):
-            return
+        if moment != self.now:
+            company = self._has_company()  # first: a guest may write its last, and end
+            if self._files and self._look_at_files(0):
+                return
+            if company and self._rest(moment):
+                return
         if moment is None:
             self._give_up(f"nothing can happen any more: {self._what_all_wait_for()}")
             return
@@ -346,15 +357,20 @@ class Scheduler:
         """Wait in real time; True if something happened before ``until``."""
         begun = _real_monotonic_ns()
         seconds = _LOOK_EVERY if until is None else min((until - self.now) * 1e-9, _LOOK_EVERY)
-        ready = select.select((self._poke_in, *self._outside), (), (), seconds)[0]
+        happened = self._look_at_files(seconds)
         passed = _real_monotonic_ns() - begun
+        self.now = self.now + passed if until is None else min(self.now + passed, until)
+        return happened or until is None or self.now < until
+
+    def _look_at_files(self, seconds: float) -> bool:
+        """Raise the flags of file descriptors that are readable; tell whether something happened."""
+        ready = select.select((self._poke_in, *self._files), (), (), seconds)[0]
         for fd in ready:
             if fd == self._poke_in:
                 os.read(fd, 4096)
             else:
-                self.raise_flag(self._outside[fd])
-        self.now = self.now + passed if until is None else min(self.now + passed, until)
-        return bool(ready) or until is None or self.now < until
+                self.raise_flag(self._files[fd])
+        return bool(ready)
 
     def _poke(self) -> None:
         try:

@@ -79,8 +79,8 @@ class VirtualSelector(_RealSelector):
         listeners = self._doorbells.get(key.fd)
         if listeners is not None:
             listeners.append(self._flag)
-        elif len(self.get_map()) > 1:  # the first one is for the loop's own use
-            self._scheduler.watch(key.fd, self._flag)
+        else:  # the first one is for the loop's own use
+            self._scheduler.watch(key.fd, self._flag, outside=len(self.get_map()) > 1)
         return key
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
@@ -90,6 +90,11 @@ class VirtualSelector(_RealSelector):
             listeners.remove(self._flag)
         self._scheduler.unwatch(key.fd)
         return key
+
+    def close(self) -> None:
+        for key in list((self.get_map() or {}).values()):
+            self._scheduler.unwatch(key.fd)
+        super().close()
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         ready = super().select(0)

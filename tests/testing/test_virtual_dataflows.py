@@ -1,0 +1,354 @@
+"""Whole dataflows in virtual time."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import dora
+from dora import DataflowError, DoraStatus, Node
+from dora.builder import DataflowBuilder
+from dora.testing import VirtualDataflow, VirtualTimeError, run_dataflow
+
+CHAIN = """
+nodes:
+  - id: source
+    path: source.py
+    inputs: {tick: dora/timer/millis/100}
+    outputs: [number]
+  - id: double
+    path: double.py
+    inputs: {number: source/number}
+    outputs: [twice]
+  - id: sink
+    path: dynamic
+    inputs: {twice: {source: double/twice, queue_size: 100}}
+"""
+
+
+def count(to: int) -> Any:
+    def source(node: Node) -> None:
+        for number, event in enumerate(node):
+            if number == to or event["type"] == "STOP":
+                break
+            node.send_output("number", pa.array([number]))
+
+    return source
+
+
+def double(node: Node) -> None:
+    for event in node:
+        if event["type"] == "INPUT":
+            time.sleep(0.02)
+            node.send_output("twice", pa.array([2 * event["value"][0].as_py()]))
+
+
+def test_a_dataflow_runs_to_its_end() -> None:
+    begun = time.perf_counter()
+    flow = run_dataflow(CHAIN, nodes={"source": count(5), "double": double})
+    assert [(sent.time, sent.value[0].as_py()) for sent in flow.outputs["double/twice"]] == [
+        (0.02, 0),
+        (0.12, 2),
+        (0.22, 4),
+        (0.32, 6),
+        (0.42, 8),
+    ]
+    assert flow.result.ok
+    assert flow.ended
+    assert time.perf_counter() - begun < 2
+
+
+def test_the_test_plays_nodes_with_the_real_interface() -> None:
+    with VirtualDataflow(CHAIN, nodes={"double": double}, play=["source", "sink"]) as flow:
+        source, sink = flow.node("source"), flow.node("sink")
+        assert isinstance(source, Node)
+        source.send_output("number", pa.array([21]))
+        assert flow.outputs["double/twice"] == []
+        event = sink.next()
+        assert event is not None
+        assert event["value"].to_pylist() == [42]
+        assert flow.time == pytest.approx(0.02)
+        flow.advance(1)
+        assert flow.time == pytest.approx(1.02)
+        source.close()
+        assert [event["type"] for event in sink] == ["INPUT_CLOSED", "STOP"]
+
+
+def test_what_is_in_rest_stays_at_rest_until_time_passes() -> None:
+    with VirtualDataflow(CHAIN, nodes={"source": count(100), "double": double}) as flow:
+        flow.advance(0.35)
+        assert len(flow.outputs["source/number"]) == 4
+        time.sleep(0.1)  # the test's own clock is the same
+        assert len(flow.outputs["source/number"]) == 5
+        flow.stop()
+        flow.run()
+        assert flow.result.stopped
+
+
+def test_a_dataflow_may_have_hours(tmp_path: Path) -> None:
+    (tmp_path / "flow.yml").write_text(
+        "nodes:\n  - id: a\n    path: a.py\n    inputs: {t: dora/timer/secs/600}\n    outputs: [o]\n"
+    )
+    (tmp_path / "a.py").write_text(
+        "from dora import Node\nnode = Node()\n"
+        "for event in node:\n    if event['type'] == 'INPUT':\n        node.send_output('o', b'')\n"
+    )
+    flow = run_dataflow(tmp_path / "flow.yml", stop_after=36000)
+    assert len(flow.outputs["a/o"]) == 61
+
+
+def test_nodes_print_and_log_for_themselves(capsys: pytest.CaptureFixture[str]) -> None:
+    def talk(node: Node) -> None:
+        print("to stdout")
+        print("to stderr", file=sys.stderr)
+        node.log_warn("a warning")
+        logging.getLogger("my.logger").info("a record")
+
+    flow = run_dataflow(CHAIN, nodes={"source": talk, "double": double})
+    assert [(entry.level, entry.message) for entry in flow.logs if entry.node_id == "source"] == [
+        ("stdout", "to stdout"),
+        ("stdout", "to stderr"),
+        ("warn", "a warning"),
+        ("info", "a record"),
+    ]
+    assert flow.lines("source")[0] == "to stdout"
+    assert "source: to stdout" in capsys.readouterr().out
+
+
+def test_captured_lines_are_messages_too() -> None:
+    text = """
+nodes:
+  - id: talker
+    path: talker.py
+    send_stdout_as: lines
+    outputs: [lines]
+  - id: listener
+    path: listener.py
+    inputs: {line: talker/lines, log: dora/logs/info/talker}
+"""
+    heard = []
+
+    def talker(node: Node) -> None:
+        print("hello")
+        node.log_info("told")
+
+    def listener(node: Node) -> None:
+        heard.extend(
+            (event["id"], event["value"][0].as_py()[:6]) for event in node if event["type"] == "INPUT"
+        )
+
+    run_dataflow(text, nodes={"talker": talker, "listener": listener}, stop_after=1)
+    assert ("line", "hello\n") in heard
+    assert [name for name, _ in heard].count("log") == 1
+
+
+def test_back_pressure_waits_in_virtual_time() -> None:
+    flow = DataflowBuilder()
+    out = flow.add_node("fast", path="fast.py").add_output("n")
+    flow.add_node("slow", path="slow.py").add_input("n", out, queue_size=2, queue_policy="backpressure")
+
+    def fast(node: Node) -> None:
+        for number in range(6):
+            node.send_output("n", pa.array([number]))
+
+    got = []
+
+    def slow(node: Node) -> None:
+        for event in node:
+            if event["type"] == "INPUT":
+                got.append(event["value"][0].as_py())
+                time.sleep(1)
+
+    run = run_dataflow(flow, nodes={"fast": fast, "slow": slow})
+    assert got == list(range(6))
+    assert [sent.time for sent in run.outputs["fast/n"]] == [0, 0, 0, 1, 2, 3]
+    assert run.result.links[0].dropped == 0
+
+
+def test_a_failing_node_is_an_event_for_the_others() -> None:
+    events = []
+
+    def fail() -> None:
+        Node().send_output("number", b"1")
+        raise LookupError("lost")
+
+    def watch(node: Node) -> None:
+        events.extend(event["type"] for event in node)
+
+    with pytest.raises(LookupError, match="lost"):
+        run_dataflow(CHAIN, nodes={"source": fail, "double": watch})
+    assert events == ["NODE_FAILED", "INPUT", "INPUT_CLOSED", "STOP"]
+
+
+def test_a_node_is_restarted_with_its_delay() -> None:
+    starts = []
+
+    def weak(node: Node) -> None:
+        starts.append((time.monotonic() - 1000, node.restart_count()))
+        if node.restart_count() < 2:
+            raise OSError("again")
+
+    text = """
+nodes:
+  - id: weak
+    path: weak.py
+    restart_policy: on-failure
+    restart_delay: 10
+"""
+    flow = run_dataflow(text, nodes={"weak": weak})
+    assert starts == [(0, 0), (10, 1), (30, 2)]
+    assert flow.result.ok
+
+
+def test_a_node_that_fails_before_it_is_ready_breaks_the_start() -> None:
+    def broken() -> None:
+        raise ImportError("no such model")
+
+    with pytest.raises(ImportError, match="no such model"):
+        run_dataflow(CHAIN, nodes={"source": count(3), "double": broken})
+    with pytest.raises(ImportError, match="no such model"):
+        VirtualDataflow(CHAIN, nodes={"double": broken}, play=["source"])
+
+
+class Twice:
+    def on_event(self, dora_event: Any, send_output: Any) -> DoraStatus:
+        if dora_event["type"] == "INPUT":
+            send_output("twice", pa.array([2 * dora_event["value"][0].as_py()]))
+        return DoraStatus.CONTINUE
+
+
+def test_operators_of_a_runtime_can_be_classes() -> None:
+    text = """
+nodes:
+  - id: source
+    path: source.py
+    outputs: [number]
+  - id: maths
+    operators:
+      - id: one
+        python: one.py
+        inputs: {number: source/number}
+        outputs: [twice]
+      - id: two
+        python: two.py
+        inputs: {number: maths/one/twice}
+        outputs: [twice]
+"""
+
+    def source(node: Node) -> None:
+        node.send_output("number", pa.array([10]))
+
+    flow = run_dataflow(text, nodes={"source": source, "maths": {"one": Twice, "two": Twice}})
+    assert [sent.value.to_pylist() for sent in flow.outputs["maths/two/twice"]] == [[40]]
+    assert [sent.value.to_pylist() for sent in flow.outputs["maths/one/twice"]] == [[20]]
+
+
+def test_services_work_in_virtual_time() -> None:
+    text = """
+nodes:
+  - id: client
+    path: client.py
+    inputs: {response: server/response}
+    outputs: [request]
+  - id: server
+    path: server.py
+    inputs: {request: client/request}
+    outputs: [response]
+"""
+    answers = []
+
+    def server(node: Node) -> None:
+        for event in node:
+            if event["type"] == "INPUT":
+                time.sleep(2)
+                node.send_service_response("response", pa.array([7]), event["metadata"])
+
+    def client(node: Node) -> None:
+        answers.append(node.call("request", b"", timeout=5).wait().value.to_pylist())
+        with pytest.raises(dora.CallTimedOut):
+            node.call("request", b"", timeout=1).wait()
+
+    flow = run_dataflow(text, nodes={"client": client, "server": server})
+    assert answers == [[7]]
+    assert flow.time == pytest.approx(4)
+
+
+def test_a_dynamic_node_joins_from_the_test() -> None:
+    with VirtualDataflow(CHAIN, nodes={"source": count(100), "double": double}) as flow:
+        flow.advance(0.25)
+        with Node("sink") as sink:
+            event = sink.next()
+            assert event is not None
+            assert event["value"].to_pylist() == [6]
+        flow.stop()
+
+
+def test_threads_of_a_node_keep_it_at_the_pace_of_the_real_clock() -> None:
+    def threaded(node: Node) -> None:
+        done = threading.Event()
+
+        def work() -> None:
+            node.send_output("number", b"from a thread")
+            done.set()
+
+        threading.Thread(target=work).start()
+        for event in node:
+            if done.is_set() or event["type"] == "STOP":
+                break
+
+    flow = run_dataflow(CHAIN, nodes={"source": threaded, "double": lambda: list(Node())})
+    assert flow.outputs["source/number"][0].data == b"from a thread"
+
+
+def test_mistakes_are_told_in_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(dora.DoraError, match=r"no node `sauce`; it has `source`, `double` and `sink`"):
+        VirtualDataflow(CHAIN, nodes={"sauce": double})
+    with pytest.raises(dora.DoraError, match="give something instead of it"):
+        VirtualDataflow(CHAIN)
+    with pytest.raises(DataflowError, match="there is no node `b`"):
+        VirtualDataflow("nodes:\n  - id: a\n    path: a.py\n    inputs: {x: b/y}\n")
+    with pytest.raises(dora.DoraError, match="there is no file"):
+        VirtualDataflow(CHAIN, nodes={"source": tmp_path / "none.py", "double": double})
+    with VirtualDataflow(CHAIN, nodes={"double": double}, play=["source"]) as flow:
+        with pytest.raises(dora.DoraError, match="does not play `sink`"):
+            flow.node("sink")
+        with pytest.raises(dora.DoraError, match="another virtual dataflow is open"):
+            VirtualDataflow(CHAIN)
+        with pytest.raises(ValueError, match="at least 0"):
+            flow.advance(-1)
+
+
+def test_two_that_wait_for_each_other_are_told_of() -> None:
+    text = """
+nodes:
+  - id: a
+    path: a.py
+    inputs: {x: b/y}
+    outputs: [y]
+  - id: b
+    path: b.py
+    inputs: {x: a/y}
+    outputs: [y]
+"""
+
+    def wait(node: Node) -> None:
+        list(node)
+
+    with pytest.raises(VirtualTimeError, match=r"nothing can happen any more: a waits for its inputs `x`"):
+        run_dataflow(text, nodes={"a": wait, "b": wait})
+
+
+def test_a_node_that_does_not_give_way_is_shown() -> None:
+    def busy() -> None:
+        Node()
+        threading.Event().wait(0.6)
+
+    with pytest.raises(VirtualTimeError, match=r"double has kept running for 0\.1 s"):
+        run_dataflow(CHAIN, nodes={"source": count(1), "double": busy}, patience=0.1)
