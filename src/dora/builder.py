@@ -89,6 +89,7 @@ class NodeFields(CommonFields, total=False):
     health_check_timeout: float
     finish_grace_secs: float
     startup_timeout: float
+    hot_reload: Literal["overlap", "replace", "never"]
     cpu_affinity: list[int]
     shared_memory_pool_size: str | int
     python: str

@@ -108,7 +108,7 @@ class Reloading:
 
     def __init__(self, directory: Path, *nodes: Node) -> None:
         self.changes: list[CodeChanged] = []
-        self.dataflow_changes = 0
+        self.notes: list[tuple[str, str | None, str]] = []
         self.loop = Loop()
         file = directory / "dataflow.yml"
         file.write_text("nodes: []")
@@ -116,11 +116,8 @@ class Reloading:
             Dataflow(nodes, str(directory), file=str(file)),
             self.loop,
             self.changes.append,
-            self._dataflow_changed,
+            lambda *note: self.notes.append(note),
         )
-
-    def _dataflow_changed(self) -> None:
-        self.dataflow_changes += 1
 
     def look(self) -> list[CodeChanged]:
         self.changes.clear()
@@ -140,6 +137,7 @@ def test_a_changed_helper_concerns_who_imports_it(tmp_path: Path) -> None:
             "host",
             operators=(Operator("one", "op.py"), Operator("two", "b.py"), Operator("three", "op.py")),
         ),
+        Node("arm", path="a.py", hot_reload="never"),
         Node("guest", path="dynamic"),
         Node("shell", path="shell", args=("echo a.py",)),
     )
@@ -184,5 +182,20 @@ def test_a_saved_dataflow_file_is_mentioned(tmp_path: Path) -> None:
     reloading = Reloading(tmp_path)
     (tmp_path / "dataflow.yml").write_text("nodes: [] # more")
     assert reloading.look() == []
-    assert reloading.dataflow_changes == 1
+    ((level, node_id, text),) = reloading.notes
+    assert (level, node_id) == ("info", None)
+    assert "next `dora run`" in text
+    reloading.loop.close()
+
+
+def test_code_of_a_node_that_cannot_exist_twice_is_compiled_first(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("")
+    reloading = Reloading(tmp_path, Node("a", path="a.py", hot_reload="replace"))
+    (tmp_path / "a.py").write_text("x = 1\nfor")
+    assert reloading.look() == []
+    ((level, node_id, text),) = reloading.notes
+    assert (level, node_id) == ("error", "a")
+    assert text.endswith(f"the old code goes on: SyntaxError: invalid syntax ({tmp_path}/a.py:2)")
+    (tmp_path / "a.py").write_text("x = 1")
+    assert reloading.look() == [CodeChanged("a")]
     reloading.loop.close()

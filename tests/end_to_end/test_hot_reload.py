@@ -153,6 +153,20 @@ def test_a_node_that_was_not_mended_fails_the_dataflow(flow: Flow) -> None:
         Script(flow, ("sender: .*started again when", stop)).run()
 
 
+def test_a_node_that_cannot_exist_twice(flow: Flow) -> None:
+    device = "import atexit, os\nos.mkdir('device')\natexit.register(os.rmdir, 'device')\n"
+    alone = device + textwrap.dedent(SENDER)
+    flow.node("sender", alone, inputs={"tick": TICK}, outputs=["out"], hot_reload="replace")
+    flow.node("printer", PRINTER, inputs={"in": "sender/out"})
+    Script(
+        flow,
+        ("printer: one 3", save(flow, "sender.py", "for")),
+        ("SyntaxError", save(flow, "sender.py", alone.replace("one", "two"))),
+        ("printer: two", stop),
+    ).run()
+    assert "its code has changed; the old code has to end first" in notes(flow, "sender")
+
+
 def test_operators_and_what_they_import(flow: Flow) -> None:
     flow.file("op.py", OPERATOR)
     flow.file("helper.py", "WORD = 'red'")
@@ -237,6 +251,6 @@ def test_nothing_to_reload_is_said(flow: Flow) -> None:
     flow.file("here.py", "from dora import Node\nNode()")
     flow.node("shell", path="shell", args=f"{sys.executable} here.py")
     dora.run(flow.write(), hot_reload=True, allow_shell_nodes=True, on_log=flow.entries.append)
-    assert [
-        entry.message for entry in flow.entries if entry.node_id is None
-    ] == ["no node of this dataflow has Python files that could be reloaded"]
+    assert [entry.message for entry in flow.entries if entry.node_id is None] == [
+        "no node of this dataflow has Python files that could be reloaded"
+    ]

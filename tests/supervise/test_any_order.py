@@ -34,6 +34,8 @@ def dataflows(draw: st.DrawFn) -> list[Node]:
     for name, (inputs, outputs) in GRAPH.items():
         more: dict[str, object] = {"path": "dynamic"} if name == "guest" else {"restart": draw(restarts)}
         if draw(st.booleans()):
+            more["hot_reload"] = "replace"
+        if draw(st.booleans()):
             more["startup_timeout"] = 4.0
             more["health_check_timeout"] = 6.0
             more["finish_grace"] = 3.0

@@ -110,7 +110,7 @@ def test_saved_again_while_the_new_code_starts(registered: bool) -> None:
     if registered:
         run.register("a", incarnation=1)
     commands = run(SAVED)
-    assert commands[:2] == [DROP, do.SpawnSuccessor("a", 2)]
+    assert commands[1:3] == [DROP, do.SpawnSuccessor("a", 2)]
     assert run(on.SuccessorEnded("a", 1, None, SIGKILL)) == []
     commands = run.register("a", incarnation=2)
     assert sent(commands, "a") == ([] if registered else [Reload(), Stop()])  # asked once
@@ -240,6 +240,38 @@ def test_new_code_that_connects_before_newer_code_does() -> None:
     run(SAVED)
     assert sent(run.join("a", incarnation=1), "b") == [NodeRestarted("a")]
     assert sent(run.register("a", incarnation=2), "a") == [Reload(), Stop()]
+
+
+# ----------------------------------------------------------------------------- `hot_reload: replace`
+
+ALONE = (node("a", outputs=("x",), hot_reload="replace"), node("b", inputs=("a/x",)))
+
+
+def test_new_code_is_started_once_the_old_has_ended() -> None:
+    run = started(*ALONE)
+    commands = run(SAVED)
+    assert sent(commands, "a") == [Reload(), Stop()]
+    assert spawned(commands) == []
+    assert sent(run(on.NodeClosed("a")), "b") == []
+    assert spawned(run.end("a")) == [("a", 1)]
+    assert sent(run.join("a", incarnation=1), "b") == [NodeRestarted("a")]
+
+
+def test_new_code_that_fails_after_the_old_has_ended_waits_to_be_mended() -> None:
+    run = started(*ALONE)
+    run(SAVED)
+    assert sent(run(SAVED), "a") == []  # asked once
+    run.end("a")
+    assert sent(run.end("a", 1), "b") == []
+    assert run.supervisor.nodes["a"].phase == "mending"
+
+
+def test_new_code_that_hangs_before_it_connects_is_replaced() -> None:
+    run = started(*ALONE)
+    run(SAVED)
+    run.end("a")
+    assert signals(run(SAVED)) == [("a", SIGTERM)]
+    assert spawned(run.end("a", signal=SIGTERM)) == [("a", 2)]
 
 
 # ----------------------------------------------------------------------------- mending

@@ -322,14 +322,7 @@ class Daemon:
     def _watch_code(self) -> HotReload:
         from dora.daemon.hot_reload import HotReload
 
-        return HotReload(
-            self.dataflow,
-            self.loop,
-            on_change=self.feed,
-            on_dataflow_change=lambda: self.note(
-                "info", None, "the dataflow file has changed; that counts from the next `dora run` on"
-            ),
-        )
+        return HotReload(self.dataflow, self.loop, on_change=self.feed, note=self.note)
 
     def _spawn_successor(self, node_id: str, incarnation: int) -> None:
         errors: deque[str] = deque(maxlen=LINES_KEPT)

@@ -6,7 +6,8 @@ import glob
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal
 
 from dora.daemon.loop import Loop
 from dora.daemon.spawn import find_program
@@ -26,7 +27,7 @@ class HotReload:
 
     Watched are scripts, programs that are Python scripts (such as those that pip makes), operators, and
     the modules of the project that they import. ``nodes`` are the ids of nodes with watched code.
-    ``on_change`` gets one event per node, ``on_dataflow_change`` is called when the YAML was saved.
+    ``on_change`` gets one event per node. ``note`` (level, node id, text) tells the user the rest.
     """
 
     def __init__(
@@ -34,15 +35,21 @@ class HotReload:
         dataflow: Dataflow,
         loop: Loop,
         on_change: Callable[[CodeChanged], None],
-        on_dataflow_change: Callable[[], None],
+        note: Callable[[Literal["error", "info"], str | None, str], None],
     ) -> None:
         self._loop = loop
         self._on_change = on_change
-        self._on_dataflow_change = on_dataflow_change
+        self._note = note
         self._file = dataflow.file
         self._sources = Sources()
         self._programs: dict[_Owner, Program] = {}
+        # Nodes of this interpreter whose old code ends before the new code is tried: it is compiled first.
+        self._compiled: set[str] = set()
         for node in dataflow.nodes:
+            if node.hot_reload == "never":
+                continue
+            if node.hot_reload == "replace" and node.python is None:
+                self._compiled.add(node.id)
             for operator_id, main, roots in _code(node, dataflow):
                 program = Program(main, roots, self._sources)
                 # An installed program is of interest only if it runs files of a project.
@@ -79,6 +86,9 @@ class HotReload:
             if not stale:
                 continue
             program.follow()
+            if node_id in self._compiled and (fault := _first_fault(changed & program.files)):
+                self._note("error", node_id, f"the new code does not start, the old code goes on: {fault}")
+                continue
             before = events.get(node_id, CodeChanged(node_id))
             if operator_id:
                 modules = (*before.modules, *sorted(stale - {program.main}))
@@ -88,7 +98,8 @@ class HotReload:
                 events[node_id] = before
         self._watch()
         if self._file in changed:
-            self._on_dataflow_change()
+            text = "the dataflow file has changed; that counts from the next `dora run` on"
+            self._note("info", None, text)
         for event in events.values():
             self._on_change(event)
 
@@ -121,6 +132,19 @@ def _is_of_a_project(path: str) -> bool:
     return os.path.isdir(absolute) and not any(
         absolute == library or absolute.startswith(library + os.sep) for library in libraries
     )
+
+
+def _first_fault(files: Iterable[str]) -> str:
+    """Return the syntax error of one of the files, "" if there is none."""
+    for path in sorted(files):
+        try:
+            with open(path, "rb") as file:
+                compile(file.read(), path, "exec", dont_inherit=True)
+        except SyntaxError as error:
+            return f"SyntaxError: {error.msg} ({path}:{error.lineno})"
+        except (OSError, ValueError) as error:
+            return f"{error} ({path})"
+    return ""
 
 
 def _is_python(program: str) -> bool:

@@ -376,6 +376,14 @@ NODE_BLOCK = Block(
             on_runtime=True,
         ),
         Field(
+            "hot_reload",
+            Choice(("overlap", "replace", "never")),
+            "How the node gets new code with `dora run --hot-reload`: started beside the old code, started "
+            "once that has ended (for devices that only one process can have), or not at all.",
+            default="overlap",
+            on_runtime=True,
+        ),
+        Field(
             "cpu_affinity",
             ListOf(WholeNumber(0, 4095), "core numbers"),
             "The cores that the process may use (Linux), for example `[0, 2]`.",

@@ -19,6 +19,7 @@ LOG_LEVELS: tuple[LogLevel, ...] = get_args(LogLevel)
 
 QueuePolicy = Literal["drop_oldest", "backpressure"]
 RestartMode = Literal["never", "on-failure", "always"]
+ReloadMode = Literal["overlap", "replace", "never"]
 
 DEFAULT_QUEUE_SIZE = 10
 DEFAULT_OPERATOR_ID = "op"
@@ -138,6 +139,7 @@ class Node(msgspec.Struct, frozen=True):
     health_check_timeout: float | None = None  # seconds
     finish_grace: float | None = None  # seconds
     startup_timeout: float | None = None  # seconds
+    hot_reload: ReloadMode = "overlap"
     cpu_affinity: tuple[int, ...] = ()
     python: PythonEnvironment | None = None  # None: what runs dora, or what ``--uv`` says
     git: GitSource | None = None

@@ -3,7 +3,8 @@
 A node's new code starts in a second process, the *successor*, while the old one goes on. Code that
 cannot be imported therefore changes nothing. When the successor comes to `Node()`, it is held there;
 the old process is asked to end (`Reload`, then `Stop`), and once it has, the successor takes its place.
-So two processes of one node exist at once, but never two that send and receive.
+So two processes of one node exist at once, but never two that send and receive. A node for which
+even that is too much (``hot_reload: replace``) has no successor; its new code starts once it has ended.
 
 Operators are exchanged inside their runtime, which does the same with objects.
 
@@ -41,14 +42,20 @@ class Reloads(RunState):
     def _code_changed(self, node: NodeState, change: on.CodeChanged) -> None:
         if self.stopping or self.broken_by or self.done:
             return
+        runs = node.phase == "running" and not node.closed
+        # Perhaps it never will.
+        has_not_connected = node.phase == "starting" and self.opened and not node.connected
         match node.phase:
-            case "running" if node.spec.is_runtime and not node.closed:
+            case "running" if runs and node.spec.is_runtime:
                 self._send(node, Reload(list(change.operators), list(change.modules)))
                 self._tell(node.spec.id, f"was told of new code of {', '.join(change.operators)}")
-            case "running" if not node.closed:
-                self._start_successor(node)
-            case "starting" if self.opened and not node.connected:
-                self._start_successor(node)
+            case "running" | "starting" if runs or has_not_connected:
+                if node.spec.hot_reload == "replace":
+                    self._note("info", node.spec.id, "its code has changed; the old code has to end first")
+                    self._make_way(node)
+                else:
+                    self._note("info", node.spec.id, "its code has changed; the new code is being started")
+                    self._start_successor(node)
             case "starting" | "ready" | "running":
                 node.unseen_change = _both(node.unseen_change, change)
             case "mending" | "backoff":
@@ -74,7 +81,7 @@ class Reloads(RunState):
         if node.spec.startup_timeout is not None:
             self.deadlines[node.spec.id, "successor"] = self._now + node.spec.startup_timeout
         self._commands.append(do.SpawnSuccessor(node.spec.id, node.successor.incarnation))
-        self._note("info", node.spec.id, "its code has changed; the new code is being started")
+        self._tell(node.spec.id, "its new code is being started")
 
     def _is_successor(self, node: NodeState | None, event: on.Registering) -> bool:
         return (
@@ -89,6 +96,10 @@ class Reloads(RunState):
         node.successor.connection = connection
         self.deadlines.pop((node.spec.id, "successor"), None)
         self._tell(node.spec.id, "its new code waits to take over")
+        self._make_way(node)
+
+    def _make_way(self, node: NodeState) -> None:
+        """Ask a process to end, for the new code to follow."""
         if node.makes_way:
             return
         node.makes_way = True
@@ -158,7 +169,7 @@ class Reloads(RunState):
             if not node.makes_way:
                 self._note("warn", node.spec.id, f"{words}; its new code takes over")
             self._succeed(node)
-        elif node.makes_way:  # its successor ended after it had been asked to
+        elif node.makes_way:  # it had no successor, or that has ended
             self._start_anew(node)
         else:
             return False
