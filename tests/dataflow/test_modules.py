@@ -217,7 +217,8 @@ def test_nodes_of_the_dataflow_can_be_reached_from_a_module(project: Project) ->
 
 
 def test_missing_files_of_a_module_are_shown_where_they_are_named(project: Project) -> None:
-    project.write(flow=FLOW, mods__detect=DETECT)
+    again = "  - {id: again, module: mods/detect.yml, inputs: {frames: camera/image}}\n"
+    project.write(flow=FLOW + again, mods__detect=DETECT)
     for name in ("camera.py", "plot.py", "mods/scle.py", "mods/find.py"):
         (project.folder / name).touch()
     (problem,) = dora.dataflow.missing_files(dora.dataflow.load("flow.yml"))

@@ -12,7 +12,8 @@ from dora.dataflow.fields import DATAFLOW
 from dora.dataflow.files import Unreadable, names_beside, read_text
 from dora.dataflow.kinds import Reader
 from dora.dataflow.model import Dataflow
-from dora.dataflow.report import Report, Span, closest
+from dora.dataflow.older import modernise
+from dora.dataflow.report import Report, Span, closest, each_once
 from dora.dataflow.wiring import Offer
 from dora.errors import DataflowError, Problem
 
@@ -141,6 +142,7 @@ def _flat(text: str, reader: Reader, project: str) -> DocumentMapping | None:
         if not report.failed:
             _not_a_dataflow(root, report)
         return None
+    modernise(root, report)
     if "module" in root.entries:
         report.error(
             root.entries["module"][0],
@@ -191,7 +193,7 @@ def missing_files(dataflow: Dataflow) -> list[Problem]:
                 hint=_similar_path(path, full, in_module=bool(program.place.note)),
             )
         )
-    return problems
+    return each_once(problems)
 
 
 def _similar_path(path: str, full: str, *, in_module: bool) -> str:

@@ -92,10 +92,7 @@ class Report:
 
         What is wrong in a module is told once, however often the module is used.
         """
-        unique: dict[Problem, Problem] = {}
-        for problem in self.problems:
-            unique.setdefault(problem._replace(note=""), problem)
-        return tuple(sorted(unique.values(), key=self._order))
+        return tuple(sorted(each_once(self.problems), key=self._order))
 
     def _order(self, problem: Problem) -> tuple[bool, str, int, int]:
         return problem.file != self.file, problem.file, problem.line, problem.column
@@ -123,6 +120,14 @@ class Report:
             width=max(end - column, 1),
             note=origin.note,
         )
+
+
+def each_once(problems: Iterable[Problem]) -> list[Problem]:
+    """Return problems without those that differ only in who uses the file."""
+    unique: dict[Problem, Problem] = {}
+    for problem in problems:
+        unique.setdefault(problem._replace(note=""), problem)
+    return list(unique.values())
 
 
 def _narrowed(source: str, start: int, end: int, part: str, last: bool) -> tuple[int, int]:
