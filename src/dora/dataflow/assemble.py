@@ -36,7 +36,7 @@ _DEFAULT_RESTART = RestartOptions()
 
 # What a node can be. Some are refused where they are read, so that they need no second error.
 _KINDS = ("path", "operator", "operators", "ros2", "module")
-_KINDS_WITHOUT_PATH = ("hub", "git", "custom")  # each has an error of its own
+_KINDS_WITHOUT_PATH = ("hub", "git")  # each has an error of its own
 
 
 class _Draft:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -67,12 +67,10 @@ class Block(Kind[Checked]):
         self,
         noun: str,
         fields: Sequence[Field],
-        removed: Mapping[str, str] | None = None,
         notes: bool = False,
     ) -> None:
         self.noun = noun
         self.fields = {field.name: field for field in fields}
-        self.removed = dict(removed or {})  # fields of older versions → how to move on
         self.notes = notes  # accept `x-...` fields, a place for anchors
         self.elsewhere: dict[str, str] = {}  # fields of other blocks → the noun of that block
 
@@ -86,8 +84,6 @@ class Block(Kind[Checked]):
             if field is None:
                 if not (self.notes and name.startswith("x-")):
                     self._unknown(name, key, checked, reader)
-                if name in self.removed:
-                    checked.nodes[name] = item
                 continue
             checked.keys[name] = key
             if isinstance(item, Scalar) and item.value is None and not item.quoted:
@@ -108,11 +104,6 @@ class Block(Kind[Checked]):
         return checked
 
     def _unknown(self, name: str, key: Scalar, checked: Checked, reader: Reader) -> None:
-        if name in self.removed:
-            reader.report.error(
-                key, f"the field `{name}` is of dora 0.x and no longer exists", self.removed[name]
-            )
-            return
         if name in self.elsewhere:
             hint = f"`{name}` is a field of {self.elsewhere[name]}"
         elif found := closest(name, self.fields):

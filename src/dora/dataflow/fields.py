@@ -458,10 +458,6 @@ NODE_BLOCK = Block(
             on_module=True,
         ),
     ],
-    removed={
-        "custom": "move `source` to `path`, `envs` to `env`, and the rest of `custom` up into the node",
-        "_unstable_deploy": "remove it: all nodes run on this machine",
-    },
 )
 
 
@@ -490,7 +486,6 @@ DEBUG = Block(
             default=False,
         )
     ],
-    removed={"publish_all_messages_to_zenoh": "write `enable_debug_inspection: true`"},
 )
 
 DATAFLOW = Block(
@@ -524,11 +519,6 @@ DATAFLOW = Block(
             "Further conversions: an input of the type `to` may get messages of the type `from`.",
         ),
     ],
-    removed={
-        "communication": "remove it: there is nothing to choose any more",
-        "_unstable_deploy": "remove it: all nodes run on this machine",
-        "_unstable_debug": "write `debug: {enable_debug_inspection: true}`",
-    },
     notes=True,
 )
 

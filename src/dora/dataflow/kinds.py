@@ -108,7 +108,7 @@ class Identifier(Kind[str]):
     def read(self, value: Value, reader: Reader) -> str | None:
         text = _text(value)
         if text is None:
-            _expected(value, reader, f"the id of {self.of}")
+            _expected(value, reader, f"the id of {self.of}", _without_colon(value))
             return None
         if fault := self.fault(text):
             reader.report.error(value, f"the id `{_short(text)}` {fault}", _tidied(text, self.fault))
@@ -118,6 +118,12 @@ class Identifier(Kind[str]):
     def schema(self) -> Schema:
         schema = {**TEXT_SCHEMA, "pattern": f"^{self.pattern}$"}
         return schema if self.fault is data_id_fault else {**schema, "not": {"const": "dora"}}
+
+
+def _without_colon(value: Value) -> str:
+    if isinstance(value, document.Mapping) and len(value.entries) == 1:
+        return f"write `{_short(next(iter(value.entries)))}`, without a colon"
+    return ""
 
 
 def _tidied(text: str, fault: Callable[[str], str]) -> str:
