@@ -32,12 +32,14 @@ def test_accepted(path: Path) -> None:
 
 def test_older_fields_mean_those_of_today() -> None:
     older = (Path(__file__).parent / "in_the_wild" / "dora_0x.yml").read_text()
-    camera, _, plot = parse(older).nodes
+    camera, _, simulation, plot = parse(older).nodes
     assert (camera.path, camera.args) == ("../nodes/webcam.py", ("--width", "640"))
     assert camera.env == {"CAMERA_ID": "2"}
     assert camera.build == ("pip install opencv-python",)
     assert camera.outputs == ("image",)
     assert plot.is_dynamic
+    assert simulation.path == "/opt/navigation/build/bridge"
+    assert simulation.env == {"MODEL_PATH": "warehouse.xml"}
     assert parse(older).debug
     assert parse(older).descriptor["nodes"][0]["path"] == "../nodes/webcam.py"
 

@@ -30,6 +30,11 @@ def modernise(root: Mapping, report: Report) -> None:
             older.lift_custom(node)
 
 
+def _is_local(source: Value) -> bool:
+    """Tell whether a ``source`` only says that the program, its ``path``, is on this machine."""
+    return isinstance(source, Scalar) and source.text == "Local"
+
+
 class _Older:
     def __init__(self, report: Report) -> None:
         self._report = report
@@ -56,7 +61,8 @@ class _Older:
                 key, "move `source` to `path`, `envs` to `env`, and the rest of `custom` up into the node"
             )
             for name, entry in custom.entries.items():
-                self._put(node, _CUSTOM.get(name, name), entry)
+                if name != "source" or not _is_local(entry[1]):
+                    self._put(node, _CUSTOM.get(name, name), entry)
         elif not (isinstance(custom, Scalar) and custom.value is None):
             self._report.error(custom, "expected a mapping for `custom`", "or write `path: <program>`")
 
