@@ -15,7 +15,8 @@ def cook(goal):
     for step in RECIPES[dish]:
         goal.send_feedback(pa.array([step]))
         if goal.wait_for_cancel(0.001):  # a step takes a while, unless it is canceled
-            return goal.cancel(pa.array([f"half a {dish}"]))
+            goal.cancel(pa.array([f"half a {dish}"]))
+            return None
     return pa.array([f"a {dish}"])
 
 

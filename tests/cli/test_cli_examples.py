@@ -9,6 +9,7 @@ MODULES = (
     "dora.building.inline",
     "dora.building.pip",
     "dora.cli.build",
+    "dora.cli.param",
     "dora.cli.report",
     "dora.cli.values",
     "dora.logs.filters",

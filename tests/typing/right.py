@@ -10,16 +10,22 @@ import pyarrow as pa  # type: ignore[import-untyped]
 
 import dora
 from dora import (
+    Call,
+    CallTimedOut,
     DataflowFailed,
     DoraStatus,
     Error,
     Event,
+    Goal,
+    GoalRun,
     Input,
     InputClosed,
     InputRecovered,
     Node,
     NodeFailed,
     NodeRestarted,
+    ParamDeleted,
+    ParamUpdate,
     Reload,
     Stop,
     UndeclaredOutput,
@@ -40,6 +46,49 @@ def classic() -> None:
     node.send_output("out", pa.array([1]))
 
 
+def exchanges(node: Node) -> None:
+    assert_type(node.call("request", b"1", timeout=1.5), Call)
+    try:
+        assert_type(node.call("request", b"1", {"a": 1}, reply="response").wait(), Input)
+    except CallTimedOut as error:
+        late: TimeoutError = error
+        print(late)
+
+    @node.serve("request", "response")
+    def answer(request: Input) -> bytes:
+        return request.data
+
+    @node.serve("other", "response")
+    async def answer_later(request: Input) -> bytes:
+        return request.data
+
+    @node.serve_goals("goal", result="result", feedback="feedback", cancel="cancel")
+    def work(goal: GoalRun) -> bytes | None:
+        if goal.cancel_requested:
+            goal.cancel()
+            return None
+        goal.send_feedback(b"half", {"step": 1})
+        return b"done"
+
+    print(answer, answer_later, work)
+    goal = node.send_goal("goal", np.zeros(3), timeout=None)
+    assert_type(goal, Goal)
+    for feedback in goal:
+        assert_type(feedback, Input)
+    assert_type(goal.status, Literal["succeeded", "aborted", "canceled"] | None)
+    node.stream("audio", metadata={"rate": 1}).send(b"x", fin=True)
+    gain: float = node.parameters["gain"]
+    print(gain)
+
+
+async def exchanges_in_asyncio(node: Node) -> None:
+    assert_type(await node.call("request", b"1"), Input)
+    goal = node.send_goal("goal", b"1")
+    async for feedback in goal:
+        assert_type(feedback, Input)
+    assert_type(await goal, Input)
+
+
 def modern() -> None:
     with Node("viewer") as node:
         assert_type(node.id, str)
@@ -56,6 +105,10 @@ def modern() -> None:
                     node.send_output("out", frame, metadata)
                 case InputClosed(name) | InputRecovered(name):
                     assert_type(name, str)
+                case ParamUpdate(key):
+                    assert_type(key, str)
+                case ParamDeleted(key):
+                    assert_type(key, str)
                 case Stop():
                     reason: Literal["MANUAL", "ALL_INPUTS_CLOSED"] = event.id
                     print(reason)

@@ -14,12 +14,16 @@ from dora.errors import DoraError
 def parse_value(text: str) -> Any:
     """Return the value that a text means: JSON if it is JSON, else the text itself.
 
+    Raises ``ValueError`` for a text that begins like a list, a mapping or a quoted text, and is none.
+
     >>> [parse_value(text) for text in ("0.5", "true", '"0.5"', "fast", "[1, 2]", "-3")]
     [0.5, True, '0.5', 'fast', [1, 2], -3]
     """
     try:
         return json.loads(text, parse_constant=_refuse_constant)
-    except ValueError:
+    except ValueError as error:
+        if text.lstrip()[:1] in ("{", "[", '"'):
+            raise ValueError(f"looks like JSON, but is none: {error}") from None
         return text
 
 
@@ -83,7 +87,10 @@ def set_parameter(node: str, key: str, value: str, dataflow: str | None) -> None
     from dora.dataflow.parameters import key_fault, value_fault
     from dora.wire.requests import Done, SetParameter
 
-    parsed = parse_value(value)
+    try:
+        parsed = parse_value(value)
+    except ValueError as error:
+        raise click.UsageError(f"VALUE {error}") from None
     for what, fault in (("KEY", key_fault(key)), ("VALUE", value_fault(parsed))):
         if fault:
             raise click.UsageError(f"{what} {fault}")

@@ -65,6 +65,7 @@ class Node:
         self.id: str = self._config.node_id
         self._inbox: Inbox | Serving = self._session.inbox
         self._replies: Replies | None = None
+        self._server: Serving | None = None  # the inbox, once something is served
         self._outputs = self._session.outputs
 
     # ------------------------------------------------------------------ receiving
@@ -199,7 +200,8 @@ class Node:
         """
         from dora.node.patterns.service import call
 
-        return call(self._exchanges(), self._session.output(output_id), data, metadata, timeout, reply)
+        port = self._session.output(output_id)
+        return call(self._exchanges(), port, data, metadata, _checked(timeout), reply)
 
     def serve(self, input_id: str, output_id: str) -> Callable[[_Handler], _Handler]:
         """Register a function that answers the requests of an input, while this node receives events.
@@ -244,7 +246,7 @@ class Node:
             self._session.output(cancel).send(b"", {"goal_id": goal_id})
 
         port = self._session.output(output_id)
-        return send_goal(self._exchanges(), port, data, metadata, timeout, reply, send_cancel)
+        return send_goal(self._exchanges(), port, data, metadata, _checked(timeout), reply, send_cancel)
 
     def serve_goals(
         self, input_id: str, result: str, feedback: str | None = None, cancel: str | None = None
@@ -293,9 +295,9 @@ class Node:
         from dora.node.patterns.serving import Serving
 
         self._exchanges().check_input(input_id)
-        if not isinstance(self._inbox, Serving):
-            self._inbox = Serving(self._inbox)
-        return self._inbox
+        if self._server is None:
+            self._inbox = self._server = Serving(self._session.inbox)
+        return self._server
 
     # ------------------------------------------------------------------ information
 
@@ -401,6 +403,8 @@ class Node:
         Called by ``with`` and when the object goes away. A program that simply ends need not call it:
         the daemon sees the end of the process, and whether it failed. Calling it again does nothing.
         """
+        if self._server is not None:
+            self._server.stop()
         self._session.close()
 
     def __enter__(self) -> Node:

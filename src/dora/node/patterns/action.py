@@ -7,12 +7,13 @@ goal carries its ``goal_id``; the result, and nothing else, carries a ``goal_sta
 
 from __future__ import annotations
 
+import sys
 import threading
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, ClassVar, Final
 
-from dora.errors import DoraError, SendError
+from dora.errors import SendError
 from dora.node.events import Input
 from dora.node.last_words import print_traceback_of_operator
 from dora.node.output import OutputPort
@@ -236,17 +237,20 @@ class GoalServer:
 
     def _run(self, run: GoalRun) -> None:
         try:
-            try:
-                answer = self._function(run)
-            except Exception as error:  # noqa: BLE001 - whatever the user's function raises
-                if run.status is None:
-                    print_traceback_of_operator(error)
-                    name = getattr(self._function, "__name__", str(self._function))
-                    run.abort(metadata={ERROR: f"`{name}` raised {type(error).__name__}: {error}"})
-            else:
-                if run.status is None:
-                    run.succeed(EMPTY if answer is None else answer)
-        except DoraError as error:  # the node was closed meanwhile, or the answer cannot be sent
-            print_traceback_of_operator(error)
+            answer = self._function(run)
+            if run.status is None:
+                run.succeed(EMPTY if answer is None else answer)
+        except Exception as error:  # noqa: BLE001 - whatever the user's function raises, or returns
+            if not print_traceback_of_operator(error):
+                print(f"error: {error}", file=sys.stderr, flush=True)
+            if run.status is None:
+                self._abort(run, error)
         finally:
             del self._runs[run.id]
+
+    def _abort(self, run: GoalRun, error: Exception) -> None:
+        name = getattr(self._function, "__name__", str(self._function))
+        try:
+            run.abort(metadata={ERROR: f"`{name}` raised {type(error).__name__}: {error}"})
+        except SendError:
+            pass  # the node was closed meanwhile: nobody can be told

@@ -8,6 +8,7 @@ other events. Nodes that serve nothing do not pay for it.
 from __future__ import annotations
 
 import inspect
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
@@ -44,14 +45,18 @@ class Serving:
         self._on_stop.append(call)
         self._at_end.append(at_end)
 
+    def stop(self) -> None:
+        """Do what is to be done at a ``STOP``."""
+        for call in self._on_stop:
+            call()
+
     def _server_of(self, event: Event | None) -> Server | None:
         """Return what serves an event; None if it is the program's."""
         if isinstance(event, Input):
             key, server = self._servers.get(event["id"], ("", None))
             return server if server is not None and isinstance(event["metadata"].get(key), str) else None
         if isinstance(event, Stop):
-            for call in self._on_stop:
-                call()
+            self.stop()
         elif event is None and self._inbox.ended:
             for call in self._at_end:
                 call()
@@ -127,7 +132,8 @@ def answer_with(
 
     def failed(event: Input, error: Exception) -> None:
         name = getattr(handler, "__name__", str(handler))
-        print_traceback_of_operator(error)
+        if not print_traceback_of_operator(error):
+            print(f"error: {error}", file=sys.stderr, flush=True)
         refuse(event, f"`{name}` raised {type(error).__name__}: {error}")
 
     async def serve_async(event: Input) -> None:

@@ -1,0 +1,143 @@
+"""``dora param``, and which dataflow it is about."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from dora.cli import dataflows
+from dora.cli.main import cli
+from dora.cli.param import parse_value
+from dora.errors import DoraError
+from dora.wire.requests import AskParameters, DeleteParameter, Description, Done, Parameters, SetParameter
+
+FIRST = "01a20f13-2cd9-72cf-a1f1-ebb6c282ba43"
+SECOND = "01a20f14-0000-72cf-a1f1-ebb6c282ba44"
+
+
+class FakeRun:
+    """A running dataflow that keeps what it is asked."""
+
+    def __init__(self, dataflow_id: str, file: str) -> None:
+        self.description = Description(dataflow_id, file, ["a"])
+        self.asked: list[Any] = []
+        self.closed = False
+
+    def ask(self, request: Any) -> Any:
+        self.asked.append(request)
+        if isinstance(request, AskParameters):
+            return Parameters({"gain": 0.5, "name": "wäge"})
+        return Done(running=request.node_id == "a")
+
+    def close(self) -> None:
+        self.closed = True
+
+    def __enter__(self) -> FakeRun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakeRun]]:
+    """The dataflows that run."""
+    runs = [FakeRun(FIRST, "/lab/arm.yml")]
+    monkeypatch.setattr("dora.daemon.runs.running", lambda: iter(runs))
+    yield runs
+    assert all(run.closed for run in runs), "a connection was left open"
+
+
+def run(*arguments: str, answer: str | None = None) -> tuple[str, Any]:
+    result = CliRunner().invoke(cli, ["param", *arguments], input=answer, standalone_mode=False)
+    return result.output, result.exception
+
+
+def test_values_and_answers(runs: list[FakeRun]) -> None:
+    assert run("list", "a") == ('Parameters for node a:\n  gain = 0.5\n  name = "wäge"\n', None)
+    assert run("list", "a", "--format", "json") == ('{"gain": 0.5, "name": "wäge"}\n', None)
+    assert run("get", "a", "name") == ('"wäge"\n', None)
+    assert run("set", "a", "gain", "-1.5") == ("Set `gain` = -1.5 on node `a`\n", None)
+    assert run("set", "a", "mode", "fast", "-d", "arm") == ('Set `mode` = "fast" on node `a`\n', None)
+    assert run("delete", "b", "gain") == (
+        "Deleted `gain` from node `b`, which is not running at the moment\n",
+        None,
+    )
+    assert [request for request in runs[0].asked if not isinstance(request, AskParameters)] == [
+        SetParameter("a", "gain", -1.5),
+        SetParameter("a", "mode", "fast"),
+        DeleteParameter("b", "gain"),
+    ]
+
+
+def test_a_parameter_that_is_not_there(runs: list[FakeRun]) -> None:
+    assert runs
+    _, error = run("get", "a", "gian")
+    assert isinstance(error, DoraError)
+    assert str(error) == "node `a` has no parameter `gian` (its parameters: gain, name)"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "sentence"),
+    [
+        ("", "1", "KEY is empty"),
+        ("k" * 300, "1", "KEY has 300 bytes, more than 256"),
+        ("k", "v" * 70000, "VALUE has 70002 bytes as JSON, more than 65536"),
+        ("k", "[1, 2", "VALUE looks like JSON, but is none"),
+        ("k", '{"a": NaN}', "VALUE looks like JSON, but is none: NaN is not JSON"),
+        ("k", "1e999", "VALUE has inf, which JSON does not know"),
+    ],
+)
+def test_what_cannot_be_a_parameter_is_not_even_asked_for(key: str, value: str, sentence: str) -> None:
+    _, error = run("set", "a", key, value)
+    assert isinstance(error, click.UsageError)
+    assert error.format_message().startswith(sentence)
+
+
+def test_texts_need_no_quotes() -> None:
+    assert parse_value("fast lane") == "fast lane"
+    assert parse_value("NaN") == "NaN"
+    assert parse_value("") == ""
+
+
+# ------------------------------------------------------------------ which dataflow
+
+
+def test_nothing_runs(runs: list[FakeRun]) -> None:
+    runs.clear()
+    with pytest.raises(DoraError, match="no dataflow is running; start one with `dora run FILE`"):
+        dataflows.find_run(None)
+
+
+@pytest.mark.parametrize("wanted", [SECOND, SECOND[:10].upper(), "leg", "/lab/leg.yml"])
+def test_one_of_several(runs: list[FakeRun], wanted: str) -> None:
+    runs.append(FakeRun(SECOND, "/lab/leg.yml"))
+    with dataflows.find_run(wanted) as found:
+        assert found is runs[1]  # type: ignore[comparison-overlap]
+
+
+def test_several_have_to_be_told_apart(runs: list[FakeRun]) -> None:
+    runs.append(FakeRun(SECOND, "/lab/leg.yml"))
+    listed = f"  {FIRST}  arm\n  {SECOND}  leg"
+    for wanted, sentence in [
+        (None, "more than one dataflow is running; say which one with -d:\n"),
+        ("01a2", "`01a2` fits more than one dataflow; say which one with -d:\n"),
+        ("hand", "no running dataflow is called `hand`; there are:\n"),
+    ]:
+        with pytest.raises(DoraError) as raised:
+            dataflows.find_run(wanted)
+        assert str(raised.value) == sentence + listed
+
+
+def test_on_a_terminal_dora_asks(runs: list[FakeRun], monkeypatch: pytest.MonkeyPatch) -> None:
+    runs.append(FakeRun(SECOND, "/lab/leg.yml"))
+    monkeypatch.setattr("click.testing._NamedTextIOWrapper.isatty", lambda _: True, raising=False)
+    output, error = run("set", "a", "gain", "1", answer="7\n2\n")
+    assert error is None
+    assert f"  1 {FIRST}  arm\n  2 {SECOND}  leg\n" in output
+    assert output.endswith("Set `gain` = 1 on node `a`\n")
+    assert runs[1].asked == [SetParameter("a", "gain", 1)]
