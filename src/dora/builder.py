@@ -103,6 +103,7 @@ class NodeFields(CommonFields, total=False):
     ros2: Mapping[str, Any]
     module: str
     params: Mapping[str, Any]
+    parameters: Mapping[str, Any]
 
 
 class DataflowFields(TypedDict, total=False):

@@ -112,6 +112,7 @@ class VirtualDataflow:
         _open.append(self)
         try:
             self._stage.begin()
+            self._stage.scheduler.sleep(0)
             self._wait_for_parts()
         except BaseException:
             self.close()

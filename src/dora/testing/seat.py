@@ -14,6 +14,7 @@ from dora.node.attachment import Attachment
 from dora.node.inbox import Inbox
 from dora.node.output import OutputPort
 from dora.node.standalone import AnyOutput
+from dora.node.state import StateInMemory, StateStore
 from dora.testing.scheduler import Flag, Scheduler, current
 from dora.testing.virtual_time import DoorbellsByFd
 from dora.transport.board import Board
@@ -159,11 +160,13 @@ class Seat(Attachment):
         engine: LocalEngine,
         doorbells: Mapping[str, VirtualDoorbell],
         any_output: Callable[[str], OutputConfig] | None,
+        state: StateInMemory,
     ) -> None:
         super().__init__(channel, config, board)
         self._local = engine
         self._doorbells = doorbells
         self._any_output = any_output
+        self._state = state
         self._receivers: list[Receiver] = []
 
     def make_engine(self) -> Engine:
@@ -188,6 +191,9 @@ class Seat(Attachment):
 
     def doorbell(self, path: str, also: int = -1) -> Doorbell:  # noqa: ARG002
         return self._doorbells[path]
+
+    def state(self) -> StateStore:
+        return self._state
 
     def inbox_type(self) -> type[Inbox]:
         return VirtualInbox

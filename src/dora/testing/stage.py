@@ -27,6 +27,7 @@ from dora.errors import ConnectError
 from dora.logs.entry import LogEntry
 from dora.logs.formats import renderer
 from dora.node import attachment
+from dora.node.state import StateInMemory
 from dora.supervise import commands as do
 from dora.supervise import events as on
 from dora.supervise.machine import Supervisor
@@ -97,6 +98,7 @@ class Stage:
         self._processes: dict[str, tuple[Task, ProcessImage]] = {}
         self._incarnations: dict[str, int] = {}
         self._seats: dict[str, Seat] = {}
+        self._states: dict[str, StateInMemory] = {}
         self._members: dict[str, VirtualChannel] = {}
         self._answers: dict[int, tuple[str, int] | str] = {}  # connection → (node, restarts), or a refusal
         self._connections = 0
@@ -285,6 +287,7 @@ class Stage:
             self._engine,
             self._doorbells,
             (lambda output_id: self._any(node_id, output_id)) if node_id in self._any_output else None,
+            self._states.setdefault(node_id, StateInMemory()),
         )
         return self._seats[node_id]
 

@@ -1,0 +1,333 @@
+"""Nodes outside a dataflow: recorded inputs, recording them, and a person at a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+import dora
+from dora import ConnectError, Node
+
+# As dora-rs 1.1 writes it, but for the times.
+RECORDING: dict[str, Any] = {
+    "id": "recv",
+    "recording_status": {"state": "clean"},
+    "events": [
+        {"id": "tick", "time_offset_secs": 0.0, "type": "Input"},
+        {
+            "id": "in",
+            "time_offset_secs": 0.02,
+            "data": [1, 2, 3],
+            "data_type": "Int64",
+            "metadata": {"k": {"Integer": 3}},
+            "type": "Input",
+        },
+        {"type": "InputClosed", "id": "in", "time_offset_secs": 0.04},
+        {
+            "id": "in",
+            "time_offset_secs": 0.03,
+            "data": [1.5, None],
+            "data_type": "Float64",
+            "type": "Input",
+        },
+        {"type": "Stop", "time_offset_secs": 0.05},
+    ],
+}
+
+
+@pytest.fixture
+def replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """``replay(recording)`` lets nodes of this process take their inputs from it."""
+
+    def use(recording: Any, text: str | None = None) -> Path:
+        file = tmp_path / "inputs.json"
+        file.write_text(json.dumps(recording) if text is None else text)
+        monkeypatch.delenv("DORA_NODE_CONFIG", raising=False)
+        monkeypatch.setenv("DORA_TEST_WITH_INPUTS", str(file))
+        return tmp_path / "outputs.jsonl"
+
+    return use
+
+
+def test_recorded_inputs_come_in_the_order_of_their_times(replay: Any) -> None:
+    replay(RECORDING)
+    begun = time.monotonic()
+    node = Node()
+    events = list(node)
+    assert time.monotonic() - begun >= 0.05
+    assert [(event["type"], event["id"]) for event in events] == [
+        ("INPUT", "tick"),
+        ("INPUT", "in"),
+        ("INPUT", "in"),
+        ("INPUT_CLOSED", "in"),
+        ("STOP", "MANUAL"),
+    ]
+    assert events[0]["value"].equals(pa.nulls(0))
+    assert events[1]["value"].to_pylist() == [1, 2, 3]
+    assert events[1]["metadata"]["k"] == 3
+    assert "timestamp" in events[1]["metadata"]
+    assert events[2].data == pa.array([1.5, None]).buffers()[1].to_pybytes()[:16]
+    assert node.id == "recv"
+    assert node.node_config() == {"inputs": {}, "outputs": []}
+    assert node.next() is None
+    node.close()
+
+
+def test_outputs_are_written_as_json_lines(replay: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    outputs = replay(RECORDING)
+    node = Node()
+    node.send_output("echo", pa.array([1, 2, 3]), {"k": 1})
+    with node.loan("image", (2, 2)) as image:
+        image[:] = 7
+    rows = [json.loads(line) for line in outputs.read_text().splitlines()]
+    assert [(row["id"], row["data"], row["data_type"]) for row in rows] == [
+        ("echo", [1, 2, 3], "Int64"),
+        ("image", [7, 7, 7, 7], "UInt8"),
+    ]
+    assert 0 <= rows[0]["time_offset_secs"] < 10
+    node.close()
+    monkeypatch.setenv("DORA_TEST_NO_OUTPUT_TIME_OFFSET", "1")
+    monkeypatch.setenv("DORA_TEST_WRITE_OUTPUTS_TO", str(outputs.with_name("golden.jsonl")))
+    with Node() as node:
+        node.send_output("echo", b"x")
+    assert (
+        outputs.with_name("golden.jsonl").read_text() == '{"id":"echo","data":[120],"data_type":"UInt8"}\n'
+    )
+
+
+def test_a_recording_may_be_empty_or_end_without_a_stop(replay: Any) -> None:
+    replay({"id": "n", "events": []})
+    with Node() as node:
+        assert node.next() is None
+    replay({"id": "n", "events": [{"type": "Input", "id": "a", "data": "text"}]})
+    with Node() as node:
+        assert [event["type"] for event in node] == ["INPUT"]
+    replay({"id": "n", "events": [{"type": "AllInputsClosed"}]})
+    with Node("other") as node:
+        assert [(event["type"], event["id"]) for event in node] == [("STOP", "ALL_INPUTS_CLOSED")]
+        assert node.id == "other"
+
+
+def test_values_may_be_in_arrow_files(replay: Any, tmp_path: Path) -> None:
+    batches = [pa.record_batch({"x": [1, 2], "y": ["a", "b"]}), pa.record_batch({"x": [3], "y": ["c"]})]
+    with pa.ipc.new_file(tmp_path / "d.arrow", batches[0].schema) as writer:
+        for batch in batches:
+            writer.write(batch)
+    with pa.ipc.new_stream(tmp_path / "s.arrow", batches[0].schema) as writer:
+        writer.write(batches[1])
+    events = [
+        {"type": "Input", "id": "a", "path": "d.arrow"},
+        {"type": "Input", "id": "b", "path": "d.arrow", "batch_index": 1},
+        {"type": "Input", "id": "c", "path": str(tmp_path / "d.arrow"), "batch_index": 1, "column": "y"},
+        {"type": "Input", "id": "d", "path": "s.arrow", "column": "x"},
+    ]
+    replay({"id": "n", "events": events})
+    with Node() as node:
+        assert [event["value"].to_pylist() for event in node] == [
+            [{"x": 1, "y": "a"}, {"x": 2, "y": "b"}],
+            [{"x": 3, "y": "c"}],
+            ["c"],
+            [3],
+        ]
+
+
+@pytest.mark.parametrize(
+    ("events", "message"),
+    [
+        ([{"type": "Inptu"}], "event 0 of .* 'Inptu' is no type"),
+        ([{"type": "Input"}], "it has no 'id'"),
+        ([{"type": "Input", "id": "a", "path": "none.arrow"}], "is not an Arrow file"),
+        ([{"type": "Stop"}, {"type": "Input", "id": "a", "data": ["x"], "data_type": "Int8"}], "event 1"),
+        ([7], "event 0"),
+    ],
+)
+def test_mistakes_in_recordings_are_told_with_their_place(replay: Any, events: Any, message: str) -> None:
+    replay({"id": "n", "events": events})
+    with pytest.raises(ConnectError, match=message):
+        Node()
+
+
+def test_a_recording_that_is_none_or_poisoned_is_refused(
+    replay: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replay(None, "{")
+    with pytest.raises(ConnectError, match="is not a recording"):
+        Node()
+    replay([])
+    with pytest.raises(ConnectError, match="has to be a mapping"):
+        Node()
+    poisoned = {"state": "poisoned", "first_failure_event_index": 0, "first_failure_error": "disk full"}
+    replay({"id": "n", "recording_status": poisoned, "events": []})
+    with pytest.raises(ConnectError, match="incomplete and is not replayed: disk full"):
+        Node()
+    monkeypatch.setenv("DORA_TEST_WITH_INPUTS", "/nowhere/inputs.json")
+    with pytest.raises(ConnectError, match="cannot be read: No such file"):
+        Node()
+
+
+FLOW = """
+nodes:
+  - id: send
+    path: send.py
+    outputs: [out]
+  - id: receive
+    path: receive.py
+    inputs:
+      in: {source: send/out, queue_size: 100}
+    outputs: [echo]
+"""
+SEND = """
+import pyarrow as pa
+from dora import Node
+node = Node()
+node.send_output("out", pa.array([1, 2]), {"k": [1, 2], "note": None})
+node.send_output("out", pa.array(["text"]))
+"""
+RECEIVE = """
+from dora import Node
+node = Node()
+for event in node:
+    if event["type"] == "INPUT":
+        node.send_output("echo", event["value"], event["metadata"])
+"""
+
+
+@pytest.mark.processes
+def test_what_is_recorded_in_a_run_can_be_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, text in (("flow.yml", FLOW), ("send.py", SEND), ("receive.py", RECEIVE)):
+        (tmp_path / name).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DORA_WRITE_EVENTS_TO", "recorded")
+    dora.run("flow.yml")
+    monkeypatch.delenv("DORA_WRITE_EVENTS_TO")
+    recording = json.loads((tmp_path / "recorded" / "inputs-receive.json").read_text())
+    assert recording["id"] == "receive"
+    assert recording["recording_status"] == {"state": "clean"}
+    assert [event["type"] for event in recording["events"]] == [
+        "Input",
+        "Input",
+        "InputClosed",
+        "AllInputsClosed",
+    ]
+    first = recording["events"][0]
+    assert (first["id"], first["data"], first["data_type"]) == ("in", [1, 2], "Int64")
+    assert first["metadata"] == {"k": {"ListInt": [1, 2]}, "note": {"Json": None}}
+    assert json.loads((tmp_path / "recorded" / "inputs-send.json").read_text())["events"] == []
+    monkeypatch.setenv("DORA_TEST_WITH_INPUTS", "recorded/inputs-receive.json")
+    done = subprocess.run([sys.executable, "receive.py"], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    rows = [json.loads(line) for line in Path("recorded/outputs.jsonl").read_text().splitlines()]
+    assert [row["data"] for row in rows] == [[1, 2], ["text"]]
+
+
+def test_a_recording_is_whole_and_poisoned_until_its_node_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dora.node.events import Input, Text
+    from dora.node.recording import Recorder
+
+    monkeypatch.setenv("DORA_WRITE_EVENTS_TO", str(tmp_path))
+    recorder = Recorder("n")
+    file = tmp_path / "inputs-n.json"
+    assert json.loads(file.read_text())["recording_status"]["state"] == "poisoned"
+    for number in range(3):
+        recorder.add(Input.make("a", Text(f"line {number}", 0)))
+        recording = json.loads(file.read_text())
+        assert len(recording["events"]) == number + 1
+        assert recording["recording_status"]["first_failure_event_index"] == number + 1
+    recorder.close()
+    assert json.loads(file.read_text())["recording_status"] == {"state": "clean"}
+
+
+def test_what_cannot_be_recorded_poisons_the_recording_and_not_the_node(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dora.node.events import Input, Reference, Text
+    from dora.node.recording import Recorder
+
+    monkeypatch.setenv("DORA_WRITE_EVENTS_TO", str(tmp_path))
+    recorder = Recorder("n")
+    interval = pa.array([(1, 2, 3)], pa.month_day_nano_interval())
+    recorder.add(Input.make("a", Reference(interval, {}, 0)))
+    recorder.add(Input.make("a", Text("more", 0)))
+    recorder.close()
+    recording = json.loads((tmp_path / "inputs-n.json").read_text())
+    assert recording["events"] == []
+    assert "has no form in a recording" in recording["recording_status"]["first_failure_error"]
+    assert "the recording of inputs stops" in capsys.readouterr().out
+
+
+def converse(script: Path, *answers: str) -> str:
+    """Run a program in a terminal of its own; answer each of its questions; return what was shown."""
+    leader, follower = pty.openpty()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("DORA_")}
+    process = subprocess.Popen(
+        [sys.executable, str(script)],
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        env=environment | {"TERM": "dumb"},
+        start_new_session=True,
+    )
+    os.close(follower)
+    shown, answered, deadline = "", 0, time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if select.select([leader], (), (), 0.1)[0]:
+            try:
+                data = os.read(leader, 4096)
+            except OSError:  # the program has ended
+                break
+            if not data:
+                break
+            shown += data.decode()
+        if answered < len(answers) and shown.count("]: ") > answered:
+            os.write(leader, answers[answered].encode())
+            answered += 1
+    process.wait(10)
+    os.close(leader)
+    return shown + f"\n(status {process.returncode})"
+
+
+@pytest.mark.processes
+def test_a_person_at_a_terminal_can_play_the_dataflow(tmp_path: Path) -> None:
+    script = tmp_path / "node.py"
+    script.write_text(RECEIVE + "print('after', event['type'], event['id'])\n")
+    shown = converse(
+        script,
+        "a\n",
+        "[1, 2]\n",
+        "b\n",
+        "hello\n",
+        "c\n",
+        "HEX:0a0b\n",
+        "d\n",
+        "HEX:xyz\n",
+        "d\n",
+        "\n",
+        "\n",
+    )
+    assert "no dataflow started it" in shown
+    assert "node sends output `echo` (list<item: int64>): [[1, 2]]" in shown
+    assert "node sends output `echo` (string): ['hello']" in shown
+    assert "node sends output `echo` (uint8): [10, 11]" in shown
+    assert "try again" in shown
+    assert "node sends output `echo` (null): []" in shown
+    assert "after STOP MANUAL" in shown
+    assert shown.endswith("(status 0)")
+
+
+@pytest.mark.processes
+def test_the_end_of_input_at_a_terminal_is_a_stop(tmp_path: Path) -> None:
+    script = tmp_path / "node.py"
+    script.write_text(RECEIVE)
+    assert converse(script, "\x04").endswith("(status 0)")

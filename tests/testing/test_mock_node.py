@@ -1,0 +1,128 @@
+"""`MockNode`, as code written for dora-rs uses it."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import dora
+from dora import Input, Stop
+from dora.testing import MockNode
+
+
+def test_inputs_become_plain_events_and_a_stop_follows() -> None:
+    value = pa.array([1])
+    node = MockNode([("a", value), ("b", [1, 2])], metadata={"k": 1})
+    assert node.next() == {"type": "INPUT", "id": "a", "value": value, "metadata": {"k": 1}}
+    assert not node.is_empty()
+    assert node.try_recv() == {"type": "INPUT", "id": "b", "value": [1, 2], "metadata": {"k": 1}}
+    assert node.next(timeout=1) == {"type": "STOP", "id": "ALL_INPUTS_CLOSED"}
+    assert (node.next(), node.try_recv(), node.is_empty(), node.drain()) == (None, None, True, [])
+
+
+def test_events_are_typed_as_real_ones_are() -> None:
+    node = MockNode([("image", pa.array([1, 2], pa.uint8()))])
+    match node.next():
+        case Input(id="image") as event:
+            assert event.value.to_pylist() == [1, 2]
+            assert event.data == b"\x01\x02"
+            np.testing.assert_array_equal(event.numpy(), [1, 2])
+            assert event["kind"] == "dora"
+        case other:
+            raise AssertionError(other)
+    assert isinstance(node.next(), Stop)
+
+
+def test_whole_events_are_given_as_they_are() -> None:
+    events: list[Any] = [
+        {"type": "INPUT", "id": "x", "value": 1, "metadata": {}},
+        {"type": "STOP", "id": "MANUAL"},
+        {"type": "SOMETHING", "id": "y"},
+    ]
+    assert list(MockNode(events)) == events
+
+
+def test_what_is_sent_and_logged_is_remembered() -> None:
+    node = MockNode([])
+    node.send_output("o", 1, {"q": 2})
+    node.send_output("o", b"x")
+    node.log("info", "m", "t", {"a": "b"})
+    node.log_warn("w")
+    assert node.outputs == {"o": [1, b"x"]}
+    assert node.logs == [
+        {"level": "info", "message": "m", "target": "t", "fields": {"a": "b"}},
+        {"level": "warn", "message": "w", "target": None, "fields": {}},
+    ]
+
+
+def test_services_are_answered_before_the_stop() -> None:
+    node = MockNode([("a", 1)], service_responses={"req": ["first", "second"]})
+    ids = [node.send_service_request("req", number, {"z": 1}) for number in range(3)]
+    assert len(set(ids)) == 3
+    assert node.service_requests[0] == {
+        "output_id": "req",
+        "data": 0,
+        "metadata": {"z": 1},
+        "request_id": ids[0],
+    }
+    events = node.drain()
+    assert [event["type"] for event in events] == ["INPUT", "INPUT", "INPUT", "STOP"]
+    assert events[1] == {
+        "type": "INPUT",
+        "id": "req",
+        "value": "first",
+        "metadata": {"request_id": ids[0]},
+    }
+    node.send_service_response("s", 1, {"request_id": "x"})
+    assert node.service_responses_sent == [
+        {"output_id": "s", "data": 1, "metadata": {"request_id": "x"}, "request_id": "x"}
+    ]
+
+
+def test_information_is_what_was_given() -> None:
+    node = MockNode(
+        [],
+        dataflow_descriptor={"nodes": []},
+        dataflow_id="id",
+        node_config={"inputs": {}},
+        is_restart=True,
+        restart_count=2,
+    )
+    assert node.dataflow_descriptor() == {"nodes": []}
+    assert node.dataflow_id() == "id"
+    assert node.node_config() == {"inputs": {}}
+    assert node.is_restart()
+    assert node.restart_count() == 2
+    assert node.timestamp().tzinfo is not None
+
+
+def test_asyncio() -> None:
+    async def main() -> list[str]:
+        node = MockNode([("a", 1), ("b", 2)])
+        first = await node.recv_async(timeout=1)
+        return [first["id"]] + [event["id"] async for event in node]
+
+    assert asyncio.run(main()) == ["a", "b", "ALL_INPUTS_CLOSED"]
+
+
+def test_what_needs_a_dataflow_is_not_there() -> None:
+    with pytest.raises(NotImplementedError):
+        MockNode([]).send_output_raw("o", 3)
+    with pytest.raises(NotImplementedError):
+        MockNode([]).merge_external_events(None)
+
+
+def test_the_methods_take_what_those_of_a_node_take() -> None:
+    for name, method in inspect.getmembers(MockNode, inspect.isfunction):
+        real = getattr(dora.Node, name, None)
+        if real is not None and not name.startswith("__"):
+            assert list(inspect.signature(method).parameters) == list(inspect.signature(real).parameters)
+
+
+def test_it_is_found_as_in_dora_rs() -> None:
+    assert dora.testing.MockNode is MockNode
