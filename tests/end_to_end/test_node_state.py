@@ -35,9 +35,9 @@ def test_a_state_that_cannot_be_saved(flow: Flow) -> None:
         """
         from dora import Node, SendError
         node = Node()
-        node._config.run_dir += "/no-such-folder"
+        node._session.state._path = "/no-such-folder/state"
         try:
-            node.save_state(b"second")
+            node.save_state(b"state")
         except SendError as error:
             print(error)
         """,

@@ -187,11 +187,13 @@ def test_a_failing_node_is_an_event_for_the_others() -> None:
     assert events == ["NODE_FAILED", "INPUT", "INPUT_CLOSED", "STOP"]
 
 
-def test_a_node_is_restarted_with_its_delay() -> None:
+def test_a_node_is_restarted_with_its_delay_and_its_state() -> None:
     starts = []
 
     def weak(node: Node) -> None:
         starts.append((time.monotonic() - 1000, node.restart_count()))
+        assert node.load_state() == (str(node.restart_count()).encode() if node.is_restart() else None)
+        node.save_state(str(node.restart_count() + 1).encode())
         if node.restart_count() < 2:
             raise OSError("again")
 

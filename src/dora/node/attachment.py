@@ -18,6 +18,7 @@ from dora.node.control import Channel
 from dora.node.inbox import Inbox
 from dora.node.input import Port
 from dora.node.output import OutputPort
+from dora.node.state import StateFile, StateStore
 from dora.transport.board import Board
 from dora.transport.doorbell import Bell, Doorbell
 from dora.transport.interface import Engine
@@ -77,6 +78,10 @@ class Attachment:
     def doorbell(self, path: str, also: int = -1) -> Doorbell:
         """Return a doorbell of this node's own."""
         return Doorbell(path, also)
+
+    def state(self) -> StateStore:
+        """Return what keeps this node's state for its next process."""
+        return StateFile(self.config)
 
     def inbox_type(self) -> type[Inbox]:
         if os.environ.get(RECORD_TO):

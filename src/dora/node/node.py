@@ -14,7 +14,6 @@ from dora.node.last_words import end_tracebacks_at_the_program, show_without_tra
 from dora.node.log import log_line, write_line
 from dora.node.output import ArrayLoan, SampleHandler
 from dora.node.session import Session
-from dora.node.state import load, save
 from dora.transport.board import DROPPED, RECEIVED, WORDS
 from dora.wire.ids import uuid7
 from dora.wire.plain import plain_format
@@ -336,11 +335,11 @@ class Node:
         After a restart or a hot reload, that process gets it from `load_state`. Any size; kept in the
         directory of the run, thus until the dataflow ends. Raises `SendError` if there is no room.
         """
-        save(self._config, state)
+        self._session.state.save(state)
 
     def load_state(self) -> bytes | None:
         """Return what an earlier process of this node saved last; None if none did."""
-        return load(self._config)
+        return self._session.state.load()
 
     def timestamp(self) -> datetime:
         """Return the current time, aware, in UTC."""

@@ -51,6 +51,7 @@ class Session:
         self.config = config = attachment.config
         self.board = attachment.board
         self.bell = attachment.bell(config.bell)
+        self.state = attachment.state()
         self.owns_process = attachment.owns_process
         if self.owns_process:
             if not config.dynamic:

@@ -15,6 +15,7 @@ from dora.node.events import Event
 from dora.node.inbox import Inbox
 from dora.node.input import Port
 from dora.node.output import OutputPort
+from dora.node.state import StateInMemory, StateStore
 from dora.transport.board import LINE_BYTES, Board
 from dora.transport.doorbell import Bell, Doorbell
 from dora.transport.interface import Engine
@@ -147,6 +148,9 @@ class Standalone(Attachment):
 
     def make_engine(self) -> Engine:
         return LocalEngine()
+
+    def state(self) -> StateStore:
+        return StateInMemory()
 
     def make_outputs(self, engine: Engine) -> dict[str, OutputPort]:
         def make(output_id: str) -> OutputPort:

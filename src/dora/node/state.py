@@ -1,45 +1,65 @@
-"""What a node leaves for the process that comes after it: a file in the directory of the run."""
+"""What a node leaves for the process that comes after it."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from dora.errors import SendError
+from dora.wire.control import NodeConfig
 
-if TYPE_CHECKING:
-    from dora.wire.control import NodeConfig
+State = bytes | bytearray | memoryview
 
 
-def save(config: NodeConfig, state: bytes | bytearray | memoryview) -> None:
-    """Keep ``state``, instead of what was kept before; whole or not at all, whenever this is killed.
+class StateStore(Protocol):
+    """Keeps the last state that was saved."""
 
-    Raises `SendError` if there is no room, or the dataflow has ended.
-    """
-    path = _path(config)
-    fresh = f"{path}.{os.getpid()}"
-    try:
-        with open(fresh, "wb") as file:
-            file.write(state)
-        os.replace(fresh, path)
-    except OSError as error:
+    def save(self, state: State) -> None:
+        """Keep ``state`` instead of what was kept before; raises `SendError`."""
+        ...
+
+    def load(self) -> bytes | None:
+        """Return what was saved last, None if nothing was."""
+        ...
+
+
+class StateFile:
+    """A file in the directory of the run; written whole or not at all, whenever the process is killed."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        self._node_id = config.node_id
+        self._path = f"{config.run_dir}/state-{config.node_slot}"
+
+    def save(self, state: State) -> None:
+        fresh = f"{self._path}.{os.getpid()}"
         try:
-            os.unlink(fresh)
-        except OSError:
-            pass
-        raise SendError(
-            f"the state of node `{config.node_id}` cannot be saved: {error.strerror}"
-        ) from error
+            with open(fresh, "wb") as file:
+                file.write(state)
+            os.replace(fresh, self._path)
+        except OSError as error:
+            try:
+                os.unlink(fresh)
+            except OSError:
+                pass
+            reason = error.strerror
+            raise SendError(f"the state of node `{self._node_id}` cannot be saved: {reason}") from error
+
+    def load(self) -> bytes | None:
+        try:
+            with open(self._path, "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
 
 
-def load(config: NodeConfig) -> bytes | None:
-    """Return what was saved last, None if nothing was."""
-    try:
-        with open(_path(config), "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        return None
+class StateInMemory:
+    """For a node that has no run of its own, or whose processes are threads of this one."""
 
+    def __init__(self) -> None:
+        self._state: bytes | None = None
 
-def _path(config: NodeConfig) -> str:
-    return f"{config.run_dir}/state-{config.node_slot}"
+    def save(self, state: State) -> None:
+        self._state = bytes(state)
+
+    def load(self) -> bytes | None:
+        return self._state
