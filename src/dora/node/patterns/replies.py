@@ -30,7 +30,6 @@ from dora.wire.correlation import GOAL_ID, REQUEST_ID
 from dora.wire.ids import uuid7
 from dora.wire.metadata import MetadataError
 
-_monotonic = time.monotonic_ns
 _REMEMBERED: Final = 10_000  # ids of exchanges whose late answers are recognised
 
 
@@ -48,7 +47,7 @@ class Exchange:
         self.awaited = set(inputs)  # on which an answer may still come
         self._replies = replies
         self._timeout = timeout
-        self._deadline = None if timeout is None else _monotonic() + int(timeout * 1e9)
+        self._deadline = None if timeout is None else time.monotonic_ns() + int(timeout * 1e9)
         self._answer: Input | None = None
         self._error: Exception | None = None
         self._woken = threading.Event()

@@ -18,8 +18,6 @@ from dora.node.events import Error, Event, Input, Stop
 from dora.node.inbox import Inbox, timed_out
 from dora.node.last_words import print_traceback_of_operator
 
-_monotonic = time.monotonic
-
 Server = Callable[[Input], Awaitable[None] | None]  # what it returns is awaited
 
 EMPTY: Final = b""  # the data of an answer that has none
@@ -76,14 +74,14 @@ class Serving:
         return True
 
     def next(self, timeout: float | None) -> Event | None:
-        deadline = None if timeout is None else _monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             event = self._inbox.next(_left(deadline))
             if isinstance(event, Error) and event.is_timeout:
                 return timed_out(timeout)
             if not self._serve(event):
                 return event
-            if deadline is not None and _monotonic() >= deadline:
+            if deadline is not None and time.monotonic() >= deadline:
                 return timed_out(timeout)
 
     def try_next(self) -> Event | None:
@@ -104,7 +102,7 @@ class Serving:
         return self._inbox.is_empty()
 
     async def next_async(self, timeout: float | None) -> Event | None:
-        deadline = None if timeout is None else _monotonic() + timeout
+        deadline = None if timeout is None else time.monotonic() + timeout
         while True:
             event = await self._inbox.next_async(_left(deadline))
             if isinstance(event, Error) and event.is_timeout:
@@ -115,12 +113,12 @@ class Serving:
             served = server(event)
             if served is not None:
                 await served
-            if deadline is not None and _monotonic() >= deadline:
+            if deadline is not None and time.monotonic() >= deadline:
                 return timed_out(timeout)
 
 
 def _left(deadline: float | None) -> float | None:
-    return None if deadline is None else max(deadline - _monotonic(), 0.0)
+    return None if deadline is None else max(deadline - time.monotonic(), 0.0)
 
 
 def answer_with(
