@@ -25,7 +25,7 @@ TIMELINE = "timestamp"
 log = logging.getLogger("dora.viewer")
 
 
-class Shower:
+class Canvas:
     """Draws messages into a recording, each on the timeline ``timestamp`` at the time it was sent."""
 
     def __init__(self, recording: rr.RecordingStream, settings: Settings) -> None:
@@ -37,12 +37,12 @@ class Shower:
             **DRAWERS,
             "jointstate": robots.draw,
         }
-        self.not_shown: dict[str, int] = {}
+        self.not_drawn: dict[str, int] = {}
         if settings.readme:
             document = rr.TextDocument(settings.readme, media_type=rr.MediaType.MARKDOWN)
             recording.log("README", document, static=True)
 
-    def show(self, event: Input) -> None:
+    def draw(self, event: Input) -> None:
         """Draw a message. One that cannot be drawn is counted, and the first of its input warned of."""
         metadata = event.metadata
         try:
@@ -53,13 +53,13 @@ class Shower:
             for entity, archetypes in drawer(Message(event.id, event.value, metadata, self._size)):
                 self._recording.log(entity, *archetypes)
         except (UnknownPrimitive, NotDrawable) as fault:
-            self._not_shown(event.id, str(fault))
+            self._not_drawn(event.id, str(fault))
         except Exception as error:  # noqa: BLE001 - a picture is never worth the end of a dataflow
-            self._not_shown(event.id, f"{type(error).__name__}: {error}")
+            self._not_drawn(event.id, f"{type(error).__name__}: {error}")
 
-    def _not_shown(self, input_id: str, reason: str) -> None:
-        before = self.not_shown.get(input_id, 0)
-        self.not_shown[input_id] = before + 1
+    def _not_drawn(self, input_id: str, reason: str) -> None:
+        before = self.not_drawn.get(input_id, 0)
+        self.not_drawn[input_id] = before + 1
         if not before:
             log.warning("input `%s` cannot be shown: %s", input_id, reason)
 
@@ -72,7 +72,7 @@ def run(settings: Settings, node_id: str | None = None) -> None:
     """
     rr.set_strict_mode(True)  # raise instead of warning
     recording = rr.RecordingStream(APPLICATION)
-    shower = Shower(recording, settings)  # before the node is ready: others wait for it meanwhile
+    canvas = Canvas(recording, settings)  # before the node is ready: others wait for it meanwhile
     with Node(node_id) as node:
         for warning in settings.warnings:
             log.warning(warning)
@@ -86,8 +86,8 @@ def run(settings: Settings, node_id: str | None = None) -> None:
         log.info(str(sink))
         for event in node:
             if isinstance(event, Input):
-                shower.show(event)
-        for input_id, count in shower.not_shown.items():
+                canvas.draw(event)
+        for input_id, count in canvas.not_drawn.items():
             log.warning("input `%s`: %d messages were not shown", input_id, count)
         trouble = sink.finish(recording)
         if trouble:
