@@ -362,6 +362,21 @@ def test_a_mistake_in_a_module_is_told_once_however_often_it_is_used(project: Pr
         assert len(project.write(mods__detect=mistake).problems()) == 1
 
 
+def test_what_is_suspicious_in_a_module_is_told_once(project: Project) -> None:
+    flow = FLOW + "  - {id: again, module: mods/detect.yml, inputs: {frames: camera/image}}\n"
+    inner = DETECT.replace("path: scale.py", "custom: {source: scale.py}")
+    inner = inner.replace("path: find.py", "path: dynamic\n    args: x\n    outputs: [boxes]")
+    project.write(flow=flow, mods__detect=inner)
+    warnings = dora.dataflow.load("flow.yml").warnings
+    assert [(w.file, w.line, w.message.split("`")[1]) for w in warnings] == [
+        ("mods/detect.yml", 8, "custom"),
+        ("mods/detect.yml", 13, "args"),
+        ("mods/detect.yml", 16, "outputs"),
+    ]
+    assert "on the node `find`" in warnings[1].message
+    assert project.nodes()["again.scale"]["path"] == "mods/scale.py"
+
+
 def test_nested_modules_say_the_whole_way(project: Project) -> None:
     project.write(
         flow="nodes: [{id: a, module: m/a.yml}]",
@@ -425,6 +440,22 @@ def test_modules_that_multiply_are_refused(project: Project) -> None:
     )
     (problem,) = project.problems()
     assert "grows too large" in problem.message
+
+
+def test_ids_are_unique_with_modules_written_out(project: Project) -> None:
+    flow = FLOW + "  - {id: pipe.find, path: find.py}\n"
+    (problem,) = project.write(flow=flow, mods__detect=DETECT).problems()
+    assert "two nodes called pipe.find; the other one is mods/detect.yml:11:9" in problem.message
+    assert (problem.file, problem.line) == ("flow.yml", 11)
+
+
+def test_modules_of_a_dataflow_from_the_web_are_looked_for_here(project: Project) -> None:
+    project.write(mods__detect=DETECT)
+    web = {"file": "https://example.org/flow.yml", "working_dir": str(project.folder), "environ": {}}
+    assert len(dora.dataflow.parse(FLOW, **web).nodes) == 4
+    project.write(mods__detect=DETECT.replace("path: find", "pth: find"))
+    with pytest.raises(DataflowError, match=r"^mods/detect.yml:12:5: error"):
+        dora.dataflow.parse(FLOW, **web)
 
 
 def test_a_module_is_no_dataflow(project: Project) -> None:

@@ -74,7 +74,7 @@ class Assembler:
         for draft in drafts:
             self._kind(draft)
             self._operators(draft)
-        offers = {draft.id: self._offer(draft) for draft in drafts}
+        offers = {draft.id: self._offer(draft) for draft in reversed(drafts)}  # the first of a name counts
         self.wiring = Wiring({**offers, **self.offers}, self.report, self.in_module)
         for draft in drafts:
             if draft.module:
@@ -93,7 +93,14 @@ class Assembler:
             if not draft.id:
                 continue
             span = draft.checked.place("id")
-            if draft.id in first:
+            if draft.id in first and first[draft.id].origin is not span.origin:
+                self.report.error(
+                    span,
+                    f"with its modules written out, the dataflow has two nodes called {draft.id}; "
+                    f"the other one is {self.report.place(first[draft.id])}",
+                    "give one of them another id",
+                )
+            elif draft.id in first:
                 self.report.error(
                     span,
                     f"there are two nodes with the id `{draft.id}`; "
@@ -499,4 +506,4 @@ def _types(
         return Types(), ()
     from dora.dataflow.type_check import check_types  # only dataflows with types pay for it
 
-    return check_types(ports, rules, reader, project, os.path.dirname(reader.report.file))
+    return check_types(ports, rules, reader, project, reader.report.folder)

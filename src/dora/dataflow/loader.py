@@ -75,7 +75,7 @@ def check_module(path: str | os.PathLike[str]) -> None:
     if relative.startswith(os.pardir):
         project, relative = os.path.split(shown)
     reader = Reader(report, os.environ)
-    Modules(reader, project, "" if project == os.curdir else project).check(report, relative, (relative,))
+    Modules(reader, project, "" if project == os.curdir else project).check(report, relative)
     if report.failed:
         raise DataflowError(problems=report.sorted())
 
@@ -159,7 +159,7 @@ def _flat(text: str, reader: Reader, project: str) -> DocumentMapping | None:
     if checked is None:
         return None
     nodes = checked.get("nodes") or ()
-    modules = Modules(reader, project, os.path.dirname(report.file)).used_by(nodes, reader)
+    modules = Modules(reader, project, report.folder).used_by(nodes, reader)
     Assembler(reader, {name: Offer(tuple(module.exports)) for name, module in modules.items()}).nodes(nodes)
     if report.failed:
         return None

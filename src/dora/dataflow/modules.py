@@ -27,6 +27,7 @@ from dora.dataflow.files import Unreadable, read_text
 from dora.dataflow.kinds import Reader
 from dora.dataflow.model import DEFAULT_OPERATOR_ID
 from dora.dataflow.module_file import MODULE_FILE
+from dora.dataflow.older import modernise
 from dora.dataflow.report import Report, Span, closest, did_you_mean, listed
 from dora.dataflow.wiring import PORTS, Offer
 
@@ -127,24 +128,26 @@ class Modules:
             return None
         own = Report(text, file)
         own.origin.note = note
-        definition = self.check(own, path, chain)
-        # What is only suspicious is told of the nodes that come out in the end.
-        own.problems = [problem for problem in own.problems if problem.severity == "error"]
+        root = _tree(own)
+        of_the_file = len(own.problems)
+        definition = None if root is None else self._check(root, own, path, chain)
+        # What is only suspicious in a node is told of the nodes that come out in the end.
+        of_nodes = [problem for problem in own.problems[of_the_file:] if problem.severity == "error"]
+        own.problems[of_the_file:] = of_nodes
         report.take(own)
         return definition
 
-    def check(self, report: Report, path: str, chain: tuple[str, ...] = ()) -> Definition | None:
-        """Check the text of a report as a module; None after reporting what is wrong with it."""
+    def check(self, report: Report, path: str) -> None:
+        """Check the text of a report as a module; what is wrong goes to the report."""
+        root = _tree(report)
+        if root is not None:
+            self._check(root, report, path, (path,))
+
+    def _check(
+        self, root: document.Mapping, report: Report, path: str, chain: tuple[str, ...]
+    ) -> Definition | None:
+        """Return the definition of a module; None after reporting what is wrong with it."""
         reader = Reader(report, self.reader.environ)
-        root = compose(report.origin.text, report)
-        if not isinstance(root, document.Mapping):
-            if not report.failed:
-                report.error(
-                    root or Span(0, 0, 0, 1),
-                    "a module is a mapping",
-                    "it has the fields `module` and `nodes`",
-                )
-            return None
         checked = MODULE_FILE.read(root, reader)
         if checked is None or not checked.get("module"):
             return None
@@ -171,6 +174,17 @@ class Modules:
             modules=modules,
             exports=exports,
         )
+
+
+def _tree(report: Report) -> document.Mapping | None:
+    root = compose(report.origin.text, report)
+    if isinstance(root, document.Mapping):
+        modernise(root, report)
+        return root
+    if not report.failed:
+        hint = "it has the fields `module` and `nodes`"
+        report.error(root or Span(0, 0, 0, 1), "a module is a mapping", hint)
+    return None
 
 
 def _check_ports(node: Checked, module: Definition, report: Report) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
 
@@ -58,6 +59,11 @@ class Report:
     @property
     def file(self) -> str:
         return self.origin.file
+
+    @property
+    def folder(self) -> str:
+        """How messages call the folder of the file; files beside one from the web are looked for here."""
+        return "" if "://" in self.file else os.path.dirname(self.file)
 
     def source(self, line: int) -> str:
         """Return a line (counted from 0) of the file, "" beyond its end."""

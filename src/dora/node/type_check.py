@@ -99,11 +99,14 @@ def check_first_messages(config: NodeConfig, ports: Iterable[Port]) -> None:
 
 def _check_first(port: Port, config: InputConfig, node_id: str) -> None:
     poll = port.poll
+    waiting = True
 
     def first() -> Event | None:
+        nonlocal waiting
         event = poll()
-        if isinstance(event, Input) and (found := _received_type(event)) is not None:
-            del port.poll  # the one of the class shows again
+        if waiting and isinstance(event, Input) and (found := _received_type(event)) is not None:
+            waiting = False
+            vars(port).pop("poll", None)  # the one of the class shows again
             if not any(fits(found, shape) for shape in config.shapes):
                 message = (
                     f"input `{config.id}`: `{config.source}` sends {found}, "
