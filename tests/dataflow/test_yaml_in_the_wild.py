@@ -77,6 +77,12 @@ def test_an_output_with_a_colon_is_mended() -> None:
     assert [problem.hint for problem in caught.value.problems] == ["write `image`, without a colon"]
 
 
+def test_a_piece_of_a_readme_says_which_node_it_lacks() -> None:
+    with pytest.raises(DataflowError) as caught:
+        parse("nodes: [{id: dora-vad, path: dora-vad, inputs: {audio: microphone/audio}}]")
+    assert [problem.hint for problem in caught.value.problems] == ["`dora-vad` is the only node"]
+
+
 def test_nothing_of_custom_is_no_mistake() -> None:
     (node,) = parse("nodes: [{id: a, path: b.py, custom: }]").nodes
     assert node.path == "b.py"

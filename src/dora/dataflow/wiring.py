@@ -74,7 +74,9 @@ class Wiring:
         offers = {name.removeprefix(prefix): offer for name, offer in self.offers.items()}
         node = closest(source.node, offers)
         if not node:
-            return f"the nodes are {listed(offers)}" if 0 < len(offers) <= 12 else ""
+            if len(offers) == 1:
+                return f"{listed(offers)} is the only node"
+            return f"the nodes are {listed(offers)}" if 1 < len(offers) <= 12 else ""
         outputs = offers[node].outputs
         if outputs is None or source.output in outputs or offers[node].single:
             return f"did you mean `{node}/{source.output}`?"
