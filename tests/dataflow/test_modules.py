@@ -216,6 +216,15 @@ def test_nodes_of_the_dataflow_can_be_reached_from_a_module(project: Project) ->
     assert project.nodes()["pipe.find"]["inputs"] == {"image": "camera/image"}
 
 
+def test_what_a_module_finds_around_it_may_be_another_module(project: Project) -> None:
+    inner = "module: {name: m}\nnodes: [{id: x, path: x.py, inputs: {i: pipe/boxes}}]"
+    project.write(flow=FLOW + "  - {id: m, module: m.yml}\n", mods__detect=DETECT, m=inner)
+    assert project.nodes()["m.x"]["inputs"] == {"i": "pipe.find/boxes"}
+    (problem,) = project.write(m=inner.replace("pipe/boxes", "pipe/bxs")).problems()
+    assert (problem.file, problem.line) == ("m.yml", 2)
+    assert "there is no node `pipe`, which the input `i` of node `x` refers to" in problem.message
+
+
 def test_missing_files_of_a_module_are_shown_where_they_are_named(project: Project) -> None:
     again = "  - {id: again, module: mods/detect.yml, inputs: {frames: camera/image}}\n"
     project.write(flow=FLOW + again, mods__detect=DETECT)

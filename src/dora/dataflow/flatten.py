@@ -70,7 +70,9 @@ class _Scope:
         if node not in self.ids:
             return scalar if self.parent is None else self.parent.source(scalar)
         if node in self.modules:
-            return Scalar.of(f"{self.prefix}{node}.{self.modules[node].exports[output]}", scalar)
+            # Missing only where a module refers to what is around it: the check of links tells.
+            found = self.modules[node].exports.get(output)
+            return Scalar.of(f"{self.prefix}{node}.{found}", scalar) if found else scalar
         return Scalar.of(f"{self.prefix}{scalar.text}", scalar) if self.prefix else scalar
 
     def _built_in(self, scalar: Scalar) -> Scalar:
@@ -136,6 +138,7 @@ class Flattener:
         prefix = f"{scope.prefix}{name}."
         note = f"this module is used by the node `{prefix[:-1]}` ({self.report.place(place)})"
         params = {key: scope.substitute(text) for key, text in (node.get("params") or {}).items()}
+        deploy = written.entries.get("deploy")
         return _Scope(
             module.nodes,
             module.modules,
@@ -146,7 +149,7 @@ class Flattener:
             ports=self._ports(written, module, scope),
             params=params,
             env=_merged(written.get("env"), scope.env),
-            deploy=written.entries.get("deploy") or scope.deploy,
+            deploy=deploy if _says_something(deploy) else scope.deploy,
             build=scope.build + module.build,
         )
 
