@@ -51,6 +51,8 @@ class Runtime:
         self._senders: dict[str, SendOutput] = {
             operator_id: self._make_sender(operator_id) for operator_id in self._operators
         }
+        self._routes = {item.id: self._make_route(item.id) for item in config.inputs}
+        self._running = len(self._operators)
         self._bell = self._session.bell
         self._words = self._session.board.words
         self._asleep_word = config.node_slot * WORDS + ASLEEP
@@ -96,29 +98,39 @@ class Runtime:
 
         return send_output
 
+    def _make_route(self, input_id: str) -> tuple[HostedOperator, str, SendOutput]:
+        """Return whose input it is, what the operator calls it, and what the operator sends with."""
+        operator_id, _, short = input_id.partition("/")
+        return self._operators[operator_id], short, self._senders[operator_id]
+
     # ------------------------------------------------------------------ the loop
 
     def run(self) -> None:
         """Feed the operators until all of them have ended; errors of operators pass through."""
         stop: Stop | None = None
-        while (event := self._inbox.next(None)) is not None:
-            if isinstance(event, Stop):
+        routes = self._routes
+        while self._running and (event := self._inbox.next(None)) is not None:
+            if event.__class__ is Input:  # the path of every message: nothing is looked up twice
+                operator, event["id"], send_output = routes[event["id"]]
+                if not operator.ended:
+                    status = operator.handle(event, send_output)
+                    if status is not DoraStatus.CONTINUE:
+                        self._obey(operator, status)
+            elif isinstance(event, Stop):
                 stop = event  # delivered last, after what is buffered
-                continue
-            self._dispatch(event)
-            if all(operator.ended for operator in self._operators.values()):
-                break
+            else:
+                self._dispatch(event)
         for operator in list(self._operators.values()):
             self._stop_operator(operator, stop or Stop("ALL_INPUTS_CLOSED"))
         self._session.close()
 
     def _dispatch(self, event: Event) -> None:
-        if isinstance(event, (Input, InputClosed, InputRecovered)):
-            operator_id, _, short = event["id"].partition("/")
+        if isinstance(event, (InputClosed, InputRecovered)):
+            input_id = event["id"]
+            operator, short, _ = self._routes[input_id]
             event["id"] = short
-            operator = self._operators[operator_id]
             self._deliver(operator, event)
-            if isinstance(event, InputClosed) and not self._inbox.ports[f"{operator_id}/{short}"].open:
+            if isinstance(event, InputClosed) and not self._inbox.ports[input_id].open:
                 operator.open_inputs.discard(short)
                 if not operator.open_inputs:
                     self._stop_operator(operator, Stop("ALL_INPUTS_CLOSED"))
@@ -189,6 +201,7 @@ class Runtime:
         if operator.ended:
             return
         operator.ended = True
+        self._running -= 1
         self._inbox.close_inputs([f"{operator.id}/{item}" for item in operator.config.inputs])
         names = [f"{operator.id}/{output}" for output in operator.config.outputs]
         for name in names:
