@@ -40,7 +40,7 @@ const fill = {
 const page = (await source("src/page.html")).replace(/@(DIGEST|SCRIPT|STYLE)@/g, (_, name) => fill[name].trim());
 
 const { version } = JSON.parse(await source("node_modules/elkjs/package.json"));
-const engine = await source("node_modules/elkjs/lib/elk.bundled.js");
+const engine = await source("node_modules/elkjs/lib/elk-worker.min.js");
 const notice = `/* elkjs ${version}, https://github.com/kieler/elkjs, licence EPL-2.0: https://www.eclipse.org/legal/epl-2.0 */\n`;
 
 await mkdir(TARGET, { recursive: true });

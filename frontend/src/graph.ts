@@ -28,6 +28,7 @@ export interface Edge {
   queue_size: number;
   queue_policy: "drop_oldest" | "backpressure";
   input_timeout: number | null;
+  type: string;
 }
 
 export interface Graph {
@@ -67,6 +68,7 @@ export function contract(edge: Edge): string[] {
       ? `Queue of ${size}; when it is full, the sender waits (backpressure).`
       : `Queue of ${size}; when it is full, the oldest message is dropped.`,
   ];
+  if (edge.type) lines.unshift(edge.type);
   if (edge.kind === "local") lines.push("Inside one process: messages are passed by reference.");
   if (edge.kind === "text") lines.push("Lines of text, brought by the daemon.");
   if (edge.input_timeout !== null) lines.push(`Closes after ${edge.input_timeout} s of silence.`);

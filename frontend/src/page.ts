@@ -1,14 +1,19 @@
 // The page of `dora graph`: a header, the graph, and a panel about what is selected.
 
+import ELK from "elkjs/lib/elk-api";
 import { contract, type Edge, ends, type Graph, isGiven, remarks } from "./graph";
-import type { Engine } from "./layout";
 import { GraphView, type Selected } from "./view";
 
-declare const ELK: new () => Engine;
-
+// The engine works in a thread of its own: a large graph takes it seconds.
+const engine = new ELK({
+  workerFactory: () => {
+    const script = new Blob([find("engine").textContent!], { type: "text/javascript" });
+    return new Worker(URL.createObjectURL(script));
+  },
+});
 const graph: Graph = JSON.parse(find("graph-data").textContent!);
 const panel = find("panel");
-const view = new GraphView(find("graph"), graph, new ELK(), show);
+const view = new GraphView(find("graph"), graph, engine, show);
 
 function find(id: string): HTMLElement {
   return document.getElementById(id)!;
@@ -91,8 +96,11 @@ document.addEventListener("keydown", (event) => {
 });
 
 view.draw(view.naturalDirection).then(
-  () => document.body.classList.add("ready"),
+  () => {
+    find("waiting").remove();
+    document.body.classList.add("ready");
+  },
   (error: Error) => {
-    find("graph").textContent = `The graph cannot be laid out: ${error.message}`;
+    find("waiting").textContent = `The graph cannot be laid out: ${error.message}`;
   },
 );

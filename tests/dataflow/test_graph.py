@@ -118,6 +118,24 @@ def test_edges_know_their_contract(robot: Graph) -> None:
     assert edge(robot, "plan", "tick").source == "dora/timer/hz/30"
 
 
+def test_edges_know_the_type_of_their_messages() -> None:
+    typed = graph(
+        """
+        nodes:
+          - id: a
+            path: a.py
+            outputs: [image, other]
+            output_types: {image: std/media/v1/Image}
+          - id: b
+            operators:
+              - id: o
+                python: b.py
+                inputs: {image: a/image, other: a/other}
+        """
+    )
+    assert [edge.type for edge in typed.edges] == ["std/media/v1/Image", ""]
+
+
 def test_every_edge_joins_ports_that_exist(robot: Graph) -> None:
     for edge in robot.edges:
         assert edge.output in box(robot, edge.source).outputs

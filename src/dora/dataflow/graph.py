@@ -67,6 +67,7 @@ class Edge(msgspec.Struct, frozen=True):
     queue_size: int
     queue_policy: QueuePolicy
     input_timeout: float | None = None  # seconds
+    type: str = ""  # of the messages, for example "std/media/v1/Image"; "" if none is declared
 
 
 class Graph(msgspec.Struct, frozen=True):
@@ -96,7 +97,7 @@ def graph_of(dataflow: Dataflow) -> Graph:
     given: dict[str, Box] = {}
     edges: list[Edge] = []
     for node in dataflow.nodes:
-        for target, name, item in _inputs(node):
+        for target, name, full, item in _inputs(node):
             if isinstance(item.source, NodeOutput):
                 source, output = makers[item.source]
             else:
@@ -112,6 +113,7 @@ def graph_of(dataflow: Dataflow) -> Graph:
                     queue_size=item.queue_size,
                     queue_policy=item.queue_policy,
                     input_timeout=item.input_timeout,
+                    type=_type(dataflow, f"{node.id}/{full}", str(item.source)),
                 )
             )
     return Graph((*given.values(), *boxes), tuple(groups), tuple(edges))
@@ -179,14 +181,19 @@ def _outputs(node: Node) -> Iterator[tuple[str, str, str]]:
             yield _box_id(node, operator.id), output, f"{operator.id}/{output}"
 
 
-def _inputs(node: Node) -> Iterator[tuple[str, str, Input]]:
-    """Yield (id of the box, input as the box calls it, the input)."""
+def _inputs(node: Node) -> Iterator[tuple[str, str, str, Input]]:
+    """Yield (id of the box, input as the box calls it, input as the node calls it, the input)."""
     if not node.is_runtime:
         for item in node.inputs:
-            yield node.id, item.id, item
+            yield node.id, item.id, item.id, item
     for operator in node.operators:
         for item in operator.inputs:
-            yield _box_id(node, operator.id), item.id, item
+            yield _box_id(node, operator.id), item.id, f"{operator.id}/{item.id}", item
+
+
+def _type(dataflow: Dataflow, input_id: str, output_id: str) -> str:
+    declared = dataflow.types.inputs.get(input_id) or dataflow.types.outputs.get(output_id)
+    return declared.name if declared else ""
 
 
 def _given(source: TimerSource | LogSource) -> Box:
