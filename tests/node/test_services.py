@@ -9,7 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from fake_daemon import PATIENCE, FakeDaemon, StartFlow
+from fake_daemon import PATIENCE, FakeDaemon, StartFlow, wait_until
 from flows import node
 
 from dora import (
@@ -22,7 +22,7 @@ from dora import (
     UndeclaredInput,
     UndeclaredOutput,
 )
-from dora.wire.control import InputsClosed, NodeRestarted
+from dora.wire.control import Closing, InputsClosed, NodeRestarted
 
 
 def pair(start_flow: StartFlow, **options: Any) -> tuple[FakeDaemon, Node, Node]:
@@ -107,6 +107,40 @@ def test_events_between_are_in_the_order_of_their_input(start_flow: StartFlow) -
         server.send_output("response", pa.array([value]))
     call.wait()
     assert [number(event) for event in client.drain()] == [-1, -2, -3, -4]  # type: ignore[arg-type]
+
+
+def looked_at(client: Node) -> int:
+    return sum(client.statistics()["inputs"]["response"].values())
+
+
+@pytest.mark.parametrize(("policy", "left"), [("drop_oldest", [16, 17, 18, 19]), ("backpressure", None)])
+def test_what_stays_keeps_to_the_contract_of_its_input(
+    start_flow: StartFlow, policy: str, left: list[int] | None
+) -> None:
+    daemon = start_flow(
+        node(
+            "client",
+            inputs={"response": ("server/response", {"queue_size": 4, "queue_policy": policy})},
+            outputs="request",
+        ),
+        node("server", inputs={"request": "client/request"}, outputs="response"),
+    )
+    client, server = daemon.node("client"), daemon.node("server")
+    call = client.call("request", pa.array([1]))
+    thread = threading.Thread(target=call.wait, daemon=True)
+    thread.start()
+    (request,) = requests(server, 1)
+    server.send_output("response", pa.array([100]), {"request_id": "of somebody else"})
+    for value in range(20):
+        wait_until(lambda: looked_at(client) == value + 1, "the client to look")  # noqa: B023
+        server.send_output("response", pa.array([value]))
+    wait_until(lambda: looked_at(client) == 21, "the client to look")
+    answer(server, request, 1)
+    thread.join(PATIENCE)
+    expected = [100, *(left or range(20))]
+    assert [number(event) for event in client.drain()] == expected  # type: ignore[arg-type]
+    counts = client.statistics()["inputs"]["response"]
+    assert counts == {"received": len(expected) + 1, "dropped": 22 - len(expected) - 1}
 
 
 def test_a_program_that_receives_events_meanwhile_hands_the_answer_over(start_flow: StartFlow) -> None:
@@ -409,3 +443,16 @@ def test_after_close_there_are_no_calls(start_flow: StartFlow) -> None:
     client.close()
     with pytest.raises(SendError, match="closed"):
         client.call("request", b"")
+
+
+def test_a_node_that_has_called_goes_away_with_its_last_reference(start_flow: StartFlow) -> None:
+    daemon = start_flow(
+        node("client", inputs={"response": "server/response"}, outputs="request"),
+        node("server", inputs={"request": "client/request"}, outputs="response"),
+    )
+    client, _server = daemon.node("client"), daemon.node("server")
+    call = client.call("request", b"")
+    del client
+    with pytest.raises(CallFailed, match="this node is closed"):
+        call.wait()
+    wait_until(lambda: bool(daemon.heard("client", Closing)), "the goodbye")

@@ -202,6 +202,12 @@ class LinkPort:
         elif words[dropped_word]:  # counted as lost, but it was only late
             words[dropped_word] -= 1
 
+    def count_as_dropped(self) -> None:
+        """Note that a message which was taken here made room for others, and was not delivered."""
+        self._received -= 1
+        self._words[self._received_word] = self._received
+        self._words[self._base + DROPPED] += 1
+
     def look_for_flush(self) -> None:
         """Skip what is queued before the last message with ``flush: true``; called when one was sent."""
         to = self._words[self._flush_word]

@@ -241,10 +241,12 @@ class Node:
         """
         from dora.node.patterns.action import send_goal
 
+        session = self._session
+
         def send_cancel(goal_id: str) -> None:
             self._session.output(cancel).send(b"", {"goal_id": goal_id})
 
-        port = self._session.output(output_id)
+        port = session.output(output_id)
         return send_goal(self._exchanges(), port, data, metadata, _checked(timeout), reply, send_cancel)
 
     def serve_goals(
@@ -287,7 +289,7 @@ class Node:
         if self._replies is None:
             from dora.node.patterns.replies import Replies
 
-            self._replies = Replies(self._session)
+            self._replies = Replies(self._config, self._session.inbox)
         return self._replies
 
     def _serving(self, input_id: str) -> Serving:

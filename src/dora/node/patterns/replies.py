@@ -14,6 +14,7 @@ ended are ignored and counted.
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 import weakref
@@ -23,10 +24,11 @@ from typing import Any, ClassVar, Final, Literal
 
 from dora.errors import CallFailed, CallTimedOut, UndeclaredInput
 from dora.node.events import Event, Input, InputClosed
-from dora.node.input import Port
+from dora.node.inbox import Inbox
+from dora.node.input import LinkPort
 from dora.node.output import OutputPort
-from dora.node.session import Session
-from dora.wire.correlation import GOAL_ID, REQUEST_ID
+from dora.wire.control import InputConfig, NodeConfig
+from dora.wire.correlation import GOAL_ID, REQUEST_ID, is_correlated
 from dora.wire.ids import uuid7
 from dora.wire.metadata import MetadataError
 
@@ -112,30 +114,49 @@ class Exchange:
 class ReplyPort:
     """A `Port` in front of another one, which hands answers to those who wait for them."""
 
-    def __init__(self, port: Port, source_node: str, replies: Replies) -> None:
+    def __init__(self, port: LinkPort, config: InputConfig, replies: Replies) -> None:
         self.id = port.id
         self.is_data = port.is_data
         self._port = port
-        self._source_node = source_node
-        self._replies = replies
-        self._aside: deque[Event] = deque()  # what came while somebody waited for an answer
+        self._source_node = config.source.partition("/")[0]
+        self._replies = weakref.ref(replies)  # which holds the inbox, and that holds this port
+        self._room = config.queue_size if config.policy == "drop_oldest" else sys.maxsize
+        # What came while somebody waited for an answer: a queue under the contract of the input.
+        self._aside: deque[Event] = deque()
+        self._loose = 0  # events there that may be dropped
 
     @property
     def open(self) -> bool:
         return bool(self._aside) or self._port.open
 
     def poll(self) -> Event | None:
-        return self._aside.popleft() if self._aside else self._next()
+        if not self._aside:
+            return self._next()
+        event = self._aside.popleft()
+        self._loose -= _is_loose(event)
+        return event
 
     def look(self) -> None:
         """Hand out the answers that are there; other events stay."""
         while (event := self._next()) is not None:
             self._aside.append(event)
+            self._loose += _is_loose(event)
+            if self._loose > self._room:
+                self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        for index, event in enumerate(self._aside):
+            if _is_loose(event):
+                del self._aside[index]
+                self._loose -= 1
+                self._port.count_as_dropped()
+                return
 
     def _next(self) -> Event | None:
         while self._port.open and (event := self._port.poll()) is not None:
             if isinstance(event, Input):
-                if self._replies.take(event):
+                replies = self._replies()
+                if replies is not None and replies.take(event):
                     continue
             elif isinstance(event, InputClosed) and not self._port.open:
                 self._lose(f"node `{self._source_node}` has ended")
@@ -145,7 +166,8 @@ class ReplyPort:
         return None
 
     def _lose(self, reason: str) -> None:
-        self._replies.lose(self.id, reason)
+        if (replies := self._replies()) is not None:
+            replies.lose(self.id, reason)
 
     def ready(self) -> bool:
         return bool(self._aside) or self._port.ready()
@@ -168,16 +190,22 @@ class ReplyPort:
 
     def close(self) -> None:
         self._aside.clear()
+        self._loose = 0
         self._port.close()
         self._lose("this node is closed")
+
+
+def _is_loose(event: Event) -> bool:
+    """Tell whether an event is a message that nobody waits for."""
+    return isinstance(event, Input) and not is_correlated(event["metadata"])
 
 
 class Replies:
     """The exchanges of one node; made with the first of them."""
 
-    def __init__(self, session: Session) -> None:
-        self._session = session
-        self._inbox = session.inbox
+    def __init__(self, config: NodeConfig, inbox: Inbox) -> None:
+        self._config = config
+        self._inbox = inbox
         self._pending: weakref.WeakValueDictionary[str, Exchange] = weakref.WeakValueDictionary()
         self._ended: OrderedDict[str, Literal["asked", "answered", "failed"]] = OrderedDict()
         self._ports: dict[str, ReplyPort] = {}
@@ -202,8 +230,8 @@ class Replies:
         Those that are ``named``; else all that come from a node which receives this output. Raises
         `UndeclaredInput` if there is none.
         """
-        config = self._session.config
-        links = {item.id: item.source for item in config.inputs if item.kind == "link"}
+        config = self._config
+        links = {item.id: item for item in config.inputs if item.kind == "link"}
         if named is not None:
             found = list(named)
             for input_id in found:
@@ -215,7 +243,7 @@ class Replies:
                 if output.id == output_id
                 for link in output.links
             }
-            found = [input_id for input_id, source in links.items() if source.partition("/")[0] in servers]
+            found = [name for name, item in links.items() if item.source.partition("/")[0] in servers]
             if not found:
                 raise UndeclaredInput(
                     f"no answer to `{output_id}` can come: node `{config.node_id}` has no input from a "
@@ -223,21 +251,22 @@ class Replies:
                 )
         for input_id in found:
             if input_id not in self._ports:  # from here on, somebody may wait for what comes there
-                port = ReplyPort(self._inbox.ports[input_id], links[input_id].partition("/")[0], self)
-                self._ports[input_id] = port
-                self._inbox.replace(port)
+                link = self._inbox.ports[input_id]
+                assert isinstance(link, LinkPort)
+                self._ports[input_id] = ReplyPort(link, links[input_id], self)
+                self._inbox.replace(self._ports[input_id])
         return found
 
     def check_input(self, input_id: str) -> None:
         """Raise `UndeclaredInput` unless the input exists and comes from another node."""
-        known = sorted(item.id for item in self._session.config.inputs if item.kind == "link")
+        known = sorted(item.id for item in self._config.inputs if item.kind == "link")
         if input_id in known:
             return
         import difflib
 
         close = difflib.get_close_matches(input_id, known, 1)
         raise UndeclaredInput(
-            f"node `{self._session.config.node_id}` has no input `{input_id}` from another node"
+            f"node `{self._config.node_id}` has no input `{input_id}` from another node"
             + (f", did you mean `{close[0]}`?" if close else "")
             + f" (its inputs: {', '.join(known) or 'none'})"
         )
