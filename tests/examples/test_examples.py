@@ -85,8 +85,8 @@ def test_types(example: Path) -> None:
     stations = example / "stations.py"
     stations.write_text(stations.read_text().replace("pa.float32()", "pa.float64()"))
     said_by_average = said(dora_run(example), "average")
-    assert len(said_by_average) == 1 and "declares `weather/v1/Reading`" in said_by_average[0]
-    with pytest.raises(AssertionError, match="output `reading`: struct<temperature: double"):
+    assert len(said_by_average) == 1 and "is no `weather/v1/Reading`" in said_by_average[0]
+    with pytest.raises(AssertionError, match="`temperature` is double, not Float32"):
         dora_run(example, DORA_RUNTIME_TYPE_CHECK="error")
 
 

@@ -16,7 +16,7 @@ from dora.dataflow.model import PortType, Types
 from dora.dataflow.report import Report
 from dora.dataflow.type_library import TypeLibrary
 from dora.dataflow.type_names import TypeName
-from dora.node.type_check import fits
+from dora.node.type_check import misfit
 
 LIBRARY = TypeLibrary(Report("", ""), dict)
 
@@ -57,16 +57,24 @@ VECTOR = pa.struct({"x": pa.float64(), "y": pa.float64(), "z": pa.float64()})
     ],
 )
 def test_arrow_types_and_types_of_the_library(type_: pa.DataType, name: str, fitting: bool) -> None:
-    assert fits(type_, std(name)) is fitting
+    assert (misfit(type_, std(name)) == "") is fitting
 
 
 def test_lists() -> None:
     names = {"names": pa.list_(pa.string())}
     joints = pa.struct({**names, **dict.fromkeys(("positions", "velocities"), pa.large_list(pa.float64()))})
-    assert not fits(joints, std("control/v1/JointState"))
+    assert misfit(joints, std("control/v1/JointState")) == "there is no field `efforts`"
     joints = pa.struct([*joints, pa.field("efforts", pa.list_(pa.float32(), 7))])
-    assert fits(joints, std("control/v1/JointState"))
-    assert not fits(pa.map_(pa.string(), pa.float64()), {"list": "Float64"})
+    assert misfit(joints, std("control/v1/JointState")) == ""
+    assert misfit(pa.list_(pa.int8()), {"list": "Float64"}) == "`[]` is int8, not Float64"
+    assert "not a list" in misfit(pa.map_(pa.string(), pa.float64()), {"list": "Float64"})
+
+
+def test_the_field_that_does_not_fit_is_named() -> None:
+    vector = pa.struct({"x": pa.float64(), "y": pa.string(), "z": pa.float64()})
+    twist = pa.struct({"linear": VECTOR, "angular": vector})
+    assert misfit(twist, std("control/v1/Twist")) == "`angular.y` is string, not Float64"
+    assert misfit(pa.float64(), std("control/v1/Twist")) == "it is double, not a struct"
 
 
 # --------------------------------------------------------------------------- in a dataflow
@@ -88,7 +96,10 @@ def warnings(text: str) -> list[str]:
     return [json.loads(line)["message"] for line in text.splitlines()]
 
 
-WRONG = "input `in`: `a/out` sends int64, but the dataflow declares `std/core/v1/Float32`"
+WRONG = (
+    "input `in`: what `a/out` sends is no `std/core/v1/Float32`, as the dataflow declares it: "
+    "it is int64, not Float32"
+)
 
 
 def test_a_first_message_of_another_type_is_warned_about_once(
@@ -142,8 +153,8 @@ def test_what_is_sent_is_warned_about_on_demand(
     a.send_output("out", np.array([1.5], np.float32))
     a.send_output("out", np.array([1.5]))
     assert warnings(capsys.readouterr().out) == [
-        "output `out`: int64 is sent, but the dataflow declares `std/core/v1/Float32`",
-        "output `out`: double is sent, but the dataflow declares `std/core/v1/Float32`",
+        f"output `out`: this is no `std/core/v1/Float32`, as the dataflow declares it: it is {name}"
+        for name in ("int64, not Float32", "double, not Float32")
     ]
     assert a.statistics()["outputs"]["out"]["sent"] == 7
 
@@ -152,9 +163,9 @@ def test_what_is_sent_is_refused_on_demand(daemon: FakeDaemon, monkeypatch: pyte
     monkeypatch.setenv("DORA_RUNTIME_TYPE_CHECK", "error")
     a = daemon.node("a")
     for data in (pa.array([1]), pa.chunked_array([[1]]), pa.table({"a": [1]}), np.array([1.5])):
-        with pytest.raises(UnsupportedData, match="declares `std/core/v1/Float32`"):
+        with pytest.raises(UnsupportedData, match="is no `std/core/v1/Float32`"):
             a.send_output("out", data)
-    with pytest.raises(UnsupportedData, match="double is sent"), a.loan("out", 1, "float64") as memory:
+    with pytest.raises(UnsupportedData, match="it is double"), a.loan("out", 1, "float64") as memory:
         memory[:] = 1
     with a.loan("out", 1, "float32") as memory:
         memory[:] = 1

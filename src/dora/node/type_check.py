@@ -47,8 +47,9 @@ _NAMES: Final[dict[str, tuple[str, ...]]] = {
 }
 
 
-def fits(type_: Any, shape: Any) -> bool:
-    """Tell whether values of a ``pyarrow.DataType`` are what a shape of the type library says.
+def misfit(type_: Any, shape: Any, field: str = "") -> str:
+    """Return why values of a ``pyarrow.DataType`` are not what a shape of the type library says; "" if
+    they are. ``field`` says where in a struct they stand.
 
     An empty array without a type fits everything. A struct with bytes in it, such as an image, may also be
     sent as the bytes alone, with the rest in the metadata, as published nodes do.
@@ -56,21 +57,35 @@ def fits(type_: Any, shape: Any) -> bool:
     import pyarrow as pa
 
     if isinstance(type_, pa.BaseExtensionType):
-        return fits(type_.storage_type, shape)
+        return misfit(type_.storage_type, shape, field)
     if pa.types.is_dictionary(type_):
-        return fits(type_.value_type, shape)
+        return misfit(type_.value_type, shape, field)
     if pa.types.is_null(type_) or shape == "LargeBinary":
-        return True
+        return ""
+    what = f"`{field}` is {type_}" if field else f"it is {type_}"
     if isinstance(shape, str):
-        return str(type_) in _NAMES.get(shape, ())
+        return "" if str(type_) in _NAMES.get(shape, ()) else f"{what}, not {shape}"
     if "list" in shape:
         is_list = hasattr(type_, "value_type") and not pa.types.is_map(type_)
-        return is_list and fits(type_.value_type, shape["list"])
+        return misfit(type_.value_type, shape["list"], f"{field}[]") if is_list else f"{what}, not a list"
     fields: dict[str, Any] = shape["struct"]
     if not pa.types.is_struct(type_):
-        return "LargeBinary" in fields.values() and _is_bytes(type_)
+        alone = "LargeBinary" in fields.values() and _is_bytes(type_)
+        return "" if alone else f"{what}, not a struct"
     sent = {type_.field(index).name: type_.field(index).type for index in range(type_.num_fields)}
-    return all(name in sent and fits(sent[name], inner) for name, inner in fields.items())
+    for name, inner in fields.items():
+        path = f"{field}.{name}" if field else name
+        if name not in sent:
+            return f"there is no field `{path}`"
+        if found := misfit(sent[name], inner, path):
+            return found
+    return ""
+
+
+def _why_none_fits(type_: Any, shapes: list[Any]) -> str:
+    """Return why values are of none of the shapes; "" if they are of one."""
+    reasons = [misfit(type_, shape) for shape in shapes]
+    return "" if "" in reasons else reasons[0]
 
 
 def _is_bytes(type_: Any) -> bool:
@@ -107,10 +122,10 @@ def _check_first(port: Port, config: InputConfig, node_id: str) -> None:
         if waiting and isinstance(event, Input) and (found := _received_type(event)) is not None:
             waiting = False
             vars(port).pop("poll", None)  # the one of the class shows again
-            if not any(fits(found, shape) for shape in config.shapes):
+            if reason := _why_none_fits(found, config.shapes):
                 message = (
-                    f"input `{config.id}`: `{config.source}` sends {found}, "
-                    f"but the dataflow declares `{config.type}`"
+                    f"input `{config.id}`: what `{config.source}` sends is no `{config.type}`, "
+                    f"as the dataflow declares it: {reason}"
                 )
                 write_line(log_line(node_id, "warn", message))
         return event
@@ -155,22 +170,22 @@ class _Judge:
         self._config = config
         self._node_id = node_id
         self._raises = raises
-        self._known: dict[Any, bool] = {}
+        self._known: dict[Any, str] = {}  # Arrow type → why it does not fit, "" if it does
 
     def judge(self, type_: Any) -> None:
         """Warn of a wrong type, once; raises `UnsupportedData` if that is wanted."""
-        fitting = self._known.get(type_)
-        if fitting is None:
-            fitting = any(fits(type_, shape) for shape in self._config.shapes)
-            self._known[type_] = fitting
-            if not fitting and not self._raises:
-                write_line(log_line(self._node_id, "warn", self._message(type_)))
-        if not fitting and self._raises:
-            raise UnsupportedData(self._message(type_))
+        reason = self._known.get(type_)
+        if reason is None:
+            reason = self._known[type_] = _why_none_fits(type_, self._config.shapes)
+            if reason and not self._raises:
+                write_line(log_line(self._node_id, "warn", self._message(reason)))
+        if reason and self._raises:
+            raise UnsupportedData(self._message(reason))
 
-    def _message(self, type_: Any) -> str:
+    def _message(self, reason: str) -> str:
         return (
-            f"output `{self._config.id}`: {type_} is sent, but the dataflow declares `{self._config.type}`"
+            f"output `{self._config.id}`: this is no `{self._config.type}`, "
+            f"as the dataflow declares it: {reason}"
         )
 
 
