@@ -187,3 +187,13 @@ def test_files_that_cannot_be_read_complete_to_nothing(folder: Path) -> None:
         assert node_levels(context, command.params[0], "") == []
     offered = dataflow_files(click.Context(command), command.params[0], "nowhere/x")
     assert [(item.type, item.value) for item in offered] == [("dir", "nowhere/x")]
+
+
+@pytest.mark.parametrize("name", main.COMMANDS)
+def test_every_dataflow_file_is_completed(name: str, folder: Path) -> None:  # noqa: ARG001 - it is the current one
+    found = main.cli.get_command(click.Context(main.cli), name)
+    assert found is not None
+    for param in found.params:
+        if param.metavar in ("FILE", "[FILE]"):
+            offered = param.shell_complete(click.Context(found), "f")
+            assert [item.value for item in offered] == ["f", "flow.yml"]

@@ -224,7 +224,7 @@ def test_on_a_phone_the_graph_goes_down_and_the_chosen_box_stays_in_sight(show) 
     top = page.locator('.box[data-id="camera"]').bounding_box()
     below = page.locator('.box[data-id="motor"]').bounding_box()
     assert below["y"] > top["y"] + top["height"]
-    page.locator('.box[data-id="motor"]').dispatch_event("click")
+    page.locator('.box[data-id="motor"]').tap()
     box, panel = page.locator(".box.chosen").bounding_box(), page.locator("#panel").bounding_box()
     assert box["x"] >= 0 and box["x"] + box["width"] <= PHONE["width"]
     assert box["y"] + box["height"] <= panel["y"]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from dora.cli.completion import dataflow_files
+
 
 @click.command()
-@click.argument("path", metavar="FILE")
+@click.argument("path", metavar="FILE", shell_complete=dataflow_files)
 @click.option("--module", is_flag=True, help="FILE is a module: check it by itself.")
 def expand(path: str, module: bool) -> None:
     """Print a dataflow file with its modules written out.
