@@ -14,7 +14,10 @@ DEFAULT_FILE = "dataflow.yml"
 @click.argument("path", metavar="[FILE]", required=False, shell_complete=dataflow_files)
 @click.option("--strict-types", is_flag=True, help="Make errors of types that do not fit together.")
 @click.option(
-    "--node-manifest", metavar="FILE", help="Check the manifest of a node (dora-node.yml), and no dataflow."
+    "--node-manifest",
+    metavar="FILE",
+    shell_complete=dataflow_files,
+    help="Check the manifest of a node (dora-node.yml), and no dataflow.",
 )
 @click.option("--offline", is_flag=True, hidden=True, expose_value=False, help="Checking needs no network.")
 def validate(path: str | None, strict_types: bool, node_manifest: str | None) -> None:
