@@ -15,6 +15,7 @@ help:
 	@echo "make bench   measure, against dora-rs in a venv of its own"
 	@echo "make rerun   test the viewer with Rerun (500 MB)"
 	@echo "make stress  kill nodes, fill queues, restart and soak for ten minutes"
+	@echo "make packages  install published node packages from PyPI and run them"
 	@echo "make clean   remove .venv and everything that was generated"
 	@echo "PYTHON=...   the interpreter to make .venv with (3.11 or newer)"
 
@@ -39,6 +40,9 @@ stress: $(VENV)/.dev
 rerun: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[rerun]'
 	$(BIN)/python -m pytest tests/viewer tests/examples -k "viewer or rerun"
+
+packages: $(VENV)/.dev
+	$(BIN)/python -m pytest tests/packages -m packages
 
 clean:
 	rm -rf $(VENV) .venv-upstream .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build

@@ -92,7 +92,7 @@ def test_what_cannot_be_spawned(node: Node, sentence: str, tmp_path: Path) -> No
 
 def test_a_node_with_an_environment_of_its_own_runs_there(tmp_path: Path) -> None:
     node = Node("n", path="tool", python=PythonEnvironment("3.12", ("rich",)))
-    dataflow = Dataflow((node,), str(tmp_path), env={"PATH": "/x"})
+    dataflow = Dataflow((node,), str(tmp_path))
     interpreter = interpreter_of(dataflow, node, uv=False)
     folder = environment_folder(dataflow, node, uv=False)
     assert folder is not None and folder.startswith(f"{tmp_path}/.dora/python-envs/n-")
@@ -105,8 +105,10 @@ def test_a_node_with_an_environment_of_its_own_runs_there(tmp_path: Path) -> Non
     assert command_line(node, str(tmp_path), interpreter, allow_shell=False) == [tool]
     runtime = Node("n", operators=(Operator("a", "a.py"),), python=node.python)
     assert command_line(runtime, str(tmp_path), interpreter, allow_shell=False)[0] == f"{programs}/python"
-    env = environment(node, dataflow, Address("id", "n", "/s"), interpreter, base={})
+    env = environment(node, dataflow, Address("id", "n", "/s"), interpreter, base={"PATH": "/x"})
     assert env["PATH"] == f"{programs}:/x" and env["VIRTUAL_ENV"] == folder
+    own_path = Dataflow((node,), str(tmp_path), env={"PATH": "data"})
+    assert environment(node, own_path, Address("id", "n", "/s"), interpreter, base={})["PATH"] == "data"
 
 
 def test_what_decides_about_an_environment_is_in_its_name() -> None:

@@ -109,7 +109,7 @@ def environment(
 ) -> dict[str, str]:
     """Return the environment of a node's process: ``base``, the dataflow's, the node's, and dora's own."""
     env = {**base, **interpreter.variables, **dataflow.env, **node.env}
-    if interpreter.programs is not None:
+    if interpreter.programs is not None and "PATH" not in {**dataflow.env, **node.env}:
         env["PATH"] = f"{interpreter.programs}{os.pathsep}{env.get('PATH', os.defpath)}"
     env["DORA_NODE_CONFIG"] = encode_address(address).decode()
     env["PYTHONUNBUFFERED"] = "1"
