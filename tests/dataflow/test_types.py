@@ -366,6 +366,17 @@ def test_types_are_nested_eight_deep_and_no_deeper(tmp_path: Path) -> None:
     assert [w.message for w in dataflow.type_warnings] == ["the type `my/v1/T1` is nested more than 8 deep"]
 
 
+def test_types_that_multiply_are_refused(tmp_path: Path) -> None:
+    def fields(n: int) -> str:
+        return ", ".join(f"{{name: f{i}, type: T{n}}}" for i in range(20))
+
+    chain = "".join(f"  T{n}: {{arrow: Struct, fields: [{fields(n + 1)}]}}\n" for n in range(1, 8))
+    write_types(tmp_path, f"types:\n{chain}  T8: {{arrow: Int8}}\n")
+    dataflow = parse(FLOW.replace("std/core/v1/UInt8", "my/v1/T1"), tmp_path)
+    assert dataflow.types.outputs["camera/number"].shapes == ()
+    assert any("`my/v1/T1` grows too large" in w.message for w in dataflow.type_warnings)
+
+
 # --------------------------------------------------------------------------- manifests
 
 MANIFEST = """apiVersion: 1

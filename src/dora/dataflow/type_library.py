@@ -23,6 +23,7 @@ TIMER = (NOTHING, TypeName(f"{CORE}UInt64"))
 """What an input fed by a timer may be called: what it is, and what dora-rs calls it."""
 
 MAX_DEPTH = 8  # of types made of types
+MAX_PARTS = 10_000  # of one type, with all its fields written out
 MAX_STEPS = 3  # of conversions, one after the other
 
 _list = re.compile(r"List<(.+)>").fullmatch
@@ -41,6 +42,7 @@ class TypeLibrary:
         self._read_users = read_users
         self._users: dict[str, Definition] | None = None
         self._shapes: dict[str, Shape] = {}
+        self._parts = 0
 
     def shape(self, name: TypeName) -> Shape | None:
         """Return the Arrow type of a type; None if there is no such type, or it is told to be broken."""
@@ -78,13 +80,13 @@ class TypeLibrary:
 
     def _resolved(self, base: str, chain: tuple[str, ...]) -> Shape | None:
         """Return the Arrow type of a type; ``chain`` are those that are made of it."""
+        if not chain:
+            self._parts = 0
         definition = _standard().get(base) or (
             None if base.startswith(STANDARD) else self._all_users().get(base)
         )
         if definition is None:
             return None
-        if base in self._shapes and not chain:
-            return self._shapes[base]
         if base in chain or len(chain) >= MAX_DEPTH:
             fault = "contains itself" if base in chain else f"is nested more than {MAX_DEPTH} deep"
             self._report.error(definition.span, f"the type `{chain[0]}` {fault}")
@@ -101,6 +103,13 @@ class TypeLibrary:
 
     def _part(self, text: str, part: str, span: Span, chain: tuple[str, ...]) -> Shape | None:
         """Return the Arrow type of what a type of ``part`` is made of."""
+        self._parts += 1
+        if self._parts == MAX_PARTS:
+            self._report.error(
+                span, f"with all its fields written out, the type `{chain[0]}` grows too large"
+            )
+        if self._parts >= MAX_PARTS:
+            return None
         text = text.strip()
         if found := _list(text):
             item = self._part(found[1], part, span, chain)
