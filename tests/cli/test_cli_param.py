@@ -84,12 +84,12 @@ def test_a_parameter_that_is_not_there(runs: list[FakeRun]) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "sentence"),
     [
-        ("", "1", "KEY is empty"),
-        ("k" * 300, "1", "KEY has 300 bytes, more than 256"),
-        ("k", "v" * 70000, "VALUE has 70002 bytes as JSON, more than 65536"),
-        ("k", "[1, 2", "VALUE looks like JSON, but is none"),
-        ("k", '{"a": NaN}', "VALUE looks like JSON, but is none: NaN is not JSON"),
-        ("k", "1e999", "VALUE has inf, which JSON does not know"),
+        ("", "1", "the key is empty"),
+        ("k" * 300, "1", "the key has 300 bytes, more than 256"),
+        ("k", "v" * 70000, "the value has 70002 bytes as JSON, more than 65536"),
+        ("k", "[1, 2", "the value looks like JSON, but is none"),
+        ("k", '{"a": NaN}', "the value looks like JSON, but is none: NaN is not JSON"),
+        ("k", "1e999", "the value has inf, which JSON does not know"),
     ],
 )
 def test_what_cannot_be_a_parameter_is_not_even_asked_for(key: str, value: str, sentence: str) -> None:

@@ -342,6 +342,20 @@ def test_a_function_that_raises_refuses(start_flow: StartFlow, capfd: Any) -> No
     assert "patterns" not in error
 
 
+def test_what_cannot_be_sent_is_refused(start_flow: StartFlow, capfd: Any) -> None:
+    _, client, server = pair(start_flow)
+
+    def name(request: Input) -> str:  # noqa: ARG001
+        return "text"
+
+    start_serving(server, name)
+    with pytest.raises(
+        CallRefused, match="`name` raised UnsupportedData: cannot send an object of type str"
+    ):
+        client.call("request", b"", timeout=PATIENCE).wait()
+    assert "error: in `name`: cannot send" in capfd.readouterr().err
+
+
 def test_no_answer_is_an_empty_one(start_flow: StartFlow) -> None:
     _, client, server = pair(start_flow)
     start_serving(server, lambda request: None)  # noqa: ARG005

@@ -31,9 +31,13 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-@click.group()
-def param() -> None:
+@click.group(invoke_without_command=True)
+@click.pass_context
+def param(ctx: click.Context) -> None:
     """Look at and change the parameters of running nodes."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
 
 
 @param.command("list")
@@ -90,10 +94,10 @@ def set_parameter(node: str, key: str, value: str, dataflow: str | None) -> None
     try:
         parsed = parse_value(value)
     except ValueError as error:
-        raise click.UsageError(f"VALUE {error}") from None
-    for what, fault in (("KEY", key_fault(key)), ("VALUE", value_fault(parsed))):
+        raise click.UsageError(f"the value {error}") from None
+    for what, fault in (("key", key_fault(key)), ("value", value_fault(parsed))):
         if fault:
-            raise click.UsageError(f"{what} {fault}")
+            raise click.UsageError(f"the {what} {fault}")
     with find_run(dataflow) as run:
         answer = run.ask(SetParameter(node, key, parsed))
     assert isinstance(answer, Done)

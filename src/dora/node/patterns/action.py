@@ -207,6 +207,7 @@ class GoalServer:
         self, function: Callable[[GoalRun], Any], result: OutputPort, feedback: OutputPort | None
     ) -> None:
         self._function = function
+        self._name = getattr(function, "__name__", str(function))
         self._result = result
         self._feedback = feedback
         self._runs: dict[str, tuple[GoalRun, threading.Thread]] = {}
@@ -242,15 +243,14 @@ class GoalServer:
                 run.succeed(EMPTY if answer is None else answer)
         except Exception as error:  # noqa: BLE001 - whatever the user's function raises, or returns
             if not print_traceback_of_operator(error):
-                print(f"error: {error}", file=sys.stderr, flush=True)
+                print(f"error: in `{self._name}`: {error}", file=sys.stderr, flush=True)
             if run.status is None:
                 self._abort(run, error)
         finally:
             del self._runs[run.id]
 
     def _abort(self, run: GoalRun, error: Exception) -> None:
-        name = getattr(self._function, "__name__", str(self._function))
         try:
-            run.abort(metadata={ERROR: f"`{name}` raised {type(error).__name__}: {error}"})
+            run.abort(metadata={ERROR: f"`{self._name}` raised {type(error).__name__}: {error}"})
         except SendError:
             pass  # the node was closed meanwhile: nobody can be told

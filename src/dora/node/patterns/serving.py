@@ -128,26 +128,23 @@ def answer_with(
 ) -> Server:
     """Return a server that sends what a user's function returns, or that it raised."""
 
+    name = getattr(handler, "__name__", str(handler))
+
     def failed(event: Input, error: Exception) -> None:
-        name = getattr(handler, "__name__", str(handler))
         if not print_traceback_of_operator(error):
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            print(f"error: in `{name}`: {error}", file=sys.stderr, flush=True)
         refuse(event, f"`{name}` raised {type(error).__name__}: {error}")
 
     async def serve_async(event: Input) -> None:
         try:
-            answer = await handler(event)
-        except Exception as error:  # noqa: BLE001 - whatever the user's function raises
+            succeed(event, await handler(event))
+        except Exception as error:  # noqa: BLE001 - whatever the user's function raises, or returns
             failed(event, error)
-        else:
-            succeed(event, answer)
 
     def serve(event: Input) -> None:
         try:
-            answer = handler(event)
-        except Exception as error:  # noqa: BLE001 - whatever the user's function raises
+            succeed(event, handler(event))
+        except Exception as error:  # noqa: BLE001 - whatever the user's function raises, or returns
             failed(event, error)
-        else:
-            succeed(event, answer)
 
     return serve_async if inspect.iscoroutinefunction(handler) else serve
