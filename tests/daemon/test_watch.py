@@ -165,6 +165,14 @@ def test_a_new_import_is_watched_from_then_on(tmp_path: Path) -> None:
     reloading.loop.close()
 
 
+def test_a_module_that_was_missing_is_noticed_when_it_comes(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("import late")
+    reloading = Reloading(tmp_path, Node("a", path="a.py"))
+    (tmp_path / "late.py").write_text("")
+    assert reloading.look() == [CodeChanged("a")]
+    reloading.loop.close()
+
+
 def test_bytecode_of_a_changed_file_is_removed(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("import helper")
     (tmp_path / "helper.py").write_text("")

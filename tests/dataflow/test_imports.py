@@ -87,6 +87,19 @@ def test_what_is_installed_is_not_part_of_it(project: Project) -> None:
     assert project.names(project.program().files) == {"main.py"}
 
 
+def test_a_module_that_comes_later(project: Project) -> None:
+    project.write(main="import a, os, numpy.linalg", a="from . import b\nfrom .c import d")
+    program = project.program()
+    missing = {"numpy", "b", "c"}
+    assert project.names(program.missing) == {f"{name}.py" for name in missing} | {
+        f"{name}/__init__.py" for name in missing
+    }
+    assert project.names(program.stale(frozenset({str(project.path("b"))}))) == {"main.py", "a.py"}
+    project.write(b="")
+    program.follow()
+    assert project.names(program.files) == {"main.py", "a.py", "b.py"}
+
+
 def test_modules_that_import_each_other(project: Project) -> None:
     project.write(main="import a", a="import b", b="import a, main")
     program = project.program()

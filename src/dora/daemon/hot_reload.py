@@ -64,7 +64,8 @@ class HotReload:
         self._loop.call_at(time.monotonic() + LOOK_EVERY, self._look)
 
     def _watch(self) -> None:
-        files = {file for program in self._programs.values() for file in program.files}
+        programs = self._programs.values()
+        files = {file for program in programs for file in program.files | program.missing}
         if self._file is not None:
             files.add(self._file)
         self._files.watch(files)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import os
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -46,6 +47,7 @@ class Program:
         self._roots = tuple(dict.fromkeys(roots))
         self._sources = sources
         self._imports: dict[str, frozenset[str]] = {}
+        self._missing: dict[str, frozenset[str]] = {}
         self.follow()
 
     @property
@@ -53,34 +55,53 @@ class Program:
         """The files that make up the program, ``main`` among them."""
         return frozenset(self._imports)
 
+    @property
+    def missing(self) -> frozenset[str]:
+        """Files that would be part of it if they existed: of imports that lead to no project's file."""
+        return frozenset().union(*self._missing.values())
+
     def follow(self) -> None:
         """Follow the imports again, as the sources know them now."""
         self._imports = {}
+        self._missing = {}
         waiting = deque([self.main])
         while waiting and len(self._imports) < MAX_FILES:
             file = waiting.popleft()
             if file not in self._imports:
-                self._imports[file] = frozenset(self._imported_by(file)) - {file}
+                found, missing = self._imported_by(file)
+                self._imports[file] = found - {file}
+                self._missing[file] = missing
                 waiting += self._imports[file]
 
     def stale(self, changed: frozenset[str]) -> frozenset[str]:
         """Return which of the files have to be run anew: those that changed, and who imports them."""
         stale = set(changed & self._imports.keys())
+        stale.update(file for file, missing in self._missing.items() if missing & changed)
         while True:
             more = {file for file, imported in self._imports.items() if imported & stale} - stale
             if not more:
                 return frozenset(stale)
             stale |= more
 
-    def _imported_by(self, file: str) -> Iterator[str]:
+    def _imported_by(self, file: str) -> tuple[frozenset[str], frozenset[str]]:
+        """Return the files that a file imports, and those that it would import if they existed."""
+        found: set[str] = set()
+        missing: set[str] = set()
         for dots, name in self._sources.imports(file):
-            if not dots:
-                yield from _find(self._roots, name)
+            roots = self._roots
+            if dots:
+                package = file
+                for _ in range(dots):
+                    package = os.path.dirname(package)
+                roots = (package,)
+            first = name.partition(".")[0]
+            if first == OURS:
                 continue
-            package = file
-            for _ in range(dots):
-                package = os.path.dirname(package)
-            yield from _find((package,), name)
+            files = list(_find(roots, name))
+            found.update(files)
+            if not files and (dots or first not in sys.stdlib_module_names):
+                missing.update(place for root in roots for place in _places(os.path.join(root, first)))
+        return frozenset(found), frozenset(missing)
 
 
 def _read(file: str) -> frozenset[_Import] | None:
@@ -103,8 +124,6 @@ def _read(file: str) -> frozenset[_Import] | None:
 def _find(roots: Sequence[str], name: str) -> Iterator[str]:
     """Yield the files that importing a dotted name runs: packages on the way, and the module."""
     first, *rest = name.split(".")
-    if first == OURS:
-        return
     for root in roots:
         base = os.path.join(root, first)
         file = _module(base)
@@ -122,7 +141,8 @@ def _find(roots: Sequence[str], name: str) -> Iterator[str]:
 
 
 def _module(base: str) -> str | None:
-    for path in (f"{base}/__init__.py", f"{base}.py"):
-        if os.path.isfile(path):
-            return path
-    return None
+    return next(filter(os.path.isfile, _places(base)), None)
+
+
+def _places(base: str) -> tuple[str, str]:
+    return f"{base}/__init__.py", f"{base}.py"
