@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import sys
 import threading
 import time
@@ -347,10 +349,44 @@ nodes:
         run_dataflow(text, nodes={"a": wait, "b": wait})
 
 
-def test_a_node_that_does_not_give_way_is_shown() -> None:
+def test_a_node_that_does_not_give_way_is_shown_and_left_behind(tmp_path: Path) -> None:
+    release, ended = threading.Event(), threading.Event()
+
+    def busy() -> None:
+        try:
+            Node()
+            release.wait()
+            time.sleep(1)  # of the real clock by now, or not at all
+        finally:
+            ended.set()
+
+    before = os.getcwd()
+    with pytest.raises(VirtualTimeError, match=r"double has kept running for 0\.1 s.*\n.*busy"):
+        run_dataflow(CHAIN, nodes={"source": count(1), "double": busy}, patience=0.1, working_dir=tmp_path)
+    assert os.getcwd() == before
+    release.set()
+    assert ended.wait(20)
+    assert run_dataflow(CHAIN, nodes={"source": count(1), "double": double}).result.ok
+
+
+def test_an_interrupt_of_the_test_ends_it() -> None:
+    started = threading.Event()
+
     def busy() -> None:
         Node()
-        threading.Event().wait(0.6)
+        started.set()
+        while not interrupted.is_set():
+            pass
 
-    with pytest.raises(VirtualTimeError, match=r"double has kept running for 0\.1 s"):
-        run_dataflow(CHAIN, nodes={"source": count(1), "double": busy}, patience=0.1)
+    def interrupt() -> None:
+        started.wait()
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupted = threading.Event()
+    helper = threading.Thread(target=interrupt)
+    helper.start()
+    with pytest.raises(KeyboardInterrupt):
+        run_dataflow(CHAIN, nodes={"source": count(1), "double": busy})
+    interrupted.set()
+    helper.join()
+    assert run_dataflow(CHAIN, nodes={"source": count(1), "double": double}).result.ok

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-import types
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -96,9 +95,7 @@ class VirtualDataflow:
             if not isinstance(body, (str, os.PathLike))
         }
         bodies |= {node_id: self._part(node_id) for node_id in self._play}
-        namespaces = [
-            body.__globals__ for body in given.values() if isinstance(body, types.FunctionType)
-        ] + [sys.modules[body.__module__].__dict__ for body in given.values() if isinstance(body, type)]
+        namespaces = [namespace for body in given.values() for namespace in _namespaces(body)]
         stdout = sys.stdout
         self._stage = Stage(
             checked,
@@ -287,6 +284,16 @@ def _checked(
     else:
         checked = dataflow.check(env=env)
     return checked if folder is None else msgspec.structs.replace(checked, working_dir=folder)
+
+
+def _namespaces(given: Any) -> Iterator[dict[str, Any]]:
+    """Yield the globals of the modules that functions and classes come from."""
+    if isinstance(given, Mapping):
+        for each in given.values():
+            yield from _namespaces(each)
+    module = sys.modules.get(getattr(given, "__module__", None) or "")
+    if module is not None and callable(given):
+        yield vars(module)
 
 
 def _as_process(node: NodeSpec, given: Any) -> NodeSpec:

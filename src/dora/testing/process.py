@@ -51,8 +51,10 @@ class ProcessImage:
         self._main = main
         self._folder = folder
         self._outside: tuple[Any, ...] = ()
+        self._is_inside = False
 
     def enter(self) -> None:
+        self._is_inside = True
         before = {name: os.environ.get(name) for name in self._environment}
         self._outside = (sys.argv, sys.modules.get("__main__"), os.getcwd(), before)
         sys.argv = self._arguments
@@ -65,6 +67,9 @@ class ProcessImage:
             os.chdir(self._directory)
 
     def leave(self) -> None:
+        if not self._is_inside:
+            return
+        self._is_inside = False
         arguments, main, directory, before = self._outside
         self._arguments, sys.argv = sys.argv, arguments
         for name, value in before.items():

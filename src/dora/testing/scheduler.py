@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import os
 import select
+import signal
 import sys
 import threading
 import time
@@ -116,7 +117,8 @@ class Scheduler:
         self._files: dict[int, Flag] = {}  # descriptors that may become readable → what to raise then
         self._outside: set[int] = set()  # those of them that the world outside writes to
         self.closed = False
-        _tasks[threading.get_ident()] = (self, self.driver)
+        self._thread = threading.get_ident()
+        _tasks[self._thread] = (self, self.driver)
 
     # ------------------------------------------------------------------ tasks
 
@@ -171,6 +173,8 @@ class Scheduler:
         if task is None:
             self._wait_outside(flag, deadline)
             return
+        if self.closed:  # it was left behind
+            raise Killed(signal.SIGKILL)
         if flag is not None and flag.raised and task.doom is None:
             flag.raised = False
             return
@@ -213,7 +217,7 @@ class Scheduler:
             flag.raised = True
             for task in tuple(flag.waiting):
                 self._make_ready(task)
-        if current() is None:
+        if current() is None and not self.closed:
             self._poke()
 
     def watch(self, fd: int, flag: Flag, *, outside: bool) -> None:
@@ -383,6 +387,6 @@ class Scheduler:
     def close(self) -> None:
         """End it. Tasks that are left stay where they are, as threads that nobody waits for."""
         self.closed = True
-        _tasks.pop(threading.get_ident(), None)
+        _tasks.pop(self._thread, None)
         os.close(self._poke_in)
         os.close(self._poke_out)

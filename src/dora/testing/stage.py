@@ -136,6 +136,9 @@ class Stage:
             if not self.scheduler.others() or self.scheduler.running is not self.scheduler.driver:
                 break
             self.scheduler.sleep(0)
+        for task in self.scheduler.others():  # left behind, in the midst of something
+            if task.image is not None:
+                task.image.leave()
         attachment.in_process = lambda _: None
         self._surroundings.close()
         self.scheduler.close()
@@ -299,7 +302,7 @@ class Stage:
         ).outputs[0]
 
     def _hear(self, node_id: str, channel: VirtualChannel, message: ToDaemon) -> None:
-        if self._members.get(node_id) is not channel:
+        if self._members.get(node_id) is not channel or self.scheduler.closed:
             return
         match message:
             case Ready():
