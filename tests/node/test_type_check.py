@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from fake_daemon import FakeDaemon, StartFlow
-from flows import node
+from fake_daemon import FakeDaemon, StartFlow, finish, wait_until
+from flows import node, operator, runtime
 
 from dora import Node, UnsupportedData
 from dora.dataflow.model import PortType, Types
@@ -17,6 +18,7 @@ from dora.dataflow.report import Report
 from dora.dataflow.type_library import TypeLibrary
 from dora.dataflow.type_names import TypeName
 from dora.node.type_check import misfit
+from dora.wire.control import Ready
 
 LIBRARY = TypeLibrary(Report("", ""), dict)
 
@@ -193,3 +195,43 @@ def test_only_nodes_with_types_load_the_check(start_flow: StartFlow) -> None:
     nodes: list[Node] = [daemon.node("a"), daemon.node("b")]
     assert "dora.node.type_check" not in sys.modules
     assert len(nodes) == 2
+
+
+OPERATOR = """
+from dora import DoraStatus
+
+class Operator:
+    def on_event(self, dora_event, send_output):
+        if dora_event["type"] == "INPUT":
+            send_output("out", dora_event["value"])
+            print("passed on", flush=True)
+        return DoraStatus.CONTINUE
+"""
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize("mode", ["warn", "error"])
+def test_operators_are_checked_too(start_flow: StartFlow, tmp_path: Path, mode: str) -> None:
+    (tmp_path / "o.py").write_text(OPERATOR)
+    first = operator("first", "o.py", inputs={"in": "a/out"}, outputs="out")
+    second = operator("second", "o.py", inputs={"in": "host/first/out"}, outputs="out")
+    daemon = start_flow(
+        node("a", outputs="out"),
+        runtime("host", first, second),
+        working_dir=str(tmp_path),
+        types=Types(inputs={"host/second/in": FLOAT}, outputs={"host/first/out": FLOAT}),
+    )
+    a = daemon.node("a")
+    process = daemon.start_process("host", None, DORA_RUNTIME_TYPE_CHECK=mode)
+    wait_until(lambda: len(daemon.heard("host", Ready)) == 1, "the runtime to be ready")
+    a.send_output("out", pa.array([1]))
+    daemon.close_inputs("host", "first/in")
+    _, out, err = finish(process)
+    reason = "is no `std/core/v1/Float32`, as the dataflow declares it: it is int64, not Float32"
+    if mode == "error":
+        assert f"output `first/out`: this {reason}" in err
+        assert "passed on" not in out
+    else:
+        assert f"output `first/out`: this {reason}" in out
+        assert f"input `second/in`: what `host/first/out` sends {reason}" in out
+        assert out.count("passed on") == 2

@@ -73,12 +73,17 @@ class Runtime:
             port = self._inbox.ports[item.id]
             if item.kind == "local" and isinstance(port, QueuePort):
                 consumers.setdefault(item.source, []).append(port)
-        return {
+        outlets = {
             output.id: Outlet(
                 self._session.output(output.id), consumers.get(f"{config.node_id}/{output.id}", [])
             )
             for output in config.outputs
         }
+        if any(output.shapes for output in config.outputs):
+            from dora.node.type_check import check_sends
+
+            check_sends(config, outlets)
+        return outlets
 
     def _make_sender(self, operator_id: str) -> SendOutput:
         outlets = {

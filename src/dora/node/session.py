@@ -59,7 +59,7 @@ class Session:
             on_text(_text_warning(config.node_id))
         self._engine = attachment.make_engine()
         self.outputs = attachment.make_outputs(self._engine)
-        if any(output.shapes for output in config.outputs):
+        if any(output.shapes for output in config.outputs) and not config.operators:
             from dora.node.type_check import check_sends
 
             check_sends(config, self.outputs)

@@ -13,7 +13,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dora.errors import UnsupportedData
 from dora.node.events import Event, Input, Text
@@ -25,6 +25,9 @@ from dora.wire.correlation import carries_correlation, is_correlated
 from dora.wire.decode import PayloadError, decode_arrow
 from dora.wire.message import Message
 from dora.wire.plain import ARROW_NAMES
+
+if TYPE_CHECKING:
+    from dora.node.operator import Outlet
 
 _MODES: Final = {"1": "warn", "warn": "warn", "true": "warn", "on": "warn", "error": "error"}
 
@@ -153,7 +156,7 @@ def _received_type(event: Input) -> Any:
 # --------------------------------------------------------------------------- sending
 
 
-def check_sends(config: NodeConfig, ports: Mapping[str, OutputPort]) -> None:
+def check_sends(config: NodeConfig, ports: Mapping[str, OutputPort | Outlet]) -> None:
     """Let typed outputs look at what they send, if ``DORA_RUNTIME_TYPE_CHECK`` asks for it."""
     mode = _MODES.get(os.environ.get("DORA_RUNTIME_TYPE_CHECK", "").strip().lower())
     if mode is None:
@@ -189,9 +192,8 @@ class _Judge:
         )
 
 
-def _check_output(port: OutputPort, judge: _Judge) -> None:
+def _check_output(port: OutputPort | Outlet, judge: _Judge) -> None:
     send: Callable[..., None] = port.send
-    loan: Callable[..., Any] = port.loan
 
     def checked_send(data: Any, metadata: Mapping[str, Any] | None) -> None:
         if not (metadata and is_correlated(dict(metadata))):
@@ -199,6 +201,14 @@ def _check_output(port: OutputPort, judge: _Judge) -> None:
             if type_ is not None:
                 judge.judge(type_)
         send(data, metadata)
+
+    port.send = checked_send  # type: ignore[method-assign]
+    if isinstance(port, OutputPort):
+        _check_loans(port, judge)
+
+
+def _check_loans(port: OutputPort, judge: _Judge) -> None:
+    loan: Callable[..., Any] = port.loan
 
     def checked_loan(schema: bytes, size: int, metadata: Mapping[str, Any] | None) -> Any:
         # Memory for bytes is asked for as uint8, whatever goes into it.
@@ -208,7 +218,6 @@ def _check_output(port: OutputPort, judge: _Judge) -> None:
             judge.judge(getattr(pa, ARROW_NAMES[schema])())
         return loan(schema, size, metadata)
 
-    port.send = checked_send  # type: ignore[method-assign]
     port.loan = checked_loan  # type: ignore[method-assign]
 
 
