@@ -94,7 +94,7 @@ class OutputPort:
         size = payload.size
         with self._lock:
             if self._pressure:
-                self._wait_for_credit()
+                self.wait_for_credit()
             if self._closed:
                 raise SendError(f"output `{self.id}` is closed")
             sequence = self._sequence + 1
@@ -133,7 +133,7 @@ class OutputPort:
     def send_loan(self, loan: Loan, schema: bytes, section: bytes, size: int) -> None:
         with self._lock:
             if self._pressure:
-                self._wait_for_credit()
+                self.wait_for_credit()
             if self._closed:
                 raise SendError(f"output `{self.id}` is closed")
             sequence = self._sequence + 1
@@ -190,7 +190,8 @@ class OutputPort:
                 return False
         return True
 
-    def _wait_for_credit(self) -> None:
+    def wait_for_credit(self) -> None:
+        """Wait until every back-pressured link has room for a message, or the output is closed."""
         if self._has_credit() or self._credit_bell is None:
             return
         words = self._words

@@ -17,7 +17,7 @@ from dora.errors import DataflowFailed, DoraError
 from dora.logs.entry import LogEntry
 from dora.node.node import Node
 from dora.supervise.result import DataflowResult
-from dora.testing.process import Body, CannotRehearse, function_body, operators_body
+from dora.testing.process import Body, CannotRunInTest, function_body, operators_body
 from dora.testing.record import Messages
 from dora.testing.scheduler import START_NS, Flag
 from dora.testing.stage import Stage
@@ -302,7 +302,7 @@ def _as_process(node: NodeSpec, given: Any) -> NodeSpec:
     if isinstance(given, (str, os.PathLike)):
         changes["path"] = path = os.path.abspath(os.fspath(given))
         if not os.path.isfile(path):
-            raise CannotRehearse(f"there is no file {path}, which is given for node `{node.id}`")
+            raise CannotRunInTest(f"there is no file {path}, which is given for node `{node.id}`")
     elif given is not None and not node.is_runtime:
         changes["path"] = "(the test)"
     return msgspec.structs.replace(node, **changes)
@@ -314,10 +314,10 @@ def _body(spec: NodeSpec, given: Any) -> Body:
         ids = [operator.id for operator in spec.operators]
         for operator_id in classes:
             if operator_id not in ids:
-                raise CannotRehearse(
+                raise CannotRunInTest(
                     f"node `{spec.id}` has no operator `{operator_id}`; it has {listed(ids)}"
                 )
         return operators_body(classes)
     if not callable(given):
-        raise CannotRehearse(f"what is given for node `{spec.id}` is neither a function nor a script")
+        raise CannotRunInTest(f"what is given for node `{spec.id}` is neither a function nor a script")
     return function_body(given)

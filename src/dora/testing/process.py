@@ -27,7 +27,7 @@ Body = Callable[[], object]
 OnLine = Callable[[str, str], None]
 
 
-class CannotRehearse(DoraError):
+class CannotRunInTest(DoraError):
     """A node cannot run inside the process of a test; says what to give instead."""
 
 
@@ -243,7 +243,7 @@ def _finished(result: object) -> object:
 def body_of(spec: NodeSpec, directory: str, main: types.ModuleType) -> tuple[Body, str | None]:
     """Return the body of a node as the dataflow describes it, and the folder of its script.
 
-    Raises `CannotRehearse` for what is no Python.
+    Raises `CannotRunInTest` for what is no Python.
     """
     if spec.is_runtime:
         return operators_body({}), None
@@ -253,7 +253,7 @@ def body_of(spec: NodeSpec, directory: str, main: types.ModuleType) -> tuple[Bod
             return script_body(path, main), os.path.dirname(path)
         if os.sep not in (spec.path or "") and (body := command_body(spec.path or "")) is not None:
             return body, None
-    raise CannotRehearse(
+    raise CannotRunInTest(
         f"node `{spec.id}` (path: {spec.path}) is no Python file and no command of an installed Python "
         f"package, so it cannot run inside a test; give something instead of it: nodes={{{spec.id!r}: ...}}"
     )

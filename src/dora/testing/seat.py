@@ -209,7 +209,7 @@ class _Registering(LocalEngine):
     """The common engine, remembering which receivers one node made."""
 
     def __init__(self, engine: LocalEngine, receivers: list[Receiver]) -> None:
-        self._services = engine._services
+        super().__init__(engine)
         self._receivers = receivers
 
     def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> Any:

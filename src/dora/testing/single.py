@@ -185,4 +185,4 @@ def _feed(messages: list[At]) -> None:
             node.send_output(message.id, message.data, message.metadata)
             if message.time is None:
                 # The next one may be for another input: without this, the node could take it first.
-                node._session.output(message.id)._wait_for_credit()
+                node._session.output(message.id).wait_for_credit()

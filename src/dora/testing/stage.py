@@ -71,7 +71,7 @@ class Stage:
     ) -> None:
         """``bodies`` run instead of what the dataflow names; nodes in ``any_output`` may send to any.
 
-        Raises `CannotRehearse` for a node that needs a body and has none.
+        Raises `CannotRunInTest` for a node that needs a body and has none.
         """
         self.dataflow = dataflow
         self.bodies = dict(bodies)

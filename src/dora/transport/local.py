@@ -118,8 +118,11 @@ class LocalEngine:
     wakes = True
     in_flight = False
 
-    def __init__(self) -> None:
-        self._services: dict[str, list[tuple[LocalLink[Message], Callable[[], None]]]] = {}
+    def __init__(self, shared_with: LocalEngine | None = None) -> None:
+        """``shared_with``: an engine whose links this one makes ports for, too."""
+        self._services: dict[str, list[tuple[LocalLink[Message], Callable[[], None]]]] = (
+            {} if shared_with is None else shared_with._services
+        )
 
     def sender(self, output: OutputConfig) -> LocalSender:
         return LocalSender(self._services.setdefault(output.service, []))
