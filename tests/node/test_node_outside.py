@@ -204,11 +204,12 @@ for event in node:
 
 @pytest.mark.processes
 def test_what_is_recorded_in_a_run_can_be_replayed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "flow").mkdir()
     for name, text in (("flow.yml", FLOW), ("send.py", SEND), ("receive.py", RECEIVE)):
-        (tmp_path / name).write_text(text)
+        (tmp_path / "flow" / name).write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DORA_WRITE_EVENTS_TO", "recorded")
-    dora.run("flow.yml")
+    dora.run("flow/flow.yml")
     monkeypatch.delenv("DORA_WRITE_EVENTS_TO")
     recording = json.loads((tmp_path / "recorded" / "inputs-receive.json").read_text())
     assert recording["id"] == "receive"
@@ -224,7 +225,7 @@ def test_what_is_recorded_in_a_run_can_be_replayed(tmp_path: Path, monkeypatch: 
     assert first["metadata"] == {"k": {"ListInt": [1, 2]}, "note": {"Json": None}}
     assert json.loads((tmp_path / "recorded" / "inputs-send.json").read_text())["events"] == []
     monkeypatch.setenv("DORA_TEST_WITH_INPUTS", "recorded/inputs-receive.json")
-    done = subprocess.run([sys.executable, "receive.py"], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "flow/receive.py"], capture_output=True, text=True, timeout=30)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     rows = [json.loads(line) for line in Path("recorded/outputs.jsonl").read_text().splitlines()]
     assert [row["data"] for row in rows] == [[1, 2], ["text"]]
