@@ -6,8 +6,6 @@ import click
 
 from dora.cli.completion import dataflow_files
 
-from dora.cli.completion import dataflow_files
-
 
 @click.command()
 @click.argument("path", metavar="FILE", shell_complete=dataflow_files)
