@@ -470,3 +470,21 @@ def test_a_node_that_has_called_goes_away_with_its_last_reference(start_flow: St
     with pytest.raises(CallFailed, match="this node is closed"):
         call.wait()
     wait_until(lambda: bool(daemon.heard("client", Closing)), "the goodbye")
+
+
+def test_two_threads_wait_for_one_call_while_a_third_receives(start_flow: StartFlow) -> None:
+    daemon, client, server = pair(start_flow)
+    receiver = threading.Thread(target=lambda: list(client), daemon=True)
+    receiver.start()
+    daemon.wait_for_sleep("client")
+    call = client.call("request", b"")
+    results: list[Input] = []
+    threads = [threading.Thread(target=lambda: results.append(call.wait()), daemon=True) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    answer(server, requests(server, 1)[0], 1)
+    for thread in threads:
+        thread.join(PATIENCE)
+    assert [number(event) for event in results] == [1, 1]
+    daemon.stop("client")
+    receiver.join(PATIENCE)

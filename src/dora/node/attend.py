@@ -51,15 +51,17 @@ class Attending:
 
     def attend(
         self,
-        look: Callable[[], bool],
+        ready: Callable[[], bool],
+        look: Callable[[], None],
         ports: Sequence[Port],
         woken: threading.Event,
         deadline: int | None,
     ) -> bool:
-        """Wait until ``look()``; tells whether it came true before the deadline.
+        """Wait until ``ready()``; tells whether it came true before the deadline.
 
-        No event is taken: ``look`` polls what it needs, which is to be among ``ports``. While another
-        thread receives events, that thread polls; it sets ``woken`` when ``look`` may have come true.
+        No event is taken: ``look`` polls what may make it true, which is to be among ``ports``. While
+        another thread receives events, that thread polls; it sets ``woken`` so that this one need not
+        wait for its next look.
         """
         until = _monotonic() + self._spin_ns
         while True:
@@ -67,20 +69,22 @@ class Attending:
                 self._attending = True
                 try:
                     while not self._knocking:
-                        if self._glance(look):
+                        self._glance(look)
+                        if ready():
                             return True
                         now = _monotonic()
                         if deadline is not None and now >= deadline:
                             return False
                         if now < until:
                             yield_cpu()
-                        elif self._doze(look, ports, deadline):
-                            return True
+                        else:
+                            self._doze(ready, look, ports, deadline)
                 finally:
                     self._attending = False
                     self._lock.release()
-            if woken.wait(BUSY_PAUSE):
-                woken.clear()
+            woken.wait(BUSY_PAUSE)
+            woken.clear()
+            if ready():
                 return True
             if deadline is not None and _monotonic() >= deadline:
                 return False
@@ -100,19 +104,26 @@ class Attending:
         """Get the lock if it is only held by a thread that attends to something else."""
         return self._attending and self._take_turn(_GIVE_WAY)
 
-    def _glance(self, look: Callable[[], bool]) -> bool:
+    def _glance(self, look: Callable[[], None]) -> None:
         if self._words[self._control] != self._control_seen:
             self._read_control()
-        return look()
+        look()
 
-    def _doze(self, look: Callable[[], bool], ports: Sequence[Port], deadline: int | None) -> bool:
+    def _doze(
+        self,
+        ready: Callable[[], bool],
+        look: Callable[[], None],
+        ports: Sequence[Port],
+        deadline: int | None,
+    ) -> None:
         """Sleep until rung, or until one of the ports has something to do; once."""
         self._doorbell.rearm()
         self._words[self._asleep] = 1
         memory_fence()
         try:
-            if self._glance(look):
-                return True
+            self._glance(look)
+            if ready():
+                return
             wake_at = _earliest(ports, deadline)
             seconds = None if wake_at is None else max(wake_at - _monotonic(), 0) * 1e-9
             readable = self._doorbell.wait(seconds)
@@ -122,27 +133,25 @@ class Attending:
                 self._wake_tasks()
         if readable:
             self._read_control()
-        return False
 
     async def attend_async(
         self,
-        look: Callable[[], bool],
+        ready: Callable[[], bool],
+        look: Callable[[], None],
         ports: Sequence[Port],
-        on_woken: Callable[[Callable[[], None]], None],
+        wakers: list[Callable[[], None]],
         deadline: int | None,
     ) -> bool:
-        """As `attend`, in an asyncio loop. ``on_woken`` registers what sets ``woken`` there."""
+        """As `attend`, in an asyncio loop; meanwhile ``wakers`` has what is to be called there."""
         import asyncio
 
         loop = asyncio.get_running_loop()
         rung = asyncio.Event()
-        woken = threading.Event()
 
         def wake() -> None:
-            woken.set()
             loop.call_soon_threadsafe(rung.set)
 
-        on_woken(wake)
+        wakers.append(wake)
         self._enter(loop, rung)
         try:
             while True:
@@ -154,11 +163,10 @@ class Attending:
                         self._words[self._asleep] = 1
                         memory_fence()
                         self._read_control()
-                        if look():
-                            return True
+                        look()
                     finally:
                         self._lock.release()
-                elif woken.is_set():
+                if ready():
                     return True
                 now = _monotonic()
                 if deadline is not None and now >= deadline:
@@ -173,6 +181,7 @@ class Attending:
                     pass
         finally:
             self._leave(loop, rung)
+            wakers.remove(wake)
 
 
 def _earliest(ports: Sequence[Port], deadline: int | None) -> int | None:

@@ -70,6 +70,11 @@ class Exchange:
         if not self.awaited:
             self.fail(CallFailed(f"the {self.noun} on `{self.output_id}` has no answer: {reason}"))
 
+    def lose_all(self, reason: str) -> None:
+        """Note that no answer comes any more."""
+        for input_id in list(self.awaited):
+            self.lose(input_id, reason)
+
     def fail(self, error: Exception) -> None:
         if not self.done:
             self._error = error
@@ -82,22 +87,17 @@ class Exchange:
 
     def _wake(self) -> None:
         self._woken.set()
-        for wake in self._wakers:
+        for wake in tuple(self._wakers):
             wake()
 
     def _until(self, ready: Callable[[], bool]) -> None:
         """Wait in this thread until ``ready()``, or this exchange has ended."""
-        while not (ready() or self.done):
-            self._woken.clear()
-            if not self._replies.attend(lambda: ready() or self.done, self._woken, self._deadline):
-                self._expire()
+        if not self._replies.attend(lambda: ready() or self.done, self._woken, self._deadline):
+            self._expire()
 
     async def _until_async(self, ready: Callable[[], bool]) -> None:
-        while not (ready() or self.done):
-            if not await self._replies.attend_async(
-                lambda: ready() or self.done, self._wakers, self._deadline
-            ):
-                self._expire()
+        if not await self._replies.attend_async(lambda: ready() or self.done, self._wakers, self._deadline):
+            self._expire()
 
     def _expire(self) -> None:
         self.fail(
@@ -197,7 +197,10 @@ class ReplyPort:
 
 def _is_loose(event: Event) -> bool:
     """Tell whether an event is a message that nobody waits for."""
-    return isinstance(event, Input) and not is_correlated(event["metadata"])
+    try:
+        return isinstance(event, Input) and not is_correlated(event["metadata"])
+    except MetadataError:  # whoever reads the event will see
+        return True
 
 
 class Replies:
@@ -281,7 +284,7 @@ class Replies:
         self._pending[exchange.id] = exchange
         self._remember(exchange.id, "asked")
         if self._inbox.is_closing:
-            self._fail_all("this node was asked to stop")
+            exchange.lose_all("this node was asked to stop")
         elif not port.is_heard():
             exchange.fail(
                 CallFailed(
@@ -339,11 +342,6 @@ class Replies:
         if len(self._ended) > _REMEMBERED:
             self._ended.popitem(last=False)
 
-    def _fail_all(self, reason: str) -> None:
-        for exchange in list(self._pending.values()):
-            for input_id in list(exchange.awaited):
-                exchange.lose(input_id, reason)
-
     # ------------------------------------------------------------------ waiting
 
     def look(self) -> None:
@@ -351,7 +349,8 @@ class Replies:
         for port in list(self._ports.values()):
             port.look()
         if self._inbox.is_closing:
-            self._fail_all("this node was asked to stop")
+            for exchange in list(self._pending.values()):
+                exchange.lose_all("this node was asked to stop")
 
     def look_beside(self, input_id: str) -> None:
         """Hand out what is there on the inputs beside one that is just being looked at."""
@@ -366,26 +365,11 @@ class Replies:
             self._looking_beside = False
 
     def attend(self, ready: Callable[[], bool], woken: threading.Event, deadline: int | None) -> bool:
-        """Wait until ``ready()``, which may only change by an answer; False at the deadline."""
-        return self._inbox.attend(lambda: self._check(ready), list(self._ports.values()), woken, deadline)
+        """Wait until ``ready()``, which only changes by an answer or a failure; False at the deadline."""
+        return ready() or self._inbox.attend(ready, self.look, list(self._ports.values()), woken, deadline)
 
     async def attend_async(
         self, ready: Callable[[], bool], wakers: list[Callable[[], None]], deadline: int | None
     ) -> bool:
-        ours: list[Callable[[], None]] = []
-
-        def on_woken(wake: Callable[[], None]) -> None:
-            ours.append(wake)
-            wakers.append(wake)
-
-        try:
-            return await self._inbox.attend_async(
-                lambda: self._check(ready), list(self._ports.values()), on_woken, deadline
-            )
-        finally:
-            for wake in ours:
-                wakers.remove(wake)
-
-    def _check(self, ready: Callable[[], bool]) -> bool:
-        self.look()
-        return ready()
+        ports = list(self._ports.values())
+        return ready() or await self._inbox.attend_async(ready, self.look, ports, wakers, deadline)
