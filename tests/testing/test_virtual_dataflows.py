@@ -211,6 +211,18 @@ nodes:
     assert flow.result.ok
 
 
+def test_a_script_that_is_restarted_begins_anew(tmp_path: Path) -> None:
+    (tmp_path / "weak.py").write_text(
+        "import dora\n"
+        "assert 'seen' not in globals()\n"
+        "seen = True\n"
+        "if dora.Node().restart_count() == 0:\n"
+        "    raise OSError('again')\n"
+    )
+    text = "nodes:\n  - id: weak\n    path: weak.py\n    restart_policy: on-failure\n"
+    assert run_dataflow(text, working_dir=tmp_path).result.ok
+
+
 def test_a_node_that_fails_before_it_is_ready_breaks_the_start() -> None:
     def broken() -> None:
         raise ImportError("no such model")

@@ -193,7 +193,8 @@ def script_body(path: str, main: types.ModuleType) -> Body:
     def run() -> None:
         with open(path, "rb") as file:
             code = compile(file.read(), path, "exec")
-        main.__file__ = path
+        main.__dict__.clear()  # of what an earlier process of the node has left
+        main.__dict__.update(__name__="__main__", __file__=path, __doc__=None, __package__=None)
         exec(code, main.__dict__)
 
     return run

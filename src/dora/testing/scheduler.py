@@ -123,7 +123,7 @@ class Scheduler:
     # ------------------------------------------------------------------ tasks
 
     def start(self, name: str, owner: str | None, image: Image | None, body: Callable[[], None]) -> Task:
-        """Make a task; it begins when its turn comes. Exceptions of ``body`` are the body's business."""
+        """Make a task; it begins when its turn comes. Exceptions but `Killed` are the body's business."""
         task = Task(name, owner, image)
 
         def run() -> None:
@@ -133,6 +133,8 @@ class Scheduler:
                 image.enter()
             try:
                 body()
+            except Killed:
+                pass
             finally:
                 if image is not None:
                     image.leave()

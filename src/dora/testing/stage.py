@@ -75,6 +75,13 @@ class Stage:
         """
         self.dataflow = dataflow
         self.bodies = dict(bodies)
+        self._main = {node.id: types.ModuleType("__main__") for node in dataflow.nodes}
+        self._folders: dict[str, str | None] = {}
+        for node in dataflow.nodes:
+            if node.id not in self.bodies and not node.is_dynamic:
+                self.bodies[node.id], self._folders[node.id] = body_of(
+                    node, dataflow.working_dir, self._main[node.id]
+                )
         self.scheduler = Scheduler(limit=limit, patience=patience)
         self.supervisor = Supervisor(dataflow)
         self.errors: dict[str, BaseException] = {}  # of each node's last process
@@ -104,13 +111,6 @@ class Stage:
         self._connections = 0
         self._render = renderer("compact")
         self._echo = echo
-        self._main = {node.id: types.ModuleType("__main__") for node in dataflow.nodes}
-        self._folders: dict[str, str | None] = {}
-        for node in dataflow.nodes:
-            if node.id not in self.bodies and not node.is_dynamic:
-                self.bodies[node.id], self._folders[node.id] = body_of(
-                    node, dataflow.working_dir, self._main[node.id]
-                )
         for config in self._plan.configs.values():
             for output in config.outputs:
                 self.recorder.observe(config.node_id, output)

@@ -1,0 +1,135 @@
+"""Threads that take turns in virtual time, without any dataflow."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from dora.testing.scheduler import START_NS, Flag, Killed, Scheduler, VirtualTimeError, current
+
+SECOND = 1_000_000_000
+
+
+@pytest.fixture
+def scheduler() -> Iterator[Scheduler]:
+    scheduler = Scheduler(limit=100, patience=10)
+    yield scheduler
+    for task in scheduler.others():
+        scheduler.kill(task, Killed(signal.SIGKILL))
+    scheduler.sleep(0)
+    assert scheduler.others() == []
+    scheduler.close()
+    assert current() is None
+
+
+def test_tasks_run_in_the_order_in_which_they_can(scheduler: Scheduler) -> None:
+    told: list[tuple[str, int]] = []
+
+    def sleeper(name: str, *seconds: int) -> None:
+        def body() -> None:
+            for each in seconds:
+                scheduler.sleep(each * SECOND)
+                told.append((name, (scheduler.now - START_NS) // SECOND))
+
+        scheduler.start(name, name, None, body)
+
+    sleeper("a", 2, 2)
+    sleeper("b", 1, 2, 1)
+    assert told == []
+    scheduler.sleep(4 * SECOND)
+    assert told == [("b", 1), ("a", 2), ("b", 3), ("a", 4), ("b", 4)]
+
+
+def test_a_flag_wakes_one_that_waits_and_stays_for_one_that_comes_later(scheduler: Scheduler) -> None:
+    flag, told = Flag(), []
+
+    def body() -> None:
+        scheduler.wait(flag, None, "the flag")
+        told.append(1)
+        scheduler.wait(flag, None, "the flag")
+        told.append(2)
+
+    scheduler.raise_flag(flag)
+    scheduler.start("a", "a", None, body)
+    scheduler.sleep(0)
+    assert told == [1]
+    scheduler.raise_flag(flag)
+    assert told == [1]  # nobody runs while the driver does
+    scheduler.sleep(0)
+    assert told == [1, 2]
+
+
+def test_a_wait_ends_at_its_deadline(scheduler: Scheduler) -> None:
+    scheduler.wait(Flag(), scheduler.now + 5 * SECOND, "nothing")
+    assert scheduler.now == START_NS + 5 * SECOND
+
+
+def test_one_that_looks_again_and_again_lets_time_pass(scheduler: Scheduler) -> None:
+    def body() -> None:
+        while scheduler.now < START_NS + SECOND:
+            scheduler.looked_in_vain()
+
+    scheduler.start("a", "a", None, body)
+    scheduler.sleep(2 * SECOND)
+    assert scheduler.others() == []
+
+
+def test_a_killed_task_ends_where_it_waits(scheduler: Scheduler) -> None:
+    told = []
+
+    def body() -> None:
+        try:
+            scheduler.sleep(50 * SECOND)
+        except Killed as killed:
+            told.append(killed.signal_number)
+            with pytest.raises(Killed):  # and wherever it waits again
+                scheduler.sleep(SECOND)
+
+    task = scheduler.start("a", "a", None, body)
+    scheduler.sleep(SECOND)
+    scheduler.kill(task, Killed(15))
+    scheduler.sleep(0)
+    assert told == [15]
+
+
+def test_a_timer_is_called_between_tasks(scheduler: Scheduler) -> None:
+    due: list[int] = [START_NS + SECOND, START_NS + 3 * SECOND]
+    called = []
+
+    def on_time() -> None:
+        called.append((scheduler.now - START_NS) // SECOND)
+        due.pop(0)
+
+    scheduler.timer = lambda: due[0] if due else None
+    scheduler.on_time = on_time
+    scheduler.sleep(2 * SECOND)
+    assert called == [1]
+    scheduler.sleep(2 * SECOND)
+    assert called == [1, 3]
+
+
+def test_waiting_for_nothing_is_an_error(scheduler: Scheduler) -> None:
+    with pytest.raises(VirtualTimeError, match="nothing can happen any more: no node is left"):
+        scheduler.wait(Flag(), None, "for ever")
+    flag = Flag()
+    scheduler.start("a", "a", None, lambda: scheduler.wait(flag, None, "a friend"))
+    with pytest.raises(VirtualTimeError, match="a waits for a friend"):
+        scheduler.wait(Flag(), None, "for ever")
+
+
+def test_a_thread_that_is_no_task_can_raise_a_flag(scheduler: Scheduler) -> None:
+    flag, go = Flag(), threading.Event()
+
+    def outside() -> None:
+        go.wait()
+        assert current() is None
+        scheduler.raise_flag(flag)
+
+    thread = threading.Thread(target=outside)
+    thread.start()
+    go.set()
+    scheduler.wait(flag, None, "the thread")
+    thread.join()
