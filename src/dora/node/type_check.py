@@ -124,7 +124,7 @@ def _check_first(port: Port, config: InputConfig, node_id: str) -> None:
         event = poll()
         if waiting and isinstance(event, Input) and (found := _received_type(event)) is not None:
             waiting = False
-            vars(port).pop("poll", None)  # the one of the class shows again
+            del port.poll  # the one of the class shows again
             if reason := _why_none_fits(found, config.shapes):
                 message = (
                     f"input `{config.id}`: what `{config.source}` sends is no `{config.type}`, "
