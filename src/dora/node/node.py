@@ -244,7 +244,7 @@ class Node:
         session = self._session
 
         def send_cancel(goal_id: str) -> None:
-            self._session.output(cancel).send(b"", {"goal_id": goal_id})
+            session.output(cancel).send(b"", {"goal_id": goal_id})
 
         port = session.output(output_id)
         return send_goal(self._exchanges(), port, data, metadata, _checked(timeout), reply, send_cancel)
