@@ -68,10 +68,12 @@ def test_a_checkout_of_dora_rs_itself_is_taken_out(tmp_path):
     assert left.words == [] and left.provided == ["dora-rs"] and not left.asks
 
 
-def test_nodes_that_come_with_dora_mean_what_they_need():
-    left = plan(["dora-rerun==0.5.0"], "/")
-    assert left.builtin == ["dora-rerun"]
-    assert left.words[0].startswith("rerun-sdk")
+def test_nodes_that_come_with_dora_mean_what_they_need(tmp_path):
+    (tmp_path / "pyproject.toml").write_text("[project]\nname = 'dora-rerun'\n")
+    for words in (["dora-rerun==0.5.0"], ["-e", "."]):
+        left = plan(words, str(tmp_path))
+        assert left.builtin == ["dora-rerun"]
+        assert len(left.words) == 1 and left.words[0].startswith("rerun-sdk")
 
 
 def build(tmp_path, *commands, **options):

@@ -71,17 +71,17 @@ class Place:
 
     def popen(self, program: str, *arguments: str, **options: Any) -> subprocess.Popen[str]:
         words = [f"{self._environment}/bin/{program}", *arguments]
-        return subprocess.Popen(words, cwd=self.folder, env=self._env(), text=True, **options)
+        return subprocess.Popen(words, cwd=self.folder, env=self.environ(), text=True, **options)
 
     def _run(self, program: str, *arguments: str) -> str:
         words = [f"{self._environment}/bin/{program}", *arguments]
         done = subprocess.run(
-            words, cwd=self.folder, env=self._env(), capture_output=True, text=True, timeout=BOUND
+            words, cwd=self.folder, env=self.environ(), capture_output=True, text=True, timeout=BOUND
         )
         assert done.returncode == 0, f"{' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
         return done.stdout + done.stderr
 
-    def _env(self) -> dict[str, str]:
+    def environ(self) -> dict[str, str]:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("DORA_")}
         return {**inherited, "NO_COLOR": "1"}
 

@@ -53,6 +53,7 @@ class EnvironmentMaker:
         assert folder is not None
         self.folder = folder
         self._what = f"{node.place or '<dataflow>'}: the Python environment of node `{node.id}`"
+        self._shown = os.path.relpath(folder, dataflow.working_dir)
         self._node = node
         self._directory = dataflow.directory_of(node)
         self._python = f"{folder}/bin/python"
@@ -79,8 +80,7 @@ class EnvironmentMaker:
                 return
             self._uv = require_uv(self._what)
             asked = self._node.python
-            named = ", ".join(asked.requirements) if asked is not None else ""
-            self._log.say("making its Python environment" + (f" ({named})" if named else ""))
+            self._log.say(f"making its Python environment {self._shown}")
             shutil.rmtree(self.folder, ignore_errors=True)
             version = (asked.version if asked is not None else None) or sys.executable
             self._run("venv", "--no-project", "--python", version, self.folder)

@@ -143,7 +143,7 @@ def plan(words: Sequence[str], directory: str) -> Installation:
             result.provided.append(name)
         elif name in RUST_PACKAGES:
             result.refused.append(name)
-        elif name in BUILTIN_NODES and request.requirement:
+        elif name in BUILTIN_NODES:
             requirement = BUILTIN_NODES[name].requirement
             result.builtin.append(name)
             result.requirements.append(requirement)

@@ -72,12 +72,26 @@ def has_upstream(folder: str) -> bool:
 
 
 def mend() -> str:
-    """Return the commands that put our files back."""
+    """Return the commands that put our files back, from where they came."""
     pip = f"{shlex.quote(sys.executable)} -m pip"
     return (
         f"{pip} uninstall -y {' '.join(PROVIDED)} && "
-        f"{pip} install --force-reinstall --no-deps dora-dataflow"
+        f"{pip} install --force-reinstall --no-deps {_where_from()}"
     )
+
+
+def _where_from() -> str:
+    """Return what to tell pip: our name on PyPI, or the folder or file that we were installed from."""
+    import json
+    from importlib.metadata import PackageNotFoundError, distribution
+
+    name = "dora-dataflow"
+    try:
+        origin = json.loads(distribution(name).read_text("direct_url.json") or "{}")
+    except (PackageNotFoundError, ValueError):
+        return name
+    url = shlex.quote(origin.get("url", "")) if "url" in origin else name
+    return f"-e {url}" if origin.get("dir_info", {}).get("editable") else url
 
 
 def installer_environment(folder: str, environ: Mapping[str, str]) -> dict[str, str]:
