@@ -224,6 +224,24 @@ def test_a_script_has_its_own_arguments_environment_and_folder(tmp_path: Path) -
     assert "helper_of_script" not in sys.modules
 
 
+def test_the_command_of_an_installed_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "echoing.py").write_text(
+        "import sys\nimport dora\n\n"
+        "def main():\n"
+        "    for event in (node := dora.Node()):\n"
+        "        if event['type'] == 'INPUT':\n"
+        "            node.send_output('echo', event['value'], {'args': sys.argv[1:]})\n"
+    )
+    info = tmp_path / "echoing-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: echoing\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[console_scripts]\ndora-test-echo = echoing:main\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    run = run_node("dora-test-echo", [("n", b"x")], args=["--loud"])
+    assert run.outputs["echo"][0].data == b"x"
+    assert run.outputs["echo"][0].metadata["args"] == ["--loud"]
+
+
 def test_undeclared_outputs_are_dropped_if_the_outputs_are_given() -> None:
     def send(node: Node) -> None:
         node.send_output("right", b"1")
