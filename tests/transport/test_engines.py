@@ -68,7 +68,7 @@ def test_small_messages_are_never_held(iceoryx_bench: Bench) -> None:
 
 def test_received_bodies_are_aligned_in_shared_memory(iceoryx_bench: Bench) -> None:
     outlet, (port,) = iceoryx_bench.link(10)
-    for size in (5000, 100_000, 1 << 20):
+    for size in (9000, 100_000, 1 << 20):
         outlet.send(bytes(size))
         assert decode_arrow(port.take()).buffers()[1].address % 64 == 0
 
