@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -254,7 +255,8 @@ def test_build_does_not_start_nodes(folder):
     write(dataflow__yml=ONE + "    build: python make.py\n", make__py="print('made')\n")
     done = run("build", "dataflow.yml", "--local")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[-1].endswith("[build] made")
+    *_, made, summary = done.stdout.splitlines()
+    assert made.endswith("[build] made") and re.fullmatch(r"built in .* s: 1 command", summary)
     assert not (folder / "out").exists()
 
 
