@@ -244,3 +244,20 @@ def test_feedback_needs_an_output(start_flow: StartFlow) -> None:
     goal = client.send_goal("goal", b"", timeout=PATIENCE)
     goal.result()
     assert "this action has no feedback" in (goal.error or "")
+
+
+def test_closing_a_node_cancels_its_goals(start_flow: StartFlow) -> None:
+    _, client, server = pair(start_flow)
+    ended = threading.Event()
+
+    def work(run: GoalRun) -> None:
+        run.send_feedback(b"begun")
+        assert run.wait_for_cancel(PATIENCE)
+        ended.set()
+
+    server.serve_goals("goal", result="result", feedback="feedback")(work)
+    goal = client.send_goal("goal", b"", timeout=PATIENCE)
+    assert server.next(timeout=0) is not None  # takes the goal in
+    next(goal)
+    server.close()
+    assert ended.wait(PATIENCE)

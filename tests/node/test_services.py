@@ -18,6 +18,7 @@ from dora import (
     CallTimedOut,
     Input,
     Node,
+    ReceiveClosed,
     SendError,
     UndeclaredInput,
     UndeclaredOutput,
@@ -488,3 +489,18 @@ def test_two_threads_wait_for_one_call_while_a_third_receives(start_flow: StartF
     assert [number(event) for event in results] == [1, 1]
     daemon.stop("client")
     receiver.join(PATIENCE)
+
+
+def test_a_served_node_can_be_drained(start_flow: StartFlow) -> None:
+    daemon, client, server = pair(start_flow)
+    server.serve("request", "response")(lambda request: request["data"])
+    client.send_output("request", pa.array([1]))
+    call = client.call("request", pa.array([2]), timeout=PATIENCE)
+    client.send_output("request", pa.array([3]))
+    assert [number(event) for event in server.drain()] == [1, 3]  # type: ignore[arg-type]
+    assert call.wait()["data"] == (2).to_bytes(8, "little")
+    assert server.drain() == []
+    daemon.stop("server")
+    assert [event["type"] for event in server.drain()] == ["STOP"]
+    with pytest.raises(ReceiveClosed):
+        server.drain()
