@@ -79,7 +79,7 @@ def test_a_dataflow_is_checked_with_its_files(doctor, tmp_path):
     assert any("FAIL" in line and "there is no file" in line for line in out)
     (tmp_path / "a.py").touch()
     status, out, _ = doctor("--dataflow", str(file))
-    assert (status, out[-1]) == (0, f"  PASS  {file}: 1 nodes")
+    assert (status, out[-1]) == (0, f"  PASS  {file}: 1 node")
     file.write_text("nodes: [{id: a, pth: a.py}]\n")
     status, out, _ = doctor("--dataflow", str(file))
     assert status == 1 and f"  FAIL  {file} cannot be used:" in out

@@ -74,8 +74,9 @@ class EnvironmentMaker:
 
         The wheel of dora has to be in its place (`dora.daemon.interpreter.wheel_path`).
         """
-        os.makedirs(os.path.dirname(self.folder), exist_ok=True)
-        with _locked(f"{self.folder}.making"):
+        above, name = os.path.split(self.folder)
+        os.makedirs(above, exist_ok=True)
+        with _locked(f"{above}/.{name}.lock"):
             if self._stamp() == self._wanted_stamp():
                 return
             self._uv = require_uv(self._what)

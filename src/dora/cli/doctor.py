@@ -220,4 +220,4 @@ def _dataflow(path: str) -> Iterator[Finding]:
     for problem in missing:
         yield Finding("FAIL", str(problem))
     if not missing:
-        yield Finding("PASS", f"{path}: {len(dataflow.nodes)} nodes")
+        yield Finding("PASS", f"{path}: {len(dataflow.nodes)} node{'s' * (len(dataflow.nodes) != 1)}")
