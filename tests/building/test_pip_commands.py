@@ -54,7 +54,16 @@ def test_options_and_their_values_are_not_taken_for_requirements(tmp_path):
 
 @pytest.mark.parametrize(
     "words",
-    [["-U", "rich"], ["rich", "--pre"], ["./node"], ["git+https://x/y"], ["-r", "gone.txt"], ["a.whl"]],
+    [
+        ["-U", "rich"],
+        ["rich", "--pre"],
+        ["rich @ https://x/rich.whl"],
+        ["-t", "x", "rich"],
+        ["./node"],
+        ["git+https://x/y"],
+        ["-r", "gone.txt"],
+        ["a.whl"],
+    ],
 )
 def test_some_installations_are_never_skipped(words, tmp_path):
     left = plan(words, str(tmp_path))
@@ -109,7 +118,7 @@ def test_faults_of_requirements():
     assert str(faults(["pytest<1"])[0]) == f"pytest<1, but {found} is installed"
     assert str(faults(["no-such-package"])[0]) == "no-such-package, but it is not installed"
     assert faults(["dora-dataflow"]) == []
-    assert faults(["dora-dataflow @ https://x/y.whl"]) != []
+    assert faults(["pytest @ https://x/y.whl"]) == []
 
 
 def write_wheel(folder: Path, name: str, files: dict[str, str], requires: str = "") -> None:
@@ -194,16 +203,22 @@ def test_files_of_dora_rs_over_ours_are_noticed(tmp_path, monkeypatch):
 
 
 def test_versions_that_dora_cannot_work_with_are_not_hidden(tmp_path, monkeypatch):
-    wanted = [Fault("pyarrow>=15", "dora-dataflow", "14.0")]
-    monkeypatch.setattr("dora.building.installed.faults", lambda _: wanted)
+    found = iter([[], [Fault("pyarrow>=15", "dora-dataflow", "14.0")]])
+    monkeypatch.setattr("dora.building.builder.faults", lambda _: next(found))
     with pytest.raises(BuildError, match=r"dora-dataflow requires pyarrow>=15, but 14.0 is installed"):
         build(tmp_path, "python -c ''")
+
+
+def test_what_was_wrong_before_does_not_fail_a_build(tmp_path, monkeypatch):
+    wrong = [Fault("pyarrow>=15", "dora-dataflow", "14.0")]
+    monkeypatch.setattr("dora.building.builder.faults", lambda _: wrong)
+    build(tmp_path, "python -c ''")
 
 
 def test_nodes_that_contradict_each_other_are_warned(tmp_path, monkeypatch):
     conflict = [Fault("numpy<2", "some-node", "2.1")]
     monkeypatch.setattr(
-        "dora.building.installed.faults", lambda asked: conflict if list(asked) == ["some-node"] else []
+        "dora.building.builder.faults", lambda asked: conflict if list(asked) == ["some-node"] else []
     )
     monkeypatch.setattr("dora.building.process.Processes.run", lambda *_, **__: [])
     _, said = build(tmp_path, "pip install some-node")

@@ -20,6 +20,7 @@ from functools import cached_property
 
 from dora.building.environments import EnvironmentMaker, require_uv
 from dora.building.inline import with_inline_environments
+from dora.building.installed import Fault, faults
 from dora.building.options import BuildOptions, Built
 from dora.building.process import Log, Processes, Stopped
 from dora.building.this_dora import NAME, write_wheel
@@ -67,8 +68,10 @@ class _Builder:
         self._installing: dict[str | None, threading.Lock] = {}
         self._commands = 0
         self._skipped = 0
-        self._touched = False  # the environment of dora itself
-        self._asked: list[tuple[Log, str]] = []  # requirements of nodes, for the environment of dora
+        # Of the environment of dora itself: what it lacked before it was touched, None if it was not;
+        # and what nodes require of it.
+        self._faults_before: list[Fault] | None = None
+        self._asked: list[tuple[Log, str]] = []
 
     def build(self) -> Built:
         begun = time.monotonic()
@@ -88,8 +91,8 @@ class _Builder:
         else:
             for node in nodes:
                 self._build_node(node)
-        if self._touched:
-            self._look_for_conflicts()
+        if self._faults_before is not None:
+            self._look_for_conflicts(self._faults_before)
         return Built(self._dataflow, self._commands, self._skipped, time.monotonic() - begun)
 
     def _all_at_once(self, nodes: list[Node]) -> None:
@@ -187,14 +190,13 @@ class _Builder:
         environment |= self._for_installers
         if self._options.offline:
             environment |= {"PIP_NO_INDEX": "1", "UV_OFFLINE": "1"}
-        try:
-            if pip is None:
+        if own is None and self._faults_before is None:
+            self._faults_before = faults([NAME])
+        if pip is None:
+            self._execute(words, what, command, node, environment, log)
+        else:
+            with self._lock_of(own):
                 self._execute(words, what, command, node, environment, log)
-            else:
-                with self._lock_of(own):
-                    self._execute(words, what, command, node, environment, log)
-        finally:
-            self._touched = self._touched or own is None
         if own is None:
             self._stay_in_place(what)
         return True
@@ -211,7 +213,6 @@ class _Builder:
         self, words: list[str], node: Node, what: str, own: str | None, log: Log
     ) -> list[str] | None:
         """Return the words for the installer, None if there is nothing to install."""
-        from dora.building.installed import faults
         from dora.building.pip import plan
         from dora.building.provided import why_refused
 
@@ -224,7 +225,7 @@ class _Builder:
             log.say(f"`{name}` comes with dora; installing what it needs")
         if not installation.asks:
             return None
-        if own is None:
+        if own is None and not _chooses_environment(words):
             with self._guard:
                 self._asked += ((log, requirement) for requirement in installation.requirements)
             if installation.certain and not faults(installation.requirements):
@@ -279,14 +280,12 @@ class _Builder:
                 "`dora-rs` out of what the command installs"
             )
 
-    def _look_for_conflicts(self) -> None:
+    def _look_for_conflicts(self, before: list[Fault]) -> None:
         """Compare what is installed now with what dora and the nodes require."""
         from importlib import invalidate_caches
 
-        from dora.building.installed import faults
-
         invalidate_caches()
-        ours = faults([NAME])
+        ours = [fault for fault in faults([NAME]) if fault not in before]
         if ours:
             raise BuildError(
                 "the build commands have installed versions that this dora cannot work with: "
@@ -295,6 +294,8 @@ class _Builder:
             )
         for log, requirement in self._asked:
             for fault in faults([requirement]):
+                if fault.found is None:
+                    continue  # an installer that did not fail has a reason
                 log.say(
                     f"{fault}, as another node needs it: they share one environment. Give this node one of "
                     "its own (`python:` in the dataflow file, or --uv)",

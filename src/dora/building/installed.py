@@ -31,8 +31,8 @@ class Fault:
 def faults(requirements: Iterable[str]) -> list[Fault]:
     """Return what is not met of the requirements and, in turn, of theirs.
 
-    ``dora-rs`` counts as met in every version. A requirement that cannot be read, or that names a URL,
-    counts as not met.
+    ``dora-rs`` counts as met in every version, and so does what is required by a URL. A requirement that
+    cannot be read counts as not met.
     """
     found: list[Fault] = []
     done: set[tuple[str, str]] = set()
@@ -50,8 +50,7 @@ def faults(requirements: Iterable[str]) -> list[Fault]:
         if name in PROVIDED:
             continue
         package = _installed(name)
-        fits = package is not None and requirement.url is None
-        if package is None or not fits or not requirement.specifier.contains(package.version, True):
+        if package is None or not requirement.specifier.contains(package.version, True):
             version = package.version if package is not None else None
             shown = str(requirement).partition(";")[0].strip()
             found.append(Fault(shown, required_by, version))

@@ -154,6 +154,9 @@ def plan(words: Sequence[str], directory: str) -> Installation:
             result.asks = True
             if request.requirement:
                 result.requirements.append(request.requirement)
+                result.certain = (
+                    result.certain and "@" not in request.requirement
+                )  # who knows what a URL has
             elif request.file:
                 lines = _requirements_of(request.file)
                 result.requirements += lines or ()
