@@ -50,6 +50,7 @@ def test_the_environment_wins_over_a_given_id(daemon: FakeDaemon) -> None:
 def test_outside_a_dataflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DORA_NODE_CONFIG", raising=False)
     monkeypatch.setattr(sys, "argv", ["detector.py"])
+    monkeypatch.setattr(sys, "stdin", None)  # a terminal would be asked
     with pytest.raises(NotInDataflow) as raised:
         Node()
     for part in ("DORA_NODE_CONFIG", "path: detector.py", "dora run", "path: dynamic"):

@@ -117,6 +117,13 @@ def test_what_needs_a_dataflow_is_not_there() -> None:
         MockNode([]).merge_external_events(None)
 
 
+def test_what_is_missing_is_told() -> None:
+    with pytest.raises(AttributeError, match="no `loan`, which needs a dataflow; use"):
+        MockNode([]).loan("image", 3)
+    with pytest.raises(AttributeError, match="a node has no `sendd`"):
+        MockNode([]).sendd("o", 1)
+
+
 def test_the_methods_take_what_those_of_a_node_take() -> None:
     for name, method in inspect.getmembers(MockNode, inspect.isfunction):
         real = getattr(dora.Node, name, None)

@@ -255,6 +255,15 @@ class MockNode:
     def log_trace(self, message: str) -> None:
         self.log("trace", message)
 
+    def __getattr__(self, name: str) -> Any:
+        from dora.node.node import Node
+
+        if hasattr(Node, name):
+            raise AttributeError(
+                f"MockNode has no `{name}`, which needs a dataflow; use run_node or VirtualDataflow"
+            )
+        raise AttributeError(f"a node has no `{name}`")
+
     def close(self) -> None:
         """Forget the events that are left."""
         self._events.clear()
