@@ -21,7 +21,7 @@ import msgspec
 
 from dora.daemon.board_keeper import BoardKeeper
 from dora.daemon.text import TextRouter
-from dora.dataflow.links import Place, plan
+from dora.dataflow.links import Place, Plan, plan
 from dora.dataflow.model import Dataflow
 from dora.errors import ConnectError
 from dora.logs.entry import LogEntry
@@ -354,7 +354,7 @@ class Stage:
 class _Keeper(BoardKeeper):
     """Keeps the board of a virtual dataflow, whose doorbells are no pipes."""
 
-    def __init__(self, board: Board, plan: Any, doorbells: Mapping[str, VirtualDoorbell]) -> None:
+    def __init__(self, board: Board, plan: Plan, doorbells: Mapping[str, VirtualDoorbell]) -> None:
         super().__init__(board, plan)
         self._doorbells = doorbells
 
