@@ -19,8 +19,9 @@ LAYERS = (
     ("wire",),
     ("dataflow", "logs"),
     ("supervise", "transport"),
-    ("node", "daemon"),
-    ("building",),
+    ("node", "daemon", "coordinator"),
+    ("building", "inspection"),
+    ("machine",),
     ("cli", "viewer"),  # the viewer is a node, and reads names of the daemon
     ("api",),
     ("builder",),

@@ -19,6 +19,7 @@ import msgspec
 from dora.daemon.board_keeper import BoardKeeper
 from dora.daemon.connections import Connection, ControlServer
 from dora.daemon.guardian import kill_run
+from dora.daemon.guests import Guests
 from dora.daemon.interpreter import interpreter_of
 from dora.daemon.loop import Loop
 from dora.daemon.options import RunOptions, finish_grace_from_environment, shell_nodes_allowed
@@ -46,6 +47,7 @@ from dora.wire.control import (
     Refused,
     Register,
     Registered,
+    SentFor,
     Started,
     StopDataflow,
     TextInput,
@@ -54,8 +56,6 @@ from dora.wire.control import (
 from dora.wire.requests import (
     AskParameters,
     DeleteParameter,
-    Describe,
-    Description,
     Request,
     SetParameter,
 )
@@ -97,6 +97,7 @@ class Daemon:
             watched=self._hot_reload.nodes if self._hot_reload is not None else frozenset(),
         )
         self.trouble: BaseException | None = None  # an exception of ``on_log``
+        self.on_running: Callable[[], None] | None = None  # called once, when every node is ready
         self._options = options
         self._run = run
         self._on_log: Callable[[LogEntry], None] | None = on_log
@@ -107,6 +108,7 @@ class Daemon:
         self._successors = Successors()
         self._members: dict[str, Connection] = {}  # connections of admitted nodes
         self._remains: dict[str, int] = {}  # node → its dead processes that are not cleaned up
+        self._tap_remains = False  # a dead command is not cleaned up
         self._signs: dict[str, tuple[int, ...]] = {}
         self._clean_up_due: float | None = None
         for path in self._plan.bells:
@@ -114,6 +116,9 @@ class Daemon:
         self._keeper = BoardKeeper(Board.create(run.board, self._plan.lines), self._plan)
         run.lock_board()
         self._server = ControlServer(self.loop, run.socket, self._on_message, self._on_disconnect)
+        self._guests = Guests(
+            dataflow, self._plan, place, run.name, self.supervisor, self._members, self._remember_lost_tap
+        )
         self._watchdog: Watchdog | None = None
 
     def run(self, stop_after: float | None) -> DataflowResult:
@@ -133,6 +138,9 @@ class Daemon:
             deadline = self.supervisor.next_deadline()
             if deadline is not None and deadline <= time.monotonic():
                 self.feed(on.TimePassed())
+            if self.supervisor.opened and self.on_running is not None:
+                told, self.on_running = self.on_running, None
+                told()
         result = self.supervisor.result(self._run.dataflow_id)
         links = self._keeper.report(self._text.sent, self._text.dropped)
         return msgspec.structs.replace(result, links=links)
@@ -158,6 +166,10 @@ class Daemon:
         self.loop.call_threadsafe(
             lambda: self._stop("interrupted") if count == 1 else self.feed(on.KillRequested())
         )
+
+    def stop(self, reason: str, grace: float | None = None) -> None:
+        """Stop the dataflow, from any thread. ``grace``: seconds instead of those of the options."""
+        self.loop.call_threadsafe(lambda: self.feed(on.StopRequested(reason, grace)))
 
     def kill_hard(self) -> None:
         """Kill all nodes without any bookkeeping: the last resort of a signal handler."""
@@ -382,6 +394,8 @@ class Daemon:
                     self.feed(on.NodeClosed(node_id, undeclared))
                 case StopDataflow():
                     self.feed(on.StopRequested(f"an operator of `{node_id}` returned STOP_ALL"))
+                case SentFor():
+                    self._guests.sent(node_id, message)
 
     def _on_register(self, connection: Connection, message: Register) -> None:
         if connection.node_id:
@@ -400,15 +414,14 @@ class Daemon:
 
     def _on_request(self, connection: Connection, request: Request) -> None:
         match request:
-            case Describe():
-                nodes = [node.id for node in self.dataflow.nodes]
-                connection.send(Description(self._run.dataflow_id, self.dataflow.file, nodes))
             case AskParameters(node_id=node_id):
                 self.feed(on.ParametersAsked(connection.number, node_id))
             case SetParameter(node_id=node_id, key=key, value=value):
                 self.feed(on.ParameterSet(connection.number, node_id, key, value))
             case DeleteParameter(node_id=node_id, key=key):
                 self.feed(on.ParameterDeleted(connection.number, node_id, key))
+            case _:
+                self._guests.handle(connection, request)
 
     def _refuse(self, connection: Connection, reason: str) -> None:
         self._server.connections.pop(connection.number, None)
@@ -440,12 +453,16 @@ class Daemon:
             if self.supervisor.nodes[node_id].spec.is_dynamic:
                 self._remember_remains(node_id)
             self.feed(on.Disconnected(node_id))
+            self._guests.node_gone(node_id)
+        elif not node_id:
+            self._guests.gone(connection)
 
     def _drop_member(self, node_id: str) -> None:
         connection = self._members.pop(node_id, None)
         if connection is not None:
             self._server.connections.pop(connection.number, None)
             connection.close()
+            self._guests.node_gone(node_id)
 
     # ----------------------------------------------------------------------- text and logs
 
@@ -515,13 +532,21 @@ class Daemon:
         if self._plan.configs[node_id].engine != "iceoryx2":
             return
         self._remains[node_id] = self._remains.get(node_id, 0) + 1
+        self._plan_clean_up()
+
+    def _remember_lost_tap(self) -> None:
+        """A command was killed that looked at outputs: its queues are still being filled."""
+        self._tap_remains = True
+        self._plan_clean_up()
+
+    def _plan_clean_up(self) -> None:
         if self._clean_up_due is None:
             self._clean_up_due = time.monotonic() + CLEAN_UP_AFTER
             self.loop.call_at(self._clean_up_due, self._try_clean_up)
 
     def _try_clean_up(self) -> None:
         self._clean_up_due = None
-        if not self._remains or self.supervisor.done:
+        if not (self._remains or self._tap_remains) or self.supervisor.done:
             return
         if all(self._keeper.drained(node_id) for node_id in self._remains):
             self._clean_up()
@@ -534,6 +559,8 @@ class Daemon:
         from dora.transport.iceoryx import remove_dead_nodes
 
         self._remains.clear()
+        self._tap_remains = False
+        self._guests.cleaned_up()
         try:
             remove_dead_nodes(self._run.path, self._run.prefix)
         except TransportError as error:

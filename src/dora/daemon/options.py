@@ -30,6 +30,7 @@ class RunOptions:
     engine: Engine | None = None
     strict_outputs: bool = False
     hot_reload: bool = False
+    name: str = ""  # what commands may call it, besides its UUID and the name of its file
 
 
 def shell_nodes_allowed(options: RunOptions) -> bool:

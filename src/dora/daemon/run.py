@@ -29,19 +29,21 @@ def run_dataflow(
     options: RunOptions,
     on_log: Callable[[LogEntry], None],
     dataflow_id: str | None = None,
+    on_daemon: Callable[[Daemon], None] | None = None,
 ) -> DataflowResult:
     """Run a dataflow to its end and return how it ended; nothing of it is left then.
 
     May be called any number of times, also at once from several threads. Called in the main thread
     it takes SIGINT, SIGTERM and SIGHUP meanwhile: the first stops the dataflow, the second kills its
     nodes, the third ends this process. ``on_log`` gets every log entry, in the calling thread; if it
-    raises, the dataflow is stopped and the exception raised again. Raises `DoraError` if the run
-    cannot even begin.
+    raises, the dataflow is stopped and the exception raised again. ``on_daemon`` gets the daemon before
+    anything starts, to command it from another thread. Raises `DoraError` if the run cannot even begin.
     """
     stop_after = None if options.stop_after is None else time.monotonic() + options.stop_after
     engine = choose_engine(options)
     check_shared_memory(ROOM_NEEDED if engine == "iceoryx2" else 1 << 20)
     run = RunDirectory.create(dataflow_id or uuid7())
+    run.name = options.name
     daemon: Daemon | None = None
     close_router: Callable[[], None] | None = None
     try:
@@ -59,6 +61,8 @@ def run_dataflow(
             zenoh_endpoint=endpoint,
         )
         daemon = Daemon(dataflow, options, place, run, on_log)
+        if on_daemon is not None:
+            on_daemon(daemon)
         with _Interrupts(daemon):
             result = daemon.run(stop_after)
         trouble = daemon.trouble

@@ -25,6 +25,7 @@ class Run:
         """Connect to a socket; raises `ConnectError`."""
         self._path = path
         self._frames = FrameBuffer()
+        self._may_time_out = False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(_PATIENCE)
         try:
@@ -39,6 +40,14 @@ class Run:
         assert isinstance(description, Description)
         self.description = description
 
+    def set_patience(self, seconds: float) -> None:
+        """Let `ask` raise ``TimeoutError`` after so long, instead of an error about the daemon.
+
+        For what the daemon cannot answer by itself. The connection is of no use after that.
+        """
+        self._socket.settimeout(seconds)
+        self._may_time_out = True
+
     def ask(self, request: Request) -> Answer:
         """Send a request and wait for its answer.
 
@@ -49,6 +58,8 @@ class Run:
             self._socket.sendall(encode_frame(request))
             answer = self._receive()
         except OSError as error:
+            if self._may_time_out and isinstance(error, TimeoutError):
+                raise
             raise ConnectError(f"the daemon at {self._path} does not answer: {error}") from error
         if isinstance(answer, Declined):
             raise DoraError(answer.reason)
@@ -62,6 +73,10 @@ class Run:
             if not data:
                 raise ConnectError("the dataflow has just ended")
             self._frames.feed(data)
+
+    def fileno(self) -> int:
+        """Return what becomes readable when the dataflow has ended."""
+        return self._socket.fileno()
 
     def close(self) -> None:
         self._socket.close()
@@ -91,8 +106,8 @@ def running() -> Iterator[Run]:
 
 
 def name_of(description: Description) -> str:
-    """Return the name of a running dataflow: that of its file, without the ending."""
-    return os.path.splitext(os.path.basename(description.file or ""))[0]
+    """Return the name of a running dataflow: the one given, or that of its file without the ending."""
+    return description.name or os.path.splitext(os.path.basename(description.file or ""))[0]
 
 
 def fits(description: Description, wanted: str) -> bool:

@@ -43,7 +43,8 @@ class FileWatch:
 
     def watch(self, files: Iterable[str]) -> None:
         """Watch these files, from how they look now; those watched already, from how they looked."""
-        self._known = {path: self._known.get(path) or signature(path) for path in files}
+        before = self._known
+        self._known = {path: before[path] if path in before else signature(path) for path in files}
         self._moving = {path: seen for path, seen in self._moving.items() if path in self._known}
 
     def look(self) -> frozenset[str]:

@@ -30,8 +30,10 @@ from dora.wire.control import InputConfig, LinkConfig, NodeConfig, OperatorConfi
 from dora.wire.correlation import PATTERN_ROOM
 
 # Room on every channel for receivers beyond the links: restarted ones whose predecessor is not
-# cleaned up yet, and observers.
+# cleaned up yet, and taps.
 SPARE_RECEIVERS = 3
+MAX_TAPS = 8  # commands that look into one dataflow at the same time
+TAP_QUEUE = 16  # messages that a tap holds at most
 
 LinkKind = Literal["link", "timer", "text", "local"]
 
@@ -175,8 +177,8 @@ def _output(layout: _Layout, source: NodeOutput, links: list[Link]) -> OutputCon
             for link in links
         ],
         credit_bell=layout.credit_bells[source] if waits else "",
-        max_queue_size=max((max(link.queue_size, link.room) for link in links), default=1),
-        max_receivers=len(links) + SPARE_RECEIVERS,
+        max_queue_size=max([TAP_QUEUE, *(max(link.queue_size, link.room) for link in links)]),
+        max_receivers=len(links) + SPARE_RECEIVERS + MAX_TAPS,
         type=declared.name,
         shapes=list(declared.shapes),
     )

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Final
 
 from dora.errors import ReceiveClosed
@@ -65,6 +66,7 @@ class Inbox(Attending):
         super().__init__()
         self.ports = {port.id: port for port in ports}
         self.parameters: dict[str, Any] = {}  # as of the daemon's last word
+        self.on_send_for: Callable[[control.SendFor], None] = lambda _: None
         self._turn: list[Port] = list(ports)  # open ports
         self._next_turn = 0
         self._clocks = [port for port in ports if not port.is_data]
@@ -440,6 +442,8 @@ class Inbox(Attending):
                 self._pending.append(ParamDeleted(key))
             case control.Reload(operators=operators, modules=modules):
                 self._pending.append(Reload(operators=operators, modules=modules))
+            case control.SendFor():
+                self.on_send_for(frame)
             case control.NodeFailed():
                 self._pending.append(NodeFailed(frame.node_id, frame.error, list(frame.affected_input_ids)))
             case control.NodeRestarted():

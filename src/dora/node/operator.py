@@ -71,7 +71,7 @@ class Outlet:
                 if flush:
                     consumer.flush()
                 consumer.put(content)
-        if self._leaves:
+        if self._leaves or self.port.is_tapped():
             self.port.send(data, metadata)
 
 

@@ -17,6 +17,7 @@ from typing import Any, Final
 from dora.errors import SampleAlreadySent, SendError
 from dora.transport.board import (
     BEGUN,
+    BYTES,
     CONNECTED,
     CONTROL,
     CREDIT_WAITING,
@@ -26,6 +27,7 @@ from dora.transport.board import (
     RECEIVED,
     SENT,
     STATE,
+    TAPPED,
     WORDS,
     Board,
 )
@@ -65,6 +67,9 @@ class OutputPort:
         self._sent_word = config.slot * WORDS + SENT
         self._sequence = words[self._sent_word]  # a restarted node goes on counting
         words[config.slot * WORDS + BEGUN] = self._sequence
+        self._bytes_word = config.slot * WORDS + BYTES
+        self._bytes = words[self._bytes_word]
+        self._tapped_word = config.slot * WORDS + TAPPED
         self._lock = threading.Lock()
         self._closed = False
         self.has_links = bool(config.links)
@@ -87,7 +92,7 @@ class OutputPort:
 
     def send(self, data: Any, metadata: Mapping[str, Any] | None) -> None:
         payload = encode(data)
-        if not self.has_links:  # nobody listens: nothing to copy
+        if not (self.has_links or self.is_tapped()):  # nobody listens: nothing to copy
             self._count_unheard()
             return
         section = encode_metadata(metadata) if metadata else b""
@@ -108,6 +113,7 @@ class OutputPort:
                 _fill(loan.address, head, payload)
                 self._words[self._sent_word] = self._sequence = sequence
                 loan.send()
+            self._words[self._bytes_word] = self._bytes = self._bytes + size
             if section and asks_to_flush(section):
                 self._flush(sequence)
         self._ring()
@@ -141,6 +147,7 @@ class OutputPort:
             _move(loan.address, head, len(head))
             self._words[self._sent_word] = self._sequence = sequence
             loan.send()
+            self._words[self._bytes_word] = self._bytes = self._bytes + size
             if section and asks_to_flush(section):
                 self._flush(sequence)
         self._ring()
@@ -154,6 +161,11 @@ class OutputPort:
         words[self._flush_word] = sequence
         for word in self._control_words:
             words[word] = time.monotonic_ns()  # unlike any number that the daemon counts up to
+
+    def is_tapped(self) -> bool:
+        """Tell whether somebody looks at this output besides its links."""
+        until = self._words[self._tapped_word]
+        return until != 0 and until > time.monotonic_ns()
 
     def is_heard(self) -> bool:
         """Tell whether any receiver is there at the moment, as far as this engine can tell."""

@@ -51,6 +51,7 @@ class Runtime:
         self._senders: dict[str, SendOutput] = {
             operator_id: self._make_sender(operator_id) for operator_id in self._operators
         }
+        self._session.outside = self._send_from_outside
         self._routes = {item.id: self._make_route(item.id) for item in config.inputs}
         self._running = len(self._operators)
         self._bell = self._session.bell
@@ -102,6 +103,10 @@ class Runtime:
                 self._bell.ring()  # called from a thread of the operator's
 
         return send_output
+
+    def _send_from_outside(self, output_id: str, data: Any, metadata: Mapping[str, Any]) -> None:
+        operator_id, _, short = output_id.partition("/")
+        self._senders[operator_id](short, data, metadata)
 
     def _make_route(self, input_id: str) -> tuple[HostedOperator, str, SendOutput]:
         """Return whose input it is, what the operator calls it, and what the operator sends with."""

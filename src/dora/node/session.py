@@ -21,6 +21,7 @@ from dora.node.inbox import DEFAULT_SPIN_US
 from dora.node.input import LinkPort, Port, QueuePort, TimerPort
 from dora.node.log import install_bridge, log_line, write_line
 from dora.node.output import OutputPort
+from dora.node.outside import sender_for
 from dora.node.undeclared import UndeclaredOutputs
 from dora.transport.doorbell import Bell
 from dora.transport.interface import Engine, Receiver
@@ -46,6 +47,7 @@ class Session:
         Raises `NotInDataflow`, `ConnectError`, `StartFailed`.
         """
         self.closed = True  # until everything below has worked
+        self.outside: Callable[[str, Any, Mapping[str, Any]], None] | None = None  # instead of `send`
         attachment = attach(node_id)
         self.channel = attachment.channel
         self.config = config = attachment.config
@@ -87,6 +89,7 @@ class Session:
             clock_is_work=not config.exit_when_nodes_finish,
         )
         self.inbox.parameters = config.parameters
+        self.inbox.on_send_for = sender_for(self)
         for frame in early:
             self.inbox.handle(frame)
         self.closed = False
@@ -106,6 +109,10 @@ class Session:
             self.drop(output_id)
         else:
             port.send(data, metadata)
+
+    def send_from_outside(self, output_id: str, data: Any, metadata: Mapping[str, Any]) -> None:
+        """Send a message that somebody outside gave; raises as `send` does."""
+        (self.outside or self.send)(output_id, data, metadata)
 
     def drop(self, output_id: str) -> None:
         """Take a message for an output that is not declared; raises `SendError` after `close`."""

@@ -17,6 +17,10 @@ output      ``SENT``               messages sent so far = sequence number of the
 output      ``CREDIT_WAITING``     1 while the sender waits for a back-pressured link
 output      ``BEGUN``              ``SENT`` when the present process of the node began to send
 output      ``FLUSH``              sequence number of the last message with ``flush: true``
+output      ``TAPPED``             until when (CLOCK_MONOTONIC, nanoseconds) somebody looks at the output
+                                   besides its links; every tap writes it, again and again, so that a
+                                   killed one is forgotten by itself
+output      ``BYTES``              bytes of the payloads sent through shared memory or the network
 link        ``RECEIVED``           messages that the receiver took out of the link
 link        ``DROPPED``            messages that were lost on the link
 link        ``FIRST``              sequence number before the first one meant for this link
@@ -38,7 +42,7 @@ WORDS = 8
 LINE_BYTES = WORDS * 8
 
 ASLEEP, CONTROL, UNDECLARED = 0, 1, 2
-SENT, CREDIT_WAITING, BEGUN, FLUSH = 0, 1, 2, 3
+SENT, CREDIT_WAITING, BEGUN, FLUSH, TAPPED, BYTES = 0, 1, 2, 3, 4, 5
 RECEIVED, DROPPED, FIRST, STATE, PROBED = 0, 1, 2, 3, 4
 
 UNCONNECTED, CONNECTED, CLOSED = 0, 1, 2

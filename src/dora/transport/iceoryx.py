@@ -113,7 +113,7 @@ def _iceoryx2() -> Any:
     return _iox
 
 
-def _make_node(run_dir: str, prefix: str) -> Any:
+def make_node(run_dir: str, prefix: str) -> Any:
     iox = _iceoryx2()
     config = iox.config.default()
     config.global_cfg.root_path = iox.Path.new(f"{run_dir}/iox")
@@ -132,7 +132,7 @@ def remove_dead_nodes(run_dir: str, prefix: str) -> None:
     Messages that a living receiver has already taken stay valid.
     """
     try:
-        node = _make_node(run_dir, prefix)
+        node = make_node(run_dir, prefix)
         for _ in range(5):  # a clean-up may fail once and succeed the next time
             if not node.try_cleanup_dead_nodes().failed_cleanups:
                 break
@@ -321,21 +321,21 @@ class IceoryxEngine:
     def __init__(self, run_dir: str, prefix: str, board: Board) -> None:
         self._board = board
         try:
-            self._node = _make_node(run_dir, prefix)
+            self._node = make_node(run_dir, prefix)
         except Exception as error:
             raise _setup_failed("this node", error) from error
         # The node owns the marker by which a daemon sees whether the process lives.
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._node))
 
     def sender(self, output: OutputConfig) -> IceoryxSender:
-        service = self._service(output.service, output.max_queue_size, output.max_receivers)
+        service = open_channel(self._node, output.service, output.max_queue_size, output.max_receivers)
         try:
             return IceoryxSender(service, output.id)
         except Exception as error:
             raise _setup_failed(f"output `{output.id}`", error) from error
 
     def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> Receiver:  # noqa: ARG002
-        service = self._service(item.service, item.max_queue_size, item.max_receivers)
+        service = open_channel(self._node, item.service, item.max_queue_size, item.max_receivers)
         try:
             receiver = IceoryxReceiver(service, item)
         except Exception as error:
@@ -355,29 +355,30 @@ class IceoryxEngine:
     def close(self) -> None:
         """Nothing to do: see the module's docstring."""
 
-    def _service(self, name: str, max_queue_size: int, max_receivers: int) -> Any:
-        """Open or create the channel; both ends may try at the same time."""
-        iox = _iceoryx2()
-        deadline = time.monotonic() + 5.0
-        while True:
-            builder = (
-                self._node.service_builder(iox.ServiceName.new(name))
-                .publish_subscribe(iox.Slice[ctypes.c_uint8])
-                .payload_alignment(iox.Alignment.new(ALIGNMENT))
-                .enable_safe_overflow(True)
-                .history_size(0)
-                .subscriber_max_buffer_size(min(max_queue_size, MAX_QUEUE))
-                .subscriber_max_borrowed_samples(MAX_HELD + 2)
-                .max_publishers(_MAX_PUBLISHERS)
-                .max_subscribers(max_receivers)
-                .max_nodes(max_receivers + _MAX_PUBLISHERS)
-            )
-            try:
-                return builder.open_or_create()
-            except Exception as error:
-                if time.monotonic() > deadline:
-                    raise _setup_failed(f"channel `{name}`", error) from error
-                time.sleep(0.002)
+
+def open_channel(node: Any, name: str, max_queue_size: int, max_receivers: int) -> Any:
+    """Open or create the channel of an output; both ends may try at the same time."""
+    iox = _iceoryx2()
+    deadline = time.monotonic() + 5.0
+    while True:
+        builder = (
+            node.service_builder(iox.ServiceName.new(name))
+            .publish_subscribe(iox.Slice[ctypes.c_uint8])
+            .payload_alignment(iox.Alignment.new(ALIGNMENT))
+            .enable_safe_overflow(True)
+            .history_size(0)
+            .subscriber_max_buffer_size(min(max_queue_size, MAX_QUEUE))
+            .subscriber_max_borrowed_samples(MAX_HELD + 2)
+            .max_publishers(_MAX_PUBLISHERS)
+            .max_subscribers(max_receivers)
+            .max_nodes(max_receivers + _MAX_PUBLISHERS)
+        )
+        try:
+            return builder.open_or_create()
+        except Exception as error:
+            if time.monotonic() > deadline:
+                raise _setup_failed(f"channel `{name}`", error) from error
+            time.sleep(0.002)
 
 
 def _full(what: str, needed: int, free: int) -> SharedMemoryFull:

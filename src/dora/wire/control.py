@@ -141,7 +141,14 @@ class StopDataflow(msgspec.Struct, tag=True):
     """An operator returned ``DoraStatus.STOP_ALL``."""
 
 
-ToDaemon = Register | Ready | OutputsClosed | Closing | StopDataflow | Request
+class SentFor(msgspec.Struct, tag=True):
+    """The answer to `SendFor`; ``reason`` says why nothing was sent."""
+
+    ticket: int
+    reason: str = ""
+
+
+ToDaemon = Register | Ready | OutputsClosed | Closing | StopDataflow | SentFor | Request
 
 # --------------------------------------------------------------------------- daemon → node
 
@@ -207,6 +214,14 @@ class ParamDeleted(msgspec.Struct, tag=True):
     key: str
 
 
+class SendFor(msgspec.Struct, tag=True):
+    """Send a message that somebody outside gave (`dora topic pub`); answered by `SentFor`."""
+
+    ticket: int
+    output: str
+    message: bytes
+
+
 class TextInput(msgspec.Struct, tag=True):
     """One line for inputs of kind ``text``; arrives as a string array of length 1."""
 
@@ -226,6 +241,7 @@ ToNode = (
     | ParamUpdate
     | ParamDeleted
     | Stop
+    | SendFor
     | TextInput
 )
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import msgspec
 
+from dora.wire.inspection import Inspection
+
 
 class Describe(msgspec.Struct, tag=True):
     """Which dataflow is this? Answered by `Description`."""
@@ -36,13 +38,39 @@ class DeleteParameter(msgspec.Struct, tag=True):
     key: str
 
 
-Request = Describe | AskParameters | SetParameter | DeleteParameter
+class Inspect(msgspec.Struct, tag=True):
+    """How is the dataflow made, and how are its nodes? Answered by `Inspection`."""
+
+
+class BeginTaps(msgspec.Struct, tag=True):
+    """Before a command attaches taps to outputs. Answered by `Noted`, or `Declined` if there are too many.
+
+    What a command leaves behind whose connection ends without `EndTaps` is cleaned up by the daemon.
+    """
+
+
+class EndTaps(msgspec.Struct, tag=True):
+    """All taps are closed. Answered by `Noted`."""
+
+
+class Publish(msgspec.Struct, tag=True):
+    """Let a node send a message, as `dora.wire.message` lays it out. Answered by `Noted`."""
+
+    node_id: str
+    output: str
+    message: bytes
+
+
+Request = (
+    Describe | AskParameters | SetParameter | DeleteParameter | Inspect | BeginTaps | EndTaps | Publish
+)
 
 
 class Description(msgspec.Struct, tag=True):
     dataflow_id: str
     file: str | None  # absolute path of the dataflow file
     nodes: list[str]
+    name: str = ""  # given at the start; "": that of the file
 
 
 class Parameters(msgspec.Struct, tag=True):
@@ -55,12 +83,16 @@ class Done(msgspec.Struct, tag=True):
     running: bool
 
 
+class Noted(msgspec.Struct, tag=True):
+    """It is done."""
+
+
 class Declined(msgspec.Struct, tag=True):
     """The request cannot be fulfilled; ``reason`` is a sentence for the user."""
 
     reason: str
 
 
-Answer = Description | Parameters | Done | Declined
+Answer = Description | Parameters | Done | Inspection | Noted | Declined
 
 decode_answer: Callable[[bytes], Answer] = msgspec.msgpack.Decoder(Answer).decode

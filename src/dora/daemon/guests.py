@@ -1,0 +1,197 @@
+"""Commands that look at a running dataflow: connections to the daemon that are no nodes.
+
+What concerns the life of nodes goes to the supervisor; here is what only reads, who has taps open, and
+the way of a message that is given to a node to be sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from dora.daemon.connections import Connection
+from dora.dataflow.links import MAX_TAPS, Place, Plan, text_outputs
+from dora.dataflow.model import Dataflow
+from dora.dataflow.report import did_you_mean
+from dora.supervise.node_state import NodeState
+from dora.supervise.run_state import RunState
+from dora.wire.control import SendFor, SentFor
+from dora.wire.inspection import Inspection, LinkView, NodeView, OutputView
+from dora.wire.requests import (
+    Answer,
+    BeginTaps,
+    Declined,
+    Describe,
+    Description,
+    EndTaps,
+    Inspect,
+    Noted,
+    Publish,
+)
+
+_STATUS = {
+    "dormant": "not started",
+    "starting": "starting",
+    "ready": "ready",
+    "running": "running",
+    "backoff": "restarting",
+    "mending": "failed, waits for new code",
+    "ended": "finished",
+}
+
+
+class Guests:
+    """The commands that are connected to one daemon."""
+
+    def __init__(
+        self,
+        dataflow: Dataflow,
+        plan: Plan,
+        place: Place,
+        name: str,
+        state: RunState,
+        members: Mapping[str, Connection],
+        on_lost_tap: Callable[[], None],
+    ) -> None:
+        """``name`` is the one given to the run. ``on_lost_tap`` is called when a command with taps is gone
+        without having closed them."""
+        self._dataflow = dataflow
+        self._plan = plan
+        self._state = state
+        self._members = members
+        self._on_lost_tap = on_lost_tap
+        self._place = place
+        self._name = name
+        self._tapping: set[int] = set()  # numbers of connections
+        self._lost = 0  # taps of dead processes, which still take room
+        self._tickets: dict[int, tuple[Connection, str]] = {}  # who waits for which node to send
+        self._last_ticket = 0
+
+    def handle(
+        self, guest: Connection, request: Describe | Inspect | BeginTaps | EndTaps | Publish
+    ) -> None:
+        """Answer a request, now or once a node has done what is asked."""
+        match request:
+            case Describe():
+                nodes = [node.id for node in self._dataflow.nodes]
+                guest.send(Description(self._place.dataflow_id, self._dataflow.file, nodes, self._name))
+            case Inspect():
+                guest.send(self._inspection())
+            case BeginTaps():
+                guest.send(self._begin_taps(guest.number))
+            case EndTaps():
+                self._tapping.discard(guest.number)
+                guest.send(Noted())
+            case Publish():
+                if (declined := self._publish(guest, request)) is not None:
+                    guest.send(declined)
+
+    def gone(self, guest: Connection) -> None:
+        """Note that a connection has ended."""
+        if guest.number in self._tapping:
+            self._tapping.discard(guest.number)
+            if self._place.engine == "iceoryx2":  # Zenoh's router forgets who is gone by itself
+                self._lost += 1
+                self._on_lost_tap()
+
+    def cleaned_up(self) -> None:
+        """Note that nothing is left of dead processes."""
+        self._lost = 0
+
+    def sent(self, node_id: str, answer: SentFor) -> None:
+        """Note what a node did with a message that it was given."""
+        guest, asked = self._tickets.get(answer.ticket, (None, ""))
+        if guest is not None and asked == node_id:
+            del self._tickets[answer.ticket]
+            guest.send(Declined(answer.reason) if answer.reason else Noted())
+
+    def node_gone(self, node_id: str) -> None:
+        """Answer for a node whose process has ended."""
+        for ticket, (guest, asked) in list(self._tickets.items()):
+            if asked == node_id:
+                del self._tickets[ticket]
+                guest.send(Declined(f"node `{node_id}` ended before it had sent the message"))
+
+    def _begin_taps(self, number: int) -> Answer:
+        if number not in self._tapping and len(self._tapping) + self._lost >= MAX_TAPS:
+            return Declined(f"{MAX_TAPS} commands look into this dataflow already; end one of them")
+        self._tapping.add(number)
+        return Noted()
+
+    def _publish(self, guest: Connection, request: Publish) -> Declined | None:
+        node_id = request.node_id
+        node = self._state.nodes.get(node_id)
+        if node is None:
+            hint = did_you_mean(node_id, self._state.nodes)
+            return Declined(f"this dataflow has no node `{node_id}`" + (f"; {hint}" if hint else ""))
+        member = self._members.get(node_id)
+        if member is None or not node.present:
+            return Declined(
+                f"node `{node_id}` is not running (it is {self._status(node)}), and it is the node that "
+                "sends what is published"
+            )
+        self._last_ticket += 1
+        self._tickets[self._last_ticket] = (guest, node_id)
+        member.send(SendFor(self._last_ticket, request.output, request.message))
+        return None
+
+    # ----------------------------------------------------------------------- inspection
+
+    def _status(self, node: NodeState) -> str:
+        failed = {failure.node_id for failure in self._state.failures}
+        if node.phase == "ended" and node.spec.id in failed:
+            return "failed"
+        if node.phase == "dormant" and node.spec.is_dynamic:
+            return "not connected"
+        return _STATUS[node.phase]
+
+    def _inspection(self) -> Inspection:
+        return Inspection(
+            dataflow_id=self._place.dataflow_id,
+            file=self._dataflow.file,
+            engine=self._place.engine,
+            run_dir=self._place.run_dir,
+            prefix=self._place.prefix,
+            board=self._place.board,
+            zenoh_endpoint=self._place.zenoh_endpoint,
+            nodes=[self._node(node) for node in self._state.nodes.values()],
+            links=[
+                LinkView(
+                    slot=link.slot,
+                    output_slot=link.output_slot,
+                    producer=f"{link.producer}/{link.output}",
+                    consumer=f"{link.consumer}/{link.input}",
+                    policy=link.policy,
+                    queue_size=link.queue_size,
+                    kind=link.kind,
+                )
+                for link in self._plan.links
+            ],
+        )
+
+    def _node(self, node: NodeState) -> NodeView:
+        spec = node.spec
+        member = self._members.get(spec.id)
+        texts = text_outputs(spec)
+        return NodeView(
+            id=spec.id,
+            status=self._status(node),
+            pid=node.pid if node.alive else member.pid if member is not None else None,
+            restarts=len(node.restarts),
+            name=spec.name,
+            description=spec.description,
+            path=spec.path,
+            restart_policy=spec.restart.policy,
+            inputs={item.id: str(item.source) for item in spec.inputs},
+            outputs=[
+                OutputView(
+                    id=output.id,
+                    slot=output.slot,
+                    service=output.service,
+                    max_queue_size=output.max_queue_size,
+                    max_receivers=output.max_receivers,
+                    type=output.type,
+                    text=output.id in texts,
+                )
+                for output in self._plan.configs[spec.id].outputs
+            ],
+        )

@@ -1,0 +1,147 @@
+"""Looking at the outputs of a running dataflow: the taps of one command."""
+
+from __future__ import annotations
+
+import select
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
+
+from dora.daemon.runs import Run
+from dora.dataflow.links import TAP_QUEUE
+from dora.errors import ConnectError, DoraError
+from dora.inspection.topics import Topic
+from dora.transport.board import SENT, TAPPED, WORDS, Board
+from dora.transport.taps import Tap, open_taps
+from dora.wire.inspection import Inspection
+from dora.wire.message import Message
+from dora.wire.requests import BeginTaps, EndTaps, Inspect
+
+_PERIOD: Final = 0.002  # seconds between looks, while nothing comes
+_LEASE_NS: Final = 2_000_000_000  # how long an output is looked at after the last renewal
+_RENEWAL_NS: Final = _LEASE_NS // 4
+
+
+def inspect(run: Run) -> Inspection:
+    """Ask a daemon how its dataflow is."""
+    answer = run.ask(Inspect())
+    assert isinstance(answer, Inspection)
+    return answer
+
+
+class Watched:
+    """One topic under a tap. ``received`` counts messages, ``missed`` those that the tap was too slow
+    for, which says nothing about the dataflow's own links."""
+
+    def __init__(self, topic: Topic, tap: Tap, words: memoryview) -> None:
+        self.topic = topic
+        self.received = 0
+        self.missed = 0
+        self._tap = tap
+        self._words = words
+        self._sent_word = topic.output.slot * WORDS + SENT
+        self._tapped_word = topic.output.slot * WORDS + TAPPED
+        self._seen = 0  # sequence number of the last message
+
+    def renew(self, until_ns: int) -> None:
+        """Let the output be sent even if it has no links, until then."""
+        self._words[self._tapped_word] = until_ns
+
+    def take(self) -> Message | None:
+        """Take a message if there is one."""
+        if self._words[self._sent_word] == self._seen:
+            return None
+        message = self._tap.receive()
+        if message is None:
+            return None
+        if self._seen and message.sequence > self._seen:
+            self.missed += message.sequence - self._seen - 1
+        self._seen = message.sequence
+        self.received += 1
+        return message
+
+
+class Look:
+    """Taps on some topics of a running dataflow; ``with`` closes them."""
+
+    def __init__(self, run: Run, inspection: Inspection, topics: Sequence[Topic]) -> None:
+        """Attach; raises `DoraError` if too many commands look already, `TransportError`."""
+        self._run = run
+        self.ended = False  # the dataflow has
+        run.ask(BeginTaps())
+        try:
+            self._board = Board.open(inspection.board)
+        except OSError:
+            raise ConnectError("the dataflow has just ended") from None
+        self._engine = open_taps(inspection)
+        try:
+            self.watched = [
+                Watched(topic, self._engine.tap(topic.output, TAP_QUEUE), self._board.words)
+                for topic in topics
+            ]
+        except BaseException:
+            self.close()
+            raise
+        self._renewed_ns = 0
+        self._renew()
+
+    @property
+    def words(self) -> memoryview:
+        """The words of the board, valid until `close`."""
+        return self._board.words
+
+    def messages(
+        self, until: Callable[[], bool] = lambda: False, period: float = _PERIOD
+    ) -> Iterator[tuple[Watched, Message | None]]:
+        """Yield messages as they come, until the dataflow ends or ``until`` says so.
+
+        Between messages, at least every ``period`` seconds while nothing comes, a pair with None is
+        yielded, for what else there is to do.
+        """
+        nobody = self.watched[0]
+        while not until():
+            self._renew()
+            some = False
+            for watched in self.watched:
+                message = watched.take()
+                if message is not None:
+                    some = True
+                    yield watched, message
+                    del message
+                    if until():
+                        return
+            if some:
+                continue
+            if self.ended:
+                return
+            yield nobody, None
+            self.ended = self._wait(period)
+
+    def _wait(self, seconds: float) -> bool:
+        """Sleep; tell whether the daemon has closed the connection, as it does at the end."""
+        readable, _, _ = select.select([self._run], (), (), seconds)
+        return bool(readable)
+
+    def _renew(self) -> None:
+        now = time.monotonic_ns()
+        if now - self._renewed_ns > _RENEWAL_NS:
+            self._renewed_ns = now
+            for watched in self.watched:
+                watched.renew(now + _LEASE_NS)
+
+    def close(self) -> None:
+        """Take the taps away."""
+        self.watched = []
+        self._engine.close()
+        self._board.close()
+        if not self.ended:
+            try:
+                self._run.ask(EndTaps())
+            except DoraError:
+                self.ended = True
+
+    def __enter__(self) -> Look:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,112 @@
+"""Messages as text and as JSON, long ones shortened."""
+
+from __future__ import annotations
+
+import json
+import math
+from datetime import datetime
+from typing import Any, Final
+
+from dora.wire.decode import PayloadError, decode_arrow
+from dora.wire.message import Message
+from dora.wire.metadata import MetadataError, as_datetime, decode_metadata
+
+SHOWN_VALUES: Final = 16  # of an array, unless all are wanted
+SHOWN_TEXT: Final = 200  # characters of one text, likewise
+
+
+class Shown:
+    """What is shown of one message. ``length`` counts all values, ``data`` may have fewer."""
+
+    def __init__(self, message: Message, *, full: bool) -> None:
+        """Decode; a payload or metadata that cannot be is told in ``problem`` instead."""
+        self.time_ns = message.time_ns
+        self.metadata: dict[str, Any] = {}
+        self.data: list[Any] = []
+        self.length = 0
+        self.type = ""
+        self.problem = ""
+        try:
+            self.metadata = {
+                key: _plain(value, full) for key, value in decode_metadata(message.metadata).items()
+            }
+            array = decode_arrow(message)
+            self.length = len(array)
+            self.type = str(array.type)
+            part = array if full else array.slice(0, SHOWN_VALUES)
+            self.data = [_plain(value, full) for value in part.to_pylist()]
+        except (MetadataError, PayloadError) as error:
+            self.problem = str(error)
+        except Exception as error:  # noqa: BLE001 - Arrow values that Python has no form for
+            self.problem = f"values of type {self.type} cannot be shown: {error}"
+
+    def as_line(self) -> str:
+        """Return data and metadata for people."""
+        if self.problem:
+            return f"({self.problem})"
+        data = _json(self.data)
+        if self.length > len(self.data):
+            left = self.length - len(self.data)
+            data = f"{data[:-1]}, … {left:,} more {self.type}]"
+        return f"data={data} metadata={_json(self.metadata)}"
+
+    def as_json(self, name: str) -> str:
+        """Return one line of JSON; ``length`` is in it if not all values are."""
+        fields: dict[str, Any] = {
+            "timestamp": as_datetime(self.time_ns).isoformat().replace("+00:00", "Z"),
+            "name": name,
+            "data": self.data,
+            "metadata": self.metadata,
+        }
+        if self.length > len(self.data):
+            fields["length"] = self.length
+        if self.problem:
+            fields["error"] = self.problem
+        return _json(fields)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _plain(value: Any, full: bool) -> Any:
+    """Return a value that JSON knows; what it does not know becomes text."""
+    match value:
+        case None | bool() | int():
+            return value
+        case float():
+            return value if math.isfinite(value) else str(value)
+        case str():
+            return value if full or len(value) <= SHOWN_TEXT else f"{value[:SHOWN_TEXT]}…"
+        case bytes():
+            return _plain(value.hex(), full)
+        case list() | tuple():
+            part = value if full else value[:SHOWN_VALUES]
+            shown = [_plain(item, full) for item in part]
+            return shown if len(part) == len(value) else [*shown, f"… {len(value) - len(part):,} more"]
+        case dict():
+            return {str(key): _plain(item, full) for key, item in value.items()}
+        case datetime():
+            return value.isoformat().replace("+00:00", "Z")
+        case _:
+            return str(value)
+
+
+def parse_data(text: str) -> Any:
+    """Return the Arrow array that JSON means: a list is the values, anything else one value.
+
+    Raises ``ValueError`` for what is no JSON or has no Arrow type.
+
+    >>> parse_data("[1, 2]").to_pylist(), str(parse_data('"hello"').type), len(parse_data("{}"))
+    ([1, 2], 'string', 1)
+    """
+    import pyarrow as pa
+
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"is not JSON: {error}") from None
+    try:
+        return pa.array(value if isinstance(value, list) else [value])
+    except (pa.ArrowException, ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"has no Arrow type: {error}") from None

@@ -1,0 +1,46 @@
+"""Messages that a node sends because somebody outside the dataflow asked for it (`dora topic pub`).
+
+The node sends them itself, so they are numbered, wait for credit and are counted like its own.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from dora.errors import DaemonLost, DoraError
+from dora.wire.control import SendFor, SentFor
+from dora.wire.decode import PayloadError, decode_arrow
+from dora.wire.message import Message, MessageError
+from dora.wire.metadata import MetadataError, decode_metadata
+
+if TYPE_CHECKING:
+    from dora.node.session import Session
+
+
+def sender_for(session: Session) -> Callable[[SendFor], None]:
+    """Return what acts on the frames; it does not keep the session alive."""
+    reference = weakref.ref(session)
+
+    def act(frame: SendFor) -> None:
+        if (session := reference()) is not None:
+            _act(session, frame)
+
+    return act
+
+
+def _act(session: Session, frame: SendFor) -> None:
+    reason = ""
+    try:
+        message = Message(frame.message)
+        message.validate(len(frame.message))
+        metadata = decode_metadata(message.metadata)
+        session.output(frame.output)  # raises for an output that is not declared
+        session.send_from_outside(frame.output, decode_arrow(message), metadata)
+    except (DoraError, MessageError, MetadataError, PayloadError) as error:
+        reason = str(error)
+    try:
+        session.channel.send(SentFor(frame.ticket, reason))
+    except DaemonLost:
+        pass  # the next event tells of it
