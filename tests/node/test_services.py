@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import select
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -213,6 +215,30 @@ def test_events_are_received_while_another_thread_waits_for_an_answer(
     answer(server, requests(server, 1)[0], 1)
     thread.join(PATIENCE)
     assert call.done
+
+
+def test_who_knocks_just_before_the_waiting_thread_sleeps_is_let_in(start_flow: StartFlow) -> None:
+    daemon, client, _server = pair(start_flow)
+    inbox = client._session.inbox
+    inbox._spin_ns = 0
+    inbox._doorbell.ring()  # so that the first sleep ends at once, and the second begins with `rearm`
+    daemon.node("third").send_output("other", pa.array([7]))
+    taken: list[Any] = []
+    receiver = threading.Thread(target=lambda: taken.append(client.next(timeout=PATIENCE)), daemon=True)
+    looks = 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 3:  # awake again
+            inbox._doorbell.clear()
+            inbox._doorbell._rung = True
+            receiver.start()
+            assert select.select([inbox._doorbell.fd], [], [], PATIENCE)[0], "nobody has knocked"
+
+    deadline = time.monotonic_ns() + int(PATIENCE * 1e9)
+    assert inbox.attend(lambda: bool(taken), look, (), threading.Event(), deadline)
+    assert number(taken[0]) == 7
 
 
 # ------------------------------------------------------------------ what can go wrong

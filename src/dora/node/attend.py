@@ -122,7 +122,7 @@ class Attending:
         memory_fence()
         try:
             self._glance(look)
-            if ready():
+            if ready() or self._knocking:  # `rearm` may have taken the ring of who knocks
                 return
             wake_at = _earliest(ports, deadline)
             seconds = None if wake_at is None else max(wake_at - _monotonic(), 0) * 1e-9
