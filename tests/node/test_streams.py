@@ -6,11 +6,12 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from fake_daemon import FakeDaemon, StartFlow
+from fake_daemon import PATIENCE, FakeDaemon, StartFlow
 from flows import node, operator, runtime
 
 from dora import Node
 from dora.dataflow.model import Node as NodeModel
+from dora.node.input import LinkPort
 from dora.transport.kept_queue import KeptQueue
 from dora.wire.correlation import PATTERN_ROOM, asks_to_flush, carries_correlation
 from dora.wire.message import Encoding, Message, pack_head
@@ -129,6 +130,29 @@ def test_what_was_flushed_before_a_stop_does_not_come_after_it(start_flow: Start
     daemon.stop("b")
     events = [event["value"][0].as_py() for event in receiver if event["type"] == "INPUT"]
     assert events == [3, 4]
+
+
+def test_a_flush_after_a_stop_does_not_prolong_the_stream(start_flow: StartFlow) -> None:
+    daemon, sender, receiver = link(start_flow)
+    send(sender, 1, 2)
+    daemon.stop("b")
+    assert receiver.next(timeout=PATIENCE)["type"] == "STOP"  # type: ignore[index]
+    send(sender, 3, flush=True)
+    send(sender, 4, 5)
+    assert numbers(receiver) == [3]
+
+
+def test_a_flush_does_not_open_a_closed_input(
+    start_flow: StartFlow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, sender, receiver = link(start_flow)
+    port = receiver._session.inbox.ports["in"]
+    assert isinstance(port, LinkPort)
+    send(sender, 1, flush=True)
+    port.close()
+    monkeypatch.setattr(port._receiver, "receive", lambda: pytest.fail("it is closed"))
+    port.look_for_flush()
+    assert port.poll() is None
 
 
 def test_flush_between_operators_of_one_runtime(start_flow: StartFlow, tmp_path: Any) -> None:

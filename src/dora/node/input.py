@@ -146,6 +146,7 @@ class LinkPort:
         self._begun_word = config.output_slot * WORDS + BEGUN
         self._flush_word = config.output_slot * WORDS + FLUSH
         self._flush_to = 0
+        self._stopped = False
         first_time = not words[base + STATE]
         if joins_late and first_time:
             words[base + FIRST] = words[self._sent_word]
@@ -211,8 +212,10 @@ class LinkPort:
     def look_for_flush(self) -> None:
         """Skip what is queued before the last message with ``flush: true``; called when one was sent."""
         to = self._words[self._flush_word]
-        if to > self._last and (self._silence is None or not self._silence.closed):
-            self._flush_to = to
+        if not self.open or to <= self._last or (self._silence is not None and self._silence.closed):
+            return
+        self._flush_to = to
+        if not self._stopped:
             self._receive = self._receive_flushed
 
     def _receive_flushed(self) -> Message | None:
@@ -300,10 +303,10 @@ class LinkPort:
 
     def stop(self) -> None:
         limit = self._words[self._sent_word]
-        receive = self._receive_flushed if self._flush_to > self._last else self._receiver.receive
+        self._stopped = True
         self._silence = None
         # Senders may not have heard of the stop yet; what they send from now on is not waited for.
-        self._receive = lambda: receive() if self._last < limit else None
+        self._receive = lambda: self._receive_flushed() if self._last < limit else None
 
     def close(self) -> None:
         self.open = False
