@@ -100,6 +100,16 @@ def test_a_change_before_a_file_is_watched_is_none(file: Path, watch: FileWatch)
     assert watch.look() == frozenset()
 
 
+def test_a_missing_file_counts_even_if_it_appears_while_the_files_are_told_again(file: Path) -> None:
+    other = file.with_name("helper.py")
+    watch = FileWatch()
+    watch.watch([str(file), str(other)])
+    other.write_text("1")
+    watch.watch([str(file), str(other)])
+    watch.look()
+    assert watch.look() == {str(other)}
+
+
 # ----------------------------------------------------------------------------- whose code it is
 
 
