@@ -75,8 +75,8 @@ class _Builder:
 
     def build(self) -> Built:
         begun = time.monotonic()
-        if any(node.git for node in self._dataflow.nodes):
-            self._clone()
+        if any(node.git or node.download for node in self._dataflow.nodes):
+            self._fetch()
             self._dataflow = with_inline_environments(self._dataflow)
         if self._options.uv or any(node.python for node in self._dataflow.nodes):
             self._make_folder()
@@ -122,23 +122,22 @@ class _Builder:
                 file.write("# Made by dora. Locks are worth keeping with the dataflow, the rest is not.\n")
                 file.write("*\n!.gitignore\n!python-locks/\n!python-locks/*.txt\n")
 
-    def _clone(self) -> None:
-        """Fetch the repositories of nodes; several nodes may share one."""
+    def _fetch(self) -> None:
+        """Fetch the repositories and files of nodes; several nodes may share one."""
+        from dora.building.downloads import ensure_download
         from dora.building.repositories import ensure_clone
 
         self._make_folder()
-        done = set()
+        update, offline = self._options.update, self._options.offline
+        done: set[object] = set()
         for node in self._dataflow.nodes:
+            log = Log(self._on_log, node.id)
             if node.git is not None and node.git.folder not in done:
                 done.add(node.git.folder)
-                ensure_clone(
-                    self._dataflow,
-                    node,
-                    self._processes,
-                    Log(self._on_log, node.id),
-                    update=self._options.update,
-                    offline=self._options.offline,
-                )
+                ensure_clone(self._dataflow, node, self._processes, log, update=update, offline=offline)
+            elif node.download is not None and node.download not in done:
+                done.add(node.download)
+                ensure_download(self._dataflow, node, log, update=update, offline=offline)
 
     # ----------------------------------------------------------------------- one node
 

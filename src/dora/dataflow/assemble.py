@@ -26,7 +26,13 @@ from dora.dataflow.model import (
     RestartOptions,
     Types,
 )
-from dora.dataflow.provenance import git_source, python_environment
+from dora.dataflow.provenance import (
+    download_of,
+    downloaded_path,
+    git_source,
+    is_url,
+    python_environment,
+)
 from dora.dataflow.report import Report, Span, listed
 from dora.dataflow.wiring import Offer, Wiring
 from dora.errors import Problem
@@ -206,20 +212,22 @@ class Assembler:
 
     def _program(self, draft: _Draft) -> Node:
         checked = draft.checked
-        path = self._path(checked, "path")
+        download = download_of(checked, self.report, _named(draft))
+        path = downloaded_path(download.url) if download else self._path(checked, "path")
         args = checked.get("args") or ()
         if path == "shell" and not checked.failed("args"):
             args = self._shell_command(draft, args)
         if path == "dynamic":
             self._dynamic(draft)
         elif path and path != "shell":
-            made = bool(checked.get("build")) or checked.has("git")
+            made = bool(checked.get("build")) or checked.has("git") or download is not None
             self._runs(checked, "path", path, _named(draft), made)
         outputs = checked.get("outputs") or ()
         inputs = self._inputs(checked, f"node `{draft.id}`")
         self._carries(f"node `{draft.id}`", draft, checked, inputs, path=path or "")
         return Node(
             path=path or "",
+            download=download,
             args=args,
             build=checked.get("build") or (),
             inputs=inputs,
@@ -322,10 +330,10 @@ class Assembler:
         path: str | None = checked.get(field)
         if path is None:
             return None
-        if path.startswith(("http://", "https://")):
+        if is_url(path):
             self.report.error(
                 checked.place(field),
-                "this version of dora does not download programs",
+                "dora does not download operators",
                 "download the file yourself, and give its path",
             )
             return None

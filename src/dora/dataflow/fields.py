@@ -37,7 +37,7 @@ from dora.dataflow.kinds import (
     shape,
 )
 from dora.dataflow.model import LOG_LEVELS, Source
-from dora.dataflow.provenance import PYTHON
+from dora.dataflow.provenance import CHECKSUM, PYTHON
 from dora.dataflow.sources import SourceFault, parse_source
 
 # --------------------------------------------------------------------------- inputs
@@ -291,7 +291,7 @@ NODE_BLOCK = Block(
             "path",
             Text("a path", may_be_empty=False),
             "What to run: a Python file, an executable or the name of a command; "
-            "`dynamic` for a process that you start yourself, `shell` to run `args` in a shell.",
+            "`dynamic` for a process that you start yourself, `shell` to run `args` in a shell, or a URL.",
         ),
         Field(
             "args",
@@ -428,8 +428,8 @@ NODE_BLOCK = Block(
         ),
         Field(
             "path_sha256",
-            Later("nodes that are downloaded", "download the file yourself, and give its `path`"),
-            "Checksum of a downloaded node. Not supported by this version.",
+            CHECKSUM,
+            "The SHA-256 of the file that a URL as `path` leads to; another file is not run.",
         ),
         Field(
             "deploy",

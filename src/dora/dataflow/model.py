@@ -115,6 +115,13 @@ class GitSource(msgspec.Struct, frozen=True):
     rev: str | None = None
 
 
+class Download(msgspec.Struct, frozen=True):
+    """The file on the web that a node runs; ``Node.path`` is where it is put."""
+
+    url: str
+    sha256: str | None = None  # in lower case
+
+
 class Node(msgspec.Struct, frozen=True):
     """One process of the dataflow: a program (``path``) or a runtime for ``operators``.
 
@@ -143,6 +150,7 @@ class Node(msgspec.Struct, frozen=True):
     cpu_affinity: tuple[int, ...] = ()
     python: PythonEnvironment | None = None  # None: what runs dora, or what ``--uv`` says
     git: GitSource | None = None
+    download: Download | None = None
     parameters: dict[str, Any] = {}  # as they are at the start
     pattern: str | None = None  # "service-server", "action-client", …; None: no part in one, or not said
     place: str | None = None  # "file.yml:3:5" of the node's mapping, for messages

@@ -1,4 +1,4 @@
-"""Where a node's Python and its files come from: the fields ``python``, ``git`` and its kin."""
+"""Where a node's Python and its files come from: ``python``, ``git`` and its kin, URLs as ``path``."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import re
 from dora.dataflow.block import Block, Checked, Field
 from dora.dataflow.document import Scalar, Value
 from dora.dataflow.kinds import Kind, ListOf, Reader, Schema, Text
-from dora.dataflow.model import GitSource, PythonEnvironment
+from dora.dataflow.model import Download, GitSource, PythonEnvironment
 from dora.dataflow.report import Report, listed
 
 OLDEST = (3, 11)  # that dora runs on
 CLONES = ".dora/git"  # in the working directory
+DOWNLOADS = ".dora/downloads"
 
 _CLAUSE = r"(==|~=|!=|<=|>=|<|>)? *3(\.[0-9]+){0,2}(\.\*)?"
+_SHA256 = "[0-9A-Fa-f]{64}"
 _VERSION = rf"{_CLAUSE}( *, *{_CLAUSE})*"
 
 
@@ -71,6 +73,24 @@ _ENVIRONMENT = Block(
 )
 
 
+class Checksum(Kind[str]):
+    """A SHA-256, in hexadecimal digits."""
+
+    def read(self, value: Value, reader: Reader) -> str | None:
+        text = Text("a SHA-256").read(value, reader)
+        if text is not None and not re.fullmatch(_SHA256, text):
+            reader.report.error(
+                value,
+                f"`{text}` is not a SHA-256",
+                "it has 64 hexadecimal digits; `sha256sum FILE` prints it",
+            )
+            return None
+        return text.lower() if text is not None else None
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": f"^{_SHA256}$"}
+
+
 class PythonOfNode(Kind[Checked]):
     """What a node asks of its Python."""
 
@@ -89,6 +109,7 @@ class PythonOfNode(Kind[Checked]):
 
 
 PYTHON = PythonOfNode()
+CHECKSUM = Checksum()
 
 
 def python_environment(node: Checked) -> PythonEnvironment | None:
@@ -126,6 +147,41 @@ def git_source(node: Checked, report: Report, owner: str) -> GitSource | None:
             report.error(node.place(name), f"a {name} cannot begin with a dash")
     source = GitSource(repository, "", *(node.get(name) for name in ("branch", "tag", "rev")))
     return GitSource(repository, _folder(source), source.branch, source.tag, source.rev)
+
+
+def is_url(path: str | None) -> bool:
+    """Tell whether a path is one of a file on the web."""
+    return path is not None and path.startswith(("http://", "https://"))
+
+
+def download_of(node: Checked, report: Report, owner: str) -> Download | None:
+    """Return the file on the web that a node runs; report fields that do not fit together."""
+    url: str | None = node.get("path")
+    if url is None or not is_url(url):
+        if node.has("path_sha256") and not node.failed("path"):
+            message = f"`path_sha256` of {owner} says nothing, because its `path` is no URL"
+            report.error(node.keys["path_sha256"], message)
+        return None
+    if node.has("git"):
+        report.error(
+            node.place("path"), f"{owner} comes from `git` as well as from a URL", "keep one of them"
+        )
+    if url.startswith("http://") and not node.has("path_sha256"):
+        report.warn(
+            node.place("path"),
+            "this program comes over the network as anybody on the way likes it",
+            "use `https://`, or add `path_sha256`",
+        )
+    return Download(url, node.get("path_sha256"))
+
+
+def downloaded_path(url: str) -> str:
+    """Return where a downloaded file is put: under its own name, apart from those of other URLs."""
+    from hashlib import sha256
+    from urllib.parse import unquote, urlsplit
+
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", unquote(urlsplit(url).path).rstrip("/").rpartition("/")[2])
+    return f"{DOWNLOADS}/{sha256(url.encode()).hexdigest()[:8]}/{name.strip('-') or 'node'}"
 
 
 def _folder(source: GitSource) -> str:

@@ -1,0 +1,109 @@
+"""Nodes whose path is a URL, from a real server."""
+
+import hashlib
+import http.server
+import os
+import stat
+import threading
+
+import pytest
+
+import dora.dataflow
+from dora.building.builder import build_dataflow
+from dora.building.options import BuildOptions
+from dora.errors import BuildError
+
+
+@pytest.fixture
+def served(tmp_path):
+    """A folder, and the address at which its files are."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(folder))
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield folder, f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def flow(tmp_path):
+    def load(url, *fields):
+        text = "\n    ".join([f"path: {url}", *fields])
+        file = tmp_path / "dataflow.yml"
+        file.write_text(f"nodes:\n  - id: n\n    {text}\n")
+        return dora.dataflow.load(file)
+
+    return load
+
+
+def build(dataflow, **options):
+    """Build, and return the text of the node's file and what was said."""
+    entries = []
+    build_dataflow(dataflow, entries.append, BuildOptions(**options))
+    path = os.path.join(dataflow.working_dir, dataflow.nodes[0].path)
+    with open(path) as file:
+        return file.read(), [entry.message for entry in entries]
+
+
+def checksum(text):
+    return f"path_sha256: {hashlib.sha256(text.encode()).hexdigest()}"
+
+
+def test_a_file_is_downloaded_by_builds_and_kept_by_runs(flow, served):
+    folder, address = served
+    (folder / "node.py").write_text("one")
+    dataflow = flow(f"{address}/node.py?x=1")
+    assert dora.dataflow.missing_files(dataflow) == []
+    assert dataflow.nodes[0].path.endswith("/node.py")
+    assert build(dataflow) == ("one", [f"downloading {address}/node.py?x=1"])
+    (folder / "node.py").write_text("two")
+    assert build(dataflow) == ("one", [])
+    assert build(dataflow, update=True, offline=True) == ("one", [])
+    assert build(dataflow, update=True)[0] == "two"
+    mode = os.stat(os.path.join(dataflow.working_dir, dataflow.nodes[0].path)).st_mode
+    assert mode & stat.S_IXUSR
+
+
+def test_a_checksum_decides_what_is_run(flow, served):
+    folder, address = served
+    (folder / "node.py").write_text("one")
+    dataflow = flow(f"{address}/node.py", checksum("one"))
+    assert dataflow.warnings == ()
+    assert build(dataflow)[0] == "one"
+    (folder / "node.py").write_text("two")
+    assert build(dataflow, update=True) == ("one", [])
+    path = os.path.join(dataflow.working_dir, dataflow.nodes[0].path)
+    with open(path, "w") as file:
+        file.write("changed")
+    with pytest.raises(
+        BuildError, match=r"dataflow.yml:2:5: .* is not what it should be: its SHA-256 is 3fc4"
+    ):
+        build(dataflow)
+    with pytest.raises(BuildError, match="is not what it should be"):
+        build(flow(f"{address}/node.py", checksum("three")))
+    assert len(os.listdir(os.path.dirname(path))) == 1
+
+
+def test_what_cannot_be_downloaded(flow, served):
+    _, address = served
+    with pytest.raises(BuildError, match="which node `n` runs, cannot be downloaded: the server says 404"):
+        build(flow(f"{address}/gone.py"))
+    with pytest.raises(BuildError, match=r"cannot be downloaded: .*refused"):
+        build(flow("http://127.0.0.1:1/gone.py"))
+    with pytest.raises(BuildError, match="is not downloaded yet, and --offline forbids"):
+        build(flow(f"{address}/gone.py"), offline=True)
+
+
+def test_a_program_without_checksum_or_encryption_is_a_warning(flow):
+    [warning] = flow("http://example.org/node.py").warnings
+    assert "as anybody on the way likes it" in warning.message
+    assert flow("https://example.org/node.py").warnings == ()
