@@ -201,6 +201,22 @@ def test_a_failed_send_costs_no_message(sender: Node, receiver: Node) -> None:
     assert receiver.statistics()["inputs"]["in"]["dropped"] == 0
 
 
+def test_an_interrupt_right_after_a_message_leaves_the_output_usable(
+    sender: Node, receiver: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    port = sender._session.outputs["out"]
+    with monkeypatch.context() as patch:
+        patch.setattr(port, "_prepare", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sender.send_output("out", b"x")
+    assert not port._lock.locked()
+    sender.send_output("out", b"y")
+    assert [event["data"] for event in receiver.drain()] == [b"x", b"y"]
+
+
 @pytest.mark.parametrize("metadata", [None, {}])
 def test_without_metadata_there_is_the_timestamp_and_nothing_else(
     sender: Node, receiver: Node, metadata: Any

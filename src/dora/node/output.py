@@ -118,8 +118,10 @@ class OutputPort:
                 self._flush(sequence)
         self._ring()
         if size <= SMALL_BODY and self._lock.acquire(blocking=False):
-            self._prepare()
-            self._lock.release()
+            try:
+                self._prepare()
+            finally:
+                self._lock.release()
 
     def _count_unheard(self) -> None:
         with self._lock:
