@@ -92,7 +92,7 @@ class NodeFields(CommonFields, total=False):
     hot_reload: Literal["overlap", "replace", "never"]
     cpu_affinity: list[int]
     shared_memory_pool_size: str | int
-    python: str
+    python: Mapping[str, Any]
     git: str
     branch: str
     tag: str
