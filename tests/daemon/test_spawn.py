@@ -76,6 +76,7 @@ def test_what_a_node_of_dora_needs_is_an_extra(name: str) -> None:
         (Node("n", path="n.py"), "there is no file"),
         (Node("n", path="nowhere"), "no program `nowhere` on PATH"),
         (Node("n", path="bin/nowhere"), "there is no file .*/bin/nowhere$"),
+        (Node("n", path="dora-dav1d"), "a program in Rust that speaks an old wire protocol"),
         (Node("n", path="plain"), "is not executable; use chmod"),
         (Node("n", path="shell", args=("true",)), "--allow-shell-nodes"),
         (

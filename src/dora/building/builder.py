@@ -24,6 +24,7 @@ from dora.building.installed import Fault, faults
 from dora.building.options import BuildOptions, Built
 from dora.building.process import Log, Processes, Stopped
 from dora.building.this_dora import NAME, write_wheel
+from dora.daemon.builtin import why_refused
 from dora.daemon.interpreter import (
     FOLDER,
     Interpreter,
@@ -213,7 +214,6 @@ class _Builder:
     ) -> list[str] | None:
         """Return the words for the installer, None if there is nothing to install."""
         from dora.building.pip import plan
-        from dora.building.provided import why_refused
 
         installation = plan(words, self._dataflow.directory_of(node))
         if installation.refused:

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from dora.building.provided import PROVIDED, RUST_PACKAGES
-from dora.daemon.builtin import BUILTIN_NODES
+from dora.building.provided import PROVIDED
+from dora.daemon.builtin import BUILTIN_NODES, RUST_PACKAGES
 
 # Options of `pip install` and `uv pip install` that take a value in a word of its own. Whatever is not
 # here counts as a flag; what follows it is then read as a requirement, which is what it mostly is.

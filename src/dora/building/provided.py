@@ -34,22 +34,6 @@ _RELEASES_TEXT = """
 """
 _RELEASES = _RELEASES_TEXT.split()
 
-RUST_PACKAGES = {
-    "dora-rav1e": "encode images in a Python node, for example with opencv-python or PyAV",
-    "dora-dav1d": "decode images in a Python node, for example with opencv-python or PyAV",
-    "dora-object-to-pose": "compute the poses in a Python node",
-    "dora-kit-car": "drive the car from a Python node",
-}
-"""Published programs that no current dora can talk to, and what to do instead."""
-
-
-def why_refused(package: str) -> str:
-    """Return the sentence about one of the `RUST_PACKAGES`."""
-    return (
-        f"`{package}` is a program in Rust that speaks an old wire protocol, so it cannot join a dataflow; "
-        f"{RUST_PACKAGES[package]}"
-    )
-
 
 def is_displaced() -> bool:
     """Tell whether ``import dora`` means dora-rs, now or in the next process of this environment."""

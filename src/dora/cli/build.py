@@ -15,7 +15,9 @@ from dora.cli.later import lockfile_options
 
 @click.command()
 @click.argument("path", metavar="FILE", shell_complete=dataflow_files)
-@click.option("--uv", is_flag=True, help="Build with uv: pip means `uv pip`.")
+@click.option(
+    "--uv", is_flag=True, help="Build with uv; nodes with build commands get an environment of their own."
+)
 @click.option(
     "--local", is_flag=True, help="Build on this machine, which is what this version always does."
 )
@@ -48,8 +50,8 @@ def build(
 ) -> None:
     """Build a dataflow: clones, Python environments, build commands.
 
-    FILE is a dataflow file or its URL. Commands run one after the other, without a shell; the first
-    that fails ends the build.
+    FILE is a dataflow file or its URL. Commands run without a shell; the first that fails ends the
+    build.
     """
     options = BuildOptions(uv=uv, parallel=parallel, offline=offline, update=True)
     with termination_as_interrupt():

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 
-from dora.daemon.builtin import BUILTIN_NODES
+from dora.daemon.builtin import BUILTIN_NODES, RUST_PACKAGES, why_refused
 from dora.daemon.guardian import RUN_ID
 from dora.daemon.interpreter import Interpreter
 from dora.dataflow.model import Dataflow, Node
@@ -56,15 +56,18 @@ def command_line(
             raise CannotSpawn(f"{path} is not executable; use chmod +x, or a .py file")
     elif (builtin := BUILTIN_NODES.get(node.path)) is not None:
         return [*python, "-m", builtin.module, *node.args]
+    elif node.path in RUST_PACKAGES:
+        raise CannotSpawn(why_refused(node.path))
     elif interpreter.wrapper:
         program = node.path  # uv looks into its own environment
     else:
         program = find_program(node.path, search_path, interpreter.programs)
     if program is None:
+        found = f"{path} is a folder" if os.path.isdir(path) else f"there is no file {path}"
         if os.sep in node.path:
-            raise CannotSpawn(f"there is no file {path}")
+            raise CannotSpawn(found)
         raise CannotSpawn(
-            f"there is no file {path}, and no program `{node.path}` on PATH or beside "
+            f"{found}, and there is no program `{node.path}` on PATH or beside "
             f"{interpreter.python[-1]}"
         )
     return [*interpreter.wrapper, program, *node.args]
