@@ -354,6 +354,7 @@ class DataflowBuilder:
         """Run the build commands; ``options`` and errors are those of `dora.build`."""
         from dora.api import build
 
+        self.check()  # its problems name the builder, not a file that is gone when they are read
         with self._file() as path:
             build(path, **options)
 
@@ -364,12 +365,19 @@ class DataflowBuilder:
         """
         from dora.api import run
 
+        self.check(env=options.get("env"))
         with self._file() as path:
             return run(path, **options)
 
     @contextmanager
     def _file(self) -> Iterator[str]:
-        descriptor, path = tempfile.mkstemp(".yml", f".{self.name}-", self.working_dir)
+        try:
+            descriptor, path = tempfile.mkstemp(".yml", f".{self.name}-", self.working_dir)
+        except OSError as error:
+            raise DoraError(
+                f"cannot write the dataflow into {self.working_dir}: {error.strerror}; "
+                "give the builder another `working_dir`"
+            ) from None
         try:
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(_dump(self.to_dict()))

@@ -205,5 +205,21 @@ def test_a_builder_runs_its_dataflow(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not list(tmp_path.glob(".*.yml"))
 
 
+def test_mistakes_name_the_builder_also_when_it_is_run(tmp_path: Path) -> None:
+    builder = DataflowBuilder("mine", working_dir=tmp_path)
+    builder.add_node("a", path="a.py").add_input("i", "b/o")
+    for use in (builder.build, builder.run):
+        with pytest.raises(DataflowError, match=r"^<mine>:5:8: error: there is no node `b`"):
+            use()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+    builder = DataflowBuilder(working_dir=tmp_path / "missing")
+    builder.add_node("a", path="a.py")
+    with pytest.raises(DoraError, match=r"cannot write .* No such file or directory; give the builder"):
+        builder.run()
+
+
 def test_it_is_found_as_in_dora_rs() -> None:
     assert dora.builder.DataflowBuilder is DataflowBuilder

@@ -76,6 +76,8 @@ def test_what_a_node_of_dora_needs_is_an_extra(name: str) -> None:
         (Node("n", path="n.py"), "there is no file"),
         (Node("n", path="nowhere"), "no program `nowhere` on PATH"),
         (Node("n", path="bin/nowhere"), "there is no file .*/bin/nowhere$"),
+        (Node("n", path="bin"), "/bin is a folder, and there is no program `bin`"),
+        (Node("n", path="./bin"), "/bin is a folder$"),
         (Node("n", path="dora-dav1d"), "a program in Rust that speaks an old wire protocol"),
         (Node("n", path="plain"), "is not executable; use chmod"),
         (Node("n", path="shell", args=("true",)), "--allow-shell-nodes"),
@@ -87,6 +89,7 @@ def test_what_a_node_of_dora_needs_is_an_extra(name: str) -> None:
 )
 def test_what_cannot_be_spawned(node: Node, sentence: str, tmp_path: Path) -> None:
     program(tmp_path / "plain", 0o644)
+    (tmp_path / "bin").mkdir()
     with pytest.raises(CannotSpawn, match=sentence):
         command(node, tmp_path, search_path=str(tmp_path))
 

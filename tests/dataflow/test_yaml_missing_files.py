@@ -73,3 +73,10 @@ def test_programs_in_a_folder_are_files_and_the_home_folder_is_known(
 def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
     (tmp_path / "a.py").mkdir()
     assert len(missing(tmp_path, "nodes: [{id: a, path: a.py}]")) == 1
+
+
+def test_a_folder_is_no_program(tmp_path: Path) -> None:
+    (tmp_path / "src").mkdir()
+    (problem,) = missing(tmp_path, "nodes:\n  - {id: a, path: src/}\n")
+    assert problem.message == f"`{tmp_path}/src/` is a folder, and the node `a` needs a file to run"
+    assert problem.hint == "give the program in that folder"

@@ -67,8 +67,7 @@ def command_line(
         if os.sep in node.path:
             raise CannotSpawn(found)
         raise CannotSpawn(
-            f"{found}, and there is no program `{node.path}` on PATH or beside "
-            f"{interpreter.python[-1]}"
+            f"{found}, and there is no program `{node.path}` on PATH or beside {interpreter.python[-1]}"
         )
     return [*interpreter.wrapper, program, *node.args]
 

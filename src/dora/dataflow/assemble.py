@@ -122,7 +122,7 @@ class Assembler:
             self.report.error(
                 checked.keys[kinds[1]],
                 f"{_named(draft)} has both {listed(kinds)}",
-                "keep one of them: a node is either a program or a runtime for operators",
+                "keep one of them: a node runs a program, or operators, or the nodes of a module",
             )
         elif not kinds and not any(
             checked.has(name) or name in checked.meant for name in (*_KINDS, *_KINDS_WITHOUT_PATH)

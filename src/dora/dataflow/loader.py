@@ -187,12 +187,13 @@ def missing_files(dataflow: Dataflow) -> list[Problem]:
         full = os.path.join(dataflow.working_dir, path)
         if program.built or not (path.endswith(".py") or os.sep in path) or os.path.isfile(full):
             continue
-        problems.append(
-            program.place._replace(
-                message=f"there is no file `{full}`, which {program.place.message} runs",
-                hint=_similar_path(path, full, in_module=bool(program.place.note)),
-            )
-        )
+        if os.path.isdir(full):
+            message = f"`{full}` is a folder, and {program.place.message} needs a file to run"
+            hint = "give the program in that folder"
+        else:
+            message = f"there is no file `{full}`, which {program.place.message} runs"
+            hint = _similar_path(path, full, in_module=bool(program.place.note))
+        problems.append(program.place._replace(message=message, hint=hint))
     return each_once(problems)
 
 
