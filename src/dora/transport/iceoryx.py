@@ -424,6 +424,8 @@ def _back_with_memory(address: int, size: int, what: str) -> None:
         _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     start = address & -_PAGE
     before = _free_bytes()
+    if before is not None and before < size:  # trying would take the rest from everybody else meanwhile
+        raise _full(what, size, before)
     if _madvise(start, address + size - start, _MADV_POPULATE_WRITE) == 0:
         free = _free_bytes()
         if free is None or before is None or free >= min(before, _RESERVE):
