@@ -69,7 +69,7 @@ class RunDirectory:
 
     def __init__(self, dataflow_id: str, path: str, lock: int) -> None:
         self.dataflow_id = dataflow_id
-        self.name = ""  # what commands may call it, besides its UUID and the name of its file
+        self.name = ""  # given at the start, for commands
         self.path = path
         self.prefix = f"dora_{os.path.basename(path)}_"
         self.socket = f"{path}/{SOCKET_NAME}"

@@ -125,9 +125,13 @@ class ParameterDeleted(msgspec.Struct, frozen=True):
 
 
 class StopRequested(msgspec.Struct, frozen=True):
-    """The dataflow shall end in good order: Ctrl-C, a time limit, or an operator's ``STOP_ALL``."""
+    """The dataflow shall end in good order: Ctrl-C, a time limit, or an operator's ``STOP_ALL``.
+
+    ``grace`` is the time until SIGTERM, in seconds; None: that of the supervisor.
+    """
 
     reason: str
+    grace: float | None = None
 
 
 class KillRequested(msgspec.Struct, frozen=True):

@@ -119,8 +119,8 @@ class Supervisor(Reloads, ParameterRules):
                 self._arm_health(self.nodes[node_id])
             case on.ParametersAsked() | on.ParameterSet() | on.ParameterDeleted():
                 self._parameter_request(event)
-            case on.StopRequested(reason=reason):
-                self._stop(reason)
+            case on.StopRequested(reason=reason, grace=grace):
+                self._stop(reason, grace)
             case on.KillRequested():
                 self._kill()
             case on.TimePassed():
@@ -400,10 +400,12 @@ class Supervisor(Reloads, ParameterRules):
 
     # ----------------------------------------------------------------------- stop
 
-    def _stop(self, reason: str) -> None:
+    def _stop(self, reason: str, grace: float | None = None) -> None:
         if self.stopping or self.leaving:
             return
         self.stopping = True
+        if grace is not None:
+            self._grace = grace
         self.deadlines.setdefault(("", "term"), self._now + self._grace)
         for node in self.nodes.values():
             self._forget_reload(node)
