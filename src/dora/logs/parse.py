@@ -78,7 +78,7 @@ def _structured(node_id: str | None, stream: Stream, text: str, now_ns: int) -> 
     if not isinstance(message, str):
         return None
     return LogEntry(
-        timestamp_ns=_nanoseconds(record.get("timestamp"), now_ns),
+        timestamp_ns=nanoseconds(record.get("timestamp"), now_ns),
         level=level,
         node_id=node_id,
         message=message,
@@ -103,8 +103,8 @@ def _line_number(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
 
 
-def _nanoseconds(value: object, now_ns: int) -> int:
-    """Read an RFC 3339 time; one without an offset is taken as UTC."""
+def nanoseconds(value: object, now_ns: int) -> int:
+    """Read an RFC 3339 time, ``now_ns`` if it is none; one without an offset is taken as UTC."""
     if not isinstance(value, str):
         return now_ns
     try:

@@ -1,0 +1,157 @@
+"""Read the log files of a dataflow back: all nodes in the order of time, and on while they grow.
+
+A file is followed by what it is and not by its name: one that was rotated away is read to its end before
+the next one is begun.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections.abc import Collection, Iterator
+from typing import BinaryIO
+
+import msgspec
+
+from dora.dataflow.model import LogLevel
+from dora.logs.entry import LogEntry, Stream
+from dora.logs.formats import DAEMON_NAME
+from dora.logs.parse import nanoseconds
+
+
+class _Record(msgspec.Struct):
+    ts: str
+    level: LogLevel
+    node: str
+    stream: Stream
+    msg: str
+    target: str | None = None
+    fields: dict[str, str] = {}
+    file: str | None = None
+    line: int | None = None
+
+
+_decode = msgspec.json.Decoder(_Record).decode
+
+
+def read_record(line: bytes) -> LogEntry | None:
+    """Return the entry of one line of a log file, None if it is none.
+
+    >>> read_record(b'{"ts":"1970-01-01T00:00:01Z","level":"info","node":"a","stream":"stdout","msg":"x"}')
+    LogEntry(timestamp_ns=1000000000, level='info', node_id='a', message='x')
+    """
+    try:
+        record = _decode(line)
+    except msgspec.DecodeError:
+        return None
+    return LogEntry(
+        timestamp_ns=nanoseconds(record.ts, 0),
+        level=record.level,
+        node_id=None if record.node == DAEMON_NAME else record.node,
+        message=record.msg,
+        stream=record.stream,
+        target=record.target,
+        file=record.file,
+        line=record.line,
+        fields=record.fields,
+    )
+
+
+class LogReader:
+    """The log files in one directory, which need not exist yet. ``node`` None: those of all nodes."""
+
+    def __init__(self, directory: str, node: str | None = None) -> None:
+        self._directory = directory
+        self._node = node
+        self._files: dict[str, _NodeLog] = {}
+
+    def nodes(self) -> list[str]:
+        """Return the nodes that have files."""
+        try:
+            names = sorted(os.listdir(self._directory))
+        except OSError:
+            return []
+        ids = {name.removeprefix("log_").removesuffix(".jsonl") for name in names if _is_log(name)}
+        # `log_a.1.jsonl` is a rotated file of `a`, whose own file has that name without the number.
+        return sorted(node for node in ids if _rotated_from(node) not in ids)
+
+    def entries(self) -> Iterator[LogEntry]:
+        """Yield what has been written since the last call, in the order of time."""
+        for node in self.nodes() if self._node is None else [self._node]:
+            if node not in self._files:
+                self._files[node] = _NodeLog(f"{self._directory}/log_{node}")
+        return heapq.merge(
+            *(file.entries() for file in self._files.values()), key=lambda entry: entry.timestamp_ns
+        )
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+
+def _is_log(name: str) -> bool:
+    return name.startswith("log_") and name.endswith(".jsonl")
+
+
+def _rotated_from(node: str) -> str:
+    base, _, number = node.rpartition(".")
+    return base if number.isdecimal() else ""
+
+
+class _NodeLog:
+    def __init__(self, base: str) -> None:
+        self._base = base
+        self._file: BinaryIO | None = None
+
+    def entries(self) -> Iterator[LogEntry]:
+        if self._file is not None:
+            yield from _rest(self._file)
+        for path, inode in self._later():
+            try:
+                file = open(path, "rb")  # noqa: SIM115 - stays open
+            except OSError:
+                return
+            if os.fstat(file.fileno()).st_ino != inode:  # rotated just now; it is found next time
+                file.close()
+                return
+            if self._file is not None:
+                yield from _rest(self._file)  # written until it was rotated away
+            self.close()
+            self._file = file
+            yield from _rest(file)
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _later(self) -> Collection[tuple[str, int]]:
+        """Return the files behind the one that is open, the oldest first."""
+        found: list[tuple[str, int]] = []
+        number = 0
+        while True:
+            path = f"{self._base}.{number}.jsonl" if number else f"{self._base}.jsonl"
+            try:
+                found.insert(0, (path, os.stat(path).st_ino))
+            except OSError:
+                if number:
+                    break
+            number += 1
+        if self._file is not None:
+            ours = os.fstat(self._file.fileno()).st_ino
+            for index, (_, inode) in enumerate(found):
+                if inode == ours:
+                    return found[index + 1 :]
+        return found
+
+
+def _rest(file: BinaryIO) -> Iterator[LogEntry]:
+    while True:
+        begin = file.tell()
+        line = file.readline()
+        if not line.endswith(b"\n"):
+            file.seek(begin)  # it is still being written
+            return
+        entry = read_record(line)
+        if entry is not None:
+            yield entry
