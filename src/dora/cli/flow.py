@@ -14,6 +14,7 @@ import msgspec
 
 from dora._version import __version__
 from dora.building.options import BuildOptions, Built
+from dora.building.prepare import build
 from dora.cli.console import Console
 from dora.cli.fetch import fetch, is_url
 from dora.dataflow import load
@@ -134,18 +135,6 @@ def open_console(
         display.format, colour=colour, nodes=[node.id for node in dataflow.nodes], dataflow_id=dataflow_id
     )
     return Console(stream, render, display.filter, on_broken=broken)
-
-
-def build(dataflow: Dataflow, on_log: Callable[[LogEntry], None], options: BuildOptions) -> Built:
-    """Do what nodes need before they can run; the result has the dataflow to run. Raises `BuildError`."""
-    from dora.building.inline import with_inline_environments
-
-    dataflow = with_inline_environments(dataflow)
-    if options.uv or any(node.build or node.git or node.python for node in dataflow.nodes):
-        from dora.building.builder import build_dataflow
-
-        return build_dataflow(dataflow, on_log, options)
-    return Built(dataflow)
 
 
 def run_to_end(

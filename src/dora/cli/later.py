@@ -12,24 +12,14 @@ import click
 
 from dora.errors import DoraError
 
-_FOREGROUND = "use `dora run FILE` in a terminal of its own; Ctrl-C stops the dataflow"
-_RUNNING = "a running dataflow shows itself in the terminal of `dora run`"
 _FILES = "its log files are out/<dataflow id>/log_<node>.jsonl beside the dataflow file"
 _PRINT = "add a node to the dataflow that prints what it receives"
-_DOCTOR = "`dora doctor` checks the installation, `dora validate FILE` a dataflow file"
 
 COMMANDS: dict[str, str] = {
-    **dict.fromkeys(("up", "down", "destroy", "start", "stop", "restart"), _FOREGROUND),
-    **dict.fromkeys(("list", "ps", "clean", "node", "top", "inspect"), _RUNNING),
-    "logs": _FILES,
-    "topic": _PRINT,
     "record": f"{_PRINT} or stores it",
     "replay": "write a node that sends what was stored",
-    **dict.fromkeys(("status", "check", "system"), _DOCTOR),
     "trace": _FILES,
     "cluster": "run one dataflow per machine with `dora run FILE`",
-    "coordinator": _FOREGROUND,
-    "daemon": _FOREGROUND,
     "runtime": "operators are started by `dora run FILE`",
     "hub": "install node packages with pip, and name their command as the `path` of a node",
     "self": "use pip: `pip install --upgrade dora-dataflow`",

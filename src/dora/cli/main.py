@@ -22,6 +22,21 @@ if TYPE_CHECKING:
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("dora.cli.run:run", "Build and run a dataflow until it ends."),
+    "up": ("dora.cli.up:up", "Start the coordinator and the daemon in the background."),
+    "down": ("dora.cli.up:down", "End the coordinator and the daemon."),
+    "start": ("dora.cli.start:start", "Build and start a dataflow on the coordinator."),
+    "stop": ("dora.cli.start:stop", "Stop a dataflow and wait for its end."),
+    "restart": ("dora.cli.start:restart", "Stop a dataflow and start it again, as it was started first."),
+    "list": (
+        "dora.cli.listing:list_dataflows",
+        "List the dataflows of the coordinator, running and ended.",
+    ),
+    "logs": ("dora.cli.logs:logs", "Show the logs of a dataflow."),
+    "status": ("dora.cli.status:status", "Tell whether the coordinator and the daemon run."),
+    "clean": (
+        "dora.cli.listing:clean",
+        "Remove the records of ended dataflows.",
+    ),
     "build": ("dora.cli.build:build", "Build a dataflow: clones, Python environments, build commands."),
     "validate": ("dora.cli.validate:validate", "Check a dataflow file without running it."),
     "graph": ("dora.cli.graph:graph", "Draw a dataflow as a web page or as a Mermaid flowchart."),
@@ -34,9 +49,24 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "doctor": ("dora.cli.doctor:doctor", "Check the installation, and the machine that it runs on."),
     "param": ("dora.cli.param:param", "Look at and change the parameters of running nodes."),
+    "node": ("dora.cli.node:node", "Look at the nodes of running dataflows."),
+    "topic": ("dora.cli.topic:topic", "Look at what the outputs of a running dataflow carry."),
+    "top": ("dora.cli.top:top", "Watch nodes and links: load, rates, queues, losses."),
+    "coordinator": (
+        "dora.cli.components:coordinator",
+        "Run the coordinator in the foreground.",
+    ),
+    "daemon": (
+        "dora.cli.components:daemon",
+        "Run the daemon in the foreground.",
+    ),
     "help": ("dora.cli.help:help_command", "Show the help of dora or of one of its commands."),
 }
 """Name → where the command is, and its description (a test keeps the two equal)."""
+
+ALIASES = {"destroy": "down", "ps": "list", "check": "status"}
+HIDDEN = {"system": "dora.cli.status:system", "inspect": "dora.cli.top:inspect"}
+"""Other names of things that are in the table."""
 
 
 class Commands(click.Group):
@@ -50,8 +80,10 @@ class Commands(click.Group):
         ctx: click.Context,  # noqa: ARG002 - click's signature
         cmd_name: str,
     ) -> click.Command | None:
-        if cmd_name in COMMANDS:
-            module, _, name = COMMANDS[cmd_name][0].partition(":")
+        cmd_name = ALIASES.get(cmd_name, cmd_name)
+        place = HIDDEN.get(cmd_name) or COMMANDS.get(cmd_name, ("", ""))[0]
+        if place:
+            module, _, name = place.partition(":")
             command: click.Command = getattr(import_module(module), name)
             return command
         from dora.cli.later import later_command

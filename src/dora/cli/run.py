@@ -8,44 +8,21 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dora.cli.completion import dataflow_files, node_levels
+from dora.cli.completion import dataflow_files
 from dora.cli.flow import Display, RunRequest, run_to_end
 from dora.cli.interrupt import termination_as_interrupt
 from dora.cli.later import lockfile_options
 from dora.cli.report import failure_report, loss_report
-from dora.cli.values import Value, parse_duration, parse_environment
+from dora.cli.run_options import DURATION, RunCommand, dataflow_options, display_options
 from dora.dataflow.model import LogLevel
-from dora.logs.filters import LogFilter, parse_filter, parse_level
-from dora.logs.formats import LOG_FORMATS, LogFormat
+from dora.logs.filters import LogFilter
+from dora.logs.formats import LogFormat
 
 if TYPE_CHECKING:
     from dora.daemon.options import Engine
 
-DURATION = Value("duration", parse_duration)
 
-
-class _RunCommand(click.Command):
-    """Lets ``--exit-when-nodes-finish`` stand alone without swallowing the path behind it."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        end = args.index("--") if "--" in args else len(args)
-        bare = "--exit-when-nodes-finish"
-        options = [f"{bare}=true" if argument == bare else argument for argument in args[:end]]
-        return super().parse_args(ctx, options + args[end:])
-
-
-def _environment(
-    ctx: click.Context,
-    param: click.Parameter,
-    value: tuple[str, ...],
-) -> dict[str, str]:
-    try:
-        return parse_environment(value)
-    except ValueError as error:
-        raise click.BadParameter(str(error), ctx, param) from None
-
-
-@click.command(cls=_RunCommand)
+@click.command(cls=RunCommand)
 @click.argument("path", metavar="FILE", shell_complete=dataflow_files)
 @click.option("--uv", is_flag=True, help="Build and run nodes with uv.")
 @click.option(
@@ -60,47 +37,8 @@ def _environment(
     metavar="DURATION",
     help="How long a stopped node may take before SIGTERM; half as long again before SIGKILL [10s].",
 )
-@click.option(
-    "--log-level",
-    type=Value("level", parse_level),
-    default="stdout",
-    envvar="DORA_LOG_LEVEL",
-    show_envvar=True,
-    metavar="LEVEL",
-    help="Show entries that are at least so severe: error, warn, info, debug, trace, or stdout for all.",
-)
-@click.option(
-    "--log-format",
-    type=click.Choice(LOG_FORMATS, case_sensitive=False),
-    default="pretty",
-    envvar="DORA_LOG_FORMAT",
-    show_envvar=True,
-    help="How entries look; json is one object per line.",
-)
-@click.option(
-    "--log-filter",
-    type=Value("filter", parse_filter),
-    envvar="DORA_LOG_FILTER",
-    show_envvar=True,
-    metavar="NODE=LEVEL,...",
-    shell_complete=node_levels,
-    help="Levels for single nodes, instead of --log-level.",
-)
-@click.option(
-    "--env",
-    "env",
-    multiple=True,
-    metavar="KEY=VALUE",
-    callback=_environment,
-    help="A variable for all nodes; the `env` of a node wins. May be repeated.",
-)
-@click.option(
-    "--exit-when-nodes-finish",
-    type=click.BOOL,
-    default=None,
-    metavar="[=BOOL]",
-    help="Whether nodes end although a timer of theirs goes on, whatever the file says.",
-)
+@display_options
+@dataflow_options
 @click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`.")
 @click.option(
     "--debug", is_flag=True, help="Mark the dataflow for inspection, as `debug` in the file does."

@@ -1,0 +1,60 @@
+"""Show the logs of a dataflow on the coordinator while it runs, and stop it with Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+import click
+
+from dora.cli.client import Client, report_end
+from dora.cli.interrupt import termination_as_interrupt
+from dora.coordinator.protocol import DataflowView
+from dora.logs.filters import LogFilter
+from dora.logs.formats import renderer, wants_colour
+from dora.logs.reader import LogReader
+
+LOOK_EVERY = 0.1  # seconds between looks at the log files
+ASK_EVERY = 0.5  # seconds between questions whether it has ended
+
+
+def attach_to(client: Client, view: DataflowView) -> int:
+    """Show the logs of a dataflow until it ends; return the exit status.
+
+    The first Ctrl-C stops it, the second leaves.
+    """
+    from dora.cli.console import write_text
+
+    reader = LogReader(view.log_directory)
+    render = renderer(
+        "pretty",
+        colour=wants_colour(sys.stdout.isatty(), os.environ),
+        nodes=view.nodes,
+        dataflow_id=view.uuid,
+    )
+    log_filter = LogFilter()
+    told = stopped = False
+    asked = 0.0
+    with termination_as_interrupt():
+        while True:
+            try:
+                if time.monotonic() - asked >= (ASK_EVERY if told else LOOK_EVERY):
+                    view = client.dataflow(view.uuid)
+                    asked = time.monotonic()
+                    if view.status == "running" and not told:
+                        told = True
+                        click.echo(f"dataflow started: {view.uuid}")
+                for entry in reader.entries():
+                    if log_filter.shows(entry):
+                        write_text(sys.stdout, f"{render(entry)}\n")
+                if view.status in ("finished", "failed"):
+                    return report_end(view)
+                time.sleep(LOOK_EVERY)
+            except KeyboardInterrupt:
+                if stopped:
+                    click.echo("\nleft; the dataflow goes on stopping", err=True)
+                    return 1
+                stopped = True
+                click.echo("\nstopping the dataflow; a second Ctrl-C leaves it alone", err=True)
+                client.stop(view.uuid, None, False)

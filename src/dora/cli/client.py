@@ -1,0 +1,202 @@
+"""Speak with the coordinator, and the options of commands that do."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import click
+import msgspec
+
+from dora._version import __version__
+from dora.coordinator.places import find_token
+from dora.coordinator.protocol import (
+    ACTIVE,
+    DEFAULT_PORT,
+    VERSION_HEADER,
+    DataflowView,
+    DownRequest,
+    Failure,
+    RunSpec,
+    StartRequest,
+    StopRequest,
+    SystemStatus,
+    encode,
+)
+from dora.errors import DoraError
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+_Answer = TypeVar("_Answer")
+
+PATIENCE = 10.0  # seconds for an answer
+WAIT = 30.0  # seconds that a request asks the coordinator to wait at most
+
+
+class Unreachable(DoraError):
+    """There is no coordinator at the address."""
+
+
+class Refused(DoraError):
+    """The coordinator refused; ``status`` is that of HTTP."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def coordinator_options(function: _Function) -> _Function:
+    """Declare where the coordinator is; the command gets a `Client` as ``client``."""
+
+    def make(ctx: click.Context, param: click.Parameter, value: int) -> int:  # noqa: ARG001
+        ctx.params["client"] = Client(ctx.params.pop("coordinator_addr"), value)
+        return value
+
+    port = click.option(
+        "--coordinator-port",
+        type=click.IntRange(1, 65535),
+        default=DEFAULT_PORT,
+        envvar="DORA_COORDINATOR_PORT",
+        show_envvar=True,
+        metavar="PORT",
+        expose_value=False,
+        callback=make,
+        help=f"Port of the coordinator [{DEFAULT_PORT}].",
+    )
+    address = click.option(
+        "--coordinator-addr",
+        default="127.0.0.1",
+        envvar="DORA_COORDINATOR_ADDR",
+        show_envvar=True,
+        metavar="IP",
+        is_eager=True,
+        help="Address of the coordinator [127.0.0.1].",
+    )
+    return address(port(function))
+
+
+class Client:
+    """Requests to one coordinator. All raise `Unreachable`, or `Refused` with its sentence."""
+
+    def __init__(self, address: str, port: int) -> None:
+        self.address = address
+        self.port = port
+
+    @property
+    def where(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+    def status(self) -> SystemStatus:
+        return self._ask("GET", "/api/status", SystemStatus, patience=3.0)
+
+    def dataflows(self) -> list[DataflowView]:
+        return self._ask("GET", "/api/dataflows", list[DataflowView])
+
+    def active(self) -> list[DataflowView]:
+        return [view for view in self.dataflows() if view.status in ACTIVE]
+
+    def dataflow(self, wanted: str) -> DataflowView:
+        return self._ask("GET", f"/api/dataflows/{quote(wanted, safe='')}", DataflowView)
+
+    def start(self, spec: RunSpec) -> DataflowView:
+        return self._ask("POST", "/api/dataflows", DataflowView, StartRequest(spec))
+
+    def stop(self, dataflow_id: str, grace: float | None, force: bool) -> DataflowView:
+        return self._ask(
+            "POST", f"/api/dataflows/{dataflow_id}/stop", DataflowView, StopRequest(grace, force)
+        )
+
+    def wait(self, dataflow_id: str, *, started: bool = False) -> DataflowView:
+        """Wait until a dataflow has ended, or with ``started`` until it has started or ended."""
+        done = ("finished", "failed") + (("running",) if started else ())
+        path = f"/api/dataflows/{dataflow_id}/wait?timeout={WAIT}&until={'started' if started else 'ended'}"
+        while True:
+            view = self._ask("GET", path, DataflowView, patience=WAIT + PATIENCE)
+            if view.status in done:
+                return view
+
+    def restart(self, dataflow_id: str, grace: float | None, force: bool) -> dict[str, Any]:
+        """Return ``{"old": id, "new": record}``; waits for the end of the old one."""
+        path = f"/api/dataflows/{dataflow_id}/restart"
+        return self._ask("POST", path, dict[str, Any], StopRequest(grace, force), patience=None)
+
+    def clean(self) -> list[DataflowView]:
+        return self._ask("DELETE", "/api/dataflows", list[DataflowView])
+
+    def down(self, force: bool) -> None:
+        self._ask("POST", "/api/down", dict[str, Any], DownRequest(force), patience=30.0)
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        kind: type[_Answer],
+        body: msgspec.Struct | None = None,
+        *,
+        patience: float | None = PATIENCE,
+    ) -> _Answer:
+        headers = {VERSION_HEADER: __version__, "Content-Type": "application/json"}
+        if token := find_token():
+            headers["Authorization"] = f"Bearer {token}"
+        connection = http.client.HTTPConnection(self.address, self.port, timeout=patience)
+        try:
+            connection.request(method, path, None if body is None else encode(body), headers)
+            response = connection.getresponse()
+            data = response.read()
+        except OSError as error:
+            raise Unreachable(
+                f"cannot connect to coordinator at {self.where}: {error.strerror or error}\n\n"
+                "  hint: is the coordinator running? Start it with `dora up`"
+            ) from None
+        except http.client.HTTPException:
+            raise self.foreign() from None
+        finally:
+            connection.close()
+        try:
+            if response.status >= 400:
+                raise Refused(response.status, msgspec.json.decode(data, type=Failure).error)
+            return msgspec.json.decode(data, type=kind)
+        except msgspec.DecodeError:
+            raise self.foreign() from None
+
+    def foreign(self) -> DoraError:
+        return DoraError(
+            f"what answers at {self.where} is no coordinator of dora; choose another port with "
+            "--coordinator-port or DORA_COORDINATOR_PORT"
+        )
+
+
+def choose(views: Sequence[DataflowView], option: str) -> DataflowView | None:
+    """Return the only one of the running dataflows, or the one that is chosen on a terminal.
+
+    None if nothing runs. Raises `DoraError` if there are several and nobody can be asked; ``option`` says
+    how to name one.
+    """
+    if len(views) <= 1:
+        return views[0] if views else None
+    if not sys.stdin.isatty():
+        names = ", ".join(f"{view.name} ({view.uuid})" for view in views)
+        raise DoraError(f"Multiple dataflows running. Specify one {option}: {names}")
+    for index, view in enumerate(views, 1):
+        click.echo(f"  {index} {view.uuid}  {view.name}", err=True)
+    number: int = click.prompt("Which dataflow", type=click.IntRange(1, len(views)), err=True)
+    return views[number - 1]
+
+
+def report_end(view: DataflowView) -> int:
+    """Tell on standard error how a dataflow ended, if something is worth it; return the exit status."""
+    from dora.cli.report import failure_report, loss_report
+
+    directory = view.log_directory if os.path.isdir(view.log_directory) else None
+    if view.result is not None:
+        for report in (loss_report(view.result), failure_report(view.result, directory)):
+            if report:
+                click.echo(f"\n{report}", err=True)
+    elif view.status == "failed":
+        click.echo(f"\nDataflow {view.uuid} failed: {view.reason}", err=True)
+        if directory is not None:
+            click.echo(f"\nLogs: {directory}", err=True)
+    return 1 if view.status == "failed" else 0

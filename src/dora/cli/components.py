@@ -1,0 +1,77 @@
+"""``dora coordinator`` and ``dora daemon``: one component in the foreground, for systemd and the like."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+
+import click
+
+from dora.cli.client import Client, coordinator_options
+from dora.cli.later import later_option
+from dora.coordinator.protocol import DEFAULT_PORT
+
+
+def _log_to_stderr(quiet: bool) -> None:
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=logging.ERROR if quiet else logging.INFO,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
+    logging.getLogger("websockets").setLevel(logging.ERROR)
+
+
+@click.command()
+@click.option(
+    "--interface",
+    default="127.0.0.1",
+    envvar="DORA_COORDINATOR_INTERFACE",
+    show_envvar=True,
+    metavar="IP",
+    help="Address to listen on [127.0.0.1]; any other asks for the token.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=DEFAULT_PORT,
+    envvar="DORA_COORDINATOR_PORT",
+    show_envvar=True,
+    metavar="PORT",
+    help=f"Port to listen on [{DEFAULT_PORT}].",
+)
+@click.option("--auth", is_flag=True, help="Let in only who has the token of this user.")
+@click.option("--quiet", is_flag=True, help="Log errors only.")
+@later_option("--store", instead="the store is a file in the user's data folder, or in DORA_DATA_DIR")
+def coordinator(interface: str, port: int, auth: bool, quiet: bool) -> None:
+    """Run the coordinator in the foreground.
+
+    `dora up` does it in the background.
+    """
+    from dora.coordinator.server import serve
+
+    _log_to_stderr(quiet)
+    serve(interface, port, auth=auth)
+
+
+@click.command()
+@coordinator_options
+@click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`.")
+@click.option("--quiet", is_flag=True, help="Log errors only.")
+@later_option("--machine-id", instead="there is one daemon for each coordinator")
+@later_option("--labels", instead="there is one daemon for each coordinator")
+@later_option("--local-listen-port", instead="dynamic nodes find their dataflow without a port")
+def daemon(client: Client, allow_shell_nodes: bool, quiet: bool) -> None:
+    """Run the daemon in the foreground.
+
+    `dora up` does it in the background.
+    """
+    from dora.coordinator.places import find_token
+    from dora.daemon.spawn import ALLOW_SHELL
+    from dora.machine.daemon import serve
+
+    _log_to_stderr(quiet)
+    if allow_shell_nodes:
+        os.environ[ALLOW_SHELL] = "true"
+    serve(client.address, client.port, find_token())

@@ -1,0 +1,97 @@
+"""Options that ``dora run``, ``dora start`` and ``dora logs`` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+
+from dora.cli.completion import node_levels
+from dora.cli.values import Value, parse_duration, parse_environment
+from dora.logs.filters import parse_filter, parse_level
+from dora.logs.formats import LOG_FORMATS
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+DURATION = Value("duration", parse_duration)
+
+
+class RunCommand(click.Command):
+    """Lets ``--exit-when-nodes-finish`` stand alone without swallowing the path behind it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        bare = "--exit-when-nodes-finish"
+        options = [f"{bare}=true" if argument == bare else argument for argument in args[:end]]
+        return super().parse_args(ctx, options + args[end:])
+
+
+def _environment(
+    ctx: click.Context,
+    param: click.Parameter,
+    value: tuple[str, ...],
+) -> dict[str, str]:
+    try:
+        return parse_environment(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+
+
+def display_options(function: _Function) -> _Function:
+    """Declare how log entries are shown: ``log_level``, ``log_format`` and ``log_filter``."""
+    return _display(function, "--log-level")
+
+
+def display_options_of_logs(function: _Function) -> _Function:
+    """Declare the same, with ``--level`` too."""
+    return _display(function, "--log-level", "--level")
+
+
+def _display(function: _Function, *level: str) -> _Function:
+    function = click.option(
+        "--log-filter",
+        type=Value("filter", parse_filter),
+        envvar="DORA_LOG_FILTER",
+        show_envvar=True,
+        metavar="NODE=LEVEL,...",
+        shell_complete=node_levels,
+        help="Levels for single nodes, instead of --log-level.",
+    )(function)
+    function = click.option(
+        "--log-format",
+        type=click.Choice(LOG_FORMATS, case_sensitive=False),
+        default="pretty",
+        envvar="DORA_LOG_FORMAT",
+        show_envvar=True,
+        help="How entries look; json is one object per line.",
+    )(function)
+    return click.option(
+        *level,
+        type=Value("level", parse_level),
+        default="stdout",
+        envvar="DORA_LOG_LEVEL",
+        show_envvar=True,
+        metavar="LEVEL",
+        help="Show entries that are at least so severe: error, warn, info, debug, trace, or stdout for "
+        "all.",
+    )(function)
+
+
+def dataflow_options(function: _Function) -> _Function:
+    """Declare what changes the dataflow file: ``env`` and ``exit_when_nodes_finish``."""
+    function = click.option(
+        "--exit-when-nodes-finish",
+        type=click.BOOL,
+        default=None,
+        metavar="[=BOOL]",
+        help="Whether nodes end although a timer of theirs goes on, whatever the file says.",
+    )(function)
+    return click.option(
+        "--env",
+        "env",
+        multiple=True,
+        metavar="KEY=VALUE",
+        callback=_environment,
+        help="A variable for all nodes; the `env` of a node wins. May be repeated.",
+    )(function)

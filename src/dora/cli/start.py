@@ -1,0 +1,183 @@
+"""``dora start``, ``dora stop`` and ``dora restart``: dataflows on the coordinator."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import click
+
+from dora.cli.client import Client, choose, coordinator_options, report_end
+from dora.cli.completion import dataflow_files
+from dora.cli.run_options import DURATION, RunCommand, dataflow_options
+from dora.coordinator.protocol import ACTIVE, RunSpec
+from dora.errors import DoraError
+
+
+@click.command(cls=RunCommand)
+@click.argument("path", metavar="FILE", shell_complete=dataflow_files)
+@click.option(
+    "-n", "--name", default="", help="What to call it; by default as its file, with a number if need be."
+)
+@click.option(
+    "--attach/--detach",
+    "attach",
+    default=None,
+    help="Show its logs until it ends, and stop it with Ctrl-C; by default on a terminal.",
+)
+@click.option(
+    "--hot-reload",
+    is_flag=True,
+    help="Let nodes and operators go on with their new code when their Python files are saved.",
+)
+@click.option("--uv", is_flag=True, help="Build and run nodes with uv.")
+@click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`.")
+@click.option(
+    "--debug", is_flag=True, help="Mark the dataflow for inspection, as `debug` in the file does."
+)
+@dataflow_options
+@coordinator_options
+def start(
+    path: str,
+    name: str,
+    attach: bool | None,
+    hot_reload: bool,
+    uv: bool,
+    allow_shell_nodes: bool,
+    debug: bool,
+    env: dict[str, str],
+    exit_when_nodes_finish: bool | None,
+    client: Client,
+) -> int:
+    """Build and start a dataflow on the coordinator.
+
+    FILE is a dataflow file or its URL. The command returns when all nodes are ready, with exit status 1
+    if the dataflow could not start.
+    """
+    import msgspec
+
+    from dora.cli.flow import RunRequest, load_for_run
+
+    client.status()  # before any work
+    dataflow = load_for_run(
+        RunRequest(path=path, env=env, exit_when_nodes_finish=exit_when_nodes_finish, debug=debug)
+    )
+    for warning in (*dataflow.warnings, *dataflow.type_warnings):
+        click.echo(str(warning), err=True)
+    view = client.start(
+        RunSpec(
+            name=name,
+            dataflow=msgspec.to_builtins(dataflow),
+            interpreter=sys.executable,
+            uv=uv,
+            hot_reload=hot_reload,
+            allow_shell_nodes=allow_shell_nodes,
+        )
+    )
+    click.echo(f"dataflow start triggered: {view.uuid}")
+    if attach is None:
+        attach = sys.stdin.isatty()
+    if attach:
+        from dora.cli.attach import attach_to
+
+        return attach_to(client, view)
+    return _wait_for_start(client, view.uuid, f"dataflow started: {view.uuid}")
+
+
+def _wait_for_start(client: Client, dataflow_id: str, sentence: str) -> int:
+    try:
+        view = client.wait(dataflow_id, started=True)
+    except KeyboardInterrupt:
+        click.echo(f"\nit goes on starting; `dora stop {dataflow_id}` stops it", err=True)
+        raise
+    if view.status == "failed":
+        return report_end(view)
+    click.echo(sentence)
+    return 0
+
+
+def _which(client: Client, wanted: str | None, name: str | None) -> str | None:
+    """Return what names the dataflow; None: nothing was named, and nothing runs."""
+    if wanted is not None and name is not None:
+        raise click.UsageError("say either NAME_OR_UUID or --name")
+    named = wanted if wanted is not None else name
+    if named is not None:
+        return client.dataflow(named).uuid
+    view = choose(client.active(), "by NAME_OR_UUID")
+    return view.uuid if view is not None else None
+
+
+_arguments: list[Any] = [
+    click.argument("wanted", metavar="[NAME_OR_UUID]", required=False),
+    click.option("-n", "--name", help="The same as NAME_OR_UUID."),
+    click.option(
+        "--grace-duration",
+        type=DURATION,
+        metavar="DURATION",
+        help="How long a node may take before SIGTERM; half as long again before SIGKILL [10s].",
+    ),
+    click.option("-f", "--force", is_flag=True, help="Kill the nodes at once."),
+]
+
+
+def _stop_options(function: Any) -> Any:
+    for declare in reversed(_arguments):
+        function = declare(function)
+    return function
+
+
+@click.command()
+@_stop_options
+@click.option("--all", "everything", is_flag=True, help="Stop all dataflows that run.")
+@coordinator_options
+def stop(
+    wanted: str | None,
+    name: str | None,
+    everything: bool,
+    grace_duration: float | None,
+    force: bool,
+    client: Client,
+) -> int:
+    """Stop a dataflow and wait for its end.
+
+    Without NAME_OR_UUID the one that runs. The exit status is 1 if a node failed.
+    """
+    if everything:
+        if wanted is not None or name is not None:
+            raise click.UsageError("--all goes without the name of a dataflow")
+        running = client.active()
+        for view in running:
+            client.stop(view.uuid, grace_duration, force)
+        statuses = [report_end(client.wait(view.uuid)) for view in running]
+        click.echo(f"Stopped {len(running)} dataflow(s).")
+        return max(statuses, default=0)
+    dataflow_id = _which(client, wanted, name)
+    if dataflow_id is None:
+        click.echo("No dataflows are running.")
+        return 0
+    view = client.stop(dataflow_id, grace_duration, force)
+    if view.status not in ACTIVE:
+        click.echo(f"dataflow had ended already: {view.uuid}")
+        return 0
+    view = client.wait(dataflow_id)
+    click.echo(f"dataflow stopped: {view.uuid}")
+    return report_end(view)
+
+
+@click.command()
+@_stop_options
+@coordinator_options
+def restart(
+    wanted: str | None, name: str | None, grace_duration: float | None, force: bool, client: Client
+) -> int:
+    """Stop a dataflow and start it again, as it was started first.
+
+    Without NAME_OR_UUID the one that runs. One that has ended is started again. Changes of the dataflow
+    file since then do not count.
+    """
+    dataflow_id = _which(client, wanted, name)
+    if dataflow_id is None:
+        raise DoraError("no dataflow is running; say which one to start again, `dora list` shows them")
+    answer = client.restart(dataflow_id, grace_duration, force)
+    new = answer["new"]["uuid"]
+    return _wait_for_start(client, new, f"dataflow restarted: {answer['old']} -> {new}")

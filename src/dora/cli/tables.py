@@ -1,0 +1,65 @@
+"""Tables and figures as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+style_option = click.option(
+    "-f",
+    "--format",
+    "style",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    help="How it looks [table]; json is one object a line.",
+)
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return columns under their names, as wide as needed; the last one has no padding.
+
+    >>> print(table(["NODE", "PID"], [["camera", "7"], ["arm", "12"]]))
+    NODE    PID
+    camera  7
+    arm     12
+    """
+    lines = [head, *rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def megabytes(size: float) -> str:
+    """Return an amount of memory.
+
+    >>> [megabytes(size) for size in (0, 1_500, 12_345_678, 3_200_000_000)]
+    ['0.0 MB', '0.0 MB', '12.3 MB', '3.2 GB']
+    """
+    return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
+
+
+def bandwidth(bytes_per_second: float) -> str:
+    """Return an amount per second.
+
+    >>> [bandwidth(size) for size in (0, 12, 1_500, 12_345_678, 3_200_000_000)]
+    ['0 B/s', '12 B/s', '1.5 kB/s', '12.3 MB/s', '3.2 GB/s']
+    """
+    for unit, factor in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if bytes_per_second >= factor:
+            return f"{bytes_per_second / factor:.1f} {unit}/s"
+    return f"{bytes_per_second:.0f} B/s"
+
+
+def fields(pairs: Sequence[tuple[str, Any]]) -> str:
+    """Return names and values below each other; a value of several lines stays in its column."""
+    width = max(len(name) for name, _ in pairs) + 2
+    lines = []
+    for name, value in pairs:
+        first, *others = str(value).splitlines() or [""]
+        lines.append(f"{name:<{width}}{first}".rstrip())
+        lines += [f"{'':<{width}}{other}" for other in others]
+    return "\n".join(lines)

@@ -1,0 +1,179 @@
+"""``dora up`` and ``dora down``: the coordinator and the daemon of this machine, in the background."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from typing import Final
+
+import click
+
+from dora.cli.client import Client, Refused, Unreachable, coordinator_options
+from dora.errors import DoraError
+
+START_PATIENCE: Final = 15.0  # seconds
+END_PATIENCE: Final = 5.0
+_LOOK_EVERY: Final = 0.02
+
+
+@click.command()
+@click.option("--auth", is_flag=True, help="Let in only who has the token of this user.")
+@click.option(
+    "--interface",
+    default="127.0.0.1",
+    envvar="DORA_COORDINATOR_INTERFACE",
+    show_envvar=True,
+    metavar="IP",
+    help="Address to listen on [127.0.0.1]; any other asks for the token.",
+)
+@click.option(
+    "--recreate-store", is_flag=True, help="Begin with no records; the old ones are kept as .backup."
+)
+@coordinator_options
+def up(auth: bool, interface: str, recreate_store: bool, client: Client) -> None:
+    """Start the coordinator and the daemon in the background.
+
+    What runs already stays as it is. They write to out/dora-coordinator.txt and out/dora-daemon.txt.
+    """
+    from dora.coordinator.places import LOOPBACK, make_token, store_path
+    from dora.coordinator.store import set_aside
+    from dora.machine.lock import running_daemon
+
+    if auth or interface not in LOOPBACK:
+        make_token()
+    processes: dict[str, _Background] = {}
+    try:
+        status = client.status()
+        click.echo(f"coordinator already running on {client.where}")
+        if recreate_store:
+            raise DoraError("the store is in use; stop the coordinator first, with `dora down`")
+        has_daemon = bool(status.daemons)
+    except Unreachable:
+        has_daemon = False
+        if recreate_store and (backup := set_aside(store_path(client.port))) is not None:
+            click.echo(f"moved the store to {backup}")
+        options = ["--interface", interface, "--port", str(client.port), *(["--auth"] if auth else [])]
+        processes["coordinator"] = _Background("coordinator", options)
+    if has_daemon:
+        click.echo("daemon already running")
+    elif running_daemon(client.address, client.port) is None:
+        options = ["--coordinator-addr", client.address, "--coordinator-port", str(client.port)]
+        processes["daemon"] = _Background("daemon", options)
+    if "coordinator" in processes:
+        _wait_for_coordinator(client, processes["coordinator"])
+        click.echo("started dora coordinator")
+    if not has_daemon:
+        _wait_for_daemon(client, processes.get("daemon"))
+        click.echo("started dora daemon" if "daemon" in processes else "daemon already running")
+
+
+class _Background:
+    """A component of dora in a session of its own."""
+
+    def __init__(self, name: str, options: list[str]) -> None:
+        from dora.coordinator.places import find_token
+
+        self.name = name
+        self.log = os.path.abspath(f"out/dora-{name}.txt")
+        try:
+            os.makedirs("out", exist_ok=True)
+            self._begin = os.path.getsize(self.log) if os.path.exists(self.log) else 0
+            output = open(self.log, "ab")  # noqa: SIM115 - closed below
+        except OSError as error:
+            raise DoraError(f"cannot write {self.log}: {error.strerror}") from None
+        token = find_token()  # perhaps of this folder, which is not theirs
+        with output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "dora", name, *options],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+                cwd="/",
+                env={**os.environ, "DORA_AUTH_TOKEN": token} if token else None,
+            )
+
+    def check(self) -> None:
+        """Raise `DoraError` if it has ended."""
+        if self._process.poll() is not None:
+            with open(self.log, encoding="utf-8", errors="replace") as file:
+                file.seek(self._begin)
+                lines = file.read().strip().splitlines()
+            said = lines[-1].removeprefix("error: ") if lines else "it said nothing"
+            raise DoraError(f"the {self.name} could not be started: {said}")
+
+
+def _wait_for_coordinator(client: Client, coordinator: _Background) -> None:
+    deadline = time.monotonic() + START_PATIENCE
+    while True:
+        try:
+            client.status()
+            return
+        except Unreachable:
+            coordinator.check()
+        if time.monotonic() > deadline:
+            raise DoraError(f"the coordinator does not answer; what it says is in {coordinator.log}")
+        time.sleep(_LOOK_EVERY)
+
+
+def _wait_for_daemon(client: Client, daemon: _Background | None) -> None:
+    deadline = time.monotonic() + START_PATIENCE
+    while not client.status().daemons:
+        if daemon is not None:
+            daemon.check()
+        if time.monotonic() > deadline:
+            where = f"; what it says is in {daemon.log}" if daemon is not None else ""
+            raise DoraError(f"the daemon has not connected to the coordinator{where}")
+        time.sleep(_LOOK_EVERY)
+
+
+@click.command()
+@click.option("--force", is_flag=True, help="Also if dataflows run, which are stopped then.")
+@coordinator_options
+def down(force: bool, client: Client) -> None:
+    """End the coordinator and the daemon.
+
+    Refused while dataflows run, unless --force is given.
+    """
+    try:
+        click.echo(f"Destroying coordinator at {client.where}")
+        client.down(force)
+    except Unreachable:
+        if _end_daemon(client):
+            click.echo("The coordinator was not running; the daemon was, and has been ended")
+            return
+        raise
+    except Refused as error:
+        if error.status != 409:
+            raise
+        raise DoraError(
+            f"refusing to destroy the coordinator at {client.where}: {error}\n\n"
+            "  hint: stop the dataflows first (`dora stop --all`), or say `dora down --force`\n"
+            "  hint: coordinators at different ports do not meet; choose one with DORA_COORDINATOR_PORT"
+        ) from None
+    deadline = time.monotonic() + END_PATIENCE
+    while time.monotonic() < deadline:
+        try:
+            client.status()
+        except Unreachable:
+            break
+        time.sleep(_LOOK_EVERY)
+    click.echo("Coordinator and daemons destroyed successfully")
+
+
+def _end_daemon(client: Client) -> bool:
+    """End a daemon whose coordinator is gone; tell whether there was one."""
+    import signal
+
+    from dora.machine.lock import running_daemon
+
+    pid = running_daemon(client.address, client.port)
+    if pid is None:
+        return False
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + 20.0
+    while running_daemon(client.address, client.port) is not None and time.monotonic() < deadline:
+        time.sleep(_LOOK_EVERY)
+    return True

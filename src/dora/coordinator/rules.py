@@ -1,0 +1,78 @@
+"""What the coordinator decides: which dataflow is meant, what may start, what a daemon's report means.
+
+Pure: from records to answers. A refusal is a `Refusal`, with the HTTP status it has at the API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dora.coordinator.protocol import ACTIVE, DataflowView, RunReport
+from dora.dataflow.report import did_you_mean
+from dora.errors import DoraError
+
+
+class Refusal(DoraError):
+    """A request that cannot be fulfilled."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def find(views: Sequence[DataflowView], wanted: str, *, only_active: bool = False) -> DataflowView:
+    """Return the dataflow with this UUID, beginning of one, or name; raises `Refusal`.
+
+    Of several with one name, it is the one that runs, or else the latest. ``views`` are in the order of
+    their start.
+    """
+    candidates = [view for view in views if view.status in ACTIVE] if only_active else list(views)
+    named = [view for view in candidates if view.name == wanted]
+    if named:
+        return next((view for view in named if view.status in ACTIVE), named[-1])
+    beginning = wanted.lower()
+    found = [view for view in candidates if view.uuid.startswith(beginning)] if beginning else []
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise Refusal(409, f"`{wanted}` fits more than one dataflow:\n{listed(found)}")
+    kind = "running dataflow" if only_active else "dataflow"
+    hint = did_you_mean(wanted, sorted({view.name for view in candidates}))
+    raise Refusal(404, f"no {kind} with name or UUID `{wanted}`" + (f"; {hint}" if hint else ""))
+
+
+def listed(views: Sequence[DataflowView]) -> str:
+    """Return dataflows as lines that name them."""
+    return "\n".join(f"  - [{view.name}] {view.uuid}" for view in views)
+
+
+def check_name(views: Sequence[DataflowView], name: str) -> None:
+    """Raise `Refusal` if a dataflow of this name runs."""
+    if any(view.name == name and view.status in ACTIVE for view in views):
+        raise Refusal(409, f"there is already a running dataflow with name `{name}`")
+
+
+def free_name(views: Sequence[DataflowView], wanted: str) -> str:
+    """Return a name that no running dataflow has: the one wanted, or with a number behind it.
+
+    >>> free_name([DataflowView(uuid="1", name="arm", status="running", nodes=[])], "arm")
+    'arm-2'
+    """
+    taken = {view.name for view in views if view.status in ACTIVE}
+    name, number = wanted, 1
+    while name in taken:
+        number += 1
+        name = f"{wanted}-{number}"
+    return name
+
+
+def lost(dataflow_id: str, was_with: str, daemon_id: str) -> RunReport:
+    """Return the record of an active dataflow that the daemon of its machine does not report.
+
+    A daemon that died took its nodes along, and one that lives has forgotten nothing.
+    """
+    if was_with != daemon_id:
+        reason = "its daemon ended, and all nodes with it"
+    else:
+        reason = "its daemon was told to start it, and does not know of it"
+    return RunReport(dataflow_id, "failed", reason=reason)

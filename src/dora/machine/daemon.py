@@ -1,0 +1,280 @@
+"""The daemon of a machine: it runs the dataflows that the coordinator gives it, one process for each.
+
+A process per dataflow, and not all in one, keeps them apart: none of them can delay, break or outlive
+another, and each is what ``dora run`` is, with its guardian. The daemon only starts these processes,
+passes commands on, and keeps how they ended until the coordinator has recorded it. A lost coordinator
+stops nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus, WebSocketException
+
+from dora._version import __version__
+from dora.coordinator.protocol import (
+    ACTIVE,
+    MAX_MESSAGE,
+    Changed,
+    Hello,
+    Leave,
+    Measure,
+    Recorded,
+    Rejected,
+    RunReport,
+    RunUsage,
+    Start,
+    Stop,
+    ToCoordinator,
+    ToDaemon,
+    Usage,
+    Welcome,
+    decode_to_daemon,
+    encode,
+)
+from dora.errors import DoraError
+from dora.machine.lock import locked
+from dora.machine.usage import Meter
+from dora.wire.ids import uuid7
+
+FIRST_RETRY, LAST_RETRY = 0.05, 1.0  # seconds between attempts to reach the coordinator
+FAREWELL = 1.0  # seconds that the last reports may take to be recorded
+
+log = logging.getLogger("dora.daemon")
+
+
+class _Run:
+    """The process of one dataflow."""
+
+    def __init__(self, dataflow_id: str, process: asyncio.subprocess.Process) -> None:
+        self.dataflow_id = dataflow_id
+        self.process = process
+
+    def command(self, message: ToDaemon) -> None:
+        assert self.process.stdin is not None
+        if not self.process.stdin.is_closing():
+            self.process.stdin.write(encode(message) + b"\n")
+
+
+class MachineDaemon:
+    """Serve a coordinator until told to end."""
+
+    def __init__(self, address: str, port: int, token: str) -> None:
+        self._where = f"{address}:{port}"
+        self._url = f"ws://{f'[{address}]' if ':' in address else address}:{port}/api/daemon"
+        self._token = token
+        self._id = uuid7()
+        self._runs: dict[str, _Run] = {}
+        self._reports: dict[str, RunReport] = {}  # of runs that live, or whose end is not recorded
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._connection: ClientConnection | None = None
+        self._outgoing: asyncio.Queue[ToCoordinator] = asyncio.Queue()
+        self._changed = asyncio.Event()  # a run has ended, or its end was recorded
+        self._leaving = False
+        self._meter = Meter()
+
+    async def serve(self) -> None:
+        """Serve until the coordinator or a signal ends this; raises `DoraError` if it is rejected."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+        speaking = asyncio.create_task(self._speak())
+        try:
+            while not speaking.done() and not (self._leaving and not self._runs):
+                self._changed.clear()
+                changed = asyncio.create_task(self._changed.wait())
+                await asyncio.wait({speaking, changed}, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+            if speaking.done():
+                speaking.result()
+            await self._say_farewell()
+        finally:
+            speaking.cancel()
+            await self._end_all()
+
+    def _on_signal(self) -> None:
+        if self._leaving:
+            for run in self._runs.values():
+                run.command(Stop(run.dataflow_id, force=True))
+        self._leave()
+
+    def _leave(self) -> None:
+        """Stop what runs; `serve` returns then."""
+        if not self._leaving:
+            self._leaving = True
+            log.info("stopping %d dataflow(s)", len(self._runs))
+            for run in self._runs.values():
+                run.command(Stop(run.dataflow_id))
+        self._changed.set()
+
+    async def _say_farewell(self) -> None:
+        deadline = time.monotonic() + FAREWELL
+        while self._connection is not None and self._reports and time.monotonic() < deadline:
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), deadline - time.monotonic())
+            except TimeoutError:
+                break
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def _end_all(self) -> None:
+        for run in self._runs.values():
+            if run.process.stdin is not None:
+                run.process.stdin.close()  # kills its nodes
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=5.0)
+
+    # ----------------------------------------------------------------------- coordinator
+
+    async def _speak(self) -> None:
+        """Keep the connection to the coordinator, as long as it takes."""
+        pause = FIRST_RETRY
+        told = False
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        while True:
+            try:
+                async with connect(
+                    self._url,
+                    additional_headers=headers,
+                    max_size=MAX_MESSAGE * 2,
+                    compression=None,
+                    proxy=None,
+                    open_timeout=5.0,
+                ) as connection:
+                    pause = FIRST_RETRY
+                    told = False
+                    await self._converse(connection)
+            except InvalidStatus as error:
+                if error.response.status_code in (401, 403):
+                    raise DoraError(
+                        f"the coordinator at {self._where} does not accept the token of this daemon; set "
+                        "DORA_AUTH_TOKEN, or copy its .dora-token to ~/.config/dora/.dora-token"
+                    ) from None
+            except (OSError, WebSocketException, TimeoutError):
+                pass
+            if not told and not self._leaving:
+                told = True
+                log.warning("no connection to the coordinator at %s; trying again and again", self._where)
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, LAST_RETRY)
+
+    async def _converse(self, connection: ClientConnection) -> None:
+        self._outgoing = asyncio.Queue()  # what waits in an old one is in the report
+        hello = Hello(__version__, self._id, os.getpid(), tuple(self._reports.values()))
+        await connection.send(encode(hello).decode())
+        self._connection = connection
+        sender = asyncio.create_task(self._send_all(connection, self._outgoing))
+        try:
+            async for data in connection:
+                await self._take(decode_to_daemon(data))
+        finally:
+            self._connection = None
+            sender.cancel()
+
+    async def _send_all(self, connection: ClientConnection, outgoing: asyncio.Queue[ToCoordinator]) -> None:
+        while True:
+            await connection.send(encode(await outgoing.get()).decode())
+
+    async def _take(self, message: ToDaemon) -> None:
+        match message:
+            case Welcome():
+                log.info("connected to the coordinator at %s", self._where)
+            case Rejected(reason=reason):
+                raise DoraError(f"the coordinator at {self._where} does not accept this daemon: {reason}")
+            case Start():
+                await self._start(message)
+            case Stop(dataflow_id=dataflow_id):
+                if (run := self._runs.get(dataflow_id)) is not None:
+                    run.command(message)
+            case Recorded(dataflow_id=dataflow_id):
+                if dataflow_id not in self._runs:
+                    self._reports.pop(dataflow_id, None)
+                    self._changed.set()
+            case Measure():
+                usage = [
+                    RunUsage(dataflow_id, *self._meter.measure(run.process.pid))
+                    for dataflow_id, run in self._runs.items()
+                ]
+                self._outgoing.put_nowait(Usage(tuple(usage)))
+            case Leave():
+                self._leave()
+
+    # ----------------------------------------------------------------------- runs
+
+    async def _start(self, start: Start) -> None:
+        dataflow_id = start.dataflow_id
+        if dataflow_id in self._reports:
+            return
+        self._report(RunReport(dataflow_id, "starting"))
+        if self._leaving:
+            self._report(RunReport(dataflow_id, "failed", reason="the daemon is about to end"))
+            return
+        wanted = start.spec.interpreter
+        interpreter = wanted if wanted and os.access(wanted, os.X_OK) else sys.executable
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(interpreter, "-P", "-m", "dora.machine.hosted"),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                start_new_session=True,
+                limit=MAX_MESSAGE,
+            )
+        except OSError as error:
+            self._report(RunReport(dataflow_id, "failed", reason=f"{interpreter} cannot be run: {error}"))
+            return
+        run = self._runs[dataflow_id] = _Run(dataflow_id, process)
+        run.command(start)
+        log.info("dataflow %s: process %d runs it", dataflow_id, process.pid)
+        task = asyncio.create_task(self._attend(run))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _attend(self, run: _Run) -> None:
+        """Pass on what the process of a run reports, until it ends."""
+        assert run.process.stdout is not None
+        try:
+            async for line in run.process.stdout:
+                report = msgspec.json.decode(line, type=RunReport)
+                if report.status in ACTIVE:
+                    self._report(report)
+                else:
+                    self._reports[run.dataflow_id] = report  # told when the process is gone
+        except (ValueError, msgspec.DecodeError) as error:
+            log.error("dataflow %s: its process reports nonsense: %s", run.dataflow_id, error)
+        if run.process.stdin is not None:
+            run.process.stdin.close()
+        code = await run.process.wait()
+        self._meter.forget(run.process.pid)
+        del self._runs[run.dataflow_id]
+        report = self._reports[run.dataflow_id]
+        if report.status in ACTIVE:
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
+            report = RunReport(
+                run.dataflow_id,
+                "failed",
+                reason=f"the process that ran it {how}, and all nodes ended with it; the log of the daemon "
+                "may say why",
+            )
+        self._report(report)
+        self._changed.set()
+
+    def _report(self, report: RunReport) -> None:
+        log.info("dataflow %s: %s %s", report.dataflow_id, report.status, report.reason)
+        self._reports[report.dataflow_id] = report
+        if self._connection is not None:
+            self._outgoing.put_nowait(Changed(report))
+
+
+def serve(address: str, port: int, token: str) -> None:
+    """Be the daemon of this machine, until the coordinator or a signal ends it. Raises `DoraError`."""
+    with locked(address, port):
+        asyncio.run(MachineDaemon(address, port, token).serve())

@@ -1,0 +1,123 @@
+"""A coordinator and a daemon of a test's own, at a port and in folders of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dora.cli.client import Client, Unreachable
+from dora.machine.lock import running_daemon
+
+PATIENCE = 20.0  # seconds that anything may take on a busy machine
+
+FOREVER = """
+from dora import Node
+for event in Node():
+    print("got", event["type"], flush=True)
+"""
+
+
+def wait_until(condition: Callable[[], Any], what: str) -> Any:
+    """Wait until a condition is true, at most `PATIENCE` seconds, and return what it is."""
+    deadline = time.monotonic() + PATIENCE
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited in vain for: {what}"
+        time.sleep(0.01)
+    return value
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+class System:
+    """Runs ``dora`` in a folder; the variables that choose port and folders are set by the fixture."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.port = int(os.environ["DORA_COORDINATOR_PORT"])
+        self.client = Client("127.0.0.1", self.port)
+
+    def dora(self, *arguments: str, status: int = 0) -> str:
+        """Run a command, expecting this exit status; return all that it printed."""
+        done = subprocess.run(
+            [sys.executable, "-m", "dora", *arguments],
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=50,
+        )
+        assert done.returncode == status, f"dora {' '.join(arguments)}: {done.stdout}"
+        return done.stdout
+
+    def dataflow(self, name: str, **scripts: str) -> str:
+        """Write a dataflow of these nodes, which have a timer as input; return its file name."""
+        nodes = []
+        for node, script in scripts.items():
+            (self.folder / f"{name}_{node}.py").write_text(textwrap.dedent(script))
+            inputs = {"tick": "dora/timer/millis/50"}
+            nodes.append({"id": node, "path": f"{name}_{node}.py", "inputs": inputs})
+        (self.folder / f"{name}.yml").write_text(json.dumps({"nodes": nodes}))
+        return f"{name}.yml"
+
+    def start(self, file: str, *options: str) -> str:
+        """Start a dataflow and return its UUID."""
+        return self.dora("start", file, "--detach", *options).split()[-1]
+
+    def status_of(self, dataflow_id: str) -> str:
+        return self.client.dataflow(dataflow_id).status
+
+    def coordinator(self) -> int:
+        return self.client.status().pid
+
+    def daemon(self) -> int:
+        pid = running_daemon("127.0.0.1", self.port)
+        assert pid is not None
+        return pid
+
+    def node_pids(self, dataflow_id: str) -> list[int]:
+        from dora.daemon.guardian import marked_processes
+
+        return marked_processes(dataflow_id)
+
+    def clean_up(self) -> None:
+        """End everything, and prove that nothing is left."""
+        try:
+            self.client.down(force=True)
+        except Unreachable:
+            pass
+        pid = running_daemon("127.0.0.1", self.port)
+        if pid is not None:
+            os.kill(pid, signal.SIGTERM)
+        wait_until(lambda: running_daemon("127.0.0.1", self.port) is None, "the end of the daemon")
+        wait_until(self._is_down, "the end of the coordinator")
+        root = Path(os.environ["DORA_RUNTIME_DIR"])
+        wait_until(lambda: not [path for path in root.glob("*") if path.is_dir()], "the end of all runs")
+
+    def _is_down(self) -> bool:
+        try:
+            self.client.status()
+        except Unreachable:
+            return True
+        return False

@@ -1,0 +1,181 @@
+"""What is killed, and what is left: coordinator, daemon, runs and nodes in any order."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import stat
+from pathlib import Path
+
+import pytest
+from system import FOREVER, System, alive, wait_until
+
+pytestmark = pytest.mark.processes
+
+
+def test_a_killed_coordinator_stops_nothing_and_forgets_nothing(system: System) -> None:
+    system.dora("up")
+    ended = system.start(system.dataflow("first", a=FOREVER))
+    system.dora("stop")
+    running = system.start(system.dataflow("second", a=FOREVER))
+    over = system.start(system.dataflow("third", a=FOREVER))
+    pids = system.node_pids(running)
+    os.kill(system.coordinator(), signal.SIGKILL)
+    # One ends while nobody is there to record it.
+    for pid in system.node_pids(over):
+        os.kill(pid, signal.SIGKILL)
+    assert all(alive(pid) for pid in pids)
+    assert system.dora("up") == "started dora coordinator\ndaemon already running\n"
+    assert [system.status_of(run) for run in (ended, running)] == ["finished", "running"]
+    wait_until(lambda: system.status_of(over) == "failed", "the record of the end")
+    system.dora("stop", "second")
+    assert not any(alive(pid) for pid in pids)
+
+
+def test_a_killed_daemon_takes_its_nodes_along(system: System) -> None:
+    system.dora("up")
+    run = system.start(system.dataflow("arm", a=FOREVER, b=FOREVER))
+    pids = system.node_pids(run)
+    assert len(pids) == 2
+    os.kill(system.daemon(), signal.SIGKILL)
+    wait_until(lambda: not any(alive(pid) for pid in pids), "the end of the nodes")
+    assert "no daemon is connected" in system.dora("stop", "arm", status=1)
+    assert "✗ Daemon: Not running" in system.dora("status", status=1)
+    assert system.dora("up").endswith("started dora daemon\n")
+    assert system.client.dataflow(run).reason == "its daemon ended, and all nodes with it"
+    system.start("arm.yml")
+
+
+def test_both_killed(system: System) -> None:
+    system.dora("up")
+    run = system.start(system.dataflow("arm", a=FOREVER))
+    coordinator = system.coordinator()
+    os.kill(system.daemon(), signal.SIGKILL)
+    os.kill(coordinator, signal.SIGKILL)
+    system.dora("up")
+    assert system.status_of(run) == "failed"
+
+
+def test_a_killed_run_is_told(system: System) -> None:
+    system.dora("up")
+    run = system.start(system.dataflow("arm", a=FOREVER))
+    other = system.start(system.dataflow("leg", a=FOREVER))
+    pids = system.node_pids(run)
+    parent = int(Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(parent, signal.SIGKILL)
+    view = system.client.wait(run)
+    assert view.status == "failed"
+    assert view.reason.startswith("the process that ran it was killed by signal 9")
+    wait_until(lambda: not any(alive(pid) for pid in pids), "the end of the nodes")
+    assert system.status_of(other) == "running"
+
+
+def test_a_killed_node_is_told(system: System) -> None:
+    system.dora("up")
+    run = system.start(system.dataflow("arm", a=FOREVER))
+    os.kill(system.node_pids(run)[0], signal.SIGKILL)
+    view = system.client.wait(run)
+    assert view.result is not None
+    assert view.result.failures[0].signal == 9
+
+
+def test_down_without_a_coordinator_ends_the_daemon(system: System) -> None:
+    system.dora("up")
+    pid = system.daemon()
+    os.kill(system.coordinator(), signal.SIGKILL)
+    assert "the daemon was, and has been ended" in system.dora("down")
+    assert not alive(pid)
+
+
+def test_a_terminated_daemon_stops_its_dataflows_in_good_order(system: System) -> None:
+    system.dora("up")
+    run = system.start(system.dataflow("arm", a=FOREVER))
+    os.kill(system.daemon(), signal.SIGTERM)
+    assert system.client.wait(run).status == "finished"
+    assert system.dora("logs", run, "--tail", "1").rstrip().endswith("got STOP")
+
+
+def test_a_second_daemon_is_refused(system: System) -> None:
+    system.dora("up")
+    told = system.dora("daemon", status=1)
+    assert f"a daemon of the coordinator at 127.0.0.1:{system.port} is running already" in told
+
+
+def test_a_broken_store(system: System) -> None:
+    path = system.folder / "data" / f"coordinator-{system.port}.sqlite"
+    path.parent.mkdir()
+    path.write_bytes(b"this is no database" * 100)
+    told = system.dora("up", status=1)
+    assert "the coordinator could not be started: the store" in told and "--recreate-store" in told
+    wait_until(lambda: "coordinator" in system.dora("up", "--recreate-store"), "the start")
+    assert path.with_name(path.name + ".backup").exists()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+# --------------------------------------------------------------------------- the API
+
+
+def ask(system: System, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, str]:
+    connection = http.client.HTTPConnection("127.0.0.1", system.port, timeout=20)
+    try:
+        connection.request(
+            method, path, body, {name.replace("_", "-"): value for name, value in headers.items()}
+        )
+        response = connection.getresponse()
+        return response.status, response.read().decode()
+    finally:
+        connection.close()
+
+
+def test_requests_that_are_no_good(system: System) -> None:
+    system.dora("up")
+    json_type = "application/json"
+    status, told = ask(system, "POST", "/api/dataflows", b"{", Content_Type=json_type)
+    assert (status, "the request is not understood" in told) == (400, True)
+    status, told = ask(system, "POST", "/api/dataflows", b'{"spec": 7}', Content_Type=json_type)
+    assert status == 400
+    spec = b'{"spec": {"name": "x", "dataflow": {"nodes": 3}}}'
+    assert ask(system, "POST", "/api/dataflows", spec, Content_Type=json_type)[0] == 400
+    assert ask(system, "POST", "/api/dataflows", b"x" * (17 << 20), Content_Type=json_type)[0] == 413
+    assert ask(system, "POST", "/api/down", b"{}", Content_Type="text/plain")[0] == 415
+    assert ask(system, "GET", "/api/dataflows/nothing")[0] == 404
+    assert ask(system, "GET", "/api/dataflows/x/wait?timeout=soon")[0] == 400
+    assert ask(system, "GET", "/nowhere")[0] == 404
+    assert system.client.status().active_dataflows == 0
+
+
+def test_web_pages_of_others_are_kept_out(system: System) -> None:
+    system.dora("up")
+    assert ask(system, "POST", "/api/down", Origin="http://evil.example")[0] == 403
+    assert ask(system, "GET", "/api/status", Host=f"evil.example:{system.port}")[0] == 403
+    assert ask(system, "GET", "/api/status", Origin=f"http://127.0.0.1:{system.port}")[0] == 200
+
+
+def test_versions_that_do_not_fit(system: System) -> None:
+    system.dora("up")
+    status, told = ask(system, "GET", "/api/status", dora_version="99.1.0")
+    assert status == 426
+    assert "the command is dora 99.1.0 and the coordinator is dora " in told
+
+
+def test_the_openapi_document_tells_of_every_operation(system: System) -> None:
+    system.dora("up")
+    status, text = ask(system, "GET", "/openapi.json")
+    document = json.loads(text)
+    assert status == 200
+    assert set(document["paths"]["/api/dataflows"]) == {"get", "post", "delete"}
+    assert "DataflowView" in document["components"]["schemas"]
+
+
+def test_a_token(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    system.dora("up", "--auth")
+    token = system.folder / "config" / "dora" / ".dora-token"
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    run = system.start(system.dataflow("arm", a=FOREVER))
+    assert ask(system, "GET", "/api/status")[0] == 401
+    monkeypatch.setenv("DORA_AUTH_TOKEN", "wrong")
+    assert "wants its token" in system.dora("list", status=1)
+    monkeypatch.delenv("DORA_AUTH_TOKEN")
+    assert system.dora("list", "-q") == f"{run}\n"

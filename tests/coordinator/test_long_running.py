@@ -1,0 +1,211 @@
+"""`dora up`, `start`, `stop` and so on, with real processes."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+from system import FOREVER, System, wait_until
+
+pytestmark = pytest.mark.processes
+
+UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
+
+
+def test_the_life_of_a_dataflow(system: System) -> None:
+    assert system.dora("up") == "started dora coordinator\nstarted dora daemon\n"
+    where = f"127.0.0.1:{system.port}"
+    assert system.dora("up") == f"coordinator already running on {where}\ndaemon already running\n"
+    file = system.dataflow("arm", a=FOREVER, b=FOREVER)
+    started = system.dora("start", file, "--detach", "--name", "left")
+    assert re.fullmatch(f"dataflow start triggered: ({UUID})\ndataflow started: {UUID}\n", started)
+    dataflow_id = started.split()[-1]
+    head, row = system.dora("list").splitlines()
+    assert re.fullmatch("UUID +Name +Status +Nodes +CPU +Memory", head)
+    assert re.fullmatch(rf"{dataflow_id}  left  Running  2      [\d.]+%  +[\d.]+ MB", row)
+    assert system.dora("ps", "-q") == f"{dataflow_id}\n"
+    assert "error: there is already a running dataflow with name `left`" in system.dora(
+        "start", file, "-n", "left", "--detach", status=1
+    )
+    # Commands that speak with a running dataflow find it by this name, too.
+    assert "b has no parameters" in system.dora("param", "list", "b", "-d", "left")
+    wait_until(lambda: "got INPUT" in system.dora("logs", "left", "-n", "a"), "an entry of `a`")
+    refused = system.dora("down", status=1)
+    assert f"1 dataflow(s) still running\n  - [left] {dataflow_id}" in refused
+    assert system.dora("stop", "left") == f"dataflow stopped: {dataflow_id}\n"
+    listed = json.loads(system.dora("list", "-f", "json"))
+    assert listed == {
+        "uuid": dataflow_id,
+        "name": "left",
+        "status": "Finished",
+        "nodes": 0,
+        "cpu": 0.0,
+        "memory": 0.0,
+    }
+    assert system.dora("logs", "left", "--tail", "1", "--log-format", "compact").endswith("got STOP\n")
+    assert system.dora("stop") == "No dataflows are running.\n"
+    assert system.dora("clean", "-q") == f"{dataflow_id}\nCleaned 1 dataflow(s).\n"
+    assert system.dora("clean") == "No finished or failed dataflows to clean.\n"
+    assert system.dora("down").splitlines()[-1] == "Coordinator and daemons destroyed successfully"
+
+
+def test_several_dataflows_at_once(system: System) -> None:
+    system.dora("up")
+    file = system.dataflow("arm", a=FOREVER)
+    first, second = system.start(file), system.start(file)
+    assert [view.name for view in system.client.active()] == ["arm", "arm-2"]
+    message = system.dora("stop", status=1)
+    assert message.startswith("error: Multiple dataflows running. Specify one by NAME_OR_UUID: arm (")
+    restarted = system.dora("restart", "arm-2")
+    match = re.fullmatch(rf"dataflow restarted: {second} -> ({UUID})\n", restarted)
+    assert match
+    assert system.dora("stop", "--all") == "Stopped 2 dataflow(s).\n"
+    assert {system.status_of(run) for run in (first, second, match[1])} == {"finished"}
+
+
+def test_a_dataflow_that_cannot_start_says_why(system: System) -> None:
+    system.dora("up")
+    told = system.dora(
+        "start", system.dataflow("bad", a="raise SystemExit('no camera')"), "--detach", status=1
+    )
+    assert "Node `a` exited with status 1" in told and "no camera" in told
+    told = system.dora("start", "missing.yml", "--detach", status=1)
+    assert "missing.yml" in told
+    assert [view.status for view in system.client.dataflows()] == ["failed"]
+
+
+def test_a_failed_build_is_told_and_logged(system: System) -> None:
+    system.dora("up")
+    (system.folder / "b.yml").write_text("nodes: [{id: a, path: a.py, build: 'false'}]")
+    (system.folder / "a.py").write_text(FOREVER)
+    told = system.dora("start", "b.yml", "--detach", status=1)
+    assert "failed: " in told and "`a`" in told
+    assert "ERROR" in system.dora("logs", "b")
+
+
+def test_a_stop_while_it_is_being_built(system: System) -> None:
+    system.dora("up")
+    (system.folder / "slow.yml").write_text("nodes: [{id: a, path: a.py, build: sleep 600}]")
+    (system.folder / "a.py").write_text(FOREVER)
+    start = subprocess.Popen(
+        [sys.executable, "-m", "dora", "start", "slow.yml", "--detach"],
+        cwd=system.folder,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: system.client.active(), "the start")
+    system.dora("stop", "slow")
+    start.communicate(timeout=20)
+    assert system.client.dataflow("slow").reason == "it was stopped before its nodes were started"
+
+
+def test_nodes_that_do_not_stop(system: System) -> None:
+    deaf = """
+    import signal
+    from dora import Node
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    node = Node()
+    signal.pause()
+    """
+    system.dora("up")
+    file = system.dataflow("deaf", a=deaf)
+    system.start(file)
+    told = system.dora("stop", "--grace-duration", "200ms", status=1)
+    assert "had to be killed: it did not end within the grace duration of 0.2 s" in told
+    system.start(file)
+    system.dora("stop", "-f", status=1)
+    assert not system.client.active()
+
+
+def test_attached_ctrl_c_stops_it(system: System) -> None:
+    system.dora("up")
+    file = system.dataflow("arm", a=FOREVER)
+    attached = subprocess.Popen(
+        [sys.executable, "-u", "-m", "dora", "start", file, "--attach"],
+        cwd=system.folder,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert attached.stdout is not None
+    lines = []
+    for line in attached.stdout:
+        lines.append(line)
+        if "got INPUT" in line:
+            attached.send_signal(signal.SIGINT)
+            break
+    rest, _ = attached.communicate(timeout=20)
+    assert any(line.startswith("dataflow started: ") for line in [*lines, *rest.splitlines()])
+    assert "got STOP" in rest
+    assert attached.returncode == 0
+    assert system.client.dataflow("arm").status == "finished"
+
+
+def test_a_name_nobody_has(system: System) -> None:
+    system.dora("up")
+    system.start(system.dataflow("arm", a=FOREVER))
+    told = system.dora("stop", "amr", status=1)
+    assert told == "error: no dataflow with name or UUID `amr`; did you mean `arm`?\n"
+
+
+def test_no_coordinator(system: System) -> None:
+    sentence = f"error: cannot connect to coordinator at 127.0.0.1:{system.port}: Connection refused\n"
+    for command in (
+        ["list"],
+        ["stop"],
+        ["start", system.dataflow("arm", a=FOREVER)],
+        ["logs", "arm"],
+        ["down"],
+    ):
+        told = system.dora(*command, status=1)
+        assert sentence in told
+        assert "hint: is the coordinator running? Start it with `dora up`" in told
+    assert "✗ Coordinator: Not running" in system.dora("status", status=1)
+
+
+def test_a_port_that_somebody_else_has(system: System) -> None:
+    with socket.create_server(("127.0.0.1", system.port)) as other:
+        other.settimeout(20)
+        up = subprocess.Popen(
+            [sys.executable, "-m", "dora", "up"], cwd=system.folder, stderr=subprocess.PIPE, text=True
+        )
+        peer, _ = other.accept()
+        with peer:
+            peer.recv(4096)
+            peer.sendall(b"220 mail\r\n")
+        _, told = up.communicate(timeout=20)
+    assert up.returncode == 1
+    assert "is no coordinator of dora; choose another port" in told
+    assert not (system.folder / "out").exists()
+
+
+def test_two_cold_starts_at_once(system: System) -> None:
+    ups = [
+        subprocess.Popen([sys.executable, "-m", "dora", "up"], cwd=system.folder, stdout=subprocess.DEVNULL)
+        for _ in range(2)
+    ]
+    assert 0 in [up.wait(30) for up in ups]
+    assert len(system.client.status().daemons) == 1
+
+
+def test_logs_that_are_followed_end_with_the_dataflow(system: System) -> None:
+    system.dora("up")
+    system.start(system.dataflow("arm", a=FOREVER))
+    follow = subprocess.Popen(
+        [sys.executable, "-u", "-m", "dora", "logs", "arm", "-f", "--grep", "GOT", "--log-format", "json"],
+        cwd=system.folder,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert follow.stdout is not None
+    assert json.loads(follow.stdout.readline())["message"] == "got INPUT"
+    system.dora("stop", "arm")
+    rest, _ = follow.communicate(timeout=20)
+    assert json.loads(rest.splitlines()[-1])["message"] == "got STOP"
+    assert follow.returncode == 0
+    assert "got INPUT" in system.dora("logs", "--local", "--node", "a")
+    assert "did you mean" in system.dora("logs", "arm", "--node", "aa", status=1)
