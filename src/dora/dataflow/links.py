@@ -32,7 +32,10 @@ from dora.wire.correlation import PATTERN_ROOM
 # Room on every channel for receivers beyond the links: restarted ones whose predecessor is not
 # cleaned up yet, and taps.
 SPARE_RECEIVERS = 3
-MAX_TAPS = 8  # commands that look into one dataflow at the same time
+MAX_TAPS = 4  # commands that look into one dataflow at the same time
+# A sender keeps a record of each message for each possible receiver: 18 MB for 4,096 messages and
+# two receivers. Where queues are longer than this, there is room for one tap.
+_LONG_QUEUE = 256
 TAP_QUEUE = 16  # messages that a tap holds at most
 
 LinkKind = Literal["link", "timer", "text", "local"]
@@ -159,6 +162,7 @@ def _links(layout: _Layout) -> Iterator[Link]:
 
 def _output(layout: _Layout, source: NodeOutput, links: list[Link]) -> OutputConfig:
     waits = any(link.policy == "backpressure" for link in links)
+    longest = max([TAP_QUEUE, *(max(link.queue_size, link.room) for link in links)])
     declared = layout.dataflow.types.outputs.get(str(source), ANY)
     return OutputConfig(
         id=source.output,
@@ -177,8 +181,8 @@ def _output(layout: _Layout, source: NodeOutput, links: list[Link]) -> OutputCon
             for link in links
         ],
         credit_bell=layout.credit_bells[source] if waits else "",
-        max_queue_size=max([TAP_QUEUE, *(max(link.queue_size, link.room) for link in links)]),
-        max_receivers=len(links) + SPARE_RECEIVERS + MAX_TAPS,
+        max_queue_size=longest,
+        max_receivers=len(links) + SPARE_RECEIVERS + (MAX_TAPS if longest <= _LONG_QUEUE else 1),
         type=declared.name,
         shapes=list(declared.shapes),
     )
