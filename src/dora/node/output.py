@@ -34,7 +34,7 @@ from dora.transport.board import (
 from dora.transport.doorbell import FENCED, Bell, Doorbell, memory_fence, yield_cpu
 from dora.transport.interface import MAX_QUEUE, Loan, Sender
 from dora.wire.control import OutputConfig
-from dora.wire.correlation import asks_to_flush
+from dora.wire.correlation import FLUSH_MARK, asks_to_flush
 from dora.wire.encode import Payload, encode
 from dora.wire.message import Encoding, body_offset, pack_head
 from dora.wire.metadata import encode_metadata
@@ -114,7 +114,7 @@ class OutputPort:
                 self._words[self._sent_word] = self._sequence = sequence
                 loan.send()
             self._words[self._bytes_word] = self._bytes = self._bytes + size
-            if section and asks_to_flush(section):
+            if FLUSH_MARK in section and asks_to_flush(section):
                 self._flush(sequence)
         self._ring()
         if size <= SMALL_BODY and self._lock.acquire(blocking=False):
@@ -150,7 +150,7 @@ class OutputPort:
             self._words[self._sent_word] = self._sequence = sequence
             loan.send()
             self._words[self._bytes_word] = self._bytes = self._bytes + size
-            if section and asks_to_flush(section):
+            if FLUSH_MARK in section and asks_to_flush(section):
                 self._flush(sequence)
         self._ring()
 

@@ -42,7 +42,7 @@ PATTERN_ROOM: Final = 1024
 _CORRELATED: Final = tuple(
     bytes([0xA0 | len(key)]) + key.encode() for key in (REQUEST_ID, GOAL_ID, GOAL_STATUS)
 )
-_FLUSH: Final = b"\xa5flush\xc3"
+FLUSH_MARK: Final = b"\xa5flush\xc3"  # for those who want to save the call
 
 
 def is_correlated(metadata: dict[str, Any]) -> bool:
@@ -63,7 +63,7 @@ def asks_to_flush(section: bytes) -> bool:
     >>> [asks_to_flush(encode_metadata({"flush": value})) for value in (True, False)]
     [True, False]
     """
-    return _FLUSH in section and _decoded(section).get(FLUSH) is True
+    return FLUSH_MARK in section and _decoded(section).get(FLUSH) is True
 
 
 def _decoded(section: bytes) -> dict[str, Any]:
