@@ -211,14 +211,20 @@ class GoalServer:
         self._result = result
         self._feedback = feedback
         self._runs: dict[str, tuple[GoalRun, threading.Thread]] = {}
+        self._stopping = False
 
     def start(self, event: Input) -> None:
-        """Begin to work on a goal; one with the id of another that is under way is ignored."""
+        """Begin to work on a goal; one with the id of another that is under way is ignored.
+
+        After a stop, what was sent before it still comes: such a goal is to be canceled from its beginning.
+        """
         run = GoalRun(event, self._result, self._feedback)
         if run.id in self._runs:
             return
         thread = threading.Thread(target=self._run, args=(run,), name=f"dora goal {run.id}")
         self._runs[run.id] = run, thread
+        if self._stopping:
+            run.request_cancel()
         thread.start()
 
     def cancel(self, event: Input) -> None:
@@ -228,6 +234,8 @@ class GoalServer:
             found[0].request_cancel()
 
     def cancel_all(self) -> None:
+        """Ask all goals to end, and those that still come."""
+        self._stopping = True
         for run, _ in list(self._runs.values()):
             run.request_cancel()
 
