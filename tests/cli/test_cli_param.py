@@ -89,6 +89,8 @@ def test_a_parameter_that_is_not_there(runs: list[FakeRun]) -> None:
         ("k", "v" * 70000, "the value has 70002 bytes as JSON, more than 65536"),
         ("k", "[1, 2", "the value looks like JSON, but is none"),
         ("k", '{"a": NaN}', "the value looks like JSON, but is none: NaN is not JSON"),
+        ("k", "[" * 70 + "]" * 70, "the value is nested more than 64 levels deep"),
+        ("k", "[" * 100_000, "the value is nested too deep"),
         ("k", "1e999", "the value has inf, which JSON does not know"),
     ],
 )

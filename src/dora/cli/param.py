@@ -14,13 +14,16 @@ from dora.errors import DoraError
 def parse_value(text: str) -> Any:
     """Return the value that a text means: JSON if it is JSON, else the text itself.
 
-    Raises ``ValueError`` for a text that begins like a list, a mapping or a quoted text, and is none.
+    Raises ``ValueError`` for a text that begins like a list, a mapping or a quoted text, and is none, and
+    for one that is nested too deep.
 
     >>> [parse_value(text) for text in ("0.5", "true", '"0.5"', "fast", "[1, 2]", "-3")]
     [0.5, True, '0.5', 'fast', [1, 2], -3]
     """
     try:
         return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("is nested too deep") from None
     except ValueError as error:
         if text.lstrip()[:1] in ("{", "[", '"'):
             raise ValueError(f"looks like JSON, but is none: {error}") from None

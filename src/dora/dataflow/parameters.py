@@ -9,6 +9,7 @@ import msgspec
 
 MAX_KEY: Final = 256  # bytes
 MAX_VALUE: Final = 64 * 1024  # bytes, as JSON
+MAX_DEPTH: Final = 64  # lists and mappings in each other
 
 
 def key_fault(key: str) -> str:
@@ -31,13 +32,14 @@ def value_fault(value: Any) -> str:
     return f"has {size} bytes as JSON, more than {MAX_VALUE}" if size > MAX_VALUE else ""
 
 
-def _not_json(value: Any) -> str:
+def _not_json(value: Any, depth: int = 0) -> str:
     if isinstance(value, float) and not math.isfinite(value):
         return f"has {value}, which JSON does not know"
     if isinstance(value, int) and not isinstance(value, bool) and not -(2**63) <= value < 2**64:
         return f"has the integer {value}, which does not fit into 64 bits"
-    if isinstance(value, dict):
-        return next((fault for item in value.values() if (fault := _not_json(item))), "")
-    if isinstance(value, list):
-        return next((fault for item in value if (fault := _not_json(item))), "")
+    if isinstance(value, (dict, list)):
+        if depth == MAX_DEPTH:
+            return f"is nested more than {MAX_DEPTH} levels deep"
+        items = value.values() if isinstance(value, dict) else value
+        return next((fault for item in items if (fault := _not_json(item, depth + 1))), "")
     return ""
