@@ -250,21 +250,31 @@ def test_a_recording_is_whole_and_poisoned_until_its_node_ends(
     assert json.loads(file.read_text())["recording_status"] == {"state": "clean"}
 
 
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (pa.array([(1, 2, 3)], pa.month_day_nano_interval()), "has no form in a recording"),
+        (pa.array([2**62], pa.timestamp("us")), "out of range"),  # no time that Python knows
+    ],
+)
 def test_what_cannot_be_recorded_poisons_the_recording_and_not_the_node(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    array: Any,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     from dora.node.events import Input, Reference, Text
     from dora.node.recording import Recorder
 
     monkeypatch.setenv("DORA_WRITE_EVENTS_TO", str(tmp_path))
     recorder = Recorder("n")
-    interval = pa.array([(1, 2, 3)], pa.month_day_nano_interval())
-    recorder.add(Input.make("a", Reference(interval, {}, 0)))
+    recorder.add(Input.make("a", Reference(array, {}, 0)))
     recorder.add(Input.make("a", Text("more", 0)))
     recorder.close()
     recording = json.loads((tmp_path / "inputs-n.json").read_text())
     assert recording["events"] == []
-    assert "has no form in a recording" in recording["recording_status"]["first_failure_error"]
+    assert reason in recording["recording_status"]["first_failure_error"]
     assert "the recording of inputs stops" in capsys.readouterr().out
 
 

@@ -73,6 +73,7 @@ OTHERS = [
     pa.array([dt.datetime(2024, 1, 1, 12, 30, 1, 250_000, UTC)], pa.timestamp("us", "UTC")),
     pa.array([1_704_067_200_123_456_000], pa.timestamp("ns")),
     pa.array([dt.time(1, 2, 3)], pa.time64("us")),
+    pa.array([dt.timedelta(days=-20, microseconds=1)]),
     pa.array([dt.timedelta(seconds=-1.5)]),
     pa.array([b"abcd"], pa.binary(4)),
     pa.array([["a"], None, []], pa.large_list(pa.string())),

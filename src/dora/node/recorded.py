@@ -182,7 +182,8 @@ def _to_json(value: Any) -> Any:
             return {key: _to_json(item) for key, item in value.items()}
         case dt.timedelta():
             seconds = value.total_seconds()
-            return f"-PT{-seconds:g}S" if seconds < 0 else f"PT{seconds:.6f}".rstrip("0").rstrip(".") + "S"
+            sign = "-" if seconds < 0 else ""
+            return f"{sign}PT{abs(seconds):.6f}".rstrip("0").rstrip(".") + "S"
         case dt.datetime() | dt.date() | dt.time():
             return value.isoformat().replace("+00:00", "Z")
     return str(value)

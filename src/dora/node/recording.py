@@ -73,7 +73,7 @@ class Recorder:
             self._end_of_events = self._file.tell()
             self._count += 1
             self._finish("the node has not ended, or was killed")
-        except (OSError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - whatever an array of the user's cannot be turned into
             self._fail(error)
 
     def close(self) -> None:
