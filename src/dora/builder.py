@@ -26,6 +26,7 @@ they are given; `DataflowBuilder.validate` finds what is wrong with them.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -372,7 +373,8 @@ class DataflowBuilder:
     @contextmanager
     def _file(self) -> Iterator[str]:
         try:
-            descriptor, path = tempfile.mkstemp(".yml", f".{self.name}-", self.working_dir)
+            name = re.sub(r"[^\w.-]+", "-", self.name)
+            descriptor, path = tempfile.mkstemp(".yml", f".{name}-", self.working_dir)
         except OSError as error:
             raise DoraError(
                 f"cannot write the dataflow into {self.working_dir}: {error.strerror}; "

@@ -195,7 +195,7 @@ def test_validate_finds_mistakes_and_missing_files(tmp_path: Path) -> None:
 @pytest.mark.processes
 def test_a_builder_runs_its_dataflow(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "hello.py").write_text("from dora import Node\nNode()\nprint('hello')\n")
-    builder = DataflowBuilder(working_dir=tmp_path)
+    builder = DataflowBuilder("arms/left", working_dir=tmp_path)
     builder.add_node("hello", path="hello.py", build="echo built")
     builder.build()
     assert builder.run().ok
