@@ -42,7 +42,7 @@ def graph(path: str, mermaid: bool, open_page: bool) -> None:
         from dora.dataflow.mermaid import flowchart
 
         click.echo(flowchart(drawn))
-        click.echo(_HINT)
+        click.echo(_HINT, err=True)
         return
     page = _write(_stem(path), _page(drawn, _title(path)))
     address = page.absolute().as_uri()
