@@ -7,11 +7,14 @@ Imported by every command that takes a dataflow file, hence light.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 import click
-from click.shell_completion import CompletionItem, get_completion_class
 
 from dora.errors import DoraError
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 SHELLS = ("bash", "zsh", "fish")
 VARIABLE = "_DORA_COMPLETE"  # how the script tells dora to complete; click's name for it
@@ -26,6 +29,8 @@ def completion(shell: str | None) -> None:
     ~/.bashrc: eval "$(dora completion bash)"; the same with zsh into ~/.zshrc. For fish:
     dora completion fish > ~/.config/fish/completions/dora.fish
     """
+    from click.shell_completion import get_completion_class
+
     from dora.cli.main import cli
 
     name = shell or os.path.basename(os.environ.get("SHELL", ""))
@@ -43,6 +48,8 @@ def dataflow_files(
     incomplete: str,
 ) -> list[CompletionItem[str]]:
     """Offer the YAML files that begin so, and the folders."""
+    from click.shell_completion import CompletionItem
+
     folder, beginning = os.path.split(incomplete)
     try:
         names = sorted(os.listdir(os.path.expanduser(folder) or "."))
@@ -63,6 +70,8 @@ def node_levels(
     incomplete: str,
 ) -> list[CompletionItem[str]]:
     """Offer ``node=level`` for the nodes of the dataflow file that the command line names."""
+    from click.shell_completion import CompletionItem
+
     from dora.dataflow.model import LOG_LEVELS
 
     done, comma, _ = incomplete.rpartition(",")
