@@ -47,6 +47,21 @@ def find_run(wanted: str | None) -> Run:
     return chosen
 
 
+def find_runs(wanted: str | None) -> list[Run]:
+    """Return connections to all running dataflows, or to the one that is meant.
+
+    Raises `DoraError` if there is none.
+    """
+    if wanted is not None:
+        return [find_run(wanted)]
+    from dora.daemon.runs import running
+
+    runs = list(running())
+    if not runs:
+        raise DoraError(_none_or_many(None, [], []))
+    return runs
+
+
 def _none_or_many(wanted: str | None, runs: list[Run], found: list[Run]) -> str:
     if not runs:
         return "no dataflow is running; start one with `dora run FILE`"

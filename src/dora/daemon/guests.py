@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from dora.daemon.connections import Connection
-from dora.dataflow.links import MAX_TAPS, Place, Plan, text_outputs
+from dora.dataflow.links import SPARE_RECEIVERS, Place, Plan, text_outputs
 from dora.dataflow.model import Dataflow
 from dora.dataflow.report import did_you_mean
 from dora.supervise.node_state import NodeState
@@ -61,8 +61,16 @@ class Guests:
         self._on_lost_tap = on_lost_tap
         self._place = place
         self._name = name
-        self._tapping: set[int] = set()  # numbers of connections
-        self._lost = 0  # taps of dead processes, which still take room
+        self._room = {  # output slot → its name, and for how many taps there is room
+            output.slot: (
+                f"{node_id}/{output.id}",
+                output.max_receivers - len(output.links) - SPARE_RECEIVERS,
+            )
+            for node_id, config in plan.configs.items()
+            for output in config.outputs
+        }
+        self._tapping: dict[int, set[int]] = {}  # number of a connection → slots of outputs
+        self._lost: list[set[int]] = []  # of dead commands, whose taps still take room
         self._tickets: dict[int, tuple[Connection, str]] = {}  # who waits for which node to send
         self._last_ticket = 0
 
@@ -77,9 +85,9 @@ class Guests:
             case Inspect():
                 guest.send(self._inspection())
             case BeginTaps():
-                guest.send(self._begin_taps(guest.number))
+                guest.send(self._begin_taps(guest.number, set(request.slots)))
             case EndTaps():
-                self._tapping.discard(guest.number)
+                self._tapping.pop(guest.number, None)
                 guest.send(Noted())
             case Publish():
                 if (declined := self._publish(guest, request)) is not None:
@@ -87,15 +95,14 @@ class Guests:
 
     def gone(self, guest: Connection) -> None:
         """Note that a connection has ended."""
-        if guest.number in self._tapping:
-            self._tapping.discard(guest.number)
-            if self._place.engine == "iceoryx2":  # Zenoh's router forgets who is gone by itself
-                self._lost += 1
-                self._on_lost_tap()
+        slots = self._tapping.pop(guest.number, None)
+        if slots and self._place.engine == "iceoryx2":  # Zenoh's router forgets who is gone by itself
+            self._lost.append(slots)
+            self._on_lost_tap()
 
     def cleaned_up(self) -> None:
         """Note that nothing is left of dead processes."""
-        self._lost = 0
+        self._lost.clear()
 
     def sent(self, node_id: str, answer: SentFor) -> None:
         """Note what a node did with a message that it was given."""
@@ -111,10 +118,16 @@ class Guests:
                 del self._tickets[ticket]
                 guest.send(Declined(f"node `{node_id}` ended before it had sent the message"))
 
-    def _begin_taps(self, number: int) -> Answer:
-        if number not in self._tapping and len(self._tapping) + self._lost >= MAX_TAPS:
-            return Declined(f"{MAX_TAPS} commands look into this dataflow already; end one of them")
-        self._tapping.add(number)
+    def _begin_taps(self, number: int, slots: set[int]) -> Answer:
+        others = [taps for other, taps in self._tapping.items() if other != number] + self._lost
+        for slot in slots & self._room.keys():
+            name, room = self._room[slot]
+            if sum(slot in taps for taps in others) >= room:
+                who = "1 command looks" if room == 1 else f"{room} commands look"
+                return Declined(
+                    f"{who} at `{name}` already, and there is no room for more; end one of them"
+                )
+        self._tapping[number] = slots
         return Noted()
 
     def _publish(self, guest: Connection, request: Publish) -> Declined | None:

@@ -65,10 +65,10 @@ class Look:
     """Taps on some topics of a running dataflow; ``with`` closes them."""
 
     def __init__(self, run: Run, inspection: Inspection, topics: Sequence[Topic]) -> None:
-        """Attach; raises `DoraError` if too many commands look already, `TransportError`."""
+        """Attach; raises `DoraError` if too many commands look at one of them already, `TransportError`."""
         self._run = run
         self.ended = False  # the dataflow has
-        run.ask(BeginTaps())
+        run.ask(BeginTaps([topic.output.slot for topic in topics]))
         try:
             self._board = Board.open(inspection.board)
         except OSError:

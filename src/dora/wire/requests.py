@@ -43,10 +43,13 @@ class Inspect(msgspec.Struct, tag=True):
 
 
 class BeginTaps(msgspec.Struct, tag=True):
-    """Before a command attaches taps to outputs. Answered by `Noted`, or `Declined` if there are too many.
+    """Before a command attaches taps to outputs, which are named by their lines on the board.
 
-    What a command leaves behind whose connection ends without `EndTaps` is cleaned up by the daemon.
+    Answered by `Noted`, or `Declined` where there are too many. What a command leaves behind whose
+    connection ends without `EndTaps` is cleaned up by the daemon.
     """
+
+    slots: list[int]
 
 
 class EndTaps(msgspec.Struct, tag=True):

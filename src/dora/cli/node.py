@@ -1,0 +1,129 @@
+"""``dora node``: look at the nodes of running dataflows."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dora.cli.dataflows import dataflow_option, find_run, find_runs
+from dora.cli.tables import fields, megabytes, style_option, table
+from dora.errors import DoraError
+
+if TYPE_CHECKING:
+    from dora.inspection.load import Load
+    from dora.inspection.overview import NodeGlance
+    from dora.wire.inspection import Inspection, NodeView
+
+MEASURED_OVER = 0.3  # seconds
+
+
+@click.group()
+def node() -> None:
+    """Look at the nodes of running dataflows."""
+
+
+@node.command("list")
+@dataflow_option
+@style_option
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but the ids.")
+def list_nodes(dataflow: str | None, style: str, quiet: bool) -> None:
+    """List the nodes of all running dataflows, or of one."""
+    from dora.inspection.look import inspect
+    from dora.inspection.overview import Overviews
+
+    runs = find_runs(dataflow)
+    if quiet:
+        for run in runs:
+            with run:
+                click.echo("\n".join(item.id for item in inspect(run).nodes))
+        return
+    with Overviews(runs) as overviews:
+        overviews.watch(MEASURED_OVER)
+        rows = [_row(item) for _, nodes, _ in overviews.refresh() for item in nodes]
+    head = ["node", "status", "pid", "cpu", "memory", "restarts", "dataflow"]
+    if dataflow is not None:
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    if style == "json":
+        for row in rows:
+            click.echo(json.dumps(dict(zip(head, row, strict=True))))
+    else:
+        click.echo(table([name.upper() for name in head], rows))
+
+
+def _row(item: NodeGlance) -> list[str]:
+    return [
+        item.node.id,
+        item.node.status,
+        "-" if item.node.pid is None else str(item.node.pid),
+        "-" if item.load is None else f"{item.load.cpu_percent:.1f}%",
+        "-" if item.load is None else megabytes(item.load.memory),
+        str(item.node.restarts),
+        item.dataflow,
+    ]
+
+
+@node.command("info")
+@click.argument("name", metavar="NODE")
+@dataflow_option
+@style_option
+def info(name: str, dataflow: str | None, style: str) -> None:
+    """Show what a node is, whom it listens to and feeds, and what it takes of the machine."""
+    from dora.dataflow.report import did_you_mean
+    from dora.inspection.overview import Overviews
+
+    with Overviews([find_run(dataflow)]) as overviews:
+        for item in overviews.dataflows:
+            known = [view.id for view in item.inspection.nodes]
+            if name not in known:
+                hint = did_you_mean(name, known) or f"its nodes are {', '.join(known)}"
+                raise DoraError(f"this dataflow has no node `{name}`; {hint}")
+        overviews.watch(MEASURED_OVER)
+        refreshed = overviews.refresh()
+    if not refreshed:
+        raise DoraError("the dataflow has just ended")
+    (overview, nodes, _) = refreshed[0]
+    glance = next(item for item in nodes if item.node.id == name)
+    found = _describe(overview.inspection, overview.name, glance.node, glance.load)
+    if style == "json":
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        click.echo(fields([(_title(key), _text(value)) for key, value in found.items()]))
+
+
+def _describe(inspection: Inspection, dataflow: str, view: NodeView, load: Load | None) -> dict[str, Any]:
+    consumers: dict[str, list[str]] = {}
+    for link in inspection.links:
+        consumers.setdefault(link.producer, []).append(link.consumer)
+    metrics: dict[str, Any] = {"status": view.status, "pid": view.pid, "restarts": view.restarts}
+    if load is not None:
+        metrics["cpu"] = f"{load.cpu_percent:.1f}%"
+        metrics["memory"] = megabytes(load.memory)
+    return {
+        "node": view.id,
+        "dataflow": f"{dataflow} ({inspection.dataflow_id})",
+        "name": view.name,
+        "description": view.description,
+        "path": view.path or "operators",
+        "restart_policy": view.restart_policy,
+        "inputs": view.inputs,
+        "outputs": {output.id: consumers.get(f"{view.id}/{output.id}", []) for output in view.outputs},
+        "runtime_metrics": metrics,
+    }
+
+
+def _title(key: str) -> str:
+    return key.replace("_", " ").title()
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, dict):
+        return "-" if value is None else str(value)
+    lines = []
+    for key, item in value.items():
+        if isinstance(item, list):
+            lines.append(f"{key} -> {', '.join(item) or 'nobody'}")
+        else:
+            lines.append(f"{key}: {'-' if item is None else item}")
+    return "\n".join(lines) or "none"

@@ -1,0 +1,304 @@
+"""``dora topic``: look at what the outputs of a running dataflow carry, and publish by hand."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dora.cli.dataflows import dataflow_option, find_run
+from dora.cli.tables import style_option, table
+from dora.cli.values import Value, parse_duration
+from dora.errors import DoraError
+
+if TYPE_CHECKING:
+    from dora.daemon.runs import Run
+    from dora.inspection.look import Watched
+
+MAX_MESSAGE = (1 << 20) - 4096  # bytes that fit through the daemon's socket
+_PUBLISH_PATIENCE = 3.0  # seconds
+
+
+@click.group()
+def topic() -> None:
+    """Look at what the outputs of a running dataflow carry."""
+
+
+def _duration_option(text: str) -> Callable[[Any], Any]:
+    return click.option("--duration", type=Value("duration", parse_duration), metavar="DURATION", help=text)
+
+
+# ------------------------------------------------------------------ list
+
+
+@topic.command("list")
+@dataflow_option
+@style_option
+def list_topics(dataflow: str | None, style: str) -> None:
+    """List the outputs and who receives them."""
+    from dora.inspection.look import inspect
+    from dora.inspection.topics import topics_of
+
+    with find_run(dataflow) as run:
+        topics = topics_of(inspect(run))
+    if style == "json":
+        for item in topics:
+            fields = {"node": item.node_id, "name": item.output.id, "subscribers": item.subscribers}
+            click.echo(json.dumps(fields))
+        return
+    rows = [[item.node_id, item.output.id, ", ".join(item.subscribers)] for item in topics]
+    click.echo(table(["Node", "Name", "Subscribers"], rows))
+
+
+# ------------------------------------------------------------------ echo
+
+
+@topic.command("echo")
+@click.argument("topics", metavar="[NODE/OUTPUT]...", nargs=-1)
+@dataflow_option
+@style_option
+@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after so many messages.")
+@_duration_option("End after this time.")
+@click.option("--full", is_flag=True, help="Show all values of long arrays and texts.")
+def echo(
+    topics: tuple[str, ...],
+    dataflow: str | None,
+    style: str,
+    count: int | None,
+    duration: float | None,
+    full: bool,
+) -> None:
+    """Show messages as they are sent; of all outputs, if none is named.
+
+    The dataflow does not notice: nobody waits for this command. Messages for which it is too slow are
+    counted and left out. Ctrl-C ends it.
+    """
+    from dora.inspection.values import Shown
+    from dora.wire.decode import warm_up
+
+    shown = 0
+
+    def enough() -> bool:
+        return count is not None and shown >= count
+
+    with find_run(dataflow) as run, _Looking(run, topics, duration, enough) as looking:
+        warm_up()  # not while messages come
+        for watched, message in looking:
+            if message is None:
+                sys.stdout.flush()
+                continue
+            item = Shown(message, full=full)
+            del message
+            shown += 1
+            name = watched.topic.name
+            print(item.as_json(name) if style == "json" else f"{name}\t {item.as_line()}")
+        sys.stdout.flush()
+
+
+class _Looking:
+    """Messages of some topics until something ends it: the count, the time, the dataflow or Ctrl-C.
+
+    Says at the end, on standard error, what was missed and whether the dataflow has ended.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        names: Sequence[str],
+        duration: float | None,
+        enough: Callable[[], bool] = lambda: False,
+        period: float | None = None,
+    ) -> None:
+        from dora.inspection.look import Look, inspect
+        from dora.inspection.topics import find_tappable
+
+        self.inspection = inspect(run)
+        self.topics = find_tappable(self.inspection, names)
+        _stay_awake(self.inspection.engine)
+        self.look = Look(run, self.inspection, self.topics)
+        self.watched = list(self.look.watched)
+        self._enough = enough
+        self._period = period
+        self._deadline = None if duration is None else time.monotonic() + duration
+
+    def over(self) -> bool:
+        """Tell whether the count or the time is reached."""
+        return self._enough() or (self._deadline is not None and time.monotonic() >= self._deadline)
+
+    def __iter__(self) -> Any:
+        options = {} if self._period is None else {"period": self._period}
+        return self.look.messages(self.over, **options)
+
+    def __enter__(self) -> _Looking:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
+        ended = self.look.ended
+        self.look.close()
+        for watched in self.watched:
+            if watched.missed:
+                click.echo(_missed(watched), err=True)
+        if ended and kind is None:
+            click.echo("the dataflow has ended", err=True)
+        return kind is KeyboardInterrupt  # the usual way to end it
+
+
+def _missed(watched: Watched) -> str:
+    return (
+        f"{watched.topic.name}: {watched.missed:,} messages came faster than they could be looked at, "
+        f"{watched.received:,} were seen"
+    )
+
+
+def _stay_awake(engine: str) -> None:
+    """Ignore Ctrl-Z over Zenoh: whoever does not take what the network brings holds up its senders."""
+    import signal
+
+    if engine == "zenoh" and hasattr(signal, "SIGTSTP"):
+        signal.signal(signal.SIGTSTP, signal.SIG_IGN)
+
+
+# ------------------------------------------------------------------ hz
+
+
+@topic.command("hz")
+@click.argument("topics", metavar="[NODE/OUTPUT]...", nargs=-1)
+@dataflow_option
+@click.option(
+    "--window",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10,
+    metavar="SECONDS",
+    help="Over how long the figures are taken [10].",
+)
+@_duration_option("End after this time [5s, if the output is no terminal].")
+def hz(topics: tuple[str, ...], dataflow: str | None, window: float, duration: float | None) -> None:
+    """Measure how often messages are sent; of all outputs, if none is named.
+
+    On a terminal a live table, else one table at the end, its columns separated by tabs. The times are
+    those of sending. Ctrl-C ends it.
+    """
+    from dora.inspection.beat import BeatMeter
+
+    live = sys.stdout.isatty()
+    if duration is None and not live:
+        duration = 5.0
+    meters: dict[str, BeatMeter] = {}
+    with find_run(dataflow) as run, _Looking(run, topics, duration) as looking:
+        meters.update({item.name: BeatMeter(window) for item in looking.topics})
+        next_show = time.monotonic()
+        drawn = 0
+        for watched, message in looking:
+            if message is not None:
+                meters[watched.topic.name].add(message.sequence, message.time_ns, message.body_size)
+                del message
+            if live and time.monotonic() >= next_show:
+                next_show = time.monotonic() + 0.5
+                for meter in meters.values():
+                    meter.forget_before(time.time_ns() - int(window * 1e9))
+                text = _beat_table(meters)
+                click.echo(f"\x1b[{drawn}A\x1b[J{text}" if drawn else text)
+                drawn = len(text.splitlines())
+    if not live:
+        click.echo("topic\tavg_ms\tavg_hz\tmin_ms\tmax_ms\tstd_ms\tsamples")
+        for name, meter in meters.items():
+            click.echo("\t".join([name, *_beat_cells(meter)]))
+
+
+def _beat_table(meters: dict[str, Any]) -> str:
+    head = ["Topic", "Avg (ms)", "Avg (Hz)", "Min (ms)", "Max (ms)", "Std (ms)", "Samples"]
+    return table(head, [[name, *_beat_cells(meter)] for name, meter in meters.items()])
+
+
+def _beat_cells(meter: Any) -> list[str]:
+    beat = meter.beat()
+    if beat is None:
+        return ["-", "0.000", "-", "-", "-", "0"]
+    values = (beat.mean_ms, beat.hz, beat.min_ms, beat.max_ms, beat.deviation_ms)
+    return [*(f"{value:.3f}" for value in values), str(beat.samples)]
+
+
+# ------------------------------------------------------------------ info
+
+
+@topic.command("info")
+@click.argument("name", metavar="NODE/OUTPUT")
+@dataflow_option
+@_duration_option("How long to look [5s].")
+def info(name: str, dataflow: str | None, duration: float | None) -> None:
+    """Show what an output is: type, sender, receivers, rate, bandwidth, waiting times."""
+    from dora.cli.topic_info import describe
+
+    with (
+        find_run(dataflow) as run,
+        _Looking(run, [name], 5.0 if duration is None else duration, period=0.0002) as looking,
+    ):
+        text = describe(looking.inspection, looking.look, looking)
+    click.echo(text)
+
+
+# ------------------------------------------------------------------ pub
+
+
+@topic.command("pub", context_settings={"ignore_unknown_options": True})
+@click.argument("name", metavar="NODE/OUTPUT")
+@click.argument("text", metavar="[JSON]", required=False)
+@dataflow_option
+@click.option("--file", "path", metavar="FILE", help="Take the JSON from a file; - is standard input.")
+@click.option("--count", type=click.IntRange(min=1), default=1, help="How often [1].")
+def pub(name: str, text: str | None, dataflow: str | None, path: str | None, count: int) -> None:
+    """Let a node send a message: a JSON list is the array, anything else an array of one value.
+
+    The node sends it among its own messages, as soon as it looks for its next event; so it is
+    numbered, counted and subject to back-pressure like any other.
+    """
+    from dora.inspection.look import inspect
+    from dora.inspection.topics import find_tappable
+    from dora.wire.requests import Publish
+
+    if (text is None) == (path is None):
+        raise click.UsageError("give the message either as JSON or with --file")
+    message = _message(text if path is None else _read(path))
+    with find_run(dataflow) as run:
+        (wanted,) = find_tappable(inspect(run), [name])
+        run.set_patience(_PUBLISH_PATIENCE)
+        for done in range(count):
+            try:
+                run.ask(Publish(wanted.node_id, wanted.output.id, message))
+            except TimeoutError:
+                raise DoraError(
+                    f"node `{wanted.node_id}` has not looked for events for {_PUBLISH_PATIENCE:g} s, so it "
+                    f"has not sent the message yet ({done} of {count} sent)"
+                ) from None
+    times = "" if count == 1 else f" {count} times"
+    click.echo(f"Published to `{name}`{times}")
+
+
+def _read(path: str) -> str:
+    try:
+        with click.open_file(path, encoding="utf-8") as file:
+            content: str = file.read()
+            return content
+    except OSError as error:
+        raise DoraError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise DoraError(f"{path} is not a text in UTF-8, which JSON is") from None
+
+
+def _message(text: str | None) -> bytes:
+    from dora.inspection.values import parse_data
+    from dora.wire.encode import encode
+    from dora.wire.message import pack_head
+
+    try:
+        payload = encode(parse_data(text or ""))
+    except ValueError as error:
+        raise DoraError(f"the message {error}") from None
+    if payload.size > MAX_MESSAGE:
+        raise DoraError(f"the message has {payload.size:,} bytes; at most {MAX_MESSAGE:,} can be published")
+    head = pack_head(payload.encoding, payload.schema, b"", payload.size, 0, 0)
+    return head + payload.to_bytes()

@@ -1,0 +1,113 @@
+"""Rates and queues of a running dataflow, read off its board: no node notices.
+
+`Counters` reads the board, `rates` compares two readings; the second is pure.
+"""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from dora.transport.board import (
+    BYTES,
+    CONNECTED,
+    DROPPED,
+    FIRST,
+    RECEIVED,
+    SENT,
+    STATE,
+    WORDS,
+)
+from dora.wire.inspection import Inspection, LinkView
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """The board at one moment."""
+
+    time_ns: int  # monotonic
+    outputs: dict[int, tuple[int, int]]  # slot → messages, bytes
+    links: dict[int, tuple[int, int, int | None]]  # slot → taken, dropped, waiting (None: not known)
+
+
+class LinkRate(msgspec.Struct, frozen=True):
+    """One link between two readings."""
+
+    link: LinkView
+    hz: float  # messages taken per second
+    bytes_per_second: float | None  # None: no message, or it passes by reference
+    waiting: int | None  # messages in the queue
+    dropped: int  # since the start
+    dropping_hz: float
+    latency_ms: tuple[float, float] | None = None  # median and 99th percentile, where a tap measures it
+
+
+class OutputRate(msgspec.Struct, frozen=True):
+    """One output between two readings; without a link or a tap, nothing is copied, and no bytes count."""
+
+    hz: float
+    bytes_per_second: float
+
+
+class Counters:
+    """Reads the counters of one dataflow."""
+
+    def __init__(self, inspection: Inspection, words: memoryview) -> None:
+        self._words = words
+        self._outputs = [output.slot for node in inspection.nodes for output in node.outputs]
+        self._links = inspection.links
+
+    def read(self) -> Reading:
+        words = self._words
+        outputs = {
+            slot: (words[slot * WORDS + SENT], words[slot * WORDS + BYTES]) for slot in self._outputs
+        }
+        links = {link.slot: self._read_link(link, outputs) for link in self._links}
+        return Reading(time.monotonic_ns(), outputs, links)
+
+    def _read_link(
+        self, link: LinkView, outputs: dict[int, tuple[int, int]]
+    ) -> tuple[int, int, int | None]:
+        words, base = self._words, link.slot * WORDS
+        received, dropped = words[base + RECEIVED], words[base + DROPPED]
+        if link.kind != "link":
+            return received, dropped, None
+        if words[base + STATE] != CONNECTED:
+            return received, dropped, 0
+        waiting = max(0, outputs[link.output_slot][0] - words[base + FIRST] - received - dropped)
+        if link.policy == "drop_oldest" and waiting > link.queue_size:
+            # The receiver notices a loss with the next message that it takes.
+            dropped += waiting - link.queue_size
+            waiting = link.queue_size
+        return received, dropped, waiting
+
+
+def rates(
+    inspection: Inspection, before: Reading, after: Reading
+) -> tuple[dict[int, OutputRate], list[LinkRate]]:
+    """Return the rates of outputs, by slot, and of links between two readings."""
+    seconds = max(after.time_ns - before.time_ns, 1) / 1e9
+    outputs = {}
+    sizes = {}
+    for slot, (sent, size) in after.outputs.items():
+        sent_before, size_before = before.outputs[slot]
+        outputs[slot] = OutputRate((sent - sent_before) / seconds, (size - size_before) / seconds)
+        if sent > sent_before and size > size_before:
+            sizes[slot] = (size - size_before) / (sent - sent_before)
+    links = []
+    for link in inspection.links:
+        received, dropped, waiting = after.links[link.slot]
+        received_before, dropped_before, _ = before.links[link.slot]
+        hz = max(0, received - received_before) / seconds
+        mean_size = sizes.get(link.output_slot) if link.kind == "link" else None
+        links.append(
+            LinkRate(
+                link,
+                hz,
+                None if mean_size is None else hz * mean_size,
+                waiting,
+                dropped,
+                max(0, dropped - dropped_before) / seconds,
+            )
+        )
+    return outputs, links

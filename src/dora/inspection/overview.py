@@ -1,0 +1,200 @@
+"""Running dataflows at a glance, again and again: nodes with their load, links with their rates."""
+
+from __future__ import annotations
+
+import time
+
+import msgspec
+
+from dora.daemon.runs import Run, name_of
+from dora.errors import ConnectError
+from dora.inspection.counters import Counters, LinkRate, Reading, rates
+from dora.inspection.load import Load, LoadMeter
+from dora.inspection.look import Look, inspect
+from dora.inspection.topics import find_tappable
+from dora.inspection.transit import Transit
+from dora.transport.board import Board
+from dora.wire.inspection import LinkView, NodeView
+
+_PERIOD = 0.001  # seconds; how exact latencies are
+
+
+class NodeGlance(msgspec.Struct, frozen=True):
+    """One node between two looks."""
+
+    dataflow_id: str
+    dataflow: str  # its name
+    node: NodeView
+    load: Load | None  # None: no process
+    sent_hz: float  # over all outputs
+    bytes_per_second: float  # likewise
+    waiting: int  # messages in the queues of all its inputs
+    dropped: int  # likewise, since the start
+    quiet_s: float | None  # since a message went in or out; None: not since we look
+
+
+class Overview:
+    """One dataflow. `refresh` gives nodes and links as they were since the last time."""
+
+    def __init__(self, run: Run, *, latency: bool) -> None:
+        """Map the board; raises `ConnectError` if the dataflow has just ended."""
+        self.run = run
+        self.name = name_of(run.description)
+        self.inspection = inspect(run)
+        try:
+            self._board = Board.open(self.inspection.board)
+        except OSError:
+            run.close()
+            raise ConnectError("the dataflow has just ended") from None
+        self._counters = Counters(self.inspection, self._board.words)
+        self._last = self._seen = self._counters.read()
+        self._active_ns: dict[str, int] = {}  # node → when something went in or out
+        self._look: Look | None = None
+        self._transits: dict[int, list[Transit]] = {}  # by output slot
+        if latency:
+            self._tap()
+        self._touched = _nodes_of_slots(self.inspection.nodes, self.inspection.links)
+
+    def _tap(self) -> None:
+        topics = find_tappable(self.inspection, ())
+        self._look = Look(self.run, self.inspection, topics)
+        self._transits = {
+            topic.output.slot: [
+                Transit(link, self._board.words) for link in topic.links if link.kind == "link"
+            ]
+            for topic in topics
+        }
+
+    def watch(self, seconds: float) -> None:
+        """Spend that time looking how long messages wait, if that is wanted."""
+        if self._look is None:
+            time.sleep(seconds)
+            return
+        deadline = time.monotonic() + seconds
+        transits = [transit for some in self._transits.values() for transit in some]
+        for watched, message in self._look.messages(lambda: time.monotonic() >= deadline, _PERIOD):
+            if message is not None:
+                for transit in self._transits[watched.topic.output.slot]:
+                    transit.sent(message.sequence, message.time_ns)
+            del message
+            for transit in transits:
+                transit.look()
+
+    def notice(self) -> None:
+        """Look which nodes are active; cheap, for moments between refreshes."""
+        self._notice(self._counters.read())
+
+    def _notice(self, now: Reading) -> None:
+        for slot, counts in (*now.outputs.items(), *((k, v[:2]) for k, v in now.links.items())):
+            before = self._seen.outputs.get(slot) or self._seen.links[slot][:2]
+            if counts != before:
+                self._active_ns[self._touched[slot]] = now.time_ns
+        self._seen = now
+
+    def pids(self) -> list[int]:
+        """Return the processes of the nodes, as of the last refresh."""
+        return [node.pid for node in self.inspection.nodes if node.pid is not None]
+
+    def ask(self) -> None:
+        """Ask the daemon how the nodes are; raises `ConnectError` once the dataflow has ended."""
+        self.inspection = inspect(self.run)
+
+    def refresh(self, loads: dict[int, Load]) -> tuple[list[NodeGlance], list[LinkRate]]:
+        """Return what has happened since the last time. ``loads`` are by process."""
+        now = self._counters.read()
+        self._notice(now)
+        outputs, links = rates(self.inspection, self._last, now)
+        self._last = now
+        latencies = {
+            transit.link.slot: transit.take()
+            for some in self._transits.values()
+            for transit in some
+            if transit.times_ns
+        }
+        links = [msgspec.structs.replace(item, latency_ms=latencies.get(item.link.slot)) for item in links]
+        waiting: dict[str, int] = {}
+        dropped: dict[str, int] = {}
+        for item in links:
+            consumer = item.link.consumer.partition("/")[0]
+            waiting[consumer] = waiting.get(consumer, 0) + (item.waiting or 0)
+            dropped[consumer] = dropped.get(consumer, 0) + item.dropped
+        nodes = [
+            NodeGlance(
+                self.inspection.dataflow_id,
+                self.name,
+                node,
+                loads.get(node.pid) if node.pid is not None else None,
+                sum(outputs[output.slot].hz for output in node.outputs),
+                sum(outputs[output.slot].bytes_per_second for output in node.outputs),
+                waiting.get(node.id, 0),
+                dropped.get(node.id, 0),
+                self._quiet(node.id),
+            )
+            for node in self.inspection.nodes
+        ]
+        return nodes, links
+
+    def _quiet(self, node_id: str) -> float | None:
+        active = self._active_ns.get(node_id)
+        return None if active is None else (time.monotonic_ns() - active) / 1e9
+
+    def close(self) -> None:
+        if self._look is not None:
+            self._look.close()
+        self._board.close()
+        self.run.close()
+
+
+def _nodes_of_slots(nodes: list[NodeView], links: list[LinkView]) -> dict[int, str]:
+    touched = {output.slot: node.id for node in nodes for output in node.outputs}
+    touched.update({link.slot: link.consumer.partition("/")[0] for link in links})
+    return touched
+
+
+class Overviews:
+    """Several dataflows; those that end are left out from then on."""
+
+    def __init__(self, runs: list[Run], *, latency: bool = False) -> None:
+        """``latency``: look at every output of the dataflow, of which there must be one only."""
+        self._meter = LoadMeter()
+        self.dataflows: list[Overview] = []
+        for run in runs:
+            try:
+                self.dataflows.append(Overview(run, latency=latency))
+            except ConnectError:
+                continue
+        self._meter.measure(self._pids())
+
+    def watch(self, seconds: float) -> None:
+        """Let time pass, and look meanwhile which nodes are active."""
+        if len(self.dataflows) == 1:
+            self.dataflows[0].watch(seconds)
+        else:
+            time.sleep(seconds)
+        for dataflow in self.dataflows:
+            dataflow.notice()
+
+    def refresh(self) -> list[tuple[Overview, list[NodeGlance], list[LinkRate]]]:
+        """Return each dataflow that still runs, as it was since the last time."""
+        for dataflow in list(self.dataflows):
+            try:
+                dataflow.ask()
+            except ConnectError:
+                dataflow.close()
+                self.dataflows.remove(dataflow)
+        loads = self._meter.measure(self._pids())
+        return [(dataflow, *dataflow.refresh(loads)) for dataflow in self.dataflows]
+
+    def _pids(self) -> list[int]:
+        return [pid for dataflow in self.dataflows for pid in dataflow.pids()]
+
+    def close(self) -> None:
+        for dataflow in self.dataflows:
+            dataflow.close()
+        self.dataflows.clear()
+
+    def __enter__(self) -> Overviews:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
