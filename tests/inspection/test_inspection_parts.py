@@ -1,0 +1,189 @@
+"""The pure parts of looking: beats, waiting times, rates, values as text."""
+
+from __future__ import annotations
+
+import doctest
+import json
+from datetime import UTC, datetime
+
+import pyarrow as pa
+import pytest
+
+from dora.errors import DoraError
+from dora.inspection import beat, counters, topics, transit, values
+from dora.inspection.beat import BeatMeter
+from dora.transport.board import CONNECTED, DROPPED, FIRST, RECEIVED, SENT, STATE, WORDS
+from dora.wire.encode import encode
+from dora.wire.inspection import Inspection, LinkView, NodeView, OutputView
+from dora.wire.message import Message, pack_head
+from dora.wire.metadata import encode_metadata
+
+MS = 1_000_000
+
+
+@pytest.mark.parametrize("module", [beat, transit, values])
+def test_the_examples_in_the_docstrings(module) -> None:
+    assert doctest.testmod(module).failed == 0
+
+
+def message_of(data, metadata=None) -> Message:
+    payload = encode(data)
+    section = encode_metadata(metadata) if metadata else b""
+    head = pack_head(payload.encoding, payload.schema, section, payload.size, 1, 1_700_000_000_123_456_789)
+    return Message(head + payload.to_bytes())
+
+
+# ------------------------------------------------------------------ beats
+
+
+def test_missed_messages_do_not_falsify_the_rate() -> None:
+    meter = BeatMeter(10)
+    for number in (1, 2, 3, 50, 51):  # every 10 ms
+        meter.add(number, number * 10 * MS, 100)
+    found = meter.beat()
+    assert found is not None
+    assert (found.hz, found.mean_ms, found.samples) == (100.0, 10.0, 3)
+    assert (found.min_ms, found.max_ms, found.deviation_ms) == (10.0, 10.0, 0.0)
+    assert found.bytes_per_second == pytest.approx(10_000)
+
+
+def test_the_window_slides_and_a_new_count_begins_anew() -> None:
+    meter = BeatMeter(1)
+    for number in range(1, 200):
+        meter.add(number, number * 100 * MS, 1)
+    assert meter.beat().samples == 10
+    meter.forget_before(10**12)
+    assert meter.beat() is None
+    meter.add(5, 10**12, 1)
+    meter.add(1, 10**12 + MS, 1)
+    assert meter.beat() is None
+
+
+# ------------------------------------------------------------------ values
+
+
+def test_long_values_are_shortened_and_say_so() -> None:
+    shown = values.Shown(message_of(pa.array(range(20))), full=False)
+    assert shown.as_line() == f"data=[{', '.join(map(str, range(16)))}, … 4 more int64] metadata={{}}"
+    line = json.loads(shown.as_json("a/b"))
+    assert (len(line["data"]), line["length"]) == (16, 20)
+    whole = values.Shown(message_of(pa.array(range(20))), full=True)
+    assert json.loads(whole.as_json("a/b"))["data"] == list(range(20))
+    long_text = values.Shown(message_of(pa.array(["x" * 1000])), full=False)
+    assert len(long_text.data[0]) == values.SHOWN_TEXT + 1
+    nested = values.Shown(message_of(pa.array([list(range(100))])), full=False)
+    assert nested.data[0][-1] == "… 84 more"
+
+
+def test_values_that_json_does_not_know() -> None:
+    metadata = {
+        "at": datetime(2026, 1, 2, tzinfo=UTC),
+        "raw": b"\x01\xff",
+        "none": None,
+        "deep": {"x": [1, 2.5]},
+    }
+    data = pa.array([float("nan"), float("inf"), None, 1.5])
+    line = json.loads(values.Shown(message_of(data, metadata), full=False).as_json("a/b"))
+    assert line["data"] == ["nan", "inf", None, 1.5]
+    assert line["metadata"] == {
+        "at": "2026-01-02T00:00:00Z",
+        "raw": "01ff",
+        "none": None,
+        "deep": {"x": [1, 2.5]},
+    }
+    assert line["timestamp"] == "2023-11-14T22:13:20.123456Z"
+
+
+def test_a_message_that_cannot_be_decoded_is_told_of() -> None:
+    head = pack_head(0, b"?", b"", 0, 1, 0)
+    shown = values.Shown(Message(head), full=False)
+    assert "unknown format" in shown.as_line()
+    assert "unknown format" in json.loads(shown.as_json("a/b"))["error"]
+
+
+@pytest.mark.parametrize("text", ["{", "NaN1", "[1, {}]", '[1, "a"]'])
+def test_what_cannot_be_an_array(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is not JSON|has no Arrow type"):
+        values.parse_data(text)
+
+
+# ------------------------------------------------------------------ topics
+
+
+def inspection() -> Inspection:
+    return Inspection(
+        dataflow_id="d",
+        file=None,
+        engine="iceoryx2",
+        run_dir="/r",
+        prefix="p",
+        board="/b",
+        zenoh_endpoint="",
+        nodes=[
+            NodeView(
+                "camera", "running", outputs=[OutputView("image", 2), OutputView("log", 3, text=True)]
+            ),
+            NodeView("sink", "running"),
+        ],
+        links=[
+            LinkView(4, 2, "camera/image", "sink/fast", queue_size=5),
+            LinkView(5, 2, "camera/image", "sink/sure", policy="backpressure", queue_size=5),
+        ],
+    )
+
+
+def test_topics_are_found_by_name() -> None:
+    (image,) = topics.find_topics(inspection(), ["camera/image", "camera/image"])
+    assert image.subscribers == ["sink/fast", "sink/sure"]
+    assert [topic.name for topic in topics.find_tappable(inspection(), [])] == ["camera/image"]
+    with pytest.raises(DoraError, match="carries lines of the log"):
+        topics.find_tappable(inspection(), ["camera/log"])
+
+
+# ------------------------------------------------------------------ rates
+
+
+def board(**_) -> memoryview:
+    return memoryview(bytearray(8 * WORDS * 8)).cast("Q")
+
+
+def test_rates_queues_and_losses_come_from_the_board() -> None:
+    words = board()
+    reader = counters.Counters(inspection(), words)
+    for slot in (4, 5):
+        words[slot * WORDS + STATE] = CONNECTED
+    words[2 * WORDS + SENT] = 10
+    words[4 * WORDS + FIRST] = 2
+    words[4 * WORDS + RECEIVED] = 5
+    words[4 * WORDS + DROPPED] = 1
+    words[5 * WORDS + RECEIVED] = 3
+    before = reader.read()
+    assert before.links == {4: (5, 1, 2), 5: (3, 0, 7)}
+    words[2 * WORDS + SENT] = 110
+    words[2 * WORDS + 5] = 50_000
+    words[5 * WORDS + RECEIVED] = 103
+    after = counters.Reading(before.time_ns + 2 * 10**9, *(reader.read().outputs, reader.read().links))
+    # The receiver has not looked: of 102 messages behind, its queue holds 5.
+    assert after.links[4] == (5, 98, 5)
+    outputs, links = counters.rates(inspection(), before, after)
+    assert (outputs[2].hz, outputs[2].bytes_per_second) == (50.0, 25_000.0)
+    fast, sure = links
+    assert (fast.hz, fast.waiting, fast.dropped, fast.dropping_hz) == (0.0, 5, 98, 48.5)
+    assert (sure.hz, sure.bytes_per_second, sure.waiting) == (50.0, 25_000.0, 7)
+
+
+def test_how_long_messages_wait() -> None:
+    words = board()
+    link = transit.Transit(inspection().links[0], words)
+    link.sent(1, 0)  # not connected: nobody will take it
+    words[4 * WORDS + STATE] = CONNECTED
+    link.sent(2, 0)
+    link.look()
+    assert link.times_ns == []
+    words[4 * WORDS + RECEIVED] = 2
+    link.look()
+    assert len(link.times_ns) == 1
+    link.sent(3, 0)
+    words[4 * WORDS + DROPPED] = 1  # it was lost, not taken
+    link.look()
+    assert len(link.times_ns) == 1

@@ -1,0 +1,299 @@
+"""``dora topic``, ``dora node`` and ``dora top`` on dataflows of real processes."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import select
+import signal
+import struct
+import subprocess
+import termios
+import time
+
+import pytest
+from watching import DORA, FLOW, PATIENCE, Running, dora, end, shared_memory, until
+
+from dora.transport.board import SENT, Board
+
+pytestmark = pytest.mark.processes
+
+
+def counts_of(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def top() -> dict[str, dict]:
+    return {
+        item["node"]: item for item in json.loads(dora("top", "--once", "--refresh-interval", "0.2").stdout)
+    }
+
+
+def test_what_is_there(running: Running) -> None:
+    running()
+    assert dora("topic", "list").stdout.splitlines() == [
+        "Node    Name   Subscribers",
+        "camera  image  sink/image, hands/a/x",
+        "camera  spare",
+        "hands   a/out  hands/b/x",
+        "hands   b/out",
+    ]
+    assert counts_of(dora("topic", "list", "-f", "json").stdout)[0] == {
+        "node": "camera",
+        "name": "image",
+        "subscribers": ["sink/image", "hands/a/x"],
+    }
+    head, camera, *_ = dora("node", "list").stdout.splitlines()
+    assert head.split() == ["NODE", "STATUS", "PID", "CPU", "MEMORY", "RESTARTS", "DATAFLOW"]
+    assert re.match(r"camera +running +\d+ +[\d.]+% +[\d.]+ MB +0 +arm$", camera)
+    assert "dataflow" not in counts_of(dora("node", "list", "-f", "json", "-d", "arm").stdout)[0]
+    assert dora("node", "list", "-q").stdout.split() == ["camera", "sink", "hands"]
+    info = json.loads(dora("node", "info", "camera", "-f", "json").stdout)
+    assert info["outputs"] == {"image": ["sink/image", "hands/a/x"], "spare": []}
+    assert info["inputs"] == {"tick": "dora/timer/millis/20"}
+    assert info["runtime_metrics"]["status"] == "running"
+    assert "did you mean `camera`?" in dora("node", "info", "camrea", status=1).stderr
+
+
+def test_echo(running: Running, engine: str) -> None:  # noqa: ARG001
+    running()
+    (line,) = dora("topic", "echo", "camera/image", "--count", "1").stdout.splitlines()
+    assert re.match(
+        r"camera/image\t data=\[(\d+), .*, … 29,984 more uint8\] metadata=\{\"width\": 100\}$", line
+    )
+    found = counts_of(dora("topic", "echo", "-f", "json", "--count", "40").stdout)
+    # Also what feeds no input, and what passes by reference.
+    assert {item["name"] for item in found} == {
+        "camera/image",
+        "camera/spare",
+        "hands/a/out",
+        "hands/b/out",
+    }
+    image = next(item for item in found if item["name"] == "camera/image")
+    assert (len(image["data"]), image["length"], image["metadata"]) == (16, 30_000, {"width": 100})
+    (full,) = counts_of(
+        dora("topic", "echo", "camera/image", "--full", "-f", "json", "--count", "1").stdout
+    )
+    assert len(full["data"]) == 30_000 and "length" not in full
+
+
+def test_how_often_and_how_much(running: Running, engine: str) -> None:  # noqa: ARG001
+    running()
+    head, *rows = dora("topic", "hz", "--duration", "1").stdout.splitlines()
+    assert head == "topic\tavg_ms\tavg_hz\tmin_ms\tmax_ms\tstd_ms\tsamples"
+    found = {row.split("\t")[0]: [float(cell) for cell in row.split("\t")[1:]] for row in rows}
+    assert set(found) == {"camera/image", "camera/spare", "hands/a/out", "hands/b/out"}
+    for mean_ms, hz, least, most, _, samples in found.values():
+        assert 15 < mean_ms < 30 and 33 < hz < 66 and least <= mean_ms <= most and samples > 10
+    info = dora("topic", "info", "camera/image", "--duration", "0.5").stdout
+    assert re.search(r"^Type +uint8$", info, re.MULTILINE)
+    assert re.search(r"sink/image: \d+ taken, 0 dropped, queue of 4, back-pressure, taken after \d", info)
+    assert re.search(r"^Bandwidth +\d\.\d MB/s$", info, re.MULTILINE)
+
+
+def test_publishing_keeps_the_accounts(running: Running) -> None:
+    process = running()
+    assert dora("topic", "pub", "camera/image", '"hello"', "--count", "3").stdout == (
+        "Published to `camera/image` 3 times\n"
+    )
+    until(lambda: running.log().count("got hello") == 3, "three greetings")
+    # Through an operator, to its neighbour as well.
+    echo = subprocess.Popen(
+        [*DORA, "topic", "echo", "hands/b/out", "-f", "json"], stdout=subprocess.PIPE, text=True
+    )
+    assert echo.stdout is not None
+    echo.stdout.readline()
+    dora("topic", "pub", "hands/a/out", '["hey"]')
+    for line in echo.stdout:
+        if json.loads(line)["data"] == ["hey"]:
+            break
+    echo.send_signal(signal.SIGINT)
+    assert echo.wait(PATIENCE) == 0
+    echo.stdout.close()
+    links = {f"{link['source']} -> {node}": link for node, item in top().items() for link in item["inputs"]}
+    assert links["camera/image -> sink"]["dropped_messages"] == 0
+    end(process)
+    assert process.returncode == 0
+    assert "not received" not in running.log()
+
+
+def test_what_cannot_be_published(running: Running) -> None:
+    running.program(
+        "deaf.py", "import time\nfrom dora import Node\nnode = Node()\nwhile True: time.sleep(0.1)\n"
+    )
+    flow = (
+        FLOW
+        + "      - {id: deaf, path: deaf.py, outputs: [o]}\n"
+        + "      - {id: late, path: dynamic, outputs: [o]}\n"
+    )
+    running(flow, "arm", "--grace-duration", "100ms")
+    for arguments, says in [
+        (["camera/image", "[1, {}]"], "the message has no Arrow type"),
+        (["camera/image", "{"], "the message is not JSON"),
+        (["camera/image", "--file", "nothing.json"], "nothing.json cannot be read: No such file"),
+        (["camera/imge", "1"], "did you mean `camera/image`?"),
+        (["late/o", "1"], "node `late` is not running (it is not connected)"),
+        (["camera/image", json.dumps(list(range(200_000)))], "at most 1,044,480 can be published"),
+        (["deaf/o", "1"], "node `deaf` has not looked for events for 3 s"),
+    ]:
+        if len(arguments[1]) > 100_000:
+            (running.directory / "large.json").write_text(arguments[1])
+            arguments = [arguments[0], "--file", str(running.directory / "large.json")]
+        assert says in dora("topic", "pub", *arguments, status=1).stderr
+    assert dora("topic", "pub", "camera/image", status=2).stderr.startswith(
+        "error: give the message either"
+    )
+
+
+def test_names_and_dataflows_that_are_not_there(running: Running) -> None:
+    for arguments in (["topic", "list"], ["topic", "echo"], ["node", "list"], ["top", "--once"]):
+        assert dora(*arguments, status=1).stderr == (
+            "error: no dataflow is running; start one with `dora run FILE`\n"
+        )
+    running()
+    for name, says in [
+        ("camera/imge", "this dataflow has no output `camera/imge`; did you mean `camera/image`?"),
+        ("camera", "`camera` is a node; its outputs are `camera/image` and `camera/spare`"),
+        ("dora/timer/millis/20", "`dora/timer/millis/20` is made inside each node that uses it"),
+        ("xyz/q", "this dataflow has no output `xyz/q`; `dora topic list` shows them all"),
+    ]:
+        for command in ("echo", "hz", "info"):
+            assert says in dora("topic", command, name, status=1).stderr
+    running(FLOW, "leg")
+    assert "more than one dataflow is running" in dora("topic", "list", status=1).stderr
+    assert dora("topic", "echo", "camera/image", "-d", "leg", "--count", "1").stdout
+    assert {item["dataflow"] for item in counts_of(dora("node", "list", "-f", "json").stdout)} == {
+        "arm",
+        "leg",
+    }
+    assert "needs a terminal" in dora("top", status=1).stderr
+
+
+def test_the_dataflow_ends_while_somebody_looks(running: Running, engine: str) -> None:  # noqa: ARG001
+    process = running()
+    echo = subprocess.Popen(
+        [*DORA, "topic", "echo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert echo.stdout is not None
+    echo.stdout.readline()
+    end(process)
+    _, errors = echo.communicate(timeout=PATIENCE)
+    assert (echo.returncode, errors) == (0, "the dataflow has ended\n")
+    assert process.returncode == 0
+
+
+def test_a_killed_look_leaves_nothing(running: Running) -> None:
+    pytest.importorskip("iceoryx2")
+    process = running()
+    root = os.environ["DORA_RUNTIME_DIR"]
+    before = shared_memory(root)
+    looks = [
+        subprocess.Popen([*DORA, "topic", "echo"], stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    for look in looks:
+        assert look.stdout is not None
+        look.stdout.readline()
+        assert shared_memory(root) > before
+        look.kill()
+        look.wait()
+        look.stdout.close()
+    until(lambda: shared_memory(root) == before, "the killed look to be cleaned up")
+    assert dora("topic", "echo", "camera/image", "--count", "2").stdout.count("\n") == 2
+    end(process)
+    assert process.returncode == 0
+
+
+def test_a_look_that_sleeps_holds_nobody_up(running: Running) -> None:
+    """The sender of a link with back-pressure goes on although a tap takes nothing any more."""
+    pytest.importorskip("iceoryx2")
+    running()
+    look = subprocess.Popen(
+        [*DORA, "topic", "echo", "camera/image"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert look.stdout is not None
+    look.stdout.readline()
+    look.send_signal(signal.SIGSTOP)
+    try:
+        (name,) = set(os.listdir(os.environ["DORA_RUNTIME_DIR"])) - {"lock"}
+        board = Board.open(f"/dev/shm/dora_{name}_board")
+        before = board.get(3, SENT)  # after three nodes comes the first output
+        until(lambda: board.get(3, SENT) > before + 100, "a hundred images")
+        board.close()
+        assert top()["sink"]["dropped_messages"] == 0
+    finally:
+        look.send_signal(signal.SIGCONT)
+    for _ in range(40):  # what was written before, what lay in its queue, and what came after
+        look.stdout.readline()
+    look.send_signal(signal.SIGINT)
+    _, errors = look.communicate(timeout=PATIENCE)
+    assert re.match(r"camera/image: [\d,]+ messages came faster than they could be looked at", errors)
+
+
+def test_so_many_may_look(running: Running) -> None:
+    running()
+    command = [*DORA, "topic", "echo", "camera/image"]
+    looks = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    try:
+        for look in looks:
+            assert look.stdout is not None
+            look.stdout.readline()
+        says = dora("topic", "echo", status=1).stderr
+        assert says.startswith("error: 4 commands look at `camera/image` already")
+        assert dora("topic", "echo", "camera/spare", "--count", "1").stdout
+    finally:
+        for look in looks:
+            look.send_signal(signal.SIGINT)
+            look.communicate(timeout=PATIENCE)
+    assert dora("topic", "echo", "--count", "1").stdout
+
+
+def test_top_once(running: Running) -> None:
+    running()
+    found = top()
+    assert set(found) == {"camera", "sink", "hands"}
+    assert 60 < found["camera"]["sent_hz"] < 140 and found["camera"]["pid"]
+    assert found["camera"]["memory_mb"] > 10
+    (link,) = found["sink"]["inputs"]
+    assert link["source"] == "camera/image" and 30 < link["received_hz"] < 70
+    assert link["bytes_per_second"] == pytest.approx(link["received_hz"] * 30_000, rel=0.1)
+    assert found["sink"]["seconds_since_last_message"] < 1
+    measured = json.loads(dora("top", "--once", "--latency", "--refresh-interval", "0.5").stdout)
+    (link,) = next(item for item in measured if item["node"] == "sink")["inputs"]
+    assert 0 < link["latency_median_ms"] <= link["latency_p99_ms"]
+
+
+def test_top_on_a_terminal(running: Running) -> None:
+    running()
+    screen, terminal = pty.openpty()
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 140, 0, 0))
+    watching = subprocess.Popen(
+        [*DORA, "top", "--refresh-interval", "0.2"],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env={**os.environ, "TERM": "xterm"},
+    )
+    os.close(terminal)
+    shown = ""
+
+    def wait_for(text: str) -> None:
+        nonlocal shown
+        deadline = time.monotonic() + PATIENCE
+        while text not in shown:
+            assert select.select([screen], [], [], max(0.0, deadline - time.monotonic()))[0], shown
+            shown += os.read(screen, 65536).decode(errors="replace")
+
+    try:
+        wait_for("camera/image -> sink/image")
+        assert "sorted by name" in shown and "RESTARTS" in shown
+        os.write(screen, b"c")
+        wait_for("CPU")
+        os.write(screen, b"q")
+        assert watching.wait(PATIENCE) == 0
+    finally:
+        watching.kill()
+        watching.wait()
+        os.close(screen)
