@@ -4,15 +4,8 @@ import { createHash } from "node:crypto";
 import { mkdir, readdir, readFile, writeFile } from "node:fs/promises";
 import { build } from "esbuild";
 
-const D3 = `/* Contains d3-zoom and modules that it uses. Copyright 2010-2022 Mike Bostock.
-Permission to use, copy, modify, and/or distribute this software for any purpose with or without fee is hereby
-granted, provided that the above copyright notice and this permission notice appear in all copies.
-THE SOFTWARE IS PROVIDED "AS IS" AND THE AUTHOR DISCLAIMS ALL WARRANTIES WITH REGARD TO THIS SOFTWARE INCLUDING ALL
-IMPLIED WARRANTIES OF MERCHANTABILITY AND FITNESS. IN NO EVENT SHALL THE AUTHOR BE LIABLE FOR ANY SPECIAL, DIRECT,
-INDIRECT, OR CONSEQUENTIAL DAMAGES OR ANY DAMAGES WHATSOEVER RESULTING FROM LOSS OF USE, DATA OR PROFITS, WHETHER IN AN
-ACTION OF CONTRACT, NEGLIGENCE OR OTHER TORTIOUS ACTION, ARISING OUT OF OR IN CONNECTION WITH THE USE OR PERFORMANCE OF
-THIS SOFTWARE. */`;
 const TARGET = new URL("../src/dora/assets/", import.meta.url);
+const LICENSES = new URL("../licenses/", import.meta.url); // of what the assets contain; part of the wheel
 const source = (name) => readFile(new URL(name, import.meta.url), "utf8");
 
 // A test compares this with the sources: whoever changes them has to build again.
@@ -27,22 +20,36 @@ const bundle = await build({
   target: "es2022",
   charset: "utf8",
   minify: true,
-  banner: { js: D3 },
+  metafile: true,
   write: false,
 });
 const style = await build({ entryPoints: ["src/page.css"], minify: true, charset: "utf8", write: false });
 
+const { version } = JSON.parse(await source("node_modules/elkjs/package.json"));
+const elk = `elkjs ${version}, https://github.com/kieler/elkjs, licence EPL-2.0: https://www.eclipse.org/legal/epl-2.0`;
+
+// Licence → the packages in the bundle that have it.
+const packages = new Set(Object.keys(bundle.metafile.inputs).flatMap((path) => path.match(/(?<=node_modules\/)[^@/]+/) ?? []));
+packages.delete("elkjs");
+const byLicense = new Map();
+for (const name of [...packages].sort()) {
+  const text = (await source(`node_modules/${name}/LICENSE`)).trim();
+  byLicense.set(text, [...(byLicense.get(text) ?? []), name]);
+}
+const notices = [...byLicense].map(([text, names]) => `Contains ${names.join(", ")}.\n\n${text}`).join("\n\n");
+
 const fill = {
   DIGEST: digest.digest("hex"),
-  SCRIPT: bundle.outputFiles[0].text,
+  SCRIPT: `/*\nContains ${elk}\n\n${notices}\n*/\n${bundle.outputFiles[0].text}`,
   STYLE: style.outputFiles[0].text,
 };
 const page = (await source("src/page.html")).replace(/@(DIGEST|SCRIPT|STYLE)@/g, (_, name) => fill[name].trim());
 
-const { version } = JSON.parse(await source("node_modules/elkjs/package.json"));
 const engine = await source("node_modules/elkjs/lib/elk-worker.min.js");
-const notice = `/* elkjs ${version}, https://github.com/kieler/elkjs, licence EPL-2.0: https://www.eclipse.org/legal/epl-2.0 */\n`;
 
 await mkdir(TARGET, { recursive: true });
 await writeFile(new URL("graph.html", TARGET), page);
-await writeFile(new URL("elk.js", TARGET), notice + engine);
+await writeFile(new URL("elk.js", TARGET), `/* ${elk} */\n${engine}`);
+await mkdir(LICENSES, { recursive: true });
+await writeFile(new URL("d3.txt", LICENSES), `${notices}\n`);
+await writeFile(new URL("elkjs.md", LICENSES), await source("node_modules/elkjs/LICENSE.md"));
