@@ -105,7 +105,8 @@ class OutputPort:
             sequence = self._sequence + 1
             head = pack_head(payload.encoding, payload.schema, section, size, sequence, _now())
             if size <= SMALL_BODY:
-                message = head + payload.to_bytes()
+                body = payload.body
+                message = head + (payload.to_bytes() if body is None else body)
                 self._words[self._sent_word] = self._sequence = sequence
                 self._send_small(message)
             else:

@@ -37,7 +37,7 @@ from dora.transport.board import SENT, WORDS, Board
 from dora.transport.interface import MAX_QUEUE, Receiver
 from dora.transport.long_queue import LongQueue
 from dora.wire.control import InputConfig, OutputConfig
-from dora.wire.message import ALIGNMENT, Message, peek_body
+from dora.wire.message import ALIGNMENT, Message, read_header
 
 SMALL_MESSAGE: Final = 8192  # bytes; up to this size a message is copied out on arrival
 MAX_HELD: Final = 32  # large messages that the user may hold per input before they are copied
@@ -284,15 +284,15 @@ class IceoryxReceiver:
             view = self._views[address] = _view(address, SMALL_MESSAGE)
             if len(self._views) > _MAX_VIEWS:
                 self._views.clear()
-        offset, size = peek_body(view)
+        offset, size, header = read_header(view)
         size += offset
         if size <= SMALL_MESSAGE:
-            return Message(view[:size].tobytes())
+            return Message(view[:size].tobytes(), header=header)
         if self.held >= MAX_HELD:
             self._tell(size)
             return Message(_copy_out(address, size))
         head = view[:offset].tobytes() if offset <= SMALL_MESSAGE else _copy_out(address, offset)
-        return Message(head, address, _Held(sample, self))
+        return Message(head, address, _Held(sample, self), header)
 
     def _tell(self, size: int) -> None:
         if not self._told:

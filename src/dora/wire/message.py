@@ -49,7 +49,6 @@ class Encoding:
 _HEADER = Struct("<4sBBHIIQQQ")
 _PREFIX = MAGIC + bytes([VERSION])
 _pack = _HEADER.pack
-_peek = Struct("<IQ").unpack_from
 _unpack = _HEADER.unpack_from
 _ZEROS = tuple(bytes(count) for count in range(ALIGNMENT))
 
@@ -79,9 +78,13 @@ def pack_head(
     )
 
 
-def peek_body(data: bytes | memoryview) -> tuple[int, int]:
-    """Return offset and size of the body of the message that starts here, unchecked."""
-    return _peek(data, 12)
+Header = tuple[bytes, int, int, int, int, int, int, int, int]
+
+
+def read_header(data: bytes | memoryview) -> tuple[int, int, Header]:
+    """Return offset and size of the body of the message that starts here, unchecked, and its header."""
+    header: Header = _unpack(data)
+    return header[5], header[6], header
 
 
 class Message:
@@ -104,25 +107,30 @@ class Message:
         "time_ns",
     )
 
-    def __init__(self, head: bytes, address: int = 0, owner: object = None) -> None:
+    def __init__(
+        self, head: bytes, address: int = 0, owner: object = None, header: Header | None = None
+    ) -> None:
         """Parse ``head``: the whole message if ``owner`` is None, else at least all before the body.
 
-        ``address`` is that of the message's first byte. Raises `MessageError`.
+        ``address`` is that of the message's first byte; ``header`` what `read_header` gave, if it was
+        asked already. Raises `MessageError`.
         """
-        try:
-            (
-                magic,
-                version,
-                self.encoding,
-                self.schema_size,
-                self.metadata_size,
-                self.body_offset,
-                self.body_size,
-                self.sequence,
-                self.time_ns,
-            ) = _unpack(head)
-        except Exception as error:
-            raise MessageError(f"{len(head)} bytes are too short for a message") from error
+        if header is None:
+            try:
+                header = _unpack(head)
+            except Exception as error:
+                raise MessageError(f"{len(head)} bytes are too short for a message") from error
+        (
+            magic,
+            version,
+            self.encoding,
+            self.schema_size,
+            self.metadata_size,
+            self.body_offset,
+            self.body_size,
+            self.sequence,
+            self.time_ns,
+        ) = header
         if magic != MAGIC or version != VERSION:
             raise MessageError(f"not a dora message of version {VERSION}: it starts with {head[:5]!r}")
         self.head = head
