@@ -17,6 +17,7 @@ from typing import Final
 MIN_PERIOD_NS: Final = 1_000_000
 MAX_PERIOD_NS: Final = 50_000_000
 _CONFIDENT: Final = 8  # arrivals on the beat until there is a window
+_JITTER_NS: Final = 5_000
 _MISS: Final = 4  # what a beat without a message costs
 WAKE_NS: Final = 80_000  # a sleep ends this late at worst, on an idle virtual processor
 MAX_HALF_NS: Final = 250_000
@@ -51,9 +52,12 @@ class Rhythm:
             error = now - self._next - beats * period
             distance = error if error >= 0 else -error
             if distance * 8 < period:
+                # A straggler says little about the beat.
+                limit = 3 * self._error + _JITTER_NS
+                error = max(-limit, min(error, limit))
                 self._period = period + error // 32
                 self._next += (beats + 1) * period + error // 4
-                self._error += (distance - self._error) // 8
+                self._error += (min(distance, limit) - self._error) // 8
                 if self._confidence < 2 * _CONFIDENT:
                     self._confidence += 1
                 return
