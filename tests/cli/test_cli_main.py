@@ -38,6 +38,10 @@ def commands():
             yield f"{name} {part.name}", part
 
 
+def options_of(command):
+    return [option for parameter in command.params for option in parameter.opts + parameter.secondary_opts]
+
+
 def test_version(run):
     for option in ("--version", "-V"):
         assert run(option) == (0, f"dora {dora.__version__}\n", "")
@@ -202,10 +206,11 @@ def test_an_interrupt_is_no_traceback(run, monkeypatch):
 def test_every_command_and_option_is_documented():
     text = (ROOT / "docs" / "reference" / "cli.md").read_text()
     for name, command in commands():
-        assert f"## `dora {name}" in text
-        section = text.partition(f"## `dora {name}")[2].partition("\n## ")[0]
+        found = re.search(f"## `dora {name}[` ](.*?)(\n## |$)", text, re.DOTALL)
+        assert found, f"dora {name}"
+        section = found[1]
         general = text.partition("## Not in this version")[2].partition("\n## ")[0]
-        for option in (o for p in command.params for o in p.opts if o.startswith("--")):
+        for option in (o for o in options_of(command) if o.startswith("--")):
             assert f"`{option}" in section + general, f"dora {name} {option}"
     for name in later.COMMANDS:
         assert f"`{name}`" in text
@@ -213,7 +218,7 @@ def test_every_command_and_option_is_documented():
 
 def test_every_documented_option_exists():
     text = (ROOT / "docs" / "reference" / "cli.md").read_text()
-    known = {o for _, command in commands() for p in command.params for o in p.opts} | {
+    known = {o for _, command in commands() for o in options_of(command)} | {
         "--help",
         "--version",
     }

@@ -59,6 +59,9 @@ def test_several_dataflows_at_once(system: System) -> None:
     file = system.dataflow("arm", a=FOREVER)
     first, second = system.start(file), system.start(file)
     assert [view.name for view in system.client.active()] == ["arm", "arm-2"]
+    checked = system.dora("doctor")
+    assert f"  PASS  coordinator at 127.0.0.1:{system.port}: dora " in checked
+    assert "  PASS  2 dataflows on the coordinator: arm, arm-2\n" in checked
     message = system.dora("stop", status=1)
     assert message.startswith("error: Multiple dataflows running. Specify one by NAME_OR_UUID: arm (")
     restarted = system.dora("restart", "arm-2")

@@ -23,6 +23,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import socket
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ def run(command: list[str], folder: Path, status: int = 0) -> str:
     done = subprocess.run(
         command,
         cwd=folder,
-        env={**os.environ, "NO_COLOR": "1"},
+        env={**os.environ, "NO_COLOR": "1", **of_its_own(folder)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
@@ -119,6 +120,24 @@ def run(command: list[str], folder: Path, status: int = 0) -> str:
     )
     assert done.returncode == status, f"{shlex.join(command)} exits with {done.returncode}:\n{done.stdout}"
     return done.stdout
+
+
+def of_its_own(folder: Path) -> dict[str, str]:
+    """Return the variables that keep a coordinator away from those of the user."""
+    return {
+        "DORA_COORDINATOR_PORT": PORT,
+        "DORA_DATA_DIR": str(folder / "data"),
+        "XDG_CONFIG_HOME": str(folder / "config"),
+    }
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+PORT = free_port()
 
 
 def check_valid(snippet: Snippet) -> None:
@@ -137,7 +156,7 @@ def run_console(snippet: Snippet, folder: Path, status: int) -> None:
             words = shlex.split(line[2:], comments=True)
             program = {"dora": ["-m", "dora"], "python": []}[words[0]]
             printed = run([sys.executable, *program, *words[1:]], folder, status)
-            output = VARYING.sub("", printed).splitlines()
+            output = [text.rstrip() for text in VARYING.sub("", printed).splitlines()]
         elif line.strip() not in ("", "..."):
             wanted = VARYING.sub("", line).rstrip()
             assert wanted in output, (
@@ -195,11 +214,20 @@ def play(snippet: Snippet, folder: Path) -> None:
     ids=name_of,
 )
 def test_snippets(page: Path, tmp_path: Path) -> None:
-    for snippet in snippets(page):
-        try:
-            play(snippet, tmp_path)
-        except Exception as error:
-            raise AssertionError(f"{name_of(page)}:{snippet.line}: {error}") from error
+    try:
+        for snippet in snippets(page):
+            try:
+                play(snippet, tmp_path)
+            except Exception as error:
+                raise AssertionError(f"{name_of(page)}:{snippet.line}: {error}") from error
+    except AssertionError:
+        if "$ dora up" in page.read_text():
+            subprocess.run(
+                [sys.executable, "-m", "dora", "down", "--force"],
+                env={**os.environ, **of_its_own(tmp_path)},
+                check=False,
+            )
+        raise
 
 
 def test_what_is_tested_elsewhere_is() -> None:

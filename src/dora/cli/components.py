@@ -74,4 +74,6 @@ def daemon(client: Client, allow_shell_nodes: bool, quiet: bool) -> None:
     _log_to_stderr(quiet)
     if allow_shell_nodes:
         os.environ[ALLOW_SHELL] = "true"
-    serve(client.address, client.port, find_token())
+    token = find_token()
+    os.environ.pop("DORA_AUTH_TOKEN", None)  # not for nodes
+    serve(client.address, client.port, token)

@@ -12,6 +12,7 @@ from typing import Literal, NamedTuple
 import click
 
 from dora._version import __version__
+from dora.cli.client import Client, Unreachable, coordinator_options
 from dora.cli.completion import dataflow_files
 from dora.errors import DoraError
 
@@ -31,7 +32,8 @@ class Finding(NamedTuple):
     shell_complete=dataflow_files,
     help="Check a dataflow file, and that what its nodes run is there.",
 )
-def doctor(dataflow: str | None) -> int:
+@coordinator_options
+def doctor(dataflow: str | None, client: Client) -> int:
     """Check the installation, and the machine that it runs on.
 
     The exit status is 1 if a check failed. A warning is about something that not every dataflow needs.
@@ -45,6 +47,7 @@ def doctor(dataflow: str | None) -> int:
         _node_packages,
         _places,
         _installers,
+        lambda: _coordinator(client),
         _round_trip,
     ]
     if dataflow is not None:
@@ -203,6 +206,23 @@ def _round_trip() -> Iterator[Finding]:
     else:
         report = failure_report(result) or "it did not end within 30 s"
         yield Finding("FAIL", f"a dataflow of two nodes failed: {report}")
+
+
+def _coordinator(client: Client) -> Iterator[Finding]:
+    try:
+        status = client.status()
+        running = client.active()
+    except Unreachable:
+        yield Finding("WARN", f"no coordinator at {client.where}, which `dora start` needs: dora up")
+        return
+    except DoraError as error:
+        yield Finding("FAIL", f"the coordinator at {client.where} cannot be used: {error}")
+        return
+    yield Finding("PASS", f"coordinator at {client.where}: dora {status.version}")
+    if not status.daemons:
+        yield Finding("FAIL", "no daemon is connected to the coordinator; start it with `dora up`")
+    names = ", ".join(view.name for view in running)
+    yield Finding("PASS", f"{len(running)} dataflows on the coordinator" + (f": {names}" if names else ""))
 
 
 def _dataflow(path: str) -> Iterator[Finding]:

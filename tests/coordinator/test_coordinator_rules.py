@@ -1,0 +1,101 @@
+"""Which dataflow is meant, and what the store keeps."""
+
+from __future__ import annotations
+
+import doctest
+import time
+from pathlib import Path
+
+import pytest
+
+from dora.coordinator import protocol, rules, store
+from dora.coordinator.protocol import DataflowView, RunReport, RunSpec, RunStatus
+from dora.coordinator.rules import Refusal, find
+from dora.coordinator.store import MAX_ENDED, Store, set_aside
+from dora.errors import DoraError
+from dora.supervise.result import DataflowResult, NodeFailure
+
+
+def view(uuid: str, name: str, status: RunStatus = "running") -> DataflowView:
+    return DataflowView(uuid=uuid, name=name, status=status, nodes=["a"], created=time.time())
+
+
+VIEWS = [
+    view("0a1", "arm", "failed"),
+    view("0a2", "arm"),
+    view("0b1", "leg", "finished"),
+    view("0b2", "leg", "failed"),
+]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "uuid"), [("arm", "0a2"), ("leg", "0b2"), ("0a1", "0a1"), ("0A1", "0a1"), ("0b1", "0b1")]
+)
+def test_names_and_uuids(wanted: str, uuid: str) -> None:
+    assert find(VIEWS, wanted).uuid == uuid
+
+
+@pytest.mark.parametrize(
+    ("wanted", "status", "sentence"),
+    [
+        ("0a", 409, "`0a` fits more than one dataflow:\n  - [arm] 0a1\n  - [arm] 0a2"),
+        ("amr", 404, "no dataflow with name or UUID `amr`; did you mean `arm`?"),
+        ("", 404, "no dataflow with name or UUID ``"),
+    ],
+)
+def test_what_is_not_clear(wanted: str, status: int, sentence: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        find(VIEWS, wanted)
+    assert (refused.value.status, str(refused.value)) == (status, sentence)
+
+
+def test_examples() -> None:
+    for module in (protocol, rules):
+        assert doctest.testmod(module).failed == 0
+
+
+SPEC = RunSpec(name="arm", dataflow={"nodes": [{"id": "a"}]})
+
+
+def test_records_survive(tmp_path: Path) -> None:
+    path = str(tmp_path / "new" / "store.sqlite")
+    first = Store(path)
+    first.add("0a2", SPEC, view("0a2", "arm", "starting"), "daemon")
+    result = DataflowResult("0a2", (NodeFailure("a", "exit", exit_code=3),))
+    first.update(RunReport("0a2", "running"), "daemon")
+    first.update(RunReport("unknown", "running"), "daemon")
+    assert first.active() == {"0a2": "daemon"}
+    first.update(RunReport("0a2", "failed", result, "why"), "daemon")
+    # No close: as if it had been killed.
+    second = Store(path)
+    assert second.view("0a2").result == result
+    assert second.view("0a2").ended is not None
+    assert [found.reason for found in second.views()] == ["why"]
+    assert second.spec("0a2") == SPEC
+    assert second.active() == {}
+    assert [found.uuid for found in second.remove_ended()] == ["0a2"]
+    with pytest.raises(KeyError):
+        second.view("0a2")
+    second.close()
+    first.close()
+
+
+def test_the_store_does_not_grow_for_ever(tmp_path: Path) -> None:
+    records = Store(str(tmp_path / "store.sqlite"))
+    for number in range(MAX_ENDED + 5):
+        records.add(f"{number:04}", SPEC, view(f"{number:04}", "arm"), "daemon")
+        records.update(RunReport(f"{number:04}", "finished"), "daemon")
+    kept = [found.uuid for found in records.views()]
+    assert (len(kept), kept[0]) == (MAX_ENDED, "0005")
+    records.close()
+
+
+def test_a_store_of_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(tmp_path / "store.sqlite")
+    Store(path).close()
+    monkeypatch.setattr(store, "SCHEMA", 2)
+    with pytest.raises(DoraError, match="another version of dora; `dora up --recreate-store`"):
+        Store(path)
+    assert set_aside(path) == f"{path}.backup"
+    assert set_aside(path) is None
+    Store(path).close()

@@ -1,0 +1,82 @@
+"""Log files read back: merged, followed, and across rotations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from dora.dataflow.model import LogOptions
+from dora.logs.entry import LogEntry
+from dora.logs.files import LogFiles, file_record
+from dora.logs.reader import LogReader, read_record
+
+SECOND = 1_000_000_000
+
+
+def entry(node: str | None, second: float, message: str = "x") -> LogEntry:
+    return LogEntry(timestamp_ns=int(second * SECOND), level="info", node_id=node, message=message)
+
+
+def messages(reader: LogReader) -> list[str]:
+    return [found.message for found in reader.entries()]
+
+
+def test_entries_come_back_as_they_were_written() -> None:
+    full = LogEntry(
+        timestamp_ns=5 * SECOND,
+        level="warn",
+        node_id=None,
+        message="späte\nZeile",
+        stream="daemon",
+        target="t",
+        file="a.py",
+        line=3,
+        fields={"k": "v"},
+    )
+    assert read_record(file_record(full)) == full
+    assert read_record(b"no json\n") is None
+    assert read_record(b'{"ts": 5}\n') is None
+
+
+def test_nodes_are_merged_in_the_order_of_time(tmp_path: Path) -> None:
+    files = LogFiles(str(tmp_path))
+    for node, second in (("a", 1), ("a", 4), ("b.1", 2), (None, 3)):
+        files.write(entry(node, second, f"{node}{second}"))
+    reader = LogReader(str(tmp_path))
+    assert reader.nodes() == ["a", "b.1", "dora"]
+    assert messages(reader) == ["a1", "b.12", "None3", "a4"]
+    assert messages(reader) == []
+    files.write(entry("c", 5, "new"))  # a node that says something for the first time
+    assert messages(reader) == ["new"]
+    assert messages(LogReader(str(tmp_path), "a")) == ["a1", "a4"]
+
+
+def test_a_directory_that_is_not_there_yet(tmp_path: Path) -> None:
+    reader = LogReader(str(tmp_path / "out"))
+    assert messages(reader) == []
+    LogFiles(str(tmp_path / "out")).write(entry("a", 1))
+    assert messages(reader) == ["x"]
+
+
+def test_a_line_that_is_being_written(tmp_path: Path) -> None:
+    line = file_record(entry("a", 1))
+    path = tmp_path / "log_a.jsonl"
+    path.write_bytes(line[:20])
+    reader = LogReader(str(tmp_path))
+    assert messages(reader) == []
+    path.write_bytes(line)
+    assert messages(reader) == ["x"]
+
+
+def test_nothing_is_lost_and_nothing_read_twice_when_files_rotate(tmp_path: Path) -> None:
+    files = LogFiles(str(tmp_path), {"a": LogOptions(max_log_size=400, max_rotated_files=50)})
+    reader = LogReader(str(tmp_path))
+    read: list[str] = []
+    for number in range(60):
+        files.write(entry("a", number, str(number)))
+        if number % 13 == 0:
+            read += messages(reader)
+    read += messages(reader)
+    assert (tmp_path / "log_a.5.jsonl").exists()
+    assert read == [str(number) for number in range(60)]
+    assert messages(LogReader(str(tmp_path))) == read
+    assert LogReader(str(tmp_path)).nodes() == ["a"]
