@@ -1,5 +1,6 @@
 """Environments of nodes: made by uv, from a lock, without a network."""
 
+import doctest
 import os
 import subprocess
 import zipfile
@@ -9,7 +10,7 @@ import pytest
 
 import dora
 import dora.dataflow
-from dora.building import this_dora
+from dora.building import environments, this_dora
 from dora.building.builder import build_dataflow
 from dora.building.inline import inline_environment, with_inline_environments
 from dora.building.options import BuildOptions
@@ -99,6 +100,28 @@ def test_the_lock_keeps_the_versions(flow, index, tmp_path):
     lock.unlink()
     folder, _ = build(flow("python: {requirements: [tool]}"))
     assert ask(folder, "import tool; print(tool.version)") == "2.0"
+
+
+@needs_uv
+@pytest.mark.processes
+def test_a_lock_of_a_dora_that_required_less_is_solved_anew_with_its_versions(flow, index, monkeypatch):
+    offer(index, "tool", "1.0")
+    folder, _ = build(flow("python: {requirements: [tool]}"))
+    offer(index, "tool", "2.0")
+    offer(index, "helper", "3.0")
+    (folder / "dora-environment").unlink()  # as a new version of dora has another wheel
+    monkeypatch.setattr(this_dora, "requirements", lambda: ["helper>=2"])
+    folder, _ = build(flow("python: {requirements: [tool]}"))
+    assert ask(folder, "import tool, helper; print(tool.version, helper.version)") == "1.0 3.0"
+
+
+def test_what_a_lock_lacks():
+    assert doctest.testmod(environments).failed == 0
+    lock = (
+        "# made by uv\ntool==1.0 ; sys_platform == 'linux'\ntool==2.0 ; sys_platform != 'linux'\nA_b==1.0\n"
+    )
+    assert environments.lacking(lock, ["tool>=2", "a-b<2; python_version > '3'", "A.B"]) == []
+    assert environments.lacking(lock, ["tool>2", "other"]) == ["tool>2", "other"]
 
 
 @needs_uv

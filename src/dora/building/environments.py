@@ -3,7 +3,8 @@
 An environment is a folder ``.dora/python-envs/<name>`` beside the dataflow file. What is installed in
 it comes from a *lock*, the solver's complete list with versions, which is made once and kept in
 ``.dora/python-locks/<name>.txt``: until the dataflow asks for something else, every machine and every
-rebuild gets the same set. dora itself is added last (`dora.building.this_dora`).
+rebuild gets the same set. A version of dora that requires something else has it solved anew, with the
+versions of the lock where they still fit. dora itself is added last (`dora.building.this_dora`).
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import fcntl
 import os
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
 
@@ -96,12 +97,16 @@ class EnvironmentMaker:
                 stamp.write(self._wanted_stamp())
 
     def _solve(self, requirements: tuple[str, ...]) -> None:
-        """Write the lock unless there is one."""
-        if os.path.isfile(self._lock):
+        """Write the lock unless there is one that has what this dora requires."""
+        ours = this_dora.requirements()
+        lock = _bytes_of(self._lock).decode("utf-8", "replace")
+        if os.path.isfile(self._lock) and not lacking(lock, ours):
             return
         os.makedirs(os.path.dirname(self._lock), exist_ok=True)
         unfinished = f"{self._lock}.{os.getpid()}"
-        asked = "\n".join((*requirements, *this_dora.requirements()))
+        if lock:
+            shutil.copyfile(self._lock, unfinished)  # uv keeps to the versions that are there
+        asked = "\n".join((*requirements, *ours))
         words = ["pip", "compile", "--quiet", "--no-header", "--universal", "--python", self._python]
         try:
             self._run(*words, "--output-file", unfinished, "-", stdin=asked)
@@ -133,6 +138,32 @@ class EnvironmentMaker:
 
     def _wanted_stamp(self) -> str:
         return "".join(f"{sha256(_bytes_of(path)).hexdigest()}\n" for path in (self._wheel, self._lock))
+
+
+def lacking(lock: str, requirements: Iterable[str]) -> list[str]:
+    """Return the requirements that a lock has no fitting version for.
+
+    >>> lacking("numpy==2.1.0\\n    # via dora\\n", ["numpy>=1.24", "psutil>=5.9"])
+    ['psutil>=5.9']
+    """
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.utils import canonicalize_name
+
+    locked: dict[str, list[str]] = {}
+    for line in lock.splitlines():
+        try:
+            found = Requirement(line.partition(" #")[0])
+        except InvalidRequirement:  # a comment, an option
+            continue
+        versions = locked.setdefault(canonicalize_name(found.name), [])
+        versions += (item.version for item in found.specifier)
+
+    def is_met(text: str) -> bool:
+        wanted = Requirement(text)
+        versions = locked.get(canonicalize_name(wanted.name), ())
+        return any(wanted.specifier.contains(version, True) for version in versions)
+
+    return [text for text in requirements if not is_met(text)]
 
 
 def _bytes_of(path: str) -> bytes:
