@@ -105,6 +105,15 @@ def test_node_failed_comes_before_the_closing() -> None:
     assert run.failures == [("a", "exit")]
 
 
+def test_a_failure_is_told_when_it_happens_unless_the_dataflow_is_being_stopped() -> None:
+    run = Supervised(*PAIR)
+    run.start()
+    assert do.Note("error", "a", "exited with status 1") in run.end("a", 1)
+    run(on.StopRequested("Ctrl-C"))
+    assert not [command for command in run.end("b", 1) if isinstance(command, do.Note)]
+    assert run.failures == [("a", "exit"), ("b", "exit")]
+
+
 def test_a_process_that_lives_on_after_closing_its_node_does_not_hold_up_the_others() -> None:
     run = Supervised(*PAIR)
     run.start()
