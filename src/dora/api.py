@@ -49,7 +49,7 @@ def run(
     from dora.logs.formats import LOG_FORMATS
 
     for name, seconds in (("stop_after", stop_after), ("grace", grace)):
-        if seconds is not None and not 0 <= seconds < float("inf"):
+        if seconds is not None and not (isinstance(seconds, (int, float)) and 0 <= seconds < float("inf")):
             raise DoraError(f"{name} is {seconds!r}; it has to be a number of seconds, at least 0")
     for variable, value in (env or {}).items():
         if not isinstance(value, str):

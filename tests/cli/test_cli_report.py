@@ -109,4 +109,4 @@ def test_drops_of_the_default_queue_stay_a_surprise_when_stopped():
 def test_undeclared_outputs():
     report = loss_report(DataflowResult("id", undeclared={"a": {"imgae": 3, "x": 1}}))
     assert "Node `a` sent 3 messages to `imgae`" in report
-    assert "Node `a` sent 1 message to `x`" in report and "add `x` to the `outputs`" in report
+    assert "Node `a` sent 1 message to `x`" in report and "name it in its `outputs`" in report

@@ -355,6 +355,7 @@ def test_run_from_python_raises_with_the_report():
     ("option", "sentence"),
     [
         ({"stop_after": -1}, "stop_after is -1"),
+        ({"stop_after": "5s"}, "stop_after is .5s."),
         ({"stop_after": float("nan")}, "stop_after is nan"),
         ({"grace": float("inf")}, "grace is inf"),
         ({"env": {"SIZE": 5}}, "the value of `SIZE` is 5; it has to be a string"),

@@ -82,7 +82,7 @@ def loss_report(result: DataflowResult) -> str:
             plural = "s" if count != 1 else ""
             parts.append(
                 f"Node `{node_id}` sent {count} message{plural} to `{output}`, which is not declared, and "
-                f"nobody got {'them' if plural else 'it'}: add `{output}` to the `outputs` of the node."
+                f"nobody got {'them' if plural else 'it'}: name it in its `outputs`."
             )
     return "\n\n".join(parts)
 
