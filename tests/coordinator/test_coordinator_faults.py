@@ -179,3 +179,15 @@ def test_a_token(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "wants its token" in system.dora("list", status=1)
     monkeypatch.delenv("DORA_AUTH_TOKEN")
     assert system.dora("list", "-q") == f"{run}\n"
+
+
+def test_names_that_cannot_be_used(system: System) -> None:
+    system.dora("up")
+    file = system.dataflow("arm", a=FOREVER)
+    for name in ("a/b", "a\nb", "a" * 201):
+        assert "a name has at most 200 characters" in system.dora(
+            "start", file, "--detach", "--name", name, status=1
+        )
+    assert "no dataflow with name or UUID `./arm.yml`" in system.dora("stop", "./arm.yml", status=1)
+    run = system.start(file, "--name", "linker Arm ü%3F?")
+    assert system.dora("stop", "linker Arm ü%3F?") == f"dataflow stopped: {run}\n"

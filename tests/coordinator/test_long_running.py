@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import socket
@@ -212,3 +213,23 @@ def test_logs_that_are_followed_end_with_the_dataflow(system: System) -> None:
     assert follow.returncode == 0
     assert "got INPUT" in system.dora("logs", "--local", "--node", "a")
     assert "did you mean" in system.dora("logs", "arm", "--node", "aa", status=1)
+
+
+def test_who_is_attached_survives_the_coordinator(system: System) -> None:
+    system.dora("up")
+    attached = subprocess.Popen(
+        [sys.executable, "-u", "-m", "dora", "start", system.dataflow("arm", a=FOREVER), "--attach"],
+        cwd=system.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wait_until(lambda: [view for view in system.client.active() if view.status == "running"], "the start")
+    os.kill(system.coordinator(), signal.SIGKILL)
+    assert attached.stderr is not None
+    assert "no answer from the coordinator" in attached.stderr.readline()
+    system.dora("up")
+    system.dora("stop", "arm")
+    out, _ = attached.communicate(timeout=20)
+    assert attached.returncode == 0
+    assert "got STOP" in out

@@ -8,7 +8,7 @@ import time
 
 import click
 
-from dora.cli.client import Client, report_end
+from dora.cli.client import Client, Unreachable, report_end
 from dora.cli.interrupt import termination_as_interrupt
 from dora.coordinator.protocol import DataflowView
 from dora.logs.filters import LogFilter
@@ -34,14 +34,14 @@ def attach_to(client: Client, view: DataflowView) -> int:
         dataflow_id=view.uuid,
     )
     log_filter = LogFilter()
-    told = stopped = False
+    told = stopped = lonely = False
     asked = 0.0
     with termination_as_interrupt():
         while True:
             try:
                 if time.monotonic() - asked >= (ASK_EVERY if told else LOOK_EVERY):
-                    view = client.dataflow(view.uuid)
                     asked = time.monotonic()
+                    view, lonely = _look(client, view, lonely)
                     if view.status == "running" and not told:
                         told = True
                         click.echo(f"dataflow started: {view.uuid}")
@@ -58,3 +58,13 @@ def attach_to(client: Client, view: DataflowView) -> int:
                 stopped = True
                 click.echo("\nstopping the dataflow; a second Ctrl-C leaves it alone", err=True)
                 client.stop(view.uuid, None, False)
+
+
+def _look(client: Client, view: DataflowView, lonely: bool) -> tuple[DataflowView, bool]:
+    """Ask how the dataflow is; return that, and whether there is nobody to ask. It goes on all the same."""
+    try:
+        return client.dataflow(view.uuid), False
+    except Unreachable:
+        if not lonely:
+            click.echo(f"no answer from the coordinator at {client.where}; the dataflow goes on", err=True)
+        return view, True

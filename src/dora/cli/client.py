@@ -99,7 +99,9 @@ class Client:
         return [view for view in self.dataflows() if view.status in ACTIVE]
 
     def dataflow(self, wanted: str) -> DataflowView:
-        return self._ask("GET", f"/api/dataflows/{quote(wanted, safe='')}", DataflowView)
+        if "/" in wanted:
+            raise Refused(404, f"no dataflow with name or UUID `{wanted}`; a name has no `/`")
+        return self._ask("GET", f"/api/dataflows/{quote(wanted)}", DataflowView)
 
     def start(self, spec: RunSpec) -> DataflowView:
         return self._ask("POST", "/api/dataflows", DataflowView, StartRequest(spec))

@@ -43,6 +43,8 @@ def up(auth: bool, interface: str, recreate_store: bool, client: Client) -> None
 
     if auth or interface not in LOOPBACK:
         make_token()
+    if interface not in (*LOOPBACK, "0.0.0.0", "::") and client.address in LOOPBACK:
+        client = Client(interface, client.port)  # it does not listen elsewhere
     processes: dict[str, _Background] = {}
     try:
         status = client.status()
@@ -119,9 +121,12 @@ def _wait_for_coordinator(client: Client, coordinator: _Background) -> None:
 
 
 def _wait_for_daemon(client: Client, daemon: _Background | None) -> None:
+    from dora.machine.lock import running_daemon
+
     deadline = time.monotonic() + START_PATIENCE
     while not client.status().daemons:
-        if daemon is not None:
+        # Somebody else's `dora up` may have been quicker.
+        if daemon is not None and running_daemon(client.address, client.port) is None:
             daemon.check()
         if time.monotonic() > deadline:
             where = f"; what it says is in {daemon.log}" if daemon is not None else ""

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, WebSocketRoute
@@ -188,8 +189,20 @@ def make_api(coordinator: Coordinator, *, token: str = "", hosts: frozenset[str]
         ("GET", "/openapi.json", openapi),
     ]
     routes = [Route(path, _answers(endpoint), methods=[method]) for method, path, endpoint in endpoints]
-    app = Starlette(routes=[*routes, WebSocketRoute("/api/daemon", daemon)])
+    app = Starlette(
+        routes=[*routes, WebSocketRoute("/api/daemon", daemon)],
+        exception_handlers={HTTPException: _nowhere, Exception: _trouble},
+    )
     return Guard(app, token, hosts)
+
+
+async def _nowhere(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return _failure(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+
+
+async def _trouble(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    return _failure(500, f"the coordinator has a problem: {type(error).__name__}: {error}")
 
 
 async def _serve_daemon(coordinator: Coordinator, websocket: WebSocket) -> None:

@@ -11,6 +11,8 @@ from dora.coordinator.protocol import ACTIVE, DataflowView, RunReport
 from dora.dataflow.report import did_you_mean
 from dora.errors import DoraError
 
+MAX_NAME = 200
+
 
 class Refusal(DoraError):
     """A request that cannot be fulfilled."""
@@ -47,7 +49,9 @@ def listed(views: Sequence[DataflowView]) -> str:
 
 
 def check_name(views: Sequence[DataflowView], name: str) -> None:
-    """Raise `Refusal` if a dataflow of this name runs."""
+    """Raise `Refusal` if this is no name, or a dataflow of this name runs."""
+    if "/" in name or not name.isprintable() or len(name) > MAX_NAME:
+        raise Refusal(400, f"a name has at most {MAX_NAME} characters, and no `/` or line break among them")
     if any(view.name == name and view.status in ACTIVE for view in views):
         raise Refusal(409, f"there is already a running dataflow with name `{name}`")
 

@@ -40,6 +40,7 @@ from dora.coordinator.protocol import (
     decode_to_daemon,
     encode,
 )
+from dora.daemon.rundir import remove_stale
 from dora.errors import DoraError
 from dora.machine.lock import locked
 from dora.machine.usage import Meter
@@ -254,9 +255,9 @@ class MachineDaemon:
             run.process.stdin.close()
         code = await run.process.wait()
         self._meter.forget(run.process.pid)
-        del self._runs[run.dataflow_id]
         report = self._reports[run.dataflow_id]
         if report.status in ACTIVE:
+            await asyncio.to_thread(_remove_remains)
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
             report = RunReport(
                 run.dataflow_id,
@@ -264,6 +265,7 @@ class MachineDaemon:
                 reason=f"the process that ran it {how}, and all nodes ended with it; the log of the daemon "
                 "may say why",
             )
+        del self._runs[run.dataflow_id]
         self._report(report)
         self._changed.set()
 
@@ -272,6 +274,14 @@ class MachineDaemon:
         self._reports[report.dataflow_id] = report
         if self._connection is not None:
             self._outgoing.put_nowait(Changed(report))
+
+
+def _remove_remains() -> None:
+    """Remove what runs left that were killed before they had a guardian."""
+    try:
+        remove_stale()
+    except (DoraError, OSError) as error:
+        log.warning("what a killed run left could not be removed: %s", error)
 
 
 def serve(address: str, port: int, token: str) -> None:
