@@ -177,10 +177,11 @@ def test_a_parallel_build_runs_the_nodes_at_the_same_time(tmp_path):
     assert build(flow, parallel=True)[0] == 2
 
 
-def test_a_failure_in_a_parallel_build_ends_the_others_and_is_shown_whole(tmp_path):
+@pytest.mark.parametrize("waits", ["python wait.py", "sh -c 'python wait.py; true'"])
+def test_a_failure_in_a_parallel_build_ends_the_others_and_is_shown_whole(tmp_path, waits):
     (tmp_path / "wait.py").write_text(WAIT)
     (tmp_path / "fail.py").write_text(FAIL)
     with pytest.raises(BuildError) as caught:
-        build(nodes(tmp_path, waits="python wait.py", fails="python fail.py"), parallel=True)
+        build(nodes(tmp_path, waits=waits, fails="python fail.py"), parallel=True)
     first, *output = str(caught.value).splitlines()
     assert first.startswith("node `fails`") and output == [f"  | line {n}" for n in range(100)]

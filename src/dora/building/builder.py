@@ -63,7 +63,7 @@ class _Builder:
         self._on_log = on_log
         self._options = options
         self._stack = stack
-        self._processes = Processes(whole_output=options.parallel)
+        self._processes = Processes(options.parallel)
         self._guard = threading.Lock()
         # Installers do not stand one another in the same environment.
         self._installing: dict[str | None, threading.Lock] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -45,12 +46,14 @@ class Stopped(Exception):
 class Processes:
     """The programs that run for a build, at most one per thread.
 
-    ``whole_output``: repeat all that a failing program printed, for builds in which the output of several
-    is mixed; otherwise only the end of it.
+    ``parallel``: several at the same time. Their output is mixed, so all that a failing program printed is
+    repeated, otherwise only the end of it. Each is a process group, to be ended with what it has started:
+    a compiler that lives on would keep its output, and thereby the build, open. A single one stays in the
+    terminal's group, because it may ask there for a passphrase.
     """
 
-    def __init__(self, whole_output: bool = False) -> None:
-        self._whole_output = whole_output
+    def __init__(self, parallel: bool = False) -> None:
+        self._parallel = parallel
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
@@ -61,7 +64,7 @@ class Processes:
             self._stopped = True
             running = list(self._running)
         for process in running:
-            _end(process)
+            self._end(process)
 
     def run(
         self,
@@ -91,6 +94,7 @@ class Processes:
                     stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.STDOUT,
+                    process_group=0 if self._parallel else None,
                 )
                 self._running.add(process)
         except OSError as error:
@@ -109,7 +113,7 @@ class Processes:
                         log.line(lines[-1])
                 status = process.wait()
             except BaseException:
-                _end(process)
+                self._end(process)
                 raise
             finally:
                 with self._lock:
@@ -117,9 +121,26 @@ class Processes:
         if status != 0:
             if self._stopped:
                 raise Stopped
-            shown = lines if self._whole_output or log is None else lines[-TAIL_LINES:]
+            shown = lines if self._parallel or log is None else lines[-TAIL_LINES:]
             raise BuildError(f"{what} {_ending(status)}{hint}{quoted(shown)}")
         return lines
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        self._signal(process, signal.SIGTERM)
+        try:
+            process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            pass
+        self._signal(process, signal.SIGKILL)  # in a group also those who took no notice
+
+    def _signal(self, process: subprocess.Popen[bytes], number: int) -> None:
+        if not self._parallel:
+            process.send_signal(number)
+            return
+        try:
+            os.killpg(process.pid, number)
+        except (ProcessLookupError, PermissionError):  # all have ended; macOS says the second
+            pass
 
 
 def quoted(lines: Sequence[str]) -> str:
@@ -149,11 +170,3 @@ def _why_not_started(error: OSError, program: str, cwd: str) -> str:
     if isinstance(error, PermissionError):
         return f"`{program}` may not be executed (make it executable, or name its interpreter first)"
     return error.strerror or str(error)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
-    try:
-        process.wait(timeout=2)
-    except subprocess.TimeoutExpired:
-        process.kill()
