@@ -187,6 +187,14 @@ def test_what_is_sent_is_not_looked_at_otherwise(
     assert "send" not in vars(a._outputs["out"])
 
 
+def test_a_check_of_an_unknown_kind_is_told(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DORA_RUNTIME_TYPE_CHECK", "strict")
+    daemon.node("a")
+    assert "DORA_RUNTIME_TYPE_CHECK is `strict`, which asks for nothing" in capfd.readouterr().out
+
+
 def test_only_nodes_with_types_load_the_check(start_flow: StartFlow) -> None:
     import sys
 

@@ -163,8 +163,10 @@ class WholeNumber(Kind[int]):
             _expected(value, reader, "a whole number")
             return None
         if not self.minimum <= number <= self.maximum:
-            wanted = f"from {self.minimum} to {self.maximum}"
-            reader.report.error(value, f"expected a whole number {wanted}, found {shape(value)}")
+            wanted = f"a whole number from {self.minimum} to {self.maximum}"
+            if self.minimum == self.maximum:
+                wanted = str(self.minimum)
+            reader.report.error(value, f"expected {wanted}, found {shape(value)}")
             return None
         return number
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from dora.node.operator import Outlet
 
 _MODES: Final = {"1": "warn", "warn": "warn", "true": "warn", "on": "warn", "error": "error"}
+_OFF: Final = ("", "0", "off", "no", "false")
 
 # What an Arrow type of the type library may be called by pyarrow, wider types last.
 _NAMES: Final[dict[str, tuple[str, ...]]] = {
@@ -158,8 +159,14 @@ def _received_type(event: Input) -> Any:
 
 def check_sends(config: NodeConfig, ports: Mapping[str, OutputPort | Outlet]) -> None:
     """Let typed outputs look at what they send, if ``DORA_RUNTIME_TYPE_CHECK`` asks for it."""
-    mode = _MODES.get(os.environ.get("DORA_RUNTIME_TYPE_CHECK", "").strip().lower())
+    wanted = os.environ.get("DORA_RUNTIME_TYPE_CHECK", "").strip().lower()
+    mode = _MODES.get(wanted)
     if mode is None:
+        if wanted not in _OFF:
+            message = (
+                f"DORA_RUNTIME_TYPE_CHECK is `{wanted}`, which asks for nothing; it can be warn or error"
+            )
+            write_line(log_line(config.node_id, "warn", message))
         return
     for output in config.outputs:
         if output.shapes:
