@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from running import Bench, wait_until
 from dora.daemon.runs import Run, fits, name_of, running
 from dora.dataflow.model import RestartOptions
 from dora.errors import ConnectError, DoraError
+from dora.wire.control import Refused, encode_frame
 from dora.wire.requests import (
     AskParameters,
     DeleteParameter,
@@ -120,6 +123,25 @@ def test_a_run_says_which_dataflow_it_is(bench: Bench) -> None:
         assert not fits(run.description, "labor")
 
     Live(bench).during(check)
+
+
+def test_a_daemon_of_another_version(tmp_path: Path) -> None:
+    path = str(tmp_path / "daemon.sock")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
+        listener.bind(path)
+        listener.listen()
+
+        def answer() -> None:
+            peer, _ = listener.accept()
+            with peer:
+                peer.recv(1000)
+                peer.sendall(encode_frame(Refused("the first frame has to be a registration")))
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        with pytest.raises(ConnectError, match="another version of dora; use the `dora` that started it"):
+            Run(path)
+        thread.join()
 
 
 def test_nothing_runs(runtime_root: str) -> None:

@@ -7,9 +7,11 @@ import socket
 from collections.abc import Iterator
 from typing import Final
 
+import msgspec
+
 from dora.errors import ConnectError, DoraError
 from dora.transport.places import SOCKET_NAME, runtime_root
-from dora.wire.control import FrameBuffer, encode_frame
+from dora.wire.control import FrameBuffer, FrameError, encode_frame
 from dora.wire.requests import Answer, Declined, Describe, Description, Request, decode_answer
 
 _PATIENCE: Final = 5.0  # seconds that a daemon may take to answer
@@ -51,8 +53,8 @@ class Run:
     def ask(self, request: Request) -> Answer:
         """Send a request and wait for its answer.
 
-        Raises `ConnectError` if the daemon ends or does not answer, `DoraError` with its reason if it
-        declines.
+        Raises `ConnectError` if the daemon ends, does not answer or is of another version, `DoraError` with
+        its reason if it declines.
         """
         try:
             self._socket.sendall(encode_frame(request))
@@ -61,6 +63,10 @@ class Run:
             if self._may_time_out and isinstance(error, TimeoutError):
                 raise
             raise ConnectError(f"the daemon at {self._path} does not answer: {error}") from error
+        except (FrameError, msgspec.DecodeError) as error:
+            raise ConnectError(
+                f"the daemon at {self._path} is of another version of dora; use the `dora` that started it"
+            ) from error
         if isinstance(answer, Declined):
             raise DoraError(answer.reason)
         return answer
