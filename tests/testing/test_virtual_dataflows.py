@@ -106,6 +106,12 @@ def test_a_dataflow_may_have_hours(tmp_path: Path) -> None:
     assert len(flow.outputs["a/o"]) == 61
 
 
+def test_the_end_of_a_test_is_no_failure_in_the_logs() -> None:
+    with VirtualDataflow(CHAIN, nodes={"double": double}, play=["source", "sink"]) as flow:
+        flow.advance(0)
+    assert [entry.message for entry in flow.logs] == []
+
+
 def test_nodes_print_and_log_for_themselves(capsys: pytest.CaptureFixture[str]) -> None:
     def talk(node: Node) -> None:
         print("to stdout")

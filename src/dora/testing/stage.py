@@ -102,6 +102,7 @@ class Stage:
         self._text = TextRouter(dataflow, self._plan.links, DATAFLOW_ID, self._deliver, self._keep)
         self._events: deque[on.Event] = deque()
         self._handling = False
+        self._closing = False
         self._processes: dict[str, tuple[Task, ProcessImage]] = {}
         self._incarnations: dict[str, int] = {}
         self._seats: dict[str, Seat] = {}
@@ -130,6 +131,7 @@ class Stage:
 
     def close(self) -> None:
         """Kill what is left and give everything back."""
+        self._closing = True
         for task in self.scheduler.others():
             self.scheduler.kill(task, Killed(signal.SIGKILL))
         for _ in range(10):
@@ -198,7 +200,8 @@ class Stage:
             case do.CloseReceivers(node_id=node_id):
                 self._keeper.close_receivers(node_id)
             case do.Note(level=level, node_id=node_id, text=text):
-                self._text.entry(LogEntry(time.time_ns(), level, node_id, text, "daemon"))
+                if not self._closing:  # that nodes are killed then is no news
+                    self._text.entry(LogEntry(time.time_ns(), level, node_id, text, "daemon"))
             case do.Finish():
                 self.scheduler.raise_flag(self.done)
 
