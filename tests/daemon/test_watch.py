@@ -206,14 +206,24 @@ def test_a_saved_dataflow_file_is_mentioned(tmp_path: Path) -> None:
     reloading.loop.close()
 
 
-def test_code_of_a_node_that_cannot_exist_twice_is_compiled_first(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("code", "reason"),
+    [
+        ("x = 1\nfor", "SyntaxError: invalid syntax ("),
+        ("-" * 5000 + "1", "RecursionError: maximum recursion"),
+    ],
+    ids=["syntax", "nesting"],
+)
+def test_code_of_a_node_that_cannot_exist_twice_is_compiled_first(
+    tmp_path: Path, code: str, reason: str
+) -> None:
     (tmp_path / "a.py").write_text("")
     reloading = Reloading(tmp_path, Node("a", path="a.py", hot_reload="replace"))
-    (tmp_path / "a.py").write_text("x = 1\nfor")
+    (tmp_path / "a.py").write_text(code)
     assert reloading.look() == []
     ((level, node_id, text),) = reloading.notes
     assert (level, node_id) == ("error", "a")
-    assert text.endswith(f"the old code goes on: SyntaxError: invalid syntax ({tmp_path}/a.py:2)")
+    assert f"the old code goes on: {reason}" in text and f"({tmp_path}/a.py" in text
     (tmp_path / "a.py").write_text("x = 1")
     assert reloading.look() == [CodeChanged("a")]
     reloading.loop.close()

@@ -143,8 +143,8 @@ def _first_fault(files: Iterable[str]) -> str:
                 compile(file.read(), path, "exec", dont_inherit=True)
         except SyntaxError as error:
             return f"SyntaxError: {error.msg} ({path}:{error.lineno})"
-        except (OSError, ValueError) as error:
-            return f"{error} ({path})"
+        except (OSError, ValueError, RecursionError, MemoryError) as error:
+            return f"{type(error).__name__}: {error} ({path})"
     return ""
 
 

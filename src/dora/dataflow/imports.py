@@ -108,7 +108,7 @@ def _read(file: str) -> frozenset[_Import] | None:
     try:
         with open(file, "rb") as opened:
             tree = ast.parse(opened.read())
-    except (OSError, SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: nested too deep
         return None
     found: set[_Import] = set()
     for item in ast.walk(tree):
