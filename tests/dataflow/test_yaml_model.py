@@ -335,6 +335,19 @@ def test_the_model_can_be_planned() -> None:
     assert [str(link) for link in found.links] == ["b/o -> a/op/i"]
 
 
+def test_ids_may_be_longer_than_the_name_of_a_channel() -> None:
+    long = "o" * 150
+    outputs = f"[{long}, {long}p, x]"
+    found = plan(
+        parse(f"nodes: [{{id: {'a' * 120}, path: a.py, outputs: {outputs}}}]"),
+        Place("id", "/run", "p_", "/board"),
+    )
+    channels = [output.service for output in found.configs["a" * 120].outputs]
+    assert len(set(channels)) == 3
+    assert all(len(channel) <= 255 for channel in channels)
+    assert f"id/{'a' * 120}/x" in channels
+
+
 def test_load_reads_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "flow.yml"
     file.write_bytes("\ufeffnodes: [{id: a, path: a.py, env: {A: $WHERE}}]".encode())

@@ -36,6 +36,7 @@ MAX_TAPS = 4  # commands that look into one dataflow at the same time
 # A sender keeps a record of each message for each possible receiver: 18 MB for 4,096 messages and
 # two receivers. Where queues are longer than this, there is room for one tap.
 _LONG_QUEUE = 256
+_LONGEST_CHANNEL_NAME = 255  # bytes; iceoryx2's limit
 TAP_QUEUE = 16  # messages that a tap holds at most
 
 LinkKind = Literal["link", "timer", "text", "local"]
@@ -160,13 +161,23 @@ def _links(layout: _Layout) -> Iterator[Link]:
                 )
 
 
+def _channel(dataflow_id: str, source: NodeOutput) -> str:
+    """Return the name of an output's channel: the ids, or a digest of them if they are too long."""
+    name = f"{dataflow_id}/{source.node}/{source.output}"
+    if len(name) <= _LONGEST_CHANNEL_NAME:
+        return name
+    import hashlib
+
+    return f"{dataflow_id}/{hashlib.sha256(name.encode()).hexdigest()}"
+
+
 def _output(layout: _Layout, source: NodeOutput, links: list[Link]) -> OutputConfig:
     waits = any(link.policy == "backpressure" for link in links)
     longest = max([TAP_QUEUE, *(max(link.queue_size, link.room) for link in links)])
     declared = layout.dataflow.types.outputs.get(str(source), ANY)
     return OutputConfig(
         id=source.output,
-        service=f"{layout.place.dataflow_id}/{source.node}/{source.output}",
+        service=_channel(layout.place.dataflow_id, source),
         slot=layout.output_slots[source],
         links=[
             LinkConfig(
