@@ -1,5 +1,6 @@
 """The command line itself: help, versions, errors, exit statuses. Nothing is run."""
 
+import errno
 import json
 import re
 import subprocess
@@ -193,6 +194,25 @@ def test_errors_of_ours_are_one_sentence_unless_debugging(run, monkeypatch):
     monkeypatch.setenv("DORA_DEBUG", "1")
     with pytest.raises(KeyError):
         run("validate", "a.yml")
+
+
+def test_a_folder_that_is_gone_is_told(run, monkeypatch, tmp_path):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    sentence = "error: the current folder does not exist any more; change to another one\n"
+    assert run("run", "a.yml") == (1, "", sentence)
+
+
+def test_too_many_files_are_no_error_of_ours(run, monkeypatch):
+    def fail(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("dora.cli.validate.load_dataflow", fail)
+    monkeypatch.delenv("DORA_DEBUG", raising=False)
+    status, _, err = run("validate", "a.yml")
+    assert status == 1
+    assert err == "error: too many files are open; allow more with `ulimit -n`, or run fewer nodes\n"
 
 
 def test_an_interrupt_is_no_traceback(run, monkeypatch):

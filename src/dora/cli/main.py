@@ -6,6 +6,7 @@ one-line descriptions.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -171,8 +172,23 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:
         if os.environ.get("DORA_DEBUG"):
             raise
-        _tell(f"internal error: {type(error).__name__}: {error} (DORA_DEBUG=1 shows where)")
+        _tell(
+            _trouble_outside(error)
+            or f"internal error: {type(error).__name__}: {error} (DORA_DEBUG=1 shows where)"
+        )
         return 1
+
+
+def _trouble_outside(error: Exception) -> str:
+    """Return the sentence for what any command may meet on a machine; "" for anything else."""
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return "too many files are open; allow more with `ulimit -n`, or run fewer nodes"
+    if isinstance(error, FileNotFoundError):
+        try:
+            os.getcwd()
+        except FileNotFoundError:
+            return "the current folder does not exist any more; change to another one"
+    return ""
 
 
 def _plain(error: click.ClickException) -> str:
