@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dora.dataflow.model import LogLevel
 from dora.errors import BuildError
@@ -15,6 +16,8 @@ from dora.logs.entry import LogEntry, Stream
 
 TAIL_LINES = 20
 """How many of the last lines of its output are repeated when a command fails."""
+
+LOOK_UP_EVERY = 0.5  # seconds
 
 _SHELL_COMMANDS = frozenset({"cd", "source", ".", "export"})
 _SHELL_WORDS = frozenset({"&&", "||", "|", ";", "&", ">", ">>", "<", "2>&1"})
@@ -107,7 +110,7 @@ class Processes:
                     process.stdin.write(stdin.encode())
                     process.stdin.close()
                 assert process.stdout is not None
-                for raw in process.stdout:
+                for raw in _lines(process.stdout.fileno()):
                     lines.append(raw.decode("utf-8", "replace").rstrip("\r\n"))
                     if log is not None:
                         log.line(lines[-1])
@@ -141,6 +144,25 @@ class Processes:
             os.killpg(process.pid, number)
         except (ProcessLookupError, PermissionError):  # all have ended; macOS says the second
             pass
+
+
+def _lines(descriptor: int) -> Iterator[bytes]:
+    """Yield the lines that arrive at a pipe, until its end.
+
+    A signal that comes just before a read, or to another thread, does not interrupt the read: so every
+    wait is bounded, and Ctrl-C gets through.
+    """
+    begun = b""
+    while True:
+        while not select.select([descriptor], [], [], LOOK_UP_EVERY)[0]:
+            pass
+        data = os.read(descriptor, 1 << 16)
+        if not data:
+            break
+        *lines, begun = (begun + data).split(b"\n")
+        yield from lines
+    if begun:
+        yield begun
 
 
 def quoted(lines: Sequence[str]) -> str:

@@ -76,7 +76,7 @@ def _listen(interface: str, port: int) -> socket.socket:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise DoraError(
-                f"port {port} of {interface} is in use; another one is chosen with --coordinator-port or "
+                f"port {port} of {interface} is in use; choose another one, for commands too, with "
                 "DORA_COORDINATOR_PORT"
             ) from None
         raise DoraError(f"cannot listen on {interface}:{port}: {error.strerror}") from None

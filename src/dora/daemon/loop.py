@@ -71,6 +71,11 @@ class Loop:
         except (BlockingIOError, OSError):
             pass  # it is awake, or closed
 
+    @property
+    def wake_fd(self) -> int:
+        """Return where a byte wakes the loop: for ``signal.set_wakeup_fd``."""
+        return self._wake_write
+
     def run_once(self, deadline: float | None) -> None:
         """Wait until something is ready, a timer or ``deadline`` is due, and run what is."""
         while self._timers and self._timers[0][2].callback is None:

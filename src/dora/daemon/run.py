@@ -88,6 +88,7 @@ class _Interrupts:
         self._daemon = daemon
         self._count = 0
         self._before: dict[int, Any] = {}
+        self._wakeup = -1
 
     def __enter__(self) -> None:
         if threading.current_thread() is not threading.main_thread():
@@ -96,8 +97,12 @@ class _Interrupts:
             if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
                 continue  # nohup
             self._before[number] = signal.signal(number, self._handle)
+        # The kernel may give a signal to another thread, which does not wake the loop by itself.
+        self._wakeup = signal.set_wakeup_fd(self._daemon.loop.wake_fd, warn_on_full_buffer=False)
 
     def __exit__(self, *_: object) -> None:
+        if self._before:
+            signal.set_wakeup_fd(self._wakeup)
         for number, handler in self._before.items():
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 

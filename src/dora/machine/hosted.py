@@ -71,7 +71,9 @@ class _Commands:
             daemon = self._daemon
             if daemon is None:
                 self.stopped = True
-                os.kill(os.getpid(), signal.SIGINT)  # ends the build
+                main = threading.main_thread().ident
+                assert main is not None
+                signal.pthread_kill(main, signal.SIGINT)  # ends the build
                 return
         if force:
             daemon.loop.call_threadsafe(lambda: daemon.feed(on.KillRequested()))
