@@ -35,10 +35,10 @@ from dora.wire.control import (
     Stop,
     ToDaemon,
     ToNode,
-    decode_to_daemon,
     encode_address,
     encode_frame,
 )
+from dora.wire.requests import Request, decode_to_daemon
 
 PATIENCE = 20.0  # seconds that anything may take on a busy machine
 
@@ -86,6 +86,7 @@ class FakeDaemon:
             frames.feed(data)
             for body in frames:
                 message = decode_to_daemon(body)
+                assert not isinstance(message, Request)
                 if isinstance(message, Register):
                     node_id = message.node_id
                     self._sockets[node_id] = connection

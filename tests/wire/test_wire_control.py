@@ -31,28 +31,37 @@ from dora.wire.control import (
     Register,
     Registered,
     Reload,
+    SendFor,
+    SentFor,
     Started,
     StartRefused,
     Stop,
     StopDataflow,
     TextInput,
     decode_address,
-    decode_to_daemon,
     decode_to_node,
     encode_address,
     encode_frame,
 )
+from dora.wire.inspection import Inspection, LinkView, NodeView, OutputView
 from dora.wire.requests import (
     Answer,
     AskParameters,
+    BeginTaps,
     Declined,
     DeleteParameter,
     Describe,
     Description,
     Done,
+    EndTaps,
+    Inspect,
+    Noted,
     Parameters,
+    Publish,
+    Request,
     SetParameter,
     decode_answer,
+    decode_to_daemon,
 )
 
 CONFIG = NodeConfig(
@@ -85,6 +94,11 @@ TO_DAEMON: list[Any] = [
     AskParameters("a"),
     SetParameter("a", "gain", {"p": [1, None]}),
     DeleteParameter("a", "gain"),
+    SentFor(7, "there is no such output"),
+    Inspect(),
+    BeginTaps([3, 4]),
+    EndTaps(),
+    Publish("a", "out", b"message"),
 ]
 TO_NODE: list[Any] = [
     Registered(CONFIG),
@@ -98,12 +112,25 @@ TO_NODE: list[Any] = [
     ParamUpdate("gain", 0.5),
     ParamDeleted("gain"),
     Stop(),
+    SendFor(7, "out", b"message"),
     TextInput(["log"], "žluťoučký"),
 ]
 ANSWERS: list[Any] = [
     Description("id", "/lab.yml", ["a"]),
     Parameters({"gain": 0.5}),
     Done(running=True),
+    Noted(),
+    Inspection(
+        "id",
+        "/lab.yml",
+        "iceoryx2",
+        "/run",
+        "p-",
+        "/board",
+        "",
+        [NodeView("a", "running", outputs=[OutputView("out", 3)])],
+        [LinkView(4, 3, "a/out", "b/in")],
+    ),
     Declined("because"),
 ]
 
@@ -130,7 +157,7 @@ def test_what_a_command_is_answered_comes_back(message: Any) -> None:
 
 def test_every_kind_of_frame_is_tested_here() -> None:
     assert {type(message) for message in ANSWERS} == set(get_args(Answer))
-    assert {type(message) for message in TO_DAEMON} >= set(get_args(control.ToDaemon))
+    assert {type(message) for message in TO_DAEMON} >= {*get_args(control.ToDaemon), *get_args(Request)}
     assert {type(message) for message in TO_NODE} >= set(get_args(control.ToNode))
 
 

@@ -12,8 +12,8 @@ from collections.abc import Callable
 import msgspec
 
 from dora.daemon.loop import READ, WRITE, Loop
-from dora.wire.control import FrameBuffer, FrameError, ToDaemon, ToNode, decode_to_daemon, encode_frame
-from dora.wire.requests import Answer
+from dora.wire.control import FrameBuffer, FrameError, ToDaemon, ToNode, encode_frame
+from dora.wire.requests import Answer, Request, decode_to_daemon
 
 # Frames from nodes are small; a peer that claims more than this is not a node.
 _MAX_INCOMING = 1 << 20
@@ -32,7 +32,7 @@ class Connection:
         loop: Loop,
         peer: socket.socket,
         number: int,
-        on_message: Callable[[Connection, ToDaemon], None],
+        on_message: Callable[[Connection, ToDaemon | Request], None],
         on_closed: Callable[[Connection], None],
     ) -> None:
         self.number = number
@@ -131,7 +131,7 @@ class ControlServer:
         self,
         loop: Loop,
         path: str,
-        on_message: Callable[[Connection, ToDaemon], None],
+        on_message: Callable[[Connection, ToDaemon | Request], None],
         on_closed: Callable[[Connection], None],
     ) -> None:
         self._loop = loop

@@ -376,7 +376,7 @@ class Daemon:
 
     # ----------------------------------------------------------------------- connections
 
-    def _on_message(self, connection: Connection, message: ToDaemon) -> None:
+    def _on_message(self, connection: Connection, message: ToDaemon | Request) -> None:
         node_id = connection.node_id
         if isinstance(message, Register):
             self._on_register(connection, message)

@@ -8,11 +8,12 @@ of a node is `Register`, answered by `Registered` or `Refused`; the node then ma
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from dora.wire.requests import Answer, Request
+if TYPE_CHECKING:  # nodes do without
+    from dora.wire.requests import Answer, Request
 
 PROTOCOL_VERSION = 1
 MAX_FRAME = 64 << 20  # bytes
@@ -148,7 +149,7 @@ class SentFor(msgspec.Struct, tag=True):
     reason: str = ""
 
 
-ToDaemon = Register | Ready | OutputsClosed | Closing | StopDataflow | SentFor | Request
+ToDaemon = Register | Ready | OutputsClosed | Closing | StopDataflow | SentFor
 
 # --------------------------------------------------------------------------- daemon → node
 
@@ -248,7 +249,6 @@ ToNode = (
 # --------------------------------------------------------------------------- framing
 
 _encoder = msgspec.msgpack.Encoder()
-decode_to_daemon: Callable[[bytes], ToDaemon] = msgspec.msgpack.Decoder(ToDaemon).decode
 decode_to_node: Callable[[bytes], ToNode] = msgspec.msgpack.Decoder(ToNode).decode
 decode_address: Callable[[str | bytes], Address] = msgspec.json.Decoder(Address).decode
 encode_address = msgspec.json.Encoder().encode
@@ -258,7 +258,7 @@ class FrameError(ValueError):
     """The bytes on a control socket are not frames."""
 
 
-def encode_frame(message: ToDaemon | ToNode | Answer) -> bytes:
+def encode_frame(message: ToDaemon | ToNode | Request | Answer) -> bytes:
     """Return the frame of a message, ready for the socket."""
     body = _encoder.encode(message)
     return len(body).to_bytes(4, "little") + body
@@ -268,12 +268,12 @@ class FrameBuffer:
     """Cut a byte stream into frame bodies: feed what arrived, iterate over what is complete.
 
     >>> frames = FrameBuffer()
-    >>> frames.feed(encode_frame(Ready())[:3])
+    >>> frames.feed(encode_frame(Stop())[:3])
     >>> list(frames)
     []
-    >>> frames.feed(encode_frame(Ready())[3:])
-    >>> [decode_to_daemon(body) for body in frames]
-    [Ready()]
+    >>> frames.feed(encode_frame(Stop())[3:])
+    >>> [decode_to_node(body) for body in frames]
+    [Stop()]
     """
 
     def __init__(self, max_frame: int = MAX_FRAME) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from dora.wire.control import ToDaemon
 from dora.wire.inspection import Inspection
 
 
@@ -98,4 +99,6 @@ class Declined(msgspec.Struct, tag=True):
 
 Answer = Description | Parameters | Done | Inspection | Noted | Declined
 
+# What comes to a daemon: from nodes, and from commands.
+decode_to_daemon: Callable[[bytes], ToDaemon | Request] = msgspec.msgpack.Decoder(ToDaemon | Request).decode
 decode_answer: Callable[[bytes], Answer] = msgspec.msgpack.Decoder(Answer).decode
