@@ -114,6 +114,15 @@ def test_a_failure_is_told_when_it_happens_unless_the_dataflow_is_being_stopped(
     assert run.failures == [("a", "exit"), ("b", "exit")]
 
 
+def test_a_failure_that_was_told_is_not_told_again() -> None:
+    run = Supervised(node("a", health_check_timeout=3.0))
+    run.start()
+    commands = run.after(3) + run.end("a", signal=9)
+    assert [command.text for command in commands if isinstance(command, do.Note)] == [
+        "was killed: no sign of life within its `health_check_timeout` of 3 s"
+    ]
+
+
 def test_a_process_that_lives_on_after_closing_its_node_does_not_hold_up_the_others() -> None:
     run = Supervised(*PAIR)
     run.start()

@@ -375,8 +375,8 @@ class Supervisor(Reloads, ParameterRules):
         if failure is not None:
             self.failures.append(failure)
             self._tell(node.spec.id, f"failed: {failure.message}")
-            if self.opened and not self.stopping and failure.kind != "spawn":
-                # The others may go on for hours before the report tells it.
+            if self.opened and not self.stopping and failure.kind == "exit":
+                # The others may go on for hours before the report tells it. (Other kinds are told already.)
                 self._commands.append(do.Note("error", node.spec.id, failure.message))
             if failure.kind != "cascading":
                 self._announce_failure(node, f"node `{node.spec.id}` failed: {failure.message}")
