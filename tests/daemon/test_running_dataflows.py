@@ -125,6 +125,23 @@ def test_a_run_says_which_dataflow_it_is(bench: Bench) -> None:
     Live(bench).during(check)
 
 
+def test_what_no_command_says_costs_only_its_connection(bench: Bench) -> None:
+    request = encode_frame(SetParameter("a", "deep", None))[4:]
+    assert request.endswith(b"\xc0")
+    deep = request[:-1] + b"\x91" * 5000 + b"\xc0"  # a list in a list in a list …
+
+    def check(run: Run) -> None:
+        for body in (deep, b"\xff", b""):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+                peer.settimeout(20)
+                peer.connect(run._path)
+                peer.sendall(len(body).to_bytes(4, "little") + body)
+                assert peer.recv(1) == b""
+        assert run.ask(AskParameters("a")) == Parameters({"gain": 0.5})
+
+    Live(bench).during(check)
+
+
 def test_a_daemon_of_another_version(tmp_path: Path) -> None:
     path = str(tmp_path / "daemon.sock")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:

@@ -96,7 +96,7 @@ class Connection:
                 self._on_message(self, decode_to_daemon(body))
                 if not self.open:
                     return False
-        except (FrameError, msgspec.DecodeError):
+        except (FrameError, msgspec.DecodeError, RecursionError):  # the last one: nested without end
             self._lost()
             return False
         return True
