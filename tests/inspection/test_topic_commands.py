@@ -64,15 +64,16 @@ def test_echo(running: Running, engine: str) -> None:  # noqa: ARG001
     assert re.match(
         r"camera/image\t data=\[(\d+), .*, … 29,984 more uint8\] metadata=\{\"width\": 100\}$", line
     )
-    found = counts_of(dora("topic", "echo", "-f", "json", "--count", "40").stdout)
+    look = subprocess.Popen([*DORA, "topic", "echo", "-f", "json"], stdout=subprocess.PIPE, text=True)
+    assert look.stdout is not None
+    found: dict[str, dict] = {}
     # Also what feeds no input, and what passes by reference.
-    assert {item["name"] for item in found} == {
-        "camera/image",
-        "camera/spare",
-        "hands/a/out",
-        "hands/b/out",
-    }
-    image = next(item for item in found if item["name"] == "camera/image")
+    while set(found) != {"camera/image", "camera/spare", "hands/a/out", "hands/b/out"}:
+        item = json.loads(look.stdout.readline())
+        found[item["name"]] = item
+    look.send_signal(signal.SIGINT)
+    look.communicate(timeout=PATIENCE)
+    image = found["camera/image"]
     assert (len(image["data"]), image["length"], image["metadata"]) == (16, 30_000, {"width": 100})
     (full,) = counts_of(
         dora("topic", "echo", "camera/image", "--full", "-f", "json", "--count", "1").stdout
@@ -201,6 +202,12 @@ def test_a_killed_look_leaves_nothing(running: Running) -> None:
         look.wait()
         look.stdout.close()
     until(lambda: shared_memory(root) == before, "the killed look to be cleaned up")
+    look = subprocess.Popen([*DORA, "topic", "echo", "camera/image"], stdout=subprocess.PIPE, text=True)
+    assert look.stdout is not None
+    look.stdout.readline()
+    look.send_signal(signal.SIGINT)
+    look.communicate(timeout=PATIENCE)
+    assert (look.returncode, shared_memory(root)) == (0, before), "what ends in order needs no clean-up"
     assert dora("topic", "echo", "camera/image", "--count", "2").stdout.count("\n") == 2
     end(process)
     assert process.returncode == 0

@@ -19,9 +19,13 @@ if TYPE_CHECKING:
 MEASURED_OVER = 0.3  # seconds
 
 
-@click.group()
-def node() -> None:
+@click.group(invoke_without_command=True)
+@click.pass_context
+def node(ctx: click.Context) -> None:
     """Look at the nodes of running dataflows."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
 
 
 @node.command("list")

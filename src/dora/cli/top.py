@@ -61,7 +61,7 @@ def top(dataflow: str | None, interval: float, once: bool, latency: bool) -> Non
         show(overviews, interval)
 
 
-inspect = click.Group("inspect", commands={"top": top}, help="The same as dora top, with dora inspect top.")
+inspect = click.Group("inspect", commands={"top": top}, help="Watch running dataflows.")
 
 
 def _node(item: NodeGlance, links: list[LinkRate]) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,14 +19,19 @@ from dora.errors import DoraError
 if TYPE_CHECKING:
     from dora.daemon.runs import Run
     from dora.inspection.look import Watched
+    from dora.wire.message import Message
 
 MAX_MESSAGE = (1 << 20) - 4096  # bytes that fit through the daemon's socket
 _PUBLISH_PATIENCE = 3.0  # seconds
 
 
-@click.group()
-def topic() -> None:
+@click.group(invoke_without_command=True)
+@click.pass_context
+def topic(ctx: click.Context) -> None:
     """Look at what the outputs of a running dataflow carry."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
 
 
 def _duration_option(text: str) -> Callable[[Any], Any]:
@@ -72,10 +78,10 @@ def echo(
     duration: float | None,
     full: bool,
 ) -> None:
-    """Show messages as they are sent; of all outputs, if none is named.
+    """Show messages as they are sent.
 
-    The dataflow does not notice: nobody waits for this command. Messages for which it is too slow are
-    counted and left out. Ctrl-C ends it.
+    Of all outputs, if none is named. The dataflow does not notice: nobody waits for this command.
+    Messages for which it is too slow are counted and left out. Ctrl-C ends it.
     """
     from dora.inspection.values import Shown
     from dora.wire.decode import warm_up
@@ -122,22 +128,23 @@ class _Looking:
         self.look = Look(run, self.inspection, self.topics)
         self.watched = list(self.look.watched)
         self._enough = enough
-        self._period = period
         self._deadline = None if duration is None else time.monotonic() + duration
+        options = {} if period is None else {"period": period}
+        self._messages = self.look.messages(self.over, **options)
 
     def over(self) -> bool:
         """Tell whether the count or the time is reached."""
         return self._enough() or (self._deadline is not None and time.monotonic() >= self._deadline)
 
-    def __iter__(self) -> Any:
-        options = {} if self._period is None else {"period": self._period}
-        return self.look.messages(self.over, **options)
+    def __iter__(self) -> Iterator[tuple[Watched, Message | None]]:
+        return self._messages
 
     def __enter__(self) -> _Looking:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
         ended = self.look.ended
+        self._messages.close()  # it may hold a message, which must not outlive its tap
         self.look.close()
         for watched in self.watched:
             if watched.missed:
@@ -177,10 +184,10 @@ def _stay_awake(engine: str) -> None:
 )
 @_duration_option("End after this time [5s, if the output is no terminal].")
 def hz(topics: tuple[str, ...], dataflow: str | None, window: float, duration: float | None) -> None:
-    """Measure how often messages are sent; of all outputs, if none is named.
+    """Measure how often messages are sent.
 
-    On a terminal a live table, else one table at the end, its columns separated by tabs. The times are
-    those of sending. Ctrl-C ends it.
+    Of all outputs, if none is named. On a terminal a live table, else one table at the end, its columns
+    separated by tabs. The times are those of sending. Ctrl-C ends it.
     """
     from dora.inspection.beat import BeatMeter
 
@@ -200,7 +207,7 @@ def hz(topics: tuple[str, ...], dataflow: str | None, window: float, duration: f
                 next_show = time.monotonic() + 0.5
                 for meter in meters.values():
                     meter.forget_before(time.time_ns() - int(window * 1e9))
-                text = _beat_table(meters)
+                text = _cut(_beat_table(meters))
                 click.echo(f"\x1b[{drawn}A\x1b[J{text}" if drawn else text)
                 drawn = len(text.splitlines())
     if not live:
@@ -212,6 +219,12 @@ def hz(topics: tuple[str, ...], dataflow: str | None, window: float, duration: f
 def _beat_table(meters: dict[str, Any]) -> str:
     head = ["Topic", "Avg (ms)", "Avg (Hz)", "Min (ms)", "Max (ms)", "Std (ms)", "Samples"]
     return table(head, [[name, *_beat_cells(meter)] for name, meter in meters.items()])
+
+
+def _cut(text: str) -> str:
+    """Shorten lines to the width of the terminal, so that they can be drawn over."""
+    width = shutil.get_terminal_size().columns
+    return "\n".join(line[:width] for line in text.splitlines())
 
 
 def _beat_cells(meter: Any) -> list[str]:
@@ -230,7 +243,7 @@ def _beat_cells(meter: Any) -> list[str]:
 @dataflow_option
 @_duration_option("How long to look [5s].")
 def info(name: str, dataflow: str | None, duration: float | None) -> None:
-    """Show what an output is: type, sender, receivers, rate, bandwidth, waiting times."""
+    """Show type, sender, receivers, rate and waiting times of an output."""
     from dora.cli.topic_info import describe
 
     with (
@@ -251,10 +264,11 @@ def info(name: str, dataflow: str | None, duration: float | None) -> None:
 @click.option("--file", "path", metavar="FILE", help="Take the JSON from a file; - is standard input.")
 @click.option("--count", type=click.IntRange(min=1), default=1, help="How often [1].")
 def pub(name: str, text: str | None, dataflow: str | None, path: str | None, count: int) -> None:
-    """Let a node send a message: a JSON list is the array, anything else an array of one value.
+    """Let a node send a message.
 
-    The node sends it among its own messages, as soon as it looks for its next event; so it is
-    numbered, counted and subject to back-pressure like any other.
+    A JSON list is the array, anything else an array of one value. The node sends it among its own
+    messages, as soon as it looks for its next event; so it is numbered, counted and subject to
+    back-pressure like any other.
     """
     from dora.inspection.look import inspect
     from dora.inspection.topics import find_tappable
@@ -298,7 +312,8 @@ def _message(text: str | None) -> bytes:
         payload = encode(parse_data(text or ""))
     except ValueError as error:
         raise DoraError(f"the message {error}") from None
-    if payload.size > MAX_MESSAGE:
-        raise DoraError(f"the message has {payload.size:,} bytes; at most {MAX_MESSAGE:,} can be published")
     head = pack_head(payload.encoding, payload.schema, b"", payload.size, 0, 0)
+    size = len(head) + payload.size
+    if size > MAX_MESSAGE:
+        raise DoraError(f"the message has {size:,} bytes; at most {MAX_MESSAGE:,} can be published")
     return head + payload.to_bytes()
