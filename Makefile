@@ -35,7 +35,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
 stress: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/stress -m stress
+	$(BIN)/python -m pytest tests/stress tests/coordinator -m stress
 
 rerun: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[rerun]'
