@@ -153,8 +153,10 @@ def _lines(descriptor: int) -> Iterator[bytes]:
     wait is bounded, and Ctrl-C gets through.
     """
     begun = b""
+    poll = select.poll()  # `select` knows the first 1024 descriptors only
+    poll.register(descriptor, select.POLLIN)
     while True:
-        while not select.select([descriptor], [], [], LOOK_UP_EVERY)[0]:
+        while not poll.poll(LOOK_UP_EVERY * 1000):
             pass
         data = os.read(descriptor, 1 << 16)
         if not data:
