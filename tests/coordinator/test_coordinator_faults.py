@@ -191,3 +191,15 @@ def test_names_that_cannot_be_used(system: System) -> None:
     assert "no dataflow with name or UUID `./arm.yml`" in system.dora("stop", "./arm.yml", status=1)
     run = system.start(file, "--name", "linker Arm ü%3F?")
     assert system.dora("stop", "linker Arm ü%3F?") == f"dataflow stopped: {run}\n"
+
+
+def test_a_store_that_is_lost(system: System) -> None:
+    system.dora("up")
+    run = system.start(system.dataflow("arm", a=FOREVER), "--name", "left")
+    os.kill(system.coordinator(), signal.SIGKILL)
+    assert "moved the store to " in system.dora("up", "--recreate-store")
+    wait_until(lambda: system.client.active(), "the word of the daemon")
+    view = system.client.dataflow("left")
+    assert (view.uuid, view.status, view.nodes) == (run, "running", ["a"])
+    system.dora("restart", "left")
+    system.dora("stop", "left")

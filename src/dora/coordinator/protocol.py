@@ -75,7 +75,14 @@ class Usage(msgspec.Struct, frozen=True, tag=True):
     runs: tuple[RunUsage, ...]
 
 
-ToCoordinator = Hello | Changed | Usage
+class Explained(msgspec.Struct, frozen=True, tag=True):
+    """The answer to `Explain`."""
+
+    run: RunReport
+    spec: RunSpec
+
+
+ToCoordinator = Hello | Changed | Usage | Explained
 
 # ----------------------------------------------------------------------- coordinator → daemon
 
@@ -109,6 +116,12 @@ class Recorded(msgspec.Struct, frozen=True, tag=True):
     dataflow_id: str
 
 
+class Explain(msgspec.Struct, frozen=True, tag=True):
+    """What is this run, of which there is no record? Answered by `Explained` while it runs."""
+
+    dataflow_id: str
+
+
 class Measure(msgspec.Struct, frozen=True, tag=True):
     """Answered by `Usage`."""
 
@@ -117,7 +130,7 @@ class Leave(msgspec.Struct, frozen=True, tag=True):
     """Stop what runs and end."""
 
 
-ToDaemon = Welcome | Rejected | Start | Stop | Recorded | Measure | Leave
+ToDaemon = Welcome | Rejected | Start | Stop | Recorded | Explain | Measure | Leave
 
 # ----------------------------------------------------------------------- command → coordinator
 

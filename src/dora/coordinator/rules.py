@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from dora.coordinator.protocol import ACTIVE, DataflowView, RunReport
+from dora.coordinator.protocol import ACTIVE, DataflowView, RunReport, RunSpec
 from dora.dataflow.report import did_you_mean
 from dora.errors import DoraError
 
@@ -80,3 +80,27 @@ def lost(dataflow_id: str, was_with: str, daemon_id: str) -> RunReport:
     else:
         reason = "its daemon was told to start it, and does not know of it"
     return RunReport(dataflow_id, "failed", reason=reason)
+
+
+def file_of(spec: RunSpec) -> str | None:
+    """Return the dataflow file of what was asked to run."""
+    file = spec.dataflow.get("file") if isinstance(spec.dataflow, dict) else None
+    return file if isinstance(file, str) else None
+
+
+def first_view(dataflow_id: str, spec: RunSpec, now: float) -> DataflowView:
+    """Return the record of a dataflow that is about to start; raises `Refusal` if it is none."""
+    try:
+        nodes = [node["id"] for node in spec.dataflow["nodes"]]
+        working_dir = spec.dataflow["working_dir"]
+    except (KeyError, TypeError) as error:
+        raise Refusal(400, f"`dataflow` is not a dataflow: {error}") from None
+    return DataflowView(
+        uuid=dataflow_id,
+        name=spec.name,
+        status="starting",
+        nodes=nodes,
+        file=file_of(spec),
+        log_directory=f"{working_dir}/out/{dataflow_id}",
+        created=now,
+    )

@@ -19,6 +19,8 @@ from dora.coordinator.protocol import (
     ACTIVE,
     Changed,
     DataflowView,
+    Explain,
+    Explained,
     Hello,
     Leave,
     Measure,
@@ -36,7 +38,7 @@ from dora.coordinator.protocol import (
     Welcome,
     version_fault,
 )
-from dora.coordinator.rules import Refusal, check_name, find, free_name, listed, lost
+from dora.coordinator.rules import Refusal, check_name, file_of, find, first_view, free_name, listed, lost
 from dora.coordinator.store import Store
 from dora.wire.ids import uuid7
 
@@ -84,8 +86,12 @@ class Coordinator:
         self._daemon = DaemonLink(hello.daemon_id, send)
         log.info("the daemon with process id %d is connected", hello.pid)
         send(Welcome(__version__))
+        known = {view.uuid for view in self._store.views()}
         for report in hello.runs:
-            self._record(report)
+            if report.status in ACTIVE and report.dataflow_id not in known:
+                send(Explain(report.dataflow_id))  # the store is a new one
+            else:
+                self._record(report)
         reported = {report.dataflow_id for report in hello.runs}
         for dataflow_id, was_with in self._store.active().items():
             if dataflow_id not in reported:
@@ -106,6 +112,10 @@ class Coordinator:
         """Take a message of the daemon."""
         match message:
             case Changed(run=report):
+                self._record(report)
+                self._notify()
+            case Explained(run=report, spec=spec):
+                self._add(report.dataflow_id, spec)
                 self._record(report)
                 self._notify()
             case Usage(runs=runs):
@@ -173,28 +183,17 @@ class Coordinator:
         views = self._store.views()
         if spec.name:
             check_name(views, spec.name)
-        document = spec.dataflow
-        try:
-            nodes = [node["id"] for node in document["nodes"]]
-            working_dir = document["working_dir"]
-            file = document.get("file")
-        except (KeyError, TypeError) as error:
-            raise Refusal(400, f"`dataflow` is not a dataflow: {error}") from None
-        stem = os.path.splitext(os.path.basename(file or "dataflow"))[0]
+        stem = os.path.splitext(os.path.basename(file_of(spec) or "dataflow"))[0]
         spec = msgspec.structs.replace(spec, name=spec.name or free_name(views, stem))
-        dataflow_id = uuid7()
-        view = DataflowView(
-            uuid=dataflow_id,
-            name=spec.name,
-            status="starting",
-            nodes=nodes,
-            file=file,
-            log_directory=f"{working_dir}/out/{dataflow_id}",
-            created=time.time(),
-        )
-        self._store.add(dataflow_id, spec, view, daemon.daemon_id)
-        daemon.send(Start(dataflow_id, spec))
-        log.info("dataflow %s: %s is to start", dataflow_id, spec.name)
+        view = self._add(uuid7(), spec)
+        daemon.send(Start(view.uuid, spec))
+        log.info("dataflow %s: %s is to start", view.uuid, view.name)
+        return view
+
+    def _add(self, dataflow_id: str, spec: RunSpec) -> DataflowView:
+        """Make the record of a dataflow; raises `Refusal`."""
+        view = first_view(dataflow_id, spec, time.time())
+        self._store.add(dataflow_id, spec, view, self._some_daemon().daemon_id)
         return view
 
     def stop(self, wanted: str, grace: float | None, force: bool) -> DataflowView:

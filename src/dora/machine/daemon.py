@@ -24,6 +24,8 @@ from dora.coordinator.protocol import (
     ACTIVE,
     MAX_MESSAGE,
     Changed,
+    Explain,
+    Explained,
     Hello,
     Leave,
     Measure,
@@ -55,8 +57,9 @@ log = logging.getLogger("dora.daemon")
 class _Run:
     """The process of one dataflow."""
 
-    def __init__(self, dataflow_id: str, process: asyncio.subprocess.Process) -> None:
-        self.dataflow_id = dataflow_id
+    def __init__(self, start: Start, process: asyncio.subprocess.Process) -> None:
+        self.dataflow_id = start.dataflow_id
+        self.spec = start.spec
         self.process = process
 
     def command(self, message: ToDaemon) -> None:
@@ -200,6 +203,9 @@ class MachineDaemon:
                 if dataflow_id not in self._runs:
                     self._reports.pop(dataflow_id, None)
                     self._changed.set()
+            case Explain(dataflow_id=dataflow_id):
+                if (run := self._runs.get(dataflow_id)) is not None:
+                    self._outgoing.put_nowait(Explained(self._reports[dataflow_id], run.spec))
             case Measure():
                 usage = [
                     RunUsage(dataflow_id, *self._meter.measure(run.process.pid))
@@ -232,7 +238,7 @@ class MachineDaemon:
         except OSError as error:
             self._report(RunReport(dataflow_id, "failed", reason=f"{interpreter} cannot be run: {error}"))
             return
-        run = self._runs[dataflow_id] = _Run(dataflow_id, process)
+        run = self._runs[dataflow_id] = _Run(start, process)
         run.command(start)
         log.info("dataflow %s: process %d runs it", dataflow_id, process.pid)
         task = asyncio.create_task(self._attend(run))
