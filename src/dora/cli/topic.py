@@ -262,7 +262,7 @@ def info(name: str, dataflow: str | None, duration: float | None) -> None:
 @click.argument("text", metavar="[JSON]", required=False)
 @dataflow_option
 @click.option("--file", "path", metavar="FILE", help="Take the JSON from a file; - is standard input.")
-@click.option("--count", type=click.IntRange(min=1), default=1, help="How often [1].")
+@click.option("--count", type=click.IntRange(min=1), default=1, metavar="N", help="How often [1].")
 def pub(name: str, text: str | None, dataflow: str | None, path: str | None, count: int) -> None:
     """Let a node send a message.
 
