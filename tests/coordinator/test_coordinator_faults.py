@@ -203,3 +203,13 @@ def test_a_store_that_is_lost(system: System) -> None:
     assert (view.uuid, view.status, view.nodes) == (run, "running", ["a"])
     system.dora("restart", "left")
     system.dora("stop", "left")
+
+
+def test_a_run_that_hangs_can_be_killed(system: System) -> None:
+    system.dora("up")
+    run = system.start(system.dataflow("arm", a=FOREVER))
+    pids = system.node_pids(run)
+    parent = int(Path(f"/proc/{pids[0]}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(parent, signal.SIGSTOP)
+    assert "was killed by signal 9" in system.dora("stop", "-f", status=1)
+    wait_until(lambda: not any(alive(pid) for pid in pids), "the end of the nodes")

@@ -49,6 +49,7 @@ from dora.machine.usage import Meter
 from dora.wire.ids import uuid7
 
 FIRST_RETRY, LAST_RETRY = 0.05, 1.0  # seconds between attempts to reach the coordinator
+FORCE_AFTER = 5.0  # seconds that the process of a run may take to kill its nodes
 FAREWELL = 1.0  # seconds that the last reports may take to be recorded
 
 log = logging.getLogger("dora.daemon")
@@ -66,6 +67,11 @@ class _Run:
         assert self.process.stdin is not None
         if not self.process.stdin.is_closing():
             self.process.stdin.write(encode(message) + b"\n")
+
+    def kill(self) -> None:
+        """Kill the process if it is still there; its guardian does the rest."""
+        if self.process.returncode is None:
+            self.process.kill()
 
 
 class MachineDaemon:
@@ -135,7 +141,9 @@ class MachineDaemon:
             if run.process.stdin is not None:
                 run.process.stdin.close()  # kills its nodes
         if self._tasks:
-            await asyncio.wait(self._tasks, timeout=5.0)
+            await asyncio.wait(self._tasks, timeout=FORCE_AFTER)
+        for run in self._runs.values():
+            run.kill()
 
     # ----------------------------------------------------------------------- coordinator
 
@@ -165,6 +173,8 @@ class MachineDaemon:
                     ) from None
             except (OSError, WebSocketException, TimeoutError):
                 pass
+            except msgspec.DecodeError as error:
+                log.error("the coordinator at %s is not understood: %s", self._where, error)
             if not told and not self._leaving:
                 told = True
                 log.warning("no connection to the coordinator at %s; trying again and again", self._where)
@@ -174,7 +184,7 @@ class MachineDaemon:
     async def _converse(self, connection: ClientConnection) -> None:
         self._outgoing = asyncio.Queue()  # what waits in an old one is in the report
         hello = Hello(__version__, self._id, os.getpid(), tuple(self._reports.values()))
-        await connection.send(encode(hello).decode())
+        self._outgoing.put_nowait(hello)
         self._connection = connection
         sender = asyncio.create_task(self._send_all(connection, self._outgoing))
         try:
@@ -199,6 +209,8 @@ class MachineDaemon:
             case Stop(dataflow_id=dataflow_id):
                 if (run := self._runs.get(dataflow_id)) is not None:
                     run.command(message)
+                    if message.force:
+                        asyncio.get_running_loop().call_later(FORCE_AFTER, run.kill)
             case Recorded(dataflow_id=dataflow_id):
                 if dataflow_id not in self._runs:
                     self._reports.pop(dataflow_id, None)
@@ -240,6 +252,8 @@ class MachineDaemon:
             return
         run = self._runs[dataflow_id] = _Run(start, process)
         run.command(start)
+        if self._leaving:  # a signal came meanwhile
+            run.command(Stop(dataflow_id))
         log.info("dataflow %s: process %d runs it", dataflow_id, process.pid)
         task = asyncio.create_task(self._attend(run))
         self._tasks.add(task)
@@ -257,6 +271,7 @@ class MachineDaemon:
                     self._reports[run.dataflow_id] = report  # told when the process is gone
         except (ValueError, msgspec.DecodeError) as error:
             log.error("dataflow %s: its process reports nonsense: %s", run.dataflow_id, error)
+            run.kill()
         if run.process.stdin is not None:
             run.process.stdin.close()
         code = await run.process.wait()
