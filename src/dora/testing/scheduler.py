@@ -16,6 +16,7 @@ such *guests*, the clock goes no faster than the real one, so that they and the 
 
 from __future__ import annotations
 
+import math
 import os
 import select
 import signal
@@ -370,7 +371,10 @@ class Scheduler:
 
     def _look_at_files(self, seconds: float) -> bool:
         """Raise the flags of file descriptors that are readable; tell whether something happened."""
-        ready = select.select((self._poke_in, *self._files), (), (), seconds)[0]
+        poll = select.poll()  # `select` knows the first 1024 descriptors only
+        for fd in (self._poke_in, *self._files):
+            poll.register(fd, select.POLLIN)
+        ready = [fd for fd, _ in poll.poll(math.ceil(seconds * 1000))]
         for fd in ready:
             if fd == self._poke_in:
                 os.read(fd, 4096)
