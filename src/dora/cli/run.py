@@ -40,9 +40,7 @@ if TYPE_CHECKING:
 @display_options
 @dataflow_options
 @click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`.")
-@click.option(
-    "--debug", is_flag=True, help="Mark the dataflow for inspection, as `debug` in the file does."
-)
+@click.option("--debug", is_flag=True, help="Of no effect: `dora topic` looks into every dataflow.")
 @click.option(
     "--engine",
     type=click.Choice(["iceoryx2", "zenoh"]),

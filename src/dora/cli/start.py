@@ -32,9 +32,7 @@ from dora.errors import DoraError
 )
 @click.option("--uv", is_flag=True, help="Build and run nodes with uv.")
 @click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`.")
-@click.option(
-    "--debug", is_flag=True, help="Mark the dataflow for inspection, as `debug` in the file does."
-)
+@click.option("--debug", is_flag=True, help="Of no effect: `dora topic` looks into every dataflow.")
 @dataflow_options
 @coordinator_options
 def start(

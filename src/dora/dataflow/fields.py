@@ -482,7 +482,7 @@ DEBUG = Block(
         Field(
             "enable_debug_inspection",
             Flag(),
-            "Make all outputs available to inspection, as `dora run --debug` does.",
+            "Of no effect: `dora topic` looks into every dataflow.",
             default=False,
         )
     ],
@@ -506,7 +506,7 @@ DATAFLOW = Block(
             "Seconds between two health checks of the nodes.",
             default=5.0,
         ),
-        Field("debug", DEBUG, "Options for inspection."),
+        Field("debug", DEBUG, "Options of dora-rs for inspection."),
         Field(
             "deploy",
             Later("several machines", "remove `deploy`: all nodes run on this machine"),
