@@ -117,8 +117,7 @@ class OutputPort:
             self._words[self._bytes_word] = self._bytes = self._bytes + size
             if FLUSH_MARK in section and asks_to_flush(section):
                 self._flush(sequence)
-        self._ring()
-        if size <= SMALL_BODY and self._lock.acquire(blocking=False):
+        if self._ring() and size <= SMALL_BODY and self._lock.acquire(blocking=False):
             try:
                 self._prepare()
             finally:
@@ -175,7 +174,8 @@ class OutputPort:
         # Over a network, a restarted receiver shows only with the first message that reaches it.
         return not self._rings or any(self._words[state] == CONNECTED for state in self._links)
 
-    def _ring(self) -> None:
+    def _ring(self) -> bool:
+        """Wake the receivers that sleep; tell whether there were any, so that there is time to spare."""
         bells = self._bells
         rung = not FENCED
         if FENCED:
@@ -192,6 +192,7 @@ class OutputPort:
             # The system tends to wake a receiver on the sender's processor, where it would wait for the
             # sender to fall asleep.
             yield_cpu()
+        return rung
 
     def _has_credit(self) -> bool:
         words = self._words
