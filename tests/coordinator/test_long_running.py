@@ -55,11 +55,22 @@ def test_the_life_of_a_dataflow(system: System) -> None:
     assert system.dora("down").splitlines()[-1] == "Coordinator and daemons destroyed successfully"
 
 
-def test_several_dataflows_at_once(system: System) -> None:
+def completed(system: System) -> list[str]:
+    code = "from dora.cli.main import cli; cli(prog_name='dora')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=system.folder, capture_output=True, text=True)
+    return done.stdout.split()
+
+
+def test_several_dataflows_at_once(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     system.dora("up")
     file = system.dataflow("arm", a=FOREVER)
     first, second = system.start(file), system.start(file)
     assert [view.name for view in system.client.active()] == ["arm", "arm-2"]
+    with monkeypatch.context() as shell:
+        shell.setenv("_DORA_COMPLETE", "bash_complete")
+        shell.setenv("COMP_WORDS", "dora stop ar")
+        shell.setenv("COMP_CWORD", "2")
+        assert completed(system) == ["plain,arm", "plain,arm-2"]
     checked = system.dora("doctor")
     assert f"  PASS  coordinator at 127.0.0.1:{system.port}: dora " in checked
     assert "  PASS  2 dataflows on the coordinator: arm, arm-2\n" in checked

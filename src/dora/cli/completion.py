@@ -90,3 +90,25 @@ def _node_ids(ctx: click.Context) -> list[str]:
             except DoraError:
                 return []  # the command itself says what is wrong
     return []
+
+
+def dataflow_names(
+    ctx: click.Context,
+    param: click.Parameter,  # noqa: ARG001 - click's signature
+    incomplete: str,
+) -> list[CompletionItem[str]]:
+    """Offer the names of the coordinator's dataflows; of ended ones only where they are of use."""
+    from click.shell_completion import CompletionItem
+
+    from dora.cli.client import Client
+    from dora.coordinator.protocol import ACTIVE, DEFAULT_PORT
+
+    address = os.environ.get("DORA_COORDINATOR_ADDR", "127.0.0.1")
+    port = os.environ.get("DORA_COORDINATOR_PORT", "")
+    try:
+        views = Client(address, int(port) if port.isdecimal() else DEFAULT_PORT).dataflows()
+    except DoraError:
+        return []
+    only_active = ctx.info_name == "stop"
+    names = {view.name for view in views if view.status in ACTIVE or not only_active}
+    return [CompletionItem(name) for name in sorted(names) if name.startswith(incomplete)]

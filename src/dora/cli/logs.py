@@ -12,6 +12,7 @@ import click
 import msgspec
 
 from dora.cli.client import Client, Refused, Unreachable, choose, coordinator_options
+from dora.cli.completion import dataflow_names
 from dora.cli.run_options import DURATION, display_options_of_logs
 from dora.coordinator.protocol import ACTIVE, DataflowView
 from dora.dataflow.model import LogLevel
@@ -33,7 +34,7 @@ class _Source(msgspec.Struct, frozen=True):
 
 
 @click.command()
-@click.argument("wanted", metavar="[UUID_OR_NAME]", required=False)
+@click.argument("wanted", metavar="[UUID_OR_NAME]", required=False, shell_complete=dataflow_names)
 @click.argument("old_node", metavar="", required=False)
 @click.option("-n", "--node", metavar="NODE", help="Only this node.")
 @click.option("--all-nodes", is_flag=True, help="All nodes, in the order of time; the default.")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from dora.cli.client import Client, choose, coordinator_options, report_end
-from dora.cli.completion import dataflow_files
+from dora.cli.completion import dataflow_files, dataflow_names
 from dora.cli.run_options import DURATION, RunCommand, dataflow_options
 from dora.coordinator.protocol import ACTIVE, RunSpec
 from dora.errors import DoraError
@@ -106,7 +106,7 @@ def _which(client: Client, wanted: str | None, name: str | None) -> str | None:
 
 
 _arguments: list[Any] = [
-    click.argument("wanted", metavar="[NAME_OR_UUID]", required=False),
+    click.argument("wanted", metavar="[NAME_OR_UUID]", required=False, shell_complete=dataflow_names),
     click.option("-n", "--name", help="The same as NAME_OR_UUID."),
     click.option(
         "--grace-duration",
