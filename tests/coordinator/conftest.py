@@ -21,5 +21,7 @@ def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
     monkeypatch.delenv("DORA_AUTH_TOKEN", raising=False)
     system = System(tmp_path)
     yield system
-    system.clean_up()
-    shutil.rmtree(root, ignore_errors=True)
+    try:
+        system.clean_up()
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
