@@ -86,7 +86,7 @@ def test_down_without_a_coordinator_ends_the_daemon(system: System) -> None:
     pid = system.daemon()
     os.kill(system.coordinator(), signal.SIGKILL)
     assert "the daemon was, and has been ended" in system.dora("down")
-    assert not alive(pid)
+    wait_until(lambda: not alive(pid), "the end of the daemon")
 
 
 def test_a_terminated_daemon_stops_its_dataflows_in_good_order(system: System) -> None:

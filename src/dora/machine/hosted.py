@@ -27,6 +27,9 @@ from dora.logs.entry import LogEntry
 from dora.logs.files import LogFiles
 from dora.supervise import events as on
 
+BUILD_GRACE = 4.0  # seconds that a build may take to end
+_REASON = "it was asked for"
+
 
 def _lines(descriptor: int) -> Iterator[bytes]:
     """Yield lines without the locks of Python's files, in which a thread may not hang at the exit."""
@@ -46,7 +49,8 @@ class _Commands:
         self._lines = _lines(source)
         self._daemon: Daemon | None = None
         self._lock = threading.Lock()
-        self.stopped = False  # before there was a daemon to stop
+        self.stopped = False
+        self.done = threading.Event()  # there is nothing left to stop
 
     def first(self) -> ToDaemon:
         """Wait for the first command; raises ``StopIteration`` if there is none."""
@@ -58,6 +62,8 @@ class _Commands:
     def set_daemon(self, daemon: Daemon) -> None:
         with self._lock:
             self._daemon = daemon
+            if self.stopped:
+                daemon.stop(_REASON)
 
     def _listen(self) -> None:
         for line in self._lines:
@@ -68,17 +74,31 @@ class _Commands:
 
     def _stop(self, grace: float | None, force: bool) -> None:
         with self._lock:
-            daemon = self._daemon
-            if daemon is None:
-                self.stopped = True
-                main = threading.main_thread().ident
-                assert main is not None
-                signal.pthread_kill(main, signal.SIGINT)  # ends the build
-                return
-        if force:
+            daemon, first = self._daemon, not self.stopped
+            self.stopped = True
+        if daemon is None:
+            if first:
+                self._end_build()
+        elif force:
             daemon.loop.call_threadsafe(lambda: daemon.feed(on.KillRequested()))
         else:
-            daemon.stop("it was asked for", grace)
+            daemon.stop(_REASON, grace)
+
+    def _end_build(self) -> None:
+        """End the programs of a build, which are in the process group of this process.
+
+        An exception in the main thread could come between the start of a program and the moment that
+        somebody knows of it. So every program is ended as it comes, until the build gives up.
+        """
+        deadline = time.monotonic() + BUILD_GRACE
+        while time.monotonic() < deadline:
+            with self._lock:
+                if self._daemon is not None:
+                    return
+                os.killpg(0, signal.SIGTERM)
+            if self.done.wait(0.1):
+                return
+        os.killpg(0, signal.SIGKILL)
 
 
 def run_hosted(start: Start, commands: _Commands, report: Callable[[RunReport], None]) -> None:
@@ -104,10 +124,15 @@ def run_hosted(start: Start, commands: _Commands, report: Callable[[RunReport], 
         )
         result = run_dataflow(dataflow, options, lambda _: None, dataflow_id, on_daemon)
         report(RunReport(dataflow_id, "finished" if result.ok else "failed", result))
-    except KeyboardInterrupt:
-        report(RunReport(dataflow_id, "finished", reason="it was stopped before its nodes were started"))
     except (DoraError, msgspec.ValidationError) as error:
-        report(RunReport(dataflow_id, "failed", reason=str(error)))
+        if commands.stopped:
+            report(
+                RunReport(dataflow_id, "finished", reason="it was stopped before its nodes were started")
+            )
+        else:
+            report(RunReport(dataflow_id, "failed", reason=str(error)))
+    finally:
+        commands.done.set()
 
 
 def main() -> None:
@@ -130,6 +155,8 @@ def main() -> None:
     except StopIteration:
         return
     assert isinstance(start, Start)
+    # For the time of the build; a handler, other than a signal that is ignored, is not inherited.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     commands.listen()
     run_hosted(start, commands, report)
 
