@@ -35,7 +35,7 @@ from dora.transport.doorbell import FENCED, Bell, Doorbell, memory_fence, yield_
 from dora.transport.interface import MAX_QUEUE, Loan, Sender
 from dora.wire.control import OutputConfig
 from dora.wire.correlation import FLUSH_MARK, asks_to_flush
-from dora.wire.encode import Payload, encode
+from dora.wire.encode import encode
 from dora.wire.message import Encoding, body_offset, pack_head
 from dora.wire.metadata import encode_metadata
 
@@ -111,7 +111,8 @@ class OutputPort:
                 self._send_small(message)
             else:
                 loan = self._sender.loan(len(head) + size)
-                _fill(loan.address, head, payload)
+                _move(loan.address, head, len(head))
+                payload.copy_to(loan.address + len(head))
                 self._words[self._sent_word] = self._sequence = sequence
                 loan.send()
             self._words[self._bytes_word] = self._bytes = self._bytes + size
@@ -224,19 +225,6 @@ class OutputPort:
         """Refuse further sends. What was sent stays receivable."""
         self._closed = True
         self._sender.close()
-
-
-def _fill(address: int, head: bytes, payload: Payload) -> None:
-    """Write a message into loaned memory: one copy of the payload."""
-    _move(address, head, len(head))
-    target = address + len(head)
-    if payload.write is not None:
-        view = memoryview((ctypes.c_ubyte * payload.size).from_address(target)).cast("B")
-        payload.write(view)
-    elif payload.body is not None:
-        _move(target, payload.to_bytes(), payload.size)
-    else:
-        _move(target, payload.address, payload.size)
 
 
 class SampleHandler:

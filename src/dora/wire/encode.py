@@ -12,10 +12,11 @@ and needs neither Arrow's IPC nor, for NumPy and bytes, pyarrow itself: importin
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
-from ctypes import string_at
-from typing import TYPE_CHECKING, Any
+from ctypes import c_ubyte, memmove, string_at
+from typing import TYPE_CHECKING, Any, Final
 
 from dora.errors import UnsupportedData
 from dora.wire.message import MAX_SCHEMA, Encoding, Message, pack_head
@@ -27,6 +28,11 @@ if TYPE_CHECKING:
 # Above this size an IPC payload is written straight into the message's memory (one copy) instead of
 # being serialized first (two copies, but without the fixed cost of a stream).
 STREAM_THRESHOLD = 32 * 1024
+
+# From this size on, several threads of Arrow's copy the values: one alone does not reach the memory's
+# bandwidth (40 MiB take 11 ms with one, 4 ms with two).
+PARALLEL_COPY: Final = 16 << 20
+_COPY_THREADS: Final = min(4, os.cpu_count() or 1)
 
 
 class Payload:
@@ -65,6 +71,34 @@ class Payload:
             self.write(memoryview(target))
             return bytes(target)
         return string_at(self.address, self.size)
+
+    def copy_to(self, address: int) -> None:
+        """Write the body to ``size`` bytes of memory: one copy."""
+        if self.write is not None:
+            self.write(_memory_at(address, self.size))
+        elif self.body is not None:
+            memmove(address, self.to_bytes(), self.size)
+        elif self.size >= PARALLEL_COPY and "pyarrow" in sys.modules:
+            import pyarrow as pa
+
+            source = pa.foreign_buffer(self.address, self.size, self.keep)
+            _writer(_memory_at(address, self.size)).write(source)
+        else:
+            memmove(address, self.address, self.size)
+
+
+def _memory_at(address: int, size: int) -> memoryview:
+    return memoryview((c_ubyte * size).from_address(address)).cast("B")
+
+
+def _writer(target: memoryview) -> Any:
+    """Return an Arrow file over memory that copies large buffers with several threads."""
+    import pyarrow as pa
+
+    writer = pa.FixedSizeBufferWriter(pa.py_buffer(target))
+    writer.set_memcopy_threads(_COPY_THREADS)
+    writer.set_memcopy_threshold(PARALLEL_COPY)
+    return writer
 
 
 # The array that was received last, if it was small, and what it is encoded to: many nodes pass on what
@@ -208,7 +242,7 @@ def _encode_ipc(array: Any) -> Payload:
         b"",
         counter.size(),
         keep=batch,
-        write=lambda target: _write_stream(pa.FixedSizeBufferWriter(pa.py_buffer(target)), batch),
+        write=lambda target: _write_stream(_writer(target), batch),
     )
 
 
