@@ -33,8 +33,8 @@ from dora.wire.correlation import PATTERN_ROOM
 # cleaned up yet, and taps.
 SPARE_RECEIVERS = 3
 MAX_TAPS = 4  # commands that look into one dataflow at the same time
-# A sender keeps a record of each message for each possible receiver: 18 MB for 4,096 messages and
-# two receivers. Where queues are longer than this, there is room for one tap.
+# A sender keeps a record of each message for each possible receiver: 9 MB a receiver for a queue of
+# 4,096 messages. Where queues are longer than this, there is room for one tap.
 _LONG_QUEUE = 256
 _LONGEST_CHANNEL_NAME = 255  # bytes; iceoryx2's limit
 TAP_QUEUE = 16  # messages that a tap holds at most
