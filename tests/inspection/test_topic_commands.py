@@ -257,6 +257,18 @@ def test_so_many_may_look(running: Running) -> None:
     assert dora("topic", "echo", "--count", "1").stdout
 
 
+def test_one_may_look_at_a_long_queue(running: Running) -> None:
+    running(FLOW.replace("queue_size: 4", "queue_size: 300"))
+    look = subprocess.Popen([*DORA, "topic", "echo", "camera/image"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert look.stdout is not None
+        look.stdout.readline()
+        says = dora("topic", "echo", "camera/image", status=1).stderr
+        assert says.startswith("error: 1 command looks at `camera/image` already")
+    finally:
+        end(look)
+
+
 def test_top_once(running: Running) -> None:
     running()
     found = top()

@@ -32,7 +32,7 @@ from dora.wire.correlation import PATTERN_ROOM
 # Room on every channel for receivers beyond the links: restarted ones whose predecessor is not
 # cleaned up yet, and taps.
 SPARE_RECEIVERS = 3
-MAX_TAPS = 4  # commands that look into one dataflow at the same time
+MAX_TAPS = 4  # commands that look at one output at the same time
 # A sender keeps a record of each message for each possible receiver: 9 MB a receiver for a queue of
 # 4,096 messages. Where queues are longer than this, there is room for one tap.
 _LONG_QUEUE = 256
