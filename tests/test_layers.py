@@ -21,6 +21,7 @@ LAYERS = (
     ("supervise", "transport"),
     ("node", "daemon", "coordinator"),
     ("building", "inspection"),
+    ("recording",),
     ("machine",),
     ("cli", "viewer"),  # the viewer is a node, and reads names of the daemon
     ("api",),
