@@ -20,10 +20,12 @@ from dora.daemon.board_keeper import BoardKeeper
 from dora.daemon.connections import Connection, ControlServer
 from dora.daemon.guardian import kill_run
 from dora.daemon.guests import Guests
+from dora.daemon.health import Health
 from dora.daemon.interpreter import interpreter_of
 from dora.daemon.loop import Loop
 from dora.daemon.options import RunOptions, finish_grace_from_environment, shell_nodes_allowed
 from dora.daemon.processes import Child
+from dora.daemon.remains import Remains
 from dora.daemon.rundir import RunDirectory
 from dora.daemon.spawn import CannotSpawn, command_line, environment
 from dora.daemon.successors import Successors
@@ -69,11 +71,7 @@ if TYPE_CHECKING:
 # A run that ends sooner has no guardian to pay for. If its daemon is killed before, the nodes lose
 # their connection and end; whatever does not is killed at the next start.
 GUARDIAN_AFTER = 0.5  # seconds
-CLEAN_UP_AFTER = 0.25  # seconds after the end of a node; a run that ends sooner needs no clean-up
-CLEAN_UP_EVERY = 0.1
 PATIENCE = 2.0  # seconds after a stop, before it is said who has not ended
-# Channels have room for so many processes of one node at once; see `dora.transport.iceoryx`.
-MAX_REMAINS = 2
 
 
 class Daemon:
@@ -107,17 +105,28 @@ class Daemon:
         self._children: dict[str, Child] = {}
         self._successors = Successors()
         self._members: dict[str, Connection] = {}  # connections of admitted nodes
-        self._remains: dict[str, int] = {}  # node → its dead processes that are not cleaned up
-        self._tap_remains = False  # a dead command is not cleaned up
-        self._signs: dict[str, tuple[int, ...]] = {}
-        self._clean_up_due: float | None = None
         for path in self._plan.bells:
             Doorbell.make(path)
         self._keeper = BoardKeeper(Board.create(run.board, self._plan.lines), self._plan)
+        self._remains = Remains(
+            self.loop,
+            run,
+            self._keeper,
+            is_over=lambda: self.supervisor.done,
+            on_cleaned=lambda: self._guests.cleaned_up(),
+            on_trouble=lambda text: self.note("warn", None, text),
+        )
+        self._health = Health(
+            self.loop,
+            self.supervisor.nodes,
+            self._members,
+            self._keeper,
+            lambda node_id: self.feed(on.Progress(node_id)),
+        )
         run.lock_board()
         self._server = ControlServer(self.loop, run.socket, self._on_message, self._on_disconnect)
         self._guests = Guests(
-            dataflow, self._plan, place, run.name, self.supervisor, self._members, self._remember_lost_tap
+            dataflow, self._plan, place, run.name, self.supervisor, self._members, self._remains.add_tap
         )
         self._watchdog: Watchdog | None = None
 
@@ -132,7 +141,7 @@ class Daemon:
                 self.note("warn", None, "no node of this dataflow has Python files that could be reloaded")
         if stop_after is not None:
             self.loop.call_at(stop_after, lambda: self._stop("its time is over"))
-        self._start_health_checks()
+        self._health.watch(self.dataflow)
         while not self.supervisor.done:
             self.loop.run_once(self.supervisor.next_deadline())
             deadline = self.supervisor.next_deadline()
@@ -143,7 +152,7 @@ class Daemon:
                 told()
         result = self.supervisor.result(self._run.dataflow_id)
         links = self._keeper.report(self._text.sent, self._text.dropped)
-        return msgspec.structs.replace(result, links=links)
+        return msgspec.structs.replace(result, links=links, unlogged=self._log_files.statistics())
 
     def close(self) -> None:
         """Kill what is left and close everything; the run's directory is the caller's."""
@@ -170,6 +179,10 @@ class Daemon:
     def stop(self, reason: str, grace: float | None = None) -> None:
         """Stop the dataflow, from any thread. ``grace``: seconds instead of those of the options."""
         self.loop.call_threadsafe(lambda: self.feed(on.StopRequested(reason, grace)))
+
+    def record_order(self, directory: str) -> None:
+        """Let all nodes write the order of their events into a directory; to be called before `run`."""
+        self._guests.orders.begin(0, directory)
 
     def kill_hard(self) -> None:
         """Kill all nodes without any bookkeeping: the last resort of a signal handler."""
@@ -284,8 +297,7 @@ class Daemon:
     def _forget_last_process(self, node_id: str, restart_count: int) -> None:
         self._log_files.mark_restart(node_id, restart_count, time.time_ns())
         self._text.forget_lines(node_id)
-        if self._remains.get(node_id, 0) > MAX_REMAINS:
-            self._clean_up()
+        self._remains.make_room(node_id)
 
     def _start_process(
         self,
@@ -371,7 +383,7 @@ class Daemon:
         if (connection := self._members.get(node_id)) is not None:
             connection.read_rest()
             self._drop_member(node_id)
-        self._remember_remains(node_id)
+        self._remember(node_id)
         self.feed(on.ProcessEnded(node_id, exit_code, number, self._text.last_lines(node_id)))
 
     # ----------------------------------------------------------------------- connections
@@ -442,7 +454,10 @@ class Daemon:
         self._keeper.reopen_receivers(node_id)
         config = self._plan.configs[node_id]
         config = msgspec.structs.replace(
-            config, restart_count=command.restart_count, parameters=command.parameters
+            config,
+            restart_count=command.restart_count,
+            parameters=command.parameters,
+            orders=self._guests.orders.of(node_id),
         )
         connection.send(Registered(config))
 
@@ -451,7 +466,7 @@ class Daemon:
         if node_id and self._members.get(node_id) is connection:
             del self._members[node_id]
             if self.supervisor.nodes[node_id].spec.is_dynamic:
-                self._remember_remains(node_id)
+                self._remember(node_id)
             self.feed(on.Disconnected(node_id))
             self._guests.node_gone(node_id)
         elif not node_id:
@@ -463,6 +478,10 @@ class Daemon:
             self._server.connections.pop(connection.number, None)
             connection.close()
             self._guests.node_gone(node_id)
+
+    def _remember(self, node_id: str) -> None:
+        if self._plan.configs[node_id].engine == "iceoryx2":
+            self._remains.add(node_id)
 
     # ----------------------------------------------------------------------- text and logs
 
@@ -500,77 +519,3 @@ class Daemon:
             self._on_log = None
             self.trouble = error
             self.feed(on.StopRequested("its log could not be shown any more"))
-
-    # ----------------------------------------------------------------------- health
-
-    def _start_health_checks(self) -> None:
-        timeouts = [
-            node.health_check_timeout
-            for node in self.dataflow.nodes
-            if node.health_check_timeout is not None and not node.is_dynamic
-        ]
-        if timeouts:
-            self._check_health(min(self.dataflow.health_check_interval, min(timeouts) / 3))
-
-    def _check_health(self, interval: float) -> None:
-        """Look for signs of life: a node waits for events, or it received or sent since last time."""
-        for node_id, node in self.supervisor.nodes.items():
-            connection = self._members.get(node_id)
-            if node.spec.health_check_timeout is None or not node.present or connection is None:
-                continue
-            waits, counters = self._keeper.sign_of_life(node_id)
-            moved = self._signs.get(node_id) != counters
-            self._signs[node_id] = counters
-            if (waits or moved) and not _is_stopped(connection.pid):
-                self.feed(on.Progress(node_id))
-        self.loop.call_at(time.monotonic() + interval, lambda: self._check_health(interval))
-
-    # ----------------------------------------------------------------------- remains
-
-    def _remember_remains(self, node_id: str) -> None:
-        """A process of this node ended: its ports stay until all it sent has been read."""
-        if self._plan.configs[node_id].engine != "iceoryx2":
-            return
-        self._remains[node_id] = self._remains.get(node_id, 0) + 1
-        self._plan_clean_up()
-
-    def _remember_lost_tap(self) -> None:
-        """A command was killed that looked at outputs: its queues are still being filled."""
-        self._tap_remains = True
-        self._plan_clean_up()
-
-    def _plan_clean_up(self) -> None:
-        if self._clean_up_due is None:
-            self._clean_up_due = time.monotonic() + CLEAN_UP_AFTER
-            self.loop.call_at(self._clean_up_due, self._try_clean_up)
-
-    def _try_clean_up(self) -> None:
-        self._clean_up_due = None
-        if not (self._remains or self._tap_remains) or self.supervisor.done:
-            return
-        if all(self._keeper.drained(node_id) for node_id in self._remains):
-            self._clean_up()
-        else:
-            self._clean_up_due = time.monotonic() + CLEAN_UP_EVERY
-            self.loop.call_at(self._clean_up_due, self._try_clean_up)
-
-    def _clean_up(self) -> None:
-        from dora.errors import TransportError
-        from dora.transport.iceoryx import remove_dead_nodes
-
-        self._remains.clear()
-        self._tap_remains = False
-        self._guests.cleaned_up()
-        try:
-            remove_dead_nodes(self._run.path, self._run.prefix)
-        except TransportError as error:
-            self.note("warn", None, str(error))
-
-
-def _is_stopped(pid: int) -> bool:
-    """Tell whether a process is stopped by a signal or a debugger (Linux)."""
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
-    except (OSError, IndexError):
-        return False

@@ -1,0 +1,70 @@
+"""Signs of life of the nodes that have a `health_check_timeout`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from dora.daemon.board_keeper import BoardKeeper
+from dora.daemon.connections import Connection
+from dora.daemon.loop import Loop
+from dora.dataflow.model import Dataflow
+from dora.supervise.node_state import NodeState
+
+
+class Health:
+    """Looks at the nodes regularly; ``on_progress`` gets the id of each that is alive.
+
+    A node is if it waits for events, or received or sent something since the last look.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        nodes: Mapping[str, NodeState],
+        members: Mapping[str, Connection],
+        keeper: BoardKeeper,
+        on_progress: Callable[[str], None],
+    ) -> None:
+        self._loop = loop
+        self._nodes = nodes
+        self._members = members
+        self._keeper = keeper
+        self._on_progress = on_progress
+        self._counters: dict[str, tuple[int, ...]] = {}
+        self._interval = 0.0
+
+    def watch(self, dataflow: Dataflow) -> None:
+        """Look as often as the nodes of a dataflow need it; never, if none asks for it."""
+        timeouts = [
+            node.health_check_timeout
+            for node in dataflow.nodes
+            if node.health_check_timeout is not None and not node.is_dynamic
+        ]
+        watches = self._interval > 0.0
+        self._interval = min(dataflow.health_check_interval, min(timeouts) / 3) if timeouts else 0.0
+        if timeouts and not watches:
+            self._look()
+
+    def _look(self) -> None:
+        if not self._interval:
+            return
+        for node_id, node in list(self._nodes.items()):
+            connection = self._members.get(node_id)
+            if node.spec.health_check_timeout is None or not node.present or connection is None:
+                continue
+            waits, counters = self._keeper.sign_of_life(node_id)
+            moved = self._counters.get(node_id) != counters
+            self._counters[node_id] = counters
+            if (waits or moved) and not _is_stopped(connection.pid):
+                self._on_progress(node_id)
+        self._loop.call_at(time.monotonic() + self._interval, self._look)
+
+
+def _is_stopped(pid: int) -> bool:
+    """Tell whether a process is stopped by a signal or a debugger (Linux)."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in (b"T", b"t")
+    except (OSError, IndexError):
+        return False
