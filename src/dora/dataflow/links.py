@@ -1,6 +1,7 @@
 """From the model to what each process needs to know: links, board lines, names of channels.
 
-`plan` is pure: the same dataflow and the same `Place` give the same `Plan`.
+`plan` is pure: the same dataflow and the same `Place` give the same `Plan`. When a running dataflow
+changes, the new plan follows from the former: whatever is in both keeps its line, its bell and its channel.
 
 Three kinds of edges never touch shared memory: timers (made in the node), text (log entries and
 captured lines, delivered by the daemon over the control socket), and edges between two operators
@@ -26,7 +27,15 @@ from dora.dataflow.model import (
     NodeOutput,
     TimerSource,
 )
-from dora.wire.control import InputConfig, LinkConfig, NodeConfig, OperatorConfig, OutputConfig
+from dora.wire.control import (
+    ChannelConfig,
+    InputConfig,
+    LinkConfig,
+    NodeConfig,
+    OperatorConfig,
+    OutputConfig,
+    TraceConfig,
+)
 from dora.wire.correlation import PATTERN_ROOM
 
 # Room on every channel for receivers beyond the links: restarted ones whose predecessor is not
@@ -38,6 +47,9 @@ MAX_TAPS = 4  # commands that look at one output at the same time
 _LONG_QUEUE = 256
 _LONGEST_CHANNEL_NAME = 255  # bytes; iceoryx2's limit
 TAP_QUEUE = 16  # messages that a tap holds at most
+# Links that come while the dataflow runs take the places of taps, except one. Further ones, and those with
+# longer queues, get a channel more, with room for so many; the sender copies each message once more.
+_ANNEX_LINKS = 8
 
 LinkKind = Literal["link", "timer", "text", "local"]
 
@@ -51,6 +63,7 @@ class Place(msgspec.Struct, frozen=True):
     board: str  # path of the board
     engine: Literal["iceoryx2", "zenoh"] = "iceoryx2"
     zenoh_endpoint: str = ""
+    trace: TraceConfig | None = None  # None: nothing is traced
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -83,18 +96,19 @@ def text_outputs(node: Node) -> set[str]:
     return {name for name in (node.log.send_stdout_as, node.log.send_logs_as) if name}
 
 
-def plan(dataflow: Dataflow, place: Place) -> Plan:
-    """Lay out all links of a dataflow."""
-    layout = _Layout(dataflow, place)
+def plan(dataflow: Dataflow, place: Place, former: Plan | None = None) -> Plan:
+    """Lay out all links of a dataflow; of one that is running, ``former`` is the plan in force."""
+    layout = _Layout(dataflow, place, former)
     links = tuple(_links(layout))
     fed: dict[NodeOutput, list[Link]] = {source: [] for source in layout.output_slots}
     for link in links:
         if link.kind == "link":
             fed[NodeOutput(link.producer, link.output)].append(link)
-    outputs = {source: _output(layout, source, edges) for source, edges in fed.items()}
+    channels: dict[int, ChannelConfig] = {}
+    outputs = {source: _output(layout, source, edges, channels) for source, edges in fed.items()}
     credit_bells = tuple(output.credit_bell for output in outputs.values() if output.credit_bell)
     return Plan(
-        configs={node.id: _node(layout, node, outputs) for node in dataflow.nodes},
+        configs={node.id: _node(layout, node, outputs, channels) for node in dataflow.nodes},
         links=links,
         bells=tuple(layout.bells.values()) + credit_bells,
         lines=layout.lines,
@@ -104,10 +118,11 @@ def plan(dataflow: Dataflow, place: Place) -> Plan:
 class _Layout:
     """The lines of the board and the names of the doorbells.
 
-    Nodes come first on the board, then outputs, then inputs, except timers, which need no line.
+    Nodes come first on the board, then outputs, then inputs, except timers, which need no line. What a
+    running dataflow gets is put behind; lines are never used again, because who has one may write to it.
     """
 
-    def __init__(self, dataflow: Dataflow, place: Place) -> None:
+    def __init__(self, dataflow: Dataflow, place: Place, former: Plan | None) -> None:
         self.dataflow = dataflow
         self.place = place
         self.nodes = {node.id: node for node in dataflow.nodes}
@@ -122,17 +137,49 @@ class _Layout:
             for item in node.inputs
             if isinstance(item.source, NodeOutput)
         }
-        slots = itertools.count()
-        self.node_slots = {node.id: next(slots) for node in dataflow.nodes}
+        self.runs = former is not None
+        configs = former.configs if former is not None else {}
+        self.former_outputs = {
+            NodeOutput(node_id, output.id): output
+            for node_id, config in configs.items()
+            for output in config.outputs
+        }
+        # An input that is fed by something else is another one.
+        self.former_inputs = {
+            (node_id, item.id): item
+            for node_id, config in configs.items()
+            for item in config.inputs
+            if item.kind == self.kinds.get((node_id, item.id))
+            and item.source == self._source(node_id, item.id)
+        }
+        slots = itertools.count(former.lines if former is not None else 0)
+        self.node_slots = {
+            node_id: configs[node_id].node_slot if node_id in configs else next(slots)
+            for node_id in self.nodes
+        }
         self.output_slots = {
-            NodeOutput(node.id, output): next(slots) for node in dataflow.nodes for output in node.outputs
+            source: self.former_outputs[source].slot if source in self.former_outputs else next(slots)
+            for node in dataflow.nodes
+            for source in (NodeOutput(node.id, output) for output in node.outputs)
         }
-        self.input_slots = {key: next(slots) for key, kind in self.kinds.items() if kind != "timer"}
+        self.input_slots = {
+            key: self.former_inputs[key].slot if key in self.former_inputs else next(slots)
+            for key, kind in self.kinds.items()
+            if kind != "timer"
+        }
         self.lines = next(slots)
-        self.bells = {node_id: f"{place.run_dir}/bell-{index}" for index, node_id in enumerate(self.nodes)}
+        self.bells = {node_id: f"{place.run_dir}/bell-{slot}" for node_id, slot in self.node_slots.items()}
         self.credit_bells = {
-            source: f"{place.run_dir}/credit-{index}" for index, source in enumerate(self.output_slots)
+            source: f"{place.run_dir}/credit-{slot}" for source, slot in self.output_slots.items()
         }
+
+    def _source(self, node_id: str, input_id: str) -> str:
+        return next(str(item.source) for item in self.nodes[node_id].inputs if item.id == input_id)
+
+    def is_late(self, node_id: str, input_id: str) -> bool:
+        """Tell whether an input came while the dataflow was running."""
+        known = self.former_inputs.get((node_id, input_id))
+        return self.runs if known is None else known.late
 
     def room(self, source: NodeOutput, consumer: Node, item: Input) -> int:
         """Return the `InputConfig.room` of a link: for two nodes of a pattern that send to each other."""
@@ -161,9 +208,12 @@ def _links(layout: _Layout) -> Iterator[Link]:
                 )
 
 
-def _channel(dataflow_id: str, source: NodeOutput) -> str:
-    """Return the name of an output's channel: the ids, or a digest of them if they are too long."""
-    name = f"{dataflow_id}/{source.node}/{source.output}"
+def _channel(dataflow_id: str, source: NodeOutput, slot: int | None = None) -> str:
+    """Return the name of an output's channel: the ids, or a digest of them if they are too long.
+
+    ``slot``, of a running dataflow, keeps apart what has the same ids one after the other.
+    """
+    name = f"{dataflow_id}/{source.node}/{source.output}" + ("" if slot is None else f"@{slot}")
     if len(name) <= _LONGEST_CHANNEL_NAME:
         return name
     import hashlib
@@ -171,14 +221,28 @@ def _channel(dataflow_id: str, source: NodeOutput) -> str:
     return f"{dataflow_id}/{hashlib.sha256(name.encode()).hexdigest()}"
 
 
-def _output(layout: _Layout, source: NodeOutput, links: list[Link]) -> OutputConfig:
-    waits = any(link.policy == "backpressure" for link in links)
-    longest = max([TAP_QUEUE, *(max(link.queue_size, link.room) for link in links)])
+def _output(
+    layout: _Layout, source: NodeOutput, links: list[Link], channels: dict[int, ChannelConfig]
+) -> OutputConfig:
+    """Lay out an output; ``channels`` gets the channel of each of its links, by slot."""
+    known = layout.former_outputs.get(source)
     declared = layout.dataflow.types.outputs.get(str(source), ANY)
+    waits = any(link.policy == "backpressure" for link in links) or (known and known.credit_bell)
+    slot = layout.output_slots[source]
+    if known is not None:
+        first = ChannelConfig(known.service, known.max_queue_size, known.max_receivers)
+        annexes = _place(layout, links, channels, first, known.annexes)
+    else:
+        longest = max([TAP_QUEUE, *map(_length, links)])
+        name = _channel(layout.place.dataflow_id, source, slot if layout.runs else None)
+        taps = MAX_TAPS if longest <= _LONG_QUEUE else 1
+        first = ChannelConfig(name, longest, len(links) + SPARE_RECEIVERS + taps)
+        channels.update((link.slot, first) for link in links)
+        annexes = []
     return OutputConfig(
         id=source.output,
-        service=_channel(layout.place.dataflow_id, source),
-        slot=layout.output_slots[source],
+        service=first.service,
+        slot=slot,
         links=[
             LinkConfig(
                 slot=link.slot,
@@ -192,15 +256,65 @@ def _output(layout: _Layout, source: NodeOutput, links: list[Link]) -> OutputCon
             for link in links
         ],
         credit_bell=layout.credit_bells[source] if waits else "",
-        max_queue_size=longest,
-        max_receivers=len(links) + SPARE_RECEIVERS + (MAX_TAPS if longest <= _LONG_QUEUE else 1),
+        max_queue_size=first.max_queue_size,
+        max_receivers=first.max_receivers,
+        annexes=annexes,
         type=declared.name,
         shapes=list(declared.shapes),
     )
 
 
+def _place(
+    layout: _Layout,
+    links: list[Link],
+    channels: dict[int, ChannelConfig],
+    first: ChannelConfig,
+    annexes: list[ChannelConfig],
+) -> list[ChannelConfig]:
+    """Give each link of a running output its channel; return the further ones that are needed."""
+    by_name = {channel.service: channel for channel in (first, *annexes)}
+    room = {name: channel.max_receivers - SPARE_RECEIVERS for name, channel in by_name.items()}
+    room[first.service] -= 1  # for a tap
+    fresh = []
+    for link in links:
+        known = layout.former_inputs.get((link.consumer, link.input))
+        if known is None:
+            fresh.append(link)
+        else:
+            channels[link.slot] = by_name[known.service]
+            room[known.service] -= 1
+    for link in fresh:
+        fitting = [
+            name
+            for name, channel in by_name.items()
+            if layout.place.engine == "zenoh"  # whose channels have no limits
+            or (room[name] > 0 and channel.max_queue_size >= _length(link))
+        ]
+        if fitting:
+            name = fitting[0]
+        else:
+            source = NodeOutput(link.producer, link.output)
+            name = _channel(layout.place.dataflow_id, source, link.slot)
+            by_name[name] = ChannelConfig(
+                name, max(TAP_QUEUE, _length(link)), _ANNEX_LINKS + SPARE_RECEIVERS
+            )
+            room[name] = _ANNEX_LINKS
+        channels[link.slot] = by_name[name]
+        room[name] -= 1
+    used = {channels[link.slot].service for link in links}
+    return [channel for name, channel in by_name.items() if name in used and name != first.service]
+
+
+def _length(link: Link) -> int:
+    return max(link.queue_size, link.room)
+
+
 def _input(
-    layout: _Layout, node: Node, item: Input, outputs: dict[NodeOutput, OutputConfig]
+    layout: _Layout,
+    node: Node,
+    item: Input,
+    outputs: dict[NodeOutput, OutputConfig],
+    channels: dict[int, ChannelConfig],
 ) -> InputConfig:
     config = InputConfig(
         id=item.id,
@@ -211,6 +325,7 @@ def _input(
         input_timeout=item.input_timeout,
         slot=layout.input_slots.get((node.id, item.id), 0),
         room=layout.room(item.source, node, item) if isinstance(item.source, NodeOutput) else 0,
+        late=layout.is_late(node.id, item.id),
     )
     if isinstance(item.source, TimerSource):
         config.interval_ns = item.source.interval_ns
@@ -219,15 +334,21 @@ def _input(
     config.type, config.shapes = declared.name, list(declared.shapes)
     if isinstance(item.source, NodeOutput) and config.kind == "link":
         output = outputs[item.source]
-        config.service = output.service
+        channel = channels[config.slot]
+        config.service = channel.service
         config.credit_bell = output.credit_bell if config.policy == "backpressure" else ""
         config.output_slot = output.slot
-        config.max_queue_size = output.max_queue_size
-        config.max_receivers = output.max_receivers
+        config.max_queue_size = channel.max_queue_size
+        config.max_receivers = channel.max_receivers
     return config
 
 
-def _node(layout: _Layout, node: Node, outputs: dict[NodeOutput, OutputConfig]) -> NodeConfig:
+def _node(
+    layout: _Layout,
+    node: Node,
+    outputs: dict[NodeOutput, OutputConfig],
+    channels: dict[int, ChannelConfig],
+) -> NodeConfig:
     dataflow, place = layout.dataflow, layout.place
     return NodeConfig(
         dataflow_id=place.dataflow_id,
@@ -238,12 +359,12 @@ def _node(layout: _Layout, node: Node, outputs: dict[NodeOutput, OutputConfig]) 
         board=place.board,
         node_slot=layout.node_slots[node.id],
         bell=layout.bells[node.id],
-        inputs=[_input(layout, node, item, outputs) for item in node.inputs],
+        inputs=[_input(layout, node, item, outputs, channels) for item in node.inputs],
         outputs=[outputs[NodeOutput(node.id, output)] for output in node.outputs],
         operators=[
             OperatorConfig(
                 id=operator.id,
-                source=os.path.join(dataflow.working_dir, operator.python),
+                source=os.path.join(dataflow.home_of(node), operator.python),
                 inputs=[item.id for item in operator.inputs],
                 outputs=list(operator.outputs),
             )
@@ -255,6 +376,7 @@ def _node(layout: _Layout, node: Node, outputs: dict[NodeOutput, OutputConfig]) 
         dynamic=node.is_dynamic,
         exit_when_nodes_finish=dataflow.exit_when_nodes_finish,
         zenoh_endpoint=place.zenoh_endpoint,
+        trace=place.trace,
     )
 
 

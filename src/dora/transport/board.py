@@ -21,6 +21,8 @@ output      ``TAPPED``             until when (CLOCK_MONOTONIC, nanoseconds) som
                                    besides its links; every tap writes it, again and again, so that a
                                    killed one is forgotten by itself
 output      ``BYTES``              bytes of the payloads sent through shared memory or the network
+output      ``REWIRED``            how often its links have changed (daemon): a sender that sees a change
+                                   looks what the daemon says about it
 link        ``RECEIVED``           messages that the receiver took out of the link
 link        ``DROPPED``            messages that were lost on the link
 link        ``FIRST``              sequence number before the first one meant for this link
@@ -35,6 +37,7 @@ missing to ``SENT`` is still queued, or was left behind by a receiver that ended
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 
@@ -42,10 +45,18 @@ WORDS = 8
 LINE_BYTES = WORDS * 8
 
 ASLEEP, CONTROL, UNDECLARED = 0, 1, 2
-SENT, CREDIT_WAITING, BEGUN, FLUSH, TAPPED, BYTES = 0, 1, 2, 3, 4, 5
+SENT, CREDIT_WAITING, BEGUN, FLUSH, TAPPED, BYTES, REWIRED = 0, 1, 2, 3, 4, 5, 6
 RECEIVED, DROPPED, FIRST, STATE, PROBED = 0, 1, 2, 3, 4
 
 UNCONNECTED, CONNECTED, CLOSED = 0, 1, 2
+
+MAX_LINES = 1 << 16  # lines are never used again: so many nodes, outputs and links may come in a run
+
+
+def _allocate(fd: int, lines: int) -> None:
+    # Allocated, not only sized: a full tmpfs is an error here, not a SIGBUS later.
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(fd, 0, max(lines, 1) * LINE_BYTES)
 
 
 class Board:
@@ -62,16 +73,26 @@ class Board:
 
     @classmethod
     def create(cls, path: str, lines: int) -> Board:
-        """Create the file with ``lines`` zeroed lines; raises ``FileExistsError``, ``OSError``."""
+        """Create the file with ``lines`` zeroed lines; raises ``FileExistsError``, ``OSError``.
+
+        It is as long as `MAX_LINES` need, but takes the memory of what is used.
+        """
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            size = max(lines, 1) * LINE_BYTES
-            # Allocated, not only sized: a full tmpfs is an error here, not a SIGBUS later.
-            if hasattr(os, "posix_fallocate"):
-                os.posix_fallocate(fd, 0, size)
-            else:
-                os.ftruncate(fd, size)
+            size = max(lines, MAX_LINES) * LINE_BYTES
+            os.ftruncate(fd, size)
+            _allocate(fd, lines)
             return cls(path, mmap.mmap(fd, size))
+        finally:
+            os.close(fd)
+
+    def allocate(self, lines: int) -> None:
+        """Make so many lines usable; raises ``OSError``, also where there is no room for them."""
+        if lines > len(self.words) // WORDS:
+            raise OSError(errno.ENOSPC, f"a board has {len(self.words) // WORDS} lines")
+        fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            _allocate(fd, lines)
         finally:
             os.close(fd)
 

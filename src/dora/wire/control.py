@@ -21,6 +21,23 @@ MAX_FRAME = 64 << 20  # bytes
 # --------------------------------------------------------------------------- configuration
 
 
+class TlsFiles(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The certificates with which machines prove to each other who they are: paths of PEM files."""
+
+    authority: str  # of the certificate that signed those of all machines
+    certificate: str  # of this machine
+    key: str
+
+
+class RemoteConfig(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How nodes of other machines are reached, and reach this one: see `dora.transport.mailbox`."""
+
+    mailbox: str  # endpoint of this machine's mailbox, for its own nodes
+    mailboxes: dict[str, str]  # other machine → endpoint of its mailbox
+    secret: str
+    tls: TlsFiles | None = None
+
+
 class LinkConfig(msgspec.Struct, omit_defaults=True):
     """One output → input edge, as the sender sees it."""
 
@@ -31,6 +48,16 @@ class LinkConfig(msgspec.Struct, omit_defaults=True):
     queue_size: int = 10
     policy: Literal["drop_oldest", "backpressure"] = "drop_oldest"
     dynamic: bool = False  # the consumer is a dynamic node: it may not be there
+    machine: str = ""  # where the consumer is; "": on this machine
+    room: int = 0  # as in `InputConfig`
+
+
+class ChannelConfig(msgspec.Struct, omit_defaults=True):
+    """A further channel of an output, for links that came later and found no room in the first."""
+
+    service: str
+    max_queue_size: int
+    max_receivers: int
 
 
 class OutputConfig(msgspec.Struct, omit_defaults=True):
@@ -41,6 +68,7 @@ class OutputConfig(msgspec.Struct, omit_defaults=True):
     credit_bell: str = ""  # path of the doorbell for back-pressure; "" if no link needs one
     max_queue_size: int = 1  # over all links, fixed for the life of the channel
     max_receivers: int = 1  # room for receivers: links, restarts, observers
+    annexes: list[ChannelConfig] = []  # every message goes to these too
     type: str = ""  # what the dataflow says that messages are
     shapes: list[Any] = []  # the Arrow types that this may mean; empty: any
 
@@ -62,12 +90,14 @@ class InputConfig(msgspec.Struct, omit_defaults=True):
     # keeps all that belong to an exchange, and ``queue_size`` others. 0: the queue is as declared.
     room: int = 0
     input_timeout: float | None = None
+    machine: str = ""  # where the source is; "": on this machine
     service: str = ""
     slot: int = 0  # the link's line on the board (`link`, `text` and `local`)
     credit_bell: str = ""
     output_slot: int = 0  # the source output's line on the board (`link`)
     max_queue_size: int = 1
     max_receivers: int = 1
+    late: bool = False  # it came while the dataflow was running: earlier messages are not meant for it
     interval_ns: int = 0
     type: str = ""  # as for outputs
     shapes: list[Any] = []
@@ -78,6 +108,14 @@ class OperatorConfig(msgspec.Struct, omit_defaults=True):
     source: str  # absolute path of the Python file
     inputs: list[str] = []  # short ids; the node's inputs are "<operator id>/<input id>"
     outputs: list[str] = []
+
+
+class TraceConfig(msgspec.Struct, frozen=True):
+    """Where a node writes its spans, and which part of all traces is recorded (0 to 1)."""
+
+    directory: str
+    dataflow: str  # its name
+    ratio: float = 1.0
 
 
 class NodeConfig(msgspec.Struct, omit_defaults=True):
@@ -99,6 +137,9 @@ class NodeConfig(msgspec.Struct, omit_defaults=True):
     dynamic: bool = False
     exit_when_nodes_finish: bool = False
     zenoh_endpoint: str = ""
+    remote: RemoteConfig | None = None  # None: the whole dataflow is on this machine
+    trace: TraceConfig | None = None  # None: nothing is traced
+    orders: list[str] = []  # files to write the order of events to, see `WriteOrder`
 
 
 class Address(msgspec.Struct):
@@ -149,7 +190,23 @@ class SentFor(msgspec.Struct, tag=True):
     reason: str = ""
 
 
-ToDaemon = Register | Ready | OutputsClosed | Closing | StopDataflow | SentFor
+class InputAttached(msgspec.Struct, tag=True):
+    """The answer to `AttachInput`; ``fault`` says why the input cannot receive."""
+
+    slot: int
+    fault: str = ""
+
+
+class InputDetached(msgspec.Struct, tag=True):
+    """All messages of an input that was disconnected have been taken."""
+
+    input: str
+    slot: int
+
+
+ToDaemon = (
+    Register | Ready | OutputsClosed | Closing | StopDataflow | SentFor | InputAttached | InputDetached
+)
 
 # --------------------------------------------------------------------------- daemon → node
 
@@ -223,6 +280,48 @@ class SendFor(msgspec.Struct, tag=True):
     message: bytes
 
 
+class WriteOrder(msgspec.Struct, tag=True):
+    """Write down the order of events, as `dora.wire.order` lays it out, into the file ``path``; or no more."""
+
+    path: str
+    end: bool = False
+
+
+class AttachLink(msgspec.Struct, tag=True):
+    """An output gets one more link. ``change`` is the value of the output's ``REWIRED`` from here on."""
+
+    output: str
+    link: LinkConfig
+    change: int
+    credit_bell: str = ""
+    annex: ChannelConfig | None = None  # a channel that this link needs, and the output does not have yet
+
+
+class DetachLink(msgspec.Struct, tag=True):
+    """An output loses a link."""
+
+    output: str
+    slot: int
+    change: int
+    annex: str = ""  # the channel that nobody needs any more
+
+
+class AttachInput(msgspec.Struct, tag=True):
+    """The node gets one more input. Answered by `InputAttached`."""
+
+    item: InputConfig
+
+
+class DetachInput(msgspec.Struct, tag=True):
+    """An input was disconnected: it closes once what was sent so far is taken.
+
+    Answered by `InputDetached` then. If it was the node's last, the node waits for another one.
+    """
+
+    input: str
+    slot: int
+
+
 class TextInput(msgspec.Struct, tag=True):
     """One line for inputs of kind ``text``; arrives as a string array of length 1."""
 
@@ -243,6 +342,7 @@ ToNode = (
     | ParamDeleted
     | Stop
     | SendFor
+    | WriteOrder
     | TextInput
 )
 
