@@ -1,8 +1,8 @@
 """In which form a message is stored, and to which channel it belongs.
 
-The form is the schema that a viewer can do most with. What a message is, its type and its metadata say, by the
-same conventions that the node `dora-rerun` follows: `primitive`, and for images `width`, `height` and `encoding`.
-A message that breaks them is stored as plain values, so nothing is ever refused.
+The form is the schema that a viewer can do most with. What a message is, its type and its metadata
+say, by the same conventions that the node `dora-rerun` follows: `primitive`, and for images `width`,
+`height` and `encoding`. A message that breaks them is stored as plain values, so nothing is ever refused.
 """
 
 from __future__ import annotations
@@ -96,6 +96,39 @@ def form_of(message: Message) -> Form:
 def prefix_of(message: Message, form: Form) -> bytes:
     """Return all bytes of the stored message that come before the body."""
     return stored_head(message) + form.fields + body_prefix(form.body_field, message.body_size)
+
+
+class ChannelItem(NamedTuple):
+    """One channel of a recording."""
+
+    topic: str
+    schema: str
+    metadata: dict[str, str]
+
+
+class ChannelTable:
+    """The channels of a recording by their numbers, from 1. They only ever become more."""
+
+    def __init__(self) -> None:
+        self._items: list[ChannelItem] = []
+        self._numbers: dict[ChannelKey, int] = {}
+
+    def number(self, key: ChannelKey, declared: str = "") -> int:
+        """Return the number of an output's channel; ``declared`` is the type in the dataflow."""
+        number = self._numbers.get(key)
+        if number is None:
+            number = self._numbers[key] = self.add(
+                ChannelItem(key.topic, key.schema, channel_metadata(key, declared))
+            )
+        return number
+
+    def add(self, item: ChannelItem) -> int:
+        """Add a channel that is no output's, and return its number."""
+        self._items.append(item)
+        return len(self._items)
+
+    def item(self, number: int) -> ChannelItem:
+        return self._items[number - 1]
 
 
 class Schemas:

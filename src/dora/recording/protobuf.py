@@ -72,7 +72,7 @@ def timestamp(number: int, time_ns: int) -> bytes:
 
 
 def descriptor_set(messages: Mapping[str, tuple[Field, ...]]) -> bytes:
-    """Return a ``FileDescriptorSet`` that describes messages, by their full names; the first is the root."""
+    """Return a ``FileDescriptorSet`` of messages, by their full names; the first is made of the others."""
     files: dict[str, bytes] = {}
     for name, fields in messages.items():
         package, _, short = name.rpartition(".")

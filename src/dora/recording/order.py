@@ -1,0 +1,86 @@
+"""The order in which nodes take their events, on its way into a recording and out again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO, Final
+
+import msgspec
+
+from dora.wire.order import Entry, Kind, entries, pack_entry, whole
+
+ORDER_TOPIC: Final = "dora/order/"  # in front of the id of the node
+ORDER_ENCODING: Final = "dora.order"
+
+
+class OrderTail:
+    """Reads what nodes write into a directory while a dataflow is recorded; ``close`` removes it.
+
+    The nodes are told of the directory with `dora.wire.requests.RecordOrder`, or `Daemon.record_order`.
+    """
+
+    def __init__(self) -> None:
+        self.directory = tempfile.mkdtemp(prefix="dora-order-")
+        self._files: dict[str, BinaryIO] = {}
+        self._rest: dict[str, bytes] = {}
+
+    def read(self) -> Iterator[tuple[str, bytes]]:
+        """Yield, by node, the entries that were written since the last time."""
+        for node_id in sorted(os.listdir(self.directory)):
+            file = self._files.get(node_id)
+            if file is None:
+                file = self._files[node_id] = open(os.path.join(self.directory, node_id), "rb")  # noqa: SIM115
+            data = self._rest.pop(node_id, b"") + file.read()
+            size = whole(data)
+            if size < len(data):
+                self._rest[node_id] = data[size:]
+            if size:
+                yield node_id, data[:size]
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+
+Numbers = Callable[[str, int], int]
+"""From an output and a recorded sequence number to the one in the replay; 0: it will not be sent."""
+
+
+def renumber(
+    data: bytes, inputs: list[str], numbers: Numbers, begin_ns: int, end_ns: int
+) -> Iterator[bytes]:
+    """Yield entries as a replay of that span of time needs them.
+
+    ``inputs`` are the sources by the place of the input, as of the last `Kind.BEGIN`; it is updated.
+    """
+    for entry in entries(data):
+        if entry.kind == Kind.BEGIN:
+            inputs[:] = _sources(entry)
+        elif not begin_ns <= entry.time_ns < end_ns:
+            continue
+        elif entry.kind == Kind.MESSAGE:
+            number = numbers(inputs[entry.input], entry.number)
+            if number > 0:
+                yield pack_entry(entry.kind, entry.input, entry.time_ns, number)
+            continue
+        yield pack_entry(*entry)
+
+
+def _sources(entry: Entry) -> list[str]:
+    known: Mapping[str, Any] = msgspec.msgpack.decode(entry.content)
+    return [str(source) for source in known.values()]
+
+
+def first_numbers(data: bytes, inputs: list[str], found: dict[str, int]) -> None:
+    """Note the lowest sequence number of each output that a node took a message of."""
+    for entry in entries(data):
+        if entry.kind == Kind.BEGIN:
+            inputs[:] = _sources(entry)
+        elif entry.kind == Kind.MESSAGE:
+            source = inputs[entry.input]
+            found[source] = min(found.get(source, entry.number), entry.number)

@@ -1,0 +1,349 @@
+"""Reading recordings, whole ones and damaged ones.
+
+What can be read is read: a file that was cut off gives all messages up to the cut, one with a damaged place those
+before it. `Recording.damage` then says so.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from dora.errors import DoraError
+from dora.recording.format import (
+    ARROW_TYPE,
+    DATAFLOW,
+    DECLARED_TYPE,
+    END,
+    PROFILE,
+    START,
+    VERSION,
+    End,
+    NotARecording,
+    Start,
+    end_from,
+    restore,
+    start_from,
+)
+from dora.recording.order import ORDER_TOPIC
+from dora.wire.message import Message
+
+_MAGIC: Final = b"\x89MCAP0\r\n"
+_OWN: Final = "dora/"  # topics that are not outputs
+_WRAP: Final = 1 << 32  # MCAP's sequence numbers have 32 bits
+
+
+class Recorded(NamedTuple):
+    """One message of a recording. ``time_ns`` is when it was sent, ``sequence`` its number on its output."""
+
+    topic: str
+    sequence: int
+    time_ns: int
+    data: bytes
+
+    @property
+    def message(self) -> Message:
+        """The message as it was sent; raises `NotARecording` if it is damaged."""
+        return restore(self.data)
+
+
+@dataclass
+class Topic:
+    """What is known of one output. ``types``: Arrow types as text; ``declared``: what the dataflow says."""
+
+    name: str
+    types: list[str] = field(default_factory=list)
+    schemas: list[str] = field(default_factory=list)
+    declared: str = ""
+    messages: int = 0
+
+    @property
+    def node_id(self) -> str:
+        return self.name.partition("/")[0]
+
+
+class Recording:
+    """An open file; ``with`` closes it."""
+
+    def __init__(self, path: str) -> None:
+        """Open and look into a recording; raises `NotARecording` for another file, `DoraError` for none.
+
+        A file without its end is read through once, to find out what is in it.
+        """
+        self.path = path
+        self.damage = ""  # why the end of the file, or a part, cannot be read
+        self.end: End | None = None  # None: the file was cut off
+        self.dataflow: dict[str, Any] = {}  # its descriptor
+        self.topics: dict[str, Topic] = {}
+        self.first_ns = self.last_ns = 0  # times of the first and the last message
+        self._orders = False  # whether the order of events is in it
+        try:
+            self._file = open(path, "rb")  # noqa: SIM115 - closed by `close`
+            self.size = os.path.getsize(path)
+            beginning = self._file.read(len(_MAGIC))
+        except IsADirectoryError:
+            raise DoraError(f"{path} is a folder; give a recording, a file of `dora record`") from None
+        except OSError as error:
+            raise DoraError(f"the recording {path} cannot be read: {error.strerror}") from None
+        try:
+            if beginning != _MAGIC:
+                raise NotARecording(f"{path} is no recording: it is not an MCAP file{_hint(beginning)}")
+            self.start = self._read_start()
+            self._summary = self._read_summary()
+            if self._summary is None:
+                self._scan()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def complete(self) -> bool:
+        """Whether every message that was sent meanwhile is in the file."""
+        return self.end is not None and self.end.complete and not self.damage
+
+    @property
+    def messages_lost(self) -> int:
+        """How many are known to be missing."""
+        return sum(topic.lost for topic in self.end.topics.values()) if self.end is not None else 0
+
+    @property
+    def count(self) -> int:
+        return sum(topic.messages for topic in self.topics.values())
+
+    @property
+    def duration(self) -> float:
+        """Seconds from the first message to the last."""
+        return (self.last_ns - self.first_ns) / 1e9
+
+    def messages(
+        self, topics: Collection[str] | None = None, begin_ns: int | None = None, end_ns: int | None = None
+    ) -> Iterator[Recorded]:
+        """Yield messages in the order of sending; those of ``topics``, from ``begin_ns`` to before ``end_ns``.
+
+        Of a file that was cut off, in the order in which they were recorded. Ends at a damaged place.
+        """
+        wanted = set(self.topics if topics is None else topics)
+        upper: dict[str, int] = {}
+        for channel, message in self._records(wanted, begin_ns, end_ns):
+            topic = channel.topic
+            high = upper.get(topic, 0)
+            sequence = high + message.sequence
+            upper[topic] = high + _WRAP if message.sequence == _WRAP - 1 else high
+            yield Recorded(topic, sequence, message.log_time, message.data)
+
+    def orders(self) -> Iterator[tuple[str, bytes]]:
+        """Yield, by node, pieces of the order in which it took its events (`dora.wire.order`), oldest first."""
+        if not self._orders:
+            return
+        topics = {ORDER_TOPIC + node_id for node_id in self.start.nodes}
+        for channel, message in self._records(topics, None, None):
+            yield channel.topic.removeprefix(ORDER_TOPIC), message.data
+
+    def has_orders(self) -> bool:
+        """Tell whether it knows in which order nodes took their events."""
+        return self._orders
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> Recording:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # ------------------------------------------------------------------ the file
+
+    def _read_start(self) -> Start:
+        """Read what stands before the first chunk."""
+        from mcap.records import Attachment, Header, Metadata
+
+        start: Start | None = None
+        for record in self._stream(chunks=True):
+            match record:
+                case Header(profile=profile):
+                    if profile != PROFILE:
+                        raise NotARecording(
+                            f"{self.path} is an MCAP file, but dora did not write it"
+                            + (f" (its profile is `{profile}`)" if profile else "")
+                        )
+                case Metadata(name=name, metadata=metadata) if name == START:
+                    start = start_from(metadata)
+                case Attachment(name=name, data=data) if name == DATAFLOW:
+                    self.dataflow = _dataflow(data)
+            if start is not None and self.dataflow:
+                break
+        if start is None:
+            raise NotARecording(f"{self.path} was cut off before anything was recorded")
+        if start.format > VERSION:
+            raise NotARecording(
+                f"{self.path} has format {start.format} and this dora reads {VERSION}; it needs dora "
+                f"{start.dora} or newer"
+            )
+        return start
+
+    def _read_summary(self) -> Any:
+        """Return the summary at the end of the file, None if there is none."""
+        from mcap.exceptions import McapError
+        from mcap.reader import SeekingReader
+
+        self._file.seek(0)
+        try:
+            reader = SeekingReader(self._file)
+            summary = reader.get_summary()
+            if summary is None or summary.statistics is None:
+                return None
+            for metadata in reader.iter_metadata():
+                if metadata.name == END:
+                    self.end = end_from(metadata.metadata)
+        except (McapError, OSError, ValueError, EOFError, KeyError) as error:
+            self.damage = _told(error)
+            return None
+        if self.end is None:
+            self.damage = "it has no end record"
+        for channel in summary.channels.values():
+            schema = summary.schemas.get(channel.schema_id)
+            count = summary.statistics.channel_message_counts.get(channel.id, 0)
+            self._note(channel, schema.name if schema is not None else "", count)
+        if self.count:
+            self.first_ns = summary.statistics.message_start_time
+            self.last_ns = summary.statistics.message_end_time
+        return summary
+
+    def _scan(self) -> None:
+        """Find out what is in a file without its end."""
+        self.topics = {}
+        self.damage = ""
+        times: list[int] = []
+        names: dict[int, str] = {}
+        seen: set[int] = set()
+        from mcap.records import Schema
+
+        for record in self._records(None, None, None, schemas=True):
+            if isinstance(record, Schema):
+                names[record.id] = record.name
+                continue
+            channel, message = record
+            first = channel.id not in seen
+            seen.add(channel.id)
+            self._note(channel, names.get(channel.schema_id, "") if first else "", 1)
+            if not channel.topic.startswith(_OWN):
+                times = (
+                    [min(times[0], message.log_time), max(times[1], message.log_time)]
+                    if times
+                    else [message.log_time] * 2
+                )
+        if times:
+            self.first_ns, self.last_ns = times
+        if not self.damage:
+            self.damage = "its end is missing"
+
+    def _note(self, channel: Any, schema: str, count: int) -> None:
+        if channel.topic.startswith(ORDER_TOPIC):
+            self._orders = True
+        if channel.topic.startswith(_OWN):
+            return
+        topic = self.topics.setdefault(channel.topic, Topic(channel.topic))
+        topic.messages += count
+        arrow_type = channel.metadata.get(ARROW_TYPE, "")
+        if arrow_type and arrow_type not in topic.types:
+            topic.types.append(arrow_type)
+        if schema and schema not in topic.schemas:
+            topic.schemas.append(schema)
+        topic.declared = channel.metadata.get(DECLARED_TYPE, topic.declared)
+
+    def _records(
+        self,
+        topics: Collection[str] | None,
+        begin_ns: int | None,
+        end_ns: int | None,
+        *,
+        schemas: bool = False,
+    ) -> Iterator[Any]:
+        """Yield channels and messages up to the first damaged place, which is noted."""
+        from mcap.exceptions import McapError
+
+        try:
+            if not schemas and self._summary is not None:
+                yield from self._indexed(topics, begin_ns, end_ns)
+            else:
+                yield from self._in_file_order(topics, begin_ns, end_ns, schemas)
+        except (McapError, OSError, ValueError, EOFError, KeyError, MemoryError) as error:
+            self.damage = _told(error)
+        except Exception as error:
+            if type(error).__module__.partition(".")[0] not in ("zstandard", "lz4", "_lz4", "struct"):
+                raise
+            self.damage = _told(error)
+
+    def _indexed(
+        self, topics: Collection[str] | None, begin_ns: int | None, end_ns: int | None
+    ) -> Iterator[tuple[Any, Any]]:
+        from mcap.reader import SeekingReader
+
+        with open(self.path, "rb") as file:  # of its own: several may read at the same time
+            reader = SeekingReader(file)
+            found = reader.iter_messages(topics, starting_at=begin_ns, ending_before=end_ns)
+            for _, channel, message in found:
+                yield channel, message
+
+    def _in_file_order(
+        self, topics: Collection[str] | None, begin_ns: int | None, end_ns: int | None, schemas: bool
+    ) -> Iterator[Any]:
+        from mcap.records import Channel, Schema
+        from mcap.records import Message as McapMessage
+
+        channels: dict[int, Any] = {}
+        for record in self._stream():
+            match record:
+                case Channel():
+                    channels[record.id] = record
+                case Schema() if schemas:
+                    yield record
+                case McapMessage():
+                    channel = channels[record.channel_id]
+                    if topics is not None and channel.topic not in topics:
+                        continue
+                    if begin_ns is not None and record.log_time < begin_ns:
+                        continue
+                    if end_ns is not None and record.log_time >= end_ns:
+                        continue
+                    yield channel, record
+
+    def _stream(self, *, chunks: bool = False) -> Iterator[Any]:
+        from mcap.exceptions import McapError
+        from mcap.stream_reader import StreamReader
+
+        with open(self.path, "rb") as file:
+            try:
+                yield from StreamReader(file, emit_chunks=chunks, validate_crcs=not chunks).records
+            except (McapError, EOFError, ValueError, KeyError) as error:
+                if not chunks:
+                    raise
+                self.damage = _told(error)
+
+
+def _dataflow(data: bytes) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
+    except msgspec.DecodeError:
+        return {}
+    return found
+
+
+def _told(error: BaseException) -> str:
+    name = type(error).__name__
+    if name in ("EndOfFile", "EOFError"):
+        return "the file ends in the middle of something"
+    return f"{name}: {error}" if str(error) else name
+
+
+def _hint(beginning: bytes) -> str:
+    if beginning.startswith(b"DORAREC"):
+        return "; it is one of dora-rs, which this dora does not read"
+    if not beginning:
+        return "; it is empty"
+    return ""

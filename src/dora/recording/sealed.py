@@ -1,0 +1,63 @@
+"""Chunks as they go into a file: compressed or not, and independent of the memory they were made in."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping
+from functools import cache
+from typing import Any, Literal, NamedTuple, get_args
+
+from dora.recording.chunk import Chunk
+
+Compression = Literal["zstd", "lz4", "none"]
+COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
+
+_ZSTD_LEVEL = 1  # level 3, the default, takes twice as long for 5 % less
+
+
+class Sealed(NamedTuple):
+    """A chunk that is complete. ``contents`` may be the memory of the chunk it was made from."""
+
+    contents: bytes | memoryview
+    compression: str  # as MCAP calls it, "" for none
+    size: int  # bytes before compression
+    crc: int  # of the bytes before compression; 0: not computed
+    first: int  # log times
+    last: int
+    index: Mapping[int, bytes | bytearray]  # channel → (time, offset) of each message
+
+    def counts(self) -> dict[int, int]:
+        """Return the number of messages of each channel."""
+        return {channel: len(entries) // 16 for channel, entries in self.index.items()}
+
+
+def seal(chunk: Chunk, compression: Compression, *, checked: bool = True) -> Sealed:
+    """Return a chunk as it goes into a file; in the chunk's own memory if it is not compressed.
+
+    What does not get smaller is not compressed. ``checked``: with a checksum.
+    """
+    contents: bytes | memoryview = chunk.contents
+    crc = zlib.crc32(contents) if checked else 0
+    name = ""
+    if compression != "none":
+        packed = _compressor(compression)(contents)
+        if len(packed) < chunk.size:
+            contents, name = packed, compression
+    return Sealed(contents, name, chunk.size, crc, chunk.first, chunk.last, chunk.index)
+
+
+def keep(sealed: Sealed) -> Sealed:
+    """Return the same in memory of its own."""
+    return sealed._replace(contents=bytes(sealed.contents), index=dict(sealed.index))
+
+
+@cache
+def _compressor(compression: str) -> Callable[[Any], bytes]:
+    if compression == "lz4":
+        import lz4.frame
+
+        compress: Callable[[Any], bytes] = lz4.frame.compress
+        return compress
+    import zstandard
+
+    return zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress
