@@ -102,8 +102,9 @@ class ChannelItem(NamedTuple):
     """One channel of a recording."""
 
     topic: str
-    schema: str
+    schema: str  # "" for none
     metadata: dict[str, str]
+    encoding: str = "protobuf"
 
 
 class ChannelTable:

@@ -8,8 +8,8 @@ The page ``docs/reference/recording-format.md`` describes it for other programs.
 * Its first field, `HEAD_FIELD`, which no schema declares, is the head of dora's message as it was sent.
   Its last bytes are the body. Head and body together are the message, bit for bit: `restore` gives it back.
 * Both times of an MCAP message are the time of sending: a recorder that looked late shifts nothing.
-* The order in which each node took its events is in channels ``dora/order/<node>`` (`ORDER_TOPIC`), as
-  entries of `dora.wire.order`; what was logged is in `LOG_TOPIC`.
+* The order in which each node took its events is in channels of its own (`dora.recording.order`); what was
+  logged is in `LOG_TOPIC`.
 * The metadata record `START` says at the beginning what is recorded, `END` at the end what came of it. A
   file without `END` was cut off.
 """
@@ -37,8 +37,6 @@ HEAD_FIELD: Final = 15000
 BODY_FIELD: Final = 15001  # the body, where no field of the schema has the same bytes
 LOG_TOPIC: Final = "dora/log"  # no node may be called `dora`
 LOG_SCHEMA: Final = "foxglove.Log"
-ORDER_TOPIC: Final = "dora/order/"  # and the id of a node
-ORDER_SCHEMA: Final = "dora.Order"
 
 ARROW_TYPE: Final = "arrow_type"  # metadata of a channel: the type as text, "" if there are too many
 ARROW_SCHEMA: Final = "arrow_schema"  # likewise: the IPC schema message in base64
@@ -131,22 +129,6 @@ def stored_head(message: Message) -> bytes:
 def body_prefix(number: int, size: int) -> bytes:
     """Return what stands before the body, the last field of a message."""
     return tag(number, 2) + varint(size)
-
-
-def pack_order(entries: bytes) -> bytes:
-    """Return a message of an order channel: any number of whole entries of `dora.wire.order`."""
-    return section(1, entries)
-
-
-def unpack_order(data: bytes) -> bytes:
-    """Return the entries in a message of an order channel; raises `NotARecording`."""
-    try:
-        size, begin = read_varint(data, 1)
-    except IndexError:
-        size, begin = 1, len(data)
-    if begin + size > len(data):
-        raise NotARecording("a message of the order of events is cut off")
-    return data[begin : begin + size]
 
 
 def restore(data: bytes) -> Message:

@@ -45,8 +45,6 @@ MESSAGES: Final[dict[str, tuple[Field, ...]]] = {
     "dora.Float16": (_one("values", 1, BYTES),),
     # an encapsulated record batch, or a stream, of Arrow's IPC format
     "dora.Arrow": (_one("data", 1, BYTES),),
-    # in which order a node took its events: entries as ``dora/wire/order.py`` lays them out
-    "dora.Order": (_one("entries", 1, BYTES),),
     "foxglove.RawImage": (
         _one("timestamp", 1, _TIMESTAMP),
         _one("width", 2, FIXED32),

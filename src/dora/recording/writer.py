@@ -194,7 +194,7 @@ class RecordingWriter:
                 continue
             item = self._channels.item(number)
             schema = self._schemas.get(item.schema)
-            if schema is None:
+            if schema is None and item.schema:
                 schema = self._schemas[item.schema] = Schema(
                     id=len(self._schemas) + 1,
                     name=item.schema,
@@ -205,9 +205,9 @@ class RecordingWriter:
             channel = self._defined[number] = Channel(
                 id=number,
                 topic=item.topic,
-                message_encoding="protobuf",
+                message_encoding=item.encoding,
                 metadata=item.metadata,
-                schema_id=schema.id,
+                schema_id=0 if schema is None else schema.id,
             )
             records.append(_record(channel))
         return b"".join(records)
