@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from dora.dataflow.model import Dataflow
 from dora.wire import requests
 from dora.wire.control import ToNode
 
@@ -19,10 +20,14 @@ class Spawn(msgspec.Struct, frozen=True):
 
 
 class SpawnSuccessor(msgspec.Struct, frozen=True):
-    """Start a second process of a node, with its new code; answer with `SuccessorEnded` if it ends."""
+    """Start a second process of a node, with its new code; answer with `SuccessorEnded` if it ends.
+
+    ``dataflow``: the one whose node it is; None: that which runs.
+    """
 
     node_id: str
     incarnation: int
+    dataflow: Dataflow | None = None
 
 
 class Succeed(msgspec.Struct, frozen=True):
@@ -54,6 +59,22 @@ class Refuse(msgspec.Struct, frozen=True):
     reason: str
 
 
+class PutOut(msgspec.Struct, frozen=True):
+    """Close the connection of a dynamic node; answer with `Disconnected`."""
+
+    node_id: str
+
+
+class Rewire(msgspec.Struct, frozen=True):
+    """The dataflow is this one from now on: lay its links.
+
+    ``connection``: answer it once they are laid.
+    """
+
+    dataflow: Dataflow
+    connection: int | None = None
+
+
 class Send(msgspec.Struct, frozen=True):
     """Send a frame to a connected node."""
 
@@ -81,12 +102,20 @@ class CloseReceivers(msgspec.Struct, frozen=True):
     node_id: str
 
 
+class NoteSent(msgspec.Struct, frozen=True):
+    """A node of another machine has sent so many messages on its outputs, and closes some of them."""
+
+    node_id: str
+    sent: dict[str, int]
+
+
 class Note(msgspec.Struct, frozen=True):
     """Tell the user, through the log."""
 
     level: Literal["error", "warn", "info"]
     node_id: str | None
     text: str
+    fields: dict[str, str] = {}
 
 
 class Finish(msgspec.Struct, frozen=True):
@@ -100,10 +129,13 @@ Command = (
     | DropSuccessor
     | Admit
     | Refuse
+    | PutOut
+    | Rewire
     | Answer
     | Send
     | Signal
     | CloseReceivers
+    | NoteSent
     | Note
     | Finish
 )

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
+
+from dora.dataflow.model import Dataflow
+from dora.supervise.news import MachineNews
 
 
 class Begin(msgspec.Struct, frozen=True):
@@ -124,6 +127,41 @@ class ParameterDeleted(msgspec.Struct, frozen=True):
     key: str
 
 
+class NodeAsked(msgspec.Struct, frozen=True):
+    """Somebody who is no node wants a node to end, and perhaps to come back. Answered by `Answer`.
+
+    ``grace`` is the time until SIGTERM, in seconds; None: the default.
+    """
+
+    connection: int
+    node_id: str
+    what: Literal["stop", "restart", "remove"]
+    grace: float | None = None
+
+
+class ChangeAsked(msgspec.Struct, frozen=True):
+    """The dataflow shall become another one, made from ``revision``. Answered by `Answer`.
+
+    ``added`` and ``removed`` are the links that it gets and loses, as the log tells it.
+    """
+
+    connection: int
+    revision: int
+    dataflow: Dataflow
+    added: str = ""
+    removed: str = ""
+
+
+class ReplaceAsked(msgspec.Struct, frozen=True):
+    """A node shall run another program: that of ``dataflow``, made from ``revision``."""
+
+    connection: int
+    revision: int
+    dataflow: Dataflow
+    node_id: str
+    grace: float | None = None
+
+
 class StopRequested(msgspec.Struct, frozen=True):
     """The dataflow shall end in good order: Ctrl-C, a time limit, or an operator's ``STOP_ALL``.
 
@@ -136,6 +174,20 @@ class StopRequested(msgspec.Struct, frozen=True):
 
 class KillRequested(msgspec.Struct, frozen=True):
     """The dataflow shall end at once: the second Ctrl-C."""
+
+
+class NewsArrived(msgspec.Struct, frozen=True):
+    """Another machine tells how its nodes are."""
+
+    machine: str
+    news: MachineNews
+
+
+class MachineLost(msgspec.Struct, frozen=True):
+    """Another machine has ended, or has not been heard of for too long; ``reason`` is half a sentence."""
+
+    machine: str
+    reason: str
 
 
 class TimePassed(msgspec.Struct, frozen=True):
@@ -158,7 +210,12 @@ Event = (
     | ParametersAsked
     | ParameterSet
     | ParameterDeleted
+    | NodeAsked
+    | ChangeAsked
+    | ReplaceAsked
     | StopRequested
     | KillRequested
+    | NewsArrived
+    | MachineLost
     | TimePassed
 )

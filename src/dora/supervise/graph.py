@@ -42,7 +42,20 @@ class Graph:
     def inputs_fed_by(self, node_id: str) -> dict[str, list[str]]:
         """Return consumer → its inputs that this node feeds."""
         fed: dict[str, list[str]] = {}
-        for pairs in self.consumers[node_id].values():
+        for pairs in self.consumers.get(node_id, {}).values():
             for consumer, input_id in pairs:
                 fed.setdefault(consumer, []).append(input_id)
         return fed
+
+    def feeds(self, node_id: str, other_id: str) -> bool:
+        """Tell whether what a node sends reaches another one, directly or through others."""
+        seen = {node_id}
+        waiting = [node_id]
+        while waiting:
+            for consumer in self.inputs_fed_by(waiting.pop()):
+                if consumer == other_id:
+                    return True
+                if consumer not in seen:
+                    seen.add(consumer)
+                    waiting.append(consumer)
+        return False

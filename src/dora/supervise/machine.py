@@ -24,32 +24,36 @@ Rules that are less obvious than they look:
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 
 from dora.dataflow.model import Dataflow
 from dora.dataflow.report import listed
 from dora.supervise import commands as do
 from dora.supervise import events as on
-from dora.supervise.endings import Endings
+from dora.supervise.node_requests import NodeRequests
+from dora.supervise.news import MachineNews
 from dora.supervise.node_state import NodeState
+from dora.supervise.other_machines import OtherMachines
 from dora.supervise.parameters import ParameterRules
 from dora.supervise.reload import RELOAD_GRACE
 from dora.supervise.restart import recent_restarts, restart_delay
 from dora.supervise.result import FailureKind, NodeFailure
 from dora.supervise.run_state import ABANDON_AFTER
 from dora.supervise.verdict import describe_exit, judge
-from dora.wire.control import InputsClosed, NodeRestarted, Started, Stop
+from dora.wire.control import InputsClosed, Started, Stop
 
 DEFAULT_GRACE = 10.0  # seconds between the stop event and SIGTERM; half of it until SIGKILL
 DEFAULT_FINISH_GRACE = 120.0
 
 
-class Supervisor(Endings, ParameterRules):
+class Supervisor(NodeRequests, OtherMachines, ParameterRules):
     """Supervise one run of a dataflow.
 
     All times are absolute, in seconds, on one clock that never goes back (``CLOCK_MONOTONIC``).
     ``grace`` is the time between the stop event and SIGTERM. ``finish_grace`` is how long a node may
     go on after all its inputs closed and everybody else is done (None: for ever); a node's own
-    setting wins. ``watched`` are the nodes whose code may change (hot reload).
+    setting wins. ``watched`` are the nodes whose code may change (hot reload), ``elsewhere`` the nodes of
+    other machines with their machine.
     """
 
     def __init__(
@@ -59,8 +63,11 @@ class Supervisor(Endings, ParameterRules):
         grace: float = DEFAULT_GRACE,
         finish_grace: float | None = DEFAULT_FINISH_GRACE,
         watched: frozenset[str] = frozenset(),
+        elsewhere: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(dataflow, watched, min(grace, RELOAD_GRACE), grace, finish_grace)
+        for node_id, machine in (elsewhere or {}).items():
+            self.nodes[node_id].machine = machine
 
     def handle(self, event: on.Event, now: float) -> list[do.Command]:
         """Take one event in, and every deadline that is due; return what has to be done, in order."""
@@ -82,6 +89,7 @@ class Supervisor(Endings, ParameterRules):
             case on.Spawned(node_id=node_id, pid=pid):
                 self.nodes[node_id].pid = pid
                 self._tell(node_id, f"started as process {pid}")
+                self._added_is_there(self.nodes[node_id])
             case on.SpawnFailed(node_id=node_id, reason=reason):
                 self._spawn_failed(self.nodes[node_id], reason)
             case on.ProcessEnded():
@@ -108,22 +116,37 @@ class Supervisor(Endings, ParameterRules):
                 self._arm_health(self.nodes[node_id])
             case on.ParametersAsked() | on.ParameterSet() | on.ParameterDeleted():
                 self._parameter_request(event)
+            case on.NodeAsked():
+                self._node_asked(event)
+            case on.ChangeAsked():
+                self._change_asked(event)
+            case on.ReplaceAsked():
+                self._replace_asked(event)
             case on.StopRequested(reason=reason, grace=grace):
                 self._stop(reason, grace)
             case on.KillRequested():
                 self._kill()
+            case on.NewsArrived(machine=machine, news=news):
+                self._take_news(machine, news)
+            case on.MachineLost(machine=machine, reason=reason):
+                self._lose(machine, reason)
             case on.TimePassed():
                 pass
 
     def _begin(self) -> None:
         self.begun = True
         for node in self.nodes.values():
-            if not node.spec.is_dynamic:
+            if node.machine:
+                node.phase = "dormant" if node.spec.is_dynamic else "starting"
+            elif not node.spec.is_dynamic:
                 self._spawn(node)
         self._try_open()
         self._try_finish()
 
     def _spawn_failed(self, node: NodeState, reason: str) -> None:
+        if node.added_by is not None:
+            self._added_fails(node, reason)
+            return
         failure = NodeFailure(node.spec.id, "spawn", message=reason, restarts=len(node.restarts))
         if self._can_be_mended(node):
             self._mend(node, failure)
@@ -154,6 +177,8 @@ class Supervisor(Endings, ParameterRules):
         name = f"`{event.node_id}`"
         if node is None:
             return f"this dataflow has no node {name}; it has {listed(self.nodes)}"
+        if node.machine:
+            return f"node {name} is on machine `{node.machine}`"
         if node.spec.is_dynamic:
             if self.stopping or self.leaving or self.done:
                 return f"the dataflow is ending; node {name} cannot join any more"
@@ -222,6 +247,9 @@ class Supervisor(Endings, ParameterRules):
         if was_running and not node.closed:
             self._note("warn", node.spec.id, "the connection broke; the node did not say goodbye")
             self._announce_failure(node, f"the connection to dynamic node `{node.spec.id}` broke")
+        if node.asked:
+            self._asked_left(node)
+            return
         self._close_outputs(node, set(node.spec.outputs))
         self._try_finish()
 
@@ -231,7 +259,11 @@ class Supervisor(Endings, ParameterRules):
         node.connected = False
         words = describe_exit(end.exit_code, end.signal)
         self._tell(node.spec.id, f"its process {words}")
-        failure = judge(node, end, stopping=self.stopping or node.makes_way, opened=self.opened)
+        asked_to_end = self.stopping or node.makes_way or bool(node.asked)
+        failure = judge(node, end, stopping=asked_to_end, opened=self.opened)
+        if node.asked:
+            self._asked_is_over(node, failure)
+            return
         delay = None
         if self._may_restart(node):
             delay = restart_delay(node.spec.restart, failure is not None, node.restarts, self._now)
@@ -261,12 +293,16 @@ class Supervisor(Endings, ParameterRules):
         """Open the start barrier once every node that dora starts waits at it."""
         if not self.begun or self.opened or self.broken_by or self.stopping:
             return
-        if any(not node.spec.is_dynamic and node.phase != "ready" for node in self.nodes.values()):
+        ready = ("ready", "running")  # the latter on a machine that knew first
+        if any(not node.spec.is_dynamic and node.phase not in ready for node in self.nodes.values()):
             return
+        self._open()
+
+    def _open(self) -> None:
         self.opened = True
         self.epoch_ns = round(self._now * 1e9)
         for node in self.nodes.values():
-            if node.phase == "ready":
+            if node.phase == "ready" and not node.machine:
                 self._start(node)
         self._review_stragglers()
 
@@ -275,6 +311,7 @@ class Supervisor(Endings, ParameterRules):
         self._send(node, Started(self.epoch_ns))
         self._tell(node.spec.id, "runs")
         if node.restart_count or (node.spec.is_dynamic and node.outputs_closed):
+            node.reopened += 1
             self._reopen_outputs(node)
         if node.inputs_closed:
             self._send(node, InputsClosed(sorted(node.inputs_closed)))
@@ -282,16 +319,23 @@ class Supervisor(Endings, ParameterRules):
         self._arm_health(node)
         self._new_process_runs(node)
 
-    def _reopen_outputs(self, node: NodeState) -> None:
-        """Tell consumers that a node is back; inputs that a dynamic node left behind open again."""
-        node.outputs_closed.clear()
-        node.outputs_said_closed.clear()
-        for consumer_id, inputs in self.graph.inputs_fed_by(node.spec.id).items():
-            consumer = self.nodes[consumer_id]
-            consumer.inputs_closed.difference_update(inputs)
-            if consumer.present and consumer is not node:
-                self._send(consumer, NodeRestarted(node.spec.id))
-        self._review_stragglers()
+    # ----------------------------------------------------------------------- other machines
+
+    def _take_news(self, machine: str, news: MachineNews) -> None:
+        if not self.begun or self.done:
+            return
+        # Another supervisor opens only when it knows that the nodes of all machines are ready.
+        if news.opened and not (self.opened or self.broken_by or self.stopping):
+            self._open()
+        if news.killing and not self.killing:
+            self._kill()
+        elif news.stopping:
+            self._stop(f"machine `{machine}` stops")
+        for node_id, item in news.nodes.items():
+            node = self.nodes.get(node_id)
+            if node is not None and node.machine == machine and not self.done:
+                self._mirror(node, item)
+        self._try_open()
 
     # ----------------------------------------------------------------------- stop
 
@@ -303,7 +347,10 @@ class Supervisor(Endings, ParameterRules):
             self._grace = grace
         self.deadlines.setdefault(("", "term"), self._now + self._grace)
         for node in self.nodes.values():
+            if node.machine:
+                continue
             self._forget_reload(node)
+            self._forget_requests(node)
             if node.phase == "backoff":
                 self._end(node, None)
             elif node.phase == "mending":
@@ -388,6 +435,8 @@ class Supervisor(Endings, ParameterRules):
                 self._close_outputs(node, set(self.graph.consumers[key]) - self.graph.text[key])
             case "abandon":
                 self._abandon(node)
+            case "asked" | "asked-kill":
+                self._asked_expires(node, name)
             case "successor" | "way" | "way-kill":
                 self._reload_expires(node, name)
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from dora.dataflow.model import Node
-from dora.supervise.events import CodeChanged
+from dora.dataflow.model import Dataflow, Node
 from dora.supervise.result import FailureKind, NodeFailure
+
+if TYPE_CHECKING:  # events know phases
+    from dora.supervise.events import CodeChanged
 
 Phase = Literal[
     "dormant",  # no process of ours: before the begin, or a dynamic node that has not joined
@@ -34,6 +36,7 @@ class NodeState:
 
     spec: Node
     phase: Phase = "dormant"
+    machine: str = ""  # the other machine that it is on; "": it is on this one
     pid: int | None = None
     incarnation: int = 0  # of this process: each process of a node has a number of its own
     launches: int = 0  # how many processes there have been
@@ -46,6 +49,13 @@ class NodeState:
     fresh: bool = False  # the user has not been told that the new code runs
     # Saved while the process was starting: which code that has is not known.
     unseen_change: CodeChanged | None = None
+    asked: Literal["", "stop", "restart", "remove"] = ""  # what shall be done once it has ended
+    asked_by: int = 0  # a connection
+    asked_grace: float = 0.0  # seconds until SIGTERM
+    leaves: bool = False  # it goes out of the dataflow with its end
+    added_by: int | None = None  # a connection that waits for its first process
+    replacement: Dataflow | None = None  # with the program that its successor runs
+    replaced_by: int = 0  # a connection
     # Told that it must not take part; its exit status says nothing about itself then.
     refused: Literal["", "broken", "stopped"] = ""
     doom: tuple[FailureKind, str] | None = None  # why we are killing it
@@ -54,6 +64,9 @@ class NodeState:
     outputs_closed: set[str] = field(default_factory=set)  # consumers know
     inputs_closed: set[str] = field(default_factory=set)
     undeclared: dict[str, int] = field(default_factory=dict)
+    reopened: int = 0  # how often its outputs opened again
+    announced: int = 0  # how often its consumers were told that it failed
+    announcement: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
     parameters_told: dict[str, Any] = field(default_factory=dict)  # what its process knows
 

@@ -24,14 +24,16 @@ from dora.supervise import events as on
 from dora.supervise.excerpt import in_one_line
 from dora.supervise.node_state import NodeState, Successor
 from dora.supervise.result import NodeFailure
-from dora.supervise.run_state import ABANDON_AFTER, RunState
+from dora.supervise.run_state import ABANDON_AFTER
+from dora.supervise.topology import Topology
 from dora.supervise.verdict import describe_exit
 from dora.wire.control import Reload, Stop
+from dora.wire.requests import Declined, Noted
 
 RELOAD_GRACE = 5.0  # seconds between the stop event and SIGTERM; half of it until SIGKILL
 
 
-class Reloads(RunState):
+class Reloads(Topology):
     """The rules about changed code. ``watched`` holds the nodes whose code may change."""
 
     def __init__(self, dataflow: Dataflow, watched: frozenset[str], reload_grace: float) -> None:
@@ -40,7 +42,10 @@ class Reloads(RunState):
         self._reload_grace = reload_grace
 
     def _code_changed(self, node: NodeState, change: on.CodeChanged) -> None:
-        if self.stopping or self.broken_by or self.done:
+        if self.stopping or self.broken_by or self.done or node.asked:
+            return
+        if node.replacement is not None:
+            node.unseen_change = _both(node.unseen_change, change)
             return
         runs = node.phase == "running" and not node.closed
         # Perhaps it never will.
@@ -80,7 +85,7 @@ class Reloads(RunState):
         node.successor = Successor(self._next_incarnation(node))
         if node.spec.startup_timeout is not None:
             self.deadlines[node.spec.id, "successor"] = self._now + node.spec.startup_timeout
-        self._commands.append(do.SpawnSuccessor(node.spec.id, node.successor.incarnation))
+        self._commands.append(do.SpawnSuccessor(node.spec.id, node.successor.incarnation, node.replacement))
         self._tell(node.spec.id, "its new code is being started")
 
     def _is_successor(self, node: NodeState | None, event: on.Registering) -> bool:
@@ -104,7 +109,7 @@ class Reloads(RunState):
             return
         node.makes_way = True
         if node.present:
-            self.deadlines[node.spec.id, "way"] = self._now + self._reload_grace
+            self.deadlines[node.spec.id, "way"] = self._now + self._grace_of(node)
             self._send(node, Reload())
             self._send(node, Stop())
             self._tell(node.spec.id, "was asked to make way for its new code")
@@ -117,7 +122,11 @@ class Reloads(RunState):
         node.successor = None
         self.deadlines.pop((node.spec.id, "successor"), None)
         why = end.reason or in_one_line(end.last_lines) or describe_exit(end.exit_code, end.signal)
-        if node.makes_way:
+        if node.replacement is not None:
+            how = "ended before it took over" if node.makes_way else "does not start, the old one goes on"
+            self._note("error", node.spec.id, f"what was to replace it {how}: {why}")
+            self._give_up_replacement(node, f"what was to replace node `{node.spec.id}` {how}: {why}")
+        elif node.makes_way:
             self._note("error", node.spec.id, f"the new code ended before it took over: {why}")
         else:
             self._note("error", node.spec.id, f"the new code does not start, the old code goes on: {why}")
@@ -128,9 +137,18 @@ class Reloads(RunState):
             self.deadlines.pop((node.spec.id, "successor"), None)
             self._commands.append(do.DropSuccessor(node.spec.id))
 
+    def _give_up_replacement(self, node: NodeState, reason: str) -> None:
+        if node.replacement is not None:
+            node.replacement = None
+            self._reply(node.replaced_by, Declined(reason))
+
+    def _grace_of(self, node: NodeState) -> float:
+        return self._reload_grace if node.replacement is None else node.asked_grace
+
     def _forget_reload(self, node: NodeState) -> None:
         """The dataflow ends: this process is the node's last one."""
         self._drop_successor(node)
+        self._give_up_replacement(node, f"node `{node.spec.id}` ends before it could be replaced")
         node.makes_way = False
         node.unseen_change = None
         for name in ("way", "way-kill"):
@@ -143,8 +161,9 @@ class Reloads(RunState):
             message = f"had not connected within its `startup_timeout` of {seconds:g} s"
             self._note("error", key, f"the new code was killed, the old code goes on: it {message}")
             self._drop_successor(node)
+            self._give_up_replacement(node, f"what was to replace node `{key}` was killed: it {message}")
         elif name == "way":
-            message = f"its old code has not ended within {self._reload_grace:g} s; it gets SIGTERM"
+            message = f"its old code has not ended within {self._grace_of(node):g} s; it gets SIGTERM"
             self._note("warn", key, message)
             self._hurry(node)
         else:
@@ -153,7 +172,7 @@ class Reloads(RunState):
 
     def _hurry(self, node: NodeState) -> None:
         self._signal(node, signal.SIGTERM, "has to make way for its new code")
-        self.deadlines[node.spec.id, "way-kill"] = self._now + self._reload_grace / 2
+        self.deadlines[node.spec.id, "way-kill"] = self._now + self._grace_of(node) / 2
 
     # ----------------------------------------------------------------------- after a process
 
@@ -186,8 +205,14 @@ class Reloads(RunState):
         node.pid = None
         node.incarnation = successor.incarnation
         node.reloads += 1
-        node.fresh = True
         self._commands.append(do.CloseReceivers(key))
+        if (dataflow := node.replacement) is not None:
+            node.replacement = None
+            self._become(dataflow)
+            self._note("info", key, "was replaced")
+            self._reply(node.replaced_by, Noted())
+        else:
+            node.fresh = True
         self._commands.append(do.Succeed(key, node.restart_count))
         self._tell(key, "its new code takes over")
         if successor.connection is not None:

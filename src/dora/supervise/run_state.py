@@ -12,6 +12,7 @@ from dora.supervise.graph import Graph
 from dora.supervise.node_state import NodeState
 from dora.supervise.result import DataflowResult, NodeFailure
 from dora.wire.control import ToNode
+from dora.wire.requests import Answer
 
 STORY_LENGTH = 1000
 ABANDON_AFTER = 10.0  # seconds after SIGKILL
@@ -61,7 +62,7 @@ class RunState:
     # ----------------------------------------------------------------------- questions
 
     def _alive(self) -> list[NodeState]:
-        return [node for node in self.nodes.values() if node.alive]
+        return [node for node in self.nodes.values() if node.alive and not node.machine]
 
     def _work_done(self, node: NodeState) -> bool:
         work = self.graph.work[node.spec.id]
@@ -69,7 +70,8 @@ class RunState:
 
     def _may_restart(self, node: NodeState) -> bool:
         return (
-            (node.spec.restart.policy != "never" or node.makes_way)
+            (node.spec.restart.policy != "never" or node.makes_way or node.asked in ("restart", "remove"))
+            and node.asked != "stop"
             and not node.spec.is_dynamic
             and not (self.stopping or self.broken_by)
             and not self._work_done(node)
@@ -102,6 +104,9 @@ class RunState:
         node.connected = True
         node.parameters_told = dict(node.parameters)
         self._commands.append(do.Admit(connection, node.spec.id, node.restart_count, node.parameters_told))
+
+    def _reply(self, connection: int, answer: Answer) -> None:
+        self._commands.append(do.Answer(connection, answer))
 
     def _send(self, node: NodeState, message: ToNode) -> None:
         self._commands.append(do.Send(node.spec.id, message))

@@ -43,18 +43,35 @@ class Inspect(msgspec.Struct, tag=True):
     """How is the dataflow made, and how are its nodes? Answered by `Inspection`."""
 
 
+class AskGraph(msgspec.Struct, tag=True):
+    """How is the dataflow drawn? Answered by `GraphText`."""
+
+
+class AskDataflow(msgspec.Struct, tag=True):
+    """What was the dataflow made from? Answered by `DataflowText`."""
+
+
 class BeginTaps(msgspec.Struct, tag=True):
     """Before a command attaches taps to outputs, which are named by their lines on the board.
 
     Answered by `Noted`, or `Declined` where there are too many. What a command leaves behind whose
-    connection ends without `EndTaps` is cleaned up by the daemon.
+    connection ends without `EndTaps` is cleaned up by the daemon. ``to_the_end``: when the dataflow has
+    ended, the command is sent `Ended`, and the daemon waits a moment for its `EndTaps`.
     """
 
     slots: list[int]
+    to_the_end: bool = False
 
 
 class EndTaps(msgspec.Struct, tag=True):
     """All taps are closed. Answered by `Noted`."""
+
+
+class RecordOrder(msgspec.Struct, tag=True):
+    """Let every node write down the order of its events, into a file of its name in a directory, as long as
+    this connection lasts. Answered by `Noted`."""
+
+    directory: str
 
 
 class Publish(msgspec.Struct, tag=True):
@@ -65,8 +82,74 @@ class Publish(msgspec.Struct, tag=True):
     message: bytes
 
 
+class StopNode(msgspec.Struct, tag=True):
+    """End a node for good; answered by `Done` once it has ended (False: it had before).
+
+    ``grace``: seconds between the stop event and SIGTERM; None: the default.
+    """
+
+    node_id: str
+    grace: float | None = None
+
+
+class RestartNode(msgspec.Struct, tag=True):
+    """End a node's process and start another one; answered by `Done` once the first has ended."""
+
+    node_id: str
+    grace: float | None = None
+
+
+class RemoveNode(msgspec.Struct, tag=True):
+    """End a node and take it out of the dataflow, with its links; answered by `Done`, as `StopNode`."""
+
+    node_id: str
+    grace: float | None = None
+
+
+class AskModel(msgspec.Struct, tag=True):
+    """Which dataflow runs at the moment, as checked? Answered by `Model`."""
+
+
+class ChangeDataflow(msgspec.Struct, tag=True):
+    """Let the dataflow become another one, with a node or a link more, or a link less.
+
+    Answered by `Noted` once the node exists or the link is laid, by `Outdated` if the dataflow has changed
+    since ``revision``. ``added`` and ``removed`` say it for the log: "a/out -> b/in".
+    """
+
+    revision: int
+    dataflow: Any  # `dora.dataflow.model.Dataflow`
+    added: str = ""
+    removed: str = ""
+
+
+class ReplaceNode(msgspec.Struct, tag=True):
+    """Let another program take the place of a node; answered by `Noted` once it has, or as above."""
+
+    revision: int
+    dataflow: Any
+    node_id: str
+    grace: float | None = None
+
+
 Request = (
-    Describe | AskParameters | SetParameter | DeleteParameter | Inspect | BeginTaps | EndTaps | Publish
+    Describe
+    | AskParameters
+    | SetParameter
+    | DeleteParameter
+    | Inspect
+    | AskGraph
+    | AskDataflow
+    | BeginTaps
+    | EndTaps
+    | RecordOrder
+    | Publish
+    | StopNode
+    | RestartNode
+    | RemoveNode
+    | AskModel
+    | ChangeDataflow
+    | ReplaceNode
 )
 
 
@@ -87,6 +170,30 @@ class Done(msgspec.Struct, tag=True):
     running: bool
 
 
+class GraphText(msgspec.Struct, tag=True):
+    json: bytes  # as `dora.dataflow.graph` writes it
+
+
+class DataflowText(msgspec.Struct, tag=True):
+    json: bytes  # the document with modules written out
+    working_dir: str
+
+
+class Ended(msgspec.Struct, tag=True):
+    """The dataflow has ended; not an answer, but sent to who taps it to the end."""
+
+    failed: list[str]  # nodes
+
+
+class Model(msgspec.Struct, tag=True):
+    revision: int  # counts the changes
+    dataflow: Any  # `dora.dataflow.model.Dataflow`
+
+
+class Outdated(msgspec.Struct, tag=True):
+    """The dataflow has changed meanwhile: ask for it again."""
+
+
 class Noted(msgspec.Struct, tag=True):
     """It is done."""
 
@@ -97,7 +204,19 @@ class Declined(msgspec.Struct, tag=True):
     reason: str
 
 
-Answer = Description | Parameters | Done | Inspection | Noted | Declined
+Answer = (
+    Description
+    | Parameters
+    | Done
+    | Inspection
+    | GraphText
+    | DataflowText
+    | Ended
+    | Model
+    | Outdated
+    | Noted
+    | Declined
+)
 
 # What comes to a daemon: from nodes, and from commands.
 decode_to_daemon: Callable[[bytes], ToDaemon | Request] = msgspec.msgpack.Decoder(ToDaemon | Request).decode
