@@ -1,0 +1,114 @@
+"""The stand-ins for machines behave like machines."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+from hosts import Host, lives, network
+
+pytestmark = pytest.mark.processes
+
+MakeHosts = Callable[..., dict[str, Host]]
+
+ECHO = """
+import socket, sys
+with socket.create_server(("0.0.0.0", 7000)) as server:
+    print("ready", flush=True)
+    while True:
+        connection, _ = server.accept()
+        while data := connection.recv(1 << 20):
+            connection.sendall(data)
+"""
+
+
+def echo_on(host: Host) -> None:
+    process = host.popen([sys.executable, "-c", ECHO], stdout=subprocess.PIPE)
+    assert process.stdout is not None and process.stdout.readline() == b"ready\n"
+
+
+def reaches(host: Host, address: str) -> bool:
+    script = f"import socket; socket.create_connection(({address!r}, 7000), timeout=0.3)"
+    return "Error" not in host.run([sys.executable, "-S", "-c", script], status=None)
+
+
+def test_hosts_reach_each_other_until_the_link_is_cut(make_hosts: MakeHosts) -> None:
+    hosts = make_hosts("left", "right")
+    left, right = hosts["left"], hosts["right"]
+    echo_on(right)
+    assert reaches(left, right.address)
+    assert not reaches(left, "127.0.0.1"), "each has a loopback of its own"
+    right.cut()
+    assert not reaches(left, right.address)
+    right.restore()
+    assert reaches(left, right.address)
+    socket.create_connection((right.address, 7000), timeout=5).close()  # from here, too
+
+
+def test_a_limit_slows_the_link_down(make_hosts: MakeHosts) -> None:
+    hosts = make_hosts("one")
+    echo_on(hosts["one"])
+    hosts["one"].limit("8mbit")  # 1 MB/s
+    with socket.create_connection((hosts["one"].address, 7000)) as connection:
+        assert _echo_seconds(connection, 200_000) > 0.1
+    hosts["one"].unlimit()
+    with socket.create_connection((hosts["one"].address, 7000)) as connection:
+        assert _echo_seconds(connection, 200_000) < 0.1
+
+
+def test_delay_and_loss_without_the_help_of_the_kernel(make_hosts: MakeHosts) -> None:
+    host = make_hosts("far", impaired=True)["far"]
+    echo_on(host)
+    with socket.create_connection((host.address, 7000)) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        assert _echo_seconds(connection, 8) < 0.05
+        host.impair(delay=0.05)
+        assert _echo_seconds(connection, 8) >= 0.1
+        host.impair(loss=0.05)
+        assert _echo_seconds(connection, 500_000) < 20, "what is lost is sent again"
+        host.impair(loss=1.0)
+        connection.settimeout(0.2)
+        with pytest.raises(TimeoutError):
+            _echo_seconds(connection, 8)
+
+
+def test_what_a_killed_run_left_is_removed(namespaces: None) -> None:  # noqa: ARG001
+    script = (
+        "from hosts import network\n"
+        "with network('lost') as hosts:\n"
+        "    process = hosts['lost'].popen(['sleep', '1000'])\n"
+        "    print(hosts['lost'].folder, process.pid, flush=True)\n"
+        "    process.wait()\n"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script], cwd=Path(__file__).parent, stdout=subprocess.PIPE, text=True
+    )
+    assert owner.stdout is not None
+    folder, left_over = owner.stdout.readline().split()
+    owner.send_signal(signal.SIGKILL)
+    owner.wait()
+    assert Path(folder).exists()
+    with ExitStack() as stack:
+        for _ in range(20):  # others may use networks, too
+            stack.enter_context(network("next"))
+            if not Path(folder).exists():
+                break
+        assert not Path(folder).exists() and not lives(int(left_over))
+
+
+def _echo_seconds(connection: socket.socket, size: int) -> float:
+    """Return how long it takes to get this many bytes back."""
+    started = time.monotonic()
+    sent = received = 0
+    while received < size:
+        if sent < size:
+            sent += connection.send(bytes(min(65536, size - sent)))
+        received += len(connection.recv(1 << 20))
+    return time.monotonic() - started

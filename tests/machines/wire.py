@@ -1,0 +1,54 @@
+"""A cable with delay and loss: carries frames between two network interfaces (descriptors of TAP devices).
+
+Reads lines ``delay loss`` (seconds, share) from its standard input, and ends with it.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import random
+import select
+import sys
+import time
+
+MOST = 20_000  # frames on the way; what comes then is lost, as in a switch
+
+
+def carry(left: int, right: int) -> None:
+    """Carry frames between two descriptors until the end of the standard input."""
+    delay = loss = 0.0
+    chance = random.Random(1)
+    waiting: list[tuple[float, int, int, bytes]] = []  # due, order, where to, frame
+    order = 0
+    other = {left: right, right: left}
+    for descriptor in other:
+        os.set_blocking(descriptor, False)
+    while True:
+        pause = max(0.0, waiting[0][0] - time.monotonic()) if waiting else None
+        readable, _, _ = select.select([0, left, right], [], [], pause)
+        if 0 in readable:
+            line = os.read(0, 4096)
+            if not line:
+                return
+            delay, loss = map(float, line.decode().splitlines()[-1].split())
+        for descriptor in (left, right):
+            while descriptor in readable:
+                try:
+                    frame = os.read(descriptor, 65536)
+                except OSError:  # nothing more, or the interface is down
+                    break
+                if len(waiting) < MOST and not (loss and chance.random() < loss):
+                    order += 1
+                    heapq.heappush(waiting, (time.monotonic() + delay, order, other[descriptor], frame))
+        now = time.monotonic()
+        while waiting and waiting[0][0] <= now:
+            _, _, descriptor, frame = heapq.heappop(waiting)
+            try:
+                os.write(descriptor, frame)
+            except OSError:
+                pass  # the interface is down: lost
+
+
+if __name__ == "__main__":
+    carry(int(sys.argv[1]), int(sys.argv[2]))
