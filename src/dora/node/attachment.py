@@ -18,6 +18,7 @@ from dora.node.control import Channel
 from dora.node.inbox import Inbox
 from dora.node.input import Port
 from dora.node.output import OutputPort
+from dora.node.rewiring import annex_of
 from dora.node.state import StateFile, StateStore
 from dora.transport.board import Board
 from dora.transport.doorbell import Bell, Doorbell
@@ -51,6 +52,18 @@ class Attachment:
         self.board = board
 
     def make_engine(self) -> Engine:
+        config = self.config
+        engine = self._local_engine()
+        if config.remote is None or not (
+            any(item.machine for item in config.inputs)
+            or any(link.machine for output in config.outputs for link in output.links)
+        ):
+            return engine
+        from dora.transport.spanning import SpanningEngine
+
+        return SpanningEngine(engine, config, self.board)
+
+    def _local_engine(self) -> Engine:
         if self.config.engine == "zenoh":
             from dora.transport.zenoh import ZenohEngine
 
@@ -62,7 +75,12 @@ class Attachment:
     def make_outputs(self, engine: Engine) -> dict[str, OutputPort]:
         return {
             output.id: OutputPort(
-                output, engine.sender(output), self.board, rings=not engine.wakes, doorbell=self.doorbell
+                output,
+                engine.sender(output),
+                self.board,
+                rings=not engine.wakes,
+                doorbell=self.doorbell,
+                annexes=[engine.sender(annex_of(output, annex)) for annex in output.annexes],
             )
             for output in self.config.outputs
         }
@@ -83,7 +101,12 @@ class Attachment:
         """Return what keeps this node's state for its next process."""
         return StateFile(self.config)
 
-    def inbox_type(self) -> type[Inbox]:
+    def inbox_type(self) -> Callable[..., Inbox]:
+        """Return what makes the inbox, from the arguments of `Inbox`."""
+        if directory := os.environ.get("DORA_REPLAY_DIRECTORY"):
+            from dora.node.ordered_inbox import ordered_inbox
+
+            return ordered_inbox(directory, self.config)
         if os.environ.get(RECORD_TO):
             from dora.node.recording import recording_inbox
 

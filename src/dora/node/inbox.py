@@ -17,7 +17,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dora.errors import ReceiveClosed
 from dora.node.attend import BUSY_PAUSE, Attending
@@ -38,6 +38,10 @@ from dora.transport.board import ASLEEP, CONTROL, WORDS, Board
 from dora.transport.doorbell import Doorbell, memory_fence, yield_cpu
 from dora.wire import control
 from dora.wire.decode import prepare
+
+if TYPE_CHECKING:
+    from dora.node.order_log import OrderLog
+    from dora.node.rewiring import Rewire
 
 _monotonic = time.monotonic_ns
 
@@ -67,6 +71,11 @@ class Inbox(Attending):
         self.ports = {port.id: port for port in ports}
         self.parameters: dict[str, Any] = {}  # as of the daemon's last word
         self.on_send_for: Callable[[control.SendFor], None] = lambda _: None
+        self.on_rewire: Callable[[Rewire], None] = lambda _: None
+        self.on_detached: Callable[[str], None] = lambda _: None  # an input is gone
+        self.on_write_order: Callable[[control.WriteOrder], None] = lambda _: None
+        self.order: OrderLog | None = None  # writes down what is taken, while somebody records it
+        self.epoch_ns = 0  # when all nodes were ready, on CLOCK_MONOTONIC
         self._turn: list[Port] = list(ports)  # open ports
         self._next_turn = 0
         self._clocks = [port for port in ports if not port.is_data]
@@ -111,6 +120,12 @@ class Inbox(Attending):
 
     def try_next(self) -> Event | None:
         """Return an event that is there, else None; never blocks."""
+        event = self._take()
+        if event is None and self.order is not None:
+            self.order.looked_in_vain()
+        return event
+
+    def _take(self) -> Event | None:
         if not self._lock.acquire(blocking=False) and not self._gets_way():
             return None  # another thread is waiting for the next event: it gets it
         try:
@@ -149,7 +164,10 @@ class Inbox(Attending):
                     self._daemon_may_be_gone()
             finally:
                 self._lock.release()
-        return not self._pending and not any(port.ready() for port in list(self._turn))
+        empty = not self._pending and not any(port.ready() for port in list(self._turn))
+        if empty and self.order is not None:
+            self.order.looked_in_vain()
+        return empty
 
     @property
     def is_closing(self) -> bool:
@@ -200,11 +218,50 @@ class Inbox(Attending):
             return
         self._turn = left
         self._next_turn = 0
+        if port.detached:
+            self._forget(port)
+            if not any(other.is_data for other in self.ports.values()):
+                return  # it waits for another one to be connected
         if any(other.is_data for other in self._turn):
             return
         if self._clocks and self._clock_is_work:
             return
         self._end(*(() if self._stopping else (Stop("ALL_INPUTS_CLOSED"),)))
+
+    def _forget(self, port: Port) -> None:
+        port.close()
+        del self.ports[port.id]
+        self._clocks = [other for other in self._clocks if other is not port]
+        self._links = [other for other in self._links if other.id != port.id]
+        self.on_detached(port.id)
+
+    def add(self, port: Port) -> None:
+        """Take events of one more input from now on."""
+        self.ports[port.id] = port
+        if not port.is_data:
+            self._clocks.append(port)
+        if isinstance(port, LinkPort):
+            self._links.append(port)
+        self._turn = [*self._turn, port]
+
+    def detach(self, input_id: str) -> None:
+        """Let an input close after what was sent by now; it is forgotten then."""
+        port = self.ports.get(input_id)
+        if port is None or not port.open:  # nothing is left to be taken
+            if port is not None:
+                self._forget(port)
+            else:
+                self.on_detached(input_id)
+        else:
+            port.detach()
+
+    def look(self) -> None:
+        """Read what the daemon says, unless another thread is just doing so; takes no event."""
+        if self._lock.acquire(blocking=False):
+            try:
+                self._read_control()
+            finally:
+                self._lock.release()
 
     def _end(self, *last: Event) -> None:
         self._pending.extend(last)
@@ -227,8 +284,13 @@ class Inbox(Attending):
         else:
             event = self._wait_asleep(deadline)
         if event is None and not self._ending:
-            return timed_out(timeout)
+            return self._timed_out(timeout)
         return event
+
+    def _timed_out(self, timeout: float | None) -> Error:
+        if self.order is not None:
+            self.order.timed_out()
+        return timed_out(timeout)
 
     def _wait_asleep(self, deadline: int | None) -> Event | None:
         """Sleep until there is an event, the stream has ended, or the deadline has passed."""
@@ -322,7 +384,7 @@ class Inbox(Attending):
         """As `next`, in an asyncio loop: other tasks run while this one waits."""
         import asyncio  # 40 ms, for those who use it
 
-        event = self.try_next()
+        event = self._take()
         if event is not None:
             return event
         if self._ending:
@@ -342,7 +404,7 @@ class Inbox(Attending):
                     return event
                 now = _monotonic()
                 if deadline is not None and now >= deadline:
-                    return timed_out(timeout)
+                    return self._timed_out(timeout)
                 if not looked:  # a thread is waiting for events too
                     await asyncio.sleep(BUSY_PAUSE)
                     continue
@@ -444,6 +506,12 @@ class Inbox(Attending):
                 self._pending.append(Reload(operators=operators, modules=modules))
             case control.SendFor():
                 self.on_send_for(frame)
+            case (
+                control.AttachLink() | control.DetachLink() | control.AttachInput() | control.DetachInput()
+            ):
+                self.on_rewire(frame)
+            case control.WriteOrder():
+                self.on_write_order(frame)
             case control.NodeFailed():
                 self._pending.append(NodeFailed(frame.node_id, frame.error, list(frame.affected_input_ids)))
             case control.NodeRestarted():

@@ -43,6 +43,11 @@ class Port(Protocol):
     is_data: bool  # False for timers, which are a clock and not work
 
     @property
+    def detached(self) -> bool:
+        """Whether it was disconnected: it closes after what was sent before, and is gone then."""
+        ...
+
+    @property
     def open(self) -> bool:
         """False: nothing will ever come again."""
         ...
@@ -69,6 +74,10 @@ class Port(Protocol):
 
     def stop(self) -> None:
         """Deliver only what is buffered by now."""
+        ...
+
+    def detach(self) -> None:
+        """Deliver only what was sent by now, then `InputClosed`."""
         ...
 
     def close(self) -> None: ...
@@ -135,6 +144,7 @@ class LinkPort:
         ``joins_late``: earlier messages of the output are not meant for this node."""
         self.id = config.id
         self.open = True
+        self.detached = False
         self._source_node = config.source.partition("/")[0]
         self._receiver = receiver
         self._receive = receiver.receive
@@ -147,6 +157,7 @@ class LinkPort:
         self._flush_word = config.output_slot * WORDS + FLUSH
         self._flush_to = 0
         self._stopped = False
+        self._limit = 0  # sequence number of the last message that is still wanted, once stopped
         first_time = not words[base + STATE]
         if joins_late and first_time:
             words[base + FIRST] = words[self._sent_word]
@@ -192,8 +203,8 @@ class LinkPort:
         dropped_word = self._base + DROPPED
         if not self._joined:
             self._joined = True
-            if sequence <= self._last:
-                # The one that was being sent while this node joined.
+            if sequence <= self._last or self._in_flight:
+                # The one that was being sent while this node joined, or before the network knew of it.
                 words[self._base + FIRST] = sequence - 1
                 self._last = sequence
                 return
@@ -264,6 +275,8 @@ class LinkPort:
     def _arrived(self) -> bool:
         """Tell whether everything that the ended source sent is here."""
         assert self._source_closed_at is not None
+        if self.detached and self._last >= self._limit:
+            return True
         if self._receiver.has_messages():  # it came after the last look
             return False
         return (
@@ -302,11 +315,20 @@ class LinkPort:
         return closed
 
     def stop(self) -> None:
-        limit = self._words[self._sent_word]
         self._stopped = True
         self._silence = None
-        # Senders may not have heard of the stop yet; what they send from now on is not waited for.
-        self._receive = lambda: self._receive_flushed() if self._last < limit else None
+        # Senders may not have heard of it yet; what they send from now on is not waited for.
+        self._limit = self._words[self._sent_word]
+        self._receive = self._receive_to_the_limit
+
+    def _receive_to_the_limit(self) -> Message | None:
+        return self._receive_flushed() if self._last < self._limit else None
+
+    def detach(self) -> None:
+        self.detached = True
+        self.stop()
+        self.source_closed()
+        self._source_node = ""  # it does not come back
 
     def close(self) -> None:
         self.open = False
@@ -322,11 +344,12 @@ class LinkPort:
 class TimerPort:
     """An input fed by a clock: a grid from ``epoch_ns``; missed ticks are skipped, never bunched."""
 
-    open = True
     is_data = False
 
     def __init__(self, config: InputConfig, epoch_ns: int) -> None:
+        self.open = True
         self.id = config.id
+        self.detached = False
         self._template = Input.template(config.id)
         self._interval = config.interval_ns
         late = max(_monotonic() - epoch_ns, 0)
@@ -335,6 +358,9 @@ class TimerPort:
 
     def poll(self) -> Event | None:
         now = _monotonic()
+        if self.detached:
+            self.open = False
+            return InputClosed(self.id)
         if now < self._due or self._stopped:
             return None
         self._due += ((now - self._due) // self._interval + 1) * self._interval
@@ -343,7 +369,7 @@ class TimerPort:
         return event
 
     def ready(self) -> bool:
-        return not self._stopped and _monotonic() >= self._due
+        return self.detached or (not self._stopped and _monotonic() >= self._due)
 
     def wake_at(self) -> int | None:
         return None if self._stopped else self._due
@@ -356,6 +382,9 @@ class TimerPort:
 
     def stop(self) -> None:
         self._stopped = True
+
+    def detach(self) -> None:
+        self.detached = self._stopped = True
 
     def close(self) -> None:
         self._stopped = True
@@ -374,6 +403,7 @@ class QueuePort:
     def __init__(self, config: InputConfig, board: Board) -> None:
         self.id = config.id
         self.open = True
+        self.detached = False
         self._source_node = config.source.partition("/")[0]
         self._template = Input.template(config.id)
         self._queue: LocalLink[Content] = LocalLink(
@@ -444,6 +474,11 @@ class QueuePort:
 
     def stop(self) -> None:
         """What is queued is what is delivered: the daemon sends nothing after a stop."""
+        self._silence = None
+
+    def detach(self) -> None:
+        self.detached = self._source_closed = True
+        self._source_node = ""
         self._silence = None
 
     def close(self) -> None:

@@ -60,9 +60,10 @@ class Outlet:
     def __init__(self, port: OutputPort, consumers: list[QueuePort]) -> None:
         self.port = port
         self.consumers = consumers
-        self._leaves = port.has_links or not consumers
 
     def send(self, data: Any, metadata: Mapping[str, Any] | None) -> None:
+        port = self.port
+        port.notice()
         if self.consumers:
             value = as_arrow(data)
             content = Reference(value, as_received(metadata) if metadata else {}, time.time_ns())
@@ -71,8 +72,8 @@ class Outlet:
                 if flush:
                     consumer.flush()
                 consumer.put(content)
-        if self._leaves or self.port.is_tapped():
-            self.port.send(data, metadata)
+        if port.has_links or not self.consumers or port.is_tapped():
+            port.send(data, metadata)
 
 
 class HostedOperator:

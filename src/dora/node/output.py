@@ -11,7 +11,7 @@ import ctypes
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from dora.errors import SampleAlreadySent, SendError
@@ -25,6 +25,7 @@ from dora.transport.board import (
     FIRST,
     FLUSH,
     RECEIVED,
+    REWIRED,
     SENT,
     STATE,
     TAPPED,
@@ -33,9 +34,9 @@ from dora.transport.board import (
 )
 from dora.transport.doorbell import FENCED, Bell, Doorbell, memory_fence, yield_cpu
 from dora.transport.interface import MAX_QUEUE, Loan, Sender
-from dora.wire.control import OutputConfig
+from dora.wire.control import ChannelConfig, LinkConfig, OutputConfig
 from dora.wire.correlation import FLUSH_MARK, asks_to_flush
-from dora.wire.encode import encode
+from dora.wire.encode import Payload, encode
 from dora.wire.message import Encoding, body_offset, pack_head
 from dora.wire.metadata import encode_metadata
 
@@ -57,9 +58,13 @@ class OutputPort:
         *,
         rings: bool,
         doorbell: Callable[[str], Doorbell] = Doorbell,
+        annexes: Sequence[Sender] = (),
     ) -> None:
-        """``rings``: whether the receivers rely on this side to wake them."""
+        """``rings``: whether the receivers rely on this side to wake them. ``annexes``: for the further
+        channels of the configuration."""
         self.id = config.id
+        self.on_rewired: Callable[[], None] = lambda: None
+        self._config = config
         self._sender = sender
         self._send_small = sender.send
         self._prepare = sender.prepare
@@ -72,25 +77,84 @@ class OutputPort:
         self._tapped_word = config.slot * WORDS + TAPPED
         self._lock = threading.Lock()
         self._closed = False
-        self.has_links = bool(config.links)
-        self._bells = [(link.node_slot * WORDS, Bell(link.bell)) for link in config.links] if rings else []
-        self._pressure = [
+        self._flush_word = config.slot * WORDS + FLUSH
+        self._rewired_word = config.slot * WORDS + REWIRED
+        self._rewired = words[self._rewired_word]  # the last change that is known here
+        self._rings = rings
+        self._waiting_word = config.slot * WORDS + CREDIT_WAITING
+        self._make_doorbell = doorbell
+        self._credit_bell: Doorbell | None = None
+        self._bells: list[tuple[int, Bell]] = []
+        self._annexes = dict(zip((annex.service for annex in config.annexes), annexes, strict=False))
+        self._lay_links()
+
+    def _lay_links(self) -> None:
+        """Derive from the links what is looked at with each message.
+
+        Lists are replaced, never changed: another thread may be sending.
+        """
+        links = self._config.links
+        here = [link for link in links if not link.machine]
+        bells = {bell.path: bell for _, bell in self._bells}
+        if self._rings:
+            self._bells = [
+                (link.node_slot * WORDS, bells.get(link.bell) or Bell(link.bell)) for link in here
+            ]
+        pressure = [
             (link.slot * WORDS, min(link.queue_size, MAX_QUEUE))
-            for link in config.links
+            for link in links
             if link.policy == "backpressure"
         ]
-        self._flush_word = config.slot * WORDS + FLUSH
-        self._control_words = [link.node_slot * WORDS + CONTROL for link in config.links]
-        self._rings = rings
-        self._links = [link.slot * WORDS + STATE for link in config.links]
-        self._waiting_word = config.slot * WORDS + CREDIT_WAITING
-        self._credit_bell = doorbell(config.credit_bell) if self._pressure else None
+        if pressure and self._credit_bell is None:
+            self._credit_bell = self._make_doorbell(self._config.credit_bell)
+        self._pressure = pressure
+        self._control_words = [link.node_slot * WORDS + CONTROL for link in here]
+        self._links = [link.slot * WORDS + STATE for link in links]
+        self.has_links = bool(links)
+
+    def notice(self) -> None:
+        """Look what the daemon says if it has changed the links of this output."""
+        if self._words[self._rewired_word] != self._rewired:
+            self.on_rewired()
+
+    def attach(
+        self,
+        link: LinkConfig,
+        change: int,
+        credit_bell: str,
+        annex: tuple[ChannelConfig | None, Sender | None],
+    ) -> None:
+        """Send to one more link from now on, and to the further channel that it needs."""
+        channel, sender = annex
+        if channel is not None and sender is not None:
+            self._annexes = {**self._annexes, channel.service: sender}
+        self._config.credit_bell = self._config.credit_bell or credit_bell
+        self._config.links.append(link)  # an engine may hold the same list
+        self._lay_links()
+        self._rewired = max(self._rewired, change)
+        # It may have received already, without being rung.
+        for _, bell in self._bells:
+            if bell.path == link.bell:
+                bell.ring()
+
+    def detach(self, slot: int, change: int, annex: str) -> None:
+        """Send no more to a link, nor to a channel that no link needs."""
+        self._config.links[:] = [link for link in self._config.links if link.slot != slot]
+        self._lay_links()
+        self._rewired = max(self._rewired, change)
+        if annex:
+            gone = self._annexes.get(annex)
+            self._annexes = {name: sender for name, sender in self._annexes.items() if name != annex}
+            if gone is not None:
+                gone.close()
 
     @property
     def sent(self) -> int:
         return self._sequence
 
     def send(self, data: Any, metadata: Mapping[str, Any] | None) -> None:
+        if self._words[self._rewired_word] != self._rewired:
+            self.on_rewired()
         payload = encode(data)
         if not (self.has_links or self.is_tapped()):  # nobody listens: nothing to copy
             self._count_unheard()
@@ -109,12 +173,13 @@ class OutputPort:
                 message = head + (payload.to_bytes() if body is None else body)
                 self._words[self._sent_word] = self._sequence = sequence
                 self._send_small(message)
+                if self._annexes:
+                    self._send_on(message)
             else:
                 loan = self._sender.loan(len(head) + size)
                 _move(loan.address, head, len(head))
                 payload.copy_to(loan.address + len(head))
-                self._words[self._sent_word] = self._sequence = sequence
-                loan.send()
+                self._send_loaned(loan, len(head) + size, sequence)
             self._words[self._bytes_word] = self._bytes = self._bytes + size
             if FLUSH_MARK in section and asks_to_flush(section):
                 self._flush(sequence)
@@ -123,6 +188,22 @@ class OutputPort:
                 self._prepare()
             finally:
                 self._lock.release()
+
+    def _send_loaned(self, loan: Loan, size: int, sequence: int) -> None:
+        """Number and send a loan, and a copy of its first ``size`` bytes on each further channel."""
+        copies: list[Loan] = []
+        if self._annexes:
+            copies = [sender.loan(size) for sender in self._annexes.values()]
+            for copy in copies:
+                _move(copy.address, loan.address, size)
+        self._words[self._sent_word] = self._sequence = sequence
+        loan.send()
+        for copy in copies:
+            copy.send()
+
+    def _send_on(self, message: bytes) -> None:
+        for sender in self._annexes.values():
+            sender.send(message)
 
     def _count_unheard(self) -> None:
         with self._lock:
@@ -133,6 +214,7 @@ class OutputPort:
 
     def loan(self, schema: bytes, size: int, metadata: Mapping[str, Any] | None) -> tuple[Loan, int, bytes]:
         """Return memory for a plain payload: the loan, the body's offset, the metadata section."""
+        self.notice()
         section = encode_metadata(metadata) if metadata else b""
         if self._closed:
             raise SendError(f"output `{self.id}` is closed")
@@ -148,11 +230,30 @@ class OutputPort:
             sequence = self._sequence + 1
             head = pack_head(Encoding.PLAIN, schema, section, size, sequence, _now())
             _move(loan.address, head, len(head))
-            self._words[self._sent_word] = self._sequence = sequence
-            loan.send()
+            self._send_loaned(loan, len(head) + size, sequence)
             self._words[self._bytes_word] = self._bytes = self._bytes + size
             if FLUSH_MARK in section and asks_to_flush(section):
                 self._flush(sequence)
+        self._ring()
+
+    def resend(self, payload: Payload, section: bytes, time_ns: int) -> None:
+        """Send what was sent once before: encoded already, and with the time of then."""
+        if not (self.has_links or self.is_tapped()):
+            self._count_unheard()
+            return
+        size = payload.size
+        with self._lock:
+            if self._pressure:
+                self.wait_for_credit()
+            if self._closed:
+                raise SendError(f"output `{self.id}` is closed")
+            sequence = self._sequence + 1
+            head = pack_head(payload.encoding, payload.schema, section, size, sequence, time_ns)
+            loan = self._sender.loan(len(head) + size)
+            _move(loan.address, head, len(head))
+            payload.copy_to(loan.address + len(head))
+            self._send_loaned(loan, len(head) + size, sequence)
+            self._words[self._bytes_word] = self._bytes = self._bytes + size
         self._ring()
 
     def _flush(self, sequence: int) -> None:
@@ -225,6 +326,8 @@ class OutputPort:
         """Refuse further sends. What was sent stays receivable."""
         self._closed = True
         self._sender.close()
+        for sender in self._annexes.values():
+            sender.close()
 
 
 class SampleHandler:

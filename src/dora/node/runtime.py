@@ -30,7 +30,7 @@ from dora.node.reload import Unimported
 from dora.node.session import Session
 from dora.supervise.excerpt import in_one_line
 from dora.transport.board import ASLEEP, WORDS
-from dora.wire.control import NodeConfig, OutputsClosed, StopDataflow
+from dora.wire.control import InputConfig, NodeConfig, OutputsClosed, StopDataflow
 
 
 class Runtime:
@@ -52,8 +52,12 @@ class Runtime:
             operator_id: self._make_sender(operator_id) for operator_id in self._operators
         }
         self._session.outside = self._send_from_outside
+        self._session.rewiring.take = self._take_input
         self._routes = {item.id: self._make_route(item.id) for item in config.inputs}
         self._running = len(self._operators)
+        for item in config.inputs:  # those that came while the others were awaited
+            if item.late:
+                self._take_input(item)
         self._bell = self._session.bell
         self._words = self._session.board.words
         self._asleep_word = config.node_slot * WORDS + ASLEEP
@@ -84,6 +88,9 @@ class Runtime:
             from dora.node.type_check import check_sends
 
             check_sends(config, outlets)
+        if self._session.tracer is not None:
+            for output_id, outlet in outlets.items():
+                self._session.tracer.watch_output(outlet, output_id)
         return outlets
 
     def _make_sender(self, operator_id: str) -> SendOutput:
@@ -113,10 +120,31 @@ class Runtime:
         operator_id, _, short = input_id.partition("/")
         return self._operators[operator_id], short, self._senders[operator_id]
 
+    def _take_input(self, item: InputConfig) -> str:
+        """Give an operator one more input; return why it cannot have it, "" if it can."""
+        operator_id, _, short = item.id.partition("/")
+        operator = self._operators[operator_id]
+        if operator.ended:
+            return f"operator `{operator_id}` has ended"
+        if short not in operator.config.inputs:
+            operator.config.inputs.append(short)
+        operator.open_inputs.add(short)
+        self._sources[item.id] = item.source
+        self._routes[item.id] = self._make_route(item.id)
+        return ""
+
     # ------------------------------------------------------------------ the loop
 
     def run(self) -> None:
         """Feed the operators until all of them have ended; errors of operators pass through."""
+        try:
+            self._feed()
+        except BaseException as error:
+            if self._session.tracer is not None:
+                self._session.tracer.fail(error)
+            raise
+
+    def _feed(self) -> None:
         stop: Stop | None = None
         routes = self._routes
         while self._running and (event := self._inbox.next(None)) is not None:
@@ -140,9 +168,12 @@ class Runtime:
             operator, short, _ = self._routes[input_id]
             event["id"] = short
             self._deliver(operator, event)
-            if isinstance(event, InputClosed) and not self._inbox.ports[input_id].open:
+            port = self._inbox.ports.get(input_id)
+            if isinstance(event, InputClosed) and (port is None or not port.open):
                 operator.open_inputs.discard(short)
-                if not operator.open_inputs:
+                if port is None:  # it was disconnected
+                    operator.config.inputs.remove(short)
+                if operator.config.inputs and not operator.open_inputs:
                     self._stop_operator(operator, Stop("ALL_INPUTS_CLOSED"))
             return
         if isinstance(event, Reload):

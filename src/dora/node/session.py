@@ -10,25 +10,38 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from dora.errors import DaemonLost, SendError, StartFailed
 from dora.node.attachment import Attachment, attach
 from dora.node.control import Channel
-from dora.node.inbox import DEFAULT_SPIN_US
+from dora.node.inbox import DEFAULT_SPIN_US, Inbox
 from dora.node.input import LinkPort, Port, QueuePort, TimerPort
 from dora.node.log import install_bridge, log_line, write_line
 from dora.node.output import OutputPort
 from dora.node.outside import sender_for
+from dora.node.rewiring import Rewiring
 from dora.node.undeclared import UndeclaredOutputs
 from dora.transport.doorbell import Bell
 from dora.transport.interface import Engine, Receiver
 from dora.transport.kept_queue import KeptQueue
-from dora.wire.control import Closing, InputConfig, NodeConfig, Ready, Started, StartRefused, ToNode
+from dora.wire.control import (
+    Closing,
+    InputConfig,
+    NodeConfig,
+    Ready,
+    Started,
+    StartRefused,
+    ToNode,
+    WriteOrder,
+)
 from dora.wire.decode import warm_up
 from dora.wire.metadata import on_text
+
+if TYPE_CHECKING:
+    from dora.node.tracing import Tracer
 
 _CONNECT_TIMEOUT = 60.0  # seconds; the daemon ends the wait earlier when a node fails
 
@@ -59,16 +72,17 @@ class Session:
             if not config.dynamic:
                 install_bridge(config.node_id)
             on_text(_text_warning(config.node_id))
-        self._engine = attachment.make_engine()
-        self.outputs = attachment.make_outputs(self._engine)
+        self._attachment = attachment
+        self.engine = attachment.make_engine()
+        self.outputs = attachment.make_outputs(self.engine)
         if any(output.shapes for output in config.outputs) and not config.operators:
             from dora.node.type_check import check_sends
 
             check_sends(config, self.outputs)
         self.undeclared = UndeclaredOutputs(config.node_id, self.outputs, self.board, config.node_slot)
         doorbell = attachment.doorbell(config.bell, self.channel.fileno())
-        ports = attachment.make_ports() + _make_ports(attachment, self._engine, self.bell)
-        self._engine.connect(_CONNECT_TIMEOUT, self.channel.is_readable)
+        ports = attachment.make_ports() + _make_ports(attachment, self.engine, self.bell)
+        self.engine.connect(_CONNECT_TIMEOUT, self.channel.is_readable)
         if prepare is not None:
             prepare(config)
         if any(item.kind != "timer" for item in config.inputs):
@@ -89,10 +103,48 @@ class Session:
             clock_is_work=not config.exit_when_nodes_finish,
         )
         self.inbox.parameters = config.parameters
+        self.inbox.epoch_ns = epoch_ns
+        self.tracer = self._trace() if config.trace is not None else None
         self.inbox.on_send_for = sender_for(self)
+        self.rewiring = Rewiring(self)
+        self.inbox.on_rewire = self.rewiring.handle
+        self.inbox.on_detached = self.rewiring.detached
+        for port in self.outputs.values():
+            port.on_rewired = self.inbox.look
+        self.inbox.on_write_order = _order_writer(self.inbox, config)
+        for path in config.orders:
+            self.inbox.on_write_order(WriteOrder(path))
         for frame in early:
             self.inbox.handle(frame)
         self.closed = False
+
+    def _trace(self) -> Tracer:
+        from dora.node.tracing import Tracer
+
+        tracer = Tracer(self.config)
+        tracer.watch(self.inbox)
+        if not self.config.operators:  # theirs are those of the runtime
+            for output_id, port in self.outputs.items():
+                tracer.watch_output(port, output_id)
+        return tracer
+
+    def add_input(self, item: InputConfig) -> None:
+        """Receive on one more input from now on; raises `DoraError`, ``OSError``."""
+        if item.kind == "timer":
+            port: Port = TimerPort(item, self.inbox.epoch_ns)
+        else:
+            warm_up()
+            port = _make_port(item, self._attachment, self.engine, self.bell)
+        known = {other.id: index for index, other in enumerate(self.config.inputs)}
+        if item.id in known:
+            self.config.inputs[known[item.id]] = item
+        else:
+            self.config.inputs.append(item)
+        if item.shapes:
+            from dora.node.type_check import check_first_messages
+
+            check_first_messages(self.config, [port])
+        self.inbox.add(port)
 
     def output(self, output_id: str) -> OutputPort:
         """Return a declared output; raises `UndeclaredOutput`, or `SendError` after `close`."""
@@ -130,11 +182,15 @@ class Session:
             return
         self.closed = True
         self.inbox.close()
+        if self.inbox.order is not None:
+            self.inbox.order.close()
+        if self.tracer is not None:
+            self.tracer.close()
         ports = list(self.outputs.values())
         self.outputs.clear()
         for port in ports:
             port.close()
-        self._engine.close()
+        self.engine.close()
         self.report_undeclared()
         self.channel.close()
 
@@ -148,6 +204,26 @@ class Session:
     def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if not finalizing():
             self.close()
+
+
+def _order_writer(inbox: Inbox, config: NodeConfig) -> Callable[[WriteOrder], None]:
+    """Return what acts on the frames; it does not keep the inbox alive."""
+    reference = weakref.ref(inbox)
+
+    def act(frame: WriteOrder) -> None:
+        inbox = reference()
+        if inbox is None:
+            return
+        if inbox.order is None:
+            from dora.node.order_log import OrderLog
+
+            inbox.order = OrderLog(inbox, config)
+        if frame.end:
+            inbox.order.end(frame.path)
+        else:
+            inbox.order.write_to(frame.path)
+
+    return act
 
 
 def _report_at_exit(reference: weakref.ref[Session]) -> None:
@@ -171,23 +247,24 @@ def _text_warning(node_id: str) -> Callable[[Any], None]:
 
 
 def _make_ports(attachment: Attachment, engine: Engine, own_bell: Bell) -> list[Port]:
-    config, board = attachment.config, attachment.board
-    ports: list[Port] = []
-    for item in config.inputs:
-        if item.kind == "link":
-            ports.append(
-                LinkPort(
-                    item,
-                    _make_receiver(item, engine, own_bell),
-                    board,
-                    in_flight=engine.in_flight,
-                    joins_late=config.dynamic,
-                    make_bell=attachment.bell,
-                )
-            )
-        elif item.kind in ("text", "local"):
-            ports.append(QueuePort(item, board))
-    return ports
+    return [
+        _make_port(item, attachment, engine, own_bell)
+        for item in attachment.config.inputs
+        if item.kind != "timer"
+    ]
+
+
+def _make_port(item: InputConfig, attachment: Attachment, engine: Engine, own_bell: Bell) -> Port:
+    if item.kind != "link":
+        return QueuePort(item, attachment.board)
+    return LinkPort(
+        item,
+        _make_receiver(item, engine, own_bell),
+        attachment.board,
+        in_flight=engine.in_flight or bool(item.machine),
+        joins_late=attachment.config.dynamic or item.late,
+        make_bell=attachment.bell,
+    )
 
 
 def _make_receiver(item: InputConfig, engine: Engine, own_bell: Bell) -> Receiver:

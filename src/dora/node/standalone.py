@@ -82,6 +82,8 @@ class Source:
     id = ""
     is_data = True
 
+    detached = False
+
     def __init__(self) -> None:
         self.open = True
 
@@ -102,6 +104,9 @@ class Source:
 
     def stop(self) -> None:
         self.open = False
+
+    def detach(self) -> None:
+        """There is no daemon that could ask for it."""
 
     def close(self) -> None:
         self.open = False

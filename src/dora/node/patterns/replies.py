@@ -129,6 +129,10 @@ class ReplyPort:
     def open(self) -> bool:
         return bool(self._aside) or self._port.open
 
+    @property
+    def detached(self) -> bool:
+        return self._port.detached
+
     def poll(self) -> Event | None:
         if not self._aside:
             return self._next()
@@ -187,6 +191,9 @@ class ReplyPort:
 
     def stop(self) -> None:
         self._port.stop()
+
+    def detach(self) -> None:
+        self._port.detach()
 
     def close(self) -> None:
         self._aside.clear()

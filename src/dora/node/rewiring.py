@@ -1,0 +1,115 @@
+"""Links and inputs that come and go while the node runs.
+
+The daemon says what changes, in frames. They are acted upon by whichever thread reads the control socket:
+the one that waits for events, or, in a program that only sends, the one that sends next (see
+`OutputPort.notice`). So a new receiver is rung from the next message on.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from dora.errors import DaemonLost, DoraError
+from dora.node.log import log_line, write_line
+from dora.wire.control import (
+    AttachInput,
+    AttachLink,
+    ChannelConfig,
+    DetachInput,
+    DetachLink,
+    InputAttached,
+    InputConfig,
+    InputDetached,
+    OutputConfig,
+    ToDaemon,
+)
+
+if TYPE_CHECKING:
+    from dora.node.session import Session
+
+Rewire = AttachLink | DetachLink | AttachInput | DetachInput
+
+
+def annex_of(output: OutputConfig, annex: ChannelConfig) -> OutputConfig:
+    """Return the configuration of a sender for a further channel of an output."""
+    return OutputConfig(
+        output.id,
+        annex.service,
+        max_queue_size=annex.max_queue_size,
+        max_receivers=annex.max_receivers,
+    )
+
+
+class Rewiring:
+    """Acts on the frames for one session, which it does not keep alive.
+
+    ``take`` is asked before an input is made, and returns why it cannot be; "" if it can.
+    """
+
+    def __init__(self, session: Session) -> None:
+        self._session = weakref.ref(session)
+        self.take: Callable[[InputConfig], str] = lambda _: ""
+        self._waiting: dict[str, InputConfig] = {}  # for the end of an input of the same name
+        self._slots: dict[str, int] = {}  # of inputs that were disconnected and are not empty yet
+
+    def handle(self, frame: Rewire) -> None:
+        session = self._session()
+        if session is None:
+            return
+        match frame:
+            case AttachLink():
+                self._attach_link(session, frame)
+            case DetachLink(output=output):
+                if (port := session.outputs.get(output)) is not None:
+                    port.detach(frame.slot, frame.change, frame.annex)
+            case AttachInput(item=item):
+                self._say(session, InputAttached(item.slot, self._attach_input(session, item)))
+            case DetachInput(input=input_id, slot=slot):
+                self._slots[input_id] = slot
+                session.inbox.detach(input_id)
+
+    def detached(self, input_id: str) -> None:
+        """Note that an input has given out its last event and is gone."""
+        session = self._session()
+        if session is None:
+            return
+        self._say(session, InputDetached(input_id, self._slots.pop(input_id, 0)))
+        if (item := self._waiting.pop(input_id, None)) is not None and (
+            fault := self._attach_input(session, item)
+        ):
+            write_line(log_line(session.config.node_id, "error", fault))
+
+    def _attach_link(self, session: Session, frame: AttachLink) -> None:
+        port = session.outputs.get(frame.output)
+        if port is None:
+            return
+        sender = None
+        if (annex := frame.annex) is not None:
+            try:
+                sender = session.engine.sender(annex_of(OutputConfig(frame.output), annex))
+            except DoraError as error:
+                write_line(log_line(session.config.node_id, "error", str(error)))
+        port.attach(frame.link, frame.change, frame.credit_bell, (frame.annex, sender))
+
+    def _attach_input(self, session: Session, item: InputConfig) -> str:
+        """Make an input; return why it cannot be made."""
+        if session.closed or session.inbox.is_closing:
+            return f"node `{session.config.node_id}` is about to end"
+        if fault := self.take(item):
+            return fault
+        if item.id in session.inbox.ports:
+            self._waiting[item.id] = item  # what its predecessor has left is taken first
+            return ""
+        try:
+            session.add_input(item)
+        except (DoraError, OSError) as error:
+            return str(error)
+        return ""
+
+    def _say(self, session: Session, message: ToDaemon) -> None:
+        try:
+            session.channel.send(message)
+        except DaemonLost:
+            pass  # the next event tells of it
