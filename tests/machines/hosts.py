@@ -5,10 +5,10 @@
     with network("left", "right") as hosts:
         hosts["left"].run(["ping", "-c", "1", hosts["right"].address])
 
-The hosts hang on a bridge (a switch) that this process reaches as well. Their network is their own, and so
-are the folders that dora uses; processes, files and /dev/shm are those of this machine. Everything goes
-with the ``with`` block, processes that were started in a host included; what a killed run left goes with
-the next one.
+The hosts hang on a bridge (a switch) that this process reaches as well. Their network is their own, so are
+/dev/shm and the folders that dora uses; processes and other files are those of this machine. Everything
+goes with the ``with`` block, processes that were started in a host included; what a killed run left goes
+with the next one.
 
 A host's link can be cut and limited. Not every kernel has netem, so delay and loss (`Host.impair`) come
 from a process: in a network with ``impaired=True`` each link runs through one, which holds frames back.
@@ -42,8 +42,8 @@ def missing() -> str:
         return "network namespaces need Linux"
     if os.geteuid() != 0:
         return "network namespaces need root"
-    if not shutil.which("ip") or not shutil.which("tc"):
-        return "`ip` and `tc` are missing (Debian: apt install iproute2)"
+    if lacking := [name for name in ("ip", "tc", "nsenter", "unshare") if not shutil.which(name)]:
+        return f"missing: {', '.join(lacking)} (Debian: apt install iproute2 util-linux)"
     namespace = f"dora-try-{os.getpid()}"
     tried = subprocess.run(["ip", "netns", "add", namespace], capture_output=True, text=True)
     if tried.returncode:
@@ -63,6 +63,7 @@ class Host:
         self._namespace = namespace
         self._port = port  # the switch's end of the link
         self._wire: subprocess.Popen[str] | None = None
+        self._anchor: subprocess.Popen[str] | None = None  # a process of the host's from first to last
 
     def environment(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
         """Return this process's environment without variables of dora, with the host's own folders."""
@@ -80,9 +81,7 @@ class Host:
         self, command: Sequence[str | Path], *, env: Mapping[str, str] | None = None, **options: Any
     ) -> subprocess.Popen[Any]:
         """Start a command on this host; ``env`` is added to its environment. It is killed with the host."""
-        return subprocess.Popen(
-            ["ip", "netns", "exec", self._namespace, *command], env=self.environment(env), **options
-        )
+        return subprocess.Popen(self._inside(command, options), env=self.environment(env), **options)
 
     def run(
         self,
@@ -98,7 +97,7 @@ class Host:
         The exit status has to be ``status``; None: any will do.
         """
         done = subprocess.run(
-            ["ip", "netns", "exec", self._namespace, *command],
+            self._inside(command, options),
             env=self.environment(env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -109,6 +108,13 @@ class Host:
         )
         assert status is None or done.returncode == status, f"{command} on {self.name}: {done.stdout}"
         return done.stdout
+
+    def _inside(self, command: Sequence[str | Path], options: Mapping[str, Any]) -> list[str | Path]:
+        assert self._anchor is not None
+        enter = ["nsenter", "--target", str(self._anchor.pid), "--mount", "--ipc", "--net", "--"]
+        # Who enters the mounts of another process is in the root folder.
+        here = ["sh", "-c", 'cd "$0" && exec "$@"', options.get("cwd") or os.getcwd()]
+        return [*enter, *here, *command]
 
     def pids(self) -> list[int]:
         """Return the processes of this host."""
@@ -162,6 +168,12 @@ class Host:
         _ip(*inside, "link", "set", "lo", "up")
         _ip(*inside, "link", "set", "eth0", "up")
         _ip("link", "set", self._port, "master", bridge, "up")
+        script = "mount -t tmpfs tmpfs /dev/shm && echo ready && exec sleep infinity"
+        unshare = ["unshare", "--mount", "--ipc", "--propagation", "private", "sh", "-c", script]
+        self._anchor = subprocess.Popen(
+            ["ip", "netns", "exec", self._namespace, *unshare], stdout=subprocess.PIPE, text=True
+        )
+        assert self._anchor.stdout is not None and self._anchor.stdout.readline() == "ready\n"
 
     def unplug(self) -> None:
         """End the host with all its processes."""
@@ -169,6 +181,8 @@ class Host:
             self._wire.kill()
             self._wire.communicate()
         _remove_namespace(self._namespace)
+        if self._anchor is not None:
+            self._anchor.communicate()
 
 
 @contextmanager

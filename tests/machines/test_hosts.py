@@ -45,6 +45,8 @@ def test_hosts_reach_each_other_until_the_link_is_cut(make_hosts: MakeHosts) -> 
     echo_on(right)
     assert reaches(left, right.address)
     assert not reaches(left, "127.0.0.1"), "each has a loopback of its own"
+    left.run(["touch", "/dev/shm/of-left"])
+    assert left.run(["ls", "/dev/shm"]) == "of-left\n" and right.run(["ls", "/dev/shm"]) == ""
     right.cut()
     assert not reaches(left, right.address)
     right.restore()
