@@ -17,22 +17,26 @@ ROOT = Path(dora.__file__).parent
 LAYERS = (
     ("_lean", "_version", "errors"),
     ("wire",),
-    ("dataflow", "logs"),
+    ("dataflow", "logs", "traces"),
     ("supervise", "transport"),
     ("node", "daemon", "coordinator"),
     ("building", "inspection"),
-    ("recording",),
-    ("machine",),
-    ("cli", "viewer"),  # the viewer is a node, and reads names of the daemon
+    ("recording", "telemetry"),
+    ("machine", "viewer"),  # the viewer is a node, and reads names of the daemon; it draws recordings too
+    ("dashboard",),
+    ("cli",),
     ("api",),
     ("builder",),
     ("testing",),
 )
-BESIDE = {("logs", "dataflow")}  # levels of log entries are part of the dataflow model
+BESIDE = {
+    ("logs", "dataflow"),  # levels of log entries are part of the dataflow model
+    ("traces", "logs"),  # files of spans are read as log files are
+}
 # Entry points, which are not part of a layer.
 ENTRIES = {"__init__", "__main__", "runtime"}
 
-PURE = ("wire", "dataflow", "logs", "supervise")
+PURE = ("wire", "dataflow", "logs", "traces", "supervise")
 # What reaches out of the process.
 OUTWARD = {"asyncio", "ctypes", "mmap", "multiprocessing", "select", "socket", "subprocess", "threading"}
 REACHES_OUT = {

@@ -6,6 +6,7 @@ No click in here: the command line and the Python functions both come through th
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TextIO
@@ -26,7 +27,9 @@ from dora.logs.formats import LogFormat, renderer, wants_colour
 from dora.supervise.result import DataflowResult
 
 if TYPE_CHECKING:
+    from dora.daemon.daemon import Daemon
     from dora.daemon.options import Engine, RunOptions
+    from dora.dashboard.local import LocalDashboard
 
 
 class Display(msgspec.Struct, frozen=True):
@@ -50,6 +53,8 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     engine: Engine | None = None
     strict_outputs: bool = False
     hot_reload: bool = False
+    trace: bool = False
+    tap_queue: int = 0  # messages of an output that wait for a recorder
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -144,16 +149,41 @@ def run_to_end(
     stream: TextIO,
     on_log: Callable[[LogEntry], None] | None = None,
     on_warning: Callable[[str], None] | None = None,
+    on_dashboard: Callable[[str], None] | None = None,
 ) -> Outcome:
     """Load, build and run a dataflow; return how it went.
 
     Log entries go to ``stream`` as ``display`` says, and each one to ``on_log`` (on the daemon's
-    thread, unfiltered). Raises `DataflowError` and `BuildError`; failed nodes are in the result.
+    thread, unfiltered). With ``on_dashboard``, which is told the address, browsers can look at it. Raises
+    `DataflowError` and `BuildError`; failed nodes are in the result.
     """
-    from dora.daemon.run import run_dataflow
+    dataflow = load_for_run(request)
+    return run_loaded(
+        dataflow,
+        request,
+        display,
+        stream=stream,
+        on_log=on_log,
+        on_warning=on_warning,
+        on_dashboard=on_dashboard,
+    )
+
+
+def run_loaded(
+    dataflow: Dataflow,
+    request: RunRequest,
+    display: Display,
+    *,
+    stream: TextIO,
+    on_log: Callable[[LogEntry], None] | None = None,
+    on_warning: Callable[[str], None] | None = None,
+    on_daemon: Callable[[Daemon], None] | None = None,
+    on_dashboard: Callable[[str], None] | None = None,
+) -> Outcome:
+    """Build and run a dataflow as `run_to_end` does; ``on_daemon`` gets its daemon before anything starts."""
+    from dora.telemetry.observe import run_observed
     from dora.wire.ids import uuid7
 
-    dataflow = load_for_run(request)
     if on_warning is not None:
         for warning in (*dataflow.warnings, *dataflow.type_warnings):
             on_warning(str(warning))
@@ -165,13 +195,31 @@ def run_to_end(
         if on_log is not None:
             on_log(entry)
 
+    dashboard = None
     try:
+        if on_dashboard is not None:
+            dashboard = open_dashboard(dataflow, dataflow_id)
+            on_dashboard(dashboard.address)
         dataflow = build(dataflow, show, BuildOptions(uv=request.uv)).dataflow
-        result = run_dataflow(dataflow, _options(request), show, dataflow_id)
+        result = run_observed(dataflow, _options(request), show, dataflow_id, on_daemon)
     finally:
         console.close()
+        if dashboard is not None:
+            dashboard.close()
     directory = os.path.join(dataflow.working_dir, "out", result.dataflow_id)
     return Outcome(result, directory if os.path.isdir(directory) else None, console.not_shown)
+
+
+def open_dashboard(dataflow: Dataflow, dataflow_id: str) -> LocalDashboard:
+    """Serve the dashboard of a dataflow that is about to run."""
+    from dora.dashboard.local import LocalDashboard, Subject
+
+    dashboard = LocalDashboard()
+    name = os.path.splitext(os.path.basename(dataflow.file or "dataflow"))[0]
+    directory = os.path.join(dataflow.working_dir, "out", dataflow_id)
+    nodes = [node.id for node in dataflow.nodes]
+    dashboard.start(Subject(dataflow_id, name, dataflow.file, directory, nodes, time.time()))
+    return dashboard
 
 
 def _options(request: RunRequest) -> RunOptions:
@@ -184,6 +232,8 @@ def _options(request: RunRequest) -> RunOptions:
         engine=request.engine,
         strict_outputs=request.strict_outputs,
         hot_reload=request.hot_reload,
+        traced=request.trace,
+        tap_queue=request.tap_queue,
     )
     return options if request.grace is None else replace(options, grace=request.grace)
 

@@ -12,13 +12,9 @@ import click
 
 from dora.errors import DoraError
 
-_FILES = "its log files are out/<dataflow id>/log_<node>.jsonl beside the dataflow file"
 _PRINT = "add a node to the dataflow that prints what it receives"
 
 COMMANDS: dict[str, str] = {
-    "record": f"{_PRINT} or stores it",
-    "replay": "write a node that sends what was stored",
-    "trace": _FILES,
     "cluster": "run one dataflow per machine with `dora run FILE`",
     "runtime": "operators are started by `dora run FILE`",
     "hub": "install node packages with pip, and name their command as the `path` of a node",

@@ -6,15 +6,15 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import click
 import msgspec
 
-from dora.cli.client import Client, Refused, Unreachable, choose, coordinator_options
+from dora.cli.client import Client, coordinator_options
 from dora.cli.completion import dataflow_names
+from dora.cli.log_source import find_source, local_source
 from dora.cli.run_options import DURATION, display_options_of_logs
-from dora.coordinator.protocol import ACTIVE, DataflowView
 from dora.dataflow.model import LogLevel
 from dora.errors import DoraError
 from dora.logs.entry import LogEntry
@@ -23,14 +23,6 @@ from dora.logs.formats import LogFormat, Renderer, renderer, wants_colour
 from dora.logs.reader import LogReader
 
 LOOK_EVERY = 0.2  # seconds between looks at files that are followed
-
-
-class _Source(msgspec.Struct, frozen=True):
-    """Where log files are. ``ended`` tells whether nothing will be added."""
-
-    dataflow_id: str
-    directory: str
-    ended: Callable[[], bool]
 
 
 @click.command()
@@ -71,7 +63,7 @@ def logs(
         raise click.UsageError(f"name the node with --node: dora logs {wanted} --node {old_node}")
     if node is not None and all_nodes:
         raise click.UsageError("say either --node or --all-nodes")
-    source = _local(wanted) if local else _find(client, wanted)
+    source = local_source(wanted) if local else find_source(client, wanted)
     reader = LogReader(source.directory, node)
     nodes = reader.nodes()
     if node is not None and node not in nodes and not (follow and not source.ended()):
@@ -127,80 +119,3 @@ def _show(entries: Iterator[LogEntry], render: Renderer, tail: int | None) -> No
             lines.clear()
     if lines:
         write_text(sys.stdout, "".join(lines))
-
-
-# ----------------------------------------------------------------------- which dataflow
-
-
-def _find(client: Client, wanted: str | None) -> _Source:
-    """Ask the coordinator, then the dataflows of `dora run`, then look into ./out."""
-    try:
-        view = client.dataflow(wanted) if wanted is not None else _only_or_latest(client)
-    except (Unreachable, Refused) as error:
-        if isinstance(error, Refused) and error.status != 404:
-            raise
-        source = _of_dora_run(wanted)
-        if source is not None:
-            return source
-        try:
-            return _local(wanted)
-        except DoraError:
-            raise error from None
-    if view is None:
-        return _of_dora_run(None) or _local(None)
-
-    def ended() -> bool:
-        try:
-            return client.dataflow(view.uuid).status not in ACTIVE
-        except Unreachable:
-            return False  # it goes on, and so do its files
-        except Refused:
-            return True
-
-    return _Source(view.uuid, view.log_directory, ended)
-
-
-def _only_or_latest(client: Client) -> DataflowView | None:
-    views = client.dataflows()
-    running = [view for view in views if view.status in ACTIVE]
-    return choose(running, "by UUID_OR_NAME") or (views[-1] if views else None)
-
-
-def _of_dora_run(wanted: str | None) -> _Source | None:
-    from dora.daemon.runs import fits, running
-    from dora.errors import ConnectError
-    from dora.wire.requests import Describe
-
-    found = None
-    for run in running():
-        description = run.description
-        if found is None and description.file and (wanted is None or fits(description, wanted)):
-            found = run
-        else:
-            run.close()
-    if found is None or found.description.file is None:
-        return None
-    kept = found
-
-    def ended() -> bool:
-        try:
-            kept.ask(Describe())
-        except ConnectError:
-            return True
-        return False
-
-    identity = found.description.dataflow_id
-    return _Source(identity, f"{os.path.dirname(found.description.file)}/out/{identity}", ended)
-
-
-def _local(wanted: str | None) -> _Source:
-    try:
-        names = [name for name in os.listdir("out") if len(name) == 36 and os.path.isdir(f"out/{name}")]
-    except OSError:
-        names = []
-    fitting = [name for name in names if wanted is None or name.startswith(wanted.lower())]
-    if not fitting:
-        which = f"`{wanted}`" if wanted is not None else "any dataflow"
-        raise DoraError(f"there are no log files of {which} in {os.path.abspath('out')}")
-    name = max(fitting, key=lambda name: os.stat(f"out/{name}").st_mtime)
-    return _Source(name, os.path.abspath(f"out/{name}"), lambda: False)

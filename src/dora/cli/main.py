@@ -52,7 +52,22 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "param": ("dora.cli.param:param", "Look at and change the parameters of running nodes."),
     "node": ("dora.cli.node:node", "Look at the nodes of running dataflows."),
     "topic": ("dora.cli.topic:topic", "Look at what the outputs of a running dataflow carry."),
+    "trace": (
+        "dora.cli.trace:trace",
+        "Show which messages led to which, and how long each step took.",
+    ),
     "top": ("dora.cli.top:top", "Watch nodes and links: load, rates, queues, losses."),
+    "record": ("dora.cli.record:record", "Record the messages of a dataflow into an MCAP file."),
+    "info": ("dora.cli.info:info", "Tell what is in a recording."),
+    "replay": (
+        "dora.cli.replay:replay",
+        "Run a recorded dataflow again, with the recording in the place of cameras and other sources.",
+    ),
+    "diff": ("dora.cli.diff:diff", "Compare two recordings, message by message."),
+    "export": (
+        "dora.cli.export:export",
+        "Write a recording in another form: Parquet files for pandas and the like, or a file for Rerun.",
+    ),
     "coordinator": (
         "dora.cli.components:coordinator",
         "Run the coordinator in the foreground.",

@@ -13,7 +13,7 @@ from dora.cli.flow import Display, RunRequest, run_to_end
 from dora.cli.interrupt import termination_as_interrupt
 from dora.cli.later import lockfile_options
 from dora.cli.report import failure_report, loss_report
-from dora.cli.run_options import DURATION, RunCommand, dataflow_options, display_options
+from dora.cli.run_options import DURATION, RunCommand, dataflow_options, display_options, trace_option
 from dora.dataflow.model import LogLevel
 from dora.logs.filters import LogFilter
 from dora.logs.formats import LogFormat
@@ -55,6 +55,9 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Let nodes and operators go on with their new code when their Python files are saved.",
 )
+@trace_option
+@click.option("--ui", is_flag=True, help="Serve the dashboard, a web page, and print its address.")
+@click.option("--open", "open_page", is_flag=True, help="The same, and open the page in the browser.")
 @lockfile_options
 def run(
     path: str,
@@ -71,6 +74,9 @@ def run(
     engine: Engine | None,
     strict_outputs: bool,
     hot_reload: bool,
+    trace: bool,
+    ui: bool,
+    open_page: bool,
 ) -> int:
     """Build and run a dataflow until it ends.
 
@@ -89,11 +95,16 @@ def run(
         engine=engine,
         strict_outputs=strict_outputs,
         hot_reload=hot_reload,
+        trace=trace,
     )
     display = Display(log_format, LogFilter(log_level, log_filter or {}))
     with termination_as_interrupt():
         outcome = run_to_end(
-            request, display, stream=sys.stdout, on_warning=lambda text: click.echo(text, err=True)
+            request,
+            display,
+            stream=sys.stdout,
+            on_warning=lambda text: click.echo(text, err=True),
+            on_dashboard=(lambda address: _tell(address, open_page)) if ui or open_page else None,
         )
     directory = shorter_path(outcome.log_directory) if outcome.log_directory else None
     if outcome.not_shown:
@@ -106,6 +117,15 @@ def run(
         if report:
             click.echo(f"\n{report}", err=True)
     return 0 if outcome.result.ok else 1
+
+
+def _tell(address: str, open_page: bool) -> None:
+    click.echo(f"The dashboard is at {address}", err=True)
+    if open_page:
+        import webbrowser
+
+        if not webbrowser.open(address):
+            click.echo("warning: there is no browser to open it with", err=True)
 
 
 def shorter_path(path: str) -> str:

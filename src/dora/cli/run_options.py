@@ -38,6 +38,25 @@ def _environment(
         raise click.BadParameter(str(error), ctx, param) from None
 
 
+trace_option: Callable[[_Function], _Function] = click.option(
+    "--trace",
+    is_flag=True,
+    envvar="DORA_TRACE",
+    show_envvar=True,
+    help="Let nodes write down which message led to which, for `dora trace`.",
+)
+
+
+environment_option: Callable[[_Function], _Function] = click.option(
+    "--env",
+    "env",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_environment,
+    help="A variable for all nodes; the `env` of a node wins. May be repeated.",
+)
+
+
 def display_options(function: _Function) -> _Function:
     """Declare how log entries are shown: ``log_level``, ``log_format`` and ``log_filter``."""
     return _display(function, "--log-level")
@@ -87,11 +106,4 @@ def dataflow_options(function: _Function) -> _Function:
         metavar="[=BOOL]",
         help="Whether nodes end although a timer of theirs goes on, whatever the file says.",
     )(function)
-    return click.option(
-        "--env",
-        "env",
-        multiple=True,
-        metavar="KEY=VALUE",
-        callback=_environment,
-        help="A variable for all nodes; the `env` of a node wins. May be repeated.",
-    )(function)
+    return environment_option(function)

@@ -9,7 +9,7 @@ import click
 
 from dora.cli.client import Client, choose, coordinator_options, report_end
 from dora.cli.completion import dataflow_files, dataflow_names
-from dora.cli.run_options import DURATION, RunCommand, dataflow_options
+from dora.cli.run_options import DURATION, RunCommand, dataflow_options, trace_option
 from dora.coordinator.protocol import ACTIVE, RunSpec
 from dora.errors import DoraError
 
@@ -33,6 +33,7 @@ from dora.errors import DoraError
 @click.option("--uv", is_flag=True, help="Build and run nodes with uv.")
 @click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`.")
 @click.option("--debug", is_flag=True, help="Of no effect: `dora topic` looks into every dataflow.")
+@trace_option
 @dataflow_options
 @coordinator_options
 def start(
@@ -45,6 +46,7 @@ def start(
     debug: bool,
     env: dict[str, str],
     exit_when_nodes_finish: bool | None,
+    trace: bool,
     client: Client,
 ) -> int:
     """Build and start a dataflow on the coordinator.
@@ -70,6 +72,7 @@ def start(
             uv=uv,
             hot_reload=hot_reload,
             allow_shell_nodes=allow_shell_nodes,
+            trace=trace,
         )
     )
     click.echo(f"dataflow start triggered: {view.uuid}")
@@ -177,5 +180,5 @@ def restart(
     if dataflow_id is None:
         raise DoraError("no dataflow is running; say which one to start again, `dora list` shows them")
     answer = client.restart(dataflow_id, grace_duration, force)
-    new = answer["new"]["uuid"]
-    return _wait_for_start(client, new, f"dataflow restarted: {answer['old']} -> {new}")
+    new = answer.new.uuid
+    return _wait_for_start(client, new, f"dataflow restarted: {answer.old} -> {new}")

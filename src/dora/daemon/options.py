@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from dora.daemon.spawn import ALLOW_SHELL
 from dora.errors import DoraError
 from dora.supervise.machine import DEFAULT_FINISH_GRACE, DEFAULT_GRACE
+from dora.wire.control import TraceConfig
+
+if TYPE_CHECKING:
+    from dora.daemon.share import Share
 
 Engine = Literal["iceoryx2", "zenoh"]
 ENGINES: tuple[Engine, ...] = ("iceoryx2", "zenoh")
@@ -30,7 +35,12 @@ class RunOptions:
     engine: Engine | None = None
     strict_outputs: bool = False
     hot_reload: bool = False
+    tap_queue: int = 0  # messages that a recorder's tap on an output holds; 0: no recorder is expected
     name: str = ""  # what commands may call it, besides its UUID and the name of its file
+    traced: bool = False  # its nodes write spans; `dora.telemetry.observe` says where
+    trace: TraceConfig | None = None
+    join: Callable[[str], Share] | None = None  # see `dora.daemon.share`
+    run_id: str = ""  # as in `RunDirectory.create`
 
 
 def shell_nodes_allowed(options: RunOptions) -> bool:

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dora.daemon.daemon import Daemon
 from dora.daemon.options import RunOptions, choose_engine
@@ -18,6 +18,9 @@ from dora.dataflow.model import Dataflow
 from dora.logs.entry import LogEntry
 from dora.supervise.result import DataflowResult
 from dora.wire.ids import uuid7
+
+if TYPE_CHECKING:
+    from dora.daemon.share import Share
 
 __all__ = ["RunOptions", "run_dataflow"]
 
@@ -42,11 +45,14 @@ def run_dataflow(
     stop_after = None if options.stop_after is None else time.monotonic() + options.stop_after
     engine = choose_engine(options)
     check_shared_memory(ROOM_NEEDED if engine == "iceoryx2" else 1 << 20)
-    run = RunDirectory.create(dataflow_id or uuid7())
+    run = RunDirectory.create(dataflow_id or uuid7(), run_id=options.run_id)
     run.name = options.name
     daemon: Daemon | None = None
     close_router: Callable[[], None] | None = None
+    share: Share | None = None
     try:
+        if options.join is not None:
+            share = options.join(run.path)
         endpoint = ""
         if engine == "zenoh":
             from dora.transport.zenoh_router import start
@@ -59,6 +65,11 @@ def run_dataflow(
             board=run.board,
             engine=engine,
             zenoh_endpoint=endpoint,
+            tap_queue=options.tap_queue,
+            trace=options.trace,
+            machine=share.machine if share is not None else "",
+            machines=share.machines if share is not None else {},
+            remote=share.remote if share is not None else None,
         )
         daemon = Daemon(dataflow, options, place, run, on_log)
         if on_daemon is not None:
@@ -74,6 +85,8 @@ def run_dataflow(
             try:
                 if close_router is not None:
                     close_router()
+                if share is not None:
+                    share.close()
             finally:
                 run.remove()
     if trouble is not None:

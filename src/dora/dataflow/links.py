@@ -34,6 +34,7 @@ from dora.wire.control import (
     NodeConfig,
     OperatorConfig,
     OutputConfig,
+    RemoteConfig,
     TraceConfig,
 )
 from dora.wire.correlation import PATTERN_ROOM
@@ -63,7 +64,16 @@ class Place(msgspec.Struct, frozen=True):
     board: str  # path of the board
     engine: Literal["iceoryx2", "zenoh"] = "iceoryx2"
     zenoh_endpoint: str = ""
+    tap_queue: int = 0  # messages that the tap of a recorder holds; 0: nobody is expected
     trace: TraceConfig | None = None  # None: nothing is traced
+    machine: str = ""  # this one
+    machines: dict[str, str] = {}  # node id → its machine; empty: all nodes are here
+    remote: RemoteConfig | None = None  # None: all nodes are here
+
+    def elsewhere(self, node_id: str) -> str:
+        """Return the machine of a node that is on another machine, "" for one of this machine."""
+        machine = self.machines.get(node_id, self.machine)
+        return "" if machine == self.machine else machine
 
 
 class Link(msgspec.Struct, frozen=True):
@@ -79,6 +89,8 @@ class Link(msgspec.Struct, frozen=True):
     kind: Literal["link", "text", "local"]
     output_slot: int
     room: int = 0  # as in `InputConfig`
+    source_machine: str = ""  # "": this one
+    target_machine: str = ""
 
     def __str__(self) -> str:
         return f"{self.producer}/{self.output} -> {self.consumer}/{self.input}"
@@ -205,6 +217,8 @@ def _links(layout: _Layout) -> Iterator[Link]:
                     kind=kind,
                     output_slot=layout.output_slots[item.source],
                     room=layout.room(item.source, node, item),
+                    source_machine=layout.place.elsewhere(item.source.node),
+                    target_machine=layout.place.elsewhere(node.id),
                 )
 
 
@@ -233,9 +247,9 @@ def _output(
         first = ChannelConfig(known.service, known.max_queue_size, known.max_receivers)
         annexes = _place(layout, links, channels, first, known.annexes)
     else:
-        longest = max([TAP_QUEUE, *map(_length, links)])
+        longest = max([TAP_QUEUE, layout.place.tap_queue, *map(_length, links)])
         name = _channel(layout.place.dataflow_id, source, slot if layout.runs else None)
-        taps = MAX_TAPS if longest <= _LONG_QUEUE else 1
+        taps = MAX_TAPS if longest <= _LONG_QUEUE else 1 + bool(layout.place.tap_queue)
         first = ChannelConfig(name, longest, len(links) + SPARE_RECEIVERS + taps)
         channels.update((link.slot, first) for link in links)
         annexes = []
@@ -252,6 +266,8 @@ def _output(
                 queue_size=link.queue_size,
                 policy=link.policy,
                 dynamic=layout.nodes[link.consumer].is_dynamic,
+                machine=link.target_machine,
+                room=link.room,
             )
             for link in links
         ],
@@ -336,7 +352,10 @@ def _input(
         output = outputs[item.source]
         channel = channels[config.slot]
         config.service = channel.service
-        config.credit_bell = output.credit_bell if config.policy == "backpressure" else ""
+        config.machine = layout.place.elsewhere(item.source.node)
+        # From another machine, the receiver's engine gives credit.
+        waits = config.policy == "backpressure" and not config.machine
+        config.credit_bell = output.credit_bell if waits else ""
         config.output_slot = output.slot
         config.max_queue_size = channel.max_queue_size
         config.max_receivers = channel.max_receivers
@@ -376,6 +395,7 @@ def _node(
         dynamic=node.is_dynamic,
         exit_when_nodes_finish=dataflow.exit_when_nodes_finish,
         zenoh_endpoint=place.zenoh_endpoint,
+        remote=place.remote,
         trace=place.trace,
     )
 

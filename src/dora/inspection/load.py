@@ -17,6 +17,7 @@ class Load(msgspec.Struct, frozen=True):
     memory: int = 0  # bytes, resident; shared memory counts where it is mapped
     disk_read: float = 0.0  # bytes per second, since the last measurement
     disk_written: float = 0.0
+    cpu_seconds: float = 0.0  # since these processes began
 
 
 class _Totals(msgspec.Struct):
@@ -53,6 +54,7 @@ class LoadMeter:
                     sum(load.memory for load in found),
                     sum(load.disk_read for load in found),
                     sum(load.disk_written for load in found),
+                    sum(load.cpu_seconds for load in found),
                 )
         return loads
 
@@ -63,13 +65,14 @@ class LoadMeter:
         self._before[pid] = now
         last = before.get(pid)
         if last is None or now.time <= last.time:
-            return Load(memory=now.memory)
+            return Load(memory=now.memory, cpu_seconds=now.cpu)
         seconds = now.time - last.time
         return Load(
             cpu_percent=max(0.0, (now.cpu - last.cpu) / seconds * 100),
             memory=now.memory,
             disk_read=max(0.0, (now.read - last.read) / seconds),
             disk_written=max(0.0, (now.written - last.written) / seconds),
+            cpu_seconds=now.cpu,
         )
 
 

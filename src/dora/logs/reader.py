@@ -63,25 +63,19 @@ class LogReader:
     def __init__(self, directory: str, node: str | None = None) -> None:
         self._directory = directory
         self._node = node
-        self._files: dict[str, _NodeLog] = {}
+        self._files: dict[str, Lines] = {}
 
     def nodes(self) -> list[str]:
         """Return the nodes that have files."""
-        try:
-            names = sorted(os.listdir(self._directory))
-        except OSError:
-            return []
-        ids = {name.removeprefix("log_").removesuffix(".jsonl") for name in names if _is_log(name)}
-        # `log_a.1.jsonl` is a rotated file of `a`, whose own file has that name without the number.
-        return sorted(node for node in ids if _rotated_from(node) not in ids)
+        return nodes_with_files(self._directory, "log_")
 
     def entries(self) -> Iterator[LogEntry]:
         """Yield what has been written since the last call, in the order of time."""
         for node in self.nodes() if self._node is None else [self._node]:
             if node not in self._files:
-                self._files[node] = _NodeLog(f"{self._directory}/log_{node}")
+                self._files[node] = Lines(f"{self._directory}/log_{node}")
         return heapq.merge(
-            *(file.entries() for file in self._files.values()), key=lambda entry: entry.timestamp_ns
+            *(_entries(file) for file in self._files.values()), key=lambda entry: entry.timestamp_ns
         )
 
     def close(self) -> None:
@@ -89,8 +83,26 @@ class LogReader:
             file.close()
 
 
-def _is_log(name: str) -> bool:
-    return name.startswith("log_") and name.endswith(".jsonl")
+def _entries(file: Lines) -> Iterator[LogEntry]:
+    for line in file.read():
+        entry = read_record(line)
+        if entry is not None:
+            yield entry
+
+
+def nodes_with_files(directory: str, prefix: str) -> list[str]:
+    """Return the nodes that have files ``<prefix><node>.jsonl`` in a directory, which need not exist."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return []
+    ids = {
+        name.removeprefix(prefix).removesuffix(".jsonl")
+        for name in names
+        if name.startswith(prefix) and name.endswith(".jsonl")
+    }
+    # `log_a.1.jsonl` is a rotated file of `a`, whose own file has that name without the number.
+    return sorted(node for node in ids if _rotated_from(node) not in ids)
 
 
 def _rotated_from(node: str) -> str:
@@ -98,12 +110,15 @@ def _rotated_from(node: str) -> str:
     return base if number.isdecimal() else ""
 
 
-class _NodeLog:
+class Lines:
+    """The lines of ``<base>.jsonl`` and of the files that it was before, ``<base>.1.jsonl`` and so on."""
+
     def __init__(self, base: str) -> None:
         self._base = base
         self._file: BinaryIO | None = None
 
-    def entries(self) -> Iterator[LogEntry]:
+    def read(self) -> Iterator[bytes]:
+        """Yield the whole lines that were written since the last call, the oldest first."""
         if self._file is not None:
             yield from _rest(self._file)
         for path, inode in self._later():
@@ -145,13 +160,11 @@ class _NodeLog:
         return found
 
 
-def _rest(file: BinaryIO) -> Iterator[LogEntry]:
+def _rest(file: BinaryIO) -> Iterator[bytes]:
     while True:
         begin = file.tell()
         line = file.readline()
         if not line.endswith(b"\n"):
             file.seek(begin)  # it is still being written
             return
-        entry = read_record(line)
-        if entry is not None:
-            yield entry
+        yield line

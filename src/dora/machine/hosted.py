@@ -1,14 +1,16 @@
 """One dataflow of a daemon, in a process of its own: ``python -m dora.machine.hosted``.
 
 It does what ``dora run`` does. The daemon writes JSON lines to its standard input: first what to run
-(`Start`), then perhaps `Stop`. What it writes to standard output are `RunReport`s. When its input ends,
-the daemon is dead, and it kills its nodes; should it be killed as well, its guardian does.
+(`Start`), then perhaps `Stop`, and what concerns other machines (`dora.machine.part`). What it writes to
+standard output are reports (`dora.machine.reports`). When its input ends, the daemon is dead, and it kills
+its nodes; should it be killed as well, its guardian does.
 """
 
 from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,15 +19,17 @@ import msgspec
 
 from dora.building.options import BuildOptions
 from dora.building.prepare import build
-from dora.coordinator.protocol import RunReport, Start, Stop, ToDaemon, decode_to_daemon, encode
+from dora.coordinator.protocol import DEFAULT_MACHINE, Start, Stop, ToDaemon, decode_to_daemon
 from dora.daemon.daemon import Daemon
 from dora.daemon.options import RunOptions
-from dora.daemon.run import run_dataflow
 from dora.dataflow.model import Dataflow
 from dora.errors import DoraError
 from dora.logs.entry import LogEntry
 from dora.logs.files import LogFiles
+from dora.machine.part import Part, of_machine, settled
+from dora.machine.reports import LogPump, Reports
 from dora.supervise import events as on
+from dora.telemetry.observe import run_observed
 
 BUILD_GRACE = 4.0  # seconds that a build may take to end
 _REASON = "it was asked for"
@@ -50,6 +54,7 @@ class _Commands:
         self._daemon: Daemon | None = None
         self._lock = threading.Lock()
         self.stopped = False
+        self.on_other: Callable[[ToDaemon], None] = lambda _: None
         self.done = threading.Event()  # there is nothing left to stop
 
     def first(self) -> ToDaemon:
@@ -70,6 +75,8 @@ class _Commands:
             command = decode_to_daemon(line)
             if isinstance(command, Stop):
                 self._stop(command.grace, command.force)
+            else:
+                self.on_other(command)
         self._stop(None, force=True)
 
     def _stop(self, grace: float | None, force: bool) -> None:
@@ -101,54 +108,91 @@ class _Commands:
         os.killpg(0, signal.SIGKILL)
 
 
-def run_hosted(start: Start, commands: _Commands, report: Callable[[RunReport], None]) -> None:
+def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
     """Build and run a dataflow, and report what becomes of it."""
-    dataflow_id, spec = start.dataflow_id, start.spec
+    dataflow_id, spec, share = start.dataflow_id, start.spec, start.share
+    part = None
+    pump = LogPump(reports) if share is not None and share.gathered else None
+    if share is not None and len(set(spec.machines.values())) > 1:
+        part = Part(start, reports, lambda: commands.stopped)
+        commands.on_other = part.take
+    commands.listen()
     try:
-        dataflow = msgspec.convert(spec.dataflow, type=Dataflow)
+        dataflow = settled(msgspec.convert(spec.dataflow, type=Dataflow), start)
         files = LogFiles(f"{dataflow.working_dir}/out/{dataflow_id}", {n.id: n.log for n in dataflow.nodes})
+
+        def tell_of_build(entry: LogEntry) -> None:
+            files.write(entry)
+            if pump is not None:
+                pump.take(entry)
+
         try:
-            dataflow = build(dataflow, files.write, BuildOptions(uv=spec.uv)).dataflow
+            built = build(of_machine(dataflow, start), tell_of_build, BuildOptions(uv=spec.uv)).dataflow
         except DoraError as error:
-            files.write(LogEntry(time.time_ns(), "error", None, str(error), "daemon"))
+            tell_of_build(LogEntry(time.time_ns(), "error", None, str(error), "daemon"))
             raise
         finally:
             files.close()
+        made = {node.id: node for node in built.nodes}
+        dataflow = msgspec.structs.replace(
+            dataflow, nodes=tuple(made.get(node.id, node) for node in dataflow.nodes)
+        )
+
+        def tell(entry: LogEntry) -> None:
+            if pump is not None:
+                pump.take(entry)
+            # The nodes' entries are in their files. What concerns the whole run may be that these fail.
+            if entry.node_id is None and entry.level in ("error", "warn"):
+                try:
+                    print(f"dataflow {dataflow_id}: {entry.message}", file=sys.stderr, flush=True)
+                except OSError:
+                    pass  # the log of the daemon is on the same full disk
 
         def on_daemon(daemon: Daemon) -> None:
-            daemon.on_running = lambda: report(RunReport(dataflow_id, "running"))
+            daemon.on_running = lambda: reports.say(status="running")
+            if part is not None:
+                part.set_daemon(daemon)
             commands.set_daemon(daemon)
 
         options = RunOptions(
-            uv=spec.uv, hot_reload=spec.hot_reload, allow_shell_nodes=spec.allow_shell_nodes, name=spec.name
+            uv=spec.uv,
+            hot_reload=spec.hot_reload,
+            allow_shell_nodes=spec.allow_shell_nodes,
+            name=spec.name,
+            traced=spec.trace,
+            join=part.join if part is not None else None,
+            run_id=_run_id(start),
         )
-        result = run_dataflow(dataflow, options, lambda _: None, dataflow_id, on_daemon)
-        report(RunReport(dataflow_id, "finished" if result.ok else "failed", result))
+        result = run_observed(dataflow, options, tell, dataflow_id, on_daemon)
+        if pump is not None:
+            pump.close()
+        reports.say(status="finished" if result.ok else "failed", result=result)
     except (DoraError, msgspec.ValidationError) as error:
+        if pump is not None:
+            pump.close()
         if commands.stopped:
-            report(
-                RunReport(dataflow_id, "finished", reason="it was stopped before its nodes were started")
-            )
+            reports.say(status="finished", reason="it was stopped before its nodes were started")
         else:
-            report(RunReport(dataflow_id, "failed", reason=str(error)))
+            reports.say(status="failed", reason=str(error))
     finally:
         commands.done.set()
 
 
+def _run_id(start: Start) -> str:
+    """Return an id for this machine's part, as other daemons may be on the same machine; "": the usual."""
+    if start.share is None or start.share.machine == DEFAULT_MACHINE:
+        return ""
+    from hashlib import sha256
+
+    digest = sha256(f"{start.dataflow_id} {start.share.machine}".encode()).hexdigest()
+    return f"{start.dataflow_id[:-12]}{digest[:12]}"
+
+
 def main() -> None:
     """Run what standard input says."""
-    reports = os.dup(1)
+    pipe = os.dup(1)
     os.dup2(2, 1)  # nothing but reports may get to the daemon
-    os.set_inheritable(reports, False)
-
-    def report(message: RunReport) -> None:
-        data = encode(message) + b"\n"
-        while data:
-            try:
-                data = data[os.write(reports, data) :]
-            except BrokenPipeError:
-                return  # the daemon is dead, which the commands say too
-
+    os.set_inheritable(pipe, False)
     commands = _Commands(0)
     try:
         start = commands.first()
@@ -157,8 +201,7 @@ def main() -> None:
     assert isinstance(start, Start)
     # For the time of the build; a handler, other than a signal that is ignored, is not inherited.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    commands.listen()
-    run_hosted(start, commands, report)
+    run_hosted(start, commands, Reports(pipe, start.dataflow_id))
 
 
 if __name__ == "__main__":

@@ -186,6 +186,7 @@ class Session:
             self.inbox.order.close()
         if self.tracer is not None:
             self.tracer.close()
+            self.tracer = None
         ports = list(self.outputs.values())
         self.outputs.clear()
         for port in ports:
@@ -202,7 +203,8 @@ class Session:
             pass
 
     def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not finalizing():
+        if not finalizing() and not self.closed:
+            self.tracer = None  # perhaps the program is failing, which it only knows at the exit
             self.close()
 
 

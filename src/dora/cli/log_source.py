@@ -1,0 +1,94 @@
+"""Where the files of a dataflow are, of one that runs or has ended: its logs and its spans."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import msgspec
+
+from dora.cli.client import Client, Refused, Unreachable, choose
+from dora.coordinator.protocol import ACTIVE, DataflowView
+from dora.errors import DoraError
+
+
+class LogSource(msgspec.Struct, frozen=True):
+    """The directory of one dataflow. ``ended`` tells whether nothing will be added."""
+
+    dataflow_id: str
+    directory: str
+    ended: Callable[[], bool]
+
+
+def find_source(client: Client, wanted: str | None) -> LogSource:
+    """Ask the coordinator, then the dataflows of `dora run`, then look into ./out."""
+    try:
+        view = client.dataflow(wanted) if wanted is not None else _only_or_latest(client)
+    except (Unreachable, Refused) as error:
+        if isinstance(error, Refused) and error.status != 404:
+            raise
+        source = _of_dora_run(wanted)
+        if source is not None:
+            return source
+        try:
+            return local_source(wanted)
+        except DoraError:
+            raise error from None
+    if view is None:
+        return _of_dora_run(None) or local_source(None)
+
+    def ended() -> bool:
+        try:
+            return client.dataflow(view.uuid).status not in ACTIVE
+        except Unreachable:
+            return False  # it goes on, and so do its files
+        except Refused:
+            return True
+
+    return LogSource(view.uuid, view.log_directory, ended)
+
+
+def _only_or_latest(client: Client) -> DataflowView | None:
+    views = client.dataflows()
+    running = [view for view in views if view.status in ACTIVE]
+    return choose(running, "by UUID_OR_NAME") or (views[-1] if views else None)
+
+
+def _of_dora_run(wanted: str | None) -> LogSource | None:
+    from dora.daemon.runs import fits, running
+    from dora.errors import ConnectError
+    from dora.wire.requests import Describe
+
+    found = None
+    for run in running():
+        description = run.description
+        if found is None and description.file and (wanted is None or fits(description, wanted)):
+            found = run
+        else:
+            run.close()
+    if found is None or found.description.file is None:
+        return None
+    kept = found
+
+    def ended() -> bool:
+        try:
+            kept.ask(Describe())
+        except ConnectError:
+            return True
+        return False
+
+    identity = found.description.dataflow_id
+    return LogSource(identity, f"{os.path.dirname(found.description.file)}/out/{identity}", ended)
+
+
+def local_source(wanted: str | None) -> LogSource:
+    try:
+        names = [name for name in os.listdir("out") if len(name) == 36 and os.path.isdir(f"out/{name}")]
+    except OSError:
+        names = []
+    fitting = [name for name in names if wanted is None or name.startswith(wanted.lower())]
+    if not fitting:
+        which = f"`{wanted}`" if wanted is not None else "any dataflow"
+        raise DoraError(f"there are no log files of {which} in {os.path.abspath('out')}")
+    name = max(fitting, key=lambda name: os.stat(f"out/{name}").st_mtime)
+    return LogSource(name, os.path.abspath(f"out/{name}"), lambda: False)

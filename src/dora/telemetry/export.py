@@ -1,0 +1,269 @@
+"""Send what is observed of a dataflow to a collector, over OTLP, from the process that runs the dataflow.
+
+Nodes know nothing of it: spans are read from the files that they write, log entries come from the daemon,
+numbers are taken from outside. So one process has the connection and the libraries of OpenTelemetry, and a
+collector that is slow or away costs nobody but this one. What cannot be sent is dropped, after the attempts
+that the exporters make, and said once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final
+
+from dora._version import __version__
+from dora.errors import DoraError
+from dora.logs.entry import LogEntry
+from dora.telemetry.settings import Settings
+from dora.traces.reader import SpanReader
+from dora.traces.span import FAILED, Batch, Span, plain
+
+if TYPE_CHECKING:
+    from opentelemetry.sdk.trace import ReadableSpan
+
+    from dora.telemetry.metrics import Metrics
+
+_LOOK_EVERY: Final = 1.0  # seconds between looks at the files
+_AT_ONCE: Final = 512  # spans in one request
+_FAREWELL: Final = 3.0  # seconds that sending the rest may take
+
+OnTrouble = Callable[[str], None]
+
+
+def missing_package(settings: Settings) -> str:
+    """Return what has to be installed for these settings, "" if nothing.
+
+    Raises `DoraError` with it if a variable of dora's own asks for the export; those of OpenTelemetry may
+    be meant for other programs.
+    """
+    protocol = "grpc" if settings.grpc else "http"
+    try:
+        found = find_spec(f"opentelemetry.exporter.otlp.proto.{protocol}") and find_spec(
+            "opentelemetry.sdk"
+        )
+    except ModuleNotFoundError:
+        found = None
+    if found:
+        return ""
+    if settings.grpc:
+        mend = (
+            "pip install opentelemetry-exporter-otlp-proto-grpc, or name the HTTP port of the collector, "
+            "which is usually 4318"
+        )
+    else:
+        mend = "pip install 'dora-dataflow[telemetry]'"
+    text = f"{settings.variable} is set, but what it takes is not installed here: {mend}"
+    if settings.variable.startswith("DORA_"):
+        raise DoraError(text)
+    return f"{text}; nothing is exported"
+
+
+class Exporter:
+    """Sends traces, metrics and logs of one run, each if it is wanted, until `close`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        dataflow: str,
+        dataflow_id: str,
+        directory: str,
+        environ: Mapping[str, str],
+        on_trouble: OnTrouble,
+    ) -> None:
+        """``directory``: where nodes write their spans. ``on_trouble`` may be called by any thread."""
+        self._dataflow = dataflow
+        self._dataflow_id = dataflow_id
+        self._named = bool(environ.get("OTEL_SERVICE_NAME"))
+        self._reader = SpanReader(directory)
+        self._over = threading.Event()
+        self._trouble = _Trouble(on_trouble)
+        logging.getLogger("opentelemetry").addHandler(self._trouble)
+        self._spans = _make(settings, "traces") if "traces" in settings.signals else None
+        self._logs = _Logs(_make(settings, "logs"), self._resource) if "logs" in settings.signals else None
+        self._metrics: Metrics | None = None
+        if "metrics" in settings.signals:
+            from dora.telemetry.metrics import Metrics
+
+            resource = self._resource({"service.name": dataflow, "service.instance.id": dataflow_id})
+            self._metrics = Metrics(_make(settings, "metrics"), resource, dataflow_id)
+        self._thread = threading.Thread(target=self._work, name="dora-telemetry", daemon=True)
+        self._thread.start()
+
+    def log(self, entry: LogEntry) -> None:
+        """Send a log entry, soon."""
+        if self._logs is not None:
+            node = entry.node_id or "dora"
+            self._logs.send(
+                entry,
+                node,
+                {
+                    "service.name": node,
+                    "service.namespace": self._dataflow,
+                    "service.instance.id": f"{self._dataflow_id}/{node}",
+                    "dora.dataflow.id": self._dataflow_id,
+                },
+            )
+
+    def close(self) -> None:
+        """Send what is left; gives up after three seconds, and says so."""
+        self._over.set()
+        ending = threading.Thread(target=self._end, name="dora-telemetry-end", daemon=True)
+        ending.start()
+        ending.join(_FAREWELL)
+        if ending.is_alive():
+            self._trouble.tell("the collector did not take everything in time; what was left is dropped")
+        logging.getLogger("opentelemetry").removeHandler(self._trouble)
+
+    def _end(self) -> None:
+        self._thread.join()
+        if self._spans is not None:
+            self._spans.shutdown()
+        if self._logs is not None:
+            self._logs.close()
+        if self._metrics is not None:
+            self._metrics.close()
+
+    def _work(self) -> None:
+        while True:
+            over = self._over.wait(_LOOK_EVERY)
+            if self._metrics is not None:
+                self._metrics.look()
+            if self._spans is not None:
+                self._send(self._reader.batches())
+            if over:
+                return
+
+    def _send(self, batches: Iterable[Batch]) -> None:
+        assert self._spans is not None
+        waiting: list[ReadableSpan] = []
+        for batch in batches:
+            resource = self._resource(batch.resource)
+            waiting += [_readable(span, resource) for span in batch.spans]
+            if len(waiting) >= _AT_ONCE:
+                self._spans.export(waiting)
+                waiting = []
+        if waiting:
+            self._spans.export(waiting)
+
+    def _resource(self, attributes: Mapping[str, str | int]) -> Any:
+        """Return a resource, with what the variables of OpenTelemetry add; their name of it wins."""
+        from opentelemetry.sdk.resources import Resource
+
+        return Resource.create(
+            {key: value for key, value in attributes.items() if not (self._named and key == "service.name")}
+        )
+
+
+def _make(settings: Settings, signal: str) -> Any:
+    """Return the exporter of OpenTelemetry for a signal."""
+    from importlib import import_module
+
+    module, name = {
+        "traces": ("trace_exporter", "OTLPSpanExporter"),
+        "metrics": ("metric_exporter", "OTLPMetricExporter"),
+        "logs": ("_log_exporter", "OTLPLogExporter"),
+    }[signal]
+    protocol = "grpc" if settings.grpc else "http"
+    make = getattr(import_module(f"opentelemetry.exporter.otlp.proto.{protocol}.{module}"), name)
+    if not settings.endpoint:
+        return make()
+    if settings.grpc:
+        return make(endpoint=settings.endpoint, insecure=settings.endpoint.startswith("http:"))
+    return make(endpoint=f"{settings.endpoint}/v1/{signal}")
+
+
+def _readable(span: Span, resource: Any) -> ReadableSpan:
+    from opentelemetry.sdk.trace import ReadableSpan
+    from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+    from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags, TraceState
+
+    def context(span_id: str, *, remote: bool) -> SpanContext:
+        return SpanContext(
+            int(span.trace_id, 16),
+            int(span_id, 16),
+            is_remote=remote,
+            trace_flags=TraceFlags(TraceFlags.SAMPLED),
+            trace_state=TraceState.from_header([span.trace_state]) if span.trace_state else None,
+        )
+
+    return ReadableSpan(
+        span.name,
+        context(span.span_id, remote=False),
+        parent=context(span.parent_span_id, remote=True) if span.parent_span_id else None,
+        resource=resource,
+        attributes=plain(span.attributes),
+        kind=SpanKind(span.kind - 1),  # OTLP counts from one
+        instrumentation_scope=InstrumentationScope("dora", __version__),
+        status=Status(StatusCode.ERROR, span.status.message) if span.status.code == FAILED else Status(),
+        start_time=span.start_ns,
+        end_time=span.end_ns,
+    )
+
+
+class _Logs:
+    """Log entries, as each node's own."""
+
+    def __init__(self, exporter: Any, make_resource: Callable[[Mapping[str, str | int]], Any]) -> None:
+        from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+
+        self._processor = BatchLogRecordProcessor(exporter)
+        self._make_resource = make_resource
+        self._loggers: dict[str, Any] = {}
+
+    def send(self, entry: LogEntry, node: str, resource: Mapping[str, str | int]) -> None:
+        from opentelemetry._logs import SeverityNumber
+
+        logger = self._loggers.get(node)
+        if logger is None:
+            from opentelemetry.sdk._logs import LoggerProvider
+
+            provider = LoggerProvider(self._make_resource(resource), shutdown_on_exit=False)
+            provider.add_log_record_processor(self._processor)
+            logger = self._loggers[node] = provider.get_logger("dora", __version__)
+        severity = {
+            "error": SeverityNumber.ERROR,
+            "warn": SeverityNumber.WARN,
+            "debug": SeverityNumber.DEBUG,
+            "trace": SeverityNumber.TRACE,
+        }.get(entry.level, SeverityNumber.INFO)
+        place = {
+            "dora.node": entry.node_id,
+            "log.target": entry.target,
+            "code.file.path": entry.file,
+            "code.line.number": entry.line,
+        }
+        attributes: dict[str, Any] = {**entry.fields, "log.iostream": entry.stream}
+        attributes |= {key: value for key, value in place.items() if value is not None}
+        logger.emit(
+            timestamp=entry.timestamp_ns,
+            observed_timestamp=time.time_ns(),
+            severity_number=severity,
+            severity_text=entry.level,
+            body=entry.message,
+            attributes=attributes,
+        )
+
+    def close(self) -> None:
+        self._processor.shutdown()  # type: ignore[no-untyped-call]  # a gap in its stubs
+
+
+class _Trouble(logging.Handler):
+    """What the libraries complain of: the first sentence is told, and those that differ from it."""
+
+    def __init__(self, on_trouble: OnTrouble) -> None:
+        super().__init__(logging.WARNING)
+        self._on_trouble = on_trouble
+        self._told: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        kind = record.msg if isinstance(record.msg, str) else type(record.msg).__name__
+        if kind not in self._told:
+            self._told.add(kind)
+            self.tell(record.getMessage())
+
+    def tell(self, text: str) -> None:
+        self._on_trouble(f"telemetry: {text}")

@@ -1,0 +1,33 @@
+"""Dataflows in folders of their own, without the user's telemetry."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from otlp_collector import Collector
+from traced_flow import Flow
+
+
+@pytest.fixture
+def flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flow]:
+    root = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")  # pytest's own is too long for sockets
+    monkeypatch.setenv("DORA_RUNTIME_DIR", root)
+    for name in list(os.environ):
+        if name.startswith(("OTEL_", "DORA_OTLP_", "DORA_JAEGER_", "DORA_TRACE")):
+            monkeypatch.delenv(name)
+    yield Flow(tmp_path)
+    assert set(os.listdir(root)) <= {"lock"}, "a run left its directory"
+    shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def collector() -> Iterator[Collector]:
+    pytest.importorskip("opentelemetry.exporter.otlp.proto.http")
+    collector = Collector()
+    yield collector
+    collector.close()

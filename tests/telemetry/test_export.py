@@ -1,0 +1,157 @@
+"""Traces, metrics and logs at a collector that speaks OTLP over HTTP."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+from otlp_collector import Collector, attributes
+from traced_flow import Flow
+
+from dora.errors import DoraError
+from dora.telemetry.settings import DEFAULT_JAEGER, SIGNALS, Settings, ratio_from, settings_from
+
+FLOW = """
+    nodes:
+      - id: camera
+        path: camera.py
+        inputs: {tick: dora/timer/millis/20}
+        outputs: [image]
+      - id: eye
+        path: eye.py
+        inputs: {image: {source: camera/image, queue_policy: backpressure}}
+"""
+CAMERA = """
+    from dora import Node
+    node = Node()
+    for event in node:
+        if event["type"] == "INPUT":
+            node.send_output("image", bytes(100))
+"""
+EYE = """
+    import logging
+    from dora import Node
+    node = Node()
+    logging.getLogger("eye.lens").warning("dark")
+    print("raw")
+    node.log("info", "ready", target="eye", fields={"lens": "2"})
+    for event in node:
+        pass
+"""
+
+
+@pytest.mark.processes
+def test_everything_arrives(flow: Flow, collector: Collector) -> None:
+    flow.write(dataflow=FLOW, camera=CAMERA, eye=EYE)
+    flow.dora(
+        *("run", "dataflow.yml", "--stop-after", "2.5s"),
+        DORA_OTLP_ENDPOINT=collector.endpoint,
+        OTEL_EXPORTER_OTLP_HEADERS="x-key=secret",
+        OTEL_RESOURCE_ATTRIBUTES="deployment.environment=test",
+    )
+    assert collector.headers["x-key"] == "secret"
+
+    spans = {span.span_id: (resource, span) for resource, span in collector.spans()}
+    seen = [(resource, span) for resource, span in spans.values() if span.name == "process image"]
+    assert len(seen) > 20
+    resource, span = seen[0]
+    assert resource["service.name"] == "eye" and resource["service.namespace"] == "dataflow"
+    assert resource["deployment.environment"] == "test"
+    assert span.kind == 5 and attributes(span)["dora.input"] == "image"
+    sender, sent = spans[span.parent_span_id]
+    assert (sender["service.name"], sent.name, sent.kind) == ("camera", "send image", 4)
+    assert sent.trace_id == span.trace_id
+    assert sent.start_time_unix_nano <= span.start_time_unix_nano <= span.end_time_unix_nano
+
+    logs = {record.body.string_value: (resource, record) for resource, record in collector.logs()}
+    resource, record = logs["dark"]
+    assert (record.severity_text, record.severity_number) == ("warn", 13)
+    assert resource["service.name"] == "eye" and attributes(record)["log.target"] == "eye.lens"
+    assert attributes(logs["ready"][1])["lens"] == "2"
+    assert logs["raw"][1].severity_text == "stdout"
+
+    metrics = collector.metrics()
+    ((labels, received),) = metrics["dora.link.received"]
+    assert labels == {"dora.source": "camera/image", "dora.input": "eye/image"} and received > 0
+    assert {
+        labels["dora.node"] for labels, memory in metrics["dora.node.memory.usage"] if memory > 1e6
+    } == {
+        "camera",
+        "eye",
+    }
+
+
+@pytest.mark.processes
+def test_a_collector_that_is_not_there_does_not_hold_up_the_end(flow: Flow, collector: Collector) -> None:
+    collector.close()
+    flow.write(dataflow=FLOW, camera=CAMERA, eye=EYE)
+    begun = time.monotonic()
+    shown = flow.dora("run", "dataflow.yml", "--stop-after", "1s", DORA_OTLP_ENDPOINT=collector.endpoint)
+    assert time.monotonic() - begun < 12
+    assert "telemetry: " in shown and "Traceback" not in shown
+    assert shown.count("telemetry: ") < 8
+
+
+@pytest.mark.parametrize(
+    ("environ", "settings"),
+    [
+        ({}, None),
+        ({"DORA_OTLP_ENDPOINT": ""}, None),
+        ({"DORA_JAEGER_TRACING": "false"}, None),
+        ({"DORA_OTLP_ENDPOINT": "http://c:4318/"}, Settings("DORA_OTLP_ENDPOINT", "http://c:4318")),
+        (
+            {"DORA_OTLP_ENDPOINT": "http://c:4317"},
+            Settings("DORA_OTLP_ENDPOINT", "http://c:4317", grpc=True),
+        ),
+        (
+            {"DORA_OTLP_ENDPOINT": "http://c:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
+            Settings("DORA_OTLP_ENDPOINT", "http://c:4317"),
+        ),
+        (
+            {"DORA_OTLP_ENDPOINT": "http://c", "OTEL_LOGS_EXPORTER": "none"},
+            Settings("DORA_OTLP_ENDPOINT", "http://c", ("traces", "metrics")),
+        ),
+        ({"DORA_OTLP_ENDPOINT": "http://c", "OTEL_SDK_DISABLED": "true"}, None),
+        ({"DORA_JAEGER_TRACING": "true"}, Settings("DORA_JAEGER_TRACING", DEFAULT_JAEGER, ("traces",))),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"},
+            Settings("OTEL_EXPORTER_OTLP_ENDPOINT", "", SIGNALS),
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://c/v1/logs"},
+            Settings("OTEL_EXPORTER_OTLP_ENDPOINT", "", ("logs",)),
+        ),
+        ({"OTEL_EXPORTER_OTLP_HEADERS": "a=b"}, None),
+    ],
+)
+def test_what_the_environment_asks_for(environ: dict[str, str], settings: Settings | None) -> None:
+    assert settings_from(environ) == settings
+
+
+def test_what_is_no_endpoint_is_told() -> None:
+    with pytest.raises(DoraError, match="has to be a URL"):
+        settings_from({"DORA_OTLP_ENDPOINT": "localhost:4317"})
+
+
+@pytest.mark.parametrize(
+    ("sampler", "argument", "ratio"),
+    [
+        ("", "", 1.0),
+        ("", "0.5", 0.5),
+        ("parentbased_traceidratio", "0.1", 0.1),
+        ("always_on", "0.1", 1.0),
+        ("parentbased_always_off", "", 0.0),
+    ],
+)
+def test_the_ratio(sampler: str, argument: str, ratio: float) -> None:
+    assert ratio_from({"OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": argument}) == ratio
+
+
+def test_what_has_to_be_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dora.telemetry import export
+
+    monkeypatch.setattr(export, "find_spec", lambda _: None)
+    with pytest.raises(DoraError, match=r"pip install 'dora-dataflow\[telemetry\]'"):
+        export.missing_package(Settings("DORA_OTLP_ENDPOINT", "http://c"))
+    text = export.missing_package(Settings("OTEL_EXPORTER_OTLP_ENDPOINT", grpc=True))
+    assert "proto-grpc" in text and "nothing is exported" in text
