@@ -22,16 +22,16 @@ def test_first_cause_first_with_its_last_lines_then_who_fell_with_it():
                 "b", "exit", exit_code=3, message="exited with status 3", last_lines=("Boom", "  at x")
             ),
             NodeFailure("c", "cascading"),
-            NodeFailure("a", "exit", signal=11, restarts=2),
+            NodeFailure("a", "exit", signal=11, restarts=2, follows="b"),
             NodeFailure("d", "cascading"),
         ),
     )
     assert failure_report(result, "out/some-id") == (
         "Dataflow some-id failed:\n\n"
-        "Node `b` exited with status 3. Its last lines:\n"
+        "First cause: node `b` exited with status 3. Its last lines:\n"
         "    Boom\n"
         "      at x\n\n"
-        "Node `a` was killed by SIGSEGV (after 2 restarts)\n\n"
+        "Node `a` was killed by SIGSEGV, after the failure of `b`, which feeds it (after 2 restarts)\n\n"
         "Nodes `c` and `d` could not start because of that\n\n"
         "Logs: out/some-id"
     )

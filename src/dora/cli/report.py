@@ -25,7 +25,8 @@ def failure_report(result: DataflowResult, log_directory: str | None = None) -> 
     culprits = [failure for failure in result.failures if failure.kind != "cascading"]
     fallen = [failure.node_id for failure in result.failures if failure.kind == "cascading"]
     parts = [f"Dataflow {result.dataflow_id} failed:"]
-    parts += [_culprit(failure) for failure in culprits]
+    several = len(result.failures) > 1
+    parts += [_culprit(failure, first=several and not index) for index, failure in enumerate(culprits)]
     if fallen:
         parts.append(f"{_names(fallen)} could not start because of that" if culprits else _orphans(fallen))
     if log_directory is not None:
@@ -45,8 +46,11 @@ def _names(node_ids: Sequence[str]) -> str:
     return f"{'Node' if len(node_ids) == 1 else 'Nodes'} {listed(node_ids)}"
 
 
-def _culprit(failure: NodeFailure) -> str:
-    head = f"Node `{failure.node_id}` {failure.message or _ending(failure)}"
+def _culprit(failure: NodeFailure, *, first: bool) -> str:
+    who = "First cause: node" if first else "Node"
+    head = f"{who} `{failure.node_id}` {failure.message or _ending(failure)}"
+    if failure.follows:
+        head += f", after the failure of `{failure.follows}`, which feeds it"
     if failure.restarts:
         head += f" (after {failure.restarts} restart{'s' if failure.restarts > 1 else ''})"
     if not failure.last_lines:
@@ -64,7 +68,7 @@ def _ending(failure: NodeFailure) -> str:
 
 
 def loss_report(result: DataflowResult) -> str:
-    """Return what the links lost and what was sent to undeclared outputs; "" if nothing was.
+    """Return what the links and the log files lost and what was sent to undeclared outputs; "" if nothing.
 
     What somebody asked for (a queue size of his own, a stop) takes one line per link. The table and
     the keys that mend it are for surprises: full queues of the default size, and messages that a
@@ -84,6 +88,9 @@ def loss_report(result: DataflowResult) -> str:
                 f"Node `{node_id}` sent {count} message{plural} to `{output}`, which is not declared, and "
                 f"nobody got {'them' if plural else 'it'}: name it in its `outputs`."
             )
+    if result.unlogged:
+        counts = ", ".join(f"{count} of `{node_id}`" for node_id, count in sorted(result.unlogged.items()))
+        parts.append(f"Log entries that could not be written to the log files: {counts}.")
     return "\n\n".join(parts)
 
 

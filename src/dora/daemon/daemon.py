@@ -18,18 +18,20 @@ import msgspec
 
 from dora.daemon.board_keeper import BoardKeeper
 from dora.daemon.connections import Connection, ControlServer
+from dora.daemon.decided import Decided, event_of
 from dora.daemon.guardian import kill_run
 from dora.daemon.guests import Guests
 from dora.daemon.health import Health
-from dora.daemon.interpreter import interpreter_of
+from dora.daemon.launch import start_process
 from dora.daemon.loop import Loop
-from dora.daemon.options import RunOptions, finish_grace_from_environment, shell_nodes_allowed
+from dora.daemon.options import RunOptions, finish_grace_from_environment
 from dora.daemon.processes import Child
 from dora.daemon.remains import Remains
+from dora.daemon.rewiring import Rewiring
 from dora.daemon.rundir import RunDirectory
-from dora.daemon.spawn import CannotSpawn, command_line, environment
+from dora.daemon.spawn import CannotSpawn
 from dora.daemon.successors import Successors
-from dora.dataflow.links import Place, plan
+from dora.dataflow.links import Place, Plan, plan
 from dora.dataflow.model import Dataflow
 from dora.dataflow.report import listed
 from dora.logs.entry import LogEntry, Stream
@@ -42,8 +44,9 @@ from dora.transport.board import Board
 from dora.transport.doorbell import Doorbell
 from dora.wire.control import (
     PROTOCOL_VERSION,
-    Address,
     Closing,
+    InputAttached,
+    InputDetached,
     OutputsClosed,
     Ready,
     Refused,
@@ -55,15 +58,11 @@ from dora.wire.control import (
     TextInput,
     ToDaemon,
 )
-from dora.wire.requests import (
-    AskParameters,
-    DeleteParameter,
-    Request,
-    SetParameter,
-)
+from dora.wire.requests import Answer, Declined, Noted, Request
 
 if TYPE_CHECKING:
     from dora.daemon.hot_reload import HotReload
+    from dora.daemon.share import Others
     from dora.daemon.text import TextRouter
     from dora.daemon.watchdog import Watchdog
     from dora.logs.files import LogFiles
@@ -71,6 +70,7 @@ if TYPE_CHECKING:
 # A run that ends sooner has no guardian to pay for. If its daemon is killed before, the nodes lose
 # their connection and end; whatever does not is killed at the next start.
 GUARDIAN_AFTER = 0.5  # seconds
+LAST_LOOK = 2.0  # seconds that recorders may take for the last messages
 PATIENCE = 2.0  # seconds after a stop, before it is said who has not ended
 
 
@@ -93,11 +93,17 @@ class Daemon:
             grace=options.grace,
             finish_grace=finish_grace_from_environment(),
             watched=self._hot_reload.nodes if self._hot_reload is not None else frozenset(),
+            elsewhere={
+                node.id: machine for node in dataflow.nodes if (machine := place.elsewhere(node.id))
+            },
         )
+        self.others: Others | None = None  # the supervisors of other machines
         self.trouble: BaseException | None = None  # an exception of ``on_log``
         self.on_running: Callable[[], None] | None = None  # called once, when every node is ready
+        self.on_changed: Callable[[Dataflow], None] | None = None  # called with what runs from now on
         self._options = options
         self._run = run
+        self._place = place
         self._on_log: Callable[[LogEntry], None] | None = on_log
         self._plan = plan(dataflow, place)
         self._events: deque[on.Event] = deque()
@@ -123,6 +129,8 @@ class Daemon:
             self._keeper,
             lambda node_id: self.feed(on.Progress(node_id)),
         )
+        self._rewiring = Rewiring(self.loop, self._keeper, self._members, self._plan)
+        self._log_options = {node.id: node.log for node in dataflow.nodes}
         run.lock_board()
         self._server = ControlServer(self.loop, run.socket, self._on_message, self._on_disconnect)
         self._guests = Guests(
@@ -151,8 +159,16 @@ class Daemon:
                 told, self.on_running = self.on_running, None
                 told()
         result = self.supervisor.result(self._run.dataflow_id)
+        self._let_recorders_end([failure.node_id for failure in result.failures])
         links = self._keeper.report(self._text.sent, self._text.dropped)
         return msgspec.structs.replace(result, links=links, unlogged=self._log_files.statistics())
+
+    def _let_recorders_end(self, failed: list[str]) -> None:
+        """Let those who record take the last messages, before these go with the shared memory."""
+        self._guests.tell_end(failed)
+        deadline = time.monotonic() + LAST_LOOK
+        while self._guests.take_to_the_end and time.monotonic() < deadline:
+            self.loop.run_once(deadline)
 
     def close(self) -> None:
         """Kill what is left and close everything; the run's directory is the caller's."""
@@ -162,13 +178,18 @@ class Daemon:
             child.kill_now()
         self._children.clear()
         if self.supervisor.killing:
-            kill_run(self._run.dataflow_id)  # also those who left their process group
+            kill_run(self._run.run_id)  # also those who left their process group
         self._server.close()
         self._log_files.close()
         self._keeper.close()
         if self._watchdog is not None:
             self._watchdog.wait()
         self.loop.close()
+
+    @property
+    def socket(self) -> str:
+        """Where nodes and commands connect."""
+        return self._run.socket
 
     def interrupt(self, count: int) -> None:
         """Take a signal from outside: the first stops, the second kills. Safe in signal handlers."""
@@ -189,7 +210,13 @@ class Daemon:
         for child in (*self._children.values(), *self._successors):
             child.signal(9)
 
-    def note(self, level: Literal["error", "warn", "info"], node_id: str | None, text: str) -> None:
+    def note(
+        self,
+        level: Literal["error", "warn", "info"],
+        node_id: str | None,
+        text: str,
+        fields: dict[str, str] | None = None,
+    ) -> None:
         """Log a sentence of the daemon's own."""
         self._text.entry(
             LogEntry(
@@ -198,6 +225,7 @@ class Daemon:
                 node_id=node_id,
                 message=text,
                 stream="daemon",
+                fields=fields or {},
             )
         )
 
@@ -228,6 +256,8 @@ class Daemon:
             while self._events:
                 for command in self.supervisor.handle(self._events.popleft(), time.monotonic()):
                     self._perform(command)
+            if self.others is not None:
+                self.others.tell(self.supervisor.news(), self._keeper.sent)
         finally:
             self._handling = False
 
@@ -235,8 +265,8 @@ class Daemon:
         match command:
             case do.Spawn():
                 self._spawn(command)
-            case do.SpawnSuccessor(node_id=node_id, incarnation=incarnation):
-                self._spawn_successor(node_id, incarnation)
+            case do.SpawnSuccessor():
+                self._spawn_successor(command)
             case do.Succeed(node_id=node_id, restart_count=restart_count):
                 self._forget_last_process(node_id, restart_count)
                 self._take_over(node_id)
@@ -248,9 +278,15 @@ class Daemon:
                 if (connection := self._server.connections.pop(number, None)) is not None:
                     connection.send(Refused(reason))
                     connection.close()
+            case do.PutOut(node_id=node_id):
+                if (connection := self._members.get(node_id)) is not None:
+                    self._server.connections.pop(connection.number, None)
+                    connection.close()
+                    self._on_disconnect(connection)
+            case do.Rewire(dataflow=dataflow, connection=asker):
+                self._rewire(dataflow, asker)
             case do.Answer(connection=number, answer=answer):
-                if (connection := self._server.connections.get(number)) is not None:
-                    connection.send(answer)
+                self._answer(number, answer)
             case do.Send(node_id=node_id, message=message):
                 if (connection := self._members.get(node_id)) is not None:
                     connection.send(message)
@@ -261,10 +297,40 @@ class Daemon:
                     child.signal(number)
             case do.CloseReceivers(node_id=node_id):
                 self._keeper.close_receivers(node_id)
-            case do.Note(level=level, node_id=node_id, text=text):
-                self.note(level, node_id, text)
+            case do.NoteSent(node_id=node_id, sent=sent):
+                self._keeper.note_sent(node_id, sent)
+            case do.Note(level=level, node_id=node_id, text=text, fields=fields):
+                self.note(level, node_id, text, fields)
             case do.Finish():
                 pass
+
+    def _answer(self, number: int | None, answer: Answer) -> None:
+        if number is not None and (connection := self._server.connections.get(number)) is not None:
+            connection.send(answer)
+
+    def _make_room(self, dataflow: Dataflow) -> Plan:
+        """Return the plan of a dataflow to come, whose lines and bells exist; raises ``OSError``."""
+        fresh = plan(dataflow, self._place, self._plan)
+        self._keeper.board.allocate(fresh.lines)
+        for path in fresh.bells:
+            if not os.path.exists(path):
+                Doorbell.make(path)
+        return fresh
+
+    def _rewire(self, dataflow: Dataflow, asker: int | None) -> None:
+        self.dataflow, self._plan = dataflow, self._make_room(dataflow)
+        self._guests.change(dataflow, self._plan)
+        self._text.change(dataflow, self._plan.links)
+        self._log_options.update((node.id, node.log) for node in dataflow.nodes)
+        self._health.watch(dataflow)
+        if self._hot_reload is not None:
+            self._hot_reload.follow(dataflow)
+            self.supervisor.watch(self._hot_reload.nodes)
+        self._rewiring.lay(
+            self._plan, lambda fault: self._answer(asker, Declined(fault) if fault else Noted())
+        )
+        if self.on_changed is not None:
+            self.on_changed(dataflow)
 
     # ----------------------------------------------------------------------- processes
 
@@ -306,34 +372,16 @@ class Daemon:
         *,
         on_line: Callable[[Stream, str], None],
         on_end: Callable[[int | None, int | None], None],
+        dataflow: Dataflow | None = None,
     ) -> Child:
         """Start a process of a node; raises `CannotSpawn`."""
-        node = self.dataflow.node(node_id)
-        allow_shell = shell_nodes_allowed(self._options)
-        address = Address(self._run.dataflow_id, node_id, self._run.socket, incarnation)
-        interpreter = interpreter_of(self.dataflow, node, uv=self._options.uv)
-        directory = self.dataflow.directory_of(node)
-        env = environment(
-            node,
-            self.dataflow,
-            address,
-            interpreter,
-            base=os.environ,
-            strict_outputs=self._options.strict_outputs,
-            allow_shell=allow_shell,
-        )
-        child = Child(
+        child = start_process(
             self.loop,
-            command_line(
-                node,
-                directory,
-                interpreter,
-                allow_shell=allow_shell,
-                search_path=env.get("PATH"),
-            ),
-            env=env,
-            cwd=directory,
-            cpu_affinity=node.cpu_affinity,
+            self._run,
+            self._options,
+            dataflow or self.dataflow,
+            node_id,
+            incarnation,
             on_line=on_line,
             on_end=on_end,
         )
@@ -348,7 +396,8 @@ class Daemon:
 
         return HotReload(self.dataflow, self.loop, on_change=self.feed, note=self.note)
 
-    def _spawn_successor(self, node_id: str, incarnation: int) -> None:
+    def _spawn_successor(self, command: do.SpawnSuccessor) -> None:
+        node_id, incarnation = command.node_id, command.incarnation
         errors: deque[str] = deque(maxlen=LINES_KEPT)
 
         def on_line(stream: Stream, text: str) -> None:
@@ -363,7 +412,9 @@ class Daemon:
                 self.feed(on.SuccessorEnded(node_id, incarnation, exit_code, number, tuple(errors)))
 
         try:
-            child = self._start_process(node_id, incarnation, on_line=on_line, on_end=on_end)
+            child = self._start_process(
+                node_id, incarnation, on_line=on_line, on_end=on_end, dataflow=command.dataflow
+            )
         except CannotSpawn as error:
             self.feed(on.SuccessorEnded(node_id, incarnation, reason=str(error)))
             return
@@ -383,6 +434,7 @@ class Daemon:
         if (connection := self._members.get(node_id)) is not None:
             connection.read_rest()
             self._drop_member(node_id)
+        self._text.end_traceback(node_id)
         self._remember(node_id)
         self.feed(on.ProcessEnded(node_id, exit_code, number, self._text.last_lines(node_id)))
 
@@ -408,6 +460,10 @@ class Daemon:
                     self.feed(on.StopRequested(f"an operator of `{node_id}` returned STOP_ALL"))
                 case SentFor():
                     self._guests.sent(node_id, message)
+                case InputAttached():
+                    self._rewiring.attached(node_id, message)
+                case InputDetached():
+                    self._rewiring.detached(message)
 
     def _on_register(self, connection: Connection, message: Register) -> None:
         if connection.node_id:
@@ -425,15 +481,13 @@ class Daemon:
             )
 
     def _on_request(self, connection: Connection, request: Request) -> None:
-        match request:
-            case AskParameters(node_id=node_id):
-                self.feed(on.ParametersAsked(connection.number, node_id))
-            case SetParameter(node_id=node_id, key=key, value=value):
-                self.feed(on.ParameterSet(connection.number, node_id, key, value))
-            case DeleteParameter(node_id=node_id, key=key):
-                self.feed(on.ParameterDeleted(connection.number, node_id, key))
-            case _:
-                self._guests.handle(connection, request)
+        if not isinstance(request, Decided):
+            self._guests.handle(connection, request)
+            return
+        revision = self.supervisor.revision
+        event = event_of(connection, request, self.dataflow, revision, self._make_room)
+        if event is not None:
+            self.feed(event)
 
     def _refuse(self, connection: Connection, reason: str) -> None:
         self._server.connections.pop(connection.number, None)
@@ -467,6 +521,7 @@ class Daemon:
             del self._members[node_id]
             if self.supervisor.nodes[node_id].spec.is_dynamic:
                 self._remember(node_id)
+            self._rewiring.node_gone(node_id)
             self.feed(on.Disconnected(node_id))
             self._guests.node_gone(node_id)
         elif not node_id:
@@ -477,6 +532,7 @@ class Daemon:
         if connection is not None:
             self._server.connections.pop(connection.number, None)
             connection.close()
+            self._rewiring.node_gone(node_id)
             self._guests.node_gone(node_id)
 
     def _remember(self, node_id: str) -> None:
@@ -491,7 +547,7 @@ class Daemon:
 
         return LogFiles(
             f"{self.dataflow.working_dir}/out/{self._run.dataflow_id}",
-            {node.id: node.log for node in self.dataflow.nodes},
+            self._log_options,
             on_trouble=lambda text: self.note("warn", None, text),
         )
 
@@ -499,7 +555,14 @@ class Daemon:
     def _text(self) -> TextRouter:
         from dora.daemon.text import TextRouter
 
-        return TextRouter(self.dataflow, self._plan.links, self._run.dataflow_id, self._deliver, self._keep)
+        return TextRouter(
+            self.dataflow,
+            self._plan.links,
+            self._run.dataflow_id,
+            self._deliver,
+            self._keep,
+            lambda seconds, call: self.loop.call_at(time.monotonic() + seconds, call),
+        )
 
     def _deliver(self, node_id: str, frame: TextInput) -> bool | None:
         node = self.supervisor.nodes[node_id]

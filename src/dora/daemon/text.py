@@ -11,15 +11,17 @@ from collections import deque
 from collections.abc import Callable
 
 from dora.dataflow.links import Link
-from dora.dataflow.model import Dataflow, LogSource
+from dora.dataflow.model import Dataflow, LogLevel, LogSource
 from dora.logs.entry import LogEntry, Stream
 from dora.logs.filters import passes
 from dora.logs.formats import renderer
 from dora.logs.parse import parse_line
+from dora.logs.tracebacks import Tracebacks
 from dora.supervise.excerpt import LINES_KEPT, telling_lines
 from dora.wire.control import TextInput
 
 HELD_LINES = 1000  # per node, printed by others before it was running
+TRACEBACK_AFTER = 0.2  # seconds of silence after which a traceback is over
 
 Deliver = Callable[[str, TextInput], bool | None]
 """Give a frame to a node: True if it was taken, False if it was lost, None if the node is to come."""
@@ -39,11 +41,24 @@ class TextRouter:
         dataflow_id: str,
         deliver: Deliver,
         sink: Callable[[LogEntry], None],
+        call_later: Callable[[float, Callable[[], None]], object] | None = None,
     ) -> None:
-        self._options = {node.id: node.log for node in dataflow.nodes}
+        """``call_later`` calls a function after some seconds; without it, a traceback is over with the
+        next line or with `end_traceback`."""
+        self._call_later = call_later
+        self._tracebacks: dict[str, Tracebacks] = {}
         self._deliver = deliver
         self._sink = sink
         self._json = renderer("json", dataflow_id=dataflow_id)
+        self._held: dict[str, deque[tuple[TextInput, list[int]]]] = {}
+        self._last: dict[str, tuple[deque[str], deque[str]]] = {}
+        self.sent: dict[int, int] = {}
+        self.dropped: dict[int, int] = {}
+        self.change(dataflow, links)
+
+    def change(self, dataflow: Dataflow, links: tuple[Link, ...]) -> None:
+        """Go over to another dataflow."""
+        self._options = {node.id: node.log for node in dataflow.nodes}
         self._log_inputs = [
             (node.id, item.id, item.source)
             for node in dataflow.nodes
@@ -56,10 +71,6 @@ class TextRouter:
             if link.kind == "text":
                 edges = self._edges.setdefault((link.producer, link.output), {})
                 edges.setdefault(link.consumer, []).append((link.input, link.slot))
-        self._held: dict[str, deque[tuple[TextInput, list[int]]]] = {}
-        self._last: dict[str, tuple[deque[str], deque[str]]] = {}
-        self.sent: dict[int, int] = {}
-        self.dropped: dict[int, int] = {}
 
     def line(self, node_id: str, stream: Stream, text: str) -> None:
         """Take one captured line."""
@@ -71,7 +82,30 @@ class TextRouter:
         if lines is None:
             lines = self._last[node_id] = (deque(maxlen=LINES_KEPT), deque(maxlen=LINES_KEPT))
         lines[stream == "stderr"].append(entry.message)
-        self.entry(entry)
+        if stream == "stderr" and entry.level == "stdout":
+            self._raw(node_id, entry.message)
+        else:
+            self.entry(entry)
+
+    def _raw(self, node_id: str, text: str) -> None:
+        """Take a line of stderr without a level; those of a traceback become one entry."""
+        tracebacks = self._tracebacks.get(node_id)
+        if tracebacks is None:
+            tracebacks = self._tracebacks[node_id] = Tracebacks()
+        held = tracebacks.holds
+        self._errors(node_id, tracebacks.add(text))
+        if tracebacks.holds and not held and self._call_later is not None:
+            self._call_later(TRACEBACK_AFTER, lambda: self.end_traceback(node_id))
+
+    def end_traceback(self, node_id: str) -> None:
+        """Let go of a traceback that is held: nothing more of it will come."""
+        if (tracebacks := self._tracebacks.get(node_id)) is not None:
+            self._errors(node_id, tracebacks.flush())
+
+    def _errors(self, node_id: str, messages: list[tuple[str, bool]]) -> None:
+        for text, is_traceback in messages:
+            level: LogLevel = "error" if is_traceback else "stdout"
+            self.entry(LogEntry(time.time_ns(), level, node_id, text, "stderr"))
 
     def entry(self, entry: LogEntry) -> None:
         """Take a log entry, a node's or the daemon's own."""

@@ -33,6 +33,7 @@ class Endings(Reloads):
         finish_grace: float | None,
     ) -> None:
         super().__init__(dataflow, watched, reload_grace)
+        self._folder = f"{dataflow.working_dir}/"
         self._grace = grace
         self._finish_grace = finish_grace
 
@@ -150,7 +151,7 @@ class Endings(Reloads):
         """Return the line of the log about a failure: how it ended, what it said, and what came first."""
         text = failure.message
         if (words := in_one_line(failure.last_lines)) and failure.exit_code:
-            text += f": {words}"
+            text += f": {words.replace(self._folder, '')}"
         if not self.failures[:-1]:
             return do.Note("error", failure.node_id, f"{text} (first failure)", {"cause": "first"})
         if failure.follows:

@@ -12,6 +12,7 @@ FailureKind = Literal[
     "grace",  # had to be killed after the stop's grace period
     "startup_timeout",
     "health_check",
+    "machine",  # its machine was lost
     "cascading",  # fell because another node fell (broken start barrier)
 ]
 
@@ -24,6 +25,7 @@ class NodeFailure(msgspec.Struct, frozen=True):
     message: str = ""  # one sentence for the user
     last_lines: tuple[str, ...] = ()  # of stderr (or stdout), the telling part
     restarts: int = 0
+    follows: str = ""  # the node whose failure came first and that feeds this one; "": another cause
 
 
 class LinkReport(msgspec.Struct, frozen=True):
@@ -44,6 +46,7 @@ class DataflowResult(msgspec.Struct, frozen=True):
     failures: tuple[NodeFailure, ...] = ()  # the first cause first
     links: tuple[LinkReport, ...] = ()
     undeclared: dict[str, dict[str, int]] = {}  # node id → output id → messages dropped
+    unlogged: dict[str, int] = {}  # node id → log entries that could not be written to its file
     stopped: bool = False  # somebody ended it, before it ended by itself
 
     @property

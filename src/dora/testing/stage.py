@@ -199,9 +199,11 @@ class Stage:
                     self.scheduler.kill(process[0], Killed(number))
             case do.CloseReceivers(node_id=node_id):
                 self._keeper.close_receivers(node_id)
-            case do.Note(level=level, node_id=node_id, text=text):
+            case do.Note(level=level, node_id=node_id, text=text, fields=fields):
                 if not self._closing:  # that nodes are killed then is no news
-                    self._text.entry(LogEntry(time.time_ns(), level, node_id, text, "daemon"))
+                    self._text.entry(
+                        LogEntry(time.time_ns(), level, node_id, text, "daemon", fields=fields)
+                    )
             case do.Finish():
                 self.scheduler.raise_flag(self.done)
 
@@ -255,6 +257,7 @@ class Stage:
             channel.lost = True
         if (seat := self._seats.pop(node_id, None)) is not None:
             seat.leave()
+        self._text.end_traceback(node_id)
         last = self._text.last_lines(node_id)
         if node_id in self.errors:
             last = (f"{type(self.errors[node_id]).__name__}: {self.errors[node_id]}",)
