@@ -88,7 +88,7 @@ def table(results: Sequence[Result]) -> str:
         "lost: dora-rs",
         "lost: this dora",
     ]
-    return _aligned(header, [_row(result) for result in results])
+    return aligned(header, [_row(result) for result in results])
 
 
 def short_table(results: Sequence[Result], conditions: Mapping[str, str]) -> str:
@@ -107,7 +107,7 @@ def short_table(results: Sequence[Result], conditions: Mapping[str, str]) -> str
         for result in shown
     ]
     origin = "`{command}` on {machine}; {Python}; {date}.".format_map(conditions)
-    return f"{_aligned(header, rows)}\n\n{origin}"
+    return f"{aligned(header, rows)}\n\n{origin}"
 
 
 def floor_table(floors: Mapping[str, Figure]) -> str:
@@ -116,7 +116,7 @@ def floor_table(floors: Mapping[str, Figure]) -> str:
         [title, f"{number(floor.value)} µs", f"{number(floor.tail or 0)} µs"]
         for title, floor in floors.items()
     ]
-    return _aligned(["floor, without any framework", "median", "99th percentile"], rows)
+    return aligned(["floor, without any framework", "median", "99th percentile"], rows)
 
 
 def number(value: float) -> str:
@@ -152,7 +152,7 @@ def results_page(
 ) -> str:
     """Return the part of `docs/performance.md` between its markers."""
     listed = "\n".join(f"- {key}: {value}" for key, value in conditions.items())
-    return f"{listed}\n\n{table(results)}\n\n{floor_table(floors)}"
+    return "\n\n".join([listed, table(results), *([floor_table(floors)] if floors else [])])
 
 
 def write_between(path: Path, markers: tuple[str, str], content: str) -> None:
@@ -205,7 +205,7 @@ def _lost(spread: Spread | None) -> str:
     return f"{spread.lost:,} of {spread.sent:,}"
 
 
-def _aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(line[column]) for line in [header, *rows]) for column in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,6 +13,8 @@ from dora.errors import DoraError
 
 if TYPE_CHECKING:
     from dora.daemon.runs import Run
+
+NICENESS = 15  # of 19; with this, a thirtieth of a processor is left to a command beside a busy node
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -60,6 +63,14 @@ def find_runs(wanted: str | None) -> list[Run]:
     if not runs:
         raise DoraError(_none_or_many(None, [], []))
     return runs
+
+
+def give_way() -> None:
+    """Let the nodes go first where a processor is wanted by both: this command only looks."""
+    try:
+        os.nice(NICENESS)
+    except OSError:
+        pass  # it is as low as it can be
 
 
 def _none_or_many(wanted: str | None, runs: list[Run], found: list[Run]) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dora.cli.dataflows import dataflow_option, find_run, find_runs
+from dora.cli.dataflows import dataflow_option, find_run, find_runs, give_way
 from dora.cli.values import Value, parse_duration
 from dora.errors import DoraError
 
@@ -48,6 +48,7 @@ def top(dataflow: str | None, interval: float, once: bool, latency: bool) -> Non
     if not once and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise DoraError("dora top needs a terminal; use --once for one measurement as JSON")
     runs = [find_run(dataflow)] if latency else find_runs(dataflow)
+    give_way()
     with Overviews(runs, latency=latency) as overviews:
         if once:
             overviews.watch(min(interval, LONGEST_SAMPLE))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dora.cli.dataflows import dataflow_option, find_run
+from dora.cli.dataflows import dataflow_option, find_run, give_way
 from dora.cli.tables import style_option, table
 from dora.cli.values import Value, parse_duration
 from dora.errors import DoraError
@@ -125,6 +125,7 @@ class _Looking:
         self.inspection = inspect(run)
         self.topics = find_tappable(self.inspection, names)
         _stay_awake(self.inspection.engine)
+        give_way()
         self.look = Look(run, self.inspection, self.topics)
         self.watched = list(self.look.watched)
         self._enough = enough
