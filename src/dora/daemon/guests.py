@@ -6,9 +6,13 @@ the way of a message that is given to a node to be sent.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 
+import msgspec
+
 from dora.daemon.connections import Connection
+from dora.daemon.orders import Orders
 from dora.dataflow.links import SPARE_RECEIVERS, Place, Plan, text_outputs
 from dora.dataflow.model import Dataflow
 from dora.dataflow.report import did_you_mean
@@ -18,14 +22,20 @@ from dora.wire.control import SendFor, SentFor
 from dora.wire.inspection import Inspection, LinkView, NodeView, OutputView
 from dora.wire.requests import (
     Answer,
+    AskDataflow,
+    AskGraph,
     BeginTaps,
+    DataflowText,
     Declined,
     Describe,
     Description,
+    Ended,
     EndTaps,
+    GraphText,
     Inspect,
     Noted,
     Publish,
+    RecordOrder,
 )
 
 _STATUS = {
@@ -54,28 +64,37 @@ class Guests:
     ) -> None:
         """``name`` is the one given to the run. ``on_lost_tap`` is called when a command with taps is gone
         without having closed them."""
-        self._dataflow = dataflow
-        self._plan = plan
         self._state = state
         self._members = members
         self._on_lost_tap = on_lost_tap
+        self.orders = Orders(members)
         self._place = place
         self._name = name
+        self._tapping: dict[int, set[int]] = {}  # number of a connection → slots of outputs
+        self._to_the_end: dict[int, Connection] = {}  # those of them who want the last messages
+        self._lost: list[set[int]] = []  # of dead commands, whose taps still take room
+        self._tickets: dict[int, tuple[Connection, str]] = {}  # who waits for which node to send
+        self._last_ticket = 0
+        self.change(dataflow, plan)
+
+    def change(self, dataflow: Dataflow, plan: Plan) -> None:
+        """Go over to another dataflow."""
+        self._dataflow = dataflow
+        self._plan = plan
+        links = Counter(item.service for config in plan.configs.values() for item in config.inputs)
         self._room = {  # output slot → its name, and for how many taps there is room
             output.slot: (
                 f"{node_id}/{output.id}",
-                output.max_receivers - len(output.links) - SPARE_RECEIVERS,
+                output.max_receivers - links[output.service] - SPARE_RECEIVERS,
             )
             for node_id, config in plan.configs.items()
             for output in config.outputs
         }
-        self._tapping: dict[int, set[int]] = {}  # number of a connection → slots of outputs
-        self._lost: list[set[int]] = []  # of dead commands, whose taps still take room
-        self._tickets: dict[int, tuple[Connection, str]] = {}  # who waits for which node to send
-        self._last_ticket = 0
 
     def handle(
-        self, guest: Connection, request: Describe | Inspect | BeginTaps | EndTaps | Publish
+        self,
+        guest: Connection,
+        request: Describe | Inspect | AskGraph | AskDataflow | BeginTaps | EndTaps | RecordOrder | Publish,
     ) -> None:
         """Answer a request, now or once a node has done what is asked."""
         match request:
@@ -84,10 +103,20 @@ class Guests:
                 guest.send(Description(self._place.dataflow_id, self._dataflow.file, nodes, self._name))
             case Inspect():
                 guest.send(self._inspection())
+            case AskGraph():
+                from dora.dataflow.graph import graph_of
+
+                guest.send(GraphText(msgspec.json.encode(graph_of(self._dataflow))))
+            case AskDataflow():
+                text = msgspec.json.encode(self._dataflow.descriptor, enc_hook=str)
+                guest.send(DataflowText(text, self._dataflow.working_dir))
             case BeginTaps():
-                guest.send(self._begin_taps(guest.number, set(request.slots)))
+                guest.send(self._begin_taps(guest, request))
             case EndTaps():
-                self._tapping.pop(guest.number, None)
+                self._forget_taps(guest.number)
+                guest.send(Noted())
+            case RecordOrder(directory=directory):
+                self.orders.begin(guest.number, directory)
                 guest.send(Noted())
             case Publish():
                 if (declined := self._publish(guest, request)) is not None:
@@ -95,10 +124,21 @@ class Guests:
 
     def gone(self, guest: Connection) -> None:
         """Note that a connection has ended."""
-        slots = self._tapping.pop(guest.number, None)
+        self.orders.end(guest.number)
+        slots = self._forget_taps(guest.number)
         if slots and self._place.engine == "iceoryx2":  # Zenoh's router forgets who is gone by itself
             self._lost.append(slots)
             self._on_lost_tap()
+
+    @property
+    def take_to_the_end(self) -> bool:
+        """Whether somebody has taps who wants the last messages too."""
+        return bool(self._to_the_end)
+
+    def tell_end(self, failed: list[str]) -> None:
+        """Tell those that the dataflow has ended."""
+        for guest in self._to_the_end.values():
+            guest.send(Ended(failed))
 
     def cleaned_up(self) -> None:
         """Note that nothing is left of dead processes."""
@@ -118,7 +158,12 @@ class Guests:
                 del self._tickets[ticket]
                 guest.send(Declined(f"node `{node_id}` ended before it had sent the message"))
 
-    def _begin_taps(self, number: int, slots: set[int]) -> Answer:
+    def _forget_taps(self, number: int) -> set[int] | None:
+        self._to_the_end.pop(number, None)
+        return self._tapping.pop(number, None)
+
+    def _begin_taps(self, guest: Connection, request: BeginTaps) -> Answer:
+        number, slots = guest.number, set(request.slots)
         others = [taps for other, taps in self._tapping.items() if other != number] + self._lost
         for slot in slots & self._room.keys():
             name, room = self._room[slot]
@@ -128,6 +173,8 @@ class Guests:
                     f"{who} at `{name}` already, and there is no room for more; end one of them"
                 )
         self._tapping[number] = slots
+        if request.to_the_end:
+            self._to_the_end[number] = guest
         return Noted()
 
     def _publish(self, guest: Connection, request: Publish) -> Declined | None:

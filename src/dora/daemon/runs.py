@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import select
 import socket
 from collections.abc import Iterator
 from typing import Final
@@ -12,7 +13,7 @@ import msgspec
 from dora.errors import ConnectError, DoraError
 from dora.transport.places import SOCKET_NAME, runtime_root
 from dora.wire.control import FrameBuffer, FrameError, encode_frame
-from dora.wire.requests import Answer, Declined, Describe, Description, Request, decode_answer
+from dora.wire.requests import Answer, Declined, Describe, Description, Ended, Request, decode_answer
 
 _PATIENCE: Final = 5.0  # seconds that a daemon may take to answer
 
@@ -28,6 +29,7 @@ class Run:
         self._path = path
         self._frames = FrameBuffer()
         self._may_time_out = False
+        self.ended: Ended | None = None  # what the daemon said at the end to who takes all messages
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.settimeout(_PATIENCE)
         try:
@@ -71,10 +73,32 @@ class Run:
             raise DoraError(answer.reason)
         return answer
 
+    def look_for_end(self) -> bool:
+        """Tell whether the dataflow has ended, without waiting. For those who take all messages."""
+        while self.ended is None and select.select([self], (), (), 0)[0]:
+            try:
+                data = self._socket.recv(1 << 16)
+            except OSError:
+                data = b""
+            if not data:
+                self.ended = Ended([])
+            self._frames.feed(data)
+            for body in self._frames:
+                self._note_end(decode_answer(body))
+        return self.ended is not None
+
+    def _note_end(self, answer: Answer) -> bool:
+        if isinstance(answer, Ended):
+            self.ended = answer
+            return True
+        return False
+
     def _receive(self) -> Answer:
         while True:
             for body in self._frames:
-                return decode_answer(body)
+                answer = decode_answer(body)
+                if not self._note_end(answer):
+                    return answer
             data = self._socket.recv(1 << 16)
             if not data:
                 raise ConnectError("the dataflow has just ended")

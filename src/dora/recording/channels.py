@@ -58,7 +58,7 @@ _RAW_IMAGES: Final = {
 _COMPRESSED_IMAGES: Final = {"jpeg": "jpeg", "jpg": "jpeg", "png": "png", "webp": "webp", "avif": "avif"}
 _DEPTHS: Final = {b"f": ("32FC1", 4), b"S": ("16UC1", 2)}
 _FLOATS: Final = {b"f": "f", b"g": "d"}
-_SIGNS: Final = (b"primitive", b"encoding")  # keys of metadata without which a message is plain values
+SIGNS: Final = (b"primitive", b"encoding")  # keys of metadata without which a message is plain values
 _MAX_POSE: Final = 64  # bytes
 
 
@@ -85,7 +85,7 @@ def form_of(message: Message) -> Form:
         plain = _PLAIN_FORMS.get(message.schema)
         if plain is None:
             return Form(_ARROW_FORM, b"", 1)
-        if any(sign in section_ for sign in _SIGNS):
+        if any(sign in section_ for sign in SIGNS):
             form = _known_form(message, section_)
             if form is not None:
                 return form

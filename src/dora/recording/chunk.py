@@ -7,6 +7,7 @@ used again and again: fresh memory costs more than the copy.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import threading
 from collections.abc import Iterable
 from struct import Struct
@@ -23,24 +24,35 @@ _pack_entry = _INDEX_ENTRY.pack
 _move = ctypes.memmove
 
 
+class Span:
+    """The messages of one topic in a chunk: sequence numbers of the first and the last, and how many."""
+
+    __slots__ = ("first", "last", "messages")
+
+    def __init__(self, first: int = 0, last: int = 0, messages: int = 0) -> None:
+        self.first = first
+        self.last = last
+        self.messages = messages
+
+
 class Chunk:
     """The messages of one chunk, and where each lies in it."""
 
-    __slots__ = ("_address", "_memory", "begun", "counts", "first", "index", "last", "size", "view")
+    __slots__ = ("_address", "_memory", "first", "index", "last", "size", "spans", "view")
 
     def __init__(self, capacity: int) -> None:
-        """Allocate; raises ``MemoryError``."""
-        self._memory = (ctypes.c_ubyte * capacity)()
-        self._address = ctypes.addressof(self._memory)
-        self.view = memoryview(self._memory).cast("B")
+        """Allocate; raises ``OSError`` if there is no memory."""
+        self._memory = mmap.mmap(-1, capacity)  # which costs nothing before it is used
+        self._address = ctypes.addressof(ctypes.c_ubyte.from_buffer(self._memory))
+        self.view = memoryview(self._memory)
         self.clear()
 
     def clear(self) -> None:
         """Forget all messages."""
         self.size = 0
-        self.begun = 0.0  # when the first message came (monotonic)
         self.first = self.last = 0  # log times
         self.index: dict[int, bytearray] = {}  # channel → (time, offset) of each message
+        self.spans: dict[str, Span] = {}  # by topic; those of outputs
 
     @property
     def capacity(self) -> int:
@@ -50,10 +62,6 @@ class Chunk:
     def contents(self) -> memoryview:
         """The message records, one behind the other."""
         return self.view[: self.size]
-
-    @property
-    def messages(self) -> int:
-        return sum(map(len, self.index.values())) // _INDEX_ENTRY.size
 
     def add(self, channel: int, sequence: int, time_ns: int, prefix: bytes, message: Message) -> None:
         """Append a message: ``prefix``, then the body. There has to be room, see `room_for`."""
@@ -125,7 +133,7 @@ class Pool:
                 return self._free.pop()
         try:
             return Chunk(capacity)
-        except MemoryError:
+        except OSError:
             with self._lock:
                 self.used -= capacity
             return None

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Literal, NamedTuple, get_args
 
-from dora.recording.chunk import Chunk
+from dora.recording.chunk import Chunk, Span
 
 Compression = Literal["zstd", "lz4", "none"]
 COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
@@ -25,6 +25,7 @@ class Sealed(NamedTuple):
     first: int  # log times
     last: int
     index: Mapping[int, bytes | bytearray]  # channel → (time, offset) of each message
+    spans: Mapping[str, Span] = {}  # by topic
 
     def counts(self) -> dict[int, int]:
         """Return the number of messages of each channel."""
@@ -43,7 +44,7 @@ def seal(chunk: Chunk, compression: Compression, *, checked: bool = True) -> Sea
         packed = _compressor(compression)(contents)
         if len(packed) < chunk.size:
             contents, name = packed, compression
-    return Sealed(contents, name, chunk.size, crc, chunk.first, chunk.last, chunk.index)
+    return Sealed(contents, name, chunk.size, crc, chunk.first, chunk.last, chunk.index, chunk.spans)
 
 
 def keep(sealed: Sealed) -> Sealed:

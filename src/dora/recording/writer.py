@@ -165,10 +165,19 @@ class RecordingWriter:
             self._write(_record(DataEnd(0)))
             self._write(self._summary())
         finally:
-            os.close(self._fd)
+            self.abandon()
 
-    def make_room(self, size: int) -> None:
-        """Take chunks off the end of the file until so many bytes are free: for a full disk."""
+    def abandon(self) -> None:
+        """Close the file as it is: readable, but without its end."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def make_room(self, size: int) -> int:
+        """Take chunks off the end of the file until so many bytes are free: for a full disk.
+
+        Return how many are left.
+        """
         freed = 0
         while self._chunks and freed < size:
             begin = self._chunks.pop().index.chunk_start_offset
@@ -178,6 +187,9 @@ class RecordingWriter:
             os.ftruncate(self._fd, self.size)
         except OSError:
             pass  # the end will fail, which is told
+        else:
+            os.lseek(self._fd, self.size, os.SEEK_SET)
+        return len(self._chunks)
 
     @property
     def end_size(self) -> int:

@@ -1,0 +1,97 @@
+"""The taps of a recorder on a running dataflow."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from dora.daemon.runs import Run
+from dora.errors import ConnectError, DoraError
+from dora.inspection.topics import Topic, find_tappable
+from dora.recording.intake import RecordedTopic
+from dora.transport.board import Board
+from dora.transport.taps import open_taps
+from dora.wire.inspection import Inspection
+from dora.wire.requests import BeginTaps, EndTaps
+
+_LEASE_NS: Final = 2_000_000_000  # how long an output is looked at after the last renewal
+_RENEWAL_NS: Final = _LEASE_NS // 4
+_SETTLING: Final = 0.01  # seconds until a sender has surely seen that it is looked at
+
+
+class Attachment:
+    """Taps on topics, each with as long a queue as there is room for."""
+
+    def __init__(
+        self, run: Run, inspection: Inspection, names: Sequence[str], queue_size: int, *, together: bool
+    ) -> None:
+        """Attach to the topics of these names, or to all; raises `DoraError` if one cannot be.
+
+        ``together``: nothing has been sent yet, so everything is expected.
+        """
+        self._run = run
+        self._queue_size = queue_size
+        self._engine_name = inspection.engine
+        topics = find_tappable(inspection, names)
+        self.slots: set[int] = set()
+        self.topics: list[RecordedTopic] = []
+        self._ask(topics)
+        try:
+            self._board = Board.open(inspection.board)
+        except OSError:
+            raise ConnectError("the dataflow has just ended") from None
+        self._engine = open_taps(inspection)
+        self._renewed_ns = 0
+        try:
+            self._tap(topics, together)
+        except BaseException:
+            self.close()
+            raise
+
+    def follow(self, inspection: Inspection) -> None:
+        """Attach to outputs that the dataflow has got since."""
+        topics = [topic for topic in find_tappable(inspection, ()) if topic.output.slot not in self.slots]
+        if topics:
+            self._ask(topics)
+            self._tap(topics, together=False)
+
+    def renew(self) -> None:
+        """Tell senders that they are still looked at; to be called several times a second."""
+        now = time.monotonic_ns()
+        if now - self._renewed_ns > _RENEWAL_NS:
+            self._renewed_ns = now
+            for topic in self.topics:
+                topic.renew(now + _LEASE_NS)
+
+    def close(self) -> None:
+        """Take the taps away."""
+        self.topics = []
+        self._engine.close()
+        self._board.close()
+        try:
+            self._run.ask(EndTaps())
+        except DoraError:
+            pass  # the dataflow has ended
+
+    def _ask(self, topics: Sequence[Topic]) -> None:
+        slots = self.slots | {topic.output.slot for topic in topics}
+        self._run.ask(BeginTaps(sorted(slots), to_the_end=True))
+        self.slots = slots
+
+    def _tap(self, topics: Sequence[Topic], together: bool) -> None:
+        new = []
+        for topic in topics:
+            size = self._queue_size
+            if self._engine_name != "zenoh":
+                size = min(size, topic.output.max_queue_size)
+            tap = self._engine.tap(topic.output, size)
+            new.append(RecordedTopic(topic, tap, size, self._board.words))
+        self.topics += new
+        self._renewed_ns = 0
+        self.renew()
+        if not together:
+            time.sleep(_SETTLING)
+            for item in new:
+                # What is counted up to here may have been sent before there was a tap.
+                item.before = item.sent

@@ -1,0 +1,186 @@
+"""From the taps into chunks: the part of a recorder that must not be late.
+
+A tap holds only so many messages, and nobody waits for it. So it is emptied often, into memory; writing
+is the business of another thread. When memory is used up, messages stay in the taps until there is some
+again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from dora.inspection.topics import Topic
+from dora.recording.channels import (
+    SIGNS,
+    ChannelItem,
+    ChannelKey,
+    ChannelTable,
+    Schemas,
+    form_of,
+    prefix_of,
+)
+from dora.recording.chunk import CHUNK_SIZE, Chunk, Pool, Span, room_for
+from dora.transport.board import BEGUN, SENT, TAPPED, WORDS
+from dora.transport.taps import Tap
+from dora.wire.message import Encoding, Message
+
+LONGEST: Final = 1.0  # seconds from the first message of a chunk until it is handed over
+_BATCH: Final = 256  # messages of one topic before the next has its turn
+
+
+class RecordedTopic:
+    """One topic that is recorded, and how far that is."""
+
+    def __init__(self, topic: Topic, tap: Tap, queue_size: int, words: memoryview) -> None:
+        self.name = topic.name
+        self.node_id = topic.node_id
+        self.declared = topic.output.type
+        self.queue_size = queue_size
+        self.tap = tap
+        self.seen = 0  # sequence number of the last message taken
+        self.before = 0  # sequence number before the first that has to be in the recording
+        self.unsent: list[int] = []  # numbers that a killed node counted, for messages it never sent
+        self.schemas = Schemas()
+        self.plain: dict[bytes, int] = {}  # schema section → channel of plain values
+        self._words = words
+        self._base = topic.output.slot * WORDS
+
+    @property
+    def sent(self) -> int:
+        return self._words[self._base + SENT]
+
+    def renew(self, until_ns: int) -> None:
+        """Let the output be sent even if it has no links, until then."""
+        self._words[self._base + TAPPED] = until_ns
+
+    def note(self, sequence: int) -> None:
+        """Note that a message was taken."""
+        if sequence == self.seen + 2 and sequence == self._words[self._base + BEGUN] + 1:
+            # The first one of a new process: the former counts a message before it is sent.
+            self.unsent.append(sequence - 1)
+        self.seen = sequence
+        if self.before >= sequence:
+            self.before = sequence - 1
+
+
+class Intake:
+    """Takes messages and puts them into chunks, which it hands over when they are full or old."""
+
+    def __init__(self, channels: ChannelTable, pool: Pool, hand_over: Callable[[Chunk], None]) -> None:
+        self.topics: list[RecordedTopic] = []
+        self.messages = 0
+        self.bytes = 0  # of their bodies
+        self._channels = channels
+        self._pool = pool
+        self._hand_over = hand_over
+        self._chunk: Chunk | None = None
+        self._begun = 0.0  # when the chunk got its first message
+        self._held: tuple[RecordedTopic, Message, int, bytes] | None = None  # what there is no memory for
+        self._own: dict[str, tuple[int, int]] = {}  # topic that is no output → channel, messages
+
+    def look(self) -> float:
+        """Take what is there; return how full the fullest tap was, from 0 to 1."""
+        fullest = 0.0
+        if self._held is not None and not self._put(*self._held):
+            return 1.0
+        for topic in self.topics:
+            if topic.sent == topic.seen:
+                continue
+            receive = topic.tap.receive
+            count = 0
+            while count < _BATCH and (message := receive()) is not None:
+                count += 1
+                if not self._take(topic, message):
+                    return 1.0
+            fullest = max(fullest, count / topic.queue_size)
+        return fullest
+
+    def add_own(self, items: Iterable[tuple[ChannelItem, int, bytes]]) -> None:
+        """Add messages that are no output's: channel, time and data. Without memory for them, they go."""
+        for item, time_ns, data in items:
+            known = self._own.get(item.topic)
+            channel, count = (self._channels.add(item), 0) if known is None else known
+            self._own[item.topic] = channel, count + 1
+            chunk = self._room(room_for(0, len(data)))
+            if chunk is not None:
+                chunk.add_data(channel, count + 1, time_ns, data)
+
+    def let_go(self) -> None:
+        """Give up what waits for memory, and lies in that of the sender."""
+        self._held = None
+
+    def hand_over_old(self, now: float) -> None:
+        """Hand over a chunk that waits for too long (monotonic time)."""
+        if self._chunk is not None and now - self._begun >= LONGEST:
+            self.hand_over()
+
+    def hand_over(self) -> None:
+        """Hand over what there is."""
+        chunk, self._chunk = self._chunk, None
+        if chunk is not None:
+            self._hand_over(chunk)
+
+    @property
+    def stalled(self) -> bool:
+        """Whether a message waits for memory."""
+        return self._held is not None
+
+    def _take(self, topic: RecordedTopic, message: Message) -> bool:
+        section = message.metadata
+        if message.encoding == Encoding.PLAIN and not any(sign in section for sign in SIGNS):
+            channel = topic.plain.get(message.schema, 0)
+            form = form_of(message)
+            if not channel:
+                channel = topic.plain[message.schema] = self._channel(topic, message, form.schema)
+        else:
+            form = form_of(message)
+            channel = self._channel(topic, message, form.schema)
+        return self._put(topic, message, channel, prefix_of(message, form))
+
+    def _channel(self, topic: RecordedTopic, message: Message, schema: str) -> int:
+        key = ChannelKey(topic.name, schema, topic.schemas.of(message))
+        return self._channels.number(key, topic.declared)
+
+    def _put(self, topic: RecordedTopic, message: Message, channel: int, prefix: bytes) -> bool:
+        chunk = self._room(room_for(len(prefix), message.body_size))
+        if chunk is None:
+            self._held = topic, message, channel, prefix
+            return False
+        self._held = None
+        sequence = message.sequence
+        chunk.add(channel, sequence, message.time_ns, prefix, message)
+        topic.note(sequence)
+        self.messages += 1
+        self.bytes += message.body_size
+        span = chunk.spans.get(topic.name)
+        if span is None:
+            span = chunk.spans[topic.name] = Span(sequence)
+        span.last = sequence
+        span.messages += 1
+        return True
+
+    def _room(self, size: int) -> Chunk | None:
+        chunk = self._chunk
+        if chunk is not None:
+            if chunk.size < CHUNK_SIZE and chunk.size + size <= chunk.capacity:
+                return chunk
+            self.hand_over()
+        chunk = self._chunk = self._pool.take(size)
+        self._begun = time.monotonic()
+        return chunk
+
+
+def spans_of(chunks: Iterable[dict[str, Span]]) -> dict[str, Span]:
+    """Return, by topic, the span of several chunks, which are in order."""
+    found: dict[str, Span] = {}
+    for spans in chunks:
+        for name, span in spans.items():
+            known = found.get(name)
+            if known is None:
+                found[name] = Span(span.first, span.last, span.messages)
+            else:
+                known.last = span.last
+                known.messages += span.messages
+    return found

@@ -1,0 +1,202 @@
+"""Where a recorder puts what it takes: a file, or memory from which files are saved."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from typing import Literal
+
+import msgspec
+
+from dora.errors import DoraError
+from dora.recording.channels import ChannelTable
+from dora.recording.chunk import Pool, Span
+from dora.recording.format import End, Start, TopicEnd
+from dora.recording.intake import spans_of
+from dora.recording.ring import Ring
+from dora.recording.sealed import Sealed, keep
+from dora.recording.settings import Saved, Settings, file_name, numbered, ring_memory
+from dora.recording.storing import Store
+from dora.recording.writer import DiskFull, RecordingFailed, RecordingWriter
+
+Reason = Literal["asked", "dataflow ended", "disk full", "saved"]
+
+
+class Expected(msgspec.Struct, frozen=True):
+    """What should be there of a topic: the numbers after ``before`` up to ``last``, without ``unsent``."""
+
+    before: int
+    last: int
+    unsent: tuple[int, ...] = ()
+
+
+def ends_of(expected: dict[str, Expected], spans: dict[str, Span], *, whole: bool) -> dict[str, TopicEnd]:
+    """Return what came of each topic: ``whole`` from its beginning, else from the first that is there."""
+    ends = {}
+    for name, item in expected.items():
+        span = spans.get(name) or Span()
+        before = item.before if whole or not span.messages else min(span.first - 1, item.last)
+        unsent = sum(1 for number in item.unsent if before < number <= item.last)
+        lost = item.last - before - span.messages - unsent
+        if not whole and not span.messages:
+            lost = 0
+        ends[name] = TopicEnd(span.messages, max(0, lost), span.first, span.last)
+    return ends
+
+
+class FileTarget:
+    """Writes everything into one file."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        channels: ChannelTable,
+        pool: Pool,
+        start: Start,
+        dataflow: bytes,
+    ) -> None:
+        """Create the file; raises `DoraError`."""
+        path = settings.path or _unused(file_name())
+        self._writer = RecordingWriter(path, channels, force=settings.force)
+        try:
+            self._writer.begin(start, dataflow)
+        except RecordingFailed:
+            self._writer.abandon()
+            raise
+        self._spans: list[dict[str, Span]] = []  # of each chunk in the file
+        self.store = Store(pool, settings.compression, self._write)
+
+    @property
+    def path(self) -> str:
+        return self._writer.path
+
+    def _write(self, sealed: Sealed) -> None:
+        self._writer.write(sealed)
+        self._spans.append(dict(sealed.spans))
+
+    def finish(self, reason: Reason, expected: dict[str, Expected], failed: Iterable[str]) -> Saved:
+        """Wait until all is written, and end the file; what went wrong is in the result."""
+        self.store.close()
+        writer, failure = self._writer, self.store.failure
+        if isinstance(failure, DiskFull):
+            reason = "disk full"
+            kept = writer.make_room(writer.end_size)
+            del self._spans[kept:]
+        topics = ends_of(expected, spans_of(self._spans), whole=True)
+        complete = failure is None and not any(topic.lost for topic in topics.values())
+        end = End(
+            complete=complete,
+            stopped=time.time_ns(),
+            reason=reason,
+            topics=topics,
+            failed=sorted(failed),
+        )
+        try:
+            writer.finish(end)
+        except RecordingFailed as error:
+            failure = failure or error
+            complete = False
+        return Saved(
+            path=writer.path,
+            size=writer.size,
+            complete=complete,
+            topics=topics,
+            problem=str(failure or ""),
+        )
+
+
+class RingTarget:
+    """Keeps the last seconds in memory, and writes them into a file whenever it is asked."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        channels: ChannelTable,
+        pool: Pool,
+        start: Start,
+        dataflow: bytes,
+    ) -> None:
+        assert settings.last_seconds is not None
+        self._settings = settings
+        self._channels = channels
+        self._start = start
+        self._dataflow = dataflow
+        self._ring = Ring(settings.last_seconds, ring_memory())
+        self._lock = threading.Lock()
+        self._count = 0
+        self._savers: list[threading.Thread] = []
+        self.store = Store(pool, settings.compression, self._add)
+
+    @property
+    def path(self) -> str:
+        """Where the next file will be."""
+        return self._path(self._count + 1)
+
+    def forget(self) -> None:
+        """Let go of what is too old by now."""
+        with self._lock:
+            self._ring.forget(time.time_ns())
+
+    def save(
+        self, expected: dict[str, Expected], failed: Iterable[str], on_saved: Callable[[Saved], None]
+    ) -> None:
+        """Write what has been handed over until now; ``on_saved`` is called in another thread."""
+        failed = sorted(failed)
+
+        def begin() -> None:
+            with self._lock:
+                chunks = self._ring.chunks()
+            # In a thread of its own, because what comes meanwhile has to be kept, too.
+            thread = threading.Thread(
+                target=lambda: on_saved(self._write(chunks, expected, failed)), name="dora-recording-save"
+            )
+            self._savers.append(thread)
+            thread.start()
+
+        self.store.call(begin)
+
+    def close(self) -> None:
+        """Wait until all is written that was asked for."""
+        self.store.close()
+        for thread in self._savers:
+            thread.join()
+
+    def _add(self, sealed: Sealed) -> None:
+        kept = keep(sealed)
+        with self._lock:
+            self._ring.add(kept, time.time_ns())
+
+    def _path(self, number: int) -> str:
+        return numbered(self._settings.path, number) if self._settings.path else _unused(file_name())
+
+    def _write(self, chunks: list[Sealed], expected: dict[str, Expected], failed: list[str]) -> Saved:
+        with self._lock:
+            self._count += 1
+            path = self._path(self._count)
+        topics = ends_of(expected, spans_of(dict(chunk.spans) for chunk in chunks), whole=False)
+        complete = not any(topic.lost for topic in topics.values())
+        saved = Saved(path=path, topics=topics, complete=complete)
+        end = End(complete=complete, stopped=time.time_ns(), reason="saved", topics=topics, failed=failed)
+        try:
+            writer = RecordingWriter(path, self._channels, force=self._settings.force)
+        except DoraError as error:
+            return msgspec.structs.replace(saved, complete=False, problem=str(error))
+        try:
+            writer.begin(self._start, self._dataflow)
+            for chunk in chunks:
+                writer.write(chunk)
+            writer.finish(end)
+        except RecordingFailed as error:
+            writer.abandon()
+            return msgspec.structs.replace(saved, size=writer.size, complete=False, problem=str(error))
+        return msgspec.structs.replace(saved, size=writer.size)
+
+
+def _unused(path: str) -> str:
+    """Return a path at which there is no file yet."""
+    number = 1
+    while os.path.lexists(numbered(path, number)):
+        number += 1
+    return numbered(path, number)
