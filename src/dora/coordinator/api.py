@@ -7,27 +7,31 @@ machine: a page in the user's browser must not start programs here.
 from __future__ import annotations
 
 import asyncio
-import hmac
-from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import Route, WebSocketRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import ASGIApp
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dora._version import __version__
+from dora.coordinator.guard import Guard, failure
 from dora.coordinator.openapi import document
+from dora.coordinator.placement import is_loopback
 from dora.coordinator.protocol import (
     MAX_MESSAGE,
     VERSION_HEADER,
     DownRequest,
     Failure,
     Hello,
+    RestartView,
     StartRequest,
     StopRequest,
     ToDaemon,
@@ -37,29 +41,33 @@ from dora.coordinator.protocol import (
 )
 from dora.coordinator.rules import Refusal
 from dora.coordinator.service import Coordinator
+from dora.coordinator.surveys import Requests
 
 MAX_WAIT = 60.0  # seconds that one request may wait
+BODY_PATIENCE = 30.0
 HELLO_PATIENCE = 10.0
+FAREWELL_PATIENCE = 5.0
+SILENCE = 5.0  # seconds without a sign of life of another machine's daemon
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
-def _json(value: Any, status: int = 200) -> Response:
-    return Response(encode(value), status, media_type="application/json")
-
-
-def _failure(status: int, error: str) -> Response:
-    return _json(Failure(error), status)
+def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(encode(value), status, headers, media_type="application/json")
 
 
 async def _body(request: Request, kind: type[_Struct]) -> _Struct:
     """Read the body of a request; raises `Refusal`. No body is an empty object."""
     data = bytearray()
-    async for chunk in request.stream():
-        data += chunk
-        if len(data) > MAX_MESSAGE:
-            raise Refusal(413, f"the request has more than {MAX_MESSAGE >> 20} MiB")
+    try:
+        async with asyncio.timeout(BODY_PATIENCE):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > MAX_MESSAGE:
+                    raise Refusal(413, f"the request has more than {MAX_MESSAGE >> 20} MiB")
+    except TimeoutError:
+        raise Refusal(408, f"the request was not complete after {BODY_PATIENCE:g} s") from None
     if data and not request.headers.get("content-type", "").startswith("application/json"):
         raise Refusal(415, "the content type has to be application/json")
     try:
@@ -76,54 +84,43 @@ def _answers(endpoint: _Endpoint) -> _Endpoint:
         if version := request.headers.get(VERSION_HEADER):
             fault = version_fault("command", version, __version__)
         if fault:
-            return _failure(426, fault)
+            return failure(426, fault)
         try:
             return await endpoint(request)
         except Refusal as refusal:
-            return _failure(refusal.status, str(refusal))
+            return failure(refusal.status, str(refusal))
+        except ClientDisconnect:
+            return failure(400, "the request ended in the middle")  # nobody hears it
 
     return answer
 
 
-class Guard:
-    """Lets in who may: the token if there is one, this host's names, no foreign web page."""
+def _counted(endpoint: _Endpoint, path: str, requests: Requests) -> _Endpoint:
+    """Count the requests of an endpoint."""
 
-    def __init__(self, app: ASGIApp, token: str, hosts: frozenset[str]) -> None:
-        self._app = app
-        self._token = token
-        self._hosts = hosts
+    async def answer(request: Request) -> Response:
+        begun = time.monotonic()
+        response = await endpoint(request)
+        requests.add(request.method, path, response.status_code, time.monotonic() - begun)
+        return response
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in ("http", "websocket"):
-            await self._app(scope, receive, send)
-            return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        fault = self._fault(headers)
-        if fault is None:
-            await self._app(scope, receive, send)
-        elif scope["type"] == "http":
-            await _failure(*fault)(scope, receive, send)
-        else:
-            await send({"type": "websocket.close", "code": 1008, "reason": fault[1]})
-
-    def _fault(self, headers: dict[str, str]) -> tuple[int, str] | None:
-        host = headers.get("host", "")
-        if self._hosts and host.rsplit(":", 1)[0].strip("[]") not in self._hosts:
-            return 403, f"`{host}` is not a name of this coordinator"
-        origin = headers.get("origin")
-        if origin is not None and origin.partition("://")[2] != host:
-            return 403, f"requests of pages from {origin} are not allowed"
-        if self._token:
-            shown = headers.get("authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(shown.encode(), self._token.encode()):
-                return 401, (
-                    "this coordinator wants its token: set DORA_AUTH_TOKEN, or copy its .dora-token to "
-                    "~/.config/dora/.dora-token"
-                )
-        return None
+    return answer
 
 
-def make_api(coordinator: Coordinator, *, token: str = "", hosts: frozenset[str] = frozenset()) -> ASGIApp:
+class Pages(NamedTuple):
+    """What is for people with browsers; the paths ``open_to_all`` need no token, see `Guard`."""
+
+    routes: Sequence[BaseRoute] = ()
+    open_to_all: tuple[str, ...] = ()
+
+
+def make_api(
+    coordinator: Coordinator,
+    *,
+    token: str = "",
+    hosts: frozenset[str] = frozenset(),
+    pages: Pages = Pages(),
+) -> ASGIApp:
     """Return the ASGI application. Empty ``hosts``: any host name is fine."""
 
     async def health(request: Request) -> Response:  # noqa: ARG001
@@ -152,18 +149,20 @@ def make_api(coordinator: Coordinator, *, token: str = "", hosts: frozenset[str]
     async def restart(request: Request) -> Response:
         wish = await _body(request, StopRequest)
         old, new = await coordinator.restart(request.path_params["dataflow"], wish.grace, wish.force)
-        return _json({"old": old, "new": new}, 201)
+        return _json(RestartView(old, new), 201)
 
     async def wait(request: Request) -> Response:
         try:
-            timeout = min(max(float(request.query_params.get("timeout", MAX_WAIT)), 0.0), MAX_WAIT)
+            timeout = float(request.query_params.get("timeout", MAX_WAIT))
         except ValueError:
-            raise Refusal(400, "`timeout` has to be a number of seconds") from None
+            timeout = math.nan
+        if not timeout >= 0:
+            raise Refusal(400, "`timeout` has to be a number of seconds")
         until = request.query_params.get("until", "ended")
         if until not in ("started", "ended"):
             raise Refusal(400, "`until` has to be started or ended")
         view = await coordinator.wait(
-            request.path_params["dataflow"], started=until == "started", timeout=timeout
+            request.path_params["dataflow"], started=until == "started", timeout=min(timeout, MAX_WAIT)
         )
         return _json(view)
 
@@ -171,6 +170,9 @@ def make_api(coordinator: Coordinator, *, token: str = "", hosts: frozenset[str]
         wish = await _body(request, DownRequest)
         await coordinator.down(wish.force)
         return _json({})
+
+    async def metrics(request: Request) -> Response:  # noqa: ARG001
+        return Response(await coordinator.metrics(), media_type="text/plain; version=0.0.4")
 
     async def daemon(websocket: WebSocket) -> None:
         await websocket.accept()
@@ -187,22 +189,27 @@ def make_api(coordinator: Coordinator, *, token: str = "", hosts: frozenset[str]
         ("GET", "/api/dataflows/{dataflow}/wait", wait),
         ("POST", "/api/down", down),
         ("GET", "/openapi.json", openapi),
+        ("GET", "/metrics", metrics),
     ]
-    routes = [Route(path, _answers(endpoint), methods=[method]) for method, path, endpoint in endpoints]
+    routes = [
+        Route(path, _counted(_answers(endpoint), path, coordinator.requests), methods=[method])
+        for method, path, endpoint in endpoints
+    ]
     app = Starlette(
-        routes=[*routes, WebSocketRoute("/api/daemon", daemon)],
+        routes=[*routes, WebSocketRoute("/api/daemon", daemon), *pages.routes],
         exception_handlers={HTTPException: _nowhere, Exception: _trouble},
     )
-    return Guard(app, token, hosts)
+    return Guard(app, token, hosts, pages.open_to_all)
 
 
 async def _nowhere(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _failure(error.status_code, f"{request.method} {request.url.path}: {error.detail}")
+    sentence = f"{request.method} {request.url.path}: {error.detail}"
+    return _json(Failure(sentence), error.status_code, error.headers)
 
 
 async def _trouble(request: Request, error: Exception) -> Response:  # noqa: ARG001
-    return _failure(500, f"the coordinator has a problem: {type(error).__name__}: {error}")
+    return failure(500, f"the coordinator has a problem: {type(error).__name__}: {error}")
 
 
 async def _serve_daemon(coordinator: Coordinator, websocket: WebSocket) -> None:
@@ -210,20 +217,31 @@ async def _serve_daemon(coordinator: Coordinator, websocket: WebSocket) -> None:
     outgoing: asyncio.Queue[ToDaemon] = asyncio.Queue()
     link = None
     sender = None
+    silent = False
     try:
         first = decode_to_coordinator(await asyncio.wait_for(websocket.receive_text(), HELLO_PATIENCE))
         if not isinstance(first, Hello):
             return
-        link = coordinator.join(first, outgoing.put_nowait)
+        seen = websocket.client.host if websocket.client is not None else ""
+        server = websocket.scope.get("server") or ("", None)
+        link = coordinator.fleet.join(first, outgoing.put_nowait, seen, str(server[0]))
+        patience = None if is_loopback(seen) else SILENCE
         sender = asyncio.create_task(_send_all(websocket, outgoing))
         while link is not None:
-            coordinator.take(decode_to_coordinator(await websocket.receive_text()))
-        await outgoing.join()
+            try:
+                async with asyncio.timeout(patience):
+                    text = await websocket.receive_text()
+            except TimeoutError:
+                silent = True
+                break
+            coordinator.take(link, decode_to_coordinator(text))
+        async with asyncio.timeout(FAREWELL_PATIENCE):
+            await outgoing.join()
     except (WebSocketDisconnect, TimeoutError, msgspec.DecodeError, KeyError, RuntimeError):
         pass  # gone, or not a daemon
     finally:
         if link is not None:
-            coordinator.leave(link)
+            coordinator.fleet.leave(link, silent)
         if sender is not None:
             sender.cancel()
         try:

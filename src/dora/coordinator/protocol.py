@@ -8,15 +8,22 @@ end of a run until it is `Recorded`, so that no record is lost with a connection
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Final, Literal
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from dora.logs.entry import LogEntry
+from dora.supervise.news import MachineNews
 from dora.supervise.result import DataflowResult
+from dora.wire.control import TlsFiles
+from dora.wire.survey import Survey
 
 DEFAULT_PORT: Final = 6013
 MAX_MESSAGE: Final = 16 << 20  # bytes of a request or a frame
+MAX_GRACE: Final = 86_400.0  # seconds that nodes may be given to stop
 VERSION_HEADER: Final = "dora-version"
+DEFAULT_MACHINE: Final = "default"  # the id of a machine whose daemon was given none
+BEAT_EVERY: Final = 1.0  # seconds between two signs of life of a daemon
 
 RunStatus = Literal["starting", "running", "finished", "failed"]
 ACTIVE: Final = ("starting", "running")
@@ -34,15 +41,23 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     uv: bool = False
     hot_reload: bool = False
     allow_shell_nodes: bool = False
+    trace: bool = False  # nodes write spans
+    machines: dict[str, str] = {}  # node → machine; the coordinator decides
 
 
 class RunReport(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a run is, or how it ended. ``reason`` says why it failed where no node did."""
+    """How a run is, or how it ended; of a dataflow on several machines, the part of one machine.
+
+    ``reason`` says why it failed where no node did. ``port`` is where messages of other machines come in,
+    ``news`` what these have to know.
+    """
 
     dataflow_id: str
     status: RunStatus
     result: DataflowResult | None = None
     reason: str = ""
+    port: int = 0
+    news: MachineNews | None = None
 
 
 class RunUsage(msgspec.Struct, frozen=True):
@@ -63,6 +78,10 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
     daemon_id: str  # made anew by every daemon process
     pid: int
     runs: tuple[RunReport, ...] = ()
+    machine: str = DEFAULT_MACHINE
+    labels: dict[str, str] = {}
+    address: str = ""  # where other machines reach this one; "": where the coordinator sees it
+    tls: bool = False  # it has certificates
 
 
 class Changed(msgspec.Struct, frozen=True, tag=True):
@@ -82,7 +101,25 @@ class Explained(msgspec.Struct, frozen=True, tag=True):
     spec: RunSpec
 
 
-ToCoordinator = Hello | Changed | Usage | Explained
+class Surveyed(msgspec.Struct, frozen=True, tag=True):
+    """The answer to `TakeSurvey`: every dataflow that runs here, in numbers."""
+
+    number: int
+    surveys: list[Survey]
+
+
+class Logged(msgspec.Struct, frozen=True, tag=True):
+    """Log entries of a run whose logs the coordinator gathers."""
+
+    dataflow_id: str
+    entries: list[LogEntry]
+
+
+class Beat(msgspec.Struct, frozen=True, tag=True):
+    """The daemon is alive."""
+
+
+ToCoordinator = Hello | Changed | Usage | Explained | Surveyed | Logged | Beat
 
 # ----------------------------------------------------------------------- coordinator → daemon
 
@@ -97,9 +134,49 @@ class Rejected(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
+class Share(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of a dataflow that a machine runs.
+
+    ``secret`` is shown by whoever connects to a mailbox of this dataflow. ``interface`` and ``tls`` are
+    known by the daemon.
+    """
+
+    machine: str
+    secret: str
+    gathered: bool = False  # its log entries go to the coordinator too
+    interface: str = ""
+    tls: TlsFiles | None = None
+
+
 class Start(msgspec.Struct, frozen=True, tag=True):
+    """``share`` None: the whole dataflow is for this machine."""
+
     dataflow_id: str
     spec: RunSpec
+    share: Share | None = None
+
+
+class Meet(msgspec.Struct, frozen=True, tag=True):
+    """All machines of a dataflow are prepared: machine → the endpoint of its mailbox."""
+
+    dataflow_id: str
+    mailboxes: dict[str, str]
+
+
+class Told(msgspec.Struct, frozen=True, tag=True):
+    """What another machine tells of its part of a dataflow."""
+
+    dataflow_id: str
+    machine: str
+    news: MachineNews
+
+
+class Lost(msgspec.Struct, frozen=True, tag=True):
+    """Another machine of a dataflow is lost; ``reason`` is half a sentence."""
+
+    dataflow_id: str
+    machine: str
+    reason: str
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
@@ -126,11 +203,30 @@ class Measure(msgspec.Struct, frozen=True, tag=True):
     """Answered by `Usage`."""
 
 
+class TakeSurvey(msgspec.Struct, frozen=True, tag=True):
+    """Answered by `Surveyed` with the same number."""
+
+    number: int
+
+
 class Leave(msgspec.Struct, frozen=True, tag=True):
     """Stop what runs and end."""
 
 
-ToDaemon = Welcome | Rejected | Start | Stop | Recorded | Explain | Measure | Leave
+ToDaemon = (
+    Welcome
+    | Rejected
+    | Start
+    | Meet
+    | Told
+    | Lost
+    | Stop
+    | Recorded
+    | Explain
+    | Measure
+    | TakeSurvey
+    | Leave
+)
 
 # ----------------------------------------------------------------------- command → coordinator
 
@@ -148,6 +244,7 @@ class DataflowView(msgspec.Struct, frozen=True, kw_only=True):
     ended: float | None = None
     cpu: float = 0.0  # percent of one core
     memory: int = 0  # bytes
+    machines: list[str] = []  # that run a part of it
     reason: str = ""
     result: DataflowResult | None = None
 
@@ -157,8 +254,15 @@ class StartRequest(msgspec.Struct, frozen=True):
 
 
 class StopRequest(msgspec.Struct, frozen=True):
-    grace: float | None = None
+    grace: Annotated[float, msgspec.Meta(ge=0, le=MAX_GRACE)] | None = None
     force: bool = False
+
+
+class RestartView(msgspec.Struct, frozen=True):
+    """A dataflow was started again: the UUID that it had, and its new record."""
+
+    old: str
+    new: DataflowView
 
 
 class DownRequest(msgspec.Struct, frozen=True):
@@ -171,11 +275,22 @@ class Failure(msgspec.Struct, frozen=True):
     error: str
 
 
+class MachineView(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine whose daemon is connected, or was and is waited for."""
+
+    id: str
+    labels: dict[str, str] = {}
+    address: str = ""  # where the coordinator sees it
+    daemon_id: str = ""
+    away_since: float | None = None  # seconds since the Unix epoch; None: it is connected
+
+
 class SystemStatus(msgspec.Struct, frozen=True):
     version: str
     pid: int  # of the coordinator
     daemons: list[str]  # ids of the daemons that are connected
     active_dataflows: int
+    machines: list[MachineView] = []
 
 
 encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode

@@ -15,47 +15,46 @@ from collections.abc import Callable
 import msgspec
 
 from dora._version import __version__
+from dora.coordinator.fleet import DaemonLink, Fleet
+from dora.coordinator.gathered import GatheredLogs
+from dora.coordinator.placement import place
 from dora.coordinator.protocol import (
     ACTIVE,
+    Beat,
     Changed,
     DataflowView,
-    Explain,
     Explained,
     Hello,
     Leave,
+    Logged,
     Measure,
-    Recorded,
-    Rejected,
     RunReport,
     RunSpec,
     RunUsage,
-    Start,
-    Stop,
+    Surveyed,
     SystemStatus,
     ToCoordinator,
-    ToDaemon,
     Usage,
-    Welcome,
-    version_fault,
 )
-from dora.coordinator.rules import Refusal, check_name, file_of, find, first_view, free_name, listed, lost
+from dora.coordinator.rules import (
+    Refusal,
+    check_name,
+    dataflow_of,
+    file_of,
+    find,
+    first_view,
+    free_name,
+    listed,
+)
 from dora.coordinator.store import Store
+from dora.coordinator.surveys import Requests, Surveys
+from dora.dataflow.model import LogOptions
 from dora.wire.ids import uuid7
 
-LOST_AFTER = 5.0  # seconds that a daemon may take to come back before its dataflows count as lost
-FIRST_REPORT = 10.0  # the same, after the start of the coordinator
 MEASURE_PATIENCE = 0.15
 LEAVE_PATIENCE = 16.0
 
 log = logging.getLogger("dora.coordinator")
-
-
-class DaemonLink:
-    """The connection of a daemon; ``send`` never waits."""
-
-    def __init__(self, daemon_id: str, send: Callable[[ToDaemon], None]) -> None:
-        self.daemon_id = daemon_id
-        self.send = send
 
 
 class Coordinator:
@@ -64,81 +63,59 @@ class Coordinator:
     def __init__(self, store: Store, exit: Callable[[], None]) -> None:
         self._store = store
         self._exit = exit
-        self._daemon: DaemonLink | None = None
+        self.fleet = Fleet(store, self._notify)
+        self._gathered = GatheredLogs(self._log_options)
         self._changed = asyncio.Condition()
-        self._usage: dict[str, RunUsage] = {}
+        self._usage: dict[str, dict[str, RunUsage]] = {}  # machine → dataflow → usage
+        self._unmeasured: set[str] = set()
         self._measured = asyncio.Event()
-        self._verdict = asyncio.get_running_loop().call_later(FIRST_REPORT, self._give_up)
+        self._known_log_options: dict[str, dict[str, LogOptions]] = {}
+        self._surveys = Surveys()
+        self.requests = Requests()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    # ----------------------------------------------------------------------- the daemon
+    # ----------------------------------------------------------------------- daemons
 
-    def join(self, hello: Hello, send: Callable[[ToDaemon], None]) -> DaemonLink | None:
-        """Take in a daemon and its report; None (and an answer to it) if it cannot take part."""
-        fault = version_fault("daemon", hello.version, __version__)
-        if not fault and self._daemon is not None and self._daemon.daemon_id != hello.daemon_id:
-            fault = "another daemon is connected to this coordinator already"
-        if fault:
-            log.warning("refused the daemon with process id %d: %s", hello.pid, fault)
-            send(Rejected(fault))
-            return None
-        self._verdict.cancel()
-        self._daemon = DaemonLink(hello.daemon_id, send)
-        log.info("the daemon with process id %d is connected", hello.pid)
-        send(Welcome(__version__))
-        known = {view.uuid for view in self._store.views()}
-        for report in hello.runs:
-            if report.status in ACTIVE and report.dataflow_id not in known:
-                send(Explain(report.dataflow_id))  # the store is a new one
-            else:
-                self._record(report)
-        reported = {report.dataflow_id for report in hello.runs}
-        for dataflow_id, was_with in self._store.active().items():
-            if dataflow_id not in reported:
-                self._record(lost(dataflow_id, was_with, hello.daemon_id))
-        self._notify()
-        return self._daemon
-
-    def leave(self, link: DaemonLink) -> None:
-        """The connection of a daemon ended; it has some seconds to come back."""
-        if self._daemon is not link:
-            return
-        log.warning("the daemon is gone")
-        self._daemon = None
-        self._verdict = asyncio.get_running_loop().call_later(LOST_AFTER, self._give_up)
-        self._notify()
-
-    def take(self, message: ToCoordinator) -> None:
-        """Take a message of the daemon."""
+    def take(self, link: DaemonLink, message: ToCoordinator) -> None:
+        """Take a message of a daemon."""
         match message:
             case Changed(run=report):
-                self._record(report)
-                self._notify()
+                self.fleet.record(link, report)
             case Explained(run=report, spec=spec):
-                self._add(report.dataflow_id, spec)
-                self._record(report)
-                self._notify()
+                try:
+                    self._explained(link, report, spec)
+                except Refusal as refusal:
+                    log.error("no record of dataflow %s: %s", report.dataflow_id, refusal)
+                self.fleet.record(link, report)
             case Usage(runs=runs):
-                self._usage = {run.dataflow_id: run for run in runs}
-                self._measured.set()
+                self._usage[link.machine] = {run.dataflow_id: run for run in runs}
+                self._unmeasured.discard(link.machine)
+                if not self._unmeasured:
+                    self._measured.set()
+            case Surveyed():
+                self._surveys.take(link.daemon_id, message)
+            case Logged(dataflow_id=dataflow_id, entries=entries):
+                self._gathered.write(dataflow_id, entries)
+            case Beat():
+                pass
             case Hello():
                 log.warning("the daemon introduced itself twice")
 
-    def _record(self, report: RunReport) -> None:
-        # The daemon's word counts, also about a run that was given up before the daemon came back.
-        daemon_id = self._daemon.daemon_id if self._daemon is not None else ""
-        self._store.update(report, daemon_id)
-        log.info("dataflow %s: %s %s", report.dataflow_id, report.status, report.reason)
-        if report.status not in ACTIVE and self._daemon is not None:
-            self._daemon.send(Recorded(report.dataflow_id))
+    def _explained(self, link: DaemonLink, report: RunReport, spec: RunSpec) -> None:
+        """Make the record of a dataflow that runs already; raises `Refusal`."""
+        if self._store.find(report.dataflow_id) is not None:
+            return  # another machine was quicker
+        machines = sorted({link.machine, *spec.machines.values()})
+        self._add(report.dataflow_id, spec, dict.fromkeys(machines, ""))
 
-    def _give_up(self) -> None:
-        if self._daemon is None:
-            for dataflow_id in self._store.active():
-                self._record(
-                    RunReport(dataflow_id, "failed", reason="its daemon is gone, and all nodes with it")
-                )
-            self._notify()
+    def _log_options(self, dataflow_id: str) -> dict[str, LogOptions]:
+        if self._store.find(dataflow_id) is None:
+            return {}
+        known = self._known_log_options.get(dataflow_id)
+        if known is None:
+            dataflow = dataflow_of(self._store.spec(dataflow_id))
+            known = self._known_log_options[dataflow_id] = {node.id: node.log for node in dataflow.nodes}
+        return known
 
     def _notify(self) -> None:
         async def notify() -> None:
@@ -152,56 +129,90 @@ class Coordinator:
     # ----------------------------------------------------------------------- requests
 
     def status(self) -> SystemStatus:
-        daemons = [self._daemon.daemon_id] if self._daemon is not None else []
-        return SystemStatus(__version__, os.getpid(), daemons, len(self._store.active()))
+        daemons = [link.daemon_id for link in self.fleet.links.values()]
+        return SystemStatus(
+            __version__, os.getpid(), daemons, len(self._store.active()), self.fleet.views()
+        )
 
     async def dataflows(self) -> list[DataflowView]:
         """Return all dataflows, with what the running ones use; the oldest first."""
         views = self._store.views()
-        if self._daemon is not None and any(view.status in ACTIVE for view in views):
+        if self.fleet.links and any(view.status in ACTIVE for view in views):
             self._measured.clear()
-            self._daemon.send(Measure())
+            self._unmeasured = set(self.fleet.links)
+            for link in self.fleet.links.values():
+                link.send(Measure())
             try:
                 await asyncio.wait_for(self._measured.wait(), MEASURE_PATIENCE)
             except TimeoutError:
                 pass  # the numbers of the last time
         return [self._with_usage(view) for view in views]
 
+    async def metrics(self) -> bytes:
+        """Return the page for Prometheus."""
+        from dora.coordinator.metrics import page
+
+        daemons = {link.daemon_id: link.send for link in self.fleet.links.values()}
+        found = await self._surveys.ask(daemons)
+        return page(
+            self._store.views(),
+            {daemon_id: daemon_id in found for daemon_id in daemons},
+            [survey for surveys in found.values() for survey in surveys],
+            self.requests,
+        )
+
     def _with_usage(self, view: DataflowView) -> DataflowView:
-        usage = self._usage.get(view.uuid)
-        if usage is None or view.status not in ACTIVE:
+        if view.status not in ACTIVE:
             return view
-        return msgspec.structs.replace(view, cpu=usage.cpu, memory=usage.memory)
+        found = [usage[view.uuid] for usage in self._usage.values() if view.uuid in usage]
+        cpu, memory = sum(usage.cpu for usage in found), sum(usage.memory for usage in found)
+        return msgspec.structs.replace(view, cpu=round(cpu, 1), memory=memory)
 
     def dataflow(self, wanted: str) -> DataflowView:
         """Return one dataflow with its result; raises `Refusal`."""
         return self._store.view(find(self._store.views(), wanted).uuid)
 
+    def spec(self, wanted: str) -> RunSpec:
+        """Return what was asked to run; raises `Refusal`."""
+        return self._store.spec(self.dataflow(wanted).uuid)
+
     def start(self, spec: RunSpec) -> DataflowView:
         """Record a dataflow and let it start; raises `Refusal`. Without a name it gets that of its file."""
-        daemon = self._some_daemon()
+        self._check_daemons()
         views = self._store.views()
         if spec.name:
             check_name(views, spec.name)
         stem = os.path.splitext(os.path.basename(file_of(spec) or "dataflow"))[0]
-        spec = msgspec.structs.replace(spec, name=spec.name or free_name(views, stem))
-        view = self._add(uuid7(), spec)
-        daemon.send(Start(view.uuid, spec))
-        log.info("dataflow %s: %s is to start", view.uuid, view.name)
+        placed = place(dataflow_of(spec), self.fleet.views())
+        spec = msgspec.structs.replace(spec, name=spec.name or free_name(views, stem), machines=placed)
+        machines = sorted(set(placed.values())) or [next(iter(sorted(self.fleet.links)))]
+        links = self.fleet.links
+        if len({links[machine].tls for machine in machines}) > 1:
+            bare = [machine for machine in machines if not links[machine].tls]
+            raise Refusal(409, f"some machines use TLS, and others do not: {', '.join(bare)}")
+        daemons = {machine: links[machine].daemon_id for machine in machines}
+        view = self._add(uuid7(), spec, daemons)
+        self.fleet.start(view.uuid, spec)
+        log.info("dataflow %s: %s is to start on %s", view.uuid, view.name, ", ".join(machines))
         return view
 
-    def _add(self, dataflow_id: str, spec: RunSpec) -> DataflowView:
+    def _add(self, dataflow_id: str, spec: RunSpec, daemons: dict[str, str]) -> DataflowView:
         """Make the record of a dataflow; raises `Refusal`."""
         view = first_view(dataflow_id, spec, time.time())
-        self._store.add(dataflow_id, spec, view, self._some_daemon().daemon_id)
+        directory = view.log_directory
+        if self.fleet.gathers(daemons):
+            directory = self._gathered.directory(dataflow_id)
+        view = msgspec.structs.replace(view, machines=sorted(daemons), log_directory=directory)
+        self._store.add(dataflow_id, spec, view, daemons)
+        self.fleet.add(dataflow_id, daemons)
         return view
 
     def stop(self, wanted: str, grace: float | None, force: bool) -> DataflowView:
         """Let a running dataflow stop; returns at once. Raises `Refusal`."""
-        daemon = self._some_daemon()
+        self._check_daemons()
         view = find(self._store.views(), wanted)
         if view.status in ACTIVE:
-            daemon.send(Stop(view.uuid, grace, force))
+            self.fleet.stop(view.uuid, grace, force)
         return view
 
     async def wait(self, wanted: str, *, started: bool, timeout: float) -> DataflowView:
@@ -246,23 +257,25 @@ class Coordinator:
         running = [view for view in self._store.views() if view.status in ACTIVE]
         if running and not force:
             raise Refusal(409, f"{len(running)} dataflow(s) still running\n{listed(running)}")
-        if self._daemon is not None:
-            self._daemon.send(Leave())
+        if self.fleet.links:
+            for link in self.fleet.links.values():
+                link.send(Leave())
             async with self._changed:
                 try:
                     await asyncio.wait_for(
-                        self._changed.wait_for(lambda: self._daemon is None), LEAVE_PATIENCE
+                        self._changed.wait_for(lambda: not self.fleet.links), LEAVE_PATIENCE
                     )
                 except TimeoutError:
-                    log.warning("the daemon has not ended within %g s", LEAVE_PATIENCE)
+                    left = ", ".join(f"`{machine}`" for machine in self.fleet.links)
+                    log.warning("the daemon of %s has not ended within %g s", left, LEAVE_PATIENCE)
         self._exit()
 
     def close(self) -> None:
         """Close the store; nothing may be asked afterwards."""
-        self._verdict.cancel()
+        self.fleet.close()
+        self._gathered.close()
         self._store.close()
 
-    def _some_daemon(self) -> DaemonLink:
-        if self._daemon is None:
+    def _check_daemons(self) -> None:
+        if not self.fleet.links:
             raise Refusal(503, "no daemon is connected to the coordinator; start one with `dora up`")
-        return self._daemon

@@ -14,36 +14,50 @@ import os
 import signal
 import sys
 import time
+from collections import deque
+from collections.abc import Coroutine
+from typing import Any
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
 from dora._version import __version__
+from dora.coordinator.placement import is_loopback
 from dora.coordinator.protocol import (
     ACTIVE,
+    BEAT_EVERY,
     MAX_MESSAGE,
+    Beat,
     Changed,
     Explain,
     Explained,
     Hello,
     Leave,
+    Logged,
+    Lost,
     Measure,
+    Meet,
     Recorded,
     Rejected,
     RunReport,
     RunUsage,
     Start,
     Stop,
+    Surveyed,
+    TakeSurvey,
     ToCoordinator,
     ToDaemon,
+    Told,
     Usage,
     Welcome,
+    decode_to_coordinator,
     decode_to_daemon,
     encode,
 )
 from dora.daemon.rundir import remove_stale
 from dora.errors import DoraError
+from dora.machine.identity import Identity
 from dora.machine.lock import locked
 from dora.machine.usage import Meter
 from dora.wire.ids import uuid7
@@ -51,8 +65,14 @@ from dora.wire.ids import uuid7
 FIRST_RETRY, LAST_RETRY = 0.05, 1.0  # seconds between attempts to reach the coordinator
 FORCE_AFTER = 5.0  # seconds that the process of a run may take to kill its nodes
 FAREWELL = 1.0  # seconds that the last reports may take to be recorded
+ANSWER_PATIENCE = 4.0  # seconds that the coordinator may take to answer a ping
+MOST_LOGGED = 200  # batches of log entries that wait for a connection
 
 log = logging.getLogger("dora.daemon")
+
+
+class _NotWanted(Exception):
+    """The coordinator rejects this daemon."""
 
 
 class _Run:
@@ -77,7 +97,9 @@ class _Run:
 class MachineDaemon:
     """Serve a coordinator until told to end."""
 
-    def __init__(self, address: str, port: int, token: str) -> None:
+    def __init__(self, address: str, port: int, token: str, identity: Identity) -> None:
+        self._identity = identity
+        self._interface = identity.address
         self._where = f"{address}:{port}"
         self._url = f"ws://{f'[{address}]' if ':' in address else address}:{port}/api/daemon"
         self._token = token
@@ -87,9 +109,13 @@ class MachineDaemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self._connection: ClientConnection | None = None
         self._outgoing: asyncio.Queue[ToCoordinator] = asyncio.Queue()
+        self._unsent: deque[Logged] = deque(maxlen=MOST_LOGGED)  # while there is no connection
         self._changed = asyncio.Event()  # a run has ended, or its end was recorded
         self._leaving = False
         self._meter = Meter()
+        self._welcomed = False
+        self._pause = FIRST_RETRY
+        self._told = ""  # the fault of the connection that was logged last
 
     async def serve(self) -> None:
         """Serve until the coordinator or a signal ends this; raises `DoraError` if it is rejected."""
@@ -148,11 +174,14 @@ class MachineDaemon:
     # ----------------------------------------------------------------------- coordinator
 
     async def _speak(self) -> None:
-        """Keep the connection to the coordinator, as long as it takes."""
-        pause = FIRST_RETRY
-        told = False
+        """Keep the connection to the coordinator, as long as it takes.
+
+        Raises `DoraError` if the coordinator does not want this daemon. Once it has had it, that stops
+        nothing either: the coordinator may have come back with another token or version.
+        """
         headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         while True:
+            fault = f"no connection to the coordinator at {self._where}"
             try:
                 async with connect(
                     self._url,
@@ -161,38 +190,68 @@ class MachineDaemon:
                     compression=None,
                     proxy=None,
                     open_timeout=5.0,
+                    ping_interval=ANSWER_PATIENCE / 2,
+                    ping_timeout=ANSWER_PATIENCE,
+                    close_timeout=1.0,
                 ) as connection:
-                    pause = FIRST_RETRY
-                    told = False
                     await self._converse(connection)
             except InvalidStatus as error:
                 if error.response.status_code in (401, 403):
-                    raise DoraError(
+                    fault = (
                         f"the coordinator at {self._where} does not accept the token of this daemon; set "
                         "DORA_AUTH_TOKEN, or copy its .dora-token to ~/.config/dora/.dora-token"
-                    ) from None
+                    )
+                    if not self._welcomed:
+                        raise DoraError(fault) from None
+            except _NotWanted as error:
+                fault = f"the coordinator at {self._where} does not accept this daemon: {error}"
+                if not self._welcomed:
+                    raise DoraError(fault) from None
             except (OSError, WebSocketException, TimeoutError):
                 pass
             except msgspec.DecodeError as error:
-                log.error("the coordinator at %s is not understood: %s", self._where, error)
-            if not told and not self._leaving:
-                told = True
-                log.warning("no connection to the coordinator at %s; trying again and again", self._where)
-            await asyncio.sleep(pause)
-            pause = min(pause * 1.5, LAST_RETRY)
+                fault = f"the coordinator at {self._where} is not understood: {error}"
+            if fault != self._told and not self._leaving:
+                self._told = fault
+                log.warning("%s; trying again and again", fault)
+            await asyncio.sleep(self._pause)
+            self._pause = min(self._pause * 1.5, LAST_RETRY)
 
     async def _converse(self, connection: ClientConnection) -> None:
         self._outgoing = asyncio.Queue()  # what waits in an old one is in the report
-        hello = Hello(__version__, self._id, os.getpid(), tuple(self._reports.values()))
+        identity = self._identity
+        hello = Hello(
+            __version__,
+            self._id,
+            os.getpid(),
+            tuple(self._reports.values()),
+            machine=identity.machine,
+            labels=identity.labels,
+            address=identity.address,
+            tls=identity.tls is not None,
+        )
         self._outgoing.put_nowait(hello)
+        while self._unsent:
+            self._outgoing.put_nowait(self._unsent.popleft())
+        local = str(connection.local_address[0])
+        # Where the coordinator sees this machine is not known here if both are on the same one.
+        self._interface = identity.address or ("0.0.0.0" if is_loopback(local) else local)
         self._connection = connection
         sender = asyncio.create_task(self._send_all(connection, self._outgoing))
+        beating = asyncio.create_task(self._beat(self._outgoing))
         try:
             async for data in connection:
                 await self._take(decode_to_daemon(data))
         finally:
             self._connection = None
             sender.cancel()
+            beating.cancel()
+
+    async def _beat(self, outgoing: asyncio.Queue[ToCoordinator]) -> None:
+        while True:
+            await asyncio.sleep(BEAT_EVERY)
+            if outgoing.empty():
+                outgoing.put_nowait(Beat())
 
     async def _send_all(self, connection: ClientConnection, outgoing: asyncio.Queue[ToCoordinator]) -> None:
         while True:
@@ -201,9 +260,11 @@ class MachineDaemon:
     async def _take(self, message: ToDaemon) -> None:
         match message:
             case Welcome():
+                self._welcomed = True
+                self._pause, self._told = FIRST_RETRY, ""
                 log.info("connected to the coordinator at %s", self._where)
             case Rejected(reason=reason):
-                raise DoraError(f"the coordinator at {self._where} does not accept this daemon: {reason}")
+                raise _NotWanted(reason)
             case Start():
                 await self._start(message)
             case Stop(dataflow_id=dataflow_id):
@@ -211,6 +272,13 @@ class MachineDaemon:
                     run.command(message)
                     if message.force:
                         asyncio.get_running_loop().call_later(FORCE_AFTER, run.kill)
+            case (
+                Meet(dataflow_id=dataflow_id)
+                | Told(dataflow_id=dataflow_id)
+                | Lost(dataflow_id=dataflow_id)
+            ):
+                if (run := self._runs.get(dataflow_id)) is not None:
+                    run.command(message)
             case Recorded(dataflow_id=dataflow_id):
                 if dataflow_id not in self._runs:
                     self._reports.pop(dataflow_id, None)
@@ -224,8 +292,21 @@ class MachineDaemon:
                     for dataflow_id, run in self._runs.items()
                 ]
                 self._outgoing.put_nowait(Usage(tuple(usage)))
+            case TakeSurvey(number=number):
+                self._in_background(self._survey(number))
             case Leave():
                 self._leave()
+
+    async def _survey(self, number: int) -> None:
+        from dora.inspection.surveyor import survey_all
+
+        surveys = await asyncio.to_thread(survey_all, tuple(self._runs))
+        self._outgoing.put_nowait(Surveyed(number, surveys))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     # ----------------------------------------------------------------------- runs
 
@@ -250,26 +331,32 @@ class MachineDaemon:
         except OSError as error:
             self._report(RunReport(dataflow_id, "failed", reason=f"{interpreter} cannot be run: {error}"))
             return
+        if start.share is not None:
+            share = msgspec.structs.replace(start.share, interface=self._interface, tls=self._identity.tls)
+            start = msgspec.structs.replace(start, share=share)
         run = self._runs[dataflow_id] = _Run(start, process)
         run.command(start)
         if self._leaving:  # a signal came meanwhile
             run.command(Stop(dataflow_id))
         log.info("dataflow %s: process %d runs it", dataflow_id, process.pid)
-        task = asyncio.create_task(self._attend(run))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._in_background(self._attend(run))
 
     async def _attend(self, run: _Run) -> None:
         """Pass on what the process of a run reports, until it ends."""
         assert run.process.stdout is not None
         try:
             async for line in run.process.stdout:
-                report = msgspec.json.decode(line, type=RunReport)
+                message = decode_to_coordinator(line)
+                if isinstance(message, Logged):
+                    self._hand_on(message)
+                    continue
+                assert isinstance(message, Changed)
+                report = message.run
                 if report.status in ACTIVE:
                     self._report(report)
                 else:
                     self._reports[run.dataflow_id] = report  # told when the process is gone
-        except (ValueError, msgspec.DecodeError) as error:
+        except (ValueError, AssertionError, msgspec.DecodeError) as error:
             log.error("dataflow %s: its process reports nonsense: %s", run.dataflow_id, error)
             run.kill()
         if run.process.stdin is not None:
@@ -290,8 +377,16 @@ class MachineDaemon:
         self._report(report)
         self._changed.set()
 
+    def _hand_on(self, entries: Logged) -> None:
+        if self._connection is not None:
+            self._outgoing.put_nowait(entries)
+        else:
+            self._unsent.append(entries)
+
     def _report(self, report: RunReport) -> None:
-        log.info("dataflow %s: %s %s", report.dataflow_id, report.status, report.reason)
+        before = self._reports.get(report.dataflow_id)
+        if before is None or (before.status, before.reason) != (report.status, report.reason):
+            log.info("dataflow %s: %s %s", report.dataflow_id, report.status, report.reason)
         self._reports[report.dataflow_id] = report
         if self._connection is not None:
             self._outgoing.put_nowait(Changed(report))
@@ -305,7 +400,7 @@ def _remove_remains() -> None:
         log.warning("what a killed run left could not be removed: %s", error)
 
 
-def serve(address: str, port: int, token: str) -> None:
-    """Be the daemon of this machine, until the coordinator or a signal ends it. Raises `DoraError`."""
-    with locked(address, port):
-        asyncio.run(MachineDaemon(address, port, token).serve())
+def serve(address: str, port: int, token: str, identity: Identity) -> None:
+    """Be the daemon of a machine, until the coordinator or a signal ends it. Raises `DoraError`."""
+    with locked(address, port, identity.machine):
+        asyncio.run(MachineDaemon(address, port, token, identity).serve())

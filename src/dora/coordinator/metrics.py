@@ -1,0 +1,159 @@
+"""The page ``/metrics``: what the coordinator knows, in the format that Prometheus reads.
+
+All numbers are totals: rates are Prometheus's business.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+
+from dora._version import __version__
+from dora.coordinator.protocol import DataflowView
+from dora.coordinator.surveys import Requests
+from dora.wire.survey import Survey
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
+
+Labels = Sequence[str]
+
+
+def page(
+    views: Iterable[DataflowView],
+    daemons: Mapping[str, bool],
+    surveys: Iterable[Survey],
+    requests: Requests,
+) -> bytes:
+    """Return the page. ``daemons`` are named, and say whether they have answered."""
+    registry = CollectorRegistry()
+    registry.register(_Page(list(views), daemons, list(surveys), requests))
+    return generate_latest(registry)
+
+
+class _Page:
+    """What the library asks for the metrics of one moment."""
+
+    def __init__(
+        self,
+        views: list[DataflowView],
+        daemons: Mapping[str, bool],
+        surveys: list[Survey],
+        requests: Requests,
+    ) -> None:
+        self._views = views
+        self._daemons = daemons
+        self._surveys = surveys
+        self._requests = requests
+
+    def collect(self) -> Iterator[Metric]:
+        yield InfoMetricFamily("dora_coordinator", "The coordinator", {"version": __version__})
+        statuses = Counter(view.status for view in self._views)
+        yield _gauge(
+            "dora_dataflows",
+            "Dataflows on record, by status",
+            ("status",),
+            {(status,): statuses[status] for status in ("starting", "running", "finished", "failed")},
+        )
+        yield _gauge(
+            "dora_daemon_up",
+            "Whether the daemon of a machine answers",
+            ("daemon",),
+            {(name,): int(up) for name, up in self._daemons.items()},
+        )
+        yield from self._nodes()
+        yield from self._messages()
+        yield _counter(
+            "dora_api_requests",
+            "Requests to the coordinator",
+            ("method", "path", "status"),
+            {(method, path, str(status)): n for (method, path, status), n in self._requests.counts.items()},
+        )
+        yield _counter(
+            "dora_api_request_seconds",
+            "Time spent on requests, waiting included",
+            ("method", "path"),
+            {(method, path): seconds for (method, path), seconds in self._requests.seconds.items()},
+        )
+
+    def _nodes(self) -> Iterator[Metric]:
+        nodes = [(survey.dataflow, node) for survey in self._surveys for node in survey.nodes]
+        labels = ("dataflow", "node")
+        yield _gauge(
+            "dora_node_running",
+            "Whether a node runs",
+            labels,
+            {(name, node.node): int(node.status == "running") for name, node in nodes},
+        )
+        yield _counter(
+            "dora_node_cpu_seconds",
+            "Processor time of a node's processes",
+            labels,
+            {(name, node.node): node.cpu_seconds for name, node in nodes},
+        )
+        yield _gauge(
+            "dora_node_memory_bytes",
+            "Resident memory of a node's processes",
+            labels,
+            {(name, node.node): node.memory for name, node in nodes},
+        )
+        yield _counter(
+            "dora_node_restarts",
+            "Restarts of a node",
+            labels,
+            {(name, node.node): node.restarts for name, node in nodes},
+        )
+
+    def _messages(self) -> Iterator[Metric]:
+        outputs = [(survey.dataflow, output) for survey in self._surveys for output in survey.outputs]
+        labels = ("dataflow", "node", "output")
+        yield _counter(
+            "dora_output_messages",
+            "Messages sent on an output",
+            labels,
+            {(name, item.node, item.output): item.messages for name, item in outputs},
+        )
+        yield _counter(
+            "dora_output_bytes",
+            "Bytes sent on an output, as far as they were copied",
+            labels,
+            {(name, item.node, item.output): item.bytes for name, item in outputs},
+        )
+        links = [(survey.dataflow, link) for survey in self._surveys for link in survey.links]
+        labels = ("dataflow", "source", "input")
+        yield _counter(
+            "dora_link_received_messages",
+            "Messages that an input has taken",
+            labels,
+            {(name, item.source, item.input): item.received for name, item in links},
+        )
+        yield _counter(
+            "dora_link_dropped_messages",
+            "Messages that a link has lost",
+            labels,
+            {(name, item.source, item.input): item.dropped for name, item in links},
+        )
+        yield _gauge(
+            "dora_link_waiting_messages",
+            "Messages in the queue of an input",
+            labels,
+            {(name, item.source, item.input): item.waiting for name, item in links},
+        )
+
+
+def _gauge(name: str, text: str, labels: Labels, values: Mapping[tuple[str, ...], float]) -> Metric:
+    family = GaugeMetricFamily(name, text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family
+
+
+def _counter(name: str, text: str, labels: Labels, values: Mapping[tuple[str, ...], float]) -> Metric:
+    """Return a counter; its samples have ``_total`` behind the name."""
+    family = CounterMetricFamily(name, text, labels=labels)
+    for key, value in values.items():
+        family.add_metric(key, value)
+    return family

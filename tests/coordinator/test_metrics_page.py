@@ -1,0 +1,112 @@
+"""The page for Prometheus: what is on it, and that the daemons are asked for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import urllib.request
+from collections.abc import Iterable
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from system import System, wait_until
+
+from dora.coordinator.metrics import page
+from dora.coordinator.protocol import DataflowView, Surveyed, TakeSurvey
+from dora.coordinator.surveys import Requests, Surveys
+from dora.wire.survey import LinkSurvey, NodeSurvey, OutputSurvey, Survey
+
+Samples = dict[tuple[str, tuple[str, ...]], float]
+
+
+def samples(text: str) -> Samples:
+    """Return name and values of the labels → value."""
+    return {
+        (sample.name, tuple(sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_everything_is_on_the_page() -> None:
+    survey = Survey(
+        "id",
+        'arm "1"',
+        [NodeSurvey("eye", "running", 2, 1.5, 1000), NodeSurvey("hand", "failed")],
+        [OutputSurvey("eye", "image", 10, 4000)],
+        [LinkSurvey("eye/image", "hand/image", 7, 2, 1)],
+    )
+    requests = Requests()
+    requests.add("GET", "/api/dataflows/{dataflow}", 404, 0.25)
+    requests.add("GET", "/api/dataflows/{dataflow}", 404, 0.5)
+    views = [DataflowView(uuid=str(n), name="x", status="failed", nodes=[]) for n in range(3)]
+    found = samples(page(views, {"d1": True, "d2": False}, [survey], requests).decode())
+    arm = 'arm "1"'
+    assert found["dora_dataflows", ("failed",)] == 3 and found["dora_dataflows", ("running",)] == 0
+    assert (found["dora_daemon_up", ("d1",)], found["dora_daemon_up", ("d2",)]) == (1, 0)
+    assert found["dora_node_running", (arm, "eye")] == 1 and found["dora_node_running", (arm, "hand")] == 0
+    assert found["dora_node_cpu_seconds_total", (arm, "eye")] == 1.5
+    assert found["dora_node_memory_bytes", (arm, "eye")] == 1000
+    assert found["dora_node_restarts_total", (arm, "eye")] == 2
+    assert found["dora_output_messages_total", (arm, "eye", "image")] == 10
+    assert found["dora_output_bytes_total", (arm, "eye", "image")] == 4000
+    assert found["dora_link_received_messages_total", (arm, "hand/image", "eye/image")] == 7
+    assert found["dora_link_dropped_messages_total", (arm, "hand/image", "eye/image")] == 2
+    assert found["dora_link_waiting_messages", (arm, "hand/image", "eye/image")] == 1
+    asked = ("GET", "/api/dataflows/{dataflow}")
+    assert found["dora_api_requests_total", (*asked, "404")] == 2
+    assert found["dora_api_request_seconds_total", asked] == 0.75
+
+
+def test_a_daemon_that_does_not_answer_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dora.coordinator.surveys.PATIENCE", 0.05)
+    heard: list[TakeSurvey] = []
+
+    async def scenario() -> dict[str, list[Survey]]:
+        surveys = Surveys()
+        asking = asyncio.create_task(surveys.ask({"a": heard.append, "b": heard.append}))
+        await asyncio.sleep(0)
+        surveys.take("a", Surveyed(heard[0].number, [Survey("id", "x")]))
+        found = await asking
+        surveys.take("b", Surveyed(heard[0].number, []))  # too late
+        assert await surveys.ask({}) == {}
+        return found
+
+    assert asyncio.run(scenario()) == {"a": [Survey("id", "x")]}
+    assert len(heard) == 2
+
+
+@pytest.mark.processes
+def test_the_page_of_a_running_system(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DORA_AUTH_TOKEN", "")
+    system.dora("up", "--auth")
+    ticking = "from dora import Node\nfor event in Node():\n    pass\n"
+    system.start(system.dataflow("clock", a=ticking, b=ticking))
+
+    def read(**headers: str) -> tuple[int, str]:
+        url = f"http://127.0.0.1:{system.port}/metrics"
+        try:
+            with urllib.request.urlopen(urllib.request.Request(url, headers=headers)) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as error:
+            return error.code, ""
+
+    assert read()[0] == 401
+    from dora.coordinator.places import find_token
+
+    token = {"Authorization": f"Bearer {find_token()}"}
+    begun = time.monotonic()
+    status, text = read(**token)
+    assert status == 200 and time.monotonic() - begun < 2
+    found = samples(text)
+    assert found["dora_dataflows", ("running",)] == 1
+    assert values(found, "dora_daemon_up") == [1]
+    assert found["dora_node_running", ("clock", "a")] == 1
+    assert found["dora_node_memory_bytes", ("clock", "b")] > 1e6
+    assert found["dora_api_requests_total", ("POST", "/api/dataflows", "201")] == 1
+    system.dora("stop", "clock")
+    wait_until(lambda: not values(samples(read(**token)[1]), "dora_node_running"), "the nodes to be gone")
+
+
+def values(found: Samples, name: str) -> Iterable[float]:
+    return [value for (metric, _), value in found.items() if metric == name]
