@@ -97,12 +97,14 @@ def to_record(item: Start | End) -> dict[str, str]:
 
 def start_from(record: dict[str, str]) -> Start:
     """Return what `to_record` was given; raises `NotARecording`."""
-    return _from_record(record, Start)
+    start: Start = _from_record(record, Start)
+    return start
 
 
 def end_from(record: dict[str, str]) -> End:
     """Return what `to_record` was given; raises `NotARecording`."""
-    return _from_record(record, End)
+    end: End = _from_record(record, End)
+    return end
 
 
 def _from_record(record: dict[str, str], kind: Any) -> Any:

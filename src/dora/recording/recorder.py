@@ -13,7 +13,7 @@ import select
 import socket
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from dora._version import __version__
 from dora.daemon.runs import Run, name_of
@@ -178,7 +178,7 @@ class Recorder:
         """Wait for messages, and see to what comes meanwhile; tell whether the dataflow has ended."""
         if self._run.ended is not None:  # told while something was asked
             return True
-        sources = [self._run, self._control, self._wake_read, *self._peers]
+        sources: list[Any] = [self._run, self._control, self._wake_read, *self._peers]
         ready, _, _ = select.select(sources, (), (), seconds)
         for source in ready:
             if isinstance(source, Peer):

@@ -43,4 +43,4 @@ class Ring:
 
 
 def _size(chunk: Sealed) -> int:
-    return len(chunk.contents) + sum(map(len, chunk.index.values())) + _OVERHEAD
+    return len(chunk.contents) + sum(map(len, chunk.entries.values())) + _OVERHEAD

@@ -24,12 +24,12 @@ class Sealed(NamedTuple):
     crc: int  # of the bytes before compression; 0: not computed
     first: int  # log times
     last: int
-    index: Mapping[int, bytes | bytearray]  # channel → (time, offset) of each message
+    entries: Mapping[int, bytes | bytearray]  # channel → (time, offset) of each message
     spans: Mapping[str, Span] = {}  # by topic
 
     def counts(self) -> dict[int, int]:
         """Return the number of messages of each channel."""
-        return {channel: len(entries) // 16 for channel, entries in self.index.items()}
+        return {channel: len(entries) // 16 for channel, entries in self.entries.items()}
 
 
 def seal(chunk: Chunk, compression: Compression, *, checked: bool = True) -> Sealed:
@@ -49,7 +49,7 @@ def seal(chunk: Chunk, compression: Compression, *, checked: bool = True) -> Sea
 
 def keep(sealed: Sealed) -> Sealed:
     """Return the same in memory of its own."""
-    return sealed._replace(contents=bytes(sealed.contents), index=dict(sealed.index))
+    return sealed._replace(contents=bytes(sealed.contents), entries=dict(sealed.entries))
 
 
 @cache

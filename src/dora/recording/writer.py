@@ -64,7 +64,7 @@ class DiskFull(RecordingFailed):
 class _Written(NamedTuple):
     """A chunk in the file."""
 
-    index: ChunkIndex
+    place: ChunkIndex
     counts: dict[int, int]
 
 
@@ -127,7 +127,7 @@ class RecordingWriter:
         indexes = []
         after = begin + len(head) + len(sealed.contents)
         at = after
-        for channel, entries in sealed.index.items():
+        for channel, entries in sealed.entries.items():
             offsets[channel] = at
             record = pack("<BQHI", Opcode.MESSAGE_INDEX, 6 + len(entries), channel, len(entries)) + entries
             indexes.append(record)
@@ -180,7 +180,7 @@ class RecordingWriter:
         """
         freed = 0
         while self._chunks and freed < size:
-            begin = self._chunks.pop().index.chunk_start_offset
+            begin = self._chunks.pop().place.chunk_start_offset
             freed += self.size - begin
             self.size = begin
         try:
@@ -201,7 +201,7 @@ class RecordingWriter:
     def _definitions(self, sealed: Sealed) -> bytes:
         """Return the records of the chunk's channels that are not in the file yet."""
         records = []
-        for number in sealed.index:
+        for number in sealed.entries:
             if number in self._defined:
                 continue
             item = self._channels.item(number)
@@ -235,7 +235,7 @@ class RecordingWriter:
             (Opcode.SCHEMA, list(self._schemas.values())),
             (Opcode.CHANNEL, list(self._defined.values())),
             (Opcode.STATISTICS, [self._statistics()]),
-            (Opcode.CHUNK_INDEX, [chunk.index for chunk in self._chunks]),
+            (Opcode.CHUNK_INDEX, [chunk.place for chunk in self._chunks]),
             (Opcode.ATTACHMENT_INDEX, self._attachments),
             (Opcode.METADATA_INDEX, self._metadata),
         ]
@@ -257,20 +257,20 @@ class RecordingWriter:
             offset.write(builder)
         footer = Footer(summary_start=begin, summary_offset_start=offset_start, summary_crc=0)
         footer.write(builder)
-        content: bytes = builder.end()
+        content: bytes = builder.end()  # type: ignore[no-untyped-call]  # a gap in its stubs
         return content + MAGIC
 
     def _statistics(self) -> Statistics:
         counts = self.counts()
-        times = [chunk.index for chunk in self._chunks]
+        places = [chunk.place for chunk in self._chunks]
         return Statistics(
             attachment_count=len(self._attachments),
             channel_count=len(self._defined),
             channel_message_counts=dict(counts),
             chunk_count=len(self._chunks),
             message_count=counts.total(),
-            message_end_time=max((index.message_end_time for index in times), default=0),
-            message_start_time=min((index.message_start_time for index in times), default=0),
+            message_end_time=max((place.message_end_time for place in places), default=0),
+            message_start_time=min((place.message_start_time for place in places), default=0),
             metadata_count=len(self._metadata),
             schema_count=len(self._schemas),
         )
@@ -306,7 +306,7 @@ class RecordingWriter:
 def _record(record: McapRecord) -> bytes:
     builder = RecordBuilder()
     record.write(builder)
-    content: bytes = builder.end()
+    content: bytes = builder.end()  # type: ignore[no-untyped-call]  # a gap in its stubs
     return content
 
 
