@@ -88,10 +88,11 @@ class End(msgspec.Struct, kw_only=True):
 
 
 def to_record(item: Start | End) -> dict[str, str]:
-    """Return the entries of a metadata record: texts as they are, all else as JSON."""
+    """Return the entries of a metadata record: texts as they are, all else as JSON, nothing for None."""
     return {
         key: value if isinstance(value, str) else msgspec.json.encode(value).decode()
         for key, value in msgspec.to_builtins(item).items()
+        if value is not None
     }
 
 
@@ -111,7 +112,7 @@ def _from_record(record: dict[str, str], kind: Any) -> Any:
     texts = {field.name for field in msgspec.structs.fields(kind) if _is_text(field.type)}
     try:
         values = {
-            key: value if key in texts and value != "null" else msgspec.json.decode(value)
+            key: value if key in texts else msgspec.json.decode(value)
             for key, value in record.items()
         }
         return msgspec.convert(values, kind)

@@ -1,0 +1,206 @@
+"""A stored message: read by Protobuf's own decoder, and given back as it was sent."""
+
+from __future__ import annotations
+
+from ctypes import string_at
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from dora.recording.channels import MAX_TYPES, ChannelKey, Schemas, channel_metadata, form_of, prefix_of
+from dora.recording.format import (
+    End,
+    NotARecording,
+    Start,
+    TopicEnd,
+    end_from,
+    restore,
+    start_from,
+    to_record,
+)
+from dora.recording.schemas import MESSAGES, schema_data
+from dora.wire.decode import decode_arrow
+from dora.wire.encode import encode
+from dora.wire.message import Message, pack_head
+from dora.wire.metadata import decode_metadata, encode_metadata
+
+TIME = 1_709_208_000_123_456_789
+
+VALUES: list[Any] = [
+    b"",
+    b"abc",
+    np.arange(5, dtype=np.float16),
+    np.arange(5, dtype=np.int64),
+    np.zeros(3 << 20, np.uint8),
+    pa.array([], pa.float32()),
+    pa.array([1, None, 3]),
+    pa.array(["x", None, "yy"]),
+    pa.array([True, False]),
+    pa.array([{"a": [1, 2], "b": {"c": "d"}}]),
+    pa.array(["x" * 100] * 10_000),
+    pa.array(["a", "b", "a"]).dictionary_encode(),
+    pa.nulls(4),
+]
+
+
+def message_of(data: Any, metadata: dict[str, Any] | None = None, sequence: int = 7) -> Message:
+    payload = encode(data)
+    section = encode_metadata(metadata) if metadata else b""
+    return Message(
+        pack_head(payload.encoding, payload.schema, section, payload.size, sequence, TIME)
+        + payload.to_bytes()
+    )
+
+
+def stored(message: Message) -> bytes:
+    body = (
+        message.small_body
+        if message.owner is None
+        else string_at(message.address + message.body_offset, message.body_size)
+    )
+    return prefix_of(message, form_of(message)) + body
+
+
+def parsed(message: Message) -> Any:
+    """Decode what is stored with Protobuf's own library and the schema from the recording."""
+    protobuf = pytest.importorskip("google.protobuf")
+    from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+    assert protobuf
+    name = form_of(message).schema
+    pool = descriptor_pool.DescriptorPool()
+    for file in descriptor_pb2.FileDescriptorSet.FromString(schema_data(name)).file:
+        pool.Add(file)
+    kind = message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
+    return kind.FromString(stored(message))
+
+
+@pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
+def test_it_comes_back_as_it_was(value: Any) -> None:
+    metadata = {"nested": {"list": [1, 2.5, "three", None, b"4"]}, "unicode": "größer"}
+    sent = message_of(value, metadata, sequence=2**40)
+    back = restore(stored(sent))
+    assert (back.sequence, back.time_ns, back.encoding) == (2**40, TIME, sent.encoding)
+    assert decode_metadata(back.metadata) == metadata
+    assert decode_arrow(back).equals(decode_arrow(sent))
+
+
+def test_a_message_in_shared_memory_is_stored_as_one_that_was_copied() -> None:
+    values = np.arange(100_000)
+    head = pack_head(0, b"l", b"", values.nbytes, 1, TIME)
+    lent = Message(head, values.ctypes.data - len(head), values)
+    assert decode_arrow(restore(stored(lent))).to_numpy().tolist() == values.tolist()
+
+
+@pytest.mark.parametrize("size", [0, 2, 3, 10, 60, 66])
+def test_a_damaged_message_is_refused(size: int) -> None:
+    with pytest.raises(NotARecording, match="damaged"):
+        restore(stored(message_of(b"abcdefgh" * 4))[:size])
+
+
+@pytest.mark.parametrize("value", VALUES[:7], ids=lambda value: type(value).__name__)
+def test_plain_numbers_are_numbers_for_protobuf(value: Any) -> None:
+    sent = message_of(value)
+    found = parsed(sent)
+    if sent.schema in (b"l", b"f"):
+        assert list(found.values) == decode_arrow(sent).to_pylist()
+    elif sent.schema == b"C":
+        assert found.values == sent.small_body
+
+
+def test_images_are_images_for_viewers() -> None:
+    raw = message_of(bytes(range(12)), {"width": 2, "height": 2, "encoding": "bgr8", "frame_id": "eye"})
+    image = parsed(raw)
+    assert form_of(raw).schema == "foxglove.RawImage"
+    assert (image.width, image.height, image.step, image.encoding) == (2, 2, 6, "bgr8")
+    assert (image.data, image.frame_id) == (bytes(range(12)), "eye")
+    assert (image.timestamp.seconds, image.timestamp.nanos) == divmod(TIME, 1_000_000_000)
+
+    jpeg = parsed(message_of(b"\xff\xd8", {"encoding": "jpeg", "width": 640, "height": 480}))
+    assert (jpeg.format, jpeg.data) == ("jpeg", b"\xff\xd8")
+
+    depth = message_of(
+        np.arange(4, dtype=np.uint16), {"primitive": "depth", "width": 2, "height": 2, "encoding": "mono16"}
+    )
+    assert (parsed(depth).encoding, parsed(depth).step) == ("16UC1", 4)
+
+
+def test_points_and_poses() -> None:
+    points = parsed(message_of(np.arange(6, dtype=np.float32), {"primitive": "points3d"}))
+    assert (points.point_stride, [field.offset for field in points.fields]) == (12, [0, 4, 8])
+    assert points.data == np.arange(6, dtype=np.float32).tobytes()
+    assert points.pose.orientation.w == 1
+
+    pose = parsed(message_of(np.arange(7.0), {"primitive": "pose", "frame_id": "map"}))
+    assert (pose.pose.position.z, pose.pose.orientation.w, pose.frame_id) == (2, 6, "map")
+    place = parsed(message_of(pa.array([1.0, 2.0, 3.0]), {"primitive": "pose"}))
+    assert (place.pose.position.x, place.pose.orientation.w, place.frame_id) == (1, 1, "world")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"encoding": "bgr8", "width": 3, "height": 2},  # another size
+        {"encoding": "bgr8", "width": "2", "height": 2},
+        {"encoding": "bgr8"},
+        {"encoding": "of my own", "width": 2, "height": 2},
+        {"primitive": "pose"},  # 12 bytes
+        {"primitive": "points3d"},
+        {"primitive": 5},
+    ],
+)
+def test_what_says_one_thing_and_is_another_is_stored_by_its_type(metadata: dict[str, Any]) -> None:
+    message = message_of(bytes(12), metadata)
+    assert form_of(message).schema == "dora.UInt8"
+    assert decode_metadata(restore(stored(message)).metadata) == metadata
+
+
+def test_the_messages_have_the_fields_of_foxglove() -> None:
+    package = pytest.importorskip("foxglove_schemas_protobuf")
+    from importlib import import_module
+
+    for name, fields in MESSAGES.items():
+        if not name.startswith("foxglove."):
+            continue
+        short = name.partition(".")[2]
+        module = import_module(f"{package.__name__}.{short}_pb2")
+        theirs = {field.name: field for field in module.DESCRIPTOR.message_types_by_name[short].fields}
+        for field, number, kind, _ in fields:
+            assert theirs[field].number == number, (name, field)
+            if isinstance(kind, str):
+                assert theirs[field].message_type.full_name == kind
+            else:
+                assert theirs[field].type in (kind, 14), (name, field)  # an enum is an int32
+
+
+def test_each_type_is_looked_at_once_and_too_many_share_a_channel() -> None:
+    schemas = Schemas()
+    batch, again = message_of(pa.array(["x"])), message_of(pa.array(["other", "words"]))
+    assert schemas.of(batch) is schemas.of(again)
+    long = message_of(pa.array(["x" * 40_000]))
+    assert long.encoding != batch.encoding
+    assert schemas.of(long) == schemas.of(batch), "a stream has the same type as a batch"
+    metadata = channel_metadata(ChannelKey("a/b", "dora.Arrow", schemas.of(batch)), "std/core/v1/String")
+    assert (metadata["arrow_type"], metadata["type"]) == ("string", "std/core/v1/String")
+    for width in range(1, 2 * MAX_TYPES):
+        last = schemas.of(message_of(pa.array([b"x" * width], pa.binary(width))))
+    assert last == b""
+
+
+def test_a_type_that_cannot_be_read_has_no_schema() -> None:
+    assert Schemas().of(Message(pack_head(1, b"nonsense", b"", 3, 1, TIME) + b"abc")) == b""
+    assert Schemas().of(Message(pack_head(2, b"", b"", 3, 1, TIME) + b"abc")) == b""
+
+
+def test_the_metadata_records() -> None:
+    start = Start(
+        dora="1", dataflow_id="x", started=5, last_seconds=30.0, nodes=["a"], topics=["a/b"], name="null"
+    )
+    assert all(isinstance(value, str) for value in to_record(start).values())
+    assert start_from(to_record(start)) == start
+    end = End(complete=False, stopped=9, reason="asked", topics={"a/b": TopicEnd(3, 1, 1, 4)})
+    assert end_from(to_record(end)) == end
+    with pytest.raises(NotARecording, match="damaged"):
+        end_from({**to_record(end), "topics": "{"})
