@@ -2,8 +2,6 @@
 
 import argparse
 import datetime
-import os
-import platform
 import shlex
 import sys
 from collections import defaultdict
@@ -11,13 +9,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import floors, report
+from benchmarks.conditions import conditions
 from benchmarks.implementations import (
     DEFAULT_UPSTREAM,
     REPOSITORY,
     UPSTREAM_VERSION,
     ours,
     upstream,
-    versions,
 )
 from benchmarks.measures import Scenario, chosen
 from benchmarks.runner import Implementation, RunFailed, adopt_orphans, run_dataflow
@@ -50,9 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     measures = [measure for scenario in scenarios for measure in scenario.measures]
     results = report.collect(measures, figures["dora-rs"], figures["dora"], failures)
-    conditions = _conditions(started, repeat, options.quick)
+    command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
+    known = conditions(command, started, repeat, options.quick)
     print()
-    print("\n".join(f"{key}: {value}" for key, value in conditions.items()), end="\n\n")
+    print("\n".join(f"{key}: {value}" for key, value in known.items()), end="\n\n")
     print(report.table(results), end="\n\n")
     if found_floors:
         print(report.floor_table(found_floors))
@@ -60,13 +59,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for reason in reasons:
             print(f"\nfailed: {name}: {reason}", file=sys.stderr)
     if options.json:
-        options.json.write_text(report.as_json(results, found_floors, conditions))
+        options.json.write_text(report.as_json(results, found_floors, known))
     if options.write_docs and failures:
         print("\nnothing was published, since not every run succeeded", file=sys.stderr)
     elif options.write_docs:
-        page = report.results_page(results, found_floors, conditions)
+        page = report.results_page(results, found_floors, known)
         report.write_between(REPOSITORY / "docs" / "performance.md", report.RESULTS_MARKERS, page)
-        short = report.short_table(results, conditions)
+        short = report.short_table(results, known)
         report.write_between(REPOSITORY / "README.md", report.README_MARKERS, short)
     return 1 if failures else 0
 
@@ -143,42 +142,6 @@ def _floors() -> dict[str, Figure]:
         shown = f"{size // 1024} KiB" if size < 1024 * 1024 else f"{size // (1024 * 1024)} MiB"
         found[f"one copy of {shown} between two warm buffers"] = floors.copy(size)
     return found
-
-
-def _conditions(started: datetime.datetime, repeat: int, quick: bool) -> dict[str, str]:
-    """Return what a reader must know to judge the figures, or to get them again."""
-    system = platform.freedesktop_os_release().get("PRETTY_NAME", "") if sys.platform == "linux" else ""
-    switches = {name: value for name, value in sorted(os.environ.items()) if name.startswith("DORA_")}
-    conditions = {
-        "command": shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]]),
-        "date": started.strftime("%Y-%m-%d %H:%M UTC"),
-        "machine": f"{_processor()}, {os.cpu_count()} cores, {_memory()}",
-        "system": ", ".join(filter(None, [system, f"{platform.system()} {platform.release()}"])),
-        "Python": f"{platform.python_implementation()} {platform.python_version()}",
-        "packages": ", ".join(f"{name} {version}" for name, version in versions().items()),
-        "compared with": f"dora-rs and dora-rs-cli {UPSTREAM_VERSION} with their defaults, "
-        "same Python, pyarrow and numpy",
-        "figures": f"median over {repeat} repetitions in turn (lowest–highest; "
-        "p99: median of the repetitions' 99th percentiles)",
-    }
-    if quick:
-        conditions["caution"] = "a quick look with a tenth of the messages"
-    if switches:
-        conditions["environment"] = " ".join(f"{name}={value}" for name, value in switches.items())
-    return conditions
-
-
-def _processor() -> str:
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def _memory() -> str:
-    return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB of memory"
 
 
 if __name__ == "__main__":

@@ -60,14 +60,14 @@ class Scenario:
         )
 
 
-def _round_trip(scenario: Scenario, run: Run) -> dict[str, Figure]:
+def round_trip(scenario: Scenario, run: Run) -> dict[str, Figure]:
     result = run.result("ping")
     times_us = [nanoseconds / 1e3 for nanoseconds in result["times_ns"]]
     sent = scenario.warm_up + scenario.messages
     return _only(scenario, Figure(median(times_us), percentile(times_us, 99), sent, result["lost"]))
 
 
-def _throughput(scenario: Scenario, run: Run) -> dict[str, Figure]:
+def throughput(scenario: Scenario, run: Run) -> dict[str, Figure]:
     result = run.result("receiver")
     rate = result["received"] * 1e9 / (result["last_ns"] - result["started_ns"])
     return _only(scenario, Figure(rate, None, scenario.messages, scenario.messages - result["received"]))
@@ -121,14 +121,14 @@ def _only(scenario: Scenario, figure: Figure) -> dict[str, Figure]:
     return {measure.name: figure}
 
 
-def _sized(size: int) -> str:
+def sized(size: int) -> str:
     if size >= MIB:
         return f"{size // MIB} MiB"
     return f"{size // KIB} KiB" if size >= KIB else f"{size} B"
 
 
 def _name(prefix: str, size: int) -> str:
-    return f"{prefix}-{_sized(size).replace(' ', '').lower()}"
+    return f"{prefix}-{sized(size).replace(' ', '').lower()}"
 
 
 def _round_trips() -> list[Scenario]:
@@ -144,8 +144,8 @@ def _round_trips() -> list[Scenario]:
     return [
         Scenario(
             dataflow="round_trip/dataflow.yml",
-            measures=(Measure(_name("round-trip", size), f"round trip, {_sized(size)}", "µs", goal),),
-            evaluate=_round_trip,
+            measures=(Measure(_name("round-trip", size), f"round trip, {sized(size)}", "µs", goal),),
+            evaluate=round_trip,
             messages=messages,
             warm_up=warm_up,
             size=size,
@@ -162,14 +162,14 @@ def _throughputs(policy: str, title: str, goals: Mapping[int, float]) -> list[Sc
             measures=(
                 Measure(
                     _name(f"throughput-{policy.replace('_', '-')}", size),
-                    f"{title}, {_sized(size)}",
+                    f"{title}, {sized(size)}",
                     "messages/s",
                     goals.get(size),
                     higher_is_better=True,
                     lossless=True,
                 ),
             ),
-            evaluate=_throughput,
+            evaluate=throughput,
             messages=count,
             size=size,
         )

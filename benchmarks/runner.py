@@ -21,7 +21,7 @@ TIMEOUT_S = 120.0
 LEFTOVER_GRACE_S = 5.0
 _PR_SET_CHILD_SUBREAPER = 36
 # Modules are compiled once, as on a user's machine, even where a container says otherwise.
-_NOT_A_USERS = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE")
+NOT_A_USERS = ("PYTHONPATH", "PYTHONHOME", "PYTHONDONTWRITEBYTECODE")
 
 
 class RunFailed(Exception):
@@ -39,7 +39,7 @@ class Implementation:
     def environment(self) -> dict[str, str]:
         """Return this process's environment as if the venv were activated."""
         binaries = str(self.prefix / "bin")
-        environment = {k: v for k, v in os.environ.items() if k not in _NOT_A_USERS}
+        environment = {k: v for k, v in os.environ.items() if k not in NOT_A_USERS}
         environment["VIRTUAL_ENV"] = str(self.prefix)
         environment["PATH"] = binaries + os.pathsep + environment.get("PATH", "")
         return environment

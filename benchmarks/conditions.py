@@ -1,0 +1,47 @@
+"""What a reader must know to judge figures: machine, system, versions, command."""
+
+import datetime
+import os
+import platform
+import sys
+from pathlib import Path
+
+from benchmarks.implementations import UPSTREAM_VERSION, versions
+
+
+def conditions(
+    command: str, started: datetime.datetime, repeat: int, quick: bool = False
+) -> dict[str, str]:
+    """Return what a reader must know to judge the figures, or to get them again."""
+    system = platform.freedesktop_os_release().get("PRETTY_NAME", "") if sys.platform == "linux" else ""
+    switches = {name: value for name, value in sorted(os.environ.items()) if name.startswith("DORA_")}
+    found = {
+        "command": command,
+        "date": started.strftime("%Y-%m-%d %H:%M UTC"),
+        "machine": f"{_processor()}, {os.cpu_count()} cores, {_memory()}",
+        "system": ", ".join(filter(None, [system, f"{platform.system()} {platform.release()}"])),
+        "Python": f"{platform.python_implementation()} {platform.python_version()}",
+        "packages": ", ".join(f"{name} {version}" for name, version in versions().items()),
+        "compared with": f"dora-rs and dora-rs-cli {UPSTREAM_VERSION} with their defaults, "
+        "same Python, pyarrow and numpy",
+        "figures": f"median over {repeat} repetitions in turn (lowest–highest; "
+        "p99: median of the repetitions' 99th percentiles)",
+    }
+    if quick:
+        found["caution"] = "a quick look with a tenth of the messages"
+    if switches:
+        found["environment"] = " ".join(f"{name}={value}" for name, value in switches.items())
+    return found
+
+
+def _processor() -> str:
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def _memory() -> str:
+    return f"{os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB of memory"

@@ -1,0 +1,223 @@
+"""Between two machines: ``python -m benchmarks.machines``.
+
+The machines are network namespaces of this one, joined by a virtual switch without added delay, with
+shared memory of their own. Each side runs its coordinator on the first and a daemon on both; the same two
+nodes as in the other benchmarks are placed with `deploy`. Needs Linux, root, and iproute2.
+"""
+
+import argparse
+import datetime
+import json
+import shlex
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import DEVNULL, STDOUT, TimeoutExpired
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from benchmarks import report
+from benchmarks.conditions import conditions
+from benchmarks.implementations import DEFAULT_UPSTREAM, REPOSITORY, ours, upstream
+from benchmarks.measures import MIB, Measure, Scenario, round_trip, sized, throughput
+from benchmarks.runner import DATAFLOWS, NOT_A_USERS, Implementation, Run, RunFailed
+from benchmarks.statistics import Figure, Spread
+
+sys.path.insert(0, str(REPOSITORY / "tests" / "machines"))
+from hosts import Host, missing, network
+
+MARKERS = ("<!-- machines -->", "<!-- /machines -->")
+PATIENCE_S = 90.0
+FIRST, SECOND = "left", "right"
+
+SCENARIOS = tuple(
+    Scenario(
+        dataflow="round_trip/dataflow.yml",
+        measures=(Measure(f"round-trip-{size}", f"round trip between machines, {sized(size)}", "µs", 1),),
+        evaluate=round_trip,
+        messages=messages,
+        warm_up=messages // 10,
+        size=size,
+    )
+    for size, messages in {8: 2000, 64 * 1024: 2000, MIB: 500, 4 * MIB: 100}.items()
+) + tuple(
+    Scenario(
+        dataflow="throughput/drop_oldest.yml",
+        measures=(
+            Measure(
+                f"throughput-{size}",
+                f"throughput between machines, {sized(size)}",
+                "messages/s",
+                higher_is_better=True,
+            ),
+        ),
+        evaluate=throughput,
+        messages=messages,
+        size=size,
+    )
+    for size, messages in {8: 20_000, 64 * 1024: 5_000, MIB: 500}.items()
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the measures and report; return 1 when a run failed, else 0."""
+    options = _parser().parse_args(arguments)
+    if reason := missing():
+        print(f"error: there can be no machines here: {reason}", file=sys.stderr)
+        return 1
+    sides = [] if options.ours_only else [upstream(options.upstream_venv)]
+    sides += [] if options.upstream_only else [ours()]
+    started = datetime.datetime.now(datetime.UTC)
+    scenarios = [s for s in SCENARIOS if options.only is None or options.only in s.measures[0].name]
+    figures: dict[str, dict[str, list[Figure]]] = {"dora": defaultdict(list), "dora-rs": defaultdict(list)}
+    failures: dict[str, list[str]] = defaultdict(list)
+    for scenario in scenarios:
+        (measure,) = scenario.measures
+        for _ in range(options.repeat):
+            for side in sides:
+                try:
+                    found = scenario.evaluate(scenario, run_between(side, scenario))
+                except RunFailed as error:
+                    failures[measure.name].append(f"{side.name}: {error}")
+                else:
+                    figures[side.name][measure.name].append(found[measure.name])
+        medians = [
+            f"{name} {report.number(Spread.over(found[measure.name]).median)} {measure.unit}"
+            for name, found in figures.items()
+            if found[measure.name]
+        ]
+        print(f"{measure.title}: {', '.join(medians)}", file=sys.stderr, flush=True)
+
+    results = report.collect(
+        [scenario.measures[0] for scenario in scenarios], figures["dora-rs"], figures["dora"], failures
+    )
+    command = shlex.join(["python", "-m", "benchmarks.machines", *sys.argv[1:]])
+    known = conditions(command, started, options.repeat)
+    print("\n".join(f"{key}: {value}" for key, value in known.items()), end="\n\n")
+    print(report.table(results))
+    for name, reasons in failures.items():
+        for reason in reasons:
+            print(f"\nfailed: {name}: {reason}", file=sys.stderr)
+    if options.write_docs and not failures:
+        page = report.results_page(results, {}, known)
+        report.write_between(REPOSITORY / "docs" / "performance.md", MARKERS, page)
+    return 1 if failures else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.machines",
+        description="Compare dora with dora-rs between two machines, which are network namespaces.",
+    )
+    parser.add_argument("--only", metavar="NAME", help="run the measures whose name contains NAME")
+    parser.add_argument("--repeat", type=int, default=3, metavar="N", help="repetitions (default: 3)")
+    side = parser.add_mutually_exclusive_group()
+    side.add_argument("--ours-only", action="store_true", help="leave upstream out")
+    side.add_argument("--upstream-only", action="store_true", help="leave ours out")
+    parser.add_argument(
+        "--write-docs", action="store_true", help="publish the results in docs/performance.md"
+    )
+    parser.add_argument("--upstream-venv", type=Path, metavar="FOLDER", default=DEFAULT_UPSTREAM)
+    return parser
+
+
+def run_between(side: Implementation, scenario: Scenario) -> Run:
+    """Run a scenario's two nodes on two machines to their end; raises `RunFailed`."""
+    with network(FIRST, SECOND) as hosts, TemporaryDirectory(prefix="dora-benchmark-") as temporary:
+        folder = Path(temporary)
+        file = _write_dataflow(folder, scenario)
+        with _system(side, hosts, folder) as dora:
+            started = time.perf_counter()
+            printed = dora("start", file.name, "--attach")
+            wall_s = time.perf_counter() - started
+        files = {path.stem: json.loads(path.read_text()) for path in folder.glob("*.json")}
+        last_lines = "\n".join(["it printed:", *printed.splitlines()[-15:]])
+        return Run(wall_s, 0.0, files, last_lines)
+
+
+def _write_dataflow(folder: Path, scenario: Scenario) -> Path:
+    """Write the scenario's dataflow with its first node on one machine and its second on the other."""
+    import yaml
+
+    original = DATAFLOWS / scenario.dataflow
+    document = yaml.safe_load(original.read_text())
+    environment = {
+        "BENCHMARK_MESSAGES": str(scenario.messages),
+        "BENCHMARK_WARM_UP": str(scenario.warm_up),
+        "BENCHMARK_BYTES": str(scenario.size),
+        "BENCHMARK_RESULTS": str(folder),
+    }
+    for node, machine in zip(document["nodes"], (FIRST, SECOND), strict=True):
+        node["path"] = str(original.parent / node["path"])
+        node["deploy"] = {"machine": machine}
+        node["env"] = environment
+    file = folder / "dataflow.yml"
+    file.write_text(yaml.safe_dump(document, sort_keys=False))
+    return file
+
+
+@contextmanager
+def _system(side: Implementation, hosts: dict[str, Host], folder: Path) -> Iterator[Callable[..., str]]:
+    """Run a coordinator and two daemons; yield how to give commands on the first machine."""
+    first = hosts[FIRST]
+    address = first.address
+    found = side.environment()
+    environment = {name: found[name] for name in ("PATH", "VIRTUAL_ENV")}
+    environment |= dict.fromkeys(NOT_A_USERS, "")
+    environment["DORA_AUTH_TOKEN"] = "of-this-benchmark"
+    where = ("--coordinator-addr", address)
+    options: dict[str, Any] = {"env": environment, "cwd": folder, "stdin": DEVNULL, "stderr": STDOUT}
+
+    def background(host: Host, name: str, *arguments: str) -> Path:
+        log = folder / f"{name}.txt"
+        with log.open("wb") as output:
+            host.popen([*side.command, *arguments], stdout=output, **options)
+        return log
+
+    logs = [background(first, "coordinator", "coordinator", "--interface", address)]
+    for name, host in hosts.items():
+        logs.append(background(host, f"daemon-{name}", "daemon", "--machine-id", name, *where))
+    _wait_for_daemons(side, first, environment, address, logs)
+
+    def dora(*arguments: str) -> str:
+        try:
+            printed = first.run(
+                [*side.command, *arguments, *where],
+                env=environment,
+                cwd=folder,
+                status=None,
+                timeout=PATIENCE_S,
+            )
+        except TimeoutExpired as error:
+            said = (error.stdout or b"").decode(errors="replace")
+            raise RunFailed(f"it did not end within {PATIENCE_S:.0f} s; {_tails(logs)}\n{said}") from None
+        return printed
+
+    yield dora
+
+
+def _wait_for_daemons(
+    side: Implementation, first: Host, environment: dict[str, str], address: str, logs: list[Path]
+) -> None:
+    """Wait until both daemons are connected, as the side's own command tells."""
+    deadline = time.monotonic() + 30.0
+    command = [*side.command, "cluster", "status", "--coordinator-addr", address]
+    while True:
+        printed = first.run(command, env=environment, status=None)
+        if all(name in printed for name in (FIRST, SECOND)):
+            return
+        if time.monotonic() > deadline:
+            raise RunFailed(f"the daemons did not connect: {printed}\n{_tails(logs)}")
+
+
+def _tails(logs: Sequence[Path]) -> str:
+    return "\n".join(
+        f"{log.stem}: {line}" for log in logs for line in log.read_text(errors="replace").splitlines()[-5:]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
