@@ -351,8 +351,8 @@ def test_a_node_that_waits_is_healthy(bench: Bench) -> None:
         node.until_stop()
     """
     result = bench.run(
-        bench.node("a", script, health_check_timeout=0.1),
-        options=RunOptions(engine="iceoryx2", stop_after=0.7),
+        bench.node("a", script, health_check_timeout=0.5),
+        options=RunOptions(engine="iceoryx2", stop_after=1.2),
     )
     assert result.ok
 

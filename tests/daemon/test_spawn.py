@@ -63,7 +63,7 @@ def test_nodes_that_come_with_dora_are_modules_unless_a_file_is_there(tmp_path: 
     assert command(node, tmp_path) == [f"{tmp_path}/dora-rerun", "-x"]
 
 
-@pytest.mark.parametrize("name", sorted(BUILTIN_NODES))
+@pytest.mark.parametrize("name", sorted(name for name, node in BUILTIN_NODES.items() if node.extra))
 def test_what_a_node_of_dora_needs_is_an_extra(name: str) -> None:
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     node = BUILTIN_NODES[name]
@@ -148,6 +148,18 @@ def test_the_environment_of_a_node_overrides_that_of_the_dataflow_and_ours_wins(
     assert env["DORA_RUN_ID"] == "id"
     assert env["DORA_STRICT_OUTPUTS"] == "1"
     assert '"socket":"/s"' in env["DORA_NODE_CONFIG"]
+
+
+def test_idle_threads_of_numpy_go_to_sleep_soon_unless_somebody_says_otherwise() -> None:
+    dataflow = Dataflow((Node("n", path="n.py"),), "/")
+    address = Address("id", "n", "/s")
+
+    def spin(base: dict[str, str]) -> int:
+        env = environment(dataflow.nodes[0], dataflow, address, Interpreter(), base=base)
+        return int(env["OPENBLAS_THREAD_TIMEOUT"])
+
+    assert spin({}) < 26  # OpenBLAS's own
+    assert spin({"OPENBLAS_THREAD_TIMEOUT": "26"}) == 26
 
 
 def test_the_engine_is_forced_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -24,6 +24,35 @@ PRINTER = """
         print(event["type"], text)
 """
 
+SETTLED = """
+    import gc
+    import sys
+    from dora import Node
+
+    class Cycle:
+        def __init__(self):
+            self.me = self
+        def __del__(self):
+            print("collected")
+
+    Cycle()
+    gc.collect()
+    print(gc.get_freeze_count() > 1000, "pyarrow" in sys.modules)
+    for event in Node():
+        break
+"""
+
+
+def test_what_is_imported_is_exempt_from_garbage_collection_and_what_a_program_makes_is_not(
+    flow: Flow,
+) -> None:
+    flow.node("clock", SETTLED, inputs={"tick": "dora/timer/millis/1"}, outputs=["out"])
+    flow.node("receiver", SETTLED, inputs={"out": "clock/out"})
+    flow.run()
+    assert flow.printed("clock") == ["collected", "True False"]  # timers need no pyarrow
+    assert flow.printed("receiver") == ["collected", "True True"]
+
+
 FAILURES = {
     "exception": "raise ValueError('mine')",
     "in a function": "def main():\n    node = first\n    raise ValueError('mine')\nmain()",

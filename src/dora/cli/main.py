@@ -7,6 +7,7 @@ one-line descriptions.
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -154,7 +155,9 @@ def cli(ctx: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave the process: 0 done, 1 failed, 2 not understood."""
-    sys.exit(run_command_line(arguments))
+    status = run_command_line(arguments)
+    gc.freeze()  # nothing is worth collecting any more, and an interpreter that ends tries three times
+    sys.exit(status)
 
 
 def run_command_line(arguments: Sequence[str] | None = None) -> int:

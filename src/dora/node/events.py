@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from dora.wire.decode import decode_arrow, decode_bytes, decode_numpy
 from dora.wire.encode import as_message
@@ -103,8 +103,19 @@ class Reference:
         # Each consumer may change its dictionary.
         return dict(self._metadata)
 
+    def put_into(self, event: Input) -> None:
+        """Make this the content of an event.
+
+        The value is there already, so it costs less to store it than to be asked for it later.
+        """
+        event._content = self
+        dict.__setitem__(event, "value", self._value)
+        if "timestamp" in self._metadata:
+            dict.__setitem__(event, "metadata", dict(self._metadata))
+
 
 Content = Message | Tick | Text | Reference
+_MADE_ON_DEMAND: Final = ("value", "metadata", "data")
 
 
 class Input(Event):
@@ -146,30 +157,23 @@ class Input(Event):
 
     def __missing__(self, key: str) -> Any:
         made: Any
-        if key == "value":
-            content = self._received(key)
-            made = decode_arrow(content) if isinstance(content, Message) else content.value()
-        elif key == "metadata":
-            made = self._make_metadata(self._received(key))
-        elif key == "data":
-            # Not stored: it is not one of the keys that iteration shows.
-            return self._make_data(self._received(key))
-        else:
+        if key not in _MADE_ON_DEMAND:
             raise KeyError(key)
-        dict.__setitem__(self, key, made)
-        return made
-
-    def _received(self, key: str) -> Content:
         try:
-            return self._content
+            content = self._content
         except AttributeError:  # made by a program, for its own tests, without this key
             raise KeyError(key) from None
-
-    def _make_metadata(self, content: Content) -> dict[str, Any]:
-        metadata = decode_metadata(content.metadata) if isinstance(content, Message) else content.metadata()
-        if "timestamp" not in metadata:
-            metadata["timestamp"] = as_datetime(content.time_ns)
-        return metadata
+        if key == "value":
+            made = decode_arrow(content) if isinstance(content, Message) else content.value()
+        elif key == "metadata":
+            made = decode_metadata(content.metadata) if isinstance(content, Message) else content.metadata()
+            if "timestamp" not in made:
+                made["timestamp"] = as_datetime(content.time_ns)
+        else:
+            # Not stored: it is not one of the keys that iteration shows.
+            return self._make_data(content)
+        dict.__setitem__(self, key, made)
+        return made
 
     def _make_data(self, content: Content) -> bytes:
         if isinstance(content, Message):
@@ -216,7 +220,7 @@ class Input(Event):
     def __contains__(self, key: object) -> bool:
         if dict.__contains__(self, key):
             return True
-        return key in ("value", "metadata", "data") and hasattr(self, "_content")
+        return key in _MADE_ON_DEMAND and hasattr(self, "_content")
 
     def get(self, key: str, default: Any = None) -> Any:
         try:

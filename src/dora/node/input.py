@@ -8,7 +8,9 @@ watches, the grid of a timer.
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -29,7 +31,6 @@ from dora.transport.board import (
 from dora.transport.board import CLOSED as LINK_CLOSED
 from dora.transport.doorbell import Bell, memory_fence
 from dora.transport.interface import MAX_QUEUE, Receiver
-from dora.transport.local import LocalLink
 from dora.wire.control import InputConfig
 from dora.wire.correlation import carries_correlation, is_correlated
 from dora.wire.message import Message
@@ -406,9 +407,10 @@ class QueuePort:
         self.detached = False
         self._source_node = config.source.partition("/")[0]
         self._template = Input.template(config.id)
-        self._queue: LocalLink[Content] = LocalLink(
-            config.queue_size if config.policy == "drop_oldest" and not config.room else sys.maxsize
-        )
+        self._queue: deque[Content] = deque()
+        keeps_all = config.policy != "drop_oldest" or config.room
+        self._size = sys.maxsize if keeps_all else config.queue_size
+        self._lock = threading.Lock()
         self._words = board.words
         self._base = config.slot * WORDS
         self._words[self._base + STATE] = CONNECTED
@@ -416,29 +418,43 @@ class QueuePort:
         self._source_closed = False
 
     def put(self, content: Content) -> None:
-        """Append a content; a full queue loses its oldest, which is counted."""
-        if self.open and not self._queue.put(content):
-            self._words[self._base + DROPPED] += 1
+        """Append a content; a full queue loses its oldest, which is counted. From any thread."""
+        if not self.open:
+            return
+        queue = self._queue
+        queue.append(content)
+        if len(queue) > self._size:
+            with self._lock:
+                while len(queue) > self._size and self._take() is not None:
+                    self._words[self._base + DROPPED] += 1
 
     def put_text(self, text: str) -> None:
         self.put(Text(text, time.time_ns()))
 
     def flush(self) -> None:
         """Forget what is queued, except what belongs to an exchange; it counts as dropped."""
-        for _ in range(len(self._queue)):
-            content = self._queue.take()
-            if isinstance(content, Reference) and is_correlated(content.metadata()):
-                self._queue.put(content)
-            else:
-                self._words[self._base + DROPPED] += 1
+        with self._lock:
+            for _ in range(len(self._queue)):
+                content = self._take()
+                if isinstance(content, Reference) and is_correlated(content.metadata()):
+                    self._queue.append(content)
+                elif content is not None:
+                    self._words[self._base + DROPPED] += 1
+
+    def _take(self) -> Content | None:
+        try:
+            return self._queue.popleft()
+        except IndexError:  # another thread took it
+            return None
 
     def poll(self) -> Event | None:
         silence = self._silence
-        if silence is not None and silence.closed and len(self._queue):
+        if silence is not None and silence.closed and self._queue:
             silence.closed = False
             return InputRecovered(self.id)
-        content = self._queue.take()
-        if content is None:
+        try:
+            content = self._queue.popleft()
+        except IndexError:
             if self._source_closed:
                 self.open = False
                 return InputClosed(self.id)
@@ -448,13 +464,16 @@ class QueuePort:
         if silence is not None:
             silence.heard()
         event = Input(self._template)
-        event._content = content
+        if isinstance(content, Reference):
+            content.put_into(event)
+        else:
+            event._content = content
         self._words[self._base + RECEIVED] += 1
         return event
 
     def ready(self) -> bool:
         return (
-            len(self._queue) > 0
+            bool(self._queue)
             or self._source_closed
             or (self._silence is not None and self._silence.is_due())
         )
@@ -485,4 +504,4 @@ class QueuePort:
         self.open = False
         self._source_node = ""  # closed for good
         self._words[self._base + STATE] = LINK_CLOSED
-        self._queue = LocalLink(1)
+        self._queue = deque()

@@ -14,6 +14,7 @@ from dora.node.last_words import end_tracebacks_at_the_program, show_without_tra
 from dora.node.log import log_line, write_line
 from dora.node.output import ArrayLoan, SampleHandler
 from dora.node.session import Session
+from dora.node.settle import settle
 from dora.transport.board import DROPPED, RECEIVED, WORDS
 from dora.wire.ids import uuid7
 from dora.wire.plain import plain_format
@@ -425,3 +426,6 @@ def _checked(timeout: float | None) -> float | None:
     if timeout is not None and not 0.0 <= timeout < float("inf"):
         raise ValueError(f"timeout must be a finite number of seconds, at least 0, not {timeout}")
     return timeout
+
+
+settle()

@@ -60,19 +60,23 @@ class Outlet:
     def __init__(self, port: OutputPort, consumers: list[QueuePort]) -> None:
         self.port = port
         self.consumers = consumers
+        self._words = port.words
+        # What is passed on as it is; `as_arrow` sees to everything else.
+        self._array: Any = getattr(sys.modules.get("pyarrow"), "Array", ())
 
     def send(self, data: Any, metadata: Mapping[str, Any] | None) -> None:
-        port = self.port
-        port.notice()
+        port, words = self.port, self._words
+        if words[port.rewired_word] != port.rewired:
+            port.on_rewired()
         if self.consumers:
-            value = as_arrow(data)
+            value = data if isinstance(data, self._array) else as_arrow(data)
             content = Reference(value, as_received(metadata) if metadata else {}, time.time_ns())
             flush = metadata is not None and metadata.get(FLUSH) is True
             for consumer in self.consumers:
                 if flush:
                     consumer.flush()
                 consumer.put(content)
-        if port.has_links or not self.consumers or port.is_tapped():
+        if port.has_links or not self.consumers or (words[port.tapped_word] and port.is_tapped()):
             port.send(data, metadata)
 
 
@@ -120,7 +124,7 @@ class HostedOperator:
         try:
             operator, initial, on_event = self._make(module)
             take_over(operator, self._operator, self._initial)
-            status = self._ask(on_event, Reload(self.id), send_output)
+            status = self._status(on_event(Reload(self.id), send_output))
         except BaseException:
             if old is not None and sys.modules.get(module.__name__) is module:
                 sys.modules[module.__name__] = old
@@ -173,12 +177,10 @@ class HostedOperator:
 
     def handle(self, event: Event, send_output: SendOutput) -> DoraStatus:
         """Pass an event to the user's code; raises `OperatorError` for an answer that is no status."""
-        return self._ask(self._on_event, event, send_output)
+        answer = self._on_event(event, send_output)
+        return answer if answer.__class__ is DoraStatus else self._status(answer)
 
-    def _ask(self, on_event: OnEvent, event: Event, send_output: SendOutput) -> DoraStatus:
-        answer = on_event(event, send_output)
-        if answer.__class__ is DoraStatus:
-            return answer
+    def _status(self, answer: Any) -> DoraStatus:
         try:
             return DoraStatus(answer.value)
         except (AttributeError, ValueError):

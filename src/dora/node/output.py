@@ -68,18 +68,18 @@ class OutputPort:
         self._sender = sender
         self._send_small = sender.send
         self._prepare = sender.prepare
-        self._words = words = board.words
+        self.words = self._words = words = board.words
         self._sent_word = config.slot * WORDS + SENT
         self._sequence = words[self._sent_word]  # a restarted node goes on counting
         words[config.slot * WORDS + BEGUN] = self._sequence
         self._bytes_word = config.slot * WORDS + BYTES
         self._bytes = words[self._bytes_word]
-        self._tapped_word = config.slot * WORDS + TAPPED
+        self.tapped_word = config.slot * WORDS + TAPPED
         self._lock = threading.Lock()
         self._closed = False
         self._flush_word = config.slot * WORDS + FLUSH
-        self._rewired_word = config.slot * WORDS + REWIRED
-        self._rewired = words[self._rewired_word]  # the last change that is known here
+        self.rewired_word = config.slot * WORDS + REWIRED
+        self.rewired = words[self.rewired_word]  # the last change that is known here
         self._rings = rings
         self._waiting_word = config.slot * WORDS + CREDIT_WAITING
         self._make_doorbell = doorbell
@@ -114,7 +114,7 @@ class OutputPort:
 
     def notice(self) -> None:
         """Look what the daemon says if it has changed the links of this output."""
-        if self._words[self._rewired_word] != self._rewired:
+        if self._words[self.rewired_word] != self.rewired:
             self.on_rewired()
 
     def attach(
@@ -131,7 +131,7 @@ class OutputPort:
         self._config.credit_bell = self._config.credit_bell or credit_bell
         self._config.links.append(link)  # an engine may hold the same list
         self._lay_links()
-        self._rewired = max(self._rewired, change)
+        self.rewired = max(self.rewired, change)
         # It may have received already, without being rung.
         for _, bell in self._bells:
             if bell.path == link.bell:
@@ -141,7 +141,7 @@ class OutputPort:
         """Send no more to a link, nor to a channel that no link needs."""
         self._config.links[:] = [link for link in self._config.links if link.slot != slot]
         self._lay_links()
-        self._rewired = max(self._rewired, change)
+        self.rewired = max(self.rewired, change)
         if annex:
             gone = self._annexes.get(annex)
             self._annexes = {name: sender for name, sender in self._annexes.items() if name != annex}
@@ -153,7 +153,7 @@ class OutputPort:
         return self._sequence
 
     def send(self, data: Any, metadata: Mapping[str, Any] | None) -> None:
-        if self._words[self._rewired_word] != self._rewired:
+        if self._words[self.rewired_word] != self.rewired:
             self.on_rewired()
         payload = encode(data)
         if not (self.has_links or self.is_tapped()):  # nobody listens: nothing to copy
@@ -268,7 +268,7 @@ class OutputPort:
 
     def is_tapped(self) -> bool:
         """Tell whether somebody looks at this output besides its links."""
-        until = self._words[self._tapped_word]
+        until = self._words[self.tapped_word]
         return until != 0 and until > time.monotonic_ns()
 
     def is_heard(self) -> bool:

@@ -28,6 +28,7 @@ from dora.node.log import log_line, write_line
 from dora.node.operator import DoraStatus, HostedOperator, Outlet, SendOutput
 from dora.node.reload import Unimported
 from dora.node.session import Session
+from dora.node.settle import settle
 from dora.supervise.excerpt import in_one_line
 from dora.transport.board import ASLEEP, WORDS
 from dora.wire.control import InputConfig, NodeConfig, OutputsClosed, StopDataflow
@@ -256,6 +257,7 @@ class Runtime:
 
 def start_runtime() -> None:
     """Run the operators of this process's node to their end; exits with 1 if one fails."""
+    settle()
     try:
         Runtime().run()
     except DaemonLost:

@@ -149,6 +149,7 @@ class Address(msgspec.Struct):
     node_id: str
     socket: str  # path of the daemon's Unix socket
     incarnation: int = 0  # which process of the node this is
+    data_inputs: bool = False  # it has inputs other than timers
 
 
 # --------------------------------------------------------------------------- node → daemon
@@ -281,7 +282,7 @@ class SendFor(msgspec.Struct, tag=True):
 
 
 class WriteOrder(msgspec.Struct, tag=True):
-    """Write down the order of events, as `dora.wire.order` lays it out, into the file ``path``; or no more."""
+    """Write down the order of events, as `dora.wire.order` lays it out, into a file; or no more."""
 
     path: str
     end: bool = False
@@ -343,6 +344,10 @@ ToNode = (
     | Stop
     | SendFor
     | WriteOrder
+    | AttachLink
+    | DetachLink
+    | AttachInput
+    | DetachInput
     | TextInput
 )
 

@@ -92,9 +92,7 @@ def _is_simple(metadata: Mapping[str, Any]) -> bool:
 
 def as_received(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return metadata as a receiver would get it; raises `UnsupportedData` for a key that is no string."""
-    if _is_simple(metadata):
-        return dict(metadata)
-    received: dict[str, Any] = normalise(metadata)
+    received: dict[str, Any] = dict(metadata) if _is_simple(metadata) else normalise(metadata)
     return received
 
 
