@@ -38,6 +38,7 @@ from dora.wire.control import (
     Stop,
     StopDataflow,
     TextInput,
+    WriteOrder,
     decode_address,
     decode_to_node,
     encode_address,
@@ -58,6 +59,7 @@ from dora.wire.requests import (
     Noted,
     Parameters,
     Publish,
+    RecordOrder,
     Request,
     SetParameter,
     decode_answer,
@@ -98,6 +100,7 @@ TO_DAEMON: list[Any] = [
     Inspect(),
     BeginTaps([3, 4]),
     EndTaps(),
+    RecordOrder("/orders"),
     Publish("a", "out", b"message"),
 ]
 TO_NODE: list[Any] = [
@@ -113,6 +116,7 @@ TO_NODE: list[Any] = [
     ParamDeleted("gain"),
     Stop(),
     SendFor(7, "out", b"message"),
+    WriteOrder("/orders/a", end=True),
     TextInput(["log"], "žluťoučký"),
 ]
 ANSWERS: list[Any] = [

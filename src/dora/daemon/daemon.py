@@ -484,8 +484,14 @@ class Daemon:
         if not isinstance(request, Decided):
             self._guests.handle(connection, request)
             return
-        revision = self.supervisor.revision
-        event = event_of(connection, request, self.dataflow, revision, self._make_room)
+        event = event_of(
+            connection,
+            request,
+            self.dataflow,
+            self.supervisor.revision,
+            self._make_room,
+            self._options.uv,
+        )
         if event is not None:
             self.feed(event)
 

@@ -188,6 +188,7 @@ class Ended(msgspec.Struct, tag=True):
 class Model(msgspec.Struct, tag=True):
     revision: int  # counts the changes
     dataflow: Any  # `dora.dataflow.model.Dataflow`
+    uv: bool = False  # its nodes are built and run with uv
 
 
 class Outdated(msgspec.Struct, tag=True):
