@@ -146,6 +146,8 @@ def plan(words: Sequence[str], directory: str) -> Installation:
         elif name in BUILTIN_NODES:
             requirement = BUILTIN_NODES[name].requirement
             result.builtin.append(name)
+            if not requirement:
+                continue
             result.requirements.append(requirement)
             result.words.append(requirement)
             result.asks = True

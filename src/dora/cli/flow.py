@@ -19,7 +19,7 @@ from dora.building.prepare import build
 from dora.cli.console import Console
 from dora.cli.fetch import fetch, is_url
 from dora.dataflow import load
-from dora.dataflow.model import Dataflow
+from dora.dataflow.model import HERE, Dataflow
 from dora.errors import DataflowError, DoraError
 from dora.logs.entry import LogEntry
 from dora.logs.filters import LogFilter
@@ -116,6 +116,17 @@ def load_for_run(request: RunRequest) -> Dataflow:
     return dataflow
 
 
+def check_one_machine(dataflow: Dataflow) -> None:
+    """Raise `DoraError` if a node has a `deploy`: what has no coordinator knows no other machines."""
+    for node in dataflow.nodes:
+        if node.deploy != HERE:
+            where = f" ({node.place})" if node.place else ""
+            raise DoraError(
+                f"node `{node.id}` has a `deploy`{where}, and only a coordinator knows machines; start it with "
+                "`dora up` and `dora start`"
+            )
+
+
 def open_console(
     dataflow: Dataflow,
     display: Display,
@@ -158,6 +169,7 @@ def run_to_end(
     `DataflowError` and `BuildError`; failed nodes are in the result.
     """
     dataflow = load_for_run(request)
+    check_one_machine(dataflow)
     return run_loaded(
         dataflow,
         request,

@@ -51,7 +51,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "doctor": ("dora.cli.doctor:doctor", "Check the installation, and the machine that it runs on."),
     "param": ("dora.cli.param:param", "Look at and change the parameters of running nodes."),
-    "node": ("dora.cli.node:node", "Look at the nodes of running dataflows."),
+    "node": ("dora.cli.node:node", "Look at the nodes of running dataflows, and change them."),
     "topic": ("dora.cli.topic:topic", "Look at what the outputs of a running dataflow carry."),
     "trace": (
         "dora.cli.trace:trace",

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class BuiltinNode:
     """One such node: ``module`` is run with ``python -m``; pip finds what it needs by ``requirement``,
-    which is also what the optional extra ``extra`` of dora asks for."""
+    which is also what the optional extra ``extra`` of dora asks for; "": dora itself has all it needs."""
 
     module: str
-    requirement: str
-    extra: str
+    requirement: str = ""
+    extra: str = ""
 
 
 BUILTIN_NODES = {
     "dora-rerun": BuiltinNode(module="dora.viewer", requirement="rerun-sdk>=0.32,<1", extra="rerun"),
+    "dora-replay": BuiltinNode(module="dora.recording.player"),
 }
 """By the name in ``path``, which is also that of the package that is not installed, in pip's spelling."""
 

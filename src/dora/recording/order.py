@@ -32,7 +32,8 @@ class OrderTail:
         for node_id in sorted(os.listdir(self.directory)):
             file = self._files.get(node_id)
             if file is None:
-                file = self._files[node_id] = open(os.path.join(self.directory, node_id), "rb")  # noqa: SIM115
+                path = os.path.join(self.directory, node_id)
+                file = self._files[node_id] = open(path, "rb")  # noqa: SIM115 - as long as the recording
             data = self._rest.pop(node_id, b"") + file.read()
             size = whole(data)
             if size < len(data):

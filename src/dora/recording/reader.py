@@ -1,12 +1,13 @@
 """Reading recordings, whole ones and damaged ones.
 
-What can be read is read: a file that was cut off gives all messages up to the cut, one with a damaged place those
-before it. `Recording.damage` then says so.
+What can be read is read: a file that was cut off gives all messages up to the cut, one with a damaged place
+those before it. `Recording.damage` then says so.
 """
 
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
@@ -34,11 +35,10 @@ from dora.wire.message import Message
 
 _MAGIC: Final = b"\x89MCAP0\r\n"
 _OWN: Final = "dora/"  # topics that are not outputs
-_WRAP: Final = 1 << 32  # MCAP's sequence numbers have 32 bits
 
 
 class Recorded(NamedTuple):
-    """One message of a recording. ``time_ns`` is when it was sent, ``sequence`` its number on its output."""
+    """One message. ``time_ns`` is when it was sent, ``sequence`` its number on its output."""
 
     topic: str
     sequence: int
@@ -96,6 +96,8 @@ class Recording:
             self._summary = self._read_summary()
             if self._summary is None:
                 self._scan()
+            else:
+                self.first_ns, self.last_ns = self._edge(last=False), self._edge(last=True)
         except BaseException:
             self.close()
             raise
@@ -122,21 +124,17 @@ class Recording:
     def messages(
         self, topics: Collection[str] | None = None, begin_ns: int | None = None, end_ns: int | None = None
     ) -> Iterator[Recorded]:
-        """Yield messages in the order of sending; those of ``topics``, from ``begin_ns`` to before ``end_ns``.
+        """Yield messages in the order of sending; those of ``topics``, from ``begin_ns`` to before
+        ``end_ns``.
 
         Of a file that was cut off, in the order in which they were recorded. Ends at a damaged place.
         """
         wanted = set(self.topics if topics is None else topics)
-        upper: dict[str, int] = {}
         for channel, message in self._records(wanted, begin_ns, end_ns):
-            topic = channel.topic
-            high = upper.get(topic, 0)
-            sequence = high + message.sequence
-            upper[topic] = high + _WRAP if message.sequence == _WRAP - 1 else high
-            yield Recorded(topic, sequence, message.log_time, message.data)
+            yield Recorded(channel.topic, message.sequence, message.log_time, message.data)
 
     def orders(self) -> Iterator[tuple[str, bytes]]:
-        """Yield, by node, pieces of the order in which it took its events (`dora.wire.order`), oldest first."""
+        """Yield, by node, the order in which it took its events, in pieces (`dora.wire.order`)."""
         if not self._orders:
             return
         topics = {ORDER_TOPIC + node_id for node_id in self.start.nodes}
@@ -188,7 +186,6 @@ class Recording:
 
     def _read_summary(self) -> Any:
         """Return the summary at the end of the file, None if there is none."""
-        from mcap.exceptions import McapError
         from mcap.reader import SeekingReader
 
         self._file.seek(0)
@@ -200,7 +197,7 @@ class Recording:
             for metadata in reader.iter_metadata():
                 if metadata.name == END:
                     self.end = end_from(metadata.metadata)
-        except (McapError, OSError, ValueError, EOFError, KeyError) as error:
+        except _damages() as error:
             self.damage = _told(error)
             return None
         if self.end is None:
@@ -209,10 +206,14 @@ class Recording:
             schema = summary.schemas.get(channel.schema_id)
             count = summary.statistics.channel_message_counts.get(channel.id, 0)
             self._note(channel, schema.name if schema is not None else "", count)
-        if self.count:
-            self.first_ns = summary.statistics.message_start_time
-            self.last_ns = summary.statistics.message_end_time
         return summary
+
+    def _edge(self, *, last: bool) -> int:
+        """Return the time of the first or the last message of an output."""
+        for _, message in self._records(set(self.topics), None, None, backwards=last):
+            time_ns: int = message.log_time
+            return time_ns
+        return 0
 
     def _scan(self) -> None:
         """Find out what is in a file without its end."""
@@ -263,30 +264,27 @@ class Recording:
         end_ns: int | None,
         *,
         schemas: bool = False,
+        backwards: bool = False,
     ) -> Iterator[Any]:
         """Yield channels and messages up to the first damaged place, which is noted."""
-        from mcap.exceptions import McapError
-
         try:
             if not schemas and self._summary is not None:
-                yield from self._indexed(topics, begin_ns, end_ns)
+                yield from self._indexed(topics, begin_ns, end_ns, backwards)
             else:
                 yield from self._in_file_order(topics, begin_ns, end_ns, schemas)
-        except (McapError, OSError, ValueError, EOFError, KeyError, MemoryError) as error:
-            self.damage = _told(error)
-        except Exception as error:
-            if type(error).__module__.partition(".")[0] not in ("zstandard", "lz4", "_lz4", "struct"):
-                raise
+        except _damages() as error:
             self.damage = _told(error)
 
     def _indexed(
-        self, topics: Collection[str] | None, begin_ns: int | None, end_ns: int | None
+        self, topics: Collection[str] | None, begin_ns: int | None, end_ns: int | None, backwards: bool
     ) -> Iterator[tuple[Any, Any]]:
         from mcap.reader import SeekingReader
 
         with open(self.path, "rb") as file:  # of its own: several may read at the same time
             reader = SeekingReader(file)
-            found = reader.iter_messages(topics, starting_at=begin_ns, ending_before=end_ns)
+            found = reader.iter_messages(
+                topics, starting_at=begin_ns, ending_before=end_ns, reverse=backwards
+            )
             for _, channel, message in found:
                 yield channel, message
 
@@ -314,16 +312,34 @@ class Recording:
                     yield channel, record
 
     def _stream(self, *, chunks: bool = False) -> Iterator[Any]:
-        from mcap.exceptions import McapError
         from mcap.stream_reader import StreamReader
 
         with open(self.path, "rb") as file:
             try:
                 yield from StreamReader(file, emit_chunks=chunks, validate_crcs=not chunks).records
-            except (McapError, EOFError, ValueError, KeyError) as error:
+            except _damages() as error:
                 if not chunks:
                     raise
                 self.damage = _told(error)
+
+
+def _damages() -> tuple[type[Exception], ...]:
+    """Return what reading a damaged file raises: the library checks little, and decompression all."""
+    from mcap.exceptions import McapError
+    from zstandard import ZstdError
+
+    # RuntimeError: lz4's
+    return (
+        McapError,
+        ZstdError,
+        struct.error,
+        OSError,
+        ValueError,
+        EOFError,
+        LookupError,
+        MemoryError,
+        RuntimeError,
+    )
 
 
 def _dataflow(data: bytes) -> dict[str, Any]:

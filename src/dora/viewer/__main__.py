@@ -7,8 +7,8 @@ import logging
 import os
 import sys
 
-from dora.daemon.builtin import BUILTIN_NODES
 from dora.errors import DoraError
+from dora.viewer.installed import check_rerun
 
 _DESCRIPTION = """
 Show the inputs of a node in Rerun. It is started by a dataflow with `path: dora-rerun`; to join a
@@ -44,7 +44,7 @@ def main() -> int:
     if node_id:  # by hand, in a terminal: no dataflow reads its log
         logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        _check_rerun()
+        check_rerun()
         from dora.viewer.settings import read_settings
         from dora.viewer.show import run
 
@@ -55,31 +55,6 @@ def main() -> int:
     except KeyboardInterrupt:
         return 130
     return 0
-
-
-def _check_rerun() -> None:
-    """Raise `DoraError` if Rerun is not there, is too old, or is another package of that name."""
-    node = BUILTIN_NODES["dora-rerun"]
-    least = node.requirement.partition(">=")[2].partition(",")[0]
-    found = ""
-    try:
-        import rerun
-
-        if hasattr(rerun, "RecordingStream"):
-            if _release(rerun.__version__) >= _release(least):
-                return
-            found = f" {least} or newer, and finds {rerun.__version__}"
-    except ImportError as error:
-        if (error.name or "").partition(".")[0] not in ("rerun", "rerun_bindings"):
-            raise
-    raise DoraError(
-        f"the viewer needs Rerun{found}; install it with: pip install '{node.requirement}' "
-        f"(or dora with its extra: 'dora-dataflow[{node.extra}]')"
-    )
-
-
-def _release(version: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in version.split(".")[:2])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,61 @@
+"""``dora export``: a recording as Parquet files, or for Rerun."""
+
+from __future__ import annotations
+
+import click
+
+from dora.errors import DoraError
+
+
+@click.command()
+@click.argument("recording", metavar="RECORDING", type=click.Path())
+@click.option("--parquet", metavar="FOLDER", help="Write FOLDER/<node>/<output>.parquet for each topic.")
+@click.option(
+    "--rerun", metavar="FILE", help="Write a .rrd file, which Rerun opens (needs the extra `rerun`)."
+)
+@click.option("--topics", metavar="NODE/OUTPUT,...", help="These only [all].")
+@click.option("--force", is_flag=True, help="Write over files that exist.")
+def export(recording: str, parquet: str | None, rerun: str | None, topics: str | None, force: bool) -> None:
+    """Write a recording in another form: Parquet files for pandas and the like, or a file for Rerun.
+
+    In Parquet, a row is a message: when it was sent, its number, its metadata as JSON, its values as a
+    list. In Rerun, messages look as the node `dora-rerun` shows them; those that do not tell how to be
+    drawn are curves if they are a few numbers, and texts.
+    """
+    from dora.recording.info import trouble
+    from dora.recording.reader import Recording
+
+    if not (parquet or rerun):
+        raise click.UsageError("say what to write: --parquet FOLDER or --rerun FILE")
+    with Recording(recording) as opened:
+        if text := trouble(opened):
+            click.echo(f"warning: {recording}: {text}", err=True)
+        wanted = _wanted(topics, list(opened.topics))
+        if parquet:
+            from dora.recording.parquet import export_parquet
+
+            for written in export_parquet(opened, parquet, wanted, force=force):
+                click.echo(f"{written.path}: {written.messages:,} messages")
+        if rerun:
+            from dora.viewer.installed import check_rerun
+
+            check_rerun()
+            from dora.viewer.export import export_rerun
+
+            drawn, not_drawn = export_rerun(opened, rerun, wanted, force=force)
+            click.echo(f"{rerun}: {drawn:,} messages")
+            for topic, count in not_drawn.items():
+                click.echo(f"warning: {count:,} messages of {topic} cannot be drawn", err=True)
+
+
+def _wanted(topics: str | None, there: list[str]) -> list[str] | None:
+    if topics is None:
+        return None
+    from dora.dataflow.report import did_you_mean, listed
+
+    wanted = [name.strip() for name in topics.split(",") if name.strip()]
+    for name in wanted:
+        if name not in there:
+            hint = did_you_mean(name, there) or f"it has {listed(there)}"
+            raise DoraError(f"the recording has no topic `{name}`; {hint}")
+    return wanted

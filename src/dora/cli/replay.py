@@ -1,0 +1,239 @@
+"""``dora replay``: run a dataflow again, with what was recorded of some of its nodes."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+import click
+import msgspec
+
+from dora.cli.flow import Display, RunRequest, run_loaded
+from dora.cli.interrupt import termination_as_interrupt
+from dora.cli.recording_report import tell_outcome, tell_saved
+from dora.cli.run_options import DURATION, display_options, environment_option
+from dora.errors import DataflowError, DoraError
+from dora.logs.filters import LogFilter
+
+if TYPE_CHECKING:
+    from dora.daemon.daemon import Daemon
+    from dora.dataflow.model import Dataflow, LogLevel
+    from dora.logs.formats import LogFormat
+    from dora.recording.reader import Recording
+    from dora.recording.replay import Replay
+    from dora.recording.settings import Settings
+
+# Messages of an output; at full speed, more may wait for the recorder than in a run.
+_ROOM_FOR_RECORDER: Final = 4096
+
+
+@click.command()
+@click.argument("recording", metavar="RECORDING", type=click.Path())
+@click.argument("path", metavar="[FILE]", required=False)
+@click.option(
+    "--replace",
+    metavar="NODE,...",
+    help="Replace these nodes, and run all others [replace those that get nothing from other nodes].",
+)
+@click.option("--speed", type=float, default=1.0, help="A factor; 0 is as fast as the nodes can [1.0].")
+@click.option("--loop", is_flag=True, help="Begin again at the end, until Ctrl-C. Not in recorded order.")
+@click.option("--from", "begin", type=DURATION, default=0.0, metavar="DURATION", help="Begin there [0].")
+@click.option("--to", "end", type=DURATION, metavar="DURATION", help="End there [the end].")
+@click.option("--step", is_flag=True, help="Send a message at each press of Enter.")
+@click.option(
+    "--free",
+    is_flag=True,
+    help="Let nodes take their inputs as they come, with timers of their own, not in recorded order.",
+)
+@click.option(
+    "--patience",
+    type=DURATION,
+    default=30.0,
+    metavar="DURATION",
+    help="How long a node waits for a recorded message that does not come, until it is stopped [30s].",
+)
+@click.option("-o", "--output", metavar="RECORDING", help="Record the replay, with all outputs.")
+@click.option("--force", is_flag=True, help="Let -o write over a file that exists.")
+@click.option(
+    "--output-yaml", metavar="FILE", help="Write the dataflow with players to a file, and do not run it."
+)
+@click.option("--uv", is_flag=True, help="Build and run nodes with uv.")
+@click.option(
+    "--stop-after", type=DURATION, metavar="DURATION", help="Stop as Ctrl-C does after this time."
+)
+@display_options
+@environment_option
+@click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`.")
+def replay(
+    recording: str,
+    path: str | None,
+    replace: str | None,
+    speed: float,
+    loop: bool,
+    begin: float,
+    end: float | None,
+    step: bool,
+    free: bool,
+    patience: float,
+    output: str | None,
+    force: bool,
+    output_yaml: str | None,
+    uv: bool,
+    stop_after: float | None,
+    log_level: LogLevel,
+    log_format: LogFormat,
+    log_filter: dict[str, LogLevel] | None,
+    env: dict[str, str],
+    allow_shell_nodes: bool,
+) -> int:
+    """Run a recorded dataflow again, with the recording in the place of cameras and other sources.
+
+    The nodes that get messages from others run as they are now; FILE is a dataflow to run instead of the
+    recorded one. They get their events in recorded order, ticks of timers too, with the times of then: a
+    node that computes its outputs from its events alone sends the same again, at any speed. With -o, the
+    replay is recorded, and `dora diff` tells what has changed.
+    """
+    from dora.recording.info import trouble
+    from dora.recording.reader import Recording
+    from dora.recording.replay import Replay, ReplayRequest
+
+    if not (0 <= speed < math.inf):
+        raise click.UsageError("--speed is a number, at least 0")
+    if output_yaml and (step or output):
+        raise click.UsageError(
+            "--output-yaml runs nothing, so there is nothing to step through or to record"
+        )
+    with Recording(recording) as opened:
+        if text := trouble(opened):
+            click.echo(f"warning: {recording}: {text}", err=True)
+        request = ReplayRequest(
+            dataflow=path,
+            replace=None
+            if replace is None
+            else [name.strip() for name in replace.split(",") if name.strip()],
+            speed=0.0 if step else speed,
+            loop=loop,
+            begin=begin,
+            end=end,
+            free=free,
+            step=step,
+            patience=patience,
+            env=env,
+        )
+        prepared = Replay(opened, request)
+        if output_yaml:
+            return _write_yaml(prepared, output_yaml)
+        _announce(opened, prepared, free or loop)
+        settings = _settings(output, force, prepared) if output else None
+        run_request = RunRequest(
+            path=path or recording,
+            uv=uv,
+            stop_after=stop_after,
+            env=env,
+            allow_shell_nodes=allow_shell_nodes,
+            tap_queue=settings.queue_size if settings is not None else 0,
+        )
+        display = Display(log_format, LogFilter(log_level, log_filter or {}))
+        return _run(prepared, run_request, display, step=step, settings=settings)
+
+
+def _settings(output: str, force: bool, prepared: Replay) -> Settings:
+    from dora.recording.settings import Settings
+
+    return Settings(path=output, topics=prepared.topics(), force=force, queue_size=_ROOM_FOR_RECORDER)
+
+
+def _run(
+    prepared: Replay, request: RunRequest, display: Display, *, step: bool, settings: Settings | None
+) -> int:
+    with termination_as_interrupt(), _folder() as folder:
+        dataflow = _dataflow(prepared, folder)
+        recorder = None
+        if settings is not None:
+            from dora.recording.background import BackgroundRecorder
+
+            recorder = BackgroundRecorder()
+        try:
+
+            def begin(daemon: Daemon) -> None:
+                if recorder is not None and settings is not None:
+                    recorder.begin_with(daemon, settings)
+                if step:
+                    _step(prepared, folder, daemon)
+
+            outcome = run_loaded(dataflow, request, display, stream=sys.stdout, on_daemon=begin)
+            saved = recorder.wait() if recorder is not None else None
+        except BaseException:
+            if recorder is not None:
+                recorder.kill()
+            raise
+    # Who took what was decided when it was recorded, so there is nothing to tell of what was not taken.
+    if prepared.ordered:
+        outcome = msgspec.structs.replace(outcome, result=msgspec.structs.replace(outcome.result, links=()))
+    status = tell_outcome(outcome)
+    return status if recorder is None else tell_saved(saved) or status
+
+
+def _step(prepared: Replay, folder: str, daemon: Daemon) -> None:
+    from dora.cli.steps import Steps
+    from dora.node.ordered_inbox import CLOCK_FILE
+    from dora.node.replay_clock import ReplayClock
+
+    clock = ReplayClock.open(os.path.join(folder, CLOCK_FILE), writable=True)
+    steps = Steps(
+        prepared.messages(), clock, tell=_tell, stop=lambda: daemon.stop("stopped at the terminal")
+    )
+    steps.start(sys.stdin)
+
+
+def _dataflow(prepared: Replay, folder: str) -> Dataflow:
+    from dora.dataflow import missing_files
+
+    dataflow = prepared.prepare(folder)
+    if missing := missing_files(dataflow):
+        raise DataflowError(problems=tuple(missing))
+    return dataflow
+
+
+@contextmanager
+def _folder() -> Iterator[str]:
+    folder = tempfile.mkdtemp(prefix="dora-replay-")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _tell(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _announce(recording: Recording, prepared: Replay, as_asked: bool) -> None:
+    who = prepared.roles
+    parts = [f"from the recording: {', '.join(who.replaced)}"]
+    if who.live:
+        parts.append(f"running again: {', '.join(who.live)}")
+    if who.left_out:
+        parts.append(f"left out: {', '.join(who.left_out)}")
+    click.echo("; ".join(parts), err=True)
+    if not prepared.ordered and not as_asked:
+        click.echo(
+            f"warning: the order of events is not in {recording.path}; nodes take inputs as they come",
+            err=True,
+        )
+
+
+def _write_yaml(prepared: Replay, path: str) -> int:
+    try:
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(prepared.yaml())
+    except OSError as error:
+        raise DoraError(f"cannot write {path}: {error.strerror}") from None
+    click.echo(f"{path} plays the recording with `dora run`; nodes take their inputs as they come")
+    return 0

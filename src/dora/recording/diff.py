@@ -1,0 +1,138 @@
+"""Comparing two recordings: the messages of each topic one by one, in their order.
+
+The times of messages do not count, nor does how topics interleave: two runs of the same dataflow never
+agree in that. What counts is that each output carried the same messages in the same order.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from dora.dataflow.report import did_you_mean, listed
+from dora.errors import DoraError
+from dora.recording.compare import EXACT, Tolerance, difference
+from dora.recording.format import NotARecording
+from dora.recording.reader import Recorded, Recording
+from dora.wire.decode import PayloadError
+from dora.wire.metadata import MetadataError
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where two recordings differ: the message of a topic, from 1, its time in seconds from the first
+    message of the first recording that has it, and what is different."""
+
+    message: int
+    time: float
+    what: str
+
+
+@dataclass
+class TopicDiff:
+    """The comparison of one topic. ``different`` counts messages, those that only one recording has too."""
+
+    topic: str
+    first_count: int = 0
+    second_count: int = 0
+    different: int = 0
+    first: Place | None = None
+
+    @property
+    def equal(self) -> bool:
+        return self.first is None
+
+
+class _Side:
+    """One recording, and its messages of a topic that the other one has not given yet."""
+
+    def __init__(self, recording: Recording, topics: Collection[str]) -> None:
+        self.recording = recording
+        self.waiting: dict[str, deque[Recorded]] = {topic: deque() for topic in topics}
+        self.counts = dict.fromkeys(topics, 0)
+        self.messages: Iterator[Recorded] = recording.messages(
+            [topic for topic in topics if topic in recording.topics]
+        )
+
+    def advance(self) -> Recorded | None:
+        recorded = next(self.messages, None)
+        if recorded is not None:
+            self.waiting[recorded.topic].append(recorded)
+            self.counts[recorded.topic] += 1
+        return recorded
+
+    def time(self, recorded: Recorded) -> float:
+        return (recorded.time_ns - self.recording.first_ns) / 1e9
+
+
+def compare(
+    first: Recording,
+    second: Recording,
+    topics: Collection[str] | None = None,
+    tolerance: Tolerance = EXACT,
+    *,
+    metadata: bool = False,
+) -> list[TopicDiff]:
+    """Compare two recordings; the topics come in the order in which they begin to differ, equal ones last.
+
+    ``topics``: these only; without them, a topic that only one recording has is a difference. Raises
+    `DoraError` for a topic that neither has.
+    """
+    both = {**first.topics, **second.topics}
+    for topic in topics or ():
+        if topic not in both:
+            hint = did_you_mean(topic, both) or f"there are {listed(sorted(both))}"
+            raise DoraError(f"neither recording has the topic `{topic}`; {hint}")
+    wanted = list(dict.fromkeys(topics if topics is not None else both))
+    found = {topic: TopicDiff(topic) for topic in wanted}
+    sides = _Side(first, wanted), _Side(second, wanted)
+    open_ = True
+    while open_:
+        open_ = False
+        for side in sides:
+            recorded = side.advance()
+            if recorded is not None:
+                open_ = True
+                _match(found[recorded.topic], sides, tolerance, metadata)
+    for topic, result in found.items():
+        _settle(result, topic, sides)
+    return sorted(
+        found.values(), key=lambda each: (each.equal, each.first.time if each.first else 0.0, each.topic)
+    )
+
+
+def _match(result: TopicDiff, sides: tuple[_Side, _Side], tolerance: Tolerance, metadata: bool) -> None:
+    ours, theirs = sides[0].waiting[result.topic], sides[1].waiting[result.topic]
+    while ours and theirs:
+        a, b = ours.popleft(), theirs.popleft()
+        result.first_count += 1
+        try:
+            what = difference(a.message, b.message, tolerance, metadata=metadata)
+        except (NotARecording, PayloadError, MetadataError) as error:
+            what = "" if a.data == b.data else f"it cannot be compared: {error}"
+        if what:
+            result.different += 1
+            if result.first is None:
+                result.first = Place(result.first_count, sides[0].time(a), what)
+
+
+def _settle(result: TopicDiff, topic: str, sides: tuple[_Side, _Side]) -> None:
+    """Count what has no counterpart."""
+    matched = result.first_count
+    result.first_count, result.second_count = (side.counts[topic] for side in sides)
+    for name, side in zip(("first", "second"), sides, strict=True):
+        left = side.waiting[topic]
+        result.different += len(left)
+        if left and result.first is None:
+            what = f"only the {name} recording has it"
+            if len(left) > 1:
+                what += f", and {len(left) - 1:,} more"
+            result.first = Place(matched + 1, side.time(left[0]), what)
+    missing = [
+        name
+        for name, side in zip(("first", "second"), sides, strict=True)
+        if topic not in side.recording.topics
+    ]
+    if missing and result.first is None:
+        result.first = Place(1, 0.0, f"the {missing[0]} recording does not have this topic")

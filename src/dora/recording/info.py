@@ -1,0 +1,76 @@
+"""What `dora info` tells of a recording."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from dora.recording.reader import Recording
+
+
+def facts(recording: Recording) -> dict[str, Any]:
+    """Return everything as plain values; times in seconds, rates in messages per second."""
+    start, end, duration = recording.start, recording.end, recording.duration
+    topics = []
+    for topic in recording.topics.values():
+        told = end.topics.get(topic.name) if end is not None else None
+        topics.append(
+            {
+                "name": topic.name,
+                "messages": topic.messages,
+                "rate": (topic.messages - 1) / duration if duration and topic.messages > 1 else None,
+                "lost": told.lost if told is not None else None,
+                "types": topic.types,
+                "declared": topic.declared or None,
+                "schemas": topic.schemas,
+            }
+        )
+    return {
+        "file": recording.path,
+        "size": recording.size,
+        "dataflow": {
+            "id": start.dataflow_id,
+            "name": start.name,
+            "file": start.file,
+            "nodes": start.nodes,
+        },
+        "started": _text(start.started),
+        "duration": duration,
+        "messages": recording.count,
+        "complete": recording.complete,
+        "trouble": trouble(recording) or None,
+        "together": start.together,
+        "order": recording.has_orders(),
+        "last_seconds": start.last_seconds,
+        "failed": end.failed if end is not None else [],
+        "dora": start.dora,
+        "python": start.python,
+        "host": start.host,
+        "topics": topics,
+        "silent": [name for name in start.topics if name not in recording.topics],
+    }
+
+
+def trouble(recording: Recording) -> str:
+    """Say why a recording is not complete; "" if it is."""
+    if recording.end is None:
+        return f"the file was cut off, and has what came before ({recording.damage})"
+    if recording.damage:
+        return f"a part cannot be read: {recording.damage}"
+    if recording.end.complete:
+        return ""
+    lost = recording.messages_lost
+    what = (
+        f"{lost:,} messages are missing"
+        if lost > 1
+        else "a message is missing"
+        if lost
+        else "some are missing"
+    )
+    return f"{what}; the disk was full" if recording.end.reason == "disk full" else what
+
+
+def _text(time_ns: int) -> str:
+    return (
+        datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    )

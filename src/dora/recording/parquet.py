@@ -1,0 +1,126 @@
+"""A recording as Parquet files: one for each topic, a message a row."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Final
+
+from dora.errors import DoraError
+from dora.recording.reader import Recorded, Recording
+from dora.wire.decode import decode_arrow
+from dora.wire.metadata import decode_metadata
+
+_ROWS: Final = 4096  # of one row group
+_BYTES: Final = 32 << 20  # likewise
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file, and how many messages are in it."""
+
+    path: str
+    messages: int
+
+
+class _Table:
+    """The file of one topic, or of one type of it."""
+
+    def __init__(self, path: str, type_: Any) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self.path = path
+        self.messages = 0
+        self._schema = pa.schema(
+            [
+                pa.field("time", pa.timestamp("ns", "UTC")),
+                pa.field("sequence", pa.uint64()),
+                pa.field("metadata", pa.string()),
+                pa.field("value", pa.list_(type_)),
+            ]
+        )
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._rows: list[tuple[int, int, str, Any]] = []
+        self._bytes = 0
+
+    def add(self, recorded: Recorded, metadata: str, array: Any) -> None:
+        self._rows.append((recorded.time_ns, recorded.sequence, metadata, array))
+        self._bytes += array.nbytes
+        self.messages += 1
+        if len(self._rows) >= _ROWS or self._bytes >= _BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        import pyarrow as pa
+
+        if not self._rows:
+            return
+        times, sequences, metadata, arrays = zip(*self._rows, strict=True)
+        ends = [0]
+        for array in arrays:
+            ends.append(ends[-1] + len(array))
+        values = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.concat_arrays(arrays))
+        columns = [
+            pa.array(times, self._schema.field("time").type),
+            pa.array(sequences, pa.uint64()),
+            pa.array(metadata, pa.string()),
+            values,
+        ]
+        self._writer.write_table(pa.Table.from_arrays(columns, schema=self._schema))
+        self._rows.clear()
+        self._bytes = 0
+
+    def close(self) -> None:
+        try:
+            self.flush()
+        finally:
+            self._writer.close()
+
+
+def export_parquet(
+    recording: Recording, folder: str, topics: Collection[str] | None = None, *, force: bool = False
+) -> list[Written]:
+    """Write ``<folder>/<node>/<output>.parquet`` for each topic; a topic that changes its type gets more
+    files.
+
+    Columns: ``time`` (of sending), ``sequence``, ``metadata`` (JSON) and ``value``, a list. Raises
+    `DoraError` for a type that Parquet does not have, and for a file that exists, unless ``force``.
+    """
+    import pyarrow as pa
+
+    tables: dict[tuple[str, Any], _Table] = {}
+    kinds: dict[str, int] = {}
+    try:
+        for recorded in recording.messages(topics):
+            message = recorded.message
+            array = decode_arrow(message)
+            key = recorded.topic, array.type
+            table = tables.get(key)
+            try:
+                if table is None:
+                    kinds[recorded.topic] = number = kinds.get(recorded.topic, 0) + 1
+                    table = tables[key] = _Table(_path(folder, recorded.topic, number, force), array.type)
+                metadata = json.dumps(decode_metadata(message.metadata), default=str, ensure_ascii=False)
+                table.add(recorded, metadata, array)
+            except (pa.ArrowException, NotImplementedError) as error:
+                raise DoraError(
+                    f"Parquet cannot hold the messages of `{recorded.topic}`, which are {array.type}: "
+                    f"{error}; choose others with --topics"
+                ) from None
+            except OSError as error:
+                raise DoraError(f"cannot write to {folder}: {error.strerror or error}") from None
+    finally:
+        for table in tables.values():
+            table.close()
+    return [Written(table.path, table.messages) for table in tables.values()]
+
+
+def _path(folder: str, topic: str, number: int, force: bool) -> str:
+    path = os.path.join(folder, *topic.split("/")) + (f".{number}.parquet" if number > 1 else ".parquet")
+    if os.path.exists(path) and not force:
+        raise DoraError(f"{path} exists already; choose another folder, or write over it with --force")
+    return path

@@ -1,0 +1,102 @@
+"""Recordings for tests, written as the recorder does."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from ctypes import string_at
+from pathlib import Path
+from typing import Any
+
+from dora.recording.channels import ChannelItem, ChannelKey, ChannelTable, Schemas, form_of, prefix_of
+from dora.recording.chunk import Chunk, room_for
+from dora.recording.format import End, Start, TopicEnd
+from dora.recording.order import ORDER_ENCODING, ORDER_TOPIC
+from dora.recording.sealed import seal
+from dora.recording.writer import RecordingWriter
+from dora.wire.encode import encode
+from dora.wire.message import Message, pack_head
+from dora.wire.metadata import encode_metadata
+
+SECOND = 1_000_000_000
+T0 = 1_800_000_000 * SECOND
+
+Sent = tuple[str, float, Any] | tuple[str, float, Any, dict[str, Any]]
+"""Topic, seconds from the start, data, metadata."""
+
+
+def message_of(data: Any, metadata: dict[str, Any], sequence: int, time_ns: int) -> Message:
+    payload = encode(data)
+    head = pack_head(
+        payload.encoding, payload.schema, encode_metadata(metadata), payload.size, sequence, time_ns
+    )
+    return Message(head + payload.to_bytes())
+
+
+def write_recording(
+    path: Path,
+    messages: Iterable[Sent],
+    *,
+    dataflow: Mapping[str, Any] | None = None,
+    orders: Mapping[str, bytes] | None = None,
+    topics: Iterable[str] = (),
+    first: int = 1,
+    lost: int = 0,
+    ends: bool = True,
+    **start: Any,
+) -> Path:
+    """Write a file with a chunk for each message. ``ends``: False leaves the end away, as a crash does."""
+    channels = ChannelTable()
+    writer = RecordingWriter(str(path), channels, force=True)
+    sent = list(messages)
+    names = list(dict.fromkeys([message[0] for message in sent] + list(topics)))
+    described = dataflow if dataflow is not None else {"nodes": []}
+    writer.begin(
+        Start(
+            **{
+                "dora": "1",
+                "dataflow_id": "id",
+                "name": "lab",
+                "started": T0,
+                "working_dir": str(path.parent),
+                "together": True,
+                "nodes": sorted({name.partition("/")[0] for name in names} | set(orders or ())),
+                "topics": names,
+                **start,
+            }
+        ),
+        json.dumps(described).encode(),
+    )
+    schemas = {name: Schemas() for name in names}
+    counts: Counter[str] = Counter()
+    for topic, seconds, data, *more in sent:
+        counts[topic] += 1
+        time_ns = T0 + round(seconds * SECOND)
+        metadata = more[0] if more else {}
+        message = message_of(data, metadata, counts[topic] + first - 1, time_ns)
+        form = form_of(message)
+        prefix = prefix_of(message, form)
+        key = ChannelKey(topic, form.schema, schemas[topic].of(message))
+        chunk = Chunk(room_for(len(prefix), message.body_size) + 4096)
+        chunk.add(channels.number(key, ""), message.sequence, time_ns, prefix, message)
+        writer.write(seal(chunk, "none"))
+    for node_id, data in (orders or {}).items():
+        channel = channels.add(ChannelItem(ORDER_TOPIC + node_id, "", {}, ORDER_ENCODING))
+        chunk = Chunk(len(data) + 4096)
+        chunk.add_data(channel, 1, T0 + 3600 * SECOND, data)
+        writer.write(seal(chunk, "none"))
+    if ends:
+        found = {
+            name: TopicEnd(counts[name], lost, first, first + counts[name] - 1 + lost) for name in counts
+        }
+        writer.finish(End(complete=not lost, stopped=T0 + 10 * SECOND, reason="asked", topics=found))
+    else:
+        writer.abandon()
+    return path
+
+
+def bytes_of(message: Message) -> bytes:
+    if message.owner is None:
+        return message.head
+    return message.head + string_at(message.address + message.body_offset, message.body_size)

@@ -1,0 +1,76 @@
+"""Comparing messages: numbers within a tolerance, NaN, types, nested values, metadata."""
+
+from __future__ import annotations
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from recorded_files import message_of
+
+from dora.recording.compare import Tolerance, difference, of_arrays, parse_tolerance
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "told"),
+    [
+        (pa.array([1, 2]), pa.array([1, 2]), ""),
+        (pa.array([1.0, NAN]), pa.array([1.0, NAN]), ""),
+        (pa.array([1, None]), pa.array([1, None]), ""),
+        (pa.array([1, 2]), pa.array([1, 3]), "[1] is 2 and 3"),
+        (pa.array([1, 2, 3]), pa.array([0, 3, 3]), "[0] is 1 and 0, and 1 more"),
+        (pa.array([1, 2]), pa.array([1]), "there are 2 and 1 values"),
+        (pa.array([1], pa.int32()), pa.array([1], pa.int64()), "the type is int32 and int64"),
+        (pa.array([1, None]), pa.array([1, 2]), "[1] is None and 2"),
+        (pa.array(["cat"]), pa.array(["dog"]), "[0] is 'cat' and 'dog'"),
+        (pa.array([{"x": [1.0, NAN]}]), pa.array([{"x": [1.0, NAN]}]), ""),
+        (pa.array([{"x": [1.0, 2.0]}]), pa.array([{"x": [1.0, 3.0]}]), "[0].x[1] is 2.0 and 3.0"),
+        (pa.array([[1], [2, 3]]), pa.array([[1], [2]]), "[1] has 2 and 1 values"),
+        (pa.array([True]), pa.array([False]), "[0] is True and False"),
+        (pa.nulls(0), pa.nulls(0), ""),
+    ],
+)
+def test_the_first_difference_is_told(a: pa.Array, b: pa.Array, told: str) -> None:
+    assert of_arrays(a, b) == told
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "tolerance", "same"),
+    [
+        ([1.0], [1.0009], Tolerance(absolute=0.001), True),
+        ([1.0], [1.0011], Tolerance(absolute=0.001), False),
+        ([100.0], [100.9], Tolerance(relative=0.01), True),
+        ([100.0], [101.1], Tolerance(relative=0.01), False),
+        ([0.0], [1e-9], Tolerance(absolute=1e-6, relative=0.1), True),
+        ([float("inf")], [float("inf")], Tolerance(absolute=1.0), True),
+        ([float("inf")], [1.0], Tolerance(absolute=1.0), False),
+        ([NAN], [1.0], Tolerance(absolute=9.0), False),
+    ],
+)
+def test_numbers_may_be_apart(a: list[float], b: list[float], tolerance: Tolerance, same: bool) -> None:
+    assert (of_arrays(pa.array(a), pa.array(b), tolerance) == "") is same
+    assert (of_arrays(pa.array([{"x": a}]), pa.array([{"x": b}]), tolerance) == "") is same
+
+
+def test_integers_may_be_apart_too() -> None:
+    assert of_arrays(pa.array([100], pa.uint8()), pa.array([101], pa.uint8()), Tolerance(absolute=1)) == ""
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "1..2", "1%%", "nan"])
+def test_what_is_no_tolerance_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is not a tolerance"):
+        parse_tolerance(text)
+
+
+def test_metadata_counts_when_asked_but_time_stamps_never() -> None:
+    a = message_of(np.arange(3), {"width": 1, "timestamp": "then"}, 1, 5)
+    b = message_of(np.arange(3), {"width": 2, "timestamp": "now"}, 9, 7)
+    assert difference(a, b) == ""
+    assert difference(a, b, metadata=True) == "metadata.width is 1 and 2"
+    assert difference(a, message_of(np.arange(3), {"width": 1}, 1, 5), metadata=True) == ""
+
+
+def test_equal_nan_of_the_same_bytes_needs_no_look() -> None:
+    a = message_of(np.array([NAN, 1.0]), {}, 1, 5)
+    assert difference(a, message_of(np.array([NAN, 1.0]), {}, 2, 6)) == ""

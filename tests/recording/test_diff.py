@@ -1,0 +1,113 @@
+"""`dora diff`: where two recordings differ first, and what the exit status says."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from recorded_files import write_recording
+
+from dora.cli.main import run_command_line
+from dora.recording.compare import Tolerance
+from dora.recording.diff import compare
+from dora.recording.reader import Recording
+
+A = [
+    ("camera/image", 0.0, b"one"),
+    ("detector/boxes", 0.1, [1.0]),
+    ("camera/image", 1.0, b"two"),
+    ("detector/boxes", 1.1, [2.0]),
+]
+
+
+def _arrays(messages: list[tuple[str, float, object]]) -> list[tuple[str, float, object]]:
+    import pyarrow as pa
+
+    return [(topic, at, pa.array(data) if isinstance(data, list) else data) for topic, at, data in messages]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[str, str]:
+    return str(tmp_path / "a.mcap"), str(tmp_path / "b.mcap")
+
+
+def write(files: tuple[str, str], b: list[tuple[str, float, object]]) -> None:
+    write_recording(Path(files[0]), _arrays(A))
+    write_recording(Path(files[1]), _arrays(b))
+
+
+def test_times_and_the_order_of_topics_do_not_count(
+    files: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(files, [A[0], A[2], (A[1][0], 5.0, A[1][2]), (A[3][0], 6.0, A[3][2])])
+    assert run_command_line(["diff", *files]) == 0
+    assert "equal: 4 messages in 2 topics" in capsys.readouterr().out
+
+
+def test_the_first_difference_comes_first(
+    files: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(files, [A[0], A[1], ("camera/image", 1.0, b"TWO"), ("detector/boxes", 1.1, [2.5])])
+    assert run_command_line(["diff", *files]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split(maxsplit=3) == ["camera/image", "2", "1", lines[1][lines[1].index("message") :]]
+    assert "message 2 at 1.000 s: [0] is 116 and 84" in lines[1]
+    assert lines[2].endswith("message 2 at 1.100 s: [0] is 2.0 and 2.5")
+    assert lines[-1] == "The recordings differ in 2 of 2 topics."
+
+
+def test_a_tolerance(files: tuple[str, str]) -> None:
+    write(files, [*A[:3], ("detector/boxes", 1.1, [2.01])])
+    assert run_command_line(["diff", *files]) == 1
+    assert run_command_line(["diff", *files, "--tolerance", "0.1"]) == 0
+    assert run_command_line(["diff", *files, "--tolerance", "1%"]) == 0
+    assert run_command_line(["diff", *files, "--tolerance", "0.001", "--tolerance", "0.1%"]) == 1
+    assert run_command_line(["diff", *files, "--topics", "camera/image"]) == 0
+
+
+def test_a_missing_message_is_a_difference(files: tuple[str, str]) -> None:
+    write(files, A[:3])
+    with Recording(files[0]) as first, Recording(files[1]) as second:
+        (worst, same) = compare(first, second)
+    assert (worst.topic, worst.first_count, worst.second_count, worst.different) == (
+        "detector/boxes",
+        2,
+        1,
+        1,
+    )
+    assert worst.first is not None
+    assert worst.first.what == "only the first recording has it"
+    assert same.equal
+
+
+def test_a_missing_topic_is_a_difference(files: tuple[str, str]) -> None:
+    write(files, [A[0], A[2]])
+    with Recording(files[0]) as first, Recording(files[1]) as second:
+        assert [topic.equal for topic in compare(first, second)] == [False, True]
+        assert [topic.equal for topic in compare(first, second, ["camera/image"])] == [True]
+
+
+def test_what_cannot_be_compared_ends_with_two(
+    files: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(files, list(A))
+    (tmp_path / "text").write_text("hello")
+    assert run_command_line(["diff", files[0], str(tmp_path / "text")]) == 2
+    assert "is no recording" in capsys.readouterr().err
+    assert run_command_line(["diff", *files, "--topics", "camera/imag"]) == 2
+    assert "did you mean `camera/image`?" in capsys.readouterr().err
+    assert run_command_line(["diff", *files, "--tolerance", "much"]) == 2
+
+
+def test_json(files: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    write(files, [*A[:3], ("detector/boxes", 1.1, [2.5])])
+    assert run_command_line(["diff", *files, "-f", "json"]) == 1
+    first, second = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["topic"] == "detector/boxes"
+    assert first["first"] == {"message": 2, "time": 1.1, "what": "[0] is 2.0 and 2.5"}
+    assert second["equal"] is True
+
+
+def test_the_larger_tolerance_counts() -> None:
+    assert Tolerance(absolute=1.0, relative=0.1).allows(100.0, 109.0)

@@ -1,0 +1,142 @@
+"""Reading recordings: whole ones, cut ones, damaged ones, and files that are none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from recorded_files import SECOND, T0, write_recording
+
+from dora.cli.main import run_command_line
+from dora.errors import DoraError
+from dora.recording.format import NotARecording
+from dora.recording.info import facts, trouble
+from dora.recording.reader import Recording
+from dora.wire.decode import decode_arrow
+from dora.wire.metadata import decode_metadata
+
+MESSAGES = [
+    ("camera/image", 0.0, np.zeros(12, np.uint8), {"width": 2}),
+    ("arm/state", 0.5, pa.array([{"x": 1.5}])),
+    ("camera/image", 1.0, np.ones(12, np.uint8)),
+    ("camera/image", 2.0, b"other"),
+]
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    return write_recording(tmp_path / "run.mcap", MESSAGES)
+
+
+def test_messages_come_back_in_the_order_of_sending(recording: Path) -> None:
+    with Recording(str(recording)) as opened:
+        found = list(opened.messages())
+        assert [(each.topic, each.sequence, each.time_ns - T0) for each in found] == [
+            ("camera/image", 1, 0),
+            ("arm/state", 1, SECOND // 2),
+            ("camera/image", 2, SECOND),
+            ("camera/image", 3, 2 * SECOND),
+        ]
+        assert decode_arrow(found[1].message).to_pylist() == [{"x": 1.5}]
+        assert decode_metadata(found[0].message.metadata) == {"width": 2}
+        assert opened.complete
+        assert opened.duration == 2.0
+        assert opened.topics["camera/image"].messages == 3
+
+
+def test_topics_and_times_can_be_chosen(recording: Path) -> None:
+    with Recording(str(recording)) as opened:
+        some = opened.messages(["camera/image"], T0 + 1, T0 + 2 * SECOND)
+        assert [each.sequence for each in some] == [2]
+
+
+def test_a_file_without_its_end_is_read_up_to_the_cut(tmp_path: Path) -> None:
+    path = write_recording(tmp_path / "cut.mcap", MESSAGES, ends=False)
+    data = path.read_bytes()
+    path.write_bytes(data[:-60])
+    with Recording(str(path)) as opened:
+        assert [each.sequence for each in opened.messages()] == [1, 1, 2]
+        assert opened.duration == 1.0
+        assert not opened.complete
+        assert trouble(opened).startswith("the file was cut off")
+
+
+@pytest.mark.parametrize("size", [0, 4, 100, 2000])
+def test_any_cut_gives_messages_or_a_sentence(recording: Path, size: int) -> None:
+    recording.write_bytes(recording.read_bytes()[:size])
+    try:
+        with Recording(str(recording)) as opened:
+            assert len(list(opened.messages())) <= len(MESSAGES)
+            assert not opened.complete
+    except DoraError as error:
+        assert str(recording) in str(error)
+
+
+def test_every_cut_is_survived(recording: Path) -> None:
+    whole = recording.read_bytes()
+    for size in range(0, len(whole), 97):
+        recording.write_bytes(whole[:size])
+        try:
+            with Recording(str(recording)) as opened:
+                list(opened.messages())
+                facts(opened)
+        except NotARecording:
+            pass
+
+
+def test_what_is_no_recording_is_said_so(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.write_bytes(b"hello, world")
+    with pytest.raises(NotARecording, match="is not an MCAP file"):
+        Recording(str(other))
+    other.write_bytes(b"DORAREC\0" + bytes(30))
+    with pytest.raises(NotARecording, match="one of dora-rs"):
+        Recording(str(other))
+    with pytest.raises(DoraError, match="cannot be read: No such file"):
+        Recording(str(tmp_path / "nowhere"))
+    with pytest.raises(DoraError, match="is a folder"):
+        Recording(str(tmp_path))
+
+
+def test_another_mcap_file_is_said_so(tmp_path: Path) -> None:
+    from mcap.writer import Writer
+
+    path = tmp_path / "other.mcap"
+    with path.open("wb") as file:
+        writer = Writer(file)
+        writer.start(profile="ros2")
+        writer.finish()
+    with pytest.raises(NotARecording, match="its profile is `ros2`"):
+        Recording(str(path))
+
+
+def test_info_as_text(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command_line(["info", str(recording)]) == 0
+    shown = capsys.readouterr().out
+    assert "Complete    yes" in shown
+    assert "4 in 2 topics" in shown
+    assert "camera/image  uint8" in shown
+    assert "1.00 Hz" in shown
+
+
+def test_info_as_json(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command_line(["info", str(recording), "-f", "json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["complete"] is True
+    assert found["messages"] == 4
+    assert {topic["name"]: topic["messages"] for topic in found["topics"]} == {
+        "camera/image": 3,
+        "arm/state": 1,
+    }
+
+
+def test_info_says_what_is_missing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write_recording(tmp_path / "lossy.mcap", MESSAGES, lost=3)
+    assert run_command_line(["info", str(path)]) == 0
+    assert "no: 6 messages are missing" in capsys.readouterr().out
+    (tmp_path / "text").write_text("x" * 100)
+    assert run_command_line(["info", str(tmp_path / "text")]) == 1
+    assert "is no recording" in capsys.readouterr().err
