@@ -60,12 +60,12 @@ SPEC = RunSpec(name="arm", dataflow={"nodes": [{"id": "a"}]})
 def test_records_survive(tmp_path: Path) -> None:
     path = str(tmp_path / "new" / "store.sqlite")
     first = Store(path)
-    first.add("0a2", SPEC, view("0a2", "arm", "starting"), "daemon")
+    first.add("0a2", SPEC, view("0a2", "arm", "starting"), {"default": "daemon"})
     result = DataflowResult("0a2", (NodeFailure("a", "exit", exit_code=3),))
-    first.update(RunReport("0a2", "running"), "daemon")
-    first.update(RunReport("unknown", "running"), "daemon")
-    assert first.active() == {"0a2": "daemon"}
-    first.update(RunReport("0a2", "failed", result, "why"), "daemon")
+    first.update(RunReport("0a2", "running"), {"default": "daemon"})
+    first.update(RunReport("unknown", "running"), {"default": "daemon"})
+    assert first.active() == {"0a2": {"default": "daemon"}}
+    first.update(RunReport("0a2", "failed", result, "why"), {"default": "daemon"})
     # No close: as if it had been killed.
     second = Store(path)
     assert second.view("0a2").result == result
@@ -83,8 +83,8 @@ def test_records_survive(tmp_path: Path) -> None:
 def test_the_store_does_not_grow_for_ever(tmp_path: Path) -> None:
     records = Store(str(tmp_path / "store.sqlite"))
     for number in range(MAX_ENDED + 5):
-        records.add(f"{number:04}", SPEC, view(f"{number:04}", "arm"), "daemon")
-        records.update(RunReport(f"{number:04}", "finished"), "daemon")
+        records.add(f"{number:04}", SPEC, view(f"{number:04}", "arm"), {"default": "daemon"})
+        records.update(RunReport(f"{number:04}", "finished"), {"default": "daemon"})
     kept = [found.uuid for found in records.views()]
     assert (len(kept), kept[0]) == (MAX_ENDED, "0005")
     records.close()
@@ -93,7 +93,7 @@ def test_the_store_does_not_grow_for_ever(tmp_path: Path) -> None:
 def test_a_store_of_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = str(tmp_path / "store.sqlite")
     Store(path).close()
-    monkeypatch.setattr(store, "SCHEMA", 2)
+    monkeypatch.setattr(store, "SCHEMA", store.SCHEMA + 1)
     with pytest.raises(DoraError, match="another version of dora; `dora up --recreate-store`"):
         Store(path)
     assert set_aside(path) == f"{path}.backup"

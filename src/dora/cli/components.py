@@ -50,30 +50,74 @@ def coordinator(interface: str, port: int, auth: bool, quiet: bool) -> None:
     `dora up` does it in the background.
     """
     from dora.coordinator.server import serve
+    from dora.dashboard.coordinator_pages import make_pages
 
     _log_to_stderr(quiet)
-    serve(interface, port, auth=auth)
+    serve(interface, port, make_pages, auth=auth)
+
+
+def _machine_id(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001
+    from dora.dataflow.names import machine_id_fault
+
+    if fault := machine_id_fault(value):
+        raise click.BadParameter(f"`{value}` {fault}")
+    return value
+
+
+def _labels(ctx: click.Context, param: click.Parameter, value: str) -> dict[str, str]:  # noqa: ARG001
+    from dora.machine.identity import parse_labels
+
+    try:
+        return parse_labels(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
 
 
 @click.command()
 @coordinator_options
 @click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`.")
 @click.option("--quiet", is_flag=True, help="Log errors only.")
-@later_option("--machine-id", instead="there is one daemon for each coordinator")
-@later_option("--labels", instead="there is one daemon for each coordinator")
+@click.option(
+    "--machine-id",
+    default="default",
+    callback=_machine_id,
+    metavar="ID",
+    help="What this machine is called in `deploy: {machine: ID}`; without, it is the default machine.",
+)
+@click.option(
+    "--labels",
+    default="",
+    callback=_labels,
+    metavar="NAME=VALUE,...",
+    help="What this machine has, for `deploy: {labels: ...}`.",
+)
+@click.option(
+    "--interface",
+    default="",
+    metavar="IP",
+    help="Address at which other machines reach this one; by default where the coordinator sees it.",
+)
 @later_option("--local-listen-port", instead="dynamic nodes find their dataflow without a port")
-def daemon(client: Client, allow_shell_nodes: bool, quiet: bool) -> None:
-    """Run the daemon in the foreground.
+def daemon(
+    client: Client,
+    allow_shell_nodes: bool,
+    quiet: bool,
+    machine_id: str,
+    labels: dict[str, str],
+    interface: str,
+) -> None:
+    """Run the daemon of a machine in the foreground.
 
-    `dora up` does it in the background.
+    `dora up` does it in the background, for the default machine.
     """
     from dora.coordinator.places import find_token
     from dora.daemon.spawn import ALLOW_SHELL
     from dora.machine.daemon import serve
+    from dora.machine.identity import Identity, tls_from
 
     _log_to_stderr(quiet)
     if allow_shell_nodes:
         os.environ[ALLOW_SHELL] = "true"
     token = find_token()
     os.environ.pop("DORA_AUTH_TOKEN", None)  # not for nodes
-    serve(client.address, client.port, token)
+    serve(client.address, client.port, token, Identity(machine_id, labels, interface, tls_from(os.environ)))

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import msgspec
+
 from dora.coordinator.protocol import ACTIVE, DataflowView, RunReport, RunSpec
+from dora.dataflow.model import Dataflow
 from dora.dataflow.report import did_you_mean
 from dora.errors import DoraError
 
@@ -59,10 +62,13 @@ def check_name(views: Sequence[DataflowView], name: str) -> None:
 def free_name(views: Sequence[DataflowView], wanted: str) -> str:
     """Return a name that no running dataflow has: the one wanted, or with a number behind it.
 
+    What a name must not have is left out.
+
     >>> free_name([DataflowView(uuid="1", name="arm", status="running", nodes=[])], "arm")
     'arm-2'
     """
     taken = {view.name for view in views if view.status in ACTIVE}
+    wanted = "".join(letter for letter in wanted if letter.isprintable())[: MAX_NAME - 10] or "dataflow"
     name, number = wanted, 1
     while name in taken:
         number += 1
@@ -88,19 +94,25 @@ def file_of(spec: RunSpec) -> str | None:
     return file if isinstance(file, str) else None
 
 
+def dataflow_of(spec: RunSpec) -> Dataflow:
+    """Return the dataflow of what was asked to run; raises `Refusal` if it is none."""
+    try:
+        return msgspec.convert(spec.dataflow, type=Dataflow)
+    except (msgspec.ValidationError, RecursionError) as error:
+        raise Refusal(400, f"`dataflow` is not a dataflow: {error}") from None
+
+
 def first_view(dataflow_id: str, spec: RunSpec, now: float) -> DataflowView:
     """Return the record of a dataflow that is about to start; raises `Refusal` if it is none."""
-    try:
-        nodes = [node["id"] for node in spec.dataflow["nodes"]]
-        working_dir = spec.dataflow["working_dir"]
-    except (KeyError, TypeError) as error:
-        raise Refusal(400, f"`dataflow` is not a dataflow: {error}") from None
+    dataflow = dataflow_of(spec)
+    if not dataflow.working_dir.startswith("/") or "\0" in dataflow.working_dir:
+        raise Refusal(400, "`dataflow` is not a dataflow: its `working_dir` is no absolute path")
     return DataflowView(
         uuid=dataflow_id,
         name=spec.name,
         status="starting",
-        nodes=nodes,
-        file=file_of(spec),
-        log_directory=f"{working_dir}/out/{dataflow_id}",
+        nodes=[node.id for node in dataflow.nodes],
+        file=dataflow.file,
+        log_directory=f"{dataflow.working_dir}/out/{dataflow_id}",
         created=now,
     )

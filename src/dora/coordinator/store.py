@@ -1,21 +1,29 @@
 """The records of dataflows: one SQLite file, which a killed coordinator leaves whole.
 
-Every change is one transaction in a write-ahead log. The file is for one coordinator at a time.
+Every change is one transaction in a write-ahead log. The file is for one coordinator at a time, which
+therefore reads it once: views are answered from memory.
+
+A full disk must not stop anything that runs. What a daemon reports is then true in memory and written
+later, see `Store.flush`; what somebody asks for is refused.
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import msgspec
 
 from dora.coordinator.protocol import ACTIVE, DataflowView, RunReport, RunSpec, encode
+from dora.coordinator.rules import Refusal
 from dora.errors import DoraError
 from dora.supervise.result import DataflowResult
 
-SCHEMA = 1
+SCHEMA = 2
 MAX_ENDED = 1000  # records of ended dataflows that are kept; the oldest go
 
 _TABLE = """
@@ -26,7 +34,7 @@ CREATE TABLE IF NOT EXISTS dataflows (
     nodes TEXT NOT NULL,
     file TEXT,
     log_directory TEXT NOT NULL,
-    daemon_id TEXT NOT NULL,
+    daemons TEXT NOT NULL,
     created REAL NOT NULL,
     ended REAL,
     reason TEXT NOT NULL DEFAULT '',
@@ -43,6 +51,10 @@ class Store:
     def __init__(self, path: str) -> None:
         """Open the file, made if necessary; raises `DoraError`."""
         self.path = path
+        self.fault = ""  # why something is not written yet
+        self._views: dict[str, DataflowView] = {}  # without results, the oldest first
+        self._active: dict[str, dict[str, str]] = {}  # dataflow → machine → the daemon that has it
+        self._unwritten: dict[str, tuple[RunReport, dict[str, str]]] = {}  # dataflow → report, daemons
         try:
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -55,89 +67,193 @@ class Store:
                     f"the store {path} is of another version of dora; `dora up --recreate-store` begins a "
                     "new one and keeps the old one as a backup"
                 )
-            self._db.execute(_TABLE)
-            self._db.execute(f"PRAGMA user_version = {SCHEMA}")
-        except (OSError, sqlite3.Error) as error:
-            raise DoraError(
-                f"the store {path} cannot be used: {error}; `dora up --recreate-store` begins a new one"
-            ) from error
+            if version != SCHEMA:
+                self._db.execute(_TABLE)
+                self._db.execute(f"PRAGMA user_version = {SCHEMA}")
+            for *row, text in self._db.execute(
+                f"SELECT {_COLUMNS}, daemons FROM dataflows ORDER BY created, uuid"
+            ):
+                daemons = msgspec.json.decode(text, type=dict[str, str])
+                view = msgspec.structs.replace(_view(*row), machines=sorted(daemons))
+                self._views[view.uuid] = view
+                if view.status in ACTIVE:
+                    self._active[view.uuid] = daemons
+        except (OSError, sqlite3.Error, msgspec.DecodeError) as error:
+            mend = (
+                "make room on the disk"
+                if _is_full(error)
+                else "`dora up --recreate-store` begins a new one"
+            )
+            raise DoraError(f"the store {path} cannot be used: {error}; {mend}") from error
 
-    def add(self, dataflow_id: str, spec: RunSpec, view: DataflowView, daemon_id: str) -> None:
-        """Record a dataflow that is about to start."""
+    def add(self, dataflow_id: str, spec: RunSpec, view: DataflowView, daemons: dict[str, str]) -> None:
+        """Record a dataflow that is about to start; raises `Refusal` if the disk does not take it.
+
+        ``daemons`` is machine → the daemon that is to start its part.
+        """
+        with self._refused("the dataflow cannot be recorded, and is not started"):
+            self._db.execute(
+                "INSERT INTO dataflows "
+                "(uuid, name, status, nodes, file, log_directory, daemons, created, spec) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    dataflow_id,
+                    view.name,
+                    view.status,
+                    encode(view.nodes).decode(),
+                    view.file,
+                    view.log_directory,
+                    encode(daemons).decode(),
+                    view.created,
+                    encode(spec).decode(),
+                ),
+            )
+        self._views[dataflow_id] = view
+        self._active[dataflow_id] = daemons
+
+    def update(self, report: RunReport, daemons: dict[str, str]) -> list[str]:
+        """Record how a run is; one that is not in the store is ignored. Returns as `flush` does."""
+        view = self._views.get(report.dataflow_id)
+        if view is None:
+            return [report.dataflow_id]
+        over = report.status not in ACTIVE
+        self._views[view.uuid] = msgspec.structs.replace(
+            view, status=report.status, reason=report.reason, ended=time.time() if over else None
+        )
+        if over:
+            self._active.pop(view.uuid, None)
+        else:
+            self._active[view.uuid] = daemons
+        self._unwritten[view.uuid] = report, daemons
+        return self.flush()
+
+    def flush(self) -> list[str]:
+        """Write what is not written yet; return the dataflows of which nothing is left to be written.
+
+        ``fault`` says afterwards why something is, "" if nothing is.
+        """
+        written = []
+        self.fault = ""
+        try:
+            for dataflow_id, (report, daemons) in list(self._unwritten.items()):
+                self._write(report, daemons)
+                del self._unwritten[dataflow_id]
+                written.append(dataflow_id)
+            self._forget_oldest()
+        except sqlite3.Error as error:
+            self.fault = str(error)
+        return written
+
+    def _write(self, report: RunReport, daemons: dict[str, str]) -> None:
+        result = None if report.result is None else encode(report.result).decode()
         self._db.execute(
-            "INSERT INTO dataflows "
-            "(uuid, name, status, nodes, file, log_directory, daemon_id, created, spec) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "UPDATE dataflows SET status = ?, reason = ?, result = ?, ended = ?, daemons = ? "
+            "WHERE uuid = ?",
             (
-                dataflow_id,
-                view.name,
-                view.status,
-                encode(view.nodes).decode(),
-                view.file,
-                view.log_directory,
-                daemon_id,
-                view.created,
-                encode(spec).decode(),
+                report.status,
+                report.reason,
+                result,
+                self._views[report.dataflow_id].ended,
+                encode(daemons).decode(),
+                report.dataflow_id,
             ),
         )
 
-    def update(self, report: RunReport, daemon_id: str) -> None:
-        """Record how a run is; one that is not in the store is ignored."""
-        ended = None if report.status in ACTIVE else time.time()
-        result = None if report.result is None else encode(report.result).decode()
-        self._db.execute(
-            "UPDATE dataflows SET status = ?, reason = ?, result = ?, ended = ?, daemon_id = ? "
-            "WHERE uuid = ?",
-            (report.status, report.reason, result, ended, daemon_id, report.dataflow_id),
-        )
-        if ended is not None:
-            self._db.execute(
-                "DELETE FROM dataflows WHERE ended IS NOT NULL AND uuid NOT IN "
-                "(SELECT uuid FROM dataflows WHERE ended IS NOT NULL ORDER BY ended DESC LIMIT ?)",
-                (MAX_ENDED,),
-            )
+    def _forget_oldest(self) -> None:
+        surplus = len(self._views) - len(self._active) - MAX_ENDED
+        if surplus <= 0:
+            return
+        ended = [view for view in self._views.values() if view.uuid not in self._active]
+        ended.sort(key=lambda view: view.ended or 0.0)
+        self._remove([view.uuid for view in ended[:surplus]])
+
+    def _remove(self, dataflow_ids: list[str]) -> None:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            self._db.executemany("DELETE FROM dataflows WHERE uuid = ?", [(uuid,) for uuid in dataflow_ids])
+            self._db.execute("COMMIT")
+        finally:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+        for dataflow_id in dataflow_ids:
+            del self._views[dataflow_id]
+            self._unwritten.pop(dataflow_id, None)
 
     def views(self) -> list[DataflowView]:
         """Return all records without results, the oldest first."""
-        rows = self._db.execute(f"SELECT {_COLUMNS} FROM dataflows ORDER BY created, uuid").fetchall()
-        return [_view(row) for row in rows]
+        return list(self._views.values())
 
     def view(self, dataflow_id: str) -> DataflowView:
         """Return one record with its result; raises ``KeyError``."""
-        row = self._db.execute(
-            f"SELECT {_COLUMNS}, result FROM dataflows WHERE uuid = ?", (dataflow_id,)
-        ).fetchone()
-        if row is None:
-            raise KeyError(dataflow_id)
-        view = _view(row[:-1])
-        if row[-1] is None:
+        view = self._views[dataflow_id]
+        if dataflow_id in self._unwritten:
+            return msgspec.structs.replace(view, result=self._unwritten[dataflow_id][0].result)
+        if view.status in ACTIVE:
             return view
-        return msgspec.structs.replace(view, result=msgspec.json.decode(row[-1], type=DataflowResult))
+        text = self._read("result", dataflow_id)
+        return (
+            view
+            if text is None
+            else msgspec.structs.replace(view, result=msgspec.json.decode(text, type=DataflowResult))
+        )
 
     def spec(self, dataflow_id: str) -> RunSpec:
         """Return what was asked to run; raises ``KeyError``."""
-        row = self._db.execute("SELECT spec FROM dataflows WHERE uuid = ?", (dataflow_id,)).fetchone()
+        return msgspec.json.decode(self._read("spec", dataflow_id) or "", type=RunSpec)
+
+    def _read(self, column: str, dataflow_id: str) -> str | None:
+        with self._refused("the record cannot be read"):
+            row = self._db.execute(
+                f"SELECT {column} FROM dataflows WHERE uuid = ?", (dataflow_id,)
+            ).fetchone()
         if row is None:
             raise KeyError(dataflow_id)
-        return msgspec.json.decode(row[0], type=RunSpec)
+        text: str | None = row[0]
+        return text
 
-    def active(self) -> dict[str, str]:
-        """Return the dataflows that have not ended: id → the daemon that has it."""
-        rows = self._db.execute("SELECT uuid, daemon_id FROM dataflows WHERE ended IS NULL").fetchall()
-        return dict(rows)
+    def find(self, dataflow_id: str) -> DataflowView | None:
+        """Return one record without its result, None if there is none."""
+        return self._views.get(dataflow_id)
+
+    def active(self) -> dict[str, dict[str, str]]:
+        """Return the dataflows that have not ended: id → machine → the daemon that has it."""
+        return dict(self._active)
 
     def remove_ended(self) -> list[DataflowView]:
-        """Remove the records of ended dataflows, and return them."""
-        removed = [view for view in self.views() if view.status not in ACTIVE]
-        self._db.executemany("DELETE FROM dataflows WHERE uuid = ?", [(view.uuid,) for view in removed])
+        """Remove the records of ended dataflows, and return them; raises `Refusal` if the disk is full."""
+        removed = [view for view in self._views.values() if view.uuid not in self._active]
+        with self._refused("the records cannot be removed"):
+            self._remove([view.uuid for view in removed])
         return removed
+
+    @contextmanager
+    def _refused(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise Refusal(507, f"{what}: {error} ({self.path})") from None
 
     def close(self) -> None:
         self._db.close()
 
 
-def _view(row: tuple[str, str, str, str, str | None, str, float, float | None, str]) -> DataflowView:
-    uuid, name, status, nodes, file, log_directory, created, ended, reason = row
+def _is_full(error: Exception) -> bool:
+    if isinstance(error, OSError):
+        return error.errno == errno.ENOSPC
+    return getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+
+
+def _view(
+    uuid: str,
+    name: str,
+    status: str,
+    nodes: str,
+    file: str | None,
+    log_directory: str,
+    created: float,
+    ended: float | None,
+    reason: str,
+) -> DataflowView:
     return msgspec.convert(
         {
             "uuid": uuid,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 
-from dora.dataflow.links import Plan
+from dora.dataflow.links import Link, Plan
 from dora.supervise.result import LinkReport
 from dora.transport.board import (
     ASLEEP,
@@ -20,24 +21,48 @@ from dora.transport.board import (
 )
 from dora.transport.doorbell import Bell
 
+_GONE_LINKS = 1000  # links that were taken away, whose counts are kept for the report
+
 
 class BoardKeeper:
     """The board of one run, seen by its daemon."""
 
     def __init__(self, board: Board, plan: Plan) -> None:
         self.board = board
-        self._plan = plan
         self._bells: dict[str, Bell] = {}
-        self._by_consumer: dict[str, list[int]] = {node_id: [] for node_id in plan.configs}
         self._credit_bells: dict[int, str] = {}
+        self._channels: dict[int, str] = {}
+        # By link slot: what was sent when its receiver ended. What is sent afterwards is for nobody.
+        self._sent_at_end: dict[int, int] = {}
+        self._sent_slots: dict[int, int] = {}
+        self._gone: deque[Link] = deque(maxlen=_GONE_LINKS)  # that were taken away while the dataflow ran
+        self._plan = plan
+        self._take(plan)
+
+    def _take(self, plan: Plan) -> None:
+        self._plan = plan
+        self._by_consumer: dict[str, list[int]] = {node_id: [] for node_id in plan.configs}
         for node_id, config in plan.configs.items():
             for item in config.inputs:
                 if item.kind == "link":
                     self._by_consumer[node_id].append(item.slot)
                     self._credit_bells[item.slot] = item.credit_bell
-        # By link slot: what was sent when its receiver ended. What is sent afterwards is for nobody.
-        self._sent_at_end: dict[int, int] = {}
-        self._sent_slots = {link.slot: link.output_slot for link in plan.links}
+                    self._channels[item.slot] = item.service
+        self._sent_slots.update((link.slot, link.output_slot) for link in plan.links)
+
+    def change(self, plan: Plan) -> None:
+        """Go over to another plan. Links that are not in it are done once their receivers say so."""
+        left = {link.slot for link in plan.links}
+        for link in self._plan.links:
+            if link.slot not in left:
+                self._gone.append(link)
+                if self.board.get(link.slot, STATE) != UNCONNECTED:
+                    self._sent_at_end.setdefault(link.slot, self.board.get(link.output_slot, SENT))
+        self._take(plan)
+
+    def channel_of(self, slot: int) -> str:
+        """Return the name of the channel that a link uses or used."""
+        return self._channels[slot]
 
     def call(self, node_id: str) -> None:
         """Tell a node that a control frame lies on its socket."""
@@ -47,13 +72,19 @@ class BoardKeeper:
 
     def close_receivers(self, node_id: str) -> None:
         """Nobody reads this node's inputs any more: senders must neither wait nor send for it."""
-        for slot in self._by_consumer[node_id]:
-            if self.board.get(slot, STATE) == UNCONNECTED:
-                continue
-            self._sent_at_end.setdefault(slot, self.board.get(self._sent_slots[slot], SENT))
-            self.board.set(slot, STATE, CLOSED)
-            if self._credit_bells[slot]:
-                self._ring(self._credit_bells[slot])
+        gone = [link.slot for link in self._gone if link.consumer == node_id and link.kind == "link"]
+        for slot in (*self._by_consumer[node_id], *gone):
+            if self.board.get(slot, STATE) != UNCONNECTED:
+                self._sent_at_end.setdefault(slot, self.board.get(self._sent_slots[slot], SENT))
+                self.close_link(slot)
+
+    def close_link(self, slot: int) -> None:
+        """Let nobody wait for the receiver of a link any more."""
+        if self.board.get(slot, STATE) == UNCONNECTED:
+            return
+        self.board.set(slot, STATE, CLOSED)
+        if self._credit_bells.get(slot):
+            self._ring(self._credit_bells[slot])
 
     def reopen_receivers(self, node_id: str) -> None:
         """A new process reads this node's inputs."""
@@ -73,8 +104,8 @@ class BoardKeeper:
 
     def drained(self, node_id: str) -> bool:
         """Tell whether everything that a node sent was taken by those who still read."""
-        for link in self._plan.links:
-            if link.producer != node_id or link.kind != "link":
+        for link in (*self._gone, *self._plan.links):
+            if link.producer != node_id or link.kind != "link" or link.target_machine:
                 continue
             get = self.board.get
             if get(link.slot, STATE) in (UNCONNECTED, CLOSED):
@@ -87,9 +118,14 @@ class BoardKeeper:
     def report(
         self, text_sent: Mapping[int, int], text_dropped: Mapping[int, int]
     ) -> tuple[LinkReport, ...]:
-        """Read off what every link carried. The mappings count the lines of text links, by slot."""
+        """Read off what every link to this machine carried.
+
+        The mappings count the lines of text links, by slot.
+        """
         reports = []
-        for link in self._plan.links:
+        for link in (*self._gone, *self._plan.links):
+            if link.target_machine:
+                continue
             get = self.board.get
             received, dropped = get(link.slot, RECEIVED), get(link.slot, DROPPED)
             if link.kind == "text":
@@ -115,6 +151,18 @@ class BoardKeeper:
                 )
             )
         return tuple(reports)
+
+    def sent(self, node_id: str) -> dict[str, int]:
+        """Return how many messages each output of a node has sent."""
+        outputs = self._plan.configs[node_id].outputs
+        return {output.id: self.board.get(output.slot, SENT) for output in outputs}
+
+    def note_sent(self, node_id: str, sent: Mapping[str, int]) -> None:
+        """Note how many messages a node of another machine has sent."""
+        for output in self._plan.configs[node_id].outputs:
+            count = sent.get(output.id, 0)
+            if count > self.board.get(output.slot, SENT):
+                self.board.set(output.slot, SENT, count)
 
     def close(self) -> None:
         self._bells.clear()

@@ -25,7 +25,7 @@ import time
 
 from dora.daemon.guardian import kill_run, remove_run_files, remove_shared_memory
 from dora.errors import DoraError, SharedMemoryFull
-from dora.transport.places import SOCKET_NAME, runtime_root
+from dora.transport.places import SOCKET_NAME, run_path, runtime_root
 
 SHM = "/dev/shm"
 ROOM_NEEDED = 16 << 20  # bytes of shared memory, to start with
@@ -67,8 +67,9 @@ def usable_root() -> str:
 class RunDirectory:
     """The directory of one run, made and locked; ``remove`` ends it."""
 
-    def __init__(self, dataflow_id: str, path: str, lock: int) -> None:
+    def __init__(self, dataflow_id: str, path: str, lock: int, run_id: str = "") -> None:
         self.dataflow_id = dataflow_id
+        self.run_id = run_id or dataflow_id  # marks its processes
         self.name = ""  # given at the start, for commands
         self.path = path
         self.prefix = f"dora_{os.path.basename(path)}_"
@@ -77,24 +78,28 @@ class RunDirectory:
         self._locks = [lock]
 
     @classmethod
-    def create(cls, dataflow_id: str, root: str | None = None) -> RunDirectory:
-        """Remove what dead runs left behind and make the directory of a new one; raises `DoraError`."""
+    def create(cls, dataflow_id: str, root: str | None = None, run_id: str = "") -> RunDirectory:
+        """Remove what dead runs left behind and make the directory of a new one; raises `DoraError`.
+
+        ``run_id`` is another id than the dataflow's, where several daemons run parts of it.
+        """
         root = root or usable_root()
+        run_id = run_id or dataflow_id
         try:
             root_lock = _open_lock(f"{root}/lock")
             try:
                 fcntl.flock(root_lock, fcntl.LOCK_EX)
                 _remove_stale(root)
-                path = f"{root}/{dataflow_id.replace('-', '')[-12:]}"
+                path = run_path(run_id, root)
                 os.mkdir(path, 0o700)
                 lock = _open_lock(f"{path}/lock")
-                os.write(lock, dataflow_id.encode())
+                os.write(lock, run_id.encode())
                 fcntl.flock(lock, fcntl.LOCK_EX)
             finally:
                 os.close(root_lock)
         except OSError as error:
             raise DoraError(f"cannot make a directory for this run in {root}: {error.strerror}") from error
-        return cls(dataflow_id, path, lock)
+        return cls(dataflow_id, path, lock, run_id)
 
     def lock_board(self) -> None:
         """Mark the board, which must exist, as that of a living run."""

@@ -62,7 +62,7 @@ class Watchdog:
                 [
                     *(sys.executable, "-S", "-E", guardian.__file__),
                     *(str(read), str(os.getpid())),
-                    *(self._run.dataflow_id, self._run.path, self._run.prefix),
+                    *(self._run.run_id, self._run.path, self._run.prefix),
                 ],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,

@@ -10,6 +10,7 @@ import msgspec
 
 from dora.dataflow.block import Checked
 from dora.dataflow.contracts import Ports
+from dora.dataflow.deployment import deploy_of, is_elsewhere
 from dora.dataflow.expand import PATH_VARIABLES, expand_path
 from dora.dataflow.fields import NODE_BLOCK
 from dora.dataflow.files import MANIFEST_FILE, is_file
@@ -17,7 +18,9 @@ from dora.dataflow.kinds import Reader, reserved
 from dora.dataflow.model import (
     DEFAULT_OPERATOR_ID,
     DEFAULT_QUEUE_SIZE,
+    HERE,
     Dataflow,
+    Deploy,
     Input,
     LogOptions,
     Node,
@@ -61,13 +64,19 @@ class Assembler:
     """Builds the nodes of one dataflow."""
 
     def __init__(
-        self, reader: Reader, offers: Mapping[str, Offer] | None = None, in_module: bool = False
+        self,
+        reader: Reader,
+        offers: Mapping[str, Offer] | None = None,
+        in_module: bool = False,
+        deploy: Deploy = HERE,
     ) -> None:
-        """``offers``: what the nodes that use modules offer, by id; ``in_module``: see `Wiring`."""
+        """``offers``: what the nodes that use modules offer, by id; ``in_module``: see `Wiring`;
+        ``deploy``: where nodes run that do not say it."""
         self.reader = reader
         self.report: Report = reader.report
         self.offers = offers or {}
         self.in_module = in_module
+        self.deploy = deploy
         self.programs: list[Program] = []
         self.ports: list[Ports] = []
         self.wiring = Wiring({}, self.report)
@@ -221,6 +230,7 @@ class Assembler:
             self._dynamic(draft)
         elif path and path != "shell":
             made = bool(checked.get("build")) or checked.has("git") or download is not None
+            made = made or is_elsewhere(checked, self.deploy)
             self._runs(checked, "path", path, _named(draft), made)
         outputs = checked.get("outputs") or ()
         inputs = self._inputs(checked, f"node `{draft.id}`")
@@ -248,7 +258,8 @@ class Assembler:
             path = self._path(python, "source") if python else None
             if python and path:
                 owner = f"the operator `{operator_id}` of the node `{draft.id}`"
-                self._runs(python, "source", path, owner, bool(checked.get("build")))
+                made = bool(checked.get("build")) or is_elsewhere(draft.checked, self.deploy)
+                self._runs(python, "source", path, owner, made)
             operator = Operator(
                 id=operator_id,
                 python=path or "",
@@ -292,6 +303,7 @@ class Assembler:
                 window=get("restart_window"),
             ),
             "parameters": get("parameters") or {},
+            "deploy": deploy_of(draft.checked, self.deploy, self.report),
             "health_check_timeout": get("health_check_timeout"),
             "finish_grace": get("finish_grace_secs"),
             "startup_timeout": get("startup_timeout"),
@@ -476,7 +488,7 @@ def assemble(
     for name in env_overrides.keys() - overrides.keys():
         message = f"the environment variable `{name}` is reserved for dora or the system; it is left out"
         reader.report.problems.append(Problem(message, reader.report.file, severity="warning"))
-    assembler = Assembler(reader)
+    assembler = Assembler(reader, deploy=deploy_of(root, HERE, reader.report))
     nodes = assembler.nodes(root.get("nodes") or ())
     types, type_warnings = _types(assembler.ports, root, reader, working_dir)
     if strict_types or root.get("strict_types"):

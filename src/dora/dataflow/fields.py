@@ -11,6 +11,7 @@ from msgspec import structs
 from dora.dataflow import document
 from dora.dataflow.block import Block, Checked, Field
 from dora.dataflow.contracts import CONTRACTS, TYPE_RULES
+from dora.dataflow.deployment import DEPLOY
 from dora.dataflow.document import Scalar, Value
 from dora.dataflow.kinds import (
     DATA,
@@ -433,8 +434,8 @@ NODE_BLOCK = Block(
         ),
         Field(
             "deploy",
-            Later("several machines", "remove `deploy`: all nodes run on this machine"),
-            "Where to run the node. Not supported by this version.",
+            DEPLOY,
+            "The machine to run the node on; instead of the dataflow's.",
             on_runtime=True,
             on_module=True,
         ),
@@ -509,8 +510,8 @@ DATAFLOW = Block(
         Field("debug", DEBUG, "Options of dora-rs for inspection."),
         Field(
             "deploy",
-            Later("several machines", "remove `deploy`: all nodes run on this machine"),
-            "Where to run the nodes. Not supported by this version.",
+            DEPLOY,
+            "The machine to run nodes on that have no `deploy` of their own.",
         ),
         Field("strict_types", Flag(), "Make errors of types that do not fit together.", default=False),
         Field(

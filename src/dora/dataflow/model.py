@@ -122,6 +122,17 @@ class Download(msgspec.Struct, frozen=True):
     sha256: str | None = None  # in lower case
 
 
+class Deploy(msgspec.Struct, frozen=True):
+    """Where a node runs. Without ``machine`` and ``labels``: on the default machine."""
+
+    machine: str | None = None
+    labels: dict[str, str] = {}  # that the machine must have
+    working_dir: str | None = None  # absolute, on that machine; None: that of the dataflow
+
+
+HERE = Deploy()
+
+
 class Node(msgspec.Struct, frozen=True):
     """One process of the dataflow: a program (``path``) or a runtime for ``operators``.
 
@@ -152,6 +163,7 @@ class Node(msgspec.Struct, frozen=True):
     git: GitSource | None = None
     download: Download | None = None
     parameters: dict[str, Any] = {}  # as they are at the start
+    deploy: Deploy = HERE
     pattern: str | None = None  # "service-server", "action-client", …; None: no part in one, or not said
     place: str | None = None  # "file.yml:3:5" of the node's mapping, for messages
     module: str = ""  # the id of the node that used the module it comes from, "" if none did
@@ -223,8 +235,13 @@ class Dataflow(msgspec.Struct, frozen=True):
         raise KeyError(node_id)
 
     def directory_of(self, node: Node) -> str:
-        """Return where a node runs and its relative paths begin: the working directory, or its clone."""
-        return f"{self.working_dir}/{node.git.folder}" if node.git else self.working_dir
+        """Return where a node runs and its relative paths begin: its working directory, or its clone."""
+        folder = self.home_of(node)
+        return f"{folder}/{node.git.folder}" if node.git else folder
+
+    def home_of(self, node: Node) -> str:
+        """Return the working directory of a node: that of its ``deploy``, or of the dataflow."""
+        return node.deploy.working_dir or self.working_dir
 
     def consumers(self, node_id: str, output: str) -> Iterator[tuple[Node, Input]]:
         """Yield every (node, input) that is fed by this output."""

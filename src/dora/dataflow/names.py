@@ -1,4 +1,4 @@
-"""Ids of nodes, operators, inputs and outputs: what they may look like."""
+"""Ids of nodes, operators, inputs, outputs and machines: what they may look like."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import re
 
 NODE_ID = r"[A-Za-z0-9_\-][A-Za-z0-9_.\-]*"
 DATA_ID = r"[A-Za-z0-9_.\-]+(/[A-Za-z0-9_.\-]+)*"
+MACHINE_ID = r"[A-Za-z0-9_][A-Za-z0-9_.\-]{0,62}"
 
 _node_id = re.compile(NODE_ID).fullmatch
 _data_id = re.compile(DATA_ID).fullmatch
+_machine_id = re.compile(MACHINE_ID).fullmatch
 
 
 def node_id_fault(text: str) -> str:
@@ -39,6 +41,15 @@ def data_id_fault(text: str) -> str:
     if "//" in text:
         return "has two slashes in a row"
     return _bad_character(text, "/", "`_`, `.`, `-` and `/`")
+
+
+def machine_id_fault(text: str) -> str:
+    """Return why ``text`` cannot be the id of a machine; "" if it can."""
+    if _machine_id(text):
+        return ""
+    return (
+        "has to be of 1 to 63 letters (a-z), digits, `_`, `.` and `-`, and begin with none of the last two"
+    )
 
 
 def _bad_character(text: str, also: str, allowed: str) -> str:

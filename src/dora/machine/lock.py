@@ -7,19 +7,21 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from dora.coordinator.protocol import DEFAULT_MACHINE
 from dora.daemon.rundir import usable_root
 from dora.errors import DoraError
 
 
-def lock_path(address: str, port: int) -> str:
+def lock_path(address: str, port: int, machine: str = DEFAULT_MACHINE) -> str:
     """Return the file that the daemon of a coordinator locks; it contains its process id."""
-    return f"{usable_root()}/daemon-{address.replace(':', '_')}-{port}.lock"
+    of_machine = "" if machine == DEFAULT_MACHINE else f"-{machine}"
+    return f"{usable_root()}/daemon-{address.replace(':', '_')}-{port}{of_machine}.lock"
 
 
-def running_daemon(address: str, port: int) -> int | None:
+def running_daemon(address: str, port: int, machine: str = DEFAULT_MACHINE) -> int | None:
     """Return the process id of the daemon of this user that serves a coordinator, None if there is none."""
     try:
-        descriptor = os.open(lock_path(address, port), os.O_RDWR | os.O_CLOEXEC)
+        descriptor = os.open(lock_path(address, port, machine), os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
         return None
     try:
@@ -33,9 +35,9 @@ def running_daemon(address: str, port: int) -> int | None:
 
 
 @contextmanager
-def locked(address: str, port: int) -> Iterator[None]:
+def locked(address: str, port: int, machine: str = DEFAULT_MACHINE) -> Iterator[None]:
     """Be the daemon of a coordinator in this block; raises `DoraError` if another process is."""
-    descriptor = os.open(lock_path(address, port), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = os.open(lock_path(address, port, machine), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

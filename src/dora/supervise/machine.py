@@ -30,8 +30,8 @@ from dora.dataflow.model import Dataflow
 from dora.dataflow.report import listed
 from dora.supervise import commands as do
 from dora.supervise import events as on
-from dora.supervise.node_requests import NodeRequests
 from dora.supervise.news import MachineNews
+from dora.supervise.node_requests import NodeRequests
 from dora.supervise.node_state import NodeState
 from dora.supervise.other_machines import OtherMachines
 from dora.supervise.parameters import ParameterRules
@@ -381,11 +381,6 @@ class Supervisor(NodeRequests, OtherMachines, ParameterRules):
             self._doom(node, "grace", message)
         if any(self._alive()):
             self.deadlines["", "abandon"] = self._now + ABANDON_AFTER
-
-    def _doom(self, node: NodeState, kind: FailureKind, message: str) -> None:
-        if node.doom is None:
-            node.doom = (kind, message)
-        self._signal(node, signal.SIGKILL, message)
 
     # ----------------------------------------------------------------------- deadlines
 

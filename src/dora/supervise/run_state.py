@@ -10,7 +10,7 @@ from dora.dataflow.model import Dataflow
 from dora.supervise import commands as do
 from dora.supervise.graph import Graph
 from dora.supervise.node_state import NodeState
-from dora.supervise.result import DataflowResult, NodeFailure
+from dora.supervise.result import DataflowResult, FailureKind, NodeFailure
 from dora.wire.control import ToNode
 from dora.wire.requests import Answer
 
@@ -114,6 +114,11 @@ class RunState:
     def _signal(self, node: NodeState, number: int, why: str) -> None:
         self._commands.append(do.Signal(node.spec.id, number))
         self._tell(node.spec.id, f"gets {signal.Signals(number).name}: {why}")
+
+    def _doom(self, node: NodeState, kind: FailureKind, message: str) -> None:
+        if node.doom is None:
+            node.doom = (kind, message)
+        self._signal(node, signal.SIGKILL, message)
 
     def _note(self, level: Literal["error", "warn", "info"], node_id: str, text: str) -> None:
         self._commands.append(do.Note(level, node_id, text))

@@ -31,3 +31,18 @@ def runtime_root() -> str:
             ):
                 return f"{session}/dora"
     return f"/tmp/dora-{os.getuid()}"
+
+
+def run_path(dataflow_id: str, root: str | None = None) -> str:
+    """Return the directory of a run, by default among this user's."""
+    return f"{root or runtime_root()}/{dataflow_id.replace('-', '')[-12:]}"
+
+
+def mailbox_endpoint(address: str, port: int, *, tls: bool) -> str:
+    """Return how a mailbox is reached from other machines; see `dora.transport.mailbox`.
+
+    >>> mailbox_endpoint("10.0.0.2", 7000, tls=False), mailbox_endpoint("fd00::2", 7000, tls=True)
+    ('tcp/10.0.0.2:7000', 'tls/[fd00::2]:7000')
+    """
+    host = f"[{address}]" if ":" in address else address
+    return f"{'tls' if tls else 'tcp'}/{host}:{port}"

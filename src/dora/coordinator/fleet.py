@@ -1,0 +1,315 @@
+"""The machines: who is connected, what their daemons report of the dataflows, and who is lost.
+
+What a daemon says counts. One whose connection ended has `LOST_AFTER` to come back: its process has most
+likely ended, and all its nodes with it. One that has just fallen silent may be behind a cut, with nodes
+that go on; it is given up after `UNREACHABLE_AFTER`. A dataflow on several machines is one record; what
+each of them reports is put together in `Shares`, and what one has to know of the other is passed on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable
+
+from dora._version import __version__
+from dora.coordinator.placement import address_of, is_loopback
+from dora.coordinator.protocol import (
+    ACTIVE,
+    DEFAULT_MACHINE,
+    Explain,
+    Hello,
+    Lost,
+    MachineView,
+    Meet,
+    Recorded,
+    Rejected,
+    RunReport,
+    RunSpec,
+    Share,
+    Start,
+    Stop,
+    ToDaemon,
+    Told,
+    Welcome,
+    version_fault,
+)
+from dora.coordinator.rules import lost
+from dora.coordinator.shares import Shares
+from dora.coordinator.store import Store
+from dora.dataflow.names import machine_id_fault
+from dora.transport.places import mailbox_endpoint
+
+LOST_AFTER = 5.0  # seconds that a daemon may take to come back before its dataflows count as lost
+FIRST_REPORT = 10.0  # the same, after the start of the coordinator
+UNREACHABLE_AFTER = 180.0  # the same, for a machine that has fallen silent
+REWRITE_AFTER = 2.0  # seconds between attempts to write to a full disk
+
+log = logging.getLogger("dora.coordinator")
+
+
+class DaemonLink:
+    """The connection of a daemon; ``send`` never waits.
+
+    ``seen`` is where the coordinator sees the machine, ``server`` where the machine reached the coordinator.
+    """
+
+    def __init__(self, hello: Hello, send: Callable[[ToDaemon], None], seen: str, server: str) -> None:
+        self.machine = hello.machine
+        self.daemon_id = hello.daemon_id
+        self.labels = hello.labels
+        self.address = hello.address or seen
+        self.tls = hello.tls
+        self.send = send
+        self.seen = seen
+        self.server = server
+
+    @property
+    def is_here(self) -> bool:
+        """Whether it runs on the machine of the coordinator."""
+        return is_loopback(self.seen) or self.seen == self.server
+
+
+class Fleet:
+    """All machines of one coordinator. ``on_change`` is called after every change that others wait for."""
+
+    def __init__(self, store: Store, on_change: Callable[[], None]) -> None:
+        self._store = store
+        self._on_change = on_change
+        self.links: dict[str, DaemonLink] = {}  # machine → its connection
+        self._last: dict[str, DaemonLink] = {}  # the same, of those that are away too
+        self._away: dict[str, float] = {}  # machine → since when
+        self._verdicts: dict[str, asyncio.TimerHandle] = {}
+        self._shares = {
+            dataflow_id: Shares(dataflow_id, daemons) for dataflow_id, daemons in store.active().items()
+        }
+        self._rewrite: asyncio.TimerHandle | None = None  # the next attempt to write to a full disk
+        machines = {machine for shares in self._shares.values() for machine in shares.daemons}
+        for machine in machines | {DEFAULT_MACHINE}:
+            self._judge_after(machine, FIRST_REPORT if machine == DEFAULT_MACHINE else _patience())
+
+    def views(self) -> list[MachineView]:
+        """Return the machines that are connected or waited for, in the order of their ids."""
+        return [
+            MachineView(
+                id=machine,
+                labels=link.labels,
+                address=link.address,
+                daemon_id=link.daemon_id,
+                away_since=self._away.get(machine),
+            )
+            for machine, link in sorted(self._last.items())
+            if machine in self.links or machine in self._away
+        ]
+
+    # ----------------------------------------------------------------------- coming and going
+
+    def join(
+        self, hello: Hello, send: Callable[[ToDaemon], None], seen: str = "127.0.0.1", server: str = ""
+    ) -> DaemonLink | None:
+        """Take in a daemon and its report; None (and an answer to it) if it cannot take part."""
+        machine = hello.machine
+        fault = version_fault("daemon", hello.version, __version__)
+        present = self.links.get(machine)
+        if not fault and machine_id_fault(machine):
+            fault = f"the machine id `{machine[:60]}` {machine_id_fault(machine)}"
+        if not fault and present is not None and present.daemon_id != hello.daemon_id:
+            fault = "another daemon is connected to this coordinator already"
+            if machine != DEFAULT_MACHINE:
+                fault = f"another daemon has connected as machine `{machine}`"
+        if fault:
+            log.warning("refused the daemon with process id %d: %s", hello.pid, fault)
+            send(Rejected(fault))
+            return None
+        if (verdict := self._verdicts.pop(machine, None)) is not None:
+            verdict.cancel()
+        link = self.links[machine] = self._last[machine] = DaemonLink(hello, send, seen, server)
+        since = self._away.pop(machine, None)
+        after = f" again, after {time.time() - since:.1f} s" if since is not None else ""
+        log.info("machine `%s`: its daemon (process id %d) is connected%s", machine, hello.pid, after)
+        send(Welcome(__version__))
+        known = {view.uuid for view in self._store.views()}
+        for report in hello.runs:
+            if report.status in ACTIVE and report.dataflow_id not in known:
+                send(Explain(report.dataflow_id))  # the store is a new one
+            else:
+                self.record(link, report)
+        reported = {report.dataflow_id for report in hello.runs}
+        for shares in list(self._shares.values()):
+            if shares.dataflow_id in reported:
+                self._catch_up(shares, link)
+            elif shares.is_waited_for(machine):
+                was_with = shares.daemons[machine]
+                self._lose(shares, machine, lost(shares.dataflow_id, was_with, hello.daemon_id).reason)
+        self._on_change()
+        return link
+
+    def leave(self, link: DaemonLink, silent: bool = False) -> None:
+        """The connection of a daemon ended, or it has fallen silent; it has some time to come back."""
+        if self.links.get(link.machine) is not link:
+            return
+        del self.links[link.machine]
+        self._away[link.machine] = time.time()
+        how = "does not answer" if silent else "its daemon is gone"
+        log.warning("machine `%s`: %s", link.machine, how)
+        self._judge_after(link.machine, _patience() if silent else LOST_AFTER)
+        self._on_change()
+
+    def _judge_after(self, machine: str, seconds: float) -> None:
+        self._verdicts[machine] = asyncio.get_running_loop().call_later(seconds, self._give_up, machine)
+
+    def _give_up(self, machine: str) -> None:
+        self._verdicts.pop(machine, None)
+        if machine in self.links:
+            return
+        self._away.pop(machine, None)
+        for shares in list(self._shares.values()):
+            if shares.is_waited_for(machine):
+                self._lose(shares, machine, "its daemon is gone, and all nodes with it")
+        self._on_change()
+
+    # ----------------------------------------------------------------------- dataflows
+
+    def start(self, dataflow_id: str, spec: RunSpec) -> None:
+        """Let the machines start a dataflow that is in the store."""
+        shares = self._shares[dataflow_id]
+        gathered = self.gathers(shares.daemons)
+        for machine in shares.daemons:
+            share = None
+            if shares.spans or gathered:
+                share = Share(machine=machine, secret=shares.secret, gathered=gathered)
+            self.links[machine].send(Start(dataflow_id, spec, share))
+
+    def add(self, dataflow_id: str, daemons: dict[str, str]) -> None:
+        """Note that a dataflow belongs to these daemons, by machine."""
+        self._shares[dataflow_id] = Shares(dataflow_id, daemons)
+
+    def gathers(self, machines: Iterable[str]) -> bool:
+        """Tell whether the logs of a dataflow on these machines have to be gathered here."""
+        return not all(machine in self._last and self._last[machine].is_here for machine in machines)
+
+    def stop(self, dataflow_id: str, grace: float | None, force: bool) -> None:
+        """Let the machines stop a dataflow."""
+        shares = self._shares.get(dataflow_id)
+        for machine in shares.daemons if shares is not None else ():
+            if (link := self.links.get(machine)) is not None:
+                link.send(Stop(dataflow_id, grace, force))
+
+    def record(self, link: DaemonLink, report: RunReport) -> None:
+        """Take in what a daemon reports of a dataflow."""
+        machine = link.machine
+        shares = self._shares.get(report.dataflow_id)
+        if shares is None:
+            view = self._store.find(report.dataflow_id)
+            if view is None or (len(view.machines) > 1 and report.status not in ACTIVE):
+                link.send(Recorded(report.dataflow_id))
+                return
+            if len(view.machines) > 1:
+                link.send(Stop(report.dataflow_id, force=True))  # the others have gone on without it
+                return
+            # The daemon's word counts, also about a run that was given up before the daemon came back.
+            self.add(report.dataflow_id, {machine: link.daemon_id})
+            shares = self._shares[report.dataflow_id]
+        if machine in shares.lost or machine not in shares.daemons:
+            if report.status in ACTIVE:
+                link.send(Stop(report.dataflow_id, force=True))
+            return
+        shares.daemons[machine] = link.daemon_id
+        if report.status != shares.reports[machine].status or report.reason:
+            log.info(
+                "dataflow %s: %s on machine `%s` %s",
+                *(report.dataflow_id, report.status, machine, report.reason),
+            )
+        news = shares.take(machine, report)
+        for other in shares.others(machine):
+            if news is not None:
+                self._say(other, Told(report.dataflow_id, machine, news))
+            if report.status not in ACTIVE and report.result is None:
+                self._say(other, Lost(report.dataflow_id, machine, report.reason or "its part has ended"))
+        if shares.spans and not shares.met and shares.prepared():
+            shares.met = True
+            for target in shares.daemons:
+                self._meet(shares, target)
+        self._store_whole(shares)
+        self._on_change()
+
+    def _lose(self, shares: Shares, machine: str, reason: str) -> None:
+        log.warning("dataflow %s: machine `%s` is lost: %s", shares.dataflow_id, machine, reason)
+        shares.lose(machine, reason)
+        for other in shares.others(machine):
+            self._say(other, Lost(shares.dataflow_id, machine, reason))
+        self._store_whole(shares)
+
+    def _catch_up(self, shares: Shares, link: DaemonLink) -> None:
+        """Tell a machine what it may have missed."""
+        if shares.met:
+            self._meet(shares, link.machine)
+        for other, report in shares.reports.items():
+            if other == link.machine:
+                continue
+            if other in shares.lost:
+                link.send(Lost(shares.dataflow_id, other, shares.lost[other]))
+            elif report.news is not None:
+                link.send(Told(shares.dataflow_id, other, report.news))
+
+    def _meet(self, shares: Shares, target: str) -> None:
+        mailboxes = {}
+        asking = self._last.get(target)
+        for other, report in shares.reports.items():
+            link = self._last.get(other)
+            if other != target and link is not None and asking is not None:
+                address = address_of(link.address, asking.seen, asking.server)
+                mailboxes[other] = mailbox_endpoint(address, report.port, tls=link.tls)
+        self._say(target, Meet(shares.dataflow_id, mailboxes))
+
+    def _say(self, machine: str, message: ToDaemon) -> None:
+        if (link := self.links.get(machine)) is not None:
+            link.send(message)
+
+    # ----------------------------------------------------------------------- the store
+
+    def _store_whole(self, shares: Shares) -> None:
+        whole = shares.whole()
+        if whole == shares.stored:
+            return
+        shares.stored = whole
+        if whole.status not in ACTIVE:
+            del self._shares[shares.dataflow_id]
+        self._written(self._store.update(whole, shares.daemons))
+
+    def _written(self, dataflow_ids: list[str]) -> None:
+        """Let daemons forget the ends that are recorded; try to write the others again and again."""
+        for dataflow_id in dataflow_ids:
+            view = self._store.find(dataflow_id)
+            if dataflow_id not in self._shares and view is not None:
+                for machine in view.machines or [DEFAULT_MACHINE]:
+                    self._say(machine, Recorded(dataflow_id))
+        if self._store.fault and self._rewrite is None:
+            log.error(
+                "the store %s cannot be written: %s; trying again", self._store.path, self._store.fault
+            )
+            self._rewrite = asyncio.get_running_loop().call_later(REWRITE_AFTER, self._write_again)
+
+    def _write_again(self) -> None:
+        self._written(self._store.flush())
+        if self._store.fault:
+            self._rewrite = asyncio.get_running_loop().call_later(REWRITE_AFTER, self._write_again)
+        else:
+            self._rewrite = None
+            log.info("the store can be written again")
+
+    def close(self) -> None:
+        for verdict in self._verdicts.values():
+            verdict.cancel()
+        if self._rewrite is not None:
+            self._rewrite.cancel()
+
+
+def _patience() -> float:
+    """Return ``DORA_UNREACHABLE_AFTER``: seconds that a silent machine is waited for."""
+    try:
+        return max(float(os.environ.get("DORA_UNREACHABLE_AFTER", "")), 0.0)
+    except ValueError:
+        return UNREACHABLE_AFTER

@@ -1,0 +1,97 @@
+"""One dataflow on its machines: what each of them reported, and what that means for the whole. Pure."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+
+from dora.coordinator.protocol import ACTIVE, RunReport
+from dora.supervise.news import MachineNews
+from dora.supervise.result import DataflowResult, LinkReport, NodeFailure
+
+
+class Shares:
+    """The parts of an active dataflow. ``daemons`` is machine → the daemon that was told to start it."""
+
+    def __init__(self, dataflow_id: str, daemons: dict[str, str]) -> None:
+        self.dataflow_id = dataflow_id
+        self.daemons = daemons
+        self.reports = {machine: RunReport(dataflow_id, "starting") for machine in daemons}
+        self.lost: dict[str, str] = {}  # machine → why
+        self.met = False  # the machines know each other
+        self.stored: RunReport | None = None  # the whole, as it is in the store
+        self.secret = secrets.token_hex(16)
+
+    @property
+    def spans(self) -> bool:
+        """Whether there is more than one machine."""
+        return len(self.daemons) > 1
+
+    def is_waited_for(self, machine: str) -> bool:
+        """Tell whether a machine has a part of it that has not ended."""
+        report = self.reports.get(machine)
+        return report is not None and machine not in self.lost and report.status in ACTIVE
+
+    def others(self, machine: str) -> list[str]:
+        """Return the other machines that still have a part of it."""
+        return [other for other in self.daemons if other != machine and self.is_waited_for(other)]
+
+    def prepared(self) -> bool:
+        """Tell whether every machine waits for the others."""
+        return all(report.port for report in self.reports.values())
+
+    def take(self, machine: str, report: RunReport) -> MachineNews | None:
+        """Note what a machine reports; return what the others have not heard yet."""
+        before = self.reports.get(machine)
+        self.reports[machine] = report
+        known = before.news if before is not None else None
+        return report.news if report.news != known else None
+
+    def lose(self, machine: str, reason: str) -> None:
+        """Note that a machine is lost."""
+        self.lost[machine] = reason
+        where = f"machine `{machine}`: " if self.spans else ""
+        self.reports[machine] = RunReport(self.dataflow_id, "failed", reason=where + reason)
+
+    def whole(self) -> RunReport:
+        """Return how the dataflow is."""
+        reports = list(self.reports.values())
+        if any(report.status in ACTIVE for report in reports):
+            starting = any(report.status == "starting" for report in reports)
+            return RunReport(self.dataflow_id, "starting" if starting else "running")
+        failed = any(report.status == "failed" for report in reports)
+        reasons = [report.reason for report in reports if report.reason]
+        return RunReport(
+            self.dataflow_id,
+            "failed" if failed else "finished",
+            merged(self.dataflow_id, [report.result for report in reports if report.result is not None]),
+            "; ".join(dict.fromkeys(reasons)),
+        )
+
+
+def merged(dataflow_id: str, results: Iterable[DataflowResult]) -> DataflowResult | None:
+    """Return the result of the whole; the longest account of failures comes first, None if there is none.
+
+    Each machine gives all failures that it heard of, in the order in which it did.
+    """
+    parts = sorted(results, key=lambda result: -len(result.failures))
+    if len(parts) <= 1:
+        return parts[0] if parts else None
+    failures: dict[str, NodeFailure] = {}
+    links: list[LinkReport] = []
+    undeclared: dict[str, dict[str, int]] = {}
+    unlogged: dict[str, int] = {}
+    for part in parts:
+        for failure in part.failures:
+            failures.setdefault(failure.node_id, failure)
+        links += part.links
+        undeclared |= part.undeclared
+        unlogged |= part.unlogged
+    return DataflowResult(
+        dataflow_id=dataflow_id,
+        failures=tuple(failures.values()),
+        links=tuple(links),
+        undeclared=undeclared,
+        unlogged=unlogged,
+        stopped=any(part.stopped for part in parts),
+    )

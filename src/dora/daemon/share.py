@@ -1,0 +1,38 @@
+"""The part of a dataflow that one machine runs, and how it hears of the parts of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import msgspec
+
+from dora.supervise.news import MachineNews
+from dora.wire.control import RemoteConfig
+
+
+class Share(msgspec.Struct, frozen=True):
+    """What a machine has to know to run its part; ``close`` closes its mailbox."""
+
+    machine: str
+    machines: dict[str, str]  # node id → machine, of all nodes
+    remote: RemoteConfig
+    close: Callable[[], None]
+
+
+class Others:
+    """The supervisors of the other machines: they are told what has changed here, and nothing twice."""
+
+    def __init__(self, send: Callable[[MachineNews], None]) -> None:
+        self._send = send
+        self._last: MachineNews | None = None
+
+    def tell(self, news: MachineNews, sent: Callable[[str], dict[str, int]]) -> None:
+        """Tell how the nodes of this machine are. ``sent`` gives how much a node has sent."""
+        if news == self._last:
+            return
+        self._last = news
+        nodes = {
+            node_id: msgspec.structs.replace(item, sent=sent(node_id)) if item.outputs_closed else item
+            for node_id, item in news.nodes.items()
+        }
+        self._send(msgspec.structs.replace(news, nodes=nodes))

@@ -1,0 +1,118 @@
+"""Where nodes run: the field ``deploy`` of a node, and of the dataflow for all nodes without one."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from dora.dataflow import document
+from dora.dataflow.block import Block, Checked, Field
+from dora.dataflow.document import Value
+from dora.dataflow.kinds import TEXT_SCHEMA, Choice, Kind, Reader, Schema, Text, shape
+from dora.dataflow.model import HERE, Deploy
+from dora.dataflow.names import MACHINE_ID, machine_id_fault
+from dora.dataflow.report import Report
+
+_LABEL = r"[A-Za-z0-9][A-Za-z0-9_./-]*"
+
+
+class MachineId(Kind[str]):
+    """The name of a machine: what its daemon was given as ``--machine-id``."""
+
+    def read(self, value: Value, reader: Reader) -> str | None:
+        text = Text("the id of a machine", may_be_empty=False).read(value, reader)
+        if text is not None and (fault := machine_id_fault(text)):
+            reader.report.error(value, f"the machine id `{text[:60]}` {fault}", "for example `robot-1`")
+            return None
+        return text
+
+    def schema(self) -> Schema:
+        return {**TEXT_SCHEMA, "pattern": f"^{MACHINE_ID}$"}
+
+
+class Labels(Kind[dict[str, str]]):
+    """What a machine must have: names and values."""
+
+    def read(self, value: Value, reader: Reader) -> dict[str, str] | None:
+        if not isinstance(value, document.Mapping):
+            reader.report.error(
+                value,
+                f"expected a mapping of labels, found {shape(value)}",
+                "for example `labels: {gpu: true}`",
+            )
+            return None
+        labels: dict[str, str] = {}
+        for name, (key, item) in value.entries.items():
+            text = Text(f"a text, number or boolean for the label `{name}`").read(item, reader)
+            if not re.fullmatch(_LABEL, name):
+                reader.report.error(
+                    key,
+                    f"`{name[:60]}` cannot be a label",
+                    "letters, digits, `_`, `.`, `/` and `-` are allowed",
+                )
+            elif text is not None:
+                labels[name] = text
+        return labels if len(labels) == len(value.entries) else None
+
+    def schema(self) -> Schema:
+        return {
+            "type": "object",
+            "propertyNames": {"pattern": f"^{_LABEL}$"},
+            "additionalProperties": dict(TEXT_SCHEMA),
+        }
+
+
+DEPLOY = Block(
+    "`deploy`",
+    [
+        Field("machine", MachineId(), "The machine to run on, by the `--machine-id` of its daemon."),
+        Field(
+            "labels",
+            Labels(),
+            "The labels that a machine must have, among others; of several machines it is the first by "
+            "name. Without effect beside `machine`.",
+        ),
+        Field(
+            "working_dir",
+            Text("a folder", may_be_empty=False),
+            "The folder on that machine in which the node runs and its relative paths begin; by default the "
+            "same as on the machine of the dataflow file.",
+        ),
+        Field(
+            "distribute",
+            Choice(["local", "scp", "http"]),
+            "How the node's files get there. Only `local` is supported: they are there already.",
+            default="local",
+        ),
+    ],
+)
+
+
+def deploy_of(checked: Checked, default: Deploy, report: Report) -> Deploy:
+    """Return where a node runs, or with the dataflow's block the default for its nodes."""
+    block: Checked | None = checked.get("deploy")
+    if block is None:
+        return default
+    if block.get("distribute") in ("scp", "http"):
+        report.error(
+            block.place("distribute"),
+            f"`distribute: {block.get('distribute')}` is not supported",
+            "copy the files yourself, and name their folder as `working_dir`",
+        )
+    folder: str | None = block.get("working_dir")
+    if folder is not None and not os.path.isabs(folder):
+        report.error(
+            block.place("working_dir"),
+            f"the folder `{folder}` on another machine has to be an absolute path",
+            "begin it with `/`",
+        )
+    found = Deploy(machine=block.get("machine"), labels=block.get("labels") or {}, working_dir=folder)
+    return HERE if found == HERE else found
+
+
+def is_elsewhere(checked: Checked, default: Deploy) -> bool:
+    """Tell whether a node's files may be on another machine, where nobody can look now."""
+    block: Checked | None = checked.get("deploy")
+    if block is None:
+        return default != HERE
+    return any(block.get(name) for name in ("machine", "labels", "working_dir"))

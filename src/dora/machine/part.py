@@ -1,0 +1,111 @@
+"""The process of a dataflow on several machines: it waits for the others, hears of them and tells them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+
+from dora.coordinator.places import data_folder
+from dora.coordinator.protocol import Lost, Meet, Start, ToDaemon, Told
+from dora.daemon.daemon import Daemon
+from dora.daemon.share import Others, Share
+from dora.dataflow.model import Dataflow
+from dora.errors import DoraError
+from dora.machine.reports import Reports
+from dora.supervise import events as on
+from dora.wire.control import RemoteConfig
+
+_LOOK_EVERY: Final = 0.1  # seconds
+
+
+class Part:
+    """This machine's part. ``stopped`` tells whether the dataflow is to be stopped."""
+
+    def __init__(self, start: Start, reports: Reports, stopped: Callable[[], bool]) -> None:
+        assert start.share is not None
+        self._start = start
+        self._share = start.share
+        self._reports = reports
+        self._stopped = stopped
+        self._lock = threading.Lock()
+        self._mailboxes: dict[str, str] | None = None
+        self._fault = ""  # why there is nothing to wait for
+        self._early: list[on.Event] = []
+        self._daemon: Daemon | None = None
+
+    def take(self, message: ToDaemon) -> None:
+        """Take what the coordinator says; may be called from another thread."""
+        with self._lock:
+            match message:
+                case Meet(mailboxes=mailboxes):
+                    self._mailboxes = self._mailboxes or mailboxes
+                case Told(machine=machine, news=news):
+                    self._feed(on.NewsArrived(machine, news))
+                case Lost(machine=machine, reason=reason):
+                    self._fault = self._fault or f"machine `{machine}` is lost: {reason}"
+                    self._feed(on.MachineLost(machine, reason))
+
+    def _feed(self, event: on.Event) -> None:
+        if (daemon := self._daemon) is None:
+            self._early.append(event)
+        else:
+            daemon.loop.call_threadsafe(lambda: daemon.feed(event))
+
+    def set_daemon(self, daemon: Daemon) -> None:
+        """Note who supervises the nodes of this machine."""
+        with self._lock:
+            daemon.others = Others(lambda news: self._reports.say(news=news))
+            self._daemon = daemon
+            for event in self._early:
+                self._feed(event)
+
+    def join(self, run_dir: str) -> Share:
+        """Open the mailbox of this machine and wait until the others have theirs; raises `DoraError`."""
+        from dora.transport.mailbox import free_port, open_mailbox
+
+        share = self._share
+        port = free_port(share.interface)
+        mailbox, close = open_mailbox(run_dir, share.interface, port, share.secret, share.tls)
+        try:
+            self._reports.say(port=port)
+            pause = threading.Event()
+            while self._mailboxes is None:
+                if self._fault or self._stopped():
+                    raise DoraError(self._fault or "it was stopped before its nodes were started")
+                pause.wait(_LOOK_EVERY)
+        except BaseException:
+            close()
+            raise
+        remote = RemoteConfig(mailbox, self._mailboxes, share.secret, share.tls)
+        return Share(share.machine, self._start.spec.machines, remote, close)
+
+
+def settled(dataflow: Dataflow, start: Start) -> Dataflow:
+    """Return the dataflow as this machine runs it, with folders that exist here; raises `DoraError`.
+
+    Where the folder of the dataflow file does not exist, its nodes must name others; logs go to the data
+    folder then.
+    """
+    if start.share is None or os.path.isdir(dataflow.working_dir):
+        return dataflow
+    machine = start.share.machine
+    for node in dataflow.nodes:
+        if start.spec.machines.get(node.id) == machine and not os.path.isdir(dataflow.home_of(node)):
+            raise DoraError(
+                f"machine `{machine}` has no folder {dataflow.home_of(node)}, in which node `{node.id}` is to "
+                "run; copy it there, or name another one as `working_dir` in its `deploy`"
+            )
+    return msgspec.structs.replace(dataflow, working_dir=data_folder())
+
+
+def of_machine(dataflow: Dataflow, start: Start) -> Dataflow:
+    """Return a dataflow with only the nodes of this machine: what has to be built here."""
+    if start.share is None:
+        return dataflow
+    machines, machine = start.spec.machines, start.share.machine
+    nodes = tuple(node for node in dataflow.nodes if machines.get(node.id) == machine)
+    return msgspec.structs.replace(dataflow, nodes=nodes)

@@ -1,0 +1,83 @@
+"""What the process of a dataflow tells the daemon of its machine: how it goes, and its log entries."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from typing import Any, Final
+
+import msgspec
+
+from dora.coordinator.protocol import Changed, Logged, RunReport, ToCoordinator, encode
+from dora.logs.entry import LogEntry
+
+_EVERY: Final = 0.05  # seconds between two batches of log entries
+_BATCH: Final = 500
+_MOST: Final = 20_000  # entries that may wait
+
+
+class Reports:
+    """Writes lines to a pipe. Safe to use from several threads."""
+
+    def __init__(self, pipe: int, dataflow_id: str) -> None:
+        self._pipe = pipe
+        self._report = RunReport(dataflow_id, "starting")
+        self._lock = threading.Lock()
+
+    def say(self, **changes: Any) -> None:
+        """Report what is different now from the last report, by the fields of `RunReport`."""
+        with self._lock:
+            self._report = msgspec.structs.replace(self._report, **changes)
+            self._write(Changed(self._report))
+
+    def log(self, entries: list[LogEntry]) -> None:
+        """Hand on log entries."""
+        with self._lock:
+            self._write(Logged(self._report.dataflow_id, entries))
+
+    def _write(self, message: ToCoordinator) -> None:
+        data = encode(message) + b"\n"
+        while data:
+            try:
+                data = data[os.write(self._pipe, data) :]
+            except BrokenPipeError:
+                return  # the daemon is dead, which the commands say too
+
+
+class LogPump:
+    """Hands on log entries in a thread of its own, so that nobody waits for it; too many are left out."""
+
+    def __init__(self, reports: Reports) -> None:
+        self._reports = reports
+        self._entries: deque[LogEntry] = deque()
+        self._left_out = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="dora-logs", daemon=True)
+        self._thread.start()
+
+    def take(self, entry: LogEntry) -> None:
+        if len(self._entries) < _MOST:
+            self._entries.append(entry)
+        else:
+            self._left_out += 1
+
+    def _work(self) -> None:
+        while not self._over.wait(_EVERY):
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._left_out:
+            text = f"{self._left_out} log entries were not handed on: there were too many at once"
+            self._left_out = 0
+            self._entries.append(LogEntry(time.time_ns(), "warn", None, text, "daemon"))
+        while self._entries:
+            count = min(len(self._entries), _BATCH)
+            self._reports.log([self._entries.popleft() for _ in range(count)])
+
+    def close(self) -> None:
+        """Hand on what is left."""
+        self._over.set()
+        self._thread.join()
+        self._flush()

@@ -1,0 +1,136 @@
+"""The sending half of a link to another machine, without the network: what may fly, what waits, what is lost.
+
+A network can be slow, or cut for a minute. So a sender lets only so much fly (the *window*) that has not
+been acknowledged; what comes meanwhile waits in the sender's process, under the contract of the link: under
+``drop_oldest`` the newest ``queue_size`` messages. What flies is kept until it is acknowledged, so that it
+can be sent again after a cut. Messages are numbered as they take off; a receiver takes them in this order
+only, and each once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Final
+
+WINDOW: Final = 64  # messages
+WINDOW_BYTES: Final = 8 << 20  # one message may be larger
+
+Entry = tuple[int, int, Any, int]
+"""Number on this lane (0: it has not taken off), sequence on its output, the payload, its size in bytes."""
+
+
+class Lane:
+    """What one sender has for one receiver; ``launch`` sends an entry. Not safe for several threads.
+
+    ``capacity`` is how many messages may wait; None: there is another bound, credit. ``sequence`` is that
+    of the last message before.
+    """
+
+    def __init__(self, launch: Callable[[Entry], None], capacity: int | None, sequence: int = 0) -> None:
+        self._launch = launch
+        self._capacity = capacity
+        self._flying: deque[Entry] = deque()
+        self._waiting: deque[Entry] = deque()
+        self._bytes = 0  # of what flies
+        self.last = 0  # the number of the last message that took off
+        self.last_sequence = sequence  # and its sequence on the output
+        self.open = False  # a receiver is there, and knows where it begins
+        self.dropped = 0  # messages that had to make room
+
+    @property
+    def idle(self) -> bool:
+        """Whether everything was acknowledged."""
+        return not (self._flying or self._waiting)
+
+    def put(self, sequence: int, payload: Any, size: int) -> None:
+        """Send a message, or let it wait."""
+        entry = (0, sequence, payload, size)
+        if self.open and not self._waiting and self._has_room(size):
+            self._take_off(entry)
+            return
+        self._waiting.append(entry)
+        if self._capacity is not None and len(self._waiting) > self._capacity:
+            self._waiting.popleft()
+            self.dropped += 1
+
+    def acknowledge(self, number: int) -> None:
+        """Note that everything up to ``number`` has arrived, and send what there is room for now."""
+        flying = self._flying
+        while flying and flying[0][0] <= number:
+            self._bytes -= flying.popleft()[3]
+        if self.open:
+            waiting = self._waiting
+            while waiting and self._has_room(waiting[0][3]):
+                self._take_off(waiting.popleft())
+
+    def repeat(self) -> None:
+        """Send again what flies: it was lost."""
+        for entry in self._flying:
+            self._launch(entry)
+
+    def begin_anew(self) -> None:
+        """Note that another process receives from now on: what flew to the last one is lost."""
+        self._flying.clear()
+        self._bytes = 0
+        self.open = False
+
+    def forget(self) -> None:
+        """Note that nobody receives any more."""
+        self.begin_anew()
+        self._waiting.clear()
+
+    def _has_room(self, size: int) -> bool:
+        flying = self._flying
+        return not flying or (len(flying) < WINDOW and self._bytes + size <= WINDOW_BYTES)
+
+    def _take_off(self, entry: Entry) -> None:
+        self.last += 1
+        self.last_sequence = entry[1]
+        numbered = (self.last, *entry[1:])
+        self._flying.append(numbered)
+        self._bytes += entry[3]
+        self._launch(numbered)
+
+
+class Landing:
+    """The receiving half: which messages are taken, and when to say how far they have come."""
+
+    def __init__(self) -> None:
+        self.lane = 0  # the one that is listened to
+        self.arrived = 0  # the number of the last message that was taken
+        self.missing = False  # something was lost on the way
+        self._told = 0
+        self._bytes = 0
+
+    def open(self, lane: int, last: int) -> bool:
+        """Note that a lane says what its last number is. True: it is a new one, which begins here."""
+        if lane != self.lane:
+            self.lane, self.arrived, self._told, self._bytes = lane, last, last, 0
+            self.missing = False
+            return True
+        self.missing = self.arrived < last
+        return False
+
+    def takes(self, lane: int, number: int, size: int) -> bool:
+        """Tell whether a message is the next one."""
+        if lane != self.lane or number != self.arrived + 1:
+            if lane == self.lane and number > self.arrived:
+                self.missing = True
+            return False
+        self.arrived = number
+        self.missing = False
+        self._bytes += size
+        return True
+
+    def wants_to_tell(self) -> bool:
+        """Tell whether the sender should hear now how far its messages have come."""
+        return self.arrived - self._told >= WINDOW // 4 or self._bytes >= WINDOW_BYTES // 4
+
+    def has_news(self) -> bool:
+        """Tell whether the sender does not know all."""
+        return self.missing or self.arrived != self._told
+
+    def told(self) -> None:
+        """Note that the sender is being told."""
+        self._told, self._bytes = self.arrived, 0
