@@ -12,6 +12,7 @@ from dora.recording.chunk import Chunk, Span
 Compression = Literal["zstd", "lz4", "none"]
 COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
 
+_WORTH_IT = 0.9  # of the size; what does not get below is read faster without compression
 _ZSTD_LEVEL = 1  # level 3, the default, takes twice as long for 5 % less
 
 
@@ -35,14 +36,14 @@ class Sealed(NamedTuple):
 def seal(chunk: Chunk, compression: Compression, *, checked: bool = True) -> Sealed:
     """Return a chunk as it goes into a file; in the chunk's own memory if it is not compressed.
 
-    What does not get smaller is not compressed. ``checked``: with a checksum.
+    What hardly gets smaller is not compressed. ``checked``: with a checksum.
     """
     contents: bytes | memoryview = chunk.contents
     crc = zlib.crc32(contents) if checked else 0
     name = ""
     if compression != "none":
         packed = _compressor(compression)(contents)
-        if len(packed) < chunk.size:
+        if len(packed) < _WORTH_IT * chunk.size:
             contents, name = packed, compression
     return Sealed(contents, name, chunk.size, crc, chunk.first, chunk.last, chunk.index, chunk.spans)
 

@@ -1,0 +1,134 @@
+"""From taps into chunks: order, gaps, the first message of a new process, memory that is used up."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import numpy as np
+from recorded_files import message_of
+
+from dora.inspection.topics import Topic
+from dora.recording.channels import ChannelItem, ChannelTable
+from dora.recording.chunk import CHUNK_SIZE, Chunk, Pool
+from dora.recording.intake import LONGEST, Intake, RecordedTopic
+from dora.transport.board import BEGUN, SENT, WORDS
+from dora.wire.inspection import OutputView
+from dora.wire.message import Message
+
+
+class Tap:
+    """A tap with the messages that a test puts into it."""
+
+    def __init__(self) -> None:
+        self.waiting: deque[Message] = deque()
+
+    def receive(self) -> Message | None:
+        return self.waiting.popleft() if self.waiting else None
+
+
+class Stage:
+    """An intake of two topics, and the chunks that it hands over."""
+
+    def __init__(self, limit: int = 64 << 20) -> None:
+        self.words = memoryview(bytearray(2 * WORDS * 8)).cast("Q")
+        self.pool = Pool(limit)
+        self.chunks: list[Chunk] = []
+        self.channels = ChannelTable()
+        self.intake = Intake(self.channels, self.pool, self.chunks.append)
+        self.taps = [Tap(), Tap()]
+        for slot, tap in enumerate(self.taps):
+            topic = Topic(f"node/{slot}", "node", OutputView(str(slot), slot), ())
+            self.intake.topics.append(RecordedTopic(topic, tap, 16, self.words))
+
+    def send(self, slot: int, data: Any, sequence: int) -> None:
+        self.words[slot * WORDS + SENT] = sequence
+        self.taps[slot].waiting.append(message_of(data, {}, sequence, 1000 + sequence))
+
+    def hand_over(self) -> list[dict[str, tuple[int, int, int]]]:
+        self.intake.hand_over()
+        return [
+            {name: (span.first, span.last, span.messages) for name, span in chunk.spans.items()}
+            for chunk in self.chunks
+        ]
+
+
+def test_messages_of_several_topics_and_types() -> None:
+    stage = Stage()
+    for number in (1, 2, 3):
+        stage.send(0, np.array([number]), number)
+    stage.send(1, b"x", 1)
+    stage.send(1, np.array([1.0]), 2)
+    assert stage.intake.look() == 3 / 16
+    assert stage.intake.look() == 0
+    assert (stage.intake.messages, stage.intake.bytes) == (5, 33)
+    assert stage.hand_over() == [{"node/0": (1, 3, 3), "node/1": (1, 2, 2)}]
+    assert [stage.channels.item(number).schema for number in (1, 2, 3)] == [
+        "dora.Int64",
+        "dora.UInt8",
+        "dora.Float64",
+    ]
+
+
+def test_a_chunk_is_handed_over_when_it_is_full_or_old() -> None:
+    stage = Stage()
+    megabyte = np.zeros(1 << 20, np.uint8)
+    for number in range(1, 7):
+        stage.send(0, megabyte, number)
+    stage.intake.look()
+    assert [chunk.size > CHUNK_SIZE for chunk in stage.chunks] == [True]
+    stage.intake.hand_over_old(0.0)
+    assert len(stage.chunks) == 1
+    stage.intake.hand_over_old(stage.intake._begun + LONGEST)
+    assert [span["node/0"][2] for span in stage.hand_over()] == [4, 2]
+
+
+def test_an_outsized_message_has_a_chunk_of_its_own() -> None:
+    stage = Stage()
+    stage.send(0, b"small", 1)
+    stage.send(0, np.zeros(3 * CHUNK_SIZE, np.uint8), 2)
+    stage.send(0, b"small", 3)
+    stage.intake.look()
+    assert [span["node/0"] for span in stage.hand_over()] == [(1, 1, 1), (2, 2, 1), (3, 3, 1)]
+
+
+def test_without_memory_messages_stay_in_the_taps() -> None:
+    stage = Stage(limit=2 * CHUNK_SIZE)
+    megabyte = np.zeros(1 << 20, np.uint8)
+    for number in range(1, 11):
+        stage.send(0, megabyte, number)
+    stage.send(1, b"x", 1)
+    assert stage.intake.look() == 1.0
+    assert stage.intake.stalled
+    assert stage.intake.look() == 1.0, "nothing has changed"
+    assert len(stage.taps[0].waiting) == 5
+    while stage.intake.stalled:
+        stage.pool.give_back(stage.chunks)
+        stage.chunks.clear()
+        stage.intake.look()
+    assert stage.intake.messages == 11, "nothing was lost"
+
+
+def test_what_a_killed_process_counted_and_did_not_send() -> None:
+    stage = Stage()
+    topic = stage.intake.topics[0]
+    stage.send(0, b"x", 1)
+    stage.intake.look()
+    stage.words[BEGUN] = 2  # message 2 was counted, and its sender killed
+    stage.send(0, b"x", 3)
+    stage.intake.look()
+    assert topic.unsent == [2]
+    stage.send(0, b"x", 5)
+    stage.intake.look()
+    assert topic.unsent == [2], "4 was lost"
+
+
+def test_what_is_no_output_goes_along() -> None:
+    stage = Stage()
+    item = ChannelItem("dora/log", "foxglove.Log", {})
+    stage.intake.add_own([(item, 5, b"one"), (item, 6, b"two")])
+    (spans,) = stage.hand_over()
+    assert spans == {}
+    (chunk,) = stage.chunks
+    assert b"one" in bytes(chunk.contents) and (chunk.first, chunk.last) == (5, 6)
+    assert stage.intake.messages == 0

@@ -1,0 +1,82 @@
+"""The last seconds of a dataflow: by time, by memory; and what a recording counts as lost."""
+
+from __future__ import annotations
+
+import pytest
+
+from dora.recording.chunk import Span
+from dora.recording.format import TopicEnd
+from dora.recording.intake import spans_of
+from dora.recording.ring import Ring
+from dora.recording.sealed import Sealed
+from dora.recording.settings import numbered
+from dora.recording.targets import Expected, ends_of
+
+SECOND = 1_000_000_000
+
+
+def chunk(last: float, size: int = 1000) -> Sealed:
+    time_ns = int(last * SECOND)
+    return Sealed(bytes(size), "", size, 0, time_ns, time_ns, {1: bytes(16)})
+
+
+def times(ring: Ring) -> list[float]:
+    return [item.last / SECOND for item in ring.chunks()]
+
+
+def test_it_keeps_the_last_seconds() -> None:
+    ring = Ring(3.0, 1 << 30)
+    for second in range(10):
+        ring.add(chunk(second), second * SECOND)
+    assert times(ring) == [6, 7, 8, 9]
+    ring.forget(11 * SECOND)
+    assert times(ring) == [8, 9]
+    ring.forget(100 * SECOND)
+    assert (times(ring), ring.bytes, ring.cut) == ([], 0, False)
+
+
+def test_memory_has_a_limit() -> None:
+    ring = Ring(1000.0, 5000)
+    for second in range(10):
+        ring.add(chunk(second), second * SECOND)
+    assert times(ring) == [7, 8, 9]
+    assert ring.cut
+    ring.add(chunk(10, 100_000), 10 * SECOND)
+    assert times(ring) == [10], "one is always kept"
+
+
+@pytest.mark.parametrize(
+    ("expected", "span", "whole", "lost"),
+    [
+        (Expected(0, 10), Span(1, 10, 10), True, 0),
+        (Expected(0, 10), Span(3, 10, 8), True, 2),
+        (Expected(0, 10), Span(1, 8, 8), True, 2),
+        (Expected(4, 10), Span(5, 10, 6), True, 0),
+        (Expected(0, 0), Span(), True, 0),
+        (Expected(0, 3), Span(), True, 3),
+        (Expected(0, 10, (4,)), Span(1, 10, 9), True, 0),  # counted by a process that was killed
+        (Expected(0, 10), Span(3, 10, 8), False, 0),  # of a ring: what is older does not belong to it
+        (Expected(0, 10), Span(3, 10, 7), False, 1),
+        (Expected(0, 10), Span(3, 8, 6), False, 2),
+        (Expected(0, 10, (2,)), Span(3, 10, 8), False, 0),
+        (Expected(0, 10), Span(), False, 0),
+    ],
+)
+def test_what_is_lost(expected: Expected, span: Span, whole: bool, lost: int) -> None:
+    ends = ends_of({"a/x": expected}, {"a/x": span}, whole=whole)
+    assert ends == {"a/x": TopicEnd(span.messages, lost, span.first, span.last)}
+
+
+def test_spans_add_up() -> None:
+    total = spans_of([{"a/x": Span(1, 3, 3)}, {"a/x": Span(4, 7, 3), "b/y": Span(9, 9, 1)}])
+    assert {name: (span.first, span.last, span.messages) for name, span in total.items()} == {
+        "a/x": (1, 7, 6),
+        "b/y": (9, 9, 1),
+    }
+
+
+def test_the_files_of_a_ring_are_numbered() -> None:
+    assert [numbered("out/crash.mcap", number) for number in (1, 2)] == [
+        "out/crash.mcap",
+        "out/crash-2.mcap",
+    ]

@@ -1,0 +1,241 @@
+"""The file of a recording, read by the reader of the library `mcap`: whole, cut off, on a full disk."""
+
+from __future__ import annotations
+
+import io
+import os
+import resource
+import signal
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from mcap.exceptions import EndOfFile
+from mcap.reader import make_reader
+from mcap.records import Channel
+from mcap.records import Message as McapMessage
+from mcap.stream_reader import StreamReader
+from recorded_files import message_of
+
+from dora.errors import DoraError
+from dora.recording.channels import ChannelItem, ChannelKey, ChannelTable, Schemas, form_of, prefix_of
+from dora.recording.chunk import CHUNK_SIZE, Chunk, Pool, room_for
+from dora.recording.format import End, Start, end_from, restore, start_from
+from dora.recording.sealed import COMPRESSIONS, Compression, keep, seal
+from dora.recording.writer import DiskFull, RecordingWriter
+from dora.wire.decode import decode_arrow
+
+START = Start(dora="1", dataflow_id="id", started=5, nodes=["a"], topics=["a/x"])
+END = End(complete=True, stopped=9, reason="asked")
+
+
+def chunk_of(channels: ChannelTable, values: list[Any], first: int = 1) -> Chunk:
+    chunk = Chunk(1 << 20)
+    for number, value in enumerate(values, first):
+        message = message_of(value, {"number": number}, number, 1000 + number)
+        form = form_of(message)
+        channel = channels.number(ChannelKey("a/x", form.schema, Schemas().of(message)))
+        chunk.add(channel, number, message.time_ns, prefix_of(message, form), message)
+    return chunk
+
+
+def write(path: Path, chunks: int, compression: Compression = "none") -> RecordingWriter:
+    channels = ChannelTable()
+    writer = RecordingWriter(str(path), channels)
+    writer.begin(START, b'{"nodes": []}')
+    for number in range(chunks):
+        writer.write(
+            seal(
+                chunk_of(channels, [b"%d" % number * 1000, pa.array(["text"])], 2 * number + 1), compression
+            )
+        )
+    return writer
+
+
+@pytest.mark.parametrize("compression", COMPRESSIONS)
+def test_the_reader_of_mcap_reads_it(tmp_path: Path, compression: Compression) -> None:
+    path = tmp_path / "a.mcap"
+    write(path, 3, compression).finish(END)
+    with path.open("rb") as file:
+        reader = make_reader(file, validate_crcs=True)
+        summary = reader.get_summary()
+        assert summary is not None and summary.statistics is not None
+        assert reader.get_header().profile == "dora"
+        assert summary.statistics.message_count == 6
+        assert summary.statistics.channel_message_counts == {1: 3, 2: 3}
+        assert (summary.statistics.message_start_time, summary.statistics.message_end_time) == (1001, 1006)
+        assert {index.compression for index in summary.chunk_indexes} == {compression.replace("none", "")}
+        (attachment,) = reader.iter_attachments()
+        assert (attachment.name, attachment.data) == ("dataflow.json", b'{"nodes": []}')
+        start, end = reader.iter_metadata()
+        assert start_from(start.metadata) == START
+        assert end_from(end.metadata) == END
+        found = [
+            (channel.topic, message.sequence, decode_arrow(restore(message.data)))
+            for _, channel, message in reader.iter_messages()
+        ]
+    assert [sequence for _, sequence, _ in found] == [1, 2, 3, 4, 5, 6]
+    assert found[2][2].to_pylist() == [ord("1")] * 1000
+    assert found[3][2].to_pylist() == ["text"]
+
+
+def test_from_a_time_to_a_time_of_one_topic(tmp_path: Path) -> None:
+    path = tmp_path / "a.mcap"
+    write(path, 3).finish(END)
+    with path.open("rb") as file:
+        found = make_reader(file).iter_messages(["a/x"], starting_at=1002, ending_before=1005)
+        assert [message.sequence for _, _, message in found] == [2, 3, 4]
+
+
+def test_messages_of_no_output_have_their_own_encoding(tmp_path: Path) -> None:
+    path = tmp_path / "a.mcap"
+    channels = ChannelTable()
+    writer = RecordingWriter(str(path), channels)
+    writer.begin(START, b"{}")
+    chunk = Chunk(1000)
+    chunk.add_data(channels.add(ChannelItem("dora/order/a", "", {}, "dora.order")), 1, 7, b"entries")
+    writer.write(seal(chunk, "none"))
+    writer.finish(END)
+    with path.open("rb") as file:
+        ((schema, channel, message),) = make_reader(file).iter_messages()
+    assert (schema, channel.message_encoding, message.data) == (None, "dora.order", b"entries")
+
+
+def read_to_the_cut(data: bytes) -> list[int]:
+    """Return the sequence numbers in a file that may end anywhere."""
+    numbers = []
+    try:
+        for record in StreamReader(io.BytesIO(data)).records:
+            if isinstance(record, McapMessage):
+                assert record.channel_id in known
+                numbers.append(record.sequence)
+            elif isinstance(record, Channel):
+                known.add(record.id)
+    except (EndOfFile, ValueError, OSError, struct.error):
+        pass
+    return numbers
+
+
+known: set[int] = set()
+
+
+def test_a_file_that_is_cut_off_is_readable_up_to_there(tmp_path: Path) -> None:
+    path = tmp_path / "a.mcap"
+    writer = write(path, 2)
+    before_the_end = writer.size
+    writer.finish(END)
+    whole = path.read_bytes()
+    found = []
+    for size in range(8, len(whole), 7):
+        known.clear()
+        numbers = read_to_the_cut(whole[:size])
+        assert numbers == [1, 2, 3, 4][: len(numbers)], "in order, from the first"
+        found.append(len(numbers))
+    assert found == sorted(found)
+    assert set(found) == {0, 2, 4}, "chunk by chunk"
+    assert len(read_to_the_cut(whole[:before_the_end])) == 4
+
+
+@contextmanager
+def room(size: int) -> Iterator[None]:
+    """Let files grow up to so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize("size", [4096, 6000, 8000, 9000])
+def test_a_full_disk_leaves_a_whole_file(tmp_path: Path, size: int) -> None:
+    path = tmp_path / "a.mcap"
+    channels = ChannelTable()
+    with room(size):
+        writer = RecordingWriter(str(path), channels)
+        writer.begin(START, b"{}")
+        written = 0
+        with pytest.raises(DiskFull, match="there is no room left on its disk"):
+            while True:
+                writer.write(seal(chunk_of(channels, [b"x" * 700], written + 1), "none"))
+                written += 1
+        left = writer.make_room(2500)
+        writer.finish(END)
+    assert 0 <= left < written
+    with path.open("rb") as file:
+        reader = make_reader(file, validate_crcs=True)
+        assert [message.sequence for _, _, message in reader.iter_messages()] == list(range(1, left + 1))
+        assert end_from(list(reader.iter_metadata())[-1].metadata) == END
+
+
+def test_a_disk_that_is_full_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "a.mcap"
+    with room(100):
+        writer = RecordingWriter(str(path), ChannelTable())
+        with pytest.raises(DiskFull):
+            writer.begin(START, b"{}")
+        writer.abandon()
+    assert len(path.read_bytes()) == 39, "the header is a whole record, and there is no half of another"
+
+
+def test_a_file_that_exists_is_not_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "a.mcap"
+    path.write_text("precious")
+    with pytest.raises(
+        DoraError, match="exists already; choose another file, or overwrite it with --force"
+    ):
+        RecordingWriter(str(path), ChannelTable())
+    assert path.read_text() == "precious"
+    writer = RecordingWriter(str(path), ChannelTable(), force=True)
+    writer.begin(START, b"{}")
+    writer.finish(END)
+    assert path.read_bytes().startswith(b"\x89MCAP0")
+    with pytest.raises(DoraError, match="cannot be written: No such file or directory"):
+        RecordingWriter(str(tmp_path / "no" / "a.mcap"), ChannelTable())
+    os.mkdir(tmp_path / "folder")
+    with pytest.raises(DoraError, match="cannot be written: Is a directory"):
+        RecordingWriter(str(tmp_path / "folder"), ChannelTable(), force=True)
+
+
+def test_what_hardly_gets_smaller_is_not_compressed() -> None:
+    channels = ChannelTable()
+    assert seal(chunk_of(channels, [os.urandom(10_000)]), "zstd").compression == ""
+    assert seal(chunk_of(channels, [b"x" * 1000]), "zstd").compression == "zstd"
+
+
+def test_a_kept_chunk_has_memory_of_its_own() -> None:
+    chunk = chunk_of(ChannelTable(), [b"x" * 100])
+    sealed = seal(chunk, "none")
+    kept = keep(sealed)
+    chunk.view[: chunk.size] = bytes(chunk.size)
+    assert b"x" * 100 in kept.contents
+    assert b"x" * 100 not in bytes(sealed.contents)
+
+
+def test_chunks_are_used_again_within_the_limit() -> None:
+    pool = Pool(3 * CHUNK_SIZE)
+    first = pool.take(10)
+    second = pool.take(10)
+    assert first is not None and second is not None and pool.take(10) is None
+    pool.give_back([first])
+    assert pool.take(10) is first
+    pool.give_back([first, second])
+    huge = pool.take(10 * CHUNK_SIZE)
+    assert huge is not None, "there is always room for one"
+    assert pool.take(1) is None
+    pool.give_back([huge])
+    assert pool.used == 0
+
+
+def test_room_for_is_what_a_message_takes() -> None:
+    message = message_of(b"x" * 100, {}, 1, 5)
+    prefix = prefix_of(message, form_of(message))
+    chunk = Chunk(1000)
+    chunk.add(1, 1, 5, prefix, message)
+    assert chunk.size == room_for(len(prefix), 100)
