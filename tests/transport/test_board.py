@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from dora.transport import board as module
-from dora.transport.board import DROPPED, LINE_BYTES, RECEIVED, SENT, WORDS, Board
+from dora.transport.board import DROPPED, LINE_BYTES, MAX_LINES, RECEIVED, SENT, WORDS, Board
 
 
 @pytest.fixture
@@ -25,9 +25,20 @@ def path() -> Iterator[str]:
 
 def test_a_new_board_is_all_zeros_and_one_cache_line_per_line(path: str) -> None:
     board = Board.create(path, 3)
-    assert os.path.getsize(path) == 3 * LINE_BYTES == 192
-    assert list(board.words) == [0] * 3 * WORDS
+    assert os.path.getsize(path) == MAX_LINES * LINE_BYTES
+    assert list(board.words[: 3 * WORDS]) == [0] * 3 * WORDS
     board.close()
+
+
+def test_a_board_takes_the_memory_of_the_lines_that_are_used(path: str) -> None:
+    board = Board.create(path, 3)
+    assert os.stat(path).st_blocks * 512 <= 8192
+    board.allocate(1000)
+    assert os.stat(path).st_blocks * 512 >= 1000 * LINE_BYTES
+    board.set(999, SENT, 5)
+    assert Board.open(path).get(999, SENT) == 5
+    with pytest.raises(OSError, match="65536 lines"):
+        board.allocate(MAX_LINES + 1)
 
 
 def test_whoever_opens_the_board_sees_what_others_write(path: str) -> None:
@@ -44,7 +55,7 @@ def test_whoever_opens_the_board_sees_what_others_write(path: str) -> None:
 def test_every_word_has_its_place_in_the_documentation_and_none_is_used_twice() -> None:
     page = (Path(__file__).parents[2] / "docs" / "wire-format.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| (node|output|link) \| (\d) \| `([A-Z]+(?:_[A-Z]+)*)` \|", page, re.MULTILINE)
-    values = {"UNCONNECTED", "CONNECTED", "CLOSED", "WORDS", "LINE_BYTES"}
+    values = {"UNCONNECTED", "CONNECTED", "CLOSED", "WORDS", "LINE_BYTES", "MAX_LINES"}
     words = {name for name in vars(module) if name.isupper()} - values
     assert {name for _, _, name in rows} == words
     for _, word, name in rows:

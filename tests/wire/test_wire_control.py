@@ -12,10 +12,17 @@ from hypothesis import strategies as st
 from dora.wire import control
 from dora.wire.control import (
     Address,
+    AttachInput,
+    AttachLink,
+    ChannelConfig,
     Closing,
+    DetachInput,
+    DetachLink,
     FrameBuffer,
     FrameError,
+    InputAttached,
     InputConfig,
+    InputDetached,
     InputsClosed,
     LinkConfig,
     NodeConfig,
@@ -47,8 +54,10 @@ from dora.wire.control import (
 from dora.wire.inspection import Inspection, LinkView, NodeView, OutputView
 from dora.wire.requests import (
     Answer,
+    AskModel,
     AskParameters,
     BeginTaps,
+    ChangeDataflow,
     Declined,
     DeleteParameter,
     Describe,
@@ -56,12 +65,18 @@ from dora.wire.requests import (
     Done,
     EndTaps,
     Inspect,
+    Model,
     Noted,
+    Outdated,
     Parameters,
     Publish,
     RecordOrder,
+    RemoveNode,
+    ReplaceNode,
     Request,
+    RestartNode,
     SetParameter,
+    StopNode,
     decode_answer,
     decode_to_daemon,
 )
@@ -102,6 +117,14 @@ TO_DAEMON: list[Any] = [
     EndTaps(),
     RecordOrder("/orders"),
     Publish("a", "out", b"message"),
+    InputAttached(7, "no room"),
+    InputDetached("image", 7),
+    StopNode("a", 0.5),
+    RestartNode("a"),
+    RemoveNode("a"),
+    AskModel(),
+    ChangeDataflow(3, {"nodes": []}, "a/out -> b/in", ""),
+    ReplaceNode(3, {"nodes": []}, "a", 1.0),
 ]
 TO_NODE: list[Any] = [
     Registered(CONFIG),
@@ -117,6 +140,10 @@ TO_NODE: list[Any] = [
     Stop(),
     SendFor(7, "out", b"message"),
     WriteOrder("/orders/a", end=True),
+    AttachLink("o", LinkConfig(2, 3, "/run/bell-1", "b/in"), 5, "", ChannelConfig("id/a/o@9", 16, 11)),
+    DetachLink("o", 2, 6, "id/a/o@9"),
+    AttachInput(InputConfig("image", "link", "camera/image", late=True)),
+    DetachInput("image", 7),
     TextInput(["log"], "žluťoučký"),
 ]
 ANSWERS: list[Any] = [
@@ -124,6 +151,8 @@ ANSWERS: list[Any] = [
     Parameters({"gain": 0.5}),
     Done(running=True),
     Noted(),
+    Model(3, {"nodes": []}, uv=True),
+    Outdated(),
     Inspection(
         "id",
         "/lab.yml",

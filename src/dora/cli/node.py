@@ -1,4 +1,4 @@
-"""``dora node``: look at the nodes of running dataflows."""
+"""``dora node``: look at the nodes of running dataflows; what changes them is in `node_change`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dora.cli.dataflows import dataflow_option, find_run, find_runs
+from dora.cli.node_change import COMMANDS
 from dora.cli.tables import fields, megabytes, style_option, table
 from dora.errors import DoraError
 
@@ -22,10 +23,14 @@ MEASURED_OVER = 0.3  # seconds
 @click.group(invoke_without_command=True)
 @click.pass_context
 def node(ctx: click.Context) -> None:
-    """Look at the nodes of running dataflows."""
+    """Look at the nodes of running dataflows, and change them."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(2)
+
+
+for _command in COMMANDS:
+    node.add_command(_command)
 
 
 @node.command("list")

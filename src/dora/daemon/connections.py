@@ -15,8 +15,9 @@ from dora.daemon.loop import READ, WRITE, Loop
 from dora.wire.control import FrameBuffer, FrameError, ToDaemon, ToNode, encode_frame
 from dora.wire.requests import Answer, Request, decode_to_daemon
 
-# Frames from nodes are small; a peer that claims more than this is not a node.
-_MAX_INCOMING = 1 << 20
+# Frames from nodes are small, and from commands at most a whole dataflow; a peer that claims more than
+# this is neither.
+_MAX_INCOMING = 16 << 20
 TEXT_BUFFER = 1 << 20  # bytes of lines that may wait for a node which does not read them
 
 

@@ -42,6 +42,11 @@ class HotReload:
         self._note = note
         self._file = dataflow.file
         self._sources = Sources()
+        self._files = FileWatch()
+        self.follow(dataflow)
+
+    def follow(self, dataflow: Dataflow) -> None:
+        """Watch the code of another dataflow from now on."""
         self._programs: dict[_Owner, Program] = {}
         # Nodes of this interpreter whose old code ends before the new code is tried: it is compiled first.
         self._compiled: set[str] = set()
@@ -56,7 +61,6 @@ class HotReload:
                 if _is_of_a_project(os.path.dirname(main)) or len(program.files) > 1:
                     self._programs[node.id, operator_id] = program
         self.nodes = frozenset(node_id for node_id, _ in self._programs)
-        self._files = FileWatch()
         self._watch()
 
     def start(self) -> None:

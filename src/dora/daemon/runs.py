@@ -44,8 +44,8 @@ class Run:
         assert isinstance(description, Description)
         self.description = description
 
-    def set_patience(self, seconds: float) -> None:
-        """Let `ask` raise ``TimeoutError`` after so long, instead of an error about the daemon.
+    def set_patience(self, seconds: float | None) -> None:
+        """Let `ask` raise ``TimeoutError`` after so long, or never, instead of an error about the daemon.
 
         For what the daemon cannot answer by itself. The connection is of no use after that.
         """

@@ -41,6 +41,10 @@ class Reloads(Topology):
         self._watched = watched
         self._reload_grace = reload_grace
 
+    def watch(self, nodes: frozenset[str]) -> None:
+        """Say whose code may change from now on."""
+        self._watched = nodes
+
     def _code_changed(self, node: NodeState, change: on.CodeChanged) -> None:
         if self.stopping or self.broken_by or self.done or node.asked:
             return

@@ -256,6 +256,7 @@ class ZenohEngine:
         # A subscriber that is garbage-collected is silently undeclared.
         self._senders: list[ZenohSender] = []
         self._receivers: list[ZenohReceiver] = []
+        self._connected = False
         self._pid = os.getpid()
         atexit.register(self.close)
 
@@ -268,10 +269,18 @@ class ZenohEngine:
         return sender
 
     def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> ZenohReceiver:
-        """Make a receiver; it begins to receive in `connect`."""
+        """Make a receiver; it begins to receive in `connect`, or at once after that."""
         receiver = ZenohReceiver(item, arrived, self._board)
         self._receivers.append(receiver)
+        if self._connected:
+            self._subscribe(receiver)
         return receiver
+
+    def _subscribe(self, receiver: ZenohReceiver) -> None:
+        try:
+            receiver.subscribe(self._session)
+        except zenoh.ZError as error:
+            raise TransportError(f"Zenoh cannot subscribe: {error}") from error
 
     def connect(self, timeout: float, interrupted: Callable[[], bool] = lambda: False) -> None:
         """Subscribe, then return once a probe of each sender has reached each of its receivers.
@@ -279,11 +288,9 @@ class ZenohEngine:
         Not waited for are dynamic nodes that are not there, and receivers that have ended. Raises
         `ConnectError` after ``timeout`` seconds, naming who is missing.
         """
-        try:
-            for receiver in self._receivers:
-                receiver.subscribe(self._session)
-        except zenoh.ZError as error:
-            raise TransportError(f"Zenoh cannot subscribe: {error}") from error
+        self._connected = True
+        for receiver in self._receivers:
+            self._subscribe(receiver)
         nonce = int.from_bytes(os.urandom(8), "little")
         deadline = time.monotonic() + timeout
         pause = _FIRST_PAUSE

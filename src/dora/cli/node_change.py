@@ -1,0 +1,197 @@
+"""``dora node add``, ``remove``, ``replace``, ``connect``, ``disconnect``, ``restart`` and ``stop``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from dora.cli.dataflows import dataflow_option, find_run
+from dora.cli.run_options import DURATION
+from dora.dataflow.model import QueuePolicy
+
+if TYPE_CHECKING:
+    from dora.daemon.runs import Run
+    from dora.logs.entry import LogEntry
+    from dora.machine.change import Outcome, Wish
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_grace: Callable[[_Function], _Function] = click.option(
+    "--grace",
+    type=DURATION,
+    metavar="DURATION",
+    help="How long the node may take to end before SIGTERM; half as long again before SIGKILL [5s].",
+)
+_from_yaml: Callable[[_Function], _Function] = click.option(
+    "--from-yaml",
+    "file",
+    type=click.Path(dir_okay=False),
+    required=True,
+    metavar="FILE",
+    help="The YAML of one node, as it would stand in the list of a dataflow.",
+)
+_strict_types: Callable[[_Function], _Function] = click.option(
+    "--strict-types", is_flag=True, help="Refuse if the types of the new links do not fit together."
+)
+
+
+def _carry_out(run: Run, wish: Wish) -> Outcome:
+    from dora.logs.formats import renderer
+    from dora.machine.change import carry_out
+
+    render = renderer("compact")
+
+    def show(entry: LogEntry) -> None:
+        click.echo(render(entry), err=True)
+
+    outcome = carry_out(run, wish, os.environ, show)
+    for warning in outcome.warnings:
+        click.echo(str(warning), err=True)
+    return outcome
+
+
+def _read(file: str) -> str:
+    from dora.dataflow.files import Unreadable, read_text
+    from dora.errors import DoraError
+
+    try:
+        return read_text(file, file)
+    except Unreadable as error:
+        raise DoraError(f"{error}{f'; {error.hint}' if error.hint else ''}") from None
+
+
+@click.command("add")
+@_from_yaml
+@_strict_types
+@dataflow_option
+def add(file: str, strict_types: bool, dataflow: str | None) -> None:
+    """Add a node to a running dataflow.
+
+    It is built if it has to be, and gets the inputs that the file says; its outputs can be connected then.
+    """
+    from dora.machine.change import AddWish
+
+    text = _read(file)
+    with find_run(dataflow) as run:
+        outcome = _carry_out(run, AddWish(text, file, strict_types))
+        click.echo(f"Node `{outcome.node}` added to dataflow {run.description.dataflow_id}")
+
+
+@click.command("remove")
+@click.argument("name", metavar="NODE")
+@_grace
+@dataflow_option
+def remove(name: str, grace: float | None, dataflow: str | None) -> None:
+    """Stop a node and take it out of its dataflow, with its links.
+
+    Those that it feeds get INPUT_CLOSED after its last message, and go on.
+    """
+    from dora.machine.change import RemoveWish
+
+    with find_run(dataflow) as run:
+        _carry_out(run, RemoveWish(name, grace))
+        click.echo(f"Node `{name}` removed from dataflow {run.description.dataflow_id}")
+
+
+@click.command("replace")
+@click.argument("name", metavar="NODE")
+@_from_yaml
+@_grace
+@_strict_types
+@dataflow_option
+def replace(name: str, file: str, grace: float | None, strict_types: bool, dataflow: str | None) -> None:
+    """Let another program take the place of a node, with the same id and links.
+
+    The new one is started first, and takes over once it has come to its `Node()`; if it does not get
+    there, the old one goes on.
+    """
+    from dora.machine.change import ReplaceWish
+
+    text = _read(file)
+    with find_run(dataflow) as run:
+        _carry_out(run, ReplaceWish(name, text, file, strict_types, grace))
+        click.echo(f"Node `{name}` replaced in dataflow {run.description.dataflow_id}")
+
+
+@click.command("connect")
+@click.argument("source", metavar="NODE/OUTPUT")
+@click.argument("target", metavar="NODE/INPUT")
+@click.option("--queue-size", type=click.IntRange(1), metavar="N", help="As in the dataflow file [10].")
+@click.option(
+    "--queue-policy",
+    type=click.Choice(["drop_oldest", "backpressure"]),
+    help="As in the dataflow file [drop_oldest].",
+)
+@_strict_types
+@dataflow_option
+def connect(
+    source: str,
+    target: str,
+    queue_size: int | None,
+    queue_policy: QueuePolicy | None,
+    strict_types: bool,
+    dataflow: str | None,
+) -> None:
+    """Feed an input of a running node with an output of another one.
+
+    The input is a new one. It begins with the next message that is sent.
+    """
+    from dora.machine.change import ConnectWish
+
+    with find_run(dataflow) as run:
+        _carry_out(run, ConnectWish(source, target, queue_size, queue_policy, strict_types))
+    click.echo(f"{source} -> {target}")
+
+
+@click.command("disconnect")
+@click.argument("source", metavar="NODE/OUTPUT")
+@click.argument("target", metavar="NODE/INPUT")
+@dataflow_option
+def disconnect(source: str, target: str, dataflow: str | None) -> None:
+    """Take a link away: the input closes after what was sent so far.
+
+    The node gets INPUT_CLOSED and goes on, also without any input.
+    """
+    from dora.machine.change import DisconnectWish
+
+    with find_run(dataflow) as run:
+        _carry_out(run, DisconnectWish(source, target))
+    click.echo(f"{source} -x- {target}")
+
+
+@click.command("restart")
+@click.argument("name", metavar="NODE")
+@_grace
+@dataflow_option
+def restart(name: str, grace: float | None, dataflow: str | None) -> None:
+    """End the process of a node and start another one; the other nodes go on.
+
+    Whatever the node's `restart_policy` says; also for a node that has ended.
+    """
+    from dora.machine.change import RestartWish
+
+    with find_run(dataflow) as run:
+        _carry_out(run, RestartWish(name, grace))
+    click.echo(f"Node `{name}` restart initiated")
+
+
+@click.command("stop")
+@click.argument("name", metavar="NODE")
+@_grace
+@dataflow_option
+def stop(name: str, grace: float | None, dataflow: str | None) -> None:
+    """Stop a node for good; the other nodes go on.
+
+    Those that it feeds get INPUT_CLOSED, as after any end.
+    """
+    from dora.machine.change import StopWish
+
+    with find_run(dataflow) as run:
+        outcome = _carry_out(run, StopWish(name, grace))
+    click.echo(f"Node `{name}` {'stopped' if outcome.was_running else 'had ended already'}")
+
+
+COMMANDS = (add, remove, replace, connect, disconnect, restart, stop)

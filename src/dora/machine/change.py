@@ -1,0 +1,182 @@
+"""Change a running dataflow: what the commands `dora node add` and the like do, and the coordinator's API.
+
+Whoever changes asks the dataflow's daemon for what runs, checks what is to come, does for a new node what
+it needs before it can run, and asks again; the daemon decides. Another change that came meanwhile is no
+reason to give up: it begins anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from dora.building.options import BuildOptions
+from dora.building.prepare import build
+from dora.daemon.runs import Run
+from dora.dataflow.change import (
+    Change,
+    LinkOptions,
+    with_built,
+    with_link,
+    with_node,
+    with_replaced,
+    without_link,
+)
+from dora.dataflow.loader import missing_files
+from dora.dataflow.model import Dataflow, QueuePolicy
+from dora.errors import DataflowError, DoraError, Problem
+from dora.logs.entry import LogEntry
+from dora.wire.requests import (
+    AskModel,
+    ChangeDataflow,
+    Done,
+    Model,
+    Outdated,
+    RemoveNode,
+    ReplaceNode,
+    RestartNode,
+    StopNode,
+)
+
+_ATTEMPTS: Final = 20
+
+
+class StopWish(msgspec.Struct, frozen=True, tag="stop"):
+    """End a node for good. ``grace`` here and below: seconds until SIGTERM."""
+
+    node: str
+    grace: float | None = None
+
+
+class RestartWish(msgspec.Struct, frozen=True, tag="restart"):
+    """End the process of a node and start another one."""
+
+    node: str
+    grace: float | None = None
+
+
+class RemoveWish(msgspec.Struct, frozen=True, tag="remove"):
+    """End a node and take it out of the dataflow, with its links."""
+
+    node: str
+    grace: float | None = None
+
+
+class AddWish(msgspec.Struct, frozen=True, tag="add"):
+    """Add the node that a YAML text describes; ``file`` is how errors call it."""
+
+    yaml: str
+    file: str = "<node>"
+    strict_types: bool = False
+
+
+class ReplaceWish(msgspec.Struct, frozen=True, tag="replace"):
+    """Let what a YAML text describes take the place of a node."""
+
+    node: str
+    yaml: str
+    file: str = "<node>"
+    strict_types: bool = False
+    grace: float | None = None
+
+
+class ConnectWish(msgspec.Struct, frozen=True, tag="connect"):
+    """Feed an input, ``node/input``, with an output, ``node/output``."""
+
+    source: str
+    target: str
+    queue_size: int | None = None
+    queue_policy: QueuePolicy | None = None
+    strict_types: bool = False
+
+
+class DisconnectWish(msgspec.Struct, frozen=True, tag="disconnect"):
+    """Take a link away."""
+
+    source: str
+    target: str
+
+
+Wish = StopWish | RestartWish | RemoveWish | AddWish | ReplaceWish | ConnectWish | DisconnectWish
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What was done. ``node`` is the one it was about, ``was_running`` whether it had not ended before."""
+
+    node: str
+    was_running: bool = True
+    warnings: tuple[Problem, ...] = ()
+
+
+def carry_out(
+    run: Run, wish: Wish, environ: Mapping[str, str], on_log: Callable[[LogEntry], None]
+) -> Outcome:
+    """Do what is wished, and return once it is done; raises `DoraError`.
+
+    ``environ`` is what ``$NAME`` in a YAML text refers to; ``on_log`` gets what builds print.
+    """
+    run.set_patience(None)
+    match wish:
+        case StopWish(node=node, grace=grace):
+            return _end(run, StopNode(node, grace))
+        case RestartWish(node=node, grace=grace):
+            return _end(run, RestartNode(node, grace))
+        case RemoveWish(node=node, grace=grace):
+            return _end(run, RemoveNode(node, grace))
+    for _ in range(_ATTEMPTS):
+        model = run.ask(AskModel())
+        assert isinstance(model, Model)
+        running = msgspec.convert(model.dataflow, type=Dataflow)
+        change, added, removed = _change(wish, running, environ)
+        dataflow = _prepare(change, on_log, uv=model.uv)
+        request: Any
+        if isinstance(wish, ReplaceWish):
+            request = ReplaceNode(model.revision, msgspec.to_builtins(dataflow), wish.node, wish.grace)
+        else:
+            request = ChangeDataflow(model.revision, msgspec.to_builtins(dataflow), added, removed)
+        if not isinstance(run.ask(request), Outdated):
+            return Outcome(change.node_id, warnings=change.warnings)
+    raise DoraError("the dataflow is being changed by somebody else again and again")
+
+
+def _end(run: Run, request: StopNode | RestartNode | RemoveNode) -> Outcome:
+    answer = run.ask(request)
+    assert isinstance(answer, Done)
+    return Outcome(request.node_id, answer.running)
+
+
+def _change(
+    wish: AddWish | ReplaceWish | ConnectWish | DisconnectWish,
+    running: Dataflow,
+    environ: Mapping[str, str],
+) -> tuple[Change, str, str]:
+    """Return the change, and the links that it adds and removes, for the log."""
+    match wish:
+        case AddWish():
+            return with_node(running, wish.yaml, wish.file, environ, strict_types=wish.strict_types), "", ""
+        case ReplaceWish():
+            change = with_replaced(
+                running, wish.node, wish.yaml, wish.file, environ, strict_types=wish.strict_types
+            )
+            return change, "", ""
+        case ConnectWish(source=source, target=target):
+            options = LinkOptions(wish.queue_size, wish.queue_policy)
+            change = with_link(running, source, target, options, strict_types=wish.strict_types)
+            return change, f"{source} -> {target}", ""
+        case DisconnectWish(source=source, target=target):
+            return without_link(running, source, target), "", f"{source} -> {target}"
+
+
+def _prepare(change: Change, on_log: Callable[[LogEntry], None], *, uv: bool) -> Dataflow:
+    """Look whether what is to be run is there, or can be built; return the dataflow to come."""
+    if not change.programs:
+        return change.dataflow
+    only = msgspec.structs.replace(
+        change.dataflow, nodes=(change.dataflow.node(change.node_id),), programs=change.programs
+    )
+    if missing := missing_files(only):
+        raise DataflowError(problems=tuple(missing))
+    built = build(only, on_log, BuildOptions(uv=uv)).dataflow
+    return with_built(change.dataflow, built.node(change.node_id))
