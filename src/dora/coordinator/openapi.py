@@ -2,91 +2,163 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from dora._version import __version__
 from dora.coordinator.protocol import (
+    VERSION_HEADER,
     DataflowView,
     DownRequest,
     Failure,
+    RestartView,
     StartRequest,
     StopRequest,
     SystemStatus,
 )
+from dora.dataflow.model import Dataflow
 
-# method, path, summary, body, answer
-OPERATIONS: list[tuple[str, str, str, Any, Any]] = [
-    ("get", "/api/status", "Tell the version, the daemons and how many dataflows run", None, SystemStatus),
-    ("get", "/api/dataflows", "List all dataflows, the oldest first", None, list[DataflowView]),
-    ("post", "/api/dataflows", "Start a dataflow", StartRequest, DataflowView),
-    ("delete", "/api/dataflows", "Remove the records of ended dataflows", None, list[DataflowView]),
-    ("get", "/api/dataflows/{dataflow}", "Show one dataflow and how it ended", None, DataflowView),
-    (
+_REFUSALS = {
+    400: "The request is not understood",
+    401: "The coordinator wants its token",
+    403: "The host name or the origin is not one of those that may ask",
+    404: "There is no such dataflow",
+    408: "The request was not complete in time",
+    409: "It does not fit to what runs, or the name fits more than one dataflow",
+    413: "The request is too large",
+    415: "The content type is not application/json",
+    426: f"The version in the header {VERSION_HEADER} does not fit to the coordinator's",
+    503: "No daemon is connected that could do it",
+    507: "The disk of the coordinator takes no record",
+}
+_OF_ALL = (401, 403, 426)
+_OF_BODIES = (400, 408, 413, 415)
+_OF_ONE_DATAFLOW = (404, 409)
+
+
+class Operation(NamedTuple):
+    """One operation of the API. ``refusals`` are those that its kind does not bring along."""
+
+    method: str
+    path: str
+    summary: str
+    body: Any = None
+    answer: Any = None  # None: an empty object
+    status: int = 200
+    refusals: tuple[int, ...] = ()
+
+    def statuses(self) -> list[int]:
+        """Return the statuses of all refusals."""
+        found = {*_OF_ALL, *self.refusals}
+        if self.body is not None:
+            found.update(_OF_BODIES)
+        if "{dataflow}" in self.path:
+            found.update(_OF_ONE_DATAFLOW)
+        return sorted(found)
+
+
+OPERATIONS: list[Operation] = [
+    Operation(
+        "get", "/api/status", "Tell the version, the daemons and how many dataflows run", None, SystemStatus
+    ),
+    Operation("get", "/api/dataflows", "List all dataflows, the oldest first", None, list[DataflowView]),
+    Operation(
+        "post", "/api/dataflows", "Start a dataflow", StartRequest, DataflowView, 201, (409, 503, 507)
+    ),
+    Operation(
+        "delete",
+        "/api/dataflows",
+        "Remove the records of ended dataflows",
+        None,
+        list[DataflowView],
+        refusals=(507,),
+    ),
+    Operation("get", "/api/dataflows/{dataflow}", "Show one dataflow and how it ended", None, DataflowView),
+    Operation(
         "post",
         "/api/dataflows/{dataflow}/stop",
         "Stop a dataflow; answers at once",
         StopRequest,
         DataflowView,
+        202,
+        (503,),
     ),
-    (
+    Operation(
         "post",
         "/api/dataflows/{dataflow}/restart",
         "Stop a dataflow, wait for its end, and start it again",
         StopRequest,
-        None,
+        RestartView,
+        201,
+        (503, 507),
     ),
-    (
+    Operation(
         "get",
         "/api/dataflows/{dataflow}/wait",
-        "Wait until a dataflow has started or ended (until=started, ended), for at most timeout seconds",
+        "Wait until a dataflow has started or ended, for at most a minute",
         None,
         DataflowView,
+        refusals=(400,),
     ),
-    ("post", "/api/down", "End the daemon and the coordinator", DownRequest, None),
+    Operation("post", "/api/down", "End the daemon and the coordinator", DownRequest, refusals=(409,)),
 ]
 
 
 def document() -> dict[str, Any]:
     """Return the document."""
-    types = [kind for *_, body, answer in OPERATIONS for kind in (body, answer) if kind is not None]
+    types = [kind for item in OPERATIONS for kind in (item.body, item.answer) if kind is not None]
     schemas, components = msgspec.json.schema_components(
-        [*types, Failure], ref_template="#/components/schemas/{name}"
+        [*types, Dataflow, Failure], ref_template="#/components/schemas/{name}"
     )
-    found = iter(schemas)
-    failure = schemas[-1]
+    *found, dataflow, failure = schemas
+    components["RunSpec"]["properties"]["dataflow"] = dataflow  # decoded when it is started
+    schema_of = iter(found)
     paths: dict[str, Any] = {}
-    for method, path, summary, body, answer in OPERATIONS:
-        operation: dict[str, Any] = {"summary": summary, "responses": {}}
-        if "{dataflow}" in path:
-            operation["parameters"] = [_parameter("dataflow", "path", "UUID, the beginning of it, or name")]
-        if path.endswith("/wait"):
-            operation["parameters"] += [
-                _parameter("until", "query", "started or ended"),
-                _parameter("timeout", "query", "seconds, at most 60"),
-            ]
-        if body is not None:
-            operation["requestBody"] = {"content": _content(next(found))}
-        shown = _content(next(found)) if answer is not None else _content({"type": "object"})
-        operation["responses"]["2XX"] = {"description": "Done", "content": shown}
-        operation["responses"]["4XX"] = {"description": "Refused", "content": _content(failure)}
-        paths.setdefault(path, {})[method] = operation
+    for item in OPERATIONS:
+        operation: dict[str, Any] = {"summary": item.summary, "parameters": _parameters(item.path)}
+        if item.body is not None:
+            operation["requestBody"] = {"content": _content(next(schema_of))}
+        shown = _content({"type": "object"} if item.answer is None else next(schema_of))
+        operation["responses"] = {str(item.status): {"description": "Done", "content": shown}}
+        for status in item.statuses():
+            operation["responses"][str(status)] = {
+                "description": _REFUSALS[status],
+                "content": _content(failure),
+            }
+        paths.setdefault(item.path, {})[item.method] = operation
     return {
         "openapi": "3.1.0",
         "info": {"title": "dora coordinator", "version": __version__},
         "paths": paths,
-        "components": {"schemas": components},
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
+        },
+        "security": [{}, {"token": []}],
     }
 
 
-def _parameter(name: str, place: str, description: str) -> dict[str, Any]:
+def _parameters(path: str) -> list[dict[str, Any]]:
+    found = []
+    if "{dataflow}" in path:
+        name = {"type": "string", "minLength": 1, "pattern": "^[^/]+$"}
+        found.append(_parameter("dataflow", "path", "UUID, the beginning of it, or name", name))
+    if path.endswith("/wait"):
+        until = {"enum": ["started", "ended"], "default": "ended"}
+        found.append(_parameter("until", "query", "started: until it runs or has ended", until))
+        seconds = {"type": "number", "minimum": 0, "default": 60}
+        found.append(_parameter("timeout", "query", "seconds, at most 60", seconds))
+    return found
+
+
+def _parameter(name: str, place: str, description: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {
         "name": name,
         "in": place,
         "required": place == "path",
         "description": description,
-        "schema": {"type": "string"},
+        "schema": schema,
     }
 
 

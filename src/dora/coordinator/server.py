@@ -6,20 +6,28 @@ import asyncio
 import errno
 import logging
 import socket
+from collections.abc import Callable
+from functools import partial
 
-from dora.coordinator.api import make_api
+import uvicorn
+from starlette.types import ASGIApp
+
+from dora.coordinator.api import Pages, make_api
+from dora.coordinator.connections import PatientConnection, room
 from dora.coordinator.places import LOOPBACK, make_token, store_path, token_path
 from dora.coordinator.protocol import MAX_MESSAGE
 from dora.coordinator.service import Coordinator
 from dora.coordinator.store import Store
 from dora.errors import DoraError
 
-MAX_CONNECTIONS = 256
-
 log = logging.getLogger("dora.coordinator")
 
 
-def serve(interface: str, port: int, *, auth: bool = False) -> None:
+MakePages = Callable[[Coordinator, str], Pages]
+"""Makes the pages of a coordinator, from it and its token ("": none)."""
+
+
+def serve(interface: str, port: int, make_pages: MakePages, *, auth: bool = False) -> None:
     """Serve until SIGTERM, SIGINT or `dora down`. Raises `DoraError` if it cannot begin.
 
     The token is asked for with ``auth``, and always where other machines can reach the interface.
@@ -31,39 +39,44 @@ def serve(interface: str, port: int, *, auth: bool = False) -> None:
         if token:
             log.info("the token is in %s", token_path())
         log.info("listening on %s:%d, records in %s", interface, port, store.path)
-        asyncio.run(_serve(listener, store, token, interface))
+        asyncio.run(_serve(listener, store, token, interface, make_pages))
     finally:
         listener.close()
 
 
-async def _serve(listener: socket.socket, store: Store, token: str, interface: str) -> None:
-    import uvicorn
-
-    server: uvicorn.Server | None = None
+async def _serve(
+    listener: socket.socket, store: Store, token: str, interface: str, make_pages: MakePages
+) -> None:
+    server: uvicorn.Server
 
     def end() -> None:
-        assert server is not None
         server.should_exit = True
 
     coordinator = Coordinator(store, end)
     hosts = LOOPBACK if interface in LOOPBACK else frozenset()
-    server = uvicorn.Server(
-        uvicorn.Config(
-            make_api(coordinator, token=token, hosts=hosts),
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            http="h11",
-            ws="websockets-sansio",
-            ws_max_size=MAX_MESSAGE,
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_graceful_shutdown=1,
-        )
-    )
+    pages = make_pages(coordinator, token)
+    server = make_server(make_api(coordinator, token=token, hosts=hosts, pages=pages), room())
     try:
         await server.serve([listener])
     finally:
         coordinator.close()
+
+
+def make_server(app: ASGIApp, most: int) -> uvicorn.Server:
+    """Return what serves the API, with at most so many connections at once."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            http=partial(PatientConnection, most=most),  # type: ignore[arg-type]
+            ws="websockets-sansio",
+            ws_max_size=MAX_MESSAGE,
+            ws_per_message_deflate=False,
+            timeout_graceful_shutdown=1,
+        )
+    )
 
 
 def _listen(interface: str, port: int) -> socket.socket:
