@@ -1,0 +1,129 @@
+"""A coordinator in a thread of the test's process, and a daemon that only says what it would do."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
+
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from dora._version import __version__
+from dora.coordinator.api import make_api
+from dora.coordinator.protocol import (
+    Changed,
+    Hello,
+    Measure,
+    RunReport,
+    Start,
+    Stop,
+    ToCoordinator,
+    ToDaemon,
+    Usage,
+    decode_to_daemon,
+    encode,
+)
+from dora.coordinator.server import make_server
+from dora.coordinator.service import Coordinator
+from dora.coordinator.store import Store
+
+
+class Serving:
+    """A coordinator that answers at ``port``."""
+
+    def __init__(self, make_store: Callable[[], Store], token: str, most: int) -> None:
+        self._make_store = make_store
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._ready = threading.Event()
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(token, most)))
+        self._thread.start()
+        assert self._ready.wait(10)
+
+    async def _serve(self, token: str, most: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        coordinator = Coordinator(self._make_store(), self.end)
+        self._server = make_server(make_api(coordinator, token=token), most)
+        serving = asyncio.ensure_future(self._server.serve([self._listener]))
+        self._ready.set()
+        await serving
+        coordinator.close()
+
+    def in_loop(self, function: Callable[[], Any]) -> Any:
+        """Call a function in the thread of the coordinator, and return what it returns."""
+
+        async def call() -> Any:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(10)
+
+    def end(self) -> None:
+        self._server.should_exit = True
+
+    def join(self) -> None:
+        self.end()
+        self._thread.join(10)
+        assert not self._thread.is_alive()
+        self._listener.close()
+
+    def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, str]:
+        """Send a request; return its status and the text of the answer."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        try:
+            named = {name.replace("_", "-"): value for name, value in headers.items()}
+            connection.request(method, path, body, named)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        finally:
+            connection.close()
+
+    def websocket(self) -> AbstractContextManager[ClientConnection]:
+        return connect(f"ws://127.0.0.1:{self.port}/api/daemon", proxy=None, compression=None)
+
+
+@contextmanager
+def serving(make_store: Callable[[], Store], token: str = "", most: int = 1000) -> Iterator[Serving]:
+    served = Serving(make_store, token, most)
+    try:
+        yield served
+    finally:
+        served.join()
+
+
+class ObedientDaemon:
+    """Says of every dataflow that it runs, and of every stop that it has ended; starts nothing."""
+
+    def __init__(self, served: Serving, daemon_id: str = "obedient") -> None:
+        self.heard: list[ToDaemon] = []
+        self._open = ExitStack()
+        self._connection = self._open.enter_context(served.websocket())
+        self.say(Hello(__version__, daemon_id, 1))
+        self._thread = threading.Thread(target=self._obey)
+        self._thread.start()
+
+    def say(self, message: ToCoordinator) -> None:
+        self._connection.send(encode(message).decode())
+
+    def _obey(self) -> None:
+        try:
+            for text in self._connection:
+                message = decode_to_daemon(text)
+                self.heard.append(message)
+                match message:
+                    case Start(dataflow_id=dataflow_id):
+                        self.say(Changed(RunReport(dataflow_id, "running")))
+                    case Stop(dataflow_id=dataflow_id):
+                        self.say(Changed(RunReport(dataflow_id, "finished")))
+                    case Measure():
+                        self.say(Usage(()))
+        except ConnectionClosed:
+            pass
+
+    def close(self) -> None:
+        self._open.close()
+        self._thread.join(10)

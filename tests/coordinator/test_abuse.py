@@ -1,0 +1,229 @@
+"""Peers that are no good: sockets that say nothing, requests that never end, daemons that are none."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from serving import ObedientDaemon, Serving, serving
+from system import wait_until
+from websockets.exceptions import ConnectionClosed
+
+from dora._version import __version__
+from dora.coordinator import api, connections
+from dora.coordinator.protocol import Changed, Explained, Hello, RunReport, RunSpec, Usage, encode
+from dora.coordinator.store import Store
+
+SPEC = {"name": "arm", "dataflow": {"nodes": [{"id": "a"}], "working_dir": "/tmp"}}
+
+
+@pytest.fixture
+def served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Serving]:
+    with serving(lambda: Store(str(tmp_path / "store.sqlite")), most=40) as served:
+        yield served
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def raw(served: Serving, data: bytes = b"") -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", served.port), timeout=20)
+    connection.sendall(data)
+    return connection
+
+
+def is_closed(connection: socket.socket) -> bool:
+    """Wait until the other side closes a connection."""
+    try:
+        while connection.recv(65536):
+            pass
+    except ConnectionError:
+        pass
+    return True
+
+
+def start(served: Serving, dataflow: object) -> tuple[int, str]:
+    body = json.dumps({"spec": {"name": "arm", "dataflow": dataflow}}).encode()
+    return served.ask("POST", "/api/dataflows", body, content_type="application/json")
+
+
+# --------------------------------------------------------------------------- connections
+
+
+def test_500_connections_shut_nobody_out(served: Serving) -> None:
+    daemon = ObedientDaemon(served)
+    beginnings = [b"", b"GET /api/sta", b"POST /api/dataflows HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "]
+    crowd = [raw(served, beginnings[number % 3]) for number in range(500)]
+    begun = time.monotonic()
+    assert json.loads(served.ask("GET", "/api/status")[1])["daemons"] == ["obedient"]
+    assert time.monotonic() - begun < 2.0
+    assert is_closed(crowd[0])  # for those who came after it
+    daemon.close()
+    for connection in crowd:
+        connection.close()
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        b"",
+        b"GET /api/status HTTP/1.1\r\nHost: 127.0.0.1\r\n",
+        b"GET /api/status HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET /api/",
+    ],
+)
+def test_who_does_not_ask_is_closed(
+    served: Serving, beginning: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "PATIENCE", 0.1)
+    with raw(served, beginning) as connection:
+        assert is_closed(connection)
+
+
+def test_a_body_that_never_ends(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "BODY_PATIENCE", 0.1)
+    head = b"POST /api/down HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
+    with raw(served, head + b"{") as connection:
+        assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_waiting_command_keeps_its_connection(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "PATIENCE", 0.05)
+    daemon = ObedientDaemon(served)
+    assert start(served, SPEC["dataflow"])[0] == 201
+    status, text = served.ask("GET", "/api/dataflows/arm/wait?timeout=0.3")
+    assert (status, json.loads(text)["status"]) == (200, "running")
+    daemon.close()
+
+
+@pytest.mark.parametrize(
+    "nonsense",
+    [
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(500),
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"\0" * 100_000,
+        b"GET /" + b"x" * 100_000 + b" HTTP/1.1\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+        b"POST /api/down HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"POST /api/down HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ],
+    ids=["TLS", "version", "zeros", "long", "hosts", "chunks", "length", "HTTP/2"],
+)
+def test_what_is_no_http(served: Serving, nonsense: bytes) -> None:
+    with raw(served, nonsense) as connection:
+        connection.shutdown(socket.SHUT_WR)
+        assert is_closed(connection)
+    assert served.ask("GET", "/api/status")[0] == 200
+
+
+# --------------------------------------------------------------------------- requests
+
+
+@pytest.mark.parametrize(
+    "dataflow",
+    [
+        None,
+        [],
+        {"nodes": [{"id": 1}], "working_dir": "/tmp"},
+        {"nodes": [{"id": "a"}], "working_dir": 7},
+        {"nodes": [{"id": "a"}], "working_dir": "here"},
+        {"nodes": [{"id": "a"}], "working_dir": "/a\0b"},
+        {"nodes": [{"id": "a", "inputs": 3}], "working_dir": "/tmp"},
+    ],
+)
+def test_what_is_no_dataflow_leaves_no_record(served: Serving, dataflow: object) -> None:
+    daemon = ObedientDaemon(served)
+    status, told = start(served, dataflow)
+    assert (status, "`dataflow` is not a dataflow" in told) == (400, True)
+    assert served.ask("GET", "/api/dataflows") == (200, "[]")
+    daemon.close()
+
+
+@pytest.mark.parametrize("body", [b'{"grace": -1}', b'{"grace": 1e300}', b'{"grace": 1e999}', b"[]"])
+def test_stops_that_cannot_be(served: Serving, body: bytes) -> None:
+    assert served.ask("POST", "/api/dataflows/x/stop", body, content_type="application/json")[0] == 400
+
+
+@pytest.mark.parametrize("timeout", ["nan", "-1", "-inf", "soon", ""])
+def test_waits_that_cannot_be(served: Serving, timeout: str) -> None:
+    assert served.ask("GET", f"/api/dataflows/x/wait?timeout={timeout}")[0] == 400
+
+
+@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"spec": ' * 50_000, b'"\xff"', b"\0", b"nul"])
+def test_bodies_that_are_no_good(served: Serving, body: bytes) -> None:
+    assert served.ask("POST", "/api/dataflows", body, content_type="application/json")[0] == 400
+
+
+def test_the_name_of_a_strange_file(served: Serving) -> None:
+    daemon = ObedientDaemon(served)
+    file = "/tmp/" + "a\n" * 300 + ".yml"
+    body = json.dumps({"spec": {"name": "", "dataflow": {**SPEC["dataflow"], "file": file}}}).encode()
+    status, text = served.ask("POST", "/api/dataflows", body, content_type="application/json")
+    assert (status, json.loads(text)["name"]) == (201, "a" * 190)
+    daemon.close()
+
+
+# --------------------------------------------------------------------------- daemons
+
+UNKNOWN = RunReport("0f3e", "running")
+HELLO = encode(Hello(__version__, "second", 2))
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [
+        [b"{"],
+        [b"[" * 100_000],
+        [b"\xff\xfe"],
+        [encode(Changed(UNKNOWN))],
+        [encode(Hello("", "x", 1))],
+        [encode(Hello("99.0.0", "x", 1))],
+        [b'{"type": "Hello", "version": 1}'],
+        [HELLO, HELLO],
+        [HELLO, b"}"],
+        [HELLO, encode(Explained(UNKNOWN, RunSpec(name="x", dataflow=3)))],
+        [HELLO, encode(Usage(())), encode(Changed(UNKNOWN))],
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("text", [True, False], ids=["text", "binary"])
+def test_what_is_no_daemon(served: Serving, frames: list[bytes], text: bool) -> None:
+    with served.websocket() as peer:
+        try:
+            for frame in frames:
+                peer.send(frame, text=text)
+            peer.recv(timeout=0.2)
+        except (ConnectionClosed, TimeoutError):
+            pass
+    wait_until(lambda: json.loads(served.ask("GET", "/api/status")[1])["daemons"] == [], "its end")
+    daemon = ObedientDaemon(served)
+    assert start(served, SPEC["dataflow"])[0] == 201
+    daemon.close()
+
+
+def test_a_frame_that_is_too_large(served: Serving) -> None:
+    daemon = ObedientDaemon(served)
+    with served.websocket() as peer, pytest.raises(ConnectionClosed):
+        peer.send(b"x" * (17 << 20), text=True)
+        peer.recv(timeout=20)
+    assert json.loads(served.ask("GET", "/api/status")[1])["daemons"] == ["obedient"]
+    daemon.close()
+
+
+def test_who_says_nothing_is_no_daemon(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api, "HELLO_PATIENCE", 0.1)
+    with served.websocket() as peer, pytest.raises(ConnectionClosed):
+        peer.recv(timeout=20)
+
+
+def test_the_token_is_asked_of_everybody(tmp_path: Path) -> None:
+    with serving(lambda: Store(str(tmp_path / "store.sqlite")), token="secret") as served:
+        for shown in ("", "Bearer ", "Bearer wrong", "Basic c2VjcmV0", "secretly", "Bearer sécret"):
+            headers = {"authorization": shown.encode().decode("latin-1")} if shown else {}
+            assert served.ask("GET", "/openapi.json", **headers)[0] == 401
+        assert served.ask("GET", "/api/status", authorization="Bearer secret")[0] == 200
+        with pytest.raises(Exception, match="HTTP 403"):
+            served.websocket()

@@ -1,0 +1,118 @@
+"""A disk that takes no more records: SQLite's own limit of pages stands for it."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from pathlib import Path
+
+import pytest
+from serving import ObedientDaemon, serving
+from system import wait_until
+
+from dora.coordinator import fleet
+from dora.coordinator.protocol import DEFAULT_MACHINE, Changed, DataflowView, Recorded, RunReport, RunSpec
+from dora.coordinator.rules import Refusal
+from dora.coordinator.store import Store
+from dora.errors import DoraError
+from dora.supervise.result import DataflowResult, NodeFailure
+
+DATAFLOW = {"nodes": [{"id": "a"}], "working_dir": "/tmp", "env": {"x": "y" * 90_000}}
+SPEC = RunSpec(name="arm", dataflow=DATAFLOW)
+DAEMONS = {DEFAULT_MACHINE: "daemon"}
+
+
+class SmallStore(Store):
+    """A store whose disk can be filled."""
+
+    def fill(self) -> None:
+        self._db.execute("CREATE TABLE IF NOT EXISTS filler (bytes BLOB)")
+        pages = self._db.execute("PRAGMA page_count").fetchone()[0]
+        self._db.execute(f"PRAGMA max_page_count = {pages}")
+        try:
+            while True:  # pages that are free again
+                self._db.execute("INSERT INTO filler VALUES (zeroblob(3000))")
+        except sqlite3.OperationalError:
+            pass
+
+    def make_room(self) -> None:
+        self._db.execute("PRAGMA max_page_count = 100000")
+
+
+def add(store: Store, dataflow_id: str) -> None:
+    view = DataflowView(uuid=dataflow_id, name="arm", status="starting", nodes=["a"], machines=["default"])
+    store.add(dataflow_id, SPEC, view, DAEMONS)
+
+
+def large_result(dataflow_id: str) -> DataflowResult:
+    return DataflowResult(dataflow_id, (NodeFailure("a", "exit", message="x" * 90_000),))
+
+
+def test_what_is_reported_is_true_at_once_and_written_later(tmp_path: Path) -> None:
+    path = str(tmp_path / "store.sqlite")
+    store = SmallStore(path)
+    add(store, "one")
+    store.fill()
+    report = RunReport("one", "failed", large_result("one"), "why")
+    assert store.update(report, DAEMONS) == []
+    assert "full" in store.fault
+    view = store.view("one")
+    assert (view.status, view.reason, view.result) == ("failed", "why", report.result)
+    assert view.ended is not None
+    assert store.active() == {}
+    assert store.flush() == []
+    store.make_room()
+    assert (store.flush(), store.fault) == (["one"], "")
+    again = Store(path)
+    assert again.view("one") == view
+    again.close()
+    store.close()
+
+
+def test_what_is_asked_for_is_refused(tmp_path: Path) -> None:
+    store = SmallStore(str(tmp_path / "store.sqlite"))
+    store.fill()
+    with pytest.raises(Refusal, match="is not started: database or disk is full") as refused:
+        add(store, "one")
+    assert refused.value.status == 507
+    assert store.views() == []
+    store.close()
+
+
+def test_a_disk_that_is_full_from_the_beginning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Full(sqlite3.OperationalError):
+        sqlite_errorcode = sqlite3.SQLITE_FULL
+
+    def connect(*_: object, **__: object) -> None:
+        raise Full("database or disk is full")
+
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    with pytest.raises(DoraError, match="database or disk is full; make room on the disk"):
+        Store(str(tmp_path / "store.sqlite"))
+
+
+def test_dataflows_go_on_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "REWRITE_AFTER", 0.05)
+    stores: list[SmallStore] = []
+
+    def make_store() -> SmallStore:
+        stores.append(SmallStore(str(tmp_path / "store.sqlite")))
+        return stores[0]
+
+    with serving(make_store) as served:
+        daemon = ObedientDaemon(served)
+        body = json.dumps({"spec": {"name": "arm", "dataflow": DATAFLOW}}).encode()
+        status, text = served.ask("POST", "/api/dataflows", body, content_type="application/json")
+        assert status == 201
+        dataflow_id = json.loads(text)["uuid"]
+        served.ask("GET", f"/api/dataflows/{dataflow_id}/wait?until=started")
+        served.in_loop(stores[0].fill)
+        daemon.say(Changed(RunReport(dataflow_id, "failed", large_result(dataflow_id))))
+        status, text = served.ask("GET", f"/api/dataflows/{dataflow_id}/wait")
+        assert (status, json.loads(text)["status"]) == (200, "failed")
+        status, text = served.ask("POST", "/api/dataflows", body, content_type="application/json")
+        assert status == 507 and "the dataflow cannot be recorded" in text
+        assert Recorded(dataflow_id) not in daemon.heard
+        served.in_loop(stores[0].make_room)
+        wait_until(lambda: Recorded(dataflow_id) in daemon.heard, "the record")
+        daemon.close()
