@@ -13,43 +13,59 @@ const names = ["build.mjs", "package-lock.json", ...(await readdir(new URL("src"
 const digest = createHash("sha256");
 for (const name of names) digest.update(await source(name));
 
-const bundle = await build({
-  entryPoints: ["src/page.ts"],
-  bundle: true,
-  format: "iife",
-  target: "es2022",
-  charset: "utf8",
-  minify: true,
-  metafile: true,
-  write: false,
-});
-const style = await build({ entryPoints: ["src/page.css"], minify: true, charset: "utf8", write: false });
+const script = (name) =>
+  build({
+    entryPoints: [`src/${name}`],
+    bundle: true,
+    format: "iife",
+    target: "es2022",
+    charset: "utf8",
+    minify: true,
+    metafile: true,
+    write: false,
+  });
+const style = (name) =>
+  build({ entryPoints: [`src/${name}`], bundle: true, minify: true, charset: "utf8", metafile: true, write: false });
+const scripts = { page: await script("page.ts"), dashboard: await script("dashboard.tsx") };
+const styles = { page: await style("page.css"), dashboard: await style("dashboard.css") };
 
 const { version } = JSON.parse(await source("node_modules/elkjs/package.json"));
 const elk = `elkjs ${version}, https://github.com/kieler/elkjs, licence EPL-2.0: https://www.eclipse.org/legal/epl-2.0`;
 
-// Licence → the packages in the bundle that have it.
-const packages = new Set(Object.keys(bundle.metafile.inputs).flatMap((path) => path.match(/(?<=node_modules\/)[^@/]+/) ?? []));
-packages.delete("elkjs");
-const byLicense = new Map();
-for (const name of [...packages].sort()) {
-  const text = (await source(`node_modules/${name}/LICENSE`)).trim();
-  byLicense.set(text, [...(byLicense.get(text) ?? []), name]);
+/** Return the licences of what is in some bundles, each with the packages that have it. */
+async function licences(...bundles) {
+  const inputs = bundles.flatMap((bundle) => Object.keys(bundle.metafile.inputs));
+  const packages = new Set(inputs.flatMap((path) => path.match(/(?<=node_modules\/)[^@/]+/) ?? []));
+  packages.delete("elkjs");
+  const byLicense = new Map();
+  for (const name of [...packages].sort()) {
+    const text = (await source(`node_modules/${name}/LICENSE`)).trim();
+    byLicense.set(text, [...(byLicense.get(text) ?? []), name]);
+  }
+  return [...byLicense].map(([text, names]) => `Contains ${names.join(", ")}.\n\n${text}`).join("\n\n");
 }
-const notices = [...byLicense].map(([text, names]) => `Contains ${names.join(", ")}.\n\n${text}`).join("\n\n");
 
+const notices = await licences(scripts.page);
 const fill = {
   DIGEST: digest.digest("hex"),
-  SCRIPT: `/*\nContains ${elk}\n\n${notices}\n*/\n${bundle.outputFiles[0].text}`,
-  STYLE: style.outputFiles[0].text,
+  SCRIPT: `/*\nContains ${elk}\n\n${notices}\n*/\n${scripts.page.outputFiles[0].text}`,
+  STYLE: styles.page.outputFiles[0].text,
 };
-const page = (await source("src/page.html")).replace(/@(DIGEST|SCRIPT|STYLE)@/g, (_, name) => fill[name].trim());
+const filled = (page) => page.replace(/@(DIGEST|SCRIPT|STYLE)@/g, (_, name) => fill[name].trim());
+const dashboardNotices = await licences(scripts.dashboard, styles.dashboard);
 
 const engine = await source("node_modules/elkjs/lib/elk-worker.min.js");
 
 await mkdir(TARGET, { recursive: true });
-await writeFile(new URL("graph.html", TARGET), page);
+await writeFile(new URL("graph.html", TARGET), filled(await source("src/page.html")));
+await writeFile(new URL("dashboard.html", TARGET), filled(await source("src/dashboard.html")));
+await writeFile(
+  new URL("dashboard.js", TARGET),
+  `/*\nContains ${elk}\n\n${dashboardNotices}\n*/\n${scripts.dashboard.outputFiles[0].text}`,
+);
+await writeFile(new URL("dashboard.css", TARGET), styles.dashboard.outputFiles[0].text);
 await writeFile(new URL("elk.js", TARGET), `/* ${elk} */\n${engine}`);
 await mkdir(LICENSES, { recursive: true });
 await writeFile(new URL("d3.txt", LICENSES), `${notices}\n`);
+await writeFile(new URL("dashboard.txt", LICENSES), `${dashboardNotices}\n`);
 await writeFile(new URL("elkjs.md", LICENSES), await source("node_modules/elkjs/LICENSE.md"));

@@ -109,8 +109,9 @@ export async function place(
   engine: Engine,
   measure: Measure,
   direction: Direction,
+  label: (edge: Edge) => string = remarks,
 ): Promise<Layout> {
-  const drawing = new Drawing(graph, measure, direction);
+  const drawing = new Drawing(graph, measure, direction, label);
   let placed = await engine.layout(drawing.root());
   // ELK finds the order of the ports, but would spread them over the whole side of a box. They belong
   // below its head, so with the order known they get their places, and all is laid out once more.
@@ -126,6 +127,7 @@ class Drawing {
     private graph: Graph,
     private measure: Measure,
     private direction: Direction,
+    private label: (edge: Edge) => string,
   ) {
     const byId = new Map(graph.boxes.map((box) => [box.id, box]));
     for (const box of graph.boxes) if (!isGiven(box)) this.boxes.set(box.id, box);
@@ -232,7 +234,7 @@ class Drawing {
   }
 
   private edge(item: { edge: Edge; source: string; target: string }, index: number): ElkExtendedEdge {
-    const text = remarks(item.edge);
+    const text = this.label(item.edge);
     return {
       id: `edge ${index}`,
       sources: [`output ${item.source} ${item.edge.output}`],

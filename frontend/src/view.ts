@@ -34,6 +34,15 @@ const SMALLEST_READABLE = 0.5;
 const READABLE = 0.75;
 const LARGEST = 1.15;
 
+/** How something is at the moment: all right, to be watched, in trouble, or at rest. */
+export type Tone = "fine" | "warn" | "bad" | "rest";
+
+/** What a page says about edges that it keeps up to date: room for a label, and more lines in the tip. */
+export interface LiveWords {
+  room(edge: Edge): string;
+  more(edge: Edge): string[];
+}
+
 export type Selected = { kind: "box"; id: string } | { kind: "edge"; edge: Edge } | null;
 
 /** Show a graph in an element; `onSelect` hears what the user chooses. */
@@ -46,6 +55,7 @@ export class GraphView {
   private layout: Layout | null = null;
   private boxes = new Map<string, SVGGElement>(); // by key
   private edges = new Map<PlacedEdge, SVGGElement[]>(); // the line, and the label if there is one
+  private groups = new Map<string, SVGGElement>(); // by id
   private selected: Selected = null;
 
   constructor(
@@ -53,6 +63,7 @@ export class GraphView {
     private graph: Graph,
     private engine: Engine,
     private onSelect: (selected: Selected) => void,
+    private live: LiveWords | null = null,
   ) {
     this.svg = shape("svg", { class: "graph", role: "group", "aria-label": "dataflow graph" });
     this.canvas = shape("g", {});
@@ -83,10 +94,11 @@ export class GraphView {
 
   /** Lay the graph out and draw it; throws what the layout engine throws. */
   async draw(direction: Direction): Promise<void> {
-    const layout = await place(this.graph, this.engine, measure, direction);
+    const layout = await place(this.graph, this.engine, measure, direction, this.live?.room);
     this.layout = layout;
     this.boxes.clear();
     this.edges.clear();
+    this.groups.clear();
     const groups = layout.groups.map((group) => this.drawGroup(group));
     const boxes = layout.boxes.map((box) => this.drawBox(box));
     for (const edge of layout.edges) this.edges.set(edge, [this.drawEdge(edge), ...this.drawLabel(edge)]);
@@ -123,6 +135,12 @@ export class GraphView {
     this.onSelect(selected);
   }
 
+  /** Let something stand out without telling `onSelect`, who knows already. */
+  highlightOnly(selected: Selected): void {
+    this.selected = selected;
+    this.highlight(selected);
+  }
+
   /** Move a box to where `cover`, which lies over the graph at a side or at the bottom, hides nothing. */
   reveal(id: string, cover: DOMRect): void {
     const box = this.boxes.get(id)?.getBoundingClientRect();
@@ -135,6 +153,30 @@ export class GraphView {
     const x = (area.left + right - box.left - box.right) / 2;
     const y = (area.top + bottom - box.top - box.bottom) / 2;
     this.surface.call(this.zoom.translateBy, x / scale, y / scale);
+  }
+
+  /** Say how a box is, in the line below its title. */
+  noteBox(id: string, words: string, tone: Tone): void {
+    const element = this.boxes.get(id);
+    if (element) note(element, "text.program", words, tone);
+  }
+
+  /** Say how a group is, at the right of its title. */
+  noteGroup(id: string, words: string, tone: Tone): void {
+    const element = this.groups.get(id);
+    if (element) note(element, "text.group-kind", words, tone);
+  }
+
+  /** Say how edges are, on their labels. */
+  noteEdges(words: (edge: Edge) => [string, Tone]): void {
+    for (const [{ edge }, [line, label]] of this.edges) {
+      const [text, tone] = words(edge);
+      line!.dataset.tone = tone;
+      if (label) {
+        label.classList.toggle("empty", text === "");
+        note(label, "text", text, tone);
+      }
+    }
   }
 
   private highlight(chosen: Selected): void {
@@ -157,6 +199,7 @@ export class GraphView {
     const kind = text(area.x + area.width - 18, area.y + 26, group.kind, "group-kind");
     element.append(shape("rect", { ...rectangle(area), rx: 14 }), title, kind);
     if (group.description) element.append(tooltip(group.description));
+    this.groups.set(group.id, element);
     return element;
   }
 
@@ -271,7 +314,7 @@ export class GraphView {
   private showTip(event: PointerEvent, edge: Edge): void {
     const title = document.createElement("strong");
     title.textContent = ends(edge).join(" → ");
-    const lines = contract(edge).map((line) => {
+    const lines = [...contract(edge), ...(this.live?.more(edge) ?? [])].map((line) => {
       const element = document.createElement("div");
       element.textContent = line;
       return element;
@@ -283,6 +326,12 @@ export class GraphView {
     this.tip.style.left = `${Math.max(8, Math.min(x, area.width - this.tip.offsetWidth - 8))}px`;
     this.tip.style.top = `${Math.max(8, Math.min(y, area.height - this.tip.offsetHeight - 8))}px`;
   }
+}
+
+function note(element: SVGGElement, place: string, words: string, tone: Tone): void {
+  element.dataset.tone = tone;
+  const line = element.querySelector(place);
+  if (line && line.textContent !== words) line.textContent = words;
 }
 
 function touches(placed: PlacedEdge, id: string): boolean {

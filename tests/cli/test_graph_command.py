@@ -95,18 +95,21 @@ def test_the_shipped_page_is_built_from_the_sources():
     front_end = ROOT / "frontend"
     sources = [front_end / "build.mjs", front_end / "package-lock.json", *sorted(front_end.glob("src/*"))]
     digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
-    page = (ROOT / "src/dora/assets/graph.html").read_text()
-    assert f"<!-- built from {digest} -->" in page, "run `npm ci && npm run build` in frontend/"
+    for name in ("graph.html", "dashboard.html"):
+        page = (ROOT / "src/dora/assets" / name).read_text()
+        assert f"<!-- built from {digest} -->" in page, "run `npm ci && npm run build` in frontend/"
 
 
 def test_the_licences_of_what_is_built_in_are_named():
     locked = json.loads((ROOT / "frontend/package-lock.json").read_text())["packages"]
-    notices = (ROOT / "licenses/d3.txt").read_text()
-    page = (ROOT / "src/dora/assets/graph.html").read_text()
     named = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"].split(" AND ")
-    built_in = set(re.findall(r"\bd3-\w+", notices))
-    assert "d3-zoom" in built_in
-    licences = {locked[f"node_modules/{name}"]["license"] for name in built_in}
-    assert set(named) == {"Apache-2.0", "EPL-2.0", *licences}
-    assert notices.strip() in page and "licence EPL-2.0" in page
+    licences = {"Apache-2.0", "EPL-2.0"}
+    for file, asset in (("d3.txt", "graph.html"), ("dashboard.txt", "dashboard.js")):
+        notices = (ROOT / "licenses" / file).read_text()
+        text = (ROOT / "src/dora/assets" / asset).read_text()
+        built_in = {name for line in re.findall("Contains (.*)\\.", notices) for name in line.split(", ")}
+        assert "d3-zoom" in built_in
+        licences |= {locked[f"node_modules/{name}"]["license"] for name in built_in}
+        assert notices.strip() in text and "licence EPL-2.0" in text
+    assert set(named) == licences
     assert "Eclipse Public License - v 2.0" in (ROOT / "licenses/elkjs.md").read_text()

@@ -28,13 +28,13 @@ class Shown:
         self.problem = ""
         try:
             self.metadata = {
-                key: _plain(value, full) for key, value in decode_metadata(message.metadata).items()
+                key: plain(value, full) for key, value in decode_metadata(message.metadata).items()
             }
             array = decode_arrow(message)
             self.length = len(array)
             self.type = str(array.type)
             part = array if full else array.slice(0, SHOWN_VALUES)
-            self.data = [_plain(value, full) for value in part.to_pylist()]
+            self.data = [plain(value, full) for value in part.to_pylist()]
         except (MetadataError, PayloadError) as error:
             self.problem = str(error)
         except Exception as error:  # noqa: BLE001 - Arrow values that Python has no form for
@@ -69,8 +69,8 @@ def _json(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
-def _plain(value: Any, full: bool) -> Any:
-    """Return a value that JSON knows; what it does not know becomes text."""
+def plain(value: Any, full: bool = False) -> Any:
+    """Return a value that JSON knows, shortened unless ``full``; what it does not know becomes text."""
     match value:
         case None | bool() | int():
             return value
@@ -79,13 +79,13 @@ def _plain(value: Any, full: bool) -> Any:
         case str():
             return value if full or len(value) <= SHOWN_TEXT else f"{value[:SHOWN_TEXT]}…"
         case bytes():
-            return _plain(value.hex(), full)
+            return plain(value.hex(), full)
         case list() | tuple():
             part = value if full else value[:SHOWN_VALUES]
-            shown = [_plain(item, full) for item in part]
+            shown = [plain(item, full) for item in part]
             return shown if len(part) == len(value) else [*shown, f"… {len(value) - len(part):,} more"]
         case dict():
-            return {str(key): _plain(item, full) for key, item in value.items()}
+            return {str(key): plain(item, full) for key, item in value.items()}
         case datetime():
             return value.isoformat().replace("+00:00", "Z")
         case _:

@@ -1,0 +1,213 @@
+// The dashboard: which dataflow is shown, and its panes.
+
+import { render } from "preact";
+import { useCallback, useEffect, useMemo, useState } from "preact/hooks";
+import { DetailsPane } from "./details";
+import type { Graph } from "./graph";
+import { GraphPane } from "./graph_pane";
+import { HomePane, TONES } from "./home";
+import { Chip, ConfirmButton, IconButton, useLive } from "./hooks";
+import { logIn, LoginPane } from "./login";
+import { LogPane } from "./logs";
+import type { Listed } from "./model";
+import { NodesPane } from "./nodes";
+import { about, type About, ask, dataflows, Live, Refused } from "./server";
+import { SourcePane } from "./source";
+import type { Selected } from "./view";
+
+const POLL = 2000; // milliseconds between looks at the list
+
+function App() {
+  const [list, setList] = useState<Listed[] | null>(null);
+  const [problem, setProblem] = useState("");
+  const [locked, setLocked] = useState<string | null>(null); // what the login page says
+  const [chosen, setChosen] = useState(location.hash.slice(1));
+  const [only, setOnly] = useState(false); // the server shows one run, and nothing else
+
+  const refresh = useCallback(async () => {
+    try {
+      setList(await dataflows());
+      setProblem("");
+      setLocked(null);
+    } catch (error) {
+      if (error instanceof Refused && error.status === 401) setLocked((now) => now ?? "");
+      else setProblem(error instanceof Refused ? error.message : "No connection to dora.");
+    }
+  }, []);
+
+  useEffect(() => {
+    const begin = async () => {
+      const token = /^#token=(.+)$/.exec(location.hash)?.[1];
+      if (token) {
+        // It stays neither in the address nor in the history.
+        history.replaceState(null, "", location.pathname);
+        setChosen("");
+        await logIn(decodeURIComponent(token)).catch((error: Error) => setLocked(error.message));
+      }
+      await refresh();
+      const status = await ask<{ kind?: string }>("GET", "/api/status").catch(() => ({ kind: "" }));
+      setOnly(status.kind === "run");
+    };
+    void begin();
+    const timer = setInterval(() => document.hidden || void refresh(), POLL);
+    const follow = () => setChosen(location.hash.slice(1));
+    addEventListener("hashchange", follow);
+    return () => {
+      clearInterval(timer);
+      removeEventListener("hashchange", follow);
+    };
+  }, []);
+
+  const open = (uuid: string) => {
+    location.hash = uuid;
+    setChosen(uuid);
+  };
+  if (locked !== null) return <LoginPane told={locked} onDone={refresh} />;
+  const uuid = only ? (list?.[0]?.uuid ?? "") : chosen;
+  const listed = list?.find((item) => item.uuid === uuid) ?? null;
+  if (uuid) return <Dataflow key={uuid} uuid={uuid} listed={listed} problem={problem} onHome={only ? null : () => open("")} onOpen={open} />;
+  return (
+    <>
+      <header>
+        <h1>dora</h1>
+        <p class="quiet">{problem || "dataflows of this coordinator"}</p>
+        <nav><ThemeButton /></nav>
+      </header>
+      <HomePane dataflows={list} onOpen={open} />
+    </>
+  );
+}
+
+type Tab = "graph" | "details" | "nodes" | "source" | "logs";
+const TABS: [Tab, string][] = [
+  ["graph", "Graph"],
+  ["details", "Details"],
+  ["nodes", "Nodes"],
+  ["source", "YAML"],
+  ["logs", "Logs"],
+];
+
+function Dataflow(props: {
+  uuid: string;
+  listed: Listed | null;
+  problem: string;
+  onHome: (() => void) | null;
+  onOpen: (uuid: string) => void;
+}) {
+  const { uuid, listed } = props;
+  const [told, setTold] = useState<About | null>(null);
+  const [problem, setProblem] = useState("");
+  const [tab, setTab] = useState<Tab>("graph"); // on a phone; beside the graph, `graph` shows the details
+  const [selected, setSelected] = useState<Selected>(null);
+  const [node, setNode] = useState(""); // of the log
+  const [pins, setPins] = useState<string[]>([]);
+  const [latency, setLatency] = useState(false);
+  const ended = listed !== null && (listed.status === "finished" || listed.status === "failed");
+  const live = useMemo(() => new Live(uuid), [uuid, ended]);
+  useEffect(() => () => live.close(), [live]);
+  useLive(live, "connection");
+  useLive(live, "graph");
+  useEffect(() => live.measureLatency(latency), [live, latency]);
+  useEffect(() => {
+    about(uuid).then(setTold, (error: Error) => setProblem(error.message));
+  }, [uuid, listed?.status]);
+  useEffect(() => {
+    document.title = `${told?.name ?? "dora"} · dora`;
+  }, [told?.name]);
+  useEffect(() => {
+    const onKey = (event: KeyboardEvent) => event.key === "Escape" && setSelected(null);
+    addEventListener("keydown", onKey);
+    return () => removeEventListener("keydown", onKey);
+  }, []);
+
+  const graph: Graph | null = live.graph ?? told?.graph ?? null;
+  const running = !ended && live.connection === "open";
+  const select = useCallback((chosen: Selected) => {
+    setSelected(chosen);
+    // On a phone a tap on a node leads to what it sends.
+    if (chosen && matchMedia("(max-width: 760px)").matches) setTab("details");
+  }, []);
+  const pin = (topic: string) => setPins((now) => (now.includes(topic) ? now.filter((other) => other !== topic) : [...now, topic]));
+  const showLog = (of: string) => {
+    setNode(of);
+    setTab("logs");
+  };
+  const order = async (action: "stop" | "restart") => {
+    try {
+      const answer = await ask<{ new?: Listed }>("POST", `/api/dataflows/${uuid}/${action}`, {});
+      if (answer.new) props.onOpen(answer.new.uuid);
+    } catch (error) {
+      setProblem((error as Error).message);
+    }
+  };
+  const status = ended ? listed.status : live.connection === "ended" ? "finished" : (listed?.status ?? "starting");
+  const lost = live.connection === "lost" && !ended;
+  const nodeOfSelection = selected?.kind === "box" ? selected.id.split("/")[0]! : selected?.kind === "edge" ? selected.edge.target.split("/")[0]! : null;
+  const said = problem || (lost ? "No connection to the dataflow: it has ended, or dora was stopped. Trying again …" : props.problem);
+  const side = tab === "graph" || tab === "logs" ? "details" : tab;
+
+  return (
+    <>
+      <header>
+        {props.onHome && <IconButton path="M10 3 5 8l5 5" label="All dataflows" onClick={props.onHome} />}
+        <h1 title={told?.file ?? ""}>{told?.name ?? listed?.name ?? "dora"}</h1>
+        <Chip tone={lost ? "bad" : TONES[status]}>{lost ? "no connection" : status}</Chip>
+        <p class="quiet">{listed?.reason}</p>
+        <nav>
+          {running && <IconButton path="M8 4.500V8l2.500 1.500M8 1.500a6.500 6.500 0 1 0 .01 0z" label="Measure latencies" pressed={latency} onClick={() => setLatency(!latency)} />}
+          <ThemeButton />
+          {!ended && <ConfirmButton label="Stop" sure="Really stop?" onConfirm={() => order("stop")} disabled={!running} />}
+          {props.onHome && <ConfirmButton label="Restart" sure="Really restart?" onConfirm={() => order("restart")} />}
+        </nav>
+      </header>
+      {said && <p class="banner" role="alert">{said}</p>}
+      {told?.running && !told.here && !live.state && <p class="banner">It is being built, or it runs on another machine: nothing can be seen of it here yet.</p>}
+      {listed?.result && <Outcome listed={listed} onLogs={showLog} />}
+      <main class="dataflow" data-tab={tab} data-side={side}>
+        {graph ? <GraphPane live={live} graph={graph} selected={selected} onSelect={select} /> : <section class="canvas pane" id="graph"><p class="hint">Waiting for the dataflow …</p></section>}
+        <div class="tabs" role="tablist" aria-label="Panes">
+          {TABS.map(([name, label]) => (
+            <button key={name} role="tab" class="tab" data-name={name} aria-selected={tab === name || (side === name && tab !== "details")} onClick={() => setTab(name)}>{label}</button>
+          ))}
+        </div>
+        {graph && side === "details" && (
+          <DetailsPane uuid={uuid} live={live} graph={graph} selected={selected} pins={pins} running={running} onSelect={setSelected} onPin={pin} onLogs={showLog} />
+        )}
+        {graph && side === "nodes" && <NodesPane live={live} graph={graph} onSelect={(chosen) => { setSelected(chosen); setTab("details"); }} />}
+        {side === "source" && <SourcePane file={told?.file ?? null} source={told?.source ?? null} node={nodeOfSelection} />}
+        <LogPane live={live} nodes={listed?.nodes ?? []} node={node} onNode={setNode} />
+      </main>
+    </>
+  );
+}
+
+function Outcome({ listed, onLogs }: { listed: Listed; onLogs: (node: string) => void }) {
+  const failures = listed.result?.failures ?? [];
+  if (!failures.length) return null;
+  return (
+    <section class="outcome" aria-label="Failures">
+      {failures.map((failure, index) => (
+        <p key={failure.node_id}>
+          <button class="link" onClick={() => onLogs(failure.node_id)}>{failure.node_id}</button> {failure.message}
+          {index === 0 && failures.length > 1 && <span class="quiet"> — the first cause</span>}
+        </p>
+      ))}
+    </section>
+  );
+}
+
+type Theme = "" | "light" | "dark";
+
+function ThemeButton() {
+  const [theme, setTheme] = useState<Theme>((localStorage.getItem("theme") as Theme) ?? "");
+  useEffect(() => {
+    document.documentElement.style.colorScheme = theme || "light dark";
+    localStorage.setItem("theme", theme);
+  }, [theme]);
+  const dark = theme ? theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  const sun = "M8 5a3 3 0 1 0 .01 0zM8 1v1.500M8 13.500V15M1 8h1.500M13.500 8H15M3 3l1 1M12 12l1 1M13 3l-1 1M4 12l-1 1";
+  const moon = "M13 9.500A5.500 5.500 0 0 1 6.500 3a5.500 5.500 0 1 0 6.500 6.500z";
+  return <IconButton path={dark ? sun : moon} label={dark ? "Light" : "Dark"} onClick={() => setTheme(dark ? "light" : "dark")} />;
+}
+
+render(<App />, document.getElementById("app")!);

@@ -1,0 +1,203 @@
+// About what is selected: a node or a link, its figures, what it sends, its parameters.
+
+import type { ComponentChildren } from "preact";
+import { type Box, contract, type Edge, ends, type Graph, isGiven } from "./graph";
+import { Chip, useLive } from "./hooks";
+import { fullName, labelOfLink, Links, nodeOf, sentences, short, size, toneOfLink, toneOfNode, whole } from "./model";
+import { NodeActions } from "./node_actions";
+import { ParameterList } from "./parameters";
+import { PreviewCard } from "./preview";
+import type { Live } from "./server";
+import type { Selected } from "./view";
+
+export interface DetailsProps {
+  uuid: string;
+  live: Live;
+  graph: Graph;
+  selected: Selected;
+  pins: string[];
+  running: boolean;
+  onSelect: (selected: Selected) => void;
+  onPin: (topic: string) => void;
+  onLogs: (node: string) => void;
+}
+
+export function DetailsPane(props: DetailsProps) {
+  useLive(props.live, "state");
+  const { selected, live } = props;
+  const shown = selected?.kind === "box" ? topicsOf(props.graph, selected.id) : [];
+  if (selected?.kind === "edge") shown.push(...topicOf(props.graph, selected.edge));
+  const pinned = props.pins.filter((topic) => !shown.includes(topic));
+  const card = (topic: string) => (
+    <PreviewCard
+      key={topic}
+      live={live}
+      topic={topic}
+      backdrops={backdrops(props.graph, topic)}
+      pinned={props.pins.includes(topic)}
+      onPin={() => props.onPin(topic)}
+    />
+  );
+  return (
+    <section class="pane side details" aria-label="Details">
+      {live.state?.trouble && <p class="bad">{live.state.trouble}</p>}
+      {selected?.kind === "box" && <NodeDetails key={selected.id} {...props} id={selected.id} />}
+      {selected?.kind === "edge" && <EdgeDetails {...props} edge={selected.edge} />}
+      {!selected && <Overall {...props} />}
+      {props.running && shown.map(card)}
+      {props.running && pinned.map(card)}
+      {selected?.kind === "box" && props.running && hasProcess(props.graph, selected.id) && (
+        <ParameterList key={`parameters ${selected.id}`} uuid={props.uuid} node={nodeOf(boxOf(props.graph, selected.id)!)} />
+      )}
+    </section>
+  );
+}
+
+function NodeDetails(props: DetailsProps & { id: string }) {
+  const { graph, live } = props;
+  const box = boxOf(graph, props.id);
+  if (!box) return null;
+  const node = live.state?.nodes.find((candidate) => candidate.id === nodeOf(box));
+  const incoming = graph.edges.filter((edge) => edge.target === box.id);
+  return (
+    <>
+      <h2>{box.label}</h2>
+      <p class="quiet">
+        {box.label === box.id ? box.kind : `${box.kind} ${box.id}`} {node && <Chip tone={toneOfNode(node)}>{node.status}</Chip>}
+      </p>
+      {box.description && <p>{box.description}</p>}
+      {box.program && <code class="program">{box.program}</code>}
+      {node && (
+        <dl class="figures">
+          <Figure name="CPU">{node.cpu === null ? "–" : `${node.cpu.toFixed(1)} %`}</Figure>
+          <Figure name="Memory">{node.memory === null ? "–" : size(node.memory)}</Figure>
+          <Figure name="Restarts">{node.restarts}</Figure>
+          <Figure name="Process">{node.pid ?? "–"}</Figure>
+          <Figure name="Sends">{short(node.sent_hz)} Hz</Figure>
+          <Figure name="Dropped">{whole(node.dropped)}</Figure>
+          <Figure name="Waiting">{whole(node.waiting)}</Figure>
+          <Figure name="Quiet">{node.quiet === null ? "–" : `${short(node.quiet)} s`}</Figure>
+        </dl>
+      )}
+      <div class="row">
+        <button class="button" onClick={() => props.onLogs(nodeOf(box))}>Its log</button>
+        {node && props.running && <NodeActions uuid={props.uuid} node={node} />}
+      </div>
+      {incoming.length > 0 && <h3>Inputs</h3>}
+      {incoming.map((edge) => <LinkRow key={`in ${edge.input}`} {...props} edge={edge} name={edge.input} other={ends(edge)[0]} />)}
+      {box.outputs.length > 0 && <h3>Outputs</h3>}
+      {box.outputs.flatMap((output) => {
+        const edges = graph.edges.filter((edge) => edge.source === box.id && edge.output === output);
+        if (!edges.length) return [<div class="item" key={output}><b>{output}</b><span>nobody listens</span></div>];
+        return edges.map((edge) => <LinkRow key={`${output} ${edge.target} ${edge.input}`} {...props} edge={edge} name={output} other={ends(edge)[1]} />);
+      })}
+    </>
+  );
+}
+
+function LinkRow(props: DetailsProps & { edge: Edge; name: string; other: string }) {
+  const link = linksOf(props).of(props.edge);
+  return (
+    <button class="item" onClick={() => props.onSelect({ kind: "edge", edge: props.edge })}>
+      <b>{props.name}</b>
+      <span>{props.other}</span>
+      {link && <small class={toneOfLink(link)}>{labelOfLink(link)}</small>}
+    </button>
+  );
+}
+
+function EdgeDetails(props: DetailsProps & { edge: Edge }) {
+  const { edge } = props;
+  const [from, to] = ends(edge);
+  const link = linksOf(props).of(edge);
+  const source = boxOf(props.graph, edge.source);
+  return (
+    <>
+      <h2>{from} → {to}</h2>
+      {link && <p><Chip tone={toneOfLink(link)}>{labelOfLink(link)}</Chip></p>}
+      {link && sentences(link).map((line) => <p key={line}>{line}</p>)}
+      {contract(edge).map((line) => <p class="quiet" key={line}>{line}</p>)}
+      <div class="row">
+        {source && !isGiven(source) && <button class="button" onClick={() => props.onSelect({ kind: "box", id: edge.source })}>{edge.source}</button>}
+        <button class="button" onClick={() => props.onSelect({ kind: "box", id: edge.target })}>{edge.target}</button>
+      </div>
+    </>
+  );
+}
+
+function Overall(props: DetailsProps) {
+  const { state } = props.live;
+  const links = linksOf(props);
+  const losing = props.graph.edges.filter((edge) => (links.of(edge)?.dropped ?? 0) > 0);
+  const failed = state?.nodes.filter((node) => node.status === "failed") ?? [];
+  return (
+    <>
+      <h2>Overview</h2>
+      <p class="quiet">Select a node or a link to see what it does and what it sends.</p>
+      {state && (
+        <dl class="figures">
+          <Figure name="Nodes">{state.nodes.length}</Figure>
+          <Figure name="CPU">{sum(state.nodes.map((node) => node.cpu)).toFixed(0)} %</Figure>
+          <Figure name="Memory">{size(sum(state.nodes.map((node) => node.memory)))}</Figure>
+          <Figure name="Taken">{short(sum(state.links.map((link) => link.hz)))} Hz</Figure>
+        </dl>
+      )}
+      {failed.length > 0 && <h3>Failed</h3>}
+      {failed.map((node) => (
+        <button class="item" key={node.id} onClick={() => props.onLogs(node.id)}><b class="bad">{node.id}</b><span>its log</span></button>
+      ))}
+      {losing.length > 0 && <h3>Losses</h3>}
+      {losing.map((edge) => <LinkRow key={ends(edge).join()} {...props} edge={edge} name={ends(edge)[0]} other={`${whole(links.of(edge)!.dropped)} dropped`} />)}
+    </>
+  );
+}
+
+function Figure(props: { name: string; children: ComponentChildren }) {
+  return (
+    <div>
+      <dt>{props.name}</dt>
+      <dd>{props.children}</dd>
+    </div>
+  );
+}
+
+function sum(values: (number | null)[]): number {
+  return values.reduce<number>((total, value) => total + (value ?? 0), 0);
+}
+
+function linksOf(props: { live: Live; graph: Graph }): Links {
+  return new Links(props.live.state, new Map(props.graph.boxes.map((box) => [box.id, box])));
+}
+
+function boxOf(graph: Graph, id: string): Box | undefined {
+  return graph.boxes.find((box) => box.id === id);
+}
+
+/** Tell whether a box is a node of its own, and not one of several operators of a runtime. */
+function hasProcess(graph: Graph, id: string): boolean {
+  return !id.includes("/") && boxOf(graph, id) !== undefined;
+}
+
+function topicsOf(graph: Graph, id: string): string[] {
+  const box = boxOf(graph, id);
+  const text = (output: string) => graph.edges.some((edge) => edge.source === id && edge.output === output && edge.kind === "text");
+  return box && !isGiven(box) ? box.outputs.filter((output) => !text(output)).map((output) => fullName(box, output)) : [];
+}
+
+function topicOf(graph: Graph, edge: Edge): string[] {
+  const box = boxOf(graph, edge.source);
+  return box && !isGiven(box) && edge.kind !== "text" ? [fullName(box, edge.output)] : [];
+}
+
+/** Return the topics that come before one, the nearest first and of those what sounds like images. */
+function backdrops(graph: Graph, topic: string): string[] {
+  const found: string[] = [];
+  let level = graph.boxes.filter((box) => box.outputs.some((output) => fullName(box, output) === topic)).map((box) => box.id);
+  for (let steps = 0; steps < 4 && level.length; steps++) {
+    const edges = graph.edges.filter((edge) => level.includes(edge.target) && !found.includes(topicOf(graph, edge)[0] ?? topic));
+    const topics = edges.flatMap((edge) => topicOf(graph, edge).map((name) => [name, /image|frame|color|rgb|picture/i.test(name + edge.type)] as const));
+    found.push(...new Set([...topics].sort((a, b) => Number(b[1]) - Number(a[1])).map(([name]) => name)));
+    level = edges.map((edge) => edge.source);
+  }
+  return found;
+}

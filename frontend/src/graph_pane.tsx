@@ -1,0 +1,108 @@
+// The graph, kept up to date.
+
+import ELK from "elkjs/lib/elk-api";
+import { useEffect, useRef, useState } from "preact/hooks";
+import type { Box, Graph } from "./graph";
+import { IconButton } from "./hooks";
+import { labelOfLink, Links, nodeOf, type NodeState, sentences, size, toneOfLink, toneOfNode } from "./model";
+import type { Live } from "./server";
+import type { Direction } from "./layout";
+import { GraphView, type Selected } from "./view";
+
+// The engine works in a thread of its own: a large graph takes it seconds.
+const engine = new ELK({ workerFactory: () => new Worker("/assets/elk.js") });
+
+const ROOM = "9999 Hz · 99.9 ms"; // what the label of an edge may say
+const STATUS = "waits for new code"; // the same for a node
+
+export function GraphPane(props: {
+  live: Live;
+  graph: Graph;
+  selected: Selected;
+  onSelect: (selected: Selected) => void;
+}) {
+  const place = useRef<HTMLDivElement>(null);
+  const view = useRef<GraphView | null>(null);
+  const redraw = useRef((_: Direction) => {});
+  const links = useRef(new Links(null, new Map()));
+  const [problem, setProblem] = useState("");
+  const [laidOut, setLaidOut] = useState(false);
+  const { live, graph } = props;
+
+  useEffect(() => {
+    const boxes = new Map(graph.boxes.map((box) => [box.id, box]));
+    // A node says how it is where the page of `dora graph` says what program it runs.
+    const alone = (box: Box) => !box.id.includes("/");
+    const shown = {
+      ...graph,
+      boxes: graph.boxes.map((box) => ({ ...box, program: alone(box) ? STATUS : "" })),
+    };
+    const made = new GraphView(place.current!, shown, engine, props.onSelect, {
+      room: (edge) => (edge.kind === "timer" ? "" : ROOM),
+      more: (edge) => {
+        const link = links.current.of(edge);
+        return link ? sentences(link) : [];
+      },
+    });
+    view.current = made;
+    const refresh = () => {
+      links.current = new Links(live.state, boxes);
+      const nodes = new Map(live.state?.nodes.map((node) => [node.id, node]));
+      for (const box of graph.boxes) {
+        const node = nodes.get(nodeOf(box));
+        if (node && alone(box)) made.noteBox(box.id, words(node), toneOfNode(node));
+        else if (alone(box)) made.noteBox(box.id, "", "rest");
+      }
+      for (const group of graph.groups) {
+        const node = nodes.get(group.id);
+        if (node && group.kind === "runtime") made.noteGroup(group.id, words(node), toneOfNode(node));
+      }
+      made.noteEdges((edge) => {
+        const link = links.current.of(edge);
+        return link ? [labelOfLink(link), toneOfLink(link)] : ["", "fine"];
+      });
+    };
+    redraw.current = (direction) =>
+      void made.draw(direction).then(
+        () => {
+          refresh();
+          setLaidOut(true);
+          document.body.classList.add("ready");
+        },
+        (error: Error) => setProblem(`The graph cannot be laid out: ${error.message}`),
+      );
+    redraw.current(made.naturalDirection);
+    const off = live.on("state", refresh);
+    return () => {
+      off();
+      place.current?.replaceChildren();
+    };
+  }, [live, graph]);
+
+  useEffect(() => {
+    const chosen = props.selected;
+    if (chosen?.kind === "box") view.current?.highlightOnly(chosen);
+  }, [props.selected]);
+
+  const turn = () => {
+    const made = view.current;
+    if (made) redraw.current(made.direction === "RIGHT" ? "DOWN" : "RIGHT");
+  };
+  return (
+    <section class="canvas pane" id="graph" aria-label="Graph">
+      <div class="fill" ref={place} />
+      {problem ? <p class="hint">{problem}</p> : !laidOut && <p class="hint">Laying out the graph …</p>}
+      <div class="tools">
+        <IconButton path="M2 6V2h4M2.5 2.5C7 2 13 5 13 12M10.5 9.500 13 12.500l2.500-3" label="Lay out in the other direction" onClick={turn} />
+        <IconButton path="M3 8h10" label="Smaller" onClick={() => view.current?.scaleBy(1 / 1.3)} />
+        <IconButton path="M3 8h10M8 3v10" label="Larger" onClick={() => view.current?.scaleBy(1.3)} />
+        <IconButton path="M2 6V2h4M10 2h4v4M14 10v4h-4M6 14H2v-4" label="Show all" onClick={() => view.current?.fit(true)} />
+      </div>
+    </section>
+  );
+}
+
+function words(node: NodeState): string {
+  if (node.cpu === null || node.status !== "running") return node.status;
+  return `${node.cpu.toFixed(0)} % · ${size(node.memory ?? 0)}`;
+}

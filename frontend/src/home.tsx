@@ -1,0 +1,35 @@
+// The dataflows of a coordinator, running and ended.
+
+import { Chip } from "./hooks";
+import { duration, type Listed, size } from "./model";
+
+export const TONES = { starting: "warn", running: "fine", finished: "rest", failed: "bad" };
+
+export function HomePane(props: { dataflows: Listed[] | null; onOpen: (uuid: string) => void }) {
+  if (props.dataflows === null) return <p class="hint">Asking …</p>;
+  const active = (item: Listed) => item.status === "running" || item.status === "starting";
+  const ordered = [...props.dataflows].sort((a, b) => Number(active(b)) - Number(active(a)) || b.created - a.created);
+  return (
+    <section class="pane home" aria-label="Dataflows">
+      {ordered.length === 0 && <p class="hint">No dataflow was started yet: <code>dora start dataflow.yml</code></p>}
+      {ordered.map((item) => (
+        <button class="card listed" key={item.uuid} data-uuid={item.uuid} onClick={() => props.onOpen(item.uuid)}>
+          <b>{item.name}</b>
+          <Chip tone={TONES[item.status]}>{item.status}</Chip>
+          <span class="quiet">
+            {item.nodes.length} node{item.nodes.length === 1 ? "" : "s"} · {when(item)}
+            {active(item) && item.memory ? ` · ${item.cpu.toFixed(0)} % · ${size(item.memory)}` : ""}
+          </span>
+          {item.reason && <span class="bad">{item.reason}</span>}
+          <code class="quiet">{item.uuid}</code>
+        </button>
+      ))}
+    </section>
+  );
+}
+
+function when(item: Listed): string {
+  const now = Date.now() / 1000;
+  if (item.ended !== null) return `ended ${duration(Math.max(0, now - item.ended))} ago`;
+  return `for ${duration(Math.max(0, now - item.created))}`;
+}

@@ -1,0 +1,106 @@
+// The log: what comes, and by a filter also what has been.
+
+import { memo } from "preact/compat";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
+import { useLive } from "./hooks";
+import { clock, LEVELS, type Line, whole } from "./model";
+import type { Live } from "./server";
+
+const SHOWN = 500; // entries in the page
+
+interface Filter {
+  node: string;
+  level: string;
+  text: string;
+}
+
+export function LogPane(props: { live: Live; nodes: string[]; node: string; onNode: (node: string) => void }) {
+  const { live } = props;
+  useLive(live, "lines");
+  const [level, setLevel] = useState("stdout");
+  const [text, setText] = useState("");
+  const [old, setOld] = useState<{ entries: Line[]; total: number; from: number } | null>(null);
+  const [follow, setFollow] = useState(true);
+  const list = useRef<HTMLDivElement>(null);
+  const filter: Filter = { node: props.node, level, text };
+  const filtered = props.node !== "" || level !== "stdout" || text !== "";
+
+  useEffect(() => {
+    setOld(null);
+    if (!filtered) return;
+    let wanted = true;
+    const timer = setTimeout(() => {
+      const from = live.arrived;
+      void live.search(props.node, level, text).then(({ entries, total }) => wanted && setOld({ entries, total, from }));
+    }, 250);
+    return () => {
+      wanted = false;
+      clearTimeout(timer);
+    };
+  }, [live, props.node, level, text]);
+
+  const recent = old ? live.lines.slice(live.lines.length - Math.min(live.arrived - old.from, live.lines.length)) : live.lines;
+  const fitting = filtered ? recent.filter((line) => fits(line, filter)) : recent;
+  const last = old?.entries[old.entries.length - 1]?.time ?? -1;
+  const all = old ? [...old.entries, ...fitting.filter((line) => line.time > last)] : fitting;
+  const shown = all.slice(-SHOWN);
+
+  useLayoutEffect(() => {
+    if (follow && list.current) list.current.scrollTop = list.current.scrollHeight;
+  });
+  const onScroll = () => {
+    const { scrollTop, scrollHeight, clientHeight } = list.current!;
+    setFollow(scrollHeight - scrollTop - clientHeight < 30);
+  };
+
+  return (
+    <section class="pane logs" id="logs" aria-label="Logs">
+      <div class="bar">
+        <h2>Logs</h2>
+        <select aria-label="Node" value={props.node} onChange={(event) => props.onNode(event.currentTarget.value)}>
+          <option value="">all nodes</option>
+          {[...props.nodes, "dora"].map((node) => (
+            <option key={node} value={node}>{node}</option>
+          ))}
+        </select>
+        <select aria-label="Level" value={level} onChange={(event) => setLevel(event.currentTarget.value)}>
+          {LEVELS.map((name) => (
+            <option key={name} value={name}>{name === "stdout" ? "all levels" : name === "error" ? "errors" : `${name} and worse`}</option>
+          ))}
+        </select>
+        <input type="search" placeholder="Text" aria-label="Text" value={text} onInput={(event) => setText(event.currentTarget.value)} />
+        <span class="quiet" role="status">
+          {old ? `${whole(old.total)} found` : ""}
+          {live.skipped && !filtered ? `${whole(live.skipped)} not shown` : ""}
+        </span>
+        {!follow && <button class="button" onClick={() => setFollow(true)}>Follow</button>}
+      </div>
+      <div class="lines" ref={list} onScroll={onScroll} tabIndex={0} role="log" aria-live="off">
+        {shown.length === 0 && <p class="hint">{filtered ? "Nothing fits." : "Nothing was logged yet."}</p>}
+        {shown.map((line, index) => (
+          <Entry key={`${line.time} ${all.length - shown.length + index} ${line.node}`} line={line} onNode={props.onNode} />
+        ))}
+      </div>
+    </section>
+  );
+}
+
+function fits(line: Line, filter: Filter): boolean {
+  return (
+    (!filter.node || (line.node ?? "dora") === filter.node) &&
+    LEVELS.indexOf(line.level) <= LEVELS.indexOf(filter.level as Line["level"]) &&
+    (!filter.text || line.message.toLowerCase().includes(filter.text.toLowerCase()))
+  );
+}
+
+const Entry = memo(function Entry({ line, onNode }: { line: Line; onNode: (node: string) => void }) {
+  const node = line.node ?? "dora";
+  return (
+    <div class={`entry ${line.level}`}>
+      <time>{clock(line.time)}</time>
+      <button class="node" onClick={() => onNode(node)} tabIndex={-1}>{node}</button>
+      <span class="level">{line.level === "stdout" ? "" : line.level}</span>
+      <span class="message">{line.message}</span>
+    </div>
+  );
+});

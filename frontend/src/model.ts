@@ -1,0 +1,196 @@
+// What the server says about a dataflow, and the words and colours for it.
+
+import { type Box, type Edge, ends, isGiven } from "./graph";
+import type { Tone } from "./view";
+
+export interface NodeState {
+  id: string;
+  status: string;
+  pid: number | null;
+  restarts: number;
+  cpu: number | null; // percent of one processor
+  memory: number | null; // bytes
+  sent_hz: number;
+  bytes_per_second: number;
+  waiting: number;
+  dropped: number;
+  quiet: number | null; // seconds
+  outputs: { id: string; type: string; text: boolean }[];
+}
+
+export interface LinkState {
+  source: string;
+  target: string;
+  hz: number;
+  bytes_per_second: number | null;
+  waiting: number | null;
+  queue_size: number;
+  policy: "drop_oldest" | "backpressure";
+  dropped: number;
+  dropping_hz: number;
+  latency: [number, number] | null; // milliseconds: median, 99th percentile
+}
+
+export interface State {
+  nodes: NodeState[];
+  links: LinkState[];
+  trouble: string;
+}
+
+export interface Line {
+  time: number; // milliseconds since the Unix epoch
+  level: "error" | "warn" | "info" | "debug" | "trace" | "stdout";
+  node: string | null;
+  stream: string;
+  message: string;
+  fields?: Record<string, string>;
+}
+
+/** A dataflow as the list of the coordinator has it. */
+export interface Listed {
+  uuid: string;
+  name: string;
+  status: "starting" | "running" | "finished" | "failed";
+  nodes: string[];
+  file: string | null;
+  log_directory: string;
+  created: number;
+  ended: number | null;
+  cpu: number;
+  memory: number;
+  reason: string;
+  result: Result | null;
+}
+
+export interface Result {
+  failures: { node_id: string; message: string; last_lines: string[] }[];
+  links: { link: string; sent: number; received: number; dropped: number; unread: number }[];
+}
+
+export interface Source {
+  text: string;
+  lines: Record<string, [number, number]>;
+}
+
+export const LEVELS = ["error", "warn", "info", "debug", "trace", "stdout"] as const;
+
+const DEFAULT_OPERATOR = "op"; // the id of an operator that stands alone in its node
+
+/** Return the name that the server has for an output or input of a box. */
+export function fullName(box: Box, port: string): string {
+  const alone = box.kind === "operator" && !box.id.includes("/");
+  return alone ? `${box.id}/${DEFAULT_OPERATOR}/${port}` : `${box.id}/${port}`;
+}
+
+/** Return the node whose process a box is, or is in. */
+export function nodeOf(box: Box): string {
+  return box.id.split("/")[0]!;
+}
+
+/** Find what is measured of an edge; timers and logs are not. */
+export class Links {
+  private links = new Map<string, LinkState>();
+
+  constructor(
+    state: State | null,
+    private boxes: Map<string, Box>,
+  ) {
+    for (const link of state?.links ?? []) this.links.set(`${link.source} ${link.target}`, link);
+  }
+
+  of(edge: Edge): LinkState | undefined {
+    const source = this.boxes.get(edge.source);
+    const target = this.boxes.get(edge.target);
+    if (!source || !target || isGiven(source)) return undefined;
+    return this.links.get(`${fullName(source, edge.output)} ${fullName(target, edge.input)}`);
+  }
+}
+
+export function toneOfNode(node: NodeState): Tone {
+  switch (node.status) {
+    case "failed":
+      return "bad";
+    case "restarting":
+    case "failed, waits for new code":
+      return "warn";
+    case "finished":
+    case "not started":
+    case "not connected":
+      return "rest";
+  }
+  return "fine";
+}
+
+export function toneOfLink(link: LinkState): Tone {
+  if (link.dropping_hz > 0) return "bad";
+  if (link.waiting !== null && link.queue_size > 1 && link.waiting >= 0.8 * link.queue_size) return "warn";
+  return link.hz > 0 ? "fine" : "rest";
+}
+
+/** Return what the label of an edge says: how often, how late, what is lost. */
+export function labelOfLink(link: LinkState): string {
+  const words = [rate(link.hz)];
+  if (link.latency) words.push(milliseconds(link.latency[0]));
+  if (link.dropping_hz > 0) words.push(`−${short(link.dropping_hz)}/s`);
+  return words.join(" · ");
+}
+
+/** Return sentences about a link at the moment. */
+export function sentences(link: LinkState): string[] {
+  const lines = [`${rate(link.hz)}${link.bytes_per_second ? `, ${size(link.bytes_per_second)}/s` : ""}`];
+  if (link.waiting !== null) lines.push(`${whole(link.waiting)} of ${whole(link.queue_size)} places in the queue are taken.`);
+  if (link.latency) lines.push(`Taken after ${milliseconds(link.latency[0])} (99 %: ${milliseconds(link.latency[1])}).`);
+  if (link.dropped)
+    lines.push(`${whole(link.dropped)} dropped since the start${link.dropping_hz > 0 ? `, ${short(link.dropping_hz)} a second now` : ""}.`);
+  return lines;
+}
+
+export function ownWords(edge: Edge): string {
+  return ends(edge).join(" → ");
+}
+
+export function rate(hz: number): string {
+  return `${short(hz)} Hz`;
+}
+
+/** Return a number in a few characters. */
+export function short(value: number): string {
+  const amount = Math.abs(value);
+  if (amount >= 1e9) return `${(value / 1e9).toFixed(1)} G`;
+  if (amount >= 1e6) return `${(value / 1e6).toFixed(1)} M`;
+  if (amount >= 1e4) return `${(value / 1e3).toFixed(1)} k`;
+  if (amount >= 100 || Number.isInteger(value)) return value.toFixed(0);
+  return value.toFixed(amount >= 1 ? 1 : 2);
+}
+
+export function whole(value: number): string {
+  return value.toLocaleString("en");
+}
+
+export function milliseconds(value: number): string {
+  return value >= 100 ? `${value.toFixed(0)} ms` : value >= 1 ? `${value.toFixed(1)} ms` : `${value.toFixed(2)} ms`;
+}
+
+export function size(bytes: number): string {
+  const units = ["B", "kB", "MB", "GB"];
+  let index = 0;
+  while (bytes >= 1000 && index < units.length - 1) {
+    bytes /= 1000;
+    index += 1;
+  }
+  return `${bytes >= 100 || index === 0 ? bytes.toFixed(0) : bytes.toFixed(1)} ${units[index]}`;
+}
+
+export function clock(time: number): string {
+  const date = new Date(time);
+  const two = (value: number) => String(value).padStart(2, "0");
+  const millis = String(date.getMilliseconds()).padStart(3, "0");
+  return `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}.${millis}`;
+}
+
+export function duration(seconds: number): string {
+  if (seconds < 60) return `${Math.floor(seconds)} s`;
+  if (seconds < 3600) return `${Math.floor(seconds / 60)} min`;
+  if (seconds < 86400) return `${Math.floor(seconds / 3600)} h`;
+  return `${Math.floor(seconds / 86400)} d`;
+}

@@ -1,0 +1,45 @@
+// All nodes as a table.
+
+import type { Graph } from "./graph";
+import { Chip, useLive } from "./hooks";
+import { short, size, toneOfNode, whole } from "./model";
+import type { Live } from "./server";
+import type { Selected } from "./view";
+
+export function NodesPane(props: { live: Live; graph: Graph; onSelect: (selected: Selected) => void }) {
+  useLive(props.live, "state");
+  const nodes = props.live.state?.nodes ?? [];
+  // A runtime with several operators is a frame in the graph; its first operator stands for it.
+  const boxOf = (id: string) =>
+    props.graph.boxes.find((box) => box.id === id)?.id ?? props.graph.boxes.find((box) => box.id.startsWith(`${id}/`))?.id;
+  const select = (node: string) => {
+    const id = boxOf(node);
+    if (id) props.onSelect({ kind: "box", id });
+  };
+  return (
+    <section class="pane side nodes" aria-label="Nodes">
+      <h2>Nodes</h2>
+      <table>
+        <thead>
+          <tr>
+            {["Node", "Status", "CPU", "Memory", "Sends", "Waiting", "Dropped", "Restarts"].map((name) => <th key={name} scope="col">{name}</th>)}
+          </tr>
+        </thead>
+        <tbody>
+          {nodes.map((node) => (
+            <tr key={node.id}>
+              <th scope="row"><button class="link" onClick={() => select(node.id)}>{node.id}</button></th>
+              <td><Chip tone={toneOfNode(node)}>{node.status}</Chip></td>
+              <td>{node.cpu === null ? "–" : `${node.cpu.toFixed(0)} %`}</td>
+              <td>{node.memory === null ? "–" : size(node.memory)}</td>
+              <td>{short(node.sent_hz)} Hz</td>
+              <td>{whole(node.waiting)}</td>
+              <td class={node.dropped ? "warn" : ""}>{whole(node.dropped)}</td>
+              <td>{node.restarts}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </section>
+  );
+}

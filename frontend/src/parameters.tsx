@@ -1,0 +1,103 @@
+// The parameters of a node: read, change, add, delete.
+
+import { useEffect, useState } from "preact/hooks";
+import { ask } from "./server";
+
+export function ParameterList(props: { uuid: string; node: string }) {
+  const path = `/dashboard/${props.uuid}/parameters/${encodeURIComponent(props.node)}`;
+  const [values, setValues] = useState<Record<string, unknown> | null>(null);
+  const [told, setTold] = useState("");
+  const [key, setKey] = useState("");
+
+  const load = () =>
+    ask<Record<string, unknown>>("GET", path).then(setValues, (error: Error) => setTold(error.message));
+  useEffect(() => {
+    setValues(null);
+    setTold("");
+    void load();
+    const timer = setInterval(load, 3000); // somebody else may change them
+    return () => clearInterval(timer);
+  }, [path]);
+
+  const change = async (request: () => Promise<{ running: boolean }>, done: string) => {
+    try {
+      const { running } = await request();
+      setTold(running ? done : `${done}; the node gets it when it starts`);
+    } catch (error) {
+      setTold((error as Error).message);
+    }
+    await load();
+  };
+  const set = (name: string, text: string) =>
+    change(() => ask("PUT", path, { key: name, value: meant(text) }), `${name} is set`);
+  const remove = (name: string) => change(() => ask("DELETE", `${path}?key=${encodeURIComponent(name)}`), `${name} is deleted`);
+
+  return (
+    <section class="parameters" aria-label="Parameters">
+      <h3>Parameters</h3>
+      {values !== null && Object.keys(values).length === 0 && <p class="quiet">This node has none.</p>}
+      {Object.entries(values ?? {}).map(([name, value]) => (
+        <Parameter key={name} name={name} value={value} onSet={set} onRemove={remove} />
+      ))}
+      <form
+        class="parameter"
+        onSubmit={(event) => {
+          event.preventDefault();
+          const field = event.currentTarget.elements.namedItem("new value") as HTMLInputElement;
+          if (key) void set(key, field.value).then(() => setKey(""));
+          field.value = "";
+        }}
+      >
+        <input aria-label="New parameter" placeholder="new" value={key} onInput={(event) => setKey(event.currentTarget.value)} />
+        <input aria-label="Its value" name="new value" placeholder="value" />
+        <button class="button" disabled={!key}>Add</button>
+      </form>
+      <p class="quiet" role="status">{told}</p>
+    </section>
+  );
+}
+
+function Parameter(props: {
+  name: string;
+  value: unknown;
+  onSet: (name: string, text: string) => void;
+  onRemove: (name: string) => void;
+}) {
+  const present = typeof props.value === "string" ? quoted(props.value) : JSON.stringify(props.value);
+  const [text, setText] = useState<string | null>(null);
+  const submit = (event: Event) => {
+    event.preventDefault();
+    if (text !== null) props.onSet(props.name, text);
+    setText(null);
+  };
+  return (
+    <form class="parameter" onSubmit={submit}>
+      <label for={`parameter ${props.name}`}>{props.name}</label>
+      <input
+        id={`parameter ${props.name}`}
+        value={text ?? present}
+        onInput={(event) => setText(event.currentTarget.value)}
+        onKeyDown={(event) => event.key === "Escape" && setText(null)}
+      />
+      {text === null ? (
+        <button type="button" class="button" aria-label={`Delete ${props.name}`} onClick={() => props.onRemove(props.name)}>×</button>
+      ) : (
+        <button class="button strong">Set</button>
+      )}
+    </form>
+  );
+}
+
+/** Return what a text means, as `dora param set` understands it: JSON, or else the text itself. */
+function meant(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}
+
+/** Return a text as it has to be typed: in quotes if it would be something else without. */
+function quoted(text: string): string {
+  return meant(text) === text ? text : JSON.stringify(text);
+}

@@ -1,0 +1,224 @@
+// What a topic carries, as it comes.
+
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { Cloud } from "./cloud";
+import { useLive } from "./hooks";
+import { size, whole } from "./model";
+import { Plot } from "./plot";
+import type { Head, Live, Preview } from "./server";
+
+export function PreviewCard(props: {
+  live: Live;
+  topic: string;
+  /** Topics that may be the image which boxes belong to, the most likely first. */
+  backdrops: string[];
+  pinned: boolean;
+  onPin: () => void;
+}) {
+  const { live, topic } = props;
+  useEffect(() => live.look(topic), [live, topic]);
+  useLive(live, `preview ${topic}`);
+  const preview = live.previews.get(topic);
+  return (
+    <article class="card preview" data-topic={topic} data-number={preview?.head.number ?? ""}>
+      <header>
+        <h3>{topic}</h3>
+        <button class="pin" aria-pressed={props.pinned} onClick={props.onPin}>{props.pinned ? "Unpin" : "Pin"}</button>
+      </header>
+      {preview ? <Content {...props} preview={preview} /> : <p class="quiet">Waiting for a message …</p>}
+      {preview && <Facts head={preview.head} />}
+    </article>
+  );
+}
+
+function Content(props: { live: Live; topic: string; backdrops: string[]; preview: Preview }) {
+  const { head, body } = props.preview;
+  switch (head.kind) {
+    case "image":
+      return <Picture preview={props.preview} boxes={[]} />;
+    case "boxes":
+      return <Boxes {...props} />;
+    case "points":
+      return <Cloud body={body} />;
+    case "series":
+      return <Series live={props.live} topic={props.topic} head={head} />;
+    case "curve":
+      return <Curve head={head} />;
+    case "table":
+      return <Table columns={head.columns} rows={head.rows} total={head.length} />;
+    case "text":
+      return <pre class="text">{head.texts.join("\n")}</pre>;
+    case "problem":
+      return <p class="bad">{head.problem}</p>;
+  }
+  return <pre class="text">{head.values.map((value) => JSON.stringify(value)).join("\n")}</pre>;
+}
+
+function Facts({ head }: { head: Head }) {
+  const pixels = head.width ? `${head.width} × ${head.height}` : "";
+  const what = [head.type, pixels || (head.length === 1 ? "" : `${whole(head.length)} values`), size(head.bytes)];
+  return (
+    <details class="facts">
+      <summary>
+        № {whole(head.number)} · {what.filter(Boolean).join(" · ")}
+      </summary>
+      <dl>
+        {Object.entries(head.metadata).map(([key, value]) => (
+          <div key={key}>
+            <dt>{key}</dt>
+            <dd>{JSON.stringify(value)}</dd>
+          </div>
+        ))}
+      </dl>
+    </details>
+  );
+}
+
+type Box = Head["boxes"][number];
+
+function Picture(props: { preview: Preview; boxes: Box[] }) {
+  const canvas = useRef<HTMLCanvasElement>(null);
+  const [problem, setProblem] = useState("");
+  useEffect(() => {
+    let wanted = true;
+    void bitmap(props.preview).then(
+      (image) => {
+        if (!wanted || !canvas.current) return;
+        setProblem("");
+        paint(canvas.current, image, props.preview.head, props.boxes);
+      },
+      () => setProblem("This browser cannot decode the image."),
+    );
+    return () => {
+      wanted = false;
+    };
+  }, [props.preview, props.boxes]);
+  return problem ? <p class="bad">{problem}</p> : <canvas ref={canvas} class="picture" role="img" aria-label={`image ${props.preview.head.topic}`} />;
+}
+
+async function bitmap({ head, body }: Preview): Promise<ImageBitmap> {
+  if (head.media_type !== "rgb") return createImageBitmap(new Blob([body], { type: head.media_type }));
+  const [width, height] = head.shown;
+  const image = new ImageData(width, height);
+  const from = new Uint8Array(body);
+  for (let pixel = 0; pixel < width * height; pixel++) {
+    image.data.set(from.subarray(3 * pixel, 3 * pixel + 3), 4 * pixel);
+    image.data[4 * pixel + 3] = 255;
+  }
+  return createImageBitmap(image);
+}
+
+function paint(canvas: HTMLCanvasElement, image: ImageBitmap, head: Head, boxes: Box[]): void {
+  if (canvas.width !== image.width || canvas.height !== image.height) {
+    canvas.width = image.width;
+    canvas.height = image.height;
+  }
+  const context = canvas.getContext("2d")!;
+  context.drawImage(image, 0, 0);
+  drawBoxes(context, boxes, image.width / (head.width || image.width));
+  image.close();
+}
+
+function drawBoxes(context: CanvasRenderingContext2D, boxes: Box[], scale: number): void {
+  const unit = Math.max(1, context.canvas.width / 400);
+  context.lineWidth = 2 * unit;
+  context.font = `${11 * unit}px system-ui`;
+  context.textBaseline = "bottom";
+  for (const [x, y, width, height, label] of boxes) {
+    context.strokeStyle = "#22c55e";
+    context.strokeRect(x * scale, y * scale, width * scale, height * scale);
+    if (!label) continue;
+    const room = context.measureText(label).width + 8 * unit;
+    const top = Math.max(y * scale, 15 * unit);
+    context.fillStyle = "#22c55e";
+    context.fillRect(x * scale - unit, top - 15 * unit, room, 15 * unit);
+    context.fillStyle = "#052e16";
+    context.fillText(label, x * scale + 3 * unit, top - unit);
+  }
+}
+
+function Boxes(props: { live: Live; topic: string; backdrops: string[]; preview: Preview }) {
+  const { live, backdrops } = props;
+  const [chosen, setChosen] = useState(backdrops[0] ?? "");
+  useEffect(() => (chosen ? live.look(chosen) : undefined), [live, chosen]);
+  useLive(live, `preview ${chosen}`);
+  const behind = live.previews.get(chosen);
+  const head = props.preview.head;
+  // What turns out not to be an image cannot be behind boxes: try the next one.
+  useEffect(() => {
+    if (behind && behind.head.kind !== "image") setChosen(backdrops[backdrops.indexOf(chosen) + 1] ?? "");
+  }, [behind?.head.kind, chosen]);
+  return (
+    <>
+      {behind?.head.kind === "image" ? <Picture preview={behind} boxes={head.boxes} /> : <Plain boxes={head.boxes} />}
+      {backdrops.length > 0 && (
+        <label class="quiet">
+          over{" "}
+          <select value={chosen} onChange={(event) => setChosen(event.currentTarget.value)}>
+            {backdrops.map((topic) => (
+              <option key={topic} value={topic}>{topic}</option>
+            ))}
+            <option value="">nothing</option>
+          </select>
+        </label>
+      )}
+    </>
+  );
+}
+
+function Plain({ boxes }: { boxes: Box[] }) {
+  const rows = boxes.map(([x, y, width, height, label]) => [label, x, y, width, height].map((cell) => (typeof cell === "number" ? Math.round(cell * 10) / 10 : cell)));
+  return <Table columns={["label", "x", "y", "width", "height"]} rows={rows} total={boxes.length} />;
+}
+
+function Series(props: { live: Live; topic: string; head: Head }) {
+  const steps = props.live.steps.get(props.topic) ?? [];
+  const count = steps[steps.length - 1]?.[1].length ?? 0;
+  const data = useMemo(() => {
+    const fitting = steps.filter(([, values]) => values.length === count);
+    const time = fitting.map(([at]) => at / 1000);
+    return [time, ...Array.from({ length: count }, (_, index) => fitting.map(([, values]) => values[index] ?? null))];
+  }, [steps, count]);
+  const names = Array.from({ length: count }, (_, index) => props.head.names[index] ?? (count > 1 ? `[${index}]` : "value"));
+  const last = steps[steps.length - 1]?.[1] ?? [];
+  return (
+    <>
+      <p class="numbers">{last.map((value) => (value === null ? "NaN" : Number(value.toPrecision(5)))).join("  ")}</p>
+      <Plot data={data} names={names} time />
+    </>
+  );
+}
+
+function Curve({ head }: { head: Head }) {
+  const data = useMemo(() => {
+    const step = head.length / head.curve.length;
+    return [head.curve.map((_, index) => index * step), head.curve];
+  }, [head]);
+  const number = (value: number | null) => (value === null ? "–" : Number(value.toPrecision(5)));
+  return (
+    <>
+      <Plot data={data} names={["value"]} time={false} />
+      <p class="quiet">least {number(head.least)}, mean {number(head.mean)}, greatest {number(head.greatest)}</p>
+    </>
+  );
+}
+
+function Table(props: { columns: string[]; rows: unknown[][]; total: number }) {
+  return (
+    <div class="table">
+      <table>
+        <thead>
+          <tr>{props.columns.map((name) => <th key={name} scope="col">{name}</th>)}</tr>
+        </thead>
+        <tbody>
+          {props.rows.map((row, index) => (
+            <tr key={index}>
+              {row.map((cell, column) => <td key={column}>{typeof cell === "string" ? cell : JSON.stringify(cell)}</td>)}
+            </tr>
+          ))}
+        </tbody>
+      </table>
+      {props.total > props.rows.length && <p class="quiet">… {whole(props.total - props.rows.length)} more</p>}
+    </div>
+  );
+}

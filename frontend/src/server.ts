@@ -1,0 +1,231 @@
+// Requests to the server, and the stream of what happens in one dataflow.
+
+import type { Graph } from "./graph";
+import type { Line, Listed, Source, State } from "./model";
+
+export class Refused extends Error {
+  constructor(
+    readonly status: number,
+    message: string,
+  ) {
+    super(message);
+  }
+}
+
+export interface About {
+  uuid: string;
+  name: string;
+  file: string | null;
+  running: boolean;
+  here: boolean;
+  source: Source | null;
+  graph: Graph | null;
+}
+
+/** Ask the server; throws `Refused` with its sentence, or `TypeError` if it is not there. */
+export async function ask<T>(method: string, path: string, body?: unknown): Promise<T> {
+  const response = await fetch(path, {
+    method,
+    headers: body === undefined ? {} : { "Content-Type": "application/json" },
+    body: body === undefined ? undefined : JSON.stringify(body),
+  });
+  if (!response.ok) {
+    const told = await response.json().catch(() => ({ error: response.statusText }));
+    throw new Refused(response.status, told.error);
+  }
+  return response.status === 204 ? (undefined as T) : response.json();
+}
+
+export const dataflows = () => ask<Listed[]>("GET", "/api/dataflows");
+export const about = (uuid: string) => ask<About>("GET", `/dashboard/${encodeURIComponent(uuid)}`);
+
+export interface Head {
+  topic: string;
+  kind: "image" | "boxes" | "points" | "series" | "curve" | "table" | "text" | "values" | "problem";
+  type: string;
+  length: number;
+  bytes: number;
+  number: number;
+  time: number;
+  metadata: Record<string, unknown>;
+  // By kind.
+  width: number;
+  height: number;
+  media_type: string;
+  shown: [number, number];
+  boxes: [number, number, number, number, string][];
+  count: number;
+  names: string[];
+  steps: [number, (number | null)[]][];
+  curve: (number | null)[];
+  least: number | null;
+  greatest: number | null;
+  mean: number | null;
+  columns: string[];
+  rows: unknown[][];
+  texts: string[];
+  values: unknown[];
+  problem: string;
+}
+
+export interface Preview {
+  head: Head;
+  body: ArrayBuffer;
+}
+
+export interface Found {
+  ticket: number;
+  total: number;
+  entries: Line[];
+}
+
+type Channel = "connection" | "graph" | "state" | "lines" | `preview ${string}`;
+
+const MAX_LINES = 3000;
+const MAX_STEPS = 1200; // of a curve over time
+const RETRY = 1000; // milliseconds
+
+/** Follows one dataflow; who subscribes is told what has changed. */
+export class Live {
+  connection: "opening" | "open" | "lost" | "ended" = "opening";
+  graph: Graph | null = null;
+  state: State | null = null;
+  lines: Line[] = [];
+  arrived = 0; // lines, since the page was opened
+  skipped = 0;
+  readonly previews = new Map<string, Preview>();
+  readonly steps = new Map<string, [number, (number | null)[]][]>();
+  private listeners = new Map<string, Set<() => void>>();
+  private topics = new Map<string, number>(); // topic → how many look
+  private latency = false;
+  private socket: WebSocket | null = null;
+  private closed = false;
+  private searches = new Map<number, (found: Found) => void>();
+  private lastTicket = 0;
+  private sent = "";
+  private onVisible = () => this.tell();
+
+  constructor(private uuid: string) {
+    document.addEventListener("visibilitychange", this.onVisible);
+    this.open();
+  }
+
+  on(channel: Channel, listener: () => void): () => void {
+    const some = this.listeners.get(channel) ?? new Set();
+    this.listeners.set(channel, some.add(listener));
+    return () => some.delete(listener);
+  }
+
+  close(): void {
+    this.closed = true;
+    document.removeEventListener("visibilitychange", this.onVisible);
+    this.socket?.close();
+  }
+
+  /** Look at a topic until the function that is returned is called. */
+  look(topic: string): () => void {
+    this.topics.set(topic, (this.topics.get(topic) ?? 0) + 1);
+    queueMicrotask(() => this.tell());
+    return () => {
+      const count = this.topics.get(topic)! - 1;
+      if (count) this.topics.set(topic, count);
+      else this.topics.delete(topic);
+      queueMicrotask(() => this.tell());
+    };
+  }
+
+  measureLatency(wanted: boolean): void {
+    this.latency = wanted;
+    this.tell();
+  }
+
+  /** Look through the whole log. */
+  search(node: string, level: string, text: string): Promise<Found> {
+    const ticket = ++this.lastTicket;
+    return new Promise((resolve) => {
+      this.searches.set(ticket, resolve);
+      this.send({ type: "search", ticket, node, level, text });
+    });
+  }
+
+  private open(): void {
+    const scheme = location.protocol === "https:" ? "wss" : "ws";
+    const socket = new WebSocket(`${scheme}://${location.host}/dashboard/${encodeURIComponent(this.uuid)}/live`);
+    socket.binaryType = "arraybuffer";
+    this.socket = socket;
+    socket.onopen = () => {
+      this.lines = [];
+      this.sent = "";
+      this.connection = "open";
+      this.tell();
+      this.emit("connection");
+    };
+    socket.onmessage = ({ data }) => (typeof data === "string" ? this.take(data) : this.takePreview(data));
+    socket.onclose = () => {
+      if (this.closed) return;
+      if (this.connection !== "ended") this.connection = "lost";
+      this.emit("connection");
+      setTimeout(() => this.closed || this.open(), RETRY);
+    };
+  }
+
+  private take(data: string): void {
+    if (data === "{}") {
+      // The next delivery is wanted when this one is on the screen; not at all while nobody sees it.
+      requestAnimationFrame(() => this.send({ type: "next" }));
+      return;
+    }
+    const message = JSON.parse(data);
+    if (message.graph) {
+      this.graph = message.graph;
+      this.emit("graph");
+    }
+    if (message.state) {
+      this.state = message.state;
+      this.emit("state");
+    }
+    if (message.lines) {
+      this.lines = [...this.lines, ...message.lines].slice(-MAX_LINES);
+      this.arrived += message.lines.length;
+      this.skipped += message.skipped;
+      this.emit("lines");
+    }
+    for (const found of message.found ?? []) {
+      this.searches.get(found.ticket)?.(found);
+      this.searches.delete(found.ticket);
+    }
+    if (message.ended || message.lost) {
+      this.connection = message.ended ? "ended" : "lost";
+      this.emit("connection");
+    }
+    if (message.lost) this.socket?.close();
+  }
+
+  private takePreview(data: ArrayBuffer): void {
+    const size = new DataView(data).getUint32(0, true);
+    const head: Head = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, size)));
+    if (head.kind === "series") {
+      const steps = [...(this.steps.get(head.topic) ?? []), ...head.steps].slice(-MAX_STEPS);
+      this.steps.set(head.topic, steps);
+    }
+    this.previews.set(head.topic, { head, body: data.slice(4 + size) });
+    this.emit(`preview ${head.topic}`);
+  }
+
+  private tell(): void {
+    const topics = document.hidden ? [] : [...this.topics.keys()].sort();
+    const message = { type: "look", topics, latency: this.latency && !document.hidden };
+    const text = JSON.stringify(message);
+    if (text !== this.sent && this.send(message)) this.sent = text;
+  }
+
+  private send(message: unknown): boolean {
+    if (this.socket?.readyState !== WebSocket.OPEN) return false;
+    this.socket.send(JSON.stringify(message));
+    return true;
+  }
+
+  private emit(channel: Channel): void {
+    for (const listener of this.listeners.get(channel) ?? []) listener();
+  }
+}

@@ -1,0 +1,28 @@
+"""The dashboard of a coordinator: all its dataflows, running and ended."""
+
+from __future__ import annotations
+
+import msgspec
+
+from dora.coordinator.api import Pages
+from dora.coordinator.protocol import ACTIVE
+from dora.coordinator.service import Coordinator
+from dora.dashboard.pages import OPEN_TO_ALL, Dashboard, Subject
+from dora.dataflow.graph import graph_of
+from dora.dataflow.model import Dataflow
+
+
+def make_pages(coordinator: Coordinator, token: str) -> Pages:
+    """Return the pages of a coordinator, which has this token ("": none)."""
+
+    def find(wanted: str) -> Subject:
+        view = coordinator.dataflow(wanted)
+
+        def graph() -> bytes:
+            dataflow = msgspec.convert(coordinator.spec(view.uuid).dataflow, type=Dataflow)
+            return msgspec.json.encode(graph_of(dataflow))
+
+        running = view.status in ACTIVE
+        return Subject(view.uuid, view.name, view.file, view.log_directory, running, graph)
+
+    return Pages(Dashboard(find, token).routes(), OPEN_TO_ALL)

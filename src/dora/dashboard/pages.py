@@ -1,0 +1,304 @@
+"""The dashboard's pages and what they ask for, over HTTP and one WebSocket for each dataflow that is shown.
+
+The same for `dora run --ui` and for the coordinator: a `Find` says which dataflow is meant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, Final
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from dora.coordinator.guard import COOKIE, failure, same, session_of
+from dora.coordinator.rules import Refusal
+from dora.daemon.runs import Run
+from dora.dashboard.frames import Target, Wanted
+from dora.dashboard.session import Outbox
+from dora.dashboard.source_text import source_of
+from dora.dashboard.watch import MAX_TOPICS, Viewer, Watch, Watches
+from dora.dataflow.parameters import key_fault, value_fault
+from dora.errors import DoraError
+from dora.transport.places import SOCKET_NAME, run_path
+from dora.wire.requests import (
+    Answer,
+    AskParameters,
+    DeleteParameter,
+    Parameters,
+    RestartNode,
+    SetParameter,
+    StopNode,
+)
+from dora.wire.requests import Request as ToRun
+
+OPEN_TO_ALL: Final = ("/", "/assets/*", "/login")
+PATIENCE: Final = 30.0  # seconds that a node may take to end
+MAX_BODY: Final = 1 << 20
+ASSETS: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "assets")
+FILES: Final = {
+    "dashboard.js": "text/javascript",
+    "dashboard.css": "text/css",
+    "elk.js": "text/javascript",
+}
+SAFE: Final = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; "
+    "style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; form-action 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """A dataflow that can be shown. ``graph``: as JSON, of one that has ended or has not started."""
+
+    dataflow_id: str
+    name: str
+    file: str | None
+    log_directory: str
+    running: bool
+    graph: Callable[[], bytes] | None = None
+
+
+Find = Callable[[str], Subject]
+"""Returns the dataflow with this UUID or name; raises `Refusal`."""
+_Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class _NewParameter(msgspec.Struct):
+    key: str
+    value: Any
+
+
+class _Token(msgspec.Struct):
+    token: str
+
+
+class _Look(msgspec.Struct, tag="look"):
+    """The page wants previews of these topics, and perhaps latencies."""
+
+    topics: list[str] = []
+    latency: bool = False
+
+
+class _Search(msgspec.Struct, tag="search"):
+    ticket: int
+    node: str = ""
+    level: str = "stdout"
+    text: str = ""
+
+
+class _Next(msgspec.Struct, tag="next"):
+    """The page has drawn what it got, and is ready for more."""
+
+
+_decode = msgspec.json.Decoder(_Look | _Search | _Next).decode
+
+
+class Dashboard:
+    """Serves the pages; `close` ends what looks at dataflows."""
+
+    def __init__(self, find: Find, token: str = "") -> None:
+        """``token`` is what a browser has to show, "": none."""
+        self._find = find
+        self._token = token
+        self._watches = Watches()
+
+    def routes(self) -> list[BaseRoute]:
+        """Return the routes, for a server."""
+        endpoints: list[tuple[str, str, _Endpoint]] = [
+            ("GET", "/", self._page),
+            ("GET", "/assets/{name}", self._asset),
+            ("POST", "/login", self._log_in),
+            ("GET", "/dashboard/{dataflow}", self._about),
+            ("GET", "/dashboard/{dataflow}/parameters/{node}", self._parameters),
+            ("PUT", "/dashboard/{dataflow}/parameters/{node}", self._set_parameter),
+            ("DELETE", "/dashboard/{dataflow}/parameters/{node}", self._delete_parameter),
+            ("POST", "/dashboard/{dataflow}/nodes/{node}/{action}", self._act),
+        ]
+        return [
+            *(Route(path, _answers(endpoint), methods=[method]) for method, path, endpoint in endpoints),
+            WebSocketRoute("/dashboard/{dataflow}/live", self._live),
+        ]
+
+    async def close(self) -> None:
+        await self._watches.close()
+
+    # ----------------------------------------------------------------------- pages
+
+    async def _page(self, request: Request) -> Response:  # noqa: ARG002
+        return FileResponse(f"{ASSETS}/dashboard.html", media_type="text/html", headers=SAFE)
+
+    async def _asset(self, request: Request) -> Response:
+        name = request.path_params["name"]
+        if name not in FILES:
+            raise Refusal(404, f"there is no `{name}`")
+        return FileResponse(f"{ASSETS}/{name}", media_type=FILES[name], headers=SAFE)
+
+    async def _log_in(self, request: Request) -> Response:
+        shown = await _body(request, _Token)
+        if self._token and not same(shown.token.strip(), self._token):
+            raise Refusal(
+                401, "this is not the token; it is in ~/.config/dora/.dora-token of who started dora"
+            )
+        response = Response(status_code=204)
+        if self._token:
+            secure = request.url.scheme == "https"
+            response.set_cookie(
+                COOKIE, session_of(self._token), httponly=True, samesite="strict", secure=secure
+            )
+        return response
+
+    # ----------------------------------------------------------------------- one dataflow
+
+    async def _about(self, request: Request) -> Response:
+        subject = self._find(request.path_params["dataflow"])
+        about = {
+            "uuid": subject.dataflow_id,
+            "name": subject.name,
+            "file": subject.file,
+            "running": subject.running,
+            "here": subject.running and os.path.exists(_socket(subject)),
+            "source": await asyncio.to_thread(source_of, subject.file),
+            "graph": None if subject.graph is None else msgspec.Raw(subject.graph()),
+        }
+        return _json(about)
+
+    async def _parameters(self, request: Request) -> Response:
+        answer = await self._ask(request, AskParameters(request.path_params["node"]))
+        assert isinstance(answer, Parameters)
+        return _json(answer.values)
+
+    async def _set_parameter(self, request: Request) -> Response:
+        wish = await _body(request, _NewParameter)
+        for what, fault in (("key", key_fault(wish.key)), ("value", value_fault(wish.value))):
+            if fault:
+                raise Refusal(400, f"the {what} {fault}")
+        return _json(
+            await self._ask(request, SetParameter(request.path_params["node"], wish.key, wish.value))
+        )
+
+    async def _delete_parameter(self, request: Request) -> Response:
+        key = request.query_params.get("key", "")
+        return _json(await self._ask(request, DeleteParameter(request.path_params["node"], key)))
+
+    async def _act(self, request: Request) -> Response:
+        node, action = request.path_params["node"], request.path_params["action"]
+        if action not in ("restart", "stop"):
+            raise Refusal(404, f"a node can be restarted or stopped; there is no `{action}`")
+        return _json(await self._ask(request, RestartNode(node) if action == "restart" else StopNode(node)))
+
+    async def _ask(self, request: Request, question: ToRun) -> Answer:
+        """Ask the dataflow that a request is about."""
+        subject = self._find(request.path_params["dataflow"])
+        if not subject.running:
+            raise Refusal(409, f"dataflow `{subject.name}` has ended")
+
+        def ask() -> Answer:
+            with Run(_socket(subject)) as run:
+                run.set_patience(PATIENCE)
+                return run.ask(question)
+
+        try:
+            return await asyncio.to_thread(ask)
+        except TimeoutError:
+            raise Refusal(504, f"no answer within {PATIENCE:g} s") from None
+        except DoraError as error:
+            raise Refusal(409, str(error)) from None
+
+    # ----------------------------------------------------------------------- live
+
+    async def _live(self, websocket: WebSocket) -> None:
+        try:
+            subject = self._find(websocket.path_params["dataflow"])
+        except Refusal as refusal:
+            await websocket.close(1008, str(refusal))
+            return
+        await websocket.accept()
+        socket = _socket(subject) if subject.running else ""
+        target = Target(subject.dataflow_id, socket, subject.log_directory)
+        viewer = Viewer()
+        watch = await self._watches.join(target, viewer)
+        ready = asyncio.Event()
+        ready.set()
+        sender = asyncio.create_task(_deliver(websocket, viewer.outbox, ready))
+        try:
+            while True:
+                _obey(await websocket.receive_text(), watch, viewer, ready)
+        except (WebSocketDisconnect, msgspec.DecodeError, KeyError, RuntimeError):
+            pass  # gone, or not our page
+        finally:
+            sender.cancel()
+            self._watches.leave(watch, viewer)
+
+
+def _obey(text: str, watch: Watch, viewer: Viewer, ready: asyncio.Event) -> None:
+    """Do what the page asks for; raises ``msgspec.DecodeError``."""
+    match _decode(text):
+        case _Next():
+            ready.set()
+        case _Look(topics=topics, latency=latency):
+            viewer.wanted = Wanted(tuple(topics[:MAX_TOPICS]), latency)
+            watch.want()
+        case _Search(ticket=ticket, node=node, level=level, text=words):
+            watch.search(viewer, ticket, node, level, words)
+
+
+async def _deliver(websocket: WebSocket, outbox: Outbox, ready: asyncio.Event) -> None:
+    try:
+        while True:
+            await ready.wait()
+            messages = await outbox.take()
+            ready.clear()
+            for message in messages:
+                await (
+                    websocket.send_text(message)
+                    if isinstance(message, str)
+                    else websocket.send_bytes(message)
+                )
+            await websocket.send_text("{}")  # the delivery is complete: ask for the next one
+    except (WebSocketDisconnect, RuntimeError):
+        pass  # who reads notices, too
+
+
+def _socket(subject: Subject) -> str:
+    return f"{run_path(subject.dataflow_id)}/{SOCKET_NAME}"
+
+
+def _json(value: Any) -> Response:
+    return Response(
+        msgspec.json.encode(value), media_type="application/json", headers={"Cache-Control": "no-store"}
+    )
+
+
+async def _body(request: Request, kind: Any) -> Any:
+    """Read the body of a request; raises `Refusal`."""
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > MAX_BODY:
+            raise Refusal(413, f"the request has more than {MAX_BODY >> 20} MiB")
+    if not request.headers.get("content-type", "").startswith("application/json"):
+        raise Refusal(415, "the content type has to be application/json")
+    try:
+        return msgspec.json.decode(bytes(data), type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise Refusal(400, f"the request is not understood: {error}") from None
+
+
+def _answers(endpoint: _Endpoint) -> _Endpoint:
+    """Let refusals become responses."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except Refusal as refusal:
+            return failure(refusal.status, str(refusal))
+
+    return answer

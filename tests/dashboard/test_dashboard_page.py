@@ -1,0 +1,418 @@
+"""The dashboard in a real browser, over dataflows that really run."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+
+pytestmark = [
+    pytest.mark.processes,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here (Debian: apt install chromium)"),
+]
+
+WIDE = {"width": 1280, "height": 800}
+PHONE = {"width": 390, "height": 844}
+PATIENCE = 20_000  # milliseconds
+
+PROGRAMS = {
+    "camera.py": """
+        import numpy as np
+        from dora import Node
+        count = 0
+        node = Node()
+        for event in node:
+            if event["type"] == "INPUT":
+                count += 1
+                picture = np.zeros((48, 64, 3), np.uint8)
+                picture[:, :, 0 if count // 5 % 2 else 2] = 250
+                node.send_output("image", picture.ravel(), {"width": 64, "height": 48, "encoding": "rgb8"})
+                node.send_output("count", np.array([float(count)]))
+        """,
+    "eyes.py": """
+        import pyarrow as pa
+        from dora import DoraStatus
+        class Operator:
+            def on_event(self, event, send_output):
+                if event["type"] == "INPUT":
+                    box = {"x": 8.0, "y": 8.0, "width": 20.0, "height": 16.0}
+                    box.update(confidence=0.75, label="<b>cat</b>")
+                    send_output("boxes", pa.array([box]), {})
+                return DoraStatus.CONTINUE
+        """,
+    "sink.py": """
+        from dora import Node
+        node = Node()
+        print("<img src=x onerror=document.title='hacked'> gain", node.parameters.get("gain"), flush=True)
+        for event in node:
+            if event["type"] == "PARAM_UPDATE":
+                print(event["id"], "is now", event["value"], flush=True)
+        """,
+}
+FLOW = """
+# a robot
+nodes:
+  - id: camera
+    path: camera.py
+    inputs: {tick: dora/timer/millis/50}
+    outputs: [image, count]
+  - id: eyes
+    operators:
+      - id: a
+        python: eyes.py
+        inputs: {image: camera/image}
+        outputs: [boxes]
+        output_types: {boxes: std/vision/v1/BoundingBox}
+      - {id: b, python: eyes.py, inputs: {image: camera/image}, outputs: [boxes]}
+  - id: sink
+    path: sink.py
+    inputs: {boxes: eyes/a/boxes}
+    parameters: {gain: 2}
+"""
+
+
+FLOOD = """
+    import numpy as np
+    from dora import Node
+    node = Node()
+    count = 0
+    size = {"width": 20_000, "height": 25_000, "encoding": "mono8"}
+    while node.next(timeout=0.0001)["type"] != "STOP":
+        if count % 500 == 0:
+            node.send_output("large", np.zeros(500_000_000, np.uint8), size)
+        count += 1
+        node.send_output("small", np.arange(3.0))
+        print("line", flush=True)
+    """
+
+
+class Running:
+    """``dora run --ui`` in a folder."""
+
+    def __init__(self, folder: Path, flow: str = FLOW, *options: str) -> None:
+        for name, text in PROGRAMS.items():
+            (folder / name).write_text(textwrap.dedent(text))
+        (folder / "robot.yml").write_text(flow)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "dora", "run", "--ui", "robot.yml", *options],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stderr is not None
+        found = re.search(r"http://\S+", self.process.stderr.readline())
+        assert found is not None
+        self.address = found[0]
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        self.process.communicate(timeout=PATIENCE / 1000)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with playwright.sync_playwright() as engine:
+        chromium = engine.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="module")
+def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    running = Running(tmp_path_factory.mktemp("robot"))
+    yield running
+    running.end()
+
+
+class Opened:
+    """A page, and what went wrong in it."""
+
+    def __init__(self, browser: Any, size: dict[str, int], **options: Any) -> None:
+        self.context = browser.new_context(viewport=size, **options)
+        self.page = self.context.new_page()
+        self.page.set_default_timeout(PATIENCE)
+        self.errors: list[str] = []
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Any]:
+    """Return a function that opens an address and returns the page once the graph is laid out."""
+    opened: list[Opened] = []
+
+    def open_page(
+        address: str, size: dict[str, int] = WIDE, *, ready: str = "body.ready", **options: Any
+    ) -> Any:
+        opened.append(Opened(browser, size, **options))
+        page = opened[-1].page
+        page.goto(address)
+        page.wait_for_selector(ready)
+        return page
+
+    yield open_page
+    for one in opened:
+        one.context.close()
+        assert one.errors == []
+
+
+def pixel(page: Any, topic: str) -> list[int]:
+    """Return red, green and blue in the middle of a picture."""
+    selector = json.dumps(f'[data-topic="{topic}"] canvas')
+    found: list[int] = page.evaluate(f"""() => {{
+        const canvas = document.querySelector({selector});
+        if (!canvas) return [0, 0, 0];
+        const pixels = canvas.getContext("2d").getImageData(canvas.width / 2, canvas.height / 2, 1, 1);
+        return [...pixels.data].slice(0, 3);
+    }}""")
+    return found
+
+
+def wait_for_line(page: Any, text: str) -> None:
+    page.locator(".entry .message", has_text=text).wait_for()
+
+
+def wait_until(condition: Any, page: Any, what: str) -> None:
+    deadline = time.monotonic() + PATIENCE / 1000
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        page.wait_for_timeout(50)
+
+
+# -------------------------------------------------------------------------------- one run
+
+
+def test_the_graph_lives(robot: Running, visit: Any) -> None:
+    page = visit(robot.address)
+    page.wait_for_selector('.box[data-id="camera"][data-tone="fine"]')
+    ids = page.locator(".box:not(.timer)").evaluate_all("all => all.map((box) => box.dataset.id)")
+    assert sorted(ids) == ["camera", "eyes/a", "eyes/b", "sink"]
+    page.wait_for_function("""() => [...document.querySelectorAll(".remark text")].some(
+        (label) => parseFloat(label.textContent) > 10 && label.textContent.endsWith("Hz"))""")
+    page.wait_for_function(
+        """() => /MB$/.test(document.querySelector('[data-id="camera"] .program').textContent)"""
+    )
+    assert "MB" in page.locator(".group-kind").text_content()  # the runtime with its operators
+    assert page.title() == "robot · dora"
+
+
+def test_first_paint_within_a_second(robot: Running, visit: Any) -> None:
+    page = visit(robot.address)
+    paint = page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    assert paint < 1000
+
+
+def test_a_click_shows_the_picture_and_it_changes(robot: Running, visit: Any) -> None:
+    page = visit(robot.address)
+    page.click('.box[data-id="camera"]')
+    seen = set()
+
+    def both() -> bool:
+        red, _, blue = pixel(page, "camera/image")
+        seen.add("red" if red > 200 else "blue" if blue > 200 else "")
+        return {"red", "blue"} <= seen
+
+    wait_until(both, page, "both colours")
+    numbers = page.locator('[data-topic="camera/count"] .numbers')
+    first = float(numbers.inner_text())
+    page.wait_for_function(
+        """(least) => parseFloat(
+            document.querySelector('[data-topic="camera/count"] .numbers').textContent) > least""",
+        arg=first + 5,
+    )
+    assert page.locator('[data-topic="camera/count"] .uplot').count() == 1
+    # Nothing is looked at any more that nobody sees.
+    page.keyboard.press("Escape")
+    page.wait_for_selector('[data-topic="camera/image"]', state="detached")
+
+
+def test_boxes_lie_over_the_picture_that_they_come_from(robot: Running, visit: Any) -> None:
+    page = visit(robot.address)
+    page.click('.box[data-id="eyes/a"]')
+    page.wait_for_selector('[data-topic="eyes/a/boxes"] canvas')
+    green = """() => {
+        const canvas = document.querySelector('[data-topic="eyes/a/boxes"] canvas');
+        const [red, green, blue] = canvas.getContext("2d").getImageData(18, 24, 1, 1).data;
+        return green > 120 && green > red;
+    }"""
+    page.wait_for_function(green)
+    page.locator('[data-topic="eyes/a/boxes"] select').select_option("")
+    page.wait_for_selector('[data-topic="eyes/a/boxes"] td >> text=<b>cat</b> 75%')
+
+
+def test_parameters_can_be_changed(robot: Running, visit: Any) -> None:
+    page = visit(robot.address)
+    page.click('.box[data-id="sink"]')
+    gain = page.get_by_label("gain", exact=True)
+    gain.fill("7.5")
+    page.get_by_role("button", name="Set").click()
+    page.wait_for_selector("text=gain is set")
+    wait_for_line(page, "gain is now 7.5")
+    page.get_by_label("New parameter").fill("mode")
+    page.get_by_label("Its value").fill("fast")
+    page.get_by_role("button", name="Add").click()
+    wait_for_line(page, "mode is now fast")
+    page.get_by_role("button", name="Delete mode").click()
+    page.wait_for_selector("text=mode is deleted")
+    gain.fill("2")
+    page.keyboard.press("Enter")
+    wait_for_line(page, "gain is now 2")
+
+
+def test_log_lines_are_text_and_can_be_looked_for(robot: Running, visit: Any) -> None:
+    page = visit(robot.address)
+    line = page.locator(".entry .message", has_text="onerror")
+    line.wait_for()
+    assert page.title() == "robot · dora" and page.locator(".lines img").count() == 0
+    page.get_by_label("Node", exact=True).select_option("camera")
+    page.wait_for_selector("text=Nothing fits.")
+    page.get_by_label("Node", exact=True).select_option("sink")
+    page.get_by_label("Text", exact=True).fill("GAIN 2")
+    page.wait_for_selector("text=1 found")
+    assert page.locator(".entry").count() == 1
+
+
+def test_the_file_beside_the_graph(robot: Running, visit: Any) -> None:
+    page = visit(robot.address)
+    page.click('.box[data-id="sink"]')
+    page.get_by_role("tab", name="YAML").click()
+    chosen = page.locator(".code .chosen")
+    chosen.first.wait_for()
+    assert "- id: sink" in chosen.first.inner_text() and chosen.count() == 4
+
+
+def test_a_frozen_browser_holds_nobody_up(robot: Running, visit: Any) -> None:
+    page = visit(robot.address)
+    page.click('.box[data-id="camera"]')
+    page.wait_for_selector('[data-topic="camera/count"] .numbers')
+    number = "() => Number(document.querySelector('[data-topic=\"camera/count\"]').dataset.number)"
+    first = page.evaluate(number)
+    page.evaluate("() => { const until = performance.now() + 2000; while (performance.now() < until); }")
+    page.wait_for_function(f"() => ({number})() > {first} + 35")
+    other = visit(robot.address)
+    other.wait_for_selector(".remark text >> text=Hz")
+
+
+def test_on_a_phone_one_pane_at_a_time(robot: Running, visit: Any) -> None:
+    page = visit(robot.address, PHONE, has_touch=True, is_mobile=True)
+    assert page.locator("#graph").is_visible() and page.locator("#logs").is_hidden()
+    page.locator('.box[data-id="camera"]').tap()
+    page.wait_for_selector('[data-topic="camera/image"] canvas')
+    assert page.locator("#graph").is_hidden()
+    for tab in ("Nodes", "YAML", "Logs", "Graph"):
+        page.get_by_role("tab", name=tab).tap()
+        assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], tab
+    assert page.locator("#graph").is_visible()
+
+
+def test_keys_and_colours(robot: Running, visit: Any) -> None:
+    page = visit(robot.address, color_scheme="light")
+    page.focus('.box[data-id="sink"]')
+    page.keyboard.press("Enter")
+    assert page.locator(".details h2").inner_text() == "sink"
+    colour = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(colour)
+    page.get_by_role("button", name="Dark").click()
+    assert page.evaluate(colour) != light
+    page.reload()
+    page.wait_for_selector("body.ready")
+    assert page.evaluate(colour) != light
+
+
+def test_latencies_are_measured_when_wanted(robot: Running, visit: Any) -> None:
+    page = visit(robot.address)
+    page.get_by_role("button", name="Measure latencies").click()
+    page.wait_for_selector(".remark text >> text=/Hz · [0-9.]+ ms/")
+
+
+# -------------------------------------------------------------------------------- its end, its faults
+
+
+def test_stop_and_the_end(tmp_path: Path, visit: Any) -> None:
+    running = Running(tmp_path)
+    page = visit(running.address)
+    page.get_by_role("button", name="Stop", exact=True).click()
+    page.get_by_role("button", name="Really stop?").click()
+    assert running.process.wait(PATIENCE / 1000) == 0
+    page.wait_for_selector(".chip >> text=/finished|no connection/")
+    assert page.locator(".box").count() > 3  # what was seen last stays
+    running.end()
+
+
+def test_a_killed_run_takes_its_dashboard_along(tmp_path: Path) -> None:
+    running = Running(tmp_path)
+    urllib.request.urlopen(running.address).read()
+    running.process.kill()
+    running.end()
+    deadline = time.monotonic() + PATIENCE / 1000
+    while True:
+        try:
+            urllib.request.urlopen(running.address, timeout=1).read()
+        except OSError:
+            break
+        assert time.monotonic() < deadline, "the dashboard outlives its run"
+
+
+def test_a_flood_and_an_outsized_message(tmp_path: Path, visit: Any) -> None:
+    (tmp_path / "flood.py").write_text(textwrap.dedent(FLOOD))
+    flow = (
+        "nodes: [{id: flood, path: flood.py, inputs: {tick: dora/timer/secs/1}, outputs: [small, large]}]"
+    )
+    running = Running(tmp_path, flow)
+    page = visit(running.address)
+    page.click('.box[data-id="flood"]')
+    page.wait_for_selector('[data-topic="flood/small"] .numbers')
+    page.wait_for_selector('[data-topic="flood/large"] canvas')
+    assert "20000 × 25000" in page.locator('[data-topic="flood/large"] .facts').inner_text().replace(
+        ",", ""
+    )
+    page.get_by_role("button", name="Stop", exact=True).first.click()
+    running.end()
+
+
+def test_requests_that_make_no_sense_are_refused_with_a_sentence(robot: Running) -> None:
+    def ask(method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(f"{robot.address}{path}", data, method=method)
+        if data is not None:
+            request.add_header("Content-Type", "application/json")
+        for name, value in headers.items():
+            request.add_header(name, value)
+        try:
+            with urllib.request.urlopen(request) as response:
+                return response.status, response.read()
+        except urllib.error.HTTPError as error:
+            text = error.read()
+            return error.code, json.loads(text)["error"] if text.startswith(b"{") else text
+
+    (listed,) = json.loads(ask("GET", "api/dataflows")[1])
+    base = f"dashboard/{listed['uuid']}"
+    assert json.loads(ask("GET", f"{base}/parameters/sink")[1])["gain"] == 2
+    status, told = ask("PUT", f"{base}/parameters/sinc", {"key": "gain", "value": 1})
+    assert status == 409 and "sinc" in told
+    assert ask("PUT", f"{base}/parameters/sink", {"key": "", "value": 1})[0] == 400
+    assert ask("PUT", f"{base}/parameters/sink", {"value": 1})[0] == 400
+    assert ask("GET", "dashboard/nobody")[0] == 404
+    assert ask("GET", "assets/..%2F..%2Fpyproject.toml")[0] == 404
+    for foreign in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):
+        assert ask("PUT", f"{base}/parameters/sink", {"key": "gain", "value": 9}, **foreign)[0] == 403
+        assert ask("POST", f"api/dataflows/{listed['uuid']}/stop", {}, **foreign)[0] == 403
+    assert json.loads(ask("GET", f"{base}/parameters/sink")[1])["gain"] == 2

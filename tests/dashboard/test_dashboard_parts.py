@@ -1,0 +1,138 @@
+"""Parts of the dashboard without a browser: what waits for one, who may come in, what a file says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+from dora.coordinator.guard import COOKIE, Guard, session_of
+from dora.dashboard.frames import Ended, Found, Lines, Picture, Preview, State
+from dora.dashboard.session import MAX_LINES, MAX_PARTS, Outbox
+from dora.dashboard.source_text import lines_of_nodes
+
+
+def taken(outbox: Outbox) -> tuple[dict[str, Any], list[tuple[dict[str, Any], bytes]]]:
+    """Return what a browser would get: the object, and the previews."""
+    messages = asyncio.run(asyncio.wait_for(outbox.take(), 1))
+    told: dict[str, Any] = {}
+    previews = []
+    for message in messages:
+        if isinstance(message, str):
+            told.update(json.loads(message))
+        else:
+            size = int.from_bytes(message[:4], "little")
+            previews.append((json.loads(message[4 : 4 + size]), message[4 + size :]))
+    return told, previews
+
+
+def test_a_slow_browser_gets_what_is_newest_and_no_backlog() -> None:
+    outbox = Outbox()
+    outbox.put(Picture(b'{"boxes":[]}'))
+    for number in range(1000):
+        outbox.put(State(b'{"number":%d}' % number))
+        outbox.put(Preview('a/"odd"', b'{"n":%d}' % number, b"x" * 1000))
+        outbox.put(Preview("b/out", b'{"n":%d}' % number, adds=True))
+    told, previews = taken(outbox)
+    assert told == {"graph": {"boxes": []}, "state": {"number": 999}}
+    assert previews[0] == ({"topic": 'a/"odd"', "n": 999}, b"x" * 1000)
+    assert [head["n"] for head, _ in previews[1:]] == list(range(1000 - MAX_PARTS, 1000))
+
+
+def test_lines_that_are_let_go_of_are_counted() -> None:
+    outbox = Outbox()
+    outbox.put(Lines([b'{"n":0}'], skipped=7))
+    outbox.put(Lines([b'{"n":%d}' % number for number in range(1, MAX_LINES + 5)]))
+    told, _ = taken(outbox)
+    assert len(told["lines"]) == MAX_LINES and told["lines"][-1] == {"n": MAX_LINES + 4}
+    assert told["skipped"] == 7 + 5
+    outbox.put(Ended())
+    outbox.put(Found(3, [b"{}"], 9))
+    assert taken(outbox)[0] == {"ended": True, "found": [{"ticket": 3, "total": 9, "entries": [{}]}]}
+
+
+def test_nothing_new_is_waited_for() -> None:
+    with pytest.raises(TimeoutError):
+        asyncio.run(asyncio.wait_for(Outbox().take(), 0.01))
+
+
+# ------------------------------------------------------------------------------- who may come in
+
+
+def answer(guard: Guard, path: str, kind: str = "http", **headers: str) -> int:
+    """Return the status of a request: 200 if it was let in."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    named = [(name.replace("_", "-").encode(), value.encode()) for name, value in headers.items()]
+    asyncio.run(guard({"type": kind, "path": path, "headers": named}, None, send))  # type: ignore[arg-type]
+    return int(sent[0].get("status", sent[0].get("code")))
+
+
+@pytest.fixture
+def guard() -> Guard:
+    async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG001
+        await send({"type": "http.response.start", "status": 200})
+
+    return Guard(app, "secret", frozenset({"localhost"}), ("/", "/assets/*"))
+
+
+HOST = "localhost:6013"
+
+
+def test_the_token_or_the_cookie_that_follows_from_it(guard: Guard) -> None:
+    assert answer(guard, "/api/dataflows", host=HOST) == 401
+    assert answer(guard, "/api/dataflows", host=HOST, authorization="Bearer secret") == 200
+    assert answer(guard, "/api/dataflows", host=HOST, authorization="Bearer sécret") == 401
+    assert answer(guard, "/api/dataflows", host=HOST, cookie=f"a=b; {COOKIE}={session_of('secret')}") == 200
+    assert answer(guard, "/api/dataflows", host=HOST, cookie=f"{COOKIE}=secret") == 401
+    assert answer(guard, "/dashboard/x/live", "websocket", host=HOST) == 1008
+    assert (
+        answer(
+            guard, "/dashboard/x/live", "websocket", host=HOST, cookie=f"{COOKIE}={session_of('secret')}"
+        )
+        == 200
+    )
+
+
+def test_the_page_to_log_in_is_open_and_nothing_else(guard: Guard) -> None:
+    assert answer(guard, "/", host=HOST) == 200
+    assert answer(guard, "/assets/dashboard.js", host=HOST) == 200
+    for path in ("//", "/assets", "/x/assets/", "/api/status"):
+        assert answer(guard, path, host=HOST) == 401, path
+
+
+def test_other_origins_and_names_are_refused_even_with_the_cookie(guard: Guard) -> None:
+    cookie = f"{COOKIE}={session_of('secret')}"
+    for path in ("/", "/api/dataflows", "/dashboard/x/live"):
+        for kind, refused in (("http", 403), ("websocket", 1008)):
+            assert (
+                answer(guard, path, kind, host=HOST, origin="http://evil.example", cookie=cookie) == refused
+            )
+            assert answer(guard, path, kind, host=HOST, origin="null", cookie=cookie) == refused
+            assert answer(guard, path, kind, host="evil.example", cookie=cookie) == refused
+    assert answer(guard, "/", host=HOST, origin=f"http://{HOST}") == 200
+
+
+# ---------------------------------------------------------------------------------- the file
+
+
+def test_the_lines_of_nodes() -> None:
+    text = """# comment
+nodes:
+  - id: camera
+    path: camera.py
+    outputs:
+      - image
+
+  - {id: sink, path: sink.py}
+  - path: nameless.py
+env: {A: 1}
+"""
+    assert lines_of_nodes(text) == {"camera": (3, 6), "sink": (8, 8)}
+    for odd in ("", "nodes: 3", "nodes: [1, [2]]", "nodes: [", "- a", "{[}"):
+        assert lines_of_nodes(odd) == {}

@@ -1,0 +1,213 @@
+"""What the dashboard makes of messages: by declared type, metadata, name and Arrow type."""
+
+from __future__ import annotations
+
+import io
+import time
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from dora.dashboard import pictures
+from dora.dashboard.previews import MAX_CURVE, MAX_POINTS, MAX_ROWS, MAX_TEXT, show
+
+MEDIA, VISION = "std/media/v1", "std/vision/v1"
+
+
+def shown(
+    value: Any, metadata: dict[str, Any] | None = None, *, name: str = "a/out", declared: str = ""
+) -> Any:
+    array = value if isinstance(value, pa.Array) else pa.array(value)
+    return show(name, declared, array, metadata or {})
+
+
+def opened(preview: Any) -> np.ndarray:
+    """Return the pixels of a picture."""
+    from PIL import Image
+
+    assert preview.kind == "image"
+    return np.asarray(Image.open(io.BytesIO(preview.body)).convert("RGB"))
+
+
+def red(width: int, height: int, channels: int = 3, at: int = 2) -> np.ndarray:
+    pixels = np.zeros((height, width, channels), np.uint8)
+    pixels[:, :, at] = 250
+    return pixels.reshape(-1)
+
+
+# ---------------------------------------------------------------------------------- pictures
+
+
+@pytest.mark.parametrize(("encoding", "at"), [("bgr8", 2), ("rgb8", 0), (None, 2)])
+def test_pixels_with_their_size_in_the_metadata_are_a_picture(encoding: str | None, at: int) -> None:
+    metadata = {"width": 64, "height": 48, **({"encoding": encoding} if encoding else {})}
+    preview = shown(red(64, 48, at=at), metadata)
+    assert (preview.head["width"], preview.head["height"], preview.head["media_type"]) == (
+        64,
+        48,
+        "image/jpeg",
+    )
+    assert opened(preview).shape == (48, 64, 3)
+    assert opened(preview)[20, 20, 0] > 220 and opened(preview)[20, 20, 2] < 40
+
+
+def test_a_declared_image_is_a_picture() -> None:
+    value = [{"width": 8, "height": 4, "encoding": "rgb8", "data": red(8, 4, at=0).tobytes()}]
+    kind = pa.struct(
+        [
+            ("width", pa.uint32()),
+            ("height", pa.uint32()),
+            ("encoding", pa.utf8()),
+            ("data", pa.large_binary()),
+        ]
+    )
+    preview = shown(pa.array(value, kind), declared=f"{MEDIA}/Image")
+    assert opened(preview)[2, 4, 0] > 220
+
+
+def test_grey_and_16_bit_and_yuv_are_pictures() -> None:
+    grey = np.full(8 * 4, 200, np.uint8)
+    assert abs(int(opened(shown(grey, {"width": 8, "height": 4, "encoding": "mono8"}))[0, 0, 0]) - 200) < 8
+    deep = np.full(8 * 4, 200 << 8, np.uint16)
+    assert abs(int(opened(shown(deep, {"width": 8, "height": 4, "encoding": "mono16"}))[0, 0, 0]) - 200) < 8
+    packed = np.full(8 * 4 * 2, 200, np.uint8)
+    assert abs(int(opened(shown(packed, {"width": 8, "height": 4, "encoding": "yuyv"}))[0, 0, 0]) - 200) < 8
+
+
+def test_a_file_goes_on_as_it_is_whatever_says_so() -> None:
+    data = shown(red(16, 16), {"width": 16, "height": 16}).body
+    for value, declared, metadata in (
+        (np.frombuffer(data, np.uint8), "", {}),
+        (np.frombuffer(data, np.uint8), "", {"encoding": "jpeg", "width": 16, "height": 16}),
+        (pa.array([data], pa.large_binary()), f"{MEDIA}/CompressedImage", {}),
+    ):
+        preview = shown(value, metadata, declared=declared)
+        assert (preview.kind, preview.head["media_type"], preview.body) == ("image", "image/jpeg", data)
+
+
+def test_without_a_library_the_pixels_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "library", lambda: "")
+    preview = shown(red(4, 2), {"width": 4, "height": 2})
+    assert preview.head["media_type"] == "rgb" and preview.head["shown"] == (4, 2)
+    assert preview.body == bytes([250, 0, 0] * 8)
+    monkeypatch.setattr(pictures, "library", lambda: "PIL.Image")
+    assert opened(shown(red(64, 48), {"width": 64, "height": 48}))[20, 20, 0] > 220
+
+
+def test_a_picture_of_half_a_gigabyte_is_thinned_at_once() -> None:
+    pixels = np.zeros(16_384 * 10_240 * 3, np.uint8)  # never touched but where it is looked at
+    begun = time.process_time()
+    preview = shown(
+        pa.Array.from_buffers(pa.uint8(), pixels.size, [None, pa.py_buffer(pixels)]),
+        {"width": 16_384, "height": 10_240},
+    )
+    assert preview.head["width"] == 16_384 and max(preview.head["shown"]) <= pictures.MAX_SIDE
+    assert len(preview.body) < 1 << 20 and time.process_time() - begun < 1.0
+
+
+def test_depth_and_masks_are_pictures() -> None:
+    depth = np.linspace(0.5, 4, 64 * 48, dtype=np.float32)
+    preview = opened(shown(depth, {"primitive": "depth", "width": 64, "height": 48}))
+    assert preview[1, 1, 0] > preview[46, 60, 0]  # near is bright
+    masks = np.zeros((2, 48, 64), np.uint8)
+    masks[0, :20], masks[1, 30:] = 1, 1
+    pixels = opened(shown(masks.reshape(-1), {"primitive": "masks", "width": 64, "height": 48}))
+    assert len({tuple(pixels[row, 30] // 32) for row in (5, 25, 40)}) == 3
+
+
+# ------------------------------------------------------------------------------------- boxes
+
+
+def test_boxes_of_published_nodes() -> None:
+    value = pa.array(
+        [{"bbox": [10.0, 20, 30, 60, 0, 0, 4, 4], "conf": [0.9, 0.5], "labels": ["cat", "dog"]}]
+    )
+    preview = shown(value, {"format": "xyxy", "primitive": "boxes2d"})
+    assert preview.head["boxes"] == [[10, 20, 20, 40, "cat 90%"], [0, 0, 4, 4, "dog 50%"]]
+    assert shown(value, name="yolo/bbox").head["boxes"] == preview.head["boxes"]  # by its name
+
+
+def test_boxes_by_declared_type() -> None:
+    box = {"x": 1.0, "y": 2.0, "width": 3.0, "height": 4.0, "confidence": 0.25, "label": "arm"}
+    wanted = [[1, 2, 3, 4, "arm 25%"]]
+    assert shown([box], declared=f"{VISION}/BoundingBox").head["boxes"] == wanted
+    assert shown([{"boxes": [box]}], declared=f"{VISION}/Detection").head["boxes"] == wanted
+
+
+# ------------------------------------------------------------------------------ numbers, tables
+
+
+def test_few_numbers_are_followed_and_many_are_a_curve() -> None:
+    assert shown([1.5]).head == {"names": [], "values": [1.5]}
+    assert shown([1, 2, float("nan")]).head["values"] == [1, 2, None]
+    assert shown([True]).head["values"] == [1]
+    curve = np.zeros(1_000_003)
+    curve[700_000:700_100] = 9.0
+    preview = shown(curve)
+    assert preview.kind == "curve" and len(preview.head["curve"]) <= MAX_CURVE + 2
+    assert preview.head["greatest"] == 9.0 and max(preview.head["curve"]) == 9.0
+    assert shown([float(n) for n in range(20)]).head["curve"] == [float(n) for n in range(20)]
+
+
+def test_structs_of_numbers_by_declared_type_are_followed() -> None:
+    twist = [{"linear": {"x": 1.0, "y": 0.0, "z": 0.0}, "angular": {"x": 0.0, "y": 0.0, "z": 2.0}}]
+    preview = shown(twist, declared="std/control/v1/Twist")
+    assert preview.kind == "series" and preview.head["values"] == [1, 0, 0, 0, 0, 2]
+    assert preview.head["names"][0] == "linear.x"
+    joints = [{"names": ["a", "b"], "positions": [0.1, 0.2], "velocities": [], "efforts": []}]
+    assert shown(joints, declared="std/control/v1/JointState").head == {
+        "names": ["a", "b"],
+        "values": [0.1, 0.2],
+    }
+
+
+def test_structs_are_tables_and_texts_are_texts() -> None:
+    preview = shown([{"a": n, "b": {"c": "x"}} for n in range(MAX_ROWS + 10)])
+    assert preview.kind == "table" and preview.head["columns"] == ["a", "b"]
+    assert preview.head["rows"][3] == [3, {"c": "x"}] and len(preview.head["rows"]) == MAX_ROWS
+    assert shown(["hello", None]).head["texts"] == ["hello", ""]
+    assert len(shown(["ä" * 10 * MAX_TEXT]).head["texts"][0]) == MAX_TEXT
+    assert shown([[{"deep": 1}], None]).head["values"] == [[{"deep": 1}], None]
+    assert shown(pa.nulls(3)).head["values"] == [None] * 3
+    assert shown(pa.array(["b", "b"]).dictionary_encode()).head["texts"] == ["b", "b"]
+
+
+def test_points() -> None:
+    points = np.arange(3 * 3 * MAX_POINTS, dtype=np.float32)
+    preview = shown(points, {"primitive": "points3d"})
+    assert preview.head["count"] == 3 * MAX_POINTS and len(preview.body) <= 12 * MAX_POINTS
+    kind = pa.struct([("points", pa.large_binary()), ("width", pa.uint32()), ("height", pa.uint32())])
+    cloud = np.zeros((10, 4), np.float32)
+    cloud[:, 2] = 7
+    value = pa.array([{"points": cloud.tobytes(), "width": 10, "height": 1}], kind)
+    preview = shown(value, declared=f"{MEDIA}/PointCloud")
+    assert np.frombuffer(preview.body, np.float32).reshape(-1, 3)[4].tolist() == [0, 0, 7]
+
+
+@pytest.mark.parametrize(
+    ("value", "metadata", "declared"),
+    [
+        ([1, 2, 3], {"width": 640, "height": 480}, ""),
+        ([1, 2, 3], {"primitive": "nonsense"}, ""),
+        ([1, 2, 3], {"primitive": "boxes2d"}, ""),
+        ([1, 2, 3], {"width": "wide", "height": None, "encoding": "bgr8"}, ""),
+        ([1, 2, 3], {}, f"{MEDIA}/Image"),
+        ([1, 2, 3], {}, "my/own/Type"),
+    ],
+)
+def test_what_is_not_what_it_seems_is_shown_as_it_is(
+    value: Any, metadata: dict[str, Any], declared: str
+) -> None:
+    assert shown(value, metadata, declared=declared).kind == "series"
+
+
+def test_nothing_is_shown_as_nothing() -> None:
+    for empty in (
+        pa.array([], pa.float32()),
+        pa.array([], pa.utf8()),
+        pa.array([], pa.struct([("a", pa.int8())])),
+    ):
+        for declared in ("", f"{MEDIA}/Image", "std/control/v1/Twist"):
+            assert shown(empty, declared=declared).kind in ("values", "text", "table")
