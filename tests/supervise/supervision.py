@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
+
+import msgspec
 
 from dora.dataflow.model import Dataflow, Input, Node, NodeOutput, TimerSource
 from dora.supervise import commands as do
@@ -23,11 +26,22 @@ def node(node_id: str, *, inputs: tuple[str, ...] = (), outputs: tuple[str, ...]
     return Node(node_id, **{"path": f"{node_id}.py", **more}, inputs=tuple(parsed), outputs=outputs)
 
 
+def described(nodes: Iterable[Node]) -> dict[str, Any]:
+    """Return the document that such nodes may have come from."""
+    return {
+        "nodes": [
+            {"id": node.id, "inputs": {item.id: str(item.source) for item in node.inputs}} for node in nodes
+        ]
+    }
+
+
 class Supervised:
     """Feeds events at a time that only the test moves, and collects the commands."""
 
     def __init__(self, *nodes: Node, exit_when_nodes_finish: bool = False, **options: Any) -> None:
-        dataflow = Dataflow(nodes, "/", exit_when_nodes_finish=exit_when_nodes_finish)
+        dataflow = Dataflow(
+            nodes, "/", exit_when_nodes_finish=exit_when_nodes_finish, descriptor=described(nodes)
+        )
         self.supervisor = Supervisor(dataflow, **options)
         self.now = 100.0
         self.connection = 0
@@ -69,6 +83,22 @@ class Supervised:
     def end(self, node_id: str, exit_code: int | None = 0, signal: int | None = None) -> list[do.Command]:
         return self(on.ProcessEnded(node_id, exit_code if signal is None else None, signal))
 
+    def become(self, *nodes: Node, added: str = "", removed: str = "") -> list[do.Command]:
+        """Ask for another dataflow."""
+        running = self.supervisor.dataflow
+        wanted = msgspec.structs.replace(running, nodes=nodes, descriptor=described(nodes))
+        return self(on.ChangeAsked(7, self.supervisor.revision, wanted, added, removed))
+
+    def ask(self, node_id: str, what: str, grace: float | None = None) -> list[do.Command]:
+        return self(on.NodeAsked(7, node_id, what, grace))  # type: ignore[arg-type]
+
+    def replace(self, spec: Node) -> list[do.Command]:
+        """Ask for another program of a node."""
+        running = self.supervisor.dataflow
+        nodes = tuple(spec if known.id == spec.id else known for known in running.nodes)
+        wanted = msgspec.structs.replace(running, nodes=nodes, descriptor=described(nodes))
+        return self(on.ReplaceAsked(7, self.supervisor.revision, wanted, spec.id))
+
     @property
     def failures(self) -> list[tuple[str, str]]:
         return [(failure.node_id, failure.kind) for failure in self.supervisor.result("id").failures]
@@ -77,6 +107,10 @@ class Supervised:
 def sent(commands: list[do.Command], node_id: str) -> list[object]:
     """Return the frames for one node."""
     return [c.message for c in commands if isinstance(c, do.Send) and c.node_id == node_id]
+
+
+def answers(commands: list[do.Command]) -> list[object]:
+    return [c.answer for c in commands if isinstance(c, do.Answer)]
 
 
 def signals(commands: list[do.Command]) -> list[tuple[str, int]]:

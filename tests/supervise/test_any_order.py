@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from supervision import Supervised, node
 
-from dora.dataflow.model import Node, RestartOptions
+from dora.dataflow.model import Input, Node, RestartOptions
 from dora.supervise import commands as do
 from dora.supervise import events as on
 
@@ -17,7 +18,7 @@ GRAPH = {
     "sink": (("source/y", "middle/z", "guest/g"), ()),
     "guest": (("clock/t",), ("g",)),
 }
-NAMES = tuple(GRAPH)
+NAMES = (*GRAPH, "extra")
 
 restarts = st.builds(
     RestartOptions,
@@ -57,6 +58,13 @@ steps = st.one_of(
     st.tuples(st.just("code"), st.sampled_from(NAMES), st.just(0)),
     st.tuples(st.just("successor registers"), st.sampled_from(NAMES), st.just(0)),
     st.tuples(st.just("successor ends"), st.sampled_from(NAMES), st.sampled_from([0, 1])),
+    st.tuples(st.just("ask to stop"), st.sampled_from(NAMES), st.integers(0, 6)),
+    st.tuples(st.just("ask to restart"), st.sampled_from(NAMES), st.integers(0, 6)),
+    st.tuples(st.just("ask to remove"), st.sampled_from(NAMES), st.integers(0, 6)),
+    st.tuples(st.just("add"), st.sampled_from(NAMES), st.just(0)),
+    st.tuples(st.just("link"), st.sampled_from(NAMES), st.integers(0, 4)),
+    st.tuples(st.just("unlink"), st.sampled_from(NAMES), st.integers(0, 2)),
+    st.tuples(st.just("replace"), st.sampled_from(NAMES), st.just(0)),
     st.tuples(st.just("time"), st.just(""), st.integers(0, 12)),
     st.tuples(st.just("stop"), st.just(""), st.just(0)),
     st.tuples(st.just("kill"), st.just(""), st.just(0)),
@@ -72,7 +80,8 @@ class World:
         self.processes: dict[str, int] = {}  # node → incarnation
         self.successors: dict[str, int] = {}
         self.connected: set[str] = set()
-        self.unkillable: set[str] = set()
+        self.put_out: list[str] = []
+        self.told: set[str] = set()  # nodes whose process is known to exist
         self.finished = 0
 
     def perform(self, commands: list[do.Command]) -> None:
@@ -82,6 +91,7 @@ class World:
                 case do.Spawn(node_id=node_id, incarnation=incarnation):
                     assert node_id not in self.processes
                     self.processes[node_id] = incarnation
+                    self.told.discard(node_id)
                 case do.SpawnSuccessor(node_id=node_id, incarnation=incarnation):
                     assert node_id not in self.successors
                     self.successors[node_id] = incarnation
@@ -93,28 +103,40 @@ class World:
                 case do.Admit(node_id=node_id):
                     assert node_id not in self.connected
                     self.connected.add(node_id)
+                case do.PutOut(node_id=node_id):
+                    self.put_out.append(node_id)
                 case do.Send(node_id=node_id):
                     assert node_id in self.connected, command
                 case do.Finish():
                     assert not self.successors, "nobody drops a successor"
                     self.finished += 1
+        while self.put_out:
+            name = self.put_out.pop()
+            if name in self.connected:
+                self.step("disconnect", name, 0)
 
     def step(self, kind: str, name: str, number: int) -> None:
         run = self.run
         guest = name == "guest"
+        specs = run.supervisor.dataflow.nodes
+        spec = next((spec for spec in specs if spec.id == name), None)
+        if spec is None and kind in ("progress", "parameter", "code"):
+            return
         match kind:
             case "register":
+                self.tell_of(name)
                 self.perform(run.register(name, incarnation=number, dynamic=guest))
             case "ready" if name in self.connected:
                 self.perform(run(on.PortsReady(name)))
             case "ready all":
                 for node_id, incarnation in list(self.processes.items()):
+                    self.tell_of(node_id)
                     if node_id not in self.connected:
                         self.perform(run.register(node_id, incarnation=incarnation))
                     if node_id in self.connected:
                         self.perform(run(on.PortsReady(node_id)))
             case "done" if name in self.connected:
-                self.perform(run(on.OutputsDone(name, GRAPH[name][1])))
+                self.perform(run(on.OutputsDone(name, spec.outputs if spec is not None else ())))
             case "closed" if name in self.connected:
                 self.perform(run(on.NodeClosed(name)))
             case "disconnect" if name in self.connected:
@@ -128,7 +150,7 @@ class World:
                 self.perform(run(on.ParameterDeleted(0, name, "key")))
             case "end" if name in self.processes:
                 self.end(name, number)
-            case "spawn failed" if name in self.processes and name not in self.connected:
+            case "spawn failed" if name in self.processes and name not in self.told | self.connected:
                 if run.supervisor.nodes[name].phase == "starting":
                     del self.processes[name]
                     self.perform(run(on.SpawnFailed(name, "no such file")))
@@ -138,6 +160,19 @@ class World:
                 self.perform(run.register(name, incarnation=self.successors[name]))
             case "successor ends" if name in self.successors:
                 self.perform(run(on.SuccessorEnded(name, self.successors.pop(name), number)))
+            case "ask to stop" | "ask to restart" | "ask to remove":
+                self.perform(run.ask(name, kind.removeprefix("ask to "), float(number)))
+            case "add" if spec is None:
+                self.perform(run.become(*specs, node(name, inputs=self.sources("source"), outputs=("n",))))
+            case "link" if spec is not None:
+                wanted = (self.sources(NAMES[number]) or ("timer/",))[0]
+                if wanted not in {item.id for item in spec.inputs}:
+                    item = node("_", inputs=(wanted,)).inputs[0]
+                    self.change(spec, (*spec.inputs, item))
+            case "unlink" if spec is not None and number < len(spec.inputs):
+                self.change(spec, spec.inputs[:number] + spec.inputs[number + 1 :])
+            case "replace" if spec is not None and not guest:
+                self.perform(run.replace(msgspec.structs.replace(spec, path="other.py")))
             case "time":
                 self.pass_time(float(number))
             case "stop":
@@ -145,7 +180,23 @@ class World:
             case "kill":
                 self.perform(run(on.KillRequested()))
 
+    def sources(self, name: str) -> tuple[str, ...]:
+        """Return what a node offers at the moment."""
+        specs = self.run.supervisor.dataflow.nodes
+        return tuple(f"{name}/{output}" for spec in specs if spec.id == name for output in spec.outputs)
+
+    def change(self, spec: Node, inputs: tuple[Input, ...]) -> None:
+        changed = msgspec.structs.replace(spec, inputs=inputs)
+        specs = self.run.supervisor.dataflow.nodes
+        self.perform(self.run.become(*(changed if known is spec else known for known in specs)))
+
+    def tell_of(self, name: str) -> None:
+        if name in self.processes and name not in self.told:
+            self.told.add(name)
+            self.perform(self.run(on.Spawned(name, 1)))
+
     def end(self, name: str, status: int) -> None:
+        self.tell_of(name)
         del self.processes[name]
         self.connected.discard(name)
         self.perform(self.run.end(name, max(status, 0), -status if status < 0 else None))

@@ -108,10 +108,43 @@ def test_node_failed_comes_before_the_closing() -> None:
 def test_a_failure_is_told_when_it_happens_unless_the_dataflow_is_being_stopped() -> None:
     run = Supervised(*PAIR)
     run.start()
-    assert do.Note("error", "a", "exited with status 1") in run.end("a", 1)
+    told = do.Note("error", "a", "exited with status 1 (first failure)", {"cause": "first"})
+    assert told in run.end("a", 1)
     run(on.StopRequested("Ctrl-C"))
     assert not [command for command in run.end("b", 1) if isinstance(command, do.Note)]
     assert run.failures == [("a", "exit"), ("b", "exit")]
+
+
+def test_the_first_cause_is_marked_and_what_it_pulled_down() -> None:
+    run = Supervised(
+        node("a", outputs=("o",)),
+        node("b", inputs=("a/o",), outputs=("o",)),
+        node("c", inputs=("b/o",)),
+        node("other"),
+    )
+    run.start()
+
+    def told(node_id: str, *last_lines: str) -> do.Note:
+        commands = run(on.ProcessEnded(node_id, 1, None, last_lines))
+        (note,) = (command for command in commands if isinstance(command, do.Note))
+        return note
+
+    first = told(
+        "a", "Traceback (most recent call last):", '  File "//cam.py", line 3', "OSError: no camera"
+    )
+    assert first.text == "exited with status 1: OSError: no camera (cam.py:3) (first failure)"
+    fallen = told("c")
+    assert fallen.text == "exited with status 1 (after the failure of `a`, which feeds it)"
+    assert fallen.fields == {"cause": "a"}
+    assert told("other") == do.Note("error", "other", "exited with status 1")  # for a reason of its own
+    told("b")
+    failures = run.supervisor.result("id").failures
+    assert [(failure.node_id, failure.follows) for failure in failures] == [
+        ("a", ""),
+        ("c", "a"),
+        ("other", ""),
+        ("b", "a"),
+    ]
 
 
 def test_a_failure_that_was_told_is_not_told_again() -> None:

@@ -18,6 +18,7 @@ def validate_state(supervisor: Supervisor) -> None:
     elif supervisor.leaving:
         assert names[""] == ["farewell"], "it waits for dynamic nodes without a limit"
 
+    assert [spec.id for spec in supervisor.dataflow.nodes] == list(supervisor.nodes), "other nodes"
     for node_id, node in supervisor.nodes.items():
         where = f"node {node_id} in phase {node.phase}"
         if node.phase == "running":
@@ -42,6 +43,16 @@ def validate_state(supervisor: Supervisor) -> None:
             assert supervisor.opened and node.alive and not ending, f"{where}: makes way"
             assert {"way", "way-kill", "abandon"} & {*names[node_id]}, f"{where}: nobody hurries it"
         assert not ({"way", "way-kill"} & {*names[node_id]} and not node.makes_way), f"{where}: is hurried"
+        if node.asked:
+            assert node.alive or node.connected, f"{where}: is asked to end, and has"
+            assert supervisor.opened and not ending, f"{where}: is asked to end, as all are"
+            assert {"asked", "asked-kill", "abandon"} & {*names[node_id]}, f"{where}: nobody hurries it"
+        assert not ({"asked", "asked-kill"} & {*names[node_id]} and not node.asked), f"{where}: is hurried"
+        if node.replacement is not None:
+            assert node.successor is not None or node.makes_way, f"{where}: nothing replaces it"
+        if node.added_by is not None:
+            assert node.phase == "starting" and not ending, f"{where}: somebody waits for it"
+        assert not node.leaves, f"{where}: has left, and is here"
         if node.phase == "backoff":
             assert names[node_id] == ["restart"], f"{where}: will not be restarted"
             assert not ending, f"{where}: the dataflow is ending"
