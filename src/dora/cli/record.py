@@ -117,7 +117,6 @@ def record(
         topics=[name.strip() for name in (topics or "").split(",") if name.strip()],
         compression=compression,
         force=force,
-        queue_size=queue_size or QUEUE_SIZE,
         last_seconds=last,
     )
     if path is None:
@@ -131,7 +130,7 @@ def record(
         env=env,
         exit_when_nodes_finish=exit_when_nodes_finish,
         allow_shell_nodes=allow_shell_nodes,
-        tap_queue=settings.queue_size,
+        tap_queue=queue_size or QUEUE_SIZE,
     )
     return _run(request, Display(log_format, LogFilter(log_level, log_filter or {})), settings)
 

@@ -24,15 +24,15 @@ class Attachment:
     """Taps on topics, each with as long a queue as there is room for."""
 
     def __init__(
-        self, run: Run, inspection: Inspection, names: Sequence[str], queue_size: int, *, together: bool
+        self, run: Run, inspection: Inspection, names: Sequence[str], room: int, *, together: bool
     ) -> None:
         """Attach to the topics of these names, or to all; raises `DoraError` if one cannot be.
 
-        ``together``: nothing has been sent yet, so everything is expected.
+        ``room``: bytes that may wait in this process. ``together``: nothing has been sent yet, so
+        everything is expected.
         """
         self._run = run
-        self._queue_size = queue_size
-        self._engine_name = inspection.engine
+        self._room = room
         topics = find_tappable(inspection, names)
         self.slots: set[int] = set()
         self.topics: list[RecordedTopic] = []
@@ -82,11 +82,8 @@ class Attachment:
     def _tap(self, topics: Sequence[Topic], together: bool) -> None:
         new = []
         for topic in topics:
-            size = self._queue_size
-            if self._engine_name != "zenoh":
-                size = min(size, topic.output.max_queue_size)
-            tap = self._engine.tap(topic.output, size)
-            new.append(RecordedTopic(topic, tap, size, self._board.words))
+            tap = self._engine.deep_tap(topic.output, self._room)
+            new.append(RecordedTopic(topic, tap, topic.output.max_queue_size, self._board.words))
         self.topics += new
         self._renewed_ns = 0
         self.renew()

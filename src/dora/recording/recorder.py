@@ -69,7 +69,7 @@ class Recorder:
         self._control = ControlSocket(self._inspection.run_dir)
         try:
             self._attachment = Attachment(
-                run, self._inspection, settings.topics, settings.queue_size, together=settings.together
+                run, self._inspection, settings.topics, settings.memory, together=settings.together
             )
             try:
                 self._begin(text)

@@ -23,7 +23,6 @@ class Settings(msgspec.Struct, kw_only=True, frozen=True):
     topics: list[str] = []  # none: all
     compression: Compression = "zstd"
     force: bool = False  # overwrite the file
-    queue_size: int = QUEUE_SIZE
     memory: int = MEMORY  # bytes that may wait for the disk
     last_seconds: float | None = None  # keep so much in memory, instead of writing it
     together: bool = False  # attached before anything was sent

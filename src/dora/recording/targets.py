@@ -63,7 +63,7 @@ class FileTarget:
         try:
             self._writer.begin(start, dataflow)
         except RecordingFailed:
-            self._writer.abandon()
+            self._writer.close()
             raise
         self._spans: list[dict[str, Span]] = []  # of each chunk in the file
         self.store = Store(pool, settings.compression, self._write)
@@ -79,31 +79,38 @@ class FileTarget:
     def finish(self, reason: Reason, expected: dict[str, Expected], failed: Iterable[str]) -> Saved:
         """Wait until all is written, and end the file; what went wrong is in the result."""
         self.store.close()
-        writer, failure = self._writer, self.store.failure
-        if isinstance(failure, DiskFull):
+        problem = self.store.failure
+        if isinstance(problem, DiskFull):
             reason = "disk full"
-            kept = writer.make_room(writer.end_size)
-            del self._spans[kept:]
-        topics = ends_of(expected, spans_of(self._spans), whole=True)
-        complete = failure is None and not any(topic.lost for topic in topics.values())
-        end = End(
-            complete=complete,
-            stopped=time.time_ns(),
-            reason=reason,
-            topics=topics,
-            failed=sorted(failed),
-        )
-        try:
-            writer.finish(end)
-        except RecordingFailed as error:
-            failure = failure or error
-            complete = False
+        while True:
+            topics = ends_of(expected, spans_of(self._spans), whole=True)
+            complete = problem is None and not any(topic.lost for topic in topics.values())
+            end = End(
+                complete=complete,
+                stopped=time.time_ns(),
+                reason=reason,
+                topics=topics,
+                failed=sorted(failed),
+            )
+            try:
+                self._writer.finish(end)
+                break
+            except DiskFull as error:
+                problem, reason = problem or error, "disk full"
+                if not self._writer.drop_last():
+                    self._writer.close()
+                    break
+                self._spans.pop()
+            except RecordingFailed as error:
+                problem, complete = problem or error, False
+                self._writer.close()
+                break
         return Saved(
-            path=writer.path,
-            size=writer.size,
+            path=self.path,
+            size=self._writer.size,
             complete=complete,
             topics=topics,
-            problem=str(failure or ""),
+            problem=str(problem or ""),
         )
 
 
@@ -189,7 +196,7 @@ class RingTarget:
                 writer.write(chunk)
             writer.finish(end)
         except RecordingFailed as error:
-            writer.abandon()
+            writer.close()
             return msgspec.structs.replace(saved, size=writer.size, complete=False, problem=str(error))
         return msgspec.structs.replace(saved, size=writer.size)
 

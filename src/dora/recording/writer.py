@@ -156,45 +156,31 @@ class RecordingWriter:
     def finish(self, end: End) -> None:
         """Write the end, and close the file.
 
-        Raises `RecordingFailed` if there is not even room for that: what is in the file then is readable,
-        but without an index. `make_room` makes it, so call that first, because ``end`` has to count less
-        after it.
+        Raises `RecordingFailed`, and then the file is as before: `drop_last` makes room for another end.
         """
+        metadata = _record(Metadata(name=END, metadata=to_record(end)))
+        data_end = _record(DataEnd(0))
+        self._metadata.append(MetadataIndex(offset=self.size, length=len(metadata), name=END))
         try:
-            self._write_metadata(END, end)
-            self._write(_record(DataEnd(0)))
-            self._write(self._summary())
-        finally:
-            self.abandon()
+            self._write(metadata, data_end, self._summary(self.size + len(metadata) + len(data_end)))
+        except RecordingFailed:
+            self._metadata.pop()
+            raise
+        self.close()
 
-    def abandon(self) -> None:
-        """Close the file as it is: readable, but without its end."""
+    def close(self) -> None:
+        """Close the file as it is; without its end, it is readable all the same."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
 
-    def make_room(self, size: int) -> int:
-        """Take chunks off the end of the file until so many bytes are free: for a full disk.
-
-        Return how many are left.
-        """
-        freed = 0
-        while self._chunks and freed < size:
-            begin = self._chunks.pop().place.chunk_start_offset
-            freed += self.size - begin
-            self.size = begin
-        try:
-            os.ftruncate(self._fd, self.size)
-        except OSError:
-            pass  # the end will fail, which is told
-        else:
-            os.lseek(self._fd, self.size, os.SEEK_SET)
-        return len(self._chunks)
-
-    @property
-    def end_size(self) -> int:
-        """Bytes that the end of the file takes, roughly."""
-        return len(self._summary()) + (64 << 10)
+    def drop_last(self) -> bool:
+        """Take the last chunk off the file, because its disk is full; tell whether there was one."""
+        if not self._chunks:
+            return False
+        self.size = self._chunks.pop().place.chunk_start_offset
+        self._cut()
+        return True
 
     # ----------------------------------------------------------------------- records
 
@@ -230,7 +216,8 @@ class RecordingWriter:
         self._write(record)
         self._metadata.append(MetadataIndex(offset=offset, length=len(record), name=name))
 
-    def _summary(self) -> bytes:
+    def _summary(self, begin: int) -> bytes:
+        """Return what comes at the end of the file, from ``begin`` on."""
         groups: list[tuple[Opcode, list[Any]]] = [
             (Opcode.SCHEMA, list(self._schemas.values())),
             (Opcode.CHANNEL, list(self._defined.values())),
@@ -239,7 +226,6 @@ class RecordingWriter:
             (Opcode.ATTACHMENT_INDEX, self._attachments),
             (Opcode.METADATA_INDEX, self._metadata),
         ]
-        begin = self.size
         builder = RecordBuilder()
         offsets = []
         for opcode, records in groups:

@@ -10,6 +10,8 @@ and a queue that nobody reads would be filled for the rest of it.
 
 from __future__ import annotations
 
+import threading
+from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dora.errors import ConnectError, TransportError
@@ -34,7 +36,13 @@ class Tap(Protocol):
 class TapEngine(Protocol):
     """What the taps of one command have in common."""
 
-    def tap(self, output: OutputView, queue_size: int) -> Tap: ...
+    def tap(self, output: OutputView, queue_size: int) -> Tap:
+        """Look at an output; the tap holds as many messages, or as many as the channel has room for."""
+        ...
+
+    def deep_tap(self, output: OutputView, room: int) -> Tap:
+        """Look at an output with as long a queue as there can be, up to so many bytes in this process."""
+        ...
 
     def close(self) -> None:
         """End all taps. Messages that are still referenced must not be used any more."""
@@ -72,6 +80,9 @@ class _IceoryxTaps:
         self._taps.append(tap)
         return tap
 
+    def deep_tap(self, output: OutputView, room: int) -> Tap:  # noqa: ARG002 - the queue is the sender's
+        return self.tap(output, output.max_queue_size)
+
     def close(self) -> None:
         for tap in self._taps:
             tap.close()
@@ -81,9 +92,9 @@ class _IceoryxTaps:
 
 
 class _ZenohTap:
-    def __init__(self, subscriber: Any) -> None:
+    def __init__(self, subscriber: Any, take: Callable[[], Any] | None = None) -> None:
         self.subscriber = subscriber  # one that is garbage-collected is silently undeclared
-        self._next: Callable[[], Any] = subscriber.try_recv
+        self._next: Callable[[], Any] = take or subscriber.try_recv
 
     def receive(self) -> Message | None:
         from dora.transport.memory import message_from_bytes
@@ -99,6 +110,33 @@ class _ZenohTap:
                 continue  # a receiver of the dataflow warns of it
             return message
         return None
+
+
+class _Queue:
+    """Samples in this process's memory, up to so many bytes; a burst arrives faster than it is taken."""
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._samples: deque[tuple[Any, int]] = deque()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def put(self, sample: Any) -> None:
+        """Append a sample; called in a thread of Zenoh's. The oldest make room."""
+        size = len(sample.payload)
+        with self._lock:
+            self._samples.append((sample, size))
+            self._bytes += size
+            while self._bytes > self._room and len(self._samples) > 1:
+                self._bytes -= self._samples.popleft()[1]
+
+    def take(self) -> Any:
+        with self._lock:
+            if not self._samples:
+                return None
+            sample, size = self._samples.popleft()
+            self._bytes -= size
+            return sample
 
 
 class _ZenohTaps:
@@ -124,8 +162,17 @@ class _ZenohTaps:
 
         # A ring lets go of the oldest by itself, in native code: the network is never held up.
         ring: Any = zenoh.handlers.RingChannel(queue_size)
+        return self._declare(output, ring, None)
+
+    def deep_tap(self, output: OutputView, room: int) -> Tap:
+        queue = _Queue(room)
+        return self._declare(output, queue.put, queue.take)
+
+    def _declare(self, output: OutputView, handler: Any, take: Callable[[], Any] | None) -> Tap:
+        import zenoh
+
         try:
-            tap = _ZenohTap(self._session.declare_subscriber(output.service, ring))
+            tap = _ZenohTap(self._session.declare_subscriber(output.service, handler), take)
         except zenoh.ZError as error:
             raise TransportError(f"output `{output.id}` cannot be looked at: {error}") from error
         self._taps.append(tap)

@@ -1,0 +1,164 @@
+"""How the tests run dataflows and record them."""
+
+from __future__ import annotations
+
+import glob
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from dora.recording.reader import Recording
+
+DORA = [sys.executable, "-m", "dora"]
+PATIENCE = 40.0  # seconds
+
+CAMERA = """
+    import numpy as np
+    from dora import Node
+
+    node = Node()
+    for count, event in enumerate(node):
+        if event["type"] == "INPUT":
+            node.send_output("image", np.full(3000, count % 256, np.uint8),
+                             {"width": 50, "height": 20, "encoding": "rgb8"})
+            node.send_output("spare", np.array([count]))
+"""
+SINK = """
+    from dora import Node
+
+    for event in Node():
+        pass
+"""
+FLOW = """
+    nodes:
+      - id: camera
+        path: camera.py
+        inputs: {tick: dora/timer/millis/10}
+        outputs: [image, spare]
+      - id: sink
+        path: sink.py
+        inputs: {image: camera/image}
+"""
+
+
+class Folder:
+    """A folder with programs, the dataflows that were started in it and the commands that record them."""
+
+    def __init__(self, directory: Path, root: str) -> None:
+        self.directory = directory
+        self.root = root
+        self.processes: list[subprocess.Popen[str]] = []
+        self.program("camera.py", CAMERA)
+        self.program("sink.py", SINK)
+
+    def program(self, name: str, text: str) -> None:
+        (self.directory / name).write_text(textwrap.dedent(text))
+
+    def flow(self, text: str = FLOW, name: str = "lab") -> str:
+        """Write a dataflow file and return its path."""
+        path = self.directory / f"{name}.yml"
+        path.write_text(textwrap.dedent(text))
+        return str(path)
+
+    def run(self, text: str = FLOW, name: str = "lab") -> subprocess.Popen[str]:
+        """Start a dataflow and return once its nodes run."""
+        process = self.start("run", self.flow(text, name))
+        until(lambda: all_run(name) or process.poll() is not None, f"{name} to run")
+        assert process.poll() is None, process.communicate()
+        return process
+
+    def start(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        """Start a command, whose output is read at its end."""
+        process = subprocess.Popen(
+            [*DORA, *arguments],
+            cwd=self.directory,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            stdin=subprocess.DEVNULL,
+            text=True,
+            **options,
+        )
+        self.processes.append(process)
+        return process
+
+    def attach(self, *arguments: str, **options: Any) -> subprocess.Popen[str]:
+        """Start a command that records what runs, and return once it does."""
+        before = len(self.recorders())
+        process = self.start("record", *arguments, **options)
+        until(lambda: len(self.recorders()) > before or process.poll() is not None, "a recorder")
+        return process
+
+    def recorders(self) -> list[Any]:
+        """Return those who record."""
+        from dora.recording.control import statuses
+
+        return [status for name in _runs(self.root) for status in statuses(f"{self.root}/{name}")]
+
+    def dora(self, *arguments: str, status: int = 0) -> str:
+        """Run a command to its end, expecting this exit status; return what it said."""
+        return said(self.start(*arguments), status)
+
+    def recording(self, name: str = "a.mcap") -> Recording:
+        return Recording(str(self.directory / name))
+
+    def assert_nothing_left(self) -> None:
+        assert _runs(self.root) == [], "a run left its directory"
+        for dataflow_id in os.listdir(self.directory / "out") if (self.directory / "out").exists() else []:
+            short = dataflow_id.replace("-", "")[-12:]
+            assert glob.glob(f"/dev/shm/*{short}*") == [], "a run left its shared memory"
+
+
+def said(process: subprocess.Popen[str], status: int = 0) -> str:
+    """Wait for the end of a command, expecting this exit status; return what it said, errors first."""
+    output, errors = process.communicate(timeout=PATIENCE)
+    assert process.returncode == status, f"{process.args}: {process.returncode}\n{output}\n{errors}"
+    assert "Traceback" not in errors
+    return errors + output
+
+
+def end(process: subprocess.Popen[str], status: int = 0) -> str:
+    """End a command as Ctrl-C does."""
+    process.send_signal(signal.SIGINT)
+    return said(process, status)
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    """Wait for a condition and return its value; fail loudly if it never comes."""
+    deadline = time.monotonic() + PATIENCE
+    while not (value := condition()):
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {PATIENCE} s in vain for {what}")
+        time.sleep(0.01)
+    return value
+
+
+def numbers(recording: Recording, topic: str) -> list[int]:
+    """Return the sequence numbers of the messages of a topic."""
+    return [item.sequence for item in recording.messages([topic])]
+
+
+def _runs(root: str) -> list[str]:
+    return sorted(set(os.listdir(root)) - {"lock"})
+
+
+def all_run(name: str) -> bool:
+    """Tell whether all nodes of a dataflow run."""
+    from dora.daemon.runs import name_of, running
+    from dora.errors import DoraError
+    from dora.inspection.look import inspect
+
+    found = False
+    for run in running():
+        with run:
+            if name_of(run.description) == name:
+                try:
+                    found = all(node.status == "running" for node in inspect(run).nodes)
+                except DoraError:
+                    continue
+    return found

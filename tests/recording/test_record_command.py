@@ -1,0 +1,228 @@
+"""``dora record`` on dataflows of real processes."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+
+import pytest
+from recording_flows import Folder, end, numbers, said, until
+
+pytestmark = pytest.mark.processes
+
+BURST = """
+    import sys
+    import numpy as np
+    from dora import Node
+
+    with Node() as node:
+        for number in range(1, 3001):
+            node.send_output("number", np.array([number]))
+            node.send_output("spare", np.array([number]))
+            if number % 500 == 0:
+                node.send_output("image", np.full(1_000_000, number % 256, np.uint8))
+        print("sent everything")
+"""
+BURST_FLOW = """
+    nodes:
+      - id: burst
+        path: burst.py
+        outputs: [number, spare, image]
+      - id: sink
+        path: sink.py
+        inputs:
+          number: burst/number
+"""
+FAILING = """
+    from dora import Node
+
+    node = Node()
+    for count, event in enumerate(node):
+        if event["type"] == "INPUT":
+            node.send_output("image", b"picture")
+            node.send_output("spare", b"spare")
+            if count == 30:
+                raise SystemExit("the lens is dirty")
+"""
+
+
+def test_together_from_the_first_message_to_the_last(folder: Folder, engine: str) -> None:  # noqa: ARG001
+    folder.program("burst.py", BURST)
+    text = folder.dora("record", folder.flow(BURST_FLOW), "-o", "a.mcap")
+    assert "recorded 6,006 messages of 3 outputs" in text and "to a.mcap" in text
+    with folder.recording() as recording:
+        assert recording.complete
+        assert recording.start.together
+        assert recording.end is not None and recording.end.reason == "dataflow ended"
+        assert numbers(recording, "burst/number") == list(range(1, 3001))
+        assert numbers(recording, "burst/spare") == list(range(1, 3001)), "although it has no link"
+        values = [item.message for item in recording.messages(["burst/image"])]
+        assert [message.body_size for message in values] == [1_000_000] * 6
+        assert recording.dataflow["nodes"][0]["id"] == "burst"
+
+
+def test_attached_until_ctrl_c(folder: Folder, engine: str) -> None:  # noqa: ARG001
+    folder.run()
+    recorder = folder.attach("-o", "a.mcap", "--topics", "camera/image")
+    (status,) = folder.recorders()
+    assert (status.topics, os.path.basename(status.path)) == (["camera/image"], "a.mcap")
+    until(lambda: folder.recorders()[0].messages >= 20, "twenty messages")
+    text = end(recorder)
+    assert "recording 1 output of lab to a.mcap; Ctrl-C ends it" in text
+    with folder.recording() as recording:
+        assert recording.complete and not recording.start.together
+        assert recording.end is not None and recording.end.reason == "asked"
+        found = numbers(recording, "camera/image")
+        assert found == list(range(found[0], found[0] + len(found))) and len(found) >= 20
+        assert recording.topics["camera/image"].schemas == ["foxglove.RawImage"]
+    assert folder.recorders() == []
+
+
+def test_attached_until_the_dataflow_ends(folder: Folder) -> None:
+    dataflow = folder.run()
+    recorder = folder.attach("-o", "a.mcap")
+    until(lambda: folder.recorders()[0].messages >= 20, "twenty messages")
+    end(dataflow)
+    text = said(recorder)
+    assert "the dataflow has ended" in text
+    with folder.recording() as recording:
+        assert recording.complete
+        assert set(recording.topics) == {"camera/image", "camera/spare"}
+
+
+def test_stop_from_elsewhere(folder: Folder) -> None:
+    folder.run()
+    recorder = folder.attach("-o", "a.mcap")
+    until(lambda: folder.recorders()[0].messages >= 5, "messages")
+    assert "messages to a.mcap" in folder.dora("record", "--stop")
+    said(recorder)
+    assert "nobody records lab" in folder.dora("record", "--stop", status=1)
+
+
+def test_a_ring_is_saved_on_demand(folder: Folder) -> None:
+    folder.run()
+    recorder = folder.attach("--last", "1s", "-o", "a.mcap")
+    until(lambda: folder.recorders()[0].messages >= 20, "twenty messages")
+    assert not (folder.directory / "a.mcap").exists()
+    assert "to a.mcap" in folder.dora("record", "--save")
+    recorder.send_signal(signal.SIGUSR1)
+    until((folder.directory / "a-2.mcap").exists, "the second file")
+    text = end(recorder)
+    assert "keeping the last 1 s of 2 outputs of lab" in text
+    for name in ("a.mcap", "a-2.mcap"):
+        with folder.recording(name) as recording:
+            assert recording.complete
+            assert recording.start.last_seconds == 1.0
+            assert recording.end is not None and recording.end.reason == "saved"
+            assert recording.duration < 3.5, "one second, and chunks of one second"
+    assert "start with `dora record --last 30s`" in folder.dora("record", "--save", status=1)
+
+
+def test_a_ring_is_saved_when_a_node_fails(folder: Folder) -> None:
+    folder.program("camera.py", FAILING)
+    text = folder.dora("record", folder.flow(), "--last", "1m", "-o", "crash.mcap", status=1)
+    assert "Node `camera` exited with status 1" in text and "to crash.mcap" in text
+    with folder.recording("crash.mcap") as recording:
+        assert recording.end is not None and recording.end.failed == ["camera"]
+        assert numbers(recording, "camera/image")[-1] >= 30
+        assert recording.complete
+
+
+def test_the_exit_status_is_that_of_the_dataflow_too(folder: Folder) -> None:
+    folder.program("camera.py", FAILING)
+    text = folder.dora("record", folder.flow(), "-o", "a.mcap", status=1)
+    assert "recorded" in text and "INCOMPLETE" not in text
+    with folder.recording() as recording:
+        assert recording.complete, "every message is there"
+
+
+def test_a_killed_recorder_leaves_a_readable_file(folder: Folder) -> None:
+    folder.run()
+    recorder = folder.attach("-o", "a.mcap")
+    until(lambda: (folder.directory / "a.mcap").stat().st_size > 5000, "a chunk")
+    recorder.kill()
+    recorder.wait()
+    with folder.recording() as recording:
+        assert not recording.complete and recording.end is None
+        found = numbers(recording, "camera/image")
+        assert found == list(range(found[0], found[0] + len(found))) and found
+    assert folder.recorders() == []
+    # The next one can be attached, and the dataflow has not noticed.
+    again = folder.attach("-o", "b.mcap")
+    until(lambda: folder.recorders() and folder.recorders()[0].messages >= 20, "twenty messages")
+    end(again)
+
+
+def test_what_is_missed_is_said(folder: Folder) -> None:
+    folder.run()
+    recorder = folder.attach("-o", "a.mcap")
+    until(lambda: folder.recorders()[0].messages >= 5, "messages")
+    recorder.send_signal(signal.SIGSTOP)
+    sent = _sent()
+    until(lambda: _sent() > sent + 60, "more messages than a tap holds")
+    recorder.send_signal(signal.SIGCONT)
+    until(lambda: folder.recorders()[0].messages >= 100, "messages")
+    text = end(recorder, status=1)
+    assert "INCOMPLETE: messages are missing:" in text and "of camera/image" in text
+    with folder.recording() as recording:
+        assert not recording.complete
+        assert recording.end is not None
+        for name, topic in recording.end.topics.items():
+            found = numbers(recording, name)
+            assert topic.lost == topic.last - topic.first + 1 - len(found) > 0
+
+
+def _sent() -> int:
+    from dora.daemon.runs import running
+    from dora.inspection.look import inspect
+    from dora.transport.board import SENT, Board
+
+    (run,) = running()
+    with run:
+        inspection = inspect(run)
+    board = Board.open(inspection.board)
+    try:
+        return board.get(inspection.nodes[0].outputs[0].slot, SENT)
+    finally:
+        board.close()
+
+
+def test_a_full_disk_ends_the_recording_and_not_the_dataflow(folder: Folder) -> None:
+    dataflow = folder.run()
+    recorder = folder.attach(
+        "-o",
+        "a.mcap",
+        "--compression",
+        "none",
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (600_000, resource.RLIM_INFINITY)),
+    )
+    text = said(recorder, status=1)
+    assert "error: a.mcap cannot be written any further: there is no room left on its disk" in text
+    assert "INCOMPLETE" in text
+    with folder.recording() as recording:
+        assert recording.end is not None and recording.end.reason == "disk full"
+        assert recording.end.topics["camera/image"].lost > 0
+        assert len(numbers(recording, "camera/image")) == recording.end.topics["camera/image"].messages > 0
+    assert dataflow.poll() is None
+    end(dataflow)
+
+
+def test_files_and_names_that_cannot_be(folder: Folder) -> None:
+    (folder.directory / "a.mcap").write_text("precious")
+    path = folder.flow()
+    for arguments in (["record", path, "-o", "a.mcap"], ["record", "-o", "a.mcap"]):
+        assert "a.mcap exists already; choose another file" in folder.dora(*arguments, status=1)
+    assert "is a folder; give a file" in folder.dora("record", path, "-o", ".", status=1)
+    assert "the folder no does not exist" in folder.dora("record", path, "-o", "no/a.mcap", status=1)
+    assert "no dataflow is running" in folder.dora("record", status=1)
+    text = folder.dora("record", path, "--topics", "camera/imge", "-o", "b.mcap", status=1)
+    assert "this dataflow has no output `camera/imge`; did you mean `camera/image`?" in text
+    assert not (folder.directory / "b.mcap").exists()
+    assert "give either a dataflow file to run, or -d" in folder.dora("record", path, "-d", "x", status=2)
+    assert "leave the file out" in folder.dora("record", path, "--save", status=2)
+    assert "use `dora record FILE`" in folder.dora("record", path, "--output-yaml", status=2)
+    folder.run()
+    text = folder.dora("record", "--topics", "camera", "-o", "b.mcap", status=1)
+    assert "`camera` is a node; its outputs are" in text
+    assert "no running dataflow is called `nobody`" in folder.dora("record", "-d", "nobody", status=1)
