@@ -32,7 +32,7 @@ from dora.transport.board import (
     WORDS,
     Board,
 )
-from dora.transport.doorbell import FENCED, Bell, Doorbell, memory_fence, yield_cpu
+from dora.transport.doorbell import FENCED, Bell, Doorbell, fence, memory_fence, yield_cpu
 from dora.transport.interface import MAX_QUEUE, Loan, Sender
 from dora.wire.control import ChannelConfig, LinkConfig, OutputConfig
 from dora.wire.correlation import FLUSH_MARK, asks_to_flush
@@ -281,7 +281,8 @@ class OutputPort:
         bells = self._bells
         rung = not FENCED
         if FENCED:
-            memory_fence()
+            fence.acquire()  # `memory_fence()`, without the call: receivers wait for this
+            fence.release()
             words = self._words
             for asleep_word, bell in bells:
                 if words[asleep_word]:

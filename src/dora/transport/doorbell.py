@@ -25,7 +25,7 @@ from typing import Final
 
 FENCED: Final = platform.machine() in ("x86_64", "AMD64")
 
-_fence = threading.Lock()
+fence: Final = threading.Lock()  # nobody ever holds it for longer than `memory_fence` does
 
 # Let whoever waits for this processor run first.
 yield_cpu: Final[Callable[[], None]] = getattr(os, "sched_yield", lambda: time.sleep(0))
@@ -33,8 +33,8 @@ yield_cpu: Final[Callable[[], None]] = getattr(os, "sched_yield", lambda: time.s
 
 def memory_fence() -> None:
     """Order all earlier writes of this thread before all its later reads (x86-64)."""
-    _fence.acquire()
-    _fence.release()
+    fence.acquire()
+    fence.release()
 
 
 class Bell:

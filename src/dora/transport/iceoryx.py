@@ -37,7 +37,7 @@ from dora.transport.board import SENT, WORDS, Board
 from dora.transport.interface import MAX_QUEUE, Receiver
 from dora.transport.long_queue import LongQueue
 from dora.wire.control import InputConfig, OutputConfig
-from dora.wire.message import ALIGNMENT, Message, read_header
+from dora.wire.message import ALIGNMENT, BODY_OFFSET, BODY_SIZE, Message, unpack_header
 
 SMALL_MESSAGE: Final = 8192  # bytes; up to this size a message is copied out on arrival
 MAX_HELD: Final = 32  # large messages that the user may hold per input before they are copied
@@ -284,8 +284,9 @@ class IceoryxReceiver:
             view = self._views[address] = _view(address, SMALL_MESSAGE)
             if len(self._views) > _MAX_VIEWS:
                 self._views.clear()
-        offset, size, header = read_header(view)
-        size += offset
+        header = unpack_header(view)
+        offset = header[BODY_OFFSET]
+        size = offset + header[BODY_SIZE]
         if size <= SMALL_MESSAGE:
             return Message(view[:size].tobytes(), header=header)
         if self.held >= MAX_HELD:

@@ -22,6 +22,7 @@ A schema longer than 65,535 bytes does not fit its section; it travels inside th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from struct import Struct
 from typing import Final
 
@@ -49,7 +50,6 @@ class Encoding:
 _HEADER = Struct("<4sBBHIIQQQ")
 _PREFIX = MAGIC + bytes([VERSION])
 _pack = _HEADER.pack
-_unpack = _HEADER.unpack_from
 _ZEROS = tuple(bytes(count) for count in range(ALIGNMENT))
 
 
@@ -79,19 +79,16 @@ def pack_head(
 
 
 Header = tuple[bytes, int, int, int, int, int, int, int, int]
-
-
-def read_header(data: bytes | memoryview) -> tuple[int, int, Header]:
-    """Return offset and size of the body of the message that starts here, unchecked, and its header."""
-    header: Header = _unpack(data)
-    return header[5], header[6], header
+BODY_OFFSET: Final = 5  # in a header
+BODY_SIZE: Final = 6
+unpack_header: Callable[[bytes | memoryview], Header] = _HEADER.unpack_from
 
 
 class Message:
     """One received message: the head as bytes, the body in memory that ``owner`` keeps alive.
 
     ``body`` is the body as bytes if it was small enough to be copied out on arrival, else None, and
-    the body is the ``body_size`` bytes at ``address``. Sections are sliced out on demand.
+    the body is the ``body_size`` bytes at ``address``. ``schema`` and ``metadata`` are the sections.
     """
 
     __slots__ = (
@@ -100,8 +97,10 @@ class Message:
         "body_size",
         "encoding",
         "head",
+        "metadata",
         "metadata_size",
         "owner",
+        "schema",
         "schema_size",
         "sequence",
         "time_ns",
@@ -112,20 +111,20 @@ class Message:
     ) -> None:
         """Parse ``head``: the whole message if ``owner`` is None, else at least all before the body.
 
-        ``address`` is that of the message's first byte; ``header`` what `read_header` gave, if it was
-        asked already. Raises `MessageError`.
+        ``address`` is that of the message's first byte; ``header`` what `unpack_header` gave, if it was
+        unpacked already. Raises `MessageError`.
         """
         if header is None:
             try:
-                header = _unpack(head)
+                header = unpack_header(head)
             except Exception as error:
                 raise MessageError(f"{len(head)} bytes are too short for a message") from error
         (
             magic,
             version,
             self.encoding,
-            self.schema_size,
-            self.metadata_size,
+            schema_size,
+            metadata_size,
             self.body_offset,
             self.body_size,
             self.sequence,
@@ -134,6 +133,11 @@ class Message:
         if magic != MAGIC or version != VERSION:
             raise MessageError(f"not a dora message of version {VERSION}: it starts with {head[:5]!r}")
         self.head = head
+        metadata_at = HEADER_SIZE + schema_size
+        self.schema = head[HEADER_SIZE:metadata_at]
+        self.metadata = head[metadata_at : metadata_at + metadata_size]
+        self.schema_size = schema_size
+        self.metadata_size = metadata_size
         self.address = address
         self.owner = owner
 
@@ -153,15 +157,6 @@ class Message:
             or self.encoding > Encoding.STREAM
         ):
             raise MessageError("the sections of a message do not fit into it")
-
-    @property
-    def schema(self) -> bytes:
-        return self.head[HEADER_SIZE : HEADER_SIZE + self.schema_size]
-
-    @property
-    def metadata(self) -> bytes:
-        start = HEADER_SIZE + self.schema_size
-        return self.head[start : start + self.metadata_size]
 
     @property
     def small_body(self) -> bytes:

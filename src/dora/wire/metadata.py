@@ -77,7 +77,13 @@ def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
     Raises `UnsupportedData` for a key that is no string, ``OverflowError`` for an integer out of range,
     ``ValueError`` for values that contain themselves.
     """
-    return _encode(metadata) if _is_simple(metadata) else _encode_any(metadata)
+    # The loop of `_is_simple`, without the call: receivers wait for this.
+    for key, value in metadata.items():
+        if key.__class__ is not str or (
+            value.__class__ not in _SIMPLE and (value.__class__ is not datetime or value.tzinfo is not UTC)
+        ):
+            return _encode_any(metadata)
+    return _encode(metadata)
 
 
 def _is_simple(metadata: Mapping[str, Any]) -> bool:
