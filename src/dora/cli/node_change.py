@@ -15,7 +15,7 @@ from dora.dataflow.model import QueuePolicy
 if TYPE_CHECKING:
     from dora.daemon.runs import Run
     from dora.logs.entry import LogEntry
-    from dora.machine.change import Outcome, Wish
+    from dora.wire.wishes import Outcome, Wish
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -72,7 +72,7 @@ def add(file: str, strict_types: bool, dataflow: str | None) -> None:
 
     It is built if it has to be, and gets the inputs that the file says; its outputs can be connected then.
     """
-    from dora.machine.change import AddWish
+    from dora.wire.wishes import AddWish
 
     text = _read(file)
     with find_run(dataflow) as run:
@@ -89,7 +89,7 @@ def remove(name: str, grace: float | None, dataflow: str | None) -> None:
 
     Those that it feeds get INPUT_CLOSED after its last message, and go on.
     """
-    from dora.machine.change import RemoveWish
+    from dora.wire.wishes import RemoveWish
 
     with find_run(dataflow) as run:
         _carry_out(run, RemoveWish(name, grace))
@@ -108,7 +108,7 @@ def replace(name: str, file: str, grace: float | None, strict_types: bool, dataf
     The new one is started first, and takes over once it has come to its `Node()`; if it does not get
     there, the old one goes on.
     """
-    from dora.machine.change import ReplaceWish
+    from dora.wire.wishes import ReplaceWish
 
     text = _read(file)
     with find_run(dataflow) as run:
@@ -139,7 +139,7 @@ def connect(
 
     The input is a new one. It begins with the next message that is sent.
     """
-    from dora.machine.change import ConnectWish
+    from dora.wire.wishes import ConnectWish
 
     with find_run(dataflow) as run:
         _carry_out(run, ConnectWish(source, target, queue_size, queue_policy, strict_types))
@@ -155,7 +155,7 @@ def disconnect(source: str, target: str, dataflow: str | None) -> None:
 
     The node gets INPUT_CLOSED and goes on, also without any input.
     """
-    from dora.machine.change import DisconnectWish
+    from dora.wire.wishes import DisconnectWish
 
     with find_run(dataflow) as run:
         _carry_out(run, DisconnectWish(source, target))
@@ -171,7 +171,7 @@ def restart(name: str, grace: float | None, dataflow: str | None) -> None:
 
     Whatever the node's `restart_policy` says; also for a node that has ended.
     """
-    from dora.machine.change import RestartWish
+    from dora.wire.wishes import RestartWish
 
     with find_run(dataflow) as run:
         _carry_out(run, RestartWish(name, grace))
@@ -187,7 +187,7 @@ def stop(name: str, grace: float | None, dataflow: str | None) -> None:
 
     Those that it feeds get INPUT_CLOSED, as after any end.
     """
-    from dora.machine.change import StopWish
+    from dora.wire.wishes import StopWish
 
     with find_run(dataflow) as run:
         outcome = _carry_out(run, StopWish(name, grace))

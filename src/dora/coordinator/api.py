@@ -42,6 +42,7 @@ from dora.coordinator.protocol import (
 from dora.coordinator.rules import Refusal
 from dora.coordinator.service import Coordinator
 from dora.coordinator.surveys import Requests
+from dora.wire.wishes import Wish
 
 MAX_WAIT = 60.0  # seconds that one request may wait
 BODY_PATIENCE = 30.0
@@ -166,6 +167,11 @@ def make_api(
         )
         return _json(view)
 
+    async def change(request: Request) -> Response:
+        kind: Any = Wish  # a union, of which the request says which it is
+        wish: Wish = await _body(request, kind)
+        return _json(await coordinator.change(request.path_params["dataflow"], wish))
+
     async def down(request: Request) -> Response:
         wish = await _body(request, DownRequest)
         await coordinator.down(wish.force)
@@ -187,6 +193,7 @@ def make_api(
         ("POST", "/api/dataflows/{dataflow}/stop", stop),
         ("POST", "/api/dataflows/{dataflow}/restart", restart),
         ("GET", "/api/dataflows/{dataflow}/wait", wait),
+        ("POST", "/api/dataflows/{dataflow}/changes", change),
         ("POST", "/api/down", down),
         ("GET", "/openapi.json", openapi),
         ("GET", "/metrics", metrics),
@@ -199,6 +206,7 @@ def make_api(
         routes=[*routes, WebSocketRoute("/api/daemon", daemon), *pages.routes],
         exception_handlers={HTTPException: _nowhere, Exception: _trouble},
     )
+    app.router.redirect_slashes = False
     return Guard(app, token, hosts, pages.open_to_all)
 
 

@@ -18,6 +18,7 @@ from dora.coordinator.protocol import (
     SystemStatus,
 )
 from dora.dataflow.model import Dataflow
+from dora.wire.wishes import Outcome, Wish
 
 _REFUSALS = {
     400: "The request is not understood",
@@ -100,6 +101,14 @@ OPERATIONS: list[Operation] = [
         None,
         DataflowView,
         refusals=(400,),
+    ),
+    Operation(
+        "post",
+        "/api/dataflows/{dataflow}/changes",
+        "Change a running dataflow; answers when it is done",
+        Wish,
+        Outcome,
+        refusals=(503, 507),
     ),
     Operation("post", "/api/down", "End the daemon and the coordinator", DownRequest, refusals=(409,)),
 ]

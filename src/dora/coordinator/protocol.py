@@ -17,6 +17,7 @@ from dora.supervise.news import MachineNews
 from dora.supervise.result import DataflowResult
 from dora.wire.control import TlsFiles
 from dora.wire.survey import Survey
+from dora.wire.wishes import Outcome, Wish
 
 DEFAULT_PORT: Final = 6013
 MAX_MESSAGE: Final = 16 << 20  # bytes of a request or a frame
@@ -115,11 +116,26 @@ class Logged(msgspec.Struct, frozen=True, tag=True):
     entries: list[LogEntry]
 
 
+class Redefined(msgspec.Struct, frozen=True, tag=True):
+    """A running dataflow has become another one, `dora.dataflow.model.Dataflow` as JSON."""
+
+    dataflow_id: str
+    dataflow: Any
+
+
+class Amended(msgspec.Struct, frozen=True, tag=True):
+    """The answer to `Amend`; ``error`` says why the wish was not fulfilled."""
+
+    ticket: int
+    outcome: Outcome | None = None
+    error: str = ""
+
+
 class Beat(msgspec.Struct, frozen=True, tag=True):
     """The daemon is alive."""
 
 
-ToCoordinator = Hello | Changed | Usage | Explained | Surveyed | Logged | Beat
+ToCoordinator = Hello | Changed | Usage | Explained | Surveyed | Logged | Redefined | Amended | Beat
 
 # ----------------------------------------------------------------------- coordinator → daemon
 
@@ -187,6 +203,14 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     force: bool = False
 
 
+class Amend(msgspec.Struct, frozen=True, tag=True):
+    """Change a running dataflow. Answered by `Amended`."""
+
+    dataflow_id: str
+    ticket: int
+    wish: Wish
+
+
 class Recorded(msgspec.Struct, frozen=True, tag=True):
     """The end of this run is in the store: the daemon may forget it."""
 
@@ -221,6 +245,7 @@ ToDaemon = (
     | Told
     | Lost
     | Stop
+    | Amend
     | Recorded
     | Explain
     | Measure

@@ -7,10 +7,12 @@ loses nothing: the daemon comes back by itself, with a report of what runs.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import time
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 
@@ -20,6 +22,8 @@ from dora.coordinator.gathered import GatheredLogs
 from dora.coordinator.placement import place
 from dora.coordinator.protocol import (
     ACTIVE,
+    Amend,
+    Amended,
     Beat,
     Changed,
     DataflowView,
@@ -28,6 +32,7 @@ from dora.coordinator.protocol import (
     Leave,
     Logged,
     Measure,
+    Redefined,
     RunReport,
     RunSpec,
     RunUsage,
@@ -50,9 +55,11 @@ from dora.coordinator.store import Store
 from dora.coordinator.surveys import Requests, Surveys
 from dora.dataflow.model import LogOptions
 from dora.wire.ids import uuid7
+from dora.wire.wishes import UNCHANGEABLE, Outcome, Wish
 
 MEASURE_PATIENCE = 0.15
 LEAVE_PATIENCE = 16.0
+AMEND_LOOK = 0.5  # seconds between looks whether a dataflow that is being changed still runs
 
 log = logging.getLogger("dora.coordinator")
 
@@ -73,6 +80,8 @@ class Coordinator:
         self._surveys = Surveys()
         self.requests = Requests()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._amending: dict[int, asyncio.Future[Amended]] = {}
+        self._tickets = itertools.count()
 
     # ----------------------------------------------------------------------- daemons
 
@@ -96,10 +105,23 @@ class Coordinator:
                 self._surveys.take(link.daemon_id, message)
             case Logged(dataflow_id=dataflow_id, entries=entries):
                 self._gathered.write(dataflow_id, entries)
+            case Redefined(dataflow_id=dataflow_id, dataflow=dataflow):
+                self._redefined(dataflow_id, dataflow)
+            case Amended(ticket=ticket):
+                if (asked := self._amending.pop(ticket, None)) is not None and not asked.done():
+                    asked.set_result(message)
             case Beat():
                 pass
             case Hello():
                 log.warning("the daemon introduced itself twice")
+
+    def _redefined(self, dataflow_id: str, dataflow: Any) -> None:
+        try:
+            self._store.redefine(dataflow_id, dataflow)
+        except Refusal as refusal:
+            log.error("dataflow %s has changed, and %s", dataflow_id, refusal)
+        self._known_log_options.pop(dataflow_id, None)
+        self._notify()
 
     def _explained(self, link: DaemonLink, report: RunReport, spec: RunSpec) -> None:
         """Make the record of a dataflow that runs already; raises `Refusal`."""
@@ -214,6 +236,33 @@ class Coordinator:
         if view.status in ACTIVE:
             self.fleet.stop(view.uuid, grace, force)
         return view
+
+    async def change(self, wanted: str, wish: Wish) -> Outcome:
+        """Change a running dataflow, and return once that is done. Raises `Refusal`."""
+        self._check_daemons()
+        view = find(self._store.views(), wanted, only_active=True)
+        if len(view.machines) > 1:
+            raise Refusal(409, f"`{view.name}` runs on several machines; {UNCHANGEABLE}")
+        link = self.fleet.links.get(view.machines[0]) if view.machines else None
+        if link is None:
+            raise Refusal(503, "the daemon that runs it is not connected at the moment")
+        ticket = next(self._tickets)
+        asked = self._amending[ticket] = asyncio.get_running_loop().create_future()
+        try:
+            link.send(Amend(view.uuid, ticket, wish))
+            while not asked.done():
+                await asyncio.wait({asked}, timeout=AMEND_LOOK)
+                gone = self._store.find(view.uuid)
+                if gone is None or gone.status not in ACTIVE:
+                    raise Refusal(409, "the dataflow has ended meanwhile")
+                if self.fleet.links.get(link.machine) is not link:
+                    raise Refusal(503, "the connection to the daemon broke; look whether it was done")
+        finally:
+            self._amending.pop(ticket, None)
+        answer: Amended = asked.result()
+        if answer.outcome is None:
+            raise Refusal(409, answer.error)
+        return answer.outcome
 
     async def wait(self, wanted: str, *, started: bool, timeout: float) -> DataflowView:
         """Wait until a dataflow has started or ended (``started``), or ended; at most ``timeout`` seconds.

@@ -15,6 +15,7 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import msgspec
 
@@ -110,6 +111,23 @@ class Store:
             )
         self._views[dataflow_id] = view
         self._active[dataflow_id] = daemons
+
+    def redefine(self, dataflow_id: str, dataflow: Any) -> None:
+        """Record that a dataflow has become another one; one that is not in the store is ignored.
+
+        Raises `Refusal` if the disk does not take it.
+        """
+        view = self._views.get(dataflow_id)
+        if view is None:
+            return
+        nodes = [node["id"] for node in dataflow["nodes"]]
+        self._views[dataflow_id] = msgspec.structs.replace(view, nodes=nodes)
+        spec = msgspec.structs.replace(self.spec(dataflow_id), dataflow=dataflow)
+        with self._refused("the change cannot be recorded"):
+            self._db.execute(
+                "UPDATE dataflows SET spec = ?, nodes = ? WHERE uuid = ?",
+                (encode(spec).decode(), encode(nodes).decode(), dataflow_id),
+            )
 
     def update(self, report: RunReport, daemons: dict[str, str]) -> list[str]:
         """Record how a run is; one that is not in the store is ignored. Returns as `flush` does."""

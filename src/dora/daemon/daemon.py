@@ -186,11 +186,6 @@ class Daemon:
             self._watchdog.wait()
         self.loop.close()
 
-    @property
-    def socket(self) -> str:
-        """Where nodes and commands connect."""
-        return self._run.socket
-
     def interrupt(self, count: int) -> None:
         """Take a signal from outside: the first stops, the second kills. Safe in signal handlers."""
         self.loop.call_threadsafe(
@@ -201,9 +196,10 @@ class Daemon:
         """Stop the dataflow, from any thread. ``grace``: seconds instead of those of the options."""
         self.loop.call_threadsafe(lambda: self.feed(on.StopRequested(reason, grace)))
 
-    def record_order(self, directory: str) -> None:
-        """Let all nodes write the order of their events into a directory; to be called before `run`."""
-        self._guests.orders.begin(0, directory)
+    def traffic(self) -> int:
+        """Return how many messages have been received or lost on all links. For the daemon's thread."""
+        links = self._keeper.report(self._text.sent, self._text.dropped)
+        return sum(link.received + link.dropped for link in links)
 
     def kill_hard(self) -> None:
         """Kill all nodes without any bookkeeping: the last resort of a signal handler."""

@@ -25,8 +25,8 @@ from dora.dataflow.change import (
     without_link,
 )
 from dora.dataflow.loader import missing_files
-from dora.dataflow.model import Dataflow, QueuePolicy
-from dora.errors import DataflowError, DoraError, Problem
+from dora.dataflow.model import Dataflow
+from dora.errors import DataflowError, DoraError
 from dora.logs.entry import LogEntry
 from dora.wire.requests import (
     AskModel,
@@ -39,75 +39,19 @@ from dora.wire.requests import (
     RestartNode,
     StopNode,
 )
+from dora.wire.wishes import (
+    AddWish,
+    ConnectWish,
+    DisconnectWish,
+    Outcome,
+    RemoveWish,
+    ReplaceWish,
+    RestartWish,
+    StopWish,
+    Wish,
+)
 
 _ATTEMPTS: Final = 20
-
-
-class StopWish(msgspec.Struct, frozen=True, tag="stop"):
-    """End a node for good. ``grace`` here and below: seconds until SIGTERM."""
-
-    node: str
-    grace: float | None = None
-
-
-class RestartWish(msgspec.Struct, frozen=True, tag="restart"):
-    """End the process of a node and start another one."""
-
-    node: str
-    grace: float | None = None
-
-
-class RemoveWish(msgspec.Struct, frozen=True, tag="remove"):
-    """End a node and take it out of the dataflow, with its links."""
-
-    node: str
-    grace: float | None = None
-
-
-class AddWish(msgspec.Struct, frozen=True, tag="add"):
-    """Add the node that a YAML text describes; ``file`` is how errors call it."""
-
-    yaml: str
-    file: str = "<node>"
-    strict_types: bool = False
-
-
-class ReplaceWish(msgspec.Struct, frozen=True, tag="replace"):
-    """Let what a YAML text describes take the place of a node."""
-
-    node: str
-    yaml: str
-    file: str = "<node>"
-    strict_types: bool = False
-    grace: float | None = None
-
-
-class ConnectWish(msgspec.Struct, frozen=True, tag="connect"):
-    """Feed an input, ``node/input``, with an output, ``node/output``."""
-
-    source: str
-    target: str
-    queue_size: int | None = None
-    queue_policy: QueuePolicy | None = None
-    strict_types: bool = False
-
-
-class DisconnectWish(msgspec.Struct, frozen=True, tag="disconnect"):
-    """Take a link away."""
-
-    source: str
-    target: str
-
-
-Wish = StopWish | RestartWish | RemoveWish | AddWish | ReplaceWish | ConnectWish | DisconnectWish
-
-
-class Outcome(msgspec.Struct, frozen=True):
-    """What was done. ``node`` is the one it was about, ``was_running`` whether it had not ended before."""
-
-    node: str
-    was_running: bool = True
-    warnings: tuple[Problem, ...] = ()
 
 
 def carry_out(

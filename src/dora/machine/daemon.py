@@ -28,6 +28,8 @@ from dora.coordinator.protocol import (
     ACTIVE,
     BEAT_EVERY,
     MAX_MESSAGE,
+    Amend,
+    Amended,
     Beat,
     Changed,
     Explain,
@@ -39,6 +41,7 @@ from dora.coordinator.protocol import (
     Measure,
     Meet,
     Recorded,
+    Redefined,
     Rejected,
     RunReport,
     RunUsage,
@@ -81,6 +84,7 @@ class _Run:
     def __init__(self, start: Start, process: asyncio.subprocess.Process) -> None:
         self.dataflow_id = start.dataflow_id
         self.spec = start.spec
+        self.redefined: Redefined | None = None  # it has become another dataflow than it was
         self.process = process
 
     def command(self, message: ToDaemon) -> None:
@@ -231,6 +235,9 @@ class MachineDaemon:
             tls=identity.tls is not None,
         )
         self._outgoing.put_nowait(hello)
+        for run in self._runs.values():
+            if run.redefined is not None:
+                self._outgoing.put_nowait(run.redefined)
         while self._unsent:
             self._outgoing.put_nowait(self._unsent.popleft())
         local = str(connection.local_address[0])
@@ -279,6 +286,11 @@ class MachineDaemon:
             ):
                 if (run := self._runs.get(dataflow_id)) is not None:
                     run.command(message)
+            case Amend(dataflow_id=dataflow_id, ticket=ticket):
+                if (run := self._runs.get(dataflow_id)) is not None:
+                    run.command(message)
+                else:
+                    self._outgoing.put_nowait(Amended(ticket, error="the dataflow has just ended"))
             case Recorded(dataflow_id=dataflow_id):
                 if dataflow_id not in self._runs:
                     self._reports.pop(dataflow_id, None)
@@ -349,6 +361,13 @@ class MachineDaemon:
                 message = decode_to_coordinator(line)
                 if isinstance(message, Logged):
                     self._hand_on(message)
+                    continue
+                if isinstance(message, Redefined):
+                    run.spec = msgspec.structs.replace(run.spec, dataflow=message.dataflow)
+                    run.redefined = message
+                if isinstance(message, (Redefined, Amended)):
+                    if self._connection is not None:
+                        self._outgoing.put_nowait(message)
                     continue
                 assert isinstance(message, Changed)
                 report = message.run

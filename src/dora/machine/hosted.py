@@ -19,13 +19,14 @@ import msgspec
 
 from dora.building.options import BuildOptions
 from dora.building.prepare import build
-from dora.coordinator.protocol import DEFAULT_MACHINE, Start, Stop, ToDaemon, decode_to_daemon
+from dora.coordinator.protocol import DEFAULT_MACHINE, Amend, Start, Stop, ToDaemon, decode_to_daemon
 from dora.daemon.daemon import Daemon
 from dora.daemon.options import RunOptions
 from dora.dataflow.model import Dataflow
 from dora.errors import DoraError
 from dora.logs.entry import LogEntry
 from dora.logs.files import LogFiles
+from dora.machine.amender import Amender
 from dora.machine.part import Part, of_machine, settled
 from dora.machine.reports import LogPump, Reports
 from dora.supervise import events as on
@@ -116,6 +117,9 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
     if share is not None and len(set(spec.machines.values())) > 1:
         part = Part(start, reports, lambda: commands.stopped)
         commands.on_other = part.take
+    else:
+        commands.on_other = lambda message: amender.take(message) if isinstance(message, Amend) else None
+    amender = Amender(reports, lambda entry: tell_of_build(entry))
     commands.listen()
     try:
         dataflow = settled(msgspec.convert(spec.dataflow, type=Dataflow), start)
@@ -150,6 +154,7 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
 
         def on_daemon(daemon: Daemon) -> None:
             daemon.on_running = lambda: reports.say(status="running")
+            amender.set_daemon(daemon)
             if part is not None:
                 part.set_daemon(daemon)
             commands.set_daemon(daemon)

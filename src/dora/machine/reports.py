@@ -10,7 +10,8 @@ from typing import Any, Final
 
 import msgspec
 
-from dora.coordinator.protocol import Changed, Logged, RunReport, ToCoordinator, encode
+from dora.coordinator.protocol import Amended, Changed, Logged, Redefined, RunReport, ToCoordinator, encode
+from dora.dataflow.model import Dataflow
 from dora.logs.entry import LogEntry
 
 _EVERY: Final = 0.05  # seconds between two batches of log entries
@@ -36,6 +37,16 @@ class Reports:
         """Hand on log entries."""
         with self._lock:
             self._write(Logged(self._report.dataflow_id, entries))
+
+    def redefine(self, dataflow: Dataflow) -> None:
+        """Report that the dataflow has become another one."""
+        with self._lock:
+            self._write(Redefined(self._report.dataflow_id, dataflow))
+
+    def amended(self, answer: Amended) -> None:
+        """Report what has become of a change."""
+        with self._lock:
+            self._write(answer)
 
     def _write(self, message: ToCoordinator) -> None:
         data = encode(message) + b"\n"

@@ -1,0 +1,79 @@
+"""What can be wished of a running dataflow, by the coordinator's API and inside; as JSON, by ``type``."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+
+from dora.errors import Problem
+
+UNCHANGEABLE = "of such a dataflow no node can be added, exchanged or wired anew while it runs"
+Grace = Annotated[float, msgspec.Meta(ge=0, le=86_400)]  # seconds until SIGTERM
+
+
+class StopWish(msgspec.Struct, frozen=True, tag_field="type", tag="stop"):
+    """End a node for good."""
+
+    node: str
+    grace: Grace | None = None
+
+
+class RestartWish(msgspec.Struct, frozen=True, tag_field="type", tag="restart"):
+    """End the process of a node and start another one."""
+
+    node: str
+    grace: Grace | None = None
+
+
+class RemoveWish(msgspec.Struct, frozen=True, tag_field="type", tag="remove"):
+    """End a node and take it out of the dataflow, with its links."""
+
+    node: str
+    grace: Grace | None = None
+
+
+class AddWish(msgspec.Struct, frozen=True, tag_field="type", tag="add"):
+    """Add the node that a YAML text describes; ``file`` is how errors call it."""
+
+    yaml: str
+    file: str = "<node>"
+    strict_types: bool = False
+
+
+class ReplaceWish(msgspec.Struct, frozen=True, tag_field="type", tag="replace"):
+    """Let what a YAML text describes take the place of a node."""
+
+    node: str
+    yaml: str
+    file: str = "<node>"
+    strict_types: bool = False
+    grace: Grace | None = None
+
+
+class ConnectWish(msgspec.Struct, frozen=True, tag_field="type", tag="connect"):
+    """Feed an input, ``node/input``, with an output, ``node/output``."""
+
+    source: str
+    target: str
+    queue_size: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    queue_policy: Literal["drop_oldest", "backpressure"] | None = None
+    strict_types: bool = False
+
+
+class DisconnectWish(msgspec.Struct, frozen=True, tag_field="type", tag="disconnect"):
+    """Take a link away."""
+
+    source: str
+    target: str
+
+
+Wish = StopWish | RestartWish | RemoveWish | AddWish | ReplaceWish | ConnectWish | DisconnectWish
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """What was done. ``node`` is the one it was about, ``was_running`` whether it had not ended before."""
+
+    node: str
+    was_running: bool = True
+    warnings: tuple[Problem, ...] = ()
