@@ -137,7 +137,7 @@ def replay(
             stop_after=stop_after,
             env=env,
             allow_shell_nodes=allow_shell_nodes,
-            tap_queue=settings.queue_size if settings is not None else 0,
+            tap_queue=_ROOM_FOR_RECORDER if settings is not None else 0,
         )
         display = Display(log_format, LogFilter(log_level, log_filter or {}))
         return _run(prepared, run_request, display, step=step, settings=settings)
@@ -146,12 +146,14 @@ def replay(
 def _settings(output: str, force: bool, prepared: Replay) -> Settings:
     from dora.recording.settings import Settings
 
-    return Settings(path=output, topics=prepared.topics(), force=force, queue_size=_ROOM_FOR_RECORDER)
+    return Settings(path=output, topics=prepared.topics(), force=force)
 
 
 def _run(
     prepared: Replay, request: RunRequest, display: Display, *, step: bool, settings: Settings | None
 ) -> int:
+    from dora.recording.ending import Ending
+
     with termination_as_interrupt(), _folder() as folder:
         dataflow = _dataflow(prepared, folder)
         recorder = None
@@ -166,6 +168,8 @@ def _run(
                     recorder.begin_with(daemon, settings)
                 if step:
                     _step(prepared, folder, daemon)
+                if not prepared.ordered:
+                    Ending(daemon, prepared.roles.replaced, prepared.patience)
 
             outcome = run_loaded(dataflow, request, display, stream=sys.stdout, on_daemon=begin)
             saved = recorder.wait() if recorder is not None else None

@@ -186,6 +186,11 @@ class Daemon:
             self._watchdog.wait()
         self.loop.close()
 
+    @property
+    def socket(self) -> str:
+        """Where nodes and commands connect."""
+        return self._run.socket
+
     def interrupt(self, count: int) -> None:
         """Take a signal from outside: the first stops, the second kills. Safe in signal handlers."""
         self.loop.call_threadsafe(

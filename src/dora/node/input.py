@@ -428,6 +428,11 @@ class QueuePort:
                 while len(queue) > self._size and self._take() is not None:
                     self._words[self._base + DROPPED] += 1
 
+    @property
+    def taken(self) -> int:
+        """The number of the value that was taken last, from 1; those that were lost before it count too."""
+        return self._words[self._base + RECEIVED] + self._words[self._base + DROPPED]
+
     def put_text(self, text: str) -> None:
         self.put(Text(text, time.time_ns()))
 

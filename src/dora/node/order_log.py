@@ -15,6 +15,7 @@ import msgspec
 
 from dora.node.events import Error, Event, Input, Reload, Text, Tick
 from dora.node.inbox import Inbox
+from dora.node.input import QueuePort
 from dora.node.log import log_line, write_line
 from dora.wire.control import NodeConfig
 from dora.wire.message import Message
@@ -29,6 +30,7 @@ class OrderLog:
 
     def __init__(self, inbox: Inbox, config: NodeConfig) -> None:
         self._config = config
+        self._ports = inbox.ports
         self._inputs = {item.id: index for index, item in enumerate(config.inputs)}
         self._files: dict[str, int] = {}
         self._fds: tuple[int, ...] = ()
@@ -107,7 +109,8 @@ class OrderLog:
                 return pack_entry(Kind.TICK, index, _now(), content.time_ns)
             case Text():
                 return pack_entry(Kind.TEXT, index, _now(), content.time_ns, content.text.encode())
-        return pack_entry(Kind.LOCAL, index, _now(), 0)
+        port = self._ports[event["id"]]
+        return pack_entry(Kind.LOCAL, index, _now(), port.taken if isinstance(port, QueuePort) else 0)
 
     def _write_in_vain(self) -> None:
         if self._in_vain:

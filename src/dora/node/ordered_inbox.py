@@ -36,7 +36,7 @@ from dora.node.events import (
     Tick,
 )
 from dora.node.inbox import Inbox, timed_out
-from dora.node.input import LinkPort, Port
+from dora.node.input import LinkPort, Port, QueuePort
 from dora.node.log import log_line, write_line
 from dora.node.replay_clock import ReplayClock
 from dora.wire import control
@@ -82,7 +82,9 @@ class OrderedInbox(Inbox):
         *parts: Any,
         **options: Any,
     ) -> None:
-        super().__init__([port for port in ports if port.is_data], *parts, **options)
+        super().__init__(ports, *parts, **options)
+        self._turn = [port for port in ports if port.is_data]  # ticks come from the record
+        self._clocks = []
         self.missing = 0  # messages of the record that did not come
         self._node_id = config.node_id
         self._clock = clock
@@ -98,17 +100,18 @@ class OrderedInbox(Inbox):
         self._wake: int | None = None  # when to poll again, on CLOCK_MONOTONIC
         self._heard_at = 0
         self._stop_told = False
+        for entry in self._entries:  # those of earlier processes are over
+            if entry.kind == Kind.BEGIN and entry.number >= config.restart_count:
+                self._inputs = list(_decode(entry.content))
+                break
         self._advance()
-        while self._entry is not None and not self._begins(config.restart_count):
-            self._advance()
-
-    def _begins(self, restart_count: int) -> bool:
-        entry = self._entry
-        return entry is not None and entry.kind == Kind.BEGIN and entry.number >= restart_count
 
     def _advance(self) -> None:
-        self._entry = next(self._entries, None)
         self._looks = 0
+        self._entry = next(self._entries, None)
+        while self._entry is not None and self._entry.kind == Kind.BEGIN:
+            self._inputs = list(_decode(self._entry.content))
+            self._entry = next(self._entries, None)
 
     # ------------------------------------------------------------------ taking events
 
@@ -161,8 +164,6 @@ class OrderedInbox(Inbox):
         while (entry := self._entry) is not None and not self._stopping:
             event: Event | None = None
             match entry.kind:
-                case Kind.BEGIN:
-                    self._inputs = list(_decode(entry.content))
                 case Kind.MESSAGE:
                     event, certain = self._message(entry)
                     if not certain:
@@ -200,11 +201,7 @@ class OrderedInbox(Inbox):
             case Kind.TEXT:
                 return Input.make(self._inputs[entry.input], Text(entry.content.decode(), entry.number))
             case Kind.LOCAL:
-                port = self.ports.get(self._inputs[entry.input])
-                event = port.poll() if port is not None else None
-                if event is None:
-                    self._miss(entry)
-                return event
+                return self._local(entry)
             case Kind.TIMEOUT:
                 return timed_out(self._timeout)
         return self._told(_decode(entry.content))
@@ -249,6 +246,15 @@ class OrderedInbox(Inbox):
                 return None, self._gives_up(entry)
         self._miss(entry)
         return None, True
+
+    def _local(self, entry: Entry) -> Event | None:
+        """Return the value of an entry: it was sent by this thread, so it is there or does not come."""
+        port = self.ports.get(self._inputs[entry.input])
+        while isinstance(port, QueuePort) and (event := port.poll()) is not None:
+            if isinstance(event, Input) and port.taken >= entry.number:
+                return event
+        self._miss(entry)
+        return None
 
     def _collect(self, wanted: str) -> bool:
         """Take what is there; tell whether anything was."""

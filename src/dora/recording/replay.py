@@ -59,6 +59,8 @@ class Replay:
         self._recording = recording
         self._request = request
         self._begin_ns, self._end_ns = window(recording, request.begin, request.end)
+        if not recording.count:
+            raise DoraError(f"there is nothing to replay: no message is in {recording.path}")
         if self._begin_ns > recording.last_ns or self._end_ns <= self._begin_ns:
             raise DoraError(
                 f"there is nothing to replay from {request.begin:g} s to "
@@ -74,6 +76,7 @@ class Replay:
                 "no node can be replaced by this recording: all of them get their messages from each "
                 f"other; say which one with --replace ({listed([node.id for node in self.original.nodes])})"
             )
+        self.patience = request.patience
         self.ordered = recording.has_orders() and not (request.free or request.loop)
 
     def yaml(self, directory: str = "") -> str:
@@ -178,13 +181,16 @@ class Replay:
 
     def _write_orders(self, directory: str) -> None:
         numbers = self._numbers()
+        # A node may have taken events before the first message, and after the last.
+        begin_ns = self._begin_ns if self._request.begin else 0
+        end_ns = self._end_ns if self._request.end is not None else WITHOUT_LIMIT
         inputs: dict[str, list[str]] = {}
         for node_id, data in self._recording.orders():
             if node_id not in self.roles.live:
                 continue
             known = inputs.setdefault(node_id, [])
             with open(os.path.join(directory, node_id + ORDER_SUFFIX), "ab") as file:
-                for entry in renumber(data, known, numbers, self._begin_ns, self._end_ns):
+                for entry in renumber(data, known, numbers, begin_ns, end_ns):
                     file.write(entry)
 
     def _numbers(self) -> Numbers:

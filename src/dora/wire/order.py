@@ -30,7 +30,7 @@ class Kind:
     ``BEGIN``: a process of the node, restarted ``number`` times, takes events from here on; followed by its
     inputs, a msgpack map from id to source. ``MESSAGE``: message ``number`` of the source's output.
     ``TICK``: of a timer, with the time that it told. ``TEXT``: a line, which follows; with its time.
-    ``LOCAL``: the next value from an operator of the same runtime. ``EVENT``: any other event, which
+    ``LOCAL``: value ``number`` from an operator of the same runtime. ``EVENT``: any other event, which
     follows as a msgpack map. ``TIMEOUT``: waiting with a timeout ended without an event. ``NOTHING``:
     looking without waiting found nothing, ``number`` times.
     """
