@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from dora.node.rewiring import Rewire
 
 _monotonic = time.monotonic_ns
+_pause = time.sleep
 
 DEFAULT_SPIN_US: Final = 150
 _WAKE_COST_NS: Final = 80_000
@@ -378,7 +379,7 @@ class Inbox(Attending):
         """Slow down a program that does not notice the end and would otherwise burn a processor."""
         self._ended_calls += 1
         if self._ended_calls > 1:
-            time.sleep(_END_PAUSE)
+            _pause(_END_PAUSE)
 
     async def next_async(self, timeout: float | None) -> Event | None:
         """As `next`, in an asyncio loop: other tasks run while this one waits."""

@@ -39,6 +39,7 @@ from dora.node.inbox import Inbox, timed_out
 from dora.node.input import LinkPort, Port, QueuePort
 from dora.node.log import log_line, write_line
 from dora.node.replay_clock import ReplayClock
+from dora.node.replayed_time import ReplayedTime
 from dora.wire import control
 from dora.wire.message import Message
 from dora.wire.order import Entry, Kind, entries
@@ -60,7 +61,10 @@ def ordered_inbox(directory: str, config: control.NodeConfig) -> Callable[..., I
     path = os.path.join(directory, config.node_id + ORDER_SUFFIX)
     if not os.path.exists(path):
         return Inbox
-    return partial(OrderedInbox, path, ReplayClock.open(os.path.join(directory, CLOCK_FILE)), config)
+    clock = ReplayClock.open(os.path.join(directory, CLOCK_FILE))
+    replayed = ReplayedTime(clock.start_ns, clock.speed)
+    replayed.install()
+    return partial(OrderedInbox, path, clock, replayed, config)
 
 
 def _read(path: str) -> Iterator[Entry]:
@@ -77,6 +81,7 @@ class OrderedInbox(Inbox):
         self,
         path: str,
         clock: ReplayClock,
+        replayed: ReplayedTime,
         config: control.NodeConfig,
         ports: list[Port],
         *parts: Any,
@@ -88,6 +93,7 @@ class OrderedInbox(Inbox):
         self.missing = 0  # messages of the record that did not come
         self._node_id = config.node_id
         self._clock = clock
+        self._replayed = replayed
         self._entries = _read(path)
         self._inputs: list[str] = []
         self._held: dict[str, deque[Input]] = {
@@ -138,6 +144,7 @@ class OrderedInbox(Inbox):
         entry = self._entry
         if entry is None or entry.kind != Kind.NOTHING:
             return False
+        self._replayed.advance(0)
         self._looks += 1
         if self._looks >= entry.number:
             self._advance()
@@ -178,6 +185,7 @@ class OrderedInbox(Inbox):
                     event = self._make(entry)
             self._advance()
             if event is not None:
+                self._replayed.advance(entry.time_ns)
                 return event
         if self._stop_told or self._stopping:
             self._ending = not self._pending

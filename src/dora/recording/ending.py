@@ -1,7 +1,8 @@
 """The end of a replay in which nodes take their inputs as they come.
 
-A node ends when all its inputs are closed, so most replays end by themselves. Nodes that wait for each other, as
-a client and its server do, would not: they are asked to stop once the players are through and nothing moves.
+A node ends when all its inputs are closed, so most replays end by themselves. Nodes that wait for each
+other, as a client and its server do, would not: they are asked to stop once the players are through and
+nothing moves.
 """
 
 from __future__ import annotations
