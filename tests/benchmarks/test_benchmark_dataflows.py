@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from benchmarks.looking import LINKS
 from benchmarks.measures import SCENARIOS, chosen
+from benchmarks.recording import TOGETHER, WITH_NODE
 from benchmarks.report import README_MARKERS, README_MEASURES, RESULTS_MARKERS
 from benchmarks.runner import DATAFLOWS
 
@@ -32,7 +33,8 @@ def test_every_script_compiles_and_is_used(path: Path) -> None:
 
 def test_every_dataflow_is_measured() -> None:
     looked_at = {DATAFLOWS / "looking" / link.dataflow for link in LINKS}
-    assert {DATAFLOWS / scenario.dataflow for scenario in SCENARIOS} | looked_at == set(FILES)
+    recorded = {DATAFLOWS / "recording" / name for name in (TOGETHER, WITH_NODE)}
+    assert {DATAFLOWS / scenario.dataflow for scenario in SCENARIOS} | looked_at | recorded == set(FILES)
 
 
 def test_names_are_unique_and_references_exist() -> None:
