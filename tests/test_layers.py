@@ -22,7 +22,7 @@ LAYERS = (
     ("node", "daemon", "coordinator"),
     ("building", "inspection"),
     ("recording", "telemetry"),
-    ("machine", "viewer"),  # the viewer is a node, and reads names of the daemon; it draws recordings too
+    ("machine", "cluster", "viewer"),  # the viewer is a node, reads names of the daemon, draws recordings
     ("dashboard",),
     ("cli",),
     ("api",),

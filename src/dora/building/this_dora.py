@@ -26,15 +26,23 @@ def requirements() -> list[str]:
     return [line for line in _distribution().requires or () if "extra ==" not in line]
 
 
-def write_wheel(path: str) -> None:
-    """Write the wheel, unless there is the same one already; raises `BuildError`."""
+def wheel_name() -> str:
+    """Return the name of the wheel's file, as pip wants it."""
+    return f"{_STEM}-py3-none-any.whl"
+
+
+def write_wheel(path: str, *, whole: bool = False) -> None:
+    """Write the wheel, unless there is the same one already; raises `BuildError`.
+
+    ``whole``: with all files, also of an editable installation, for another machine.
+    """
     import io
     import zipfile
 
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as wheel:
         names = []
-        for name, data in sorted(_files().items()):
+        for name, data in sorted(_files(whole).items()):
             wheel.writestr(_entry(name), data)
             names.append(name)
         record = f"{_STEM}.dist-info/RECORD"
@@ -71,12 +79,12 @@ def _distribution() -> Distribution:
         ) from None
 
 
-def _files() -> dict[str, bytes]:
+def _files(whole: bool) -> dict[str, bytes]:
     source = _distribution()
     package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
     files: dict[str, bytes] = {}
     installed = str(source.locate_file("dora"))
-    if os.path.realpath(installed) == os.path.realpath(package):
+    if whole or os.path.realpath(installed) == os.path.realpath(package):
         files |= _package(package)
     else:
         files["dora_dataflow.pth"] = f"{os.path.dirname(package)}\n".encode()

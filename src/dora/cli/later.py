@@ -15,7 +15,6 @@ from dora.errors import DoraError
 _PRINT = "add a node to the dataflow that prints what it receives"
 
 COMMANDS: dict[str, str] = {
-    "cluster": "run one dataflow per machine with `dora run FILE`",
     "runtime": "operators are started by `dora run FILE`",
     "hub": "install node packages with pip, and name their command as the `path` of a node",
     "self": "use pip: `pip install --upgrade dora-dataflow`",

@@ -69,6 +69,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
         "dora.cli.export:export",
         "Write a recording in another form: Parquet files for pandas and the like, or a file for Rerun.",
     ),
+    "cluster": (
+        "dora.cli.cluster:cluster",
+        "Run dora on several machines, which are reached by ssh and listed in a file.",
+    ),
     "coordinator": (
         "dora.cli.components:coordinator",
         "Run the coordinator in the foreground.",

@@ -13,28 +13,42 @@ from dora.cli.run_options import DURATION, RunCommand, dataflow_options, trace_o
 from dora.coordinator.protocol import ACTIVE, RunSpec
 from dora.errors import DoraError
 
+_start_options: list[Any] = [
+    click.option(
+        "-n",
+        "--name",
+        default="",
+        help="What to call it; by default as its file, with a number if need be.",
+    ),
+    click.option(
+        "--attach/--detach",
+        "attach",
+        default=None,
+        help="Show its logs until it ends, and stop it with Ctrl-C; by default on a terminal.",
+    ),
+    click.option(
+        "--hot-reload",
+        is_flag=True,
+        help="Let nodes and operators go on with their new code when their Python files are saved.",
+    ),
+    click.option("--uv", is_flag=True, help="Build and run nodes with uv."),
+    click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`."),
+    trace_option,
+    dataflow_options,
+]
+
+
+def start_options(function: Any) -> Any:
+    """Declare how a dataflow is started, on whichever coordinator."""
+    for declare in reversed(_start_options):
+        function = declare(function)
+    return function
+
 
 @click.command(cls=RunCommand)
 @click.argument("path", metavar="FILE", shell_complete=dataflow_files)
-@click.option(
-    "-n", "--name", default="", help="What to call it; by default as its file, with a number if need be."
-)
-@click.option(
-    "--attach/--detach",
-    "attach",
-    default=None,
-    help="Show its logs until it ends, and stop it with Ctrl-C; by default on a terminal.",
-)
-@click.option(
-    "--hot-reload",
-    is_flag=True,
-    help="Let nodes and operators go on with their new code when their Python files are saved.",
-)
-@click.option("--uv", is_flag=True, help="Build and run nodes with uv.")
-@click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`.")
 @click.option("--debug", is_flag=True, help="Of no effect: `dora topic` looks into every dataflow.")
-@trace_option
-@dataflow_options
+@start_options
 @coordinator_options
 def start(
     path: str,
@@ -64,17 +78,24 @@ def start(
     )
     for warning in (*dataflow.warnings, *dataflow.type_warnings):
         click.echo(str(warning), err=True)
-    view = client.start(
-        RunSpec(
-            name=name,
-            dataflow=msgspec.to_builtins(dataflow),
-            interpreter=sys.executable,
-            uv=uv,
-            hot_reload=hot_reload,
-            allow_shell_nodes=allow_shell_nodes,
-            trace=trace,
-        )
+    spec = RunSpec(
+        name=name,
+        dataflow=msgspec.to_builtins(dataflow),
+        interpreter=sys.executable,
+        uv=uv,
+        hot_reload=hot_reload,
+        allow_shell_nodes=allow_shell_nodes,
+        trace=trace,
     )
+    return begin(client, spec, attach)
+
+
+def begin(client: Client, spec: RunSpec, attach: bool | None) -> int:
+    """Start a dataflow and wait until it runs, or until it ends if ``attach``; None: on a terminal.
+
+    Return the exit status.
+    """
+    view = client.start(spec)
     click.echo(f"dataflow start triggered: {view.uuid}")
     if attach is None:
         attach = sys.stdin.isatty()
@@ -179,6 +200,11 @@ def restart(
     dataflow_id = _which(client, wanted, name)
     if dataflow_id is None:
         raise DoraError("no dataflow is running; say which one to start again, `dora list` shows them")
-    answer = client.restart(dataflow_id, grace_duration, force)
+    return begin_again(client, dataflow_id, grace_duration, force)
+
+
+def begin_again(client: Client, dataflow_id: str, grace: float | None = None, force: bool = False) -> int:
+    """Stop a dataflow, start it again and wait until it runs; return the exit status."""
+    answer = client.restart(dataflow_id, grace, force)
     new = answer.new.uuid
     return _wait_for_start(client, new, f"dataflow restarted: {answer.old} -> {new}")

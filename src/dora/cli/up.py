@@ -45,7 +45,7 @@ def up(auth: bool, interface: str, recreate_store: bool, client: Client) -> None
         make_token()
     if interface not in (*LOOPBACK, "0.0.0.0", "::") and client.address in LOOPBACK:
         client = Client(interface, client.port)  # it does not listen elsewhere
-    processes: dict[str, _Background] = {}
+    processes: dict[str, Background] = {}
     try:
         status = client.status()
         click.echo(f"coordinator already running on {client.where}")
@@ -57,21 +57,21 @@ def up(auth: bool, interface: str, recreate_store: bool, client: Client) -> None
         if recreate_store and (backup := set_aside(store_path(client.port))) is not None:
             click.echo(f"moved the store to {backup}")
         options = ["--interface", interface, "--port", str(client.port), *(["--auth"] if auth else [])]
-        processes["coordinator"] = _Background("coordinator", options)
+        processes["coordinator"] = Background("coordinator", options)
     if has_daemon:
         click.echo("daemon already running")
     elif running_daemon(client.address, client.port) is None:
         options = ["--coordinator-addr", client.address, "--coordinator-port", str(client.port)]
-        processes["daemon"] = _Background("daemon", options)
+        processes["daemon"] = Background("daemon", options)
     if "coordinator" in processes:
-        _wait_for_coordinator(client, processes["coordinator"])
+        wait_for_coordinator(client, processes["coordinator"])
         click.echo("started dora coordinator")
     if not has_daemon:
         _wait_for_daemon(client, processes.get("daemon"))
         click.echo("started dora daemon" if "daemon" in processes else "daemon already running")
 
 
-class _Background:
+class Background:
     """A component of dora in a session of its own."""
 
     def __init__(self, name: str, options: list[str]) -> None:
@@ -107,7 +107,8 @@ class _Background:
             raise DoraError(f"the {self.name} could not be started: {said}")
 
 
-def _wait_for_coordinator(client: Client, coordinator: _Background) -> None:
+def wait_for_coordinator(client: Client, coordinator: Background) -> None:
+    """Wait until a coordinator answers; raises `DoraError` if it ends or takes too long."""
     deadline = time.monotonic() + START_PATIENCE
     while True:
         try:
@@ -120,7 +121,7 @@ def _wait_for_coordinator(client: Client, coordinator: _Background) -> None:
         time.sleep(_LOOK_EVERY)
 
 
-def _wait_for_daemon(client: Client, daemon: _Background | None) -> None:
+def _wait_for_daemon(client: Client, daemon: Background | None) -> None:
     from dora.machine.lock import running_daemon
 
     deadline = time.monotonic() + START_PATIENCE
@@ -143,13 +144,21 @@ def down(force: bool, client: Client) -> None:
     Refused while dataflows run, unless --force is given.
     """
     try:
+        end_coordinator(client, force)
+    except Unreachable:
+        if not _end_daemon(client):
+            raise
+        click.echo("The coordinator was not running; the daemon was, and has been ended")
+
+
+def end_coordinator(client: Client, force: bool) -> None:
+    """End a coordinator and all its daemons, and wait.
+
+    Raises `Unreachable`, and `DoraError` if dataflows run and there is no ``force``.
+    """
+    try:
         click.echo(f"Destroying coordinator at {client.where}")
         client.down(force)
-    except Unreachable:
-        if _end_daemon(client):
-            click.echo("The coordinator was not running; the daemon was, and has been ended")
-            return
-        raise
     except Refused as error:
         if error.status != 409:
             raise

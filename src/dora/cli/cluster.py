@@ -1,0 +1,322 @@
+"""``dora cluster``: the daemons of several machines, by ssh, from one file."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from dora.cli.client import Client, Unreachable, coordinator_options
+from dora.cli.completion import dataflow_files, dataflow_names
+from dora.cli.run_options import RunCommand
+from dora.cli.start import begin, begin_again, start_options
+from dora.cli.tables import style_option, table
+from dora.coordinator.protocol import MachineView, RunSpec
+from dora.errors import DoraError
+
+if TYPE_CHECKING:
+    from dora.cluster.cluster_file import Cluster
+    from dora.cluster.ssh import MachineFault
+
+_file = click.argument("file", metavar="CLUSTER_FILE", shell_complete=dataflow_files)
+_file_or_not = click.argument(
+    "file", metavar="[CLUSTER_FILE]", required=False, shell_complete=dataflow_files
+)
+
+
+@click.group()
+def cluster() -> None:
+    """Run dora on several machines, which are reached by ssh and listed in a file."""
+
+
+def _load(path: str) -> Cluster:
+    from dora.cluster.cluster_file import load_cluster
+
+    found = load_cluster(path)
+    for warning in found.warnings:
+        click.echo(warning, err=True)
+    return found
+
+
+def _connected(client: Client) -> set[str]:
+    """Return the machines whose daemons are connected; raises `Unreachable`."""
+    return {machine.id for machine in client.status().machines if machine.away_since is None}
+
+
+def _raise_if_any(faults: list[MachineFault], what: str, total: int) -> None:
+    """Tell what went wrong on which machine; raises `DoraError` if there is anything."""
+    if faults:
+        listed = "\n".join(f"  {fault}" for fault in faults)
+        raise DoraError(f"{what} on {len(faults)} of {total} machine(s):\n{listed}")
+
+
+@cluster.command()
+@_file
+def up(file: str) -> None:
+    """Start the coordinator on this machine and a daemon on each machine of the file.
+
+    What runs already stays as it is. The exit status is 1 if a machine is missing in the end.
+    """
+    from dora.cluster.daemons import start as start_daemons
+    from dora.coordinator.places import LOOPBACK, find_token, make_token
+
+    found = _load(file)
+    client = Client(found.address, found.port)
+    if found.address not in LOOPBACK:
+        make_token()
+    _start_coordinator(client)
+    connected = _connected(client)
+    for machine in found.machines:
+        if machine.id in connected:
+            click.echo(f"{machine.id}: daemon already running")
+    missing = [machine for machine in found.machines if machine.id not in connected]
+    faults = start_daemons(found, missing, find_token(), lambda: _connected(client), click.echo)
+    _raise_if_any(faults, "no daemon", len(found.machines))
+
+
+def _start_coordinator(client: Client) -> None:
+    from dora.cli.up import Background, wait_for_coordinator
+
+    try:
+        client.status()
+    except Unreachable:
+        _check_no_other(client)
+        options = ["--interface", client.address, "--port", str(client.port)]
+        process = Background("coordinator", options)
+        wait_for_coordinator(client, process)
+        click.echo(f"started dora coordinator on {client.where}")
+    else:
+        click.echo(f"coordinator already running on {client.where}")
+
+
+def _check_no_other(client: Client) -> None:
+    """Raise `DoraError` if a coordinator has the port, and thus the records, on this machine only."""
+    local = Client("127.0.0.1", client.port)
+    try:
+        local.status()
+    except DoraError:
+        return
+    raise DoraError(
+        f"a coordinator runs at {local.where}, where other machines cannot reach it; end it with "
+        "`dora down`, or give the cluster another `port`"
+    )
+
+
+@cluster.command()
+@_file_or_not
+@style_option
+@coordinator_options
+def status(file: str | None, style: str, client: Client) -> int:
+    """Show the machines of the cluster.
+
+    Without CLUSTER_FILE those that the coordinator knows. With it the exit status is 1 if one of its
+    machines is not connected.
+    """
+    hosts: dict[str, str] = {}
+    if file is not None:
+        found = _load(file)
+        client = Client(found.address, found.port)
+        hosts = {machine.id: machine.host for machine in found.machines}
+    answer = client.status()
+    known = {machine.id: machine for machine in answer.machines}
+    rows = [_Row.of(id, known.get(id), hosts.get(id, "")) for id in dict.fromkeys([*hosts, *sorted(known)])]
+    if style == "json":
+        for row in rows:
+            click.echo(msgspec.json.encode(row))
+    else:
+        head = ["MACHINE", "HOST", "ADDRESS", "LABELS", "DAEMON"]
+        click.echo(table(head, [row.cells() for row in rows]))
+        click.echo(f"Active dataflows: {answer.active_dataflows}")
+    return 1 if any(row.daemon != "connected" for row in rows if row.machine in hosts) else 0
+
+
+class _Row(msgspec.Struct, frozen=True):
+    """What is shown of a machine."""
+
+    machine: str
+    host: str
+    address: str
+    labels: dict[str, str]
+    daemon: str
+
+    @classmethod
+    def of(cls, id: str, known: MachineView | None, host: str) -> _Row:
+        if known is None:
+            return cls(id, host, "", {}, "not connected")
+        daemon = "connected"
+        if known.away_since is not None:
+            daemon = f"away for {time.time() - known.away_since:.0f} s"
+        return cls(id, host, known.address, known.labels, daemon)
+
+    def cells(self) -> list[str]:
+        labels = ",".join(f"{name}={value}" for name, value in sorted(self.labels.items()))
+        return [self.machine, self.host, self.address, labels, self.daemon]
+
+
+@cluster.command()
+@_file_or_not
+@click.option("--force", is_flag=True, help="Also if dataflows run, which are stopped then.")
+@coordinator_options
+def down(file: str | None, force: bool, client: Client) -> None:
+    """End the coordinator and all daemons.
+
+    With CLUSTER_FILE also daemons of its machines that are not connected. Refused while dataflows run,
+    unless --force is given.
+    """
+    from dora.cli.up import end_coordinator
+
+    if file is None:
+        end_coordinator(client, force)
+        return
+    from dora.cluster.daemons import end
+
+    found = _load(file)
+    client = Client(found.address, found.port)
+    try:
+        there = _connected(client)
+        end_coordinator(client, force)
+    except Unreachable:
+        if not force:
+            raise DoraError(
+                f"the coordinator at {client.where} does not run; what its daemons run goes on, and "
+                f"`dora cluster up {file}` finds it again; `dora cluster down --force {file}` ends it"
+            ) from None
+        there = set()
+    left = [machine for machine in found.machines if machine.id not in there]
+    faults = end(left, click.echo) if left else []
+    _raise_if_any(faults, "the daemon may still run", len(found.machines))
+
+
+@cluster.command()
+@_file
+@click.argument("name", metavar="NAME", shell_complete=dataflow_names)
+def restart(file: str, name: str) -> int:
+    """Stop a dataflow of the cluster and start it again, as it was started first."""
+    found = _load(file)
+    client = Client(found.address, found.port)
+    return begin_again(client, client.dataflow(name).uuid)
+
+
+@cluster.command()
+@_file
+def install(file: str) -> None:
+    """Make the daemons services of systemd, which start with their machines.
+
+    Of the machine for root, of the user for others. Daemons that run are ended before, with what they run.
+    """
+    from dora.cluster.daemons import install as install_daemons
+    from dora.coordinator.places import find_token
+
+    found = _load(file)
+    client = Client(found.address, found.port)
+    client.status()  # they are to be seen there
+    faults = install_daemons(found, found.machines, find_token(), lambda: _connected(client), click.echo)
+    _raise_if_any(faults, "not installed", len(found.machines))
+
+
+@cluster.command()
+@_file
+def uninstall(file: str) -> None:
+    """End the services that `dora cluster install` has made, and take them away."""
+    from dora.cluster.daemons import uninstall as uninstall_daemons
+
+    found = _load(file)
+    _raise_if_any(uninstall_daemons(found.machines, click.echo), "not removed", len(found.machines))
+
+
+@cluster.command()
+@_file
+@click.option(
+    "--wheel",
+    type=click.Path(exists=True, dir_okay=False),
+    metavar="FILE",
+    help="What to install; by default the dora that gives this command.",
+)
+@click.option("--force", is_flag=True, help="Also where dataflows run, which are stopped then.")
+def upgrade(file: str, wheel: str | None, force: bool) -> None:
+    """Install this dora on all machines, one after the other, and start their daemons again.
+
+    It is copied to the machines; what it needs, they get from their package index. Ends at the first
+    machine on which something goes wrong.
+    """
+    import tempfile
+
+    from dora.building.this_dora import wheel_name, write_wheel
+    from dora.cluster.daemons import upgrade as upgrade_daemon
+    from dora.coordinator.places import find_token
+
+    found = _load(file)
+    client = Client(found.address, found.port)
+    with tempfile.TemporaryDirectory(prefix="dora-") as folder:
+        if wheel is None:
+            wheel = f"{folder}/{wheel_name()}"
+            write_wheel(wheel, whole=True)
+        for done, machine in enumerate(found.machines):
+            if not force and (busy := [v.name for v in client.active() if machine.id in v.machines]):
+                raise DoraError(
+                    f"{machine.id}: runs {', '.join(busy)}; stop what runs there, or say --force "
+                    f"({done} of {len(found.machines)} machine(s) done)"
+                )
+            faults = upgrade_daemon(
+                found, machine, wheel, find_token(), lambda: _connected(client), click.echo
+            )
+            if faults:
+                raise DoraError(f"{faults[0]} ({done} of {len(found.machines)} machine(s) done)")
+
+
+@cluster.command(cls=RunCommand)
+@_file
+@click.argument("path", metavar="DATAFLOW_FILE", shell_complete=dataflow_files)
+@start_options
+def start(
+    file: str,
+    path: str,
+    name: str,
+    attach: bool | None,
+    hot_reload: bool,
+    uv: bool,
+    allow_shell_nodes: bool,
+    trace: bool,
+    env: dict[str, str],
+    exit_when_nodes_finish: bool | None,
+) -> int:
+    """Copy a dataflow to the machines that its nodes run on, and start it.
+
+    What is copied is the folder of DATAFLOW_FILE, without `out`, `.git` and virtual environments; the next
+    time only what has changed. Nodes with a `working_dir` in their `deploy` have their files already.
+    """
+    from dora.cli.flow import RunRequest, load_for_run
+    from dora.cluster.copies import with_copies
+    from dora.coordinator.placement import place
+
+    found = _load(file)
+    client = Client(found.address, found.port)
+    machines = client.status().machines
+    request = RunRequest(path=path, env=env, exit_when_nodes_finish=exit_when_nodes_finish)
+    dataflow = load_for_run(request)
+    for warning in (*dataflow.warnings, *dataflow.type_warnings):
+        click.echo(str(warning), err=True)
+    dataflow, faults = with_copies(found, dataflow, place(dataflow, machines), click.echo)
+    _raise_if_any(faults, "not copied", len(found.machines))
+    spec = RunSpec(
+        name=name,
+        dataflow=msgspec.to_builtins(dataflow),
+        uv=uv,
+        hot_reload=hot_reload,
+        allow_shell_nodes=allow_shell_nodes,
+        trace=trace,
+    )
+    return begin(client, spec, attach)
+
+
+@cluster.command(hidden=True)
+@click.argument("name")
+def receive(name: str) -> None:
+    """Take a copy from standard input; `dora cluster start` runs this on other machines."""
+    import sys
+
+    from dora.cluster.receive import receive as receive_copy
+
+    receive_copy(name, sys.stdin.buffer, sys.stdout.buffer)
