@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench stress rerun clean
+.PHONY: demo test lint bench stress fuzz rerun clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -15,6 +15,7 @@ help:
 	@echo "make bench   measure, against dora-rs in a venv of its own"
 	@echo "make rerun   test the viewer with Rerun (500 MB)"
 	@echo "make stress  kill nodes, fill queues, restart and soak for ten minutes"
+	@echo "make fuzz    search for faults of the coordinator's API with schemathesis"
 	@echo "make packages  install published node packages from PyPI and run them"
 	@echo "make clean   remove .venv and everything that was generated"
 	@echo "PYTHON=...   the interpreter to make .venv with (3.11 or newer)"
@@ -40,6 +41,10 @@ stress: $(VENV)/.dev
 rerun: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[rerun]'
 	$(BIN)/python -m pytest tests/viewer tests/examples -k "viewer or rerun"
+
+fuzz: $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check "schemathesis>=4.32,<5"
+	$(BIN)/python -m pytest tests/coordinator -m fuzz
 
 packages: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/packages -m packages

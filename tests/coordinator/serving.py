@@ -16,6 +16,8 @@ from websockets.sync.client import ClientConnection, connect
 from dora._version import __version__
 from dora.coordinator.api import make_api
 from dora.coordinator.protocol import (
+    Amend,
+    Amended,
     Changed,
     Hello,
     Measure,
@@ -119,6 +121,8 @@ class ObedientDaemon:
                         self.say(Changed(RunReport(dataflow_id, "running")))
                     case Stop(dataflow_id=dataflow_id):
                         self.say(Changed(RunReport(dataflow_id, "finished")))
+                    case Amend(ticket=ticket):
+                        self.say(Amended(ticket, error="it does not want to"))
                     case Measure():
                         self.say(Usage(()))
         except ConnectionClosed:

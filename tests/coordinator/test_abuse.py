@@ -19,6 +19,7 @@ from dora.coordinator import api, connections
 from dora.coordinator.protocol import Changed, Explained, Hello, RunReport, RunSpec, Usage, encode
 from dora.coordinator.store import Store
 
+LOOSE = {"id": "in", "source": {"type": "node", "node": "b", "output": "out"}}
 SPEC = {"name": "arm", "dataflow": {"nodes": [{"id": "a"}], "working_dir": "/tmp"}}
 
 
@@ -132,6 +133,9 @@ def test_what_is_no_http(served: Serving, nonsense: bytes) -> None:
         {"nodes": [{"id": "a"}], "working_dir": "here"},
         {"nodes": [{"id": "a"}], "working_dir": "/a\0b"},
         {"nodes": [{"id": "a", "inputs": 3}], "working_dir": "/tmp"},
+        {"nodes": [{"id": "a"}, {"id": "a"}], "working_dir": "/tmp"},
+        {"nodes": [{"id": "../a"}], "working_dir": "/tmp"},
+        {"nodes": [{"id": "a", "inputs": [LOOSE]}], "working_dir": "/tmp"},
     ],
 )
 def test_what_is_no_dataflow_leaves_no_record(served: Serving, dataflow: object) -> None:

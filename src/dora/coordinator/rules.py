@@ -10,7 +10,9 @@ from collections.abc import Sequence
 import msgspec
 
 from dora.coordinator.protocol import ACTIVE, DataflowView, RunReport, RunSpec
-from dora.dataflow.model import Dataflow
+from dora.dataflow.links import text_outputs
+from dora.dataflow.model import Dataflow, NodeOutput
+from dora.dataflow.names import node_id_fault
 from dora.dataflow.report import did_you_mean
 from dora.errors import DoraError
 
@@ -97,16 +99,39 @@ def file_of(spec: RunSpec) -> str | None:
 def dataflow_of(spec: RunSpec) -> Dataflow:
     """Return the dataflow of what was asked to run; raises `Refusal` if it is none."""
     try:
-        return msgspec.convert(spec.dataflow, type=Dataflow)
+        dataflow = msgspec.convert(spec.dataflow, type=Dataflow)
     except (msgspec.ValidationError, RecursionError) as error:
         raise Refusal(400, f"`dataflow` is not a dataflow: {error}") from None
+    if fault := _fault(dataflow):
+        raise Refusal(400, f"`dataflow` is not a dataflow: {fault}")
+    return dataflow
+
+
+def _fault(dataflow: Dataflow) -> str:
+    """Return why a dataflow cannot be one, though it has the form; "" if it can.
+
+    Commands send what was checked with its file; others may send anything.
+    """
+    if not dataflow.working_dir.startswith("/") or "\0" in dataflow.working_dir:
+        return "its `working_dir` is no absolute path"
+    outputs = {node.id: {*node.outputs, *text_outputs(node)} for node in dataflow.nodes}
+    if len(outputs) < len(dataflow.nodes):
+        return "two nodes have the same id"
+    for node in dataflow.nodes:
+        if fault := node_id_fault(node.id):
+            return f"the id of node `{node.id}` {fault}"
+        for item in node.inputs:
+            source = item.source
+            if isinstance(source, NodeOutput) and source.output not in outputs.get(source.node, ()):
+                return (
+                    f"there is no output `{source}`, which the input `{item.id}` of node `{node.id}` names"
+                )
+    return ""
 
 
 def first_view(dataflow_id: str, spec: RunSpec, now: float) -> DataflowView:
     """Return the record of a dataflow that is about to start; raises `Refusal` if it is none."""
     dataflow = dataflow_of(spec)
-    if not dataflow.working_dir.startswith("/") or "\0" in dataflow.working_dir:
-        raise Refusal(400, "`dataflow` is not a dataflow: its `working_dir` is no absolute path")
     return DataflowView(
         uuid=dataflow_id,
         name=spec.name,
