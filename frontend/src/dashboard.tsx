@@ -120,7 +120,8 @@ function Dataflow(props: {
     return () => removeEventListener("keydown", onKey);
   }, []);
 
-  const graph: Graph | null = live.graph ?? told?.graph ?? null;
+  const newest: Graph | null = live.graph ?? told?.graph ?? null;
+  const graph = useMemo(() => newest, [JSON.stringify(newest)]); // laid out anew only if it has changed
   const running = !ended && live.connection === "open";
   const select = useCallback((chosen: Selected) => {
     setSelected(chosen);

@@ -62,18 +62,21 @@ export function GraphPane(props: {
         return link ? [labelOfLink(link), toneOfLink(link)] : ["", "fine"];
       });
     };
+    let present = true; // another dataflow may be drawn before this one is laid out
     redraw.current = (direction) =>
       void made.draw(direction).then(
         () => {
+          if (!present) return;
           refresh();
           setLaidOut(true);
           document.body.classList.add("ready");
         },
-        (error: Error) => setProblem(`The graph cannot be laid out: ${error.message}`),
+        (error: Error) => present && setProblem(`The graph cannot be laid out: ${error.message}`),
       );
     redraw.current(made.naturalDirection);
     const off = live.on("state", refresh);
     return () => {
+      present = false;
       off();
       place.current?.replaceChildren();
     };

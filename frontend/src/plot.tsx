@@ -21,7 +21,7 @@ export function Plot(props: { data: (number | null)[][]; names: string[]; time: 
         scales: { x: { time: props.time } },
         axes: [{ ...axis, size: 26 }, { ...axis, size: 52 }],
         cursor: { drag: { x: false, y: false } },
-        legend: { show: props.names.length > 1 },
+        legend: { show: props.names.length > 1, live: false },
         series: [
           props.time ? { value: "{HH}:{mm}:{ss}" } : {},
           ...props.names.map((label, index) => ({

@@ -56,7 +56,7 @@ function Content(props: { live: Live; topic: string; backdrops: string[]; previe
 
 function Facts({ head }: { head: Head }) {
   const pixels = head.width ? `${head.width} × ${head.height}` : "";
-  const what = [head.type, pixels || (head.length === 1 ? "" : `${whole(head.length)} values`), size(head.bytes)];
+  const what = [shortened(head.type), pixels || (head.length === 1 ? "" : `${whole(head.length)} values`), size(head.bytes)];
   return (
     <details class="facts">
       <summary>
@@ -72,6 +72,10 @@ function Facts({ head }: { head: Head }) {
       </dl>
     </details>
   );
+}
+
+function shortened(type: string): string {
+  return type.length > 40 ? `${type.slice(0, 38)}…` : type;
 }
 
 type Box = Head["boxes"][number];

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -17,18 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from browsing import NEEDS_CHROMIUM, PATIENCE, PHONE, wait_for_line, wait_until
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-
-pytestmark = [
-    pytest.mark.processes,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here (Debian: apt install chromium)"),
-]
-
-WIDE = {"width": 1280, "height": 800}
-PHONE = {"width": 390, "height": 844}
-PATIENCE = 20_000  # milliseconds
+pytestmark = [pytest.mark.processes, NEEDS_CHROMIUM]
 
 PROGRAMS = {
     "camera.py": """
@@ -127,51 +117,10 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as engine:
-        chromium = engine.chromium.launch(
-            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
-        )
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="module")
 def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running = Running(tmp_path_factory.mktemp("robot"))
     yield running
     running.end()
-
-
-class Opened:
-    """A page, and what went wrong in it."""
-
-    def __init__(self, browser: Any, size: dict[str, int], **options: Any) -> None:
-        self.context = browser.new_context(viewport=size, **options)
-        self.page = self.context.new_page()
-        self.page.set_default_timeout(PATIENCE)
-        self.errors: list[str] = []
-        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-
-
-@pytest.fixture
-def visit(browser: Any) -> Iterator[Any]:
-    """Return a function that opens an address and returns the page once the graph is laid out."""
-    opened: list[Opened] = []
-
-    def open_page(
-        address: str, size: dict[str, int] = WIDE, *, ready: str = "body.ready", **options: Any
-    ) -> Any:
-        opened.append(Opened(browser, size, **options))
-        page = opened[-1].page
-        page.goto(address)
-        page.wait_for_selector(ready)
-        return page
-
-    yield open_page
-    for one in opened:
-        one.context.close()
-        assert one.errors == []
 
 
 def pixel(page: Any, topic: str) -> list[int]:
@@ -184,17 +133,6 @@ def pixel(page: Any, topic: str) -> list[int]:
         return [...pixels.data].slice(0, 3);
     }}""")
     return found
-
-
-def wait_for_line(page: Any, text: str) -> None:
-    page.locator(".entry .message", has_text=text).wait_for()
-
-
-def wait_until(condition: Any, page: Any, what: str) -> None:
-    deadline = time.monotonic() + PATIENCE / 1000
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}"
-        page.wait_for_timeout(50)
 
 
 # -------------------------------------------------------------------------------- one run

@@ -312,15 +312,18 @@ def state_json(
     return msgspec.json.encode(state)
 
 
-def tell_lines(log: LogReader, limit: int, send: Send) -> None:
-    """Send what was written to the log since the last time; of very much, the end."""
+def tell_lines(log: LogReader, limit: int, send: Send, *, first: bool = False) -> None:
+    """Send what was written to the log since the last time; of very much, the end.
+
+    What is left out counts as skipped, but for the ``first`` time: a search finds what is older.
+    """
     kept: deque[LogEntry] = deque(maxlen=limit)
     count = 0
     for entry in log.entries():
         kept.append(entry)
         count += 1
     if kept:
-        send(Lines([encode_entry(entry) for entry in kept], count - len(kept)))
+        send(Lines([encode_entry(entry) for entry in kept], 0 if first else count - len(kept)))
 
 
 def answer_search(directory: str, wanted: Search, send: Send) -> None:
@@ -358,7 +361,7 @@ def connected(target: Target, inbox: Inbox, log: LogReader, send: Send) -> tuple
 def watch(target: Target, inbox: Inbox, send: Send) -> None:
     """Watch a dataflow, and when it has ended look through its log, as long as anybody asks."""
     log = LogReader(target.log_directory)
-    tell_lines(log, FIRST_LINES, send)
+    tell_lines(log, FIRST_LINES, send, first=True)
     if target.socket and (found := connected(target, inbox, log, send)) is not None:
         watcher, wanted = found
         watcher.run(wanted)

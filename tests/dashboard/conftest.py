@@ -1,0 +1,64 @@
+"""A browser for all tests, and a coordinator of each test's own."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsing import CHROMIUM, WIDE, Opened
+
+sys.path.append(str(Path(__file__).parents[1] / "coordinator"))
+
+from system import System, free_port
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with playwright.sync_playwright() as engine:
+        chromium = engine.chromium.launch(
+            executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
+        )
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture
+def visit(browser: Any) -> Iterator[Any]:
+    """Return a function that opens an address and returns the page once the graph is laid out."""
+    opened: list[Opened] = []
+
+    def open_page(
+        address: str, size: dict[str, int] = WIDE, *, ready: str = "body.ready", **options: Any
+    ) -> Any:
+        opened.append(Opened(browser, size, **options))
+        page = opened[-1].page
+        page.goto(address)
+        page.wait_for_selector(ready)
+        return page
+
+    yield open_page
+    for one in opened:
+        one.context.close()
+        assert one.errors == []
+
+
+@pytest.fixture
+def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
+    root = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")  # pytest's is too long for sockets
+    monkeypatch.setenv("DORA_RUNTIME_DIR", root)
+    monkeypatch.setenv("DORA_DATA_DIR", str(tmp_path / "data"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.setenv("DORA_COORDINATOR_PORT", str(free_port()))
+    monkeypatch.delenv("DORA_AUTH_TOKEN", raising=False)
+    system = System(tmp_path)
+    yield system
+    try:
+        system.clean_up()
+    finally:
+        shutil.rmtree(root, ignore_errors=True)

@@ -1,0 +1,147 @@
+"""The dashboard of a coordinator in a real browser: many dataflows, ended ones, the token."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from browsing import NEEDS_CHROMIUM, PATIENCE, Opened, wait_for_line
+from system import FOREVER, System
+
+pytestmark = [pytest.mark.processes, NEEDS_CHROMIUM]
+
+FAILS = """
+from dora import Node
+node = Node()
+print("I am about to fail", flush=True)
+node.next()
+raise ValueError("out of ideas")
+"""
+SENDS = """
+import numpy as np
+from dora import Node
+node = Node()
+for event in node:
+    if event["type"] == "INPUT":
+        node.send_output("number", np.array([1.0]))
+"""
+
+
+def address(system: System) -> str:
+    return f"http://127.0.0.1:{system.port}/"
+
+
+def test_the_list_a_dataflow_and_its_nodes(system: System, visit: Any) -> None:
+    file = system.dataflow("robot", arm=FOREVER, leg=FOREVER)
+    system.dora("up")
+    system.start(file, "--name", "kitchen")
+    page = visit(address(system), ready=".listed")
+    listed = page.locator(".listed")
+    assert "kitchen" in listed.inner_text() and "2 nodes" in listed.inner_text()
+    listed.click()
+    page.wait_for_selector('.box[data-id="arm"][data-tone="fine"]')
+    # A node is restarted, one is stopped, the other goes on.
+    page.click('.box[data-id="arm"]')
+    details = page.locator(".details")
+    first = details.locator("dd").nth(3).inner_text()
+    details.get_by_role("button", name="Restart", exact=True).click()
+    details.get_by_role("button", name="Really restart?").click()
+    wait_for_line(page, "--- restart 1 ---")
+    page.wait_for_selector('.box[data-id="arm"][data-tone="fine"]')
+    page.wait_for_function(
+        """(first) => ![first, "–"].includes(document.querySelectorAll(".details dd")[3].textContent)""",
+        arg=first,
+    )
+    details.get_by_role("button", name="Stop", exact=True).click()
+    details.get_by_role("button", name="Really stop?").click()
+    page.wait_for_selector('.box[data-id="arm"][data-tone="rest"]')
+    assert page.locator('.box[data-id="leg"]').get_attribute("data-tone") == "fine"
+    # The graph follows a change of the dataflow.
+    (system.folder / "more.yml").write_text(
+        "id: hand\npath: robot_leg.py\ninputs: {tick: dora/timer/secs/1}\n"
+    )
+    system.dora("node", "add", "--from-yaml", "more.yml", "-d", "kitchen")
+    page.wait_for_selector('.box[data-id="hand"][data-tone="fine"]')
+    page.locator("nav").get_by_role("button", name="Stop").click()
+    page.get_by_role("button", name="Really stop?").click()
+    page.wait_for_selector("header .chip >> text=finished")
+    page.get_by_role("button", name="All dataflows").click()
+    page.wait_for_selector(".listed .chip >> text=finished")
+
+
+def test_how_a_dataflow_failed_can_be_read_afterwards(system: System, visit: Any) -> None:
+    file = system.dataflow("unlucky", thinker=FAILS, other=FOREVER)
+    system.dora("up")
+    dataflow_id = system.dora("start", file, "--detach").split()[-1]
+    system.dora("stop", "--all", status=1)
+    page = visit(f"{address(system)}#{dataflow_id}")
+    outcome = page.locator(".outcome")
+    outcome.wait_for()
+    assert "thinker" in outcome.inner_text() and "out of ideas" in outcome.inner_text()
+    wait_for_line(page, "I am about to fail")
+    page.get_by_label("Level", exact=True).select_option("error")
+    page.wait_for_selector("text=/[1-9][0-9]* found/")
+    wait_for_line(page, "ValueError: out of ideas")
+
+
+def test_a_restart_leads_to_the_new_one(system: System, visit: Any) -> None:
+    file = system.dataflow("robot", arm=FOREVER)
+    system.dora("up")
+    old = system.start(file)
+    page = visit(f"{address(system)}#{old}")
+    page.locator("nav").get_by_role("button", name="Restart").click()
+    page.get_by_role("button", name="Really restart?").click()
+    page.wait_for_function("(old) => location.hash.length > 20 && location.hash !== `#${old}`", arg=old)
+    page.wait_for_selector('.box[data-id="arm"][data-tone="fine"]')
+
+
+def test_who_has_the_token_gets_in(system: System, browser: Any) -> None:
+    system.dora("up", "--auth")
+    token = Path(system.folder, "config", "dora", ".dora-token").read_text().strip()
+    opened = Opened(browser, {"width": 800, "height": 600})
+    page = opened.page
+    page.goto(address(system))
+    page.get_by_label("Token").fill("wrong")
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_selector("text=this is not the token")
+    page.get_by_label("Token").fill(token)
+    page.get_by_role("button", name="Log in").click()
+    page.wait_for_selector("text=No dataflow was started yet")
+    page.reload()
+    page.wait_for_selector("text=No dataflow was started yet")
+    assert page.evaluate("document.cookie") == ""  # out of the reach of scripts
+    opened.context.clear_cookies()
+    page.goto("about:blank")
+    page.goto(f"{address(system)}#token={token}")
+    page.wait_for_selector("text=No dataflow was started yet")
+    assert page.url == address(system)
+    opened.context.close()
+    assert opened.errors == []
+    assert token not in Path(system.folder, "out", "dora-coordinator.txt").read_text()
+
+
+def test_nobody_looks_nothing_runs(system: System, browser: Any) -> None:
+    import psutil
+
+    file = system.dataflow("robot", arm=SENDS)
+    (system.folder / file).write_text(
+        (system.folder / file).read_text().replace('"path"', '"outputs": ["number"], "path"')
+    )
+    system.dora("up")
+    system.start(file)
+    coordinator = psutil.Process(system.coordinator())
+    opened = Opened(browser, {"width": 800, "height": 600})
+    opened.page.goto(address(system))
+    opened.page.click(".listed")
+    opened.page.click('.box[data-id="arm"]')
+    opened.page.wait_for_selector('[data-topic="arm/number"] .numbers')
+    (watcher,) = coordinator.children()
+    # The browser goes away in the middle of it.
+    opened.context.close()
+    watcher.wait(PATIENCE / 1000)
+    before, begun = coordinator.cpu_times(), time.monotonic()
+    time.sleep(1.0)  # what it costs is measured over a time
+    after, seconds = coordinator.cpu_times(), time.monotonic() - begun
+    assert (after.user + after.system - before.user - before.system) / seconds < 0.05
