@@ -1,4 +1,4 @@
-"""The published node dora-parquet-recorder, mended: its JSON does not know the time in the metadata of messages.
+"""The published node dora-parquet-recorder, mended: its JSON does not know the time in metadata.
 
 Without that it stores nothing: the time is a datetime, under dora-rs too.
 """
