@@ -52,24 +52,37 @@ Numbers = Callable[[str, int], int]
 """From an output and a recorded sequence number to the one in the replay; 0: it will not be sent."""
 
 
-def renumber(
-    data: bytes, inputs: list[str], numbers: Numbers, begin_ns: int, end_ns: int
-) -> Iterator[bytes]:
-    """Yield entries as a replay of that span of time needs them.
+class Translation:
+    """Turns the entries of one node into those that a replay of a span of time needs."""
 
-    ``inputs`` are the sources by the place of the input, as of the last `Kind.BEGIN`; it is updated.
-    """
-    for entry in entries(data):
-        if entry.kind == Kind.BEGIN:
-            inputs[:] = _sources(entry)
-        elif not begin_ns <= entry.time_ns < end_ns:
-            continue
-        elif entry.kind == Kind.MESSAGE:
-            number = numbers(inputs[entry.input], entry.number)
-            if number > 0:
-                yield pack_entry(entry.kind, entry.input, entry.time_ns, number)
-            continue
-        yield pack_entry(*entry)
+    def __init__(self, numbers: Numbers, begin_ns: int, end_ns: int, *, whole: bool) -> None:
+        """``whole``: the recording, and the span, have the node's first event."""
+        self._numbers = numbers
+        self._begin_ns = begin_ns
+        self._end_ns = end_ns
+        self._whole = whole
+        self._inputs: list[str] = []  # sources, by the place of the input
+        self._local: dict[int, int] = {}  # input → values before the span
+
+    def of(self, data: bytes) -> Iterator[bytes]:
+        """Yield the translated entries of a piece; pieces come in order."""
+        for entry in entries(data):
+            if entry.kind == Kind.BEGIN:
+                self._inputs = _sources(entry)
+            elif not self._begin_ns <= entry.time_ns < self._end_ns:
+                continue
+            elif entry.kind in (Kind.MESSAGE, Kind.LOCAL):
+                number = self._number(entry)
+                if number > 0:
+                    yield pack_entry(entry.kind, entry.input, entry.time_ns, number)
+                continue
+            yield pack_entry(*entry)
+
+    def _number(self, entry: Entry) -> int:
+        if entry.kind == Kind.MESSAGE:
+            return self._numbers(self._inputs[entry.input], entry.number)
+        before = self._local.setdefault(entry.input, 0 if self._whole else entry.number - 1)
+        return entry.number - before
 
 
 def _sources(entry: Entry) -> list[str]:

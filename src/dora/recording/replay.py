@@ -20,7 +20,7 @@ from dora.dataflow.report import listed
 from dora.errors import DataflowError, DoraError
 from dora.node.ordered_inbox import CLOCK_FILE, ORDER_SUFFIX
 from dora.node.replay_clock import WITHOUT_LIMIT, ReplayClock
-from dora.recording.order import Numbers, first_numbers, renumber
+from dora.recording.order import Numbers, Translation, first_numbers
 from dora.recording.player import window
 from dora.recording.reader import Recorded, Recording
 from dora.recording.rewrite import FILE, FROM, LOOP, SPEED, TO, rewrite
@@ -184,14 +184,15 @@ class Replay:
         # A node may have taken events before the first message, and after the last.
         begin_ns = self._begin_ns if self._request.begin else 0
         end_ns = self._end_ns if self._request.end is not None else WITHOUT_LIMIT
-        inputs: dict[str, list[str]] = {}
+        whole = self._recording.start.together and not self._request.begin
+        known: dict[str, Translation] = {}
         for node_id, data in self._recording.orders():
             if node_id not in self.roles.live:
                 continue
-            known = inputs.setdefault(node_id, [])
+            if node_id not in known:
+                known[node_id] = Translation(numbers, begin_ns, end_ns, whole=whole)
             with open(os.path.join(directory, node_id + ORDER_SUFFIX), "ab") as file:
-                for entry in renumber(data, known, numbers, begin_ns, end_ns):
-                    file.write(entry)
+                file.write(b"".join(known[node_id].of(data)))
 
     def _numbers(self) -> Numbers:
         """Return the translation of message numbers."""
