@@ -20,12 +20,15 @@ none, ``yaml``            reads it as a whole dataflow
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,8 +126,9 @@ def run(command: list[str], folder: Path, status: int = 0) -> str:
 
 
 def of_its_own(folder: Path) -> dict[str, str]:
-    """Return the variables that keep a coordinator away from those of the user."""
+    """Return the variables that keep coordinator and dataflows away from those of the user."""
     return {
+        "DORA_RUNTIME_DIR": RUNTIME,
         "DORA_COORDINATOR_PORT": PORT,
         "DORA_DATA_DIR": str(folder / "data"),
         "XDG_CONFIG_HOME": str(folder / "config"),
@@ -138,6 +142,8 @@ def free_port() -> str:
 
 
 PORT = free_port()
+RUNTIME = tempfile.mkdtemp(prefix="dora-docs-", dir="/tmp")  # that of a test is too long for sockets
+atexit.register(shutil.rmtree, RUNTIME, ignore_errors=True)
 
 
 def check_valid(snippet: Snippet) -> None:
