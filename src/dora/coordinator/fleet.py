@@ -40,7 +40,7 @@ from dora.coordinator.rules import lost
 from dora.coordinator.shares import Shares
 from dora.coordinator.store import Store
 from dora.dataflow.names import machine_id_fault
-from dora.transport.places import mailbox_endpoint
+from dora.transport.places import link_endpoint
 
 LOST_AFTER = 5.0  # seconds that a daemon may take to come back before its dataflows count as lost
 FIRST_REPORT = 10.0  # the same, after the start of the coordinator
@@ -255,14 +255,15 @@ class Fleet:
                 link.send(Told(shares.dataflow_id, other, report.news))
 
     def _meet(self, shares: Shares, target: str) -> None:
-        mailboxes = {}
+        endpoints = {}
         asking = self._last.get(target)
         for other, report in shares.reports.items():
             link = self._last.get(other)
             if other != target and link is not None and asking is not None:
                 address = address_of(link.address, asking.seen, asking.server)
-                mailboxes[other] = mailbox_endpoint(address, report.port, tls=link.tls)
-        self._say(target, Meet(shares.dataflow_id, mailboxes))
+                for node_id, port in (report.ports or {}).items():
+                    endpoints[node_id] = link_endpoint(address, port, tls=link.tls)
+        self._say(target, Meet(shares.dataflow_id, endpoints))
 
     def _say(self, machine: str, message: ToDaemon) -> None:
         if (link := self.links.get(machine)) is not None:

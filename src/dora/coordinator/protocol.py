@@ -49,15 +49,15 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
 class RunReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a run is, or how it ended; of a dataflow on several machines, the part of one machine.
 
-    ``reason`` says why it failed where no node did. ``port`` is where messages of other machines come in,
-    ``news`` what these have to know.
+    ``reason`` says why it failed where no node did. ``ports`` are those at which nodes listen for other
+    machines, None before they are chosen; ``news`` is what the others have to know.
     """
 
     dataflow_id: str
     status: RunStatus
     result: DataflowResult | None = None
     reason: str = ""
-    port: int = 0
+    ports: dict[str, int] | None = None
     news: MachineNews | None = None
 
 
@@ -153,8 +153,8 @@ class Rejected(msgspec.Struct, frozen=True, tag=True):
 class Share(msgspec.Struct, frozen=True, kw_only=True):
     """The part of a dataflow that a machine runs.
 
-    ``secret`` is shown by whoever connects to a mailbox of this dataflow. ``interface`` and ``tls`` are
-    known by the daemon.
+    ``secret`` is shown by whoever connects to a node of this dataflow. ``interface`` and ``tls`` are known
+    by the daemon.
     """
 
     machine: str
@@ -173,10 +173,10 @@ class Start(msgspec.Struct, frozen=True, tag=True):
 
 
 class Meet(msgspec.Struct, frozen=True, tag=True):
-    """All machines of a dataflow are prepared: machine → the endpoint of its mailbox."""
+    """All machines of a dataflow are prepared: node → the endpoint at which other machines reach it."""
 
     dataflow_id: str
-    mailboxes: dict[str, str]
+    endpoints: dict[str, str]
 
 
 class Told(msgspec.Struct, frozen=True, tag=True):

@@ -38,7 +38,7 @@ class Shares:
 
     def prepared(self) -> bool:
         """Tell whether every machine waits for the others."""
-        return all(report.port for report in self.reports.values())
+        return all(report.ports is not None for report in self.reports.values())
 
     def take(self, machine: str, report: RunReport) -> MachineNews | None:
         """Note what a machine reports; return what the others have not heard yet."""

@@ -14,6 +14,7 @@ from dora.wire.control import TraceConfig
 
 if TYPE_CHECKING:
     from dora.daemon.share import Share
+    from dora.dataflow.model import Dataflow
 
 Engine = Literal["iceoryx2", "zenoh"]
 ENGINES: tuple[Engine, ...] = ("iceoryx2", "zenoh")
@@ -39,7 +40,7 @@ class RunOptions:
     name: str = ""  # what commands may call it, besides its UUID and the name of its file
     traced: bool = False  # its nodes write spans; `dora.telemetry.observe` says where
     trace: TraceConfig | None = None
-    join: Callable[[str], Share] | None = None  # see `dora.daemon.share`
+    join: Callable[[str, Dataflow], Share] | None = None  # see `dora.daemon.share`
     run_id: str = ""  # as in `RunDirectory.create`
 
 

@@ -52,7 +52,7 @@ def run_dataflow(
     share: Share | None = None
     try:
         if options.join is not None:
-            share = options.join(run.path)
+            share = options.join(run.path, dataflow)
         endpoint = ""
         if engine == "zenoh":
             from dora.transport.zenoh_router import start
@@ -85,8 +85,6 @@ def run_dataflow(
             try:
                 if close_router is not None:
                     close_router()
-                if share is not None:
-                    share.close()
             finally:
                 run.remove()
     if trouble is not None:

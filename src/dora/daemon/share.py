@@ -11,12 +11,11 @@ from dora.wire.control import RemoteConfig
 
 
 class Share(msgspec.Struct, frozen=True):
-    """What a machine has to know to run its part; ``close`` closes its mailbox."""
+    """What a machine has to know to run its part."""
 
     machine: str
     machines: dict[str, str]  # node id → machine, of all nodes
     remote: RemoteConfig
-    close: Callable[[], None]
 
 
 class Others:

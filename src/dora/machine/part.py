@@ -13,13 +13,14 @@ from dora.coordinator.places import data_folder
 from dora.coordinator.protocol import Lost, Meet, Start, ToDaemon, Told
 from dora.daemon.daemon import Daemon
 from dora.daemon.share import Others, Share
-from dora.dataflow.model import Dataflow
+from dora.dataflow.model import Dataflow, Node, NodeOutput
 from dora.errors import DoraError
 from dora.machine.reports import Reports
 from dora.supervise import events as on
+from dora.transport.places import link_endpoint
 from dora.wire.control import RemoteConfig
 
-_LOOK_EVERY: Final = 0.1  # seconds
+_LOOK_EVERY: Final = 0.02  # seconds
 
 
 class Part:
@@ -32,7 +33,7 @@ class Part:
         self._reports = reports
         self._stopped = stopped
         self._lock = threading.Lock()
-        self._mailboxes: dict[str, str] | None = None
+        self._reach: dict[str, str] | None = None
         self._fault = ""  # why there is nothing to wait for
         self._early: list[on.Event] = []
         self._daemon: Daemon | None = None
@@ -41,8 +42,8 @@ class Part:
         """Take what the coordinator says; may be called from another thread."""
         with self._lock:
             match message:
-                case Meet(mailboxes=mailboxes):
-                    self._mailboxes = self._mailboxes or mailboxes
+                case Meet(endpoints=endpoints):
+                    self._reach = endpoints if self._reach is None else self._reach
                 case Told(machine=machine, news=news):
                     self._feed(on.NewsArrived(machine, news))
                 case Lost(machine=machine, reason=reason):
@@ -63,25 +64,32 @@ class Part:
             for event in self._early:
                 self._feed(event)
 
-    def join(self, run_dir: str) -> Share:
-        """Open the mailbox of this machine and wait until the others have theirs; raises `DoraError`."""
-        from dora.transport.mailbox import free_port, open_mailbox
+    def join(self, run_dir: str, dataflow: Dataflow) -> Share:
+        """Choose where nodes listen, and wait until the other machines have done so; raises `DoraError`."""
+        from dora.transport.mailbox import choose_ports, write_passwords
 
-        share = self._share
-        port = free_port(share.interface)
-        mailbox, close = open_mailbox(run_dir, share.interface, port, share.secret, share.tls)
-        try:
-            self._reports.say(port=port)
-            pause = threading.Event()
-            while self._mailboxes is None:
-                if self._fault or self._stopped():
-                    raise DoraError(self._fault or "it was stopped before its nodes were started")
-                pause.wait(_LOOK_EVERY)
-        except BaseException:
-            close()
-            raise
-        remote = RemoteConfig(mailbox, self._mailboxes, share.secret, share.tls)
-        return Share(share.machine, self._start.spec.machines, remote, close)
+        share, machines = self._share, self._start.spec.machines
+        nodes = [node.id for node in dataflow.nodes if self._hears_others(node)]
+        ports = dict(zip(nodes, choose_ports(share.interface, len(nodes)), strict=True))
+        passwords = f"{run_dir}/passwords"
+        write_passwords(passwords, share.secret)
+        self._reports.say(ports=ports)
+        pause = threading.Event()
+        while self._reach is None:
+            if self._fault or self._stopped():
+                raise DoraError(self._fault or "it was stopped before its nodes were started")
+            pause.wait(_LOOK_EVERY)
+        tls = share.tls is not None
+        listen = {node_id: link_endpoint(share.interface, port, tls=tls) for node_id, port in ports.items()}
+        remote = RemoteConfig(listen, self._reach, share.secret, passwords, share.tls)
+        return Share(share.machine, machines, remote)
+
+    def _hears_others(self, node: Node) -> bool:
+        machines, machine = self._start.spec.machines, self._share.machine
+        return machines.get(node.id) == machine and any(
+            isinstance(item.source, NodeOutput) and machines.get(item.source.node) != machine
+            for item in node.inputs
+        )
 
 
 def settled(dataflow: Dataflow, start: Start) -> Dataflow:

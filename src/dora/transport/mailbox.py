@@ -1,9 +1,8 @@
-"""The mailbox of a machine: the Zenoh router through which one dataflow's messages from other machines come.
+"""Sessions between nodes of different machines: the receiver listens, senders connect.
 
-It is hosted by the process that runs the machine's share of the dataflow, and routes in native threads.
-Nodes of other machines connect to it by an explicit TCP address, nodes of this machine by a Unix
-socket. There is no discovery, and mailboxes do not know each other: a message takes two hops, from the
-sender to the mailbox of the receiver's machine, and from there to the receiver.
+A node that gets messages from other machines listens at a TCP port, which its machine has chosen and the
+coordinator has told the others. There is no discovery and nothing in between: a message takes one hop. (Through
+routers, one on each machine, it took two to three times as long.)
 
 Whoever connects shows the secret of the dataflow, which the coordinator makes for each start. With
 certificates (`TlsFiles`), both sides also prove who they are, and everything is encrypted.
@@ -12,82 +11,119 @@ certificates (`TlsFiles`), both sides also prove who they are, and everything is
 from __future__ import annotations
 
 import os
+import random
 import socket
-from collections.abc import Callable
+from collections.abc import Iterator
 from typing import Any, Final
 
 import zenoh
 
-from dora.errors import TransportError
-from dora.transport.places import mailbox_endpoint
-from dora.transport.zenoh_router import make_config, open_router
+from dora.errors import DoraError, TransportError
+from dora.transport.zenoh_router import make_config
 from dora.wire.control import RemoteConfig, TlsFiles
 
 USER: Final = "dora"
+PORTS: Final = "DORA_LINK_PORTS"
+_DEFAULT_PORTS: Final = (20_000, 29_999)  # below those that systems give to outgoing connections
 _LEASE_MS: Final = 3000  # a machine that has not been heard of for so long is cut off
-_RETRY: Final = {"period_init_ms": 100, "period_max_ms": 1000, "period_increase_factor": 2}
-_OPEN_MS: Final = 15_000  # for the first connection to another machine
+_RETRY: Final = {"period_init_ms": 50, "period_max_ms": 500, "period_increase_factor": 2}
+# With room for one message of 1 MiB; two, Zenoh's default, let a large message wait at every turn.
+_BATCHES: Final = 16
+_READ_BUFFER: Final = 1 << 20  # bytes
 
 
-def free_port(interface: str) -> int:
-    """Return a TCP port that is free on an address; raises `TransportError`."""
+def choose_ports(interface: str, count: int) -> list[int]:
+    """Return TCP ports that are free on an address; raises `DoraError`.
+
+    They are among ``$DORA_LINK_PORTS`` (``20000-29999``), in random order: another run may choose, too.
+    """
+    found = []
+    for port in _candidates():
+        if len(found) == count:
+            break
+        if _is_free(interface, port):
+            found.append(port)
+    if len(found) < count:
+        raise TransportError(f"there are not enough free ports on {interface}; widen {PORTS}")
+    return found
+
+
+def _candidates() -> Iterator[int]:
+    first, last = _DEFAULT_PORTS
+    if text := os.environ.get(PORTS):
+        try:
+            first, last = (int(part) for part in text.split("-"))
+        except ValueError:
+            first = 0
+        if not 0 < first <= last < 65536:
+            raise DoraError(f"{PORTS} is `{text}`; write a range of ports, for example 20000-29999")
+    yield from random.sample(range(first, last + 1), last - first + 1)
+
+
+def _is_free(interface: str, port: int) -> bool:
     family = socket.AF_INET6 if ":" in interface else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         try:
-            probe.bind((interface, 0))
+            probe.bind((interface, port))
         except OSError as error:
+            if isinstance(error, PermissionError) or error.errno in (98, 48):  # in use: Linux, macOS
+                return False
             raise TransportError(f"cannot listen on {interface}: {error.strerror}") from None
-        port: int = probe.getsockname()[1]
-        return port
+        return True
 
 
-def _security(secret: str, tls: TlsFiles | None) -> dict[str, Any]:
-    settings: dict[str, Any] = {
-        "transport__auth__usrpwd__user": USER,
-        "transport__auth__usrpwd__password": secret,
-    }
-    if tls is not None:
-        settings |= {
-            "transport__link__tls__root_ca_certificate": tls.authority,
-            "transport__link__tls__listen_certificate": tls.certificate,
-            "transport__link__tls__listen_private_key": tls.key,
-            "transport__link__tls__connect_certificate": tls.certificate,
-            "transport__link__tls__connect_private_key": tls.key,
-            "transport__link__tls__enable_mtls": True,
-        }
-    return settings
-
-
-def open_mailbox(
-    run_dir: str, interface: str, port: int, secret: str, tls: TlsFiles | None
-) -> tuple[str, Callable[[], None]]:
-    """Open the mailbox in the directory of a run, for other machines at ``interface`` and ``port``.
-
-    Returns its endpoint for nodes of this machine and the function that closes it. Raises `TransportError`.
-    """
-    here = f"unixsock-stream/{run_dir}/mailbox.sock"
-    passwords = f"{run_dir}/mailbox.passwords"
-    with open(os.open(passwords, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+def write_passwords(path: str, secret: str) -> None:
+    """Write the file by which a listener knows the secret."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(f"{USER}:{secret}\n")
-    config = make_config(
-        mode="router",
-        listen__endpoints=[here, mailbox_endpoint(interface, port, tls=tls is not None)],
-        transport__auth__usrpwd__dictionary_file=passwords,
-        transport__link__tx__lease=_LEASE_MS,
-        **_security(secret, tls),
-    )
-    return here, open_router(config, mailbox_endpoint(interface, port, tls=tls is not None))
 
 
-def connect(to: str, remote: RemoteConfig) -> zenoh.Session:
-    """Open a session with a mailbox; it connects again by itself. Raises ``zenoh.ZError``."""
+def _open(remote: RemoteConfig, **options: Any) -> zenoh.Session:
+    if remote.tls is not None:
+        options |= _tls(remote.tls)
     return zenoh.open(
         make_config(
-            mode="client",
-            connect__endpoints=[to],
-            connect__timeout_ms=_OPEN_MS,
-            connect__retry=_RETRY,
+            mode="peer",
+            transport__auth__usrpwd__user=USER,
+            transport__auth__usrpwd__password=remote.secret,
             transport__link__tx__lease=_LEASE_MS,
-            **_security(remote.secret, remote.tls),
+            transport__link__tx__queue__size__data=_BATCHES,
+            transport__link__rx__buffer_size=_READ_BUFFER,
+            **options,
         )
+    )
+
+
+def _tls(files: TlsFiles) -> dict[str, Any]:
+    return {
+        "transport__link__tls__root_ca_certificate": files.authority,
+        "transport__link__tls__listen_certificate": files.certificate,
+        "transport__link__tls__listen_private_key": files.key,
+        "transport__link__tls__connect_certificate": files.certificate,
+        "transport__link__tls__connect_private_key": files.key,
+        "transport__link__tls__enable_mtls": True,
+    }
+
+
+def listen(node_id: str, remote: RemoteConfig) -> zenoh.Session:
+    """Listen for nodes of other machines; raises ``zenoh.ZError``."""
+    return _open(
+        remote,
+        listen__endpoints=[remote.listen[node_id]],
+        transport__auth__usrpwd__dictionary_file=remote.passwords,
+    )
+
+
+def reach(node_ids: set[str], remote: RemoteConfig) -> zenoh.Session:
+    """Connect to nodes of other machines; raises ``zenoh.ZError``.
+
+    Returns at once: the connections come, and come again, by themselves.
+    """
+    return _open(
+        remote,
+        listen__endpoints=[],
+        connect__endpoints=[remote.reach[node_id] for node_id in sorted(node_ids)],
+        connect__timeout_ms=-1,
+        connect__exit_on_failure=False,
+        connect__retry=_RETRY,
     )

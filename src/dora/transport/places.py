@@ -38,10 +38,10 @@ def run_path(dataflow_id: str, root: str | None = None) -> str:
     return f"{root or runtime_root()}/{dataflow_id.replace('-', '')[-12:]}"
 
 
-def mailbox_endpoint(address: str, port: int, *, tls: bool) -> str:
-    """Return how a mailbox is reached from other machines; see `dora.transport.mailbox`.
+def link_endpoint(address: str, port: int, *, tls: bool) -> str:
+    """Return where a node listens for other machines; see `dora.transport.mailbox`.
 
-    >>> mailbox_endpoint("10.0.0.2", 7000, tls=False), mailbox_endpoint("fd00::2", 7000, tls=True)
+    >>> link_endpoint("10.0.0.2", 7000, tls=False), link_endpoint("fd00::2", 7000, tls=True)
     ('tcp/10.0.0.2:7000', 'tls/[fd00::2]:7000')
     """
     host = f"[{address}]" if ":" in address else address

@@ -1,7 +1,7 @@
 """Links to and from other machines, on Zenoh.
 
-A sender holds a session with the mailbox of each machine that it sends to (`dora.transport.mailbox`), a
-receiver one with the mailbox of its own. Everything that concerns a link goes through that one mailbox:
+A node that receives listens, one that sends connects (`dora.transport.mailbox`). Everything that concerns a
+link goes through the connection between them:
 
 * under ``<dataflow>/to/<node>/<input>`` the messages, each with its lane, its number on it and its sequence
   (`dora.transport.lane`), and *probes*, which say how far the sender has come;
@@ -50,7 +50,7 @@ from dora.transport.board import (
 )
 from dora.transport.doorbell import Bell
 from dora.transport.lane import Entry, Landing, Lane
-from dora.transport.mailbox import connect
+from dora.transport.mailbox import listen, reach
 from dora.transport.memory import message_from_bytes
 from dora.wire.control import InputConfig, LinkConfig, NodeConfig, OutputConfig, RemoteConfig
 from dora.wire.correlation import FLUSH_MARK, asks_to_flush
@@ -201,18 +201,23 @@ class RemoteSender:
 
 
 class _Gate:
-    """A session with the mailbox of one other machine, and the senders that use it."""
+    """The session in which this node reaches nodes of other machines, and the senders that use it."""
 
-    def __init__(self, config: NodeConfig, remote: RemoteConfig, machine: str) -> None:
+    def __init__(self, config: NodeConfig, remote: RemoteConfig) -> None:
         """Open it; raises `ConnectError`."""
         self.dataflow_id = config.dataflow_id
         self.node_id = config.node_id
         self.senders: dict[str, RemoteSender] = {}  # by consumer
-        to = remote.mailboxes.get(machine, "")
+        consumers = {
+            link.consumer.partition("/")[0]
+            for output in config.outputs
+            for link in output.links
+            if link.machine
+        }
         try:
-            self._session = connect(to, remote)
-        except zenoh.ZError as error:
-            raise ConnectError(f"machine `{machine}` cannot be reached at {to}: {error}") from error
+            self._session = reach(consumers, remote)
+        except (zenoh.ZError, KeyError) as error:
+            raise ConnectError(f"nodes of other machines cannot be reached: {error}") from error
         self._prefix = f"{self.dataflow_id}/from/{self.node_id}/"
         self._subscriber: Any = None
         self._thread: threading.Thread | None = None
@@ -377,7 +382,7 @@ class RemoteReceiver:
 
 
 class _House:
-    """A session with the mailbox of this machine, and the receivers that use it."""
+    """The session in which this node listens for others, and the receivers that use it."""
 
     def __init__(self, config: NodeConfig, remote: RemoteConfig) -> None:
         """Open it; raises `ConnectError`."""
@@ -385,9 +390,11 @@ class _House:
         self.node_id = config.node_id
         self.receivers: dict[str, RemoteReceiver] = {}  # by key
         try:
-            self._session = connect(remote.mailbox, remote)
-        except zenoh.ZError as error:
-            raise ConnectError(f"the mailbox of this machine cannot be reached: {error}") from error
+            self._session = listen(config.node_id, remote)
+        except (zenoh.ZError, KeyError) as error:
+            raise ConnectError(
+                f"node `{config.node_id}` cannot listen for other machines: {error}"
+            ) from error
         self._subscriber: Any = None
         self._thread: threading.Thread | None = None
 
@@ -432,7 +439,7 @@ class RemoteLinks:
         self._board = board
         assert config.remote is not None
         self._remote = config.remote
-        self._gates: dict[str, _Gate] = {}
+        self._gate: _Gate | None = None
         self._house: _House | None = None
         self._senders: list[RemoteSender] = []
         self._closing = threading.Event()
@@ -446,10 +453,10 @@ class RemoteLinks:
         for link in output.links:
             if not link.machine:
                 continue
-            gate = self._gates.get(link.machine)
-            if gate is None:
-                gate = self._gates[link.machine] = _Gate(self._config, self._remote, link.machine)
-            sender = gate.senders[link.consumer] = RemoteSender(gate, output, link, self._board)
+            if self._gate is None:
+                self._gate = _Gate(self._config, self._remote)
+            sender = RemoteSender(self._gate, output, link, self._board)
+            self._gate.senders[link.consumer] = sender
             made.append(sender)
         self._senders += made
         return made
@@ -474,8 +481,8 @@ class RemoteLinks:
         """
         if self._house is not None:
             self._house.subscribe()
-        for gate in self._gates.values():
-            gate.subscribe()
+        if self._gate is not None:
+            self._gate.subscribe()
         self._keeper = _start(f"dora {self._config.node_id} links", self._keep)
         deadline = time.monotonic() + timeout
         pause = _FIRST_PAUSE
@@ -512,16 +519,16 @@ class RemoteLinks:
         atexit.unregister(self.close)
         if os.getpid() != self._pid:
             # A forked child has these objects, but not the threads behind them: it can only forget them.
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object((self._gates, self._house)))
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object((self._gate, self._house)))
             return
         try:
             self._flush()
         except TransportError:
             pass
         self._closing.set()
-        for gate in self._gates.values():
-            gate.close()
-        self._gates.clear()
+        if self._gate is not None:
+            self._gate.close()
+            self._gate = None
         if self._house is not None:
             self._house.close()
             self._house = None

@@ -53,21 +53,13 @@ def start(run_dir: str) -> tuple[str, Callable[[], None]]:
     Returns its endpoint (for `ZenohEngine`) and the function that closes it. Raises `TransportError`.
     """
     endpoint = f"unixsock-stream/{run_dir}/zenoh.sock"
-    return endpoint, open_router(make_config(mode="router", listen__endpoints=[endpoint]), endpoint)
-
-
-def open_router(config: zenoh.Config, endpoint: str) -> Callable[[], None]:
-    """Open a router, which listens as its configuration says; return what closes it.
-
-    ``endpoint`` is for the message of the `TransportError` if it cannot.
-    """
     chosen = os.environ.get(_RUNTIME_VARIABLE)
     os.environ[_RUNTIME_VARIABLE] = chosen or _RUNTIME
     try:
-        session = zenoh.open(config)
+        session = zenoh.open(make_config(mode="router", listen__endpoints=[endpoint]))
     except zenoh.ZError as error:
         raise TransportError(f"the Zenoh router cannot listen on {endpoint}: {error}") from error
     finally:
         if chosen is None:
             del os.environ[_RUNTIME_VARIABLE]  # nodes, which inherit the environment, need no more than two
-    return session.close
+    return endpoint, session.close

@@ -30,11 +30,12 @@ class TlsFiles(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RemoteConfig(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How nodes of other machines are reached, and reach this one: see `dora.transport.mailbox`."""
+    """How nodes of other machines are reached, and reach those of this one: see `dora.transport.mailbox`."""
 
-    mailbox: str  # endpoint of this machine's mailbox, for its own nodes
-    mailboxes: dict[str, str]  # other machine → endpoint of its mailbox
+    listen: dict[str, str]  # node of this machine → the endpoint at which it listens
+    reach: dict[str, str]  # node of another machine → its endpoint
     secret: str
+    passwords: str  # path of the file by which listeners know the secret
     tls: TlsFiles | None = None
 
 
