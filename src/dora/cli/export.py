@@ -16,7 +16,7 @@ from dora.errors import DoraError
 @click.option("--topics", metavar="NODE/OUTPUT,...", help="These only [all].")
 @click.option("--force", is_flag=True, help="Write over files that exist.")
 def export(recording: str, parquet: str | None, rerun: str | None, topics: str | None, force: bool) -> None:
-    """Write a recording in another form: Parquet files for pandas and the like, or a file for Rerun.
+    """Write a recording as Parquet files, or for Rerun.
 
     In Parquet, a row is a message: when it was sent, its number, its metadata as JSON, its values as a
     list. In Rerun, messages look as the node `dora-rerun` shows them; those that do not tell how to be

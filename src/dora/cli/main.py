@@ -60,15 +60,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "top": ("dora.cli.top:top", "Watch nodes and links: load, rates, queues, losses."),
     "record": ("dora.cli.record:record", "Record the messages of a dataflow into an MCAP file."),
     "info": ("dora.cli.info:info", "Tell what is in a recording."),
-    "replay": (
-        "dora.cli.replay:replay",
-        "Run a recorded dataflow again, with the recording in the place of cameras and other sources.",
-    ),
+    "replay": ("dora.cli.replay:replay", "Run a dataflow again, on what was recorded of its sources."),
     "diff": ("dora.cli.diff:diff", "Compare two recordings, message by message."),
-    "export": (
-        "dora.cli.export:export",
-        "Write a recording in another form: Parquet files for pandas and the like, or a file for Rerun.",
-    ),
+    "export": ("dora.cli.export:export", "Write a recording as Parquet files, or for Rerun."),
     "cluster": (
         "dora.cli.cluster:cluster",
         "Run dora on several machines, which are reached by ssh and listed in a file.",

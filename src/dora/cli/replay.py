@@ -92,10 +92,10 @@ def replay(
     env: dict[str, str],
     allow_shell_nodes: bool,
 ) -> int:
-    """Run a recorded dataflow again, with the recording in the place of cameras and other sources.
+    """Run a dataflow again, on what was recorded of its sources.
 
-    The nodes that get messages from others run as they are now; FILE is a dataflow to run instead of the
-    recorded one. They get their events in recorded order, ticks of timers too, with the times of then: a
+    Cameras and other nodes that get nothing from others are replaced by the recording. The others run as
+    they are now; FILE is a dataflow to run instead of the recorded one. They get their events in recorded order, ticks of timers too, with the times of then: a
     node that computes its outputs from its events alone sends the same again, at any speed. With -o, the
     replay is recorded, and `dora diff` tells what has changed.
     """
