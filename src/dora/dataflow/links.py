@@ -47,7 +47,10 @@ MAX_TAPS = 4  # commands that look at one output at the same time
 # 4,096 messages. Where queues are longer than this, there is room for one tap.
 _LONG_QUEUE = 256
 _LONGEST_CHANNEL_NAME = 255  # bytes; iceoryx2's limit
-TAP_QUEUE = 16  # messages that a tap holds at most
+TAP_QUEUE = 16  # messages that the tap of a command which looks on holds at most
+# What the tap of a recorder holds that attaches to a running dataflow: 64 ms at 1 kHz. It costs the
+# sender 0.9 MB, for all receivers that may come.
+RECORDER_QUEUE = 64
 # Links that come while the dataflow runs take the places of taps, except one. Further ones, and those with
 # longer queues, get a channel more, with room for so many; the sender copies each message once more.
 _ANNEX_LINKS = 8
@@ -247,7 +250,7 @@ def _output(
         first = ChannelConfig(known.service, known.max_queue_size, known.max_receivers)
         annexes = _place(layout, links, channels, first, known.annexes)
     else:
-        longest = max([TAP_QUEUE, layout.place.tap_queue, *map(_length, links)])
+        longest = max([RECORDER_QUEUE, layout.place.tap_queue, *map(_length, links)])
         name = _channel(layout.place.dataflow_id, source, slot if layout.runs else None)
         taps = MAX_TAPS if longest <= _LONG_QUEUE else 1 + bool(layout.place.tap_queue)
         first = ChannelConfig(name, longest, len(links) + SPARE_RECEIVERS + taps)

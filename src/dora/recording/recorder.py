@@ -26,6 +26,7 @@ from dora.recording.control import Answer, ControlSocket, Peer, Request, Status
 from dora.recording.format import Start
 from dora.recording.intake import Intake, RecordedTopic
 from dora.recording.logs import LogTail
+from dora.recording.sealed import prepare
 from dora.recording.settings import Saved, Settings
 from dora.recording.surroundings import Surroundings
 from dora.recording.targets import Expected, FileTarget, Reason, RingTarget
@@ -51,6 +52,7 @@ class Recorder:
         ``on_saved`` is told of each file that a ring has written, in another thread.
         """
         warm_up()  # not while messages come
+        prepare(settings.compression)
         self._run = run
         self._settings = settings
         self._on_saved = on_saved

@@ -48,6 +48,12 @@ def seal(chunk: Chunk, compression: Compression, *, checked: bool = True) -> Sea
     return Sealed(contents, name, chunk.size, crc, chunk.first, chunk.last, chunk.index, chunk.spans)
 
 
+def prepare(compression: Compression) -> None:
+    """Import what compressing needs; in the middle of a recording that would take too long."""
+    if compression != "none":
+        _compressor(compression)(b"")
+
+
 def keep(sealed: Sealed) -> Sealed:
     """Return the same in memory of its own."""
     return sealed._replace(contents=bytes(sealed.contents), entries=dict(sealed.entries))
