@@ -21,6 +21,7 @@ from dora.coordinator.protocol import (
     DataflowView,
     DownRequest,
     Failure,
+    RestartView,
     RunSpec,
     StartRequest,
     StopRequest,
@@ -120,10 +121,10 @@ class Client:
             if view.status in done:
                 return view
 
-    def restart(self, dataflow_id: str, grace: float | None, force: bool) -> dict[str, Any]:
-        """Return ``{"old": id, "new": record}``; waits for the end of the old one."""
+    def restart(self, dataflow_id: str, grace: float | None, force: bool) -> RestartView:
+        """Start a dataflow again; waits for the end of the old one."""
         path = f"/api/dataflows/{dataflow_id}/restart"
-        return self._ask("POST", path, dict[str, Any], StopRequest(grace, force), patience=None)
+        return self._ask("POST", path, RestartView, StopRequest(grace, force), patience=None)
 
     def clean(self) -> list[DataflowView]:
         return self._ask("DELETE", "/api/dataflows", list[DataflowView])

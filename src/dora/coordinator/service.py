@@ -31,11 +31,9 @@ from dora.coordinator.protocol import (
     Hello,
     Leave,
     Logged,
-    Measure,
     Redefined,
     RunReport,
     RunSpec,
-    RunUsage,
     Surveyed,
     SystemStatus,
     ToCoordinator,
@@ -53,11 +51,11 @@ from dora.coordinator.rules import (
 )
 from dora.coordinator.store import Store
 from dora.coordinator.surveys import Requests, Surveys
+from dora.coordinator.usages import Usages
 from dora.dataflow.model import LogOptions
 from dora.wire.ids import uuid7
 from dora.wire.wishes import UNCHANGEABLE, Outcome, Wish
 
-MEASURE_PATIENCE = 0.15
 LEAVE_PATIENCE = 16.0
 AMEND_LOOK = 0.5  # seconds between looks whether a dataflow that is being changed still runs
 
@@ -73,9 +71,7 @@ class Coordinator:
         self.fleet = Fleet(store, self._notify)
         self._gathered = GatheredLogs(self._log_options)
         self._changed = asyncio.Condition()
-        self._usage: dict[str, dict[str, RunUsage]] = {}  # machine → dataflow → usage
-        self._unmeasured: set[str] = set()
-        self._measured = asyncio.Event()
+        self._usages = Usages()
         self._known_log_options: dict[str, dict[str, LogOptions]] = {}
         self._surveys = Surveys()
         self.requests = Requests()
@@ -97,10 +93,7 @@ class Coordinator:
                     log.error("no record of dataflow %s: %s", report.dataflow_id, refusal)
                 self.fleet.record(link, report)
             case Usage(runs=runs):
-                self._usage[link.machine] = {run.dataflow_id: run for run in runs}
-                self._unmeasured.discard(link.machine)
-                if not self._unmeasured:
-                    self._measured.set()
+                self._usages.take(link.machine, runs)
             case Surveyed():
                 self._surveys.take(link.daemon_id, message)
             case Logged(dataflow_id=dataflow_id, entries=entries):
@@ -159,16 +152,16 @@ class Coordinator:
     async def dataflows(self) -> list[DataflowView]:
         """Return all dataflows, with what the running ones use; the oldest first."""
         views = self._store.views()
-        if self.fleet.links and any(view.status in ACTIVE for view in views):
-            self._measured.clear()
-            self._unmeasured = set(self.fleet.links)
-            for link in self.fleet.links.values():
-                link.send(Measure())
-            try:
-                await asyncio.wait_for(self._measured.wait(), MEASURE_PATIENCE)
-            except TimeoutError:
-                pass  # the numbers of the last time
-        return [self._with_usage(view) for view in views]
+        busy = {machine for daemons in self._store.active().values() for machine in daemons}
+        if links := {machine: link for machine, link in self.fleet.links.items() if machine in busy}:
+            await self._usages.measure(links)
+        totals = self._usages.totals()
+        return [
+            msgspec.structs.replace(view, cpu=totals[view.uuid][0], memory=totals[view.uuid][1])
+            if view.status in ACTIVE and view.uuid in totals
+            else view
+            for view in views
+        ]
 
     async def metrics(self) -> bytes:
         """Return the page for Prometheus."""
@@ -182,13 +175,6 @@ class Coordinator:
             [survey for surveys in found.values() for survey in surveys],
             self.requests,
         )
-
-    def _with_usage(self, view: DataflowView) -> DataflowView:
-        if view.status not in ACTIVE:
-            return view
-        found = [usage[view.uuid] for usage in self._usage.values() if view.uuid in usage]
-        cpu, memory = sum(usage.cpu for usage in found), sum(usage.memory for usage in found)
-        return msgspec.structs.replace(view, cpu=round(cpu, 1), memory=memory)
 
     def dataflow(self, wanted: str) -> DataflowView:
         """Return one dataflow with its result; raises `Refusal`."""
