@@ -43,5 +43,8 @@ class Amender:
                 outcome = carry_out(run, message.wish, os.environ, self._on_log)
         except DoraError as error:
             self._reports.amended(Amended(message.ticket, error=str(error)))
+        except Exception as error:  # noqa: BLE001 - somebody waits for the answer
+            trouble = f"internal error: {type(error).__name__}: {error}"
+            self._reports.amended(Amended(message.ticket, error=trouble))
         else:
             self._reports.amended(Amended(message.ticket, outcome))
