@@ -95,9 +95,10 @@ def replay(
     """Run a dataflow again, on what was recorded of its sources.
 
     Cameras and other nodes that get nothing from others are replaced by the recording. The others run as
-    they are now; FILE is a dataflow to run instead of the recorded one. They get their events in recorded order, ticks of timers too, with the times of then: a
-    node that computes its outputs from its events alone sends the same again, at any speed. With -o, the
-    replay is recorded, and `dora diff` tells what has changed.
+    they are now; FILE is a dataflow to run instead of the recorded one. They get their events in recorded
+    order, ticks of timers too, with the times of then: a node that computes its outputs from its events
+    alone sends the same again, at any speed. With -o, the replay is recorded, and `dora diff` tells what
+    has changed.
     """
     from dora.recording.info import trouble
     from dora.recording.reader import Recording
