@@ -226,3 +226,22 @@ def test_files_and_names_that_cannot_be(folder: Folder) -> None:
     text = folder.dora("record", "--topics", "camera", "-o", "b.mcap", status=1)
     assert "`camera` is a node; its outputs are" in text
     assert "no running dataflow is called `nobody`" in folder.dora("record", "-d", "nobody", status=1)
+
+
+def test_outputs_that_come_later_are_recorded_too(folder: Folder) -> None:
+    folder.run()
+    recorder = folder.attach("-o", "a.mcap")
+    (folder.directory / "more.yml").write_text(
+        "id: more\npath: camera.py\ninputs: {tick: dora/timer/millis/10}\noutputs: [image, spare]\n"
+    )
+    for _ in range(2):
+        folder.dora("node", "add", "--from-yaml", "more.yml")
+        until(lambda: "more/image" in folder.recorders()[0].topics, "the new output")
+        messages = folder.recorders()[0].messages
+        until(lambda: folder.recorders()[0].messages > messages + 20, "its messages")  # noqa: B023
+        folder.dora("node", "remove", "more")
+    end(recorder)
+    with folder.recording() as recording:
+        assert recording.complete
+        assert {"more/image", "camera/image"} <= set(recording.topics)
+        assert len(numbers(recording, "more/image")) > 5

@@ -12,7 +12,7 @@ import platform
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from dora._version import __version__
@@ -251,7 +251,7 @@ class Recorder:
             if peer is not None:
                 peer.answer(Answer(saved.path, saved.messages, saved.lost, saved.problem))
 
-        expected = {topic.name: _expected(topic, topic.seen) for topic in self._attachment.topics}
+        expected = _expected((topic, topic.seen) for topic in self._attachment.topics)
         self._target.save(expected, self._around.failed, tell)
 
     # ----------------------------------------------------------------------- the end
@@ -259,7 +259,7 @@ class Recorder:
     def _drain(self, reason: Reason) -> dict[str, Expected]:
         """Take what was sent until now, leave the dataflow alone, and return what should be there."""
         topics = self._attachment.topics
-        last = {topic.name: topic.sent for topic in topics}
+        last = {topic: topic.sent for topic in topics}
         vain = 0
         while vain < _LAST_LOOKS and self._target.store.failure is None:
             before = self._intake.messages
@@ -268,16 +268,16 @@ class Recorder:
                 vain = 0
                 continue
             if not self._intake.stalled:
-                if all(topic.seen >= last[topic.name] for topic in topics):
+                if all(topic.seen >= last[topic] for topic in topics):
                     break
                 vain += 1
             time.sleep(_LAST_PAUSE)
         self._intake.let_go()
         failed = self._around.failed | set(self._run.ended.failed if self._run.ended is not None else ())
         for topic in topics:
-            if topic.node_id in failed and last[topic.name] == topic.seen + 1:
+            if topic.node_id in failed and last[topic] == topic.seen + 1:
                 topic.unsent.append(topic.seen + 1)  # counted, and killed before it was sent
-        expected = {topic.name: _expected(topic, max(topic.seen, last[topic.name])) for topic in topics}
+        expected = _expected((topic, max(topic.seen, last[topic])) for topic in topics)
         self._attachment.close()
         self._around.close()
         self._around.failed |= failed
@@ -307,5 +307,16 @@ class Recorder:
         self._wake_write.close()
 
 
-def _expected(topic: RecordedTopic, last: int) -> Expected:
-    return Expected(topic.before, last, tuple(topic.unsent))
+def _expected(topics: Iterable[tuple[RecordedTopic, int]]) -> dict[str, Expected]:
+    """Return what should be there, from topics and the last numbers of their messages.
+
+    An output that was taken away and came back counts anew, so it is two topics with one name.
+    """
+    found: dict[str, Expected] = {}
+    for topic, last in topics:
+        item = Expected(topic.before, last, tuple(topic.unsent))
+        known = found.get(topic.name)
+        if known is not None:
+            item = Expected(known.before + item.before, known.last + item.last, known.unsent + item.unsent)
+        found[topic.name] = item
+    return found

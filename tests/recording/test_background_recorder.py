@@ -1,0 +1,101 @@
+"""A recorder in a process of its own, as the dashboard starts it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from recording_flows import Folder, end, until
+
+from dora.daemon.runs import running
+from dora.errors import DoraError
+from dora.inspection.look import inspect
+from dora.recording.background import BackgroundRecorder
+from dora.recording.control import ask, statuses
+from dora.recording.settings import Settings
+
+pytestmark = pytest.mark.processes
+
+
+@contextmanager
+def recorder(folder: Folder, **settings: object) -> Iterator[tuple[BackgroundRecorder, str]]:
+    """Let a recorder begin with the only dataflow; give the run's directory along."""
+    (run,) = running()
+    with run:
+        run_dir = inspect(run).run_dir
+    background = BackgroundRecorder()
+    try:
+        path = str(folder.directory / "a.mcap")
+        background.begin(f"{run_dir}/daemon.sock", Settings(path=path, **settings))  # type: ignore[arg-type]
+        yield background, run_dir
+    finally:
+        if not background.ended:
+            background.kill()
+
+
+def test_start_look_and_stop(folder: Folder) -> None:
+    folder.run()
+    with recorder(folder) as (background, run_dir):
+        background.wait_until_recording()
+        until(lambda: next(statuses(run_dir)).messages > 10, "messages")
+        background.stop()
+        result = background.wait()
+    assert result is not None and result.complete and result.messages > 10
+    with folder.recording() as recording:
+        assert recording.count == result.messages
+
+
+def test_it_ends_with_the_dataflow(folder: Folder) -> None:
+    dataflow = folder.run()
+    with recorder(folder) as (background, run_dir):
+        background.wait_until_recording()
+        until(lambda: next(statuses(run_dir)).messages > 10, "messages")
+        end(dataflow)
+        result = background.wait()
+    assert result is not None and result.complete
+    assert list(statuses(run_dir)) == []
+
+
+def test_a_ring_is_saved_by_either_way(folder: Folder) -> None:
+    folder.run()
+    with recorder(folder, last_seconds=60.0) as (background, run_dir):
+        background.wait_until_recording()
+        (status,) = statuses(run_dir)
+        until(lambda: next(statuses(run_dir)).messages > 10, "messages")
+        background.save()
+        until(lambda: background.is_recording() and background.saved, "the first file")
+        answer = ask(run_dir, status.pid, "save")
+        assert answer.path.endswith("a-2.mcap") and answer.messages >= background.saved[0].messages
+        background.stop()
+        assert background.wait() is None
+    assert [item.complete for item in background.saved] == [True, True]
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"topics": ["camera/imge"]}, "did you mean `camera/image`"),
+        ({"path": "/proc/none/a.mcap"}, "cannot be written"),
+    ],
+)
+def test_what_cannot_begin(folder: Folder, settings: dict[str, object], sentence: str) -> None:
+    folder.run()
+    path = settings.pop("path", str(folder.directory / "a.mcap"))
+    (run,) = running()
+    with run:
+        socket = f"{inspect(run).run_dir}/daemon.sock"
+    background = BackgroundRecorder()
+    background.begin(socket, Settings(path=path, **settings))  # type: ignore[arg-type]
+    with pytest.raises(DoraError, match=sentence):
+        background.wait_until_recording()
+    background.kill()
+    assert folder.recorders() == []
+
+
+def test_a_killed_recorder_is_noticed(folder: Folder) -> None:
+    folder.run()
+    with recorder(folder) as (background, _):
+        background.wait_until_recording()
+        background._process.kill()
+        assert background.wait() is None
