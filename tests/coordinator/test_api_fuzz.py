@@ -101,6 +101,8 @@ def test_schemathesis(tmp_path: Path) -> None:
     (tmp_path / "schemathesis.toml").write_text(CONFIGURATION)
     with serving(lambda: Store(str(tmp_path / "store.sqlite"))) as served:
         daemon = ObedientDaemon(served)
+        body = b'{"spec": {"name": "arm", "dataflow": {"nodes": [{"id": "a"}], "working_dir": "/"}}}'
+        assert served.ask("POST", "/api/dataflows", body, content_type="application/json")[0] == 201
         done = subprocess.run(
             [
                 sys.executable,
@@ -132,5 +134,14 @@ enabled = false
 
 [[operations]]
 include-path = "/api/dataflows/{dataflow}/wait"
-parameters = { timeout = 0.01 }
+parameters = { dataflow = "arm", timeout = 0.01 }
+
+[[operations]]
+include-path-regex = "/(stop|restart)$"
+parameters = { dataflow = "arm" }
+
+# A dataflow is refused whose inputs name no output; a schema cannot say so.
+[[operations]]
+include-path-regex = "^/api/dataflows$|/changes$"
+checks = { positive_data_acceptance = { enabled = false } }
 """

@@ -108,6 +108,15 @@ def _counted(endpoint: _Endpoint, path: str, requests: Requests) -> _Endpoint:
     return answer
 
 
+def _by_method(endpoints: Mapping[str, _Endpoint]) -> _Endpoint:
+    """Return one endpoint for all methods of a path, so that a refusal can name them all."""
+
+    async def answer(request: Request) -> Response:
+        return await endpoints["GET" if request.method == "HEAD" else request.method](request)
+
+    return answer
+
+
 class Pages(NamedTuple):
     """What is for people with browsers; the paths ``open_to_all`` need no token, see `Guard`."""
 
@@ -198,10 +207,10 @@ def make_api(
         ("GET", "/openapi.json", openapi),
         ("GET", "/metrics", metrics),
     ]
-    routes = [
-        Route(path, _counted(_answers(endpoint), path, coordinator.requests), methods=[method])
-        for method, path, endpoint in endpoints
-    ]
+    by_path: dict[str, dict[str, _Endpoint]] = {}
+    for method, path, endpoint in endpoints:
+        by_path.setdefault(path, {})[method] = _counted(_answers(endpoint), path, coordinator.requests)
+    routes = [Route(path, _by_method(found), methods=list(found)) for path, found in by_path.items()]
     app = Starlette(
         routes=[*routes, WebSocketRoute("/api/daemon", daemon), *pages.routes],
         exception_handlers={HTTPException: _nowhere, Exception: _trouble},

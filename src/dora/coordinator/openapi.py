@@ -122,12 +122,14 @@ def document() -> dict[str, Any]:
     )
     *found, dataflow, failure = schemas
     components["RunSpec"]["properties"]["dataflow"] = dataflow  # decoded when it is started
+    components["Dataflow"]["properties"]["working_dir"]["pattern"] = "^/"
     schema_of = iter(found)
     paths: dict[str, Any] = {}
     for item in OPERATIONS:
         operation: dict[str, Any] = {"summary": item.summary, "parameters": _parameters(item.path)}
         if item.body is not None:
-            operation["requestBody"] = {"content": _content(next(schema_of))}
+            required = not _is_all_optional(item.body)
+            operation["requestBody"] = {"content": _content(next(schema_of)), "required": required}
         shown = _content({"type": "object"} if item.answer is None else next(schema_of))
         operation["responses"] = {str(item.status): {"description": "Done", "content": shown}}
         for status in item.statuses():
@@ -146,6 +148,14 @@ def document() -> dict[str, Any]:
         },
         "security": [{}, {"token": []}],
     }
+
+
+def _is_all_optional(body: Any) -> bool:
+    try:
+        msgspec.convert({}, type=body)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def _parameters(path: str) -> list[dict[str, Any]]:
