@@ -74,6 +74,15 @@ class Session:
             on_text(_text_warning(config.node_id))
         self._attachment = attachment
         self.engine = attachment.make_engine()
+        receivers: dict[str, Receiver] = {}
+        if config.stands_by:  # everything that takes its time comes first
+            receivers = {
+                item.id: _make_receiver(item, self.engine, self.bell)
+                for item in config.inputs
+                if item.kind == "link"
+            }
+            _get_ready(config, prepare)
+            epoch_ns, early = _pass_barrier(self.channel)
         self.outputs = attachment.make_outputs(self.engine)
         if any(output.shapes for output in config.outputs) and not config.operators:
             from dora.node.type_check import check_sends
@@ -81,13 +90,11 @@ class Session:
             check_sends(config, self.outputs)
         self.undeclared = UndeclaredOutputs(config.node_id, self.outputs, self.board, config.node_slot)
         doorbell = attachment.doorbell(config.bell, self.channel.fileno())
-        ports = attachment.make_ports() + _make_ports(attachment, self.engine, self.bell)
+        ports = attachment.make_ports() + _make_ports(attachment, self.engine, self.bell, receivers)
         self.engine.connect(_CONNECT_TIMEOUT, self.channel.is_readable)
-        if prepare is not None:
-            prepare(config)
-        if any(item.kind != "timer" for item in config.inputs):
-            warm_up()
-        epoch_ns, early = _pass_barrier(self.channel)
+        if not config.stands_by:
+            _get_ready(config, prepare)
+            epoch_ns, early = _pass_barrier(self.channel)
         ports += [TimerPort(item, epoch_ns) for item in config.inputs if item.kind == "timer"]
         if any(item.shapes for item in config.inputs):
             from dora.node.type_check import check_first_messages
@@ -99,7 +106,8 @@ class Session:
             self.board,
             config.node_slot,
             doorbell,
-            spin_us=_spin_us(),
+            # Who looks for messages keeps the interpreter's lock from the thread that brings remote ones.
+            spin_us=0.0 if any(item.machine for item in config.inputs) else _spin_us(),
             clock_is_work=not config.exit_when_nodes_finish,
         )
         self.inbox.parameters = config.parameters
@@ -248,24 +256,41 @@ def _text_warning(node_id: str) -> Callable[[Any], None]:
     return warn
 
 
-def _make_ports(attachment: Attachment, engine: Engine, own_bell: Bell) -> list[Port]:
+def _get_ready(config: NodeConfig, prepare: Callable[[NodeConfig], None] | None) -> None:
+    if prepare is not None:
+        prepare(config)
+    if any(item.kind != "timer" for item in config.inputs):
+        warm_up()
+
+
+def _make_ports(
+    attachment: Attachment, engine: Engine, own_bell: Bell, receivers: Mapping[str, Receiver]
+) -> list[Port]:
     return [
-        _make_port(item, attachment, engine, own_bell)
+        _make_port(item, attachment, engine, own_bell, receivers.get(item.id))
         for item in attachment.config.inputs
         if item.kind != "timer"
     ]
 
 
-def _make_port(item: InputConfig, attachment: Attachment, engine: Engine, own_bell: Bell) -> Port:
+def _make_port(
+    item: InputConfig,
+    attachment: Attachment,
+    engine: Engine,
+    own_bell: Bell,
+    receiver: Receiver | None = None,
+) -> Port:
+    """Return the port of an input; ``receiver`` has been receiving for some time, unlike a new one."""
     if item.kind != "link":
         return QueuePort(item, attachment.board)
     return LinkPort(
         item,
-        _make_receiver(item, engine, own_bell),
+        receiver if receiver is not None else _make_receiver(item, engine, own_bell),
         attachment.board,
         in_flight=engine.in_flight or bool(item.machine),
         joins_late=attachment.config.dynamic or item.late,
         make_bell=attachment.bell,
+        takes_over=receiver is not None,
     )
 
 

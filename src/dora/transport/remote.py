@@ -407,8 +407,10 @@ class _House:
         self._thread = _start(f"dora {self.node_id} inputs", self._listen, self._subscriber.handler)
 
     def _listen(self, samples: Iterable[zenoh.Sample]) -> None:
+        receivers = self.receivers
+        only = next(iter(receivers.values())) if len(receivers) == 1 else None
         for sample in samples:
-            receiver = self.receivers.get(str(sample.key_expr))
+            receiver = only or receivers.get(str(sample.key_expr))
             if receiver is None:
                 continue
             label, payload = sample.attachment, sample.payload

@@ -15,7 +15,7 @@ import zenoh
 from dora.errors import SendError
 from dora.transport.board import TAPPED, WORDS, Board
 from dora.transport.interface import Engine, Loan, Receiver, Sender
-from dora.transport.memory import AlignedMemory
+from dora.transport.memory import AlignedMemory, keep_large_blocks
 from dora.transport.remote import RemoteLinks, RemoteSender, flushes, sequence_of
 from dora.wire.control import InputConfig, NodeConfig, OutputConfig
 
@@ -108,6 +108,7 @@ class SpanningEngine:
 
     def __init__(self, engine: Engine, config: NodeConfig, board: Board) -> None:
         """Raises `ConnectError` where a mailbox cannot be reached."""
+        keep_large_blocks()
         self._engine = engine
         self._board = board
         self._links = RemoteLinks(config, board)
