@@ -43,20 +43,13 @@ def receive(name: str, given: BinaryIO, answers: BinaryIO) -> None:
     try:
         os.makedirs(folder, mode=0o700, exist_ok=True)
         with open(os.path.join(folder, ".dora-copy.lock"), "w") as lock:
-            _lock(lock.fileno(), folder)
+            fcntl.flock(lock, fcntl.LOCK_EX)  # a host may be more than one machine of the cluster
             _update(folder, given, answers)
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise DoraError(f"cannot write the copy in {folder}: {error.strerror}{where}") from None
     except (msgspec.DecodeError, tarfile.TarError, EOFError) as error:
         raise DoraError(f"the copy in {folder} is not complete: {error}") from None
-
-
-def _lock(descriptor: int, folder: str) -> None:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise DoraError(f"somebody else is copying to {folder} just now; try again") from None
 
 
 def _update(folder: str, given: BinaryIO, answers: BinaryIO) -> None:

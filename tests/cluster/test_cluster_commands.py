@@ -1,0 +1,256 @@
+"""``dora cluster`` with real coordinators and daemons; ssh only leads back to this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dora.cli.client import Client
+
+pytestmark = pytest.mark.processes
+
+PATIENCE = 20.0  # seconds that anything may take on a busy machine
+
+SOURCE = """
+import pyarrow as pa
+from dora import Node
+node = Node()
+for number in range(3):
+    node.send_output("number", pa.array([number]))
+"""
+SINK = """
+from pathlib import Path
+from dora import Node
+got = [event["value"][0].as_py() for event in Node() if event["type"] == "INPUT"]
+print("got", got, "in", Path.cwd(), flush=True)
+"""
+
+
+class Cluster:
+    """A cluster file for machines that are this one, and the commands."""
+
+    def __init__(self, folder: Path) -> None:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.folder = folder
+        self.file = folder / "cluster.yml"
+        self.write("left", "right")
+
+    def write(self, *machines: str, **more: str) -> None:
+        listed = [{"id": id, "host": "localhost", "labels": {"side": id}, **more} for id in machines]
+        coordinator = {"addr": "127.0.0.1", "port": self.port}
+        self.file.write_text(json.dumps({"coordinator": coordinator, "machines": listed}))
+
+    def dora(self, *arguments: str, status: int = 0) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "dora", "cluster", *arguments],
+            cwd=self.folder,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=50,
+        )
+        assert done.returncode == status, f"dora cluster {' '.join(arguments)}: {done.stdout}"
+        return done.stdout
+
+    def machines(self, status: int = 0) -> dict[str, str]:
+        """Return machine → how its daemon is."""
+        lines = self.dora("status", "cluster.yml", "-f", "json", status=status).splitlines()
+        return {row["machine"]: row["daemon"] for row in map(json.loads, lines)}
+
+    def pid(self, machine: str) -> int:
+        return int((self.folder / "data" / f"daemon-{machine}.pid").read_text())
+
+
+@pytest.fixture
+def cluster(local_ssh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    root = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")  # pytest's is too long for sockets
+    monkeypatch.setenv("DORA_RUNTIME_DIR", root)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    monkeypatch.delenv("DORA_AUTH_TOKEN", raising=False)
+    cluster = Cluster(local_ssh.parent)
+    yield cluster
+    cluster.write("left", "right")
+    done = subprocess.run(
+        [sys.executable, "-m", "dora", "cluster", "down", "--force", str(cluster.file)],
+        cwd=cluster.folder,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    shutil.rmtree(root, ignore_errors=True)
+
+
+def wait_until(condition: Callable[[], Any], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain for: {what}"
+        time.sleep(0.01)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_up_again_and_down(cluster: Cluster) -> None:
+    printed = cluster.dora("up", "cluster.yml")
+    assert "started dora coordinator" in printed
+    assert "left: started dora daemon" in printed and "right: started dora daemon" in printed
+    assert cluster.machines() == {"left": "connected", "right": "connected"}
+    assert "side=right" in cluster.dora("status", "cluster.yml")
+
+    os.kill(cluster.pid("right"), signal.SIGKILL)
+    wait_until(lambda: not alive(cluster.pid("right")), "the end of a daemon")
+    wait_until(lambda: cluster.machines(status=1)["right"] != "connected", "the news of it")
+    printed = cluster.dora("up", "cluster.yml")
+    assert "left: daemon already running" in printed and "right: started dora daemon" in printed
+
+    pids = [cluster.pid(machine) for machine in ("left", "right")]
+    cluster.dora("down", "cluster.yml")
+    wait_until(lambda: not any(map(alive, pids)), "the end of the daemons")
+    assert "cannot connect to coordinator" in cluster.dora("status", "cluster.yml", status=1)
+
+
+def test_a_dataflow_gets_its_files(cluster: Cluster) -> None:
+    flow = cluster.folder / "flow"
+    flow.mkdir()
+    (flow / "source.py").write_text(SOURCE)
+    (flow / "sink.py").write_text(SINK)
+    nodes = [
+        {"id": "source", "path": "source.py", "deploy": {"machine": "left"}, "outputs": ["number"]},
+        {
+            "id": "sink",
+            "path": "sink.py",
+            "deploy": {"labels": {"side": "right"}},
+            "inputs": {"number": "source/number"},
+        },
+    ]
+    (flow / "dataflow.yml").write_text(json.dumps({"nodes": nodes}))
+    cluster.dora("up", "cluster.yml")
+    printed = cluster.dora("start", "cluster.yml", "flow/dataflow.yml", "--attach", "--name", "counts")
+    assert "left: copied 3 file(s)" in printed or "right: copied 3 file(s)" in printed
+    copies = cluster.folder / "data" / "dataflows"
+    assert "got [0, 1, 2]" in printed and f"in {copies}" in printed
+    assert "copied" not in cluster.dora("start", "cluster.yml", "flow/dataflow.yml", "--attach")
+    assert "dataflow restarted" in cluster.dora("restart", "cluster.yml", "counts")
+
+    nodes[0]["deploy"] = {"machine": "lefft"}
+    (flow / "dataflow.yml").write_text(json.dumps({"nodes": nodes}))
+    printed = cluster.dora("start", "cluster.yml", "flow/dataflow.yml", status=1)
+    assert "did you mean `left`?" in printed
+
+
+def test_down_without_a_coordinator(cluster: Cluster) -> None:
+    cluster.dora("up", "cluster.yml")
+    pids = [cluster.pid(machine) for machine in ("left", "right")]
+    os.kill(Client("127.0.0.1", cluster.port).status().pid, signal.SIGKILL)
+    assert "what its daemons run goes on" in cluster.dora("down", "cluster.yml", status=1)
+    assert all(map(alive, pids))
+    printed = cluster.dora("down", "--force", "cluster.yml")
+    assert "left: ended dora daemon" in printed and "right: ended dora daemon" in printed
+    assert not any(map(alive, pids))
+
+
+def test_machines_on_which_it_does_not_work_are_told_and_the_others_run(cluster: Cluster) -> None:
+    machines = [
+        {"id": "left", "host": "localhost"},
+        {"id": "lost", "host": "127.0.0.3", "dora": "~/nowhere/dora"},
+        {"id": "broken", "host": "127.0.0.4", "dora": "false"},
+    ]
+    coordinator = {"addr": "127.0.0.1", "port": cluster.port}
+    cluster.file.write_text(json.dumps({"coordinator": coordinator, "machines": machines}))
+    (cluster.folder / "bin" / "false").write_text("#!/bin/sh\necho 'error: the moon is full' >&2; exit 1\n")
+    (cluster.folder / "bin" / "false").chmod(0o755)
+    printed = cluster.dora("up", "cluster.yml", status=1)
+    assert "left: started dora daemon" in printed
+    assert "no daemon on 2 of 3 machine(s)" in printed
+    assert "lost: there is no command `~/nowhere/dora` on 127.0.0.3" in printed
+    assert "broken: the daemon could not be started: the moon is full" in printed
+
+
+def test_a_coordinator_for_this_machine_only_is_in_the_way(cluster: Cluster) -> None:
+    cluster.dora("up", "cluster.yml")
+    cluster.file.write_text(cluster.file.read_text().replace("127.0.0.1", "127.0.0.2"))
+    assert "end it with `dora down`" in cluster.dora("up", "cluster.yml", status=1)
+
+
+SYSTEMCTL = """\
+#!{python}
+# As much of `systemctl --user` as a unit of dora needs.
+import os, pathlib, shlex, signal, subprocess, sys
+words = [word for word in sys.argv[1:] if not word.startswith("-")]
+units = pathlib.Path(os.environ["XDG_CONFIG_HOME"], "systemd/user")
+pids = pathlib.Path(os.environ["XDG_CONFIG_HOME"], "pids")
+pids.mkdir(exist_ok=True)
+assert sys.argv[1] == "--user", sys.argv
+def stop(name):
+    pid = pids / name
+    if pid.exists():
+        os.kill(int(pid.read_text()), signal.SIGTERM)
+        pid.unlink()
+def start(name):
+    lines = dict(line.split("=", 1) for line in (units / name).read_text().splitlines() if "=" in line)
+    extra = dict(line.split("=", 1) for line in open(lines["EnvironmentFile"]).read().split())
+    with open(pids / (name + ".log"), "ab") as log:
+        process = subprocess.Popen(shlex.split(lines["ExecStart"]), stdin=subprocess.DEVNULL, stdout=log,
+            stderr=log, env={{**os.environ, **extra}}, start_new_session=True)
+    (pids / name).write_text(str(process.pid))
+if words[0] in ("stop", "disable", "restart"):
+    stop(words[1])
+if words[0] == "restart":
+    start(words[1])
+"""
+
+
+def test_daemons_as_services(cluster: Cluster) -> None:
+    binaries = cluster.folder / "bin"
+    (binaries / "systemctl").write_text(SYSTEMCTL.format(python=sys.executable))
+    (binaries / "id").write_text("#!/bin/sh\necho 1000\n")  # not root: units of the user
+    (binaries / "loginctl").write_text('#!/bin/sh\n[ "$1" = enable-linger ]\n')
+    for name in ("systemctl", "id", "loginctl"):
+        (binaries / name).chmod(0o755)
+    assert "cannot connect to coordinator" in cluster.dora("install", "cluster.yml", status=1)
+    cluster.dora("up", "cluster.yml")
+    printed = cluster.dora("install", "cluster.yml")
+    assert "left: installed dora-daemon-left.service, which runs" in printed
+    units = cluster.folder / "config" / "systemd" / "user"
+    assert sorted(path.name for path in units.iterdir()) == [
+        "dora-daemon-left.service",
+        "dora-daemon-right.service",
+    ]
+    text = (units / "dora-daemon-left.service").read_text()
+    assert "@" not in text and "WantedBy=default.target" in text
+    secret = cluster.folder / "data" / "daemon-left.env"
+    assert secret.stat().st_mode & 0o777 == 0o600
+
+    printed = cluster.dora("uninstall", "cluster.yml")
+    assert "left: removed dora-daemon-left.service" in printed
+    assert not list(units.iterdir()) and not secret.exists()
+    assert "there is no dora-daemon-right.service" in cluster.dora("uninstall", "cluster.yml")
+
+
+def test_no_services_without_systemd(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    tools = cluster.folder / "tools"
+    tools.mkdir()
+    for name in ("sh", "mkdir", "id", "cat", "tr", "sleep", "nohup", "tail", "sed"):
+        (tools / name).symlink_to(str(shutil.which(name)))
+    cluster.dora("up", "cluster.yml")
+    monkeypatch.setenv("PATH", f"{cluster.folder / 'bin'}{os.pathsep}{tools}")
+    assert "left: this machine has no systemd" in cluster.dora("uninstall", "cluster.yml", status=1)

@@ -1,0 +1,142 @@
+"""Copies of a dataflow's folder: what is in them, what is sent again, what nobody can smuggle in."""
+
+from __future__ import annotations
+
+import io
+import os
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from dora.cluster import folder as folders
+from dora.cluster.cluster_file import Machine
+from dora.cluster.folder import difference, survey
+from dora.cluster.receive import Wanted, receive
+from dora.cluster.send import copy_folder, copy_name
+from dora.cluster.ssh import MachineFault
+from dora.errors import DoraError
+
+HERE = Machine(id="here", host="localhost")
+
+
+def write(folder: Path, **files: str) -> None:
+    for name, text in files.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+
+def listing(folder: str | Path) -> dict[str, str]:
+    """Return the files of a copy with their texts."""
+    files = [path for path in Path(folder).rglob("*") if path.is_file()]
+    found = {str(path.relative_to(folder)): path.read_text() for path in files}
+    return {name: text for name, text in found.items() if not name.startswith(".dora-copy")}
+
+
+def test_what_belongs_to_a_dataflow(tmp_path: Path) -> None:
+    write(tmp_path, flow="a", nodes__camera="b", out__x__log="c", nodes__out="a file may be called so")
+    write(tmp_path, venv__lib__x="e", venv__bin="f")
+    (tmp_path / "venv" / "pyvenv.cfg").touch()
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "config").touch()
+    (tmp_path / "nodes" / "__pycache__").mkdir()
+    (tmp_path / "nodes" / "__pycache__" / "camera.pyc").touch()
+    (tmp_path / "nodes" / "again").symlink_to("..")
+    (tmp_path / "nothing").symlink_to("gone")
+    os.mkfifo(tmp_path / "pipe")
+    assert set(survey(str(tmp_path))) == {"flow", "nodes/camera", "nodes/out"}
+
+
+def test_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, a="a", b="b")
+    monkeypatch.setattr(folders, "MAX_FILES", 1)
+    with pytest.raises(DoraError, match="give the dataflow a folder of its own"):
+        survey(str(tmp_path))
+
+
+@pytest.mark.usefixtures("local_ssh")
+def test_a_copy_follows_its_folder(tmp_path: Path) -> None:
+    source = tmp_path / "flow"
+    write(source, dataflow="1", nodes__camera="2", nodes__old="3")
+    (source / "nodes" / "camera").chmod(0o755)
+    first = copy_folder(HERE, str(source), survey(str(source)))
+    assert listing(first.folder) == {"dataflow": "1", "nodes/camera": "2", "nodes/old": "3"}
+    assert os.access(Path(first.folder, "nodes", "camera"), os.X_OK)
+    assert (first.sent, first.size) == (3, 3)
+
+    Path(first.folder, "nodes", "result").write_text("of a node")
+    Path(first.folder, "nodes", "camera").write_text("spoilt")
+    write(source, dataflow="12")
+    (source / "nodes" / "old").unlink()
+    second = copy_folder(HERE, str(source), survey(str(source)))
+    assert (second.folder, second.sent) == (first.folder, 2)
+    assert listing(second.folder) == {"dataflow": "12", "nodes/camera": "2", "nodes/result": "of a node"}
+
+    assert copy_folder(HERE, str(source), survey(str(source))).sent == 0
+
+
+@pytest.mark.usefixtures("local_ssh")
+def test_what_changes_while_it_is_copied_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "flow", a="a")
+    files = survey(str(tmp_path / "flow"))
+    (tmp_path / "flow" / "a").unlink()
+    with pytest.raises(MachineFault, match=r"cannot copy .*flow/a"):
+        copy_folder(HERE, str(tmp_path / "flow"), files)
+
+
+@pytest.mark.usefixtures("local_ssh")
+def test_a_machine_without_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path, blocked="a file where the folder should be", flow__a="a")
+    monkeypatch.setenv("DORA_DATA_DIR", str(tmp_path / "blocked"))
+    with pytest.raises(MachineFault, match="here: "):
+        copy_folder(HERE, str(tmp_path / "flow"), survey(str(tmp_path / "flow")))
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../outside", "link/outside"])
+def test_nothing_leaves_the_folder_of_a_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.setenv("DORA_DATA_DIR", str(tmp_path / "data"))
+    copy = tmp_path / "data" / "dataflows" / "flow"
+    copy.mkdir(parents=True)
+    (copy / "link").symlink_to(tmp_path)
+    with pytest.raises(DoraError):
+        receive("flow", request(name), io.BytesIO())
+    assert not (tmp_path / "outside").exists() and not (tmp_path / "data" / "outside").exists()
+
+
+def test_a_copy_that_was_cut_off_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DORA_DATA_DIR", str(tmp_path))
+    whole = request("a").read()
+    with pytest.raises(DoraError, match="not complete"):
+        receive("flow", io.BytesIO(whole[:700]), io.BytesIO())
+    answers = io.BytesIO()
+    receive("flow", io.BytesIO(whole), answers)
+    first, last = answers.getvalue().splitlines()
+    assert msgspec.json.decode(first)["files"] == {} and last == b"{}"
+
+
+def test_copies_of_different_folders_have_different_names() -> None:
+    assert copy_name("/a/flow") != copy_name("/b/flow")
+    assert copy_name("/a/my flow!").startswith("my-flow-")
+
+
+def test_what_is_to_be_sent() -> None:
+    here: dict[str, Any] = {"same": (1, 2, 3), "longer": (2, 2, 3), "new": (1, 1, 1)}
+    there: dict[str, Any] = {"same": (1, 2, 3), "longer": (1, 2, 3), "gone": (1, 1, 1)}
+    assert difference(here, there) == (["longer", "new"], ["gone"])
+
+
+def request(name: str) -> io.BytesIO:
+    """Return what a sender would write for one file of this name."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+        member = tarfile.TarInfo(name)
+        member.size = 3
+        member.pax_headers = {"DORA.time": "1"}
+        archive.addfile(member, io.BytesIO(b"abc"))
+    wanted = Wanted({name: (3, 1, 0o644)}, [])
+    return io.BytesIO(msgspec.json.encode(wanted) + b"\n" + stream.getvalue())

@@ -1,0 +1,83 @@
+"""What is run on machines: words that no shell takes apart, and what its failures mean."""
+
+from __future__ import annotations
+
+import shlex
+import subprocess
+
+import pytest
+
+from dora.cluster import scripts
+from dora.cluster.cluster_file import Cluster, Machine
+from dora.cluster.ssh import MachineFault, command_line, on_all, reason
+
+ROBOT = Machine(id="robot", host="robot.local", user="ros", port=2222, labels={"gpu": "a b", "arm": "100%"})
+CLUSTER = Cluster(address="10.0.0.1", port=6013, machines=(ROBOT,), file="cluster.yml")
+ALL = {
+    "start": scripts.start_daemon(CLUSTER, ROBOT),
+    "end": scripts.end_daemon(ROBOT),
+    "look": scripts.look_at_daemon(ROBOT),
+    "install": scripts.install(CLUSTER, ROBOT),
+    "uninstall": scripts.uninstall(ROBOT),
+    "wheel": scripts.install_wheel(ROBOT, "dora-1-py3-none-any.whl"),
+    "receive": scripts.receive_copy(ROBOT, "flow-1"),
+}
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_script_is_one_for_any_posix_shell(name: str) -> None:
+    subprocess.run(["sh", "-n"], input=ALL[name], text=True, check=True)
+
+
+def test_ssh_asks_nothing_and_gets_the_script_as_one_word() -> None:
+    words = command_line(ROBOT, "echo 'it is'")
+    assert words[0] == "ssh" and "BatchMode=yes" in words
+    assert words[-6:-1] == ["-p", "2222", "-l", "ros", "robot.local"]
+    assert shlex.split(words[-1]) == ["exec", "sh", "-c", "echo 'it is'"]
+
+
+def test_the_daemon_gets_what_the_file_says() -> None:
+    assert scripts.daemon_options(CLUSTER, Machine(id="a", host="b", address="10.0.0.7")) == [
+        *("--machine-id", "a", "--coordinator-addr", "10.0.0.1", "--coordinator-port", "6013"),
+        *("--interface", "10.0.0.7"),
+    ]
+    assert scripts.daemon_options(CLUSTER, ROBOT)[-2:] == ["--labels", "arm=100%,gpu=a b"]
+
+
+def test_a_unit_says_its_words_in_the_way_of_systemd() -> None:
+    line = next(line for line in scripts.unit(CLUSTER, ROBOT).splitlines() if line.startswith("ExecStart"))
+    assert line.endswith(' "--labels" "arm=100%%,gpu=a b"')
+
+
+def test_the_command_is_found_in_the_home_folder() -> None:
+    machine = Machine(id="a", host="b", dora="~/venv/bin/dora")
+    assert scripts.command(machine) == '"$HOME"/venv/bin/dora'
+
+
+@pytest.mark.parametrize(
+    ("status", "said", "told"),
+    [
+        (255, "ros@robot: Permission denied (publickey).", "`ssh -p 2222 -l ros robot.local` has to work"),
+        (255, "Host key verification failed.\r", "its host key is unknown"),
+        (255, "ssh: Could not resolve hostname robot.local: Name or service not known", "check `host`"),
+        (255, "ssh: connect to host robot.local port 22: Connection timed out", "does not answer"),
+        (255, "something new", "something new"),
+        (127, "not found", "there is no command `dora` on robot.local"),
+        (1, "warning: x\nerror: the disk is full\nbye", "the disk is full"),
+        (1, "", "the command ended with exit status 1"),
+    ],
+)
+def test_what_went_wrong_is_told_with_the_mend(status: int, said: str, told: str) -> None:
+    assert told in reason(ROBOT, status, said)
+
+
+def test_all_machines_are_worked_on_and_each_has_its_own_fault() -> None:
+    desk = Machine(id="desk", host="desk")
+
+    def work(machine: Machine) -> str:
+        if machine is desk:
+            raise MachineFault(machine, "it is off")
+        return "done"
+
+    (_, done), (_, fault) = on_all([ROBOT, desk], work)
+    assert done == "done" and str(fault) == "desk: it is off"
