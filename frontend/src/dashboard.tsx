@@ -9,7 +9,7 @@ import { HomePane, TONES } from "./home";
 import { Chip, ConfirmButton, IconButton, useLive } from "./hooks";
 import { logIn, LoginPane } from "./login";
 import { LogPane } from "./logs";
-import type { Listed } from "./model";
+import type { Failure, Listed } from "./model";
 import { NodesPane } from "./nodes";
 import { about, type About, ask, dataflows, Live, Refused } from "./server";
 import { SourcePane } from "./source";
@@ -102,6 +102,7 @@ function Dataflow(props: {
   const [node, setNode] = useState(""); // of the log
   const [pins, setPins] = useState<string[]>([]);
   const [latency, setLatency] = useState(false);
+  const [failures, setFailures] = useState<Failure[]>([]);
   const ended = listed !== null && (listed.status === "finished" || listed.status === "failed");
   const live = useMemo(() => new Live(uuid), [uuid, ended]);
   useEffect(() => () => live.close(), [live]);
@@ -111,6 +112,10 @@ function Dataflow(props: {
   useEffect(() => {
     about(uuid).then(setTold, (error: Error) => setProblem(error.message));
   }, [uuid, listed?.status]);
+  useEffect(() => {
+    // The list does not tell how each dataflow ended.
+    if (ended) ask<Listed>("GET", `/api/dataflows/${uuid}`).then(({ result }) => setFailures(result?.failures ?? []), () => {});
+  }, [uuid, ended]);
   useEffect(() => {
     document.title = `${told?.name ?? "dora"} · dora`;
   }, [told?.name]);
@@ -163,7 +168,7 @@ function Dataflow(props: {
       </header>
       {said && <p class="banner" role="alert">{said}</p>}
       {told?.running && !told.here && !live.state && <p class="banner">It is being built, or it runs on another machine: nothing can be seen of it here yet.</p>}
-      {listed?.result && <Outcome listed={listed} onLogs={showLog} />}
+      {failures.length > 0 && <Failures failures={failures} onLogs={showLog} />}
       <main class="dataflow" data-tab={tab} data-side={side}>
         {graph ? <GraphPane live={live} graph={graph} selected={selected} onSelect={select} /> : <section class="canvas pane" id="graph"><p class="hint">Waiting for the dataflow …</p></section>}
         <div class="tabs" role="tablist" aria-label="Panes">
@@ -182,14 +187,13 @@ function Dataflow(props: {
   );
 }
 
-function Outcome({ listed, onLogs }: { listed: Listed; onLogs: (node: string) => void }) {
-  const failures = listed.result?.failures ?? [];
-  if (!failures.length) return null;
+function Failures({ failures, onLogs }: { failures: Failure[]; onLogs: (node: string) => void }) {
   return (
     <section class="outcome" aria-label="Failures">
       {failures.map((failure, index) => (
         <p key={failure.node_id}>
           <button class="link" onClick={() => onLogs(failure.node_id)}>{failure.node_id}</button> {failure.message}
+          {failure.last_lines.length > 0 && <code class="quiet"> {failure.last_lines[failure.last_lines.length - 1]}</code>}
           {index === 0 && failures.length > 1 && <span class="quiet"> — the first cause</span>}
         </p>
       ))}

@@ -59,12 +59,13 @@ export interface Listed {
   cpu: number;
   memory: number;
   reason: string;
-  result: Result | null;
+  result: { failures: Failure[] } | null; // only if one dataflow is asked for
 }
 
-export interface Result {
-  failures: { node_id: string; message: string; last_lines: string[] }[];
-  links: { link: string; sent: number; received: number; dropped: number; unread: number }[];
+export interface Failure {
+  node_id: string;
+  message: string;
+  last_lines: string[];
 }
 
 export interface Source {

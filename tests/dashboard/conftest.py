@@ -17,7 +17,7 @@ sys.path.append(str(Path(__file__).parents[1] / "coordinator"))
 from system import System, free_port
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     with playwright.sync_playwright() as engine:

@@ -83,7 +83,7 @@ def test_how_a_dataflow_failed_can_be_read_afterwards(system: System, visit: Any
     wait_for_line(page, "I am about to fail")
     page.get_by_label("Level", exact=True).select_option("error")
     page.wait_for_selector("text=/[1-9][0-9]* found/")
-    wait_for_line(page, "ValueError: out of ideas")
+    wait_for_line(page, "exited with status 1: ValueError: out of ideas")
 
 
 def test_a_restart_leads_to_the_new_one(system: System, visit: Any) -> None:
