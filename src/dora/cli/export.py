@@ -35,7 +35,7 @@ def export(recording: str, parquet: str | None, rerun: str | None, topics: str |
             from dora.recording.parquet import export_parquet
 
             for written in export_parquet(opened, parquet, wanted, force=force):
-                click.echo(f"{written.path}: {written.messages:,} messages")
+                click.echo(f"{written.path}: {_messages(written.messages)}")
         if rerun:
             from dora.viewer.installed import check_rerun
 
@@ -43,9 +43,13 @@ def export(recording: str, parquet: str | None, rerun: str | None, topics: str |
             from dora.viewer.export import export_rerun
 
             drawn, not_drawn = export_rerun(opened, rerun, wanted, force=force)
-            click.echo(f"{rerun}: {drawn:,} messages")
+            click.echo(f"{rerun}: {_messages(drawn)}")
             for topic, count in not_drawn.items():
-                click.echo(f"warning: {count:,} messages of {topic} cannot be drawn", err=True)
+                click.echo(f"warning: {_messages(count)} of {topic} cannot be drawn", err=True)
+
+
+def _messages(count: int) -> str:
+    return "1 message" if count == 1 else f"{count:,} messages"
 
 
 def _wanted(topics: str | None, there: list[str]) -> list[str] | None:

@@ -1,0 +1,72 @@
+"""`dora export`: every message comes out, whatever its type."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from recorded_files import T0, write_recording
+
+from dora.cli.main import run_command_line
+
+STATE = pa.struct({"name": pa.string(), "angles": pa.list_(pa.float64())})
+MESSAGES = [
+    ("camera/image", 0.0, np.zeros(12, np.uint8), {"encoding": "bgr8", "width": 2, "height": 2}),
+    ("arm/state", 0.1, pa.array([{"name": "a", "angles": [1.0, None]}], STATE)),
+    ("arm/state", 0.2, pa.array([{"name": None, "angles": []}, None], STATE)),
+    ("arm/op/mode", 0.3, pa.array(["fast", "slow", "fast"]).dictionary_encode()),
+    ("talk/text", 0.4, pa.array(["hello"])),
+    ("talk/text", 0.5, pa.array([1, 2])),
+    ("talk/text", 0.6, pa.array(["again"])),
+    ("timer/tick", 0.7, pa.nulls(0)),
+]
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Path:
+    return write_recording(tmp_path / "run.mcap", MESSAGES)
+
+
+def test_parquet(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "out"
+    assert run_command_line(["export", str(recording), "--parquet", str(folder)]) == 0
+    assert f"{folder}/talk/text.2.parquet: 1 message\n" in capsys.readouterr().out
+    state = pq.read_table(folder / "arm/state.parquet")
+    assert state.column("value").to_pylist() == [each[2].to_pylist() for each in MESSAGES[1:3]]
+    assert state.column("time").cast(pa.int64()).to_pylist() == [T0 + 100_000_000, T0 + 200_000_000]
+    assert pq.read_table(folder / "arm/op/mode.parquet").column("value").to_pylist() == [
+        ["fast", "slow", "fast"]
+    ]
+    assert pq.read_table(folder / "talk/text.parquet").column("value").to_pylist() == [["hello"], ["again"]]
+    assert pq.read_table(folder / "camera/image.parquet").column("metadata").to_pylist() == [
+        '{"encoding": "bgr8", "width": 2, "height": 2}'
+    ]
+
+
+def test_a_file_that_exists_is_not_touched(
+    recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "arm").mkdir()
+    (tmp_path / "arm/state.parquet").write_text("mine")
+    assert run_command_line(["export", str(recording), "--parquet", str(tmp_path)]) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert (tmp_path / "arm/state.parquet").read_text() == "mine"
+
+
+def test_what_to_export_has_to_be_said(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command_line(["export", str(recording)]) == 2
+    assert run_command_line(["export", str(recording), "--parquet", "x", "--topics", "arm/stat"]) == 1
+    assert "did you mean `arm/state`?" in capsys.readouterr().err
+
+
+def test_rerun(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("rerun")
+    path = tmp_path / "run.rrd"
+    assert run_command_line(["export", str(recording), "--rerun", str(path)]) == 0
+    shown = capsys.readouterr()
+    assert shown.out == f"{path}: 4 messages\n"  # the image, two texts, two numbers
+    assert "1 message of arm/op/mode cannot be drawn" in shown.err
+    assert path.stat().st_size > 1000

@@ -1,0 +1,81 @@
+"""The order of events on its way through a recording: entries, cuts, translated numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dora.recording.order import OrderTail, Translation, first_numbers
+from dora.wire.order import Entry, Kind, entries, pack_entry, whole
+
+numbers = st.integers(0, 2**64 - 1)
+some_entries = st.lists(
+    st.builds(Entry, st.integers(0, 7), st.integers(0, 65535), numbers, numbers, st.binary(max_size=40))
+)
+BEGIN = pack_entry(Kind.BEGIN, 0, 1, 0, msgspec.msgpack.encode({"x": "a/out", "y": "r/op/out"}))
+
+
+@given(some_entries, st.integers(0, 60))
+def test_entries_come_back_up_to_a_cut(given_: list[Entry], cut: int) -> None:
+    data = b"".join(pack_entry(*entry) for entry in given_)
+    assert list(entries(data)) == given_
+    rest = data[: max(len(data) - cut, 0)]
+    found = list(entries(rest))
+    assert found == given_[: len(found)]
+    assert whole(rest) == len(b"".join(pack_entry(*entry) for entry in found))
+
+
+def message(number: int, time_ns: int = 10) -> bytes:
+    return pack_entry(Kind.MESSAGE, 0, time_ns, number)
+
+
+def local(number: int, time_ns: int = 10) -> bytes:
+    return pack_entry(Kind.LOCAL, 1, time_ns, number)
+
+
+def test_numbers_are_translated() -> None:
+    translation = Translation(lambda _, number: number - 5, 5, 20, whole=False)
+    first = b"".join(translation.of(BEGIN + message(5) + message(6, 4) + message(6)))
+    second = b"".join(translation.of(local(30) + local(32) + message(9, 20)))
+    assert [(entry.kind, entry.number) for entry in entries(first + second)] == [
+        (Kind.BEGIN, 0),
+        (Kind.MESSAGE, 1),
+        (Kind.LOCAL, 1),
+        (Kind.LOCAL, 3),
+    ]
+
+
+def test_a_whole_recording_keeps_the_numbers_of_values() -> None:
+    translation = Translation(lambda _, number: number, 0, 99, whole=True)
+    assert [entry.number for entry in entries(b"".join(translation.of(BEGIN + local(2))))] == [0, 2]
+
+
+def test_the_lowest_numbers_are_found() -> None:
+    found: dict[str, int] = {}
+    first_numbers(BEGIN + message(7) + message(8), [], found)
+    assert found == {"a/out": 7}
+
+
+def test_a_tail_gives_whole_entries() -> None:
+    tail = OrderTail()
+    path = Path(tail.directory) / "arm"
+    path.write_bytes(BEGIN + message(1)[:10])
+    assert list(tail.read()) == [("arm", BEGIN)]
+    assert list(tail.read()) == []
+    with path.open("ab") as file:
+        file.write(message(1)[10:])
+    assert list(tail.read()) == [("arm", message(1))]
+    tail.close()
+    assert not path.exists()
+
+
+@pytest.mark.parametrize("node_id", ["a", "a.b-c_d"])
+def test_ids_of_nodes_are_names_of_files(node_id: str) -> None:
+    tail = OrderTail()
+    (Path(tail.directory) / node_id).write_bytes(BEGIN)
+    assert list(tail.read()) == [(node_id, BEGIN)]
+    tail.close()

@@ -1,0 +1,106 @@
+"""Who is replaced by a recording and who runs again, and what the dataflow of a replay looks like."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from dora.dataflow import parse
+from dora.dataflow.model import Dataflow
+from dora.errors import DoraError
+from dora.recording.rewrite import rewrite
+from dora.recording.roles import Roles, in_cycles, roles
+
+FLOW = """
+deploy: {machine: robot}
+nodes:
+  - id: camera
+    path: camera.py
+    inputs: {tick: dora/timer/millis/50}
+    outputs: [image]
+    send_stdout_as: log
+  - id: detector
+    path: detector.py
+    env: {MODEL: small}
+    inputs:
+      image: {source: camera/image, queue_size: 1, input_timeout: 2}
+      tick: dora/timer/secs/1
+    outputs: [boxes]
+    deploy: {machine: server}
+  - id: planner
+    operators:
+      - id: op
+        python: plan.py
+        inputs: {boxes: detector/boxes, done: arm/done}
+        outputs: [goal]
+  - id: arm
+    path: arm.py
+    inputs: {goal: planner/op/goal}
+    outputs: [done]
+  - id: viewer
+    path: dynamic
+    inputs: {image: camera/image}
+"""
+ALL = {"camera/image", "detector/boxes", "planner/op/goal", "arm/done"}
+
+
+@pytest.fixture(scope="module")
+def flow() -> Dataflow:
+    text = FLOW.replace("outputs: [image]\n", "outputs: [image, log]\n")
+    return parse(text, working_dir="/lab", environ={})
+
+
+def test_sources_are_replaced(flow: Dataflow) -> None:
+    assert roles(flow, ALL) == Roles(("camera",), ("detector", "planner", "arm"), ("viewer",))
+
+
+def test_what_cannot_be_fed_is_replaced_or_left_out(flow: Dataflow) -> None:
+    found = roles(flow, {"detector/boxes", "arm/done"})
+    assert found == Roles(("detector",), ("planner", "arm"), ("camera", "viewer"))
+    assert roles(flow, {"arm/done"}).replaced == ("arm",)
+
+
+def test_nodes_can_be_named(flow: Dataflow) -> None:
+    found = roles(flow, ALL, ["camera", "arm"])
+    assert found.replaced == ("camera", "arm")
+    assert found.live == ("detector", "planner", "viewer")
+    assert roles(flow, ALL, ["camera", "viewer"]).left_out == ("viewer",)
+    with pytest.raises(DoraError, match="did you mean `detector`"):
+        roles(flow, ALL, ["detectr"])
+    with pytest.raises(DoraError, match="nothing of `arm` is in the recording"):
+        roles(flow, {"camera/image"}, ["arm"])
+
+
+def test_cycles_are_found(flow: Dataflow) -> None:
+    assert in_cycles(flow, ["detector", "planner", "arm"]) == {("planner", "arm"), ("arm", "planner")}
+
+
+def test_the_dataflow_of_a_replay(flow: Dataflow) -> None:
+    who = roles(flow, ALL)
+    made = rewrite(flow, who, {"DORA_REPLAY_FILE": "/a.mcap"}, directory="/d", ordered=True, lossless=True)
+    again = parse(yaml.safe_dump(made), working_dir="/lab", environ={})
+    camera, detector, planner, arm = again.nodes
+    assert camera.path == "dora-replay"
+    assert camera.inputs == ()
+    assert camera.outputs == ("image", "log")
+    assert camera.log.send_stdout_as == "log"
+    assert camera.env == {
+        "DORA_REPLAY_FILE": "/a.mcap",
+        "DORA_REPLAY_DIRECTORY": "/d",
+        "DORA_REPLAY_NODE": "camera",
+    }
+    image, tick = detector.inputs
+    assert (image.queue_policy, image.queue_size, image.input_timeout) == ("backpressure", 1, None)
+    assert str(tick.source) == "dora/timer/secs/1"
+    assert detector.env == {"MODEL": "small", "DORA_REPLAY_DIRECTORY": "/d"}
+    assert [item.queue_size for item in planner.inputs] == [10, 1000]
+    assert arm.inputs[0].queue_size == 1000
+    assert again.exit_when_nodes_finish
+
+
+def test_a_free_replay_in_real_time_keeps_queues_as_they_are(flow: Dataflow) -> None:
+    made = rewrite(flow, roles(flow, ALL), {})
+    again = parse(yaml.safe_dump(made), working_dir="/lab", environ={})
+    image, _ = again.node("detector").inputs
+    assert (image.queue_policy, image.queue_size, image.input_timeout) == ("drop_oldest", 1, 2.0)
+    assert again.node("detector").env == {"MODEL": "small"}
