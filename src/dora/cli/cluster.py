@@ -28,7 +28,7 @@ _file_or_not = click.argument(
 
 @click.group()
 def cluster() -> None:
-    """Run dora on several machines, which are reached by ssh and listed in a file."""
+    """Run dora on several machines, over ssh, from one file."""
 
 
 def _load(path: str) -> Cluster:

@@ -65,7 +65,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "export": ("dora.cli.export:export", "Write a recording as Parquet files, or for Rerun."),
     "cluster": (
         "dora.cli.cluster:cluster",
-        "Run dora on several machines, which are reached by ssh and listed in a file.",
+        "Run dora on several machines, over ssh, from one file.",
     ),
     "coordinator": (
         "dora.cli.components:coordinator",
