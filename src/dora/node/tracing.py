@@ -37,6 +37,7 @@ from dora.traces.span import (
     Attribute,
     Span,
     Status,
+    Value,
     attributes_of,
     encode_batch,
 )
@@ -105,7 +106,7 @@ class Tracer:
             elif event.__class__ is Input:
                 input_id = event["id"]
                 if input_id not in names:
-                    names[input_id] = f"process {input_id}", self._attributes("dora.input", input_id)
+                    names[input_id] = f"process {input_id}", attributes_of({"dora.input": input_id})
                 self._busy[thread] = self._begin(event, *names[input_id])
             return event
 
@@ -125,7 +126,7 @@ class Tracer:
                 context.trace_id, context.span_id, name, CONSUMER, str(_now()), attributes=attributes
             )
             if sequence := event.sequence:
-                span.attributes = [*attributes, *attributes_of({"dora.sequence": sequence})]
+                span.attributes = [*attributes, Attribute("dora.sequence", Value(int_value=str(sequence)))]
             _link(span, parent)
         process = _Process(context, span)
         self._current.set(process)
@@ -152,7 +153,7 @@ class Tracer:
         """Give a context to what is sent on an output."""
         send: Callable[..., None] = port.send
         name = f"send {output_id}"
-        attributes = self._attributes("dora.output", output_id)
+        attributes = attributes_of({"dora.output": output_id})
 
         def traced_send(data: Any, metadata: Mapping[str, Any] | None) -> None:
             span, metadata = self._begin_send(name, attributes, metadata)
@@ -230,13 +231,10 @@ class Tracer:
         bits = self._random.getrandbits
         span_id = f"{bits(64) or 1:016x}"
         if parent is not None:
-            return parent._replace(span_id=span_id)
+            return TraceContext(parent.trace_id, span_id, parent.sampled, parent.state)
         low = bits(64)
         # As the sampler of OpenTelemetry decides, so that all nodes would decide alike.
         return TraceContext(f"{bits(64) or 1:016x}{low:016x}", span_id, low < self._limit)
-
-    def _attributes(self, kind: str, port_id: str) -> list[Attribute]:
-        return attributes_of({"dora.node": self._node_id, kind: port_id})
 
     def _keep(self, span: Span) -> None:
         self._done.append(span)

@@ -14,6 +14,8 @@ from typing import Final, NamedTuple
 KEY: Final = "open_telemetry_context"
 
 _PARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?")
+_PLAIN = re.compile(r"traceparent:00-([0-9a-f]{32})-([0-9a-f]{16})-0([01])\n")  # what dora writes, mostly
+_ZEROS = ("0" * 32, "0" * 16)  # ids that are none
 _MAX_STATE = 512  # characters that everybody passes on, says the standard
 
 
@@ -36,12 +38,20 @@ def parse_context(value: object) -> TraceContext | None:
     """
     if not isinstance(value, str):
         return None
+    found = _PLAIN.fullmatch(value)
+    if found is not None:
+        trace_id, span_id, sampled = found.groups()
+        return (
+            None
+            if trace_id in _ZEROS or span_id in _ZEROS
+            else TraceContext(trace_id, span_id, sampled == "1")
+        )
     fields: dict[str, str] = {}
     for line in re.split(r"[\n;]", value):
         name, _, content = line.partition(":")
         fields.setdefault(name.strip().lower(), content.strip())
     found = _PARENT.fullmatch(fields.get("traceparent", ""))
-    if found is None or not (found[1].strip("0") and found[2].strip("0")):
+    if found is None or found[1] in _ZEROS or found[2] in _ZEROS:
         return None
     return TraceContext(found[1], found[2], bool(int(found[3], 16) & 1), fields.get("tracestate", ""))
 
