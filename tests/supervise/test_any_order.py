@@ -57,6 +57,8 @@ steps = st.one_of(
     st.tuples(st.just("spawn failed"), st.sampled_from(NAMES), st.just(0)),
     st.tuples(st.just("code"), st.sampled_from(NAMES), st.just(0)),
     st.tuples(st.just("successor registers"), st.sampled_from(NAMES), st.just(0)),
+    st.tuples(st.just("follow"), st.just(""), st.just(0)),
+    st.tuples(st.just("successor ready"), st.sampled_from(NAMES), st.just(0)),
     st.tuples(st.just("successor ends"), st.sampled_from(NAMES), st.sampled_from([0, 1])),
     st.tuples(st.just("ask to stop"), st.sampled_from(NAMES), st.integers(0, 6)),
     st.tuples(st.just("ask to restart"), st.sampled_from(NAMES), st.integers(0, 6)),
@@ -74,8 +76,11 @@ steps = st.one_of(
 class World:
     """A daemon in miniature: which processes exist, and who is connected."""
 
-    def __init__(self, nodes: list[Node], watched: set[str]) -> None:
+    def __init__(self, nodes: list[Node], watched: set[str], stands_by: bool = False) -> None:
         self.run = Supervised(*nodes, watched=frozenset(watched))
+        self.run.supervisor.stands_by = stands_by
+        self.waiting: dict[str, bool] = {}  # successors that stand by → whether they are ready
+        self.became_ready: list[str] = []
         self.watched = watched
         self.processes: dict[str, int] = {}  # node → incarnation
         self.successors: dict[str, int] = {}
@@ -98,8 +103,17 @@ class World:
                 case do.Succeed(node_id=node_id):
                     assert node_id not in self.processes
                     self.processes[node_id] = self.successors.pop(node_id)
+                    if node_id in self.waiting:
+                        self.connected.add(node_id)
+                        self.told.add(node_id)
+                        if self.waiting.pop(node_id):
+                            self.became_ready.append(node_id)
                 case do.DropSuccessor(node_id=node_id):
                     del self.successors[node_id]
+                    self.waiting.pop(node_id, None)
+                case do.AdmitSuccessor(node_id=node_id):
+                    assert node_id in self.successors
+                    self.waiting[node_id] = False
                 case do.Admit(node_id=node_id):
                     assert node_id not in self.connected
                     self.connected.add(node_id)
@@ -110,6 +124,10 @@ class World:
                 case do.Finish():
                     assert not self.successors, "nobody drops a successor"
                     self.finished += 1
+        while self.became_ready:
+            name = self.became_ready.pop()
+            if not self.finished:
+                self.perform(self.run(on.PortsReady(name)))
         while self.put_out:
             name = self.put_out.pop()
             if name in self.connected:
@@ -120,6 +138,8 @@ class World:
         guest = name == "guest"
         specs = run.supervisor.dataflow.nodes
         spec = next((spec for spec in specs if spec.id == name), None)
+        if self.finished:
+            return
         if spec is None and kind in ("progress", "parameter", "code"):
             return
         match kind:
@@ -158,7 +178,18 @@ class World:
                 self.perform(run(on.CodeChanged(name)))
             case "successor registers" if name in self.successors:
                 self.perform(run.register(name, incarnation=self.successors[name]))
+            case "follow":
+                for node_id in list(self.successors):
+                    self.step("successor registers", node_id, 0)
+                    self.step("successor ready", node_id, 0)
+                for node_id, state in list(run.supervisor.nodes.items()):
+                    if (state.makes_way or state.asked) and node_id in self.processes and not self.finished:
+                        self.end(node_id, 0)
+            case "successor ready" if self.waiting.get(name) is False:
+                self.waiting[name] = True
+                self.perform(run(on.SuccessorReady(name, self.successors[name])))
             case "successor ends" if name in self.successors:
+                self.waiting.pop(name, None)
                 self.perform(run(on.SuccessorEnded(name, self.successors.pop(name), number)))
             case "ask to stop" | "ask to restart" | "ask to remove":
                 self.perform(run.ask(name, kind.removeprefix("ask to "), float(number)))
@@ -206,11 +237,21 @@ class World:
 
 
 @settings(max_examples=150, deadline=None)
-@given(dataflows(), st.sets(st.sampled_from(NAMES)), st.lists(steps, max_size=40), st.booleans())
+@given(
+    dataflows(),
+    st.sets(st.sampled_from(NAMES)),
+    st.lists(steps, max_size=40),
+    st.booleans(),
+    st.booleans(),
+)
 def test_any_order_of_events_has_a_way_to_the_end(
-    nodes: list[Node], watched: set[str], script: list[tuple[str, str, int]], signals_work: bool
+    nodes: list[Node],
+    watched: set[str],
+    script: list[tuple[str, str, int]],
+    signals_work: bool,
+    stands_by: bool,
 ) -> None:
-    world = World(nodes, watched - {"guest"})
+    world = World(nodes, watched - {"guest", "extra"}, stands_by)
     world.perform(world.run(on.Begin()))
     for step in script:
         if not world.finished:

@@ -39,6 +39,7 @@ class Connection:
         self.number = number
         self.node_id = ""  # set once admitted
         self.pid = 0
+        self.incarnation = 0  # which process of the node it is
         self.on_written: Callable[[], None] | None = None
         self._loop = loop
         self._socket = peer

@@ -7,7 +7,6 @@ who lives and why.
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import msgspec
 
 from dora.daemon.board_keeper import BoardKeeper
 from dora.daemon.connections import Connection, ControlServer
-from dora.daemon.decided import Decided, event_of
+from dora.daemon.decided import Decided, event_of, registration_fault
 from dora.daemon.guardian import kill_run
 from dora.daemon.guests import Guests
 from dora.daemon.health import Health
@@ -27,10 +26,10 @@ from dora.daemon.loop import Loop
 from dora.daemon.options import RunOptions, finish_grace_from_environment
 from dora.daemon.processes import Child
 from dora.daemon.remains import Remains
-from dora.daemon.rewiring import Rewiring
+from dora.daemon.rewiring import Rewiring, prepared
 from dora.daemon.rundir import RunDirectory
 from dora.daemon.spawn import CannotSpawn
-from dora.daemon.successors import Successors
+from dora.daemon.successors import Successors, Waiting
 from dora.dataflow.links import Place, Plan, plan
 from dora.dataflow.model import Dataflow
 from dora.dataflow.report import listed
@@ -43,10 +42,10 @@ from dora.supervise.result import DataflowResult
 from dora.transport.board import Board
 from dora.transport.doorbell import Doorbell
 from dora.wire.control import (
-    PROTOCOL_VERSION,
     Closing,
     InputAttached,
     InputDetached,
+    NodeConfig,
     OutputsClosed,
     Ready,
     Refused,
@@ -97,6 +96,7 @@ class Daemon:
                 node.id: machine for node in dataflow.nodes if (machine := place.elsewhere(node.id))
             },
         )
+        self.supervisor.stands_by = place.engine == "iceoryx2" and not place.machines
         self.others: Others | None = None  # the supervisors of other machines
         self.trouble: BaseException | None = None  # an exception of ``on_log``
         self.on_running: Callable[[], None] | None = None  # called once, when every node is ready
@@ -106,6 +106,7 @@ class Daemon:
         self._place = place
         self._on_log: Callable[[LogEntry], None] | None = on_log
         self._plan = plan(dataflow, place)
+        self._waiting: dict[str, Waiting] = {}  # successors that stand by
         self._events: deque[on.Event] = deque()
         self._handling = False
         self._children: dict[str, Child] = {}
@@ -236,14 +237,9 @@ class Daemon:
             self.loop.call_at(time.monotonic() + PATIENCE, self._say_who_is_waited_for)
 
     def _say_who_is_waited_for(self) -> None:
-        slow = [node_id for node_id, node in self.supervisor.nodes.items() if node.alive]
-        if slow and not (self.supervisor.killing or self.supervisor.done):
-            self.note(
-                "warn",
-                None,
-                f"waiting for {listed(slow)} to end, which SIGTERM will hasten {self._options.grace:g} s "
-                "after the stop; a second Ctrl-C kills at once",
-            )
+        if not (self.supervisor.killing or self.supervisor.done) and (slow := self.supervisor.alive()):
+            when = f"{self._options.grace:g} s after the stop; a second Ctrl-C kills at once"
+            self.note("warn", None, f"waiting for {listed(slow)} to end, which SIGTERM will hasten {when}")
 
     # ----------------------------------------------------------------------- supervisor
 
@@ -273,8 +269,11 @@ class Daemon:
                 self._take_over(node_id)
             case do.DropSuccessor(node_id=node_id):
                 self._successors.drop(node_id)
+                self._waiting.pop(node_id, None)
             case do.Admit():
                 self._admit(command)
+            case do.AdmitSuccessor():
+                self._admit_successor(command)
             case do.Refuse(connection=number, reason=reason):
                 if (connection := self._server.connections.pop(number, None)) is not None:
                     connection.send(Refused(reason))
@@ -306,17 +305,11 @@ class Daemon:
                 pass
 
     def _answer(self, number: int | None, answer: Answer) -> None:
-        if number is not None and (connection := self._server.connections.get(number)) is not None:
+        if (connection := self._server.connections.get(-1 if number is None else number)) is not None:
             connection.send(answer)
 
     def _make_room(self, dataflow: Dataflow) -> Plan:
-        """Return the plan of a dataflow to come, whose lines and bells exist; raises ``OSError``."""
-        fresh = plan(dataflow, self._place, self._plan)
-        self._keeper.board.allocate(fresh.lines)
-        for path in fresh.bells:
-            if not os.path.exists(path):
-                Doorbell.make(path)
-        return fresh
+        return prepared(dataflow, self._place, self._plan, self._keeper.board)
 
     def _rewire(self, dataflow: Dataflow, asker: int | None) -> None:
         self.dataflow, self._plan = dataflow, self._make_room(dataflow)
@@ -352,7 +345,7 @@ class Daemon:
             child = self._start_process(
                 node_id,
                 command.incarnation,
-                on_line=lambda stream, text: self._on_line(node_id, stream, text),
+                on_line=lambda stream, text: self._text.line(node_id, stream, text),
                 on_end=lambda code, number: self._on_end(node_id, code, number),
             )
         except CannotSpawn as error:
@@ -404,7 +397,7 @@ class Daemon:
         def on_line(stream: Stream, text: str) -> None:
             if stream == "stderr":
                 errors.append(text)
-            self._on_line(node_id, stream, text)
+            self._text.line(node_id, stream, text)
 
         def on_end(exit_code: int | None, number: int | None) -> None:
             if self._children.get(node_id) is child:
@@ -424,11 +417,12 @@ class Daemon:
     def _take_over(self, node_id: str) -> None:
         child = self._children[node_id] = self._successors.take(node_id)
         self.feed(on.Spawned(node_id, child.pid))
+        if (waits := self._waiting.pop(node_id, None)) is not None:
+            self._seat(node_id, waits.connection)
+            if waits.ready:
+                self.feed(on.PortsReady(node_id))
 
     # ----------------------------------------------------------------------- what processes do
-
-    def _on_line(self, node_id: str, stream: Stream, text: str) -> None:
-        self._text.line(node_id, stream, text)
 
     def _on_end(self, node_id: str, exit_code: int | None, number: int | None) -> None:
         del self._children[node_id]
@@ -449,6 +443,10 @@ class Daemon:
             self._on_request(connection, message)
         elif not node_id:
             self._refuse(connection, "the first frame has to be a registration")
+        elif (waits := self._waiting.get(node_id)) is not None and waits.connection is connection:
+            if isinstance(message, Ready):
+                waits.ready = True
+                self.feed(on.SuccessorReady(node_id, waits.incarnation))
         else:
             match message:
                 case Ready():
@@ -467,16 +465,11 @@ class Daemon:
                     self._rewiring.detached(message)
 
     def _on_register(self, connection: Connection, message: Register) -> None:
-        if connection.node_id:
-            self._refuse(connection, "this connection is registered already")
-        elif message.protocol != PROTOCOL_VERSION:
-            self._refuse(
-                connection,
-                f"node `{message.node_id}` uses dora {message.version}, whose protocol differs from the "
-                "one of this run; install the same version in both environments",
-            )
+        if fault := registration_fault(connection, message):
+            self._refuse(connection, fault)
         else:
             connection.pid = message.pid
+            connection.incarnation = message.incarnation
             self.feed(
                 on.Registering(connection.number, message.node_id, message.incarnation, message.dynamic)
             )
@@ -509,18 +502,32 @@ class Daemon:
         if connection is None:  # it was lost while its registration was considered
             self.feed(on.Disconnected(node_id))
             return
+        self._seat(node_id, connection)
+        connection.send(Registered(self._config(self._plan, command)))
+
+    def _admit_successor(self, command: do.AdmitSuccessor) -> None:
+        connection = self._server.connections.get(command.connection)
+        if connection is None:
+            return  # its process ends, which is told then
+        connection.node_id = command.node_id
+        self._waiting[command.node_id] = Waiting(connection, connection.incarnation)
+        wanted = self._plan if command.dataflow is None else self._make_room(command.dataflow)
+        connection.send(Registered(msgspec.structs.replace(self._config(wanted, command), stands_by=True)))
+
+    def _config(self, wanted: Plan, command: do.Admit | do.AdmitSuccessor) -> NodeConfig:
+        return msgspec.structs.replace(
+            wanted.configs[command.node_id],
+            restart_count=command.restart_count,
+            parameters=command.parameters,
+            orders=self._guests.orders.of(command.node_id),
+        )
+
+    def _seat(self, node_id: str, connection: Connection) -> None:
+        """Let a connection be the node's from now on."""
         connection.node_id = node_id
         connection.on_written = lambda: self._keeper.call(node_id)
         self._members[node_id] = connection
         self._keeper.reopen_receivers(node_id)
-        config = self._plan.configs[node_id]
-        config = msgspec.structs.replace(
-            config,
-            restart_count=command.restart_count,
-            parameters=command.parameters,
-            orders=self._guests.orders.of(node_id),
-        )
-        connection.send(Registered(config))
 
     def _on_disconnect(self, connection: Connection) -> None:
         node_id = connection.node_id
@@ -543,7 +550,7 @@ class Daemon:
             self._guests.node_gone(node_id)
 
     def _remember(self, node_id: str) -> None:
-        if self._plan.configs[node_id].engine == "iceoryx2":
+        if self._place.engine == "iceoryx2":
             self._remains.add(node_id)
 
     # ----------------------------------------------------------------------- text and logs

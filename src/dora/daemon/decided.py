@@ -9,6 +9,7 @@ import msgspec
 from dora.daemon.connections import Connection
 from dora.dataflow.model import Dataflow
 from dora.supervise import events as on
+from dora.wire.control import PROTOCOL_VERSION, Register
 from dora.wire.requests import (
     AskModel,
     AskParameters,
@@ -77,3 +78,15 @@ def event_of(
     if isinstance(request, ReplaceNode):
         return on.ReplaceAsked(guest.number, request.revision, wanted, request.node_id, request.grace)
     return on.ChangeAsked(guest.number, request.revision, wanted, request.added, request.removed)
+
+
+def registration_fault(connection: Connection, message: Register) -> str:
+    """Return why a registration cannot even be considered; "" if it can."""
+    if connection.node_id:
+        return "this connection is registered already"
+    if message.protocol != PROTOCOL_VERSION:
+        return (
+            f"node `{message.node_id}` uses dora {message.version}, whose protocol differs from the "
+            "one of this run; install the same version in both environments"
+        )
+    return ""

@@ -14,8 +14,10 @@ from collections.abc import Callable, Iterator, Mapping
 from dora.daemon.board_keeper import BoardKeeper
 from dora.daemon.connections import Connection
 from dora.daemon.loop import Loop
-from dora.dataflow.links import Link, Plan
-from dora.transport.board import REWIRED
+from dora.dataflow.links import Link, Place, Plan, plan
+from dora.dataflow.model import Dataflow
+from dora.transport.board import REWIRED, Board
+from dora.transport.doorbell import Doorbell
 from dora.wire.control import (
     AttachInput,
     AttachLink,
@@ -34,6 +36,15 @@ DETACH_PATIENCE = 5.0  # seconds after which a sender need not wait any longer f
 
 OnLaid = Callable[[str], None]
 """Called once all links of a change are laid; with a sentence if one of them could not be."""
+
+
+def prepared(dataflow: Dataflow, place: Place, former: Plan, board: Board) -> Plan:
+    """Return the plan of a dataflow to come, whose lines and bells exist; raises ``OSError``."""
+    fresh = plan(dataflow, place, former)
+    board.allocate(fresh.lines)
+    for path in fresh.bells:
+        Doorbell.make(path)
+    return fresh
 
 
 class Rewiring:

@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
 
+from dora.daemon.connections import Connection
 from dora.daemon.processes import Child
+
+
+@dataclass
+class Waiting:
+    """The connection of a successor that makes ready, or has (``ready``)."""
+
+    connection: Connection
+    incarnation: int
+    ready: bool = False
 
 
 class Successors:

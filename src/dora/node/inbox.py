@@ -505,6 +505,9 @@ class Inbox(Attending):
                 self._pending.append(ParamDeleted(key))
             case control.Reload(operators=operators, modules=modules):
                 self._pending.append(Reload(operators=operators, modules=modules))
+                if not operators:  # another process follows, most likely
+                    for link in self._links:
+                        link.hands_over = True
             case control.SendFor():
                 self.on_send_for(frame)
             case (

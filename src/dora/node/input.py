@@ -140,9 +140,12 @@ class LinkPort:
         in_flight: bool,
         joins_late: bool,
         make_bell: Callable[[str], Bell] = Bell,
+        takes_over: bool = False,
     ) -> None:
         """``in_flight``: the engine may still carry messages when their source has ended.
-        ``joins_late``: earlier messages of the output are not meant for this node."""
+        ``joins_late``: earlier messages of the output are not meant for this node.
+        ``takes_over``: the queue also has messages that the node's former process has received."""
+        self.hands_over = False  # another process of the node goes on with this link
         self.id = config.id
         self.open = True
         self.detached = False
@@ -165,6 +168,8 @@ class LinkPort:
         self._received = words[self._received_word]
         self._last = words[base + FIRST] + self._received + words[base + DROPPED]
         self._joined = not (joins_late and first_time)
+        if takes_over:
+            self._receive = self._receive_fresh
         self._settle_to = 0
         self._settle_at = 0  # monotonic nanoseconds
         if not first_time and not in_flight:  # else the engine waits for the first message
@@ -197,6 +202,14 @@ class LinkPort:
         event = Input(self._template)
         event._content = message
         return event
+
+    def _receive_fresh(self) -> Message | None:
+        """Skip what the node's former process has received."""
+        while (message := self._receiver.receive()) is not None:
+            if message.sequence > self._last:
+                self._receive = self._receiver.receive
+                return message
+        return None
 
     def _gap(self, sequence: int) -> None:
         """Count what was lost between the last message and this one."""
@@ -334,7 +347,8 @@ class LinkPort:
     def close(self) -> None:
         self.open = False
         self._source_node = ""  # closed for good
-        self._words[self._base + STATE] = LINK_CLOSED
+        if not self.hands_over:  # else the sender would not wait for who takes over
+            self._words[self._base + STATE] = LINK_CLOSED
         self._receive = _receive_nothing
         self._silence = None
         self._receiver.close()

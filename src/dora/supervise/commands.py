@@ -31,7 +31,10 @@ class SpawnSuccessor(msgspec.Struct, frozen=True):
 
 
 class Succeed(msgspec.Struct, frozen=True):
-    """The node's process has ended; its successor is the node's process from now on."""
+    """The node's process has ended; its successor is the node's process from now on.
+
+    Answer with `PortsReady` if it has been ready before.
+    """
 
     node_id: str
     restart_count: int
@@ -50,6 +53,19 @@ class Admit(msgspec.Struct, frozen=True):
     node_id: str
     restart_count: int
     parameters: dict[str, Any] = {}
+
+
+class AdmitSuccessor(msgspec.Struct, frozen=True):
+    """Answer the registration of a successor with its configuration: it makes ready, and is held then.
+
+    Answer with `SuccessorReady`. ``dataflow`` as in `SpawnSuccessor`.
+    """
+
+    connection: int
+    node_id: str
+    restart_count: int
+    parameters: dict[str, Any] = {}
+    dataflow: Dataflow | None = None
 
 
 class Refuse(msgspec.Struct, frozen=True):
@@ -128,6 +144,7 @@ Command = (
     | Succeed
     | DropSuccessor
     | Admit
+    | AdmitSuccessor
     | Refuse
     | PutOut
     | Rewire

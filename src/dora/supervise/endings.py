@@ -136,6 +136,7 @@ class Endings(Reloads):
         self._note("info", node.spec.id, "was removed from the dataflow")
         consumers = list(self.graph.inputs_fed_by(node.spec.id))
         self._become(without_node(self.dataflow, node.spec.id))
+        self._renew_successors()
         self._review_work(consumers)
 
     def _blame(self, failure: NodeFailure) -> NodeFailure:

@@ -62,6 +62,13 @@ class SuccessorEnded(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
+class SuccessorReady(msgspec.Struct, frozen=True):
+    """A successor that was admitted has made ready, and waits."""
+
+    node_id: str
+    incarnation: int
+
+
 class Registering(msgspec.Struct, frozen=True):
     """Somebody who calls itself ``node_id`` asks to take part. Answered by `Admit` or `Refuse`."""
 
@@ -201,6 +208,7 @@ Event = (
     | ProcessEnded
     | CodeChanged
     | SuccessorEnded
+    | SuccessorReady
     | Registering
     | PortsReady
     | OutputsDone

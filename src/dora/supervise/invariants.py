@@ -38,7 +38,9 @@ def validate_state(supervisor: Supervisor) -> None:
         if node.successor is not None:
             assert supervisor.opened and node.alive and not ending, f"{where}: has a successor"
             assert node.successor.incarnation > node.incarnation, f"{where}: its successor is older"
-            assert (node.successor.connection is None) or node.makes_way, f"{where}: its successor waits"
+            has_registered = node.successor.connection is not None
+            waits = has_registered and not (node.makes_way or supervisor.stands_by)
+            assert not waits, f"{where}: its successor waits"
         if node.makes_way:
             assert supervisor.opened and node.alive and not ending, f"{where}: makes way"
             assert {"way", "way-kill", "abandon"} & {*names[node_id]}, f"{where}: nobody hurries it"

@@ -98,6 +98,8 @@ class Supervisor(NodeRequests, OtherMachines, ParameterRules):
                 self._code_changed(self.nodes[event.node_id], event)
             case on.SuccessorEnded():
                 self._successor_ended(self.nodes[event.node_id], event)
+            case on.SuccessorReady():
+                self._successor_ready(self.nodes[event.node_id], event)
             case on.Registering():
                 self._register(event)
             case on.PortsReady(node_id=node_id):

@@ -163,6 +163,7 @@ class NodeRequests(Endings):
             else:
                 node.added_by = event.connection
                 self._spawn(node)
+        self._renew_successors()
         self._note_links(event.added, event.removed)
         self._review_work(list(self.nodes))
         self._try_finish()

@@ -27,7 +27,8 @@ class Successor:
     """The process with a node's new code, which takes over once the old one has ended."""
 
     incarnation: int
-    connection: int | None = None  # it has registered, and waits for the answer
+    connection: int | None = None  # it has registered, and waits for the answer, or stands by
+    parameters: dict[str, Any] = field(default_factory=dict)  # what it knows of them
 
 
 @dataclass(slots=True)

@@ -3,7 +3,9 @@
 A node's new code starts in a second process, the *successor*, while the old one goes on. Code that
 cannot be imported therefore changes nothing. When the successor comes to `Node()`, it is held there;
 the old process is asked to end (`Reload`, then `Stop`), and once it has, the successor takes its place.
-So two processes of one node exist at once, but never two that send and receive. A node for which
+So two processes of one node exist at once, but never two that send and deliver. Where the engine allows
+it, the successor makes all its preparations before that, and its queues fill already: it begins with the
+message after the last one that the old process took. A node for which
 even that is too much (``hot_reload: replace``) has no successor; its new code starts once it has ended.
 
 Operators are exchanged inside their runtime, which does the same with objects.
@@ -40,6 +42,7 @@ class Reloads(Topology):
         super().__init__(dataflow)
         self._watched = watched
         self._reload_grace = reload_grace
+        self.stands_by = False  # whether successors can make ready while the old process runs
 
     def watch(self, nodes: frozenset[str]) -> None:
         """Say whose code may change from now on."""
@@ -104,8 +107,29 @@ class Reloads(Topology):
         assert node.successor is not None
         node.successor.connection = connection
         self.deadlines.pop((node.spec.id, "successor"), None)
-        self._tell(node.spec.id, "its new code waits to take over")
-        self._make_way(node)
+        if not self.stands_by:
+            self._tell(node.spec.id, "its new code waits to take over")
+            self._make_way(node)
+            return
+        successor = node.successor
+        successor.parameters = dict(node.parameters)
+        self._tell(node.spec.id, "its new code makes ready to take over")
+        self._commands.append(
+            do.AdmitSuccessor(
+                connection, node.spec.id, node.restart_count + 1, successor.parameters, node.replacement
+            )
+        )
+
+    def _successor_ready(self, node: NodeState, event: on.SuccessorReady) -> None:
+        if node.successor is not None and node.successor.incarnation == event.incarnation:
+            self._tell(node.spec.id, "its new code stands by")
+            self._make_way(node)
+
+    def _renew_successors(self) -> None:
+        """Let successors that stand by learn of links that are others now."""
+        for node in self.nodes.values():
+            if node.successor is not None and node.successor.connection is not None and self.stands_by:
+                self._start_successor(node)
 
     def _make_way(self, node: NodeState) -> None:
         """Ask a process to end, for the new code to follow."""
@@ -209,7 +233,9 @@ class Reloads(Topology):
         node.pid = None
         node.incarnation = successor.incarnation
         node.reloads += 1
-        self._commands.append(do.CloseReceivers(key))
+        stands_by = self.stands_by and successor.connection is not None
+        if not stands_by:  # else its links stay as they are
+            self._commands.append(do.CloseReceivers(key))
         if (dataflow := node.replacement) is not None:
             node.replacement = None
             self._become(dataflow)
@@ -219,7 +245,10 @@ class Reloads(Topology):
             node.fresh = True
         self._commands.append(do.Succeed(key, node.restart_count))
         self._tell(key, "its new code takes over")
-        if successor.connection is not None:
+        if stands_by:
+            node.connected = True
+            node.parameters_told = successor.parameters
+        elif successor.connection is not None:
             self._admit(node, successor.connection)
         elif node.spec.startup_timeout is not None:
             self.deadlines[key, "startup"] = self._now + node.spec.startup_timeout

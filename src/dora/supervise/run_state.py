@@ -46,6 +46,10 @@ class RunState:
         """Return when something is due at the earliest, None if nothing ever is."""
         return min(self.deadlines.values(), default=None)
 
+    def alive(self) -> list[str]:
+        """Return the nodes that have a process of ours."""
+        return [node_id for node_id, node in self.nodes.items() if node.alive]
+
     def story(self, node_id: str) -> list[tuple[float, str]]:
         """Return what happened to a node and why, as (time, sentence) pairs; raises ``KeyError``."""
         return list(self._stories[node_id])

@@ -136,6 +136,7 @@ class NodeConfig(msgspec.Struct, omit_defaults=True):
     parameters: dict[str, Any] = {}
     restart_count: int = 0
     dynamic: bool = False
+    stands_by: bool = False  # another process of the node still runs, and is followed without a gap
     exit_when_nodes_finish: bool = False
     zenoh_endpoint: str = ""
     remote: RemoteConfig | None = None  # None: the whole dataflow is on this machine
