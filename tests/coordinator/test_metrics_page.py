@@ -40,7 +40,10 @@ def test_everything_is_on_the_page() -> None:
     requests.add("GET", "/api/dataflows/{dataflow}", 404, 0.25)
     requests.add("GET", "/api/dataflows/{dataflow}", 404, 0.5)
     views = [DataflowView(uuid=str(n), name="x", status="failed", nodes=[]) for n in range(3)]
-    found = samples(page(views, {"d1": True, "d2": False}, [survey], requests).decode())
+    elsewhere = Survey(
+        "id", 'arm "1"', [NodeSurvey("eye", "running", 2)], [], []
+    )  # the other machine's view
+    found = samples(page(views, {"d1": True, "d2": False}, [survey, elsewhere], requests).decode())
     arm = 'arm "1"'
     assert found["dora_dataflows", ("failed",)] == 3 and found["dora_dataflows", ("running",)] == 0
     assert (found["dora_daemon_up", ("d1",)], found["dora_daemon_up", ("d2",)]) == (1, 0)
@@ -81,7 +84,7 @@ def test_the_page_of_a_running_system(system: System, monkeypatch: pytest.Monkey
     monkeypatch.setenv("DORA_AUTH_TOKEN", "")
     system.dora("up", "--auth")
     ticking = "from dora import Node\nfor event in Node():\n    pass\n"
-    system.start(system.dataflow("clock", a=ticking, b=ticking))
+    system.start(system.dataflow("clock", a=ticking, b=ticking), "--trace")
 
     def read(**headers: str) -> tuple[int, str]:
         url = f"http://127.0.0.1:{system.port}/metrics"
@@ -104,6 +107,7 @@ def test_the_page_of_a_running_system(system: System, monkeypatch: pytest.Monkey
     assert found["dora_node_running", ("clock", "a")] == 1
     assert found["dora_node_memory_bytes", ("clock", "b")] > 1e6
     assert found["dora_api_requests_total", ("POST", "/api/dataflows", "201")] == 1
+    assert "process tick" in system.dora("trace", "list", "-d", "clock")
     system.dora("stop", "clock")
     wait_until(lambda: not values(samples(read(**token)[1]), "dora_node_running"), "the nodes to be gone")
 

@@ -20,17 +20,18 @@ from dora.wire.survey import Survey
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 Labels = Sequence[str]
+Values = Iterable[tuple[tuple[str, ...], float]]
 
 
 def page(
     views: Iterable[DataflowView],
-    daemons: Mapping[str, bool],
+    machines: Mapping[str, bool],
     surveys: Iterable[Survey],
     requests: Requests,
 ) -> bytes:
-    """Return the page. ``daemons`` are named, and say whether they have answered."""
+    """Return the page. ``machines``: whether the daemons of these have answered."""
     registry = CollectorRegistry()
-    registry.register(_Page(list(views), daemons, list(surveys), requests))
+    registry.register(_Page(list(views), machines, list(surveys), requests))
     return generate_latest(registry)
 
 
@@ -40,12 +41,12 @@ class _Page:
     def __init__(
         self,
         views: list[DataflowView],
-        daemons: Mapping[str, bool],
+        machines: Mapping[str, bool],
         surveys: list[Survey],
         requests: Requests,
     ) -> None:
         self._views = views
-        self._daemons = daemons
+        self._machines = machines
         self._surveys = surveys
         self._requests = requests
 
@@ -56,13 +57,13 @@ class _Page:
             "dora_dataflows",
             "Dataflows on record, by status",
             ("status",),
-            {(status,): statuses[status] for status in ("starting", "running", "finished", "failed")},
+            [((status,), statuses[status]) for status in ("starting", "running", "finished", "failed")],
         )
         yield _gauge(
             "dora_daemon_up",
             "Whether the daemon of a machine answers",
-            ("daemon",),
-            {(name,): int(up) for name, up in self._daemons.items()},
+            ("machine",),
+            [((name,), int(up)) for name, up in self._machines.items()],
         )
         yield from self._nodes()
         yield from self._messages()
@@ -70,13 +71,16 @@ class _Page:
             "dora_api_requests",
             "Requests to the coordinator",
             ("method", "path", "status"),
-            {(method, path, str(status)): n for (method, path, status), n in self._requests.counts.items()},
+            [
+                ((method, path, str(status)), n)
+                for (method, path, status), n in self._requests.counts.items()
+            ],
         )
         yield _counter(
             "dora_api_request_seconds",
             "Time spent on requests, waiting included",
             ("method", "path"),
-            {(method, path): seconds for (method, path), seconds in self._requests.seconds.items()},
+            self._requests.seconds.items(),
         )
 
     def _nodes(self) -> Iterator[Metric]:
@@ -86,25 +90,25 @@ class _Page:
             "dora_node_running",
             "Whether a node runs",
             labels,
-            {(name, node.node): int(node.status == "running") for name, node in nodes},
+            [((name, node.node), int(node.status == "running")) for name, node in nodes],
         )
         yield _counter(
             "dora_node_cpu_seconds",
             "Processor time of a node's processes",
             labels,
-            {(name, node.node): node.cpu_seconds for name, node in nodes},
+            [((name, node.node), node.cpu_seconds) for name, node in nodes],
         )
         yield _gauge(
             "dora_node_memory_bytes",
             "Resident memory of a node's processes",
             labels,
-            {(name, node.node): node.memory for name, node in nodes},
+            [((name, node.node), node.memory) for name, node in nodes],
         )
         yield _counter(
             "dora_node_restarts",
             "Restarts of a node",
             labels,
-            {(name, node.node): node.restarts for name, node in nodes},
+            [((name, node.node), node.restarts) for name, node in nodes],
         )
 
     def _messages(self) -> Iterator[Metric]:
@@ -114,13 +118,13 @@ class _Page:
             "dora_output_messages",
             "Messages sent on an output",
             labels,
-            {(name, item.node, item.output): item.messages for name, item in outputs},
+            [((name, item.node, item.output), item.messages) for name, item in outputs],
         )
         yield _counter(
             "dora_output_bytes",
             "Bytes sent on an output, as far as they were copied",
             labels,
-            {(name, item.node, item.output): item.bytes for name, item in outputs},
+            [((name, item.node, item.output), item.bytes) for name, item in outputs],
         )
         links = [(survey.dataflow, link) for survey in self._surveys for link in survey.links]
         labels = ("dataflow", "source", "input")
@@ -128,32 +132,40 @@ class _Page:
             "dora_link_received_messages",
             "Messages that an input has taken",
             labels,
-            {(name, item.source, item.input): item.received for name, item in links},
+            [((name, item.source, item.input), item.received) for name, item in links],
         )
         yield _counter(
             "dora_link_dropped_messages",
             "Messages that a link has lost",
             labels,
-            {(name, item.source, item.input): item.dropped for name, item in links},
+            [((name, item.source, item.input), item.dropped) for name, item in links],
         )
         yield _gauge(
             "dora_link_waiting_messages",
             "Messages in the queue of an input",
             labels,
-            {(name, item.source, item.input): item.waiting for name, item in links},
+            [((name, item.source, item.input), item.waiting) for name, item in links],
         )
 
 
-def _gauge(name: str, text: str, labels: Labels, values: Mapping[tuple[str, ...], float]) -> Metric:
+def _gauge(name: str, text: str, labels: Labels, values: Values) -> Metric:
     family = GaugeMetricFamily(name, text, labels=labels)
-    for key, value in values.items():
+    for key, value in _merged(values):
         family.add_metric(key, value)
     return family
 
 
-def _counter(name: str, text: str, labels: Labels, values: Mapping[tuple[str, ...], float]) -> Metric:
+def _counter(name: str, text: str, labels: Labels, values: Values) -> Metric:
     """Return a counter; its samples have ``_total`` behind the name."""
     family = CounterMetricFamily(name, text, labels=labels)
-    for key, value in values.items():
+    for key, value in _merged(values):
         family.add_metric(key, value)
     return family
+
+
+def _merged(values: Values) -> Iterable[tuple[tuple[str, ...], float]]:
+    """Return one value for each series: of a dataflow on several machines, each knows only its own part."""
+    merged: dict[tuple[str, ...], float] = {}
+    for key, value in values:
+        merged[key] = max(value, merged.get(key, value))
+    return merged.items()

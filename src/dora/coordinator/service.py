@@ -95,7 +95,7 @@ class Coordinator:
             case Usage(runs=runs):
                 self._usages.take(link.machine, runs)
             case Surveyed():
-                self._surveys.take(link.daemon_id, message)
+                self._surveys.take(link.machine, message)
             case Logged(dataflow_id=dataflow_id, entries=entries):
                 self._gathered.write(dataflow_id, entries)
             case Redefined(dataflow_id=dataflow_id, dataflow=dataflow):
@@ -167,11 +167,11 @@ class Coordinator:
         """Return the page for Prometheus."""
         from dora.coordinator.metrics import page
 
-        daemons = {link.daemon_id: link.send for link in self.fleet.links.values()}
-        found = await self._surveys.ask(daemons)
+        machines = {link.machine: link.send for link in self.fleet.links.values()}
+        found = await self._surveys.ask(machines)
         return page(
             self._store.views(),
-            {daemon_id: daemon_id in found for daemon_id in daemons},
+            {machine: machine in found for machine in machines},
             [survey for surveys in found.values() for survey in surveys],
             self.requests,
         )

@@ -25,17 +25,17 @@ class Surveys:
         self._number = 0
         self._waiting: dict[int, tuple[set[str], dict[str, list[Survey]], asyncio.Event]] = {}
 
-    async def ask(self, daemons: Mapping[str, Send]) -> dict[str, list[Survey]]:
+    async def ask(self, machines: Mapping[str, Send]) -> dict[str, list[Survey]]:
         """Return the surveys of those daemons that answer in time."""
         self._number += 1
         number = self._number
         found: dict[str, list[Survey]] = {}
         complete = asyncio.Event()
-        self._waiting[number] = set(daemons), found, complete
+        self._waiting[number] = set(machines), found, complete
         try:
-            for send in daemons.values():
+            for send in machines.values():
                 send(TakeSurvey(number))
-            if daemons:
+            if machines:
                 await asyncio.wait_for(complete.wait(), PATIENCE)
         except TimeoutError:
             pass
@@ -43,12 +43,12 @@ class Surveys:
             del self._waiting[number]
         return found
 
-    def take(self, daemon_id: str, answer: Surveyed) -> None:
+    def take(self, machine: str, answer: Surveyed) -> None:
         """Note an answer; one that comes too late is for nobody."""
         if answer.number in self._waiting:
             missing, found, complete = self._waiting[answer.number]
-            found[daemon_id] = answer.surveys
-            missing.discard(daemon_id)
+            found[machine] = answer.surveys
+            missing.discard(machine)
             if not missing:
                 complete.set()
 
