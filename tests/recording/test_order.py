@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dora.recording.folders import make_folder
 from dora.recording.order import OrderTail, Translation, first_numbers
 from dora.wire.order import Entry, Kind, entries, pack_entry, whole
 
@@ -71,6 +72,16 @@ def test_a_tail_gives_whole_entries() -> None:
     assert list(tail.read()) == [("arm", message(1))]
     tail.close()
     assert not path.exists()
+
+
+def test_the_folder_of_a_killed_process_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    mine, other = Path(make_folder("order")), tmp_path / "dora-order-x"
+    left = tmp_path / f"dora-order-{2**22 + 1}-abc"
+    for folder in (left, other):
+        folder.mkdir()
+    again = Path(make_folder("order"))
+    assert (mine.exists(), again.exists(), other.exists(), left.exists()) == (True, True, True, False)
 
 
 @pytest.mark.parametrize("node_id", ["a", "a.b-c_d"])

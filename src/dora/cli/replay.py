@@ -6,7 +6,6 @@ import math
 import os
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
@@ -208,7 +207,9 @@ def _dataflow(prepared: Replay, folder: str) -> Dataflow:
 
 @contextmanager
 def _folder() -> Iterator[str]:
-    folder = tempfile.mkdtemp(prefix="dora-replay-")
+    from dora.recording.folders import make_folder
+
+    folder = make_folder("replay")
     try:
         yield folder
     finally:

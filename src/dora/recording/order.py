@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, Final
 
 import msgspec
 
+from dora.recording.folders import make_folder
 from dora.wire.order import Entry, Kind, entries, pack_entry, whole
 
 ORDER_TOPIC: Final = "dora/order/"  # in front of the id of the node
@@ -23,7 +23,7 @@ class OrderTail:
     """
 
     def __init__(self) -> None:
-        self.directory = tempfile.mkdtemp(prefix="dora-order-")
+        self.directory = make_folder("order")
         self._files: dict[str, BinaryIO] = {}
         self._rest: dict[str, bytes] = {}
 
