@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import click
 
 from dora.cli.client import Client, Unreachable, coordinator_options
 from dora.cli.completion import dataflow_files
+from dora.coordinator.protocol import MachineView
 from dora.errors import DoraError
 
 
@@ -45,6 +47,16 @@ def status(dataflow: str | None, style: str, client: Client) -> int:
         found["coordinator"]["status"] = "running"
         found["daemon"]["status"] = "running" if answer.daemons else "not running"
         found["active_dataflows"] = answer.active_dataflows
+        found["machines"] = [
+            {
+                "id": machine.id,
+                "status": "connected" if machine.away_since is None else "not connected",
+                "address": machine.address,
+                "labels": machine.labels,
+                "away_since": machine.away_since,
+            }
+            for machine in answer.machines
+        ]
     if style == "json":
         click.echo(json.dumps(found, indent=2))
     elif answer is None:
@@ -55,10 +67,22 @@ def status(dataflow: str | None, style: str, client: Client) -> int:
         click.echo("✓ Coordinator: Running")
         click.echo(f"  Address: {client.where}")
         click.echo("✓ Daemon: Running" if answer.daemons else "✗ Daemon: Not running")
+        for machine in answer.machines:
+            click.echo(_line(machine))
         click.echo(f"Active dataflows: {answer.active_dataflows}")
     if answer is None or not answer.daemons:
         raise DoraError("System check failed. `dora up` starts what is missing")
     return 0
+
+
+def _line(machine: MachineView) -> str:
+    """Return a line about one machine."""
+    labels = ", ".join(f"{name}={value}" for name, value in sorted(machine.labels.items()))
+    facts = " ".join(filter(None, (machine.address, f"({labels})" if labels else "")))
+    if machine.away_since is None:
+        return f"✓ Machine {machine.id}: {facts}"
+    since = time.strftime("%H:%M:%S", time.localtime(machine.away_since))
+    return f"✗ Machine {machine.id}: {facts}, not connected since {since}"
 
 
 @click.group(hidden=True)

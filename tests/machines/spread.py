@@ -1,0 +1,128 @@
+"""A coordinator on the first of several hosts, and a daemon on each of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from hosts import Host
+
+PATIENCE = 30.0  # seconds that anything may take on a busy machine
+DORA = (sys.executable, "-P", "-m", "dora")
+
+
+def wait_until(condition: Callable[[], Any], what: Callable[[], str]) -> Any:
+    """Wait until a condition is true, at most `PATIENCE` seconds, and return what it is."""
+    deadline = time.monotonic() + PATIENCE
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited in vain for {what()}"
+        time.sleep(0.05)
+    return value
+
+
+class Spread:
+    """Runs ``dora`` on the first host, in a folder that all hosts see."""
+
+    def __init__(self, hosts: dict[str, Host], folder: Path, env: Mapping[str, str]) -> None:
+        self.hosts = hosts
+        self.folder = folder
+        self.first = next(iter(hosts.values()))
+        self._env = {
+            "DORA_COORDINATOR_ADDR": self.first.address,
+            "DORA_AUTH_TOKEN": "of-this-test",
+            **env,
+        }
+        self.processes: dict[str, subprocess.Popen[Any]] = {}
+
+    def background(self, host: Host, name: str, *arguments: str) -> None:
+        """Start a component on a host; what it says is in ``<name>.txt``."""
+        with open(self.folder / f"{name}.txt", "ab") as output:
+            self.processes[name] = host.popen(
+                [*DORA, *arguments],
+                env=self._env,
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                cwd=self.folder,
+            )
+
+    def start_coordinator(self) -> None:
+        self.background(self.first, "coordinator", "coordinator", "--interface", self.first.address)
+
+    def start_daemon(self, machine: str, *more: str) -> None:
+        self.background(self.hosts[machine], machine, "daemon", "--machine-id", machine, *more)
+
+    def said(self, name: str) -> str:
+        return (self.folder / f"{name}.txt").read_text(errors="replace")
+
+    def dora(self, *arguments: str, status: int | None = 0) -> str:
+        """Run a command on the first host; returns all that it printed."""
+        return self.first.run([*DORA, *arguments], env=self._env, status=status, cwd=self.folder)
+
+    def machines(self) -> dict[str, Any]:
+        printed = self.dora("status", "--format", "json", status=None)
+        found = json.JSONDecoder().raw_decode(printed)[0]  # an error may follow
+        return {machine["id"]: machine for machine in found.get("machines", ())}
+
+    def wait_for_machines(self, *names: str) -> None:
+        def connected() -> bool:
+            found = self.machines()
+            return all(name in found and found[name]["status"] == "connected" for name in names)
+
+        wait_until(connected, lambda: f"{names} to connect: {self.said('coordinator')}")
+
+    def write(self, files: Mapping[str, str]) -> None:
+        for name, text in files.items():
+            (self.folder / name).write_text(textwrap.dedent(text))
+
+    def start(self, file: str) -> str:
+        """Start a dataflow and return its UUID."""
+        printed = self.dora("start", file, "--detach")
+        assert "dataflow started: " in printed, printed
+        return printed.partition("dataflow started: ")[2].strip()
+
+    def status(self, dataflow: str) -> str:
+        for line in self.dora("list", "--format", "json").splitlines():
+            view = json.loads(line)
+            if view["uuid"] == dataflow:
+                return str(view["status"])
+        raise AssertionError(f"there is no {dataflow}")
+
+    def wait_for(self, dataflow: str, *statuses: str) -> str:
+        return str(
+            wait_until(
+                lambda: found if (found := self.status(dataflow)) in statuses else "",
+                lambda: f"{statuses}: {self.logs(dataflow)}\n{self.said('coordinator')}",
+            )
+        )
+
+    def logs(self, dataflow: str) -> str:
+        return self.dora("logs", dataflow)
+
+    def wait_for_log(self, dataflow: str, text: str) -> str:
+        return str(
+            wait_until(
+                lambda: found if text in (found := self.logs(dataflow)) else "",
+                lambda: f"{text!r} in the logs: {self.logs(dataflow)}",
+            )
+        )
+
+
+@contextmanager
+def spread_over(
+    hosts: dict[str, Host], folder: Path, env: Mapping[str, str] | None = None
+) -> Iterator[Spread]:
+    """Run a coordinator and a daemon for each host."""
+    system = Spread(hosts, folder, env or {})
+    system.start_coordinator()
+    for name in hosts:
+        system.start_daemon(name)
+    system.wait_for_machines(*hosts)
+    yield system

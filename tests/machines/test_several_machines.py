@@ -1,0 +1,243 @@
+"""Dataflows over several machines, in network namespaces: links, starts, ends, cuts, deaths."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hosts import network
+from spread import Spread, spread_over, wait_until
+
+NODES = {
+    "count.py": """
+        import os, sys, time
+        import pyarrow as pa
+        from dora import Node
+
+        node = Node()
+        number, pause, size = int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3])
+        for index in range(number):
+            node.send_output("out", pa.array([index] + [0] * size))
+            time.sleep(pause)
+        print("sent all", flush=True)
+    """,
+    "collect.py": """
+        import sys, time
+        from dora import Node
+
+        got, last = [], time.monotonic()
+        for event in Node():
+            if event["type"] == "INPUT":
+                got.append(event["value"][0].as_py())
+                if time.monotonic() - last > 1.0:
+                    print("so far", len(got), flush=True)
+                    last = time.monotonic()
+            else:
+                print(event["type"], event.get("id") or "", event.get("error") or "", flush=True)
+        assert got == sorted(set(got)), got
+        print(f"got {len(got)}, the last is {got[-1] if got else None}", flush=True)
+    """,
+    "echo.py": """
+        from dora import Node
+
+        node = Node()
+        for event in node:
+            if event["type"] == "INPUT":
+                node.send_output("out", event["value"])
+    """,
+    "fragile.py": """
+        import sys, time
+        import pyarrow as pa
+        from dora import Node
+
+        node = Node()
+        for index in range(5):
+            node.send_output("out", pa.array([100 * node.restart_count() + index]))
+        time.sleep(0.2)
+        if node.restart_count() < 2:
+            sys.exit(3)
+    """,
+    "forever.py": """
+        from dora import Node
+
+        node = Node()
+        print("is there", flush=True)
+        for event in node:
+            if event["type"] != "INPUT":
+                print("got", event["type"], event.get("id") or "", flush=True)
+    """,
+}
+
+
+def counting(number: int, pause: float, size: int, link: str, consumer: str = "collect.py") -> str:
+    return f"""
+        nodes:
+          - id: count
+            path: count.py
+            args: "{number} {pause} {size}"
+            deploy: {{machine: left}}
+            outputs: [out]
+          - id: collect
+            path: {consumer}
+            deploy: {{machine: right}}
+            inputs: {{numbers: {{source: count/out, {link}}}}}
+    """
+
+
+@pytest.fixture(scope="module")
+def system(namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spread]:  # noqa: ARG001
+    folder = tmp_path_factory.mktemp("spread")
+    with network("left", "right") as hosts, spread_over(hosts, folder) as system:
+        system.write(NODES)
+        yield system
+
+
+def test_messages_and_ends_cross_in_order(system: Spread) -> None:
+    system.write({"both.yml": counting(3000, 0.0, 100, "queue_size: 5, queue_policy: backpressure")})
+    dataflow = system.start("both.yml")
+    system.wait_for(dataflow, "Finished")
+    logs = system.logs(dataflow)
+    assert "got 3000, the last is 2999" in logs
+    assert logs.index("INPUT_CLOSED numbers") < logs.index("STOP ALL_INPUTS_CLOSED")
+
+
+def test_large_messages_there_and_back(system: Spread) -> None:
+    system.write(
+        {
+            "back.yml": """
+                nodes:
+                  - {id: count, path: count.py, args: "30 0 200000", outputs: [out], deploy: {machine: left}}
+                  - {id: echo, path: echo.py, outputs: [out], deploy: {machine: right},
+                     inputs: {in: {source: count/out, queue_policy: backpressure}}}
+                  - {id: collect, path: collect.py, deploy: {machine: left},
+                     inputs: {there: {source: count/out, queue_size: 100},
+                              back: {source: echo/out, queue_policy: backpressure}}}
+            """
+        }
+    )
+    system.write(
+        {"collect_both.py": NODES["collect.py"].replace("assert got == sorted(set(got)), got", "")}
+    )
+    text = (system.folder / "back.yml").read_text().replace("collect.py", "collect_both.py")
+    (system.folder / "back.yml").write_text(text)
+    dataflow = system.start("back.yml")
+    system.wait_for(dataflow, "Finished")
+    assert "got 60" in system.logs(dataflow)
+
+
+def test_a_restarted_source_goes_on_and_a_stop_reaches_all(system: Spread) -> None:
+    system.write(
+        {
+            "restart.yml": """
+                nodes:
+                  - id: fragile
+                    path: fragile.py
+                    restart_policy: on-failure
+                    deploy: {machine: left}
+                    outputs: [out]
+                  - id: collect
+                    path: collect.py
+                    deploy: {machine: right}
+                    inputs: {numbers: {source: fragile/out, queue_size: 100}}
+                  - {id: stays, path: forever.py, deploy: {machine: right}, inputs: {tick: dora/timer/secs/1}}
+            """
+        }
+    )
+    dataflow = system.start("restart.yml")
+    logs = system.wait_for_log(dataflow, "got 15, the last is 204")
+    assert logs.count("NODE_RESTARTED fragile") == 2
+    assert "Running" in system.status(dataflow)
+    system.dora("stop", dataflow)
+    assert "got STOP MANUAL" in system.logs(dataflow)
+
+
+def test_a_failure_is_told_on_the_other_machine(system: Spread) -> None:
+    system.write({"fails.yml": counting(100000, 0.001, 1, "queue_size: 10")})
+    dataflow = system.start("fails.yml")
+    system.wait_for_log(dataflow, "so far")
+    pids = [pid for pid in system.hosts["left"].pids() if b"count.py" in _command(pid)]
+    os.kill(pids[0], signal.SIGKILL)
+    assert system.wait_for(dataflow, "Finished", "Failed") == "Failed"
+    logs = system.logs(dataflow)
+    assert logs.index("NODE_FAILED") < logs.index("INPUT_CLOSED numbers")
+    assert "was killed by SIGKILL" in logs
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def test_what_does_not_fit_is_told_before_anything_starts(system: Spread) -> None:
+    system.write(
+        {
+            "nowhere.yml": """
+                nodes:
+                  - {id: a, path: forever.py, deploy: {machine: rihgt}}
+                  - {id: b, path: forever.py, deploy: {labels: {gpu: true}}}
+                  - {id: c, path: forever.py}
+                  - {id: d, path: forever.py, deploy: {machine: left, working_dir: /not/there}}
+            """
+        }
+    )
+    printed = system.dora("start", "nowhere.yml", "--detach", status=1)
+    assert "node `a` is for machine `rihgt`, which is not there" in printed
+    assert "did you mean `right`?" in printed
+    assert "node `b` is for a machine with gpu=true, which none has" in printed
+    assert "node `c` names no machine, and there is no default one" in printed
+    assert "the machines are: `left`, `right`" in printed
+    printed = system.dora("run", "nowhere.yml", status=1)
+    assert "node `a` has a `deploy`" in printed and "`dora up` and `dora start`" in printed
+
+
+def test_a_folder_that_a_machine_has_not(system: Spread) -> None:
+    system.write(
+        {
+            "folder.yml": """
+                nodes:
+                  - {id: a, path: forever.py, deploy: {machine: right}}
+                  - {id: d, path: forever.py, deploy: {machine: left, working_dir: /not/there}}
+            """
+        }
+    )
+    printed = system.dora("start", "folder.yml", "--detach", status=1)
+    assert "/not/there" in printed
+
+
+@pytest.mark.parametrize("seconds", [4.0])
+def test_a_cut_loses_nothing_under_back_pressure(system: Spread, seconds: float) -> None:
+    import time
+
+    system.write({"cut.yml": counting(4000, 0.001, 100, "queue_size: 10, queue_policy: backpressure")})
+    dataflow = system.start("cut.yml")
+    system.wait_for_log(dataflow, "so far")
+    system.hosts["right"].cut()
+    time.sleep(seconds)
+    system.hosts["right"].restore()
+    system.wait_for(dataflow, "Finished")
+    logs = system.wait_for_log(dataflow, "got 4000, the last is 3999")
+    assert "machine `right` does not answer since" in logs
+    assert "machine `right` answers again, after" in logs
+
+
+def test_a_daemon_that_dies_takes_its_nodes_along(system: Spread) -> None:
+    system.write({"dies.yml": counting(1000000, 0.001, 1, "queue_size: 10")})
+    dataflow = system.start("dies.yml")
+    system.wait_for_log(dataflow, "so far")
+    system.processes["left"].kill()
+    assert system.wait_for(dataflow, "Finished", "Failed") == "Failed"
+    logs = system.logs(dataflow)
+    assert "machine `left` is lost: its daemon is gone" in logs
+    assert logs.index("NODE_FAILED") < logs.index("INPUT_CLOSED numbers")
+    assert "left" not in system.machines()
+    wait_until(
+        lambda: not [pid for pid in system.hosts["left"].pids() if b"count.py" in _command(pid)],
+        lambda: "the nodes of the dead daemon to end",
+    )
+    system.start_daemon("left")
+    system.wait_for_machines("left", "right")
