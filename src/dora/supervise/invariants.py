@@ -21,6 +21,10 @@ def validate_state(supervisor: Supervisor) -> None:
     assert [spec.id for spec in supervisor.dataflow.nodes] == list(supervisor.nodes), "other nodes"
     for node_id, node in supervisor.nodes.items():
         where = f"node {node_id} in phase {node.phase}"
+        _check_edges(supervisor, node_id)
+        if node.machine:
+            assert not names[node_id] and not node.connected, f"{where}: it is on another machine"
+            continue
         if node.phase == "running":
             assert supervisor.opened, f"{where}: the barrier is not open"
         if node.connected:
@@ -66,7 +70,13 @@ def validate_state(supervisor: Supervisor) -> None:
             assert names[""], f"{where}: nothing ends it"
         if node.alive and node.doom is not None:
             assert "abandon" in (*names[""], *names[node_id]), f"{where}: nobody gives it up"
-        for output, edges in supervisor.graph.consumers[node_id].items():
-            for consumer, input_id in edges:
-                closed = input_id in supervisor.nodes[consumer].inputs_closed
-                assert closed == (output in node.outputs_closed), f"{where}: {output} and {input_id} differ"
+
+
+def _check_edges(supervisor: Supervisor, node_id: str) -> None:
+    node = supervisor.nodes[node_id]
+    for output, edges in supervisor.graph.consumers[node_id].items():
+        for consumer, input_id in edges:
+            closed = input_id in supervisor.nodes[consumer].inputs_closed
+            assert closed == (output in node.outputs_closed), (
+                f"node {node_id}: {output} and {input_id} differ"
+            )

@@ -1,0 +1,248 @@
+"""Several supervisors of one dataflow, each with the nodes of its machine, that tell each other how these are."""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+from supervision import Supervised, node
+
+from dora.dataflow.model import Node, RestartOptions
+from dora.supervise import commands as do
+from dora.supervise import events as on
+from dora.wire.control import InputsClosed, NodeFailed, NodeRestarted, Started, StartRefused, Stop
+
+A = node("a", outputs=("x",))
+B = node("b", inputs=("a/x",), outputs=("y",))
+C = node("c", inputs=("b/y",))
+PLACED = {"a": "left", "b": "right", "c": "left"}
+
+
+class Machines:
+    """One `Supervised` for each machine; news is passed on when the test says so."""
+
+    def __init__(self, *nodes: Node, placed: dict[str, str] = PLACED) -> None:
+        self.machines = sorted(set(placed.values()))
+        self.placed = placed
+        self.said: dict[str, list[do.Command]] = {machine: [] for machine in self.machines}
+        self.runs = {
+            machine: Supervised(
+                *nodes, elsewhere={name: other for name, other in placed.items() if other != machine}
+            )
+            for machine in self.machines
+        }
+
+    def __call__(self, machine: str, event: on.Event) -> None:
+        self.said[machine] += self.runs[machine](event)
+
+    def tell(self, source: str, target: str) -> None:
+        news = self.runs[source].supervisor.news()
+        self(
+            target, on.NewsArrived(source, msgspec.json.decode(msgspec.json.encode(news), type=type(news)))
+        )
+
+    def tell_all(self) -> None:
+        for _ in range(3):
+            for source in self.machines:
+                for target in self.machines:
+                    if source != target:
+                        self.tell(source, target)
+
+    def join(self, node_id: str, incarnation: int = 0) -> None:
+        machine = self.placed[node_id]
+        self.said[machine] += self.runs[machine].join(node_id, incarnation=incarnation)
+
+    def end(self, node_id: str, exit_code: int = 0) -> None:
+        machine = self.placed[node_id]
+        self.said[machine] += self.runs[machine].end(node_id, exit_code)
+
+    def begin(self) -> None:
+        for machine in self.machines:
+            self(machine, on.Begin())
+
+    def start(self) -> None:
+        self.begin()
+        for node_id in self.placed:
+            self.join(node_id)
+        self.tell_all()
+        assert all(run.supervisor.opened for run in self.runs.values())
+
+    def heard(self, node_id: str) -> list[object]:
+        """Return what a node was sent, and forget it."""
+        machine = self.placed[node_id]
+        heard = [
+            command.message
+            for command in self.said[machine]
+            if isinstance(command, do.Send) and command.node_id == node_id
+        ]
+        self.said[machine] = [
+            command
+            for command in self.said[machine]
+            if not (isinstance(command, do.Send) and command.node_id == node_id)
+        ]
+        return heard
+
+
+def test_each_machine_starts_its_own_nodes_and_the_barrier_is_one() -> None:
+    run = Machines(A, B, C)
+    run.begin()
+    spawned = {
+        machine: [command.node_id for command in said if isinstance(command, do.Spawn)]
+        for machine, said in run.said.items()
+    }
+    assert spawned == {"left": ["a", "c"], "right": ["b"]}
+    run.join("a")
+    run.join("c")
+    run.tell_all()
+    assert run.heard("a") == []
+    run.join("b")
+    assert run.heard("b") != []  # it knows that all are ready
+    run.tell_all()
+    assert isinstance(run.heard("a")[0], Started)
+    assert isinstance(run.heard("c")[0], Started)
+
+
+def test_ends_go_from_machine_to_machine() -> None:
+    run = Machines(A, B, C)
+    run.start()
+    run.heard("b"), run.heard("c")
+    run.end("a")
+    run.tell_all()
+    assert run.heard("b") == [InputsClosed(["a/x"])]
+    assert run.heard("c") == []
+    run.end("b")
+    run.tell_all()
+    assert run.heard("c") == [InputsClosed(["b/y"])]
+    assert not run.runs["right"].supervisor.done, "its messages may still be on their way"
+    run.end("c")
+    run.tell_all()
+    assert all(each.supervisor.done for each in run.runs.values())
+    assert all(each.supervisor.result("id").ok for each in run.runs.values())
+
+
+def test_a_failure_is_told_before_the_closing_and_is_in_every_result() -> None:
+    run = Machines(A, B, C)
+    run.start()
+    run.heard("c")
+    run.end("b", 3)
+    run.tell_all()
+    failed, closed = run.heard("c")
+    assert isinstance(failed, NodeFailed) and failed.affected_input_ids == ["b/y"]
+    assert closed == InputsClosed(["b/y"])
+    for each in run.runs.values():
+        assert [failure.node_id for failure in each.supervisor.result("id").failures] == ["b"]
+
+
+def test_a_restart_reopens_inputs_elsewhere() -> None:
+    restarting = msgspec.structs.replace(B, restart=RestartOptions(policy="always"))
+    run = Machines(A, restarting, C)
+    run.start()
+    run.heard("c")
+    run.end("b", 3)
+    run.said["right"] += run.runs["right"].after(0.1)
+    run.tell_all()
+    assert run.heard("c") == []
+    run.join("b", incarnation=1)
+    run.tell_all()
+    assert run.heard("c") == [NodeRestarted("b")]
+
+
+def test_a_start_that_breaks_on_one_machine_breaks_on_all() -> None:
+    run = Machines(A, B, C)
+    run.begin()
+    run.join("a")
+    run.end("b", 1)
+    run.tell_all()
+    assert isinstance(run.heard("a")[0], StartRefused)
+    run.end("a", 1)
+    run.end("c", 1)
+    run.tell_all()
+    assert all(each.supervisor.done for each in run.runs.values())
+    assert [failure.kind for failure in run.runs["left"].supervisor.result("id").failures][0] == "exit"
+
+
+def test_a_stop_on_one_machine_stops_all() -> None:
+    run = Machines(A, B, C)
+    run.start()
+    for node_id in PLACED:
+        run.heard(node_id)
+    run("right", on.StopRequested("it was asked for"))
+    run.tell_all()
+    assert [run.heard(node_id) for node_id in PLACED] == [[Stop()]] * 3
+
+
+def test_a_lost_machine_fails_with_its_nodes() -> None:
+    run = Machines(A, B, C)
+    run.start()
+    run.heard("c")
+    run("left", on.MachineLost("right", "its daemon is gone"))
+    failed, closed = run.heard("c")
+    assert isinstance(failed, NodeFailed) and "machine `right` is lost: its daemon is gone" in failed.error
+    assert closed == InputsClosed(["b/y"])
+    run.end("a")
+    run.end("c")
+    supervisor = run.runs["left"].supervisor
+    assert supervisor.done
+    assert [(failure.node_id, failure.kind) for failure in supervisor.result("id").failures] == [
+        ("b", "machine")
+    ]
+
+
+def test_a_node_of_another_machine_cannot_join_here() -> None:
+    run = Machines(A, B, C)
+    run.start()
+    commands = run.runs["left"].register("b")
+    assert commands == [do.Refuse(run.runs["left"].connection, "node `b` is on machine `right`")]
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("join"), st.sampled_from("abc")),
+        st.tuples(st.just("end"), st.sampled_from("abc")),
+        st.tuples(st.just("fail"), st.sampled_from("abc")),
+        st.tuples(st.just("tell"), st.sampled_from(["left", "right"])),
+        st.tuples(st.just("stop"), st.sampled_from(["left", "right"])),
+        st.tuples(st.just("time"), st.sampled_from(["left", "right"])),
+    ),
+    max_size=40,
+)
+
+
+@given(STEPS, st.sampled_from(["never", "always", "on-failure"]))
+def test_in_any_order_all_come_to_the_same_end(steps: list[tuple[str, str]], policy: str) -> None:
+    nodes = [msgspec.structs.replace(each, restart=RestartOptions(policy)) for each in (A, B, C)]  # type: ignore[arg-type]
+    run = Machines(*nodes)
+    run.begin()
+
+    def act(what: str, who: str) -> None:
+        other = "right" if who == "left" else "left"
+        if what == "tell":
+            run.tell(who, other)
+        elif what == "stop":
+            run(who, on.StopRequested("why not"))
+        elif what == "time":
+            run.said[who] += run.runs[who].after(0.5)
+        else:
+            machine = run.placed[who]
+            state = run.runs[machine].supervisor.nodes[who]
+            if what == "join" and state.phase == "starting" and not state.connected:
+                run.said[machine] += run.runs[machine].register(who, incarnation=state.incarnation)
+                if state.connected:
+                    run(machine, on.PortsReady(who))
+            elif what in ("end", "fail") and state.alive:
+                run.end(who, 1 if what == "fail" else 0)
+
+    for what, who in steps:
+        act(what, who)
+    run("left", on.StopRequested("enough"))
+    for _ in range(4):
+        run.tell_all()
+        for node_id in PLACED:
+            act("end", node_id)
+        for machine in run.machines:
+            act("time", machine)
+    assert all(each.supervisor.done for each in run.runs.values())
+    left, right = (run.runs[machine].supervisor for machine in run.machines)
+    for node_id in PLACED:
+        assert left.nodes[node_id].phase == right.nodes[node_id].phase == "ended"
+        assert left.nodes[node_id].outputs_closed == right.nodes[node_id].outputs_closed
