@@ -1,0 +1,213 @@
+"""What each fault costs under traffic, and what 200 starts and stops leave behind: ``make stress``."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import psutil
+import pytest
+from system import System, alive, wait_until
+
+from dora.cli.client import Unreachable
+from dora.cli.flow import RunRequest, load_for_run
+from dora.coordinator.protocol import RunSpec
+from dora.machine.lock import running_daemon
+
+pytestmark = [pytest.mark.stress, pytest.mark.timeout(1800)]
+
+CYCLES = 2 * int(os.environ.get("DORA_STRESS_ROUNDS", "100"))
+ROUNDS = max(CYCLES // 20, 1)
+
+SOURCE = """
+from dora import Node
+node, number = Node(), 0
+while True:
+    node.send_output("out", number.to_bytes(8, "little") + bytes(4088))
+    number += 1
+    event = node.next(timeout=0.002)
+    if event is not None and event["type"] == "STOP":
+        break
+"""
+SINK = """
+from dora import Node
+expected = 0
+for event in Node():
+    if event["type"] == "INPUT":
+        number = int.from_bytes(event["value"].to_numpy()[:8].tobytes(), "little")
+        if number != expected:
+            raise SystemExit(f"message {number} came instead of {expected}")
+        expected += 1
+        if expected % 50 == 0:
+            open("progress", "w").write(str(expected))
+    elif event["type"] == "STOP":
+        break
+"""
+TRAFFIC = """
+nodes:
+  - {id: source, path: source.py, outputs: [out]}
+  - id: sink
+    path: sink.py
+    inputs: {in: {source: source/out, queue_size: 1000, queue_policy: backpressure}}
+"""
+
+
+def traffic(system: System, name: str) -> str:
+    """Write a dataflow whose messages are counted, in a folder of its own; return its file."""
+    folder = system.folder / name
+    folder.mkdir()
+    (folder / "source.py").write_text(SOURCE)
+    (folder / "sink.py").write_text(SINK)
+    (folder / f"{name}.yml").write_text(TRAFFIC)
+    return f"{name}/{name}.yml"
+
+
+def progress(system: System, name: str) -> int:
+    try:
+        return int((system.folder / name / "progress").read_text() or 0)
+    except FileNotFoundError:
+        return 0
+
+
+def parent(pid: int) -> int:
+    found = psutil.Process(pid).ppid()
+    assert found > 1
+    return found
+
+
+def test_how_long_until_all_is_well_again(system: System) -> None:
+    system.dora("up")
+    bystander, victim = traffic(system, "bystander"), traffic(system, "victim")
+    seconds: dict[str, list[float]] = {}
+
+    def measure(what: str, fault: Callable[[str], None], is_well: Callable[[str], bool]) -> None:
+        run = system.start(victim)
+        wait_until(lambda: progress(system, "victim"), "traffic")
+        begun = time.monotonic()
+        fault(run)
+        wait_until(lambda: is_well(run), f"all to be well after: {what}")
+        seconds.setdefault(what, []).append(time.monotonic() - begun)
+        system.dora("up")
+        system.dora_whatever("stop", "victim")
+        (system.folder / "victim" / "progress").unlink(missing_ok=True)
+
+    def failed(run: str) -> bool:
+        try:
+            return system.status_of(run) == "failed" and not system.node_pids(run)
+        except Unreachable:
+            return False
+
+    def kill_coordinator(run: str) -> None:  # noqa: ARG001
+        os.kill(system.coordinator(), signal.SIGKILL)
+        system.dora("up")
+
+    def is_known(run: str) -> bool:
+        return system.status_of(run) == "running" and bool(system.client.status().daemons)
+
+    def kill_daemon(run: str) -> None:  # noqa: ARG001
+        os.kill(system.daemon(), signal.SIGKILL)
+        system.dora("up")
+
+    def kill_both(run: str) -> None:  # noqa: ARG001
+        coordinator = system.coordinator()
+        os.kill(system.daemon(), signal.SIGKILL)
+        os.kill(coordinator, signal.SIGKILL)
+        system.dora("up")
+
+    faults: list[tuple[str, Callable[[str], None], Callable[[str], bool]]] = [
+        ("coordinator, then dora up", kill_coordinator, is_known),
+        ("process of the dataflow", lambda run: os.kill(parent(system.node_pids(run)[0]), 9), failed),
+        ("node", lambda run: os.kill(system.node_pids(run)[0], 9), failed),
+    ]
+    run = system.start(bystander)
+    for _ in range(ROUNDS):
+        for what, fault, is_well in faults:
+            measure(what, fault, is_well)
+            before = progress(system, "bystander")
+            wait_until(lambda before=before: progress(system, "bystander") > before, "the other's traffic")
+    system.dora("stop", "bystander")
+    assert system.status_of(run) == "finished"
+    for _ in range(ROUNDS):
+        measure("daemon, then dora up", kill_daemon, failed)
+        measure("coordinator and daemon, then dora up", kill_both, failed)
+    print()
+    for what, found in seconds.items():
+        found.sort()
+        print(
+            f"{what}: {len(found)} times, median {found[len(found) // 2]:.2f} s, at most {found[-1]:.2f} s"
+        )
+
+
+class Footprint:
+    """What coordinator and daemon hold at one moment."""
+
+    def __repr__(self) -> str:
+        return str(self.numbers)
+
+    def __init__(self, system: System) -> None:
+        self.numbers: dict[str, int] = {}
+        self.memory: dict[str, int] = {}
+        for name, pid in (("coordinator", system.coordinator()), ("daemon", system.daemon())):
+            process = psutil.Process(pid)
+            self.numbers[f"descriptors of the {name}"] = process.num_fds()
+            self.numbers[f"threads of the {name}"] = process.num_threads()
+            self.numbers[f"processes of the {name}"] = len(process.children(recursive=True))
+            self.memory[name] = process.memory_info().rss
+        self.numbers["run directories"] = sum(
+            path.is_dir() for path in Path(os.environ["DORA_RUNTIME_DIR"]).iterdir()
+        )
+
+
+def test_starts_and_stops_leave_nothing(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    system.dora("up")
+    file = traffic(system, "arm")
+    monkeypatch.chdir(system.folder)
+    dataflow = load_for_run(RunRequest(path=file))
+    spec = RunSpec(name="", dataflow=msgspec.to_builtins(dataflow))
+
+    runs: list[str] = []
+
+    def cycle() -> None:
+        run = system.client.start(spec).uuid
+        assert system.client.wait(run, started=True).status == "running"
+        system.client.stop(run, None, False)
+        assert system.client.wait(run).status == "finished"
+        runs.append(run)
+
+    def settled() -> Footprint:
+        wait_until(lambda: Footprint(system).numbers["processes of the daemon"] == 0, "the end of all runs")
+        return Footprint(system)
+
+    for _ in range(CYCLES // 10):
+        cycle()
+    before = settled()
+    begun = time.monotonic()
+    for _ in range(CYCLES):
+        cycle()
+    seconds = time.monotonic() - begun
+    after = settled()
+    assert all(after.numbers[name] <= number for name, number in before.numbers.items()), (before, after)
+    names = {run[-12:] for run in runs}  # which the names of a run's shared memory contain
+    assert not [name for name in os.listdir("/dev/shm") if any(end in name for end in names)]
+    for name, memory in after.memory.items():
+        assert memory - before.memory[name] < 4 << 20, f"{name}: {before.memory[name]} → {memory} bytes"
+    size = sum(path.stat().st_size for path in Path(os.environ["DORA_DATA_DIR"]).iterdir())
+    assert len(system.client.clean()) == CYCLES + CYCLES // 10
+    assert system.client.dataflows() == []
+    grown = {
+        name: f"{(after.memory[name] - before.memory[name]) / 2**20:+.1f} MiB" for name in after.memory
+    }
+    print(f"\n{CYCLES} starts and stops in {seconds:.0f} s; memory {grown}; records {size / 1024:.0f} KiB")
+
+
+def test_nothing_that_was_up_stays_after_down(system: System) -> None:
+    for _ in range(ROUNDS):
+        system.dora("up")
+        pids = [system.coordinator(), system.daemon()]
+        system.dora("down")
+        wait_until(lambda pids=pids: not any(alive(pid) for pid in pids), "their end")
+    assert running_daemon("127.0.0.1", system.port) is None
