@@ -41,12 +41,14 @@ class Spread:
         }
         self.processes: dict[str, subprocess.Popen[Any]] = {}
 
-    def background(self, host: Host, name: str, *arguments: str) -> None:
+    def background(
+        self, host: Host, name: str, *arguments: str, env: Mapping[str, str] | None = None
+    ) -> None:
         """Start a component on a host; what it says is in ``<name>.txt``."""
         with open(self.folder / f"{name}.txt", "ab") as output:
             self.processes[name] = host.popen(
                 [*DORA, *arguments],
-                env=self._env,
+                env={**self._env, **(env or {})},
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hosts import network
+from hosts import Host, network
 from spread import Spread, spread_over, wait_until
 
 NODES = {
@@ -109,7 +112,8 @@ def test_large_messages_there_and_back(system: Spread) -> None:
         {
             "back.yml": """
                 nodes:
-                  - {id: count, path: count.py, args: "30 0 200000", outputs: [out], deploy: {machine: left}}
+                  - {id: count, path: count.py, args: "30 0 200000", outputs: [out],
+                     deploy: {machine: left}}
                   - {id: echo, path: echo.py, outputs: [out], deploy: {machine: right},
                      inputs: {in: {source: count/out, queue_policy: backpressure}}}
                   - {id: collect, path: collect.py, deploy: {machine: left},
@@ -142,7 +146,10 @@ def test_a_restarted_source_goes_on_and_a_stop_reaches_all(system: Spread) -> No
                     path: collect.py
                     deploy: {machine: right}
                     inputs: {numbers: {source: fragile/out, queue_size: 100}}
-                  - {id: stays, path: forever.py, deploy: {machine: right}, inputs: {tick: dora/timer/secs/1}}
+                  - id: stays
+                    path: forever.py
+                    deploy: {machine: right}
+                    inputs: {tick: dora/timer/secs/1}
             """
         }
     )
@@ -241,3 +248,97 @@ def test_a_daemon_that_dies_takes_its_nodes_along(system: Spread) -> None:
     )
     system.start_daemon("left")
     system.wait_for_machines("left", "right")
+
+
+def test_with_certificates_nobody_else_gets_in(
+    namespaces: None,  # noqa: ARG001
+    tmp_path: Path,
+) -> None:
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl makes the certificates, and is not there")
+    with network("left", "right") as hosts:
+        for host in hosts.values():
+            _certify(tmp_path, host.name, host.address)
+        system = Spread(hosts, tmp_path, {})
+        system.start_coordinator()
+        for name, host in hosts.items():
+            files = {"DORA_TLS_CA": "ca.pem", "DORA_TLS_CERT": f"{name}.pem", "DORA_TLS_KEY": f"{name}.key"}
+            env = {variable: str(tmp_path / file) for variable, file in files.items()}
+            system.background(host, name, "daemon", "--machine-id", name, env=env)
+        system.wait_for_machines("left", "right")
+        system.write(NODES)
+        system.write({"tls.yml": counting(1000000, 0.002, 1, "queue_size: 10")})
+        dataflow = system.start("tls.yml")
+        system.wait_for_log(dataflow, "so far")
+        # What one machine has, but for the certificate.
+        secrets = list(hosts["right"].folder.glob("run/*/passwords"))
+        assert len(secrets) == 1
+        secret = secrets[0].read_text().strip().partition(":")[2]
+        port = _listening_port(hosts["right"])
+        intruder = INTRUDER.format(
+            to=f"tls/{hosts['right'].address}:{port}", secret=secret, ca=tmp_path / "ca.pem"
+        )
+        assert "was not let in" in hosts["left"].run([sys.executable, "-c", intruder])
+        system.dora("stop", dataflow, "--force", status=None)
+
+
+INTRUDER = """
+import json, zenoh
+config = zenoh.Config()
+for key, value in {{
+    "mode": "client", "scouting/multicast/enabled": False,
+    "connect/endpoints": ["{to}"], "connect/timeout_ms": 2000,
+    "transport/auth/usrpwd/user": "dora", "transport/auth/usrpwd/password": "{secret}",
+    "transport/link/tls/root_ca_certificate": "{ca}",
+}}.items():
+    config.insert_json5(key, json.dumps(value))
+try:
+    zenoh.open(config)
+except zenoh.ZError as error:
+    print("was not let in:", error)
+"""
+
+
+def _listening_port(host: Host) -> int:
+    """Return the port at which the only receiving node of a host listens."""
+    printed = host.run(["ss", "-ltn"])
+    ports = [
+        int(word.rpartition(":")[2]) for line in printed.splitlines()[1:] for word in [line.split()[3]]
+    ]
+    return next(port for port in ports if 20000 <= port < 30000)
+
+
+def _certify(folder: Path, name: str, address: str) -> None:
+    """Make a certificate for a host, signed by an authority of this folder."""
+
+    def openssl(*arguments: str) -> None:
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    if not (folder / "ca.pem").exists():
+        subject = ("-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem", "-days", "2")
+        openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", *subject)
+    openssl(
+        "req",
+        "-newkey",
+        "rsa:2048",
+        "-nodes",
+        "-subj",
+        f"/CN={name}",
+        "-keyout",
+        f"{name}.key",
+        "-out",
+        "csr",
+    )
+    (folder / "extensions").write_text(f"subjectAltName=IP:{address}\n")
+    signed = (
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-CAcreateserial",
+        "-days",
+        "2",
+        "-extfile",
+        "extensions",
+    )
+    openssl("x509", "-req", "-in", "csr", *signed, "-out", f"{name}.pem")

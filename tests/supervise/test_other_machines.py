@@ -1,4 +1,4 @@
-"""Several supervisors of one dataflow, each with the nodes of its machine, that tell each other how these are."""
+"""Several supervisors of one dataflow, one for each machine, that tell each other how their nodes are."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_a_start_that_breaks_on_one_machine_breaks_on_all() -> None:
     run.end("c", 1)
     run.tell_all()
     assert all(each.supervisor.done for each in run.runs.values())
-    assert [failure.kind for failure in run.runs["left"].supervisor.result("id").failures][0] == "exit"
+    assert run.runs["left"].supervisor.result("id").failures[0].kind == "exit"
 
 
 def test_a_stop_on_one_machine_stops_all() -> None:

@@ -1,4 +1,4 @@
-"""The sending half of a link to another machine, over a network that loses, repeats nothing and keeps order."""
+"""The two halves of a link between machines, over a network that loses and keeps the order."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ log = logging.getLogger("dora.coordinator")
 class DaemonLink:
     """The connection of a daemon; ``send`` never waits.
 
-    ``seen`` is where the coordinator sees the machine, ``server`` where the machine reached the coordinator.
+    ``seen`` is where the coordinator sees the machine, ``server`` where that reached the coordinator.
     """
 
     def __init__(self, hello: Hello, send: Callable[[ToDaemon], None], seen: str, server: str) -> None:

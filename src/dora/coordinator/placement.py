@@ -59,7 +59,8 @@ def _fault(node: Node, machines: Sequence[MachineView]) -> str:
         )
     if wanted.labels:
         return f"node `{node.id}` is for a machine with {_listed(wanted.labels)}, which none has{where}"
-    return f"node `{node.id}` names no machine, and there is no default one: a daemon without --machine-id{where}"
+    none = "there is no default one: a daemon without --machine-id"
+    return f"node `{node.id}` names no machine, and {none}{where}"
 
 
 def described(machines: Iterable[MachineView]) -> str:
@@ -90,8 +91,8 @@ def _text_between(dataflow: Dataflow, placed: Mapping[str, str]) -> Iterable[str
                     continue
             if other in placed and placed[other] != placed[node.id]:
                 yield (
-                    f"the input `{item.id}` of node `{node.id}` gets what node `{other}` prints, which only works "
-                    f"on one machine; these are on `{placed[node.id]}` and `{placed[other]}`"
+                    f"the input `{item.id}` of node `{node.id}` gets what node `{other}` prints, which only "
+                    f"works on one machine; these are on `{placed[node.id]}` and `{placed[other]}`"
                 )
 
 

@@ -75,8 +75,8 @@ DEPLOY = Block(
         Field(
             "working_dir",
             Text("a folder", may_be_empty=False),
-            "The folder on that machine in which the node runs and its relative paths begin; by default the "
-            "same as on the machine of the dataflow file.",
+            "The folder on that machine in which the node runs and its relative paths begin; by default "
+            "the same as on the machine of the dataflow file.",
         ),
         Field(
             "distribute",

@@ -104,8 +104,8 @@ def settled(dataflow: Dataflow, start: Start) -> Dataflow:
     for node in dataflow.nodes:
         if start.spec.machines.get(node.id) == machine and not os.path.isdir(dataflow.home_of(node)):
             raise DoraError(
-                f"machine `{machine}` has no folder {dataflow.home_of(node)}, in which node `{node.id}` is to "
-                "run; copy it there, or name another one as `working_dir` in its `deploy`"
+                f"machine `{machine}` has no folder {dataflow.home_of(node)}, in which node `{node.id}` is "
+                "to run; copy it there, or name another one as `working_dir` in its `deploy`"
             )
     return msgspec.structs.replace(dataflow, working_dir=data_folder())
 

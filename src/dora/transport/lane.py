@@ -1,4 +1,4 @@
-"""The sending half of a link to another machine, without the network: what may fly, what waits, what is lost.
+"""The two halves of a link between machines, without the network: what may fly, what waits, what is lost.
 
 A network can be slow, or cut for a minute. So a sender lets only so much fly (the *window*) that has not
 been acknowledged; what comes meanwhile waits in the sender's process, under the contract of the link: under

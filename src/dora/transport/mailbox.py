@@ -1,8 +1,8 @@
 """Sessions between nodes of different machines: the receiver listens, senders connect.
 
 A node that gets messages from other machines listens at a TCP port, which its machine has chosen and the
-coordinator has told the others. There is no discovery and nothing in between: a message takes one hop. (Through
-routers, one on each machine, it took two to three times as long.)
+coordinator has told the others. There is no discovery and nothing in between: a message takes one hop.
+(Through routers, one on each machine, it took two to three times as long.)
 
 Whoever connects shows the secret of the dataflow, which the coordinator makes for each start. With
 certificates (`TlsFiles`), both sides also prove who they are, and everything is encrypted.

@@ -30,7 +30,7 @@ class TlsFiles(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class RemoteConfig(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How nodes of other machines are reached, and reach those of this one: see `dora.transport.mailbox`."""
+    """How nodes of other machines are reached, and reach those here: see `dora.transport.mailbox`."""
 
     listen: dict[str, str]  # node of this machine → the endpoint at which it listens
     reach: dict[str, str]  # node of another machine → its endpoint
