@@ -92,7 +92,7 @@ def write_recording(
         }
         writer.finish(End(complete=not lost, stopped=T0 + 10 * SECOND, reason="asked", topics=found))
     else:
-        writer.abandon()
+        writer.close()
     return path
 
 

@@ -15,6 +15,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from dora.errors import DoraError
+from dora.recording.chunks import Stored, check, last_time, messages_in, sorted_messages, unpack
 from dora.recording.format import (
     ARROW_TYPE,
     DATAFLOW,
@@ -34,6 +35,7 @@ from dora.recording.order import ORDER_TOPIC
 from dora.wire.message import Message
 
 _MAGIC: Final = b"\x89MCAP0\r\n"
+_END_OF_TIME: Final = 2**64
 _OWN: Final = "dora/"  # topics that are not outputs
 
 
@@ -97,7 +99,7 @@ class Recording:
             if self._summary is None:
                 self._scan()
             else:
-                self.first_ns, self.last_ns = self._edge(last=False), self._edge(last=True)
+                self._find_edges()
         except BaseException:
             self.close()
             raise
@@ -130,16 +132,17 @@ class Recording:
         Of a file that was cut off, in the order in which they were recorded. Ends at a damaged place.
         """
         wanted = set(self.topics if topics is None else topics)
-        for channel, message in self._records(wanted, begin_ns, end_ns):
-            yield Recorded(channel.topic, message.sequence, message.log_time, message.data)
+        upper = _END_OF_TIME if end_ns is None else end_ns
+        for channel, stored in self._records(wanted, begin_ns or 0, upper):
+            yield Recorded(channel.topic, stored.sequence, stored.time_ns, stored.data)
 
     def orders(self) -> Iterator[tuple[str, bytes]]:
         """Yield, by node, the order in which it took its events, in pieces (`dora.wire.order`)."""
         if not self._orders:
             return
         topics = {ORDER_TOPIC + node_id for node_id in self.start.nodes}
-        for channel, message in self._records(topics, None, None):
-            yield channel.topic.removeprefix(ORDER_TOPIC), message.data
+        for channel, stored in self._records(topics, 0, _END_OF_TIME):
+            yield channel.topic.removeprefix(ORDER_TOPIC), stored.data
 
     def has_orders(self) -> bool:
         """Tell whether it knows in which order nodes took their events."""
@@ -161,7 +164,7 @@ class Recording:
         from mcap.records import Attachment, Header, Metadata
 
         start: Start | None = None
-        for record in self._stream(chunks=True):
+        for record in self._until_damaged(self._stream()):
             match record:
                 case Header(profile=profile):
                     if profile != PROFILE:
@@ -183,6 +186,12 @@ class Recording:
                 f"{start.dora} or newer"
             )
         return start
+
+    def _until_damaged(self, records: Iterator[Any]) -> Iterator[Any]:
+        try:
+            yield from records
+        except _damages() as error:
+            self.damage = _told(error)
 
     def _read_summary(self) -> Any:
         """Return the summary at the end of the file, None if there is none."""
@@ -208,40 +217,44 @@ class Recording:
             self._note(channel, schema.name if schema is not None else "", count)
         return summary
 
-    def _edge(self, *, last: bool) -> int:
-        """Return the time of the first or the last message of an output."""
-        for _, message in self._records(set(self.topics), None, None, backwards=last):
-            time_ns: int = message.log_time
-            return time_ns
-        return 0
+    def _find_edges(self) -> None:
+        """Find the times of the first and the last message of an output."""
+        for _, stored in self._records(set(self.topics), 0, _END_OF_TIME):
+            self.first_ns = stored.time_ns
+            break
+        try:
+            ids = self._channels(set(self.topics))
+            self.last_ns = last_time(self._file, self._summary.chunk_indexes, ids)
+        except _damages() as error:
+            self.damage = _told(error)
+
+    def _channels(self, topics: Collection[str]) -> dict[int, Any]:
+        channels = self._summary.channels
+        return {id_: channel for id_, channel in channels.items() if channel.topic in topics}
 
     def _scan(self) -> None:
         """Find out what is in a file without its end."""
         self.topics = {}
         self.damage = ""
-        times: list[int] = []
+        first_ns, last_ns = _END_OF_TIME, 0
         names: dict[int, str] = {}
         seen: set[int] = set()
-        from mcap.records import Schema
-
-        for record in self._records(None, None, None, schemas=True):
-            if isinstance(record, Schema):
-                names[record.id] = record.name
-                continue
-            channel, message = record
-            first = channel.id not in seen
-            seen.add(channel.id)
-            self._note(channel, names.get(channel.schema_id, "") if first else "", 1)
-            if not channel.topic.startswith(_OWN):
-                times = (
-                    [min(times[0], message.log_time), max(times[1], message.log_time)]
-                    if times
-                    else [message.log_time] * 2
-                )
-        if times:
-            self.first_ns, self.last_ns = times
-        if not self.damage:
-            self.damage = "its end is missing"
+        try:
+            for record in self._in_file_order():
+                if isinstance(record, tuple):
+                    channel, stored = record
+                    self._note(channel, "" if channel.id in seen else names.get(channel.schema_id, ""), 1)
+                    seen.add(channel.id)
+                    if not channel.topic.startswith(_OWN):
+                        first_ns = min(first_ns, stored.time_ns)
+                        last_ns = max(last_ns, stored.time_ns)
+                else:
+                    names[record.id] = record.name
+        except _damages() as error:
+            self.damage = _told(error)
+        if last_ns:
+            self.first_ns, self.last_ns = first_ns, last_ns
+        self.damage = self.damage or "its end is missing"
 
     def _note(self, channel: Any, schema: str, count: int) -> None:
         if channel.topic.startswith(ORDER_TOPIC):
@@ -257,70 +270,46 @@ class Recording:
             topic.schemas.append(schema)
         topic.declared = channel.metadata.get(DECLARED_TYPE, topic.declared)
 
-    def _records(
-        self,
-        topics: Collection[str] | None,
-        begin_ns: int | None,
-        end_ns: int | None,
-        *,
-        schemas: bool = False,
-        backwards: bool = False,
-    ) -> Iterator[Any]:
+    def _records(self, topics: Collection[str], begin_ns: int, end_ns: int) -> Iterator[tuple[Any, Stored]]:
         """Yield channels and messages up to the first damaged place, which is noted."""
         try:
-            if not schemas and self._summary is not None:
-                yield from self._indexed(topics, begin_ns, end_ns, backwards)
-            else:
-                yield from self._in_file_order(topics, begin_ns, end_ns, schemas)
+            if self._summary is not None:
+                channels = self._channels(topics)
+                indexes = self._summary.chunk_indexes
+                with open(self.path, "rb") as file:  # of its own: several may read at the same time
+                    for stored in sorted_messages(file, indexes, channels, begin_ns, end_ns):
+                        yield channels[stored.channel], stored
+                return
+            for record in self._in_file_order():
+                if not isinstance(record, tuple) or record[0].topic not in topics:
+                    continue
+                if begin_ns <= record[1].time_ns < end_ns:
+                    yield record
         except _damages() as error:
             self.damage = _told(error)
 
-    def _indexed(
-        self, topics: Collection[str] | None, begin_ns: int | None, end_ns: int | None, backwards: bool
-    ) -> Iterator[tuple[Any, Any]]:
-        from mcap.reader import SeekingReader
-
-        with open(self.path, "rb") as file:  # of its own: several may read at the same time
-            reader = SeekingReader(file)
-            found = reader.iter_messages(
-                topics, starting_at=begin_ns, ending_before=end_ns, reverse=backwards
-            )
-            for _, channel, message in found:
-                yield channel, message
-
-    def _in_file_order(
-        self, topics: Collection[str] | None, begin_ns: int | None, end_ns: int | None, schemas: bool
-    ) -> Iterator[Any]:
-        from mcap.records import Channel, Schema
-        from mcap.records import Message as McapMessage
+    def _in_file_order(self) -> Iterator[tuple[Any, Stored] | Any]:
+        """Yield schemas, and channels with messages, as they are in the file; raises where it is damaged."""
+        from mcap.records import Channel, Chunk, Schema
 
         channels: dict[int, Any] = {}
         for record in self._stream():
             match record:
                 case Channel():
                     channels[record.id] = record
-                case Schema() if schemas:
+                case Schema():
                     yield record
-                case McapMessage():
-                    channel = channels[record.channel_id]
-                    if topics is not None and channel.topic not in topics:
-                        continue
-                    if begin_ns is not None and record.log_time < begin_ns:
-                        continue
-                    if end_ns is not None and record.log_time >= end_ns:
-                        continue
-                    yield channel, record
+                case Chunk():
+                    contents = unpack(record.compression, record.data, record.uncompressed_size)
+                    check(contents, record.uncompressed_crc)
+                    for stored in messages_in(contents, None, 0, _END_OF_TIME, 0):
+                        yield channels[stored.channel], stored
 
-    def _stream(self, *, chunks: bool = False) -> Iterator[Any]:
+    def _stream(self) -> Iterator[Any]:
         from mcap.stream_reader import StreamReader
 
         with open(self.path, "rb") as file:
-            try:
-                yield from StreamReader(file, emit_chunks=chunks, validate_crcs=not chunks).records
-            except _damages() as error:
-                if not chunks:
-                    raise
-                self.damage = _told(error)
+            yield from StreamReader(file, emit_chunks=True).records
 
 
 def _damages() -> tuple[type[Exception], ...]:
