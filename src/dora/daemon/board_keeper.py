@@ -56,8 +56,7 @@ class BoardKeeper:
         for link in self._plan.links:
             if link.slot not in left:
                 self._gone.append(link)
-                if self.board.get(link.slot, STATE) != UNCONNECTED:
-                    self._sent_at_end.setdefault(link.slot, self.board.get(link.output_slot, SENT))
+                self._sent_at_end.setdefault(link.slot, self.board.get(link.output_slot, SENT))
         self._take(plan)
 
     def channel_of(self, slot: int) -> str:

@@ -37,6 +37,7 @@ from dora.wire.message import Message
 
 _monotonic = time.monotonic_ns
 FLIGHT_LIMIT_NS: Final = 2_000_000_000  # how long a closed input waits for messages in flight
+_SEND_LIMIT_NS: Final = 100_000_000  # how long a sender may take between numbering and sending
 
 
 class Port(Protocol):
@@ -182,6 +183,7 @@ class LinkPort:
         self._silence = Silence(config.input_timeout) if config.input_timeout is not None else None
         self._source_closed_at: int | None = None
         self._in_flight = in_flight
+        self._patience = FLIGHT_LIMIT_NS if in_flight else _SEND_LIMIT_NS
 
     def poll(self) -> Event | None:
         message = self._receive()
@@ -291,12 +293,14 @@ class LinkPort:
         assert self._source_closed_at is not None
         if self.detached and self._last >= self._limit:
             return True
+        if self.detached and _monotonic() - self._source_closed_at < self._patience:
+            return False  # a message is numbered before it is sent
         if self._receiver.has_messages():  # it came after the last look
             return False
         return (
             not self._in_flight
             or self._last >= self._words[self._sent_word]
-            or _monotonic() - self._source_closed_at > FLIGHT_LIMIT_NS
+            or _monotonic() - self._source_closed_at > self._patience
         )
 
     def ready(self) -> bool:
@@ -308,7 +312,7 @@ class LinkPort:
 
     def wake_at(self) -> int | None:
         if self._source_closed_at is not None and self.open:
-            return self._source_closed_at + FLIGHT_LIMIT_NS
+            return self._source_closed_at + self._patience
         silent_at = self._silence.wake_at() if self._silence is not None else None
         if self._settle_at and self._settle_to > self._last:
             return self._settle_at if silent_at is None else min(silent_at, self._settle_at)

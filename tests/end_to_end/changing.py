@@ -1,0 +1,185 @@
+"""A dataflow that runs in the background of a test, which changes it meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import textwrap
+import threading
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any
+
+from flow import PATIENCE, Flow
+
+import dora
+from dora.daemon.runs import Run, running
+from dora.errors import DoraError
+from dora.inspection.look import inspect
+from dora.machine.change import carry_out
+from dora.supervise.result import DataflowResult
+from dora.wire.inspection import NodeView
+from dora.wire.wishes import (
+    AddWish,
+    ConnectWish,
+    DisconnectWish,
+    Outcome,
+    RemoveWish,
+    ReplaceWish,
+    RestartWish,
+    StopWish,
+    Wish,
+)
+
+# Sends 1, 2, 3, …, without ever looking at what comes in, unless it is asked to stop.
+SOURCE = """
+    from dora import Node
+    node = Node()
+    number = 0
+    while True:
+        event = node.next(timeout=0.002)
+        if event["type"] == "STOP":
+            break
+        number += 1
+        node.send_output("out", str(number).encode())
+    print("sent", number)
+"""
+# Tells at its end what came on each input: runs of numbers without a gap, with the closings between.
+SINK = """
+    import json, time
+    from dora import Node
+    node = Node()
+    runs, pauses, last = {}, {}, {}
+    for event in node:
+        if event["type"] == "INPUT":
+            name, number, now = event["id"], int(bytes(event["data"]).split(b" ")[0]), time.monotonic()
+            mine = runs.setdefault(name, [])
+            if not mine or mine[-1] == "closed" or number != mine[-1][1] + 1:
+                mine.append([number, number])
+                if len(mine) == 1:
+                    print("receives", name, flush=True)
+            else:
+                mine[-1][1] = number
+                pauses[name] = max(pauses.get(name, 0.0), now - last[name])
+            last[name] = now
+        elif event["type"] == "INPUT_CLOSED":
+            runs.setdefault(event["id"], []).append("closed")
+            print("closed", event["id"], flush=True)
+        else:
+            print(event["type"], event.get("id"), flush=True)
+    print("end", json.dumps([runs, pauses]), flush=True)
+"""
+RELAY = """
+    from dora import Node
+    node = Node()
+    print("relays as process", node.restart_count(), flush=True)
+    for event in node:
+        if event["type"] == "INPUT":
+            node.send_output("out", event["value"])
+"""
+
+
+class Live:
+    """``with Live(flow) as live`` runs the dataflow; at the end of the block all its nodes are stopped."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+        self.result: DataflowResult | None = None
+        self._trouble: BaseException | None = None
+        self._thread = threading.Thread(target=self._work)
+
+    def _work(self) -> None:
+        try:
+            self.result = dora.run(self.flow.write(), on_log=self.flow.entries.append, stop_after=PATIENCE)
+        except BaseException as error:  # noqa: BLE001 - raised again in the test
+            self._trouble = error
+
+    def __enter__(self) -> Live:
+        self._thread.start()
+        self.until(lambda: self._is_running(), "the start of all nodes")
+        return self
+
+    def _is_running(self) -> bool:
+        for run in running():
+            with run:
+                return all(view.status in ("running", "not connected") for view in inspect(run).nodes)
+        return False
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for node_id in [view.id for view in self.nodes()]:
+            try:
+                self.stop(node_id)
+            except DoraError:
+                break  # that was the last one
+        self._thread.join(PATIENCE)
+        assert not self._thread.is_alive(), "the dataflow does not end"
+        if self._trouble is not None and kind is None:
+            raise self._trouble
+
+    def run(self) -> Run:
+        found = list(running())
+        if not found:
+            raise DoraError("the dataflow has ended")
+        return found[0]
+
+    def nodes(self) -> list[NodeView]:
+        found = list(running())
+        for run in found:
+            with run:
+                return inspect(run).nodes
+        return []
+
+    def node(self, node_id: str) -> NodeView:
+        return next(view for view in self.nodes() if view.id == node_id)
+
+    def wish(self, wish: Wish) -> Outcome:
+        with self.run() as run:
+            return carry_out(run, wish, os.environ, self.flow.entries.append)
+
+    def add(self, node_id: str, script: str, **fields: Any) -> None:
+        """Add a node with a script."""
+        self.flow.file(f"{node_id}.py", script)
+        self.wish(AddWish(json.dumps({"id": node_id, "path": f"{node_id}.py", **fields})))
+
+    def replace(self, node_id: str, script: str, **fields: Any) -> None:
+        name = self.flow.file(f"{node_id}-{time.monotonic_ns()}.py", script)
+        self.wish(ReplaceWish(node_id, json.dumps({"path": name, **fields})))
+
+    def connect(self, source: str, target: str, **options: Any) -> None:
+        self.wish(ConnectWish(source, target, **options))
+
+    def disconnect(self, source: str, target: str) -> None:
+        self.wish(DisconnectWish(source, target))
+
+    def remove(self, node_id: str, grace: float | None = None) -> Outcome:
+        return self.wish(RemoveWish(node_id, grace))
+
+    def restart(self, node_id: str, grace: float | None = None) -> Outcome:
+        return self.wish(RestartWish(node_id, grace))
+
+    def stop(self, node_id: str, grace: float | None = None) -> Outcome:
+        return self.wish(StopWish(node_id, grace))
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not condition():
+            if self._trouble is not None:
+                raise self._trouble
+            assert time.monotonic() < deadline, f"waited in vain for {what}"
+            time.sleep(0.005)
+
+    def until_printed(self, node_id: str, line: str, times: int = 1) -> None:
+        self.until(
+            lambda: self.flow.printed(node_id).count(line) >= times,
+            f"{line!r} of `{node_id}`, {times} times",
+        )
+
+
+def received(flow: Flow, node_id: str) -> tuple[dict[str, list[Any]], dict[str, float]]:
+    """Return what a `SINK` told at its end: runs of numbers, and the longest pause, by input."""
+    (line,) = [line for line in flow.printed(node_id) if line.startswith("end ")]
+    runs, pauses = json.loads(textwrap.dedent(line.removeprefix("end ")))
+    return runs, pauses
