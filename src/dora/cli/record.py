@@ -169,7 +169,7 @@ def _run(request: RunRequest, display: Display, settings: Settings) -> int:
             )
         result = recorder.wait()
     except BaseException:
-        recorder.kill()
+        recorder.abandon()
         raise
     status = tell_outcome(outcome)
     if settings.last_seconds is None:

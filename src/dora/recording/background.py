@@ -126,6 +126,15 @@ class BackgroundRecorder:
         self._close()
         return self.result
 
+    def abandon(self, patience: float = 5.0) -> None:
+        """End it because something else went wrong: in order, if that does not take long."""
+        self.stop()
+        deadline = time.monotonic() + patience
+        while not self.ended and time.monotonic() < deadline:
+            select.select([self._stdout], (), (), 0.1)
+            self._read()
+        self.kill()
+
     def kill(self) -> None:
         """End it at once; what is in the file stays readable."""
         self._process.kill()
