@@ -13,6 +13,9 @@ import sys
 import pytest
 from system import FOREVER, System, wait_until
 
+from dora.daemon.runs import running
+from dora.inspection.look import inspect
+
 pytestmark = pytest.mark.processes
 
 UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
@@ -74,6 +77,8 @@ def test_several_dataflows_at_once(system: System, monkeypatch: pytest.MonkeyPat
     checked = system.dora("doctor")
     assert f"  PASS  coordinator at 127.0.0.1:{system.port}: dora " in checked
     assert "  PASS  2 dataflows on the coordinator: arm, arm-2\n" in checked
+    assert "  PASS  machine `default` is connected\n" in checked
+    assert "  PASS  2 nodes run on this machine\n" in checked
     message = system.dora("stop", status=1)
     assert message.startswith("error: Multiple dataflows running. Specify one by NAME_OR_UUID: arm (")
     restarted = system.dora("restart", "arm-2")
@@ -81,6 +86,17 @@ def test_several_dataflows_at_once(system: System, monkeypatch: pytest.MonkeyPat
     assert match
     assert system.dora("stop", "--all") == "Stopped 2 dataflow(s).\n"
     assert {system.status_of(run) for run in (first, second, match[1])} == {"finished"}
+
+
+def test_the_options_of_a_run(system: System) -> None:
+    system.dora("up")
+    file = system.dataflow("arm", a="from dora import Node\nNode().send_output('out', b'')")
+    told = system.dora("start", file, "--attach", "--engine", "zenoh", "--strict-outputs", status=1)
+    assert "output `out` is not declared" in told
+    system.start(system.dataflow("leg", a=FOREVER), "--engine", "zenoh")
+    (run,) = running()
+    with run:
+        assert inspect(run).engine == "zenoh"
 
 
 def test_a_dataflow_that_cannot_start_says_why(system: System) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import sys
+import time
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Literal, NamedTuple
@@ -48,6 +49,7 @@ def doctor(dataflow: str | None, client: Client) -> int:
         _places,
         _installers,
         lambda: _coordinator(client),
+        _nodes,
         _round_trip,
     ]
     if dataflow is not None:
@@ -185,7 +187,6 @@ def _round_trip() -> Iterator[Finding]:
     """Run a dataflow of two nodes."""
     import io
     import tempfile
-    import time
     from pathlib import Path
 
     from dora.cli.flow import Display, RunRequest, run_to_end
@@ -223,6 +224,37 @@ def _coordinator(client: Client) -> Iterator[Finding]:
         yield Finding("FAIL", "no daemon is connected to the coordinator; start it with `dora up`")
     names = ", ".join(view.name for view in running)
     yield Finding("PASS", f"{len(running)} dataflows on the coordinator" + (f": {names}" if names else ""))
+    for machine in status.machines:
+        labels = ", ".join(f"{key}={value}" for key, value in sorted(machine.labels.items()))
+        described = f"machine `{machine.id}`" + (f" ({labels})" if labels else "")
+        if machine.away_since is None:
+            yield Finding("PASS", f"{described} is connected")
+        else:
+            away = time.time() - machine.away_since
+            yield Finding("FAIL", f"{described} has not been heard of for {away:.0f} s")
+
+
+def _nodes() -> Iterator[Finding]:
+    """Look at the nodes that run on this machine, with or without a coordinator."""
+    from dora.daemon.runs import name_of, running
+    from dora.inspection.look import inspect
+
+    count = 0
+    for run in running():
+        with run:
+            try:
+                nodes = inspect(run).nodes
+            except DoraError:
+                continue  # it has just ended
+        count += sum(node.status == "running" for node in nodes)
+        for node in nodes:
+            if node.status == "failed":
+                yield Finding("WARN", f"node `{node.id}` of {name_of(run.description)} has failed")
+            elif node.restarts:
+                times = f"{node.restarts} time{'s' * (node.restarts != 1)}"
+                yield Finding("WARN", f"node `{node.id}` of {name_of(run.description)} restarted {times}")
+    if count:
+        yield Finding("PASS", f"{count} node{'s' * (count != 1)} run on this machine")
 
 
 def _dataflow(path: str) -> Iterator[Finding]:

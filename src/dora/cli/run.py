@@ -13,7 +13,15 @@ from dora.cli.flow import Display, RunRequest, run_to_end
 from dora.cli.interrupt import termination_as_interrupt
 from dora.cli.later import lockfile_options
 from dora.cli.report import failure_report, loss_report
-from dora.cli.run_options import DURATION, RunCommand, dataflow_options, display_options, trace_option
+from dora.cli.run_options import (
+    DURATION,
+    RunCommand,
+    dataflow_options,
+    display_options,
+    engine_option,
+    strict_outputs_option,
+    trace_option,
+)
 from dora.dataflow.model import LogLevel
 from dora.logs.filters import LogFilter
 from dora.logs.formats import LogFormat
@@ -41,15 +49,8 @@ if TYPE_CHECKING:
 @dataflow_options
 @click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`.")
 @click.option("--debug", is_flag=True, help="Of no effect: `dora topic` looks into every dataflow.")
-@click.option(
-    "--engine",
-    type=click.Choice(["iceoryx2", "zenoh"]),
-    default=None,
-    help="What carries messages between nodes [iceoryx2 where it is installed].",
-)
-@click.option(
-    "--strict-outputs", is_flag=True, help="Let a node fail that sends to an output it does not declare."
-)
+@engine_option
+@strict_outputs_option
 @click.option(
     "--hot-reload",
     is_flag=True,

@@ -47,6 +47,18 @@ trace_option: Callable[[_Function], _Function] = click.option(
 )
 
 
+engine_option: Callable[[_Function], _Function] = click.option(
+    "--engine",
+    type=click.Choice(["iceoryx2", "zenoh"]),
+    default=None,
+    help="What carries messages between nodes [iceoryx2 where it is installed].",
+)
+
+strict_outputs_option: Callable[[_Function], _Function] = click.option(
+    "--strict-outputs", is_flag=True, help="Let a node fail that sends to an output it does not declare."
+)
+
+
 environment_option: Callable[[_Function], _Function] = click.option(
     "--env",
     "env",

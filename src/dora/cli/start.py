@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, Literal
 
 import click
 
 from dora.cli.client import Client, choose, coordinator_options, report_end
 from dora.cli.completion import dataflow_files, dataflow_names
-from dora.cli.run_options import DURATION, RunCommand, dataflow_options, trace_option
+from dora.cli.run_options import (
+    DURATION,
+    RunCommand,
+    dataflow_options,
+    engine_option,
+    strict_outputs_option,
+    trace_option,
+)
 from dora.coordinator.protocol import ACTIVE, RunSpec
 from dora.errors import DoraError
 
@@ -47,6 +54,8 @@ def start_options(function: Any) -> Any:
 
 @click.command(cls=RunCommand)
 @click.argument("path", metavar="FILE", shell_complete=dataflow_files)
+@engine_option
+@strict_outputs_option
 @click.option("--debug", is_flag=True, help="Of no effect: `dora topic` looks into every dataflow.")
 @start_options
 @coordinator_options
@@ -57,6 +66,8 @@ def start(
     hot_reload: bool,
     uv: bool,
     allow_shell_nodes: bool,
+    engine: Literal["iceoryx2", "zenoh"] | None,
+    strict_outputs: bool,
     debug: bool,
     env: dict[str, str],
     exit_when_nodes_finish: bool | None,
@@ -85,6 +96,8 @@ def start(
         uv=uv,
         hot_reload=hot_reload,
         allow_shell_nodes=allow_shell_nodes,
+        engine=engine,
+        strict_outputs=strict_outputs,
         trace=trace,
     )
     return begin(client, spec, attach)

@@ -42,6 +42,8 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     uv: bool = False
     hot_reload: bool = False
     allow_shell_nodes: bool = False
+    engine: Literal["iceoryx2", "zenoh"] | None = None
+    strict_outputs: bool = False
     trace: bool = False  # nodes write spans
     machines: dict[str, str] = {}  # node → machine; the coordinator decides
 

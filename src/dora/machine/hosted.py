@@ -163,6 +163,8 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
             uv=spec.uv,
             hot_reload=spec.hot_reload,
             allow_shell_nodes=spec.allow_shell_nodes,
+            engine=spec.engine,
+            strict_outputs=spec.strict_outputs,
             name=spec.name,
             traced=spec.trace,
             join=part.join if part is not None else None,
