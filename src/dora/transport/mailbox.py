@@ -37,7 +37,7 @@ def choose_ports(interface: str, count: int) -> list[int]:
 
     They are among ``$DORA_LINK_PORTS`` (``20000-29999``), in random order: another run may choose, too.
     """
-    found = []
+    found: list[int] = []
     for port in _candidates():
         if len(found) == count:
             break
