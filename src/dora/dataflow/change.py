@@ -300,7 +300,6 @@ class _Checked(msgspec.Struct):
     dataflow: Dataflow
     report: Report
     foreign: frozenset[str]  # messages of what was suspicious before
-    types_known: bool
 
 
 def _check(
@@ -321,7 +320,7 @@ def _check(
     if errors:
         raise DataflowError(problems=errors)
     assert after is not None
-    return _Checked(after, report, frozenset(known), not former.failed)
+    return _Checked(after, report, frozenset(known))
 
 
 def _read(
@@ -351,7 +350,7 @@ def _of_change(problems: Iterable[Problem], report: Report, known: Iterable[str]
     return tuple(
         problem if problem.file == report.file else problem._replace(line=0, source="")
         for problem in problems
-        if problem.message not in known
+        if problem.file == report.file or problem.message not in known
     )
 
 
@@ -365,7 +364,7 @@ def _changed(
             running,
             nodes=nodes,
             descriptor=descriptor,
-            types=found.types if checked.types_known else running.types,
+            types=found.types,
         ),
         node_id,
         tuple(program for program in found.programs if program.place.file == report.file),

@@ -21,6 +21,7 @@ from dora.supervise.result import NodeFailure
 from dora.supervise.run_state import ABANDON_AFTER
 from dora.wire.control import Stop
 from dora.wire.requests import Declined, Done, Noted, Outdated
+from dora.wire.wishes import UNCHANGEABLE
 
 NODE_GRACE = 5.0  # seconds between the stop event and SIGTERM; half of it until SIGKILL
 
@@ -36,6 +37,11 @@ class NodeRequests(Endings):
             return "the dataflow is ending"
         if not self.opened:
             return "the dataflow is still starting; try again once all its nodes run"
+        return ""
+
+    def _several_machines(self) -> str:
+        if any(node.machine for node in self.nodes.values()):
+            return f"the dataflow runs on several machines; {UNCHANGEABLE}"
         return ""
 
     # ----------------------------------------------------------------------- one node
@@ -81,6 +87,10 @@ class NodeRequests(Endings):
             return f"{name} is being {_DOING[node.asked]} already"
         if busy := self._replacing():
             return busy
+        if node.machine:
+            return f"{name} is on machine `{node.machine}`; ask there"
+        if what == "remove" and (several := self._several_machines()):
+            return several
         if node.spec.is_dynamic and what != "remove":
             return f"{name} is not started by dora, so it cannot be {_DOING[what]}; its process is yours"
         return ""
@@ -115,6 +125,7 @@ class NodeRequests(Endings):
         if name == "asked" and node.spec.is_dynamic:
             self._note("warn", key, f"has not left within {grace:g} s; its connection is closed")
             self._commands.append(do.PutOut(key))
+            self.deadlines[key, "asked"] = self._now + max(grace, 1.0)
         elif name == "asked":
             self._note("warn", key, f"has not ended within {grace:g} s; it gets SIGTERM")
             self._hasten(node)
@@ -145,7 +156,7 @@ class NodeRequests(Endings):
 
     def _change_asked(self, event: on.ChangeAsked) -> None:
         """Become a dataflow with a node or a link more, or a link less."""
-        reason = self._cannot_change() or self._replacing()
+        reason = self._cannot_change() or self._several_machines() or self._replacing()
         if not reason and event.revision != self.revision:
             self._reply(event.connection, Outdated())
             return
@@ -214,7 +225,7 @@ class NodeRequests(Endings):
     def _replace_asked(self, event: on.ReplaceAsked) -> None:
         """Start the process of a node's other program, which is to take over."""
         node = self.nodes.get(event.node_id)
-        reason = self._cannot_change() or self._replacing()
+        reason = self._cannot_change() or self._several_machines() or self._replacing()
         if not reason and any(other.asked for other in self.nodes.values()):
             reason = "a node is being stopped; try again once that is done"
         if reason:

@@ -1,0 +1,212 @@
+"""What a running dataflow becomes: nodes and links added, exchanged and taken out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+import pytest
+
+from dora.dataflow.change import (
+    Change,
+    LinkOptions,
+    with_link,
+    with_node,
+    with_replaced,
+    without_link,
+    without_node,
+)
+from dora.dataflow.loader import parse
+from dora.dataflow.model import Dataflow, TimerSource
+from dora.errors import DataflowError, DoraError
+
+TEXT = """
+nodes:
+  - id: a
+    path: a.py
+    env: {ROOM: $ROOM}
+    outputs: [o]
+    output_types: {o: std/media/v1/Image}
+  - id: b
+    path: b.py
+    inputs: {i: a/o}
+  - id: r
+    operators:
+      - id: p
+        python: p.py
+        inputs: {x: {source: a/o, queue_size: 3}}
+        outputs: [y]
+      - id: q
+        python: q.py
+        inputs: {x: r/p/y}
+  - id: s
+    operator:
+      python: s.py
+      inputs: {x: a/o}
+      outputs: [z]
+"""
+
+
+@pytest.fixture
+def running() -> Dataflow:
+    return parse(TEXT, working_dir="/w", environ={"ROOM": "kitchen"}, file="/w/df.yml")
+
+
+def inputs(dataflow: Dataflow, node_id: str) -> dict[str, str]:
+    return {item.id: str(item.source) for item in dataflow.node(node_id).inputs}
+
+
+def add(running: Dataflow, text: str, **options: bool) -> Change:
+    return with_node(running, text, "new.yml", {}, **options)
+
+
+def agrees(dataflow: Dataflow) -> None:
+    """Check that the document says what the model says: it could have been the file."""
+    text = json.dumps(dataflow.descriptor)
+    again = parse(text, working_dir="/w", environ={"ROOM": "kitchen"}, file="/w/df.yml")
+    for node in again.nodes:
+        ours = dataflow.node(node.id)
+        assert (ours.inputs, ours.outputs, ours.path) == (node.inputs, node.outputs, node.path)
+        assert [(o.id, o.inputs) for o in ours.operators] == [(o.id, o.inputs) for o in node.operators]
+    assert again.types == dataflow.types
+
+
+def test_a_node_is_added_behind_the_others(running: Dataflow) -> None:
+    change = add(running, "id: c\npath: c.py\ninputs: {z: s/z}\n")
+    assert [node.id for node in change.dataflow.nodes] == ["a", "b", "r", "s", "c"]
+    assert inputs(change.dataflow, "c") == {"z": "s/op/z"}
+    assert [program.path for program in change.programs] == ["c.py"], "what runs already is not looked for"
+    assert not change.warnings
+    agrees(change.dataflow)
+
+
+def test_what_runs_keeps_what_it_was_given(running: Dataflow) -> None:
+    """The environment of whoever adds a node has not the variables of whoever started the dataflow."""
+    assert add(running, "id: c\npath: c.py").dataflow.node("a").env == {"ROOM": "kitchen"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("id: c\npath: c.py\ninputs:\n  z: a/x\n", r"new.yml:4:8: error: the node `a` has no output `x`"),
+        ("id: c\npath: c.py\ninputs:\n  z: aa/o\n", r"new.yml:4:6: .*`aa`(.|\n)*did you mean `a/o`"),
+        ("id: c\npath: c.py\nqueu: 3\n", r"new.yml:3:1: error: a node has no field `queu`"),
+        ("id: a\npath: c.py\n", r"new.yml:1:5: error: the running dataflow has a node `a` already"),
+        ("path: c.py\n", r"new.yml:1:1: error: .*`id`"),
+        ("nodes: []\n", r"new.yml:1:1: error: this is a dataflow"),
+        ("id: c\nmodule: m.yml\n", r"new.yml:2:1: error: a node that uses a module"),
+        ("", r"new.yml:1:1: error: a node is a mapping"),
+        ("- 1\n- 2\n", r"new.yml:1:1: error: a node is a mapping"),
+        ("id: [", r"new.yml:\d+:\d+: error"),
+        ("id: c\npath: $NOWHERE/c.py\nenv: {X: $NOWHERE}", r"new.yml:3:11: error: .*`NOWHERE` is not set"),
+    ],
+)
+def test_a_wrong_node_is_told_where_it_is_wrong(running: Dataflow, text: str, message: str) -> None:
+    with pytest.raises(DataflowError, match=message) as caught:
+        add(running, text)
+    assert "<the running dataflow>" not in str(caught.value)
+
+
+def test_types_are_checked_with_those_that_run(running: Dataflow) -> None:
+    text = "id: c\npath: c.py\ninputs: {z: a/o}\ninput_types: {z: std/math/v1/Vector3}"
+    change = add(running, text)
+    (warning,) = change.warnings
+    assert (warning.file, warning.line) == ("new.yml", 4)
+    assert "expects `std/math/v1/Vector3`, but `a/o` sends `std/media/v1/Image`" in warning.message
+    with pytest.raises(DataflowError, match="expects `std/math/v1/Vector3`"):
+        add(running, text, strict_types=True)
+
+
+def test_a_replacement_takes_over_what_it_does_not_say(running: Dataflow) -> None:
+    change = with_replaced(running, "a", "path: other.py", "new.yml", {})
+    node = change.dataflow.node("a")
+    assert (node.path, node.outputs) == ("other.py", ("o",))
+    assert [known.id for known in change.dataflow.nodes] == ["a", "b", "r", "s"]
+    agrees(change.dataflow)
+
+
+@pytest.mark.parametrize(
+    ("node_id", "text", "message"),
+    [
+        ("a", "id: z\npath: other.py", r"new.yml:1:5: error: a replacement keeps the id, which is `a`"),
+        (
+            "a",
+            "path: other.py\noutputs: [p]",
+            "the node `a` has no output `o`, which the input `i` of node `b`",
+        ),
+        ("a", "path: dynamic", "is started by you"),
+        ("aa", "path: other.py", "no node `aa`; did you mean `a`"),
+    ],
+)
+def test_a_wrong_replacement_is_refused(running: Dataflow, node_id: str, text: str, message: str) -> None:
+    with pytest.raises(DoraError, match=message):
+        with_replaced(running, node_id, text, "new.yml", {})
+
+
+def test_a_node_goes_with_the_inputs_that_it_feeds(running: Dataflow) -> None:
+    left = without_node(running, "a")
+    assert [node.id for node in left.nodes] == ["b", "r", "s"]
+    assert inputs(left, "b") == inputs(left, "s") == {}
+    assert inputs(left, "r") == {"q/x": "r/p/y"}
+    agrees(left)
+
+
+@pytest.mark.parametrize(
+    ("source", "target", "node_id", "expected"),
+    [
+        ("a/o", "b/j", "b", {"i": "a/o", "j": "a/o"}),
+        ("r/p/y", "b/j", "b", {"i": "a/o", "j": "r/p/y"}),
+        ("s/z", "b/j", "b", {"i": "a/o", "j": "s/op/z"}),
+        ("a/o", "r/q/j", "r", {"p/x": "a/o", "q/x": "r/p/y", "q/j": "a/o"}),
+        ("a/o", "s/j", "s", {"op/x": "a/o", "op/j": "a/o"}),
+        ("dora/logs/warn", "b/j", "b", {"i": "a/o", "j": "dora/logs/warn"}),
+    ],
+)
+def test_a_link_is_added_and_taken_away(
+    running: Dataflow, source: str, target: str, node_id: str, expected: dict[str, str]
+) -> None:
+    change = with_link(running, source, target, LinkOptions(7, "backpressure"))
+    assert change.node_id == node_id
+    assert inputs(change.dataflow, node_id) == expected
+    fresh = change.dataflow.node(node_id).inputs[-1]
+    assert (fresh.queue_size, fresh.queue_policy) == (7, "backpressure")
+    agrees(change.dataflow)
+    back = without_link(change.dataflow, source, target).dataflow
+    assert back.nodes == running.nodes
+    agrees(back)
+
+
+def test_a_timer_may_be_connected(running: Dataflow) -> None:
+    change = with_link(running, "dora/timer/hz/5", "b/tick", LinkOptions())
+    source = change.dataflow.node("b").inputs[-1].source
+    assert isinstance(source, TimerSource)
+    assert source.interval_ns == 200_000_000
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda r: with_link(r, "a/oo", "b/j", LinkOptions()),
+            r"<command line>:1:3: .*(.|\n)*did you mean `a/o`",
+        ),
+        (lambda r: with_link(r, "a/o", "b/i", LinkOptions()), "`b/i` is fed by `a/o` already"),
+        (lambda r: with_link(r, "a/o", "bb/i", LinkOptions()), "no node `bb`; did you mean `b`"),
+        (lambda r: with_link(r, "a/o", "b", LinkOptions()), "`b` names no input"),
+        (
+            lambda r: with_link(r, "a/o", "b/j k", LinkOptions()),
+            r":1:10: error: the id `j k`",
+        ),
+        (lambda r: with_link(r, "a/o", "r/z", LinkOptions()), "does not say which operator"),
+        (lambda r: with_link(r, "a/o", "r/z/x", LinkOptions()), "no operator `z`"),
+        (lambda r: with_link(r, "r/p/y", "r/q/j", LinkOptions()), "operators of one process"),
+        (lambda r: without_link(r, "r/p/y", "r/q/x"), "operators of one process"),
+        (lambda r: without_link(r, "a/o", "b/j"), "no input `j`; did you mean `i`|its inputs are `i`"),
+        (lambda r: without_link(r, "s/z", "b/i"), "fed by `a/o`, not by `s/z`"),
+    ],
+)
+def test_a_wrong_link_is_refused(
+    running: Dataflow, change: Callable[[Dataflow], Change], message: str
+) -> None:
+    with pytest.raises(DoraError, match=message):
+        change(running)

@@ -1,0 +1,100 @@
+"""The plan of a dataflow that changes while it runs: what stays stays where it is."""
+
+from __future__ import annotations
+
+from dora.dataflow.links import MAX_TAPS, SPARE_RECEIVERS, Place, Plan, plan
+from dora.dataflow.model import Dataflow, Input, Node, NodeOutput
+from dora.wire.control import InputConfig, OutputConfig
+
+PLACE = Place("id", "/run", "p_", "/board")
+
+
+def node(node_id: str, *inputs: tuple[str, str, int], outputs: tuple[str, ...] = ()) -> Node:
+    """Make a node; inputs are (id, source, queue size)."""
+    made = tuple(
+        Input(name, NodeOutput(*source.split("/")), queue_size=size) for name, source, size in inputs
+    )
+    return Node(node_id, path="x.py", inputs=made, outputs=outputs)
+
+
+A = node("a", outputs=("o",))
+B = node("b", ("i", "a/o", 10))
+
+
+def planned(*nodes: Node, former: Plan | None = None, place: Place = PLACE) -> Plan:
+    return plan(Dataflow(nodes, "/w"), place, former)
+
+
+def output(of: Plan) -> OutputConfig:
+    return of.configs["a"].outputs[0]
+
+
+def inputs(of: Plan, node_id: str) -> dict[str, InputConfig]:
+    return {item.id: item for item in of.configs[node_id].inputs}
+
+
+def test_what_stays_keeps_line_bell_and_channel() -> None:
+    before = planned(A, B)
+    after = planned(A, B, node("c", ("i", "a/o", 5), outputs=("x",)), former=before)
+    assert after.configs["b"] == before.configs["b"]
+    assert output(after).service == output(before).service
+    assert output(after).max_receivers == output(before).max_receivers, "a channel cannot grow"
+    fresh = after.configs["c"]
+    lines = [fresh.node_slot, fresh.outputs[0].slot, fresh.inputs[0].slot]
+    assert lines == list(range(before.lines, after.lines))
+    assert set(before.bells) < set(after.bells)
+    assert fresh.inputs[0].late
+    assert not after.configs["b"].inputs[0].late
+
+
+def test_lines_are_never_used_again() -> None:
+    first = planned(A, B)
+    without = planned(A, node("b"), former=first)
+    again = planned(A, B, former=without)
+    assert inputs(again, "b")["i"].slot >= first.lines
+    back = planned(A, former=planned(node("b"), former=again))
+    assert output(back).slot >= again.lines
+    assert output(back).service != output(first).service, "the old channel may still be there"
+
+
+def test_an_input_of_another_source_is_another_one() -> None:
+    two = node("a", outputs=("o", "p"))
+    before = planned(two, B)
+    after = planned(two, node("b", ("i", "a/p", 10)), former=before)
+    assert inputs(after, "b")["i"].slot != inputs(before, "b")["i"].slot
+    assert inputs(after, "b")["i"].late
+
+
+def test_late_links_stay_late() -> None:
+    """A node that is restarted before it has made the input still begins with what is sent then."""
+    more = node("b", ("i", "a/o", 10), ("j", "a/o", 10))
+    after = planned(A, more, former=planned(A, B))
+    assert inputs(planned(A, more, former=after), "b")["j"].late
+
+
+def test_late_links_take_the_places_of_taps_except_one() -> None:
+    before = planned(A, B)
+    names = [f"j{index}" for index in range(MAX_TAPS)]
+    after = planned(A, B, node("c", *((name, "a/o", 10) for name in names)), former=before)
+    found = inputs(after, "c")
+    main = output(before).service
+    assert [found[name].service == main for name in names] == [True] * (MAX_TAPS - 1) + [False]
+    (annex,) = output(after).annexes
+    assert annex.service == found[names[-1]].service
+    assert annex.max_receivers > SPARE_RECEIVERS
+
+
+def test_a_long_queue_gets_a_channel_of_its_own_which_goes_with_it() -> None:
+    before = planned(A, B)
+    after = planned(A, B, node("c", ("j", "a/o", 500)), former=before)
+    (annex,) = output(after).annexes
+    assert annex.max_queue_size == 500
+    assert inputs(after, "c")["j"].max_queue_size == 500
+    assert output(planned(A, B, former=after)).annexes == []
+
+
+def test_channels_of_zenoh_have_no_limits() -> None:
+    place = Place("id", "/run", "p_", "/board", "zenoh")
+    many = node("c", *((f"j{index}", "a/o", 500) for index in range(20)))
+    after = planned(A, B, many, former=planned(A, B, place=place), place=place)
+    assert output(after).annexes == []
