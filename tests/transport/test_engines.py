@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 import pytest
-from linking import LIMIT, Bench, Outlet, make_engine, until
+from linking import HAS_ICEORYX, LIMIT, Bench, Outlet, make_engine, until
 
 from dora.errors import ConnectError, SharedMemoryFull, TransportError
 from dora.transport.board import (
@@ -102,6 +102,22 @@ def test_a_message_that_no_shared_memory_can_hold_is_refused_with_the_figure(ice
         outlet.sender.loan(100_000_000_000_000)
     outlet.send(b"goes on")
     assert decode_bytes(port.take()) == b"goes on"
+
+
+@pytest.mark.skipif(not HAS_ICEORYX, reason="iceoryx2 is not available here")
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files in /proc")
+def test_runs_that_are_over_hold_no_files_open() -> None:
+    open_files = []
+    for _ in range(4):
+        bench = Bench("iceoryx2")
+        outlet, (port,) = bench.link(10)
+        outlet.send(b"x")
+        port.take()
+        bench.close()
+        del bench, outlet, port
+        gc.collect()
+        open_files.append(len(os.listdir("/proc/self/fd")))
+    assert open_files[1:] == [open_files[1]] * 3
 
 
 def test_importing_the_engine_does_not_import_numpy() -> None:

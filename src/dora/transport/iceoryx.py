@@ -140,6 +140,23 @@ def remove_dead_nodes(run_dir: str, prefix: str) -> None:
         raise TransportError(f"cleaning up after a dead node failed: {error!r}") from error
 
 
+_kept: dict[str, list[Any]] = {}  # run directory → what is leaked until that run is over
+
+
+def _keep(run_dir: str, thing: Any) -> None:
+    """Let something outlive the process's orderly end; see the module's docstring."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+    _kept.setdefault(run_dir, []).append(thing)
+
+
+def _release_ended() -> None:
+    """Let go of what belongs to runs that are over, for processes that take part in one after the other."""
+    for run_dir in list(_kept):
+        if not os.path.isdir(run_dir):
+            for thing in _kept.pop(run_dir, ()):
+                ctypes.pythonapi.Py_DecRef(ctypes.py_object(thing))
+
+
 class _Loan:
     __slots__ = ("_sample", "address", "size")
 
@@ -159,7 +176,7 @@ class _Loan:
 class IceoryxSender:
     """One publisher. Not for use by several threads at once."""
 
-    def __init__(self, service: Any, output_id: str) -> None:
+    def __init__(self, service: Any, output_id: str, run_dir: str) -> None:
         iox = _iceoryx2()
         self._output_id = output_id
         self._publisher = (
@@ -174,8 +191,7 @@ class IceoryxSender:
         self._views: dict[int, memoryview] = {}  # address → writable bytes, known to be backed
         self._chunk = _INITIAL_CHUNK
         self._ready: list[tuple[memoryview, Any]] = []  # at most one, see `prepare`
-        # See the module's docstring: a publisher must outlive the process's orderly end.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._publisher))
+        _keep(run_dir, self._publisher)
 
     def send(self, message: bytes) -> None:
         size = len(message)
@@ -321,17 +337,18 @@ class IceoryxEngine:
 
     def __init__(self, run_dir: str, prefix: str, board: Board) -> None:
         self._board = board
+        self._run_dir = run_dir
+        _release_ended()
         try:
             self._node = make_node(run_dir, prefix)
         except Exception as error:
             raise _setup_failed("this node", error) from error
-        # The node owns the marker by which a daemon sees whether the process lives.
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._node))
+        _keep(run_dir, self._node)  # it owns the marker by which a daemon sees whether the process lives
 
     def sender(self, output: OutputConfig) -> IceoryxSender:
         service = open_channel(self._node, output.service, output.max_queue_size, output.max_receivers)
         try:
-            return IceoryxSender(service, output.id)
+            return IceoryxSender(service, output.id, self._run_dir)
         except Exception as error:
             raise _setup_failed(f"output `{output.id}`", error) from error
 
