@@ -11,6 +11,7 @@ import { logIn, LoginPane } from "./login";
 import { LogPane } from "./logs";
 import type { Failure, Listed } from "./model";
 import { NodesPane } from "./nodes";
+import { Recordings } from "./recordings";
 import { about, type About, ask, dataflows, Live, Refused } from "./server";
 import { SourcePane } from "./source";
 import type { Selected } from "./view";
@@ -162,6 +163,7 @@ function Dataflow(props: {
         <nav>
           {running && <IconButton path="M8 4.500V8l2.500 1.500M8 1.500a6.500 6.500 0 1 0 .01 0z" label="Measure latencies" pressed={latency} onClick={() => setLatency(!latency)} />}
           <ThemeButton />
+          {running && <Recordings uuid={uuid} />}
           {!ended && <ConfirmButton label="Stop" sure="Really stop?" onConfirm={() => order("stop")} disabled={!running} />}
           {props.onHome && <ConfirmButton label="Restart" sure="Really restart?" onConfirm={() => order("restart")} />}
         </nav>

@@ -82,10 +82,7 @@ export function GraphPane(props: {
     };
   }, [live, graph]);
 
-  useEffect(() => {
-    const chosen = props.selected;
-    if (chosen?.kind === "box") view.current?.highlightOnly(chosen);
-  }, [props.selected]);
+  useEffect(() => view.current?.highlightOnly(props.selected), [props.selected, graph, laidOut]);
 
   const turn = () => {
     const made = view.current;

@@ -49,7 +49,8 @@ export function LogPane(props: { live: Live; nodes: string[]; node: string; onNo
     if (follow && list.current) list.current.scrollTop = list.current.scrollHeight;
   });
   const onScroll = () => {
-    const { scrollTop, scrollHeight, clientHeight } = list.current!;
+    if (!list.current) return;
+    const { scrollTop, scrollHeight, clientHeight } = list.current;
     setFollow(scrollHeight - scrollTop - clientHeight < 30);
   };
 

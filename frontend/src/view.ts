@@ -106,7 +106,7 @@ export class GraphView {
       [...this.edges.values()].flatMap((elements) => elements.slice(index, index + 1)),
     );
     this.canvas.replaceChildren(...groups, ...lines!, ...boxes, ...labels!);
-    this.select(null);
+    this.highlight(this.selected);
     this.fit();
   }
 

@@ -31,6 +31,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Any]:
     """Return a function that opens an address and returns the page once the graph is laid out."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     opened: list[Opened] = []
 
     def open_page(
@@ -39,7 +40,10 @@ def visit(browser: Any) -> Iterator[Any]:
         opened.append(Opened(browser, size, **options))
         page = opened[-1].page
         page.goto(address)
-        page.wait_for_selector(ready)
+        try:
+            page.wait_for_selector(ready)
+        except sync_api.Error:
+            raise AssertionError(f"not ready: {page.inner_text('body')}\n{opened[-1].errors}") from None
         return page
 
     yield open_page

@@ -281,6 +281,24 @@ def test_latencies_are_measured_when_wanted(robot: Running, visit: Any) -> None:
     page.wait_for_selector(".remark text >> text=/Hz · [0-9.]+ ms/")
 
 
+def test_a_recording_is_started_and_stopped(robot: Running, visit: Any) -> None:
+    from dora.recording.reader import Recording
+
+    page = visit(robot.address)
+    page.get_by_role("button", name="Record", exact=True).click()
+    recording = page.get_by_role("button", name="Stop recording")
+    recording.wait_for()
+    path = recording.get_attribute("title")
+    page.wait_for_function(
+        """() => /[(][0-9]{2,}[)]/.test(document.querySelector(".recording")?.textContent)"""
+    )
+    recording.click()
+    page.wait_for_selector("text=messages are in")
+    assert "INCOMPLETE" not in page.locator(".note").inner_text()
+    page.get_by_role("button", name="Record", exact=True).wait_for()
+    assert path is not None and "camera/image" in Recording(path).topics
+
+
 # -------------------------------------------------------------------------------- its end, its faults
 
 

@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dora.coordinator.guard import COOKIE, Guard, session_of
-from dora.dashboard.frames import Ended, Found, Lines, Picture, Preview, State
+from dora.dashboard.frames import Ended, Found, Lines, Picture, Preview, Search, State
+from dora.dashboard.log_search import search
 from dora.dashboard.session import MAX_LINES, MAX_PARTS, Outbox
 from dora.dashboard.source_text import lines_of_nodes
+from dora.dataflow.model import LogLevel
+from dora.logs.entry import LogEntry
+from dora.logs.files import LogFiles
+from dora.logs.reader import LogReader
 
 
 def taken(outbox: Outbox) -> tuple[dict[str, Any], list[tuple[dict[str, Any], bytes]]]:
@@ -56,6 +62,37 @@ def test_lines_that_are_let_go_of_are_counted() -> None:
 def test_nothing_new_is_waited_for() -> None:
     with pytest.raises(TimeoutError):
         asyncio.run(asyncio.wait_for(Outbox().take(), 0.01))
+
+
+# ---------------------------------------------------------------------------------------- logs
+
+
+def written(folder: Path, count: int) -> str:
+    files = LogFiles(str(folder))
+    for number in range(count):
+        level: LogLevel = "error" if number % 10 == 0 else "info"
+        files.write(LogEntry(number * 1_000_000_000, level, "arm", f"step {number}"))
+    files.close()
+    return str(folder)
+
+
+def test_the_whole_log_is_looked_through(tmp_path: Path) -> None:
+    found = search(written(tmp_path, 1000), Search(5, node="arm", level="error", text="STEP 9", limit=3))
+    assert (found.ticket, found.total) == (5, 11)
+    assert [json.loads(entry)["message"] for entry in found.entries] == ["step 970", "step 980", "step 990"]
+    assert search(str(tmp_path), Search(6, node="leg")).entries == []
+    assert search(str(tmp_path / "nowhere"), Search(7, level="odd")).total == 0
+
+
+def test_of_a_long_log_the_end_is_read(tmp_path: Path) -> None:
+    reader = LogReader(written(tmp_path, 1000))
+    reader.begin_near_end(500)
+    last = [entry.message for entry in reader.entries()]
+    assert 1 < len(last) < 10 and last[-1] == "step 999" and last == sorted(last)
+    assert list(reader.entries()) == []
+    reader = LogReader(str(tmp_path))
+    reader.begin_near_end(1 << 30)
+    assert len(list(reader.entries())) == 1000
 
 
 # ------------------------------------------------------------------------------- who may come in

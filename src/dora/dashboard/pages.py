@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import msgspec
 from starlette.requests import Request
@@ -20,6 +20,7 @@ from dora.coordinator.guard import COOKIE, failure, same, session_of
 from dora.coordinator.rules import Refusal
 from dora.daemon.runs import Run
 from dora.dashboard.frames import Target, Wanted
+from dora.dashboard.recordings import Recordings
 from dora.dashboard.session import Outbox
 from dora.dashboard.source_text import source_of
 from dora.dashboard.watch import MAX_TOPICS, Viewer, Watch, Watches
@@ -68,12 +69,17 @@ class Subject(msgspec.Struct, frozen=True):
 
 Find = Callable[[str], Subject]
 """Returns the dataflow with this UUID or name; raises `Refusal`."""
+_Result = TypeVar("_Result")
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class _NewParameter(msgspec.Struct):
     key: str
     value: Any
+
+
+class _NewRecording(msgspec.Struct):
+    topics: list[str] = []  # none: all
 
 
 class _Token(msgspec.Struct):
@@ -109,6 +115,7 @@ class Dashboard:
         self._find = find
         self._token = token
         self._watches = Watches()
+        self._recordings = Recordings()
 
     def routes(self) -> list[BaseRoute]:
         """Return the routes, for a server."""
@@ -121,6 +128,9 @@ class Dashboard:
             ("PUT", "/dashboard/{dataflow}/parameters/{node}", self._set_parameter),
             ("DELETE", "/dashboard/{dataflow}/parameters/{node}", self._delete_parameter),
             ("POST", "/dashboard/{dataflow}/nodes/{node}/{action}", self._act),
+            ("GET", "/dashboard/{dataflow}/recordings", self._recordings_present),
+            ("POST", "/dashboard/{dataflow}/recordings", self._record),
+            ("DELETE", "/dashboard/{dataflow}/recordings/{pid:int}", self._stop_recording),
         ]
         return [
             *(Route(path, _answers(endpoint), methods=[method]) for method, path, endpoint in endpoints),
@@ -194,23 +204,39 @@ class Dashboard:
             raise Refusal(404, f"a node can be restarted or stopped; there is no `{action}`")
         return _json(await self._ask(request, RestartNode(node) if action == "restart" else StopNode(node)))
 
-    async def _ask(self, request: Request, question: ToRun) -> Answer:
-        """Ask the dataflow that a request is about."""
+    async def _recordings_present(self, request: Request) -> Response:
+        subject = self._find(request.path_params["dataflow"])
+        directory = run_path(subject.dataflow_id)
+        return _json(await asyncio.to_thread(self._recordings.present, directory))
+
+    async def _record(self, request: Request) -> Response:
+        wish = await _body(request, _NewRecording)
+        subject = self._running(request)
+        start = self._recordings.start
+        return _json(await _done(start, _socket(subject), subject.log_directory, wish.topics))
+
+    async def _stop_recording(self, request: Request) -> Response:
+        subject = self._running(request)
+        pid = request.path_params["pid"]
+        return _json(await _done(self._recordings.stop, run_path(subject.dataflow_id), pid))
+
+    def _running(self, request: Request) -> Subject:
+        """Return the dataflow that a request is about; raises `Refusal` if it has ended."""
         subject = self._find(request.path_params["dataflow"])
         if not subject.running:
             raise Refusal(409, f"dataflow `{subject.name}` has ended")
+        return subject
+
+    async def _ask(self, request: Request, question: ToRun) -> Answer:
+        """Ask the dataflow that a request is about."""
+        subject = self._running(request)
 
         def ask() -> Answer:
             with Run(_socket(subject)) as run:
                 run.set_patience(PATIENCE)
                 return run.ask(question)
 
-        try:
-            return await asyncio.to_thread(ask)
-        except TimeoutError:
-            raise Refusal(504, f"no answer within {PATIENCE:g} s") from None
-        except DoraError as error:
-            raise Refusal(409, str(error)) from None
+        return await _done(ask)
 
     # ----------------------------------------------------------------------- live
 
@@ -265,6 +291,16 @@ async def _deliver(websocket: WebSocket, outbox: Outbox, ready: asyncio.Event) -
             await websocket.send_text("{}")  # the delivery is complete: ask for the next one
     except (WebSocketDisconnect, RuntimeError):
         pass  # who reads notices, too
+
+
+async def _done(work: Callable[..., _Result], *arguments: Any) -> _Result:
+    """Do what may wait in a thread; raises `Refusal` if it fails."""
+    try:
+        return await asyncio.to_thread(work, *arguments)
+    except TimeoutError:
+        raise Refusal(504, f"no answer within {PATIENCE:g} s") from None
+    except DoraError as error:
+        raise Refusal(409, str(error)) from None
 
 
 def _socket(subject: Subject) -> str:

@@ -56,6 +56,7 @@ EXACT_EVERY: Final = 0.001  # the same while latencies are measured
 CONNECT_EVERY: Final = 0.3
 MAX_LINES: Final = 300  # log entries that are sent at a time; of more, the last ones
 FIRST_LINES: Final = 1000
+FIRST_BYTES: Final = 1 << 20  # of each log file, which may be very long
 
 
 class Watcher:
@@ -361,6 +362,7 @@ def connected(target: Target, inbox: Inbox, log: LogReader, send: Send) -> tuple
 def watch(target: Target, inbox: Inbox, send: Send) -> None:
     """Watch a dataflow, and when it has ended look through its log, as long as anybody asks."""
     log = LogReader(target.log_directory)
+    log.begin_near_end(FIRST_BYTES)
     tell_lines(log, FIRST_LINES, send, first=True)
     if target.socket and (found := connected(target, inbox, log, send)) is not None:
         watcher, wanted = found
