@@ -1,0 +1,106 @@
+"""A running dataflow changes, and its record with it: by commands and by the coordinator's API."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+from typing import Any
+
+import pytest
+from system import FOREVER, System, wait_until
+
+from dora.daemon.runs import running
+from dora.inspection.look import inspect
+from dora.wire.inspection import NodeView
+
+pytestmark = pytest.mark.processes
+
+
+def nodes() -> dict[str, NodeView]:
+    for run in running():
+        with run:
+            return {view.id: view for view in inspect(run).nodes}
+    return {}
+
+
+def change(system: System, name: str, wish: Any) -> tuple[int, Any]:
+    """Ask the API for a change; return the status and the answer."""
+    connection = http.client.HTTPConnection("127.0.0.1", system.port, timeout=40)
+    headers = {"Content-Type": "application/json"}
+    connection.request("POST", f"/api/dataflows/{name}/changes", json.dumps(wish), headers)
+    response = connection.getresponse()
+    status, answer = response.status, json.loads(response.read())
+    connection.close()
+    return status, answer
+
+
+SOURCE = """
+from dora import Node
+node = Node()
+for event in node:
+    node.send_output("out", b"1")
+"""
+
+
+@pytest.fixture
+def arm(system: System) -> str:
+    """The UUID of a running dataflow `arm`: `a`, which sends, and `b`."""
+    system.dora("up")
+    file = system.dataflow("arm", a=SOURCE, b=FOREVER)
+    text = json.loads((system.folder / file).read_text())
+    text["nodes"][0]["outputs"] = ["out"]
+    (system.folder / file).write_text(json.dumps(text))
+    (system.folder / "c.yml").write_text("id: c\npath: arm_b.py\ninputs: {x: a/out}\n")
+    return system.start(file)
+
+
+def test_the_record_follows_and_counts_for_a_restart(system: System, arm: str) -> None:
+    assert system.dora("node", "add", "--from-yaml", "c.yml") == f"Node `c` added to dataflow {arm}\n"
+    assert system.dora("node", "connect", "a/out", "b/y", "--queue-size", "3") == "a/out -> b/y\n"
+    assert system.dora("node", "disconnect", "a/out", "c/x") == "a/out -x- c/x\n"
+    assert system.client.dataflow(arm).nodes == ["a", "b", "c"]
+    assert "its input `y` was connected to `a/out`" in system.dora("logs", "arm", "-n", "b")
+    system.dora("restart", "arm")
+    wait_until(lambda: len(nodes()) == 3, "the nodes of the restarted dataflow")
+    assert nodes()["b"].inputs == {"tick": "dora/timer/millis/50", "y": "a/out"}
+    assert nodes()["c"].inputs == {}
+    assert system.dora("node", "remove", "c").startswith("Node `c` removed from dataflow ")
+    assert system.client.dataflow("arm").nodes == ["a", "b"]
+
+
+def test_a_coordinator_that_was_away_learns_of_changes(system: System, arm: str) -> None:
+    os.kill(system.coordinator(), signal.SIGKILL)
+    system.dora("node", "add", "--from-yaml", "c.yml")
+    system.dora("up")
+    wait_until(lambda: system.client.dataflow(arm).nodes == ["a", "b", "c"], "the record with the new node")
+
+
+def test_the_api_changes_dataflows(system: System, arm: str) -> None:
+    added = {"type": "add", "yaml": "id: c\npath: arm_b.py\ninputs: {x: a/out}\n"}
+    assert change(system, "arm", added) == (200, {"node": "c", "was_running": True, "warnings": []})
+    assert change(system, "arm", {"type": "connect", "source": "a/out", "target": "b/y"})[0] == 200
+    assert change(system, arm[:13], {"type": "disconnect", "source": "a/out", "target": "b/y"})[0] == 200
+    assert change(system, "arm", {"type": "restart", "node": "b"})[0] == 200
+    wait_until(lambda: nodes()["b"].restarts == 1, "the restart of `b`")
+    assert change(system, "arm", {"type": "replace", "node": "b", "yaml": "path: arm_a.py"})[0] == 200
+    assert nodes()["b"].path == "arm_a.py"
+    assert change(system, "arm", {"type": "stop", "node": "b", "grace": 1})[1]["was_running"]
+    assert not change(system, "arm", {"type": "stop", "node": "b"})[1]["was_running"]
+    assert change(system, "arm", {"type": "remove", "node": "b"})[0] == 200
+    assert sorted(nodes()) == ["a", "c"]
+
+
+@pytest.mark.usefixtures("arm")
+def test_the_api_refuses_with_a_reason(system: System) -> None:
+    wrong = "id: c\npath: arm_b.py\ninputs: {x: a/oot}"
+    status, answer = change(system, "arm", {"type": "add", "yaml": wrong})
+    assert status == 409
+    assert answer["error"].startswith("<node>:3:15: error: the node `a` has no output `oot`")
+    assert change(system, "arm", {"type": "stop", "node": "z"})[0] == 409
+    assert change(system, "arm", {"type": "stop", "node": "a", "grace": -1})[0] == 400
+    assert change(system, "arm", {"type": "dance"})[0] == 400
+    assert change(system, "leg", {"type": "stop", "node": "a"})[0] == 404
+    system.dora("stop", "arm")
+    assert change(system, "arm", {"type": "stop", "node": "a"})[0] == 404
