@@ -6,14 +6,17 @@ from collections import deque
 from typing import Any
 
 import numpy as np
+import pytest
 from recorded_files import message_of
 
+from dora.errors import DoraError
 from dora.inspection.topics import Topic
+from dora.recording.attachment import found_here
 from dora.recording.channels import ChannelItem, ChannelTable
 from dora.recording.chunk import CHUNK_SIZE, Chunk, Pool
 from dora.recording.intake import LONGEST, Intake, RecordedTopic
 from dora.transport.board import BEGUN, SENT, WORDS
-from dora.wire.inspection import OutputView
+from dora.wire.inspection import Inspection, NodeView, OutputView
 from dora.wire.message import Message
 
 
@@ -132,3 +135,18 @@ def test_what_is_no_output_goes_along() -> None:
     (chunk,) = stage.chunks
     assert b"one" in bytes(chunk.contents) and (chunk.first, chunk.last) == (5, 6)
     assert stage.intake.messages == 0
+
+
+def test_outputs_of_other_machines_are_recorded_there() -> None:
+    def inspection(*machines: str) -> Inspection:
+        nodes = [
+            NodeView(f"on-{machine}", "running", machine=machine, outputs=[OutputView("out", slot)])
+            for slot, machine in enumerate(machines)
+        ]
+        return Inspection("id", None, "iceoryx2", "", "", "", "", nodes, [], "a")
+
+    assert [topic.name for topic in found_here(inspection("a", "b"), ())] == ["on-a/out"]
+    with pytest.raises(DoraError, match="`on-b/out` is sent on machine `b`, and can be recorded there"):
+        found_here(inspection("a", "b"), ["on-b/out"])
+    with pytest.raises(DoraError, match="all outputs of this dataflow are sent on other machines"):
+        found_here(inspection("b"), ())

@@ -183,6 +183,8 @@ class Guests:
         if node is None:
             hint = did_you_mean(node_id, self._state.nodes)
             return Declined(f"this dataflow has no node `{node_id}`" + (f"; {hint}" if hint else ""))
+        if node.machine:
+            return Declined(f"node `{node_id}` is on machine `{node.machine}`; publish there")
         member = self._members.get(node_id)
         if member is None or not node.present:
             return Declined(
@@ -213,6 +215,7 @@ class Guests:
             prefix=self._place.prefix,
             board=self._place.board,
             zenoh_endpoint=self._place.zenoh_endpoint,
+            machine=self._place.machine,
             nodes=[self._node(node) for node in self._state.nodes.values()],
             links=[
                 LinkView(
@@ -241,6 +244,7 @@ class Guests:
             description=spec.description,
             path=spec.path,
             restart_policy=spec.restart.policy,
+            machine=node.machine or self._place.machine,
             inputs={item.id: str(item.source) for item in spec.inputs},
             outputs=[
                 OutputView(

@@ -33,7 +33,7 @@ class Attachment:
         """
         self._run = run
         self._room = room
-        topics = find_tappable(inspection, names)
+        topics = found_here(inspection, names)
         self.slots: set[int] = set()
         self.topics: list[RecordedTopic] = []
         self._ask(topics)
@@ -51,7 +51,7 @@ class Attachment:
 
     def follow(self, inspection: Inspection) -> None:
         """Attach to outputs that the dataflow has got since."""
-        topics = [topic for topic in find_tappable(inspection, ()) if topic.output.slot not in self.slots]
+        topics = [topic for topic in found_here(inspection, ()) if topic.output.slot not in self.slots]
         if topics:
             self._ask(topics)
             self._tap(topics, together=False)
@@ -92,3 +92,20 @@ class Attachment:
             for item in new:
                 # What is counted up to here may have been sent before there was a tap.
                 item.before = item.sent
+
+
+def found_here(inspection: Inspection, names: Sequence[str]) -> list[Topic]:
+    """Return topics as `find_tappable` does; those of nodes on other machines are recorded there."""
+    machines = {node.id: node.machine for node in inspection.nodes if node.machine != inspection.machine}
+    found = find_tappable(inspection, names)
+    here = [topic for topic in found if topic.node_id not in machines]
+    for topic in found if names else ():
+        if topic.node_id in machines:
+            raise DoraError(
+                f"`{topic.name}` is sent on machine `{machines[topic.node_id]}`, and can be recorded there"
+            )
+    if not here:
+        raise DoraError(
+            "all outputs of this dataflow are sent on other machines, and have to be recorded there"
+        )
+    return here

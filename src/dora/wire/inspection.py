@@ -40,6 +40,7 @@ class NodeView(msgspec.Struct, omit_defaults=True):
     description: str | None = None
     path: str | None = None
     restart_policy: str = "never"
+    machine: str = ""  # "": the dataflow is on one
     inputs: dict[str, str] = {}  # id → source
     outputs: list[OutputView] = []
 
@@ -56,3 +57,4 @@ class Inspection(msgspec.Struct, tag=True):
     zenoh_endpoint: str
     nodes: list[NodeView]
     links: list[LinkView]
+    machine: str = ""  # the one that this daemon is on; "": the dataflow is on one
