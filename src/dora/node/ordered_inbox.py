@@ -203,6 +203,7 @@ class OrderedInbox(Inbox):
         return at <= now
 
     def _make(self, entry: Entry) -> Event | None:
+        self._served_data = False
         match entry.kind:
             case Kind.TICK:
                 return Input.make(self._inputs[entry.input], Tick(entry.number))

@@ -72,7 +72,8 @@ class ReplayedTime:
         spaces = [vars(time)]
         folder = os.getcwd() + os.sep
         for name, module in list(sys.modules.items()):
-            if name == "__main__" or (getattr(module, "__file__", None) or "").startswith(folder):
+            file = getattr(module, "__file__", None) or ""
+            if name == "__main__" or (file.startswith(folder) and "site-packages" not in file):
                 spaces.append(vars(module))
         for space in spaces:
             for name, value in list(space.items()):

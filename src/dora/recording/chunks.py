@@ -1,7 +1,7 @@
 """Reading messages out of chunks, in the order of their times.
 
-The library `mcap` knows all other records. Its own way to sort messages compares Python objects, and reads a
-quarter as many small messages a second.
+The library `mcap` knows all other records. Its own way to sort messages compares Python objects, and reads
+a quarter as many small messages a second.
 """
 
 from __future__ import annotations

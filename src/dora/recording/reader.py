@@ -289,7 +289,7 @@ class Recording:
             self.damage = _told(error)
 
     def _in_file_order(self) -> Iterator[tuple[Any, Stored] | Any]:
-        """Yield schemas, and channels with messages, as they are in the file; raises where it is damaged."""
+        """Yield schemas, and channels with messages, as they come in the file; raises at a damage."""
         from mcap.records import Channel, Chunk, Schema
 
         channels: dict[int, Any] = {}

@@ -115,7 +115,7 @@ class Replay:
         )
         with open(os.path.join(directory, CLOCK_FILE), "wb") as file:
             file.write(clock)
-        return self._parse(self.yaml(directory))
+        return self._parse(self.yaml(directory), self._request.env)
 
     def messages(self) -> Iterator[Recorded]:
         """Yield what the players will send, in its order."""
@@ -159,7 +159,7 @@ class Replay:
         text = yaml.safe_dump(self._recording.dataflow, sort_keys=False, allow_unicode=True, width=1 << 20)
         return self._parse(text, self._request.env)
 
-    def _parse(self, text: str, env: Mapping[str, str] | None = None) -> Dataflow:
+    def _parse(self, text: str, env: Mapping[str, str]) -> Dataflow:
         working_dir = (
             os.path.dirname(os.path.abspath(self._request.dataflow))
             if self._request.dataflow is not None
@@ -172,7 +172,7 @@ class Replay:
                 file=self._recording.start.file if self._request.dataflow is None else None,
                 working_dir=working_dir,
                 environ=os.environ,
-                env_overrides=env or {},
+                env_overrides=env,
             )
         except DataflowError as error:
             raise DoraError(f"the recorded dataflow cannot be run any more: {error}") from None
