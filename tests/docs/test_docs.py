@@ -10,6 +10,7 @@ none, ``python``          runs it as a program
 none, ``yaml``            reads it as a whole dataflow
 ``<!-- file: name -->``   writes it to that file (and reads it, if it is a dataflow, unless the
                           comment ends in ``, with a mistake``)
+``<!-- node: name -->``   writes the YAML of one node to that file
 ``<!-- run -->``          runs the lines that begin with ``$`` and looks for the other lines, in
                           order, in the output; times of day and UUIDs are ignored
 ``<!-- run: fails -->``   the same, expecting exit status 1
@@ -192,6 +193,9 @@ def play(snippet: Snippet, folder: Path) -> None:
             check_valid(snippet)
             if snippet.language == "yaml" and mistake != "with a mistake":
                 parse(snippet.text, file=name, working_dir=str(folder), environ={})
+        case ["node", name], "yaml":
+            (folder / name).write_text(snippet.text)
+            check_valid(snippet)
         case ["module", name], "yaml":
             (folder / name).write_text(snippet.text)
             check_module(folder / name)
