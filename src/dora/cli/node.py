@@ -50,8 +50,14 @@ def list_nodes(dataflow: str | None, style: str, quiet: bool) -> None:
         return
     with Overviews(runs) as overviews:
         overviews.watch(MEASURED_OVER)
-        rows = [_row(item) for _, nodes, _ in overviews.refresh() for item in nodes]
+        glances = [item for _, nodes, _ in overviews.refresh() for item in nodes]
+    rows = [_row(item) for item in glances]
     head = ["node", "status", "pid", "cpu", "memory", "restarts", "dataflow"]
+    if any(item.node.machine for item in glances):
+        head.insert(2, "machine")
+        rows = [
+            [*row[:2], item.node.machine or "-", *row[2:]] for row, item in zip(rows, glances, strict=True)
+        ]
     if dataflow is not None:
         head, rows = head[:-1], [row[:-1] for row in rows]
     if style == "json":
@@ -116,6 +122,7 @@ def _describe(inspection: Inspection, dataflow: str, view: NodeView, load: Load 
         "description": view.description,
         "path": view.path or "operators",
         "restart_policy": view.restart_policy,
+        **({"machine": view.machine} if view.machine else {}),
         "inputs": view.inputs,
         "outputs": {output.id: consumers.get(f"{view.id}/{output.id}", []) for output in view.outputs},
         "runtime_metrics": metrics,

@@ -30,6 +30,8 @@ class ParameterRules(RunState):
         if node is None:
             hint = did_you_mean(event.node_id, self.nodes)
             return Declined(f"this dataflow has no node `{event.node_id}`" + (f"; {hint}" if hint else ""))
+        if node.machine:
+            return Declined(f"node `{event.node_id}` is on machine `{node.machine}`; ask there")
         match event:
             case on.ParameterSet(key=key, value=value):
                 if fault := key_fault(key):
