@@ -7,7 +7,7 @@ import resource
 import signal
 
 import pytest
-from recording_flows import Folder, end, numbers, said, until
+from recording_flows import FLOW, Folder, end, numbers, said, until
 
 pytestmark = pytest.mark.processes
 
@@ -245,3 +245,61 @@ def test_outputs_that_come_later_are_recorded_too(folder: Folder) -> None:
         assert recording.complete
         assert {"more/image", "camera/image"} <= set(recording.topics)
         assert len(numbers(recording, "more/image")) > 5
+
+
+def test_ctrl_c_ends_what_was_run_together(folder: Folder) -> None:
+    recorder = folder.start("record", folder.flow(), "-o", "a.mcap")
+    until(lambda: folder.recorders() and folder.recorders()[0].messages >= 20, "twenty messages")
+    text = end(recorder)
+    assert "messages of 2 outputs" in text and "INCOMPLETE" not in text
+    with folder.recording() as recording:
+        assert recording.complete and recording.start.together
+
+
+def test_a_killed_command_leaves_a_whole_file(folder: Folder) -> None:
+    command = folder.start("record", folder.flow(), "-o", "a.mcap")
+    until(lambda: folder.recorders() and folder.recorders()[0].messages >= 20, "twenty messages")
+    command.kill()
+    command.communicate()
+    until(lambda: not _in_use(folder), "the end of the recorder")
+    with folder.recording() as recording:
+        assert recording.end is not None and recording.end.reason == "dataflow ended"
+        found = numbers(recording, "camera/image")
+        assert found == list(range(1, len(found) + 1))
+
+
+def _in_use(folder: Folder) -> bool:
+    """Tell whether a process has the file open."""
+    path = os.path.realpath(folder.directory / "a.mcap")
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            if path in {os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}:
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def test_a_killed_node_is_no_loss(folder: Folder) -> None:
+    folder.run(FLOW.replace("path: camera.py", "path: camera.py\n        restart_policy: always"))
+    recorder = folder.attach("-o", "a.mcap")
+    for count in (20, 60):
+        until(lambda: folder.recorders()[0].messages >= count, "messages")  # noqa: B023
+        os.kill(_camera(), signal.SIGKILL)
+    until(lambda: folder.recorders()[0].messages >= 100, "messages of the third process")
+    end(recorder)
+    with folder.recording() as recording:
+        assert recording.complete
+        assert recording.end is not None and recording.end.failed == ["camera"]
+
+
+def _camera() -> int:
+    """Return the process of the camera."""
+    from dora.daemon.runs import running
+    from dora.inspection.look import inspect
+
+    (run,) = running()
+    with run:
+        pid = inspect(run).nodes[0].pid
+    assert pid is not None
+    return pid

@@ -91,7 +91,7 @@ class Attachment:
             time.sleep(_SETTLING)
             for item in new:
                 # What is counted up to here may have been sent before there was a tap.
-                item.before = item.sent
+                item.from_start, item.before = False, item.sent
 
 
 def found_here(inspection: Inspection, names: Sequence[str]) -> list[Topic]:

@@ -41,6 +41,7 @@ class RecordedTopic:
         self.tap = tap
         self.seen = 0  # sequence number of the last message taken
         self.before = 0  # sequence number before the first that has to be in the recording
+        self.from_start = True  # attached before anything was sent; else it begins with what comes first
         self.unsent: list[int] = []  # numbers that a killed node counted, for messages it never sent
         self.schemas = Schemas()
         self.plain: dict[bytes, int] = {}  # schema section → channel of plain values
@@ -60,9 +61,9 @@ class RecordedTopic:
         if sequence == self.seen + 2 and sequence == self._words[self._base + BEGUN] + 1:
             # The first one of a new process: the former counts a message before it is sent.
             self.unsent.append(sequence - 1)
-        self.seen = sequence
-        if self.before >= sequence:
+        if not self.seen and not self.from_start:
             self.before = sequence - 1
+        self.seen = sequence
 
 
 class Intake:
