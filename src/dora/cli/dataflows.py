@@ -14,7 +14,7 @@ from dora.errors import DoraError
 if TYPE_CHECKING:
     from dora.daemon.runs import Run
 
-NICENESS = 15  # of 19; with this, a thirtieth of a processor is left to a command beside a busy node
+NICENESS = 10  # of 19; with this, a tenth of a processor is left to a command beside a busy node
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

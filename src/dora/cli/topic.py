@@ -18,7 +18,7 @@ from dora.errors import DoraError
 
 if TYPE_CHECKING:
     from dora.daemon.runs import Run
-    from dora.inspection.look import Watched
+    from dora.inspection.watched import Watched
     from dora.wire.message import Message
 
 MAX_MESSAGE = (1 << 20) - 4096  # bytes that fit through the daemon's socket
@@ -129,12 +129,15 @@ class _Looking:
         self.look = Look(run, self.inspection, self.topics)
         self.watched = list(self.look.watched)
         self._enough = enough
-        self._deadline = None if duration is None else time.monotonic() + duration
+        self._duration = duration
+        self._deadline: float | None = None  # begins with the first look
         options = {} if period is None else {"period": period}
         self._messages = self.look.messages(self.over, **options)
 
     def over(self) -> bool:
         """Tell whether the count or the time is reached."""
+        if self._deadline is None and self._duration is not None:
+            self._deadline = time.monotonic() + self._duration
         return self._enough() or (self._deadline is not None and time.monotonic() >= self._deadline)
 
     def __iter__(self) -> Iterator[tuple[Watched, Message | None]]:

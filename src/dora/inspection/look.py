@@ -11,8 +11,9 @@ from dora.daemon.runs import Run
 from dora.dataflow.links import TAP_QUEUE
 from dora.errors import ConnectError, DoraError
 from dora.inspection.topics import Topic
-from dora.transport.board import BYTES, SENT, TAPPED, WORDS, Board
-from dora.transport.taps import Tap, open_taps
+from dora.inspection.watched import Watched
+from dora.transport.board import Board
+from dora.transport.taps import open_taps
 from dora.wire.inspection import Inspection
 from dora.wire.message import Message
 from dora.wire.requests import BeginTaps, EndTaps, Inspect
@@ -22,9 +23,6 @@ from dora.wire.requests import BeginTaps, EndTaps, Inspect
 _PERIOD: Final = 0.005
 _REST: Final = 8  # a look is followed by a pause that is so many times longer than what it computed
 _LONGEST_REST: Final = 0.05  # seconds
-# What may wait in a tap. The sender cannot use this memory again meanwhile, and fresh memory is out of
-# its processor's cache: with 16 messages of 1 MiB, it would send a quarter slower.
-_WAITING_BYTES: Final = 2 << 20
 _LEASE_NS: Final = 2_000_000_000  # how long an output is looked at after the last renewal
 _RENEWAL_NS: Final = _LEASE_NS // 4
 
@@ -34,38 +32,6 @@ def inspect(run: Run) -> Inspection:
     answer = run.ask(Inspect())
     assert isinstance(answer, Inspection)
     return answer
-
-
-class Watched:
-    """One topic under a tap. ``received`` counts messages, ``missed`` those that the tap was too slow
-    for, which says nothing about the dataflow's own links."""
-
-    def __init__(self, topic: Topic, tap: Tap, words: memoryview) -> None:
-        self.topic = topic
-        self.received = 0
-        self.missed = 0
-        self._tap = tap
-        self._words = words
-        self._sent_word = topic.output.slot * WORDS + SENT
-        self._tapped_word = topic.output.slot * WORDS + TAPPED
-        self._seen = 0  # sequence number of the last message
-
-    def renew(self, until_ns: int) -> None:
-        """Let the output be sent even if it has no links, until then."""
-        self._words[self._tapped_word] = until_ns
-
-    def take(self) -> Message | None:
-        """Take a message if there is one."""
-        if self._words[self._sent_word] == self._seen:
-            return None
-        message = self._tap.receive()
-        if message is None:
-            return None
-        if self._seen and message.sequence > self._seen:
-            self.missed += message.sequence - self._seen - 1
-        self._seen = message.sequence
-        self.received += 1
-        return message
 
 
 class Look:
@@ -82,24 +48,12 @@ class Look:
             raise ConnectError("the dataflow has just ended") from None
         self._engine = open_taps(inspection)
         try:
-            self.watched = [
-                Watched(
-                    topic,
-                    self._engine.tap(topic.output, self._queue_size(topic.output.slot)),
-                    self._board.words,
-                )
-                for topic in topics
-            ]
+            self.watched = [Watched(topic, self._engine, self._board.words) for topic in topics]
         except BaseException:
             self.close()
             raise
         self._renewed_ns = 0
         self._renew()
-
-    def _queue_size(self, slot: int) -> int:
-        sent, size = self.words[slot * WORDS + SENT], self.words[slot * WORDS + BYTES]
-        mean_size = max(size // sent, 1) if sent else 1
-        return max(2, min(TAP_QUEUE, _WAITING_BYTES // mean_size))
 
     @property
     def words(self) -> memoryview:
@@ -119,6 +73,7 @@ class Look:
             self._renew()
             begun = time.thread_time()
             for watched in self.watched:
+                watched.thin()
                 for _ in range(TAP_QUEUE):
                     message = watched.take()
                     if message is None:

@@ -32,6 +32,10 @@ class Tap(Protocol):
         """Take the oldest message, or return None; never blocks. Let go of a large one soon."""
         ...
 
+    def close(self) -> None:
+        """Called by the engine."""
+        ...
+
 
 class TapEngine(Protocol):
     """What the taps of one command have in common."""
@@ -42,6 +46,10 @@ class TapEngine(Protocol):
 
     def deep_tap(self, output: OutputView, room: int) -> Tap:
         """Look at an output with as long a queue as there can be, up to so many bytes in this process."""
+        ...
+
+    def end(self, tap: Tap) -> None:
+        """End one tap. Its messages must not be used any more."""
         ...
 
     def close(self) -> None:
@@ -64,24 +72,30 @@ class _IceoryxTaps:
             self._node: Any = make_node(run_dir, prefix)
         except Exception as error:
             raise TransportError(f"iceoryx2 cannot look into this dataflow: {error!r}") from error
-        self._taps: list[Any] = []
-        self._channels: list[Any] = []
+        self._taps: list[Tap] = []
+        self._channels: dict[str, Any] = {}
 
     def tap(self, output: OutputView, queue_size: int) -> Tap:
         from dora.transport.iceoryx import IceoryxReceiver, open_channel
 
-        channel = open_channel(self._node, output.service, output.max_queue_size, output.max_receivers)
+        channel = self._channels.get(output.service)
+        if channel is None:
+            channel = open_channel(self._node, output.service, output.max_queue_size, output.max_receivers)
+            self._channels[output.service] = channel
         config = InputConfig(output.id, "link", "", queue_size=min(queue_size, output.max_queue_size))
         try:
             tap = IceoryxReceiver(channel, config)
         except Exception as error:
             raise TransportError(f"output `{output.id}` cannot be looked at: {error!r}") from error
-        self._channels.append(channel)
         self._taps.append(tap)
         return tap
 
     def deep_tap(self, output: OutputView, room: int) -> Tap:  # noqa: ARG002 - the queue is the sender's
         return self.tap(output, output.max_queue_size)
+
+    def end(self, tap: Tap) -> None:
+        self._taps.remove(tap)
+        tap.close()
 
     def close(self) -> None:
         for tap in self._taps:
@@ -110,6 +124,14 @@ class _ZenohTap:
                 continue  # a receiver of the dataflow warns of it
             return message
         return None
+
+    def close(self) -> None:
+        import zenoh
+
+        try:
+            self.subscriber.undeclare()
+        except zenoh.ZError:
+            pass  # the router is gone: the dataflow has ended
 
 
 class _Queue:
@@ -155,7 +177,7 @@ class _ZenohTaps:
             )
         except zenoh.ZError as error:
             raise ConnectError(f"the Zenoh router cannot be reached at {endpoint}: {error}") from error
-        self._taps: list[_ZenohTap] = []
+        self._taps: list[Tap] = []
 
     def tap(self, output: OutputView, queue_size: int) -> Tap:
         import zenoh
@@ -177,6 +199,10 @@ class _ZenohTaps:
             raise TransportError(f"output `{output.id}` cannot be looked at: {error}") from error
         self._taps.append(tap)
         return tap
+
+    def end(self, tap: Tap) -> None:
+        self._taps.remove(tap)
+        tap.close()
 
     def close(self) -> None:
         import zenoh

@@ -1,0 +1,89 @@
+"""A flood is looked at now and then, everything else all the time."""
+
+from __future__ import annotations
+
+import pytest
+
+from dora.errors import TransportError
+from dora.inspection.topics import Topic
+from dora.inspection.watched import Watched
+from dora.transport.board import BYTES, SENT, WORDS
+from dora.wire.inspection import OutputView
+from dora.wire.message import Encoding, Message, pack_head
+
+MIB = 1 << 20
+
+
+class Tap:
+    def __init__(self, stage: Stage) -> None:
+        self._stage = stage
+
+    def receive(self) -> Message | None:
+        return Message(pack_head(Encoding.PLAIN, b"C", b"", 0, self._stage.words[SENT], 1))
+
+    def close(self) -> None: ...
+
+
+class Stage:
+    """An output that sends at some rate, on a clock of the test's."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.words = memoryview(bytearray(WORDS * 8)).cast("q")
+        self.now_ns = 10**9
+        self.taps: list[Tap] = []
+        self.opened = 0
+        self.broken = False
+        monkeypatch.setattr("dora.inspection.watched.time.monotonic_ns", lambda: self.now_ns)
+        self.watched = Watched(Topic("a/o", "a", OutputView("o", 0), ()), self, self.words)  # type: ignore[arg-type]
+
+    def tap(self, output: OutputView, queue_size: int) -> Tap:  # noqa: ARG002
+        if self.broken:
+            raise TransportError("gone")
+        self.opened += 1
+        self.taps.append(Tap(self))
+        return self.taps[-1]
+
+    def end(self, tap: Tap) -> None:
+        self.taps.remove(tap)
+
+    def tapped(self, hz: float, size: int, seconds: float) -> float:
+        """Let it send; return the part of the time in which it was under a tap."""
+        tapped = 0
+        for _ in range(round(seconds * 1000)):
+            self.now_ns += 1_000_000
+            self.words[SENT] += round(hz / 1000)
+            self.words[BYTES] += round(hz / 1000) * size
+            self.watched.thin()
+            tapped += bool(self.taps)
+        return tapped / (seconds * 1000)
+
+
+def test_a_flood_is_looked_at_for_a_tenth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
+    assert 0.08 < stage.tapped(5000, MIB, 3) < 0.15
+    assert stage.opened > 8
+    assert stage.tapped(1000, 100, 3) > 0.85, "it has become a trickle"
+    assert stage.tapped(1000, 100, 1) == 1
+
+
+@pytest.mark.parametrize(("hz", "size"), [(50_000, 4096), (1000, 100_000), (0, 0)])
+def test_what_is_no_flood_is_looked_at_all_the_time(
+    monkeypatch: pytest.MonkeyPatch, hz: int, size: int
+) -> None:
+    stage = Stage(monkeypatch)
+    assert stage.tapped(hz, size, 2) == 1
+    assert stage.opened == 1
+
+
+def test_nothing_is_taken_while_there_is_no_tap(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
+    first = stage.watched.take()
+    assert first is None, "nothing was sent yet"
+    stage.tapped(5000, MIB, 0.04)
+    assert not stage.taps and stage.watched.take() is None
+    stage.broken = True
+    assert stage.tapped(5000, MIB, 1) == 0, "it cannot be looked at any more"
+    stage.broken = False
+    stage.tapped(5000, MIB, 0.031)
+    message = stage.watched.take()
+    assert message is not None and message.sequence == stage.words[SENT]
