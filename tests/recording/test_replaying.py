@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from recording_flows import Folder, end, until
 
 from dora.recording.reader import Recording
 from dora.wire.decode import decode_arrow
@@ -341,6 +342,40 @@ def test_what_cannot_be_replayed_is_told(
     done = lab.dora("replay", *arguments, status=status)
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_recording_of_what_runs_is_replayed_from_the_middle(folder: Folder) -> None:
+    folder.program(
+        "sum.py",
+        """
+        import numpy as np
+        from dora import Node
+        node = Node()
+        total = 0.0
+        for event in node:
+            if event["type"] == "INPUT":
+                total += float(event.numpy().sum()) if event["id"] == "image" else 0.5
+                node.send_output("total", np.array([total]))
+        """,
+    )
+    flow = """
+    nodes:
+      - {id: camera, path: camera.py, inputs: {tick: dora/timer/millis/10}, outputs: [image, spare]}
+      - id: sum
+        path: sum.py
+        inputs: {image: camera/image, tick: dora/timer/millis/7}
+        outputs: [total]
+    """
+    run = folder.run(flow)
+    recorder = folder.attach("-o", "a.mcap")
+    until(lambda: folder.recorders()[0].messages > 100, "messages")
+    end(recorder)
+    end(run)
+    assert folder.recording().has_orders()
+    for name in ("b.mcap", "c.mcap"):
+        folder.dora("replay", "a.mcap", "--speed", "0", "-o", name)
+    assert "The recordings are equal" in folder.dora("diff", "b.mcap", "c.mcap")
+    assert folder.recording("b.mcap").topics["sum/total"].messages > 10
 
 
 def test_export_to_parquet(lab: Lab) -> None:

@@ -200,6 +200,8 @@ def _dataflow(prepared: Replay, folder: str) -> Dataflow:
     from dora.dataflow import missing_files
 
     dataflow = prepared.prepare(folder)
+    if prepared.ordered and (unordered := prepared.unordered(folder)):
+        _tell(f"not in recorded order, which the recording does not have of them: {', '.join(unordered)}")
     if missing := missing_files(dataflow):
         raise DataflowError(problems=tuple(missing))
     return dataflow

@@ -73,6 +73,8 @@ class ReplayedTime:
         folder = os.getcwd() + os.sep
         for name, module in list(sys.modules.items()):
             file = getattr(module, "__file__", None) or ""
+            if name.partition(".")[0] == "dora":
+                continue  # a dora in the folder of its own sources
             if name == "__main__" or (file.startswith(folder) and "site-packages" not in file):
                 spaces.append(vars(module))
         for space in spaces:

@@ -117,6 +117,14 @@ class Replay:
             file.write(clock)
         return self._parse(self.yaml(directory), self._request.env)
 
+    def unordered(self, directory: str) -> list[str]:
+        """Return the nodes that run again and take their inputs as they come, after `prepare`."""
+        return [
+            node_id
+            for node_id in self.roles.live
+            if not os.path.exists(os.path.join(directory, node_id + ORDER_SUFFIX))
+        ]
+
     def messages(self) -> Iterator[Recorded]:
         """Yield what the players will send, in its order."""
         return self._recording.messages(self._played(), self._begin_ns, self._end_ns)

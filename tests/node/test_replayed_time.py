@@ -1,0 +1,88 @@
+"""The clocks of a replay: when something is due, and what time it is for a node."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from dora.node import output
+from dora.node.replay_clock import WITHOUT_LIMIT, ReplayClock
+from dora.node.replayed_time import ReplayedTime
+
+SECOND = 1_000_000_000
+T0 = 1_800_000_000 * SECOND
+
+
+def clock(speed: float, released: int = WITHOUT_LIMIT) -> ReplayClock:
+    return ReplayClock(memoryview(ReplayClock.make(start_ns=T0, speed=speed, released_ns=released)))
+
+
+def test_what_was_recorded_is_due_at_its_time() -> None:
+    assert clock(1.0).due(T0 + SECOND, 100) == 100 + SECOND
+    assert clock(4.0).due(T0 + SECOND, 100) == 100 + SECOND // 4
+    assert clock(0.0).due(T0 + SECOND, 100) == 100
+    assert clock(1.0).due(T0 - SECOND, 100) == 100
+
+
+def test_what_is_not_released_is_not_due(tmp_path: Path) -> None:
+    path = tmp_path / "clock"
+    path.write_bytes(ReplayClock.make(start_ns=T0, speed=0.0, released_ns=0, ordered=True, patience_ns=7))
+    reader, writer = ReplayClock.open(str(path)), ReplayClock.open(str(path), writable=True)
+    assert reader.due(T0, 5) is None
+    writer.release(T0)
+    assert (reader.due(T0, 5), reader.due(T0 + 1, 5)) == (5, None)
+    assert (reader.ordered, reader.patience_ns) == (True, 7)
+
+
+def test_time_stands_still_but_for_looks_and_sleep() -> None:
+    replayed = ReplayedTime(T0, speed=0.0)
+    replayed.advance(T0 + SECOND)
+    assert replayed.stamp() == T0 + SECOND
+    assert [replayed.time_ns() - T0 - SECOND for _ in range(3)] == [1000, 2000, 3000]
+    begun = time.monotonic()
+    replayed.sleep(3600)
+    assert time.monotonic() - begun < 60
+    assert replayed.time_ns() == T0 + 3601 * SECOND + 4000
+    replayed.advance(T0)  # time does not go back
+    assert replayed.stamp() == T0 + 3601 * SECOND + 4000
+
+
+def test_a_program_that_waits_for_long_sees_time_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = [0]
+    monkeypatch.setattr("dora.node.replayed_time._real_monotonic_ns", lambda: real[0])
+    replayed = ReplayedTime(T0, speed=1.0)
+    replayed.advance(T0)
+    real[0] = SECOND
+    assert replayed.time_ns() == T0 + 1000
+    real[0] = 3 * SECOND
+    assert replayed.time_ns() == T0 + 2 * SECOND + 2000
+
+
+def test_other_threads_do_not_move_the_clock() -> None:
+    replayed = ReplayedTime(T0, speed=0.0)
+    seen: list[int] = []
+
+    def look() -> None:
+        replayed.sleep(0)
+        seen.append(replayed.time_ns())
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    thread.join()
+    assert seen == [T0]
+    assert replayed.time_ns() == T0 + 1000
+
+
+def test_the_clock_is_that_of_the_program_and_of_what_it_sends(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("time", "time_ns", "sleep"):
+        monkeypatch.setattr(time, name, getattr(time, name))  # put back at the end
+    monkeypatch.setattr(output, "_now", output._now)
+    replayed = ReplayedTime(T0, speed=0.0)
+    replayed.install()
+    assert time.time() == pytest.approx(T0 / 1e9)
+    assert time.time_ns() == T0 + 2000
+    time.sleep(10)
+    assert output._now() == T0 + 10 * SECOND + 2000
