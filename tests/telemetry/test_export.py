@@ -24,9 +24,9 @@ FLOW = """
 CAMERA = """
     from dora import Node
     node = Node()
-    for event in node:
-        if event["type"] == "INPUT":
-            node.send_output("image", bytes(100))
+    for _ in range(100):
+        node.next()
+        node.send_output("image", bytes(100))
 """
 EYE = """
     import logging
@@ -44,7 +44,8 @@ EYE = """
 def test_everything_arrives(flow: Flow, collector: Collector) -> None:
     flow.write(dataflow=FLOW, camera=CAMERA, eye=EYE)
     flow.dora(
-        *("run", "dataflow.yml", "--stop-after", "2.5s"),
+        "run",
+        "dataflow.yml",
         DORA_OTLP_ENDPOINT=collector.endpoint,
         OTEL_EXPORTER_OTLP_HEADERS="x-key=secret",
         OTEL_RESOURCE_ATTRIBUTES="deployment.environment=test",
@@ -86,8 +87,8 @@ def test_a_collector_that_is_not_there_does_not_hold_up_the_end(flow: Flow, coll
     collector.close()
     flow.write(dataflow=FLOW, camera=CAMERA, eye=EYE)
     begun = time.monotonic()
-    shown = flow.dora("run", "dataflow.yml", "--stop-after", "1s", DORA_OTLP_ENDPOINT=collector.endpoint)
-    assert time.monotonic() - begun < 12
+    shown = flow.dora("run", "dataflow.yml", DORA_OTLP_ENDPOINT=collector.endpoint)
+    assert time.monotonic() - begun < 25  # of which the collector may take three
     assert "telemetry: " in shown and "Traceback" not in shown
     assert shown.count("telemetry: ") < 8
 
