@@ -334,11 +334,13 @@ def test_the_dataflow_of_a_replay_can_be_written(lab: Lab) -> None:
         (["nowhere.mcap"], 1, "cannot be read"),
         (["a.mcap", "nowhere.yml"], 1, "nowhere.yml"),
         (["a.mcap", "--step", "--output-yaml", "x"], 2, "runs nothing"),
+        (["a.mcap", "empty.yml"], 1, "no node of the dataflow is in the recording, but `camera`"),
     ],
 )
 def test_what_cannot_be_replayed_is_told(
     lab: Lab, arguments: list[str], status: int, sentence: str
 ) -> None:
+    lab.flow("empty.yml", {"nodes": []})
     done = lab.dora("replay", *arguments, status=status)
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr

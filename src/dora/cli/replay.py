@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 import click
 import msgspec
 
+from dora.cli.completion import dataflow_files
 from dora.cli.flow import Display, RunRequest, run_loaded
 from dora.cli.interrupt import termination_as_interrupt
 from dora.cli.recording_report import tell_outcome, tell_saved
@@ -34,7 +35,7 @@ _ROOM_FOR_RECORDER: Final = 4096
 
 @click.command()
 @click.argument("recording", metavar="RECORDING", type=click.Path())
-@click.argument("path", metavar="[FILE]", required=False)
+@click.argument("path", metavar="[FILE]", required=False, shell_complete=dataflow_files)
 @click.option(
     "--replace",
     metavar="NODE,...",

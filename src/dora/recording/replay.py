@@ -68,16 +68,22 @@ class Replay:
                 f"{recording.duration:.3f} s"
             )
         self.original = self._load()
-        self.roles = roles(
-            self.original, set(recording.start.topics) | set(recording.topics), request.replace
-        )
+        recorded = set(recording.start.topics) | set(recording.topics)
+        self.roles = roles(self.original, recorded, request.replace)
         if not self.roles.replaced:
-            raise DoraError(
-                "no node can be replaced by this recording: all of them get their messages from each "
-                f"other; say which one with --replace ({listed([node.id for node in self.original.nodes])})"
-            )
+            raise DoraError(self._why_nobody(recorded))
         self.patience = request.patience
         self.ordered = recording.has_orders() and not (request.free or request.loop)
+
+    def _why_nobody(self, recorded: Collection[str]) -> str:
+        there = {node.id for node in self.original.nodes}
+        nodes = {topic.partition("/")[0] for topic in recorded}
+        if not there & nodes:
+            return f"no node of the dataflow is in the recording, but {listed(sorted(nodes))}"
+        return (
+            "no node can be replaced by this recording: all of them get their messages from each other; say "
+            f"which one with --replace ({listed(sorted(there & nodes))})"
+        )
 
     def yaml(self, directory: str = "") -> str:
         """Return the text of the dataflow that replays; ``directory`` as for `prepare`."""
