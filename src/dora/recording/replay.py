@@ -81,8 +81,8 @@ class Replay:
         if not there & nodes:
             return f"no node of the dataflow is in the recording, but {listed(sorted(nodes))}"
         return (
-            "no node can be replaced by this recording: all of them get their messages from each other; say "
-            f"which one with --replace ({listed(sorted(there & nodes))})"
+            "no node can be replaced by this recording: all get their messages from each other; say which "
+            f"one with --replace ({listed(sorted(there & nodes))})"
         )
 
     def yaml(self, directory: str = "") -> str:
