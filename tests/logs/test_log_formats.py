@@ -111,3 +111,9 @@ def test_impossible_times_do_not_break_a_line():
 def test_times_in_utc():
     assert rfc3339(WHEN) == "2023-11-14T22:13:20.123Z"
     assert rfc3339(0, digits=6) == "1970-01-01T00:00:00.000000Z"
+
+
+def test_fields_of_the_daemon_are_for_programs() -> None:
+    entry = LogEntry(0, "error", "a", "failed (first failure)", "daemon", fields={"cause": "first"})
+    assert renderer("pretty")(entry).endswith("failed (first failure)")
+    assert json.loads(renderer("json")(entry))["fields"] == {"cause": "first"}

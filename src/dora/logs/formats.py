@@ -86,6 +86,8 @@ def _level_word(entry: LogEntry) -> str:
 
 
 def _fields(entry: LogEntry) -> str:
+    if entry.stream == "daemon":
+        return ""  # its sentences say it too
     return "".join(f" {key}={value}" for key, value in entry.fields.items())
 
 
