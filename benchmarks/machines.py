@@ -9,6 +9,7 @@ import argparse
 import datetime
 import json
 import shlex
+import socket
 import sys
 import time
 from collections import defaultdict
@@ -30,7 +31,8 @@ sys.path.insert(0, str(REPOSITORY / "tests" / "machines"))
 from hosts import Host, missing, network
 
 MARKERS = ("<!-- machines -->", "<!-- /machines -->")
-PATIENCE_S = 90.0
+START_S, PATIENCE_S = 30.0, 90.0
+COORDINATOR_PORT = 6013
 FIRST, SECOND = "left", "right"
 
 SCENARIOS = tuple(
@@ -178,6 +180,7 @@ def _system(side: Implementation, hosts: dict[str, Host], folder: Path) -> Itera
         return log
 
     logs = [background(first, "coordinator", "coordinator", "--interface", address)]
+    _wait_for_port(address, logs)
     for name, host in hosts.items():
         logs.append(background(host, f"daemon-{name}", "daemon", "--machine-id", name, *where))
     _wait_for_daemons(side, first, environment, address, logs)
@@ -199,11 +202,23 @@ def _system(side: Implementation, hosts: dict[str, Host], folder: Path) -> Itera
     yield dora
 
 
+def _wait_for_port(address: str, logs: list[Path]) -> None:
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            socket.create_connection((address, COORDINATOR_PORT), timeout=1).close()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise RunFailed(f"the coordinator does not listen: {error}\n{_tails(logs)}") from None
+            time.sleep(0.05)
+
+
 def _wait_for_daemons(
     side: Implementation, first: Host, environment: dict[str, str], address: str, logs: list[Path]
 ) -> None:
     """Wait until both daemons are connected, as the side's own command tells."""
-    deadline = time.monotonic() + 30.0
+    deadline = time.monotonic() + START_S
     command = [*side.command, "cluster", "status", "--coordinator-addr", address]
     while True:
         printed = first.run(command, env=environment, status=None)
@@ -211,6 +226,7 @@ def _wait_for_daemons(
             return
         if time.monotonic() > deadline:
             raise RunFailed(f"the daemons did not connect: {printed}\n{_tails(logs)}")
+        time.sleep(1)  # dora-rs refuses who asks more often
 
 
 def _tails(logs: Sequence[Path]) -> str:
