@@ -72,6 +72,7 @@ function NodeDetails(props: DetailsProps & { id: string }) {
           <Figure name="CPU">{node.cpu === null ? "–" : `${node.cpu.toFixed(1)} %`}</Figure>
           <Figure name="Memory">{node.memory === null ? "–" : size(node.memory)}</Figure>
           <Figure name="Restarts">{node.restarts}</Figure>
+          {node.machine && <Figure name="Machine">{node.machine}</Figure>}
           <Figure name="Process">{node.pid ?? "–"}</Figure>
           <Figure name="Sends">{short(node.sent_hz)} Hz</Figure>
           <Figure name="Dropped">{whole(node.dropped)}</Figure>

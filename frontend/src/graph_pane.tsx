@@ -13,7 +13,7 @@ import { GraphView, type Selected } from "./view";
 const engine = new ELK({ workerFactory: () => new Worker("/assets/elk.js") });
 
 const ROOM = "9999 Hz · 99.9 ms"; // what the label of an edge may say
-const STATUS = "waits for new code"; // the same for a node
+const STATUS = "machine: 100 % · 9999 MB"; // the same for a node
 
 export function GraphPane(props: {
   live: Live;
@@ -103,6 +103,6 @@ export function GraphPane(props: {
 }
 
 function words(node: NodeState): string {
-  if (node.cpu === null || node.status !== "running") return node.status;
-  return `${node.cpu.toFixed(0)} % · ${size(node.memory ?? 0)}`;
+  const figures = node.cpu === null || node.status !== "running" ? node.status : `${node.cpu.toFixed(0)} % · ${size(node.memory ?? 0)}`;
+  return node.machine ? `${node.machine}: ${figures}` : figures;
 }

@@ -83,7 +83,7 @@ const ROOT: LayoutOptions = {
 };
 
 // The best placement takes minutes for hundreds of boxes, and a good one seconds.
-const LARGE = 80; // boxes
+const LARGE = 80; // boxes and labels
 const PLACEMENT: Record<"small" | "large", LayoutOptions> = {
   small: { "elk.layered.nodePlacement.strategy": "NETWORK_SIMPLEX" },
   large: { "elk.layered.nodePlacement.strategy": "BRANDES_KOEPF", "elk.layered.thoroughness": "3" },
@@ -152,11 +152,12 @@ class Drawing {
       node.children?.forEach(visit);
     };
     if (before) visit(before);
+    const labels = this.edges.filter(({ edge }) => this.label(edge)); // to ELK they are boxes, too
     return {
       id: "",
       layoutOptions: {
         ...ROOT,
-        ...PLACEMENT[this.boxes.size > LARGE ? "large" : "small"],
+        ...PLACEMENT[this.boxes.size + labels.length > LARGE ? "large" : "small"],
         "elk.direction": this.direction,
       },
       children: this.inside(null, order),

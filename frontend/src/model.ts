@@ -6,6 +6,7 @@ import type { Tone } from "./view";
 export interface NodeState {
   id: string;
   status: string;
+  machine: string; // "" while all nodes are on one
   pid: number | null;
   restarts: number;
   cpu: number | null; // percent of one processor

@@ -299,6 +299,20 @@ def test_a_recording_is_started_and_stopped(robot: Running, visit: Any) -> None:
     assert path is not None and "camera/image" in Recording(path).topics
 
 
+def test_fifty_nodes(tmp_path: Path, visit: Any) -> None:
+    lines = ["nodes:", "  - {id: sink, path: sink.py, inputs: {tick: dora/timer/secs/1}}"]
+    for number in range(50):  # which nobody starts
+        sources = {number // 2, max(0, number - 6)} if number else set()
+        inputs = ", ".join(f"in{source}: node{source}/out" for source in sources)
+        lines.append(f"  - {{id: node{number}, path: dynamic, outputs: [out], inputs: {{{inputs}}}}}")
+    running = Running(tmp_path, "\n".join(lines))
+    page = visit(running.address)
+    assert page.locator(".box:not(.timer)").count() == 51
+    page.wait_for_selector('.box[data-id="node7"][data-tone="rest"]')
+    assert page.locator('.box[data-id="node7"] .program').text_content() == "not connected"
+    running.end()
+
+
 # -------------------------------------------------------------------------------- its end, its faults
 
 

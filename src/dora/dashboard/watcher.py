@@ -277,6 +277,7 @@ def state_json(
             {
                 "id": item.node.id,
                 "status": item.node.status,
+                "machine": item.node.machine,
                 "pid": item.node.pid,
                 "restarts": item.node.restarts,
                 "cpu": None if item.load is None else round(item.load.cpu_percent, 1),
