@@ -7,6 +7,8 @@ import json
 import os
 import signal
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -46,6 +48,22 @@ def test_a_killed_daemon_takes_its_nodes_along(system: System) -> None:
     assert system.dora("up").endswith("started dora daemon\n")
     assert system.client.dataflow(run).reason == "its daemon ended, and all nodes with it"
     system.start("arm.yml")
+
+
+def test_a_coordinator_that_comes_back_with_another_token(system: System) -> None:
+    system.dora("up")
+    run = system.start(system.dataflow("arm", a=FOREVER))
+    os.kill(system.coordinator(), signal.SIGKILL)
+    log = system.folder / "out" / "dora-daemon.txt"
+    stranger = subprocess.Popen([sys.executable, "-m", "dora", "coordinator", "--auth", "--quiet"])
+    try:
+        wait_until(lambda: "does not accept the token of this daemon" in log.read_text(), "the refusal")
+    finally:
+        stranger.kill()
+        stranger.wait()
+    assert len(system.node_pids(run)) == 1
+    system.dora("up")
+    assert system.status_of(run) == "running"
 
 
 def test_both_killed(system: System) -> None:

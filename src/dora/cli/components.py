@@ -98,6 +98,11 @@ def _labels(ctx: click.Context, param: click.Parameter, value: str) -> dict[str,
     help="Address at which other machines reach this one; by default where the coordinator sees it.",
 )
 @later_option("--local-listen-port", instead="dynamic nodes find their dataflow without a port")
+@later_option("--rt", instead="no message passes the daemon; start nodes with `chrt`", is_flag=True)
+@later_option("--worker-threads", instead="no message passes the daemon, which has one thread")
+@later_option("--zenoh-peer", instead="the coordinator tells machines of each other; see --interface")
+@later_option("--zenoh-listen", instead="the coordinator tells machines of each other; see --interface")
+@later_option("--zenoh-connect", instead="the coordinator tells machines of each other; see --interface")
 def daemon(
     client: Client,
     allow_shell_nodes: bool,

@@ -73,7 +73,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "daemon": (
         "dora.cli.components:daemon",
-        "Run the daemon in the foreground.",
+        "Run the daemon of a machine in the foreground.",
     ),
     "help": ("dora.cli.help:help_command", "Show the help of dora or of one of its commands."),
 }
