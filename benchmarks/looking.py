@@ -34,15 +34,16 @@ PATIENCE_S = 20.0
 
 @dataclass(frozen=True)
 class Look:
-    """A command that looks at an output; ``{topic}`` is its name."""
+    """A Python module that looks at an output, with its arguments; ``{topic}`` is the output's name."""
 
     name: str
     arguments: tuple[str, ...]
 
 
 LOOKS = (
-    Look("dora topic echo", ("topic", "echo", "{topic}")),
-    Look("dora topic hz", ("topic", "hz", "{topic}", "--duration", "1h")),
+    Look("dora topic echo", ("dora", "topic", "echo", "{topic}")),
+    Look("dora topic hz", ("dora", "topic", "hz", "{topic}", "--duration", "1h")),
+    Look("the dashboard with a preview", ("benchmarks.dashboard_reader", "{topic}")),
 )
 
 
@@ -119,7 +120,7 @@ def _table(costs: Sequence[Cost]) -> str:
         rows.append(
             [
                 cost.link.title,
-                f"`{cost.look.name}`",
+                cost.look.name,
                 f"{report.number(cost.alone)} {unit}",
                 f"{report.number(cost.looked)} {unit}",
                 f"{cost.cost * 100:+.1f} %",
@@ -226,7 +227,8 @@ def _looking(look: Look, link: Link, folder: Path) -> Iterator[None]:
     """Look at the link meanwhile; what is shown goes nowhere, which no terminal is faster than."""
     arguments = [argument.format(topic=link.topic) for argument in look.arguments]
     process = subprocess.Popen(
-        [*ours().command, *arguments],
+        [sys.executable, "-m", *arguments],
+        cwd=REPOSITORY,
         env=_environment(link, folder),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
