@@ -303,3 +303,42 @@ def _camera() -> int:
         pid = inspect(run).nodes[0].pid
     assert pid is not None
     return pid
+
+
+LATE = """
+    import os, time
+    import numpy as np
+    from dora import Node
+
+    with Node() as node:
+        while not os.path.exists("now"):
+            time.sleep(0.01)
+        for number in range(40):
+            node.send_output("out", np.array([number]))
+"""
+
+
+def test_what_a_node_sent_before_it_ended_waits_for_the_recorder(folder: Folder) -> None:
+    folder.program("late.py", LATE)
+    folder.run(FLOW + "\n      - {id: late, path: late.py, outputs: [out]}\n")
+    recorder = folder.attach("-o", "a.mcap", "--topics", "late/out")
+    recorder.send_signal(signal.SIGSTOP)
+    (folder.directory / "now").touch()
+    until(lambda: _status("late") == "finished", "the end of the node")
+    sent = _sent()
+    until(lambda: _sent() > sent + 60, "the daemon's time to clean up")
+    recorder.send_signal(signal.SIGCONT)
+    until(lambda: folder.recorders()[0].messages == 40, "all messages")
+    end(recorder)
+    with folder.recording() as recording:
+        assert recording.complete
+        assert numbers(recording, "late/out") == list(range(1, 41))
+
+
+def _status(node_id: str) -> str:
+    from dora.daemon.runs import running
+    from dora.inspection.look import inspect
+
+    (run,) = running()
+    with run:
+        return next(node.status for node in inspect(run).nodes if node.id == node_id)

@@ -61,7 +61,7 @@ _SWITCH_INTERVAL = 0.0005  # seconds; the thread that takes messages must not wa
     "--queue-size",
     type=click.IntRange(min=1, max=4096),
     metavar="N",
-    help="With FILE: messages of an output that may wait for the recorder in shared memory [512].",
+    help="With FILE: messages of an output that may wait for the recorder in shared memory [256].",
 )
 @click.option("--uv", is_flag=True, help="With FILE: build and run nodes with uv.")
 @click.option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from dora.dataflow.links import Link, Plan
 from dora.supervise.result import LinkReport
@@ -14,6 +14,7 @@ from dora.transport.board import (
     DROPPED,
     FIRST,
     RECEIVED,
+    RECORDED,
     SENT,
     STATE,
     UNCONNECTED,
@@ -113,6 +114,16 @@ class BoardKeeper:
             if known < get(link.output_slot, SENT):
                 return False
         return True
+
+    def recorded(self, node_id: str, slots: Collection[int]) -> bool:
+        """Tell whether recorders have taken all that a node sent, of the outputs that they record."""
+        get = self.board.get
+        config = self._plan.configs.get(node_id)
+        return config is None or all(
+            get(output.slot, RECORDED) >= get(output.slot, SENT)
+            for output in config.outputs
+            if output.slot in slots
+        )
 
     def report(
         self, text_sent: Mapping[int, int], text_dropped: Mapping[int, int]

@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 # A run that ends sooner has no guardian to pay for. If its daemon is killed before, the nodes lose
 # their connection and end; whatever does not is killed at the next start.
 GUARDIAN_AFTER = 0.5  # seconds
-LAST_LOOK = 2.0  # seconds that recorders may take for the last messages
+LAST_LOOK = 5.0  # seconds that recorders may take for the last messages
 PATIENCE = 2.0  # seconds after a stop, before it is said who has not ended
 
 
@@ -119,6 +119,7 @@ class Daemon:
             self.loop,
             run,
             self._keeper,
+            is_recorded=lambda node_id: self._keeper.recorded(node_id, self._guests.recorded_slots()),
             is_over=lambda: self.supervisor.done,
             on_cleaned=lambda: self._guests.cleaned_up(),
             on_trouble=lambda text: self.note("warn", None, text),

@@ -135,6 +135,10 @@ class Guests:
         """Whether somebody has taps who wants the last messages too."""
         return bool(self._to_the_end)
 
+    def recorded_slots(self) -> set[int]:
+        """Return the outputs, by slot, of which somebody takes all messages."""
+        return {slot for number in self._to_the_end for slot in self._tapping[number]}
+
     def tell_end(self, failed: list[str]) -> None:
         """Tell those that the dataflow has ended."""
         for guest in self._to_the_end.values():

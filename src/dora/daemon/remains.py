@@ -12,6 +12,7 @@ from dora.errors import TransportError
 
 CLEAN_UP_AFTER = 0.25  # seconds after the end of a node; a run that ends sooner needs no clean-up
 CLEAN_UP_EVERY = 0.1
+PATIENCE = 10.0  # seconds with recorders; a killed process may have counted what it never sent
 # Channels have room for so many processes of one node at once; see `dora.transport.iceoryx`.
 MAX_REMAINS = 2
 
@@ -20,7 +21,8 @@ class Remains:
     """The dead processes of one run that are not cleaned up yet.
 
     ``on_cleaned`` is called after a clean-up, ``on_trouble`` with a sentence if one failed. ``is_over``
-    tells that the run has ended: what is left goes with its directory.
+    tells that the run has ended: what is left goes with its directory. ``is_recorded`` tells whether those
+    who record have taken all of a node; they are waited for, but not for long.
     """
 
     def __init__(
@@ -29,6 +31,7 @@ class Remains:
         run: RunDirectory,
         keeper: BoardKeeper,
         *,
+        is_recorded: Callable[[str], bool],
         is_over: Callable[[], bool],
         on_cleaned: Callable[[], None],
         on_trouble: Callable[[str], None],
@@ -36,16 +39,19 @@ class Remains:
         self._loop = loop
         self._run = run
         self._keeper = keeper
+        self._is_recorded = is_recorded
         self._is_over = is_over
         self._on_cleaned = on_cleaned
         self._on_trouble = on_trouble
         self._nodes: dict[str, int] = {}  # node → its dead processes
         self._taps = False  # a dead command, which looked at outputs
         self._due: float | None = None
+        self._patience = 0.0  # until when recorders are waited for
 
     def add(self, node_id: str) -> None:
         """A process of this node ended: its ports stay until all it sent has been read."""
         self._nodes[node_id] = self._nodes.get(node_id, 0) + 1
+        self._patience = time.monotonic() + PATIENCE
         self._plan()
 
     def add_tap(self) -> None:
@@ -67,11 +73,14 @@ class Remains:
         self._due = None
         if not (self._nodes or self._taps) or self._is_over():
             return
-        if all(self._keeper.drained(node_id) for node_id in self._nodes):
+        if all(self._keeper.drained(node_id) and self._is_taken(node_id) for node_id in self._nodes):
             self._clean_up()
         else:
             self._due = time.monotonic() + CLEAN_UP_EVERY
             self._loop.call_at(self._due, self._try)
+
+    def _is_taken(self, node_id: str) -> bool:
+        return time.monotonic() > self._patience or self._is_recorded(node_id)
 
     def _clean_up(self) -> None:
         from dora.transport.iceoryx import remove_dead_nodes

@@ -252,7 +252,7 @@ def _output(
     else:
         longest = max([RECORDER_QUEUE, layout.place.tap_queue, *map(_length, links)])
         name = _channel(layout.place.dataflow_id, source, slot if layout.runs else None)
-        taps = MAX_TAPS if longest <= _LONG_QUEUE else 1 + bool(layout.place.tap_queue)
+        taps = _taps(longest, layout.place)
         first = ChannelConfig(name, longest, len(links) + SPARE_RECEIVERS + taps)
         channels.update((link.slot, first) for link in links)
         annexes = []
@@ -281,6 +281,12 @@ def _output(
         type=declared.name,
         shapes=list(declared.shapes),
     )
+
+
+def _taps(longest: int, place: Place) -> int:
+    if place.tap_queue:
+        return 2  # the recorder, and one who looks
+    return MAX_TAPS if longest <= _LONG_QUEUE else 1
 
 
 def _place(

@@ -22,7 +22,7 @@ from dora.recording.channels import (
     prefix_of,
 )
 from dora.recording.chunk import CHUNK_SIZE, Chunk, Pool, Span, room_for
-from dora.transport.board import BEGUN, SENT, TAPPED, WORDS
+from dora.transport.board import BEGUN, RECORDED, SENT, TAPPED, WORDS
 from dora.transport.taps import Tap
 from dora.wire.message import Encoding, Message
 
@@ -55,6 +55,10 @@ class RecordedTopic:
     def renew(self, until_ns: int) -> None:
         """Let the output be sent even if it has no links, until then."""
         self._words[self._base + TAPPED] = until_ns
+
+    def tell(self) -> None:
+        """Tell the daemon how far this is: what is not taken yet must not go with its sender."""
+        self._words[self._base + RECORDED] = max(self.seen, self.before)
 
     def note(self, sequence: int) -> None:
         """Note that a message was taken."""
@@ -95,6 +99,7 @@ class Intake:
                 count += 1
                 if not self._take(topic, message):
                     return 1.0
+            topic.tell()
             fullest = max(fullest, count / topic.queue_size)
         return fullest
 

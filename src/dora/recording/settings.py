@@ -11,7 +11,9 @@ import msgspec
 from dora.recording.format import SUFFIX, TopicEnd
 from dora.recording.sealed import Compression
 
-QUEUE_SIZE: Final = 512  # messages that wait for the recorder in shared memory, of each output
+# Messages that wait for the recorder in shared memory, of each output. iceoryx2 reserves addresses for 64
+# times the largest message, for each place in each queue: with messages of 500 MB, two outputs take all.
+QUEUE_SIZE: Final = 256
 MEMORY: Final = 512 << 20  # bytes
 RING_SHARE: Final = 4  # a ring takes at most this part of the machine's memory
 

@@ -23,6 +23,8 @@ output      ``TAPPED``             until when (CLOCK_MONOTONIC, nanoseconds) som
 output      ``BYTES``              bytes of the payloads sent through shared memory or the network
 output      ``REWIRED``            how often its links have changed (daemon): a sender that sees a change
                                    looks what the daemon says about it
+output      ``RECORDED``           number of the last message that a recorder took; its sender's memory is
+                                   kept until then
 link        ``RECEIVED``           messages that the receiver took out of the link
 link        ``DROPPED``            messages that were lost on the link
 link        ``FIRST``              sequence number before the first one meant for this link
@@ -45,7 +47,7 @@ WORDS = 8
 LINE_BYTES = WORDS * 8
 
 ASLEEP, CONTROL, UNDECLARED = 0, 1, 2
-SENT, CREDIT_WAITING, BEGUN, FLUSH, TAPPED, BYTES, REWIRED = 0, 1, 2, 3, 4, 5, 6
+SENT, CREDIT_WAITING, BEGUN, FLUSH, TAPPED, BYTES, REWIRED, RECORDED = 0, 1, 2, 3, 4, 5, 6, 7
 RECEIVED, DROPPED, FIRST, STATE, PROBED = 0, 1, 2, 3, 4
 
 UNCONNECTED, CONNECTED, CLOSED = 0, 1, 2
