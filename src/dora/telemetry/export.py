@@ -142,7 +142,11 @@ class Exporter:
         waiting: list[ReadableSpan] = []
         for batch in batches:
             resource = self._resource(batch.resource)
-            waiting += [_readable(span, resource) for span in batch.spans]
+            for span in batch.spans:
+                try:
+                    waiting.append(_readable(span, resource))
+                except ValueError:
+                    continue  # somebody else has written into the file
             if len(waiting) >= _AT_ONCE:
                 self._spans.export(waiting)
                 waiting = []
