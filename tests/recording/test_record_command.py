@@ -313,7 +313,7 @@ LATE = """
     with Node() as node:
         while not os.path.exists("now"):
             time.sleep(0.01)
-        for number in range(40):
+        for number in range(20):
             node.send_output("out", np.array([number]))
 """
 
@@ -328,11 +328,11 @@ def test_what_a_node_sent_before_it_ended_waits_for_the_recorder(folder: Folder)
     sent = _sent()
     until(lambda: _sent() > sent + 60, "the daemon's time to clean up")
     recorder.send_signal(signal.SIGCONT)
-    until(lambda: folder.recorders()[0].messages == 40, "all messages")
+    until(lambda: folder.recorders()[0].messages == 20, "all messages")
     end(recorder)
     with folder.recording() as recording:
         assert recording.complete
-        assert numbers(recording, "late/out") == list(range(1, 41))
+        assert numbers(recording, "late/out") == list(range(1, 21))
 
 
 def _status(node_id: str) -> str:

@@ -48,9 +48,10 @@ MAX_TAPS = 4  # commands that look at one output at the same time
 _LONG_QUEUE = 256
 _LONGEST_CHANNEL_NAME = 255  # bytes; iceoryx2's limit
 TAP_QUEUE = 16  # messages that the tap of a command which looks on holds at most
-# What the tap of a recorder holds that attaches to a running dataflow: 64 ms at 1 kHz. It costs the
-# sender 0.9 MB, for all receivers that may come.
-RECORDER_QUEUE = 64
+# What the tap of a recorder holds that attaches to a running dataflow: 32 ms at 1 kHz. It costs the
+# sender 0.3 MB, for all receivers that may come, and addresses: iceoryx2 reserves 64 times the largest
+# message for each place in each queue.
+RECORDER_QUEUE = 32
 # Links that come while the dataflow runs take the places of taps, except one. Further ones, and those with
 # longer queues, get a channel more, with room for so many; the sender copies each message once more.
 _ANNEX_LINKS = 8

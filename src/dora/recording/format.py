@@ -112,8 +112,7 @@ def _from_record(record: dict[str, str], kind: Any) -> Any:
     texts = {field.name for field in msgspec.structs.fields(kind) if _is_text(field.type)}
     try:
         values = {
-            key: value if key in texts else msgspec.json.decode(value)
-            for key, value in record.items()
+            key: value if key in texts else msgspec.json.decode(value) for key, value in record.items()
         }
         return msgspec.convert(values, kind)
     except (msgspec.DecodeError, msgspec.ValidationError) as error:
