@@ -91,7 +91,7 @@ DEPLOY = Block(
 def deploy_of(checked: Checked, default: Deploy, report: Report) -> Deploy:
     """Return where a node runs, or with the dataflow's block the default for its nodes."""
     block: Checked | None = checked.get("deploy")
-    if block is None:
+    if block is None or not block.nodes:
         return default
     if block.get("distribute") in ("scp", "http"):
         report.error(
@@ -113,6 +113,6 @@ def deploy_of(checked: Checked, default: Deploy, report: Report) -> Deploy:
 def is_elsewhere(checked: Checked, default: Deploy) -> bool:
     """Tell whether a node's files may be on another machine, where nobody can look now."""
     block: Checked | None = checked.get("deploy")
-    if block is None:
+    if block is None or not block.nodes:
         return default != HERE
     return any(block.get(name) for name in ("machine", "labels", "working_dir"))

@@ -1,0 +1,131 @@
+"""Which node runs where, where machines reach each other, and what several reports mean together."""
+
+from __future__ import annotations
+
+import pytest
+
+from dora.coordinator.placement import address_of, place
+from dora.coordinator.protocol import MachineView, RunReport
+from dora.coordinator.rules import Refusal
+from dora.coordinator.shares import Shares, merged
+from dora.dataflow import parse
+from dora.dataflow.model import Dataflow
+from dora.supervise.news import MachineNews
+from dora.supervise.result import DataflowResult, LinkReport, NodeFailure
+
+DEFAULT = MachineView(id="default")
+ARM = MachineView(id="arm", labels={"camera": "true", "side": "left"})
+DESK = MachineView(id="desk", labels={"gpu": "true"})
+AWAY = MachineView(id="away", away_since=1.0)
+
+
+def dataflow(*deploys: str, default: str = "{}") -> Dataflow:
+    nodes = "".join(f"  - {{id: n{i}, path: x, deploy: {deploy}}}\n" for i, deploy in enumerate(deploys))
+    return parse(f"deploy: {default}\nnodes:\n{nodes}", working_dir="/", environ={})
+
+
+def test_machine_then_labels_then_the_default() -> None:
+    flow = dataflow("{machine: desk}", "{labels: {side: left}}", "{}", "{machine: default}")
+    assert place(flow, [DEFAULT, ARM, DESK]) == {
+        "n0": "desk",
+        "n1": "arm",
+        "n2": "default",
+        "n3": "default",
+    }
+
+
+def test_the_first_by_name_of_those_that_fit() -> None:
+    other = MachineView(id="a-desk", labels={"gpu": "true", "camera": "true"})
+    assert place(dataflow("{labels: {gpu: true}}"), [DESK, other]) == {"n0": "a-desk"}
+
+
+def test_the_only_machine_is_as_good_as_a_default_one() -> None:
+    assert place(dataflow("{}"), [ARM]) == {"n0": "arm"}
+
+
+def test_the_default_of_the_dataflow() -> None:
+    flow = dataflow("{}", "{machine: arm}", default="{machine: desk}")
+    assert place(flow, [DEFAULT, ARM, DESK]) == {"n0": "desk", "n1": "arm"}
+
+
+def test_all_faults_at_once_with_the_machines() -> None:
+    flow = dataflow("{machine: dsk}", "{labels: {gpu: false}}", "{}", "{machine: away}")
+    with pytest.raises(Refusal) as refusal:
+        place(flow, [ARM, DESK, AWAY])
+    first, second, third, fourth, last = str(refusal.value).splitlines()
+    assert first.startswith("node `n0` is for machine `dsk`, which is not there") and "`desk`?" in first
+    assert second.startswith("node `n1` is for a machine with gpu=false, which none has")
+    assert third.startswith("node `n2` names no machine, and there is no default one")
+    assert fourth.startswith("node `n3` is for machine `away`, which is not connected now")
+    assert last == (
+        "the machines are: `arm` (camera=true, side=left), `away` (not connected), `desk` (gpu=true)"
+    )
+
+
+def test_what_a_node_prints_does_not_cross() -> None:
+    text = """
+nodes:
+  - {id: a, path: x, outputs: [said], send_stdout_as: said, deploy: {machine: arm}}
+  - {id: b, path: x, inputs: {said: a/said}, deploy: {machine: desk}}
+"""
+    flow = parse(text, working_dir="/", environ={})
+    with pytest.raises(Refusal, match="the input `said` of node `b` gets what node `a` prints"):
+        place(flow, [ARM, DESK])
+
+
+def test_where_machines_reach_each_other() -> None:
+    # One that is on the machine of the coordinator is where the other one reached the coordinator.
+    assert address_of("127.0.0.1", "10.0.0.2", "10.0.0.1") == "10.0.0.1"
+    assert address_of("127.0.0.1", "127.0.0.1", "127.0.0.1") == "127.0.0.1"
+    assert address_of("10.0.0.3", "10.0.0.2", "10.0.0.1") == "10.0.0.3"
+
+
+def shares() -> Shares:
+    return Shares("id", {"arm": "d1", "desk": "d2"})
+
+
+def test_a_dataflow_runs_when_all_its_parts_do_and_ends_with_the_last() -> None:
+    parts = shares()
+    assert parts.whole() == RunReport("id", "starting")
+    parts.take("arm", RunReport("id", "running"))
+    assert parts.whole().status == "starting"
+    parts.take("desk", RunReport("id", "running"))
+    assert parts.whole().status == "running"
+    parts.take("arm", RunReport("id", "finished", DataflowResult("id")))
+    assert parts.whole().status == "running"
+    assert parts.others("desk") == []
+    parts.take("desk", RunReport("id", "finished", DataflowResult("id")))
+    assert parts.whole() == RunReport("id", "finished", DataflowResult("id"))
+
+
+def test_a_lost_machine_is_named() -> None:
+    parts = shares()
+    parts.take("arm", RunReport("id", "running"))
+    parts.lose("desk", "its daemon is gone")
+    assert not parts.is_waited_for("desk")
+    parts.take("arm", RunReport("id", "failed", DataflowResult("id")))
+    assert parts.whole().reason == "machine `desk`: its daemon is gone"
+    assert parts.whole().status == "failed"
+
+
+def test_only_what_is_new_is_passed_on() -> None:
+    parts = shares()
+    news = MachineNews({}, opened=True)
+    assert parts.take("arm", RunReport("id", "starting", news=news)) == news
+    assert parts.take("arm", RunReport("id", "running", news=news)) is None
+    assert not parts.prepared()
+    parts.take("arm", RunReport("id", "starting", ports={}))
+    parts.take("desk", RunReport("id", "starting", ports={"b": 20001}))
+    assert parts.prepared()
+
+
+def test_results_of_several_machines_are_one() -> None:
+    first, then = NodeFailure("a", "exit", exit_code=1), NodeFailure("b", "exit", exit_code=2)
+    link = LinkReport("a/x -> b/y", "drop_oldest", 10, 5, 4, 1, 0)
+    arm = DataflowResult("id", (first,), undeclared={"a": {"z": 1}})
+    desk = DataflowResult("id", (first, then), (link,), stopped=True)
+    whole = merged("id", [arm, desk])
+    assert whole is not None
+    assert whole.failures == (first, then)
+    assert whole.links == (link,) and whole.undeclared == {"a": {"z": 1}} and whole.stopped
+    assert merged("id", []) is None
