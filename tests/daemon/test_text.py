@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from dora.daemon.text import HELD_LINES, TextRouter
+from dora.daemon.text import HELD_LINES, TRACEBACK_AFTER, TextRouter
 from dora.dataflow.links import Place, plan
 from dora.dataflow.model import Dataflow, Input, LogLevel, LogOptions, LogSource, Node, NodeOutput
 from dora.logs.entry import LogEntry
@@ -111,3 +111,50 @@ def test_the_telling_lines_are_those_of_stderr() -> None:
     assert run.router.last_lines("a") == ("it broke",)
     run.router.forget_lines("a")
     assert run.router.last_lines("a") == ()
+
+
+TRACEBACK = ["Traceback (most recent call last):", '  File "a.py", line 1, in <module>', "ValueError: no"]
+
+
+def test_a_traceback_is_one_entry_of_level_error_also_for_those_who_listen() -> None:
+    run = Router(
+        Node("a", path="a.py", log=LogOptions(min_log_level="info")),
+        Node("l", path="l.py", inputs=(logs("error"),)),
+    )
+    for line in [*TRACEBACK[:2], "printed meanwhile", TRACEBACK[2], "after it"]:
+        run.router.line("a", "stdout" if line == "printed meanwhile" else "stderr", line)
+    (entry,) = run.kept
+    assert (entry.level, entry.message, entry.stream) == ("error", "\n".join(TRACEBACK), "stderr")
+    ((_, frame),) = run.delivered
+    assert json.loads(frame.text)["message"] == entry.message
+    assert run.router.last_lines("a") == (*TRACEBACK, "after it")
+
+
+def test_a_traceback_is_let_go_when_nothing_follows() -> None:
+    run = Router(Node("a", path="a.py"))
+    later: list[tuple[float, Any]] = []
+    kept: list[LogEntry] = []
+    router = TextRouter(
+        Dataflow((Node("a", path="a.py"),), "/"),
+        run.plan.links,
+        "id",
+        run.deliver,
+        kept.append,
+        lambda seconds, call: later.append((seconds, call)),
+    )
+    for line in TRACEBACK:
+        router.line("a", "stderr", line)
+    assert kept == [] and [seconds for seconds, _ in later] == [TRACEBACK_AFTER]
+    later[0][1]()
+    later[0][1]()
+    assert [entry.message for entry in kept] == ["\n".join(TRACEBACK)]
+
+
+def test_the_end_of_a_process_ends_its_traceback() -> None:
+    run = Router(Node("a", path="a.py"), Node("b", path="b.py"))
+    for line in TRACEBACK[:2]:
+        run.router.line("a", "stderr", line)
+    run.router.end_traceback("b")
+    assert run.kept == []
+    run.router.end_traceback("a")
+    assert [entry.message for entry in run.kept] == ["\n".join(TRACEBACK[:2])]
