@@ -58,7 +58,6 @@ _RAW_IMAGES: Final = {
 _COMPRESSED_IMAGES: Final = {"jpeg": "jpeg", "jpg": "jpeg", "png": "png", "webp": "webp", "avif": "avif"}
 _DEPTHS: Final = {b"f": ("32FC1", 4), b"S": ("16UC1", 2)}
 _FLOATS: Final = {b"f": "f", b"g": "d"}
-SIGNS: Final = (b"primitive", b"encoding")  # keys of metadata without which a message is plain values
 _MAX_POSE: Final = 64  # bytes
 
 
@@ -85,12 +84,17 @@ def form_of(message: Message) -> Form:
         plain = _PLAIN_FORMS.get(message.schema)
         if plain is None:
             return Form(_ARROW_FORM, b"", 1)
-        if any(sign in section_ for sign in SIGNS):
+        if says_more(section_):
             form = _known_form(message, section_)
             if form is not None:
                 return form
         return Form(plain, b"", 1)
     return Form(_ARROW_FORM, b"", 1)
+
+
+def says_more(metadata: bytes) -> bool:
+    """Tell whether the metadata may say that plain values are something that viewers know."""
+    return b"primitive" in metadata or b"encoding" in metadata
 
 
 def prefix_of(message: Message, form: Form) -> bytes:

@@ -16,12 +16,13 @@ The page ``docs/reference/recording-format.md`` describes it for other programs.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Final, Literal
 
 import msgspec
 
 from dora.errors import DoraError
-from dora.recording.protobuf import read_varint, section, tag, varint
+from dora.recording.protobuf import read_varint, tag, varint
 from dora.wire.message import HEADER_SIZE, Message, MessageError
 
 VERSION: Final = 1
@@ -43,6 +44,7 @@ ARROW_SCHEMA: Final = "arrow_schema"  # likewise: the IPC schema message in base
 DECLARED_TYPE: Final = "type"  # likewise: what the dataflow declares, as "std/media/v1/Image"
 
 _HEAD_TAG: Final = tag(HEAD_FIELD, 2)
+_body_tag = cache(lambda number: tag(number, 2))
 _LARGE: Final = 1 << 20  # bytes; a body from this size on is not copied when it is restored
 
 
@@ -125,12 +127,13 @@ def _is_text(kind: Any) -> bool:
 
 def stored_head(message: Message) -> bytes:
     """Return the field with which every message of a recording begins."""
-    return section(HEAD_FIELD, message.head[: HEADER_SIZE + message.schema_size + message.metadata_size])
+    size = HEADER_SIZE + message.schema_size + message.metadata_size
+    return _HEAD_TAG + varint(size) + message.head[:size]
 
 
 def body_prefix(number: int, size: int) -> bytes:
     """Return what stands before the body, the last field of a message."""
-    return tag(number, 2) + varint(size)
+    return _body_tag(number) + varint(size)
 
 
 def restore(data: bytes) -> Message:

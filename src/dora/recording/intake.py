@@ -13,13 +13,14 @@ from typing import Final
 
 from dora.inspection.topics import Topic
 from dora.recording.channels import (
-    SIGNS,
     ChannelItem,
     ChannelKey,
     ChannelTable,
+    Form,
     Schemas,
     form_of,
     prefix_of,
+    says_more,
 )
 from dora.recording.chunk import CHUNK_SIZE, Chunk, Pool, Span, room_for
 from dora.transport.board import BEGUN, RECORDED, SENT, TAPPED, WORDS
@@ -44,7 +45,7 @@ class RecordedTopic:
         self.from_start = True  # attached before anything was sent; else it begins with what comes first
         self.unsent: list[int] = []  # numbers that a killed node counted, for messages it never sent
         self.schemas = Schemas()
-        self.plain: dict[bytes, int] = {}  # schema section → channel of plain values
+        self.plain: dict[bytes, tuple[int, Form]] = {}  # schema section → channel of plain values
         self._words = words
         self._base = topic.output.slot * WORDS
 
@@ -134,15 +135,14 @@ class Intake:
         return self._held is not None
 
     def _take(self, topic: RecordedTopic, message: Message) -> bool:
-        section = message.metadata
-        if message.encoding == Encoding.PLAIN and not any(sign in section for sign in SIGNS):
-            channel = topic.plain.get(message.schema, 0)
+        plain = message.encoding == Encoding.PLAIN and not says_more(message.metadata)
+        known = topic.plain.get(message.schema) if plain else None
+        if known is None:
             form = form_of(message)
-            if not channel:
-                channel = topic.plain[message.schema] = self._channel(topic, message, form.schema)
-        else:
-            form = form_of(message)
-            channel = self._channel(topic, message, form.schema)
+            known = self._channel(topic, message, form.schema), form
+            if plain:
+                topic.plain[message.schema] = known
+        channel, form = known
         return self._put(topic, message, channel, prefix_of(message, form))
 
     def _channel(self, topic: RecordedTopic, message: Message, schema: str) -> int:

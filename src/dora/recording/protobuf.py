@@ -17,8 +17,13 @@ Field = tuple[str, int, int | str, bool]
 """Name, number, type (the name of a message, or one of the numbers above), whether it is repeated."""
 
 
+_ONE_BYTE = tuple(bytes([value]) for value in range(0x80))
+
+
 def varint(value: int) -> bytes:
     """Return a number from 0 on in groups of seven bits, the lowest first."""
+    if value < 0x80:
+        return _ONE_BYTE[value]
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)
