@@ -130,7 +130,7 @@ def run_between(side: Implementation, scenario: Scenario) -> Run:
     """Run a scenario's two nodes on two machines to their end; raises `RunFailed`."""
     with network(FIRST, SECOND) as hosts, TemporaryDirectory(prefix="dora-benchmark-") as temporary:
         folder = Path(temporary)
-        file = _write_dataflow(folder, scenario)
+        file = write_dataflow(folder, scenario)
         with _system(side, hosts, folder) as dora:
             started = time.perf_counter()
             printed = dora("start", file.name, "--attach")
@@ -140,7 +140,7 @@ def run_between(side: Implementation, scenario: Scenario) -> Run:
         return Run(wall_s, 0.0, files, last_lines)
 
 
-def _write_dataflow(folder: Path, scenario: Scenario) -> Path:
+def write_dataflow(folder: Path, scenario: Scenario) -> Path:
     """Write the scenario's dataflow with its first node on one machine and its second on the other."""
     import yaml
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.looking import LINKS
-from benchmarks.measures import SCENARIOS, chosen
+from benchmarks.measures import SCENARIOS, Scenario, chosen
 from benchmarks.recording import TOGETHER, WITH_NODE
 from benchmarks.report import README_MARKERS, README_MEASURES, RESULTS_MARKERS
 from benchmarks.runner import DATAFLOWS
@@ -64,8 +64,22 @@ def test_a_quick_look_keeps_the_warm_up() -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "markers"), [("docs/performance.md", RESULTS_MARKERS), ("README.md", README_MARKERS)]
+    ("page", "markers"),
+    [
+        ("docs/performance.md", RESULTS_MARKERS),
+        ("docs/performance.md", machines.MARKERS),
+        ("README.md", README_MARKERS),
+    ],
 )
 def test_the_pages_have_a_place_for_results(page: str, markers: tuple[str, str]) -> None:
     text = (DATAFLOWS.parents[1] / page).read_text()
     assert text.index(markers[0]) < text.index(markers[1])
+
+
+@pytest.mark.parametrize("scenario", machines.SCENARIOS, ids=lambda scenario: scenario.measures[0].name)
+def test_dataflows_between_machines_are_valid_and_have_a_node_on_each(
+    scenario: Scenario, tmp_path: Path
+) -> None:
+    dataflow = load(machines.write_dataflow(tmp_path, scenario))
+    assert [node.deploy.machine for node in dataflow.nodes] == [machines.FIRST, machines.SECOND]
+    assert all(Path(program.path).is_file() for program in dataflow.programs)
