@@ -73,7 +73,6 @@ class Look:
             self._renew()
             begun = time.thread_time()
             for watched in self.watched:
-                watched.thin()
                 for _ in range(TAP_QUEUE):
                     message = watched.take()
                     if message is None:
@@ -82,6 +81,7 @@ class Look:
                     del message
                     if until():
                         return
+                watched.thin()  # after a look, which on a busy machine may be the only one meanwhile
             if self.ended:
                 return
             yield nobody, None
