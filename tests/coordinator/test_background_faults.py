@@ -178,19 +178,22 @@ def test_starts_and_stops_leave_nothing(system: System, monkeypatch: pytest.Monk
         assert system.client.wait(run).status == "finished"
         runs.append(run)
 
-    def settled() -> Footprint:
-        wait_until(lambda: Footprint(system).numbers["processes of the daemon"] == 0, "the end of all runs")
-        return Footprint(system)
+    def holds_no_more_than(before: Footprint | None) -> bool:
+        now = Footprint(system).numbers
+        if before is None:
+            return now["processes of the daemon"] == 0
+        return all(now[name] <= number for name, number in before.numbers.items())
 
     for _ in range(CYCLES // 10):
         cycle()
-    before = settled()
+    wait_until(lambda: holds_no_more_than(None), "the end of all runs")
+    before = Footprint(system)
     begun = time.monotonic()
     for _ in range(CYCLES):
         cycle()
     seconds = time.monotonic() - begun
-    after = settled()
-    assert all(after.numbers[name] <= number for name, number in before.numbers.items()), (before, after)
+    wait_until(lambda: holds_no_more_than(before), f"as little as before, {before}")
+    after = Footprint(system)
     names = {run[-12:] for run in runs}  # which the names of a run's shared memory contain
     assert not [name for name in os.listdir("/dev/shm") if any(end in name for end in names)]
     for name, memory in after.memory.items():

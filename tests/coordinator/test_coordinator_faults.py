@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 from system import FOREVER, System, alive, wait_until
 
+from dora.machine.lock import running_daemon
+
 pytestmark = pytest.mark.processes
 
 
@@ -127,9 +129,22 @@ def test_a_broken_store(system: System) -> None:
     path.write_bytes(b"this is no database" * 100)
     told = system.dora("up", status=1)
     assert "the coordinator could not be started: the store" in told and "--recreate-store" in told
+    wait_until(lambda: running_daemon("127.0.0.1", system.port) is None, "the end of its daemon")
     wait_until(lambda: "coordinator" in system.dora("up", "--recreate-store"), "the start")
     assert path.with_name(path.name + ".backup").exists()
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_places_that_cannot_be_used(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as wrong:
+        wrong.setenv("DORA_DATA_DIR", "/proc/dora")
+        told = system.dora("up", status=1)
+        assert "the store /proc/dora/coordinator-" in told
+        assert "name a folder that can be written in DORA_DATA_DIR" in told
+    token = system.folder / "config" / "dora" / ".dora-token"
+    token.parent.mkdir(parents=True)
+    token.write_bytes(b"\xff")
+    assert f"there is no token in {token}; remove the file" in system.dora("up", "--auth", status=1)
 
 
 # --------------------------------------------------------------------------- the API

@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from dora.cli.client import Client, Refused, Unreachable, coordinator_options
+from dora.coordinator.protocol import DEFAULT_MACHINE, SystemStatus
 from dora.errors import DoraError
 
 START_PATIENCE: Final = 15.0  # seconds
@@ -51,7 +52,7 @@ def up(auth: bool, interface: str, recreate_store: bool, client: Client) -> None
         click.echo(f"coordinator already running on {client.where}")
         if recreate_store:
             raise DoraError("the store is in use; stop the coordinator first, with `dora down`")
-        has_daemon = bool(status.daemons)
+        has_daemon = _has_daemon(status)
     except Unreachable:
         has_daemon = False
         if recreate_store and (backup := set_aside(store_path(client.port))) is not None:
@@ -64,11 +65,34 @@ def up(auth: bool, interface: str, recreate_store: bool, client: Client) -> None
         options = ["--coordinator-addr", client.address, "--coordinator-port", str(client.port)]
         processes["daemon"] = Background("daemon", options)
     if "coordinator" in processes:
-        wait_for_coordinator(client, processes["coordinator"])
+        try:
+            wait_for_coordinator(client, processes["coordinator"])
+        except DoraError:
+            if "daemon" in processes and not _answers_soon(client):
+                processes["daemon"].terminate()
+            raise
         click.echo("started dora coordinator")
     if not has_daemon:
         _wait_for_daemon(client, processes.get("daemon"))
         click.echo("started dora daemon" if "daemon" in processes else "daemon already running")
+
+
+def _has_daemon(status: SystemStatus) -> bool:
+    """Tell whether a daemon of the default machine is connected, which is the one that is started here."""
+    return any(machine.id == DEFAULT_MACHINE and machine.away_since is None for machine in status.machines)
+
+
+def _answers_soon(client: Client) -> bool:
+    """Tell whether there is a coordinator after all: somebody else's `dora up` may have been quicker."""
+    deadline = time.monotonic() + 1.0
+    while time.monotonic() < deadline:
+        try:
+            client.status()
+        except Unreachable:
+            time.sleep(_LOOK_EVERY)
+        else:
+            return True
+    return False
 
 
 class Background:
@@ -96,6 +120,9 @@ class Background:
                 cwd="/",
                 env={**os.environ, "DORA_AUTH_TOKEN": token} if token else None,
             )
+
+    def terminate(self) -> None:
+        self._process.terminate()
 
     def check(self) -> None:
         """Raise `DoraError` if it has ended."""
@@ -125,7 +152,7 @@ def _wait_for_daemon(client: Client, daemon: Background | None) -> None:
     from dora.machine.lock import running_daemon
 
     deadline = time.monotonic() + START_PATIENCE
-    while not client.status().daemons:
+    while not _has_daemon(client.status()):
         # Somebody else's `dora up` may have been quicker.
         if daemon is not None and running_daemon(client.address, client.port) is None:
             daemon.check()

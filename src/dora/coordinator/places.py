@@ -57,6 +57,8 @@ def make_token() -> str:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(f"{token}\n")
+    except FileExistsError:
+        raise DoraError(f"there is no token in {path}; remove the file, and a new one is made") from None
     except OSError as error:
         raise DoraError(f"the token cannot be written to {path}: {error.strerror}") from error
     return token

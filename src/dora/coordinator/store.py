@@ -80,12 +80,14 @@ class Store:
                 if view.status in ACTIVE:
                     self._active[view.uuid] = daemons
         except (OSError, sqlite3.Error, msgspec.DecodeError) as error:
-            mend = (
-                "make room on the disk"
-                if _is_full(error)
-                else "`dora up --recreate-store` begins a new one"
-            )
-            raise DoraError(f"the store {path} cannot be used: {error}; {mend}") from error
+            why = error.strerror if isinstance(error, OSError) else error
+            if _is_full(error):
+                mend = "make room on the disk"
+            elif isinstance(error, OSError):
+                mend = "name a folder that can be written in DORA_DATA_DIR"
+            else:
+                mend = "`dora up --recreate-store` begins a new one"
+            raise DoraError(f"the store {path} cannot be used: {why}; {mend}") from error
 
     def add(self, dataflow_id: str, spec: RunSpec, view: DataflowView, daemons: dict[str, str]) -> None:
         """Record a dataflow that is about to start; raises `Refusal` if the disk does not take it.
