@@ -4,6 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from benchmarks import machines
 from benchmarks.looking import LINKS
 from benchmarks.measures import SCENARIOS, Scenario, chosen
 from benchmarks.recording import TOGETHER, WITH_NODE
