@@ -139,6 +139,29 @@ def test_points_and_poses() -> None:
     assert (place.pose.position.x, place.pose.orientation.w, place.frame_id) == (1, 1, "world")
 
 
+def test_poses_and_transforms_of_the_standard_types() -> None:
+    place = {"x": 1.0, "y": 2.0, "z": 3.0}
+    turn = {"x": 0.0, "y": 0.0, "z": 0.0, "w": 1.0}
+    sent = message_of(pa.array([{"position": place, "orientation": turn}]), {"frame_id": "map"})
+    pose = parsed(sent)
+    assert (pose.pose.position.y, pose.pose.orientation.w, pose.frame_id) == (2, 1, "map")
+    assert decode_arrow(restore(stored(sent))).to_pylist() == [{"position": place, "orientation": turn}]
+
+    transform = parsed(
+        message_of(pa.array([{"translation": place, "rotation": turn}]), {"child_frame_id": "arm"})
+    )
+    assert (transform.translation.z, transform.rotation.w) == (3, 1)
+    assert (transform.parent_frame_id, transform.child_frame_id) == ("world", "arm")
+
+    for other in (
+        [{"position": place, "orientation": None}],
+        [{"position": place, "orientation": turn}] * 2,
+        [{"position": "here", "orientation": turn}],
+        [{"position": place, "orientation": turn, "more": 1}],
+    ):
+        assert form_of(message_of(pa.array(other))).schema == "dora.Arrow"
+
+
 @pytest.mark.parametrize(
     "metadata",
     [

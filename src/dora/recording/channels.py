@@ -8,10 +8,11 @@ say, by the same conventions that the node `dora-rerun` follows: `primitive`, an
 from __future__ import annotations
 
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from ctypes import string_at
 from datetime import datetime
-from struct import pack, unpack
+from functools import lru_cache
+from struct import unpack
 from typing import Any, Final, NamedTuple
 
 from dora.recording.format import (
@@ -23,12 +24,14 @@ from dora.recording.format import (
     stored_head,
 )
 from dora.recording.protobuf import double, fixed32, integer, section, text, timestamp
+from dora.wire.decode import PayloadError, decode_arrow
 from dora.wire.message import Encoding, Message
 from dora.wire.metadata import MetadataError, decode_metadata
 from dora.wire.plain import ARROW_NAMES, WIDTHS
 
 MAX_TYPES: Final = 64  # channels of one topic; further types of its messages share one
 _DEFAULT_FRAME: Final = "world"
+_DEFAULT_CHILD: Final = "body"
 
 _PLAIN_FORMS: Final = {
     b"c": "dora.Int8",
@@ -59,6 +62,11 @@ _COMPRESSED_IMAGES: Final = {"jpeg": "jpeg", "jpg": "jpeg", "png": "png", "webp"
 _DEPTHS: Final = {b"f": ("32FC1", 4), b"S": ("16UC1", 2)}
 _FLOATS: Final = {b"f": "f", b"g": "d"}
 _MAX_POSE: Final = 64  # bytes
+_MAX_STRUCT: Final = 4096  # bytes
+_FIELDS: Final = {  # of structs, by which they are known
+    "foxglove.PoseInFrame": ("position", "orientation"),
+    "foxglove.FrameTransform": ("translation", "rotation"),
+}
 
 
 class Form(NamedTuple):
@@ -89,6 +97,10 @@ def form_of(message: Message) -> Form:
             if form is not None:
                 return form
         return Form(plain, b"", 1)
+    if message.encoding == Encoding.BATCH and message.body_size <= _MAX_STRUCT:
+        form = _struct_form(message, section_)
+        if form is not None:
+            return form
     return Form(_ARROW_FORM, b"", 1)
 
 
@@ -311,8 +323,55 @@ def _pose(message: Message, metadata: Mapping[str, Any]) -> Form | None:
         values = (*values, 0.0, 0.0, 0.0, 1.0)
     elif count != 7:
         return None
-    position = pack("<BdBdBd", 0x09, values[0], 0x11, values[1], 0x19, values[2])
-    turn = pack("<BdBdBdBd", 0x09, values[3], 0x11, values[4], 0x19, values[5], 0x21, values[6])
-    pose = section(1, position) + section(2, turn)
+    return _pose_form(message, metadata, _vector(values[:3]), _vector(values[3:]))
+
+
+def _vector(values: Sequence[float]) -> bytes:
+    """Return a ``Vector3`` or a ``Quaternion``."""
+    return b"".join(double(number, value) for number, value in enumerate(values, 1))
+
+
+def _pose_form(message: Message, metadata: Mapping[str, Any], position: bytes, orientation: bytes) -> Form:
+    pose = section(1, position) + section(2, orientation)
     fields = _time(message, metadata) + text(2, _frame(metadata)) + section(3, pose)
     return Form("foxglove.PoseInFrame", fields, BODY_FIELD)
+
+
+def _struct_form(message: Message, section_: bytes) -> Form | None:
+    """Return the form of a pose or a transform that is a struct, as in ``std/math/v1``."""
+    schema = _struct_schema(message.schema)
+    if schema is None:
+        return None
+    try:
+        metadata = decode_metadata(section_)
+        (item,) = decode_arrow(message).to_pylist()
+        place, turn = (
+            _vector([float(item[field][axis]) for axis in axes])
+            for field, axes in zip(_FIELDS[schema], ("xyz", "xyzw"), strict=True)
+        )
+    except (MetadataError, PayloadError, ValueError, TypeError, KeyError):
+        return None
+    if schema == "foxglove.PoseInFrame":
+        return _pose_form(message, metadata, place, turn)
+    fields = (
+        _time(message, metadata)
+        + text(2, str(metadata.get("parent_frame_id", _DEFAULT_FRAME)))
+        + text(3, str(metadata.get("child_frame_id", metadata.get("frame_id", _DEFAULT_CHILD))))
+        + section(4, place)
+        + section(5, turn)
+    )
+    return Form(schema, fields, BODY_FIELD)
+
+
+@lru_cache(maxsize=1024)
+def _struct_schema(schema: bytes) -> str | None:
+    import pyarrow as pa
+
+    try:
+        type_ = pa.ipc.read_schema(pa.py_buffer(schema)).field(0).type
+    except (pa.ArrowException, OSError, ValueError, IndexError):
+        return None
+    if not pa.types.is_struct(type_):
+        return None
+    names = {type_.field(index).name for index in range(type_.num_fields)}
+    return next((known for known, fields in _FIELDS.items() if names == set(fields)), None)
