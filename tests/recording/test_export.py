@@ -22,6 +22,7 @@ MESSAGES = [
     ("talk/text", 0.5, pa.array([1, 2])),
     ("talk/text", 0.6, pa.array(["again"])),
     ("timer/tick", 0.7, pa.nulls(0)),
+    ("camera/image", 0.8, b""),
 ]
 
 
@@ -41,9 +42,9 @@ def test_parquet(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
         ["fast", "slow", "fast"]
     ]
     assert pq.read_table(folder / "talk/text.parquet").column("value").to_pylist() == [["hello"], ["again"]]
-    assert pq.read_table(folder / "camera/image.parquet").column("metadata").to_pylist() == [
-        '{"encoding": "bgr8", "width": 2, "height": 2}'
-    ]
+    images = pq.read_table(folder / "camera/image.parquet")
+    assert images.column("metadata").to_pylist() == ['{"encoding": "bgr8", "width": 2, "height": 2}', "{}"]
+    assert images.column("value").to_pylist() == [bytes(12), b""]
 
 
 def test_a_file_that_exists_is_not_touched(
@@ -67,6 +68,6 @@ def test_rerun(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     path = tmp_path / "run.rrd"
     assert run_command_line(["export", str(recording), "--rerun", str(path)]) == 0
     shown = capsys.readouterr()
-    assert shown.out == f"{path}: 4 messages\n"  # the image, two texts, two numbers
+    assert shown.out == f"{path}: 4 messages\n"  # an image, two texts, two numbers
     assert "1 message of arm/op/mode cannot be drawn" in shown.err
     assert path.stat().st_size > 1000

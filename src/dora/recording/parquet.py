@@ -28,22 +28,26 @@ class Written:
 class _Table:
     """The file of one topic, or of one type of it."""
 
-    def __init__(self, path: str, type_: Any) -> None:
+    def __init__(self, path: str, type_: Any, *, as_bytes: bool) -> None:
+        """``as_bytes``: a message is one value, a list of its numbers would take ten times as long."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         self.path = path
         self.messages = 0
+        self._as_bytes = as_bytes
         self._schema = pa.schema(
             [
                 pa.field("time", pa.timestamp("ns", "UTC")),
                 pa.field("sequence", pa.uint64()),
                 pa.field("metadata", pa.string()),
-                pa.field("value", pa.list_(type_)),
+                pa.field("value", pa.large_binary() if as_bytes else pa.list_(type_)),
             ]
         )
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        self._writer = pq.ParquetWriter(path, self._schema, compression="zstd")
+        self._writer = pq.ParquetWriter(
+            path, self._schema, compression="zstd", use_dictionary=[] if as_bytes else True
+        )
         self._rows: list[tuple[int, int, str, Any]] = []
         self._bytes = 0
 
@@ -63,7 +67,13 @@ class _Table:
         ends = [0]
         for array in arrays:
             ends.append(ends[-1] + len(array))
-        values = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), pa.concat_arrays(arrays))
+        values = pa.concat_arrays(arrays)
+        if self._as_bytes:
+            offsets = pa.array(ends, pa.int64()).buffers()[1]
+            buffers = [None, offsets, values.buffers()[1] or pa.py_buffer(b"")]
+            values = pa.Array.from_buffers(pa.large_binary(), len(arrays), buffers)
+        else:
+            values = pa.ListArray.from_arrays(pa.array(ends, pa.int32()), values)
         columns = [
             pa.array(times, self._schema.field("time").type),
             pa.array(sequences, pa.uint64()),
@@ -84,26 +94,29 @@ class _Table:
 def export_parquet(
     recording: Recording, folder: str, topics: Collection[str] | None = None, *, force: bool = False
 ) -> list[Written]:
-    """Write ``<folder>/<node>/<output>.parquet`` for each topic; a topic that changes its type gets more
-    files.
+    """Write ``<folder>/<node>/<output>.parquet`` for each topic; one that changes its type gets more files.
 
-    Columns: ``time`` (of sending), ``sequence``, ``metadata`` (JSON) and ``value``, a list. Raises
-    `DoraError` for a type that Parquet does not have, and for a file that exists, unless ``force``.
+    Columns: ``time`` (of sending), ``sequence``, ``metadata`` (JSON) and ``value``, a list, or the bytes of
+    a message of uint8. Raises `DoraError` for a type that Parquet does not have, and for a file that exists,
+    unless ``force``.
     """
     import pyarrow as pa
 
-    tables: dict[tuple[str, Any], _Table] = {}
+    tables: dict[tuple[str, Any, bool], _Table] = {}
     kinds: dict[str, int] = {}
     try:
         for recorded in recording.messages(topics):
             message = recorded.message
             array = decode_arrow(message)
-            key = recorded.topic, array.type
+            as_bytes = array.type == pa.uint8() and not array.null_count
+            key = recorded.topic, array.type, as_bytes
             table = tables.get(key)
             try:
                 if table is None:
                     kinds[recorded.topic] = number = kinds.get(recorded.topic, 0) + 1
-                    table = tables[key] = _Table(_path(folder, recorded.topic, number, force), array.type)
+                    table = tables[key] = _Table(
+                        _path(folder, recorded.topic, number, force), array.type, as_bytes=as_bytes
+                    )
                 metadata = json.dumps(decode_metadata(message.metadata), default=str, ensure_ascii=False)
                 table.add(recorded, metadata, array)
             except (pa.ArrowException, NotImplementedError) as error:
