@@ -19,8 +19,8 @@ def export(recording: str, parquet: str | None, rerun: str | None, topics: str |
     """Write a recording as Parquet files, or for Rerun.
 
     In Parquet, a row is a message: when it was sent, its number, its metadata as JSON, its values as a list
-    (bytes, if they are of uint8). In Rerun, messages look as the node `dora-rerun` shows them; those that do
-    not tell how to be drawn are curves if they are a few numbers, and texts.
+    (bytes, if they are of uint8). In Rerun, messages look as the node `dora-rerun` shows them; those that
+    do not tell how to be drawn are curves if they are a few numbers, and texts.
     """
     from dora.recording.info import trouble
     from dora.recording.reader import Recording

@@ -97,8 +97,8 @@ def export_parquet(
     """Write ``<folder>/<node>/<output>.parquet`` for each topic; one that changes its type gets more files.
 
     Columns: ``time`` (of sending), ``sequence``, ``metadata`` (JSON) and ``value``, a list, or the bytes of
-    a message of uint8. Raises `DoraError` for a type that Parquet does not have, and for a file that exists,
-    unless ``force``.
+    a message of uint8. Raises `DoraError` for a type that Parquet does not have, and for a file that
+    exists, unless ``force``.
     """
     import pyarrow as pa
 
