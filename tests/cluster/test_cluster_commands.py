@@ -254,3 +254,18 @@ def test_no_services_without_systemd(cluster: Cluster, monkeypatch: pytest.Monke
     cluster.dora("up", "cluster.yml")
     monkeypatch.setenv("PATH", f"{cluster.folder / 'bin'}{os.pathsep}{tools}")
     assert "left: this machine has no systemd" in cluster.dora("uninstall", "cluster.yml", status=1)
+
+
+def test_a_daemon_that_is_not_let_in_is_told_and_ended(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dora.cluster import daemons
+    from dora.cluster.cluster_file import load_cluster
+
+    cluster.dora("up", "cluster.yml")
+    found = load_cluster(cluster.file)
+    pid = cluster.pid("left")
+    monkeypatch.setattr(daemons, "START_PATIENCE", 0.1)
+    faults = daemons.start(found, found.machines[:1], "", set, print)
+    assert "has not reached the coordinator" in str(faults[0]) and "it says: " in str(faults[0])
+    assert cluster.pid("left") == pid, "it is left alone, it may have dataflows"

@@ -16,6 +16,7 @@ CLUSTER = Cluster(address="10.0.0.1", port=6013, machines=(ROBOT,), file="cluste
 ALL = {
     "start": scripts.start_daemon(CLUSTER, ROBOT),
     "end": scripts.end_daemon(ROBOT),
+    "last": scripts.last_words(ROBOT),
     "look": scripts.look_at_daemon(ROBOT),
     "install": scripts.install(CLUSTER, ROBOT),
     "uninstall": scripts.uninstall(ROBOT),

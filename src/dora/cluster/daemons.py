@@ -57,11 +57,7 @@ def await_daemons(
                 faults.append(fault)
                 del waiting[fault.machine.id]
         if now - begin > START_PATIENCE:
-            reason = (
-                f"its daemon has not reached the coordinator at {cluster.address}:{cluster.port} within "
-                f"{START_PATIENCE:.0f} s; does a firewall keep it away?"
-            )
-            return faults + [MachineFault(machine, reason) for machine in waiting.values()]
+            return faults + _not_connected(cluster, waiting.values())
         time.sleep(_LOOK_EVERY)
     return faults
 
@@ -132,6 +128,19 @@ def _ended(machines: Iterable[Machine]) -> list[MachineFault]:
         elif said.strip():
             last = said.strip().splitlines()[-1].removeprefix("error: ")
             faults.append(MachineFault(machine, f"the daemon could not be started: {last}"))
+    return faults
+
+
+def _not_connected(cluster: Cluster, machines: Iterable[Machine]) -> list[MachineFault]:
+    """Return faults for daemons that live and are not connected, with what they said last."""
+    reason = (
+        f"its daemon has not reached the coordinator at {cluster.address}:{cluster.port} within "
+        f"{START_PATIENCE:.0f} s"
+    )
+    faults = []
+    for machine, said in on_all(machines, lambda machine: run(machine, scripts.last_words(machine))):
+        last = "" if isinstance(said, MachineFault) else said.strip()
+        faults.append(MachineFault(machine, f"{reason}; it says: {last}" if last else reason))
     return faults
 
 

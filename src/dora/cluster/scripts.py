@@ -55,14 +55,16 @@ def _log(machine: Machine) -> str:
 
 
 def start_daemon(cluster: Cluster, machine: Machine) -> str:
-    """Return the script that starts a daemon in the background; prints "service" if systemd has it."""
+    """Return the script that starts a daemon in the background, unless it runs."""
     options = shlex.join(daemon_options(cluster, machine))
     return (
         f"{_BEGIN}{_find(machine)}{_service(machine)}"
         'if [ -n "$service" ]; then\n'
-        f"    $control restart {unit_name(machine)} && echo service\n"
+        f"    $control restart {unit_name(machine)}\n"
         "    exit\n"
         "fi\n"
+        f"{_find_process(machine)}"
+        '[ -z "$pid" ] || exit 0\n'  # it may be about to connect again, and have dataflows
         "IFS= read -r DORA_AUTH_TOKEN || :\n"
         "export DORA_AUTH_TOKEN\n"
         "cd /\n"
@@ -96,6 +98,18 @@ def look_at_daemon(machine: Machine) -> str:
         '[ -z "$service" ] || exit 0\n'
         f"{_find_process(machine)}"
         f'[ -n "$pid" ] || tail -n 5 {_log(machine)}\n'
+    )
+
+
+def last_words(machine: Machine) -> str:
+    """Return the script that prints the last line of the log of a daemon."""
+    return (
+        f"{_BEGIN}{_service(machine)}"
+        'if [ -n "$service" ]; then\n'
+        f"    journalctl ${{control#systemctl}} -u {unit_name(machine)} -n 1 -o cat 2>/dev/null\n"
+        "else\n"
+        f"    tail -n 1 {_log(machine)}\n"
+        "fi\n"
     )
 
 

@@ -97,7 +97,7 @@ def deploy_of(checked: Checked, default: Deploy, report: Report) -> Deploy:
         report.error(
             block.place("distribute"),
             f"`distribute: {block.get('distribute')}` is not supported",
-            "copy the files yourself, and name their folder as `working_dir`",
+            "`dora cluster start` copies the files; or name as `working_dir` where they are",
         )
     folder: str | None = block.get("working_dir")
     if folder is not None and not os.path.isabs(folder):
