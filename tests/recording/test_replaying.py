@@ -317,7 +317,7 @@ def test_a_cut_recording_is_replayed_up_to_the_cut(lab: Lab) -> None:
 
 
 def test_the_dataflow_of_a_replay_can_be_written(lab: Lab) -> None:
-    lab.dora("replay", "a.mcap", "--speed", "0", "--output-yaml", "played.yml")
+    lab.dora("replay", "a.mcap", "--speed", "0", "--output-yaml", "played.yml", "--force")
     done = lab.dora("record", "played.yml", "-o", "played.mcap", "--force")
     assert "path: dora-replay" in (lab.folder / "played.yml").read_text()
     assert lab.values("played.mcap", "camera/image") == lab.values("a.mcap", "camera/image"), done.stderr
@@ -329,7 +329,9 @@ def test_the_dataflow_of_a_replay_can_be_written(lab: Lab) -> None:
         (["a.mcap", "--replace", "camra"], 1, "did you mean `camera`?"),
         (["a.mcap", "--from", "1h"], 1, "there is nothing to replay from 3600 s"),
         (["a.mcap", "--speed", "-1"], 2, "--speed is a number, at least 0"),
-        (["a.mcap", "-o", "a.mcap"], 1, "exists already"),
+        (["a.mcap", "-o", "a.mcap", "--force"], 1, "is the recording that is replayed"),
+        (["a.mcap", "-o", "flow.yml"], 1, "exists already"),
+        (["a.mcap", "--output-yaml", "flow.yml"], 1, "exists already"),
         (["flow.yml"], 1, "is no recording"),
         (["nowhere.mcap"], 1, "cannot be read"),
         (["a.mcap", "nowhere.yml"], 1, "nowhere.yml"),

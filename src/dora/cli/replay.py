@@ -59,7 +59,7 @@ _ROOM_FOR_RECORDER: Final = 4096
     help="How long a node waits for a recorded message that does not come, until it is stopped [30s].",
 )
 @click.option("-o", "--output", metavar="RECORDING", help="Record the replay, with all outputs.")
-@click.option("--force", is_flag=True, help="Let -o write over a file that exists.")
+@click.option("--force", is_flag=True, help="Let -o and --output-yaml write over a file that exists.")
 @click.option(
     "--output-yaml", metavar="FILE", help="Write the dataflow with players to a file, and do not run it."
 )
@@ -110,6 +110,8 @@ def replay(
         raise click.UsageError(
             "--output-yaml runs nothing, so there is nothing to step through or to record"
         )
+    if output and os.path.exists(output) and os.path.samefile(output, recording):
+        raise DoraError(f"{output} is the recording that is replayed; choose another file")
     with Recording(recording) as opened:
         if text := trouble(opened):
             click.echo(f"warning: {recording}: {text}", err=True)
@@ -129,7 +131,7 @@ def replay(
         )
         prepared = Replay(opened, request)
         if output_yaml:
-            return _write_yaml(prepared, output_yaml)
+            return _write_yaml(prepared, output_yaml, force)
         _announce(opened, prepared, free or loop)
         settings = _settings(output, force, prepared) if output else None
         run_request = RunRequest(
@@ -238,10 +240,14 @@ def _announce(recording: Recording, prepared: Replay, as_asked: bool) -> None:
         )
 
 
-def _write_yaml(prepared: Replay, path: str) -> int:
+def _write_yaml(prepared: Replay, path: str, force: bool) -> int:
     try:
-        with open(path, "w", encoding="utf-8") as file:
+        with open(path, "w" if force else "x", encoding="utf-8") as file:
             file.write(prepared.yaml())
+    except FileExistsError:
+        raise DoraError(
+            f"{path} exists already; choose another file, or overwrite it with --force"
+        ) from None
     except OSError as error:
         raise DoraError(f"cannot write {path}: {error.strerror}") from None
     click.echo(f"{path} plays the recording with `dora run`; nodes take their inputs as they come")
