@@ -30,9 +30,14 @@ class Spot:
         self._head: dict[str, Any] = {}
         self._due = 0.0
 
+    @property
+    def follows(self) -> bool:
+        """Whether every message counts, as in a curve over time."""
+        return self._kind == "series"
+
     def take(self, message: Message) -> None:
         """Note a message; the one before is let go of."""
-        if self._kind == "series" and message.owner is None and len(self._steps) < MAX_STEPS:
+        if self.follows and message.owner is None and len(self._steps) < MAX_STEPS:
             self._show(message)  # each value counts in a curve
         else:
             self._last = message
@@ -53,10 +58,10 @@ class Spot:
             body = self._show(message)
             del message
         head = dict(self._head)
-        if self._kind == "series":
+        if self.follows:
             head["steps"], self._steps = self._steps, []
         self._due = now + (time.thread_time() - begun) * REST
-        return Preview(self._topic.name, msgspec.json.encode(head), body, adds=self._kind == "series")
+        return Preview(self._topic.name, msgspec.json.encode(head), body, adds=self.follows)
 
     def _show(self, message: Message) -> bytes:
         """Note in the head what a message is; return the bytes that go with it."""

@@ -134,10 +134,11 @@ class Watcher:
             for topic in topics
             if topic.name in self._wanted.topics
         }
-        self._transits = {
-            topic.name: [Transit(link, self._look.words) for link in topic.links if link.kind == "link"]
-            for topic in topics
-        }
+        if self._wanted.latency:
+            self._transits = {
+                topic.name: [Transit(link, self._look.words) for link in topic.links if link.kind == "link"]
+                for topic in topics
+            }
 
     def _measured(self, topic: Topic) -> bool:
         return self._wanted.latency and any(link.kind == "link" for link in topic.links)
@@ -164,14 +165,18 @@ class Watcher:
                 raise ConnectError("the dataflow has ended")
             return
         transits = [transit for some in self._transits.values() for transit in some]
-        period = EXACT_EVERY if transits else LOOK_EVERY
+        period = TURN  # enough to see the last message of a turn
+        if transits:
+            period = EXACT_EVERY
+        elif any(spot.follows for spot in self._spots.values()):
+            period = LOOK_EVERY
 
         def until() -> bool:
             return time.monotonic() >= deadline or self._inbox.waiting
 
         for watched, message in self._look.messages(until, period):
             if message is not None:
-                for transit in self._transits[watched.topic.name]:
+                for transit in self._transits.get(watched.topic.name, ()):
                     transit.sent(message.sequence, message.time_ns)
                 if (spot := self._spots.get(watched.topic.name)) is not None:
                     spot.take(message)
