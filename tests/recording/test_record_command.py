@@ -342,3 +342,46 @@ def _status(node_id: str) -> str:
     (run,) = running()
     with run:
         return next(node.status for node in inspect(run).nodes if node.id == node_id)
+
+
+OPERATOR = """
+    from dora import DoraStatus
+
+    class Operator:
+        def on_event(self, event, send_output):
+            if event["type"] == "INPUT":
+                send_output("out", event["value"], event["metadata"])
+            return DoraStatus.CONTINUE
+"""
+OPERATORS = """
+    nodes:
+      - {id: burst, path: few.py, outputs: [number]}
+      - id: hands
+        operators:
+          - id: a
+            python: operator_.py
+            inputs: {x: {source: burst/number, queue_size: 100}}
+            outputs: [out]
+          - id: b
+            python: operator_.py
+            inputs: {x: {source: hands/a/out, queue_size: 100}}
+            outputs: [out]
+"""
+FEW = """
+    import numpy as np
+    from dora import Node
+
+    with Node() as node:
+        for number in range(1, 51):
+            node.send_output("number", np.array([number]))
+"""
+
+
+def test_what_operators_give_each_other(folder: Folder) -> None:
+    folder.program("few.py", FEW)
+    folder.program("operator_.py", OPERATOR)
+    folder.dora("record", folder.flow(OPERATORS), "-o", "a.mcap")
+    with folder.recording() as recording:
+        assert recording.complete
+        for topic in ("burst/number", "hands/a/out", "hands/b/out"):
+            assert numbers(recording, topic) == list(range(1, 51)), topic
