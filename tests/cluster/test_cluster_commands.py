@@ -125,7 +125,7 @@ def test_up_again_and_down(cluster: Cluster) -> None:
     pids = [cluster.pid(machine) for machine in ("left", "right")]
     cluster.dora("down", "cluster.yml")
     wait_until(lambda: not any(map(alive, pids)), "the end of the daemons")
-    assert "cannot connect to coordinator" in cluster.dora("status", "cluster.yml", status=1)
+    assert "Start it with `dora cluster up cluster.yml`" in cluster.dora("status", "cluster.yml", status=1)
 
 
 def test_a_dataflow_gets_its_files(cluster: Cluster) -> None:

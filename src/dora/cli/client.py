@@ -82,9 +82,11 @@ def coordinator_options(function: _Function) -> _Function:
 class Client:
     """Requests to one coordinator. All raise `Unreachable`, or `Refused` with its sentence."""
 
-    def __init__(self, address: str, port: int) -> None:
+    def __init__(self, address: str, port: int, starter: str = "dora up") -> None:
+        """``starter`` is the command that starts the coordinator."""
         self.address = address
         self.port = port
+        self._starter = starter
 
     @property
     def where(self) -> str:
@@ -152,7 +154,7 @@ class Client:
         except OSError as error:
             raise Unreachable(
                 f"cannot connect to coordinator at {self.where}: {error.strerror or error}\n\n"
-                "  hint: is the coordinator running? Start it with `dora up`"
+                f"  hint: is the coordinator running? Start it with `{self._starter}`"
             ) from None
         except http.client.HTTPException:
             raise self.foreign() from None

@@ -40,6 +40,10 @@ def _load(path: str) -> Cluster:
     return found
 
 
+def _client(found: Cluster) -> Client:
+    return Client(found.address, found.port, f"dora cluster up {found.file}")
+
+
 def _connected(client: Client) -> set[str]:
     """Return the machines whose daemons are connected; raises `Unreachable`."""
     return {machine.id for machine in client.status().machines if machine.away_since is None}
@@ -63,7 +67,7 @@ def up(file: str) -> None:
     from dora.coordinator.places import LOOPBACK, find_token, make_token
 
     found = _load(file)
-    client = Client(found.address, found.port)
+    client = _client(found)
     if found.address not in LOOPBACK:
         make_token()
     _start_coordinator(client)
@@ -117,7 +121,7 @@ def status(file: str | None, style: str, client: Client) -> int:
     hosts: dict[str, str] = {}
     if file is not None:
         found = _load(file)
-        client = Client(found.address, found.port)
+        client = _client(found)
         hosts = {machine.id: machine.host for machine in found.machines}
     answer = client.status()
     known = {machine.id: machine for machine in answer.machines}
@@ -173,7 +177,7 @@ def down(file: str | None, force: bool, client: Client) -> None:
     from dora.cluster.daemons import end
 
     found = _load(file)
-    client = Client(found.address, found.port)
+    client = _client(found)
     try:
         there = _connected(client)
         end_coordinator(client, force)
@@ -195,7 +199,7 @@ def down(file: str | None, force: bool, client: Client) -> None:
 def restart(file: str, name: str) -> int:
     """Stop a dataflow of the cluster and start it again, as it was started first."""
     found = _load(file)
-    client = Client(found.address, found.port)
+    client = _client(found)
     return begin_again(client, client.dataflow(name).uuid)
 
 
@@ -210,7 +214,7 @@ def install(file: str) -> None:
     from dora.coordinator.places import find_token
 
     found = _load(file)
-    client = Client(found.address, found.port)
+    client = _client(found)
     client.status()  # they are to be seen there
     faults = install_daemons(found, found.machines, find_token(), lambda: _connected(client), click.echo)
     _raise_if_any(faults, "not installed", len(found.machines))
@@ -248,7 +252,7 @@ def upgrade(file: str, wheel: str | None, force: bool) -> None:
     from dora.coordinator.places import find_token
 
     found = _load(file)
-    client = Client(found.address, found.port)
+    client = _client(found)
     with tempfile.TemporaryDirectory(prefix="dora-") as folder:
         if wheel is None:
             wheel = f"{folder}/{wheel_name()}"
@@ -292,7 +296,7 @@ def start(
     from dora.coordinator.placement import place
 
     found = _load(file)
-    client = Client(found.address, found.port)
+    client = _client(found)
     machines = client.status().machines
     request = RunRequest(path=path, env=env, exit_when_nodes_finish=exit_when_nodes_finish)
     dataflow = load_for_run(request)
