@@ -156,7 +156,11 @@ def test_waits_that_cannot_be(served: Serving, timeout: str) -> None:
     assert served.ask("GET", f"/api/dataflows/x/wait?timeout={timeout}")[0] == 400
 
 
-@pytest.mark.parametrize("body", [b"[" * 100_000, b'{"spec": ' * 50_000, b'"\xff"', b"\0", b"nul"])
+@pytest.mark.parametrize(
+    "body",
+    [b"[" * 100_000, b'{"spec": ' * 50_000, b'"\xff"', b"\0", b"nul"],
+    ids=["lists", "objects", "no text", "zero", "half a word"],
+)
 def test_bodies_that_are_no_good(served: Serving, body: bytes) -> None:
     assert served.ask("POST", "/api/dataflows", body, content_type="application/json")[0] == 400
 
@@ -191,7 +195,18 @@ HELLO = encode(Hello(__version__, "second", 2))
         [HELLO, encode(Explained(UNKNOWN, RunSpec(name="x", dataflow=3)))],
         [HELLO, encode(Usage(())), encode(Changed(UNKNOWN))],
     ],
-    ids=str,
+    ids=[
+        *(
+            "half a document",
+            "nested",
+            "no text",
+            "no greeting",
+            "no version",
+            "other version",
+            "wrong type",
+        ),
+        *("twice", "nonsense", "no dataflow", "gone"),
+    ],
 )
 @pytest.mark.parametrize("text", [True, False], ids=["text", "binary"])
 def test_what_is_no_daemon(served: Serving, frames: list[bytes], text: bool) -> None:
