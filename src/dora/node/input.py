@@ -142,10 +142,13 @@ class LinkPort:
         joins_late: bool,
         make_bell: Callable[[str], Bell] = Bell,
         takes_over: bool = False,
+        first_time: bool | None = None,
     ) -> None:
         """``in_flight``: the engine may still carry messages when their source has ended.
         ``joins_late``: earlier messages of the output are not meant for this node.
-        ``takes_over``: the queue also has messages that the node's former process has received."""
+        ``takes_over``: the queue also has messages that the node's former process has received.
+        ``first_time``: nobody has received on this link before; None: the board tells, as it does unless
+        the engine has written to it already."""
         self.hands_over = False  # another process of the node goes on with this link
         self.id = config.id
         self.open = True
@@ -163,7 +166,8 @@ class LinkPort:
         self._flush_to = 0
         self._stopped = False
         self._limit = 0  # sequence number of the last message that is still wanted, once stopped
-        first_time = not words[base + STATE]
+        if first_time is None:
+            first_time = not words[base + STATE]
         if joins_late and first_time:
             words[base + FIRST] = words[self._sent_word]
         self._received = words[self._received_word]

@@ -24,6 +24,7 @@ from dora.node.output import OutputPort
 from dora.node.outside import sender_for
 from dora.node.rewiring import Rewiring
 from dora.node.undeclared import UndeclaredOutputs
+from dora.transport.board import STATE, UNCONNECTED
 from dora.transport.doorbell import Bell
 from dora.transport.interface import Engine, Receiver
 from dora.transport.kept_queue import KeptQueue
@@ -283,6 +284,7 @@ def _make_port(
     """Return the port of an input; ``receiver`` has been receiving for some time, unlike a new one."""
     if item.kind != "link":
         return QueuePort(item, attachment.board)
+    first_time = attachment.board.get(item.slot, STATE) == UNCONNECTED
     return LinkPort(
         item,
         receiver if receiver is not None else _make_receiver(item, engine, own_bell),
@@ -291,6 +293,7 @@ def _make_port(
         joins_late=attachment.config.dynamic or item.late,
         make_bell=attachment.bell,
         takes_over=receiver is not None,
+        first_time=first_time,
     )
 
 
