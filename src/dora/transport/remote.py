@@ -64,6 +64,7 @@ _INTERRUPTED_PATIENCE: Final = 0.5  # seconds
 _FLUSH_PATIENCE: Final = 3.0
 _THREAD_PATIENCE: Final = 2.0
 _JOIN_PATIENCE: Final = 1.0
+_APART_NS: Final = 100_000  # between messages that go at once, without waiting for others
 _CHANNEL_LENGTH: Final = 256  # messages between the network and the thread that takes them
 
 _LABEL: Final = Struct("<QQQB")  # lane, number, sequence, whether it flushes
@@ -86,7 +87,7 @@ class RemoteSender:
 
     def __init__(self, gate: _Gate, output: OutputConfig, link: LinkConfig, board: Board) -> None:
         self.link = link
-        self.key = f"{gate.dataflow_id}/to/{link.consumer}"
+        self._key = gate.declare(f"{gate.dataflow_id}/to/{link.consumer}")
         self._name = f"{gate.node_id}/{output.id} -> {link.consumer}"
         self._gate = gate
         self._words = board.words
@@ -105,6 +106,7 @@ class RemoteSender:
         self._count = 0  # of the last progress that was heard
         self._heard = time.monotonic()
         self._repeated = 0.0
+        self._launched = 0  # monotonic nanoseconds
         self._silent_since = 0.0  # wall clock; 0: it answers
 
     @property
@@ -133,13 +135,16 @@ class RemoteSender:
     def _launch(self, entry: Entry) -> None:
         number, sequence, (payload, flush), _ = entry
         label = _LABEL.pack(self._lane_id, number, sequence, flush)
-        self._gate.put(self.key, payload, label, _BLOCK)
+        now = time.monotonic_ns()
+        alone = now - self._launched > _APART_NS  # others would be better off together
+        self._launched = now
+        self._gate.put(self._key, payload, label, _BLOCK, express=alone)
 
     def probe(self) -> None:
         """Say how far this side has come; answered by progress."""
         lane = self._lane
         data = _PROBE.pack(self._lane_id, lane.last, lane.last_sequence, self._words[self._sent_word])
-        self._gate.put(self.key, data, None, _DROP)
+        self._gate.put(self._key, data, None, _DROP, express=True)
 
     def on_progress(self, data: bytes) -> None:
         """Take what the receiver tells."""
@@ -235,9 +240,26 @@ class _Gate:
             if sender is not None and len(data) == _PROGRESS.size:
                 sender.on_progress(data)
 
-    def put(self, key: str, payload: Any, label: bytes | None, congestion: zenoh.CongestionControl) -> None:
+    def declare(self, key: str) -> zenoh.KeyExpr:
+        """Return a key in the form that needs no work for each message; raises `TransportError`."""
         try:
-            self._session.put(key, payload, attachment=label, congestion_control=congestion)
+            return self._session.declare_keyexpr(key)
+        except zenoh.ZError as error:
+            raise TransportError(f"Zenoh cannot set up {key}: {error}") from error
+
+    def put(
+        self,
+        key: zenoh.KeyExpr,
+        payload: Any,
+        label: bytes | None,
+        congestion: zenoh.CongestionControl,
+        *,
+        express: bool,
+    ) -> None:
+        try:
+            self._session.put(
+                key, payload, attachment=label, congestion_control=congestion, express=express
+            )
         except zenoh.ZError as error:
             raise TransportError(f"Zenoh cannot send: {error}") from error
 
