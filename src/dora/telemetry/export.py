@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
@@ -82,7 +82,7 @@ class Exporter:
         self._over = threading.Event()
         self._trouble = _Trouble(on_trouble)
         logging.getLogger("opentelemetry").addHandler(self._trouble)
-        self._spans = _make(settings, "traces") if "traces" in settings.signals else None
+        self._spans: Any = _make(settings, "traces") if "traces" in settings.signals else None
         self._logs = _Logs(_make(settings, "logs"), self._resource) if "logs" in settings.signals else None
         self._metrics: Metrics | None = None
         if "metrics" in settings.signals:
@@ -138,7 +138,6 @@ class Exporter:
                 return
 
     def _send(self, batches: Iterable[Batch]) -> None:
-        assert self._spans is not None
         waiting: list[ReadableSpan] = []
         for batch in batches:
             resource = self._resource(batch.resource)
@@ -148,10 +147,16 @@ class Exporter:
                 except ValueError:
                     continue  # somebody else has written into the file
             if len(waiting) >= _AT_ONCE:
-                self._spans.export(waiting)
+                self._export(waiting)
                 waiting = []
         if waiting:
-            self._spans.export(waiting)
+            self._export(waiting)
+
+    def _export(self, spans: Sequence[ReadableSpan]) -> None:
+        try:
+            self._spans.export(spans)
+        except Exception as error:  # noqa: BLE001 - older exporters raise whatever the network does
+            self._trouble.tell_once(type(error).__name__, f"spans could not be sent: {error}")
 
     def _resource(self, attributes: Mapping[str, str | int]) -> Any:
         """Return a resource, with what the variables of OpenTelemetry add; their name of it wins."""
@@ -265,9 +270,13 @@ class _Trouble(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         kind = record.msg if isinstance(record.msg, str) else type(record.msg).__name__
+        self.tell_once(kind, record.getMessage())
+
+    def tell_once(self, kind: str, text: str) -> None:
+        """Tell of a kind of trouble, unless it was told before."""
         if kind not in self._told:
             self._told.add(kind)
-            self.tell(record.getMessage())
+            self.tell(text)
 
     def tell(self, text: str) -> None:
         self._on_trouble(f"telemetry: {text}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Observation
 
 _FAREWELL_MS: Final = 2000
+_YOUNG: Final = 10.0  # seconds of a run in which numbers are taken at every look
+_LOOK_EVERY: Final = 10.0  # seconds between them afterwards
 
 Values = Callable[[Survey], Iterable[tuple[float, dict[str, str]]]]
 
@@ -59,6 +62,7 @@ class Metrics:
 
         self._dataflow_id = dataflow_id
         self._last: Survey | None = None
+        self._begun = self._looked = time.monotonic()
         self._provider = MeterProvider(
             [PeriodicExportingMetricReader(exporter)], resource=resource, shutdown_on_exit=False
         )
@@ -73,8 +77,10 @@ class Metrics:
             )
 
     def look(self) -> None:
-        """See to it that there are values, should the run be a short one."""
-        if self._last is None:
+        """Take numbers now and then: when the last ones are sent, there is nobody left to be asked."""
+        now = time.monotonic()
+        if now - self._begun < _YOUNG or now - self._looked >= _LOOK_EVERY:
+            self._looked = now
             self._survey()
 
     def _survey(self) -> None:
