@@ -151,6 +151,14 @@ def test_a_dataflow_gets_its_files(cluster: Cluster) -> None:
     assert "copied" not in cluster.dora("start", "cluster.yml", "flow/dataflow.yml", "--attach")
     assert "dataflow restarted" in cluster.dora("restart", "cluster.yml", "counts")
 
+    (flow / "sink.py").unlink()
+    printed = cluster.dora("start", "cluster.yml", "flow/dataflow.yml", status=1)
+    assert "dataflow.yml:1:" in printed and f"there is no file `{flow}/sink.py`" in printed
+    nodes[1]["deploy"] = {"machine": "right", "working_dir": str(copies / "elsewhere")}
+    (flow / "dataflow.yml").write_text(json.dumps({"nodes": nodes}))
+    printed = cluster.dora("start", "cluster.yml", "flow/dataflow.yml", status=1)
+    assert f"there is no file {copies}/elsewhere/sink.py" in printed, "it is that machine which says so"
+
     nodes[0]["deploy"] = {"machine": "lefft"}
     (flow / "dataflow.yml").write_text(json.dumps({"nodes": nodes}))
     printed = cluster.dora("start", "cluster.yml", "flow/dataflow.yml", status=1)
@@ -189,6 +197,10 @@ def test_a_coordinator_for_this_machine_only_is_in_the_way(cluster: Cluster) -> 
     cluster.dora("up", "cluster.yml")
     cluster.file.write_text(cluster.file.read_text().replace("127.0.0.1", "127.0.0.2"))
     assert "end it with `dora down`" in cluster.dora("up", "cluster.yml", status=1)
+    cluster.file.write_text(cluster.file.read_text().replace("127.0.0.2", "192.0.2.1"))
+    machines = cluster.file.read_text().replace("localhost", "nowhere.invalid")
+    cluster.file.write_text(machines)
+    assert "192.0.2.1, is not an address of this machine" in cluster.dora("up", "cluster.yml", status=1)
 
 
 SYSTEMCTL = """\

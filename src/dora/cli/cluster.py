@@ -86,6 +86,7 @@ def _start_coordinator(client: Client) -> None:
     try:
         client.status()
     except Unreachable:
+        _check_here(client.address)
         _check_no_other(client)
         options = ["--interface", client.address, "--port", str(client.port)]
         process = Background("coordinator", options)
@@ -93,6 +94,26 @@ def _start_coordinator(client: Client) -> None:
         click.echo(f"started dora coordinator on {client.where}")
     else:
         click.echo(f"coordinator already running on {client.where}")
+
+
+def _check_here(address: str) -> None:
+    """Raise `DoraError` if an address is not one of this machine."""
+    import socket
+
+    import psutil
+
+    found = [item.address for items in psutil.net_if_addrs().values() for item in items]
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            here = ", ".join(
+                sorted({text for text in found if text.count(".") == 3 and text[:4] != "127."})
+            )
+            raise DoraError(
+                f"the `addr` of the cluster, {address}, is not an address of this machine, on which the "
+                f"coordinator is to run; it has: {here or 'none but loopback'}"
+            ) from None
 
 
 def _check_no_other(client: Client) -> None:
@@ -294,6 +315,8 @@ def start(
     from dora.cli.flow import RunRequest, load_for_run
     from dora.cluster.copies import with_copies
     from dora.coordinator.placement import place
+    from dora.dataflow import missing_files
+    from dora.errors import DataflowError
 
     found = _load(file)
     client = _client(found)
@@ -302,6 +325,9 @@ def start(
     dataflow = load_for_run(request)
     for warning in (*dataflow.warnings, *dataflow.type_warnings):
         click.echo(str(warning), err=True)
+    copied = {node.id for node in dataflow.nodes if node.deploy.working_dir is None}
+    if missing := missing_files(dataflow, copied):
+        raise DataflowError(problems=tuple(missing))
     dataflow, faults = with_copies(found, dataflow, place(dataflow, machines), click.echo)
     _raise_if_any(faults, "not copied", len(found.machines))
     spec = RunSpec(

@@ -191,7 +191,7 @@ def end_coordinator(client: Client, force: bool) -> None:
             raise
         raise DoraError(
             f"refusing to destroy the coordinator at {client.where}: {error}\n\n"
-            "  hint: stop the dataflows first (`dora stop --all`), or say `dora down --force`\n"
+            "  hint: stop the dataflows first (`dora stop --all`), or say it again with --force\n"
             "  hint: coordinators at different ports do not meet; choose one with DORA_COORDINATOR_PORT"
         ) from None
     deadline = time.monotonic() + END_PATIENCE

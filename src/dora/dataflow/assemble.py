@@ -230,8 +230,7 @@ class Assembler:
             self._dynamic(draft)
         elif path and path != "shell":
             made = bool(checked.get("build")) or checked.has("git") or download is not None
-            made = made or is_elsewhere(checked, self.deploy)
-            self._runs(checked, "path", path, _named(draft), made)
+            self._runs(draft, checked, "path", path, _named(draft), made)
         outputs = checked.get("outputs") or ()
         inputs = self._inputs(checked, f"node `{draft.id}`")
         self._carries(f"node `{draft.id}`", draft, checked, inputs, path=path or "")
@@ -258,8 +257,7 @@ class Assembler:
             path = self._path(python, "source") if python else None
             if python and path:
                 owner = f"the operator `{operator_id}` of the node `{draft.id}`"
-                made = bool(checked.get("build")) or is_elsewhere(draft.checked, self.deploy)
-                self._runs(python, "source", path, owner, made)
+                self._runs(draft, python, "source", path, owner, bool(checked.get("build")))
             operator = Operator(
                 id=operator_id,
                 python=path or "",
@@ -372,8 +370,12 @@ class Assembler:
         outputs = checked.get("outputs") or ()
         self.ports.append(Ports(owner, draft.id, prefix, checked, inputs, outputs, path))
 
-    def _runs(self, checked: Checked, field: str, path: str, owner: str, built: bool) -> None:
-        self.programs.append(Program(path, built, self.report.problem(checked.place(field), owner)))
+    def _runs(
+        self, draft: _Draft, checked: Checked, field: str, path: str, owner: str, built: bool
+    ) -> None:
+        place = self.report.problem(checked.place(field), owner)
+        elsewhere = draft.id if is_elsewhere(draft.checked, self.deploy) else ""
+        self.programs.append(Program(path, built, place, elsewhere))
 
     def _shell_command(self, draft: _Draft, args: tuple[str, ...]) -> tuple[str, ...]:
         if not args:

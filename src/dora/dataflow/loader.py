@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from dora.dataflow.assemble import Assembler, assemble
 from dora.dataflow.document import Mapping as DocumentMapping
@@ -174,17 +174,20 @@ def _uses_modules(root: DocumentMapping) -> bool:
     )
 
 
-def missing_files(dataflow: Dataflow) -> list[Problem]:
+def missing_files(dataflow: Dataflow, copied: Collection[str] = ()) -> list[Problem]:
     """Return a problem for every file that is named, does not exist, and is not built.
 
     A file is what ends in ``.py`` or has a folder in front; other names are commands, which are looked
-    up on the PATH. Nodes and operators with ``build`` are left out, since the build may make the file.
-    Meant for the moment before a start.
+    up on the PATH. Nodes and operators with ``build`` are left out, since the build may make the file, and
+    nodes that may be on another machine, unless they are ``copied`` there. Meant for the moment before a
+    start.
     """
     problems: list[Problem] = []
     for program in dataflow.programs:
         path = os.path.expanduser(program.path)
         full = os.path.join(dataflow.working_dir, path)
+        if program.elsewhere and program.elsewhere not in copied:
+            continue
         if program.built or not (path.endswith(".py") or os.sep in path) or os.path.isfile(full):
             continue
         if os.path.isdir(full):
