@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
 import msgspec
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     from dora.recording.reader import Recording
     from dora.recording.replay import Replay
     from dora.recording.settings import Settings
-
-# Messages of an output; at full speed, more may wait for the recorder than in a run.
-_ROOM_FOR_RECORDER: Final = 4096
 
 
 @click.command()
@@ -103,6 +100,7 @@ def replay(
     from dora.recording.info import trouble
     from dora.recording.reader import Recording
     from dora.recording.replay import Replay, ReplayRequest
+    from dora.recording.settings import QUEUE_SIZE
 
     if not (0 <= speed < math.inf):
         raise click.UsageError("--speed is a number, at least 0")
@@ -110,7 +108,7 @@ def replay(
         raise click.UsageError(
             "--output-yaml runs nothing, so there is nothing to step through or to record"
         )
-    if output and os.path.exists(output) and os.path.samefile(output, recording):
+    if output and os.path.realpath(output) == os.path.realpath(recording):
         raise DoraError(f"{output} is the recording that is replayed; choose another file")
     with Recording(recording) as opened:
         if text := trouble(opened):
@@ -127,6 +125,7 @@ def replay(
             free=free,
             step=step,
             patience=patience,
+            recorded=output is not None,
             env=env,
         )
         prepared = Replay(opened, request)
@@ -140,7 +139,7 @@ def replay(
             stop_after=stop_after,
             env=env,
             allow_shell_nodes=allow_shell_nodes,
-            tap_queue=_ROOM_FOR_RECORDER if settings is not None else 0,
+            tap_queue=QUEUE_SIZE if output is not None else 0,
         )
         display = Display(log_format, LogFilter(log_level, log_filter or {}))
         return _run(prepared, run_request, display, step=step, settings=settings)

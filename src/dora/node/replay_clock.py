@@ -6,8 +6,8 @@ import mmap
 from struct import Struct
 from typing import Final
 
-_LAYOUT = Struct("<QdQQQ")  # start, speed, patience, whether in recorded order, released
-_RELEASED: Final = 4  # word
+_LAYOUT = Struct("<QdQQQQ")  # start, speed, patience, ordered, recorded, released
+_RELEASED: Final = 5  # word
 WITHOUT_LIMIT: Final = 2**64 - 1
 
 
@@ -17,12 +17,14 @@ class ReplayClock:
     ``start_ns`` is the recorded moment at which the replay begins, ``speed`` a factor, or 0 for as fast as
     possible. ``patience_ns``: how long a node waits for a message that was recorded and does not come.
     ``ordered``: nodes take their events in recorded order, and messages carry the times of then.
+    ``recorded``: a recorder takes what is sent, and is waited for.
     """
 
     def __init__(self, memory: memoryview) -> None:
         self._words = memory.cast("Q")
-        self.start_ns, self.speed, self.patience_ns, ordered, _ = _LAYOUT.unpack(memory)
+        self.start_ns, self.speed, self.patience_ns, ordered, recorded, _ = _LAYOUT.unpack(memory)
         self.ordered = bool(ordered)
+        self.recorded = bool(recorded)
 
     @classmethod
     def make(
@@ -32,10 +34,11 @@ class ReplayClock:
         speed: float,
         patience_ns: int = 0,
         ordered: bool = False,
+        recorded: bool = False,
         released_ns: int = WITHOUT_LIMIT,
     ) -> bytearray:
         """Return the content of a new one."""
-        return bytearray(_LAYOUT.pack(start_ns, speed, patience_ns, ordered, released_ns))
+        return bytearray(_LAYOUT.pack(start_ns, speed, patience_ns, ordered, recorded, released_ns))
 
     @classmethod
     def open(cls, path: str, *, writable: bool = False) -> ReplayClock:

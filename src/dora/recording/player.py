@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from dora.errors import DoraError
 from dora.node.events import Error, Stop
@@ -22,9 +23,15 @@ from dora.node.session import Session
 from dora.recording.format import NotARecording
 from dora.recording.reader import Recorded, Recording
 from dora.recording.rewrite import FILE, FROM, LOOP, NODE, SPEED, TO
+from dora.transport.board import RECORDED, SENT, WORDS
 from dora.wire.encode import Payload
 
 _monotonic = time.monotonic_ns
+# Of an output, so much may wait for a recorder.
+_RECORDER_MESSAGES: Final = 256
+_RECORDER_BYTES: Final = 64 << 20
+_RECORDER_PAUSE: Final = 0.0005  # seconds between looks at how far it is
+_RECORDER_PATIENCE_NS: Final = 10_000_000_000  # without progress, after which it is not waited for any more
 _LOOP_GAP_NS = 1_000_000  # between the last message and the first of the next round
 
 
@@ -66,11 +73,15 @@ class Player:
         self._recording = recording
         self._part = part
         self._clock = clock
+        self._recorded = clock.recorded
 
     def play(self) -> None:
         """Send everything, again and again if the part says so; a stop ends it early."""
         epoch_ns = self._session.inbox.epoch_ns
         outputs = {f"{self._part.node_id}/{name}": port for name, port in self._session.outputs.items()}
+        self._slots = {
+            f"{self._part.node_id}/{output.id}": output.slot for output in self._session.config.outputs
+        }
         begin_ns, end_ns = window(self._recording, self._part.begin, self._part.end)
         while self._round(outputs, begin_ns, end_ns, epoch_ns) and self._part.loop:
             if self._clock.speed:
@@ -98,8 +109,24 @@ class Player:
             payload = Payload(
                 message.encoding, message.schema, message.body_size, address=address, keep=message.owner
             )
+        if self._recorded:
+            self._wait_for_recorder(recorded.topic, payload.size)
         # In recorded order, receivers see the time of then; else they live now.
         port.resend(payload, message.metadata, message.time_ns if self._clock.ordered else time.time_ns())
+
+    def _wait_for_recorder(self, topic: str, size: int) -> None:
+        """Wait until a recorder has taken most of an output: it cannot make a sender wait by itself."""
+        words = self._session.board.words
+        base = self._slots[topic] * WORDS
+        room = max(2, min(_RECORDER_MESSAGES, _RECORDER_BYTES // max(size, 1)))
+        taken, since = words[base + RECORDED], _monotonic()
+        while words[base + SENT] - words[base + RECORDED] >= room:
+            time.sleep(_RECORDER_PAUSE)
+            if words[base + RECORDED] != taken:
+                taken, since = words[base + RECORDED], _monotonic()
+            elif _monotonic() - since > _RECORDER_PATIENCE_NS:
+                self._recorded = False
+                return
 
     def _wait(self, time_ns: int, epoch_ns: int) -> bool:
         """Wait until something recorded is due; False if this node is to stop."""

@@ -35,8 +35,8 @@ class ReplayRequest:
 
     ``dataflow``: a file to run instead of the recorded dataflow. ``replace``: nodes; None: those that
     cannot run again. ``free``: nodes take their inputs as they come, with timers of their own, instead of
-    in recorded order. ``step``: nothing happens before it is released. ``patience``: seconds, for a message
-    that does not come.
+    in recorded order. ``step``: nothing happens before it is released. ``recorded``: a recorder takes what
+    is sent. ``patience``: seconds, for a message that does not come.
     """
 
     dataflow: str | None = None
@@ -48,6 +48,7 @@ class ReplayRequest:
     free: bool = False
     step: bool = False
     patience: float = DEFAULT_PATIENCE
+    recorded: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -117,6 +118,7 @@ class Replay:
             speed=self._request.speed,
             patience_ns=round(self._request.patience * 1e9),
             ordered=self.ordered,
+            recorded=self._request.recorded,
             released_ns=0 if self._request.step else WITHOUT_LIMIT,
         )
         with open(os.path.join(directory, CLOCK_FILE), "wb") as file:
