@@ -192,7 +192,7 @@ def run_loaded(
     on_daemon: Callable[[Daemon], None] | None = None,
     on_dashboard: Callable[[str], None] | None = None,
 ) -> Outcome:
-    """Build and run a dataflow as `run_to_end` does; ``on_daemon`` gets its daemon before anything starts."""
+    """Build and run a dataflow as `run_to_end` does; ``on_daemon`` gets its daemon before it starts."""
     from dora.telemetry.observe import run_observed
     from dora.wire.ids import uuid7
 
