@@ -169,7 +169,7 @@ function Dataflow(props: {
         </nav>
       </header>
       {said && <p class="banner" role="alert">{said}</p>}
-      {told?.running && !told.here && !live.state && <p class="banner">It is being built, or it runs on another machine: nothing can be seen of it here yet.</p>}
+      {told?.running && !told.here && !live.state && <p class="banner">It is being built: there is nothing to be seen yet.</p>}
       {failures.length > 0 && <Failures failures={failures} onLogs={showLog} />}
       <main class="dataflow" data-tab={tab} data-side={side}>
         {graph ? <GraphPane live={live} graph={graph} selected={selected} onSelect={select} /> : <section class="canvas pane" id="graph"><p class="hint">Waiting for the dataflow …</p></section>}

@@ -25,8 +25,8 @@ export interface LinkState {
   hz: number;
   bytes_per_second: number | null;
   waiting: number | null;
-  queue_size: number;
-  policy: "drop_oldest" | "backpressure";
+  queue_size?: number; // not known of links on other machines
+  policy?: "drop_oldest" | "backpressure";
   dropped: number;
   dropping_hz: number;
   latency: [number, number] | null; // milliseconds: median, 99th percentile
@@ -35,7 +35,7 @@ export interface LinkState {
 export interface State {
   nodes: NodeState[];
   links: LinkState[];
-  trouble: string;
+  trouble?: string;
 }
 
 export interface Line {
@@ -108,6 +108,11 @@ export class Links {
   }
 }
 
+/** Tell whether a node runs on another machine than the server, which cannot look into it. */
+export function isElsewhere(node: NodeState | undefined): boolean {
+  return node !== undefined && node.pid === null && node.cpu !== null;
+}
+
 export function toneOfNode(node: NodeState): Tone {
   switch (node.status) {
     case "failed":
@@ -125,7 +130,7 @@ export function toneOfNode(node: NodeState): Tone {
 
 export function toneOfLink(link: LinkState): Tone {
   if (link.dropping_hz > 0) return "bad";
-  if (link.waiting !== null && link.queue_size > 1 && link.waiting >= 0.8 * link.queue_size) return "warn";
+  if (link.waiting !== null && link.queue_size !== undefined && link.queue_size > 1 && link.waiting >= 0.8 * link.queue_size) return "warn";
   return link.hz > 0 ? "fine" : "rest";
 }
 
@@ -140,7 +145,7 @@ export function labelOfLink(link: LinkState): string {
 /** Return sentences about a link at the moment. */
 export function sentences(link: LinkState): string[] {
   const lines = [`${rate(link.hz)}${link.bytes_per_second ? `, ${size(link.bytes_per_second)}/s` : ""}`];
-  if (link.waiting !== null) lines.push(`${whole(link.waiting)} of ${whole(link.queue_size)} places in the queue are taken.`);
+  if (link.waiting !== null && link.queue_size !== undefined) lines.push(`${whole(link.waiting)} of ${whole(link.queue_size)} places in the queue are taken.`);
   if (link.latency) lines.push(`Taken after ${milliseconds(link.latency[0])} (99 %: ${milliseconds(link.latency[1])}).`);
   if (link.dropped)
     lines.push(`${whole(link.dropped)} dropped since the start${link.dropping_hz > 0 ? `, ${short(link.dropping_hz)} a second now` : ""}.`);

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 from browsing import NEEDS_CHROMIUM, PATIENCE, Opened, wait_for_line
-from system import FOREVER, System
+from system import FOREVER, System, wait_until
 
 pytestmark = [pytest.mark.processes, NEEDS_CHROMIUM]
 
@@ -145,3 +151,46 @@ def test_nobody_looks_nothing_runs(system: System, browser: Any) -> None:
     time.sleep(1.0)  # what it costs is measured over a time
     after, seconds = coordinator.cpu_times(), time.monotonic() - begun
     assert (after.user + after.system - before.user - before.system) / seconds < 0.05
+
+
+def test_nodes_of_another_machine_are_shown_with_their_figures(system: System, visit: Any) -> None:
+    root = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")  # another machine has other places
+    (system.folder / "far.py").write_text(SENDS)
+    (system.folder / "near.py").write_text(FOREVER)
+    flow = {
+        "nodes": [
+            {
+                "id": "far",
+                "path": "far.py",
+                "inputs": {"tick": "dora/timer/millis/50"},
+                "outputs": ["number"],
+                "deploy": {"machine": "arm"},
+            },
+            {"id": "near", "path": "near.py", "inputs": {"number": "far/number"}},
+        ]
+    }
+    (system.folder / "spread.json").write_text(json.dumps(flow))
+    system.dora("up")
+    daemon = subprocess.Popen(
+        [sys.executable, "-m", "dora", "daemon", "--machine-id", "arm", "--quiet"],
+        env={**os.environ, "DORA_RUNTIME_DIR": root},
+        cwd=system.folder,
+    )
+    try:
+        wait_until(lambda: len(system.client.status().daemons) == 2, "the other daemon")
+        system.start("spread.json")
+        page = visit(address(system), ready=".listed")
+        page.click(".listed")
+        page.wait_for_function("""() => /^arm: [0-9]+ % . [0-9.]+ MB$/.test(
+            document.querySelector('.box[data-id="far"] .program')?.textContent)""")
+        page.wait_for_function(
+            """() => parseFloat(document.querySelector(".remark text")?.textContent) > 5"""
+        )
+        page.click('.box[data-id="far"]')
+        page.wait_for_selector("text=far runs on machine arm")
+        page.locator(".entry .node", has_text="near").first.wait_for()
+        system.dora("stop", "--all")
+    finally:
+        daemon.terminate()
+        daemon.wait(PATIENCE / 1000)
+        shutil.rmtree(root, ignore_errors=True)

@@ -124,12 +124,15 @@ class Pages(NamedTuple):
     open_to_all: tuple[str, ...] = ()
 
 
+NO_PAGES = Pages()
+
+
 def make_api(
     coordinator: Coordinator,
     *,
     token: str = "",
     hosts: frozenset[str] = frozenset(),
-    pages: Pages = Pages(),
+    pages: Pages = NO_PAGES,
 ) -> ASGIApp:
     """Return the ASGI application. Empty ``hosts``: any host name is fine."""
 

@@ -54,6 +54,7 @@ from dora.coordinator.surveys import Requests, Surveys
 from dora.coordinator.usages import Usages
 from dora.dataflow.model import LogOptions
 from dora.wire.ids import uuid7
+from dora.wire.survey import Survey
 from dora.wire.wishes import UNCHANGEABLE, Outcome, Wish
 
 LEAVE_PATIENCE = 16.0
@@ -163,12 +164,16 @@ class Coordinator:
             for view in views
         ]
 
+    async def surveys(self) -> dict[str, list[Survey]]:
+        """Return what the daemons say of all that runs, by machine; who does not answer is left out."""
+        return await self._surveys.ask({link.machine: link.send for link in self.fleet.links.values()})
+
     async def metrics(self) -> bytes:
         """Return the page for Prometheus."""
         from dora.coordinator.metrics import page
 
-        machines = {link.machine: link.send for link in self.fleet.links.values()}
-        found = await self._surveys.ask(machines)
+        machines = [link.machine for link in self.fleet.links.values()]
+        found = await self.surveys()
         return page(
             self._store.views(),
             {machine: machine in found for machine in machines},

@@ -23,6 +23,15 @@ def make_pages(coordinator: Coordinator, token: str) -> Pages:
             return msgspec.json.encode(graph_of(dataflow))
 
         running = view.status in ACTIVE
-        return Subject(view.uuid, view.name, view.file, view.log_directory, running, graph)
+        return Subject(
+            dataflow_id=view.uuid,
+            name=view.name,
+            file=view.file,
+            log_directory=view.log_directory,
+            running=running,
+            graph=graph,
+            machines=tuple(view.machines),
+            placed=coordinator.spec(view.uuid).machines if running else {},
+        )
 
-    return Pages(Dashboard(find, token).routes(), OPEN_TO_ALL)
+    return Pages(Dashboard(find, token, coordinator.surveys).routes(), OPEN_TO_ALL)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
@@ -19,6 +20,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from dora.coordinator.guard import COOKIE, failure, same, session_of
 from dora.coordinator.rules import Refusal
 from dora.daemon.runs import Run
+from dora.dashboard.elsewhere import Elsewhere
 from dora.dashboard.frames import Target, Wanted
 from dora.dashboard.recordings import Recordings
 from dora.dashboard.session import Outbox
@@ -37,9 +39,11 @@ from dora.wire.requests import (
     StopNode,
 )
 from dora.wire.requests import Request as ToRun
+from dora.wire.survey import Survey
 
 OPEN_TO_ALL: Final = ("/", "/assets/*", "/login")
 PATIENCE: Final = 30.0  # seconds that a node may take to end
+SURVEY_EVERY: Final = 2.0  # seconds
 MAX_BODY: Final = 1 << 20
 ASSETS: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "assets")
 FILES: Final = {
@@ -57,7 +61,10 @@ SAFE: Final = {
 
 
 class Subject(msgspec.Struct, frozen=True):
-    """A dataflow that can be shown. ``graph``: as JSON, of one that has ended or has not started."""
+    """A dataflow that can be shown. ``graph``: as JSON, of one that has ended or has not started.
+
+    ``machines`` are all on which it runs, and ``placed`` says where each node is.
+    """
 
     dataflow_id: str
     name: str
@@ -65,10 +72,14 @@ class Subject(msgspec.Struct, frozen=True):
     log_directory: str
     running: bool
     graph: Callable[[], bytes] | None = None
+    machines: tuple[str, ...] = ()
+    placed: dict[str, str] = {}
 
 
 Find = Callable[[str], Subject]
 """Returns the dataflow with this UUID or name; raises `Refusal`."""
+TakeSurveys = Callable[[], Awaitable[dict[str, list[Survey]]]]
+"""Asks all machines what runs there, in numbers."""
 _Result = TypeVar("_Result")
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -110,10 +121,11 @@ _decode = msgspec.json.Decoder(_Look | _Search | _Next).decode
 class Dashboard:
     """Serves the pages; `close` ends what looks at dataflows."""
 
-    def __init__(self, find: Find, token: str = "") -> None:
-        """``token`` is what a browser has to show, "": none."""
+    def __init__(self, find: Find, token: str = "", surveys: TakeSurveys | None = None) -> None:
+        """``token`` is what a browser has to show, "": none. ``surveys`` None: there is one machine."""
         self._find = find
         self._token = token
+        self._surveys = surveys
         self._watches = Watches()
         self._recordings = Recordings()
 
@@ -253,15 +265,37 @@ class Dashboard:
         watch = await self._watches.join(target, viewer)
         ready = asyncio.Event()
         ready.set()
-        sender = asyncio.create_task(_deliver(websocket, viewer.outbox, ready))
+        tasks = [asyncio.create_task(_deliver(websocket, viewer.outbox, ready))]
+        if self._surveys is not None and subject.running and _is_elsewhere(subject):
+            tasks.append(asyncio.create_task(_tell_elsewhere(subject, self._surveys, viewer.outbox)))
         try:
             while True:
                 _obey(await websocket.receive_text(), watch, viewer, ready)
         except (WebSocketDisconnect, msgspec.DecodeError, KeyError, RuntimeError):
             pass  # gone, or not our page
         finally:
-            sender.cancel()
+            for task in tasks:
+                task.cancel()
             self._watches.leave(watch, viewer)
+
+
+def _is_elsewhere(subject: Subject) -> bool:
+    return len(subject.machines) > 1 or not os.path.exists(_socket(subject))
+
+
+async def _tell_elsewhere(subject: Subject, take_surveys: TakeSurveys, outbox: Outbox) -> None:
+    """Tell again and again how the nodes on other machines are."""
+    elsewhere = Elsewhere(subject.placed)
+    while True:
+        surveys = {
+            machine: survey
+            for machine, some in (await take_surveys()).items()
+            for survey in some
+            if survey.dataflow_id == subject.dataflow_id
+        }
+        figures = elsewhere.figures(surveys, time.monotonic())
+        outbox.note("elsewhere", msgspec.json.encode(figures))
+        await asyncio.sleep(SURVEY_EVERY)
 
 
 def _obey(text: str, watch: Watch, viewer: Viewer, ready: asyncio.Event) -> None:
