@@ -26,6 +26,7 @@ from dora.recording.control import Answer, ControlSocket, Peer, Request, Status
 from dora.recording.format import Start
 from dora.recording.intake import Intake, RecordedTopic
 from dora.recording.logs import LogTail
+from dora.recording.priority import go_before_others
 from dora.recording.sealed import prepare
 from dora.recording.settings import Saved, Settings
 from dora.recording.surroundings import Surroundings
@@ -53,6 +54,7 @@ class Recorder:
         """
         warm_up()  # not while messages come
         prepare(settings.compression)
+        go_before_others()
         self._run = run
         self._settings = settings
         self._on_saved = on_saved

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 from dora.errors import DoraError
 from dora.recording.chunk import Chunk, Pool
+from dora.recording.priority import go_with_others
 from dora.recording.sealed import Compression, Sealed, seal
 
 
@@ -51,6 +52,7 @@ class Store:
             self._changed.notify()
 
     def _work(self) -> None:
+        go_with_others()
         while True:
             with self._changed:
                 while not self._waiting and not self._closed:
