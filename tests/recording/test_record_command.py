@@ -385,3 +385,17 @@ def test_what_operators_give_each_other(folder: Folder) -> None:
         assert recording.complete
         for topic in ("burst/number", "hands/a/out", "hands/b/out"):
             assert numbers(recording, topic) == list(range(1, 51)), topic
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_disk(folder: Folder) -> None:
+    folder.run()
+    os.mkfifo(folder.directory / "slow.mcap")
+    reader = os.open(folder.directory / "slow.mcap", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        recorder = folder.attach("-o", "slow.mcap", "--force", "--compression", "none")
+        until(lambda: folder.recorders()[0].messages >= 60, "messages")
+        # A pipe that nobody reads takes 64 KiB.
+        until(lambda: recorder.send_signal(signal.SIGINT) or recorder.poll() is not None, "its end")
+        assert "left; the recording can be read up to here" in said(recorder, 130)
+    finally:
+        os.close(reader)

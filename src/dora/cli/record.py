@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from dora.recording.recorder import Recorder
     from dora.recording.settings import Saved, Settings
 
+_LEFT = 130  # exit status
 _SWITCH_INTERVAL = 0.0005  # seconds; the thread that takes messages must not wait long for the other
 
 
@@ -215,8 +216,18 @@ def _attach(dataflow: str | None, settings: Settings) -> int:
 
 def _listen(recorder: Recorder) -> None:
     """Let signals and Enter command the recorder."""
+    asked = False
+
+    def stop(*_: object) -> None:
+        nonlocal asked
+        if asked:  # by a disk that does not take the rest, most likely
+            os.write(2, b"\nleft; the recording can be read up to here\n")
+            os._exit(_LEFT)
+        asked = True
+        recorder.stop()
+
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: recorder.stop())
+        signal.signal(number, stop)
     signal.signal(signal.SIGUSR1, lambda *_: recorder.save())
 
     def wait_for_enter() -> None:
