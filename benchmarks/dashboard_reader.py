@@ -1,8 +1,8 @@
 """A dashboard with a page open on it, for `benchmarks.looking`.
 
 ``python -m benchmarks.dashboard_reader TOPIC`` serves the dashboard of the only dataflow that runs. It is
-its browser, too: it wants a preview of the topic, and draws nothing, which no browser is faster than. SIGINT
-ends it.
+its browser, too: it wants a preview of the topic, and draws nothing, which no browser is faster than.
+SIGINT ends it.
 """
 
 from __future__ import annotations
