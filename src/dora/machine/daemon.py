@@ -397,10 +397,9 @@ class MachineDaemon:
         self._changed.set()
 
     def _hand_on(self, entries: Logged) -> None:
-        if self._connection is not None:
-            self._outgoing.put_nowait(entries)
-        else:
-            self._unsent.append(entries)
+        self._unsent.append(entries)  # the oldest go; they are in the files of this machine, too
+        while self._unsent and self._connection is not None and self._outgoing.qsize() < MOST_LOGGED:
+            self._outgoing.put_nowait(self._unsent.popleft())
 
     def _report(self, report: RunReport) -> None:
         before = self._reports.get(report.dataflow_id)

@@ -41,7 +41,6 @@ from dora.transport.board import (
     DROPPED,
     FIRST,
     FLUSH,
-    PROBED,
     RECEIVED,
     SENT,
     STATE,
@@ -128,8 +127,6 @@ class RemoteSender:
         if state == CLOSED or (state != CONNECTED and self.link.dynamic):
             return
         with self._lock:
-            if self._lane.idle:
-                self._heard = time.monotonic()
             self._lane.put(sequence, (payload, flush), size)
 
     def _launch(self, entry: Entry) -> None:
@@ -171,7 +168,6 @@ class RemoteSender:
                 if missing and now - self._repeated > _LOOK_EVERY:
                     self._repeated = now
                     self._lane.repeat()
-                words[base + PROBED] = self._lane_id
             else:  # a receiver that does not know this lane yet
                 self.probe()
         if self._silent_since:
@@ -183,7 +179,9 @@ class RemoteSender:
         """Do what time demands: ask a receiver of which nothing is heard."""
         if self.is_missing:
             self.probe()
-        if self.is_idle or now - self._heard < _LOOK_EVERY:
+        if self.is_idle:
+            self._heard = now
+        if now - self._heard < _LOOK_EVERY:
             return
         self.probe()
         if now - self._heard > SILENCE and not self._silent_since and self.is_expected():

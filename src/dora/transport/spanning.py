@@ -73,7 +73,10 @@ class SpanningSender:
 
     def _is_local(self) -> bool:
         """Tell whether somebody on this machine receives, or looks."""
-        return self._has_local or self._words[self._tapped_word] > time.monotonic_ns()
+        if self._has_local:
+            return True
+        until = self._words[self._tapped_word]
+        return until != 0 and until > time.monotonic_ns()
 
     def send(self, message: bytes) -> None:
         if self._is_local():
@@ -101,6 +104,9 @@ class SpanningSender:
 
     def close(self) -> None:
         self._local.close()
+
+    def destroy(self) -> None:
+        self._local.destroy()
 
 
 class SpanningEngine:

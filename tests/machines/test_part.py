@@ -1,0 +1,66 @@
+"""What a daemon makes of its part of a dataflow, without a network."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from dora.coordinator.protocol import RunSpec, Share, Start
+from dora.dataflow.model import Dataflow, Deploy, Node
+from dora.errors import DoraError
+from dora.machine.identity import parse_labels, tls_from
+from dora.machine.part import of_machine, settled
+from dora.wire.control import TlsFiles
+
+
+def start(dataflow: Dataflow, machines: dict[str, str], machine: str) -> Start:
+    return Start(
+        "id",
+        RunSpec(name="x", dataflow=dataflow, machines=machines),
+        Share(machine=machine, secret=""),
+    )
+
+
+def test_only_its_own_nodes_are_built() -> None:
+    dataflow = Dataflow((Node("a", "a.py"), Node("b", "b.py")), "/")
+    part = of_machine(dataflow, start(dataflow, {"a": "arm", "b": "desk"}, "desk"))
+    assert [node.id for node in part.nodes] == ["b"]
+
+
+def test_a_folder_that_is_not_here_needs_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DORA_DATA_DIR", str(tmp_path))
+    here = Deploy("desk", working_dir=str(tmp_path))
+    dataflow = Dataflow((Node("a", "a.py"), Node("b", "b.py", deploy=here)), "/not/here")
+    machines = {"a": "arm", "b": "desk"}
+    found = settled(dataflow, start(dataflow, machines, "desk"))
+    assert found.working_dir == str(tmp_path)
+    assert found.directory_of(found.node("b")) == str(tmp_path)
+    with pytest.raises(
+        DoraError, match="machine `arm` has no folder /not/here, in which node `a` is to run"
+    ):
+        settled(dataflow, start(dataflow, machines, "arm"))
+
+
+def test_labels() -> None:
+    assert parse_labels("") == {}
+    assert parse_labels(" gpu=true, , side=left=right ") == {"gpu": "true", "side": "left=right"}
+    for text in ("gpu", "=true"):
+        with pytest.raises(ValueError, match="is no label"):
+            parse_labels(text)
+
+
+def test_certificates_belong_together(tmp_path: Path) -> None:
+    for name in ("ca.pem", "arm.pem", "arm.key"):
+        (tmp_path / name).write_text("")
+    environ = {
+        "DORA_TLS_CA": str(tmp_path / "ca.pem"),
+        "DORA_TLS_CERT": str(tmp_path / "arm.pem"),
+        "DORA_TLS_KEY": str(tmp_path / "arm.key"),
+    }
+    assert tls_from({}) is None
+    assert tls_from(environ) == TlsFiles(*environ.values())
+    with pytest.raises(DoraError, match="DORA_TLS_KEY is not set"):
+        tls_from({**environ, "DORA_TLS_KEY": ""})
+    with pytest.raises(DoraError, match="DORA_TLS_CA names /nowhere, which cannot be read"):
+        tls_from({**environ, "DORA_TLS_CA": "/nowhere"})
