@@ -91,8 +91,8 @@ def _text_between(dataflow: Dataflow, placed: Mapping[str, str]) -> Iterable[str
                     continue
             if other in placed and placed[other] != placed[node.id]:
                 yield (
-                    f"the input `{item.id}` of node `{node.id}` gets what node `{other}` prints, which only "
-                    f"works on one machine; these are on `{placed[node.id]}` and `{placed[other]}`"
+                    f"the input `{item.id}` of node `{node.id}` gets what node `{other}` prints, which "
+                    f"only works on one machine; these are on `{placed[node.id]}` and `{placed[other]}`"
                 )
 
 

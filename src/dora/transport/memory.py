@@ -63,8 +63,8 @@ class AlignedMemory:
 def keep_large_blocks() -> None:
     """Let this process keep freed memory for the next large message, with the GNU C library.
 
-    It gives blocks of a MiB or so back to the system at once, which fills each new one with zeros: a third of
-    the time that such a message takes between machines.
+    It gives blocks of a MiB or so back to the system at once, which fills each new one with zeros: a third
+    of the time that such a message takes between machines.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
