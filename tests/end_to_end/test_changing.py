@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import sys
+
 import pytest
 from changing import RELAY, SINK, SOURCE, Live, received
 from flow import Flow, link
@@ -316,3 +319,24 @@ def test_what_cannot_be_is_refused_with_its_place(flow: Flow) -> None:
         with pytest.raises(DoraError, match="no input `y`; its inputs are `x`"):
             live.disconnect("source/out", "sink/y")
         assert [view.id for view in live.nodes()] == ["source", "sink"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="open files are counted in /proc")
+def test_links_that_have_gone_leave_nothing_behind(flow: Flow) -> None:
+    flow.node("source", SOURCE, outputs=["out"])
+    flow.node("steady", SINK, inputs={"x": {"source": "source/out", "queue_size": 300}})  # no room for more
+    flow.node("sink", SINK)
+    with Live(flow) as live:
+        processes = [view.pid for view in live.nodes()]
+        counts = []
+        for index in range(8):
+            live.connect("source/out", f"sink/y{index}")
+            live.until_printed("sink", f"receives y{index}")
+            live.disconnect("source/out", f"sink/y{index}")
+            live.until_printed("sink", f"closed y{index}")
+            live.until_printed("steady", "receives x")
+            counts.append([len(os.listdir(f"/proc/{pid}/fd")) for pid in processes])
+        live.until(
+            lambda: [len(os.listdir(f"/proc/{pid}/fd")) for pid in processes] == counts[0],
+            f"as many open files as after the first link: {counts}",
+        )

@@ -145,8 +145,11 @@ class OutputPort:
         if annex:
             gone = self._annexes.get(annex)
             self._annexes = {name: sender for name, sender in self._annexes.items() if name != annex}
-            if gone is not None:
-                gone.close()
+            if gone is not None and self._lock.acquire(blocking=False):  # else another thread is sending
+                try:
+                    gone.destroy()
+                finally:
+                    self._lock.release()
 
     @property
     def sent(self) -> int:

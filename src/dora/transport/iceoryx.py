@@ -237,6 +237,10 @@ class IceoryxSender:
     def close(self) -> None:
         """Forget the publisher without destroying it."""
 
+    def destroy(self) -> None:
+        self._ready.clear()
+        self._publisher.delete()
+
     def _populate(self, address: int, size: int) -> memoryview:
         self._views.pop(address, None)  # what it shows is gone if there is no memory for more
         _back_with_memory(address, size, self._output_id)

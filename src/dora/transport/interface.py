@@ -54,6 +54,10 @@ class Sender(Protocol):
         """Release the port. What was sent and not yet received stays receivable."""
         ...
 
+    def destroy(self) -> None:
+        """Release the port and all its memory: everything was received, and nobody sends meanwhile."""
+        ...
+
 
 class Receiver(Protocol):
     """The receiving end of one input.

@@ -111,6 +111,8 @@ class LocalSender:
     def close(self) -> None:
         """Nothing to release: what was sent is in the receivers' queues."""
 
+    destroy = close
+
 
 class LocalEngine:
     """All ports of one process that meet in it."""

@@ -127,6 +127,8 @@ class ZenohSender:
     def close(self) -> None:
         """Nothing to do: the engine flushes."""
 
+    destroy = close
+
 
 class ZenohReceiver:
     """One subscriber and its queue."""
