@@ -57,6 +57,7 @@ steps = st.one_of(
     st.tuples(st.just("spawn failed"), st.sampled_from(NAMES), st.just(0)),
     st.tuples(st.just("code"), st.sampled_from(NAMES), st.just(0)),
     st.tuples(st.just("successor registers"), st.sampled_from(NAMES), st.just(0)),
+    st.tuples(st.just("asker gone"), st.just(""), st.just(0)),
     st.tuples(st.just("follow"), st.just(""), st.just(0)),
     st.tuples(st.just("successor ready"), st.sampled_from(NAMES), st.just(0)),
     st.tuples(st.just("successor ends"), st.sampled_from(NAMES), st.sampled_from([0, 1])),
@@ -178,6 +179,8 @@ class World:
                 self.perform(run(on.CodeChanged(name)))
             case "successor registers" if name in self.successors:
                 self.perform(run.register(name, incarnation=self.successors[name]))
+            case "asker gone":
+                self.perform(run(on.AskerGone(7)))
             case "follow":
                 for node_id in list(self.successors):
                     self.step("successor registers", node_id, 0)

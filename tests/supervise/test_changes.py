@@ -243,6 +243,23 @@ def test_what_does_not_start_replaces_nothing() -> None:
     assert run.supervisor.nodes["b"].present
 
 
+def test_a_replacement_ends_with_the_command_that_waits_for_it() -> None:
+    run = started(A, B, C)
+    run.replace(NEW)
+    assert not run(on.AskerGone(8)), "somebody else"
+    assert do.DropSuccessor("b") in run(on.AskerGone(7))
+    assert rewired(run.become(A, B, C, node("d", inputs=("a/x",))))
+
+
+def test_a_node_can_be_stopped_while_it_is_replaced() -> None:
+    run = started(A, B, C)
+    run.replace(NEW)
+    commands = run.ask("b", "stop")
+    assert do.DropSuccessor("b") in commands
+    assert "before it could be replaced" in reason(commands)
+    assert run.end("b")
+
+
 def test_nothing_else_changes_during_a_replacement() -> None:
     run = started(A, B, C)
     run.replace(NEW)

@@ -541,6 +541,7 @@ class Daemon:
             self._guests.node_gone(node_id)
         elif not node_id:
             self._guests.gone(connection)
+            self.feed(on.AskerGone(connection.number))
 
     def _drop_member(self, node_id: str) -> None:
         connection = self._members.pop(node_id, None)

@@ -169,6 +169,12 @@ class ReplaceAsked(msgspec.Struct, frozen=True):
     grace: float | None = None
 
 
+class AskerGone(msgspec.Struct, frozen=True):
+    """The connection of somebody who is no node has ended."""
+
+    connection: int
+
+
 class StopRequested(msgspec.Struct, frozen=True):
     """The dataflow shall end in good order: Ctrl-C, a time limit, or an operator's ``STOP_ALL``.
 
@@ -221,6 +227,7 @@ Event = (
     | NodeAsked
     | ChangeAsked
     | ReplaceAsked
+    | AskerGone
     | StopRequested
     | KillRequested
     | NewsArrived

@@ -122,6 +122,8 @@ class Supervisor(NodeRequests, OtherMachines, ParameterRules):
                 self._node_asked(event)
             case on.ChangeAsked():
                 self._change_asked(event)
+            case on.AskerGone(connection=connection):
+                self._asker_gone(connection)
             case on.ReplaceAsked():
                 self._replace_asked(event)
             case on.StopRequested(reason=reason, grace=grace):

@@ -85,7 +85,7 @@ class NodeRequests(Endings):
         name = f"node `{node.spec.id}`"
         if node.asked:
             return f"{name} is being {_DOING[node.asked]} already"
-        if busy := self._replacing():
+        if what == "remove" and (busy := self._replacing(node.spec.id)):
             return busy
         if node.machine:
             return f"{name} is on machine `{node.machine}`; ask there"
@@ -216,11 +216,19 @@ class NodeRequests(Endings):
 
     # ----------------------------------------------------------------------- replacement
 
-    def _replacing(self) -> str:
+    def _replacing(self, but: str = "") -> str:
         for node in self.nodes.values():
-            if node.replacement is not None:
+            if node.replacement is not None and node.spec.id != but:
                 return f"node `{node.spec.id}` is being replaced; try again once that is done"
         return ""
+
+    def _asker_gone(self, connection: int) -> None:
+        """Give up a replacement that nobody waits for; its program may never get as far as its `Node()`."""
+        for node in self.nodes.values():
+            if node.replacement is not None and node.replaced_by == connection and not node.makes_way:
+                self._note("info", node.spec.id, "is not replaced: the command was broken off")
+                self._drop_successor(node)
+                node.replacement = None
 
     def _replace_asked(self, event: on.ReplaceAsked) -> None:
         """Start the process of a node's other program, which is to take over."""
