@@ -95,7 +95,9 @@ def test_a_machine_without_room_is_told(tmp_path: Path, monkeypatch: pytest.Monk
         copy_folder(HERE, str(tmp_path / "flow"), survey(str(tmp_path / "flow")))
 
 
-@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a/../../outside", "link/outside"])
+@pytest.mark.parametrize(
+    "name", ["../outside", "/etc/passwd", "a/../../outside", "link/outside", "beside/outside"]
+)
 def test_nothing_leaves_the_folder_of_a_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
@@ -103,9 +105,11 @@ def test_nothing_leaves_the_folder_of_a_copy(
     copy = tmp_path / "data" / "dataflows" / "flow"
     copy.mkdir(parents=True)
     (copy / "link").symlink_to(tmp_path)
+    (tmp_path / "data" / "dataflows" / "flow-of-another").mkdir()
+    (copy / "beside").symlink_to("../flow-of-another")
     with pytest.raises(DoraError):
         receive("flow", request(name), io.BytesIO())
-    assert not (tmp_path / "outside").exists() and not (tmp_path / "data" / "outside").exists()
+    assert not list(tmp_path.rglob("outside"))
 
 
 def test_a_copy_that_was_cut_off_is_made_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,6 +132,25 @@ def test_what_is_to_be_sent() -> None:
     here: dict[str, Any] = {"same": (1, 2, 3), "longer": (2, 2, 3), "new": (1, 1, 1)}
     there: dict[str, Any] = {"same": (1, 2, 3), "longer": (1, 2, 3), "gone": (1, 1, 1)}
     assert difference(here, there) == (["longer", "new"], ["gone"])
+
+
+@pytest.mark.usefixtures("local_ssh")
+def test_a_file_that_shrinks_while_it_is_copied_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "flow", a="a" * 100_000)
+    files = survey(str(tmp_path / "flow"))
+    write(tmp_path / "flow", a="a")
+    with pytest.raises(MachineFault, match="a file that has just changed; try again"):
+        copy_folder(HERE, str(tmp_path / "flow"), files)
+
+
+@pytest.mark.usefixtures("local_ssh")
+def test_a_machine_that_goes_away_in_the_middle_is_told(tmp_path: Path) -> None:
+    write(tmp_path / "flow", a="a" * 3_000_000)
+    (tmp_path / "present").write_text('{"folder": "/x", "files": {}}\n')
+    script = f"#!/bin/sh\ncat {tmp_path}/present\nhead -c 1000 >/dev/null\necho 'error: gone' >&2\nexit 1\n"
+    (tmp_path / "bin" / "dora").write_text(script)
+    with pytest.raises(MachineFault, match="here: gone"):
+        copy_folder(HERE, str(tmp_path / "flow"), survey(str(tmp_path / "flow")))
 
 
 def request(name: str) -> io.BytesIO:

@@ -96,7 +96,8 @@ def _inside(folder: str, path: str) -> str:
     if path.startswith("/") or any(part in ("", ".", "..") for part in parts):
         raise DoraError(f"`{path}` is no file of a copy")
     whole = os.path.join(folder, *parts)
-    if not os.path.realpath(os.path.dirname(whole)).startswith(os.path.realpath(folder)):
+    top = os.path.realpath(folder)
+    if os.path.commonpath([top, os.path.realpath(os.path.dirname(whole))]) != top:
         raise DoraError(f"`{path}` leads out of the copy")
     return whole
 

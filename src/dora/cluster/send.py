@@ -49,21 +49,26 @@ def copy_folder(machine: Machine, folder: str, files: Mapping[str, Entry]) -> Co
     try:
         return _send(process, folder, files)
     except (BrokenPipeError, msgspec.DecodeError):
-        process.stdin.close()
+        _close(process.stdin)
         status = process.wait()
         listener.join()
         said = b"".join(complaints).decode(errors="replace")
         raise MachineFault(machine, reason(machine, status, said)) from None
     except OSError as error:
-        raise MachineFault(machine, f"cannot copy {error.filename}: {error.strerror}") from None
+        why = f"{error.filename}: {error.strerror}" if error.filename else "a file that has just changed"
+        raise MachineFault(machine, f"cannot copy {why}; try again") from None
     finally:
         process.kill()
         process.wait()
-        for stream in (process.stdin, process.stdout):
-            try:
-                stream.close()
-            except BrokenPipeError:
-                pass
+        _close(process.stdin)
+        process.stdout.close()
+
+
+def _close(stream: IO[bytes]) -> None:
+    try:
+        stream.close()
+    except BrokenPipeError:
+        pass  # nobody takes what was still to be sent
 
 
 def _all_of(process: Popen[Any]) -> bytes:
