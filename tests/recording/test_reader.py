@@ -87,6 +87,21 @@ def test_every_cut_is_survived(recording: Path) -> None:
             pass
 
 
+def test_a_changed_byte_is_noticed(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = bytearray(recording.read_bytes())
+    with Recording(str(recording)) as opened:
+        body = next(opened.messages(["arm/state"])).data[-40:]
+    data[data.index(body) + 1] ^= 1
+    damaged = recording.with_name("damaged.mcap")
+    damaged.write_bytes(data)
+    with Recording(str(damaged)) as opened:
+        assert [each.topic for each in opened.messages()] == ["camera/image"]
+        assert trouble(opened) == "a part cannot be read: McapError: the checksum of a chunk is wrong"
+    for command in (["diff", str(recording)], ["export", "--parquet", str(recording.parent / "out")]):
+        run_command_line([*command, str(damaged)])
+        assert f"warning: {damaged}: a part cannot be read" in capsys.readouterr().err
+
+
 def test_what_is_no_recording_is_said_so(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.write_bytes(b"hello, world")

@@ -60,10 +60,10 @@ def diff(
     )
     try:
         with Recording(first) as one, Recording(second) as two:
-            for recording in (one, two):
-                _warn(recording)
             wanted = [name.strip() for name in topics.split(",") if name.strip()] if topics else None
             found = compare(one, two, wanted, both, metadata=metadata)
+            for recording in (one, two):
+                _warn(recording)  # what is damaged is known now
     except DoraError as error:
         click.echo(f"error: {error}", err=True)
         return 2

@@ -120,7 +120,7 @@ def _read(file: BinaryIO, index: ChunkIndex) -> bytes:
     file.seek(index.chunk_start_offset)
     head = file.read(_CHUNK.size)
     fields: tuple[Any, ...] = _CHUNK.unpack(head)
-    opcode, _, _, _, size, _, name_length = fields
+    opcode, _, _, _, size, checksum, name_length = fields
     if opcode != Opcode.CHUNK:
         raise McapError("there is no chunk where the index says")
     name = file.read(name_length).decode()
@@ -128,4 +128,6 @@ def _read(file: BinaryIO, index: ChunkIndex) -> bytes:
     data = file.read(length)
     if len(data) < length:
         raise EndOfFile()
-    return unpack(name, data, size)
+    contents = unpack(name, data, size)
+    check(contents, checksum)
+    return contents

@@ -324,6 +324,7 @@ def _damages() -> tuple[type[Exception], ...]:
         struct.error,
         OSError,
         ValueError,
+        OverflowError,
         EOFError,
         LookupError,
         MemoryError,
@@ -334,7 +335,7 @@ def _damages() -> tuple[type[Exception], ...]:
 def _dataflow(data: bytes) -> dict[str, Any]:
     try:
         found: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return {}
     return found
 
