@@ -51,9 +51,7 @@ class _Side:
         self.recording = recording
         self.waiting: dict[str, deque[Recorded]] = {topic: deque() for topic in topics}
         self.counts = dict.fromkeys(topics, 0)
-        self.messages: Iterator[Recorded] = recording.messages(
-            [topic for topic in topics if topic in recording.topics]
-        )
+        self.messages: Iterator[Recorded] = recording.messages(topics)
 
     def advance(self) -> Recorded | None:
         recorded = next(self.messages, None)
@@ -80,13 +78,16 @@ def compare(
     `DoraError` for a topic that neither has.
     """
     both = {**first.topics, **second.topics}
+    common = first.topics.keys() & second.topics.keys()
     for topic in topics or ():
         if topic not in both:
             hint = did_you_mean(topic, both) or f"there are {listed(sorted(both))}"
             raise DoraError(f"neither recording has the topic `{topic}`; {hint}")
     wanted = list(dict.fromkeys(topics if topics is not None else both))
     found = {topic: TopicDiff(topic) for topic in wanted}
-    sides = _Side(first, wanted), _Side(second, wanted)
+    # The others need not be read: their messages would only wait in memory, for nothing.
+    compared = [topic for topic in wanted if topic in common]
+    sides = _Side(first, compared), _Side(second, compared)
     open_ = True
     while open_:
         open_ = False
@@ -96,7 +97,10 @@ def compare(
                 open_ = True
                 _match(found[recorded.topic], sides, tolerance, metadata)
     for topic, result in found.items():
-        _settle(result, topic, sides)
+        if topic in common:
+            _settle(result, sides)
+        else:
+            _note_missing(result, first, second)
     return sorted(
         found.values(), key=lambda each: (each.equal, each.first.time if each.first else 0.0, each.topic)
     )
@@ -117,22 +121,27 @@ def _match(result: TopicDiff, sides: tuple[_Side, _Side], tolerance: Tolerance, 
                 result.first = Place(result.first_count, sides[0].time(a), what)
 
 
-def _settle(result: TopicDiff, topic: str, sides: tuple[_Side, _Side]) -> None:
+def _settle(result: TopicDiff, sides: tuple[_Side, _Side]) -> None:
     """Count what has no counterpart."""
     matched = result.first_count
-    result.first_count, result.second_count = (side.counts[topic] for side in sides)
+    result.first_count, result.second_count = (side.counts[result.topic] for side in sides)
     for name, side in zip(("first", "second"), sides, strict=True):
-        left = side.waiting[topic]
+        left = side.waiting[result.topic]
         result.different += len(left)
         if left and result.first is None:
-            what = f"only the {name} recording has it"
-            if len(left) > 1:
-                what += f", and {len(left) - 1:,} more"
-            result.first = Place(matched + 1, side.time(left[0]), what)
-    missing = [
-        name
-        for name, side in zip(("first", "second"), sides, strict=True)
-        if topic not in side.recording.topics
-    ]
-    if missing and result.first is None:
-        result.first = Place(1, 0.0, f"the {missing[0]} recording does not have this topic")
+            result.first = Place(matched + 1, side.time(left[0]), _only(name, len(left)))
+
+
+def _note_missing(result: TopicDiff, first: Recording, second: Recording) -> None:
+    """Note a topic that only one of the recordings has."""
+    name, recording = ("first", first) if result.topic in first.topics else ("second", second)
+    count = result.different = recording.topics[result.topic].messages
+    result.first_count, result.second_count = (count, 0) if recording is first else (0, count)
+    begin = next(recording.messages([result.topic]), None)
+    time = 0.0 if begin is None else (begin.time_ns - recording.first_ns) / 1e9
+    result.first = Place(1, time, _only(name, count))
+
+
+def _only(name: str, count: int) -> str:
+    what = f"only the {name} recording has it"
+    return f"{what}, and {count - 1:,} more" if count > 1 else what
