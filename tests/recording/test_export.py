@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -71,3 +72,38 @@ def test_rerun(recording: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert shown.out == f"{path}: 4 messages\n"  # an image, two texts, two numbers
     assert "1 message of arm/op/mode cannot be drawn" in shown.err
     assert path.stat().st_size > 1000
+
+
+def test_the_names_of_a_recording_do_not_lead_out_of_the_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_recording(tmp_path / "run.mcap", [("../../outside", 0.0, b"one")])
+    assert run_command_line(["export", str(path), "--parquet", str(tmp_path / "a/b")]) == 1
+    assert "`../../outside` is no name of an output" in capsys.readouterr().err
+    assert not (tmp_path / "outside.parquet").exists()
+
+
+def test_what_parquet_does_not_have_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    union = pa.UnionArray.from_dense(
+        pa.array([0, 1], pa.int8()), pa.array([0, 0], pa.int32()), [pa.array([1]), pa.array(["a"])]
+    )
+    path = write_recording(tmp_path / "run.mcap", [("arm/state", 0.0, union)])
+    assert run_command_line(["export", str(path), "--parquet", str(tmp_path / "out")]) == 1
+    assert "error: Parquet cannot hold the messages of `arm/state`" in capsys.readouterr().err
+
+
+def test_a_recording_is_not_written_over(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command_line(["export", str(recording), "--rerun", str(recording), "--force"]) == 1
+    assert "is the recording itself" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="the system has no such device")
+def test_a_full_disk_is_said(recording: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = recording.parent / "out/camera"
+    folder.mkdir(parents=True)
+    (folder / "image.parquet").symlink_to("/dev/full")
+    arguments = ["export", str(recording), "--parquet", str(folder.parent), "--topics", "camera/image"]
+    assert run_command_line([*arguments, "--force"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: cannot write to {folder.parent}: ")
+    assert "No space left" in error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from dora.errors import DoraError
@@ -27,9 +29,9 @@ def export(recording: str, parquet: str | None, rerun: str | None, topics: str |
 
     if not (parquet or rerun):
         raise click.UsageError("say what to write: --parquet FOLDER or --rerun FILE")
+    if rerun and os.path.realpath(rerun) == os.path.realpath(recording):
+        raise DoraError(f"{rerun} is the recording itself; choose another file")
     with Recording(recording) as opened:
-        if text := trouble(opened):
-            click.echo(f"warning: {recording}: {text}", err=True)
         wanted = _wanted(topics, list(opened.topics))
         if parquet:
             from dora.recording.parquet import export_parquet
@@ -46,6 +48,8 @@ def export(recording: str, parquet: str | None, rerun: str | None, topics: str |
             click.echo(f"{rerun}: {_messages(drawn)}")
             for topic, count in not_drawn.items():
                 click.echo(f"warning: {_messages(count)} of {topic} cannot be drawn", err=True)
+        if text := trouble(opened):  # what is damaged is known now
+            click.echo(f"warning: {recording}: {text}", err=True)
 
 
 def _messages(count: int) -> str:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
 from dora.errors import DoraError
 from dora.recording.reader import Recorded, Recording
-from dora.wire.decode import decode_arrow
-from dora.wire.metadata import decode_metadata
+from dora.wire.decode import PayloadError, decode_arrow
+from dora.wire.metadata import MetadataError, decode_metadata
 
 _ROWS: Final = 4096  # of one row group
 _BYTES: Final = 32 << 20  # likewise
@@ -104,35 +105,52 @@ def export_parquet(
 
     tables: dict[tuple[str, Any, bool], _Table] = {}
     kinds: dict[str, int] = {}
-    try:
+    with ExitStack() as open_tables:
         for recorded in recording.messages(topics):
             message = recorded.message
-            array = decode_arrow(message)
+            try:
+                array = decode_arrow(message)
+                metadata = json.dumps(decode_metadata(message.metadata), default=str, ensure_ascii=False)
+            except (PayloadError, MetadataError) as error:
+                raise DoraError(f"message {recorded.sequence} of `{recorded.topic}`: {error}") from None
             as_bytes = array.type == pa.uint8() and not array.null_count
             key = recorded.topic, array.type, as_bytes
-            table = tables.get(key)
-            try:
+            with _told(recorded.topic, array.type, folder):
+                table = tables.get(key)
                 if table is None:
                     kinds[recorded.topic] = number = kinds.get(recorded.topic, 0) + 1
                     table = tables[key] = _Table(
                         _path(folder, recorded.topic, number, force), array.type, as_bytes=as_bytes
                     )
-                metadata = json.dumps(decode_metadata(message.metadata), default=str, ensure_ascii=False)
+                    open_tables.callback(_close, table, recorded.topic, array.type, folder)
                 table.add(recorded, metadata, array)
-            except (pa.ArrowException, NotImplementedError) as error:
-                raise DoraError(
-                    f"Parquet cannot hold the messages of `{recorded.topic}`, which are {array.type}: "
-                    f"{error}; choose others with --topics"
-                ) from None
-            except OSError as error:
-                raise DoraError(f"cannot write to {folder}: {error.strerror or error}") from None
-    finally:
-        for table in tables.values():
-            table.close()
     return [Written(table.path, table.messages) for table in tables.values()]
 
 
+def _close(table: _Table, topic: str, type_: Any, folder: str) -> None:
+    with _told(topic, type_, folder):
+        table.close()
+
+
+@contextmanager
+def _told(topic: str, type_: Any, folder: str) -> Iterator[None]:
+    """Raise `DoraError` for what cannot be written."""
+    import pyarrow as pa
+
+    try:
+        yield
+    except OSError as error:
+        raise DoraError(f"cannot write to {folder}: {error.strerror or error}") from None
+    except (pa.ArrowException, NotImplementedError) as error:
+        raise DoraError(
+            f"Parquet cannot hold the messages of `{topic}`, which are {type_}: {error}; choose others "
+            "with --topics"
+        ) from None
+
+
 def _path(folder: str, topic: str, number: int, force: bool) -> str:
+    if not all(part.strip(".") for part in topic.split("/")):
+        raise DoraError(f"`{topic}` is no name of an output; the recording was not written by dora")
     path = os.path.join(folder, *topic.split("/")) + (f".{number}.parquet" if number > 1 else ".parquet")
     if os.path.exists(path) and not force:
         raise DoraError(f"{path} exists already; choose another folder, or write over it with --force")
