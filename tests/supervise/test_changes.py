@@ -105,6 +105,13 @@ def test_what_is_left_may_be_closed_already() -> None:
     assert run.supervisor.graph.work["b"] == {"k/o"}, "all that is left has ended, so its work is done"
 
 
+def test_a_process_that_was_given_up_may_end_later() -> None:
+    run = started(A, B)
+    run.ask("a", "remove", 1.0)
+    assert rewired(run.after(20.0)) == [["b"]], "not even SIGKILL helps"
+    assert run.end("a", None, 9) == []
+
+
 def test_the_last_node_takes_the_dataflow_with_it() -> None:
     run = started(A)
     run.ask("a", "remove")

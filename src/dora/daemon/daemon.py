@@ -534,7 +534,7 @@ class Daemon:
         node_id = connection.node_id
         if node_id and self._members.get(node_id) is connection:
             del self._members[node_id]
-            if self.supervisor.nodes[node_id].spec.is_dynamic:
+            if (node := self.supervisor.nodes.get(node_id)) is not None and node.spec.is_dynamic:
                 self._remember(node_id)
             self._rewiring.node_gone(node_id)
             self.feed(on.Disconnected(node_id))

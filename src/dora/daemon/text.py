@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 
 from dora.dataflow.links import Link
-from dora.dataflow.model import Dataflow, LogLevel, LogSource
+from dora.dataflow.model import Dataflow, LogLevel, LogOptions, LogSource
 from dora.logs.entry import LogEntry, Stream
 from dora.logs.filters import passes
 from dora.logs.formats import renderer
@@ -20,6 +20,7 @@ from dora.logs.tracebacks import Tracebacks
 from dora.supervise.excerpt import LINES_KEPT, telling_lines
 from dora.wire.control import TextInput
 
+_NO_OPTIONS = LogOptions()  # of a node that was removed, and whose process still prints
 HELD_LINES = 1000  # per node, printed by others before it was running
 TRACEBACK_AFTER = 0.2  # seconds of silence after which a traceback is over
 
@@ -74,7 +75,7 @@ class TextRouter:
 
     def line(self, node_id: str, stream: Stream, text: str) -> None:
         """Take one captured line."""
-        options = self._options[node_id]
+        options = self._options.get(node_id, _NO_OPTIONS)
         if options.send_stdout_as is not None:
             self._publish(node_id, options.send_stdout_as, text + "\n")
         entry = parse_line(node_id, stream, text, time.time_ns())
@@ -142,7 +143,7 @@ class TextRouter:
         for consumer, inputs in wanted.items():
             self._give(consumer, TextInput(inputs, text), [])
         if entry.node_id is not None and entry.level != "stdout":
-            output = self._options[entry.node_id].send_logs_as
+            output = self._options.get(entry.node_id, _NO_OPTIONS).send_logs_as
             if output is not None:
                 self._publish(entry.node_id, output, text)
 

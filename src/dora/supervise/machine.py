@@ -84,6 +84,15 @@ class Supervisor(NodeRequests, OtherMachines, ParameterRules):
 
     def _dispatch(self, event: on.Event) -> None:
         match event:
+            case (
+                on.ProcessEnded(node_id=node_id)
+                | on.SuccessorEnded(node_id=node_id)
+                | on.PortsReady(node_id=node_id)
+                | on.Disconnected(node_id=node_id)
+                | on.OutputsDone(node_id=node_id)
+                | on.NodeClosed(node_id=node_id)
+            ) if node_id not in self.nodes:
+                pass  # it was removed, and its process given up before it ended
             case on.Begin():
                 self._begin()
             case on.Spawned(node_id=node_id, pid=pid):
