@@ -241,9 +241,10 @@ class _Gate:
     def declare(self, key: str) -> zenoh.KeyExpr:
         """Return a key in the form that needs no work for each message; raises `TransportError`."""
         try:
-            return self._session.declare_keyexpr(key)
+            declared: zenoh.KeyExpr = self._session.declare_keyexpr(key)
         except zenoh.ZError as error:
             raise TransportError(f"Zenoh cannot set up {key}: {error}") from error
+        return declared
 
     def put(
         self,
