@@ -14,7 +14,8 @@ from typing import Any, Final, TypeVar
 import msgspec
 from starlette.requests import Request
 from starlette.responses import FileResponse, Response
-from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dora.coordinator.guard import COOKIE, failure, same, session_of
@@ -46,11 +47,6 @@ PATIENCE: Final = 30.0  # seconds that a node may take to end
 SURVEY_EVERY: Final = 2.0  # seconds
 MAX_BODY: Final = 1 << 20
 ASSETS: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "assets")
-FILES: Final = {
-    "dashboard.js": "text/javascript",
-    "dashboard.css": "text/css",
-    "elk.js": "text/javascript",
-}
 SAFE: Final = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; "
     "style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; form-action 'none'; base-uri 'none'",
@@ -133,7 +129,6 @@ class Dashboard:
         """Return the routes, for a server."""
         endpoints: list[tuple[str, str, _Endpoint]] = [
             ("GET", "/", self._page),
-            ("GET", "/assets/{name}", self._asset),
             ("POST", "/login", self._log_in),
             ("GET", "/dashboard/{dataflow}", self._about),
             ("GET", "/dashboard/{dataflow}/parameters/{node}", self._parameters),
@@ -147,6 +142,7 @@ class Dashboard:
         return [
             *(Route(path, _answers(endpoint), methods=[method]) for method, path, endpoint in endpoints),
             WebSocketRoute("/dashboard/{dataflow}/live", self._live),
+            Mount("/assets", StaticFiles(directory=ASSETS)),
         ]
 
     async def close(self) -> None:
@@ -156,12 +152,6 @@ class Dashboard:
 
     async def _page(self, request: Request) -> Response:  # noqa: ARG002
         return FileResponse(f"{ASSETS}/dashboard.html", media_type="text/html", headers=SAFE)
-
-    async def _asset(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        if name not in FILES:
-            raise Refusal(404, f"there is no `{name}`")
-        return FileResponse(f"{ASSETS}/{name}", media_type=FILES[name], headers=SAFE)
 
     async def _log_in(self, request: Request) -> Response:
         shown = await _body(request, _Token)
