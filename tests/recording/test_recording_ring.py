@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from dora.recording.chunk import Span
-from dora.recording.format import TopicEnd
+from dora.errors import DoraError
+from dora.recording.channels import ChannelTable
+from dora.recording.chunk import Pool, Span
+from dora.recording.format import Start, TopicEnd
 from dora.recording.intake import spans_of
 from dora.recording.ring import Ring
 from dora.recording.sealed import Sealed
-from dora.recording.settings import numbered
-from dora.recording.targets import Expected, ends_of
+from dora.recording.settings import Saved, Settings, numbered
+from dora.recording.storing import Store
+from dora.recording.targets import Expected, RingTarget, ends_of
 
 SECOND = 1_000_000_000
 
@@ -80,3 +85,37 @@ def test_the_files_of_a_ring_are_numbered() -> None:
         "out/crash.mcap",
         "out/crash-2.mcap",
     ]
+
+
+@pytest.mark.parametrize(
+    ("force", "names"), [(False, ["a.mcap", "a-3.mcap"]), (True, ["a.mcap", "a-2.mcap"])]
+)
+def test_a_file_of_another_time_is_stepped_over(tmp_path: Path, force: bool, names: list[str]) -> None:
+    (tmp_path / "a-2.mcap").write_text("precious")
+    settings = Settings(path=str(tmp_path / "a.mcap"), last_seconds=1.0, force=force)
+    start = Start(dora="1", dataflow_id="id", started=1)
+    target = RingTarget(settings, ChannelTable(), Pool(1 << 20), start, b"{}")
+    saved: list[Saved] = []
+    target.save({}, (), saved.append)
+    target.save({}, (), saved.append)
+    target.close()
+    assert sorted(item.problem for item in saved) == ["", ""]
+    assert sorted(item.path for item in saved) == sorted(str(tmp_path / name) for name in names)
+    assert target.path == str(tmp_path / ("a-3.mcap" if force else "a-4.mcap"))
+
+
+def test_a_store_that_has_no_memory_says_so() -> None:
+    def store(_: Sealed) -> None:
+        raise MemoryError("none left")
+
+    pool = Pool(64 << 20)
+    failing = Store(pool, "none", store)
+    for _ in range(3):
+        chunk = pool.take(100)
+        assert chunk is not None
+        chunk.add_data(1, 1, 1, b"data")
+        failing.put(chunk)
+    failing.close()
+    assert isinstance(failing.failure, DoraError)
+    assert "MemoryError: none left" in str(failing.failure)
+    assert pool.used == 0

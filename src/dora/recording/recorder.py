@@ -292,6 +292,8 @@ class Recorder:
     def _finish(self, reason: Reason, expected: dict[str, Expected]) -> Saved | None:
         if isinstance(self._target, RingTarget):
             self._target.close()
+            if self._target.store.failure is not None:
+                raise self._target.store.failure
             answer, saved = Answer(), None
         else:
             saved = self._target.finish(reason, expected, self._around.failed)

@@ -71,6 +71,8 @@ class Store:
                 self._store(self._seal(chunk))
         except DoraError as error:
             self.failure = error
+        except Exception as error:  # noqa: BLE001 - no memory, say: the recorder would wait for ever
+            self.failure = DoraError(f"the recording cannot go on: {type(error).__name__}: {error}")
         finally:
             self._pool.give_back([chunk])
 

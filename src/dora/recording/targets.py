@@ -139,7 +139,10 @@ class RingTarget:
     @property
     def path(self) -> str:
         """Where the next file will be."""
-        return self._path(self._count + 1)
+        settings = self._settings
+        if settings.path and settings.force:
+            return numbered(settings.path, self._count + 1)
+        return _unused(settings.path or file_name())
 
     def forget(self) -> None:
         """Let go of what is too old by now."""
@@ -175,21 +178,17 @@ class RingTarget:
         with self._lock:
             self._ring.add(kept, time.time_ns())
 
-    def _path(self, number: int) -> str:
-        return numbered(self._settings.path, number) if self._settings.path else _unused(file_name())
-
     def _write(self, chunks: list[Sealed], expected: dict[str, Expected], failed: list[str]) -> Saved:
-        with self._lock:
-            self._count += 1
-            path = self._path(self._count)
         topics = ends_of(expected, spans_of(dict(chunk.spans) for chunk in chunks), whole=False)
         complete = not any(topic.lost for topic in topics.values())
-        saved = Saved(path=path, topics=topics, complete=complete)
         end = End(complete=complete, stopped=time.time_ns(), reason="saved", topics=topics, failed=failed)
-        try:
-            writer = RecordingWriter(path, self._channels, force=self._settings.force)
-        except DoraError as error:
-            return msgspec.structs.replace(saved, complete=False, problem=str(error))
+        with self._lock:  # two savings at a time get two files
+            saved = Saved(path=self.path, topics=topics, complete=complete)
+            try:
+                writer = RecordingWriter(saved.path, self._channels, force=self._settings.force)
+            except DoraError as error:
+                return msgspec.structs.replace(saved, complete=False, problem=str(error))
+            self._count += 1
         try:
             writer.begin(self._start, self._dataflow)
             for chunk in chunks:
