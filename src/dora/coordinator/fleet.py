@@ -195,12 +195,19 @@ class Fleet:
         """Tell whether the logs of a dataflow on these machines have to be gathered here."""
         return not all(machine in self._last and self._last[machine].is_here for machine in machines)
 
-    def stop(self, dataflow_id: str, grace: float | None, force: bool) -> None:
-        """Let the machines stop a dataflow."""
-        shares = self._shares.get(dataflow_id)
-        for machine in shares.daemons if shares is not None else ():
-            if (link := self.links.get(machine)) is not None:
-                link.send(Stop(dataflow_id, grace, force))
+    def stop(self, dataflow_id: str, grace: float | None, force: bool) -> list[str]:
+        """Let the machines stop a dataflow; one that is away hears it when it is back.
+
+        If all are away that run a part of it, nothing is done, and they are returned.
+        """
+        shares = self._shares[dataflow_id]
+        waited_for = [machine for machine in shares.daemons if shares.is_waited_for(machine)]
+        if not any(machine in self.links for machine in waited_for):
+            return waited_for
+        shares.stop = Stop(dataflow_id, grace, force)
+        for machine in waited_for:
+            self._say(machine, shares.stop)
+        return []
 
     def record(self, link: DaemonLink, report: RunReport) -> None:
         """Take in what a daemon reports of a dataflow."""
@@ -249,6 +256,8 @@ class Fleet:
 
     def _catch_up(self, shares: Shares, link: DaemonLink) -> None:
         """Tell a machine what it may have missed."""
+        if shares.stop is not None:
+            link.send(shares.stop)
         if shares.met:
             self._meet(shares, link.machine)
         for other, report in shares.reports.items():

@@ -6,7 +6,7 @@ machines keep theirs too.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 
 from dora.coordinator.places import data_folder
 from dora.dataflow.model import LogOptions
@@ -19,7 +19,7 @@ class GatheredLogs:
 
     def __init__(self, options: Callable[[str], Mapping[str, LogOptions]]) -> None:
         self._options = options
-        self._files: dict[str, LogFiles] = {}
+        self._files: dict[str, tuple[Mapping[str, LogOptions], LogFiles]] = {}
 
     def directory(self, dataflow_id: str) -> str:
         """Return where the log files of a dataflow are."""
@@ -27,20 +27,20 @@ class GatheredLogs:
 
     def write(self, dataflow_id: str, entries: Iterable[LogEntry]) -> None:
         """Append entries of nodes of this dataflow, or of a daemon; others are nobody's."""
-        files = self._files.get(dataflow_id)
-        options = self._options(dataflow_id)
-        if files is None:
-            files = self._files[dataflow_id] = LogFiles(self.directory(dataflow_id), options)
+        if dataflow_id not in self._files:
+            options = self._options(dataflow_id)
+            self._files[dataflow_id] = options, LogFiles(self.directory(dataflow_id), options)
+        options, files = self._files[dataflow_id]
         for entry in entries:
             if entry.node_id is None or entry.node_id in options:
                 files.write(entry)
 
-    def ended(self, dataflow_id: str) -> None:
-        """Close the files of a dataflow; what comes afterwards opens them again."""
-        if (files := self._files.pop(dataflow_id, None)) is not None:
-            files.close()
+    def forget(self, dataflow_id: str) -> None:
+        """Close the files of a dataflow; what comes afterwards opens them again, and asks for options."""
+        if dataflow_id in self._files:
+            self._files.pop(dataflow_id)[1].close()
 
-    def close(self) -> None:
-        for files in self._files.values():
-            files.close()
-        self._files.clear()
+    def forget_all_but(self, active: Container[str] = ()) -> None:
+        """Close the files of all other dataflows."""
+        for dataflow_id in [each for each in self._files if each not in active]:
+            self.forget(dataflow_id)

@@ -53,6 +53,7 @@ from dora.coordinator.store import Store
 from dora.coordinator.surveys import Requests, Surveys
 from dora.coordinator.usages import Usages
 from dora.dataflow.model import LogOptions
+from dora.logs.entry import LogEntry
 from dora.wire.ids import uuid7
 from dora.wire.survey import Survey
 from dora.wire.wishes import UNCHANGEABLE, Outcome, Wish
@@ -69,11 +70,10 @@ class Coordinator:
     def __init__(self, store: Store, exit: Callable[[], None]) -> None:
         self._store = store
         self._exit = exit
-        self.fleet = Fleet(store, self._notify)
+        self.fleet = Fleet(store, self._on_change)
         self._gathered = GatheredLogs(self._log_options)
         self._changed = asyncio.Condition()
         self._usages = Usages()
-        self._known_log_options: dict[str, dict[str, LogOptions]] = {}
         self._surveys = Surveys()
         self.requests = Requests()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -98,7 +98,7 @@ class Coordinator:
             case Surveyed():
                 self._surveys.take(link.machine, message)
             case Logged(dataflow_id=dataflow_id, entries=entries):
-                self._gathered.write(dataflow_id, entries)
+                self._gather(dataflow_id, entries)
             case Redefined(dataflow_id=dataflow_id, dataflow=dataflow):
                 self._redefined(dataflow_id, dataflow)
             case Amended(ticket=ticket):
@@ -109,12 +109,23 @@ class Coordinator:
             case Hello():
                 log.warning("the daemon introduced itself twice")
 
+    def _gather(self, dataflow_id: str, entries: list[LogEntry]) -> None:
+        view = self._store.find(dataflow_id)
+        if view is None:
+            return
+        try:
+            self._gathered.write(dataflow_id, entries)
+        except Refusal as refusal:
+            log.error("dataflow %s: log entries are lost: %s", dataflow_id, refusal)
+        if view.status not in ACTIVE:
+            self._gathered.forget(dataflow_id)
+
     def _redefined(self, dataflow_id: str, dataflow: Any) -> None:
         try:
             self._store.redefine(dataflow_id, dataflow)
         except Refusal as refusal:
             log.error("dataflow %s has changed, and %s", dataflow_id, refusal)
-        self._known_log_options.pop(dataflow_id, None)
+        self._gathered.forget(dataflow_id)
         self._notify()
 
     def _explained(self, link: DaemonLink, report: RunReport, spec: RunSpec) -> None:
@@ -125,13 +136,11 @@ class Coordinator:
         self._add(report.dataflow_id, spec, dict.fromkeys(machines, ""))
 
     def _log_options(self, dataflow_id: str) -> dict[str, LogOptions]:
-        if self._store.find(dataflow_id) is None:
-            return {}
-        known = self._known_log_options.get(dataflow_id)
-        if known is None:
-            dataflow = dataflow_of(self._store.spec(dataflow_id))
-            known = self._known_log_options[dataflow_id] = {node.id: node.log for node in dataflow.nodes}
-        return known
+        return {node.id: node.log for node in dataflow_of(self._store.spec(dataflow_id)).nodes}
+
+    def _on_change(self) -> None:
+        self._gathered.forget_all_but(self._store.active())
+        self._notify()
 
     def _notify(self) -> None:
         async def notify() -> None:
@@ -221,11 +230,15 @@ class Coordinator:
         return view
 
     def stop(self, wanted: str, grace: float | None, force: bool) -> DataflowView:
-        """Let a running dataflow stop; returns at once. Raises `Refusal`."""
+        """Let a running dataflow stop; returns at once. Raises `Refusal`, also if no machine would hear it.
+
+        A machine that is cut off hears it when it is back.
+        """
         self._check_daemons()
         view = find(self._store.views(), wanted)
-        if view.status in ACTIVE:
-            self.fleet.stop(view.uuid, grace, force)
+        if view.status in ACTIVE and (missing := self.fleet.stop(view.uuid, grace, force)):
+            names = ", ".join(f"`{machine}`" for machine in missing)
+            raise Refusal(503, f"`{view.name}` runs on machine {names}, which is not connected now")
         return view
 
     async def change(self, wanted: str, wish: Wish) -> Outcome:
@@ -313,7 +326,7 @@ class Coordinator:
     def close(self) -> None:
         """Close the store; nothing may be asked afterwards."""
         self.fleet.close()
-        self._gathered.close()
+        self._gathered.forget_all_but()
         self._store.close()
 
     def _check_daemons(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable
 
-from dora.coordinator.protocol import ACTIVE, RunReport
+from dora.coordinator.protocol import ACTIVE, RunReport, Stop
 from dora.supervise.news import MachineNews
 from dora.supervise.result import DataflowResult, LinkReport, NodeFailure
 
@@ -20,6 +20,7 @@ class Shares:
         self.lost: dict[str, str] = {}  # machine → why
         self.met = False  # the machines know each other
         self.stored: RunReport | None = None  # the whole, as it is in the store
+        self.stop: Stop | None = None  # what was said last to those that were there
         self.secret = secrets.token_hex(16)
 
     @property

@@ -1,0 +1,105 @@
+"""What the coordinator does for machines that are not its own, with daemons that only talk."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from dora._version import __version__
+from dora.coordinator.fleet import DaemonLink
+from dora.coordinator.protocol import Changed, Hello, Logged, RunReport, RunSpec, Stop, ToDaemon
+from dora.coordinator.rules import Refusal
+from dora.coordinator.service import Coordinator
+from dora.coordinator.store import Store
+from dora.logs.entry import LogEntry
+
+NODE = {"id": "a", "deploy": {"machine": "far"}}
+SPEC = RunSpec(name="arm", dataflow={"nodes": [NODE], "working_dir": "/tmp"})
+
+
+@pytest.fixture(autouse=True)
+def data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DORA_DATA_DIR", str(tmp_path))
+    return tmp_path
+
+
+@asynccontextmanager
+async def coordinating(folder: Path) -> AsyncIterator[Coordinator]:
+    coordinator = Coordinator(Store(str(folder / "store.sqlite")), lambda: None)
+    try:
+        yield coordinator
+    finally:
+        coordinator.close()
+
+
+def join(
+    coordinator: Coordinator, machine: str, send: Callable[[ToDaemon], None], *runs: RunReport
+) -> DaemonLink:
+    hello = Hello(__version__, f"daemon of {machine}", 1, runs, machine=machine)
+    link = coordinator.fleet.join(hello, send, "10.0.0.2", "10.0.0.1")
+    assert link is not None
+    return link
+
+
+def open_logs() -> list[str]:
+    paths = (os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd"))
+    return [path for path in paths if path.endswith(".jsonl")]
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
+def test_the_files_of_gathered_logs_are_closed_with_their_dataflow(data_folder: Path) -> None:
+    async def gather() -> None:
+        async with coordinating(data_folder) as coordinator:
+            link = join(coordinator, "far", lambda _: None)
+            for _ in range(3):
+                view = coordinator.start(SPEC)
+                entry = LogEntry(0, "info", "a", "hello")
+                coordinator.take(link, Logged(view.uuid, [entry]))
+                assert len(open_logs()) == 1
+                coordinator.take(link, Changed(RunReport(view.uuid, "finished")))
+                coordinator.take(link, Logged(view.uuid, [entry]))
+                assert open_logs() == []
+                lines = Path(view.log_directory, "log_a.jsonl").read_text().splitlines()
+                assert [json.loads(line)["msg"] for line in lines] == ["hello", "hello"]
+            coordinator.take(link, Logged("../nobody's", [LogEntry(0, "info", None, "hello")]))
+            assert not (data_folder / "nobody's").exists()
+
+    asyncio.run(gather())
+
+
+def test_a_machine_that_is_away_cannot_be_told_to_stop(data_folder: Path) -> None:
+    async def stop() -> None:
+        async with coordinating(data_folder) as coordinator:
+            join(coordinator, "near", lambda _: None)
+            link = join(coordinator, "far", lambda _: None)
+            running = RunReport(coordinator.start(SPEC).uuid, "running")
+            coordinator.take(link, Changed(running))
+            coordinator.fleet.leave(link, silent=True)
+            with pytest.raises(Refusal, match="`arm` runs on machine `far`, which is not connected now"):
+                coordinator.stop("arm", None, False)
+            heard: list[ToDaemon] = []
+            join(coordinator, "far", heard.append, running)
+            assert not any(isinstance(message, Stop) for message in heard)
+
+    asyncio.run(stop())
+
+
+def test_a_machine_hears_again_of_a_stop_that_may_have_been_lost(data_folder: Path) -> None:
+    async def stop() -> None:
+        async with coordinating(data_folder) as coordinator:
+            link = join(coordinator, "far", lambda _: None)
+            running = RunReport(coordinator.start(SPEC).uuid, "running")
+            coordinator.take(link, Changed(running))
+            coordinator.stop("arm", 2.0, False)
+            coordinator.fleet.leave(link, silent=True)
+            heard: list[ToDaemon] = []
+            join(coordinator, "far", heard.append, running)
+            assert Stop(running.dataflow_id, 2.0, False) in heard
+
+    asyncio.run(stop())
