@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
-from dora.coordinator.protocol import RunSpec, Share, Start
+from dora.coordinator.protocol import MAX_MESSAGE, Logged, RunSpec, Share, Start, decode_to_coordinator
 from dora.dataflow.model import Dataflow, Deploy, Node
 from dora.errors import DoraError
+from dora.logs.entry import LogEntry
 from dora.machine.identity import parse_labels, tls_from
 from dora.machine.part import of_machine, settled
+from dora.machine.reports import LogPump, Reports
 from dora.wire.control import TlsFiles
 
 
@@ -64,3 +68,24 @@ def test_certificates_belong_together(tmp_path: Path) -> None:
         tls_from({**environ, "DORA_TLS_KEY": ""})
     with pytest.raises(DoraError, match="DORA_TLS_CA names /nowhere, which cannot be read"):
         tls_from({**environ, "DORA_TLS_CA": "/nowhere"})
+
+
+def test_log_entries_are_handed_on_in_messages_that_can_be_read() -> None:
+    source, pipe = os.pipe()
+    with open(source, "rb") as lines:
+        pump = LogPump(Reports(pipe, "id"))
+        texts = [f"{number} " + "\x01" * 300_000 for number in range(20)]
+
+        def print_all() -> None:
+            for text in texts:
+                pump.take(LogEntry(0, "info", "a", text))
+            pump.close()
+            os.close(pipe)
+
+        printing = threading.Thread(target=print_all)
+        printing.start()
+        read = list(lines)
+        printing.join()
+    assert max(map(len, read)) < MAX_MESSAGE
+    messages = [message for line in read if isinstance(message := decode_to_coordinator(line), Logged)]
+    assert [entry.message for message in messages for entry in message.entries] == texts

@@ -113,7 +113,9 @@ class MachineDaemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self._connection: ClientConnection | None = None
         self._outgoing: asyncio.Queue[ToCoordinator] = asyncio.Queue()
-        self._unsent: deque[Logged] = deque(maxlen=MOST_LOGGED)  # while there is no connection
+        self._unsent: deque[Logged] = deque(
+            maxlen=MOST_LOGGED
+        )  # while there is no connection, or a slow one
         self._changed = asyncio.Event()  # a run has ended, or its end was recorded
         self._leaving = False
         self._meter = Meter()
@@ -253,6 +255,11 @@ class MachineDaemon:
             self._connection = None
             sender.cancel()
             beating.cancel()
+            left = []
+            while not self._outgoing.empty():
+                left.append(self._outgoing.get_nowait())
+            logged = [message for message in left if isinstance(message, Logged)]
+            self._unsent = deque([*logged, *self._unsent], MOST_LOGGED)
 
     async def _beat(self, outgoing: asyncio.Queue[ToCoordinator]) -> None:
         while True:
@@ -263,6 +270,7 @@ class MachineDaemon:
     async def _send_all(self, connection: ClientConnection, outgoing: asyncio.Queue[ToCoordinator]) -> None:
         while True:
             await connection.send(encode(await outgoing.get()).decode())
+            self._send_logs()
 
     async def _take(self, message: ToDaemon) -> None:
         match message:
@@ -398,6 +406,9 @@ class MachineDaemon:
 
     def _hand_on(self, entries: Logged) -> None:
         self._unsent.append(entries)  # the oldest go; they are in the files of this machine, too
+        self._send_logs()
+
+    def _send_logs(self) -> None:
         while self._unsent and self._connection is not None and self._outgoing.qsize() < MOST_LOGGED:
             self._outgoing.put_nowait(self._unsent.popleft())
 

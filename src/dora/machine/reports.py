@@ -15,7 +15,8 @@ from dora.dataflow.model import Dataflow
 from dora.logs.entry import LogEntry
 
 _EVERY: Final = 0.05  # seconds between two batches of log entries
-_BATCH: Final = 500
+_BATCH: Final = 500  # entries
+_BATCH_LENGTH: Final = 1 << 18  # characters, before the last entry: a message has to be below `MAX_MESSAGE`
 _MOST: Final = 20_000  # entries that may wait
 
 
@@ -84,8 +85,12 @@ class LogPump:
             self._left_out = 0
             self._entries.append(LogEntry(time.time_ns(), "warn", None, text, "daemon"))
         while self._entries:
-            count = min(len(self._entries), _BATCH)
-            self._reports.log([self._entries.popleft() for _ in range(count)])
+            batch: list[LogEntry] = []
+            length = 0
+            while self._entries and len(batch) < _BATCH and length < _BATCH_LENGTH:
+                batch.append(self._entries.popleft())
+                length += len(batch[-1].message)
+            self._reports.log(batch)
 
     def close(self) -> None:
         """Hand on what is left."""
