@@ -364,7 +364,7 @@ def test_a_flood_and_an_outsized_message(tmp_path: Path, visit: Any) -> None:
 
 def test_requests_that_make_no_sense_are_refused_with_a_sentence(robot: Running) -> None:
     def ask(method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
-        data = None if body is None else json.dumps(body).encode()
+        data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
         request = urllib.request.Request(f"{robot.address}{path}", data, method=method)
         if data is not None:
             request.add_header("Content-Type", "application/json")
@@ -384,6 +384,7 @@ def test_requests_that_make_no_sense_are_refused_with_a_sentence(robot: Running)
     assert status == 409 and "sinc" in told
     assert ask("PUT", f"{base}/parameters/sink", {"key": "", "value": 1})[0] == 400
     assert ask("PUT", f"{base}/parameters/sink", {"value": 1})[0] == 400
+    assert ask("PUT", f"{base}/parameters/sink", b'{"key":"\xff","value":1}')[0] == 400
     assert ask("GET", "dashboard/nobody")[0] == 404
     assert ask("GET", "assets/..%2F..%2Fpyproject.toml")[0] == 404
     for foreign in ({"Origin": "http://evil.example"}, {"Host": "evil.example"}):

@@ -34,6 +34,7 @@ def test_entries_come_back_as_they_were_written() -> None:
     )
     assert read_record(file_record(full)) == full
     assert read_record(b"no json\n") is None
+    assert read_record(b'{"ts":"\xff","level":"info","node":"a","stream":"stdout","msg":"x"}\n') is None
     assert read_record(b'{"ts": 5}\n') is None
 
 

@@ -82,7 +82,18 @@ def test_a_line_is_what_the_standard_says() -> None:
     assert plain(found.spans[0].attributes) == {"dora.output": "image", "dora.sequence": 9}
 
 
-@pytest.mark.parametrize("line", [b"", b"no json", b"[]", b'{"resourceSpans": 5}', b'{"other": 1}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"no json",
+        b"[]",
+        b'{"resourceSpans": 5}',
+        b'{"other": 1}',
+        b'{"resourceSpans": [{"resource": {"attributes": [{"key": "\xff", "value": {}}]}}]}',
+        b'{"resourceSpans": [{"resource": {"attributes": [{"key": "a", "value": {"intValue": "b"}}]}}]}',
+    ],
+)
 def test_lines_that_are_none_of_ours_are_left_out(line: bytes) -> None:
     assert decode_batches(line) == []
 

@@ -348,7 +348,7 @@ async def _body(request: Request, kind: Any) -> Any:
         raise Refusal(415, "the content type has to be application/json")
     try:
         return msgspec.json.decode(bytes(data), type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # what is no JSON, and what is no UTF-8
         raise Refusal(400, f"the request is not understood: {error}") from None
 
 

@@ -42,7 +42,7 @@ def read_record(line: bytes) -> LogEntry | None:
     """
     try:
         record = _decode(line)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     return LogEntry(
         timestamp_ns=nanoseconds(record.ts, 0),

@@ -120,9 +120,12 @@ def decode_batches(line: bytes) -> list[Batch]:
     """Return what a line of a file holds; nothing for a line that is none of ours."""
     try:
         batch = _decode(line)
-    except (msgspec.DecodeError, RecursionError):
+        return [
+            Batch(
+                plain(item.resource.attributes),
+                [span for scope in item.scope_spans for span in scope.spans],
+            )
+            for item in batch.resource_spans
+        ]
+    except (ValueError, RecursionError):
         return []
-    return [
-        Batch(plain(item.resource.attributes), [span for scope in item.scope_spans for span in scope.spans])
-        for item in batch.resource_spans
-    ]
