@@ -87,6 +87,13 @@ def test_a_file_goes_on_as_it_is_whatever_says_so() -> None:
         assert (preview.kind, preview.head["media_type"], preview.body) == ("image", "image/jpeg", data)
 
 
+def test_pixels_that_begin_as_a_file_does_are_pixels() -> None:
+    pixels = red(64, 48)
+    pixels[:2] = np.frombuffer(b"BM", np.uint8)
+    preview = shown(pixels, {"width": 64, "height": 48, "encoding": "bgr8"})
+    assert (preview.kind, preview.head["media_type"]) == ("image", "image/jpeg")
+
+
 def test_without_a_library_the_pixels_are_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "library", lambda: "")
     preview = shown(red(4, 2), {"width": 4, "height": 2})

@@ -80,8 +80,11 @@ def numbers_of(value: pa.Array) -> npt.NDArray[Any]:
 def image(message: Message) -> Image:
     """Return an image in the encoding that its metadata says, ``bgr8`` without; raises `NotDrawable`."""
     flat = numbers_of(message.value)
-    kind = file_kind(flat[:8].tobytes()) if flat.dtype == np.uint8 else ""
-    named = str(message.metadata.get("encoding", kind or "bgr8")).lower()
+    named = str(message.metadata.get("encoding", "")).lower()
+    # Pixels may begin as a file does: where they are said to be pixels, they are.
+    looked_at = flat.dtype == np.uint8 and named not in _PLAIN and named not in _LUMA
+    kind = file_kind(flat[:8].tobytes()) if looked_at else ""
+    named = named or kind or "bgr8"
     if kind or named in _MEDIA_TYPES:
         return _file(flat, _MEDIA_TYPES[kind or named])
     width, height = message.size()
