@@ -177,7 +177,7 @@ def _run(
             saved = recorder.wait() if recorder is not None else None
         except BaseException:
             if recorder is not None:
-                recorder.kill()
+                recorder.abandon()
             raise
     # Who took what was decided when it was recorded, so there is nothing to tell of what was not taken.
     if prepared.ordered:

@@ -92,7 +92,13 @@ async def _serve(descriptor: int, subject: Subject, rest: int) -> None:
     from dora.coordinator.server import make_server
     from dora.dashboard.local_pages import make_app
 
-    app, dashboard = make_app(subject, lambda: os.kill(os.getppid(), signal.SIGINT))
+    run = os.getppid()
+
+    def stop() -> None:
+        if os.getppid() == run:  # else it was killed, and whoever adopts us is to go on
+            os.kill(run, signal.SIGINT)
+
+    app, dashboard = make_app(subject, stop)
     server = make_server(app, room())
     loop = asyncio.get_running_loop()
 

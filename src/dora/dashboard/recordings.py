@@ -38,8 +38,12 @@ class Recordings:
         except OSError as error:
             raise DoraError(f"{directory} cannot be made: {error.strerror}") from None
         recorder = BackgroundRecorder()
-        recorder.begin(socket, Settings(path=os.path.join(directory, file_name()), topics=topics))
-        recorder.wait_until_recording()
+        try:
+            recorder.begin(socket, Settings(path=os.path.join(directory, file_name()), topics=topics))
+            recorder.wait_until_recording()
+        except BaseException:
+            recorder.kill()
+            raise
         threading.Thread(target=self._keep, args=(recorder,), name="dora-recorder", daemon=True).start()
         assert recorder.status is not None
         return recorder.status
