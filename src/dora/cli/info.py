@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from dora.cli.tables import fields, megabytes, style_option, table
+from dora.cli.tables import fields, file_size, style_option, table
 
 
 @click.command()
@@ -38,7 +38,7 @@ def _text(found: dict[str, Any]) -> str:
     )
     kept = f"the last {found['last_seconds']:g} s that were kept" if found["last_seconds"] else ""
     pairs = [
-        ("Recording", f"{found['file']}, {megabytes(found['size'])}"),
+        ("Recording", f"{found['file']}, {file_size(found['size'])}"),
         ("Dataflow", named or dataflow["id"]),
         ("Nodes", ", ".join(dataflow["nodes"])),
         ("Started", f"{found['started']} on {found['host']}" if found["host"] else found["started"]),

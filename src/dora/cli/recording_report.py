@@ -8,6 +8,7 @@ import click
 
 from dora.cli.report import failure_report, loss_report
 from dora.cli.run import shorter_path
+from dora.cli.tables import file_size
 from dora.dataflow.report import listed
 
 if TYPE_CHECKING:
@@ -45,21 +46,10 @@ def describe(saved: Saved) -> list[str]:
     what = "no messages" if not count else "1 message" if count == 1 else f"{count:,} messages"
     topics = sum(1 for topic in saved.topics.values() if topic.messages)
     of = f" of {topics} outputs" if topics > 1 else ""
-    lines = [f"recorded {what}{of} ({megabytes(saved.size)}) to {saved.path}"]
+    lines = [f"recorded {what}{of} ({file_size(saved.size)}) to {saved.path}"]
     if saved.problem:
         lines.append(f"error: {saved.problem}")
     if not saved.complete:
         lost = [f"{topic.lost:,} of {name}" for name, topic in saved.topics.items() if topic.lost]
         lines.append(f"INCOMPLETE: messages are missing: {listed(lost)}" if lost else "INCOMPLETE")
     return lines
-
-
-def megabytes(size: int) -> str:
-    """Return a size for people.
-
-    >>> megabytes(999), megabytes(12_345_678), megabytes(7_000_000_000)
-    ('1.0 kB', '12.3 MB', '7.0 GB')
-    """
-    if size >= 1_000_000_000:
-        return f"{size / 1e9:.1f} GB"
-    return f"{size / 1e6:.1f} MB" if size >= 1_000_000 else f"{size / 1e3:.1f} kB"

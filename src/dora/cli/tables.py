@@ -42,6 +42,15 @@ def megabytes(size: float) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
+def file_size(size: int) -> str:
+    """Return the size of a file.
+
+    >>> [file_size(size) for size in (12, 1_500, 12_345_678, 7_000_000_000)]
+    ['12 B', '1.5 kB', '12.3 MB', '7.0 GB']
+    """
+    return bandwidth(size).removesuffix("/s")
+
+
 def bandwidth(bytes_per_second: float) -> str:
     """Return an amount per second.
 
