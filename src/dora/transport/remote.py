@@ -87,6 +87,9 @@ class RemoteSender:
     def __init__(self, gate: _Gate, output: OutputConfig, link: LinkConfig, board: Board) -> None:
         self.link = link
         self._key = gate.declare(f"{gate.dataflow_id}/to/{link.consumer}")
+        self._alone = gate.publisher(self._key, express=True)
+        self._among_others = gate.publisher(self._key, express=False)
+        self._proven = False  # a message of this lane has come through
         self._name = f"{gate.node_id}/{output.id} -> {link.consumer}"
         self._gate = gate
         self._words = board.words
@@ -132,16 +135,22 @@ class RemoteSender:
     def _launch(self, entry: Entry) -> None:
         number, sequence, (payload, flush), _ = entry
         label = _LABEL.pack(self._lane_id, number, sequence, flush)
+        if not self._proven:
+            self._gate.put(self._key, payload, label, _BLOCK)
+            return
         now = time.monotonic_ns()
-        alone = now - self._launched > _APART_NS  # others would be better off together
+        publisher = self._alone if now - self._launched > _APART_NS else self._among_others
         self._launched = now
-        self._gate.put(self._key, payload, label, _BLOCK, express=alone)
+        try:
+            publisher.put(payload, attachment=label)
+        except zenoh.ZError as error:
+            raise TransportError(f"link {self._name}: Zenoh cannot send: {error}") from error
 
     def probe(self) -> None:
         """Say how far this side has come; answered by progress."""
         lane = self._lane
         data = _PROBE.pack(self._lane_id, lane.last, lane.last_sequence, self._words[self._sent_word])
-        self._gate.put(self._key, data, None, _DROP, express=True)
+        self._gate.put(self._key, data, None, _DROP)
 
     def on_progress(self, data: bytes) -> None:
         """Take what the receiver tells."""
@@ -155,6 +164,7 @@ class RemoteSender:
             if receiver != self._receiver:
                 if self._receiver:
                     self._lane.begin_anew()
+                    self._proven = False
                 self._receiver = receiver
             if state == CLOSED:
                 words[base + STATE] = CLOSED
@@ -164,6 +174,7 @@ class RemoteSender:
                 if not self._lane.open:
                     words[base + STATE] = CONNECTED
                     self._lane.open = True
+                self._proven = self._proven or arrived > 0
                 self._lane.acknowledge(arrived)
                 if missing and now - self._repeated > _LOOK_EVERY:
                     self._repeated = now
@@ -246,19 +257,29 @@ class _Gate:
             raise TransportError(f"Zenoh cannot set up {key}: {error}") from error
         return declared
 
+    def publisher(self, key: zenoh.KeyExpr, *, express: bool) -> zenoh.Publisher:
+        """Return what sends under a key with less work than `put`; raises `TransportError`.
+
+        It discards what nobody seems to subscribe to, and for a moment after the first message nobody seems
+        to: see `RemoteSender._launch`.
+        """
+        try:
+            made: zenoh.Publisher = self._session.declare_publisher(
+                key, congestion_control=_BLOCK, express=express
+            )
+        except zenoh.ZError as error:
+            raise TransportError(f"Zenoh cannot set up {key}: {error}") from error
+        return made
+
     def put(
         self,
         key: zenoh.KeyExpr,
         payload: Any,
         label: bytes | None,
         congestion: zenoh.CongestionControl,
-        *,
-        express: bool,
     ) -> None:
         try:
-            self._session.put(
-                key, payload, attachment=label, congestion_control=congestion, express=express
-            )
+            self._session.put(key, payload, attachment=label, congestion_control=congestion, express=True)
         except zenoh.ZError as error:
             raise TransportError(f"Zenoh cannot send: {error}") from error
 
