@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -223,8 +224,6 @@ def test_a_folder_that_a_machine_has_not(system: Spread) -> None:
 
 @pytest.mark.parametrize("seconds", [4.0])
 def test_a_cut_loses_nothing_under_back_pressure(system: Spread, seconds: float) -> None:
-    import time
-
     system.write({"cut.yml": counting(4000, 0.001, 100, "queue_size: 10, queue_policy: backpressure")})
     dataflow = system.start("cut.yml")
     system.wait_for_log(dataflow, "so far")
@@ -235,6 +234,37 @@ def test_a_cut_loses_nothing_under_back_pressure(system: Spread, seconds: float)
     logs = system.wait_for_log(dataflow, "got 4000, the last is 3999")
     assert "machine `right` does not answer since" in logs
     assert "machine `right` answers again, after" in logs
+
+
+def test_credit_that_a_cut_takes_away_comes_back(system: Spread) -> None:
+    system.write(
+        {
+            "slow.py": """
+                import os, time
+                from dora import Node
+
+                open("taken", "w").close()
+                for event in Node():
+                    if event["type"] == "INPUT":
+                        time.sleep(0.3)
+                        with open("taken", "a") as file:
+                            file.write(f"{event['value'][0].as_py()}\\n")
+            """,
+            "credit.yml": counting(30, 0.0, 1, "queue_size: 6, queue_policy: backpressure", "slow.py"),
+        }
+    )
+
+    def taken() -> int:
+        return len((system.folder / "taken").read_text().splitlines())
+
+    dataflow = system.start("credit.yml")
+    wait_until(lambda: taken() == 7, lambda: "some messages to be taken")
+    system.hosts["right"].cut()
+    time.sleep(5.0)  # everything that has arrived is taken
+    assert taken() < 20
+    system.hosts["right"].restore()
+    system.wait_for(dataflow, "Finished")
+    assert taken() == 30
 
 
 def test_a_daemon_that_dies_takes_its_nodes_along(system: Spread) -> None:

@@ -190,7 +190,7 @@ class RemoteSender:
         """Do what time demands: ask a receiver of which nothing is heard."""
         if self.is_missing:
             self.probe()
-        if self.is_idle:
+        if self.is_idle and not self._waits_for_credit():
             self._heard = now
         if now - self._heard < _LOOK_EVERY:
             return
@@ -205,6 +205,10 @@ class RemoteSender:
     def is_expected(self) -> bool:
         """Tell whether the receiver was there, as far as this side knows."""
         return self._words[self._base + STATE] == CONNECTED
+
+    def _waits_for_credit(self) -> bool:
+        """Tell whether credit may have been lost on the way, though all messages have arrived."""
+        return self._credit is not None and self._words[self._waiting_word] != 0 and self.is_expected()
 
     def _say_back(self) -> None:
         seconds = time.time() - self._silent_since
@@ -376,11 +380,9 @@ class RemoteReceiver:
         lane, last, last_sequence, sent = _PROBE.unpack(data)
         words = self._words
         with self._lock:
-            if self._closed:
-                return
-            if sent > words[self._output + SENT]:
+            if not self._closed and sent > words[self._output + SENT]:
                 words[self._output + SENT] = sent
-            if self._landing.open(lane, last):
+            if not self._closed and self._landing.open(lane, last):
                 # What was sent to a former process, or by one, does not come any more.
                 words[self._output + BEGUN] = last_sequence
                 self._taken = max(self._taken, last_sequence)
