@@ -129,12 +129,32 @@ def test_what_a_killed_process_counted_and_did_not_send() -> None:
 def test_what_is_no_output_goes_along() -> None:
     stage = Stage()
     item = ChannelItem("dora/log", "foxglove.Log", {})
-    stage.intake.add_own([(item, 5, b"one"), (item, 6, b"two")])
+    assert stage.intake.add_own(iter([(item, 5, b"one"), (item, 6, b"two")]))
     (spans,) = stage.hand_over()
     assert spans == {}
     (chunk,) = stage.chunks
     assert b"one" in bytes(chunk.contents) and (chunk.first, chunk.last) == (5, 6)
     assert stage.intake.messages == 0
+
+
+def test_without_memory_what_is_no_output_waits() -> None:
+    stage = Stage(limit=2 * CHUNK_SIZE)
+    item = ChannelItem("dora/order/node", "", {})
+    data = bytes(1 << 20)
+    waiting = iter([(item, number, data) for number in range(1, 11)])
+    assert not stage.intake.add_own(waiting)
+    assert stage.intake.memory_comes
+    assert not stage.intake.add_own(waiting), "nothing has changed"
+    times = []
+    done = False
+    while not done:
+        times += [(chunk.first, chunk.last) for chunk in stage.chunks]
+        stage.pool.give_back(stage.chunks)
+        stage.chunks.clear()
+        done = stage.intake.add_own(waiting)
+    stage.intake.hand_over()
+    times += [(chunk.first, chunk.last) for chunk in stage.chunks]
+    assert times == [(1, 4), (5, 8), (9, 10)], "nothing was lost"
 
 
 def test_outputs_of_other_machines_are_recorded_there() -> None:

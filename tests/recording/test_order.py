@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -72,6 +73,20 @@ def test_a_tail_gives_whole_entries() -> None:
     assert list(tail.read()) == [("arm", message(1))]
     tail.close()
     assert not path.exists()
+
+
+def test_a_folder_that_somebody_tidies_up_is_read_on() -> None:
+    tail = OrderTail()
+    path = Path(tail.directory) / "arm"
+    with path.open("wb") as file:
+        file.write(BEGIN)
+        file.flush()
+        assert list(tail.read()) == [("arm", BEGIN)]
+        shutil.rmtree(tail.directory)
+        file.write(message(1))
+        file.flush()
+        assert list(tail.read()) == [("arm", message(1))]
+    tail.close()
 
 
 def test_the_folder_of_a_killed_process_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

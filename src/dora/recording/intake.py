@@ -8,7 +8,8 @@ again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Final
 
 from dora.inspection.topics import Topic
@@ -26,6 +27,9 @@ from dora.recording.chunk import CHUNK_SIZE, Chunk, Pool, Span, room_for
 from dora.transport.board import BEGUN, RECORDED, SENT, TAPPED, WORDS
 from dora.transport.taps import Tap
 from dora.wire.message import Encoding, Message
+
+OwnMessage = tuple[ChannelItem, int, bytes]
+"""Channel, time and data of a message that is no output's."""
 
 LONGEST: Final = 1.0  # seconds from the first message of a chunk until it is handed over
 _BATCH: Final = 256  # messages of one topic before the next has its turn
@@ -84,6 +88,7 @@ class Intake:
         self._chunk: Chunk | None = None
         self._begun = 0.0  # when the chunk got its first message
         self._held: tuple[RecordedTopic, Message, int, bytes] | None = None  # what there is no memory for
+        self._held_own: OwnMessage | None = None  # likewise
         self._own: dict[str, tuple[int, int]] = {}  # topic that is no output → channel, messages
 
     def look(self) -> float:
@@ -104,15 +109,24 @@ class Intake:
             fullest = max(fullest, count / topic.queue_size)
         return fullest
 
-    def add_own(self, items: Iterable[tuple[ChannelItem, int, bytes]]) -> None:
-        """Add messages that are no output's: channel, time and data. Without memory for them, they go."""
-        for item, time_ns, data in items:
+    def add_own(self, items: Iterator[OwnMessage]) -> bool:
+        """Add messages that are no output's, as long as there is memory; tell whether all were added.
+
+        A replay needs each of them, so none is let go of: the next call goes on where this one ended.
+        """
+        held = () if self._held_own is None else (self._held_own,)
+        self._held_own = None
+        for own in chain(held, items):
+            item, time_ns, data = own
+            chunk = self._room(room_for(0, len(data)))
+            if chunk is None:
+                self._held_own = own
+                return False
             known = self._own.get(item.topic)
             channel, count = (self._channels.add(item), 0) if known is None else known
             self._own[item.topic] = channel, count + 1
-            chunk = self._room(room_for(0, len(data)))
-            if chunk is not None:
-                chunk.add_data(channel, count + 1, time_ns, data)
+            chunk.add_data(channel, count + 1, time_ns, data)
+        return True
 
     def let_go(self) -> None:
         """Give up what waits for memory, and lies in that of the sender."""
@@ -133,6 +147,11 @@ class Intake:
     def stalled(self) -> bool:
         """Whether a message waits for memory."""
         return self._held is not None
+
+    @property
+    def memory_comes(self) -> bool:
+        """Whether memory is in use that can be used again once it is written."""
+        return self._pool.used > 0
 
     def _take(self, topic: RecordedTopic, message: Message) -> bool:
         plain = message.encoding == Encoding.PLAIN and not says_more(message.metadata)

@@ -29,7 +29,11 @@ class OrderTail:
 
     def read(self) -> Iterator[tuple[str, bytes]]:
         """Yield, by node, the entries that were written since the last time."""
-        for node_id in sorted(os.listdir(self.directory)):
+        try:
+            there = os.listdir(self.directory)
+        except FileNotFoundError:
+            there = []  # somebody tidies up; what is open goes on
+        for node_id in sorted({*there, *self._files}):
             file = self._files.get(node_id)
             if file is None:
                 path = os.path.join(self.directory, node_id)

@@ -269,7 +269,7 @@ class Recorder:
             if self._intake.messages > before:
                 vain = 0
                 continue
-            if not self._intake.stalled:
+            if not (self._intake.stalled and self._intake.memory_comes):
                 if all(topic.seen >= last[topic] for topic in topics):
                     break
                 vain += 1
@@ -283,7 +283,8 @@ class Recorder:
         self._attachment.close()
         self._around.close()
         self._around.failed |= failed
-        self._intake.add_own(self._around.take())
+        while not self._intake.add_own(self._around.take()) and self._intake.memory_comes:
+            time.sleep(_LAST_PAUSE)
         self._intake.hand_over()
         if isinstance(self._target, RingTarget) and reason == "dataflow ended" and failed - self._saved_for:
             self._target.save(expected, failed, self._on_saved)

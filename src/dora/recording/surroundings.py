@@ -15,6 +15,7 @@ from dora.daemon.runs import Run
 from dora.errors import DoraError
 from dora.inspection.look import inspect
 from dora.recording.channels import ChannelItem
+from dora.recording.intake import OwnMessage
 from dora.recording.logs import LogTail, log_channel
 from dora.recording.order import ORDER_ENCODING, ORDER_TOPIC, OrderTail
 from dora.transport.places import SOCKET_NAME
@@ -23,9 +24,6 @@ from dora.wire.requests import RecordOrder
 
 _EVERY: Final = 0.25  # seconds
 _AT_ONCE: Final = 10_000  # entries that wait until they are taken
-
-OwnMessage = tuple[ChannelItem, int, bytes]
-"""Channel, time and data of a message that is no output's."""
 
 
 class Surroundings:
@@ -64,7 +62,8 @@ class Surroundings:
 
     def _work(self) -> None:
         while not self._ending.wait(_EVERY):
-            self._read()
+            if len(self._items) <= _AT_ONCE:  # else what comes now is read later
+                self._read()
             try:
                 self._note(inspect(self._run))
             except DoraError:
@@ -79,8 +78,6 @@ class Surroundings:
         self.inspection = inspection
 
     def _read(self) -> None:
-        if len(self._items) > _AT_ONCE:
-            return
         item = log_channel()
         for time_ns, data in self._logs.read():
             self._items.append((item, time_ns, data))
