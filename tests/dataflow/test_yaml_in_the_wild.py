@@ -61,7 +61,7 @@ def test_values_reach_programs_as_they_are_written(text: str) -> None:
         ("custom: {envs: {A: 1}, source: b.py}, env: {}", "`envs` means the same as `env` on line 1"),
         ("custom: b.py", "expected a mapping for `custom`"),
         ("custom: {sauce: b.py}", "a node has no field `sauce`"),
-        ("path: b.py, _unstable_deploy: {machine: b c}", "the machine id `b c` has to be of 1 to 63 letters"),
+        ("path: b.py, _unstable_deploy: {machine: b c}", "the machine id `b c` has to be of"),
         ("path: b.py, outputs: [image: ]", "expected the id of an input or output, found a mapping"),
     ],
 )

@@ -13,7 +13,7 @@ from dora.errors import DoraError
 @click.argument("recording", metavar="RECORDING", type=click.Path())
 @click.option("--parquet", metavar="FOLDER", help="Write FOLDER/<node>/<output>.parquet for each topic.")
 @click.option(
-    "--rerun", metavar="FILE", help="Write a .rrd file, which Rerun opens (needs the extra `rerun`)."
+    "--rerun", metavar="PATH", help="Write a .rrd file, which Rerun opens (needs the extra `rerun`)."
 )
 @click.option("--topics", metavar="NODE/OUTPUT,...", help="These only [all].")
 @click.option("--force", is_flag=True, help="Write over files that exist.")
@@ -28,7 +28,7 @@ def export(recording: str, parquet: str | None, rerun: str | None, topics: str |
     from dora.recording.reader import Recording
 
     if not (parquet or rerun):
-        raise click.UsageError("say what to write: --parquet FOLDER or --rerun FILE")
+        raise click.UsageError("say what to write: --parquet FOLDER or --rerun PATH")
     if rerun and os.path.realpath(rerun) == os.path.realpath(recording):
         raise DoraError(f"{rerun} is the recording itself; choose another file")
     with Recording(recording) as opened:

@@ -122,8 +122,8 @@ def check_one_machine(dataflow: Dataflow) -> None:
         if node.deploy != HERE:
             where = f" ({node.place})" if node.place else ""
             raise DoraError(
-                f"node `{node.id}` has a `deploy`{where}, and only a coordinator knows machines; start it with "
-                "`dora up` and `dora start`"
+                f"node `{node.id}` has a `deploy`{where}, and only a coordinator knows machines; start it "
+                "with `dora up` and `dora start`"
             )
 
 

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 @click.option("-o", "--output", metavar="RECORDING", help="Record the replay, with all outputs.")
 @click.option("--force", is_flag=True, help="Let -o and --output-yaml write over a file that exists.")
 @click.option(
-    "--output-yaml", metavar="FILE", help="Write the dataflow with players to a file, and do not run it."
+    "--output-yaml", metavar="PATH", help="Write the dataflow with players to a file, and do not run it."
 )
 @click.option("--uv", is_flag=True, help="Build and run nodes with uv.")
 @click.option(
