@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dora.coordinator.guard import COOKIE, Guard, session_of
-from dora.dashboard.frames import Ended, Found, Lines, Picture, Preview, Search, State
+from dora.dashboard.frames import (
+    Ended,
+    Found,
+    Lines,
+    Picture,
+    Preview,
+    Search,
+    State,
+    Target,
+    Wanted,
+    frame,
+)
 from dora.dashboard.log_search import search
 from dora.dashboard.session import MAX_LINES, MAX_PARTS, Outbox
 from dora.dashboard.source_text import lines_of_nodes
+from dora.dashboard.watcher import Inbox
 from dora.dataflow.model import LogLevel
 from dora.logs.entry import LogEntry
 from dora.logs.files import LogFiles
@@ -57,6 +70,20 @@ def test_lines_that_are_let_go_of_are_counted() -> None:
     outbox.put(Ended())
     outbox.put(Found(3, [b"{}"], 9))
     assert taken(outbox)[0] == {"ended": True, "found": [{"ticket": 3, "total": 9, "entries": [{}]}]}
+
+
+def test_what_comes_at_once_is_taken_one_by_one() -> None:
+    reading, writing = os.pipe()
+    inbox = Inbox(reading)
+    os.write(writing, frame(Target("id", "", "")) + frame(Wanted(("a/b",))) + frame(Wanted(("c/d",))))
+    assert next(iter(inbox.wait())) == Target("id", "", "")
+    assert inbox.waiting
+    assert list(inbox.take()) == [Wanted(("a/b",)), Wanted(("c/d",))]
+    assert not inbox.waiting
+    os.close(writing)
+    assert list(inbox.take()) == []
+    assert inbox.closed
+    os.close(reading)
 
 
 def test_nothing_new_is_waited_for() -> None:

@@ -237,6 +237,7 @@ class Inbox:
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
         self._frames = FrameBuffer(MAX_FRAME)
+        self._read: deque[ToWatcher] = deque()  # and not taken: several may come at once
         self.closed = False
 
     def fileno(self) -> int:
@@ -245,20 +246,22 @@ class Inbox:
     @property
     def waiting(self) -> bool:
         """Whether something is there, or the server is gone."""
-        return self.closed or bool(select.select([self], (), (), 0)[0])
+        return self.closed or bool(self._read) or bool(select.select([self], (), (), 0)[0])
 
     def take(self) -> Iterator[ToWatcher]:
         """Yield what has come; never waits."""
-        while self.waiting and not self.closed:
+        while self._read or (self.waiting and not self.closed):
             yield from self.wait()
 
     def wait(self) -> Iterator[ToWatcher]:
         """Wait for something; yield what can be read."""
-        data = os.read(self._descriptor, 1 << 16)
-        self.closed = not data
-        self._frames.feed(data)
-        for body in self._frames:
-            yield decode_to_watcher(body)
+        if not self._read:
+            data = os.read(self._descriptor, 1 << 16)
+            self.closed = not data
+            self._frames.feed(data)
+            self._read.extend(map(decode_to_watcher, self._frames))
+        while self._read:
+            yield self._read.popleft()
 
 
 def warm_up() -> None:
