@@ -221,6 +221,11 @@ def test_files_and_names_that_cannot_be(folder: Folder) -> None:
     assert not (folder.directory / "b.mcap").exists()
     assert "give either a dataflow file to run, or -d" in folder.dora("record", path, "-d", "x", status=2)
     assert "leave the file out" in folder.dora("record", path, "--save", status=2)
+    placed = folder.flow(
+        FLOW.replace("path: camera.py", "path: camera.py\n        deploy: {machine: robot}")
+    )
+    assert "only a coordinator knows machines" in folder.dora("record", placed, "-o", "c.mcap", status=1)
+    folder.flow()
     assert "use `dora record FILE`" in folder.dora("record", path, "--output-yaml", status=2)
     folder.run()
     text = folder.dora("record", "--topics", "camera", "-o", "b.mcap", status=1)

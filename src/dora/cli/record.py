@@ -152,11 +152,12 @@ def _writable(path: str, force: bool) -> str:
 
 
 def _run(request: RunRequest, display: Display, settings: Settings) -> int:
-    from dora.cli.flow import load_for_run, run_loaded
+    from dora.cli.flow import check_one_machine, load_for_run, run_loaded
     from dora.cli.interrupt import termination_as_interrupt
     from dora.recording.background import BackgroundRecorder
 
     dataflow = load_for_run(request)
+    check_one_machine(dataflow)
     recorder = BackgroundRecorder()  # which imports what it needs while the dataflow is built
     try:
         with termination_as_interrupt():
