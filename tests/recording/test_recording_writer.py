@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pytest
@@ -25,7 +25,7 @@ from dora.errors import DoraError
 from dora.recording.channels import ChannelItem, ChannelKey, ChannelTable, Schemas, form_of, prefix_of
 from dora.recording.chunk import CHUNK_SIZE, Chunk, Pool, room_for
 from dora.recording.format import End, Start, end_from, restore, start_from
-from dora.recording.sealed import COMPRESSIONS, Compression, keep, seal
+from dora.recording.sealed import Compression, keep, seal
 from dora.recording.writer import DiskFull, RecordingWriter
 from dora.wire.decode import decode_arrow
 
@@ -56,7 +56,7 @@ def write(path: Path, chunks: int, compression: Compression = "none") -> Recordi
     return writer
 
 
-@pytest.mark.parametrize("compression", COMPRESSIONS)
+@pytest.mark.parametrize("compression", get_args(Compression))
 def test_the_reader_of_mcap_reads_it(tmp_path: Path, compression: Compression) -> None:
     path = tmp_path / "a.mcap"
     write(path, 3, compression).finish(END)

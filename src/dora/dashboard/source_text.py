@@ -33,13 +33,14 @@ def lines_of_nodes(text: str) -> dict[str, tuple[int, int]]:
         )
     except (yaml.YAMLError, RecursionError):
         return {}
+    lines = text.splitlines()
     nodes = _entry(document, "nodes")
     found: dict[str, tuple[int, int]] = {}
     for item in nodes.value if isinstance(nodes, yaml.SequenceNode) else ():
         name = _entry(item, "id")
         if isinstance(name, yaml.ScalarNode):
             last = max(item.end_mark.line, item.start_mark.line + 1)
-            while last > item.start_mark.line + 1 and not text.splitlines()[last - 1].strip():
+            while last > item.start_mark.line + 1 and not lines[last - 1].strip():
                 last -= 1
             found[name.value] = (item.start_mark.line + 1, last)
     return found

@@ -5,12 +5,11 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 from dora.recording.chunk import Chunk, Span
 
 Compression = Literal["zstd", "lz4", "none"]
-COMPRESSIONS: tuple[Compression, ...] = get_args(Compression)
 
 _WORTH_IT = 0.9  # of the size; what does not get below is read faster without compression
 _ZSTD_LEVEL = 1  # level 3, the default, takes twice as long for 5 % less
