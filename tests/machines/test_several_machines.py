@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -265,6 +267,37 @@ def test_credit_that_a_cut_takes_away_comes_back(system: Spread) -> None:
     system.hosts["right"].restore()
     system.wait_for(dataflow, "Finished")
     assert taken() == 30
+
+
+def test_connections_of_strangers_keep_nobody_out(system: Spread) -> None:
+    crowd = counting(1_000_000, 0.01, 1, "queue_size: 10", "begins.py")
+    crowd = crowd.replace("outputs: [out]", "outputs: [out]\n            restart_policy: always")
+    begins = """
+        from dora import Node
+
+        last = -1
+        for event in Node():
+            if event["type"] == "INPUT":
+                number = event["value"][0].as_py()
+                if number < last or last < 0:
+                    print("messages of", "another" if last >= 0 else "the first", "process", flush=True)
+                last = number
+    """
+    system.write({"crowd.yml": crowd, "begins.py": begins})
+    dataflow = system.start("crowd.yml")
+    system.wait_for_log(dataflow, "messages of the first process")
+    right = system.hosts["right"]
+    rows = [line.split() for line in right.run(["cat", "/proc/net/tcp"]).splitlines()[1:]]
+    ports = {int(row[1].rpartition(":")[2], 16) for row in rows if row[3] == "0A"}
+    with ExitStack() as strangers:
+        for port in ports:
+            for _ in range(200):
+                strangers.enter_context(socket.create_connection((right.address, port)))
+        (source,) = (pid for pid in system.hosts["left"].pids() if b"count.py" in _command(pid))
+        os.kill(source, signal.SIGKILL)
+        system.wait_for_log(dataflow, "messages of another process")
+        assert "does not answer" not in system.logs(dataflow)
+    system.dora("stop", dataflow, "--force", status=None)
 
 
 def test_a_daemon_that_dies_takes_its_nodes_along(system: Spread) -> None:

@@ -27,6 +27,9 @@ PORTS: Final = "DORA_LINK_PORTS"
 _DEFAULT_PORTS: Final = (20_000, 29_999)  # below those that systems give to outgoing connections
 _LEASE_MS: Final = 3000  # a machine that has not been heard of for so long is cut off
 _RETRY: Final = {"period_init_ms": 50, "period_max_ms": 500, "period_increase_factor": 2}
+# Connections that do not show the secret must not keep out those that do.
+_MOST_STRANGERS: Final = 600
+_STRANGER_PATIENCE_MS: Final = 3000
 # With room for one message of 1 MiB; two, Zenoh's default, let a large message wait at every turn.
 _BATCHES: Final = 16
 _READ_BUFFER: Final = 1 << 20  # bytes
@@ -111,6 +114,8 @@ def listen(node_id: str, remote: RemoteConfig) -> zenoh.Session:
         remote,
         listen__endpoints=[remote.listen[node_id]],
         transport__auth__usrpwd__dictionary_file=remote.passwords,
+        transport__unicast__accept_pending=_MOST_STRANGERS,
+        transport__unicast__accept_timeout=_STRANGER_PATIENCE_MS,
     )
 
 

@@ -251,7 +251,10 @@ class _Gate:
             sender = self.senders.get(str(sample.key_expr)[len(self._prefix) :])
             data = sample.payload.to_bytes()
             if sender is not None and len(data) == _PROGRESS.size:
-                sender.on_progress(data)
+                try:
+                    sender.on_progress(data)
+                except TransportError:
+                    pass  # the session is being closed
 
     def declare(self, key: str) -> zenoh.KeyExpr:
         """Return a key in the form that needs no work for each message; raises `TransportError`."""
