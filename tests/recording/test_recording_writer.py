@@ -26,6 +26,8 @@ from dora.recording.channels import ChannelItem, ChannelKey, ChannelTable, Schem
 from dora.recording.chunk import CHUNK_SIZE, Chunk, Pool, room_for
 from dora.recording.format import End, Start, end_from, restore, start_from
 from dora.recording.sealed import Compression, keep, seal
+from dora.recording.settings import Settings
+from dora.recording.targets import FileTarget
 from dora.recording.writer import DiskFull, RecordingWriter
 from dora.wire.decode import decode_arrow
 
@@ -188,6 +190,13 @@ def test_a_disk_that_is_full_at_once(tmp_path: Path) -> None:
             writer.begin(START, b"{}")
         writer.close()
     assert len(path.read_bytes()) == 39, "the header is a whole record, and there is no half of another"
+
+
+def test_nothing_is_left_of_a_recording_that_cannot_begin(tmp_path: Path) -> None:
+    path = tmp_path / "a.mcap"
+    with room(100), pytest.raises(DiskFull):
+        FileTarget(Settings(path=str(path)), ChannelTable(), Pool(1), START, b"{}")
+    assert not path.exists()
 
 
 def test_a_file_that_exists_is_not_overwritten(tmp_path: Path) -> None:

@@ -64,6 +64,8 @@ class FileTarget:
             self._writer.begin(start, dataflow)
         except RecordingFailed:
             self._writer.close()
+            if not settings.force:  # with it, the file may have been there before
+                os.unlink(path)  # there is nothing in it, and it would be in the way of the next attempt
             raise
         self._spans: list[dict[str, Span]] = []  # of each chunk in the file
         self.store = Store(pool, settings.compression, self._write)
