@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import msgspec
@@ -73,6 +74,22 @@ def test_a_tail_gives_whole_entries() -> None:
     assert list(tail.read()) == [("arm", message(1))]
     tail.close()
     assert not path.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not give back a part of a file")
+def test_what_was_read_takes_no_room_any_more() -> None:
+    tail = OrderTail()
+    path = Path(tail.directory) / "arm"
+    piece = message(1) * ((5 << 20) // len(message(1)))
+    with path.open("ab") as file:
+        file.write(BEGIN + piece)
+        file.flush()
+        assert list(tail.read()) == [("arm", BEGIN + piece)]
+        assert path.stat().st_blocks * 512 < 1 << 20
+        file.write(message(2))
+        file.flush()
+        assert list(tail.read()) == [("arm", message(2))]
+    tail.close()
 
 
 def test_a_folder_that_somebody_tidies_up_is_read_on() -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, Final
 
@@ -16,6 +18,18 @@ ORDER_TOPIC: Final = "dora/order/"  # in front of the id of the node
 ORDER_ENCODING: Final = "dora.order"
 
 
+_GIVEN_BACK_AT_ONCE: Final = 4 << 20  # bytes
+_PUNCH_HOLE_AND_KEEP_SIZE: Final = 3  # the mode of Linux's `fallocate`
+
+
+def _give_back(file: BinaryIO, begin: int, end: int) -> None:
+    """Free the room that a part of a file takes, where the system can: a recording may last for days."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        sizes = ctypes.c_longlong(begin), ctypes.c_longlong(end - begin)
+        libc.fallocate(file.fileno(), _PUNCH_HOLE_AND_KEEP_SIZE, *sizes)
+
+
 class OrderTail:
     """Reads what nodes write into a directory while a dataflow is recorded; ``close`` removes it.
 
@@ -26,6 +40,7 @@ class OrderTail:
         self.directory = make_folder("order")
         self._files: dict[str, BinaryIO] = {}
         self._rest: dict[str, bytes] = {}
+        self._given_back: dict[str, int] = {}  # bytes at the beginning of a file
 
     def read(self) -> Iterator[tuple[str, bytes]]:
         """Yield, by node, the entries that were written since the last time."""
@@ -37,8 +52,12 @@ class OrderTail:
             file = self._files.get(node_id)
             if file is None:
                 path = os.path.join(self.directory, node_id)
-                file = self._files[node_id] = open(path, "rb")  # noqa: SIM115 - as long as the recording
+                file = self._files[node_id] = open(path, "r+b")  # noqa: SIM115 - as long as the recording
             data = self._rest.pop(node_id, b"") + file.read()
+            begin, end = self._given_back.get(node_id, 0), file.tell()
+            if end - begin >= _GIVEN_BACK_AT_ONCE:
+                _give_back(file, begin, end)
+                self._given_back[node_id] = end
             size = whole(data)
             if size < len(data):
                 self._rest[node_id] = data[size:]
