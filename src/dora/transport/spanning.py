@@ -16,7 +16,8 @@ from dora.errors import SendError
 from dora.transport.board import TAPPED, WORDS, Board
 from dora.transport.interface import Engine, Loan, Receiver, Sender
 from dora.transport.memory import AlignedMemory, keep_large_blocks
-from dora.transport.remote import RemoteLinks, RemoteSender, flushes, sequence_of
+from dora.transport.remote import RemoteLinks, flushes, sequence_of
+from dora.transport.remote_sender import RemoteSender
 from dora.wire.control import InputConfig, NodeConfig, OutputConfig
 
 

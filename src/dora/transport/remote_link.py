@@ -1,0 +1,44 @@
+"""What crosses a link between machines besides messages, and what both of its ends need."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from struct import Struct
+from typing import Any, Final
+
+import zenoh
+
+LOOK_EVERY: Final = 0.2  # seconds
+CHANNEL_LENGTH: Final = 256  # messages between the network and the thread that takes them
+THREAD_PATIENCE: Final = 2.0  # seconds
+
+LABEL: Final = Struct("<QQQB")  # lane, number, sequence, whether it flushes
+PROBE: Final = Struct("<QQQQ")  # lane, its last number, the sequence of that, messages sent on the output
+PROGRESS: Final = Struct("<QQQQQBB")  # count, receiver, lane, arrived, taken, state, missing
+
+BLOCK: Final = zenoh.CongestionControl.BLOCK
+DROP: Final = zenoh.CongestionControl.DROP
+
+
+def nonce() -> int:
+    """Return a number that nothing else has, and that is not 0."""
+    return int.from_bytes(os.urandom(8), "little") or 1
+
+
+def start_thread(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:
+    """Start a thread that does not keep the interpreter from ending."""
+    thread = threading.Thread(target=target, args=args, name=name, daemon=True)
+    thread.start()
+    return thread
+
+
+def close_session(session: zenoh.Session) -> None:
+    """Close a session that may be closed already."""
+    if session.is_closed():
+        return
+    try:
+        session.close()  # type: ignore[no-untyped-call]  # a gap in its stubs
+    except zenoh.ZError:
+        pass  # the router does not answer: there is nobody to say goodbye to

@@ -1,0 +1,231 @@
+"""The receiving ends of a node's links from other machines, and the session that they share."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import zenoh
+
+from dora.errors import ConnectError
+from dora.transport.board import (
+    BEGUN,
+    CLOSED,
+    CONNECTED,
+    CONTROL,
+    DROPPED,
+    FIRST,
+    FLUSH,
+    RECEIVED,
+    SENT,
+    STATE,
+    WORDS,
+    Board,
+)
+from dora.transport.lane import Landing
+from dora.transport.mailbox import listen
+from dora.transport.memory import message_from_bytes
+from dora.transport.remote_link import (
+    CHANNEL_LENGTH,
+    DROP,
+    LABEL,
+    LOOK_EVERY,
+    PROBE,
+    PROGRESS,
+    THREAD_PATIENCE,
+    close_session,
+    nonce,
+    start_thread,
+)
+from dora.wire.control import InputConfig, NodeConfig, RemoteConfig
+from dora.wire.message import HEADER_SIZE, Message, MessageError
+
+_log = logging.getLogger("dora.transport")
+
+
+class House:
+    """The session in which this node listens for others, and the receivers that use it."""
+
+    def __init__(self, config: NodeConfig, remote: RemoteConfig) -> None:
+        """Open it; raises `ConnectError`."""
+        self.dataflow_id = config.dataflow_id
+        self.node_id = config.node_id
+        self.receivers: dict[str, RemoteReceiver] = {}  # by key
+        try:
+            self._session = listen(config.node_id, remote)
+        except (zenoh.ZError, KeyError) as error:
+            raise ConnectError(
+                f"node `{config.node_id}` cannot listen for other machines: {error}"
+            ) from error
+        self._subscriber: Any = None
+        self._thread: threading.Thread | None = None
+
+    def subscribe(self) -> None:
+        if self._subscriber is not None:
+            return
+        self._subscriber = self._session.declare_subscriber(
+            f"{self.dataflow_id}/to/{self.node_id}/**", zenoh.handlers.FifoChannel(CHANNEL_LENGTH)
+        )
+        self._thread = start_thread(f"dora {self.node_id} inputs", self._listen, self._subscriber.handler)
+
+    def _listen(self, samples: Iterable[zenoh.Sample]) -> None:
+        receivers = self.receivers
+        only = next(iter(receivers.values())) if len(receivers) == 1 else None
+        for sample in samples:
+            receiver = only or receivers.get(str(sample.key_expr))
+            if receiver is None:
+                continue
+            label, payload = sample.attachment, sample.payload
+            if label is not None and len(payload) >= HEADER_SIZE:
+                receiver.on_message(payload, label.to_bytes())
+            else:
+                receiver.on_probe(payload.to_bytes())
+
+    def put(self, key: str, data: bytes) -> None:
+        try:
+            self._session.put(
+                key, data, congestion_control=DROP, priority=zenoh.Priority.REAL_TIME, express=True
+            )
+        except zenoh.ZError:
+            pass  # the session is closed, or it is said again
+
+    def close(self) -> None:
+        close_session(self._session)
+        if self._thread is not None:
+            self._thread.join(THREAD_PATIENCE)
+
+
+class RemoteReceiver:
+    """The receiving end of one link, with its queue."""
+
+    def __init__(
+        self, house: House, item: InputConfig, arrived: Callable[[], None], board: Board, node_slot: int
+    ) -> None:
+        self._house = house
+        self._input_id = item.id
+        source = item.source.partition("/")[0]
+        self.key = f"{house.dataflow_id}/to/{house.node_id}/{item.id}"
+        self._progress_key = f"{house.dataflow_id}/from/{source}/{house.node_id}/{item.id}"
+        self._arrived = arrived
+        self._words = board.words
+        self._base = item.slot * WORDS
+        self._output = item.output_slot * WORDS
+        self._control = node_slot * WORDS + CONTROL
+        pressed = item.policy == "backpressure"
+        self._queue: deque[tuple[int, zenoh.ZBytes]] = deque(maxlen=None if pressed else item.queue_size)
+        self._half = max(1, item.queue_size // 2) if pressed else 0
+        self._taken = 0  # the sequence of the last message that was taken out of the queue
+        self._taken_told = 0
+        self._lock = threading.Lock()
+        self._landing = Landing()
+        self._id = nonce()
+        self._count = 0
+        self._closed = False
+        self.opened = threading.Event()
+        self._next_hello = 0.0
+        self._pause = LOOK_EVERY
+
+    def receive(self) -> Message | None:
+        queue = self._queue
+        while queue:
+            try:
+                sequence, payload = queue.popleft()
+            except IndexError:  # another thread was faster
+                break
+            if self._half:
+                self._taken = sequence
+                if sequence - self._taken_told >= self._half:
+                    self._tell()
+            data = payload.to_bytes()
+            try:
+                message = message_from_bytes(data)
+                message.validate(len(data))
+            except MessageError as error:
+                _log.warning("input `%s`: ignored what is not a message: %s", self._input_id, error)
+                continue
+            return message
+        if self._half and self._known() - self._taken_told >= self._half:
+            self._tell()  # what will never come was counted as lost
+        return None
+
+    def has_messages(self) -> bool:
+        return len(self._queue) > 0
+
+    def _known(self) -> int:
+        words, base = self._words, self._base
+        return words[base + FIRST] + words[base + RECEIVED] + words[base + DROPPED]
+
+    def on_message(self, payload: zenoh.ZBytes, label: bytes) -> None:
+        """Queue a message, if it is the next one."""
+        if len(label) != LABEL.size:
+            return
+        lane, number, sequence, flush = LABEL.unpack(label)
+        landing = self._landing
+        with self._lock:
+            if self._closed or not landing.takes(lane, number, len(payload)):
+                return
+            words = self._words
+            if sequence > words[self._output + SENT]:
+                words[self._output + SENT] = sequence
+            if flush:
+                words[self._output + FLUSH] = sequence
+                words[self._control] = time.monotonic_ns()
+            self._queue.append((sequence, payload))
+        self._arrived()
+        if landing.wants_to_tell():
+            self._tell()
+
+    def on_probe(self, data: bytes) -> None:
+        """Take in how far the sender has come, and answer."""
+        if len(data) != PROBE.size:
+            return
+        lane, last, last_sequence, sent = PROBE.unpack(data)
+        words = self._words
+        with self._lock:
+            if not self._closed and sent > words[self._output + SENT]:
+                words[self._output + SENT] = sent
+            if not self._closed and self._landing.open(lane, last):
+                # What was sent to a former process, or by one, does not come any more.
+                words[self._output + BEGUN] = last_sequence
+                self._taken = max(self._taken, last_sequence)
+                words[self._base + STATE] = CONNECTED
+                self.opened.set()
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell the sender how far its messages have come."""
+        with self._lock:
+            self._count += 1
+            known = max(self._taken, self._known())
+            self._taken_told = known
+            landing = self._landing
+            landing.told()
+            state = CLOSED if self._closed else CONNECTED
+            data = PROGRESS.pack(
+                self._count, self._id, landing.lane, landing.arrived, known, state, landing.missing
+            )
+            self._house.put(self._progress_key, data)
+
+    def look(self, now: float) -> None:
+        """Do what time demands: introduce this receiver, acknowledge the last messages."""
+        landing = self._landing
+        if not landing.lane:
+            if now >= self._next_hello:
+                self._next_hello = now + self._pause
+                self._pause = min(self._pause * 2, 2.0)
+                self._tell()
+        elif landing.has_news():
+            self._tell()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._closed:
+                return
+            self._closed = True
+            self._words[self._base + STATE] = CLOSED
+        self._queue.clear()
+        self._tell()
