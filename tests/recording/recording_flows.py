@@ -108,7 +108,8 @@ class Folder:
         return Recording(str(self.directory / name))
 
     def assert_nothing_left(self) -> None:
-        assert _runs(self.root) == [], "a run left its directory"
+        # Of a command that was killed, its guardian removes it.
+        until(lambda: _runs(self.root) == [], "the removal of a run's directory")
         for dataflow_id in os.listdir(self.directory / "out") if (self.directory / "out").exists() else []:
             short = dataflow_id.replace("-", "")[-12:]
             assert glob.glob(f"/dev/shm/*{short}*") == [], "a run left its shared memory"
