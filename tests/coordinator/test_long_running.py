@@ -132,7 +132,26 @@ def test_a_stop_while_it_is_being_built(system: System) -> None:
     wait_until(lambda: system.client.active(), "the start")
     system.dora("stop", "slow")
     start.communicate(timeout=20)
+    assert start.returncode == 1
     assert system.client.dataflow("slow").reason == "it was stopped before its nodes were started"
+
+
+def test_a_stop_while_its_nodes_are_starting(system: System) -> None:
+    system.dora("up")
+    file = system.dataflow("slow", a="import time\nprint('is there', flush=True)\ntime.sleep(600)")
+    start = subprocess.Popen(
+        [sys.executable, "-m", "dora", "start", file, "--detach"],
+        cwd=system.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_until(lambda: system.client.active(), "the start")
+    wait_until(lambda: "is there" in system.dora("logs", "slow"), "the node")
+    system.dora("stop", "slow")
+    told = start.communicate(timeout=20)[0]
+    assert "does not run: it was stopped before all of its nodes were ready" in told
+    assert start.returncode == 1
 
 
 def test_nodes_that_do_not_stop(system: System) -> None:

@@ -127,6 +127,8 @@ def _wait_for_start(client: Client, dataflow_id: str, sentence: str) -> int:
         raise
     if view.status == "failed":
         return report_end(view)
+    if view.status == "finished" and view.reason:
+        raise DoraError(f"dataflow {dataflow_id} does not run: {view.reason}")
     click.echo(sentence)
     return 0
 

@@ -152,8 +152,14 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
                 except OSError:
                     pass  # the log of the daemon is on the same full disk
 
+        ready = threading.Event()
+
+        def on_running() -> None:
+            ready.set()
+            reports.say(status="running")
+
         def on_daemon(daemon: Daemon) -> None:
-            daemon.on_running = lambda: reports.say(status="running")
+            daemon.on_running = on_running
             amender.set_daemon(daemon)
             if part is not None:
                 part.set_daemon(daemon)
@@ -173,7 +179,12 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
         result = run_observed(dataflow, options, tell, dataflow_id, on_daemon)
         if pump is not None:
             pump.close()
-        reports.say(status="finished" if result.ok else "failed", result=result)
+        early = result.ok and result.stopped and not ready.is_set()
+        reports.say(
+            status="finished" if result.ok else "failed",
+            result=result,
+            reason="it was stopped before all of its nodes were ready" if early else "",
+        )
     except (DoraError, msgspec.ValidationError) as error:
         if pump is not None:
             pump.close()
