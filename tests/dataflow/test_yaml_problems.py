@@ -52,7 +52,11 @@ NODE = "nodes:\n  - id: a\n    path: a.py\n    outputs: [x]\n"
         ("nodes: []\ndeploy: {«machin»: b}", "`deploy` has no field `machin`", "did you mean `machine`?"),
         ("nodes: []\ndeploy: {labels: «[gpu]»}", "expected a mapping of labels, found a list", "gpu"),
         ("nodes: []\ndeploy: {labels: {«g pu»: 1}}", "`g pu` cannot be a label", "letters"),
-        ("nodes: []\ndeploy: {distribute: «scp»}", "`distribute: scp` is not supported", "copies the files"),
+        (
+            "nodes: []\ndeploy: {distribute: «scp»}",
+            "`distribute: scp` is not supported",
+            "copies the files",
+        ),
         ("nodes: []\nstrict_types: «1»", "expected `true` or `false`", "write `true`"),
         ("nodes: []\ntype_rules: «{from: a, to: b}»", "expected a list of type rules", ""),
         ("nodes: []\ntype_rules: [{«form»: a, to: b}]", "a type rule has no field `form`", "`from`?"),
