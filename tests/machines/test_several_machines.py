@@ -238,6 +238,46 @@ def test_a_cut_loses_nothing_under_back_pressure(system: Spread, seconds: float)
     assert "machine `right` answers again, after" in logs
 
 
+@pytest.mark.parametrize("seconds", [0.0, 4.0])
+def test_large_and_small_messages_keep_their_order(system: Spread, seconds: float) -> None:
+    mixed = """
+        import random, time
+        import pyarrow as pa
+        from dora import Node
+
+        node = Node()
+        random.seed(1)
+        for number in range(6000):
+            size = random.choice([1, 1, 1, 1, 1, 1, 200, 20_000])
+            node.send_output("out", pa.array([number] * size))
+            time.sleep(random.choice([0.0, 0.0, 0.0003, 0.001]))
+    """
+    document = counting(0, 0.0, 0, "queue_size: 40, queue_policy: backpressure", "in_order.py")
+    in_order = """
+        from dora import Node
+
+        expected = 0
+        for event in Node():
+            if event["type"] == "INPUT":
+                assert event["value"][0].as_py() == expected
+                expected += 1
+                if expected == 500:
+                    print("many so far", flush=True)
+        print("in order:", expected)
+    """
+    system.write(
+        {"mixed.py": mixed, "in_order.py": in_order, "mixed.yml": document.replace("count.py", "mixed.py")}
+    )
+    dataflow = system.start("mixed.yml")
+    if seconds:
+        system.wait_for_log(dataflow, "many so far")
+        system.hosts["right"].cut()
+        time.sleep(seconds)
+        system.hosts["right"].restore()
+    system.wait_for(dataflow, "Finished")
+    assert "in order: 6000" in system.wait_for_log(dataflow, "in order")
+
+
 def test_credit_that_a_cut_takes_away_comes_back(system: Spread) -> None:
     system.write(
         {

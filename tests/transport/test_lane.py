@@ -156,3 +156,31 @@ def test_every_message_arrives_once_and_in_order(steps: list[str], capacity: int
     assert len(network.taken) == network.sent - network.lane.dropped
     if capacity is None:
         assert network.taken == list(range(1, network.sent + 1))
+
+
+def test_what_has_overtaken_others_is_taken_after_them() -> None:
+    landing = Landing()
+    landing.open(LANE, 0)
+    assert not landing.takes(LANE, 3, 1)
+    landing.keep(LANE, 3, "third")
+    assert not landing.takes(LANE, 2, 1)
+    landing.keep(LANE, 2, "second")
+    assert landing.follower() is None
+    assert landing.takes(LANE, 1, 1)
+    for number, message in ((2, "second"), (3, "third")):
+        assert landing.follower() == message
+        assert landing.takes(LANE, number, 1)
+    assert landing.follower() is None
+    assert not landing.missing
+
+
+def test_what_was_kept_of_one_lane_is_nothing_of_the_next() -> None:
+    landing = Landing()
+    landing.open(LANE, 0)
+    landing.keep(LANE, 2, "of the first")
+    landing.open(LANE + 1, 1)
+    assert landing.follower() is None
+    landing.keep(LANE, 2, "late")
+    landing.keep(LANE + 1, 1, "known")
+    assert landing.follower() is None
+    assert landing.arrived == 1

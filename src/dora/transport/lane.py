@@ -4,7 +4,7 @@ A network can be slow, or cut for a minute. So a sender lets only so much fly (t
 been acknowledged; what comes meanwhile waits in the sender's process, under the contract of the link: under
 ``drop_oldest`` the newest ``queue_size`` messages. What flies is kept until it is acknowledged, so that it
 can be sent again after a cut. Messages are numbered as they take off; a receiver takes them in this order
-only, and each once.
+only, and each once. There are two ways to it (`dora.transport.quick`): one that comes too early is kept.
 """
 
 from __future__ import annotations
@@ -102,12 +102,14 @@ class Landing:
         self.missing = False  # something was lost on the way
         self._told = 0
         self._bytes = 0
+        self._early: dict[int, Any] = {}  # by number
 
     def open(self, lane: int, last: int) -> bool:
         """Note that a lane says what its last number is. True: it is a new one, which begins here."""
         if lane != self.lane:
             self.lane, self.arrived, self._told, self._bytes = lane, last, last, 0
             self.missing = False
+            self._early.clear()
             return True
         self.missing = self.arrived < last
         return False
@@ -122,6 +124,15 @@ class Landing:
         self.missing = False
         self._bytes += size
         return True
+
+    def keep(self, lane: int, number: int, message: Any) -> None:
+        """Keep a message that was not taken, if it is one that has overtaken others."""
+        if lane == self.lane and number > self.arrived:
+            self._early[number] = message
+
+    def follower(self) -> Any | None:
+        """Return the message that is the next one now, if it was kept; it is still to be taken."""
+        return self._early.pop(self.arrived + 1, None) if self._early else None
 
     def wants_to_tell(self) -> bool:
         """Tell whether the sender should hear now how far its messages have come."""

@@ -89,6 +89,7 @@ def _open(remote: RemoteConfig, **options: Any) -> zenoh.Session:
             mode="peer",
             transport__auth__usrpwd__user=USER,
             transport__auth__usrpwd__password=remote.secret,
+            transport__unicast__qos__enabled=False,  # it would exclude low latency
             transport__link__tx__lease=_LEASE_MS,
             transport__link__tx__queue__size__data=_BATCHES,
             transport__link__rx__buffer_size=_READ_BUFFER,
@@ -113,16 +114,18 @@ def listen(node_id: str, remote: RemoteConfig) -> zenoh.Session:
     return _open(
         remote,
         listen__endpoints=[remote.listen[node_id]],
+        transport__unicast__lowlatency=True,  # for those who connect with it
         transport__auth__usrpwd__dictionary_file=remote.passwords,
         transport__unicast__accept_pending=_MOST_STRANGERS,
         transport__unicast__accept_timeout=_STRANGER_PATIENCE_MS,
     )
 
 
-def reach(node_ids: set[str], remote: RemoteConfig) -> zenoh.Session:
+def reach(node_ids: set[str], remote: RemoteConfig, *, quickly: bool = False) -> zenoh.Session:
     """Connect to nodes of other machines; raises ``zenoh.ZError``.
 
-    Returns at once: the connections come, and come again, by themselves.
+    Returns at once: the connections come, and come again, by themselves. ``quickly``: with the transport
+    for low latency, see `dora.transport.quick`.
     """
     return _open(
         remote,
@@ -130,5 +133,6 @@ def reach(node_ids: set[str], remote: RemoteConfig) -> zenoh.Session:
         connect__endpoints=[remote.reach[node_id] for node_id in sorted(node_ids)],
         connect__timeout_ms=-1,
         connect__exit_on_failure=False,
+        transport__unicast__lowlatency=quickly,
         connect__retry=_RETRY,
     )

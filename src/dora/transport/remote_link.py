@@ -16,7 +16,9 @@ THREAD_PATIENCE: Final = 2.0  # seconds
 
 LABEL: Final = Struct("<QQQB")  # lane, number, sequence, whether it flushes
 PROBE: Final = Struct("<QQQQ")  # lane, its last number, the sequence of that, messages sent on the output
-PROGRESS: Final = Struct("<QQQQQBB")  # count, receiver, lane, arrived, taken, state, missing
+QUESTION: Final = Struct("<Q")  # any number, on the quick way
+# Count, receiver, lane, arrived, taken, the last question that was heard, state, missing.
+PROGRESS: Final = Struct("<QQQQQQBB")
 
 BLOCK: Final = zenoh.CongestionControl.BLOCK
 DROP: Final = zenoh.CongestionControl.DROP

@@ -36,6 +36,7 @@ from dora.transport.remote_link import (
     LOOK_EVERY,
     PROBE,
     PROGRESS,
+    QUESTION,
     THREAD_PATIENCE,
     close_session,
     nonce,
@@ -87,9 +88,7 @@ class House:
 
     def put(self, key: str, data: bytes) -> None:
         try:
-            self._session.put(
-                key, data, congestion_control=DROP, priority=zenoh.Priority.REAL_TIME, express=True
-            )
+            self._session.put(key, data, congestion_control=DROP, express=True)
         except zenoh.ZError:
             pass  # the session is closed, or it is said again
 
@@ -122,6 +121,7 @@ class RemoteReceiver:
         self._taken_told = 0
         self._lock = threading.Lock()
         self._landing = Landing()
+        self._question = 0  # the last one that was heard
         self._id = nonce()
         self._count = 0
         self._closed = False
@@ -166,21 +166,34 @@ class RemoteReceiver:
         lane, number, sequence, flush = LABEL.unpack(label)
         landing = self._landing
         with self._lock:
-            if self._closed or not landing.takes(lane, number, len(payload)):
+            if self._closed:
                 return
-            words = self._words
-            if sequence > words[self._output + SENT]:
-                words[self._output + SENT] = sequence
-            if flush:
-                words[self._output + FLUSH] = sequence
-                words[self._control] = time.monotonic_ns()
-            self._queue.append((sequence, payload))
+            if not landing.takes(lane, number, len(payload)):
+                landing.keep(lane, number, (sequence, flush, payload))
+                return
+            self._queue_up(sequence, flush, payload)
+            while (kept := landing.follower()) is not None:
+                landing.takes(lane, landing.arrived + 1, len(kept[2]))
+                self._queue_up(*kept)
         self._arrived()
         if landing.wants_to_tell():
             self._tell()
 
+    def _queue_up(self, sequence: int, flush: int, payload: zenoh.ZBytes) -> None:
+        words = self._words
+        if sequence > words[self._output + SENT]:
+            words[self._output + SENT] = sequence
+        if flush:
+            words[self._output + FLUSH] = sequence
+            words[self._control] = time.monotonic_ns()
+        self._queue.append((sequence, payload))
+
     def on_probe(self, data: bytes) -> None:
-        """Take in how far the sender has come, and answer."""
+        """Take in how far the sender has come, or which question it asks, and answer."""
+        if len(data) == QUESTION.size:
+            (self._question,) = QUESTION.unpack(data)
+            self._tell()
+            return
         if len(data) != PROBE.size:
             return
         lane, last, last_sequence, sent = PROBE.unpack(data)
@@ -206,7 +219,14 @@ class RemoteReceiver:
             landing.told()
             state = CLOSED if self._closed else CONNECTED
             data = PROGRESS.pack(
-                self._count, self._id, landing.lane, landing.arrived, known, state, landing.missing
+                self._count,
+                self._id,
+                landing.lane,
+                landing.arrived,
+                known,
+                self._question,
+                state,
+                landing.missing,
             )
             self._house.put(self._progress_key, data)
 

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterable
+from functools import partial
 from typing import Any, Final
 
 import zenoh
@@ -15,6 +16,7 @@ from dora.transport.board import CLOSED, CONNECTED, CREDIT_WAITING, RECEIVED, SE
 from dora.transport.doorbell import Bell
 from dora.transport.lane import Entry, Lane
 from dora.transport.mailbox import reach
+from dora.transport.quick import QuickWay
 from dora.transport.remote_link import (
     BLOCK,
     CHANNEL_LENGTH,
@@ -52,6 +54,7 @@ class Gate:
         }
         try:
             self._session = reach(consumers, remote)
+            self._quick_session = reach(consumers, remote, quickly=True)
         except (zenoh.ZError, KeyError) as error:
             raise ConnectError(f"nodes of other machines cannot be reached: {error}") from error
         self._prefix = f"{self.dataflow_id}/from/{self.node_id}/"
@@ -88,13 +91,18 @@ class Gate:
         It discards what nobody seems to subscribe to, and for a moment after the first message nobody seems
         to: see `RemoteSender._launch`.
         """
+        return _publisher(self._session, key, express=express)
+
+    def quick_publisher(self, key: zenoh.KeyExpr) -> zenoh.Publisher:
+        """As `publisher`, for the quick way."""
+        return _publisher(self._quick_session, key, express=True)
+
+    def ask(self, key: zenoh.KeyExpr, question: bytes) -> None:
+        """Send a question on the quick way; it may get lost."""
         try:
-            made: zenoh.Publisher = self._session.declare_publisher(
-                key, congestion_control=BLOCK, express=express
-            )
-        except zenoh.ZError as error:
-            raise TransportError(f"Zenoh cannot set up {key}: {error}") from error
-        return made
+            self._quick_session.put(key, question, congestion_control=DROP)
+        except zenoh.ZError:
+            pass  # the session is being closed
 
     def put(
         self,
@@ -109,9 +117,18 @@ class Gate:
             raise TransportError(f"Zenoh cannot send: {error}") from error
 
     def close(self) -> None:
+        close_session(self._quick_session)
         close_session(self._session)
         if self._thread is not None:
             self._thread.join(THREAD_PATIENCE)
+
+
+def _publisher(session: zenoh.Session, key: zenoh.KeyExpr, *, express: bool) -> zenoh.Publisher:
+    try:
+        made: zenoh.Publisher = session.declare_publisher(key, congestion_control=BLOCK, express=express)
+    except zenoh.ZError as error:
+        raise TransportError(f"Zenoh cannot set up {key}: {error}") from error
+    return made
 
 
 class RemoteSender:
@@ -119,9 +136,12 @@ class RemoteSender:
 
     def __init__(self, gate: Gate, output: OutputConfig, link: LinkConfig, board: Board) -> None:
         self.link = link
-        self._key = gate.declare(f"{gate.dataflow_id}/to/{link.consumer}")
+        key = zenoh.KeyExpr(f"{gate.dataflow_id}/to/{link.consumer}")
+        self._key = gate.declare(str(key))
         self._alone = gate.publisher(self._key, express=True)
         self._among_others = gate.publisher(self._key, express=False)
+        self._quickly = gate.quick_publisher(key)
+        self._quick = QuickWay(partial(gate.ask, key))
         self._proven = False  # a message of this lane has come through
         self._name = f"{gate.node_id}/{output.id} -> {link.consumer}"
         self._gate = gate
@@ -166,14 +186,16 @@ class RemoteSender:
             self._lane.put(sequence, (payload, flush), size)
 
     def _launch(self, entry: Entry) -> None:
-        number, sequence, (payload, flush), _ = entry
+        number, sequence, (payload, flush), size = entry
         label = LABEL.pack(self._lane_id, number, sequence, flush)
-        if not self._proven:
+        now = time.monotonic_ns()
+        alone = now - self._launched > _APART_NS
+        self._launched = now
+        quick = self._quick.takes(number, size, alone=alone)
+        if not self._proven and not quick:
             self._gate.put(self._key, payload, label, BLOCK)
             return
-        now = time.monotonic_ns()
-        publisher = self._alone if now - self._launched > _APART_NS else self._among_others
-        self._launched = now
+        publisher = self._quickly if quick else self._alone if alone else self._among_others
         try:
             publisher.put(payload, attachment=label)
         except zenoh.ZError as error:
@@ -187,7 +209,7 @@ class RemoteSender:
 
     def on_progress(self, data: bytes) -> None:
         """Take what the receiver tells."""
-        count, receiver, lane, arrived, taken, state, missing = PROGRESS.unpack(data)
+        count, receiver, lane, arrived, taken, answered, state, missing = PROGRESS.unpack(data)
         words, base = self._words, self._base
         with self._lock:
             now = time.monotonic()
@@ -198,6 +220,7 @@ class RemoteSender:
                 if self._receiver:
                     self._lane.begin_anew()
                     self._proven = False
+                    self._quick.close()
                 self._receiver = receiver
             if state == CLOSED:
                 words[base + STATE] = CLOSED
@@ -208,9 +231,11 @@ class RemoteSender:
                     words[base + STATE] = CONNECTED
                     self._lane.open = True
                 self._proven = self._proven or arrived > 0
+                self._quick.on_progress(arrived, answered)
                 self._lane.acknowledge(arrived)
                 if missing and now - self._repeated > LOOK_EVERY:
                     self._repeated = now
+                    self._quick.close()
                     self._lane.repeat()
             else:  # a receiver that does not know this lane yet
                 self.probe()
