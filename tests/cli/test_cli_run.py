@@ -205,7 +205,7 @@ def test_variables_from_the_command_line_reach_nodes():
 
 def test_stop_after():
     write(dataflow__yml=TICKING, only__py=WAITER)
-    done = run("run", "dataflow.yml", "--stop-after", "300ms", "--log-format=compact")
+    done = run("run", "dataflow.yml", "--stop-after", "2s", "--log-format=compact")
     assert (done.returncode, done.stderr) == (0, "")
     assert "only: event STOP MANUAL" in done.stdout
 
