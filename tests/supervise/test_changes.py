@@ -48,6 +48,12 @@ def test_a_node_is_stopped_and_its_consumers_are_told_after_its_end() -> None:
     assert answers(run.ask("a", "stop")) == [Done(running=False)]
 
 
+@pytest.mark.parametrize("what", ["stop", "restart", "remove"])
+def test_an_unknown_node_is_answered_with_those_there_are(what: str) -> None:
+    commands = started(A, B).ask("nope", what)
+    assert reason(commands) == "this dataflow has no node `nope`; its nodes are `a` and `b`"
+
+
 def test_a_stopped_node_is_not_restarted_whatever_its_policy() -> None:
     run = started(node("a", outputs=("x",), restart=RestartOptions("always")), B)
     run.ask("a", "stop")

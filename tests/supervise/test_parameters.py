@@ -106,7 +106,7 @@ def test_a_dynamic_node_finds_what_was_set_before_it_came() -> None:
     ("event", "reason"),
     [
         (on.ParametersAsked(7, "othre"), "this dataflow has no node `othre`; did you mean `other`?"),
-        (on.ParameterSet(7, "b", "x", 1), "this dataflow has no node `b`"),
+        (on.ParameterSet(7, "b", "x", 1), "this dataflow has no node `b`; its nodes are `a` and `other`"),
         (on.ParameterDeleted(7, "a", "gian"), "node `a` has no parameter `gian`; did you mean `gain`?"),
         (on.ParameterSet(7, "a", " ", 1), "the key of a parameter is empty"),
         (on.ParameterSet(7, "a", "ä" * 129, 1), "the key of a parameter has 258 bytes, more than 256"),

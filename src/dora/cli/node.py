@@ -85,15 +85,14 @@ def _row(item: NodeGlance) -> list[str]:
 @style_option
 def info(name: str, dataflow: str | None, style: str) -> None:
     """Show what a node is, whom it listens to and feeds, and what it takes of the machine."""
-    from dora.dataflow.report import did_you_mean
+    from dora.dataflow.report import no_node
     from dora.inspection.overview import Overviews
 
     with Overviews([find_run(dataflow)]) as overviews:
         for item in overviews.dataflows:
             known = [view.id for view in item.inspection.nodes]
             if name not in known:
-                hint = did_you_mean(name, known) or f"its nodes are {', '.join(known)}"
-                raise DoraError(f"this dataflow has no node `{name}`; {hint}")
+                raise DoraError(no_node(name, known))
         overviews.watch(MEASURED_OVER)
         refreshed = overviews.refresh()
     if not refreshed:

@@ -15,7 +15,7 @@ from dora.daemon.connections import Connection
 from dora.daemon.orders import Orders
 from dora.dataflow.links import SPARE_RECEIVERS, Place, Plan, text_outputs
 from dora.dataflow.model import Dataflow
-from dora.dataflow.report import did_you_mean
+from dora.dataflow.report import no_node
 from dora.supervise.node_state import NodeState
 from dora.supervise.run_state import RunState
 from dora.wire.control import SendFor, SentFor
@@ -185,8 +185,7 @@ class Guests:
         node_id = request.node_id
         node = self._state.nodes.get(node_id)
         if node is None:
-            hint = did_you_mean(node_id, self._state.nodes)
-            return Declined(f"this dataflow has no node `{node_id}`" + (f"; {hint}" if hint else ""))
+            return Declined(no_node(node_id, self._state.nodes))
         if node.machine:
             return Declined(f"node `{node_id}` is on machine `{node.machine}`; publish there")
         member = self._members.get(node_id)

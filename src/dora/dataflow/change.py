@@ -28,7 +28,7 @@ from dora.dataflow.model import (
     QueuePolicy,
 )
 from dora.dataflow.older import modernise
-from dora.dataflow.report import Origin, Report, Span, did_you_mean, listed
+from dora.dataflow.report import Origin, Report, Span, did_you_mean, listed, no_node
 from dora.errors import DataflowError, DoraError, Problem
 
 RUNNING = "<the running dataflow>"
@@ -237,9 +237,7 @@ def find_node(dataflow: Dataflow, node_id: str) -> Node:
     for node in dataflow.nodes:
         if node.id == node_id:
             return node
-    ids = [node.id for node in dataflow.nodes]
-    hint = did_you_mean(node_id, ids) or f"its nodes are {listed(ids)}"
-    raise DoraError(f"this dataflow has no node `{node_id}`; {hint}")
+    raise DoraError(no_node(node_id, (node.id for node in dataflow.nodes)))
 
 
 # --------------------------------------------------------------------------- the document

@@ -169,6 +169,13 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str:
     return f"did you mean `{found}`?" if found else ""
 
 
+def no_node(node_id: str, known: Iterable[str]) -> str:
+    """Return the message for a node that a dataflow does not have, with the one that was meant or all."""
+    ids = list(known)
+    hint = did_you_mean(node_id, ids) or (f"its nodes are {listed(ids)}" if ids else "")
+    return f"this dataflow has no node `{node_id}`" + (f"; {hint}" if hint else "")
+
+
 def listed(names: Iterable[str]) -> str:
     """Return names for a sentence: ```a`, `b` and `c```."""
     quoted = [f"`{name}`" for name in names]

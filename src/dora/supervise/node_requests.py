@@ -12,7 +12,7 @@ from __future__ import annotations
 import signal
 
 from dora.dataflow.model import Dataflow
-from dora.dataflow.report import did_you_mean
+from dora.dataflow.report import no_node
 from dora.supervise import commands as do
 from dora.supervise import events as on
 from dora.supervise.endings import Endings
@@ -50,8 +50,7 @@ class NodeRequests(Endings):
         """Stop, restart or remove a node."""
         node = self.nodes.get(event.node_id)
         if node is None:
-            hint = did_you_mean(event.node_id, self.nodes)
-            reason = f"this dataflow has no node `{event.node_id}`" + (f"; {hint}" if hint else "")
+            reason = no_node(event.node_id, self.nodes)
         else:
             reason = self._cannot_change() or self._why_not(node, event.what)
         if node is None or reason:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from dora.dataflow.parameters import key_fault, value_fault
-from dora.dataflow.report import did_you_mean
+from dora.dataflow.report import did_you_mean, no_node
 from dora.supervise import commands as do
 from dora.supervise import events as on
 from dora.supervise.node_state import NodeState
@@ -28,8 +28,7 @@ class ParameterRules(RunState):
     def _answer(self, event: on.ParametersAsked | on.ParameterSet | on.ParameterDeleted) -> Answer:
         node = self.nodes.get(event.node_id)
         if node is None:
-            hint = did_you_mean(event.node_id, self.nodes)
-            return Declined(f"this dataflow has no node `{event.node_id}`" + (f"; {hint}" if hint else ""))
+            return Declined(no_node(event.node_id, self.nodes))
         if node.machine:
             return Declined(f"node `{event.node_id}` is on machine `{node.machine}`; ask there")
         match event:
