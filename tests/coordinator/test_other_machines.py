@@ -13,7 +13,17 @@ import pytest
 
 from dora._version import __version__
 from dora.coordinator.fleet import DaemonLink
-from dora.coordinator.protocol import Changed, Hello, Logged, RunReport, RunSpec, Stop, ToDaemon
+from dora.coordinator.gathered import GatheredLogs
+from dora.coordinator.protocol import (
+    Changed,
+    DataflowView,
+    Hello,
+    Logged,
+    RunReport,
+    RunSpec,
+    Stop,
+    ToDaemon,
+)
 from dora.coordinator.rules import Refusal
 from dora.coordinator.service import Coordinator
 from dora.coordinator.store import Store
@@ -71,6 +81,50 @@ def test_the_files_of_gathered_logs_are_closed_with_their_dataflow(data_folder: 
             assert not (data_folder / "nobody's").exists()
 
     asyncio.run(gather())
+
+
+def test_gathered_logs_go_with_the_record_of_their_dataflow(
+    data_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run(coordinator: Coordinator, link: DaemonLink, end: bool = True) -> Path:
+        view = coordinator.start(
+            RunSpec(name="", dataflow={**SPEC.dataflow, "working_dir": str(data_folder)})
+        )
+        coordinator.take(link, Logged(view.uuid, [LogEntry(0, "info", "a", "hello")]))
+        if end:
+            coordinator.take(link, Changed(RunReport(view.uuid, "finished")))
+        return Path(view.log_directory)
+
+    async def remove() -> None:
+        async with coordinating(data_folder) as coordinator:
+            link = join(coordinator, "far", lambda _: None)
+            gone, kept = run(coordinator, link), run(coordinator, link)
+            running = run(coordinator, link, end=False)
+            own = data_folder / "out" / gone.name / "log_a.jsonl"  # as a daemon in this folder writes it
+            own.parent.mkdir(parents=True)
+            own.touch()
+            (kept / "tour.mcap").touch()  # a recording that the dashboard has made
+            assert len(coordinator.clean()) == 2
+            assert not gone.exists()
+            assert [path.name for path in kept.iterdir()] == ["tour.mcap"]
+            assert (running / "log_a.jsonl").exists()
+            assert own.exists()
+
+            monkeypatch.setattr("dora.coordinator.store.MAX_ENDED", 1)
+            oldest, latest = run(coordinator, link), run(coordinator, link)
+            assert (oldest.exists(), latest.exists()) == (False, True)
+
+    asyncio.run(remove())
+
+
+def test_only_folders_with_the_name_of_a_dataflow_are_removed(data_folder: Path) -> None:
+    logs = GatheredLogs(lambda _: {})
+    victim = data_folder / "log_a.jsonl"
+    victim.touch()
+    (data_folder / "gathered").mkdir()
+    directory = logs.directory("..")
+    logs.remove(DataflowView(uuid="..", name="", status="finished", nodes=[], log_directory=directory))
+    assert victim.exists()
 
 
 def test_a_machine_that_is_away_cannot_be_told_to_stop(data_folder: Path) -> None:

@@ -86,7 +86,7 @@ def _is_wanted(view: DataflowView, status: str | None, name: str | None) -> bool
 def clean(style: str, quiet: bool, client: Client) -> None:
     """Remove the records of ended dataflows.
 
-    Their log files stay.
+    Their log files stay, but for copies that the coordinator has gathered from other machines.
     """
     removed = client.clean()
     if not removed:

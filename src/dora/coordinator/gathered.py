@@ -1,17 +1,25 @@
 """The logs of dataflows that run on other machines, gathered in the coordinator's data folder.
 
 They are written as a machine writes those of its own nodes, so `dora logs` reads both the same way. The
-machines keep theirs too.
+machines keep theirs too. They go with the record of their dataflow.
 """
 
 from __future__ import annotations
 
+import logging
+import os
+import re
 from collections.abc import Callable, Container, Iterable, Mapping
 
 from dora.coordinator.places import data_folder
+from dora.coordinator.protocol import DataflowView
 from dora.dataflow.model import LogOptions
 from dora.logs.entry import LogEntry
 from dora.logs.files import LogFiles
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+log = logging.getLogger("dora.coordinator")
 
 
 class GatheredLogs:
@@ -22,8 +30,8 @@ class GatheredLogs:
         self._files: dict[str, tuple[Mapping[str, LogOptions], LogFiles]] = {}
 
     def directory(self, dataflow_id: str) -> str:
-        """Return where the log files of a dataflow are."""
-        return f"{data_folder()}/out/{dataflow_id}"
+        """Return where the log files of a dataflow are; what a daemon writes is in ``out``, not here."""
+        return f"{data_folder()}/gathered/{dataflow_id}"
 
     def write(self, dataflow_id: str, entries: Iterable[LogEntry]) -> None:
         """Append entries of nodes of this dataflow, or of a daemon; others are nobody's."""
@@ -44,3 +52,24 @@ class GatheredLogs:
         """Close the files of all other dataflows."""
         for dataflow_id in [each for each in self._files if each not in active]:
             self.forget(dataflow_id)
+
+    def remove(self, view: DataflowView) -> None:
+        """Remove the log files of a dataflow whose record goes, if they were gathered here.
+
+        Their folder goes too, unless something else is in it. Trouble with the disk is only logged.
+        """
+        directory = self.directory(view.uuid)
+        if view.log_directory != directory or not _UUID.fullmatch(view.uuid):
+            return
+        self.forget(view.uuid)
+        try:
+            names = os.listdir(directory)
+            logs = [name for name in names if name.startswith("log_") and name.endswith(".jsonl")]
+            for name in logs:
+                os.unlink(f"{directory}/{name}")
+            if len(logs) == len(names):
+                os.rmdir(directory)
+        except FileNotFoundError:
+            pass  # nothing was logged
+        except OSError as error:
+            log.warning("the logs in %s cannot be removed: %s", directory, error.strerror)

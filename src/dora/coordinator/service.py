@@ -72,6 +72,7 @@ class Coordinator:
         self._exit = exit
         self.fleet = Fleet(store, self._on_change)
         self._gathered = GatheredLogs(self._log_options)
+        store.on_remove = self._gathered.remove
         self._changed = asyncio.Condition()
         self._usages = Usages()
         self._surveys = Surveys()
@@ -300,7 +301,7 @@ class Coordinator:
         return view.uuid, self.start(self._store.spec(view.uuid))
 
     def clean(self) -> list[DataflowView]:
-        """Remove the records of ended dataflows and return them."""
+        """Remove the records of ended dataflows, with the logs that were gathered here, and return them."""
         removed = self._store.remove_ended()
         self._notify()
         return removed

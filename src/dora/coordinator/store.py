@@ -13,7 +13,7 @@ import errno
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -53,6 +53,7 @@ class Store:
         """Open the file, made if necessary; raises `DoraError`."""
         self.path = path
         self.fault = ""  # why something is not written yet
+        self.on_remove: Callable[[DataflowView], None] = lambda _: None  # called with each record that goes
         self._views: dict[str, DataflowView] = {}  # without results, the oldest first
         self._active: dict[str, dict[str, str]] = {}  # dataflow → machine → the daemon that has it
         self._unwritten: dict[str, tuple[RunReport, dict[str, str]]] = {}  # dataflow → report, daemons
@@ -196,8 +197,9 @@ class Store:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
         for dataflow_id in dataflow_ids:
-            del self._views[dataflow_id]
+            view = self._views.pop(dataflow_id)
             self._unwritten.pop(dataflow_id, None)
+            self.on_remove(view)
 
     def views(self) -> list[DataflowView]:
         """Return all records without results, the oldest first."""
