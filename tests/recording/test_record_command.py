@@ -237,7 +237,8 @@ def test_outputs_that_come_later_are_recorded_too(folder: Folder) -> None:
     folder.run()
     recorder = folder.attach("-o", "a.mcap")
     sent = folder.directory / "sent"
-    folder.program("more.py", CAMERA + "            if count == 20:\n                open('sent', 'w').close()\n")
+    tell = "            if count == 20:\n                open('sent', 'w').close()\n"
+    folder.program("more.py", CAMERA + tell)
     (folder.directory / "more.yml").write_text(
         "id: more\npath: more.py\ninputs: {tick: dora/timer/millis/10}\noutputs: [image, spare]\n"
     )
