@@ -1,9 +1,9 @@
 """One output under a tap, and how to look at a flood without slowing it down.
 
-Whatever waits in a tap is memory that the sender cannot use again meanwhile. With small messages nobody
-notices. But a sender of large ones lives on using the same few again and again while they are in its cache;
-one or two more of them cost it some ten percent, however seldom somebody looks. So there is a tap on floods
-for a tenth of the time only. In that time everything is as always: neighbours are seen as neighbours, and
+Whatever waits in a tap is memory that the sender cannot use again meanwhile. A sender of large messages
+lives on using the same few again and again while they are in its cache; one or two more of them cost it some
+ten percent, however seldom somebody looks. Of many thousand small ones a second, each costs its sender
+another receiver, a third of the rate. So there is a tap on floods for a tenth of the time only. In that time everything is as always: neighbours are seen as neighbours, and
 numbers and times of sending tell how often messages come.
 """
 
@@ -21,7 +21,8 @@ from dora.wire.message import Message
 
 # What may wait in a tap: with 16 messages of 1 MiB, the sender would be a quarter slower.
 _WAITING_BYTES: Final = 2 << 20
-_FLOOD: Final = (200, 500_000_000)  # messages and bytes a second, both
+_FLOOD_OF_BYTES: Final = (200, 500_000_000)  # messages and bytes a second, both
+_FLOOD_OF_MESSAGES: Final = 5_000  # a second
 _NEAR_NS: Final = 30_000_000  # how long a flood is looked at
 _AWAY_NS: Final = 270_000_000  # and how long it is left alone then
 _JUDGE_NS: Final = 500_000_000  # how long others are looked at until it is judged whether they are a flood
@@ -83,7 +84,8 @@ class Watched:
         before, self._judged = self._judged, self._reading()
         seconds = (self._judged[0] - before[0]) / 1e9
         messages, size = (self._judged[1] - before[1]) / seconds, (self._judged[2] - before[2]) / seconds
-        if messages > _FLOOD[0] and size > _FLOOD[1]:
+        large = messages > _FLOOD_OF_BYTES[0] and size > _FLOOD_OF_BYTES[1]
+        if large or messages > _FLOOD_OF_MESSAGES:
             tap, self._tap = self._tap, None
             self._engine.end(tap)
             self._judge_at = now + _AWAY_NS
