@@ -1,10 +1,11 @@
 """One output under a tap, and how to look at a flood without slowing it down.
 
 Whatever waits in a tap is memory that the sender cannot use again meanwhile. A sender of large messages
-lives on using the same few again and again while they are in its cache; one or two more of them cost it some
-ten percent, however seldom somebody looks. Of many thousand small ones a second, each costs its sender
-another receiver, a third of the rate. So there is a tap on floods for a tenth of the time only. In that time everything is as always: neighbours are seen as neighbours, and
-numbers and times of sending tell how often messages come.
+lives on using the same few again and again while they are in its cache; one or two more of them cost it
+some ten percent, however seldom somebody looks. Of many thousand small ones a second, each costs its
+sender another receiver, a third of the rate. So there is a tap on floods for a tenth of the time only. In
+that time everything is as always: neighbours are seen as neighbours, and numbers and times of sending tell
+how often messages come.
 """
 
 from __future__ import annotations
