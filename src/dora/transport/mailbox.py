@@ -33,6 +33,13 @@ _STRANGER_PATIENCE_MS: Final = 3000
 # With room for one message of 1 MiB; two, Zenoh's default, let a large message wait at every turn.
 _BATCHES: Final = 16
 _READ_BUFFER: Final = 1 << 20  # bytes
+# How long a part of a message (64 KiB) waits for room on a connection until Zenoh gives the message up, and
+# how long all parts of one together. Who waits holds what Zenoh needs to replace a broken connection: with
+# no bound, a link that was cut amid large messages would never come back. The lane sends again what was
+# given up.
+_GIVES_UP: Final = "transport__link__tx__queue__congestion_control__drop"
+_PATIENCE_US: Final = 2_000_000
+_IN_ALL_US: Final = 600_000_000
 
 
 def choose_ports(interface: str, count: int) -> list[int]:
@@ -93,6 +100,10 @@ def _open(remote: RemoteConfig, **options: Any) -> zenoh.Session:
             transport__link__tx__lease=_LEASE_MS,
             transport__link__tx__queue__size__data=_BATCHES,
             transport__link__rx__buffer_size=_READ_BUFFER,
+            **{
+                f"{_GIVES_UP}__wait_before_drop": _PATIENCE_US,
+                f"{_GIVES_UP}__max_wait_before_drop_fragments": _IN_ALL_US,
+            },
             **options,
         )
     )

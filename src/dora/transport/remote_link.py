@@ -20,7 +20,6 @@ QUESTION: Final = Struct("<Q")  # any number, on the quick way
 # Count, receiver, lane, arrived, taken, the last question that was heard, state, missing.
 PROGRESS: Final = Struct("<QQQQQQBB")
 
-BLOCK: Final = zenoh.CongestionControl.BLOCK
 DROP: Final = zenoh.CongestionControl.DROP
 
 

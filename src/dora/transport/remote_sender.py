@@ -18,7 +18,6 @@ from dora.transport.lane import Entry, Lane
 from dora.transport.mailbox import reach
 from dora.transport.quick import QuickWay
 from dora.transport.remote_link import (
-    BLOCK,
     CHANNEL_LENGTH,
     DROP,
     LABEL,
@@ -109,10 +108,9 @@ class Gate:
         key: zenoh.KeyExpr,
         payload: Any,
         label: bytes | None,
-        congestion: zenoh.CongestionControl,
     ) -> None:
         try:
-            self._session.put(key, payload, attachment=label, congestion_control=congestion, express=True)
+            self._session.put(key, payload, attachment=label, congestion_control=DROP, express=True)
         except zenoh.ZError as error:
             raise TransportError(f"Zenoh cannot send: {error}") from error
 
@@ -125,7 +123,7 @@ class Gate:
 
 def _publisher(session: zenoh.Session, key: zenoh.KeyExpr, *, express: bool) -> zenoh.Publisher:
     try:
-        made: zenoh.Publisher = session.declare_publisher(key, congestion_control=BLOCK, express=express)
+        made: zenoh.Publisher = session.declare_publisher(key, congestion_control=DROP, express=express)
     except zenoh.ZError as error:
         raise TransportError(f"Zenoh cannot set up {key}: {error}") from error
     return made
@@ -193,7 +191,7 @@ class RemoteSender:
         self._launched = now
         quick = self._quick.takes(number, size, alone=alone)
         if not self._proven and not quick:
-            self._gate.put(self._key, payload, label, BLOCK)
+            self._gate.put(self._key, payload, label)
             return
         publisher = self._quickly if quick else self._alone if alone else self._among_others
         try:
@@ -205,7 +203,7 @@ class RemoteSender:
         """Say how far this side has come; answered by progress."""
         lane = self._lane
         data = PROBE.pack(self._lane_id, lane.last, lane.last_sequence, self._words[self._sent_word])
-        self._gate.put(self._key, data, None, DROP)
+        self._gate.put(self._key, data, None)
 
     def on_progress(self, data: bytes) -> None:
         """Take what the receiver tells."""
