@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 
+import psutil
 import pytest
 from system import FOREVER, System, wait_until
 
@@ -240,6 +241,18 @@ def test_two_cold_starts_at_once(system: System) -> None:
     ]
     assert 0 in [up.wait(30) for up in ups]
     assert len(system.client.status().daemons) == 1
+    # A second coordinator that was still starting would take over once the first one ends.
+    wait_until(lambda: len(coordinators(system.port)) == 1, "one coordinator")
+
+
+def coordinators(port: int) -> list[int]:
+    """Return the processes that are, or want to be, the coordinator at a port."""
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        command = process.info["cmdline"] or []
+        if "coordinator" in command and command[-2:] == ["--port", str(port)]:
+            found.append(process.info["pid"])
+    return found
 
 
 def test_logs_that_are_followed_end_with_the_dataflow(system: System) -> None:

@@ -90,10 +90,10 @@ def _start_coordinator(client: Client) -> None:
         _check_no_other(client)
         options = ["--interface", client.address, "--port", str(client.port)]
         process = Background("coordinator", options)
-        wait_for_coordinator(client, process)
-        click.echo(f"started dora coordinator on {client.where}")
-    else:
-        click.echo(f"coordinator already running on {client.where}")
+        if wait_for_coordinator(client, process):
+            click.echo(f"started dora coordinator on {client.where}")
+            return
+    click.echo(f"coordinator already running on {client.where}")
 
 
 def _check_here(address: str) -> None:

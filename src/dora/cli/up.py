@@ -66,12 +66,13 @@ def up(auth: bool, interface: str, recreate_store: bool, client: Client) -> None
         processes["daemon"] = Background("daemon", options)
     if "coordinator" in processes:
         try:
-            wait_for_coordinator(client, processes["coordinator"])
+            is_ours = wait_for_coordinator(client, processes["coordinator"])
         except DoraError:
             if "daemon" in processes and not _answers_soon(client):
                 processes["daemon"].terminate()
             raise
-        click.echo("started dora coordinator")
+        where = f"coordinator already running on {client.where}"
+        click.echo("started dora coordinator" if is_ours else where)
     if not has_daemon:
         _wait_for_daemon(client, processes.get("daemon"))
         click.echo("started dora daemon" if "daemon" in processes else "daemon already running")
@@ -121,6 +122,10 @@ class Background:
                 env={**os.environ, "DORA_AUTH_TOKEN": token} if token else None,
             )
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def terminate(self) -> None:
         self._process.terminate()
 
@@ -134,15 +139,21 @@ class Background:
             raise DoraError(f"the {self.name} could not be started: {said}")
 
 
-def wait_for_coordinator(client: Client, coordinator: Background) -> None:
-    """Wait until a coordinator answers; raises `DoraError` if it ends or takes too long."""
+def wait_for_coordinator(client: Client, coordinator: Background) -> bool:
+    """Wait until a coordinator answers; raises `DoraError` if ours ends or takes too long.
+
+    Returns whether it is ours. If somebody else's was quicker, ours ends: it would take over later.
+    """
     deadline = time.monotonic() + START_PATIENCE
     while True:
         try:
-            client.status()
-            return
+            is_ours = client.status().pid == coordinator.pid
         except Unreachable:
             coordinator.check()
+        else:
+            if not is_ours:
+                coordinator.terminate()
+            return is_ours
         if time.monotonic() > deadline:
             raise DoraError(f"the coordinator does not answer; what it says is in {coordinator.log}")
         time.sleep(_LOOK_EVERY)
