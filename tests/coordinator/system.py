@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from dora.cli.client import Client, Unreachable
 from dora.machine.lock import running_daemon
@@ -125,3 +130,20 @@ class System:
         except Unreachable:
             return True
         return False
+
+
+@contextmanager
+def own_system(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
+    """Choose a port and folders, and end what was started there."""
+    root = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")  # pytest's is too long for sockets
+    monkeypatch.setenv("DORA_RUNTIME_DIR", root)
+    monkeypatch.setenv("DORA_DATA_DIR", str(folder / "data"))
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(folder / "config"))
+    monkeypatch.setenv("DORA_COORDINATOR_PORT", str(free_port()))
+    monkeypatch.delenv("DORA_AUTH_TOKEN", raising=False)
+    system = System(folder)
+    yield system
+    try:
+        system.clean_up()
+    finally:
+        shutil.rmtree(root, ignore_errors=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from browsing import CHROMIUM, WIDE, Opened
 
 sys.path.append(str(Path(__file__).parents[1] / "coordinator"))
 
-from system import System, free_port
+from system import System, own_system
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +52,5 @@ def visit(browser: Any) -> Iterator[Any]:
 
 @pytest.fixture
 def system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[System]:
-    root = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")  # pytest's is too long for sockets
-    monkeypatch.setenv("DORA_RUNTIME_DIR", root)
-    monkeypatch.setenv("DORA_DATA_DIR", str(tmp_path / "data"))
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
-    monkeypatch.setenv("DORA_COORDINATOR_PORT", str(free_port()))
-    monkeypatch.delenv("DORA_AUTH_TOKEN", raising=False)
-    system = System(tmp_path)
-    yield system
-    try:
-        system.clean_up()
-    finally:
-        shutil.rmtree(root, ignore_errors=True)
+    with own_system(tmp_path, monkeypatch) as system:
+        yield system
