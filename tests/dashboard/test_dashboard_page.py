@@ -273,10 +273,10 @@ def test_keys_and_colours(robot: Running, visit: Any) -> None:
     colour = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(colour)
     page.get_by_role("button", name="Dark").click()
-    assert page.evaluate(colour) != light
+    page.wait_for_function(f"light => {colour} !== light", arg=light)  # drawn with the next frame
     page.reload()
     page.wait_for_selector("body.ready")
-    assert page.evaluate(colour) != light
+    page.wait_for_function(f"light => {colour} !== light", arg=light)
 
 
 def test_latencies_are_measured_when_wanted(robot: Running, visit: Any) -> None:

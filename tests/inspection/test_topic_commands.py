@@ -183,7 +183,10 @@ def test_the_dataflow_ends_while_somebody_looks(running: Running, engine: str) -
     echo.stdout.readline()
     end(process)
     _, errors = echo.communicate(timeout=PATIENCE)
-    assert (echo.returncode, errors) == (0, "the dataflow has ended\n")
+    assert echo.returncode == 0
+    told = errors.splitlines()  # on a busy machine also that messages came faster than it could look
+    assert told[-1] == "the dataflow has ended"
+    assert all("came faster than they could be looked at" in line for line in told[:-1])
     assert process.returncode == 0
 
 
