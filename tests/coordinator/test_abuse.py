@@ -238,6 +238,38 @@ def test_who_says_nothing_is_no_daemon(served: Serving, monkeypatch: pytest.Monk
         peer.recv(timeout=20)
 
 
+@pytest.mark.parametrize(
+    ("far", "silence", "code", "told"),
+    [
+        (True, 60.0, None, "its daemon is gone"),
+        (True, 0.0, None, "does not answer"),
+        (False, 0.0, None, "its daemon is gone"),
+        (True, 60.0, api.NO_ANSWER, "does not answer"),
+        (True, 60.0, 1000, "its daemon is gone"),
+    ],
+    ids=["killed", "after a silence", "on this machine", "was not answered", "ended"],
+)
+def test_who_was_behind_a_cut_is_not_taken_for_dead(
+    served: Serving,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    far: bool,
+    silence: float,
+    code: int | None,
+    told: str,
+) -> None:
+    monkeypatch.setattr(api, "is_loopback", lambda address: not far)  # noqa: ARG005
+    monkeypatch.setattr(api, "SHORT_SILENCE", silence)
+    with served.websocket() as peer:
+        peer.send(HELLO, text=True)
+        peer.recv(timeout=20)
+        if code is None:
+            peer.socket.shutdown(socket.SHUT_RDWR)  # what is left of one that was killed
+        else:
+            peer.close(code)
+    wait_until(lambda: f"machine `default`: {told}" in caplog.text, told)
+
+
 def test_the_token_is_asked_of_everybody(tmp_path: Path) -> None:
     with serving(lambda: Store(str(tmp_path / "store.sqlite")), token="secret") as served:
         for shown in ("", "Bearer ", "Bearer wrong", "Basic c2VjcmV0", "secretly", "Bearer sécret"):

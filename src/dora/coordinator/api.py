@@ -49,6 +49,8 @@ BODY_PATIENCE = 30.0
 HELLO_PATIENCE = 10.0
 FAREWELL_PATIENCE = 5.0
 SILENCE = 5.0  # seconds without a sign of life of another machine's daemon
+SHORT_SILENCE = 3.0  # after as many, an end of its connection is that of a cut: less than it is patient for
+NO_ANSWER = 1011  # how a daemon closes a connection on which its pings were not answered
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 _Endpoint = Callable[[Request], Awaitable[Response]]
@@ -233,19 +235,28 @@ async def _trouble(request: Request, error: Exception) -> Response:  # noqa: ARG
 
 
 async def _serve_daemon(coordinator: Coordinator, websocket: WebSocket) -> None:
-    """Speak with one daemon until its connection ends."""
+    """Speak with one daemon until its connection ends.
+
+    If its process ends, so does the connection, at once. After a cut, the daemon may have closed it, which
+    is heard here when the cut is over: there was no sign of life before, or it says why.
+    """
     outgoing: asyncio.Queue[ToDaemon] = asyncio.Queue()
     link = None
     sender = None
     silent = False
+    loop = asyncio.get_running_loop()
+    heard = loop.time()
+    is_far = False
     try:
         first = decode_to_coordinator(await asyncio.wait_for(websocket.receive_text(), HELLO_PATIENCE))
         if not isinstance(first, Hello):
             return
         seen = websocket.client.host if websocket.client is not None else ""
         server = websocket.scope.get("server") or ("", None)
+        heard = loop.time()
         link = coordinator.fleet.join(first, outgoing.put_nowait, seen, str(server[0]))
-        patience = None if is_loopback(seen) else SILENCE
+        is_far = not is_loopback(seen)
+        patience = SILENCE if is_far else None
         sender = asyncio.create_task(_send_all(websocket, outgoing))
         while link is not None:
             try:
@@ -254,10 +265,13 @@ async def _serve_daemon(coordinator: Coordinator, websocket: WebSocket) -> None:
             except TimeoutError:
                 silent = True
                 break
+            heard = loop.time()
             coordinator.take(link, decode_to_coordinator(text))
         async with asyncio.timeout(FAREWELL_PATIENCE):
             await outgoing.join()
-    except (WebSocketDisconnect, TimeoutError, msgspec.DecodeError, KeyError, RuntimeError):
+    except WebSocketDisconnect as end:
+        silent = end.code == NO_ANSWER or (is_far and loop.time() - heard >= SHORT_SILENCE)
+    except (TimeoutError, msgspec.DecodeError, KeyError, RuntimeError):
         pass  # gone, or not a daemon
     finally:
         if link is not None:
