@@ -194,6 +194,6 @@ def test_every_dataflow_file_is_completed(name: str, folder: Path) -> None:  # n
     found = main.cli.get_command(click.Context(main.cli), name)
     assert found is not None
     for param in found.params:
-        if param.metavar in ("FILE", "[FILE]"):
+        if isinstance(param, click.Argument) and param.metavar in ("FILE", "[FILE]"):
             offered = param.shell_complete(click.Context(found), "f")
             assert [item.value for item in offered] == ["f", "flow.yml"]

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from certificates import certify
 
-from dora.cli.client import Client
+from dora.cli.client import Client, Unreachable
 
 pytestmark = pytest.mark.processes
 
@@ -47,11 +48,12 @@ class Cluster:
             self.port = probe.getsockname()[1]
         self.folder = folder
         self.file = folder / "cluster.yml"
+        self.tls: dict[str, str] = {}
         self.write("left", "right")
 
     def write(self, *machines: str, **more: str) -> None:
         listed = [{"id": id, "host": "localhost", "labels": {"side": id}, **more} for id in machines]
-        coordinator = {"addr": "127.0.0.1", "port": self.port}
+        coordinator = {"addr": "127.0.0.1", "port": self.port, **self.tls}
         self.file.write_text(json.dumps({"coordinator": coordinator, "machines": listed}))
 
     def dora(self, *arguments: str, status: int = 0) -> str:
@@ -163,6 +165,22 @@ def test_a_dataflow_gets_its_files(cluster: Cluster) -> None:
     (flow / "dataflow.yml").write_text(json.dumps({"nodes": nodes}))
     printed = cluster.dora("start", "cluster.yml", "flow/dataflow.yml", status=1)
     assert "did you mean `left`?" in printed
+
+
+def test_a_coordinator_with_tls(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    certify(cluster.folder, "here", "127.0.0.1")
+    monkeypatch.setenv("DORA_COORDINATOR_CA", "of-another-system.pem")  # what the file says counts
+    cluster.tls = {"tls_cert": "here.pem", "tls_key": "here.key", "tls_ca": "ca.pem"}
+    cluster.write("left", "right")
+    told = cluster.dora("up", "cluster.yml")
+    assert "left: started dora daemon" in told and "right: started dora daemon" in told
+    assert cluster.machines() == {"left": "connected", "right": "connected"}
+    for machine in ("left", "right"):
+        copied = cluster.folder / "data" / f"coordinator-of-{machine}.pem"
+        assert copied.read_text() == (cluster.folder / "ca.pem").read_text()
+    with pytest.raises(Unreachable):
+        Client("127.0.0.1", cluster.port, authority="").status()
+    cluster.dora("down", "cluster.yml")
 
 
 def test_down_without_a_coordinator(cluster: Cluster) -> None:

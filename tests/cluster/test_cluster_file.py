@@ -28,10 +28,10 @@ x-notes: mine
 """
 
 
-def faults(text: str) -> list[str]:
+def faults(text: str, file: str = "cluster.yml") -> list[str]:
     """Return the errors of a text as "line:column message"."""
     with pytest.raises(DataflowError) as caught:
-        parse_cluster(text, "cluster.yml")
+        parse_cluster(text, file)
     return [
         f"{problem.line}:{problem.column} {problem.message}"
         for problem in caught.value.problems
@@ -47,6 +47,23 @@ def test_everything_that_may_be_said() -> None:
     assert robot.labels == {"arm": "true", "gpu": "rtx"}
     assert (robot.dora, robot.address) == ("~/venv/bin/dora", "10.0.0.2")
     assert (desk.user, desk.port, desk.labels, desk.dora) == (None, None, {}, "dora")
+
+
+def test_a_coordinator_with_tls(tmp_path: Path) -> None:
+    coordinator = "{addr: 10.0.0.1, tls_cert: a.pem, tls_key: keys/a.key, tls_ca: ca.pem}"
+    text = f"coordinator: {coordinator}\nmachines: [{{id: a, host: b}}]"
+    file = tmp_path / "cluster.yml"
+    assert [fault.partition(" ")[2] for fault in faults(text, str(file))] == [
+        f"there is no file {tmp_path}/{name}" for name in ("a.pem", "keys/a.key", "ca.pem")
+    ]
+    (tmp_path / "keys").mkdir()
+    for name in ("a.pem", "keys/a.key", "ca.pem"):
+        (tmp_path / name).touch()
+    cluster = parse_cluster(text, str(file))
+    assert (cluster.certificate, cluster.key) == (f"{tmp_path}/a.pem", f"{tmp_path}/keys/a.key")
+    assert cluster.authority == f"{tmp_path}/ca.pem"
+    lacking = text.replace(", tls_ca: ca.pem", "").replace("tls_cert: a.pem, ", "")
+    assert faults(lacking, str(file)) == ["1:31 `tls_key` does not go without `tls_cert` and `tls_ca`"]
 
 
 def test_the_least_that_has_to_be_said() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import subprocess
 
+import msgspec
 import pytest
 
 from dora.cluster import scripts
@@ -13,6 +14,7 @@ from dora.cluster.ssh import MachineFault, command_line, on_all, reason
 
 ROBOT = Machine(id="robot", host="robot.local", user="ros", port=2222, labels={"gpu": "a b", "arm": "100%"})
 CLUSTER = Cluster(address="10.0.0.1", port=6013, machines=(ROBOT,), file="cluster.yml")
+ENCRYPTED = msgspec.structs.replace(CLUSTER, authority="/etc/ca.pem")
 ALL = {
     "start": scripts.start_daemon(CLUSTER, ROBOT),
     "end": scripts.end_daemon(ROBOT),
@@ -21,6 +23,8 @@ ALL = {
     "install": scripts.install(CLUSTER, ROBOT),
     "uninstall": scripts.uninstall(ROBOT),
     "wheel": scripts.install_wheel(ROBOT, "dora-1-py3-none-any.whl"),
+    "start with TLS": scripts.start_daemon(ENCRYPTED, ROBOT),
+    "install with TLS": scripts.install(ENCRYPTED, ROBOT),
     "receive": scripts.receive_copy(ROBOT, "flow-1"),
 }
 

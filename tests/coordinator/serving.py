@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import http.client
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -38,8 +39,15 @@ from dora.coordinator.store import Store
 class Serving:
     """A coordinator that answers at ``port``."""
 
-    def __init__(self, make_store: Callable[[], Store], token: str, most: int) -> None:
+    def __init__(
+        self,
+        make_store: Callable[[], Store],
+        token: str,
+        most: int,
+        encryption: ssl.SSLContext | None = None,
+    ) -> None:
         self._make_store = make_store
+        self._encryption = encryption
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._ready = threading.Event()
@@ -50,7 +58,7 @@ class Serving:
     async def _serve(self, token: str, most: int) -> None:
         self._loop = asyncio.get_running_loop()
         coordinator = Coordinator(self._make_store(), self.end)
-        self._server = make_server(make_api(coordinator, token=token), most)
+        self._server = make_server(make_api(coordinator, token=token), most, self._encryption)
         serving = asyncio.ensure_future(self._server.serve([self._listener]))
         self._ready.set()
         await serving

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
@@ -14,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from certificates import certify
 from hosts import Host, network
 from spread import Spread, spread_over, wait_until
 
@@ -368,11 +367,9 @@ def test_with_certificates_nobody_else_gets_in(
     namespaces: None,  # noqa: ARG001
     tmp_path: Path,
 ) -> None:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl makes the certificates, and is not there")
     with network("left", "right") as hosts:
         for host in hosts.values():
-            _certify(tmp_path, host.name, host.address)
+            certify(tmp_path, host.name, host.address)
         system = Spread(hosts, tmp_path, {})
         system.start_coordinator()
         for name, host in hosts.items():
@@ -420,39 +417,3 @@ def _listening_port(host: Host) -> int:
         int(word.rpartition(":")[2]) for line in printed.splitlines()[1:] for word in [line.split()[3]]
     ]
     return next(port for port in ports if 20000 <= port < 30000)
-
-
-def _certify(folder: Path, name: str, address: str) -> None:
-    """Make a certificate for a host, signed by an authority of this folder."""
-
-    def openssl(*arguments: str) -> None:
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    if not (folder / "ca.pem").exists():
-        subject = ("-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem", "-days", "2")
-        openssl("req", "-x509", "-newkey", "rsa:2048", "-nodes", *subject)
-    openssl(
-        "req",
-        "-newkey",
-        "rsa:2048",
-        "-nodes",
-        "-subj",
-        f"/CN={name}",
-        "-keyout",
-        f"{name}.key",
-        "-out",
-        "csr",
-    )
-    (folder / "extensions").write_text(f"subjectAltName=IP:{address}\n")
-    signed = (
-        "-CA",
-        "ca.pem",
-        "-CAkey",
-        "ca.key",
-        "-CAcreateserial",
-        "-days",
-        "2",
-        "-extfile",
-        "extensions",
-    )
-    openssl("x509", "-req", "-in", "csr", *signed, "-out", f"{name}.pem")

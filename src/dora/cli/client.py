@@ -13,6 +13,13 @@ import click
 import msgspec
 
 from dora._version import __version__
+from dora.coordinator.encryption import (
+    AUTHORITY_VARIABLE,
+    authority_from_environment,
+    client_context,
+    is_tls_fault,
+    tls_fault,
+)
 from dora.coordinator.places import find_token
 from dora.coordinator.protocol import (
     ACTIVE,
@@ -49,11 +56,17 @@ class Refused(DoraError):
         self.status = status
 
 
+def absolute(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001
+    """Return a path that means the same in every folder; "" stays as it is."""
+    return os.path.abspath(value) if value else ""
+
+
 def coordinator_options(function: _Function) -> _Function:
     """Declare where the coordinator is; the command gets a `Client` as ``client``."""
 
     def make(ctx: click.Context, param: click.Parameter, value: int) -> int:  # noqa: ARG001
-        ctx.params["client"] = Client(ctx.params.pop("coordinator_addr"), value)
+        authority = ctx.params.pop("coordinator_ca")
+        ctx.params["client"] = Client(ctx.params.pop("coordinator_addr"), value, authority=authority)
         return value
 
     port = click.option(
@@ -76,16 +89,34 @@ def coordinator_options(function: _Function) -> _Function:
         is_eager=True,
         help="Address of the coordinator [127.0.0.1].",
     )
-    return address(port(function))
+    authority = click.option(
+        "--coordinator-ca",
+        type=click.Path(),
+        default="",
+        callback=absolute,
+        envvar=AUTHORITY_VARIABLE,
+        show_envvar=True,
+        metavar="FILE",
+        is_eager=True,
+        help="Authority of a coordinator with TLS.",
+    )
+    return address(port(authority(function)))
 
 
 class Client:
     """Requests to one coordinator. All raise `Unreachable`, or `Refused` with its sentence."""
 
-    def __init__(self, address: str, port: int, starter: str = "dora up") -> None:
-        """``starter`` is the command that starts the coordinator."""
+    def __init__(
+        self, address: str, port: int, starter: str = "dora up", authority: str | None = None
+    ) -> None:
+        """``starter`` is the command that starts the coordinator.
+
+        ``authority`` is the file by which a coordinator with TLS is known; "": it has none, None: as the
+        environment says.
+        """
         self.address = address
         self.port = port
+        self.authority = authority_from_environment() if authority is None else authority
         self._starter = starter
 
     @property
@@ -146,15 +177,19 @@ class Client:
         headers = {VERSION_HEADER: __version__, "Content-Type": "application/json"}
         if token := find_token():
             headers["Authorization"] = f"Bearer {token}"
-        connection = http.client.HTTPConnection(self.address, self.port, timeout=patience)
+        connection = self._connection(patience)
         try:
             connection.request(method, path, None if body is None else encode(body), headers)
             response = connection.getresponse()
             data = response.read()
         except OSError as error:
+            if is_tls_fault(error):
+                raise DoraError(tls_fault(error, self.where)) from None
+            hints = f"  hint: is the coordinator running? Start it with `{self._starter}`"
+            if isinstance(error, ConnectionResetError) and not self.authority:
+                hints += f"\n  hint: one with TLS needs {AUTHORITY_VARIABLE}, or --coordinator-ca"
             raise Unreachable(
-                f"cannot connect to coordinator at {self.where}: {error.strerror or error}\n\n"
-                f"  hint: is the coordinator running? Start it with `{self._starter}`"
+                f"cannot connect to coordinator at {self.where}: {error.strerror or error}\n\n{hints}"
             ) from None
         except http.client.HTTPException:
             raise self.foreign() from None
@@ -166,6 +201,12 @@ class Client:
             return msgspec.json.decode(data, type=kind)
         except msgspec.DecodeError:
             raise self.foreign() from None
+
+    def _connection(self, patience: float | None) -> http.client.HTTPConnection:
+        encryption = client_context(self.authority)
+        if encryption is None:
+            return http.client.HTTPConnection(self.address, self.port, timeout=patience)
+        return http.client.HTTPSConnection(self.address, self.port, timeout=patience, context=encryption)
 
     def foreign(self) -> DoraError:
         return DoraError(

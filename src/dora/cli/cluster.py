@@ -41,7 +41,8 @@ def _load(path: str) -> Cluster:
 
 
 def _client(found: Cluster) -> Client:
-    return Client(found.address, found.port, f"dora cluster up {found.file}")
+    starter = f"dora cluster up {found.file}"
+    return Client(found.address, found.port, starter, authority=found.authority)
 
 
 def _connected(client: Client) -> set[str]:
@@ -70,7 +71,7 @@ def up(file: str) -> None:
     client = _client(found)
     if found.address not in LOOPBACK:
         make_token()
-    _start_coordinator(client)
+    _start_coordinator(found, client)
     connected = _connected(client)
     for machine in found.machines:
         if machine.id in connected:
@@ -80,8 +81,8 @@ def up(file: str) -> None:
     _raise_if_any(faults, "no daemon", len(found.machines))
 
 
-def _start_coordinator(client: Client) -> None:
-    from dora.cli.up import Background, wait_for_coordinator
+def _start_coordinator(found: Cluster, client: Client) -> None:
+    from dora.cli.up import Background, encryption_options, wait_for_coordinator
 
     try:
         client.status()
@@ -89,6 +90,7 @@ def _start_coordinator(client: Client) -> None:
         _check_here(client.address)
         _check_no_other(client)
         options = ["--interface", client.address, "--port", str(client.port)]
+        options += encryption_options(client, found.certificate, found.key)
         process = Background("coordinator", options)
         if wait_for_coordinator(client, process):
             click.echo(f"started dora coordinator on {client.where}")
@@ -118,7 +120,7 @@ def _check_here(address: str) -> None:
 
 def _check_no_other(client: Client) -> None:
     """Raise `DoraError` if a coordinator has the port, and thus the records, on this machine only."""
-    local = Client("127.0.0.1", client.port)
+    local = Client("127.0.0.1", client.port, authority="")
     try:
         local.status()
     except DoraError:

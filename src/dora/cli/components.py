@@ -5,12 +5,16 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
-from dora.cli.client import Client, coordinator_options
+from dora.cli.client import Client, absolute, coordinator_options
 from dora.cli.later import later_option
 from dora.coordinator.protocol import DEFAULT_PORT
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _log_to_stderr(quiet: bool) -> None:
@@ -21,6 +25,26 @@ def _log_to_stderr(quiet: bool) -> None:
     )
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
     logging.getLogger("websockets").setLevel(logging.ERROR)
+
+
+def tls_options(function: _Function) -> _Function:
+    """Declare the files with which a coordinator proves who it is; absolute paths, "" without."""
+
+    def option(name: str, variable: str, help: str) -> Callable[[_Function], _Function]:
+        return click.option(
+            name,
+            type=click.Path(),
+            default="",
+            callback=absolute,
+            envvar=variable,
+            show_envvar=True,
+            metavar="FILE",
+            help=help,
+        )
+
+    certificate = option("--tls-cert", "DORA_COORDINATOR_TLS_CERT", "Certificate; the API has TLS then.")
+    key = option("--tls-key", "DORA_COORDINATOR_TLS_KEY", "Key of the certificate.")
+    return certificate(key(function))
 
 
 @click.command()
@@ -42,18 +66,20 @@ def _log_to_stderr(quiet: bool) -> None:
     help=f"Port to listen on [{DEFAULT_PORT}].",
 )
 @click.option("--auth", is_flag=True, help="Let in only who has the token of this user.")
+@tls_options
 @click.option("--quiet", is_flag=True, help="Log errors only.")
 @later_option("--store", instead="the store is a file in the user's data folder, or in DORA_DATA_DIR")
-def coordinator(interface: str, port: int, auth: bool, quiet: bool) -> None:
+def coordinator(interface: str, port: int, auth: bool, tls_cert: str, tls_key: str, quiet: bool) -> None:
     """Run the coordinator in the foreground.
 
     `dora up` does it in the background.
     """
+    from dora.coordinator.encryption import server_context
     from dora.coordinator.server import serve
     from dora.dashboard.coordinator_pages import make_pages
 
     _log_to_stderr(quiet)
-    serve(interface, port, make_pages, auth=auth)
+    serve(interface, port, make_pages, auth=auth, encryption=server_context(tls_cert, tls_key))
 
 
 def _machine_id(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001
@@ -125,4 +151,5 @@ def daemon(
         os.environ[ALLOW_SHELL] = "true"
     token = find_token()
     os.environ.pop("DORA_AUTH_TOKEN", None)  # not for nodes
-    serve(client.address, client.port, token, Identity(machine_id, labels, interface, tls_from(os.environ)))
+    identity = Identity(machine_id, labels, interface, tls_from(os.environ))
+    serve(client.address, client.port, token, identity, client.authority)

@@ -11,6 +11,7 @@ from typing import Final
 import click
 
 from dora.cli.client import Client, Refused, Unreachable, coordinator_options
+from dora.cli.components import tls_options
 from dora.coordinator.protocol import DEFAULT_MACHINE, SystemStatus
 from dora.errors import DoraError
 
@@ -29,11 +30,14 @@ _LOOK_EVERY: Final = 0.02
     metavar="IP",
     help="Address to listen on [127.0.0.1]; any other asks for the token.",
 )
+@tls_options
 @click.option(
     "--recreate-store", is_flag=True, help="Begin with no records; the old ones are kept as .backup."
 )
 @coordinator_options
-def up(auth: bool, interface: str, recreate_store: bool, client: Client) -> None:
+def up(
+    auth: bool, interface: str, tls_cert: str, tls_key: str, recreate_store: bool, client: Client
+) -> None:
     """Start the coordinator and the daemon in the background.
 
     What runs already stays as it is. They write to out/dora-coordinator.txt and out/dora-daemon.txt.
@@ -45,7 +49,7 @@ def up(auth: bool, interface: str, recreate_store: bool, client: Client) -> None
     if auth or interface not in LOOPBACK:
         make_token()
     if interface not in (*LOOPBACK, "0.0.0.0", "::") and client.address in LOOPBACK:
-        client = Client(interface, client.port)  # it does not listen elsewhere
+        client = Client(interface, client.port, authority=client.authority)  # it does not listen elsewhere
     processes: dict[str, Background] = {}
     try:
         status = client.status()
@@ -57,12 +61,14 @@ def up(auth: bool, interface: str, recreate_store: bool, client: Client) -> None
         has_daemon = False
         if recreate_store and (backup := set_aside(store_path(client.port))) is not None:
             click.echo(f"moved the store to {backup}")
+        encryption = encryption_options(client, tls_cert, tls_key)
         options = ["--interface", interface, "--port", str(client.port), *(["--auth"] if auth else [])]
-        processes["coordinator"] = Background("coordinator", options)
+        processes["coordinator"] = Background("coordinator", [*options, *encryption])
     if has_daemon:
         click.echo("daemon already running")
     elif running_daemon(client.address, client.port) is None:
         options = ["--coordinator-addr", client.address, "--coordinator-port", str(client.port)]
+        options += ["--coordinator-ca", client.authority] if client.authority else []
         processes["daemon"] = Background("daemon", options)
     if "coordinator" in processes:
         try:
@@ -76,6 +82,27 @@ def up(auth: bool, interface: str, recreate_store: bool, client: Client) -> None
     if not has_daemon:
         _wait_for_daemon(client, processes.get("daemon"))
         click.echo("started dora daemon" if "daemon" in processes else "daemon already running")
+
+
+def encryption_options(client: Client, certificate: str, key: str) -> list[str]:
+    """Return the options of a coordinator to which a client speaks in TLS if it has a certificate.
+
+    Raises `DoraError` if the two do not agree.
+    """
+    from dora.coordinator.encryption import AUTHORITY_VARIABLE, server_context
+
+    encrypted = server_context(certificate, key) is not None
+    if encrypted and not client.authority:
+        raise DoraError(
+            "commands have to know the authority of a coordinator with a certificate: set "
+            f"{AUTHORITY_VARIABLE}, or give --coordinator-ca to each"
+        )
+    if client.authority and not encrypted:
+        raise DoraError(
+            f"{AUTHORITY_VARIABLE} or --coordinator-ca asks for a coordinator with TLS; to start one, give "
+            "--tls-cert and --tls-key"
+        )
+    return ["--tls-cert", certificate, "--tls-key", key] if encrypted else []
 
 
 def _has_daemon(status: SystemStatus) -> bool:

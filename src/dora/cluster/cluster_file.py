@@ -41,6 +41,9 @@ class Cluster(msgspec.Struct, frozen=True):
     machines: tuple[Machine, ...]
     file: str
     warnings: tuple[str, ...] = ()
+    certificate: str = ""  # these three are files, or "" if the coordinator has no TLS
+    key: str = ""
+    authority: str = ""
 
 
 class _Word(Kind[str]):
@@ -87,6 +90,23 @@ class _Address(Kind[str]):
         return {"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}
 
 
+class _File(Kind[str]):
+    """A file on this machine, relative to the folder of the cluster file."""
+
+    def read(self, value: Value, reader: Reader) -> str | None:
+        text = Text("a file", may_be_empty=False).read(value, reader)
+        if text is None:
+            return None
+        path = os.path.abspath(os.path.join(reader.report.folder, os.path.expanduser(text)))
+        if not os.path.isfile(path):
+            reader.report.error(value, f"there is no file {path}", "paths begin in the folder of this file")
+            return None
+        return path
+
+    def schema(self) -> Schema:
+        return {"type": "string", "minLength": 1}
+
+
 COORDINATOR = Block(
     "`coordinator`",
     [
@@ -97,6 +117,9 @@ COORDINATOR = Block(
             required=True,
         ),
         Field("port", _PORT, "The port of the coordinator.", default=DEFAULT_PORT),
+        Field("tls_cert", _File(), "The certificate of the coordinator, which has TLS then."),
+        Field("tls_key", _File(), "The key of the certificate."),
+        Field("tls_ca", _File(), "The authority that has signed the certificate."),
     ],
 )
 
@@ -159,6 +182,7 @@ CLUSTER = Block(
     notes=True,
 )
 
+_TLS = ("tls_cert", "tls_key", "tls_ca")
 _WITHOUT_EFFECT = ("zenoh_port", "daemon_port")
 
 
@@ -210,6 +234,12 @@ def _assemble(checked: Checked, report: Report) -> Cluster | None:
     address = coordinator.get("addr") if coordinator is not None else None
     if coordinator is None or address is None:
         return None
+    given = [name for name in _TLS if coordinator.has(name)]
+    if given and len(given) < len(_TLS):
+        missing = " and ".join(f"`{name}`" for name in _TLS if name not in given)
+        report.error(
+            coordinator.keys[given[0]], f"`{given[0]}` does not go without {missing}", f"add {missing}"
+        )
     if ipaddress.ip_address(address).is_loopback:
         far = next((block for block in blocks if not _is_here(block.get("host") or "localhost")), None)
         if far is not None:
@@ -223,6 +253,9 @@ def _assemble(checked: Checked, report: Report) -> Cluster | None:
         port=coordinator.get("port") or DEFAULT_PORT,
         machines=tuple(machine for machine in machines if machine is not None),
         file=report.file,
+        certificate=coordinator.get("tls_cert") or "",
+        key=coordinator.get("tls_key") or "",
+        authority=coordinator.get("tls_ca") or "",
         warnings=tuple(str(problem) for problem in report.sorted() if problem.severity == "warning"),
     )
 

@@ -13,6 +13,7 @@ from typing import Final
 from dora.cluster import scripts
 from dora.cluster.cluster_file import Cluster, Machine
 from dora.cluster.ssh import MachineFault, on_all, run, send_file
+from dora.errors import DoraError
 
 START_PATIENCE: Final = 30.0  # seconds until a daemon is connected
 INSTALL_PATIENCE: Final = 600.0
@@ -27,8 +28,9 @@ def start(
     cluster: Cluster, machines: Sequence[Machine], token: str, connected: Connected, tell: Tell
 ) -> list[MachineFault]:
     """Start daemons and wait until they are connected; return what went wrong."""
+    given = _secrets(cluster, token)
     results = on_all(
-        machines, lambda machine: run(machine, scripts.start_daemon(cluster, machine), given=f"{token}\n")
+        machines, lambda machine: run(machine, scripts.start_daemon(cluster, machine), given=given)
     )
     faults = _faults(result for _, result in results)
     failed = {fault.machine.id for fault in faults}
@@ -78,10 +80,11 @@ def install(
 
     A daemon that `start` has started is ended before, with what it runs.
     """
+    given = _secrets(cluster, token)
 
     def work(machine: Machine) -> str:
         run(machine, scripts.end_daemon(machine))
-        return run(machine, scripts.install(cluster, machine), given=f"{token}\n")
+        return run(machine, scripts.install(cluster, machine), given=given)
 
     results = on_all(machines, work)
     faults = _faults(result for _, result in results)
@@ -117,6 +120,17 @@ def upgrade(
     except MachineFault as fault:
         return [fault]
     return start(cluster, [machine], token, connected, tell)
+
+
+def _secrets(cluster: Cluster, token: str) -> str:
+    """Return what the scripts are told by which a daemon gets in. Raises `DoraError`."""
+    if not cluster.authority:
+        return f"{token}\n"
+    try:
+        with open(cluster.authority, encoding="ascii") as file:
+            return f"{token}\n{file.read()}"
+    except (OSError, UnicodeDecodeError) as error:
+        raise DoraError(f"cannot read {cluster.authority}: {error}") from None
 
 
 def _ended(machines: Iterable[Machine]) -> list[MachineFault]:

@@ -1,6 +1,7 @@
 """What is run on the machines of a cluster: scripts for POSIX sh, and the unit for systemd. Pure.
 
-They get the token on their standard input, not on a command line, where others could read it.
+They get the token on their standard input, not on a command line, where others could read it; behind it,
+in further lines, the certificate of the authority of a coordinator with TLS.
 """
 
 from __future__ import annotations
@@ -67,10 +68,20 @@ def start_daemon(cluster: Cluster, machine: Machine) -> str:
         '[ -z "$pid" ] || exit 0\n'  # it may be about to connect again, and have dataflows
         "IFS= read -r DORA_AUTH_TOKEN || :\n"
         "export DORA_AUTH_TOKEN\n"
+        f"{_know_authority(cluster, machine)}"
+        f"{'export' if cluster.authority else 'unset'} DORA_COORDINATOR_CA\n"
         "cd /\n"
         f'nohup "$dora" daemon {options} >>{_log(machine)} 2>&1 </dev/null &\n'
         f"echo $! >{_pid(machine)}\n"
     )
+
+
+def _know_authority(cluster: Cluster, machine: Machine) -> str:
+    """Return lines that write the authority to a file, and set ``DORA_COORDINATOR_CA`` to its path."""
+    if not cluster.authority:
+        return ""
+    path = _authority(machine)
+    return f"cat >{path} || exit 1\nDORA_COORDINATOR_CA={path}\n"
 
 
 def end_daemon(machine: Machine) -> str:
@@ -129,6 +140,10 @@ def _pid(machine: Machine) -> str:
     return f'"$folder"/daemon-{machine.id}.pid'
 
 
+def _authority(machine: Machine) -> str:
+    return f'"$folder"/coordinator-of-{machine.id}.pem'
+
+
 def _find_process(machine: Machine) -> str:
     """Return lines that set ``pid`` to the process of a daemon; empty if it has ended."""
     return (
@@ -185,13 +200,18 @@ def _systemd_words(words: Sequence[str]) -> str:
 def install(cluster: Cluster, machine: Machine) -> str:
     """Return the script that makes the daemon a service of systemd, and starts it."""
     name = unit_name(machine)
+    environment = f'"$folder"/daemon-{machine.id}.env'
+    authority = _know_authority(cluster, machine)
+    if authority:
+        authority += f'printf "DORA_COORDINATOR_CA=%s\\n" "$DORA_COORDINATOR_CA" >>{environment}\n'
     return (
         f"{_BEGIN}{_find(machine)}{_NEEDS_SYSTEMD}{_service(machine)}"
         "set -e\n"
         'target=default.target; [ "$(id -u)" != 0 ] || target=multi-user.target\n'
         "IFS= read -r token || :\n"
         f'mkdir -p "$units"\n'
-        f'printf "DORA_AUTH_TOKEN=%s\\n" "$token" >"$folder"/daemon-{machine.id}.env\n'
+        f'printf "DORA_AUTH_TOKEN=%s\\n" "$token" >{environment}\n'
+        f"{authority}"
         f"unit={shlex.quote(unit(cluster, machine))}\n"
         f'printf "%s" "$unit" | sed -e "s|@dora@|$dora|; s|@token@|$folder/daemon-{machine.id}.env|; '
         's|@target@|$target|" '
@@ -213,7 +233,7 @@ def uninstall(machine: Machine) -> str:
         '[ -n "$service" ] || { echo absent; exit 0; }\n'
         "set -e\n"
         f"$control disable --quiet --now {name}\n"
-        f'rm -f "$units"/{name} "$folder"/daemon-{machine.id}.env\n'
+        f'rm -f "$units"/{name} "$folder"/daemon-{machine.id}.env {_authority(machine)}\n'
         "$control daemon-reload\n"
     )
 

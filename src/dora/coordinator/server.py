@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import socket
+import ssl
 from collections.abc import Callable
 from functools import partial
 
@@ -13,7 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from dora.coordinator.api import Pages, make_api
-from dora.coordinator.connections import PatientConnection, room
+from dora.coordinator.connections import PATIENCE, PatientConnection, room
 from dora.coordinator.places import LOOPBACK, make_token, store_path, token_path
 from dora.coordinator.protocol import MAX_MESSAGE
 from dora.coordinator.service import Coordinator
@@ -27,10 +28,18 @@ MakePages = Callable[[Coordinator, str], Pages]
 """Makes the pages of a coordinator, from it and its token ("": none)."""
 
 
-def serve(interface: str, port: int, make_pages: MakePages, *, auth: bool = False) -> None:
+def serve(
+    interface: str,
+    port: int,
+    make_pages: MakePages,
+    *,
+    auth: bool = False,
+    encryption: ssl.SSLContext | None = None,
+) -> None:
     """Serve until SIGTERM, SIGINT or `dora down`. Raises `DoraError` if it cannot begin.
 
-    The token is asked for with ``auth``, and always where other machines can reach the interface.
+    The token is asked for with ``auth``, and always where other machines can reach the interface. With
+    ``encryption`` the API is HTTPS.
     """
     listener = _listen(interface, port)  # first: who has the port has the store
     try:
@@ -38,14 +47,22 @@ def serve(interface: str, port: int, make_pages: MakePages, *, auth: bool = Fals
         store = Store(store_path(port))
         if token:
             log.info("the token is in %s", token_path())
-        log.info("listening on %s:%d, records in %s", interface, port, store.path)
-        asyncio.run(_serve(listener, store, token, interface, make_pages))
+        if encryption is None and interface not in LOOPBACK:
+            log.info("nothing is encrypted, the token neither; --tls-cert and --tls-key change that")
+        how = "listening in TLS" if encryption is not None else "listening"
+        log.info("%s on %s:%d, records in %s", how, interface, port, store.path)
+        asyncio.run(_serve(listener, store, token, interface, make_pages, encryption))
     finally:
         listener.close()
 
 
 async def _serve(
-    listener: socket.socket, store: Store, token: str, interface: str, make_pages: MakePages
+    listener: socket.socket,
+    store: Store,
+    token: str,
+    interface: str,
+    make_pages: MakePages,
+    encryption: ssl.SSLContext | None,
 ) -> None:
     server: uvicorn.Server
 
@@ -55,28 +72,53 @@ async def _serve(
     coordinator = Coordinator(store, end)
     hosts = LOOPBACK if interface in LOOPBACK else frozenset()
     pages = make_pages(coordinator, token)
-    server = make_server(make_api(coordinator, token=token, hosts=hosts, pages=pages), room())
+    server = make_server(make_api(coordinator, token=token, hosts=hosts, pages=pages), room(), encryption)
     try:
         await server.serve([listener])
     finally:
         coordinator.close()
 
 
-def make_server(app: ASGIApp, most: int) -> uvicorn.Server:
+def make_server(app: ASGIApp, most: int, encryption: ssl.SSLContext | None = None) -> uvicorn.Server:
     """Return what serves the API, with at most so many connections at once."""
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            http=partial(PatientConnection, most=most),  # type: ignore[arg-type]
-            ws="websockets-sansio",
-            ws_max_size=MAX_MESSAGE,
-            ws_per_message_deflate=False,
-            timeout_graceful_shutdown=1,
-        )
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        http=partial(PatientConnection, most=most),  # type: ignore[arg-type]
+        ws="websockets-sansio",
+        ws_max_size=MAX_MESSAGE,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=1,
     )
+    return uvicorn.Server(config) if encryption is None else _EncryptedServer(config, encryption)
+
+
+class _EncryptedServer(uvicorn.Server):
+    """Serves in TLS. uvicorn itself gives a handshake a minute, in which a crowd can shut others out."""
+
+    def __init__(self, config: uvicorn.Config, encryption: ssl.SSLContext) -> None:
+        super().__init__(config)
+        self._encryption = encryption
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        def make_connection() -> asyncio.Protocol:
+            make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+            return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(
+                make_connection,
+                sock=sock,
+                ssl=self._encryption,
+                ssl_handshake_timeout=PATIENCE,
+                backlog=self.config.backlog,
+            )
+            for sock in sockets or ()
+        ]
+        self.started = True
 
 
 def _listen(interface: str, port: int) -> socket.socket:

@@ -23,6 +23,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
 from dora._version import __version__
+from dora.coordinator.encryption import client_context, is_tls_fault, tls_fault
 from dora.coordinator.placement import is_loopback
 from dora.coordinator.protocol import (
     ACTIVE,
@@ -101,11 +102,16 @@ class _Run:
 class MachineDaemon:
     """Serve a coordinator until told to end."""
 
-    def __init__(self, address: str, port: int, token: str, identity: Identity) -> None:
+    def __init__(
+        self, address: str, port: int, token: str, identity: Identity, authority: str = ""
+    ) -> None:
+        """``authority`` is the file by which a coordinator with TLS is known. Raises `DoraError`."""
+        self._encryption = client_context(authority)
         self._identity = identity
         self._interface = identity.address
         self._where = f"{address}:{port}"
-        self._url = f"ws://{f'[{address}]' if ':' in address else address}:{port}/api/daemon"
+        scheme = "ws" if self._encryption is None else "wss"
+        self._url = f"{scheme}://{f'[{address}]' if ':' in address else address}:{port}/api/daemon"
         self._token = token
         self._id = uuid7()
         self._runs: dict[str, _Run] = {}
@@ -191,6 +197,7 @@ class MachineDaemon:
             try:
                 async with connect(
                     self._url,
+                    ssl=self._encryption,
                     additional_headers=headers,
                     max_size=MAX_MESSAGE * 2,
                     compression=None,
@@ -213,8 +220,11 @@ class MachineDaemon:
                 fault = f"the coordinator at {self._where} does not accept this daemon: {error}"
                 if not self._welcomed:
                     raise DoraError(fault) from None
-            except (OSError, WebSocketException, TimeoutError):
-                pass
+            except (OSError, WebSocketException, TimeoutError) as error:
+                if isinstance(error, OSError) and is_tls_fault(error):
+                    fault = tls_fault(error, self._where)
+                    if not self._welcomed:
+                        raise DoraError(fault) from None
             except msgspec.DecodeError as error:
                 fault = f"the coordinator at {self._where} is not understood: {error}"
             if fault != self._told and not self._leaving:
@@ -429,7 +439,7 @@ def _remove_remains() -> None:
         log.warning("what a killed run left could not be removed: %s", error)
 
 
-def serve(address: str, port: int, token: str, identity: Identity) -> None:
+def serve(address: str, port: int, token: str, identity: Identity, authority: str = "") -> None:
     """Be the daemon of a machine, until the coordinator or a signal ends it. Raises `DoraError`."""
     with locked(address, port, identity.machine):
-        asyncio.run(MachineDaemon(address, port, token, identity).serve())
+        asyncio.run(MachineDaemon(address, port, token, identity, authority).serve())

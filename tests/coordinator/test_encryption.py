@@ -1,0 +1,132 @@
+"""The API in TLS: commands and daemons that know the authority get through, others are told why not."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from pathlib import Path
+
+import pytest
+from certificates import certify
+from serving import Serving
+from system import FOREVER, System
+
+from dora.cli.client import Client, Unreachable
+from dora.coordinator import server
+from dora.coordinator.encryption import client_context, server_context
+from dora.coordinator.store import Store
+from dora.errors import DoraError
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Path:
+    certify(tmp_path, "here", "127.0.0.1")
+    certify(tmp_path, "elsewhere", "10.1.2.3")
+    certify(tmp_path, "stranger", "127.0.0.1", authority="other")
+    return tmp_path
+
+
+def encrypted(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the system's commands, and its own client, know the authority."""
+    monkeypatch.setenv("DORA_COORDINATOR_CA", "ca.pem")  # in the folder of the commands
+    system.client = Client("127.0.0.1", system.port, authority=str(system.folder / "ca.pem"))
+
+
+@pytest.mark.processes
+@pytest.mark.usefixtures("certificates")
+def test_a_dataflow_through_tls(
+    system: System,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    encrypted(system, monkeypatch)
+    files = ("--tls-cert", "here.pem", "--tls-key", "here.key")
+    assert "started dora daemon" in system.dora("up", "--auth", *files)
+    assert "coordinator already running" in system.dora("up")
+    run = system.start(system.dataflow("clock", clock=FOREVER))
+    with pytest.raises(http.client.HTTPException):  # nothing is said without TLS
+        connection = http.client.HTTPConnection("127.0.0.1", system.port, timeout=20)
+        connection.request("GET", "/api/status")
+        connection.getresponse()
+    monkeypatch.delenv("DORA_COORDINATOR_CA")
+    told = system.dora("list", status=1)
+    assert "hint: one with TLS needs DORA_COORDINATOR_CA, or --coordinator-ca" in told
+    assert run in system.dora("list", "--coordinator-ca", "ca.pem", "-q")
+    told = system.dora("list", "--coordinator-ca", "other.pem", status=1)
+    assert "shows a certificate that is not to be trusted" in told
+    assert "Traceback" not in told
+    told = system.dora("daemon", "--machine-id", "b", "--coordinator-ca", "other.pem", status=1)
+    assert "shows a certificate that is not to be trusted" in told
+    monkeypatch.setenv("DORA_COORDINATOR_CA", "ca.pem")
+    assert "dataflow stopped" in system.dora("stop", "clock")
+    assert "got STOP" in system.dora("logs", "clock")
+    assert "destroyed" in system.dora("down")
+
+
+@pytest.mark.processes
+@pytest.mark.usefixtures("certificates")
+def test_what_does_not_go_together(system: System) -> None:
+    files = ("--tls-cert", "here.pem", "--tls-key", "here.key")
+    assert "set DORA_COORDINATOR_CA" in system.dora("up", *files, status=1)
+    told = system.dora("up", "--tls-cert", "here.pem", "--coordinator-ca", "ca.pem", status=1)
+    assert "--tls-cert and --tls-key belong together" in told
+    told = system.dora("up", "--coordinator-ca", "ca.pem", status=1)
+    assert "to start one, give --tls-cert and --tls-key" in told
+    system.dora("up")
+    told = system.dora("list", "--coordinator-ca", "ca.pem", status=1)
+    assert "does not speak TLS; start the coordinator with --tls-cert" in told
+    told = system.dora("daemon", "--machine-id", "b", "--coordinator-ca", "ca.pem", status=1)
+    assert "does not speak TLS" in told
+
+
+def test_files_that_cannot_be_used(certificates: Path) -> None:
+    def path(name: str) -> str:
+        return str(certificates / name)
+
+    assert server_context("", "") is None and client_context("") is None
+    with pytest.raises(DoraError, match=r"cannot read .*/none.pem: No such file or directory"):
+        client_context(path("none.pem"))
+    with pytest.raises(DoraError, match=r"here.key has no certificate of an authority"):
+        client_context(path("here.key"))
+    with pytest.raises(DoraError, match=r"cannot read .*/none.key"):
+        server_context(path("here.pem"), path("none.key"))
+    with pytest.raises(DoraError, match=r"are no certificate and its key: key values mismatch"):
+        server_context(path("here.pem"), path("stranger.key"))
+
+
+def test_who_is_somebody_else(certificates: Path, tmp_path: Path) -> None:
+    elsewhere = server_context(str(certificates / "elsewhere.pem"), str(certificates / "elsewhere.key"))
+    served = Serving(lambda: Store(str(tmp_path / "store.sqlite")), "", 100, elsewhere)
+    try:
+        client = Client("127.0.0.1", served.port, authority=str(certificates / "ca.pem"))
+        with pytest.raises(
+            DoraError, match=r"IP address mismatch, certificate is not valid for '127\.0\.0\.1'"
+        ):
+            client.status()
+    finally:
+        served.join()
+    with pytest.raises(Unreachable):
+        client.status()
+
+
+def test_a_crowd_without_a_handshake_shuts_nobody_out(
+    certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "PATIENCE", 2.0)
+    here = server_context(str(certificates / "here.pem"), str(certificates / "here.key"))
+    served = Serving(lambda: Store(str(tmp_path / "store.sqlite")), "", 40, here)
+    try:
+        crowd = [socket.create_connection(("127.0.0.1", served.port), timeout=20) for _ in range(300)]
+        crowd[0].sendall(b"GET / HTTP/1.1\r\n\r\n")
+        client = Client("127.0.0.1", served.port, authority=str(certificates / "ca.pem"))
+        assert client.status().daemons == []
+
+        def is_closed(connection: socket.socket) -> bool:
+            try:
+                return not connection.recv(1000)
+            except ConnectionResetError:
+                return True
+
+        assert all(is_closed(connection) or is_closed(connection) for connection in crowd)
+        assert client.status().daemons == []
+    finally:
+        served.join()
