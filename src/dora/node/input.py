@@ -223,8 +223,10 @@ class LinkPort:
         dropped_word = self._base + DROPPED
         if not self._joined:
             self._joined = True
-            if sequence <= self._last or self._in_flight:
-                # The one that was being sent while this node joined, or before the network knew of it.
+            if not self._received and (sequence <= self._last + 2 or self._in_flight):
+                # One message was being sent while this node joined: the sender numbers it just before or
+                # just after, and does not know yet of a channel that was opened for this link. Or the
+                # network did not know of it.
                 words[self._base + FIRST] = sequence - 1
                 self._last = sequence
                 return

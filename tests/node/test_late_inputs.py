@@ -1,0 +1,79 @@
+"""Inputs that begin while their source is sending: what is theirs, and what came before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dora.node.input import LinkPort
+from dora.transport.board import DROPPED, FIRST, RECEIVED, SENT, Board
+from dora.wire.control import InputConfig
+from dora.wire.message import Encoding, Message, pack_head
+
+SENDER, LINK = 0, 1  # lines of the board
+
+
+class Queue:
+    """A receiver whose messages the test gives."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    def receive(self) -> Message | None:
+        if not self.numbers:
+            return None
+        return Message(pack_head(Encoding.PLAIN, b"C", b"", 0, self.numbers.pop(0), 1))
+
+    def has_messages(self) -> bool:
+        return bool(self.numbers)
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Iterator[Board]:
+    board = Board.create(str(tmp_path / "board"), 2)
+    yield board
+    board.close()
+
+
+def counted(board: Board, numbers: list[int], *, in_flight: bool = False) -> tuple[int, int, int]:
+    """Join when five messages have been sent, take these; return where the link begins, and its counts."""
+    board.set(SENDER, SENT, 5)
+    queue = Queue()
+    config = InputConfig("in", "link", "source/out", queue_size=10, slot=LINK, output_slot=SENDER)
+    port = LinkPort(config, queue, board, in_flight=in_flight, joins_late=True)
+    queue.numbers += numbers
+    while port.poll() is not None:
+        pass
+    first, received, dropped = (board.get(LINK, word) for word in (FIRST, RECEIVED, DROPPED))
+    assert first + received + dropped == numbers[-1], "what the receiver knows of"
+    return first, received, dropped
+
+
+@pytest.mark.parametrize(
+    ("numbers", "wanted"),
+    [
+        ([6, 7, 8], (5, 3, 0)),
+        ([5, 6, 7], (4, 3, 0)),  # numbered before this node joined, and sent after
+        ([7, 8], (6, 2, 0)),  # numbered after, and sent without the channel that was opened meanwhile
+        ([8, 9], (5, 2, 2)),  # the queue was too short
+        ([6, 7, 9], (5, 3, 1)),
+        ([6, 7, 20], (5, 3, 12)),
+    ],
+)
+def test_the_message_that_was_being_sent_is_no_loss(
+    board: Board, numbers: list[int], wanted: tuple[int, int, int]
+) -> None:
+    assert counted(board, numbers) == wanted
+
+
+@pytest.mark.parametrize(
+    ("numbers", "wanted"), [([6, 7], (5, 2, 0)), ([20, 21], (19, 2, 0)), ([6, 7, 20], (5, 3, 12))]
+)
+def test_a_network_may_not_know_of_it_at_once(
+    board: Board, numbers: list[int], wanted: tuple[int, int, int]
+) -> None:
+    assert counted(board, numbers, in_flight=True) == wanted
