@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import signal
+import tempfile
+from collections.abc import Iterator
 
+import pytest
 from hypothesis import settings
+from ports import free_port
 
 # A shell that starts a command in the background lets it ignore SIGINT, and so would the programs under
 # test, which are to be ended by it.
@@ -14,3 +20,21 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # The same examples in each run, however slow the machine is at the moment.
 settings.register_profile("dora", deadline=None, derandomize=True)
 settings.load_profile("dora")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def places_of_its_own() -> Iterator[None]:
+    """Keep what tests start without saying where away from the user's dataflows and from other processes
+    of the suite: commands that look for "the" running dataflow would find theirs."""
+    root = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")  # pytest's own is too long for sockets
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DORA_RUNTIME_DIR", f"{root}/run")
+        patch.setenv("DORA_DATA_DIR", f"{root}/data")
+        patch.setenv("XDG_CONFIG_HOME", f"{root}/config")
+        patch.setenv("DORA_COORDINATOR_PORT", str(free_port()))
+        yield
+    try:
+        runs = os.listdir(f"{root}/run") if os.path.exists(f"{root}/run") else []
+        assert set(runs) <= {"lock"}, "a run left its directory"
+    finally:
+        shutil.rmtree(root, ignore_errors=True)

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,12 +16,13 @@ from typing import Any
 
 import pytest
 from certificates import certify
+from ports import free_port
 
 from dora.cli.client import Client, Unreachable
 
 pytestmark = pytest.mark.processes
 
-PATIENCE = 20.0  # seconds that anything may take on a busy machine
+PATIENCE = 60.0  # seconds that anything may take on a busy machine
 
 SOURCE = """
 import pyarrow as pa
@@ -43,9 +43,7 @@ class Cluster:
     """A cluster file for machines that are this one, and the commands."""
 
     def __init__(self, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.folder = folder
         self.file = folder / "cluster.yml"
         self.tls: dict[str, str] = {}
@@ -64,7 +62,7 @@ class Cluster:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=50,
+            timeout=60,
         )
         assert done.returncode == status, f"dora cluster {' '.join(arguments)}: {done.stdout}"
         return done.stdout
@@ -86,15 +84,11 @@ def cluster(local_ssh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("DORA_AUTH_TOKEN", raising=False)
     cluster = Cluster(local_ssh.parent)
     yield cluster
-    cluster.write("left", "right")
-    done = subprocess.run(
-        [sys.executable, "-m", "dora", "cluster", "down", "--force", str(cluster.file)],
-        cwd=cluster.folder,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    shutil.rmtree(root, ignore_errors=True)
+    try:
+        cluster.write("left", "right")
+        cluster.dora("down", "--force", "cluster.yml")
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
 
 
 def wait_until(condition: Callable[[], Any], what: str) -> None:

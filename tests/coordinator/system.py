@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ports import free_port
 
 from dora.cli.client import Client, Unreachable
 from dora.machine.lock import running_daemon
 
-PATIENCE = 20.0  # seconds that anything may take on a busy machine
+PATIENCE = 60.0  # seconds that anything may take on a busy machine
 
 FOREVER = """
 from dora import Node
@@ -38,13 +38,6 @@ def wait_until(condition: Callable[[], Any], what: str) -> Any:
         assert time.monotonic() < deadline, f"waited in vain for: {what}"
         time.sleep(0.01)
     return value
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def alive(pid: int) -> bool:
@@ -77,7 +70,7 @@ class System:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=50,
+            timeout=60,
         )
 
     def dataflow(self, name: str, **scripts: str) -> str:

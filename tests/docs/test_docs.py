@@ -26,7 +26,6 @@ import os
 import re
 import shlex
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
@@ -35,11 +34,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ports import free_port
 
 from dora.dataflow import check_module, parse
 
 ROOT = Path(__file__).parents[2]
-BOUND = 45  # seconds, for a snippet that hangs
+BOUND = 60  # seconds, for a snippet that hangs
 
 # A page with snippets that another test covers.
 TESTED_ELSEWHERE = {"docs/reference/dataflow-yaml.md": "tests/dataflow"}
@@ -136,13 +136,7 @@ def of_its_own(folder: Path) -> dict[str, str]:
     }
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
-PORT = free_port()
+PORT = str(free_port())
 RUNTIME = tempfile.mkdtemp(prefix="dora-docs-", dir="/tmp")  # that of a test is too long for sockets
 atexit.register(shutil.rmtree, RUNTIME, ignore_errors=True)
 
@@ -223,7 +217,6 @@ def play(snippet: Snippet, folder: Path) -> None:
 
 
 @pytest.mark.processes
-@pytest.mark.timeout(180)
 @pytest.mark.parametrize(
     "page",
     [page for page in pages() if name_of(page) not in TESTED_ELSEWHERE and snippets(page)],

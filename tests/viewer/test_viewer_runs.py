@@ -12,12 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
+from ports import free_port
 from rrd import last, read
 
 pytestmark = pytest.mark.processes
 needs_rerun = pytest.mark.skipif(find_spec("rerun") is None, reason="rerun-sdk is not installed")
 
-BOUND = 45  # seconds, for a run that hangs
+BOUND = 60  # seconds, for a run that hangs
 
 SENDER = """
 import numpy as np
@@ -89,14 +90,6 @@ def run(
     return done.stdout
 
 
-def free_ports(count: int) -> list[int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [item.getsockname()[1] for item in sockets]
-    for item in sockets:
-        item.close()
-    return ports
-
-
 @needs_rerun
 def test_everything_that_is_sent_is_saved(tmp_path: Path) -> None:
     (tmp_path / "robot.urdf").write_text(ROBOT)
@@ -147,7 +140,7 @@ with Node() as node:
 @needs_rerun
 def test_a_page_is_served_and_another_viewer_connects(tmp_path: Path) -> None:
     """The sender waits for the page and for the gRPC server, which show while the dataflow runs."""
-    grpc, web = free_ports(2)
+    grpc, web = free_port(), free_port()
     sender = f"""
 import time, urllib.request
 from dora import Node
