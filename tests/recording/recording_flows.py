@@ -16,7 +16,7 @@ from typing import Any
 from dora.recording.reader import Recording
 
 DORA = [sys.executable, "-m", "dora"]
-PATIENCE = 40.0  # seconds
+PATIENCE = 60.0  # seconds
 
 CAMERA = """
     import numpy as np
@@ -35,16 +35,19 @@ SINK = """
     for event in Node():
         pass
 """
+# A recording of a dataflow that runs already is whole unless the machine lets the recorder wait until a
+# tap, which holds 32 messages, is full: at this rate for more than a second and a half.
 FLOW = """
     nodes:
       - id: camera
         path: camera.py
-        inputs: {tick: dora/timer/millis/10}
+        inputs: {tick: dora/timer/millis/50}
         outputs: [image, spare]
       - id: sink
         path: sink.py
         inputs: {image: camera/image}
 """
+FAST = FLOW.replace("millis/50", "millis/10")
 
 
 class Folder:

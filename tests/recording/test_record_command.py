@@ -7,7 +7,9 @@ import resource
 import signal
 
 import pytest
-from recording_flows import CAMERA, FLOW, Folder, end, numbers, said, until
+from recording_flows import CAMERA, FAST, FLOW, Folder, end, numbers, said, until
+
+from dora.errors import DoraError
 
 pytestmark = pytest.mark.processes
 
@@ -103,7 +105,7 @@ def test_stop_from_elsewhere(folder: Folder) -> None:
 def test_a_ring_is_saved_on_demand(folder: Folder) -> None:
     folder.run()
     recorder = folder.attach("--last", "1s", "-o", "a.mcap")
-    until(lambda: folder.recorders()[0].messages >= 20, "twenty messages")
+    until(lambda: _sent() >= 80, "four seconds, of which the first are forgotten")
     assert not (folder.directory / "a.mcap").exists()
     assert "to a.mcap" in folder.dora("record", "--save")
     recorder.send_signal(signal.SIGUSR1)
@@ -115,7 +117,7 @@ def test_a_ring_is_saved_on_demand(folder: Folder) -> None:
             assert recording.complete
             assert recording.start.last_seconds == 1.0
             assert recording.end is not None and recording.end.reason == "saved"
-            assert recording.duration < 3.5, "one second, and chunks of one second"
+            assert numbers(recording, "camera/image")[0] > 20, "one second, and chunks of one second"
     assert "start with `dora record --last 30s`" in folder.dora("record", "--save", status=1)
 
 
@@ -140,7 +142,7 @@ def test_the_exit_status_is_that_of_the_dataflow_too(folder: Folder) -> None:
 def test_a_killed_recorder_leaves_a_readable_file(folder: Folder) -> None:
     folder.run()
     recorder = folder.attach("-o", "a.mcap")
-    until(lambda: (folder.directory / "a.mcap").stat().st_size > 5000, "a chunk")
+    until(lambda: _written(folder), "a chunk")
     recorder.kill()
     recorder.wait()
     with folder.recording() as recording:
@@ -154,8 +156,17 @@ def test_a_killed_recorder_leaves_a_readable_file(folder: Folder) -> None:
     end(again)
 
 
+def _written(folder: Folder) -> list[int]:
+    """Return the numbers of the images that are in the file by now."""
+    try:
+        with folder.recording() as recording:
+            return numbers(recording, "camera/image")
+    except DoraError:
+        return []  # not even its beginning
+
+
 def test_what_is_missed_is_said(folder: Folder) -> None:
-    folder.run()
+    folder.run(FAST)
     recorder = folder.attach("-o", "a.mcap")
     until(lambda: folder.recorders()[0].messages >= 5, "messages")
     recorder.send_signal(signal.SIGSTOP)
@@ -189,7 +200,7 @@ def _sent() -> int:
 
 
 def test_a_full_disk_ends_the_recording_and_not_the_dataflow(folder: Folder) -> None:
-    dataflow = folder.run()
+    dataflow = folder.run(FAST)
     recorder = folder.attach(
         "-o",
         "a.mcap",
@@ -240,7 +251,7 @@ def test_outputs_that_come_later_are_recorded_too(folder: Folder) -> None:
     tell = "            if count == 20:\n                open('sent', 'w').close()\n"
     folder.program("more.py", CAMERA + tell)
     (folder.directory / "more.yml").write_text(
-        "id: more\npath: more.py\ninputs: {tick: dora/timer/millis/10}\noutputs: [image, spare]\n"
+        "id: more\npath: more.py\ninputs: {tick: dora/timer/millis/50}\noutputs: [image, spare]\n"
     )
     for _ in range(2):
         folder.dora("node", "add", "--from-yaml", "more.yml")
@@ -291,10 +302,10 @@ def _in_use(folder: Folder) -> bool:
 def test_a_killed_node_is_no_loss(folder: Folder) -> None:
     folder.run(FLOW.replace("path: camera.py", "path: camera.py\n        restart_policy: always"))
     recorder = folder.attach("-o", "a.mcap")
-    for count in (20, 60):
+    for count in (20, 40):
         until(lambda: folder.recorders()[0].messages >= count, "messages")  # noqa: B023
         os.kill(_camera(), signal.SIGKILL)
-    until(lambda: folder.recorders()[0].messages >= 100, "messages of the third process")
+    until(lambda: folder.recorders()[0].messages >= 60, "messages of the third process")
     end(recorder)
     with folder.recording() as recording:
         assert recording.complete
@@ -396,7 +407,7 @@ def test_what_operators_give_each_other(folder: Folder) -> None:
 
 
 def test_a_second_ctrl_c_does_not_wait_for_the_disk(folder: Folder) -> None:
-    folder.run()
+    folder.run(FAST)
     os.mkfifo(folder.directory / "slow.mcap")
     reader = os.open(folder.directory / "slow.mcap", os.O_RDONLY | os.O_NONBLOCK)
     try:

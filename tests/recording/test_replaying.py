@@ -20,7 +20,7 @@ from dora.wire.decode import decode_arrow
 
 pytestmark = pytest.mark.processes
 
-PATIENCE = 50.0
+PATIENCE = 60.0
 FLOW = {
     "exit_when_nodes_finish": True,
     "nodes": [
@@ -364,10 +364,10 @@ def test_a_recording_of_what_runs_is_replayed_from_the_middle(folder: Folder) ->
     )
     flow = """
     nodes:
-      - {id: camera, path: camera.py, inputs: {tick: dora/timer/millis/10}, outputs: [image, spare]}
+      - {id: camera, path: camera.py, inputs: {tick: dora/timer/millis/40}, outputs: [image, spare]}
       - id: sum
         path: sum.py
-        inputs: {image: camera/image, tick: dora/timer/millis/7}
+        inputs: {image: camera/image, tick: dora/timer/millis/30}
         outputs: [total]
     """
     run = folder.run(flow)
