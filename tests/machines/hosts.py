@@ -33,7 +33,7 @@ MAX_NETWORKS = 200
 _ROOT = Path("/run/dora-hosts")  # of root's own, and short: sockets are below it
 _WIRE = Path(__file__).with_name("wire.py")
 _TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
-_PATIENCE = 10.0  # seconds
+_PATIENCE = 60.0  # seconds that anything may take on a busy machine
 
 
 def missing() -> str:
@@ -89,7 +89,7 @@ class Host:
         *,
         status: int | None = 0,
         env: Mapping[str, str] | None = None,
-        timeout: float = 50.0,
+        timeout: float = 60.0,
         **options: Any,
     ) -> str:
         """Run a command on this host to its end, and return all that it printed.

@@ -14,7 +14,7 @@ from typing import Any
 
 from hosts import Host
 
-PATIENCE = 30.0  # seconds that anything may take on a busy machine
+PATIENCE = 60.0  # seconds that anything may take on a busy machine
 DORA = (sys.executable, "-P", "-m", "dora")
 
 

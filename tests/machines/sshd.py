@@ -12,7 +12,7 @@ from hosts import Host
 
 SERVER = shutil.which("sshd") or "/usr/sbin/sshd"
 CLIENT = shutil.which("ssh")
-_PATIENCE = 10.0  # seconds
+_PATIENCE = 60.0  # seconds
 
 
 def no_ssh() -> str:

@@ -54,7 +54,8 @@ class Cluster:
     def dora(self, *arguments: str, status: int = 0) -> str:
         environment = {"PATH": self.keys.path}
         command = [sys.executable, "-m", "dora", *arguments]
-        return self.desk.run(command, status=status, env=environment, cwd=self.folder)
+        # pip takes its time on a busy machine.
+        return self.desk.run(command, status=status, env=environment, cwd=self.folder, timeout=240.0)
 
 
 @pytest.fixture
@@ -72,8 +73,7 @@ def test_a_dataflow_on_two_machines_from_nothing(cluster: Cluster) -> None:
     token = (cluster.desk.folder / "config" / "dora" / ".dora-token").read_text().strip()
     robot = cluster.hosts["robot"]
     assert not (robot.folder / "config" / "dora").exists(), "the token is not written to the machines"
-    for pid in robot.pids():
-        assert token not in Path(f"/proc/{pid}/cmdline").read_text(), "nor is it on a command line"
+    assert not any(token in line for line in _command_lines(robot)), "nor is it on a command line"
 
     flow = cluster.folder / "flow"
     flow.mkdir()
@@ -101,21 +101,26 @@ def test_a_dataflow_on_two_machines_from_nothing(cluster: Cluster) -> None:
     assert "second [0, 1, 2]" in printed and "robot: copied 1 file(s)" in printed
 
     cluster.dora("cluster", "down", "cluster.yml", "--force")
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + 30.0
     while left := [line for host in cluster.hosts.values() for line in _programs(host) if "dora" in line]:
         assert time.monotonic() < deadline, left
 
 
-def _programs(host: Host) -> list[str]:
-    """Return the programs that run on a host, without their folders."""
+def _command_lines(host: Host) -> list[str]:
+    """Return the command lines of what runs on a host, with a zero after each word."""
     found = []
     for pid in host.pids():
         try:
-            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+            found.append(Path(f"/proc/{pid}/cmdline").read_text())
         except OSError:
-            continue
-        found.append(" ".join(word.rpartition("/")[2] for word in words))
+            continue  # it has just ended
     return found
+
+
+def _programs(host: Host) -> list[str]:
+    """Return the programs that run on a host, without their folders."""
+    lines = [line.split("\0") for line in _command_lines(host)]
+    return [" ".join(word.rpartition("/")[2] for word in words) for words in lines]
 
 
 def test_logins_that_do_not_work_are_told_with_the_mend(cluster: Cluster) -> None:
@@ -145,7 +150,6 @@ def test_logins_that_do_not_work_are_told_with_the_mend(cluster: Cluster) -> Non
     cluster.dora("cluster", "down", "--coordinator-addr", cluster.desk.address)
 
 
-@pytest.mark.timeout(180)  # pip takes its time on a busy machine
 def test_a_new_version_is_installed_where_the_command_belongs(cluster: Cluster, tmp_path: Path) -> None:
     import site
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -223,39 +223,64 @@ def test_a_folder_that_a_machine_has_not(system: Spread) -> None:
     assert "/not/there" in printed
 
 
-@pytest.mark.parametrize("seconds", [4.0])
-def test_a_cut_loses_nothing_under_back_pressure(system: Spread, seconds: float) -> None:
-    system.write({"cut.yml": counting(4000, 0.001, 100, "queue_size: 10, queue_policy: backpressure")})
-    dataflow = system.start("cut.yml")
-    system.wait_for_log(dataflow, "so far")
+def cut_until_it_is_noticed(system: Spread, dataflow: str) -> None:
     system.hosts["right"].cut()
-    time.sleep(seconds)
-    system.hosts["right"].restore()
-    system.wait_for(dataflow, "Finished")
-    logs = system.wait_for_log(dataflow, "got 4000, the last is 3999")
-    assert "machine `right` does not answer since" in logs
-    assert "machine `right` answers again, after" in logs
+    try:
+        system.wait_for_log(dataflow, "machine `right` does not answer since")
+    finally:
+        system.hosts["right"].restore()
 
 
-@pytest.mark.parametrize(
-    "seconds",
-    [
-        0.0,
-        4.0,
-    ],
-)
-def test_large_and_small_messages_keep_their_order(system: Spread, seconds: float) -> None:
-    mixed = """
-        import random, time
+def enough(system: Spread, dataflow: str) -> int:
+    """Let the source end; return how many messages it has sent."""
+    (system.folder / "enough").touch()
+    try:
+        system.wait_for(dataflow, "Finished")
+    finally:
+        (system.folder / "enough").unlink()
+    found = re.search(r"sent (\d+) in all", system.wait_for_log(dataflow, "in all"))
+    assert found is not None
+    return int(found[1])
+
+
+def test_a_cut_loses_nothing_under_back_pressure(system: Spread) -> None:
+    steady = """
+        import os, time
         import pyarrow as pa
         from dora import Node
 
-        node = Node()
+        node, number = Node(), 0
+        while not os.path.exists("enough"):
+            node.send_output("out", pa.array([number] + [0] * 100))
+            number += 1
+            time.sleep(0.001)
+        print("sent", number, "in all", flush=True)
+    """
+    document = counting(0, 0.0, 0, "queue_size: 10, queue_policy: backpressure")
+    system.write({"steady.py": steady, "cut.yml": document.replace("count.py", "steady.py")})
+    dataflow = system.start("cut.yml")
+    system.wait_for_log(dataflow, "so far")
+    cut_until_it_is_noticed(system, dataflow)
+    system.wait_for_log(dataflow, "machine `right` answers again, after")
+    number = enough(system, dataflow)
+    system.wait_for_log(dataflow, f"got {number}, the last is {number - 1}")
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_large_and_small_messages_keep_their_order(system: Spread, cut: bool) -> None:
+    mixed = """
+        import os, random, time
+        import pyarrow as pa
+        from dora import Node
+
+        node, number = Node(), 0
         random.seed(1)
-        for number in range(6000):
+        while number < 3000 or not os.path.exists("enough"):
             size = random.choice([1, 1, 1, 1, 1, 1, 200, 20_000])
             node.send_output("out", pa.array([number] * size))
+            number += 1
             time.sleep(random.choice([0.0, 0.0, 0.0003, 0.001]))
+        print("sent", number, "in all", flush=True)
     """
     document = counting(0, 0.0, 0, "queue_size: 40, queue_policy: backpressure", "in_order.py")
     in_order = """
@@ -274,13 +299,12 @@ def test_large_and_small_messages_keep_their_order(system: Spread, seconds: floa
         {"mixed.py": mixed, "in_order.py": in_order, "mixed.yml": document.replace("count.py", "mixed.py")}
     )
     dataflow = system.start("mixed.yml")
-    if seconds:
-        system.wait_for_log(dataflow, "many so far")
-        system.hosts["right"].cut()
-        time.sleep(seconds)
-        system.hosts["right"].restore()
-    system.wait_for(dataflow, "Finished")
-    assert "in order: 6000" in system.wait_for_log(dataflow, "in order")
+    system.wait_for_log(dataflow, "many so far")
+    if cut:
+        cut_until_it_is_noticed(system, dataflow)
+        system.wait_for_log(dataflow, "machine `right` answers again, after")
+    number = enough(system, dataflow)
+    assert f"in order: {number}\n" in system.wait_for_log(dataflow, "in order")
 
 
 def test_credit_that_a_cut_takes_away_comes_back(system: Spread) -> None:
@@ -293,9 +317,11 @@ def test_credit_that_a_cut_takes_away_comes_back(system: Spread) -> None:
                 open("taken", "w").close()
                 for event in Node():
                     if event["type"] == "INPUT":
-                        time.sleep(0.3)
+                        number = event["value"][0].as_py()
+                        while number == 7 and not os.path.exists("further"):
+                            time.sleep(0.01)
                         with open("taken", "a") as file:
-                            file.write(f"{event['value'][0].as_py()}\\n")
+                            file.write(f"{number}\\n")
             """,
             "credit.yml": counting(30, 0.0, 1, "queue_size: 6, queue_policy: backpressure", "slow.py"),
         }
@@ -307,9 +333,12 @@ def test_credit_that_a_cut_takes_away_comes_back(system: Spread) -> None:
     dataflow = system.start("credit.yml")
     wait_until(lambda: taken() == 7, lambda: "some messages to be taken")
     system.hosts["right"].cut()
-    time.sleep(5.0)  # everything that has arrived is taken
-    assert taken() < 20
-    system.hosts["right"].restore()
+    try:
+        (system.folder / "further").touch()  # everything that has arrived is taken
+        system.wait_for_log(dataflow, "machine `right` does not answer since")
+        assert 7 < taken() < 20
+    finally:
+        system.hosts["right"].restore()
     system.wait_for(dataflow, "Finished")
     assert taken() == 30
 
