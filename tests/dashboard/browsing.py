@@ -15,7 +15,7 @@ NEEDS_CHROMIUM = pytest.mark.skipif(
 
 WIDE = {"width": 1280, "height": 800}
 PHONE = {"width": 390, "height": 844}
-PATIENCE = 20_000  # milliseconds
+PATIENCE = 60_000  # milliseconds
 
 
 class Opened:

@@ -11,7 +11,7 @@ import textwrap
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -106,14 +106,19 @@ class Running:
             text=True,
         )
         assert self.process.stderr is not None
-        found = re.search(r"http://\S+", self.process.stderr.readline())
-        assert found is not None
-        self.address = found[0]
+        self.address = ""
+        for line in self.process.stderr:
+            if found := re.search(r"http://\S+", line):
+                self.address = found[0]
+                break
 
     def end(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGINT)
-        self.process.communicate(timeout=PATIENCE / 1000)
+        try:
+            self.process.communicate(timeout=PATIENCE / 1000)
+        finally:
+            self.process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -121,6 +126,20 @@ def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     running = Running(tmp_path_factory.mktemp("robot"))
     yield running
     running.end()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """``start(flow, *options)``: a dataflow of the test's own."""
+    started: list[Running] = []
+
+    def start(*arguments: str) -> Running:
+        started.append(Running(tmp_path, *arguments))
+        return started[-1]
+
+    yield start
+    for running in started:
+        running.end()
 
 
 def pixel(page: Any, topic: str) -> list[int]:
@@ -148,17 +167,18 @@ def test_the_graph_lives(robot: Running, visit: Any) -> None:
     page.wait_for_function(
         """() => /MB$/.test(document.querySelector('[data-id="camera"] .program').textContent)"""
     )
-    assert "MB" in page.locator(".group-kind").text_content()  # the runtime with its operators
+    page.wait_for_selector(".group-kind >> text=MB")  # the runtime with its operators
     assert page.title() == "robot · dora"
 
 
 def test_first_paint_within_a_second(robot: Running, visit: Any) -> None:
     page = visit(robot.address)
-    paints = []
-    for _ in range(4):  # a busy machine may take longer now and then
-        paints.append(page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime"))
+    first = "performance.getEntriesByName('first-contentful-paint')[0].startTime"
+    paints = [page.evaluate(first)]
+    while min(paints) >= 1000 and len(paints) < 20:  # a busy machine may take longer now and then
         page.reload()
         page.wait_for_selector("body.ready")
+        paints.append(page.evaluate(first))
     assert min(paints) < 1000, paints
 
 
@@ -180,6 +200,7 @@ def test_a_click_shows_the_picture_and_it_changes(robot: Running, visit: Any) ->
             document.querySelector('[data-topic="camera/count"] .numbers').textContent) > least""",
         arg=first + 5,
     )
+    page.wait_for_selector('[data-topic="camera/count"] .uplot')
     assert page.locator('[data-topic="camera/count"] .uplot').count() == 1
     # Nothing is looked at any more that nobody sees.
     page.keyboard.press("Escape")
@@ -192,7 +213,7 @@ def test_boxes_lie_over_the_picture_that_they_come_from(robot: Running, visit: A
     page.wait_for_selector('[data-topic="eyes/a/boxes"] canvas')
     green = """() => {
         const canvas = document.querySelector('[data-topic="eyes/a/boxes"] canvas');
-        const [red, green, blue] = canvas.getContext("2d").getImageData(18, 24, 1, 1).data;
+        const [red, green, blue] = canvas?.getContext("2d").getImageData(18, 24, 1, 1).data ?? [0, 0, 0];
         return green > 120 && green > red;
     }"""
     page.wait_for_function(green)
@@ -246,6 +267,7 @@ def test_a_frozen_browser_holds_nobody_up(robot: Running, visit: Any) -> None:
     page.click('.box[data-id="camera"]')
     page.wait_for_selector('[data-topic="camera/count"] .numbers')
     number = "() => Number(document.querySelector('[data-topic=\"camera/count\"]').dataset.number)"
+    page.wait_for_function(f"() => ({number})() > 0")
     first = page.evaluate(number)
     page.evaluate("() => { const until = performance.now() + 2000; while (performance.now() < until); }")
     page.wait_for_function(f"() => ({number})() > {first} + 35")
@@ -258,18 +280,19 @@ def test_on_a_phone_one_pane_at_a_time(robot: Running, visit: Any) -> None:
     assert page.locator("#graph").is_visible() and page.locator("#logs").is_hidden()
     page.locator('.box[data-id="camera"]').tap()
     page.wait_for_selector('[data-topic="camera/image"] canvas')
-    assert page.locator("#graph").is_hidden()
+    page.wait_for_selector("#graph", state="hidden")
     for tab in ("Nodes", "YAML", "Logs", "Graph"):
         page.get_by_role("tab", name=tab).tap()
+        page.wait_for_selector(f"[role=tab][aria-selected=true] >> text={tab}")
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], tab
-    assert page.locator("#graph").is_visible()
+    page.wait_for_selector("#graph", state="visible")
 
 
 def test_keys_and_colours(robot: Running, visit: Any) -> None:
     page = visit(robot.address, color_scheme="light")
     page.focus('.box[data-id="sink"]')
     page.keyboard.press("Enter")
-    assert page.locator(".details h2").inner_text() == "sink"
+    page.wait_for_selector(".details h2 >> text=sink")
     colour = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(colour)
     page.get_by_role("button", name="Dark").click()
@@ -303,36 +326,34 @@ def test_a_recording_is_started_and_stopped(robot: Running, visit: Any) -> None:
     assert path is not None and "camera/image" in Recording(path).topics
 
 
-def test_fifty_nodes(tmp_path: Path, visit: Any) -> None:
+def test_fifty_nodes(start: Callable[..., Running], visit: Any) -> None:
     lines = ["nodes:", "  - {id: sink, path: sink.py, inputs: {tick: dora/timer/secs/1}}"]
     for number in range(50):  # which nobody starts
         sources = {number // 2, max(0, number - 6)} if number else set()
         inputs = ", ".join(f"in{source}: node{source}/out" for source in sources)
         lines.append(f"  - {{id: node{number}, path: dynamic, outputs: [out], inputs: {{{inputs}}}}}")
-    running = Running(tmp_path, "\n".join(lines))
+    running = start("\n".join(lines))
     page = visit(running.address)
     assert page.locator(".box:not(.timer)").count() == 51
     page.wait_for_selector('.box[data-id="node7"][data-tone="rest"]')
     assert page.locator('.box[data-id="node7"] .program').text_content() == "not connected"
-    running.end()
 
 
 # -------------------------------------------------------------------------------- its end, its faults
 
 
-def test_stop_and_the_end(tmp_path: Path, visit: Any) -> None:
-    running = Running(tmp_path)
+def test_stop_and_the_end(start: Callable[..., Running], visit: Any) -> None:
+    running = start()
     page = visit(running.address)
     page.get_by_role("button", name="Stop", exact=True).click()
     page.get_by_role("button", name="Really stop?").click()
     assert running.process.wait(PATIENCE / 1000) == 0
     page.wait_for_selector(".chip >> text=/finished|no connection/")
     assert page.locator(".box").count() > 3  # what was seen last stays
-    running.end()
 
 
-def test_a_killed_run_takes_its_dashboard_along(tmp_path: Path) -> None:
-    running = Running(tmp_path)
+def test_a_killed_run_takes_its_dashboard_along(start: Callable[..., Running]) -> None:
+    running = start()
     urllib.request.urlopen(running.address).read()
     running.process.kill()
     running.end()
@@ -345,12 +366,12 @@ def test_a_killed_run_takes_its_dashboard_along(tmp_path: Path) -> None:
         assert time.monotonic() < deadline, "the dashboard outlives its run"
 
 
-def test_a_flood_and_an_outsized_message(tmp_path: Path, visit: Any) -> None:
+def test_a_flood_and_an_outsized_message(start: Callable[..., Running], tmp_path: Path, visit: Any) -> None:
     (tmp_path / "flood.py").write_text(textwrap.dedent(FLOOD))
     flow = (
         "nodes: [{id: flood, path: flood.py, inputs: {tick: dora/timer/secs/1}, outputs: [small, large]}]"
     )
-    running = Running(tmp_path, flow)
+    running = start(flow)
     page = visit(running.address)
     page.click('.box[data-id="flood"]')
     page.wait_for_selector('[data-topic="flood/small"] .numbers')
@@ -359,7 +380,6 @@ def test_a_flood_and_an_outsized_message(tmp_path: Path, visit: Any) -> None:
         ",", ""
     )
     page.get_by_role("button", name="Stop", exact=True).first.click()
-    running.end()
 
 
 def test_requests_that_make_no_sense_are_refused_with_a_sentence(robot: Running) -> None:
