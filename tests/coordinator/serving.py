@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
+from system import PATIENCE, wait_until
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
@@ -53,11 +54,11 @@ class Serving:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(token, most)))
         self._thread.start()
-        assert self._ready.wait(10)
+        assert self._ready.wait(PATIENCE)
 
     async def _serve(self, token: str, most: int) -> None:
         self._loop = asyncio.get_running_loop()
-        coordinator = Coordinator(self._make_store(), self.end)
+        coordinator = self._coordinator = Coordinator(self._make_store(), self.end)
         self._server = make_server(make_api(coordinator, token=token), most, self._encryption)
         serving = asyncio.ensure_future(self._server.serve([self._listener]))
         self._ready.set()
@@ -70,20 +71,24 @@ class Serving:
         async def call() -> Any:
             return function()
 
-        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(10)
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(PATIENCE)
+
+    def daemons(self) -> list[str]:
+        """Return who is connected; for the thread of the coordinator."""
+        return [link.daemon_id for link in self._coordinator.fleet.links.values()]
 
     def end(self) -> None:
         self._server.should_exit = True
 
     def join(self) -> None:
         self.end()
-        self._thread.join(10)
+        self._thread.join(PATIENCE)
         assert not self._thread.is_alive()
         self._listener.close()
 
     def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, str]:
         """Send a request; return its status and the text of the answer."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, body, named)
@@ -113,6 +118,8 @@ class ObedientDaemon:
         self._open = ExitStack()
         self._connection = self._open.enter_context(served.websocket())
         self.say(Hello(__version__, daemon_id, 1))
+        # It is not known before its greeting was read, and requests take another way.
+        wait_until(lambda: daemon_id in served.in_loop(served.daemons), f"daemon {daemon_id}")
         self._thread = threading.Thread(target=self._obey)
         self._thread.start()
 
@@ -138,4 +145,4 @@ class ObedientDaemon:
 
     def close(self) -> None:
         self._open.close()
-        self._thread.join(10)
+        self._thread.join(PATIENCE)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from system import System, wait_until
+from system import PATIENCE, System, wait_until
 
 pytestmark = pytest.mark.processes
 
@@ -54,8 +56,21 @@ def count(system: System) -> int:
 
 
 def test_a_run_whose_logs_have_no_room_goes_on_and_says_so(system: System, small_disk: Path) -> None:
-    told = system.dora("run", talker(system, small_disk), "--stop-after", "4s", "--log-format", "compact")
-    assert count(system) > 8
+    run = subprocess.Popen(
+        [sys.executable, "-m", "dora", "run", talker(system, small_disk), "--log-format", "compact"],
+        cwd=system.folder,
+        stdout=(system.folder / "told").open("w"),
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    try:
+        wait_until(lambda: count(system) > 8, "a node that goes on")
+        run.send_signal(signal.SIGINT)
+        assert run.wait(PATIENCE) == 0
+    finally:
+        run.kill()
+        run.wait()
+    told = (system.folder / "told").read_text()
     assert told.count("cannot write log files in ") == 1
     assert "No space left on device; the dataflow goes on, and its log files lack lines" in told
     assert "Log entries that could not be written to the log files: " in told

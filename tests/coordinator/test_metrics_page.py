@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import urllib.request
 from collections.abc import Iterable
 
@@ -98,16 +97,16 @@ def test_the_page_of_a_running_system(system: System, monkeypatch: pytest.Monkey
     from dora.coordinator.places import find_token
 
     token = {"Authorization": f"Bearer {find_token()}"}
-    begun = time.monotonic()
-    status, text = read(**token)
-    assert status == 200 and time.monotonic() - begun < 2
-    found = samples(text)
+    assert read(**token)[0] == 200
+    # A daemon that does not answer within two seconds is left out.
+    wait_until(lambda: values(samples(read(**token)[1]), "dora_node_running") == [1, 1], "both nodes")
+    found = samples(read(**token)[1])
     assert found["dora_dataflows", ("running",)] == 1
     assert values(found, "dora_daemon_up") == [1]
     assert found["dora_node_running", ("clock", "a")] == 1
     assert found["dora_node_memory_bytes", ("clock", "b")] > 1e6
     assert found["dora_api_requests_total", ("POST", "/api/dataflows", "201")] == 1
-    assert "process tick" in system.dora("trace", "list", "-d", "clock")
+    wait_until(lambda: "process tick" in system.dora("trace", "list", "-d", "clock"), "a traced tick")
     system.dora("stop", "clock")
     wait_until(lambda: not values(samples(read(**token)[1]), "dora_node_running"), "the nodes to be gone")
 
