@@ -13,6 +13,7 @@ import struct
 import subprocess
 import termios
 import time
+from datetime import UTC, datetime
 
 import pytest
 from watching import DORA, FLOW, PATIENCE, Running, dora, end, shared_memory, until
@@ -83,13 +84,19 @@ def test_echo(running: Running, engine: str) -> None:  # noqa: ARG001
 
 def test_how_often_and_how_much(running: Running, engine: str) -> None:  # noqa: ARG001
     running()
-    head, *rows = dora("topic", "hz", "--duration", "1").stdout.splitlines()
-    assert head == "topic\tavg_ms\tavg_hz\tmin_ms\tmax_ms\tstd_ms\tsamples"
-    found = {row.split("\t")[0]: [float(cell) for cell in row.split("\t")[1:]] for row in rows}
-    assert set(found) == {"camera/image", "camera/spare", "hands/a/out", "hands/b/out"}
-    for mean_ms, hz, least, most, _, samples in found.values():
-        # A busy machine skips ticks, but never makes more of them.
-        assert 15 < mean_ms < 80 and 12 < hz < 66 and least <= mean_ms <= most and samples > 5
+
+    def measured() -> bool:
+        head, *rows = dora("topic", "hz", "--duration", "1").stdout.splitlines()
+        assert head == "topic\tavg_ms\tavg_hz\tmin_ms\tmax_ms\tstd_ms\tsamples"
+        found = {row.split("\t")[0]: [float(cell) for cell in row.split("\t")[1:]] for row in rows}
+        assert set(found) == {"camera/image", "camera/spare", "hands/a/out", "hands/b/out"}
+        assert all(least <= mean_ms <= most for mean_ms, _, least, most, _, _ in found.values())
+        return all(
+            15 < mean_ms < 80 and 12 < hz < 66 and samples > 5
+            for mean_ms, hz, _, _, _, samples in found.values()
+        )
+
+    until(measured, "a second in which the machine lets the timer tick")
     info = dora("topic", "info", "camera/image", "--duration", "0.5").stdout
     assert re.search(r"^Type +uint8$", info, re.MULTILINE)
     assert re.search(r"sink/image: \d+ taken, 0 dropped, queue of 4, back-pressure, taken after \d", info)
@@ -97,7 +104,7 @@ def test_how_often_and_how_much(running: Running, engine: str) -> None:  # noqa:
 
 
 def test_publishing_keeps_the_accounts(running: Running) -> None:
-    process = running()
+    process = running(FLOW.replace("millis/20", "millis/200"))  # no queue overflows on a busy machine
     assert dora("topic", "pub", "camera/image", '"hello"', "--count", "3").stdout == (
         "Published to `camera/image` 3 times\n"
     )
@@ -194,6 +201,8 @@ def test_a_killed_look_leaves_nothing(running: Running) -> None:
     pytest.importorskip("iceoryx2")
     process = running()
     root = os.environ["DORA_RUNTIME_DIR"]
+    # With the first large message a sender gets more memory, and gives back what it had.
+    dora("topic", "echo", "--count", "40")
     before = shared_memory(root)
     looks = [
         subprocess.Popen([*DORA, "topic", "echo"], stdout=subprocess.PIPE, text=True) for _ in range(2)
@@ -201,17 +210,18 @@ def test_a_killed_look_leaves_nothing(running: Running) -> None:
     for look in looks:
         assert look.stdout is not None
         look.stdout.readline()
-        assert shared_memory(root) > before
+        assert shared_memory(root) - before, "a look has memory of its own"
         look.kill()
         look.wait()
         look.stdout.close()
-    until(lambda: shared_memory(root) == before, "the killed look to be cleaned up")
+    until(lambda: shared_memory(root) <= before, "the killed look to be cleaned up")
     look = subprocess.Popen([*DORA, "topic", "echo", "camera/image"], stdout=subprocess.PIPE, text=True)
     assert look.stdout is not None
     look.stdout.readline()
     look.send_signal(signal.SIGINT)
     look.communicate(timeout=PATIENCE)
-    assert (look.returncode, shared_memory(root)) == (0, before), "what ends in order needs no clean-up"
+    assert look.returncode == 0
+    assert shared_memory(root) <= before, "what ends in order needs no clean-up"
     assert dora("topic", "echo", "camera/image", "--count", "2").stdout.count("\n") == 2
     end(process)
     assert process.returncode == 0
@@ -221,9 +231,8 @@ def test_a_look_that_sleeps_holds_nobody_up(running: Running) -> None:
     """The sender of a link with back-pressure goes on although a tap takes nothing any more."""
     pytest.importorskip("iceoryx2")
     running()
-    look = subprocess.Popen(
-        [*DORA, "topic", "echo", "camera/image"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    command = [*DORA, "topic", "echo", "camera/image", "--format", "json"]
+    look = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert look.stdout is not None
     look.stdout.readline()
     look.send_signal(signal.SIGSTOP)
@@ -235,9 +244,10 @@ def test_a_look_that_sleeps_holds_nobody_up(running: Running) -> None:
         board.close()
         assert top()["sink"]["dropped_messages"] == 0
     finally:
+        continued = datetime.now(UTC)
         look.send_signal(signal.SIGCONT)
-    for _ in range(40):  # what was written before, what lay in its queue, and what came after
-        look.stdout.readline()
+    # After what was written before and what lay in its queue comes what was sent since.
+    assert any(datetime.fromisoformat(json.loads(line)["timestamp"]) > continued for line in look.stdout)
     look.send_signal(signal.SIGINT)
     _, errors = look.communicate(timeout=PATIENCE)
     assert re.match(r"camera/image: [\d,]+ messages came faster than they could be looked at", errors)
@@ -277,15 +287,30 @@ def test_top_once(running: Running) -> None:
     running()
     found = top()
     assert set(found) == {"camera", "sink", "hands"}
-    assert 60 < found["camera"]["sent_hz"] < 140 and found["camera"]["pid"]
-    assert found["camera"]["memory_mb"] > 10
+    assert found["camera"]["pid"] and found["camera"]["memory_mb"] > 10
     (link,) = found["sink"]["inputs"]
-    assert link["source"] == "camera/image" and 30 < link["received_hz"] < 70
-    assert link["bytes_per_second"] == pytest.approx(link["received_hz"] * 30_000, rel=0.1)
-    assert found["sink"]["seconds_since_last_message"] < 1
-    measured = json.loads(dora("top", "--once", "--latency", "--refresh-interval", "0.5").stdout)
-    (link,) = next(item for item in measured if item["node"] == "sink")["inputs"]
-    assert 0 < link["latency_median_ms"] <= link["latency_p99_ms"]
+    assert link["source"] == "camera/image"
+
+    def ticks() -> bool:
+        found = top()
+        (link,) = found["sink"]["inputs"]
+        return (
+            60 < found["camera"]["sent_hz"] < 140
+            and 30 < link["received_hz"] < 70
+            and link["bytes_per_second"] == pytest.approx(link["received_hz"] * 30_000, rel=0.1)
+            and found["sink"]["seconds_since_last_message"] < 1
+        )
+
+    until(ticks, "a moment in which the machine lets the timer tick")
+
+    def latencies() -> tuple[float, float] | None:
+        measured = json.loads(dora("top", "--once", "--latency", "--refresh-interval", "0.5").stdout)
+        (link,) = next(item for item in measured if item["node"] == "sink")["inputs"]
+        found = link["latency_median_ms"], link["latency_p99_ms"]
+        return None if None in found else found
+
+    median, p99 = until(latencies, "messages on the way")
+    assert 0 < median <= p99
 
 
 def test_top_on_a_terminal(running: Running) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 DORA = [sys.executable, "-m", "dora"]
-PATIENCE = 30.0  # seconds
+PATIENCE = 60.0  # seconds
 
 CAMERA = """
     import numpy as np
