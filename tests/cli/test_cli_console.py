@@ -7,7 +7,7 @@ from dora.cli.console import Console, write_text
 from dora.logs.entry import LogEntry
 from dora.logs.filters import LogFilter
 
-BOUND = 10  # seconds
+BOUND = 60  # seconds
 
 
 def entry(message, level="info"):

@@ -19,7 +19,7 @@ from dora.cli.completion import dataflow_files, node_levels
 from dora.cli.main import run_command_line
 from dora.cli.run import run as command
 
-BOUND = 45  # seconds, for a shell that hangs
+BOUND = 60  # seconds, for a shell that hangs
 
 needs_bash = pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash here")
 

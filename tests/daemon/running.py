@@ -21,7 +21,7 @@ from dora.supervise.result import DataflowResult
 from dora.wire.ids import uuid7
 
 HERE = os.path.dirname(__file__)
-PATIENCE = 20.0  # seconds that anything may take on a busy machine
+PATIENCE = 60.0  # seconds that anything may take on a busy machine
 
 OnEntry = Callable[[LogEntry], None]
 

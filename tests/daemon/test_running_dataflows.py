@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import Bench, wait_until
+from running import PATIENCE, Bench, wait_until
 
 from dora.daemon.runs import Run, fits, name_of, running
 from dora.dataflow.model import RestartOptions
@@ -68,7 +68,7 @@ class Live:
 
         def ask() -> None:
             try:
-                assert started.wait(20)
+                assert started.wait(PATIENCE)
                 with only_run() as run:
                     try:
                         check(run)
@@ -80,7 +80,7 @@ class Live:
         thread = threading.Thread(target=ask, daemon=True)
         thread.start()
         self.bench.run(self.node, on_entry=on_entry, file="/nowhere/lab.yml")
-        thread.join(20)
+        thread.join(PATIENCE)
         if self.failures:
             raise self.failures[0]
 

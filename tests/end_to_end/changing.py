@@ -32,13 +32,14 @@ from dora.wire.wishes import (
     Wish,
 )
 
-# Sends 1, 2, 3, …, without ever looking at what comes in, unless it is asked to stop.
+# Sends 1, 2, 3, …, without ever looking at what comes in, unless it is asked to stop. Queues of the length
+# that the tests give hold what is sent in several seconds, in which a busy machine may not let a node run.
 SOURCE = """
     from dora import Node
     node = Node()
     number = 0
     while True:
-        event = node.next(timeout=0.002)
+        event = node.next(timeout=0.005)
         if event["type"] == "STOP":
             break
         number += 1

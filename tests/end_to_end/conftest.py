@@ -20,6 +20,7 @@ def flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flow]:
     try:
         flow.assert_nothing_left()
     finally:
+        flow.kill_the_rest()
         shutil.rmtree(root, ignore_errors=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import signal
 import subprocess
 import sys
 import textwrap
@@ -13,10 +14,11 @@ from typing import Any
 import yaml
 
 import dora
+from dora.daemon.guardian import marked_processes
 from dora.logs.entry import LogEntry
 from dora.supervise.result import DataflowResult, LinkReport
 
-PATIENCE = 45.0  # seconds, for a run that hangs
+PATIENCE = 60.0  # seconds, for a run that hangs
 
 
 class Flow:
@@ -68,9 +70,22 @@ class Flow:
             short = dataflow_id.replace("-", "")[-12:]
             assert glob.glob(f"/dev/shm/*{short}*") == [], "a run left its shared memory"
 
+    def kill_the_rest(self) -> None:
+        """Kill what runs although its test has ended, which has failed then."""
+        for dataflow_id in _names(self.directory / "out"):
+            for pid in marked_processes(dataflow_id):
+                os.kill(pid, signal.SIGKILL)
+
 
 def _names(directory: Path) -> list[str]:
     return os.listdir(directory) if directory.exists() else []
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def link(result: DataflowResult, name: str) -> LinkReport:

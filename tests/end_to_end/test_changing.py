@@ -15,7 +15,7 @@ from dora.supervise.result import DataflowResult
 
 pytestmark = pytest.mark.processes
 
-LONGEST_PAUSE = 5.0  # seconds without a message of 500 a second, on a busy machine
+LONGEST_PAUSE = 8.0  # seconds without a message of 200 a second, on a busy machine
 
 
 def sent_by(flow: Flow, node_id: str) -> int:
@@ -38,12 +38,12 @@ def test_links_that_come_and_go_do_not_disturb_the_others(flow: Flow) -> None:
     with Live(flow) as live:
         live.until_printed("steady", "receives x")
         for count in range(1, 6):
-            live.connect("source/out", "other/y", queue_size=500)
+            live.connect("source/out", "other/y", queue_size=1000)
             if count == 1:
                 live.until_printed("other", "receives y")
             live.disconnect("source/out", "other/y")
             live.until_printed("other", "closed y", count)
-        live.add("late", SINK, inputs={"z": {"source": "source/out", "queue_size": 500}})
+        live.add("late", SINK, inputs={"z": {"source": "source/out", "queue_size": 1000}})
         live.until_printed("late", "receives z")
         live.remove("late")
     runs, pauses = received(flow, "steady")
@@ -83,7 +83,7 @@ def test_what_replaces_a_node_loses_nothing(flow: Flow, monkeypatch: pytest.Monk
 
 def test_a_sender_waits_for_what_replaces_its_receiver(flow: Flow, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DORA_ENGINE", "iceoryx2")
-    busy = SOURCE.replace("timeout=0.002", "timeout=0")
+    busy = SOURCE.replace("timeout=0.005", "timeout=0")
     flow.node("source", busy, outputs=["out"])
     waits = {"source": "source/out", "queue_policy": "backpressure", "queue_size": 5}
     flow.node("relay", RELAY, inputs={"x": waits}, outputs=["out"])
@@ -248,7 +248,8 @@ COMPARED = """
 def test_an_output_may_get_any_number_of_links(flow: Flow, size: int) -> None:
     """More than its channel has room for: further channels are opened, and go again."""
     numbered = f"(str(number).encode() + b' ').ljust(100) * {size // 100}"
-    flow.node("source", SOURCE.replace("str(number).encode()", numbered), outputs=["out"])
+    slow = SOURCE.replace("timeout=0.005", "timeout=0.02")  # there are 15 links, and queues of this length
+    flow.node("source", slow.replace("str(number).encode()", numbered), outputs=["out"])
     flow.node("sink", COMPARED)
     flow.node("steady", SINK, inputs={"x": {"source": "source/out", "queue_size": 500}})
     names = [f"x{index}" for index in range(14)]
@@ -266,7 +267,7 @@ def test_an_output_may_get_any_number_of_links(flow: Flow, size: int) -> None:
 
 @pytest.mark.usefixtures("engine")
 def test_a_new_link_with_backpressure_loses_nothing(flow: Flow) -> None:
-    flow.node("source", SOURCE.replace("timeout=0.002", "timeout=0"), outputs=["out"])
+    flow.node("source", SOURCE.replace("timeout=0.005", "timeout=0"), outputs=["out"])
     flow.node("sink", SINK)
     with Live(flow) as live:
         live.connect("source/out", "sink/x", queue_policy="backpressure", queue_size=3)
@@ -328,7 +329,13 @@ def test_links_that_have_gone_leave_nothing_behind(flow: Flow) -> None:
     flow.node("sink", SINK)
     with Live(flow) as live:
         processes = [view.pid for view in live.nodes()]
-        counts = []
+        counts: list[list[int]] = []
+
+        def no_more_than_at_first() -> bool:
+            # When the first link had gone, its sender may still have been about to close what it used.
+            now = [len(os.listdir(f"/proc/{pid}/fd")) for pid in processes]
+            return all(count <= first for count, first in zip(now, counts[0], strict=True))
+
         for index in range(8):
             live.connect("source/out", f"sink/y{index}")
             live.until_printed("sink", f"receives y{index}")
@@ -336,7 +343,4 @@ def test_links_that_have_gone_leave_nothing_behind(flow: Flow) -> None:
             live.until_printed("sink", f"closed y{index}")
             live.until_printed("steady", "receives x")
             counts.append([len(os.listdir(f"/proc/{pid}/fd")) for pid in processes])
-        live.until(
-            lambda: [len(os.listdir(f"/proc/{pid}/fd")) for pid in processes] == counts[0],
-            f"as many open files as after the first link: {counts}",
-        )
+        live.until(no_more_than_at_first, f"no more open files than after the first link: {counts}")

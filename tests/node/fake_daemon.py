@@ -40,7 +40,7 @@ from dora.wire.control import (
 )
 from dora.wire.requests import Request, decode_to_daemon
 
-PATIENCE = 20.0  # seconds that anything may take on a busy machine
+PATIENCE = 60.0  # seconds that anything may take on a busy machine
 
 
 class FakeDaemon:
@@ -90,6 +90,8 @@ class FakeDaemon:
                 if isinstance(message, Register):
                     node_id = message.node_id
                     self._sockets[node_id] = connection
+                self.frames.append((node_id, message))  # before whoever waits for the answer looks
+                if isinstance(message, Register):
                     config = msgspec.structs.replace(
                         self.plan.configs[node_id], restart_count=self._restart_count
                     )
@@ -98,7 +100,6 @@ class FakeDaemon:
                     # At once, so that nothing comes between them from whoever waited for the first.
                     answers = self._answer_ready or (Started(time.monotonic_ns()),)
                     connection.sendall(b"".join(map(encode_frame, answers)))
-                self.frames.append((node_id, message))
 
     def send(self, node_id: str, *messages: ToNode) -> None:
         """Send control frames, as the daemon does: write, count, ring."""

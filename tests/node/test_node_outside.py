@@ -225,7 +225,7 @@ def test_what_is_recorded_in_a_run_can_be_replayed(tmp_path: Path, monkeypatch: 
     assert first["metadata"] == {"k": {"ListInt": [1, 2]}, "note": {"Json": None}}
     assert json.loads((tmp_path / "recorded" / "inputs-send.json").read_text())["events"] == []
     monkeypatch.setenv("DORA_TEST_WITH_INPUTS", "recorded/inputs-receive.json")
-    done = subprocess.run([sys.executable, "flow/receive.py"], capture_output=True, text=True, timeout=30)
+    done = subprocess.run([sys.executable, "flow/receive.py"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     rows = [json.loads(line) for line in Path("recorded/outputs.jsonl").read_text().splitlines()]
     assert [row["data"] for row in rows] == [[1, 2], ["text"]]
@@ -291,7 +291,7 @@ def converse(script: Path, *answers: str) -> str:
         start_new_session=True,
     )
     os.close(follower)
-    shown, answered, deadline = "", 0, time.monotonic() + 30
+    shown, answered, deadline = "", 0, time.monotonic() + 60
     while time.monotonic() < deadline:
         if select.select([leader], (), (), 0.1)[0]:
             try:
@@ -304,7 +304,7 @@ def converse(script: Path, *answers: str) -> str:
         if answered < len(answers) and shown.count("]: ") > answered:
             os.write(leader, answers[answered].encode())
             answered += 1
-    process.wait(10)
+    process.wait(60)
     os.close(leader)
     return shown + f"\n(status {process.returncode})"
 

