@@ -14,7 +14,7 @@ import pytest
 import dora.dataflow
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
-BOUND = 45  # seconds, for a run that hangs
+BOUND = 60  # seconds, for a run that hangs
 
 pytestmark = pytest.mark.processes
 
