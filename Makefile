@@ -25,9 +25,10 @@ demo: $(VENV)/.examples
 	@echo "open $(CURDIR)/examples/object-detection/out/detections.png"
 
 # Half of the time tests wait for processes, so three at a time fill two cores. Each has folders, ports and
-# shared memory of its own; those of one file stay in a row, they may share a fixture.
+# shared memory of its own; those of one file stay in a row, they may share a fixture. tests/conftest.py says
+# which files come first.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 3 --dist loadfile
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -20,6 +21,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 # The same examples in each run, however slow the machine is at the moment.
 settings.register_profile("dora", deadline=None, derandomize=True)
 settings.load_profile("dora")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that start processes, for a file goes to one worker as a whole: short ones are
+    left for the end, when one worker after the other has nothing to do."""
+    processes = Counter(item.path for item in items if item.get_closest_marker("processes"))
+    items.sort(key=lambda item: -processes[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -16,6 +16,8 @@ from certificates import certify
 from hosts import Host, network
 from spread import Spread, spread_over, wait_until
 
+pytestmark = pytest.mark.processes
+
 NODES = {
     "count.py": """
         import os, sys, time
