@@ -111,7 +111,7 @@ def test_who_is_somebody_else(certificates: Path, tmp_path: Path) -> None:
 def test_a_crowd_without_a_handshake_shuts_nobody_out(
     certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "PATIENCE", 2.0)
+    monkeypatch.setattr(server, "PATIENCE", 4.0)
     here = server_context(str(certificates / "here.pem"), str(certificates / "here.key"))
     served = Serving(lambda: Store(str(tmp_path / "store.sqlite")), "", 40, here)
     try:
