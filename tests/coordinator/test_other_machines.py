@@ -17,6 +17,7 @@ from dora.coordinator.gathered import GatheredLogs
 from dora.coordinator.protocol import (
     Changed,
     DataflowView,
+    Gathered,
     Hello,
     Logged,
     RunReport,
@@ -79,6 +80,39 @@ def test_the_files_of_gathered_logs_are_closed_with_their_dataflow(data_folder: 
                 assert [json.loads(line)["msg"] for line in lines] == ["hello", "hello"]
             coordinator.take(link, Logged("../nobody's", [LogEntry(0, "info", None, "hello")]))
             assert not (data_folder / "nobody's").exists()
+
+    asyncio.run(gather())
+
+
+def test_entries_that_come_again_are_written_once(data_folder: Path) -> None:
+    async def gather() -> None:
+        async with coordinating(data_folder) as coordinator:
+            said: list[ToDaemon] = []
+            link = join(coordinator, "far", said.append)
+            view = coordinator.start(SPEC)
+
+            def log(number: int, text: str) -> None:
+                batch = Logged(view.uuid, [LogEntry(0, "info", "a", text)], number)
+                coordinator.take(link, batch)
+                assert said[-1] == Gathered(number)
+
+            log(1, "one")
+            log(2, "two")
+            coordinator.fleet.leave(link, silent=True)
+            link = join(coordinator, "far", said.append, RunReport(view.uuid, "running"))
+            log(2, "two")
+            log(3, "three")
+            coordinator.fleet.leave(link)
+            hello = Hello(__version__, "another daemon", 2, machine="far")
+            other = coordinator.fleet.join(hello, said.append, "10.0.0.2", "10.0.0.1")
+            assert other is not None
+            link = other
+            log(1, "of the next daemon")
+            lines = Path(view.log_directory, "log_a.jsonl").read_text().splitlines()
+            assert [json.loads(line)["msg"] for line in lines] == [
+                *("one", "two", "three"),
+                "of the next daemon",
+            ]
 
     asyncio.run(gather())
 

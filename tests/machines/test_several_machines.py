@@ -309,6 +309,36 @@ def test_large_and_small_messages_keep_their_order(system: Spread, cut: bool) ->
     assert f"in order: {number}\n" in system.wait_for_log(dataflow, "in order")
 
 
+def test_no_log_entry_is_lost_in_a_cut(system: Spread) -> None:
+    system.write(
+        {
+            "talk.py": """
+                import time
+                from dora import Node
+                with Node():
+                    for number in range(400):
+                        print("line", number, flush=True)
+                        time.sleep(0.02)
+            """,
+            "talk.yml": """
+                nodes:
+                  - {id: talk, path: talk.py, deploy: {machine: right}}
+                  - {id: rest, path: forever.py, deploy: {machine: left}, inputs: {tick: dora/timer/secs/1}}
+            """,
+        }
+    )
+    dataflow = system.start("talk.yml")
+    system.wait_for_log(dataflow, "line 20")
+    system.hosts["right"].cut()
+    begun = time.monotonic()
+    wait_until(lambda: time.monotonic() - begun > 6.0, lambda: "the end of the cut")
+    system.hosts["right"].restore()
+    logs = system.wait_for_log(dataflow, "line 399")
+    spoken = [line.rpartition("line ")[2] for line in logs.splitlines() if "line " in line]
+    assert spoken == [str(number) for number in range(400)]
+    system.dora("stop", dataflow)
+
+
 def test_credit_that_a_cut_takes_away_comes_back(system: Spread) -> None:
     system.write(
         {

@@ -112,10 +112,11 @@ class Surveyed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Logged(msgspec.Struct, frozen=True, tag=True):
-    """Log entries of a run whose logs the coordinator gathers."""
+    """Log entries of a run whose logs the coordinator gathers. Answered by `Gathered`, with a number."""
 
     dataflow_id: str
     entries: list[LogEntry]
+    number: int = 0  # of the batches of a daemon
 
 
 class Redefined(msgspec.Struct, frozen=True, tag=True):
@@ -219,6 +220,12 @@ class Recorded(msgspec.Struct, frozen=True, tag=True):
     dataflow_id: str
 
 
+class Gathered(msgspec.Struct, frozen=True, tag=True):
+    """The batches of log entries up to this number have arrived."""
+
+    number: int
+
+
 class Explain(msgspec.Struct, frozen=True, tag=True):
     """What is this run, of which there is no record? Answered by `Explained` while it runs."""
 
@@ -249,6 +256,7 @@ ToDaemon = (
     | Stop
     | Amend
     | Recorded
+    | Gathered
     | Explain
     | Measure
     | TakeSurvey

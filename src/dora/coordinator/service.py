@@ -28,6 +28,7 @@ from dora.coordinator.protocol import (
     Changed,
     DataflowView,
     Explained,
+    Gathered,
     Hello,
     Leave,
     Logged,
@@ -72,6 +73,7 @@ class Coordinator:
         self._exit = exit
         self.fleet = Fleet(store, self._on_change)
         self._gathered = GatheredLogs(self._log_options)
+        self._gathered_up_to: dict[str, tuple[str, int]] = {}  # machine → daemon and number of the batch
         store.on_remove = self._gathered.remove
         self._changed = asyncio.Condition()
         self._usages = Usages()
@@ -98,8 +100,8 @@ class Coordinator:
                 self._usages.take(link.machine, runs)
             case Surveyed():
                 self._surveys.take(link.machine, message)
-            case Logged(dataflow_id=dataflow_id, entries=entries):
-                self._gather(dataflow_id, entries)
+            case Logged():
+                self._take_entries(link, message)
             case Redefined(dataflow_id=dataflow_id, dataflow=dataflow):
                 self._redefined(dataflow_id, dataflow)
             case Amended(ticket=ticket):
@@ -109,6 +111,15 @@ class Coordinator:
                 pass
             case Hello():
                 log.warning("the daemon introduced itself twice")
+
+    def _take_entries(self, link: DaemonLink, batch: Logged) -> None:
+        """Write log entries, but for those that have come already, over an earlier connection."""
+        daemon_id, number = self._gathered_up_to.get(link.machine, ("", 0))
+        if daemon_id != link.daemon_id or not batch.number or batch.number > number:
+            self._gathered_up_to[link.machine] = link.daemon_id, batch.number
+            self._gather(batch.dataflow_id, batch.entries)
+        if batch.number:
+            link.send(Gathered(batch.number))
 
     def _gather(self, dataflow_id: str, entries: list[LogEntry]) -> None:
         view = self._store.find(dataflow_id)

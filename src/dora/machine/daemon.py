@@ -14,7 +14,6 @@ import os
 import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Coroutine
 from typing import Any
 
@@ -35,6 +34,7 @@ from dora.coordinator.protocol import (
     Changed,
     Explain,
     Explained,
+    Gathered,
     Hello,
     Leave,
     Logged,
@@ -63,6 +63,7 @@ from dora.daemon.rundir import remove_stale
 from dora.errors import DoraError
 from dora.machine.identity import Identity
 from dora.machine.lock import locked
+from dora.machine.log_outbox import LogOutbox
 from dora.machine.usage import Meter
 from dora.wire.ids import uuid7
 
@@ -70,7 +71,6 @@ FIRST_RETRY, LAST_RETRY = 0.05, 1.0  # seconds between attempts to reach the coo
 FORCE_AFTER = 5.0  # seconds that the process of a run may take to kill its nodes
 FAREWELL = 1.0  # seconds that the last reports may take to be recorded
 ANSWER_PATIENCE = 4.0  # seconds that the coordinator may take to answer a ping
-MOST_LOGGED = 200  # batches of log entries that wait for a connection
 
 log = logging.getLogger("dora.daemon")
 
@@ -119,9 +119,7 @@ class MachineDaemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self._connection: ClientConnection | None = None
         self._outgoing: asyncio.Queue[ToCoordinator] = asyncio.Queue()
-        self._unsent: deque[Logged] = deque(
-            maxlen=MOST_LOGGED
-        )  # while there is no connection, or a slow one
+        self._logs = LogOutbox()
         self._changed = asyncio.Event()  # a run has ended, or its end was recorded
         self._leaving = False
         self._meter = Meter()
@@ -165,7 +163,7 @@ class MachineDaemon:
 
     async def _say_farewell(self) -> None:
         deadline = time.monotonic() + FAREWELL
-        while self._connection is not None and self._reports and time.monotonic() < deadline:
+        while self._connection is not None and self._has_to_tell and time.monotonic() < deadline:
             self._changed.clear()
             try:
                 await asyncio.wait_for(self._changed.wait(), deadline - time.monotonic())
@@ -173,6 +171,10 @@ class MachineDaemon:
                 break
         if self._connection is not None:
             await self._connection.close()
+
+    @property
+    def _has_to_tell(self) -> bool:
+        return bool(self._reports) or not self._logs.is_empty
 
     async def _end_all(self) -> None:
         for run in self._runs.values():
@@ -250,12 +252,12 @@ class MachineDaemon:
         for run in self._runs.values():
             if run.redefined is not None:
                 self._outgoing.put_nowait(run.redefined)
-        while self._unsent:
-            self._outgoing.put_nowait(self._unsent.popleft())
+        self._logs.send_again()
         local = str(connection.local_address[0])
         # Where the coordinator sees this machine is not known here if both are on the same one.
         self._interface = identity.address or ("0.0.0.0" if is_loopback(local) else local)
         self._connection = connection
+        self._send_logs()
         sender = asyncio.create_task(self._send_all(connection, self._outgoing))
         beating = asyncio.create_task(self._beat(self._outgoing))
         try:
@@ -265,11 +267,6 @@ class MachineDaemon:
             self._connection = None
             sender.cancel()
             beating.cancel()
-            left = []
-            while not self._outgoing.empty():
-                left.append(self._outgoing.get_nowait())
-            logged = [message for message in left if isinstance(message, Logged)]
-            self._unsent = deque([*logged, *self._unsent], MOST_LOGGED)
 
     async def _beat(self, outgoing: asyncio.Queue[ToCoordinator]) -> None:
         while True:
@@ -280,7 +277,6 @@ class MachineDaemon:
     async def _send_all(self, connection: ClientConnection, outgoing: asyncio.Queue[ToCoordinator]) -> None:
         while True:
             await connection.send(encode(await outgoing.get()).decode())
-            self._send_logs()
 
     async def _take(self, message: ToDaemon) -> None:
         match message:
@@ -313,6 +309,10 @@ class MachineDaemon:
                 if dataflow_id not in self._runs:
                     self._reports.pop(dataflow_id, None)
                     self._changed.set()
+            case Gathered(number=number):
+                self._logs.confirm(number)
+                self._send_logs()
+                self._changed.set()
             case Explain(dataflow_id=dataflow_id):
                 if (run := self._runs.get(dataflow_id)) is not None:
                     self._outgoing.put_nowait(Explained(self._reports[dataflow_id], run.spec))
@@ -415,12 +415,12 @@ class MachineDaemon:
         self._changed.set()
 
     def _hand_on(self, entries: Logged) -> None:
-        self._unsent.append(entries)  # the oldest go; they are in the files of this machine, too
+        self._logs.add(entries)
         self._send_logs()
 
     def _send_logs(self) -> None:
-        while self._unsent and self._connection is not None and self._outgoing.qsize() < MOST_LOGGED:
-            self._outgoing.put_nowait(self._unsent.popleft())
+        while self._connection is not None and (batch := self._logs.next()) is not None:
+            self._outgoing.put_nowait(batch)
 
     def _report(self, report: RunReport) -> None:
         before = self._reports.get(report.dataflow_id)
