@@ -12,10 +12,11 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from ports import free_port
 
@@ -117,6 +118,15 @@ class System:
         root = Path(os.environ["DORA_RUNTIME_DIR"])
         wait_until(lambda: not [path for path in root.glob("*") if path.is_dir()], "the end of all runs")
 
+    def kill_the_rest(self) -> None:
+        """Kill what runs although its test has ended, which has failed then; its nodes end with it."""
+        for process in psutil.process_iter(["pid", "environ"]):
+            environment = process.info["environ"] or {}  # None: it is somebody else's, or has just ended
+            mine = environment.get("DORA_COORDINATOR_PORT") == str(self.port)
+            if mine and process.info["pid"] != os.getpid():
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+
     def _is_down(self) -> bool:
         try:
             self.client.status()
@@ -139,4 +149,5 @@ def own_system(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[System
     try:
         system.clean_up()
     finally:
+        system.kill_the_rest()
         shutil.rmtree(root, ignore_errors=True)

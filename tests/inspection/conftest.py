@@ -28,8 +28,13 @@ def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running
     running = Running(tmp_path)
     yield running
     try:
+        for look in running.looks:
+            look.kill()
+            look.wait()
         for process in running.processes:
             end(process)
         nothing_left(root, tmp_path)
     finally:
+        for process in running.processes:
+            process.kill()
         shutil.rmtree(root, ignore_errors=True)

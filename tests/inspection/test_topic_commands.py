@@ -65,7 +65,7 @@ def test_echo(running: Running, engine: str) -> None:  # noqa: ARG001
     assert re.match(
         r"camera/image\t data=\[(\d+), .*, … 29,984 more uint8\] metadata=\{\"width\": 100\}$", line
     )
-    look = subprocess.Popen([*DORA, "topic", "echo", "-f", "json"], stdout=subprocess.PIPE, text=True)
+    look = running.popen([*DORA, "topic", "echo", "-f", "json"], stdout=subprocess.PIPE, text=True)
     assert look.stdout is not None
     found: dict[str, dict] = {}
     # Also what feeds no input, and what passes by reference.
@@ -110,7 +110,7 @@ def test_publishing_keeps_the_accounts(running: Running) -> None:
     )
     until(lambda: running.log().count("got hello") == 3, "three greetings")
     # Through an operator, to its neighbour as well.
-    echo = subprocess.Popen(
+    echo = running.popen(
         [*DORA, "topic", "echo", "hands/b/out", "-f", "json"], stdout=subprocess.PIPE, text=True
     )
     assert echo.stdout is not None
@@ -183,7 +183,7 @@ def test_names_and_dataflows_that_are_not_there(running: Running) -> None:
 
 def test_the_dataflow_ends_while_somebody_looks(running: Running, engine: str) -> None:  # noqa: ARG001
     process = running()
-    echo = subprocess.Popen(
+    echo = running.popen(
         [*DORA, "topic", "echo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert echo.stdout is not None
@@ -204,9 +204,7 @@ def test_a_killed_look_leaves_nothing(running: Running) -> None:
     # With the first large message a sender gets more memory, and gives back what it had.
     dora("topic", "echo", "--count", "40")
     before = shared_memory(root)
-    looks = [
-        subprocess.Popen([*DORA, "topic", "echo"], stdout=subprocess.PIPE, text=True) for _ in range(2)
-    ]
+    looks = [running.popen([*DORA, "topic", "echo"], stdout=subprocess.PIPE, text=True) for _ in range(2)]
     for look in looks:
         assert look.stdout is not None
         look.stdout.readline()
@@ -215,7 +213,7 @@ def test_a_killed_look_leaves_nothing(running: Running) -> None:
         look.wait()
         look.stdout.close()
     until(lambda: shared_memory(root) <= before, "the killed look to be cleaned up")
-    look = subprocess.Popen([*DORA, "topic", "echo", "camera/image"], stdout=subprocess.PIPE, text=True)
+    look = running.popen([*DORA, "topic", "echo", "camera/image"], stdout=subprocess.PIPE, text=True)
     assert look.stdout is not None
     look.stdout.readline()
     look.send_signal(signal.SIGINT)
@@ -232,7 +230,7 @@ def test_a_look_that_sleeps_holds_nobody_up(running: Running) -> None:
     pytest.importorskip("iceoryx2")
     running()
     command = [*DORA, "topic", "echo", "camera/image", "--format", "json"]
-    look = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    look = running.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert look.stdout is not None
     look.stdout.readline()
     look.send_signal(signal.SIGSTOP)
@@ -256,7 +254,7 @@ def test_a_look_that_sleeps_holds_nobody_up(running: Running) -> None:
 def test_so_many_may_look(running: Running) -> None:
     running()
     command = [*DORA, "topic", "echo", "camera/image"]
-    looks = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    looks = [running.popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     try:
         for look in looks:
             assert look.stdout is not None
@@ -273,7 +271,7 @@ def test_so_many_may_look(running: Running) -> None:
 
 def test_one_may_look_at_a_long_queue(running: Running) -> None:
     running(FLOW.replace("queue_size: 4", "queue_size: 300"))
-    look = subprocess.Popen([*DORA, "topic", "echo", "camera/image"], stdout=subprocess.PIPE, text=True)
+    look = running.popen([*DORA, "topic", "echo", "camera/image"], stdout=subprocess.PIPE, text=True)
     try:
         assert look.stdout is not None
         look.stdout.readline()
@@ -317,7 +315,7 @@ def test_top_on_a_terminal(running: Running) -> None:
     running()
     screen, terminal = pty.openpty()
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 140, 0, 0))
-    watching = subprocess.Popen(
+    watching = running.popen(
         [*DORA, "top", "--refresh-interval", "0.2"],
         stdin=terminal,
         stdout=terminal,

@@ -63,6 +63,7 @@ class Running:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.processes: list[subprocess.Popen[str]] = []
+        self.looks: list[subprocess.Popen[str]] = []
         for name, text in (("camera", CAMERA), ("sink", SINK), ("operator_", OPERATOR)):
             self.program(f"{name}.py", text)
 
@@ -83,6 +84,11 @@ class Running:
         until(lambda: all_run(name) or process.poll() is not None, f"{name} to run")
         assert process.poll() is None, self.log(name)
         return process
+
+    def popen(self, command: list[str], **options: Any) -> subprocess.Popen[str]:
+        """Start a command that looks; it is killed if it outlives its test."""
+        self.looks.append(subprocess.Popen(command, **options))
+        return self.looks[-1]
 
     def log(self, name: str = "arm") -> str:
         return (self.directory / f"{name}.log").read_text()

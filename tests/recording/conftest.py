@@ -36,4 +36,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
                 process.communicate(timeout=PATIENCE)
         folder.assert_nothing_left()
     finally:
+        for process in folder.processes:
+            process.kill()
         shutil.rmtree(root, ignore_errors=True)
