@@ -87,6 +87,7 @@ def show(browser, tmp_path_factory):
             patch.chdir(folder)
             assert run_command_line(["graph", "flow.yml"]) == 0
         page = browser.new_page(viewport=size, offline=True, **options)
+        page.set_default_timeout(60_000)
         errors: list[str] = []
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto((folder / "flow-graph.html").as_uri())
@@ -192,7 +193,7 @@ def test_a_click_tells_about_a_node_and_follows_its_edges(page) -> None:
     panel.get_by_role("button", name="to plan").click()
     assert page.locator("#panel h2").inner_text() == "plan"
     page.keyboard.press("Escape")
-    assert panel.is_hidden()
+    panel.wait_for(state="hidden")
 
 
 def test_hovering_an_edge_tells_its_queue(page) -> None:
@@ -202,7 +203,7 @@ def test_hovering_an_edge_tells_its_queue(page) -> None:
         "Queue of 100; when it is full, the sender waits (backpressure).",
     ]
     page.hover("h1")
-    assert page.locator(".tip").is_hidden()
+    page.wait_for_selector(".tip", state="hidden")
 
 
 def test_keys_choose_as_clicks_do(page) -> None:
@@ -215,6 +216,7 @@ def test_light_and_dark(page) -> None:
     colours = set()
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
+        page.wait_for_function(f"matchMedia('(prefers-color-scheme: {scheme})').matches")
         colours.add(page.evaluate("getComputedStyle(document.body).backgroundColor"))
     assert len(colours) == 2
 
