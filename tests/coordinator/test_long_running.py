@@ -60,6 +60,18 @@ def test_the_life_of_a_dataflow(system: System) -> None:
     assert system.dora("down").splitlines()[-1] == "Coordinator and daemons destroyed successfully"
 
 
+def test_a_node_that_has_said_nothing_is_no_mistake(system: System) -> None:
+    system.dora("up")
+    silent = "from dora import Node\nfor event in Node():\n    pass\n"
+    system.start(system.dataflow("arm", a=FOREVER, silent=silent))
+    assert system.dora("logs", "arm", "-n", "silent") == ""
+    for more in ((), ("--follow",)):
+        told = system.dora("logs", "arm", "-n", "silence", *more, status=1)
+        assert told == "error: the dataflow has no node `silence`; did you mean `silent`?\n"
+    system.dora("stop", "arm")
+    assert system.dora("logs", "arm", "-n", "silent", "--follow") == ""
+
+
 def completed(system: System) -> list[str]:
     code = "from dora.cli.main import cli; cli(prog_name='dora')"
     done = subprocess.run([sys.executable, "-c", code], cwd=system.folder, capture_output=True, text=True)

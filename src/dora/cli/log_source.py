@@ -13,11 +13,15 @@ from dora.errors import DoraError
 
 
 class LogSource(msgspec.Struct, frozen=True):
-    """The directory of one dataflow. ``ended`` tells whether nothing will be added."""
+    """The directory of one dataflow. ``ended`` tells whether nothing will be added.
+
+    ``nodes`` are those of the dataflow, also the ones that have said nothing; empty if only files tell.
+    """
 
     dataflow_id: str
     directory: str
     ended: Callable[[], bool]
+    nodes: tuple[str, ...] = ()
 
 
 def find_source(client: Client, wanted: str | None) -> LogSource:
@@ -45,7 +49,7 @@ def find_source(client: Client, wanted: str | None) -> LogSource:
         except Refused:
             return True
 
-    return LogSource(view.uuid, view.log_directory, ended)
+    return LogSource(view.uuid, view.log_directory, ended, tuple(view.nodes))
 
 
 def _only_or_latest(client: Client) -> DataflowView | None:
@@ -78,7 +82,12 @@ def _of_dora_run(wanted: str | None) -> LogSource | None:
         return False
 
     identity = found.description.dataflow_id
-    return LogSource(identity, f"{os.path.dirname(found.description.file)}/out/{identity}", ended)
+    return LogSource(
+        identity,
+        f"{os.path.dirname(found.description.file)}/out/{identity}",
+        ended,
+        tuple(found.description.nodes),
+    )
 
 
 def local_source(wanted: str | None) -> LogSource:

@@ -6,14 +6,14 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import click
 import msgspec
 
 from dora.cli.client import Client, coordinator_options
 from dora.cli.completion import dataflow_names
-from dora.cli.log_source import find_source, local_source
+from dora.cli.log_source import LogSource, find_source, local_source
 from dora.cli.run_options import DURATION, display_options_of_logs
 from dora.dataflow.model import LogLevel
 from dora.errors import DoraError
@@ -66,11 +66,8 @@ def logs(
     source = local_source(wanted) if local else find_source(client, wanted)
     reader = LogReader(source.directory, node)
     nodes = reader.nodes()
-    if node is not None and node not in nodes and not (follow and not source.ended()):
-        from dora.dataflow.report import did_you_mean
-
-        hint = did_you_mean(node, nodes) or f"there are {', '.join(nodes) or 'none'}"
-        raise DoraError(f"node `{node}` has no log in {source.directory}; {hint}")
+    if node is not None and node not in nodes:
+        _check_node(node, source, nodes, follow)
     chosen = _Selection(
         LogFilter(log_level, log_filter or {}),
         since=time.time_ns() - int(since * 1e9) if since is not None else 0,
@@ -86,6 +83,20 @@ def logs(
         if ended:
             return
         time.sleep(LOOK_EVERY)
+
+
+def _check_node(node: str, source: LogSource, with_logs: Sequence[str], follow: bool) -> None:
+    """Raise `DoraError` for a node that is none; one that has said nothing yet is no mistake."""
+    from dora.dataflow.report import did_you_mean
+
+    if node in source.nodes:
+        return
+    if source.nodes:
+        hint = did_you_mean(node, source.nodes) or f"its nodes: {', '.join(source.nodes)}"
+        raise DoraError(f"the dataflow has no node `{node}`; {hint}")
+    if not follow or source.ended():
+        hint = did_you_mean(node, with_logs) or f"there are {', '.join(with_logs) or 'none'}"
+        raise DoraError(f"node `{node}` has no log in {source.directory}; {hint}")
 
 
 class _Selection(msgspec.Struct, frozen=True):
