@@ -115,8 +115,8 @@ class Guests:
             case EndTaps():
                 self._forget_taps(guest.number)
                 guest.send(Noted())
-            case RecordOrder(directory=directory):
-                self.orders.begin(guest.number, directory)
+            case RecordOrder():
+                self.orders.begin(guest.number, request)
                 guest.send(Noted())
             case Publish():
                 if (declined := self._publish(guest, request)) is not None:

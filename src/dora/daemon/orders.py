@@ -1,4 +1,4 @@
-"""Who records in which order the nodes take their events."""
+"""Who records, and what the nodes have to write down for it: the order of their events, small messages."""
 
 from __future__ import annotations
 
@@ -6,31 +6,41 @@ from collections.abc import Mapping
 
 from dora.daemon.connections import Connection
 from dora.wire.control import WriteOrder
+from dora.wire.requests import RecordOrder
 
 
 class Orders:
-    """Tells nodes to write the order of their events down, and to end it with the last who asked."""
+    """Tells nodes to write down what recorders need, and to end it with the recorder."""
 
     def __init__(self, members: Mapping[str, Connection]) -> None:
         self._members = members
-        self._directories: dict[int, str] = {}  # by the number of the connection that asked
+        self._wanted: dict[int, RecordOrder] = {}  # by the number of the connection that asked
 
-    def begin(self, guest: int, directory: str) -> None:
-        """Let all nodes write into a directory, for as long as a connection lasts."""
+    def begin(self, guest: int, wanted: RecordOrder) -> None:
+        """Let all nodes write, for as long as a connection lasts."""
         self.end(guest)
-        self._directories[guest] = directory
-        self._tell(directory, end=False)
+        self._wanted[guest] = wanted
+        self._tell(wanted, end=False)
 
     def end(self, guest: int) -> None:
         """Note that a connection has ended, or wants no more."""
-        directory = self._directories.pop(guest, None)
-        if directory is not None and directory not in self._directories.values():
-            self._tell(directory, end=True)
+        wanted = self._wanted.pop(guest, None)
+        if wanted is not None and wanted not in self._wanted.values():
+            self._tell(wanted, end=True)
 
-    def of(self, node_id: str) -> list[str]:
-        """Return the files that a node which starts now writes to."""
-        return [f"{directory}/{node_id}" for directory in dict.fromkeys(self._directories.values())]
+    def of(self, node_id: str) -> list[WriteOrder]:
+        """Return what a node has to write that starts now."""
+        distinct: list[RecordOrder] = []
+        for wanted in self._wanted.values():
+            if wanted not in distinct:
+                distinct.append(wanted)
+        return [_frame(wanted, node_id) for wanted in distinct]
 
-    def _tell(self, directory: str, *, end: bool) -> None:
+    def _tell(self, wanted: RecordOrder, *, end: bool) -> None:
         for node_id, member in self._members.items():
-            member.send(WriteOrder(f"{directory}/{node_id}", end))
+            member.send(_frame(wanted, node_id, end=end))
+
+
+def _frame(wanted: RecordOrder, node_id: str, *, end: bool = False) -> WriteOrder:
+    path = f"{wanted.directory}/{node_id}" if wanted.directory else ""
+    return WriteOrder(path, end, wanted.tapes)

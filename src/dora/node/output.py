@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from dora.errors import SampleAlreadySent, SendError
 from dora.transport.board import (
@@ -39,6 +39,9 @@ from dora.wire.correlation import FLUSH_MARK, asks_to_flush
 from dora.wire.encode import Payload, encode
 from dora.wire.message import Encoding, body_offset, pack_head
 from dora.wire.metadata import encode_metadata
+
+if TYPE_CHECKING:
+    from dora.transport.tape import TapeWriter
 
 SMALL_BODY: Final = 16 * 1024  # bytes; up to this size a message is assembled before it is copied
 _CREDIT_CHECK: Final = 0.2  # seconds between looks at the board while waiting for credit
@@ -86,6 +89,7 @@ class OutputPort:
         self._credit_bell: Doorbell | None = None
         self._bells: list[tuple[int, Bell]] = []
         self._annexes = dict(zip((annex.service for annex in config.annexes), annexes, strict=False))
+        self._tapes: dict[str, TapeWriter] = {}  # of recorders, by their folders
         self._lay_links()
 
     def _lay_links(self) -> None:
@@ -151,6 +155,38 @@ class OutputPort:
                 finally:
                     self._lock.release()
 
+    def begin_tape(self, directory: str) -> None:
+        """Leave small messages on a recorder's tape too, if there is one for this output in its folder."""
+        from dora.transport.tape import TapeWriter
+
+        if directory in self._tapes:
+            return
+        try:
+            tape = TapeWriter(f"{directory}/{self._config.slot}")
+        except OSError:
+            return  # this output is not recorded, or not with a tape
+        self._lay_tapes({**self._tapes, directory: tape})
+
+    def end_tape(self, directory: str) -> None:
+        """Write no more to the tape of a recorder."""
+        tape = self._tapes.get(directory)
+        if tape is not None:
+            self._lay_tapes({key: other for key, other in self._tapes.items() if other is not tape})
+            tape.close()
+
+    def _lay_tapes(self, tapes: dict[str, TapeWriter]) -> None:
+        """Replace the tapes. A message that another thread sends meanwhile is found in the queue."""
+        self._tapes = tapes
+        send = self._sender.send
+        writers = [tape.write for tape in tapes.values()]
+
+        def send_and_write(message: bytes) -> None:
+            send(message)
+            for write in writers:
+                write(message)
+
+        self._send_small = send_and_write if writers else send
+
     @property
     def sent(self) -> int:
         return self._sequence
@@ -203,6 +239,9 @@ class OutputPort:
         loan.send()
         for copy in copies:
             copy.send()
+        if self._tapes:
+            for tape in self._tapes.values():
+                tape.skip()
 
     def _send_on(self, message: bytes) -> None:
         for sender in self._annexes.values():

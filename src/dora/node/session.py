@@ -17,7 +17,7 @@ import msgspec
 from dora.errors import DaemonLost, SendError, StartFailed
 from dora.node.attachment import Attachment, attach
 from dora.node.control import Channel
-from dora.node.inbox import DEFAULT_SPIN_US, Inbox
+from dora.node.inbox import DEFAULT_SPIN_US
 from dora.node.input import LinkPort, Port, QueuePort, TimerPort
 from dora.node.log import install_bridge, log_line, write_line
 from dora.node.output import OutputPort
@@ -120,9 +120,9 @@ class Session:
         self.inbox.on_detached = self.rewiring.detached
         for port in self.outputs.values():
             port.on_rewired = self.inbox.look
-        self.inbox.on_write_order = _order_writer(self.inbox, config)
-        for path in config.orders:
-            self.inbox.on_write_order(WriteOrder(path))
+        self.inbox.on_write_order = _order_writer(self)
+        for wanted in config.orders:
+            self.inbox.on_write_order(wanted)
         for frame in early:
             self.inbox.handle(frame)
         self.closed = False
@@ -217,18 +217,27 @@ class Session:
             self.close()
 
 
-def _order_writer(inbox: Inbox, config: NodeConfig) -> Callable[[WriteOrder], None]:
-    """Return what acts on the frames; it does not keep the inbox alive."""
-    reference = weakref.ref(inbox)
+def _order_writer(session: Session) -> Callable[[WriteOrder], None]:
+    """Return what acts on the frames; it does not keep the session alive."""
+    reference = weakref.ref(session)
 
     def act(frame: WriteOrder) -> None:
-        inbox = reference()
-        if inbox is None:
+        session = reference()
+        if session is None:
             return
+        if frame.tapes:
+            for port in session.outputs.values():
+                if frame.end:
+                    port.end_tape(frame.tapes)
+                else:
+                    port.begin_tape(frame.tapes)
+        if not frame.path:
+            return
+        inbox = session.inbox
         if inbox.order is None:
             from dora.node.order_log import OrderLog
 
-            inbox.order = OrderLog(inbox, config)
+            inbox.order = OrderLog(inbox, session.config)
         if frame.end:
             inbox.order.end(frame.path)
         else:

@@ -9,7 +9,8 @@ from typing import Final
 from dora.daemon.runs import Run
 from dora.errors import ConnectError, DoraError
 from dora.inspection.topics import Topic, find_tappable
-from dora.recording.intake import RecordedTopic
+from dora.recording.intake import RecordedTopic, Source
+from dora.recording.taped import Tapes
 from dora.transport.board import Board
 from dora.transport.taps import open_taps
 from dora.wire.inspection import Inspection
@@ -42,6 +43,8 @@ class Attachment:
         except OSError:
             raise ConnectError("the dataflow has just ended") from None
         self._engine = open_taps(inspection)
+        # Zenoh's taps have as long a queue as this process has memory.
+        self._tapes = Tapes(len(topics) if inspection.engine == "iceoryx2" else 0)
         self._renewed_ns = 0
         try:
             self._tap(topics, together)
@@ -54,7 +57,12 @@ class Attachment:
         topics = [topic for topic in found_here(inspection, ()) if topic.output.slot not in self.slots]
         if topics:
             self._ask(topics)
-            self._tap(topics, together=False)
+            self._tap(topics, together=False)  # without a tape; the node has looked for one already
+
+    @property
+    def tape_folder(self) -> str:
+        """Where nodes find tapes for their small messages; "" if there are none."""
+        return self._tapes.directory
 
     def renew(self) -> None:
         """Tell senders that they are still looked at; to be called several times a second."""
@@ -68,6 +76,7 @@ class Attachment:
         """Take the taps away."""
         self.topics = []
         self._engine.close()
+        self._tapes.close()
         self._board.close()
         try:
             self._run.ask(EndTaps())
@@ -83,7 +92,8 @@ class Attachment:
         new = []
         for topic in topics:
             tap = self._engine.deep_tap(topic.output, self._room)
-            new.append(RecordedTopic(topic, tap, topic.output.max_queue_size, self._board.words))
+            source: Source = tap if self.topics else self._tapes.beside(tap, topic.output.slot)
+            new.append(RecordedTopic(topic, source, topic.output.max_queue_size, self._board.words))
         self.topics += new
         self._renewed_ns = 0
         self.renew()

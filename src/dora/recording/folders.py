@@ -8,9 +8,12 @@ import shutil
 import tempfile
 
 
-def make_folder(kind: str) -> str:
-    """Return a new folder of this process; the caller removes it."""
-    place = tempfile.gettempdir()
+def make_folder(kind: str, place: str = "") -> str:
+    """Return a new folder of this process, among temporary files or in a place; the caller removes it.
+
+    Raises ``OSError``.
+    """
+    place = place or tempfile.gettempdir()
     mine = re.compile(rf"dora-{kind}-(\d+)-")
     for name in os.listdir(place):
         found = mine.match(name)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import Final
+from typing import Final, Protocol
 
 from dora.inspection.topics import Topic
 from dora.recording.channels import (
@@ -25,7 +25,6 @@ from dora.recording.channels import (
 )
 from dora.recording.chunk import CHUNK_SIZE, Chunk, Pool, Span, room_for
 from dora.transport.board import BEGUN, RECORDED, SENT, TAPPED, WORDS
-from dora.transport.taps import Tap
 from dora.wire.message import Encoding, Message
 
 OwnMessage = tuple[ChannelItem, int, bytes]
@@ -35,10 +34,18 @@ LONGEST: Final = 1.0  # seconds from the first message of a chunk until it is ha
 _BATCH: Final = 256  # messages of one topic before the next has its turn
 
 
+class Source(Protocol):
+    """Where the messages of a topic come from: a tap, mostly."""
+
+    def receive(self) -> Message | None:
+        """Take the oldest message, or return None; never blocks."""
+        ...
+
+
 class RecordedTopic:
     """One topic that is recorded, and how far that is."""
 
-    def __init__(self, topic: Topic, tap: Tap, queue_size: int, words: memoryview) -> None:
+    def __init__(self, topic: Topic, tap: Source, queue_size: int, words: memoryview) -> None:
         self.name = topic.name
         self.node_id = topic.node_id
         self.declared = topic.output.type

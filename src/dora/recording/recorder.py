@@ -95,7 +95,12 @@ class Recorder:
             self._target = RingTarget(settings, channels, pool, start, text.json)
         logs = LogTail(text.working_dir, self._inspection.dataflow_id, self._started)
         # The order of events begins with what a ring forgets first.
-        self._around = Surroundings(self._inspection, logs, order=settings.last_seconds is None)
+        self._around = Surroundings(
+            self._inspection,
+            logs,
+            order=settings.last_seconds is None,
+            tapes=self._attachment.tape_folder,
+        )
         self._intake = Intake(channels, pool, self._target.store.put)
         self._intake.topics = self._attachment.topics
 

@@ -29,8 +29,10 @@ _AT_ONCE: Final = 10_000  # entries that wait until they are taken
 class Surroundings:
     """Looks around until `close`; the rest is for the thread of the recorder."""
 
-    def __init__(self, inspection: Inspection, logs: LogTail, *, order: bool) -> None:
-        """``order``: let the nodes write the order of their events. Raises `ConnectError`."""
+    def __init__(self, inspection: Inspection, logs: LogTail, *, order: bool, tapes: str) -> None:
+        """``order``: let the nodes write the order of their events. ``tapes``: the folder of tapes for
+        their small messages, "" if there are none. Raises `ConnectError`.
+        """
         self.inspection = inspection  # the newest
         self.failed: set[str] = set()  # nodes, since the beginning
         self._run = Run(f"{inspection.run_dir}/{SOCKET_NAME}")
@@ -39,8 +41,9 @@ class Surroundings:
         self._troubles = _troubles(inspection)
         self._items: deque[OwnMessage] = deque()
         self._ending = threading.Event()
-        if self._order is not None:
-            self._run.ask(RecordOrder(self._order.directory))
+        directory = self._order.directory if self._order is not None else ""
+        if directory or tapes:
+            self._run.ask(RecordOrder(directory, tapes))
         self._thread = threading.Thread(target=self._work, name="dora-recording-around", daemon=True)
         self._thread.start()
 

@@ -141,7 +141,7 @@ class NodeConfig(msgspec.Struct, omit_defaults=True):
     zenoh_endpoint: str = ""
     remote: RemoteConfig | None = None  # None: the whole dataflow is on this machine
     trace: TraceConfig | None = None  # None: nothing is traced
-    orders: list[str] = []  # files to write the order of events to, see `WriteOrder`
+    orders: list[WriteOrder] = []  # what to write down for recorders
 
 
 class Address(msgspec.Struct):
@@ -284,10 +284,14 @@ class SendFor(msgspec.Struct, tag=True):
 
 
 class WriteOrder(msgspec.Struct, tag=True):
-    """Write down the order of events, as `dora.wire.order` lays it out, into a file; or no more."""
+    """Write down the order of events, as `dora.wire.order` lays it out, into a file; or no more.
 
-    path: str
+    And small messages onto ``tapes``, see `dora.wire.requests.RecordOrder`. Either may be "".
+    """
+
+    path: str = ""
     end: bool = False
+    tapes: str = ""
 
 
 class AttachLink(msgspec.Struct, tag=True):

@@ -68,10 +68,15 @@ class EndTaps(msgspec.Struct, tag=True):
 
 
 class RecordOrder(msgspec.Struct, tag=True):
-    """Let every node write down the order of its events, into a file of its name in a directory, as long as
-    this connection lasts. Answered by `Noted`."""
+    """Let every node write down what a recording needs, as long as this connection lasts.
 
-    directory: str
+    The order of its events goes into a file of its name in ``directory``; its small messages go onto those
+    tapes that there are in the directory ``tapes`` (`dora.transport.tape`), by the slots of outputs. Either
+    may be "". Answered by `Noted`.
+    """
+
+    directory: str = ""
+    tapes: str = ""
 
 
 class Publish(msgspec.Struct, tag=True):

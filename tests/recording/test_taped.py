@@ -1,0 +1,236 @@
+"""Messages from a tape and from the queue of a tap, in order."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from pathlib import Path
+
+import pytest
+
+from dora.recording import taped
+from dora.recording.taped import TapedTap, Tapes
+from dora.transport.tape import AVAILABLE, Tape, TapeWriter
+from dora.wire.message import Encoding, Message, MessageError, pack_head
+
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason="tapes need an order of writes that is known")
+SIZE = 8192
+
+
+def packed(sequence: int, body: bytes = b"12345") -> bytes:
+    return pack_head(Encoding.PLAIN, b"C", b"", len(body), sequence, 7) + body
+
+
+class Queue:
+    """A tap that holds the newest messages."""
+
+    def __init__(self, length: int = 4) -> None:
+        self.messages: deque[Message] = deque(maxlen=length)
+        self.looks = 0
+
+    def receive(self) -> Message | None:
+        self.looks += 1
+        return self.messages.popleft() if self.messages else None
+
+    def close(self) -> None:
+        pass
+
+
+class Sender:
+    """Sends as an output does that has a tap and a tape; ``written`` False: as one that knows no tape."""
+
+    def __init__(self, path: Path, queue: Queue) -> None:
+        self.tape = TapeWriter(str(path))
+        self.queue = queue
+        self.sequence = 0
+
+    def send(self, *, large: bool = False, written: bool = True) -> None:
+        self.sequence += 1
+        message = packed(self.sequence)
+        self.queue.messages.append(Message(message))
+        if large:
+            self.tape.skip()
+        elif written:
+            self.tape.write(message)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "tape"
+
+
+def taken(tap: TapedTap, looks: int = 3) -> list[int]:
+    """Return what is received until a few looks were in vain."""
+    found = []
+    vain = 0
+    while vain < looks:
+        message = tap.receive()
+        if message is None:
+            vain += 1
+        else:
+            found.append(message.sequence)
+    return found
+
+
+def test_a_tape_gives_back_what_was_written_however_often_it_begins_anew(path: Path) -> None:
+    tape = Tape(str(path), SIZE)
+    writer = TapeWriter(str(path))
+    for sequence in range(1, 1000):
+        body = bytes([sequence % 256]) * (sequence * 37 % 1500)
+        writer.write(packed(sequence, body))
+        message = tape.take()
+        assert message is not None
+        assert (message.sequence, message.small_body) == (sequence, body)
+        assert tape.take() is None
+    assert tape.others == 0
+
+
+def test_what_finds_no_room_is_counted(path: Path) -> None:
+    tape = Tape(str(path), SIZE)
+    writer = TapeWriter(str(path))
+    for sequence in range(1, 201):
+        writer.write(packed(sequence))
+    kept = 0
+    while (message := tape.take()) is not None:
+        kept += 1
+        assert message.sequence == kept
+    assert 100 <= kept < 200
+    assert tape.others == 200 - kept
+    writer.write(packed(201))
+    last = tape.take()
+    assert last is not None and last.sequence == 201
+
+
+def test_a_new_process_goes_on_with_the_tape_of_the_former(path: Path) -> None:
+    tape = Tape(str(path), SIZE)
+    assert not tape.is_written
+    former = TapeWriter(str(path))
+    former.write(packed(1))
+    former.skip()
+    TapeWriter(str(path)).write(packed(3))
+    assert [message.sequence for message in iter(tape.take, None)] == [1, 3]
+    assert tape.is_written and tape.others == 1
+    former.close()
+    assert not tape.is_written
+
+
+def test_a_damaged_tape_is_told(path: Path) -> None:
+    tape = Tape(str(path), SIZE)
+    TapeWriter(str(path)).write(packed(1))
+    with path.open("r+b") as file:
+        file.seek(128)
+        file.write((1 << 40).to_bytes(8, "little"))
+    with pytest.raises(MessageError, match="damaged"):
+        tape.take()
+
+
+def test_a_burst_is_taken_from_the_tape_long_after_the_queue_has_dropped_it(path: Path) -> None:
+    queue = Queue()
+    tap = TapedTap(queue, Tape(str(path), 1 << 20))
+    sender = Sender(path, queue)
+    for _ in range(5000):
+        sender.send()
+    assert taken(tap) == list(range(1, 5001))
+
+
+def test_large_messages_come_between_the_small_ones_in_order(path: Path) -> None:
+    queue = Queue(64)
+    tap = TapedTap(queue, Tape(str(path), SIZE))
+    sender = Sender(path, queue)
+    found = []
+    for number in range(1, 61):
+        sender.send(large=number % 7 in (0, 1))
+        if number % 10 == 0:
+            found += taken(tap)
+    assert found == list(range(1, 61))
+
+
+def test_while_all_is_on_the_tape_nobody_looks_into_the_queue(path: Path) -> None:
+    queue = Queue()
+    tap = TapedTap(queue, Tape(str(path), SIZE))
+    sender = Sender(path, queue)
+    sender.send()
+    taken(tap)
+    looks = queue.looks
+    for number in range(2, 50):
+        sender.send()
+        message = tap.receive()
+        assert message is not None and message.sequence == number
+    assert tap.receive() is None
+    assert queue.looks == looks
+
+
+def test_what_a_full_tape_leaves_out_is_in_the_queue(path: Path) -> None:
+    queue = Queue(150)
+    tap = TapedTap(queue, Tape(str(path), SIZE))
+    sender = Sender(path, queue)
+    for _ in range(200):
+        sender.send()
+    assert taken(tap) == list(range(1, 201))
+
+
+def test_a_sender_that_learns_of_the_tape_late_or_forgets_it(path: Path) -> None:
+    queue = Queue(100)
+    tap = TapedTap(queue, Tape(str(path), SIZE))
+    for number in (1, 2):
+        queue.messages.append(Message(packed(number)))
+    assert taken(tap) == [1, 2], "nobody writes to the tape"
+    sender = Sender(path, queue)
+    sender.sequence = 2
+    sender.send(written=False)  # another thread was about to send
+    sender.send()
+    assert taken(tap) == [3, 4]
+    sender.tape.close()
+    sender.send(written=False)
+    assert taken(tap) == [5]
+
+
+def test_what_is_counted_and_not_on_the_tape_is_found_in_the_end(path: Path) -> None:
+    queue = Queue()
+    tap = TapedTap(queue, Tape(str(path), SIZE))
+    sender = Sender(path, queue)
+    sender.send()
+    assert taken(tap) == [1]
+    sender.send(written=False)
+    assert taken(tap) == [2]
+
+
+def test_what_is_lost_holds_nothing_up(path: Path) -> None:
+    queue = Queue(1)
+    tap = TapedTap(queue, Tape(str(path), SIZE))
+    sender = Sender(path, queue)
+    for large in (False, True, True, False, False):
+        sender.send(large=large)
+    assert taken(tap) == [1, 4, 5]
+
+
+def test_a_damaged_tape_leaves_the_queue(path: Path) -> None:
+    queue = Queue()
+    tap = TapedTap(queue, Tape(str(path), SIZE))
+    sender = Sender(path, queue)
+    sender.send()
+    with path.open("r+b") as file:
+        file.seek(128)
+        file.write((1 << 40).to_bytes(8, "little"))
+    assert taken(tap) == [1]
+    sender.send()
+    assert taken(tap) == [2]
+
+
+def test_tapes_take_a_share_of_the_memory_and_go_with_the_recording(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(taped, "_PLACE", str(tmp_path))
+    tapes = Tapes(2)
+    source = tapes.beside(Queue(), 7)
+    assert isinstance(source, TapedTap)
+    assert os.listdir(tapes.directory) == ["7"]
+    assert os.stat(f"{tapes.directory}/7").st_size == 4 << 20
+    tapes.close()
+    assert not os.listdir(tmp_path)
+    assert Tapes(5000).directory == "", "less than is worth it for each"
+    assert Tapes(0).directory == ""
+    monkeypatch.setattr(taped, "_PLACE", "/nowhere")
+    without = Tapes(1)
+    queue = Queue()
+    assert without.directory == "" and without.beside(queue, 7) is queue
