@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -100,6 +101,22 @@ def test_a_changed_byte_is_noticed(recording: Path, capsys: pytest.CaptureFixtur
     for command in (["diff", str(recording)], ["export", "--parquet", str(recording.parent / "out")]):
         run_command_line([*command, str(damaged)])
         assert f"warning: {damaged}: a part cannot be read" in capsys.readouterr().err
+
+
+def test_a_changed_byte_in_the_summary_is_noticed(recording: Path) -> None:
+    whole = recording.read_bytes()
+    with Recording(str(recording)) as opened:
+        expected = [each.data for each in opened.messages()]
+    (summary,) = struct.unpack("<Q", whole[-28:-20])
+    damaged = recording.with_name("damaged.mcap")
+    for place in range(summary, len(whole) - 8, 7):
+        data = bytearray(whole)
+        data[place] ^= 1
+        damaged.write_bytes(data)
+        with Recording(str(damaged)) as opened:
+            assert not opened.complete
+            assert trouble(opened).startswith("a part cannot be read: "), place
+            assert [each.data for each in opened.messages()] == expected, place
 
 
 def test_what_is_no_recording_is_said_so(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ a quarter as many small messages a second.
 
 from __future__ import annotations
 
+import os
 import zlib
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
@@ -21,6 +22,9 @@ _MESSAGE: Final = Struct("<HIQQ")  # channel, sequence, log time, publish time
 _CHUNK: Final = Struct(
     "<BQQQQII"
 )  # opcode, length, times, size, checksum, length of the compression's name
+# The footer (opcode, length, where the summary and its offsets begin, checksum), and the mark at the end.
+_TAIL: Final = Struct("<BQQQI8s")
+_TAIL_CHECKED: Final = 25  # bytes of it that the checksum is about, together with the summary
 _END_OF_TIME: Final = 2**64
 
 
@@ -55,6 +59,22 @@ def check(contents: bytes, checksum: int) -> None:
     """Raise if the contents of a chunk are not those that were written."""
     if checksum and zlib.crc32(contents) != checksum:
         raise McapError("the checksum of a chunk is wrong")
+
+
+def check_summary(file: BinaryIO) -> None:
+    """Raise if the summary at the end of a file is not what was written, if its footer has a checksum."""
+    end = file.seek(-_TAIL.size, os.SEEK_END)
+    _, _, begin, _, checksum, _ = _TAIL.unpack(file.read(_TAIL.size))
+    if not checksum:
+        return
+    file.seek(begin)
+    found = 0
+    rest = end + _TAIL_CHECKED - begin
+    while rest > 0 and (data := file.read(min(rest, 1 << 20))):
+        found = zlib.crc32(data, found)
+        rest -= len(data)
+    if found != checksum:
+        raise McapError("the checksum of the summary is wrong")
 
 
 def messages_in(

@@ -15,7 +15,15 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from dora.errors import DoraError
-from dora.recording.chunks import Stored, check, last_time, messages_in, sorted_messages, unpack
+from dora.recording.chunks import (
+    Stored,
+    check,
+    check_summary,
+    last_time,
+    messages_in,
+    sorted_messages,
+    unpack,
+)
 from dora.recording.format import (
     ARROW_TYPE,
     DATAFLOW,
@@ -203,6 +211,7 @@ class Recording:
             summary = reader.get_summary()
             if summary is None or summary.statistics is None:
                 return None
+            check_summary(self._file)
             for metadata in reader.iter_metadata():
                 if metadata.name == END:
                     self.end = end_from(metadata.metadata)
@@ -233,9 +242,11 @@ class Recording:
         return {id_: channel for id_, channel in channels.items() if channel.topic in topics}
 
     def _scan(self) -> None:
-        """Find out what is in a file without its end."""
+        """Find out what is in a file without its end, or with one that is damaged."""
+        from mcap.records import Metadata
+
         self.topics = {}
-        self.damage = ""
+        known, self.damage = self.damage, ""  # about the end, which may be missing altogether
         first_ns, last_ns = _END_OF_TIME, 0
         names: dict[int, str] = {}
         seen: set[int] = set()
@@ -248,13 +259,15 @@ class Recording:
                     if not channel.topic.startswith(_OWN):
                         first_ns = min(first_ns, stored.time_ns)
                         last_ns = max(last_ns, stored.time_ns)
+                elif isinstance(record, Metadata):
+                    self.end = end_from(record.metadata) if record.name == END else self.end
                 else:
                     names[record.id] = record.name
         except _damages() as error:
             self.damage = _told(error)
         if last_ns:
             self.first_ns, self.last_ns = first_ns, last_ns
-        self.damage = self.damage or "its end is missing"
+        self.damage = self.damage or (known if self.end is not None else "") or "its end is missing"
 
     def _note(self, channel: Any, schema: str, count: int) -> None:
         if channel.topic.startswith(ORDER_TOPIC):
@@ -289,16 +302,21 @@ class Recording:
             self.damage = _told(error)
 
     def _in_file_order(self) -> Iterator[tuple[Any, Stored] | Any]:
-        """Yield schemas, and channels with messages, as they come in the file; raises at a damage."""
-        from mcap.records import Channel, Chunk, Schema
+        """Yield schemas and metadata, and channels with messages, as they come in the file.
+
+        Raises at a damage.
+        """
+        from mcap.records import Channel, Chunk, DataEnd, Metadata, Schema
 
         channels: dict[int, Any] = {}
         for record in self._stream():
             match record:
                 case Channel():
                     channels[record.id] = record
-                case Schema():
+                case Schema() | Metadata():
                     yield record
+                case DataEnd():
+                    return
                 case Chunk():
                     contents = unpack(record.compression, record.data, record.uncompressed_size)
                     check(contents, record.uncompressed_crc)

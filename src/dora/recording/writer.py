@@ -14,6 +14,7 @@ import os
 from collections import Counter
 from struct import pack
 from typing import Any, Final, NamedTuple
+from zlib import crc32
 
 from mcap.data_stream import RecordBuilder
 from mcap.opcode import Opcode
@@ -244,7 +245,8 @@ class RecordingWriter:
         footer = Footer(summary_start=begin, summary_offset_start=offset_start, summary_crc=0)
         footer.write(builder)
         content: bytes = builder.end()  # type: ignore[no-untyped-call]  # a gap in its stubs
-        return content + MAGIC
+        checked = content[:-4]  # the checksum is the last field of the footer
+        return checked + pack("<I", crc32(checked)) + MAGIC
 
     def _statistics(self) -> Statistics:
         counts = self.counts()
