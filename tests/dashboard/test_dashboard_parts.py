@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -200,3 +201,32 @@ env: {A: 1}
     assert lines_of_nodes(text) == {"camera": (3, 6), "sink": (8, 8)}
     for odd in ("", "nodes: 3", "nodes: [1, [2]]", "nodes: [", "- a", "{[}"):
         assert lines_of_nodes(odd) == {}
+
+
+def test_recordings_that_begin_at_the_same_time_have_files_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from dora.dashboard import recordings
+    from dora.recording.control import Status
+    from dora.recording.settings import Settings
+
+    class Recorder:
+        status: Status
+
+        def begin(self, socket: str, settings: Settings) -> None:
+            self.status = Status(pid=1, path=settings.path, started=0, topics=[], messages=0, bytes=0)
+            assert socket == "socket"
+
+        def wait_until_recording(self) -> None:
+            Path(self.status.path).touch(exist_ok=False)
+
+        def wait(self) -> None:
+            pass
+
+    monkeypatch.setattr(recordings, "BackgroundRecorder", Recorder)
+    monkeypatch.setattr(recordings, "file_name", lambda: "recording_20261125-120000.mcap")
+    started = recordings.Recordings()
+    with ThreadPoolExecutor(3) as threads:
+        begun = [threads.submit(started.start, "socket", str(tmp_path), []) for _ in range(3)]
+        names = {os.path.basename(each.result().path) for each in begun}
+    assert names == {f"recording_20261125-120000{end}.mcap" for end in ("", "-2", "-3")}

@@ -12,7 +12,7 @@ from typing import Final
 from dora.errors import DoraError
 from dora.recording.background import BackgroundRecorder
 from dora.recording.control import Answer, Status, ask, statuses
-from dora.recording.settings import Settings, file_name
+from dora.recording.settings import Settings, file_name, unused
 
 STOP_PATIENCE: Final = 60.0  # seconds; what waits in memory is written first
 
@@ -23,6 +23,7 @@ class Recordings:
     def __init__(self) -> None:
         self._recorders: list[BackgroundRecorder] = []
         self._lock = threading.Lock()
+        self._beginning = threading.Lock()
 
     def present(self, run_dir: str) -> list[Status]:
         """Return the recorders at work on a run, whoever started them."""
@@ -39,8 +40,11 @@ class Recordings:
             raise DoraError(f"{directory} cannot be made: {error.strerror}") from None
         recorder = BackgroundRecorder()
         try:
-            recorder.begin(socket, Settings(path=os.path.join(directory, file_name()), topics=topics))
-            recorder.wait_until_recording()
+            # One after the other: names are made of seconds, and a name is free until its file is there.
+            with self._beginning:
+                path = unused(os.path.join(directory, file_name()))
+                recorder.begin(socket, Settings(path=path, topics=topics))
+                recorder.wait_until_recording()
         except BaseException:
             recorder.kill()
             raise

@@ -57,6 +57,14 @@ def file_name(now: float | None = None) -> str:
     return time.strftime(f"recording_%Y%m%d-%H%M%S{SUFFIX}", time.localtime(now))
 
 
+def unused(path: str) -> str:
+    """Return a path at which there is no file yet."""
+    number = 1
+    while os.path.lexists(numbered(path, number)):
+        number += 1
+    return numbered(path, number)
+
+
 def ring_memory() -> int:
     """Return how many bytes a ring may take."""
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // RING_SHARE

@@ -17,7 +17,7 @@ from dora.recording.format import End, Start, TopicEnd
 from dora.recording.intake import spans_of
 from dora.recording.ring import Ring
 from dora.recording.sealed import Sealed, keep
-from dora.recording.settings import Saved, Settings, file_name, numbered, ring_memory
+from dora.recording.settings import Saved, Settings, file_name, numbered, ring_memory, unused
 from dora.recording.storing import Store
 from dora.recording.writer import DiskFull, RecordingFailed, RecordingWriter
 
@@ -58,7 +58,7 @@ class FileTarget:
         dataflow: bytes,
     ) -> None:
         """Create the file; raises `DoraError`."""
-        path = settings.path or _unused(file_name())
+        path = settings.path or unused(file_name())
         self._writer = RecordingWriter(path, channels, force=settings.force)
         try:
             self._writer.begin(start, dataflow)
@@ -144,7 +144,7 @@ class RingTarget:
         settings = self._settings
         if settings.path and settings.force:
             return numbered(settings.path, self._count + 1)
-        return _unused(settings.path or file_name())
+        return unused(settings.path or file_name())
 
     def forget(self) -> None:
         """Let go of what is too old by now."""
@@ -200,11 +200,3 @@ class RingTarget:
             writer.close()
             return msgspec.structs.replace(saved, size=writer.size, complete=False, problem=str(error))
         return msgspec.structs.replace(saved, size=writer.size)
-
-
-def _unused(path: str) -> str:
-    """Return a path at which there is no file yet."""
-    number = 1
-    while os.path.lexists(numbered(path, number)):
-        number += 1
-    return numbered(path, number)
