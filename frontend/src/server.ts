@@ -114,7 +114,7 @@ export class Live {
   private latency = false;
   private socket: WebSocket | null = null;
   private closed = false;
-  private searches = new Map<number, (found: Found) => void>();
+  private searches = new Map<number, { wish: object; resolve: (found: Found) => void }>();
   private lastTicket = 0;
   private sent = "";
   private seen: State | null = null; // on the machine of the server
@@ -159,8 +159,9 @@ export class Live {
   search(node: string, level: string, text: string): Promise<Found> {
     const ticket = ++this.lastTicket;
     return new Promise((resolve) => {
-      this.searches.set(ticket, resolve);
-      this.send({ type: "search", ticket, node, level, text });
+      const wish = { type: "search", ticket, node, level, text };
+      this.searches.set(ticket, { wish, resolve });
+      this.send(wish);
     });
   }
 
@@ -174,6 +175,8 @@ export class Live {
       this.sent = "";
       this.connection = "open";
       this.tell();
+      // What the former connection has not answered, this one is asked.
+      for (const { wish } of this.searches.values()) this.send(wish);
       this.emit("connection");
     };
     socket.onmessage = ({ data }) => (typeof data === "string" ? this.take(data) : this.takePreview(data));
@@ -209,7 +212,7 @@ export class Live {
       this.emit("lines");
     }
     for (const found of message.found ?? []) {
-      this.searches.get(found.ticket)?.(found);
+      this.searches.get(found.ticket)?.resolve(found);
       this.searches.delete(found.ticket);
     }
     if (message.ended || message.lost) {

@@ -253,6 +253,32 @@ def test_log_lines_are_text_and_can_be_looked_for(robot: Running, visit: Any) ->
     assert page.locator(".entry").count() == 1
 
 
+def test_a_search_ends_although_the_connection_breaks(robot: Running, visit: Any) -> None:
+    page = visit(robot.address)
+    cut: list[str] = []
+
+    def between(socket: Any) -> None:
+        server = socket.connect_to_server()
+
+        def pass_on(message: str) -> None:
+            if '"search"' in message and not cut:
+                cut.append(message)
+                server.close()
+                socket.close()
+            else:
+                server.send(message)
+
+        socket.on_message(pass_on)
+
+    page.route_web_socket(re.compile("/live$"), between)
+    page.reload()
+    page.wait_for_selector("body.ready")
+    page.locator(".entry .message", has_text="onerror").wait_for()
+    page.get_by_label("Text", exact=True).fill("onerror")
+    page.wait_for_selector("text=1 found")
+    assert len(cut) == 1
+
+
 def test_the_file_beside_the_graph(robot: Running, visit: Any) -> None:
     page = visit(robot.address)
     page.click('.box[data-id="sink"]')
