@@ -1,5 +1,7 @@
 """Who may speak with a server of dora: the token if there is one, this host's names, no foreign web page.
 
+Where there is no token, the server is one for this machine only, and of its users for the own one only.
+
 A browser cannot send the token with every request. It shows it once, and has a cookie from then on, whose
 value follows from the token but does not tell it.
 """
@@ -8,11 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import os
 from http.cookies import CookieError, SimpleCookie
 
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from dora.coordinator.peers import name_of, stranger
 from dora.coordinator.protocol import Failure, encode
 
 COOKIE = "dora-session"
@@ -34,7 +38,10 @@ def same(shown: str, wanted: str) -> bool:
 
 
 class Guard:
-    """Lets in who may. The paths ``open_to_all`` (``*`` at the end: all that begin so) need no token."""
+    """Lets in who may. The paths ``open_to_all`` (``*`` at the end: all that begin so) need no token.
+
+    ``hosts`` are the names of this host for a server on loopback, and empty for others.
+    """
 
     def __init__(
         self, app: ASGIApp, token: str, hosts: frozenset[str], open_to_all: tuple[str, ...] = ()
@@ -50,6 +57,8 @@ class Guard:
             return
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         fault = self._fault(headers, scope["path"])
+        if fault is None and self._hosts and not self._token:
+            fault = _fault_of_peer(scope)
         if fault is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "http":
@@ -84,3 +93,14 @@ class Guard:
         except CookieError:
             return False
         return cookie is not None and same(cookie.value, session_of(self._token))
+
+
+def _fault_of_peer(scope: Scope) -> tuple[int, str] | None:
+    client, server = scope.get("client"), scope.get("server")
+    other = stranger(client, server) if client and server else ""
+    if not other:
+        return None
+    return 403, (
+        f"what runs here is {name_of(os.geteuid())}'s, and this request comes from {other}; choose a port for "
+        "a coordinator of your own with DORA_COORDINATOR_PORT; one with --auth lets in who has its token"
+    )
