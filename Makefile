@@ -24,11 +24,11 @@ demo: $(VENV)/.examples
 	cd examples/object-detection && $(CURDIR)/$(BIN)/dora run dataflow.yml
 	@echo "open $(CURDIR)/examples/object-detection/out/detections.png"
 
-# Half of the time tests wait for processes, so three at a time fill two cores. Each has folders, ports and
+# Most of the time tests wait for processes, so four at a time fill two cores. Each has folders, ports and
 # shared memory of its own; those of one file stay in a row, they may share a fixture. tests/conftest.py says
 # which files come first.
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
