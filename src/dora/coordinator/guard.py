@@ -101,6 +101,7 @@ def _fault_of_peer(scope: Scope) -> tuple[int, str] | None:
     if not other:
         return None
     return 403, (
-        f"what runs here is {name_of(os.geteuid())}'s, and this request comes from {other}; choose a port "
-        "for a coordinator of your own with DORA_COORDINATOR_PORT; one with --auth lets in who has its token"
+        f"what runs here is {name_of(os.geteuid())}'s, and this request comes from {other}; choose a "
+        "port for a coordinator of your own with DORA_COORDINATOR_PORT; one with --auth lets in who has "
+        "its token"
     )
