@@ -8,13 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from struct import pack
+from typing import NamedTuple
 
-DOUBLE, FLOAT, FIXED64, FIXED32, STRING, MESSAGE, BYTES = 1, 2, 6, 7, 9, 11, 12
+DOUBLE, FLOAT, FIXED64, FIXED32, STRING, MESSAGE, BYTES, ENUM = 1, 2, 6, 7, 9, 11, 12, 14
 SFIXED32, SFIXED64 = 15, 16
 INT64, INT32 = 3, 5
 
-Field = tuple[str, int, int | str, bool]
-"""Name, number, type (the name of a message, or one of the numbers above), whether it is repeated."""
+
+class Enum(NamedTuple):
+    """The type of a field that has one of these values, numbered from 0; it belongs to its message."""
+
+    name: str
+    values: tuple[str, ...]
+
+
+Field = tuple[str, int, int | str | Enum, bool]
+"""Name, number, type (the name of a message, an enum, or a number above), whether it is repeated."""
 
 
 _ONE_BYTE = tuple(bytes([value]) for value in range(0x80))
@@ -81,7 +90,8 @@ def descriptor_set(messages: Mapping[str, tuple[Field, ...]]) -> bytes:
     files: dict[str, bytes] = {}
     for name, fields in messages.items():
         package, _, short = name.rpartition(".")
-        body = text(1, short) + b"".join(section(2, _field(field)) for field in fields)
+        body = text(1, short) + b"".join(section(2, _field(field, name)) for field in fields)
+        body += b"".join(section(4, _enum(kind)) for _, _, kind, _ in fields if isinstance(kind, Enum))
         files[name] = text(2, package) + section(4, body)
     out = []
     for name, content in files.items():
@@ -95,9 +105,16 @@ def _file(name: str) -> str:
     return f"{name.replace('.', '/')}.proto"
 
 
-def _field(field: Field) -> bytes:
+def _enum(enum: Enum) -> bytes:
+    values = (text(1, value) + integer(2, number) for number, value in enumerate(enum.values))
+    return text(1, enum.name) + b"".join(section(2, value) for value in values)
+
+
+def _field(field: Field, message: str) -> bytes:
     name, number, kind, repeated = field
     out = text(1, name) + integer(3, number) + integer(4, 3 if repeated else 1)
     if isinstance(kind, str):
         return out + integer(5, MESSAGE) + text(6, f".{kind}")
+    if isinstance(kind, Enum):
+        return out + integer(5, ENUM) + text(6, f".{message}.{kind.name}")
     return out + integer(5, kind)

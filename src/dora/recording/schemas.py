@@ -19,6 +19,7 @@ from dora.recording.protobuf import (
     SFIXED32,
     SFIXED64,
     STRING,
+    Enum,
     Field,
     descriptor_set,
 )
@@ -26,7 +27,14 @@ from dora.recording.protobuf import (
 _TIMESTAMP: Final = "google.protobuf.Timestamp"
 
 
-def _one(name: str, number: int, kind: int | str) -> Field:
+_LEVEL: Final = Enum("Level", ("UNKNOWN", "DEBUG", "INFO", "WARNING", "ERROR", "FATAL"))
+_NUMERIC_TYPE: Final = Enum(
+    "NumericType",
+    ("UNKNOWN", "UINT8", "INT8", "UINT16", "INT16", "UINT32", "INT32", "FLOAT32", "FLOAT64"),
+)
+
+
+def _one(name: str, number: int, kind: int | str | Enum) -> Field:
     return name, number, kind, False
 
 
@@ -82,7 +90,7 @@ MESSAGES: Final[dict[str, tuple[Field, ...]]] = {
     ),
     "foxglove.Log": (
         _one("timestamp", 1, _TIMESTAMP),
-        _one("level", 2, INT32),  # an enum there, which is the same on the wire
+        _one("level", 2, _LEVEL),
         _one("message", 3, STRING),
         _one("name", 4, STRING),
         _one("file", 5, STRING),
@@ -91,7 +99,7 @@ MESSAGES: Final[dict[str, tuple[Field, ...]]] = {
     "foxglove.PackedElementField": (
         _one("name", 1, STRING),
         _one("offset", 2, FIXED32),
-        _one("type", 3, INT32),  # likewise
+        _one("type", 3, _NUMERIC_TYPE),
     ),
     "foxglove.Pose": (
         _one("position", 1, "foxglove.Vector3"),
