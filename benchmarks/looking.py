@@ -1,14 +1,18 @@
 """What looking costs those who are looked at: ``python -m benchmarks.looking``.
 
-A dataflow runs, and the same command looks at it again and again. A window without a look is followed by
-one with a look, so that what else goes on in the machine hits both; the cost is the median over such pairs.
-Both links are as busy as they can be: one sender without a pause, and a message that goes round and round.
+A dataflow runs, and the same command looks at it again and again. Each window with a look lies between two
+without one, and is compared with their mean; the cost is the median over such rounds. A machine whose
+processors become slower or faster by themselves, as rented ones do, says so in the two windows without a
+look: rounds in which these differ are measured again, whatever the look itself cost. Both links are as busy
+as they can be: one sender without a pause, and a message that goes round and round.
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -22,14 +26,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import report
+from benchmarks.conditions import conditions
 from benchmarks.implementations import REPOSITORY, ours
 from benchmarks.runner import DATAFLOWS
 from benchmarks.statistics import median
+from dora.daemon.runs import running
+from dora.inspection.look import inspect
+from dora.transport.board import RECEIVED, TAPPED, WORDS, Board
+from dora.wire.inspection import LinkView
 
 MARKERS = ("<!-- looking -->", "<!-- /looking -->")
 KIB, MIB = 1 << 10, 1 << 20
-SETTLE_S = 1.0  # after a look has begun or ended
+SETTLE_S = 0.5  # after a look has begun or ended
 PATIENCE_S = 20.0
+STEADY = 0.05  # by so much at most the windows before and after a look differ in speed
+MOST_ROUNDS = 3  # times as many rounds as wanted; then the steadiest of them have to do
 
 
 @dataclass(frozen=True)
@@ -66,18 +77,42 @@ LINKS = (
     Link("round trip, 1 MiB", "round_trip.yml", "ping/ping", 1 * MIB, 0.2, True),
 )
 
-Window = tuple[int, int]  # monotonic nanoseconds
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of time in monotonic nanoseconds, and how many messages were taken a second meanwhile."""
+
+    begun: int
+    ended: int
+    rate: float
+
+
+@dataclass(frozen=True)
+class Round:
+    """A window with a look, and its neighbours without one."""
+
+    before: Window
+    looked: Window
+    after: Window
+
+    @property
+    def unsteadiness(self) -> float:
+        """By which part the neighbours differ: without a look, only the machine can be the cause."""
+        slower, faster = sorted((self.before.rate, self.after.rate))
+        return 1 - slower / faster
 
 
 @dataclass(frozen=True)
 class Cost:
-    """One link under one look. ``alone`` and ``looked`` are medians; ``cost`` is that of the pairs."""
+    """One link under one look. ``alone`` and ``looked`` are medians; ``cost`` is that of the rounds."""
 
     link: Link
     look: Look
     alone: float
     looked: float
     cost: float
+    rounds: int  # that are in the figures
+    measured: int  # with those that were not steady
 
     @property
     def allowed(self) -> bool:
@@ -90,12 +125,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.looking", description="What looking costs those who are looked at."
     )
     parser.add_argument("--only", metavar="TEXT", help="links and looks with this text in their names")
-    parser.add_argument("--repeat", type=int, default=7, metavar="N", help="pairs of windows (default: 7)")
+    parser.add_argument("--repeat", type=int, default=7, metavar="N", help="steady rounds (default: 7)")
     parser.add_argument(
         "--window", type=float, default=1.5, metavar="SECONDS", help="length of a window (default: 1.5)"
     )
     parser.add_argument("--write-docs", action="store_true", help="publish in docs/performance.md")
     options = parser.parse_args(arguments)
+    started = datetime.datetime.now(datetime.UTC)
     costs: list[Cost] = []
     for link in LINKS:
         looks = [
@@ -108,7 +144,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     page = _table(costs)
     print(page)
     if options.write_docs:
-        head = f"- command: python -m benchmarks.looking --repeat {options.repeat}\n"
+        command = shlex.join(["python", "-m", "benchmarks.looking", *sys.argv[1:]])
+        known = conditions(command, started, options.repeat)
+        head = "".join(
+            f"- {key}: {known[key]}\n" for key in ("command", "date", "machine", "system", "Python")
+        )
         report.write_between(REPOSITORY / "docs" / "performance.md", MARKERS, f"{head}\n{page}")
     return 0 if all(cost.allowed for cost in costs) else 1
 
@@ -125,9 +165,10 @@ def _table(costs: Sequence[Cost]) -> str:
                 f"{report.number(cost.looked)} {unit}",
                 f"{cost.cost * 100:+.1f} %",
                 f"{cost.link.allowed * 100:.0f} % {'✓' if cost.allowed else '✗'}",
+                f"{cost.rounds} of {cost.measured}",
             ]
         )
-    return report.aligned(["link", "look", "alone", "looked at", "cost", "allowed"], rows)
+    return report.aligned(["link", "look", "alone", "looked at", "cost", "allowed", "steady rounds"], rows)
 
 
 # --------------------------------------------------------------------------- one link
@@ -135,64 +176,89 @@ def _table(costs: Sequence[Cost]) -> str:
 
 def _measure(link: Link, looks: Sequence[Look], repeat: int, window_s: float) -> list[Cost]:
     """Run the dataflow of a link once, and look at it in many ways."""
-    pairs: dict[Look, list[tuple[Window, Window]]] = {look: [] for look in looks}
+    rounds: dict[Look, list[Round]] = {look: [] for look in looks}
     with tempfile.TemporaryDirectory(prefix="dora-looking-") as folder:
-        with _running(link, Path(folder)) as rate:
-            rates: dict[Window, float] = {}
+        with _running(link, Path(folder)) as observed:
 
             def window() -> Window:
                 time.sleep(SETTLE_S)
-                begun, before = time.monotonic_ns(), rate()
+                begun, before = time.monotonic_ns(), observed.taken
                 time.sleep(window_s)
-                ended, after = time.monotonic_ns(), rate()
-                rates[begun, ended] = (after - before) / (ended - begun) * 1e9
-                return begun, ended
+                ended, after = time.monotonic_ns(), observed.taken
+                return Window(begun, ended, (after - before) / (ended - begun) * 1e9)
 
             window()  # to warm up
-            for _ in range(repeat):
-                for look in looks:
-                    alone = window()
-                    with _looking(look, link, Path(folder)):
-                        pairs[look].append((alone, window()))
-                    print(f"{link.title}, {look.name}", file=sys.stderr, flush=True)
+            before = window()
+            while unfinished := [look for look in looks if not _enough(rounds[look], repeat)]:
+                for look in unfinished:
+                    with _looking(look, link, Path(folder), observed):
+                        looked = window()
+                    after = window()
+                    rounds[look].append(Round(before, looked, after))
+                    print(
+                        f"{link.title}, {look.name}: {_told(rounds[look][-1])}", file=sys.stderr, flush=True
+                    )
+                    before = after
         if link.is_latency:
             times = array("q")
             times.frombytes(Path(folder, "ping.bin").read_bytes())
             figure = lambda window: _median_us(times, window)  # noqa: E731
         else:
-            figure = rates.__getitem__
-        return [_cost(link, look, [(figure(a), figure(b)) for a, b in pairs[look]]) for look in looks]
+            figure = lambda window: window.rate  # noqa: E731
+        return [_cost(link, look, rounds[look], repeat, figure) for look in looks]
 
 
-def _cost(link: Link, look: Look, figures: Sequence[tuple[float, float]]) -> Cost:
-    if link.is_latency:
-        costs = [looked / alone - 1 for alone, looked in figures]
-    else:
-        costs = [1 - looked / alone for alone, looked in figures]
-    return Cost(
-        link,
-        look,
-        median([alone for alone, _ in figures]),
-        median([looked for _, looked in figures]),
-        median(costs),
-    )
+def _enough(rounds: Sequence[Round], repeat: int) -> bool:
+    steady = [item for item in rounds if item.unsteadiness <= STEADY]
+    return len(steady) >= repeat or len(rounds) >= repeat * MOST_ROUNDS
+
+
+def _told(item: Round) -> str:
+    rates = (item.before.rate, item.looked.rate, item.after.rate)
+    return f"{', '.join(map(report.number, rates))} messages/s"
+
+
+def _cost(
+    link: Link, look: Look, rounds: Sequence[Round], repeat: int, figure: Callable[[Window], float]
+) -> Cost:
+    kept = sorted(rounds, key=lambda item: item.unsteadiness)[:repeat]
+    alone = [(figure(item.before) + figure(item.after)) / 2 for item in kept]
+    looked = [figure(item.looked) for item in kept]
+    change = [with_look / without - 1 for with_look, without in zip(looked, alone, strict=True)]
+    costs = change if link.is_latency else [-part for part in change]
+    return Cost(link, look, median(alone), median(looked), median(costs), len(kept), len(rounds))
 
 
 def _median_us(times: array[int], window: Window) -> float:
-    begun, ended = window
     pairs = zip(times[::2], times[1::2], strict=True)
-    return median([took for sent, took in pairs if begun <= sent < ended]) / 1e3
+    return median([took for sent, took in pairs if window.begun <= sent < window.ended]) / 1e3
 
 
 # --------------------------------------------------------------------------- processes
 
 
+class Observed:
+    """The counters of the link that is looked at."""
+
+    def __init__(self, words: memoryview, link: LinkView) -> None:
+        self._words = words
+        self._received = link.slot * WORDS + RECEIVED
+        self._tapped = link.output_slot * WORDS + TAPPED
+
+    @property
+    def taken(self) -> int:
+        """How many messages its receiver took so far."""
+        return self._words[self._received]
+
+    @property
+    def looked_at_until(self) -> int:
+        """What the last look said: it says it as soon as it sees messages, and again and again."""
+        return self._words[self._tapped]
+
+
 @contextmanager
-def _running(link: Link, folder: Path) -> Iterator[Callable[[], int]]:
-    """Run the dataflow; yield what tells how many messages were taken from its link so far."""
-    from dora.daemon.runs import running
-    from dora.inspection.look import inspect
-    from dora.transport.board import RECEIVED, WORDS, Board
+def _running(link: Link, folder: Path) -> Iterator[Observed]:
+    """Run the dataflow; yield its counters."""
 
     root = folder / "run"  # neither this nor the looks shall meet other dataflows
     os.environ["DORA_RUNTIME_DIR"] = str(root)
@@ -214,8 +280,8 @@ def _running(link: Link, folder: Path) -> Iterator[Callable[[], int]]:
                 with run:
                     inspection = inspect(run)
         board = Board.open(inspection.board)
-        (slot,) = (item.slot for item in inspection.links if item.producer == link.topic)
-        yield lambda: board.words[slot * WORDS + RECEIVED]
+        (found,) = (item for item in inspection.links if item.producer == link.topic)
+        yield Observed(board.words, found)
         board.close()
     finally:
         process.send_signal(signal.SIGINT)
@@ -223,8 +289,9 @@ def _running(link: Link, folder: Path) -> Iterator[Callable[[], int]]:
 
 
 @contextmanager
-def _looking(look: Look, link: Link, folder: Path) -> Iterator[None]:
+def _looking(look: Look, link: Link, folder: Path, observed: Observed) -> Iterator[None]:
     """Look at the link meanwhile; what is shown goes nowhere, which no terminal is faster than."""
+    before = observed.looked_at_until
     arguments = [argument.format(topic=link.topic) for argument in look.arguments]
     process = subprocess.Popen(
         [sys.executable, "-m", *arguments],
@@ -234,6 +301,11 @@ def _looking(look: Look, link: Link, folder: Path) -> Iterator[None]:
         stderr=subprocess.DEVNULL,
     )
     try:
+        deadline = time.monotonic() + PATIENCE_S
+        while observed.looked_at_until == before and process.poll() is None:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"error: `{look.name}` does not look at anything")
+            time.sleep(0.02)
         yield
         if process.poll() is not None:
             raise SystemExit(f"error: `{look.name}` ended by itself with status {process.returncode}")

@@ -57,6 +57,11 @@ class Watched:
         """Let the output be sent even if it has no links, until then."""
         self._words[self._tapped_word] = until_ns
 
+    @property
+    def away_s(self) -> float:
+        """How many seconds nothing will be seen, because the tap is away."""
+        return 0.0 if self._tap is not None else max(0.0, (self._judge_at - time.monotonic_ns()) / 1e9)
+
     def take(self) -> Message | None:
         """Take a message if there is one."""
         if self._tap is None or self._words[self._sent_word] == self._seen:
