@@ -74,7 +74,7 @@ def test_what_is_no_flood_is_looked_at_all_the_time(
     stage = Stage(monkeypatch)
     assert stage.tapped(hz, size, 2) == 1
     assert stage.opened == 1
-    assert stage.watched.away_s == 0
+    assert stage.watched.tapped
 
 
 def test_nothing_is_taken_while_there_is_no_tap(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -83,10 +83,11 @@ def test_nothing_is_taken_while_there_is_no_tap(monkeypatch: pytest.MonkeyPatch)
     assert first is None, "nothing was sent yet"
     stage.tapped(5000, MIB, 0.04)
     assert not stage.taps and stage.watched.take() is None
-    assert 0.2 < stage.watched.away_s < 0.27, "so long nobody has to look"
+    assert not stage.watched.tapped and 0.25 < stage.watched.due_s < 0.28, "nobody has to look so soon"
     stage.broken = True
     assert stage.tapped(5000, MIB, 1) == 0, "it cannot be looked at any more"
     stage.broken = False
     stage.tapped(5000, MIB, 0.031)
+    assert stage.watched.tapped and stage.watched.due_s <= 0.03, "it is a short visit"
     message = stage.watched.take()
     assert message is not None and message.sequence == stage.words[SENT]

@@ -22,9 +22,7 @@ from dora.wire.requests import BeginTaps, EndTaps, Inspect
 # with up to 2,000 a second are seen, and of a faster one some; taking all would cost it a processor.
 _PERIOD: Final = 0.005
 _REST: Final = 8  # a look is followed by a pause that is so many times longer than what it computed
-_LONGEST_REST: Final = (
-    0.05  # seconds, also where there is nothing to see: somebody waits for what ends a look
-)
+_LONGEST_REST: Final = 0.05  # seconds, also where nothing can be seen: something else may end the look
 _LEASE_NS: Final = 2_000_000_000  # how long an output is looked at after the last renewal
 _RENEWAL_NS: Final = _LEASE_NS // 4
 
@@ -87,9 +85,14 @@ class Look:
             if self.ended:
                 return
             yield nobody, None
-            away = min(watched.away_s for watched in self.watched)
-            rest = max((time.thread_time() - begun) * _REST, away)
-            self.ended = self._wait(max(period, min(rest, _LONGEST_REST)))
+            self.ended = self._wait(self._pause(period, time.thread_time() - begun))
+
+    def _pause(self, period: float, computed: float) -> float:
+        """Return how many seconds to sleep; a flood is not looked at any longer than it has to be."""
+        pause = _LONGEST_REST
+        if any(watched.tapped for watched in self.watched):
+            pause = max(period, min(computed * _REST, _LONGEST_REST))
+        return min(pause, *(watched.due_s for watched in self.watched))
 
     def _wait(self, seconds: float) -> bool:
         """Sleep; tell whether the daemon has closed the connection, as it does at the end."""

@@ -58,9 +58,14 @@ class Watched:
         self._words[self._tapped_word] = until_ns
 
     @property
-    def away_s(self) -> float:
-        """How many seconds nothing will be seen, because the tap is away."""
-        return 0.0 if self._tap is not None else max(0.0, (self._judge_at - time.monotonic_ns()) / 1e9)
+    def tapped(self) -> bool:
+        """Whether there may be something to take."""
+        return self._tap is not None
+
+    @property
+    def due_s(self) -> float:
+        """In how many seconds `thin` has something to do."""
+        return max(0.0, (self._judge_at - time.monotonic_ns()) / 1e9)
 
     def take(self) -> Message | None:
         """Take a message if there is one."""
