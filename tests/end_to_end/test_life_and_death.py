@@ -393,6 +393,66 @@ def test_what_a_dynamic_node_cannot_join(flow: Flow) -> None:
     assert not thread.is_alive()
 
 
+VISITS = {
+    "ends": ("node.next()", ["NODE_RESTARTED guest", "INPUT_CLOSED in"]),
+    "exits": ("node.next(); raise SystemExit(0)", ["NODE_RESTARTED guest", "INPUT_CLOSED in"]),
+    "is interrupted": (
+        "import os, signal; os.kill(os.getpid(), signal.SIGINT); node.next(20)",
+        ["NODE_RESTARTED guest", "INPUT_CLOSED in"],
+    ),
+    "fails": ("raise ValueError", ["NODE_RESTARTED guest", "NODE_FAILED guest", "INPUT_CLOSED in"]),
+    "dies": (
+        "import os; node.next(); os._exit(0)",
+        ["NODE_RESTARTED guest", "NODE_FAILED guest", "INPUT_CLOSED in"],
+    ),
+    "fails in its block and lives on": (
+        """
+try:
+    with node:
+        raise ValueError
+except ValueError:
+    with Node("guest") as again:
+        again.next()
+""",
+        ["NODE_RESTARTED guest", "NODE_FAILED guest", "INPUT_CLOSED in"]
+        + ["NODE_RESTARTED guest", "INPUT_CLOSED in"],
+    ),
+}
+
+
+@pytest.mark.parametrize("visit", VISITS)
+def test_how_a_dynamic_node_left_shows_in_what_the_others_learn(flow: Flow, visit: str) -> None:
+    program, expected = VISITS[visit]
+    flow.node(
+        "host",
+        """
+        import sys
+        from dora import Node
+        visits = int(sys.argv[1])
+        for event in Node():
+            if event["type"] != "INPUT":
+                print(event["type"], event["id"])
+            if event["type"] == "INPUT_CLOSED":
+                visits -= 1
+                if not visits:
+                    break
+        """,
+        args=str(1 + expected.count("INPUT_CLOSED in")),
+        inputs={"in": "guest/out", "tick": "dora/timer/millis/20"},
+    )
+    flow.node("guest", path="dynamic", inputs={"tick": "dora/timer/millis/20"}, outputs=["out"])
+    thread = threading.Thread(target=flow.run, daemon=True)
+    thread.start()
+    join("guest").close()  # the dataflow runs
+    script = flow.file("guest.py", "from dora import Node\nnode = Node('guest')\n" + program)
+    subprocess.run([sys.executable, script], cwd=flow.directory, timeout=PATIENCE, check=False)
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+    assert flow.printed("host") == ["INPUT_CLOSED in", *expected]
+    warned = any("did not say goodbye" in line for line in flow.printed("guest"))
+    assert warned == ("NODE_FAILED guest" in expected)
+
+
 def test_a_script_may_be_a_static_and_a_dynamic_node(flow: Flow) -> None:
     flow.node("viewer", "from dora import Node\nprint(Node('another').id)")
     flow.run()

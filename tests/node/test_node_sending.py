@@ -14,7 +14,7 @@ import pytest
 from fake_daemon import FakeDaemon, StartFlow, wait_until
 from flows import node
 
-from dora import Input, Node, SampleAlreadySent, SendError, UndeclaredOutput
+from dora import Input, Node, SampleAlreadySent, SendError, UndeclaredOutput, UnsupportedData
 from dora.wire.control import Closing
 
 
@@ -253,6 +253,13 @@ def test_large_metadata(sender: Node, receiver: Node) -> None:
     assert event["data"] == b"y"
 
 
+@pytest.mark.parametrize("metadata", ["encoding", 5, ["encoding"]])
+def test_metadata_that_is_no_dictionary_is_refused(sender: Node, metadata: Any) -> None:
+    kind = type(metadata).__name__
+    with pytest.raises(UnsupportedData, match=f"metadata is a dictionary, not {kind}"):
+        sender.send_output("out", b"x", metadata)
+
+
 # ------------------------------------------------------------------ undeclared outputs
 
 
@@ -289,6 +296,25 @@ def test_an_undeclared_output_raises_where_that_is_wanted(
     monkeypatch.setenv("DORA_STRICT_OUTPUTS", "1")
     with pytest.raises(UndeclaredOutput, match="did you mean `out`"):
         daemon.node("a").send_output("ouut", b"x")
+
+
+@pytest.mark.parametrize(
+    ("output_id", "error", "words"),
+    [
+        ("my output", UndeclaredOutput, "'my output' is not the id of an output: it holds the character ` `"),
+        ("/out", UndeclaredOutput, "starts or ends with a slash"),
+        ("", UndeclaredOutput, "is empty"),
+        (5, TypeError, "the id of an output is a string, not int"),
+        (None, RuntimeError, "the id of an output is a string, not NoneType"),
+    ],
+)
+def test_what_cannot_be_the_id_of_an_output_always_raises(
+    sender: Node, output_id: Any, error: type[Exception], words: str
+) -> None:
+    for _ in range(2):
+        with pytest.raises(error, match=re.escape(words)):
+            sender.send_output(output_id, b"x")
+    assert sender.statistics()["undeclared"] == 0
 
 
 def test_loans_of_undeclared_outputs_always_raise(sender: Node) -> None:

@@ -403,7 +403,8 @@ class Node:
         """Leave the dataflow: receivers of this node's outputs get ``INPUT_CLOSED`` after the data.
 
         Called by ``with`` and when the object goes away. A program that simply ends need not call it:
-        the daemon sees the end of the process, and whether it failed. Calling it again does nothing.
+        the daemon sees the end of the process, and whether it failed; a dynamic node tells it at its
+        exit. Calling it again does nothing.
         """
         if self._server is not None:
             self._server.stop()
@@ -414,9 +415,12 @@ class Node:
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> None:
         # When the block fails, the process is about to fail too: leaving the end to the daemon lets
-        # the receivers learn of the failure (NODE_FAILED) before their inputs close.
-        if kind is None:
+        # the receivers learn of the failure (NODE_FAILED) before their inputs close. Nobody watches
+        # the process of a dynamic node, and in a notebook it lives on.
+        if kind is None or (self._config.dynamic and issubclass(kind, KeyboardInterrupt)):
             self.close()
+        elif self._config.dynamic:
+            self._session.fail()
 
     def __repr__(self) -> str:
         return f"<dora.Node {self.id!r} of dataflow {self._config.dataflow_id}>"

@@ -89,7 +89,13 @@ class Session:
             from dora.node.type_check import check_sends
 
             check_sends(config, self.outputs)
-        self.undeclared = UndeclaredOutputs(config.node_id, self.outputs, self.board, config.node_slot)
+        self.undeclared = UndeclaredOutputs(
+            config.node_id,
+            self.outputs,
+            self.board,
+            config.node_slot,
+            [operator.id for operator in config.operators],
+        )
         doorbell = attachment.doorbell(config.bell, self.channel.fileno())
         ports = attachment.make_ports() + _make_ports(attachment, self.engine, self.bell, receivers)
         self.engine.connect(_CONNECT_TIMEOUT, self.channel.is_readable)
@@ -126,6 +132,8 @@ class Session:
         for frame in early:
             self.inbox.handle(frame)
         self.closed = False
+        if config.dynamic and self.owns_process:
+            atexit.register(_leave_at_exit, weakref.ref(self), os.getpid())
 
     def _trace(self) -> Tracer:
         from dora.node.tracing import Tracer
@@ -178,7 +186,7 @@ class Session:
     def drop(self, output_id: str) -> None:
         """Take a message for an output that is not declared; raises `SendError` after `close`."""
         self._check_open()
-        if self.undeclared.drop(output_id):
+        if self.undeclared.drop(output_id) and not self.config.dynamic:
             atexit.register(_report_at_exit, weakref.ref(self))
 
     def _check_open(self) -> None:
@@ -187,8 +195,15 @@ class Session:
 
     def close(self) -> None:
         """Leave the dataflow: inputs are not read any more, outputs close. Again: does nothing."""
-        if self.closed:
-            return
+        if not self.closed:
+            self._close(goodbye=True)
+
+    def fail(self) -> None:
+        """Leave the dataflow as a process does that is killed: receivers get ``NODE_FAILED`` first."""
+        if not self.closed:
+            self._close(goodbye=False)
+
+    def _close(self, goodbye: bool) -> None:
         self.closed = True
         self.inbox.close()
         if self.inbox.order is not None:
@@ -201,7 +216,8 @@ class Session:
         for port in ports:
             port.close()
         self.engine.close()
-        self.report_undeclared()
+        if goodbye:
+            self.report_undeclared()
         self.channel.close()
 
     def report_undeclared(self) -> None:
@@ -249,6 +265,17 @@ def _order_writer(session: Session) -> Callable[[WriteOrder], None]:
 def _report_at_exit(reference: weakref.ref[Session]) -> None:
     session = reference()
     if session is not None and not session.closed:
+        session.report_undeclared()
+
+
+def _leave_at_exit(reference: weakref.ref[Session], process: int) -> None:
+    """Say goodbye for a dynamic node, whose end nobody but itself can judge, unless its program fails."""
+    session = reference()
+    if session is None or session.closed or process != os.getpid():  # a fork is not the node
+        return
+    uncaught = getattr(sys, "last_type", None)
+    interactive = hasattr(sys, "ps1")  # there, a program survives its errors
+    if uncaught is None or interactive or issubclass(uncaught, KeyboardInterrupt):
         session.report_undeclared()
 
 

@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Iterable
 
-from dora.errors import UndeclaredOutput
+from dora.errors import UndeclaredOutput, UnsupportedData
 from dora.node.log import log_line, write_line
 from dora.transport.board import UNDECLARED, WORDS, Board
 
@@ -18,10 +18,19 @@ from dora.transport.board import UNDECLARED, WORDS, Board
 class UndeclaredOutputs:
     """Safe to use from several threads. ``sent`` counts what was dropped, per output."""
 
-    def __init__(self, node_id: str, declared: Iterable[str], board: Board, node_slot: int) -> None:
+    def __init__(
+        self,
+        node_id: str,
+        declared: Iterable[str],
+        board: Board,
+        node_slot: int,
+        operators: Iterable[str] = (),
+    ) -> None:
+        """Take the ids of the node's outputs; those of ``operators`` begin with the operator's id."""
         self.sent: dict[str, int] = {}
         self._node_id = node_id
         self._declared = sorted(declared)
+        self._operators = list(operators)
         self._words = board.words
         self._word = node_slot * WORDS + UNDECLARED
         self._strict = os.environ.get("DORA_STRICT_OUTPUTS", "").lower() in ("1", "true", "yes", "on")
@@ -35,8 +44,10 @@ class UndeclaredOutputs:
     def drop(self, output_id: str) -> bool:
         """Count a message, and warn of the first on its output; tell whether it is the first of all.
 
-        Raises `UndeclaredOutput` in strict mode.
+        Raises `UndeclaredOutput` in strict mode, and always for what no dataflow can declare.
         """
+        if output_id not in self.sent:
+            self._refuse_impossible(output_id)
         if self._strict:
             raise self.error(output_id)
         with self._lock:
@@ -54,9 +65,28 @@ class UndeclaredOutputs:
         """Return the error that names the declared outputs, and the one that was probably meant."""
         import difflib
 
-        close = difflib.get_close_matches(str(output_id), self._declared, 1)
+        owner, prefix = self._owner(str(output_id))
+        short = str(output_id).removeprefix(prefix)
+        declared = [other.removeprefix(prefix) for other in self._declared if other.startswith(prefix)]
+        close = difflib.get_close_matches(short, declared, 1)
         return UndeclaredOutput(
-            f"output `{output_id}` is not declared for node `{self._node_id}`"
+            f"output `{short}` is not declared for {owner}"
             + (f", did you mean `{close[0]}`?" if close else "")
-            + f" (declared: {', '.join(self._declared) or 'none'})"
+            + f" (declared: {', '.join(declared) or 'none'})"
         )
+
+    def _owner(self, output_id: str) -> tuple[str, str]:
+        """Return who sends to an output, as a text, and what the ids of its outputs begin with."""
+        for operator in self._operators:
+            if output_id.startswith(f"{operator}/"):
+                return f"operator `{operator}` of node `{self._node_id}`", f"{operator}/"
+        return f"node `{self._node_id}`", ""
+
+    def _refuse_impossible(self, output_id: str) -> None:
+        from dora.dataflow.names import data_id_fault  # its patterns are for the rare mistake
+
+        if not isinstance(output_id, str):
+            raise UnsupportedData(f"the id of an output is a string, not {type(output_id).__name__}")
+        short = output_id.removeprefix(self._owner(output_id)[1])
+        if fault := data_id_fault(short):
+            raise UndeclaredOutput(f"{short!r} is not the id of an output: it {fault}")

@@ -74,11 +74,15 @@ def normalise(value: Any) -> Any:
 def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
     """Return the metadata section.
 
-    Raises `UnsupportedData` for a key that is no string, ``OverflowError`` for an integer out of range,
-    ``ValueError`` for values that contain themselves.
+    Raises `UnsupportedData` for what is no dictionary and for a key that is no string,
+    ``OverflowError`` for an integer out of range, ``ValueError`` for values that contain themselves.
     """
     # The loop of `_is_simple`, without the call: receivers wait for this.
-    for key, value in metadata.items():
+    try:
+        items = metadata.items()
+    except AttributeError:
+        raise _no_mapping(metadata) from None
+    for key, value in items:
         if key.__class__ is not str or (
             value.__class__ not in _SIMPLE and (value.__class__ is not datetime or value.tzinfo is not UTC)
         ):
@@ -98,8 +102,14 @@ def _is_simple(metadata: Mapping[str, Any]) -> bool:
 
 def as_received(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return metadata as a receiver would get it; raises `UnsupportedData` for a key that is no string."""
+    if not isinstance(metadata, Mapping):
+        raise _no_mapping(metadata)
     received: dict[str, Any] = dict(metadata) if _is_simple(metadata) else normalise(metadata)
     return received
+
+
+def _no_mapping(metadata: object) -> UnsupportedData:
+    return UnsupportedData(f"metadata is a dictionary, not {type(metadata).__name__}")
 
 
 def _encode_any(metadata: Mapping[str, Any]) -> bytes:
