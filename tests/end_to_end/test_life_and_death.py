@@ -414,8 +414,10 @@ except ValueError:
     with Node("guest") as again:
         again.next()
 """,
-        ["NODE_RESTARTED guest", "NODE_FAILED guest", "INPUT_CLOSED in"]
-        + ["NODE_RESTARTED guest", "INPUT_CLOSED in"],
+        [
+            *("NODE_RESTARTED guest", "NODE_FAILED guest", "INPUT_CLOSED in"),
+            *("NODE_RESTARTED guest", "INPUT_CLOSED in"),
+        ],
     ),
 }
 
