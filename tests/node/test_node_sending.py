@@ -301,7 +301,11 @@ def test_an_undeclared_output_raises_where_that_is_wanted(
 @pytest.mark.parametrize(
     ("output_id", "error", "words"),
     [
-        ("my output", UndeclaredOutput, "'my output' is not the id of an output: it holds the character ` `"),
+        (
+            "my output",
+            UndeclaredOutput,
+            "'my output' is not the id of an output: it holds the character ` `",
+        ),
         ("/out", UndeclaredOutput, "starts or ends with a slash"),
         ("", UndeclaredOutput, "is empty"),
         (5, TypeError, "the id of an output is a string, not int"),

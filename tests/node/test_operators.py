@@ -338,7 +338,7 @@ def test_an_exception_shows_the_frames_of_the_user_only(bench: Bench, write: Any
         ("import no_such_module_anywhere", "No module named 'no_such_module_anywhere'"),
         ("class Operator:\n    def __init__(self): 1 / 0", "ZeroDivisionError"),
         ("def broken(:", "SyntaxError"),
-        ("class Operator:\n    def __init__(self, needed): pass", "TypeError"),
+        ("class Operator:\n    def __init__(self): len(5)", "TypeError: object of type 'int' has no len()"),
     ],
 )
 def test_a_file_that_fails_at_import(bench: Bench, write: Any, text: str, expected: str) -> None:
@@ -357,6 +357,10 @@ def test_a_file_that_fails_at_import(bench: Bench, write: Any, text: str, expect
         ("x = 1", "has no class `Operator`"),
         ("class Operator: pass", "has no method `on_event(self, dora_event, send_output)`"),
         ("class Operator:\n    on_event = 5", "has no method `on_event"),
+        (
+            "class Operator:\n    def __init__(self, x): pass",
+            "is made without arguments: Operator.__init__()",
+        ),
     ],
 )
 def test_a_file_that_is_no_operator(bench: Bench, write: Any, text: str | None, expected: str) -> None:
@@ -645,8 +649,8 @@ def test_an_undeclared_output_of_an_operator(bench: Bench, write: Any) -> None:
     (entry,) = lines(out)
     assert entry["level"] == "warn"
     assert entry["message"] == (
-        "output `ouut` is not declared for operator `op` of node `host`, did you mean `out`? (declared: out); "
-        "its messages are dropped"
+        "output `ouut` is not declared for operator `op` of node `host`, did you mean `out`? "
+        "(declared: out); its messages are dropped"
     )
 
 

@@ -162,7 +162,14 @@ class HostedOperator:
         make = getattr(module, "Operator", None)
         if make is None:
             raise OperatorError(f"operator `{self.id}`: {source} has no class `Operator`")
-        operator = make()
+        try:
+            operator = make()
+        except TypeError as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                raise  # it comes from inside
+            raise OperatorError(
+                f"operator `{self.id}`: class `Operator` in {source} is made without arguments: {error}"
+            ) from None
         initial = dict(getattr(operator, "__dict__", {}))
         operator.dataflow_descriptor = self._descriptor
         if not hasattr(operator, "parameters"):  # a name that programs may use for their own
