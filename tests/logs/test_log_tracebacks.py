@@ -73,3 +73,8 @@ def test_one_without_end_comes_in_pieces() -> None:
     found = gather(lines)
     assert [is_traceback for _, is_traceback in found] == [True, *[False] * 6]
     assert len(found[0][0].split("\n")) == MAX_LINES
+
+
+def test_a_program_with_a_syntax_error() -> None:
+    lines = ['  File "/w/a.py", line 1', "    def x(:", "          ^", "SyntaxError: invalid syntax"]
+    assert gather([*lines, "after"]) == [("\n".join(lines), True), ("after", False)]

@@ -2,17 +2,20 @@
 
 Pure: lines in, messages out. A traceback ends with the first line that is not indented, which names the
 exception, unless another traceback is chained to it; so it is held until a line shows that it is over, or
-until somebody who has waited long enough calls `flush`.
+until somebody who has waited long enough calls `flush`. That of a program with a syntax error has no
+header, and begins with the place of the error.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 MAX_LINES: Final = 500  # a longer one comes in pieces
 
 _HEADER: Final = "Traceback (most recent call last):"
 _GROUP_HEADER: Final = "+ Exception Group Traceback (most recent call last):"
+_is_syntax_error = re.compile(r'  File ".+", line [0-9]+').fullmatch
 _CHAINS: Final = (
     "During handling of the above exception, another exception occurred:",
     "The above exception was the direct cause of the following exception:",
@@ -70,7 +73,7 @@ class Tracebacks:
 
     def _begin(self, line: str) -> bool:
         text = line.strip()
-        if text not in (_HEADER, _GROUP_HEADER):
+        if text not in (_HEADER, _GROUP_HEADER) and not _is_syntax_error(line):
             return False
         self._group = text == _GROUP_HEADER
         self._lines.append(line)
