@@ -53,6 +53,9 @@ __all__ = [
 ]
 
 
+_SHOWN = 180  # characters of a source line
+
+
 class DoraError(RuntimeError):
     """Base of every error that dora raises on purpose. ``str(error)`` is meant for users."""
 
@@ -78,17 +81,31 @@ class Problem(NamedTuple):
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         lines = [f"{place}: {self.severity}: {self.message}"]
         if self.line:
-            before = self.source[: self.column - 1]
-            marked = self.source[self.column - 1 : self.column - 1 + self.width]
+            source, start, width = _excerpt(self.source, self.column - 1, self.width)
+            before, marked = source[:start], source[start : start + width]
             gap = "".join("\t" if c == "\t" else " " * _cells(c) for c in before)
             number = str(self.line)
-            lines.append(f"  {number} | {self.source}".rstrip())
+            lines.append(f"  {number} | {source}".rstrip())
             lines.append(f"  {' ' * len(number)} | {gap}{'^' * max(_cells(marked), 1)}")
         if self.hint:
             lines.append(f"    help: {self.hint}")
         if self.note:
             lines.append(f"    note: {self.note}")
         return "\n".join(lines)
+
+
+def _excerpt(source: str, start: int, width: int) -> tuple[str, int, int]:
+    """Return what is shown of a line, and where in it the marked piece is: generated lines may be endless.
+
+    >>> _excerpt("x" * 1000 + "HERE" + "y" * 1000, 1000, 4)[0].count("x")
+    60
+    """
+    if len(source) <= _SHOWN:
+        return source, start, width
+    first = max(min(start - _SHOWN // 3, len(source) - _SHOWN), 0)
+    last = first + _SHOWN
+    shown = ("…" if first else "") + source[first:last] + ("…" if last < len(source) else "")
+    return shown, start - first + bool(first), min(width, last - start)
 
 
 def _cells(text: str) -> int:

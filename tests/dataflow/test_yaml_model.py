@@ -153,6 +153,24 @@ def test_reserved_variables_are_left_out_with_a_warning(name: str) -> None:
     assert warning.source[warning.column - 1 :].startswith(name)
 
 
+@pytest.mark.parametrize(
+    ("command", "word", "mend"),
+    [
+        ("cd a && make", "&&", "a line of its own"),
+        ("make > log", ">", "sh -c"),
+        ("cat a | sh", "|", "sh -c"),
+        ("echo 'a && b' \\; -c 'x|y'", ";", "a line of its own"),
+        ("sh -c 'a && b'", "", ""),
+        ("python -c 'a > b'", "", ""),
+    ],
+)
+def test_what_only_a_shell_would_understand_is_warned_about(command: str, word: str, mend: str) -> None:
+    dataflow = parse(f"nodes:\n  - id: a\n    path: a.py\n    build: {command}\n")
+    assert dataflow.nodes[0].build == (command,)
+    found = [(problem.message[: len(word) + 2], mend in problem.hint) for problem in dataflow.warnings]
+    assert found == ([(f"`{word}`", True)] if word else [])
+
+
 def test_malformed_variables_are_left_out_with_a_warning() -> None:
     dataflow = parse("nodes: [{id: a, path: a.py, env: {'a b': x, '': y, 'c=d': z}}]")
     assert dataflow.nodes[0].env == {}

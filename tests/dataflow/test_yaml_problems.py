@@ -44,7 +44,7 @@ NODE = "nodes:\n  - id: a\n    path: a.py\n    outputs: [x]\n"
         ("«env»: {}\n", "the field `nodes` of a dataflow is missing", "processes"),
         ("«nodes»:\n", "the field `nodes` of a dataflow has no value", "processes"),
         ("nodes: «{a: b}»", "expected a list of nodes, found a mapping", "`- id:`"),
-        ("nodes: [«a»]", "expected a mapping for a node, found the text `a`", ""),
+        ("nodes: [«a»]", "expected a mapping for a node, found the text `a`", "{id: camera, path"),
         ("«nods»: []", "a dataflow has no field `nods`", "did you mean `nodes`?"),
         ("nodes: []\n«path»: a.py", "a dataflow has no field `path`", "`path` is a field of a node"),
         ("nodes: []\n«zzz»: a.py", "a dataflow has no field `zzz`", "its fields are `nodes`"),
@@ -210,7 +210,7 @@ def test_inputs(inputs: str, message: str, hint: str) -> None:
 @pytest.mark.parametrize(
     ("node", "message", "hint"),
     [
-        ("operator: «o.py»", "expected a mapping for an operator", ""),
+        ("operator: «o.py»", "expected a mapping for an operator", "{id: detect, python: detect.py}"),
         ("operator: «{inputs: {}}»", "the operator `op` of the node `o` says nothing", "`python:`"),
         ("operator: {«python»: }", "the operator `op` of the node `o` says nothing", "`python:`"),
         ("operator: {python: «[]»}", "expected the path of a Python file", ""),
@@ -272,7 +272,8 @@ def test_operators(node: str, message: str, hint: str) -> None:
         ('nodes: []\nenv: {A: "«\\q"}»', "this escape is unknown", ""),
         ("nodes:\n  - id: a\n   «path:» b\n", "the indentation of this line fits nothing", "line it up"),
         ('nodes: []\nenv:\n  A: "x" «y»\n', "is not expected here", "whole value in quotes"),
-        ("nodes:\n  - id: a\n    «path» b\n    args: c\n", "a `:` is missing", ""),
+        ("nodes:\n  - id: a\n    «path» b\n    args: c\n", "a `:` is missing", "a space follows it"),
+        ("nodes:\n  - id: a\n    «path:b»\n", "a `:` is missing", "a space follows it"),
         ("nodes: []\n«---»\nnodes: []\n", "a second YAML document starts here", "`---`"),
         (
             "env: {}\nnodes: []\n«env»: {A: 1}\n",
@@ -368,11 +369,31 @@ def test_carets_line_up_under_wide_characters_and_tabs() -> None:
     assert carets == "    |     \t       ^^^"
 
 
+def test_of_an_endless_line_the_surroundings_of_the_place_are_shown() -> None:
+    nodes = ", ".join(f"{{id: n{number}, path: a.py}}" for number in range(500))
+    (problem,) = problems(f"nodes: [{nodes.replace('n250', 'n249')}]")
+    text, carets = str(problem).splitlines()[1:3]
+    assert 150 < len(text) < 200
+    assert text[carets.index("^") :].startswith("n249, ")
+    assert carets.count("^") == len("n249")
+    assert "…" in text[:8] and text.endswith("…")
+    (problem,) = problems("nodes: " + "x" * 1000)
+    assert [len(line) < 200 for line in str(problem).splitlines()] == [True] * 4
+
+
 def test_many_problems_are_cut_short_in_the_text_only() -> None:
     with pytest.raises(DataflowError) as caught:
         dora.dataflow.parse("nodes:\n" + "  - {id: a b, path: c}\n" * 60, working_dir="/w", environ={})
     assert len(caught.value.problems) == 60
     assert str(caught.value).endswith("... and 10 more")
+
+
+def test_an_empty_id_is_not_suggested() -> None:
+    text = 'nodes: [{id: a, path: a, inputs: {i: x/y}}, {id: b, path: b}, {id: "", path: c}]'
+    assert [problem.hint for problem in problems(text)] == [
+        "the nodes are `a` and `b`",
+        "choose another id",
+    ]
 
 
 def test_an_alias_used_twice_is_reported_once() -> None:

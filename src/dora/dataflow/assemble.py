@@ -89,7 +89,9 @@ class Assembler:
         for draft in drafts:
             self._kind(draft)
             self._operators(draft)
-        offers = {draft.id: self._offer(draft) for draft in reversed(drafts)}  # the first of a name counts
+        offers: dict[str, Offer] = {}
+        for draft in drafts:
+            offers.setdefault(draft.id, self._offer(draft))  # the first of a name counts
         self.wiring = Wiring({**offers, **self.offers}, self.report, self.in_module)
         for draft in drafts:
             if draft.module:

@@ -61,22 +61,25 @@ class Checked:
 
 
 class Block(Kind[Checked]):
-    """A mapping with the fields of a table. ``noun`` names the block in messages."""
+    """A mapping with the fields of a table. ``noun`` names the block in messages, ``example`` shows one."""
 
     def __init__(
         self,
         noun: str,
         fields: Sequence[Field],
         notes: bool = False,
+        example: str = "",
     ) -> None:
         self.noun = noun
+        self.example = example
         self.fields = {field.name: field for field in fields}
         self.notes = notes  # accept `x-...` fields, a place for anchors
         self.elsewhere: dict[str, str] = {}  # fields of other blocks → the noun of that block
 
     def read(self, value: Value, reader: Reader) -> Checked | None:
         if not isinstance(value, document.Mapping):
-            reader.report.error(value, f"expected a mapping for {self.noun}, found {shape(value)}")
+            hint = f"for example `{self.example}`" if self.example else ""
+            reader.report.error(value, f"expected a mapping for {self.noun}, found {shape(value)}", hint)
             return None
         checked = Checked(value)
         for name, (key, item) in value.entries.items():

@@ -368,7 +368,7 @@ def _report_character(text: str, position: int, report: Report) -> None:
 _SYNTAX: tuple[tuple[str, str, str, bool], ...] = (
     ("found a tab character", "a tab is used for indentation", "YAML indents with spaces only", False),
     ("mapping values are not allowed", "a `:` is not expected here", "", False),
-    ("could not find expected ':'", "a `:` is missing after this key", "", True),
+    ("could not find expected ':'", "a `:` is missing after this key", "a space follows it", True),
     ("unexpected end of stream", "this quoted text is never closed", "add the closing quote", True),
     ("',' or ']'", "this list is never closed, or a `,` is missing in it", "close it with `]`", True),
     ("',' or '}'", "this mapping is never closed, or a `,` is missing in it", "close it with `}`", True),

@@ -242,6 +242,7 @@ OPERATOR_BLOCK = Block(
         ),
         *CONTRACTS,
     ],
+    example="{id: detect, python: detect.py}",
 )
 
 
@@ -459,6 +460,7 @@ NODE_BLOCK = Block(
             on_module=True,
         ),
     ],
+    example="{id: camera, path: camera.py}",
 )
 
 

@@ -344,10 +344,25 @@ class Commands(Kind[tuple[str, ...]]):
             texts += text.splitlines()
         commands = tuple(line.strip() for line in texts if line.strip())
         checked = [split_words(command, value, reader) for command in commands]
+        for words in checked:
+            _warn_of_shell(words or (), value, reader)
         return None if None in checked else commands
 
     def schema(self) -> Schema:
         return {"anyOf": [dict(TEXT_SCHEMA), {"type": "array", "items": dict(TEXT_SCHEMA)}]}
+
+
+def _warn_of_shell(words: Sequence[str], value: Value, reader: Reader) -> None:
+    """Warn of what a shell would understand, and the program only gets as an argument."""
+    for word in words:
+        if word in ("&&", ";"):
+            hint = "write each command on a line of its own"
+        elif word in ("||", "|", ">", ">>", "<", "&"):
+            hint = "write `sh -c '...'` around the command"
+        else:
+            continue
+        reader.report.warn(value, f"`{word}` means nothing here: commands run without a shell", hint, word)
+        return
 
 
 _RESERVED = frozenset(

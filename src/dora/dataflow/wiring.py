@@ -71,7 +71,7 @@ class Wiring:
 
     def _other_node(self, source: NodeOutput, prefix: str) -> str:
         """Return the hint; ``prefix`` is what the ids of a module's nodes begin with."""
-        offers = {name.removeprefix(prefix): offer for name, offer in self.offers.items()}
+        offers = {name.removeprefix(prefix): offer for name, offer in self.offers.items() if name}
         node = closest(source.node, offers)
         if not node:
             if len(offers) == 1:
