@@ -280,7 +280,7 @@ async def _serve_daemon(coordinator: Coordinator, websocket: WebSocket) -> None:
             sender.cancel()
         try:
             await websocket.close()
-        except RuntimeError:
+        except (RuntimeError, WebSocketDisconnect):
             pass  # closed already
 
 
@@ -289,5 +289,7 @@ async def _send_all(websocket: WebSocket, outgoing: asyncio.Queue[ToDaemon]) -> 
         message = await outgoing.get()
         try:
             await websocket.send_text(encode(message).decode())
+        except (RuntimeError, WebSocketDisconnect):
+            return  # who receives hears of it
         finally:
             outgoing.task_done()
