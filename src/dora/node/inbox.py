@@ -47,6 +47,7 @@ _monotonic = time.monotonic_ns
 _pause = time.sleep
 
 DEFAULT_SPIN_US: Final = 150
+REMOTE_SPIN_US: Final = 600  # where messages of other machines come: see `dora.transport.intake`
 _WAKE_COST_NS: Final = 80_000
 _TRUST: Final = 3  # fruitless looks until the node stops spinning
 _LOOK_EVERY_NS: Final = 50_000_000

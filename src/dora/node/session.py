@@ -17,7 +17,7 @@ import msgspec
 from dora.errors import DaemonLost, SendError, StartFailed
 from dora.node.attachment import Attachment, attach
 from dora.node.control import Channel
-from dora.node.inbox import DEFAULT_SPIN_US
+from dora.node.inbox import DEFAULT_SPIN_US, REMOTE_SPIN_US
 from dora.node.input import LinkPort, Port, QueuePort, TimerPort
 from dora.node.log import install_bridge, log_line, write_line
 from dora.node.output import OutputPort
@@ -113,8 +113,7 @@ class Session:
             self.board,
             config.node_slot,
             doorbell,
-            # Who looks for messages keeps the interpreter's lock from the thread that brings remote ones.
-            spin_us=0.0 if any(item.machine for item in config.inputs) else _spin_us(),
+            spin_us=_spin_us(config),
             clock_is_work=not config.exit_when_nodes_finish,
         )
         self.inbox.parameters = config.parameters
@@ -358,10 +357,10 @@ def _pass_barrier(channel: Channel) -> tuple[int, list[ToNode]]:
                 early.append(other)
 
 
-def _spin_us() -> float:
+def _spin_us(config: NodeConfig) -> float:
     text = os.environ.get("DORA_SPIN_US")
     if not text:
-        return DEFAULT_SPIN_US
+        return REMOTE_SPIN_US if any(item.machine for item in config.inputs) else DEFAULT_SPIN_US
     try:
         return max(float(text), 0.0)
     except ValueError:

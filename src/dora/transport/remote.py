@@ -78,7 +78,7 @@ class RemoteLinks:
     def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> RemoteReceiver:
         """Return the receiver of a link from another machine; it begins to receive in `connect`."""
         if self._house is None:
-            self._house = House(self._config, self._remote)
+            self._house = House(self._config, self._remote, self._board)
         receiver = RemoteReceiver(self._house, item, arrived, self._board, self._config.node_slot)
         self._house.receivers[receiver.key] = receiver
         if self._config.dynamic:  # where it begins has to be known before it counts what it gets

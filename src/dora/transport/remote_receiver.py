@@ -6,13 +6,14 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import zenoh
 
 from dora.errors import ConnectError
 from dora.transport.board import (
+    ASLEEP,
     BEGUN,
     CLOSED,
     CONNECTED,
@@ -26,6 +27,7 @@ from dora.transport.board import (
     WORDS,
     Board,
 )
+from dora.transport.intake import Intake
 from dora.transport.lane import Landing
 from dora.transport.mailbox import listen
 from dora.transport.memory import message_from_bytes
@@ -37,10 +39,8 @@ from dora.transport.remote_link import (
     PROBE,
     PROGRESS,
     QUESTION,
-    THREAD_PATIENCE,
     close_session,
     nonce,
-    start_thread,
 )
 from dora.wire.control import InputConfig, NodeConfig, RemoteConfig
 from dora.wire.message import HEADER_SIZE, Message, MessageError
@@ -51,7 +51,7 @@ _log = logging.getLogger("dora.transport")
 class House:
     """The session in which this node listens for others, and the receivers that use it."""
 
-    def __init__(self, config: NodeConfig, remote: RemoteConfig) -> None:
+    def __init__(self, config: NodeConfig, remote: RemoteConfig, board: Board) -> None:
         """Open it; raises `ConnectError`."""
         self.dataflow_id = config.dataflow_id
         self.node_id = config.node_id
@@ -63,28 +63,30 @@ class House:
                 f"node `{config.node_id}` cannot listen for other machines: {error}"
             ) from error
         self._subscriber: Any = None
-        self._thread: threading.Thread | None = None
+        self._only: RemoteReceiver | None = None
+        words, asleep = board.words, config.node_slot * WORDS + ASLEEP
+        self._intake = Intake(self._deliver, lambda: words[asleep])
+        self.look = self._intake.look
 
     def subscribe(self) -> None:
+        if len(self.receivers) == 1:
+            (self._only,) = self.receivers.values()
         if self._subscriber is not None:
             return
         self._subscriber = self._session.declare_subscriber(
             f"{self.dataflow_id}/to/{self.node_id}/**", zenoh.handlers.FifoChannel(CHANNEL_LENGTH)
         )
-        self._thread = start_thread(f"dora {self.node_id} inputs", self._listen, self._subscriber.handler)
+        self._intake.begin(self._subscriber.handler, f"dora {self.node_id} inputs")
 
-    def _listen(self, samples: Iterable[zenoh.Sample]) -> None:
-        receivers = self.receivers
-        only = next(iter(receivers.values())) if len(receivers) == 1 else None
-        for sample in samples:
-            receiver = only or receivers.get(str(sample.key_expr))
-            if receiver is None:
-                continue
-            label, payload = sample.attachment, sample.payload
-            if label is not None and len(payload) >= HEADER_SIZE:
-                receiver.on_message(payload, label.to_bytes())
-            else:
-                receiver.on_probe(payload.to_bytes())
+    def _deliver(self, sample: zenoh.Sample) -> None:
+        receiver = self._only or self.receivers.get(str(sample.key_expr))
+        if receiver is None:
+            return
+        label, payload = sample.attachment, sample.payload
+        if label is not None and len(payload) >= HEADER_SIZE:
+            receiver.on_message(payload, label.to_bytes())
+        else:
+            receiver.on_probe(payload.to_bytes())
 
     def put(self, key: str, data: bytes) -> None:
         try:
@@ -94,8 +96,7 @@ class House:
 
     def close(self) -> None:
         close_session(self._session)
-        if self._thread is not None:
-            self._thread.join(THREAD_PATIENCE)
+        self._intake.join()
 
 
 class RemoteReceiver:
@@ -105,6 +106,7 @@ class RemoteReceiver:
         self, house: House, item: InputConfig, arrived: Callable[[], None], board: Board, node_slot: int
     ) -> None:
         self._house = house
+        self._look = house.look
         self._input_id = item.id
         source = item.source.partition("/")[0]
         self.key = f"{house.dataflow_id}/to/{house.node_id}/{item.id}"
@@ -114,12 +116,13 @@ class RemoteReceiver:
         self._base = item.slot * WORDS
         self._output = item.output_slot * WORDS
         self._control = node_slot * WORDS + CONTROL
+        self._asleep = node_slot * WORDS + ASLEEP
         pressed = item.policy == "backpressure"
         self._queue: deque[tuple[int, zenoh.ZBytes]] = deque(maxlen=None if pressed else item.queue_size)
         self._half = max(1, item.queue_size // 2) if pressed else 0
         self._taken = 0  # the sequence of the last message that was taken out of the queue
         self._taken_told = 0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may close what its thread is at
         self._landing = Landing()
         self._question = 0  # the last one that was heard
         self._id = nonce()
@@ -131,6 +134,8 @@ class RemoteReceiver:
 
     def receive(self) -> Message | None:
         queue = self._queue
+        if not queue:
+            self._look()
         while queue:
             try:
                 sequence, payload = queue.popleft()
@@ -153,6 +158,8 @@ class RemoteReceiver:
         return None
 
     def has_messages(self) -> bool:
+        if not self._queue:
+            self._look()
         return len(self._queue) > 0
 
     def _known(self) -> int:
@@ -175,7 +182,8 @@ class RemoteReceiver:
             while (kept := landing.follower()) is not None:
                 landing.takes(lane, landing.arrived + 1, len(kept[2]))
                 self._queue_up(*kept)
-        self._arrived()
+        if self._words[self._asleep]:
+            self._arrived()
         if landing.wants_to_tell():
             self._tell()
 
