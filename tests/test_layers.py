@@ -25,6 +25,7 @@ LAYERS = (
     ("machine", "cluster", "viewer"),  # the viewer is a node, reads names of the daemon, draws recordings
     ("dashboard",),
     ("cli",),
+    ("looker",),
     ("api",),
     ("builder",),
     ("testing",),

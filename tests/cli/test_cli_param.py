@@ -13,7 +13,16 @@ from dora.cli import dataflows
 from dora.cli.main import cli
 from dora.cli.param import parse_value
 from dora.errors import DoraError
-from dora.wire.requests import AskParameters, DeleteParameter, Description, Done, Parameters, SetParameter
+from dora.wire.inspection import Inspection, NodeView
+from dora.wire.requests import (
+    AskParameters,
+    DeleteParameter,
+    Description,
+    Done,
+    Inspect,
+    Parameters,
+    SetParameter,
+)
 
 FIRST = "01a20f13-2cd9-72cf-a1f1-ebb6c282ba43"
 SECOND = "01a20f14-0000-72cf-a1f1-ebb6c282ba44"
@@ -28,6 +37,18 @@ class FakeRun:
         self.closed = False
 
     def ask(self, request: Any) -> Any:
+        if isinstance(request, Inspect):
+            return Inspection(
+                self.description.dataflow_id,
+                None,
+                "iceoryx2",
+                "",
+                "",
+                "",
+                "",
+                [NodeView("a", "running")],
+                [],
+            )
         self.asked.append(request)
         if isinstance(request, AskParameters):
             return Parameters({"gain": 0.5, "name": "wäge"})

@@ -57,6 +57,11 @@ def test_a_dataflow_through_tls(
     told = system.dora("daemon", "--machine-id", "b", "--coordinator-ca", "other.pem", status=1)
     assert "shows a certificate that is not to be trusted" in told
     monkeypatch.setenv("DORA_COORDINATOR_CA", "ca.pem")
+    with monkeypatch.context() as elsewhere:  # where nothing of it runs, looks go over the coordinator
+        elsewhere.setenv("DORA_RUNTIME_DIR", str(system.folder))
+        assert system.dora("node", "list", "-q") == "clock\n"
+        assert "Set `speed` = 2" in system.dora("param", "set", "clock", "speed", "2")
+    assert system.dora("param", "get", "clock", "speed") == "2\n"
     assert "dataflow stopped" in system.dora("stop", "clock")
     assert "got STOP" in system.dora("logs", "clock")
     assert "destroyed" in system.dora("down")

@@ -34,7 +34,7 @@ class Spread:
         self.hosts = hosts
         self.folder = folder
         self.first = next(iter(hosts.values()))
-        self._env = {
+        self.env = {
             "DORA_COORDINATOR_ADDR": self.first.address,
             "DORA_AUTH_TOKEN": "of-this-test",
             **env,
@@ -48,7 +48,7 @@ class Spread:
         with open(self.folder / f"{name}.txt", "ab") as output:
             self.processes[name] = host.popen(
                 [*DORA, *arguments],
-                env={**self._env, **(env or {})},
+                env={**self.env, **(env or {})},
                 stdout=output,
                 stderr=output,
                 stdin=subprocess.DEVNULL,
@@ -64,9 +64,9 @@ class Spread:
     def said(self, name: str) -> str:
         return (self.folder / f"{name}.txt").read_text(errors="replace")
 
-    def dora(self, *arguments: str, status: int | None = 0) -> str:
-        """Run a command on the first host; returns all that it printed."""
-        return self.first.run([*DORA, *arguments], env=self._env, status=status, cwd=self.folder)
+    def dora(self, *arguments: str, status: int | None = 0, host: Host | None = None) -> str:
+        """Run a command on a host, the first one by default; returns all that it printed."""
+        return (host or self.first).run([*DORA, *arguments], env=self.env, status=status, cwd=self.folder)
 
     def machines(self) -> dict[str, Any]:
         printed = self.dora("status", "--format", "json", status=None)

@@ -27,6 +27,10 @@ dataflow_option: Callable[[_Function], _Function] = click.option(
 )
 
 
+class NoneRuns(DoraError):
+    """No running dataflow of this machine is meant."""
+
+
 def find_run(wanted: str | None) -> Run:
     """Return a connection to the running dataflow that is meant.
 
@@ -43,7 +47,7 @@ def find_run(wanted: str | None) -> Run:
     else:
         for run in runs:
             run.close()
-        raise DoraError(_none_or_many(wanted, runs, found))
+        raise (DoraError if found else NoneRuns)(_none_or_many(wanted, runs, found))
     for run in runs:
         if run is not chosen:
             run.close()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dora.cli.dataflows import dataflow_option, find_run, find_runs
+from dora.cli.dataflows import dataflow_option
 from dora.cli.node_change import COMMANDS
 from dora.cli.tables import fields, megabytes, style_option, table
 from dora.errors import DoraError
@@ -39,16 +39,16 @@ for _command in COMMANDS:
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but the ids.")
 def list_nodes(dataflow: str | None, style: str, quiet: bool) -> None:
     """List the nodes of all running dataflows, or of one."""
-    from dora.inspection.look import inspect
-    from dora.inspection.overview import Overviews
+    from dora.cli.glances import overviews_of
+    from dora.cli.whole import find_wholes
 
-    runs = find_runs(dataflow)
+    wholes = find_wholes(dataflow)
     if quiet:
-        for run in runs:
-            with run:
-                click.echo("\n".join(item.id for item in inspect(run).nodes))
+        for whole in wholes:
+            with whole:
+                click.echo("\n".join(item.id for item in whole.inspection.nodes))
         return
-    with Overviews(runs) as overviews:
+    with overviews_of(wholes, MEASURED_OVER) as overviews:
         overviews.watch(MEASURED_OVER)
         glances = [item for _, nodes, _ in overviews.refresh() for item in nodes]
     rows = [_row(item) for item in glances]
@@ -85,14 +85,16 @@ def _row(item: NodeGlance) -> list[str]:
 @style_option
 def info(name: str, dataflow: str | None, style: str) -> None:
     """Show what a node is, whom it listens to and feeds, and what it takes of the machine."""
+    from dora.cli.glances import overviews_of
+    from dora.cli.whole import find_whole
     from dora.dataflow.report import no_node
-    from dora.inspection.overview import Overviews
 
-    with Overviews([find_run(dataflow)]) as overviews:
-        for item in overviews.dataflows:
-            known = [view.id for view in item.inspection.nodes]
-            if name not in known:
-                raise DoraError(no_node(name, known))
+    whole = find_whole(dataflow)
+    known = [view.id for view in whole.inspection.nodes]
+    if name not in known:
+        whole.close()
+        raise DoraError(no_node(name, known))
+    with overviews_of([whole], MEASURED_OVER, node=name) as overviews:
         overviews.watch(MEASURED_OVER)
         refreshed = overviews.refresh()
     if not refreshed:

@@ -171,10 +171,11 @@ def restart(name: str, grace: float | None, dataflow: str | None) -> None:
 
     Whatever the node's `restart_policy` says; also for a node that has ended.
     """
-    from dora.wire.wishes import RestartWish
+    from dora.cli.whole import FOR_EVER, find_whole
+    from dora.wire.requests import RestartNode
 
-    with find_run(dataflow) as run:
-        _carry_out(run, RestartWish(name, grace))
+    with find_whole(dataflow) as whole:
+        whole.ask(name, RestartNode(name, grace), patience=FOR_EVER)
     click.echo(f"Node `{name}` restart initiated")
 
 
@@ -187,11 +188,13 @@ def stop(name: str, grace: float | None, dataflow: str | None) -> None:
 
     Those that it feeds get INPUT_CLOSED, as after any end.
     """
-    from dora.wire.wishes import StopWish
+    from dora.cli.whole import FOR_EVER, find_whole
+    from dora.wire.requests import Done, StopNode
 
-    with find_run(dataflow) as run:
-        outcome = _carry_out(run, StopWish(name, grace))
-    click.echo(f"Node `{name}` {'stopped' if outcome.was_running else 'had ended already'}")
+    with find_whole(dataflow) as whole:
+        answer = whole.ask(name, StopNode(name, grace), patience=FOR_EVER)
+    assert isinstance(answer, Done)
+    click.echo(f"Node `{name}` {'stopped' if answer.running else 'had ended already'}")
 
 
 COMMANDS = (add, remove, replace, connect, disconnect, restart, stop)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from dora.cli.dataflows import dataflow_option, find_run
+from dora.cli.dataflows import dataflow_option
 from dora.errors import DoraError
 
 
@@ -91,6 +91,7 @@ def set_parameter(node: str, key: str, value: str, dataflow: str | None) -> None
 
     The node gets a PARAM_UPDATE event. A node that is not running gets the value when it starts.
     """
+    from dora.cli.whole import find_whole
     from dora.dataflow.parameters import key_fault, value_fault
     from dora.wire.requests import Done, SetParameter
 
@@ -101,8 +102,8 @@ def set_parameter(node: str, key: str, value: str, dataflow: str | None) -> None
     for what, fault in (("key", key_fault(key)), ("value", value_fault(parsed))):
         if fault:
             raise click.UsageError(f"the {what} {fault}")
-    with find_run(dataflow) as run:
-        answer = run.ask(SetParameter(node, key, parsed))
+    with find_whole(dataflow) as whole:
+        answer = whole.ask(node, SetParameter(node, key, parsed))
     assert isinstance(answer, Done)
     click.echo(f"Set `{key}` = {_json(parsed)} on node `{node}`{_later(answer.running)}")
 
@@ -113,10 +114,11 @@ def set_parameter(node: str, key: str, value: str, dataflow: str | None) -> None
 @dataflow_option
 def delete_parameter(node: str, key: str, dataflow: str | None) -> None:
     """Delete a parameter; the node gets a PARAM_DELETED event."""
+    from dora.cli.whole import find_whole
     from dora.wire.requests import DeleteParameter, Done
 
-    with find_run(dataflow) as run:
-        answer = run.ask(DeleteParameter(node, key))
+    with find_whole(dataflow) as whole:
+        answer = whole.ask(node, DeleteParameter(node, key))
     assert isinstance(answer, Done)
     click.echo(f"Deleted `{key}` from node `{node}`{_later(answer.running)}")
 
@@ -126,10 +128,11 @@ def _later(running: bool) -> str:
 
 
 def _parameters(node: str, dataflow: str | None) -> dict[str, Any]:
+    from dora.cli.whole import find_whole
     from dora.wire.requests import AskParameters, Parameters
 
-    with find_run(dataflow) as run:
-        answer = run.ask(AskParameters(node))
+    with find_whole(dataflow) as whole:
+        answer = whole.ask(node, AskParameters(node))
     assert isinstance(answer, Parameters)
     return answer.values
 

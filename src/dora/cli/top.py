@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dora.cli.dataflows import dataflow_option, find_run, find_runs, give_way
+from dora.cli.dataflows import dataflow_option, give_way
 from dora.cli.values import Value, parse_duration
 from dora.errors import DoraError
 
@@ -41,17 +41,19 @@ def top(dataflow: str | None, interval: float, once: bool, latency: bool) -> Non
     Of all running dataflows, or of one. Keys: q or Esc quits, j and k or the arrows move, n, c and m sort
     by name, CPU and memory, r refreshes.
     """
-    from dora.inspection.overview import Overviews
+    from dora.cli.glances import overviews_of
+    from dora.cli.whole import find_whole, find_wholes
 
     if interval < 0.1:
         raise click.UsageError("--refresh-interval is at least 100ms")
     if not once and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise DoraError("dora top needs a terminal; use --once for one measurement as JSON")
-    runs = [find_run(dataflow)] if latency else find_runs(dataflow)
+    wholes = [find_whole(dataflow)] if latency else find_wholes(dataflow)
     give_way()
-    with Overviews(runs, latency=latency) as overviews:
+    every = min(interval, LONGEST_SAMPLE) if once else interval
+    with overviews_of(wholes, every, latency=latency) as overviews:
         if once:
-            overviews.watch(min(interval, LONGEST_SAMPLE))
+            overviews.watch(every)
             found = overviews.refresh()
             click.echo(
                 json.dumps([_node(item, links) for _, nodes, links in found for item in nodes], indent=2)
@@ -72,6 +74,7 @@ def _node(item: NodeGlance, links: list[LinkRate]) -> dict[str, Any]:
         "dataflow_id": item.dataflow_id,
         "node": view.id,
         "status": view.status,
+        **({"machine": view.machine} if view.machine else {}),
         "pid": view.pid,
         "cpu_usage": None if load is None else round(load.cpu_percent, 1),
         "memory_mb": None if load is None else round(load.memory / 1e6, 1),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import curses
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -37,8 +37,13 @@ class View(msgspec.Struct):
 def lines(nodes: list[NodeGlance], links: list[LinkRate], order: str) -> list[str]:
     """Return the lines of the screen below its title."""
     several = len({item.dataflow_id for item in nodes}) > 1
-    rows = [_node(item, several) for item in sorted(nodes, key=_ORDERS[order])]
-    shown = _columns(_NODE_HEAD, rows)
+    rows: list[tuple[str, ...]] = [_node(item, several) for item in sorted(nodes, key=_ORDERS[order])]
+    head: tuple[str, ...] = _NODE_HEAD
+    if any(item.node.machine for item in nodes):
+        machines = [item.node.machine or "-" for item in sorted(nodes, key=_ORDERS[order])]
+        head = (*head[:2], "MACHINE", *head[2:])
+        rows = [(*row[:2], machine, *row[2:]) for row, machine in zip(rows, machines, strict=True)]
+    shown = _columns(head, rows)
     if links:
         shown += ["", *_columns(_LINK_HEAD, [_link(rate) for rate in links])]
     return shown
@@ -74,7 +79,7 @@ def _link(rate: LinkRate) -> tuple[str, ...]:
     )
 
 
-def _columns(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
+def _columns(head: Sequence[str], rows: list[tuple[str, ...]]) -> list[str]:
     widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
     return [
         "  ".join(

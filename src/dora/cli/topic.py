@@ -11,13 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dora.cli.dataflows import dataflow_option, find_run, give_way
+from dora.cli.dataflows import dataflow_option, give_way
 from dora.cli.tables import style_option, table
 from dora.cli.values import Value, parse_duration
 from dora.errors import DoraError
 
 if TYPE_CHECKING:
-    from dora.daemon.runs import Run
+    from dora.cli.whole import Whole
+    from dora.inspection.beat import Beat
+    from dora.inspection.topics import Topic
     from dora.inspection.watched import Watched
     from dora.wire.message import Message
 
@@ -46,18 +48,23 @@ def _duration_option(text: str) -> Callable[[Any], Any]:
 @style_option
 def list_topics(dataflow: str | None, style: str) -> None:
     """List the outputs and who receives them."""
-    from dora.inspection.look import inspect
+    from dora.cli.whole import find_whole
     from dora.inspection.topics import topics_of
 
-    with find_run(dataflow) as run:
-        topics = topics_of(inspect(run))
+    with find_whole(dataflow) as whole:
+        topics = topics_of(whole.inspection)
+        machines = [whole.machine_of(item.node_id) for item in topics]
     if style == "json":
-        for item in topics:
+        for item, machine in zip(topics, machines, strict=True):
             fields = {"node": item.node_id, "name": item.output.id, "subscribers": item.subscribers}
-            click.echo(json.dumps(fields))
+            click.echo(json.dumps({**fields, "machine": machine} if machine else fields))
         return
+    head = ["Node", "Name", "Subscribers"]
     rows = [[item.node_id, item.output.id, ", ".join(item.subscribers)] for item in topics]
-    click.echo(table(["Node", "Name", "Subscribers"], rows))
+    if any(machines):
+        head.insert(1, "Machine")
+        rows = [[row[0], machine, *row[1:]] for row, machine in zip(rows, machines, strict=True)]
+    click.echo(table(head, rows))
 
 
 # ------------------------------------------------------------------ echo
@@ -83,6 +90,10 @@ def echo(
     Of all outputs, if none is named. The dataflow does not notice: nobody waits for this command.
     Messages for which it is too slow are counted and left out. Ctrl-C ends it.
     """
+    from dora.cli.topic_afar import looking_afar
+    from dora.cli.whole import find_whole
+    from dora.inspection.afar import EchoLook, Line
+    from dora.inspection.topics import find_tappable
     from dora.inspection.values import Shown
     from dora.wire.decode import warm_up
 
@@ -91,18 +102,34 @@ def echo(
     def enough() -> bool:
         return count is not None and shown >= count
 
-    with find_run(dataflow) as run, _Looking(run, topics, duration, enough) as looking:
-        warm_up()  # not while messages come
-        for watched, message in looking:
-            if message is None:
-                sys.stdout.flush()
-                continue
-            item = Shown(message, full=full)
-            del message
-            shown += 1
-            name = watched.topic.name
-            print(item.as_json(name) if style == "json" else f"{name}\t {item.as_line()}")
-        sys.stdout.flush()
+    with find_whole(dataflow) as whole:
+        wanted = find_tappable(whole.inspection, topics)
+        if not whole.are_here(topic.node_id for topic in wanted):
+
+            def make(names: list[str]) -> EchoLook:
+                return EchoLook(names, full, style == "json")
+
+            with looking_afar(whole, wanted, make, duration, enough) as looks:
+                for seen in looks.items():
+                    if isinstance(seen, Line):
+                        shown += 1
+                        print(seen.text)
+                    else:
+                        sys.stdout.flush()
+            sys.stdout.flush()
+            return
+        with _Looking(whole, wanted, duration, enough) as looking:
+            warm_up()  # not while messages come
+            for watched, message in looking:
+                if message is None:
+                    sys.stdout.flush()
+                    continue
+                item = Shown(message, full=full)
+                del message
+                shown += 1
+                name = watched.topic.name
+                print(item.as_json(name) if style == "json" else f"{name}\t {item.as_line()}")
+            sys.stdout.flush()
 
 
 class _Looking:
@@ -113,20 +140,19 @@ class _Looking:
 
     def __init__(
         self,
-        run: Run,
-        names: Sequence[str],
+        whole: Whole,
+        topics: Sequence[Topic],
         duration: float | None,
         enough: Callable[[], bool] = lambda: False,
         period: float | None = None,
     ) -> None:
-        from dora.inspection.look import Look, inspect
-        from dora.inspection.topics import find_tappable
+        from dora.inspection.look import Look
 
-        self.inspection = inspect(run)
-        self.topics = find_tappable(self.inspection, names)
+        assert whole.run is not None
+        self.inspection = whole.inspection
         _stay_awake(self.inspection.engine)
         give_way()
-        self.look = Look(run, self.inspection, self.topics)
+        self.look = Look(whole.run, self.inspection, topics)
         self.watched = list(self.look.watched)
         self._enough = enough
         self._duration = duration
@@ -193,36 +219,74 @@ def hz(topics: tuple[str, ...], dataflow: str | None, window: float, duration: f
     Of all outputs, if none is named. On a terminal a live table, else one table at the end, its columns
     separated by tabs. The times are those of sending. Ctrl-C ends it.
     """
+    from dora.cli.topic_afar import looking_afar
+    from dora.cli.whole import find_whole
+    from dora.inspection.afar import BeatLook, Beats
     from dora.inspection.beat import BeatMeter
+    from dora.inspection.topics import find_tappable
 
     live = sys.stdout.isatty()
     if duration is None and not live:
         duration = 5.0
-    meters: dict[str, BeatMeter] = {}
-    with find_run(dataflow) as run, _Looking(run, topics, duration) as looking:
-        meters.update({item.name: BeatMeter(window) for item in looking.topics})
-        next_show = time.monotonic()
-        drawn = 0
-        for watched, message in looking:
-            if message is not None:
-                meters[watched.topic.name].add(message.sequence, message.time_ns, message.body_size)
-                del message
-            if live and time.monotonic() >= next_show:
-                next_show = time.monotonic() + 0.5
-                for meter in meters.values():
-                    meter.forget_before(time.time_ns() - int(window * 1e9))
-                text = _cut(_beat_table(meters))
-                click.echo(f"\x1b[{drawn}A\x1b[J{text}" if drawn else text)
-                drawn = len(text.splitlines())
+    drawing = _Drawing(live)
+    with find_whole(dataflow) as whole:
+        wanted = find_tappable(whole.inspection, topics)
+        beats: dict[str, Beat | None] = dict.fromkeys([item.name for item in wanted])
+        if not whole.are_here(topic.node_id for topic in wanted):
+
+            def make(names: list[str]) -> BeatLook:
+                return BeatLook(names, window)
+
+            with looking_afar(whole, wanted, make, duration) as looks:
+                for seen in looks.items():
+                    if isinstance(seen, Beats):
+                        beats.update(seen.beats)
+                    drawing.draw(beats)
+                for seen in looks.rest():
+                    if isinstance(seen, Beats):
+                        beats.update(seen.beats)
+        else:
+            meters = {item.name: BeatMeter(window) for item in wanted}
+            with _Looking(whole, wanted, duration) as looking:
+                for watched, message in looking:
+                    if message is not None:
+                        meters[watched.topic.name].add(message.sequence, message.time_ns, message.body_size)
+                        del message
+                    if drawing.is_due():
+                        for meter in meters.values():
+                            meter.forget_before(time.time_ns() - int(window * 1e9))
+                        drawing.draw({name: meter.beat() for name, meter in meters.items()})
+            beats.update({name: meter.beat() for name, meter in meters.items()})
     if not live:
         click.echo("topic\tavg_ms\tavg_hz\tmin_ms\tmax_ms\tstd_ms\tsamples")
-        for name, meter in meters.items():
-            click.echo("\t".join([name, *_beat_cells(meter)]))
+        for name, beat in beats.items():
+            click.echo("\t".join([name, *_beat_cells(beat)]))
 
 
-def _beat_table(meters: dict[str, Any]) -> str:
+class _Drawing:
+    """A table on a terminal, drawn again and again in the same place; elsewhere nothing is drawn."""
+
+    def __init__(self, live: bool) -> None:
+        self._live = live
+        self._due = 0.0
+        self._lines = 0
+
+    def is_due(self) -> bool:
+        return self._live and time.monotonic() >= self._due
+
+    def draw(self, beats: dict[str, Beat | None]) -> None:
+        """Draw if it is time."""
+        if not self.is_due():
+            return
+        self._due = time.monotonic() + 0.5
+        text = _cut(_beat_table(beats))
+        click.echo(f"\x1b[{self._lines}A\x1b[J{text}" if self._lines else text)
+        self._lines = len(text.splitlines())
+
+
+def _beat_table(beats: dict[str, Beat | None]) -> str:
     head = ["Topic", "Avg (ms)", "Avg (Hz)", "Min (ms)", "Max (ms)", "Std (ms)", "Samples"]
-    return table(head, [[name, *_beat_cells(meter)] for name, meter in meters.items()])
+    return table(head, [[name, *_beat_cells(beat)] for name, beat in beats.items()])
 
 
 def _cut(text: str) -> str:
@@ -231,8 +295,7 @@ def _cut(text: str) -> str:
     return "\n".join(line[:width] for line in text.splitlines())
 
 
-def _beat_cells(meter: Any) -> list[str]:
-    beat = meter.beat()
+def _beat_cells(beat: Beat | None) -> list[str]:
     if beat is None:
         return ["-", "0.000", "-", "-", "-", "0"]
     values = (beat.mean_ms, beat.hz, beat.min_ms, beat.max_ms, beat.deviation_ms)
@@ -248,14 +311,26 @@ def _beat_cells(meter: Any) -> list[str]:
 @_duration_option("How long to look [5s].")
 def info(name: str, dataflow: str | None, duration: float | None) -> None:
     """Show type, sender, receivers, rate and waiting times of an output."""
+    from dora.cli.topic_afar import looking_afar
     from dora.cli.topic_info import describe
+    from dora.cli.whole import find_whole
+    from dora.inspection.afar import InfoLook, Text
+    from dora.inspection.topics import find_tappable
 
-    with (
-        find_run(dataflow) as run,
-        _Looking(run, [name], 5.0 if duration is None else duration, period=0.0002) as looking,
-    ):
-        text = describe(looking.inspection, looking.look, looking)
-    click.echo(text)
+    seconds = 5.0 if duration is None else duration
+    text = ""
+    with find_whole(dataflow) as whole:
+        (wanted,) = find_tappable(whole.inspection, [name])
+        if whole.are_here([wanted.node_id]):
+            with _Looking(whole, [wanted], seconds, period=0.0002) as looking:
+                text = describe(looking.inspection, looking.look, looking)
+        else:
+            with looking_afar(whole, [wanted], lambda _: InfoLook(name, seconds), None) as looks:
+                for seen in looks.items():
+                    if isinstance(seen, Text):
+                        text = seen.text
+    if text:
+        click.echo(text)
 
 
 # ------------------------------------------------------------------ pub
@@ -274,19 +349,19 @@ def pub(name: str, text: str | None, dataflow: str | None, path: str | None, cou
     messages, as soon as it looks for its next event; so it is numbered, counted and subject to
     back-pressure like any other.
     """
-    from dora.inspection.look import inspect
+    from dora.cli.whole import find_whole
     from dora.inspection.topics import find_tappable
     from dora.wire.requests import Publish
 
     if (text is None) == (path is None):
         raise click.UsageError("give the message either as JSON or with --file")
     message = _message(text if path is None else _read(path))
-    with find_run(dataflow) as run:
-        (wanted,) = find_tappable(inspect(run), [name])
-        run.set_patience(_PUBLISH_PATIENCE)
+    with find_whole(dataflow) as whole:
+        (wanted,) = find_tappable(whole.inspection, [name])
         for done in range(count):
             try:
-                run.ask(Publish(wanted.node_id, wanted.output.id, message))
+                publish = Publish(wanted.node_id, wanted.output.id, message)
+                whole.ask(wanted.node_id, publish, _PUBLISH_PATIENCE)
             except TimeoutError:
                 raise DoraError(
                     f"node `{wanted.node_id}` has not looked for events for {_PUBLISH_PATIENCE:g} s, so it "

@@ -23,11 +23,13 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dora._version import __version__
 from dora.coordinator.guard import Guard, failure
+from dora.coordinator.looks import shortened
 from dora.coordinator.openapi import document
 from dora.coordinator.placement import is_loopback
 from dora.coordinator.protocol import (
     MAX_MESSAGE,
     VERSION_HEADER,
+    WITH_REASON,
     DownRequest,
     Failure,
     Hello,
@@ -198,6 +200,23 @@ def make_api(
         await websocket.accept()
         await _serve_daemon(coordinator, websocket)
 
+    async def look(websocket: WebSocket) -> None:
+        await websocket.accept()
+        version = websocket.headers.get(VERSION_HEADER, "")
+        try:
+            if version and (fault := version_fault("command", version, __version__)):
+                raise Refusal(426, fault)
+            machine = websocket.query_params.get("machine", "")
+            opened = coordinator.look(websocket.path_params["dataflow"], machine)
+        except Refusal as refusal:
+            await websocket.close(WITH_REASON, shortened(str(refusal)))
+            return
+        await coordinator.looks.serve_asker(websocket, opened)
+
+    async def looking(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await coordinator.looks.serve_process(websocket, websocket.path_params["ticket"])
+
     endpoints: list[tuple[str, str, _Endpoint]] = [
         ("GET", "/api/status", health),
         ("GET", "/api/dataflows", listing),
@@ -217,7 +236,13 @@ def make_api(
         by_path.setdefault(path, {})[method] = _counted(_answers(endpoint), path, coordinator.requests)
     routes = [Route(path, _by_method(found), methods=list(found)) for path, found in by_path.items()]
     app = Starlette(
-        routes=[*routes, WebSocketRoute("/api/daemon", daemon), *pages.routes],
+        routes=[
+            *routes,
+            WebSocketRoute("/api/daemon", daemon),
+            WebSocketRoute("/api/dataflows/{dataflow}/look", look),
+            WebSocketRoute("/api/looks/{ticket}", looking),
+            *pages.routes,
+        ],
         exception_handlers={HTTPException: _nowhere, Exception: _trouble},
     )
     app.router.redirect_slashes = False
@@ -275,7 +300,7 @@ async def _serve_daemon(coordinator: Coordinator, websocket: WebSocket) -> None:
         pass  # gone, or not a daemon
     finally:
         if link is not None:
-            coordinator.fleet.leave(link, silent)
+            coordinator.leave(link, silent)
         if sender is not None:
             sender.cancel()
         try:

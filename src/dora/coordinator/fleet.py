@@ -193,7 +193,11 @@ class Fleet:
 
     def gathers(self, machines: Iterable[str]) -> bool:
         """Tell whether the logs of a dataflow on these machines have to be gathered here."""
-        return not all(machine in self._last and self._last[machine].is_here for machine in machines)
+        return not all(map(self.is_here, machines))
+
+    def is_here(self, machine: str) -> bool:
+        """Tell whether a machine that was connected is that of the coordinator."""
+        return machine in self._last and self._last[machine].is_here
 
     def stop(self, dataflow_id: str, grace: float | None, force: bool) -> list[str]:
         """Let the machines stop a dataflow; one that is away hears it when it is back.

@@ -24,6 +24,7 @@ MAX_MESSAGE: Final = 16 << 20  # bytes of a request or a frame
 MAX_GRACE: Final = 86_400.0  # seconds that nodes may be given to stop
 VERSION_HEADER: Final = "dora-version"
 DEFAULT_MACHINE: Final = "default"  # the id of a machine whose daemon was given none
+WITH_REASON: Final = 4000  # close code of a look; the reason is a sentence for the user
 BEAT_EVERY: Final = 1.0  # seconds between two signs of life of a daemon
 
 RunStatus = Literal["starting", "running", "finished", "failed"]
@@ -134,11 +135,20 @@ class Amended(msgspec.Struct, frozen=True, tag=True):
     error: str = ""
 
 
+class LookRefused(msgspec.Struct, frozen=True, tag=True):
+    """There will be no look as `OpenLook` wants it; ``reason`` is a sentence for the user."""
+
+    ticket: str
+    reason: str
+
+
 class Beat(msgspec.Struct, frozen=True, tag=True):
     """The daemon is alive."""
 
 
-ToCoordinator = Hello | Changed | Usage | Explained | Surveyed | Logged | Redefined | Amended | Beat
+ToCoordinator = (
+    Hello | Changed | Usage | Explained | Surveyed | Logged | Redefined | Amended | LookRefused | Beat
+)
 
 # ----------------------------------------------------------------------- coordinator → daemon
 
@@ -156,8 +166,8 @@ class Rejected(msgspec.Struct, frozen=True, tag=True):
 class Share(msgspec.Struct, frozen=True, kw_only=True):
     """The part of a dataflow that a machine runs.
 
-    ``secret`` is shown by whoever connects to a node of this dataflow. ``interface`` and ``tls`` are known
-    by the daemon.
+    ``secret`` is shown by whoever connects to a node of this dataflow. ``interface``, ``tls`` and
+    ``coordinator``, its address and port as seen from there, are known by the daemon.
     """
 
     machine: str
@@ -165,6 +175,7 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
     gathered: bool = False  # its log entries go to the coordinator too
     interface: str = ""
     tls: TlsFiles | None = None
+    coordinator: str = ""
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
@@ -242,6 +253,13 @@ class TakeSurvey(msgspec.Struct, frozen=True, tag=True):
     number: int
 
 
+class OpenLook(msgspec.Struct, frozen=True, tag=True):
+    """Somebody on another machine wants to look: let a process connect to ``/api/looks/{ticket}``."""
+
+    dataflow_id: str
+    ticket: str
+
+
 class Leave(msgspec.Struct, frozen=True, tag=True):
     """Stop what runs and end."""
 
@@ -260,6 +278,7 @@ ToDaemon = (
     | Explain
     | Measure
     | TakeSurvey
+    | OpenLook
     | Leave
 )
 

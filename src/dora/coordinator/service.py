@@ -19,9 +19,11 @@ import msgspec
 from dora._version import __version__
 from dora.coordinator.fleet import DaemonLink, Fleet
 from dora.coordinator.gathered import GatheredLogs
+from dora.coordinator.looks import Look, Looks
 from dora.coordinator.placement import place
 from dora.coordinator.protocol import (
     ACTIVE,
+    DEFAULT_MACHINE,
     Amend,
     Amended,
     Beat,
@@ -32,6 +34,8 @@ from dora.coordinator.protocol import (
     Hello,
     Leave,
     Logged,
+    LookRefused,
+    OpenLook,
     Redefined,
     RunReport,
     RunSpec,
@@ -54,10 +58,11 @@ from dora.coordinator.store import Store
 from dora.coordinator.surveys import Requests, Surveys
 from dora.coordinator.usages import Usages
 from dora.dataflow.model import LogOptions
+from dora.dataflow.report import did_you_mean
 from dora.logs.entry import LogEntry
 from dora.wire.ids import uuid7
 from dora.wire.survey import Survey
-from dora.wire.wishes import UNCHANGEABLE, Outcome, Wish
+from dora.wire.wishes import UNCHANGEABLE, Outcome, RestartWish, StopWish, Wish
 
 LEAVE_PATIENCE = 16.0
 AMEND_LOOK = 0.5  # seconds between looks whether a dataflow that is being changed still runs
@@ -79,6 +84,7 @@ class Coordinator:
         self._usages = Usages()
         self._surveys = Surveys()
         self.requests = Requests()
+        self.looks = Looks()
         self._tasks: set[asyncio.Task[None]] = set()
         self._amending: dict[int, asyncio.Future[Amended]] = {}
         self._tickets = itertools.count()
@@ -107,6 +113,8 @@ class Coordinator:
             case Amended(ticket=ticket):
                 if (asked := self._amending.pop(ticket, None)) is not None and not asked.done():
                     asked.set_result(message)
+            case LookRefused(ticket=ticket, reason=reason):
+                self.looks.refuse(ticket, reason)
             case Beat():
                 pass
             case Hello():
@@ -120,6 +128,13 @@ class Coordinator:
             self._gather(batch.dataflow_id, batch.entries)
         if batch.number:
             link.send(Gathered(batch.number))
+
+    def leave(self, link: DaemonLink, silent: bool) -> None:
+        """The connection of a daemon ended, or it has fallen silent."""
+        self.fleet.leave(link, silent)
+        if link.machine not in self.fleet.links:
+            how = "does not answer" if silent else "has lost its daemon, or the connection to it"
+            self.looks.lose(link.machine, f"machine `{link.machine}` {how}")
 
     def _gather(self, dataflow_id: str, entries: list[LogEntry]) -> None:
         view = self._store.find(dataflow_id)
@@ -257,11 +272,14 @@ class Coordinator:
         """Change a running dataflow, and return once that is done. Raises `Refusal`."""
         self._check_daemons()
         view = find(self._store.views(), wanted, only_active=True)
+        machine = next(iter(view.machines), DEFAULT_MACHINE)
         if len(view.machines) > 1:
-            raise Refusal(409, f"`{view.name}` runs on several machines; {UNCHANGEABLE}")
-        link = self.fleet.links.get(view.machines[0]) if view.machines else None
+            if not isinstance(wish, (StopWish, RestartWish)):
+                raise Refusal(409, f"`{view.name}` runs on several machines; {UNCHANGEABLE}")
+            machine = self._store.spec(view.uuid).machines.get(wish.node, machine)
+        link = self.fleet.links.get(machine)
         if link is None:
-            raise Refusal(503, "the daemon that runs it is not connected at the moment")
+            raise Refusal(503, f"machine `{machine}`, which runs it, is not connected at the moment")
         ticket = next(self._tickets)
         asked = self._amending[ticket] = asyncio.get_running_loop().create_future()
         try:
@@ -279,6 +297,20 @@ class Coordinator:
         if answer.outcome is None:
             raise Refusal(409, answer.error)
         return answer.outcome
+
+    def look(self, wanted: str, machine: str) -> Look:
+        """Let a machine ("": the first one) look into a running dataflow; raises `Refusal`."""
+        view = find(self._store.views(), wanted, only_active=True)
+        if view.status == "starting":
+            raise Refusal(425, f"`{view.name}` is still starting")
+        machine = machine or next(iter(view.machines), "")
+        if machine not in view.machines:
+            hint = did_you_mean(machine, view.machines) or f"it runs on {', '.join(view.machines)}"
+            raise Refusal(404, f"`{view.name}` has no machine `{machine[:60]}`; {hint}")
+        link = self.fleet.links.get(machine)
+        if link is None:
+            raise Refusal(503, f"machine `{machine}` is not connected at the moment")
+        return self.looks.open(machine, lambda ticket: link.send(OpenLook(view.uuid, ticket)))
 
     async def wait(self, wanted: str, *, started: bool, timeout: float) -> DataflowView:
         """Wait until a dataflow has started or ended (``started``), or ended; at most ``timeout`` seconds.

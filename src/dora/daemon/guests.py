@@ -219,6 +219,7 @@ class Guests:
             board=self._place.board,
             zenoh_endpoint=self._place.zenoh_endpoint,
             machine=self._place.machine,
+            coordinator=self._place.coordinator,
             nodes=[self._node(node) for node in self._state.nodes.values()],
             links=[
                 LinkView(

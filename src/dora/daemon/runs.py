@@ -26,7 +26,7 @@ class Run:
 
     def __init__(self, path: str) -> None:
         """Connect to a socket; raises `ConnectError`."""
-        self._path = path
+        self.path = path
         self._frames = FrameBuffer()
         self._may_time_out = False
         self.ended: Ended | None = None  # what the daemon said at the end to who takes all messages
@@ -64,10 +64,10 @@ class Run:
         except OSError as error:
             if self._may_time_out and isinstance(error, TimeoutError):
                 raise
-            raise ConnectError(f"the daemon at {self._path} does not answer: {error}") from error
+            raise ConnectError(f"the daemon at {self.path} does not answer: {error}") from error
         except (FrameError, msgspec.DecodeError) as error:
             raise ConnectError(
-                f"the daemon at {self._path} is of another version of dora; use the `dora` that started it"
+                f"the daemon at {self.path} is of another version of dora; use the `dora` that started it"
             ) from error
         if isinstance(answer, Declined):
             raise DoraError(answer.reason)

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import msgspec
@@ -40,7 +40,7 @@ from dora.inspection.counters import LinkRate
 from dora.inspection.load import LoadMeter
 from dora.inspection.look import Look
 from dora.inspection.overview import NodeGlance, Overview
-from dora.inspection.topics import Topic, topics_of
+from dora.inspection.topics import Topic, is_sent_here, topics_of
 from dora.inspection.transit import Transit
 from dora.logs.entry import LogEntry
 from dora.logs.reader import LogReader
@@ -58,11 +58,13 @@ MAX_LINES: Final = 300  # log entries that are sent at a time; of more, the last
 FIRST_LINES: Final = 1000
 FIRST_BYTES: Final = 1 << 20  # of each log file, which may be very long
 
+Tell = Callable[[FromWatcher], None]
+
 
 class Watcher:
     """Watches a running dataflow until it ends, or nobody wants to know any more."""
 
-    def __init__(self, target: Target, inbox: Inbox, log: LogReader, send: Send) -> None:
+    def __init__(self, target: Target, inbox: Inbox, log: LogReader, send: Tell) -> None:
         """Connect; raises `ConnectError` if the dataflow does not run."""
         self._inbox = inbox
         self._send = send
@@ -118,7 +120,11 @@ class Watcher:
         """Put taps where something is to be seen."""
         self._close_look()
         inspection = self._overview.inspection
-        known = [topic for topic in topics_of(inspection) if not topic.output.text]
+        known = [
+            topic
+            for topic in topics_of(inspection)
+            if not topic.output.text and is_sent_here(inspection, topic.node_id)
+        ]
         topics = [topic for topic in known if topic.name in self._wanted.topics or self._measured(topic)]
         if not topics:
             return
@@ -322,7 +328,7 @@ def state_json(
     return msgspec.json.encode(state)
 
 
-def tell_lines(log: LogReader, limit: int, send: Send, *, first: bool = False) -> None:
+def tell_lines(log: LogReader, limit: int, send: Tell, *, first: bool = False) -> None:
     """Send what was written to the log since the last time; of very much, the end.
 
     What is left out counts as skipped, but for the ``first`` time: a search finds what is older.
@@ -336,7 +342,7 @@ def tell_lines(log: LogReader, limit: int, send: Send, *, first: bool = False) -
         send(Lines([encode_entry(entry) for entry in kept], 0 if first else count - len(kept)))
 
 
-def answer_search(directory: str, wanted: Search, send: Send) -> None:
+def answer_search(directory: str, wanted: Search, send: Tell) -> None:
     """Search in a thread, for logs may be long."""
 
     def work() -> None:
@@ -348,7 +354,7 @@ def answer_search(directory: str, wanted: Search, send: Send) -> None:
     threading.Thread(target=work, name="dora-search", daemon=True).start()
 
 
-def connected(target: Target, inbox: Inbox, log: LogReader, send: Send) -> tuple[Watcher, Wanted] | None:
+def connected(target: Target, inbox: Inbox, log: LogReader, send: Tell) -> tuple[Watcher, Wanted] | None:
     """Wait until the dataflow can be looked into: it may still be built. None if nobody waits any more.
 
     Who runs it tells the browser should it end before; then nobody waits.
@@ -368,7 +374,7 @@ def connected(target: Target, inbox: Inbox, log: LogReader, send: Send) -> tuple
     return None
 
 
-def watch(target: Target, inbox: Inbox, send: Send) -> None:
+def watch(target: Target, inbox: Inbox, send: Tell) -> None:
     """Watch a dataflow, and when it has ended look through its log, as long as anybody asks."""
     log = LogReader(target.log_directory)
     log.begin_near_end(FIRST_BYTES)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -11,11 +13,12 @@ from dora.errors import ConnectError
 from dora.inspection.counters import Counters, LinkRate, Reading, rates
 from dora.inspection.load import Load, LoadMeter
 from dora.inspection.look import Look, inspect
-from dora.inspection.topics import find_tappable
+from dora.inspection.topics import find_tappable, is_sent_here
 from dora.inspection.transit import Transit
 from dora.transport.board import Board
-from dora.wire.inspection import LinkView, NodeView
+from dora.wire.inspection import Inspection, LinkView, NodeView
 
+_Subject = TypeVar("_Subject")
 _PERIOD = 0.001  # seconds; how exact latencies are
 
 
@@ -56,7 +59,13 @@ class Overview:
         self._touched = _nodes_of_slots(self.inspection.nodes, self.inspection.links)
 
     def _tap(self) -> None:
-        topics = find_tappable(self.inspection, ())
+        topics = [
+            topic
+            for topic in find_tappable(self.inspection, ())
+            if is_sent_here(self.inspection, topic.node_id)
+        ]
+        if not topics:
+            return
         self._look = Look(self.run, self.inspection, topics)
         self._transits = {
             topic.output.slot: [
@@ -151,16 +160,35 @@ def _nodes_of_slots(nodes: list[NodeView], links: list[LinkView]) -> dict[int, s
     return touched
 
 
+class AnyOverview(Protocol):
+    """What `Overviews` wants of each dataflow; see `Overview`."""
+
+    name: str
+    inspection: Inspection
+
+    def watch(self, seconds: float) -> None: ...
+
+    def notice(self) -> None: ...
+
+    def pids(self) -> list[int]: ...
+
+    def ask(self) -> None: ...
+
+    def refresh(self, loads: dict[int, Load]) -> tuple[list[NodeGlance], list[LinkRate]]: ...
+
+    def close(self) -> None: ...
+
+
 class Overviews:
     """Several dataflows; those that end are left out from then on."""
 
-    def __init__(self, runs: list[Run], *, latency: bool = False) -> None:
-        """``latency``: look at every output of the dataflow, of which there must be one only."""
+    def __init__(self, subjects: Iterable[_Subject], make: Callable[[_Subject], AnyOverview]) -> None:
+        """``make`` raises `ConnectError` if the dataflow has ended."""
         self._meter = LoadMeter()
-        self.dataflows: list[Overview] = []
-        for run in runs:
+        self.dataflows: list[AnyOverview] = []
+        for subject in subjects:
             try:
-                self.dataflows.append(Overview(run, latency=latency))
+                self.dataflows.append(make(subject))
             except ConnectError:
                 continue
         self._meter.measure(self._pids())
@@ -174,7 +202,7 @@ class Overviews:
         for dataflow in self.dataflows:
             dataflow.notice()
 
-    def refresh(self) -> list[tuple[Overview, list[NodeGlance], list[LinkRate]]]:
+    def refresh(self) -> list[tuple[AnyOverview, list[NodeGlance], list[LinkRate]]]:
         """Return each dataflow that still runs, as it was since the last time."""
         for dataflow in list(self.dataflows):
             try:

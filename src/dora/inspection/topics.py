@@ -67,6 +67,11 @@ def find_tappable(inspection: Inspection, names: Iterable[str]) -> list[Topic]:
     return found
 
 
+def is_sent_here(inspection: Inspection, node_id: str) -> bool:
+    """Tell whether a node is on the machine of the daemon that was asked."""
+    return all(node.machine == inspection.machine for node in inspection.nodes if node.id == node_id)
+
+
 def _missing(name: str, inspection: Inspection, known: Iterable[str]) -> str:
     if name.startswith("dora/"):
         return f"`{name}` is made inside each node that uses it: there is nothing to look at"

@@ -38,9 +38,11 @@ from dora.coordinator.protocol import (
     Hello,
     Leave,
     Logged,
+    LookRefused,
     Lost,
     Measure,
     Meet,
+    OpenLook,
     Recorded,
     Redefined,
     Rejected,
@@ -64,6 +66,8 @@ from dora.errors import DoraError
 from dora.machine.identity import Identity
 from dora.machine.lock import locked
 from dora.machine.log_outbox import LogOutbox
+from dora.machine.lookers import Lookers
+from dora.machine.run_id import socket_of
 from dora.machine.usage import Meter
 from dora.wire.ids import uuid7
 
@@ -82,8 +86,10 @@ class _NotWanted(Exception):
 class _Run:
     """The process of one dataflow."""
 
-    def __init__(self, start: Start, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, start: Start, process: asyncio.subprocess.Process, interpreter: str) -> None:
         self.dataflow_id = start.dataflow_id
+        self.socket = socket_of(start)
+        self.interpreter = interpreter
         self.spec = start.spec
         self.redefined: Redefined | None = None  # it has become another dataflow than it was
         self.process = process
@@ -111,7 +117,8 @@ class MachineDaemon:
         self._interface = identity.address
         self._where = f"{address}:{port}"
         scheme = "ws" if self._encryption is None else "wss"
-        self._url = f"{scheme}://{f'[{address}]' if ':' in address else address}:{port}/api/daemon"
+        self._url = f"{scheme}://{f'[{address}]' if ':' in address else address}:{port}"
+        self._lookers = Lookers(self._url, token, identity.machine, authority)
         self._token = token
         self._id = uuid7()
         self._runs: dict[str, _Run] = {}
@@ -177,6 +184,7 @@ class MachineDaemon:
         return bool(self._reports) or not self._logs.is_empty
 
     async def _end_all(self) -> None:
+        await self._lookers.close()
         for run in self._runs.values():
             if run.process.stdin is not None:
                 run.process.stdin.close()  # kills its nodes
@@ -198,7 +206,7 @@ class MachineDaemon:
             fault = f"no connection to the coordinator at {self._where}"
             try:
                 async with connect(
-                    self._url,
+                    f"{self._url}/api/daemon",
                     ssl=self._encryption,
                     additional_headers=headers,
                     max_size=MAX_MESSAGE * 2,
@@ -324,6 +332,8 @@ class MachineDaemon:
                 self._outgoing.put_nowait(Usage(tuple(usage)))
             case TakeSurvey(number=number):
                 self._in_background(self._survey(number))
+            case OpenLook():
+                self._in_background(self._open_look(message))
             case Leave():
                 self._leave()
 
@@ -332,6 +342,13 @@ class MachineDaemon:
 
         surveys = await asyncio.to_thread(survey_all, tuple(self._runs))
         self._outgoing.put_nowait(Surveyed(number, surveys))
+
+    async def _open_look(self, message: OpenLook) -> None:
+        fault = "the dataflow has just ended"
+        if (run := self._runs.get(message.dataflow_id)) is not None:
+            fault = await self._lookers.start(message.ticket, run.socket, run.interpreter)
+        if fault:
+            self._outgoing.put_nowait(LookRefused(message.ticket, fault))
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -362,9 +379,14 @@ class MachineDaemon:
             self._report(RunReport(dataflow_id, "failed", reason=f"{interpreter} cannot be run: {error}"))
             return
         if start.share is not None:
-            share = msgspec.structs.replace(start.share, interface=self._interface, tls=self._identity.tls)
+            share = msgspec.structs.replace(
+                start.share,
+                interface=self._interface,
+                tls=self._identity.tls,
+                coordinator=self._where,
+            )
             start = msgspec.structs.replace(start, share=share)
-        run = self._runs[dataflow_id] = _Run(start, process)
+        run = self._runs[dataflow_id] = _Run(start, process, interpreter)
         run.command(start)
         if self._leaving:  # a signal came meanwhile
             run.command(Stop(dataflow_id))

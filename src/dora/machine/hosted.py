@@ -19,7 +19,7 @@ import msgspec
 
 from dora.building.options import BuildOptions
 from dora.building.prepare import build
-from dora.coordinator.protocol import DEFAULT_MACHINE, Amend, Start, Stop, ToDaemon, decode_to_daemon
+from dora.coordinator.protocol import Amend, Start, Stop, ToDaemon, decode_to_daemon
 from dora.daemon.daemon import Daemon
 from dora.daemon.options import RunOptions
 from dora.dataflow.model import Dataflow
@@ -29,6 +29,7 @@ from dora.logs.files import LogFiles
 from dora.machine.amender import Amender
 from dora.machine.part import Part, of_machine, settled
 from dora.machine.reports import LogPump, Reports
+from dora.machine.run_id import run_id
 from dora.supervise import events as on
 from dora.telemetry.observe import run_observed
 
@@ -116,10 +117,15 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
     pump = LogPump(reports) if share is not None and share.gathered else None
     if share is not None and len(set(spec.machines.values())) > 1:
         part = Part(start, reports, lambda: commands.stopped)
-        commands.on_other = part.take
-    else:
-        commands.on_other = lambda message: amender.take(message) if isinstance(message, Amend) else None
     amender = Amender(reports, lambda entry: tell_of_build(entry))
+
+    def take(message: ToDaemon) -> None:
+        if isinstance(message, Amend):
+            amender.take(message)
+        elif part is not None:
+            part.take(message)
+
+    commands.on_other = take
     commands.listen()
     try:
         dataflow = settled(msgspec.convert(spec.dataflow, type=Dataflow), start)
@@ -174,7 +180,7 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
             name=spec.name,
             traced=spec.trace,
             join=part.join if part is not None else None,
-            run_id=_run_id(start),
+            run_id=run_id(start),
         )
         result = run_observed(dataflow, options, tell, dataflow_id, on_daemon)
         if pump is not None:
@@ -194,16 +200,6 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
             reports.say(status="failed", reason=str(error))
     finally:
         commands.done.set()
-
-
-def _run_id(start: Start) -> str:
-    """Return an id for this machine's part, as other daemons may be on the same machine; "": the usual."""
-    if start.share is None or start.share.machine == DEFAULT_MACHINE:
-        return ""
-    from hashlib import sha256
-
-    digest = sha256(f"{start.dataflow_id} {start.share.machine}".encode()).hexdigest()
-    return f"{start.dataflow_id[:-12]}{digest[:12]}"
 
 
 def main() -> None:

@@ -1,0 +1,57 @@
+"""Look into a dataflow of this machine for somebody on another one: ``python -m dora.looker``.
+
+The daemon of the machine says on standard input for which dataflow, and where who asks is waiting; when it
+ends, so does this. A process of its own, because what it does takes time and touches memory that others
+write: neither the daemon nor the dataflow is held up by it, or falls with it.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import msgspec
+
+from dora.daemon.runs import Run
+from dora.errors import ConnectError, DoraError
+from dora.inspection.afar import Ask, Over
+from dora.looker.looks import answer, look
+from dora.looker.session import Session
+from dora.machine.look_order import Order
+
+
+def serve(session: Session, run: Run) -> None:
+    """Answer questions, then do the look that is wanted."""
+    for message in session.wishes():
+        if isinstance(message, Ask):
+            answer(session, run, message)
+        else:
+            session.finish(look(session, run, message))
+            return
+
+
+def main() -> None:
+    """Serve the one that standard input tells of."""
+    line = sys.stdin.buffer.readline()
+    if not line:
+        return
+    os.nice(5)  # what is looked at goes first
+    order = msgspec.json.decode(line, type=Order)
+    with Session(order) as session:
+        try:
+            run = Run(order.socket)
+        except ConnectError:
+            session.finish(Over("the dataflow is not running yet, or has just ended"))
+            return
+        try:
+            with run:
+                run.set_patience(None)  # a node may take its time to end
+                serve(session, run)
+        except ConnectError:
+            session.finish(Over(ended=True))
+        except DoraError as error:
+            session.finish(Over(str(error)))
+
+
+if __name__ == "__main__":
+    main()

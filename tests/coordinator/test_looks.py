@@ -1,0 +1,152 @@
+"""Looks from one machine into another, as the coordinator joins them; both ends are of the test."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+from serving import ObedientDaemon, Serving, serving
+from system import PATIENCE, wait_until
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import ClientConnection, connect
+
+from dora._version import __version__
+from dora.coordinator import looks
+from dora.coordinator.protocol import WITH_REASON, Hello, LookRefused, OpenLook, encode
+from dora.coordinator.store import Store
+
+FLOW = {"spec": {"name": "arm", "dataflow": {"nodes": [{"id": "a"}], "working_dir": "/tmp"}}}
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Serving]:
+    with serving(lambda: Store(str(tmp_path / "store.sqlite"))) as served:
+        yield served
+
+
+@pytest.fixture
+def daemon(served: Serving) -> Iterator[ObedientDaemon]:
+    with closing(ObedientDaemon(served)) as daemon:
+        start(served)
+        served.ask("GET", "/api/dataflows/arm/wait?until=started&timeout=60")
+        yield daemon
+
+
+def start(served: Serving) -> None:
+    body = json.dumps(FLOW).encode()
+    status, text = served.ask("POST", "/api/dataflows", body, content_type="application/json")
+    assert status == 201, text
+
+
+def open_at(served: Serving, path: str) -> ClientConnection:
+    return connect(f"ws://127.0.0.1:{served.port}{path}", proxy=None, compression=None)
+
+
+def look_at(served: Serving, dataflow: str = "arm", machine: str = "") -> ClientConnection:
+    return open_at(served, f"/api/dataflows/{quote(dataflow)}/look?machine={quote(machine)}")
+
+
+def ticket_of(daemon: ObedientDaemon, number: int = 0) -> str:
+    def tickets() -> list[str]:
+        return [message.ticket for message in daemon.heard if isinstance(message, OpenLook)]
+
+    wait_until(lambda: len(tickets()) > number, "a look that the daemon hears of")
+    return tickets()[number]
+
+
+def why_closed(connection: ClientConnection) -> str:
+    with pytest.raises(ConnectionClosed) as closed:
+        while True:
+            connection.recv(timeout=PATIENCE)
+    received = closed.value.rcvd
+    assert received is not None and received.code == (WITH_REASON if received.reason else 1000)
+    return received.reason
+
+
+def test_frames_go_both_ways_and_the_last_words_arrive(served: Serving, daemon: ObedientDaemon) -> None:
+    with look_at(served) as asker:
+        asker.send(b"wish")
+        with open_at(served, f"/api/looks/{ticket_of(daemon)}") as process:
+            assert process.recv(timeout=PATIENCE) == b"wish"
+            for number in range(20):
+                process.send(b"%d" % number)
+        assert [asker.recv(timeout=PATIENCE) for _ in range(20)] == [b"%d" % n for n in range(20)]
+        assert why_closed(asker) == "what looked on machine `default` is gone"
+
+
+def test_a_process_ends_with_its_asker(served: Serving, daemon: ObedientDaemon) -> None:
+    with look_at(served) as asker, open_at(served, f"/api/looks/{ticket_of(daemon)}") as process:
+        asker.close()
+        assert why_closed(process) == ""
+    with look_at(served) as asker:  # one that has gone before the process came
+        ticket = ticket_of(daemon, 1)
+    wait_until(lambda: not served.in_loop(lambda: served._coordinator.looks._looks), "the end")
+    with open_at(served, f"/api/looks/{ticket}") as process:
+        assert why_closed(process) == "nobody waits for this look"
+
+
+def test_a_ticket_is_good_once_and_cannot_be_guessed(served: Serving, daemon: ObedientDaemon) -> None:
+    with look_at(served), open_at(served, f"/api/looks/{ticket_of(daemon)}"):
+        for wrong in (ticket_of(daemon), "guessed"):
+            with open_at(served, f"/api/looks/{wrong}") as other:
+                assert why_closed(other) == "nobody waits for this look"
+
+
+def test_why_there_is_no_look(
+    served: Serving, daemon: ObedientDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with look_at(served, "amr") as asker:
+        assert "did you mean `arm`?" in why_closed(asker)
+    with look_at(served, "arm", "defualt") as asker:
+        assert "`arm` has no machine `defualt`; did you mean `default`?" in why_closed(asker)
+    with look_at(served, "arm", "ü" * 300) as asker:
+        assert why_closed(asker).startswith("`arm` has no machine")
+    with look_at(served) as asker:
+        daemon.say(LookRefused(ticket_of(daemon), "too many look already"))
+        assert why_closed(asker) == "too many look already"
+    monkeypatch.setattr(looks, "BEGIN", 0.05)
+    with look_at(served) as asker:
+        assert why_closed(asker) == "machine `default` has not begun to look within 0.05 s"
+    monkeypatch.setattr(looks, "MOST", 0)
+    with look_at(served) as asker:
+        assert why_closed(asker) == "there are 0 looks at machine `default` already; end one of them"
+
+
+def test_what_is_still_starting_is_not_looked_at(served: Serving) -> None:
+    with served.websocket() as silent:
+        silent.send(encode(Hello(__version__, "silent", 1)).decode())
+        wait_until(lambda: served.in_loop(served.daemons), "the daemon")
+        start(served)
+        with look_at(served) as asker:
+            assert why_closed(asker) == "`arm` is still starting"
+
+
+def test_a_look_ends_with_the_connection_of_the_machine(served: Serving, daemon: ObedientDaemon) -> None:
+    with look_at(served) as asker, open_at(served, f"/api/looks/{ticket_of(daemon)}") as process:
+        daemon.close()
+        reason = "machine `default` has lost its daemon, or the connection to it"
+        assert why_closed(asker) == reason
+        assert why_closed(process) == reason
+    with look_at(served) as asker:
+        assert why_closed(asker) == "machine `default` is not connected at the moment"
+
+
+def test_nonsense_and_floods_end_the_look_and_nothing_else(served: Serving, daemon: ObedientDaemon) -> None:
+    with look_at(served) as asker, open_at(served, f"/api/looks/{ticket_of(daemon)}") as process:
+        asker.send("a text")  # frames are bytes
+        assert why_closed(process) == ""
+    with look_at(served) as asker, open_at(served, f"/api/looks/{ticket_of(daemon, 1)}") as process:
+        process.send(bytes(looks.MAX_FRAME + 1))
+        assert why_closed(asker) == "what looked on machine `default` is gone"
+    assert served.ask("GET", "/api/status")[0] == 200
+
+
+def test_who_has_no_token_looks_at_nothing(tmp_path: Path) -> None:
+    with serving(lambda: Store(str(tmp_path / "store.sqlite")), token="secret") as served:
+        for path in ("/api/dataflows/arm/look", "/api/looks/1"):
+            with pytest.raises(Exception, match="HTTP 403"):
+                open_at(served, path)
