@@ -3,7 +3,7 @@
 import type { ComponentChildren } from "preact";
 import { type Box, contract, type Edge, ends, type Graph, isGiven } from "./graph";
 import { Chip, useLive } from "./hooks";
-import { fullName, isElsewhere, labelOfLink, Links, nodeOf, sentences, short, size, toneOfLink, toneOfNode, whole } from "./model";
+import { fullName, labelOfLink, Links, nodeOf, sentences, short, size, toneOfLink, toneOfNode, whole } from "./model";
 import { NodeActions } from "./node_actions";
 import { ParameterList } from "./parameters";
 import { PreviewCard } from "./preview";
@@ -27,8 +27,6 @@ export function DetailsPane(props: DetailsProps) {
   const { selected, live } = props;
   const shown = selected?.kind === "box" ? topicsOf(props.graph, selected.id) : [];
   if (selected?.kind === "edge") shown.push(...topicOf(props.graph, selected.edge));
-  const sender = selected === null ? "" : (selected.kind === "box" ? selected.id : selected.edge.source).split("/")[0]!;
-  const away = live.state?.nodes.find((node) => node.id === sender && isElsewhere(node));
   const pinned = props.pins.filter((topic) => !shown.includes(topic));
   const card = (topic: string) => (
     <PreviewCard
@@ -46,10 +44,9 @@ export function DetailsPane(props: DetailsProps) {
       {selected?.kind === "box" && <NodeDetails key={selected.id} {...props} id={selected.id} />}
       {selected?.kind === "edge" && <EdgeDetails {...props} edge={selected.edge} />}
       {!selected && <Overall {...props} />}
-      {away && <p class="quiet">{away.id} runs on machine {away.machine}; what it sends, and its parameters, can be looked at there.</p>}
-      {props.running && !away && shown.map(card)}
+      {props.running && shown.map(card)}
       {props.running && pinned.map(card)}
-      {selected?.kind === "box" && props.running && !away && hasProcess(props.graph, selected.id) && (
+      {selected?.kind === "box" && props.running && hasProcess(props.graph, selected.id) && (
         <ParameterList key={`parameters ${selected.id}`} uuid={props.uuid} node={nodeOf(boxOf(props.graph, selected.id)!)} />
       )}
     </section>
@@ -85,7 +82,7 @@ function NodeDetails(props: DetailsProps & { id: string }) {
       )}
       <div class="row">
         <button class="button" onClick={() => props.onLogs(nodeOf(box))}>Its log</button>
-        {node && props.running && !isElsewhere(node) && <NodeActions uuid={props.uuid} node={node} />}
+        {node && props.running && <NodeActions uuid={props.uuid} node={node} />}
       </div>
       {incoming.length > 0 && <h3>Inputs</h3>}
       {incoming.map((edge) => <LinkRow key={`in ${edge.input}`} {...props} edge={edge} name={edge.input} other={ends(edge)[0]} />)}

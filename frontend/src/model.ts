@@ -25,8 +25,8 @@ export interface LinkState {
   hz: number;
   bytes_per_second: number | null;
   waiting: number | null;
-  queue_size?: number; // not known of links on other machines
-  policy?: "drop_oldest" | "backpressure";
+  queue_size: number;
+  policy: "drop_oldest" | "backpressure";
   dropped: number;
   dropping_hz: number;
   latency: [number, number] | null; // milliseconds: median, 99th percentile
@@ -106,11 +106,6 @@ export class Links {
     if (!source || !target || isGiven(source)) return undefined;
     return this.links.get(`${fullName(source, edge.output)} ${fullName(target, edge.input)}`);
   }
-}
-
-/** Tell whether a node runs on another machine than the server, which cannot look into it. */
-export function isElsewhere(node: NodeState | undefined): boolean {
-  return node !== undefined && node.pid === null && node.cpu !== null;
 }
 
 export function toneOfNode(node: NodeState): Tone {

@@ -88,6 +88,7 @@ function together(seen: State | null, elsewhere: State | null): State | null {
   const links = new Map(elsewhere.links.filter((link) => !here.has(link.target.split("/")[0]!)).map((link) => [key(link), link]));
   return {
     ...seen,
+    trouble: [seen.trouble, elsewhere.trouble].filter(Boolean).join("; "),
     nodes: seen.nodes.map((node) => nodes.get(node.id) ?? node),
     links: seen.links.map((link) => ({ ...link, ...links.get(key(link)), queue_size: link.queue_size, policy: link.policy })),
   };

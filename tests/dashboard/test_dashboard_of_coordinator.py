@@ -158,7 +158,7 @@ def test_nobody_looks_nothing_runs(system: System, browser: Any) -> None:
     wait_until(lambda: share() < 0.05, "the coordinator to rest")  # once it has tidied up
 
 
-def test_nodes_of_another_machine_are_shown_with_their_figures(system: System, visit: Any) -> None:
+def test_nodes_of_another_machine_are_shown_and_changed_as_those_here(system: System, visit: Any) -> None:
     root = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")  # another machine has other places
     (system.folder / "far.py").write_text(SENDS)
     (system.folder / "near.py").write_text(FOREVER)
@@ -192,7 +192,14 @@ def test_nodes_of_another_machine_are_shown_with_their_figures(system: System, v
             """() => parseFloat(document.querySelector(".remark text")?.textContent) > 5"""
         )
         page.click('.box[data-id="far"]')
-        page.wait_for_selector("text=far runs on machine arm")
+        page.wait_for_selector('[data-topic="far/number"] .numbers')
+        page.get_by_label("New parameter").fill("mode")
+        page.get_by_label("Its value").fill("fast")
+        page.get_by_role("button", name="Add").click()
+        page.wait_for_selector("text=mode is set")
+        page.get_by_role("button", name="Restart", exact=True).last.click()
+        page.get_by_role("button", name="Really restart?").click()
+        wait_for_line(page, "--- restart 1 ---")
         page.locator(".entry .node", has_text="near").first.wait_for()
         system.dora("stop", "--all")
     finally:

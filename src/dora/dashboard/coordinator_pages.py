@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from dora.coordinator.api import Pages
-from dora.coordinator.protocol import ACTIVE
+from dora.coordinator.protocol import ACTIVE, DEFAULT_MACHINE
 from dora.coordinator.service import Coordinator
 from dora.dashboard.pages import OPEN_TO_ALL, Dashboard, Subject
 from dora.dataflow.graph import graph_of
@@ -32,6 +32,7 @@ def make_pages(coordinator: Coordinator, token: str) -> Pages:
             graph=graph,
             machines=tuple(view.machines),
             placed=coordinator.spec(view.uuid).machines if running else {},
+            here=DEFAULT_MACHINE if coordinator.fleet.is_here(DEFAULT_MACHINE) else "",
         )
 
-    return Pages(Dashboard(find, token, coordinator.surveys).routes(), OPEN_TO_ALL)
+    return Pages(Dashboard(find, token, coordinator.look).routes(), OPEN_TO_ALL)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
@@ -21,7 +20,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from dora.coordinator.guard import COOKIE, failure, same, session_of
 from dora.coordinator.rules import Refusal
 from dora.daemon.runs import Run
-from dora.dashboard.elsewhere import Elsewhere
+from dora.dashboard.afar import Afar, Look, ask_once
 from dora.dashboard.frames import Target, Wanted
 from dora.dashboard.recordings import Recordings
 from dora.dashboard.session import Outbox
@@ -29,6 +28,7 @@ from dora.dashboard.source_text import source_of
 from dora.dashboard.watch import MAX_TOPICS, Viewer, Watch, Watches
 from dora.dataflow.parameters import key_fault, value_fault
 from dora.errors import DoraError
+from dora.inspection.afar import Question
 from dora.transport.places import SOCKET_NAME, run_path
 from dora.wire.requests import (
     Answer,
@@ -39,12 +39,9 @@ from dora.wire.requests import (
     SetParameter,
     StopNode,
 )
-from dora.wire.requests import Request as ToRun
-from dora.wire.survey import Survey
 
 OPEN_TO_ALL: Final = ("/", "/assets/*", "/login")
 PATIENCE: Final = 30.0  # seconds that a node may take to end
-SURVEY_EVERY: Final = 2.0  # seconds
 MAX_BODY: Final = 1 << 20
 ASSETS: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "assets")
 SAFE: Final = {
@@ -59,7 +56,8 @@ SAFE: Final = {
 class Subject(msgspec.Struct, frozen=True):
     """A dataflow that can be shown. ``graph``: as JSON, of one that has ended or has not started.
 
-    ``machines`` are all on which it runs, and ``placed`` says where each node is.
+    ``machines`` are all on which it runs, ``placed`` says where each node is, and ``here`` which of them is
+    looked at without the coordinator's help.
     """
 
     dataflow_id: str
@@ -70,12 +68,23 @@ class Subject(msgspec.Struct, frozen=True):
     graph: Callable[[], bytes] | None = None
     machines: tuple[str, ...] = ()
     placed: dict[str, str] = {}
+    here: str = ""
+
+    @property
+    def elsewhere(self) -> tuple[str, ...]:
+        """The machines that are looked at from afar."""
+        return tuple(machine for machine in self.machines if machine != self.here) if self.running else ()
+
+    def away(self, node_id: str) -> str:
+        """Return the machine of a node if that is looked at from afar, else ""."""
+        machine = self.placed.get(node_id) or next(iter(self.machines), "")
+        return machine if machine in self.elsewhere else ""
 
 
 Find = Callable[[str], Subject]
 """Returns the dataflow with this UUID or name; raises `Refusal`."""
-TakeSurveys = Callable[[], Awaitable[dict[str, list[Survey]]]]
-"""Asks all machines what runs there, in numbers."""
+OpenLook = Callable[[str, str], Look]
+"""Lets a machine, the second, look into a dataflow; raises `Refusal`."""
 _Result = TypeVar("_Result")
 _Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -117,11 +126,11 @@ _decode = msgspec.json.Decoder(_Look | _Search | _Next).decode
 class Dashboard:
     """Serves the pages; `close` ends what looks at dataflows."""
 
-    def __init__(self, find: Find, token: str = "", surveys: TakeSurveys | None = None) -> None:
-        """``token`` is what a browser has to show, "": none. ``surveys`` None: there is one machine."""
+    def __init__(self, find: Find, token: str = "", look: OpenLook | None = None) -> None:
+        """``token`` is what a browser has to show, "": none. ``look`` None: there is one machine."""
         self._find = find
         self._token = token
-        self._surveys = surveys
+        self._look = look
         self._watches = Watches()
         self._recordings = Recordings()
 
@@ -229,9 +238,14 @@ class Dashboard:
             raise Refusal(409, f"dataflow `{subject.name}` has ended")
         return subject
 
-    async def _ask(self, request: Request, question: ToRun) -> Answer:
-        """Ask the dataflow that a request is about."""
+    async def _ask(self, request: Request, question: Question) -> Answer:
+        """Ask the dataflow that a request is about, where the node is."""
         subject = self._running(request)
+        if self._look is not None and (machine := subject.away(request.path_params["node"])):
+            afar = self._watches.afar_of(subject.dataflow_id)
+            if afar is not None:
+                return await afar.ask(machine, question, PATIENCE)
+            return await ask_once(self._look(subject.dataflow_id, machine), question, PATIENCE)
 
         def ask() -> Answer:
             with Run(_socket(subject)) as run:
@@ -241,6 +255,19 @@ class Dashboard:
         return await _done(ask)
 
     # ----------------------------------------------------------------------- live
+
+    def _afar(self, subject: Subject) -> Callable[[Watch], Afar] | None:
+        """Return what makes the part of a watch that looks at other machines; None if there is none."""
+        look = self._look
+        if look is None or not subject.elsewhere:
+            return None
+        return lambda watch: Afar(
+            subject.elsewhere,
+            subject.placed,
+            lambda machine: look(subject.dataflow_id, machine),
+            watch.note_afar,
+            watch.take_afar,
+        )
 
     async def _live(self, websocket: WebSocket) -> None:
         try:
@@ -252,12 +279,10 @@ class Dashboard:
         socket = _socket(subject) if subject.running else ""
         target = Target(subject.dataflow_id, socket, subject.log_directory)
         viewer = Viewer()
-        watch = await self._watches.join(target, viewer)
+        watch = await self._watches.join(target, viewer, self._afar(subject))
         ready = asyncio.Event()
         ready.set()
         tasks = [asyncio.create_task(_deliver(websocket, viewer.outbox, ready))]
-        if self._surveys is not None and subject.running and _is_elsewhere(subject):
-            tasks.append(asyncio.create_task(_tell_elsewhere(subject, self._surveys, viewer.outbox)))
         try:
             while True:
                 _obey(await websocket.receive_text(), watch, viewer, ready)
@@ -267,25 +292,6 @@ class Dashboard:
             for task in tasks:
                 task.cancel()
             self._watches.leave(watch, viewer)
-
-
-def _is_elsewhere(subject: Subject) -> bool:
-    return len(subject.machines) > 1 or not os.path.exists(_socket(subject))
-
-
-async def _tell_elsewhere(subject: Subject, take_surveys: TakeSurveys, outbox: Outbox) -> None:
-    """Tell again and again how the nodes on other machines are."""
-    elsewhere = Elsewhere(subject.placed)
-    while True:
-        surveys = {
-            machine: survey
-            for machine, some in (await take_surveys()).items()
-            for survey in some
-            if survey.dataflow_id == subject.dataflow_id
-        }
-        figures = elsewhere.figures(surveys, time.monotonic())
-        outbox.note("elsewhere", msgspec.json.encode(figures))
-        await asyncio.sleep(SURVEY_EVERY)
 
 
 def _obey(text: str, watch: Watch, viewer: Viewer, ready: asyncio.Event) -> None:

@@ -6,8 +6,10 @@ import asyncio
 import logging
 import sys
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
+from dora.dashboard.afar import Afar
 from dora.dashboard.frames import (
     MAX_FRAME,
     Ended,
@@ -53,6 +55,8 @@ class Watch:
         self._lines: deque[bytes] = deque(maxlen=KEPT_LINES)
         self._wanted = Wanted()
         self._last_ticket = 0
+        self.afar: Afar | None = None  # the part on other machines
+        self._noted: bytes | None = None  # what is known of it
 
     async def start(self) -> None:
         """Start the watcher."""
@@ -67,6 +71,8 @@ class Watch:
 
     async def end(self) -> None:
         """Let the watcher end."""
+        if self.afar is not None:
+            await self.afar.close()
         if self._process is None:
             return
         if self._process.stdin is not None:
@@ -87,6 +93,8 @@ class Watch:
         self.viewers.add(viewer)
         for message in self._newest.values():
             viewer.outbox.put(message)
+        if self._noted is not None:
+            viewer.outbox.note("elsewhere", self._noted)
         if self._lines:
             viewer.outbox.put(Lines(list(self._lines)))
 
@@ -101,12 +109,25 @@ class Watch:
         if wanted != self._wanted:
             self._wanted = wanted
             self._say(wanted)
+            if self.afar is not None:
+                self.afar.want(wanted)
 
     def search(self, viewer: Viewer, ticket: int, node: str, level: str, text: str) -> None:
         """Look through the whole log; the answer comes like everything else."""
         self._last_ticket += 1
         viewer.tickets[self._last_ticket] = ticket
         self._say(Search(self._last_ticket, node, level, text))
+
+    def note_afar(self, state: bytes) -> None:
+        """Tell all browsers how it is on other machines."""
+        self._noted = state
+        for viewer in self.viewers:
+            viewer.outbox.note("elsewhere", state)
+
+    def take_afar(self, message: FromWatcher) -> None:
+        """Pass on what is seen on other machines; the graph is that of this one, if it has one."""
+        if not isinstance(message, Picture) or State not in self._newest:
+            self._take(message)
 
     def _say(self, message: ToWatcher) -> None:
         if (
@@ -160,13 +181,22 @@ class Watches:
         self._lock = asyncio.Lock()
         self._endings: set[asyncio.Task[None]] = set()
 
-    async def join(self, target: Target, viewer: Viewer) -> Watch:
-        """Let a browser look at a dataflow."""
+    def afar_of(self, dataflow_id: str) -> Afar | None:
+        """Return what looks at other machines for a dataflow, if somebody does."""
+        watch = self._watches.get(dataflow_id)
+        return watch.afar if watch is not None and watch.viewers else None
+
+    async def join(
+        self, target: Target, viewer: Viewer, make_afar: Callable[[Watch], Afar] | None = None
+    ) -> Watch:
+        """Let a browser look at a dataflow. ``make_afar`` makes what looks at its part elsewhere."""
         async with self._lock:
             watch = self._watches.get(target.dataflow_id)
             if watch is None or not watch.alive or watch.target != target:
                 watch = Watch(target)
                 await watch.start()
+                if make_afar is not None:
+                    watch.afar = make_afar(watch)
                 self._watches[target.dataflow_id] = watch
             watch.add(viewer)
             return watch

@@ -1,0 +1,203 @@
+"""The dashboard of a coordinator shows and changes what runs on other machines, as what runs on its own."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hosts import network
+from spread import PATIENCE, Spread, spread_over, wait_until
+from test_looking_afar import FLOW, NODES, wait_for_no_lookers
+from websockets.sync.client import ClientConnection, connect
+
+HEADERS = {"Authorization": "Bearer of-this-test"}
+
+
+@pytest.fixture(scope="module")
+def system(namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spread]:  # noqa: ARG001
+    folder = tmp_path_factory.mktemp("dashboard")
+    with network("left", "right") as hosts, spread_over(hosts, folder) as system:
+        system.write({**NODES, "flow.yml": FLOW})
+        yield system
+
+
+@pytest.fixture(scope="module")
+def flow(system: Spread) -> str:
+    dataflow = system.start("flow.yml")
+    system.wait_for(dataflow, "Running")
+    return dataflow
+
+
+class Page:
+    """What a page would know that looks at a dataflow."""
+
+    def __init__(self, connection: ClientConnection) -> None:
+        self._connection = connection
+        self.nodes: dict[str, Any] = {}
+        self.links: dict[str, Any] = {}
+        self.trouble = ""
+        self.previews: dict[str, list[Any]] = {}
+
+    def say(self, **message: Any) -> None:
+        self._connection.send(json.dumps(message))
+
+    def follow(self, until: Any, what: str) -> None:
+        deadline = time.monotonic() + PATIENCE
+        while not until():
+            assert time.monotonic() < deadline, f"waited in vain for {what}: {vars(self)}"
+            try:
+                message = self._connection.recv(timeout=1)
+            except TimeoutError:
+                continue
+            if isinstance(message, bytes):
+                size = int.from_bytes(message[:4], "little")
+                head = json.loads(message[4 : 4 + size])
+                self.previews.setdefault(head["topic"], []).append(head)
+            elif message == "{}":
+                self.say(type="next")
+            elif (told := json.loads(message)).get("elsewhere"):
+                self.nodes = {node["id"]: node for node in told["elsewhere"]["nodes"]}
+                self.links = {link["target"]: link for link in told["elsewhere"]["links"]}
+                self.trouble = told["elsewhere"]["trouble"]
+
+
+def live(system: Spread, flow: str) -> ClientConnection:
+    return connect(
+        f"ws://{system.first.address}:6013/dashboard/{flow}/live", additional_headers=HEADERS, proxy=None
+    )
+
+
+def ask(system: Spread, method: str, path: str, body: Any = None) -> Any:
+    request = urllib.request.Request(
+        f"http://{system.first.address}:6013/{path}",
+        None if body is None else json.dumps(body).encode(),
+        {**HEADERS, "Content-Type": "application/json"},
+        method=method,
+    )
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=PATIENCE) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)["error"]
+
+
+def test_previews_figures_and_parameters_of_all_machines(system: Spread, flow: str) -> None:
+    with live(system, flow) as connection:
+        page = Page(connection)
+        page.say(type="look", topics=["camera/numbers", "near/numbers"], latency=True)
+        both = {"camera/numbers", "near/numbers"}
+        page.follow(lambda: both <= page.previews.keys(), "previews of both machines")
+        head = page.previews["camera/numbers"][0]
+        assert (head["kind"], head["type"], head["length"]) == ("series", "int64", 2)
+        page.follow(lambda: len(page.nodes) == 4 and page.nodes["camera"]["sent_hz"] > 1, "figures")
+        for node, machine in (("camera", "right"), ("far", "right"), ("near", "left"), ("sink", "left")):
+            assert page.nodes[node]["machine"] == machine
+            assert page.nodes[node]["pid"] in system.hosts[machine].pids()
+        page.follow(lambda: page.links["sink/numbers"]["hz"] > 1, "the rate of a link")
+        # While it is looked at, questions go the same way; they are answered at once.
+        assert ask(system, "PUT", f"dashboard/{flow}/parameters/far", {"key": "speed", "value": 5}) == {
+            "type": "Done",
+            "running": True,
+        }
+        assert ask(system, "GET", f"dashboard/{flow}/parameters/far") == {"speed": 5}
+    wait_for_no_lookers(system.hosts["right"])
+    # And without anybody who looks.
+    assert ask(system, "GET", f"dashboard/{flow}/parameters/far") == {"speed": 5}
+    status, error = ask(system, "GET", f"dashboard/{flow}/parameters/fra")
+    assert status == 409 and "did you mean `far`?" in error
+    wait_for_no_lookers(system.hosts["right"])
+
+
+def test_a_node_of_another_machine_is_restarted(system: Spread, flow: str) -> None:
+    with live(system, flow) as connection:
+        page = Page(connection)
+        page.follow(lambda: "far" in page.nodes, "figures")
+        before = page.nodes["far"]["pid"]
+        assert ask(system, "POST", f"dashboard/{flow}/nodes/far/restart", {}) == {
+            "type": "Done",
+            "running": True,
+        }
+        page.follow(lambda: page.nodes["far"]["pid"] not in (None, before), "the new process")
+
+
+def test_the_api_changes_nodes_of_all_machines(system: Spread, flow: str) -> None:
+    changes = f"api/dataflows/{flow}/changes"
+    for node in ("far", "sink"):
+        done = ask(system, "POST", changes, {"type": "restart", "node": node})
+        assert done == {"node": node, "was_running": True, "warnings": []}
+        system.wait_for_log(flow, "is started again, as was asked")
+    status, error = ask(system, "POST", changes, {"type": "stop", "node": "fra"})
+    assert status == 409 and "did you mean `far`?" in error
+    status, error = ask(
+        system, "POST", changes, {"type": "disconnect", "source": "near/numbers", "target": "far/numbers"}
+    )
+    assert status == 409 and "runs on several machines" in error
+
+
+def test_a_machine_that_is_cut_off_is_told_and_comes_back(system: Spread, flow: str) -> None:
+    right = system.hosts["right"]
+    with live(system, flow) as connection:
+        page = Page(connection)
+        page.say(type="look", topics=["camera/numbers"])
+        page.follow(lambda: page.previews, "a preview")
+        right.cut()
+        try:
+            page.follow(lambda: "`right`" in page.trouble, "the trouble")
+            assert set(page.nodes) == {"near", "sink"}
+        finally:
+            right.restore()
+        page.previews.clear()
+        page.follow(lambda: page.previews and not page.trouble, "previews again")
+
+
+def test_a_page_that_reads_nothing_costs_nothing(system: Spread, flow: str) -> None:
+    with live(system, flow) as connection:
+        page = Page(connection)
+        page.say(type="look", topics=["camera/numbers"])
+        page.follow(lambda: page.previews, "a preview")
+        memory = [_resident(system, "dora coordinator"), _resident(system, "dora.looker")]
+        time.sleep(3)  # the page says no more that it is ready, while a hundred messages a second come
+        later = [_resident(system, "dora coordinator"), _resident(system, "dora.looker")]
+        assert all(now < before + (8 << 20) for before, now in zip(memory, later, strict=True)), later
+        assert system.status(flow) == "Running"
+
+
+def _resident(system: Spread, command: str) -> int:
+    """Return the memory of the processes of a command, on all hosts."""
+    total = 0
+    for host in system.hosts.values():
+        for pid in host.pids():
+            try:
+                with open(f"/proc/{pid}/cmdline", "rb") as file:
+                    if command not in file.read().replace(b"\0", b" ").decode():
+                        continue
+                with open(f"/proc/{pid}/statm") as file:
+                    total += int(file.read().split()[1]) * 4096
+            except OSError:
+                continue
+    assert total, command
+    return total
+
+
+def test_the_end_is_told(system: Spread) -> None:
+    dataflow = system.start("flow.yml")
+    system.wait_for(dataflow, "Running")
+    with live(system, dataflow) as connection:
+        page = Page(connection)
+        page.follow(lambda: len(page.nodes) == 4, "figures")
+        system.dora("stop", dataflow)
+
+        def ended() -> bool:
+            message = connection.recv(timeout=PATIENCE)
+            if message == "{}":
+                page.say(type="next")
+            return isinstance(message, str) and "ended" in json.loads(message)
+
+        wait_until(ended, lambda: "the end")
+    wait_for_no_lookers(system.hosts["right"])
