@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal
 
 from dora.wire.decode import decode_arrow, decode_bytes, decode_numpy
 from dora.wire.encode import as_message
-from dora.wire.message import Message
+from dora.wire.message import HEADER_SIZE, METADATA_SIZE, SCHEMA_SIZE, Message
 from dora.wire.metadata import as_datetime, decode_metadata
 
 if TYPE_CHECKING:
@@ -166,7 +166,12 @@ class Input(Event):
         if key == "value":
             made = decode_arrow(content) if isinstance(content, Message) else content.value()
         elif key == "metadata":
-            made = decode_metadata(content.metadata) if isinstance(content, Message) else content.metadata()
+            if isinstance(content, Message):
+                header = content.header
+                begin = HEADER_SIZE + header[SCHEMA_SIZE]
+                made = decode_metadata(content.head[begin : begin + header[METADATA_SIZE]])
+            else:
+                made = content.metadata()
             if "timestamp" not in made:
                 made["timestamp"] = as_datetime(content.time_ns)
         else:

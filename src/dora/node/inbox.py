@@ -25,6 +25,7 @@ from dora.node.control import Channel
 from dora.node.events import (
     Error,
     Event,
+    Input,
     NodeFailed,
     NodeRestarted,
     ParamDeleted,
@@ -101,6 +102,8 @@ class Inbox(Attending):
         self._rhythm = Rhythm()
         self._arrival: tuple[int, int] | None = None  # of the last message: awaited since, come at
         self._served_data = False  # the last event came from another process
+        self._latest: Event | None = None  # given out after a wait
+        self._former: Event | None = None  # the one before
 
     # ------------------------------------------------------------------ taking events
 
@@ -279,14 +282,20 @@ class Inbox(Attending):
             self._pause_after_end()
             return None
         prepare()
+        self._former = None  # taken apart now, when nobody waits for it
         start = _monotonic()
         deadline = None if timeout is None else start + int(timeout * 1e9)
         if self._spin_ns and timeout != 0:
             event = self._wait_awake(start, deadline)
         else:
             event = self._wait_asleep(deadline)
-        if event is None and not self._ending:
-            return self._timed_out(timeout)
+        if event is None:
+            return None if self._ending else self._timed_out(timeout)
+        # The program lets go of the event before this one when it takes this one. Taking it apart waits
+        # until there is time; except for large messages, which occupy shared memory.
+        self._former = self._latest
+        small = event.__class__ is Input and getattr(event._content, "owner", event) is None
+        self._latest = event if small else None
         return event
 
     def _timed_out(self, timeout: float | None) -> Error:

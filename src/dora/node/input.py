@@ -33,7 +33,7 @@ from dora.transport.doorbell import Bell, memory_fence
 from dora.transport.interface import MAX_QUEUE, Receiver
 from dora.wire.control import InputConfig
 from dora.wire.correlation import carries_correlation, is_correlated
-from dora.wire.message import Message
+from dora.wire.message import SEQUENCE, Message
 
 _monotonic = time.monotonic_ns
 FLIGHT_LIMIT_NS: Final = 2_000_000_000  # how long a closed input waits for messages in flight
@@ -193,7 +193,7 @@ class LinkPort:
         message = self._receive()
         if message is None:
             return self._nothing()
-        sequence = message.sequence
+        sequence = message.header[SEQUENCE]
         last = self._last
         if sequence == last + 1:
             self._last = sequence

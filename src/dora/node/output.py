@@ -206,23 +206,28 @@ class OutputPort:
             if self._closed:
                 raise SendError(f"output `{self.id}` is closed")
             sequence = self._sequence + 1
-            head = pack_head(payload.encoding, payload.schema, section, size, sequence, _now())
             if size <= SMALL_BODY:
                 body = payload.body
-                message = head + (payload.to_bytes() if body is None else body)
+                if body is None:
+                    body = payload.to_bytes()
+                message = pack_head(payload.encoding, payload.schema, section, size, sequence, _now(), body)
                 self._words[self._sent_word] = self._sequence = sequence
                 self._send_small(message)
                 if self._annexes:
                     self._send_on(message)
             else:
+                head = pack_head(payload.encoding, payload.schema, section, size, sequence, _now())
                 loan = self._sender.loan(len(head) + size)
                 _move(loan.address, head, len(head))
                 payload.copy_to(loan.address + len(head))
                 self._send_loaned(loan, len(head) + size, sequence)
-            self._words[self._bytes_word] = self._bytes = self._bytes + size
+            self._bytes += size
             if FLUSH_MARK in section and asks_to_flush(section):
                 self._flush(sequence)
-        if self._ring() and size <= SMALL_BODY and self._lock.acquire(blocking=False):
+        rung = self._ring()
+        # The receivers are on their way; all the rest can wait until now.
+        self._words[self._bytes_word] = self._bytes
+        if rung and size <= SMALL_BODY and self._lock.acquire(blocking=False):
             try:
                 self._prepare()
             finally:
@@ -320,18 +325,17 @@ class OutputPort:
 
     def _ring(self) -> bool:
         """Wake the receivers that sleep; tell whether there were any, so that there is time to spare."""
-        bells = self._bells
         rung = not FENCED
         if FENCED:
             fence.acquire()  # `memory_fence()`, without the call: receivers wait for this
             fence.release()
             words = self._words
-            for asleep_word, bell in bells:
+            for asleep_word, bell in self._bells:
                 if words[asleep_word]:
                     bell.ring()
                     rung = True
         else:
-            for _, bell in bells:
+            for _, bell in self._bells:
                 bell.ring()
         if rung:
             # The system tends to wake a receiver on the sender's processor, where it would wait for the

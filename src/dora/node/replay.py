@@ -54,7 +54,7 @@ class _Recording(Source):
         if not self.ready():
             return None
         _, event = self._events.popleft()
-        if isinstance(event, Input):
+        if isinstance(event, Input) and isinstance(event._content, Reference):
             event._content.time_ns = time.time_ns()
         self.open = bool(self._events) and not isinstance(event, Stop)
         return event

@@ -106,9 +106,12 @@ class Doorbell:
         whole milliseconds, so a bounded wait uses ``select``. Signals run their Python handlers and
         the wait goes on. The ring stays in the pipe: whoever goes to sleep again calls `rearm` first.
         """
-        ready: list[int]
         if timeout is None:
-            ready = [fd for fd, _ in self._poll.poll()]
+            found = self._poll.poll()
+            if len(found) == 1:
+                self._rung = rung = found[0][0] == self.fd
+                return not rung
+            ready = [fd for fd, _ in found]
         elif self._selectable:
             ready = select.select(self._fds, (), (), timeout)[0]
         else:

@@ -10,8 +10,16 @@ import sys
 from ctypes import string_at
 from typing import TYPE_CHECKING, Any, Final
 
-from dora.wire.encode import Payload, as_message, note_received
-from dora.wire.message import Encoding, Message
+from dora.wire.encode import Payload, as_message, received
+from dora.wire.message import (
+    BODY_OFFSET,
+    BODY_SIZE,
+    ENCODING,
+    HEADER_SIZE,
+    SCHEMA_SIZE,
+    Encoding,
+    Message,
+)
 from dora.wire.plain import ARROW_NAMES, DTYPE_OF_FORMAT, WIDTHS
 
 if TYPE_CHECKING:
@@ -41,70 +49,38 @@ def decode_arrow(message: Message) -> Any:
     Raises `PayloadError`. What would take a look at every value is not checked, as the offsets of
     strings: call the array's ``validate(full=True)`` if its sender is not to be trusted.
     """
-    if message.encoding != Encoding.PLAIN:
+    global _wanted
+    header = message.header
+    if header[ENCODING] != Encoding.PLAIN:
         return _decode_ipc(message)
-    schema = message.schema
+    size = header[BODY_SIZE]
+    schema = message.head[HEADER_SIZE : HEADER_SIZE + header[SCHEMA_SIZE]]
+    spare = _spares.pop((schema, size), None)
+    if spare is not None and message.owner is None:
+        memory, array, payload = spare
+        offset = header[BODY_OFFSET]
+        memory[:] = memoryview(message.head)[offset : offset + size]
+        received.array = array
+        received.payload = payload
+        _wanted = schema, size
+        return array
     decoder = _plain_decoders.get(schema)
     if decoder is None:
         decoder = _plain_decoders[schema] = _PlainDecoder(schema)
-    return decoder.decode(message)
+    array = decoder.decode(message)
+    if size <= _MAX_SPARE:
+        _wanted = schema, size
+    return array
 
 
-class _PlainDecoder:
-    """Decodes plain bodies of one type, with everything looked up beforehand.
-
-    Making an array takes 2 µs in a hot loop, but 40 to 60 in a process that has slept, and most
-    messages look like the one before. So in idle moments (`prepare`) an array for the next small message
-    is made ahead, over memory that is still to be filled.
-    """
-
-    def __init__(self, schema: bytes) -> None:
-        import pyarrow as pa
-
-        if schema not in WIDTHS:
-            raise _unknown_format(schema)
-        self._schema = schema
-        self._type = getattr(pa, ARROW_NAMES[schema])()
-        self._width = WIDTHS[schema]
-        self._from_buffers = pa.Array.from_buffers
-        self._foreign_buffer, self._py_buffer = pa.foreign_buffer, pa.py_buffer
-        self._spares: dict[int, tuple[memoryview, Any, Payload]] = {}  # size → memory, array, payload
-
-    def decode(self, message: Message) -> Any:
-        global _wanted
-        size = message.body_size
-        if message.owner is None:
-            if size <= _MAX_SPARE:
-                _wanted = self, size
-                spare = self._spares.pop(size, None)
-                if spare is not None:
-                    memory, array, payload = spare
-                    offset = message.body_offset
-                    memory[:] = memoryview(message.head)[offset : offset + size]
-                    note_received(array, payload)
-                    return array
-            buffer = self._py_buffer(message.small_body)
-        else:
-            buffer = self._foreign_buffer(message.address + message.body_offset, size, message.owner)
-        if size % self._width:
-            raise _uneven(message)
-        return self._from_buffers(self._type, size // self._width, [None, buffer])
-
-    def prepare(self, size: int) -> None:
-        """Make an array of that many bytes, unless there is one."""
-        if size in self._spares or size % self._width:
-            return
-        if len(self._spares) >= _MAX_SPARES:
-            self._spares.clear()
-        memory = memoryview(bytearray(size))
-        contents = memory.toreadonly()
-        array = self._from_buffers(self._type, size // self._width, [None, self._py_buffer(contents)])
-        self._spares[size] = memory, array, Payload(Encoding.PLAIN, self._schema, size, body=contents)
-
-
+# Making an array takes 2 µs in a hot loop, but 40 to 60 in a process that has slept, and most messages look
+# like the one before. So in idle moments an array for the next small message is made ahead, over memory
+# that is still to be filled.
 _MAX_SPARE: Final = 8192  # bytes
-_MAX_SPARES: Final = 4  # sizes a type
-_wanted: tuple[_PlainDecoder, int] | None = None
+_MAX_SPARES: Final = 8
+_Kind = tuple[bytes, int]  # the schema section, and the bytes of the body
+_spares: dict[_Kind, tuple[memoryview, Any, Payload]] = {}  # memory, the array over it, its payload
+_wanted: _Kind | None = None
 
 
 def prepare() -> None:
@@ -113,8 +89,41 @@ def prepare() -> None:
     wanted = _wanted
     if wanted is not None:
         _wanted = None
-        decoder, size = wanted
-        decoder.prepare(size)
+        if wanted not in _spares:
+            schema, size = wanted
+            if len(_spares) >= _MAX_SPARES:
+                _spares.clear()
+            memory = memoryview(bytearray(size))
+            contents = memory.toreadonly()
+            array = _plain_decoders[schema].over(contents, size)
+            _spares[wanted] = memory, array, Payload(Encoding.PLAIN, schema, size, body=contents)
+
+
+class _PlainDecoder:
+    """Decodes plain bodies of one type, with everything looked up beforehand."""
+
+    def __init__(self, schema: bytes) -> None:
+        import pyarrow as pa
+
+        if schema not in WIDTHS:
+            raise _unknown_format(schema)
+        self._type = getattr(pa, ARROW_NAMES[schema])()
+        self._width = WIDTHS[schema]
+        self._from_buffers = pa.Array.from_buffers
+        self._foreign_buffer, self._py_buffer = pa.foreign_buffer, pa.py_buffer
+
+    def decode(self, message: Message) -> Any:
+        size = message.body_size
+        if size % self._width:
+            raise _uneven(message)
+        if message.owner is None:
+            return self.over(message.small_body, size)
+        buffer = self._foreign_buffer(message.address + message.body_offset, size, message.owner)
+        return self._from_buffers(self._type, size // self._width, [None, buffer])
+
+    def over(self, body: bytes | memoryview, size: int) -> Any:
+        """Return an array over ``size`` bytes, which are a whole number of values."""
+        return self._from_buffers(self._type, size // self._width, [None, self._py_buffer(body)])
 
 
 def _decode_ipc(message: Message) -> Any:

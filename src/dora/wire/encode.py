@@ -101,22 +101,26 @@ def _writer(target: memoryview) -> Any:
     return writer
 
 
-# The array that was received last, if it was small, and what it is encoded to: many nodes pass on what
-# they get. Arrow arrays do not change.
-_received: tuple[object, Payload] = (object(), Payload(Encoding.PLAIN, b"C", 0, body=b""))
+class Received:
+    """The array that was received last, if it was small, and what it is encoded to.
+
+    Many nodes pass on what they get, and Arrow arrays do not change: it is sent again without a look.
+    """
+
+    __slots__ = ("array", "payload")
+
+    def __init__(self) -> None:
+        self.array: object = object()
+        self.payload = Payload(Encoding.PLAIN, b"C", 0, body=b"")
 
 
-def note_received(array: object, payload: Payload) -> None:
-    """Remember a received array, to be sent again without a look into it."""
-    global _received
-    _received = array, payload
+received: Final = Received()
 
 
 def encode(data: Any) -> Payload:
     """Encode what a user passed to ``send_output``; raises `UnsupportedData` for what cannot be sent."""
-    array, payload = _received
-    if data is array:
-        return payload
+    if data is received.array:
+        return received.payload
     encoder = _encoders.get(data.__class__)
     if encoder is None:
         encoder = _find_encoder(data)
@@ -348,5 +352,4 @@ def as_message(data: Any) -> Message:
     Raises `UnsupportedData` for what cannot be sent.
     """
     payload = encode(data)
-    head = pack_head(payload.encoding, payload.schema, b"", payload.size, 0, 0)
-    return Message(head + payload.to_bytes())
+    return Message(pack_head(payload.encoding, payload.schema, b"", payload.size, 0, 0, payload.to_bytes()))

@@ -63,48 +63,53 @@ def body_offset(schema_size: int, metadata_size: int) -> int:
 
 
 def pack_head(
-    encoding: int, schema: bytes, metadata: bytes, body_size: int, sequence: int, time_ns: int
+    encoding: int,
+    schema: bytes,
+    metadata: bytes,
+    body_size: int,
+    sequence: int,
+    time_ns: int,
+    body: bytes | memoryview = b"",
 ) -> bytes:
-    """Return everything before the body, padding included."""
+    """Return everything before the body, padding included; and the body, if it is given."""
     schema_size = len(schema)
     metadata_size = len(metadata)
     used = HEADER_SIZE + schema_size + metadata_size
     offset = (used + 63) & -64
-    return (
-        _pack(MAGIC, VERSION, encoding, schema_size, metadata_size, offset, body_size, sequence, time_ns)
-        + schema
-        + metadata
-        + _ZEROS[offset - used]
+    return b"".join(
+        (
+            _pack(
+                MAGIC, VERSION, encoding, schema_size, metadata_size, offset, body_size, sequence, time_ns
+            ),
+            schema,
+            metadata,
+            _ZEROS[offset - used],
+            body,
+        )
     )
 
 
 Header = tuple[bytes, int, int, int, int, int, int, int, int]
-BODY_OFFSET: Final = 5  # in a header
+# Places in a header.
+ENCODING: Final = 2
+SCHEMA_SIZE: Final = 3
+METADATA_SIZE: Final = 4
+BODY_OFFSET: Final = 5
 BODY_SIZE: Final = 6
+SEQUENCE: Final = 7
+TIME_NS: Final = 8
 unpack_header: Callable[[bytes | memoryview], Header] = _HEADER.unpack_from
 
 
 class Message:
     """One received message: the head as bytes, the body in memory that ``owner`` keeps alive.
 
-    ``body`` is the body as bytes if it was small enough to be copied out on arrival, else None, and
-    the body is the ``body_size`` bytes at ``address``. ``schema`` and ``metadata`` are the sections.
+    A body that was small enough to be copied out on arrival follows in ``head``, and ``owner`` is None;
+    else it is the ``body_size`` bytes at ``address``. ``schema`` and ``metadata`` are the sections. All
+    fields but these come from ``header``, when somebody asks: a process that has slept pays for each step.
     """
 
-    __slots__ = (
-        "address",
-        "body_offset",
-        "body_size",
-        "encoding",
-        "head",
-        "metadata",
-        "metadata_size",
-        "owner",
-        "schema",
-        "schema_size",
-        "sequence",
-        "time_ns",
-    )
+    __slots__ = ("address", "head", "header", "owner")
 
     def __init__(
         self, head: bytes, address: int = 0, owner: object = None, header: Header | None = None
@@ -119,32 +124,55 @@ class Message:
                 header = unpack_header(head)
             except Exception as error:
                 raise MessageError(f"{len(head)} bytes are too short for a message") from error
-        (
-            magic,
-            version,
-            self.encoding,
-            schema_size,
-            metadata_size,
-            self.body_offset,
-            self.body_size,
-            self.sequence,
-            self.time_ns,
-        ) = header
-        if magic != MAGIC or version != VERSION:
+        if header[0] != MAGIC or header[1] != VERSION:
             raise MessageError(f"not a dora message of version {VERSION}: it starts with {head[:5]!r}")
         self.head = head
-        metadata_at = HEADER_SIZE + schema_size
-        self.schema = head[HEADER_SIZE:metadata_at]
-        self.metadata = head[metadata_at : metadata_at + metadata_size]
-        self.schema_size = schema_size
-        self.metadata_size = metadata_size
+        self.header = header
         self.address = address
         self.owner = owner
 
     @property
+    def encoding(self) -> int:
+        return self.header[ENCODING]
+
+    @property
+    def schema_size(self) -> int:
+        return self.header[SCHEMA_SIZE]
+
+    @property
+    def metadata_size(self) -> int:
+        return self.header[METADATA_SIZE]
+
+    @property
+    def body_offset(self) -> int:
+        return self.header[BODY_OFFSET]
+
+    @property
+    def body_size(self) -> int:
+        return self.header[BODY_SIZE]
+
+    @property
+    def sequence(self) -> int:
+        return self.header[SEQUENCE]
+
+    @property
+    def time_ns(self) -> int:
+        return self.header[TIME_NS]
+
+    @property
+    def schema(self) -> bytes:
+        return self.head[HEADER_SIZE : HEADER_SIZE + self.header[SCHEMA_SIZE]]
+
+    @property
+    def metadata(self) -> bytes:
+        header = self.header
+        begin = HEADER_SIZE + header[SCHEMA_SIZE]
+        return self.head[begin : begin + header[METADATA_SIZE]]
+
+    @property
     def size(self) -> int:
-        size: int = self.body_offset + self.body_size
-        return size
+        """Bytes of the whole message."""
+        return self.header[BODY_OFFSET] + self.header[BODY_SIZE]
 
     def validate(self, available: int) -> None:
         """Raise `MessageError` unless the sections lie inside ``available`` bytes, in order."""
