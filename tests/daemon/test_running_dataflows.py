@@ -134,7 +134,7 @@ def test_what_no_command_says_costs_only_its_connection(bench: Bench) -> None:
         for body in (deep, b"\xff", b""):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
                 peer.settimeout(20)
-                peer.connect(run._path)
+                peer.connect(run.path)
                 peer.sendall(len(body).to_bytes(4, "little") + body)
                 assert peer.recv(1) == b""
         assert run.ask(AskParameters("a")) == Parameters({"gain": 0.5})
