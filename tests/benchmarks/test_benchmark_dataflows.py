@@ -4,7 +4,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from benchmarks import machines
+from benchmarks import dashboard, looking, machines
 from benchmarks.looking import LINKS
 from benchmarks.measures import SCENARIOS, Scenario, chosen
 from benchmarks.recording import TOGETHER, WITH_NODE
@@ -69,6 +69,8 @@ def test_a_quick_look_keeps_the_warm_up() -> None:
     [
         ("docs/performance.md", RESULTS_MARKERS),
         ("docs/performance.md", machines.MARKERS),
+        ("docs/performance.md", looking.MARKERS),
+        ("docs/performance.md", dashboard.MARKERS),
         ("README.md", README_MARKERS),
     ],
 )
