@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import textwrap
 import time
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,6 +34,36 @@ class Opened:
         self.page.set_default_timeout(PATIENCE)
         self.errors: list[str] = []
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+
+
+class Running:
+    """``dora run --ui`` in a folder."""
+
+    def __init__(self, folder: Path, programs: Mapping[str, str], flow: str, *options: str) -> None:
+        for name, text in programs.items():
+            (folder / name).write_text(textwrap.dedent(text))
+        (folder / "robot.yml").write_text(flow)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "dora", "run", "--ui", "robot.yml", *options],
+            cwd=folder,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        assert self.process.stderr is not None
+        self.address = ""
+        for line in self.process.stderr:
+            if found := re.search(r"http://\S+", line):
+                self.address = found[0]
+                break
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.communicate(timeout=PATIENCE / 1000)
+        finally:
+            self.process.kill()
 
 
 def wait_for_line(page: Any, text: str) -> None:

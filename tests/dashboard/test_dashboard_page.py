@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import signal
-import subprocess
-import sys
 import textwrap
 import time
 import urllib.error
@@ -16,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from browsing import NEEDS_CHROMIUM, PATIENCE, PHONE, wait_for_line, wait_until
+from browsing import NEEDS_CHROMIUM, PATIENCE, PHONE, Running, wait_for_line, wait_until
 
 pytestmark = [pytest.mark.processes, NEEDS_CHROMIUM]
 
@@ -91,39 +88,9 @@ FLOOD = """
     """
 
 
-class Running:
-    """``dora run --ui`` in a folder."""
-
-    def __init__(self, folder: Path, flow: str = FLOW, *options: str) -> None:
-        for name, text in PROGRAMS.items():
-            (folder / name).write_text(textwrap.dedent(text))
-        (folder / "robot.yml").write_text(flow)
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "dora", "run", "--ui", "robot.yml", *options],
-            cwd=folder,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stderr is not None
-        self.address = ""
-        for line in self.process.stderr:
-            if found := re.search(r"http://\S+", line):
-                self.address = found[0]
-                break
-
-    def end(self) -> None:
-        if self.process.poll() is None:
-            self.process.send_signal(signal.SIGINT)
-        try:
-            self.process.communicate(timeout=PATIENCE / 1000)
-        finally:
-            self.process.kill()
-
-
 @pytest.fixture(scope="module")
 def robot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    running = Running(tmp_path_factory.mktemp("robot"))
+    running = Running(tmp_path_factory.mktemp("robot"), PROGRAMS, FLOW)
     yield running
     running.end()
 
@@ -133,8 +100,8 @@ def start(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     """``start(flow, *options)``: a dataflow of the test's own."""
     started: list[Running] = []
 
-    def start(*arguments: str) -> Running:
-        started.append(Running(tmp_path, *arguments))
+    def start(flow: str = FLOW, *options: str) -> Running:
+        started.append(Running(tmp_path, PROGRAMS, flow, *options))
         return started[-1]
 
     yield start
