@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import resource
 import signal
+from pathlib import Path
 
 import pytest
 from recording_flows import CAMERA, FAST, FLOW, Folder, end, numbers, said, until
 
 from dora.errors import DoraError
+from dora.transport.tape import AVAILABLE
 
 pytestmark = pytest.mark.processes
 
@@ -143,8 +145,11 @@ def test_a_killed_recorder_leaves_a_readable_file(folder: Folder) -> None:
     folder.run()
     recorder = folder.attach("-o", "a.mcap")
     until(lambda: _written(folder), "a chunk")
+    tapes = list(Path("/dev/shm").glob(f"dora-tapes-{recorder.pid}-*"))
+    assert tapes or not AVAILABLE
     recorder.kill()
     recorder.wait()
+    until(lambda: not any(tape.exists() for tape in tapes), "its tapes to be removed")
     with folder.recording() as recording:
         assert not recording.complete and recording.end is None
         found = numbers(recording, "camera/image")

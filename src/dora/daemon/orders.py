@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Mapping
 
 from dora.daemon.connections import Connection
@@ -27,6 +29,9 @@ class Orders:
         wanted = self._wanted.pop(guest, None)
         if wanted is not None and wanted not in self._wanted.values():
             self._tell(wanted, end=True)
+            # Who ends in order removes its tapes, who was killed leaves them in shared memory.
+            if os.path.basename(wanted.tapes).startswith("dora-tapes-"):
+                shutil.rmtree(wanted.tapes, ignore_errors=True)
 
     def of(self, node_id: str) -> list[WriteOrder]:
         """Return what a node has to write that starts now."""
