@@ -136,6 +136,17 @@ def test_boxes_of_published_nodes() -> None:
     assert shown(value, name="yolo/bbox").head["boxes"] == preview.head["boxes"]  # by its name
 
 
+def test_detections_in_rows_of_six() -> None:
+    # As many numbers as three boxes of four.
+    value = pa.array([10.0, 20, 30, 60, 0.9, 2, 0, 0, 4, 4, 0.5, 0], pa.float32())
+    preview = shown(value, name="detector/op/bbox")
+    assert preview.head["boxes"] == [[10, 20, 20, 40, "2 90%"], [0, 0, 4, 4, "0 50%"]]
+    said = shown(value, {"format": "xyxy"}, name="detector/op/bbox").head["boxes"]
+    assert len(said) == 3, "what the sender says counts"
+    pixels = pa.array([10.0, 20, 30, 60, 70, 80, 90, 99, 15, 25, 35, 65], pa.float32())
+    assert len(shown(pixels, name="detector/op/bbox").head["boxes"]) == 3
+
+
 def test_boxes_by_declared_type() -> None:
     box = {"x": 1.0, "y": 2.0, "width": 3.0, "height": 4.0, "confidence": 0.25, "label": "arm"}
     wanted = [[1, 2, 3, 4, "arm 25%"]]

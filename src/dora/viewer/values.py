@@ -222,8 +222,28 @@ _FORMS_3D: dict[str, Form] = {
 
 
 def boxes2d(message: Message) -> Boxes:
-    """Return boxes in ``format`` ``xyxy`` (two corners) or ``xywh`` (the middle and the size)."""
-    return _boxes(message, 2, "xyxy", _FORMS_2D)
+    """Return boxes in ``format`` ``xyxy`` (two corners) or ``xywh`` (the middle and the size).
+
+    Without a format, rows of six numbers as detectors send them are recognised: two corners, a
+    confidence from 0 to 1, the number of a class.
+    """
+    detections = None if "format" in message.metadata else _detections(message.value)
+    if detections is None:
+        return _boxes(message, 2, "xyxy", _FORMS_2D)
+    centers, half_sizes = _corners(detections[:, :2], detections[:, 2:4])
+    labels = [f"{int(kind)} {confidence:.0%}" for confidence, kind in detections[:, 4:]]
+    return Boxes(centers, half_sizes, labels, _colors(message, len(detections)))
+
+
+def _detections(value: pa.Array) -> Floats | None:
+    """Return rows of x0, y0, x1, y1, confidence and class, if that is what the values are."""
+    if not pa.types.is_floating(value.type) or not len(value) or len(value) % 6 or value.null_count:
+        return None
+    rows_of_six = numbers(value).reshape(-1, 6)
+    confidences, kinds = rows_of_six[:, 4], rows_of_six[:, 5]
+    if ((confidences < 0) | (confidences > 1) | (kinds < 0) | (kinds != np.floor(kinds))).any():
+        return None
+    return rows_of_six if (rows_of_six[:, 2:4] >= rows_of_six[:, :2]).all() else None
 
 
 def boxes3d(message: Message) -> Boxes:
