@@ -6,7 +6,7 @@ import { DetailsPane } from "./details";
 import type { Graph } from "./graph";
 import { GraphPane } from "./graph_pane";
 import { HomePane, TONES } from "./home";
-import { Chip, ConfirmButton, IconButton, useLive } from "./hooks";
+import { Chip, ConfirmButton, IconButton, useLive, useNarrow } from "./hooks";
 import { logIn, LoginPane } from "./login";
 import { LogPane } from "./logs";
 import type { Failure, Listed } from "./model";
@@ -103,6 +103,7 @@ function Dataflow(props: {
   const [node, setNode] = useState(""); // of the log
   const [pins, setPins] = useState<string[]>([]);
   const [latency, setLatency] = useState(false);
+  const narrow = useNarrow();
   const [failures, setFailures] = useState<Failure[]>([]);
   const ended = listed !== null && (listed.status === "finished" || listed.status === "failed");
   const live = useMemo(() => new Live(uuid), [uuid, ended]);
@@ -132,8 +133,8 @@ function Dataflow(props: {
   const select = useCallback((chosen: Selected) => {
     setSelected(chosen);
     // On a phone a tap on a node leads to what it sends.
-    if (chosen && matchMedia("(max-width: 760px)").matches) setTab("details");
-  }, []);
+    if (chosen && narrow) setTab("details");
+  }, [narrow]);
   const pin = (topic: string) => setPins((now) => (now.includes(topic) ? now.filter((other) => other !== topic) : [...now, topic]));
   const showLog = (of: string) => {
     setNode(of);
@@ -175,7 +176,7 @@ function Dataflow(props: {
         {graph ? <GraphPane live={live} graph={graph} selected={selected} onSelect={select} /> : <section class="canvas pane" id="graph"><p class="hint">Waiting for the dataflow …</p></section>}
         <div class="tabs" role="tablist" aria-label="Panes">
           {TABS.map(([name, label]) => (
-            <button key={name} role="tab" class="tab" data-name={name} aria-selected={tab === name || (side === name && tab !== "details")} onClick={() => setTab(name)}>{label}</button>
+            <button key={name} role="tab" class="tab" data-name={name} aria-selected={(narrow ? tab : side) === name} onClick={() => setTab(name)}>{label}</button>
           ))}
         </div>
         {graph && side === "details" && (

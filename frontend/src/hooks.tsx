@@ -10,6 +10,19 @@ export function useLive(live: Live, channel: Parameters<Live["on"]>[0]): void {
   useEffect(() => live.on(channel, () => again(undefined as never)), [live, channel]);
 }
 
+const PHONE = matchMedia("(max-width: 760px)"); // as in dashboard.css
+
+/** Whether there is room for one pane only. */
+export function useNarrow(): boolean {
+  const [narrow, setNarrow] = useState(PHONE.matches);
+  useEffect(() => {
+    const note = () => setNarrow(PHONE.matches);
+    PHONE.addEventListener("change", note);
+    return () => PHONE.removeEventListener("change", note);
+  }, []);
+  return narrow;
+}
+
 /** A button that asks once more before it does what cannot be undone. */
 export function ConfirmButton(props: { label: string; sure: string; onConfirm: () => void; disabled?: boolean }) {
   const [asking, setAsking] = useState(false);

@@ -271,6 +271,7 @@ def test_a_frozen_browser_holds_nobody_up(robot: Running, visit: Any) -> None:
 def test_on_a_phone_one_pane_at_a_time(robot: Running, visit: Any) -> None:
     page = visit(robot.address, PHONE, has_touch=True, is_mobile=True)
     assert page.locator("#graph").is_visible() and page.locator("#logs").is_hidden()
+    assert page.locator('.tab[aria-selected="true"]').all_inner_texts() == ["Graph"]
     page.locator('.box[data-id="camera"]').tap()
     page.wait_for_selector('[data-topic="camera/image"] canvas')
     page.wait_for_selector("#graph", state="hidden")
