@@ -226,12 +226,14 @@ def test_ctrl_c_stops_the_dataflow_cleanly(number):
 
 def test_a_reader_of_the_output_that_went_away_does_not_end_the_dataflow(folder):
     chatty = (
-        "from dora import Node\nnode = Node()\nprint('ready', flush=True)\n"
+        "import os, time\nfrom dora import Node\nnode = Node()\nprint('ready', flush=True)\n"
+        "while not os.path.exists('closed'):\n    time.sleep(0.01)\n"
         "for _ in range(1000):\n    print('x' * 100)\nopen('finished', 'w').close()\n"
     )
     write(dataflow__yml=ONE, only__py=chatty)
     with started("run", "dataflow.yml", until="ready") as process:
         process.stdout.close()
+        write(closed="")
         assert process.wait(BOUND) == 0
         assert process.stderr.read() == (
             "warning: standard output was closed; the dataflow goes on without showing its logs, Ctrl-C "
