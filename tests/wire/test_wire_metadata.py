@@ -9,7 +9,7 @@ import enum
 import math
 import types
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dora.errors import UnsupportedData
 from dora.wire import metadata as module
-from dora.wire.metadata import MetadataError, as_datetime, decode_metadata, encode_metadata
+from dora.wire.metadata import MetadataError, as_datetime, as_received, decode_metadata, encode_metadata
 
 UTC = datetime.UTC
 NOON = datetime.datetime(2024, 2, 29, 12, 0, 0, 123456, UTC)
@@ -26,7 +27,7 @@ NOON = datetime.datetime(2024, 2, 29, 12, 0, 0, 123456, UTC)
 SCALARS = (
     st.none()
     | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
+    | st.integers(-(2**63), 2**63 - 1)
     | st.floats(allow_nan=False)
     | st.text()
     | st.binary()
@@ -65,6 +66,14 @@ class Level(enum.IntEnum):
     HIGH = 3
 
 
+class Number(int):
+    pass
+
+
+class Raw(bytes):
+    pass
+
+
 @dataclasses.dataclass
 class Size:
     width: int
@@ -100,7 +109,9 @@ class Size:
         (1 + 2j, "(1+2j)"),
         (range(3), "range(0, 3)"),
         (-(2**63), -(2**63)),
-        (2**64 - 1, 2**64 - 1),
+        (2**63 - 1, 2**63 - 1),
+        (Number(5), 5),
+        (Raw(b"ab"), b"ab"),
         (math.inf, math.inf),
     ],
     ids=lambda value: type(value).__name__,
@@ -162,10 +173,44 @@ def test_keys_may_be_a_kind_of_string() -> None:
     assert decode_metadata(encode_metadata({np.str_("key"): 1})) == {"key": 1}
 
 
-@pytest.mark.parametrize("value", [2**64, -(2**63) - 1, [2**64]])
-def test_integers_out_of_range_are_refused(value: Any) -> None:
+@pytest.mark.parametrize("number", [2**63, 2**64 - 1, 2**64, -(2**63) - 1])
+@pytest.mark.parametrize("wrap", [lambda n: n, lambda n: {"y": [{"z": n}]}, lambda n: {n}])
+def test_integers_out_of_range_are_refused_however_deep(number: int, wrap: Callable[[int], Any]) -> None:
+    for form in (encode_metadata, as_received):
+        with pytest.raises(OverflowError, match=r"from -2\*\*63 to 2\*\*63 - 1"):
+            form({"x": wrap(number)})
+
+
+@pytest.mark.parametrize("number", [np.uint64(2**63), np.array([2**63], np.uint64)])
+def test_numpys_integers_out_of_range_are_refused(number: Any) -> None:
     with pytest.raises(OverflowError):
-        encode_metadata({"x": value})
+        encode_metadata({"x": number})
+
+
+@pytest.mark.parametrize("value", ["\xcf\xff", b"\xcf\xff" * 5, 2.0**63, [2**63 - 1, b"\xcf\xff"]])
+def test_what_only_looks_like_a_large_integer_passes(value: Any) -> None:
+    assert passed(value) == value
+
+
+def test_text_that_is_no_unicode_is_refused() -> None:
+    for metadata in ({"x": "\ud800"}, {"\ud800": 1}, {"x": ["\ud800"]}):
+        with pytest.raises(UnsupportedData, match="has to be Unicode"):
+            encode_metadata(metadata)
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"a": 1, "b": "x", "c": None},
+        {"a": np.float32(0.5), "b": np.array([1, 2]), "c": {1}, "d": (1, 2), "e": Colour.RED, "f": Size(3)},
+        {"at": NOON.astimezone().replace(tzinfo=None), "raw": bytearray(b"ab"), "uuid": uuid.UUID(int=5)},
+    ],
+)
+def test_an_operator_beside_gets_what_another_process_would_get(metadata: dict[str, Any]) -> None:
+    received = as_received(metadata)
+    assert received == decode_metadata(encode_metadata(metadata))
+    assert _types(received) == _types(decode_metadata(encode_metadata(metadata)))
+    assert received is not metadata
 
 
 def test_values_that_contain_themselves_are_refused() -> None:

@@ -195,10 +195,10 @@ class OutputPort:
         if self._words[self.rewired_word] != self.rewired:
             self.on_rewired()
         payload = encode(data)
+        section = encode_metadata(metadata) if metadata else b""
         if not (self.has_links or self.is_tapped()):  # nobody listens: nothing to copy
             self._count_unheard()
             return
-        section = encode_metadata(metadata) if metadata else b""
         size = payload.size
         with self._lock:
             if self._pressure:

@@ -1,6 +1,6 @@
 """A message's metadata: a dictionary with string keys, as msgpack.
 
-Kept with their types: ``None``, ``bool``, ``int`` (-2**63 … 2**64 - 1), ``float``, ``str``, ``bytes``,
+Kept with their types: ``None``, ``bool``, ``int`` (-2**63 … 2**63 - 1), ``float``, ``str``, ``bytes``,
 aware ``datetime`` (arrives in UTC, microseconds), and lists and dictionaries of these, nested as one
 likes. Tuples and sets arrive as lists, naive datetimes are taken as local time, NumPy scalars and
 arrays become numbers and lists, enums their values, dataclasses dictionaries; dates, UUIDs and
@@ -9,6 +9,7 @@ decimals become text. Anything else is sent as ``str(value)``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,6 +19,11 @@ import msgspec
 from dora.errors import UnsupportedData
 
 _SIMPLE = frozenset((str, int, float, bool, type(None), bytes))
+_SUBCLASSED: tuple[type[Any], ...] = (str, float, int, bytes)
+
+_LOWEST, _HIGHEST = -(2**63), 2**63 - 1
+_UINT64 = 0xCF  # msgpack's mark of an integer from 2**32 on, which other bytes may be as well
+_large = re.compile(rb"\xcf[\x80-\xff]").search
 
 _decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
 
@@ -66,16 +72,18 @@ def normalise(value: Any) -> Any:
         return {key: normalise(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [normalise(item) for item in value]
-    if isinstance(value, (str, float)):  # subclasses, for example numpy.str_ and numpy.float64
-        return str(value) if isinstance(value, str) else float(value)
+    for plain in _SUBCLASSED:  # numpy.str_ and numpy.float64, for example
+        if isinstance(value, plain):
+            return plain(value)
     return value
 
 
 def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
     """Return the metadata section.
 
-    Raises `UnsupportedData` for what is no dictionary and for a key that is no string,
-    ``OverflowError`` for an integer out of range, ``ValueError`` for values that contain themselves.
+    Raises `UnsupportedData` for what is no dictionary, for a key that is no string and for text that is
+    no Unicode, ``OverflowError`` for an integer out of range, ``ValueError`` for values that contain
+    themselves.
     """
     # The loop of `_is_simple`, without the call: receivers wait for this.
     try:
@@ -87,24 +95,31 @@ def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
             value.__class__ not in _SIMPLE and (value.__class__ is not datetime or value.tzinfo is not UTC)
         ):
             return _encode_any(metadata)
-    return _encode(metadata)
+    try:
+        section = _encode(metadata)
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise _refusal(error) from None
+    if _UINT64 in section:
+        _check_integers(section)
+    return section
 
 
 def _is_simple(metadata: Mapping[str, Any]) -> bool:
     """Tell whether metadata arrives as it is: no nesting, nothing to convert. Most is."""
     for key, value in metadata.items():
-        if key.__class__ is not str:
+        kind = value.__class__
+        if key.__class__ is not str or (kind is int and not _LOWEST <= value <= _HIGHEST):
             return False
-        if value.__class__ not in _SIMPLE and (value.__class__ is not datetime or value.tzinfo is not UTC):
+        if kind not in _SIMPLE and (kind is not datetime or value.tzinfo is not UTC):
             return False
     return True
 
 
 def as_received(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """Return metadata as a receiver would get it; raises `UnsupportedData` for a key that is no string."""
+    """Return metadata as a receiver would get it; raises what `encode_metadata` raises."""
     if not isinstance(metadata, Mapping):
         raise _no_mapping(metadata)
-    received: dict[str, Any] = dict(metadata) if _is_simple(metadata) else normalise(metadata)
+    received: dict[str, Any] = dict(metadata) if _is_simple(metadata) else _decode(_encode_any(metadata))
     return received
 
 
@@ -114,9 +129,35 @@ def _no_mapping(metadata: object) -> UnsupportedData:
 
 def _encode_any(metadata: Mapping[str, Any]) -> bytes:
     try:
-        return _encode(normalise(metadata))
+        section = _encode(normalise(metadata))
     except RecursionError:
         raise ValueError("the metadata is nested too deeply, or contains itself") from None
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise _refusal(error) from None
+    _check_integers(section)
+    return section
+
+
+def _check_integers(section: bytes) -> None:
+    """Raise ``OverflowError`` for integers that msgpack knows and others, Arrow's int64 for one, do not."""
+    if _large(section) and _has_large(_decode(section)):
+        raise _refusal(OverflowError())
+
+
+def _has_large(value: Any) -> bool:
+    if isinstance(value, dict):
+        value = value.values()
+    elif not isinstance(value, list):
+        return isinstance(value, int) and value > _HIGHEST
+    return any(_has_large(item) for item in value)
+
+
+def _refusal(error: OverflowError | UnicodeEncodeError) -> Exception:
+    if isinstance(error, UnicodeEncodeError):
+        return UnsupportedData(f"text in metadata has to be Unicode, not {error.object!r}")
+    return OverflowError(
+        "the integers of metadata have 64 bits, from -2**63 to 2**63 - 1; send a larger one as text"
+    )
 
 
 def decode_metadata(section: bytes) -> dict[str, Any]:
