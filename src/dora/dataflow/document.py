@@ -7,6 +7,7 @@ keys only when it constructs Python objects without places.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 from dora.dataflow.report import Origin, Report, Span, did_you_mean
@@ -19,7 +20,7 @@ _TAG = "tag:yaml.org,2002:"
 _TAGS = {_TAG + name: name for name in ("str", "int", "float", "bool", "null", "map", "seq")}
 
 
-class Value(Span):
+class Value(Span, ABC):
     """A node of the tree. ``size`` and ``depth`` count what hangs below it, aliases written out."""
 
     __slots__ = ("depth", "size")
@@ -29,13 +30,13 @@ class Value(Span):
         self.size = 1
         self.depth = 1
 
+    @abstractmethod
     def plain(self) -> Any:
         """Return this value as plain Python objects."""
-        raise NotImplementedError
 
+    @abstractmethod
     def copied(self, origin: Origin) -> Value:
         """Return a copy that stands in another file."""
-        raise NotImplementedError
 
     def _moved(self, copy: Value, origin: Origin) -> None:
         copy.size, copy.depth, copy.origin = self.size, self.depth, origin

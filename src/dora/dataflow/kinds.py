@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
@@ -33,16 +34,16 @@ class Reader:
         self.environ = environ
 
 
-class Kind(Generic[T]):
+class Kind(ABC, Generic[T]):
     """One kind of value."""
 
+    @abstractmethod
     def read(self, value: Value, reader: Reader) -> T | None:
         """Return the checked value; None after reporting what is wrong with it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def schema(self) -> Schema:
         """Return the JSON schema of what `read` accepts."""
-        raise NotImplementedError
 
 
 def shape(value: Value) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
@@ -21,7 +22,7 @@ BUSY_PAUSE: Final = 0.002  # seconds between looks while another thread receives
 _GIVE_WAY: Final = 0.05  # seconds that a thread may take at most to give way
 
 
-class Attending:
+class Attending(ABC):
     """The part of an `Inbox` that waits for something else than events."""
 
     _words: memoryview
@@ -37,17 +38,21 @@ class Attending:
         self._attending = False  # the lock is held by a thread that takes no events
         self._knocking: set[int] = set()  # threads that want it nevertheless
 
+    @abstractmethod
     def _read_control(self) -> None:
-        raise NotImplementedError
+        """Act on what the daemon says."""
 
+    @abstractmethod
     def _enter(self, loop: Any, rung: Any) -> None:
-        raise NotImplementedError
+        """Let the doorbell set ``rung`` in an asyncio loop."""
 
+    @abstractmethod
     def _leave(self, loop: Any, rung: Any) -> None:
-        raise NotImplementedError
+        """Undo `_enter`."""
 
+    @abstractmethod
     def _wake_tasks(self) -> None:
-        raise NotImplementedError
+        """Let the tasks that wait look again: a thread took the ring."""
 
     def attend(
         self,

@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, Final, Literal
@@ -35,7 +36,7 @@ from dora.wire.metadata import MetadataError
 _REMEMBERED: Final = 10_000  # ids of exchanges whose late answers are recognised
 
 
-class Exchange:
+class Exchange(ABC):
     """Something that was asked for and that is answered by messages with its id."""
 
     noun: ClassVar[str]
@@ -60,9 +61,9 @@ class Exchange:
         """Whether it has ended, by an answer or an error."""
         return self._answer is not None or self._error is not None
 
+    @abstractmethod
     def take(self, event: Input) -> bool:
         """Take a message of this exchange in; tells whether it was the answer."""
-        raise NotImplementedError
 
     def lose(self, input_id: str, reason: str) -> None:
         """Note that no answer comes on an input any more; after the last one the exchange has failed."""
