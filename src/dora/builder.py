@@ -343,12 +343,11 @@ class DataflowBuilder:
 
         Raises `DataflowError` with all problems at once.
         """
-        from dora.dataflow import missing_files
+        from dora.building.prepare import missing
 
         dataflow = self.check()
-        missing = missing_files(dataflow)
-        if missing:
-            raise DataflowError(problems=tuple(missing))
+        if problems := missing(dataflow):
+            raise DataflowError(problems=tuple(problems))
         return dataflow.warnings
 
     def build(self, **options: Any) -> None:

@@ -172,6 +172,9 @@ def test_validate(run, tmp_path, monkeypatch):
     assert "warning" in err and "a.py" in err
     Path("a.py").touch()
     assert run("validate", "dataflow.yml", "--offline") == (0, out, "")
+    Path("dataflow.yml").write_text("nodes:\n  - id: a\n    path: no-such-command\n")
+    status, out, err = run("validate")
+    assert status == 0 and err.startswith("dataflow.yml:3:11: warning: the node `a` cannot be started")
 
 
 def test_schema_is_the_one_of_the_parser(run):

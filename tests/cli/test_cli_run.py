@@ -174,6 +174,30 @@ def test_a_missing_script_is_named_with_its_place(folder):
     assert not (folder / "out").exists()
 
 
+def test_missing_commands_are_named_with_their_places_before_anything_starts(folder):
+    write(
+        dataflow__yml="nodes:\n- {id: a, path: c.py}\n- {id: b, path: no-plot}\n- {id: c, path: no-cam}\n",
+        c__py="print('started')\n",
+    )
+    done = run("run", "dataflow.yml")
+    assert (done.returncode, done.stdout) == (1, "")
+    places = [line.partition(" error:")[0] for line in done.stderr.splitlines() if " error:" in line]
+    assert places == ["dataflow.yml:3:17:", "dataflow.yml:4:17:"]
+    assert not (folder / "out").exists()
+
+
+def test_a_command_that_the_build_did_not_bring(folder):
+    write(
+        dataflow__yml="nodes: [{id: a, path: no-camera, build: python make.py}]", make__py="print('made')\n"
+    )
+    done = run("run", "dataflow.yml")
+    assert done.returncode == 1 and "made" in done.stdout
+    assert done.stderr.startswith(
+        "dataflow.yml:1:23: error: the node `a` cannot be started: there is no file"
+    )
+    assert not (folder / "out").exists()
+
+
 def test_filters_and_json(folder):
     chatty = (
         "from dora import Node\nnode = Node()\nprint('raw')\n"

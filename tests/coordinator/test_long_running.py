@@ -126,6 +126,13 @@ def test_a_dataflow_that_cannot_start_says_why(system: System) -> None:
     assert [view.status for view in system.client.dataflows()] == ["failed"]
 
 
+def test_a_command_that_is_not_there_is_told_with_its_place(system: System) -> None:
+    system.dora("up")
+    (system.folder / "flow.yml").write_text("nodes: [{id: a, path: no-camera}]")
+    told = system.dora("start", "flow.yml", "--detach", status=1)
+    assert "flow.yml:1:23: error: the node `a` cannot be started" in told
+
+
 def test_a_failed_build_is_told_and_logged(system: System) -> None:
     system.dora("up")
     (system.folder / "b.yml").write_text("nodes: [{id: a, path: a.py, build: 'false'}]")

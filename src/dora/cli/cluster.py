@@ -324,7 +324,7 @@ def start(
     client = _client(found)
     machines = client.status().machines
     request = RunRequest(path=path, env=env, exit_when_nodes_finish=exit_when_nodes_finish)
-    dataflow = load_for_run(request)
+    dataflow = load_for_run(request, here=False)
     for warning in (*dataflow.warnings, *dataflow.type_warnings):
         click.echo(str(warning), err=True)
     copied = {node.id for node in dataflow.nodes if node.deploy.working_dir is None}

@@ -258,8 +258,8 @@ def _nodes() -> Iterator[Finding]:
 
 
 def _dataflow(path: str) -> Iterator[Finding]:
+    from dora.building.prepare import missing
     from dora.cli.flow import load_dataflow
-    from dora.dataflow import missing_files
 
     try:
         dataflow = load_dataflow(path)
@@ -268,8 +268,8 @@ def _dataflow(path: str) -> Iterator[Finding]:
         return
     for warning in (*dataflow.warnings, *dataflow.type_warnings):
         yield Finding("WARN", str(warning))
-    missing = missing_files(dataflow)
-    for problem in missing:
+    problems = missing(dataflow)
+    for problem in problems:
         yield Finding("FAIL", str(problem))
-    if not missing:
+    if not problems:
         yield Finding("PASS", f"{path}: {len(dataflow.nodes)} node{'s' * (len(dataflow.nodes) != 1)}")

@@ -15,7 +15,7 @@ import msgspec
 
 from dora._version import __version__
 from dora.building.options import BuildOptions, Built
-from dora.building.prepare import build
+from dora.building.prepare import build, check_programs, missing
 from dora.cli.console import Console
 from dora.cli.fetch import fetch, is_url
 from dora.dataflow import load
@@ -99,8 +99,12 @@ def _check_place() -> None:
         )
 
 
-def load_for_run(request: RunRequest) -> Dataflow:
-    """Load the dataflow of a request and check that the files of its nodes are there."""
+def load_for_run(request: RunRequest, *, here: bool = True) -> Dataflow:
+    """Load the dataflow of a request and check that what its nodes run is there.
+
+    Unless it is to run ``here``, commands are left to the process that will start them: its ``PATH`` may be
+    another one.
+    """
     from dora.dataflow import missing_files
 
     dataflow = load_dataflow(request.path, request.env)
@@ -110,9 +114,8 @@ def load_for_run(request: RunRequest) -> Dataflow:
     if request.debug:
         changes["debug"] = True
     dataflow = msgspec.structs.replace(dataflow, **changes)
-    missing = missing_files(dataflow)
-    if missing:
-        raise DataflowError(problems=tuple(missing))
+    if problems := missing(dataflow, uv=request.uv) if here else missing_files(dataflow):
+        raise DataflowError(problems=tuple(problems))
     return dataflow
 
 
@@ -213,6 +216,7 @@ def run_loaded(
             dashboard = open_dashboard(dataflow, dataflow_id)
             on_dashboard(dashboard.address)
         dataflow = build(dataflow, show, BuildOptions(uv=request.uv)).dataflow
+        check_programs(dataflow, uv=request.uv)
         result = run_observed(dataflow, _options(request), show, dataflow_id, on_daemon)
     finally:
         console.close()

@@ -199,13 +199,13 @@ def _step(prepared: Replay, folder: str, daemon: Daemon) -> None:
 
 
 def _dataflow(prepared: Replay, folder: str) -> Dataflow:
-    from dora.dataflow import missing_files
+    from dora.building.prepare import missing
 
     dataflow = prepared.prepare(folder)
     if prepared.ordered and (unordered := prepared.unordered(folder)):
         _tell(f"not in recorded order, which the recording does not have of them: {', '.join(unordered)}")
-    if missing := missing_files(dataflow):
-        raise DataflowError(problems=tuple(missing))
+    if problems := missing(dataflow):
+        raise DataflowError(problems=tuple(problems))
     return dataflow
 
 

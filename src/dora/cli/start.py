@@ -85,7 +85,8 @@ def start(
 
     client.status()  # before any work
     dataflow = load_for_run(
-        RunRequest(path=path, env=env, exit_when_nodes_finish=exit_when_nodes_finish, debug=debug)
+        RunRequest(path=path, env=env, exit_when_nodes_finish=exit_when_nodes_finish, debug=debug),
+        here=False,
     )
     for warning in (*dataflow.warnings, *dataflow.type_warnings):
         click.echo(str(warning), err=True)

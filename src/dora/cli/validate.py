@@ -23,10 +23,11 @@ DEFAULT_FILE = "dataflow.yml"
 def validate(path: str | None, strict_types: bool, node_manifest: str | None) -> None:
     """Check a dataflow file without running it.
 
-    FILE is a dataflow file or its URL [dataflow.yml]. All problems are shown at once. Files of nodes
-    that are missing are warnings, because they may come into being before the dataflow runs.
+    FILE is a dataflow file or its URL [dataflow.yml]. All problems are shown at once. Files and commands
+    of nodes that are missing are warnings, because they may come into being before the dataflow runs.
     """
-    from dora.dataflow import check_manifest, missing_files
+    from dora.building.prepare import missing
+    from dora.dataflow import check_manifest
 
     if node_manifest is not None:
         if path is not None:
@@ -38,7 +39,7 @@ def validate(path: str | None, strict_types: bool, node_manifest: str | None) ->
     path = path or DEFAULT_FILE
     click.echo(f"Validating {path}...")
     dataflow = load_dataflow(path, strict_types=strict_types)
-    for warning in (*dataflow.warnings, *(p._replace(severity="warning") for p in missing_files(dataflow))):
+    for warning in (*dataflow.warnings, *(p._replace(severity="warning") for p in missing(dataflow))):
         click.echo(str(warning), err=True)
     click.echo("Input/output wiring OK.")
     click.echo("Descriptor config OK.")

@@ -25,6 +25,10 @@ class CannotSpawn(DoraError):
     """A node cannot be started; ``str(error)`` tells the user why, without naming the node."""
 
 
+class NoSuchCommand(CannotSpawn):
+    """There is no program of that name."""
+
+
 def command_line(
     node: Node,
     directory: str,
@@ -71,7 +75,7 @@ def command_line(
         found = f"{path} is a folder" if os.path.isdir(path) else f"there is no file {path}"
         if os.sep in node.path:
             raise CannotSpawn(found)
-        raise CannotSpawn(
+        raise NoSuchCommand(
             f"{found}, and there is no program `{node.path}` on PATH or beside {interpreter.python[-1]}"
         )
     return [*interpreter.wrapper, program, *node.args]
@@ -104,6 +108,18 @@ def find_program(name: str, search_path: str | None = None, first: str | None = 
     return None
 
 
+def search_path(
+    dataflow: Dataflow, node: Node, interpreter: Interpreter, base: Mapping[str, str]
+) -> str | None:
+    """Return the ``PATH`` of a node's process, None if it has none; ``base`` is the environment of dora."""
+    for env in (node.env, dataflow.env):
+        if "PATH" in env:
+            return env["PATH"]
+    if interpreter.programs is not None:
+        return f"{interpreter.programs}{os.pathsep}{base.get('PATH', os.defpath)}"
+    return base.get("PATH")
+
+
 def environment(
     node: Node,
     dataflow: Dataflow,
@@ -120,8 +136,8 @@ def environment(
     ``run_id`` marks the processes of a run; "": the dataflow's.
     """
     env = {**base, **interpreter.variables, **dataflow.env, **node.env}
-    if interpreter.programs is not None and "PATH" not in {**dataflow.env, **node.env}:
-        env["PATH"] = f"{interpreter.programs}{os.pathsep}{env.get('PATH', os.defpath)}"
+    if (path := search_path(dataflow, node, interpreter, base)) is not None:
+        env["PATH"] = path
     env["DORA_NODE_CONFIG"] = encode_address(address).decode()
     env["PYTHONUNBUFFERED"] = "1"
     env.setdefault("OPENBLAS_THREAD_TIMEOUT", _BLAS_SPIN)

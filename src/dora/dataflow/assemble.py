@@ -376,8 +376,8 @@ class Assembler:
         self, draft: _Draft, checked: Checked, field: str, path: str, owner: str, built: bool
     ) -> None:
         place = self.report.problem(checked.place(field), owner)
-        elsewhere = draft.id if is_elsewhere(draft.checked, self.deploy) else ""
-        self.programs.append(Program(path, built, place, elsewhere))
+        elsewhere = is_elsewhere(draft.checked, self.deploy)
+        self.programs.append(Program(path, built, place, draft.id, elsewhere))
 
     def _shell_command(self, draft: _Draft, args: tuple[str, ...]) -> tuple[str, ...]:
         if not args:

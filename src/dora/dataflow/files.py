@@ -49,6 +49,11 @@ def is_file(path: str) -> bool:
     return os.path.isfile(path)
 
 
+def names_a_file(path: str) -> bool:
+    """Tell whether a path names a file: it ends in ``.py`` or has a folder in front; else a command."""
+    return path.endswith(".py") or os.sep in path
+
+
 def yaml_files_below(folder: str) -> list[str]:
     """Return the YAML files in a folder and its folders, relative to it, sorted."""
     found: list[str] = []

@@ -9,7 +9,7 @@ from dora.dataflow.assemble import Assembler, assemble
 from dora.dataflow.document import Mapping as DocumentMapping
 from dora.dataflow.document import Scalar, Sequence, Value, compose
 from dora.dataflow.fields import DATAFLOW
-from dora.dataflow.files import Unreadable, names_beside, read_text
+from dora.dataflow.files import Unreadable, names_a_file, names_beside, read_text
 from dora.dataflow.kinds import Reader
 from dora.dataflow.model import Dataflow
 from dora.dataflow.older import modernise
@@ -177,18 +177,17 @@ def _uses_modules(root: DocumentMapping) -> bool:
 def missing_files(dataflow: Dataflow, copied: Collection[str] = ()) -> list[Problem]:
     """Return a problem for every file that is named, does not exist, and is not built.
 
-    A file is what ends in ``.py`` or has a folder in front; other names are commands, which are looked
-    up on the PATH. Nodes and operators with ``build`` are left out, since the build may make the file, and
-    nodes that may be on another machine, unless they are ``copied`` there. Meant for the moment before a
-    start.
+    Other names are commands, see `dora.daemon.programs`. Nodes and operators with ``build`` are left out,
+    since the build may make the file, and nodes that may be on another machine, unless they are ``copied``
+    there. Meant for the moment before a start.
     """
     problems: list[Problem] = []
     for program in dataflow.programs:
         path = os.path.expanduser(program.path)
         full = os.path.join(dataflow.working_dir, path)
-        if program.elsewhere and program.elsewhere not in copied:
+        if program.elsewhere and program.node not in copied:
             continue
-        if program.built or not (path.endswith(".py") or os.sep in path) or os.path.isfile(full):
+        if program.built or not names_a_file(path) or os.path.isfile(full):
             continue
         if os.path.isdir(full):
             message = f"`{full}` is a folder, and {program.place.message} needs a file to run"

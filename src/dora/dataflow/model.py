@@ -192,7 +192,8 @@ class Program(msgspec.Struct, frozen=True):
     path: str
     built: bool  # a build may make the file
     place: Problem  # where the path is written; its message is who runs it, "the node `a`"
-    elsewhere: str = ""  # the id of the node if the file may be on another machine
+    node: str  # the id of the node
+    elsewhere: bool = False  # it may be on another machine
 
 
 class PortType(msgspec.Struct, frozen=True):

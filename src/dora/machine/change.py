@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from dora.building.options import BuildOptions
-from dora.building.prepare import build
+from dora.building.prepare import build, check_programs
 from dora.daemon.runs import Run
 from dora.dataflow.change import (
     Change,
@@ -123,4 +123,5 @@ def _prepare(change: Change, on_log: Callable[[LogEntry], None], *, uv: bool) ->
     if missing := missing_files(only):
         raise DataflowError(problems=tuple(missing))
     built = build(only, on_log, BuildOptions(uv=uv)).dataflow
+    check_programs(built, uv=uv)
     return with_built(change.dataflow, built.node(change.node_id))

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 import msgspec
 
 from dora.building.options import BuildOptions
-from dora.building.prepare import build
+from dora.building.prepare import build, check_programs
 from dora.coordinator.protocol import Amend, Start, Stop, ToDaemon, decode_to_daemon
 from dora.daemon.daemon import Daemon
 from dora.daemon.options import RunOptions
@@ -138,6 +138,7 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
 
         try:
             built = build(of_machine(dataflow, start), tell_of_build, BuildOptions(uv=spec.uv)).dataflow
+            check_programs(built, uv=spec.uv)
         except DoraError as error:
             tell_of_build(LogEntry(time.time_ns(), "error", None, str(error), "daemon"))
             raise
