@@ -78,6 +78,8 @@ class Arena:
     def __init__(self, directory: Path, root: str) -> None:
         self.directory = directory
         self.root = root
+        self.temp = f"{root}-tmp"  # the folder for temporary files of everything that runs
+        os.mkdir(self.temp)
         self.entries: list[LogEntry] = []
         self.seen: set[str] = set()  # short ids of all runs
         self._nodes: list[dict[str, Any]] = []
@@ -105,7 +107,7 @@ class Arena:
     def run(self, **options: Any) -> DataflowResult:
         """Run to the end in this process."""
         self.entries.clear()
-        return dora.run(self.write(), on_log=self.entries.append, **options)
+        return dora.run(self.write(), **{"on_log": self.entries.append, **options})
 
     def lines(self, node_id: str) -> list[str]:
         """Return what a node printed in the last `run`."""
@@ -126,7 +128,7 @@ class Arena:
 
     def remains(self, but: Iterable[str] = ()) -> list[str]:
         """Return everything that is left of runs: directories, shared memory, processes."""
-        found = sorted(self.run_ids() - set(but))
+        found = sorted(self.run_ids() - set(but)) + os.listdir(self.temp)
         ended = self.seen - set(but)
         found += [name for name in os.listdir(SHM) if any(short in name for short in ended)]
         found += [f"{pid}: {command_of(pid)}" for short in ended for pid in marked_processes(short)]
@@ -151,7 +153,7 @@ class Running:
         self.output: list[str] = []
         self.process = subprocess.Popen(
             [sys.executable, "-m", "dora", "run", dataflow, "--log-format", "compact", *arguments],
-            env={**os.environ, "DORA_RUNTIME_DIR": arena.root},
+            env={**os.environ, "DORA_RUNTIME_DIR": arena.root, "TMPDIR": arena.temp},
             cwd=arena.directory,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -206,12 +208,21 @@ class Memory:
 
     nodes: dict[str, list[float]] = field(default_factory=dict)  # script → private
     shared: list[float] = field(default_factory=list)  # the run's objects in /dev/shm
+    sample: Callable[[], None] = field(default=lambda: None, repr=False)
+    _warm: dict[int, int] = field(default_factory=dict)  # list → how many values belong to the warm-up
+
+    def mark(self) -> None:
+        """The warm-up is over."""
+        self.sample()
+        self._warm = {id(values): len(values) for values in (self.shared, *self.nodes.values())}
 
     def flat(self, values: list[float], *, slack: float) -> bool:
-        """Tell whether the last half stays within ``slack`` MiB of the largest value before it.
+        """Tell whether what comes after the warm-up stays within ``slack`` MiB of the largest value in it.
 
-        The first quarter is the warm-up.
+        Without a mark, the first quarter of the time does not count; the second is compared with the rest.
         """
+        if (warm := self._warm.get(id(values))) is not None:
+            return max(values[warm:], default=0.0) - max(values[:warm]) <= slack
         count = len(values)
         if count < 8:
             return True
@@ -222,33 +233,42 @@ class Memory:
 @contextmanager
 def watch_memory(arena: Arena, every: float = 0.1) -> Iterator[Memory]:
     """Sample the memory of the runs of an arena until the end of the block."""
-    memory = Memory()
-    done = threading.Event()
+    done, lock = threading.Event(), threading.Lock()
 
     def sample() -> None:
-        while not done.wait(every):
+        with lock:
             for short in arena.run_ids():
-                shared = 0
-                for name in os.listdir(SHM):
-                    if short in name:
-                        try:
-                            shared += os.stat(f"{SHM}/{name}").st_blocks * 512
-                        except OSError:
-                            continue
-                memory.shared.append(shared / 2**20)
+                memory.shared.append(shared_memory(short))
                 for pid in marked_processes(short):
                     script = script_of(pid)
                     private = private_memory(pid)
                     if script and private is not None:
                         memory.nodes.setdefault(script, []).append(private)
 
-    thread = threading.Thread(target=sample, daemon=True)
+    def sample_again_and_again() -> None:
+        while not done.wait(every):
+            sample()
+
+    memory = Memory(sample=sample)
+    thread = threading.Thread(target=sample_again_and_again, daemon=True)
     thread.start()
     try:
         yield memory
     finally:
         done.set()
         thread.join()
+
+
+def shared_memory(short: str) -> float:
+    """Return what a run occupies in shared memory, in MiB."""
+    occupied = 0
+    for name in os.listdir(SHM):
+        if short in name:
+            try:
+                occupied += os.stat(f"{SHM}/{name}").st_blocks * 512
+            except OSError:
+                continue
+    return occupied / 2**20
 
 
 def private_memory(pid: int) -> float | None:

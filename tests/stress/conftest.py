@@ -18,12 +18,15 @@ def arena(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Arena]:
     """A place for runs that must be empty at the end."""
     arena = Arena(tmp_path, tempfile.mkdtemp(prefix="dora-stress-", dir="/tmp"))  # short enough for sockets
     monkeypatch.setenv("DORA_RUNTIME_DIR", arena.root)
+    monkeypatch.setenv("TMPDIR", arena.temp)
+    monkeypatch.setattr(tempfile, "tempdir", arena.temp)
     try:
         yield arena
         assert arena.remains() == []
     finally:
         arena.clean_up()
-        shutil.rmtree(arena.root, ignore_errors=True)
+        for folder in (arena.root, arena.temp):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture

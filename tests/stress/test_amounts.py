@@ -12,6 +12,8 @@ import pytest
 from arena import ROUNDS, Arena, account, generator, private_memory, watch_memory
 
 import dora
+from dora.logs.entry import LogEntry
+from dora.transport.interface import MAX_QUEUE
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(900)]
 
@@ -28,6 +30,8 @@ SENDER = """
     for number in range(count):
         message[:] = number
         node.send_output("out", message)
+        if number == count // 4:
+            print("a quarter", flush=True)
 """
 # Slow by work, not by sleeping, which has its own ideas of time on a busy machine.
 SLOW_RECEIVER = """
@@ -69,7 +73,13 @@ def test_every_message_is_accounted_for_and_memory_is_flat(
     )
     started = time.monotonic()
     with watch_memory(arena) as memory:
-        result = arena.run()
+
+        def listen(entry: LogEntry) -> None:
+            arena.entries.append(entry)
+            if entry.message == "a quarter":
+                memory.mark()
+
+        result = arena.run(on_log=listen)
     seconds = time.monotonic() - started
     report = account(result, "sender/out -> receiver/in")
     assert arena.lines("receiver") == [f"{report.received} {count - 1}"]
@@ -79,11 +89,12 @@ def test_every_message_is_accounted_for_and_memory_is_flat(
     else:
         assert report.dropped > 0, "the receiver was not slow"
     # Each message takes at least a page; a receiver may hold 34 large ones.
-    samples = queue_size if size <= 4096 else queue_size + 34
+    samples = min(queue_size, MAX_QUEUE) if size <= 4096 else queue_size + 34
     assert max(memory.shared) < 8 + 2 * samples * max(size, 4096) / 2**20
-    assert memory.flat(memory.shared, slack=2 + size / 2**20)
+    if queue_size < MAX_QUEUE:  # else it grows to that whenever the receiver is late for the first time
+        assert memory.flat(memory.shared, slack=2 + size / 2**20)
     for name in ("sender", "receiver"):
-        assert memory.flat(memory.nodes[name], slack=4), (name, memory.nodes[name])
+        assert memory.flat(memory.nodes[name], slack=4 + queue_size / 1000), (name, memory.nodes[name])
     figure(
         f"{count:,} x {size} B, {policy} {queue_size}: sent {report.sent} = received {report.received} + "
         f"dropped {report.dropped} + unread {report.unread} in {seconds:.0f} s; /dev/shm at most "
