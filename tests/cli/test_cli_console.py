@@ -1,9 +1,13 @@
 """The console thread: order, filter, slow and broken terminals."""
 
+import _thread
 import io
+import os
 import threading
+from contextlib import contextmanager
 
-from dora.cli.console import Console, write_text
+from dora.cli.console import Console
+from dora.cli.outlet import write_text
 from dora.logs.entry import LogEntry
 from dora.logs.filters import LogFilter
 
@@ -71,11 +75,118 @@ def test_a_reader_that_went_away_does_not_matter():
             raise BrokenPipeError
 
     told = []
-    console = Console(Broken(), message, on_broken=lambda: told.append(1))
+    console = Console(Broken(), message, on_broken=told.append)
     console(entry("a"))
     console(entry("b"))
     console.close()
-    assert told == [1]
+    assert [type(error) for error in told] == [BrokenPipeError]
+    assert console.not_shown == 0
+
+
+@contextmanager
+def pipe():
+    """A pipe, which has room for 64 KiB at most: the end to read, and a stream that writes."""
+    read_end, write_end = os.pipe()
+    try:
+        with open(write_end, "w", encoding="utf-8") as stream:
+            yield read_end, stream
+    finally:
+        os.close(read_end)
+
+
+def lines(count):
+    return [f"{number} {'x' * 100}" for number in range(count)]
+
+
+def read_in(read_end, count, pause=0.0):
+    """Read so many lines, in a thread, and no faster than a page each ``pause``."""
+    found = bytearray()
+
+    def work():
+        while found.count(b"\n") < count:
+            found.extend(os.read(read_end, 4096))
+            threading.Event().wait(pause)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+
+    def all_lines():
+        thread.join(BOUND)
+        return found.decode().splitlines()
+
+    return all_lines
+
+
+def test_a_slow_reader_gets_everything_however_long_it_takes():
+    with pipe() as (read_end, stream):
+        # A page after each 50 ms is 3 s in all, and nothing is given up as long as there is some in each.
+        found = read_in(read_end, 2000, pause=0.05)
+        console = Console(stream, message, close_timeout=1.0)
+        for line in lines(2000):
+            console(entry(line))
+        console.close()
+        assert console.not_shown == 0
+        assert found() == lines(2000)
+
+
+def test_a_reader_that_takes_nothing_is_given_up_and_the_rest_is_counted():
+    with pipe() as (read_end, stream):
+        console = Console(stream, message, close_timeout=0.2)
+        for line in lines(1000):
+            console(entry(line))
+        console.close()
+        assert not console._thread.is_alive() or console._thread.join(BOUND) is None
+        shown = os.read(read_end, 1 << 20).decode().splitlines()
+        assert shown == lines(len(shown) - 1) + [lines(len(shown))[-1][: len(shown[-1])]]
+        # All that is not known to be read: entries are written, and counted, in pieces.
+        assert 1000 - len(shown) <= console.not_shown <= 1000
+
+
+def test_ctrl_c_gives_up_a_reader_at_once():
+    with pipe() as (_, stream):
+        console = Console(stream, message, close_timeout=BOUND)
+        for line in lines(1000):
+            console(entry(line))
+        timer = threading.Timer(0.2, _thread.interrupt_main)
+        timer.start()
+        console.close()
+        timer.join()
+        assert console.not_shown > 0
+
+
+def test_a_pipe_that_somebody_made_non_blocking_takes_everything():
+    with pipe() as (read_end, stream):
+        os.set_blocking(stream.fileno(), False)
+        found = read_in(read_end, 3000)
+        console = Console(stream, message)
+        for line in lines(3000):
+            console(entry(line))
+        console.close()
+        assert found() == lines(3000)
+
+
+def test_a_reader_that_goes_away_in_between_is_told():
+    with pipe() as (read_end, stream):
+        told = []
+        console = Console(stream, message, on_broken=told.append)
+        for line in lines(1000):
+            console(entry(line))
+        reader = os.dup2(
+            os.open(os.devnull, os.O_RDONLY), read_end
+        )  # the pipe's end closes, the number stays
+        console.close()
+        assert reader == read_end
+        assert [type(error) for error in told] == [BrokenPipeError]
+        assert console.not_shown == 0
+
+
+def test_what_others_have_written_comes_first():
+    with pipe() as (read_end, stream):
+        stream.write("before\n")  # into Python's buffer
+        console = Console(stream, message)
+        console(entry("caf\u00e9 \ud800"))
+        console.close()
+        assert os.read(read_end, 100).decode() == "before\ncaf\u00e9 \\ud800\n"
 
 
 def test_close_without_an_entry():

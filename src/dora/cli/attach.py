@@ -24,7 +24,7 @@ def attach_to(client: Client, view: DataflowView) -> int:
 
     The first Ctrl-C stops it, the second leaves.
     """
-    from dora.cli.console import write_text
+    from dora.cli.outlet import write_text
 
     reader = LogReader(view.log_directory)
     render = renderer(

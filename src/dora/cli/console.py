@@ -2,16 +2,18 @@
 
 The daemon hands over entries and goes on; a thread renders and writes them. A terminal that is
 stopped (Ctrl-S) or slow must not stop the supervision of nodes: when too many lines wait, further
-ones are counted instead of shown. They are in the log files all the same.
+ones are counted instead of shown. They are in the log files all the same. At the end, what waits is
+written as long as somebody takes it.
 """
 
 from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
+from dora.cli.outlet import Outlet
 from dora.logs.entry import LogEntry
 from dora.logs.filters import LogFilter
 from dora.logs.formats import Renderer
@@ -20,7 +22,9 @@ MAX_WAITING = 50_000
 """Entries that may wait for the terminal."""
 
 CLOSE_TIMEOUT = 10.0
-"""Seconds that `Console.close` waits for a terminal that does not take the rest."""
+"""Seconds after which `Console.close` gives up a terminal that takes nothing."""
+
+_PIECE = 16 * 1024  # characters that are written together
 
 
 class Console:
@@ -37,16 +41,19 @@ class Console:
         log_filter: LogFilter | None = None,
         *,
         max_waiting: int = MAX_WAITING,
-        on_broken: Callable[[], None] | None = None,
+        close_timeout: float = CLOSE_TIMEOUT,
+        on_broken: Callable[[Exception], None] | None = None,
     ) -> None:
-        self._stream = stream
+        self._outlet = Outlet(stream)
         self._render = render
         self._filter = log_filter or LogFilter()
         self._max_waiting = max_waiting
+        self._close_timeout = close_timeout
         self._on_broken = on_broken
         self._waiting: deque[LogEntry] = deque()
         self._changed = threading.Condition()
-        self._closed = False
+        self._closed = self._broken = self._given_up = False
+        self._unwritten = 0  # entries that wait or are being written
         self._thread: threading.Thread | None = None
         self.not_shown = 0
         """Entries that were not shown because the terminal was too slow."""
@@ -56,12 +63,13 @@ class Console:
         if not self._filter.shows(entry):
             return
         with self._changed:
-            if self._closed:
+            if self._closed or self._broken:
                 return
             if len(self._waiting) >= self._max_waiting:
                 self.not_shown += 1
                 return
             self._waiting.append(entry)
+            self._unwritten += 1
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="dora-console", daemon=True)
                 self._thread.start()
@@ -69,15 +77,50 @@ class Console:
                 self._changed.notify()
 
     def close(self) -> None:
-        """Write what still waits, and take no more. Gives up after `CLOSE_TIMEOUT`."""
+        """Write what still waits, and take no more.
+
+        Gives up when nothing was taken for ``close_timeout`` seconds, or at Ctrl-C; what is not written
+        then counts as not shown.
+        """
         with self._changed:
             self._closed = True
             self._changed.notify()
-        if self._thread is not None:
-            self._thread.join(CLOSE_TIMEOUT)
+        if self._thread is None:
+            return
+        try:
+            taken = -1
+            while self._thread.is_alive() and taken != self._outlet.taken:
+                taken = self._outlet.taken
+                self._thread.join(self._close_timeout)
+        except KeyboardInterrupt:
+            pass  # whoever waits for us wants the rest no more
+        with self._changed:
+            self._given_up = True
+            self.not_shown += self._unwritten
 
     def _work(self) -> None:
-        broken = False
+        try:
+            for text, count in self._pieces():
+                if not self._outlet.write(text, lambda: not self._given_up):
+                    return
+                with self._changed:
+                    if self._given_up:
+                        return
+                    self._unwritten -= count
+        except (OSError, ValueError) as error:
+            # Whoever read our output (a pipe, a terminal) is gone. The dataflow is not.
+            with self._changed:
+                self._broken = True
+                self._waiting.clear()
+                self._unwritten = 0
+            if self._on_broken is not None:
+                self._on_broken(error)
+
+    def _pieces(self) -> Iterator[tuple[str, int]]:
+        """Yield what is to be written next, and how many entries that is, until all is written.
+
+        Entries that come in a burst go together: a chatty node costs few system calls.
+        """
         while True:
             with self._changed:
                 while not self._waiting and not self._closed:
@@ -86,24 +129,13 @@ class Console:
                     return
                 batch = list(self._waiting)
                 self._waiting.clear()
-            if broken:
-                continue
-            # One write for the whole batch: a chatty node costs one system call per burst.
-            text = "".join(self._render(entry) + "\n" for entry in batch)
-            try:
-                write_text(self._stream, text)
-            except (OSError, ValueError):
-                # Whoever read our output (a pipe, a terminal) is gone. The dataflow is not.
-                broken = True
-                if self._on_broken is not None:
-                    self._on_broken()
-
-
-def write_text(stream: TextIO, text: str) -> None:
-    """Write text at once; characters that the stream cannot encode are replaced, not refused."""
-    try:
-        stream.write(text)
-    except UnicodeEncodeError:
-        encoding = stream.encoding or "ascii"
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
-    stream.flush()
+            lines: list[str] = []
+            size = 0
+            for entry in batch:
+                lines.append(self._render(entry) + "\n")
+                size += len(lines[-1])
+                if size >= _PIECE:
+                    yield "".join(lines), len(lines)
+                    lines, size = [], 0
+            if lines:
+                yield "".join(lines), len(lines)

@@ -60,7 +60,12 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
 class Outcome(msgspec.Struct, frozen=True):
     result: DataflowResult
     log_directory: str | None  # None: there was nothing to write, or it could not be written
-    not_shown: int = 0  # log lines that the terminal was too slow for
+
+
+def shorter_path(path: str) -> str:
+    """Return a path relative to the current directory if it lies below it."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative
 
 
 def load_dataflow(
@@ -142,10 +147,12 @@ def open_console(
     ``on_warning`` is told when ``stream`` takes no more; the dataflow goes on.
     """
 
-    def broken() -> None:
+    def broken(error: Exception) -> None:
         if on_warning is not None:
+            gone = isinstance(error, (BrokenPipeError, ValueError))
+            what = "was closed" if gone else f"takes no more ({getattr(error, 'strerror', error)})"
             on_warning(
-                "warning: standard output was closed; the dataflow goes on without showing its logs, "
+                f"warning: standard output {what}; the dataflow goes on without showing its logs, "
                 "Ctrl-C stops it"
             )
 
@@ -154,6 +161,12 @@ def open_console(
         display.format, colour=colour, nodes=[node.id for node in dataflow.nodes], dataflow_id=dataflow_id
     )
     return Console(stream, render, display.filter, on_broken=broken)
+
+
+def _unshown(count: int, directory: str | None = None) -> str:
+    what = "1 log entry was" if count == 1 else f"{count} log entries were"
+    where = f"; they are in {shorter_path(directory)}" if directory else ""
+    return f"warning: {what} not shown, because the terminal was too slow{where}"
 
 
 def run_to_end(
@@ -223,7 +236,10 @@ def run_loaded(
         if dashboard is not None:
             dashboard.close()
     directory = os.path.join(dataflow.working_dir, "out", result.dataflow_id)
-    return Outcome(result, directory if os.path.isdir(directory) else None, console.not_shown)
+    outcome = Outcome(result, directory if os.path.isdir(directory) else None)
+    if console.not_shown and on_warning is not None:
+        on_warning(_unshown(console.not_shown, outcome.log_directory))
+    return outcome
 
 
 def open_dashboard(dataflow: Dataflow, dataflow_id: str) -> LocalDashboard:
@@ -275,3 +291,5 @@ def build_only(
         return build(dataflow, console, options)
     finally:
         console.close()
+        if console.not_shown and on_warning is not None:
+            on_warning(_unshown(console.not_shown))

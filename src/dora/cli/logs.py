@@ -119,7 +119,7 @@ class _Selection(msgspec.Struct, frozen=True):
 
 
 def _show(entries: Iterator[LogEntry], render: Renderer, tail: int | None) -> None:
-    from dora.cli.console import write_text
+    from dora.cli.outlet import write_text
 
     shown = entries if tail is None else iter(deque(entries, maxlen=tail))
     lines: list[str] = []

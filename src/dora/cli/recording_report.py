@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dora.cli.flow import shorter_path
 from dora.cli.report import failure_report, loss_report
-from dora.cli.run import shorter_path
 from dora.cli.tables import file_size
 from dora.dataflow.report import listed
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import TYPE_CHECKING
 
 import click
 
 from dora.cli.completion import dataflow_files
-from dora.cli.flow import Display, RunRequest, run_to_end
+from dora.cli.flow import Display, RunRequest, run_to_end, shorter_path
 from dora.cli.interrupt import termination_as_interrupt
 from dora.cli.later import lockfile_options
 from dora.cli.report import failure_report, loss_report
@@ -108,12 +107,6 @@ def run(
             on_dashboard=(lambda address: _tell(address, open_page)) if ui or open_page else None,
         )
     directory = shorter_path(outcome.log_directory) if outcome.log_directory else None
-    if outcome.not_shown:
-        where = f"; they are in {directory}" if directory else ""
-        click.echo(
-            f"{outcome.not_shown} log entries were not shown, because the terminal was too slow{where}",
-            err=True,
-        )
     for report in (loss_report(outcome.result), failure_report(outcome.result, directory)):
         if report:
             click.echo(f"\n{report}", err=True)
@@ -127,9 +120,3 @@ def _tell(address: str, open_page: bool) -> None:
 
         if not webbrowser.open(address):
             click.echo("warning: there is no browser to open it with", err=True)
-
-
-def shorter_path(path: str) -> str:
-    """Return a path relative to the current directory if it lies below it."""
-    relative = os.path.relpath(path)
-    return path if relative.startswith("..") else relative
