@@ -12,6 +12,7 @@ import sys
 
 import psutil
 import pytest
+from ports import free_port
 from system import FOREVER, PATIENCE, System, wait_until
 
 from dora.daemon.runs import name_of, running
@@ -100,6 +101,30 @@ def test_several_dataflows_at_once(system: System, monkeypatch: pytest.MonkeyPat
     assert match
     assert system.dora("stop", "--all") == "Stopped 2 dataflow(s).\n"
     assert {system.status_of(run) for run in (first, second, match[1])} == {"finished"}
+
+
+def test_two_systems_do_not_see_the_nodes_of_each_other(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system.dora("up")
+    system.start(system.dataflow("arm", a=FOREVER))
+    other, ours = str(free_port()), str(system.port)
+    monkeypatch.setenv("DORA_COORDINATOR_PORT", other)
+    for command in (
+        ("node", "list"),
+        ("node", "stop", "a"),
+        ("param", "set", "a", "gain", "1", "-d", "arm"),
+        ("topic", "list"),
+        ("top", "--once"),
+    ):
+        assert "error: no dataflow is running" in system.dora(*command, status=1), command
+        option = ("--coordinator-port", other)
+        assert "error: no dataflow is running" in system.dora(*command, *option, status=1), command
+    option = ("--coordinator-port", ours)
+    assert system.dora("node", "list", "-q", *option) == "a\n"
+    assert system.dora("param", "set", "a", "gain", "1", *option) == "Set `gain` = 1 on node `a`\n"
+    monkeypatch.setenv("DORA_COORDINATOR_PORT", ours)
+    assert system.dora("param", "get", "a", "gain") == "1\n"
 
 
 def test_the_options_of_a_run(system: System) -> None:

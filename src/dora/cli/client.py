@@ -13,8 +13,9 @@ import click
 import msgspec
 
 from dora._version import __version__
+from dora.cli.coordinator_place import place_options
+from dora.coordinator.address import AUTHORITY_VARIABLE
 from dora.coordinator.encryption import (
-    AUTHORITY_VARIABLE,
     authority_from_environment,
     client_context,
     is_tls_fault,
@@ -23,7 +24,6 @@ from dora.coordinator.encryption import (
 from dora.coordinator.places import find_token
 from dora.coordinator.protocol import (
     ACTIVE,
-    DEFAULT_PORT,
     VERSION_HEADER,
     DataflowView,
     DownRequest,
@@ -56,51 +56,13 @@ class Refused(DoraError):
         self.status = status
 
 
-def absolute(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001
-    """Return a path that means the same in every folder; "" stays as it is."""
-    return os.path.abspath(value) if value else ""
-
-
 def coordinator_options(function: _Function) -> _Function:
     """Declare where the coordinator is; the command gets a `Client` as ``client``."""
 
-    def make(ctx: click.Context, param: click.Parameter, value: int) -> int:  # noqa: ARG001
-        authority = ctx.params.pop("coordinator_ca")
-        ctx.params["client"] = Client(ctx.params.pop("coordinator_addr"), value, authority=authority)
-        return value
+    def make(ctx: click.Context, address: str, port: int, authority: str) -> None:
+        ctx.params["client"] = Client(address, port, authority=authority)
 
-    port = click.option(
-        "--coordinator-port",
-        type=click.IntRange(1, 65535),
-        default=DEFAULT_PORT,
-        envvar="DORA_COORDINATOR_PORT",
-        show_envvar=True,
-        metavar="PORT",
-        expose_value=False,
-        callback=make,
-        help=f"Port of the coordinator [{DEFAULT_PORT}].",
-    )
-    address = click.option(
-        "--coordinator-addr",
-        default="127.0.0.1",
-        envvar="DORA_COORDINATOR_ADDR",
-        show_envvar=True,
-        metavar="IP",
-        is_eager=True,
-        help="Address of the coordinator [127.0.0.1].",
-    )
-    authority = click.option(
-        "--coordinator-ca",
-        type=click.Path(),
-        default="",
-        callback=absolute,
-        envvar=AUTHORITY_VARIABLE,
-        show_envvar=True,
-        metavar="FILE",
-        is_eager=True,
-        help="Authority of a coordinator with TLS.",
-    )
-    return address(port(authority(function)))
+    return place_options(make)(function)
 
 
 class Client:

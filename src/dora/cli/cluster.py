@@ -65,7 +65,8 @@ def up(file: str) -> None:
     What runs already stays as it is. The exit status is 1 if a machine is missing in the end.
     """
     from dora.cluster.daemons import start as start_daemons
-    from dora.coordinator.places import LOOPBACK, find_token, make_token
+    from dora.coordinator.address import LOOPBACK
+    from dora.coordinator.places import find_token, make_token
 
     found = _load(file)
     client = _client(found)

@@ -101,7 +101,8 @@ def dataflow_names(
     from click.shell_completion import CompletionItem
 
     from dora.cli.client import Client
-    from dora.coordinator.protocol import ACTIVE, DEFAULT_PORT
+    from dora.coordinator.address import DEFAULT_PORT
+    from dora.coordinator.protocol import ACTIVE
 
     address = os.environ.get("DORA_COORDINATOR_ADDR", "127.0.0.1")
     port = os.environ.get("DORA_COORDINATOR_PORT", "")

@@ -10,9 +10,10 @@ from typing import Any, TypeVar
 
 import click
 
-from dora.cli.client import Client, absolute, coordinator_options
+from dora.cli.client import Client, coordinator_options
+from dora.cli.coordinator_place import absolute
 from dora.cli.later import later_option
-from dora.coordinator.protocol import DEFAULT_PORT
+from dora.coordinator.address import DEFAULT_PORT
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

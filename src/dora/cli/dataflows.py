@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from dora.cli.coordinator_place import place_options
+from dora.coordinator.address import ADDRESS_VARIABLE, AUTHORITY_VARIABLE, PORT_VARIABLE, is_chosen
 from dora.errors import DoraError
 
 if TYPE_CHECKING:
@@ -18,7 +20,7 @@ NICENESS = 10  # of 19; with this, a tenth of a processor is left to a command b
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-dataflow_option: Callable[[_Function], _Function] = click.option(
+_dataflow_option: Callable[[_Function], _Function] = click.option(
     "-d",
     "--dataflow",
     metavar="ID_OR_NAME",
@@ -27,8 +29,33 @@ dataflow_option: Callable[[_Function], _Function] = click.option(
 )
 
 
+def _choose_coordinator(ctx: click.Context, address: str, port: int, authority: str) -> None:  # noqa: ARG001
+    """Let the options count as the environment does, which is where one is looked for if need be."""
+    os.environ[ADDRESS_VARIABLE] = address
+    os.environ[PORT_VARIABLE] = str(port)
+    os.environ[AUTHORITY_VARIABLE] = authority
+
+
+def dataflow_option(function: _Function) -> _Function:
+    """Declare which dataflow is meant, and on which coordinator."""
+    return _dataflow_option(place_options(_choose_coordinator)(function))
+
+
 class NoneRuns(DoraError):
     """No running dataflow of this machine is meant."""
+
+
+def of_this_system() -> list[Run]:
+    """Return connections to the dataflows of the chosen coordinator, and to those of `dora run`."""
+    from dora.daemon.runs import running
+
+    found = []
+    for run in running():
+        if is_chosen(run.description.coordinator):
+            found.append(run)
+        else:
+            run.close()
+    return found
 
 
 def find_run(wanted: str | None) -> Run:
@@ -36,9 +63,9 @@ def find_run(wanted: str | None) -> Run:
 
     Asks on a terminal if there are several; raises `DoraError` elsewhere, and if there is none.
     """
-    from dora.daemon.runs import fits, running
+    from dora.daemon.runs import fits
 
-    runs = list(running())
+    runs = of_this_system()
     found = [run for run in runs if wanted is None or fits(run.description, wanted)]
     if len(found) > 1 and sys.stdin.isatty():
         chosen = _choose(found)
@@ -52,21 +79,6 @@ def find_run(wanted: str | None) -> Run:
         if run is not chosen:
             run.close()
     return chosen
-
-
-def find_runs(wanted: str | None) -> list[Run]:
-    """Return connections to all running dataflows, or to the one that is meant.
-
-    Raises `DoraError` if there is none.
-    """
-    if wanted is not None:
-        return [find_run(wanted)]
-    from dora.daemon.runs import running
-
-    runs = list(running())
-    if not runs:
-        raise DoraError(_none_or_many(None, [], []))
-    return runs
 
 
 def give_way() -> None:

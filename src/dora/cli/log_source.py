@@ -59,12 +59,13 @@ def _only_or_latest(client: Client) -> DataflowView | None:
 
 
 def _of_dora_run(wanted: str | None) -> LogSource | None:
-    from dora.daemon.runs import fits, running
+    from dora.cli.dataflows import of_this_system
+    from dora.daemon.runs import fits
     from dora.errors import ConnectError
     from dora.wire.requests import Describe
 
     found = None
-    for run in running():
+    for run in of_this_system():
         description = run.description
         if found is None and description.file and (wanted is None or fits(description, wanted)):
             found = run

@@ -42,7 +42,8 @@ def up(
 
     What runs already stays as it is. They write to out/dora-coordinator.txt and out/dora-daemon.txt.
     """
-    from dora.coordinator.places import LOOPBACK, make_token, store_path
+    from dora.coordinator.address import LOOPBACK
+    from dora.coordinator.places import make_token, store_path
     from dora.coordinator.store import set_aside
     from dora.machine.lock import running_daemon
 
@@ -89,7 +90,8 @@ def encryption_options(client: Client, certificate: str, key: str) -> list[str]:
 
     Raises `DoraError` if the two do not agree.
     """
-    from dora.coordinator.encryption import AUTHORITY_VARIABLE, server_context
+    from dora.coordinator.address import AUTHORITY_VARIABLE
+    from dora.coordinator.encryption import server_context
 
     encrypted = server_context(certificate, key) is not None
     if encrypted and not client.authority:

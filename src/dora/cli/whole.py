@@ -10,6 +10,8 @@ import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
+from dora.cli.dataflows import NoneRuns, find_run, of_this_system
+from dora.coordinator.address import chosen_address
 from dora.daemon.runs import Run, name_of
 from dora.errors import DoraError
 from dora.inspection.look import inspect
@@ -29,12 +31,10 @@ FOR_EVER: Final = 86_400.0 * 3  # seconds; longer than the longest grace
 def coordinator(address: str = "") -> Client:
     """Return the coordinator at an address with a port, or that of the environment."""
     from dora.cli.client import Client
-    from dora.coordinator.protocol import DEFAULT_PORT
 
     host, _, port = address.rpartition(":")
     if not address:
-        host = os.environ.get("DORA_COORDINATOR_ADDR", "127.0.0.1")
-        port = os.environ.get("DORA_COORDINATOR_PORT", "") or str(DEFAULT_PORT)
+        host, port = chosen_address()
     if not port.isdecimal():
         raise DoraError(f"DORA_COORDINATOR_PORT is `{port}`, which is no port")
     return Client(host.strip("[]"), int(port))
@@ -125,8 +125,6 @@ def find_whole(wanted: str | None) -> Whole:
 
     Asks on a terminal if there are several; raises `DoraError` elsewhere, and if there is none.
     """
-    from dora.cli.dataflows import NoneRuns, find_run
-
     try:
         run = find_run(wanted)
     except NoneRuns as nothing:
@@ -145,10 +143,8 @@ def find_wholes(wanted: str | None) -> list[Whole]:
     """Return all running dataflows, or the one that is meant; raises `DoraError` if there is none."""
     if wanted is not None:
         return [find_whole(wanted)]
-    from dora.daemon.runs import running
-
     found = []
-    for run in running():
+    for run in of_this_system():
         try:
             found.append(Whole(run))
         except DoraError:

@@ -8,7 +8,7 @@ import re
 
 import msgspec
 
-from dora.coordinator.protocol import DEFAULT_PORT
+from dora.coordinator.address import DEFAULT_PORT
 from dora.dataflow import document
 from dora.dataflow.block import Block, Checked, Field
 from dora.dataflow.deployment import Labels, MachineId

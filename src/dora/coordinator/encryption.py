@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import os
 import ssl
-from typing import Final, TypeGuard
+from typing import TypeGuard
 
+from dora.coordinator.address import AUTHORITY_VARIABLE
 from dora.errors import DoraError
-
-AUTHORITY_VARIABLE: Final = "DORA_COORDINATOR_CA"
 
 
 def authority_from_environment() -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import os
 import secrets
 
-from dora.coordinator.protocol import DEFAULT_PORT
+from dora.coordinator.address import DEFAULT_PORT
 from dora.errors import DoraError
 
-LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 TOKEN_NAME = ".dora-token"
 
 

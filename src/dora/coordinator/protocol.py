@@ -19,7 +19,6 @@ from dora.wire.control import TlsFiles
 from dora.wire.survey import Survey
 from dora.wire.wishes import Outcome, Wish
 
-DEFAULT_PORT: Final = 6013
 MAX_MESSAGE: Final = 16 << 20  # bytes of a request or a frame
 MAX_GRACE: Final = 86_400.0  # seconds that nodes may be given to stop
 VERSION_HEADER: Final = "dora-version"
@@ -166,8 +165,8 @@ class Rejected(msgspec.Struct, frozen=True, tag=True):
 class Share(msgspec.Struct, frozen=True, kw_only=True):
     """The part of a dataflow that a machine runs.
 
-    ``secret`` is shown by whoever connects to a node of this dataflow. ``interface``, ``tls`` and
-    ``coordinator``, its address and port as seen from there, are known by the daemon.
+    ``secret`` is shown by whoever connects to a node of this dataflow. ``interface`` and ``tls`` are known
+    by the daemon.
     """
 
     machine: str
@@ -175,15 +174,18 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
     gathered: bool = False  # its log entries go to the coordinator too
     interface: str = ""
     tls: TlsFiles | None = None
-    coordinator: str = ""
 
 
 class Start(msgspec.Struct, frozen=True, tag=True):
-    """``share`` None: the whole dataflow is for this machine."""
+    """``share`` None: the whole dataflow is for this machine.
+
+    ``coordinator``, its address and port as seen from there, is known by the daemon.
+    """
 
     dataflow_id: str
     spec: RunSpec
     share: Share | None = None
+    coordinator: str = ""
 
 
 class Meet(msgspec.Struct, frozen=True, tag=True):

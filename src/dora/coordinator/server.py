@@ -13,9 +13,10 @@ from functools import partial
 import uvicorn
 from starlette.types import ASGIApp
 
+from dora.coordinator.address import LOOPBACK
 from dora.coordinator.api import Pages, make_api
 from dora.coordinator.connections import PATIENCE, PatientConnection, room
-from dora.coordinator.places import LOOPBACK, make_token, store_path, token_path
+from dora.coordinator.places import make_token, store_path, token_path
 from dora.coordinator.protocol import MAX_MESSAGE
 from dora.coordinator.service import Coordinator
 from dora.coordinator.store import Store

@@ -100,7 +100,8 @@ class Guests:
         match request:
             case Describe():
                 nodes = [node.id for node in self._dataflow.nodes]
-                guest.send(Description(self._place.dataflow_id, self._dataflow.file, nodes, self._name))
+                place, file = self._place, self._dataflow.file
+                guest.send(Description(place.dataflow_id, file, nodes, self._name, place.coordinator))
             case Inspect():
                 guest.send(self._inspection())
             case AskGraph():

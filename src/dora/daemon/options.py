@@ -38,6 +38,7 @@ class RunOptions:
     hot_reload: bool = False
     tap_queue: int = 0  # messages that a recorder's tap on an output holds; 0: no recorder is expected
     name: str = ""  # what commands may call it, besides its UUID and the name of its file
+    coordinator: str = ""  # address and port of the one that it was started on
     traced: bool = False  # its nodes write spans; `dora.telemetry.observe` says where
     trace: TraceConfig | None = None
     join: Callable[[str, Dataflow], Share] | None = None  # see `dora.daemon.share`

@@ -70,7 +70,7 @@ def run_dataflow(
             machine=share.machine if share is not None else "",
             machines=share.machines if share is not None else {},
             remote=share.remote if share is not None else None,
-            coordinator=share.coordinator if share is not None else "",
+            coordinator=options.coordinator,
         )
         daemon = Daemon(dataflow, options, place, run, on_log)
         if on_daemon is not None:

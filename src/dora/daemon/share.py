@@ -16,7 +16,6 @@ class Share(msgspec.Struct, frozen=True):
     machine: str
     machines: dict[str, str]  # node id → machine, of all nodes
     remote: RemoteConfig
-    coordinator: str = ""  # address and port
 
 
 class Others:

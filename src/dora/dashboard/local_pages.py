@@ -11,8 +11,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from dora.coordinator.address import LOOPBACK
 from dora.coordinator.guard import Guard, failure
-from dora.coordinator.places import LOOPBACK
 from dora.coordinator.protocol import DataflowView, encode
 from dora.coordinator.rules import Refusal
 from dora.dashboard import local

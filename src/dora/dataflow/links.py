@@ -73,7 +73,7 @@ class Place(msgspec.Struct, frozen=True):
     machine: str = ""  # this one
     machines: dict[str, str] = {}  # node id → its machine; empty: all nodes are here
     remote: RemoteConfig | None = None  # None: all nodes are here
-    coordinator: str = ""  # address and port of the one that knows the other machines
+    coordinator: str = ""  # address and port of the one that it was started on; "": of none
 
     def elsewhere(self, node_id: str) -> str:
         """Return the machine of a node that is on another machine, "" for one of this machine."""

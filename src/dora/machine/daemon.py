@@ -383,9 +383,9 @@ class MachineDaemon:
                 start.share,
                 interface=self._interface,
                 tls=self._identity.tls,
-                coordinator=self._where,
             )
             start = msgspec.structs.replace(start, share=share)
+        start = msgspec.structs.replace(start, coordinator=self._where)
         run = self._runs[dataflow_id] = _Run(start, process, interpreter)
         run.command(start)
         if self._leaving:  # a signal came meanwhile

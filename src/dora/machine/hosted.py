@@ -179,6 +179,7 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
             engine=spec.engine,
             strict_outputs=spec.strict_outputs,
             name=spec.name,
+            coordinator=start.coordinator,
             traced=spec.trace,
             join=part.join if part is not None else None,
             run_id=run_id(start),

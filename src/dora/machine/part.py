@@ -82,7 +82,7 @@ class Part:
         tls = share.tls is not None
         listen = {node_id: link_endpoint(share.interface, port, tls=tls) for node_id, port in ports.items()}
         remote = RemoteConfig(listen, self._reach, share.secret, passwords, share.tls)
-        return Share(share.machine, machines, remote, share.coordinator)
+        return Share(share.machine, machines, remote)
 
     def _hears_others(self, node: Node) -> bool:
         machines, machine = self._start.spec.machines, self._share.machine

@@ -58,4 +58,4 @@ class Inspection(msgspec.Struct, tag=True):
     nodes: list[NodeView]
     links: list[LinkView]
     machine: str = ""  # the one that this daemon is on; "": the dataflow is on one
-    coordinator: str = ""  # address and port of the one that knows the others
+    coordinator: str = ""  # address and port of the one that it was started on; "": of none

@@ -163,6 +163,7 @@ class Description(msgspec.Struct, tag=True):
     file: str | None  # absolute path of the dataflow file
     nodes: list[str]
     name: str = ""  # given at the start; "": that of the file
+    coordinator: str = ""  # address and port of the one that it was started on; "": of none
 
 
 class Parameters(msgspec.Struct, tag=True):
