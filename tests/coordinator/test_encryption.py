@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import socket
+import ssl
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from system import FOREVER, System
 
 from dora.cli.client import Client, Unreachable
 from dora.coordinator import server
-from dora.coordinator.encryption import client_context, server_context
+from dora.coordinator.encryption import client_context, is_tls_fault, server_context
 from dora.coordinator.store import Store
 from dora.errors import DoraError
 
@@ -111,6 +112,13 @@ def test_who_is_somebody_else(certificates: Path, tmp_path: Path) -> None:
         served.join()
     with pytest.raises(Unreachable):
         client.status()
+
+
+def test_a_connection_that_is_reset_is_no_fault_of_tls() -> None:
+    reset = ssl.SSLError(1, "[SYS] unknown error (_ssl.c:2427)")  # now and then what a write says then
+    reset.library = "SYS"
+    assert not is_tls_fault(reset) and not is_tls_fault(ConnectionResetError())
+    assert is_tls_fault(ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number"))
 
 
 def test_a_crowd_without_a_handshake_shuts_nobody_out(
