@@ -32,6 +32,7 @@ LAYERS = (
 )
 BESIDE = {
     ("logs", "dataflow"),  # levels of log entries are part of the dataflow model
+    ("machine", "cluster"),  # a daemon removes copies of folders when their dataflows are forgotten
     ("traces", "logs"),  # files of spans are read as log files are
 }
 # Entry points, which are not part of a layer.

@@ -161,6 +161,43 @@ def test_a_dataflow_gets_its_files(cluster: Cluster) -> None:
     assert "did you mean `left`?" in printed
 
 
+def test_copies_go_with_the_records_of_their_dataflows(cluster: Cluster) -> None:
+    flow = cluster.folder / "flow"
+    flow.mkdir()
+    (flow / "node.py").write_text(
+        "import dora, pathlib; dora.Node(); pathlib.Path('result').write_text('found')"
+    )
+    nodes = [{"id": "node", "path": "node.py", "deploy": {"machine": "left"}}]
+    (flow / "dataflow.yml").write_text(json.dumps({"nodes": nodes}))
+    cluster.dora("up", "cluster.yml")
+    assert cluster.dora("copies", "cluster.yml").splitlines() == ["MACHINE  FOLDER  SIZE  USED BY"]
+    for name in ("first", "second"):
+        cluster.dora("start", "cluster.yml", "flow/dataflow.yml", "--attach", "--name", name)
+    [copy] = (cluster.folder / "data" / "dataflows").iterdir()
+    assert (copy / "node.py").exists() and (copy / "result").exists()
+    told = cluster.dora("copies", "cluster.yml").splitlines()
+    assert len(told) == 3, "left and right are one machine"
+    assert told[1].startswith(f"left     {copy}") and told[1].endswith("first, second")
+    assert cluster.dora("copies", "cluster.yml", "--remove") == ""
+
+    client = Client("127.0.0.1", cluster.port, authority="")
+    client.clean()
+    wait_until(lambda: not (copy / "node.py").exists(), "the copied files to go")
+    wait_until(lambda: not list((cluster.folder / "data" / "kept" / "left").iterdir()), "the note of it")
+    assert (copy / "result").read_text() == "found"
+    assert cluster.dora("copies", "cluster.yml").splitlines()[1].endswith("(left by nodes)")
+    assert f"left: removed {copy}, 5 bytes" in cluster.dora("copies", "cluster.yml", "--remove")
+    assert not copy.exists()
+
+    cluster.dora("start", "cluster.yml", "flow/dataflow.yml", "--attach")
+    os.kill(cluster.pid("left"), signal.SIGKILL)
+    wait_until(lambda: cluster.machines(status=1)["left"] != "connected", "the end of a daemon")
+    client.clean()
+    assert (copy / "node.py").exists(), "it has not heard of it"
+    cluster.dora("up", "cluster.yml")
+    wait_until(lambda: not (copy / "node.py").exists(), "the daemon to be told")
+
+
 def test_a_coordinator_with_tls(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     certify(cluster.folder, "here", "127.0.0.1")
     monkeypatch.setenv("DORA_COORDINATOR_CA", "of-another-system.pem")  # what the file says counts

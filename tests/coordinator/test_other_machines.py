@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dora._version import __version__
@@ -17,6 +18,7 @@ from dora.coordinator.gathered import GatheredLogs
 from dora.coordinator.protocol import (
     Changed,
     DataflowView,
+    Forget,
     Gathered,
     Hello,
     Logged,
@@ -32,6 +34,7 @@ from dora.logs.entry import LogEntry
 
 NODE = {"id": "a", "deploy": {"machine": "far"}}
 SPEC = RunSpec(name="arm", dataflow={"nodes": [NODE], "working_dir": "/tmp"})
+OTHER = msgspec.structs.replace(SPEC, name="leg")
 
 
 @pytest.fixture(autouse=True)
@@ -149,6 +152,33 @@ def test_gathered_logs_go_with_the_record_of_their_dataflow(
             assert (oldest.exists(), latest.exists()) == (False, True)
 
     asyncio.run(remove())
+
+
+def test_machines_are_told_which_records_are_gone(data_folder: Path) -> None:
+    def gone(heard: list[ToDaemon]) -> list[str]:
+        return [id for message in heard if isinstance(message, Forget) for id in message.dataflow_ids]
+
+    async def clean() -> None:
+        async with coordinating(data_folder) as coordinator:
+            heard: list[ToDaemon] = []
+            link = join(coordinator, "far", heard.append)
+            near: list[ToDaemon] = []
+            join(coordinator, "near", near.append)
+            ended, running = coordinator.start(SPEC).uuid, coordinator.start(OTHER).uuid
+            coordinator.take(link, Changed(RunReport(ended, "finished")))
+            coordinator.take(link, Changed(RunReport(running, "running")))
+            coordinator.clean()
+            assert gone(heard) == [ended] and not gone(near)
+
+            coordinator.fleet.leave(link)
+            kept = ("of a lost store", ended, running, "unknown and runs")
+            runs = tuple(RunReport(id, "running") for id in (running, "unknown and runs"))
+            hello = Hello(__version__, "another daemon", 1, runs, machine="far", kept=kept)
+            heard.clear()
+            coordinator.fleet.join(hello, heard.append, "10.0.0.2", "10.0.0.1")
+            assert gone(heard) == ["of a lost store", ended]
+
+    asyncio.run(clean())
 
 
 def test_only_folders_with_the_name_of_a_dataflow_are_removed(data_folder: Path) -> None:

@@ -12,7 +12,7 @@ from dora.cli.client import Client, Unreachable, coordinator_options
 from dora.cli.completion import dataflow_files, dataflow_names
 from dora.cli.run_options import RunCommand
 from dora.cli.start import begin, begin_again, start_options
-from dora.cli.tables import style_option, table
+from dora.cli.tables import file_size, style_option, table
 from dora.coordinator.protocol import MachineView, RunSpec
 from dora.errors import DoraError
 
@@ -344,12 +344,58 @@ def start(
     return begin(client, spec, attach)
 
 
+@cluster.command()
+@_file
+@click.option("--remove", is_flag=True, help="Remove unused ones, with what nodes have written there.")
+@style_option
+def copies(file: str, remove: bool, style: str) -> None:
+    """Show the copies of dataflows on the machines, how large they are, and which dataflows use them.
+
+    `dora clean` removes those of the dataflows whose records it removes; what nodes have written stays.
+    """
+    from dora.cluster.copies import copies_on
+
+    found = _load(file)
+    rows, faults = copies_on(found.machines, remove)
+    if style == "json":
+        for row in rows:
+            click.echo(msgspec.json.encode(row))
+    elif remove:
+        for row in rows:
+            click.echo(f"{row.machine}: removed {row.folder}, {row.size:,} bytes")
+    else:
+        names = _names(found) if rows else {}
+        cells = [[row.machine, row.folder, file_size(row.size), row.users(names)] for row in rows]
+        click.echo(table(["MACHINE", "FOLDER", "SIZE", "USED BY"], cells))
+    _raise_if_any(faults, "not seen", len(found.machines))
+
+
+def _names(found: Cluster) -> dict[str, str]:
+    """Return the names of the dataflows that the coordinator knows, by UUID."""
+    try:
+        return {view.uuid: view.name for view in _client(found).dataflows()}
+    except Unreachable:
+        return {}
+
+
 @cluster.command(hidden=True)
 @click.argument("name")
 def receive(name: str) -> None:
     """Take a copy from standard input; `dora cluster start` runs this on other machines."""
     import sys
 
+    from dora.cluster.receive import Attended
     from dora.cluster.receive import receive as receive_copy
 
-    receive_copy(name, sys.stdin.buffer, sys.stdout.buffer)
+    receive_copy(name, Attended(sys.stdin.buffer), sys.stdout.buffer)
+
+
+@cluster.command(hidden=True)
+@click.option("--remove", is_flag=True, help="Remove the unused ones.")
+def kept(remove: bool) -> None:
+    """List the copies on this machine; `dora cluster copies` runs this on other machines."""
+    from dora.cluster.kept import copies, remove_if_unused
+
+    for copy in copies():
+        if not remove or remove_if_unused(copy.folder, wholly=True):
+            click.echo(msgspec.json.encode(copy))

@@ -86,7 +86,8 @@ def _is_wanted(view: DataflowView, status: str | None, name: str | None) -> bool
 def clean(style: str, quiet: bool, client: Client) -> None:
     """Remove the records of ended dataflows.
 
-    Their log files stay, but for copies that the coordinator has gathered from other machines.
+    Their log files stay, but for those of other machines. Copies that `dora cluster start` has made for
+    them, and no other dataflow uses, go too, without what nodes have written there.
     """
     removed = client.clean()
     if not removed:

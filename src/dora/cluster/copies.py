@@ -1,15 +1,17 @@
-"""Give the nodes of a dataflow their files on the machines that they run on."""
+"""Give the nodes of a dataflow their files on the machines that they run on, and show what is there."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from dora.cluster.cluster_file import Cluster
+from dora.cluster.cluster_file import Cluster, Machine
 from dora.cluster.folder import survey
+from dora.cluster.kept import Copy
+from dora.cluster.scripts import list_copies
 from dora.cluster.send import copy_folder
-from dora.cluster.ssh import MachineFault, on_all
+from dora.cluster.ssh import MachineFault, on_all, run
 from dora.dataflow.model import Dataflow
 from dora.dataflow.report import listed
 from dora.errors import DoraError
@@ -51,3 +53,31 @@ def with_copies(
         for node in dataflow.nodes
     ]
     return msgspec.structs.replace(dataflow, nodes=tuple(nodes)), faults
+
+
+class CopyOn(Copy, frozen=True, kw_only=True):
+    """A copy on a machine of the cluster."""
+
+    machine: str
+
+    def users(self, names: Mapping[str, str]) -> str:
+        """Return who uses it, in words; ``names`` are those of dataflows, by UUID."""
+        if self.dataflows:
+            return ", ".join(dict.fromkeys(names.get(id, id) for id in self.dataflows))
+        if self.expected:
+            return "(just copied)"
+        return "(left by nodes)" if self.left_over else "(nobody)"
+
+
+def copies_on(machines: Sequence[Machine], remove: bool) -> tuple[list[CopyOn], list[MachineFault]]:
+    """Return the copies on the machines, or remove unused ones and return those; and what went wrong."""
+    rows: list[CopyOn] = []
+    faults: list[MachineFault] = []
+    for machine, said in on_all(machines, lambda machine: run(machine, list_copies(machine, remove))):
+        if isinstance(said, MachineFault):
+            faults.append(said)
+            continue
+        for line in said.splitlines():
+            copy = msgspec.json.decode(line, type=Copy)
+            rows.append(CopyOn(machine=machine.id, **msgspec.structs.asdict(copy)))
+    return rows, faults

@@ -7,25 +7,29 @@ the copy are touched; what nodes have written beside them stays.
 
 from __future__ import annotations
 
-import fcntl
 import os
+import signal
 import tarfile
-from typing import BinaryIO, Final
+from typing import Any, BinaryIO, Final, Protocol, cast
 
 import msgspec
 
+from dora.cluster.copy import OWN, copy_called, inside, known_files, locked, remove_file, write_manifest
 from dora.cluster.folder import Entry
-from dora.coordinator.places import data_folder
+from dora.cluster.kept import expected, remove_unused
 from dora.errors import DoraError
 
-_MANIFEST: Final = ".dora-copy.json"
+SILENCE: Final = 60
+"""Seconds without a byte after which whoever sends is given up: its machine may have been cut off."""
+_UNFINISHED: Final = f"{OWN}.part"
 
 
 class Present(msgspec.Struct, frozen=True):
-    """What there is of a copy."""
+    """What there is of a copy, and for how many bytes there is room."""
 
     folder: str
     files: dict[str, Entry]
+    free: int | None = None
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -35,16 +39,40 @@ class Wanted(msgspec.Struct, frozen=True):
     remove: list[str]
 
 
-def receive(name: str, given: BinaryIO, answers: BinaryIO) -> None:
-    """Bring the copy of this name up to date; raises `DoraError`."""
-    if not name or name.startswith(".") or "/" in name:
-        raise DoraError(f"`{name}` is no name of a copy")
-    folder = os.path.join(data_folder(), "dataflows", name)
+class Source(Protocol):
+    """What a sender writes, as of a binary file."""
+
+    def read(self, size: int, /) -> bytes: ...
+    def readline(self) -> bytes: ...
+
+
+class Attended:
+    """A `Source` that ends this process when nothing comes for `SILENCE`; for the main thread only."""
+
+    def __init__(self, given: Source) -> None:
+        self._given = given
+
+    def read(self, size: int, /) -> bytes:
+        signal.alarm(SILENCE)
+        return self._given.read(size)
+
+    def readline(self) -> bytes:
+        signal.alarm(SILENCE)
+        return self._given.readline()
+
+
+def receive(name: str, given: Source, answers: BinaryIO) -> None:
+    """Bring the copy of this name up to date; raises `DoraError`.
+
+    One that was cut off goes on where it ended. Copies that nobody uses are removed.
+    """
+    folder = copy_called(name)
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        with open(os.path.join(folder, ".dora-copy.lock"), "w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # a host may be more than one machine of the cluster
-            _update(folder, given, answers)
+        with locked(folder):  # a host may be more than one machine of the cluster
+            with expected(folder):
+                _update(folder, given, answers)
+            _tell(answers, {})
+        remove_unused()
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
         raise DoraError(f"cannot write the copy in {folder}: {error.strerror}{where}") from None
@@ -52,73 +80,44 @@ def receive(name: str, given: BinaryIO, answers: BinaryIO) -> None:
         raise DoraError(f"the copy in {folder} is not complete: {error}") from None
 
 
-def _update(folder: str, given: BinaryIO, answers: BinaryIO) -> None:
-    _tell(answers, Present(folder, _present(folder)))
-    wanted = msgspec.json.decode(given.readline(), type=Wanted)
-    # Until it is complete, nothing is known of the files that are written now.
-    _write_manifest(folder, {})
-    for path in wanted.remove:
-        _remove(folder, path)
-    with tarfile.open(fileobj=given, mode="r|") as archive:
-        for member in archive:
-            _write(folder, member, archive)
-    _write_manifest(folder, wanted.files)
-    _tell(answers, {})
+def _update(folder: str, given: Source, answers: BinaryIO) -> None:
+    unfinished = os.path.join(folder, _UNFINISHED)
+    try:
+        present = _present(folder)
+        disk = os.statvfs(folder)
+        _tell(answers, Present(folder, present, disk.f_bavail * disk.f_frsize))
+        wanted = msgspec.json.decode(given.readline(), type=Wanted)
+        # Whatever happens from here on, it is known which files are not of nodes.
+        write_manifest(folder, {**present, **wanted.files})
+        for path in wanted.remove:
+            remove_file(folder, path)
+        with tarfile.open(fileobj=cast(Any, given), mode="r|") as archive:
+            for member in archive:
+                _write(folder, member, archive, unfinished)
+        write_manifest(folder, wanted.files)
+    finally:
+        if os.path.exists(unfinished):
+            os.unlink(unfinished)
 
 
 def _present(folder: str) -> dict[str, Entry]:
-    """Return the files of the copy that are still as they were written."""
-    try:
-        with open(os.path.join(folder, _MANIFEST), "rb") as file:
-            known = msgspec.json.decode(file.read(), type=dict[str, Entry])
-    except (FileNotFoundError, msgspec.DecodeError):
-        return {}
+    """Return the files of the copy that are there, as they are now."""
     found = {}
-    for path in known:
+    for path in known_files(folder):
         try:
-            about = os.lstat(_inside(folder, path))
+            about = os.lstat(inside(folder, path))
         except (FileNotFoundError, NotADirectoryError):
             continue
         found[path] = (about.st_size, about.st_mtime_ns, about.st_mode & 0o777)
     return found
 
 
-def _write_manifest(folder: str, files: dict[str, Entry]) -> None:
-    path = os.path.join(folder, _MANIFEST)
-    with open(f"{path}.new", "wb") as file:
-        file.write(msgspec.json.encode(files))
-    os.replace(f"{path}.new", path)
-
-
-def _inside(folder: str, path: str) -> str:
-    """Return where a file of the copy is; raises `DoraError` for a path that leads out of its folder."""
-    parts = path.split("/")
-    if path.startswith("/") or any(part in ("", ".", "..") for part in parts):
-        raise DoraError(f"`{path}` is no file of a copy")
-    whole = os.path.join(folder, *parts)
-    top = os.path.realpath(folder)
-    if os.path.commonpath([top, os.path.realpath(os.path.dirname(whole))]) != top:
-        raise DoraError(f"`{path}` leads out of the copy")
-    return whole
-
-
-def _remove(folder: str, path: str) -> None:
-    whole = _inside(folder, path)
-    try:
-        os.unlink(whole)
-        while (whole := os.path.dirname(whole)) != folder:
-            os.rmdir(whole)
-    except OSError:
-        pass  # gone already, or the folder has other files
-
-
-def _write(folder: str, member: tarfile.TarInfo, archive: tarfile.TarFile) -> None:
+def _write(folder: str, member: tarfile.TarInfo, archive: tarfile.TarFile, unfinished: str) -> None:
     source = archive.extractfile(member)
     if source is None:
         raise DoraError(f"`{member.name}` is no file")
-    whole = _inside(folder, member.name)
+    whole = inside(folder, member.name)
     os.makedirs(os.path.dirname(whole), exist_ok=True)
-    unfinished = f"{whole}.dora-copy"
     with open(unfinished, "wb") as file:
         while part := source.read(1 << 20):
             file.write(part)

@@ -47,7 +47,7 @@ def copy_folder(machine: Machine, folder: str, files: Mapping[str, Entry]) -> Co
     listener = threading.Thread(target=lambda: complaints.append(_all_of(process)), daemon=True)
     listener.start()
     try:
-        return _send(process, folder, files)
+        return _send(machine, process, folder, files)
     except (BrokenPipeError, msgspec.DecodeError):
         _close(process.stdin)
         status = process.wait()
@@ -78,15 +78,21 @@ def _all_of(process: Popen[Any]) -> bytes:
     return said
 
 
-def _send(process: Popen[Any], folder: str, files: Mapping[str, Entry]) -> Copied:
+def _send(machine: Machine, process: Popen[Any], folder: str, files: Mapping[str, Entry]) -> Copied:
     assert process.stdin is not None and process.stdout is not None
     present = msgspec.json.decode(process.stdout.readline(), type=Present)
     changed, gone = difference(files, present.files)
+    size = sum(files[path][0] for path in changed)
+    if present.free is not None and size > present.free:
+        raise MachineFault(
+            machine,
+            f"{size:,} bytes are to be copied to {present.folder}, and {present.free:,} are free there",
+        )
     process.stdin.write(msgspec.json.encode(Wanted(dict(files), gone)) + b"\n")
     _send_files(process.stdin, folder, changed, files)
     process.stdin.close()
     msgspec.json.decode(process.stdout.readline(), type=dict[str, Any])
-    return Copied(present.folder, len(changed), sum(files[path][0] for path in changed))
+    return Copied(present.folder, len(changed), size)
 
 
 def _send_files(stream: IO[bytes], folder: str, paths: Sequence[str], files: Mapping[str, Entry]) -> None:

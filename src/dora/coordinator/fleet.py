@@ -19,7 +19,9 @@ from dora.coordinator.placement import address_of, is_loopback
 from dora.coordinator.protocol import (
     ACTIVE,
     DEFAULT_MACHINE,
+    DataflowView,
     Explain,
+    Forget,
     Hello,
     Lost,
     MachineView,
@@ -140,6 +142,8 @@ class Fleet:
             else:
                 self.record(link, report)
         reported = {report.dataflow_id for report in hello.runs}
+        if gone := tuple(id for id in hello.kept if id not in reported and self._store.find(id) is None):
+            send(Forget(gone))
         for shares in list(self._shares.values()):
             if shares.dataflow_id in reported:
                 self._catch_up(shares, link)
@@ -212,6 +216,11 @@ class Fleet:
         for machine in waited_for:
             self._say(machine, shares.stop)
         return []
+
+    def forget(self, view: DataflowView) -> None:
+        """Let the machines of a dataflow whose record goes forget it; one that is away when it is back."""
+        for machine in view.machines:
+            self._say(machine, Forget((view.uuid,)))
 
     def record(self, link: DaemonLink, report: RunReport) -> None:
         """Take in what a daemon reports of a dataflow."""

@@ -62,14 +62,22 @@ class GatheredLogs:
         if view.log_directory != directory or not _UUID.fullmatch(view.uuid):
             return
         self.forget(view.uuid)
-        try:
-            names = os.listdir(directory)
-            logs = [name for name in names if name.startswith("log_") and name.endswith(".jsonl")]
-            for name in logs:
-                os.unlink(f"{directory}/{name}")
-            if len(logs) == len(names):
-                os.rmdir(directory)
-        except FileNotFoundError:
-            pass  # nothing was logged
-        except OSError as error:
-            log.warning("the logs in %s cannot be removed: %s", directory, error.strerror)
+        remove_logs(directory)
+
+
+def remove_logs(directory: str) -> None:
+    """Remove the log files of a dataflow, and their folder, unless something else is in it.
+
+    Trouble with the disk is only logged.
+    """
+    try:
+        names = os.listdir(directory)
+        logs = [name for name in names if name.startswith("log_") and name.endswith(".jsonl")]
+        for name in logs:
+            os.unlink(f"{directory}/{name}")
+        if len(logs) == len(names):
+            os.rmdir(directory)
+    except FileNotFoundError:
+        pass  # nothing was logged
+    except OSError as error:
+        log.warning("the logs in %s cannot be removed: %s", directory, error.strerror)

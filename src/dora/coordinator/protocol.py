@@ -85,6 +85,7 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
     labels: dict[str, str] = {}
     address: str = ""  # where other machines reach this one; "": where the coordinator sees it
     tls: bool = False  # it has certificates
+    kept: tuple[str, ...] = ()  # dataflows for which something is kept on its disk
 
 
 class Changed(msgspec.Struct, frozen=True, tag=True):
@@ -233,6 +234,12 @@ class Recorded(msgspec.Struct, frozen=True, tag=True):
     dataflow_id: str
 
 
+class Forget(msgspec.Struct, frozen=True, tag=True):
+    """There are no records of these dataflows any more: what is kept on disk for them may go."""
+
+    dataflow_ids: tuple[str, ...]
+
+
 class Gathered(msgspec.Struct, frozen=True, tag=True):
     """The batches of log entries up to this number have arrived."""
 
@@ -276,6 +283,7 @@ ToDaemon = (
     | Stop
     | Amend
     | Recorded
+    | Forget
     | Gathered
     | Explain
     | Measure

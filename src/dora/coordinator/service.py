@@ -79,7 +79,7 @@ class Coordinator:
         self.fleet = Fleet(store, self._on_change)
         self._gathered = GatheredLogs(self._log_options)
         self._gathered_up_to: dict[str, tuple[str, int]] = {}  # machine → daemon and number of the batch
-        store.on_remove = self._gathered.remove
+        store.on_remove = self._on_remove
         self._changed = asyncio.Condition()
         self._usages = Usages()
         self._surveys = Surveys()
@@ -168,6 +168,10 @@ class Coordinator:
     def _on_change(self) -> None:
         self._gathered.forget_all_but(self._store.active())
         self._notify()
+
+    def _on_remove(self, view: DataflowView) -> None:
+        self._gathered.remove(view)
+        self.fleet.forget(view)
 
     def _notify(self) -> None:
         async def notify() -> None:
@@ -344,7 +348,10 @@ class Coordinator:
         return view.uuid, self.start(self._store.spec(view.uuid))
 
     def clean(self) -> list[DataflowView]:
-        """Remove the records of ended dataflows, with the logs that were gathered here, and return them."""
+        """Remove the records of ended dataflows, and return them.
+
+        What is kept for them here and on the machines goes too: gathered logs, copies of folders.
+        """
         removed = self._store.remove_ended()
         self._notify()
         return removed

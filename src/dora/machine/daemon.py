@@ -22,8 +22,10 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidStatus, WebSocketException
 
 from dora._version import __version__
+from dora.cluster.kept import forget, keep, kept_for
 from dora.coordinator.encryption import client_context, is_tls_fault, tls_fault
 from dora.coordinator.placement import is_loopback
+from dora.coordinator.places import data_folder
 from dora.coordinator.protocol import (
     ACTIVE,
     BEAT_EVERY,
@@ -34,6 +36,7 @@ from dora.coordinator.protocol import (
     Changed,
     Explain,
     Explained,
+    Forget,
     Gathered,
     Hello,
     Leave,
@@ -126,6 +129,7 @@ class MachineDaemon:
         self._tasks: set[asyncio.Task[None]] = set()
         self._connection: ClientConnection | None = None
         self._outgoing: asyncio.Queue[ToCoordinator] = asyncio.Queue()
+        self._forgetting = asyncio.Lock()
         self._logs = LogOutbox()
         self._changed = asyncio.Event()  # a run has ended, or its end was recorded
         self._leaving = False
@@ -255,6 +259,7 @@ class MachineDaemon:
             labels=identity.labels,
             address=identity.address,
             tls=identity.tls is not None,
+            kept=kept_for(identity.machine, self._where),
         )
         self._outgoing.put_nowait(hello)
         for run in self._runs.values():
@@ -317,6 +322,9 @@ class MachineDaemon:
                 if dataflow_id not in self._runs:
                     self._reports.pop(dataflow_id, None)
                     self._changed.set()
+            case Forget(dataflow_ids=dataflow_ids):
+                gone = [id for id in dataflow_ids if id not in self._runs]
+                self._in_background(self._forget(gone))
             case Gathered(number=number):
                 self._logs.confirm(number)
                 self._send_logs()
@@ -365,6 +373,12 @@ class MachineDaemon:
         if self._leaving:
             self._report(RunReport(dataflow_id, "failed", reason="the daemon is about to end"))
             return
+        try:
+            self._keep(start)
+        except OSError as error:
+            reason = f"it cannot be noted in {data_folder()} that it runs: {error.strerror}"
+            self._report(RunReport(dataflow_id, "failed", reason=reason))
+            return
         wanted = start.spec.interpreter
         interpreter = wanted if wanted and os.access(wanted, os.X_OK) else sys.executable
         try:
@@ -392,6 +406,18 @@ class MachineDaemon:
             run.command(Stop(dataflow_id))
         log.info("dataflow %s: process %d runs it", dataflow_id, process.pid)
         self._in_background(self._attend(run))
+
+    def _keep(self, start: Start) -> None:
+        """Note what a dataflow uses of what is on the disk here; raises ``OSError``."""
+        machine, spec = self._identity.machine, start.spec
+        here = [node for node in spec.dataflow["nodes"] if spec.machines.get(node["id"]) == machine]
+        named = [folder for node in here if (folder := (node.get("deploy") or {}).get("working_dir"))]
+        if named or start.share is not None:
+            keep(start.dataflow_id, machine, self._where, named)
+
+    async def _forget(self, dataflow_ids: list[str]) -> None:
+        async with self._forgetting:  # or two would be in each other's way
+            await asyncio.to_thread(forget, dataflow_ids, self._identity.machine)
 
     async def _attend(self, run: _Run) -> None:
         """Pass on what the process of a run reports, until it ends."""

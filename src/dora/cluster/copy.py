@@ -1,0 +1,116 @@
+"""A copy of a folder on this machine: where it is, whose turn it is, which files belong to it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import IO, Final
+
+import msgspec
+
+from dora.cluster.folder import Entry
+from dora.coordinator.places import data_folder
+from dora.errors import DoraError
+
+OWN: Final = ".dora-copy"
+"""What dora writes into a copy, beside its files, begins so."""
+_LOCK: Final = f"{OWN}.lock"
+_MANIFEST: Final = f"{OWN}.json"
+
+
+def copies_folder() -> str:
+    return os.path.join(data_folder(), "dataflows")
+
+
+def copy_called(name: str) -> str:
+    """Return the folder of the copy of this name; raises `DoraError` for one that cannot be."""
+    if not name or name.startswith(".") or "/" in name:
+        raise DoraError(f"`{name}` is no name of a copy")
+    return os.path.join(copies_folder(), name)
+
+
+def copy_of(folder: str) -> str | None:
+    """Return the copy that a folder is, or is in; None if it is none.
+
+    Whoever made it may have had another data folder.
+    """
+    while folder != (parent := os.path.dirname(folder)):
+        if os.path.exists(os.path.join(folder, _LOCK)):
+            return folder
+        folder = parent
+    return None
+
+
+@contextmanager
+def locked(folder: str, *, wait: bool = True) -> Iterator[None]:
+    """Have a copy to oneself; its folder is made if there is none.
+
+    Raises ``BlockingIOError`` if somebody has it and ``wait`` is false, another ``OSError`` if it cannot
+    be written.
+    """
+    while (lock := _lock(folder, wait)) is None:
+        pass  # it was removed meanwhile, with its lock
+    with lock:
+        yield
+
+
+def _lock(folder: str, wait: bool) -> IO[str] | None:
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    path = os.path.join(folder, _LOCK)
+    try:
+        lock = open(path, "w")  # noqa: SIM115 - it is the caller's
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
+            return lock
+    except FileNotFoundError:
+        pass
+    except BaseException:
+        lock.close()
+        raise
+    lock.close()
+    return None
+
+
+def known_files(folder: str) -> set[str]:
+    """Return which files belong to a copy, by relative path; some may not be there."""
+    try:
+        with open(os.path.join(folder, _MANIFEST), "rb") as file:
+            return set(msgspec.json.decode(file.read(), type=dict[str, Entry]))
+    except (FileNotFoundError, msgspec.DecodeError):
+        return set()
+
+
+def write_manifest(folder: str, files: Mapping[str, Entry]) -> None:
+    """Note which files belong to a copy from now on."""
+    path = os.path.join(folder, _MANIFEST)
+    with open(f"{path}.new", "wb") as file:
+        file.write(msgspec.json.encode(files))
+    os.replace(f"{path}.new", path)
+
+
+def inside(folder: str, path: str) -> str:
+    """Return where a file of the copy is; raises `DoraError` for a path that leads out of its folder."""
+    parts = path.split("/")
+    if path.startswith("/") or any(part in ("", ".", "..") for part in parts):
+        raise DoraError(f"`{path}` is no file of a copy")
+    whole = os.path.join(folder, *parts)
+    top = os.path.realpath(folder)
+    if os.path.commonpath([top, os.path.realpath(os.path.dirname(whole))]) != top:
+        raise DoraError(f"`{path}` leads out of the copy")
+    return whole
+
+
+def remove_file(folder: str, path: str) -> None:
+    """Remove a file of a copy, and the folders that are empty then."""
+    whole = inside(folder, path)
+    try:
+        os.unlink(whole)
+        while (whole := os.path.dirname(whole)) != folder:
+            os.rmdir(whole)
+    except OSError:
+        pass  # gone already, or the folder has other files

@@ -1,0 +1,182 @@
+"""How long a copy of a folder stays on a machine, and what of it goes."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from dora.cluster.copy import copy_called, copy_of, locked
+from dora.cluster.folder import Entry
+from dora.cluster.kept import EXPECTED, copies, forget, keep, kept_for, remove_if_unused, remove_unused
+from dora.cluster.receive import Wanted, receive
+from dora.errors import DoraError
+
+HERE = "10.0.0.1:6013"
+
+
+@pytest.fixture(autouse=True)
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DORA_DATA_DIR", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def sent(**files: str) -> bytes:
+    """Return what a sender writes for a copy that has nothing yet."""
+    stream = io.BytesIO()
+    entries: dict[str, Entry] = {}
+    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+        for key, text in files.items():
+            name = key.replace("__", "/")
+            member = tarfile.TarInfo(name)
+            member.size, member.pax_headers = len(text), {"DORA.time": "1"}
+            archive.addfile(member, io.BytesIO(text.encode()))
+            entries[name] = (len(text), 1, 0o644)
+    return msgspec.json.encode(Wanted(entries, [])) + b"\n" + stream.getvalue()
+
+
+def copied(name: str = "flow", **files: str) -> Path:
+    receive(name, io.BytesIO(sent(**(files or {"a.py": "text"}))), io.BytesIO())
+    return Path(copy_called(name))
+
+
+def cut_off(name: str, **files: str) -> Path:
+    """Send a copy of which the last file arrives by half; its text has to be long."""
+    with pytest.raises(DoraError, match="not complete"):
+        receive(name, io.BytesIO(sent(**files)[:-20_000]), io.BytesIO())
+    return Path(copy_called(name))
+
+
+def age(copy: Path) -> None:
+    """Let a copy be as old as it may be without a dataflow."""
+    long_ago = time.time() - EXPECTED - 1
+    os.utime(copy / ".dora-copy.new", (long_ago, long_ago))
+
+
+def test_a_copy_stays_as_long_as_a_dataflow_has_a_record() -> None:
+    copy = copied()
+    keep("one", "left", HERE, [str(copy)])
+    keep("two", "left", HERE, [str(copy / "nodes"), "/tmp"])
+    assert [item.dataflows for item in copies()] == [["one", "two"]]
+    assert kept_for("left", HERE) == ("one", "two") and not kept_for("left", "10.0.0.2:6013")
+    forget(["one"], "left")
+    assert (copy / "a.py").read_text() == "text" and kept_for("left", HERE) == ("two",)
+    forget(["two", "of nobody"], "left")
+    assert not copy.exists() and not kept_for("left", HERE)
+
+
+def test_a_copy_is_of_all_machines_of_a_host() -> None:
+    copy = copied()
+    keep("one", "left", HERE, [str(copy)])
+    keep("one", "right", HERE, [str(copy)])
+    forget(["one"], "left")
+    assert copy.exists() and kept_for("right", HERE) == ("one",)
+    forget(["one"], "right")
+    assert not copy.exists()
+
+
+def test_log_files_go_with_the_record(data: Path) -> None:
+    logs = data / "out" / "one"
+    logs.mkdir(parents=True)
+    (logs / "log_a.jsonl").touch()
+    keep("one", "left", HERE, [])
+    forget(["one"], "left")
+    assert not logs.exists()
+
+
+def test_what_nodes_have_written_stays(tmp_path: Path) -> None:
+    copy = copied(**{"a.py": "", "nodes__b.py": "", "away__c": ""})
+    (copy / "nodes" / "result").write_text("found")
+    (copy / "nodes" / "__pycache__").mkdir()
+    (copy / "nodes" / "__pycache__" / "b.pyc").touch()
+    (copy / "away").rename(tmp_path / "elsewhere")
+    (copy / "away").symlink_to(tmp_path / "elsewhere")
+    keep("one", "left", HERE, [str(copy)])
+    forget(["one"], "left")
+    assert sorted(path.name for path in copy.rglob("*")) == ["away", "nodes", "result"]
+    assert (tmp_path / "elsewhere" / "c").exists()
+    [left] = copies()
+    assert left.left_over and left.size >= len("found")
+    remove_unused()
+    assert copy.exists()
+    assert remove_if_unused(str(copy), wholly=True) and not copy.exists()
+
+
+def test_a_copy_whose_dataflow_never_came_goes_with_the_next_one() -> None:
+    first = copied("first")
+    copied("second")
+    assert first.exists(), "it is about to start"
+    assert [item.expected for item in copies()] == [True, True]
+    age(first)
+    third = copied("third")
+    assert not first.exists()
+    age(third)
+    keep("one", "left", HERE, [str(third)])
+    copied("fourth")
+    assert third.exists(), "a dataflow has it"
+
+
+def test_a_copy_that_was_cut_off_goes_with_the_next_one() -> None:
+    half = cut_off("half", a="1", b="2" * 50_000)
+    assert (half / "a").exists() and sorted(path.name for path in half.glob("[!.]*")) == ["a"]
+    assert not (half / ".dora-copy.part").exists()
+    copied("other")
+    assert not half.exists()
+    nothing = Path(copy_called("nothing"))
+    with pytest.raises(DoraError, match="not complete"):
+        receive("nothing", io.BytesIO(), io.BytesIO())
+    copied("other")
+    assert not nothing.exists()
+
+
+def test_a_copy_that_was_cut_off_goes_on_where_it_ended() -> None:
+    half = cut_off("half", a="1", b="2" * 50_000)
+    answers = io.BytesIO()
+    receive("half", io.BytesIO(sent(b="2")), answers)
+    present = msgspec.json.decode(answers.getvalue().splitlines()[0])
+    assert present["files"] == {"a": [1, 1, 0o644]}, "so it is not sent again, or is removed"
+    assert half.exists() and present["free"] > 0
+
+
+def test_a_copy_of_a_dataflow_stays_when_its_update_is_cut_off() -> None:
+    copy = copied(a="1")
+    keep("one", "left", HERE, [str(copy)])
+    cut_off("flow", a="1", b="2" * 50_000)
+    copied("other")
+    assert (copy / "a").exists()
+
+
+def test_a_copy_that_is_being_made_stays() -> None:
+    copy = copied()
+    age(copy)
+    with locked(str(copy)):
+        remove_unused()
+        assert (copy / "a.py").exists()
+    remove_unused()
+    assert not copy.exists()
+
+
+def test_only_copies_are_copies(tmp_path: Path) -> None:
+    copy = copied()
+    assert copy_of(f"{copy}/nodes/deep") == str(copy)
+    assert copy_of(str(tmp_path)) is None and copy_of("/") is None
+    keep("one", "left", HERE, ["/", str(tmp_path), str(tmp_path / "gone")])
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+def test_a_sender_that_falls_silent_is_given_up() -> None:
+    script = (
+        "import sys; from dora.cluster import receive; receive.SILENCE = 1\n"
+        "receive.receive('flow', receive.Attended(sys.stdin.buffer), sys.stdout.buffer)"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL
+    ) as process:
+        assert process.wait(60) != 0
