@@ -12,9 +12,9 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from dora._version import __version__
-from dora.coordinator.encryption import client_context
 from dora.coordinator.places import find_token
 from dora.coordinator.protocol import VERSION_HEADER, WITH_REASON
+from dora.coordinator.two_way import two_way_context
 from dora.errors import ConnectError, DoraError
 from dora.inspection.afar import (
     MAX_DELIVERY,
@@ -59,7 +59,7 @@ class Session:
         if token := find_token():
             headers["Authorization"] = f"Bearer {token}"
         path = f"/api/dataflows/{quote(dataflow_id)}/look?{urlencode({'machine': machine})}"
-        encryption = client_context(client.authority)
+        encryption = two_way_context(client.authority)
         try:
             self._connection = connect(
                 f"{'ws' if encryption is None else 'wss'}://{client.where}{path}",

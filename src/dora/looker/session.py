@@ -13,7 +13,7 @@ from typing import Final
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from dora.coordinator.encryption import client_context
+from dora.coordinator.two_way import two_way_context
 from dora.errors import DoraError
 from dora.inspection.afar import (
     Ask,
@@ -42,7 +42,7 @@ class Session:
         try:
             self._connection: ClientConnection = connect(
                 order.url,
-                ssl=client_context(order.authority),
+                ssl=two_way_context(order.authority),
                 additional_headers=headers,
                 max_size=MAX_FRAME,
                 compression=None,

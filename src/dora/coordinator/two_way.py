@@ -1,0 +1,85 @@
+"""A connection with TLS that one thread may read while another one writes.
+
+OpenSSL allows only one thread at a time to use a connection, also for reading and writing. A blocking
+socket of Python does not see to that: a read that waits uses the connection all the while, and every few
+hundred connections one never gets its first answer, because what the server sends after its handshake is
+read while the request is written. Here a thread uses the connection only for as long as nothing has to be
+waited for, and waits without it.
+"""
+
+from __future__ import annotations
+
+import select
+import ssl
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from dora.coordinator.encryption import client_context
+
+_LOOK_EVERY: Final = 0.5  # seconds until it is noticed that the other thread has closed it
+
+_Result = TypeVar("_Result")
+
+
+def two_way_context(authority: str) -> ssl.SSLContext | None:
+    """Return the context of a client whose connection is for two threads; otherwise as `client_context`.
+
+    For `websockets.sync`, which uses just the methods that `TwoWaySocket` has anew.
+    """
+    context = client_context(authority)
+    if context is not None:
+        context.sslsocket_class = TwoWaySocket
+    return context
+
+
+class TwoWaySocket(ssl.SSLSocket):
+    """``recv`` and ``sendall`` may be called at the same time. ``settimeout`` is for both."""
+
+    _turn: threading.Lock
+
+    def __new__(cls, *args: Any, **options: Any) -> TwoWaySocket:
+        made = super().__new__(cls, *args, **options)
+        made._turn = threading.Lock()
+        return made
+
+    def settimeout(self, value: float | None) -> None:
+        with self._turn:
+            super().settimeout(value)
+
+    def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
+        return self._alone(lambda: ssl.SSLSocket.recv(self, buflen, flags))
+
+    def sendall(self, data: Any, flags: int = 0) -> None:
+        with memoryview(data) as given, given.cast("B") as rest:
+            done = 0
+            while done < len(rest):
+                done += self._alone(lambda: ssl.SSLSocket.send(self, rest[done:], flags))  # noqa: B023
+
+    def _alone(self, work: Callable[[], _Result]) -> _Result:
+        """Do something that would wait, and wait for it outside; raises ``TimeoutError``."""
+        begin = time.monotonic()
+        while True:
+            with self._turn:
+                patience = self.gettimeout()
+                super().settimeout(0.0)
+                try:
+                    return work()
+                except ssl.SSLWantReadError:
+                    event = select.POLLIN
+                except ssl.SSLWantWriteError:
+                    event = select.POLLOUT
+                finally:
+                    if self.fileno() >= 0:
+                        super().settimeout(patience)
+            if patience is not None and time.monotonic() - begin >= patience:
+                raise TimeoutError("timed out")
+            self._wait(event, patience)
+
+    def _wait(self, event: int, patience: float | None) -> None:
+        if (descriptor := self.fileno()) < 0:
+            raise OSError("it is closed")
+        poll = select.poll()
+        poll.register(descriptor, event)
+        poll.poll(1000 * min(_LOOK_EVERY, _LOOK_EVERY if patience is None else patience))
