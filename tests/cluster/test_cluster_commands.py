@@ -186,7 +186,7 @@ def test_copies_go_with_the_records_of_their_dataflows(cluster: Cluster) -> None
     wait_until(lambda: not list((cluster.folder / "data" / "kept" / "left").iterdir()), "the note of it")
     assert (copy / "result").read_text() == "found"
     assert cluster.dora("copies", "cluster.yml").splitlines()[1].endswith("(left by nodes)")
-    assert f"left: removed {copy}, 5 bytes" in cluster.dora("copies", "cluster.yml", "--remove")
+    assert f": removed {copy}, 5 bytes" in cluster.dora("copies", "cluster.yml", "--remove")
     assert not copy.exists()
 
     cluster.dora("start", "cluster.yml", "flow/dataflow.yml", "--attach")

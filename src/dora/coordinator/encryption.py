@@ -55,8 +55,9 @@ def client_context(authority: str) -> ssl.SSLContext | None:
 
 def is_tls_fault(error: OSError) -> TypeGuard[ssl.SSLError]:
     """Tell whether the two sides do not agree about TLS; one that just went away is no such fault."""
-    gone = (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError)
-    return isinstance(error, ssl.SSLError) and not isinstance(error, gone) and error.library != "SYS"
+    if not isinstance(error, ssl.SSLError) or getattr(error, "library", "") == "SYS":
+        return False
+    return not isinstance(error, (ssl.SSLEOFError, ssl.SSLZeroReturnError, ssl.SSLSyscallError))
 
 
 def tls_fault(error: ssl.SSLError, where: str) -> str:
