@@ -259,7 +259,7 @@ import os, pathlib, shlex, signal, subprocess, sys
 words = [word for word in sys.argv[1:] if not word.startswith("-")]
 units = pathlib.Path(os.environ["XDG_CONFIG_HOME"], "systemd/user")
 pids = pathlib.Path(os.environ["XDG_CONFIG_HOME"], "pids")
-pids.mkdir(exist_ok=True)
+pids.mkdir(parents=True, exist_ok=True)
 assert sys.argv[1] == "--user", sys.argv
 def stop(name):
     pid = pids / name
@@ -305,6 +305,26 @@ def test_daemons_as_services(cluster: Cluster) -> None:
     assert "left: removed dora-daemon-left.service" in printed
     assert not list(units.iterdir()) and not secret.exists()
     assert "there is no dora-daemon-right.service" in cluster.dora("uninstall", "cluster.yml")
+
+
+def test_no_services_where_systemd_does_not_run(cluster: Cluster) -> None:
+    for name, text in (("systemctl", "exit 1"), ("id", "echo 1000"), ("loginctl", ":")):
+        (cluster.folder / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+        (cluster.folder / "bin" / name).chmod(0o755)
+    cluster.dora("up", "cluster.yml")
+    pid = cluster.pid("left")
+    told = "left: systemd does not run on this machine, or not for this user"
+    assert told in cluster.dora("install", "cluster.yml", status=1)
+    assert alive(pid), "nothing was ended for it"
+    assert "there is no dora-daemon-left.service" in cluster.dora("uninstall", "cluster.yml")
+
+    units = cluster.folder / "config" / "systemd" / "user"  # of a time when it ran
+    units.mkdir(parents=True)
+    (units / "dora-daemon-left.service").touch()
+    assert told in cluster.dora("uninstall", "cluster.yml", status=1)
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: cluster.machines(status=1)["left"] != "connected", "the end of a daemon")
+    assert "left: started dora daemon" in cluster.dora("up", "cluster.yml")
 
 
 def test_no_services_without_systemd(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,8 @@ ALL = {
     "last": scripts.last_words(ROBOT),
     "look": scripts.look_at_daemon(ROBOT),
     "install": scripts.install(CLUSTER, ROBOT),
+    "prepare": scripts.prepare_install(ROBOT),
+    "copies": scripts.list_copies(ROBOT, remove=True),
     "uninstall": scripts.uninstall(ROBOT),
     "wheel": scripts.install_wheel(ROBOT, "dora-1-py3-none-any.whl"),
     "start with TLS": scripts.start_daemon(ENCRYPTED, ROBOT),

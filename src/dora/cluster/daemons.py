@@ -83,6 +83,7 @@ def install(
     given = _secrets(cluster, token)
 
     def work(machine: Machine) -> str:
+        run(machine, scripts.prepare_install(machine))
         run(machine, scripts.end_daemon(machine))
         return run(machine, scripts.install(cluster, machine), given=given)
 

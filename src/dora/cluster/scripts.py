@@ -24,6 +24,13 @@ _NEEDS_SYSTEMD: Final = """\
 command -v systemctl >/dev/null || { echo "this machine has no systemd" >&2; exit 1; }
 """
 
+# Behind `_service`. It may be installed and not run, as in a container.
+_SYSTEMD_RUNS: Final = """\
+$control show-environment >/dev/null 2>&1 || {
+    echo "systemd does not run on this machine, or not for this user" >&2; exit 1
+}
+"""
+
 
 def command(machine: Machine) -> str:
     """Return the ``dora`` command of a machine, quoted for its shell."""
@@ -125,14 +132,18 @@ def last_words(machine: Machine) -> str:
 
 
 def _service(machine: Machine) -> str:
-    """Return lines that set ``control`` and ``service``, which is empty unless systemd has the daemon."""
+    """Return lines that set ``control`` and ``service``, which is empty unless systemd has the daemon.
+
+    A unit that is there while systemd does not run does not count.
+    """
     return (
         "service= units=/etc/systemd/system control=systemctl\n"
         'if [ "$(id -u)" != 0 ]; then\n'
         '    units="${XDG_CONFIG_HOME:-$HOME/.config}/systemd/user" control="systemctl --user"\n'
         '    export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-/run/user/$(id -u)}"\n'
         "fi\n"
-        f'[ ! -e "$units"/{unit_name(machine)} ] || service=yes\n'
+        f'[ ! -e "$units"/{unit_name(machine)} ] || ! $control show-environment >/dev/null 2>&1 || '
+        "service=yes\n"
     )
 
 
@@ -202,6 +213,16 @@ def _systemd_words(words: Sequence[str]) -> str:
     return " ".join(f'"{word}"' for word in escaped)
 
 
+def prepare_install(machine: Machine) -> str:
+    """Return the script that fails, and has ended nothing, where a daemon cannot become a service."""
+    return (
+        f"{_BEGIN}{_find(machine)}{_NEEDS_SYSTEMD}{_service(machine)}"
+        # Without it, a service of a user ends with the last session.
+        '[ "$(id -u)" = 0 ] || loginctl enable-linger || exit 1\n'
+        f"{_SYSTEMD_RUNS}"
+    )
+
+
 def install(cluster: Cluster, machine: Machine) -> str:
     """Return the script that makes the daemon a service of systemd, and starts it."""
     name = unit_name(machine)
@@ -222,8 +243,6 @@ def install(cluster: Cluster, machine: Machine) -> str:
         's|@target@|$target|" '
         f'>"$units"/{name}\n'
         f'chmod 644 "$units"/{name}\n'
-        # Without it, a service of a user ends with the last session.
-        '[ "$(id -u)" = 0 ] || loginctl enable-linger\n'
         "$control daemon-reload\n"
         f"$control enable --quiet {name}\n"
         f"$control restart {name}\n"
@@ -235,6 +254,7 @@ def uninstall(machine: Machine) -> str:
     name = unit_name(machine)
     return (
         f"{_BEGIN}{_NEEDS_SYSTEMD}{_service(machine)}"
+        f'[ ! -e "$units"/{name} ] || {{\n{_SYSTEMD_RUNS}}}\n'
         '[ -n "$service" ] || { echo absent; exit 0; }\n'
         "set -e\n"
         f"$control disable --quiet --now {name}\n"
