@@ -87,10 +87,10 @@ def _update(folder: str, given: Source, answers: BinaryIO) -> None:
         disk = os.statvfs(folder)
         _tell(answers, Present(folder, present, disk.f_bavail * disk.f_frsize))
         wanted = msgspec.json.decode(given.readline(), type=Wanted)
+        for path in wanted.remove:  # before anything is written: the disk may be full
+            remove_file(folder, path)
         # Whatever happens from here on, it is known which files are not of nodes.
         write_manifest(folder, {**present, **wanted.files})
-        for path in wanted.remove:
-            remove_file(folder, path)
         with tarfile.open(fileobj=cast(Any, given), mode="r|") as archive:
             for member in archive:
                 _write(folder, member, archive, unfinished)
