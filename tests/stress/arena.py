@@ -79,7 +79,7 @@ class Arena:
         self.directory = directory
         self.root = root
         self.temp = f"{root}-tmp"  # the folder for temporary files of everything that runs
-        os.mkdir(self.temp)
+        os.makedirs(self.temp, exist_ok=True)
         self.entries: list[LogEntry] = []
         self.seen: set[str] = set()  # short ids of all runs
         self._nodes: list[dict[str, Any]] = []
