@@ -16,7 +16,7 @@ import pyarrow as pa
 import pytest
 
 import dora
-from dora import ConnectError, Node
+from dora import ConnectError, Node, NotInDataflow
 
 # As dora-rs 1.1 writes it, but for the times.
 RECORDING: dict[str, Any] = {
@@ -105,6 +105,12 @@ def test_outputs_are_written_as_json_lines(replay: Any, monkeypatch: pytest.Monk
     )
 
 
+def test_a_node_with_recorded_inputs_has_no_dataflow_to_describe(replay: Any) -> None:
+    replay({"id": "n", "events": []})
+    with Node() as node, pytest.raises(NotInDataflow, match="no dataflow to describe"):
+        node.dataflow_descriptor()
+
+
 def test_a_recording_may_be_empty_or_end_without_a_stop(replay: Any) -> None:
     replay({"id": "n", "events": []})
     with Node() as node:
@@ -169,6 +175,9 @@ def test_a_recording_that_is_none_or_poisoned_is_refused(
     poisoned = {"state": "poisoned", "first_failure_event_index": 0, "first_failure_error": "disk full"}
     replay({"id": "n", "recording_status": poisoned, "events": []})
     with pytest.raises(ConnectError, match="incomplete and is not replayed: disk full"):
+        Node()
+    replay({"id": "n", "recording_status": "poisoned", "events": []})
+    with pytest.raises(ConnectError, match="incomplete and is not replayed: something went wrong"):
         Node()
     monkeypatch.setenv("DORA_TEST_WITH_INPUTS", "/nowhere/inputs.json")
     with pytest.raises(ConnectError, match="cannot be read: No such file"):

@@ -84,6 +84,11 @@ def test_a_timeout_does_not_hide_a_message(camera: Node, plot: Node) -> None:
     assert event["type"] == "INPUT"
 
 
+def test_a_timeout_is_a_number(plot: Node) -> None:
+    with pytest.raises(TypeError, match="timeout is a number of seconds or None, not str"):
+        plot.next("soon")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("timeout", [-1, -0.001, float("nan"), float("inf"), float("-inf")])
 def test_a_timeout_has_to_be_a_time(plot: Node, timeout: float) -> None:
     with pytest.raises(ValueError, match="timeout must be a finite number of seconds"):

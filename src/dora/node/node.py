@@ -308,7 +308,9 @@ class Node:
         return self._config.dataflow_id
 
     def dataflow_descriptor(self) -> dict[str, Any]:
-        """Return the parsed YAML of the dataflow."""
+        """Return the dataflow file, parsed; raises `NotInDataflow` if inputs are recorded or typed in."""
+        if not self._config.descriptor:
+            raise NotInDataflow(f"node `{self.id}` runs by itself, so there is no dataflow to describe")
         return self._config.descriptor
 
     def node_config(self) -> dict[str, Any]:
@@ -427,9 +429,12 @@ class Node:
 
 
 def _checked(timeout: float | None) -> float | None:
-    if timeout is not None and not 0.0 <= timeout < float("inf"):
-        raise ValueError(f"timeout must be a finite number of seconds, at least 0, not {timeout}")
-    return timeout
+    try:
+        if timeout is None or 0.0 <= timeout < float("inf"):
+            return timeout
+    except TypeError:
+        raise TypeError(f"timeout is a number of seconds or None, not {type(timeout).__name__}") from None
+    raise ValueError(f"timeout must be a finite number of seconds, at least 0, not {timeout}")
 
 
 settle()

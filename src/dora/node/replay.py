@@ -99,8 +99,9 @@ def _read(path: str) -> dict[str, Any]:
     if not isinstance(recording, dict) or not isinstance(recording.get("events"), list):
         raise RecordingError(f'{path} is not a recording: it has to be a mapping with a list of "events"')
     status = recording.get("recording_status")
-    if isinstance(status, dict) and status.get("state") == "poisoned":
-        reason = status.get("first_failure_error") or "something went wrong while it was made"
+    details = status if isinstance(status, dict) else {"state": status}
+    if details.get("state") == "poisoned":
+        reason = details.get("first_failure_error") or "something went wrong while it was made"
         raise RecordingError(f"the recording {path} is incomplete and is not replayed: {reason}")
     return recording
 
