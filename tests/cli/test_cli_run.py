@@ -218,6 +218,22 @@ def test_filters_and_json(folder):
     assert shown("--log-filter", "only=debug", DORA_LOG_LEVEL="warn") == {"debug", "info", "warn"}
 
 
+def test_a_filter_for_a_node_that_is_not_there_is_told():
+    write(dataflow__yml=ONE, only__py="from dora import Node\nNode()\n")
+    done = run("run", "dataflow.yml", "--log-filter", "onli=debug")
+    assert (done.returncode, done.stderr) == (
+        0,
+        "warning: the log filter names `onli`: this dataflow has no node `onli`; did you mean `only`?\n",
+    )
+
+
+def test_a_variable_with_no_proper_name_is_told_and_left_out():
+    write(dataflow__yml=ONE, only__py="from dora import Node\nNode()\n")
+    done = run("run", "dataflow.yml", "--env", "A B=red")
+    assert done.returncode == 0
+    assert "warning: `A B` cannot name an environment variable; it is left out" in done.stderr
+
+
 def test_variables_from_the_command_line_reach_nodes():
     write(
         dataflow__yml=ONE,

@@ -20,6 +20,7 @@ from dora.cli.console import Console
 from dora.cli.fetch import fetch, is_url
 from dora.dataflow import load
 from dora.dataflow.model import HERE, Dataflow
+from dora.dataflow.report import no_node
 from dora.errors import DataflowError, DoraError
 from dora.logs.entry import LogEntry
 from dora.logs.filters import LogFilter
@@ -215,6 +216,10 @@ def run_loaded(
     if on_warning is not None:
         for warning in (*dataflow.warnings, *dataflow.type_warnings):
             on_warning(str(warning))
+        ids = [node.id for node in dataflow.nodes]
+        for name in display.filter.nodes:
+            if name not in ids:
+                on_warning(f"warning: the log filter names `{name}`: {no_node(name, ids)}")
     dataflow_id = uuid7()
     console = open_console(dataflow, display, stream, dataflow_id, on_warning)
 

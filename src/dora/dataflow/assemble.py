@@ -14,7 +14,7 @@ from dora.dataflow.deployment import deploy_of, is_elsewhere
 from dora.dataflow.expand import PATH_VARIABLES, expand_path
 from dora.dataflow.fields import NODE_BLOCK
 from dora.dataflow.files import MANIFEST_FILE, is_file
-from dora.dataflow.kinds import Reader, reserved
+from dora.dataflow.kinds import Reader, refused_variable
 from dora.dataflow.model import (
     DEFAULT_OPERATOR_ID,
     DEFAULT_QUEUE_SIZE,
@@ -488,9 +488,9 @@ def assemble(
 
     ``strict_types``: types that do not fit together are errors, whatever the document says.
     """
-    overrides = {name: value for name, value in env_overrides.items() if not reserved(name)}
-    for name in env_overrides.keys() - overrides.keys():
-        message = f"the environment variable `{name}` is reserved for dora or the system; it is left out"
+    overrides = {name: value for name, value in env_overrides.items() if not refused_variable(name)}
+    for name in sorted(env_overrides.keys() - overrides.keys()):
+        message = refused_variable(name)
         reader.report.problems.append(Problem(message, reader.report.file, severity="warning"))
     assembler = Assembler(reader, deploy=deploy_of(root, HERE, reader.report))
     nodes = assembler.nodes(root.get("nodes") or ())

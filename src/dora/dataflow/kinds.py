@@ -387,6 +387,15 @@ def reserved(name: str) -> bool:
     return name in _RESERVED or name.startswith(_RESERVED_PREFIXES)
 
 
+def refused_variable(name: str) -> str:
+    """Return why a dataflow may not set an environment variable of this name; "" if it may."""
+    if reserved(name):
+        return f"the environment variable `{name}` is reserved for dora or the system; it is left out"
+    if not name or "=" in name or any(c.isspace() or c == "\0" for c in name):
+        return f"`{name}` cannot name an environment variable; it is left out"
+    return ""
+
+
 class Environment(Kind[dict[str, str]]):
     """Environment variables. Values may refer to the environment of the process that reads them."""
 
@@ -396,14 +405,9 @@ class Environment(Kind[dict[str, str]]):
             return None
         variables: dict[str, str] = {}
         for name, (key, item) in value.entries.items():
-            if reserved(name):
-                reader.report.warn(
-                    key,
-                    f"the environment variable `{name}` is reserved for dora or the system; it is left out",
-                    "set it in the shell that starts dora, if you need it",
-                )
-            elif not name or "=" in name or any(c.isspace() for c in name):
-                reader.report.warn(key, f"`{name}` cannot name an environment variable; it is left out")
+            if refusal := refused_variable(name):
+                hint = "set it in the shell that starts dora, if you need it" if reserved(name) else ""
+                reader.report.warn(key, refusal, hint)
             elif (text := self._value(name, item, reader)) is not None:
                 variables[name] = text
         return variables
