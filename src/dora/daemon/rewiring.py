@@ -4,6 +4,9 @@ A link that comes: the sender is told first, so that it rings and gives credit f
 then the receiver, which begins with the message that is sent next. A link that goes: the receiver is told,
 takes what was sent so far, and says so; then the sender is told. A node that has no process learns it all
 with its next configuration.
+
+The other end of a link may be on another machine, whose daemon does the same there. Its receiver shows on
+the board of this one (`dora.transport.remote`), which is looked at until a link that goes has closed.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ from dora.daemon.connections import Connection
 from dora.daemon.loop import Loop
 from dora.dataflow.links import Link, Place, Plan, plan
 from dora.dataflow.model import Dataflow
-from dora.transport.board import REWIRED, Board
+from dora.transport.board import CLOSED, REWIRED, STATE, UNCONNECTED, Board
 from dora.transport.doorbell import Doorbell
 from dora.wire.control import (
     AttachInput,
@@ -32,6 +35,7 @@ from dora.wire.control import (
 )
 
 ATTACH_PATIENCE = 3.0  # seconds after which it is answered that a busy node has not noticed yet
+LOOK_EVERY = 0.05  # seconds between looks whether a receiver on another machine has taken everything
 DETACH_PATIENCE = 5.0  # seconds after which a sender need not wait any longer for who was disconnected
 
 OnLaid = Callable[[str], None]
@@ -75,7 +79,14 @@ class Rewiring:
                         self._send(
                             node_id,
                             is_.slot,
-                            AttachLink(is_.id, link, change, is_.credit_bell, None if is_known else annex),
+                            AttachLink(
+                                is_.id,
+                                link,
+                                change,
+                                is_.credit_bell,
+                                None if is_known else annex,
+                                now.remote if link.machine else None,
+                            ),
                         )
         waits = self._attach_inputs(former, plan, on_laid)
         self._detach(former, plan)
@@ -116,7 +127,7 @@ class Rewiring:
                 if item.kind != "timer":
                     self._attaching[item.slot] = node_id, on_laid
                     waits.append(item.slot)
-                member.send(AttachInput(item))
+                member.send(AttachInput(item, now.remote if item.machine else None))
         if waits:
             self._loop.call_at(time.monotonic() + ATTACH_PATIENCE, lambda: self._give_up(waits))
         return bool(waits)
@@ -138,9 +149,10 @@ class Rewiring:
                     member.send(DetachInput(item.id, item.slot))
                 if item.kind == "link":
                     self._detaching[item.slot] = links[item.slot]
-                    if member is None:
+                    if member is None and not links[item.slot].target_machine:
                         self._end_link(item.slot)
-        for node_id in former.configs.keys() - plan.configs.keys():  # its process has ended
+        kept = {node_id for node_id, _, _ in _both(former, plan)}
+        for node_id in former.configs.keys() - kept:  # its process has ended
             for item in former.configs[node_id].inputs:
                 if item.kind == "link":
                     self._detaching[item.slot] = links[item.slot]
@@ -148,6 +160,16 @@ class Rewiring:
         waits = list(self._detaching)
         if waits:
             self._loop.call_at(time.monotonic() + DETACH_PATIENCE, lambda: self._let_go(waits))
+        if any(link.target_machine for link in self._detaching.values()):
+            self._look_afar()
+
+    def _look_afar(self) -> None:
+        """Look which receivers on other machines have taken everything, until all have."""
+        for slot, link in list(self._detaching.items()):
+            if link.target_machine and self._keeper.board.get(slot, STATE) in (CLOSED, UNCONNECTED):
+                self._end_link(slot)
+        if any(link.target_machine for link in self._detaching.values()):
+            self._loop.call_at(time.monotonic() + LOOK_EVERY, self._look_afar)
 
     def _let_go(self, slots: list[int]) -> None:
         """Free the senders of receivers that still have not taken everything."""
@@ -169,7 +191,11 @@ class Rewiring:
         needed = {output.service, *(annex.service for annex in output.annexes)}
         change = self._next_change(output.slot)
         annex = "" if gone in needed else gone
-        self._send(link.producer, output.slot, DetachLink(output.id, slot, change, annex))
+        self._send(
+            link.producer,
+            output.slot,
+            DetachLink(output.id, slot, change, annex, link.target_machine),
+        )
 
     def _next_change(self, slot: int) -> int:
         return self._keeper.board.get(slot, REWIRED) + 1

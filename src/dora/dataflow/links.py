@@ -72,6 +72,7 @@ class Place(msgspec.Struct, frozen=True):
     trace: TraceConfig | None = None  # None: nothing is traced
     machine: str = ""  # this one
     machines: dict[str, str] = {}  # node id → its machine; empty: all nodes are here
+    births: dict[str, int] = {}  # "node" or "node/input" → the change that brought it, if one did
     remote: RemoteConfig | None = None  # None: all nodes are here
     coordinator: str = ""  # address and port of the one that it was started on; "": of none
 
@@ -96,6 +97,12 @@ class Link(msgspec.Struct, frozen=True):
     room: int = 0  # as in `InputConfig`
     source_machine: str = ""  # "": this one
     target_machine: str = ""
+    epoch: int = 0  # as in `InputConfig`
+
+    @property
+    def crosses_late(self) -> bool:
+        """Whether it has to do with other machines, and came while the dataflow was running."""
+        return self.epoch > 0 and bool(self.source_machine or self.target_machine)
 
     def __str__(self) -> str:
         return f"{self.producer}/{self.output} -> {self.consumer}/{self.input}"
@@ -106,6 +113,7 @@ class Plan(msgspec.Struct, frozen=True):
     links: tuple[Link, ...]
     bells: tuple[str, ...]  # named pipes that the daemon has to make
     lines: int  # size of the board
+    births: dict[str, int] = {}  # as in `Place`
 
 
 def text_outputs(node: Node) -> set[str]:
@@ -129,6 +137,7 @@ def plan(dataflow: Dataflow, place: Place, former: Plan | None = None) -> Plan:
         links=links,
         bells=tuple(layout.bells.values()) + credit_bells,
         lines=layout.lines,
+        births=place.births,
     )
 
 
@@ -155,7 +164,13 @@ class _Layout:
             if isinstance(item.source, NodeOutput)
         }
         self.runs = former is not None
-        configs = former.configs if former is not None else {}
+        births = former.births if former is not None else {}
+
+        def is_same(name: str) -> bool:
+            """Tell whether something of this name is what had it before, and not another one."""
+            return births.get(name, 0) == place.births.get(name, 0)
+
+        configs = {} if former is None else {name: c for name, c in former.configs.items() if is_same(name)}
         self.former_outputs = {
             NodeOutput(node_id, output.id): output
             for node_id, config in configs.items()
@@ -168,6 +183,8 @@ class _Layout:
             for item in config.inputs
             if item.kind == self.kinds.get((node_id, item.id))
             and item.source == self._source(node_id, item.id)
+            and is_same(f"{node_id}/{item.id}")
+            and is_same(item.source.partition("/")[0])
         }
         slots = itertools.count(former.lines if former is not None else 0)
         self.node_slots = {
@@ -196,7 +213,12 @@ class _Layout:
     def is_late(self, node_id: str, input_id: str) -> bool:
         """Tell whether an input came while the dataflow was running."""
         known = self.former_inputs.get((node_id, input_id))
-        return self.runs if known is None else known.late
+        came = self.runs if known is None else known.late
+        return came or self.epoch(node_id, input_id) > 0
+
+    def epoch(self, node_id: str, input_id: str) -> int:
+        """Return the change that brought a link."""
+        return self.place.births.get(f"{node_id}/{input_id}", 0)
 
     def room(self, source: NodeOutput, consumer: Node, item: Input) -> int:
         """Return the `InputConfig.room` of a link: for two nodes of a pattern that send to each other."""
@@ -224,6 +246,7 @@ def _links(layout: _Layout) -> Iterator[Link]:
                     room=layout.room(item.source, node, item),
                     source_machine=layout.place.elsewhere(item.source.node),
                     target_machine=layout.place.elsewhere(node.id),
+                    epoch=layout.epoch(node.id, item.id),
                 )
 
 
@@ -273,6 +296,7 @@ def _output(
                 dynamic=layout.nodes[link.consumer].is_dynamic,
                 machine=link.target_machine,
                 room=link.room,
+                epoch=link.epoch,
             )
             for link in links
         ],
@@ -305,7 +329,9 @@ def _place(
     fresh = []
     for link in links:
         known = layout.former_inputs.get((link.consumer, link.input))
-        if known is None:
+        if link.crosses_late:  # it needs none
+            channels[link.slot] = first
+        elif known is None:
             fresh.append(link)
         else:
             channels[link.slot] = by_name[known.service]
@@ -353,6 +379,7 @@ def _input(
         slot=layout.input_slots.get((node.id, item.id), 0),
         room=layout.room(item.source, node, item) if isinstance(item.source, NodeOutput) else 0,
         late=layout.is_late(node.id, item.id),
+        epoch=layout.epoch(node.id, item.id),
     )
     if isinstance(item.source, TimerSource):
         config.interval_ns = item.source.interval_ns
@@ -362,8 +389,9 @@ def _input(
     if isinstance(item.source, NodeOutput) and config.kind == "link":
         output = outputs[item.source]
         channel = channels[config.slot]
-        config.service = channel.service
         config.machine = layout.place.elsewhere(item.source.node)
+        crosses_late = config.epoch and (config.machine or layout.place.elsewhere(node.id))
+        config.service = "" if crosses_late else channel.service
         # From another machine, the receiver's engine gives credit.
         waits = config.policy == "backpressure" and not config.machine
         config.credit_bell = output.credit_bell if waits else ""

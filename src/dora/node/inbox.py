@@ -75,6 +75,7 @@ class Inbox(Attending):
         self.parameters: dict[str, Any] = {}  # as of the daemon's last word
         self.on_send_for: Callable[[control.SendFor], None] = lambda _: None
         self.on_rewire: Callable[[Rewire], None] = lambda _: None
+        self.on_control: Callable[[], None] = lambda: None  # called when there is something to look at
         self.on_detached: Callable[[str], None] = lambda _: None  # an input is gone
         self.on_write_order: Callable[[control.WriteOrder], None] = lambda _: None
         self.order: OrderLog | None = None  # writes down what is taken, while somebody records it
@@ -486,6 +487,7 @@ class Inbox(Attending):
             self._control_seen = self._words[self._control]
             for link in self._links:
                 link.look_for_flush()
+            self.on_control()
         for frame in self._channel.read():
             self.handle(frame)
         if self._channel.lost and not self._ending:

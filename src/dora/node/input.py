@@ -143,12 +143,14 @@ class LinkPort:
         make_bell: Callable[[str], Bell] = Bell,
         takes_over: bool = False,
         first_time: bool | None = None,
+        engine_begins: bool = False,
     ) -> None:
         """``in_flight``: the engine may still carry messages when their source has ended.
         ``joins_late``: earlier messages of the output are not meant for this node.
         ``takes_over``: the queue also has messages that the node's former process has received.
         ``first_time``: nobody has received on this link before; None: the board tells, as it does unless
-        the engine has written to it already."""
+        the engine has written to it already. ``engine_begins``: of a link that joins late, the engine says
+        on the board where it begins, until the first message has come."""
         self.hands_over = False  # another process of the node goes on with this link
         self.id = config.id
         self.open = True
@@ -168,11 +170,12 @@ class LinkPort:
         self._limit = 0  # sequence number of the last message that is still wanted, once stopped
         if first_time is None:
             first_time = not words[base + STATE]
-        if joins_late and first_time:
+        self._asks_where_it_begins = engine_begins and joins_late and bool(first_time)
+        if joins_late and first_time and not engine_begins:
             words[base + FIRST] = words[self._sent_word]
         self._received = words[self._received_word]
         self._last = words[base + FIRST] + self._received + words[base + DROPPED]
-        self._joined = not (joins_late and first_time)
+        self._joined = engine_begins or not (joins_late and first_time)
         if takes_over:
             self._receive = self._receive_fresh
         self._settle_to = 0
@@ -221,6 +224,8 @@ class LinkPort:
         """Count what was lost between the last message and this one."""
         words = self._words
         dropped_word = self._base + DROPPED
+        if self._asks_where_it_begins:
+            self._ask_where_it_begins()
         if not self._joined:
             self._joined = True
             if not self._received and (sequence <= self._last + 2 or self._in_flight):
@@ -235,6 +240,14 @@ class LinkPort:
             self._last = sequence
         elif words[dropped_word]:  # counted as lost, but it was only late
             words[dropped_word] -= 1
+
+    def _ask_where_it_begins(self) -> None:
+        """Look where the engine says that this link begins, as long as no message has come."""
+        words = self._words
+        if self._received or words[self._base + DROPPED]:
+            self._asks_where_it_begins = False
+        else:
+            self._last = words[self._base + FIRST]
 
     def count_as_dropped(self) -> None:
         """Note that a message which was taken here made room for others, and was not delivered."""
@@ -279,6 +292,8 @@ class LinkPort:
             self._credit.ring()
 
     def _nothing(self) -> Event | None:
+        if self._asks_where_it_begins:
+            self._ask_where_it_begins()
         silence = self._silence
         if silence is not None and silence.closed and self._receiver.has_messages():
             silence.closed = False

@@ -27,7 +27,9 @@ from dora.wire.control import (
 )
 
 if TYPE_CHECKING:
+    from dora.node.far import FarLinks
     from dora.node.session import Session
+    from dora.transport.interface import Receiver
 
 Rewire = AttachLink | DetachLink | AttachInput | DetachInput
 
@@ -50,8 +52,10 @@ class Rewiring:
 
     def __init__(self, session: Session) -> None:
         self._session = weakref.ref(session)
+        self._far: FarLinks | None = None
         self.take: Callable[[InputConfig], str] = lambda _: ""
         self._waiting: dict[str, InputConfig] = {}  # for the end of an input of the same name
+        self._receivers: dict[int, Receiver] = {}  # by slot, of inputs that are about to be made
         self._slots: dict[str, int] = {}  # of inputs that were disconnected and are not empty yet
 
     def handle(self, frame: Rewire) -> None:
@@ -59,11 +63,20 @@ class Rewiring:
         if session is None:
             return
         match frame:
-            case AttachLink():
-                self._attach_link(session, frame)
+            case AttachLink(output=output, link=link):
+                if link.machine:
+                    _note_change(session, output, frame.change)
+                    self._far_links(session).do(frame)
+                else:
+                    self._attach_link(session, frame)
             case DetachLink(output=output):
-                if (port := session.outputs.get(output)) is not None:
+                if frame.machine:
+                    _note_change(session, output, frame.change)
+                    self._far_links(session).do(frame)
+                elif (port := session.outputs.get(output)) is not None:
                     port.detach(frame.slot, frame.change, frame.annex)
+            case AttachInput(item=item) if item.machine:
+                self._attach_far(session, frame)
             case AttachInput(item=item):
                 self._say(session, InputAttached(item.slot, self._attach_input(session, item)))
             case DetachInput(input=input_id, slot=slot):
@@ -93,17 +106,48 @@ class Rewiring:
                 write_line(log_line(session.config.node_id, "error", str(error)))
         port.attach(frame.link, frame.change, frame.credit_bell, (frame.annex, sender))
 
-    def _attach_input(self, session: Session, item: InputConfig) -> str:
-        """Make an input; return why it cannot be made."""
+    def _attach_far(self, session: Session, frame: AttachInput) -> None:
+        """Make an input from another machine; the daemon is answered when its source knows of it."""
+        item = frame.item
+        if fault := self._fault(session, item):
+            self._say(session, InputAttached(item.slot, fault))
+            return
+        reference = self._session
+
+        def add(receiver: Receiver | None, fault: str) -> None:
+            session = reference()
+            if session is not None:
+                if receiver is not None:
+                    self._receivers[item.slot] = receiver
+                    fault = self._attach_input(session, item)
+                self._say(session, InputAttached(item.slot, fault))
+
+        self._far_links(session).do(frame, add)
+
+    def _far_links(self, session: Session) -> FarLinks:
+        """Return what lays links with other machines; most nodes never need it."""
+        if self._far is None:
+            from dora.node.far import FarLinks
+
+            self._far = FarLinks(session)
+            session.inbox.on_control = self._far.finish
+        return self._far
+
+    def _fault(self, session: Session, item: InputConfig) -> str:
+        """Return why a further input cannot be made; "" if it can."""
         if session.closed or session.inbox.is_closing:
             return f"node `{session.config.node_id}` is about to end"
-        if fault := self.take(item):
+        return self.take(item)
+
+    def _attach_input(self, session: Session, item: InputConfig) -> str:
+        """Make an input; return why it cannot be made."""
+        if fault := self._fault(session, item):
             return fault
         if item.id in session.inbox.ports:
             self._waiting[item.id] = item  # what its predecessor has left is taken first
             return ""
         try:
-            session.add_input(item)
+            session.add_input(item, self._receivers.pop(item.slot, None))
         except (DoraError, OSError) as error:
             return str(error)
         return ""
@@ -113,3 +157,9 @@ class Rewiring:
             session.channel.send(message)
         except DaemonLost:
             pass  # the next event tells of it
+
+
+def _note_change(session: Session, output: str, change: int) -> None:
+    """Let an output know of a change that is made in another thread, so that it asks no more."""
+    if (port := session.outputs.get(output)) is not None:
+        port.rewired = max(port.rewired, change)

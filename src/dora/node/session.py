@@ -128,9 +128,9 @@ class Session:
         self.inbox.on_write_order = _order_writer(self)
         for wanted in config.orders:
             self.inbox.on_write_order(wanted)
+        self.closed = False
         for frame in early:
             self.inbox.handle(frame)
-        self.closed = False
         if config.dynamic and self.owns_process:
             atexit.register(_leave_at_exit, weakref.ref(self), os.getpid())
 
@@ -144,10 +144,20 @@ class Session:
                 tracer.watch_output(port, output_id)
         return tracer
 
-    def add_input(self, item: InputConfig) -> None:
-        """Receive on one more input from now on; raises `DoraError`, ``OSError``."""
+    def make_receiver(self, item: InputConfig, engine: Engine) -> Receiver:
+        """Return what receives on a further input, ahead of `add_input`; raises `DoraError`."""
+        warm_up()
+        return _make_receiver(item, engine, self.bell)
+
+    def add_input(self, item: InputConfig, receiver: Receiver | None = None) -> None:
+        """Receive on one more input from now on; raises `DoraError`, ``OSError``.
+
+        ``receiver`` is that of an input from another machine, which was made before.
+        """
         if item.kind == "timer":
             port: Port = TimerPort(item, self.inbox.epoch_ns)
+        elif receiver is not None:
+            port = _link_port(item, self._attachment, receiver, in_flight=True, first_time=True)
         else:
             warm_up()
             port = _make_port(item, self._attachment, self.engine, self.bell)
@@ -320,15 +330,35 @@ def _make_port(
     if item.kind != "link":
         return QueuePort(item, attachment.board)
     first_time = attachment.board.get(item.slot, STATE) == UNCONNECTED
+    return _link_port(
+        item,
+        attachment,
+        receiver if receiver is not None else _make_receiver(item, engine, own_bell),
+        in_flight=engine.in_flight or bool(item.machine),
+        first_time=first_time,
+        takes_over=receiver is not None,
+    )
+
+
+def _link_port(
+    item: InputConfig,
+    attachment: Attachment,
+    receiver: Receiver,
+    *,
+    in_flight: bool,
+    first_time: bool,
+    takes_over: bool = False,
+) -> LinkPort:
     return LinkPort(
         item,
-        receiver if receiver is not None else _make_receiver(item, engine, own_bell),
+        receiver,
         attachment.board,
-        in_flight=engine.in_flight or bool(item.machine),
+        in_flight=in_flight,
         joins_late=attachment.config.dynamic or item.late,
         make_bell=attachment.bell,
-        takes_over=receiver is not None,
+        takes_over=takes_over,
         first_time=first_time,
+        engine_begins=bool(item.machine) and item.epoch > 0,
     )
 
 

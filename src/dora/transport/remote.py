@@ -29,10 +29,10 @@ from typing import Final
 
 from dora.errors import ConnectError, TransportError
 from dora.transport.board import Board
-from dora.transport.remote_link import LOOK_EVERY, THREAD_PATIENCE, start_thread
+from dora.transport.remote_link import LOOK_EVERY, THREAD_PATIENCE, link_name, start_thread
 from dora.transport.remote_receiver import House, RemoteReceiver
 from dora.transport.remote_sender import Gate, RemoteSender
-from dora.wire.control import InputConfig, NodeConfig, OutputConfig
+from dora.wire.control import InputConfig, LinkConfig, NodeConfig, OutputConfig, RemoteConfig
 from dora.wire.correlation import FLUSH_MARK, asks_to_flush
 from dora.wire.message import HEADER_SIZE
 
@@ -41,6 +41,7 @@ _LONGEST_PAUSE: Final = 0.05
 _INTERRUPTED_PATIENCE: Final = 0.5  # seconds
 _FLUSH_PATIENCE: Final = 3.0
 _JOIN_PATIENCE: Final = 1.0
+_LATE_PATIENCE: Final = 2.5  # less than the daemon waits for an input that was connected
 
 _SECTIONS: Final = Struct("<6xHI")  # of a message: length of the schema, of the metadata
 
@@ -51,11 +52,10 @@ class RemoteLinks:
     def __init__(self, config: NodeConfig, board: Board) -> None:
         self._config = config
         self._board = board
-        assert config.remote is not None
-        self._remote = config.remote
-        self._gate: Gate | None = None
+        self._gates: list[Gate] = []
         self._house: House | None = None
         self._senders: list[RemoteSender] = []
+        self._connected = False
         self._closing = threading.Event()
         self._keeper: threading.Thread | None = None
         self._pid = os.getpid()
@@ -63,28 +63,68 @@ class RemoteLinks:
 
     def senders(self, output: OutputConfig) -> list[RemoteSender]:
         """Return the senders of the links of an output that lead to other machines."""
-        made = []
-        for link in output.links:
-            if not link.machine:
-                continue
-            if self._gate is None:
-                self._gate = Gate(self._config, self._remote)
-            sender = RemoteSender(self._gate, output, link, self._board)
-            self._gate.senders[link.consumer] = sender
-            made.append(sender)
-        self._senders += made
-        return made
+        return [self.sender(output, link) for link in output.links if link.machine]
+
+    def sender(self, output: OutputConfig, link: LinkConfig) -> RemoteSender:
+        """Return the sender of a link to another machine; raises `ConnectError`, `TransportError`.
+
+        One that is made after `connect` sends once its receiver is there.
+        """
+        gate = self._gate_to(link.consumer.partition("/")[0])
+        sender = RemoteSender(gate, output, link, self._board)
+        gate.senders[link_name(link.consumer, link.epoch)] = sender
+        self._senders = [*self._senders, sender]
+        if self._connected:
+            gate.subscribe()
+            self._begin_to_keep()
+            sender.probe()
+        return sender
+
+    def _gate_to(self, node_id: str) -> Gate:
+        """Return a session that reaches a node: one for all that are known from the start."""
+        remote = self._remote
+        for gate in self._gates:
+            if gate.endpoints.get(node_id, "") == remote.reach.get(node_id):
+                return gate
+        consumers = {node_id}
+        if not self._connected:
+            consumers |= {
+                link.consumer.partition("/")[0]
+                for output in self._config.outputs
+                for link in output.links
+                if link.machine
+            }
+        gate = Gate(self._config, remote, consumers)
+        self._gates = [*self._gates, gate]
+        if self._closing.is_set():  # in another thread
+            gate.close()
+        return gate
+
+    @property
+    def _remote(self) -> RemoteConfig:
+        """How others are reached now; it follows the dataflow."""
+        assert self._config.remote is not None
+        return self._config.remote
+
+    def drop(self, slot: int) -> None:
+        """Forget the sender of a link that was taken away, and the session that nobody needs any more."""
+        self._senders = [sender for sender in self._senders if sender.link.slot != slot]
+        for gate in list(self._gates):
+            gate.senders = {name: each for name, each in gate.senders.items() if each.link.slot != slot}
+            if not gate.senders:
+                self._gates = [other for other in self._gates if other is not gate]
+                gate.close()
 
     def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> RemoteReceiver:
         """Return the receiver of a link from another machine; it begins to receive in `connect`."""
         if self._house is None:
             self._house = House(self._config, self._remote, self._board)
         receiver = RemoteReceiver(self._house, item, arrived, self._board, self._config.node_slot)
-        self._house.receivers[receiver.key] = receiver
-        if self._config.dynamic:  # where it begins has to be known before it counts what it gets
+        self._house.add(receiver)
+        # Where it begins has to be known before it counts what it gets.
+        if self._connected or self._config.dynamic:
             self._house.subscribe()
-            receiver.look(time.monotonic())
-            receiver.opened.wait(_JOIN_PATIENCE)
+            _wait_for([receiver], _LATE_PATIENCE if self._connected else _JOIN_PATIENCE)
         return receiver
 
     def connect(self, timeout: float, interrupted: Callable[[], bool]) -> None:
@@ -95,9 +135,12 @@ class RemoteLinks:
         """
         if self._house is not None:
             self._house.subscribe()
-        if self._gate is not None:
-            self._gate.subscribe()
-        self._keeper = start_thread(f"dora {self._config.node_id} links", self._keep)
+        for gate in self._gates:
+            gate.subscribe()
+        self._connected = True
+        self._begin_to_keep()
+        if self._house is not None:
+            _wait_for([each for each in self._house.receivers.values() if each.begins], _JOIN_PATIENCE)
         deadline = time.monotonic() + timeout
         pause = _FIRST_PAUSE
         hurried = False
@@ -116,8 +159,11 @@ class RemoteLinks:
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
+    def _begin_to_keep(self) -> None:
+        if self._keeper is None:
+            self._keeper = start_thread(f"dora {self._config.node_id} links", self._keep)
+
     def _keep(self) -> None:
-        receivers = tuple(self._house.receivers.values()) if self._house is not None else ()
         while not self._closing.wait(LOOK_EVERY):
             now = time.monotonic()
             for sender in self._senders:
@@ -125,24 +171,25 @@ class RemoteLinks:
                     sender.look(now)
                 except TransportError:
                     pass  # the session is being closed
-            for receiver in receivers:
-                receiver.look(now)
+            if self._house is not None:
+                for receiver in tuple(self._house.receivers.values()):
+                    receiver.look(now)
 
     def close(self) -> None:
         """Wait until everything sent has arrived, at most `_FLUSH_PATIENCE`, then end the sessions."""
         atexit.unregister(self.close)
         if os.getpid() != self._pid:
             # A forked child has these objects, but not the threads behind them: it can only forget them.
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object((self._gate, self._house)))
+            ctypes.pythonapi.Py_IncRef(ctypes.py_object((self._gates, self._house)))
             return
         try:
             self._flush()
         except TransportError:
             pass
         self._closing.set()
-        if self._gate is not None:
-            self._gate.close()
-            self._gate = None
+        for gate in self._gates:
+            gate.close()
+        self._gates = []
         if self._house is not None:
             self._house.close()
             self._house = None
@@ -160,6 +207,15 @@ class RemoteLinks:
                 sender.probe()
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
+
+
+def _wait_for(receivers: list[RemoteReceiver], patience: float) -> None:
+    """Wait until the senders know of these receivers, for at most so many seconds."""
+    deadline = time.monotonic() + patience
+    for receiver in receivers:
+        receiver.look(time.monotonic())
+    for receiver in receivers:
+        receiver.opened.wait(max(deadline - time.monotonic(), 0.0))
 
 
 def flushes(message: bytes | bytearray | memoryview) -> bool:

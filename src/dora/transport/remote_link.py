@@ -28,6 +28,15 @@ def nonce() -> int:
     return int.from_bytes(os.urandom(8), "little") or 1
 
 
+def link_name(consumer: str, epoch: int) -> str:
+    """Return how a link is called on the network; ``epoch`` as in `dora.wire.control.InputConfig`.
+
+    >>> link_name("plot/image", 0), link_name("plot/image", 3)
+    ('plot/image', 'plot/image~3')
+    """
+    return f"{consumer}~{epoch}" if epoch else consumer
+
+
 def start_thread(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:
     """Start a thread that does not keep the interpreter from ending."""
     thread = threading.Thread(target=target, args=args, name=name, daemon=True)

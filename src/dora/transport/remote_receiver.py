@@ -40,6 +40,7 @@ from dora.transport.remote_link import (
     PROGRESS,
     QUESTION,
     close_session,
+    link_name,
     nonce,
 )
 from dora.wire.control import InputConfig, NodeConfig, RemoteConfig
@@ -63,16 +64,21 @@ class House:
                 f"node `{config.node_id}` cannot listen for other machines: {error}"
             ) from error
         self._subscriber: Any = None
-        self._only: RemoteReceiver | None = None
+        self._only: RemoteReceiver | None = None  # of a node that has one input of other machines for good
         words, asleep = board.words, config.node_slot * WORDS + ASLEEP
         self._intake = Intake(self._deliver, lambda: words[asleep])
         self.look = self._intake.look
 
+    def add(self, receiver: RemoteReceiver) -> None:
+        """Let a receiver get what is sent to it."""
+        self._only = None
+        self.receivers[receiver.key] = receiver
+
     def subscribe(self) -> None:
-        if len(self.receivers) == 1:
-            (self._only,) = self.receivers.values()
         if self._subscriber is not None:
             return
+        if len(self.receivers) == 1:
+            (self._only,) = self.receivers.values()
         self._subscriber = self._session.declare_subscriber(
             f"{self.dataflow_id}/to/{self.node_id}/**", zenoh.handlers.FifoChannel(CHANNEL_LENGTH)
         )
@@ -109,11 +115,14 @@ class RemoteReceiver:
         self._look = house.look
         self._input_id = item.id
         source = item.source.partition("/")[0]
-        self.key = f"{house.dataflow_id}/to/{house.node_id}/{item.id}"
-        self._progress_key = f"{house.dataflow_id}/from/{source}/{house.node_id}/{item.id}"
+        name = link_name(f"{house.node_id}/{item.id}", item.epoch)
+        self.key = f"{house.dataflow_id}/to/{name}"
+        self._progress_key = f"{house.dataflow_id}/from/{source}/{name}"
         self._arrived = arrived
         self._words = board.words
         self._base = item.slot * WORDS
+        # It came while the dataflow ran, and begins with the first message that comes.
+        self.begins = item.epoch > 0 and not self._words[self._base + STATE]
         self._output = item.output_slot * WORDS
         self._control = node_slot * WORDS + CONTROL
         self._asleep = node_slot * WORDS + ASLEEP
@@ -178,6 +187,9 @@ class RemoteReceiver:
             if not landing.takes(lane, number, len(payload)):
                 landing.keep(lane, number, (sequence, flush, payload))
                 return
+            if self.begins:
+                self.begins = False
+                self._begin_after(sequence - 1)
             self._queue_up(sequence, flush, payload)
             while (kept := landing.follower()) is not None:
                 landing.takes(lane, landing.arrived + 1, len(kept[2]))
@@ -215,7 +227,13 @@ class RemoteReceiver:
                 self._taken = max(self._taken, last_sequence)
                 words[self._base + STATE] = CONNECTED
                 self.opened.set()
+            if self.begins and not last:
+                self._begin_after(sent)
         self._tell()
+
+    def _begin_after(self, sequence: int) -> None:
+        """Note that nothing up to this message is meant for this link."""
+        self._words[self._base + FIRST] = self._taken = sequence
 
     def _tell(self) -> None:
         """Tell the sender how far its messages have come."""

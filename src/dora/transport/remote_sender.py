@@ -26,6 +26,7 @@ from dora.transport.remote_link import (
     PROGRESS,
     THREAD_PATIENCE,
     close_session,
+    link_name,
     nonce,
     start_thread,
 )
@@ -40,18 +41,13 @@ _log = logging.getLogger("dora.transport")
 class Gate:
     """The session in which this node reaches nodes of other machines, and the senders that use it."""
 
-    def __init__(self, config: NodeConfig, remote: RemoteConfig) -> None:
-        """Open it; raises `ConnectError`."""
+    def __init__(self, config: NodeConfig, remote: RemoteConfig, consumers: set[str]) -> None:
+        """Open it; raises `ConnectError`. ``consumers`` are the nodes that it reaches."""
         self.dataflow_id = config.dataflow_id
         self.node_id = config.node_id
-        self.senders: dict[str, RemoteSender] = {}  # by consumer
-        consumers = {
-            link.consumer.partition("/")[0]
-            for output in config.outputs
-            for link in output.links
-            if link.machine
-        }
+        self.senders: dict[str, RemoteSender] = {}  # by the name of their link
         try:
+            self.endpoints = {node_id: remote.reach[node_id] for node_id in consumers}
             self._session = reach(consumers, remote)
             self._quick_session = reach(consumers, remote, quickly=True)
         except (zenoh.ZError, KeyError) as error:
@@ -61,6 +57,8 @@ class Gate:
         self._thread: threading.Thread | None = None
 
     def subscribe(self) -> None:
+        if self._subscriber is not None:
+            return
         self._subscriber = self._session.declare_subscriber(
             f"{self._prefix}**", zenoh.handlers.FifoChannel(CHANNEL_LENGTH)
         )
@@ -134,7 +132,7 @@ class RemoteSender:
 
     def __init__(self, gate: Gate, output: OutputConfig, link: LinkConfig, board: Board) -> None:
         self.link = link
-        key = zenoh.KeyExpr(f"{gate.dataflow_id}/to/{link.consumer}")
+        key = zenoh.KeyExpr(f"{gate.dataflow_id}/to/{link_name(link.consumer, link.epoch)}")
         self._key = gate.declare(str(key))
         self._alone = gate.publisher(self._key, express=True)
         self._among_others = gate.publisher(self._key, express=False)
@@ -171,6 +169,11 @@ class RemoteSender:
         return state == CONNECTED or not self.link.dynamic
 
     @property
+    def _may_be_absent(self) -> bool:
+        """Whether nothing is sent before the receiver is there: what comes late begins with that."""
+        return self.link.dynamic or self.link.epoch > 0
+
+    @property
     def is_idle(self) -> bool:
         """Whether everything sent has arrived, or there is nobody for whom it could."""
         return self._lane.idle or self._words[self._base + STATE] == CLOSED
@@ -178,7 +181,7 @@ class RemoteSender:
     def put(self, payload: zenoh.ZBytes, sequence: int, flush: bool, size: int) -> None:
         """Send a message, or keep it until there is room on its way."""
         state = self._words[self._base + STATE]
-        if state == CLOSED or (state != CONNECTED and self.link.dynamic):
+        if state == CLOSED or (state != CONNECTED and self._may_be_absent):
             return
         with self._lock:
             self._lane.put(sequence, (payload, flush), size)
@@ -228,6 +231,8 @@ class RemoteSender:
                 if not self._lane.open:
                     words[base + STATE] = CONNECTED
                     self._lane.open = True
+                    if self._may_be_absent:
+                        self.probe()  # what was not sent to it until now is not missing
                 self._proven = self._proven or arrived > 0
                 self._quick.on_progress(arrived, answered)
                 self._lane.acknowledge(arrived)

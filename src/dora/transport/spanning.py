@@ -18,7 +18,7 @@ from dora.transport.interface import Engine, Loan, Receiver, Sender
 from dora.transport.memory import AlignedMemory, keep_large_blocks
 from dora.transport.remote import RemoteLinks, flushes, sequence_of
 from dora.transport.remote_sender import RemoteSender
-from dora.wire.control import InputConfig, NodeConfig, OutputConfig
+from dora.wire.control import InputConfig, LinkConfig, NodeConfig, OutputConfig
 
 
 class _Loan:
@@ -26,7 +26,7 @@ class _Loan:
 
     __slots__ = ("_memory", "_sender", "address", "size")
 
-    def __init__(self, sender: SpanningSender, size: int) -> None:
+    def __init__(self, sender: FarChannel, size: int) -> None:
         self._sender = sender
         self._memory = AlignedMemory(size)
         self.address = self._memory.address
@@ -44,7 +44,7 @@ class _SharedLoan:
 
     __slots__ = ("_loan", "_sender", "address", "size")
 
-    def __init__(self, sender: SpanningSender, loan: Loan) -> None:
+    def __init__(self, sender: FarChannel, loan: Loan) -> None:
         self._sender = sender
         self._loan = loan
         self.address = loan.address
@@ -59,22 +59,74 @@ class _SharedLoan:
         self._loan.discard()
 
 
+class FarChannel:
+    """What sends the messages of one output to other machines.
+
+    For an output that had no links to them at first, it is one more channel (`dora.node.output`).
+    """
+
+    def __init__(self, output_id: str, senders: list[RemoteSender]) -> None:
+        self._output_id = output_id
+        self._senders = senders
+
+    def add(self, sender: RemoteSender) -> None:
+        """Send on one more link; another thread may be sending."""
+        self._senders = [*self._senders, sender]
+
+    def drop(self, slot: int) -> None:
+        """Send no more on a link."""
+        self._senders = [sender for sender in self._senders if sender.link.slot != slot]
+
+    @property
+    def is_needed(self) -> bool:
+        return bool(self._senders)
+
+    def put(self, message: bytes | bytearray) -> None:
+        payload, size = zenoh.ZBytes(message), len(message)
+        sequence, flush = sequence_of(message), flushes(message)
+        for sender in self._senders:
+            sender.put(payload, sequence, flush, size)
+
+    send = put
+
+    def prepare(self) -> None:
+        """Nothing to do ahead."""
+
+    def loan(self, size: int) -> Loan:
+        try:
+            return _Loan(self, size)
+        except MemoryError:
+            raise SendError(f"output `{self._output_id}`: no memory for {size} bytes") from None
+
+    def close(self) -> None:
+        """Nothing to do: the engine waits until everything has arrived."""
+
+    destroy = close
+
+
 class SpanningSender:
     """The sending end of an output with links to other machines."""
 
     def __init__(
         self, output: OutputConfig, local: Sender, remote: list[RemoteSender], board: Board
     ) -> None:
-        self._output_id = output.id
         self._local = local
-        self._remote = remote
-        self._has_local = any(not link.machine for link in output.links)
+        self._far = FarChannel(output.id, remote)
+        self._links = output.links  # which may change
         self._words = board.words
         self._tapped_word = output.slot * WORDS + TAPPED
 
+    @property
+    def far(self) -> FarChannel:
+        """What sends to other machines."""
+        return self._far
+
+    def _has_local(self) -> bool:
+        return any(not link.machine for link in self._links)
+
     def _is_local(self) -> bool:
         """Tell whether somebody on this machine receives, or looks."""
-        if self._has_local:
+        if self._has_local():
             return True
         until = self._words[self._tapped_word]
         return until != 0 and until > time.monotonic_ns()
@@ -82,26 +134,16 @@ class SpanningSender:
     def send(self, message: bytes) -> None:
         if self._is_local():
             self._local.send(message)
-        self.put(message)
+        self._far.put(message)
 
     def prepare(self) -> None:
-        if self._has_local:
+        if self._has_local():
             self._local.prepare()
 
     def loan(self, size: int) -> Loan:
         if self._is_local():
-            return _SharedLoan(self, self._local.loan(size))
-        try:
-            return _Loan(self, size)
-        except MemoryError:
-            raise SendError(f"output `{self._output_id}`: no memory for {size} bytes") from None
-
-    def put(self, message: bytes | bytearray) -> None:
-        """Send to the other machines only."""
-        payload, size = zenoh.ZBytes(message), len(message)
-        sequence, flush = sequence_of(message), flushes(message)
-        for sender in self._remote:
-            sender.put(payload, sequence, flush, size)
+            return _SharedLoan(self._far, self._local.loan(size))
+        return self._far.loan(size)
 
     def close(self) -> None:
         self._local.close()
@@ -119,13 +161,48 @@ class SpanningEngine:
         self._engine = engine
         self._board = board
         self._links = RemoteLinks(config, board)
+        self._channels: dict[str, FarChannel] = {}  # by output
+        self._late: set[str] = set()  # outputs that had no link to other machines at first
         self.wakes = engine.wakes
         self.in_flight = engine.in_flight
 
     def sender(self, output: OutputConfig) -> Sender:
         local = self._engine.sender(output)
         remote = self._links.senders(output)
-        return SpanningSender(output, local, remote, self._board) if remote else local
+        if not remote:
+            return local
+        sender = SpanningSender(output, local, remote, self._board)
+        self._channels[output.id] = sender.far
+        return sender
+
+    def attach(self, output: OutputConfig, link: LinkConfig) -> FarChannel | None:
+        """Let an output have one more link to another machine; return the channel if it is the first.
+
+        Raises `ConnectError`, `TransportError`.
+        """
+        sender = self._links.sender(output, link)
+        if (channel := self._channels.get(output.id)) is not None:
+            channel.add(sender)
+            return None
+        channel = self._channels[output.id] = FarChannel(output.id, [sender])
+        self._late.add(output.id)
+        return channel
+
+    def detach(self, output_id: str, slot: int) -> bool:
+        """Let an output have a link to another machine less; tell whether nobody needs its channel now."""
+        channel = self._channels.get(output_id)
+        if channel is not None:
+            channel.drop(slot)
+        self._links.drop(slot)
+        if channel is None or output_id not in self._late or channel.is_needed:
+            return False
+        del self._channels[output_id]
+        self._late.discard(output_id)
+        return True
+
+    def begin(self) -> None:
+        """Begin with links to other machines in a node that has none and runs already."""
+        self._links.connect(0.0, lambda: True)
 
     def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> Receiver:
         if item.machine:

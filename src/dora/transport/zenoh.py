@@ -325,6 +325,8 @@ class ZenohEngine:
         return missing
 
     def _is_missing(self, link: LinkConfig, nonce: int) -> bool:
+        if link.machine:  # not a link of this engine's
+            return False
         words = self._board.words
         base = link.slot * WORDS
         if words[base + PROBED] == nonce:

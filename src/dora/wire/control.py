@@ -51,6 +51,7 @@ class LinkConfig(msgspec.Struct, omit_defaults=True):
     dynamic: bool = False  # the consumer is a dynamic node: it may not be there
     machine: str = ""  # where the consumer is; "": on this machine
     room: int = 0  # as in `InputConfig`
+    epoch: int = 0  # as in `InputConfig`
 
 
 class ChannelConfig(msgspec.Struct, omit_defaults=True):
@@ -99,6 +100,9 @@ class InputConfig(msgspec.Struct, omit_defaults=True):
     max_queue_size: int = 1
     max_receivers: int = 1
     late: bool = False  # it came while the dataflow was running: earlier messages are not meant for it
+    # Of a dataflow on several machines: the change that brought the link, 0: it was there from the start.
+    # It tells apart, on the network, what has the same names one after the other.
+    epoch: int = 0
     interval_ns: int = 0
     type: str = ""  # as for outputs
     shapes: list[Any] = []
@@ -302,6 +306,7 @@ class AttachLink(msgspec.Struct, tag=True):
     change: int
     credit_bell: str = ""
     annex: ChannelConfig | None = None  # a channel that this link needs, and the output does not have yet
+    remote: RemoteConfig | None = None  # for a link to another machine
 
 
 class DetachLink(msgspec.Struct, tag=True):
@@ -311,12 +316,14 @@ class DetachLink(msgspec.Struct, tag=True):
     slot: int
     change: int
     annex: str = ""  # the channel that nobody needs any more
+    machine: str = ""  # where its receiver was; "": on this machine
 
 
 class AttachInput(msgspec.Struct, tag=True):
     """The node gets one more input. Answered by `InputAttached`."""
 
     item: InputConfig
+    remote: RemoteConfig | None = None  # for an input from another machine
 
 
 class DetachInput(msgspec.Struct, tag=True):
