@@ -134,10 +134,15 @@ def test_the_api_changes_nodes_of_all_machines(system: Spread, flow: str) -> Non
         system.wait_for_log(flow, "is started again, as was asked")
     status, error = ask(system, "POST", changes, {"type": "stop", "node": "fra"})
     assert status == 409 and "did you mean `far`?" in error
-    status, error = ask(
-        system, "POST", changes, {"type": "disconnect", "source": "near/numbers", "target": "far/numbers"}
-    )
-    assert status == 409 and "runs on several machines" in error
+    link = {"source": "camera/numbers", "target": "far/more"}
+    with live(system, flow) as connection:
+        page = Page(connection)
+        page.say(type="look", topics=[])
+        page.follow(lambda: page.links and "far/more" not in page.links, "the links")
+        assert ask(system, "POST", changes, {"type": "connect", **link})["node"] == "far"
+        page.follow(lambda: "far/more" in page.links, "the new link")
+        assert ask(system, "POST", changes, {"type": "disconnect", **link})["node"] == "far"
+        page.follow(lambda: "far/more" not in page.links, "the end of the link")
 
 
 def test_a_machine_that_is_cut_off_is_told_and_comes_back(system: Spread, flow: str) -> None:

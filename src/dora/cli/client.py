@@ -36,6 +36,7 @@ from dora.coordinator.protocol import (
     encode,
 )
 from dora.errors import DoraError
+from dora.wire.wishes import Outcome, Wish
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Answer = TypeVar("_Answer")
@@ -120,6 +121,11 @@ class Client:
         """Start a dataflow again; waits for the end of the old one."""
         path = f"/api/dataflows/{dataflow_id}/restart"
         return self._ask("POST", path, RestartView, StopRequest(grace, force), patience=None)
+
+    def change(self, dataflow_id: str, wish: Wish) -> Outcome:
+        """Change a running dataflow; waits until it is done."""
+        path = f"/api/dataflows/{dataflow_id}/changes"
+        return self._ask("POST", path, Outcome, wish, patience=None)
 
     def clean(self) -> list[DataflowView]:
         return self._ask("DELETE", "/api/dataflows", list[DataflowView])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -38,19 +39,57 @@ _strict_types: Callable[[_Function], _Function] = click.option(
 )
 
 
-def _carry_out(run: Run, wish: Wish) -> Outcome:
+def _carry_out(dataflow: str | None, wish: Wish) -> tuple[Outcome, str]:
+    """Do what is wished of the dataflow that is meant; return the outcome and its UUID.
+
+    One that runs on this machine alone is asked itself, any other by its coordinator.
+    """
+    from dora.cli.dataflows import NoneRuns
+    from dora.cli.whole import coordinator, known_to_coordinator
+    from dora.inspection.look import inspect
+
+    try:
+        run = find_run(dataflow)
+    except NoneRuns:
+        if (view := known_to_coordinator(dataflow)) is None:
+            raise
+        outcome, dataflow_id = coordinator().change(view.uuid, wish), view.uuid
+    else:
+        with run:
+            dataflow_id = run.description.dataflow_id
+            there = inspect(run)
+            if there.machine:
+                outcome = coordinator(there.coordinator).change(dataflow_id, wish)
+            else:
+                outcome = _alone(run, wish)
+    for warning in outcome.warnings:
+        click.echo(str(warning), err=True)
+    return outcome, dataflow_id
+
+
+def _alone(run: Run, wish: Wish) -> Outcome:
+    from dora.cli.whole import coordinator
     from dora.logs.formats import renderer
-    from dora.machine.change import carry_out
+    from dora.machine.change import NeedsMachine, carry_out
 
     render = renderer("compact")
 
     def show(entry: LogEntry) -> None:
         click.echo(render(entry), err=True)
 
-    outcome = carry_out(run, wish, os.environ, show)
-    for warning in outcome.warnings:
-        click.echo(str(warning), err=True)
-    return outcome
+    try:
+        return carry_out(run, wish, os.environ, show)
+    except NeedsMachine:
+        description = run.description
+        if not description.coordinator:
+            raise
+        return coordinator(description.coordinator).change(description.dataflow_id, wish)
+
+
+def _named_in(text: str) -> dict[str, str]:
+    """Return what the environment says of the ``$NAME`` in a text."""
+    names = set(re.findall(r"\$\{?(\w+)", text))
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def _read(file: str) -> str:
@@ -75,9 +114,8 @@ def add(file: str, strict_types: bool, dataflow: str | None) -> None:
     from dora.wire.wishes import AddWish
 
     text = _read(file)
-    with find_run(dataflow) as run:
-        outcome = _carry_out(run, AddWish(text, file, strict_types))
-        click.echo(f"Node `{outcome.node}` added to dataflow {run.description.dataflow_id}")
+    outcome, dataflow_id = _carry_out(dataflow, AddWish(text, file, strict_types, _named_in(text)))
+    click.echo(f"Node `{outcome.node}` added to dataflow {dataflow_id}")
 
 
 @click.command("remove")
@@ -91,9 +129,8 @@ def remove(name: str, grace: float | None, dataflow: str | None) -> None:
     """
     from dora.wire.wishes import RemoveWish
 
-    with find_run(dataflow) as run:
-        _carry_out(run, RemoveWish(name, grace))
-        click.echo(f"Node `{name}` removed from dataflow {run.description.dataflow_id}")
+    _, dataflow_id = _carry_out(dataflow, RemoveWish(name, grace))
+    click.echo(f"Node `{name}` removed from dataflow {dataflow_id}")
 
 
 @click.command("replace")
@@ -111,9 +148,9 @@ def replace(name: str, file: str, grace: float | None, strict_types: bool, dataf
     from dora.wire.wishes import ReplaceWish
 
     text = _read(file)
-    with find_run(dataflow) as run:
-        _carry_out(run, ReplaceWish(name, text, file, strict_types, grace))
-        click.echo(f"Node `{name}` replaced in dataflow {run.description.dataflow_id}")
+    wish = ReplaceWish(name, text, file, strict_types, grace, _named_in(text))
+    _, dataflow_id = _carry_out(dataflow, wish)
+    click.echo(f"Node `{name}` replaced in dataflow {dataflow_id}")
 
 
 @click.command("connect")
@@ -141,8 +178,7 @@ def connect(
     """
     from dora.wire.wishes import ConnectWish
 
-    with find_run(dataflow) as run:
-        _carry_out(run, ConnectWish(source, target, queue_size, queue_policy, strict_types))
+    _carry_out(dataflow, ConnectWish(source, target, queue_size, queue_policy, strict_types))
     click.echo(f"{source} -> {target}")
 
 
@@ -157,8 +193,7 @@ def disconnect(source: str, target: str, dataflow: str | None) -> None:
     """
     from dora.wire.wishes import DisconnectWish
 
-    with find_run(dataflow) as run:
-        _carry_out(run, DisconnectWish(source, target))
+    _carry_out(dataflow, DisconnectWish(source, target))
     click.echo(f"{source} -x- {target}")
 
 

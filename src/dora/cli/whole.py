@@ -128,7 +128,7 @@ def find_whole(wanted: str | None) -> Whole:
     try:
         run = find_run(wanted)
     except NoneRuns as nothing:
-        view = _known_to_coordinator(wanted)
+        view = known_to_coordinator(wanted)
         if view is None:
             raise nothing from None
         return Whole(None, view)
@@ -159,7 +159,8 @@ def find_wholes(wanted: str | None) -> list[Whole]:
     return found or [find_whole(None)]
 
 
-def _known_to_coordinator(wanted: str | None) -> DataflowView | None:
+def known_to_coordinator(wanted: str | None) -> DataflowView | None:
+    """Return the running dataflow that is meant, as the coordinator of the environment knows it, if any."""
     from dora.cli.client import choose
     from dora.coordinator.rules import Refusal, find
 

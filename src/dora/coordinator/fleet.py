@@ -19,6 +19,9 @@ from dora.coordinator.placement import address_of, is_loopback
 from dora.coordinator.protocol import (
     ACTIVE,
     DEFAULT_MACHINE,
+    NOBODY,
+    Amendment,
+    Become,
     DataflowView,
     Explain,
     Forget,
@@ -273,6 +276,7 @@ class Fleet:
             link.send(shares.stop)
         if shares.met:
             self._meet(shares, link.machine)
+            self._tell_change(shares, link.machine)
         for other, report in shares.reports.items():
             if other == link.machine:
                 continue
@@ -281,7 +285,45 @@ class Fleet:
             elif report.news is not None:
                 link.send(Told(shares.dataflow_id, other, report.news))
 
+    def parts(self, dataflow_id: str) -> list[str]:
+        """Return the machines with a part of a dataflow that has not ended."""
+        shares = self._shares.get(dataflow_id)
+        return [] if shares is None else [name for name in shares.daemons if shares.is_waited_for(name)]
+
+    def becoming(
+        self,
+        dataflow_id: str,
+        machine: str,
+        ticket: int,
+        amendment: Amendment,
+        sent: dict[str, dict[str, int]],
+    ) -> Become:
+        """Return what lets a machine take over a change."""
+        shares = self._shares.get(dataflow_id)
+        endpoints = {} if shares is None else self._endpoints(shares, machine)
+        return Become(dataflow_id, ticket, amendment, endpoints, sent)
+
+    def catch_all_up(self, dataflow_id: str) -> None:
+        """Tell all machines what a dataflow is according to its record, if they do not know."""
+        if (shares := self._shares.get(dataflow_id)) is not None:
+            for machine in shares.daemons:
+                self._tell_change(shares, machine)
+
+    def _tell_change(self, shares: Shares, machine: str) -> None:
+        if not shares.spans or not shares.is_waited_for(machine):
+            return
+        spec = self._store.spec(shares.dataflow_id)
+        if shares.reports[machine].revision < spec.revision:
+            amendment = Amendment(
+                revision=spec.revision, dataflow=spec.dataflow, machines=spec.machines, births=spec.births
+            )
+            self._say(machine, self.becoming(shares.dataflow_id, machine, NOBODY, amendment, {}))
+
     def _meet(self, shares: Shares, target: str) -> None:
+        self._say(target, Meet(shares.dataflow_id, self._endpoints(shares, target)))
+
+    def _endpoints(self, shares: Shares, target: str) -> dict[str, str]:
+        """Return where a machine reaches the nodes of the others that listen."""
         endpoints = {}
         asking = self._last.get(target)
         for other, report in shares.reports.items():
@@ -290,7 +332,7 @@ class Fleet:
                 address = address_of(link.address, asking.seen, asking.server)
                 for node_id, port in (report.ports or {}).items():
                     endpoints[node_id] = link_endpoint(address, port, tls=link.tls)
-        self._say(target, Meet(shares.dataflow_id, endpoints))
+        return endpoints
 
     def _say(self, machine: str, message: ToDaemon) -> None:
         if (link := self.links.get(machine)) is not None:

@@ -30,9 +30,17 @@ def place(dataflow: Dataflow, machines: Sequence[MachineView]) -> dict[str, str]
             placed[node.id] = found
     if faults:
         raise Refusal(409, "\n".join([*faults, f"the machines are: {described(machines)}"]))
-    if crossing := list(_text_between(dataflow, placed)):
+    if crossing := list(text_between(dataflow, placed)):
         raise Refusal(409, "\n".join(crossing))
     return placed
+
+
+def place_one(node: Node, machines: Sequence[MachineView]) -> str:
+    """Return the machine of one node, as `place` does; raises `Refusal`."""
+    here = {machine.id: machine for machine in machines if machine.away_since is None}
+    if (found := _machine_for(node, here)) is None:
+        raise Refusal(409, f"{_fault(node, machines)}\nthe machines are: {described(machines)}")
+    return found
 
 
 def _machine_for(node: Node, here: Mapping[str, MachineView]) -> str | None:
@@ -77,7 +85,7 @@ def _listed(labels: Mapping[str, str]) -> str:
     return ", ".join(f"{name}={value}" for name, value in sorted(labels.items()))
 
 
-def _text_between(dataflow: Dataflow, placed: Mapping[str, str]) -> Iterable[str]:
+def text_between(dataflow: Dataflow, placed: Mapping[str, str]) -> Iterable[str]:
     """Yield what is wrong with inputs that get lines of nodes of other machines."""
     for node in dataflow.nodes:
         for item in node.inputs:

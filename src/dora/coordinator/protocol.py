@@ -26,6 +26,8 @@ DEFAULT_MACHINE: Final = "default"  # the id of a machine whose daemon was given
 WITH_REASON: Final = 4000  # close code of a look; the reason is a sentence for the user
 BEAT_EVERY: Final = 1.0  # seconds between two signs of life of a daemon
 
+NOBODY: Final = 0  # the ticket of what nobody waits for
+
 RunStatus = Literal["starting", "running", "finished", "failed"]
 ACTIVE: Final = ("starting", "running")
 
@@ -46,6 +48,8 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     strict_outputs: bool = False
     trace: bool = False  # nodes write spans
     machines: dict[str, str] = {}  # node → machine; the coordinator decides
+    revision: int = 0  # how often a dataflow on several machines has changed while it ran
+    births: dict[str, int] = {}  # "node" or "node/input" → the change that brought it, if one did
 
 
 class RunReport(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -61,6 +65,7 @@ class RunReport(msgspec.Struct, frozen=True, omit_defaults=True):
     reason: str = ""
     ports: dict[str, int] | None = None
     news: MachineNews | None = None
+    revision: int = 0  # as in `RunSpec`: the change that its part has taken over
 
 
 class RunUsage(msgspec.Struct, frozen=True):
@@ -121,18 +126,28 @@ class Logged(msgspec.Struct, frozen=True, tag=True):
 
 
 class Redefined(msgspec.Struct, frozen=True, tag=True):
-    """A running dataflow has become another one, `dora.dataflow.model.Dataflow` as JSON."""
+    """A running dataflow has become another one, `dora.dataflow.model.Dataflow` as JSON.
+
+    The other fields, which are those of `RunSpec`, count on several machines.
+    """
 
     dataflow_id: str
     dataflow: Any
+    machines: dict[str, str] = {}
+    revision: int = 0
+    births: dict[str, int] = {}
 
 
 class Amended(msgspec.Struct, frozen=True, tag=True):
-    """The answer to `Amend`; ``error`` says why the wish was not fulfilled."""
+    """The answer to `Amend`, `Prepare` or `Become`; ``error`` says why the wish was not fulfilled.
+
+    ``sent`` answers `Prepare`: node → output → how many messages it has sent.
+    """
 
     ticket: int
     outcome: Outcome | None = None
     error: str = ""
+    sent: dict[str, dict[str, int]] = {}
 
 
 class LookRefused(msgspec.Struct, frozen=True, tag=True):
@@ -228,6 +243,50 @@ class Amend(msgspec.Struct, frozen=True, tag=True):
     wish: Wish
 
 
+class Amendment(msgspec.Struct, frozen=True, kw_only=True):
+    """What a dataflow on several machines shall become, as a whole.
+
+    ``revision``, ``machines`` and ``births`` as in `RunSpec`. ``added`` and ``removed`` are the links that
+    it gets and loses, as the log tells it; ``replaced`` is the node that gets another program, with
+    ``grace`` seconds for the former one to end (None: the default).
+    """
+
+    revision: int
+    dataflow: Any  # `dora.dataflow.model.Dataflow`
+    machines: dict[str, str]
+    births: dict[str, int]
+    programs: Any = ()  # `dora.dataflow.model.Program`, of what comes new
+    added: str = ""
+    removed: str = ""
+    replaced: str = ""
+    grace: float | None = None
+
+
+class Prepare(msgspec.Struct, frozen=True, tag=True):
+    """Do what a machine's part needs before it can become something else, and say whether it can.
+
+    Answered by `Amended`, after a report with the ports of nodes that have to listen now. Nothing changes.
+    """
+
+    dataflow_id: str
+    ticket: int
+    amendment: Amendment
+
+
+class Become(msgspec.Struct, frozen=True, tag=True):
+    """A dataflow on several machines is this one from now on. Answered by `Amended`.
+
+    ``endpoints`` as in `Meet`; ``sent`` is what the machines said when they were prepared. A part that has
+    this revision already does nothing.
+    """
+
+    dataflow_id: str
+    ticket: int
+    amendment: Amendment
+    endpoints: dict[str, str]
+    sent: dict[str, dict[str, int]] = {}
+
+
 class Recorded(msgspec.Struct, frozen=True, tag=True):
     """The end of this run is in the store: the daemon may forget it."""
 
@@ -282,6 +341,8 @@ ToDaemon = (
     | Lost
     | Stop
     | Amend
+    | Prepare
+    | Become
     | Recorded
     | Forget
     | Gathered

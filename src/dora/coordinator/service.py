@@ -7,24 +7,21 @@ loses nothing: the daemon comes back by itself, with a report of what runs.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import os
 import time
 from collections.abc import Callable
-from typing import Any
 
 import msgspec
 
 from dora._version import __version__
+from dora.coordinator.changes import Changes
 from dora.coordinator.fleet import DaemonLink, Fleet
 from dora.coordinator.gathered import GatheredLogs
 from dora.coordinator.looks import Look, Looks
 from dora.coordinator.placement import place
 from dora.coordinator.protocol import (
     ACTIVE,
-    DEFAULT_MACHINE,
-    Amend,
     Amended,
     Beat,
     Changed,
@@ -62,10 +59,9 @@ from dora.dataflow.report import did_you_mean
 from dora.logs.entry import LogEntry
 from dora.wire.ids import uuid7
 from dora.wire.survey import Survey
-from dora.wire.wishes import UNCHANGEABLE, Outcome, RestartWish, StopWish, Wish
+from dora.wire.wishes import Outcome, Wish
 
 LEAVE_PATIENCE = 16.0
-AMEND_LOOK = 0.5  # seconds between looks whether a dataflow that is being changed still runs
 
 log = logging.getLogger("dora.coordinator")
 
@@ -86,8 +82,7 @@ class Coordinator:
         self.requests = Requests()
         self.looks = Looks()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._amending: dict[int, asyncio.Future[Amended]] = {}
-        self._tickets = itertools.count()
+        self.changes = Changes(store, self.fleet, self._on_record)
 
     # ----------------------------------------------------------------------- daemons
 
@@ -108,11 +103,13 @@ class Coordinator:
                 self._surveys.take(link.machine, message)
             case Logged():
                 self._take_entries(link, message)
-            case Redefined(dataflow_id=dataflow_id, dataflow=dataflow):
-                self._redefined(dataflow_id, dataflow)
-            case Amended(ticket=ticket):
-                if (asked := self._amending.pop(ticket, None)) is not None and not asked.done():
-                    asked.set_result(message)
+            case Redefined():
+                try:
+                    self.changes.redefined(message)
+                except Refusal as refusal:
+                    log.error("dataflow %s has changed, and %s", message.dataflow_id, refusal)
+            case Amended():
+                self.changes.answered(message)
             case LookRefused(ticket=ticket, reason=reason):
                 self.looks.refuse(ticket, reason)
             case Beat():
@@ -147,11 +144,8 @@ class Coordinator:
         if view.status not in ACTIVE:
             self._gathered.forget(dataflow_id)
 
-    def _redefined(self, dataflow_id: str, dataflow: Any) -> None:
-        try:
-            self._store.redefine(dataflow_id, dataflow)
-        except Refusal as refusal:
-            log.error("dataflow %s has changed, and %s", dataflow_id, refusal)
+    def _on_record(self, dataflow_id: str) -> None:
+        """Note that a dataflow has become another one."""
         self._gathered.forget(dataflow_id)
         self._notify()
 
@@ -237,7 +231,8 @@ class Coordinator:
             check_name(views, spec.name)
         stem = os.path.splitext(os.path.basename(file_of(spec) or "dataflow"))[0]
         placed = place(dataflow_of(spec), self.fleet.views())
-        spec = msgspec.structs.replace(spec, name=spec.name or free_name(views, stem), machines=placed)
+        name = spec.name or free_name(views, stem)
+        spec = msgspec.structs.replace(spec, name=name, machines=placed, revision=0, births={})
         machines = sorted(set(placed.values())) or [next(iter(sorted(self.fleet.links)))]
         links = self.fleet.links
         if len({links[machine].tls for machine in machines}) > 1:
@@ -275,32 +270,7 @@ class Coordinator:
     async def change(self, wanted: str, wish: Wish) -> Outcome:
         """Change a running dataflow, and return once that is done. Raises `Refusal`."""
         self._check_daemons()
-        view = find(self._store.views(), wanted, only_active=True)
-        machine = next(iter(view.machines), DEFAULT_MACHINE)
-        if len(view.machines) > 1:
-            if not isinstance(wish, (StopWish, RestartWish)):
-                raise Refusal(409, f"`{view.name}` runs on several machines; {UNCHANGEABLE}")
-            machine = self._store.spec(view.uuid).machines.get(wish.node, machine)
-        link = self.fleet.links.get(machine)
-        if link is None:
-            raise Refusal(503, f"machine `{machine}`, which runs it, is not connected at the moment")
-        ticket = next(self._tickets)
-        asked = self._amending[ticket] = asyncio.get_running_loop().create_future()
-        try:
-            link.send(Amend(view.uuid, ticket, wish))
-            while not asked.done():
-                await asyncio.wait({asked}, timeout=AMEND_LOOK)
-                gone = self._store.find(view.uuid)
-                if gone is None or gone.status not in ACTIVE:
-                    raise Refusal(409, "the dataflow has ended meanwhile")
-                if self.fleet.links.get(link.machine) is not link:
-                    raise Refusal(503, "the connection to the daemon broke; look whether it was done")
-        finally:
-            self._amending.pop(ticket, None)
-        answer: Amended = asked.result()
-        if answer.outcome is None:
-            raise Refusal(409, answer.error)
-        return answer.outcome
+        return await self.changes.make(find(self._store.views(), wanted, only_active=True), wish)
 
     def look(self, wanted: str, machine: str) -> Look:
         """Let a machine ("": the first one) look into a running dataflow; raises `Refusal`."""

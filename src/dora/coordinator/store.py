@@ -15,11 +15,10 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import msgspec
 
-from dora.coordinator.protocol import ACTIVE, DataflowView, RunReport, RunSpec, encode
+from dora.coordinator.protocol import ACTIVE, DataflowView, Redefined, RunReport, RunSpec, encode
 from dora.coordinator.rules import Refusal
 from dora.errors import DoraError
 from dora.supervise.result import DataflowResult
@@ -115,22 +114,30 @@ class Store:
         self._views[dataflow_id] = view
         self._active[dataflow_id] = daemons
 
-    def redefine(self, dataflow_id: str, dataflow: Any) -> None:
+    def redefine(self, message: Redefined) -> None:
         """Record that a dataflow has become another one; one that is not in the store is ignored.
 
         Raises `Refusal` if the disk does not take it.
         """
+        dataflow_id, dataflow = message.dataflow_id, message.dataflow
         view = self._views.get(dataflow_id)
         if view is None:
             return
         nodes = [node["id"] for node in dataflow["nodes"]]
-        self._views[dataflow_id] = msgspec.structs.replace(view, nodes=nodes)
-        spec = msgspec.structs.replace(self.spec(dataflow_id), dataflow=dataflow)
+        before = self.spec(dataflow_id)
+        spec = msgspec.structs.replace(
+            before,
+            dataflow=dataflow,
+            machines=message.machines or before.machines,
+            revision=message.revision,
+            births=message.births,
+        )
         with self._refused("the change cannot be recorded"):
             self._db.execute(
                 "UPDATE dataflows SET spec = ?, nodes = ? WHERE uuid = ?",
                 (encode(spec).decode(), encode(nodes).decode(), dataflow_id),
             )
+        self._views[dataflow_id] = msgspec.structs.replace(view, nodes=nodes)
 
     def update(self, report: RunReport, daemons: dict[str, str]) -> list[str]:
         """Record how a run is; one that is not in the store is ignored. Returns as `flush` does."""

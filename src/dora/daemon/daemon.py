@@ -57,7 +57,7 @@ from dora.wire.control import (
     TextInput,
     ToDaemon,
 )
-from dora.wire.requests import Answer, Declined, Noted, Request
+from dora.wire.requests import Answer, Declined, Noted, Request, Sent
 
 if TYPE_CHECKING:
     from dora.daemon.hot_reload import HotReload
@@ -101,9 +101,9 @@ class Daemon:
         self.trouble: BaseException | None = None  # an exception of ``on_log``
         self.on_running: Callable[[], None] | None = None  # called once, when every node is ready
         self.on_changed: Callable[[Dataflow], None] | None = None  # called with what runs from now on
-        self._options = options
+        self.options = options
         self._run = run
-        self._place = place
+        self.place = place
         self._on_log: Callable[[LogEntry], None] | None = on_log
         self._plan = plan(dataflow, place)
         self._waiting: dict[str, Waiting] = {}  # successors that stand by
@@ -234,12 +234,12 @@ class Daemon:
 
     def _stop(self, reason: str) -> None:
         self.feed(on.StopRequested(reason))
-        if self._options.grace > PATIENCE:
+        if self.options.grace > PATIENCE:
             self.loop.call_at(time.monotonic() + PATIENCE, self._say_who_is_waited_for)
 
     def _say_who_is_waited_for(self) -> None:
         if not (self.supervisor.killing or self.supervisor.done) and (slow := self.supervisor.alive()):
-            when = f"{self._options.grace:g} s after the stop; a second Ctrl-C kills at once"
+            when = f"{self.options.grace:g} s after the stop; a second Ctrl-C kills at once"
             self.note("warn", None, f"waiting for {listed(slow)} to end, which SIGTERM will hasten {when}")
 
     # ----------------------------------------------------------------------- supervisor
@@ -288,6 +288,9 @@ class Daemon:
                 self._rewire(dataflow, asker)
             case do.Answer(connection=number, answer=answer):
                 self._answer(number, answer)
+            case do.AnswerSent(connection=number):
+                here = [name for name, node in self.supervisor.nodes.items() if not node.machine]
+                self._answer(number, Sent({name: self._keeper.sent(name) for name in here}))
             case do.Send(node_id=node_id, message=message):
                 if (connection := self._members.get(node_id)) is not None:
                     connection.send(message)
@@ -309,11 +312,12 @@ class Daemon:
         if (connection := self._server.connections.get(-1 if number is None else number)) is not None:
             connection.send(answer)
 
-    def _make_room(self, dataflow: Dataflow) -> Plan:
-        return prepared(dataflow, self._place, self._plan, self._keeper.board)
+    def make_room(self, dataflow: Dataflow, place: Place | None = None) -> Plan:
+        """Return the plan of a dataflow to come, with room for it; raises ``OSError``."""
+        return prepared(dataflow, place or self.place, self._plan, self._keeper.board)
 
     def _rewire(self, dataflow: Dataflow, asker: int | None) -> None:
-        self.dataflow, self._plan = dataflow, self._make_room(dataflow)
+        self.dataflow, self._plan = dataflow, self.make_room(dataflow)
         self._guests.change(dataflow, self._plan)
         self._text.change(dataflow, self._plan.links)
         self._log_options.update((node.id, node.log) for node in dataflow.nodes)
@@ -373,7 +377,7 @@ class Daemon:
         child = start_process(
             self.loop,
             self._run,
-            self._options,
+            self.options,
             dataflow or self.dataflow,
             node_id,
             incarnation,
@@ -478,16 +482,7 @@ class Daemon:
     def _on_request(self, connection: Connection, request: Request) -> None:
         if not isinstance(request, Decided):
             self._guests.handle(connection, request)
-            return
-        event = event_of(
-            connection,
-            request,
-            self.dataflow,
-            self.supervisor.revision,
-            self._make_room,
-            self._options.uv,
-        )
-        if event is not None:
+        elif (event := event_of(self, connection, request)) is not None:
             self.feed(event)
 
     def _refuse(self, connection: Connection, reason: str) -> None:
@@ -512,7 +507,7 @@ class Daemon:
             return  # its process ends, which is told then
         connection.node_id = command.node_id
         self._waiting[command.node_id] = Waiting(connection, connection.incarnation)
-        wanted = self._plan if command.dataflow is None else self._make_room(command.dataflow)
+        wanted = self._plan if command.dataflow is None else self.make_room(command.dataflow)
         connection.send(Registered(msgspec.structs.replace(self._config(wanted, command), stands_by=True)))
 
     def _config(self, wanted: Plan, command: do.Admit | do.AdmitSuccessor) -> NodeConfig:
@@ -552,7 +547,7 @@ class Daemon:
             self._guests.node_gone(node_id)
 
     def _remember(self, node_id: str) -> None:
-        if self._place.engine == "iceoryx2":
+        if self.place.engine == "iceoryx2":
             self._remains.add(node_id)
 
     # ----------------------------------------------------------------------- text and logs

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from dora.daemon.connections import Connection
+from dora.dataflow.links import Place
 from dora.dataflow.model import Dataflow
 from dora.supervise import events as on
 from dora.wire.control import PROTOCOL_VERSION, Register
@@ -14,15 +15,20 @@ from dora.wire.requests import (
     AskModel,
     AskParameters,
     ChangeDataflow,
+    CheckChange,
     Declined,
     DeleteParameter,
     Model,
+    OrderChange,
     RemoveNode,
     ReplaceNode,
     RestartNode,
     SetParameter,
     StopNode,
 )
+
+if TYPE_CHECKING:
+    from dora.daemon.daemon import Daemon
 
 Decided = (
     AskParameters
@@ -34,21 +40,14 @@ Decided = (
     | AskModel
     | ChangeDataflow
     | ReplaceNode
+    | CheckChange
+    | OrderChange
 )
 
 
-def event_of(
-    guest: Connection,
-    request: Decided,
-    dataflow: Dataflow,
-    revision: int,
-    make_room: Callable[[Dataflow], object],
-    uv: bool,
-) -> on.Event | None:
-    """Return what the supervisor has to decide; None for a request that is answered here.
-
-    ``make_room`` gets a dataflow that is to come; it raises ``OSError`` if there is no room for it.
-    """
+def event_of(daemon: Daemon, guest: Connection, request: Decided) -> on.Event | None:
+    """Return what the supervisor has to decide; None for a request that is answered here."""
+    revision = daemon.supervisor.revision
     match request:
         case AskParameters():
             return on.ParametersAsked(guest.number, request.node_id)
@@ -57,27 +56,52 @@ def event_of(
         case DeleteParameter():
             return on.ParameterDeleted(guest.number, request.node_id, request.key)
         case AskModel():
-            guest.send(Model(revision, msgspec.to_builtins(dataflow), uv))
+            guest.send(Model(revision, msgspec.to_builtins(daemon.dataflow), daemon.options.uv))
             return None
         case StopNode():
             return on.NodeAsked(guest.number, request.node_id, "stop", request.grace)
         case RestartNode():
             return on.NodeAsked(guest.number, request.node_id, "restart", request.grace)
         case RemoveNode():
-            return on.NodeAsked(guest.number, request.node_id, "remove", request.grace)
+            what: Literal["retire", "remove"] = "retire" if request.ordered else "remove"
+            return on.NodeAsked(guest.number, request.node_id, what, request.grace)
     try:
         wanted = msgspec.convert(request.dataflow, type=Dataflow)
-        if request.revision == revision:  # else nothing comes of it
-            make_room(wanted)
+        place = _place(daemon.place, request)
+        orders = isinstance(request, (CheckChange, OrderChange))
+        if (
+            request.revision > revision if orders else request.revision == revision
+        ):  # else nothing comes of it
+            daemon.make_room(wanted, place)
+            if not isinstance(request, CheckChange):
+                daemon.place = place
     except msgspec.ValidationError as error:
         guest.send(Declined(f"this is no dataflow: {error}"))
         return None
     except OSError as error:
         guest.send(Declined(f"there is no room for what is to come: {error.strerror}"))
         return None
-    if isinstance(request, ReplaceNode):
-        return on.ReplaceAsked(guest.number, request.revision, wanted, request.node_id, request.grace)
-    return on.ChangeAsked(guest.number, request.revision, wanted, request.added, request.removed)
+    number = guest.number
+    match request:
+        case CheckChange():
+            return on.ChangeChecked(number, request.revision, wanted)
+        case OrderChange(revision=revision, added=added, removed=removed, sent=sent):
+            elsewhere = {node.id: place.elsewhere(node.id) for node in wanted.nodes}
+            return on.ChangeOrdered(number, revision, wanted, elsewhere, place.births, sent, added, removed)
+        case ReplaceNode(node_id=node_id, grace=grace):
+            ordered = request.places is not None
+            return on.ReplaceAsked(number, request.revision, wanted, node_id, grace, ordered)
+        case ChangeDataflow(added=added, removed=removed):
+            return on.ChangeAsked(number, request.revision, wanted, added, removed)
+
+
+def _place(place: Place, request: ChangeDataflow | ReplaceNode | CheckChange | OrderChange) -> Place:
+    """Return where a run is that has become what is asked for."""
+    if isinstance(request, ChangeDataflow) or (places := request.places) is None:
+        return place
+    return msgspec.structs.replace(
+        place, machines=places.machines, births=places.births, remote=places.remote
+    )
 
 
 def registration_fault(connection: Connection, message: Register) -> str:

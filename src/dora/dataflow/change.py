@@ -90,7 +90,8 @@ def with_replaced(
 ) -> Change:
     """Exchange a node for the one that a YAML text describes; raises `DoraError`, `DataflowError`.
 
-    It keeps the id, which the text need not repeat, and, where the text has none, inputs and outputs.
+    It keeps the id, which the text need not repeat, and, where the text has none, inputs, outputs and
+    ``deploy``.
     """
     former = find_node(running, node_id)
     report = Report(text, file)
@@ -107,9 +108,11 @@ def with_replaced(
     root = _tree(running.descriptor)
     nodes = _nodes(root)
     index = next(place for place, known in enumerate(nodes) if _id_of(known) == node_id)
+    before = nodes[index]
+    assert isinstance(before, document.Mapping)
+    if "deploy" in before.entries and "deploy" not in block.entries:
+        block.entries["deploy"] = before.entries["deploy"]
     if not former.is_runtime and "operator" not in block.entries and "operators" not in block.entries:
-        before = nodes[index]
-        assert isinstance(before, document.Mapping)
         for name in ("inputs", "outputs", "input_types", "output_types"):
             if name in before.entries and name not in block.entries:
                 block.entries[name] = before.entries[name]

@@ -15,17 +15,10 @@ import msgspec
 from dora.building.options import BuildOptions
 from dora.building.prepare import build, check_programs
 from dora.daemon.runs import Run
-from dora.dataflow.change import (
-    Change,
-    LinkOptions,
-    with_built,
-    with_link,
-    with_node,
-    with_replaced,
-    without_link,
-)
+from dora.dataflow.change import Change, with_built
 from dora.dataflow.loader import missing_files
 from dora.dataflow.model import Dataflow
+from dora.dataflow.wished import make_change
 from dora.errors import DataflowError, DoraError
 from dora.logs.entry import LogEntry
 from dora.wire.requests import (
@@ -41,8 +34,6 @@ from dora.wire.requests import (
 )
 from dora.wire.wishes import (
     AddWish,
-    ConnectWish,
-    DisconnectWish,
     Outcome,
     RemoveWish,
     ReplaceWish,
@@ -55,11 +46,19 @@ _ATTEMPTS: Final = 20
 
 
 def carry_out(
-    run: Run, wish: Wish, environ: Mapping[str, str], on_log: Callable[[LogEntry], None]
+    run: Run,
+    wish: Wish,
+    environ: Mapping[str, str],
+    on_log: Callable[[LogEntry], None],
+    *,
+    ordered: bool = False,
+    placed: bool = False,
 ) -> Outcome:
     """Do what is wished, and return once it is done; raises `DoraError`.
 
-    ``environ`` is what ``$NAME`` in a YAML text refers to; ``on_log`` gets what builds print.
+    ``environ`` is what ``$NAME`` in a YAML text refers to; ``on_log`` gets what builds print. ``ordered``:
+    the coordinator wishes it, of a dataflow on several machines. ``placed``: it has chosen this machine;
+    else there is a `NeedsMachine` if a node asks for one.
     """
     run.set_patience(None)
     match wish:
@@ -68,12 +67,14 @@ def carry_out(
         case RestartWish(node=node, grace=grace):
             return _end(run, RestartNode(node, grace))
         case RemoveWish(node=node, grace=grace):
-            return _end(run, RemoveNode(node, grace))
+            return _end(run, RemoveNode(node, grace, ordered))
     for _ in range(_ATTEMPTS):
         model = run.ask(AskModel())
         assert isinstance(model, Model)
         running = msgspec.convert(model.dataflow, type=Dataflow)
-        change, added, removed = _change(wish, running, environ)
+        change, added, removed = make_change(wish, running, environ)
+        if not placed and isinstance(wish, (AddWish, ReplaceWish)):
+            _check_place(change)
         dataflow = _prepare(change, on_log, uv=model.uv)
         request: Any
         if isinstance(wish, ReplaceWish):
@@ -91,26 +92,17 @@ def _end(run: Run, request: StopNode | RestartNode | RemoveNode) -> Outcome:
     return Outcome(request.node_id, answer.running)
 
 
-def _change(
-    wish: AddWish | ReplaceWish | ConnectWish | DisconnectWish,
-    running: Dataflow,
-    environ: Mapping[str, str],
-) -> tuple[Change, str, str]:
-    """Return the change, and the links that it adds and removes, for the log."""
-    match wish:
-        case AddWish():
-            return with_node(running, wish.yaml, wish.file, environ, strict_types=wish.strict_types), "", ""
-        case ReplaceWish():
-            change = with_replaced(
-                running, wish.node, wish.yaml, wish.file, environ, strict_types=wish.strict_types
-            )
-            return change, "", ""
-        case ConnectWish(source=source, target=target):
-            options = LinkOptions(wish.queue_size, wish.queue_policy)
-            change = with_link(running, source, target, options, strict_types=wish.strict_types)
-            return change, f"{source} -> {target}", ""
-        case DisconnectWish(source=source, target=target):
-            return without_link(running, source, target), "", f"{source} -> {target}"
+class NeedsMachine(DoraError):
+    """A node says on which machine it is to run, which only the coordinator can see to."""
+
+
+def _check_place(change: Change) -> None:
+    node = change.dataflow.node(change.node_id)
+    if node.deploy.machine is not None or node.deploy.labels:
+        raise NeedsMachine(
+            f"node `{node.id}` says in its `deploy` on which machine it is to run, and only a coordinator "
+            "knows machines; start the dataflow with `dora up` and `dora start`"
+        )
 
 
 def _prepare(change: Change, on_log: Callable[[LogEntry], None], *, uv: bool) -> Dataflow:

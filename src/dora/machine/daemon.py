@@ -33,6 +33,7 @@ from dora.coordinator.protocol import (
     Amend,
     Amended,
     Beat,
+    Become,
     Changed,
     Explain,
     Explained,
@@ -46,6 +47,7 @@ from dora.coordinator.protocol import (
     Measure,
     Meet,
     OpenLook,
+    Prepare,
     Recorded,
     Redefined,
     Rejected,
@@ -313,7 +315,11 @@ class MachineDaemon:
             ):
                 if (run := self._runs.get(dataflow_id)) is not None:
                     run.command(message)
-            case Amend(dataflow_id=dataflow_id, ticket=ticket):
+            case (
+                Amend(dataflow_id=dataflow_id, ticket=ticket)
+                | Prepare(dataflow_id=dataflow_id, ticket=ticket)
+                | Become(dataflow_id=dataflow_id, ticket=ticket)
+            ):
                 if (run := self._runs.get(dataflow_id)) is not None:
                     run.command(message)
                 else:
@@ -429,7 +435,13 @@ class MachineDaemon:
                     self._hand_on(message)
                     continue
                 if isinstance(message, Redefined):
-                    run.spec = msgspec.structs.replace(run.spec, dataflow=message.dataflow)
+                    run.spec = msgspec.structs.replace(
+                        run.spec,
+                        dataflow=message.dataflow,
+                        machines=message.machines or run.spec.machines,
+                        revision=message.revision,
+                        births=message.births,
+                    )
                     run.redefined = message
                 if isinstance(message, (Redefined, Amended)):
                     if self._connection is not None:

@@ -19,7 +19,7 @@ import msgspec
 
 from dora.building.options import BuildOptions
 from dora.building.prepare import build, check_programs
-from dora.coordinator.protocol import Amend, Start, Stop, ToDaemon, decode_to_daemon
+from dora.coordinator.protocol import Amend, Become, Prepare, Start, Stop, ToDaemon, decode_to_daemon
 from dora.daemon.daemon import Daemon
 from dora.daemon.options import RunOptions
 from dora.dataflow.model import Dataflow
@@ -117,10 +117,10 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
     pump = LogPump(reports) if share is not None and share.gathered else None
     if share is not None and len(set(spec.machines.values())) > 1:
         part = Part(start, reports, lambda: commands.stopped)
-    amender = Amender(reports, lambda entry: tell_of_build(entry))
+    amender = Amender(reports, lambda entry: tell_of_build(entry), part)
 
     def take(message: ToDaemon) -> None:
-        if isinstance(message, Amend):
+        if isinstance(message, (Amend, Prepare, Become)):
             amender.take(message)
         elif part is not None:
             part.take(message)

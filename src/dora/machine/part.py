@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable, Mapping
 from typing import Final
 
 import msgspec
@@ -35,6 +35,11 @@ class Part:
         self._lock = threading.Lock()
         self._reach: dict[str, str] | None = None
         self._fault = ""  # why there is nothing to wait for
+        self._ports: dict[str, int] = {}
+        self._passwords = ""
+        self.machine = start.share.machine
+        self.revision = start.spec.revision  # the change that this part has taken over
+        self.births = start.spec.births
         self._early: list[on.Event] = []
         self._daemon: Daemon | None = None
 
@@ -66,30 +71,47 @@ class Part:
 
     def join(self, run_dir: str, dataflow: Dataflow) -> Share:
         """Choose where nodes listen, and wait until the other machines have done so; raises `DoraError`."""
-        from dora.transport.mailbox import choose_ports, write_passwords
+        from dora.transport.mailbox import write_passwords
 
         share, machines = self._share, self._start.spec.machines
-        nodes = [node.id for node in dataflow.nodes if self._hears_others(node)]
-        ports = dict(zip(nodes, choose_ports(share.interface, len(nodes)), strict=True))
-        passwords = f"{run_dir}/passwords"
-        write_passwords(passwords, share.secret)
-        self._reports.say(ports=ports)
+        self._passwords = f"{run_dir}/passwords"
+        write_passwords(self._passwords, share.secret)
+        self.choose_ports(node.id for node in dataflow.nodes if hears_others(node, machines, self.machine))
         pause = threading.Event()
         while self._reach is None:
             if self._fault or self._stopped():
                 raise DoraError(self._fault or "it was stopped before its nodes were started")
             pause.wait(_LOOK_EVERY)
-        tls = share.tls is not None
-        listen = {node_id: link_endpoint(share.interface, port, tls=tls) for node_id, port in ports.items()}
-        remote = RemoteConfig(listen, self._reach, share.secret, passwords, share.tls)
-        return Share(share.machine, machines, remote)
+        return Share(share.machine, machines, self.remote(self._reach))
 
-    def _hears_others(self, node: Node) -> bool:
-        machines, machine = self._start.spec.machines, self._share.machine
-        return machines.get(node.id) == machine and any(
-            isinstance(item.source, NodeOutput) and machines.get(item.source.node) != machine
-            for item in node.inputs
-        )
+    def choose_ports(self, node_ids: Iterable[str], anew: Container[str] = ()) -> None:
+        """Choose where nodes of this machine listen that do not yet, or shall do ``anew``, and tell.
+
+        Raises `DoraError`.
+        """
+        from dora.transport.mailbox import choose_ports
+
+        nodes = [node_id for node_id in node_ids if node_id not in self._ports or node_id in anew]
+        ports = choose_ports(self._share.interface, len(nodes))
+        self._ports = {**self._ports, **dict(zip(nodes, ports, strict=True))}
+        self._reports.say(ports=self._ports)
+
+    def remote(self, reach: dict[str, str]) -> RemoteConfig:
+        """Return how nodes of other machines are reached, with their endpoints, and reach those here."""
+        share = self._share
+        tls = share.tls is not None
+        listen = {
+            node_id: link_endpoint(share.interface, port, tls=tls) for node_id, port in self._ports.items()
+        }
+        return RemoteConfig(listen, reach, share.secret, self._passwords, share.tls)
+
+
+def hears_others(node: Node, machines: Mapping[str, str], machine: str) -> bool:
+    """Tell whether a node is on a machine and gets messages from nodes of others."""
+    return machines.get(node.id) == machine and any(
+        isinstance(item.source, NodeOutput) and machines.get(item.source.node) != machine
+        for item in node.inputs
+    )
 
 
 def settled(dataflow: Dataflow, start: Start) -> Dataflow:
@@ -100,14 +122,19 @@ def settled(dataflow: Dataflow, start: Start) -> Dataflow:
     """
     if start.share is None or os.path.isdir(dataflow.working_dir):
         return dataflow
-    machine = start.share.machine
     for node in dataflow.nodes:
-        if start.spec.machines.get(node.id) == machine and not os.path.isdir(dataflow.home_of(node)):
-            raise DoraError(
-                f"machine `{machine}` has no folder {dataflow.home_of(node)}, in which node `{node.id}` is "
-                "to run; copy it there, or name another one as `working_dir` in its `deploy`"
-            )
+        if start.spec.machines.get(node.id) == start.share.machine:
+            check_folder(dataflow, node, start.share.machine)
     return msgspec.structs.replace(dataflow, working_dir=data_folder())
+
+
+def check_folder(dataflow: Dataflow, node: Node, machine: str) -> None:
+    """Raise `DoraError` if this machine has no such folder as a node is to run in."""
+    if not os.path.isdir(dataflow.home_of(node)):
+        raise DoraError(
+            f"machine `{machine}` has no folder {dataflow.home_of(node)}, in which node `{node.id}` is "
+            "to run; copy it there, or name another one as `working_dir` in its `deploy`"
+        )
 
 
 def of_machine(dataflow: Dataflow, start: Start) -> Dataflow:

@@ -10,7 +10,16 @@ from typing import Any, Final
 
 import msgspec
 
-from dora.coordinator.protocol import Amended, Changed, Logged, Redefined, RunReport, ToCoordinator, encode
+from dora.coordinator.protocol import (
+    Amended,
+    Amendment,
+    Changed,
+    Logged,
+    Redefined,
+    RunReport,
+    ToCoordinator,
+    encode,
+)
 from dora.dataflow.model import Dataflow
 from dora.logs.entry import LogEntry
 
@@ -43,6 +52,21 @@ class Reports:
         """Report that the dataflow has become another one."""
         with self._lock:
             self._write(Redefined(self._report.dataflow_id, dataflow))
+
+    def became(self, amendment: Amendment) -> None:
+        """Report that this part of a dataflow on several machines has taken over a change."""
+        redefined = Redefined(
+            self._report.dataflow_id,
+            amendment.dataflow,
+            amendment.machines,
+            amendment.revision,
+            amendment.births,
+        )
+        with self._lock:
+            if amendment.revision > self._report.revision:
+                self._report = msgspec.structs.replace(self._report, revision=amendment.revision)
+                self._write(redefined)
+                self._write(Changed(self._report))
 
     def amended(self, answer: Amended) -> None:
         """Report what has become of a change."""

@@ -112,6 +112,12 @@ class Answer(msgspec.Struct, frozen=True):
     answer: requests.Answer
 
 
+class AnswerSent(msgspec.Struct, frozen=True):
+    """Answer a request with what the nodes of this machine have sent."""
+
+    connection: int
+
+
 class CloseReceivers(msgspec.Struct, frozen=True):
     """Nobody receives for this node any more: close its links on the board and wake their senders."""
 
@@ -149,6 +155,7 @@ Command = (
     | PutOut
     | Rewire
     | Answer
+    | AnswerSent
     | Send
     | Signal
     | CloseReceivers

@@ -18,6 +18,7 @@ from dora.wire.requests import Done
 
 CLOSING_HOLD = 1.0
 BROKEN_START_GRACE = 1.0  # for nodes that could not yet be told that the start failed
+RETIRED_FOR = 30.0  # seconds that the coordinator may take to take out a node that has ended for that
 FAREWELL = 1.0  # for dynamic nodes, once everybody else has ended
 
 
@@ -105,7 +106,7 @@ class Endings(Reloads):
         """A node ended for good."""
         if node.asked:  # and it did not even need to be
             self._reply(node.asked_by, Done(True))
-            node.leaves = node.asked == "remove"
+            node.leaves, node.retired = node.asked == "remove", node.asked == "retire"
             node.asked = ""
         node.phase = "ended"
         node.connected = False
@@ -125,6 +126,8 @@ class Endings(Reloads):
             self._tell(node.spec.id, "ended")
         if node.leaves:
             self._take_out(node)
+        elif node.retired:  # its consumers go on without it, see `dora.supervise.orders`
+            self.deadlines[node.spec.id, "retired"] = self._now + RETIRED_FOR
         else:
             self._close_outputs(node, set(self.graph.consumers[node.spec.id]))
         if self.begun and not (self.opened or self.broken_by or self.stopping):

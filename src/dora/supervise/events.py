@@ -142,7 +142,7 @@ class NodeAsked(msgspec.Struct, frozen=True):
 
     connection: int
     node_id: str
-    what: Literal["stop", "restart", "remove"]
+    what: Literal["stop", "restart", "remove", "retire"]  # the last one: see `dora.supervise.orders`
     grace: float | None = None
 
 
@@ -167,6 +167,32 @@ class ReplaceAsked(msgspec.Struct, frozen=True):
     dataflow: Dataflow
     node_id: str
     grace: float | None = None
+    ordered: bool = False  # by the coordinator, of a dataflow on several machines
+
+
+class ChangeChecked(msgspec.Struct, frozen=True):
+    """Could this part become this dataflow, as ``revision``? Answered by `AnswerSent` or `Answer`."""
+
+    connection: int
+    revision: int
+    dataflow: Dataflow
+
+
+class ChangeOrdered(msgspec.Struct, frozen=True):
+    """The coordinator has decided what a dataflow on several machines is from now on, as ``revision``.
+
+    ``elsewhere`` and ``births`` are as in `dora.dataflow.links.Place`, the former by node. Answered by
+    `Answer`.
+    """
+
+    connection: int
+    revision: int
+    dataflow: Dataflow
+    elsewhere: dict[str, str]
+    births: dict[str, int]
+    sent: dict[str, dict[str, int]] = {}  # node → output → what other machines had sent by then
+    added: str = ""
+    removed: str = ""
 
 
 class AskerGone(msgspec.Struct, frozen=True):
@@ -227,6 +253,8 @@ Event = (
     | NodeAsked
     | ChangeAsked
     | ReplaceAsked
+    | ChangeChecked
+    | ChangeOrdered
     | AskerGone
     | StopRequested
     | KillRequested

@@ -31,9 +31,11 @@ def validate_state(supervisor: Supervisor) -> None:
             assert node.phase in ("starting", "ready", "running"), f"{where}: connected"
         if node.present:
             assert node.parameters_told == node.parameters, f"{where}: was not told of parameters"
-        if node.phase in ("ended", "dormant"):
+        if node.retired:
+            assert names[node_id] == ["retired"] or supervisor.leaving or supervisor.done, f"{where}: stays"
+        elif node.phase in ("ended", "dormant"):
             assert not names[node_id], f"{where}: has deadlines {names[node_id]}"
-        if node.phase == "ended":
+        if node.phase == "ended" and not node.retired:
             assert node.outputs_closed >= set(node.spec.outputs), f"{where}: has open outputs"
         if node.phase == "mending":
             assert not names[node_id], f"{where}: has deadlines {names[node_id]}"

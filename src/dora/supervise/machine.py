@@ -31,8 +31,8 @@ from dora.dataflow.report import listed
 from dora.supervise import commands as do
 from dora.supervise import events as on
 from dora.supervise.news import MachineNews
-from dora.supervise.node_requests import NodeRequests
 from dora.supervise.node_state import NodeState
+from dora.supervise.orders import Orders
 from dora.supervise.other_machines import OtherMachines
 from dora.supervise.parameters import ParameterRules
 from dora.supervise.reload import RELOAD_GRACE
@@ -46,7 +46,7 @@ DEFAULT_GRACE = 10.0  # seconds between the stop event and SIGTERM; half of it u
 DEFAULT_FINISH_GRACE = 120.0
 
 
-class Supervisor(NodeRequests, OtherMachines, ParameterRules):
+class Supervisor(Orders, OtherMachines, ParameterRules):
     """Supervise one run of a dataflow.
 
     All times are absolute, in seconds, on one clock that never goes back (``CLOCK_MONOTONIC``).
@@ -66,6 +66,7 @@ class Supervisor(NodeRequests, OtherMachines, ParameterRules):
         elsewhere: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__(dataflow, watched, min(grace, RELOAD_GRACE), grace, finish_grace)
+        self.spans = bool(elsewhere)
         for node_id, machine in (elsewhere or {}).items():
             self.nodes[node_id].machine = machine
 
@@ -135,6 +136,12 @@ class Supervisor(NodeRequests, OtherMachines, ParameterRules):
                 self._asker_gone(connection)
             case on.ReplaceAsked():
                 self._replace_asked(event)
+            case on.ChangeChecked():
+                self._change_checked(event)
+            case on.ChangeOrdered():
+                self._change_ordered(event)
+                for other, latest in list(self._latest.items()):  # it may be about nodes that are new here
+                    self._take_news(other, latest)
             case on.StopRequested(reason=reason, grace=grace):
                 self._stop(reason, grace)
             case on.KillRequested():
@@ -335,6 +342,7 @@ class Supervisor(NodeRequests, OtherMachines, ParameterRules):
     # ----------------------------------------------------------------------- other machines
 
     def _take_news(self, machine: str, news: MachineNews) -> None:
+        self._latest[machine] = news
         if not self.begun or self.done:
             return
         # Another supervisor opens only when it knows that the nodes of all machines are ready.
@@ -346,7 +354,9 @@ class Supervisor(NodeRequests, OtherMachines, ParameterRules):
             self._stop(f"machine `{machine}` stops")
         for node_id, item in news.nodes.items():
             node = self.nodes.get(node_id)
-            if node is not None and node.machine == machine and not self.done:
+            if node is None or node.machine != machine or self.done:
+                continue
+            if news.revision >= node.birth:  # else it is about another one of this name
                 self._mirror(node, item)
         self._try_open()
 
@@ -445,6 +455,8 @@ class Supervisor(NodeRequests, OtherMachines, ParameterRules):
                 self._abandon(node)
             case "asked" | "asked-kill":
                 self._asked_expires(node, name)
+            case "retired":
+                self._is_left_behind(node)
             case "successor" | "way" | "way-kill":
                 self._reload_expires(node, name)
 

@@ -24,6 +24,7 @@ class MachineNews(msgspec.Struct, frozen=True, omit_defaults=True):
     """How the nodes of a machine are; complete, so only the latest counts."""
 
     nodes: dict[str, NodeNews]
+    revision: int = 0  # of the dataflow
     opened: bool = False  # the start barrier
     stopping: bool = False
     killing: bool = False

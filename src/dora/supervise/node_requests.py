@@ -21,11 +21,10 @@ from dora.supervise.result import NodeFailure
 from dora.supervise.run_state import ABANDON_AFTER
 from dora.wire.control import Stop
 from dora.wire.requests import Declined, Done, Noted, Outdated
-from dora.wire.wishes import UNCHANGEABLE
 
 NODE_GRACE = 5.0  # seconds between the stop event and SIGTERM; half of it until SIGKILL
 
-_DOING = {"stop": "stopped", "restart": "restarted", "remove": "removed"}
+_DOING = {"stop": "stopped", "restart": "restarted", "remove": "removed", "retire": "removed"}
 
 
 class NodeRequests(Endings):
@@ -40,9 +39,11 @@ class NodeRequests(Endings):
         return ""
 
     def _several_machines(self) -> str:
-        if any(node.machine for node in self.nodes.values()):
-            return f"the dataflow runs on several machines; {UNCHANGEABLE}"
-        return ""
+        return (
+            "the dataflow runs on several machines, which only its coordinator changes"
+            if self.spans
+            else ""
+        )
 
     # ----------------------------------------------------------------------- one node
 
@@ -84,13 +85,13 @@ class NodeRequests(Endings):
         name = f"node `{node.spec.id}`"
         if node.asked:
             return f"{name} is being {_DOING[node.asked]} already"
-        if what == "remove" and (busy := self._replacing(node.spec.id)):
+        if what in ("remove", "retire") and (busy := self._replacing(node.spec.id)):
             return busy
         if node.machine:
             return f"{name} is on machine `{node.machine}`; ask there"
         if what == "remove" and (several := self._several_machines()):
             return several
-        if node.spec.is_dynamic and what != "remove":
+        if node.spec.is_dynamic and what not in ("remove", "retire"):
             return f"{name} is not started by dora, so it cannot be {_DOING[what]}; its process is yours"
         return ""
 
@@ -99,9 +100,8 @@ class NodeRequests(Endings):
         what, node.asked = node.asked, ""
         self._forget_deadlines(node)
         self._reply(node.asked_by, Done(True))
+        node.leaves, node.retired = what == "remove", what == "retire"
         if what != "restart":
-            if what == "remove":
-                node.leaves = True
             self._end(node, failure)
             return
         if failure is not None:
@@ -114,10 +114,14 @@ class NodeRequests(Endings):
 
     def _asked_left(self, node: NodeState) -> None:
         """A dynamic node that is to be removed has left, or was put out."""
-        node.asked = ""
+        what, node.asked = node.asked, ""
         self._reply(node.asked_by, Done(True))
-        self._take_out(node)
-        self._try_finish()
+        if what == "retire":
+            node.retired = True
+            self._end(node, None)
+        else:
+            self._take_out(node)
+            self._try_finish()
 
     def _asked_expires(self, node: NodeState, name: str) -> None:
         key, grace = node.spec.id, node.asked_grace
@@ -209,6 +213,10 @@ class NodeRequests(Endings):
         """A node that was added could not even be started: it was never part of the dataflow."""
         assert node.added_by is not None
         self._reply(node.added_by, Declined(f"node `{node.spec.id}` {reason}"))
+        if self.spans:  # the coordinator takes it out
+            node.added_by = None
+            self._end(node, None)
+            return
         node.phase = "ended"
         self._take_out(node)
         self._try_finish()
@@ -232,7 +240,8 @@ class NodeRequests(Endings):
     def _replace_asked(self, event: on.ReplaceAsked) -> None:
         """Start the process of a node's other program, which is to take over."""
         node = self.nodes.get(event.node_id)
-        reason = self._cannot_change() or self._several_machines() or self._replacing()
+        reason = self._cannot_change() or ("" if event.ordered else self._several_machines())
+        reason = reason or self._replacing()
         if not reason and any(other.asked for other in self.nodes.values()):
             reason = "a node is being stopped; try again once that is done"
         if reason:

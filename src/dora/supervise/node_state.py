@@ -50,10 +50,12 @@ class NodeState:
     fresh: bool = False  # the user has not been told that the new code runs
     # Saved while the process was starting: which code that has is not known.
     unseen_change: CodeChanged | None = None
-    asked: Literal["", "stop", "restart", "remove"] = ""  # what shall be done once it has ended
+    asked: Literal["", "stop", "restart", "remove", "retire"] = ""  # what shall be done once it has ended
     asked_by: int = 0  # a connection
     asked_grace: float = 0.0  # seconds until SIGTERM
     leaves: bool = False  # it goes out of the dataflow with its end
+    retired: bool = False  # it has ended, and the coordinator will take it out
+    birth: int = 0  # the change that brought it, of a dataflow on several machines
     added_by: int | None = None  # a connection that waits for its first process
     replacement: Dataflow | None = None  # with the program that its successor runs
     replaced_by: int = 0  # a connection

@@ -35,6 +35,7 @@ class OtherMachines(Endings):
                 for node_id, node in self.nodes.items()
                 if not node.machine
             },
+            revision=self.revision,
             opened=self.opened,
             stopping=self.stopping,
             killing=self.killing,
@@ -43,6 +44,7 @@ class OtherMachines(Endings):
     def _mirror(self, node: NodeState, news: NodeNews) -> None:
         """Take over what another supervisor says of one of its nodes."""
         if node.phase == "ended":
+            self._mirror_closings(node, news)  # of one that was retired
             return
         node_id = node.spec.id
         if news.announced > node.announced:
@@ -51,9 +53,7 @@ class OtherMachines(Endings):
         if news.reopened > node.reopened:
             node.reopened = news.reopened
             self._reopen_outputs(node)
-        if closed := set(news.outputs_closed) - node.outputs_closed:
-            self._commands.append(do.NoteSent(node_id, news.sent))
-            self._close_outputs(node, closed)
+        self._mirror_closings(node, news)
         before, node.phase = node.phase, news.phase
         if before == news.phase:
             return
@@ -66,6 +66,11 @@ class OtherMachines(Endings):
             if self.begun and not (self.opened or self.broken_by or self.stopping):
                 self._break(node)
             self._try_finish()
+
+    def _mirror_closings(self, node: NodeState, news: NodeNews) -> None:
+        if closed := set(news.outputs_closed) - node.outputs_closed:
+            self._commands.append(do.NoteSent(node.spec.id, news.sent))
+            self._close_outputs(node, closed)
 
     def _lose(self, machine: str, reason: str) -> None:
         """A machine is lost, and its nodes with it."""

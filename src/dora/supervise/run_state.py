@@ -74,7 +74,11 @@ class RunState:
 
     def _may_restart(self, node: NodeState) -> bool:
         return (
-            (node.spec.restart.policy != "never" or node.makes_way or node.asked in ("restart", "remove"))
+            (
+                node.spec.restart.policy != "never"
+                or node.makes_way
+                or node.asked in ("restart", "remove", "retire")
+            )
             and node.asked != "stop"
             and not node.spec.is_dynamic
             and not (self.stopping or self.broken_by)

@@ -30,6 +30,7 @@ class Topology(RunState):
         super().__init__(dataflow)
         self.dataflow = dataflow
         self.revision = 0
+        self.spans = False  # there are, or were, other machines
 
     def _become(self, dataflow: Dataflow, connection: int | None = None) -> None:
         """Take over another dataflow; a node that is not in it must have ended.

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from dora.wire.control import ToDaemon
+from dora.wire.control import RemoteConfig, ToDaemon
 from dora.wire.inspection import Inspection
 
 
@@ -105,10 +105,14 @@ class RestartNode(msgspec.Struct, tag=True):
 
 
 class RemoveNode(msgspec.Struct, tag=True):
-    """End a node and take it out of the dataflow, with its links; answered by `Done`, as `StopNode`."""
+    """End a node and take it out of the dataflow, with its links; answered by `Done`, as `StopNode`.
+
+    ``ordered``: the coordinator takes it out, on all machines, once it has ended.
+    """
 
     node_id: str
     grace: float | None = None
+    ordered: bool = False
 
 
 class AskModel(msgspec.Struct, tag=True):
@@ -128,13 +132,54 @@ class ChangeDataflow(msgspec.Struct, tag=True):
     removed: str = ""
 
 
+class Places(msgspec.Struct, frozen=True):
+    """Where the nodes of a dataflow on several machines are, and how they reach each other.
+
+    ``births`` as in `dora.dataflow.links.Place`.
+    """
+
+    machines: dict[str, str]
+    births: dict[str, int]
+    remote: RemoteConfig
+
+
 class ReplaceNode(msgspec.Struct, tag=True):
-    """Let another program take the place of a node; answered by `Noted` once it has, or as above."""
+    """Let another program take the place of a node; answered by `Noted` once it has, or as above.
+
+    ``places``: the coordinator wants it, of a dataflow on several machines.
+    """
 
     revision: int
     dataflow: Any
     node_id: str
     grace: float | None = None
+    places: Places | None = None
+
+
+class CheckChange(msgspec.Struct, tag=True):
+    """Can this machine's part of a dataflow become this one? Answered by `Sent`, or `Declined`.
+
+    ``revision`` is the one that it will have. Nothing is changed.
+    """
+
+    revision: int
+    dataflow: Any
+    places: Places
+
+
+class OrderChange(msgspec.Struct, tag=True):
+    """Let this machine's part of a dataflow become this one. Answered as `ChangeDataflow`, or by `Noted`.
+
+    The latter also if it has that revision already. ``sent`` is node → output → what other machines had
+    sent when they were asked: what goes delivers so much.
+    """
+
+    revision: int
+    dataflow: Any
+    places: Places
+    sent: dict[str, dict[str, int]] = {}
+    added: str = ""
+    removed: str = ""
 
 
 Request = (
@@ -155,6 +200,8 @@ Request = (
     | AskModel
     | ChangeDataflow
     | ReplaceNode
+    | CheckChange
+    | OrderChange
 )
 
 
@@ -201,6 +248,12 @@ class Outdated(msgspec.Struct, tag=True):
     """The dataflow has changed meanwhile: ask for it again."""
 
 
+class Sent(msgspec.Struct, tag=True):
+    """How many messages the nodes of this machine have sent: node → output → number."""
+
+    counts: dict[str, dict[str, int]]
+
+
 class Noted(msgspec.Struct, tag=True):
     """It is done."""
 
@@ -221,6 +274,7 @@ Answer = (
     | Ended
     | Model
     | Outdated
+    | Sent
     | Noted
     | Declined
 )

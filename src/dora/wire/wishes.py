@@ -8,7 +8,6 @@ import msgspec
 
 from dora.errors import Problem
 
-UNCHANGEABLE = "of such a dataflow no node can be added, exchanged or wired anew while it runs"
 Grace = Annotated[float, msgspec.Meta(ge=0, le=86_400)]  # seconds until SIGTERM
 
 
@@ -34,21 +33,26 @@ class RemoveWish(msgspec.Struct, frozen=True, tag_field="type", tag="remove"):
 
 
 class AddWish(msgspec.Struct, frozen=True, tag_field="type", tag="add"):
-    """Add the node that a YAML text describes; ``file`` is how errors call it."""
+    """Add the node that a YAML text describes; ``file`` is how errors call it.
+
+    ``env`` is what ``$NAME`` in the text refers to, before the environment of the daemon.
+    """
 
     yaml: str
     file: str = "<node>"
     strict_types: bool = False
+    env: dict[str, str] = {}
 
 
 class ReplaceWish(msgspec.Struct, frozen=True, tag_field="type", tag="replace"):
-    """Let what a YAML text describes take the place of a node."""
+    """Let what a YAML text describes take the place of a node; ``file`` and ``env`` as in `AddWish`."""
 
     node: str
     yaml: str
     file: str = "<node>"
     strict_types: bool = False
     grace: Grace | None = None
+    env: dict[str, str] = {}
 
 
 class ConnectWish(msgspec.Struct, frozen=True, tag_field="type", tag="connect"):

@@ -1,0 +1,110 @@
+"""What a dataflow on several machines becomes by a wish, and where. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from dora.coordinator.placement import place_one, text_between
+from dora.coordinator.protocol import Amendment, MachineView, RunSpec
+from dora.coordinator.rules import Refusal, dataflow_of
+from dora.dataflow.change import Change, find_node, without_node
+from dora.dataflow.model import Dataflow, Node
+from dora.dataflow.wished import make_change
+from dora.errors import DoraError, Problem
+from dora.wire.wishes import AddWish, ConnectWish, DisconnectWish, RemoveWish, ReplaceWish
+
+Topological = AddWish | RemoveWish | ReplaceWish | ConnectWish | DisconnectWish
+
+
+class Planned(msgspec.Struct, frozen=True):
+    """``node`` is the one that it is about, and ``machine`` where that is."""
+
+    amendment: Amendment
+    node: str
+    machine: str
+    warnings: tuple[Problem, ...] = ()
+
+
+def planned(
+    spec: RunSpec, wish: Topological, machines: Sequence[MachineView], environ: Mapping[str, str]
+) -> Planned:
+    """Return what a dataflow becomes; raises `Refusal`.
+
+    ``machines`` are those that there are; ``environ`` is what ``$NAME`` in a YAML text refers to.
+    """
+    running = dataflow_of(spec)
+    added = removed = ""
+    try:
+        if isinstance(wish, RemoveWish):
+            find_node(running, wish.node)
+            change = Change(without_node(running, wish.node), wish.node)
+        else:
+            change, added, removed = make_change(wish, running, environ)
+    except DoraError as error:
+        raise Refusal(409, str(error)) from None
+    dataflow, node_id = change.dataflow, change.node_id
+    placed = {node.id: spec.machines[node.id] for node in dataflow.nodes if node.id in spec.machines}
+    if isinstance(wish, AddWish):
+        placed[node_id] = place_one(dataflow.node(node_id), machines)
+    elif isinstance(wish, ReplaceWish):
+        _check_stays(dataflow.node(node_id), running.node(node_id), placed[node_id], machines)
+    if crossing := list(text_between(dataflow, placed)):
+        raise Refusal(409, "\n".join(crossing))
+    revision = spec.revision + 1
+    amendment = Amendment(
+        revision=revision,
+        dataflow=msgspec.to_builtins(dataflow),
+        machines=placed,
+        births=births_after(running, dataflow, spec.births, revision),
+        programs=msgspec.to_builtins(change.programs),
+        added=added,
+        removed=removed,
+        replaced=node_id if isinstance(wish, ReplaceWish) else "",
+        grace=wish.grace if isinstance(wish, ReplaceWish) else None,
+    )
+    where = placed.get(node_id) or spec.machines[node_id]
+    return Planned(amendment, node_id, where, change.warnings)
+
+
+def _check_stays(node: Node, former: Node, machine: str, machines: Sequence[MachineView]) -> None:
+    """Raise `Refusal` if a node that replaces another one is not for its machine."""
+    if node.deploy == former.deploy:
+        return
+    wanted = place_one(node, machines)
+    if wanted != machine:
+        raise Refusal(
+            409,
+            f"node `{node.id}` runs on machine `{machine}`, and what replaces it is for `{wanted}`; a "
+            f"replacement stays on the machine: `dora node remove {node.id}`, and add it again",
+        )
+
+
+def births_after(
+    before: Dataflow, after: Dataflow, births: Mapping[str, int], revision: int
+) -> dict[str, int]:
+    """Return the births of a dataflow that follows another one; see `dora.dataflow.links.Place`.
+
+    An input that is fed by something else is another one.
+    """
+    known = {node.id: {item.id: item.source for item in node.inputs} for node in before.nodes}
+    found: dict[str, int] = {}
+    for node in after.nodes:
+        sources = known.get(node.id)
+        names = {node.id: sources is not None}
+        for item in node.inputs:
+            names[f"{node.id}/{item.id}"] = sources is not None and sources.get(item.id) == item.source
+        for name, was_there in names.items():
+            if not was_there:
+                found[name] = revision
+            elif name in births:
+                found[name] = births[name]
+    return found
+
+
+def undone(wish: AddWish | ConnectWish, node_id: str) -> RemoveWish | DisconnectWish:
+    """Return the wish that takes back what another one has brought."""
+    if isinstance(wish, AddWish):
+        return RemoveWish(node_id)
+    return DisconnectWish(wish.source, wish.target)

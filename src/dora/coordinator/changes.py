@@ -1,0 +1,303 @@
+"""Changes of running dataflows: on one machine its daemon makes them, on several the coordinator does.
+
+On several machines a change goes through three steps, one change of a dataflow at a time:
+
+1. Each machine *prepares*: it says whether its part can change, builds what is to run there, chooses
+   ports. If one of them cannot, or is cut off, nothing has changed, and the answer names it.
+2. The *record* is written: from here on the dataflow is what that says.
+3. Each machine *becomes* it. One that is cut off now does so when it is back (`Fleet`), and the answer says
+   so. If a node that was added does not start there, a further change takes it out again.
+
+A node that is to be removed is ended by its machine after the first step; one that is replaced is replaced
+by its machine before the second, and if that fails nothing has changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+from collections.abc import Callable, Iterable, Sequence
+from weakref import WeakValueDictionary
+
+from dora.coordinator.amendments import Planned, planned, undone
+from dora.coordinator.fleet import DaemonLink, Fleet
+from dora.coordinator.placement import place_one
+from dora.coordinator.protocol import (
+    ACTIVE,
+    DEFAULT_MACHINE,
+    Amend,
+    Amended,
+    Amendment,
+    DataflowView,
+    Prepare,
+    Redefined,
+    ToDaemon,
+)
+from dora.coordinator.rules import Refusal, dataflow_of
+from dora.coordinator.store import Store
+from dora.dataflow.change import with_node
+from dora.errors import DoraError
+from dora.wire.wishes import AddWish, ConnectWish, Outcome, RemoveWish, RestartWish, StopWish, Wish
+
+LOOK_EVERY = 0.5  # seconds between looks whether a dataflow that is being changed still runs
+
+log = logging.getLogger("dora.coordinator")
+
+
+class _CutOff(Refusal):
+    """The connection to a machine broke before it had answered."""
+
+
+class Changes:
+    """Everything happens in the coordinator's event loop. ``on_record`` is called after each record."""
+
+    def __init__(self, store: Store, fleet: Fleet, on_record: Callable[[str], None]) -> None:
+        self._store = store
+        self._fleet = fleet
+        self._on_record = on_record
+        self._asked: dict[int, asyncio.Future[Amended]] = {}
+        self._tickets = itertools.count(1)
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def answered(self, message: Amended) -> None:
+        """Take the answer of a daemon."""
+        if (asked := self._asked.pop(message.ticket, None)) is not None and not asked.done():
+            asked.set_result(message)
+
+    async def make(self, view: DataflowView, wish: Wish) -> Outcome:
+        """Change a dataflow, and return once that is done; raises `Refusal`."""
+        if isinstance(wish, (StopWish, RestartWish)) or len(view.machines) <= 1:
+            machine = self._machine_for(view, wish)
+            answer = await self._ask(view.uuid, machine, lambda ticket: Amend(view.uuid, ticket, wish))
+            return _outcome(answer)
+        lock = self._locks.setdefault(view.uuid, asyncio.Lock())
+        async with lock:
+            return await self._on_all(view, wish)
+
+    def _machine_for(self, view: DataflowView, wish: Wish) -> str:
+        """Return which machine fulfils a wish by itself; raises `Refusal`."""
+        machine = next(iter(view.machines), DEFAULT_MACHINE)
+        if isinstance(wish, (StopWish, RestartWish)) and len(view.machines) > 1:
+            return self._store.spec(view.uuid).machines.get(wish.node, machine)
+        if isinstance(wish, AddWish):
+            self._check_is_there(view, wish, machine)
+        return machine
+
+    def _check_is_there(self, view: DataflowView, wish: AddWish, machine: str) -> None:
+        running = dataflow_of(self._store.spec(view.uuid))
+        try:
+            change = with_node(running, wish.yaml, wish.file, {**os.environ, **wish.env})
+        except DoraError:
+            return  # its machine will say so
+        node = change.dataflow.node(change.node_id)
+        if node.deploy.machine is None and not node.deploy.labels:
+            return
+        if (wanted := place_one(node, self._fleet.views())) != machine:
+            raise Refusal(409, _not_part_of(view, node.id, wanted))
+
+    # ----------------------------------------------------------------------- several machines
+
+    async def _on_all(self, view: DataflowView, wish: Wish) -> Outcome:
+        assert not isinstance(wish, (StopWish, RestartWish))
+        dataflow_id = view.uuid
+        if view.status not in ACTIVE or (now := self._store.find(dataflow_id)) is None:
+            raise Refusal(409, "the dataflow has ended meanwhile")
+        if now.status != "running":
+            raise Refusal(409, "the dataflow is still starting; try again once all its nodes run")
+        plan = planned(self._store.spec(dataflow_id), wish, self._fleet.views(), {**os.environ})
+        machines = self._fleet.parts(dataflow_id)
+        if plan.machine not in machines:
+            raise Refusal(409, _not_part_of(view, plan.node, plan.machine))
+        for machine in machines:
+            self._link(machine)
+        sent = await self._prepare(dataflow_id, machines, plan.amendment)
+        was_running = True
+        if isinstance(wish, RemoveWish):
+            answer = await self._ask(
+                dataflow_id, plan.machine, lambda ticket: Amend(dataflow_id, ticket, wish)
+            )
+            was_running = _outcome(answer).was_running
+            sent = await self._sent_by(dataflow_id, plan, sent)
+        elif plan.amendment.replaced:
+            _outcome(await self._become(dataflow_id, plan.machine, plan.amendment, sent))
+        try:
+            self._record(dataflow_id, plan.amendment)
+        except Refusal as refusal:
+            raise Refusal(refusal.status, f"{refusal}{_half_done(wish, plan)}") from None
+        if (fault := await self._all_become(dataflow_id, machines, plan.amendment, sent)) is not None:
+            if isinstance(wish, (AddWish, ConnectWish)) and not isinstance(fault, _CutOff):
+                fault = await self._take_back(dataflow_id, wish, plan, fault)
+            raise fault
+        return Outcome(plan.node, was_running, plan.warnings)
+
+    async def _prepare(
+        self, dataflow_id: str, machines: Iterable[str], amendment: Amendment
+    ) -> dict[str, dict[str, int]]:
+        """Let all machines prepare; return what their nodes have sent. Raises `Refusal`."""
+
+        async def prepare(machine: str) -> Amended:
+            answer = await self._ask(
+                dataflow_id, machine, lambda ticket: Prepare(dataflow_id, ticket, amendment)
+            )
+            if answer.error:
+                raise Refusal(409, answer.error)
+            return answer
+
+        answers = await asyncio.gather(*map(prepare, machines), return_exceptions=True)
+        _raise_first(answers)
+        sent: dict[str, dict[str, int]] = {}
+        for answer in answers:
+            assert isinstance(answer, Amended)
+            sent |= answer.sent
+        return sent
+
+    async def _sent_by(
+        self, dataflow_id: str, plan: Planned, sent: dict[str, dict[str, int]]
+    ) -> dict[str, dict[str, int]]:
+        """Return the same as `_prepare` after a node has ended; what it had sent by then has to arrive."""
+        try:
+            return sent | await self._prepare(dataflow_id, [plan.machine], plan.amendment)
+        except Refusal as refusal:
+            log.warning("dataflow %s: what `%s` has sent is not known: %s", dataflow_id, plan.node, refusal)
+            return sent
+
+    def _record(self, dataflow_id: str, amendment: Amendment) -> None:
+        """Write down what the dataflow is from now on; raises `Refusal`."""
+        self.note(
+            Redefined(
+                dataflow_id,
+                amendment.dataflow,
+                amendment.machines,
+                amendment.revision,
+                amendment.births,
+            )
+        )
+
+    def note(self, message: Redefined) -> bool:
+        """Write down what a dataflow is; tell whether that is new. Raises `Refusal`."""
+        view = self._store.find(message.dataflow_id)
+        if view is None:
+            return False
+        if len(view.machines) > 1 and message.revision <= self._store.spec(view.uuid).revision:
+            return False
+        self._store.redefine(message)
+        self._on_record(message.dataflow_id)
+        return True
+
+    def redefined(self, message: Redefined) -> None:
+        """Take over what a daemon says of a dataflow; raises `Refusal`.
+
+        On several machines that is news only if the coordinator was killed while a node was replaced: the
+        others have to hear of it.
+        """
+        lock = self._locks.get(message.dataflow_id)
+        if self.note(message) and message.revision and not (lock is not None and lock.locked()):
+            self._fleet.catch_all_up(message.dataflow_id)
+
+    async def _all_become(
+        self,
+        dataflow_id: str,
+        machines: Iterable[str],
+        amendment: Amendment,
+        sent: dict[str, dict[str, int]],
+    ) -> Refusal | None:
+        """Let all machines take over a change that is recorded; return what went wrong."""
+
+        async def become(machine: str) -> None:
+            _outcome(await self._become(dataflow_id, machine, amendment, sent))
+
+        answers = await asyncio.gather(*map(become, machines), return_exceptions=True)
+        try:
+            _raise_first(answers)
+        except _CutOff as cut:
+            return _CutOff(503, f"{cut}: the change is recorded, and that machine makes it when it is back")
+        except Refusal as refusal:
+            return refusal
+        return None
+
+    async def _become(
+        self, dataflow_id: str, machine: str, amendment: Amendment, sent: dict[str, dict[str, int]]
+    ) -> Amended:
+        return await self._ask(
+            dataflow_id,
+            machine,
+            lambda ticket: self._fleet.becoming(dataflow_id, machine, ticket, amendment, sent),
+        )
+
+    async def _take_back(
+        self, dataflow_id: str, wish: AddWish | ConnectWish, plan: Planned, fault: Refusal
+    ) -> Refusal:
+        """Undo a change that has failed on its machine; return what to say of it."""
+        try:
+            back = planned(self._store.spec(dataflow_id), undone(wish, plan.node), self._fleet.views(), {})
+            self._record(dataflow_id, back.amendment)
+        except Refusal as refusal:
+            return Refusal(fault.status, f"{fault}; it could not be undone: {refusal}")
+        machines = self._fleet.parts(dataflow_id)
+        if (again := await self._all_become(dataflow_id, machines, back.amendment, {})) is not None:
+            log.warning("dataflow %s: a change that failed is being undone: %s", dataflow_id, again)
+        return fault
+
+    # ----------------------------------------------------------------------- asking
+
+    def _link(self, machine: str) -> DaemonLink:
+        link = self._fleet.links.get(machine)
+        if link is None:
+            raise Refusal(
+                503,
+                f"machine `{machine}` is not connected at the moment, so nothing was changed; try again",
+            )
+        return link
+
+    async def _ask(self, dataflow_id: str, machine: str, make: Callable[[int], ToDaemon]) -> Amended:
+        """Ask a machine for something and return its answer; raises `Refusal`, `_CutOff`."""
+        link = self._link(machine)
+        ticket = next(self._tickets)
+        asked = self._asked[ticket] = asyncio.get_running_loop().create_future()
+        try:
+            link.send(make(ticket))
+            while not asked.done():
+                await asyncio.wait({asked}, timeout=LOOK_EVERY)
+                if asked.done():
+                    break
+                gone = self._store.find(dataflow_id)
+                if gone is None or gone.status not in ACTIVE:
+                    raise Refusal(409, "the dataflow has ended meanwhile")
+                if self._fleet.links.get(machine) is not link:
+                    raise _CutOff(503, f"the connection to machine `{machine}` broke amid it")
+        finally:
+            self._asked.pop(ticket, None)
+        answer: Amended = asked.result()
+        return answer
+
+
+def _outcome(answer: Amended) -> Outcome:
+    if answer.outcome is None:
+        raise Refusal(409, answer.error)
+    return answer.outcome
+
+
+def _raise_first(answers: Sequence[object]) -> None:
+    """Raise what went wrong; a machine's reason before the loss of another one."""
+    faults = [answer for answer in answers if isinstance(answer, BaseException)]
+    for fault in sorted(faults, key=lambda fault: isinstance(fault, _CutOff)):
+        raise fault
+
+
+def _not_part_of(view: DataflowView, node_id: str, machine: str) -> str:
+    names = ", ".join(f"`{name}`" for name in view.machines)
+    return (
+        f"node `{node_id}` is for machine `{machine}`, and `{view.name}` runs on {names} only; put a node "
+        f"for `{machine}` into the dataflow file, and start it again"
+    )
+
+
+def _half_done(wish: Wish, plan: Planned) -> str:
+    """Return what has been done before a record could not be written."""
+    if isinstance(wish, RemoveWish):
+        return f"; node `{plan.node}` has been stopped, and is still in the dataflow"
+    if plan.amendment.replaced:
+        return f"; node `{plan.node}` has been replaced on its machine"
+    return ""

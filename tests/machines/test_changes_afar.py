@@ -1,0 +1,317 @@
+"""Dataflows over several machines that change while they run, in network namespaces."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator
+
+import pytest
+from hosts import network
+from spread import DORA, Spread, spread_over, wait_until
+
+pytestmark = pytest.mark.processes
+
+NODES = {
+    "count.py": """
+        import os, sys, time
+        import pyarrow as pa
+        from dora import Node
+
+        node, number = Node(), 0
+        while not os.path.exists("enough") and node.try_recv() is None:  # nothing comes but a stop
+            node.send_output("out", pa.array([number]))
+            number += 1
+            time.sleep(0.002)
+        print("sent", number, "in all", flush=True)
+    """,
+    # Says of each input where it began, and in the end what it got and whether there were gaps.
+    "collect.py": """
+        import os
+        from dora import Node
+
+        got = {}
+        for event in Node():
+            if event["type"] == "INPUT":
+                if event["id"] == "tick":
+                    continue
+                number = event["value"][0].as_py()
+                if event["id"] not in got:
+                    print(event["id"], "begins with", number, flush=True)
+                    got[event["id"]] = [number, number, 1]
+                    continue
+                first, last, count = got[event["id"]]
+                assert number > last, (event["id"], number, last)
+                got[event["id"]] = [first, number, count + 1]
+            elif event["type"] == "INPUT_CLOSED":
+                first, last, count = got.pop(event["id"], (0, -1, 0))
+                gaps = last - first + 1 - count
+                print(event["id"], "is closed:", first, "to", last, "without", gaps, flush=True)
+            else:
+                print(event["type"], event.get("id") or "", event.get("error") or "", flush=True)
+    """,
+    "echo.py": """
+        from dora import Node
+
+        node = Node()
+        for event in node:
+            if event["type"] == "INPUT":
+                node.send_output("out", event["value"])
+    """,
+    "other.py": """
+        from dora import Node
+
+        node = Node()
+        print("the other one", flush=True)
+        for event in node:
+            if event["type"] == "INPUT":
+                node.send_output("out", event["value"])
+    """,
+}
+
+DATAFLOW = """
+    nodes:
+      - id: count
+        path: count.py
+        deploy: {machine: left}
+        outputs: [out]
+      - id: near
+        path: collect.py
+        deploy: {machine: left}
+        inputs: {numbers: {source: count/out, queue_size: 1000}}
+      - id: far
+        path: collect.py
+        deploy: {machine: right}
+        inputs: {numbers: {source: count/out, queue_size: 5, queue_policy: backpressure}}
+"""
+
+
+@pytest.fixture(scope="module")
+def system(namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spread]:  # noqa: ARG001
+    folder = tmp_path_factory.mktemp("changes")
+    with network("left", "right", "third") as hosts, spread_over(hosts, folder) as system:
+        system.write({**NODES, "spread.yml": DATAFLOW})
+        yield system
+
+
+@pytest.fixture(autouse=True)
+def clean(system: Spread) -> Iterator[None]:
+    """Let sources send, and stop what runs afterwards."""
+    (system.folder / "enough").unlink(missing_ok=True)
+    yield
+    (system.folder / "enough").touch()
+    for line in system.dora("list", "--format", "json").splitlines():
+        view = json.loads(line)
+        if view["status"] in ("Running", "Starting"):
+            system.dora("stop", view["uuid"], status=None)
+
+
+@pytest.fixture
+def running(system: Spread) -> str:
+    """The UUID of a dataflow on `left` and `right`, all of whose nodes have received something."""
+    dataflow = system.start("spread.yml")
+    for node in ("near", "far"):
+        wait_until(
+            lambda node=node: "numbers begins" in system.dora("logs", dataflow, "-n", node),
+            lambda: system.logs(dataflow),
+        )
+    return dataflow
+
+
+def said_by(system: Spread, dataflow: str, node: str, text: str) -> str:
+    """Wait until a node has printed something, and return what is behind it."""
+
+    def found() -> str:
+        logs = system.dora("logs", dataflow, "-n", node)
+        lines = [line.partition(text)[2] for line in logs.splitlines() if text in line]
+        return lines[-1] or " " if lines else ""
+
+    return str(wait_until(found, lambda: f"{text!r}: {system.logs(dataflow)}")).strip()
+
+
+def all_get_everything(system: Spread, dataflow: str) -> None:
+    """Let the source end, and look whether the links that were there from the start lost anything."""
+    (system.folder / "enough").touch()
+    system.wait_for(dataflow, "Finished")
+    number = int(said_by(system, dataflow, "count", "sent ").split()[0])
+    for node in ("near", "far"):
+        assert said_by(system, dataflow, node, "numbers is closed: ") == f"0 to {number - 1} without 0"
+
+
+def test_links_and_nodes_come_and_go_between_machines(system: Spread, running: str) -> None:
+    system.write(
+        {
+            "echo.yml": "{id: echo, path: echo.py, outputs: [out], inputs: {in: {source: count/out, "
+            "queue_size: 1000}}, deploy: {machine: right}}"
+        }
+    )
+    printed = system.dora("node", "add", "--from-yaml", "echo.yml")
+    assert printed == f"Node `echo` added to dataflow {running}\n"
+    printed = system.dora("node", "connect", "echo/out", "near/back", "--queue-policy", "backpressure")
+    assert printed == "echo/out -> near/back\n"
+    said_by(system, running, "near", "back begins with")
+    assert system.dora("node", "disconnect", "echo/out", "near/back") == "echo/out -x- near/back\n"
+    assert said_by(system, running, "near", "back is closed: ").endswith("without 0")
+    system.dora("node", "connect", "echo/out", "near/back", "--queue-size", "1000")
+    said_by(system, running, "near", "back begins with")
+    system.dora("node", "remove", "echo")
+    assert said_by(system, running, "near", "back is closed: ").endswith("without 0")
+    all_get_everything(system, running)
+
+
+ADDED = "{id: echo, path: echo.py, outputs: [out], inputs: {in: count/out}, deploy: {machine: right}}"
+
+
+def wait_for_nodes(system: Spread, dataflow: str, *nodes: str) -> None:
+    def there() -> bool:
+        rows = system.dora("node", "list", "-d", dataflow).splitlines()[1:]
+        return [row.split()[0] for row in rows] == list(nodes)
+
+    wait_until(there, lambda: f"{nodes}: {system.dora('node', 'list', '-d', dataflow)}")
+
+
+def test_machines_that_had_no_link_between_them(system: Spread) -> None:
+    system.write(
+        {
+            "apart.yml": """
+                nodes:
+                  - {id: count, path: count.py, outputs: [out], deploy: {machine: left}}
+                  - {id: near, path: collect.py, inputs: {numbers: {source: count/out, queue_size: 1000}},
+                     deploy: {machine: left}}
+                  - {id: far, path: collect.py, inputs: {tick: dora/timer/secs/100},
+                     deploy: {machine: right}}
+            """
+        }
+    )
+    dataflow = system.start("apart.yml")
+    said_by(system, dataflow, "near", "numbers begins with")
+    right = system.hosts["right"]
+    options = ("--queue-policy", "backpressure", "--queue-size", "3")
+    system.dora("node", "connect", "count/out", "far/numbers", *options, host=right)
+    first = said_by(system, dataflow, "far", "numbers begins with")
+    (system.folder / "enough").touch()
+    number = int(said_by(system, dataflow, "count", "sent ").split()[0])
+    closed = said_by(system, dataflow, "far", "numbers is closed: ")
+    assert closed == f"{first} to {number - 1} without 0"
+    assert said_by(system, dataflow, "near", "numbers is closed: ") == f"0 to {number - 1} without 0"
+
+
+def test_a_replacement_takes_over_on_its_machine(system: Spread, running: str) -> None:
+    system.write({"echo.yml": ADDED, "other.yml": "path: other.py", "broken.yml": "path: broken.py"})
+    system.write({"broken.py": "raise SystemExit('it is broken')"})
+    system.dora("node", "add", "--from-yaml", "echo.yml")
+    system.dora("node", "connect", "echo/out", "near/back", "--queue-size", "1000")
+    printed = system.dora("node", "replace", "echo", "--from-yaml", "broken.yml", status=1)
+    assert "what was to replace node `echo` does not start, the old one goes on: it is broken" in printed
+    system.write({"moved.yml": "{path: other.py, deploy: {machine: left}}"})
+    printed = system.dora("node", "replace", "echo", "--from-yaml", "moved.yml", status=1)
+    assert "node `echo` runs on machine `right`, and what replaces it is for `left`" in printed
+    printed = system.dora("node", "replace", "echo", "--from-yaml", "other.yml")
+    assert printed == f"Node `echo` replaced in dataflow {running}\n"
+    said_by(system, running, "echo", "the other one")
+    said_by(system, running, "near", "NODE_RESTARTED echo")
+    system.dora("node", "disconnect", "count/out", "echo/in")
+    system.dora("node", "connect", "count/out", "echo/in")
+    all_get_everything(system, running)
+
+
+def test_what_cannot_be_added_leaves_nothing_behind(system: Spread, running: str) -> None:
+    def add(text: str) -> str:
+        system.write({"new.yml": text})
+        return system.dora("node", "add", "--from-yaml", "new.yml", status=1)
+
+    assert "`new` is for machine `nowhere`, which is not there" in add(
+        "{id: new, path: echo.py, deploy: {machine: nowhere}}"
+    )
+    assert "there is no file" in add("{id: new, path: missing.py, deploy: {machine: right}}")
+    assert "has no folder /not/there" in add(
+        "{id: new, path: echo.py, deploy: {machine: right, working_dir: /not/there}}"
+    )
+    assert "has no output `oot`" in add(
+        "{id: new, path: echo.py, inputs: {in: count/oot}, deploy: {machine: right}}"
+    )
+    assert "no-such-program" in add("{id: new, path: no-such-program, deploy: {machine: right}}")
+    system.write({"cannot.sh": "#!/no/such/interpreter\n"})
+    (system.folder / "cannot.sh").chmod(0o755)
+    assert "node `new` could not be started: " in add(
+        "{id: new, path: ./cannot.sh, inputs: {in: count/out}, deploy: {machine: right}}"
+    )
+    wait_for_nodes(system, running, "count", "near", "far")
+    system.write(
+        {"new.yml": "{id: new, path: collect.py, inputs: {in: count/out}, deploy: {machine: right}}"}
+    )
+    system.dora("node", "add", "--from-yaml", "new.yml")
+    said_by(system, running, "new", "in begins with")
+    all_get_everything(system, running)
+
+
+def test_a_node_that_is_removed_can_be_added_on_another_machine(system: Spread, running: str) -> None:
+    for machine in ("right", "left", "right"):
+        system.write({"echo.yml": ADDED.replace("right", machine)})
+        system.dora("node", "add", "--from-yaml", "echo.yml")
+        system.dora("node", "connect", "echo/out", "near/back", "--queue-size", "1000")
+        system.dora("node", "connect", "echo/out", "far/back", "--queue-size", "1000")
+        for node in ("near", "far"):
+            said_by(system, running, node, "back begins with")
+        rows = system.dora("node", "list", "-d", running).splitlines()
+        assert next(row.split()[2] for row in rows if row.startswith("echo")) == machine
+        system.dora("node", "remove", "echo")
+        wait_for_nodes(system, running, "count", "near", "far")
+    closings = re.findall(r"back is closed: .* without (\d+)", system.logs(running))
+    assert len(closings) == 6, system.logs(running)
+    all_get_everything(system, running)
+
+
+def test_the_record_outlives_the_coordinator(system: Spread, running: str) -> None:
+    system.write({"echo.yml": ADDED})
+    system.dora("node", "add", "--from-yaml", "echo.yml")
+    os.kill(system.processes["coordinator"].pid, signal.SIGKILL)
+    system.processes["coordinator"].wait()
+    system.start_coordinator()
+    system.wait_for_machines("left", "right", "third")
+    system.dora("node", "connect", "echo/out", "near/back", "--queue-size", "1000")
+    said_by(system, running, "near", "back begins with")
+    system.dora("node", "disconnect", "count/out", "near/numbers")
+    printed = system.dora("restart", running)
+    again = re.findall(r"[0-9a-f]{8}(?:-[0-9a-f]+){4}", printed)[-1]
+    said_by(system, again, "near", "back begins with")
+    rows = [row.split() for row in system.dora("node", "list", "-d", again).splitlines()[1:]]
+    assert [(row[0], row[2]) for row in rows] == [
+        *(("count", "left"), ("near", "left"), ("far", "right"), ("echo", "right"))
+    ]
+    (system.folder / "enough").touch()
+    system.wait_for(again, "Finished")
+
+
+def test_a_machine_that_is_cut_off_is_named_and_nothing_changes(system: Spread, running: str) -> None:
+    system.write({"echo.yml": ADDED})
+    right = system.hosts["right"]
+    right.cut()
+    try:
+        printed = system.dora("node", "add", "--from-yaml", "echo.yml", status=1)
+        assert "machine `right`" in printed
+        printed = system.dora("node", "disconnect", "count/out", "near/numbers", status=1)
+        assert "machine `right` is not connected at the moment, so nothing was changed" in printed
+    finally:
+        right.restore()
+    system.wait_for_machines("right")
+    wait_for_nodes(system, running, "count", "near", "far")
+    system.dora("node", "add", "--from-yaml", "echo.yml")
+    wait_for_nodes(system, running, "count", "near", "far", "echo")
+    all_get_everything(system, running)
+
+
+def test_changes_at_the_same_time_are_made_one_after_the_other(system: Spread, running: str) -> None:
+    names = [f"echo-{number}" for number in range(6)]
+    commands = []
+    for index, name in enumerate(names):
+        text = ADDED.replace("id: echo,", f"id: {name},").replace("right", ("left", "right")[index % 2])
+        system.write({f"{name}.yml": text})
+        arguments = ("node", "add", "--from-yaml", f"{name}.yml", "-d", running)
+        commands.append(system.first.popen([*DORA, *arguments], env=system.env, cwd=system.folder))
+    assert [command.wait() for command in commands] == [0] * len(names)
+    rows = system.dora("node", "list", "-d", running).splitlines()[1:]
+    assert sorted(row.split()[0] for row in rows) == sorted([*names, "count", "near", "far"])
+    all_get_everything(system, running)

@@ -1,0 +1,271 @@
+"""Changes that the coordinator decides, seen by the supervisors of two machines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+from supervision import Supervised, answers, described, node, spawned
+
+from dora.dataflow.model import Node
+from dora.supervise import commands as do
+from dora.supervise import events as on
+from dora.supervise.news import MachineNews
+from dora.wire.control import InputsClosed, Stop
+from dora.wire.requests import Declined, Done, Noted, Outdated
+
+A = node("a", outputs=("x",))
+B = node("b", inputs=("a/x",), outputs=("y",))
+C = node("c", inputs=("b/y",))
+PLACED = {"a": "left", "b": "right", "c": "left"}
+
+
+@dataclass
+class Fleet:
+    """Two machines, and a coordinator that decides what the dataflow is."""
+
+    nodes: list[Node]
+    placed: dict[str, str] = field(default_factory=lambda: dict(PLACED))
+    births: dict[str, int] = field(default_factory=dict)
+    revision: int = 0
+
+    def __post_init__(self) -> None:
+        self.said: dict[str, list[do.Command]] = {"left": [], "right": []}
+        self.runs = {
+            machine: Supervised(
+                *self.nodes,
+                elsewhere={key: other for key, other in self.placed.items() if other != machine},
+            )
+            for machine in self.said
+        }
+
+    def __call__(self, machine: str, event: on.Event) -> list[do.Command]:
+        commands = self.runs[machine](event)
+        self.said[machine] += commands
+        return commands
+
+    def tell(self, source: str, target: str) -> None:
+        news = self.runs[source].supervisor.news()
+        self(
+            target, on.NewsArrived(source, msgspec.json.decode(msgspec.json.encode(news), type=MachineNews))
+        )
+
+    def tell_all(self) -> None:
+        for _ in range(3):
+            self.tell("left", "right")
+            self.tell("right", "left")
+
+    def start(self) -> None:
+        for machine in self.runs:
+            self(machine, on.Begin())
+        for node_id, machine in self.placed.items():
+            self.said[machine] += self.runs[machine].join(node_id)
+        self.tell_all()
+
+    def decide(self, *nodes: Node, placed: dict[str, str] | None = None) -> None:
+        """Write a new record. What is new by its name is born now."""
+        self.revision += 1
+        known = {each.id: {item.id for item in each.inputs} for each in self.nodes}
+        births = {}
+        for each in nodes:
+            if each.id not in known:
+                births[each.id] = self.revision
+            elif each.id in self.births:
+                births[each.id] = self.births[each.id]
+        self.nodes, self.births = list(nodes), births
+        self.placed = {each.id: ({**self.placed, **(placed or {})})[each.id] for each in nodes}
+
+    def order(self, machine: str) -> list[do.Command]:
+        """Tell a machine what the record says."""
+        running = self.runs[machine].supervisor.dataflow
+        wanted = msgspec.structs.replace(running, nodes=tuple(self.nodes), descriptor=described(self.nodes))
+        elsewhere = {key: "" if other == machine else other for key, other in self.placed.items()}
+        return self(machine, on.ChangeOrdered(7, self.revision, wanted, elsewhere, self.births))
+
+    def heard(self, node_id: str) -> list[object]:
+        """Return what a node was sent since it was asked for the last time."""
+        machine = self.placed[node_id]
+        mine = [c for c in self.said[machine] if isinstance(c, do.Send) and c.node_id == node_id]
+        self.said[machine] = [c for c in self.said[machine] if c not in mine]
+        return [command.message for command in mine]
+
+
+def test_a_node_that_is_added_starts_on_its_machine_and_is_mirrored_on_the_other() -> None:
+    run = Fleet([A, B, C])
+    run.start()
+    run.decide(A, B, C, node("d", inputs=("a/x",)), placed={"d": "right"})
+    assert not spawned(run.order("left"))
+    assert spawned(run.order("right")) == [("d", 0)]
+    assert answers(run("right", on.Spawned("d", 5))) == [Noted()]
+    run.said["right"] += run.runs["right"].join("d")
+    run.tell_all()
+    assert run.runs["left"].supervisor.nodes["d"].phase == "running"
+    run("right", on.ProcessEnded("d", 0))
+    run.tell_all()
+    assert run.runs["left"].supervisor.nodes["d"].phase == "ended"
+
+
+def test_news_that_came_before_the_order_counts_after_it() -> None:
+    run = Fleet([A, B, C])
+    run.start()
+    run.decide(A, B, C, node("d"), placed={"d": "right"})
+    run.order("right")
+    run("right", on.Spawned("d", 5))
+    run.said["right"] += run.runs["right"].join("d")
+    run.tell("right", "left")
+    run.order("left")
+    assert run.runs["left"].supervisor.nodes["d"].phase == "running"
+
+
+def test_news_of_a_former_node_of_the_same_name_does_not_count() -> None:
+    run = Fleet([A, B, C, node("d")], {**PLACED, "d": "right"})
+    run.start()
+    run("right", on.NodeAsked(7, "d", "retire"))
+    run("right", on.ProcessEnded("d", 0))
+    run.tell("right", "left")
+    run.decide(A, B, C)
+    run.order("right")
+    run.decide(A, B, C, node("d"), placed={"d": "right"})
+    run.order("left")  # which has missed the change before
+    assert run.runs["left"].supervisor.nodes["d"].phase == "starting"
+    run.order("right")
+    run("right", on.Spawned("d", 5))
+    run.said["right"] += run.runs["right"].join("d")
+    run.tell_all()
+    assert run.runs["left"].supervisor.nodes["d"].phase == "running"
+
+
+def test_a_retired_node_takes_its_links_along_and_ends_nobody() -> None:
+    run = Fleet([A, B, C])
+    run.start()
+    run.heard("c"), run.heard("b")
+    run("right", on.NodeAsked(7, "b", "retire"))
+    assert run.heard("b") == [Stop()]
+    assert answers(run("right", on.ProcessEnded("b", 0))) == [Done(running=True)]
+    run.tell_all()
+    assert run.heard("c") == [], "it loses an input, and not a source"
+    run.decide(A, node("c"))
+    for machine in ("left", "right"):
+        assert answers(run.order(machine)) == []  # when the links are laid
+    assert run.heard("c") == []
+    assert run.runs["left"].supervisor.next_deadline() is None
+
+
+def test_a_retired_node_that_is_not_taken_out_closes_its_outputs() -> None:
+    run = Fleet([A, B, C])
+    run.start()
+    run.heard("c")
+    run("right", on.NodeAsked(7, "b", "retire"))
+    run("right", on.ProcessEnded("b", 0))
+    run.said["right"] += run.runs["right"].after(100.0)
+    run.tell_all()
+    assert run.heard("c") == [InputsClosed(["b/y"])]
+
+
+def test_a_node_that_does_not_start_is_left_to_the_coordinator() -> None:
+    run = Fleet([A, B, C])
+    run.start()
+    run.decide(A, B, C, node("d"), placed={"d": "right"})
+    run.order("left"), run.order("right")
+    assert answers(run("right", on.SpawnFailed("d", "has no program"))) == [
+        Declined("node `d` has no program")
+    ]
+    assert run.runs["right"].supervisor.nodes["d"].phase == "ended"
+    assert not run.runs["right"].failures
+    run.decide(A, B, C)
+    run.order("left"), run.order("right")
+    assert "d" not in run.runs["right"].supervisor.nodes
+
+
+def test_an_order_that_was_heard_already_does_nothing() -> None:
+    run = Fleet([A, B, C])
+    run.start()
+    run.decide(A, B, C, node("d"), placed={"d": "right"})
+    run.order("right")
+    assert run.order("right") == [do.Answer(7, Noted())]
+    check = on.ChangeChecked(7, 1, run.runs["right"].supervisor.dataflow)
+    assert answers(run("right", check)) == [Outdated()]
+    assert run("right", msgspec.structs.replace(check, revision=2)) == [do.AnswerSent(7)]
+
+
+def test_only_the_coordinator_changes_what_is_on_several_machines() -> None:
+    run = Fleet([A, B, C])
+    run.start()
+    for commands in (run.runs["left"].become(A, B), run.runs["left"].ask("a", "remove")):
+        (answer,) = answers(commands)
+        assert isinstance(answer, Declined) and "which only its coordinator changes" in answer.reason
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.sampled_from(["left", "right"])),
+        st.tuples(st.just("remove"), st.sampled_from("abcdef")),
+        st.tuples(st.just("order"), st.sampled_from(["left", "right"])),
+        st.tuples(st.just("tell"), st.sampled_from(["left", "right"])),
+        st.tuples(st.just("join"), st.sampled_from("def")),
+        st.tuples(st.just("end"), st.sampled_from("abcdef")),
+    ),
+    max_size=40,
+)
+
+
+@given(STEPS)
+def test_whatever_comes_first_all_machines_come_to_the_same(steps: list[tuple[str, str]]) -> None:
+    run = Fleet([A, B, C])
+    run.start()
+
+    def state(node_id: str):  # type: ignore[no-untyped-def]
+        return run.runs[run.placed[node_id]].supervisor.nodes.get(node_id)
+
+    def act(what: str, who: str) -> None:
+        other = "right" if who == "left" else "left"
+        names = [each.id for each in run.nodes]
+        match what:
+            case "add":
+                if fresh := [name for name in "def" if name not in names]:
+                    sources = tuple(f"{each.id}/x" for each in run.nodes if "x" in each.outputs)
+                    added = node(fresh[0], inputs=sources[:1], outputs=("x",))
+                    run.decide(*run.nodes, added, placed={fresh[0]: who})
+                    run.order(who)  # its own machine is the one that may not miss it
+                    run(who, on.Spawned(fresh[0], 5))
+            case "remove" if who in names and state(who) is not None and not state(who).asked:
+                machine = run.placed[who]
+                run(machine, on.NodeAsked(7, who, "retire"))
+                if state(who) is not None and state(who).alive:
+                    run(machine, on.ProcessEnded(who, 0))
+                left = [
+                    msgspec.structs.replace(
+                        each, inputs=tuple(i for i in each.inputs if not i.id.startswith(f"{who}/"))
+                    )
+                    for each in run.nodes
+                    if each.id != who
+                ]
+                run.decide(*left)
+                run.order(machine)
+            case "order":
+                run.order(who)
+            case "tell":
+                run.tell(who, other)
+            case "join" if who in names and (found := state(who)) is not None:
+                if found.phase == "starting" and not found.connected:
+                    machine = run.placed[who]
+                    run.said[machine] += run.runs[machine].join(who, incarnation=found.incarnation)
+            case "end" if who in names and state(who) is not None and state(who).alive:
+                run(run.placed[who], on.ProcessEnded(who, 0))
+
+    for what, who in steps:
+        act(what, who)
+        if any(each.supervisor.done for each in run.runs.values()):
+            return
+    for machine in run.runs:
+        run.order(machine)
+    run.tell_all()
+    left, right = (each.supervisor for each in run.runs.values())
+    assert list(left.nodes) == list(right.nodes) == [each.id for each in run.nodes]
+    for node_id in left.nodes:
+        assert left.nodes[node_id].phase == right.nodes[node_id].phase
+        assert left.nodes[node_id].outputs_closed == right.nodes[node_id].outputs_closed
+        assert left.nodes[node_id].inputs_closed == right.nodes[node_id].inputs_closed
+    assert left.done == right.done
