@@ -7,6 +7,7 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hosts import network
@@ -110,7 +111,11 @@ def clean(system: Spread) -> Iterator[None]:
 
 @pytest.fixture
 def running(system: Spread) -> str:
-    """The UUID of a dataflow on `left` and `right`, all of whose nodes have received something."""
+    return begun(system)
+
+
+def begun(system: Spread) -> str:
+    """Return the UUID of a dataflow on `left` and `right`, all of whose nodes have received something."""
     dataflow = system.start("spread.yml")
     for node in ("near", "far"):
         wait_until(
@@ -141,6 +146,21 @@ def all_get_everything(system: Spread, dataflow: str) -> None:
 
 
 def test_links_and_nodes_come_and_go_between_machines(system: Spread, running: str) -> None:
+    there_and_back(system, running)
+
+
+def test_links_inside_machines_may_be_carried_by_zenoh(
+    namespaces: None,  # noqa: ARG001
+    tmp_path: Path,
+) -> None:
+    env = {"DORA_ENGINE": "zenoh"}
+    with network("left", "right") as hosts, spread_over(hosts, tmp_path, env) as system:
+        system.write({**NODES, "spread.yml": DATAFLOW})
+        there_and_back(system, begun(system))
+
+
+def there_and_back(system: Spread, running: str) -> None:
+    """Let what `count` sends go to a new node on the other machine, and from there to `near`."""
     system.write(
         {
             "echo.yml": "{id: echo, path: echo.py, outputs: [out], inputs: {in: {source: count/out, "
