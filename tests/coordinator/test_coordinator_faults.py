@@ -14,6 +14,9 @@ from pathlib import Path
 import pytest
 from system import FOREVER, System, alive, wait_until
 
+from dora.cli.client import Refused
+from dora.cli.up import end_coordinator
+from dora.coordinator.places import find_token, make_token
 from dora.machine.lock import running_daemon
 
 pytestmark = pytest.mark.processes
@@ -212,9 +215,42 @@ def test_a_token(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     run = system.start(system.dataflow("arm", a=FOREVER))
     assert ask(system, "GET", "/api/status")[0] == 401
     monkeypatch.setenv("DORA_AUTH_TOKEN", "wrong")
-    assert "wants its token" in system.dora("list", status=1)
+    assert "wants its token, and was shown another one" in system.dora("list", status=1)
     monkeypatch.delenv("DORA_AUTH_TOKEN")
     assert system.dora("list", "-q") == f"{run}\n"
+
+
+def test_the_token_of_a_file_that_others_can_read(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    token = system.folder / ".dora-token"
+    token.write_text("secret\n")
+    token.chmod(0o644)
+    system.dora("up", "--auth")
+    assert stat.S_IMODE(token.stat().st_mode) == 0o600
+    assert system.dora("list", "-q") == ""
+    monkeypatch.setenv("DORA_AUTH_TOKEN", "secret")  # for the end of the test
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a file of another user")
+def test_a_token_that_another_user_has_planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    token = tmp_path / ".dora-token"
+    token.write_text("known\n")
+    assert find_token() == "known"
+    os.chown(token, 12345, 12345)
+    assert find_token() == ""
+    assert make_token() not in ("", "known")
+
+
+def test_down_ends_a_coordinator_of_another_version(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system.dora("up")
+    monkeypatch.setattr("dora.cli.client.__version__", "99.1.0")
+    with pytest.raises(Refused, match=r"the command is dora 99\.1\.0"):
+        system.client.status()
+    end_coordinator(system.client, force=False)
+    assert not system.client.answers()
 
 
 def test_names_that_cannot_be_used(system: System) -> None:

@@ -321,6 +321,33 @@ def test_logs_that_are_followed_end_with_the_dataflow(system: System) -> None:
     assert "did you mean" in system.dora("logs", "arm", "--node", "aa", status=1)
 
 
+def test_why_a_dataflow_failed_is_told_with_its_logs(system: System) -> None:
+    system.dora("up")
+    file = system.dataflow("arm", a="raise SystemExit(3)")
+    run = system.dora("start", file, "--detach", status=1).partition("triggered: ")[2][:36]
+    fault = f"dataflow arm ({run}) failed: node `a` exited with status 3\n"
+    assert system.dora("logs", "arm").endswith(fault)
+    assert system.dora("logs", "arm", "-f").endswith(fault)
+    assert system.dora("stop", "arm") == f"dataflow had ended already: {run}\n{fault}"
+
+
+def test_ctrl_c_is_the_usual_end_of_following(system: System) -> None:
+    system.dora("up")
+    system.start(system.dataflow("arm", a=FOREVER))
+    follow = subprocess.Popen(
+        [sys.executable, "-u", "-m", "dora", "logs", "arm", "-f"],
+        cwd=system.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert follow.stdout is not None
+    assert "got INPUT" in follow.stdout.readline()
+    follow.send_signal(signal.SIGINT)
+    _, complaints = follow.communicate(timeout=PATIENCE)
+    assert (follow.returncode, complaints) == (0, "")
+
+
 def test_who_is_attached_survives_the_coordinator(system: System) -> None:
     system.dora("up")
     attached = subprocess.Popen(

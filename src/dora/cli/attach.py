@@ -42,7 +42,7 @@ def attach_to(client: Client, view: DataflowView) -> int:
                 if time.monotonic() - asked >= (ASK_EVERY if told else LOOK_EVERY):
                     asked = time.monotonic()
                     view, lonely = _look(client, view, lonely)
-                    if view.status == "running" and not told:
+                    if not told and _has_started(view):
                         told = True
                         click.echo(f"dataflow started: {view.uuid}")
                 for entry in reader.entries():
@@ -58,6 +58,11 @@ def attach_to(client: Client, view: DataflowView) -> int:
                 stopped = True
                 click.echo("\nstopping the dataflow; a second Ctrl-C leaves it alone", err=True)
                 client.stop(view.uuid, None, False)
+
+
+def _has_started(view: DataflowView) -> bool:
+    """Tell whether all nodes have been ready. One that is short may have ended since the last look."""
+    return view.status == "running" or (view.status == "finished" and not view.reason)
 
 
 def _look(client: Client, view: DataflowView, lonely: bool) -> tuple[DataflowView, bool]:

@@ -131,7 +131,17 @@ class Client:
         return self._ask("DELETE", "/api/dataflows", list[DataflowView])
 
     def down(self, force: bool) -> None:
-        self._ask("POST", "/api/down", dict[str, Any], DownRequest(force), patience=30.0)
+        """End the coordinator and its daemons, of whichever version they are: an update may lie between."""
+        body = DownRequest(force)
+        self._ask("POST", "/api/down", dict[str, Any], body, patience=30.0, any_version=True)
+
+    def answers(self) -> bool:
+        """Tell whether there is a coordinator, of whichever version."""
+        try:
+            self._ask("GET", "/api/status", dict[str, Any], patience=3.0, any_version=True)
+        except Unreachable:
+            return False
+        return True
 
     def _ask(
         self,
@@ -141,8 +151,11 @@ class Client:
         body: msgspec.Struct | None = None,
         *,
         patience: float | None = PATIENCE,
+        any_version: bool = False,
     ) -> _Answer:
-        headers = {VERSION_HEADER: __version__, "Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json"}
+        if not any_version:
+            headers[VERSION_HEADER] = __version__
         if token := find_token():
             headers["Authorization"] = f"Bearer {token}"
         connection = self._connection(patience)
@@ -198,6 +211,16 @@ def choose(views: Sequence[DataflowView], option: str) -> DataflowView | None:
         click.echo(f"  {index} {view.uuid}  {view.name}", err=True)
     number: int = click.prompt("Which dataflow", type=click.IntRange(1, len(views)), err=True)
     return views[number - 1]
+
+
+def why_failed(view: DataflowView) -> str:
+    """Return in one sentence why a dataflow failed; "" if it did not."""
+    from dora.cli.report import first_cause
+
+    if view.status != "failed":
+        return ""
+    cause = (first_cause(view.result) if view.result is not None else "") or view.reason
+    return f"dataflow {view.name} ({view.uuid}) failed: {cause}"
 
 
 def report_end(view: DataflowView) -> int:

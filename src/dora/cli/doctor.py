@@ -223,7 +223,8 @@ def _coordinator(client: Client) -> Iterator[Finding]:
     if not status.daemons:
         yield Finding("FAIL", "no daemon is connected to the coordinator; start it with `dora up`")
     names = ", ".join(view.name for view in running)
-    yield Finding("PASS", f"{len(running)} dataflows on the coordinator" + (f": {names}" if names else ""))
+    count = f"{len(running)} dataflow{'s' * (len(running) != 1)} on the coordinator"
+    yield Finding("PASS", count + (f": {names}" if names else ""))
     for machine in status.machines:
         labels = ", ".join(f"{key}={value}" for key, value in sorted(machine.labels.items()))
         described = f"machine `{machine.id}`" + (f" ({labels})" if labels else "")

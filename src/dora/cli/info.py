@@ -6,12 +6,12 @@ from typing import Any
 
 import click
 
-from dora.cli.tables import fields, file_size, style_option, table
+from dora.cli.tables import fields, file_size, object_style_option, table
 
 
 @click.command()
 @click.argument("recording", metavar="RECORDING", type=click.Path())
-@style_option
+@object_style_option
 def info(recording: str, style: str) -> None:
     """Tell what is in a recording.
 

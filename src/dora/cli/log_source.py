@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from dora.cli.client import Client, Refused, Unreachable, choose
+from dora.cli.client import Client, Refused, Unreachable, choose, why_failed
 from dora.coordinator.protocol import ACTIVE, DataflowView
 from dora.errors import DoraError
 
@@ -16,12 +16,14 @@ class LogSource(msgspec.Struct, frozen=True):
     """The directory of one dataflow. ``ended`` tells whether nothing will be added.
 
     ``nodes`` are those of the dataflow, also the ones that have said nothing; empty if only files tell.
+    ``fault`` says why it failed, if it did.
     """
 
     dataflow_id: str
     directory: str
     ended: Callable[[], bool]
     nodes: tuple[str, ...] = ()
+    fault: Callable[[], str] = lambda: ""
 
 
 def find_source(client: Client, wanted: str | None) -> LogSource:
@@ -49,7 +51,13 @@ def find_source(client: Client, wanted: str | None) -> LogSource:
         except Refused:
             return True
 
-    return LogSource(view.uuid, view.log_directory, ended, tuple(view.nodes))
+    def fault() -> str:
+        try:
+            return why_failed(client.dataflow(view.uuid))
+        except (Unreachable, Refused):
+            return ""
+
+    return LogSource(view.uuid, view.log_directory, ended, tuple(view.nodes), fault)
 
 
 def _only_or_latest(client: Client) -> DataflowView | None:

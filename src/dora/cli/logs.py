@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import click
 import msgspec
@@ -57,7 +57,7 @@ def logs(
     """Show the logs of a dataflow.
 
     Without UUID_OR_NAME the one that runs, or else the latest. Without a coordinator the log files below
-    ./out are shown.
+    ./out are shown. Why a dataflow failed is told on standard error.
     """
     if old_node is not None:
         raise click.UsageError(f"name the node with --node: dora logs {wanted} --node {old_node}")
@@ -76,13 +76,26 @@ def logs(
     )
     colour = wants_colour(sys.stdout.isatty(), os.environ)
     render = renderer(log_format, colour=colour, nodes=nodes, dataflow_id=source.dataflow_id)
-    _show(chosen.of(reader.entries()), render, tail)
-    while follow:
+    try:
+        _show(chosen.of(reader.entries()), render, tail)
+        if follow:
+            _follow(source, lambda: _show(chosen.of(reader.entries()), render, None))
+    except KeyboardInterrupt:
+        if not follow:
+            raise
+        return  # the usual way to end it
+    if fault := source.fault():
+        click.echo(fault, err=True)
+
+
+def _follow(source: LogSource, show: Callable[[], None]) -> None:
+    """Show what is new until the dataflow has ended."""
+    ended = False
+    while not ended:
         ended = source.ended()  # asked first: what it wrote last is still to be read
-        _show(chosen.of(reader.entries()), render, None)
-        if ended:
-            return
-        time.sleep(LOOK_EVERY)
+        show()
+        if not ended:
+            time.sleep(LOOK_EVERY)
 
 
 def _check_node(node: str, source: LogSource, with_logs: Sequence[str], follow: bool) -> None:

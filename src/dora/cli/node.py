@@ -9,7 +9,7 @@ import click
 
 from dora.cli.dataflows import dataflow_option
 from dora.cli.node_change import COMMANDS
-from dora.cli.tables import fields, megabytes, style_option, table
+from dora.cli.tables import fields, megabytes, object_style_option, style_option, table
 from dora.errors import DoraError
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def _row(item: NodeGlance) -> list[str]:
 @node.command("info")
 @click.argument("name", metavar="NODE")
 @dataflow_option
-@style_option
+@object_style_option
 def info(name: str, dataflow: str | None, style: str) -> None:
     """Show what a node is, whom it listens to and feeds, and what it takes of the machine."""
     from dora.cli.glances import overviews_of

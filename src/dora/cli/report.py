@@ -34,6 +34,18 @@ def failure_report(result: DataflowResult, log_directory: str | None = None) -> 
     return "\n\n".join(parts)
 
 
+def first_cause(result: DataflowResult) -> str:
+    """Return the first cause of a failure as half a sentence; "" if nothing failed.
+
+    >>> first_cause(DataflowResult("id", (NodeFailure("a", "exit", exit_code=3),)))
+    'node `a` exited with status 3'
+    """
+    if result.ok:
+        return ""
+    failure = next((item for item in result.failures if item.kind != "cascading"), result.failures[0])
+    return f"node `{failure.node_id}` {failure.message or _ending(failure)}"
+
+
 def _orphans(fallen: Sequence[str]) -> str:
     return f"{_names(fallen)} could not start, because not every node of the dataflow became ready"
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import click
 
-from dora.cli.client import Client, choose, coordinator_options, report_end
+from dora.cli.client import Client, choose, coordinator_options, report_end, why_failed
 from dora.cli.completion import dataflow_files, dataflow_names
 from dora.cli.run_options import (
     DURATION,
@@ -196,6 +196,8 @@ def stop(
     view = client.stop(dataflow_id, grace_duration, force)
     if view.status not in ACTIVE:
         click.echo(f"dataflow had ended already: {view.uuid}")
+        if fault := why_failed(client.dataflow(view.uuid)):
+            click.echo(fault, err=True)
         return 0
     view = client.wait(dataflow_id)
     click.echo(f"dataflow stopped: {view.uuid}")

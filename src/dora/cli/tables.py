@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import click
 
-style_option = click.option(
-    "-f",
-    "--format",
-    "style",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    help="How it looks [table]; json is one object a line.",
-)
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _style_option(json: str) -> Callable[[_Function], _Function]:
+    return click.option(
+        "-f",
+        "--format",
+        "style",
+        type=click.Choice(["table", "json"]),
+        default="table",
+        help=f"How it looks [table]; json is {json}.",
+    )
+
+
+style_option: Callable[[_Function], _Function] = _style_option("one object a line")
+object_style_option: Callable[[_Function], _Function] = _style_option("one object")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -235,11 +235,7 @@ def end_coordinator(client: Client, force: bool) -> None:
             "  hint: coordinators at different ports do not meet; choose one with DORA_COORDINATOR_PORT"
         ) from None
     deadline = time.monotonic() + END_PATIENCE
-    while time.monotonic() < deadline:
-        try:
-            client.status()
-        except Unreachable:
-            break
+    while client.answers() and time.monotonic() < deadline:
         time.sleep(_LOOK_EVERY)
     click.echo("Coordinator and daemons destroyed successfully")
 

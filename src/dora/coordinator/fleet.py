@@ -246,10 +246,9 @@ class Fleet:
             return
         shares.daemons[machine] = link.daemon_id
         if report.status != shares.reports[machine].status or report.reason:
-            log.info(
-                "dataflow %s: %s on machine `%s` %s",
-                *(report.dataflow_id, report.status, machine, report.reason),
-            )
+            reason = f", {report.reason}" if report.reason else ""
+            told = f"{report.status} on machine `{machine}`{reason}"
+            log.info("dataflow %s: %s", report.dataflow_id, told)
         news = shares.take(machine, report)
         for other in shares.others(machine):
             if news is not None:

@@ -74,9 +74,10 @@ class Guard:
         if origin is not None and origin.partition("://")[2] != host:
             return 403, f"requests of pages from {origin} are not allowed"
         if self._token and not self._is_open(path) and not self._has_token(headers):
+            shown = "and was shown another one" if "authorization" in headers else "and was shown none"
             return 401, (
-                "this coordinator wants its token: set DORA_AUTH_TOKEN, or copy its .dora-token to "
-                "~/.config/dora/.dora-token"
+                f"this coordinator wants its token, {shown}: set DORA_AUTH_TOKEN, or copy its .dora-token "
+                "to ~/.config/dora/.dora-token"
             )
         return None
 

@@ -33,13 +33,17 @@ def token_path() -> str:
 
 
 def find_token() -> str:
-    """Return the token that a command shows: ``$DORA_AUTH_TOKEN``, ``./.dora-token``, the user's, or ""."""
+    """Return the token that a command shows: ``$DORA_AUTH_TOKEN``, ``./.dora-token``, the user's, or "".
+
+    A file of another user, but root, does not count: who has planted it knows the token.
+    """
     if token := os.environ.get("DORA_AUTH_TOKEN", "").strip():
         return token
     for path in (TOKEN_NAME, token_path()):
         try:
             with open(path, encoding="ascii") as file:
-                if token := file.read().strip():
+                is_trusted = os.fstat(file.fileno()).st_uid in (0, os.geteuid())
+                if is_trusted and (token := file.read().strip()):
                     return token
         except (OSError, UnicodeDecodeError):
             continue
@@ -47,7 +51,9 @@ def find_token() -> str:
 
 
 def make_token() -> str:
-    """Return this user's token, made if there is none; its file has mode 0600. Raises `DoraError`."""
+    """Return this user's token, made if there is none; its file gets mode 0600. Raises `DoraError`."""
+    for path in (TOKEN_NAME, token_path()):
+        _close_to_others(path)
     if token := find_token():
         return token
     token = secrets.token_hex(32)
@@ -61,3 +67,12 @@ def make_token() -> str:
     except OSError as error:
         raise DoraError(f"the token cannot be written to {path}: {error.strerror}") from error
     return token
+
+
+def _close_to_others(path: str) -> None:
+    """Let a file of this user be readable by nobody else; it may be a copy of the token."""
+    try:
+        if os.stat(path).st_uid == os.geteuid():
+            os.chmod(path, 0o600)
+    except OSError:
+        pass  # it does not exist

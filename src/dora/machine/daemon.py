@@ -485,7 +485,8 @@ class MachineDaemon:
     def _report(self, report: RunReport) -> None:
         before = self._reports.get(report.dataflow_id)
         if before is None or (before.status, before.reason) != (report.status, report.reason):
-            log.info("dataflow %s: %s %s", report.dataflow_id, report.status, report.reason)
+            reason = f", {report.reason}" if report.reason else ""
+            log.info("dataflow %s: %s%s", report.dataflow_id, report.status, reason)
         self._reports[report.dataflow_id] = report
         if self._connection is not None:
             self._outgoing.put_nowait(Changed(report))
