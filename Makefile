@@ -14,7 +14,7 @@ help:
 	@echo "make lint    check style and types"
 	@echo "make bench   measure, against dora-rs in a venv of its own"
 	@echo "make rerun   test the viewer with Rerun (500 MB)"
-	@echo "make stress  kill nodes, fill queues, restart and soak for ten minutes"
+	@echo "make stress  kill nodes, fill queues, restart and soak for twelve minutes"
 	@echo "make fuzz    search for faults of the coordinator's API with schemathesis"
 	@echo "make packages  install published node packages from PyPI and run them"
 	@echo "make clean   remove .venv and everything that was generated"
@@ -39,7 +39,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
 stress: $(VENV)/.dev
-	$(BIN)/python -m pytest tests/stress tests/coordinator -m stress
+	$(BIN)/python -m pytest tests/stress tests/coordinator tests/machines -m stress
 
 rerun: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[rerun]'

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -224,10 +225,14 @@ def test_a_folder_that_a_machine_has_not(system: Spread) -> None:
     assert "/not/there" in printed
 
 
-def cut_until_it_is_noticed(system: Spread, dataflow: str) -> None:
+def cut_until_it_is_noticed(system: Spread, dataflow: str, seconds: float = 0.0) -> None:
+    """Pull the plug until somebody has said so, and for so many seconds at least."""
     system.hosts["right"].cut()
+    begun = time.monotonic()
     try:
         system.wait_for_log(dataflow, "machine `right` does not answer since")
+        while time.monotonic() - begun < seconds:
+            time.sleep(0.1)
     finally:
         system.hosts["right"].restore()
 
@@ -244,7 +249,8 @@ def enough(system: Spread, dataflow: str) -> int:
     return int(found[1])
 
 
-def test_a_cut_loses_nothing_under_back_pressure(system: Spread) -> None:
+@pytest.mark.parametrize("seconds", [0.0, pytest.param(60.0, marks=pytest.mark.stress)])
+def test_a_cut_loses_nothing_under_back_pressure(system: Spread, seconds: float) -> None:
     steady = """
         import os, time
         import pyarrow as pa
@@ -261,7 +267,7 @@ def test_a_cut_loses_nothing_under_back_pressure(system: Spread) -> None:
     system.write({"steady.py": steady, "cut.yml": document.replace("count.py", "steady.py")})
     dataflow = system.start("cut.yml")
     system.wait_for_log(dataflow, "so far")
-    cut_until_it_is_noticed(system, dataflow)
+    cut_until_it_is_noticed(system, dataflow, seconds)
     system.wait_for_log(dataflow, "machine `right` answers again, after")
     number = enough(system, dataflow)
     system.wait_for_log(dataflow, f"got {number}, the last is {number - 1}")
