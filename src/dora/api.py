@@ -54,6 +54,10 @@ def run(
     for variable, value in (env or {}).items():
         if not isinstance(value, str):
             raise DoraError(f"env: the value of `{variable}` is {value!r}; it has to be a string")
+        if "\0" in value:
+            raise DoraError(
+                f"env: the value of `{variable}` has a NUL character, which cannot be passed on"
+            )
     if log_format not in LOG_FORMATS:
         raise DoraError(f"log_format is {log_format!r}; it can be {', '.join(LOG_FORMATS)}")
     try:

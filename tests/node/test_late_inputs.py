@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dora.node.input import LinkPort
-from dora.transport.board import DROPPED, FIRST, RECEIVED, SENT, Board
+from dora.transport.board import CONNECTED, DROPPED, FIRST, RECEIVED, SENT, STATE, Board
 from dora.wire.control import InputConfig
 from dora.wire.message import Encoding, Message, pack_head
 
@@ -77,3 +77,18 @@ def test_a_network_may_not_know_of_it_at_once(
     board: Board, numbers: list[int], wanted: tuple[int, int, int]
 ) -> None:
     assert counted(board, numbers, in_flight=True) == wanted
+
+
+def test_a_message_that_was_being_sent_while_another_process_took_over_is_received(board: Board) -> None:
+    board.set(SENDER, SENT, 5)  # numbered, but not in the queue yet
+    board.set(LINK, RECEIVED, 4)  # by the former process
+    board.set(LINK, STATE, CONNECTED)
+    queue = Queue()
+    queue.numbers += [3, 4]
+    config = InputConfig("in", "link", "source/out", queue_size=10, slot=LINK, output_slot=SENDER)
+    port = LinkPort(config, queue, board, in_flight=False, joins_late=False, takes_over=True)
+    assert port.poll() is None
+    board.set(SENDER, SENT, 6)
+    queue.numbers += [5, 6]
+    assert [port.poll() is not None for _ in range(3)] == [True, True, False]
+    assert [board.get(LINK, word) for word in (RECEIVED, DROPPED)] == [6, 0]

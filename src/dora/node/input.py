@@ -176,6 +176,7 @@ class LinkPort:
         self._received = words[self._received_word]
         self._last = words[base + FIRST] + self._received + words[base + DROPPED]
         self._joined = engine_begins or not (joins_late and first_time)
+        self._taken = self._last  # by the node's former process; later ones may be given up here, and come
         if takes_over:
             self._receive = self._receive_fresh
         self._settle_to = 0
@@ -215,7 +216,7 @@ class LinkPort:
     def _receive_fresh(self) -> Message | None:
         """Skip what the node's former process has received."""
         while (message := self._receiver.receive()) is not None:
-            if message.sequence > self._last:
+            if message.sequence > self._taken:
                 self._receive = self._receiver.receive
                 return message
         return None
