@@ -233,7 +233,8 @@ def test_operators_are_checked_too(start_flow: StartFlow, tmp_path: Path, mode: 
     process = daemon.start_process("host", None, DORA_RUNTIME_TYPE_CHECK=mode)
     wait_until(lambda: len(daemon.heard("host", Ready)) == 1, "the runtime to be ready")
     a.send_output("out", pa.array([1]))
-    daemon.close_inputs("host", "first/in")
+    if mode != "error":  # else the runtime ends by itself, and may have done so already
+        daemon.close_inputs("host", "first/in")
     _, out, err = finish(process)
     reason = "is no `std/core/v1/Float32`, as the dataflow declares it: it is int64, not Float32"
     if mode == "error":
