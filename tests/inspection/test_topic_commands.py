@@ -100,7 +100,11 @@ def test_how_often_and_how_much(running: Running, engine: str) -> None:  # noqa:
     info = dora("topic", "info", "camera/image", "--duration", "0.5").stdout
     assert re.search(r"^Type +uint8$", info, re.MULTILINE)
     assert re.search(r"sink/image: \d+ taken, 0 dropped, queue of 4, back-pressure, taken after \d", info)
-    assert re.search(r"^Bandwidth +\d\.\d MB/s$", info, re.MULTILINE)
+    rate = re.search(r"^Rate +([\d.]+) Hz$", info, re.MULTILINE)
+    bandwidth = re.search(r"^Bandwidth +([\d.]+) ([kM])B/s$", info, re.MULTILINE)
+    assert rate and bandwidth
+    size = float(bandwidth[1]) * {"k": 1e3, "M": 1e6}[bandwidth[2]] / float(rate[1])
+    assert size == pytest.approx(30_000, rel=0.1)
 
 
 def test_publishing_keeps_the_accounts(running: Running) -> None:

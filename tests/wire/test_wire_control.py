@@ -80,6 +80,7 @@ from dora.wire.requests import (
     ReplaceNode,
     Request,
     RestartNode,
+    Sent,
     SetParameter,
     StopNode,
     decode_answer,
@@ -160,6 +161,7 @@ ANSWERS: list[Any] = [
     Noted(),
     Model(3, {"nodes": []}, uv=True),
     Outdated(),
+    Sent({"camera": {"image": 7}}),
     Inspection(
         "id",
         "/lab.yml",
