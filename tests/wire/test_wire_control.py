@@ -38,6 +38,7 @@ from dora.wire.control import (
     Register,
     Registered,
     Reload,
+    RemoteConfig,
     SendFor,
     SentFor,
     Started,
@@ -60,6 +61,7 @@ from dora.wire.requests import (
     AskParameters,
     BeginTaps,
     ChangeDataflow,
+    CheckChange,
     DataflowText,
     Declined,
     DeleteParameter,
@@ -72,8 +74,10 @@ from dora.wire.requests import (
     Inspect,
     Model,
     Noted,
+    OrderChange,
     Outdated,
     Parameters,
+    Places,
     Publish,
     RecordOrder,
     RemoveNode,
@@ -107,6 +111,8 @@ CONFIG = NodeConfig(
     descriptor={"nodes": [{"id": "node", "env": {"X": 1}}]},
     restart_count=2,
 )
+REMOTE = RemoteConfig({"b": "tcp/10.0.0.2:7447"}, {"a": "tcp/10.0.0.1:7447"}, "secret", "/run/passwords")
+PLACES = Places({"a": "left", "b": "right"}, {"a": 1}, REMOTE)
 TO_DAEMON: list[Any] = [
     Register("node", 123, "1.0", dynamic=True, incarnation=4),
     Ready(),
@@ -133,6 +139,8 @@ TO_DAEMON: list[Any] = [
     AskModel(),
     ChangeDataflow(3, {"nodes": []}, "a/out -> b/in", ""),
     ReplaceNode(3, {"nodes": []}, "a", 1.0),
+    CheckChange(4, {"nodes": []}, PLACES),
+    OrderChange(4, {"nodes": []}, PLACES, {"a": {"out": 7}}, "a/out -> b/in"),
 ]
 TO_NODE: list[Any] = [
     Registered(CONFIG),
