@@ -7,8 +7,10 @@ import os
 import re
 import signal
 import socket
+import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import psutil
 import pytest
@@ -125,6 +127,18 @@ def test_two_systems_do_not_see_the_nodes_of_each_other(
     assert system.dora("param", "set", "a", "gain", "1", *option) == "Set `gain` = 1 on node `a`\n"
     monkeypatch.setenv("DORA_COORDINATOR_PORT", ours)
     assert system.dora("param", "get", "a", "gain") == "1\n"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows shared memory as files")
+def test_shared_memory_is_of_the_user_alone(system: System) -> None:
+    system.dora("up")
+    system.start(system.dataflow("arm", a=FOREVER))
+    (run,) = running()
+    with run:
+        prefix = inspect(run).prefix
+        objects = [path for path in Path("/dev/shm").iterdir() if path.name.startswith(prefix)]
+        assert objects
+        assert [path.name for path in objects if stat.S_IMODE(path.stat().st_mode) & 0o077] == []
 
 
 def test_the_options_of_a_run(system: System) -> None:
