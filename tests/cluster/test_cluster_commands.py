@@ -161,6 +161,29 @@ def test_a_dataflow_gets_its_files(cluster: Cluster) -> None:
     assert "did you mean `left`?" in printed
 
 
+def test_files_that_have_to_be_copied_are_not_taken_for_there(cluster: Cluster) -> None:
+    (cluster.folder / "node.py").write_text("import dora; dora.Node(); print('ran', __file__)")
+    deploy = {"machine": "right", "distribute": "scp"}
+    flow = {"nodes": [{"id": "node", "path": "node.py", "deploy": deploy}]}
+    (cluster.folder / "dataflow.yml").write_text(json.dumps(flow))
+    cluster.dora("up", "cluster.yml")
+    command = [
+        sys.executable,
+        "-m",
+        "dora",
+        "start",
+        "dataflow.yml",
+        "--coordinator-port",
+        str(cluster.port),
+    ]
+    refused = subprocess.run(command, cwd=cluster.folder, capture_output=True, text=True, timeout=60)
+    assert refused.returncode == 1
+    assert "the files of node `node` have to be copied to its machine" in refused.stderr
+    assert "`dora cluster start` does that" in refused.stderr
+    printed = cluster.dora("start", "cluster.yml", "dataflow.yml", "--attach")
+    assert f"ran {cluster.folder}/data/dataflows/" in printed
+
+
 def test_copies_go_with_the_records_of_their_dataflows(cluster: Cluster) -> None:
     flow = cluster.folder / "flow"
     flow.mkdir()

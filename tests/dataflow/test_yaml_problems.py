@@ -53,9 +53,9 @@ NODE = "nodes:\n  - id: a\n    path: a.py\n    outputs: [x]\n"
         ("nodes: []\ndeploy: {labels: «[gpu]»}", "expected a mapping of labels, found a list", "gpu"),
         ("nodes: []\ndeploy: {labels: {«g pu»: 1}}", "`g pu` cannot be a label", "letters"),
         (
-            "nodes: []\ndeploy: {distribute: «scp»}",
-            "`distribute: scp` is not supported",
-            "copies the files",
+            "nodes: []\ndeploy: {distribute: «scp», working_dir: /srv}",
+            "`distribute: scp` has the files copied, and `working_dir` says that they are there",
+            "leave out one",
         ),
         ("nodes: []\nstrict_types: «1»", "expected `true` or `false`", "write `true`"),
         ("nodes: []\ntype_rules: «{from: a, to: b}»", "expected a list of type rules", ""),

@@ -35,8 +35,22 @@ def place(dataflow: Dataflow, machines: Sequence[MachineView]) -> dict[str, str]
     return placed
 
 
+def check_files(nodes: Iterable[Node]) -> None:
+    """Raise `Refusal` for nodes whose files have to be copied first."""
+    unsent = [node for node in nodes if node.deploy.is_sent and node.deploy.working_dir is None]
+    if unsent:
+        node = unsent[0]
+        where = f" ({node.place})" if node.place else ""
+        raise Refusal(
+            409,
+            f"the files of node `{node.id}` have to be copied to its machine, for its `distribute` says "
+            f"so{where}; `dora cluster start` does that",
+        )
+
+
 def place_one(node: Node, machines: Sequence[MachineView]) -> str:
-    """Return the machine of one node, as `place` does; raises `Refusal`."""
+    """Return the machine of one node, as `place` does; raises `Refusal`, also if its files are missing."""
+    check_files([node])
     here = {machine.id: machine for machine in machines if machine.away_since is None}
     if (found := _machine_for(node, here)) is None:
         raise Refusal(409, f"{_fault(node, machines)}\nthe machines are: {described(machines)}")

@@ -19,7 +19,7 @@ from dora.coordinator.changes import Changes
 from dora.coordinator.fleet import DaemonLink, Fleet
 from dora.coordinator.gathered import GatheredLogs
 from dora.coordinator.looks import Look, Looks
-from dora.coordinator.placement import place
+from dora.coordinator.placement import check_files, place
 from dora.coordinator.protocol import (
     ACTIVE,
     Amended,
@@ -230,7 +230,9 @@ class Coordinator:
         if spec.name:
             check_name(views, spec.name)
         stem = os.path.splitext(os.path.basename(file_of(spec) or "dataflow"))[0]
-        placed = place(dataflow_of(spec), self.fleet.views())
+        dataflow = dataflow_of(spec)
+        placed = place(dataflow, self.fleet.views())
+        check_files(dataflow.nodes)
         name = spec.name or free_name(views, stem)
         spec = msgspec.structs.replace(spec, name=name, machines=placed, revision=0, births={})
         machines = sorted(set(placed.values())) or [next(iter(sorted(self.fleet.links)))]

@@ -81,7 +81,8 @@ DEPLOY = Block(
         Field(
             "distribute",
             Choice(["local", "scp", "http"]),
-            "How the node's files get there. Only `local` is supported: they are there already.",
+            "How the node's files get there. With `local` they are there, or `dora cluster start` copies "
+            "them; `scp` and `http` mean both that it has to, over ssh.",
             default="local",
         ),
     ],
@@ -93,12 +94,6 @@ def deploy_of(checked: Checked, default: Deploy, report: Report) -> Deploy:
     block: Checked | None = checked.get("deploy")
     if block is None or not block.nodes:
         return default
-    if block.get("distribute") in ("scp", "http"):
-        report.error(
-            block.place("distribute"),
-            f"`distribute: {block.get('distribute')}` is not supported",
-            "`dora cluster start` copies the files; or name as `working_dir` where they are",
-        )
     folder: str | None = block.get("working_dir")
     if folder is not None and not os.path.isabs(folder):
         report.error(
@@ -106,7 +101,17 @@ def deploy_of(checked: Checked, default: Deploy, report: Report) -> Deploy:
             f"the folder `{folder}` on another machine has to be an absolute path",
             "begin it with `/`",
         )
-    found = Deploy(machine=block.get("machine"), labels=block.get("labels") or {}, working_dir=folder)
+    is_sent = block.get("distribute") in ("scp", "http")
+    if is_sent and folder is not None:
+        report.error(
+            block.place("distribute"),
+            f"`distribute: {block.get('distribute')}` has the files copied, and `working_dir` says that "
+            "they are there",
+            "leave out one of the two",
+        )
+    found = Deploy(
+        machine=block.get("machine"), labels=block.get("labels") or {}, working_dir=folder, is_sent=is_sent
+    )
     return HERE if found == HERE else found
 
 

@@ -128,6 +128,7 @@ class Deploy(msgspec.Struct, frozen=True):
     machine: str | None = None
     labels: dict[str, str] = {}  # that the machine must have
     working_dir: str | None = None  # absolute, on that machine; None: that of the dataflow
+    is_sent: bool = False  # its files are not there before `dora cluster start` copies them
 
 
 HERE = Deploy()
