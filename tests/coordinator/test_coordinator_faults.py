@@ -12,7 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from system import FOREVER, System, alive, wait_until
+from ports import free_port
+from system import FOREVER, PATIENCE, System, alive, wait_until
 
 from dora.cli.client import Refused
 from dora.cli.up import end_coordinator
@@ -251,6 +252,35 @@ def test_down_ends_a_coordinator_of_another_version(
         system.client.status()
     end_coordinator(system.client, force=False)
     assert not system.client.answers()
+
+
+@pytest.mark.parametrize("store", ["redb:{}/records", "{}/records", "memory"])
+def test_a_store_of_ones_choice(system: System, store: str) -> None:
+    chosen = store.format(system.folder)
+    command = [sys.executable, "-m", "dora", "coordinator", "--store", chosen]
+    coordinator = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    assert coordinator.stderr is not None
+    assert "listening on" in coordinator.stderr.readline()
+    system.dora("up")
+    system.start(system.dataflow("arm", a=FOREVER))
+    assert (system.folder / "records").exists() == (store != "memory")
+    if store != "memory":
+        other = ("coordinator", "--port", str(free_port()), "--store", chosen)
+        assert "is in use by another coordinator" in system.dora(*other, status=1)
+    coordinator.kill()
+    coordinator.communicate(timeout=PATIENCE)
+    coordinator = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    wait_until(lambda: system.client.answers() and system.client.active(), "the dataflow that runs")
+    system.dora("stop", "arm")
+    system.dora("down")
+    assert coordinator.wait(PATIENCE) == 0
+
+
+def test_options_of_dora_rs_that_a_daemon_has_no_use_for(system: System) -> None:
+    told = system.dora("daemon", "--local-listen-port", "53291", "--worker-threads", "4", "--rt", status=2)
+    assert "warning: --local-listen-port has no effect: " in told
+    assert "warning: --worker-threads has no effect: " in told
+    assert "does not have --rt yet; " in told
 
 
 def test_names_that_cannot_be_used(system: System) -> None:

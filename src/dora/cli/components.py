@@ -12,7 +12,7 @@ import click
 
 from dora.cli.client import Client, coordinator_options
 from dora.cli.coordinator_place import absolute
-from dora.cli.later import later_option
+from dora.cli.later import ignored_option, later_option
 from dora.coordinator.address import DEFAULT_PORT
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -48,6 +48,18 @@ def tls_options(function: _Function) -> _Function:
     return certificate(key(function))
 
 
+def _store(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001
+    """Return the file of the store, also as dora-rs names it: `redb` is the default, `redb:FILE` a file."""
+    from dora.coordinator.store import MEMORY
+
+    kind, _, path = value.partition(":")
+    if value == "memory":
+        return MEMORY
+    if kind == "redb":
+        value = path
+    return os.path.abspath(value) if value else ""
+
+
 @click.command()
 @click.option(
     "--interface",
@@ -69,8 +81,16 @@ def tls_options(function: _Function) -> _Function:
 @click.option("--auth", is_flag=True, help="Let in only who has the token of this user.")
 @tls_options
 @click.option("--quiet", is_flag=True, help="Log errors only.")
-@later_option("--store", instead="the store is a file in the user's data folder, or in DORA_DATA_DIR")
-def coordinator(interface: str, port: int, auth: bool, tls_cert: str, tls_key: str, quiet: bool) -> None:
+@click.option(
+    "--store",
+    default="",
+    callback=_store,
+    metavar="FILE|memory",
+    help="Where the records are kept [a file of this port in the data folder].",
+)
+def coordinator(
+    interface: str, port: int, auth: bool, tls_cert: str, tls_key: str, quiet: bool, store: str
+) -> None:
     """Run the coordinator in the foreground.
 
     `dora up` does it in the background.
@@ -80,7 +100,8 @@ def coordinator(interface: str, port: int, auth: bool, tls_cert: str, tls_key: s
     from dora.dashboard.coordinator_pages import make_pages
 
     _log_to_stderr(quiet)
-    serve(interface, port, make_pages, auth=auth, encryption=server_context(tls_cert, tls_key))
+    encryption = server_context(tls_cert, tls_key)
+    serve(interface, port, make_pages, auth=auth, encryption=encryption, records=store)
 
 
 def _machine_id(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001
@@ -124,9 +145,9 @@ def _labels(ctx: click.Context, param: click.Parameter, value: str) -> dict[str,
     metavar="IP",
     help="Address at which other machines reach this one; by default where the coordinator sees it.",
 )
-@later_option("--local-listen-port", instead="dynamic nodes find their dataflow without a port")
+@ignored_option("--local-listen-port", why="dynamic nodes find their dataflow without a port")
+@ignored_option("--worker-threads", why="no message passes the daemon, which has one thread")
 @later_option("--rt", instead="no message passes the daemon; start nodes with `chrt`", is_flag=True)
-@later_option("--worker-threads", instead="no message passes the daemon, which has one thread")
 @later_option("--zenoh-peer", instead="the coordinator tells machines of each other; see --interface")
 @later_option("--zenoh-listen", instead="the coordinator tells machines of each other; see --interface")
 @later_option("--zenoh-connect", instead="the coordinator tells machines of each other; see --interface")

@@ -53,6 +53,16 @@ def later_option(*names: str, instead: str, is_flag: bool = False) -> Callable[[
     return click.option(*names, is_flag=is_flag, hidden=True, expose_value=False, callback=refuse)
 
 
+def ignored_option(name: str, *, why: str) -> Callable[[_Function], _Function]:
+    """Declare a hidden option of dora-rs that is taken with a warning, as there is nothing to set."""
+
+    def warn(ctx: click.Context, param: click.Parameter, value: str | None) -> None:  # noqa: ARG001
+        if value is not None:
+            click.echo(f"warning: {name} has no effect: {why}", err=True)
+
+    return click.option(name, hidden=True, expose_value=False, callback=warn)
+
+
 def lockfile_options(function: _Function) -> _Function:
     """Declare the options about sources from git and the hub, all of later versions."""
     for name in ("--locked", "--write-lockfile"):

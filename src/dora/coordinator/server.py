@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import fcntl
 import logging
+import os
 import socket
 import ssl
 from collections.abc import Callable
@@ -19,7 +21,7 @@ from dora.coordinator.connections import PATIENCE, PatientConnection, room
 from dora.coordinator.places import make_token, store_path, token_path
 from dora.coordinator.protocol import MAX_MESSAGE
 from dora.coordinator.service import Coordinator
-from dora.coordinator.store import Store
+from dora.coordinator.store import MEMORY, Store
 from dora.errors import DoraError
 
 log = logging.getLogger("dora.coordinator")
@@ -36,16 +38,21 @@ def serve(
     *,
     auth: bool = False,
     encryption: ssl.SSLContext | None = None,
+    records: str = "",
 ) -> None:
     """Serve until SIGTERM, SIGINT or `dora down`. Raises `DoraError` if it cannot begin.
 
-    The token is asked for with ``auth``, and always where other machines can reach the interface. With
-    ``encryption`` the API is HTTPS.
+    ``records`` is the file of the store, `MEMORY`, or "" for that of this port. The token is
+    asked for with ``auth``, and always where other machines can reach the interface. With ``encryption``
+    the API is HTTPS.
     """
-    listener = _listen(interface, port)  # first: who has the port has the store
+    listener = _listen(interface, port)  # first: who has the port has its store
+    lock = None
     try:
+        if records and records != MEMORY:
+            lock = _hold(records)
         token = make_token() if auth or interface not in LOOPBACK else ""
-        store = Store(store_path(port))
+        store = Store(records or store_path(port))
         if token:
             log.info("the token is in %s", token_path())
         if encryption is None and interface not in LOOPBACK:
@@ -55,6 +62,23 @@ def serve(
         asyncio.run(_serve(listener, store, token, interface, make_pages, encryption))
     finally:
         listener.close()
+        if lock is not None:
+            os.close(lock)
+
+
+def _hold(path: str) -> int:
+    """Return what keeps other coordinators, at other ports, away from a store; raises `DoraError`."""
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise DoraError(f"the store {path} cannot be used: {error.strerror}") from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise DoraError(f"the store {path} is in use by another coordinator; name another file") from None
+    return lock
 
 
 async def _serve(

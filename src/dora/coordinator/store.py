@@ -15,6 +15,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import msgspec
 
@@ -45,11 +46,14 @@ CREATE TABLE IF NOT EXISTS dataflows (
 _COLUMNS = "uuid, name, status, nodes, file, log_directory, created, ended, reason"
 
 
+MEMORY: Final = ":memory:"
+
+
 class Store:
     """The records in one file."""
 
     def __init__(self, path: str) -> None:
-        """Open the file, made if necessary; raises `DoraError`."""
+        """Open the file, made if necessary; `MEMORY` is none. Raises `DoraError`."""
         self.path = path
         self.fault = ""  # why something is not written yet
         self.on_remove: Callable[[DataflowView], None] = lambda _: None  # called with each record that goes
@@ -57,8 +61,9 @@ class Store:
         self._active: dict[str, dict[str, str]] = {}  # dataflow → machine → the daemon that has it
         self._unwritten: dict[str, tuple[RunReport, dict[str, str]]] = {}  # dataflow → report, daemons
         try:
-            os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            if path != MEMORY:
+                os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode = WAL")
             self._db.execute("PRAGMA synchronous = NORMAL")
