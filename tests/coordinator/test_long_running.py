@@ -17,6 +17,7 @@ import pytest
 from ports import free_port
 from system import FOREVER, PATIENCE, System, wait_until
 
+from dora import ConnectError, Node
 from dora.daemon.runs import name_of, running
 from dora.inspection.look import inspect
 
@@ -127,6 +128,24 @@ def test_two_systems_do_not_see_the_nodes_of_each_other(
     assert system.dora("param", "set", "a", "gain", "1", *option) == "Set `gain` = 1 on node `a`\n"
     monkeypatch.setenv("DORA_COORDINATOR_PORT", ours)
     assert system.dora("param", "get", "a", "gain") == "1\n"
+
+
+def test_a_dynamic_node_says_which_dataflow_it_means(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system.dora("up")
+    nodes = [{"id": "guest", "path": "dynamic", "inputs": {"tick": "dora/timer/millis/50"}}]
+    (system.folder / "arm.yml").write_text(json.dumps({"nodes": nodes}))
+    runs = [system.start("arm.yml", "--name", name) for name in ("left", "right")]
+    with pytest.raises(ConnectError, match="set DORA_DATAFLOW to the name or the UUID of one"):
+        Node("guest")
+    for wanted, run in zip(("left", runs[1]), runs, strict=True):
+        monkeypatch.setenv("DORA_DATAFLOW", wanted)
+        with Node("guest") as node:
+            assert node.dataflow_id() == run
+    monkeypatch.setenv("DORA_DATAFLOW", "middle")
+    with pytest.raises(ConnectError, match=f"{runs[0]} is not called `middle`"):
+        Node("guest")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux shows shared memory as files")

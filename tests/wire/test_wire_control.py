@@ -114,7 +114,7 @@ CONFIG = NodeConfig(
 REMOTE = RemoteConfig({"b": "tcp/10.0.0.2:7447"}, {"a": "tcp/10.0.0.1:7447"}, "secret", "/run/passwords")
 PLACES = Places({"a": "left", "b": "right"}, {"a": 1}, REMOTE)
 TO_DAEMON: list[Any] = [
-    Register("node", 123, "1.0", dynamic=True, incarnation=4),
+    Register("node", 123, "1.0", dynamic=True, incarnation=4, dataflow="arm"),
     Ready(),
     OutputsClosed(["a", "b"]),
     Closing({"typo": 3}),

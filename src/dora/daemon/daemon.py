@@ -470,7 +470,7 @@ class Daemon:
                     self._rewiring.detached(message)
 
     def _on_register(self, connection: Connection, message: Register) -> None:
-        if fault := registration_fault(connection, message):
+        if fault := registration_fault(connection, message, self._guests.description()):
             self._refuse(connection, fault)
         else:
             connection.pid = message.pid

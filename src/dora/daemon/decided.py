@@ -6,7 +6,9 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from dora._version import __version__
 from dora.daemon.connections import Connection
+from dora.daemon.runs import fits
 from dora.dataflow.links import Place
 from dora.dataflow.model import Dataflow
 from dora.supervise import events as on
@@ -18,6 +20,7 @@ from dora.wire.requests import (
     CheckChange,
     Declined,
     DeleteParameter,
+    Description,
     Model,
     OrderChange,
     RemoveNode,
@@ -104,13 +107,15 @@ def _place(place: Place, request: ChangeDataflow | ReplaceNode | CheckChange | O
     )
 
 
-def registration_fault(connection: Connection, message: Register) -> str:
+def registration_fault(connection: Connection, message: Register, description: Description) -> str:
     """Return why a registration cannot even be considered; "" if it can."""
     if connection.node_id:
         return "this connection is registered already"
     if message.protocol != PROTOCOL_VERSION:
         return (
             f"node `{message.node_id}` uses dora {message.version}, whose protocol differs from the "
-            "one of this run; install the same version in both environments"
+            f"one of this run, of dora {__version__}; install the same version in both environments"
         )
+    if message.dataflow and not fits(description, message.dataflow):
+        return f"dataflow {description.dataflow_id} is not called `{message.dataflow}`"
     return ""

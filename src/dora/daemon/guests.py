@@ -91,6 +91,12 @@ class Guests:
             for output in config.outputs
         }
 
+    def description(self) -> Description:
+        """Return which dataflow this is."""
+        nodes = [node.id for node in self._dataflow.nodes]
+        place, file = self._place, self._dataflow.file
+        return Description(place.dataflow_id, file, nodes, self._name, place.coordinator)
+
     def handle(
         self,
         guest: Connection,
@@ -99,9 +105,7 @@ class Guests:
         """Answer a request, now or once a node has done what is asked."""
         match request:
             case Describe():
-                nodes = [node.id for node in self._dataflow.nodes]
-                place, file = self._place, self._dataflow.file
-                guest.send(Description(place.dataflow_id, file, nodes, self._name, place.coordinator))
+                guest.send(self.description())
             case Inspect():
                 guest.send(self._inspection())
             case AskGraph():

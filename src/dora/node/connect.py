@@ -49,7 +49,7 @@ def _register(address: Address) -> tuple[ControlChannel, NodeConfig]:
 
 
 def _introduce(
-    channel: ControlChannel, node_id: str, *, dynamic: bool, incarnation: int = 0
+    channel: ControlChannel, node_id: str, *, dynamic: bool, incarnation: int = 0, dataflow: str = ""
 ) -> NodeConfig | str:
     """Return the configuration, or why the daemon refused."""
     channel.send(
@@ -59,6 +59,7 @@ def _introduce(
             version=__version__,
             dynamic=dynamic,
             incarnation=incarnation,
+            dataflow=dataflow,
         )
     )
     match channel.wait():
@@ -71,7 +72,8 @@ def _introduce(
 
 
 def _find_dynamic(node_id: str) -> tuple[ControlChannel, NodeConfig]:
-    """Ask every running dataflow of this user for a dynamic node of that id."""
+    """Ask the running dataflows of this user for a dynamic node of that id, those that may be meant."""
+    wanted = os.environ.get("DORA_DATAFLOW", "")
     root = runtime_root()
     try:
         names = sorted(os.listdir(root))
@@ -85,7 +87,7 @@ def _find_dynamic(node_id: str) -> tuple[ControlChannel, NodeConfig]:
         except ConnectError:
             continue  # of a dataflow that has ended
         try:
-            reply = _introduce(channel, node_id, dynamic=True)
+            reply = _introduce(channel, node_id, dynamic=True, dataflow=wanted)
         except DaemonLost:
             channel.close()
             continue
@@ -100,7 +102,10 @@ def _find_dynamic(node_id: str) -> tuple[ControlChannel, NodeConfig]:
         channel.close()
     if found:
         ids = ", ".join(config.dataflow_id for _, config in found)
-        raise ConnectError(f"more than one running dataflow has a dynamic node `{node_id}`: {ids}")
+        raise ConnectError(
+            f"more than one running dataflow has a dynamic node `{node_id}`; set DORA_DATAFLOW to the name "
+            f"or the UUID of one: {ids}"
+        )
     if not refusals:
         raise ConnectError(
             f"no dataflow is running that node `{node_id}` could join; start one with `dora run`"

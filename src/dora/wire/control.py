@@ -168,6 +168,7 @@ class Register(msgspec.Struct, tag=True):
     protocol: int = PROTOCOL_VERSION
     dynamic: bool = False
     incarnation: int = 0
+    dataflow: str = ""  # of a dynamic node: the name or UUID of the one that it means
 
 
 class Ready(msgspec.Struct, tag=True):
