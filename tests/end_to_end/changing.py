@@ -57,8 +57,9 @@ SINK = """
             name, number, now = event["id"], int(bytes(event["data"]).split(b" ")[0]), time.monotonic()
             mine = runs.setdefault(name, [])
             if not mine or mine[-1] == "closed" or number != mine[-1][1] + 1:
+                begins = not mine or mine[-1] == "closed"
                 mine.append([number, number])
-                if len(mine) == 1:
+                if begins:
                     print("receives", name, flush=True)
             else:
                 mine[-1][1] = number

@@ -155,6 +155,7 @@ def test_nodes_are_stopped_and_started_again(flow: Flow) -> None:
         live.restart("relay")
         live.until_printed("sink", "NODE_RESTARTED relay", 2)
         live.until_printed("relay", "relays as process 2")
+        live.until_printed("sink", "receives x", 2)  # else it may be stopped before there is anything
     runs = received(flow, "sink")[0]["x"]
     assert runs.count("closed") == 2
     assert isinstance(runs[runs.index("closed") + 1], list), "the input opened again"
