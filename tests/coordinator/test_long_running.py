@@ -269,7 +269,8 @@ def test_attached_ctrl_c_stops_it(system: System) -> None:
         if "got INPUT" in line:
             attached.send_signal(signal.SIGINT)
             break
-    rest, _ = attached.communicate(timeout=PATIENCE)
+    rest = attached.stdout.read()  # `communicate` leaves out what the loop has read ahead
+    attached.wait(timeout=PATIENCE)
     assert any(line.startswith("dataflow started: ") for line in [*lines, *rest.splitlines()])
     assert "got STOP" in rest
     assert attached.returncode == 0

@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections import deque
 
 import click
 
 from dora.cli.client import Client, Unreachable, report_end
-from dora.cli.interrupt import termination_as_interrupt
+from dora.cli.interrupt import interrupts_held, termination_as_interrupt
 from dora.coordinator.protocol import DataflowView
+from dora.logs.entry import LogEntry
 from dora.logs.filters import LogFilter
 from dora.logs.formats import renderer, wants_colour
 from dora.logs.reader import LogReader
@@ -34,6 +36,7 @@ def attach_to(client: Client, view: DataflowView) -> int:
         dataflow_id=view.uuid,
     )
     log_filter = LogFilter()
+    entries: deque[LogEntry] = deque()  # that are not written yet
     told = stopped = lonely = False
     asked = 0.0
     with termination_as_interrupt():
@@ -43,11 +46,13 @@ def attach_to(client: Client, view: DataflowView) -> int:
                     asked = time.monotonic()
                     view, lonely = _look(client, view, lonely)
                     if not told and _has_started(view):
-                        told = True
                         click.echo(f"dataflow started: {view.uuid}")
-                for entry in reader.entries():
-                    if log_filter.shows(entry):
-                        write_text(sys.stdout, f"{render(entry)}\n")
+                        told = True
+                with interrupts_held():  # one amid it would lose what has been read
+                    entries.extend(filter(log_filter.shows, reader.entries()))
+                while entries:
+                    write_text(sys.stdout, f"{render(entries[0])}\n")
+                    entries.popleft()
                 if view.status in ("finished", "failed"):
                     return report_end(view)
                 time.sleep(LOOK_EVERY)

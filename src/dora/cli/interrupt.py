@@ -1,4 +1,4 @@
-"""SIGTERM as an interrupt, so that what was started is ended before the command leaves."""
+"""Ctrl-C, and SIGTERM as the same, so that what was started is ended before the command leaves."""
 
 from __future__ import annotations
 
@@ -18,3 +18,13 @@ def termination_as_interrupt() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait for the end of this block, which must be short."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
