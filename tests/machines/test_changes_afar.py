@@ -237,6 +237,32 @@ def test_a_replacement_takes_over_on_its_machine(system: Spread, running: str) -
     all_get_everything(system, running)
 
 
+@pytest.mark.parametrize("policy", ["queue_size: 1000", "queue_size: 5, queue_policy: backpressure"])
+def test_nothing_is_lost_by_a_replacement(system: Spread, running: str, policy: str) -> None:
+    """Neither on links from another machine, nor on those inside, nor on those to another machine."""
+    system.write(
+        {
+            "relay.yml": f"{{id: relay, path: echo.py, outputs: [out], deploy: {{machine: left}}, "
+            f"inputs: {{in: {{source: count/out, {policy}}}}}}}",
+            "echo.yml": f"{{id: echo, path: echo.py, outputs: [out], deploy: {{machine: right}}, "
+            f"inputs: {{in: {{source: relay/out, {policy}}}}}}}",
+            "other.yml": "path: other.py",
+        }
+    )
+    system.dora("node", "add", "--from-yaml", "relay.yml")
+    system.dora("node", "add", "--from-yaml", "echo.yml")
+    for node in ("near", "far"):
+        system.dora("node", "connect", "echo/out", f"{node}/back", "--queue-size", "1000")
+        said_by(system, running, node, "back begins with")
+    for node in ("echo", "relay"):
+        system.dora("node", "replace", node, "--from-yaml", "other.yml")
+        said_by(system, running, node, "the other one")
+    (system.folder / "enough").touch()
+    for node in ("near", "far"):
+        assert said_by(system, running, node, "back is closed: ").endswith("without 0")
+    all_get_everything(system, running)
+
+
 def test_what_cannot_be_added_leaves_nothing_behind(system: Spread, running: str) -> None:
     def add(text: str) -> str:
         system.write({"new.yml": text})

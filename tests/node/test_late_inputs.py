@@ -29,6 +29,8 @@ class Queue:
     def has_messages(self) -> bool:
         return bool(self.numbers)
 
+    def hand_over(self) -> None: ...
+
     def close(self) -> None: ...
 
 

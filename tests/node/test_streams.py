@@ -260,6 +260,8 @@ class Source:
     def has_messages(self) -> bool:
         return bool(self.messages)
 
+    def hand_over(self) -> None: ...
+
     def close(self) -> None:
         self.messages.clear()
 

@@ -102,17 +102,41 @@ def test_what_a_cut_took_is_sent_again() -> None:
     assert network.taken == [1, 2, 3, 4]
 
 
-def test_another_process_begins_where_it_is_told() -> None:
+def test_another_process_gets_what_the_last_one_has_not_acknowledged() -> None:
     network = opened(None)
+    network.send()
+    network.probe()
     for _ in range(3):
         network.send()
     network.lose()
     network.lane.begin_anew()
+    assert network.lane.last_sequence == 1
     network.landing = Landing()
     network.send()
     network.probe()
     network.arrive()
-    assert network.taken == [4]
+    assert network.taken == [1, 2, 3, 4, 5]
+
+
+def test_another_process_gets_no_more_than_may_wait() -> None:
+    network = opened(2)
+    for _ in range(5):
+        network.send()
+    network.lose()
+    network.lane.begin_anew()
+    network.landing = Landing()
+    network.probe()
+    network.arrive()
+    assert network.taken == [4, 5]
+    assert network.lane.dropped == 3
+
+
+def test_nobody_gets_what_was_for_one_that_has_closed() -> None:
+    network = opened(None)
+    network.send()
+    network.lane.forget()
+    assert network.lane.idle
+    assert network.lane.last_sequence == 1
 
 
 def test_progress_is_told_in_time() -> None:

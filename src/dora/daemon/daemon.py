@@ -96,7 +96,7 @@ class Daemon:
                 node.id: machine for node in dataflow.nodes if (machine := place.elsewhere(node.id))
             },
         )
-        self.supervisor.stands_by = place.engine == "iceoryx2" and not place.machines
+        self.supervisor.stands_by = place.engine == "iceoryx2"
         self.others: Others | None = None  # the supervisors of other machines
         self.trouble: BaseException | None = None  # an exception of ``on_log``
         self.on_running: Callable[[], None] | None = None  # called once, when every node is ready

@@ -519,7 +519,7 @@ class Inbox(Attending):
                 self._pending.append(Reload(operators=operators, modules=modules))
                 if not operators:  # another process follows, most likely
                     for link in self._links:
-                        link.hands_over = True
+                        link.hand_over()
             case control.SendFor():
                 self.on_send_for(frame)
             case (

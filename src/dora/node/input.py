@@ -151,7 +151,7 @@ class LinkPort:
         ``first_time``: nobody has received on this link before; None: the board tells, as it does unless
         the engine has written to it already. ``engine_begins``: of a link that joins late, the engine says
         on the board where it begins, until the first message has come."""
-        self.hands_over = False  # another process of the node goes on with this link
+        self._hands_over = False
         self.id = config.id
         self.open = True
         self.detached = False
@@ -370,10 +370,15 @@ class LinkPort:
         self.source_closed()
         self._source_node = ""  # it does not come back
 
+    def hand_over(self) -> None:
+        """Note that another process of the node goes on with this link."""
+        self._hands_over = True
+        self._receiver.hand_over()
+
     def close(self) -> None:
         self.open = False
         self._source_node = ""  # closed for good
-        if not self.hands_over:  # else the sender would not wait for who takes over
+        if not self._hands_over:  # else the sender would not wait for who takes over
             self._words[self._base + STATE] = LINK_CLOSED
         self._receive = _receive_nothing
         self._silence = None

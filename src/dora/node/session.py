@@ -80,7 +80,7 @@ class Session:
             receivers = {
                 item.id: _make_receiver(item, self.engine, self.bell)
                 for item in config.inputs
-                if item.kind == "link"
+                if item.kind == "link" and not item.machine  # at whose port the former process listens
             }
             _get_ready(config, prepare)
             epoch_ns, early = _pass_barrier(self.channel)

@@ -343,6 +343,9 @@ class IceoryxReceiver:
                 size,
             )
 
+    def hand_over(self) -> None:
+        """Nothing to do: the one that follows has a queue of its own already."""
+
     def close(self) -> None:
         """Give the queue back. Samples in the user's hands stay valid."""
         self._receive = lambda: None

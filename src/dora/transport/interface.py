@@ -72,6 +72,10 @@ class Receiver(Protocol):
 
     def has_messages(self) -> bool: ...
 
+    def hand_over(self) -> None:
+        """Note that another process of the node receives on this link after `close`."""
+        ...
+
     def close(self) -> None:
         """Stop receiving; messages already taken stay valid for as long as they are referenced."""
         ...

@@ -40,6 +40,9 @@ class KeptQueue:
     def has_messages(self) -> bool:
         return bool(self._queue) or self._receiver.has_messages()
 
+    def hand_over(self) -> None:
+        self._receiver.hand_over()
+
     def close(self) -> None:
         self._queue.clear()
         self._receiver.close()

@@ -3,8 +3,9 @@
 A network can be slow, or cut for a minute. So a sender lets only so much fly (the *window*) that has not
 been acknowledged; what comes meanwhile waits in the sender's process, under the contract of the link: under
 ``drop_oldest`` the newest ``queue_size`` messages. What flies is kept until it is acknowledged, so that it
-can be sent again after a cut. Messages are numbered as they take off; a receiver takes them in this order
-only, and each once. There are two ways to it (`dora.transport.quick`): one that comes too early is kept.
+can be sent again after a cut, and to the process that follows the receiver. Messages are numbered as they
+take off; a receiver takes them in this order only, and each once. There are two ways to it
+(`dora.transport.quick`): one that comes too early is kept.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ class Lane:
         self._bytes = 0  # of what flies
         self.last = 0  # the number of the last message that took off
         self.last_sequence = sequence  # and its sequence on the output
+        self._acknowledged = sequence  # the sequence of the last message that has arrived
         self.open = False  # a receiver is there, and knows where it begins
         self.dropped = 0  # messages that had to make room
 
@@ -50,15 +52,14 @@ class Lane:
             self._take_off(entry)
             return
         self._waiting.append(entry)
-        if self._capacity is not None and len(self._waiting) > self._capacity:
-            self._waiting.popleft()
-            self.dropped += 1
+        self._make_room()
 
     def acknowledge(self, number: int) -> None:
         """Note that everything up to ``number`` has arrived, and send what there is room for now."""
         flying = self._flying
         while flying and flying[0][0] <= number:
-            self._bytes -= flying.popleft()[3]
+            _, self._acknowledged, _, size = flying.popleft()
+            self._bytes -= size
         if self.open:
             waiting = self._waiting
             while waiting and self._has_room(waiting[0][3]):
@@ -70,15 +71,28 @@ class Lane:
             self._launch(entry)
 
     def begin_anew(self) -> None:
-        """Note that another process receives from now on: what flew to the last one is lost."""
+        """Note that another process receives from now on: what flew to the last one flies again."""
+        self.last -= len(self._flying)
+        self.last_sequence = self._acknowledged
+        self._waiting.extendleft(reversed(self._flying))
         self._flying.clear()
         self._bytes = 0
         self.open = False
+        self._make_room()
 
     def forget(self) -> None:
         """Note that nobody receives any more."""
-        self.begin_anew()
+        self._flying.clear()
         self._waiting.clear()
+        self._bytes = 0
+        self._acknowledged = self.last_sequence
+        self.open = False
+
+    def _make_room(self) -> None:
+        """Let go of the oldest that wait, if these are too many."""
+        while self._capacity is not None and len(self._waiting) > self._capacity:
+            self._waiting.popleft()
+            self.dropped += 1
 
     def _has_room(self, size: int) -> bool:
         flying = self._flying

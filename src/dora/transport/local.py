@@ -66,6 +66,9 @@ class LocalReceiver:
     def has_messages(self) -> bool:
         return len(self._link) > 0
 
+    def hand_over(self) -> None:
+        """Nothing to do: there is one process."""
+
     def close(self) -> None:
         self._forget()
         self._link = LocalLink(1)

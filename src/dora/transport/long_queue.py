@@ -43,6 +43,9 @@ class LongQueue:
     def has_messages(self) -> bool:
         return bool(self._queue) or self._receiver.has_messages()
 
+    def hand_over(self) -> None:
+        self._receiver.hand_over()
+
     def close(self) -> None:
         self._closed.set()
         with self._lock:

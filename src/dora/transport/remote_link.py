@@ -15,7 +15,8 @@ CHANNEL_LENGTH: Final = 256  # messages between the network and the thread that 
 THREAD_PATIENCE: Final = 2.0  # seconds
 
 LABEL: Final = Struct("<QQQB")  # lane, number, sequence, whether it flushes
-PROBE: Final = Struct("<QQQQ")  # lane, its last number, the sequence of that, messages sent on the output
+# Lane, its last number, the sequence of that, messages sent on the output, the receiver (0: any).
+PROBE: Final = Struct("<QQQQQ")
 QUESTION: Final = Struct("<Q")  # any number, on the quick way
 # Count, receiver, lane, arrived, taken, the last question that was heard, state, missing.
 PROGRESS: Final = Struct("<QQQQQQBB")

@@ -129,6 +129,7 @@ class RemoteReceiver:
         pressed = item.policy == "backpressure"
         self._queue: deque[tuple[int, zenoh.ZBytes]] = deque(maxlen=None if pressed else item.queue_size)
         self._half = max(1, item.queue_size // 2) if pressed else 0
+        self._newest = self._known()  # the sequence of the last message that arrived, also before a restart
         self._taken = 0  # the sequence of the last message that was taken out of the queue
         self._taken_told = 0
         self._lock = threading.RLock()  # a signal handler may close what its thread is at
@@ -137,6 +138,7 @@ class RemoteReceiver:
         self._id = nonce()
         self._count = 0
         self._closed = False
+        self._hands_over = False  # takes no more: another process goes on here
         self.opened = threading.Event()
         self._next_hello = 0.0
         self._pause = LOOK_EVERY
@@ -182,7 +184,7 @@ class RemoteReceiver:
         lane, number, sequence, flush = LABEL.unpack(label)
         landing = self._landing
         with self._lock:
-            if self._closed:
+            if self._closed or self._hands_over:
                 return
             if not landing.takes(lane, number, len(payload)):
                 landing.keep(lane, number, (sequence, flush, payload))
@@ -200,6 +202,9 @@ class RemoteReceiver:
             self._tell()
 
     def _queue_up(self, sequence: int, flush: int, payload: zenoh.ZBytes) -> None:
+        if sequence <= self._newest:  # the process before this one had it, and could not say so any more
+            return
+        self._newest = sequence
         words = self._words
         if sequence > words[self._output + SENT]:
             words[self._output + SENT] = sequence
@@ -216,7 +221,10 @@ class RemoteReceiver:
             return
         if len(data) != PROBE.size:
             return
-        lane, last, last_sequence, sent = PROBE.unpack(data)
+        lane, last, last_sequence, sent, receiver = PROBE.unpack(data)
+        if receiver not in (0, self._id):  # it is for the process before this one
+            self._tell()
+            return
         words = self._words
         with self._lock:
             if not self._closed and sent > words[self._output + SENT]:
@@ -224,7 +232,7 @@ class RemoteReceiver:
             if not self._closed and self._landing.open(lane, last):
                 # What was sent to a former process, or by one, does not come any more.
                 words[self._output + BEGUN] = last_sequence
-                self._taken = max(self._taken, last_sequence)
+                self._taken = max(self._known(), last_sequence)
                 words[self._base + STATE] = CONNECTED
                 self.opened.set()
             if self.begins and not last:
@@ -252,7 +260,7 @@ class RemoteReceiver:
                 known,
                 self._question,
                 state,
-                landing.missing,
+                landing.missing and not self._hands_over,
             )
             self._house.put(self._progress_key, data)
 
@@ -267,11 +275,19 @@ class RemoteReceiver:
         elif landing.has_news():
             self._tell()
 
+    def hand_over(self) -> None:
+        """Take nothing any more; what comes now stays with the sender, for the process that follows."""
+        with self._lock:
+            self._hands_over = True
+        self._tell()
+
     def close(self) -> None:
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-            self._words[self._base + STATE] = CLOSED
+            if not self._hands_over:
+                self._words[self._base + STATE] = CLOSED
         self._queue.clear()
-        self._tell()
+        if not self._hands_over:
+            self._tell()

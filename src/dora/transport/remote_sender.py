@@ -205,7 +205,8 @@ class RemoteSender:
     def probe(self) -> None:
         """Say how far this side has come; answered by progress."""
         lane = self._lane
-        data = PROBE.pack(self._lane_id, lane.last, lane.last_sequence, self._words[self._sent_word])
+        sent = self._words[self._sent_word]
+        data = PROBE.pack(self._lane_id, lane.last, lane.last_sequence, sent, self._receiver)
         self._gate.put(self._key, data, None)
 
     def on_progress(self, data: bytes) -> None:
@@ -220,6 +221,7 @@ class RemoteSender:
             if receiver != self._receiver:
                 if self._receiver:
                     self._lane.begin_anew()
+                    self._lane_id = nonce()  # its numbers are given once more
                     self._proven = False
                     self._quick.close()
                 self._receiver = receiver

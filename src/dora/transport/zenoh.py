@@ -215,6 +215,9 @@ class ZenohReceiver:
     def has_messages(self) -> bool:
         return len(self._queue) > 0
 
+    def hand_over(self) -> None:
+        """Nothing to do: what comes between two processes is lost."""
+
     def close(self) -> None:
         with self._lock:
             self._closed = True
