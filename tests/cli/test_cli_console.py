@@ -3,7 +3,9 @@
 import io
 import os
 import signal
+import sys
 import threading
+import time
 from contextlib import contextmanager
 
 from dora.cli.console import Console
@@ -154,7 +156,11 @@ def test_ctrl_c_gives_up_a_reader_at_once():
         console.close()
         timer.join()
         assert console.not_shown > 0
-        console._thread.join(BOUND)  # else it writes to what gets the pipe's number next
+        # Else it writes to what gets the pipe's number next. A `join` that was interrupted believes that
+        # the thread has ended.
+        deadline = time.monotonic() + BOUND
+        while console._thread.ident in sys._current_frames() and time.monotonic() < deadline:
+            threading.Event().wait(0.01)
 
 
 def test_a_pipe_that_somebody_made_non_blocking_takes_everything():
