@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 PATIENCE: Final = 20.0  # seconds that another machine may take to answer
 LAST_WORDS: Final = 2.0  # seconds for what it says at the end
+_STRAGGLERS: Final = 5.0  # seconds that a look waits for those on other machines to begin
 _TURN: Final = 0.2  # seconds between looks whether it is enough
 _ENDED: Final = "the dataflow has just ended"
 
@@ -171,9 +172,13 @@ class Looks:
         duration: float | None = None,
         enough: Callable[[], bool] = lambda: False,
     ) -> None:
-        """``sessions`` and ``look_of`` are by machine. The time begins when the first look does."""
+        """``sessions`` and ``look_of`` are by machine.
+
+        The time begins when all looks have, `_STRAGGLERS` seconds after the first at the latest.
+        """
         self._arrived: Arrived = queue.SimpleQueue()
         self._open = set(sessions.values())
+        self._awaited = set(sessions.values())  # their looks have not begun
         self._duration = duration
         self._enough = enough
         self._deadline: float | None = None
@@ -235,18 +240,27 @@ class Looks:
             if isinstance(item, Over):
                 self._note(session, item)
             elif isinstance(item, Begun):
-                if self._duration is not None and self._deadline is None:
-                    self._deadline = time.monotonic() + self._duration
+                self._count_down(session)
             else:
                 seen.append(item)
         if session in self._open:
             session.more()
         return seen
 
+    def _count_down(self, session: Session) -> None:
+        """Note that a look has begun, or never will."""
+        self._awaited.discard(session)
+        if self._duration is not None:
+            wait = _STRAGGLERS if self._awaited else 0.0
+            end = time.monotonic() + wait + self._duration
+            self._deadline = end if self._deadline is None else min(self._deadline, end)
+
     def _note(self, session: Session, over: Over) -> None:
         if session not in self._open:
             return
         self._open.discard(session)
+        if session in self._awaited:
+            self._count_down(session)
         session.over = over
         self.ended = self.ended or over.ended
         self.missed |= over.missed
