@@ -85,13 +85,13 @@ class House:
         self._intake.begin(self._subscriber.handler, f"dora {self.node_id} inputs")
 
     def _deliver(self, sample: zenoh.Sample) -> None:
-        receiver = self._only or self.receivers.get(str(sample.key_expr))
-        if receiver is None:
-            return
         label, payload = sample.attachment, sample.payload
         if label is not None and len(payload) >= HEADER_SIZE:
-            receiver.on_message(payload, label.to_bytes())
-        else:
+            receiver = self._only or self.receivers.get(str(sample.key_expr))
+            if receiver is not None:
+                receiver.on_message(payload, label.to_bytes())
+        # A probe may be for a link that is still to come here: it would lead the only one astray.
+        elif (receiver := self.receivers.get(str(sample.key_expr))) is not None:
             receiver.on_probe(payload.to_bytes())
 
     def put(self, key: str, data: bytes) -> None:
