@@ -53,6 +53,25 @@ NODES = {
             else:
                 print(event["type"], event.get("id") or "", event.get("error") or "", flush=True)
     """,
+    # An operator that says where its input begins, and in the end what it got.
+    "hand.py": """
+        from dora import DoraStatus
+
+        class Operator:
+            def __init__(self):
+                self.got = []
+
+            def on_event(self, event, send_output):
+                if event["type"] == "INPUT" and event["id"] == "numbers":
+                    self.got.append(event["value"][0].as_py())
+                    if len(self.got) == 1:
+                        print("numbers begins with", self.got[0], flush=True)
+                elif event["type"] == "INPUT_CLOSED":
+                    first, last = self.got[0], self.got[-1]
+                    gaps = last - first + 1 - len(self.got)
+                    print(event["id"], "is closed:", first, "to", last, "without", gaps, flush=True)
+                return DoraStatus.CONTINUE
+    """,
     "echo.py": """
         from dora import Node
 
@@ -216,6 +235,56 @@ def test_machines_that_had_no_link_between_them(system: Spread) -> None:
     closed = said_by(system, dataflow, "far", "numbers is closed: ")
     assert closed == f"{first} to {number - 1} without 0"
     assert said_by(system, dataflow, "near", "numbers is closed: ") == f"0 to {number - 1} without 0"
+
+
+def test_operators_get_links_from_other_machines_and_lose_them(system: Spread) -> None:
+    system.write(
+        {
+            "hands.yml": """
+                nodes:
+                  - {id: count, path: count.py, outputs: [out], deploy: {machine: left}}
+                  - id: hands
+                    deploy: {machine: right}
+                    operators:
+                      - {id: one, python: hand.py, inputs: {tick: dora/timer/secs/100}}
+                      - {id: two, python: hand.py, inputs: {tick: dora/timer/secs/100}}
+            """
+        }
+    )
+    dataflow = system.start("hands.yml")
+    options = ("--queue-policy", "backpressure", "--queue-size", "3")
+    for operator in ("one", "two"):
+        system.dora("node", "connect", "count/out", f"hands/{operator}/numbers", *options)
+        said_by(system, dataflow, "hands", "numbers begins with")
+    system.dora("node", "disconnect", "count/out", "hands/one/numbers")
+    said_by(system, dataflow, "hands", "numbers is closed: ")
+    (system.folder / "enough").touch()
+    number = int(said_by(system, dataflow, "count", "sent ").split()[0])
+
+    def closings() -> list[tuple[str, str]]:
+        logs = system.dora("logs", dataflow, "-n", "hands")
+        found = re.findall(r"numbers is closed: \d+ to (\d+) without (\d+)", logs)
+        return found if len(found) == 2 else []
+
+    first, second = wait_until(closings, lambda: f"two closings: {system.logs(dataflow)}")
+    assert (first[1], second) == ("0", (str(number - 1), "0"))
+
+
+def test_a_late_link_with_back_pressure_outlasts_a_cut(system: Spread, running: str) -> None:
+    options = ("--queue-policy", "backpressure", "--queue-size", "3")
+    system.dora("node", "connect", "count/out", "far/again", *options)
+    first = said_by(system, running, "far", "again begins with")
+    right = system.hosts["right"]
+    right.cut()
+    try:
+        system.wait_for_log(running, "count/out -> far/again: machine `right` does not answer")
+    finally:
+        right.restore()
+    system.wait_for_log(running, "count/out -> far/again: machine `right` answers again")
+    system.wait_for_machines("right")
+    all_get_everything(system, running)
+    last = int(said_by(system, running, "count", "sent ").split()[0]) - 1
+    assert said_by(system, running, "far", "again is closed: ") == f"{first} to {last} without 0"
 
 
 def test_a_replacement_takes_over_on_its_machine(system: Spread, running: str) -> None:
