@@ -273,6 +273,33 @@ def test_a_cut_loses_nothing_under_back_pressure(system: Spread, seconds: float)
     system.wait_for_log(dataflow, f"got {number}, the last is {number - 1}")
 
 
+def test_a_cut_lets_nobody_wait_who_sends_the_quick_way(system: Spread) -> None:
+    impatient = """
+        import os, time
+        import numpy as np
+        from dora import Node
+
+        node, number, longest = Node(), 0, 0.0
+        while not os.path.exists("enough"):
+            values = np.full(2500, number)
+            begin = time.monotonic()
+            node.send_output("out", values)
+            longest = max(longest, time.monotonic() - begin)
+            number += 1
+            time.sleep(0.25)  # during the cut no more than what the buffers on both ways hold
+        assert longest < 1.0, longest
+        print("sent", number, "in all", flush=True)
+    """
+    document = counting(0, 0.0, 0, "queue_size: 10")
+    system.write({"impatient.py": impatient, "wait.yml": document.replace("count.py", "impatient.py")})
+    dataflow = system.start("wait.yml")
+    system.wait_for_log(dataflow, "so far")
+    cut_until_it_is_noticed(system, dataflow)
+    system.wait_for_log(dataflow, "machine `right` answers again, after")
+    number = enough(system, dataflow)
+    system.wait_for_log(dataflow, f"the last is {number - 1}")
+
+
 @pytest.mark.parametrize("cut", [False, True])
 def test_large_and_small_messages_keep_their_order(system: Spread, cut: bool) -> None:
     mixed = """

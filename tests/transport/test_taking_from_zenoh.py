@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,6 +14,7 @@ import zenoh
 from dora.transport.intake import Intake
 
 PATIENCE = 10.0  # seconds
+NUDGE = "a nudge"
 
 
 class Channel:
@@ -42,11 +44,14 @@ class Node:
         self.channel = Channel()
         self.got: queue.SimpleQueue[tuple[Any, str]] = queue.SimpleQueue()
         self.asleep = 0
-        self.intake = Intake(self.take, lambda: self.asleep)
+        self.intake = Intake(self.take, lambda: self.asleep, lambda: None)
         self.intake.begin(self.channel, "porter")
 
-    def take(self, sample: Any) -> None:
+    def take(self, sample: Any) -> bool:
+        if sample == NUDGE:
+            return False
         self.got.put((sample, threading.current_thread().name))
+        return True
 
     def next(self) -> tuple[Any, str]:
         return self.got.get(timeout=PATIENCE)
@@ -57,6 +62,8 @@ def node() -> Iterator[Node]:
     node = Node()
     assert node.channel.porter_waits.acquire(timeout=PATIENCE)
     yield node
+    node.asleep = 1
+    node.intake.look()  # a porter that stands back takes over
     node.channel.content.put("")
     node.intake.join()
     assert "porter" not in [thread.name for thread in threading.enumerate()]
@@ -105,5 +112,37 @@ def test_before_a_node_sleeps_the_porter_is_called(node: Node, monkeypatch: pyte
     assert node.next() == ("second", "porter")
 
 
+def test_the_porter_stands_back_with_the_message_for_which_it_wakes_a_node(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dora.transport.intake._STANDS_BACK", 10 * PATIENCE)
+    node.asleep = 1
+    node.intake.look()
+    node.channel.content.put("first")
+    assert node.next() == ("first", "porter")
+    node.asleep = 0
+    node.channel.content.put("second")
+    node.intake.look()
+    assert node.next() == ("second", threading.current_thread().name)
+
+
+def test_who_looks_in_vain_gets_the_porter_out_of_the_channel(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dora.transport.intake._STANDS_BACK", 10 * PATIENCE)
+    nudged = threading.Event()
+    monkeypatch.setattr(node.intake, "_nudge", nudged.set)
+    deadline = time.monotonic() + PATIENCE
+    while not nudged.is_set():
+        node.intake.look()
+        assert time.monotonic() < deadline
+    node.channel.content.put(NUDGE)
+    while not node.channel.content.empty():
+        assert time.monotonic() < deadline
+    node.asleep = 1
+    node.intake.look()
+    assert node.channel.porter_waits.acquire(timeout=PATIENCE)  # it had left
+
+
 def test_nothing_is_there_before_it_begins() -> None:
-    Intake(lambda _: None, lambda: 0).look()
+    Intake(lambda _: True, lambda: 0, lambda: None).look()

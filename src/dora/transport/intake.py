@@ -6,6 +6,11 @@ Another thread, the *porter*, takes them while nobody looks: when the node sleep
 busy, for a sender has to hear of its messages in any case. It stands back for as long as somebody looks
 again and again.
 
+A porter that waits in the channel gets the next message, whoever else looks, and then waits for the
+interpreter's lock: whoever looks lets go of it again and again, but takes it back before a sleeping thread
+is awake, until it stops looking. So the porter stands back as soon as the node has reason to look; and
+whoever has looked a few times while it waits in the channel *nudges* it, with something that is no message.
+
 Both may take a message at the same time and deliver them in the wrong order: `dora.transport.lane.Landing`
 puts that right.
 """
@@ -21,14 +26,27 @@ import zenoh
 from dora.transport.remote_link import THREAD_PATIENCE, start_thread
 
 _STANDS_BACK: Final = 0.005  # seconds without a look until the porter takes over
+_BEFORE_NUDGE: Final = 4  # looks since the node was asleep: more than for one message and the next sleep
 
 
 class Intake:
-    """Passes what comes out of a channel to ``deliver``; ``sleeps`` tells whether the node sleeps."""
+    """Passes what comes out of a channel to ``deliver``; ``sleeps`` tells whether the node sleeps.
 
-    def __init__(self, deliver: Callable[[zenoh.Sample], None], sleeps: Callable[[], int]) -> None:
+    ``deliver`` tells whether it was something that the node will look for; ``nudge`` puts something else
+    into the channel.
+    """
+
+    def __init__(
+        self,
+        deliver: Callable[[zenoh.Sample], bool],
+        sleeps: Callable[[], int],
+        nudge: Callable[[], None],
+    ) -> None:
         self._deliver = deliver
         self._sleeps = sleeps
+        self._nudge = nudge
+        self._since_sleep = 0  # looks
+        self._waits = False  # the porter waits in the channel
         self._channel: Any = None
         self._taking = threading.Lock()
         self._attended = False  # somebody looks: the porter stands back
@@ -45,6 +63,7 @@ class Intake:
         if self._channel is None:
             return
         if self._sleeps():  # it is about to: this is its last look
+            self._since_sleep = 0
             if self._attended:
                 self._attended = False
                 self._left.set()
@@ -53,6 +72,10 @@ class Intake:
             if not self._attended:
                 self._left.clear()
                 self._attended = True
+            self._since_sleep += 1
+            if self._waits and self._since_sleep > _BEFORE_NUDGE:
+                self._waits = False
+                self._nudge()
         if self._taking.acquire(blocking=False):
             try:
                 while (sample := self._channel.try_recv()) is not None:
@@ -69,11 +92,17 @@ class Intake:
                 self._left.wait(_STANDS_BACK)
                 if looks == self._looks:
                     self._attended = False
+            self._waits = True
             try:
                 sample = self._channel.recv()
             except zenoh.ZError:
                 return  # the session is closed
-            self._deliver(sample)
+            self._waits = False
+            # Said first, because the node may be faster in looking and in falling asleep again.
+            self._left.clear()
+            self._attended = True
+            if not self._deliver(sample) and self._sleeps():
+                self._attended = False
 
     def join(self) -> None:
         """Wait until the porter has noticed that the session is closed."""

@@ -41,6 +41,11 @@ class Lane:
         self.dropped = 0  # messages that had to make room
 
     @property
+    def flying_bytes(self) -> int:
+        """The size of all that has not been acknowledged, that being launched included."""
+        return self._bytes
+
+    @property
     def idle(self) -> bool:
         """Whether everything was acknowledged."""
         return not (self._flying or self._waiting)
@@ -138,6 +143,10 @@ class Landing:
         self.missing = False
         self._bytes += size
         return True
+
+    def expects(self, lane: int, number: int) -> bool:
+        """Tell whether a message is one that is still to come."""
+        return lane == self.lane and number > self.arrived
 
     def keep(self, lane: int, number: int, message: Any) -> None:
         """Keep a message that was not taken, if it is one that has overtaken others."""

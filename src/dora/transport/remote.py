@@ -8,6 +8,8 @@ link goes through the connection between them:
 * under ``<dataflow>/from/<source node>/<node>/<input>`` what the receiver tells of its *progress*: which
   number has arrived, which sequence was taken out of the queue, whether it is there at all.
 
+Where nodes send to each other in both directions, messages carry such reports along (`RemoteSender.back`).
+
 The board is of one machine. So the sender writes what it hears of the receiver to the line of the link on
 its own board, and the receiver what it sees of the sender to the line of the output on its own. That way
 back-pressure, counting and closing are the same as for links inside a machine.
@@ -75,6 +77,7 @@ class RemoteLinks:
         gate.senders[link_name(link.consumer, link.epoch)] = sender
         self._senders = [*self._senders, sender]
         if self._connected:
+            self._introduce()
             gate.subscribe()
             self._begin_to_keep()
             sender.probe()
@@ -121,6 +124,8 @@ class RemoteLinks:
             self._house = House(self._config, self._remote, self._board)
         receiver = RemoteReceiver(self._house, item, arrived, self._board, self._config.node_slot)
         self._house.add(receiver)
+        if self._connected:
+            self._introduce()
         # Where it begins has to be known before it counts what it gets.
         if self._connected or self._config.dynamic:
             self._house.subscribe()
@@ -133,6 +138,7 @@ class RemoteLinks:
         Not waited for are dynamic nodes that are not there, receivers that have ended, and after a restart
         nobody: the link may be cut. Raises `ConnectError` after ``timeout`` seconds, naming who is missing.
         """
+        self._introduce()
         if self._house is not None:
             self._house.subscribe()
         for gate in self._gates:
@@ -162,6 +168,24 @@ class RemoteLinks:
     def _begin_to_keep(self) -> None:
         if self._keeper is None:
             self._keeper = start_thread(f"dora {self._config.node_id} links", self._keep)
+
+    def _introduce(self) -> None:
+        """Let messages to a node tell how far those from it have come."""
+        if self._house is None:
+            return
+        self._house.on_report = self._on_report
+        receivers = tuple(self._house.receivers.values())
+        for sender in self._senders:
+            node = sender.link.consumer.partition("/")[0]
+            sender.back = [receiver for receiver in receivers if receiver.source == node]
+
+    def _on_report(self, lane: int, arrived: int, taken: int) -> None:
+        for sender in self._senders:
+            if sender.lane_id == lane:
+                try:
+                    sender.on_report(lane, arrived, taken)
+                except TransportError:
+                    pass  # the session is being closed
 
     def _keep(self) -> None:
         while not self._closing.wait(LOOK_EVERY):

@@ -14,7 +14,12 @@ LOOK_EVERY: Final = 0.2  # seconds
 CHANNEL_LENGTH: Final = 256  # messages between the network and the thread that takes them
 THREAD_PATIENCE: Final = 2.0  # seconds
 
-LABEL: Final = Struct("<QQQB")  # lane, number, sequence, whether it flushes
+# Lane, number, sequence, marks, which part this is, of how many, then a report about a lane the other way.
+LABEL: Final = Struct("<QQQBBBQQQ")
+Report = tuple[int, int, int]  # lane, arrived, taken
+NOTHING_NEW: Final[Report] = (0, 0, 0)
+FLUSHES: Final = 1  # a mark: what waits before this message is to be forgotten
+ASKS: Final = 2  # a mark: the receiver is to tell its progress
 # Lane, its last number, the sequence of that, messages sent on the output, the receiver (0: any).
 PROBE: Final = Struct("<QQQQQ")
 QUESTION: Final = Struct("<Q")  # any number, on the quick way

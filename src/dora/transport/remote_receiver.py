@@ -31,20 +31,26 @@ from dora.transport.intake import Intake
 from dora.transport.lane import Landing
 from dora.transport.mailbox import listen
 from dora.transport.memory import message_from_bytes
+from dora.transport.parts import Incoming, Puzzle
 from dora.transport.remote_link import (
+    ASKS,
     CHANNEL_LENGTH,
     DROP,
+    FLUSHES,
     LABEL,
     LOOK_EVERY,
     PROBE,
     PROGRESS,
     QUESTION,
+    Report,
     close_session,
     link_name,
     nonce,
 )
 from dora.wire.control import InputConfig, NodeConfig, RemoteConfig
-from dora.wire.message import HEADER_SIZE, Message, MessageError
+from dora.wire.message import Message, MessageError
+
+Content = zenoh.ZBytes | Incoming
 
 _log = logging.getLogger("dora.transport")
 
@@ -63,10 +69,11 @@ class House:
             raise ConnectError(
                 f"node `{config.node_id}` cannot listen for other machines: {error}"
             ) from error
+        self.on_report: Callable[[int, int, int], None] | None = None
         self._subscriber: Any = None
         self._only: RemoteReceiver | None = None  # of a node that has one input of other machines for good
         words, asleep = board.words, config.node_slot * WORDS + ASLEEP
-        self._intake = Intake(self._deliver, lambda: words[asleep])
+        self._intake = Intake(self._deliver, lambda: words[asleep], self._nudge)
         self.look = self._intake.look
 
     def add(self, receiver: RemoteReceiver) -> None:
@@ -84,15 +91,24 @@ class House:
         )
         self._intake.begin(self._subscriber.handler, f"dora {self.node_id} inputs")
 
-    def _deliver(self, sample: zenoh.Sample) -> None:
+    def _deliver(self, sample: zenoh.Sample) -> bool:
         label, payload = sample.attachment, sample.payload
-        if label is not None and len(payload) >= HEADER_SIZE:
+        if label is not None:
             receiver = self._only or self.receivers.get(str(sample.key_expr))
-            if receiver is not None:
-                receiver.on_message(payload, label.to_bytes())
+            return receiver is not None and receiver.on_message(payload, label.to_bytes())
         # A probe may be for a link that is still to come here: it would lead the only one astray.
-        elif (receiver := self.receivers.get(str(sample.key_expr))) is not None:
+        receiver = self.receivers.get(str(sample.key_expr))
+        if receiver is not None:
             receiver.on_probe(payload.to_bytes())
+        return False
+
+    def _nudge(self) -> None:
+        """Send this node something that is no message."""
+        try:
+            key = f"{self.dataflow_id}/to/{self.node_id}"
+            self._session.put(key, b"", allowed_destination=zenoh.Locality.SESSION_LOCAL)
+        except zenoh.ZError:
+            pass  # the session is closed
 
     def put(self, key: str, data: bytes) -> None:
         try:
@@ -114,7 +130,7 @@ class RemoteReceiver:
         self._house = house
         self._look = house.look
         self._input_id = item.id
-        source = item.source.partition("/")[0]
+        self.source = source = item.source.partition("/")[0]
         name = link_name(f"{house.node_id}/{item.id}", item.epoch)
         self.key = f"{house.dataflow_id}/to/{name}"
         self._progress_key = f"{house.dataflow_id}/from/{source}/{name}"
@@ -127,13 +143,14 @@ class RemoteReceiver:
         self._control = node_slot * WORDS + CONTROL
         self._asleep = node_slot * WORDS + ASLEEP
         pressed = item.policy == "backpressure"
-        self._queue: deque[tuple[int, zenoh.ZBytes]] = deque(maxlen=None if pressed else item.queue_size)
+        self._queue: deque[tuple[int, Content]] = deque(maxlen=None if pressed else item.queue_size)
         self._half = max(1, item.queue_size // 2) if pressed else 0
         self._newest = self._known()  # the sequence of the last message that arrived, also before a restart
         self._taken = 0  # the sequence of the last message that was taken out of the queue
         self._taken_told = 0
         self._lock = threading.RLock()  # a signal handler may close what its thread is at
         self._landing = Landing()
+        self._puzzle = Puzzle()
         self._question = 0  # the last one that was heard
         self._id = nonce()
         self._count = 0
@@ -177,18 +194,29 @@ class RemoteReceiver:
         words, base = self._words, self._base
         return words[base + FIRST] + words[base + RECEIVED] + words[base + DROPPED]
 
-    def on_message(self, payload: zenoh.ZBytes, label: bytes) -> None:
-        """Queue a message, if it is the next one."""
+    def on_message(self, part: zenoh.ZBytes, label: bytes) -> bool:
+        """Queue a message, if it is the next one and complete; tell whether it is."""
         if len(label) != LABEL.size:
-            return
-        lane, number, sequence, flush = LABEL.unpack(label)
+            return False
+        lane, number, sequence, marks, index, count, about, arrived, taken = LABEL.unpack(label)
+        if about and self._house.on_report is not None:
+            self._house.on_report(about, arrived, taken)
+        flush = marks & FLUSHES
         landing = self._landing
         with self._lock:
             if self._closed or self._hands_over:
-                return
+                return False
+            payload: Content = part
+            if count > 1:
+                if not landing.expects(lane, number):
+                    return False
+                whole = self._puzzle.add(number, index, count, part)
+                if whole is None:
+                    return False
+                payload = whole
             if not landing.takes(lane, number, len(payload)):
                 landing.keep(lane, number, (sequence, flush, payload))
-                return
+                return False
             if self.begins:
                 self.begins = False
                 self._begin_after(sequence - 1)
@@ -196,12 +224,14 @@ class RemoteReceiver:
             while (kept := landing.follower()) is not None:
                 landing.takes(lane, landing.arrived + 1, len(kept[2]))
                 self._queue_up(*kept)
+            self._puzzle.forget(landing.arrived)
         if self._words[self._asleep]:
             self._arrived()
-        if landing.wants_to_tell():
+        if marks & ASKS or landing.wants_to_tell():
             self._tell()
+        return True
 
-    def _queue_up(self, sequence: int, flush: int, payload: zenoh.ZBytes) -> None:
+    def _queue_up(self, sequence: int, flush: int, payload: Content) -> None:
         if sequence <= self._newest:  # the process before this one had it, and could not say so any more
             return
         self._newest = sequence
@@ -233,6 +263,7 @@ class RemoteReceiver:
                 # What was sent to a former process, or by one, does not come any more.
                 words[self._output + BEGUN] = last_sequence
                 self._taken = max(self._known(), last_sequence)
+                self._puzzle = Puzzle()
                 words[self._base + STATE] = CONNECTED
                 self.opened.set()
             if self.begins and not last:
@@ -263,6 +294,16 @@ class RemoteReceiver:
                 landing.missing and not self._hands_over,
             )
             self._house.put(self._progress_key, data)
+
+    def report(self) -> Report | None:
+        """Return what the sender does not know, to be told with a message that goes there anyway."""
+        landing = self._landing
+        with self._lock:
+            if self._closed or self._hands_over or landing.missing or not landing.has_news():
+                return None
+            self._taken_told = max(self._taken, self._known())
+            landing.told()
+            return landing.lane, landing.arrived, self._taken_told
 
     def look(self, now: float) -> None:
         """Do what time demands: introduce this receiver, acknowledge the last messages."""

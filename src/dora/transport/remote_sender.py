@@ -16,20 +16,25 @@ from dora.transport.board import CLOSED, CONNECTED, CREDIT_WAITING, RECEIVED, SE
 from dora.transport.doorbell import Bell
 from dora.transport.lane import Entry, Lane
 from dora.transport.mailbox import reach
-from dora.transport.quick import QuickWay
+from dora.transport.parts import Outgoing
+from dora.transport.quick import ASK_FROM, QuickWay
 from dora.transport.remote_link import (
+    ASKS,
     CHANNEL_LENGTH,
     DROP,
     LABEL,
     LOOK_EVERY,
+    NOTHING_NEW,
     PROBE,
     PROGRESS,
     THREAD_PATIENCE,
+    Report,
     close_session,
     link_name,
     nonce,
     start_thread,
 )
+from dora.transport.remote_receiver import RemoteReceiver
 from dora.wire.control import LinkConfig, NodeConfig, OutputConfig, RemoteConfig
 
 SILENCE: Final = 2.0  # seconds without an answer until it is said that a machine does not answer
@@ -147,12 +152,13 @@ class RemoteSender:
         self._waiting_word = output.slot * WORDS + CREDIT_WAITING
         self._credit = Bell(output.credit_bell) if link.policy == "backpressure" else None
         self._lock = threading.Lock()
-        self._lane_id = nonce()
+        self.lane_id = nonce()
         self._lane = Lane(
             self._launch,
             None if link.policy == "backpressure" else max(link.queue_size, link.room),
             self._words[self._sent_word],
         )
+        self.back: list[RemoteReceiver] = []  # of this node, for what its receiver's node sends
         self._receiver = 0
         self._count = 0  # of the last progress that was heard
         self._heard = time.monotonic()
@@ -178,35 +184,63 @@ class RemoteSender:
         """Whether everything sent has arrived, or there is nobody for whom it could."""
         return self._lane.idle or self._words[self._base + STATE] == CLOSED
 
-    def put(self, payload: zenoh.ZBytes, sequence: int, flush: bool, size: int) -> None:
+    def put(self, message: Outgoing, sequence: int, flush: bool, size: int) -> None:
         """Send a message, or keep it until there is room on its way."""
         state = self._words[self._base + STATE]
         if state == CLOSED or (state != CONNECTED and self._may_be_absent):
             return
         with self._lock:
-            self._lane.put(sequence, (payload, flush), size)
+            self._lane.put(sequence, (message, flush), size)
 
     def _launch(self, entry: Entry) -> None:
-        number, sequence, (payload, flush), size = entry
-        label = LABEL.pack(self._lane_id, number, sequence, flush)
+        number, sequence, (message, flush), size = entry
         now = time.monotonic_ns()
         alone = now - self._launched > _APART_NS
         self._launched = now
-        quick = self._quick.takes(number, size, alone=alone)
-        if not self._proven and not quick:
-            self._gate.put(self._key, payload, label)
-            return
-        publisher = self._quickly if quick else self._alone if alone else self._among_others
+        flying = self._lane.flying_bytes
+        report = self._report()
         try:
-            publisher.put(payload, attachment=label)
+            if self._quick.takes(number, size, flying, alone=alone):
+                marks = flush | ASKS if flying > ASK_FROM else flush
+                parts = message.parts()
+                count = len(parts)
+                for index, part in enumerate(parts):
+                    label = LABEL.pack(self.lane_id, number, sequence, marks, index, count, *report)
+                    self._quickly.put(part, attachment=label)
+                return
+            label = LABEL.pack(self.lane_id, number, sequence, flush, 0, 1, *report)
+            if self._proven:
+                publisher = self._alone if alone else self._among_others
+                publisher.put(message.whole(), attachment=label)
+            else:
+                self._gate.put(self._key, message.whole(), label)
         except zenoh.ZError as error:
             raise TransportError(f"link {self._name}: Zenoh cannot send: {error}") from error
+
+    def _report(self) -> Report:
+        """Return what there is to tell the receiver's node about what it sends: this saves a message."""
+        for receiver in self.back:
+            if report := receiver.report():
+                return report
+        return NOTHING_NEW
+
+    def on_report(self, lane: int, arrived: int, taken: int) -> None:
+        """Take what came with a message of the receiver's node."""
+        words, received = self._words, self._base + RECEIVED
+        with self._lock:
+            if lane != self.lane_id or not self._lane.open:
+                return
+            self._heard = time.monotonic()
+            words[received] = max(words[received], taken)
+            self._quick.on_report(arrived)
+            self._lane.acknowledge(arrived)
+        self._wake()
 
     def probe(self) -> None:
         """Say how far this side has come; answered by progress."""
         lane = self._lane
         sent = self._words[self._sent_word]
-        data = PROBE.pack(self._lane_id, lane.last, lane.last_sequence, sent, self._receiver)
+        data = PROBE.pack(self.lane_id, lane.last, lane.last_sequence, sent, self._receiver)
         self._gate.put(self._key, data, None)
 
     def on_progress(self, data: bytes) -> None:
@@ -221,14 +255,14 @@ class RemoteSender:
             if receiver != self._receiver:
                 if self._receiver:
                     self._lane.begin_anew()
-                    self._lane_id = nonce()  # its numbers are given once more
+                    self.lane_id = nonce()  # its numbers are given once more
                     self._proven = False
                     self._quick.close()
                 self._receiver = receiver
             if state == CLOSED:
                 words[base + STATE] = CLOSED
                 self._lane.forget()
-            elif lane == self._lane_id:
+            elif lane == self.lane_id:
                 words[base + RECEIVED] = taken
                 if not self._lane.open:
                     words[base + STATE] = CONNECTED
@@ -244,9 +278,13 @@ class RemoteSender:
                     self._lane.repeat()
             else:  # a receiver that does not know this lane yet
                 self.probe()
+        self._wake()
+
+    def _wake(self) -> None:
+        """Do what follows from having heard of the receiver."""
         if self._silent_since:
             self._say_back()
-        if self._credit is not None and words[self._waiting_word]:
+        if self._credit is not None and self._words[self._waiting_word]:
             self._credit.ring()
 
     def look(self, now: float) -> None:

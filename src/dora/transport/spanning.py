@@ -10,12 +10,11 @@ import time
 from collections.abc import Callable
 from ctypes import string_at
 
-import zenoh
-
 from dora.errors import SendError
 from dora.transport.board import TAPPED, WORDS, Board
 from dora.transport.interface import Engine, Loan, Receiver, Sender
 from dora.transport.memory import AlignedMemory, keep_large_blocks
+from dora.transport.parts import Outgoing
 from dora.transport.remote import RemoteLinks, flushes, sequence_of
 from dora.transport.remote_sender import RemoteSender
 from dora.wire.control import InputConfig, LinkConfig, NodeConfig, OutputConfig
@@ -82,10 +81,11 @@ class FarChannel:
         return bool(self._senders)
 
     def put(self, message: bytes | bytearray) -> None:
-        payload, size = zenoh.ZBytes(message), len(message)
+        outgoing, size = Outgoing(message), len(message)
         sequence, flush = sequence_of(message), flushes(message)
         for sender in self._senders:
-            sender.put(payload, sequence, flush, size)
+            sender.put(outgoing, sequence, flush, size)
+        outgoing.settle()
 
     send = put
 
