@@ -127,7 +127,7 @@ def test_a_clean_run_prints_the_logs_and_nothing_else(folder):
     assert [line.partition(" ")[2] for line in done.stdout.splitlines()] == [
         f"stdout receiver: got [{number}]" for number in range(3)
     ]
-    (directory,) = (folder / "out").iterdir()
+    (directory,) = filter(Path.is_dir, (folder / "out").iterdir())
     (log,) = directory.iterdir()
     assert log.name == "log_receiver.jsonl"
     assert [json.loads(line)["msg"] for line in log.read_text().splitlines()] == [
@@ -139,7 +139,7 @@ def test_a_failed_node_is_reported_with_its_last_lines(folder):
     write(dataflow__yml=ONE, only__py="from dora import Node\nNode()\nraise ValueError('no more film')\n")
     done = run("run", "dataflow.yml")
     assert done.returncode == 1
-    (directory,) = (folder / "out").iterdir()
+    (directory,) = filter(Path.is_dir, (folder / "out").iterdir())
     report = done.stderr.strip().splitlines()
     assert report[0] == f"Dataflow {directory.name} failed:"
     assert "Node `only` exited with status 1. Its last lines:" in report
@@ -303,7 +303,7 @@ def test_build_does_not_start_nodes(folder):
     assert (done.returncode, done.stderr) == (0, "")
     *_, made, summary = done.stdout.splitlines()
     assert made.endswith("[build] made") and re.fullmatch(r"built in .* s: 1 command", summary)
-    assert not (folder / "out").exists()
+    assert [path.name for path in (folder / "out").iterdir()] == ["dataflow.dora-session.yaml"]
 
 
 def test_an_interrupted_build_leaves_nothing_running():

@@ -191,6 +191,16 @@ def test_a_command_that_is_not_there_is_told_with_its_place(system: System) -> N
     assert "flow.yml:1:23: error: the node `a` cannot be started" in told
 
 
+def test_what_was_built_is_noted(system: System) -> None:
+    system.dora("up")
+    first = system.start(system.dataflow("noted", waiter=FOREVER))
+    session = system.folder / "out" / "noted.dora-session.yaml"
+    noted = session.read_text()
+    assert f"waiter: {system.folder}" in noted
+    system.dora("restart", first)
+    assert session.read_text() == noted
+
+
 def test_a_failed_build_is_told_and_logged(system: System) -> None:
     system.dora("up")
     (system.folder / "b.yml").write_text("nodes: [{id: a, path: a.py, build: 'false'}]")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Mapping
 
@@ -30,6 +31,14 @@ def ensure_clone(
         clone.make()
     elif update and not offline and not (node.git.tag or node.git.rev):
         clone.update()
+
+
+def commit_of(folder: str) -> str:
+    """Return the commit that is checked out in a clone, "" if there is none."""
+    done = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    return done.stdout.strip() if done.returncode == 0 else ""
 
 
 class _Clone:

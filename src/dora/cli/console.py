@@ -76,6 +76,10 @@ class Console:
             else:
                 self._changed.notify()
 
+    def render_by(self, render: Renderer) -> None:
+        """Render otherwise from now on."""
+        self._render = render
+
     def close(self) -> None:
         """Write what still waits, and take no more.
 

@@ -16,6 +16,7 @@ import msgspec
 from dora._version import __version__
 from dora.building.options import BuildOptions, Built
 from dora.building.prepare import build, check_programs, missing
+from dora.building.session import note_build
 from dora.cli.console import Console
 from dora.cli.fetch import fetch, is_url
 from dora.dataflow import load
@@ -24,7 +25,7 @@ from dora.dataflow.report import no_node
 from dora.errors import DataflowError, DoraError
 from dora.logs.entry import LogEntry
 from dora.logs.filters import LogFilter
-from dora.logs.formats import LogFormat, renderer, wants_colour
+from dora.logs.formats import LogFormat, Renderer, renderer, wants_colour
 from dora.supervise.result import DataflowResult
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     hot_reload: bool = False
     trace: bool = False
     tap_queue: int = 0  # messages of an output that wait for a recorder
+    noted: bool = True  # what is built for it is noted in the session of the dataflow
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -157,11 +159,24 @@ def open_console(
                 "Ctrl-C stops it"
             )
 
-    colour = wants_colour(stream.isatty(), os.environ)
-    render = renderer(
-        display.format, colour=colour, nodes=[node.id for node in dataflow.nodes], dataflow_id=dataflow_id
-    )
+    render = _renderer(dataflow, display, stream, dataflow_id)
     return Console(stream, render, display.filter, on_broken=broken)
+
+
+def _renderer(
+    dataflow: Dataflow,
+    display: Display,
+    stream: TextIO,
+    dataflow_id: str | None,
+    build_id: str | None = None,
+) -> Renderer:
+    return renderer(
+        display.format,
+        colour=wants_colour(stream.isatty(), os.environ),
+        nodes=[node.id for node in dataflow.nodes],
+        dataflow_id=dataflow_id,
+        build_id=build_id,
+    )
 
 
 def _unshown(count: int, directory: str | None = None) -> str:
@@ -235,6 +250,9 @@ def run_loaded(
             on_dashboard(dashboard.address)
         dataflow = build(dataflow, show, BuildOptions(uv=request.uv)).dataflow
         check_programs(dataflow, uv=request.uv)
+        if request.noted:
+            build_id = note_build(dataflow, show, uv=request.uv)
+            console.render_by(_renderer(dataflow, display, stream, dataflow_id, build_id))
         result = run_observed(dataflow, _options(request), show, dataflow_id, on_daemon)
     finally:
         console.close()
@@ -293,7 +311,9 @@ def build_only(
             on_warning(str(warning))
     console = open_console(dataflow, Display(), stream)
     try:
-        return build(dataflow, console, options)
+        built = build(dataflow, console, options)
+        note_build(built.dataflow, console, uv=options.uv)
+        return built
     finally:
         console.close()
         if console.not_shown and on_warning is not None:

@@ -140,6 +140,7 @@ def replay(
             env=env,
             allow_shell_nodes=allow_shell_nodes,
             tap_queue=QUEUE_SIZE if output is not None else 0,
+            noted=False,
         )
         display = Display(log_format, LogFilter(log_level, log_filter or {}))
         return _run(prepared, run_request, display, step=step, settings=settings)

@@ -45,15 +45,20 @@ def wants_colour(is_terminal: bool, environ: Mapping[str, str]) -> bool:
 
 
 def renderer(
-    name: LogFormat, *, colour: bool = False, nodes: Iterable[str] = (), dataflow_id: str | None = None
+    name: LogFormat,
+    *,
+    colour: bool = False,
+    nodes: Iterable[str] = (),
+    dataflow_id: str | None = None,
+    build_id: str | None = None,
 ) -> Renderer:
     """Return the renderer for a format.
 
     ``nodes`` are the ids whose names are aligned (and, with ``colour``, told apart) in the pretty
-    format; ``dataflow_id`` is put into every JSON object.
+    format; ``dataflow_id`` and ``build_id`` are put into every JSON object.
     """
     if name == "json":
-        return lambda entry: _json(entry, dataflow_id)
+        return lambda entry: _json(entry, dataflow_id, build_id)
     if name == "compact":
         return lambda entry: _compact(entry, colour)
     names = [DAEMON_NAME, *nodes]
@@ -120,10 +125,10 @@ def _compact(entry: LogEntry, colour: bool) -> str:
 _encode = msgspec.json.Encoder().encode
 
 
-def _json(entry: LogEntry, dataflow_id: str | None) -> str:
+def _json(entry: LogEntry, dataflow_id: str | None, build_id: str | None) -> str:
     return _encode(
         {
-            "build_id": None,
+            "build_id": build_id,
             "dataflow_id": dataflow_id,
             "node_id": entry.node_id,
             "daemon_id": None,

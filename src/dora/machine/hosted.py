@@ -19,6 +19,7 @@ import msgspec
 
 from dora.building.options import BuildOptions
 from dora.building.prepare import build, check_programs
+from dora.building.session import note_build
 from dora.coordinator.protocol import Amend, Become, Prepare, Start, Stop, ToDaemon, decode_to_daemon
 from dora.daemon.daemon import Daemon
 from dora.daemon.options import RunOptions
@@ -139,6 +140,8 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
         try:
             built = build(of_machine(dataflow, start), tell_of_build, BuildOptions(uv=spec.uv)).dataflow
             check_programs(built, uv=spec.uv)
+            if part is None:
+                note_build(built, tell_of_build, uv=spec.uv)
         except DoraError as error:
             tell_of_build(LogEntry(time.time_ns(), "error", None, str(error), "daemon"))
             raise

@@ -1,0 +1,154 @@
+"""The session of a dataflow: what was built for it, and of what, in ``out/<name>.dora-session.yaml``.
+
+It has the keys of dora-rs, so that tools find there what they expect. Nothing needs it in order to run:
+every start builds, and a file that is lost or damaged is made anew. It tells which commits the nodes come
+from, and by the id of the build, which log entries in JSON have too, whether two runs ran the same.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from dora.daemon.interpreter import environment_folder
+from dora.dataflow.model import Dataflow, Node
+from dora.logs.entry import LogEntry
+from dora.wire.ids import uuid7
+
+_MOST = 1 << 20  # bytes of a file that may be one of ours
+
+Id = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+
+
+class GitCommit(msgspec.Struct, frozen=True):
+    """The commit of a repository that a node was built from."""
+
+    repo: str
+    commit_hash: str
+
+
+class LocalBuild(msgspec.Struct, frozen=True):
+    """Where the nodes run that were built here, and the Python environments that some of them have."""
+
+    node_working_dirs: dict[str, str] = {}
+    python_env_dirs: dict[str, str] = {}
+    confined_nodes: list[str] = []  # nodes from the hub of dora-rs; there are none
+
+
+class Session(msgspec.Struct, frozen=True):
+    """``build_id`` is the same for as long as ``build_fingerprint`` and ``git_sources`` are."""
+
+    session_id: Id
+    build_id: Id | None = None
+    git_sources: dict[str, GitCommit] = {}
+    local_build: LocalBuild | None = None
+    build_fingerprint: str | None = None
+
+
+_ORDER: Final = ("build_id", "session_id", "git_sources", "local_build", "build_fingerprint")
+
+
+def session_path(dataflow: Dataflow) -> str:
+    """Return where the session of a dataflow is kept."""
+    stem = os.path.splitext(os.path.basename(dataflow.file or "dataflow"))[0]
+    return f"{dataflow.working_dir}/out/{stem}.dora-session.yaml"
+
+
+def note_build(dataflow: Dataflow, on_log: Callable[[LogEntry], None], *, uv: bool) -> str | None:
+    """Note that a dataflow has been built on this machine, and return the id of the build.
+
+    If the file cannot be written, or was damaged, ``on_log`` gets a warning; that stops nothing.
+    """
+
+    def warn(text: str) -> None:
+        on_log(LogEntry(time.time_ns(), "warn", None, text, "daemon"))
+
+    path = session_path(dataflow)
+    before = read_session(path)
+    if before is None and os.path.exists(path):
+        warn(f"{path} is no session of a dataflow; it is made anew")
+    now = _session_of(dataflow, before, uv)
+    if now != before:
+        try:
+            _write(path, now)
+        except OSError as error:
+            warn(f"what was built cannot be noted in {path}: {error.strerror}")
+    return now.build_id
+
+
+def read_session(path: str) -> Session | None:
+    """Return the session in a file, None if there is none or it is damaged."""
+    import yaml  # only processes that build pay for it
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            text = file.read(_MOST)
+        return msgspec.convert(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)), Session)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError, RecursionError):
+        return None
+
+
+def _session_of(dataflow: Dataflow, before: Session | None, uv: bool) -> Session:
+    fingerprint = build_fingerprint(dataflow, uv=uv)
+    sources = _git_sources(dataflow)
+    build_id = None
+    if before is not None and (before.build_fingerprint, before.git_sources) == (fingerprint, sources):
+        build_id = before.build_id
+    environments = {node.id: environment_folder(dataflow, node, uv=uv) for node in dataflow.nodes}
+    return Session(
+        session_id=before.session_id if before is not None else uuid7(),
+        build_id=build_id or uuid7(),
+        git_sources=sources,
+        local_build=LocalBuild(
+            {node.id: dataflow.directory_of(node) for node in dataflow.nodes},
+            {node_id: folder for node_id, folder in environments.items() if folder},
+        ),
+        build_fingerprint=fingerprint,
+    )
+
+
+def _git_sources(dataflow: Dataflow) -> dict[str, GitCommit]:
+    if not any(node.git for node in dataflow.nodes):
+        return {}
+    from dora.building.repositories import commit_of
+
+    return {
+        node.id: GitCommit(node.git.repository, commit_of(dataflow.directory_of(node)))
+        for node in dataflow.nodes
+        if node.git is not None
+    }
+
+
+def build_fingerprint(dataflow: Dataflow, *, uv: bool) -> str:
+    """Return 16 hexadecimal digits that change with what a build is told, and with nothing else."""
+    from hashlib import sha256
+
+    told = [_build_inputs(dataflow, node) for node in sorted(dataflow.nodes, key=lambda node: node.id)]
+    return sha256(msgspec.json.encode([uv, told])).hexdigest()[:16]
+
+
+def _build_inputs(dataflow: Dataflow, node: Node) -> list[Any]:
+    env = sorted({**dataflow.env, **node.env}.items())
+    return [node.id, node.build, node.git, node.download, node.python, node.deploy.working_dir, env]
+
+
+def _write(path: str, session: Session) -> None:
+    """Write a file that others see as it was or as it is, never in between; raises ``OSError``."""
+    import yaml
+
+    values = msgspec.to_builtins(session)
+    text = yaml.safe_dump({key: values[key] for key in _ORDER}, sort_keys=False, allow_unicode=True)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    unfinished = f"{path}.{os.getpid()}"
+    try:
+        with open(unfinished, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(unfinished, path)
+    except OSError:
+        if os.path.exists(unfinished):
+            os.remove(unfinished)
+        raise
