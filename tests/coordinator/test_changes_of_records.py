@@ -77,6 +77,54 @@ def test_a_coordinator_that_was_away_learns_of_changes(system: System, arm: str)
     wait_until(lambda: system.client.dataflow(arm).nodes == ["a", "b", "c"], "the record with the new node")
 
 
+def parameters(system: System, node: str) -> Any:
+    return json.loads(system.dora("param", "list", node, "-f", "json"))
+
+
+@pytest.mark.usefixtures("arm")
+def test_parameters_that_were_set_count_for_a_restart(system: System) -> None:
+    system.dora("param", "set", "a", "gain", "0.8")
+    system.dora("param", "set", "b", "mode", "fast")
+    system.dora("node", "add", "--from-yaml", "c.yml")
+    system.dora("param", "set", "c", "x", "1")
+    system.dora("param", "delete", "b", "mode")
+    again = system.dora("restart", "arm").split()[-1]
+    assert parameters(system, "a") == {"gain": 0.8}
+    assert parameters(system, "b") == {}
+    assert parameters(system, "c") == {"x": 1}
+    for pid in system.node_pids(again):
+        os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: system.status_of(again) == "failed", "the end of the dataflow")
+    system.dora("restart", "arm")
+    assert parameters(system, "a") == {"gain": 0.8}
+    system.dora("stop", "arm")
+    system.start("arm.yml")
+    assert parameters(system, "a") == {}  # the file counts
+
+
+def test_a_coordinator_that_was_away_learns_of_parameters(system: System, arm: str) -> None:
+    os.kill(system.coordinator(), signal.SIGKILL)
+    system.dora("node", "add", "--from-yaml", "c.yml")
+    system.dora("param", "set", "a", "gain", "0.8")
+    system.dora("up")
+    wait_until(lambda: system.client.dataflow(arm).nodes == ["a", "b", "c"], "the record with the new node")
+    system.dora("restart", "arm")
+    assert parameters(system, "a") == {"gain": 0.8}
+
+
+@pytest.mark.usefixtures("arm")
+def test_a_replacement_brings_parameters_of_its_own(system: System) -> None:
+    system.dora("param", "set", "b", "gain", "0.8")
+    (system.folder / "as_before.yml").write_text("path: arm_b.py\n")
+    (system.folder / "with_own.yml").write_text("path: arm_b.py\nparameters: {mode: fast}\n")
+    system.dora("node", "replace", "b", "--from-yaml", "as_before.yml")
+    assert parameters(system, "b") == {"gain": 0.8}
+    system.dora("node", "replace", "b", "--from-yaml", "with_own.yml")
+    assert parameters(system, "b") == {"mode": "fast"}
+    system.dora("restart", "arm")
+    assert parameters(system, "b") == {"mode": "fast"}
+
+
 def test_the_api_changes_dataflows(system: System, arm: str) -> None:
     added = {"type": "add", "yaml": "id: c\npath: arm_b.py\ninputs: {x: a/out}\n"}
     assert change(system, "arm", added) == (200, {"node": "c", "was_running": True, "warnings": []})

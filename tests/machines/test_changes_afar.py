@@ -400,6 +400,22 @@ def test_the_record_outlives_the_coordinator(system: Spread, running: str) -> No
     system.wait_for(again, "Finished")
 
 
+def test_parameters_that_were_set_count_for_a_restart(system: Spread, running: str) -> None:
+    system.write({"echo.yml": ADDED, "own.yml": "path: other.py\nparameters: {own: 1}\n"})
+    system.dora("param", "set", "far", "before", "1")
+    system.dora("node", "add", "--from-yaml", "echo.yml")
+    system.dora("param", "set", "echo", "gain", "2")
+    system.dora("param", "set", "near", "after", "3")
+    system.dora("node", "replace", "echo", "--from-yaml", "own.yml")
+    printed = system.dora("restart", running)
+    again = re.findall(r"[0-9a-f]{8}(?:-[0-9a-f]+){4}", printed)[-1]
+    for node, then in (("far", {"before": 1}), ("echo", {"own": 1}), ("near", {"after": 3}), ("count", {})):
+        printed = system.dora("param", "list", node, "-d", again, "-f", "json")
+        assert json.loads(printed) == then, node
+    (system.folder / "enough").touch()
+    system.wait_for(again, "Finished")
+
+
 def test_a_machine_that_is_cut_off_is_named_and_nothing_changes(system: Spread, running: str) -> None:
     system.write({"echo.yml": ADDED})
     right = system.hosts["right"]

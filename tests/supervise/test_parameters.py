@@ -132,3 +132,50 @@ def test_what_cannot_be_is_declined(event: on.Event, reason: str) -> None:
     assert answers(commands) == [Declined(reason)]
     assert sent(commands, "a") == []
     assert values(run) == {"gain": 0.5}
+
+
+def kept(commands: list[do.Command]) -> list[tuple[str, dict[str, Any]]]:
+    return [(c.node_id, c.parameters) for c in commands if isinstance(c, do.KeepParameters)]
+
+
+def test_whoever_keeps_records_hears_of_changes_before_they_are_answered() -> None:
+    run = supervised()
+    run.start()
+    commands = run(on.ParameterSet(7, "a", "mode", "fast"))
+    assert [type(command).__name__ for command in commands] == ["KeepParameters", "Send", "Answer"]
+    assert kept(commands) == [("a", {"gain": 0.5, "mode": "fast"})]
+    assert kept(run(on.ParameterDeleted(7, "a", "gain"))) == [("a", {"mode": "fast"})]
+    assert kept(run(on.ParametersAsked(7, "a"))) == []
+    assert kept(run(on.ParameterDeleted(7, "a", "gain"))) == []
+
+
+def test_a_dataflow_that_changes_has_the_present_parameters() -> None:
+    run = supervised()
+    run.start()
+    run(on.ParameterSet(7, "a", "gain", 2))
+    commands = run.become(*run.supervisor.dataflow.nodes, node("new", parameters={"x": 1}))
+    (rewire,) = [command for command in commands if isinstance(command, do.Rewire)]
+    assert [spec.parameters for spec in rewire.dataflow.nodes] == [{"gain": 2}, {}, {"x": 1}]
+
+
+@pytest.mark.parametrize(("given", "then"), [({}, {"gain": 2}), ({"gain": 7}, {"gain": 7})])
+@pytest.mark.parametrize("stands_by", [True, False])
+@pytest.mark.parametrize("runs", [True, False])
+def test_a_replacement_has_the_parameters_of_its_yaml_or_the_present_ones(
+    given: dict[str, Any], then: dict[str, Any], stands_by: bool, runs: bool
+) -> None:
+    run = supervised()
+    run.supervisor.stands_by = stands_by
+    run.start()
+    run(on.ParameterSet(7, "a", "gain", 2))
+    if not runs:
+        run.end("a")
+    commands = run.replace(node("a", parameters=given))
+    commands += run.register("a", incarnation=1)
+    if runs and stands_by:
+        commands += run(on.SuccessorReady("a", 1))
+    if runs:
+        commands += run.end("a")
+    (admit,) = [command for command in commands if isinstance(command, (do.Admit, do.AdmitSuccessor))]
+    (rewire,) = [command for command in commands if isinstance(command, do.Rewire)]
+    assert admit.parameters == values(run) == rewire.dataflow.node("a").parameters == then

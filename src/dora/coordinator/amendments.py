@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import msgspec
 
@@ -101,6 +102,21 @@ def births_after(
             elif name in births:
                 found[name] = births[name]
     return found
+
+
+def with_present_parameters(spec: RunSpec, amendment: Amendment) -> Any:
+    """Return the dataflow of an amendment with the parameters that its nodes have by now.
+
+    They may have been set since it was planned. A node that is replaced has those of its YAML, if any.
+    """
+
+    def present(node: dict[str, Any]) -> dict[str, Any]:
+        if node["id"] == amendment.replaced and node.get("parameters"):
+            return node
+        known = spec.parameters_of(node["id"])
+        return node if known is None else {**node, "parameters": known}
+
+    return {**amendment.dataflow, "nodes": [present(node) for node in amendment.dataflow["nodes"]]}
 
 
 def undone(wish: AddWish | ConnectWish, node_id: str) -> RemoveWish | DisconnectWish:

@@ -21,7 +21,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from weakref import WeakValueDictionary
 
-from dora.coordinator.amendments import Planned, planned, undone
+from dora.coordinator.amendments import Planned, planned, undone, with_present_parameters
 from dora.coordinator.fleet import DaemonLink, Fleet
 from dora.coordinator.placement import place_one
 from dora.coordinator.protocol import (
@@ -168,7 +168,7 @@ class Changes:
         self.note(
             Redefined(
                 dataflow_id,
-                amendment.dataflow,
+                with_present_parameters(self._store.spec(dataflow_id), amendment),
                 amendment.machines,
                 amendment.revision,
                 amendment.births,

@@ -51,6 +51,19 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     revision: int = 0  # how often a dataflow on several machines has changed while it ran
     births: dict[str, int] = {}  # "node" or "node/input" → the change that brought it, if one did
 
+    def parameters_of(self, node_id: str) -> dict[str, Any] | None:
+        """Return the parameters with which a node starts, None if there is no such node."""
+        found = (node for node in self.dataflow["nodes"] if node["id"] == node_id)
+        return next((node.get("parameters", {}) for node in found), None)
+
+    def with_parameters(self, node_id: str, parameters: dict[str, Any]) -> RunSpec:
+        """Return the same with other parameters of a node, if it has that node."""
+        nodes = [
+            {**node, "parameters": parameters} if node["id"] == node_id else node
+            for node in self.dataflow["nodes"]
+        ]
+        return msgspec.structs.replace(self, dataflow={**self.dataflow, "nodes": nodes})
+
 
 class RunReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a run is, or how it ended; of a dataflow on several machines, the part of one machine.
@@ -138,6 +151,14 @@ class Redefined(msgspec.Struct, frozen=True, tag=True):
     births: dict[str, int] = {}
 
 
+class ParametersSet(msgspec.Struct, frozen=True, tag=True):
+    """The parameters of a node in a running dataflow are these from now on."""
+
+    dataflow_id: str
+    node: str
+    parameters: dict[str, Any]
+
+
 class Amended(msgspec.Struct, frozen=True, tag=True):
     """The answer to `Amend`, `Prepare` or `Become`; ``error`` says why the wish was not fulfilled.
 
@@ -162,7 +183,17 @@ class Beat(msgspec.Struct, frozen=True, tag=True):
 
 
 ToCoordinator = (
-    Hello | Changed | Usage | Explained | Surveyed | Logged | Redefined | Amended | LookRefused | Beat
+    Hello
+    | Changed
+    | Usage
+    | Explained
+    | Surveyed
+    | Logged
+    | Redefined
+    | ParametersSet
+    | Amended
+    | LookRefused
+    | Beat
 )
 
 # ----------------------------------------------------------------------- coordinator → daemon

@@ -33,6 +33,7 @@ from dora.coordinator.protocol import (
     Logged,
     LookRefused,
     OpenLook,
+    ParametersSet,
     Redefined,
     RunReport,
     RunSpec,
@@ -108,6 +109,11 @@ class Coordinator:
                     self.changes.redefined(message)
                 except Refusal as refusal:
                     log.error("dataflow %s has changed, and %s", message.dataflow_id, refusal)
+            case ParametersSet():
+                try:
+                    self._store.set_parameters(message)
+                except Refusal as refusal:
+                    log.error("dataflow %s, node `%s`: %s", message.dataflow_id, message.node, refusal)
             case Amended():
                 self.changes.answered(message)
             case LookRefused(ticket=ticket, reason=reason):

@@ -19,7 +19,15 @@ from typing import Final
 
 import msgspec
 
-from dora.coordinator.protocol import ACTIVE, DataflowView, Redefined, RunReport, RunSpec, encode
+from dora.coordinator.protocol import (
+    ACTIVE,
+    DataflowView,
+    ParametersSet,
+    Redefined,
+    RunReport,
+    RunSpec,
+    encode,
+)
 from dora.coordinator.rules import Refusal
 from dora.errors import DoraError
 from dora.supervise.result import DataflowResult
@@ -143,6 +151,20 @@ class Store:
                 (encode(spec).decode(), encode(nodes).decode(), dataflow_id),
             )
         self._views[dataflow_id] = msgspec.structs.replace(view, nodes=nodes)
+
+    def set_parameters(self, message: ParametersSet) -> None:
+        """Record that a node has other parameters; a dataflow that is not in the store is ignored.
+
+        Raises `Refusal` if the disk does not take it.
+        """
+        dataflow_id = message.dataflow_id
+        if dataflow_id not in self._views:
+            return
+        spec = self.spec(dataflow_id).with_parameters(message.node, message.parameters)
+        with self._refused("its parameters cannot be recorded"):
+            self._db.execute(
+                "UPDATE dataflows SET spec = ? WHERE uuid = ?", (encode(spec).decode(), dataflow_id)
+            )
 
     def update(self, report: RunReport, daemons: dict[str, str]) -> list[str]:
         """Record how a run is; one that is not in the store is ignored. Returns as `flush` does."""

@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
@@ -101,6 +101,7 @@ class Daemon:
         self.trouble: BaseException | None = None  # an exception of ``on_log``
         self.on_running: Callable[[], None] | None = None  # called once, when every node is ready
         self.on_changed: Callable[[Dataflow], None] | None = None  # called with what runs from now on
+        self.on_parameters: Callable[[str, dict[str, Any]], None] = lambda *_: None  # are others now
         self.options = options
         self._run = run
         self.place = place
@@ -301,6 +302,8 @@ class Daemon:
                     child.signal(number)
             case do.CloseReceivers(node_id=node_id):
                 self._keeper.close_receivers(node_id)
+            case do.KeepParameters(node_id=node_id, parameters=parameters):
+                self.on_parameters(node_id, parameters)
             case do.NoteSent(node_id=node_id, sent=sent):
                 self._keeper.note_sent(node_id, sent)
             case do.Note(level=level, node_id=node_id, text=text, fields=fields):

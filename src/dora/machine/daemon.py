@@ -47,6 +47,7 @@ from dora.coordinator.protocol import (
     Measure,
     Meet,
     OpenLook,
+    ParametersSet,
     Prepare,
     Recorded,
     Redefined,
@@ -97,7 +98,27 @@ class _Run:
         self.interpreter = interpreter
         self.spec = start.spec
         self.redefined: Redefined | None = None  # it has become another dataflow than it was
+        self.parameters: dict[str, ParametersSet] = {}  # node → those that it has since
         self.process = process
+
+    def become(self, message: Redefined) -> None:
+        """Note that the dataflow is another one; on one machine, that comes with the present parameters."""
+        nodes = {node["id"] for node in message.dataflow["nodes"]} if message.revision else set()
+        self.parameters = {key: value for key, value in self.parameters.items() if key in nodes}
+        self.redefined = message
+        self.spec = msgspec.structs.replace(
+            self.spec,
+            dataflow=message.dataflow,
+            machines=message.machines or self.spec.machines,
+            revision=message.revision,
+            births=message.births,
+        )
+        for values in self.parameters.values():
+            self.set_parameters(values)
+
+    def set_parameters(self, message: ParametersSet) -> None:
+        self.parameters[message.node] = message
+        self.spec = self.spec.with_parameters(message.node, message.parameters)
 
     def command(self, message: ToDaemon) -> None:
         assert self.process.stdin is not None
@@ -267,6 +288,8 @@ class MachineDaemon:
         for run in self._runs.values():
             if run.redefined is not None:
                 self._outgoing.put_nowait(run.redefined)
+            for parameters in run.parameters.values():
+                self._outgoing.put_nowait(parameters)
         self._logs.send_again()
         local = str(connection.local_address[0])
         # Where the coordinator sees this machine is not known here if both are on the same one.
@@ -435,15 +458,10 @@ class MachineDaemon:
                     self._hand_on(message)
                     continue
                 if isinstance(message, Redefined):
-                    run.spec = msgspec.structs.replace(
-                        run.spec,
-                        dataflow=message.dataflow,
-                        machines=message.machines or run.spec.machines,
-                        revision=message.revision,
-                        births=message.births,
-                    )
-                    run.redefined = message
-                if isinstance(message, (Redefined, Amended)):
+                    run.become(message)
+                elif isinstance(message, ParametersSet):
+                    run.set_parameters(message)
+                if isinstance(message, (Redefined, ParametersSet, Amended)):
                     if self._connection is not None:
                         self._outgoing.put_nowait(message)
                     continue

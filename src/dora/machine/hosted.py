@@ -170,6 +170,7 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
 
         def on_daemon(daemon: Daemon) -> None:
             daemon.on_running = on_running
+            daemon.on_parameters = reports.parameters
             amender.set_daemon(daemon)
             if part is not None:
                 part.set_daemon(daemon)

@@ -15,6 +15,7 @@ from dora.coordinator.protocol import (
     Amendment,
     Changed,
     Logged,
+    ParametersSet,
     Redefined,
     RunReport,
     ToCoordinator,
@@ -52,6 +53,11 @@ class Reports:
         """Report that the dataflow has become another one."""
         with self._lock:
             self._write(Redefined(self._report.dataflow_id, dataflow))
+
+    def parameters(self, node_id: str, parameters: dict[str, Any]) -> None:
+        """Report that a node has other parameters."""
+        with self._lock:
+            self._write(ParametersSet(self._report.dataflow_id, node_id, parameters))
 
     def became(self, amendment: Amendment) -> None:
         """Report that this part of a dataflow on several machines has taken over a change."""

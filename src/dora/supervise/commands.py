@@ -124,6 +124,13 @@ class CloseReceivers(msgspec.Struct, frozen=True):
     node_id: str
 
 
+class KeepParameters(msgspec.Struct, frozen=True):
+    """The parameters of a node are these from now on: for whoever keeps a record of the dataflow."""
+
+    node_id: str
+    parameters: dict[str, Any]
+
+
 class NoteSent(msgspec.Struct, frozen=True):
     """A node of another machine has sent so many messages on its outputs, and closes some of them."""
 
@@ -159,6 +166,7 @@ Command = (
     | Send
     | Signal
     | CloseReceivers
+    | KeepParameters
     | NoteSent
     | Note
     | Finish

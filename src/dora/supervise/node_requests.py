@@ -252,6 +252,7 @@ class NodeRequests(Endings):
             return
         self._forget_reload(node)
         if not node.alive:
+            self._take_parameters(node, event.dataflow)
             self._become(event.dataflow)
             node.restarts.append(self._now)
             node.failure = None

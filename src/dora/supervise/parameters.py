@@ -2,7 +2,8 @@
 
 A process gets all values with its configuration, so restarted and dynamic nodes have the present
 ones. What changes while it waits for the start is told when it starts. Nodes that have no process
-keep their parameters for the next one.
+keep their parameters for the next one. A program that takes the place of another one begins with the
+parameters of its YAML, if that has any, and else with the present ones.
 """
 
 from __future__ import annotations
@@ -37,13 +38,13 @@ class ParameterRules(RunState):
                     return Declined(f"the key of a parameter {fault}")
                 if fault := value_fault(value):
                     return Declined(f"the value of parameter `{key}` {fault}")
-                node.parameters[key] = value
+                self._set_parameters(node, {**node.parameters, key: value})
                 self._tell(node.spec.id, f"parameter `{key}` was set")
                 change: ParamUpdate | ParamDeleted = ParamUpdate(key, value)
             case on.ParameterDeleted(key=key):
                 if key not in node.parameters:
                     return Declined(_missing(node, key))
-                del node.parameters[key]
+                self._set_parameters(node, {k: v for k, v in node.parameters.items() if k != key})
                 self._tell(node.spec.id, f"parameter `{key}` was deleted")
                 change = ParamDeleted(key)
             case on.ParametersAsked():

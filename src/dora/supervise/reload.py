@@ -112,7 +112,8 @@ class Reloads(Topology):
             self._make_way(node)
             return
         successor = node.successor
-        successor.parameters = dict(node.parameters)
+        given = {} if node.replacement is None else node.replacement.node(node.spec.id).parameters
+        successor.parameters = dict(given or node.parameters)
         self._tell(node.spec.id, "its new code makes ready to take over")
         self._commands.append(
             do.AdmitSuccessor(
@@ -238,6 +239,7 @@ class Reloads(Topology):
             self._commands.append(do.CloseReceivers(key))
         if (dataflow := node.replacement) is not None:
             node.replacement = None
+            self._take_parameters(node, dataflow)
             self._become(dataflow)
             self._note("info", key, "was replaced")
             self._reply(node.replaced_by, Noted())

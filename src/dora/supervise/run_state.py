@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 from collections import deque
-from typing import Literal
+from typing import Any, Literal
 
 from dora.dataflow.model import Dataflow
 from dora.supervise import commands as do
@@ -112,6 +112,10 @@ class RunState:
         node.connected = True
         node.parameters_told = dict(node.parameters)
         self._commands.append(do.Admit(connection, node.spec.id, node.restart_count, node.parameters_told))
+
+    def _set_parameters(self, node: NodeState, parameters: dict[str, Any]) -> None:
+        node.parameters = parameters
+        self._commands.append(do.KeepParameters(node.spec.id, parameters))
 
     def _reply(self, connection: int, answer: Answer) -> None:
         self._commands.append(do.Answer(connection, answer))

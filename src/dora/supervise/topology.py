@@ -15,6 +15,8 @@ from __future__ import annotations
 
 from collections import deque
 
+import msgspec
+
 from dora.dataflow.model import Dataflow, Node, NodeOutput, Source
 from dora.supervise import commands as do
 from dora.supervise.graph import Graph
@@ -38,6 +40,7 @@ class Topology(RunState):
         ``connection`` is answered once the links are laid.
         """
         sources = {spec.id: _sources(spec) for spec in self.dataflow.nodes}
+        dataflow = self._with_present_parameters(dataflow)
         self.dataflow = dataflow
         self.revision += 1
         self.graph = Graph(dataflow)
@@ -55,6 +58,22 @@ class Topology(RunState):
         self._commands.append(do.Rewire(dataflow, connection))
         for node in self.nodes.values():
             self._review_inputs(node, sources.get(node.spec.id, {}))
+
+    def _with_present_parameters(self, dataflow: Dataflow) -> Dataflow:
+        """Return a dataflow to come as it is to be recorded: with what was set while it ran."""
+
+        def present(spec: Node) -> Node:
+            node = self.nodes.get(spec.id)
+            if node is None or node.machine:
+                return spec
+            return msgspec.structs.replace(spec, parameters=dict(node.parameters))
+
+        return msgspec.structs.replace(dataflow, nodes=tuple(map(present, dataflow.nodes)))
+
+    def _take_parameters(self, node: NodeState, replacement: Dataflow) -> None:
+        """Let a node whose program is replaced begin with the parameters of the new one, if it has any."""
+        if parameters := replacement.node(node.spec.id).parameters:
+            self._set_parameters(node, dict(parameters))
 
     def _review_inputs(self, node: NodeState, before: dict[str, Source]) -> None:
         now = _sources(node.spec)
