@@ -6,6 +6,8 @@ in further lines, the certificate of the authority of a coordinator with TLS.
 
 from __future__ import annotations
 
+import itertools
+import re
 import shlex
 from collections.abc import Sequence
 from typing import Final
@@ -183,7 +185,7 @@ def unit_name(machine: Machine) -> str:
 
 
 def unit(cluster: Cluster, machine: Machine) -> str:
-    """Return the unit of a daemon; ``@dora@``, ``@token@`` and ``@target@`` are set by the script."""
+    """Return the unit of a daemon; ``@dora@``, ``@token_file@`` and ``@target@`` are set by the script."""
     words = ["daemon", *daemon_options(cluster, machine)]
     return f"""\
 [Unit]
@@ -192,8 +194,8 @@ After=network-online.target
 Wants=network-online.target
 
 [Service]
-ExecStart=@dora@ {_systemd_words(words)}
-EnvironmentFile=@token@
+ExecStart="@dora@" {_systemd_words(words)}
+EnvironmentFile=@token_file@
 Restart=on-failure
 RestartSec=1
 KillMode=mixed
@@ -202,6 +204,16 @@ TimeoutStopSec=30
 [Install]
 WantedBy=@target@
 """
+
+
+def _write_unit(cluster: Cluster, machine: Machine) -> str:
+    """Return a command that prints the unit, with the values of shell variables as systemd reads them."""
+    pieces = re.split("@([a-z_]+)@", unit(cluster, machine))
+    words = (
+        f"""\"$(printf %s "${piece}" | sed 's/%/%%/g')\"""" if is_name else shlex.quote(piece)
+        for piece, is_name in zip(pieces, itertools.cycle((False, True)))
+    )
+    return f"printf %s {''.join(words)}"
 
 
 def _systemd_words(words: Sequence[str]) -> str:
@@ -226,7 +238,7 @@ def prepare_install(machine: Machine) -> str:
 def install(cluster: Cluster, machine: Machine) -> str:
     """Return the script that makes the daemon a service of systemd, and starts it."""
     name = unit_name(machine)
-    environment = f'"$folder"/daemon-{machine.id}.env'
+    environment = '"$token_file"'
     authority = _know_authority(cluster, machine)
     if authority:
         authority += f'printf "DORA_COORDINATOR_CA=%s\\n" "$DORA_COORDINATOR_CA" >>{environment}\n'
@@ -235,13 +247,11 @@ def install(cluster: Cluster, machine: Machine) -> str:
         "set -e\n"
         'target=default.target; [ "$(id -u)" != 0 ] || target=multi-user.target\n'
         "IFS= read -r token || :\n"
+        f'token_file="$folder"/daemon-{machine.id}.env\n'
         f'mkdir -p "$units"\n'
         f'printf "DORA_AUTH_TOKEN=%s\\n" "$token" >{environment}\n'
         f"{authority}"
-        f"unit={shlex.quote(unit(cluster, machine))}\n"
-        f'printf "%s" "$unit" | sed -e "s|@dora@|$dora|; s|@token@|$folder/daemon-{machine.id}.env|; '
-        's|@target@|$target|" '
-        f'>"$units"/{name}\n'
+        f'{_write_unit(cluster, machine)} >"$units"/{name}\n'
         f'chmod 644 "$units"/{name}\n'
         "$control daemon-reload\n"
         f"$control enable --quiet {name}\n"
