@@ -191,6 +191,40 @@ def test_a_command_that_is_not_there_is_told_with_its_place(system: System) -> N
     assert "flow.yml:1:23: error: the node `a` cannot be started" in told
 
 
+def test_diagnostics_of_the_coordinator_and_the_daemon(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUST_LOG", "info,dora_coordinator=debug,dora_daemon::run=debug,loud")
+    assert "warning: RUST_LOG: `loud` is neither a level nor a part of dora" in system.dora("up")
+    dataflow = system.start(system.dataflow("told", waiter=FOREVER))
+    told = {name: system.folder / "out" / f"dora-{name}.txt" for name in ("coordinator", "daemon")}
+    coordinator, daemon = (file.read_text() for file in told.values())
+    assert "DEBUG dora.coordinator.api: POST /api/dataflows: 201 after" in coordinator
+    assert f"machine `default` is told Start(dataflow_id={dataflow}, spec=RunSpec)" in coordinator
+    assert f"DEBUG dora.daemon.run: dataflow {dataflow}: PortsReady(node_id=waiter) -> Send" in daemon
+    assert f"INFO dora.daemon: dataflow {dataflow}: running" in daemon
+    assert "DEBUG dora.daemon:" not in daemon
+    assert all("warning: RUST_LOG: `loud`" in text for text in (coordinator, daemon))
+
+
+def test_quiet_counts_more_than_what_diagnostics_are_wanted(
+    system: System, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RUST_LOG", "debug")
+    with open(system.folder / "told", "w") as file:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "dora", name, "--quiet"], cwd=system.folder, stdout=file, stderr=file
+            )
+            for name in ("coordinator", "daemon")
+        ]
+        wait_until(lambda: system.client.answers() and system.client.status().daemons, "the daemon")
+        system.start(system.dataflow("quiet", waiter=FOREVER))
+        system.dora("down", "--force")
+        assert [process.wait(PATIENCE) for process in processes] == [0, 0]
+    assert (system.folder / "told").read_text() == ""
+
+
 def test_what_was_built_is_noted(system: System) -> None:
     system.dora("up")
     first = system.start(system.dataflow("noted", waiter=FOREVER))

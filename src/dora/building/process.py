@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import select
+import shlex
 import signal
 import subprocess
 import threading
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from dora.dataflow.model import LogLevel
 from dora.errors import BuildError
+from dora.logs.diagnostics import debug_log
 from dora.logs.entry import LogEntry, Stream
 
 TAIL_LINES = 20
@@ -86,6 +88,10 @@ class Processes:
         if it cannot be started or does not exit with status 0.
         """
         hint = shell_hint(written)
+        diagnostics = debug_log("dora.build")
+        if diagnostics is not None:
+            diagnostics.debug("%s in %s", shlex.join(words), cwd)
+        begun = time.monotonic()
         try:
             with self._lock:
                 if self._stopped:
@@ -121,6 +127,8 @@ class Processes:
             finally:
                 with self._lock:
                     self._running.discard(process)
+        if diagnostics is not None:
+            diagnostics.debug("%s: status %d after %.2f s", words[0], status, time.monotonic() - begun)
         if status != 0:
             if self._stopped:
                 raise Stopped

@@ -16,6 +16,7 @@ import msgspec
 
 from dora.daemon.interpreter import environment_folder
 from dora.dataflow.model import Dataflow, Node
+from dora.logs.diagnostics import debug_log
 from dora.logs.entry import LogEntry
 from dora.wire.ids import uuid7
 
@@ -72,6 +73,8 @@ def note_build(dataflow: Dataflow, on_log: Callable[[LogEntry], None], *, uv: bo
     if before is None and os.path.exists(path):
         warn(f"{path} is no session of a dataflow; it is made anew")
     now = _session_of(dataflow, before, uv)
+    if (log := debug_log("dora.build")) is not None:
+        log.debug("build %s: %s", now.build_id, _news(before, now))
     if now != before:
         try:
             _write(path, now)
@@ -109,6 +112,17 @@ def _session_of(dataflow: Dataflow, before: Session | None, uv: bool) -> Session
         ),
         build_fingerprint=fingerprint,
     )
+
+
+def _news(before: Session | None, now: Session) -> str:
+    """Return what makes a build another one than that before."""
+    if before is None or before.build_id is None:
+        return "the first one of this dataflow file"
+    if before.build_id == now.build_id:
+        return "the same as before"
+    if before.build_fingerprint != now.build_fingerprint:
+        return f"it is told something else than build {before.build_id}"
+    return f"repositories have moved since build {before.build_id}"
 
 
 def _git_sources(dataflow: Dataflow) -> dict[str, GitCommit]:

@@ -36,6 +36,7 @@ from dora.coordinator.protocol import (
     encode,
 )
 from dora.errors import DoraError
+from dora.logs.diagnostics import debug_log
 from dora.wire.wishes import Outcome, Wish
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -163,6 +164,8 @@ class Client:
             connection.request(method, path, None if body is None else encode(body), headers)
             response = connection.getresponse()
             data = response.read()
+            if (log := debug_log("dora.cli")) is not None:
+                log.debug("%s %s at %s: %d, %d bytes", method, path, self.where, response.status, len(data))
         except OSError as error:
             if is_tls_fault(error):
                 raise DoraError(tls_fault(error, self.where)) from None

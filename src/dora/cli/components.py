@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import os
-import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -12,20 +10,16 @@ import click
 
 from dora.cli.client import Client, coordinator_options
 from dora.cli.coordinator_place import absolute
+from dora.cli.diagnostics import tell_diagnostics
 from dora.cli.later import ignored_option, later_option
 from dora.coordinator.address import DEFAULT_PORT
+from dora.logs.diagnostics import VARIABLE
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _log_to_stderr(quiet: bool) -> None:
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.ERROR if quiet else logging.INFO,
-        format="%(asctime)s %(levelname)s %(message)s",
-    )
-    logging.getLogger("uvicorn").setLevel(logging.ERROR)
-    logging.getLogger("websockets").setLevel(logging.ERROR)
+    tell_diagnostics("error" if quiet else os.environ.get(VARIABLE, ""))
 
 
 def tls_options(function: _Function) -> _Function:
@@ -174,4 +168,5 @@ def daemon(
     token = find_token()
     os.environ.pop("DORA_AUTH_TOKEN", None)  # not for nodes
     identity = Identity(machine_id, labels, interface, tls_from(os.environ))
-    serve(client.address, client.port, token, identity, client.authority)
+    run_options = ["--quiet"] if quiet else []
+    serve(client.address, client.port, token, identity, client.authority, run_options)

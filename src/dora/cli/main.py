@@ -149,6 +149,11 @@ def cli(ctx: click.Context) -> None:
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(2)
+    directives = os.environ.get("RUST_LOG")
+    if directives and ctx.invoked_subcommand not in ("coordinator", "daemon"):  # which have --quiet
+        from dora.cli.diagnostics import tell_diagnostics
+
+        tell_diagnostics(directives)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,6 +7,7 @@ machine: a page in the user's browser must not start programs here.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -42,6 +43,7 @@ from dora.coordinator.protocol import (
     version_fault,
 )
 from dora.coordinator.rules import Refusal
+from dora.coordinator.said import tell
 from dora.coordinator.service import Coordinator
 from dora.coordinator.surveys import Requests
 from dora.wire.wishes import Wish
@@ -53,6 +55,8 @@ FAREWELL_PATIENCE = 5.0
 SILENCE = 5.0  # seconds without a sign of life of another machine's daemon
 SHORT_SILENCE = 3.0  # after as many, an end of its connection is that of a cut: less than it is patient for
 NO_ANSWER = 1011  # how a daemon closes a connection on which its pings were not answered
+
+log = logging.getLogger("dora.coordinator.api")
 
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 _Endpoint = Callable[[Request], Awaitable[Response]]
@@ -106,7 +110,11 @@ def _counted(endpoint: _Endpoint, path: str, requests: Requests) -> _Endpoint:
     async def answer(request: Request) -> Response:
         begun = time.monotonic()
         response = await endpoint(request)
-        requests.add(request.method, path, response.status_code, time.monotonic() - begun)
+        seconds = time.monotonic() - begun
+        requests.add(request.method, path, response.status_code, seconds)
+        log.debug(
+            "%s %s: %d after %.1f ms", request.method, request.url.path, response.status_code, seconds * 1e3
+        )
         return response
 
     return answer
@@ -282,7 +290,7 @@ async def _serve_daemon(coordinator: Coordinator, websocket: WebSocket) -> None:
         link = coordinator.fleet.join(first, outgoing.put_nowait, seen, str(server[0]))
         is_far = not is_loopback(seen)
         patience = SILENCE if is_far else None
-        sender = asyncio.create_task(_send_all(websocket, outgoing))
+        sender = asyncio.create_task(_send_all(websocket, outgoing, first.machine))
         while link is not None:
             try:
                 async with asyncio.timeout(patience):
@@ -291,7 +299,9 @@ async def _serve_daemon(coordinator: Coordinator, websocket: WebSocket) -> None:
                 silent = True
                 break
             heard = loop.time()
-            coordinator.take(link, decode_to_coordinator(text))
+            message = decode_to_coordinator(text)
+            tell(log, f"machine `{link.machine}` says", message)
+            coordinator.take(link, message)
         async with asyncio.timeout(FAREWELL_PATIENCE):
             await outgoing.join()
     except WebSocketDisconnect as end:
@@ -309,9 +319,10 @@ async def _serve_daemon(coordinator: Coordinator, websocket: WebSocket) -> None:
             pass  # closed already
 
 
-async def _send_all(websocket: WebSocket, outgoing: asyncio.Queue[ToDaemon]) -> None:
+async def _send_all(websocket: WebSocket, outgoing: asyncio.Queue[ToDaemon], machine: str) -> None:
     while True:
         message = await outgoing.get()
+        tell(log, f"machine `{machine}` is told", message)
         try:
             await websocket.send_text(encode(message).decode())
         except (RuntimeError, WebSocketDisconnect):

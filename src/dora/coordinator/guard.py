@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import os
 from http.cookies import CookieError, SimpleCookie
 
@@ -18,6 +19,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dora.coordinator.peers import name_of, stranger
 from dora.coordinator.protocol import Failure, encode
+
+log = logging.getLogger("dora.coordinator.api")
 
 COOKIE = "dora-session"
 
@@ -59,6 +62,8 @@ class Guard:
         fault = self._fault(headers, scope["path"])
         if fault is None and self._hosts and not self._token:
             fault = _fault_of_peer(scope)
+        if fault is not None:
+            log.debug("a %s request from %s is refused: %s", scope["type"], scope.get("client"), fault[1])
         if fault is None:
             await self._app(scope, receive, send)
         elif scope["type"] == "http":

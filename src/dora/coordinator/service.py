@@ -250,6 +250,7 @@ class Coordinator:
         view = self._add(uuid7(), spec, daemons)
         self.fleet.start(view.uuid, spec)
         log.info("dataflow %s: %s is to start on %s", view.uuid, view.name, ", ".join(machines))
+        log.debug("dataflow %s: node -> machine: %s", view.uuid, placed)
         return view
 
     def _add(self, dataflow_id: str, spec: RunSpec, daemons: dict[str, str]) -> DataflowView:

@@ -29,6 +29,7 @@ from dora.daemon.remains import Remains
 from dora.daemon.rewiring import Rewiring, prepared
 from dora.daemon.rundir import RunDirectory
 from dora.daemon.spawn import CannotSpawn
+from dora.daemon.story import told
 from dora.daemon.successors import Successors, Waiting
 from dora.dataflow.links import Place, Plan, plan
 from dora.dataflow.model import Dataflow
@@ -97,6 +98,7 @@ class Daemon:
             },
         )
         self.supervisor.stands_by = place.engine == "iceoryx2"
+        self._handle = told(self.supervisor.handle)
         self.others: Others | None = None  # the supervisors of other machines
         self.trouble: BaseException | None = None  # an exception of ``on_log``
         self.on_running: Callable[[], None] | None = None  # called once, when every node is ready
@@ -253,7 +255,7 @@ class Daemon:
         self._handling = True
         try:
             while self._events:
-                for command in self.supervisor.handle(self._events.popleft(), time.monotonic()):
+                for command in self._handle(self._events.popleft(), time.monotonic()):
                     self._perform(command)
             if self.others is not None:
                 self.others.tell(self.supervisor.news(), self._keeper.sent)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 
 from dora.daemon.interpreter import interpreter_of
@@ -12,6 +13,7 @@ from dora.daemon.processes import Child
 from dora.daemon.rundir import RunDirectory
 from dora.daemon.spawn import command_line, environment
 from dora.dataflow.model import Dataflow, TimerSource
+from dora.logs.diagnostics import debug_log
 from dora.logs.entry import Stream
 from dora.wire.control import Address
 
@@ -49,15 +51,18 @@ def start_process(
         strict_outputs=options.strict_outputs,
         allow_shell=allow_shell,
     )
+    words = command_line(
+        node,
+        directory,
+        interpreter,
+        allow_shell=allow_shell,
+        search_path=env.get("PATH"),
+    )
+    if (log := debug_log("dora.daemon.spawn")) is not None:
+        log.debug("node `%s`: %s in %s", node_id, shlex.join(words), directory)
     return Child(
         loop,
-        command_line(
-            node,
-            directory,
-            interpreter,
-            allow_shell=allow_shell,
-            search_path=env.get("PATH"),
-        ),
+        words,
         env=env,
         cwd=directory,
         cpu_affinity=node.cpu_affinity,

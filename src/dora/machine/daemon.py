@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 import msgspec
@@ -67,6 +67,7 @@ from dora.coordinator.protocol import (
     decode_to_daemon,
     encode,
 )
+from dora.coordinator.said import tell
 from dora.daemon.rundir import remove_stale
 from dora.errors import DoraError
 from dora.machine.identity import Identity
@@ -135,9 +136,19 @@ class MachineDaemon:
     """Serve a coordinator until told to end."""
 
     def __init__(
-        self, address: str, port: int, token: str, identity: Identity, authority: str = ""
+        self,
+        address: str,
+        port: int,
+        token: str,
+        identity: Identity,
+        authority: str = "",
+        run_options: Sequence[str] = (),
     ) -> None:
-        """``authority`` is the file by which a coordinator with TLS is known. Raises `DoraError`."""
+        """``authority`` is the file by which a coordinator with TLS is known. Raises `DoraError`.
+
+        ``run_options`` are those of `dora.machine.hosted`.
+        """
+        self._run_options = run_options
         self._encryption = client_context(authority)
         self._identity = identity
         self._interface = identity.address
@@ -267,6 +278,7 @@ class MachineDaemon:
             if fault != self._told and not self._leaving:
                 self._told = fault
                 log.warning("%s; trying again and again", fault)
+            log.debug("%s; next attempt in %.2f s", fault, self._pause)
             await asyncio.sleep(self._pause)
             self._pause = min(self._pause * 1.5, LAST_RETRY)
 
@@ -300,7 +312,9 @@ class MachineDaemon:
         beating = asyncio.create_task(self._beat(self._outgoing))
         try:
             async for data in connection:
-                await self._take(decode_to_daemon(data))
+                message = decode_to_daemon(data)
+                tell(log, "the coordinator says", message)
+                await self._take(message)
         finally:
             self._connection = None
             sender.cancel()
@@ -314,7 +328,9 @@ class MachineDaemon:
 
     async def _send_all(self, connection: ClientConnection, outgoing: asyncio.Queue[ToCoordinator]) -> None:
         while True:
-            await connection.send(encode(await outgoing.get()).decode())
+            message = await outgoing.get()
+            tell(log, "the coordinator is told", message)
+            await connection.send(encode(message).decode())
 
     async def _take(self, message: ToDaemon) -> None:
         match message:
@@ -410,9 +426,11 @@ class MachineDaemon:
             return
         wanted = start.spec.interpreter
         interpreter = wanted if wanted and os.access(wanted, os.X_OK) else sys.executable
+        if interpreter != wanted:
+            log.debug("dataflow %s: there is no `%s` here; %s runs it", dataflow_id, wanted, interpreter)
         try:
             process = await asyncio.create_subprocess_exec(
-                *(interpreter, "-P", "-m", "dora.machine.hosted"),
+                *(interpreter, "-P", "-m", "dora.machine.hosted", *self._run_options),
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 start_new_session=True,
@@ -518,7 +536,14 @@ def _remove_remains() -> None:
         log.warning("what a killed run left could not be removed: %s", error)
 
 
-def serve(address: str, port: int, token: str, identity: Identity, authority: str = "") -> None:
+def serve(
+    address: str,
+    port: int,
+    token: str,
+    identity: Identity,
+    authority: str = "",
+    run_options: Sequence[str] = (),
+) -> None:
     """Be the daemon of a machine, until the coordinator or a signal ends it. Raises `DoraError`."""
     with locked(address, port, identity.machine):
-        asyncio.run(MachineDaemon(address, port, token, identity, authority).serve())
+        asyncio.run(MachineDaemon(address, port, token, identity, authority, run_options).serve())

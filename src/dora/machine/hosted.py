@@ -25,6 +25,7 @@ from dora.daemon.daemon import Daemon
 from dora.daemon.options import RunOptions
 from dora.dataflow.model import Dataflow
 from dora.errors import DoraError
+from dora.logs.diagnostics import VARIABLE, configure
 from dora.logs.entry import LogEntry
 from dora.logs.files import LogFiles
 from dora.machine.amender import Amender
@@ -208,8 +209,8 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
         commands.done.set()
 
 
-def main() -> None:
-    """Run what standard input says."""
+def main(quiet: bool) -> None:
+    """Run what standard input says; ``quiet``: without diagnostics."""
     pipe = os.dup(1)
     os.dup2(2, 1)  # nothing but reports may get to the daemon
     os.set_inheritable(pipe, False)
@@ -219,10 +220,12 @@ def main() -> None:
     except StopIteration:
         return
     assert isinstance(start, Start)
+    if (directives := os.environ.get(VARIABLE, "")) and not quiet:
+        configure(directives, f"dataflow {start.dataflow_id}: ")
     # For the time of the build; a handler, other than a signal that is ignored, is not inherited.
     signal.signal(signal.SIGTERM, lambda *_: None)
     run_hosted(start, commands, Reports(pipe, start.dataflow_id))
 
 
 if __name__ == "__main__":
-    main()
+    main("--quiet" in sys.argv)

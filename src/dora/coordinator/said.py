@@ -1,0 +1,29 @@
+"""What coordinator and daemons say to each other, in the diagnostics of both (``RUST_LOG=debug``)."""
+
+from __future__ import annotations
+
+import logging
+
+from dora.coordinator.protocol import (
+    Beat,
+    Changed,
+    Gathered,
+    Logged,
+    Measure,
+    Surveyed,
+    TakeSurvey,
+    ToCoordinator,
+    ToDaemon,
+    Usage,
+)
+from dora.logs.diagnostics import LEVELS, shown
+
+ROUTINE = (Beat, Gathered, Logged, Measure, Surveyed, TakeSurvey, Usage)
+"""Messages that come again and again; only ``trace`` shows them."""
+
+
+def tell(log: logging.Logger, who: str, message: ToCoordinator | ToDaemon) -> None:
+    """Log a message, and who says it to whom."""
+    level = LEVELS["trace" if isinstance(message, ROUTINE) else "debug"]
+    if log.isEnabledFor(level):
+        log.log(level, "%s %s", who, shown(message.run if isinstance(message, Changed) else message))

@@ -1,0 +1,107 @@
+"""What dora tells of its own work: the directives of ``RUST_LOG``, and what they let through."""
+
+import subprocess
+import sys
+
+import pytest
+
+from dora.coordinator.protocol import Changed, OpenLook, RunReport
+from dora.daemon import story
+from dora.logs.diagnostics import parse_directives, shown
+from dora.supervise import events as on
+
+LEVELS = "they are off, error, warn, info, debug, trace"
+
+
+@pytest.mark.parametrize(
+    ("text", "levels"),
+    [
+        ("", {}),
+        ("debug", {"dora": 10}),
+        ("WARN", {"dora": 30}),
+        ("warning", {"dora": 30}),
+        ("off", {"dora": 100}),
+        ("5", {"dora": 5}),
+        (" info , dora_daemon = trace ,", {"dora": 20, "dora.daemon": 5}),
+        ("dora_daemon::spawn=debug", {"dora.daemon.spawn": 10}),
+        ("dora_core::build=debug", {"dora.build": 10}),
+        ("dora.coordinator", {"dora.coordinator": 5}),
+        ("hyper=warn,my_node::camera=info", {"hyper": 30, "my_node.camera": 20}),
+        ("debug,error", {"dora": 40}),
+    ],
+)
+def test_directives(text, levels):
+    assert parse_directives(text) == (levels, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("debgu", "`debgu` is neither a level nor a part of dora; did you mean `debug`?"),
+        ("everything", f"`everything` is neither a level nor a part of dora; {LEVELS}"),
+        ("dora=loud", f"`loud` is no level; {LEVELS}"),
+        ("dora=", f"`` is no level; {LEVELS}"),
+        ("dora[span]=debug", "`dora[span]` is no target: spans and patterns have no counterpart"),
+        ("=debug", "`` is no target: spans and patterns have no counterpart"),
+    ],
+)
+def test_what_is_not_understood_is_told_and_the_rest_counts(text, fault):
+    assert parse_directives(f"{text},dora_daemon=warn") == ({"dora.daemon": 30}, [fault])
+
+
+def test_records_are_shown_by_what_is_not_usual():
+    assert shown(on.Begin()) == "Begin()"
+    assert shown(on.ProcessEnded("a", exit_code=1, last_lines=("x", "y"))) == (
+        "ProcessEnded(node_id=a, exit_code=1, last_lines=2 items)"
+    )
+    assert shown(on.SpawnFailed("a", "one\ntwo")) == "SpawnFailed(node_id=a, reason='one\\ntwo')"
+    assert shown(on.SpawnFailed("a", "x" * 1000)) == f"SpawnFailed(node_id=a, reason={'x' * 80}…)"
+    assert shown(Changed(RunReport("a", "running"))) == "Changed(run=RunReport)"
+    assert shown(OpenLook("a", "whoever has it gets in")) == "OpenLook(dataflow_id=a, ticket=…)"
+
+
+def test_nobody_pays_for_a_story_that_nobody_wants():
+    handle = list
+    assert story.told(handle) is handle
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "n.py").write_text("import dora\ndora.Node()\n")
+    (tmp_path / "a.yml").write_text("nodes:\n  - id: n\n    path: n.py\n    build: python -c 0\n")
+    return tmp_path
+
+
+def diagnostics(folder, monkeypatch, directives, *command):
+    """Return what a command tells on standard error, without times."""
+    monkeypatch.setenv("RUST_LOG", directives)
+    done = subprocess.run(
+        [sys.executable, "-m", "dora", *command], cwd=folder, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    return [line.split(" ", 2)[-1] if line[:2] == "20" else line for line in done.stderr.splitlines()]
+
+
+@pytest.mark.processes
+def test_a_run_tells_what_happened_and_what_was_made_of_it(folder, monkeypatch):
+    told = diagnostics(folder, monkeypatch, "debug", "run", "a.yml")
+    assert f"DEBUG dora.build: {sys.executable} -c 0 in {folder}" in told
+    spawning = f"DEBUG dora.daemon.spawn: node `n`: {sys.executable} -u {folder}/n.py in {folder}"
+    begin = told.index("DEBUG dora.daemon.run: Begin() -> Spawn(node_id=n, restart_count=0, incarnation=0)")
+    spawned = told.index(spawning)
+    ended = next(index for index, line in enumerate(told) if "ProcessEnded(node_id=n, exit_code=0" in line)
+    assert begin < spawned < ended
+    assert told[ended].endswith("Finish()")
+
+
+@pytest.mark.processes
+def test_parts_can_be_chosen(folder, monkeypatch):
+    told = diagnostics(folder, monkeypatch, "off,dora_daemon::spawn=debug", "run", "a.yml")
+    assert [line.split(":")[0] for line in told] == ["DEBUG dora.daemon.spawn"]
+    assert diagnostics(folder, monkeypatch, "info", "run", "a.yml") == []
+
+
+@pytest.mark.processes
+def test_a_wrong_value_stops_nothing(folder, monkeypatch):
+    told = diagnostics(folder, monkeypatch, "loud", "run", "a.yml")
+    assert told == [f"warning: RUST_LOG: `loud` is neither a level nor a part of dora; {LEVELS}"]
