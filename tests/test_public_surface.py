@@ -29,7 +29,7 @@ def test_all_is_what_type_checkers_see_and_what_is_found_at_run_time() -> None:
         if isinstance(item, ast.ImportFrom)
         for alias in item.names
     }
-    assert set(typed) | {"__version__"} == set(dora.__all__)
+    assert set(typed) | {"__author__", "__version__"} == set(dora.__all__)
     assert typed == dora._HOMES
 
 

@@ -8,7 +8,7 @@
 from typing import TYPE_CHECKING, Any
 
 import dora._lean  # noqa: F401 - first: it decides how msgspec is imported
-from dora._version import __version__
+from dora._version import __author__, __version__
 
 if TYPE_CHECKING:
     from dora.api import build, run
@@ -141,6 +141,7 @@ __all__ = [
     "UndeclaredOutput",
     "Unknown",
     "UnsupportedData",
+    "__author__",
     "__version__",
     "build",
     "run",

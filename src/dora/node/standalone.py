@@ -7,6 +7,7 @@ import mmap
 import os
 import tempfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -76,22 +77,23 @@ class SilentChannel:
             self._never_readable = self._open = -1
 
 
-class Source:
-    """Where the events come from, all of them; the stream ends with ``open``."""
+class Source(ABC):
+    """Where the events come from, all of them: a `Port`; the stream ends with ``open``."""
 
     id = ""
     is_data = True
-
     detached = False
 
     def __init__(self) -> None:
         self.open = True
 
+    @abstractmethod
     def poll(self) -> Event | None:
-        raise NotImplementedError
+        """Return the next event, or None; never blocks."""
 
+    @abstractmethod
     def ready(self) -> bool:
-        raise NotImplementedError
+        """Tell whether `poll` would return an event."""
 
     def wake_at(self) -> int | None:
         return None
