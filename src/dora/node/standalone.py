@@ -98,7 +98,7 @@ class Source(ABC):
     def wake_at(self) -> int | None:
         return None
 
-    def source_closed(self) -> None:
+    def source_closed(self) -> None:  # noqa: B027 - nobody says so out here
         """There is nobody who could say so."""
 
     def source_back(self, node_id: str) -> bool:  # noqa: ARG002
@@ -107,7 +107,7 @@ class Source(ABC):
     def stop(self) -> None:
         self.open = False
 
-    def detach(self) -> None:
+    def detach(self) -> None:  # noqa: B027 - nor asks for it
         """There is no daemon that could ask for it."""
 
     def close(self) -> None:
