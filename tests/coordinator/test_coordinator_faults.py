@@ -278,10 +278,12 @@ def test_a_store_of_ones_choice(system: System, store: str) -> None:
 
 
 def test_options_of_dora_rs_that_a_daemon_has_no_use_for(system: System) -> None:
-    told = system.dora("daemon", "--local-listen-port", "53291", "--worker-threads", "4", "--rt", status=2)
+    told = system.dora(
+        "daemon", "--local-listen-port", "53291", "--worker-threads", "4", "--zenoh-peer", "a", status=2
+    )
     assert "warning: --local-listen-port has no effect: " in told
     assert "warning: --worker-threads has no effect: " in told
-    assert "does not have --rt yet; " in told
+    assert "does not have --zenoh-peer yet; " in told
 
 
 def test_names_that_cannot_be_used(system: System) -> None:

@@ -139,9 +139,13 @@ def _labels(ctx: click.Context, param: click.Parameter, value: str) -> dict[str,
     metavar="IP",
     help="Address at which other machines reach this one; by default where the coordinator sees it.",
 )
+@click.option(
+    "--rt",
+    is_flag=True,
+    help="Lock memory and use SCHED_FIFO, for the supervision of nodes and not for the nodes.",
+)
 @ignored_option("--local-listen-port", why="dynamic nodes find their dataflow without a port")
 @ignored_option("--worker-threads", why="no message passes the daemon, which has one thread")
-@later_option("--rt", instead="no message passes the daemon; start nodes with `chrt`", is_flag=True)
 @later_option("--zenoh-peer", instead="the coordinator tells machines of each other; see --interface")
 @later_option("--zenoh-listen", instead="the coordinator tells machines of each other; see --interface")
 @later_option("--zenoh-connect", instead="the coordinator tells machines of each other; see --interface")
@@ -152,6 +156,7 @@ def daemon(
     machine_id: str,
     labels: dict[str, str],
     interface: str,
+    rt: bool,
 ) -> None:
     """Run the daemon of a machine in the foreground.
 
@@ -169,4 +174,10 @@ def daemon(
     os.environ.pop("DORA_AUTH_TOKEN", None)  # not for nodes
     identity = Identity(machine_id, labels, interface, tls_from(os.environ))
     run_options = ["--quiet"] if quiet else []
+    if rt:
+        from dora.machine.realtime import become_realtime
+
+        run_options.append("--rt")
+        for fault in become_realtime():
+            click.echo(f"warning: --rt: {fault}", err=True)
     serve(client.address, client.port, token, identity, client.authority, run_options)

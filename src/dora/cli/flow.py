@@ -24,7 +24,7 @@ from dora.dataflow.model import HERE, Dataflow
 from dora.dataflow.report import no_node
 from dora.errors import DataflowError, DoraError
 from dora.logs.entry import LogEntry
-from dora.logs.filters import LogFilter
+from dora.logs.filters import LogFilter, is_of_node, nodes_are_quiet
 from dora.logs.formats import LogFormat, Renderer, renderer, wants_colour
 from dora.supervise.result import DataflowResult
 
@@ -238,8 +238,11 @@ def run_loaded(
     dataflow_id = uuid7()
     console = open_console(dataflow, display, stream, dataflow_id, on_warning)
 
+    files_only = False  # what builds print is in no file
+
     def show(entry: LogEntry) -> None:
-        console(entry)
+        if not (files_only and is_of_node(entry)):
+            console(entry)
         if on_log is not None:
             on_log(entry)
 
@@ -250,6 +253,7 @@ def run_loaded(
             on_dashboard(dashboard.address)
         dataflow = build(dataflow, show, BuildOptions(uv=request.uv)).dataflow
         check_programs(dataflow, uv=request.uv)
+        files_only = nodes_are_quiet(os.environ)
         if request.noted:
             build_id = note_build(dataflow, show, uv=request.uv)
             console.render_by(_renderer(dataflow, display, stream, dataflow_id, build_id))

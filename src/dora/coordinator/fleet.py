@@ -26,6 +26,7 @@ from dora.coordinator.protocol import (
     Explain,
     Forget,
     Hello,
+    Limits,
     Lost,
     MachineView,
     Meet,
@@ -80,8 +81,9 @@ class DaemonLink:
 class Fleet:
     """All machines of one coordinator. ``on_change`` is called after every change that others wait for."""
 
-    def __init__(self, store: Store, on_change: Callable[[], None]) -> None:
+    def __init__(self, store: Store, on_change: Callable[[], None], limits: Limits | None = None) -> None:
         self._store = store
+        self._limits = limits or Limits()
         self._on_change = on_change
         self.links: dict[str, DaemonLink] = {}  # machine → its connection
         self._last: dict[str, DaemonLink] = {}  # the same, of those that are away too
@@ -192,7 +194,7 @@ class Fleet:
             share = None
             if shares.spans or gathered:
                 share = Share(machine=machine, secret=shares.secret, gathered=gathered)
-            self.links[machine].send(Start(dataflow_id, spec, share))
+            self.links[machine].send(Start(dataflow_id, spec, share, limits=self._limits))
 
     def add(self, dataflow_id: str, daemons: dict[str, str]) -> None:
         """Note that a dataflow belongs to these daemons, by machine."""

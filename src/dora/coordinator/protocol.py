@@ -223,6 +223,13 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
     tls: TlsFiles | None = None
 
 
+class Limits(msgspec.Struct, frozen=True):
+    """Seconds that a machine may take to build its nodes, and then to start their processes."""
+
+    build: float = 1200.0
+    spawn: float = 60.0
+
+
 class Start(msgspec.Struct, frozen=True, tag=True):
     """``share`` None: the whole dataflow is for this machine.
 
@@ -233,6 +240,7 @@ class Start(msgspec.Struct, frozen=True, tag=True):
     spec: RunSpec
     share: Share | None = None
     coordinator: str = ""
+    limits: Limits = Limits()
 
 
 class Meet(msgspec.Struct, frozen=True, tag=True):

@@ -18,8 +18,9 @@ from starlette.types import ASGIApp
 from dora.coordinator.address import LOOPBACK
 from dora.coordinator.api import Pages, make_api
 from dora.coordinator.connections import PATIENCE, PatientConnection, room
+from dora.coordinator.limits import limits_from
 from dora.coordinator.places import make_token, store_path, token_path
-from dora.coordinator.protocol import MAX_MESSAGE
+from dora.coordinator.protocol import MAX_MESSAGE, Limits
 from dora.coordinator.service import Coordinator
 from dora.coordinator.store import MEMORY, Store
 from dora.errors import DoraError
@@ -46,7 +47,8 @@ def serve(
     asked for with ``auth``, and always where other machines can reach the interface. With ``encryption``
     the API is HTTPS.
     """
-    listener = _listen(interface, port)  # first: who has the port has its store
+    limits = limits_from(os.environ)
+    listener = _listen(interface, port)  # before the store, which is of who has the port
     lock = None
     try:
         if records and records != MEMORY:
@@ -59,7 +61,7 @@ def serve(
             log.info("nothing is encrypted, the token neither; --tls-cert and --tls-key change that")
         how = "listening in TLS" if encryption is not None else "listening"
         log.info("%s on %s:%d, records in %s", how, interface, port, store.path)
-        asyncio.run(_serve(listener, store, token, interface, make_pages, encryption))
+        asyncio.run(_serve(listener, store, token, interface, make_pages, encryption, limits))
     finally:
         listener.close()
         if lock is not None:
@@ -88,13 +90,14 @@ async def _serve(
     interface: str,
     make_pages: MakePages,
     encryption: ssl.SSLContext | None,
+    limits: Limits,
 ) -> None:
     server: uvicorn.Server
 
     def end() -> None:
         server.should_exit = True
 
-    coordinator = Coordinator(store, end)
+    coordinator = Coordinator(store, end, limits)
     hosts = LOOPBACK if interface in LOOPBACK else frozenset()
     pages = make_pages(coordinator, token)
     server = make_server(make_api(coordinator, token=token, hosts=hosts, pages=pages), room(), encryption)

@@ -30,6 +30,7 @@ from dora.coordinator.protocol import (
     Gathered,
     Hello,
     Leave,
+    Limits,
     Logged,
     LookRefused,
     OpenLook,
@@ -70,10 +71,10 @@ log = logging.getLogger("dora.coordinator")
 class Coordinator:
     """Everything happens in one event loop; ``exit`` is called once, when the coordinator shall end."""
 
-    def __init__(self, store: Store, exit: Callable[[], None]) -> None:
+    def __init__(self, store: Store, exit: Callable[[], None], limits: Limits | None = None) -> None:
         self._store = store
         self._exit = exit
-        self.fleet = Fleet(store, self._on_change)
+        self.fleet = Fleet(store, self._on_change, limits)
         self._gathered = GatheredLogs(self._log_options)
         self._gathered_up_to: dict[str, tuple[str, int]] = {}  # machine → daemon and number of the batch
         store.on_remove = self._on_remove

@@ -65,3 +65,17 @@ class LogFilter(msgspec.Struct, frozen=True):
         """Tell whether this entry is shown."""
         threshold = self.level if entry.node_id is None else self.nodes.get(entry.node_id, self.level)
         return passes(entry.level, threshold)
+
+
+def nodes_are_quiet(environ: Mapping[str, str]) -> bool:
+    """Tell whether what nodes log goes to the log files only: ``DORA_QUIET``, with any value."""
+    return bool(environ.get("DORA_QUIET"))
+
+
+def is_of_node(entry: LogEntry) -> bool:
+    """Tell whether a node has said this, and not dora about it.
+
+    >>> is_of_node(LogEntry(0, "info", "camera", "opened")), is_of_node(LogEntry(0, "info", None, "done"))
+    (True, False)
+    """
+    return entry.node_id is not None and entry.stream != "daemon"

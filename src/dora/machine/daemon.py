@@ -497,8 +497,9 @@ class MachineDaemon:
         code = await run.process.wait()
         self._meter.forget(run.process.pid)
         report = self._reports[run.dataflow_id]
-        if report.status in ACTIVE:
+        if code:
             await asyncio.to_thread(_remove_remains)
+        if report.status in ACTIVE:
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
             report = RunReport(
                 run.dataflow_id,

@@ -13,23 +13,27 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 
 import msgspec
 
 from dora.building.options import BuildOptions
 from dora.building.prepare import build, check_programs
 from dora.building.session import note_build
+from dora.coordinator.limits import BUILD_LIMIT, SPAWN_LIMIT
 from dora.coordinator.protocol import Amend, Become, Prepare, Start, Stop, ToDaemon, decode_to_daemon
 from dora.daemon.daemon import Daemon
 from dora.daemon.options import RunOptions
 from dora.dataflow.model import Dataflow
-from dora.errors import DoraError
+from dora.errors import BuildError, DoraError
 from dora.logs.diagnostics import VARIABLE, configure
 from dora.logs.entry import LogEntry
 from dora.logs.files import LogFiles
+from dora.logs.filters import is_of_node, nodes_are_quiet
 from dora.machine.amender import Amender
+from dora.machine.limit import Limit
 from dora.machine.part import Part, of_machine, settled
+from dora.machine.realtime import become_realtime
 from dora.machine.reports import LogPump, Reports
 from dora.machine.run_id import run_id
 from dora.supervise import events as on
@@ -95,6 +99,13 @@ class _Commands:
         else:
             daemon.stop(_REASON, grace)
 
+    def give_up(self) -> None:
+        """End what takes too long: the build, or this process and its nodes."""
+        if self._daemon is None:
+            self._end_build()
+        else:
+            os.killpg(0, signal.SIGKILL)  # it hangs; the guardian and the daemon do the rest
+
     def _end_build(self) -> None:
         """End the programs of a build, which are in the process group of this process.
 
@@ -127,8 +138,17 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
         elif part is not None:
             part.take(message)
 
+    def limit(seconds: float, what: str, variable: str) -> Limit:
+        def fail() -> None:
+            reason = f"{what} took longer than {seconds:g} s; {variable} of the coordinator sets the limit"
+            reports.say(status="failed", reason=reason)
+            commands.give_up()
+
+        return Limit(seconds, fail)
+
     commands.on_other = take
     commands.listen()
+    building = limit(start.limits.build, "the build", BUILD_LIMIT)
     try:
         dataflow = settled(msgspec.convert(spec.dataflow, type=Dataflow), start)
         files = LogFiles(f"{dataflow.working_dir}/out/{dataflow_id}", {n.id: n.log for n in dataflow.nodes})
@@ -148,13 +168,18 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
             raise
         finally:
             files.close()
+        building.met()
+        if building.late:
+            raise BuildError("it took too long")
         made = {node.id: node for node in built.nodes}
         dataflow = msgspec.structs.replace(
             dataflow, nodes=tuple(made.get(node.id, node) for node in dataflow.nodes)
         )
 
+        files_only = nodes_are_quiet(os.environ)
+
         def tell(entry: LogEntry) -> None:
-            if pump is not None:
+            if pump is not None and not (files_only and is_of_node(entry)):
                 pump.take(entry)
             # The nodes' entries are in their files. What concerns the whole run may be that these fail.
             if entry.node_id is None and entry.level in ("error", "warn"):
@@ -176,6 +201,8 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
             if part is not None:
                 part.set_daemon(daemon)
             commands.set_daemon(daemon)
+            spawning = limit(start.limits.spawn, "the start of the nodes", SPAWN_LIMIT)
+            daemon.loop.call_threadsafe(spawning.met)  # once all of them have been started
 
         options = RunOptions(
             uv=spec.uv,
@@ -201,7 +228,9 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
     except (DoraError, msgspec.ValidationError) as error:
         if pump is not None:
             pump.close()
-        if commands.stopped:
+        if building.late:
+            pass  # it is reported
+        elif commands.stopped:
             reports.say(status="finished", reason="it was stopped before its nodes were started")
         else:
             reports.say(status="failed", reason=str(error))
@@ -209,8 +238,11 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
         commands.done.set()
 
 
-def main(quiet: bool) -> None:
-    """Run what standard input says; ``quiet``: without diagnostics."""
+def main(options: Container[str]) -> None:
+    """Run what standard input says.
+
+    Options: ``--quiet``, without diagnostics; ``--rt``, as `dora.machine.realtime` has it.
+    """
     pipe = os.dup(1)
     os.dup2(2, 1)  # nothing but reports may get to the daemon
     os.set_inheritable(pipe, False)
@@ -220,12 +252,14 @@ def main(quiet: bool) -> None:
     except StopIteration:
         return
     assert isinstance(start, Start)
-    if (directives := os.environ.get(VARIABLE, "")) and not quiet:
+    if (directives := os.environ.get(VARIABLE, "")) and "--quiet" not in options:
         configure(directives, f"dataflow {start.dataflow_id}: ")
+    if "--rt" in options:
+        become_realtime()  # the daemon has said what is not permitted
     # For the time of the build; a handler, other than a signal that is ignored, is not inherited.
     signal.signal(signal.SIGTERM, lambda *_: None)
     run_hosted(start, commands, Reports(pipe, start.dataflow_id))
 
 
 if __name__ == "__main__":
-    main("--quiet" in sys.argv)
+    main(sys.argv)

@@ -1,0 +1,175 @@
+"""What `dora daemon` and `dora coordinator` take from their options and the environment for their runs."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+from system import FOREVER, PATIENCE, System, wait_until
+
+from dora.coordinator.limits import limits_from
+from dora.coordinator.protocol import (
+    Limits,
+    Logged,
+    RunSpec,
+    Share,
+    Start,
+    decode_to_coordinator,
+    encode,
+)
+from dora.dataflow import load
+from dora.errors import DoraError
+from dora.machine.lock import running_daemon
+from dora.machine.realtime import PRIORITY, become_realtime
+from dora.wire.ids import uuid7
+
+pytestmark = pytest.mark.processes
+
+ENDLESS_BUILD = """
+nodes:
+  - id: never
+    path: never.py
+    build: python -c "import signal; signal.pause()"
+"""
+
+
+@pytest.mark.parametrize("name", ["DORA_BUILD_RESULT_TIMEOUT_SECS", "DORA_SPAWN_RESULT_TIMEOUT_SECS"])
+def test_limits_come_from_the_environment_of_the_coordinator(
+    system: System, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    field = name.split("_")[1].lower()
+    assert limits_from({}) == Limits(build=1200.0, spawn=60.0)
+    assert getattr(limits_from({name: " 2.5 "}), field) == 2.5
+    for text in ("soon", "0", "-1", "inf", "nan"):
+        with pytest.raises(DoraError, match=f"{name} is `{text}`; it has to be a number of seconds"):
+            limits_from({name: text})
+    monkeypatch.setenv(name, "soon")
+    assert f"the coordinator could not be started: {name} is `soon`" in system.dora("up", status=1)
+
+
+def test_a_build_that_takes_too_long(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DORA_BUILD_RESULT_TIMEOUT_SECS", "0.2")
+    system.dora("up")
+    (system.folder / "slow.yml").write_text(ENDLESS_BUILD)
+    (system.folder / "never.py").write_text("")
+    told = system.dora("start", "slow.yml", "--detach", status=1)
+    reason = "failed: the build took longer than 0.2 s; DORA_BUILD_RESULT_TIMEOUT_SECS of the coordinator"
+    assert reason in told
+    assert reason in system.dora("logs", "slow")
+    assert not psutil.Process(system.daemon()).children(recursive=True)
+
+
+def test_nodes_that_take_too_long_to_be_started(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DORA_SPAWN_RESULT_TIMEOUT_SECS", "1e-9")  # which no process can be
+    system.dora("up")
+    many = system.dataflow("many", **{f"n{number}": FOREVER for number in range(8)})
+    told = system.dora("start", many, "--detach", status=1)
+    assert "failed: the start of the nodes took longer than 1e-09 s; DORA_SPAWN_RESULT_TIMEOUT_SECS" in told
+    dataflow = told.splitlines()[0].split()[-1]
+    wait_until(lambda: not system.node_pids(dataflow), "the end of its nodes")
+
+
+def test_nodes_log_to_their_files_only(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
+    (system.folder / "n.py").write_text("import dora\nprint('said', flush=True)\ndora.Node()\n")
+    (system.folder / "a.yml").write_text(
+        "nodes:\n  - id: n\n    path: n.py\n    build: python -c \"print('built')\"\n"
+    )
+    assert "said" in system.dora("run", "a.yml")
+    monkeypatch.setenv("DORA_QUIET", "1")
+    told = system.dora("run", "a.yml")
+    assert "built" in told and "said" not in told
+    assert "said" in system.dora("logs", "--local")
+
+
+@pytest.mark.parametrize("quiet", ["", "1"])
+def test_nodes_of_another_machine_log_to_the_coordinator_unless_they_are_quiet(
+    tmp_path: Path, quiet: str
+) -> None:
+    (tmp_path / "n.py").write_text("import dora\nprint('said', flush=True)\ndora.Node()\n")
+    (tmp_path / "a.yml").write_text("nodes:\n  - id: n\n    path: n.py\n")
+    spec = RunSpec(name="a", dataflow=load(tmp_path / "a.yml"), machines={"n": "far"})
+    start = Start(uuid7(), spec, Share(machine="far", secret="", gathered=True))
+    with subprocess.Popen(
+        [sys.executable, "-m", "dora.machine.hosted"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, "DORA_QUIET": quiet},
+    ) as hosted:
+        assert hosted.stdin is not None and hosted.stdout is not None
+        hosted.stdin.write(encode(start) + b"\n")
+        hosted.stdin.flush()
+        messages = [decode_to_coordinator(line) for line in hosted.stdout]
+    entries = [entry for message in messages if isinstance(message, Logged) for entry in message.entries]
+    assert [entry.message for entry in entries if entry.node_id == "n"] == ([] if quiet else ["said"])
+    assert "said" in (tmp_path / "out" / start.dataflow_id / "log_n.jsonl").read_text()
+
+
+def _without_privileges() -> None:
+    libc = ctypes.CDLL(None)
+    for capability in (14, 23):  # CAP_IPC_LOCK, CAP_SYS_NICE
+        libc.prctl(24, capability, 0, 0, 0)  # PR_CAPBSET_DROP; in vain for who is not root, and has none
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (65536, 65536))
+    resource.setrlimit(resource.RLIMIT_RTPRIO, (0, 0))
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setscheduler"), reason="Linux only")
+def test_a_daemon_that_may_not_be_in_real_time_says_so_and_goes_on(system: System) -> None:
+    command = [sys.executable, "-m", "dora", "daemon", "--rt", "--quiet"]
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, text=True, preexec_fn=_without_privileges
+    ) as daemon:
+        wait_until(lambda: running_daemon("127.0.0.1", system.port), "the daemon")
+        daemon.send_signal(signal.SIGTERM)
+        told = daemon.communicate(timeout=PATIENCE)[1]
+    assert daemon.returncode == 0
+    assert told == (
+        "warning: --rt: memory is not locked: it takes the capability CAP_IPC_LOCK, or "
+        "LimitMEMLOCK=infinity (`ulimit -l unlimited`)\n"
+        "warning: --rt: the scheduling policy is not SCHED_FIFO (Operation not permitted): it takes the "
+        f"capability CAP_SYS_NICE, or LimitRTPRIO={PRIORITY} (`ulimit -r {PRIORITY}`)\n"
+    )
+
+
+def _is_permitted() -> bool:
+    if not hasattr(os, "sched_setscheduler"):
+        return False
+    child = os.fork()
+    if not child:
+        os._exit(len(become_realtime()))
+    return os.waitpid(child, 0)[1] == 0
+
+
+def _locked(pid: int) -> int:
+    """Return how many kB of a process are locked."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmLck"))
+
+
+@pytest.mark.skipif(not _is_permitted(), reason="locked memory and SCHED_FIFO are not permitted here")
+def test_who_supervises_is_in_real_time_and_nodes_are_not(system: System) -> None:
+    system.dora("up")
+    os.kill(system.daemon(), signal.SIGTERM)
+    wait_until(lambda: not system.client.status().daemons, "the end of the daemon")
+    with subprocess.Popen(
+        [sys.executable, "-m", "dora", "daemon", "--rt"], stderr=subprocess.PIPE, text=True
+    ) as daemon:
+        wait_until(lambda: system.client.status().daemons, "the daemon")
+        dataflow = system.start(system.dataflow("arm", waiter=FOREVER))
+        (node,) = system.node_pids(dataflow)
+        hosted = psutil.Process(node).ppid()
+        for pid in (daemon.pid, hosted):
+            assert os.sched_getscheduler(pid) & ~os.SCHED_RESET_ON_FORK == os.SCHED_FIFO
+            assert os.sched_getparam(pid).sched_priority == PRIORITY
+            assert _locked(pid) > 0
+        assert os.sched_getscheduler(node) == os.SCHED_OTHER
+        assert _locked(node) == 0
+        system.dora("down", "--force")
+        assert "warning" not in daemon.communicate(timeout=PATIENCE)[1]
