@@ -20,18 +20,28 @@ from dora.coordinator.protocol import (
     Become,
     Changed,
     Hello,
+    Lost,
     MachineView,
+    Meet,
     Prepare,
+    Recorded,
     Redefined,
+    Release,
     RunReport,
     RunSpec,
+    Start,
+    Stop,
     ToDaemon,
+    Told,
+    Welcome,
 )
 from dora.coordinator.rules import Refusal
 from dora.coordinator.service import Coordinator
 from dora.coordinator.store import Store
 from dora.dataflow import parse
 from dora.dataflow.model import Dataflow
+from dora.supervise.news import MachineNews
+from dora.supervise.result import DataflowResult
 from dora.wire.wishes import (
     AddWish,
     ConnectWish,
@@ -128,7 +138,7 @@ def test_the_environment_of_the_asker_comes_first() -> None:
 class Talking:
     """A daemon that answers as `answers` says, by kind of message; None: not at all."""
 
-    def __init__(self, coordinator: Coordinator, machine: str) -> None:
+    def __init__(self, coordinator: Coordinator, machine: str, *runs: RunReport) -> None:
         self.coordinator = coordinator
         self.machine = machine
         self.heard: list[ToDaemon] = []
@@ -137,7 +147,7 @@ class Talking:
             Prepare: lambda message: Amended(message.ticket),
             Become: lambda message: Amended(message.ticket, Outcome("")),
         }
-        self.link = self.join()
+        self.link = self.join(*runs)
 
     def join(self, *runs: RunReport) -> DaemonLink:
         hello = Hello(__version__, f"daemon of {self.machine}", 1, runs, machine=self.machine)
@@ -314,13 +324,209 @@ def test_one_change_at_a_time(folder: Path) -> None:
     asyncio.run(test())
 
 
-def test_a_machine_without_a_part_is_refused(folder: Path) -> None:
+# --------------------------------------------------------------------------- machines that come and go
+
+
+ADD = AddWish("{id: c, path: c.py, inputs: {in: a/x}, deploy: {machine: third}}")
+
+
+def part_of(daemon: Talking, dataflow_id: str) -> None:
+    """Let a daemon run a part when it is told to, become what it hears, and end it when it is released."""
+
+    def say(report: RunReport) -> None:
+        asyncio.get_running_loop().call_soon(lambda: daemon.say(Changed(report)))
+
+    def become(message: Become) -> Amended:
+        say(RunReport(dataflow_id, "running", ports={}, revision=message.amendment.revision))
+        return Amended(message.ticket, Outcome(""))
+
+    daemon.answers[Become] = become
+    daemon.answers[Start] = lambda message: say(
+        RunReport(dataflow_id, "running", ports={"c": 7}, revision=message.spec.revision)
+    )
+    daemon.answers[Release] = lambda _: say(RunReport(dataflow_id, "finished", DataflowResult(dataflow_id)))
+
+
+@asynccontextmanager
+async def joinable(folder: Path) -> AsyncIterator[tuple[Coordinator, Talking, Talking, str]]:
+    """The dataflow on `left` and `right`; `left` and `third`, which has no part of it."""
+    async with running(folder) as (coordinator, left, right, dataflow_id):
+        third = Talking(coordinator, "third")
+        for daemon in (left, right, third):
+            part_of(daemon, dataflow_id)
+        yield coordinator, left, third, dataflow_id
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    for _ in range(1000):
+        if condition():
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("waited in vain")
+
+
+def test_a_machine_joins_with_the_dataflow_as_it_is_and_then_changes_as_all(folder: Path) -> None:
     async def test() -> None:
-        async with running(folder) as (coordinator, left, _, _):
-            Talking(coordinator, "third")
-            wish = AddWish("{id: c, path: c.py, deploy: {machine: third}}")
-            refusal = await refused(coordinator, wish)
-            assert "node `c` is for machine `third`, and `arm` runs on `left`, `right` only" in str(refusal)
-            assert not left.of(Prepare)
+        async with joinable(folder) as (coordinator, left, third, dataflow_id):
+            news = MachineNews({}, opened=True)
+            left.say(Changed(RunReport(dataflow_id, "running", ports={"a": 5}, news=news, secret="shown")))
+            await coordinator.change("arm", ADD)
+            (start,) = third.of(Start)
+            assert start.share.secret == "shown" and start.share.machine == "third"
+            assert (start.spec.revision, sorted(start.spec.machines)) == (0, ["a", "b"])
+            kinds = [type(message) for message in third.heard]
+            assert kinds == [Welcome, Start, Meet, Told, Prepare, Become]
+            assert third.of(Told) == [Told(dataflow_id, "left", news)]
+            assert "a" in third.of(Meet)[0].endpoints
+            assert "c" in left.of(Become)[0].endpoints
+            assert coordinator.dataflow("arm").machines == ["left", "right", "third"]
+            assert coordinator.dataflow("arm").status == "running"
+
+    asyncio.run(test())
+
+
+def test_a_machine_leaves_with_its_last_node_and_may_come_again(folder: Path) -> None:
+    async def test() -> None:
+        async with joinable(folder) as (coordinator, left, third, _dataflow_id):
+            for count in (1, 2):
+                await coordinator.change("arm", ADD)
+                await coordinator.change("arm", RemoveWish("c"))
+                await until(lambda: coordinator.dataflow("arm").machines == ["left", "right"])
+                assert len(third.of(Start)) == len(third.of(Release)) == len(third.of(Recorded)) == count
+                assert len(left.of(Lost)) == 0
+            coordinator.fleet.leave(third.link)  # which is nothing to the dataflow
+            await coordinator.change("arm", CONNECT)
+            assert coordinator.dataflow("arm").status == "running"
+
+    asyncio.run(test())
+
+
+def test_one_machine_is_left_of_several_and_the_coordinator_goes_on_deciding(folder: Path) -> None:
+    async def test() -> None:
+        async with joinable(folder) as (coordinator, left, third, _):
+            await coordinator.change("arm", RemoveWish("b"))
+            await until(lambda: coordinator.dataflow("arm").machines == ["left"])
+            await coordinator.change("arm", AddWish("{id: d, path: d.py, deploy: {machine: left}}"))
+            assert left.of(Become)[-1].amendment.machines == {"a": "left", "d": "left"}
+            await coordinator.change("arm", ADD)
+            assert coordinator.dataflow("arm").machines == ["left", "third"]
+            assert third.of(Become)[-1].amendment.births == {"d": 2, "c": 3, "c/in": 3}
+
+    asyncio.run(test())
+
+
+def test_a_machine_that_cannot_take_part_is_sent_away(folder: Path) -> None:
+    async def test() -> None:
+        async with joinable(folder) as (coordinator, left, third, dataflow_id):
+            third.answers[Prepare] = lambda message: Amended(message.ticket, error="there is no file c.py")
+            assert str(await refused(coordinator, ADD)) == "there is no file c.py"
+            await until(lambda: bool(third.of(Release)) and bool(third.of(Recorded)))
+            failed = RunReport(dataflow_id, "failed", reason="there is no room")
+            third.answers[Start] = lambda _: third.say(Changed(failed))  # type: ignore[func-returns-value]
+            refusal = await refused(coordinator, ADD)
+            assert str(refusal) == "machine `third` cannot take part: there is no room"
+            third.answers[Start] = lambda _: coordinator.fleet.leave(third.link)  # type: ignore[func-returns-value]
+            assert "broke amid it, and nothing was changed" in str(await refused(coordinator, ADD))
+            assert not left.of(Become) and coordinator.spec("arm").revision == 0
+            assert coordinator.dataflow("arm").machines == ["left", "right"]
+
+    asyncio.run(test())
+
+
+def test_what_a_machine_still_has_of_a_change_that_came_to_nothing_is_ended(folder: Path) -> None:
+    async def test() -> None:
+        async with joinable(folder) as (coordinator, _, third, dataflow_id):
+            third.join(RunReport(dataflow_id, "running", ports={}))  # the coordinator was killed meanwhile
+            assert third.of(Stop) == [Stop(dataflow_id, force=True)]
+            adding = asyncio.create_task(coordinator.change("arm", ADD))
+            await asyncio.sleep(0.01)
+            assert not third.of(Start), "its daemon would not start another one"
+            third.say(Changed(RunReport(dataflow_id, "finished")))
+            await adding
+            assert [type(each) for each in third.heard if isinstance(each, (Recorded, Start))] == [
+                *(Recorded, Start)
+            ]
+
+    asyncio.run(test())
+
+
+def test_a_node_that_does_not_start_there_goes_with_its_machine(folder: Path) -> None:
+    async def test() -> None:
+        async with joinable(folder) as (coordinator, _, third, dataflow_id):
+
+            def become(message: Become) -> Amended:
+                revision = message.amendment.revision
+                third.say(Changed(RunReport(dataflow_id, "running", ports={}, revision=revision)))
+                error = "node `c` could not be started" if revision == 1 else ""
+                return Amended(message.ticket, None if error else Outcome(""), error)
+
+            third.answers[Become] = become
+            assert str(await refused(coordinator, ADD)) == "node `c` could not be started"
+            await until(lambda: coordinator.dataflow("arm").machines == ["left", "right"])
+            assert coordinator.spec("arm").revision == 2 and len(third.of(Release)) == 1
+
+    asyncio.run(test())
+
+
+def test_the_record_knows_further_machines_when_the_coordinator_is_back(folder: Path) -> None:
+    async def test() -> None:
+        async with joinable(folder) as (coordinator, _, third, dataflow_id):
+            third.answers[Become] = lambda _: None  # the coordinator is killed before it is done
+            adding = asyncio.create_task(coordinator.change("arm", ADD))
+            await until(lambda: bool(third.of(Become)))
+            adding.cancel()
+        coordinator = Coordinator(Store(str(folder / "store.sqlite")), lambda: None)
+        try:
+            assert coordinator.dataflow("arm").machines == ["left", "right", "third"]
+            daemons = []
+            for machine in ("third", "left", "right"):
+                report = RunReport(dataflow_id, "running", ports={}, secret="shown")
+                daemons.append(Talking(coordinator, machine, report))
+            for daemon in daemons:
+                assert {message.amendment.revision for message in daemon.of(Become)} == {1}
+                part_of(daemon, dataflow_id)
+            await coordinator.change("arm", RemoveWish("c"))
+            await until(lambda: coordinator.dataflow("arm").machines == ["left", "right"])
+        finally:
+            coordinator.close()
+
+    asyncio.run(test())
+
+
+def test_nodes_of_a_lost_machine_are_taken_out_before_it_gets_others(folder: Path) -> None:
+    async def test() -> None:
+        async with joinable(folder) as (coordinator, left, third, dataflow_id):
+            await coordinator.change("arm", ADD)
+            coordinator.fleet.leave(third.link)
+            third.join()  # of another process, which has no part
+            assert left.of(Lost) and coordinator.dataflow("arm").status == "running"
+            wish = AddWish("{id: d, path: d.py, deploy: {machine: third}}")
+            assert str(await refused(coordinator, wish)) == (
+                "machine `third` is lost to the dataflow, with the nodes that it had; take these out "
+                "(`dora node remove c`), and it can get others"
+            )
+            assert not (await coordinator.change("arm", RemoveWish("c"))).was_running
+            assert coordinator.dataflow("arm").machines == ["left", "right"]
+            await coordinator.change("arm", wish)
+            assert third.of(Become)[-1].amendment.machines["d"] == "third"
+            assert not third.of(Lost)
+            coordinator.stop("arm", None, True)
+            for machine in ("left", "right", "third"):
+                link = coordinator.fleet.links[machine]
+                finished = RunReport(dataflow_id, "finished", DataflowResult(dataflow_id))
+                coordinator.take(link, Changed(finished))
+            assert coordinator.dataflow("arm").status == "failed"
+            assert "machine `third`: " in coordinator.dataflow("arm").reason
+
+    asyncio.run(test())
+
+
+def test_some_use_tls_and_others_do_not(folder: Path) -> None:
+    async def test() -> None:
+        async with joinable(folder) as (coordinator, _, third, _):
+            third.link.tls = True
+            assert str(await refused(coordinator, ADD)) == (
+                "machine `third` uses TLS, and those on which the dataflow runs do not"
+            )
 
     asyncio.run(test())

@@ -14,7 +14,7 @@ import pytest
 
 from dora._version import __version__
 from dora.coordinator.fleet import DaemonLink
-from dora.coordinator.gathered import GatheredLogs
+from dora.coordinator.gathered import GatheredLogs, gathered_in
 from dora.coordinator.protocol import (
     Changed,
     DataflowView,
@@ -30,6 +30,7 @@ from dora.coordinator.protocol import (
 from dora.coordinator.rules import Refusal
 from dora.coordinator.service import Coordinator
 from dora.coordinator.store import Store
+from dora.dataflow.model import LogOptions
 from dora.logs.entry import LogEntry
 
 NODE = {"id": "a", "deploy": {"machine": "far"}}
@@ -85,6 +86,22 @@ def test_the_files_of_gathered_logs_are_closed_with_their_dataflow(data_folder: 
             assert not (data_folder / "nobody's").exists()
 
     asyncio.run(gather())
+
+
+def test_the_last_entries_of_a_node_come_after_it_was_taken_out(data_folder: Path) -> None:
+    nodes = {"a": LogOptions(), "b": LogOptions()}
+    logs = GatheredLogs(lambda _: dict(nodes))
+    directory = str(data_folder / "logs")
+    entries = [LogEntry(0, "info", "a", "hello"), LogEntry(0, "info", "c", "nobody's")]
+    logs.write("id", directory, entries)
+    del nodes["a"]
+    logs.forget("id")
+    logs.write("id", directory, entries)
+    logs.forget_all_but()
+    logs.write("id", directory, entries)
+    assert os.listdir(directory) == ["log_a.jsonl"]
+    assert len(Path(directory, "log_a.jsonl").read_text().splitlines()) == 2
+    logs.forget_all_but()
 
 
 def test_entries_that_come_again_are_written_once(data_folder: Path) -> None:
@@ -186,7 +203,7 @@ def test_only_folders_with_the_name_of_a_dataflow_are_removed(data_folder: Path)
     victim = data_folder / "log_a.jsonl"
     victim.touch()
     (data_folder / "gathered").mkdir()
-    directory = logs.directory("..")
+    directory = gathered_in("..")
     logs.remove(DataflowView(uuid="..", name="", status="finished", nodes=[], log_directory=directory))
     assert victim.exists()
 

@@ -269,3 +269,77 @@ def test_whatever_comes_first_all_machines_come_to_the_same(steps: list[tuple[st
         assert left.nodes[node_id].outputs_closed == right.nodes[node_id].outputs_closed
         assert left.nodes[node_id].inputs_closed == right.nodes[node_id].inputs_closed
     assert left.done == right.done
+
+
+# --------------------------------------------------------------------------- machines that come and go
+
+
+def joined(run: Fleet, births: dict[str, int] | None = None) -> Supervised:
+    """Let `third` take part without nodes, as the dataflow is now."""
+    third = Supervised(*run.nodes, elsewhere=run.placed, births=births)
+    run.runs["third"], run.said["third"] = third, []
+    run("third", on.Begin())
+    for machine in ("left", "right"):
+        run.tell(machine, "third")
+    return third
+
+
+def test_a_machine_that_joins_has_the_start_behind_it() -> None:
+    run = Fleet([A, B, C])
+    run.start()
+    third = joined(run)
+    assert third.supervisor.opened and not spawned(run.said["third"])
+    run.decide(A, B, C, node("d", inputs=("a/x",)), placed={"d": "third"})
+    for machine in run.runs:
+        run.order(machine)
+    assert spawned(run.said["third"]) == [("d", 0)]
+    run("third", on.Spawned("d", 1))
+    run.said["third"] += third.join("d")
+    assert third.supervisor.nodes["d"].phase == "running"
+    run.tell("third", "left")
+    assert run.runs["left"].supervisor.nodes["d"].phase == "running"
+
+
+def test_a_machine_that_joins_late_knows_who_came_and_went() -> None:
+    run = Fleet([A, B, C])
+    run.start()
+    run.decide(A, B, C, node("d", inputs=("a/x",)), placed={"d": "right"})
+    for machine in ("left", "right"):
+        run.order(machine)
+    run("right", on.Spawned("d", 1))
+    run.said["right"] += run.runs["right"].join("d")
+    run("right", on.ProcessEnded("d", 1))
+    run("right", on.ProcessEnded("b", 0))
+    run.tell_all()
+    third = joined(run, run.births)
+    phases = {key: state.phase for key, state in third.supervisor.nodes.items()}
+    assert phases == {"a": "running", "b": "ended", "c": "running", "d": "ended"}
+    assert third.supervisor.nodes["d"].birth == 1
+    assert third.supervisor.nodes["c"].inputs_closed == {"b/y"}
+    assert [failure.node_id for failure in third.supervisor.failures] == ["d"]
+
+
+def test_a_machine_without_nodes_is_released() -> None:
+    run = Fleet([A, B, C])
+    run.start()
+    third = joined(run)
+    run("left", on.Released())
+    assert not run.runs["left"].supervisor.done, "it has nodes"
+    run("third", on.Released())
+    assert third.supervisor.done and not third.supervisor.news().stopping
+    assert not third.supervisor.stopping
+
+
+def test_a_machine_without_nodes_ends_at_once_and_with_the_others() -> None:
+    run = Fleet([A, B, C])
+    run.start()
+    third = joined(run)
+    run("third", on.KillRequested())
+    assert third.supervisor.done
+    third = joined(run)
+    for node_id in ("a", "b", "c"):
+        run(run.placed[node_id], on.ProcessEnded(node_id, 0))
+    run.tell_all()
+    for machine in ("left", "right"):
+        run.tell(machine, "third")
+    assert third.supervisor.done

@@ -10,6 +10,11 @@ On several machines a change goes through three steps, one change of a dataflow 
 
 A node that is to be removed is ended by its machine after the first step; one that is replaced is replaced
 by its machine before the second, and if that fails nothing has changed.
+
+A machine that gets its first node *joins* before the first step: it starts a part as the dataflow is now,
+without nodes, and hears from the others that the start is behind them. The rest is a change like any other;
+with the record it takes part. If nothing comes of the change, it is sent away again. One whose last node is
+taken out is let go by the `Fleet`, once its part knows of it.
 """
 
 from __future__ import annotations
@@ -21,7 +26,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from weakref import WeakValueDictionary
 
-from dora.coordinator.amendments import Planned, planned, undone, with_present_parameters
+from dora.coordinator.amendments import Planned, Topological, planned, undone, with_present_parameters
 from dora.coordinator.fleet import DaemonLink, Fleet
 from dora.coordinator.placement import place_one
 from dora.coordinator.protocol import (
@@ -33,6 +38,7 @@ from dora.coordinator.protocol import (
     DataflowView,
     Prepare,
     Redefined,
+    RunSpec,
     ToDaemon,
 )
 from dora.coordinator.rules import Refusal, dataflow_of
@@ -42,6 +48,7 @@ from dora.errors import DoraError
 from dora.wire.wishes import AddWish, ConnectWish, Outcome, RemoveWish, RestartWish, StopWish, Wish
 
 LOOK_EVERY = 0.5  # seconds between looks whether a dataflow that is being changed still runs
+JOIN_PATIENCE = 60.0  # seconds that a machine may take to join, or to end a part that it had before
 
 log = logging.getLogger("dora.coordinator")
 
@@ -51,12 +58,18 @@ class _CutOff(Refusal):
 
 
 class Changes:
-    """Everything happens in the coordinator's event loop. ``on_record`` is called after each record."""
+    """Everything happens in the coordinator's event loop.
 
-    def __init__(self, store: Store, fleet: Fleet, on_record: Callable[[str], None]) -> None:
+    ``on_record`` is called after each record; ``changed`` is notified of what happens in the fleet.
+    """
+
+    def __init__(
+        self, store: Store, fleet: Fleet, on_record: Callable[[str], None], changed: asyncio.Condition
+    ) -> None:
         self._store = store
         self._fleet = fleet
         self._on_record = on_record
+        self._changed = changed
         self._asked: dict[int, asyncio.Future[Amended]] = {}
         self._tickets = itertools.count(1)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
@@ -68,7 +81,7 @@ class Changes:
 
     async def make(self, view: DataflowView, wish: Wish) -> Outcome:
         """Change a dataflow, and return once that is done; raises `Refusal`."""
-        if isinstance(wish, (StopWish, RestartWish)) or len(view.machines) <= 1:
+        if isinstance(wish, (StopWish, RestartWish)) or not self._fleet.spans(view.uuid):
             machine = self._machine_for(view, wish)
             answer = await self._ask(view.uuid, machine, lambda ticket: Amend(view.uuid, ticket, wish))
             return _outcome(answer)
@@ -79,7 +92,7 @@ class Changes:
     def _machine_for(self, view: DataflowView, wish: Wish) -> str:
         """Return which machine fulfils a wish by itself; raises `Refusal`."""
         machine = next(iter(view.machines), DEFAULT_MACHINE)
-        if isinstance(wish, (StopWish, RestartWish)) and len(view.machines) > 1:
+        if isinstance(wish, (StopWish, RestartWish)):
             return self._store.spec(view.uuid).machines.get(wish.node, machine)
         if isinstance(wish, AddWish):
             self._check_is_there(view, wish, machine)
@@ -108,13 +121,63 @@ class Changes:
             raise Refusal(409, "the dataflow is still starting; try again once all its nodes run")
         plan = planned(self._store.spec(dataflow_id), wish, self._fleet.views(), {**os.environ})
         machines = self._fleet.parts(dataflow_id)
-        if plan.machine not in machines:
-            raise Refusal(409, _not_part_of(view, plan.node, plan.machine))
         for machine in machines:
             self._link(machine)
+        if plan.machine in machines:
+            return await self._change(dataflow_id, machines, wish, plan)
+        if self._fleet.has_lost(dataflow_id, plan.machine):
+            if not isinstance(wish, RemoveWish):
+                raise Refusal(409, _lost(self._store.spec(dataflow_id), plan.machine))
+            return await self._change(dataflow_id, machines, wish, plan)
+        try:
+            await self._join(dataflow_id, machines, plan)
+            return await self._change(dataflow_id, [*machines, plan.machine], wish, plan)
+        finally:
+            self._fleet.send_away(dataflow_id, plan.machine)
+
+    async def _join(self, dataflow_id: str, machines: Sequence[str], plan: Planned) -> None:
+        """Let a machine start a part without nodes; raises `Refusal`."""
+        fleet, machine = self._fleet, plan.machine
+        link = self._link(machine)
+        if any(self._link(other).tls != link.tls for other in machines):
+            ours, theirs = ("uses TLS", "do not") if link.tls else ("does not use TLS", "do")
+            raise Refusal(409, f"machine `{machine}` {ours}, and those on which the dataflow runs {theirs}")
+        await self._until(lambda: fleet.is_free(dataflow_id, machine), dataflow_id, link)
+        fleet.bring_in(dataflow_id, machine)
+        await self._until(lambda: fleet.has_arrived(dataflow_id, machine), dataflow_id, link)
+        if fault := fleet.why_not_there(dataflow_id, machine):
+            raise Refusal(409, f"machine `{machine}` cannot take part: {fault}")
+
+    async def _until(self, condition: Callable[[], bool], dataflow_id: str, link: DaemonLink) -> None:
+        """Wait for something that a machine does; raises `Refusal` if that does not come."""
+        machine = link.machine
+
+        def is_over() -> bool:
+            return condition() or self._has_ended(dataflow_id) or self._fleet.links.get(machine) is not link
+
+        try:
+            async with self._changed:
+                await asyncio.wait_for(self._changed.wait_for(is_over), JOIN_PATIENCE)
+        except TimeoutError:
+            raise Refusal(
+                503, f"machine `{machine}` is not ready to take part after {JOIN_PATIENCE:g} s; try again"
+            ) from None
+        if self._has_ended(dataflow_id):
+            raise Refusal(409, "the dataflow has ended meanwhile")
+        if self._fleet.links.get(machine) is not link:
+            raise _CutOff(
+                503, f"the connection to machine `{machine}` broke amid it, and nothing was changed"
+            )
+
+    async def _change(
+        self, dataflow_id: str, machines: Sequence[str], wish: Topological, plan: Planned
+    ) -> Outcome:
+        """Make a change on these machines, which all take part or are about to."""
         sent = await self._prepare(dataflow_id, machines, plan.amendment)
         was_running = True
-        if isinstance(wish, RemoveWish):
+        if isinstance(wish, RemoveWish) and plan.machine not in machines:
+            was_running = False  # it was lost with its machine
+        elif isinstance(wish, RemoveWish):
             answer = await self._ask(
                 dataflow_id, plan.machine, lambda ticket: Amend(dataflow_id, ticket, wish)
             )
@@ -128,7 +191,7 @@ class Changes:
             raise Refusal(refusal.status, f"{refusal}{_half_done(wish, plan)}") from None
         if (fault := await self._all_become(dataflow_id, machines, plan.amendment, sent)) is not None:
             if isinstance(wish, (AddWish, ConnectWish)) and not isinstance(fault, _CutOff):
-                fault = await self._take_back(dataflow_id, wish, plan, fault)
+                fault = await self._take_back(dataflow_id, machines, wish, plan, fault)
             raise fault
         return Outcome(plan.node, was_running, plan.warnings)
 
@@ -180,9 +243,13 @@ class Changes:
         view = self._store.find(message.dataflow_id)
         if view is None:
             return False
-        if len(view.machines) > 1 and message.revision <= self._store.spec(view.uuid).revision:
+        if (message.revision or len(view.machines) > 1) and (
+            message.revision <= self._store.spec(view.uuid).revision
+        ):
             return False
-        self._store.redefine(message)
+        daemons = self._fleet.daemons_of(message)
+        self._store.redefine(message, daemons)
+        self._fleet.redefined(message, daemons)
         self._on_record(message.dataflow_id)
         return True
 
@@ -227,7 +294,12 @@ class Changes:
         )
 
     async def _take_back(
-        self, dataflow_id: str, wish: AddWish | ConnectWish, plan: Planned, fault: Refusal
+        self,
+        dataflow_id: str,
+        machines: Sequence[str],
+        wish: AddWish | ConnectWish,
+        plan: Planned,
+        fault: Refusal,
     ) -> Refusal:
         """Undo a change that has failed on its machine; return what to say of it."""
         try:
@@ -235,7 +307,6 @@ class Changes:
             self._record(dataflow_id, back.amendment)
         except Refusal as refusal:
             return Refusal(fault.status, f"{fault}; it could not be undone: {refusal}")
-        machines = self._fleet.parts(dataflow_id)
         if (again := await self._all_become(dataflow_id, machines, back.amendment, {})) is not None:
             log.warning("dataflow %s: a change that failed is being undone: %s", dataflow_id, again)
         return fault
@@ -262,15 +333,20 @@ class Changes:
                 await asyncio.wait({asked}, timeout=LOOK_EVERY)
                 if asked.done():
                     break
-                gone = self._store.find(dataflow_id)
-                if gone is None or gone.status not in ACTIVE:
+                if self._has_ended(dataflow_id):
                     raise Refusal(409, "the dataflow has ended meanwhile")
                 if self._fleet.links.get(machine) is not link:
                     raise _CutOff(503, f"the connection to machine `{machine}` broke amid it")
+                if not self._fleet.has_part(dataflow_id, machine):
+                    raise _CutOff(503, f"the part on machine `{machine}` has ended amid it")
         finally:
             self._asked.pop(ticket, None)
         answer: Amended = asked.result()
         return answer
+
+    def _has_ended(self, dataflow_id: str) -> bool:
+        view = self._store.find(dataflow_id)
+        return view is None or view.status not in ACTIVE
 
 
 def _outcome(answer: Amended) -> Outcome:
@@ -289,8 +365,17 @@ def _raise_first(answers: Sequence[object]) -> None:
 def _not_part_of(view: DataflowView, node_id: str, machine: str) -> str:
     names = ", ".join(f"`{name}`" for name in view.machines)
     return (
-        f"node `{node_id}` is for machine `{machine}`, and `{view.name}` runs on {names} only; put a node "
-        f"for `{machine}` into the dataflow file, and start it again"
+        f"node `{node_id}` is for machine `{machine}`, and `{view.name}` was started on {names} only; put "
+        f"the node into the dataflow file, `dora stop {view.name}`, and start it again"
+    )
+
+
+def _lost(spec: RunSpec, machine: str) -> str:
+    nodes = [node_id for node_id, where in spec.machines.items() if where == machine]
+    commands = ", ".join(f"`dora node remove {node_id}`" for node_id in nodes)
+    return (
+        f"machine `{machine}` is lost to the dataflow, with the nodes that it had; take these out "
+        f"({commands}), and it can get others"
     )
 
 

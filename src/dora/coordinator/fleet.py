@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from dora._version import __version__
+from dora.coordinator.gathered import gathered_in
 from dora.coordinator.placement import address_of, is_loopback
 from dora.coordinator.protocol import (
     ACTIVE,
@@ -31,7 +32,9 @@ from dora.coordinator.protocol import (
     MachineView,
     Meet,
     Recorded,
+    Redefined,
     Rejected,
+    Release,
     RunReport,
     RunSpec,
     Share,
@@ -46,6 +49,7 @@ from dora.coordinator.rules import lost
 from dora.coordinator.shares import Shares
 from dora.coordinator.store import Store
 from dora.dataflow.names import machine_id_fault
+from dora.supervise.news import MachineNews
 from dora.transport.places import link_endpoint
 
 LOST_AFTER = 5.0  # seconds that a daemon may take to come back before its dataflows count as lost
@@ -90,9 +94,10 @@ class Fleet:
         self._away: dict[str, float] = {}  # machine → since when
         self._verdicts: dict[str, asyncio.TimerHandle] = {}
         self._views: list[MachineView] | None = None
-        self._shares = {
-            dataflow_id: Shares(dataflow_id, daemons) for dataflow_id, daemons in store.active().items()
-        }
+        self._shares: dict[str, Shares] = {}
+        for dataflow_id, daemons in store.active().items():
+            self.add(dataflow_id, daemons, store.spec(dataflow_id))
+        self._former: dict[str, set[str]] = {}  # dataflow → machines that have left it
         self._rewrite: asyncio.TimerHandle | None = None  # the next attempt to write to a full disk
         machines = {machine for shares in self._shares.values() for machine in shares.daemons}
         for machine in machines | {DEFAULT_MACHINE}:
@@ -155,6 +160,8 @@ class Fleet:
             elif shares.is_waited_for(machine):
                 was_with = shares.daemons[machine]
                 self._lose(shares, machine, lost(shares.dataflow_id, was_with, hello.daemon_id).reason)
+            else:
+                shares.ending.discard(machine)
         self._on_change()
         return link
 
@@ -196,9 +203,10 @@ class Fleet:
                 share = Share(machine=machine, secret=shares.secret, gathered=gathered)
             self.links[machine].send(Start(dataflow_id, spec, share, limits=self._limits))
 
-    def add(self, dataflow_id: str, daemons: dict[str, str]) -> None:
-        """Note that a dataflow belongs to these daemons, by machine."""
-        self._shares[dataflow_id] = Shares(dataflow_id, daemons)
+    def add(self, dataflow_id: str, daemons: dict[str, str], spec: RunSpec) -> None:
+        """Note that a dataflow belongs to these daemons, by machine; ``spec`` is its record."""
+        shares = self._shares[dataflow_id] = Shares(dataflow_id, daemons)
+        shares.become(spec.machines.values(), spec.revision, daemons)
 
     def gathers(self, machines: Iterable[str]) -> bool:
         """Tell whether the logs of a dataflow on these machines have to be gathered here."""
@@ -224,7 +232,7 @@ class Fleet:
 
     def forget(self, view: DataflowView) -> None:
         """Let the machines of a dataflow whose record goes forget it; one that is away when it is back."""
-        for machine in view.machines:
+        for machine in {*view.machines, *self._former.pop(view.uuid, ())}:
             self._say(machine, Forget((view.uuid,)))
 
     def record(self, link: DaemonLink, report: RunReport) -> None:
@@ -233,39 +241,58 @@ class Fleet:
         shares = self._shares.get(report.dataflow_id)
         if shares is None:
             view = self._store.find(report.dataflow_id)
-            if view is None or (len(view.machines) > 1 and report.status not in ACTIVE):
+            is_all = view is not None and view.machines == [machine]
+            if view is None or not (is_all or report.status in ACTIVE):
                 link.send(Recorded(report.dataflow_id))
                 return
-            if len(view.machines) > 1:
+            if not is_all:
                 link.send(Stop(report.dataflow_id, force=True))  # the others have gone on without it
                 return
             # The daemon's word counts, also about a run that was given up before the daemon came back.
-            self.add(report.dataflow_id, {machine: link.daemon_id})
+            self.add(report.dataflow_id, {machine: link.daemon_id}, self._store.spec(report.dataflow_id))
             shares = self._shares[report.dataflow_id]
+        if machine in shares.joining:
+            self._prepares(shares, machine, report)
+            return
         if machine in shares.lost or machine not in shares.daemons:
-            if report.status in ACTIVE:
-                link.send(Stop(report.dataflow_id, force=True))
+            self._is_none_any_more(shares, machine, report)
             return
         shares.daemons[machine] = link.daemon_id
         if report.status != shares.reports[machine].status or report.reason:
             reason = f", {report.reason}" if report.reason else ""
             told = f"{report.status} on machine `{machine}`{reason}"
             log.info("dataflow %s: %s", report.dataflow_id, told)
+        has_changed = report.revision > shares.reports[machine].revision
         news = shares.take(machine, report)
+        if shares.is_idle(machine):
+            self._let_go(shares, machine, report)
+        else:
+            self._pass_on(shares, machine, report, news)
+        if has_changed:  # what it heard before was perhaps about nodes that are new to it
+            self._tell_losses(shares, machine)
+        self._meet_if_prepared(shares)
+        self._store_whole(shares)
+        self._on_change()
+
+    def _pass_on(self, shares: Shares, machine: str, report: RunReport, news: MachineNews | None) -> None:
         for other in shares.others(machine):
             if news is not None:
                 self._say(other, Told(report.dataflow_id, machine, news))
             if report.status not in ACTIVE and report.result is None:
                 self._say(other, Lost(report.dataflow_id, machine, report.reason or "its part has ended"))
+
+    def _meet_if_prepared(self, shares: Shares) -> None:
         if shares.spans and not shares.met and shares.prepared():
             shares.met = True
             for target in shares.daemons:
                 self._meet(shares, target)
-        self._store_whole(shares)
-        self._on_change()
+                self._tell_change(shares, target)
 
     def _lose(self, shares: Shares, machine: str, reason: str) -> None:
         log.warning("dataflow %s: machine `%s` is lost: %s", shares.dataflow_id, machine, reason)
+        if shares.is_idle(machine):  # it had nothing to lose
+            self._has_left(shares, machine, RunReport(shares.dataflow_id, "finished"))
+            return
         shares.lose(machine, reason)
         for other in shares.others(machine):
             self._say(other, Lost(shares.dataflow_id, machine, reason))
@@ -279,17 +306,128 @@ class Fleet:
             self._meet(shares, link.machine)
             self._tell_change(shares, link.machine)
         for other, report in shares.reports.items():
-            if other == link.machine:
-                continue
-            if other in shares.lost:
-                link.send(Lost(shares.dataflow_id, other, shares.lost[other]))
-            elif report.news is not None:
+            if other != link.machine and report.news is not None:
                 link.send(Told(shares.dataflow_id, other, report.news))
+        self._tell_losses(shares, link.machine)
+
+    def _tell_losses(self, shares: Shares, machine: str) -> None:
+        for other, reason in shares.lost.items():
+            if other != machine:
+                self._say(machine, Lost(shares.dataflow_id, other, reason))
+
+    # ----------------------------------------------------------------------- machines that come and go
 
     def parts(self, dataflow_id: str) -> list[str]:
-        """Return the machines with a part of a dataflow that has not ended."""
+        """Return the machines with a part of a dataflow that has not ended, but for those without nodes."""
+        if (shares := self._shares.get(dataflow_id)) is None:
+            return []
+        return [name for name in shares.daemons if shares.is_waited_for(name) and not shares.is_idle(name)]
+
+    def has_part(self, dataflow_id: str, machine: str) -> bool:
+        """Tell whether a machine has a part of a dataflow that has not ended, or prepares to."""
         shares = self._shares.get(dataflow_id)
-        return [] if shares is None else [name for name in shares.daemons if shares.is_waited_for(name)]
+        return shares is not None and (machine in shares.joining or shares.is_waited_for(machine))
+
+    def spans(self, dataflow_id: str) -> bool:
+        """Tell whether the coordinator decides what a dataflow becomes; see `Shares.spans`."""
+        return dataflow_id in self._shares and self._shares[dataflow_id].spans
+
+    def has_lost(self, dataflow_id: str, machine: str) -> bool:
+        """Tell whether a machine has nodes of a dataflow by the record, and its part has ended."""
+        shares = self._shares.get(dataflow_id)
+        return shares is not None and machine in shares.placed and not shares.is_waited_for(machine)
+
+    def is_free(self, dataflow_id: str, machine: str) -> bool:
+        """Tell whether a machine has no part of a dataflow, nor what is left of one."""
+        shares = self._shares.get(dataflow_id)
+        return shares is not None and machine not in shares.daemons and machine not in shares.ending
+
+    def bring_in(self, dataflow_id: str, machine: str) -> None:
+        """Let a free machine start a part without nodes of a running dataflow.
+
+        It takes part once a record places nodes there, and can have them when `has_arrived`.
+        """
+        view = self._store.find(dataflow_id)
+        shares, link = self._shares[dataflow_id], self.links[machine]
+        shares.joining[machine] = RunReport(dataflow_id, "starting")
+        is_gathered = view is not None and view.log_directory == gathered_in(dataflow_id)
+        gathered = is_gathered or self.gathers([machine])
+        share = Share(machine=machine, secret=shares.secret, gathered=gathered)
+        link.send(Start(dataflow_id, self._store.spec(dataflow_id), share))
+        self._catch_up(shares, link)
+
+    def has_arrived(self, dataflow_id: str, machine: str) -> bool:
+        """Tell whether the part of a machine that was brought in runs, or has ended."""
+        shares = self._shares.get(dataflow_id)
+        return shares is None or shares.joining[machine].status != "starting"
+
+    def why_not_there(self, dataflow_id: str, machine: str) -> str:
+        """Return why the part of a machine that was brought in has ended; "" if it has not."""
+        shares = self._shares.get(dataflow_id)
+        if shares is None or (report := shares.joining[machine]).status in ACTIVE:
+            return ""
+        return report.reason or "its part has ended"
+
+    def send_away(self, dataflow_id: str, machine: str) -> None:
+        """Let a machine go that was brought in, unless it takes part by now."""
+        shares = self._shares.get(dataflow_id)
+        report = shares.joining.pop(machine, None) if shares is not None else None
+        if shares is not None and report is not None and report.status in ACTIVE:
+            shares.ending.add(machine)
+            self._say(machine, Release(dataflow_id))
+
+    def daemons_of(self, message: Redefined) -> dict[str, str]:
+        """Return the daemons of a dataflow, by machine, as they are once it is what this says."""
+        if (shares := self._shares.get(message.dataflow_id)) is None:
+            view = self._store.find(message.dataflow_id)
+            return dict.fromkeys(view.machines if view is not None else (), "")
+        return shares.with_those_of(message.machines.values(), lambda name: self._last[name].daemon_id)
+
+    def redefined(self, message: Redefined, daemons: dict[str, str]) -> None:
+        """Note what a dataflow is by its record, with what `daemons_of` has returned."""
+        if (shares := self._shares.get(message.dataflow_id)) is not None:
+            for machine in shares.become(message.machines.values(), message.revision, daemons):
+                self._is_former(shares, machine)
+
+    def _prepares(self, shares: Shares, machine: str, report: RunReport) -> None:
+        shares.joining[machine] = report
+        if report.status not in ACTIVE:
+            self._say(machine, Recorded(shares.dataflow_id))
+        self._on_change()
+
+    def _is_none_any_more(self, shares: Shares, machine: str, report: RunReport) -> None:
+        """End a part that was lost before, or let the daemon forget it."""
+        if report.status in ACTIVE:
+            shares.ending.add(machine)
+            self._say(machine, Stop(report.dataflow_id, force=True))
+            return
+        shares.ending.discard(machine)
+        if machine not in shares.daemons:
+            self._say(machine, Recorded(report.dataflow_id))
+        self._on_change()
+
+    def _let_go(self, shares: Shares, machine: str, report: RunReport) -> None:
+        """Let a machine without nodes go, once its part knows that it has none."""
+        if report.status not in ACTIVE:
+            self._has_left(shares, machine, report)
+        elif report.revision >= shares.revision:
+            self._say(machine, Release(shares.dataflow_id))
+
+    def _has_left(self, shares: Shares, machine: str, report: RunReport) -> None:
+        shares.reports[machine] = report
+        shares.leave(machine)
+        self._is_former(shares, machine)
+        self._meet_if_prepared(shares)
+        shares.stored = None  # with its machines
+        self._store_whole(shares)
+        self._on_change()
+
+    def _is_former(self, shares: Shares, machine: str) -> None:
+        log.info("dataflow %s: machine `%s` takes part no more", shares.dataflow_id, machine)
+        self._former.setdefault(shares.dataflow_id, set()).add(machine)
+        self._say(machine, Recorded(shares.dataflow_id))
+
+    # ----------------------------------------------------------------------- what dataflows are
 
     def becoming(
         self,

@@ -69,7 +69,8 @@ class RunReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a run is, or how it ended; of a dataflow on several machines, the part of one machine.
 
     ``reason`` says why it failed where no node did. ``ports`` are those at which nodes listen for other
-    machines, None before they are chosen; ``news`` is what the others have to know.
+    machines, None before they are chosen; ``news`` is what the others have to know. ``secret`` is that of
+    its `Share`: a coordinator that was killed has it from here for a further machine.
     """
 
     dataflow_id: str
@@ -79,6 +80,7 @@ class RunReport(msgspec.Struct, frozen=True, omit_defaults=True):
     ports: dict[str, int] | None = None
     news: MachineNews | None = None
     revision: int = 0  # as in `RunSpec`: the change that its part has taken over
+    secret: str = ""
 
 
 class RunUsage(msgspec.Struct, frozen=True):
@@ -210,7 +212,7 @@ class Rejected(msgspec.Struct, frozen=True, tag=True):
 
 
 class Share(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of a dataflow that a machine runs.
+    """The part of a dataflow that a machine runs; without nodes, if it is to get its first one.
 
     ``secret`` is shown by whoever connects to a node of this dataflow. ``interface`` and ``tls`` are known
     by the daemon.
@@ -264,6 +266,12 @@ class Lost(msgspec.Struct, frozen=True, tag=True):
     dataflow_id: str
     machine: str
     reason: str
+
+
+class Release(msgspec.Struct, frozen=True, tag=True):
+    """No node of a dataflow is on this machine any more: its part may end."""
+
+    dataflow_id: str
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
@@ -378,6 +386,7 @@ ToDaemon = (
     | Meet
     | Told
     | Lost
+    | Release
     | Stop
     | Amend
     | Prepare

@@ -17,7 +17,7 @@ import msgspec
 from dora._version import __version__
 from dora.coordinator.changes import Changes
 from dora.coordinator.fleet import DaemonLink, Fleet
-from dora.coordinator.gathered import GatheredLogs
+from dora.coordinator.gathered import GatheredLogs, gathered_in
 from dora.coordinator.looks import Look, Looks
 from dora.coordinator.placement import check_files, place
 from dora.coordinator.protocol import (
@@ -84,7 +84,7 @@ class Coordinator:
         self.requests = Requests()
         self.looks = Looks()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.changes = Changes(store, self.fleet, self._on_record)
+        self.changes = Changes(store, self.fleet, self._on_record, self._changed)
 
     # ----------------------------------------------------------------------- daemons
 
@@ -145,7 +145,7 @@ class Coordinator:
         if view is None:
             return
         try:
-            self._gathered.write(dataflow_id, entries)
+            self._gathered.write(dataflow_id, view.log_directory, entries)
         except Refusal as refusal:
             log.error("dataflow %s: log entries are lost: %s", dataflow_id, refusal)
         if view.status not in ACTIVE:
@@ -259,10 +259,10 @@ class Coordinator:
         view = first_view(dataflow_id, spec, time.time())
         directory = view.log_directory
         if self.fleet.gathers(daemons):
-            directory = self._gathered.directory(dataflow_id)
+            directory = gathered_in(dataflow_id)
         view = msgspec.structs.replace(view, machines=sorted(daemons), log_directory=directory)
         self._store.add(dataflow_id, spec, view, daemons)
-        self.fleet.add(dataflow_id, daemons)
+        self.fleet.add(dataflow_id, daemons, spec)
         return view
 
     def stop(self, wanted: str, grace: float | None, force: bool) -> DataflowView:

@@ -127,10 +127,10 @@ class Store:
         self._views[dataflow_id] = view
         self._active[dataflow_id] = daemons
 
-    def redefine(self, message: Redefined) -> None:
+    def redefine(self, message: Redefined, daemons: dict[str, str]) -> None:
         """Record that a dataflow has become another one; one that is not in the store is ignored.
 
-        Raises `Refusal` if the disk does not take it.
+        ``daemons`` as for `add`. Raises `Refusal` if the disk does not take it.
         """
         dataflow_id, dataflow = message.dataflow_id, message.dataflow
         view = self._views.get(dataflow_id)
@@ -147,10 +147,19 @@ class Store:
         )
         with self._refused("the change cannot be recorded"):
             self._db.execute(
-                "UPDATE dataflows SET spec = ?, nodes = ? WHERE uuid = ?",
-                (encode(spec).decode(), encode(nodes).decode(), dataflow_id),
+                "UPDATE dataflows SET spec = ?, nodes = ?, daemons = ? WHERE uuid = ?",
+                (
+                    encode(spec).decode(),
+                    encode(nodes).decode(),
+                    encode(daemons).decode(),
+                    dataflow_id,
+                ),
             )
-        self._views[dataflow_id] = msgspec.structs.replace(view, nodes=nodes)
+        self._views[dataflow_id] = msgspec.structs.replace(view, nodes=nodes, machines=sorted(daemons))
+        if view.status in ACTIVE:
+            self._active[dataflow_id] = daemons
+        if dataflow_id in self._unwritten:
+            self._unwritten[dataflow_id] = self._unwritten[dataflow_id][0], daemons
 
     def set_parameters(self, message: ParametersSet) -> None:
         """Record that a node has other parameters; a dataflow that is not in the store is ignored.
@@ -173,7 +182,11 @@ class Store:
             return [report.dataflow_id]
         over = report.status not in ACTIVE
         self._views[view.uuid] = msgspec.structs.replace(
-            view, status=report.status, reason=report.reason, ended=time.time() if over else None
+            view,
+            status=report.status,
+            reason=report.reason,
+            ended=time.time() if over else None,
+            machines=sorted(daemons),
         )
         if over:
             self._active.pop(view.uuid, None)

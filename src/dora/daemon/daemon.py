@@ -93,9 +93,8 @@ class Daemon:
             grace=options.grace,
             finish_grace=finish_grace_from_environment(),
             watched=self._hot_reload.nodes if self._hot_reload is not None else frozenset(),
-            elsewhere={
-                node.id: machine for node in dataflow.nodes if (machine := place.elsewhere(node.id))
-            },
+            elsewhere={n.id: machine for n in dataflow.nodes if (machine := place.elsewhere(n.id))},
+            births=place.births,
         )
         self.supervisor.stands_by = place.engine == "iceoryx2"
         self._handle = told(self.supervisor.handle)

@@ -16,6 +16,7 @@ class Share(msgspec.Struct, frozen=True):
     machine: str
     machines: dict[str, str]  # node id → machine, of all nodes
     remote: RemoteConfig
+    births: dict[str, int] = {}  # as in `dora.dataflow.links.Place`
 
 
 class Others:

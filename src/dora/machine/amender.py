@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
+from typing import Final
 
 from dora.coordinator.protocol import Amend, Amended, Become, Prepare
 from dora.daemon.daemon import Daemon
@@ -20,6 +22,8 @@ from dora.machine.change import carry_out
 from dora.machine.part import Part
 from dora.machine.reports import Reports
 
+_LAST_ANSWERS: Final = 1.0  # seconds that they may take once the dataflow has ended here
+
 
 class Amender:
     """``on_log`` gets what builds print."""
@@ -29,6 +33,7 @@ class Amender:
         self._on_log = on_log
         self._becoming = Becoming(part, reports, on_log) if part is not None else None
         self._daemon: Daemon | None = None
+        self._threads: list[threading.Thread] = []
 
     def set_daemon(self, daemon: Daemon) -> None:
         self._daemon = daemon
@@ -37,7 +42,15 @@ class Amender:
 
     def take(self, message: Amend | Prepare | Become) -> None:
         """Begin with a change; it is reported when it is done."""
-        threading.Thread(target=self._carry_out, args=(message,), name="dora-change", daemon=True).start()
+        thread = threading.Thread(target=self._carry_out, args=(message,), name="dora-change", daemon=True)
+        thread.start()
+        self._threads = [thread, *(other for other in self._threads if other.is_alive())]
+
+    def finish(self) -> None:
+        """Let the changes that were begun be answered, when the dataflow has ended here."""
+        deadline = time.monotonic() + _LAST_ANSWERS
+        for thread in self._threads:
+            thread.join(max(deadline - time.monotonic(), 0.0))
 
     def _carry_out(self, message: Amend | Prepare | Become) -> None:
         if self._daemon is None:

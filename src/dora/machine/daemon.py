@@ -52,6 +52,7 @@ from dora.coordinator.protocol import (
     Recorded,
     Redefined,
     Rejected,
+    Release,
     RunReport,
     RunUsage,
     Start,
@@ -351,6 +352,7 @@ class MachineDaemon:
                 Meet(dataflow_id=dataflow_id)
                 | Told(dataflow_id=dataflow_id)
                 | Lost(dataflow_id=dataflow_id)
+                | Release(dataflow_id=dataflow_id)
             ):
                 if (run := self._runs.get(dataflow_id)) is not None:
                     run.command(message)

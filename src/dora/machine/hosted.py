@@ -128,7 +128,7 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
     dataflow_id, spec, share = start.dataflow_id, start.spec, start.share
     part = None
     pump = LogPump(reports) if share is not None and share.gathered else None
-    if share is not None and len(set(spec.machines.values())) > 1:
+    if share is not None and len({share.machine, *spec.machines.values()}) > 1:
         part = Part(start, reports, lambda: commands.stopped)
     amender = Amender(reports, lambda entry: tell_of_build(entry), part)
 
@@ -217,6 +217,7 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
             run_id=run_id(start),
         )
         result = run_observed(dataflow, options, tell, dataflow_id, on_daemon)
+        amender.finish()
         if pump is not None:
             pump.close()
         early = result.ok and result.stopped and not ready.is_set()
@@ -258,7 +259,9 @@ def main(options: Container[str]) -> None:
         become_realtime()  # the daemon has said what is not permitted
     # For the time of the build; a handler, other than a signal that is ignored, is not inherited.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    run_hosted(start, commands, Reports(pipe, start.dataflow_id))
+    secret = start.share.secret if start.share is not None else ""
+    reports = Reports(pipe, start.dataflow_id, revision=start.spec.revision, secret=secret)
+    run_hosted(start, commands, reports)
 
 
 if __name__ == "__main__":

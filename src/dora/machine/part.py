@@ -10,7 +10,7 @@ from typing import Final
 import msgspec
 
 from dora.coordinator.places import data_folder
-from dora.coordinator.protocol import Lost, Meet, Start, ToDaemon, Told
+from dora.coordinator.protocol import Lost, Meet, Release, Start, ToDaemon, Told
 from dora.daemon.daemon import Daemon
 from dora.daemon.share import Others, Share
 from dora.dataflow.model import Dataflow, Node, NodeOutput
@@ -54,6 +54,9 @@ class Part:
                 case Lost(machine=machine, reason=reason):
                     self._fault = self._fault or f"machine `{machine}` is lost: {reason}"
                     self._feed(on.MachineLost(machine, reason))
+                case Release():
+                    self._fault = self._fault or "it is not needed any more"
+                    self._feed(on.Released())
 
     def _feed(self, event: on.Event) -> None:
         if (daemon := self._daemon) is None:
@@ -82,7 +85,7 @@ class Part:
             if self._fault or self._stopped():
                 raise DoraError(self._fault or "it was stopped before its nodes were started")
             pause.wait(_LOOK_EVERY)
-        return Share(share.machine, machines, self.remote(self._reach))
+        return Share(share.machine, machines, self.remote(self._reach), self.births)
 
     def choose_ports(self, node_ids: Iterable[str], anew: Container[str] = ()) -> None:
         """Choose where nodes of this machine listen that do not yet, or shall do ``anew``, and tell.

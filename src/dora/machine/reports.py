@@ -33,9 +33,10 @@ _MOST: Final = 20_000  # entries that may wait
 class Reports:
     """Writes lines to a pipe. Safe to use from several threads."""
 
-    def __init__(self, pipe: int, dataflow_id: str) -> None:
+    def __init__(self, pipe: int, dataflow_id: str, *, revision: int = 0, secret: str = "") -> None:
+        """``revision`` and ``secret`` as in `RunReport`."""
         self._pipe = pipe
-        self._report = RunReport(dataflow_id, "starting")
+        self._report = RunReport(dataflow_id, "starting", revision=revision, secret=secret)
         self._lock = threading.Lock()
 
     def say(self, **changes: Any) -> None:

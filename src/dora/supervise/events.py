@@ -229,6 +229,10 @@ class MachineLost(msgspec.Struct, frozen=True):
     reason: str
 
 
+class Released(msgspec.Struct, frozen=True):
+    """The coordinator needs this part no more, as none of the nodes is on this machine."""
+
+
 class TimePassed(msgspec.Struct, frozen=True):
     """Nothing happened, but a deadline may be due."""
 
@@ -260,5 +264,6 @@ Event = (
     | KillRequested
     | NewsArrived
     | MachineLost
+    | Released
     | TimePassed
 )

@@ -53,7 +53,8 @@ class Supervisor(Orders, OtherMachines, ParameterRules):
     ``grace`` is the time between the stop event and SIGTERM. ``finish_grace`` is how long a node may
     go on after all its inputs closed and everybody else is done (None: for ever); a node's own
     setting wins. ``watched`` are the nodes whose code may change (hot reload), ``elsewhere`` the nodes of
-    other machines with their machine.
+    other machines with their machine. ``births`` are as in `dora.dataflow.links.Place`, of a dataflow that
+    has run without this machine.
     """
 
     def __init__(
@@ -64,11 +65,14 @@ class Supervisor(Orders, OtherMachines, ParameterRules):
         finish_grace: float | None = DEFAULT_FINISH_GRACE,
         watched: frozenset[str] = frozenset(),
         elsewhere: Mapping[str, str] | None = None,
+        births: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(dataflow, watched, min(grace, RELOAD_GRACE), grace, finish_grace)
         self.spans = bool(elsewhere)
         for node_id, machine in (elsewhere or {}).items():
             self.nodes[node_id].machine = machine
+        for node_id, node in self.nodes.items():
+            node.birth = (births or {}).get(node_id, 0)
 
     def handle(self, event: on.Event, now: float) -> list[do.Command]:
         """Take one event in, and every deadline that is due; return what has to be done, in order."""
@@ -150,6 +154,8 @@ class Supervisor(Orders, OtherMachines, ParameterRules):
                 self._take_news(machine, news)
             case on.MachineLost(machine=machine, reason=reason):
                 self._lose(machine, reason)
+            case on.Released():
+                self._released()
             case on.TimePassed():
                 pass
 
@@ -396,6 +402,7 @@ class Supervisor(Orders, OtherMachines, ParameterRules):
             self._finish()
             return
         self._kill_all("was killed because the dataflow had to end at once")
+        self._try_finish()  # nobody may be left here
 
     def _kill_all(self, message: str) -> None:
         for name in ("unready", "term", "kill"):

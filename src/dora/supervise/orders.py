@@ -11,6 +11,9 @@ taken out on all machines, and its own machine starts and ends its process:
   because the coordinator has died, they are told after `RETIRED_FOR` as if it had been stopped.
 * One that is replaced is so by its own machine; the others hear of it afterwards.
 
+A machine that gets its first node takes part without any at first, and has then a change like any other.
+One whose last node was taken out is released.
+
 News of other machines says which dataflow it is about, since they may be one change ahead or behind.
 """
 
@@ -111,6 +114,11 @@ class Orders(NodeRequests):
         if comes_again:
             del self.nodes[node_id]
             del self._stories[node_id]
+
+    def _released(self) -> None:
+        """End this part, if there is nothing of the dataflow here."""
+        if self.begun and all(node.machine for node in self.nodes.values()):
+            self._finish()
 
     def _is_left_behind(self, node: NodeState) -> None:
         node.retired = False

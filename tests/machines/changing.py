@@ -1,0 +1,150 @@
+"""Dataflows over several machines that change while they run: what the tests of that have in common."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+from spread import Spread, wait_until
+
+NODES = {
+    "count.py": """
+        import os, sys, time
+        import pyarrow as pa
+        from dora import Node
+
+        node, number = Node(), 0
+        while not os.path.exists("enough") and node.try_recv() is None:  # nothing comes but a stop
+            node.send_output("out", pa.array([number]))
+            number += 1
+            time.sleep(0.002)
+        print("sent", number, "in all", flush=True)
+    """,
+    # Says of each input where it began, and in the end what it got and whether there were gaps.
+    "collect.py": """
+        import os
+        from dora import Node
+
+        got = {}
+        for event in Node():
+            if event["type"] == "INPUT":
+                if event["id"] == "tick":
+                    continue
+                number = event["value"][0].as_py()
+                if event["id"] not in got:
+                    print(event["id"], "begins with", number, flush=True)
+                    got[event["id"]] = [number, number, 1]
+                    continue
+                first, last, count = got[event["id"]]
+                assert number > last, (event["id"], number, last)
+                got[event["id"]] = [first, number, count + 1]
+            elif event["type"] == "INPUT_CLOSED":
+                first, last, count = got.pop(event["id"], (0, -1, 0))
+                gaps = last - first + 1 - count
+                print(event["id"], "is closed:", first, "to", last, "without", gaps, flush=True)
+            else:
+                print(event["type"], event.get("id") or "", event.get("error") or "", flush=True)
+    """,
+    # An operator that says where its input begins, and in the end what it got.
+    "hand.py": """
+        from dora import DoraStatus
+
+        class Operator:
+            def __init__(self):
+                self.got = []
+
+            def on_event(self, event, send_output):
+                if event["type"] == "INPUT" and event["id"] == "numbers":
+                    self.got.append(event["value"][0].as_py())
+                    if len(self.got) == 1:
+                        print("numbers begins with", self.got[0], flush=True)
+                elif event["type"] == "INPUT_CLOSED":
+                    first, last = self.got[0], self.got[-1]
+                    gaps = last - first + 1 - len(self.got)
+                    print(event["id"], "is closed:", first, "to", last, "without", gaps, flush=True)
+                return DoraStatus.CONTINUE
+    """,
+    "echo.py": """
+        from dora import Node
+
+        node = Node()
+        for event in node:
+            if event["type"] == "INPUT":
+                node.send_output("out", event["value"])
+    """,
+    "other.py": """
+        from dora import Node
+
+        node = Node()
+        print("the other one", flush=True)
+        for event in node:
+            if event["type"] == "INPUT":
+                node.send_output("out", event["value"])
+    """,
+}
+
+DATAFLOW = """
+    nodes:
+      - id: count
+        path: count.py
+        deploy: {machine: left}
+        outputs: [out]
+      - id: near
+        path: collect.py
+        deploy: {machine: left}
+        inputs: {numbers: {source: count/out, queue_size: 1000}}
+      - id: far
+        path: collect.py
+        deploy: {machine: right}
+        inputs: {numbers: {source: count/out, queue_size: 5, queue_policy: backpressure}}
+"""
+
+
+def sending(system: Spread) -> Iterator[None]:
+    """Let sources send, and stop what runs afterwards: the body of a fixture."""
+    (system.folder / "enough").unlink(missing_ok=True)
+    yield
+    (system.folder / "enough").touch()
+    for line in system.dora("list", "--format", "json").splitlines():
+        view = json.loads(line)
+        if view["status"] in ("Running", "Starting"):
+            system.dora("stop", view["uuid"], status=None)
+
+
+def begun(system: Spread, file: str = "spread.yml") -> str:
+    """Start `DATAFLOW`, or one with the same nodes; return its UUID once all have received something."""
+    dataflow = system.start(file)
+    for node in ("near", "far"):
+        wait_until(
+            lambda node=node: "numbers begins" in system.dora("logs", dataflow, "-n", node),
+            lambda: system.logs(dataflow),
+        )
+    return dataflow
+
+
+def said_by(system: Spread, dataflow: str, node: str, text: str) -> str:
+    """Wait until a node has printed something, and return what is behind it."""
+
+    def found() -> str:
+        logs = system.dora("logs", dataflow, "-n", node)
+        lines = [line.partition(text)[2] for line in logs.splitlines() if text in line]
+        return lines[-1] or " " if lines else ""
+
+    return str(wait_until(found, lambda: f"{text!r}: {system.logs(dataflow)}")).strip()
+
+
+def all_get_everything(system: Spread, dataflow: str) -> None:
+    """Let the source end, and look whether the links that were there from the start lost anything."""
+    (system.folder / "enough").touch()
+    system.wait_for(dataflow, "Finished")
+    number = int(said_by(system, dataflow, "count", "sent ").split()[0])
+    for node in ("near", "far"):
+        assert said_by(system, dataflow, node, "numbers is closed: ") == f"0 to {number - 1} without 0"
+
+
+def wait_for_nodes(system: Spread, dataflow: str, *nodes: str) -> None:
+    def there() -> bool:
+        rows = system.dora("node", "list", "-d", dataflow).splitlines()[1:]
+        return [row.split()[0] for row in rows] == list(nodes)
+
+    wait_until(there, lambda: f"{nodes}: {system.dora('node', 'list', '-d', dataflow)}")

@@ -1,0 +1,311 @@
+"""Dataflows that get a further machine while they run, and leave one, in network namespaces."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from changing import DATAFLOW, NODES, all_get_everything, begun, said_by, sending, wait_for_nodes
+from hosts import network
+from spread import DORA, Spread, spread_over, wait_until
+
+pytestmark = pytest.mark.processes
+
+ECHO = (
+    "{id: echo, path: echo.py, outputs: [out], inputs: {in: {source: count/out, queue_size: 1000}}, "
+    "deploy: {machine: third}}"
+)
+
+
+@pytest.fixture(scope="module")
+def system(namespaces: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Spread]:  # noqa: ARG001
+    folder = tmp_path_factory.mktemp("further")
+    with network("left", "right", "third") as hosts, spread_over(hosts, folder) as system:
+        system.write({**NODES, "spread.yml": DATAFLOW, "echo.yml": ECHO})
+        yield system
+
+
+@pytest.fixture(autouse=True)
+def clean(system: Spread) -> Iterator[None]:
+    """Let sources send, and stop what runs afterwards."""
+    yield from sending(system)
+
+
+@pytest.fixture
+def running(system: Spread) -> str:
+    return begun(system)
+
+
+def add(system: Spread, file: str = "echo.yml", status: int = 0) -> str:
+    return system.dora("node", "add", "--from-yaml", file, status=status)
+
+
+def places(system: Spread, dataflow: str) -> dict[str, str]:
+    """Return where the nodes of a dataflow are."""
+    rows = [row.split() for row in system.dora("node", "list", "-d", dataflow).splitlines()[1:]]
+    return {row[0]: row[2] for row in rows}
+
+
+def wait_until_it_has_left(system: Spread, machine: str = "third") -> None:
+    """Wait until nothing of any dataflow is on a machine: no process, no folder of a run."""
+    host = system.hosts[machine]
+
+    def is_gone() -> bool:
+        hosted = any("dora.machine.hosted" in command_of(pid) for pid in host.pids())
+        return not hosted and not any(path.is_dir() for path in (host.folder / "run").glob("*"))
+
+    wait_until(is_gone, lambda: f"`{machine}` to leave: {system.said(machine)}")
+
+
+def command_of(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:
+        return ""
+
+
+def kill_daemon(system: Spread, machine: str) -> None:
+    os.kill(system.processes[machine].pid, signal.SIGKILL)
+    system.processes[machine].wait()
+
+
+def test_a_machine_gets_its_first_node_and_loses_its_last(system: Spread, running: str) -> None:
+    for _ in range(2):
+        assert add(system) == f"Node `echo` added to dataflow {running}\n"
+        assert places(system, running)["echo"] == "third"
+        for node in ("near", "far"):
+            system.dora("node", "connect", "echo/out", f"{node}/back", "--queue-policy", "backpressure")
+            said_by(system, running, node, "back begins with")
+        system.dora("node", "remove", "echo")
+        for node in ("near", "far"):
+            assert said_by(system, running, node, "back is closed: ").endswith("without 0")
+        wait_until_it_has_left(system)
+        wait_for_nodes(system, running, "count", "near", "far")
+    kill_daemon(system, "third")  # which is nothing to the dataflow
+    all_get_everything(system, running)
+    system.start_daemon("third")
+    system.wait_for_machines("third")
+
+
+def test_what_is_there_belongs_to_the_dataflow(system: Spread, running: str) -> None:
+    """Its end of stream, its counts, its log, its part of a restart of the node and of the whole."""
+    system.write(
+        {
+            "sink.yml": "{id: sink, path: collect.py, deploy: {machine: third}, "
+            "inputs: {numbers: {source: count/out, queue_size: 3, queue_policy: backpressure}}}"
+        }
+    )
+    add(system)
+    add(system, "sink.yml")
+    third = system.hosts["third"]
+    system.dora("node", "restart", "echo", host=third)
+    system.dora("node", "connect", "echo/out", "sink/back", "--queue-size", "1000", host=third)
+    said_by(system, running, "sink", "back begins with")
+    said_by(system, running, "sink", "numbers begins with")
+    printed = system.dora("restart", running)
+    again = re.findall(r"[0-9a-f]{8}(?:-[0-9a-f]+){4}", printed)[-1]
+    assert places(system, again) == {
+        "count": "left",
+        "near": "left",
+        "far": "right",
+        "echo": "third",
+        "sink": "third",
+    }
+    said_by(system, again, "sink", "back begins with")
+    all_get_everything(system, again)
+    last = int(said_by(system, again, "count", "sent ").split()[0]) - 1
+    assert said_by(system, again, "sink", "numbers is closed: ") == f"0 to {last} without 0"
+    wait_until_it_has_left(system)
+
+
+def test_a_stop_reaches_the_further_machine(system: Spread, running: str) -> None:
+    add(system)
+    system.dora("stop", running)
+    assert system.status(running) == "Finished"
+    wait_until_it_has_left(system)
+
+
+def test_logs_come_from_a_further_machine_to_a_dataflow_that_was_on_this_one(system: Spread) -> None:
+    system.background(system.first, "second", "daemon", "--machine-id", "second")
+    try:
+        system.wait_for_machines("second")
+        system.write({"here.yml": DATAFLOW.replace("right", "second")})
+        dataflow = begun(system, "here.yml")
+        system.write(
+            {
+                "words.yml": "{id: words, path: collect.py, inputs: {in: count/out}, "
+                "deploy: {machine: third}}"
+            }
+        )
+        third = system.hosts["third"]  # the first one has two parts of it
+        system.dora("node", "add", "--from-yaml", "words.yml", "-d", dataflow, host=third)
+        said_by(system, dataflow, "words", "in begins with")
+        all_get_everything(system, dataflow)
+        said_by(system, dataflow, "words", "in is closed")
+    finally:
+        system.processes["second"].terminate()
+        system.processes["second"].wait()
+
+
+# --------------------------------------------------------------------------- when something goes wrong
+
+
+def test_a_node_that_cannot_start_there_leaves_nothing_behind(system: Spread, running: str) -> None:
+    system.write(
+        {"cannot.sh": "#!/no/such/interpreter\n", "new.yml": ECHO.replace("echo.py", "nothing.py")}
+    )
+    (system.folder / "cannot.sh").chmod(0o755)
+    assert "there is no file" in add(system, "new.yml", 1)
+    wait_until_it_has_left(system)
+    system.write({"new.yml": ECHO.replace("echo.py", "./cannot.sh")})
+    assert "node `echo` could not be started: " in add(system, "new.yml", 1)
+    wait_until_it_has_left(system)
+    wait_for_nodes(system, running, "count", "near", "far")
+    add(system)
+    all_get_everything(system, running)
+
+
+def test_a_machine_that_is_cut_off_does_not_join(system: Spread, running: str) -> None:
+    third = system.hosts["third"]
+    third.cut()
+    try:
+        assert "the connection to machine `third` broke amid it, and nothing was changed" in add(
+            system, status=1
+        )
+        assert "node `echo` is for machine `third`, which is not connected now" in add(system, status=1)
+    finally:
+        third.restore()
+    system.wait_for_machines("third")
+    wait_for_nodes(system, running, "count", "near", "far")
+    wait_until_it_has_left(system)
+    add(system)
+    all_get_everything(system, running)
+
+
+BUILDS = f"""
+id: echo
+path: echo.py
+outputs: [out]
+inputs: {{in: count/out}}
+deploy: {{machine: third}}
+build: {sys.executable} build.py
+"""
+BUILD = """
+import os, time
+
+open("building", "w").close()
+while not os.path.exists("may-go"):
+    time.sleep(0.02)
+"""
+
+
+@pytest.fixture
+def joining(system: Spread, running: str) -> Iterator[subprocess.Popen[str]]:
+    """A command that adds `echo`, while `third` has joined and builds."""
+    for name in ("building", "may-go"):
+        (system.folder / name).unlink(missing_ok=True)
+    system.write({"builds.yml": BUILDS, "build.py": BUILD})
+    command = [*DORA, "node", "add", "--from-yaml", "builds.yml", "-d", running]
+    process = system.first.popen(
+        command,
+        env=system.env,
+        cwd=system.folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    wait_until((system.folder / "building").exists, lambda: f"the build: {system.said('third')}")
+    yield process
+    (system.folder / "may-go").touch()
+    process.kill()
+    process.communicate()
+
+
+@pytest.mark.parametrize("how", ["killed", "cut off"])
+def test_a_machine_that_goes_while_it_joins_leaves_all_as_it_was(
+    system: Spread, running: str, joining: subprocess.Popen[str], how: str
+) -> None:
+    third = system.hosts["third"]
+    if how == "killed":
+        kill_daemon(system, "third")
+    else:
+        third.cut()
+    try:
+        printed, _ = joining.communicate(timeout=60)
+        assert (joining.returncode, "the connection to machine `third` broke amid it" in printed) == (
+            1,
+            True,
+        )
+    finally:
+        third.restore()
+        if how == "killed":
+            system.start_daemon("third")
+    (system.folder / "may-go").touch()
+    system.wait_for_machines("third")
+    wait_until_it_has_left(system)
+    wait_for_nodes(system, running, "count", "near", "far")
+    add(system)
+    all_get_everything(system, running)
+
+
+@pytest.mark.usefixtures("joining")
+def test_a_coordinator_that_is_killed_while_a_machine_joins(system: Spread, running: str) -> None:
+    kill_daemon(system, "coordinator")
+    (system.folder / "may-go").touch()
+    system.start_coordinator()
+    system.wait_for_machines("left", "right", "third")
+    wait_until_it_has_left(system)
+    wait_for_nodes(system, running, "count", "near", "far")
+    add(system)
+    system.dora("node", "connect", "echo/out", "near/back", "--queue-size", "1000")
+    said_by(system, running, "near", "back begins with")
+    all_get_everything(system, running)
+
+
+def test_a_further_machine_is_cut_off_and_comes_back(system: Spread, running: str) -> None:
+    options = ("--queue-policy", "backpressure", "--queue-size", "3")
+    waits = ECHO.replace("queue_size: 1000", "queue_size: 3, queue_policy: backpressure")
+    system.write({"waits.yml": waits})
+    add(system, "waits.yml")
+    system.dora("node", "connect", "echo/out", "near/back", *options)
+    said_by(system, running, "near", "back begins with")
+    third = system.hosts["third"]
+    third.cut()
+    try:
+        system.wait_for_log(running, "count/out -> echo/in: machine `third` does not answer")
+    finally:
+        third.restore()
+    system.wait_for_log(running, "count/out -> echo/in: machine `third` answers again")
+    system.wait_for_machines("third")
+    all_get_everything(system, running)
+    assert said_by(system, running, "near", "back is closed: ").endswith("without 0")
+
+
+def test_a_further_machine_is_lost_and_gets_a_node_again(system: Spread, running: str) -> None:
+    add(system)
+    system.dora("node", "connect", "echo/out", "near/back", "--queue-size", "1000")
+    said_by(system, running, "near", "back begins with")
+    kill_daemon(system, "third")
+    said_by(system, running, "near", "NODE_FAILED echo")
+    system.start_daemon("third")
+    system.wait_for_machines("third")
+    system.write({"other.yml": ECHO.replace("id: echo", "id: other")})
+    assert (
+        "machine `third` is lost to the dataflow, with the nodes that it had; take these out "
+        "(`dora node remove echo`), and it can get others"
+    ) in add(system, "other.yml", 1)
+    system.dora("node", "remove", "echo")
+    add(system)
+    system.dora("node", "connect", "echo/out", "far/back", "--queue-size", "1000")
+    said_by(system, running, "far", "back begins with")
+    (system.folder / "enough").touch()
+    system.wait_for(running, "Failed")  # as it has lost a machine
+    assert said_by(system, running, "far", "back is closed: ").endswith("without 0")
+    number = int(said_by(system, running, "count", "sent ").split()[0])
+    assert said_by(system, running, "near", "numbers is closed: ") == f"0 to {number - 1} without 0"
