@@ -223,7 +223,8 @@ def test_a_killed_look_leaves_nothing(running: Running) -> None:
     look.send_signal(signal.SIGINT)
     look.communicate(timeout=PATIENCE)
     assert look.returncode == 0
-    assert shared_memory(root) <= before, "what ends in order needs no clean-up"
+    # With its next message the sender lets go of its half of the connection.
+    until(lambda: shared_memory(root) <= before, "nothing to be left of a look that ends in order")
     assert dora("topic", "echo", "camera/image", "--count", "2").stdout.count("\n") == 2
     end(process)
     assert process.returncode == 0
@@ -315,6 +316,25 @@ def test_top_once(running: Running) -> None:
     assert 0 < median <= p99
 
 
+@pytest.mark.parametrize("kind", ["dumb", "nonsense"])
+def test_top_on_a_terminal_that_cannot_be_drawn_on(running: Running, kind: str) -> None:
+    running()
+    screen, terminal = pty.openpty()
+    done = subprocess.run(
+        [*DORA, "top"],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TERM": kind},
+        text=True,
+        timeout=PATIENCE,
+    )
+    os.close(screen)
+    os.close(terminal)
+    assert done.returncode == 1
+    assert f"error: dora top cannot draw on a terminal of the kind `{kind}`" in done.stderr
+
+
 def test_top_on_a_terminal(running: Running) -> None:
     running()
     screen, terminal = pty.openpty()
@@ -341,7 +361,9 @@ def test_top_on_a_terminal(running: Running) -> None:
         assert "sorted by name" in shown and "RESTARTS" in shown
         os.write(screen, b"c")
         wait_for("CPU")
-        os.write(screen, b"q")
+        os.write(screen, b"\x1b[B\x1b[15~m")  # an arrow of another terminal, F5
+        wait_for("memory")
+        os.write(screen, b"\x1b")
         assert watching.wait(PATIENCE) == 0
     finally:
         watching.kill()

@@ -48,6 +48,10 @@ def top(dataflow: str | None, interval: float, once: bool, latency: bool) -> Non
         raise click.UsageError("--refresh-interval is at least 100ms")
     if not once and not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise DoraError("dora top needs a terminal; use --once for one measurement as JSON")
+    if not once:
+        from dora.cli.top_screen import check_terminal
+
+        check_terminal()
     wholes = [find_whole(dataflow)] if latency else find_wholes(dataflow)
     give_way()
     every = min(interval, LONGEST_SAMPLE) if once else interval
@@ -64,7 +68,16 @@ def top(dataflow: str | None, interval: float, once: bool, latency: bool) -> Non
         show(overviews, interval)
 
 
-inspect = click.Group("inspect", commands={"top": top}, help="Watch running dataflows.")
+@click.group(invoke_without_command=True)
+@click.pass_context
+def inspect(ctx: click.Context) -> None:
+    """Watch running dataflows."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
+
+
+inspect.add_command(top)
 
 
 def _node(item: NodeGlance, links: list[LinkRate]) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from dora.cli.tables import bandwidth, megabytes
+from dora.errors import DoraError
 from dora.inspection.counters import LinkRate
 from dora.inspection.overview import NodeGlance, Overviews
 
@@ -24,6 +25,7 @@ _ORDERS: dict[str, Callable[[NodeGlance], Any]] = {
     "CPU": lambda item: -(item.load.cpu_percent if item.load is not None else -1),
     "memory": lambda item: -(item.load.memory if item.load is not None else -1),
 }
+_ARROWS = {ord("A"): curses.KEY_UP, ord("B"): curses.KEY_DOWN}  # end of a sequence
 _KEYS = {"n": "name", "c": "CPU", "m": "memory"}
 
 
@@ -90,6 +92,21 @@ def _columns(head: Sequence[str], rows: list[tuple[str, ...]]) -> list[str]:
     ]
 
 
+def check_terminal() -> None:
+    """Raise `DoraError` if the terminal is none on which one can draw."""
+    name = os.environ.get("TERM") or "dumb"
+    try:
+        curses.setupterm(name)
+        can_draw = bool(curses.tigetstr("cup"))  # move the cursor
+    except curses.error:
+        can_draw = False
+    if not can_draw:
+        raise DoraError(
+            f"dora top cannot draw on a terminal of the kind `{name}` (TERM); most are TERM=xterm, and "
+            "--once measures once and prints JSON"
+        )
+
+
 def show(overviews: Overviews, interval: float) -> None:
     """Show the dataflows until the user quits or all of them have ended."""
     os.environ.setdefault("ESCDELAY", "25")  # milliseconds; curses waits a second otherwise
@@ -129,7 +146,9 @@ def _loop(screen: Any, overviews: Overviews, interval: float) -> bool:
 def _obey(screen: Any, view: View) -> Literal["quit", "refresh", ""]:
     """Do what the keys say; return what is left to the caller."""
     while (key := screen.getch()) != -1:
-        if key in (_ESCAPE, ord("q")):
+        if key == _ESCAPE and (key := _after_escape(screen)) == _ESCAPE:
+            return "quit"
+        if key == ord("q"):
             return "quit"
         if key in (ord("j"), curses.KEY_DOWN):
             view.top += 1
@@ -140,6 +159,21 @@ def _obey(screen: Any, view: View) -> Literal["quit", "refresh", ""]:
         elif 0 < key < 256 and chr(key) in _KEYS:
             view.order = _KEYS[chr(key)]
     return ""
+
+
+def _after_escape(screen: Any) -> int:
+    """Return the key that an Esc begins: Esc itself if nothing follows, 0 for one that means nothing here.
+
+    curses knows the keys of the terminal that TERM names; others may send other sequences.
+    """
+    begun = screen.getch()
+    if begun in (-1, _ESCAPE):
+        return _ESCAPE
+    if begun not in (ord("["), ord("O")):  # Alt and a key
+        return 0
+    while (last := screen.getch()) != -1 and not ord("@") <= last <= ord("~"):
+        pass
+    return _ARROWS.get(last, 0)
 
 
 def _draw(screen: Any, names: str, shown: list[str], view: View) -> None:
