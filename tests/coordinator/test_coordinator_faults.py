@@ -221,6 +221,22 @@ def test_a_token(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     assert system.dora("list", "-q") == f"{run}\n"
 
 
+def test_a_token_that_is_asked_for_too_late(system: System) -> None:
+    system.dora("up")
+    assert "it does not ask for the token; stop it with `dora down`" in system.dora(
+        "up", "--auth", status=1
+    )
+    system.dora("down")
+    system.dora("up", "--auth")
+    system.dora("up", "--auth")
+
+
+def test_an_address_at_which_the_new_coordinator_would_not_listen(system: System) -> None:
+    told = system.dora("up", "--coordinator-addr", "robot.invalid", status=1)
+    assert "would listen on 127.0.0.1; to start it there, give --interface robot.invalid" in told
+    assert not (system.folder / "out").exists()
+
+
 def test_the_token_of_a_file_that_others_can_read(system: System, monkeypatch: pytest.MonkeyPatch) -> None:
     token = system.folder / ".dora-token"
     token.write_text("secret\n")

@@ -144,6 +144,14 @@ class Client:
             return False
         return True
 
+    def asks_for_token(self) -> bool:
+        """Tell whether a coordinator answers only those who have the token."""
+        try:
+            self._ask("GET", "/api/status", dict[str, Any], any_version=True, with_token=False)
+        except Refused as error:
+            return error.status == 401
+        return False
+
     def _ask(
         self,
         method: str,
@@ -153,11 +161,12 @@ class Client:
         *,
         patience: float | None = PATIENCE,
         any_version: bool = False,
+        with_token: bool = True,
     ) -> _Answer:
         headers = {"Content-Type": "application/json"}
         if not any_version:
             headers[VERSION_HEADER] = __version__
-        if token := find_token():
+        if with_token and (token := find_token()):
             headers["Authorization"] = f"Bearer {token}"
         connection = self._connection(patience)
         try:

@@ -57,9 +57,12 @@ def up(
         click.echo(f"coordinator already running on {client.where}")
         if recreate_store:
             raise DoraError("the store is in use; stop the coordinator first, with `dora down`")
+        if auth and not client.asks_for_token():
+            raise DoraError("it does not ask for the token; stop it with `dora down`, then say this again")
         has_daemon = _has_daemon(status)
     except Unreachable:
         has_daemon = False
+        _check_agreement(client, interface)
         if recreate_store and (backup := set_aside(store_path(client.port))) is not None:
             click.echo(f"moved the store to {backup}")
         encryption = encryption_options(client, tls_cert, tls_key)
@@ -75,14 +78,26 @@ def up(
         try:
             is_ours = wait_for_coordinator(client, processes["coordinator"])
         except DoraError:
-            if "daemon" in processes and not _answers_soon(client):
-                processes["daemon"].terminate()
+            if not _answers_soon(client):
+                for process in processes.values():
+                    process.terminate()
             raise
         where = f"coordinator already running on {client.where}"
         click.echo("started dora coordinator" if is_ours else where)
     if not has_daemon:
         _wait_for_daemon(client, processes.get("daemon"))
         click.echo("started dora daemon" if "daemon" in processes else "daemon already running")
+
+
+def _check_agreement(client: Client, interface: str) -> None:
+    """Raise `DoraError` if a coordinator that listens there would not be found by the client."""
+    from dora.coordinator.address import LOOPBACK
+
+    if interface in LOOPBACK and client.address not in (*LOOPBACK, "localhost"):
+        raise DoraError(
+            f"there is no coordinator at {client.where}, and one that is started here would listen on "
+            f"{interface}; to start it there, give --interface {client.address}"
+        )
 
 
 def encryption_options(client: Client, certificate: str, key: str) -> list[str]:
