@@ -101,7 +101,11 @@ def test_without_a_command_the_help_is_shown_as_an_error(run):
         (["run", "a.yml", "--env", "A"], "`A` is not KEY=VALUE"),
         (["run", "a.yml", "--env", "A=007"], "the number 7"),
         (["run", "a.yml", "--engine", "pigeon"], "'pigeon' is not one of"),
-        (["run", "a.yml", "--exit-when-nodes-finish=maybe"], "'maybe' is not a valid boolean"),
+        (["run", "a.yml", "--exit-when-nodes-finish=maybe"], "'maybe' is neither true nor false"),
+        (["up", "--coordinator-port", "x"], "'x' is not a whole number"),
+        (["topic", "hz", "--window", "soon"], "`soon` is not a duration"),
+        (["topic", "hz", "--window", "0"], "--window is longer than 0"),
+        (["stop", "--grace-duration", "2d"], "`2d` is longer than a day"),
         (["run", "a.yml", "--locked"], "does not have --locked yet; pin versions"),
         (
             ["run", "a.yml", "--hub-override", "a=b"],
@@ -118,6 +122,13 @@ def test_usage_errors_are_one_sentence_and_exit_2(run, arguments, says):
     assert (status, out) == (2, "")
     assert err.startswith("error: ") and says in err.splitlines()[0]
     assert "Traceback" not in err
+
+
+@pytest.mark.parametrize("group", ["param", "topic", "node", "trace", "cluster", "inspect", "system"])
+def test_a_group_without_its_command_shows_its_help(run, group):
+    status, out, err = run(group)
+    assert (status, out) == (2, "")
+    assert err.startswith(f"Usage: dora {group}")
 
 
 @pytest.mark.parametrize("name", later.COMMANDS)

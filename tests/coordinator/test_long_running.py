@@ -343,6 +343,20 @@ def test_no_coordinator(system: System) -> None:
     assert "✗ Coordinator: Not running" in system.dora("status", status=1)
 
 
+def test_the_status_with_a_dataflow_file(system: System) -> None:
+    file = system.dataflow("arm", a=FOREVER)
+    told = system.dora("status", "--dataflow", file, status=1)
+    assert "✗ Daemon: Unknown" in told and "✓ Dataflow arm.yml: 1 node(s)" in told
+    system.dora("up")
+    assert "✓ Dataflow arm.yml: 1 node(s)" in system.dora("status", "--dataflow", file)
+    (system.folder / "bad.yml").write_text("nodes: [{id: a, pth: a.py}]")
+    told = system.dora("status", "--dataflow", "bad.yml", status=1)
+    assert "✓ Daemon: Running" in told and "✗ Dataflow bad.yml: cannot be used" in told
+    assert "did you mean `path`?" in told
+    told = system.dora("status", "--dataflow", file, "-f", "json")
+    assert json.loads(told)["dataflow"] == {"file": file, "status": "usable", "nodes": 1}
+
+
 def test_a_port_that_somebody_else_has(system: System) -> None:
     with socket.create_server(("127.0.0.1", system.port)) as other:
         other.settimeout(PATIENCE)

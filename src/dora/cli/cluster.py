@@ -26,9 +26,13 @@ _file_or_not = click.argument(
 )
 
 
-@click.group()
-def cluster() -> None:
+@click.group(invoke_without_command=True)
+@click.pass_context
+def cluster(ctx: click.Context) -> None:
     """Run dora on several machines, over ssh, from one file."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
 
 
 def _load(path: str) -> Cluster:

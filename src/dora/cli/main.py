@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import re
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -213,8 +214,11 @@ def _trouble_outside(error: Exception) -> str:
 
 
 def _plain(error: click.ClickException) -> str:
-    """Return click's sentence in our form: it starts small and has no full stop."""
+    """Return click's sentence in our form: it starts small, has no full stop, and says what a number is."""
     message = error.format_message().strip()
+    message = re.sub("is not a valid integer( range)?", "is not a whole number", message)
+    message = re.sub("is not a valid float( range)?", "is not a number", message)
+    message = re.sub("is not a valid boolean.*", "is neither true nor false", message)
     return message[:1].lower() + message[1:].removesuffix(".")
 
 

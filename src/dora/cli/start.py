@@ -10,14 +10,14 @@ import click
 from dora.cli.client import Client, choose, coordinator_options, report_end, why_failed
 from dora.cli.completion import dataflow_files, dataflow_names
 from dora.cli.run_options import (
-    DURATION,
     RunCommand,
     dataflow_options,
     engine_option,
     strict_outputs_option,
     trace_option,
 )
-from dora.coordinator.protocol import ACTIVE, RunSpec
+from dora.cli.values import Value, parse_duration
+from dora.coordinator.protocol import ACTIVE, MAX_GRACE, RunSpec
 from dora.errors import DoraError
 
 _start_options: list[Any] = [
@@ -145,12 +145,18 @@ def _which(client: Client, wanted: str | None, name: str | None) -> str | None:
     return view.uuid if view is not None else None
 
 
+def _parse_grace(text: str) -> float:
+    if (seconds := parse_duration(text)) > MAX_GRACE:
+        raise ValueError(f"`{text}` is longer than a day")
+    return seconds
+
+
 _arguments: list[Any] = [
     click.argument("wanted", metavar="[NAME_OR_UUID]", required=False, shell_complete=dataflow_names),
     click.option("-n", "--name", help="The same as NAME_OR_UUID."),
     click.option(
         "--grace-duration",
-        type=DURATION,
+        type=Value("duration", _parse_grace),
         metavar="DURATION",
         help="How long a node may take before SIGTERM; half as long again before SIGKILL [10s].",
     ),
@@ -212,8 +218,8 @@ def restart(
 ) -> int:
     """Stop a dataflow and start it again, as it was started first.
 
-    Without NAME_OR_UUID the one that runs. One that has ended is started again. Changes of the dataflow
-    file since then do not count.
+    Without NAME_OR_UUID the one that runs. One that has ended is started again. Nodes and links that were
+    changed and parameters that were set while it ran stay so; changes of the dataflow file do not count.
     """
     dataflow_id = _which(client, wanted, name)
     if dataflow_id is None:

@@ -30,12 +30,8 @@ from dora.errors import DoraError
 def status(dataflow: str | None, style: str, client: Client) -> int:
     """Tell whether the coordinator and the daemon run.
 
-    The exit status is 1 if one of them does not.
+    The exit status is 1 if one of them does not, or if the dataflow file cannot be used.
     """
-    if dataflow is not None:
-        from dora.cli.flow import load_dataflow
-
-        load_dataflow(dataflow)
     found: dict[str, Any] = {"coordinator": {"status": "not running", "address": client.where}}
     found["daemon"] = {"status": "unknown"}
     found["active_dataflows"] = 0
@@ -57,6 +53,10 @@ def status(dataflow: str | None, style: str, client: Client) -> int:
             }
             for machine in answer.machines
         ]
+    fault = None
+    if dataflow is not None:
+        nodes, fault = _look_at(dataflow)
+        found["dataflow"] = {"file": dataflow, "status": "broken" if fault else "usable", "nodes": nodes}
     if style == "json":
         click.echo(json.dumps(found, indent=2))
     elif answer is None:
@@ -70,9 +70,25 @@ def status(dataflow: str | None, style: str, client: Client) -> int:
         for machine in answer.machines:
             click.echo(_line(machine))
         click.echo(f"Active dataflows: {answer.active_dataflows}")
+    if dataflow is not None and style == "table":
+        click.echo(
+            f"✗ Dataflow {dataflow}: cannot be used" if fault else f"✓ Dataflow {dataflow}: {nodes} node(s)"
+        )
     if answer is None or not answer.daemons:
         raise DoraError("System check failed. `dora up` starts what is missing")
+    if fault is not None:
+        raise fault
     return 0
+
+
+def _look_at(file: str) -> tuple[int, DoraError | None]:
+    """Return how many nodes a dataflow file has, or why it cannot be used."""
+    from dora.cli.flow import load_dataflow
+
+    try:
+        return len(load_dataflow(file).nodes), None
+    except DoraError as error:
+        return 0, error
 
 
 def _line(machine: MachineView) -> str:
@@ -85,9 +101,13 @@ def _line(machine: MachineView) -> str:
     return f"✗ Machine {machine.id}: {facts}, not connected since {since}"
 
 
-@click.group(hidden=True)
-def system() -> None:
+@click.group(hidden=True, invoke_without_command=True)
+@click.pass_context
+def system(ctx: click.Context) -> None:
     """The same as `dora status`, for those who know it as `dora system status`."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
 
 
 system.add_command(status)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from dora.inspection.watched import Watched
     from dora.wire.message import Message
 
+_DURATION = Value("duration", parse_duration)
 MAX_MESSAGE = (1 << 20) - 4096  # bytes that fit through the daemon's socket
 _PUBLISH_PATIENCE = 3.0  # seconds
 
@@ -37,7 +38,7 @@ def topic(ctx: click.Context) -> None:
 
 
 def _duration_option(text: str) -> Callable[[Any], Any]:
-    return click.option("--duration", type=Value("duration", parse_duration), metavar="DURATION", help=text)
+    return click.option("--duration", type=_DURATION, metavar="DURATION", help=text)
 
 
 # ------------------------------------------------------------------ list
@@ -207,10 +208,10 @@ def _stay_awake(engine: str) -> None:
 @dataflow_option
 @click.option(
     "--window",
-    type=click.FloatRange(min=0, min_open=True),
-    default=10,
-    metavar="SECONDS",
-    help="Over how long the figures are taken [10].",
+    type=_DURATION,
+    default="10",
+    metavar="DURATION",
+    help="Over how long the figures are taken [10s].",
 )
 @_duration_option("End after this time [5s, if the output is no terminal].")
 def hz(topics: tuple[str, ...], dataflow: str | None, window: float, duration: float | None) -> None:
@@ -225,6 +226,8 @@ def hz(topics: tuple[str, ...], dataflow: str | None, window: float, duration: f
     from dora.inspection.beat import BeatMeter
     from dora.inspection.topics import find_tappable
 
+    if not window:
+        raise click.UsageError("--window is longer than 0")
     live = sys.stdout.isatty()
     if duration is None and not live:
         duration = 5.0
