@@ -97,7 +97,7 @@ def read_session(path: str) -> Session | None:
 
 def _session_of(dataflow: Dataflow, before: Session | None, uv: bool) -> Session:
     fingerprint = build_fingerprint(dataflow, uv=uv)
-    sources = _git_sources(dataflow)
+    sources = git_sources(dataflow)
     build_id = None
     if before is not None and (before.build_fingerprint, before.git_sources) == (fingerprint, sources):
         build_id = before.build_id
@@ -125,7 +125,8 @@ def _news(before: Session | None, now: Session) -> str:
     return f"repositories have moved since build {before.build_id}"
 
 
-def _git_sources(dataflow: Dataflow) -> dict[str, GitCommit]:
+def git_sources(dataflow: Dataflow) -> dict[str, GitCommit]:
+    """Return for each node from a repository the commit that is checked out in its clone."""
     if not any(node.git for node in dataflow.nodes):
         return {}
     from dora.building.repositories import commit_of

@@ -10,7 +10,7 @@ from dora.building.options import BuildOptions, Built
 from dora.cli import flow
 from dora.cli.completion import dataflow_files
 from dora.cli.interrupt import termination_as_interrupt
-from dora.cli.later import lockfile_options
+from dora.cli.lock_options import lock_of, lock_options
 
 
 @click.command()
@@ -39,7 +39,7 @@ from dora.cli.later import lockfile_options
 @click.option("--strict-types", is_flag=True, help="Build only if all declared types fit together.")
 @click.option("--parallel", is_flag=True, help="Build the nodes at the same time.")
 @click.option("--offline", is_flag=True, help="Use no network: only what is installed, cached or cloned.")
-@lockfile_options
+@lock_options
 def build(
     path: str,
     uv: bool,
@@ -47,6 +47,9 @@ def build(
     strict_types: bool,
     parallel: bool,
     offline: bool,
+    locked: bool,
+    write_lockfile: bool,
+    lockfile: str,
 ) -> None:
     """Build a dataflow: clones, Python environments, build commands.
 
@@ -58,6 +61,7 @@ def build(
         built = flow.build_only(
             path,
             options,
+            lock=lock_of(locked, write_lockfile, lockfile),
             strict_types=strict_types,
             stream=sys.stdout,
             on_warning=lambda text: click.echo(text, err=True),

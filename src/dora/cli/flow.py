@@ -29,6 +29,7 @@ from dora.logs.formats import LogFormat, Renderer, renderer, wants_colour
 from dora.supervise.result import DataflowResult
 
 if TYPE_CHECKING:
+    from dora.building.lockfile import Lock
     from dora.daemon.daemon import Daemon
     from dora.daemon.options import Engine, RunOptions
     from dora.dashboard.local import LocalDashboard
@@ -58,6 +59,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     trace: bool = False
     tap_queue: int = 0  # messages of an output that wait for a recorder
     noted: bool = True  # what is built for it is noted in the session of the dataflow
+    lock: Lock | None = None
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -251,7 +253,7 @@ def run_loaded(
         if on_dashboard is not None:
             dashboard = open_dashboard(dataflow, dataflow_id)
             on_dashboard(dashboard.address)
-        dataflow = build(dataflow, show, BuildOptions(uv=request.uv)).dataflow
+        dataflow = _build(dataflow, show, BuildOptions(uv=request.uv), request.lock).dataflow
         check_programs(dataflow, uv=request.uv)
         files_only = nodes_are_quiet(os.environ)
         if request.noted:
@@ -297,11 +299,22 @@ def _options(request: RunRequest) -> RunOptions:
     return options if request.grace is None else replace(options, grace=request.grace)
 
 
+def _build(
+    dataflow: Dataflow, on_log: Callable[[LogEntry], None], options: BuildOptions, lock: Lock | None
+) -> Built:
+    if lock is None:
+        return build(dataflow, on_log, options)
+    from dora.building.lockfile import build_locked
+
+    return build_locked(dataflow, on_log, options, lock)
+
+
 def build_only(
     path: str,
     options: BuildOptions,
     *,
     stream: TextIO,
+    lock: Lock | None = None,
     strict_types: bool = False,
     on_warning: Callable[[str], None] | None = None,
 ) -> Built:
@@ -315,7 +328,7 @@ def build_only(
             on_warning(str(warning))
     console = open_console(dataflow, Display(), stream)
     try:
-        built = build(dataflow, console, options)
+        built = _build(dataflow, console, options, lock)
         note_build(built.dataflow, console, uv=options.uv)
         return built
     finally:

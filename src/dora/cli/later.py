@@ -63,9 +63,6 @@ def ignored_option(name: str, *, why: str) -> Callable[[_Function], _Function]:
     return click.option(name, hidden=True, expose_value=False, callback=warn)
 
 
-def lockfile_options(function: _Function) -> _Function:
-    """Declare the options about sources from git and the hub, all of later versions."""
-    for name in ("--locked", "--write-lockfile"):
-        function = later_option(name, instead="pin versions in the `build` lines", is_flag=True)(function)
-    function = later_option("--lockfile", instead="pin versions in the `build` lines")(function)
+def hub_option(function: _Function) -> _Function:
+    """Declare the option about nodes from the hub, which is one of later versions."""
     return later_option("--hub-override", instead="give the node a `path` to your checkout")(function)

@@ -10,7 +10,7 @@ import click
 from dora.cli.completion import dataflow_files
 from dora.cli.flow import Display, RunRequest, run_to_end, shorter_path
 from dora.cli.interrupt import termination_as_interrupt
-from dora.cli.later import lockfile_options
+from dora.cli.lock_options import lock_of, lock_options
 from dora.cli.report import failure_report, loss_report
 from dora.cli.run_options import (
     DURATION,
@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 @trace_option
 @click.option("--ui", is_flag=True, help="Serve the dashboard, a web page, and print its address.")
 @click.option("--open", "open_page", is_flag=True, help="The same, and open the page in the browser.")
-@lockfile_options
+@lock_options
 def run(
     path: str,
     uv: bool,
@@ -77,6 +77,9 @@ def run(
     trace: bool,
     ui: bool,
     open_page: bool,
+    locked: bool,
+    write_lockfile: bool,
+    lockfile: str,
 ) -> int:
     """Build and run a dataflow until it ends.
 
@@ -96,6 +99,7 @@ def run(
         strict_outputs=strict_outputs,
         hot_reload=hot_reload,
         trace=trace,
+        lock=lock_of(locked, write_lockfile, lockfile),
     )
     display = Display(log_format, LogFilter(log_level, log_filter or {}))
     with termination_as_interrupt():

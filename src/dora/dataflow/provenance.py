@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import msgspec
+
 from dora.dataflow.block import Block, Checked, Field
 from dora.dataflow.document import Scalar, Value
 from dora.dataflow.kinds import Kind, ListOf, Reader, Schema, Text
@@ -182,6 +184,12 @@ def downloaded_path(url: str) -> str:
 
     name = re.sub(r"[^A-Za-z0-9_.-]+", "-", unquote(urlsplit(url).path).rstrip("/").rpartition("/")[2])
     return f"{DOWNLOADS}/{sha256(url.encode()).hexdigest()[:8]}/{name.strip('-') or 'node'}"
+
+
+def pinned(source: GitSource, commit: str) -> GitSource:
+    """Return the same repository at a commit."""
+    source = GitSource(source.repository, "", rev=commit)
+    return msgspec.structs.replace(source, folder=_folder(source))
 
 
 def _folder(source: GitSource) -> str:

@@ -1,0 +1,162 @@
+"""The lock of a dataflow, ``<name>.dora-lock.yaml``: the commit of each node from a repository.
+
+``dora build --write-lockfile`` writes it, to be kept with the dataflow file; with ``--locked`` those
+commits are built, wherever branches and tags have moved. It is the file of dora-rs, and understood by it:
+its ``descriptor_fingerprint`` is the 64-bit FNV-1a of what the dataflow file says of its repositories, so
+that a lock for another version of the file is refused and not half obeyed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Annotated
+
+import msgspec
+
+from dora.building.options import BuildOptions, Built
+from dora.building.prepare import build
+from dora.building.session import GitCommit, git_sources
+from dora.dataflow.model import Dataflow, GitSource, Node
+from dora.dataflow.provenance import pinned
+from dora.errors import BuildError
+from dora.logs.entry import LogEntry
+
+VERSION = 2
+_MEND = "write it anew with `dora build --write-lockfile`"
+
+_Commit = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")]
+
+
+class Lock(msgspec.Struct, frozen=True):
+    """What is to be done with the lock of a dataflow. ``path`` "": beside the dataflow file."""
+
+    read: bool = False
+    write: bool = False
+    path: str = ""
+
+
+class _Source(msgspec.Struct, frozen=True):
+    repo: str
+    commit_hash: _Commit
+
+
+class _File(msgspec.Struct, frozen=True):
+    version: int
+    descriptor_fingerprint: str = ""
+    git_sources: dict[str, _Source] = {}
+
+
+def build_locked(
+    dataflow: Dataflow, on_log: Callable[[LogEntry], None], options: BuildOptions, lock: Lock
+) -> Built:
+    """Build as `build` does, from the commits of the lock or noting them there. Raises `BuildError`."""
+    path = os.path.abspath(lock.path) if lock.path else lock_path(dataflow)
+    if lock.read:
+        commits = read_lock(dataflow, path)
+        built = build(with_commits(dataflow, commits), on_log, options)
+        _check(built.dataflow, commits)
+    else:
+        built = build(dataflow, on_log, options)
+    if lock.write:
+        write_lock(dataflow, git_sources(built.dataflow), path)
+    return built
+
+
+def lock_path(dataflow: Dataflow) -> str:
+    """Return where the lock of a dataflow is by default."""
+    stem = os.path.splitext(os.path.basename(dataflow.file or "dataflow"))[0]
+    return f"{dataflow.working_dir}/{stem}.dora-lock.yaml"
+
+
+def read_lock(dataflow: Dataflow, path: str) -> dict[str, str]:
+    """Return node → commit for all nodes from repositories.
+
+    Raises `BuildError` if there is no lock, or it is not one of this dataflow.
+    """
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            lock = msgspec.convert(yaml.safe_load(file), _File)
+    except FileNotFoundError:
+        raise BuildError(f"there is no lockfile {path}; {_MEND}") from None
+    except OSError as error:
+        raise BuildError(f"the lockfile {path} cannot be read: {error.strerror}") from None
+    except (UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise BuildError(f"the lockfile {path} is not understood: {reason}; {_MEND}") from None
+    if lock.version != VERSION:
+        raise BuildError(f"the lockfile {path} has version {lock.version}, and not {VERSION}; {_MEND}")
+    sources = {node.id: node.git.repository for node in dataflow.nodes if node.git}
+    known = {node_id: source.repo for node_id, source in lock.git_sources.items()}
+    if lock.descriptor_fingerprint != fingerprint(dataflow) or not sources.items() <= known.items():
+        raise BuildError(
+            f"the dataflow file names other repositories, branches, tags or commits than when the lockfile "
+            f"{path} was written; {_MEND}"
+        )
+    return {node_id: lock.git_sources[node_id].commit_hash for node_id in sources}
+
+
+def with_commits(dataflow: Dataflow, commits: Mapping[str, str]) -> Dataflow:
+    """Return the dataflow with these commits for its nodes, in clones of their own."""
+
+    def locked(node: Node) -> Node:
+        if node.git is None:
+            return node
+        return msgspec.structs.replace(node, git=pinned(node.git, commits[node.id]))
+
+    return msgspec.structs.replace(dataflow, nodes=tuple(map(locked, dataflow.nodes)))
+
+
+def _check(dataflow: Dataflow, commits: Mapping[str, str]) -> None:
+    for node_id, source in git_sources(dataflow).items():
+        if source.commit_hash != commits[node_id]:
+            folder = dataflow.directory_of(dataflow.node(node_id))
+            raise BuildError(
+                f"the clone {folder} of node `{node_id}` is at commit {source.commit_hash[:12]}, and the "
+                f"lockfile wants {commits[node_id][:12]}; remove the folder, to have it cloned again"
+            )
+
+
+def write_lock(dataflow: Dataflow, sources: Mapping[str, GitCommit], path: str) -> None:
+    """Write the lock of a dataflow; raises `BuildError` if that is not possible."""
+    import yaml
+
+    file = {
+        "version": VERSION,
+        "descriptor_fingerprint": fingerprint(dataflow),
+        "git_sources": {node_id: msgspec.to_builtins(sources[node_id]) for node_id in sorted(sources)},
+    }
+    try:
+        with open(path, "w", encoding="utf-8") as out:
+            yaml.safe_dump(file, out, sort_keys=False, allow_unicode=True)
+    except OSError as error:
+        raise BuildError(f"the lockfile {path} cannot be written: {error.strerror}") from None
+
+
+def fingerprint(dataflow: Dataflow) -> str:
+    """Return 16 hexadecimal digits that say which repositories and versions a dataflow file names."""
+    lines = [f"dora-lockfile-v{VERSION}"]
+    for node in sorted(dataflow.nodes, key=lambda node: node.id):
+        if node.git is not None:
+            lines += [node.id, node.git.repository, _version(node.git)]
+    return _fnv1a("".join(f"{line}\n" for line in lines).encode())
+
+
+def _version(source: GitSource) -> str:
+    for kind in ("branch", "tag", "rev"):
+        if (value := getattr(source, kind)) is not None:
+            return f"{kind}:{value}"
+    return "head:"
+
+
+def _fnv1a(data: bytes) -> str:
+    """
+    >>> _fnv1a(b""), _fnv1a(b"a")
+    ('cbf29ce484222325', 'af63dc4c8601ec8c')
+    """
+    digest = 0xCBF29CE484222325
+    for byte in data:
+        digest = (digest ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return f"{digest:016x}"
