@@ -170,3 +170,7 @@ def test_the_commits_of_nodes_from_repositories_are_noted(folder, monkeypatch):
     assert session(folder)["git_sources"]["n"]["commit_hash"] == second
     assert session(folder)["build_id"] != noted["build_id"]
     assert session(folder)["build_fingerprint"] == noted["build_fingerprint"]
+    clone = session(folder)["local_build"]["node_working_dirs"]["n"]
+    subprocess.run(["git", "checkout", "-qb", "mine"], cwd=clone, check=True)
+    told(folder, "run", "--stop-after", "30")
+    assert session(folder)["git_sources"]["n"]["commit_hash"] == second

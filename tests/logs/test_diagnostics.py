@@ -7,7 +7,8 @@ import pytest
 
 from dora.coordinator.protocol import Changed, OpenLook, RunReport
 from dora.daemon import story
-from dora.logs.diagnostics import parse_directives, shown
+from dora.logs.diagnostics import shown
+from dora.logs.directives import parse_directives
 from dora.supervise import events as on
 
 LEVELS = "they are off, error, warn, info, debug, trace"

@@ -16,7 +16,7 @@ import msgspec
 
 from dora.building.options import BuildOptions, Built
 from dora.building.prepare import build
-from dora.building.session import GitCommit, git_sources
+from dora.building.session import GitCommit, fnv1a, git_sources
 from dora.dataflow.model import Dataflow, GitSource, Node
 from dora.dataflow.provenance import pinned
 from dora.errors import BuildError
@@ -110,12 +110,14 @@ def with_commits(dataflow: Dataflow, commits: Mapping[str, str]) -> Dataflow:
 
 
 def _check(dataflow: Dataflow, commits: Mapping[str, str]) -> None:
-    for node_id, source in git_sources(dataflow).items():
-        if source.commit_hash != commits[node_id]:
+    sources = git_sources(dataflow)
+    for node_id, wanted in commits.items():
+        found = sources[node_id].commit_hash if node_id in sources else "one that git does not tell"
+        if found != wanted:
             folder = dataflow.directory_of(dataflow.node(node_id))
             raise BuildError(
-                f"the clone {folder} of node `{node_id}` is at commit {source.commit_hash[:12]}, and the "
-                f"lockfile wants {commits[node_id][:12]}; remove the folder, to have it cloned again"
+                f"the clone {folder} of node `{node_id}` is at commit {found}, and the lockfile wants "
+                f"{wanted}; remove the folder, to have it cloned again"
             )
 
 
@@ -123,6 +125,9 @@ def write_lock(dataflow: Dataflow, sources: Mapping[str, GitCommit], path: str) 
     """Write the lock of a dataflow; raises `BuildError` if that is not possible."""
     import yaml
 
+    for node in dataflow.nodes:
+        if node.git is not None and node.id not in sources:
+            raise BuildError(f"node `{node.id}` is not locked: git does not tell the commit of its clone")
     file = {
         "version": VERSION,
         "descriptor_fingerprint": fingerprint(dataflow),
@@ -141,7 +146,7 @@ def fingerprint(dataflow: Dataflow) -> str:
     for node in sorted(dataflow.nodes, key=lambda node: node.id):
         if node.git is not None:
             lines += [node.id, node.git.repository, _version(node.git)]
-    return _fnv1a("".join(f"{line}\n" for line in lines).encode())
+    return fnv1a("".join(f"{line}\n" for line in lines).encode())
 
 
 def _version(source: GitSource) -> str:
@@ -149,14 +154,3 @@ def _version(source: GitSource) -> str:
         if (value := getattr(source, kind)) is not None:
             return f"{kind}:{value}"
     return "head:"
-
-
-def _fnv1a(data: bytes) -> str:
-    """
-    >>> _fnv1a(b""), _fnv1a(b"a")
-    ('cbf29ce484222325', 'af63dc4c8601ec8c')
-    """
-    digest = 0xCBF29CE484222325
-    for byte in data:
-        digest = (digest ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
-    return f"{digest:016x}"

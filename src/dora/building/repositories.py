@@ -34,10 +34,16 @@ def ensure_clone(
 
 
 def commit_of(folder: str) -> str:
-    """Return the commit that is checked out in a clone, "" if there is none."""
-    done = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True
-    )
+    """Return the commit that is checked out in a clone, "" if that cannot be found out."""
+    try:
+        with open(f"{folder}/.git/HEAD", encoding="utf-8") as file:
+            head = file.read().strip()
+        if not head.startswith("ref:"):  # as we leave it
+            return head
+        words = ["git", "rev-parse", "HEAD"]
+        done = subprocess.run(words, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    except OSError:
+        return ""
     return done.stdout.strip() if done.returncode == 0 else ""
 
 

@@ -13,7 +13,7 @@ from dora.cli.coordinator_place import absolute
 from dora.cli.diagnostics import tell_diagnostics
 from dora.cli.later import ignored_option, later_option
 from dora.coordinator.address import DEFAULT_PORT
-from dora.logs.diagnostics import VARIABLE
+from dora.logs.directives import VARIABLE
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dora.logs.diagnostics import VARIABLE, configure
+from dora.logs.directives import VARIABLE, configure
 
 
 def tell_diagnostics(directives: str) -> None:

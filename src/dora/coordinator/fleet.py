@@ -353,7 +353,7 @@ class Fleet:
         is_gathered = view is not None and view.log_directory == gathered_in(dataflow_id)
         gathered = is_gathered or self.gathers([machine])
         share = Share(machine=machine, secret=shares.secret, gathered=gathered)
-        link.send(Start(dataflow_id, self._store.spec(dataflow_id), share))
+        link.send(Start(dataflow_id, self._store.spec(dataflow_id), share, limits=self._limits))
         self._catch_up(shares, link)
 
     def has_arrived(self, dataflow_id: str, machine: str) -> bool:

@@ -26,7 +26,7 @@ from dora.daemon.daemon import Daemon
 from dora.daemon.options import RunOptions
 from dora.dataflow.model import Dataflow
 from dora.errors import BuildError, DoraError
-from dora.logs.diagnostics import VARIABLE, configure
+from dora.logs.directives import VARIABLE, configure
 from dora.logs.entry import LogEntry
 from dora.logs.files import LogFiles
 from dora.logs.filters import is_of_node, nodes_are_quiet
