@@ -103,6 +103,8 @@ def test_without_a_command_the_help_is_shown_as_an_error(run):
         (["run", "a.yml", "--engine", "pigeon"], "'pigeon' is not one of"),
         (["run", "a.yml", "--exit-when-nodes-finish=maybe"], "'maybe' is neither true nor false"),
         (["up", "--coordinator-port", "x"], "'x' is not a whole number"),
+        (["daemon", "--interface", "eth0"], "`eth0` is no IP address"),
+        (["daemon", "--labels", "a=1,a=2"], "the label `a` is given twice"),
         (["topic", "hz", "--window", "soon"], "`soon` is not a duration"),
         (["topic", "hz", "--window", "0"], "--window is longer than 0"),
         (["stop", "--grace-duration", "2d"], "`2d` is longer than a day"),

@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import stat
 import subprocess
 import sys
@@ -184,6 +185,24 @@ def test_requests_that_are_no_good(system: System) -> None:
     assert ask(system, "GET", "/api/dataflows/x/wait?timeout=soon")[0] == 400
     assert ask(system, "GET", "/nowhere")[0] == 404
     assert system.client.status().active_dataflows == 0
+
+
+def test_a_daemon_says_why_it_has_no_connection(system: System) -> None:
+    with socket.create_server(("127.0.0.1", system.port)) as other:
+        command = [sys.executable, "-m", "dora", "daemon"]
+        daemon = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert daemon.stderr is not None
+        try:
+            peer, _ = other.accept()
+            with peer:
+                peer.sendall(b"220 mail\r\n")
+            assert "is no coordinator of dora; trying again and again" in daemon.stderr.readline()
+            other.close()
+            told = iter(daemon.stderr.readline, "")
+            assert any(f"127.0.0.1:{system.port}: Connection refused; trying" in line for line in told)
+        finally:
+            daemon.terminate()
+            daemon.communicate(timeout=PATIENCE)
 
 
 def test_web_pages_of_others_are_kept_out(system: System) -> None:

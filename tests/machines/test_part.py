@@ -52,6 +52,8 @@ def test_labels() -> None:
     for text in ("gpu", "=true"):
         with pytest.raises(ValueError, match="is no label"):
             parse_labels(text)
+    with pytest.raises(ValueError, match="the label `arm` is given twice"):
+        parse_labels("arm=left,gpu=true,arm=right")
 
 
 def test_certificates_belong_together(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any, TypeVar
 
 import click
@@ -115,6 +116,13 @@ def _labels(ctx: click.Context, param: click.Parameter, value: str) -> dict[str,
         raise click.BadParameter(str(error)) from None
 
 
+def _address(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001
+    try:
+        return str(ip_address(value)) if value else ""
+    except ValueError:
+        raise click.BadParameter(f"`{value}` is no IP address") from None
+
+
 @click.command()
 @coordinator_options
 @click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`.")
@@ -136,6 +144,7 @@ def _labels(ctx: click.Context, param: click.Parameter, value: str) -> dict[str,
 @click.option(
     "--interface",
     default="",
+    callback=_address,
     metavar="IP",
     help="Address at which other machines reach this one; by default where the coordinator sees it.",
 )

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import InvalidStatus, WebSocketException
+from websockets.exceptions import InvalidMessage, InvalidStatus, WebSocketException
 
 from dora._version import __version__
 from dora.cluster.kept import forget, keep, kept_for
@@ -265,6 +265,8 @@ class MachineDaemon:
                     )
                     if not self._welcomed:
                         raise DoraError(fault) from None
+                elif error.response.status_code == 404:
+                    fault = self._foreign()
             except _NotWanted as error:
                 fault = f"the coordinator at {self._where} does not accept this daemon: {error}"
                 if not self._welcomed:
@@ -274,6 +276,10 @@ class MachineDaemon:
                     fault = tls_fault(error, self._where)
                     if not self._welcomed:
                         raise DoraError(fault) from None
+                elif isinstance(error, InvalidMessage) and not isinstance(error.__cause__, EOFError):
+                    fault = self._foreign()
+                else:
+                    fault += _reason(error)
             except msgspec.DecodeError as error:
                 fault = f"the coordinator at {self._where} is not understood: {error}"
             if fault != self._told and not self._leaving:
@@ -282,6 +288,9 @@ class MachineDaemon:
             log.debug("%s; next attempt in %.2f s", fault, self._pause)
             await asyncio.sleep(self._pause)
             self._pause = min(self._pause * 1.5, LAST_RETRY)
+
+    def _foreign(self) -> str:
+        return f"what answers at {self._where} is no coordinator of dora"
 
     async def _converse(self, connection: ClientConnection) -> None:
         self._outgoing = asyncio.Queue()  # what waits in an old one is in the report
@@ -529,6 +538,15 @@ class MachineDaemon:
         self._reports[report.dataflow_id] = report
         if self._connection is not None:
             self._outgoing.put_nowait(Changed(report))
+
+
+def _reason(error: Exception) -> str:
+    """Return why there is no connection, behind a colon; "" if that says nothing."""
+    if isinstance(error, TimeoutError):
+        return ": it does not answer"
+    if isinstance(error, OSError) and error.errno is not None:  # negative: a name that is not known
+        return f": {os.strerror(error.errno) if error.errno > 0 else error.strerror}"
+    return ""
 
 
 def _remove_remains() -> None:

@@ -32,7 +32,9 @@ def parse_labels(text: str) -> dict[str, str]:
         name, equals, value = part.partition("=")
         if not equals or not name.strip():
             raise ValueError(f"`{part}` is no label; write for example gpu=true,arm=left")
-        labels[name.strip()] = value.strip()
+        if (name := name.strip()) in labels:
+            raise ValueError(f"the label `{name}` is given twice")
+        labels[name] = value.strip()
     return labels
 
 
