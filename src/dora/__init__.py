@@ -1,7 +1,7 @@
 """Dataflows for robotics and AI: nodes wired in YAML, Arrow messages between them without copies.
 
 >>> from dora import Node                                                 # doctest: +SKIP
->>> for event in Node():
+>>> for event in Node():                                                  # doctest: +SKIP
 ...     print(event["id"], event["value"])
 """
 

@@ -37,8 +37,10 @@ _decode = msgspec.json.Decoder(_Record).decode
 def read_record(line: bytes) -> LogEntry | None:
     """Return the entry of one line of a log file, None if it is none.
 
-    >>> read_record(b'{"ts":"1970-01-01T00:00:01Z","level":"info","node":"a","stream":"stdout","msg":"x"}')
-    LogEntry(timestamp_ns=1000000000, level='info', node_id='a', message='x')
+    >>> line = b'{"ts":"1970-01-01T00:00:01Z","level":"info","node":"a","stream":"stdout","msg":"x"}'
+    >>> entry = read_record(line)
+    >>> entry.timestamp_ns, entry.level, entry.node_id, entry.message
+    (1000000000, 'info', 'a', 'x')
     """
     try:
         record = _decode(line)

@@ -35,8 +35,8 @@ class Node:
     """This program's node in a running dataflow.
 
     >>> from dora import Node                                             # doctest: +SKIP
-    >>> node = Node()
-    >>> for event in node:
+    >>> node = Node()                                                     # doctest: +SKIP
+    >>> for event in node:                                                # doctest: +SKIP
     ...     if event["type"] == "INPUT":
     ...         node.send_output("out", event["value"], event["metadata"])
 

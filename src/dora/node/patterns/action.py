@@ -28,9 +28,9 @@ class Goal(Exchange):
     """A goal under way; made by `Node.send_goal`.
 
     >>> goal = node.send_goal("goal", target)                             # doctest: +SKIP
-    >>> for feedback in goal:
+    >>> for feedback in goal:                                             # doctest: +SKIP
     ...     print(feedback.value)
-    >>> goal.result().value, goal.status
+    >>> goal.result().value, goal.status                                  # doctest: +SKIP
 
     Iterating (``for``, ``async for``) gives the feedback, as `Input` events, and ends with the result.
     Feedback that nobody takes waits here, the newest 1,000; ``feedback_dropped`` counts the rest.
