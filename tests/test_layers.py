@@ -116,3 +116,9 @@ def test_no_module_grows_too_large(path: Path) -> None:
 def test_every_module_says_what_it_is_for(path: Path) -> None:
     text = path.read_text()
     assert not text or ast.get_docstring(ast.parse(text)), f"{path} has no docstring"
+
+
+def test_helpers_of_tests_have_names_of_their_own() -> None:
+    """Folders of tests are no packages: of two modules with one name, pytest would import one."""
+    names = [path.stem for path in Path(__file__).parent.rglob("*.py") if path.stem != "conftest"]
+    assert sorted(names) == sorted(set(names))

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from changing import (
+from changing_afar import (
     DATAFLOW,
     NODES,
     all_get_everything,

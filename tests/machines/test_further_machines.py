@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from changing import DATAFLOW, NODES, all_get_everything, begun, said_by, sending, wait_for_nodes
+from changing_afar import DATAFLOW, NODES, all_get_everything, begun, said_by, sending, wait_for_nodes
 from hosts import network
 from spread import DORA, Spread, spread_over, wait_until
 
