@@ -233,7 +233,7 @@ def test_who_knocks_just_before_the_waiting_thread_sleeps_is_let_in(start_flow: 
             inbox._doorbell.clear()
             receiver.start()
             inbox._doorbell.wait(PATIENCE)
-            assert inbox._doorbell._rung, "nobody has knocked"
+            assert inbox._doorbell.rung, "nobody has knocked"
 
     deadline = time.monotonic_ns() + int(PATIENCE * 1e9)
     assert inbox.attend(lambda: bool(taken), look, (), threading.Event(), deadline)

@@ -28,6 +28,7 @@ from dora.dataflow.model import (
     TimerSource,
 )
 from dora.wire.control import (
+    BellConfig,
     ChannelConfig,
     InputConfig,
     LinkConfig,
@@ -55,6 +56,7 @@ RECORDER_QUEUE = 32
 # Links that come while the dataflow runs take the places of taps, except one. Further ones, and those with
 # longer queues, get a channel more, with room for so many; the sender copies each message once more.
 _ANNEX_LINKS = 8
+_MOST_HEADS_UPS = 4  # bells that a sender looks at besides those of its receivers
 
 LinkKind = Literal["link", "timer", "text", "local"]
 
@@ -304,9 +306,23 @@ def _output(
         max_queue_size=first.max_queue_size,
         max_receivers=first.max_receivers,
         annexes=annexes,
+        next_but_one=_next_but_one(layout, source.node, links),
         type=declared.name,
         shapes=list(declared.shapes),
     )
+
+
+def _next_but_one(layout: _Layout, node_id: str, links: list[Link]) -> list[BellConfig]:
+    """Return the bells of the nodes that the receivers of an output send to; none if these are many."""
+    receivers = {link.consumer for link in links if not link.target_machine}
+    known = {node_id, *receivers}
+    found = {b for a, b in layout.neighbours if a in receivers and b not in known}
+    bells = [
+        BellConfig(layout.node_slots[node], layout.bells[node])
+        for node in layout.nodes
+        if node in found and not layout.place.elsewhere(node)
+    ]
+    return bells if len(bells) <= _MOST_HEADS_UPS else []
 
 
 def _taps(longest: int, place: Place) -> int:

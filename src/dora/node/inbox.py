@@ -33,9 +33,10 @@ from dora.node.events import (
     Reload,
     Stop,
 )
+from dora.node.heads_up import HeadsUps
 from dora.node.input import LinkPort, Port, QueuePort
 from dora.node.rhythm import Rhythm
-from dora.transport.board import ASLEEP, CONTROL, WORDS, Board
+from dora.transport.board import ASLEEP, CONTROL, HEADS_UP, WORDS, Board
 from dora.transport.doorbell import Doorbell, memory_fence, yield_cpu
 from dora.wire import control
 from dora.wire.decode import prepare
@@ -90,6 +91,7 @@ class Inbox(Attending):
         self._asleep = node_slot * WORDS + ASLEEP
         self._control = node_slot * WORDS + CONTROL
         self._control_seen = 0
+        self._heads_up = node_slot * WORDS + HEADS_UP
         self._doorbell = doorbell
         self._pending: deque[Event] = deque()
         self._stopping = False
@@ -101,6 +103,7 @@ class Inbox(Attending):
         self._spin_ns = int(spin_us * 1000)
         self._trust = 0
         self._rhythm = Rhythm()
+        self._heads_ups = HeadsUps()
         self._arrival: tuple[int, int] | None = None  # of the last message: awaited since, come at
         self._served_data = False  # the last event came from another process
         self._latest: Event | None = None  # given out after a wait
@@ -318,15 +321,18 @@ class Inbox(Attending):
         rhythm = self._rhythm
         if self._arrival is not None:
             self._learn(*self._arrival)
+        self._words[self._heads_up] = self._heads_ups.wanted
         event: Event | None = None
         if self._trust:
             until = start + self._spin_ns
             event = self._watch(until if deadline is None else min(deadline, until))
             self._trust = self._trust - 1 if event is None else _TRUST
         while event is None and not self._ending:
-            window = rhythm.window(_monotonic())
+            window = None if self._heads_ups.useful else rhythm.window(_monotonic())
             if window is None:
                 event = self._sleep(deadline)
+                if event is None and self._doorbell.rung and not self._ending:
+                    event = self._after_heads_up(deadline)
             else:
                 begin, end = window
                 event = self._sleep(begin if deadline is None else min(begin, deadline))
@@ -340,10 +346,22 @@ class Inbox(Attending):
             self._arrival = (start, _monotonic())
         return event
 
+    def _after_heads_up(self, deadline: int | None) -> Event | None:
+        """Rung without a message: stay awake, if it may be on its way."""
+        if not self._heads_ups.wanted:
+            return None
+        until = _monotonic() + self._spin_ns
+        event = self._watch(until if deadline is None else min(deadline, until))
+        self._heads_ups.came(event is not None)
+        self._words[self._heads_up] = self._heads_ups.wanted
+        return event
+
     def _learn(self, awaited: int, arrived: int) -> None:
         """Draw the conclusions from an arrival: not at once, when the message has to get on its way."""
         self._arrival = None
         self._rhythm.observe(arrived)
+        if not self._heads_ups.wanted:
+            self._heads_ups.missed()
         if not self._trust and arrived - awaited < self._spin_ns + _WAKE_COST_NS:
             self._trust = 1
 
@@ -461,6 +479,7 @@ class Inbox(Attending):
             return False, None
         try:
             self._doorbell.clear()
+            self._words[self._heads_up] = 0  # a task cannot stay awake
             self._words[self._asleep] = 1
             memory_fence()
             self._read_control()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dora.errors import SampleAlreadySent, SendError
 from dora.transport.board import (
+    ASLEEP,
     BEGUN,
     BYTES,
     CONNECTED,
@@ -24,6 +25,7 @@ from dora.transport.board import (
     DROPPED,
     FIRST,
     FLUSH,
+    HEADS_UP,
     RECEIVED,
     REWIRED,
     SENT,
@@ -88,6 +90,10 @@ class OutputPort:
         self._make_doorbell = doorbell
         self._credit_bell: Doorbell | None = None
         self._bells: list[tuple[int, Bell]] = []
+        self._heads_ups = [
+            (far.node_slot * WORDS + ASLEEP, far.node_slot * WORDS + HEADS_UP, Bell(far.bell))
+            for far in (config.next_but_one if rings else ())
+        ]
         self._annexes = dict(zip((annex.service for annex in config.annexes), annexes, strict=False))
         self._tapes: dict[str, TapeWriter] = {}  # of recorders, by their folders
         self._lay_links()
@@ -102,7 +108,7 @@ class OutputPort:
         bells = {bell.path: bell for _, bell in self._bells}
         if self._rings:
             self._bells = [
-                (link.node_slot * WORDS, bells.get(link.bell) or Bell(link.bell)) for link in here
+                (link.node_slot * WORDS + ASLEEP, bells.get(link.bell) or Bell(link.bell)) for link in here
             ]
         pressure = [
             (link.slot * WORDS, min(link.queue_size, MAX_QUEUE))
@@ -337,6 +343,10 @@ class OutputPort:
         else:
             for _, bell in self._bells:
                 bell.ring()
+        for asleep_word, wish_word, bell in self._heads_ups:
+            if self._words[asleep_word] and self._words[wish_word]:
+                bell.ring()
+                rung = True
         if rung:
             # The system tends to wake a receiver on the sender's processor, where it would wait for the
             # sender to fall asleep.

@@ -13,6 +13,8 @@ node        ``CONTROL``            changes when the node has to look at its cont
                                    ``FLUSH`` of its sources (written by the daemon, and by
                                    senders that flush)
 node        ``UNDECLARED``         messages sent to outputs that are not declared, and dropped
+node        ``HEADS_UP``           1 while the node wants to be woken when something is sent to a node that
+                                   sends to it (`dora.node.heads_up`)
 output      ``SENT``               messages sent so far = sequence number of the last one
 output      ``CREDIT_WAITING``     1 while the sender waits for a back-pressured link
 output      ``BEGUN``              ``SENT`` when the present process of the node began to send
@@ -46,7 +48,7 @@ import os
 WORDS = 8
 LINE_BYTES = WORDS * 8
 
-ASLEEP, CONTROL, UNDECLARED = 0, 1, 2
+ASLEEP, CONTROL, UNDECLARED, HEADS_UP = 0, 1, 2, 3
 SENT, CREDIT_WAITING, BEGUN, FLUSH, TAPPED, BYTES, REWIRED, RECORDED = 0, 1, 2, 3, 4, 5, 6, 7
 RECEIVED, DROPPED, FIRST, STATE, PROBED = 0, 1, 2, 3, 4
 

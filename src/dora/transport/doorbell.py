@@ -92,7 +92,7 @@ class Doorbell:
         # Read-write: there is always a writer, so the pipe never reports end of file.
         self.fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
         self.also = also
-        self._rung = False  # there may be rings in the pipe
+        self.rung = False  # there may be rings in the pipe
         self._fds = (self.fd,) if also < 0 else (self.fd, also)
         self._selectable = max(self._fds) < 1024
         self._poll = select.poll()
@@ -109,14 +109,14 @@ class Doorbell:
         if timeout is None:
             found = self._poll.poll()
             if len(found) == 1:
-                self._rung = rung = found[0][0] == self.fd
+                self.rung = rung = found[0][0] == self.fd
                 return not rung
             ready = [fd for fd, _ in found]
         elif self._selectable:
             ready = select.select(self._fds, (), (), timeout)[0]
         else:
             ready = [fd for fd, _ in self._poll.poll(timeout * 1000.0)]
-        self._rung = self.fd in ready
+        self.rung = self.fd in ready
         return self.also in ready
 
     def ring(self) -> None:
@@ -132,12 +132,12 @@ class Doorbell:
         Before the owner says that it sleeps: a ring that comes after that must stay. Taking it only
         now, instead of on waking up, keeps a system call out of the way of the message that rang.
         """
-        if self._rung:
+        if self.rung:
             self.clear()
 
     def clear(self) -> None:
         """Take all rings out of the pipe."""
-        self._rung = False
+        self.rung = False
         try:
             os.read(self.fd, 4096)
         except BlockingIOError:

@@ -54,6 +54,13 @@ class LinkConfig(msgspec.Struct, omit_defaults=True):
     epoch: int = 0  # as in `InputConfig`
 
 
+class BellConfig(msgspec.Struct):
+    """How to wake a node."""
+
+    node_slot: int  # index of the node's line on the board
+    bell: str  # path of its doorbell
+
+
 class ChannelConfig(msgspec.Struct, omit_defaults=True):
     """A further channel of an output, for links that came later and found no room in the first."""
 
@@ -71,6 +78,7 @@ class OutputConfig(msgspec.Struct, omit_defaults=True):
     max_queue_size: int = 1  # over all links, fixed for the life of the channel
     max_receivers: int = 1  # room for receivers: links, restarts, observers
     annexes: list[ChannelConfig] = []  # every message goes to these too
+    next_but_one: list[BellConfig] = []  # the nodes that get what the receivers send, for heads-ups
     type: str = ""  # what the dataflow says that messages are
     shapes: list[Any] = []  # the Arrow types that this may mean; empty: any
 
