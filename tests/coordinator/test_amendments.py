@@ -31,6 +31,7 @@ from dora.coordinator.protocol import (
     RunSpec,
     Start,
     Stop,
+    TakePart,
     ToDaemon,
     Told,
     Welcome,
@@ -89,6 +90,14 @@ def test_a_node_gets_its_machine_and_a_birth() -> None:
     assert plan.amendment.machines == {"a": "left", "b": "right", "c": "right"}
     assert plan.amendment.births == {"c": 1, "c/in": 1}
     assert [program["path"] for program in plan.amendment.programs] == ["c.py"]
+
+
+def test_a_node_that_names_no_machine_stays_on_the_only_one_in_use() -> None:
+    wish = AddWish("{id: c, path: c.py}")
+    text = TEXT.replace("right", "left")
+    assert planned(spec(text), wish, MACHINES, {}).machine == "left"
+    with pytest.raises(Refusal, match="node `c` names no machine, and there is no default one"):
+        planned(spec(), wish, MACHINES, {})
 
 
 def test_what_has_a_name_again_is_another_one() -> None:
@@ -527,6 +536,70 @@ def test_some_use_tls_and_others_do_not(folder: Path) -> None:
             third.link.tls = True
             assert str(await refused(coordinator, ADD)) == (
                 "machine `third` uses TLS, and those on which the dataflow runs do not"
+            )
+
+    asyncio.run(test())
+
+
+ALONE = """
+nodes:
+  - {id: a, path: a.py, outputs: [x]}
+"""
+
+
+@asynccontextmanager
+async def alone(folder: Path) -> AsyncIterator[tuple[Coordinator, Talking, Talking, str]]:
+    """A dataflow on `left` alone, and `third`."""
+    coordinator = Coordinator(Store(str(folder / "store.sqlite")), lambda: None)
+    try:
+        left = Talking(coordinator, "left")
+        dataflow_id = coordinator.start(spec(ALONE)).uuid
+        left.say(Changed(RunReport(dataflow_id, "running")))
+        third = Talking(coordinator, "third")
+        for daemon in (left, third):
+            part_of(daemon, dataflow_id)
+        yield coordinator, left, third, dataflow_id
+    finally:
+        coordinator.close()
+
+
+def test_a_dataflow_on_one_machine_is_handed_over_before_another_joins(folder: Path) -> None:
+    async def test() -> None:
+        async with alone(folder) as (coordinator, left, third, dataflow_id):
+
+            def take_part(message: TakePart) -> Amended:
+                machines = dict.fromkeys(("a", "b"), "left")
+                left.say(Redefined(dataflow_id, spec(ALONE + B).dataflow, machines, 3))
+                secret = message.share.secret
+                left.say(Changed(RunReport(dataflow_id, "running", ports={}, revision=3, secret=secret)))
+                return Amended(message.ticket, Outcome(""))
+
+            B = "  - {id: b, path: b.py}\n"  # a change of which the coordinator has not heard yet
+            left.answers[TakePart] = take_part
+            await coordinator.change("arm", ConnectWish("a/x", "a/back"))
+            assert not left.of(TakePart), "on one machine its daemon decides"
+            await coordinator.change("arm", ADD)
+            assert third.of(Start)[0].share.secret == left.of(TakePart)[0].share.secret
+            assert left.of(Become)[0].amendment.machines == {"a": "left", "b": "left", "c": "third"}
+            assert left.of(Become)[0].amendment.revision == 4
+            await coordinator.change("arm", RemoveWish("c"))
+            await until(lambda: coordinator.dataflow("arm").machines == ["left"])
+            await coordinator.change("arm", ConnectWish("a/x", "a/again"))
+            assert left.of(Become)[-1].amendment.births == {"a/again": 6}
+            assert len(left.of(TakePart)) == 1
+
+    asyncio.run(test())
+
+
+def test_a_dataflow_that_cannot_be_handed_over_stays_as_it_is(folder: Path) -> None:
+    async def test() -> None:
+        async with alone(folder) as (coordinator, left, third, _):
+            left.answers[TakePart] = lambda message: Amended(message.ticket, error="node `a` is replaced")
+            assert str(await refused(coordinator, ADD)) == "node `a` is replaced"
+            assert not third.of(Start)
+            elsewhere = AddWish("{id: c, path: c.py, deploy: {machine: nowhere}}")
+            assert "`c` is for machine `nowhere`, which is not there" in str(
+                await refused(coordinator, elsewhere)
             )
 
     asyncio.run(test())

@@ -153,6 +153,109 @@ def test_logs_come_from_a_further_machine_to_a_dataflow_that_was_on_this_one(sys
         system.processes["second"].wait()
 
 
+# --------------------------------------------------------------------------- from one machine to several
+
+
+ALONE = DATAFLOW.replace("right", "left")
+
+
+@pytest.fixture
+def alone(system: Spread) -> str:
+    """The UUID of a dataflow on `left` alone."""
+    system.write({"alone.yml": ALONE})
+    return begun(system, "alone.yml")
+
+
+def test_a_dataflow_on_one_machine_gets_a_second_one_and_a_third(system: Spread, alone: str) -> None:
+    system.write({"own.yml": "{id: own, path: echo.py, outputs: [out], inputs: {in: count/out}}"})
+    system.dora("node", "add", "--from-yaml", "own.yml")  # which no coordinator decides
+    system.dora("param", "set", "near", "gain", "2")
+    assert add(system) == f"Node `echo` added to dataflow {alone}\n"
+    system.write({"right.yml": ECHO.replace("echo,", "other,").replace("third", "right")})
+    add(system, "right.yml")
+    for source, target in (("echo/out", "near/back"), ("other/out", "far/back")):
+        system.dora("node", "connect", source, target, "--queue-policy", "backpressure")
+        said_by(system, alone, target.partition("/")[0], "back begins with")
+    system.dora("node", "connect", "own/out", "far/own", "--queue-size", "1000")
+    system.dora("node", "remove", "own")
+    for source, target in (("echo/out", "near/back"), ("other/out", "far/back")):
+        system.dora("node", "disconnect", source, target)
+        assert said_by(system, alone, target.partition("/")[0], "back is closed: ").endswith("without 0")
+    assert places(system, alone) == {
+        **dict.fromkeys(("count", "near", "far"), "left"),
+        "echo": "third",
+        "other": "right",
+    }
+    system.dora("node", "remove", "other")
+    wait_until_it_has_left(system, "right")
+    printed = system.dora("restart", alone)
+    again = re.findall(r"[0-9a-f]{8}(?:-[0-9a-f]+){4}", printed)[-1]
+    assert places(system, again)["echo"] == "third"
+    assert "2" in system.dora("param", "get", "near", "gain", "-d", again)
+    (system.folder / "enough").touch()
+    system.wait_for(again, "Finished")
+
+
+def test_a_dataflow_is_on_one_machine_again_and_loses_nothing(system: Spread, alone: str) -> None:
+    system.write({"new.yml": ECHO.replace("echo.py", "nothing.py")})
+    assert "there is no file" in add(system, "new.yml", 1)
+    wait_until_it_has_left(system)
+    system.write({"own.yml": "{id: own, path: echo.py, outputs: [out], inputs: {in: count/out}}"})
+    add(system, "own.yml")
+    assert places(system, alone)["own"] == "left"
+    system.dora("node", "remove", "own")
+    for _ in range(2):
+        add(system)
+        wait_for_nodes(system, alone, "count", "near", "far", "echo")
+        system.dora("node", "remove", "echo")
+        wait_until_it_has_left(system)
+    system.dora("node", "connect", "count/out", "near/again", "--queue-size", "1000")
+    said_by(system, alone, "near", "again begins with")
+    all_get_everything(system, alone)
+
+
+def test_logs_of_a_second_machine_are_gathered(system: Spread, alone: str) -> None:
+    system.write(
+        {"words.yml": "{id: words, path: collect.py, inputs: {in: count/out}, deploy: {machine: third}}"}
+    )
+    add(system, "words.yml")
+    said_by(system, alone, "words", "in begins with")
+    all_get_everything(system, alone)
+    assert system.logs(alone).count("words: in begins with") == 1, "the folder is shared by all machines"
+    said_by(system, alone, "words", "in is closed")
+    wait_until_it_has_left(system)
+
+
+def test_a_coordinator_that_is_killed_knows_of_the_second_machine(system: Spread, alone: str) -> None:
+    add(system)
+    kill_daemon(system, "coordinator")
+    system.start_coordinator()
+    system.wait_for_machines("left", "right", "third")
+    wait_for_nodes(system, alone, "count", "near", "far", "echo")
+    system.write({"right.yml": ECHO.replace("echo,", "other,").replace("third", "right")})
+    add(system, "right.yml")
+    for source, target in (("echo/out", "near/back"), ("other/out", "far/back")):
+        system.dora("node", "connect", source, target, "--queue-policy", "backpressure")
+        said_by(system, alone, target.partition("/")[0], "back begins with")
+    all_get_everything(system, alone)
+
+
+def test_the_second_machine_is_lost(system: Spread, alone: str) -> None:
+    add(system)
+    system.dora("node", "connect", "echo/out", "near/back", "--queue-size", "1000")
+    said_by(system, alone, "near", "back begins with")
+    kill_daemon(system, "third")
+    said_by(system, alone, "near", "NODE_FAILED echo")
+    system.start_daemon("third")
+    system.wait_for_machines("third")
+    system.dora("node", "remove", "echo")
+    system.dora("node", "restart", "far")
+    (system.folder / "enough").touch()
+    system.wait_for(alone, "Failed")
+    number = int(said_by(system, alone, "count", "sent ").split()[0])
+    assert said_by(system, alone, "near", "numbers is closed: ") == f"0 to {number - 1} without 0"
+
+
 # --------------------------------------------------------------------------- when something goes wrong
 
 

@@ -343,3 +343,20 @@ def test_a_machine_without_nodes_ends_at_once_and_with_the_others() -> None:
     for machine in ("left", "right"):
         run.tell(machine, "third")
     assert third.supervisor.done
+
+
+def test_a_dataflow_on_one_machine_is_handed_over_once() -> None:
+    run = Supervised(A, B)
+    assert run.supervisor.why_not_handed_over() == (
+        "the dataflow is still starting; try again once all its nodes run"
+    )
+    run.start()
+    run(on.NodeAsked(3, "b", "restart"))
+    assert run.supervisor.why_not_handed_over() == "a node is being stopped; try again once that is done"
+    run(on.ProcessEnded("b", 0))
+    assert run.supervisor.why_not_handed_over() == ""
+    for _ in range(2):
+        assert answers(run(on.HandedOver(7))) == [Noted()]
+        assert run.supervisor.revision == 1
+    declined = answers(run(on.ChangeAsked(8, 0, run.supervisor.dataflow)))
+    assert isinstance(declined[0], Declined) and "only its coordinator changes" in declined[0].reason

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from dora.coordinator.placement import place_one, text_between
+from dora.coordinator.placement import check_files, place_one, text_between
 from dora.coordinator.protocol import Amendment, MachineView, RunSpec
 from dora.coordinator.rules import Refusal, dataflow_of
 from dora.dataflow.change import Change, find_node, without_node
@@ -48,7 +48,7 @@ def planned(
     dataflow, node_id = change.dataflow, change.node_id
     placed = {node.id: spec.machines[node.id] for node in dataflow.nodes if node.id in spec.machines}
     if isinstance(wish, AddWish):
-        placed[node_id] = place_one(dataflow.node(node_id), machines)
+        placed[node_id] = _place_added(dataflow.node(node_id), spec, machines)
     elif isinstance(wish, ReplaceWish):
         _check_stays(dataflow.node(node_id), running.node(node_id), placed[node_id], machines)
     if crossing := list(text_between(dataflow, placed)):
@@ -67,6 +67,15 @@ def planned(
     )
     where = placed.get(node_id) or spec.machines[node_id]
     return Planned(amendment, node_id, where, change.warnings)
+
+
+def _place_added(node: Node, spec: RunSpec, machines: Sequence[MachineView]) -> str:
+    """Return the machine of a node that is added; one that names none stays on the only one in use."""
+    used = set(spec.machines.values())
+    if node.deploy.machine is None and not node.deploy.labels and len(used) == 1:
+        check_files([node])
+        return used.pop()
+    return place_one(node, machines)
 
 
 def _check_stays(node: Node, former: Node, machine: str, machines: Sequence[MachineView]) -> None:

@@ -1,5 +1,7 @@
 """Changes of running dataflows: on one machine its daemon makes them, on several the coordinator does.
 
+A dataflow on one machine is handed over to the coordinator when it gets a node on another one.
+
 On several machines a change goes through three steps, one change of a dataflow at a time:
 
 1. Each machine *prepares*: it says whether its part can change, builds what is to run there, chooses
@@ -39,6 +41,7 @@ from dora.coordinator.protocol import (
     Prepare,
     Redefined,
     RunSpec,
+    TakePart,
     ToDaemon,
 )
 from dora.coordinator.rules import Refusal, dataflow_of
@@ -81,34 +84,42 @@ class Changes:
 
     async def make(self, view: DataflowView, wish: Wish) -> Outcome:
         """Change a dataflow, and return once that is done; raises `Refusal`."""
-        if isinstance(wish, (StopWish, RestartWish)) or not self._fleet.spans(view.uuid):
-            machine = self._machine_for(view, wish)
-            answer = await self._ask(view.uuid, machine, lambda ticket: Amend(view.uuid, ticket, wish))
-            return _outcome(answer)
-        lock = self._locks.setdefault(view.uuid, asyncio.Lock())
-        async with lock:
-            return await self._on_all(view, wish)
-
-    def _machine_for(self, view: DataflowView, wish: Wish) -> str:
-        """Return which machine fulfils a wish by itself; raises `Refusal`."""
         machine = next(iter(view.machines), DEFAULT_MACHINE)
         if isinstance(wish, (StopWish, RestartWish)):
-            return self._store.spec(view.uuid).machines.get(wish.node, machine)
-        if isinstance(wish, AddWish):
-            self._check_is_there(view, wish, machine)
-        return machine
+            where = self._store.spec(view.uuid).machines.get(wish.node, machine)
+            return _outcome(await self._amend(view.uuid, where, wish))
+        if not (self._fleet.spans(view.uuid) or self._is_for_another(view, wish, machine)):
+            answer = await self._amend(view.uuid, machine, wish)
+            if answer.outcome is not None or not self._fleet.spans(view.uuid):
+                return _outcome(answer)
+            # It has been handed over meanwhile.
+        lock = self._locks.setdefault(view.uuid, asyncio.Lock())
+        async with lock:
+            if not self._fleet.spans(view.uuid):
+                await self._hand_over(view.uuid, machine)
+            return await self._on_all(view, wish)
 
-    def _check_is_there(self, view: DataflowView, wish: AddWish, machine: str) -> None:
+    async def _amend(self, dataflow_id: str, machine: str, wish: Wish) -> Amended:
+        return await self._ask(dataflow_id, machine, lambda ticket: Amend(dataflow_id, ticket, wish))
+
+    def _is_for_another(self, view: DataflowView, wish: Wish, machine: str) -> bool:
+        """Tell whether a node is to be added on another machine than this one; raises `Refusal`."""
+        if not isinstance(wish, AddWish):
+            return False
         running = dataflow_of(self._store.spec(view.uuid))
         try:
             change = with_node(running, wish.yaml, wish.file, {**os.environ, **wish.env})
         except DoraError:
-            return  # its machine will say so
+            return False  # its machine will say so
         node = change.dataflow.node(change.node_id)
         if node.deploy.machine is None and not node.deploy.labels:
-            return
-        if (wanted := place_one(node, self._fleet.views())) != machine:
-            raise Refusal(409, _not_part_of(view, node.id, wanted))
+            return False
+        return place_one(node, self._fleet.views()) != machine
+
+    async def _hand_over(self, dataflow_id: str, machine: str) -> None:
+        """Let the coordinator decide what a dataflow on one machine becomes; raises `Refusal`."""
+        share = self._fleet.share_of(dataflow_id, machine)
+        _outcome(await self._ask(dataflow_id, machine, lambda ticket: TakePart(dataflow_id, ticket, share)))
 
     # ----------------------------------------------------------------------- several machines
 
@@ -178,10 +189,7 @@ class Changes:
         if isinstance(wish, RemoveWish) and plan.machine not in machines:
             was_running = False  # it was lost with its machine
         elif isinstance(wish, RemoveWish):
-            answer = await self._ask(
-                dataflow_id, plan.machine, lambda ticket: Amend(dataflow_id, ticket, wish)
-            )
-            was_running = _outcome(answer).was_running
+            was_running = _outcome(await self._amend(dataflow_id, plan.machine, wish)).was_running
             sent = await self._sent_by(dataflow_id, plan, sent)
         elif plan.amendment.replaced:
             _outcome(await self._become(dataflow_id, plan.machine, plan.amendment, sent))
@@ -360,14 +368,6 @@ def _raise_first(answers: Sequence[object]) -> None:
     faults = [answer for answer in answers if isinstance(answer, BaseException)]
     for fault in sorted(faults, key=lambda fault: isinstance(fault, _CutOff)):
         raise fault
-
-
-def _not_part_of(view: DataflowView, node_id: str, machine: str) -> str:
-    names = ", ".join(f"`{name}`" for name in view.machines)
-    return (
-        f"node `{node_id}` is for machine `{machine}`, and `{view.name}` was started on {names} only; put "
-        f"the node into the dataflow file, `dora stop {view.name}`, and start it again"
-    )
 
 
 def _lost(spec: RunSpec, machine: str) -> str:

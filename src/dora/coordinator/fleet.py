@@ -45,7 +45,7 @@ from dora.coordinator.protocol import (
     Welcome,
     version_fault,
 )
-from dora.coordinator.rules import lost
+from dora.coordinator.rules import Refusal, lost
 from dora.coordinator.shares import Shares
 from dora.coordinator.store import Store
 from dora.dataflow.names import machine_id_fault
@@ -347,14 +347,21 @@ class Fleet:
 
         It takes part once a record places nodes there, and can have them when `has_arrived`.
         """
-        view = self._store.find(dataflow_id)
         shares, link = self._shares[dataflow_id], self.links[machine]
+        share = self.share_of(dataflow_id, machine)
         shares.joining[machine] = RunReport(dataflow_id, "starting")
-        is_gathered = view is not None and view.log_directory == gathered_in(dataflow_id)
-        gathered = is_gathered or self.gathers([machine])
-        share = Share(machine=machine, secret=shares.secret, gathered=gathered)
         link.send(Start(dataflow_id, self._store.spec(dataflow_id), share, limits=self._limits))
         self._catch_up(shares, link)
+
+    def share_of(self, dataflow_id: str, machine: str) -> Share:
+        """Return what a machine has to know to take part in a running dataflow; raises `Refusal`."""
+        view, shares = self._store.find(dataflow_id), self._shares.get(dataflow_id)
+        if view is None or shares is None:
+            raise Refusal(409, "the dataflow has ended meanwhile")
+        gathers, away = view.log_directory == gathered_in(dataflow_id), self.gathers([machine])
+        return Share(
+            machine=machine, secret=shares.secret, gathered=gathers or away, apart=away and not gathers
+        )
 
     def has_arrived(self, dataflow_id: str, machine: str) -> bool:
         """Tell whether the part of a machine that was brought in runs, or has ended."""

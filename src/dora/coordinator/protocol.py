@@ -162,7 +162,7 @@ class ParametersSet(msgspec.Struct, frozen=True, tag=True):
 
 
 class Amended(msgspec.Struct, frozen=True, tag=True):
-    """The answer to `Amend`, `Prepare` or `Become`; ``error`` says why the wish was not fulfilled.
+    """The answer to `TakePart`, `Amend`, `Prepare` or `Become`; ``error`` says why nothing came of it.
 
     ``sent`` answers `Prepare`: node → output → how many messages it has sent.
     """
@@ -215,12 +215,14 @@ class Share(msgspec.Struct, frozen=True, kw_only=True):
     """The part of a dataflow that a machine runs; without nodes, if it is to get its first one.
 
     ``secret`` is shown by whoever connects to a node of this dataflow. ``interface`` and ``tls`` are known
-    by the daemon.
+    by the daemon. ``apart``: its own log files are in the data folder. Its entries go into the dataflow's,
+    in a folder of the coordinator's machine that may be shared with this one.
     """
 
     machine: str
     secret: str
     gathered: bool = False  # its log entries go to the coordinator too
+    apart: bool = False
     interface: str = ""
     tls: TlsFiles | None = None
 
@@ -280,6 +282,17 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     dataflow_id: str
     grace: float | None = None
     force: bool = False
+
+
+class TakePart(msgspec.Struct, frozen=True, tag=True):
+    """A dataflow on this machine alone gets further ones, so the coordinator decides what it becomes.
+
+    Answered by `Amended`, after a report and `Redefined`. ``share`` as in `Start`.
+    """
+
+    dataflow_id: str
+    ticket: int
+    share: Share
 
 
 class Amend(msgspec.Struct, frozen=True, tag=True):
@@ -388,6 +401,7 @@ ToDaemon = (
     | Lost
     | Release
     | Stop
+    | TakePart
     | Amend
     | Prepare
     | Become

@@ -138,7 +138,8 @@ class Daemon:
         run.lock_board()
         self._server = ControlServer(self.loop, run.socket, self._on_message, self._on_disconnect)
         self._guests = Guests(
-            dataflow, self._plan, place, run.name, self.supervisor, self._members, self._remains.add_tap
+            *(dataflow, self._plan, lambda: self.place, run.name),
+            *(self.supervisor, self._members, self._remains.add_tap),
         )
         self._watchdog: Watchdog | None = None
 
@@ -561,7 +562,7 @@ class Daemon:
         from dora.logs.files import LogFiles
 
         return LogFiles(
-            f"{self.dataflow.working_dir}/out/{self._run.dataflow_id}",
+            self.options.log_directory or f"{self.dataflow.working_dir}/out/{self._run.dataflow_id}",
             self._log_options,
             on_trouble=lambda text: self.note("warn", None, text),
         )

@@ -21,6 +21,7 @@ from dora.wire.requests import (
     Declined,
     DeleteParameter,
     Description,
+    HandOver,
     Model,
     OrderChange,
     RemoveNode,
@@ -45,6 +46,7 @@ Decided = (
     | ReplaceNode
     | CheckChange
     | OrderChange
+    | HandOver
 )
 
 
@@ -59,7 +61,7 @@ def event_of(daemon: Daemon, guest: Connection, request: Decided) -> on.Event | 
         case DeleteParameter():
             return on.ParameterDeleted(guest.number, request.node_id, request.key)
         case AskModel():
-            guest.send(Model(revision, msgspec.to_builtins(daemon.dataflow), daemon.options.uv))
+            guest.send(Model(revision, msgspec.to_builtins(daemon.supervisor.dataflow), daemon.options.uv))
             return None
         case StopNode():
             return on.NodeAsked(guest.number, request.node_id, "stop", request.grace)
@@ -68,6 +70,12 @@ def event_of(daemon: Daemon, guest: Connection, request: Decided) -> on.Event | 
         case RemoveNode():
             what: Literal["retire", "remove"] = "retire" if request.ordered else "remove"
             return on.NodeAsked(guest.number, request.node_id, what, request.grace)
+        case HandOver(machine=machine):
+            if reason := daemon.supervisor.why_not_handed_over():
+                guest.send(Declined(reason))
+                return None
+            daemon.place = msgspec.structs.replace(daemon.place, machine=machine)
+            return on.HandedOver(guest.number)
     try:
         wanted = msgspec.convert(request.dataflow, type=Dataflow)
         place = _place(daemon.place, request)

@@ -56,19 +56,21 @@ class Guests:
         self,
         dataflow: Dataflow,
         plan: Plan,
-        place: Place,
+        place: Callable[[], Place],
         name: str,
         state: RunState,
         members: Mapping[str, Connection],
         on_lost_tap: Callable[[], None],
     ) -> None:
-        """``name`` is the one given to the run. ``on_lost_tap`` is called when a command with taps is gone
-        without having closed them."""
+        """``place`` gives where the run is, ``name`` is the one given to it.
+
+        ``on_lost_tap`` is called when a command with taps is gone without having closed them.
+        """
         self._state = state
         self._members = members
         self._on_lost_tap = on_lost_tap
         self.orders = Orders(members)
-        self._place = place
+        self._place_now = place
         self._name = name
         self._tapping: dict[int, set[int]] = {}  # number of a connection → slots of outputs
         self._to_the_end: dict[int, Connection] = {}  # those of them who want the last messages
@@ -76,6 +78,10 @@ class Guests:
         self._tickets: dict[int, tuple[Connection, str]] = {}  # who waits for which node to send
         self._last_ticket = 0
         self.change(dataflow, plan)
+
+    @property
+    def _place(self) -> Place:
+        return self._place_now()
 
     def change(self, dataflow: Dataflow, plan: Plan) -> None:
         """Go over to another dataflow."""

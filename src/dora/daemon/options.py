@@ -42,6 +42,7 @@ class RunOptions:
     traced: bool = False  # its nodes write spans; `dora.telemetry.observe` says where
     trace: TraceConfig | None = None
     join: Callable[[str, Dataflow], Share] | None = None  # see `dora.daemon.share`
+    log_directory: str = ""  # "": below the folder of the dataflow file
     run_id: str = ""  # as in `RunDirectory.create`
 
 

@@ -1,7 +1,8 @@
 """Changes of a running dataflow that the coordinator asks for, in the process that runs it.
 
 It asks its own daemon, as `dora node add` would from outside: so there is one way to change a dataflow.
-What concerns several machines is in `dora.machine.becoming`.
+What concerns several machines is in `dora.machine.becoming`; a dataflow on this one becomes a part when the
+coordinator says so.
 """
 
 from __future__ import annotations
@@ -12,7 +13,18 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from dora.coordinator.protocol import Amend, Amended, Become, Prepare
+import msgspec
+
+from dora.coordinator.protocol import (
+    Amend,
+    Amended,
+    Amendment,
+    Become,
+    Prepare,
+    Share,
+    Start,
+    TakePart,
+)
 from dora.daemon.daemon import Daemon
 from dora.daemon.runs import Run
 from dora.errors import DoraError
@@ -21,17 +33,25 @@ from dora.machine.becoming import Becoming
 from dora.machine.change import carry_out
 from dora.machine.part import Part
 from dora.machine.reports import Reports
+from dora.supervise import events as on
+from dora.wire.requests import AskModel, HandOver, Model
+from dora.wire.wishes import Outcome
 
 _LAST_ANSWERS: Final = 1.0  # seconds that they may take once the dataflow has ended here
 
 
 class Amender:
-    """``on_log`` gets what builds print."""
+    """``on_log`` gets what builds print; ``part`` None: the dataflow is on this machine alone."""
 
-    def __init__(self, reports: Reports, on_log: Callable[[LogEntry], None], part: Part | None) -> None:
+    def __init__(
+        self, start: Start, reports: Reports, on_log: Callable[[LogEntry], None], part: Part | None
+    ) -> None:
+        self._start = start
         self._reports = reports
         self._on_log = on_log
+        self.part = part
         self._becoming = Becoming(part, reports, on_log) if part is not None else None
+        self._lock = threading.Lock()
         self._daemon: Daemon | None = None
         self._threads: list[threading.Thread] = []
 
@@ -40,7 +60,7 @@ class Amender:
         if self._becoming is None:
             daemon.on_changed = self._reports.redefine
 
-    def take(self, message: Amend | Prepare | Become) -> None:
+    def take(self, message: TakePart | Amend | Prepare | Become) -> None:
         """Begin with a change; it is reported when it is done."""
         thread = threading.Thread(target=self._carry_out, args=(message,), name="dora-change", daemon=True)
         thread.start()
@@ -52,7 +72,7 @@ class Amender:
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0.0))
 
-    def _carry_out(self, message: Amend | Prepare | Become) -> None:
+    def _carry_out(self, message: TakePart | Amend | Prepare | Become) -> None:
         if self._daemon is None:
             self._reports.amended(Amended(message.ticket, error="the dataflow is still starting"))
             return
@@ -67,8 +87,13 @@ class Amender:
         else:
             self._reports.amended(answer)
 
-    def _act(self, run: Run, message: Amend | Prepare | Become) -> Amended:
+    def _act(self, run: Run, message: TakePart | Amend | Prepare | Become) -> Amended:
         """Raises `DoraError`."""
+        if isinstance(message, TakePart):
+            with self._lock:
+                if self.part is None:
+                    self.part = self._take_part(run, message.share)
+            return Amended(message.ticket, Outcome(""))
         becoming = self._becoming
         if isinstance(message, Amend):
             ordered = becoming is not None
@@ -79,3 +104,29 @@ class Amender:
         if isinstance(message, Prepare):
             return Amended(message.ticket, sent=becoming.prepare(run, message.amendment))
         return Amended(message.ticket, becoming.become(run, message))
+
+    def _take_part(self, run: Run, share: Share) -> Part:
+        """Let what runs here be a part of a dataflow on several machines; raises `DoraError`."""
+        daemon = self._daemon
+        assert daemon is not None
+        run.ask(HandOver(share.machine))
+        daemon.on_changed = None
+        model = run.ask(AskModel())
+        assert isinstance(model, Model)
+        machines = {node["id"]: share.machine for node in model.dataflow["nodes"]}
+        spec = msgspec.structs.replace(
+            self._start.spec, machines=machines, revision=model.revision, births={}
+        )
+        part = Part(
+            msgspec.structs.replace(self._start, spec=spec, share=share), self._reports, lambda: False
+        )
+        part.write_passwords(daemon.place.run_dir)
+        self._reports.say(secret=share.secret)
+        part.choose_ports(())
+        self._reports.became(
+            Amendment(revision=model.revision, dataflow=model.dataflow, machines=machines, births={})
+        )
+        self._becoming = Becoming(part, self._reports, self._on_log)
+        part.set_daemon(daemon)
+        daemon.loop.call_threadsafe(lambda: daemon.feed(on.TimePassed()))  # which tells how its nodes are
+        return part

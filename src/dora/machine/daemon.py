@@ -55,9 +55,11 @@ from dora.coordinator.protocol import (
     Release,
     RunReport,
     RunUsage,
+    Share,
     Start,
     Stop,
     Surveyed,
+    TakePart,
     TakeSurvey,
     ToCoordinator,
     ToDaemon,
@@ -366,11 +368,14 @@ class MachineDaemon:
                 if (run := self._runs.get(dataflow_id)) is not None:
                     run.command(message)
             case (
-                Amend(dataflow_id=dataflow_id, ticket=ticket)
+                TakePart(dataflow_id=dataflow_id, ticket=ticket)
+                | Amend(dataflow_id=dataflow_id, ticket=ticket)
                 | Prepare(dataflow_id=dataflow_id, ticket=ticket)
                 | Become(dataflow_id=dataflow_id, ticket=ticket)
             ):
                 if (run := self._runs.get(dataflow_id)) is not None:
+                    if isinstance(message, TakePart):
+                        message = msgspec.structs.replace(message, share=self._completed(message.share))
                     run.command(message)
                 else:
                     self._outgoing.put_nowait(Amended(ticket, error="the dataflow has just ended"))
@@ -451,12 +456,7 @@ class MachineDaemon:
             self._report(RunReport(dataflow_id, "failed", reason=f"{interpreter} cannot be run: {error}"))
             return
         if start.share is not None:
-            share = msgspec.structs.replace(
-                start.share,
-                interface=self._interface,
-                tls=self._identity.tls,
-            )
-            start = msgspec.structs.replace(start, share=share)
+            start = msgspec.structs.replace(start, share=self._completed(start.share))
         start = msgspec.structs.replace(start, coordinator=self._where)
         run = self._runs[dataflow_id] = _Run(start, process, interpreter)
         run.command(start)
@@ -464,6 +464,10 @@ class MachineDaemon:
             run.command(Stop(dataflow_id))
         log.info("dataflow %s: process %d runs it", dataflow_id, process.pid)
         self._in_background(self._attend(run))
+
+    def _completed(self, share: Share) -> Share:
+        """Return a share with what is known here."""
+        return msgspec.structs.replace(share, interface=self._interface, tls=self._identity.tls)
 
     def _keep(self, start: Start) -> None:
         """Note what a dataflow uses of what is on the disk here; raises ``OSError``."""

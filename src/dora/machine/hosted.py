@@ -21,7 +21,17 @@ from dora.building.options import BuildOptions
 from dora.building.prepare import build, check_programs
 from dora.building.session import note_build
 from dora.coordinator.limits import BUILD_LIMIT, SPAWN_LIMIT
-from dora.coordinator.protocol import Amend, Become, Prepare, Start, Stop, ToDaemon, decode_to_daemon
+from dora.coordinator.places import data_folder
+from dora.coordinator.protocol import (
+    Amend,
+    Become,
+    Prepare,
+    Start,
+    Stop,
+    TakePart,
+    ToDaemon,
+    decode_to_daemon,
+)
 from dora.daemon.daemon import Daemon
 from dora.daemon.options import RunOptions
 from dora.dataflow.model import Dataflow
@@ -130,13 +140,13 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
     pump = LogPump(reports) if share is not None and share.gathered else None
     if share is not None and len({share.machine, *spec.machines.values()}) > 1:
         part = Part(start, reports, lambda: commands.stopped)
-    amender = Amender(reports, lambda entry: tell_of_build(entry), part)
+    amender = Amender(start, reports, lambda entry: tell_of_build(entry), part)
 
     def take(message: ToDaemon) -> None:
-        if isinstance(message, (Amend, Prepare, Become)):
+        if isinstance(message, (TakePart, Amend, Prepare, Become)):
             amender.take(message)
-        elif part is not None:
-            part.take(message)
+        elif amender.part is not None:
+            amender.part.take(message)
 
     def limit(seconds: float, what: str, variable: str) -> Limit:
         def fail() -> None:
@@ -151,7 +161,9 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
     building = limit(start.limits.build, "the build", BUILD_LIMIT)
     try:
         dataflow = settled(msgspec.convert(spec.dataflow, type=Dataflow), start)
-        files = LogFiles(f"{dataflow.working_dir}/out/{dataflow_id}", {n.id: n.log for n in dataflow.nodes})
+        out = data_folder() if share is not None and share.apart else dataflow.working_dir
+        logs = f"{out}/out/{dataflow_id}"
+        files = LogFiles(logs, {n.id: n.log for n in dataflow.nodes})
 
         def tell_of_build(entry: LogEntry) -> None:
             files.write(entry)
@@ -212,6 +224,7 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
             strict_outputs=spec.strict_outputs,
             name=spec.name,
             coordinator=start.coordinator,
+            log_directory=logs,
             traced=spec.trace,
             join=part.join if part is not None else None,
             run_id=run_id(start),

@@ -74,11 +74,8 @@ class Part:
 
     def join(self, run_dir: str, dataflow: Dataflow) -> Share:
         """Choose where nodes listen, and wait until the other machines have done so; raises `DoraError`."""
-        from dora.transport.mailbox import write_passwords
-
         share, machines = self._share, self._start.spec.machines
-        self._passwords = f"{run_dir}/passwords"
-        write_passwords(self._passwords, share.secret)
+        self.write_passwords(run_dir)
         self.choose_ports(node.id for node in dataflow.nodes if hears_others(node, machines, self.machine))
         pause = threading.Event()
         while self._reach is None:
@@ -86,6 +83,13 @@ class Part:
                 raise DoraError(self._fault or "it was stopped before its nodes were started")
             pause.wait(_LOOK_EVERY)
         return Share(share.machine, machines, self.remote(self._reach), self.births)
+
+    def write_passwords(self, run_dir: str) -> None:
+        """Write the file by which nodes of other machines are known."""
+        from dora.transport.mailbox import write_passwords
+
+        self._passwords = f"{run_dir}/passwords"
+        write_passwords(self._passwords, self._share.secret)
 
     def choose_ports(self, node_ids: Iterable[str], anew: Container[str] = ()) -> None:
         """Choose where nodes of this machine listen that do not yet, or shall do ``anew``, and tell.

@@ -195,6 +195,12 @@ class ChangeOrdered(msgspec.Struct, frozen=True):
     removed: str = ""
 
 
+class HandedOver(msgspec.Struct, frozen=True):
+    """The coordinator decides from now on; see `Supervisor.why_not_handed_over`. Answered by `Answer`."""
+
+    connection: int
+
+
 class AskerGone(msgspec.Struct, frozen=True):
     """The connection of somebody who is no node has ended."""
 
@@ -259,6 +265,7 @@ Event = (
     | ReplaceAsked
     | ChangeChecked
     | ChangeOrdered
+    | HandedOver
     | AskerGone
     | StopRequested
     | KillRequested

@@ -146,6 +146,8 @@ class Supervisor(Orders, OtherMachines, ParameterRules):
                 self._change_ordered(event)
                 for other, latest in list(self._latest.items()):  # it may be about nodes that are new here
                     self._take_news(other, latest)
+            case on.HandedOver(connection=connection):
+                self._handed_over(connection)
             case on.StopRequested(reason=reason, grace=grace):
                 self._stop(reason, grace)
             case on.KillRequested():

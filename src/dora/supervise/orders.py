@@ -12,7 +12,8 @@ taken out on all machines, and its own machine starts and ends its process:
 * One that is replaced is so by its own machine; the others hear of it afterwards.
 
 A machine that gets its first node takes part without any at first, and has then a change like any other.
-One whose last node was taken out is released.
+One whose last node was taken out is released. A dataflow on one machine, whose supervisor decides by
+itself, is handed over before the first further machine joins.
 
 News of other machines says which dataflow it is about, since they may be one change ahead or behind.
 """
@@ -45,6 +46,24 @@ class Orders(NodeRequests):
     ) -> None:
         super().__init__(dataflow, watched, reload_grace, grace, finish_grace)
         self._latest: dict[str, MachineNews] = {}  # what each of the other machines has told last
+
+    def why_not_handed_over(self) -> str:
+        """Return why a dataflow on one machine cannot be changed by the coordinator now; "" if it can."""
+        if self.spans:
+            return ""
+        busy = any(node.asked for node in self.nodes.values())
+        return (
+            self._cannot_change()
+            or self._replacing()
+            or ("a node is being stopped; try again once that is done" if busy else "")
+        )
+
+    def _handed_over(self, connection: int) -> None:
+        if not self.spans:
+            self.spans = True
+            self.revision += 1  # what somebody has begun by what there was before comes to nothing
+            self.dataflow = self._with_present_parameters(self.dataflow)
+        self._reply(connection, Noted())
 
     def _change_checked(self, event: on.ChangeChecked) -> None:
         reason = self._cannot_change() or self._replacing()

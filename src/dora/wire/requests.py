@@ -182,6 +182,15 @@ class OrderChange(msgspec.Struct, tag=True):
     removed: str = ""
 
 
+class HandOver(msgspec.Struct, tag=True):
+    """Let the coordinator decide from now on what the dataflow becomes, as it gets further machines.
+
+    ``machine`` is the one that this is. Answered by `Noted`, or `Declined`.
+    """
+
+    machine: str
+
+
 Request = (
     Describe
     | AskParameters
@@ -202,6 +211,7 @@ Request = (
     | ReplaceNode
     | CheckChange
     | OrderChange
+    | HandOver
 )
 
 
