@@ -187,6 +187,18 @@ def test_requests_that_are_no_good(system: System) -> None:
     assert system.client.status().active_dataflows == 0
 
 
+def test_a_coordinator_at_another_address_has_the_store(system: System) -> None:
+    system.dora("up")
+    told = system.dora("coordinator", "--interface", "127.0.0.2", status=1)
+    assert "is in use by another coordinator; choose another port" in told
+
+
+def test_an_interface_that_is_asked_for_too_late(system: System) -> None:
+    system.dora("up")
+    told = system.dora("up", "--interface", "0.0.0.0", status=1)
+    assert "it listens on 127.0.0.1 only; stop it with `dora down`" in told
+
+
 def test_a_daemon_says_why_it_has_no_connection(system: System) -> None:
     with socket.create_server(("127.0.0.1", system.port)) as other:
         command = [sys.executable, "-m", "dora", "daemon"]

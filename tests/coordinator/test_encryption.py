@@ -10,13 +10,14 @@ from pathlib import Path
 import pytest
 from certificates import certify
 from serving import Serving
-from system import FOREVER, System
+from system import FOREVER, System, wait_until
 
 from dora.cli.client import Client, Unreachable
 from dora.coordinator import server
 from dora.coordinator.encryption import client_context, is_tls_fault, server_context
 from dora.coordinator.store import Store
 from dora.errors import DoraError
+from dora.machine.lock import running_daemon
 
 
 @pytest.fixture
@@ -82,6 +83,23 @@ def test_what_does_not_go_together(system: System) -> None:
     assert "does not speak TLS; start the coordinator with --tls-cert" in told
     told = system.dora("daemon", "--machine-id", "b", "--coordinator-ca", "ca.pem", status=1)
     assert "does not speak TLS" in told
+
+
+@pytest.mark.processes
+@pytest.mark.usefixtures("certificates")
+def test_a_certificate_of_another_address_leaves_nothing_running(system: System) -> None:
+    files = ("--tls-cert", "elsewhere.pem", "--tls-key", "elsewhere.key", "--coordinator-ca", "ca.pem")
+    assert "certificate is not valid for '127.0.0.1'" in system.dora("up", *files, status=1)
+    wait_until(lambda: running_daemon("127.0.0.1", system.port) is None, "the end of the daemon")
+
+    def is_free() -> bool:
+        try:
+            socket.create_server(("127.0.0.1", system.port)).close()
+        except OSError:
+            return False
+        return True
+
+    wait_until(is_free, "the end of the coordinator")
 
 
 def test_files_that_cannot_be_used(certificates: Path) -> None:

@@ -18,6 +18,7 @@ from dora.errors import DoraError
 START_PATIENCE: Final = 15.0  # seconds
 END_PATIENCE: Final = 5.0
 _LOOK_EVERY: Final = 0.02
+_ANYWHERE: Final = ("0.0.0.0", "::")
 
 
 @click.command()
@@ -49,7 +50,7 @@ def up(
 
     if auth or interface not in LOOPBACK:
         make_token()
-    if interface not in (*LOOPBACK, "0.0.0.0", "::") and client.address in LOOPBACK:
+    if interface not in (*LOOPBACK, *_ANYWHERE) and client.address in LOOPBACK:
         client = Client(interface, client.port, authority=client.authority)  # it does not listen elsewhere
     processes: dict[str, Background] = {}
     try:
@@ -59,6 +60,10 @@ def up(
             raise DoraError("the store is in use; stop the coordinator first, with `dora down`")
         if auth and not client.asks_for_token():
             raise DoraError("it does not ask for the token; stop it with `dora down`, then say this again")
+        if interface in _ANYWHERE and status.interface not in _ANYWHERE:
+            raise DoraError(
+                f"it listens on {status.interface} only; stop it with `dora down`, then say this again"
+            )
         has_daemon = _has_daemon(status)
     except Unreachable:
         has_daemon = False
@@ -135,6 +140,8 @@ def _answers_soon(client: Client) -> bool:
             client.status()
         except Unreachable:
             time.sleep(_LOOK_EVERY)
+        except DoraError:
+            return False
         else:
             return True
     return False

@@ -478,6 +478,7 @@ class SystemStatus(msgspec.Struct, frozen=True):
     daemons: list[str]  # ids of the daemons that are connected
     active_dataflows: int
     machines: list[MachineView] = []
+    interface: str = ""  # the address that the coordinator listens on
 
 
 encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode

@@ -9,6 +9,7 @@ import logging
 import os
 import socket
 import ssl
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -24,6 +25,8 @@ from dora.coordinator.protocol import MAX_MESSAGE, Limits
 from dora.coordinator.service import Coordinator
 from dora.coordinator.store import MEMORY, Store
 from dora.errors import DoraError
+
+ENDING = 3.0  # seconds that another coordinator may hold its store after it has let go of its port
 
 log = logging.getLogger("dora.coordinator")
 
@@ -48,13 +51,14 @@ def serve(
     the API is HTTPS.
     """
     limits = limits_from(os.environ)
-    listener = _listen(interface, port)  # before the store, which is of who has the port
+    listener = _listen(interface, port)
     lock = None
+    path = records or store_path(port)
     try:
-        if records and records != MEMORY:
-            lock = _hold(records)
+        if path != MEMORY:
+            lock = _hold(path)
         token = make_token() if auth or interface not in LOOPBACK else ""
-        store = Store(records or store_path(port))
+        store = Store(path)
         if token:
             log.info("the token is in %s", token_path())
         if encryption is None and interface not in LOOPBACK:
@@ -68,19 +72,30 @@ def serve(
             os.close(lock)
 
 
-def _hold(path: str) -> int:
-    """Return what keeps other coordinators, at other ports, away from a store; raises `DoraError`."""
+def _hold(path: str) -> int | None:
+    """Return what keeps other coordinators, at other ports or addresses, away from a store.
+
+    Raises `DoraError` if another one has it. None for a file that cannot be used, which `Store` tells.
+    """
     try:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise DoraError(f"the store {path} cannot be used: {error.strerror}") from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        os.close(lock)
-        raise DoraError(f"the store {path} is in use by another coordinator; name another file") from None
-    return lock
+        return None
+    deadline = time.monotonic() + ENDING
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
+            os.close(lock)
+            raise DoraError(
+                f"the store {path} is in use by another coordinator; choose another port, or name another "
+                "file with --store"
+            ) from None
+        return lock
 
 
 async def _serve(
@@ -97,7 +112,7 @@ async def _serve(
     def end() -> None:
         server.should_exit = True
 
-    coordinator = Coordinator(store, end, limits)
+    coordinator = Coordinator(store, end, limits, interface)
     hosts = LOOPBACK if interface in LOOPBACK else frozenset()
     pages = make_pages(coordinator, token)
     server = make_server(make_api(coordinator, token=token, hosts=hosts, pages=pages), room(), encryption)

@@ -69,11 +69,17 @@ log = logging.getLogger("dora.coordinator")
 
 
 class Coordinator:
-    """Everything happens in one event loop; ``exit`` is called once, when the coordinator shall end."""
+    """Everything happens in one event loop; ``exit`` is called once, when the coordinator shall end.
 
-    def __init__(self, store: Store, exit: Callable[[], None], limits: Limits | None = None) -> None:
+    ``interface`` is the address that it listens on.
+    """
+
+    def __init__(
+        self, store: Store, exit: Callable[[], None], limits: Limits | None = None, interface: str = ""
+    ) -> None:
         self._store = store
         self._exit = exit
+        self._interface = interface
         self.fleet = Fleet(store, self._on_change, limits)
         self._gathered = GatheredLogs(self._log_options)
         self._gathered_up_to: dict[str, tuple[str, int]] = {}  # machine → daemon and number of the batch
@@ -188,7 +194,12 @@ class Coordinator:
     def status(self) -> SystemStatus:
         daemons = [link.daemon_id for link in self.fleet.links.values()]
         return SystemStatus(
-            __version__, os.getpid(), daemons, len(self._store.active()), self.fleet.views()
+            __version__,
+            os.getpid(),
+            daemons,
+            len(self._store.active()),
+            self.fleet.views(),
+            self._interface,
         )
 
     async def dataflows(self) -> list[DataflowView]:

@@ -23,6 +23,7 @@ from websockets.exceptions import InvalidMessage, InvalidStatus, WebSocketExcept
 
 from dora._version import __version__
 from dora.cluster.kept import forget, keep, kept_for
+from dora.coordinator.address import AUTHORITY_VARIABLE
 from dora.coordinator.encryption import client_context, is_tls_fault, tls_fault
 from dora.coordinator.placement import is_loopback
 from dora.coordinator.places import data_folder
@@ -280,6 +281,8 @@ class MachineDaemon:
                         raise DoraError(fault) from None
                 elif isinstance(error, InvalidMessage) and not isinstance(error.__cause__, EOFError):
                     fault = self._foreign()
+                elif isinstance(error, InvalidMessage) and self._encryption is None:
+                    fault += f": it hangs up; one with TLS needs {AUTHORITY_VARIABLE}, or --coordinator-ca"
                 else:
                     fault += _reason(error)
             except msgspec.DecodeError as error:
