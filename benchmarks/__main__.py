@@ -17,7 +17,7 @@ from benchmarks.implementations import (
     ours,
     upstream,
 )
-from benchmarks.measures import Scenario, chosen
+from benchmarks.measures import Scenario, chosen, groups
 from benchmarks.runner import Implementation, RunFailed, adopt_orphans, run_dataflow
 from benchmarks.statistics import Figure, Spread
 
@@ -43,8 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found_floors = {} if options.no_floors else _floors()
     figures: dict[str, dict[str, list[Figure]]] = {"dora": defaultdict(list), "dora-rs": defaultdict(list)}
     failures: dict[str, list[str]] = defaultdict(list)
-    for scenario in scenarios:
-        _measure(scenario.scaled(0.1 if options.quick else 1), sides, repeat, figures, failures)
+    scaled = [scenario.scaled(0.1 if options.quick else 1) for scenario in scenarios]
+    for group in groups(scaled):
+        _measure(group, sides, repeat, figures, failures)
 
     measures = [measure for scenario in scenarios for measure in scenario.measures]
     results = report.collect(measures, figures["dora-rs"], figures["dora"], failures)
@@ -101,32 +102,32 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _measure(
-    scenario: Scenario,
+    group: Sequence[Scenario],
     sides: Sequence[Implementation],
     repeat: int,
     figures: Mapping[str, dict[str, list[Figure]]],
     failures: dict[str, list[str]],
 ) -> None:
-    """Run a scenario `repeat` times under each side in turn; a side that fails is not tried again."""
-    environment = {
-        "BENCHMARK_MESSAGES": str(scenario.messages),
-        "BENCHMARK_WARM_UP": str(scenario.warm_up),
-        "BENCHMARK_BYTES": str(scenario.size),
-    }
-    active = [side for side in sides if side.name == "dora" or scenario.upstream_can]
-    for _ in range(repeat * scenario.runs):
-        for side in list(active):
+    """Run the scenarios `repeat` times under each side, all in turn; one that fails is not tried again."""
+    active = [(s, side) for s in group for side in sides if side.name == "dora" or s.upstream_can]
+    for _ in range(repeat * group[0].runs):
+        for scenario, side in list(active):
+            environment = {
+                "BENCHMARK_MESSAGES": str(scenario.messages),
+                "BENCHMARK_WARM_UP": str(scenario.warm_up),
+                "BENCHMARK_BYTES": str(scenario.size),
+            }
             try:
                 run = run_dataflow(side, scenario.dataflow, environment, scenario.arguments)
                 measured = scenario.evaluate(scenario, run)
             except RunFailed as error:
-                active.remove(side)
+                active.remove((scenario, side))
                 for measure in scenario.measures:
                     failures[measure.name].append(f"{side.name}: {error}")
                 continue
             for name, figure in measured.items():
                 figures[side.name][name].append(figure)
-    for measure in scenario.measures:
+    for measure in (measure for scenario in group for measure in scenario.measures):
         found_by_side = {side.name: figures[side.name][measure.name] for side in sides}
         medians = [
             f"{name} {report.number(Spread.over(found).median)} {measure.unit}"

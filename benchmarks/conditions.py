@@ -25,7 +25,8 @@ def conditions(
         "compared with": f"dora-rs and dora-rs-cli {UPSTREAM_VERSION} with their defaults, "
         "same Python, pyarrow and numpy",
         "figures": f"median over {repeat} repetitions in turn (lowest–highest; "
-        "p99: median of the repetitions' 99th percentiles)",
+        "p99: median of the repetitions' 99th percentiles); "
+        "times better: median of the ratios of neighbouring runs",
     }
     if quick:
         found["caution"] = "a quick look with a tenth of the messages"

@@ -1,6 +1,6 @@
 """The table of what is measured, and how a run's result files become figures."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from benchmarks.runner import Run
@@ -189,24 +189,27 @@ SCENARIOS: tuple[Scenario, ...] = (
         dataflow="latency/fan_out.yml",
         measures=(Measure("fan-out", "one to six at 200 Hz, 64 KiB, slowest receiver", "µs", 1.5),),
         evaluate=_slowest_sink,
-        messages=600,
-        warm_up=300,
+        messages=400,
+        warm_up=200,
+        runs=3,
         size=64 * KIB,
     ),
     Scenario(
         dataflow="latency/chain.yml",
         measures=(Measure("chain", "chain of six relay nodes at 200 Hz, 4 KiB", "µs", 2.5),),
         evaluate=_slowest_sink,
-        messages=600,
-        warm_up=300,
+        messages=400,
+        warm_up=200,
+        runs=3,
         size=4 * KIB,
     ),
     Scenario(
         dataflow="latency/one_operator.yml",
         measures=(Measure("one-operator", "one operator between two nodes at 200 Hz, 4 KiB", "µs"),),
         evaluate=_slowest_sink,
-        messages=600,
-        warm_up=300,
+        messages=400,
+        warm_up=200,
+        runs=3,
         size=4 * KIB,
     ),
     Scenario(
@@ -221,8 +224,9 @@ SCENARIOS: tuple[Scenario, ...] = (
             ),
         ),
         evaluate=_slowest_sink,
-        messages=600,
-        warm_up=300,
+        messages=400,
+        warm_up=200,
+        runs=3,
         size=4 * KIB,
         upstream_can=False,
     ),
@@ -261,6 +265,18 @@ SCENARIOS: tuple[Scenario, ...] = (
         arguments=("--stop-after", "10s"),
     ),
 )
+
+
+def groups(scenarios: Sequence[Scenario]) -> list[list[Scenario]]:
+    """Put each scenario together with the one before if it is compared with it: they run in turn."""
+    grouped: list[list[Scenario]] = []
+    for scenario in scenarios:
+        against = {measure.against for measure in scenario.measures}
+        if grouped and any(m.name in against for other in grouped[-1] for m in other.measures):
+            grouped[-1].append(scenario)
+        else:
+            grouped.append([scenario])
+    return grouped
 
 
 def chosen(only: str | None) -> list[Scenario]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.measures import Measure
-from benchmarks.statistics import Figure, Spread
+from benchmarks.statistics import Figure, Spread, paired_ratio
 
 RESULTS_MARKERS = ("<!-- results -->", "<!-- /results -->")
 README_MARKERS = ("<!-- benchmark -->", "<!-- /benchmark -->")
@@ -34,16 +34,8 @@ class Result:
     measure: Measure
     upstream: Spread | None
     ours: Spread | None
+    times_better: float | None = None  # None: a side is missing
     failures: tuple[str, ...] = ()
-
-    @property
-    def times_better(self) -> float | None:
-        """Return how many times better ours is than the other; None when a side is missing."""
-        if self.upstream is None or self.ours is None:
-            return None
-        if self.measure.higher_is_better:
-            return self.ours.median / self.upstream.median
-        return self.upstream.median / self.ours.median
 
     @property
     def reached(self) -> bool | None:
@@ -62,19 +54,21 @@ def collect(
     failures: Mapping[str, Sequence[str]],
 ) -> list[Result]:
     """Join the figures of both sides, by measure name, into results in the order of `measures`."""
-
-    def spread(figures: Mapping[str, Sequence[Figure]], name: str) -> Spread | None:
-        return Spread.over(figures[name]) if figures.get(name) else None
-
-    return [
-        Result(
-            measure,
-            spread(ours, measure.against) if measure.against else spread(upstream, measure.name),
-            spread(ours, measure.name),
-            tuple(failures.get(measure.name, ())),
+    results = []
+    for measure in measures:
+        theirs = ours.get(measure.against, ()) if measure.against else upstream.get(measure.name, ())
+        own = ours.get(measure.name, ())
+        larger, smaller = (own, theirs) if measure.higher_is_better else (theirs, own)
+        results.append(
+            Result(
+                measure,
+                Spread.over(theirs) if theirs else None,
+                Spread.over(own) if own else None,
+                paired_ratio(larger, smaller),
+                tuple(failures.get(measure.name, ())),
+            )
         )
-        for measure in measures
-    ]
+    return results
 
 
 def table(results: Sequence[Result]) -> str:

@@ -62,6 +62,16 @@ class Figure:
     lost: int = 0
 
 
+def paired_ratio(numerators: Sequence[Figure], denominators: Sequence[Figure]) -> float | None:
+    """Return the median of the ratios of the runs that followed each other; None when there are none.
+
+    A machine whose speed changes from minute to minute is about as fast for both runs of a pair.
+    """
+    pairs = zip(numerators, denominators, strict=False)
+    ratios = [above.value / below.value for above, below in pairs]
+    return median(ratios) if ratios else None
+
+
 @dataclass(frozen=True)
 class Spread:
     """The figures of all repetitions together: medians, extremes and the sums of the counts."""

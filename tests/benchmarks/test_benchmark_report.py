@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from benchmarks.measures import Measure
+from benchmarks.measures import SCENARIOS, Measure, groups
 from benchmarks.report import (
     as_json,
     collect,
@@ -65,6 +65,24 @@ def test_a_measure_can_be_compared_with_another_of_ours() -> None:
     )
     assert derived.times_better == pytest.approx(50 / 60)
     assert derived.reached
+
+
+def test_a_machine_that_gets_slower_meanwhile_does_not_change_what_is_better() -> None:
+    (latency,) = collect(
+        [LATENCY],
+        {"latency": [Figure(300), Figure(900), Figure(600)]},
+        {"latency": [Figure(50), Figure(150), Figure(40)]},
+        {},
+    )
+    assert latency.times_better == 6
+
+
+def test_what_is_compared_runs_in_turn() -> None:
+    names = [[m.name for s in group for m in s.measures] for group in groups(SCENARIOS)]
+    assert ["one-operator", "six-operators"] in names
+    assert ["chain"] in names
+    flat = [name for group in names for name in group]
+    assert flat == [m.name for s in SCENARIOS for m in s.measures]
 
 
 def test_a_missing_side_is_shown_and_never_reached() -> None:
