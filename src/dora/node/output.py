@@ -139,7 +139,7 @@ class OutputPort:
         if channel is not None and sender is not None:
             self._annexes = {**self._annexes, channel.service: sender}
         self._config.credit_bell = self._config.credit_bell or credit_bell
-        self._config.links.append(link)  # an engine may hold the same list
+        self._config.links = [*self._config.links, link]  # an engine sees that it is another list
         self._lay_links()
         self.rewired = max(self.rewired, change)
         # It may have received already, without being rung.
@@ -149,7 +149,7 @@ class OutputPort:
 
     def detach(self, slot: int, change: int, annex: str) -> None:
         """Send no more to a link, nor to a channel that no link needs."""
-        self._config.links[:] = [link for link in self._config.links if link.slot != slot]
+        self._config.links = [link for link in self._config.links if link.slot != slot]
         self._lay_links()
         self.rewired = max(self.rewired, change)
         if annex:

@@ -112,7 +112,9 @@ class SpanningSender:
     ) -> None:
         self._local = local
         self._far = FarChannel(output.id, remote)
-        self._links = output.links  # which may change
+        self._output = output
+        self._links: list[LinkConfig] = []  # those that `_local_links` is about
+        self._local_links = False
         self._words = board.words
         self._tapped_word = output.slot * WORDS + TAPPED
 
@@ -122,7 +124,12 @@ class SpanningSender:
         return self._far
 
     def _has_local(self) -> bool:
-        return any(not link.machine for link in self._links)
+        """Tell whether there is a link inside this machine; a change of links makes a new list."""
+        links = self._output.links
+        if links is not self._links:
+            self._local_links = any(not link.machine for link in links)
+            self._links = links
+        return self._local_links
 
     def _is_local(self) -> bool:
         """Tell whether somebody on this machine receives, or looks."""

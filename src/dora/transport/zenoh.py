@@ -100,7 +100,7 @@ class ZenohSender:
     """
 
     def __init__(self, session: zenoh.Session, output: OutputConfig) -> None:
-        self.links = output.links
+        self.output = output
         self.sent_word = output.slot * WORDS + SENT
         self._output_id = output.id
         self._session = session
@@ -321,7 +321,7 @@ class ZenohEngine:
         words = self._board.words
         missing: list[LinkConfig] = []
         for sender in self._senders:
-            absent = [link for link in sender.links if self._is_missing(link, nonce)]
+            absent = [link for link in sender.output.links if self._is_missing(link, nonce)]
             if absent:
                 sender.put(_PROBE.pack(nonce, words[sender.sent_word]))
                 missing += absent
