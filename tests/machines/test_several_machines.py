@@ -273,31 +273,56 @@ def test_a_cut_loses_nothing_under_back_pressure(system: Spread, seconds: float)
     system.wait_for_log(dataflow, f"got {number}, the last is {number - 1}")
 
 
-def test_a_cut_lets_nobody_wait_who_sends_the_quick_way(system: Spread) -> None:
-    impatient = """
-        import os, time
-        import numpy as np
-        from dora import Node
+@pytest.mark.parametrize(
+    ("size", "pause"),
+    [(2_500, 0.25), (18_000, 0.005), (131_072, 0.03), pytest.param(524_288, 0.1, marks=pytest.mark.stress)],
+)
+def test_a_cut_lets_nobody_wait_and_every_message_is_accounted_for(
+    system: Spread, size: int, pause: float
+) -> None:
+    system.write(
+        {
+            "impatient.py": """
+                import os, sys, time
+                import numpy as np
+                from dora import Node
 
-        node, number, longest = Node(), 0, 0.0
-        while not os.path.exists("enough"):
-            values = np.full(2500, number)
-            begin = time.monotonic()
-            node.send_output("out", values)
-            longest = max(longest, time.monotonic() - begin)
-            number += 1
-            time.sleep(0.25)  # during the cut no more than what the buffers on both ways hold
-        assert longest < 1.0, longest
-        print("sent", number, "in all", flush=True)
-    """
-    document = counting(0, 0.0, 0, "queue_size: 10")
-    system.write({"impatient.py": impatient, "wait.yml": document.replace("count.py", "impatient.py")})
+                node, number, longest = Node(), 0, 0.0
+                size, pause = int(sys.argv[1]), float(sys.argv[2])
+                while not os.path.exists("enough"):
+                    values = np.full(size, number)  # of 8 bytes each
+                    begin = time.monotonic()
+                    node.send_output("out", values)
+                    longest = max(longest, time.monotonic() - begin)
+                    number += 1
+                    time.sleep(pause)
+                assert longest < 1.0, longest
+                print("sent", number, "in all", flush=True)
+            """,
+            "tally.py": """
+                from dora import Node
+
+                node, got, last = Node(), 0, None
+                for event in node:
+                    if event["type"] == "INPUT":
+                        got, last = got + 1, event["value"][0].as_py()
+                        if got == 5:
+                            print("so far", got, flush=True)
+                counted = node.statistics()["inputs"]["numbers"]
+                assert got == counted["received"], (got, counted)
+                print("got or dropped", got + counted["dropped"], "and the last is", last, flush=True)
+            """,
+            "wait.yml": counting(0, 0.0, 0, "queue_size: 10", "tally.py")
+            .replace("count.py", "impatient.py")
+            .replace("0 0.0 0", f"{size} {pause}"),
+        }
+    )
     dataflow = system.start("wait.yml")
     system.wait_for_log(dataflow, "so far")
     cut_until_it_is_noticed(system, dataflow)
     system.wait_for_log(dataflow, "machine `right` answers again, after")
     number = enough(system, dataflow)
-    system.wait_for_log(dataflow, f"the last is {number - 1}")
+    system.wait_for_log(dataflow, f"got or dropped {number} and the last is {number - 1}")
 
 
 @pytest.mark.parametrize("cut", [False, True])

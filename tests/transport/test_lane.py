@@ -16,13 +16,18 @@ class Network:
     def __init__(self, capacity: int | None) -> None:
         self.air: list[Entry] = []
         self.taken: list[int] = []
-        self.lane = Lane(self.air.append, capacity)
+        self.lane = Lane(capacity)
         self.landing = Landing()
         self.sent = 0
 
     def send(self, size: int = 1) -> None:
         self.sent += 1
         self.lane.put(self.sent, f"message {self.sent}", size)
+        self.launch()
+
+    def launch(self) -> None:
+        while (entry := self.lane.next()) is not None:
+            self.air.append(entry)
 
     def probe(self) -> None:
         """What flies arrives, and behind it a probe, which is answered."""
@@ -38,6 +43,7 @@ class Network:
         self.landing.told()
         if missing:
             self.lane.repeat()
+        self.launch()
 
     def arrive(self) -> None:
         flying, self.air[:] = list(self.air), []

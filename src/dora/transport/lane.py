@@ -11,7 +11,6 @@ take off; a receiver takes them in this order only, and each once. There are two
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from typing import Any, Final
 
 WINDOW: Final = 64  # messages
@@ -22,18 +21,20 @@ Entry = tuple[int, int, Any, int]
 
 
 class Lane:
-    """What one sender has for one receiver; ``launch`` sends an entry. Not safe for several threads.
+    """What one sender has for one receiver. Not safe for several threads.
 
+    Who uses it launches what is `next`: a message that flies may be on its way, or is about to be.
     ``capacity`` is how many messages may wait; None: there is another bound, credit. ``sequence`` is that
     of the last message before.
     """
 
-    def __init__(self, launch: Callable[[Entry], None], capacity: int | None, sequence: int = 0) -> None:
-        self._launch = launch
+    def __init__(self, capacity: int | None, sequence: int = 0) -> None:
         self._capacity = capacity
         self._flying: deque[Entry] = deque()
+        self._launched = 0  # of what flies
+        self._again = 0  # of what flies, that was launched before
         self._waiting: deque[Entry] = deque()
-        self._bytes = 0  # of what flies
+        self.flying_bytes = 0  # of all that has not been acknowledged
         self.last = 0  # the number of the last message that took off
         self.last_sequence = sequence  # and its sequence on the output
         self._acknowledged = sequence  # the sequence of the last message that has arrived
@@ -41,17 +42,43 @@ class Lane:
         self.dropped = 0  # messages that had to make room
 
     @property
-    def flying_bytes(self) -> int:
-        """The size of all that has not been acknowledged, that being launched included."""
-        return self._bytes
-
-    @property
     def idle(self) -> bool:
         """Whether everything was acknowledged."""
         return not (self._flying or self._waiting)
 
+    @property
+    def ready(self) -> bool:
+        """Whether there is something to be launched now."""
+        return self._launched < len(self._flying)
+
+    @property
+    def behind(self) -> bool:
+        """Whether there is something to be launched, now or later."""
+        return self._launched < len(self._flying) or len(self._waiting) > 0
+
+    @property
+    def last_launched(self) -> int:
+        """The number of the last message that was launched."""
+        return self._flying[self._launched][0] - 1 if self.ready else self.last
+
+    def next(self) -> Entry | None:
+        """Return the next message to be launched, which counts as launched from now on."""
+        flying, launched = self._flying, self._launched
+        if launched == len(flying):
+            return None
+        self._launched = launched + 1
+        return flying[launched]
+
+    def back(self) -> None:
+        """Take back that the last message was launched."""
+        self._launched -= 1
+
+    def repeats(self) -> bool:
+        """Tell whether the last message that was launched had been launched before."""
+        return self._launched <= self._again
+
     def put(self, sequence: int, payload: Any, size: int) -> None:
-        """Send a message, or let it wait."""
+        """Let a message take off, or wait."""
         entry = (0, sequence, payload, size)
         if self.open and not self._waiting and self._has_room(size):
             self._take_off(entry)
@@ -60,37 +87,42 @@ class Lane:
         self._make_room()
 
     def acknowledge(self, number: int) -> None:
-        """Note that everything up to ``number`` has arrived, and send what there is room for now."""
+        """Note that everything up to ``number`` has arrived; what there is room for now takes off."""
         flying = self._flying
         while flying and flying[0][0] <= number:
             _, self._acknowledged, _, size = flying.popleft()
-            self._bytes -= size
+            self.flying_bytes -= size
+            if self._launched:
+                self._launched -= 1
+            if self._again:
+                self._again -= 1
         if self.open:
             waiting = self._waiting
             while waiting and self._has_room(waiting[0][3]):
                 self._take_off(waiting.popleft())
 
     def repeat(self) -> None:
-        """Send again what flies: it was lost."""
-        for entry in self._flying:
-            self._launch(entry)
+        """Let what flies be launched again: it was lost."""
+        self._again = max(self._again, self._launched)
+        self._launched = 0
 
     def begin_anew(self) -> None:
         """Note that another process receives from now on: what flew to the last one flies again."""
         self.last -= len(self._flying)
         self.last_sequence = self._acknowledged
         self._waiting.extendleft(reversed(self._flying))
-        self._flying.clear()
-        self._bytes = 0
-        self.open = False
+        self._clear()
         self._make_room()
 
     def forget(self) -> None:
         """Note that nobody receives any more."""
-        self._flying.clear()
         self._waiting.clear()
-        self._bytes = 0
         self._acknowledged = self.last_sequence
+        self._clear()
+
+    def _clear(self) -> None:
+        self._flying.clear()
+        self.flying_bytes = self._launched = self._again = 0
         self.open = False
 
     def _make_room(self) -> None:
@@ -101,15 +133,13 @@ class Lane:
 
     def _has_room(self, size: int) -> bool:
         flying = self._flying
-        return not flying or (len(flying) < WINDOW and self._bytes + size <= WINDOW_BYTES)
+        return not flying or (len(flying) < WINDOW and self.flying_bytes + size <= WINDOW_BYTES)
 
     def _take_off(self, entry: Entry) -> None:
         self.last += 1
         self.last_sequence = entry[1]
-        numbered = (self.last, *entry[1:])
-        self._flying.append(numbered)
-        self._bytes += entry[3]
-        self._launch(numbered)
+        self._flying.append((self.last, *entry[1:]))
+        self.flying_bytes += entry[3]
 
 
 class Landing:

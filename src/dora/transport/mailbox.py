@@ -31,18 +31,18 @@ _RETRY: Final = {"period_init_ms": 50, "period_max_ms": 500, "period_increase_fa
 _MOST_STRANGERS: Final = 600
 _STRANGER_PATIENCE_MS: Final = 3000
 # With room for one message of 1 MiB; two, Zenoh's default, let a large message wait at every turn.
-_BATCHES: Final = 16
+BATCHES: Final = 16
 _READ_BUFFER: Final = 1 << 20  # bytes
 # Of the system, for what is sent on the quick way, so that nobody waits who sends there. The system's own
 # choice begins at 16 KiB. Linux doubles it, and allows 208 KiB where nobody has set `net.core.wmem_max`.
 QUICK_BUFFER: Final = 1 << 20  # bytes
-# How long a part of a message (64 KiB) waits for room on a connection until Zenoh gives the message up, and
-# how long all parts of one together. Who waits holds what Zenoh needs to replace a broken connection: with
-# no bound, a link that was cut amid large messages would never come back. The lane sends again what was
-# given up.
-_GIVES_UP: Final = "transport__link__tx__queue__congestion_control__drop"
-_PATIENCE_US: Final = 2_000_000
-_IN_ALL_US: Final = 600_000_000
+# How long Zenoh waits for room on a connection until it closes that, and makes a new one. Who waits
+# (`dora.transport.launcher`) holds what it needs to replace a broken one: a link that was cut amid large
+# messages is dead for as long. The lane sends again what was lost, in smaller pieces. Zenoh must not give
+# up single messages instead, its other way: without its priorities it discards all that follow, for good.
+_CONGESTION: Final = "transport__link__tx__queue__congestion_control"
+_PATIENCE_US: Final = 8_000_000
+_PATIENCE_WITH_PROGRESS_US: Final = 2_000_000
 
 
 def choose_ports(interface: str, count: int) -> list[int]:
@@ -101,11 +101,11 @@ def _open(remote: RemoteConfig, **options: Any) -> zenoh.Session:
             transport__auth__usrpwd__password=remote.secret,
             transport__unicast__qos__enabled=False,  # it would exclude low latency
             transport__link__tx__lease=_LEASE_MS,
-            transport__link__tx__queue__size__data=_BATCHES,
+            transport__link__tx__queue__size__data=BATCHES,
             transport__link__rx__buffer_size=_READ_BUFFER,
             **{
-                f"{_GIVES_UP}__wait_before_drop": _PATIENCE_US,
-                f"{_GIVES_UP}__max_wait_before_drop_fragments": _IN_ALL_US,
+                f"{_CONGESTION}__block__wait_before_close": _PATIENCE_US,
+                f"{_CONGESTION}__drop__wait_before_drop": _PATIENCE_WITH_PROGRESS_US,
             },
             **options,
         )

@@ -11,6 +11,7 @@ from typing import Final
 import zenoh
 
 PART: Final = 64_000  # bytes; what is left of 65,535 is for the key and the label
+PIECE: Final = 262_144  # bytes, of what is sent again: for networks too slow for all at once (`mailbox`)
 
 
 class Outgoing:
@@ -37,6 +38,14 @@ class Outgoing:
                 self._parts = [zenoh.ZBytes(data[at : at + PART]) for at in range(0, len(data), PART)]
         return self._parts
 
+    def pieces(self) -> list[zenoh.ZBytes]:
+        """Return the message in larger parts."""
+        whole = self.whole()
+        if len(whole) <= PIECE:
+            return [whole]
+        data = whole.to_bytes()
+        return [zenoh.ZBytes(data[at : at + PIECE]) for at in range(0, len(data), PIECE)]
+
     def settle(self) -> None:
         """Keep a copy, if there is none yet: from now on the memory of the message is somebody else's."""
         if self._parts is None:
@@ -44,10 +53,9 @@ class Outgoing:
         self._data = None
 
     def _bytes(self) -> bytes | bytearray:
-        data = self._data
-        if data is not None:
-            return data
-        return _joined([self._whole] if self._whole is not None else self._parts or [])
+        if self._whole is not None:
+            return self._whole.to_bytes()
+        return self._data if self._data is not None else _joined(self._parts or [])
 
 
 class Incoming:

@@ -31,7 +31,7 @@ from typing import Final
 
 from dora.errors import ConnectError, TransportError
 from dora.transport.board import Board
-from dora.transport.remote_link import LOOK_EVERY, THREAD_PATIENCE, link_name, start_thread
+from dora.transport.remote_link import LOOK_EVERY, THREAD_PATIENCE, start_thread
 from dora.transport.remote_receiver import House, RemoteReceiver
 from dora.transport.remote_sender import Gate, RemoteSender
 from dora.wire.control import InputConfig, LinkConfig, NodeConfig, OutputConfig, RemoteConfig
@@ -41,7 +41,8 @@ from dora.wire.message import HEADER_SIZE
 _FIRST_PAUSE: Final = 0.001  # seconds between probes, doubled up to the longest
 _LONGEST_PAUSE: Final = 0.05
 _INTERRUPTED_PATIENCE: Final = 0.5  # seconds
-_FLUSH_PATIENCE: Final = 3.0
+_FLUSH_PATIENCE: Final = 3.0  # seconds in which nothing goes or arrives
+_LAUNCH_PATIENCE: Final = 10.0  # the same, while something still waits for room: a slow network
 _JOIN_PATIENCE: Final = 1.0
 _LATE_PATIENCE: Final = 2.5  # less than the daemon waits for an input that was connected
 
@@ -74,7 +75,7 @@ class RemoteLinks:
         """
         gate = self._gate_to(link.consumer.partition("/")[0])
         sender = RemoteSender(gate, output, link, self._board)
-        gate.senders[link_name(link.consumer, link.epoch)] = sender
+        gate.add(sender)
         self._senders = [*self._senders, sender]
         if self._connected:
             self._introduce()
@@ -113,7 +114,7 @@ class RemoteLinks:
         """Forget the sender of a link that was taken away, and the session that nobody needs any more."""
         self._senders = [sender for sender in self._senders if sender.link.slot != slot]
         for gate in list(self._gates):
-            gate.senders = {name: each for name, each in gate.senders.items() if each.link.slot != slot}
+            gate.drop(slot)
             if not gate.senders:
                 self._gates = [other for other in self._gates if other is not gate]
                 gate.close()
@@ -176,8 +177,7 @@ class RemoteLinks:
         self._house.on_report = self._on_report
         receivers = tuple(self._house.receivers.values())
         for sender in self._senders:
-            node = sender.link.consumer.partition("/")[0]
-            sender.back = [receiver for receiver in receivers if receiver.source == node]
+            sender.back = [receiver for receiver in receivers if receiver.source == sender.node]
 
     def _on_report(self, lane: int, arrived: int, taken: int) -> None:
         for sender in self._senders:
@@ -200,7 +200,7 @@ class RemoteLinks:
                     receiver.look(now)
 
     def close(self) -> None:
-        """Wait until everything sent has arrived, at most `_FLUSH_PATIENCE`, then end the sessions."""
+        """Wait until everything sent has arrived, as long as something does, then end the sessions."""
         atexit.unregister(self.close)
         if os.getpid() != self._pid:
             # A forked child has these objects, but not the threads behind them: it can only forget them.
@@ -222,10 +222,14 @@ class RemoteLinks:
             self._keeper = None
 
     def _flush(self) -> None:
-        deadline = time.monotonic() + _FLUSH_PATIENCE
+        since, progress = 0.0, [-1]
         pause = _FIRST_PAUSE
         while left := [sender for sender in self._senders if not sender.is_idle]:
-            if time.monotonic() > deadline:
+            now, news = time.monotonic(), [sender.progress for sender in left]
+            if news != progress:
+                since, progress = now, news
+            launching = any(sender.is_launching for sender in left)
+            if now - since > (_LAUNCH_PATIENCE if launching else _FLUSH_PATIENCE):
                 return
             for sender in left:
                 sender.probe()

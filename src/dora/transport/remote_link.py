@@ -15,7 +15,7 @@ CHANNEL_LENGTH: Final = 256  # messages between the network and the thread that 
 THREAD_PATIENCE: Final = 2.0  # seconds
 
 # Lane, number, sequence, marks, which part this is, of how many, then a report about a lane the other way.
-LABEL: Final = Struct("<QQQBBBQQQ")
+LABEL: Final = Struct("<QQQBHHQQQ")
 Report = tuple[int, int, int]  # lane, arrived, taken
 NOTHING_NEW: Final[Report] = (0, 0, 0)
 FLUSHES: Final = 1  # a mark: what waits before this message is to be forgotten
@@ -26,6 +26,7 @@ QUESTION: Final = Struct("<Q")  # any number, on the quick way
 # Count, receiver, lane, arrived, taken, the last question that was heard, state, missing.
 PROGRESS: Final = Struct("<QQQQQQBB")
 
+BLOCK: Final = zenoh.CongestionControl.BLOCK  # for what has to arrive, see `dora.transport.mailbox`
 DROP: Final = zenoh.CongestionControl.DROP
 
 

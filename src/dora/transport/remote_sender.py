@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable
+from collections import deque
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Final
 
@@ -15,11 +16,13 @@ from dora.errors import ConnectError, TransportError
 from dora.transport.board import CLOSED, CONNECTED, CREDIT_WAITING, RECEIVED, SENT, STATE, WORDS, Board
 from dora.transport.doorbell import Bell
 from dora.transport.lane import Entry, Lane
+from dora.transport.launcher import ROOM, Launcher, demand
 from dora.transport.mailbox import reach
 from dora.transport.parts import Outgoing
 from dora.transport.quick import ASK_FROM, QuickWay
 from dora.transport.remote_link import (
     ASKS,
+    BLOCK,
     CHANNEL_LENGTH,
     DROP,
     LABEL,
@@ -39,6 +42,10 @@ from dora.wire.control import LinkConfig, NodeConfig, OutputConfig, RemoteConfig
 
 SILENCE: Final = 2.0  # seconds without an answer until it is said that a machine does not answer
 _APART_NS: Final = 100_000  # between messages that go at once, without waiting for others
+_LONGEST_PAUSE: Final = 10.0  # seconds between repetitions of which nothing arrives
+
+Flight = tuple[Callable[..., None], list[zenoh.ZBytes], tuple[int, int, int, int], Report]
+"""What sends the parts of a message, these, how their labels begin, and how they end."""
 
 _log = logging.getLogger("dora.transport")
 
@@ -57,9 +64,27 @@ class Gate:
             self._quick_session = reach(consumers, remote, quickly=True)
         except (zenoh.ZError, KeyError) as error:
             raise ConnectError(f"nodes of other machines cannot be reached: {error}") from error
+        self.launchers = {node_id: Launcher(f"dora {self.node_id} to {node_id}") for node_id in consumers}
         self._prefix = f"{self.dataflow_id}/from/{self.node_id}/"
         self._subscriber: Any = None
         self._thread: threading.Thread | None = None
+
+    def add(self, sender: RemoteSender) -> None:
+        """Let a sender hear of its receiver, and know of others to the same node."""
+        self.senders = {**self.senders, link_name(sender.link.consumer, sender.link.epoch): sender}
+        self._acquaint()
+
+    def drop(self, slot: int) -> None:
+        """Forget the sender of a link."""
+        self.senders = {name: each for name, each in self.senders.items() if each.link.slot != slot}
+        self._acquaint()
+
+    def _acquaint(self) -> None:
+        senders = self.senders.values()
+        for sender in senders:
+            sender.beside = tuple(
+                each for each in senders if each.node == sender.node and each is not sender
+            )
 
     def subscribe(self) -> None:
         if self._subscriber is not None:
@@ -91,7 +116,7 @@ class Gate:
         """Return what sends under a key with less work than `put`; raises `TransportError`.
 
         It discards what nobody seems to subscribe to, and for a moment after the first message nobody seems
-        to: see `RemoteSender._launch`.
+        to: see `RemoteSender._usual_way`.
         """
         return _publisher(self._session, key, express=express)
 
@@ -107,26 +132,27 @@ class Gate:
             pass  # the session is being closed
 
     def put(
-        self,
-        key: zenoh.KeyExpr,
-        payload: Any,
-        label: bytes | None,
+        self, key: zenoh.KeyExpr, payload: Any, attachment: bytes | None = None, *, express: bool = True
     ) -> None:
         try:
-            self._session.put(key, payload, attachment=label, congestion_control=DROP, express=True)
+            self._session.put(
+                key, payload, attachment=attachment, congestion_control=BLOCK, express=express
+            )
         except zenoh.ZError as error:
             raise TransportError(f"Zenoh cannot send: {error}") from error
 
     def close(self) -> None:
         close_session(self._quick_session)
         close_session(self._session)
+        for launcher in self.launchers.values():
+            launcher.close()
         if self._thread is not None:
             self._thread.join(THREAD_PATIENCE)
 
 
 def _publisher(session: zenoh.Session, key: zenoh.KeyExpr, *, express: bool) -> zenoh.Publisher:
     try:
-        made: zenoh.Publisher = session.declare_publisher(key, congestion_control=DROP, express=express)
+        made: zenoh.Publisher = session.declare_publisher(key, congestion_control=BLOCK, express=express)
     except zenoh.ZError as error:
         raise TransportError(f"Zenoh cannot set up {key}: {error}") from error
     return made
@@ -137,6 +163,7 @@ class RemoteSender:
 
     def __init__(self, gate: Gate, output: OutputConfig, link: LinkConfig, board: Board) -> None:
         self.link = link
+        self.node = link.consumer.partition("/")[0]  # that receives
         key = zenoh.KeyExpr(f"{gate.dataflow_id}/to/{link_name(link.consumer, link.epoch)}")
         self._key = gate.declare(str(key))
         self._alone = gate.publisher(self._key, express=True)
@@ -154,7 +181,6 @@ class RemoteSender:
         self._lock = threading.Lock()
         self.lane_id = nonce()
         self._lane = Lane(
-            self._launch,
             None if link.policy == "backpressure" else max(link.queue_size, link.room),
             self._words[self._sent_word],
         )
@@ -163,7 +189,16 @@ class RemoteSender:
         self._count = 0  # of the last progress that was heard
         self._heard = time.monotonic()
         self._repeated = 0.0
+        self._repeated_from = 0  # the number of the last message that had arrived then
+        self._pause = LOOK_EVERY  # until what was repeated may be repeated again
         self._launched = 0  # monotonic nanoseconds
+        self._queue: deque[tuple[int, int]] = deque()  # in Zenoh's, maybe: numbers, and what they demand
+        self.queued = 0  # what all of that demands
+        self.progress = 0  # grows with all that goes and arrives
+        self._waits = False  # what is ready is for the launcher
+        self._probes = False  # so is a probe
+        self.beside: tuple[RemoteSender, ...] = ()  # to the same node
+        self._launcher = gate.launchers[self.node]
         self._silent_since = 0.0  # wall clock; 0: it answers
 
     @property
@@ -191,29 +226,88 @@ class RemoteSender:
             return
         with self._lock:
             self._lane.put(sequence, (message, flush), size)
+            self._launch_what_fits()
+            if self._lane.behind:  # launched by another thread, when the memory may be somebody else's
+                message.whole()
 
-    def _launch(self, entry: Entry) -> None:
-        number, sequence, (message, flush), size = entry
+    @property
+    def flying_bytes(self) -> int:
+        """The size of all that has not been acknowledged."""
+        return self._lane.flying_bytes
+
+    def _launch_what_fits(self) -> None:
+        """Launch what is ready, as far as that lets nobody wait. The lock has to be held."""
+        if self._waits:
+            return
+        lane = self._lane
+        while (entry := lane.next()) is not None:
+            flight = self._flight(entry, may_wait=False)
+            if flight is None:
+                lane.back()
+                self._hand_over()
+                return
+            self._send(flight)
+
+    def _hand_over(self) -> None:
+        """Let the launcher launch what is ready. The lock has to be held."""
+        if not self._waits and self._lane.ready:
+            self._waits = True
+            self._launcher.do(self._launch_next)
+
+    def _launch_next(self) -> None:
+        """Launch a message, however long that takes; in the launcher's thread."""
+        with self._lock:
+            entry = self._lane.next()
+            flight = self._flight(entry, may_wait=True) if entry is not None else None
+            self._waits = flight is not None
+        if flight is None:
+            return
+        try:
+            self._send(flight)
+        except TransportError:
+            return  # the session is being closed
+        self._launcher.do(self._launch_next)
+
+    def _flight(self, entry: Entry, *, may_wait: bool) -> Flight | None:
+        """Return how to launch a message; None if that may let one wait, and one may not."""
+        number, sequence, (message, marks), size = entry
         now = time.monotonic_ns()
         alone = now - self._launched > _APART_NS
-        self._launched = now
         flying = self._lane.flying_bytes
-        report = self._report()
+        for other in self.beside:
+            flying += other.flying_bytes
+        if self._quick.takes(number, size, flying, alone=alone):
+            put, parts = self._quickly.put, message.parts()
+            if flying > ASK_FROM:
+                marks |= ASKS
+        else:
+            demanded = demand(size, alone=alone)
+            if not (may_wait or self._has_room(demanded)):
+                return None
+            self._queue.append((number, demanded))
+            self.queued += demanded
+            put = self._usual_way(alone=alone)
+            parts = message.pieces() if self._lane.repeats() else [message.whole()]
+        self._launched = now
+        return put, parts, (self.lane_id, number, sequence, marks), self._report()
+
+    def _has_room(self, demanded: int) -> bool:
+        """Tell whether so much is sure to find room in Zenoh's queue."""
+        queued = self.queued + sum([other.queued for other in self.beside])
+        return not self._launcher.busy and queued + demanded <= ROOM
+
+    def _usual_way(self, *, alone: bool) -> Callable[..., None]:
+        if not self._proven:
+            return partial(self._gate.put, self._key)
+        return self._alone.put if alone else self._among_others.put
+
+    def _send(self, flight: Flight) -> None:
+        put, parts, head, report = flight
+        count = len(parts)
         try:
-            if self._quick.takes(number, size, flying, alone=alone):
-                marks = flush | ASKS if flying > ASK_FROM else flush
-                parts = message.parts()
-                count = len(parts)
-                for index, part in enumerate(parts):
-                    label = LABEL.pack(self.lane_id, number, sequence, marks, index, count, *report)
-                    self._quickly.put(part, attachment=label)
-                return
-            label = LABEL.pack(self.lane_id, number, sequence, flush, 0, 1, *report)
-            if self._proven:
-                publisher = self._alone if alone else self._among_others
-                publisher.put(message.whole(), attachment=label)
-            else:
-                self._gate.put(self._key, message.whole(), label)
+            for index, part in enumerate(parts):
+                put(part, attachment=LABEL.pack(*head, index, count, *report))
+                self.progress += 1
         except zenoh.ZError as error:
             raise TransportError(f"link {self._name}: Zenoh cannot send: {error}") from error
 
@@ -233,15 +327,51 @@ class RemoteSender:
             self._heard = time.monotonic()
             words[received] = max(words[received], taken)
             self._quick.on_report(arrived)
-            self._lane.acknowledge(arrived)
+            self._acknowledge(arrived)
+            if self._lane.ready:
+                self._hand_over()  # this thread has messages to receive
         self._wake()
 
-    def probe(self) -> None:
-        """Say how far this side has come; answered by progress."""
+    def _acknowledge(self, arrived: int) -> None:
+        queue, flying = self._queue, self._lane.flying_bytes
+        while queue and queue[0][0] <= arrived:
+            self.queued -= queue.popleft()[1]
+        self._lane.acknowledge(arrived)
+        if self._lane.flying_bytes != flying:
+            self.progress += 1
+
+    def _forget_queue(self) -> None:
+        self._queue.clear()
+        self.queued = 0
+
+    @property
+    def is_launching(self) -> bool:
+        """Whether something waits for room on the network."""
+        return self._launcher.busy
+
+    def probe(self, *, express: bool = True) -> None:
+        """Say how far this side has come; answered by progress. Never waits.
+
+        ``express``: in a batch of Zenoh's own, thus not again and again where nobody answers.
+        """
+        if not self._launcher.busy:
+            self._put_probe(express=express)
+        elif not self._probes:
+            self._probes = True
+            self._launcher.do(self._probe_at_last)
+
+    def _probe_at_last(self) -> None:
+        self._probes = False
+        try:
+            self._put_probe(express=True)
+        except TransportError:
+            pass  # the session is being closed
+
+    def _put_probe(self, *, express: bool) -> None:
         lane = self._lane
         sent = self._words[self._sent_word]
-        data = PROBE.pack(self.lane_id, lane.last, lane.last_sequence, sent, self._receiver)
-        self._gate.put(self._key, data, None)
+        data = PROBE.pack(self.lane_id, lane.last_launched, lane.last_sequence, sent, self._receiver)
+        self._gate.put(self._key, data, express=express)
 
     def on_progress(self, data: bytes) -> None:
         """Take what the receiver tells."""
@@ -255,6 +385,7 @@ class RemoteSender:
             if receiver != self._receiver:
                 if self._receiver:
                     self._lane.begin_anew()
+                    self._forget_queue()
                     self.lane_id = nonce()  # its numbers are given once more
                     self._proven = False
                     self._quick.close()
@@ -262,6 +393,7 @@ class RemoteSender:
             if state == CLOSED:
                 words[base + STATE] = CLOSED
                 self._lane.forget()
+                self._forget_queue()
             elif lane == self.lane_id:
                 words[base + RECEIVED] = taken
                 if not self._lane.open:
@@ -271,14 +403,26 @@ class RemoteSender:
                         self.probe()  # what was not sent to it until now is not missing
                 self._proven = self._proven or arrived > 0
                 self._quick.on_progress(arrived, answered)
-                self._lane.acknowledge(arrived)
-                if missing and now - self._repeated > LOOK_EVERY:
-                    self._repeated = now
-                    self._quick.close()
-                    self._lane.repeat()
+                self._acknowledge(arrived)
+                if missing:
+                    self._repeat(arrived, now)
+                self._launch_what_fits()
             else:  # a receiver that does not know this lane yet
                 self.probe()
         self._wake()
+
+    def _repeat(self, arrived: int, now: float) -> None:
+        """Send again what flies. The lock has to be held."""
+        if self._lane.ready:  # some of it is still to be launched
+            self._repeated = now
+            return
+        pause = self._pause if arrived == self._repeated_from else LOOK_EVERY
+        if now - self._repeated > pause:
+            self._repeated, self._repeated_from = now, arrived
+            self._pause = min(pause * 2, _LONGEST_PAUSE)
+            self._quick.close()
+            self._lane.repeat()
+            self._hand_over()
 
     def _wake(self) -> None:
         """Do what follows from having heard of the receiver."""
@@ -295,7 +439,7 @@ class RemoteSender:
             self._heard = now
         if now - self._heard < LOOK_EVERY:
             return
-        self.probe()
+        self.probe(express=False)
         if now - self._heard > SILENCE and not self._silent_since and self.is_expected():
             self._silent_since = time.time() - (now - self._heard)
             since = time.strftime("%H:%M:%S", time.localtime(self._silent_since))

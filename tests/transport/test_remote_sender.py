@@ -1,0 +1,184 @@
+"""Which thread sends to other machines: a program's own never waits for room on the network."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dora.transport.lane import WINDOW
+from dora.transport.launcher import BATCH, ROOM, Launcher, demand
+from dora.transport.parts import PIECE, Outgoing
+from dora.transport.remote_link import LABEL, PROGRESS
+from dora.transport.remote_sender import Gate, RemoteSender
+from dora.wire.control import LinkConfig, OutputConfig
+
+PATIENCE = 10.0
+
+
+class Network:
+    """In place of a `Gate`: takes what is sent while it is open, and lets others wait."""
+
+    def __init__(self) -> None:
+        self.dataflow_id, self.node_id = "flow", "camera"
+        self.launchers = {"plot": Launcher("launcher")}
+        self.senders: dict[str, RemoteSender] = {}
+        self.opened = threading.Event()
+        self.opened.set()
+        self.sent: list[tuple[str, int, int]] = []  # thread, number, size of the part
+        self.changed = threading.Condition()
+        self.count = 0
+        self.board: Any = SimpleNamespace(words=[0] * 256)
+
+    def declare(self, key: str) -> str:
+        return key
+
+    def publisher(self, *_: Any, **__: Any) -> Any:
+        return SimpleNamespace(put=self.take)
+
+    quick_publisher = publisher
+
+    def ask(self, *_: Any) -> None:
+        """No answer: all goes the usual way."""
+
+    def put(self, key: str, payload: Any, attachment: bytes | None = None, *, express: bool = True) -> None:  # noqa: ARG002
+        if attachment is not None:
+            self.take(payload, attachment)
+
+    def take(self, part: Any, attachment: bytes) -> None:
+        here = threading.current_thread().name
+        if here == "launcher":
+            assert self.opened.wait(PATIENCE)
+        with self.changed:
+            self.sent.append((here, LABEL.unpack(attachment)[1], len(part)))
+            self.changed.notify_all()
+
+    def sender(self, slot: int = 1, queue_size: int = 10) -> RemoteSender:
+        link = LinkConfig(
+            slot=slot,
+            consumer=f"plot/in{slot}",
+            node_slot=0,
+            bell="",
+            queue_size=queue_size,
+            machine="desk",
+        )
+        output = OutputConfig(id="out", service="", slot=0, links=[link])
+        gate: Any = self
+        sender = RemoteSender(gate, output, link, self.board)
+        Gate.add(gate, sender)
+        self.tell(sender, 0)
+        return sender
+
+    def _acquaint(self) -> None:
+        gate: Any = self
+        Gate._acquaint(gate)
+
+    def tell(self, sender: RemoteSender, arrived: int, *, missing: bool = False) -> None:
+        self.count += 1
+        sender.on_progress(PROGRESS.pack(self.count, 7, sender.lane_id, arrived, 0, 0, 1, missing))
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        with self.changed:
+            assert self.changed.wait_for(condition, PATIENCE), self.sent
+
+    def by(self, thread: str) -> list[int]:
+        return [number for name, number, _ in self.sent if name == thread]
+
+
+HERE = threading.current_thread().name
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    network = Network()
+    yield network
+    network.opened.set()
+    network.launchers["plot"].close()
+
+
+def send(sender: RemoteSender, number: int, size: int) -> None:
+    outgoing = Outgoing(bytes(size))
+    sender.put(outgoing, number, False, size)
+    outgoing.settle()
+
+
+def test_a_silent_receiver_holds_nobody(network: Network) -> None:
+    network.opened.clear()
+    sender = network.sender(queue_size=10)
+    for number in range(1, 101):
+        send(sender, number, 100_000)
+    at_once = network.by(HERE)
+    assert at_once == list(range(1, len(at_once) + 1))
+    assert 0 < len(at_once) * demand(100_000, alone=True) <= ROOM
+    network.opened.set()
+    network.wait(lambda: len(network.sent) == WINDOW)
+    network.tell(sender, WINDOW)
+    network.wait(lambda: len(network.sent) == WINDOW + 10)
+    assert [number for _, number, _ in network.sent] == list(range(1, WINDOW + 11))
+    assert sender._lane.dropped == 100 - WINDOW - 10
+
+
+def test_links_to_one_node_share_the_room(network: Network) -> None:
+    network.opened.clear()
+    first, second = network.sender(1), network.sender(2)
+    for number in range(1, 8):
+        send(first, number, 100_000)
+    at_once = len(network.by(HERE))
+    send(second, 1, 100_000)
+    assert len(network.by(HERE)) == at_once
+    network.opened.set()
+    network.wait(lambda: len(network.sent) == 8)
+
+
+def test_there_is_room_again_for_what_has_arrived(network: Network) -> None:
+    sender = network.sender()
+    for number in range(1, 200):
+        send(sender, number, 200_000)
+        network.tell(sender, number)
+    assert network.by(HERE) == list(range(1, 200))
+
+
+def test_what_is_too_large_for_the_queue_goes_through_the_launcher(network: Network) -> None:
+    sender = network.sender()
+    send(sender, 1, 17 * BATCH)
+    network.wait(lambda: len(network.sent) == 1)
+    assert network.sent == [("launcher", 1, 17 * BATCH)]
+
+
+def test_what_was_lost_is_sent_again_in_pieces_and_by_the_launcher(network: Network) -> None:
+    sender = network.sender()
+    send(sender, 1, 2 * PIECE + 5)
+    send(sender, 2, 8)
+    network.tell(sender, 0, missing=True)
+    network.wait(lambda: len(network.by("launcher")) == 4)
+    again = [(number, size) for name, number, size in network.sent if name == "launcher"]
+    assert again == [(1, PIECE), (1, PIECE), (1, 5), (2, 8)]
+
+
+def test_a_report_with_a_message_lets_the_launcher_launch(network: Network) -> None:
+    sender = network.sender(queue_size=100)
+    for number in range(1, WINDOW + 6):
+        send(sender, number, 8)
+    network.wait(lambda: len(network.sent) == WINDOW)
+    by_here = len(network.by(HERE))
+    sender.on_report(sender.lane_id, WINDOW, 0)
+    network.wait(lambda: len(network.sent) == WINDOW + 5)
+    assert len(network.by(HERE)) == by_here
+
+
+def test_a_launcher_does_one_thing_after_the_other_and_then_nothing() -> None:
+    launcher, done = Launcher("launcher"), []
+    assert not launcher.busy
+    last = threading.Event()
+    for number in range(3):
+        launcher.do(lambda number=number: done.append(number))  # type: ignore[misc]
+    assert launcher.busy
+    launcher.do(last.set)
+    assert last.wait(PATIENCE)
+    assert done == [0, 1, 2]
+    launcher.close()
+    launcher.do(lambda: done.append(3))
+    assert done == [0, 1, 2]
