@@ -321,13 +321,13 @@ class Inbox(Attending):
         rhythm = self._rhythm
         if self._arrival is not None:
             self._learn(*self._arrival)
-        self._words[self._heads_up] = self._heads_ups.wanted
         event: Event | None = None
         if self._trust:
             until = start + self._spin_ns
             event = self._watch(until if deadline is None else min(deadline, until))
             self._trust = self._trust - 1 if event is None else _TRUST
         while event is None and not self._ending:
+            self._words[self._heads_up] = self._heads_ups.wanted
             window = None if self._heads_ups.useful else rhythm.window(_monotonic())
             if window is None:
                 event = self._sleep(deadline)
@@ -353,7 +353,6 @@ class Inbox(Attending):
         until = _monotonic() + self._spin_ns
         event = self._watch(until if deadline is None else min(deadline, until))
         self._heads_ups.came(event is not None)
-        self._words[self._heads_up] = self._heads_ups.wanted
         return event
 
     def _learn(self, awaited: int, arrived: int) -> None:
