@@ -15,6 +15,7 @@ from spread import PATIENCE, Spread, spread_over, wait_until
 from test_looking_afar import FLOW, NODES, wait_for_no_lookers
 from websockets.sync.client import ClientConnection, connect
 
+TAIL = "{id: tail, path: sink.py, inputs: {numbers: camera/numbers}, deploy: {machine: right}}"
 HEADERS = {"Authorization": "Bearer of-this-test"}
 
 
@@ -111,6 +112,21 @@ def test_previews_figures_and_parameters_of_all_machines(system: Spread, flow: s
     assert ask(system, "GET", f"dashboard/{flow}/parameters/far") == {"speed": 5}
     status, error = ask(system, "GET", f"dashboard/{flow}/parameters/fra")
     assert status == 409 and "did you mean `far`?" in error
+    wait_for_no_lookers(system.hosts["right"])
+
+
+def test_a_page_that_is_opened_later_sees_a_machine_that_has_joined(system: Spread) -> None:
+    text = "nodes: [{id: camera, path: camera.py, outputs: [numbers], deploy: {machine: left}}]"
+    system.write({"alone.yml": text, "tail.yml": TAIL})
+    dataflow = system.start("alone.yml")
+    with live(system, dataflow):
+        system.dora("node", "add", "--from-yaml", "tail.yml", "-d", dataflow)
+        with live(system, dataflow) as connection:
+            page = Page(connection)
+            page.follow(lambda: "tail" in page.nodes, "figures")
+            page.follow(lambda: page.links["tail/numbers"]["hz"] > 1, "the rate of a link")
+            assert page.nodes["tail"]["pid"] in system.hosts["right"].pids()
+    system.dora("stop", dataflow)
     wait_for_no_lookers(system.hosts["right"])
 
 

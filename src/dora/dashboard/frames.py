@@ -15,11 +15,15 @@ MAX_FRAME: Final = 32 << 20  # bytes; previews are far smaller
 
 
 class Target(msgspec.Struct, frozen=True, tag=True):
-    """What to watch; the first frame. ``socket`` "": it has ended, only its logs are there."""
+    """What to watch; the first frame. ``socket`` "": it has ended, only its logs are there.
+
+    ``elsewhere`` are the other machines on which it runs, which may become others.
+    """
 
     dataflow_id: str
     socket: str
     log_directory: str
+    elsewhere: tuple[str, ...] = ()
 
 
 class Wanted(msgspec.Struct, frozen=True, tag=True):

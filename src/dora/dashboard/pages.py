@@ -277,7 +277,7 @@ class Dashboard:
             return
         await websocket.accept()
         socket = _socket(subject) if subject.running else ""
-        target = Target(subject.dataflow_id, socket, subject.log_directory)
+        target = Target(subject.dataflow_id, socket, subject.log_directory, subject.elsewhere)
         viewer = Viewer()
         watch = await self._watches.join(target, viewer, self._afar(subject))
         ready = asyncio.Event()
