@@ -6,13 +6,15 @@ import doctest
 import json
 from datetime import UTC, datetime
 
+import msgspec
 import pyarrow as pa
 import pytest
 
+from dora.cli.top_screen import lines
 from dora.errors import DoraError
 from dora.inspection import beat, counters, topics, transit, values
 from dora.inspection.beat import BeatMeter
-from dora.transport.board import CONNECTED, DROPPED, FIRST, RECEIVED, SENT, STATE, WORDS
+from dora.transport.board import CONNECTED, DROPPED, FIRST, RECEIVED, SENT, SILENT, STATE, WORDS
 from dora.wire.encode import encode
 from dora.wire.inspection import Inspection, LinkView, NodeView, OutputView
 from dora.wire.message import Message, pack_head
@@ -162,7 +164,8 @@ def test_rates_queues_and_losses_come_from_the_board() -> None:
     words[2 * WORDS + SENT] = 110
     words[2 * WORDS + 5] = 50_000
     words[5 * WORDS + RECEIVED] = 103
-    after = counters.Reading(before.time_ns + 2 * 10**9, *(reader.read().outputs, reader.read().links))
+    words[5 * WORDS + SILENT] = 1
+    after = msgspec.structs.replace(reader.read(), time_ns=before.time_ns + 2 * 10**9)
     # The receiver has not looked: of 102 messages behind, its queue holds 5.
     assert after.links[4] == (5, 98, 5)
     outputs, links = counters.rates(inspection(), before, after)
@@ -170,6 +173,11 @@ def test_rates_queues_and_losses_come_from_the_board() -> None:
     fast, sure = links
     assert (fast.hz, fast.waiting, fast.dropped, fast.dropping_hz) == (0.0, 5, 98, 48.5)
     assert (sure.hz, sure.bytes_per_second, sure.waiting) == (50.0, 25_000.0, 7)
+    assert (fast.silent, sure.silent) == (False, True)
+    assert [line.split()[:4] for line in lines([], links, "name")[-2:]] == [
+        ["camera/image", "->", "sink/fast", "0.0/s"],
+        ["camera/image", "->", "sink/sure", "silent"],
+    ]
 
 
 def test_how_long_messages_wait() -> None:

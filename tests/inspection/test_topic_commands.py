@@ -316,6 +316,48 @@ def test_top_once(running: Running) -> None:
     assert 0 < median <= p99
 
 
+def test_top_names_inputs_that_are_closed_for_silence(running: Running) -> None:
+    running.program(
+        "talker.py",
+        """
+        from dora import Node
+        node = Node()
+        talks = True
+        while (event := node.next(timeout=0.01)) is None or event["type"] != "STOP":
+            if event is not None and event["type"] == "PARAM_UPDATE":
+                talks = event["value"]
+            if talks:
+                node.send_output("words", b"word")
+        """,
+    )
+    running(
+        """
+        nodes:
+          - {id: talker, path: talker.py, outputs: [words]}
+          - {id: ears, path: sink.py, inputs: {words: {source: talker/words, input_timeout: 0.2}}}
+          - id: hands
+            operators:
+              - {id: a, python: operator_.py, inputs: {x: talker/words}, outputs: [out]}
+              - {id: b, python: operator_.py, inputs: {x: {source: hands/a/out, input_timeout: 0.2}}}
+        """
+    )
+
+    def broken() -> dict[str, list[str]]:
+        return {name: item["broken_inputs"] for name, item in top().items()}
+
+    none = {"talker": [], "ears": [], "hands": []}
+    all_of_them = {"talker": [], "ears": ["words"], "hands": ["b/x"]}
+    until(lambda: broken() == none, "messages")
+    dora("param", "set", "talker", "talks", "false")
+    until(lambda: broken() == all_of_them, "the inputs to be closed")
+    dora("param", "set", "talker", "talks", "true")
+    until(lambda: broken() == none, "the inputs to recover")
+    dora("param", "set", "talker", "talks", "false")
+    until(lambda: broken() == all_of_them, "the inputs to be closed again")
+    dora("node", "restart", "ears")
+    until(lambda: broken() == all_of_them | {"ears": []}, "a new process, which has heard nothing")
+
+
 @pytest.mark.parametrize("kind", ["dumb", "nonsense"])
 def test_top_on_a_terminal_that_cannot_be_drawn_on(running: Running, kind: str) -> None:
     running()

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,14 @@ NODES = {
         for event in Node():
             if event["type"] == "PARAM_UPDATE":
                 print("speed is", event["value"], flush=True)
+    """,
+    "once.py": """
+        from dora import Node
+
+        node = Node()
+        node.send_output("word", b"hello")
+        for event in node:
+            pass
     """,
     "big.py": """
         import numpy as np
@@ -154,6 +163,31 @@ def test_nodes_are_asked_and_changed_wherever_they_are(system: Spread, flow: str
     assert all(item["pid"] and item["cpu_usage"] is not None for item in nodes.values())
     assert nodes["camera"]["sent_hz"] > 1 and nodes["near"]["sent_hz"] > 1
     assert nodes["sink"]["inputs"][0]["received_hz"] > 1 and nodes["far"]["inputs"][0]["received_hz"] > 1
+
+
+def test_inputs_closed_for_silence_are_named_from_everywhere(system: Spread) -> None:
+    system.write(
+        {
+            "silent.yml": """
+                nodes:
+                  - {id: once, path: once.py, outputs: [word], deploy: {machine: right}}
+                  - {id: left, path: sink.py, deploy: {machine: left},
+                     inputs: {word: {source: once/word, input_timeout: 0.1}}}
+                  - {id: right, path: sink.py, deploy: {machine: right},
+                     inputs: {word: {source: once/word, input_timeout: 0.1}}}
+            """
+        }
+    )
+    flow = system.start("silent.yml")
+
+    def is_seen(place: str) -> bool:
+        shown = json.loads(system.dora("top", "--once", "-d", flow, host=system.hosts[place]))
+        broken = {item["node"]: item["broken_inputs"] for item in shown}
+        return broken == {"once": [], "left": ["word"], "right": ["word"]}
+
+    for place in ("left", "right", "desk"):
+        wait_until(partial(is_seen, place), partial("the silence to be seen from {}".format, place))
+    system.dora("stop", flow)
 
 
 def test_a_killed_asker_leaves_nothing_behind(system: Spread, flow: str) -> None:

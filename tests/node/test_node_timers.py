@@ -10,6 +10,7 @@ from flows import node
 
 from dora import Node
 from dora.node.input import TimerPort
+from dora.transport.board import SILENT
 from dora.wire.control import InputConfig, Started, TextInput
 
 
@@ -216,6 +217,52 @@ def test_a_stop_after_a_silence_still_delivers_what_is_there(silent: Silent) -> 
     assert types(receiver) == ["STOP", "INPUT"]
 
 
+def is_silent(daemon: FakeDaemon, node_id: str, input_id: str) -> bool:
+    (slot,) = (item.slot for item in daemon.plan.configs[node_id].inputs if item.id == input_id)
+    return bool(daemon.board.get(slot, SILENT))
+
+
+def test_the_board_tells_of_a_silence_until_it_is_over(silent: Silent) -> None:
+    daemon, sender, receiver, clock = silent
+    sender.send_output("out", b"1")
+    assert types(receiver) == ["INPUT"]
+    clock.advance(499)
+    assert types(receiver) == []
+    assert not is_silent(daemon, "b", "in")
+    clock.advance(1)
+    assert types(receiver) == ["INPUT_CLOSED"]
+    assert is_silent(daemon, "b", "in")
+    sender.send_output("out", b"2")
+    assert types(receiver) == ["INPUT_RECOVERED", "INPUT"]
+    assert not is_silent(daemon, "b", "in")
+
+
+def test_the_board_tells_of_no_silence_of_a_source_that_has_ended(silent: Silent) -> None:
+    daemon, sender, receiver, clock = silent
+    sender.send_output("out", b"1")
+    assert types(receiver) == ["INPUT"]
+    clock.advance(500)
+    assert types(receiver) == ["INPUT_CLOSED"]
+    daemon.close_inputs("b", "in")
+    assert receiver.next(timeout=0)["type"] == "INPUT_CLOSED"
+    assert not is_silent(daemon, "b", "in")
+
+
+@pytest.mark.parametrize("end", ["stop", "close"])
+def test_the_board_tells_of_no_silence_of_who_listens_no_more(silent: Silent, end: str) -> None:
+    daemon, sender, receiver, clock = silent
+    sender.send_output("out", b"1")
+    assert types(receiver) == ["INPUT"]
+    clock.advance(500)
+    assert types(receiver) == ["INPUT_CLOSED"]
+    if end == "stop":
+        daemon.stop("b")
+        assert types(receiver) == ["STOP"]
+    else:
+        receiver.close()
+    assert not is_silent(daemon, "b", "in")
+
+
 def test_messages_keep_an_input_open(silent: Silent) -> None:
     _, sender, receiver, clock = silent
     for _ in range(5):
@@ -253,5 +300,7 @@ def test_silence_on_a_text_input(start_flow: StartFlow, clock: VirtualClock) -> 
     assert types(receiver) == ["INPUT"]
     clock.advance(500)
     assert types(receiver) == ["INPUT_CLOSED"]
+    assert is_silent(daemon, "a", "logs")
     daemon.send("a", TextInput(["logs"], "2"))
     assert types(receiver) == ["INPUT_RECOVERED", "INPUT"]
+    assert not is_silent(daemon, "a", "logs")

@@ -82,6 +82,7 @@ inspect.add_command(top)
 
 def _node(item: NodeGlance, links: list[LinkRate]) -> dict[str, Any]:
     view, load = item.node, item.load
+    inputs = [rate for rate in links if rate.link.consumer.partition("/")[0] == view.id]
     return {
         "dataflow": item.dataflow,
         "dataflow_id": item.dataflow_id,
@@ -94,18 +95,23 @@ def _node(item: NodeGlance, links: list[LinkRate]) -> dict[str, Any]:
         "disk_read": None if load is None else round(load.disk_read),
         "disk_write": None if load is None else round(load.disk_written),
         "restart_count": view.restarts,
+        "broken_inputs": [_input_of(rate) for rate in inputs if rate.silent],
         "sent_hz": round(item.sent_hz, 3),
         "sent_bytes_per_second": round(item.bytes_per_second),
         "pending_messages": item.waiting,
         "dropped_messages": item.dropped,
         "seconds_since_last_message": None if item.quiet_s is None else round(item.quiet_s, 3),
-        "inputs": [_link(rate) for rate in links if rate.link.consumer.partition("/")[0] == view.id],
+        "inputs": [_link(rate) for rate in inputs],
     }
+
+
+def _input_of(rate: LinkRate) -> str:
+    return rate.link.consumer.partition("/")[2]
 
 
 def _link(rate: LinkRate) -> dict[str, Any]:
     return {
-        "input": rate.link.consumer.partition("/")[2],
+        "input": _input_of(rate),
         "source": rate.link.producer,
         "received_hz": round(rate.hz, 3),
         "bytes_per_second": None if rate.bytes_per_second is None else round(rate.bytes_per_second),

@@ -73,7 +73,7 @@ def _link(rate: LinkRate) -> tuple[str, ...]:
     dropping = f" (+{rate.dropping_hz:.1f}/s)" if rate.dropping_hz else ""
     return (
         f"{link.producer} -> {link.consumer}",
-        f"{rate.hz:.1f}/s",
+        "silent" if rate.silent else f"{rate.hz:.1f}/s",
         "-" if rate.bytes_per_second is None else bandwidth(rate.bytes_per_second),
         queue,
         f"{rate.dropped:,}{dropping}",

@@ -16,6 +16,7 @@ from dora.transport.board import (
     RECEIVED,
     RECORDED,
     SENT,
+    SILENT,
     STATE,
     UNCONNECTED,
     Board,
@@ -77,6 +78,9 @@ class BoardKeeper:
             if self.board.get(slot, STATE) != UNCONNECTED:
                 self._sent_at_end.setdefault(slot, self.board.get(self._sent_slots[slot], SENT))
                 self.close_link(slot)
+        for item in self._plan.configs[node_id].inputs:
+            if item.kind != "timer":
+                self.board.set(item.slot, SILENT, 0)
 
     def close_link(self, slot: int) -> None:
         """Let nobody wait for the receiver of a link any more."""

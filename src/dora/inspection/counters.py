@@ -16,6 +16,7 @@ from dora.transport.board import (
     FIRST,
     RECEIVED,
     SENT,
+    SILENT,
     STATE,
     WORDS,
 )
@@ -28,6 +29,7 @@ class Reading(msgspec.Struct, frozen=True):
     time_ns: int  # monotonic
     outputs: dict[int, tuple[int, int]]  # slot → messages, bytes
     links: dict[int, tuple[int, int, int | None]]  # slot → taken, dropped, waiting (None: not known)
+    silent: frozenset[int]  # slots of the links that are closed because their `input_timeout` has passed
 
 
 class LinkRate(msgspec.Struct, frozen=True):
@@ -39,6 +41,7 @@ class LinkRate(msgspec.Struct, frozen=True):
     waiting: int | None  # messages in the queue
     dropped: int  # since the start
     dropping_hz: float
+    silent: bool  # closed because its `input_timeout` has passed
     latency_ms: tuple[float, float] | None = None  # median and 99th percentile, where a tap measures it
 
 
@@ -63,7 +66,8 @@ class Counters:
             slot: (words[slot * WORDS + SENT], words[slot * WORDS + BYTES]) for slot in self._outputs
         }
         links = {link.slot: self._read_link(link, outputs) for link in self._links}
-        return Reading(time.monotonic_ns(), outputs, links)
+        silent = frozenset(slot for slot in links if words[slot * WORDS + SILENT])
+        return Reading(time.monotonic_ns(), outputs, links, silent)
 
     def _read_link(
         self, link: LinkView, outputs: dict[int, tuple[int, int]]
@@ -108,6 +112,7 @@ def rates(
                 waiting,
                 dropped,
                 max(0, dropped - dropped_before) / seconds,
+                link.slot in after.silent,
             )
         )
     return outputs, links

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Final, Protocol
 
 from dora.node.events import Content, Event, Input, InputClosed, InputRecovered, Reference, Text, Tick
+from dora.node.silence import watch
 from dora.transport.board import (
     BEGUN,
     CONNECTED,
@@ -83,37 +84,6 @@ class Port(Protocol):
         ...
 
     def close(self) -> None: ...
-
-
-class Silence:
-    """Watches an input with `input_timeout`: armed by the first message, it closes the input after
-    that much silence; the port recovers it before it gives out the next message."""
-
-    __slots__ = ("_deadline", "_timeout_ns", "closed")
-
-    def __init__(self, timeout: float) -> None:
-        self._timeout_ns = int(timeout * 1e9)
-        self._deadline: int | None = None
-        self.closed = False
-
-    def heard(self) -> None:
-        """Note a message."""
-        self._deadline = _monotonic() + self._timeout_ns
-
-    def is_due(self) -> bool:
-        """Tell whether `expired` would be true."""
-        return self._deadline is not None and _monotonic() >= self._deadline
-
-    def expired(self) -> bool:
-        """True once per silence that lasted too long."""
-        if self._deadline is None or _monotonic() < self._deadline:
-            return False
-        self._deadline = None
-        self.closed = True
-        return True
-
-    def wake_at(self) -> int | None:
-        return self._deadline
 
 
 def _receive_nothing() -> Message | None:
@@ -188,7 +158,7 @@ class LinkPort:
         self._credit = make_bell(config.credit_bell) if config.credit_bell else None
         self._waiting_word = config.output_slot * WORDS + CREDIT_WAITING
         self._half = min(config.queue_size, MAX_QUEUE) // 2
-        self._silence = Silence(config.input_timeout) if config.input_timeout is not None else None
+        self._silence = watch(config, board)
         self._source_closed_at: int | None = None
         self._in_flight = in_flight
         self._patience = FLIGHT_LIMIT_NS if in_flight else _SEND_LIMIT_NS
@@ -297,13 +267,15 @@ class LinkPort:
             self._ask_where_it_begins()
         silence = self._silence
         if silence is not None and silence.closed and self._receiver.has_messages():
-            silence.closed = False
+            silence.recovered()
             self._receive = self._receiver.receive
             return InputRecovered(self.id)
         if self._settle_to > self._last:
             self._settle()
         if self._source_closed_at is not None and self._arrived():
             self.open = False
+            if silence is not None:
+                silence.hide()
             return InputClosed(self.id)
         if silence is not None and silence.expired():
             self._receive = _receive_nothing  # `InputRecovered` comes before the next message
@@ -352,14 +324,21 @@ class LinkPort:
             return False
         self._source_closed_at = None
         closed, self.open = not self.open, True
+        if self._silence is not None:
+            self._silence.show()
         return closed
 
     def stop(self) -> None:
         self._stopped = True
-        self._silence = None
+        self._stop_watching()
         # Senders may not have heard of it yet; what they send from now on is not waited for.
         self._limit = self._words[self._sent_word]
         self._receive = self._receive_to_the_limit
+
+    def _stop_watching(self) -> None:
+        if self._silence is not None:
+            self._silence.hide()
+            self._silence = None
 
     def _receive_to_the_limit(self) -> Message | None:
         return self._receive_flushed() if self._last < self._limit else None
@@ -381,7 +360,7 @@ class LinkPort:
         if not self._hands_over:  # else the sender would not wait for who takes over
             self._words[self._base + STATE] = LINK_CLOSED
         self._receive = _receive_nothing
-        self._silence = None
+        self._stop_watching()
         self._receiver.close()
         if self._credit is not None:
             self._credit.ring()
@@ -459,7 +438,7 @@ class QueuePort:
         self._words = board.words
         self._base = config.slot * WORDS
         self._words[self._base + STATE] = CONNECTED
-        self._silence = Silence(config.input_timeout) if config.input_timeout is not None else None
+        self._silence = watch(config, board)
         self._source_closed = False
 
     def put(self, content: Content) -> None:
@@ -500,13 +479,15 @@ class QueuePort:
     def poll(self) -> Event | None:
         silence = self._silence
         if silence is not None and silence.closed and self._queue:
-            silence.closed = False
+            silence.recovered()
             return InputRecovered(self.id)
         try:
             content = self._queue.popleft()
         except IndexError:
             if self._source_closed:
                 self.open = False
+                if silence is not None:
+                    silence.hide()
                 return InputClosed(self.id)
             if silence is not None and silence.expired():
                 return InputClosed(self.id)
@@ -539,19 +520,24 @@ class QueuePort:
             return False
         self._source_closed = False
         closed, self.open = not self.open, True
+        if self._silence is not None:
+            self._silence.show()
         return closed
 
     def stop(self) -> None:
         """What is queued is what is delivered: the daemon sends nothing after a stop."""
-        self._silence = None
+        if self._silence is not None:
+            self._silence.hide()
+            self._silence = None
 
     def detach(self) -> None:
         self.detached = self._source_closed = True
         self._source_node = ""
-        self._silence = None
+        self.stop()
 
     def close(self) -> None:
         self.open = False
         self._source_node = ""  # closed for good
+        self.stop()
         self._words[self._base + STATE] = LINK_CLOSED
         self._queue = deque()

@@ -33,6 +33,8 @@ link        ``FIRST``              sequence number before the first one meant fo
 link        ``STATE``              `UNCONNECTED`, `CONNECTED` or `CLOSED` (receiver; the daemon
                                    closes on behalf of a dead receiver)
 link        ``PROBED``             the last probe that came through (receiver; Zenoh only)
+link        ``SILENT``             1 while the input is closed because its ``input_timeout`` has passed
+                                   (receiver; the daemon clears it for a dead receiver)
 ==========  =====================  =========================================================
 
 Hence ``FIRST + RECEIVED + DROPPED`` is the last sequence number the receiver knows of, and what is
@@ -50,7 +52,7 @@ LINE_BYTES = WORDS * 8
 
 ASLEEP, CONTROL, UNDECLARED, HEADS_UP = 0, 1, 2, 3
 SENT, CREDIT_WAITING, BEGUN, FLUSH, TAPPED, BYTES, REWIRED, RECORDED = 0, 1, 2, 3, 4, 5, 6, 7
-RECEIVED, DROPPED, FIRST, STATE, PROBED = 0, 1, 2, 3, 4
+RECEIVED, DROPPED, FIRST, STATE, PROBED, SILENT = 0, 1, 2, 3, 4, 5
 
 UNCONNECTED, CONNECTED, CLOSED = 0, 1, 2
 
