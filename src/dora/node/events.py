@@ -89,11 +89,13 @@ class Text:
 class Reference:
     """A value passed by reference between operators of one runtime."""
 
-    __slots__ = ("_metadata", "_value", "time_ns")
+    __slots__ = ("_metadata", "_shared", "_value", "time_ns")
 
-    def __init__(self, value: Any, metadata: dict[str, Any], time_ns: int) -> None:
+    def __init__(self, value: Any, metadata: dict[str, Any], time_ns: int, *, shared: bool = True) -> None:
+        """``shared``: there may be several consumers."""
         self._value = value
         self._metadata = metadata
+        self._shared = shared
         self.time_ns = time_ns
 
     def value(self) -> Any:
@@ -110,8 +112,9 @@ class Reference:
         """
         event._content = self
         dict.__setitem__(event, "value", self._value)
-        if "timestamp" in self._metadata:
-            dict.__setitem__(event, "metadata", dict(self._metadata))
+        metadata = self._metadata
+        if "timestamp" in metadata:
+            dict.__setitem__(event, "metadata", dict(metadata) if self._shared else metadata)
 
 
 Content = Message | Tick | Text | Reference

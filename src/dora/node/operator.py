@@ -70,7 +70,8 @@ class Outlet:
             port.on_rewired()
         if self.consumers:
             value = data if isinstance(data, self._array) else as_arrow(data)
-            content = Reference(value, as_received(metadata) if metadata else {}, time.time_ns())
+            received = as_received(metadata) if metadata else {}
+            content = Reference(value, received, time.time_ns(), shared=len(self.consumers) > 1)
             flush = metadata is not None and metadata.get(FLUSH) is True
             for consumer in self.consumers:
                 if flush:

@@ -85,7 +85,7 @@ def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
     no Unicode, ``OverflowError`` for an integer out of range, ``ValueError`` for values that contain
     themselves.
     """
-    # The loop of `_is_simple`, without the call: receivers wait for this.
+    # All in one place, without calls: receivers wait for this.
     try:
         items = metadata.items()
     except AttributeError:
@@ -104,23 +104,21 @@ def encode_metadata(metadata: Mapping[str, Any]) -> bytes:
     return section
 
 
-def _is_simple(metadata: Mapping[str, Any]) -> bool:
-    """Tell whether metadata arrives as it is: no nesting, nothing to convert. Most is."""
-    for key, value in metadata.items():
-        kind = value.__class__
-        if key.__class__ is not str or (kind is int and not _LOWEST <= value <= _HIGHEST):
-            return False
-        if kind not in _SIMPLE and (kind is not datetime or value.tzinfo is not UTC):
-            return False
-    return True
-
-
 def as_received(metadata: Mapping[str, Any]) -> dict[str, Any]:
     """Return metadata as a receiver would get it; raises what `encode_metadata` raises."""
-    if not isinstance(metadata, Mapping):
+    if metadata.__class__ is not dict and not isinstance(metadata, Mapping):
         raise _no_mapping(metadata)
-    received: dict[str, Any] = dict(metadata) if _is_simple(metadata) else _decode(_encode_any(metadata))
-    return received
+    # Most arrives as it is: no nesting, nothing to convert.
+    for key, value in metadata.items():
+        kind = value.__class__
+        if (
+            key.__class__ is not str
+            or (kind not in _SIMPLE and (kind is not datetime or value.tzinfo is not UTC))
+            or (kind is int and not _LOWEST <= value <= _HIGHEST)
+        ):
+            received: dict[str, Any] = _decode(_encode_any(metadata))
+            return received
+    return dict(metadata)
 
 
 def _no_mapping(metadata: object) -> UnsupportedData:
