@@ -91,7 +91,7 @@ class Reference:
 
     __slots__ = ("_metadata", "_shared", "_value", "time_ns")
 
-    def __init__(self, value: Any, metadata: dict[str, Any], time_ns: int, *, shared: bool = True) -> None:
+    def __init__(self, value: Any, metadata: dict[str, Any], time_ns: int, shared: bool = True) -> None:
         """``shared``: there may be several consumers."""
         self._value = value
         self._metadata = metadata
@@ -105,16 +105,20 @@ class Reference:
         # Each consumer may change its dictionary.
         return dict(self._metadata)
 
-    def put_into(self, event: Input) -> None:
-        """Make this the content of an event.
+    def make_event(self, template: dict[str, Any]) -> Input:
+        """Make an event of this content.
 
         The value is there already, so it costs less to store it than to be asked for it later.
         """
-        event._content = self
-        dict.__setitem__(event, "value", self._value)
         metadata = self._metadata
         if "timestamp" in metadata:
-            dict.__setitem__(event, "metadata", dict(metadata) if self._shared else metadata)
+            if self._shared:
+                metadata = dict(metadata)
+            event = Input(template, value=self._value, metadata=metadata)
+        else:
+            event = Input(template, value=self._value)
+        event._content = self
+        return event
 
 
 Content = Message | Tick | Text | Reference

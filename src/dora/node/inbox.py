@@ -113,7 +113,7 @@ class Inbox(Attending):
 
     def next(self, timeout: float | None) -> Event | None:
         """Return the next event, None at the end of the stream, an `Error` event on expiry."""
-        if not self._lock.acquire(blocking=False):
+        if not self._lock.acquire(False):
             start = _monotonic()
             if not self._take_turn(-1 if timeout is None else timeout):
                 return timed_out(timeout)

@@ -494,10 +494,10 @@ class QueuePort:
             return None
         if silence is not None:
             silence.heard()
-        event = Input(self._template)
-        if isinstance(content, Reference):
-            content.put_into(event)
+        if content.__class__ is Reference:
+            event = content.make_event(self._template)
         else:
+            event = Input(self._template)
             event._content = content
         self._words[self._base + RECEIVED] += 1
         return event

@@ -17,8 +17,8 @@ import enum
 import importlib.util
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping
+from time import time_ns
 from types import MappingProxyType, ModuleType
 from typing import Any, Protocol
 
@@ -68,16 +68,17 @@ class Outlet:
         port, words = self.port, self._words
         if words[port.rewired_word] != port.rewired:
             port.on_rewired()
-        if self.consumers:
+        consumers = self.consumers
+        if consumers:
             value = data if isinstance(data, self._array) else as_arrow(data)
             received = as_received(metadata) if metadata else {}
-            content = Reference(value, received, time.time_ns(), shared=len(self.consumers) > 1)
-            flush = metadata is not None and metadata.get(FLUSH) is True
-            for consumer in self.consumers:
-                if flush:
+            content = Reference(value, received, time_ns(), len(consumers) > 1)
+            if FLUSH in received and received[FLUSH] is True:
+                for consumer in consumers:
                     consumer.flush()
+            for consumer in consumers:
                 consumer.put(content)
-        if port.has_links or not self.consumers or (words[port.tapped_word] and port.is_tapped()):
+        if port.has_links or not consumers or (words[port.tapped_word] and port.is_tapped()):
             port.send(data, metadata)
 
 
@@ -94,7 +95,7 @@ class HostedOperator:
         self._module: ModuleType | None = None
         self._operator: Any
         self._initial: dict[str, Any]  # what `__init__` set
-        self._on_event: OnEvent
+        self.on_event: OnEvent
 
     def load(
         self,
@@ -113,7 +114,7 @@ class HostedOperator:
         else:
             self._module = ModuleType(self.id)
             self._module.Operator = make  # type: ignore[attr-defined]  # a module made by hand
-        self._operator, self._initial, self._on_event = self._make(self._module)
+        self._operator, self._initial, self.on_event = self._make(self._module)
 
     def reload(self, send_output: SendOutput) -> DoraStatus:
         """Go on with the code that the file has now; return its answer to the event `Reload`.
@@ -125,12 +126,12 @@ class HostedOperator:
         try:
             operator, initial, on_event = self._make(module)
             take_over(operator, self._operator, self._initial)
-            status = self._status(on_event(Reload(self.id), send_output))
+            status = self.status(on_event(Reload(self.id), send_output))
         except BaseException:
             if old is not None and sys.modules.get(module.__name__) is module:
                 sys.modules[module.__name__] = old
             raise
-        self._module, self._operator, self._initial, self._on_event = module, operator, initial, on_event
+        self._module, self._operator, self._initial, self.on_event = module, operator, initial, on_event
         return status
 
     def _import(self) -> ModuleType:
@@ -185,10 +186,12 @@ class HostedOperator:
 
     def handle(self, event: Event, send_output: SendOutput) -> DoraStatus:
         """Pass an event to the user's code; raises `OperatorError` for an answer that is no status."""
-        answer = self._on_event(event, send_output)
-        return answer if answer.__class__ is DoraStatus else self._status(answer)
+        return self.status(self.on_event(event, send_output))
 
-    def _status(self, answer: Any) -> DoraStatus:
+    def status(self, answer: Any) -> DoraStatus:
+        """Return what an answer means; raises `OperatorError` for one that is no status."""
+        if answer.__class__ is DoraStatus:
+            return answer
         try:
             return DoraStatus(answer.value)
         except (AttributeError, ValueError):

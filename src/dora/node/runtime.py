@@ -152,9 +152,9 @@ class Runtime:
             if event.__class__ is Input:  # the path of every message: nothing is looked up twice
                 operator, event["id"], send_output = routes[event["id"]]
                 if not operator.ended:
-                    status = operator.handle(event, send_output)
-                    if status is not DoraStatus.CONTINUE:
-                        self._obey(operator, status)
+                    answer = operator.on_event(event, send_output)
+                    if answer is not DoraStatus.CONTINUE:
+                        self._obey(operator, operator.status(answer))
             elif isinstance(event, Stop):
                 stop = event  # delivered last, after what is buffered
             else:
