@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from fake_daemon import FakeDaemon, StartFlow, wait_until
+from fake_daemon import PATIENCE, FakeDaemon, StartFlow, wait_until
 from flows import node
 
 from dora.dataflow.links import Place, plan
 from dora.dataflow.model import Dataflow, Node
 from dora.node.heads_up import HeadsUps
+from dora.node.rhythm import Rhythm
 from dora.transport.board import HEADS_UP
 
 
@@ -103,7 +105,12 @@ def daemon(start_flow: StartFlow) -> FakeDaemon:
     return start_flow(*CHAIN[:2], node("c", inputs={"in": "b/out"}))
 
 
-def test_a_node_that_is_woken_in_vain_wishes_no_more_of_it_and_misses_nothing(daemon: FakeDaemon) -> None:
+@pytest.mark.parametrize("window", [None, (10**9, 10**9 + 1)])
+def test_a_node_that_is_woken_in_vain_wishes_no_more_of_it_and_misses_nothing(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, window: tuple[int, int] | None
+) -> None:
+    """``window``: when it expects a message by its rhythm, in nanoseconds from now."""
+    monkeypatch.setattr(Rhythm, "window", lambda _, now: window and (now + window[0], now + window[1]))
     a, b, c = (daemon.node(name) for name in "abc")
     slot = daemon.plan.configs["c"].node_slot
     got: list[bytes] = []
@@ -138,3 +145,21 @@ def test_a_task_wishes_none(daemon: FakeDaemon) -> None:
     assert daemon.board.get(slot, HEADS_UP) == 1
     assert asyncio.run(c.recv_async(timeout=0.01))["type"] == "ERROR"  # type: ignore[index]
     assert daemon.board.get(slot, HEADS_UP) == 0
+
+
+def test_who_waits_for_no_event_wishes_none(daemon: FakeDaemon) -> None:
+    c = daemon.node("c")
+    slot = daemon.plan.configs["c"].node_slot
+    inbox = c._session.inbox
+
+    def wishes_none() -> bool:
+        return daemon.board.get(slot, HEADS_UP) == 0
+
+    for how in ("attend", "attend_async"):
+        c.next(timeout=0.01)
+        assert not wishes_none()
+        deadline = time.monotonic_ns() + int(PATIENCE * 1e9)
+        if how == "attend":
+            assert inbox.attend(wishes_none, lambda: None, (), threading.Event(), deadline)
+        else:
+            assert asyncio.run(inbox.attend_async(wishes_none, lambda: None, (), [], deadline))

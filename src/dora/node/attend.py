@@ -27,6 +27,7 @@ class Attending(ABC):
 
     _words: memoryview
     _asleep: int
+    _heads_up: int
     _control: int
     _control_seen: int
     _doorbell: Doorbell
@@ -123,6 +124,7 @@ class Attending(ABC):
     ) -> None:
         """Sleep until rung, or until one of the ports has something to do; once."""
         self._doorbell.rearm()
+        self._words[self._heads_up] = 0  # it is no event that is awaited
         self._words[self._asleep] = 1
         memory_fence()
         try:
@@ -165,6 +167,7 @@ class Attending(ABC):
                 if looked:
                     try:
                         self._doorbell.clear()
+                        self._words[self._heads_up] = 0
                         self._words[self._asleep] = 1
                         memory_fence()
                         self._read_control()

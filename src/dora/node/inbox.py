@@ -324,22 +324,20 @@ class Inbox(Attending):
         event: Event | None = None
         if self._trust:
             until = start + self._spin_ns
-            event = self._watch(until if deadline is None else min(deadline, until))
+            event = self._watch(_sooner(until, deadline))
             self._trust = self._trust - 1 if event is None else _TRUST
         while event is None and not self._ending:
             self._words[self._heads_up] = self._heads_ups.wanted
             window = None if self._heads_ups.useful else rhythm.window(_monotonic())
-            if window is None:
-                event = self._sleep(deadline)
-                if event is None and self._doorbell.rung and not self._ending:
-                    event = self._after_heads_up(deadline)
-            else:
-                begin, end = window
-                event = self._sleep(begin if deadline is None else min(begin, deadline))
-                if event is None and not self._ending and _monotonic() >= begin:
-                    event = self._watch(end if deadline is None else min(end, deadline))
-                    if event is None:
-                        rhythm.missed()
+            event = self._sleep(deadline if window is None else _sooner(window[0], deadline))
+            if event is not None or self._ending:
+                break
+            if window is not None and _monotonic() >= window[0]:
+                event = self._watch(_sooner(window[1], deadline))
+                if event is None:
+                    rhythm.missed()
+            elif self._doorbell.rung:
+                event = self._after_heads_up(deadline)
             if event is None and deadline is not None and _monotonic() >= deadline:
                 return None
         if event is not None and self._served_data:
@@ -351,7 +349,7 @@ class Inbox(Attending):
         if not self._heads_ups.wanted:
             return None
         until = _monotonic() + self._spin_ns
-        event = self._watch(until if deadline is None else min(deadline, until))
+        event = self._watch(_sooner(until, deadline))
         self._heads_ups.came(event is not None)
         return event
 
@@ -584,3 +582,7 @@ class Inbox(Attending):
 
 def timed_out(timeout: float | None) -> Error:
     return Error(f"Timeout event stream error: Receiver timed out after {timeout} s", is_timeout=True)
+
+
+def _sooner(at: int, deadline: int | None) -> int:
+    return at if deadline is None else min(at, deadline)
