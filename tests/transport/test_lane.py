@@ -83,6 +83,27 @@ def test_the_window_bounds_what_flies() -> None:
     assert network.lane.idle
 
 
+def test_it_tells_which_message_was_launched_last() -> None:
+    lane = Lane(None)
+    lane.open = True
+    told = [lane.last_launched]
+    for sequence in (1, 2, 3):
+        lane.put(sequence, "", 1)
+    lane.next()
+    told.append(lane.last_launched)
+    lane.next()
+    lane.back()  # there was no room for it
+    told.append(lane.last_launched)
+    lane.acknowledge(1)
+    told.append(lane.last_launched)
+    lane.next()
+    lane.next()
+    told.append(lane.last_launched)
+    lane.repeat()
+    told.append(lane.last_launched)
+    assert told == [0, 1, 1, 1, 3, 1]
+
+
 def test_a_message_larger_than_the_window_flies_alone() -> None:
     network = opened(10)
     network.send(WINDOW_BYTES * 3)

@@ -58,8 +58,8 @@ class Lane:
 
     @property
     def last_launched(self) -> int:
-        """The number of the last message that was launched."""
-        return self._flying[self._launched][0] - 1 if self.ready else self.last
+        """The number of the last message that was launched; may be asked from any thread."""
+        return self.last - len(self._flying) + self._launched
 
     def next(self) -> Entry | None:
         """Return the next message to be launched, which counts as launched from now on."""
