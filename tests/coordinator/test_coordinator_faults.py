@@ -191,6 +191,9 @@ def test_a_coordinator_at_another_address_has_the_store(system: System) -> None:
     system.dora("up")
     told = system.dora("coordinator", "--interface", "127.0.0.2", status=1)
     assert "is in use by another coordinator; choose another port" in told
+    told = system.dora("up", "--interface", "127.0.0.2", "--recreate-store", status=1)
+    assert "is in use by another coordinator; end it with `dora down`" in told
+    assert "coordinator already running" in system.dora("up")
 
 
 def test_an_interface_that_is_asked_for_too_late(system: System) -> None:

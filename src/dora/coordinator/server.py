@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import fcntl
 import logging
 import os
 import socket
 import ssl
-import time
 from collections.abc import Callable
 from functools import partial
 
@@ -23,10 +21,8 @@ from dora.coordinator.limits import limits_from
 from dora.coordinator.places import make_token, store_path, token_path
 from dora.coordinator.protocol import MAX_MESSAGE, Limits
 from dora.coordinator.service import Coordinator
-from dora.coordinator.store import MEMORY, Store
+from dora.coordinator.store import MEMORY, Store, hold
 from dora.errors import DoraError
-
-ENDING = 3.0  # seconds that another coordinator may hold its store after it has let go of its port
 
 log = logging.getLogger("dora.coordinator")
 
@@ -56,7 +52,7 @@ def serve(
     path = records or store_path(port)
     try:
         if path != MEMORY:
-            lock = _hold(path)
+            lock = hold(path, "choose another port, or name another file with --store")
         token = make_token() if auth or interface not in LOOPBACK else ""
         store = Store(path)
         if token:
@@ -70,32 +66,6 @@ def serve(
         listener.close()
         if lock is not None:
             os.close(lock)
-
-
-def _hold(path: str) -> int | None:
-    """Return what keeps other coordinators, at other ports or addresses, away from a store.
-
-    Raises `DoraError` if another one has it. None for a file that cannot be used, which `Store` tells.
-    """
-    try:
-        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError:
-        return None
-    deadline = time.monotonic() + ENDING
-    while True:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            if time.monotonic() < deadline:
-                time.sleep(0.05)
-                continue
-            os.close(lock)
-            raise DoraError(
-                f"the store {path} is in use by another coordinator; choose another port, or name another "
-                "file with --store"
-            ) from None
-        return lock
 
 
 async def _serve(

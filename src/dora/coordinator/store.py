@@ -10,6 +10,7 @@ later, see `Store.flush`; what somebody asks for is refused.
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import sqlite3
 import time
@@ -55,6 +56,7 @@ _COLUMNS = "uuid, name, status, nodes, file, log_directory, created, ended, reas
 
 
 MEMORY: Final = ":memory:"
+ENDING: Final = 3.0  # seconds that a coordinator may hold its store after it has let go of its port
 
 
 class Store:
@@ -339,12 +341,44 @@ def _view(
     )
 
 
+def hold(path: str, mend: str) -> int | None:
+    """Return the descriptor that keeps other coordinators, at other ports or addresses, away from a store.
+
+    Raises `DoraError`, with that mend, if another one has it. None for a file that cannot be used, which
+    `Store` tells.
+    """
+    try:
+        os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return None
+    deadline = time.monotonic() + ENDING
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            if time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
+            os.close(lock)
+            raise DoraError(f"the store {path} is in use by another coordinator; {mend}") from None
+        return lock
+
+
 def set_aside(path: str) -> str | None:
-    """Move a store out of the way, to ``.backup``; return where it is now, None if there is none."""
+    """Move a store out of the way, to ``.backup``; return where it is now, None if there is none.
+
+    Raises `DoraError` if a coordinator has it, at whichever address.
+    """
     if not os.path.exists(path):
         return None
-    for ending in ("-wal", "-shm"):
-        if os.path.exists(path + ending):
-            os.replace(path + ending, f"{path}.backup{ending}")
-    os.replace(path, f"{path}.backup")
+    lock = hold(path, "end it with `dora down`, and --coordinator-addr if it listens at another address")
+    try:
+        for ending in ("-wal", "-shm"):
+            if os.path.exists(path + ending):
+                os.replace(path + ending, f"{path}.backup{ending}")
+        os.replace(path, f"{path}.backup")
+    finally:
+        if lock is not None:
+            os.close(lock)
     return f"{path}.backup"
