@@ -11,7 +11,7 @@ import msgspec
 from dora.cli.client import Client, Unreachable, coordinator_options
 from dora.cli.completion import dataflow_files, dataflow_names
 from dora.cli.run_options import RunCommand
-from dora.cli.start import begin, begin_again, start_options
+from dora.cli.start import begin, begin_again, start_options, wants_to_attach
 from dora.cli.tables import file_size, style_option, table
 from dora.coordinator.protocol import MachineView, RunSpec
 from dora.errors import DoraError
@@ -306,7 +306,8 @@ def start(
     file: str,
     path: str,
     name: str,
-    attach: bool | None,
+    attach: bool,
+    detach: bool,
     hot_reload: bool,
     uv: bool,
     allow_shell_nodes: bool,
@@ -325,6 +326,7 @@ def start(
     from dora.dataflow import missing_files
     from dora.errors import DataflowError
 
+    attach = wants_to_attach(attach, detach)
     found = _load(file)
     client = _client(found)
     machines = client.status().machines

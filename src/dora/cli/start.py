@@ -28,11 +28,11 @@ _start_options: list[Any] = [
         help="What to call it; by default as its file, with a number if need be.",
     ),
     click.option(
-        "--attach/--detach",
-        "attach",
-        default=None,
-        help="Show its logs until it ends, and stop it with Ctrl-C; by default on a terminal.",
+        "--attach",
+        is_flag=True,
+        help="Show its logs until it ends, and stop it with Ctrl-C; the default on a terminal.",
     ),
+    click.option("--detach", is_flag=True, help="Return when it runs; the default without a terminal."),
     click.option(
         "--hot-reload",
         is_flag=True,
@@ -52,6 +52,13 @@ def start_options(function: Any) -> Any:
     return function
 
 
+def wants_to_attach(attach: bool, detach: bool) -> bool:
+    """Tell whether to show the logs of what is started; raises `click.UsageError` for a contradiction."""
+    if attach and detach:
+        raise click.UsageError("say either --attach or --detach")
+    return attach or (not detach and sys.stdin.isatty())
+
+
 @click.command(cls=RunCommand)
 @click.argument("path", metavar="FILE", shell_complete=dataflow_files)
 @engine_option
@@ -62,7 +69,8 @@ def start_options(function: Any) -> Any:
 def start(
     path: str,
     name: str,
-    attach: bool | None,
+    attach: bool,
+    detach: bool,
     hot_reload: bool,
     uv: bool,
     allow_shell_nodes: bool,
@@ -83,6 +91,7 @@ def start(
 
     from dora.cli.flow import RunRequest, load_for_run
 
+    attach = wants_to_attach(attach, detach)
     client.status()  # before any work
     dataflow = load_for_run(
         RunRequest(path=path, env=env, exit_when_nodes_finish=exit_when_nodes_finish, debug=debug),
@@ -104,15 +113,10 @@ def start(
     return begin(client, spec, attach)
 
 
-def begin(client: Client, spec: RunSpec, attach: bool | None) -> int:
-    """Start a dataflow and wait until it runs, or until it ends if ``attach``; None: on a terminal.
-
-    Return the exit status.
-    """
+def begin(client: Client, spec: RunSpec, attach: bool) -> int:
+    """Start a dataflow and wait until it runs, or until it ends if ``attach``; return the exit status."""
     view = client.start(spec)
     click.echo(f"dataflow start triggered: {view.uuid}")
-    if attach is None:
-        attach = sys.stdin.isatty()
     if attach:
         from dora.cli.attach import attach_to
 
