@@ -29,6 +29,7 @@ export interface LinkState {
   policy: "drop_oldest" | "backpressure";
   dropped: number;
   dropping_hz: number;
+  silent?: boolean; // closed because its input_timeout has passed
   latency: [number, number] | null; // milliseconds: median, 99th percentile
 }
 
@@ -125,13 +126,14 @@ export function toneOfNode(node: NodeState): Tone {
 
 export function toneOfLink(link: LinkState): Tone {
   if (link.dropping_hz > 0) return "bad";
+  if (link.silent) return "warn";
   if (link.waiting !== null && link.queue_size !== undefined && link.queue_size > 1 && link.waiting >= 0.8 * link.queue_size) return "warn";
   return link.hz > 0 ? "fine" : "rest";
 }
 
 /** Return what the label of an edge says: how often, how late, what is lost. */
 export function labelOfLink(link: LinkState): string {
-  const words = [rate(link.hz)];
+  const words = [link.silent ? "silent" : rate(link.hz)];
   if (link.latency) words.push(milliseconds(link.latency[0]));
   if (link.dropping_hz > 0) words.push(`−${short(link.dropping_hz)}/s`);
   return words.join(" · ");
@@ -140,6 +142,7 @@ export function labelOfLink(link: LinkState): string {
 /** Return sentences about a link at the moment. */
 export function sentences(link: LinkState): string[] {
   const lines = [`${rate(link.hz)}${link.bytes_per_second ? `, ${size(link.bytes_per_second)}/s` : ""}`];
+  if (link.silent) lines.push("Closed: nothing has come for as long as its input_timeout.");
   if (link.waiting !== null && link.queue_size !== undefined) lines.push(`${whole(link.waiting)} of ${whole(link.queue_size)} places in the queue are taken.`);
   if (link.latency) lines.push(`Taken after ${milliseconds(link.latency[0])} (99 %: ${milliseconds(link.latency[1])}).`);
   if (link.dropped)

@@ -42,6 +42,13 @@ PROGRAMS = {
                     send_output("boxes", pa.array([box]), {})
                 return DoraStatus.CONTINUE
         """,
+    "once.py": """
+        from dora import Node
+        node = Node()
+        node.send_output("word", b"hello")
+        for event in node:
+            pass
+        """,
     "sink.py": """
         from dora import Node
         node = Node()
@@ -318,6 +325,19 @@ def test_a_recording_is_started_and_stopped(robot: Running, visit: Any) -> None:
     assert "INCOMPLETE" not in page.locator(".note").inner_text()
     page.get_by_role("button", name="Record", exact=True).wait_for()
     assert path is not None and "camera/image" in Recording(path).topics
+
+
+def test_a_link_that_is_silent_for_too_long(start: Callable[..., Running], visit: Any) -> None:
+    running = start(
+        """
+        nodes:
+          - {id: once, path: once.py, outputs: [word]}
+          - {id: sink, path: sink.py, inputs: {word: {source: once/word, input_timeout: 0.1}}}
+        """
+    )
+    page = visit(running.address)
+    page.wait_for_selector('.edge[data-tone="warn"]', state="attached")
+    page.wait_for_selector('.remark >> text="silent"', state="attached")
 
 
 def test_fifty_nodes(start: Callable[..., Running], visit: Any) -> None:

@@ -319,6 +319,7 @@ def state_json(
                 "policy": rate.link.policy,
                 "dropped": rate.dropped,
                 "dropping_hz": round(rate.dropping_hz, 2),
+                "silent": rate.silent,
                 "latency": latencies.get(rate.link.slot),
             }
             for rate in links
