@@ -24,7 +24,7 @@ class Network:
 
     def __init__(self) -> None:
         self.dataflow_id, self.node_id = "flow", "camera"
-        self.launchers = {"plot": Launcher("launcher")}
+        self.launcher = Launcher("launcher")
         self.senders: dict[str, RemoteSender] = {}
         self.opened = threading.Event()
         self.opened.set()
@@ -96,7 +96,7 @@ def network() -> Iterator[Network]:
     network = Network()
     yield network
     network.opened.set()
-    network.launchers["plot"].close()
+    network.launcher.close()
 
 
 def send(sender: RemoteSender, number: int, size: int) -> None:

@@ -19,7 +19,7 @@ from typing import Any, Final
 import zenoh
 
 from dora.errors import DoraError, TransportError
-from dora.transport.zenoh_router import make_config
+from dora.transport.zenoh_router import make_config, open_session
 from dora.wire.control import RemoteConfig, TlsFiles
 
 USER: Final = "dora"
@@ -43,6 +43,9 @@ QUICK_BUFFER: Final = 1 << 20  # bytes
 _CONGESTION: Final = "transport__link__tx__queue__congestion_control"
 _PATIENCE_US: Final = 8_000_000
 _PATIENCE_WITH_PROGRESS_US: Final = 2_000_000
+# Each connection that waits like that occupies one of Zenoh's threads. With one or two of them, links
+# to other machines would be held up as well.
+_RUNTIME: Final = "(rx: (worker_threads: 8), tx: (worker_threads: 8), net: (worker_threads: 8))"
 
 
 def choose_ports(interface: str, count: int) -> list[int]:
@@ -94,7 +97,7 @@ def write_passwords(path: str, secret: str) -> None:
 def _open(remote: RemoteConfig, **options: Any) -> zenoh.Session:
     if remote.tls is not None:
         options |= _tls(remote.tls)
-    return zenoh.open(
+    return open_session(
         make_config(
             mode="peer",
             transport__auth__usrpwd__user=USER,
@@ -108,7 +111,8 @@ def _open(remote: RemoteConfig, **options: Any) -> zenoh.Session:
                 f"{_CONGESTION}__drop__wait_before_drop": _PATIENCE_WITH_PROGRESS_US,
             },
             **options,
-        )
+        ),
+        _RUNTIME,
     )
 
 
@@ -135,19 +139,16 @@ def listen(node_id: str, remote: RemoteConfig) -> zenoh.Session:
     )
 
 
-def reach(node_ids: set[str], remote: RemoteConfig, *, quickly: bool = False) -> zenoh.Session:
-    """Connect to nodes of other machines; raises ``zenoh.ZError``.
+def reach(endpoint: str, remote: RemoteConfig, *, quickly: bool = False) -> zenoh.Session:
+    """Connect to a node of another machine; raises ``zenoh.ZError``.
 
-    Returns at once: the connections come, and come again, by themselves. ``quickly``: with the transport
+    Returns at once: the connection comes, and comes again, by itself. ``quickly``: with the transport
     for low latency, see `dora.transport.quick`.
     """
     return _open(
         remote,
         listen__endpoints=[],
-        connect__endpoints=[
-            remote.reach[node_id] + (f"#so_sndbuf={QUICK_BUFFER}" if quickly else "")
-            for node_id in sorted(node_ids)
-        ],
+        connect__endpoints=[endpoint + (f"#so_sndbuf={QUICK_BUFFER}" if quickly else "")],
         connect__timeout_ms=-1,
         connect__exit_on_failure=False,
         transport__unicast__lowlatency=quickly,

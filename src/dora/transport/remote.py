@@ -85,20 +85,12 @@ class RemoteLinks:
         return sender
 
     def _gate_to(self, node_id: str) -> Gate:
-        """Return a session that reaches a node: one for all that are known from the start."""
+        """Return the session that reaches a node."""
         remote = self._remote
         for gate in self._gates:
-            if gate.endpoints.get(node_id, "") == remote.reach.get(node_id):
+            if gate.consumer == node_id and gate.endpoint == remote.reach.get(node_id):
                 return gate
-        consumers = {node_id}
-        if not self._connected:
-            consumers |= {
-                link.consumer.partition("/")[0]
-                for output in self._config.outputs
-                for link in output.links
-                if link.machine
-            }
-        gate = Gate(self._config, remote, consumers)
+        gate = Gate(self._config, remote, node_id)
         self._gates = [*self._gates, gate]
         if self._closing.is_set():  # in another thread
             gate.close()

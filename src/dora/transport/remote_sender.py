@@ -51,26 +51,27 @@ _log = logging.getLogger("dora.transport")
 
 
 class Gate:
-    """The session in which this node reaches nodes of other machines, and the senders that use it."""
+    """The session in which this node reaches one of another machine, and the senders that use it."""
 
-    def __init__(self, config: NodeConfig, remote: RemoteConfig, consumers: set[str]) -> None:
-        """Open it; raises `ConnectError`. ``consumers`` are the nodes that it reaches."""
+    def __init__(self, config: NodeConfig, remote: RemoteConfig, consumer: str) -> None:
+        """Open it; raises `ConnectError`. ``consumer`` is the node that it reaches."""
         self.dataflow_id = config.dataflow_id
         self.node_id = config.node_id
         self.senders: dict[str, RemoteSender] = {}  # by the name of their link
         try:
-            self.endpoints = {node_id: remote.reach[node_id] for node_id in consumers}
-            self._session = reach(consumers, remote)
-            self._quick_session = reach(consumers, remote, quickly=True)
+            self.endpoint = remote.reach[consumer]
+            self._session = reach(self.endpoint, remote)
+            self._quick_session = reach(self.endpoint, remote, quickly=True)
         except (zenoh.ZError, KeyError) as error:
-            raise ConnectError(f"nodes of other machines cannot be reached: {error}") from error
-        self.launchers = {node_id: Launcher(f"dora {self.node_id} to {node_id}") for node_id in consumers}
+            raise ConnectError(f"node `{consumer}` cannot be reached: {error}") from error
+        self.consumer = consumer
+        self.launcher = Launcher(f"dora {self.node_id} to {consumer}")
         self._prefix = f"{self.dataflow_id}/from/{self.node_id}/"
         self._subscriber: Any = None
         self._thread: threading.Thread | None = None
 
     def add(self, sender: RemoteSender) -> None:
-        """Let a sender hear of its receiver, and know of others to the same node."""
+        """Let a sender hear of its receiver, and know of the others."""
         self.senders = {**self.senders, link_name(sender.link.consumer, sender.link.epoch): sender}
         self._acquaint()
 
@@ -82,9 +83,7 @@ class Gate:
     def _acquaint(self) -> None:
         senders = self.senders.values()
         for sender in senders:
-            sender.beside = tuple(
-                each for each in senders if each.node == sender.node and each is not sender
-            )
+            sender.beside = tuple(each for each in senders if each is not sender)
 
     def subscribe(self) -> None:
         if self._subscriber is not None:
@@ -144,8 +143,7 @@ class Gate:
     def close(self) -> None:
         close_session(self._quick_session)
         close_session(self._session)
-        for launcher in self.launchers.values():
-            launcher.close()
+        self.launcher.close()
         if self._thread is not None:
             self._thread.join(THREAD_PATIENCE)
 
@@ -198,7 +196,7 @@ class RemoteSender:
         self._waits = False  # what is ready is for the launcher
         self._probes = False  # so is a probe
         self.beside: tuple[RemoteSender, ...] = ()  # to the same node
-        self._launcher = gate.launchers[self.node]
+        self._launcher = gate.launcher
         self._silent_since = 0.0  # wall clock; 0: it answers
 
     @property

@@ -53,13 +53,22 @@ def start(run_dir: str) -> tuple[str, Callable[[], None]]:
     Returns its endpoint (for `ZenohEngine`) and the function that closes it. Raises `TransportError`.
     """
     endpoint = f"unixsock-stream/{run_dir}/zenoh.sock"
-    chosen = os.environ.get(_RUNTIME_VARIABLE)
-    os.environ[_RUNTIME_VARIABLE] = chosen or _RUNTIME
     try:
-        session = zenoh.open(make_config(mode="router", listen__endpoints=[endpoint]))
+        session = open_session(make_config(mode="router", listen__endpoints=[endpoint]), _RUNTIME)
     except zenoh.ZError as error:
         raise TransportError(f"the Zenoh router cannot listen on {endpoint}: {error}") from error
+    return endpoint, session.close
+
+
+def open_session(config: zenoh.Config, runtime: str) -> zenoh.Session:
+    """Open a session, with threads as ``runtime`` tells if it is the first one of the process.
+
+    Raises ``zenoh.ZError``. What the user says in ``$ZENOH_RUNTIME`` has precedence.
+    """
+    chosen = os.environ.get(_RUNTIME_VARIABLE)
+    os.environ[_RUNTIME_VARIABLE] = chosen or runtime
+    try:
+        return zenoh.open(config)
     finally:
         if chosen is None:
-            del os.environ[_RUNTIME_VARIABLE]  # nodes, which inherit the environment, need no more than two
-    return endpoint, session.close
+            del os.environ[_RUNTIME_VARIABLE]  # it is not for those that inherit the environment
