@@ -74,7 +74,7 @@ CHAIN = [
 
 
 def traces(folder: Path) -> list[Trace]:
-    (directory,) = (folder / "out").iterdir()
+    (directory,) = filter(Path.is_dir, (folder / "out").iterdir())
     return traces_of(SpanReader(str(directory)).batches())
 
 
