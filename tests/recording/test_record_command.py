@@ -194,7 +194,7 @@ def test_what_is_missed_is_said(folder: Folder) -> None:
 
 
 def _reads_a_tape(pid: int) -> bool:
-    """Tell whether a recorder has taken from a tape. What was sent before there was one is in queues only."""
+    """Tell whether a recorder has taken from a tape. What was sent before is in queues only."""
     tapes = Path("/dev/shm").glob(f"dora-tapes-{pid}-*/*")
     return any(memoryview(tape.read_bytes()).cast("Q")[READ] for tape in tapes)
 
