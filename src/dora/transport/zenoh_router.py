@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -25,6 +26,7 @@ _PATIENCE_US: Final = 600_000_000
 # for the process, from its first session on.
 _RUNTIME_VARIABLE: Final = "ZENOH_RUNTIME"
 _RUNTIME: Final = "(rx: (worker_threads: 32))"
+_opening: Final = threading.Lock()  # the environment is that of all threads
 
 
 def make_config(**options: Any) -> zenoh.Config:
@@ -65,10 +67,11 @@ def open_session(config: zenoh.Config, runtime: str) -> zenoh.Session:
 
     Raises ``zenoh.ZError``. What the user says in ``$ZENOH_RUNTIME`` has precedence.
     """
-    chosen = os.environ.get(_RUNTIME_VARIABLE)
-    os.environ[_RUNTIME_VARIABLE] = chosen or runtime
-    try:
-        return zenoh.open(config)
-    finally:
-        if chosen is None:
-            del os.environ[_RUNTIME_VARIABLE]  # it is not for those that inherit the environment
+    with _opening:
+        chosen = os.environ.get(_RUNTIME_VARIABLE)
+        os.environ[_RUNTIME_VARIABLE] = chosen or runtime
+        try:
+            return zenoh.open(config)
+        finally:
+            if chosen is None:
+                del os.environ[_RUNTIME_VARIABLE]  # it is not for those that inherit the environment
