@@ -78,9 +78,21 @@ def test_a_message_in_between_restores_the_trust() -> None:
 def messages_until_the_next_trial(heads_ups: HeadsUps) -> int:
     count = 0
     while not heads_ups.wanted:
-        heads_ups.missed()
+        heads_ups.arrived()
         count += 1
     return count
+
+
+def test_they_are_useful_no_longer_when_they_stop_coming() -> None:
+    heads_ups = HeadsUps()
+    for _ in range(3):
+        heads_ups.came(True)
+        for _ in range(64):
+            heads_ups.arrived()
+        assert heads_ups.useful
+    heads_ups.arrived()
+    assert not heads_ups.useful
+    assert heads_ups.wanted  # they cost nothing
 
 
 def test_trials_in_vain_become_rare_and_one_that_works_counts() -> None:

@@ -16,6 +16,7 @@ from typing import Final
 _TRUST: Final = 4  # heads-ups in vain until there is no wish for more
 _RETRY: Final = 256  # messages until one more is tried
 _LAST_RETRY: Final = 16_384  # messages; each trial in vain doubles them, up to this
+_PATIENCE: Final = 64  # messages without one until they count as over
 
 
 class HeadsUps:
@@ -28,7 +29,7 @@ class HeadsUps:
     False
     """
 
-    __slots__ = ("_left", "_retry", "_trust", "useful", "wanted")
+    __slots__ = ("_left", "_retry", "_trust", "_without", "useful", "wanted")
 
     def __init__(self) -> None:
         self.wanted = True
@@ -36,6 +37,7 @@ class HeadsUps:
         self._trust = _TRUST
         self._retry = _RETRY
         self._left = 0  # messages until the next trial
+        self._without = 0  # messages since the last one that was announced
 
     def came(self, message: bool) -> None:
         """Note whether a message came soon after a heads-up."""
@@ -43,6 +45,7 @@ class HeadsUps:
             self.useful = True
             self._trust = _TRUST
             self._retry = _RETRY
+            self._without = 0
             return
         self._trust -= 1
         if self._trust <= 0:
@@ -50,9 +53,14 @@ class HeadsUps:
             self._left = self._retry
             self._retry = min(2 * self._retry, _LAST_RETRY)
 
-    def missed(self) -> None:
-        """Note that a message came while no heads-ups were wanted."""
-        self._left -= 1
-        if self._left <= 0:
-            self.wanted = True
-            self._trust = 1
+    def arrived(self) -> None:
+        """Note that a message came, announced or not."""
+        if not self.wanted:
+            self._left -= 1
+            if self._left <= 0:
+                self.wanted = True
+                self._trust = 1
+        elif self.useful:
+            self._without += 1
+            if self._without > _PATIENCE:
+                self.useful = False

@@ -357,8 +357,7 @@ class Inbox(Attending):
         """Draw the conclusions from an arrival: not at once, when the message has to get on its way."""
         self._arrival = None
         self._rhythm.observe(arrived)
-        if not self._heads_ups.wanted:
-            self._heads_ups.missed()
+        self._heads_ups.arrived()
         if not self._trust and arrived - awaited < self._spin_ns + _WAKE_COST_NS:
             self._trust = 1
 
