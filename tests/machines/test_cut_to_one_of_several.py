@@ -1,0 +1,104 @@
+"""What a node sends to one machine while another one is cut off, in network namespaces."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from hosts import network
+from spread import Spread, spread_over, wait_until
+
+pytestmark = pytest.mark.processes
+
+SMALL, LARGE = 10_000, 1_048_576  # bytes
+
+NODES = {
+    "send.py": f"""
+        import os, time
+        import numpy as np
+        from dora import Node
+
+        node, begun, longest = Node(), time.monotonic(), 0.0
+        values = {{"small": np.zeros({SMALL}, np.uint8), "large": np.zeros({LARGE}, np.uint8)}}
+        rates, sent = {{"small": 200, "large": 30}}, {{"small": 0, "large": 0}}
+        while not os.path.exists("enough"):
+            for output, rate in rates.items():
+                if sent[output] <= (time.monotonic() - begun) * rate:
+                    begin = time.monotonic()
+                    node.send_output(output, values[output])
+                    longest = max(longest, time.monotonic() - begin)
+                    sent[output] += 1
+            time.sleep(0.001)
+        print("small: sent", sent["small"])
+        print("large: sent", sent["large"])
+        assert longest < 1.0, longest
+    """,
+    "take.py": """
+        from dora import Node
+
+        node, got = Node(), {"small": 0, "large": 0}
+        for event in node:
+            if event["type"] == "INPUT":
+                got[event["id"]] += 1
+                if event["id"] == "small" and got["small"] % 200 == 0:
+                    print("so far", got["small"], flush=True)
+        for name, counted in node.statistics()["inputs"].items():
+            assert got[name] == counted["received"], (got, counted)
+            print(f"{name}: got {got[name]} and lost {counted['dropped']}")
+    """,
+}
+
+# Queues for two to three seconds: enough for a busy machine.
+DATAFLOW = """
+    nodes:
+      - {id: send, path: send.py, outputs: [small, large], deploy: {machine: left}}
+      - id: second
+        path: take.py
+        deploy: {machine: right}
+        inputs: {small: {source: send/small, queue_size: 600}, large: {source: send/large, queue_size: 60}}
+      - id: third
+        path: take.py
+        deploy: {machine: third}
+        inputs: {small: {source: send/small, queue_size: 600}, large: {source: send/large, queue_size: 60}}
+"""
+
+
+def so_far(system: Spread, dataflow: str, node: str) -> int:
+    found = re.findall(r"so far (\d+)", system.dora("logs", dataflow, "-n", node))
+    return int(found[-1]) if found else 0
+
+
+def test_a_cut_to_one_machine_takes_nothing_from_another_one(
+    namespaces: None,  # noqa: ARG001
+    tmp_path: Path,
+) -> None:
+    with network("left", "right", "third") as hosts, spread_over(hosts, tmp_path) as system:
+        system.write({**NODES, "spread.yml": DATAFLOW})
+        dataflow = system.start("spread.yml")
+
+        def wait_for_number(node: str, number: int) -> None:
+            wait_until(
+                lambda: so_far(system, dataflow, node) >= number,
+                lambda: f"{number} messages at {node}: {system.logs(dataflow)}",
+            )
+
+        wait_for_number("second", 200)
+        wait_for_number("third", 200)
+        hosts["right"].cut()
+        try:
+            system.wait_for_log(dataflow, "send/large -> second/large: machine `right` does not answer")
+            # For as long as Zenoh takes to give a connection up, and longer than the queues last.
+            wait_for_number("third", so_far(system, dataflow, "third") + 1200)
+        finally:
+            hosts["right"].restore()
+        system.wait_for_log(dataflow, "send/large -> second/large: machine `right` answers again")
+        (tmp_path / "enough").touch()
+        assert system.wait_for(dataflow, "Finished", "Failed") == "Finished", system.logs(dataflow)
+        logs = system.logs(dataflow)
+        sent = dict(re.findall(r"(small|large): sent (\d+)", logs))
+        tallies = re.findall(r"(second|third): +(small|large): got (\d+) and lost (\d+)", logs)
+        assert sent.keys() == {"small", "large"} and len(tallies) == 4, logs
+        for node, name, got, lost in tallies:
+            assert int(got) + int(lost) == int(sent[name]), logs
+            assert node == "second" or lost == "0", logs
