@@ -128,20 +128,20 @@ def begun(system: Spread, file: str = "spread.yml") -> str:
     return dataflow
 
 
-def said_by(system: Spread, dataflow: str, node: str, text: str) -> str:
-    """Wait until a node has printed something, and return what is behind it."""
+def said_by(system: Spread, dataflow: str, node: str, text: str, times: int = 1) -> str:
+    """Wait until a node has printed something so many times, and return what is behind the last one."""
 
     def found() -> str:
         logs = system.dora("logs", dataflow, "-n", node)
         lines = [line.partition(text)[2] for line in logs.splitlines() if text in line]
-        return lines[-1] or " " if lines else ""
+        return lines[-1] or " " if len(lines) >= times else ""
 
     return str(wait_until(found, lambda: f"{text!r}: {system.logs(dataflow)}")).strip()
 
 
-def whole(system: Spread, dataflow: str, node: str, item: str) -> str:
-    """Wait until an input is closed, and return from where to where it got everything."""
-    got, _, lacks = said_by(system, dataflow, node, f"{item} is closed: ").partition(" without ")
+def whole(system: Spread, dataflow: str, node: str, item: str, times: int = 1) -> str:
+    """Wait until an input was closed so many times; return from where to where it last got everything."""
+    got, _, lacks = said_by(system, dataflow, node, f"{item} is closed: ", times).partition(" without ")
     assert lacks == "0", f"{node}/{item} lacks {lacks} messages: {system.logs(dataflow)}"
     return got
 

@@ -75,9 +75,9 @@ def there_and_back(system: Spread, running: str) -> None:
     assert system.dora("node", "disconnect", "echo/out", "near/back") == "echo/out -x- near/back\n"
     whole(system, running, "near", "back")
     system.dora("node", "connect", "echo/out", "near/back", "--queue-size", "1000")
-    said_by(system, running, "near", "back begins with")
+    said_by(system, running, "near", "back begins with", times=2)
     system.dora("node", "remove", "echo")
-    whole(system, running, "near", "back")
+    whole(system, running, "near", "back", times=2)
     all_get_everything(system, running)
 
 
