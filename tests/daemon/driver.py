@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import msgspec
@@ -10,6 +11,7 @@ from dora.daemon.options import RunOptions
 from dora.daemon.run import run_dataflow
 from dora.dataflow.model import Dataflow
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests that run under nohup hand it down as ignored
 with open(sys.argv[1], "rb") as file:
     dataflow = msgspec.json.decode(file.read(), type=Dataflow)
 result = run_dataflow(

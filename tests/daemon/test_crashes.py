@@ -42,6 +42,11 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
+def state_of(pid: int) -> bytes:
+    with open(f"/proc/{pid}/stat", "rb") as file:
+        return file.read().rpartition(b")")[2].split()[0]
+
+
 def guardian_of(pid: int) -> int | None:
     for name in os.listdir("/proc"):
         if name.isdecimal():
@@ -110,6 +115,7 @@ def test_a_third_signal_ends_the_daemon_itself(bench: Bench) -> None:
     driver, dataflow_id, processes = start(bench)
     wait_until(lambda: guardian_of(driver.pid), "the guardian")
     os.kill(driver.pid, signal.SIGSTOP)
+    wait_until(lambda: state_of(driver.pid) == b"T", "the daemon to stop")  # else it takes them one by one
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # pending together
         os.kill(driver.pid, number)
     os.kill(driver.pid, signal.SIGCONT)
