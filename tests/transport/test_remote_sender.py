@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import zenoh
 
 from dora.transport.lane import WINDOW
 from dora.transport.launcher import BATCH, ROOM, Launcher, demand
@@ -31,6 +33,7 @@ class Network:
         self.sent: list[tuple[str, int, int]] = []  # thread, number, size of the part
         self.changed = threading.Condition()
         self.count = 0
+        self.faults = 0  # so many times, the launcher cannot send
         self.board: Any = SimpleNamespace(words=[0] * 256)
 
     def declare(self, key: str) -> str:
@@ -53,6 +56,10 @@ class Network:
         if here == "launcher":
             assert self.opened.wait(PATIENCE)
         with self.changed:
+            if here == "launcher" and self.faults:
+                self.faults -= 1
+                self.changed.notify_all()
+                raise zenoh.ZError("no")
             self.sent.append((here, LABEL.unpack(attachment)[1], len(part)))
             self.changed.notify_all()
 
@@ -156,6 +163,24 @@ def test_what_was_lost_is_sent_again_in_pieces_and_by_the_launcher(network: Netw
     network.wait(lambda: len(network.by("launcher")) == 4)
     again = [(number, size) for name, number, size in network.sent if name == "launcher"]
     assert again == [(1, PIECE), (1, PIECE), (1, 5), (2, 8)]
+
+
+def test_a_launch_that_fails_does_not_end_the_link(network: Network) -> None:
+    sender = network.sender()
+    network.faults = 1
+    send(sender, 1, 17 * BATCH)
+    network.wait(lambda: not network.faults)
+
+    def has_come() -> bool:
+        network.tell(sender, 0, missing=True)  # again and again, as a receiver does
+        return bool(network.by("launcher"))
+
+    deadline = time.monotonic() + PATIENCE
+    while not has_come():
+        assert time.monotonic() < deadline
+        with network.changed:
+            network.changed.wait(0.01)
+    assert set(network.by("launcher")) == {1}
 
 
 def test_a_report_with_a_message_lets_the_launcher_launch(network: Network) -> None:

@@ -262,8 +262,10 @@ class RemoteSender:
             return
         try:
             self._send(flight)
-        except TransportError:
-            return  # the session is being closed
+        except TransportError:  # the session is being closed; else it is repeated with what was lost
+            with self._lock:
+                self._waits = False
+            return
         self._launcher.do(self._launch_next)
 
     def _flight(self, entry: Entry, *, may_wait: bool) -> Flight | None:
