@@ -15,6 +15,7 @@ from changing_afar import (
     NODES,
     all_get_everything,
     begun,
+    outlasts_a_cut,
     said_by,
     sending,
     wait_for_nodes,
@@ -146,15 +147,7 @@ def test_a_late_link_with_back_pressure_outlasts_a_cut(system: Spread, running: 
     options = ("--queue-policy", "backpressure", "--queue-size", "3")
     system.dora("node", "connect", "count/out", "far/again", *options)
     first = said_by(system, running, "far", "again begins with")
-    right = system.hosts["right"]
-    right.cut()
-    try:
-        system.wait_for_log(running, "count/out -> far/again: machine `right` does not answer")
-    finally:
-        right.restore()
-    system.wait_for_log(running, "count/out -> far/again: machine `right` answers again")
-    system.wait_for_machines("right")
-    all_get_everything(system, running)
+    outlasts_a_cut(system, running, "right", "count/out -> far/again")
     last = int(said_by(system, running, "count", "sent ").split()[0]) - 1
     assert whole(system, running, "far", "again") == f"{first} to {last}"
 

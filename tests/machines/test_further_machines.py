@@ -16,6 +16,7 @@ from changing_afar import (
     NODES,
     all_get_everything,
     begun,
+    outlasts_a_cut,
     said_by,
     sending,
     wait_for_nodes,
@@ -387,15 +388,7 @@ def test_a_further_machine_is_cut_off_and_comes_back(system: Spread, running: st
     add(system, "waits.yml")
     system.dora("node", "connect", "echo/out", "near/back", *options)
     said_by(system, running, "near", "back begins with")
-    third = system.hosts["third"]
-    third.cut()
-    try:
-        system.wait_for_log(running, "count/out -> echo/in: machine `third` does not answer")
-    finally:
-        third.restore()
-    system.wait_for_log(running, "count/out -> echo/in: machine `third` answers again")
-    system.wait_for_machines("third")
-    all_get_everything(system, running)
+    outlasts_a_cut(system, running, "third", "count/out -> echo/in")
     whole(system, running, "near", "back")
 
 
