@@ -159,12 +159,11 @@ class _Layout:
             for node in dataflow.nodes
             for item in node.inputs
         }
-        self.neighbours = {
-            (item.source.node, node.id)
-            for node in dataflow.nodes
-            for item in node.inputs
-            if isinstance(item.source, NodeOutput)
-        }
+        self.receivers: dict[str, set[str]] = {}  # node → the nodes that get something from it
+        for node in dataflow.nodes:
+            for item in node.inputs:
+                if isinstance(item.source, NodeOutput):
+                    self.receivers.setdefault(item.source.node, set()).add(node.id)
         self.runs = former is not None
         births = former.births if former is not None else {}
 
@@ -227,7 +226,7 @@ class _Layout:
         declared = consumer.declares_pattern or self.nodes[source.node].declares_pattern
         if not declared or item.queue_policy != "drop_oldest" or item.queue_size >= PATTERN_ROOM:
             return 0
-        return PATTERN_ROOM if (consumer.id, source.node) in self.neighbours else 0
+        return PATTERN_ROOM if source.node in self.receivers.get(consumer.id, ()) else 0
 
 
 def _links(layout: _Layout) -> Iterator[Link]:
@@ -315,14 +314,12 @@ def _output(
 def _next_but_one(layout: _Layout, node_id: str, links: list[Link]) -> list[BellConfig]:
     """Return the bells of the nodes that the receivers of an output send to; none if these are many."""
     receivers = {link.consumer for link in links if not link.target_machine}
-    known = {node_id, *receivers}
-    found = {b for a, b in layout.neighbours if a in receivers and b not in known}
-    bells = [
-        BellConfig(layout.node_slots[node], layout.bells[node])
-        for node in layout.nodes
-        if node in found and not layout.place.elsewhere(node)
-    ]
-    return bells if len(bells) <= _MOST_HEADS_UPS else []
+    found = {far for near in receivers for far in layout.receivers.get(near, ())} - receivers - {node_id}
+    here = [far for far in found if not layout.place.elsewhere(far)]
+    if len(here) > _MOST_HEADS_UPS:
+        return []
+    slots = {layout.node_slots[far]: layout.bells[far] for far in here}
+    return [BellConfig(slot, slots[slot]) for slot in sorted(slots)]
 
 
 def _taps(longest: int, place: Place) -> int:
