@@ -65,8 +65,7 @@ def build_locked(
 
 def lock_path(dataflow: Dataflow) -> str:
     """Return where the lock of a dataflow is by default."""
-    stem = os.path.splitext(os.path.basename(dataflow.file or "dataflow"))[0]
-    return f"{dataflow.working_dir}/{stem}.dora-lock.yaml"
+    return f"{dataflow.working_dir}/{dataflow.file_stem}.dora-lock.yaml"
 
 
 def read_lock(dataflow: Dataflow, path: str) -> dict[str, str]:

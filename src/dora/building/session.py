@@ -55,8 +55,7 @@ _ORDER: Final = ("build_id", "session_id", "git_sources", "local_build", "build_
 
 def session_path(dataflow: Dataflow) -> str:
     """Return where the session of a dataflow is kept."""
-    stem = os.path.splitext(os.path.basename(dataflow.file or "dataflow"))[0]
-    return f"{dataflow.working_dir}/out/{stem}.dora-session.yaml"
+    return f"{dataflow.working_dir}/out/{dataflow.file_stem}.dora-session.yaml"
 
 
 def note_build(dataflow: Dataflow, on_log: Callable[[LogEntry], None], *, uv: bool) -> str | None:

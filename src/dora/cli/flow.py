@@ -276,7 +276,7 @@ def open_dashboard(dataflow: Dataflow, dataflow_id: str) -> LocalDashboard:
     from dora.dashboard.local import LocalDashboard, Subject
 
     dashboard = LocalDashboard()
-    name = os.path.splitext(os.path.basename(dataflow.file or "dataflow"))[0]
+    name = dataflow.file_stem
     directory = os.path.join(dataflow.working_dir, "out", dataflow_id)
     nodes = [node.id for node in dataflow.nodes]
     dashboard.start(Subject(dataflow_id, name, dataflow.file, directory, nodes, time.time()))

@@ -6,6 +6,7 @@ sources parsed, operator references rewritten to their long form. Nothing here r
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any, Literal, get_args
 
@@ -229,6 +230,11 @@ class Dataflow(msgspec.Struct, frozen=True):
     types: Types = Types()
     warnings: tuple[Problem, ...] = ()  # what was suspicious but usable
     type_warnings: tuple[Problem, ...] = ()  # what does not fit together, by the types that are declared
+
+    @property
+    def file_stem(self) -> str:
+        """The name of the file without folder and ending; ``dataflow`` if it came from elsewhere."""
+        return os.path.splitext(os.path.basename(self.file or "dataflow"))[0]
 
     def node(self, node_id: str) -> Node:
         """Return the node with this id; raises ``KeyError``."""

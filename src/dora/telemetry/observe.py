@@ -46,7 +46,7 @@ def run_observed(
         return run_dataflow(dataflow, options, on_log, dataflow_id, on_daemon)
     from dora.telemetry.settings import ratio_from, settings_from
 
-    name = options.name or os.path.splitext(os.path.basename(dataflow.file or "dataflow"))[0]
+    name = options.name or dataflow.file_stem
     place = TraceConfig(f"{dataflow.working_dir}/out/{dataflow_id}", name, ratio_from(environ))
     settings = settings_from(environ)
     if settings is not None:
