@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import queue
 import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from certificates import certify
@@ -28,7 +31,7 @@ def connection(tmp_path: Path) -> Iterator[ssl.SSLSocket]:
 
     def echo() -> None:
         plain, _ = listener.accept()
-        with plain, server.wrap_socket(plain, server_side=True) as peer:
+        with suppress(OSError), plain, server.wrap_socket(plain, server_side=True) as peer:
             while data := peer.recv(1 << 16):
                 peer.sendall(data)
 
@@ -71,17 +74,71 @@ def test_who_waits_in_vain_is_told(connection: ssl.SSLSocket) -> None:
     assert connection.recv(100) == b"word"
 
 
-def test_who_waits_on_what_is_closed_is_told(connection: ssl.SSLSocket) -> None:
-    told: list[Exception] = []
+def test_who_waits_on_what_is_closed_is_told(
+    connection: ssl.SSLSocket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dora.coordinator.two_way._LOOK_EVERY", 10 * PATIENCE)  # so it is woken
+    told = reading(connection)
+    connection.close()
+    assert isinstance(told.get(timeout=PATIENCE), OSError)
+
+
+def test_a_connection_is_closed_between_reads(
+    connection: TwoWaySocket, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, closes = threading.Event(), threading.Event()
+    read = ssl.SSLSocket.read
+
+    class Turn:
+        def __init__(self, lock: AbstractContextManager[bool]) -> None:
+            self.lock = lock
+
+        def __enter__(self) -> None:
+            if threading.current_thread() is closer:
+                closes.set()
+            self.lock.__enter__()
+
+        def __exit__(self, *error: Any) -> None:
+            self.lock.__exit__(*error)
+
+    def close() -> None:
+        begun.wait(PATIENCE)
+        connection.close()
+        closes.set()
+
+    def read_meanwhile(reader: ssl.SSLSocket, *args: Any) -> Any:
+        if reader is connection:
+            begun.set()
+            closes.wait(PATIENCE)  # is done with it, or waits for its turn
+        return read(reader, *args)
+
+    closer = threading.Thread(target=close)
+    monkeypatch.setattr(connection, "_turn", Turn(connection._turn))
+    monkeypatch.setattr(ssl.SSLSocket, "read", read_meanwhile)
+    closer.start()
+    told = reading(connection)
+    assert isinstance(told.get(timeout=PATIENCE), OSError)
+    closer.join(PATIENCE)
+    assert connection.fileno() < 0
+
+
+def test_what_comes_after_the_last_word_can_be_read(connection: ssl.SSLSocket) -> None:
+    connection.sendall(b"word")
+    connection.shutdown(socket.SHUT_WR)
+    assert connection.recv(100) == b"word"
+    with pytest.raises(OSError):
+        connection.sendall(b"more")
+
+
+def reading(connection: ssl.SSLSocket) -> queue.SimpleQueue[Any]:
+    """Read in another thread; the queue gets what comes, or the exception."""
+    told: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
     def read() -> None:
         try:
-            connection.recv(1)
-        except OSError as error:
-            told.append(error)
+            told.put(connection.recv(1))
+        except (OSError, ValueError) as error:
+            told.put(error)
 
-    reader = threading.Thread(target=read, daemon=True)
-    reader.start()
-    connection.close()
-    reader.join(PATIENCE)
-    assert len(told) == 1
+    threading.Thread(target=read, daemon=True).start()
+    return told

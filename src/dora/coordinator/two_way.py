@@ -5,11 +5,19 @@ socket of Python does not see to that: a read that waits uses the connection all
 hundred connections one never gets its first answer, because what the server sends after its handshake is
 read while the request is written. Here a thread uses the connection only for as long as nothing has to be
 waited for, and waits without it.
+
+Python's socket does not see to a ``close`` amid a read either: it takes the encryption away first, and
+whoever is about to read gets what comes over the network as it is, or a ``ValueError``. So closing takes
+its turn, too.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import os
 import select
+import socket
 import ssl
 import threading
 import time
@@ -35,18 +43,32 @@ def two_way_context(authority: str) -> ssl.SSLContext | None:
 
 
 class TwoWaySocket(ssl.SSLSocket):
-    """``recv`` and ``sendall`` may be called at the same time. ``settimeout`` is for both."""
+    """``recv`` and ``sendall`` may be called at the same time. ``settimeout`` is for both.
 
-    _turn: threading.Lock
+    So may ``close``, which does not wait: whoever waits gets an ``OSError`` then.
+    """
+
+    _turn: threading.RLock  # a signal handler or a finalizer may close what its thread is reading
 
     def __new__(cls, *args: Any, **options: Any) -> TwoWaySocket:
         made = super().__new__(cls, *args, **options)
-        made._turn = threading.Lock()
+        made._turn = threading.RLock()
         return made
 
     def settimeout(self, value: float | None) -> None:
         with self._turn:
             super().settimeout(value)
+
+    def shutdown(self, how: int) -> None:
+        """As of a plain socket: who does not want to write any more may still read."""
+        with self._turn:
+            socket.socket.shutdown(self, how)
+
+    def close(self) -> None:
+        with self._turn:
+            with contextlib.suppress(OSError):
+                self.shutdown(socket.SHUT_RDWR)  # wakes whoever waits
+            super().close()
 
     def recv(self, buflen: int = 1024, flags: int = 0) -> bytes:
         return self._alone(lambda: ssl.SSLSocket.recv(self, buflen, flags))
@@ -62,6 +84,7 @@ class TwoWaySocket(ssl.SSLSocket):
         begin = time.monotonic()
         while True:
             with self._turn:
+                self._check_open()
                 patience = self.gettimeout()
                 super().settimeout(0.0)
                 try:
@@ -78,8 +101,12 @@ class TwoWaySocket(ssl.SSLSocket):
             self._wait(event, patience)
 
     def _wait(self, event: int, patience: float | None) -> None:
-        if (descriptor := self.fileno()) < 0:
-            raise OSError("it is closed")
         poll = select.poll()
-        poll.register(descriptor, event)
+        poll.register(self._check_open(), event)
         poll.poll(1000 * min(_LOOK_EVERY, _LOOK_EVERY if patience is None else patience))
+
+    def _check_open(self) -> int:
+        """Return the descriptor; raises ``OSError``."""
+        if (descriptor := self.fileno()) < 0:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        return descriptor
