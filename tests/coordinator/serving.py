@@ -73,6 +73,16 @@ class Serving:
 
         return asyncio.run_coroutine_threadsafe(call(), self._loop).result(PATIENCE)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let the thread of the coordinator do nothing meanwhile."""
+        over = threading.Event()
+        self._loop.call_soon_threadsafe(over.wait, PATIENCE)
+        try:
+            yield
+        finally:
+            over.set()
+
     def daemons(self) -> list[str]:
         """Return who is connected; for the thread of the coordinator."""
         return [link.daemon_id for link in self._coordinator.fleet.links.values()]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from serving import ObedientDaemon, Serving, serving
-from system import wait_until
+from system import PATIENCE, wait_until
 from websockets.exceptions import ConnectionClosed
 
 from dora._version import __version__
@@ -30,7 +30,7 @@ def served(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Serving
 
 
 def raw(served: Serving, data: bytes = b"") -> socket.socket:
-    connection = socket.create_connection(("127.0.0.1", served.port), timeout=20)
+    connection = socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE)
     connection.sendall(data)
     return connection
 
@@ -91,9 +91,13 @@ def test_a_body_that_never_ends(served: Serving, monkeypatch: pytest.MonkeyPatch
 def test_a_waiting_command_keeps_its_connection(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon = ObedientDaemon(served)
     assert start(served, SPEC["dataflow"])[0] == 201
-    monkeypatch.setattr(connections, "PATIENCE", 0.5)  # in which the request has to come
-    status, text = served.ask("GET", "/api/dataflows/arm/wait?timeout=1.2")
-    assert (status, json.loads(text)["status"]) == (200, "running")
+    monkeypatch.setattr(connections, "PATIENCE", 0.1)  # in which the request has to come
+    with served.held():  # so it has, when the connection begins
+        request = b"GET /api/dataflows/arm/wait?timeout=0.5 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
+        connection = raw(served, request)
+    with connection, connection.makefile("rb") as answer:
+        assert answer.readline().startswith(b"HTTP/1.1 200 ")
+        assert b'"status":"running"' in answer.read()  # up to the end of the connection
     daemon.close()
 
 
@@ -225,7 +229,7 @@ def test_a_frame_that_is_too_large(served: Serving) -> None:
     daemon = ObedientDaemon(served)
     with served.websocket() as peer, pytest.raises(ConnectionClosed):
         peer.send(b"x" * (17 << 20), text=True)
-        peer.recv(timeout=20)
+        peer.recv(timeout=PATIENCE)
     assert json.loads(served.ask("GET", "/api/status")[1])["daemons"] == ["obedient"]
     daemon.close()
 
@@ -233,7 +237,7 @@ def test_a_frame_that_is_too_large(served: Serving) -> None:
 def test_who_says_nothing_is_no_daemon(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "HELLO_PATIENCE", 0.1)
     with served.websocket() as peer, pytest.raises(ConnectionClosed):
-        peer.recv(timeout=20)
+        peer.recv(timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(
@@ -260,7 +264,7 @@ def test_who_was_behind_a_cut_is_not_taken_for_dead(
     monkeypatch.setattr(api, "SHORT_SILENCE", silence)
     with served.websocket() as peer:
         peer.send(HELLO, text=True)
-        peer.recv(timeout=20)
+        peer.recv(timeout=PATIENCE)
         if code is None:
             peer.socket.shutdown(socket.SHUT_RDWR)  # what is left of one that was killed
         else:
