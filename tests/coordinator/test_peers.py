@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from system import System
+from system import PATIENCE, System
 
 from dora.coordinator.peers import name_of, stranger
 
@@ -83,7 +83,7 @@ def test_another_user_of_the_machine(system: System, monkeypatch: pytest.MonkeyP
     system.dora("up")
 
     def ask(**headers: str) -> tuple[int, str]:
-        connection = http.client.HTTPConnection("127.0.0.1", system.port, timeout=20)
+        connection = http.client.HTTPConnection("127.0.0.1", system.port, timeout=PATIENCE)
         with another_user(65534):
             connection.connect()
         connection.request("GET", "/api/dataflows", None, headers)

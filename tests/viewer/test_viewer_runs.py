@@ -19,6 +19,7 @@ pytestmark = pytest.mark.processes
 needs_rerun = pytest.mark.skipif(find_spec("rerun") is None, reason="rerun-sdk is not installed")
 
 BOUND = 60  # seconds, for a run that hangs
+PATIENCE = 45  # seconds for what a sender waits for
 
 SENDER = """
 import numpy as np
@@ -145,7 +146,7 @@ def test_a_page_is_served_and_another_viewer_connects(tmp_path: Path) -> None:
 import time, urllib.request
 from dora import Node
 with Node() as node:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + {PATIENCE}
     while True:
         try:
             print("page:", urllib.request.urlopen("http://127.0.0.1:{web}/", timeout=5).status)
@@ -171,10 +172,11 @@ with Node() as node:
 @needs_rerun
 def test_a_viewer_joins_by_hand(tmp_path: Path) -> None:
     """The sender waits for the viewer, which reads from when it has joined."""
-    sender = """
+    sender = f"""
 import os, subprocess, sys
 from dora import Node
-environ = {name: value for name, value in os.environ.items() if name != "DORA_NODE_CONFIG"}
+environ = dict(os.environ)
+del environ["DORA_NODE_CONFIG"]
 with Node() as node:
     command = [sys.executable, "-u", "-m", "dora.viewer", "viewer0"]
     viewer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ)
@@ -182,7 +184,7 @@ with Node() as node:
         print("viewer says:", line.strip())
         node.send_output("text", b"hello")
         break
-print("viewer ended with", viewer.wait(20))
+print("viewer ended with", viewer.wait({PATIENCE}))
 """
     printed = run(tmp_path, sender, {"path": "dynamic"}, outputs=["text"], RERUN_SAVE="x.rrd")
     assert "viewer says: saving to x.rrd" in printed
