@@ -55,22 +55,28 @@ class Cluster:
         self.file.write_text(json.dumps({"coordinator": coordinator, "machines": listed}))
 
     def dora(self, *arguments: str, status: int = 0) -> str:
-        done = subprocess.run(
+        done = self.dora_whatever(*arguments)
+        assert done.returncode == status, f"dora cluster {' '.join(arguments)}: {done.stdout}"
+        return done.stdout
+
+    def dora_whatever(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run a command, whatever its exit status."""
+        return subprocess.run(
             [sys.executable, "-m", "dora", "cluster", *arguments],
             cwd=self.folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=60,
+            timeout=PATIENCE,
         )
-        assert done.returncode == status, f"dora cluster {' '.join(arguments)}: {done.stdout}"
-        return done.stdout
 
-    def machines(self, status: int = 0) -> dict[str, str]:
+    def machines(self) -> dict[str, str]:
         """Return machine → how its daemon is."""
-        lines = self.dora("status", "cluster.yml", "-f", "json", status=status).splitlines()
-        return {row["machine"]: row["daemon"] for row in map(json.loads, lines)}
+        done = self.dora_whatever("status", "cluster.yml", "-f", "json")
+        found = {row["machine"]: row["daemon"] for row in map(json.loads, done.stdout.splitlines())}
+        assert done.returncode == (set(found.values()) != {"connected"}), done.stdout
+        return found
 
     def pid(self, machine: str) -> int:
         return int((self.folder / "data" / f"daemon-{machine}.pid").read_text())
@@ -114,7 +120,7 @@ def test_up_again_and_down(cluster: Cluster) -> None:
 
     os.kill(cluster.pid("right"), signal.SIGKILL)
     wait_until(lambda: not alive(cluster.pid("right")), "the end of a daemon")
-    wait_until(lambda: cluster.machines(status=1)["right"] != "connected", "the news of it")
+    wait_until(lambda: cluster.machines()["right"] != "connected", "the news of it")
     printed = cluster.dora("up", "cluster.yml")
     assert "left: daemon already running" in printed and "right: started dora daemon" in printed
 
@@ -176,7 +182,7 @@ def test_files_that_have_to_be_copied_are_not_taken_for_there(cluster: Cluster) 
         "--coordinator-port",
         str(cluster.port),
     ]
-    refused = subprocess.run(command, cwd=cluster.folder, capture_output=True, text=True, timeout=60)
+    refused = subprocess.run(command, cwd=cluster.folder, capture_output=True, text=True, timeout=PATIENCE)
     assert refused.returncode == 1
     assert "the files of node `node` have to be copied to its machine" in refused.stderr
     assert "`dora cluster start` does that" in refused.stderr
@@ -214,7 +220,7 @@ def test_copies_go_with_the_records_of_their_dataflows(cluster: Cluster) -> None
 
     cluster.dora("start", "cluster.yml", "flow/dataflow.yml", "--attach")
     os.kill(cluster.pid("left"), signal.SIGKILL)
-    wait_until(lambda: cluster.machines(status=1)["left"] != "connected", "the end of a daemon")
+    wait_until(lambda: cluster.machines()["left"] != "connected", "the end of a daemon")
     client.clean()
     assert (copy / "node.py").exists(), "it has not heard of it"
     cluster.dora("up", "cluster.yml")
@@ -346,7 +352,7 @@ def test_no_services_where_systemd_does_not_run(cluster: Cluster) -> None:
     (units / "dora-daemon-left.service").touch()
     assert told in cluster.dora("uninstall", "cluster.yml", status=1)
     os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: cluster.machines(status=1)["left"] != "connected", "the end of a daemon")
+    wait_until(lambda: cluster.machines()["left"] != "connected", "the end of a daemon")
     assert "left: started dora daemon" in cluster.dora("up", "cluster.yml")
 
 

@@ -10,9 +10,10 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
-from system import FOREVER, System, wait_until
+from system import FOREVER, PATIENCE, System, wait_until
 
 from dora.daemon.runs import running
+from dora.errors import ConnectError
 from dora.inspection.look import inspect
 from dora.wire.inspection import NodeView
 
@@ -20,15 +21,17 @@ pytestmark = pytest.mark.processes
 
 
 def nodes() -> dict[str, NodeView]:
+    """Return the nodes of the dataflow that was started last."""
+    found = {}
     for run in running():
-        with run:
-            return {view.id: view for view in inspect(run).nodes}
-    return {}
+        with run, suppress(ConnectError):  # one that was restarted may just be ending
+            found = {view.id: view for view in inspect(run).nodes}
+    return found
 
 
 def change(system: System, name: str, wish: Any) -> tuple[int, Any]:
     """Ask the API for a change; return the status and the answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", system.port, timeout=40)
+    connection = http.client.HTTPConnection("127.0.0.1", system.port, timeout=PATIENCE)
     headers = {"Content-Type": "application/json"}
     connection.request("POST", f"/api/dataflows/{name}/changes", json.dumps(wish), headers)
     response = connection.getresponse()

@@ -159,7 +159,7 @@ def test_places_that_cannot_be_used(system: System, monkeypatch: pytest.MonkeyPa
 
 
 def ask(system: System, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, str]:
-    connection = http.client.HTTPConnection("127.0.0.1", system.port, timeout=20)
+    connection = http.client.HTTPConnection("127.0.0.1", system.port, timeout=PATIENCE)
     try:
         connection.request(
             method, path, body, {name.replace("_", "-"): value for name, value in headers.items()}
@@ -210,6 +210,7 @@ def test_a_daemon_says_why_it_has_no_connection(system: System) -> None:
         try:
             peer, _ = other.accept()
             with peer:
+                peer.recv(4096)
                 peer.sendall(b"220 mail\r\n")
             assert "is no coordinator of dora; trying again and again" in daemon.stderr.readline()
             other.close()

@@ -98,9 +98,12 @@ def test_the_page_of_a_running_system(system: System, monkeypatch: pytest.Monkey
 
     token = {"Authorization": f"Bearer {find_token()}"}
     assert read(**token)[0] == 200
-    # A daemon that does not answer within two seconds is left out.
-    wait_until(lambda: values(samples(read(**token)[1]), "dora_node_running") == [1, 1], "both nodes")
-    found = samples(read(**token)[1])
+
+    def both() -> Samples | None:
+        found = samples(read(**token)[1])
+        return found if values(found, "dora_node_running") == [1, 1] else None
+
+    found = wait_until(both, "both nodes")  # a daemon that does not answer within two seconds is left out
     assert found["dora_dataflows", ("running",)] == 1
     assert values(found, "dora_daemon_up") == [1]
     assert found["dora_node_running", ("clock", "a")] == 1

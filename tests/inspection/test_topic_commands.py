@@ -97,7 +97,12 @@ def test_how_often_and_how_much(running: Running, engine: str) -> None:  # noqa:
         )
 
     until(measured, "a second in which the machine lets the timer tick")
-    info = dora("topic", "info", "camera/image", "--duration", "0.5").stdout
+
+    def told() -> str:
+        info = dora("topic", "info", "camera/image", "--duration", "0.5").stdout
+        return info if "taken after" in info else ""
+
+    info = until(told, "half a second in which a message comes")
     assert re.search(r"^Type +uint8$", info, re.MULTILINE)
     assert re.search(r"sink/image: \d+ taken, 0 dropped, queue of 4, back-pressure, taken after \d", info)
     rate = re.search(r"^Rate +([\d.]+) Hz$", info, re.MULTILINE)
