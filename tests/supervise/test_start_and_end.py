@@ -165,6 +165,17 @@ def test_a_process_that_lives_on_after_closing_its_node_does_not_hold_up_the_oth
     assert sent(run.end("a"), "b") == []
 
 
+def test_a_daemon_that_was_held_up_tells_the_failure_first_nevertheless() -> None:
+    run = Supervised(*PAIR)
+    run.start()
+    run(on.NodeClosed("a"))
+    run.now += 5  # in which nobody looked at what happened
+    assert sent(run(on.Progress("b")) + run.end("a", 1) + run(on.TimePassed()), "b") == [
+        NodeFailed("a", "node `a` failed: exited with status 1", ["a/x"]),
+        InputsClosed(["a/x"]),
+    ]
+
+
 def test_outputs_that_a_node_is_done_with_close_at_once() -> None:
     run = Supervised(node("a", outputs=("x", "y")), node("b", inputs=("a/x", "a/y")))
     run.start()

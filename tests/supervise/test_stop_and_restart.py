@@ -241,6 +241,13 @@ def test_health_check_timeout_kills_a_node_without_a_sign_of_life() -> None:
     assert run.failures == [("a", "health_check")]
 
 
+def test_a_daemon_that_was_held_up_looks_before_it_kills_a_node() -> None:
+    run = Supervised(node("a", health_check_timeout=3.0), node("b", health_check_timeout=3.0))
+    run.start()
+    run.now += 5  # in which nobody looked for signs of life
+    assert signals(run(on.Progress("b")) + run(on.Progress("a")) + run(on.TimePassed())) == []
+
+
 def test_health_is_not_checked_after_a_node_closed() -> None:
     run = Supervised(node("a", health_check_timeout=3.0))
     run.start()

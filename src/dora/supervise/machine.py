@@ -2,8 +2,9 @@
 
 The `Supervisor` decides everything about starting, closing, failing, restarting and stopping, and
 does nothing itself: it knows no process, no socket and no clock. The daemon feeds it with what
-happened and when, carries out the commands, and calls again at `Supervisor.next_deadline` at the
-latest. So every rule here is tested in microseconds, and any order of events can be tried.
+happened and when, carries out the commands, and says that time has passed at `Supervisor.next_deadline`,
+after all that has happened by then. So every rule here is tested in microseconds, and any order of events
+can be tried.
 
 The idea is the worker state machine of dask.distributed: one mutator (`Supervisor.handle`), a story
 that tells what happened to a node and why, and invariants that are checked after every step under
@@ -75,15 +76,23 @@ class Supervisor(Orders, OtherMachines, ParameterRules):
             node.birth = (births or {}).get(node_id, 0)
 
     def handle(self, event: on.Event, now: float) -> list[do.Command]:
-        """Take one event in, and every deadline that is due; return what has to be done, in order."""
+        """Take one event in, and every deadline that is due; return what has to be done, in order.
+
+        Deadlines that were due before wait for `TimePassed`, which comes after all that has happened by
+        then: a daemon that was held up hears of it late, and not in its order.
+        """
         self._now = now
+        waiting = [] if isinstance(event, on.TimePassed) else self._due()
         self._dispatch(event)
-        while due := [key for key, time in self.deadlines.items() if time <= now]:
+        while due := [key for key in self._due() if key not in waiting]:
             key = min(due, key=self.deadlines.__getitem__)
             del self.deadlines[key]
             self._expire(*key)
         commands, self._commands = self._commands, []
         return commands
+
+    def _due(self) -> list[tuple[str, str]]:
+        return [key for key, time in self.deadlines.items() if time <= self._now]
 
     # ----------------------------------------------------------------------- events
 
