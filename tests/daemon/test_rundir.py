@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from dora.daemon import rundir
 from dora.daemon.rundir import RunDirectory, check_shared_memory, remove_stale, usable_root
 from dora.errors import DoraError, SharedMemoryFull
 from dora.transport.board import Board
@@ -72,6 +73,21 @@ def test_only_the_runs_whose_daemon_died_are_removed() -> None:
     assert not os.path.exists(dead.board)
     assert os.path.exists(living.board)
     living.remove()
+
+
+def test_a_run_may_end_while_another_one_looks_for_remains(
+    runtime_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ending, open_lock = RunDirectory.create(uuid7()), rundir._open_lock
+
+    def open_late(path: str) -> int:
+        if path == f"{ending.path}/lock":
+            ending.remove()
+        return open_lock(path)
+
+    monkeypatch.setattr(rundir, "_open_lock", open_late)
+    RunDirectory.create(uuid7()).remove()
+    assert os.listdir(runtime_root) == ["lock"]
 
 
 def test_shared_memory_whose_directory_is_gone_is_found_by_its_board(runtime_root: str) -> None:

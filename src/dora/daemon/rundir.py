@@ -134,7 +134,10 @@ def _remove_stale(root: str) -> None:
         path = f"{root}/{name}"
         if not os.path.isdir(path) or os.path.islink(path):
             continue
-        lock = _open_lock(f"{path}/lock")
+        try:
+            lock = _open_lock(f"{path}/lock")
+        except FileNotFoundError:
+            continue  # its run has just ended, or its guardian was faster
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             dataflow_id = os.read(lock, 100).decode(errors="replace")
