@@ -240,6 +240,40 @@ def test_who_knocks_just_before_the_waiting_thread_sleeps_is_let_in(start_flow: 
     assert number(taken[0]) == 7
 
 
+def test_a_thread_that_takes_long_to_give_way_is_waited_for(start_flow: StartFlow) -> None:
+    daemon, client, _server = pair(start_flow)
+    inbox = client._session.inbox
+    held, looks, over = threading.Event(), threading.Event(), threading.Event()
+
+    def look() -> None:
+        looks.set()
+        assert held.wait(PATIENCE)  # as if there were no processor for it
+
+    deadline = time.monotonic_ns() + int(PATIENCE * 1e9)
+    arguments = (over.is_set, look, (), threading.Event(), deadline)
+    thread = threading.Thread(target=inbox.attend, args=arguments, daemon=True)
+    thread.start()
+    assert looks.wait(PATIENCE)
+    daemon.node("third").send_output("other", pa.array([7]))
+    threading.Timer(0.2, held.set).start()
+    assert number(client.try_recv()) == 7  # type: ignore[arg-type]
+    over.set()
+    inbox._doorbell.ring()
+    thread.join(PATIENCE)
+    assert not thread.is_alive()
+
+
+def test_who_waits_for_an_answer_does_not_wait_for_itself_in_a_handler(start_flow: StartFlow) -> None:
+    _daemon, client, _server = pair(start_flow)
+    seen: list[Any] = []
+
+    def look() -> None:
+        seen.append(client.try_recv())
+
+    assert client._session.inbox.attend(lambda: bool(seen), look, (), threading.Event(), None)
+    assert seen == [None]
+
+
 # ------------------------------------------------------------------ what can go wrong
 
 

@@ -19,7 +19,7 @@ from dora.transport.doorbell import Doorbell, memory_fence, yield_cpu
 _monotonic = time.monotonic_ns
 
 BUSY_PAUSE: Final = 0.002  # seconds between looks while another thread receives
-_GIVE_WAY: Final = 0.05  # seconds that a thread may take at most to give way
+_GIVE_WAY: Final = 0.05  # seconds between looks whether a thread still has to give way
 
 
 class Attending(ABC):
@@ -36,7 +36,7 @@ class Attending(ABC):
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._attending = False  # the lock is held by a thread that takes no events
+        self._attending = 0  # the thread that holds the lock, if it takes no events
         self._knocking: set[int] = set()  # threads that want it nevertheless
 
     @abstractmethod
@@ -72,7 +72,7 @@ class Attending(ABC):
         until = _monotonic() + self._spin_ns
         while True:
             if self._lock.acquire(blocking=False):
-                self._attending = True
+                self._attending = threading.get_ident()
                 try:
                     while not self._knocking:
                         self._glance(look)
@@ -86,7 +86,7 @@ class Attending(ABC):
                         else:
                             self._doze(ready, look, ports, deadline)
                 finally:
-                    self._attending = False
+                    self._attending = 0
                     self._lock.release()
             woken.wait(BUSY_PAUSE)
             woken.clear()
@@ -107,8 +107,15 @@ class Attending(ABC):
             self._knocking.discard(me)
 
     def _gets_way(self) -> bool:
-        """Get the lock if it is only held by a thread that attends to something else."""
-        return self._attending and self._take_turn(_GIVE_WAY)
+        """Get the lock if it is only held by another thread, which attends to something else.
+
+        That gives way as soon as it runs, which may take its time on a busy machine.
+        """
+        me = threading.get_ident()  # which attends itself, if this is a signal handler
+        while self._attending not in (0, me):
+            if self._take_turn(_GIVE_WAY):
+                return True
+        return False
 
     def _glance(self, look: Callable[[], None]) -> None:
         if self._words[self._control] != self._control_seen:
