@@ -18,7 +18,7 @@ from flows import node
 import dora
 from dora import ConnectError, DaemonLost, Node, NotInDataflow, StartFailed
 from dora.transport.board import CREDIT_WAITING
-from dora.wire.control import Closing, Ready, Register, Started, StartRefused, Stop
+from dora.wire.control import Closing, InputsClosed, Ready, Register, Started, StartRefused, Stop
 from dora.wire.ids import uuid7
 
 
@@ -239,6 +239,14 @@ def test_what_is_buffered_is_delivered_after_the_daemon_is_lost(daemon: FakeDaem
     sender.send_output("out", b"x")
     daemon.disconnect("b")
     assert sorted(event["type"] for event in receiver) == ["ERROR", "INPUT"]
+
+
+def test_a_daemon_that_goes_after_a_stop_is_no_error(daemon: FakeDaemon) -> None:
+    sender, receiver = daemon.node("a"), daemon.node("b")
+    sender.send_output("out", b"x")
+    daemon.send("b", InputsClosed(["in"]), Stop())
+    daemon.disconnect("b")
+    assert [event["type"] for event in receiver] == ["STOP", "INPUT", "INPUT_CLOSED"]
 
 
 @pytest.mark.parametrize("poll", ["try_recv", "is_empty", "drain"])

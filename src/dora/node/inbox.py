@@ -506,7 +506,8 @@ class Inbox(Attending):
         for frame in self._channel.read():
             self.handle(frame)
         if self._channel.lost and not self._ending:
-            self._end(Error("the daemon is gone; the dataflow has ended"))
+            # After a stop, that is how it ends for who is slow to follow.
+            self._end(*(() if self._stopping else (Error("the daemon is gone; the dataflow has ended"),)))
 
     def handle(self, frame: control.ToNode) -> None:
         """Act on a frame of the daemon."""
