@@ -133,7 +133,7 @@ def test_what_no_command_says_costs_only_its_connection(bench: Bench) -> None:
     def check(run: Run) -> None:
         for body in (deep, b"\xff", b""):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
-                peer.settimeout(20)
+                peer.settimeout(PATIENCE)
                 peer.connect(run.path)
                 peer.sendall(len(body).to_bytes(4, "little") + body)
                 assert peer.recv(1) == b""

@@ -146,7 +146,7 @@ def test_a_node_that_is_woken_in_vain_wishes_no_more_of_it_and_misses_nothing(
         wait_until(lambda: got == [b"late"], "the message")
     finally:
         daemon.stop("c")
-        thread.join(20)
+        thread.join(PATIENCE)
 
 
 def test_a_task_wishes_none(daemon: FakeDaemon) -> None:

@@ -675,7 +675,7 @@ def test_sending_from_a_thread_of_the_operators_own(bench: Bench, write: Any) ->
         class Operator:
             def on_event(self, dora_event, send_output):
                 if dora_event["type"] == "INPUT":
-                    go.wait(20)
+                    go.wait(60)
                     threading.Thread(target=self.work, args=(send_output,)).start()
                 return DoraStatus.CONTINUE
 

@@ -192,7 +192,7 @@ class Operator:
     send(sender, 1)
     keys = []
     while len(keys) < 2:
-        event = receiver.next(timeout=20)
+        event = receiver.next(timeout=PATIENCE)
         assert event is not None
         keys.append(sorted(set(event["metadata"]) - {"timestamp"}))
     assert keys == [["request_id"], ["flush"]]

@@ -10,10 +10,11 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from types import FunctionType
 
 import hammer
 import pytest
-from linking import LIMIT
+from linking import LIMIT, until
 
 from dora.transport.board import Board
 from dora.transport.doorbell import Bell, Doorbell
@@ -44,6 +45,12 @@ def _rung(doorbell: Doorbell) -> bool:
         return bool(os.read(doorbell.fd, 1 << 20))
     except BlockingIOError:
         return False
+
+
+def _is_in(thread: int | None, function: FunctionType) -> bool:
+    """Tell whether a thread is running this function, and nothing in Python below it."""
+    frame = sys._current_frames().get(thread or 0)
+    return frame is not None and frame.f_code is function.__code__
 
 
 def _sleep(doorbell: Doorbell, timeout: float | None) -> float:
@@ -188,13 +195,15 @@ def test_a_signal_during_the_wait_is_handled_and_the_wait_goes_on(doorbell: Door
     handled = threading.Event()
 
     def ring_after_the_signal() -> None:
+        main = threading.main_thread().ident
+        until(lambda: _is_in(main, Doorbell.wait), "the wait")
         os.kill(os.getpid(), signal.SIGUSR1)
         if handled.wait(LIMIT):
             bell.ring()
 
     before = signal.signal(signal.SIGUSR1, lambda *_: handled.set())
     try:
-        thread = threading.Timer(0.01, ring_after_the_signal)
+        thread = threading.Thread(target=ring_after_the_signal)
         thread.start()
         assert _sleep(doorbell, None) < LIMIT / 2
         assert handled.is_set()
@@ -210,11 +219,16 @@ def test_an_exception_of_a_signal_handler_ends_the_wait(doorbell: Doorbell) -> N
     def interrupt(*_: object) -> None:
         raise Interrupted
 
+    def interrupt_the_wait() -> None:
+        main = threading.main_thread().ident
+        until(lambda: _is_in(main, Doorbell.wait), "the wait")
+        os.kill(os.getpid(), signal.SIGUSR1)
+
     before = signal.signal(signal.SIGUSR1, interrupt)
     try:
-        thread = threading.Timer(0.01, os.kill, (os.getpid(), signal.SIGUSR1))
-        thread.start()
+        thread = threading.Thread(target=interrupt_the_wait)
         with pytest.raises(Interrupted):
+            thread.start()
             doorbell.wait(LIMIT)
         thread.join()
     finally:

@@ -117,7 +117,8 @@ def test_runs_that_are_over_hold_no_files_open() -> None:
         del bench, outlet, port
         gc.collect()
         open_files.append(len(os.listdir("/proc/self/fd")))
-    assert open_files[1:] == [open_files[1]] * 3
+    # Engines that other tests have closed may still be letting go of theirs.
+    assert max(open_files[2:]) <= open_files[1], open_files
 
 
 def test_importing_the_engine_does_not_import_numpy() -> None:

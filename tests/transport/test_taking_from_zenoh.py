@@ -13,7 +13,7 @@ import zenoh
 
 from dora.transport.intake import Intake
 
-PATIENCE = 10.0  # seconds
+PATIENCE = 60.0  # seconds that anything may take on a busy machine
 NUDGE = "a nudge"
 
 
