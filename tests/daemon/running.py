@@ -75,7 +75,8 @@ class Bench:
         self, *nodes: Node, on_entry: OnEntry | None = None, options: RunOptions | None = None, **more: Any
     ) -> DataflowResult:
         """Run to the end in this thread. ``on_entry`` sees each log entry, in the daemon's thread."""
-        self.ids.append(uuid7())
+        dataflow_id = uuid7()  # runs may be started by several threads
+        self.ids.append(dataflow_id)
 
         def on_log(entry: LogEntry) -> None:
             self.entries.append(entry)
@@ -83,7 +84,7 @@ class Bench:
                 on_entry(entry)
 
         dataflow = self.dataflow(*nodes, **more)
-        return run_dataflow(dataflow, options or RunOptions(engine="iceoryx2"), on_log, self.ids[-1])
+        return run_dataflow(dataflow, options or RunOptions(engine="iceoryx2"), on_log, dataflow_id)
 
     def lines(self, node_id: str | None) -> list[str]:
         """Return what a node printed, and what the daemon said about it."""

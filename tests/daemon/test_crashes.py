@@ -92,11 +92,13 @@ def test_if_both_are_killed_the_next_start_cleans_up(bench: Bench) -> None:
     guardian = guardian_of(driver.pid)
     assert guardian is not None
     os.kill(driver.pid, signal.SIGSTOP)  # else it would start another
+    wait_until(lambda: state_of(driver.pid) == b"T", "the daemon to stop")
     kill(guardian)
     kill(driver.pid)
     driver.wait()
     assert not nothing_left(bench, dataflow_id, processes)
     remove_stale(bench.root)
+    wait_until(lambda: not any(alive(pid) for pid in processes), "the kernel's part")  # they run no more
     assert nothing_left(bench, dataflow_id, processes)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from control_peer import Peer
-from running import Bench, alive, wait_until, when
+from running import PATIENCE, Bench, alive, wait_until, when
 
 from dora.daemon.daemon import Daemon
 from dora.daemon.options import RunOptions
@@ -64,7 +64,8 @@ def test_an_empty_dataflow(bench: Bench) -> None:
     assert bench.run().ok
 
 
-def test_a_script_that_dies_on_import(bench: Bench) -> None:
+def test_a_script_that_dies_on_import(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dora.supervise.endings.BROKEN_START_GRACE", PATIENCE)
     result = bench.run(
         bench.node("broken", "import no_such_module"),
         bench.node("other", QUICK),
@@ -104,7 +105,8 @@ def test_a_killed_node_fails_before_its_outputs_close(bench: Bench) -> None:
     assert (failure.node_id, failure.signal) == ("a", signal.SIGKILL)
 
 
-def test_an_exception_fails_before_its_outputs_close(bench: Bench) -> None:
+def test_an_exception_fails_before_its_outputs_close(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("dora.supervise.endings.CLOSING_HOLD", PATIENCE)
     script = """
         from control_peer import Peer
         Peer().close()
@@ -344,11 +346,14 @@ def test_a_stopped_process_fails_its_health_check(bench: Bench) -> None:
 
 def test_a_node_that_waits_is_healthy(bench: Bench) -> None:
     script = """
-        from control_peer import Peer
+        from control_peer import Peer, Ready
         from dora.transport.board import ASLEEP, Board
-        node = Peer()
-        Board.open(node.config.board).set(node.config.node_slot, ASLEEP, 1)
-        node.until_stop()
+        class Sleeper(Peer):
+            def send(self, message):
+                if isinstance(message, Ready):  # before it is watched
+                    Board.open(self.config.board).set(self.config.node_slot, ASLEEP, 1)
+                super().send(message)
+        Sleeper().until_stop()
     """
     result = bench.run(
         bench.node("a", script, health_check_timeout=0.5),
@@ -403,6 +408,7 @@ def test_dynamic_nodes_join_leave_and_rejoin(bench: Bench) -> None:
         node.until_stop()
     """
     seen: list[str] = []
+    visitors: list[threading.Thread] = []
 
     def join(text: str) -> None:
         address = decode_address(text)
@@ -422,7 +428,8 @@ def test_dynamic_nodes_join_leave_and_rejoin(bench: Bench) -> None:
             seen.append(str(second.receive()))
             second.close()
 
-        threading.Thread(target=visit, daemon=True).start()
+        visitors.append(threading.Thread(target=visit, daemon=True))
+        visitors[0].start()
 
     result = bench.run(
         bench.node("a", script, inputs={"g": "guest/g", "t": "timer/"}),
@@ -430,6 +437,7 @@ def test_dynamic_nodes_join_leave_and_rejoin(bench: Bench) -> None:
         on_entry=when("address", join),
     )
     assert result.ok
+    visitors[0].join(PATIENCE)
     assert "has joined already" in seen[0]
     assert seen[1] == "Stop()"
 
