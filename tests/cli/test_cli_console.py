@@ -100,14 +100,13 @@ def lines(count):
     return [f"{number} {'x' * 100}" for number in range(count)]
 
 
-def read_in(read_end, count, pause=0.0):
-    """Read so many lines, in a thread, and no faster than a page each ``pause``."""
+def read_in(read_end, count):
+    """Read so many lines, in a thread."""
     found = bytearray()
 
     def work():
         while found.count(b"\n") < count:
             found.extend(os.read(read_end, 4096))
-            threading.Event().wait(pause)
 
     thread = threading.Thread(target=work, daemon=True)
     thread.start()
@@ -119,16 +118,27 @@ def read_in(read_end, count, pause=0.0):
     return all_lines
 
 
-def test_a_slow_reader_gets_everything_however_long_it_takes():
+def test_a_slow_reader_gets_everything_however_long_it_takes(monkeypatch):
+    found = bytearray()
     with pipe() as (read_end, stream):
-        # A page after each 50 ms is 3 s in all, and nothing is given up as long as there is some in each.
-        found = read_in(read_end, 2000, pause=0.05)
         console = Console(stream, message, close_timeout=1.0)
         for line in lines(2000):
             console(entry(line))
+        thread, outlet = console._thread, console._outlet
+
+        def join(_):
+            """Let the time be over, in which a page was read and another one came."""
+            before, deadline = outlet.taken, time.monotonic() + BOUND
+            found.extend(os.read(read_end, 4096))
+            while thread.is_alive() and outlet.taken == before and time.monotonic() < deadline:
+                threading.Event().wait(0.001)
+
+        monkeypatch.setattr(thread, "join", join)
         console.close()
         assert console.not_shown == 0
-        assert found() == lines(2000)
+        while found.count(b"\n") < 2000:
+            found.extend(os.read(read_end, 4096))
+        assert found.decode().splitlines() == lines(2000)
 
 
 def test_a_reader_that_takes_nothing_is_given_up_and_the_rest_is_counted():
@@ -145,16 +155,26 @@ def test_a_reader_that_takes_nothing_is_given_up_and_the_rest_is_counted():
         assert 1000 - len(shown) <= console.not_shown <= 1000
 
 
-def test_ctrl_c_gives_up_a_reader_at_once():
+def test_ctrl_c_gives_up_a_reader_at_once(monkeypatch):
     with pipe() as (_, stream):
         console = Console(stream, message, close_timeout=BOUND)
         for line in lines(1000):
             console(entry(line))
-        main = threading.main_thread().ident
-        timer = threading.Timer(0.2, signal.pthread_kill, (main, signal.SIGINT))
-        timer.start()
+        main, waits, join = threading.main_thread().ident, threading.Event(), console._thread.join
+
+        def say_and_join(seconds):
+            waits.set()
+            join(seconds)
+
+        def interrupt():
+            assert waits.wait(BOUND)
+            signal.pthread_kill(main, signal.SIGINT)
+
+        monkeypatch.setattr(console._thread, "join", say_and_join)
+        helper = threading.Thread(target=interrupt)
+        helper.start()
         console.close()
-        timer.join()
+        helper.join()
         assert console.not_shown > 0
         # Else it writes to what gets the pipe's number next. A `join` that was interrupted believes that
         # the thread has ended.

@@ -15,8 +15,6 @@ from dora.supervise.result import DataflowResult
 
 pytestmark = pytest.mark.processes
 
-LONGEST_PAUSE = 8.0  # seconds without a message of 200 a second, on a busy machine
-
 
 def sent_by(flow: Flow, node_id: str) -> int:
     (line,) = [line for line in flow.printed(node_id) if line.startswith("sent ")]
@@ -46,13 +44,11 @@ def test_links_that_come_and_go_do_not_disturb_the_others(flow: Flow) -> None:
         live.add("late", SINK, inputs={"z": {"source": "source/out", "queue_size": 1000}})
         live.until_printed("late", "receives z")
         live.remove("late")
-    runs, pauses = received(flow, "steady")
-    assert runs["x"] == [[1, sent_by(flow, "source")], "closed"], (
+    assert received(flow, "steady")["x"] == [[1, sent_by(flow, "source")], "closed"], (
         "a link that nobody touched lost something"
     )
-    assert pauses["x"] < LONGEST_PAUSE
     whole(live.result, "source/out -> steady/x")
-    episodes = received(flow, "other")[0]["y"]
+    episodes = received(flow, "other")["y"]
     assert episodes.count("closed") == 5, episodes
     numbers = [number for episode in episodes if episode != "closed" for number in episode]
     assert numbers == sorted(numbers), "a message came after the closing of its link"
@@ -74,9 +70,7 @@ def test_what_replaces_a_node_loses_nothing(flow: Flow, monkeypatch: pytest.Monk
             live.replace("relay", RELAY)
         live.until_printed("relay", "relays as process 4")
         assert live.node("relay").restarts == 0, "it was replaced, not restarted"
-    runs, pauses = received(flow, "sink")
-    assert runs["x"] == [[1, sent_by(flow, "source")], "closed"]
-    assert pauses["x"] < LONGEST_PAUSE
+    assert received(flow, "sink")["x"] == [[1, sent_by(flow, "source")], "closed"]
     whole(live.result, "source/out -> relay/x")
     whole(live.result, "relay/out -> sink/x")
 
@@ -95,7 +89,7 @@ def test_a_sender_waits_for_what_replaces_its_receiver(flow: Flow, monkeypatch: 
     with Live(flow) as live:
         for _ in range(2):
             live.replace("relay", RELAY)
-    assert received(flow, "sink")[0]["x"] == [[1, sent_by(flow, "source")], "closed"]
+    assert received(flow, "sink")["x"] == [[1, sent_by(flow, "source")], "closed"]
     whole(live.result, "source/out -> relay/x")
 
 
@@ -111,7 +105,7 @@ def test_a_replacement_that_does_not_start_changes_nothing(flow: Flow) -> None:
         with pytest.raises(DataflowError, match="has no output `out`, which the input `x` of node `sink`"):
             live.replace("relay", RELAY, outputs=["other"])
         assert live.node("relay").path == "relay.py"
-    assert received(flow, "sink")[0]["x"] == [[1, sent_by(flow, "source")], "closed"]
+    assert received(flow, "sink")["x"] == [[1, sent_by(flow, "source")], "closed"]
 
 
 @pytest.mark.usefixtures("engine")
@@ -130,7 +124,7 @@ def test_a_source_that_is_removed_makes_room_for_another_one(flow: Flow) -> None
         assert live.node("sink").status == "running", "a node without inputs waits"
         live.connect("second/out", "sink/other", queue_size=2000)
         live.until_printed("sink", "receives other")
-    runs = received(flow, "sink")[0]
+    runs = received(flow, "sink")
     first = sent_by(flow, "first")
     assert runs["x"][:2] == [[1, first], "closed"], "all that was sent came before the closing"
     assert runs["x"][-1] == "closed"
@@ -156,7 +150,7 @@ def test_nodes_are_stopped_and_started_again(flow: Flow) -> None:
         live.until_printed("sink", "NODE_RESTARTED relay", 2)
         live.until_printed("relay", "relays as process 2")
         live.until_printed("sink", "receives x", 2)  # else it may be stopped before there is anything
-    runs = received(flow, "sink")[0]["x"]
+    runs = received(flow, "sink")["x"]
     assert runs.count("closed") == 2
     assert isinstance(runs[runs.index("closed") + 1], list), "the input opened again"
 
@@ -262,7 +256,7 @@ def test_an_output_may_get_any_number_of_links(flow: Flow, size: int) -> None:
         for name in names:
             live.disconnect("source/out", f"sink/{name}")
         assert not live.node("sink").inputs
-    assert received(flow, "steady")[0]["x"] == [[1, sent_by(flow, "source")], "closed"]
+    assert received(flow, "steady")["x"] == [[1, sent_by(flow, "source")], "closed"]
     whole(live.result, "source/out -> steady/x")
 
 
@@ -275,7 +269,7 @@ def test_a_new_link_with_backpressure_loses_nothing(flow: Flow) -> None:
         live.until_printed("sink", "receives x")
         live.disconnect("source/out", "sink/x")
         live.until_printed("sink", "closed x")
-    runs = received(flow, "sink")[0]["x"]
+    runs = received(flow, "sink")["x"]
     assert [type(run) for run in runs] == [list, str], runs
 
 

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable
 
 import pytest
-from flow import Flow, link
+from flow import PATIENCE, Flow, link
 
 import dora
 from dora import DataflowFailed
@@ -50,6 +50,8 @@ OPERATOR = """
             return DoraStatus.CONTINUE
 """
 TICK = "dora/timer/millis/20"
+# What steps wait for must not be dropped, however late the printer gets to run.
+FROM_SENDER = {"in": {"source": "sender/out", "queue_size": 1000}}
 
 
 class Script:
@@ -67,7 +69,7 @@ class Script:
     def run(self) -> DataflowResult:
         """Run to the end, which is a Ctrl-C after the last step."""
         try:
-            return dora.run(self.flow.write(), hot_reload=True, stop_after=40, on_log=self)
+            return dora.run(self.flow.write(), hot_reload=True, stop_after=4 * PATIENCE, on_log=self)
         finally:
             assert not self.steps, f"nothing matched {self.steps[0][0]}"
 
@@ -86,7 +88,7 @@ def notes(flow: Flow, node_id: str) -> list[str]:
 
 def test_a_node_goes_on_with_its_new_code_and_its_state(flow: Flow, engine: str) -> None:  # noqa: ARG001
     flow.node("sender", SENDER, inputs={"tick": TICK}, outputs=["out"])
-    flow.node("printer", PRINTER, inputs={"in": {"source": "sender/out", "queue_size": 1000}})
+    flow.node("printer", PRINTER, inputs=FROM_SENDER)
     result = Script(
         flow,
         ("printer: one 5", save(flow, "sender.py", SENDER.replace("one", "two"))),
@@ -117,7 +119,7 @@ BROKEN = {
 def test_code_that_does_not_start_is_told_and_the_old_goes_on(flow: Flow, way: str) -> None:
     text, message = BROKEN[way]
     flow.node("sender", SENDER, inputs={"tick": TICK}, outputs=["out"])
-    flow.node("printer", PRINTER, inputs={"in": "sender/out"})
+    flow.node("printer", PRINTER, inputs=FROM_SENDER)
 
     def go_on() -> None:
         last = flow.printed("printer")[-1].split()[1]
@@ -134,7 +136,7 @@ def test_code_that_does_not_start_is_told_and_the_old_goes_on(flow: Flow, way: s
 
 def test_a_node_that_fails_is_started_again_once_it_is_mended(flow: Flow) -> None:
     flow.node("sender", SENDER, inputs={"tick": TICK}, outputs=["out"])
-    flow.node("printer", PRINTER, inputs={"in": "sender/out"})
+    flow.node("printer", PRINTER, inputs=FROM_SENDER)
     Script(
         flow,
         ("printer: one 3", save(flow, "sender.py", SENDER.replace("number += 1", "number += '1'"))),
@@ -148,7 +150,7 @@ def test_a_node_that_was_not_mended_fails_the_dataflow(flow: Flow) -> None:
     flow.node(
         "sender", SENDER.replace("number += 1", "number += '1'"), inputs={"tick": TICK}, outputs=["out"]
     )
-    flow.node("printer", PRINTER, inputs={"in": "sender/out"})
+    flow.node("printer", PRINTER, inputs=FROM_SENDER)
     with pytest.raises(DataflowFailed, match="TypeError"):
         Script(flow, ("sender: .*started again when", stop)).run()
 
@@ -157,7 +159,7 @@ def test_a_node_that_cannot_exist_twice(flow: Flow) -> None:
     device = "import atexit, os\nos.mkdir('device')\natexit.register(os.rmdir, 'device')\n"
     alone = device + textwrap.dedent(SENDER)
     flow.node("sender", alone, inputs={"tick": TICK}, outputs=["out"], hot_reload="replace")
-    flow.node("printer", PRINTER, inputs={"in": "sender/out"})
+    flow.node("printer", PRINTER, inputs=FROM_SENDER)
     Script(
         flow,
         ("printer: one 3", save(flow, "sender.py", "for")),
@@ -194,7 +196,7 @@ def test_a_runtime_that_failed_is_started_with_the_new_code(flow: Flow) -> None:
     flow.file("helper.py", "WORD = 'red'")
     flow.node("sender", SENDER, inputs={"tick": TICK}, outputs=["out"])
     flow.node("host", operator={"python": "op.py", "inputs": {"in": "sender/out"}, "outputs": ["out"]})
-    flow.node("printer", PRINTER, inputs={"in": "host/out"})
+    flow.node("printer", PRINTER, inputs={"in": {"source": "host/out", "queue_size": 1000}})
     Script(
         flow,
         ("printer: one red 3", save(flow, "helper.py", "pass")),
@@ -206,8 +208,8 @@ def test_a_runtime_that_failed_is_started_with_the_new_code(flow: Flow) -> None:
 def test_killed_while_the_new_code_is_being_loaded(flow: Flow) -> None:
     told = "import os\nprint('process', os.getpid(), flush=True)\n" + textwrap.dedent(SENDER)
     flow.node("sender", told, inputs={"tick": TICK}, outputs=["out"])
-    flow.node("printer", PRINTER, inputs={"in": "sender/out"})
-    slow = "import time\nprint('loading', flush=True)\ntime.sleep(60)\n"
+    flow.node("printer", PRINTER, inputs=FROM_SENDER)
+    slow = "import time\nprint('loading', flush=True)\ntime.sleep(1000)\n"
 
     def kill() -> None:
         os.kill(int(flow.printed("sender")[0].split()[1]), signal.SIGKILL)
@@ -228,7 +230,7 @@ def test_killed_while_the_new_code_is_being_loaded(flow: Flow) -> None:
 @pytest.mark.parametrize("way", ["stop", "kill"])
 def test_ctrl_c_while_the_new_code_is_being_loaded(flow: Flow, way: str) -> None:
     flow.node("sender", SENDER, inputs={"tick": TICK}, outputs=["out"])
-    flow.node("printer", PRINTER, inputs={"in": "sender/out"})
+    flow.node("printer", PRINTER, inputs=FROM_SENDER)
 
     def end() -> None:
         pids.append(int(flow.printed("sender")[-1].split()[1]))
@@ -236,7 +238,7 @@ def test_ctrl_c_while_the_new_code_is_being_loaded(flow: Flow, way: str) -> None
             stop()
 
     pids: list[int] = []
-    slow = "import os, time\nprint('loading', os.getpid(), flush=True)\ntime.sleep(60)\n"
+    slow = "import os, time\nprint('loading', os.getpid(), flush=True)\ntime.sleep(1000)\n"
     script = Script(flow, ("printer: one 3", save(flow, "sender.py", slow)), ("sender: loading", end))
     if way == "kill":
         with pytest.raises(DataflowFailed, match="had to end at once"):

@@ -59,7 +59,7 @@ def test_hundreds_of_calls_at_once_are_all_answered(flow: Flow, engine: str) -> 
         from dora import Node
 
         node = Node()
-        calls = [node.call("request", pa.array([n]), timeout=30) for n in range(300)]
+        calls = [node.call("request", pa.array([n]), timeout=60) for n in range(300)]
         print(sum(call.wait()["value"][0].as_py() - n for n, call in enumerate(calls)))
         """,
     )
@@ -108,7 +108,7 @@ def test_a_server_that_comes_back_answers_the_next_call(flow: Flow, engine: str)
         except CallFailed as error:
             print(error)
         print(node.next()["type"])
-        print(node.call("request", b"again", timeout=30).wait()["data"])
+        print(node.call("request", b"again", timeout=60).wait()["data"])
         """,
     )
     flow.run()
@@ -130,7 +130,7 @@ def test_a_goal_ends_well_although_the_dataflow_is_stopped(flow: Flow, engine: s
         @node.serve_goals("goal", result="result", feedback="feedback")
         def work(goal):
             goal.send_feedback(b"begun")
-            goal.wait_for_cancel(30)
+            goal.wait_for_cancel(60)
             print("canceled" if goal.cancel_requested else "not canceled", flush=True)
             goal.cancel()
 
