@@ -12,7 +12,8 @@ none, ``yaml``            reads it as a whole dataflow
                           comment ends in ``, with a mistake``)
 ``<!-- node: name -->``   writes the YAML of one node to that file
 ``<!-- run -->``          runs the lines that begin with ``$`` and looks for the other lines, in
-                          order, in the output; times of day and UUIDs are ignored
+                          order, in the output; times of day and UUIDs are ignored, and
+                          ``--stop-after`` stops when they are there
 ``<!-- run: fails -->``   the same, expecting exit status 1
 ``<!-- in a node -->``    runs it in a node of a small dataflow, where ``node = Node()`` is given
 ``<!-- not run: why -->`` checks that it is valid Python or YAML
@@ -26,6 +27,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -151,7 +153,7 @@ def check_valid(snippet: Snippet) -> None:
 
 
 def run_console(snippet: Snippet, folder: Path, status: int) -> None:
-    output: list[str] = []
+    commands: list[tuple[list[str], list[str]]] = []  # each with the lines that it prints
     for line in snippet.text.splitlines():
         if line.startswith("$ "):
             words = shlex.split(line[2:], comments=True)
@@ -162,14 +164,54 @@ def run_console(snippet: Snippet, folder: Path, status: int) -> None:
                 "python": [sys.executable],
                 "openssl": ["openssl"],
             }[words[0]]
-            printed = run([*program, *words[1:]], folder, status)
-            output = [text.rstrip() for text in VARYING.sub("", printed).splitlines()]
+            commands.append(([*program, *words[1:]], []))
         elif line.strip() not in ("", "..."):
-            wanted = VARYING.sub("", line).rstrip()
-            assert wanted in output, (
-                f"`{line}` is not in the output, or not after the lines before it: {output}"
-            )
-            del output[: output.index(wanted) + 1]
+            commands[-1][1].append(VARYING.sub("", line).rstrip())
+    for command, wanted in commands:
+        if "--stop-after" in command and wanted:
+            printed = run_until_shown(command, folder, wanted)
+        else:
+            printed = run(command, folder, status)
+        missing = first_missing(wanted, printed)
+        assert missing is None, (
+            f"`{missing}` is not in the output, or not after the lines before it: {printed}"
+        )
+
+
+def first_missing(wanted: list[str], printed: str) -> str | None:
+    """Return the first of the lines that is not in a text, after the lines before it."""
+    output = iter([text.rstrip() for text in VARYING.sub("", printed).splitlines()])
+    return next((line for line in wanted if line not in output), None)
+
+
+def run_until_shown(command: list[str], folder: Path, wanted: list[str]) -> str:
+    """Run a dataflow that would stop after a time until it has printed this; return all that it printed.
+
+    The time counts from before the nodes are started, which takes a busy machine its own.
+    """
+    command[command.index("--stop-after") + 1] = f"{BOUND}s"
+    process = subprocess.Popen(
+        command,
+        cwd=folder,
+        env={**os.environ, "NO_COLOR": "1", **of_its_own(folder)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        stdin=subprocess.DEVNULL,
+        text=True,
+    )
+    printed, is_stopped = "", False
+    try:
+        assert process.stdout is not None
+        for line in process.stdout:
+            printed += line
+            if not is_stopped and first_missing(wanted, printed) is None:
+                process.send_signal(signal.SIGINT)
+                is_stopped = True
+        assert process.wait(BOUND) == 0, printed
+    finally:
+        process.kill()
+        process.wait()
+    return printed
 
 
 def run_in_node(snippet: Snippet, folder: Path) -> None:

@@ -81,7 +81,7 @@ def test_bytes_and_numpy_need_no_pyarrow() -> None:
         "    decode_numpy(Message(head + payload.to_bytes()))\n"
         "assert 'pyarrow' not in sys.modules\n"
     )
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=30)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
 
 
 @pytest.mark.parametrize(
