@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 from dora.coordinator.protocol import DEFAULT_MACHINE
 from dora.daemon.rundir import usable_root
 from dora.errors import DoraError
+
+_LOOK_EVERY: Final = 0.001  # seconds
 
 
 def lock_path(address: str, port: int, machine: str = DEFAULT_MACHINE) -> str:
@@ -25,13 +29,12 @@ def running_daemon(address: str, port: int, machine: str = DEFAULT_MACHINE) -> i
     except FileNotFoundError:
         return None
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
+        if _try(descriptor, fcntl.LOCK_SH):
+            return None
         text = os.read(descriptor, 20)
         return int(text) if text.strip().isdigit() else None
     finally:
         os.close(descriptor)
-    return None
 
 
 @contextmanager
@@ -39,16 +42,28 @@ def locked(address: str, port: int, machine: str = DEFAULT_MACHINE) -> Iterator[
     """Be the daemon of a coordinator in this block; raises `DoraError` if another process is."""
     descriptor = os.open(lock_path(address, port, machine), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            pid = os.read(descriptor, 20).decode(errors="replace").strip()
-            raise DoraError(
-                f"a daemon of the coordinator at {address}:{port} is running already, with process id {pid}"
-            ) from None
+        while not _try(descriptor, fcntl.LOCK_EX):
+            # Who only looks, as `running_daemon` does, shares it for a moment.
+            if not _try(descriptor, fcntl.LOCK_SH):
+                pid = os.read(descriptor, 20).decode(errors="replace").strip()
+                raise DoraError(
+                    f"a daemon of the coordinator at {address}:{port} is running already, "
+                    f"with process id {pid}"
+                )
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            time.sleep(_LOOK_EVERY)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
         yield
         os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def _try(descriptor: int, kind: int) -> bool:
+    """Lock a file, unless another process has done so."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
