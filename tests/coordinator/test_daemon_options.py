@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import os
 import resource
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -26,6 +28,7 @@ from dora.coordinator.protocol import (
 )
 from dora.dataflow import load
 from dora.errors import DoraError
+from dora.machine import lock
 from dora.machine.lock import running_daemon
 from dora.machine.realtime import PRIORITY, become_realtime
 from dora.wire.ids import uuid7
@@ -137,6 +140,40 @@ def test_a_daemon_that_may_not_be_in_real_time_says_so_and_goes_on(system: Syste
         "warning: --rt: the scheduling policy is not SCHED_FIFO (Operation not permitted): it takes the "
         f"capability CAP_SYS_NICE, or LimitRTPRIO={PRIORITY} (`ulimit -r {PRIORITY}`)\n"
     )
+
+
+ENDED_AT_ONCE = """
+import os, signal
+from contextlib import contextmanager
+from dora.machine import daemon
+from dora.machine.identity import Identity
+
+@contextmanager
+def locked(*_):
+    os.kill(os.getpid(), signal.SIGTERM)
+    yield
+
+daemon.locked = locked
+daemon.serve("127.0.0.1", int(os.environ["DORA_COORDINATOR_PORT"]), "", Identity())
+"""
+
+
+@pytest.mark.usefixtures("system")
+def test_a_daemon_that_can_be_seen_ends_in_good_order() -> None:
+    subprocess.run([sys.executable, "-c", ENDED_AT_ONCE], check=True, timeout=PATIENCE)
+
+
+@pytest.mark.usefixtures("system")
+def test_who_looks_for_a_daemon_is_in_no_ones_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open(lock.lock_path("127.0.0.1", 6013), "w") as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)  # as `running_daemon` does for a moment
+        monkeypatch.setattr(lock, "time", SimpleNamespace(sleep=lambda _: looking.close()))
+        with lock.locked("127.0.0.1", 6013):
+            assert running_daemon("127.0.0.1", 6013) == os.getpid()
+            refused = pytest.raises(DoraError, match=f"running already, with process id {os.getpid()}")
+            with refused, lock.locked("127.0.0.1", 6013):
+                pass
+    assert running_daemon("127.0.0.1", 6013) is None
 
 
 def _is_permitted() -> bool:

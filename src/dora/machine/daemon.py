@@ -176,11 +176,14 @@ class MachineDaemon:
         self._pause = FIRST_RETRY
         self._told = ""  # the fault of the connection that was logged last
 
-    async def serve(self) -> None:
-        """Serve until the coordinator or a signal ends this; raises `DoraError` if it is rejected."""
+    def heed_signals(self) -> None:
+        """Let SIGTERM and SIGINT end this in good order."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal)
+
+    async def serve(self) -> None:
+        """Serve until the coordinator or a signal ends this; raises `DoraError` if it is rejected."""
         speaking = asyncio.create_task(self._speak())
         try:
             while not speaking.done() and not (self._leaving and not self._runs):
@@ -573,5 +576,11 @@ def serve(
     run_options: Sequence[str] = (),
 ) -> None:
     """Be the daemon of a machine, until the coordinator or a signal ends it. Raises `DoraError`."""
-    with locked(address, port, identity.machine):
-        asyncio.run(MachineDaemon(address, port, token, identity, authority, run_options).serve())
+
+    async def be_daemon() -> None:
+        daemon = MachineDaemon(address, port, token, identity, authority, run_options)
+        daemon.heed_signals()  # before others can see that there is a daemon
+        with locked(address, port, identity.machine):
+            await daemon.serve()
+
+    asyncio.run(be_daemon())
