@@ -17,7 +17,7 @@ from dora.cli.new import KINDS, TEMPLATES, create, module_name, name_fault
 from dora.dataflow import load, missing_files
 from dora.errors import DoraError
 
-BOUND = 60  # seconds, for something that hangs
+BOUND = 120  # seconds, for something that hangs
 
 
 @pytest.fixture
