@@ -12,7 +12,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,8 @@ class System:
             pass
         pid = running_daemon("127.0.0.1", self.port)
         if pid is not None:
-            os.kill(pid, signal.SIGTERM)
+            with suppress(ProcessLookupError):  # it has just ended
+                os.kill(pid, signal.SIGTERM)
         wait_until(lambda: running_daemon("127.0.0.1", self.port) is None, "the end of the daemon")
         wait_until(self._is_down, "the end of the coordinator")
         root = Path(os.environ["DORA_RUNTIME_DIR"])

@@ -13,11 +13,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from ports import free_port
 from system import FOREVER, PATIENCE, System, alive, wait_until
 
 from dora.cli.client import Refused
-from dora.cli.up import end_coordinator
+from dora.cli.up import down, end_coordinator
 from dora.coordinator.places import find_token, make_token
 from dora.machine.lock import running_daemon
 
@@ -115,6 +116,17 @@ def test_down_without_a_coordinator_ends_the_daemon(system: System) -> None:
     os.kill(system.coordinator(), signal.SIGKILL)
     assert "the daemon was, and has been ended" in system.dora("down")
     wait_until(lambda: not alive(pid), "the end of the daemon")
+
+
+@pytest.mark.usefixtures("system")
+def test_down_meets_a_daemon_that_ends_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    found = iter([ended.pid, None])
+    monkeypatch.setattr("dora.machine.lock.running_daemon", lambda *_: next(found))
+    told = CliRunner().invoke(down)
+    assert (told.exception, told.exit_code) == (None, 0)
+    assert "the daemon was, and has been ended" in told.output
 
 
 def test_a_terminated_daemon_stops_its_dataflows_in_good_order(system: System) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -271,7 +272,8 @@ def _end_daemon(client: Client) -> bool:
     pid = running_daemon(client.address, client.port)
     if pid is None:
         return False
-    os.kill(pid, signal.SIGTERM)
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + 20.0
     while running_daemon(client.address, client.port) is not None and time.monotonic() < deadline:
         time.sleep(_LOOK_EVERY)
