@@ -15,7 +15,7 @@ from dora.transport.lane import WINDOW
 from dora.transport.launcher import BATCH, ROOM, Launcher, demand
 from dora.transport.parts import PIECE, Outgoing
 from dora.transport.remote_link import LABEL, PROGRESS
-from dora.transport.remote_sender import Gate, RemoteSender
+from dora.transport.remote_sender import RemoteSender
 from dora.wire.control import LinkConfig, OutputConfig
 
 PATIENCE = 60.0  # seconds that anything may take on a busy machine
@@ -27,7 +27,7 @@ class Network:
     def __init__(self) -> None:
         self.dataflow_id, self.node_id = "flow", "camera"
         self.launcher = Launcher("launcher")
-        self.senders: dict[str, RemoteSender] = {}
+        self.senders: list[RemoteSender] = []
         self.opened = threading.Event()
         self.opened.set()
         self.sent: list[tuple[str, int, int]] = []  # thread, number, size of the part
@@ -36,18 +36,18 @@ class Network:
         self.faults = 0  # so many times, the launcher cannot send
         self.board: Any = SimpleNamespace(words=[0] * 256)
 
-    def declare(self, key: str) -> str:
-        return key
+    def ways(self, _: str) -> Any:
+        """As `Connection.ways`. Questions get no answer: all goes the usual way."""
+        return SimpleNamespace(
+            launcher=self.launcher,
+            alone=self.take,
+            among_others=self.take,
+            quickly=self.take,
+            put=self.put,
+            ask=lambda _: None,
+        )
 
-    def publisher(self, *_: Any, **__: Any) -> Any:
-        return SimpleNamespace(put=self.take)
-
-    quick_publisher = publisher
-
-    def ask(self, *_: Any) -> None:
-        """No answer: all goes the usual way."""
-
-    def put(self, key: str, payload: Any, attachment: bytes | None = None, *, express: bool = True) -> None:  # noqa: ARG002
+    def put(self, payload: Any, attachment: bytes | None = None, *, express: bool = True) -> None:  # noqa: ARG002
         if attachment is not None:
             self.take(payload, attachment)
 
@@ -75,13 +75,11 @@ class Network:
         output = OutputConfig(id="out", service="", slot=0, links=[link])
         gate: Any = self
         sender = RemoteSender(gate, output, link, self.board)
-        Gate.add(gate, sender)
+        self.senders.append(sender)
+        for each in self.senders:
+            each.beside = tuple(other for other in self.senders if other is not each)
         self.tell(sender, 0)
         return sender
-
-    def _acquaint(self) -> None:
-        gate: Any = self
-        Gate._acquaint(gate)
 
     def tell(self, sender: RemoteSender, arrived: int, *, missing: bool = False) -> None:
         self.count += 1
@@ -181,6 +179,26 @@ def test_a_launch_that_fails_does_not_end_the_link(network: Network) -> None:
         with network.changed:
             network.changed.wait(0.01)
     assert set(network.by("launcher")) == {1}
+
+
+def test_on_a_new_connection_nothing_goes_before_an_answer(network: Network) -> None:
+    network.opened.clear()
+    sender = network.sender(queue_size=100)
+    for number in range(1, 11):
+        send(sender, number, 100_000)
+    former, network.launcher = network.launcher, Launcher("launcher")
+    sender.renew(network.ways(sender.key))
+    assert sender.is_launching
+    send(sender, 11, 8)
+    at_once = network.by(HERE)
+    assert 0 < len(at_once) < 11
+    network.opened.set()
+    former.close()
+    network.wait(lambda: len(network.sent) <= len(at_once) + 1)  # at most what the former one was at
+    network.sent.clear()
+    network.tell(sender, 2)
+    network.wait(lambda: len(network.sent) == 9)
+    assert [number for _, number, _ in network.sent] == list(range(3, 12))
 
 
 def test_a_report_with_a_message_lets_the_launcher_launch(network: Network) -> None:

@@ -36,10 +36,9 @@ _READ_BUFFER: Final = 1 << 20  # bytes
 # Of the system, for what is sent on the quick way, so that nobody waits who sends there. The system's own
 # choice begins at 16 KiB. Linux doubles it, and allows 208 KiB where nobody has set `net.core.wmem_max`.
 QUICK_BUFFER: Final = 1 << 20  # bytes
-# How long Zenoh waits for room on a connection until it closes that, and makes a new one. Who waits
-# (`dora.transport.launcher`) holds what it needs to replace a broken one: a link that was cut amid large
-# messages is dead for as long. The lane sends again what was lost, in smaller pieces. Zenoh must not give
-# up single messages instead, its other way: without its priorities it discards all that follow, for good.
+# How long Zenoh waits for room on a connection that still seems to be there until it closes that. The lane
+# sends again what was lost, in smaller pieces. Zenoh must not give up single messages instead, its other
+# way: without its priorities it discards all that follow, for good.
 _CONGESTION: Final = "transport__link__tx__queue__congestion_control"
 _PATIENCE_US: Final = 8_000_000
 _PATIENCE_WITH_PROGRESS_US: Final = 2_000_000

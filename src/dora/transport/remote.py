@@ -31,9 +31,10 @@ from typing import Final
 
 from dora.errors import ConnectError, TransportError
 from dora.transport.board import Board
+from dora.transport.gate import Gate
 from dora.transport.remote_link import LOOK_EVERY, THREAD_PATIENCE, start_thread
 from dora.transport.remote_receiver import House, RemoteReceiver
-from dora.transport.remote_sender import Gate, RemoteSender
+from dora.transport.remote_sender import RemoteSender
 from dora.wire.control import InputConfig, LinkConfig, NodeConfig, OutputConfig, RemoteConfig
 from dora.wire.correlation import FLUSH_MARK, asks_to_flush
 from dora.wire.message import HEADER_SIZE
@@ -187,6 +188,11 @@ class RemoteLinks:
                     sender.look(now)
                 except TransportError:
                     pass  # the session is being closed
+            for gate in self._gates:
+                try:
+                    gate.look()
+                except TransportError:
+                    pass  # the same
             if self._house is not None:
                 for receiver in tuple(self._house.receivers.values()):
                     receiver.look(now)

@@ -1,4 +1,4 @@
-"""The sending ends of a node's links to other machines, and the session that they share."""
+"""The sending ends of a node's links to other machines."""
 
 from __future__ import annotations
 
@@ -6,39 +6,34 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from typing import Any, Final
+from typing import Final
 
 import zenoh
 
-from dora.errors import ConnectError, TransportError
+from dora.errors import TransportError
 from dora.transport.board import CLOSED, CONNECTED, CREDIT_WAITING, RECEIVED, SENT, STATE, WORDS, Board
+from dora.transport.connection import Ways
 from dora.transport.doorbell import Bell
+from dora.transport.gate import Gate
 from dora.transport.lane import Entry, Lane
-from dora.transport.launcher import ROOM, Launcher, demand
-from dora.transport.mailbox import reach
+from dora.transport.launcher import ROOM, demand
 from dora.transport.parts import Outgoing
 from dora.transport.quick import ASK_FROM, QuickWay
 from dora.transport.remote_link import (
     ASKS,
-    BLOCK,
-    CHANNEL_LENGTH,
-    DROP,
     LABEL,
     LOOK_EVERY,
     NOTHING_NEW,
     PROBE,
     PROGRESS,
-    THREAD_PATIENCE,
     Report,
-    close_session,
     link_name,
     nonce,
-    start_thread,
 )
 from dora.transport.remote_receiver import RemoteReceiver
-from dora.wire.control import LinkConfig, NodeConfig, OutputConfig, RemoteConfig
+from dora.wire.control import LinkConfig, OutputConfig
 
 SILENCE: Final = 2.0  # seconds without an answer until it is said that a machine does not answer
 _APART_NS: Final = 100_000  # between messages that go at once, without waiting for others
@@ -50,127 +45,19 @@ Flight = tuple[Callable[..., None], list[zenoh.ZBytes], tuple[int, int, int, int
 _log = logging.getLogger("dora.transport")
 
 
-class Gate:
-    """The session in which this node reaches one of another machine, and the senders that use it."""
-
-    def __init__(self, config: NodeConfig, remote: RemoteConfig, consumer: str) -> None:
-        """Open it; raises `ConnectError`. ``consumer`` is the node that it reaches."""
-        self.dataflow_id = config.dataflow_id
-        self.node_id = config.node_id
-        self.senders: dict[str, RemoteSender] = {}  # by the name of their link
-        try:
-            self.endpoint = remote.reach[consumer]
-            self._session = reach(self.endpoint, remote)
-            self._quick_session = reach(self.endpoint, remote, quickly=True)
-        except (zenoh.ZError, KeyError) as error:
-            raise ConnectError(f"node `{consumer}` cannot be reached: {error}") from error
-        self.consumer = consumer
-        self.launcher = Launcher(f"dora {self.node_id} to {consumer}")
-        self._prefix = f"{self.dataflow_id}/from/{self.node_id}/"
-        self._subscriber: Any = None
-        self._thread: threading.Thread | None = None
-
-    def add(self, sender: RemoteSender) -> None:
-        """Let a sender hear of its receiver, and know of the others."""
-        self.senders = {**self.senders, link_name(sender.link.consumer, sender.link.epoch): sender}
-        self._acquaint()
-
-    def drop(self, slot: int) -> None:
-        """Forget the sender of a link."""
-        self.senders = {name: each for name, each in self.senders.items() if each.link.slot != slot}
-        self._acquaint()
-
-    def _acquaint(self) -> None:
-        senders = self.senders.values()
-        for sender in senders:
-            sender.beside = tuple(each for each in senders if each is not sender)
-
-    def subscribe(self) -> None:
-        if self._subscriber is not None:
-            return
-        self._subscriber = self._session.declare_subscriber(
-            f"{self._prefix}**", zenoh.handlers.FifoChannel(CHANNEL_LENGTH)
-        )
-        self._thread = start_thread(f"dora {self.node_id}", self._listen, self._subscriber.handler)
-
-    def _listen(self, samples: Iterable[zenoh.Sample]) -> None:
-        for sample in samples:
-            sender = self.senders.get(str(sample.key_expr)[len(self._prefix) :])
-            data = sample.payload.to_bytes()
-            if sender is not None and len(data) == PROGRESS.size:
-                try:
-                    sender.on_progress(data)
-                except TransportError:
-                    pass  # the session is being closed
-
-    def declare(self, key: str) -> zenoh.KeyExpr:
-        """Return a key in the form that needs no work for each message; raises `TransportError`."""
-        try:
-            declared: zenoh.KeyExpr = self._session.declare_keyexpr(key)
-        except zenoh.ZError as error:
-            raise TransportError(f"Zenoh cannot set up {key}: {error}") from error
-        return declared
-
-    def publisher(self, key: zenoh.KeyExpr, *, express: bool) -> zenoh.Publisher:
-        """Return what sends under a key with less work than `put`; raises `TransportError`.
-
-        It discards what nobody seems to subscribe to, and for a moment after the first message nobody seems
-        to: see `RemoteSender._usual_way`.
-        """
-        return _publisher(self._session, key, express=express)
-
-    def quick_publisher(self, key: zenoh.KeyExpr) -> zenoh.Publisher:
-        """As `publisher`, for the quick way."""
-        return _publisher(self._quick_session, key, express=True)
-
-    def ask(self, key: zenoh.KeyExpr, question: bytes) -> None:
-        """Send a question on the quick way; it may get lost."""
-        try:
-            self._quick_session.put(key, question, congestion_control=DROP)
-        except zenoh.ZError:
-            pass  # the session is being closed
-
-    def put(
-        self, key: zenoh.KeyExpr, payload: Any, attachment: bytes | None = None, *, express: bool = True
-    ) -> None:
-        try:
-            self._session.put(
-                key, payload, attachment=attachment, congestion_control=BLOCK, express=express
-            )
-        except zenoh.ZError as error:
-            raise TransportError(f"Zenoh cannot send: {error}") from error
-
-    def close(self) -> None:
-        close_session(self._quick_session)
-        close_session(self._session)
-        self.launcher.close()
-        if self._thread is not None:
-            self._thread.join(THREAD_PATIENCE)
-
-
-def _publisher(session: zenoh.Session, key: zenoh.KeyExpr, *, express: bool) -> zenoh.Publisher:
-    try:
-        made: zenoh.Publisher = session.declare_publisher(key, congestion_control=BLOCK, express=express)
-    except zenoh.ZError as error:
-        raise TransportError(f"Zenoh cannot set up {key}: {error}") from error
-    return made
-
-
 class RemoteSender:
     """The sending end of one link. Safe to use from several threads."""
 
     def __init__(self, gate: Gate, output: OutputConfig, link: LinkConfig, board: Board) -> None:
         self.link = link
         self.node = link.consumer.partition("/")[0]  # that receives
-        key = zenoh.KeyExpr(f"{gate.dataflow_id}/to/{link_name(link.consumer, link.epoch)}")
-        self._key = gate.declare(str(key))
-        self._alone = gate.publisher(self._key, express=True)
-        self._among_others = gate.publisher(self._key, express=False)
-        self._quickly = gate.quick_publisher(key)
-        self._quick = QuickWay(partial(gate.ask, key))
-        self._proven = False  # a message of this lane has come through
+        self.key = f"{gate.dataflow_id}/to/{link_name(link.consumer, link.epoch)}"
+        self.ways = gate.ways(self.key)
+        self._quick = QuickWay(lambda question: self.ways.ask(question))
+        self._unheard = False  # the connection is new, and nothing is launched before an answer on it
+        self._arrived = 0  # the number of the last message of which that was heard
+        self._unproven = 0  # as it was when the ways were new: a later one shows that publishers are heard
         self._name = f"{gate.node_id}/{output.id} -> {link.consumer}"
-        self._gate = gate
         self._words = board.words
         self._base = link.slot * WORDS
         self._sent_word = output.slot * WORDS + SENT
@@ -196,7 +83,6 @@ class RemoteSender:
         self._waits = False  # what is ready is for the launcher
         self._probes = False  # so is a probe
         self.beside: tuple[RemoteSender, ...] = ()  # to the same node
-        self._launcher = gate.launcher
         self._silent_since = 0.0  # wall clock; 0: it answers
 
     @property
@@ -235,7 +121,7 @@ class RemoteSender:
 
     def _launch_what_fits(self) -> None:
         """Launch what is ready, as far as that lets nobody wait. The lock has to be held."""
-        if self._waits:
+        if self._waits or self._unheard:
             return
         lane = self._lane
         while (entry := lane.next()) is not None:
@@ -248,13 +134,15 @@ class RemoteSender:
 
     def _hand_over(self) -> None:
         """Let the launcher launch what is ready. The lock has to be held."""
-        if not self._waits and self._lane.ready:
+        if self._lane.ready and not (self._waits or self._unheard):
             self._waits = True
-            self._launcher.do(self._launch_next)
+            self.ways.launcher.do(partial(self._launch_next, self.ways))
 
-    def _launch_next(self) -> None:
+    def _launch_next(self, ways: Ways) -> None:
         """Launch a message, however long that takes; in the launcher's thread."""
         with self._lock:
+            if ways is not self.ways:
+                return
             entry = self._lane.next()
             flight = self._flight(entry, may_wait=True) if entry is not None else None
             self._waits = flight is not None
@@ -264,9 +152,10 @@ class RemoteSender:
             self._send(flight)
         except TransportError:  # the session is being closed; else it is repeated with what was lost
             with self._lock:
-                self._waits = False
+                if ways is self.ways:
+                    self._waits = False
             return
-        self._launcher.do(self._launch_next)
+        ways.launcher.do(partial(self._launch_next, ways))
 
     def _flight(self, entry: Entry, *, may_wait: bool) -> Flight | None:
         """Return how to launch a message; None if that may let one wait, and one may not."""
@@ -277,7 +166,7 @@ class RemoteSender:
         for other in self.beside:
             flying += other.flying_bytes
         if self._quick.takes(number, size, flying, alone=alone):
-            put, parts = self._quickly.put, message.parts()
+            put, parts = self.ways.quickly, message.parts()
             if flying > ASK_FROM:
                 marks |= ASKS
         else:
@@ -294,12 +183,13 @@ class RemoteSender:
     def _has_room(self, demanded: int) -> bool:
         """Tell whether so much is sure to find room in Zenoh's queue."""
         queued = self.queued + sum([other.queued for other in self.beside])
-        return not self._launcher.busy and queued + demanded <= ROOM
+        return not self.ways.launcher.busy and queued + demanded <= ROOM
 
     def _usual_way(self, *, alone: bool) -> Callable[..., None]:
-        if not self._proven:
-            return partial(self._gate.put, self._key)
-        return self._alone.put if alone else self._among_others.put
+        ways = self.ways
+        if self._arrived <= self._unproven:
+            return ways.put
+        return ways.alone if alone else ways.among_others
 
     def _send(self, flight: Flight) -> None:
         put, parts, head, report = flight
@@ -333,6 +223,7 @@ class RemoteSender:
         self._wake()
 
     def _acknowledge(self, arrived: int) -> None:
+        self._arrived = max(self._arrived, arrived)
         queue, flying = self._queue, self._lane.flying_bytes
         while queue and queue[0][0] <= arrived:
             self.queued -= queue.popleft()[1]
@@ -346,19 +237,20 @@ class RemoteSender:
 
     @property
     def is_launching(self) -> bool:
-        """Whether something waits for room on the network."""
-        return self._launcher.busy
+        """Whether something waits for room on the network, or for a connection."""
+        return self.ways.launcher.busy or self._unheard
 
     def probe(self, *, express: bool = True) -> None:
         """Say how far this side has come; answered by progress. Never waits.
 
         ``express``: in a batch of Zenoh's own, thus not again and again where nobody answers.
         """
-        if not self._launcher.busy:
+        launcher = self.ways.launcher
+        if not launcher.busy:
             self._put_probe(express=express)
         elif not self._probes:
             self._probes = True
-            self._launcher.do(self._probe_at_last)
+            launcher.do(self._probe_at_last)
 
     def _probe_at_last(self) -> None:
         self._probes = False
@@ -371,7 +263,26 @@ class RemoteSender:
         lane = self._lane
         sent = self._words[self._sent_word]
         data = PROBE.pack(self.lane_id, lane.last_launched, lane.last_sequence, sent, self._receiver)
-        self._gate.put(self._key, data, express=express)
+        ways = self.ways
+        try:
+            ways.put(data, express=express)
+        except zenoh.ZError as error:
+            if ways is self.ways:  # else it is asked again, on the new ones
+                raise TransportError(f"link {self._name}: Zenoh cannot send: {error}") from error
+
+    def renew(self, ways: Ways) -> None:
+        """Send on the gate's new connection from now on.
+
+        What has not been acknowledged is sent again there, once the receiver answers.
+        """
+        with self._lock:
+            self.ways = ways
+            self._waits = self._probes = False
+            self._unheard = True
+            self._unproven = self._arrived
+            self._quick.close()
+            self._forget_queue()
+            self._lane.repeat()
 
     def on_progress(self, data: bytes) -> None:
         """Take what the receiver tells."""
@@ -381,13 +292,13 @@ class RemoteSender:
             now = time.monotonic()
             if receiver == self._receiver and count <= self._count:
                 return
-            self._count, self._heard = count, now
+            self._count, self._heard, self._unheard = count, now, False
             if receiver != self._receiver:
                 if self._receiver:
                     self._lane.begin_anew()
                     self._forget_queue()
                     self.lane_id = nonce()  # its numbers are given once more
-                    self._proven = False
+                    self._arrived = self._unproven = 0
                     self._quick.close()
                 self._receiver = receiver
             if state == CLOSED:
@@ -401,7 +312,6 @@ class RemoteSender:
                     self._lane.open = True
                     if self._may_be_absent:
                         self.probe()  # what was not sent to it until now is not missing
-                self._proven = self._proven or arrived > 0
                 self._quick.on_progress(arrived, answered)
                 self._acknowledge(arrived)
                 if missing:

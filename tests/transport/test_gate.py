@@ -1,0 +1,142 @@
+"""What becomes of a node's way to another one when the connection breaks, over the loopback interface."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import zenoh
+from ports import free_port
+
+from dora.transport.connection import Ways
+from dora.transport.gate import Gate
+from dora.transport.mailbox import listen, write_passwords
+from dora.transport.remote_link import PROGRESS, close_session, link_name
+from dora.wire.control import RemoteConfig
+
+PATIENCE = 60.0  # seconds
+KEY = "flow/to/plot/image"
+
+
+class Sender:
+    """In place of a `RemoteSender`."""
+
+    def __init__(self, gate: Gate) -> None:
+        self.link = SimpleNamespace(consumer="plot/image", epoch=0, slot=1)
+        self.key = KEY
+        self.ways = gate.ways(KEY)
+        self.beside: tuple[Any, ...] = ()
+        self.told: list[bytes] = []
+
+    def renew(self, ways: Ways) -> None:
+        self.ways = ways
+
+    def on_progress(self, data: bytes) -> None:
+        self.told.append(data)
+
+
+class Listener:
+    """The session of the other node: notes what comes, and answers."""
+
+    def __init__(self, remote: RemoteConfig) -> None:
+        self.got: list[bytes] = []
+        self._session = listen("plot", remote)
+        self._session.declare_subscriber("flow/to/plot/**", self._take)
+
+    def _take(self, sample: zenoh.Sample) -> None:
+        self.got.append(sample.payload.to_bytes())
+        self._session.put(f"flow/from/camera/{link_name('plot/image', 0)}", bytes(PROGRESS.size))
+
+    def close(self) -> None:
+        close_session(self._session)
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> RemoteConfig:
+    endpoint = f"tcp/127.0.0.1:{free_port()}"
+    write_passwords(str(tmp_path / "passwords"), "secret")
+    return RemoteConfig({"plot": endpoint}, {"plot": endpoint}, "secret", str(tmp_path / "passwords"))
+
+
+@pytest.fixture
+def gate(remote: RemoteConfig) -> Iterator[Gate]:
+    config: Any = SimpleNamespace(dataflow_id="flow", node_id="camera")
+    gate = Gate(config, remote, "plot")
+    yield gate
+    gate.close()
+
+
+def wait_until(condition: Callable[[], object], meanwhile: Callable[[], object] = lambda: None) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        meanwhile()
+        time.sleep(0.005)
+
+
+def send(sender: Any, word: bytes) -> None:
+    sender.ways.put(word)
+
+
+def test_a_connection_that_broke_is_replaced(remote: RemoteConfig, gate: Gate) -> None:
+    sender: Any = Sender(gate)
+    gate.add(sender)
+    gate.subscribe()
+    for word in (b"once", b"and again"):
+        listener = Listener(remote)
+        ways = sender.ways
+        wait_until(lambda: sender.told, lambda word=word: send(sender, word))  # type: ignore[misc]
+        assert set(listener.got) == {word}
+        gate.look()
+        assert sender.ways is ways, "what works is kept"
+        listener.close()
+        wait_until(lambda ways=ways: sender.ways is not ways, gate.look)  # type: ignore[misc]
+        sender.told.clear()
+
+
+def test_a_sender_that_comes_meanwhile_gets_the_new_connection(remote: RemoteConfig, gate: Gate) -> None:
+    early: Any = Sender(gate)
+    late: Any = Sender(gate)
+    gate.add(early)
+    gate.subscribe()
+    listener = Listener(remote)
+    wait_until(lambda: early.told, lambda: send(early, b"word"))
+    ways = late.ways
+    listener.close()
+    wait_until(lambda: early.ways.connection is not ways.connection, gate.look)
+    assert late.ways is ways
+    gate.add(late)
+    assert late.ways.connection is early.ways.connection
+
+
+def test_what_was_said_on_the_former_connection_counts_no_more(gate: Gate) -> None:
+    sender: Any = Sender(gate)
+    gate.add(sender)
+    sample: Any = SimpleNamespace(
+        key_expr="flow/from/camera/plot/image",
+        payload=SimpleNamespace(to_bytes=lambda: bytes(PROGRESS.size)),
+    )
+    gate._take(sender.ways.connection, sample)
+    assert len(sender.told) == 1
+    former: Any = object()
+    gate._take(former, sample)
+    assert len(sender.told) == 1
+
+
+def test_nothing_is_replaced_after_the_end(remote: RemoteConfig, gate: Gate) -> None:
+    sender: Any = Sender(gate)
+    gate.add(sender)
+    gate.subscribe()
+    listener = Listener(remote)
+    wait_until(lambda: sender.told, lambda: send(sender, b"word"))
+    ways = sender.ways
+    listener.close()
+    gate.close()
+    gate.look()
+    assert sender.ways is ways
+    assert not [each for each in threading.enumerate() if each.name == "dora camera leaves plot"]
