@@ -273,6 +273,7 @@ class LinkPort:
         if self._settle_to > self._last:
             self._settle()
         if self._source_closed_at is not None and self._arrived():
+            self._give_up_missing()
             self.open = False
             if silence is not None:
                 silence.hide()
@@ -296,6 +297,14 @@ class LinkPort:
             or self._last >= self._words[self._sent_word]
             or _monotonic() - self._source_closed_at > self._patience
         )
+
+    def _give_up_missing(self) -> None:
+        """Count as lost what the ended source sent and a network has not brought until now."""
+        words = self._words
+        end = self._limit if self._stopped else words[self._sent_word]
+        if self._in_flight and words[self._base + STATE] == CONNECTED and end > self._last:
+            words[self._base + DROPPED] += end - self._last
+            self._last = end
 
     def ready(self) -> bool:
         return (

@@ -1,0 +1,70 @@
+"""What an ended source sent and a network did not bring: an input waits for it, and counts it as lost."""
+
+from __future__ import annotations
+
+import pytest
+from test_late_inputs import LINK, SENDER, Queue, board  # noqa: F401 - a fixture
+
+from dora.node import input as module
+from dora.node.events import InputClosed
+from dora.node.input import FLIGHT_LIMIT_NS, LinkPort
+from dora.transport.board import CONNECTED, DROPPED, RECEIVED, SENT, STATE, Board
+from dora.wire.control import InputConfig
+
+
+class Clock:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 1_000
+        monkeypatch.setattr(module, "_monotonic", lambda: self.now)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+def make_port(board: Board, queue: Queue) -> LinkPort:  # noqa: F811
+    board.set(LINK, STATE, CONNECTED)
+    config = InputConfig("in", "link", "source/out", queue_size=10, slot=LINK, output_slot=SENDER)
+    return LinkPort(config, queue, board, in_flight=True, joins_late=False)
+
+
+def counts(board: Board) -> list[int]:  # noqa: F811
+    return [board.get(LINK, word) for word in (RECEIVED, DROPPED)]
+
+
+def test_what_does_not_come_is_lost(board: Board, clock: Clock) -> None:  # noqa: F811
+    queue = Queue()
+    port = make_port(board, queue)
+    queue.numbers += [1, 2]
+    assert [port.poll() is not None for _ in range(3)] == [True, True, False]
+    board.set(SENDER, SENT, 5)  # as its machine tells with the news of the end
+    port.source_closed()
+    clock.now += FLIGHT_LIMIT_NS
+    assert port.poll() is None
+    assert counts(board) == [2, 0]
+    clock.now += 1
+    assert isinstance(port.poll(), InputClosed)
+    assert counts(board) == [2, 3]
+
+
+def test_what_comes_late_is_not(board: Board, clock: Clock) -> None:  # noqa: F811
+    queue = Queue()
+    port = make_port(board, queue)
+    board.set(SENDER, SENT, 2)
+    port.source_closed()
+    clock.now += FLIGHT_LIMIT_NS
+    queue.numbers += [1, 2]
+    assert [port.poll() is not None for _ in range(2)] == [True, True]
+    assert isinstance(port.poll(), InputClosed)
+    assert counts(board) == [2, 0]
+
+
+def test_a_link_that_never_was_lost_nothing(board: Board, clock: Clock) -> None:  # noqa: F811
+    port = make_port(board, Queue())
+    board.set(LINK, STATE, 0)
+    board.set(SENDER, SENT, 2)
+    port.source_closed()
+    clock.now += FLIGHT_LIMIT_NS + 1
+    assert isinstance(port.poll(), InputClosed)
+    assert counts(board) == [0, 0]
