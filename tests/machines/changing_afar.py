@@ -7,6 +7,9 @@ from collections.abc import Iterator
 
 from spread import Spread, wait_until
 
+# Back-pressure that does not slow down who sends on what another queue gives it: that one would overflow.
+PRESSED = ("--queue-policy", "backpressure", "--queue-size", "1000")
+
 NODES = {
     "count.py": """
         import os, sys, time

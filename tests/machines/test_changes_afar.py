@@ -13,6 +13,7 @@ import pytest
 from changing_afar import (
     DATAFLOW,
     NODES,
+    PRESSED,
     all_get_everything,
     begun,
     outlasts_a_cut,
@@ -70,7 +71,7 @@ def there_and_back(system: Spread, running: str) -> None:
     )
     printed = system.dora("node", "add", "--from-yaml", "echo.yml")
     assert printed == f"Node `echo` added to dataflow {running}\n"
-    printed = system.dora("node", "connect", "echo/out", "near/back", "--queue-policy", "backpressure")
+    printed = system.dora("node", "connect", "echo/out", "near/back", *PRESSED)
     assert printed == "echo/out -> near/back\n"
     said_by(system, running, "near", "back begins with")
     assert system.dora("node", "disconnect", "echo/out", "near/back") == "echo/out -x- near/back\n"

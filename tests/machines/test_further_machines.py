@@ -14,6 +14,7 @@ import pytest
 from changing_afar import (
     DATAFLOW,
     NODES,
+    PRESSED,
     all_get_everything,
     begun,
     outlasts_a_cut,
@@ -90,7 +91,7 @@ def test_a_machine_gets_its_first_node_and_loses_its_last(system: Spread, runnin
         assert add(system) == f"Node `echo` added to dataflow {running}\n"
         assert places(system, running)["echo"] == "third"
         for node in ("near", "far"):
-            system.dora("node", "connect", "echo/out", f"{node}/back", "--queue-policy", "backpressure")
+            system.dora("node", "connect", "echo/out", f"{node}/back", *PRESSED)
             said_by(system, running, node, "back begins with", times)
         system.dora("node", "remove", "echo")
         for node in ("near", "far"):
@@ -177,14 +178,15 @@ def alone(system: Spread) -> str:
 
 
 def test_a_dataflow_on_one_machine_gets_a_second_one_and_a_third(system: Spread, alone: str) -> None:
-    system.write({"own.yml": "{id: own, path: echo.py, outputs: [out], inputs: {in: count/out}}"})
+    own = "{id: own, path: echo.py, outputs: [out], inputs: {in: {source: count/out, queue_size: 1000}}}"
+    system.write({"own.yml": own})
     system.dora("node", "add", "--from-yaml", "own.yml")  # which no coordinator decides
     system.dora("param", "set", "near", "gain", "2")
     assert add(system) == f"Node `echo` added to dataflow {alone}\n"
     system.write({"right.yml": ECHO.replace("echo,", "other,").replace("third", "right")})
     add(system, "right.yml")
     for source, target in (("echo/out", "near/back"), ("other/out", "far/back")):
-        system.dora("node", "connect", source, target, "--queue-policy", "backpressure")
+        system.dora("node", "connect", source, target, *PRESSED)
         said_by(system, alone, target.partition("/")[0], "back begins with")
     system.dora("node", "connect", "own/out", "far/own", "--queue-size", "1000")
     system.dora("node", "remove", "own")
@@ -245,7 +247,7 @@ def test_a_coordinator_that_is_killed_knows_of_the_second_machine(system: Spread
     system.write({"right.yml": ECHO.replace("echo,", "other,").replace("third", "right")})
     add(system, "right.yml")
     for source, target in (("echo/out", "near/back"), ("other/out", "far/back")):
-        system.dora("node", "connect", source, target, "--queue-policy", "backpressure")
+        system.dora("node", "connect", source, target, *PRESSED)
         said_by(system, alone, target.partition("/")[0], "back begins with")
     all_get_everything(system, alone)
 
