@@ -66,18 +66,27 @@ class FakeDaemon:
         self._nodes: list[weakref.ref[Node]] = []
         self._processes: list[subprocess.Popen[str]] = []
         self._sockets: dict[str, socket.socket] = {}
+        self._connections: list[socket.socket] = []
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(f"{self.run_dir}/daemon.sock")
         self._server.listen()
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._is_closed = False
+        self._threads: list[threading.Thread] = []
+        self._start(self._accept)
+
+    def _start(self, target: Callable[..., None], *arguments: object) -> None:
+        thread = threading.Thread(target=target, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
 
     def _accept(self) -> None:
         while True:
-            try:
-                connection, _ = self._server.accept()
-            except OSError:
+            connection, _ = self._server.accept()
+            if self._is_closed:
+                connection.close()
                 return
-            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+            self._connections.append(connection)
+            self._start(self._serve, connection)
 
     def _serve(self, connection: socket.socket) -> None:
         frames = FrameBuffer()
@@ -170,13 +179,29 @@ class FakeDaemon:
         for reference in self._nodes:
             if (node := reference()) is not None:
                 node.close()
+        self._end_threads()
         self._server.close()
-        for connection in self._sockets.values():
+        for connection in self._connections:
             connection.close()
         self.board.close()
         shutil.rmtree(self.run_dir, ignore_errors=True)
         for path in glob.glob(f"/dev/shm/{self.prefix}*"):
             os.unlink(path)
+
+    def _end_threads(self) -> None:
+        """Before their sockets are closed, whose numbers the next daemon gets: one that is woken meanwhile,
+        by a signal, say, would listen to that."""
+        self._is_closed = True
+        with socket.socket(socket.AF_UNIX) as last:
+            last.connect(f"{self.run_dir}/daemon.sock")
+        self._threads[0].join(PATIENCE)
+        for connection in self._connections:
+            try:
+                connection.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass  # the node was faster
+        for thread in self._threads:
+            thread.join(PATIENCE)
 
 
 StartFlow = Callable[..., FakeDaemon]  # the fixture ``start_flow``
