@@ -115,7 +115,7 @@ class Attending(ABC):
         while self._attending not in (0, me):
             if self._take_turn(_GIVE_WAY):
                 return True
-        return False
+        return self._lock.acquire(blocking=False)  # it may have given way right after that
 
     def _glance(self, look: Callable[[], None]) -> None:
         if self._words[self._control] != self._control_seen:
