@@ -38,8 +38,8 @@ _SHORTEST: Final = 0.0002  # seconds between looks at the taps
 _LONGEST: Final = 0.002
 _HOUSEKEEPING: Final = 0.25  # seconds between looks at all else
 _AFTERMATH: Final = 1.0  # seconds after the failure of a node that belong to it
-_LAST_LOOKS: Final = 5  # in vain, before it is believed that nothing more comes
-_LAST_PAUSE: Final = 0.002  # seconds between them
+_LAST_PATIENCE: Final = 1.0  # seconds in which nothing comes of what was sent, before it is given up
+_LAST_PAUSE: Final = 0.002  # seconds between looks
 
 
 class Recorder:
@@ -267,17 +267,17 @@ class Recorder:
         """Take what was sent until now, leave the dataflow alone, and return what should be there."""
         topics = self._attachment.topics
         last = {topic: topic.sent for topic in topics}
-        vain = 0
-        while vain < _LAST_LOOKS and self._target.store.failure is None:
+        since = time.monotonic()
+        while time.monotonic() - since < _LAST_PATIENCE and self._target.store.failure is None:
             before = self._intake.messages
             self._intake.look()
             if self._intake.messages > before:
-                vain = 0
+                since = time.monotonic()
                 continue
-            if not (self._intake.stalled and self._intake.memory_comes):
-                if all(topic.seen >= last[topic] for topic in topics):
-                    break
-                vain += 1
+            if self._intake.stalled and self._intake.memory_comes:
+                since = time.monotonic()
+            elif all(topic.seen >= last[topic] for topic in topics):
+                break
             time.sleep(_LAST_PAUSE)
         self._intake.let_go()
         failed = self._around.failed | set(self._run.ended.failed if self._run.ended is not None else ())
