@@ -13,7 +13,7 @@ import pytest
 import zenoh
 from ports import free_port
 
-from dora.transport.connection import Ways
+from dora.transport.connection import Connection, Ways
 from dora.transport.gate import Gate
 from dora.transport.mailbox import listen, write_passwords
 from dora.transport.remote_link import PROGRESS, close_session, link_name
@@ -83,10 +83,16 @@ def send(sender: Any, word: bytes) -> None:
     sender.ways.put(word)
 
 
-def test_a_connection_that_broke_is_replaced(remote: RemoteConfig, gate: Gate) -> None:
+@pytest.fixture
+def sender(gate: Gate) -> Any:
+    """Of a gate that listens."""
     sender: Any = Sender(gate)
     gate.add(sender)
     gate.subscribe()
+    return sender
+
+
+def test_a_connection_that_broke_is_replaced(remote: RemoteConfig, gate: Gate, sender: Any) -> None:
     for word in (b"once", b"and again"):
         listener = Listener(remote)
         ways = sender.ways
@@ -99,24 +105,21 @@ def test_a_connection_that_broke_is_replaced(remote: RemoteConfig, gate: Gate) -
         sender.told.clear()
 
 
-def test_a_sender_that_comes_meanwhile_gets_the_new_connection(remote: RemoteConfig, gate: Gate) -> None:
-    early: Any = Sender(gate)
+def test_a_sender_that_comes_meanwhile_gets_the_new_connection(
+    remote: RemoteConfig, gate: Gate, sender: Any
+) -> None:
     late: Any = Sender(gate)
-    gate.add(early)
-    gate.subscribe()
     listener = Listener(remote)
-    wait_until(lambda: early.told, lambda: send(early, b"word"))
+    wait_until(lambda: sender.told, lambda: send(sender, b"word"))
     ways = late.ways
     listener.close()
-    wait_until(lambda: early.ways.connection is not ways.connection, gate.look)
+    wait_until(lambda: sender.ways.connection is not ways.connection, gate.look)
     assert late.ways is ways
     gate.add(late)
-    assert late.ways.connection is early.ways.connection
+    assert late.ways.connection is sender.ways.connection
 
 
-def test_what_was_said_on_the_former_connection_counts_no_more(gate: Gate) -> None:
-    sender: Any = Sender(gate)
-    gate.add(sender)
+def test_what_was_said_on_the_former_connection_counts_no_more(gate: Gate, sender: Any) -> None:
     sample: Any = SimpleNamespace(
         key_expr="flow/from/camera/plot/image",
         payload=SimpleNamespace(to_bytes=lambda: bytes(PROGRESS.size)),
@@ -128,10 +131,29 @@ def test_what_was_said_on_the_former_connection_counts_no_more(gate: Gate) -> No
     assert len(sender.told) == 1
 
 
-def test_nothing_is_replaced_after_the_end(remote: RemoteConfig, gate: Gate) -> None:
-    sender: Any = Sender(gate)
-    gate.add(sender)
-    gate.subscribe()
+def test_a_new_connection_that_cannot_be_used_is_given_back(
+    remote: RemoteConfig, gate: Gate, sender: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = Listener(remote)
+    wait_until(lambda: sender.told, lambda: send(sender, b"word"))
+    ways, given_back = sender.ways, []
+
+    def fail(*_: Any) -> None:
+        raise zenoh.ZError("no")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Connection, "listen", fail)
+        patched.setattr(Connection, "close", lambda self: given_back.append(self))
+        listener.close()
+        wait_until(lambda: given_back, gate.look)
+    for connection in given_back:
+        assert connection is not ways.connection
+        connection.close()
+    assert sender.ways is ways
+    wait_until(lambda: sender.ways is not ways, gate.look)
+
+
+def test_nothing_is_replaced_after_the_end(remote: RemoteConfig, gate: Gate, sender: Any) -> None:
     listener = Listener(remote)
     wait_until(lambda: sender.told, lambda: send(sender, b"word"))
     ways = sender.ways

@@ -90,18 +90,23 @@ class Gate:
                     self._renew()
 
     def _renew(self) -> None:
-        """Go over to a new connection. The lock has to be held."""
+        """Go over to a new connection, or stay with the old one for now. The lock has to be held."""
         try:
             fresh = self._connect()
-            renewed = [(sender, fresh.ways(sender.key)) for sender in self.senders.values()]
-        except (zenoh.ZError, TransportError) as error:
+        except zenoh.ZError as error:
             _log.debug("node `%s`: no new connection: %s", self.consumer, error)
+            return
+        try:
+            renewed = [(sender, fresh.ways(sender.key)) for sender in self.senders.values()]
+            if self._subscribed:
+                fresh.listen(f"{self._prefix}**", self._take)
+        except (zenoh.ZError, TransportError) as error:
+            _log.debug("node `%s`: no use of the new connection: %s", self.consumer, error)
+            fresh.close()
             return
         old, self._connection = self._connection, fresh
         for sender, ways in renewed:
             sender.renew(ways)
-        if self._subscribed:
-            fresh.listen(f"{self._prefix}**", self._take)
         # Who waits for room on it holds up its end.
         self._closers = [each for each in self._closers if each.is_alive()]
         self._closers.append(start_thread(f"dora {self.node_id} leaves {self.consumer}", old.close))

@@ -189,10 +189,7 @@ class RemoteLinks:
                 except TransportError:
                     pass  # the session is being closed
             for gate in self._gates:
-                try:
-                    gate.look()
-                except TransportError:
-                    pass  # the same
+                gate.look()
             if self._house is not None:
                 for receiver in tuple(self._house.receivers.values()):
                     receiver.look(now)
