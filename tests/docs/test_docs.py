@@ -33,6 +33,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -112,18 +113,21 @@ def name_of(page: Path) -> str:
     return page.relative_to(ROOT).as_posix()
 
 
+def in_folder(folder: Path) -> dict[str, Any]:
+    """Return how a program is started in a folder: with what it prints in one text, without colours."""
+    return {
+        "cwd": folder,
+        "env": {**os.environ, "NO_COLOR": "1", **of_its_own(folder)},
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "stdin": subprocess.DEVNULL,
+        "text": True,
+    }
+
+
 def run(command: list[str], folder: Path, status: int = 0) -> str:
     """Run a program in ``folder``, expecting this exit status, and return all that it printed."""
-    done = subprocess.run(
-        command,
-        cwd=folder,
-        env={**os.environ, "NO_COLOR": "1", **of_its_own(folder)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
-        timeout=BOUND,
-    )
+    done = subprocess.run(command, timeout=BOUND, **in_folder(folder))
     assert done.returncode == status, f"{shlex.join(command)} exits with {done.returncode}:\n{done.stdout}"
     return done.stdout
 
@@ -190,15 +194,7 @@ def run_until_shown(command: list[str], folder: Path, wanted: list[str]) -> str:
     The time counts from before the nodes are started, which takes a busy machine its own.
     """
     command[command.index("--stop-after") + 1] = f"{BOUND}s"
-    process = subprocess.Popen(
-        command,
-        cwd=folder,
-        env={**os.environ, "NO_COLOR": "1", **of_its_own(folder)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        text=True,
-    )
+    process = subprocess.Popen(command, **in_folder(folder))
     printed, is_stopped = "", False
     try:
         assert process.stdout is not None

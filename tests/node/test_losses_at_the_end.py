@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
-from test_late_inputs import LINK, SENDER, Queue, board  # noqa: F401 - a fixture
+from test_late_inputs import LINK, SENDER, Queue
 
 from dora.node import input as module
 from dora.node.events import InputClosed
 from dora.node.input import FLIGHT_LIMIT_NS, LinkPort
 from dora.transport.board import CONNECTED, DROPPED, RECEIVED, SENT, STATE, Board
 from dora.wire.control import InputConfig
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Iterator[Board]:
+    board = Board.create(str(tmp_path / "board"), 2)
+    yield board
+    board.close()
 
 
 class Clock:
@@ -23,17 +33,17 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def make_port(board: Board, queue: Queue) -> LinkPort:  # noqa: F811
+def make_port(board: Board, queue: Queue) -> LinkPort:
     board.set(LINK, STATE, CONNECTED)
     config = InputConfig("in", "link", "source/out", queue_size=10, slot=LINK, output_slot=SENDER)
     return LinkPort(config, queue, board, in_flight=True, joins_late=False)
 
 
-def counts(board: Board) -> list[int]:  # noqa: F811
+def counts(board: Board) -> list[int]:
     return [board.get(LINK, word) for word in (RECEIVED, DROPPED)]
 
 
-def test_what_does_not_come_is_lost(board: Board, clock: Clock) -> None:  # noqa: F811
+def test_what_does_not_come_is_lost(board: Board, clock: Clock) -> None:
     queue = Queue()
     port = make_port(board, queue)
     queue.numbers += [1, 2]
@@ -48,7 +58,7 @@ def test_what_does_not_come_is_lost(board: Board, clock: Clock) -> None:  # noqa
     assert counts(board) == [2, 3]
 
 
-def test_what_comes_late_is_not(board: Board, clock: Clock) -> None:  # noqa: F811
+def test_what_comes_late_is_not(board: Board, clock: Clock) -> None:
     queue = Queue()
     port = make_port(board, queue)
     board.set(SENDER, SENT, 2)
@@ -60,7 +70,7 @@ def test_what_comes_late_is_not(board: Board, clock: Clock) -> None:  # noqa: F8
     assert counts(board) == [2, 0]
 
 
-def test_a_link_that_never_was_lost_nothing(board: Board, clock: Clock) -> None:  # noqa: F811
+def test_a_link_that_never_was_lost_nothing(board: Board, clock: Clock) -> None:
     port = make_port(board, Queue())
     board.set(LINK, STATE, 0)
     board.set(SENDER, SENT, 2)
