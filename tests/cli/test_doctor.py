@@ -1,6 +1,10 @@
 """`dora doctor`: what it looks at, and what it says when something is wrong."""
 
+import os
+import shutil
 import sysconfig
+import tempfile
+from pathlib import Path
 
 import pytest
 
@@ -52,6 +56,23 @@ def test_every_failure_is_counted(doctor, monkeypatch, tmp_path):
     assert (status, err) == (1, "2 check(s) failed\n")
     assert any(line.startswith("  FAIL  dora-rs is installed over this dora; mend it") for line in out)
     assert "  FAIL  /dev/shm has 1.0 MiB left" in out
+
+
+@pytest.mark.usefixtures("no_run")
+def test_the_folder_of_sockets_is_named_with_the_reason(doctor, monkeypatch):
+    folder = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")
+    try:
+        monkeypatch.setenv("DORA_RUNTIME_DIR", folder)
+        (Path(folder) / "letter").touch()
+        where = f"{folder}/dora-{os.getuid()}"
+        why = f"DORA_RUNTIME_DIR is set, and dora did not make {folder} itself"
+        assert f"  PASS  sockets and locks in {where}, because {why}" in doctor()[1]
+        os.chmod(where, 0o755)
+        status, out, _ = doctor()
+        assert status == 1
+        assert any(line.startswith(f"  FAIL  {where} gives other users access") for line in out)
+    finally:
+        shutil.rmtree(folder)
 
 
 @pytest.mark.usefixtures("no_run")

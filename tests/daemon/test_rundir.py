@@ -12,16 +12,128 @@ import pytest
 from dora.daemon import rundir
 from dora.daemon.rundir import RunDirectory, check_shared_memory, remove_stale, usable_root
 from dora.errors import DoraError, SharedMemoryFull
+from dora.transport import places
 from dora.transport.board import Board
+from dora.transport.places import choose_root
 from dora.wire.ids import uuid7
 
 
 def test_the_root_is_private(runtime_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    os.chmod(runtime_root, 0o755)
     assert usable_root() == runtime_root
-    assert stat.S_IMODE(os.stat(runtime_root).st_mode) == 0o700
-    monkeypatch.setenv("DORA_RUNTIME_DIR", f"{runtime_root}/new")
+    monkeypatch.setenv("DORA_RUNTIME_DIR", f"{runtime_root}/new/root")
+    assert usable_root() == f"{runtime_root}/new/root"
     assert stat.S_IMODE(os.stat(usable_root()).st_mode) == 0o700
+
+
+def test_a_root_that_others_may_enter_is_refused_and_stays_as_it_is(runtime_root: str) -> None:
+    usable_root()
+    os.chmod(runtime_root, 0o750)
+    for use in (usable_root, places.runtime_root):
+        with pytest.raises(DoraError, match=rf"access \(mode 750\).*Run `chmod 700 {runtime_root}`"):
+            use()
+    assert stat.S_IMODE(os.stat(runtime_root).st_mode) == 0o750
+
+
+def test_a_folder_that_dora_did_not_make_gets_a_subfolder_and_stays_as_it_is(runtime_root: str) -> None:
+    """With everything that looks like runs of dora: they are somebody's files."""
+    os.chmod(runtime_root, 0o755)
+    kept = {}
+    for name, lock in (("documents", None), ("0123456789ab", None), ("ba9876543210", b""), ("link", None)):
+        folder = Path(runtime_root, name)
+        if name == "link":
+            folder.symlink_to(f"{runtime_root}/documents")
+        else:
+            folder.mkdir()
+            (folder / "letter").write_text("dear")
+        if lock is not None:
+            (folder / "lock").write_bytes(lock)
+        kept[folder] = sorted(os.listdir(folder))
+    root = usable_root()
+    assert root == f"{runtime_root}/dora-{os.getuid()}"
+    assert root in choose_root() and "DORA_RUNTIME_DIR" in choose_root().reason
+    RunDirectory.create(uuid7()).remove()
+    remove_stale()
+    assert {folder: sorted(os.listdir(folder)) for folder in kept} == kept
+    assert stat.S_IMODE(os.stat(runtime_root).st_mode) == 0o755
+    assert stat.S_IMODE(os.stat(root).st_mode) == 0o700
+    assert usable_root() == root  # which dora made
+
+
+def _run_folder(root: str, run_id: str, content: str | None) -> Path:
+    folder = Path(root, run_id.replace("-", "")[-12:])
+    folder.mkdir(mode=0o700)
+    (folder / "letter").write_text("dear")
+    if content is not None:
+        (folder / "lock").write_text(content)
+        (folder / "lock").chmod(0o600)
+    return folder
+
+
+def test_only_a_folder_with_the_lock_of_its_run_is_removed(runtime_root: str, tmp_path: Path) -> None:
+    """Not one with another name, without a lock, with another's or a linked one, or open to others."""
+    root = usable_root()
+    dead = _run_folder(root, run_id := uuid7(), run_id)
+    kept = [
+        _run_folder(root, uuid7(), None),
+        _run_folder(root, uuid7(), ""),
+        _run_folder(root, uuid7(), uuid7()),
+        _run_folder(root, uuid7(), "text\n"),
+        _run_folder(root, "my-documents", "my-documents"),
+    ]
+    linked = _run_folder(root, run_id := uuid7(), None)
+    (tmp_path / "lock").write_text(run_id)
+    (tmp_path / "lock").chmod(0o600)
+    (linked / "lock").symlink_to(tmp_path / "lock")
+    pipe = _run_folder(root, uuid7(), None)
+    os.mkfifo(pipe / "lock", 0o600)
+    wide = _run_folder(root, run_id := uuid7(), run_id)
+    wide.chmod(0o755)
+    elsewhere = _run_folder(str(tmp_path), run_id := uuid7(), run_id)
+    Path(root, elsewhere.name).symlink_to(elsewhere)
+    kept += [linked, pipe, wide, elsewhere]
+    before = {folder: sorted(os.listdir(folder)) for folder in kept}
+    remove_stale()
+    assert {folder: sorted(os.listdir(folder)) for folder in kept} == before
+    assert Path(root, elsewhere.name).is_symlink()
+    assert not dead.exists()
+    assert runtime_root == root
+
+
+def test_what_a_dead_run_links_to_stays(runtime_root: str, tmp_path: Path) -> None:
+    (tmp_path / "letter").write_text("dear")
+    dead = RunDirectory.create(uuid7())
+    os.symlink(tmp_path, f"{dead.path}/folder")
+    os.symlink(tmp_path / "letter", f"{dead.path}/file")
+    os.close(dead._locks.pop())
+    remove_stale(runtime_root)
+    assert not os.path.exists(dead.path)
+    assert (tmp_path / "letter").read_text() == "dear"
+
+
+def test_a_session_folder_that_others_may_enter_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, runtime_root: str
+) -> None:
+    """The specification of XDG_RUNTIME_DIR demands mode 0700: anything else is some other folder."""
+    monkeypatch.delenv("DORA_RUNTIME_DIR")
+    monkeypatch.setenv("XDG_RUNTIME_DIR", runtime_root)
+    assert choose_root().path == f"{runtime_root}/dora"
+    os.mkdir(f"{runtime_root}/dora", 0o755)
+    Path(runtime_root, "dora", "README.md").touch()
+    assert choose_root().path == f"{runtime_root}/dora/dora-{os.getuid()}"
+    os.chmod(runtime_root, 0o755)
+    path, reason = choose_root()
+    assert path.startswith("/tmp/dora-")
+    assert f"XDG_RUNTIME_DIR ({runtime_root}) is not a folder of this user alone" in reason
+
+
+@pytest.mark.parametrize("mode", [0o777, 0o1777])
+def test_a_folder_in_which_all_users_can_exchange_files_is_refused(runtime_root: str, mode: int) -> None:
+    os.chmod(runtime_root, mode)
+    if mode & stat.S_ISVTX:
+        assert usable_root() == f"{runtime_root}/dora-{os.getuid()}"
+    else:
+        with pytest.raises(DoraError, match="all users can exchange what is in it"):
+            usable_root()
 
 
 def test_a_root_that_cannot_be_used(
@@ -37,12 +149,12 @@ def test_a_root_that_cannot_be_used(
             usable_root()
 
 
-def test_somebody_elses_root_is_not_used(runtime_root: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    other = os.getuid() + 1
-    monkeypatch.setattr(os, "getuid", lambda: other)
-    with pytest.raises(DoraError, match="not a directory of this user"):
-        usable_root()
-    assert runtime_root
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder to another user")
+def test_the_root_of_another_user_is_not_used(runtime_root: str) -> None:
+    os.chown(runtime_root, 54321, 54321)
+    for use in (usable_root, places.runtime_root):
+        with pytest.raises(DoraError, match=r"belongs to another user.*DORA_RUNTIME_DIR"):
+            use()
 
 
 def test_a_run_has_its_own_directory_and_prefix_and_takes_all_of_it_along(runtime_root: str) -> None:
@@ -78,14 +190,14 @@ def test_only_the_runs_whose_daemon_died_are_removed() -> None:
 def test_a_run_may_end_while_another_one_looks_for_remains(
     runtime_root: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ending, open_lock = RunDirectory.create(uuid7()), rundir._open_lock
+    ending, open_lock = RunDirectory.create(uuid7()), rundir._open_existing_lock
 
     def open_late(path: str) -> int:
         if path == f"{ending.path}/lock":
             ending.remove()
         return open_lock(path)
 
-    monkeypatch.setattr(rundir, "_open_lock", open_late)
+    monkeypatch.setattr(rundir, "_open_existing_lock", open_late)
     RunDirectory.create(uuid7()).remove()
     assert os.listdir(runtime_root) == ["lock"]
 

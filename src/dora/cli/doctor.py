@@ -140,6 +140,7 @@ def _node_packages() -> Iterator[Finding]:
 
 def _places() -> Iterator[Finding]:
     from dora.daemon.rundir import SHM, check_shared_memory, usable_root
+    from dora.transport.places import choose_root
 
     try:
         check_shared_memory()
@@ -147,7 +148,8 @@ def _places() -> Iterator[Finding]:
             status = os.statvfs(SHM)
             free = status.f_bavail * status.f_frsize
             yield Finding("PASS", f"shared memory: {free / 2**20:.0f} MiB free in {SHM}")
-        yield Finding("PASS", f"sockets and locks in {usable_root()}")
+        reason = choose_root().reason
+        yield Finding("PASS", f"sockets and locks in {usable_root()}, because {reason}")
     except DoraError as error:
         yield Finding("FAIL", str(error))
 
@@ -241,7 +243,11 @@ def _nodes() -> Iterator[Finding]:
     from dora.inspection.look import inspect
 
     count = 0
-    for run in running():
+    try:
+        runs = list(running())
+    except DoraError:
+        return  # the folder cannot be used, which has been said
+    for run in runs:
         with run:
             try:
                 nodes = inspect(run).nodes

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterable
 RUN_ID = "DORA_RUN_ID"
 GO = b"go\n"
 KILL_TIMEOUT = 5.0  # seconds
+_HEX = frozenset("0123456789abcdef")
 
 
 def marked_processes(run_id: str) -> list[int]:
@@ -80,7 +81,13 @@ def _kill(function: Callable[[int, int], None], target: int) -> None:
 
 
 def remove_run_files(run_dir: str, prefix: str) -> None:
-    """Remove a run's directory and its shared memory objects; whatever is gone already is fine."""
+    """Remove a run's directory and its shared memory objects; whatever is gone already is fine.
+
+    A directory with a name that does not fit, or a link to one, stays.
+    """
+    name = os.path.basename(run_dir)
+    if len(name) != 12 or set(name) - _HEX or prefix != f"dora_{name}_" or os.path.islink(run_dir):
+        return
     remove_shared_memory(prefix)
     # The lock goes last: a run whose lock exists is still to be removed.
     for parent, directories, files in os.walk(run_dir, topdown=False):
@@ -88,7 +95,8 @@ def remove_run_files(run_dir: str, prefix: str) -> None:
             if parent != run_dir or name != "lock":
                 _try(os.unlink, f"{parent}/{name}")
         for name in directories:
-            _try(os.rmdir, f"{parent}/{name}")
+            path = f"{parent}/{name}"
+            _try(os.unlink if os.path.islink(path) else os.rmdir, path)
     _try(os.unlink, f"{run_dir}/lock")
     _try(os.rmdir, run_dir)
 

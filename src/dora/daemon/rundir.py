@@ -2,8 +2,8 @@
 
 ::
 
-    $XDG_RUNTIME_DIR/dora/          the root: one per user, mode 0700
-        lock                        held while runs are made or removed
+    $XDG_RUNTIME_DIR/dora/          the root: one per user, mode 0700; see `dora.transport.places`
+        lock                        held while runs are made or removed; says that dora made the root
         8c3f0a6d91b2/               one run: the end of its dataflow id
             lock                    held for as long as the daemon lives; contains the dataflow id
             daemon.sock
@@ -12,24 +12,39 @@
     /dev/shm/dora_8c3f0a6d91b2_*    its shared memory, the board among it
 
 A lock that nobody holds means that the daemon died: every new run first removes the remains of such
-runs. The kernel frees the lock (``flock``) however the daemon ended. The board is locked as well, so
-that shared memory is found whose directory is gone: a session's ``$XDG_RUNTIME_DIR`` ends with it.
+runs. The kernel frees the lock (``flock``) however the daemon ended. Only directories are removed that have
+the name of a run and contain a lock that names this run; everything else stays untouched. The board is
+locked as well, so that shared memory is found whose directory is gone: a session's ``$XDG_RUNTIME_DIR``
+ends with it.
 """
 
 from __future__ import annotations
 
 import fcntl
 import os
-import stat
+import re
 import time
 
 from dora.daemon.guardian import kill_run, remove_run_files, remove_shared_memory
 from dora.errors import DoraError, SharedMemoryFull
-from dora.transport.places import SOCKET_NAME, run_path, runtime_root
+from dora.transport.ownership import UnsafeFile, check_folder, open_own
+from dora.transport.places import (
+    ROOT_LOCK,
+    ROOT_MARK,
+    SHARED_MEMORY,
+    SOCKET_NAME,
+    board_of,
+    choose_root,
+    has_mark,
+    is_run_name,
+    prefix_of,
+    run_path,
+)
 
-SHM = "/dev/shm"
+SHM = SHARED_MEMORY
 ROOM_NEEDED = 16 << 20  # bytes of shared memory, to start with
-_HEX = frozenset("0123456789abcdef")
+_RUN_ID = re.compile(r"[0-9a-f-]{12,64}")
+_LONGEST_ID = 64
 _FRESH = 60.0  # seconds
 _MAX_SOCKET_PATH = 103  # bytes; macOS has the smaller limit (104 with the final zero)
 _LONGEST_NAME = f"/0123456789ab/{SOCKET_NAME}"
@@ -38,10 +53,9 @@ _LONGEST_NAME = f"/0123456789ab/{SOCKET_NAME}"
 def usable_root() -> str:
     """Return this user's root directory, made if necessary; raises `DoraError`.
 
-    Its place is that of `dora.transport.places.runtime_root`. It must belong to this user; its mode
-    is set to 0700.
+    `dora.transport.places.choose_root` says which one. One that exists is never changed.
     """
-    root = os.path.abspath(runtime_root())
+    root = choose_root().path
     if len(os.fsencode(root + _LONGEST_NAME)) > _MAX_SOCKET_PATH:
         raise DoraError(
             f"the directory {root} is too long for sockets; set DORA_RUNTIME_DIR to a path of at most "
@@ -49,19 +63,23 @@ def usable_root() -> str:
         )
     try:
         os.makedirs(root, mode=0o700, exist_ok=True)
-        status = os.lstat(root)
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-            raise DoraError(
-                f"{root} is not a directory of this user; remove it, or set DORA_RUNTIME_DIR to another"
-            )
-        if stat.S_IMODE(status.st_mode) != 0o700:
-            os.chmod(root, 0o700)
+        check_folder(root)
+        if not has_mark(root):
+            _mark(root)
     except OSError as error:
         raise DoraError(
             f"cannot use {root} for sockets and locks: {error.strerror}; "
             "set DORA_RUNTIME_DIR to a directory that can be written"
         ) from error
     return root
+
+
+def _mark(root: str) -> None:
+    lock = open_own(f"{root}/{ROOT_LOCK}", os.O_RDWR | os.O_CREAT)
+    try:
+        os.pwrite(lock, ROOT_MARK, 0)
+    finally:
+        os.close(lock)
 
 
 class RunDirectory:
@@ -72,9 +90,9 @@ class RunDirectory:
         self.run_id = run_id or dataflow_id  # marks its processes
         self.name = ""  # given at the start, for commands
         self.path = path
-        self.prefix = f"dora_{os.path.basename(path)}_"
+        self.prefix = prefix_of(path)
         self.socket = f"{path}/{SOCKET_NAME}"
-        self.board = f"{SHM}/{self.prefix}board" if os.path.isdir(SHM) else f"{path}/board"
+        self.board = board_of(path)
         self._locks = [lock]
 
     @classmethod
@@ -126,45 +144,56 @@ def remove_stale(root: str | None = None) -> None:
 
 
 def _open_lock(path: str) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    return open_own(path, os.O_RDWR | os.O_CREAT)
+
+
+def _open_existing_lock(path: str) -> int:
+    return open_own(path, os.O_RDWR)
 
 
 def _remove_stale(root: str) -> None:
     for name in os.listdir(root):
-        path = f"{root}/{name}"
-        if not os.path.isdir(path) or os.path.islink(path):
-            continue
-        try:
-            lock = _open_lock(f"{path}/lock")
-        except FileNotFoundError:
-            continue  # its run has just ended, or its guardian was faster
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            dataflow_id = os.read(lock, 100).decode(errors="replace")
-            if dataflow_id:
-                kill_run(dataflow_id)
-            remove_run_files(path, f"dora_{name}_")
-        except BlockingIOError:
-            pass  # it lives
-        finally:
-            os.close(lock)
+        if is_run_name(name):
+            _remove_if_dead(f"{root}/{name}")
     if os.path.isdir(SHM):
         _remove_stale_boards()
+
+
+def _remove_if_dead(path: str) -> None:
+    """Remove the folder of a run whose daemon died; anything else stays as it is.
+
+    It is one if it belongs to this user, and nobody holds the lock in it, which names the run.
+    """
+    try:
+        check_folder(path)
+        lock = _open_existing_lock(f"{path}/lock")
+    except (OSError, UnsafeFile):
+        return  # its run has just ended, or its guardian was faster; or it is not a run's
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        run_id = os.read(lock, _LONGEST_ID + 1).decode(errors="replace")
+        if _RUN_ID.fullmatch(run_id) and run_path(run_id, os.path.dirname(path)) == path:
+            kill_run(run_id)
+            remove_run_files(path, prefix_of(path))
+    except BlockingIOError:
+        pass  # it lives
+    finally:
+        os.close(lock)
 
 
 def _remove_stale_boards() -> None:
     for name in os.listdir(SHM):
         short_id = name.removeprefix("dora_").removesuffix("_board")
-        if name != f"dora_{short_id}_board" or len(short_id) != 12 or set(short_id) - _HEX:
+        if name != f"dora_{short_id}_board" or not is_run_name(short_id):
             continue
         try:
-            board = os.open(f"{SHM}/{name}", os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except OSError:  # another user's, or gone
+            board = _open_existing_lock(f"{SHM}/{name}")
+        except (OSError, UnsafeFile):  # another user's, or gone
             continue
         try:
             status = os.fstat(board)
             # A fresh one may not be locked yet: the locks of other roots are not ours to wait for.
-            if status.st_uid != os.getuid() or time.time() - status.st_mtime < _FRESH:
+            if time.time() - status.st_mtime < _FRESH:
                 continue
             fcntl.flock(board, fcntl.LOCK_EX | fcntl.LOCK_NB)
             kill_run(short_id)

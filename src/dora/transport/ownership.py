@@ -1,0 +1,144 @@
+"""Checks that a folder, a file, a pipe or a socket belongs to this user, before it is used.
+
+Whatever a running dataflow keeps on disk and in shared memory belongs to the user who started it, and
+nobody else has access to it. Another user may create things of the same names first, in places where all
+users may write (`/tmp`, `/dev/shm`). So everything is checked on the open file, or on the peer of the
+connection, where nothing can be exchanged between the check and the use. Symbolic links are not followed.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import struct
+import sys
+from typing import Final
+
+from dora.errors import DoraError
+
+_OTHERS: Final = 0o077  # all rights of the group and of others
+_SOL_LOCAL: Final = 0  # macOS
+_LOCAL_PEERCRED: Final = 1
+
+
+class UnsafeFile(DoraError):
+    """A file, folder or socket belongs to another user, gives others access, or is of another kind."""
+
+
+def check_folder(path: str) -> None:
+    """Raise `UnsafeFile` unless a folder belongs to this user alone, ``OSError`` if there is none."""
+    status = os.lstat(path)
+    fault = _fault(status) if stat.S_ISDIR(status.st_mode) else "is not a folder"
+    if fault:
+        raise UnsafeFile(f"{path} {fault}; nothing in it is used. {_mend(path, status)}")
+
+
+def open_own(path: str, flags: int, *, kind: int = stat.S_IFREG) -> int:
+    """Open a file that belongs to this user alone, and return its descriptor.
+
+    ``kind``: what it has to be, a regular file or a pipe (``stat.S_IFIFO``). A file that ``flags`` let be
+    created is open to this user only. Raises `UnsafeFile` if it is something else or another user's,
+    ``OSError`` if it cannot be opened.
+    """
+    # A pipe in place of a regular file would block without O_NONBLOCK, which a regular file ignores.
+    flags |= os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+    try:
+        descriptor = os.open(path, flags, 0o600)
+    except OSError:
+        if os.path.islink(path):
+            raise UnsafeFile(f"{path} is a symbolic link, which is not followed. {_mend(path)}") from None
+        raise
+    status = os.fstat(descriptor)
+    fault = "is not a regular file" if kind == stat.S_IFREG else "is not a pipe"
+    if stat.S_IFMT(status.st_mode) == kind:
+        fault = _fault(status)
+    if fault:
+        os.close(descriptor)
+        raise UnsafeFile(f"{path} {fault}; it is not used. {_mend(path)}")
+    return descriptor
+
+
+def connect_own(path: str, timeout: float | None = None) -> socket.socket:
+    """Connect to a socket of this user's, in a folder of this user's, behind which this user listens.
+
+    Raises `UnsafeFile` if it is another user's, ``OSError`` if nobody can be reached.
+    """
+    check_folder(os.path.dirname(path) or ".")
+    status = os.lstat(path)
+    if not stat.S_ISSOCK(status.st_mode):
+        raise UnsafeFile(f"{path} is not a socket; it is not used. {_mend(path)}")
+    if status.st_uid != os.getuid():
+        raise UnsafeFile(f"{path} {_fault(status)}; nothing is sent to it. {_mend(path)}")
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(timeout)
+        connection.connect(path)
+        if not is_own_peer(connection):
+            raise UnsafeFile(f"another user listens at {path}; nothing is sent to it. {_mend(path)}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def is_own_peer(connection: socket.socket) -> bool:
+    """Tell whether the process at the other end of a Unix socket belongs to this user or to root.
+
+    Where the system does not tell, the folder of the socket lets nobody else in.
+    """
+    try:
+        if sys.platform == "linux":
+            answer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            user = struct.unpack("3i", answer)[1]
+        elif sys.platform == "darwin":
+            answer = connection.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, 128)
+            user = struct.unpack_from("2I", answer)[1]
+        else:
+            return True
+    except (OSError, struct.error):
+        return False
+    return user in (os.getuid(), 0)
+
+
+def is_another_users(path: str) -> bool:
+    """Tell whether a file, which may be gone, is no regular file of this user's."""
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return False
+    return status.st_uid != os.getuid() or not stat.S_ISREG(status.st_mode)
+
+
+def refuse_foreign_objects(folder: str, prefix: str) -> None:
+    """Raise `UnsafeFile` if another user has put a file of this prefix into a folder open to all."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return  # not Linux
+    for name in names:
+        if name.startswith(prefix) and is_another_users(path := f"{folder}/{name}"):
+            raise UnsafeFile(f"{path} was not made by this dataflow; it is not used. {_mend(path)}")
+
+
+def _fault(status: os.stat_result) -> str:
+    if status.st_uid != os.getuid():
+        return f"belongs to another user ({_name(status.st_uid)})"
+    if status.st_mode & _OTHERS:
+        return f"gives other users access (mode {stat.S_IMODE(status.st_mode):o})"
+    return ""
+
+
+def _name(user: int) -> str:
+    import pwd  # only for the message
+
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return f"user id {user}"
+
+
+def _mend(path: str, status: os.stat_result | None = None) -> str:
+    if status is not None and status.st_uid == os.getuid() and stat.S_ISDIR(status.st_mode):
+        return f"Run `chmod 700 {path}`, or let DORA_RUNTIME_DIR name another folder"
+    return f"Remove {path}, or let DORA_RUNTIME_DIR name a folder of your own"
