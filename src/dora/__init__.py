@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         UndeclaredInput,
         UndeclaredOutput,
         UnsupportedData,
+        WrongProcess,
     )
     from dora.node.events import (
         Error,
@@ -76,6 +77,7 @@ _MODULES = {
         "UndeclaredInput",
         "UndeclaredOutput",
         "UnsupportedData",
+        "WrongProcess",
     ),
     "dora.node.events": (
         "Error",
@@ -141,6 +143,7 @@ __all__ = [
     "UndeclaredOutput",
     "Unknown",
     "UnsupportedData",
+    "WrongProcess",
     "__author__",
     "__version__",
     "build",

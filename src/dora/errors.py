@@ -20,6 +20,7 @@
     │   └── CallRefused         the other side answered with an error
     ├── UndeclaredInput         a program names an input that the dataflow does not declare for it
     ├── ReceiveClosed           ``drain()`` on a stream that is closed and empty
+    ├── WrongProcess            a forked child process used the node of its parent
     └── TransportError          an engine (iceoryx2, Zenoh) reported something unexpected
 
 Existing dora programs catch ``RuntimeError``, so everything derives from it.
@@ -50,6 +51,7 @@ __all__ = [
     "UndeclaredInput",
     "UndeclaredOutput",
     "UnsupportedData",
+    "WrongProcess",
 ]
 
 
@@ -193,6 +195,10 @@ class UndeclaredInput(DoraError):
 
 class ReceiveClosed(DoraError):
     """The event stream is closed and empty."""
+
+
+class WrongProcess(DoraError):
+    """A forked child process used a node, which belongs to the process that made it."""
 
 
 class TransportError(DoraError):

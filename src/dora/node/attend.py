@@ -11,10 +11,11 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from dora.node.input import Port
 from dora.transport.doorbell import Doorbell, memory_fence, yield_cpu
+from dora.transport.forking import RefusingLock
 
 _monotonic = time.monotonic_ns
 
@@ -38,6 +39,11 @@ class Attending(ABC):
         self._lock = threading.Lock()
         self._attending = 0  # the thread that holds the lock, if it takes no events
         self._knocking: set[int] = set()  # threads that want it nevertheless
+
+    def disown(self) -> None:
+        """Refuse to receive, in a forked child process: everything that receives locks first."""
+        self._attending = 0
+        self._lock = cast("threading.Lock", RefusingLock())
 
     @abstractmethod
     def _read_control(self) -> None:

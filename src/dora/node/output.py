@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from dora.errors import SampleAlreadySent, SendError
 from dora.transport.board import (
@@ -35,6 +35,7 @@ from dora.transport.board import (
     Board,
 )
 from dora.transport.doorbell import FENCED, Bell, Doorbell, fence, memory_fence, yield_cpu
+from dora.transport.forking import RefusingLock, leak, refuse
 from dora.transport.interface import MAX_QUEUE, Loan, Sender
 from dora.wire.control import ChannelConfig, LinkConfig, OutputConfig
 from dora.wire.correlation import FLUSH_MARK, asks_to_flush
@@ -378,6 +379,13 @@ class OutputPort:
                 self._credit_bell.rearm()
         finally:
             words[self._waiting_word] = 0
+
+    def disown(self) -> None:
+        """Refuse to send, in a forked child process. What sends looks at ``rewired`` or locks first."""
+        leak(self)
+        self.rewired = -1  # unlike any word of the board
+        self.on_rewired = refuse
+        self._lock = cast("threading.Lock", RefusingLock())
 
     def close(self) -> None:
         """Refuse further sends. What was sent stays receivable."""

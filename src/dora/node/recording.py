@@ -18,6 +18,7 @@ from dora.node.events import Event, Input, InputClosed, Stop
 from dora.node.inbox import Inbox
 from dora.node.log import log_line, write_line
 from dora.node.recorded import array_to_json, metadata_to_json, type_to_json
+from dora.transport.forking import leak, watch
 
 
 def recording_inbox(node_id: str) -> type[Inbox]:
@@ -56,6 +57,7 @@ class Recorder:
             self._end_of_events = self._file.tell()
             self._finish("the node has not ended, or was killed")
             atexit.register(self.close)
+            watch(self)
         except OSError as error:
             self._fail(error)
 
@@ -75,6 +77,12 @@ class Recorder:
             self._finish("the node has not ended, or was killed")
         except Exception as error:  # noqa: BLE001 - whatever an array of the user's cannot be turned into
             self._fail(error)
+
+    def disown(self) -> None:
+        """Leave the file to the parent, in a forked child process."""
+        atexit.unregister(self.close)
+        leak(self._file)
+        self._file = None
 
     def close(self) -> None:
         """Say that the recording is complete, if it is."""

@@ -26,6 +26,7 @@ from dora.node.rewiring import Rewiring
 from dora.node.undeclared import UndeclaredOutputs
 from dora.transport.board import STATE, UNCONNECTED
 from dora.transport.doorbell import Bell
+from dora.transport.forking import RefusingState, leak, refuse, watch
 from dora.transport.interface import Engine, Receiver
 from dora.transport.kept_queue import KeptQueue
 from dora.wire.control import (
@@ -61,6 +62,7 @@ class Session:
         Raises `NotInDataflow`, `ConnectError`, `StartFailed`.
         """
         self.closed = True  # until everything below has worked
+        self._inherited = False  # this process was forked from the one that the session belongs to
         self.outside: Callable[[str, Any, Mapping[str, Any]], None] | None = None  # instead of `send`
         attachment = attach(node_id)
         self.channel = attachment.channel
@@ -131,8 +133,9 @@ class Session:
         self.closed = False
         for frame in early:
             self.inbox.handle(frame)
+        watch(self)
         if config.dynamic and self.owns_process:
-            atexit.register(_leave_at_exit, weakref.ref(self), os.getpid())
+            atexit.register(_leave_at_exit, weakref.ref(self))
 
     def _trace(self) -> Tracer:
         from dora.node.tracing import Tracer
@@ -198,7 +201,20 @@ class Session:
         if self.undeclared.drop(output_id) and not self.config.dynamic:
             atexit.register(_report_at_exit, weakref.ref(self))
 
+    def disown(self) -> None:
+        """Leave the dataflow to the parent, in a forked child process."""
+        leak(self)
+        self.closed = self._inherited = True  # neither a goodbye nor an end in order
+        self.channel.close()  # else the daemon would not see the end of the parent before that of the child
+        self.inbox.disown()
+        for port in self.outputs.values():
+            port.disown()
+        self.outputs.clear()
+        self.state = RefusingState()
+
     def _check_open(self) -> None:
+        if self._inherited:
+            refuse()
         if self.closed:
             raise SendError(f"node `{self.config.node_id}` is closed")
 
@@ -277,10 +293,10 @@ def _report_at_exit(reference: weakref.ref[Session]) -> None:
         session.report_undeclared()
 
 
-def _leave_at_exit(reference: weakref.ref[Session], process: int) -> None:
+def _leave_at_exit(reference: weakref.ref[Session]) -> None:
     """Say goodbye for a dynamic node, whose end nobody but itself can judge, unless its program fails."""
     session = reference()
-    if session is None or session.closed or process != os.getpid():  # a fork is not the node
+    if session is None or session.closed:
         return
     uncaught = getattr(sys, "last_type", None)
     interactive = hasattr(sys, "ps1")  # there, a program survives its errors

@@ -41,6 +41,7 @@ from dora.traces.span import (
     attributes_of,
     encode_batch,
 )
+from dora.transport.forking import do_nothing, leak, watch
 from dora.wire.metadata import MetadataError, decode_metadata
 from dora.wire.trace_context import KEY, TraceContext, format_context, parse_context
 
@@ -86,6 +87,7 @@ class Tracer:
         self._random = random.Random()
         self._lock = threading.Lock()
         atexit.register(self.close)
+        watch(self)
 
     # ------------------------------------------------------------------ receiving
 
@@ -249,6 +251,12 @@ class Tracer:
             trouble = self._file.append(encode_batch(self._resource, __version__, done))
         if trouble:
             write_line(log_line(self._node_id, "warn", f"spans are not written any more: {trouble}"))
+
+    def disown(self) -> None:
+        """Leave all spans to the parent, in a forked child process."""
+        atexit.unregister(self.close)
+        leak(self._file)
+        vars(self).update(_write=do_nothing, close=do_nothing)
 
     def close(self) -> None:
         """End what is not ended, as a failure if the program ends by an exception; write it all."""

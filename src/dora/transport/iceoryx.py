@@ -34,6 +34,7 @@ from typing import Any, Final
 
 from dora.errors import SharedMemoryFull, TransportError
 from dora.transport.board import SENT, WORDS, Board
+from dora.transport.forking import do_nothing, leak, refuse, watch
 from dora.transport.interface import MAX_QUEUE, Receiver
 from dora.transport.long_queue import LongQueue
 from dora.wire.control import InputConfig, OutputConfig
@@ -174,7 +175,7 @@ def _release_ended() -> None:
                 ctypes.pythonapi.Py_DecRef(ctypes.py_object(thing))
 
 
-class _Loan:
+class _LoanBase:
     __slots__ = ("_sample", "address", "size")
 
     def __init__(self, sample: Any, address: int, size: int) -> None:
@@ -188,6 +189,26 @@ class _Loan:
 
     def discard(self) -> None:
         self._sample = None
+
+
+class _Loan(_LoanBase):
+    __slots__ = ()
+
+
+def _disown_loans() -> None:
+    """Let nobody send or give back the loans that a forked child process has inherited."""
+    global _Loan
+
+    def leave(loan: Any) -> None:
+        leak(loan._sample)
+
+    inherited: Any = _Loan
+    inherited.send, inherited.discard, inherited.__del__ = refuse, do_nothing, leave
+
+    class Loan(_LoanBase):  # for nodes that the child makes
+        __slots__ = ()
+
+    _Loan = Loan  # type: ignore[misc,assignment]
 
 
 class IceoryxSender:
@@ -209,6 +230,15 @@ class IceoryxSender:
         self._chunk = _INITIAL_CHUNK
         self._ready: list[tuple[memoryview, Any]] = []  # at most one, see `prepare`
         _keep(run_dir, self._publisher)
+        watch(self)
+
+    def disown(self) -> None:
+        """Leave the publisher to the parent, in a forked child process."""
+        leak(self._publisher, self._loan, self._ready)
+        self._ready = []
+        self._loan = refuse
+        vars(self).update(send=refuse, loan=refuse, prepare=do_nothing, destroy=do_nothing)
+        _disown_loans()
 
     def send(self, message: bytes) -> None:
         size = len(message)
@@ -295,6 +325,8 @@ class _Held:
 
     def __del__(self) -> None:
         self._receiver.held -= 1
+        if self._receiver.inherited:
+            leak(self._sample)
 
 
 class IceoryxReceiver:
@@ -309,7 +341,17 @@ class IceoryxReceiver:
         self.has_messages: Callable[[], bool] = self._subscriber.has_samples
         self._views: dict[int, memoryview] = {}  # address → the first bytes of a chunk
         self.held = 0
+        self.inherited = False  # this process was forked from the one that it belongs to
         self._told = False
+        watch(self)
+
+    def disown(self) -> None:
+        """Leave the subscriber and its samples to the parent, in a forked child process."""
+        leak(self._subscriber, self._receive, self.has_messages)
+        self.inherited = True
+        self._receive = refuse
+        self.has_messages = lambda: False
+        vars(self)["close"] = do_nothing
 
     def receive(self) -> Message | None:
         sample = self._receive()
@@ -368,6 +410,13 @@ class IceoryxEngine:
         except Exception as error:
             raise _setup_failed("this node", error) from error
         _keep(run_dir, self._node)  # it owns the marker by which a daemon sees whether the process lives
+        watch(self)
+
+    def disown(self) -> None:
+        """Leave everything to the parent, in a forked child process, also once its run is over."""
+        leak(self._node)
+        _kept.clear()
+        vars(self).update(sender=refuse, receiver=refuse)
 
     def sender(self, output: OutputConfig) -> IceoryxSender:
         service = open_channel(self._node, output.service, output.max_queue_size, output.max_receivers)

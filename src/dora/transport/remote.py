@@ -21,8 +21,6 @@ other for `remote_sender.SILENCE` while something is under way says so in the lo
 from __future__ import annotations
 
 import atexit
-import ctypes
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -31,6 +29,7 @@ from typing import Final
 
 from dora.errors import ConnectError, TransportError
 from dora.transport.board import Board
+from dora.transport.forking import do_nothing, leak, refuse, watch
 from dora.transport.gate import Gate
 from dora.transport.remote_link import LOOK_EVERY, THREAD_PATIENCE, start_thread
 from dora.transport.remote_receiver import House, RemoteReceiver
@@ -62,8 +61,16 @@ class RemoteLinks:
         self._connected = False
         self._closing = threading.Event()
         self._keeper: threading.Thread | None = None
-        self._pid = os.getpid()
         atexit.register(self.close)
+        watch(self)
+
+    def disown(self) -> None:
+        """Leave all links to the parent, in a forked child process, which has none of the threads."""
+        atexit.unregister(self.close)
+        leak(self._gates, self._house, self._senders)
+        for sender in self._senders:
+            vars(sender)["put"] = refuse
+        vars(self).update(sender=refuse, receiver=refuse, drop=do_nothing, close=do_nothing)
 
     def senders(self, output: OutputConfig) -> list[RemoteSender]:
         """Return the senders of the links of an output that lead to other machines."""
@@ -197,10 +204,6 @@ class RemoteLinks:
     def close(self) -> None:
         """Wait until everything sent has arrived, as long as something does, then end the sessions."""
         atexit.unregister(self.close)
-        if os.getpid() != self._pid:
-            # A forked child has these objects, but not the threads behind them: it can only forget them.
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object((self._gates, self._house)))
-            return
         try:
             self._flush()
         except TransportError:

@@ -15,6 +15,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dora.errors import ConnectError, TransportError
+from dora.transport.forking import do_nothing, leak, refuse, watch
 from dora.wire.control import InputConfig
 from dora.wire.inspection import Inspection, OutputView
 from dora.wire.message import HEADER_SIZE, Message, MessageError
@@ -74,6 +75,12 @@ class _IceoryxTaps:
             raise TransportError(f"iceoryx2 cannot look into this dataflow: {error!r}") from error
         self._taps: list[Tap] = []
         self._channels: dict[str, Any] = {}
+        watch(self)
+
+    def disown(self) -> None:
+        """Leave all taps to the parent, in a forked child process."""
+        leak(self._node, self._channels, self._taps)
+        vars(self).update(tap=refuse, end=do_nothing, close=do_nothing)
 
     def tap(self, output: OutputView, queue_size: int) -> Tap:
         from dora.transport.iceoryx import IceoryxReceiver, open_channel
@@ -178,6 +185,12 @@ class _ZenohTaps:
         except zenoh.ZError as error:
             raise ConnectError(f"the Zenoh router cannot be reached at {endpoint}: {error}") from error
         self._taps: list[Tap] = []
+        watch(self)
+
+    def disown(self) -> None:
+        """Leave all taps to the parent, in a forked child process."""
+        leak(self._session, self._taps)
+        vars(self).update(_declare=refuse, end=do_nothing, close=do_nothing)
 
     def tap(self, output: OutputView, queue_size: int) -> Tap:
         import zenoh

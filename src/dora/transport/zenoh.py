@@ -30,7 +30,6 @@ back-pressure would wait for ever for credit for messages that never came.
 from __future__ import annotations
 
 import atexit
-import ctypes
 import logging
 import os
 import struct
@@ -55,6 +54,7 @@ from dora.transport.board import (
     WORDS,
     Board,
 )
+from dora.transport.forking import do_nothing, leak, refuse, watch
 from dora.transport.memory import AlignedMemory, message_from_bytes
 from dora.transport.zenoh_router import make_config
 from dora.wire.control import InputConfig, LinkConfig, OutputConfig
@@ -262,8 +262,18 @@ class ZenohEngine:
         self._senders: list[ZenohSender] = []
         self._receivers: list[ZenohReceiver] = []
         self._connected = False
-        self._pid = os.getpid()
         atexit.register(self.close)
+        watch(self)
+
+    def disown(self) -> None:
+        """Leave everything to the parent, in a forked child process, which has none of the threads."""
+        atexit.unregister(self.close)
+        leak(self._session, self._senders, self._receivers)
+        for sender in self._senders:
+            vars(sender)["put"] = refuse
+        for receiver in self._receivers:
+            vars(receiver).update(receive=refuse, close=do_nothing)
+        vars(self).update(sender=refuse, receiver=refuse, close=do_nothing)
 
     def sender(self, output: OutputConfig) -> ZenohSender:
         try:
@@ -340,12 +350,6 @@ class ZenohEngine:
     def close(self) -> None:
         """Wait until everything sent has arrived, at most `_FLUSH_PATIENCE`, then end the session."""
         atexit.unregister(self.close)
-        if os.getpid() != self._pid:
-            # A forked child has these objects, but not the threads behind them: it can only forget
-            # them, without even running their destructors.
-            forgotten = (self._session, self._senders, self._receivers)
-            ctypes.pythonapi.Py_IncRef(ctypes.py_object(forgotten))
-            return
         if not self._session.is_closed():
             try:
                 self._flush()
