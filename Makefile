@@ -4,13 +4,14 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench stress fuzz rerun clean
+.PHONY: demo test test-fast lint bench stress fuzz rerun clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
 help:
 	@echo "make demo    set up .venv and run the main example (examples/object-detection)"
 	@echo "make test    set up .venv and run the tests"
+	@echo "make test-fast  run the tests that start no process, in less than a minute"
 	@echo "make lint    check style and types"
 	@echo "make bench   measure, against dora-rs in a venv of its own"
 	@echo "make rerun   test the viewer with Rerun (500 MB)"
@@ -29,6 +30,10 @@ demo: $(VENV)/.examples
 # which files come first.
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder
+
+# A test that starts a process without the mark `processes` fails here: tests/conftest.py.
+test-fast: $(VENV)/.dev
+	$(BIN)/python -m pytest --fast -n logical --dist worksteal
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .

@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 import pytest
 from hypothesis import settings
@@ -24,11 +25,78 @@ settings.register_profile("dora", deadline=None, derandomize=True)
 settings.load_profile("dora")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+# The audit events by which CPython reports that a process is about to start.
+STARTS = {
+    "os.exec",
+    "os.fork",
+    "os.forkpty",
+    "os.posix_spawn",
+    "os.spawn",
+    "os.system",
+    "subprocess.Popen",
+}
+
+
+class ProcessGuard:
+    """Fails each test that starts a process without the mark `processes` (``--fast``).
+
+    The start raises an error; the test fails even if the code under test catches it.
+    """
+
+    def __init__(self) -> None:
+        self._active = False
+        self._starts: list[str] = []
+        sys.addaudithook(self._audit)
+
+    def _audit(self, event: str, arguments: tuple[object, ...]) -> None:
+        if self._active and event in STARTS:
+            start = f"{event} {arguments[1] if event == 'subprocess.Popen' else arguments[:2]}"
+            self._starts.append(start)
+            raise AssertionError(f"a test without the mark `processes` starts a process: {start}")
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self) -> Generator[None, object, object]:
+        self._active = True
+        try:
+            return (yield)
+        finally:
+            self._active = False
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_makereport(self) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+        report = yield
+        starts, self._starts = self._starts, []
+        if starts and report.outcome != "failed":
+            report.outcome = "failed"
+            report.longrepr = (
+                f"This test starts a process ({'; '.join(starts)}), but it does not have the mark "
+                "`processes`, so `make test-fast` runs it."
+            )
+        return report
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--fast",
+        action="store_true",
+        help="run only the tests without the mark `processes`, and fail those that start one",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--fast"):
+        config.pluginmanager.register(ProcessGuard())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the files that start processes, for a file goes to one worker as a whole: short ones are
     left for the end, when one worker after the other has nothing to do."""
     processes = Counter(item.path for item in items if item.get_closest_marker("processes"))
     items.sort(key=lambda item: -processes[item.path])
+    if config.getoption("--fast"):
+        slow = [item for item in items if item.get_closest_marker("processes")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if not item.get_closest_marker("processes")]
 
 
 @pytest.fixture(scope="session", autouse=True)

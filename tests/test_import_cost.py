@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+pytestmark = pytest.mark.processes
+
 HEAVY = ["asyncio", "click", "numpy", "pyarrow", "typing_extensions", "yaml", "zenoh"]
 OTHER_SIDE = ["dora.api", "dora.cli", "dora.daemon", "dora.dataflow", "dora.logs", "dora.supervise"]
 

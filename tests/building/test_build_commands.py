@@ -31,6 +31,7 @@ def python(code):
     return f"python -c {json.dumps(code)}"
 
 
+@pytest.mark.processes
 def test_commands_run_in_order_in_the_working_directory_with_the_nodes_environment(tmp_path):
     show = "import os; print(os.getcwd(), os.environ['A'], os.environ['B'])"
     flow = dataflow(
@@ -44,10 +45,12 @@ def test_commands_run_in_order_in_the_working_directory_with_the_nodes_environme
     assert (tmp_path / "made").exists()
 
 
+@pytest.mark.processes
 def test_the_interpreter_is_the_one_that_runs_dora(tmp_path):
     assert build(dataflow(tmp_path, python("import sys; print(sys.executable)")))[1] == [sys.executable]
 
 
+@pytest.mark.processes
 def test_output_is_told_as_entries_of_the_node(tmp_path):
     entries = []
     build_dataflow(
@@ -59,6 +62,7 @@ def test_output_is_told_as_entries_of_the_node(tmp_path):
     assert [entry.message for entry in entries[1:]] == ["out", "err"]
 
 
+@pytest.mark.processes
 def test_the_first_failure_ends_the_build_and_shows_the_end_of_its_output(tmp_path):
     flow = dataflow(
         tmp_path,
@@ -75,16 +79,19 @@ def test_the_first_failure_ends_the_build_and_shows_the_end_of_its_output(tmp_pa
     assert not (tmp_path / "made").exists()
 
 
+@pytest.mark.processes
 def test_a_command_killed_by_a_signal(tmp_path):
     with pytest.raises(BuildError, match="was killed by SIGKILL"):
         build(dataflow(tmp_path, python("import os; os.kill(os.getpid(), 9)")))
 
 
+@pytest.mark.processes
 def test_a_program_that_does_not_exist(tmp_path):
     with pytest.raises(BuildError, match=r"there is no program `no-such-program` on PATH$"):
         build(dataflow(tmp_path, "no-such-program --flag"))
 
 
+@pytest.mark.processes
 def test_a_file_that_may_not_be_executed(tmp_path):
     (tmp_path / "tool").write_text("#!/bin/sh\n")
     with pytest.raises(BuildError, match=r"may not be executed"):
@@ -96,6 +103,7 @@ def test_bad_quotes(tmp_path):
         build(dataflow(tmp_path, "echo 'a"))
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     "command", ["python -c 'import sys; sys.exit(1)' && echo done", "cd sub && make", "source env.sh"]
 )
@@ -104,11 +112,13 @@ def test_shell_syntax_gets_a_hint(command, tmp_path):
         build(dataflow(tmp_path, command))
 
 
+@pytest.mark.processes
 def test_a_working_directory_that_is_gone(tmp_path):
     with pytest.raises(BuildError, match=r"working directory .* does not exist"):
         build(dataflow(tmp_path / "gone", "echo"))
 
 
+@pytest.mark.processes
 def test_an_interrupted_build_ends_its_command(tmp_path):
     pids = []
 
@@ -171,12 +181,14 @@ signal.pause()
 """
 
 
+@pytest.mark.processes
 def test_a_parallel_build_runs_the_nodes_at_the_same_time(tmp_path):
     (tmp_path / "meet.py").write_text(MEET)
     flow = nodes(tmp_path, a="python meet.py a b", b="python meet.py b a")
     assert build(flow, parallel=True)[0] == 2
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("waits", ["python wait.py", "sh -c 'python wait.py; true'"])
 def test_a_failure_in_a_parallel_build_ends_the_others_and_is_shown_whole(tmp_path, waits):
     (tmp_path / "wait.py").write_text(WAIT)

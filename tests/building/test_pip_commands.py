@@ -189,6 +189,7 @@ def test_an_editable_project_is_installed_once(tmp_path, monkeypatch):
     assert not plan(["-e", "my-node"], str(tmp_path)).certain
 
 
+@pytest.mark.processes
 def test_files_of_dora_rs_over_ours_are_noticed(tmp_path, monkeypatch):
     assert not is_displaced()
     package = tmp_path / "dora"
@@ -202,6 +203,7 @@ def test_files_of_dora_rs_over_ours_are_noticed(tmp_path, monkeypatch):
         build(tmp_path, "python -c ''")
 
 
+@pytest.mark.processes
 def test_versions_that_dora_cannot_work_with_are_not_hidden(tmp_path, monkeypatch):
     found = iter([[], [Fault("pyarrow>=15", "dora-dataflow", "14.0")]])
     monkeypatch.setattr("dora.building.builder.faults", lambda _: next(found))
@@ -209,6 +211,7 @@ def test_versions_that_dora_cannot_work_with_are_not_hidden(tmp_path, monkeypatc
         build(tmp_path, "python -c ''")
 
 
+@pytest.mark.processes
 def test_what_was_wrong_before_does_not_fail_a_build(tmp_path, monkeypatch):
     wrong = [Fault("pyarrow>=15", "dora-dataflow", "14.0")]
     monkeypatch.setattr("dora.building.builder.faults", lambda _: wrong)

@@ -71,6 +71,7 @@ def test_help_of_a_command(run):
         assert run(name, "--help") == (0, out, "")
 
 
+@pytest.mark.processes
 def test_help_is_quick_because_it_imports_next_to_nothing():
     unwanted = ("dora.cli.run", "dora.dataflow", "yaml", "pyarrow", "numpy", "asyncio", "iceoryx2")
     code = (

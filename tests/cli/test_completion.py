@@ -79,6 +79,7 @@ def complete_in_bash(folder: Path, *lines: str) -> list[list[str]]:
     return [block.split() for block in done.stdout.split("---\n")[:-1]]
 
 
+@pytest.mark.processes
 @needs_bash
 def test_a_tab_in_a_terminal_completes_files_and_folders(folder: Path) -> None:
     shown = ""
@@ -115,6 +116,7 @@ def test_a_tab_in_a_terminal_completes_files_and_folders(folder: Path) -> None:
         os.close(master)
 
 
+@pytest.mark.processes
 @needs_bash
 def test_a_real_bash_completes(folder: Path) -> None:
     commands, files, inner, options, nodes, help_of = complete_in_bash(
@@ -135,6 +137,7 @@ def test_a_real_bash_completes(folder: Path) -> None:
     assert help_of == ["graph"]
 
 
+@pytest.mark.processes
 def test_completing_commands_imports_none_of_them() -> None:
     code = (
         "import sys; from dora.cli.main import run_command_line\n"
@@ -154,6 +157,7 @@ def test_completing_commands_imports_none_of_them() -> None:
     assert done.stdout.splitlines()[-1] == "['dora.cli.main']"
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_script_is_that_of_the_shell(shell: str, monkeypatch, capsys) -> None:
     assert run_command_line(["completion", shell]) == 0

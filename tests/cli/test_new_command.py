@@ -81,6 +81,7 @@ def test_nothing_of_the_templates_shows(run, kind: str) -> None:
     assert not dataflow.warnings and not missing_files(dataflow)
 
 
+@pytest.mark.processes
 def test_the_package_of_a_node_has_its_command(run) -> None:
     run("My-node", "--kind", "node")
     project = tomllib.loads(Path("My-node/pyproject.toml").read_text())

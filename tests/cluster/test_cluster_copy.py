@@ -57,6 +57,7 @@ def test_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         survey(str(tmp_path))
 
 
+@pytest.mark.processes
 @pytest.mark.usefixtures("local_ssh")
 def test_a_copy_follows_its_folder(tmp_path: Path) -> None:
     source = tmp_path / "flow"
@@ -78,6 +79,7 @@ def test_a_copy_follows_its_folder(tmp_path: Path) -> None:
     assert copy_folder(HERE, str(source), survey(str(source))).sent == 0
 
 
+@pytest.mark.processes
 @pytest.mark.usefixtures("local_ssh")
 def test_what_changes_while_it_is_copied_is_told(tmp_path: Path) -> None:
     write(tmp_path / "flow", a="a")
@@ -87,6 +89,7 @@ def test_what_changes_while_it_is_copied_is_told(tmp_path: Path) -> None:
         copy_folder(HERE, str(tmp_path / "flow"), files)
 
 
+@pytest.mark.processes
 @pytest.mark.usefixtures("local_ssh")
 def test_a_machine_without_room_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, blocked="a file where the folder should be", flow__a="a")
@@ -134,6 +137,7 @@ def test_what_is_to_be_sent() -> None:
     assert difference(here, there) == (["longer", "new"], ["gone"])
 
 
+@pytest.mark.processes
 @pytest.mark.usefixtures("local_ssh")
 def test_a_file_that_shrinks_while_it_is_copied_is_told(tmp_path: Path) -> None:
     write(tmp_path / "flow", a="a" * 100_000)
@@ -143,6 +147,7 @@ def test_a_file_that_shrinks_while_it_is_copied_is_told(tmp_path: Path) -> None:
         copy_folder(HERE, str(tmp_path / "flow"), files)
 
 
+@pytest.mark.processes
 @pytest.mark.usefixtures("local_ssh")
 def test_a_machine_that_goes_away_in_the_middle_is_told(tmp_path: Path) -> None:
     write(tmp_path / "flow", a="a" * 3_000_000)

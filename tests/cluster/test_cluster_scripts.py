@@ -31,6 +31,7 @@ ALL = {
 }
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", ALL)
 def test_a_script_is_one_for_any_posix_shell(name: str) -> None:
     subprocess.run(["sh", "-n"], input=ALL[name], text=True, check=True)

@@ -171,6 +171,7 @@ def test_only_copies_are_copies(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
+@pytest.mark.processes
 def test_a_sender_that_falls_silent_is_given_up() -> None:
     script = (
         "import sys; from dora.cluster import receive; receive.SILENCE = 1\n"

@@ -13,6 +13,8 @@ import pytest
 from dora.cluster import scripts
 from dora.cluster.cluster_file import Cluster, Machine
 
+pytestmark = pytest.mark.processes
+
 MANUAL = Path(__file__).parents[2] / "docs" / "how-to" / "long-running.md"
 
 needs_systemd = pytest.mark.skipif(

@@ -102,6 +102,7 @@ def test_a_certificate_of_another_address_leaves_nothing_running(system: System)
     wait_until(is_free, "the end of the coordinator")
 
 
+@pytest.mark.processes
 def test_files_that_cannot_be_used(certificates: Path) -> None:
     def path(name: str) -> str:
         return str(certificates / name)
@@ -117,6 +118,7 @@ def test_files_that_cannot_be_used(certificates: Path) -> None:
         server_context(path("here.pem"), path("stranger.key"))
 
 
+@pytest.mark.processes
 def test_who_is_somebody_else(certificates: Path, tmp_path: Path) -> None:
     elsewhere = server_context(str(certificates / "elsewhere.pem"), str(certificates / "elsewhere.key"))
     served = Serving(lambda: Store(str(tmp_path / "store.sqlite")), "", 100, elsewhere)
@@ -139,6 +141,7 @@ def test_a_connection_that_is_reset_is_no_fault_of_tls() -> None:
     assert is_tls_fault(ssl.SSLError(1, "[SSL: WRONG_VERSION_NUMBER] wrong version number"))
 
 
+@pytest.mark.processes
 def test_a_crowd_without_a_handshake_shuts_nobody_out(
     certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -18,6 +18,8 @@ from certificates import certify
 from dora.coordinator.encryption import server_context
 from dora.coordinator.two_way import TwoWaySocket, two_way_context
 
+pytestmark = pytest.mark.processes
+
 PATIENCE = 60.0  # seconds
 
 

@@ -129,6 +129,7 @@ def test_a_descriptor_closed_by_an_earlier_callback_of_the_round_is_not_served()
             os.close(fd)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("command", "sentence"),
     [

@@ -15,6 +15,8 @@ from spread import PATIENCE, Spread, spread_over, wait_until
 from test_looking_afar import FLOW, NODES, wait_for_no_lookers
 from websockets.sync.client import ClientConnection, connect
 
+pytestmark = pytest.mark.processes
+
 TAIL = "{id: tail, path: sink.py, inputs: {numbers: camera/numbers}, deploy: {machine: right}}"
 HEADERS = {"Authorization": "Bearer of-this-test"}
 

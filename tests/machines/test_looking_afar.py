@@ -14,6 +14,8 @@ import pytest
 from hosts import Host, network
 from spread import DORA, Spread, spread_over, wait_until
 
+pytestmark = pytest.mark.processes
+
 NODES = {
     "camera.py": """
         import time

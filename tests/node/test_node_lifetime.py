@@ -293,6 +293,7 @@ def test_a_daemon_that_is_lost_during_the_start(start_flow: StartFlow) -> None:
 # ------------------------------------------------------------------ signals
 
 
+@pytest.mark.processes
 def test_ctrl_c_while_waiting_for_an_event(daemon: FakeDaemon) -> None:
     process = daemon.start_process("b", "from dora import Node\nNode().next()")
     daemon.wait_for_sleep("b")
@@ -302,6 +303,7 @@ def test_ctrl_c_while_waiting_for_an_event(daemon: FakeDaemon) -> None:
     assert status == -signal.SIGINT
 
 
+@pytest.mark.processes
 def test_ctrl_c_while_waiting_for_credit(daemon: FakeDaemon) -> None:
     receiver = daemon.node("b")
     process = daemon.start_process(
@@ -323,6 +325,7 @@ def test_ctrl_c_while_waiting_for_credit(daemon: FakeDaemon) -> None:
     assert len(receiver.drain()) == 2
 
 
+@pytest.mark.processes
 def test_a_signal_handler_may_close_the_node_that_waits(daemon: FakeDaemon) -> None:
     process = daemon.start_process(
         "b",
@@ -341,6 +344,7 @@ def test_a_signal_handler_may_close_the_node_that_waits(daemon: FakeDaemon) -> N
     assert finish(process) == (0, "over\n", "")
 
 
+@pytest.mark.processes
 def test_a_signal_handler_that_returns_does_not_end_the_wait(daemon: FakeDaemon) -> None:
     sender = daemon.node("a")
     process = daemon.start_process(
@@ -364,6 +368,7 @@ def test_a_signal_handler_that_returns_does_not_end_the_wait(daemon: FakeDaemon)
 # ------------------------------------------------------------------ the end of the process
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("end", ["pass", "import os; os._exit(0)", "import os; os.kill(os.getpid(), 9)"])
 @pytest.mark.parametrize("size", [3, 100_000])
 def test_what_a_process_sent_outlives_it(daemon: FakeDaemon, end: str, size: int) -> None:
@@ -377,6 +382,7 @@ def test_what_a_process_sent_outlives_it(daemon: FakeDaemon, end: str, size: int
     assert event["data"] == b"x" * size
 
 
+@pytest.mark.processes
 def test_a_program_that_just_ends_reports_its_undeclared_outputs(daemon: FakeDaemon) -> None:
     process = daemon.start_process(
         "a", "from dora import Node\nnode = Node()\nnode.send_output('ouut', b'x')"
@@ -385,6 +391,7 @@ def test_a_program_that_just_ends_reports_its_undeclared_outputs(daemon: FakeDae
     wait_until(lambda: daemon.heard("a", Closing) == [Closing({"ouut": 1})], "the report")
 
 
+@pytest.mark.processes
 def test_an_uncaught_exception_leaves_the_end_to_the_daemon(daemon: FakeDaemon) -> None:
     process = daemon.start_process("a", "from dora import Node\nnode = Node()\nraise ValueError('mine')")
     status, _, err = finish(process)

@@ -98,6 +98,7 @@ def test_the_daemon_understands_the_line() -> None:
 # ------------------------------------------------------------------ the bridge
 
 
+@pytest.mark.processes
 def test_records_keep_their_level_logger_and_place(daemon: FakeDaemon) -> None:
     written = run(
         daemon,
@@ -124,6 +125,7 @@ def test_records_keep_their_level_logger_and_place(daemon: FakeDaemon) -> None:
     assert written[0]["file"] == "<string>"
 
 
+@pytest.mark.processes
 def test_exceptions_come_with_their_traceback(daemon: FakeDaemon) -> None:
     (entry,) = run(
         daemon,
@@ -142,6 +144,7 @@ def test_exceptions_come_with_their_traceback(daemon: FakeDaemon) -> None:
     assert entry["message"].endswith("ZeroDivisionError: division by zero")
 
 
+@pytest.mark.processes
 def test_basic_config_sets_the_level(daemon: FakeDaemon) -> None:
     written = run(
         daemon,
@@ -160,6 +163,7 @@ def test_basic_config_sets_the_level(daemon: FakeDaemon) -> None:
     assert [(e["level"], e["message"]) for e in written] == [("debug", "shown"), ("warn", "shown too")]
 
 
+@pytest.mark.processes
 def test_basic_config_with_a_stream_takes_the_place_of_the_bridge(daemon: FakeDaemon) -> None:
     status, out, err = finish(
         daemon.start_process(
@@ -176,6 +180,7 @@ def test_basic_config_with_a_stream_takes_the_place_of_the_bridge(daemon: FakeDa
     assert (status, out, err) == (0, "", "mine: once\n")
 
 
+@pytest.mark.processes
 def test_a_root_logger_that_the_program_configured_stays_as_it_is(daemon: FakeDaemon) -> None:
     status, out, err = finish(
         daemon.start_process(
@@ -193,6 +198,7 @@ def test_a_root_logger_that_the_program_configured_stays_as_it_is(daemon: FakeDa
     assert (status, out, err) == (0, "", "mine: once\n")
 
 
+@pytest.mark.processes
 def test_a_level_that_the_program_has_set_stays(daemon: FakeDaemon) -> None:
     written = run(
         daemon,
@@ -208,6 +214,7 @@ def test_a_level_that_the_program_has_set_stays(daemon: FakeDaemon) -> None:
     assert [e["message"] for e in written] == ["shown"]
 
 
+@pytest.mark.processes
 def test_two_nodes_in_a_process_do_not_log_twice(daemon: FakeDaemon) -> None:
     written = run(
         daemon,
@@ -232,6 +239,7 @@ def test_a_record_that_cannot_be_formatted_does_not_raise(
     assert "Logging error" in captured.err
 
 
+@pytest.mark.processes
 def test_threads_do_not_mix_their_lines(daemon: FakeDaemon) -> None:
     written = run(
         daemon,
@@ -252,6 +260,7 @@ def test_threads_do_not_mix_their_lines(daemon: FakeDaemon) -> None:
     assert {e["message"] for e in written} == {name * 50 for name in "abcd"}
 
 
+@pytest.mark.processes
 def test_a_dynamic_node_leaves_logging_alone(start_flow: StartFlow) -> None:
     daemon = start_flow(node("a", path="dynamic"))
     status, out, err = finish(

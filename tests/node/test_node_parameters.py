@@ -47,6 +47,7 @@ def test_changes_that_come_with_the_start_are_not_lost(start_flow: StartFlow) ->
     assert a.parameters == {"gain": 2, "mode": "fast"}
 
 
+@pytest.mark.processes
 def test_operators_share_the_parameters_of_their_node(start_flow: StartFlow, tmp_path: Path) -> None:
     for name, own in (("plain", ""), ("own", "self.parameters = 'mine'")):
         (tmp_path / f"{name}.py").write_text(f"""

@@ -110,6 +110,7 @@ def lines(text: str) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------ events
 
 
+@pytest.mark.processes
 def test_every_kind_of_event_reaches_the_operator_and_stop_is_last(bench: Bench, write: Any) -> None:
     host = bench.start(operator("op", write("op.py", RECORDER), inputs={"in": "source/out"}))
     bench.source.send_output("out", b"hello")
@@ -126,6 +127,7 @@ def test_every_kind_of_event_reaches_the_operator_and_stop_is_last(bench: Bench,
     ]
 
 
+@pytest.mark.processes
 def test_after_a_manual_stop_the_buffered_come_first(bench: Bench, write: Any) -> None:
     host = bench.start(
         operator(
@@ -150,6 +152,7 @@ def test_after_a_manual_stop_the_buffered_come_first(bench: Bench, write: Any) -
     assert lines(out)[-1]["id"] == "MANUAL"
 
 
+@pytest.mark.processes
 def test_a_lost_daemon_is_an_error_then_the_end(bench: Bench, write: Any) -> None:
     host = bench.start(operator("op", write("op.py", RECORDER), inputs={"in": "source/out"}))
     bench.daemon.wait_for_sleep("host")
@@ -159,6 +162,7 @@ def test_a_lost_daemon_is_an_error_then_the_end(bench: Bench, write: Any) -> Non
     assert [line["type"] for line in lines(out)] == ["ERROR", "STOP"]
 
 
+@pytest.mark.processes
 def test_timers_and_their_end(bench: Bench, write: Any) -> None:
     host = bench.start(operator("op", write("op.py", RECORDER), inputs={"tick": "dora/timer/millis/5"}))
     first = lines(host.stdout.readline())[0]
@@ -169,6 +173,7 @@ def test_timers_and_their_end(bench: Bench, write: Any) -> None:
     assert lines(out)[-1] == {"type": "STOP", "id": "MANUAL"}
 
 
+@pytest.mark.processes
 def test_news_of_a_source_reach_only_those_who_listen_to_it(bench: Bench, write: Any) -> None:
     recorder = RECORDER.replace("event = {key", 'event = {"op": self.name, **{key').replace(
         " if key in dora_event}", " if key in dora_event}}"
@@ -202,6 +207,7 @@ def test_news_of_a_source_reach_only_those_who_listen_to_it(bench: Bench, write:
     ]
 
 
+@pytest.mark.processes
 def test_each_operator_stops_when_its_own_inputs_have_closed(bench: Bench, write: Any) -> None:
     file = write("op.py", RECORDER.replace("print(", 'print(id(self) % 97, end=" ");print('))
     host = bench.start(
@@ -221,6 +227,7 @@ def test_each_operator_stops_when_its_own_inputs_have_closed(bench: Bench, write
 # ------------------------------------------------------------------ answers
 
 
+@pytest.mark.processes
 def test_stop_ends_this_operator_and_the_runtime_when_it_was_the_last(bench: Bench, write: Any) -> None:
     stopper = write(
         "stopper.py",
@@ -245,6 +252,7 @@ def test_stop_ends_this_operator_and_the_runtime_when_it_was_the_last(bench: Ben
     assert finish(host) == (0, "INPUT\n", "")
 
 
+@pytest.mark.processes
 def test_stop_all_stops_the_dataflow(bench: Bench, write: Any) -> None:
     file = write(
         "op.py",
@@ -265,6 +273,7 @@ def test_stop_all_stops_the_dataflow(bench: Bench, write: Any) -> None:
     assert finish(host) == (0, "INPUT\nSTOP\n", "")
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("answer", ["None", "'continue'", "7", "type('S', (), {'value': 9})()"])
 def test_an_answer_that_is_no_status(bench: Bench, write: Any, answer: str) -> None:
     file = write(
@@ -309,6 +318,7 @@ def test_the_statuses() -> None:
 # ------------------------------------------------------------------ failures
 
 
+@pytest.mark.processes
 def test_an_exception_shows_the_frames_of_the_user_only(bench: Bench, write: Any) -> None:
     file = write(
         "op.py",
@@ -331,6 +341,7 @@ def test_an_exception_shows_the_frames_of_the_user_only(bench: Bench, write: Any
     assert all("op.py" in line for line in files)
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -350,6 +361,7 @@ def test_a_file_that_fails_at_import(bench: Bench, write: Any, text: str, expect
     assert "importlib" not in err
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
@@ -374,6 +386,7 @@ def test_a_file_that_is_no_operator(bench: Bench, write: Any, text: str | None, 
     assert "Traceback" not in err
 
 
+@pytest.mark.processes
 def test_sys_exit_in_an_operator_ends_the_runtime_with_its_status(bench: Bench, write: Any) -> None:
     file = write(
         "op.py",
@@ -393,6 +406,7 @@ def test_load_errors_name_the_operator(tmp_path: Path) -> None:
 # ------------------------------------------------------------------ loading
 
 
+@pytest.mark.processes
 def test_two_operators_from_one_file_have_their_own_state(bench: Bench, write: Any) -> None:
     file = write(
         "count.py",
@@ -434,6 +448,7 @@ def test_the_descriptor_is_set_after_the_constructor(write: Any, tmp_path: Path)
         hosted.handle(Event(), lambda *_: None)  # type: ignore[arg-type]
 
 
+@pytest.mark.processes
 def test_an_operator_may_import_its_neighbours_and_pickle_its_classes(bench: Bench, write: Any) -> None:
     write("neighbour.py", "NAME = 'neighbour'")
     file = write(
@@ -463,6 +478,7 @@ def test_an_operator_may_import_its_neighbours_and_pickle_its_classes(bench: Ben
 # ------------------------------------------------------------------ sending
 
 
+@pytest.mark.processes
 def test_what_an_operator_sends_arrives_with_its_metadata(bench: Bench, write: Any) -> None:
     bench.start(
         operator("op", write("echo.py", ECHO), inputs={"in": "source/out"}, outputs="out"),
@@ -474,6 +490,7 @@ def test_what_an_operator_sends_arrives_with_its_metadata(bench: Bench, write: A
     assert event["metadata"]["a"] == {"b": 1}
 
 
+@pytest.mark.processes
 def test_messages_between_operators_are_passed_by_reference(bench: Bench, write: Any) -> None:
     first = write(
         "first.py",
@@ -513,6 +530,7 @@ def test_messages_between_operators_are_passed_by_reference(bench: Bench, write:
     assert bench.next()["data"] == b"(True, [1])"
 
 
+@pytest.mark.processes
 def test_bytes_and_numpy_between_operators_arrive_as_arrow(bench: Bench, write: Any) -> None:
     first = write(
         "first.py",
@@ -552,6 +570,7 @@ def test_bytes_and_numpy_between_operators_arrive_as_arrow(bench: Bench, write: 
     assert bench.next()["data"] == b"('uint8', [97, 98], b'ab')"
 
 
+@pytest.mark.processes
 def test_a_chain_of_operators(bench: Bench, write: Any) -> None:
     echo = write("echo.py", ECHO)
     bench.start(
@@ -566,6 +585,7 @@ def test_a_chain_of_operators(bench: Bench, write: Any) -> None:
         assert (event["data"], event["metadata"]["n"]) == (bytes([number]), number)
 
 
+@pytest.mark.processes
 def test_the_end_runs_through_a_chain_after_the_data(bench: Bench, write: Any) -> None:
     host = bench.start(
         operator("echo", write("echo.py", ECHO), inputs={"in": "source/out"}, outputs="out"),
@@ -585,6 +605,7 @@ def test_the_end_runs_through_a_chain_after_the_data(bench: Bench, write: Any) -
     ]
 
 
+@pytest.mark.processes
 def test_a_queue_between_operators_keeps_the_newest_and_counts(bench: Bench, write: Any) -> None:
     burst = write(
         "burst.py",
@@ -610,6 +631,7 @@ def test_a_queue_between_operators_keeps_the_newest_and_counts(bench: Bench, wri
     assert (bench.daemon.board.get(link.slot, 0), bench.daemon.board.get(link.slot, 1)) == (3, 7)
 
 
+@pytest.mark.processes
 def test_back_pressure_between_operators_loses_nothing(bench: Bench, write: Any) -> None:
     """They share a thread, so the sender cannot wait: the queue grows instead."""
     burst = write(
@@ -638,6 +660,7 @@ def test_back_pressure_between_operators_loses_nothing(bench: Bench, write: Any)
     assert [line["data"] for line in lines(out) if line["type"] == "INPUT"] == list("0123456789")
 
 
+@pytest.mark.processes
 def test_an_undeclared_output_of_an_operator(bench: Bench, write: Any) -> None:
     file = write("op.py", ECHO.replace('"out"', '"ouut"'))
     host = bench.start(operator("op", file, inputs={"in": "source/out"}, outputs="out"))
@@ -654,6 +677,7 @@ def test_an_undeclared_output_of_an_operator(bench: Bench, write: Any) -> None:
     )
 
 
+@pytest.mark.processes
 def test_strict_outputs_fail_the_operator(bench: Bench, write: Any) -> None:
     file = write("op.py", ECHO.replace('"out"', '"ouut"'))
     host = bench.start(
@@ -665,6 +689,7 @@ def test_strict_outputs_fail_the_operator(bench: Bench, write: Any) -> None:
     assert "did you mean `out`?" in err
 
 
+@pytest.mark.processes
 def test_sending_from_a_thread_of_the_operators_own(bench: Bench, write: Any) -> None:
     file = write(
         "op.py",
@@ -701,6 +726,7 @@ def test_sending_from_a_thread_of_the_operators_own(bench: Bench, write: Any) ->
         )
 
 
+@pytest.mark.processes
 def test_what_is_sent_on_stop_still_arrives(bench: Bench, write: Any) -> None:
     file = write(
         "op.py",
@@ -719,6 +745,7 @@ def test_what_is_sent_on_stop_still_arrives(bench: Bench, write: Any) -> None:
     assert bench.next()["data"] == b"last words"
 
 
+@pytest.mark.processes
 def test_last_words_reach_an_operator_of_the_same_runtime(bench: Bench, write: Any) -> None:
     file = write(
         "op.py",

@@ -155,6 +155,7 @@ def test_a_flush_does_not_open_a_closed_input(
     assert port.poll() is None
 
 
+@pytest.mark.processes
 def test_flush_between_operators_of_one_runtime(start_flow: StartFlow, tmp_path: Any) -> None:
     (tmp_path / "first.py").write_text("""
 from dora import DoraStatus

@@ -91,6 +91,7 @@ def test_the_fixtures(tmp_path: Path) -> None:
     assert "RuntimeError: unseen" in done.stdout
 
 
+@pytest.mark.processes
 def test_pytest_pays_next_to_nothing_for_fixtures_that_nobody_uses() -> None:
     script = "import sys, pytest; before = set(sys.modules); import dora.testing.pytest_plugin\n"
     script += "print(*sorted(set(sys.modules) - before))"

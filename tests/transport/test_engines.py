@@ -121,6 +121,7 @@ def test_runs_that_are_over_hold_no_files_open() -> None:
     assert max(open_files[2:]) <= open_files[1], open_files
 
 
+@pytest.mark.processes
 def test_importing_the_engine_does_not_import_numpy() -> None:
     pytest.importorskip("iceoryx2")
     script = (

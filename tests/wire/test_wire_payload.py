@@ -68,6 +68,7 @@ def test_arrays_that_arrow_has_no_type_for_are_a_type_error(data: Any) -> None:
         encode(data)
 
 
+@pytest.mark.processes
 def test_bytes_and_numpy_need_no_pyarrow() -> None:
     script = (
         "import sys, numpy\n"

@@ -1,0 +1,64 @@
+"""``pytest --fast`` runs no test that starts a process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.processes
+
+TESTS = Path(__file__).parent
+
+MARKED = """
+import subprocess, sys
+import pytest
+
+@pytest.mark.processes
+def test_marked():
+    subprocess.run([sys.executable, "-c", ""], check=True)
+"""
+
+UNMARKED = """
+import os, subprocess, sys
+
+def test_start():
+    subprocess.run([sys.executable, "-c", ""], check=True)
+
+def test_start_behind_an_except():
+    try:
+        os.posix_spawn(sys.executable, [sys.executable, "-c", ""], {})
+    except BaseException:
+        pass
+
+def test_fork():
+    if os.fork() == 0:
+        os._exit(0)
+
+def test_nothing():
+    pass
+"""
+
+
+def run_fast(folder: Path, text: str) -> str:
+    (folder / "conftest.py").write_text((TESTS / "conftest.py").read_text())
+    (folder / "ports.py").write_text((TESTS / "ports.py").read_text())
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = processes\n")
+    (folder / "test_some.py").write_text(text)
+    command = [sys.executable, "-m", "pytest", "-rA", "--fast", "-p", "no:cacheprovider", "."]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    return done.stdout + done.stderr
+
+
+def test_a_marked_test_is_left_out(tmp_path: Path) -> None:
+    assert "1 deselected" in run_fast(tmp_path, MARKED)
+
+
+def test_an_unmarked_test_that_starts_a_process_fails(tmp_path: Path) -> None:
+    printed = run_fast(tmp_path, UNMARKED)
+    assert "3 failed, 1 passed" in printed
+    assert "starts a process: subprocess.Popen" in printed
+    assert "This test starts a process (os.posix_spawn" in printed
+    assert "PASSED test_some.py::test_nothing" in printed
