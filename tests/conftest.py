@@ -38,7 +38,7 @@ STARTS = {
 
 
 class ProcessGuard:
-    """Fails each test that starts a process without the mark `processes` (``--fast``).
+    """Fails each test that starts a process without the mark `processes`.
 
     The start raises an error; the test fails even if the code under test catches it.
     """
@@ -55,8 +55,8 @@ class ProcessGuard:
             raise AssertionError(f"a test without the mark `processes` starts a process: {start}")
 
     @pytest.hookimpl(wrapper=True)
-    def pytest_runtest_protocol(self) -> Generator[None, object, object]:
-        self._active = True
+    def pytest_runtest_protocol(self, item: pytest.Item) -> Generator[None, object, object]:
+        self._active = item.get_closest_marker("processes") is None
         try:
             return (yield)
         finally:
@@ -79,13 +79,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--fast",
         action="store_true",
-        help="run only the tests without the mark `processes`, and fail those that start one",
+        help="run only the tests that start no process: those without the mark `processes`",
     )
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if config.getoption("--fast"):
-        config.pluginmanager.register(ProcessGuard())
+    config.pluginmanager.register(ProcessGuard())
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

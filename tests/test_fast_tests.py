@@ -1,4 +1,4 @@
-"""``pytest --fast`` runs no test that starts a process."""
+"""Each test that starts a process has the mark `processes`, and ``pytest --fast`` leaves it out."""
 
 from __future__ import annotations
 
@@ -42,22 +42,26 @@ def test_nothing():
 """
 
 
-def run_fast(folder: Path, text: str) -> str:
+def run_tests(folder: Path, text: str, *options: str) -> str:
     (folder / "conftest.py").write_text((TESTS / "conftest.py").read_text())
     (folder / "ports.py").write_text((TESTS / "ports.py").read_text())
     (folder / "pytest.ini").write_text("[pytest]\nmarkers = processes\n")
     (folder / "test_some.py").write_text(text)
-    command = [sys.executable, "-m", "pytest", "-rA", "--fast", "-p", "no:cacheprovider", "."]
+    command = [sys.executable, "-m", "pytest", "-rA", *options, "-p", "no:cacheprovider", "."]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     return done.stdout + done.stderr
 
 
-def test_a_marked_test_is_left_out(tmp_path: Path) -> None:
-    assert "1 deselected" in run_fast(tmp_path, MARKED)
+def test_fast_leaves_out_the_marked_tests(tmp_path: Path) -> None:
+    assert "1 deselected" in run_tests(tmp_path, MARKED, "--fast")
+
+
+def test_a_marked_test_may_start_a_process(tmp_path: Path) -> None:
+    assert "1 passed" in run_tests(tmp_path, MARKED)
 
 
 def test_an_unmarked_test_that_starts_a_process_fails(tmp_path: Path) -> None:
-    printed = run_fast(tmp_path, UNMARKED)
+    printed = run_tests(tmp_path, UNMARKED)
     assert "3 failed, 1 passed" in printed
     assert "starts a process: subprocess.Popen" in printed
     assert "This test starts a process (os.posix_spawn" in printed

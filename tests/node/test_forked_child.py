@@ -6,6 +6,7 @@ import json
 import os
 import signal
 
+import pytest
 from fake_daemon import PATIENCE, FakeDaemon, StartFlow, wait_until
 from flows import node
 
@@ -33,6 +34,7 @@ def start_forker(daemon: FakeDaemon) -> int:
     return child
 
 
+@pytest.mark.processes
 def test_the_end_of_a_node_shows_although_its_child_lives(start_flow: StartFlow) -> None:
     daemon = start_flow(node("a", outputs="out"))
     child = start_forker(daemon)
