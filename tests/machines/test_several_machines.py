@@ -170,6 +170,65 @@ def test_a_restarted_source_goes_on_and_a_stop_reaches_all(system: Spread) -> No
     assert "got STOP MANUAL" in system.logs(dataflow)
 
 
+def test_a_stop_releases_a_sender_that_waits_for_another_machine(system: Spread) -> None:
+    """It cleans up, and the receiver, which began to read only then, has lost nothing that was sent."""
+    os.mkfifo(system.folder / "cleaned-up")
+    system.write(
+        {
+            "pours.py": """
+                import sys, threading, time
+                from dora import Node
+
+                node = Node()
+
+                def watch(thread_id):
+                    while True:
+                        frame = sys._current_frames()[thread_id]
+                        while frame is not None:
+                            if frame.f_code.co_name == "wait_for_credit":
+                                print("is blocked", flush=True)
+                                return
+                            frame = frame.f_back
+                        time.sleep(0.001)
+
+                threading.Thread(target=watch, args=(threading.get_ident(),), daemon=True).start()
+                for event in node:
+                    if event["type"] == "INPUT":
+                        node.send_output("out", b"data")
+                    else:
+                        print("cleaned up at", event["type"], flush=True)
+                        open("cleaned-up", "w").close()
+            """,
+            "waits.py": """
+                from dora import Node
+
+                node = Node()
+                open("cleaned-up").read()
+                print("received", sum(event["type"] == "INPUT" for event in node), flush=True)
+            """,
+            "pours.yml": """
+                nodes:
+                  - id: pours
+                    path: pours.py
+                    deploy: {machine: left}
+                    inputs: {tick: dora/timer/millis/1}
+                    outputs: [out]
+                  - id: waits
+                    path: waits.py
+                    deploy: {machine: right}
+                    inputs: {in: {source: pours/out, queue_size: 3, queue_policy: backpressure}}
+            """,
+        }
+    )
+    dataflow = system.start("pours.yml")
+    system.wait_for_log(dataflow, "is blocked")
+    printed = system.dora("stop", dataflow)
+    logs = system.logs(dataflow)
+    assert "cleaned up at STOP" in logs, printed
+    assert "received 3" in logs
+    assert "SIGTERM" not in logs
+
+
 def test_a_failure_is_told_on_the_other_machine(system: Spread) -> None:
     system.write({"fails.yml": counting(100000, 0.001, 1, "queue_size: 10")})
     dataflow = system.start("fails.yml")

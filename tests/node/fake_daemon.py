@@ -22,7 +22,7 @@ import msgspec
 from dora.dataflow.links import Place, plan
 from dora.dataflow.model import Dataflow
 from dora.node.node import Node
-from dora.transport.board import CONTROL, Board
+from dora.transport.board import CONTROL, STOPPED, Board
 from dora.transport.doorbell import Bell, Doorbell
 from dora.wire.control import (
     Address,
@@ -118,8 +118,13 @@ class FakeDaemon:
             self.board.set(config.node_slot, CONTROL, self.board.get(config.node_slot, CONTROL) + 1)
         Bell(config.bell).ring()
 
-    def stop(self, node_id: str) -> None:
+    def stop(self, node_id: str, patience: float = 0.0) -> None:
+        """Ask a node to stop; ``patience``: for how many seconds its sends may still wait for room."""
         self.send(node_id, Stop())
+        config = self.plan.configs[node_id]
+        self.board.set(config.node_slot, STOPPED, time.monotonic_ns() + int(patience * 1e9))
+        for output in config.outputs:
+            Bell(output.credit_bell).ring()
 
     def close_inputs(self, node_id: str, *inputs: str) -> None:
         self.send(node_id, InputsClosed(list(inputs)))

@@ -93,6 +93,7 @@ def loss_report(result: DataflowResult) -> str:
         parts.append(_table(surprising))
     if len(surprising) < len(lossy):
         parts.append("\n".join(_line(link, result) for link in lossy if link not in surprising))
+    parts += [_unsent(link) for link in result.links if link.unsent]
     for node_id, outputs in sorted(result.undeclared.items()):
         for output, count in sorted(outputs.items()):
             plural = "s" if count != 1 else ""
@@ -133,6 +134,17 @@ def _line(link: LinkReport, result: DataflowResult) -> str:
         why = _why_ended(link, result)
         parts.append(f"{link.unread} unread" + (f" when {why}" if why else ""))
     return ", ".join(parts)
+
+
+def _unsent(link: LinkReport) -> str:
+    """
+    >>> _unsent(LinkReport("cam/image -> eye/image", "backpressure", 1, unsent=2))
+    'cam/image -> eye/image: 2 messages not sent: a queue was full when `cam` was asked to stop'
+    """
+    plural = "s" if link.unsent != 1 else ""
+    sender = link.link.partition("/")[0]
+    why = f"a queue was full when `{sender}` was asked to stop"
+    return f"{link.link}: {link.unsent} message{plural} not sent: {why}"
 
 
 def _table(links: Sequence[LinkReport]) -> str:

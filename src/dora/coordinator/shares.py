@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from dora.coordinator.protocol import ACTIVE, RunReport, Stop
 from dora.supervise.news import MachineNews
-from dora.supervise.result import DataflowResult, LinkReport, NodeFailure
+from dora.supervise.result import DataflowResult, LinkReport, NodeFailure, joined
 
 
 class Shares:
@@ -139,7 +139,7 @@ def merged(dataflow_id: str, results: Iterable[DataflowResult]) -> DataflowResul
     return DataflowResult(
         dataflow_id=dataflow_id,
         failures=tuple(failures.values()),
-        links=tuple(links),
+        links=joined(links),
         undeclared=undeclared,
         unlogged=unlogged,
         stopped=any(part.stopped for part in parts),

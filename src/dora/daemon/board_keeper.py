@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from dora.dataflow.links import Link, Plan
 from dora.supervise.result import LinkReport
@@ -18,10 +19,13 @@ from dora.transport.board import (
     SENT,
     SILENT,
     STATE,
+    STOPPED,
     UNCONNECTED,
+    UNSENT,
     Board,
 )
 from dora.transport.doorbell import Bell
+from dora.wire.control import Stop, ToNode
 
 _GONE_LINKS = 1000  # links that were taken away, whose counts are kept for the report
 
@@ -31,6 +35,7 @@ class BoardKeeper:
 
     def __init__(self, board: Board, plan: Plan) -> None:
         self.board = board
+        self.clock: Callable[[], int] = time.monotonic_ns
         self._bells: dict[str, Bell] = {}
         self._credit_bells: dict[int, str] = {}
         self._channels: dict[int, str] = {}
@@ -91,9 +96,25 @@ class BoardKeeper:
             self._ring(self._credit_bells[slot])
 
     def reopen_receivers(self, node_id: str) -> None:
-        """A new process reads this node's inputs."""
+        """A new process reads this node's inputs, and was not asked to stop."""
         for slot in self._by_consumer[node_id]:
             self._sent_at_end.pop(slot, None)
+        self.board.set(self._plan.configs[node_id].node_slot, STOPPED, 0)
+
+    def release_sends(self, node_id: str, message: ToNode, patience: Callable[[str], float]) -> None:
+        """Let no send of a node wait for a full queue any more, once the message has asked it to stop.
+
+        ``patience`` tells for how many seconds it may still wait.
+        """
+        if not isinstance(message, Stop):
+            return
+        config = self._plan.configs[node_id]
+        at = self.clock() + int(patience(node_id) * 1e9)
+        before = self.board.get(config.node_slot, STOPPED)
+        self.board.set(config.node_slot, STOPPED, min(before or at, at))
+        for output in config.outputs:
+            if output.credit_bell:
+                self._ring(output.credit_bell)
 
     def sign_of_life(self, node_id: str) -> tuple[bool, tuple[int, ...]]:
         """Return whether a node waits on its doorbell, and all its counters."""
@@ -132,15 +153,18 @@ class BoardKeeper:
     def report(
         self, text_sent: Mapping[int, int], text_dropped: Mapping[int, int]
     ) -> tuple[LinkReport, ...]:
-        """Read off what every link to this machine carried.
+        """Read off what every link to this machine carried, and what was not sent on links to others.
 
         The mappings count the lines of text links, by slot.
         """
         reports = []
         for link in (*self._gone, *self._plan.links):
-            if link.target_machine:
-                continue
             get = self.board.get
+            unsent = get(link.slot, UNSENT)
+            if link.target_machine:  # the rest is known there
+                if unsent:
+                    reports.append(LinkReport(str(link), link.policy, link.queue_size, unsent=unsent))
+                continue
             received, dropped = get(link.slot, RECEIVED), get(link.slot, DROPPED)
             if link.kind == "text":
                 sent = text_sent.get(link.slot, 0)
@@ -162,6 +186,7 @@ class BoardKeeper:
                     received=received,
                     dropped=dropped,
                     unread=max(0, sent - received - dropped),
+                    unsent=unsent,
                 )
             )
         return tuple(reports)

@@ -297,6 +297,7 @@ class Daemon:
             case do.Send(node_id=node_id, message=message):
                 if (connection := self._members.get(node_id)) is not None:
                     connection.send(message)
+                    self._keeper.release_sends(node_id, message, self.supervisor.send_patience)
                     if isinstance(message, Started):
                         self._text.release(node_id)
             case do.Signal(node_id=node_id, signal=number):
@@ -310,8 +311,6 @@ class Daemon:
                 self._keeper.note_sent(node_id, sent)
             case do.Note(level=level, node_id=node_id, text=text, fields=fields):
                 self.note(level, node_id, text, fields)
-            case do.Finish():
-                pass
 
     def _answer(self, number: int | None, answer: Answer) -> None:
         if (connection := self._server.connections.get(-1 if number is None else number)) is not None:

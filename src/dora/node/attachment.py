@@ -79,6 +79,7 @@ class Attachment:
                 engine.sender(output),
                 self.board,
                 rings=not engine.wakes,
+                node_slot=self.config.node_slot,
                 doorbell=self.doorbell,
                 annexes=[engine.sender(annex_of(output, annex)) for annex in output.annexes],
             )

@@ -123,7 +123,10 @@ class Node:
         values may nest, see the reference. It is copied before the call returns.
 
         Never waits, except on an output with a ``queue_policy: backpressure`` link whose queue is
-        full. An output that is not declared is warned about once, counted and dropped; with
+        full. Once the dataflow was asked to stop it does not wait for that either: the message is not
+        sent, and counted as ``unsent``.
+
+        An output that is not declared is warned about once, counted and dropped; with
         ``DORA_STRICT_OUTPUTS=1`` it raises `UndeclaredOutput`. Raises `UnsupportedData` for data that
         cannot be sent, `SharedMemoryFull`, `SendError` after `close`.
         """
@@ -354,12 +357,13 @@ class Node:
         """Return what was sent, received and lost so far.
 
         ``{"outputs": {id: {"sent": n}}, "inputs": {id: {"received": n, "dropped": n}},
-        "undeclared": n}``; of a node that calls or serves also ``"replies": {"pending", "answered", "late",
+        "undeclared": n}``; with ``"unsent": n`` for an output if messages were not sent because a queue was
+        full at a stop; of a node that calls or serves also ``"replies": {"pending", "answered", "late",
         "duplicates"}``.
         """
         words = self._session.board.words
         return {
-            "outputs": {port.id: {"sent": port.sent} for port in self._outputs.values()},
+            "outputs": {port.id: port.statistics() for port in self._outputs.values()},
             "inputs": {
                 item.id: {
                     "received": words[item.slot * WORDS + RECEIVED],

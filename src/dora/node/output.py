@@ -8,6 +8,7 @@ and otherwise sleeps on a doorbell of the output until a receiver rings.
 from __future__ import annotations
 
 import ctypes
+import logging
 import threading
 import time
 import weakref
@@ -30,7 +31,9 @@ from dora.transport.board import (
     REWIRED,
     SENT,
     STATE,
+    STOPPED,
     TAPPED,
+    UNSENT,
     WORDS,
     Board,
 )
@@ -50,6 +53,7 @@ SMALL_BODY: Final = 16 * 1024  # bytes; up to this size a message is assembled b
 _CREDIT_CHECK: Final = 0.2  # seconds between looks at the board while waiting for credit
 
 _now = time.time_ns
+_log = logging.getLogger("dora.node")
 _move = ctypes.memmove
 
 
@@ -63,11 +67,12 @@ class OutputPort:
         board: Board,
         *,
         rings: bool,
+        node_slot: int | None = None,
         doorbell: Callable[[str], Doorbell] = Doorbell,
         annexes: Sequence[Sender] = (),
     ) -> None:
-        """``rings``: whether the receivers rely on this side to wake them. ``annexes``: for the further
-        channels of the configuration."""
+        """``rings``: whether the receivers rely on this side to wake them. ``node_slot``: the line of the
+        sending node on the board. ``annexes``: for the further channels of the configuration."""
         self.id = config.id
         self.on_rewired: Callable[[], None] = lambda: None
         self._config = config
@@ -81,6 +86,8 @@ class OutputPort:
         self._bytes_word = config.slot * WORDS + BYTES
         self._bytes = words[self._bytes_word]
         self.tapped_word = config.slot * WORDS + TAPPED
+        self.unsent = 0  # messages of this process that were given up, see `wait_for_credit`
+        self._stopped_word = None if node_slot is None else node_slot * WORDS + STOPPED
         self._lock = threading.Lock()
         self._closed = False
         self._flush_word = config.slot * WORDS + FLUSH
@@ -198,6 +205,9 @@ class OutputPort:
     def sent(self) -> int:
         return self._sequence
 
+    def statistics(self) -> dict[str, int]:
+        return {"sent": self._sequence, "unsent": self.unsent} if self.unsent else {"sent": self._sequence}
+
     def send(self, data: Any, metadata: Mapping[str, Any] | None) -> None:
         if self._words[self.rewired_word] != self.rewired:
             self.on_rewired()
@@ -208,8 +218,8 @@ class OutputPort:
             return
         size = payload.size
         with self._lock:
-            if self._pressure:
-                self.wait_for_credit()
+            if self._pressure and not self.wait_for_credit():
+                return
             if self._closed:
                 raise SendError(f"output `{self.id}` is closed")
             sequence = self._sequence + 1
@@ -277,8 +287,9 @@ class OutputPort:
 
     def send_loan(self, loan: Loan, schema: bytes, section: bytes, size: int) -> None:
         with self._lock:
-            if self._pressure:
-                self.wait_for_credit()
+            if self._pressure and not self.wait_for_credit():
+                loan.discard()
+                return
             if self._closed:
                 raise SendError(f"output `{self.id}` is closed")
             sequence = self._sequence + 1
@@ -297,8 +308,8 @@ class OutputPort:
             return
         size = payload.size
         with self._lock:
-            if self._pressure:
-                self.wait_for_credit()
+            if self._pressure and not self.wait_for_credit():
+                return
             if self._closed:
                 raise SendError(f"output `{self.id}` is closed")
             sequence = self._sequence + 1
@@ -366,19 +377,43 @@ class OutputPort:
                 return False
         return True
 
-    def wait_for_credit(self) -> None:
-        """Wait until every back-pressured link has room for a message, or the output is closed."""
+    def wait_for_credit(self) -> bool:
+        """Wait until every back-pressured link has room for a message, or the output is closed.
+
+        Returns False, and counts the message as not sent, if the node was asked to stop meanwhile.
+        The daemon says so on the board, since whoever waits here may be the one who receives.
+        """
         if self._has_credit() or self._credit_bell is None:
-            return
+            return True
         words = self._words
         words[self._waiting_word] = 1
         try:
             memory_fence()
             while not self._has_credit() and not self._closed:
-                self._credit_bell.wait(_CREDIT_CHECK)
+                seconds = self._seconds_to_wait()
+                if seconds <= 0:
+                    self._give_up()
+                    return False
+                self._credit_bell.wait(seconds)
                 self._credit_bell.rearm()
         finally:
             words[self._waiting_word] = 0
+        return True
+
+    def _seconds_to_wait(self) -> float:
+        stopped = 0 if self._stopped_word is None else self._words[self._stopped_word]
+        return min((stopped - time.monotonic_ns()) * 1e-9, _CREDIT_CHECK) if stopped else _CREDIT_CHECK
+
+    def _give_up(self) -> None:
+        """Count a message that is not sent on any link."""
+        for link in self._config.links:
+            self._words[link.slot * WORDS + UNSENT] += 1
+        self.unsent += 1
+        if self.unsent == 1:
+            _log.warning(
+                "output `%s`: messages are not sent while its queue is full: this node was asked to stop",
+                self.id,
+            )
 
     def disown(self) -> None:
         """Refuse to send, in a forked child process. What sends looks at ``rewired`` or locks first."""

@@ -36,8 +36,11 @@ def _act(session: Session, frame: SendFor) -> None:
         message = Message(frame.message)
         message.validate(len(frame.message))
         metadata = decode_metadata(message.metadata)
-        session.output(frame.output)  # raises for an output that is not declared
+        port = session.output(frame.output)  # raises for an output that is not declared
+        unsent = port.unsent
         session.send_from_outside(frame.output, decode_arrow(message), metadata)
+        if port.unsent != unsent:
+            reason = f"output `{frame.output}`: the queue is full, and the node was asked to stop"
     except (DoraError, MessageError, MetadataError, PayloadError) as error:
         reason = str(error)
     try:

@@ -96,7 +96,10 @@ class Player:
         for recorded in self._recording.messages(outputs, begin_ns, end_ns):
             if not self._wait(recorded.time_ns, epoch_ns):
                 return False
-            self._send(outputs[recorded.topic], recorded)
+            port = outputs[recorded.topic]
+            self._send(port, recorded)
+            if port.unsent:  # this node was asked to stop, while a queue was full
+                return False
             sent = True
         return sent  # else there would be no end to nothing
 

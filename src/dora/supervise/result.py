@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import msgspec
@@ -28,17 +29,35 @@ class NodeFailure(msgspec.Struct, frozen=True):
     follows: str = ""  # the node whose failure came first and that feeds this one; "": another cause
 
 
-class LinkReport(msgspec.Struct, frozen=True):
+class LinkReport(msgspec.Struct, frozen=True, repr_omit_defaults=True):
     """Read off the board at the end. ``sent`` counts from the moment the link was connected, so
     ``sent == received + dropped + unread``."""
 
     link: str  # "a/out -> b/in"
     policy: str
     queue_size: int
-    sent: int
-    received: int
-    dropped: int  # lost by the queue policy
-    unread: int  # still queued when the receiver ended
+    sent: int = 0
+    received: int = 0
+    dropped: int = 0  # lost by the queue policy
+    unread: int = 0  # still queued when the receiver ended
+    unsent: int = 0  # not sent, because a queue was full and the sender was asked to stop
+
+
+def joined(links: Iterable[LinkReport]) -> tuple[LinkReport, ...]:
+    """Join what the machines of a sender and of a receiver report about the same link.
+
+    >>> joined([LinkReport("a/out -> b/in", "", 1, unsent=2), LinkReport("a/out -> b/in", "", 1, 5, 5)])
+    (LinkReport(link='a/out -> b/in', policy='', queue_size=1, sent=5, received=5, unsent=2),)
+    """
+    counts = ("sent", "received", "dropped", "unread", "unsent")
+    reports: dict[str, LinkReport] = {}
+    for link in links:
+        other = reports.get(link.link)
+        if other is not None:
+            sums = {name: getattr(link, name) + getattr(other, name) for name in counts}
+            link = msgspec.structs.replace(other, **sums)
+        reports[link.link] = link
+    return tuple(reports.values())
 
 
 class DataflowResult(msgspec.Struct, frozen=True):

@@ -68,6 +68,16 @@ class RunState:
     def _alive(self) -> list[NodeState]:
         return [node for node in self.nodes.values() if node.alive and not node.machine]
 
+    def send_patience(self, node_id: str) -> float:
+        """Return for how many seconds a node that was asked to stop may still wait for a full queue.
+
+        Receivers that go on make room for what the node still has to send; those that stop as well do not.
+        """
+        if self.stopping or self.leaving:
+            return 0.0
+        due = [self.deadlines.get((node_id, name), self._now) for name in ("asked", "way")]
+        return max(max(due) - self._now, 0.0) / 2
+
     def _work_done(self, node: NodeState) -> bool:
         work = self.graph.work[node.spec.id]
         return bool(work) and work <= node.inputs_closed

@@ -99,6 +99,7 @@ class Stage:
         self._doorbells_by_fd: DoorbellsByFd = {}
         self._doorbells = self._make_doorbells()
         self._keeper = _Keeper(self.board, self._plan, self._doorbells)
+        self._keeper.clock = lambda: self.scheduler.now
         self._text = TextRouter(dataflow, self._plan.links, DATAFLOW_ID, self._deliver, self._keep)
         self._events: deque[on.Event] = deque()
         self._handling = False
@@ -192,6 +193,7 @@ class Stage:
                 if (channel := self._members.get(node_id)) is not None:
                     channel.frames.append(message)
                     self._keeper.call(node_id)
+                    self._keeper.release_sends(node_id, message, self.supervisor.send_patience)
                     if isinstance(message, Started):
                         self._text.release(node_id)
             case do.Signal(node_id=node_id, signal=number):

@@ -15,6 +15,9 @@ node        ``CONTROL``            changes when the node has to look at its cont
 node        ``UNDECLARED``         messages sent to outputs that are not declared, and dropped
 node        ``HEADS_UP``           1 while the node wants to be woken when something is sent to a node that
                                    sends to it (`dora.node.heads_up`)
+node        ``STOPPED``            from when on (CLOCK_MONOTONIC, nanoseconds) a send of the node does not
+                                   wait for a full queue, because the node was asked to stop; 0: it waits
+                                   (daemon)
 output      ``SENT``               messages sent so far = sequence number of the last one
 output      ``CREDIT_WAITING``     1 while the sender waits for a back-pressured link
 output      ``BEGUN``              ``SENT`` when the present process of the node began to send
@@ -35,6 +38,8 @@ link        ``STATE``              `UNCONNECTED`, `CONNECTED` or `CLOSED` (recei
 link        ``PROBED``             the last probe that came through (receiver; Zenoh only)
 link        ``SILENT``             1 while the input is closed because its ``input_timeout`` has passed
                                    (receiver; the daemon clears it for a dead receiver)
+link        ``UNSENT``             messages that were not sent, because a queue of the output was full and
+                                   the sending node was asked to stop (sender)
 ==========  =====================  =========================================================
 
 Hence ``FIRST + RECEIVED + DROPPED`` is the last sequence number the receiver knows of, and what is
@@ -50,9 +55,9 @@ import os
 WORDS = 8
 LINE_BYTES = WORDS * 8
 
-ASLEEP, CONTROL, UNDECLARED, HEADS_UP = 0, 1, 2, 3
+ASLEEP, CONTROL, UNDECLARED, HEADS_UP, STOPPED = 0, 1, 2, 3, 4
 SENT, CREDIT_WAITING, BEGUN, FLUSH, TAPPED, BYTES, REWIRED, RECORDED = 0, 1, 2, 3, 4, 5, 6, 7
-RECEIVED, DROPPED, FIRST, STATE, PROBED, SILENT = 0, 1, 2, 3, 4, 5
+RECEIVED, DROPPED, FIRST, STATE, PROBED, SILENT, UNSENT = 0, 1, 2, 3, 4, 5, 6
 
 UNCONNECTED, CONNECTED, CLOSED = 0, 1, 2
 
