@@ -24,6 +24,7 @@ from dora.dataflow.model import Dataflow
 from dora.node.node import Node
 from dora.transport.board import CONTROL, STOPPED, Board
 from dora.transport.doorbell import Bell, Doorbell
+from dora.transport.places import board_of, prefix_of
 from dora.wire.control import (
     Address,
     FrameBuffer,
@@ -53,9 +54,8 @@ class FakeDaemon:
         self, dataflow: Dataflow, *, answer_ready: tuple[ToNode, ...] | None = None, restart_count: int = 0
     ) -> None:
         self.run_dir = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")
-        self.prefix = f"dora_{os.path.basename(self.run_dir)[10:]}_"
-        shm = "/dev/shm" if os.path.isdir("/dev/shm") else self.run_dir
-        place = Place("test-dataflow", self.run_dir, self.prefix, f"{shm}/{self.prefix}board")
+        self.prefix = prefix_of(self.run_dir)
+        place = Place("test-dataflow", self.run_dir, self.prefix, board_of(self.run_dir))
         self.plan = plan(dataflow, place)
         self.board = Board.create(place.board, self.plan.lines)
         for bell in self.plan.bells:

@@ -69,7 +69,7 @@ def test_other_errors_and_those_the_program_raises_itself_stay_whole(shown: Show
     end_of(lambda: Board.open("/nowhere"))
     end_of(refuse)
     (_, ours), (error, own) = shown
-    assert ours == ["end_of", "<lambda>", "open"]
+    assert ours == ["end_of", "<lambda>", "open", "open_own"]
     assert own == ["end_of", "refuse"]
     assert isinstance(error.__cause__, ValueError)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -212,13 +211,13 @@ def _dataflow(prepared: Replay, folder: str) -> Dataflow:
 
 @contextmanager
 def _folder() -> Iterator[str]:
-    from dora.recording.folders import make_folder
+    from dora.recording.folders import make_folder, remove_folder
 
     folder = make_folder("replay")
     try:
         yield folder
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
 
 
 def _tell(text: str) -> None:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import errno
 import os
 import socket
-import struct
-import sys
 from collections.abc import Callable
 
 import msgspec
 
 from dora.daemon.loop import READ, WRITE, Loop
+from dora.transport.ownership import is_own_peer
 from dora.wire.control import FrameBuffer, FrameError, ToDaemon, ToNode, encode_frame
 from dora.wire.requests import Answer, Request, decode_to_daemon
 
@@ -143,6 +142,7 @@ class ControlServer:
         self.connections: dict[int, Connection] = {}
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._socket.bind(path)
+        os.chmod(path, 0o600)
         self._socket.listen(128)
         self._socket.setblocking(False)
         loop.watch(self._socket.fileno(), READ, lambda _: self._accept())
@@ -157,7 +157,7 @@ class ControlServer:
                 if error.errno in (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED):
                     return
                 raise
-            if not same_user(peer):
+            if not is_own_peer(peer):
                 peer.close()
                 continue
             self._number += 1
@@ -176,11 +176,3 @@ class ControlServer:
         for connection in self.connections.values():
             connection.close()
         self.connections.clear()
-
-
-def same_user(peer: socket.socket) -> bool:
-    """Tell whether the process at the other end belongs to this user (or to root)."""
-    if sys.platform == "linux":
-        credentials = peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return struct.unpack("3i", credentials)[1] in (os.getuid(), 0)
-    return True  # the directory of the socket lets nobody else in

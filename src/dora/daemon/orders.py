@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Mapping
 
 from dora.daemon.connections import Connection
+from dora.transport.tape import remove_tapes
 from dora.wire.control import WriteOrder
 from dora.wire.requests import RecordOrder
 
@@ -29,9 +28,7 @@ class Orders:
         wanted = self._wanted.pop(guest, None)
         if wanted is not None and wanted not in self._wanted.values():
             self._tell(wanted, end=True)
-            # Who ends in order removes its tapes, who was killed leaves them in shared memory.
-            if os.path.basename(wanted.tapes).startswith("dora-tapes-"):
-                shutil.rmtree(wanted.tapes, ignore_errors=True)
+            remove_tapes(wanted.tapes)  # a recorder that was killed leaves them in shared memory
 
     def of(self, node_id: str) -> list[WriteOrder]:
         """Return what a node has to write that starts now."""

@@ -121,7 +121,7 @@ class RunDirectory:
 
     def lock_board(self) -> None:
         """Mark the board, which must exist, as that of a living run."""
-        lock = _open_lock(self.board)
+        lock = _open_existing_lock(self.board)
         fcntl.flock(lock, fcntl.LOCK_EX)
         self._locks.append(lock)
 

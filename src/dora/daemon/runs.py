@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import select
-import socket
 from collections.abc import Iterator
 from typing import Final
 
 import msgspec
 
 from dora.errors import ConnectError, DoraError
-from dora.transport.places import SOCKET_NAME, runtime_root
+from dora.transport.ownership import connect_own
+from dora.transport.places import SOCKET_NAME, is_run_name, runtime_root
 from dora.wire.control import FrameBuffer, FrameError, encode_frame
 from dora.wire.requests import Answer, Declined, Describe, Description, Ended, Request, decode_answer
 
@@ -25,20 +25,19 @@ class Run:
     """
 
     def __init__(self, path: str) -> None:
-        """Connect to a socket; raises `ConnectError`."""
+        """Connect to a socket; raises `ConnectError`, `UnsafeFile` if it is not this user's."""
         self.path = path
+        self.run_dir = os.path.dirname(path)
         self._frames = FrameBuffer()
         self._may_time_out = False
         self.ended: Ended | None = None  # what the daemon said at the end to who takes all messages
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.settimeout(_PATIENCE)
         try:
-            self._socket.connect(path)
-            description = self.ask(Describe())
+            self._socket = connect_own(path, _PATIENCE)
         except OSError as error:
-            self.close()
             raise ConnectError(f"the daemon cannot be reached at {path}: {error}") from error
-        except ConnectError:
+        try:
+            description = self.ask(Describe())
+        except DoraError:
             self.close()
             raise
         assert isinstance(description, Description)
@@ -119,14 +118,17 @@ class Run:
 
 
 def running() -> Iterator[Run]:
-    """Yield a connection to each running dataflow of this user; oldest first."""
+    """Yield a connection to each running dataflow of this user; oldest first.
+
+    Raises `UnsafeFile` if another user could have made one of them.
+    """
     root = runtime_root()
     try:
         names = os.listdir(root)
     except FileNotFoundError:
         return
     found: list[Run] = []
-    for name in names:
+    for name in filter(is_run_name, names):
         try:
             found.append(Run(f"{root}/{name}/{SOCKET_NAME}"))
         except ConnectError:

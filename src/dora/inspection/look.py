@@ -13,6 +13,7 @@ from dora.errors import ConnectError, DoraError
 from dora.inspection.topics import Topic
 from dora.inspection.watched import Watched
 from dora.transport.board import Board
+from dora.transport.places import board_of, prefix_of, router_of
 from dora.transport.taps import open_taps
 from dora.wire.inspection import Inspection
 from dora.wire.message import Message
@@ -28,9 +29,16 @@ _RENEWAL_NS: Final = _LEASE_NS // 4
 
 
 def inspect(run: Run) -> Inspection:
-    """Ask a daemon how its dataflow is."""
+    """Ask a daemon how its dataflow is.
+
+    The files of a run follow from its directory; what the daemon says about them is not believed.
+    """
     answer = run.ask(Inspect())
     assert isinstance(answer, Inspection)
+    answer.run_dir = run.run_dir
+    answer.prefix = prefix_of(run.run_dir)
+    answer.board = board_of(run.run_dir)
+    answer.zenoh_endpoint = router_of(run.run_dir) if answer.zenoh_endpoint else ""
     return answer
 
 

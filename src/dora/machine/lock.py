@@ -12,6 +12,7 @@ from typing import Final
 from dora.coordinator.protocol import DEFAULT_MACHINE
 from dora.daemon.rundir import usable_root
 from dora.errors import DoraError
+from dora.transport.ownership import open_own
 
 _LOOK_EVERY: Final = 0.001  # seconds
 
@@ -25,7 +26,7 @@ def lock_path(address: str, port: int, machine: str = DEFAULT_MACHINE) -> str:
 def running_daemon(address: str, port: int, machine: str = DEFAULT_MACHINE) -> int | None:
     """Return the process id of the daemon of this user that serves a coordinator, None if there is none."""
     try:
-        descriptor = os.open(lock_path(address, port, machine), os.O_RDWR | os.O_CLOEXEC)
+        descriptor = open_own(lock_path(address, port, machine), os.O_RDWR)
     except FileNotFoundError:
         return None
     try:
@@ -40,7 +41,7 @@ def running_daemon(address: str, port: int, machine: str = DEFAULT_MACHINE) -> i
 @contextmanager
 def locked(address: str, port: int, machine: str = DEFAULT_MACHINE) -> Iterator[None]:
     """Be the daemon of a coordinator in this block; raises `DoraError` if another process is."""
-    descriptor = os.open(lock_path(address, port, machine), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    descriptor = open_own(lock_path(address, port, machine), os.O_RDWR | os.O_CREAT)
     try:
         while not _try(descriptor, fcntl.LOCK_EX):
             # Who only looks, as `running_daemon` does, shares it for a moment.

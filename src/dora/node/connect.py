@@ -7,7 +7,15 @@ import os
 from dora._version import __version__
 from dora.errors import ConnectError, DaemonLost
 from dora.node.control import ControlChannel
-from dora.transport.places import SOCKET_NAME, runtime_root
+from dora.transport.ownership import UnsafeFile
+from dora.transport.places import (
+    SOCKET_NAME,
+    board_of,
+    is_run_name,
+    prefix_of,
+    router_of,
+    runtime_root,
+)
 from dora.wire.control import (
     Address,
     NodeConfig,
@@ -24,6 +32,13 @@ def connect(node_id: str | None) -> tuple[ControlChannel, NodeConfig]:
     A program that a dataflow started uses the address in its environment, whatever ``node_id`` says;
     so one script can be a static and a dynamic node.
     """
+    try:
+        return _connect(node_id)
+    except UnsafeFile as error:
+        raise ConnectError(str(error)) from error
+
+
+def _connect(node_id: str | None) -> tuple[ControlChannel, NodeConfig]:
     text = os.environ.get("DORA_NODE_CONFIG")
     if text:
         try:
@@ -43,9 +58,35 @@ def _register(address: Address) -> tuple[ControlChannel, NodeConfig]:
     channel = ControlChannel(address.socket)
     reply = _introduce(channel, address.node_id, dynamic=False, incarnation=address.incarnation)
     if isinstance(reply, NodeConfig):
-        return channel, reply
+        return channel, _with_own_files(reply, os.path.dirname(address.socket))
     channel.close()
     raise ConnectError(reply)
+
+
+def _with_own_files(config: NodeConfig, run_dir: str) -> NodeConfig:
+    """Let a configuration name the files that follow from the directory of the run.
+
+    What the daemon says about them is not believed; raises `ConnectError` if a bell is elsewhere.
+    """
+
+    def moved(bell: str) -> str:
+        folder, name = os.path.split(bell)
+        if bell and folder != config.run_dir:
+            raise ConnectError(f"the daemon names a doorbell of another run, {bell}")
+        return bell and f"{run_dir}/{name}"
+
+    for output in config.outputs:
+        output.credit_bell = moved(output.credit_bell)
+        for link in output.links:
+            link.bell = moved(link.bell)
+        for far in output.next_but_one:
+            far.bell = moved(far.bell)
+    for item in config.inputs:
+        item.credit_bell = moved(item.credit_bell)
+    config.bell = moved(config.bell)
+    config.run_dir, config.prefix, config.board = run_dir, prefix_of(run_dir), board_of(run_dir)
+    config.zenoh_endpoint = router_of(run_dir) if config.zenoh_endpoint else ""
+    return config
 
 
 def _introduce(
@@ -81,7 +122,7 @@ def _find_dynamic(node_id: str) -> tuple[ControlChannel, NodeConfig]:
         names = []
     found: list[tuple[ControlChannel, NodeConfig]] = []
     refusals: list[str] = []
-    for name in names:
+    for name in filter(is_run_name, names):
         try:
             channel = ControlChannel(f"{root}/{name}/{SOCKET_NAME}")
         except ConnectError:
@@ -92,7 +133,7 @@ def _find_dynamic(node_id: str) -> tuple[ControlChannel, NodeConfig]:
             channel.close()
             continue
         if isinstance(reply, NodeConfig):
-            found.append((channel, reply))
+            found.append((channel, _with_own_files(reply, f"{root}/{name}")))
         else:
             channel.close()
             refusals.append(reply)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from typing import Protocol
 
 from dora.errors import ConnectError, DaemonLost
+from dora.transport.ownership import connect_own
 from dora.wire.control import (
     FrameBuffer,
     ToDaemon,
@@ -34,14 +35,12 @@ class ControlChannel:
     """A connection to the daemon. Requests block briefly; frames are read without blocking."""
 
     def __init__(self, path: str) -> None:
-        """Connect; raises `ConnectError`."""
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        """Connect; raises `ConnectError`, `UnsafeFile` if the socket is not this user's."""
         self._frames = FrameBuffer()
         self.lost = False
         try:
-            self._socket.connect(path)
+            self._socket = connect_own(path)
         except OSError as error:
-            self._socket.close()
             raise ConnectError(f"the daemon cannot be reached at {path}: {error.strerror}") from error
 
     def fileno(self) -> int:

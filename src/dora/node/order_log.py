@@ -17,6 +17,7 @@ from dora.node.events import Error, Event, Input, Reload, Text, Tick
 from dora.node.inbox import Inbox
 from dora.node.input import QueuePort
 from dora.node.log import log_line, write_line
+from dora.transport.ownership import UnsafeFile, open_own
 from dora.wire.control import NodeConfig
 from dora.wire.message import Message
 from dora.wire.order import Kind, pack_entry
@@ -49,8 +50,8 @@ class OrderLog:
         if path in self._files:
             return
         try:
-            fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
+            fd = open_own(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        except (OSError, UnsafeFile) as error:
             self._warn(error)
             return
         self._files[path] = fd
@@ -133,6 +134,7 @@ class OrderLog:
                     os.close(fd)
             self._fds = tuple(self._files.values())
 
-    def _warn(self, error: OSError) -> None:
-        text = f"the order of events is not recorded any more: {error.strerror}"
+    def _warn(self, error: OSError | UnsafeFile) -> None:
+        reason = error.strerror if isinstance(error, OSError) else error
+        text = f"the order of events is not recorded any more: {reason}"
         write_line(log_line(self._config.node_id, "warn", text))

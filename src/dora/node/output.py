@@ -40,6 +40,7 @@ from dora.transport.board import (
 from dora.transport.doorbell import FENCED, Bell, Doorbell, fence, memory_fence, yield_cpu
 from dora.transport.forking import RefusingLock, leak, refuse
 from dora.transport.interface import MAX_QUEUE, Loan, Sender
+from dora.transport.ownership import UnsafeFile
 from dora.wire.control import ChannelConfig, LinkConfig, OutputConfig
 from dora.wire.correlation import FLUSH_MARK, asks_to_flush
 from dora.wire.encode import Payload, encode
@@ -177,7 +178,7 @@ class OutputPort:
             return
         try:
             tape = TapeWriter(f"{directory}/{self._config.slot}")
-        except OSError:
+        except (OSError, UnsafeFile):
             return  # this output is not recorded, or not with a tape
         self._lay_tapes({**self._tapes, directory: tape})
 

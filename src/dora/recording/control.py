@@ -13,6 +13,7 @@ from typing import Final, Literal
 import msgspec
 
 from dora.errors import ConnectError, DoraError
+from dora.transport.ownership import connect_own, is_own_peer
 
 PREFIX: Final = "rec-"  # of the socket's name, before the number of the process
 _PATIENCE: Final = 5.0  # seconds
@@ -92,6 +93,7 @@ class ControlSocket:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
             self._socket.bind(self._path)
+            os.chmod(self._path, 0o600)
             self._socket.listen(8)
         except OSError as error:
             self._socket.close()
@@ -103,9 +105,13 @@ class ControlSocket:
 
     def accept(self) -> Peer | None:
         try:
-            return Peer(self._socket.accept()[0])
+            connection = self._socket.accept()[0]
         except OSError:
             return None
+        if is_own_peer(connection):
+            return Peer(connection)
+        connection.close()
+        return None
 
     def close(self) -> None:
         self._socket.close()
@@ -145,13 +151,11 @@ def ask(run_dir: str, pid: int, do: Literal["save", "stop"], patience: float | N
 
 def _ask(path: str, request: Request, patience: float | None) -> bytes:
     data = b""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(patience)
-        try:
-            connection.connect(path)
+    try:
+        with connect_own(path, patience) as connection:
             connection.sendall(msgspec.json.encode(request) + b"\n")
             while not data.endswith(b"\n") and (part := connection.recv(_MAX_LINE)):
                 data += part
-        except OSError as error:
-            raise ConnectError(f"the recorder at {path} does not answer: {error}") from None
+    except OSError as error:
+        raise ConnectError(f"the recorder at {path} does not answer: {error}") from None
     return data

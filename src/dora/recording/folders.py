@@ -2,24 +2,56 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import shutil
 import tempfile
 
+from dora.transport.ownership import UnsafeFile, check_folder
+
+_locks: dict[str, int] = {}  # of the folders of this process: a process elsewhere may have its number
+
 
 def make_folder(kind: str, place: str = "") -> str:
-    """Return a new folder of this process, among temporary files or in a place; the caller removes it.
+    """Return a new folder of this process, among temporary files or in a place, for `remove_folder`.
 
     Raises ``OSError``.
     """
     place = place or tempfile.gettempdir()
-    mine = re.compile(rf"dora-{kind}-(\d+)-")
+    made_here = re.compile(rf"dora-{kind}-(\d+)-[a-z0-9_]{{8}}")
     for name in os.listdir(place):
-        found = mine.match(name)
+        found = made_here.fullmatch(name)
         if found is not None and not _lives(int(found[1])):
-            shutil.rmtree(os.path.join(place, name), ignore_errors=True)  # other users' stay
-    return tempfile.mkdtemp(prefix=f"dora-{kind}-{os.getpid()}-", dir=place)
+            _remove_if_left(os.path.join(place, name))
+    folder = tempfile.mkdtemp(prefix=f"dora-{kind}-{os.getpid()}-", dir=place)
+    _locks[folder] = lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    fcntl.flock(lock, fcntl.LOCK_SH)
+    return folder
+
+
+def remove_folder(folder: str) -> None:
+    """Remove a folder that `make_folder` made, with all that is in it."""
+    lock = _locks.pop(folder, -1)
+    if lock >= 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        os.close(lock)
+
+
+def _remove_if_left(folder: str) -> None:
+    """Remove a folder if this user made it and nobody uses it any more."""
+    try:
+        check_folder(folder)
+        lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY)
+    except (OSError, UnsafeFile):
+        return  # another user's, or gone
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        pass  # of a process whose number means another one here, as in a container
+    finally:
+        os.close(lock)
 
 
 def _lives(pid: int) -> bool:
@@ -27,6 +59,6 @@ def _lives(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except PermissionError:
+    except (PermissionError, OverflowError):
         pass
     return True

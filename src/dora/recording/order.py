@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, Final
 
 import msgspec
 
-from dora.recording.folders import make_folder
+from dora.recording.folders import make_folder, remove_folder
 from dora.wire.order import Entry, Kind, entries, pack_entry, whole
 
 ORDER_TOPIC: Final = "dora/order/"  # in front of the id of the node
@@ -68,7 +67,7 @@ class OrderTail:
         for file in self._files.values():
             file.close()
         self._files.clear()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        remove_folder(self.directory)
 
 
 Numbers = Callable[[str, int], int]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-import shutil
 from typing import Final
 
-from dora.recording.folders import make_folder
+from dora.recording.folders import make_folder, remove_folder
 from dora.transport.tape import AVAILABLE, Tape
 from dora.transport.taps import Tap
 from dora.wire.message import Message, MessageError
@@ -116,4 +115,4 @@ class Tapes:
 
     def close(self) -> None:
         if self.directory:
-            shutil.rmtree(self.directory, ignore_errors=True)
+            remove_folder(self.directory)

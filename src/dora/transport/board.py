@@ -52,6 +52,8 @@ import errno
 import mmap
 import os
 
+from dora.transport.ownership import UnsafeFile, open_own
+
 WORDS = 8
 LINE_BYTES = WORDS * 8
 
@@ -101,7 +103,7 @@ class Board:
         """Make so many lines usable; raises ``OSError``, also where there is no room for them."""
         if lines > len(self.words) // WORDS:
             raise OSError(errno.ENOSPC, f"a board has {len(self.words) // WORDS} lines")
-        fd = os.open(self.path, os.O_RDWR | os.O_CLOEXEC)
+        fd = open_own(self.path, os.O_RDWR)
         try:
             _allocate(fd, lines)
         finally:
@@ -109,10 +111,13 @@ class Board:
 
     @classmethod
     def open(cls, path: str) -> Board:
-        """Map an existing board; raises ``FileNotFoundError``."""
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        """Map an existing board; raises ``FileNotFoundError``, `UnsafeFile` if it is not this user's."""
+        fd = open_own(path, os.O_RDWR)
         try:
-            return cls(path, mmap.mmap(fd, os.fstat(fd).st_size))
+            size = os.fstat(fd).st_size
+            if size < MAX_LINES * LINE_BYTES or size % LINE_BYTES:
+                raise UnsafeFile(f"{path} is not the board of a dataflow: it has {size} bytes")
+            return cls(path, mmap.mmap(fd, size))
         finally:
             os.close(fd)
 

@@ -17,11 +17,14 @@ from __future__ import annotations
 import os
 import platform
 import select
+import stat
 import sys
 import threading
 import time
 from collections.abc import Callable
 from typing import Final
+
+from dora.transport.ownership import UnsafeFile, open_own
 
 FENCED: Final = platform.machine() in ("x86_64", "AMD64")
 
@@ -59,8 +62,8 @@ class Bell:
 
     def _open(self) -> bool:
         try:
-            fd = os.open(self.path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except OSError:  # ENXIO: nobody listens (yet, or any more); ENOENT: the run is over
+            fd = open_own(self.path, os.O_WRONLY, kind=stat.S_IFIFO)
+        except (OSError, UnsafeFile):  # ENXIO: nobody listens (yet, or any more); ENOENT: the run is over
             return False
         if self._fd < 0:
             self._fd = fd
@@ -86,11 +89,14 @@ class Doorbell:
             pass
 
     def __init__(self, path: str, also: int = -1) -> None:
-        """``also``: a second file descriptor whose readability ends a wait (-1: none)."""
+        """``also``: a second file descriptor whose readability ends a wait (-1: none).
+
+        Raises ``OSError``, `UnsafeFile` if the pipe is not this user's.
+        """
         self.path = path
         self.fd = -1
         # Read-write: there is always a writer, so the pipe never reports end of file.
-        self.fd = os.open(path, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+        self.fd = open_own(path, os.O_RDWR, kind=stat.S_IFIFO)
         self.also = also
         self.rung = False  # there may be rings in the pipe
         self._fds = (self.fd,) if also < 0 else (self.fd, also)

@@ -37,6 +37,7 @@ from dora.transport.board import SENT, WORDS, Board
 from dora.transport.forking import do_nothing, leak, refuse, watch
 from dora.transport.interface import MAX_QUEUE, Receiver
 from dora.transport.long_queue import LongQueue
+from dora.transport.ownership import UnsafeFile, check_folder, close_to_others, refuse_foreign_objects
 from dora.wire.control import InputConfig, OutputConfig
 from dora.wire.message import ALIGNMENT, BODY_OFFSET, BODY_SIZE, Message, unpack_header
 
@@ -116,6 +117,9 @@ def _iceoryx2() -> Any:
 
 
 def make_node(run_dir: str, prefix: str) -> Any:
+    """Return a node of iceoryx2 for the run; raises `UnsafeFile` if another user has interfered."""
+    check_folder(run_dir)
+    refuse_foreign_objects(_SHARED_MEMORY, prefix)
     iox = _iceoryx2()
     config = iox.config.default()
     config.global_cfg.root_path = iox.Path.new(f"{run_dir}/iox")
@@ -126,6 +130,7 @@ def make_node(run_dir: str, prefix: str) -> Any:
         .signal_handling_mode(iox.SignalHandlingMode.Disabled)
         .create(iox.ServiceType.Ipc)
     )
+    refuse_foreign_objects(_SHARED_MEMORY, prefix)  # it may have been quicker
     _close_to_others(prefix)
     return node
 
@@ -139,7 +144,7 @@ def _close_to_others(prefix: str) -> None:
     for name in names:
         if name.startswith(prefix) and name.endswith(".global_mgmt"):
             try:
-                os.chmod(f"{_SHARED_MEMORY}/{name}", 0o600)
+                close_to_others(f"{_SHARED_MEMORY}/{name}")
             except OSError:
                 pass  # it has just been removed
 
@@ -481,7 +486,7 @@ def _full(what: str, needed: int, free: int) -> SharedMemoryFull:
 
 
 def _setup_failed(what: str, error: Exception) -> Exception:
-    if isinstance(error, (SharedMemoryFull, TransportError)):
+    if isinstance(error, (SharedMemoryFull, TransportError, UnsafeFile)):
         return error
     free = _free_bytes()
     if free is not None and free < 1 << 20:

@@ -19,6 +19,7 @@ from typing import Any, Final
 import zenoh
 
 from dora.errors import DoraError, TransportError
+from dora.transport.ownership import open_own
 from dora.transport.zenoh_router import make_config, open_session
 from dora.wire.control import RemoteConfig, TlsFiles
 
@@ -89,7 +90,8 @@ def _is_free(interface: str, port: int) -> bool:
 
 def write_passwords(path: str, secret: str) -> None:
     """Write the file by which a listener knows the secret."""
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    with open(open_own(path, os.O_WRONLY | os.O_CREAT), "w") as file:
+        file.truncate()
         file.write(f"{USER}:{secret}\n")
 
 

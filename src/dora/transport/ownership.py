@@ -121,6 +121,17 @@ def refuse_foreign_objects(folder: str, prefix: str) -> None:
             raise UnsafeFile(f"{path} was not made by this dataflow; it is not used. {_mend(path)}")
 
 
+def close_to_others(path: str) -> None:
+    """Take other users' rights to a file of this user's away; raises ``OSError``."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        status = os.fstat(descriptor)
+        if stat.S_ISREG(status.st_mode) and status.st_uid == os.getuid():
+            os.fchmod(descriptor, 0o600)
+    finally:
+        os.close(descriptor)
+
+
 def _fault(status: os.stat_result) -> str:
     if status.st_uid != os.getuid():
         return f"belongs to another user ({_name(status.st_uid)})"

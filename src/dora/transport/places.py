@@ -152,6 +152,11 @@ def board_of(run_dir: str) -> str:
     )
 
 
+def router_of(run_dir: str) -> str:
+    """Return the endpoint of the Zenoh router of a run."""
+    return f"unixsock-stream/{run_dir}/zenoh.sock"
+
+
 def link_endpoint(address: str, port: int, *, tls: bool) -> str:
     """Return where a node listens for other machines; see `dora.transport.mailbox`.
 

@@ -17,27 +17,47 @@ from __future__ import annotations
 
 import mmap
 import os
+import re
+import shutil
 import sys
 from typing import Final
 
 from dora.transport.doorbell import FENCED
+from dora.transport.ownership import UnsafeFile, check_folder, open_own
+from dora.transport.places import SHARED_MEMORY
 from dora.wire.message import Message, MessageError
 
 AVAILABLE: Final = FENCED and sys.platform == "linux"
 
+_FOLDER: Final = re.compile(r"dora-tapes-\d+-[a-z0-9_]{8}")
 _WRITTEN, _OPEN, _OTHERS, _READ = 0, 1, 2, 8  # _READ has a cache line of its own
 _HEAD: Final = 128  # bytes
 _STEP: Final = 1 << 16  # bytes after which the reader gives back what it has read
+
+
+def remove_tapes(folder: str) -> None:
+    """Remove the folder of a recorder's tapes; anything else that a path may name stays as it is."""
+    place, name = os.path.split(folder)
+    if place != SHARED_MEMORY or not _FOLDER.fullmatch(name):
+        return
+    try:
+        check_folder(folder)
+    except (OSError, UnsafeFile):
+        return  # it is gone already, or it is not a recorder's
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 class TapeWriter:
     """The sender's end. Not for use by several threads at once."""
 
     def __init__(self, path: str) -> None:
-        """Go on with a tape that a reader has made; raises ``OSError``."""
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        """Go on with a tape that a reader has made; raises ``OSError``, `UnsafeFile`."""
+        fd = open_own(path, os.O_RDWR)
         try:
-            self._view = memoryview(mmap.mmap(fd, os.fstat(fd).st_size))
+            size = os.fstat(fd).st_size
+            if size <= _HEAD or size % 8:
+                raise UnsafeFile(f"{path} is not a tape: it has {size} bytes")
+            self._view = memoryview(mmap.mmap(fd, size))
         finally:
             os.close(fd)
         self._words = self._view.cast("Q")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dora.errors import ConnectError, TransportError
 from dora.transport.forking import do_nothing, leak, refuse, watch
+from dora.transport.ownership import UnsafeFile
 from dora.wire.control import InputConfig
 from dora.wire.inspection import Inspection, OutputView
 from dora.wire.message import HEADER_SIZE, Message, MessageError
@@ -71,6 +72,8 @@ class _IceoryxTaps:
 
         try:
             self._node: Any = make_node(run_dir, prefix)
+        except UnsafeFile:
+            raise
         except Exception as error:
             raise TransportError(f"iceoryx2 cannot look into this dataflow: {error!r}") from error
         self._taps: list[Tap] = []

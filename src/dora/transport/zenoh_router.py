@@ -16,6 +16,7 @@ from typing import Any, Final
 import zenoh
 
 from dora.errors import TransportError
+from dora.transport.places import router_of
 
 # Zenoh's default closes the connection to a receiver that takes nothing for 5 s, and with it goes
 # what was on its way: a program stopped in a debugger would lose messages without a trace.
@@ -54,7 +55,7 @@ def start(run_dir: str) -> tuple[str, Callable[[], None]]:
 
     Returns its endpoint (for `ZenohEngine`) and the function that closes it. Raises `TransportError`.
     """
-    endpoint = f"unixsock-stream/{run_dir}/zenoh.sock"
+    endpoint = router_of(run_dir)
     try:
         session = open_session(make_config(mode="router", listen__endpoints=[endpoint]), _RUNTIME)
     except zenoh.ZError as error:

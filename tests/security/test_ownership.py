@@ -1,0 +1,287 @@
+"""Files, folders and sockets that are not this user's alone are not used, whatever is planted."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+from second_user import ATTACKER, as_user, needs_second_user
+
+from dora.daemon.connections import Connection, ControlServer
+from dora.daemon.loop import Loop
+from dora.daemon.rundir import RunDirectory
+from dora.errors import ConnectError
+from dora.inspection.look import inspect
+from dora.node.connect import _with_own_files
+from dora.recording.folders import make_folder, remove_folder
+from dora.transport.board import LINE_BYTES, MAX_LINES, Board
+from dora.transport.doorbell import Bell, Doorbell
+from dora.transport.ownership import UnsafeFile, connect_own
+from dora.transport.tape import Tape, TapeWriter, remove_tapes
+from dora.wire.control import BellConfig, InputConfig, LinkConfig, NodeConfig, OutputConfig
+from dora.wire.ids import uuid7
+
+BOARD_BYTES = MAX_LINES * LINE_BYTES
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "0123456789ab"
+    folder.mkdir(mode=0o700)
+    return folder
+
+
+def _board(path: Path, size: int = BOARD_BYTES, mode: int = 0o600) -> Path:
+    with open(path, "wb") as file:
+        file.truncate(size)
+    path.chmod(mode)
+    return path
+
+
+def _linked(folder: Path) -> Path:
+    (folder / "link").symlink_to(_board(folder / "board"))
+    return folder / "link"
+
+
+def _pipe(folder: Path) -> Path:
+    os.mkfifo(folder / "pipe", 0o600)
+    return folder / "pipe"
+
+
+def _anothers(folder: Path) -> Path:
+    os.chown(path := _board(folder / "board"), ATTACKER, ATTACKER)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "fault"),
+    [
+        (_linked, "is a symbolic link"),
+        (_pipe, "is not a regular file"),
+        (lambda folder: _board(folder / "board", mode=0o622), "gives other users access"),
+        (lambda folder: _board(folder / "board", BOARD_BYTES - 64), "is not the board of a dataflow"),
+        (lambda folder: _board(folder / "board", BOARD_BYTES + 1), "is not the board of a dataflow"),
+        pytest.param(_anothers, "belongs to another user", marks=needs_second_user),
+    ],
+    ids=["link", "pipe", "mode", "short", "odd", "user"],
+)
+def test_a_board_is_mapped_only_if_it_is_ones_own(
+    make: Callable[[Path], Path], fault: str, folder: Path
+) -> None:
+    with pytest.raises(UnsafeFile, match=fault):
+        Board.open(str(make(folder)))
+
+
+def test_a_doorbell_is_a_pipe_of_ones_own(folder: Path) -> None:
+    file = folder / "file"
+    file.touch(0o600)
+    (folder / "link").symlink_to(_pipe(folder))
+    for path in (file, folder / "link"):
+        with pytest.raises(UnsafeFile):
+            Doorbell(str(path))
+        Bell(str(path)).ring()
+    assert file.read_bytes() == b""
+    with pytest.raises(BlockingIOError):
+        os.read(os.open(folder / "pipe", os.O_RDWR | os.O_NONBLOCK), 1)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tapes are for Linux")
+def test_a_tape_is_written_only_if_it_is_ones_own(folder: Path) -> None:
+    Tape(str(folder / "tape"), 1 << 16)
+    (folder / "link").symlink_to(folder / "tape")
+    (folder / "short").touch(0o600)
+    TapeWriter(str(folder / "tape"))
+    for name in ("link", "short"):
+        with pytest.raises(UnsafeFile):
+            TapeWriter(str(folder / name))
+
+
+def test_a_socket_is_used_only_in_a_folder_of_ones_own(folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(folder / "sock"))
+        server.listen()
+        connect_own(str(folder / "sock")).close()
+        (folder / "link").symlink_to(folder / "sock")
+        (folder / "file").touch()
+        for name in ("link", "file"):
+            with pytest.raises(UnsafeFile, match="is not a socket"):
+                connect_own(str(folder / name))
+        folder.chmod(0o711)
+        with pytest.raises(UnsafeFile, match=r"gives other users access \(mode 711\)"):
+            connect_own(str(folder / "sock"))
+
+
+@needs_second_user
+@pytest.mark.processes
+def test_nothing_is_sent_to_another_user_who_listens_at_ones_own_socket(folder: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(folder / "sock"))
+        program = "import os, socket, sys; socket.socket(fileno=int(sys.argv[1])).listen(); os._exit(0)"
+        number = server.fileno()
+        listen = as_user(ATTACKER, [sys.executable, "-S", "-E", "-c", program, str(number)])
+        subprocess.run(listen, pass_fds=[number], check=True)
+        with pytest.raises(UnsafeFile, match="another user listens at"):
+            connect_own(str(folder / "sock"))
+
+
+@needs_second_user
+@pytest.mark.processes
+def test_a_daemon_does_not_answer_another_user_even_in_an_open_folder(tmp_path: Path) -> None:
+    for parent in (tmp_path, *tmp_path.parents[:-2]):
+        parent.chmod(0o755)
+    path = tmp_path / "daemon.sock"
+    loop = Loop()
+    served: list[Connection] = []
+    server = ControlServer(loop, str(path), lambda peer, _: served.append(peer), lambda _: None)
+    path.chmod(0o666)
+    program = (
+        "import socket, sys; peer = socket.socket(socket.AF_UNIX); peer.connect(sys.argv[1]);"
+        "peer.settimeout(30); sys.exit(len(peer.recv(1)))"
+    )
+    ask = as_user(ATTACKER, [sys.executable, "-S", "-E", "-c", program, str(path)])
+    try:
+        with subprocess.Popen(ask) as attacker:
+            while attacker.poll() is None:
+                loop.run_once(time.monotonic() + 0.05)
+        assert attacker.returncode == 0  # the end of the connection, and no byte
+        assert not server.connections and not served
+    finally:
+        server.close()
+
+
+@pytest.mark.processes
+def test_what_a_daemon_says_about_its_files_is_not_believed(folder: Path, tmp_path: Path) -> None:
+    """Before: the board that the daemon named was mapped and written to."""
+    fake = Path(__file__).with_name("planted_daemon.py")
+    board, heard = tmp_path / "board", tmp_path / "heard"
+    command = [sys.executable, str(fake), str(folder), str(board), str(heard)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as daemon:
+        try:
+            assert daemon.stdout is not None
+            assert daemon.stdout.readline() == "ready\n"
+            from dora.daemon.runs import Run
+
+            with Run(f"{folder}/daemon.sock") as run:
+                inspection = inspect(run)
+        finally:
+            daemon.kill()
+    assert inspection.board != str(board)
+    assert os.path.basename(inspection.board) in ("dora_0123456789ab_board", "board")
+    assert inspection.run_dir == str(folder)
+
+
+def _config(bell: str) -> NodeConfig:
+    link = LinkConfig(0, 0, bell, "b/x")
+    output = OutputConfig("x", links=[link], credit_bell=bell, next_but_one=[BellConfig(0, bell)])
+    item = InputConfig("y", "link", "a/y", credit_bell=bell)
+    return NodeConfig(
+        *("id", "a", "zenoh", "/their/run", "their_", "/their/board", 0, bell),
+        inputs=[item],
+        outputs=[output],
+        zenoh_endpoint="unixsock-stream//their/zenoh.sock",
+    )
+
+
+def test_a_node_uses_the_files_of_the_run_that_it_registered_with() -> None:
+    config = _with_own_files(_config("/their/run/bell-0"), "/mine/0123456789ab")
+    assert b"/their" not in msgspec.json.encode(config)
+    assert config.bell == config.outputs[0].links[0].bell == "/mine/0123456789ab/bell-0"
+    assert config.prefix == "dora_0123456789ab_"
+
+
+def test_a_node_refuses_a_doorbell_that_is_elsewhere() -> None:
+    with pytest.raises(ConnectError, match="a doorbell of another run, /elsewhere/bell-0"):
+        _with_own_files(_config("/elsewhere/bell-0"), "/mine/0123456789ab")
+
+
+@needs_second_user
+def test_shared_memory_that_another_user_has_planted_stops_a_node(folder: Path, tmp_path: Path) -> None:
+    """Before: its mode was changed, through a symbolic link as well, and iceoryx2 used it."""
+    pytest.importorskip("iceoryx2")
+    from dora.transport.iceoryx import make_node
+
+    (letter := tmp_path / "letter").touch(0o644)
+    letter.chmod(0o644)
+    planted = Path("/dev/shm/dora_0123456789ab_x_node.0_10_0.global_mgmt")
+    for plant in (lambda: planted.touch(0o666), lambda: planted.symlink_to(letter)):
+        plant()
+        try:
+            os.chown(planted, ATTACKER, ATTACKER, follow_symlinks=False)
+            with pytest.raises(UnsafeFile, match=f"{planted} was not made by this dataflow"):
+                make_node(str(folder), "dora_0123456789ab_")
+        finally:
+            planted.unlink()
+    assert letter.stat().st_mode & 0o777 == 0o644
+
+
+def test_folders_of_ended_processes_are_removed_only_if_this_program_made_them(tmp_path: Path) -> None:
+    dead = 2**22 + 1  # larger than any process id
+    left = tmp_path / f"dora-order-{dead}-abcdefgh"
+    kept = [
+        tmp_path / f"dora-order-{dead}-notes-of-mine",
+        tmp_path / f"dora-order-{dead}-abcdefg",
+        tmp_path / f"dora-other-{dead}-abcdefgh",
+    ]
+    for path in (left, *kept):
+        path.mkdir(mode=0o700)
+        (path / "letter").touch()
+    open_to_all = tmp_path / f"dora-order-{dead}-bcdefghi"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o755)
+    link = tmp_path / f"dora-order-{dead}-cdefghij"
+    link.symlink_to(kept[0])
+    folder = make_folder("order", str(tmp_path))
+    assert not left.exists()
+    assert all((path / "letter").exists() for path in kept)
+    assert open_to_all.exists() and link.is_symlink()
+    remove_folder(folder)
+    assert not os.path.exists(folder)
+    remove_folder(str(kept[0]))  # which this process has not made
+    assert kept[0].exists()
+
+
+def test_a_folder_of_a_process_in_another_container_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = make_folder("order", str(tmp_path))
+    monkeypatch.setattr("dora.recording.folders._lives", lambda _: False)
+    other = make_folder("order", str(tmp_path))
+    assert os.path.exists(folder)
+    for path in (folder, other):
+        remove_folder(path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="tapes are for Linux")
+def test_only_the_tapes_of_a_recorder_are_removed_for_it(tmp_path: Path) -> None:
+    """The daemon does so when a recorder has gone; its request names the folder."""
+    tapes = make_folder("tapes", "/dev/shm")
+    mine = Path("/dev/shm/dora-tapes-mine")
+    elsewhere = tmp_path / "dora-tapes-1-abcdefgh"
+    for path in (mine, elsewhere):
+        path.mkdir(mode=0o700)
+    try:
+        for path in (tapes, str(mine), str(elsewhere)):
+            remove_tapes(path)
+        assert not os.path.exists(tapes)
+        assert mine.exists() and elsewhere.exists()
+    finally:
+        remove_folder(tapes)
+        mine.rmdir()
+
+
+def test_a_lock_that_is_a_link_is_not_written_through(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    root.mkdir(mode=0o700)
+    (letter := tmp_path / "letter").write_text("dear")
+    letter.chmod(0o600)
+    (root / "lock").symlink_to(letter)
+    with pytest.raises(UnsafeFile, match="is a symbolic link"):
+        RunDirectory.create(uuid7(), str(root))
+    assert letter.read_text() == "dear"
