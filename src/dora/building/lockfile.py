@@ -17,12 +17,14 @@ import msgspec
 from dora.building.options import BuildOptions, Built
 from dora.building.prepare import build
 from dora.building.session import GitCommit, fnv1a, git_sources
+from dora.dataflow.files import Unreadable, read_text
 from dora.dataflow.model import Dataflow, GitSource, Node
 from dora.dataflow.provenance import pinned
 from dora.errors import BuildError
 from dora.logs.entry import LogEntry
 
 VERSION = 2
+MAX_LOCK = 1 << 20  # bytes
 _MEND = "write it anew with `dora build --write-lockfile`"
 
 _Commit = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")]
@@ -76,13 +78,13 @@ def read_lock(dataflow: Dataflow, path: str) -> dict[str, str]:
     import yaml
 
     try:
-        with open(path, encoding="utf-8") as file:
-            lock = msgspec.convert(yaml.safe_load(file), _File)
-    except FileNotFoundError:
-        raise BuildError(f"there is no lockfile {path}; {_MEND}") from None
-    except OSError as error:
-        raise BuildError(f"the lockfile {path} cannot be read: {error.strerror}") from None
-    except (UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError, RecursionError) as error:
+        if not os.path.exists(path):
+            raise BuildError(f"there is no lockfile {path}; {_MEND}")
+        text = read_text(path, path, MAX_LOCK)
+        lock = msgspec.convert(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)), _File)
+    except Unreadable as error:
+        raise BuildError(f"the lockfile cannot be read: {error}") from None
+    except (ValueError, yaml.YAMLError, msgspec.ValidationError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise BuildError(f"the lockfile {path} is not understood: {reason}; {_MEND}") from None
     if lock.version != VERSION:

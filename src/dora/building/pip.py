@@ -12,6 +12,7 @@ from packaging.utils import canonicalize_name
 
 from dora.building.provided import PROVIDED
 from dora.daemon.builtin import BUILTIN_NODES, RUST_PACKAGES
+from dora.dataflow.files import read_bytes
 
 # Options of `pip install` and `uv pip install` that take a value in a word of its own. Whatever is not
 # here counts as a flag; what follows it is then read as a requirement, which is what it mostly is.
@@ -184,9 +185,8 @@ def _path(word: str, directory: str) -> str:
 
 def _project(folder: str) -> dict[str, object]:
     try:
-        with open(os.path.join(folder, "pyproject.toml"), "rb") as file:
-            return tomllib.load(file)
-    except (OSError, tomllib.TOMLDecodeError):
+        return tomllib.loads(read_bytes(os.path.join(folder, "pyproject.toml")).decode())
+    except (OSError, ValueError, RecursionError):
         return {}
 
 
@@ -200,14 +200,13 @@ def _requirements_of(file: str) -> list[str] | None:
     """Return the requirements in a file, None if there is more in it than plain requirements."""
     found = []
     try:
-        with open(file, encoding="utf-8") as lines:
-            for line in lines:
-                text = line.partition(" #")[0].strip()
-                if not text or text.startswith("#"):
-                    continue
-                if not _name(text):
-                    return None
-                found.append(text)
+        for line in read_bytes(file).decode().splitlines():
+            text = line.partition(" #")[0].strip()
+            if not text or text.startswith("#"):
+                continue
+            if not _name(text):
+                return None
+            found.append(text)
     except (OSError, UnicodeDecodeError):
         return None  # pip will say it
     return found

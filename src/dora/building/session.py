@@ -15,6 +15,7 @@ from typing import Annotated, Any, Final
 import msgspec
 
 from dora.daemon.interpreter import environment_folder
+from dora.dataflow.files import read_bytes
 from dora.dataflow.model import Dataflow, Node
 from dora.logs.diagnostics import debug_log
 from dora.logs.entry import LogEntry
@@ -87,8 +88,7 @@ def read_session(path: str) -> Session | None:
     import yaml  # only processes that build pay for it
 
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read(_MOST)
+        text = read_bytes(path, _MOST).decode()
         return msgspec.convert(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)), Session)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError, RecursionError):
         return None

@@ -6,6 +6,8 @@ from typing import Any, Final
 
 import yaml
 
+from dora.dataflow.files import open_to_read
+
 MAX_TEXT: Final = 1 << 20  # bytes
 
 
@@ -14,7 +16,7 @@ def source_of(file: str | None) -> dict[str, Any] | None:
     if file is None or "://" in file:
         return None
     try:
-        with open(file, encoding="utf-8", errors="replace") as opened:
+        with open(open_to_read(file), encoding="utf-8", errors="replace") as opened:
             text = opened.read(MAX_TEXT)
     except OSError:
         return None

@@ -178,6 +178,7 @@ class Assembler:
             operator = checked.get("operator")
             draft.operators = [(operator.get("id") or DEFAULT_OPERATOR_ID, operator)]
         elif checked.get("operators"):
+            known: set[str] = set()
             for operator in checked.get("operators"):
                 operator_id = operator.get("id") or ""
                 if not operator.has("id"):
@@ -186,11 +187,12 @@ class Assembler:
                         f"an operator of {_named(draft)} has no id",
                         "add `id:`; references to its outputs are `<node>/<operator id>/<output>`",
                     )
-                elif operator_id and operator_id in (known for known, _ in draft.operators):
+                elif operator_id and operator_id in known:
                     self.report.error(
                         operator.place("id"),
                         f"{_named(draft)} has two operators with the id `{operator_id}`",
                     )
+                known.add(operator_id)
                 draft.operators.append((operator_id, operator))
         for operator_id, operator in draft.operators:
             if not any(

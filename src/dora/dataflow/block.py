@@ -10,7 +10,7 @@ import msgspec
 from dora.dataflow import document
 from dora.dataflow.document import Scalar, Value
 from dora.dataflow.kinds import Kind, Later, Reader, Schema, is_unset, shape
-from dora.dataflow.report import Span, closest, listed
+from dora.dataflow.report import Span, listed
 
 
 class Field(msgspec.Struct, frozen=True):
@@ -109,7 +109,7 @@ class Block(Kind[Checked]):
     def _unknown(self, name: str, key: Scalar, checked: Checked, reader: Reader) -> None:
         if name in self.elsewhere:
             hint = f"`{name}` is a field of {self.elsewhere[name]}"
-        elif found := closest(name, self.fields):
+        elif found := reader.report.closest(name, self.fields):
             hint = f"did you mean `{found}`?"
             checked.meant.add(found)
         else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-from dora.dataflow.report import Origin, Report, Span, did_you_mean
+from dora.dataflow.report import Origin, Report, Span
 from dora.dataflow.scalars import Plain, resolve
 
 MAX_DEPTH = 64
@@ -217,7 +217,7 @@ class _Composer:
         scalar = Scalar(start.line, start.column, end.line, end.column)
         text = scalar.text = event.value
         scalar.quoted = event.style is not None and event.style != ""
-        if "\0" in text or (not text.isascii() and not _encodable(text)):
+        if "\0" in text or (not text.isascii() and not is_utf8(text)):
             self.report.error(scalar, "this text holds a character that no program can be given")
             return None
         tag = event.tag
@@ -250,7 +250,7 @@ class _Composer:
             self.report.error(
                 _span(event),
                 f"the alias `*{name}` refers to an anchor that does not exist before it",
-                did_you_mean(name, self.anchors) or f"define it with `&{name}`",
+                self.report.did_you_mean(name, self.anchors) or f"define it with `&{name}`",
             )
         return None
 
@@ -338,7 +338,8 @@ def _span(event: Any) -> Span:
     return Span(start.line, start.column, end.line, max(end.column, start.column + 1))
 
 
-def _encodable(text: str) -> bool:
+def is_utf8(text: str) -> bool:
+    """Tell whether a text can be encoded: a file name or variable in other bytes cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:

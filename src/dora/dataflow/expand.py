@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 _reference = re.compile(r"\$(?:\$|([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})")
+_without_braces = re.compile(r"\$(?:\$|([A-Za-z_][A-Za-z0-9_]*)|(?!)()())")  # the same groups
 
 # `path` must mean the same wherever the dataflow runs, hence only what every machine has.
 PATH_VARIABLES = ("HOME", "USER", "PWD", "DORA_WORKSPACE", "CARGO_MANIFEST_DIR")
@@ -34,7 +35,9 @@ def expand(text: str, environ: Mapping[str, str]) -> tuple[str, list[str]]:
             return match[0]
         return value
 
-    return _reference.sub(replace, text), unset
+    # Behind the last `}` nothing is closed any more: looking for it from every `${` would take for ever.
+    end = text.rfind("}") + 1
+    return _reference.sub(replace, text[:end]) + _without_braces.sub(replace, text[end:]), unset
 
 
 def expand_path(path: str, environ: Mapping[str, str]) -> tuple[str, list[str]]:

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
+import stat
 
 from dora.dataflow.report import did_you_mean
 
 MANIFEST_FILE = "dora-node.yml"
 """What a node's program says about itself, in its folder, see `dora.dataflow.manifest`."""
+
+
+MAX_SIZE = 16 << 20  # bytes of a file that is read whole
+
+# Standard input, and what a shell gives for `<(command)`.
+_descriptor = re.compile(r"/dev/fd/([0-9]{1,9})|/proc/self/fd/([0-9]{1,9})|/dev/stdin").fullmatch
 
 
 class Unreadable(Exception):
@@ -18,14 +26,18 @@ class Unreadable(Exception):
         self.hint = hint
 
 
-def read_text(path: str, shown: str, max_size: int | None = None) -> str:
+def read_text(path: str, shown: str, max_size: int = MAX_SIZE) -> str:
     """Return the text of a file; raises `Unreadable`, whose sentence calls the file ``shown``.
 
-    ``max_size`` is in bytes.
+    ``max_size`` is in bytes. What is no file, such as a device or a named pipe, is refused without waiting
+    for it; pipes that this process was started with are read.
     """
     try:
-        with open(path, "rb") as file:
-            data = file.read() if max_size is None else file.read(max_size + 1)
+        data = read_bytes(path, max_size)
+    except NotAFile as error:
+        raise Unreadable(f"`{shown}` is {error}, not a file") from None
+    except TooLarge:
+        raise Unreadable(f"`{shown}` is larger than {max_size >> 20} MiB") from None
     except FileNotFoundError:
         raise Unreadable(f"there is no file `{shown}`", similar_file(path)) from None
     except IsADirectoryError:
@@ -33,8 +45,6 @@ def read_text(path: str, shown: str, max_size: int | None = None) -> str:
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
         raise Unreadable(f"cannot read `{shown}`: {reason}") from None
-    if max_size is not None and len(data) > max_size:
-        raise Unreadable(f"`{shown}` is larger than {max_size >> 20} MiB")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -42,6 +52,55 @@ def read_text(path: str, shown: str, max_size: int | None = None) -> str:
         raise Unreadable(
             f"`{shown}` is not a text file in UTF-8 (line {line}); save it in this encoding"
         ) from None
+
+
+class NotAFile(OSError):
+    """A path leads to something that has no end or may never answer; ``str(error)`` says to what."""
+
+
+class TooLarge(OSError):
+    """A file has more bytes than anybody would read."""
+
+
+def read_bytes(path: str, max_size: int = MAX_SIZE) -> bytes:
+    """Return what is in a file; raises `OSError`: also `NotAFile` and `TooLarge`."""
+    with open(open_to_read(path), "rb") as file:
+        if os.fstat(file.fileno()).st_size > max_size:
+            raise TooLarge
+        data = file.read(max_size + 1)
+    if len(data) > max_size:
+        raise TooLarge
+    return data
+
+
+def open_to_read(path: str) -> int:
+    """Return a descriptor of a file; raises `OSError`, or `NotAFile` for what is no regular file.
+
+    Opening never waits. Pipes that this process was started with are taken, too.
+    """
+    ours = _descriptor(path)
+    if ours is not None:
+        number = int(ours[1] or ours[2] or 0)
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            return os.dup(number)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        mode = os.fstat(descriptor).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(f"{path} is a folder")
+        if not stat.S_ISREG(mode):
+            raise NotAFile(kind_of(mode))
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+def kind_of(mode: int) -> str:
+    """Return what a path leads to that is neither a file nor a folder, from its ``st_mode``."""
+    if stat.S_ISFIFO(mode):
+        return "a pipe"
+    return "a socket" if stat.S_ISSOCK(mode) else "a device"
 
 
 def is_file(path: str) -> bool:

@@ -13,6 +13,8 @@ import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 
+from dora.dataflow.files import read_bytes
+
 OURS = "dora"
 MAX_FILES = 300  # of one program, the nearest ones; reading more would hold up the start for seconds
 
@@ -106,8 +108,7 @@ class Program:
 
 def _read(file: str) -> frozenset[_Import] | None:
     try:
-        with open(file, "rb") as opened:
-            tree = ast.parse(opened.read())
+        tree = ast.parse(read_bytes(file))
     except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):  # the last two: nested too deep
         return None
     found: set[_Import] = set()

@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from dora.dataflow import document
-from dora.dataflow.document import Scalar, Value
+from dora.dataflow.document import Scalar, Value, is_utf8
 from dora.dataflow.expand import expand
 from dora.dataflow.names import DATA_ID, NODE_ID, data_id_fault, node_id_fault
 from dora.dataflow.parameters import MAX_KEY, key_fault, value_fault
-from dora.dataflow.report import Report, did_you_mean, listed
+from dora.dataflow.report import Report, listed
 
 T = TypeVar("T")
 Schema = dict[str, Any]
@@ -220,7 +220,7 @@ def _number_hint(text: str, wanted: str) -> str:
         pass
     else:
         return "remove the quotes"
-    match = _duration.fullmatch(text) if "seconds" in wanted else None
+    match = _duration.fullmatch(text) if "seconds" in wanted and len(text) <= 40 else None
     if match is None:
         return ""
     try:
@@ -247,7 +247,7 @@ class Choice(Kind[str]):
         if word in self.words:
             return word
         if self.strict:
-            hint = did_you_mean(text, self.words)
+            hint = reader.report.did_you_mean(text, self.words)
             reader.report.error(value, f"`{_short(text)}` is not one of {listed(self.words)}", hint)
         return None
 
@@ -276,8 +276,8 @@ class ByteSize(Kind[int]):
             return None
         number = value.value
         if isinstance(number, str):
-            match = _bytes(text)
-            if match is None or len(text) > 40:
+            match = _bytes(text) if len(text) <= 40 else None
+            if match is None:
                 hint = 'write a number with B, KB, MB or GB, for example `"50MB"`'
                 _expected(value, reader, "a size in bytes", hint)
                 return None
@@ -422,6 +422,13 @@ class Environment(Kind[dict[str, str]]):
         if isinstance(item.value, int) and item.text.startswith("0") and not item.text.isdecimal():
             return str(item.value)  # hexadecimal or octal, which few programs would understand
         text, unset = expand(item.text, reader.environ)
+        if not is_utf8(text):
+            reader.report.error(
+                item,
+                f"the value of `{name}` is not UTF-8",
+                "an environment variable that it refers to holds other bytes",
+            )
+            return None
         for missing in unset:
             reader.report.error(
                 item,
@@ -448,7 +455,7 @@ class ListOf(Kind[tuple[T, ...]]):
             hint = f"write `[{text}]`" if text is not None and len(text) < 40 else ""
             _expected(value, reader, f"a list of {self.of}", hint)
             return None
-        items: list[T] = []
+        items: dict[T, None] = {}  # a block is equal to itself only
         failed = False
         for item in value.items:
             found = self.item.read(item, reader)
@@ -457,7 +464,7 @@ class ListOf(Kind[tuple[T, ...]]):
             elif found in items:
                 reader.report.warn(item, f"`{found}` is listed twice")
             else:
-                items.append(found)
+                items[found] = None
         return None if failed else tuple(items)
 
     def schema(self) -> Schema:

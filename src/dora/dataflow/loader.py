@@ -53,8 +53,15 @@ def expanded(path: str | os.PathLike[str]) -> str:
     from dora.dataflow.emit import to_yaml
 
     shown = os.fspath(path)
-    load(shown)
+    absolute = os.path.abspath(shown)
     text = _read(shown)
+    parse(
+        text,
+        file=absolute,
+        shown_file=shown,
+        working_dir=os.path.dirname(absolute),
+        environ=os.environ,
+    )
     root = _flat(text, Reader(Report(text, shown), os.environ), os.path.dirname(os.path.abspath(shown)))
     assert root is not None
     return to_yaml(root)
@@ -200,7 +207,8 @@ def missing_files(dataflow: Dataflow, copied: Collection[str] = ()) -> list[Prob
 
 
 def _similar_path(path: str, full: str, *, in_module: bool) -> str:
-    found = closest(os.path.basename(path), names_beside(full))
+    name = os.path.basename(path)
+    found = closest(name, (other for other in names_beside(full) if other != name))
     if in_module:
         return f"did you mean `{found}`?" if found else "paths are relative to the folder of the module"
     if found:

@@ -97,7 +97,7 @@ def manifest_of(path: str, project: str, shown: str, reader: Reader) -> NodeMani
         return None
     shown_file = os.path.normpath(os.path.join(shown, folder, MANIFEST_FILE))
     try:
-        own = Report(read_text(file, shown_file), shown_file)
+        own = Report(read_text(file, shown_file), shown_file, reader.report)
     except Unreadable as error:
         reader.report.warn(Span(0, 0, 0, 1), str(error), error.hint)
         return None

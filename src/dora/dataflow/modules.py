@@ -28,11 +28,11 @@ from dora.dataflow.kinds import Reader
 from dora.dataflow.model import DEFAULT_OPERATOR_ID
 from dora.dataflow.module_file import MODULE_FILE
 from dora.dataflow.older import modernise
-from dora.dataflow.report import Report, Span, closest, did_you_mean, listed
+from dora.dataflow.report import MAX_LISTED, Report, Span, listed
 from dora.dataflow.wiring import PORTS, Offer
 
 MAX_NESTING = 8
-MAX_SIZE = 1 << 20  # bytes of a module's file
+MAX_MODULE = 1 << 20  # bytes of a module's file
 
 
 class Definition(msgspec.Struct, frozen=True):
@@ -122,11 +122,11 @@ class Modules:
     ) -> Definition | None:
         file = os.path.join(self.shown, path)
         try:
-            text = read_text(os.path.join(self.project, path), file, MAX_SIZE)
+            text = read_text(os.path.join(self.project, path), file, MAX_MODULE)
         except Unreadable as error:
             report.error(span, str(error), error.hint)
             return None
-        own = Report(text, file)
+        own = Report(text, file, report)
         own.origin.note = note
         root = _tree(own)
         of_the_file = len(own.problems)
@@ -194,10 +194,14 @@ def _check_ports(node: Checked, module: Definition, report: Report) -> None:
     meant: set[str] = set()
     for name, (key, _) in entries.items():
         if name not in ports:
-            found = closest(name, ports)
+            found = report.closest(name, ports)
             meant.add(found)
             hint = (
-                f"did you mean `{found}`?" if found else f"its inputs are {listed(ports)}" if ports else ""
+                f"did you mean `{found}`?"
+                if found
+                else f"its inputs are {listed(ports, MAX_LISTED)}"
+                if ports
+                else ""
             )
             report.error(key, f"the module `{module.file}` has no input `{name}`", hint)
     if node.failed("inputs"):
@@ -216,27 +220,28 @@ def _exports(
 ) -> dict[str, str]:
     """Return for each output of the header the one output inside that it stands for."""
     exports: dict[str, str] = {}
-    inside = list(_outputs(nodes, modules))
+    inside: dict[str, list[str]] = {}
+    for name, source in _outputs(nodes, modules):
+        inside.setdefault(name, []).append(source)
     listing = header.nodes.get("outputs")
-    places = listing.items if isinstance(listing, document.Sequence) else []
+    items = listing.items if isinstance(listing, document.Sequence) else []
+    places = {item.text: item for item in items if isinstance(item, Scalar)}
     for output in header.get("outputs") or ():
-        span: Span = next(
-            (item for item in places if isinstance(item, Scalar) and item.text == output), header.span
-        )
-        found = [source for name, source in inside if name == output]
+        span: Span = places.get(output, header.span)
+        found = inside.get(output, [])
         if len(found) == 1:
             exports[output] = found[0]
         elif found:
             report.error(
                 span,
-                f"the output `{output}` of the module could be any of {listed(found)}",
+                f"the output `{output}` of the module could be any of {listed(found, MAX_LISTED)}",
                 "rename the other outputs, so that the nodes of the module have only one of this name",
             )
         else:
             report.error(
                 span,
                 f"no node of this module has the output `{output}`",
-                did_you_mean(output, [name for name, _ in inside]),
+                report.did_you_mean(output, inside),
             )
     return exports
 

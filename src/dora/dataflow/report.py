@@ -8,6 +8,15 @@ from collections.abc import Iterable
 
 from dora.errors import Problem
 
+MAX_SUGGESTIONS = 100  # of one check: more than the problems that are shown
+MAX_COMPARISONS = 250_000  # of words with candidates, in one check: they take some tenths of a second
+MAX_WORD = 200  # characters of what may be a slip of something: comparing is quadratic in them
+MAX_CANDIDATES = 20_000
+_FEW = 50  # candidates that are compared thoroughly
+MAX_LISTED = 20  # names in a hint
+_LONG_MESSAGE = 400
+_LONG_WORD = re.compile("`([^`]{100,})`")
+
 
 class Origin:
     """A file that problems point into.
@@ -48,13 +57,42 @@ class Span:
         self.origin: Origin | None = None
 
 
+class _Effort:
+    """What is left for suggestions."""
+
+    def __init__(self) -> None:
+        self.suggestions = MAX_SUGGESTIONS
+        self.comparisons = MAX_COMPARISONS
+
+
 class Report:
     """The problems found so far, and the file that they point into unless a span says otherwise."""
 
-    def __init__(self, text: str, file: str) -> None:
+    def __init__(self, text: str, file: str, within: Report | None = None) -> None:
+        """``within``: the report of the file that led to this one; both share what suggestions may cost."""
         self.origin = Origin(text, file)
         self.problems: list[Problem] = []
         self.failed = False
+        self._effort: _Effort = _Effort() if within is None else within._effort
+
+    @property
+    def suggests(self) -> bool:
+        """Whether suggestions are still computed: a file may hold thousands of slips."""
+        return self._effort.suggestions > 0 and self._effort.comparisons > 0
+
+    def closest(self, word: str, candidates: Iterable[str]) -> str:
+        """Return the candidate that ``word`` is probably a slip of, or ""; always "" after many of them."""
+        if not self.suggests:
+            return ""
+        names = list(candidates)
+        self._effort.suggestions -= 1
+        self._effort.comparisons -= len(names)
+        return closest(word, names)
+
+    def did_you_mean(self, word: str, candidates: Iterable[str]) -> str:
+        """Return the hint for a word that is probably a slip of a candidate, or ""."""
+        found = self.closest(word, candidates)
+        return f"did you mean `{found}`?" if found else ""
 
     @property
     def file(self) -> str:
@@ -116,6 +154,7 @@ class Report:
             column, end = _narrowed(source, column, end, part, last)
         if origin.prefix:
             message, hint = (text.replace(f"`{origin.prefix}", "`") for text in (message, hint))
+        message, hint = _shortened(message), _shortened(hint)
         return Problem(
             message=message,
             file=origin.file,
@@ -137,9 +176,28 @@ def each_once(problems: Iterable[Problem]) -> list[Problem]:
 
 
 def _narrowed(source: str, start: int, end: int, part: str, last: bool) -> tuple[int, int]:
-    whole_words = re.compile(rf"(?<![\w.-]){re.escape(part)}(?![\w.-])")
-    found = [match.span() for match in whole_words.finditer(source, start, end)]
-    return found[-1 if last else 0] if found else (start, end)
+    """Return where ``part`` stands as a whole word between two columns, these if it does not."""
+    found = start, end
+    at = source.find(part, start, end)
+    while at >= 0:
+        stop = at + len(part)
+        if not _in_word(source, at - 1) and not _in_word(source, stop):
+            found = at, stop
+            if not last:
+                break
+        at = source.find(part, at + 1, end)
+    return found
+
+
+def _in_word(source: str, column: int) -> bool:
+    return 0 <= column < len(source) and (source[column].isalnum() or source[column] in "_.-")
+
+
+def _shortened(text: str) -> str:
+    """Return a sentence without the middle of quoted words that nobody would read to their end."""
+    if len(text) < _LONG_MESSAGE:
+        return text
+    return _LONG_WORD.sub(lambda found: f"`{found[1][:60]}…{found[1][-20:]}`", text)
 
 
 def _visible(character: str) -> str:
@@ -155,12 +213,32 @@ def closest(word: str, candidates: Iterable[str]) -> str:
     """
     from difflib import get_close_matches  # only needed when something is wrong
 
-    names = list(candidates)
+    if len(word) > MAX_WORD:
+        return ""
+    # Words whose lengths differ more than this are never similar enough.
+    shortest, longest = len(word) * 0.42, len(word) * 2.34
+    names = [name for name in candidates if shortest <= len(name) <= longest][:MAX_CANDIDATES]
+    if len(names) > _FEW:
+        names = _promising(word, names)
     found = get_close_matches(word, names, n=1, cutoff=0.6)
     if not found:
         lowered = {name.lower(): name for name in names}
         found = [lowered[hit] for hit in get_close_matches(word.lower(), lowered, n=1, cutoff=0.6)]
     return found[0] if found else ""
+
+
+def _promising(word: str, names: list[str]) -> list[str]:
+    """Return the names that have most pairs of neighbouring letters in common with a word."""
+    from heapq import nlargest
+
+    lowered = word.lower()
+    pairs = {lowered[at : at + 2] for at in range(len(lowered) - 1)}
+
+    def common(name: str) -> int:
+        name = name.lower()
+        return sum([pair in name for pair in pairs])
+
+    return nlargest(_FEW, names, common)
 
 
 def did_you_mean(word: str, candidates: Iterable[str]) -> str:
@@ -172,13 +250,19 @@ def did_you_mean(word: str, candidates: Iterable[str]) -> str:
 def no_node(node_id: str, known: Iterable[str]) -> str:
     """Return the message for a node that a dataflow does not have, with the one that was meant or all."""
     ids = list(known)
-    hint = did_you_mean(node_id, ids) or (f"its nodes are {listed(ids)}" if ids else "")
+    hint = did_you_mean(node_id, ids) or (f"its nodes are {listed(ids, MAX_LISTED)}" if ids else "")
     return f"this dataflow has no node `{node_id}`" + (f"; {hint}" if hint else "")
 
 
-def listed(names: Iterable[str]) -> str:
-    """Return names for a sentence: ```a`, `b` and `c```."""
+def listed(names: Iterable[str], at_most: int | None = None) -> str:
+    """Return names for a sentence: ```a`, `b` and `c```.
+
+    >>> listed(["a", "b", "c", "d"], 2)
+    '`a`, `b` and 2 more'
+    """
     quoted = [f"`{name}`" for name in names]
+    if at_most is not None and len(quoted) > at_most + 1:
+        return f"{', '.join(quoted[:at_most])} and {len(quoted) - at_most} more"
     if len(quoted) < 2:
         return "".join(quoted)
     return f"{', '.join(quoted[:-1])} and {quoted[-1]}"

@@ -14,7 +14,7 @@ from dora.dataflow.contracts import PATTERNS, Ports
 from dora.dataflow.kinds import Reader
 from dora.dataflow.manifest import NodeManifest, manifest_of
 from dora.dataflow.model import Input, LogSource, NodeOutput, PortType, TimerSource, Types
-from dora.dataflow.report import Report, Span, did_you_mean, listed
+from dora.dataflow.report import Report, Span, listed
 from dora.dataflow.type_files import read_types
 from dora.dataflow.type_library import NOTHING, TEXT, TIMER, Shape, TypeLibrary, accepts
 from dora.dataflow.type_names import TypeFault, TypeName, parse_type
@@ -28,7 +28,7 @@ def check_types(
 
     ``project`` is the folder of the dataflow file, which messages call ``shown``.
     """
-    report = Report(reader.report.origin.text, reader.report.file)
+    report = Report(reader.report.origin.text, reader.report.file, reader.report)
     own = Reader(report, reader.environ)
     library = TypeLibrary(report, lambda: read_types(project, shown, own))
     manifests = {item.path: manifest_of(item.path, project, shown, own) for item in ports if item.path}
@@ -101,8 +101,9 @@ class _Check:
                 yield name, _Declared(written[name], ports.block.place(field, name))
             elif manifest is not None and name in manifest.types[field]:
                 yield name, _Declared(*manifest.types[field][name])
+        known = frozenset(names)
         for name in written:
-            if name not in names and not ports.block.failed(field.replace("_types", "s")):
+            if name not in known and not ports.block.failed(field.replace("_types", "s")):
                 self._undeclared(ports, field, name, names)
 
     def _outputs(self, ports: Ports) -> None:
@@ -122,16 +123,17 @@ class _Check:
             self.outputs.setdefault(f"{ports.node}/{ports.prefix}{output}", TEXT)
 
     def _described(self, ports: Ports) -> None:
+        known = frozenset(ports.outputs)
         for field in ("output_metadata", "output_framing"):
             for output in ports.block.get(field) or {}:
-                if output not in ports.outputs and not ports.block.failed("outputs"):
+                if output not in known and not ports.block.failed("outputs"):
                     self._undeclared(ports, field, output, ports.outputs)
         if ports.block.failed("pattern"):
             written = getattr(ports.block.nodes["pattern"], "text", "")
             self.report.warn(
                 ports.block.place("pattern"),
                 f"`{written}` is not one of {listed(PATTERNS)}",
-                did_you_mean(written, PATTERNS),
+                self.report.did_you_mean(written, PATTERNS),
             )
 
     def _undeclared(self, ports: Ports, field: str, name: str, known: tuple[str, ...]) -> None:
@@ -139,7 +141,7 @@ class _Check:
         self.report.warn(
             ports.block.place(field, name, of_key=True),
             f"`{field}` describes `{name}`, which is not {what} of {ports.owner}",
-            did_you_mean(name, known),
+            self.report.did_you_mean(name, known),
         )
 
     def _inputs(self, ports: Ports) -> Iterator[tuple[str, str, str]]:

@@ -93,7 +93,7 @@ def read_types(project: str, shown: str, reader: Reader) -> dict[str, dict[str, 
         part = os.path.splitext(path)[0].replace(os.sep, "/")
         file = os.path.join(shown, FOLDER, path)
         try:
-            own = Report(read_text(os.path.join(project, FOLDER, path), file), file)
+            own = Report(read_text(os.path.join(project, FOLDER, path), file), file, reader.report)
         except Unreadable as error:
             reader.report.error(Span(0, 0, 0, 1), str(error), error.hint)
             continue

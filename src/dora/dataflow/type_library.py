@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-from dora.dataflow.report import Report, Span, did_you_mean
+from dora.dataflow.report import Report, Span
 from dora.dataflow.standard_types import ARROW, TYPES, WIDENING
 from dora.dataflow.type_files import Definition
-from dora.dataflow.type_names import STANDARD, TypeName
+from dora.dataflow.type_names import MAX_TYPE, STANDARD, TypeName
 
 Shape = Any
 """An Arrow type as plain data: ``"Float32"``, ``{"list": shape}``, ``{"struct": {field: shape}}``."""
@@ -58,11 +58,13 @@ class TypeLibrary:
 
     def hint(self, name: TypeName) -> str:
         """Return what a name that does not exist may have meant."""
+        if not self._report.suggests:
+            return ""
         known = [*_standard(), *(self._users or ())]
         by_short = [base for base in known if base.rpartition("/")[2] == name.short]
         if len(by_short) == 1:
             return f"did you mean `{by_short[0]}`?"
-        found = did_you_mean(name.base, known)
+        found = self._report.did_you_mean(name.base, known)
         if found or name.base.startswith(STANDARD):
             return found
         return "types of your own are defined in files `types/**/*.yml` beside the dataflow"
@@ -111,6 +113,9 @@ class TypeLibrary:
         if self._parts >= MAX_PARTS:
             return None
         text = text.strip()
+        if len(text) > MAX_TYPE:
+            self._report.error(span, f"the name of a type has at most {MAX_TYPE} characters")
+            return None
         if found := _list(text):
             item = self._part(found[1], part, span, chain)
             return None if item is None else {"list": item}
@@ -123,9 +128,8 @@ class TypeLibrary:
             if base in _standard() or base in users:
                 return self._resolved(base, chain)
         names = [*ARROW, *(base.rpartition("/")[2] for base in (*_standard(), *users))]
-        self._report.error(
-            span, f"there is no type `{text}`, which `{chain[-1]}` is made of", did_you_mean(text, names)
-        )
+        hint = self._report.did_you_mean(text, names)
+        self._report.error(span, f"there is no type `{text}`, which `{chain[-1]}` is made of", hint)
         return None
 
 
@@ -150,12 +154,13 @@ def accepts(expected: TypeName, sent: TypeName, rules: tuple[tuple[TypeName, Typ
     for _ in range(MAX_STEPS + 1):
         if any(found.agrees(expected) for found in reached):
             return True
-        reached = [
-            further
+        further = (
+            step
             for found in reached
-            for further in (
+            for step in (
                 *(TypeName(base) for base in _steps.get(found.base, ())),
                 *(to for start, to in rules if start.agrees(found)),
             )
-        ]
+        )
+        reached = list(dict.fromkeys(further))
     return False

@@ -12,6 +12,7 @@ import re
 import msgspec
 
 STANDARD = "std/"
+MAX_TYPE = 1000  # characters of a name
 
 _word = r"[A-Za-z0-9_.\-]+"
 _type = re.compile(rf"((?:{_word}/)*)({_word})(?:\[(.*)\])?").fullmatch
@@ -55,6 +56,8 @@ def parse_type(text: str) -> TypeName:
     >>> str(parse_type("std/media/v1/AudioFrame[sample_type=f32, channels=2]"))
     'std/media/v1/AudioFrame[channels=2,sample_type=f32]'
     """
+    if len(text) > MAX_TYPE:
+        raise TypeFault(f"the name of a type has at most {MAX_TYPE} characters")
     match = _type(text.strip())
     if match is None:
         raise TypeFault(f"`{text}` is not the name of a type", "types look like `std/core/v1/Float32`")

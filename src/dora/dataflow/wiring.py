@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from dora.dataflow.model import LogSource, NodeOutput, Source, TimerSource
-from dora.dataflow.report import Report, Span, closest, did_you_mean, listed
+from dora.dataflow.report import MAX_LISTED, Report, Span, listed
 
 PORTS = "_mod"  # the node that stands for the input ports of a module, in its file
 
@@ -29,6 +29,7 @@ class Wiring:
         self.offers = offers
         self.report = report
         self.in_module = in_module
+        self._outputs: dict[str, frozenset[str]] = {}
 
     def resolve(self, source: Source, span: Span, wanted_by: str) -> Source | None:
         """Return the source with operator references written out; None after reporting that it
@@ -41,7 +42,7 @@ class Wiring:
                     self.report.warn(
                         span,
                         f"there is no node `{node}`, so {wanted_by} stays silent",
-                        did_you_mean(node, self.offers),
+                        self.report.did_you_mean(node, self.offers),
                         node,
                     )
                 return source
@@ -62,17 +63,24 @@ class Wiring:
                 source.node,
             )
             return None
-        if offer.outputs is None or source.output in offer.outputs:
+        if offer.outputs is None:
             return source
-        if offer.single and f"{offer.operators[0]}/{source.output}" in offer.outputs:
+        outputs = self._outputs.get(source.node)
+        if outputs is None:
+            outputs = self._outputs[source.node] = frozenset(offer.outputs)
+        if source.output in outputs:
+            return source
+        if offer.single and f"{offer.operators[0]}/{source.output}" in outputs:
             return NodeOutput(source.node, f"{offer.operators[0]}/{source.output}")
         self._missing(source, offer, span, wanted_by)
         return None
 
     def _other_node(self, source: NodeOutput, prefix: str) -> str:
         """Return the hint; ``prefix`` is what the ids of a module's nodes begin with."""
+        if not self.report.suggests:
+            return ""
         offers = {name.removeprefix(prefix): offer for name, offer in self.offers.items() if name}
-        node = closest(source.node, offers)
+        node = self.report.closest(source.node, offers)
         if not node:
             if len(offers) == 1:
                 return f"{listed(offers)} is the only node"
@@ -80,16 +88,19 @@ class Wiring:
         outputs = offers[node].outputs
         if outputs is None or source.output in outputs or offers[node].single:
             return f"did you mean `{node}/{source.output}`?"
-        output = closest(source.output, outputs)
+        output = self.report.closest(source.output, outputs)
         return f"did you mean `{node}/{output or source.output}`?"
 
     def _missing(self, source: NodeOutput, offer: Offer, span: Span, wanted_by: str) -> None:
         outputs = offer.outputs or ()
+        suggests = self.report.suggests
+        if not suggests:
+            outputs = outputs[:MAX_LISTED]
         if source.node == PORTS:
             self.report.error(
                 span,
                 f"this module has no port `{source.output}`, which {wanted_by} refers to",
-                did_you_mean(source.output, outputs)
+                self.report.did_you_mean(source.output, outputs)
                 or f"add `{source.output}` to the `inputs` of the module's header",
                 source.output,
                 last=True,
@@ -97,34 +108,34 @@ class Wiring:
             return
         operator, slash, output = source.output.partition("/")
         if offer.operators and not offer.single and not slash:
-            fitting = [name for name in outputs if name.endswith(f"/{source.output}")]
+            fitting = [name for name in outputs if name.endswith(f"/{source.output}")] if suggests else []
             hint = f"write `{source.node}/{fitting[0]}`" if len(fitting) == 1 else ""
             self.report.error(
                 span,
                 f"the source `{source}` of {wanted_by} does not say which operator is meant",
                 hint
                 or f"write `{source.node}/<operator>/{source.output}`; "
-                f"the operators are {listed(offer.operators)}",
+                f"the operators are {listed(offer.operators, MAX_LISTED)}",
             )
             return
         if offer.operators and slash and not offer.single and operator not in offer.operators:
-            found = closest(operator, offer.operators)
+            found = self.report.closest(operator, offer.operators)
             self.report.error(
                 span,
                 f"the node `{source.node}` has no operator `{operator}`, which {wanted_by} refers to",
                 f"did you mean `{source.node}/{found}/{output}`?"
                 if found
-                else f"the operators are {listed(offer.operators)}",
+                else f"the operators are {listed(offer.operators, MAX_LISTED)}",
                 operator,
             )
             return
         if offer.single:
             outputs = tuple(name.partition("/")[2] for name in outputs)
-        found = closest(source.output, outputs)
+        found = self.report.closest(source.output, outputs)
         if found:
             hint = f"did you mean `{source.node}/{found}`?"
         elif outputs:
-            hint = f"the outputs of `{source.node}` are {listed(outputs)}"
+            hint = f"the outputs of `{source.node}` are {listed(outputs, MAX_LISTED)}"
         else:
             hint = f"add `outputs: [{source.output}]` to the node `{source.node}`"
         self.report.error(
