@@ -11,6 +11,7 @@ from dora.errors import BuildError
 
 TIMEOUT = 60.0  # seconds without any byte
 _CHUNK = 1 << 20
+MAX_SIZE = 1 << 30  # bytes
 
 
 def ensure_download(dataflow: Dataflow, node: Node, log: Log, *, update: bool, offline: bool) -> None:
@@ -52,7 +53,11 @@ def _fetch(url: str, path: str, what: str) -> None:
 
     try:
         with urlopen(url, timeout=TIMEOUT) as response, open(path, "wb") as file:
+            size = 0
             while chunk := response.read(_CHUNK):
+                size += len(chunk)
+                if size > MAX_SIZE:
+                    raise BuildError(f"{what} is larger than {MAX_SIZE >> 20} MiB")
                 file.write(chunk)
     except HTTPError as error:
         raise BuildError(

@@ -7,11 +7,12 @@ import re
 
 import msgspec
 
+from dora.dataflow.files import read_bytes
 from dora.dataflow.model import Dataflow, Node, PythonEnvironment
+from dora.dataflow.provenance import requirement_fault
 from dora.errors import BuildError
 
-# From the specification, packaging.python.org/specifications/inline-script-metadata.
-_BLOCK = re.compile(r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$")
+_BEGINNING = re.compile(r"# /// ([a-zA-Z0-9-]+)").fullmatch
 
 
 def with_inline_environments(dataflow: Dataflow) -> Dataflow:
@@ -28,8 +29,7 @@ def _with_inline_environment(dataflow: Dataflow, node: Node) -> Node:
         return node
     path = os.path.join(dataflow.directory_of(node), os.path.expanduser(node.path))
     try:
-        with open(path, encoding="utf-8") as file:
-            text = file.read()
+        text = read_bytes(path).decode()
     except (OSError, UnicodeDecodeError):
         return node  # said where it is run
     if "# /// script" not in text:
@@ -46,12 +46,12 @@ def inline_environment(text: str, path: str) -> PythonEnvironment | None:
     """
     import tomllib
 
-    blocks = [match for match in _BLOCK.finditer(text) if match["type"] == "script"]
+    blocks = _blocks(text)
     if not blocks:
         return None
     if len(blocks) > 1:
         raise BuildError(f"{path}: there are two blocks `# /// script`; keep one of them")
-    lines = blocks[0]["content"].splitlines()
+    lines = blocks[0]
     try:
         block = tomllib.loads("\n".join(line[2:] for line in lines))
     except tomllib.TOMLDecodeError as error:
@@ -62,4 +62,46 @@ def inline_environment(text: str, path: str) -> PythonEnvironment | None:
         raise BuildError(f"{path}: `dependencies` in the block `# /// script` is not a list of texts")
     if version is not None and not isinstance(version, str):
         raise BuildError(f"{path}: `requires-python` in the block `# /// script` is not a text")
+    if version is not None and (fault := _version_fault(version)):
+        raise BuildError(f"{path}: `requires-python` in the block `# /// script` {fault}")
+    for requirement in requirements:
+        if fault := requirement_fault(requirement):
+            raise BuildError(f"{path}: `dependencies` in the block `# /// script`: {fault}")
     return PythonEnvironment(version, tuple(requirements))
+
+
+def _blocks(text: str) -> list[list[str]]:
+    """Return the lines of the blocks of this type, as the specification says what they are.
+
+    packaging.python.org/specifications/inline-script-metadata: a block goes on to the last `# ///` of
+    the comment that begins with it.
+    """
+    found: list[list[str]] = []
+    lines = text.splitlines()
+    at = 0
+    while at < len(lines):
+        begun = _BEGINNING(lines[at])
+        at += 1
+        if begun is None:
+            continue
+        end = at
+        while end < len(lines) and (lines[end] == "#" or lines[end].startswith("# ")):
+            end += 1
+        last = next((line for line in range(end - 1, at, -1) if lines[line] == "# ///"), None)
+        if last is None:
+            at = end  # no block that begins in this comment is closed
+            continue
+        if begun[1] == "script":
+            found.append(lines[at:last])
+        at = last + 1
+    return found
+
+
+def _version_fault(text: str) -> str:
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    try:
+        SpecifierSet(text if len(text) <= 200 else "?")
+    except InvalidSpecifier:
+        return "is no range of versions, as `>=3.11`"
+    return ""

@@ -12,6 +12,12 @@ from dora.building.process import Log, Processes, quoted
 from dora.dataflow.model import Dataflow, GitSource, Node
 from dora.errors import BuildError
 
+# What an address may ask for, also one of a submodule: git knows helper programs that run any command.
+# Whoever sets GIT_ALLOW_PROTOCOL decides himself.
+_ALLOWED = {"https": "always", "http": "always", "ssh": "always", "git": "always", "file": "user"}
+_SETTINGS = ("protocol.allow=never", *(f"protocol.{name}.allow={when}" for name, when in _ALLOWED.items()))
+_PROTOCOLS = tuple(word for setting in _SETTINGS for word in ("-c", setting))
+
 _NOTE = ".git/dora-commit"  # the commit that we checked out
 
 
@@ -66,7 +72,9 @@ class _Clone:
         os.makedirs(above, exist_ok=True)
         # Whatever ends this leaves no half clone where a whole one is expected.
         with tempfile.TemporaryDirectory(prefix=".clone-", dir=above) as unfinished:
-            self._git("clone", "--quiet", "--no-checkout", source.repository, unfinished, cwd=self._beside)
+            self._git(
+                "clone", "--quiet", "--no-checkout", "--", source.repository, unfinished, cwd=self._beside
+            )
             self._check_out(unfinished)
             shutil.rmtree(self.folder, ignore_errors=True)
             os.rename(unfinished, self.folder)
@@ -92,7 +100,7 @@ class _Clone:
             commit = f"refs/tags/{source.tag}"
         else:
             commit = source.rev or "origin/HEAD"
-        self._git("checkout", "--quiet", "--detach", commit, cwd=folder)
+        self._git("checkout", "--quiet", "--detach", commit, "--", cwd=folder)
         if os.path.exists(f"{folder}/.gitmodules"):
             self._git("submodule", "--quiet", "update", "--init", "--recursive", cwd=folder)
         with open(f"{folder}/{_NOTE}", "w", encoding="utf-8") as note:
@@ -113,7 +121,7 @@ class _Clone:
             raise BuildError(f"{self.what} needs the program `git`, which is not installed")
         try:
             return self._processes.run(
-                ["git", *words], what="git", cwd=cwd or self.folder, env=self._env, log=None
+                ["git", *_PROTOCOLS, *words], what="git", cwd=cwd or self.folder, env=self._env, log=None
             )
         except BuildError as error:
             lines = [line.removeprefix("  | ") for line in str(error).splitlines()[1:]]

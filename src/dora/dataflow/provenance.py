@@ -16,7 +16,7 @@ OLDEST = (3, 11)  # that dora runs on
 CLONES = ".dora/git"  # in the working directory
 DOWNLOADS = ".dora/downloads"
 
-_CLAUSE = r"(==|~=|!=|<=|>=|<|>)? *3(\.[0-9]+){0,2}(\.\*)?"
+_CLAUSE = r"((==|~=|!=|<=|>=|<|>) *)?3(\.[0-9]+){0,2}(\.\*)?"
 _SHA256 = "[0-9A-Fa-f]{64}"
 _VERSION = rf"{_CLAUSE}( *, *{_CLAUSE})*"
 
@@ -28,7 +28,7 @@ class PythonVersion(Kind[str]):
         text = Text("a version of Python", may_be_empty=False).read(value, reader)
         if text is None:
             return None
-        if not re.fullmatch(_VERSION, text.strip()):
+        if len(text) > 100 or not re.fullmatch(_VERSION, text.strip()):
             reader.report.error(
                 value, f"`{text}` is not a version of Python", 'write for example "3.12" or ">=3.11,<3.13"'
             )
@@ -49,17 +49,43 @@ class Requirement(Kind[str]):
 
     def read(self, value: Value, reader: Reader) -> str | None:
         text = Text("a requirement", may_be_empty=False).read(value, reader)
-        if text is not None and text.lstrip().startswith("-") and not text.lstrip().startswith("-e "):
-            reader.report.error(
-                value,
-                f"`{text}` is an option of pip, not a requirement",
-                "list what is needed, for example `numpy>=2`; a `build` line may use options",
-            )
+        if text is not None and (fault := requirement_fault(text)):
+            hint = "list what is needed, for example `numpy>=2`; a `build` line may use options"
+            reader.report.error(value, fault, hint)
             return None
         return text
 
     def schema(self) -> Schema:
         return Text(may_be_empty=False).schema()
+
+
+def requirement_fault(text: str) -> str:
+    """Return why a text cannot be one requirement, which pip reads from a file of them; "" if it can."""
+    if not text.isprintable():
+        return f"`{_printable(text)}` holds a control character, so it is not one requirement"
+    option = text.strip()
+    if option.startswith("-e "):
+        option = option.removeprefix("-e ").lstrip()
+    return f"`{text}` is an option of pip, not a requirement" if option.startswith("-") else ""
+
+
+def repository_fault(text: str) -> str:
+    """Return why git must not be given an address, as the end of a sentence; "" if it may.
+
+    >>> repository_fault("--upload-pack=x"), repository_fault("https://example.com/a.git")
+    ('begins with a dash, which git would read as an option', '')
+    """
+    if not text.isprintable():
+        return "holds a control character"
+    if text.lstrip().startswith("-"):
+        return "begins with a dash, which git would read as an option"
+    if helper := re.match(r"\s*([A-Za-z0-9+.-]{1,100})::", text):
+        return f"asks for the helper program `git-remote-{helper[1]}`, which dora does not run"
+    return ""
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
 _ENVIRONMENT = Block(
@@ -144,9 +170,15 @@ def git_source(node: Checked, report: Report, owner: str) -> GitSource | None:
     repository: str | None = node.get("git")
     if repository is None:
         return None
+    if fault := repository_fault(repository):
+        hint = "give the address of a repository, for example `https://host/name.git`, or a folder"
+        report.error(node.place("git"), f"the address of {owner} {fault}", hint)
+        return None
     for name in chosen:
         if (node.get(name) or "").startswith("-"):
             report.error(node.place(name), f"a {name} cannot begin with a dash")
+        elif not (node.get(name) or "").isprintable():
+            report.error(node.place(name), f"a {name} cannot hold a control character")
     source = GitSource(repository, "", *(node.get(name) for name in ("branch", "tag", "rev")))
     return GitSource(repository, _folder(source), source.branch, source.tag, source.rev)
 
