@@ -13,6 +13,7 @@ from dora.cli.completion import dataflow_files, dataflow_names
 from dora.cli.run_options import RunCommand
 from dora.cli.start import begin, begin_again, start_options, wants_to_attach
 from dora.cli.tables import file_size, style_option, table
+from dora.cli.values import InputFile
 from dora.coordinator.protocol import MachineView, RunSpec
 from dora.errors import DoraError
 
@@ -262,7 +263,7 @@ def uninstall(file: str) -> None:
 @_file
 @click.option(
     "--wheel",
-    type=click.Path(exists=True, dir_okay=False),
+    type=InputFile(must_exist=True),
     metavar="FILE",
     help="What to install; by default the dora that gives this command.",
 )

@@ -101,12 +101,14 @@ def dataflow_names(
     from click.shell_completion import CompletionItem
 
     from dora.cli.client import Client
-    from dora.coordinator.address import DEFAULT_PORT
+    from dora.coordinator.address import DEFAULT_PORT, address_fault
     from dora.coordinator.protocol import ACTIVE
 
     address = os.environ.get("DORA_COORDINATOR_ADDR", "127.0.0.1")
     port = os.environ.get("DORA_COORDINATOR_PORT", "")
     try:
+        if address_fault(address):
+            return []
         views = Client(address, int(port) if port.isdecimal() else DEFAULT_PORT).dataflows()
     except DoraError:
         return []

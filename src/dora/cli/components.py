@@ -13,7 +13,9 @@ from dora.cli.client import Client, coordinator_options
 from dora.cli.coordinator_place import absolute
 from dora.cli.diagnostics import tell_diagnostics
 from dora.cli.later import ignored_option, later_option
+from dora.cli.values import MAX_SECONDS, InputFile, Value, parse_address, shortened
 from dora.coordinator.address import DEFAULT_PORT
+from dora.errors import DoraError
 from dora.logs.directives import VARIABLE
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -29,7 +31,7 @@ def tls_options(function: _Function) -> _Function:
     def option(name: str, variable: str, help: str) -> Callable[[_Function], _Function]:
         return click.option(
             name,
-            type=click.Path(),
+            type=InputFile(),
             default="",
             callback=absolute,
             envvar=variable,
@@ -58,6 +60,7 @@ def _store(ctx: click.Context, param: click.Parameter, value: str) -> str:  # no
 @click.command()
 @click.option(
     "--interface",
+    type=Value("address", parse_address),
     default="127.0.0.1",
     envvar="DORA_COORDINATOR_INTERFACE",
     show_envvar=True,
@@ -95,8 +98,18 @@ def coordinator(
     from dora.dashboard.coordinator_pages import make_pages
 
     _log_to_stderr(quiet)
+    _check_patience(os.environ.get("DORA_UNREACHABLE_AFTER", ""))
     encryption = server_context(tls_cert, tls_key)
     serve(interface, port, make_pages, auth=auth, encryption=encryption, records=store)
+
+
+def _check_patience(text: str) -> None:
+    try:
+        fits = not text or 0.0 <= float(text) <= MAX_SECONDS
+    except ValueError:
+        fits = False
+    if not fits:
+        raise DoraError(f"DORA_UNREACHABLE_AFTER is `{shortened(text)}`; it has to be a number of seconds")
 
 
 def _machine_id(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001

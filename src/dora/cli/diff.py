@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from dora.cli.tables import style_option, table
-from dora.cli.values import Value
+from dora.cli.values import InputFile, Value, shortened
 from dora.errors import DoraError
 
 if TYPE_CHECKING:
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 def _tolerance(text: str) -> Tolerance:
     from dora.recording.compare import parse_tolerance
 
+    if len(text) > 100:  # nobody writes so much, and looking at it takes quadratic time
+        raise ValueError(f"`{shortened(text)}` is not a tolerance: write for example 0.001, 1e-6 or 0.1%")
     return parse_tolerance(text)
 
 
 @click.command()
-@click.argument("first", metavar="FIRST", type=click.Path())
-@click.argument("second", metavar="SECOND", type=click.Path())
+@click.argument("first", metavar="FIRST", type=InputFile())
+@click.argument("second", metavar="SECOND", type=InputFile())
 @click.option(
     "--tolerance",
     "tolerances",

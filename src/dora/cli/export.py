@@ -6,11 +6,12 @@ import os
 
 import click
 
+from dora.cli.values import InputFile
 from dora.errors import DoraError
 
 
 @click.command()
-@click.argument("recording", metavar="RECORDING", type=click.Path())
+@click.argument("recording", metavar="RECORDING", type=InputFile())
 @click.option("--parquet", metavar="FOLDER", help="Write FOLDER/<node>/<output>.parquet for each topic.")
 @click.option(
     "--rerun", metavar="PATH", help="Write a .rrd file, which Rerun opens (needs the extra `rerun`)."

@@ -286,6 +286,7 @@ def open_dashboard(dataflow: Dataflow, dataflow_id: str) -> LocalDashboard:
 def _options(request: RunRequest) -> RunOptions:
     from dora.daemon.run import RunOptions
 
+    _check_spin(os.environ.get("DORA_SPIN_US", ""))
     options = RunOptions(
         stop_after=request.stop_after,
         uv=request.uv,
@@ -297,6 +298,16 @@ def _options(request: RunRequest) -> RunOptions:
         tap_queue=request.tap_queue,
     )
     return options if request.grace is None else replace(options, grace=request.grace)
+
+
+def _check_spin(text: str) -> None:
+    """Raise for a ``DORA_SPIN_US`` that every node would fail of."""
+    try:
+        fits = not text or -1e9 <= float(text) <= 1e9
+    except ValueError:
+        fits = False
+    if not fits:
+        raise DoraError(f"DORA_SPIN_US is `{text[:60]}`; it has to be a number of microseconds")
 
 
 def _build(

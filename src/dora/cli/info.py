@@ -7,10 +7,11 @@ from typing import Any
 import click
 
 from dora.cli.tables import fields, file_size, object_style_option, table
+from dora.cli.values import InputFile
 
 
 @click.command()
-@click.argument("recording", metavar="RECORDING", type=click.Path())
+@click.argument("recording", metavar="RECORDING", type=InputFile())
 @object_style_option
 def info(recording: str, style: str) -> None:
     """Tell what is in a recording.

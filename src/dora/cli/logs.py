@@ -15,6 +15,7 @@ from dora.cli.client import Client, coordinator_options
 from dora.cli.completion import dataflow_names
 from dora.cli.log_source import LogSource, find_source, local_source
 from dora.cli.run_options import DURATION, display_options_of_logs
+from dora.cli.values import MAX_COUNT
 from dora.dataflow.model import LogLevel
 from dora.errors import DoraError
 from dora.logs.entry import LogEntry
@@ -30,7 +31,7 @@ LOOK_EVERY = 0.2  # seconds between looks at files that are followed
 @click.argument("old_node", metavar="", required=False)
 @click.option("-n", "--node", metavar="NODE", help="Only this node.")
 @click.option("--all-nodes", is_flag=True, help="All nodes, in the order of time; the default.")
-@click.option("--tail", type=click.IntRange(0), metavar="N", help="Only the last N entries.")
+@click.option("--tail", type=click.IntRange(0, MAX_COUNT), metavar="N", help="Only the last N entries.")
 @click.option("-f", "--follow", is_flag=True, help="Go on until the dataflow ends.")
 @click.option("--local", is_flag=True, help="Ask no coordinator: read ./out/<uuid>, by default the latest.")
 @click.option("--since", type=DURATION, metavar="DURATION", help="Only entries that are not older.")

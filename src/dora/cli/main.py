@@ -159,6 +159,9 @@ def cli(ctx: click.Context) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave the process: 0 done, 1 failed, 2 not understood."""
+    from dora.cli.streams import guard_streams
+
+    guard_streams()
     status = run_command_line(arguments)
     gc.freeze()  # nothing is worth collecting any more, and an interpreter that ends tries three times
     sys.exit(status)
@@ -166,10 +169,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run_command_line(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status. Errors are told on standard error."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if fault := _not_utf8(given):
+        _tell(fault)
+        return 2
     try:
-        result: Any = cli.main(
-            args=None if arguments is None else list(arguments), prog_name="dora", standalone_mode=False
-        )
+        result: Any = cli.main(args=given, prog_name="dora", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
@@ -189,9 +194,16 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         # Nobody reads our output any more; keep the interpreter from complaining at its exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        from dora.cli.streams import discard_output
+
+        discard_output()
         return 1
     except Exception as error:
+        from dora.cli.streams import output_fault
+
+        if reason := output_fault(error):
+            _tell(f"cannot write to standard output: {reason}")
+            return 1
         if os.environ.get("DORA_DEBUG"):
             raise
         _tell(
@@ -199,6 +211,25 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
             or f"internal error: {type(error).__name__}: {error} (DORA_DEBUG=1 shows where)"
         )
         return 1
+
+
+def _not_utf8(arguments: Sequence[str]) -> str:
+    """Return the sentence for an argument, or a variable for dora, that is not UTF-8; "" if all are.
+
+    Nothing that carries names could carry it: YAML, JSON, HTTP, and messages between processes.
+    """
+    variables = {name: value for name, value in os.environ.items() if name.startswith("DORA_")}
+    for what, text in (
+        *(("an argument", text) for text in arguments),
+        *((f"the environment variable {name}", value) for name, value in variables.items()),
+    ):
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                shown = os.fsencode(text)[:60].decode(errors="backslashreplace")
+                return f"{what} is not UTF-8, and dora takes no other texts and file names: {shown}"
+    return ""
 
 
 def _trouble_outside(error: Exception) -> str:

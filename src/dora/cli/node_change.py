@@ -156,7 +156,9 @@ def replace(name: str, file: str, grace: float | None, strict_types: bool, dataf
 @click.command("connect")
 @click.argument("source", metavar="NODE/OUTPUT")
 @click.argument("target", metavar="NODE/INPUT")
-@click.option("--queue-size", type=click.IntRange(1), metavar="N", help="As in the dataflow file [10].")
+@click.option(
+    "--queue-size", type=click.IntRange(1, 10_000_000), metavar="N", help="As in the dataflow file [10]."
+)
 @click.option(
     "--queue-policy",
     type=click.Choice(["drop_oldest", "backpressure"]),

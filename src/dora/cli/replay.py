@@ -17,6 +17,7 @@ from dora.cli.flow import Display, RunRequest, run_loaded
 from dora.cli.interrupt import termination_as_interrupt
 from dora.cli.recording_report import tell_outcome, tell_saved
 from dora.cli.run_options import DURATION, display_options, environment_option
+from dora.cli.values import InputFile
 from dora.errors import DataflowError, DoraError
 from dora.logs.filters import LogFilter
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("recording", metavar="RECORDING", type=click.Path())
+@click.argument("recording", metavar="RECORDING", type=InputFile())
 @click.argument("path", metavar="[FILE]", required=False, shell_complete=dataflow_files)
 @click.option(
     "--replace",

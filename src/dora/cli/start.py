@@ -90,6 +90,7 @@ def start(
     import msgspec
 
     from dora.cli.flow import RunRequest, load_for_run
+    from dora.dataflow.document import is_utf8
 
     attach = wants_to_attach(attach, detach)
     client.status()  # before any work
@@ -99,6 +100,8 @@ def start(
     )
     for warning in (*dataflow.warnings, *dataflow.type_warnings):
         click.echo(str(warning), err=True)
+    if not is_utf8(dataflow.working_dir):
+        raise DoraError("the path of the dataflow is not UTF-8, which the coordinator needs")
     spec = RunSpec(
         name=name,
         dataflow=msgspec.to_builtins(dataflow),

@@ -13,7 +13,7 @@ import click
 
 from dora.cli.dataflows import dataflow_option, give_way
 from dora.cli.tables import style_option, table
-from dora.cli.values import Value, parse_duration
+from dora.cli.values import MAX_COUNT, Value, parse_duration
 from dora.errors import DoraError
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def list_topics(dataflow: str | None, style: str) -> None:
 @click.argument("topics", metavar="[NODE/OUTPUT]...", nargs=-1)
 @dataflow_option
 @style_option
-@click.option("--count", type=click.IntRange(min=1), metavar="N", help="End after so many messages.")
+@click.option("--count", type=click.IntRange(1, MAX_COUNT), metavar="N", help="End after so many messages.")
 @_duration_option("End after this time.")
 @click.option("--full", is_flag=True, help="Show all values of long arrays and texts.")
 def echo(
@@ -344,7 +344,7 @@ def info(name: str, dataflow: str | None, duration: float | None) -> None:
 @click.argument("text", metavar="[JSON]", required=False)
 @dataflow_option
 @click.option("--file", "path", metavar="FILE", help="Take the JSON from a file; - is standard input.")
-@click.option("--count", type=click.IntRange(min=1), default=1, metavar="N", help="How often [1].")
+@click.option("--count", type=click.IntRange(1, MAX_COUNT), default=1, metavar="N", help="How often [1].")
 def pub(name: str, text: str | None, dataflow: str | None, path: str | None, count: int) -> None:
     """Let a node send a message.
 
@@ -375,10 +375,14 @@ def pub(name: str, text: str | None, dataflow: str | None, path: str | None, cou
 
 
 def _read(path: str) -> str:
+    from dora.dataflow.files import NotAFile, TooLarge, read_bytes
+
     try:
-        with click.open_file(path, encoding="utf-8") as file:
-            content: str = file.read()
-            return content
+        return read_bytes("/dev/stdin" if path == "-" else path).decode()
+    except NotAFile as error:
+        raise DoraError(f"{path} is {error}, not a file") from None
+    except TooLarge:
+        raise DoraError(f"{path} is too large for a message") from None
     except OSError as error:
         raise DoraError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:

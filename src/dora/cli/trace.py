@@ -12,6 +12,7 @@ import click
 from dora.cli.client import Client, coordinator_options
 from dora.cli.completion import dataflow_names
 from dora.cli.tables import style_option, table
+from dora.cli.values import MAX_COUNT
 from dora.errors import DoraError
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def _source_options(function: _Function) -> _Function:
 @click.option(
     "-n",
     "--count",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MAX_COUNT),
     default=20,
     metavar="N",
     help="How many, the latest [20].",

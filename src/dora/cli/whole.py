@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from dora.cli.dataflows import NoneRuns, find_run, of_this_system
-from dora.coordinator.address import chosen_address
+from dora.coordinator.address import address_fault, chosen_address
 from dora.daemon.runs import Run, name_of
 from dora.errors import DoraError
 from dora.inspection.look import inspect
@@ -35,9 +35,12 @@ def coordinator(address: str = "") -> Client:
     host, _, port = address.rpartition(":")
     if not address:
         host, port = chosen_address()
-    if not port.isdecimal():
+    host = host.strip("[]")
+    if not (port.isdecimal() and len(port) <= 5 and 0 < int(port) <= 65535):
         raise DoraError(f"DORA_COORDINATOR_PORT is `{port}`, which is no port")
-    return Client(host.strip("[]"), int(port))
+    if fault := address_fault(host):
+        raise DoraError(f"DORA_COORDINATOR_ADDR is `{host}`, which {fault}")
+    return Client(host, int(port))
 
 
 class Whole:

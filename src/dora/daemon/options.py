@@ -87,7 +87,7 @@ def finish_grace_from_environment() -> float | None:
         seconds = float(text)
     except ValueError:
         seconds = -1.0
-    if not 0.0 <= seconds < float("inf"):
+    if not 0.0 <= seconds <= 1e9:
         raise DoraError(
             f"DORA_FINISH_DRAIN_GRACE_SECS is `{text}`; it has to be a number of seconds, or `off`"
         )

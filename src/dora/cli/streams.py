@@ -1,0 +1,92 @@
+"""Standard input, output and error of a command: what if one is closed, or takes no more."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from typing import TextIO
+
+
+def guard_streams() -> None:
+    """Make the streams of this process safe to use: for the beginning of a command.
+
+    A stream that is closed (``>&-``) becomes one to nowhere: otherwise the next file or socket that is
+    opened would get its number, and what is printed. Characters that the encoding of the terminal does
+    not have are printed as escapes. An error stream that takes nothing ends no command.
+    """
+    for descriptor in (0, 1, 2):
+        try:
+            os.fstat(descriptor)
+        except OSError as error:
+            if error.errno == errno.EBADF:
+                _to_nowhere(descriptor)
+    if sys.stdin is None:
+        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the process
+    sys.stdout = _stream(sys.stdout, _Output(1, "w", closefd=False), os.isatty(1))
+    sys.stderr = _stream(sys.stderr, _Errors(2, "w", closefd=False), True)
+
+
+def output_fault(error: Exception) -> str:
+    """Return why standard output took nothing if an error is about that, else "".
+
+    What could not be written is discarded then.
+    """
+    raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
+    if not isinstance(raw, _Output) or raw.fault is not error or not isinstance(error, OSError):
+        return ""
+    discard_output()
+    return error.strerror or str(error)
+
+
+def discard_output() -> None:
+    """Let standard output lead nowhere, so that the interpreter does not complain at its end."""
+    try:
+        _to_nowhere(sys.stdout.fileno())
+    except (OSError, ValueError):  # a test's stream is no file
+        pass
+
+
+class _Errors(io.FileIO):
+    """Standard error. If it takes no more (a full disk, a closed pipe), what follows is discarded."""
+
+    def write(self, data: object) -> int:
+        try:
+            return super().write(data)  # type: ignore[arg-type]
+        except BlockingIOError:
+            raise
+        except OSError:
+            _to_nowhere(self.fileno())
+            return super().write(data)  # type: ignore[arg-type]
+
+
+class _Output(io.FileIO):
+    """Standard output. Remembers that it could not be written."""
+
+    fault: OSError | None = None
+
+    def write(self, data: object) -> int:
+        try:
+            return super().write(data)  # type: ignore[arg-type]
+        except OSError as error:
+            self.fault = error
+            raise
+
+
+def _stream(before: TextIO | None, raw: io.FileIO, line_buffering: bool) -> TextIO:
+    if before is not None:
+        before.flush()
+    return io.TextIOWrapper(
+        io.BufferedWriter(raw),
+        encoding=before.encoding if before is not None else "utf-8",
+        errors="backslashreplace",
+        line_buffering=line_buffering,
+    )
+
+
+def _to_nowhere(descriptor: int) -> None:
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    if nowhere != descriptor:
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
