@@ -41,8 +41,8 @@ from dora.coordinator.service import Coordinator
 from dora.coordinator.store import Store
 from dora.dataflow import parse
 from dora.dataflow.model import Dataflow
-from dora.supervise.news import MachineNews
 from dora.supervise.result import DataflowResult
+from dora.supervise.status import PeerStatus
 from dora.wire.wishes import (
     AddWish,
     ConnectWish,
@@ -377,7 +377,7 @@ async def until(condition: Callable[[], bool]) -> None:
 def test_a_machine_joins_with_the_dataflow_as_it_is_and_then_changes_as_all(folder: Path) -> None:
     async def test() -> None:
         async with joinable(folder) as (coordinator, left, third, dataflow_id):
-            news = MachineNews({}, opened=True)
+            news = PeerStatus({}, opened=True)
             left.say(Changed(RunReport(dataflow_id, "running", ports={"a": 5}, news=news, secret="shown")))
             await coordinator.change("arm", ADD)
             (start,) = third.of(Start)

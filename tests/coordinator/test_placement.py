@@ -10,8 +10,8 @@ from dora.coordinator.rules import Refusal
 from dora.coordinator.shares import Shares, merged
 from dora.dataflow import parse
 from dora.dataflow.model import Dataflow
-from dora.supervise.news import MachineNews
 from dora.supervise.result import DataflowResult, LinkReport, NodeFailure
+from dora.supervise.status import PeerStatus
 
 DEFAULT = MachineView(id="default")
 ARM = MachineView(id="arm", labels={"camera": "true", "side": "left"})
@@ -110,7 +110,7 @@ def test_a_lost_machine_is_named() -> None:
 
 def test_only_what_is_new_is_passed_on() -> None:
     parts = shares()
-    news = MachineNews({}, opened=True)
+    news = PeerStatus({}, opened=True)
     assert parts.take("arm", RunReport("id", "starting", news=news)) == news
     assert parts.take("arm", RunReport("id", "running", news=news)) is None
     assert not parts.prepared()

@@ -65,7 +65,7 @@ def test_an_empty_dataflow(bench: Bench) -> None:
 
 
 def test_a_script_that_dies_on_import(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dora.supervise.endings.BROKEN_START_GRACE", PATIENCE)
+    monkeypatch.setattr("dora.supervise.closing.BROKEN_START_GRACE", PATIENCE)
     result = bench.run(
         bench.node("broken", "import no_such_module"),
         bench.node("other", QUICK),
@@ -106,7 +106,7 @@ def test_a_killed_node_fails_before_its_outputs_close(bench: Bench) -> None:
 
 
 def test_an_exception_fails_before_its_outputs_close(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dora.supervise.endings.CLOSING_HOLD", PATIENCE)
+    monkeypatch.setattr("dora.supervise.closing.CLOSING_HOLD", PATIENCE)
     script = """
         from control_peer import Peer
         Peer().close()

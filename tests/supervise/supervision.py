@@ -1,4 +1,4 @@
-"""A supervisor under test: a virtual clock, and a check of every invariant after every step."""
+"""Supervisor under test: a virtual clock, and a check of every invariant after every event."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from dora.dataflow.model import Dataflow, Input, Node, NodeOutput, TimerSource
 from dora.supervise import commands as do
 from dora.supervise import events as on
 from dora.supervise.invariants import validate_state
-from dora.supervise.machine import Supervisor
+from dora.supervise.supervisor import Supervisor
+from dora.wire.requests import ChangeDataflow, RemoveNode, ReplaceNode, RestartNode, StopNode
 
 
 def node(node_id: str, *, inputs: tuple[str, ...] = (), outputs: tuple[str, ...] = (), **more: Any) -> Node:
@@ -43,12 +44,13 @@ class Supervised:
             nodes, "/", exit_when_nodes_finish=exit_when_nodes_finish, descriptor=described(nodes)
         )
         self.supervisor = Supervisor(dataflow, **options)
+        self.state = self.supervisor.state
         self.now = 100.0
         self.connection = 0
 
     def __call__(self, event: on.Event) -> list[do.Command]:
         commands = self.supervisor.handle(event, self.now)
-        validate_state(self.supervisor)
+        validate_state(self.state)
         return commands
 
     def after(self, seconds: float) -> list[do.Command]:
@@ -74,10 +76,10 @@ class Supervised:
     def start(self) -> list[do.Command]:
         """Start the dataflow with all nodes that are not dynamic."""
         commands = self(on.Begin())
-        for state in list(self.supervisor.nodes.values()):
-            if not state.spec.is_dynamic:
-                commands += self.join(state.spec.id)
-        assert self.supervisor.opened
+        for each in list(self.state.nodes.values()):
+            if not each.spec.is_dynamic:
+                commands += self.join(each.id)
+        assert self.state.opened
         return commands
 
     def end(self, node_id: str, exit_code: int | None = 0, signal: int | None = None) -> list[do.Command]:
@@ -85,19 +87,22 @@ class Supervised:
 
     def become(self, *nodes: Node, added: str = "", removed: str = "") -> list[do.Command]:
         """Ask for another dataflow."""
-        running = self.supervisor.dataflow
-        wanted = msgspec.structs.replace(running, nodes=nodes, descriptor=described(nodes))
-        return self(on.ChangeAsked(7, self.supervisor.revision, wanted, added, removed))
+        request = ChangeDataflow(self.state.revision, None, added, removed)
+        return self(on.ChangeRequested(7, request, self.with_nodes(*nodes)))
+
+    def with_nodes(self, *nodes: Node) -> Dataflow:
+        """Return the dataflow with other nodes."""
+        return msgspec.structs.replace(self.state.dataflow, nodes=nodes, descriptor=described(nodes))
 
     def ask(self, node_id: str, what: str, grace: float | None = None) -> list[do.Command]:
-        return self(on.NodeAsked(7, node_id, what, grace))  # type: ignore[arg-type]
+        requests = {"stop": StopNode, "restart": RestartNode, "remove": RemoveNode}
+        return self(on.RequestReceived(7, requests[what](node_id, grace)))
 
     def replace(self, spec: Node) -> list[do.Command]:
         """Ask for another program of a node."""
-        running = self.supervisor.dataflow
-        nodes = tuple(spec if known.id == spec.id else known for known in running.nodes)
-        wanted = msgspec.structs.replace(running, nodes=nodes, descriptor=described(nodes))
-        return self(on.ReplaceAsked(7, self.supervisor.revision, wanted, spec.id))
+        nodes = [spec if known.id == spec.id else known for known in self.state.dataflow.nodes]
+        request = ReplaceNode(self.state.revision, None, spec.id)
+        return self(on.ChangeRequested(7, request, self.with_nodes(*nodes)))
 
     @property
     def failures(self) -> list[tuple[str, str]]:

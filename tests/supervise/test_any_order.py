@@ -10,6 +10,7 @@ from supervision import Supervised, node
 from dora.dataflow.model import Input, Node, RestartOptions
 from dora.supervise import commands as do
 from dora.supervise import events as on
+from dora.wire.requests import DeleteParameter, SetParameter
 
 GRAPH = {
     "source": ((), ("x", "y")),
@@ -56,11 +57,11 @@ steps = st.one_of(
     st.tuples(st.just("end"), st.sampled_from(NAMES), st.sampled_from([0, 1, -9, -15])),
     st.tuples(st.just("spawn failed"), st.sampled_from(NAMES), st.just(0)),
     st.tuples(st.just("code"), st.sampled_from(NAMES), st.just(0)),
-    st.tuples(st.just("successor registers"), st.sampled_from(NAMES), st.just(0)),
-    st.tuples(st.just("asker gone"), st.just(""), st.just(0)),
+    st.tuples(st.just("replacement registers"), st.sampled_from(NAMES), st.just(0)),
+    st.tuples(st.just("client disconnects"), st.just(""), st.just(0)),
     st.tuples(st.just("follow"), st.just(""), st.just(0)),
-    st.tuples(st.just("successor ready"), st.sampled_from(NAMES), st.just(0)),
-    st.tuples(st.just("successor ends"), st.sampled_from(NAMES), st.sampled_from([0, 1])),
+    st.tuples(st.just("replacement ready"), st.sampled_from(NAMES), st.just(0)),
+    st.tuples(st.just("replacement ends"), st.sampled_from(NAMES), st.sampled_from([0, 1])),
     st.tuples(st.just("ask to stop"), st.sampled_from(NAMES), st.integers(0, 6)),
     st.tuples(st.just("ask to restart"), st.sampled_from(NAMES), st.integers(0, 6)),
     st.tuples(st.just("ask to remove"), st.sampled_from(NAMES), st.integers(0, 6)),
@@ -77,16 +78,16 @@ steps = st.one_of(
 class World:
     """A daemon in miniature: which processes exist, and who is connected."""
 
-    def __init__(self, nodes: list[Node], watched: set[str], stands_by: bool = False) -> None:
+    def __init__(self, nodes: list[Node], watched: set[str], standby: bool = False) -> None:
         self.run = Supervised(*nodes, watched=frozenset(watched))
-        self.run.supervisor.stands_by = stands_by
+        self.run.state.standby = standby
         self.waiting: dict[str, bool] = {}  # successors that stand by → whether they are ready
         self.became_ready: list[str] = []
         self.watched = watched
         self.processes: dict[str, int] = {}  # node → incarnation
-        self.successors: dict[str, int] = {}
+        self.replacements: dict[str, int] = {}
         self.connected: set[str] = set()
-        self.put_out: list[str] = []
+        self.to_disconnect: list[str] = []
         self.told: set[str] = set()  # nodes whose process is known to exist
         self.finished = 0
 
@@ -98,46 +99,46 @@ class World:
                     assert node_id not in self.processes
                     self.processes[node_id] = incarnation
                     self.told.discard(node_id)
-                case do.SpawnSuccessor(node_id=node_id, incarnation=incarnation):
-                    assert node_id not in self.successors
-                    self.successors[node_id] = incarnation
-                case do.Succeed(node_id=node_id):
+                case do.SpawnReplacement(node_id=node_id, incarnation=incarnation):
+                    assert node_id not in self.replacements
+                    self.replacements[node_id] = incarnation
+                case do.PromoteReplacement(node_id=node_id):
                     assert node_id not in self.processes
-                    self.processes[node_id] = self.successors.pop(node_id)
+                    self.processes[node_id] = self.replacements.pop(node_id)
                     if node_id in self.waiting:
                         self.connected.add(node_id)
                         self.told.add(node_id)
                         if self.waiting.pop(node_id):
                             self.became_ready.append(node_id)
-                case do.DropSuccessor(node_id=node_id):
-                    del self.successors[node_id]
+                case do.DropReplacement(node_id=node_id):
+                    del self.replacements[node_id]
                     self.waiting.pop(node_id, None)
-                case do.AdmitSuccessor(node_id=node_id):
-                    assert node_id in self.successors
+                case do.AdmitReplacement(node_id=node_id):
+                    assert node_id in self.replacements
                     self.waiting[node_id] = False
                 case do.Admit(node_id=node_id):
                     assert node_id not in self.connected
                     self.connected.add(node_id)
-                case do.PutOut(node_id=node_id):
-                    self.put_out.append(node_id)
+                case do.Disconnect(node_id=node_id):
+                    self.to_disconnect.append(node_id)
                 case do.Send(node_id=node_id):
                     assert node_id in self.connected, command
                 case do.Finish():
-                    assert not self.successors, "nobody drops a successor"
+                    assert not self.replacements, "a replacement is left behind"
                     self.finished += 1
         while self.became_ready:
             name = self.became_ready.pop()
             if not self.finished:
                 self.perform(self.run(on.PortsReady(name)))
-        while self.put_out:
-            name = self.put_out.pop()
+        while self.to_disconnect:
+            name = self.to_disconnect.pop()
             if name in self.connected:
                 self.step("disconnect", name, 0)
 
     def step(self, kind: str, name: str, number: int) -> None:
         run = self.run
         guest = name == "guest"
-        specs = run.supervisor.dataflow.nodes
+        specs = run.state.dataflow.nodes
         spec = next((spec for spec in specs if spec.id == name), None)
         if self.finished:
             return
@@ -166,34 +167,35 @@ class World:
             case "progress":
                 self.perform(run(on.Progress(name)))
             case "parameter" if number:
-                self.perform(run(on.ParameterSet(0, name, "key", number)))
+                self.perform(run(on.RequestReceived(0, SetParameter(name, "key", number))))
             case "parameter":
-                self.perform(run(on.ParameterDeleted(0, name, "key")))
+                self.perform(run(on.RequestReceived(0, DeleteParameter(name, "key"))))
             case "end" if name in self.processes:
                 self.end(name, number)
             case "spawn failed" if name in self.processes and name not in self.told | self.connected:
-                if run.supervisor.nodes[name].phase == "starting":
+                if run.state.nodes[name].phase == "starting":
                     del self.processes[name]
                     self.perform(run(on.SpawnFailed(name, "no such file")))
             case "code" if name in self.watched:
                 self.perform(run(on.CodeChanged(name)))
-            case "successor registers" if name in self.successors:
-                self.perform(run.register(name, incarnation=self.successors[name]))
-            case "asker gone":
-                self.perform(run(on.AskerGone(7)))
+            case "replacement registers" if name in self.replacements:
+                self.perform(run.register(name, incarnation=self.replacements[name]))
+            case "client disconnects":
+                self.perform(run(on.ClientDisconnected(7)))
             case "follow":
-                for node_id in list(self.successors):
-                    self.step("successor registers", node_id, 0)
-                    self.step("successor ready", node_id, 0)
-                for node_id, state in list(run.supervisor.nodes.items()):
-                    if (state.makes_way or state.asked) and node_id in self.processes and not self.finished:
+                for node_id in list(self.replacements):
+                    self.step("replacement registers", node_id, 0)
+                    self.step("replacement ready", node_id, 0)
+                for node_id, state in list(run.state.nodes.items()):
+                    asked_to_end = state.draining or state.operation is not None
+                    if asked_to_end and node_id in self.processes and not self.finished:
                         self.end(node_id, 0)
-            case "successor ready" if self.waiting.get(name) is False:
+            case "replacement ready" if self.waiting.get(name) is False:
                 self.waiting[name] = True
-                self.perform(run(on.SuccessorReady(name, self.successors[name])))
-            case "successor ends" if name in self.successors:
+                self.perform(run(on.ReplacementReady(name, self.replacements[name])))
+            case "replacement ends" if name in self.replacements:
                 self.waiting.pop(name, None)
-                self.perform(run(on.SuccessorEnded(name, self.successors.pop(name), number)))
+                self.perform(run(on.ReplacementEnded(name, self.replacements.pop(name), number)))
             case "ask to stop" | "ask to restart" | "ask to remove":
                 self.perform(run.ask(name, kind.removeprefix("ask to "), float(number)))
             case "add" if spec is None:
@@ -216,12 +218,12 @@ class World:
 
     def sources(self, name: str) -> tuple[str, ...]:
         """Return what a node offers at the moment."""
-        specs = self.run.supervisor.dataflow.nodes
+        specs = self.run.state.dataflow.nodes
         return tuple(f"{name}/{output}" for spec in specs if spec.id == name for output in spec.outputs)
 
     def change(self, spec: Node, inputs: tuple[Input, ...]) -> None:
         changed = msgspec.structs.replace(spec, inputs=inputs)
-        specs = self.run.supervisor.dataflow.nodes
+        specs = self.run.state.dataflow.nodes
         self.perform(self.run.become(*(changed if known is spec else known for known in specs)))
 
     def tell_of(self, name: str) -> None:
@@ -252,9 +254,9 @@ def test_any_order_of_events_has_a_way_to_the_end(
     watched: set[str],
     script: list[tuple[str, str, int]],
     signals_work: bool,
-    stands_by: bool,
+    standby: bool,
 ) -> None:
-    world = World(nodes, watched - {"guest", "extra"}, stands_by)
+    world = World(nodes, watched - {"guest", "extra"}, standby)
     world.perform(world.run(on.Begin()))
     for step in script:
         if not world.finished:

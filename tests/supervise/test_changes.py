@@ -10,7 +10,7 @@ from dora.dataflow.model import Node, RestartOptions
 from dora.supervise import commands as do
 from dora.supervise import events as on
 from dora.wire.control import InputsClosed, NodeRestarted, Reload, Started, Stop
-from dora.wire.requests import Declined, Done, Noted, Outdated
+from dora.wire.requests import ChangeDataflow, Declined, Done, Noted, Outdated
 
 A = node("a", outputs=("x",))
 B = node("b", inputs=("a/x",), outputs=("y",))
@@ -25,7 +25,7 @@ def started(*nodes: Node, **options: object) -> Supervised:
 
 def rewired(commands: list[do.Command]) -> list[list[str]]:
     """Return the nodes of each dataflow that was taken over."""
-    return [[spec.id for spec in c.dataflow.nodes] for c in commands if isinstance(c, do.Rewire)]
+    return [[spec.id for spec in c.dataflow.nodes] for c in commands if isinstance(c, do.ApplyDataflow)]
 
 
 def reason(commands: list[do.Command]) -> str:
@@ -58,7 +58,7 @@ def test_a_stopped_node_is_not_restarted_whatever_its_policy() -> None:
     run = started(node("a", outputs=("x",), restart=RestartOptions("always")), B)
     run.ask("a", "stop")
     assert not spawned(run.end("a", 1))
-    assert run.supervisor.nodes["a"].phase == "ended"
+    assert run.state.nodes["a"].phase == "ended"
 
 
 def test_one_that_does_not_end_gets_signals() -> None:
@@ -97,9 +97,9 @@ def test_a_removed_node_leaves_with_its_links() -> None:
     commands = run.end("a")
     assert rewired(commands) == [["b", "c"]]
     assert not sent(commands, "b"), "the daemon detaches the input, which ends nobody"
-    assert [item.id for item in run.supervisor.nodes["b"].spec.inputs] == []
-    assert run.supervisor.dataflow.descriptor["nodes"][0] == {"id": "b", "inputs": {}}
-    assert "a" not in run.supervisor.nodes
+    assert [item.id for item in run.state.nodes["b"].spec.inputs] == []
+    assert run.state.dataflow.descriptor["nodes"][0] == {"id": "b", "inputs": {}}
+    assert "a" not in run.state.nodes
 
 
 def test_what_is_left_may_be_closed_already() -> None:
@@ -107,8 +107,8 @@ def test_what_is_left_may_be_closed_already() -> None:
     run.end("k")
     run.ask("a", "remove")
     run.end("a")
-    assert run.supervisor.nodes["b"].inputs_closed == {"k/o"}
-    assert run.supervisor.graph.work["b"] == {"k/o"}, "all that is left has ended, so its work is done"
+    assert run.state.nodes["b"].inputs_closed == {"k/o"}
+    assert run.state.graph.work["b"] == {"k/o"}, "all that is left has ended, so its work is done"
 
 
 def test_a_process_that_was_given_up_may_end_later() -> None:
@@ -126,13 +126,13 @@ def test_the_last_node_takes_the_dataflow_with_it() -> None:
     assert answers(commands) == [Done(running=True)]
 
 
-def test_a_guest_is_put_out_when_it_does_not_leave() -> None:
+def test_a_guest_is_to_disconnect_when_it_does_not_leave() -> None:
     guest = node("g", path="dynamic", inputs=("a/x",))
     run = started(A, guest)
     run.join("g", dynamic=True)
     assert "its process is yours" in reason(run.ask("g", "stop"))
     assert sent(run.ask("g", "remove", 1.0), "g") == [Stop()]
-    assert do.PutOut("g") in run.after(1.0)
+    assert do.Disconnect("g") in run.after(1.0)
     commands = run(on.Disconnected("g"))
     assert rewired(commands) == [["a"]]
     assert answers(commands) == [Done(running=True)]
@@ -192,7 +192,8 @@ def test_an_input_from_an_ended_node_closes_at_once() -> None:
 
 def test_a_change_of_something_else_meanwhile_is_told() -> None:
     run = started(A, B)
-    stale = on.ChangeAsked(7, run.supervisor.revision, run.supervisor.dataflow)
+    request = ChangeDataflow(run.state.revision, None)
+    stale = on.ChangeRequested(7, request, run.state.dataflow)
     run.become(A, node("b"))
     assert answers(run(stale)) == [Outdated()]
 
@@ -211,7 +212,7 @@ def test_a_node_without_inputs_waits_for_another_one() -> None:
     run.become(A, node("b", outputs=("y",)))
     run.end("a")
     assert run.after(1000.0) == [], "nobody hurries it"
-    assert run.supervisor.nodes["b"].present
+    assert run.state.nodes["b"].present
 
 
 def test_a_pause_between_restarts_ends_when_no_open_input_is_left() -> None:
@@ -219,9 +220,9 @@ def test_a_pause_between_restarts_ends_when_no_open_input_is_left() -> None:
     run = started(A, node("k", outputs=("o",)), waits)
     run.end("a")
     run.end("b", 1)
-    assert run.supervisor.nodes["b"].phase == "backoff"
+    assert run.state.nodes["b"].phase == "backoff"
     run.become(A, node("k", outputs=("o",)), node("b", inputs=("a/x",), restart=waits.restart))
-    assert run.supervisor.nodes["b"].phase == "ended"
+    assert run.state.nodes["b"].phase == "ended"
 
 
 # --------------------------------------------------------------------------- replacement
@@ -232,35 +233,35 @@ NEW = node("b", inputs=("a/x",), outputs=("y",), path="new.py")
 
 def test_what_replaces_a_node_makes_ready_first() -> None:
     run = started(A, B, C)
-    run.supervisor.stands_by = True
-    (spawn,) = [c for c in run.replace(NEW) if isinstance(c, do.SpawnSuccessor)]
+    run.state.standby = True
+    (spawn,) = [c for c in run.replace(NEW) if isinstance(c, do.SpawnReplacement)]
     assert spawn.dataflow is not None
     assert spawn.dataflow.node("b").path == "new.py"
     (admit,) = run.register("b", incarnation=1)
-    assert isinstance(admit, do.AdmitSuccessor)
-    assert run.supervisor.nodes["b"].spec.path == "b.py", "the old one goes on"
-    assert sent(run(on.SuccessorReady("b", 1)), "b") == [Reload(), Stop()]
+    assert isinstance(admit, do.AdmitReplacement)
+    assert run.state.nodes["b"].spec.path == "b.py", "the old one goes on"
+    assert sent(run(on.ReplacementReady("b", 1)), "b") == [Reload(), Stop()]
     commands = run.end("b")
     assert do.CloseReceivers("b") not in commands, "the sender need not notice"
     assert answers(commands) == [Noted()]
-    assert run.supervisor.nodes["b"].spec.path == "new.py"
+    assert run.state.nodes["b"].spec.path == "new.py"
     assert sent(run(on.PortsReady("b")), "c") == [NodeRestarted("b")]
 
 
 def test_what_does_not_start_replaces_nothing() -> None:
     run = started(A, B, C)
     run.replace(NEW)
-    commands = run(on.SuccessorEnded("b", 1, 1, last_lines=("ImportError: no",)))
+    commands = run(on.ReplacementEnded("b", 1, 1, last_lines=("ImportError: no",)))
     assert "does not start, the old one goes on: ImportError: no" in reason(commands)
-    assert run.supervisor.dataflow.node("b").path == "b.py"
-    assert run.supervisor.nodes["b"].present
+    assert run.state.dataflow.node("b").path == "b.py"
+    assert run.state.nodes["b"].present
 
 
 def test_a_replacement_ends_with_the_command_that_waits_for_it() -> None:
     run = started(A, B, C)
     run.replace(NEW)
-    assert not run(on.AskerGone(8)), "somebody else"
-    assert do.DropSuccessor("b") in run(on.AskerGone(7))
+    assert not run(on.ClientDisconnected(8)), "somebody else"
+    assert do.DropReplacement("b") in run(on.ClientDisconnected(7))
     assert rewired(run.become(A, B, C, node("d", inputs=("a/x",))))
 
 
@@ -268,7 +269,7 @@ def test_a_node_can_be_stopped_while_it_is_replaced() -> None:
     run = started(A, B, C)
     run.replace(NEW)
     commands = run.ask("b", "stop")
-    assert do.DropSuccessor("b") in commands
+    assert do.DropReplacement("b") in commands
     assert "before it could be replaced" in reason(commands)
     assert run.end("b")
 
@@ -286,8 +287,8 @@ def test_a_node_that_crashes_meanwhile_is_followed_at_once() -> None:
     run.replace(NEW)
     commands = run.end("b", 1)
     assert answers(commands) == [Noted()]
-    assert any(isinstance(c, do.Succeed) for c in commands)
-    assert run.supervisor.nodes["b"].spec.path == "new.py"
+    assert any(isinstance(c, do.PromoteReplacement) for c in commands)
+    assert run.state.nodes["b"].spec.path == "new.py"
 
 
 def test_a_node_that_has_ended_is_replaced_at_once() -> None:

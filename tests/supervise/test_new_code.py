@@ -14,8 +14,8 @@ from dora.wire.control import InputsClosed, NodeRestarted, Reload, Started, Stop
 
 SAVED = on.CodeChanged("a")
 STOP = on.StopRequested("test")
-NEXT = do.SpawnSuccessor("a", 1)
-DROP = do.DropSuccessor("a")
+NEXT = do.SpawnReplacement("a", 1)
+DROP = do.DropReplacement("a")
 PAIR = (node("a", outputs=("x",)), node("b", inputs=("a/x",)))
 BROKEN = (
     'Traceback (most recent call last):\n  File "/p/a.py", line 3, in <module>\n    boom\nNameError: boom'
@@ -29,7 +29,7 @@ def started(*nodes: object, **options: object) -> Supervised:
 
 
 def notes(commands: list[do.Command]) -> list[str]:
-    return [command.text for command in commands if isinstance(command, do.Note)]
+    return [command.text for command in commands if isinstance(command, do.Log)]
 
 
 def test_the_old_process_goes_on_until_the_new_one_waits_at_node() -> None:
@@ -41,7 +41,7 @@ def test_the_old_process_goes_on_until_the_new_one_waits_at_node() -> None:
     assert not any(isinstance(command, (do.Admit, do.Refuse)) for command in commands)
     assert sent(run(on.NodeClosed("a")), "b") == []
     commands = run.end("a")
-    assert commands == [do.CloseReceivers("a"), do.Succeed("a", 1), do.Admit(waiting, "a", 1)]
+    assert commands == [do.CloseReceivers("a"), do.PromoteReplacement("a", 1), do.Admit(waiting, "a", 1)]
     commands = run(on.PortsReady("a"))
     assert sent(commands, "a") == [Started(100_000_000_000)]
     assert sent(commands, "b") == [NodeRestarted("a")]
@@ -52,13 +52,13 @@ def test_the_old_process_goes_on_until_the_new_one_waits_at_node() -> None:
 def test_code_that_does_not_start_changes_nothing() -> None:
     run = started()
     run(SAVED)
-    commands = run(on.SuccessorEnded("a", 1, 1, None, tuple(BROKEN.splitlines())))
+    commands = run(on.ReplacementEnded("a", 1, 1, None, tuple(BROKEN.splitlines())))
     assert commands == [
-        do.Note(
+        do.Log(
             "error", "a", "the new code does not start, the old code goes on: NameError: boom (/p/a.py:3)"
         )
     ]
-    assert do.SpawnSuccessor("a", 2) in run(SAVED)  # the next try
+    assert do.SpawnReplacement("a", 2) in run(SAVED)  # the next try
 
 
 def test_a_reload_is_no_restart() -> None:
@@ -67,12 +67,12 @@ def test_a_reload_is_no_restart() -> None:
     for count in range(1, 4):
         run(SAVED)
         run.register("a", incarnation=count)
-        assert do.Succeed("a", count) in run.end("a")
+        assert do.PromoteReplacement("a", count) in run.end("a")
         run(on.PortsReady("a"))
     assert spawned(run.end("a", 1)) == [("a", 4)]  # its one restart is still there
     run.join("a", incarnation=4)
     run.end("a", 1)
-    assert run.supervisor.nodes["a"].phase == "mending"
+    assert run.state.nodes["a"].phase == "awaiting fix"
 
 
 def test_how_the_old_process_ends_is_its_own_affair() -> None:
@@ -93,7 +93,7 @@ def test_an_old_process_that_does_not_make_way_is_hurried() -> None:
     assert signals(run.after(4.9)) == []
     assert signals(run.after(0.2)) == [("a", SIGTERM)]
     assert signals(run.after(2.4)) == [("a", SIGKILL)]
-    assert do.Succeed("a", 1) in run.end("a", signal=SIGKILL)
+    assert do.PromoteReplacement("a", 1) in run.end("a", signal=SIGKILL)
 
 
 def test_the_grace_of_a_stop_bounds_that_of_a_reload() -> None:
@@ -110,11 +110,11 @@ def test_saved_again_while_the_new_code_starts(registered: bool) -> None:
     if registered:
         run.register("a", incarnation=1)
     commands = run(SAVED)
-    assert commands[1:3] == [DROP, do.SpawnSuccessor("a", 2)]
-    assert run(on.SuccessorEnded("a", 1, None, SIGKILL)) == []
+    assert commands[1:3] == [DROP, do.SpawnReplacement("a", 2)]
+    assert run(on.ReplacementEnded("a", 1, None, SIGKILL)) == []
     commands = run.register("a", incarnation=2)
     assert sent(commands, "a") == ([] if registered else [Reload(), Stop()])  # asked once
-    assert do.Succeed("a", 1) in run.end("a")
+    assert do.PromoteReplacement("a", 1) in run.end("a")
 
 
 def test_an_old_process_that_makes_way_before_the_newest_code_is_there() -> None:
@@ -123,7 +123,7 @@ def test_an_old_process_that_makes_way_before_the_newest_code_is_there() -> None
     run.register("a", incarnation=1)
     run(SAVED)
     commands = run.end("a")
-    assert commands == [do.CloseReceivers("a"), do.Succeed("a", 1)]
+    assert commands == [do.CloseReceivers("a"), do.PromoteReplacement("a", 1)]
     commands = run.join("a", incarnation=2)
     assert do.Admit(run.connection, "a", 1) in commands
     assert sent(commands, "b") == [NodeRestarted("a")]
@@ -133,7 +133,7 @@ def test_new_code_that_dies_after_the_old_was_asked_to_end_is_started_again() ->
     run = started()
     run(SAVED)
     run.register("a", incarnation=1)
-    assert notes(run(on.SuccessorEnded("a", 1, 1))) == [
+    assert notes(run(on.ReplacementEnded("a", 1, 1))) == [
         "the new code ended before it took over: exited with status 1"
     ]
     assert spawned(run.end("a")) == [("a", 1)]
@@ -145,7 +145,7 @@ def test_a_process_that_dies_while_its_successor_starts() -> None:
     run(SAVED)
     commands = run.end("a", 1)
     assert notes(commands) == ["exited with status 1; its new code takes over"]
-    assert do.Succeed("a", 1) in commands
+    assert do.PromoteReplacement("a", 1) in commands
     assert sent(run.join("a", incarnation=1), "b") == [NodeRestarted("a")]
 
 
@@ -160,7 +160,7 @@ def test_a_process_that_finishes_its_work_while_its_successor_starts() -> None:
 def test_one_that_would_be_restarted_is_followed_by_its_new_code() -> None:
     run = started(node("a", restart=RestartOptions("always", delay=60.0)))
     run(SAVED)
-    assert do.Succeed("a", 1) in run.end("a", 0)
+    assert do.PromoteReplacement("a", 1) in run.end("a", 0)
 
 
 def test_a_consumer_whose_inputs_all_closed_is_not_started_again() -> None:
@@ -169,7 +169,7 @@ def test_a_consumer_whose_inputs_all_closed_is_not_started_again() -> None:
     run.register("b", incarnation=1)
     run.end("a")
     commands = run.end("b")
-    assert do.DropSuccessor("b") in commands
+    assert do.DropReplacement("b") in commands
     assert commands[-1] == do.Finish()
 
 
@@ -198,7 +198,7 @@ def test_a_stop_during_a_reload(moment: str) -> None:
     assert run(SAVED) == []
     run.end("a")
     run.end("b")
-    assert run.supervisor.done
+    assert run.state.done
     assert run.supervisor.result("id").ok
 
 
@@ -219,17 +219,17 @@ def test_a_successor_that_does_not_come_within_the_startup_timeout() -> None:
     commands = run.after(3)
     assert DROP in commands
     assert "`startup_timeout` of 3 s" in notes(commands)[0]
-    assert run.supervisor.nodes["a"].phase == "running"
+    assert run.state.nodes["a"].phase == "running"
 
 
 def test_new_code_that_never_connects_is_replaced_by_newer_code() -> None:
     run = started()
     run(SAVED)
     run.end("a", 1)  # its successor is the node now, and hangs
-    assert do.SpawnSuccessor("a", 2) in run(SAVED)
+    assert do.SpawnReplacement("a", 2) in run(SAVED)
     assert signals(run.register("a", incarnation=2)) == [("a", SIGTERM)]
     assert signals(run.after(2.5)) == [("a", SIGKILL)]
-    assert do.Succeed("a", 2) in run.end("a", signal=SIGKILL)
+    assert do.PromoteReplacement("a", 2) in run.end("a", signal=SIGKILL)
     assert sent(run(on.PortsReady("a")), "b") == [NodeRestarted("a")]
 
 
@@ -263,7 +263,7 @@ def test_new_code_that_fails_after_the_old_has_ended_waits_to_be_mended() -> Non
     assert sent(run(SAVED), "a") == []  # asked once
     run.end("a")
     assert sent(run.end("a", 1), "b") == []
-    assert run.supervisor.nodes["a"].phase == "mending"
+    assert run.state.nodes["a"].phase == "awaiting fix"
 
 
 def test_new_code_that_hangs_before_it_connects_is_replaced() -> None:
@@ -295,7 +295,7 @@ def test_a_stop_ends_a_node_that_was_not_mended_as_a_failure() -> None:
     run.end("a", 1)
     run(STOP)
     run.end("b")
-    assert run.supervisor.done
+    assert run.state.done
     assert run.failures == [("a", "exit")]
 
 
@@ -304,7 +304,7 @@ def test_without_hot_reload_nobody_waits_for_new_code() -> None:
     run.start()
     run.end("b", 1)
     run.end("a")
-    assert run.supervisor.done
+    assert run.state.done
 
 
 def test_new_code_that_cannot_even_be_started() -> None:
@@ -312,7 +312,7 @@ def test_new_code_that_cannot_even_be_started() -> None:
     run.end("a", 1)
     run(SAVED)
     run(on.SpawnFailed("a", "there is no file a.py"))
-    assert run.supervisor.nodes["a"].phase == "mending"
+    assert run.state.nodes["a"].phase == "awaiting fix"
     assert spawned(run(SAVED)) == [("a", 2)]
 
 
@@ -329,7 +329,7 @@ def test_saved_while_waiting_for_a_restart() -> None:
     assert spawned(run(SAVED)) == [("a", 1)]
     run.join("a", incarnation=1)
     run.end("a", 1)
-    assert run.supervisor.nodes["a"].phase == "backoff"  # the restart was not consumed
+    assert run.state.nodes["a"].phase == "backoff"  # the restart was not consumed
 
 
 def test_the_consumer_to_be_mended_ends_with_its_inputs() -> None:
@@ -345,7 +345,7 @@ def test_a_failure_at_the_start_is_not_waited_for() -> None:
     run(on.Begin())
     run.end("a", 1)
     run.end("b", 1)
-    assert run.supervisor.done
+    assert run.state.done
 
 
 def test_new_code_of_a_node_that_has_ended() -> None:

@@ -12,14 +12,31 @@ from supervision import Supervised, answers, described, node, spawned
 from dora.dataflow.model import Node
 from dora.supervise import commands as do
 from dora.supervise import events as on
-from dora.supervise.news import MachineNews
-from dora.wire.control import InputsClosed, Stop
-from dora.wire.requests import Declined, Done, Noted, Outdated
+from dora.supervise.status import PeerStatus
+from dora.wire.control import InputsClosed, RemoteConfig, Stop
+from dora.wire.requests import (
+    ChangeDataflow,
+    CheckChange,
+    Declined,
+    Done,
+    HandOver,
+    Noted,
+    OrderChange,
+    Outdated,
+    Places,
+    RemoveNode,
+    RestartNode,
+)
 
 A = node("a", outputs=("x",))
 B = node("b", inputs=("a/x",), outputs=("y",))
 C = node("c", inputs=("b/y",))
 PLACED = {"a": "left", "b": "right", "c": "left"}
+REMOTE = RemoteConfig({}, {}, "secret", "/nowhere")
+
+
+def places(generations: dict[str, int]) -> Places:
+    return Places({}, generations, REMOTE)
 
 
 @dataclass
@@ -28,7 +45,7 @@ class Fleet:
 
     nodes: list[Node]
     placed: dict[str, str] = field(default_factory=lambda: dict(PLACED))
-    births: dict[str, int] = field(default_factory=dict)
+    generations: dict[str, int] = field(default_factory=dict)
     revision: int = 0
 
     def __post_init__(self) -> None:
@@ -47,10 +64,8 @@ class Fleet:
         return commands
 
     def tell(self, source: str, target: str) -> None:
-        news = self.runs[source].supervisor.news()
-        self(
-            target, on.NewsArrived(source, msgspec.json.decode(msgspec.json.encode(news), type=MachineNews))
-        )
+        status = msgspec.json.encode(self.runs[source].supervisor.status())
+        self(target, on.PeerStatusReceived(source, msgspec.json.decode(status, type=PeerStatus)))
 
     def tell_all(self) -> None:
         for _ in range(3):
@@ -68,21 +83,22 @@ class Fleet:
         """Write a new record. What is new by its name is born now."""
         self.revision += 1
         known = {each.id: {item.id for item in each.inputs} for each in self.nodes}
-        births = {}
+        generations = {}
         for each in nodes:
             if each.id not in known:
-                births[each.id] = self.revision
-            elif each.id in self.births:
-                births[each.id] = self.births[each.id]
-        self.nodes, self.births = list(nodes), births
+                generations[each.id] = self.revision
+            elif each.id in self.generations:
+                generations[each.id] = self.generations[each.id]
+        self.nodes, self.generations = list(nodes), generations
         self.placed = {each.id: ({**self.placed, **(placed or {})})[each.id] for each in nodes}
 
     def order(self, machine: str) -> list[do.Command]:
         """Tell a machine what the record says."""
-        running = self.runs[machine].supervisor.dataflow
+        running = self.runs[machine].state.dataflow
         wanted = msgspec.structs.replace(running, nodes=tuple(self.nodes), descriptor=described(self.nodes))
         elsewhere = {key: "" if other == machine else other for key, other in self.placed.items()}
-        return self(machine, on.ChangeOrdered(7, self.revision, wanted, elsewhere, self.births))
+        request = OrderChange(self.revision, None, places(self.generations))
+        return self(machine, on.ChangeRequested(7, request, wanted, elsewhere))
 
     def heard(self, node_id: str) -> list[object]:
         """Return what a node was sent since it was asked for the last time."""
@@ -101,10 +117,10 @@ def test_a_node_that_is_added_starts_on_its_machine_and_is_mirrored_on_the_other
     assert answers(run("right", on.Spawned("d", 5))) == [Noted()]
     run.said["right"] += run.runs["right"].join("d")
     run.tell_all()
-    assert run.runs["left"].supervisor.nodes["d"].phase == "running"
+    assert run.runs["left"].state.nodes["d"].phase == "running"
     run("right", on.ProcessEnded("d", 0))
     run.tell_all()
-    assert run.runs["left"].supervisor.nodes["d"].phase == "ended"
+    assert run.runs["left"].state.nodes["d"].phase == "ended"
 
 
 def test_news_that_came_before_the_order_counts_after_it() -> None:
@@ -116,32 +132,32 @@ def test_news_that_came_before_the_order_counts_after_it() -> None:
     run.said["right"] += run.runs["right"].join("d")
     run.tell("right", "left")
     run.order("left")
-    assert run.runs["left"].supervisor.nodes["d"].phase == "running"
+    assert run.runs["left"].state.nodes["d"].phase == "running"
 
 
 def test_news_of_a_former_node_of_the_same_name_does_not_count() -> None:
     run = Fleet([A, B, C, node("d")], {**PLACED, "d": "right"})
     run.start()
-    run("right", on.NodeAsked(7, "d", "retire"))
+    run("right", on.RequestReceived(7, RemoveNode("d", ordered=True)))
     run("right", on.ProcessEnded("d", 0))
     run.tell("right", "left")
     run.decide(A, B, C)
     run.order("right")
     run.decide(A, B, C, node("d"), placed={"d": "right"})
     run.order("left")  # which has missed the change before
-    assert run.runs["left"].supervisor.nodes["d"].phase == "starting"
+    assert run.runs["left"].state.nodes["d"].phase == "starting"
     run.order("right")
     run("right", on.Spawned("d", 5))
     run.said["right"] += run.runs["right"].join("d")
     run.tell_all()
-    assert run.runs["left"].supervisor.nodes["d"].phase == "running"
+    assert run.runs["left"].state.nodes["d"].phase == "running"
 
 
 def test_a_retired_node_takes_its_links_along_and_ends_nobody() -> None:
     run = Fleet([A, B, C])
     run.start()
     run.heard("c"), run.heard("b")
-    run("right", on.NodeAsked(7, "b", "retire"))
+    run("right", on.RequestReceived(7, RemoveNode("b", ordered=True)))
     assert run.heard("b") == [Stop()]
     assert answers(run("right", on.ProcessEnded("b", 0))) == [Done(running=True)]
     run.tell_all()
@@ -157,7 +173,7 @@ def test_a_retired_node_that_is_not_taken_out_closes_its_outputs() -> None:
     run = Fleet([A, B, C])
     run.start()
     run.heard("c")
-    run("right", on.NodeAsked(7, "b", "retire"))
+    run("right", on.RequestReceived(7, RemoveNode("b", ordered=True)))
     run("right", on.ProcessEnded("b", 0))
     run.said["right"] += run.runs["right"].after(100.0)
     run.tell_all()
@@ -172,11 +188,11 @@ def test_a_node_that_does_not_start_is_left_to_the_coordinator() -> None:
     assert answers(run("right", on.SpawnFailed("d", "has no program"))) == [
         Declined("node `d` has no program")
     ]
-    assert run.runs["right"].supervisor.nodes["d"].phase == "ended"
+    assert run.runs["right"].state.nodes["d"].phase == "ended"
     assert not run.runs["right"].failures
     run.decide(A, B, C)
     run.order("left"), run.order("right")
-    assert "d" not in run.runs["right"].supervisor.nodes
+    assert "d" not in run.runs["right"].state.nodes
 
 
 def test_an_order_that_was_heard_already_does_nothing() -> None:
@@ -185,9 +201,12 @@ def test_an_order_that_was_heard_already_does_nothing() -> None:
     run.decide(A, B, C, node("d"), placed={"d": "right"})
     run.order("right")
     assert run.order("right") == [do.Answer(7, Noted())]
-    check = on.ChangeChecked(7, 1, run.runs["right"].supervisor.dataflow)
-    assert answers(run("right", check)) == [Outdated()]
-    assert run("right", msgspec.structs.replace(check, revision=2)) == [do.AnswerSent(7)]
+    dataflow = run.runs["right"].state.dataflow
+    checks = [
+        on.ChangeRequested(7, CheckChange(revision, None, places({})), dataflow) for revision in (1, 2)
+    ]
+    assert answers(run("right", checks[0])) == [Outdated()]
+    assert run("right", checks[1]) == [do.AnswerSentCounts(7)]
 
 
 def test_only_the_coordinator_changes_what_is_on_several_machines() -> None:
@@ -217,7 +236,7 @@ def test_whatever_comes_first_all_machines_come_to_the_same(steps: list[tuple[st
     run.start()
 
     def state(node_id: str):  # type: ignore[no-untyped-def]
-        return run.runs[run.placed[node_id]].supervisor.nodes.get(node_id)
+        return run.runs[run.placed[node_id]].state.nodes.get(node_id)
 
     def act(what: str, who: str) -> None:
         other = "right" if who == "left" else "left"
@@ -230,9 +249,9 @@ def test_whatever_comes_first_all_machines_come_to_the_same(steps: list[tuple[st
                     run.decide(*run.nodes, added, placed={fresh[0]: who})
                     run.order(who)  # its own machine is the one that may not miss it
                     run(who, on.Spawned(fresh[0], 5))
-            case "remove" if who in names and state(who) is not None and not state(who).asked:
+            case "remove" if who in names and state(who) is not None and state(who).operation is None:
                 machine = run.placed[who]
-                run(machine, on.NodeAsked(7, who, "retire"))
+                run(machine, on.RequestReceived(7, RemoveNode(who, ordered=True)))
                 if state(who) is not None and state(who).alive:
                     run(machine, on.ProcessEnded(who, 0))
                 left = [
@@ -257,12 +276,12 @@ def test_whatever_comes_first_all_machines_come_to_the_same(steps: list[tuple[st
 
     for what, who in steps:
         act(what, who)
-        if any(each.supervisor.done for each in run.runs.values()):
+        if any(each.state.done for each in run.runs.values()):
             return
     for machine in run.runs:
         run.order(machine)
     run.tell_all()
-    left, right = (each.supervisor for each in run.runs.values())
+    left, right = (each.state for each in run.runs.values())
     assert list(left.nodes) == list(right.nodes) == [each.id for each in run.nodes]
     for node_id in left.nodes:
         assert left.nodes[node_id].phase == right.nodes[node_id].phase
@@ -274,9 +293,9 @@ def test_whatever_comes_first_all_machines_come_to_the_same(steps: list[tuple[st
 # --------------------------------------------------------------------------- machines that come and go
 
 
-def joined(run: Fleet, births: dict[str, int] | None = None) -> Supervised:
+def joined(run: Fleet, generations: dict[str, int] | None = None) -> Supervised:
     """Let `third` take part without nodes, as the dataflow is now."""
-    third = Supervised(*run.nodes, elsewhere=run.placed, births=births)
+    third = Supervised(*run.nodes, elsewhere=run.placed, generations=generations)
     run.runs["third"], run.said["third"] = third, []
     run("third", on.Begin())
     for machine in ("left", "right"):
@@ -288,16 +307,16 @@ def test_a_machine_that_joins_has_the_start_behind_it() -> None:
     run = Fleet([A, B, C])
     run.start()
     third = joined(run)
-    assert third.supervisor.opened and not spawned(run.said["third"])
+    assert third.state.opened and not spawned(run.said["third"])
     run.decide(A, B, C, node("d", inputs=("a/x",)), placed={"d": "third"})
     for machine in run.runs:
         run.order(machine)
     assert spawned(run.said["third"]) == [("d", 0)]
     run("third", on.Spawned("d", 1))
     run.said["third"] += third.join("d")
-    assert third.supervisor.nodes["d"].phase == "running"
+    assert third.state.nodes["d"].phase == "running"
     run.tell("third", "left")
-    assert run.runs["left"].supervisor.nodes["d"].phase == "running"
+    assert run.runs["left"].state.nodes["d"].phase == "running"
 
 
 def test_a_machine_that_joins_late_knows_who_came_and_went() -> None:
@@ -311,12 +330,12 @@ def test_a_machine_that_joins_late_knows_who_came_and_went() -> None:
     run("right", on.ProcessEnded("d", 1))
     run("right", on.ProcessEnded("b", 0))
     run.tell_all()
-    third = joined(run, run.births)
-    phases = {key: state.phase for key, state in third.supervisor.nodes.items()}
+    third = joined(run, run.generations)
+    phases = {key: state.phase for key, state in third.state.nodes.items()}
     assert phases == {"a": "running", "b": "ended", "c": "running", "d": "ended"}
-    assert third.supervisor.nodes["d"].birth == 1
-    assert third.supervisor.nodes["c"].inputs_closed == {"b/y"}
-    assert [failure.node_id for failure in third.supervisor.failures] == ["d"]
+    assert third.state.nodes["d"].generation == 1
+    assert third.state.nodes["c"].inputs_closed == {"b/y"}
+    assert [failure.node_id for failure in third.state.failures] == ["d"]
 
 
 def test_a_machine_without_nodes_is_released() -> None:
@@ -324,10 +343,10 @@ def test_a_machine_without_nodes_is_released() -> None:
     run.start()
     third = joined(run)
     run("left", on.Released())
-    assert not run.runs["left"].supervisor.done, "it has nodes"
+    assert not run.runs["left"].state.done, "it has nodes"
     run("third", on.Released())
-    assert third.supervisor.done and not third.supervisor.news().stopping
-    assert not third.supervisor.stopping
+    assert third.state.done and not third.supervisor.status().stopping
+    assert not third.state.stopping
 
 
 def test_a_machine_without_nodes_ends_at_once_and_with_the_others() -> None:
@@ -335,28 +354,28 @@ def test_a_machine_without_nodes_ends_at_once_and_with_the_others() -> None:
     run.start()
     third = joined(run)
     run("third", on.KillRequested())
-    assert third.supervisor.done
+    assert third.state.done
     third = joined(run)
     for node_id in ("a", "b", "c"):
         run(run.placed[node_id], on.ProcessEnded(node_id, 0))
     run.tell_all()
     for machine in ("left", "right"):
         run.tell(machine, "third")
-    assert third.supervisor.done
+    assert third.state.done
 
 
 def test_a_dataflow_on_one_machine_is_handed_over_once() -> None:
     run = Supervised(A, B)
-    assert run.supervisor.why_not_handed_over() == (
+    assert run.supervisor.why_no_handover() == (
         "the dataflow is still starting; try again once all its nodes run"
     )
     run.start()
-    run(on.NodeAsked(3, "b", "restart"))
-    assert run.supervisor.why_not_handed_over() == "a node is being stopped; try again once that is done"
+    run(on.RequestReceived(3, RestartNode("b")))
+    assert run.supervisor.why_no_handover() == "a node is being stopped; try again once that is done"
     run(on.ProcessEnded("b", 0))
-    assert run.supervisor.why_not_handed_over() == ""
+    assert run.supervisor.why_no_handover() == ""
     for _ in range(2):
-        assert answers(run(on.HandedOver(7))) == [Noted()]
-        assert run.supervisor.revision == 1
-    declined = answers(run(on.ChangeAsked(8, 0, run.supervisor.dataflow)))
+        assert answers(run(on.RequestReceived(7, HandOver("left")))) == [Noted()]
+        assert run.state.revision == 1
+    declined = answers(run(on.ChangeRequested(8, ChangeDataflow(0, None), run.state.dataflow)))
     assert isinstance(declined[0], Declined) and "only its coordinator changes" in declined[0].reason

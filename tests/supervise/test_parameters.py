@@ -11,7 +11,15 @@ from dora.dataflow.model import RestartOptions
 from dora.supervise import commands as do
 from dora.supervise import events as on
 from dora.wire.control import ParamDeleted, ParamUpdate, Started
-from dora.wire.requests import Answer, Declined, Done, Parameters
+from dora.wire.requests import (
+    Answer,
+    AskParameters,
+    Declined,
+    DeleteParameter,
+    Done,
+    Parameters,
+    SetParameter,
+)
 
 
 def supervised(**more: Any) -> Supervised:
@@ -27,8 +35,12 @@ def admitted(commands: list[do.Command]) -> dict[str, Any]:
     return admit.parameters
 
 
+def request(what: on.ParameterRequest) -> on.Event:
+    return on.RequestReceived(7, what)
+
+
 def values(run: Supervised, node_id: str = "a") -> dict[str, Any]:
-    (answer,) = answers(run(on.ParametersAsked(7, node_id)))
+    (answer,) = answers(run(request(AskParameters(node_id))))
     assert isinstance(answer, Parameters)
     return answer.values
 
@@ -36,11 +48,11 @@ def values(run: Supervised, node_id: str = "a") -> dict[str, Any]:
 def test_a_running_node_is_told() -> None:
     run = supervised()
     run.start()
-    commands = run(on.ParameterSet(7, "a", "mode", "fast"))
+    commands = run(request(SetParameter("a", "mode", "fast")))
     assert answers(commands) == [Done(running=True)]
     assert sent(commands, "a") == [ParamUpdate("mode", "fast")]
     assert sent(commands, "other") == []
-    commands = run(on.ParameterDeleted(7, "a", "gain"))
+    commands = run(request(DeleteParameter("a", "gain")))
     assert sent(commands, "a") == [ParamDeleted("gain")]
     assert values(run) == {"mode": "fast"}
     assert values(run, "other") == {}
@@ -49,13 +61,13 @@ def test_a_running_node_is_told() -> None:
 def test_the_same_value_again_is_told_again() -> None:
     run = supervised()
     run.start()
-    assert sent(run(on.ParameterSet(7, "a", "gain", 0.5)), "a") == [ParamUpdate("gain", 0.5)]
+    assert sent(run(request(SetParameter("a", "gain", 0.5))), "a") == [ParamUpdate("gain", 0.5)]
 
 
 def test_a_process_gets_all_values_when_it_is_admitted() -> None:
     run = supervised()
     run(on.Begin())
-    run(on.ParameterSet(7, "a", "mode", "fast"))
+    run(request(SetParameter("a", "mode", "fast")))
     assert admitted(run.register("a")) == {"gain": 0.5, "mode": "fast"}
 
 
@@ -63,12 +75,12 @@ def test_what_changes_before_the_start_is_told_at_the_start() -> None:
     run = supervised()
     run(on.Begin())
     run.join("a")
-    commands = run(on.ParameterSet(7, "a", "gain", 1))
+    commands = run(request(SetParameter("a", "gain", 1)))
     assert answers(commands) == [Done(running=False)]
     assert sent(commands, "a") == []
-    run(on.ParameterSet(7, "a", "new", [1]))
-    run(on.ParameterSet(7, "a", "gone", 1))
-    run(on.ParameterDeleted(7, "a", "gone"))
+    run(request(SetParameter("a", "new", [1])))
+    run(request(SetParameter("a", "gone", 1)))
+    run(request(DeleteParameter("a", "gone")))
     assert sent(run.join("other"), "a") == [
         Started(100_000_000_000),
         ParamUpdate("gain", 1),
@@ -80,16 +92,16 @@ def test_what_is_the_same_to_python_is_not_to_a_program() -> None:
     run = Supervised(node("a", parameters={"flag": 1}), node("other"))
     run(on.Begin())
     run.join("a")
-    run(on.ParameterSet(7, "a", "flag", True))
+    run(request(SetParameter("a", "flag", True)))
     assert sent(run.join("other"), "a")[1:] == [ParamUpdate("flag", True)]
 
 
 def test_a_restarted_node_has_the_present_values() -> None:
     run = supervised(restart=RestartOptions(policy="always", delay=1.0))
     run.start()
-    run(on.ParameterSet(7, "a", "gain", 2))
+    run(request(SetParameter("a", "gain", 2)))
     run.end("a", 1)
-    commands = run(on.ParameterSet(7, "a", "mode", "slow"))
+    commands = run(request(SetParameter("a", "mode", "slow")))
     assert answers(commands) == [Done(running=False)]
     run.after(1.0)
     assert admitted(run.register("a", incarnation=1)) == {"gain": 2, "mode": "slow"}
@@ -98,84 +110,84 @@ def test_a_restarted_node_has_the_present_values() -> None:
 def test_a_dynamic_node_finds_what_was_set_before_it_came() -> None:
     run = Supervised(node("a"), node("guest", path="dynamic", parameters={"x": 1}))
     run.start()
-    run(on.ParameterSet(7, "guest", "x", 2))
+    run(request(SetParameter("guest", "x", 2)))
     assert admitted(run.register("guest", dynamic=True)) == {"x": 2}
 
 
 @pytest.mark.parametrize(
-    ("event", "reason"),
+    ("what", "reason"),
     [
-        (on.ParametersAsked(7, "othre"), "this dataflow has no node `othre`; did you mean `other`?"),
-        (on.ParameterSet(7, "b", "x", 1), "this dataflow has no node `b`; its nodes are `a` and `other`"),
-        (on.ParameterDeleted(7, "a", "gian"), "node `a` has no parameter `gian`; did you mean `gain`?"),
-        (on.ParameterSet(7, "a", " ", 1), "the key of a parameter is empty"),
-        (on.ParameterSet(7, "a", "ä" * 129, 1), "the key of a parameter has 258 bytes, more than 256"),
+        (AskParameters("othre"), "this dataflow has no node `othre`; did you mean `other`?"),
+        (SetParameter("b", "x", 1), "this dataflow has no node `b`; its nodes are `a` and `other`"),
+        (DeleteParameter("a", "gian"), "node `a` has no parameter `gian`; did you mean `gain`?"),
+        (SetParameter("a", " ", 1), "the key of a parameter is empty"),
+        (SetParameter("a", "ä" * 129, 1), "the key of a parameter has 258 bytes, more than 256"),
         (
-            on.ParameterSet(7, "a", "x", "y" * 65536),
+            SetParameter("a", "x", "y" * 65536),
             "the value of parameter `x` has 65538 bytes as JSON, more than 65536",
         ),
         (
-            on.ParameterSet(7, "a", "x", [float("inf")]),
+            SetParameter("a", "x", [float("inf")]),
             "the value of parameter `x` has inf, which JSON does not know",
         ),
         (
-            on.ParameterSet(7, "a", "x", {"y": 2**64}),
+            SetParameter("a", "x", {"y": 2**64}),
             "the value of parameter `x` has the integer 18446744073709551616, which does not fit into "
             "64 bits",
         ),
     ],
 )
-def test_what_cannot_be_is_declined(event: on.Event, reason: str) -> None:
+def test_what_cannot_be_is_declined(what: on.ParameterRequest, reason: str) -> None:
     run = supervised()
     run.start()
-    commands = run(event)
+    commands = run(request(what))
     assert answers(commands) == [Declined(reason)]
     assert sent(commands, "a") == []
     assert values(run) == {"gain": 0.5}
 
 
 def kept(commands: list[do.Command]) -> list[tuple[str, dict[str, Any]]]:
-    return [(c.node_id, c.parameters) for c in commands if isinstance(c, do.KeepParameters)]
+    return [(c.node_id, c.parameters) for c in commands if isinstance(c, do.RecordParameters)]
 
 
 def test_whoever_keeps_records_hears_of_changes_before_they_are_answered() -> None:
     run = supervised()
     run.start()
-    commands = run(on.ParameterSet(7, "a", "mode", "fast"))
-    assert [type(command).__name__ for command in commands] == ["KeepParameters", "Send", "Answer"]
+    commands = run(request(SetParameter("a", "mode", "fast")))
+    assert [type(command).__name__ for command in commands] == ["RecordParameters", "Send", "Answer"]
     assert kept(commands) == [("a", {"gain": 0.5, "mode": "fast"})]
-    assert kept(run(on.ParameterDeleted(7, "a", "gain"))) == [("a", {"mode": "fast"})]
-    assert kept(run(on.ParametersAsked(7, "a"))) == []
-    assert kept(run(on.ParameterDeleted(7, "a", "gain"))) == []
+    assert kept(run(request(DeleteParameter("a", "gain")))) == [("a", {"mode": "fast"})]
+    assert kept(run(request(AskParameters("a")))) == []
+    assert kept(run(request(DeleteParameter("a", "gain")))) == []
 
 
 def test_a_dataflow_that_changes_has_the_present_parameters() -> None:
     run = supervised()
     run.start()
-    run(on.ParameterSet(7, "a", "gain", 2))
-    commands = run.become(*run.supervisor.dataflow.nodes, node("new", parameters={"x": 1}))
-    (rewire,) = [command for command in commands if isinstance(command, do.Rewire)]
+    run(request(SetParameter("a", "gain", 2)))
+    commands = run.become(*run.state.dataflow.nodes, node("new", parameters={"x": 1}))
+    (rewire,) = [command for command in commands if isinstance(command, do.ApplyDataflow)]
     assert [spec.parameters for spec in rewire.dataflow.nodes] == [{"gain": 2}, {}, {"x": 1}]
 
 
 @pytest.mark.parametrize(("given", "then"), [({}, {"gain": 2}), ({"gain": 7}, {"gain": 7})])
-@pytest.mark.parametrize("stands_by", [True, False])
+@pytest.mark.parametrize("standby", [True, False])
 @pytest.mark.parametrize("runs", [True, False])
 def test_a_replacement_has_the_parameters_of_its_yaml_or_the_present_ones(
-    given: dict[str, Any], then: dict[str, Any], stands_by: bool, runs: bool
+    given: dict[str, Any], then: dict[str, Any], standby: bool, runs: bool
 ) -> None:
     run = supervised()
-    run.supervisor.stands_by = stands_by
+    run.state.standby = standby
     run.start()
-    run(on.ParameterSet(7, "a", "gain", 2))
+    run(request(SetParameter("a", "gain", 2)))
     if not runs:
         run.end("a")
     commands = run.replace(node("a", parameters=given))
     commands += run.register("a", incarnation=1)
-    if runs and stands_by:
-        commands += run(on.SuccessorReady("a", 1))
+    if runs and standby:
+        commands += run(on.ReplacementReady("a", 1))
     if runs:
         commands += run.end("a")
-    (admit,) = [command for command in commands if isinstance(command, (do.Admit, do.AdmitSuccessor))]
-    (rewire,) = [command for command in commands if isinstance(command, do.Rewire)]
+    (admit,) = [command for command in commands if isinstance(command, (do.Admit, do.AdmitReplacement))]
+    (rewire,) = [command for command in commands if isinstance(command, do.ApplyDataflow)]
     assert admit.parameters == values(run) == rewire.dataflow.node("a").parameters == then

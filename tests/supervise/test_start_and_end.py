@@ -33,7 +33,7 @@ def test_a_finished_node_closes_its_consumers_inputs_and_the_last_one_ends_the_d
     run.start()
     assert sent(run.end("a"), "b") == [InputsClosed(["a/x"])]
     assert do.Finish() in run.end("b")
-    assert run.supervisor.done
+    assert run.state.done
     assert run.supervisor.result("id").ok
 
 
@@ -87,10 +87,10 @@ def test_a_node_that_cannot_be_spawned_breaks_the_start() -> None:
     run(on.Begin())
     run.join("b")
     commands = run(on.SpawnFailed("a", "there is no file a.py"))
-    assert do.Note("error", "a", "there is no file a.py") in commands
+    assert do.Log("error", "a", "there is no file a.py") in commands
     run.end("b", 1)
     assert run.failures == [("a", "spawn"), ("b", "cascading")]
-    assert run.supervisor.done
+    assert run.state.done
 
 
 def test_node_failed_comes_before_the_closing() -> None:
@@ -108,10 +108,10 @@ def test_node_failed_comes_before_the_closing() -> None:
 def test_a_failure_is_told_when_it_happens_unless_the_dataflow_is_being_stopped() -> None:
     run = Supervised(*PAIR)
     run.start()
-    told = do.Note("error", "a", "exited with status 1 (first failure)", {"cause": "first"})
+    told = do.Log("error", "a", "exited with status 1 (first failure)", {"cause": "first"})
     assert told in run.end("a", 1)
     run(on.StopRequested("Ctrl-C"))
-    assert not [command for command in run.end("b", 1) if isinstance(command, do.Note)]
+    assert not [command for command in run.end("b", 1) if isinstance(command, do.Log)]
     assert run.failures == [("a", "exit"), ("b", "exit")]
 
 
@@ -126,7 +126,7 @@ def test_the_first_cause_is_marked_and_what_it_pulled_down() -> None:
 
     def told(node_id: str, *last_lines: str) -> do.Note:
         commands = run(on.ProcessEnded(node_id, 1, None, last_lines))
-        (note,) = (command for command in commands if isinstance(command, do.Note))
+        (note,) = (command for command in commands if isinstance(command, do.Log))
         return note
 
     first = told(
@@ -136,7 +136,7 @@ def test_the_first_cause_is_marked_and_what_it_pulled_down() -> None:
     fallen = told("c")
     assert fallen.text == "exited with status 1 (after the failure of `a`, which feeds it)"
     assert fallen.fields == {"cause": "a"}
-    assert told("other") == do.Note("error", "other", "exited with status 1")  # for a reason of its own
+    assert told("other") == do.Log("error", "other", "exited with status 1")  # for a reason of its own
     told("b")
     failures = run.supervisor.result("id").failures
     assert [(failure.node_id, failure.follows) for failure in failures] == [
@@ -151,7 +151,7 @@ def test_a_failure_that_was_told_is_not_told_again() -> None:
     run = Supervised(node("a", health_check_timeout=3.0))
     run.start()
     commands = run.after(3) + run.end("a", signal=9)
-    assert [command.text for command in commands if isinstance(command, do.Note)] == [
+    assert [command.text for command in commands if isinstance(command, do.Log)] == [
         "was killed: no sign of life within its `health_check_timeout` of 3 s"
     ]
 
@@ -206,7 +206,7 @@ def test_a_crash_is_told_with_its_signal_and_the_others_go_on() -> None:
     assert do.CloseReceivers("a") in commands
     assert isinstance(sent(commands, "b")[0], NodeFailed)
     assert sent(commands, "c") == []
-    assert not run.supervisor.done
+    assert not run.state.done
     assert run.supervisor.result("id").failures[0].signal == SIGKILL
 
 
@@ -232,9 +232,9 @@ def test_a_node_that_gave_up_waiting_may_register_once_more() -> None:
     run.join("a")
     run(on.Disconnected("a"))
     run.join("b")
-    assert not run.supervisor.opened
+    assert not run.state.opened
     run.join("a")
-    assert run.supervisor.opened
+    assert run.state.opened
 
 
 # ----------------------------------------------------------------------------- dynamic nodes
@@ -261,14 +261,14 @@ def test_dynamic_nodes_do_not_hold_the_barrier_and_join_leave_and_rejoin() -> No
 def test_a_dataflow_of_dynamic_nodes_runs_until_it_is_stopped() -> None:
     run = Supervised(node("d", path="dynamic"))
     run(on.Begin())
-    assert run.supervisor.opened
+    assert run.state.opened
     run.join("d", dynamic=True)
     run(on.Disconnected("d"))
     run.after(1000)
-    assert not run.supervisor.done
+    assert not run.state.done
     run.join("d", dynamic=True)
     assert sent(run(on.StopRequested("test")), "d") == [Stop()]
-    assert not run.supervisor.done
+    assert not run.state.done
     assert run(on.Disconnected("d"))[-1] == do.Finish()
 
 

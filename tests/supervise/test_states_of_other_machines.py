@@ -10,6 +10,7 @@ from supervision import Supervised, node
 from dora.dataflow.model import Node, RestartOptions
 from dora.supervise import commands as do
 from dora.supervise import events as on
+from dora.supervise.status import PeerStatus
 from dora.wire.control import InputsClosed, NodeFailed, NodeRestarted, Started, StartRefused, Stop
 
 A = node("a", outputs=("x",))
@@ -36,10 +37,8 @@ class Machines:
         self.said[machine] += self.runs[machine](event)
 
     def tell(self, source: str, target: str) -> None:
-        news = self.runs[source].supervisor.news()
-        self(
-            target, on.NewsArrived(source, msgspec.json.decode(msgspec.json.encode(news), type=type(news)))
-        )
+        status = msgspec.json.encode(self.runs[source].supervisor.status())
+        self(target, on.PeerStatusReceived(source, msgspec.json.decode(status, type=PeerStatus)))
 
     def tell_all(self) -> None:
         for _ in range(3):
@@ -65,7 +64,7 @@ class Machines:
         for node_id in self.placed:
             self.join(node_id)
         self.tell_all()
-        assert all(run.supervisor.opened for run in self.runs.values())
+        assert all(run.state.opened for run in self.runs.values())
 
     def heard(self, node_id: str) -> list[object]:
         """Return what a node was sent, and forget it."""
@@ -113,10 +112,10 @@ def test_ends_go_from_machine_to_machine() -> None:
     run.end("b")
     run.tell_all()
     assert run.heard("c") == [InputsClosed(["b/y"])]
-    assert not run.runs["right"].supervisor.done, "its messages may still be on their way"
+    assert not run.runs["right"].state.done, "its messages may still be on their way"
     run.end("c")
     run.tell_all()
-    assert all(each.supervisor.done for each in run.runs.values())
+    assert all(each.state.done for each in run.runs.values())
     assert all(each.supervisor.result("id").ok for each in run.runs.values())
 
 
@@ -157,7 +156,7 @@ def test_a_start_that_breaks_on_one_machine_breaks_on_all() -> None:
     run.end("a", 1)
     run.end("c", 1)
     run.tell_all()
-    assert all(each.supervisor.done for each in run.runs.values())
+    assert all(each.state.done for each in run.runs.values())
     assert run.runs["left"].supervisor.result("id").failures[0].kind == "exit"
 
 
@@ -181,11 +180,8 @@ def test_a_lost_machine_fails_with_its_nodes() -> None:
     assert closed == InputsClosed(["b/y"])
     run.end("a")
     run.end("c")
-    supervisor = run.runs["left"].supervisor
-    assert supervisor.done
-    assert [(failure.node_id, failure.kind) for failure in supervisor.result("id").failures] == [
-        ("b", "machine")
-    ]
+    assert run.runs["left"].state.done
+    assert run.runs["left"].failures == [("b", "machine")]
 
 
 def test_a_node_of_another_machine_cannot_join_here() -> None:
@@ -224,7 +220,7 @@ def test_in_any_order_all_come_to_the_same_end(steps: list[tuple[str, str]], pol
             run.said[who] += run.runs[who].after(0.5)
         else:
             machine = run.placed[who]
-            state = run.runs[machine].supervisor.nodes[who]
+            state = run.runs[machine].state.nodes[who]
             if what == "join" and state.phase == "starting" and not state.connected:
                 run.said[machine] += run.runs[machine].register(who, incarnation=state.incarnation)
                 if state.connected:
@@ -241,8 +237,8 @@ def test_in_any_order_all_come_to_the_same_end(steps: list[tuple[str, str]], pol
             act("end", node_id)
         for machine in run.machines:
             act("time", machine)
-    assert all(each.supervisor.done for each in run.runs.values())
-    left, right = (run.runs[machine].supervisor for machine in run.machines)
+    assert all(each.state.done for each in run.runs.values())
+    left, right = (run.runs[machine].state for machine in run.machines)
     for node_id in PLACED:
         assert left.nodes[node_id].phase == right.nodes[node_id].phase == "ended"
         assert left.nodes[node_id].outputs_closed == right.nodes[node_id].outputs_closed

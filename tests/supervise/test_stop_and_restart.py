@@ -68,7 +68,7 @@ def test_a_second_request_kills_at_once() -> None:
     assert signals(run(on.KillRequested())) == [("a", SIGKILL), ("b", SIGKILL)]
     run.end("a", signal=SIGKILL)
     run.end("b", signal=SIGKILL)
-    assert run.supervisor.done
+    assert run.state.done
     assert run.failures == [("a", "grace"), ("b", "grace")]
 
 
@@ -86,7 +86,7 @@ def test_a_stop_during_the_start_lets_nobody_in_and_is_no_failure() -> None:
     for name in ("waits", "connected"):
         run.end(name, 1)
     run.end("imports", signal=SIGTERM)
-    assert run.supervisor.done
+    assert run.state.done
     assert run.supervisor.result("id").ok
 
 
@@ -95,7 +95,7 @@ def test_a_process_that_survives_sigkill_is_given_up() -> None:
     run.start()
     run(STOP)
     run.after(1.5)
-    assert not run.supervisor.done
+    assert not run.state.done
     assert run.after(10)[-1] == do.Finish()
     assert "could not be killed" in run.supervisor.result("id").failures[0].message
 
@@ -149,7 +149,7 @@ def test_a_limit_of_restarts_and_its_window() -> None:
     assert spawned(run.end("a", 1)) == [("a", 4)]
     run.join("a", incarnation=4)
     assert spawned(run.end("a", 1)) == []
-    assert run.supervisor.done
+    assert run.state.done
     assert run.supervisor.result("id").failures[0].restarts == 4
 
 
@@ -158,7 +158,7 @@ def test_no_restart_once_all_inputs_are_closed() -> None:
     run.start()
     run.end("a")
     assert spawned(run.end("b", 0)) == []
-    assert run.supervisor.done
+    assert run.state.done
 
 
 def test_no_restart_once_all_inputs_closed_during_the_back_off() -> None:
@@ -167,7 +167,7 @@ def test_no_restart_once_all_inputs_closed_during_the_back_off() -> None:
     run.start()
     run.end("b", 1)
     assert spawned(run.end("a")) == []
-    assert run.supervisor.done
+    assert run.state.done
     assert run.failures == [("b", "exit")]
 
 
@@ -177,7 +177,7 @@ def test_no_restart_while_stopping() -> None:
     run.end("b", 1)
     run(STOP)
     assert spawned(run.end("a", 0)) == []
-    assert run.supervisor.done
+    assert run.state.done
     assert run.supervisor.result("id").ok
 
 

@@ -189,7 +189,7 @@ def shell_hint(command: str) -> str:
 
 
 def _ending(status: int) -> str:
-    from dora.supervise.verdict import describe_exit
+    from dora.supervise.exits import describe_exit
 
     return describe_exit(status, None) if status > 0 else describe_exit(None, -status)
 

@@ -72,7 +72,7 @@ def _culprit(failure: NodeFailure, *, first: bool) -> str:
 
 
 def _ending(failure: NodeFailure) -> str:
-    from dora.supervise.verdict import describe_exit
+    from dora.supervise.exits import describe_exit
 
     if failure.exit_code is None and failure.signal is None:
         return f"failed ({failure.kind})"

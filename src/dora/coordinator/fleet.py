@@ -49,7 +49,7 @@ from dora.coordinator.rules import Refusal, lost
 from dora.coordinator.shares import Shares
 from dora.coordinator.store import Store
 from dora.dataflow.names import machine_id_fault
-from dora.supervise.news import MachineNews
+from dora.supervise.status import PeerStatus
 from dora.transport.places import link_endpoint
 
 LOST_AFTER = 5.0  # seconds that a daemon may take to come back before its dataflows count as lost
@@ -274,7 +274,7 @@ class Fleet:
         self._store_whole(shares)
         self._on_change()
 
-    def _pass_on(self, shares: Shares, machine: str, report: RunReport, news: MachineNews | None) -> None:
+    def _pass_on(self, shares: Shares, machine: str, report: RunReport, news: PeerStatus | None) -> None:
         for other in shares.others(machine):
             if news is not None:
                 self._say(other, Told(report.dataflow_id, machine, news))

@@ -13,8 +13,8 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from dora.logs.entry import LogEntry
-from dora.supervise.news import MachineNews
 from dora.supervise.result import DataflowResult
+from dora.supervise.status import PeerStatus
 from dora.wire.control import TlsFiles
 from dora.wire.survey import Survey
 from dora.wire.wishes import Outcome, Wish
@@ -78,7 +78,7 @@ class RunReport(msgspec.Struct, frozen=True, omit_defaults=True):
     result: DataflowResult | None = None
     reason: str = ""
     ports: dict[str, int] | None = None
-    news: MachineNews | None = None
+    news: PeerStatus | None = None
     revision: int = 0  # as in `RunSpec`: the change that its part has taken over
     secret: str = ""
 
@@ -259,7 +259,7 @@ class Told(msgspec.Struct, frozen=True, tag=True):
 
     dataflow_id: str
     machine: str
-    news: MachineNews
+    news: PeerStatus
 
 
 class Lost(msgspec.Struct, frozen=True, tag=True):

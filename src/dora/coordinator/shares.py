@@ -6,8 +6,8 @@ import secrets
 from collections.abc import Callable, Iterable
 
 from dora.coordinator.protocol import ACTIVE, RunReport, Stop
-from dora.supervise.news import MachineNews
 from dora.supervise.result import DataflowResult, LinkReport, NodeFailure, joined
+from dora.supervise.status import PeerStatus
 
 
 class Shares:
@@ -56,7 +56,7 @@ class Shares:
         """Tell whether every machine waits for the others."""
         return all(report.ports is not None for report in self.reports.values())
 
-    def take(self, machine: str, report: RunReport) -> MachineNews | None:
+    def take(self, machine: str, report: RunReport) -> PeerStatus | None:
         """Note what a machine reports; return what the others have not heard yet."""
         before = self.reports.get(machine)
         self.reports[machine] = report

@@ -38,8 +38,8 @@ from dora.logs.entry import LogEntry, Stream
 from dora.supervise import commands as do
 from dora.supervise import events as on
 from dora.supervise.excerpt import LINES_KEPT
-from dora.supervise.machine import Supervisor
 from dora.supervise.result import DataflowResult
+from dora.supervise.supervisor import Supervisor
 from dora.transport.board import Board
 from dora.transport.doorbell import Doorbell
 from dora.wire.control import (
@@ -94,9 +94,9 @@ class Daemon:
             finish_grace=finish_grace_from_environment(),
             watched=self._hot_reload.nodes if self._hot_reload is not None else frozenset(),
             elsewhere={n.id: machine for n in dataflow.nodes if (machine := place.elsewhere(n.id))},
-            births=place.births,
+            standby=place.engine == "iceoryx2",
+            generations=place.births,
         )
-        self.supervisor.stands_by = place.engine == "iceoryx2"
         self._handle = told(self.supervisor.handle)
         self.others: Others | None = None  # the supervisors of other machines
         self.trouble: BaseException | None = None  # an exception of ``on_log``
@@ -122,16 +122,13 @@ class Daemon:
             run,
             self._keeper,
             is_recorded=lambda node_id: self._keeper.recorded(node_id, self._guests.recorded_slots()),
-            is_over=lambda: self.supervisor.done,
+            is_over=lambda: self.supervisor.state.done,
             on_cleaned=lambda: self._guests.cleaned_up(),
             on_trouble=lambda text: self.note("warn", None, text),
         )
         self._health = Health(
-            self.loop,
-            self.supervisor.nodes,
-            self._members,
-            self._keeper,
-            lambda node_id: self.feed(on.Progress(node_id)),
+            *(self.loop, self.supervisor.state.nodes, self._members, self._keeper),
+            on_progress=lambda node_id: self.feed(on.Progress(node_id)),
         )
         self._rewiring = Rewiring(self.loop, self._keeper, self._members, self._plan)
         self._log_options = {node.id: node.log for node in dataflow.nodes}
@@ -139,7 +136,7 @@ class Daemon:
         self._server = ControlServer(self.loop, run.socket, self._on_message, self._on_disconnect)
         self._guests = Guests(
             *(dataflow, self._plan, lambda: self.place, run.name),
-            *(self.supervisor, self._members, self._remains.add_tap),
+            *(self.supervisor.state, self._members, self._remains.add_tap),
         )
         self._watchdog: Watchdog | None = None
 
@@ -155,12 +152,12 @@ class Daemon:
         if stop_after is not None:
             self.loop.call_at(stop_after, lambda: self._stop("its time is over"))
         self._health.watch(self.dataflow)
-        while not self.supervisor.done:
+        while not self.supervisor.state.done:
             self.loop.run_once(self.supervisor.next_deadline())
             deadline = self.supervisor.next_deadline()
             if deadline is not None and deadline <= time.monotonic():
                 self.feed(on.TimePassed())
-            if self.supervisor.opened and self.on_running is not None:
+            if self.supervisor.state.opened and self.on_running is not None:
                 told, self.on_running = self.on_running, None
                 told()
         result = self.supervisor.result(self._run.dataflow_id)
@@ -182,7 +179,7 @@ class Daemon:
         for child in (*self._children.values(), *self._successors):
             child.kill_now()
         self._children.clear()
-        if self.supervisor.killing:
+        if self.supervisor.state.killing:
             kill_run(self._run.run_id)  # also those who left their process group
         self._server.close()
         self._log_files.close()
@@ -241,7 +238,8 @@ class Daemon:
             self.loop.call_at(time.monotonic() + PATIENCE, self._say_who_is_waited_for)
 
     def _say_who_is_waited_for(self) -> None:
-        if not (self.supervisor.killing or self.supervisor.done) and (slow := self.supervisor.alive()):
+        run = self.supervisor.state
+        if not (run.killing or run.done) and (slow := self.supervisor.alive()):
             when = f"{self.options.grace:g} s after the stop; a second Ctrl-C kills at once"
             self.note("warn", None, f"waiting for {listed(slow)} to end, which SIGTERM will hasten {when}")
 
@@ -258,7 +256,7 @@ class Daemon:
                 for command in self._handle(self._events.popleft(), time.monotonic()):
                     self._perform(command)
             if self.others is not None:
-                self.others.tell(self.supervisor.news(), self._keeper.sent)
+                self.others.tell(self.supervisor.status(), self._keeper.sent)
         finally:
             self._handling = False
 
@@ -266,38 +264,38 @@ class Daemon:
         match command:
             case do.Spawn():
                 self._spawn(command)
-            case do.SpawnSuccessor():
+            case do.SpawnReplacement():
                 self._spawn_successor(command)
-            case do.Succeed(node_id=node_id, restart_count=restart_count):
+            case do.PromoteReplacement(node_id=node_id, restart_count=restart_count):
                 self._forget_last_process(node_id, restart_count)
                 self._take_over(node_id)
-            case do.DropSuccessor(node_id=node_id):
+            case do.DropReplacement(node_id=node_id):
                 self._successors.drop(node_id)
                 self._waiting.pop(node_id, None)
             case do.Admit():
                 self._admit(command)
-            case do.AdmitSuccessor():
+            case do.AdmitReplacement():
                 self._admit_successor(command)
             case do.Refuse(connection=number, reason=reason):
                 if (connection := self._server.connections.pop(number, None)) is not None:
                     connection.send(Refused(reason))
                     connection.close()
-            case do.PutOut(node_id=node_id):
+            case do.Disconnect(node_id=node_id):
                 if (connection := self._members.get(node_id)) is not None:
                     self._server.connections.pop(connection.number, None)
                     connection.close()
                     self._on_disconnect(connection)
-            case do.Rewire(dataflow=dataflow, connection=asker):
+            case do.ApplyDataflow(dataflow=dataflow, connection=asker):
                 self._rewire(dataflow, asker)
             case do.Answer(connection=number, answer=answer):
                 self._answer(number, answer)
-            case do.AnswerSent(connection=number):
-                here = [name for name, node in self.supervisor.nodes.items() if not node.machine]
+            case do.AnswerSentCounts(connection=number):
+                here = [name for name, node in self.supervisor.state.nodes.items() if not node.machine]
                 self._answer(number, Sent({name: self._keeper.sent(name) for name in here}))
             case do.Send(node_id=node_id, message=message):
                 if (connection := self._members.get(node_id)) is not None:
                     connection.send(message)
-                    self._keeper.release_sends(node_id, message, self.supervisor.send_patience)
+                    self._keeper.release_sends(node_id, message, self.supervisor.state.send_patience)
                     if isinstance(message, Started):
                         self._text.release(node_id)
             case do.Signal(node_id=node_id, signal=number):
@@ -305,11 +303,11 @@ class Daemon:
                     child.signal(number)
             case do.CloseReceivers(node_id=node_id):
                 self._keeper.close_receivers(node_id)
-            case do.KeepParameters(node_id=node_id, parameters=parameters):
+            case do.RecordParameters(node_id=node_id, parameters=parameters):
                 self.on_parameters(node_id, parameters)
-            case do.NoteSent(node_id=node_id, sent=sent):
+            case do.SetSentCounts(node_id=node_id, sent=sent):
                 self._keeper.note_sent(node_id, sent)
-            case do.Note(level=level, node_id=node_id, text=text, fields=fields):
+            case do.Log(level=level, node_id=node_id, text=text, fields=fields):
                 self.note(level, node_id, text, fields)
 
     def _answer(self, number: int | None, answer: Answer) -> None:
@@ -340,7 +338,7 @@ class Daemon:
     def _start_watchdog(self) -> None:
         from dora.daemon.watchdog import Watchdog
 
-        if self.supervisor.done:
+        if self.supervisor.state.done:
             return
         self._watchdog = Watchdog(self.loop, self._run, lambda text: self.note("warn", None, text))
         for child in (*self._children.values(), *self._successors):
@@ -399,7 +397,7 @@ class Daemon:
 
         return HotReload(self.dataflow, self.loop, on_change=self.feed, note=self.note)
 
-    def _spawn_successor(self, command: do.SpawnSuccessor) -> None:
+    def _spawn_successor(self, command: do.SpawnReplacement) -> None:
         node_id, incarnation = command.node_id, command.incarnation
         errors: deque[str] = deque(maxlen=LINES_KEPT)
 
@@ -412,14 +410,14 @@ class Daemon:
             if self._children.get(node_id) is child:
                 self._on_end(node_id, exit_code, number)
             elif self._successors.ended(node_id, child):
-                self.feed(on.SuccessorEnded(node_id, incarnation, exit_code, number, tuple(errors)))
+                self.feed(on.ReplacementEnded(node_id, incarnation, exit_code, number, tuple(errors)))
 
         try:
             child = self._start_process(
                 node_id, incarnation, on_line=on_line, on_end=on_end, dataflow=command.dataflow
             )
         except CannotSpawn as error:
-            self.feed(on.SuccessorEnded(node_id, incarnation, reason=str(error)))
+            self.feed(on.ReplacementEnded(node_id, incarnation, reason=str(error)))
             return
         self._successors.add(node_id, child)
 
@@ -455,7 +453,7 @@ class Daemon:
         elif (waits := self._waiting.get(node_id)) is not None and waits.connection is connection:
             if isinstance(message, Ready):
                 waits.ready = True
-                self.feed(on.SuccessorReady(node_id, waits.incarnation))
+                self.feed(on.ReplacementReady(node_id, waits.incarnation))
         else:
             match message:
                 case Ready():
@@ -505,7 +503,7 @@ class Daemon:
         self._seat(node_id, connection)
         connection.send(Registered(self._config(self._plan, command)))
 
-    def _admit_successor(self, command: do.AdmitSuccessor) -> None:
+    def _admit_successor(self, command: do.AdmitReplacement) -> None:
         connection = self._server.connections.get(command.connection)
         if connection is None:
             return  # its process ends, which is told then
@@ -514,7 +512,7 @@ class Daemon:
         wanted = self._plan if command.dataflow is None else self.make_room(command.dataflow)
         connection.send(Registered(msgspec.structs.replace(self._config(wanted, command), stands_by=True)))
 
-    def _config(self, wanted: Plan, command: do.Admit | do.AdmitSuccessor) -> NodeConfig:
+    def _config(self, wanted: Plan, command: do.Admit | do.AdmitReplacement) -> NodeConfig:
         return msgspec.structs.replace(
             wanted.configs[command.node_id],
             restart_count=command.restart_count,
@@ -533,14 +531,14 @@ class Daemon:
         node_id = connection.node_id
         if node_id and self._members.get(node_id) is connection:
             del self._members[node_id]
-            if (node := self.supervisor.nodes.get(node_id)) is not None and node.spec.is_dynamic:
+            if (node := self.supervisor.state.nodes.get(node_id)) is not None and node.spec.is_dynamic:
                 self._remember(node_id)
             self._rewiring.node_gone(node_id)
             self.feed(on.Disconnected(node_id))
             self._guests.node_gone(node_id)
         elif not node_id:
             self._guests.gone(connection)
-            self.feed(on.AskerGone(connection.number))
+            self.feed(on.ClientDisconnected(connection.number))
 
     def _drop_member(self, node_id: str) -> None:
         connection = self._members.pop(node_id, None)
@@ -580,7 +578,7 @@ class Daemon:
         )
 
     def _deliver(self, node_id: str, frame: TextInput) -> bool | None:
-        node = self.supervisor.nodes[node_id]
+        node = self.supervisor.state.nodes[node_id]
         if node.present and (connection := self._members.get(node_id)) is not None:
             return connection.send_text(frame)
         if node.spec.is_dynamic or node.phase in ("running", "ended", "backoff") or node.restarts:

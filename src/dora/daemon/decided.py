@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 
@@ -15,67 +15,45 @@ from dora.supervise import events as on
 from dora.wire.control import PROTOCOL_VERSION, Register
 from dora.wire.requests import (
     AskModel,
-    AskParameters,
     ChangeDataflow,
     CheckChange,
     Declined,
-    DeleteParameter,
     Description,
     HandOver,
     Model,
     OrderChange,
-    RemoveNode,
     ReplaceNode,
-    RestartNode,
-    SetParameter,
-    StopNode,
 )
 
 if TYPE_CHECKING:
     from dora.daemon.daemon import Daemon
 
-Decided = (
-    AskParameters
-    | SetParameter
-    | DeleteParameter
-    | StopNode
-    | RestartNode
-    | RemoveNode
-    | AskModel
-    | ChangeDataflow
-    | ReplaceNode
-    | CheckChange
-    | OrderChange
-    | HandOver
-)
+Decided = on.ParameterRequest | on.OperationRequest | on.ChangeRequest | AskModel | HandOver
 
 
 def event_of(daemon: Daemon, guest: Connection, request: Decided) -> on.Event | None:
     """Return what the supervisor has to decide; None for a request that is answered here."""
-    revision = daemon.supervisor.revision
+    revision = daemon.supervisor.state.revision
     match request:
-        case AskParameters():
-            return on.ParametersAsked(guest.number, request.node_id)
-        case SetParameter():
-            return on.ParameterSet(guest.number, request.node_id, request.key, request.value)
-        case DeleteParameter():
-            return on.ParameterDeleted(guest.number, request.node_id, request.key)
         case AskModel():
-            guest.send(Model(revision, msgspec.to_builtins(daemon.supervisor.dataflow), daemon.options.uv))
+            dataflow = msgspec.to_builtins(daemon.supervisor.state.dataflow)
+            guest.send(Model(revision, dataflow, daemon.options.uv))
             return None
-        case StopNode():
-            return on.NodeAsked(guest.number, request.node_id, "stop", request.grace)
-        case RestartNode():
-            return on.NodeAsked(guest.number, request.node_id, "restart", request.grace)
-        case RemoveNode():
-            what: Literal["retire", "remove"] = "retire" if request.ordered else "remove"
-            return on.NodeAsked(guest.number, request.node_id, what, request.grace)
         case HandOver(machine=machine):
-            if reason := daemon.supervisor.why_not_handed_over():
+            if reason := daemon.supervisor.why_no_handover():
                 guest.send(Declined(reason))
                 return None
             daemon.place = msgspec.structs.replace(daemon.place, machine=machine)
-            return on.HandedOver(guest.number)
+            return on.RequestReceived(guest.number, request)
+        case ChangeDataflow() | ReplaceNode() | CheckChange() | OrderChange():
+            return _change_event(daemon, guest, request)
+        case _:
+            return on.RequestReceived(guest.number, request)
+
+
+def _change_event(daemon: Daemon, guest: Connection, request: on.ChangeRequest) -> on.Event | None:
+    """Return the event of a change, for which there is room; None if the request is answered here."""
+    revision = daemon.supervisor.state.revision
     try:
         wanted = msgspec.convert(request.dataflow, type=Dataflow)
         place = _place(daemon.place, request)
@@ -92,21 +70,11 @@ def event_of(daemon: Daemon, guest: Connection, request: Decided) -> on.Event | 
     except OSError as error:
         guest.send(Declined(f"there is no room for what is to come: {error.strerror}"))
         return None
-    number = guest.number
-    match request:
-        case CheckChange():
-            return on.ChangeChecked(number, request.revision, wanted)
-        case OrderChange(revision=revision, added=added, removed=removed, sent=sent):
-            elsewhere = {node.id: place.elsewhere(node.id) for node in wanted.nodes}
-            return on.ChangeOrdered(number, revision, wanted, elsewhere, place.births, sent, added, removed)
-        case ReplaceNode(node_id=node_id, grace=grace):
-            ordered = request.places is not None
-            return on.ReplaceAsked(number, request.revision, wanted, node_id, grace, ordered)
-        case ChangeDataflow(added=added, removed=removed):
-            return on.ChangeAsked(number, request.revision, wanted, added, removed)
+    elsewhere = {node.id: place.elsewhere(node.id) for node in wanted.nodes}
+    return on.ChangeRequested(guest.number, request, wanted, elsewhere)
 
 
-def _place(place: Place, request: ChangeDataflow | ReplaceNode | CheckChange | OrderChange) -> Place:
+def _place(place: Place, request: on.ChangeRequest) -> Place:
     """Return where a run is that has become what is asked for."""
     if isinstance(request, ChangeDataflow) or (places := request.places) is None:
         return place

@@ -16,8 +16,7 @@ from dora.daemon.orders import Orders
 from dora.dataflow.links import SPARE_RECEIVERS, Place, Plan, text_outputs
 from dora.dataflow.model import Dataflow
 from dora.dataflow.report import no_node
-from dora.supervise.node_state import NodeState
-from dora.supervise.run_state import RunState
+from dora.supervise.state import NodeState, RunState
 from dora.wire.control import SendFor, SentFor
 from dora.wire.inspection import Inspection, LinkView, NodeView, OutputView
 from dora.wire.requests import (
@@ -44,7 +43,7 @@ _STATUS = {
     "ready": "ready",
     "running": "running",
     "backoff": "restarting",
-    "mending": "failed, waits for new code",
+    "awaiting fix": "failed, waits for new code",
     "ended": "finished",
 }
 

@@ -9,7 +9,7 @@ from dora.daemon.board_keeper import BoardKeeper
 from dora.daemon.connections import Connection
 from dora.daemon.loop import Loop
 from dora.dataflow.model import Dataflow
-from dora.supervise.node_state import NodeState
+from dora.supervise.state import NodeState
 
 
 class Health:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from dora.daemon.spawn import ALLOW_SHELL
 from dora.errors import DoraError
-from dora.supervise.machine import DEFAULT_FINISH_GRACE, DEFAULT_GRACE
+from dora.supervise.state import DEFAULT_FINISH_GRACE, DEFAULT_GRACE
 from dora.wire.control import TraceConfig
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from dora.supervise.news import MachineNews
+from dora.supervise.status import PeerStatus
 from dora.wire.control import RemoteConfig
 
 
@@ -22,17 +22,17 @@ class Share(msgspec.Struct, frozen=True):
 class Others:
     """The supervisors of the other machines: they are told what has changed here, and nothing twice."""
 
-    def __init__(self, send: Callable[[MachineNews], None]) -> None:
+    def __init__(self, send: Callable[[PeerStatus], None]) -> None:
         self._send = send
-        self._last: MachineNews | None = None
+        self._last: PeerStatus | None = None
 
-    def tell(self, news: MachineNews, sent: Callable[[str], dict[str, int]]) -> None:
+    def tell(self, status: PeerStatus, sent: Callable[[str], dict[str, int]]) -> None:
         """Tell how the nodes of this machine are. ``sent`` gives how much a node has sent."""
-        if news == self._last:
+        if status == self._last:
             return
-        self._last = news
+        self._last = status
         nodes = {
             node_id: msgspec.structs.replace(item, sent=sent(node_id)) if item.outputs_closed else item
-            for node_id, item in news.nodes.items()
+            for node_id, item in status.nodes.items()
         }
-        self._send(msgspec.structs.replace(news, nodes=nodes))
+        self._send(msgspec.structs.replace(status, nodes=nodes))

@@ -21,7 +21,8 @@ def told(handle: Handle) -> Handle:
         commands = handle(event, now)
         is_routine = isinstance(event, (on.Progress, on.TimePassed)) and not commands
         level = LEVELS["trace" if is_routine else "debug"]
-        log.log(level, "%s -> %s", shown(event), ", ".join(map(shown, commands)) or "nothing")
+        subject = event.request if isinstance(event, (on.RequestReceived, on.ChangeRequested)) else event
+        log.log(level, "%s -> %s", shown(subject), ", ".join(map(shown, commands)) or "nothing")
         return commands
 
     return handle_and_tell

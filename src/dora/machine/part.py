@@ -50,7 +50,7 @@ class Part:
                 case Meet(endpoints=endpoints):
                     self._reach = endpoints if self._reach is None else self._reach
                 case Told(machine=machine, news=news):
-                    self._feed(on.NewsArrived(machine, news))
+                    self._feed(on.PeerStatusReceived(machine, news))
                 case Lost(machine=machine, reason=reason):
                     self._fault = self._fault or f"machine `{machine}` is lost: {reason}"
                     self._feed(on.MachineLost(machine, reason))

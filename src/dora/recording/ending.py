@@ -36,10 +36,10 @@ class Ending:
 
     def _look(self) -> None:
         now = time.monotonic()
-        if self._daemon.supervisor.done:
+        run = self._daemon.supervisor.state
+        if run.done:
             return
-        nodes = self._daemon.supervisor.nodes
-        if all(nodes[node_id].phase == "ended" for node_id in self._players):
+        if all(run.nodes[node_id].phase == "ended" for node_id in self._players):
             self._players_ended = self._players_ended or now
             traffic = self._daemon.traffic()
             if traffic != self._traffic:

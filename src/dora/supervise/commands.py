@@ -1,4 +1,4 @@
-"""What the `Supervisor` wants done: the commands that the daemon carries out, in their order."""
+"""Commands of the `Supervisor`, which the daemon carries out in their order."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from dora.dataflow.model import Dataflow
 from dora.wire import requests
 from dora.wire.control import ToNode
 
+Level = Literal["error", "warn", "info"]
+
 
 class Spawn(msgspec.Struct, frozen=True):
     """Start the process of a node; answer with `Spawned` or `SpawnFailed`."""
@@ -19,10 +21,10 @@ class Spawn(msgspec.Struct, frozen=True):
     incarnation: int
 
 
-class SpawnSuccessor(msgspec.Struct, frozen=True):
-    """Start a second process of a node, with its new code; answer with `SuccessorEnded` if it ends.
+class SpawnReplacement(msgspec.Struct, frozen=True):
+    """Start a second process of a node, with its new code; answer with `ReplacementEnded` if it ends.
 
-    ``dataflow``: the one whose node it is; None: that which runs.
+    ``dataflow`` holds the node's new program; None: the running dataflow.
     """
 
     node_id: str
@@ -30,18 +32,18 @@ class SpawnSuccessor(msgspec.Struct, frozen=True):
     dataflow: Dataflow | None = None
 
 
-class Succeed(msgspec.Struct, frozen=True):
-    """The node's process has ended; its successor is the node's process from now on.
+class PromoteReplacement(msgspec.Struct, frozen=True):
+    """The node's process has ended; its replacement is the node's process from now on.
 
-    Answer with `PortsReady` if it has been ready before.
+    Answer with `PortsReady` if the replacement was ready before.
     """
 
     node_id: str
     restart_count: int
 
 
-class DropSuccessor(msgspec.Struct, frozen=True):
-    """Kill the successor of a node's process; nobody waits for its end."""
+class DropReplacement(msgspec.Struct, frozen=True):
+    """Kill the replacement of a node's process; nobody waits for its end."""
 
     node_id: str
 
@@ -55,10 +57,10 @@ class Admit(msgspec.Struct, frozen=True):
     parameters: dict[str, Any] = {}
 
 
-class AdmitSuccessor(msgspec.Struct, frozen=True):
-    """Answer the registration of a successor with its configuration: it makes ready, and is held then.
+class AdmitReplacement(msgspec.Struct, frozen=True):
+    """Answer the registration of a replacement with its configuration: it prepares, then it is held.
 
-    Answer with `SuccessorReady`. ``dataflow`` as in `SpawnSuccessor`.
+    Answer with `ReplacementReady`. ``dataflow`` as in `SpawnReplacement`.
     """
 
     connection: int
@@ -75,16 +77,16 @@ class Refuse(msgspec.Struct, frozen=True):
     reason: str
 
 
-class PutOut(msgspec.Struct, frozen=True):
+class Disconnect(msgspec.Struct, frozen=True):
     """Close the connection of a dynamic node; answer with `Disconnected`."""
 
     node_id: str
 
 
-class Rewire(msgspec.Struct, frozen=True):
-    """The dataflow is this one from now on: lay its links.
+class ApplyDataflow(msgspec.Struct, frozen=True):
+    """This is the dataflow from now on: make its links.
 
-    ``connection``: answer it once they are laid.
+    ``connection``: send an answer there once the links exist.
     """
 
     dataflow: Dataflow
@@ -106,42 +108,42 @@ class Signal(msgspec.Struct, frozen=True):
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """Answer a request of somebody who is no node; a connection that is gone needs no answer."""
+    """Answer the request of a client; a connection that has ended needs no answer."""
 
     connection: int
     answer: requests.Answer
 
 
-class AnswerSent(msgspec.Struct, frozen=True):
-    """Answer a request with what the nodes of this machine have sent."""
+class AnswerSentCounts(msgspec.Struct, frozen=True):
+    """Answer a request with the number of messages that the nodes of this machine have sent."""
 
     connection: int
 
 
 class CloseReceivers(msgspec.Struct, frozen=True):
-    """Nobody receives for this node any more: close its links on the board and wake their senders."""
+    """The node has no receivers any more: close its links on the board and wake their senders."""
 
     node_id: str
 
 
-class KeepParameters(msgspec.Struct, frozen=True):
-    """The parameters of a node are these from now on: for whoever keeps a record of the dataflow."""
+class RecordParameters(msgspec.Struct, frozen=True):
+    """The parameters of a node have changed to these; a record of the dataflow has to follow."""
 
     node_id: str
     parameters: dict[str, Any]
 
 
-class NoteSent(msgspec.Struct, frozen=True):
-    """A node of another machine has sent so many messages on its outputs, and closes some of them."""
+class SetSentCounts(msgspec.Struct, frozen=True):
+    """A node of another machine has sent so many messages per output, and closes some of its outputs."""
 
     node_id: str
     sent: dict[str, int]
 
 
-class Note(msgspec.Struct, frozen=True):
-    """Tell the user, through the log."""
+class Log(msgspec.Struct, frozen=True):
+    """Write a sentence for the user to the log."""
 
-    level: Literal["error", "warn", "info"]
+    level: Level
     node_id: str | None
     text: str
     fields: dict[str, str] = {}
@@ -153,21 +155,21 @@ class Finish(msgspec.Struct, frozen=True):
 
 Command = (
     Spawn
-    | SpawnSuccessor
-    | Succeed
-    | DropSuccessor
+    | SpawnReplacement
+    | PromoteReplacement
+    | DropReplacement
     | Admit
-    | AdmitSuccessor
+    | AdmitReplacement
     | Refuse
-    | PutOut
-    | Rewire
+    | Disconnect
+    | ApplyDataflow
     | Answer
-    | AnswerSent
+    | AnswerSentCounts
     | Send
     | Signal
     | CloseReceivers
-    | KeepParameters
-    | NoteSent
-    | Note
+    | RecordParameters
+    | SetSentCounts
+    | Log
     | Finish
 )

@@ -1,17 +1,20 @@
-"""What can happen to a running dataflow: the events that the `Supervisor` takes in."""
+"""Events that the `Supervisor` handles: everything that can happen to a running dataflow."""
 
 from __future__ import annotations
-
-from typing import Any, Literal
 
 import msgspec
 
 from dora.dataflow.model import Dataflow
-from dora.supervise.news import MachineNews
+from dora.supervise.status import PeerStatus
+from dora.wire import requests
+
+ParameterRequest = requests.AskParameters | requests.SetParameter | requests.DeleteParameter
+OperationRequest = requests.StopNode | requests.RestartNode | requests.RemoveNode
+ChangeRequest = requests.ChangeDataflow | requests.ReplaceNode | requests.CheckChange | requests.OrderChange
 
 
 class Begin(msgspec.Struct, frozen=True):
-    """The dataflow shall start. The first event, once."""
+    """The dataflow starts. This is the first event, and comes once."""
 
 
 class Spawned(msgspec.Struct, frozen=True):
@@ -41,9 +44,9 @@ class ProcessEnded(msgspec.Struct, frozen=True):
 
 
 class CodeChanged(msgspec.Struct, frozen=True):
-    """The code of a node was saved (hot reload); of a runtime, that of some ``operators``.
+    """The code of a node was saved (hot reload); for a runtime, the code of some ``operators``.
 
-    ``modules`` are the files that these import and that have to be imported anew.
+    ``modules`` are the files that the operators import and that have to be imported again.
     """
 
     node_id: str
@@ -51,8 +54,8 @@ class CodeChanged(msgspec.Struct, frozen=True):
     modules: tuple[str, ...] = ()
 
 
-class SuccessorEnded(msgspec.Struct, frozen=True):
-    """The process of a node's new code ended before it took over, or could not be started (``reason``)."""
+class ReplacementEnded(msgspec.Struct, frozen=True):
+    """A replacement process ended before it took over, or could not be started (``reason``)."""
 
     node_id: str
     incarnation: int
@@ -62,15 +65,15 @@ class SuccessorEnded(msgspec.Struct, frozen=True):
     reason: str = ""
 
 
-class SuccessorReady(msgspec.Struct, frozen=True):
-    """A successor that was admitted has made ready, and waits."""
+class ReplacementReady(msgspec.Struct, frozen=True):
+    """An admitted replacement has made all its preparations, and waits."""
 
     node_id: str
     incarnation: int
 
 
 class Registering(msgspec.Struct, frozen=True):
-    """Somebody who calls itself ``node_id`` asks to take part. Answered by `Admit` or `Refuse`."""
+    """A process asks to take part as ``node_id``. Answered by `Admit` or `Refuse`."""
 
     connection: int
     node_id: str
@@ -110,105 +113,37 @@ class Progress(msgspec.Struct, frozen=True):
     node_id: str
 
 
-class ParametersAsked(msgspec.Struct, frozen=True):
-    """Somebody who is no node wants to know the parameters of one. Answered by `Answer`."""
+class RequestReceived(msgspec.Struct, frozen=True):
+    """A client asks for parameters, for an operation on a node, or for the handover to the coordinator.
 
-    connection: int
-    node_id: str
-
-
-class ParameterSet(msgspec.Struct, frozen=True):
-    """A parameter of a node shall have a value. Answered by `Answer`."""
-
-    connection: int
-    node_id: str
-    key: str
-    value: Any
-
-
-class ParameterDeleted(msgspec.Struct, frozen=True):
-    """A node shall not have a parameter any more. Answered by `Answer`."""
-
-    connection: int
-    node_id: str
-    key: str
-
-
-class NodeAsked(msgspec.Struct, frozen=True):
-    """Somebody who is no node wants a node to end, and perhaps to come back. Answered by `Answer`.
-
-    ``grace`` is the time until SIGTERM, in seconds; None: the default.
+    Answered by `Answer`. Before a handover, ask `Supervisor.why_no_handover`.
     """
 
     connection: int
-    node_id: str
-    what: Literal["stop", "restart", "remove", "retire"]  # the last one: see `dora.supervise.orders`
-    grace: float | None = None
+    request: ParameterRequest | OperationRequest | requests.HandOver
 
 
-class ChangeAsked(msgspec.Struct, frozen=True):
-    """The dataflow shall become another one, made from ``revision``. Answered by `Answer`.
+class ChangeRequested(msgspec.Struct, frozen=True):
+    """A client, or the coordinator, asks to change the dataflow.
 
-    ``added`` and ``removed`` are the links that it gets and loses, as the log tells it.
+    ``dataflow`` is the one of the request, parsed. ``elsewhere`` gives the other machine of a node,
+    "" for a node of this one. Answered by `Answer`, `AnswerSentCounts` or `ApplyDataflow`.
     """
 
     connection: int
-    revision: int
+    request: ChangeRequest
     dataflow: Dataflow
-    added: str = ""
-    removed: str = ""
+    elsewhere: dict[str, str] = {}
 
 
-class ReplaceAsked(msgspec.Struct, frozen=True):
-    """A node shall run another program: that of ``dataflow``, made from ``revision``."""
-
-    connection: int
-    revision: int
-    dataflow: Dataflow
-    node_id: str
-    grace: float | None = None
-    ordered: bool = False  # by the coordinator, of a dataflow on several machines
-
-
-class ChangeChecked(msgspec.Struct, frozen=True):
-    """Could this part become this dataflow, as ``revision``? Answered by `AnswerSent` or `Answer`."""
-
-    connection: int
-    revision: int
-    dataflow: Dataflow
-
-
-class ChangeOrdered(msgspec.Struct, frozen=True):
-    """The coordinator has decided what a dataflow on several machines is from now on, as ``revision``.
-
-    ``elsewhere`` and ``births`` are as in `dora.dataflow.links.Place`, the former by node. Answered by
-    `Answer`.
-    """
-
-    connection: int
-    revision: int
-    dataflow: Dataflow
-    elsewhere: dict[str, str]
-    births: dict[str, int]
-    sent: dict[str, dict[str, int]] = {}  # node → output → what other machines had sent by then
-    added: str = ""
-    removed: str = ""
-
-
-class HandedOver(msgspec.Struct, frozen=True):
-    """The coordinator decides from now on; see `Supervisor.why_not_handed_over`. Answered by `Answer`."""
-
-    connection: int
-
-
-class AskerGone(msgspec.Struct, frozen=True):
-    """The connection of somebody who is no node has ended."""
+class ClientDisconnected(msgspec.Struct, frozen=True):
+    """The connection of a client, which is no node, has ended."""
 
     connection: int
 
 
 class StopRequested(msgspec.Struct, frozen=True):
-    """The dataflow shall end in good order: Ctrl-C, a time limit, or an operator's ``STOP_ALL``.
+    """The dataflow has to stop cleanly: Ctrl-C, a time limit, or an operator's ``STOP_ALL``.
 
     ``grace`` is the time until SIGTERM, in seconds; None: that of the supervisor.
     """
@@ -218,58 +153,54 @@ class StopRequested(msgspec.Struct, frozen=True):
 
 
 class KillRequested(msgspec.Struct, frozen=True):
-    """The dataflow shall end at once: the second Ctrl-C."""
+    """The dataflow has to end at once: the second Ctrl-C."""
 
 
-class NewsArrived(msgspec.Struct, frozen=True):
-    """Another machine tells how its nodes are."""
+class PeerStatusReceived(msgspec.Struct, frozen=True):
+    """Another machine sent the status of its nodes."""
 
     machine: str
-    news: MachineNews
+    status: PeerStatus
 
 
 class MachineLost(msgspec.Struct, frozen=True):
-    """Another machine has ended, or has not been heard of for too long; ``reason`` is half a sentence."""
+    """Another machine has ended, or has been silent for too long; ``reason`` is half a sentence."""
 
     machine: str
     reason: str
 
 
 class Released(msgspec.Struct, frozen=True):
-    """The coordinator needs this part no more, as none of the nodes is on this machine."""
+    """The coordinator no longer needs this machine, since none of the nodes is on it."""
 
 
 class TimePassed(msgspec.Struct, frozen=True):
     """Nothing happened, but a deadline may be due."""
 
 
-Event = (
-    Begin
-    | Spawned
+NodeEvent = (
+    Spawned
     | SpawnFailed
     | ProcessEnded
     | CodeChanged
-    | SuccessorEnded
-    | SuccessorReady
-    | Registering
+    | ReplacementEnded
+    | ReplacementReady
     | PortsReady
     | OutputsDone
     | NodeClosed
     | Disconnected
     | Progress
-    | ParametersAsked
-    | ParameterSet
-    | ParameterDeleted
-    | NodeAsked
-    | ChangeAsked
-    | ReplaceAsked
-    | ChangeChecked
-    | ChangeOrdered
-    | HandedOver
-    | AskerGone
+)
+Event = (
+    NodeEvent
+    | Begin
+    | Registering
+    | RequestReceived
+    | ChangeRequested
+    | ClientDisconnected
     | StopRequested
     | KillRequested
-    | NewsArrived
+    | PeerStatusReceived
     | MachineLost
     | Released
     | TimePassed

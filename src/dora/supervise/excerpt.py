@@ -1,4 +1,4 @@
-"""Find the lines of a node's output that tell why it failed."""
+"""Finds the lines of a node's output that explain its failure."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _MARKS = ("Error:", "panicked at", "Exception:", "error:")
 
 
 def telling_lines(lines: Sequence[str]) -> tuple[str, ...]:
-    """Return the last traceback, or else from the last error on, or else the last `TAIL` lines.
+    """Return the last traceback, else the lines from the last error on, else the last `TAIL` lines.
 
-    A traceback that was raised while another one was handled comes with that one; an error comes with
-    the indented lines before it, where a syntax error has its file and line.
+    A traceback that was raised during the handling of another comes with that one. An error comes
+    with the indented lines before it, which name file and line of a syntax error.
 
     >>> telling_lines(["starting", "Traceback (most recent call last):", "  ...", "ValueError: no"])
     ('Traceback (most recent call last):', '  ...', 'ValueError: no')
@@ -47,7 +47,7 @@ def telling_lines(lines: Sequence[str]) -> tuple[str, ...]:
 
 
 def in_one_line(lines: Sequence[str]) -> str:
-    """Return what a traceback says and where, "" if there is none; the place is in the user's own code.
+    """Return the error of a traceback and its place in the user's own code; "" if there is none.
 
     >>> in_one_line(['  File "/home/me/node.py", line 3, in <module>', "    x", "NameError: no x"])
     'NameError: no x (/home/me/node.py:3)'

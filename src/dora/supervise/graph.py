@@ -1,4 +1,4 @@
-"""Who feeds whom: the part of a dataflow's graph that decides about closing and ending."""
+"""Graph of a dataflow: which node feeds which, as closing and ending need it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class Graph:
         return fed
 
     def feeds(self, node_id: str, other_id: str) -> bool:
-        """Tell whether what a node sends reaches another one, directly or through others."""
+        """Return whether messages of a node reach another one, directly or through others."""
         seen = {node_id}
         waiting = [node_id]
         while waiting:

@@ -1,4 +1,4 @@
-"""When a node that ended is started again, and after how long."""
+"""Restart policy: whether a node that ended is restarted, and after which back-off."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_DOUBLINGS = 16
 def restart_delay(options: RestartOptions, failed: bool, restarts: list[float], now: float) -> float | None:
     """Return the seconds to wait before the next restart, or None if the policy wants none.
 
-    ``restarts`` holds the times of the earlier restarts. Those older than the window count neither
+    ``restarts`` holds the times of the earlier restarts. Restarts before the window count neither
     for the limit nor for the back-off, which is ``delay * 2**(n - 1)`` for the n-th restart.
 
     >>> options = RestartOptions(policy="always", delay=0.5, max_restarts=3, max_delay=1.5)

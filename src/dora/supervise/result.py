@@ -1,4 +1,4 @@
-"""How a dataflow ended: which nodes failed and why, and what every link carried."""
+"""Result of a run: which nodes failed and why, and how many messages every link carried."""
 
 from __future__ import annotations
 
@@ -14,24 +14,29 @@ FailureKind = Literal[
     "startup_timeout",
     "health_check",
     "machine",  # its machine was lost
-    "cascading",  # fell because another node fell (broken start barrier)
+    "cascading",  # because another node failed (broken start barrier)
 ]
 
 
 class NodeFailure(msgspec.Struct, frozen=True):
+    """Failure of a node, for the result and the user."""
+
     node_id: str
     kind: FailureKind
     exit_code: int | None = None
     signal: int | None = None
     message: str = ""  # one sentence for the user
-    last_lines: tuple[str, ...] = ()  # of stderr (or stdout), the telling part
+    last_lines: tuple[str, ...] = ()  # of stderr (or stdout), those that explain it
     restarts: int = 0
-    follows: str = ""  # the node whose failure came first and that feeds this one; "": another cause
+    follows: str = ""  # its root cause: the node that failed first and feeds this one; "": itself
 
 
 class LinkReport(msgspec.Struct, frozen=True, repr_omit_defaults=True):
-    """Read off the board at the end. ``sent`` counts from the moment the link was connected, so
-    ``sent == received + dropped + unread``."""
+    """Counts of one link, from the board, at the end of the run.
+
+    ``sent`` counts from the moment the link was connected, so ``sent == received + dropped +
+    unread``.
+    """
 
     link: str  # "a/out -> b/in"
     policy: str
@@ -44,7 +49,7 @@ class LinkReport(msgspec.Struct, frozen=True, repr_omit_defaults=True):
 
 
 def joined(links: Iterable[LinkReport]) -> tuple[LinkReport, ...]:
-    """Join what the machines of a sender and of a receiver report about the same link.
+    """Merge the reports of the machines of a sender and of a receiver about the same link.
 
     >>> joined([LinkReport("a/out -> b/in", "", 1, unsent=2), LinkReport("a/out -> b/in", "", 1, 5, 5)])
     (LinkReport(link='a/out -> b/in', policy='', queue_size=1, sent=5, received=5, unsent=2),)
@@ -61,12 +66,14 @@ def joined(links: Iterable[LinkReport]) -> tuple[LinkReport, ...]:
 
 
 class DataflowResult(msgspec.Struct, frozen=True):
+    """Result of a run."""
+
     dataflow_id: str
-    failures: tuple[NodeFailure, ...] = ()  # the first cause first
+    failures: tuple[NodeFailure, ...] = ()  # the root cause first
     links: tuple[LinkReport, ...] = ()
     undeclared: dict[str, dict[str, int]] = {}  # node id → output id → messages dropped
     unlogged: dict[str, int] = {}  # node id → log entries that could not be written to its file
-    stopped: bool = False  # somebody ended it, before it ended by itself
+    stopped: bool = False  # by a user or a program, before it ended by itself
 
     @property
     def ok(self) -> bool:

@@ -140,7 +140,7 @@ class VirtualDataflow:
     @property
     def ended(self) -> bool:
         """Whether all nodes have ended."""
-        return self._stage.supervisor.done
+        return self._stage.supervisor.state.done
 
     def lines(self, node_id: str) -> list[str]:
         """Return what a node printed and logged, as text."""
@@ -208,7 +208,7 @@ class VirtualDataflow:
 
     def raise_failure(self) -> None:
         """Raise what the first failed node raised, unless that was done before."""
-        failures = self._stage.supervisor.failures
+        failures = self._stage.supervisor.state.failures
         if not failures or self._told:
             return
         first = failures[0]

@@ -30,8 +30,8 @@ from dora.node import attachment
 from dora.node.state import StateInMemory
 from dora.supervise import commands as do
 from dora.supervise import events as on
-from dora.supervise.machine import Supervisor
 from dora.supervise.result import DataflowResult
+from dora.supervise.supervisor import Supervisor
 from dora.testing.process import Body, ProcessImage, body_of, forget_modules_of, streams_of_nodes
 from dora.testing.record import Recorder
 from dora.testing.scheduler import Flag, Killed, Scheduler, Task, current
@@ -174,7 +174,7 @@ class Stage:
 
     def _next_deadline(self) -> int | None:
         deadline = self.supervisor.next_deadline()
-        if deadline is None or self.supervisor.done:
+        if deadline is None or self.supervisor.state.done:
             return None
         nanoseconds = round(deadline * 1e9)
         return nanoseconds if nanoseconds * 1e-9 >= deadline else nanoseconds + 1
@@ -193,7 +193,7 @@ class Stage:
                 if (channel := self._members.get(node_id)) is not None:
                     channel.frames.append(message)
                     self._keeper.call(node_id)
-                    self._keeper.release_sends(node_id, message, self.supervisor.send_patience)
+                    self._keeper.release_sends(node_id, message, self.supervisor.state.send_patience)
                     if isinstance(message, Started):
                         self._text.release(node_id)
             case do.Signal(node_id=node_id, signal=number):
@@ -201,7 +201,7 @@ class Stage:
                     self.scheduler.kill(process[0], Killed(number))
             case do.CloseReceivers(node_id=node_id):
                 self._keeper.close_receivers(node_id)
-            case do.Note(level=level, node_id=node_id, text=text, fields=fields):
+            case do.Log(level=level, node_id=node_id, text=text, fields=fields):
                 if not self._closing:  # that nodes are killed then is no news
                     self._text.entry(
                         LogEntry(time.time_ns(), level, node_id, text, "daemon", fields=fields)
@@ -346,7 +346,7 @@ class Stage:
     # ------------------------------------------------------------------ text
 
     def _deliver(self, node_id: str, frame: TextInput) -> bool | None:
-        node = self.supervisor.nodes[node_id]
+        node = self.supervisor.state.nodes[node_id]
         if node.present and (channel := self._members.get(node_id)) is not None:
             channel.frames.append(frame)
             self._keeper.call(node_id)

@@ -1,19 +1,19 @@
-"""Judge how a process ended: well, or as which kind of failure."""
+"""Classifies the exit of a process: a clean end, or a kind of failure."""
 
 from __future__ import annotations
 
 import signal
 
 from dora.supervise.events import ProcessEnded
-from dora.supervise.node_state import NodeState
 from dora.supervise.result import FailureKind, NodeFailure
+from dora.supervise.state import NodeState
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _STOP_CODES = (128 + signal.SIGTERM, 128 + signal.SIGINT)
 
 
 def describe_exit(exit_code: int | None, signal_number: int | None) -> str:
-    """Return how a process ended, in words.
+    """Return in words how a process ended.
 
     >>> describe_exit(3, None), describe_exit(None, 9)
     ('exited with status 3', 'was killed by SIGKILL')
@@ -27,12 +27,12 @@ def describe_exit(exit_code: int | None, signal_number: int | None) -> str:
     return f"was killed by {name}"
 
 
-def judge(node: NodeState, end: ProcessEnded, *, stopping: bool, opened: bool) -> NodeFailure | None:
-    """Return the failure that an end of a process means, or None if it ended well.
+def failure_of(node: NodeState, end: ProcessEnded, *, stopping: bool, opened: bool) -> NodeFailure | None:
+    """Return the failure that the exit of a process means, or None for a clean end.
 
-    A node that was killed by the daemon fails as what the daemon killed it for, unless it was faster
-    and ended well. After a stop, ending by SIGTERM or SIGINT is ending well. Before the start
-    barrier opened no end is good, except of a node that was told not to take part.
+    A node that dora killed fails for the kill reason, unless it ended cleanly before the signal
+    arrived. After a stop, an end by SIGTERM or SIGINT is clean. Before the start barrier opens no
+    end is clean, except that of a node that was refused at the start.
     """
     kind: FailureKind = "exit"
     message = describe_exit(end.exit_code, end.signal)
@@ -43,8 +43,8 @@ def judge(node: NodeState, end: ProcessEnded, *, stopping: bool, opened: bool) -
             "ended (status 0) before it was connected to the dataflow; a node has to create "
             "`dora.Node()` and use it"
         )
-    elif node.doom is not None:
-        kind, message = node.doom
+    elif node.kill_reason is not None:
+        kind, message = node.kill_reason
     elif node.refused == "broken":
         kind = "cascading"
     elif node.refused == "stopped" or (
@@ -52,7 +52,7 @@ def judge(node: NodeState, end: ProcessEnded, *, stopping: bool, opened: bool) -
     ):
         return None
     return NodeFailure(
-        node_id=node.spec.id,
+        node_id=node.id,
         kind=kind,
         exit_code=end.exit_code,
         signal=end.signal,
