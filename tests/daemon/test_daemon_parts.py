@@ -29,9 +29,12 @@ from dora.transport.board import (
     SENT,
     SILENT,
     STATE,
+    STOPPED,
+    UNSENT,
     Board,
 )
 from dora.transport.doorbell import Doorbell
+from dora.wire.control import Reload, Stop
 
 # ----------------------------------------------------------------------------- lines
 
@@ -205,6 +208,36 @@ def test_closing_a_dead_receivers_links_wakes_its_senders(keeper: BoardKeeper) -
     assert keeper.board.get(link.slot, SILENT) == 0
     assert rings(credit)
     credit.close()
+    keeper.close()
+
+
+def test_a_stop_releases_the_sends_of_a_node_until_its_next_process(keeper: BoardKeeper) -> None:
+    config = keeper._plan.configs["a"]
+    credit = Doorbell(config.outputs[0].credit_bell)
+    keeper.clock = lambda: 1_000_000_000
+    keeper.release_sends("a", Reload(), lambda _: 0.0)
+    assert keeper.board.get(config.node_slot, STOPPED) == 0
+    keeper.release_sends("a", Stop(), lambda _: 2.0)
+    assert keeper.board.get(config.node_slot, STOPPED) == 3_000_000_000
+    assert rings(credit)
+    keeper.release_sends("a", Stop(), lambda _: 0.0)  # the whole dataflow
+    assert keeper.board.get(config.node_slot, STOPPED) == 1_000_000_000
+    keeper.release_sends("a", Stop(), lambda _: 5.0)
+    assert keeper.board.get(config.node_slot, STOPPED) == 1_000_000_000
+    keeper.reopen_receivers("a")
+    assert keeper.board.get(config.node_slot, STOPPED) == 0
+    credit.close()
+    keeper.close()
+
+
+def test_what_was_not_sent_is_reported_apart(keeper: BoardKeeper) -> None:
+    (link,) = keeper._plan.links
+    keeper.board.set(link.slot, STATE, CONNECTED)
+    keeper.board.set(link.output_slot, SENT, 5)
+    keeper.board.set(link.slot, RECEIVED, 5)
+    keeper.board.set(link.slot, UNSENT, 2)
+    (report,) = keeper.report({}, {})
+    assert (report.sent, report.received, report.unread, report.unsent) == (5, 5, 0, 2)
     keeper.close()
 
 

@@ -33,6 +33,15 @@ def test_the_stop_ladder() -> None:
     assert "grace duration of 10 s" in failure.message
 
 
+def test_a_node_that_is_stopped_alone_may_wait_to_send_for_half_of_its_grace() -> None:
+    run = Supervised(node("a"), node("b"), grace=10.0)
+    run.start()
+    run.ask("a", "restart", grace=4.0)
+    assert run.supervisor.send_patience("a") == 2.0
+    run(STOP)  # from now on the receivers stop as well
+    assert run.supervisor.send_patience("a") == run.supervisor.send_patience("b") == 0.0
+
+
 @pytest.mark.parametrize(
     ("code", "number", "ok"),
     [
