@@ -275,3 +275,65 @@ def test_a_program_started_by_way_of_a_fork_leaves_the_node_alone(flow: Flow) ->
     add_counter(flow)
     assert link(flow.run(), "forker/out -> counter/in").received == 3
     assert flow.printed("counter") == ["3 0"]
+
+
+def test_a_sender_and_a_receiver_that_fork_meanwhile_lose_nothing(flow: Flow) -> None:
+    """Their children end in order, with finalizers, and let go of large messages."""
+    flow.node(
+        "forker",
+        """
+        import os
+        import sys
+
+        from dora import Node
+
+        node = Node()
+        for _ in range(10):
+            child = os.fork()
+            for number in range(100):
+                try:
+                    node.send_output("out", b"good" + bytes(number % 2 * 100_000))
+                except RuntimeError:
+                    assert child == 0
+            if child == 0:
+                sys.exit()
+        for _ in range(10):
+            assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+        """,
+        outputs=["out"],
+    )
+    flow.node(
+        "counter",
+        """
+        import os
+        import sys
+
+        from dora import Node
+
+        node = Node()
+        total, kept, children = 0, [], 0
+        for event in node:
+            if event["type"] != "INPUT":
+                continue
+            total += 1
+            kept = [*kept[-20:], event["value"]]
+            if total % 100 == 0:
+                if os.fork() == 0:
+                    kept.clear()
+                    del event
+                    try:
+                        node.next(timeout=0.1)
+                    except RuntimeError:
+                        sys.exit()
+                    sys.exit(3)
+                children += 1
+        for _ in range(children):
+            assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+        assert all(bytes(memoryview(array.buffers()[1])[:4]) == b"good" for array in kept)
+        print(total, children)
+        """,
+        inputs={"in": {"source": "forker/out", "queue_size": 50, "queue_policy": "backpressure"}},
+    )
+    report = link(flow.run(), "forker/out -> counter/in")
+    assert (report.sent, report.received) == (1000, 1000)
+    assert flow.printed("counter") == ["1000 10"]
