@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast lint bench stress fuzz rerun clean
+.PHONY: demo test test-fast lint docs commands bench stress fuzz rerun clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -13,6 +13,8 @@ help:
 	@echo "make test    set up .venv and run the tests"
 	@echo "make test-fast  run the tests that start no process, in less than a minute"
 	@echo "make lint    check style and types"
+	@echo "make docs    build the documentation site in site/"
+	@echo "make commands  write docs/reference/commands.md from the commands"
 	@echo "make bench   measure, against dora-rs in a venv of its own"
 	@echo "make rerun   test the viewer with Rerun (500 MB)"
 	@echo "make stress  kill nodes, fill queues, restart and soak for twelve minutes"
@@ -40,6 +42,12 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: $(VENV)/.dev
+	$(BIN)/python tools/site/build.py
+
+commands: $(VENV)/.dev
+	$(BIN)/python tools/write_commands.py
+
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
 
@@ -59,7 +67,7 @@ packages: $(VENV)/.dev
 
 clean:
 	rm -rf $(VENV) .venv-upstream .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
-	rm -rf out examples/*/out
+	rm -rf out examples/*/out site
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One file for each set of packages remembers that it is installed; pyproject.toml makes it old.

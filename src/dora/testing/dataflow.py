@@ -66,7 +66,7 @@ class VirtualDataflow:
         """``dataflow``: a YAML file, the text of one (with a line break in it), or a `DataflowBuilder`.
 
         ``nodes``: what runs instead of nodes: a function (without parameters, or one that takes the
-        `Node`; ``async`` too), a script, or for a node with operators a mapping from their ids to
+        `dora.Node`; ``async`` too), a script, or for a node with operators a mapping from their ids to
         classes. ``play``: nodes whose part the test plays itself, see `node`. ``any_output``: nodes that
         may send to outputs they do not declare. ``limit``: seconds of virtual time that a run may take;
         ``patience``: real seconds that a node may compute without waiting. ``echo``: print what nodes
@@ -149,7 +149,7 @@ class VirtualDataflow:
     # ------------------------------------------------------------------ what happens next
 
     def node(self, node_id: str) -> Node:
-        """Return the `Node` of a part that the test plays: send with it, receive with it, close it."""
+        """Return the `dora.Node` of a part that the test plays: send with it, receive with it, close it."""
         if node_id not in self._played:
             raise DoraError(f"the test does not play `{node_id}`; say so: play=[{node_id!r}]")
         return self._played[node_id]

@@ -61,7 +61,7 @@ _TYPES: dict[str, Any] = {
 
 
 class MockNode:
-    """A node without a dataflow, for testing a function that takes its `Node` as an argument.
+    """A node without a dataflow, for testing a function that takes its `dora.Node` as an argument.
 
     >>> node = MockNode([("number", 2), ("number", 3)])
     >>> for event in node:

@@ -64,8 +64,8 @@ def run_node(
 ) -> NodeRun:
     """Run a node by itself in virtual time and return what it did.
 
-    ``node``: a function (without parameters, or one that takes the `Node`; ``async`` too), a script, or
-    the command of an installed package. ``inputs``: ``(id, data)``, ``(id, data, metadata)``, or with a
+    ``node``: a function (without parameters, or one that takes the `dora.Node`; ``async`` too), a script,
+    or the command of an installed package. ``inputs``: ``(id, data)``, ``(id, data, metadata)``, or with a
     moment `at`. Without a moment a message is sent when the node has taken the one before, so none is
     dropped. After the last one the inputs close. ``timers``: input → ``"dora/timer/…"``. ``options``:
     input → ``queue_size``, ``queue_policy``, ``input_timeout``. ``outputs``: those that it may use;
