@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast lint docs commands bench stress fuzz rerun clean
+.PHONY: demo test test-fast coverage coverage-all lint docs commands bench stress fuzz rerun clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -15,6 +15,7 @@ help:
 	@echo "make lint    check style and types"
 	@echo "make docs    build the documentation site in site/"
 	@echo "make commands  write docs/reference/commands.md from the commands"
+	@echo "make coverage  run the fast tests and measure what they cover; make coverage-all: all tests"
 	@echo "make bench   measure, against dora-rs in a venv of its own"
 	@echo "make rerun   test the viewer with Rerun (500 MB)"
 	@echo "make stress  kill nodes, fill queues, restart and soak for twelve minutes"
@@ -42,6 +43,13 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+# The floors are in pyproject.toml. Processes that tests start are measured too.
+coverage: $(VENV)/.dev
+	$(BIN)/python -m pytest --fast -n logical --dist worksteal --cov --cov-report=term --cov-report=html
+
+coverage-all: $(VENV)/.dev
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder --cov --cov-report=term --cov-report=html
+
 docs: $(VENV)/.dev
 	$(BIN)/python tools/site/build.py
 
@@ -67,7 +75,7 @@ packages: $(VENV)/.dev
 
 clean:
 	rm -rf $(VENV) .venv-upstream .mypy_cache .ruff_cache .pytest_cache .hypothesis dist build
-	rm -rf out examples/*/out site
+	rm -rf out examples/*/out site htmlcov .coverage .coverage.*
 	find src tests examples benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One file for each set of packages remembers that it is installed; pyproject.toml makes it old.
