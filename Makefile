@@ -42,6 +42,7 @@ lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/codespell
 
 # The floors are in pyproject.toml. Processes that tests start are measured too.
 coverage: $(VENV)/.dev
