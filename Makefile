@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-fast coverage coverage-all lint docs commands bench stress fuzz rerun clean
+.PHONY: demo test test-fast coverage coverage-all lint docs commands changelog bench stress fuzz rerun clean
 .DEFAULT_GOAL := help
 
 .PHONY: help
@@ -16,6 +16,7 @@ help:
 	@echo "make docs    build the documentation site in site/"
 	@echo "make commands  write docs/reference/commands.md from the commands"
 	@echo "make coverage  run the fast tests and measure what they cover; make coverage-all: all tests"
+	@echo "make changelog VERSION=1.2.3  move the fragments of changelog.d/ into CHANGELOG.md"
 	@echo "make bench   measure, against dora-rs in a venv of its own"
 	@echo "make rerun   test the viewer with Rerun (500 MB)"
 	@echo "make stress  kill nodes, fill queues, restart and soak for twelve minutes"
@@ -56,6 +57,10 @@ docs: $(VENV)/.dev
 
 commands: $(VENV)/.dev
 	$(BIN)/python tools/write_commands.py
+
+changelog: $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check "towncrier>=25,<27"
+	$(BIN)/towncrier build --version $(VERSION)
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m benchmarks
