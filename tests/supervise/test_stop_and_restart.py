@@ -37,9 +37,9 @@ def test_a_node_that_is_stopped_alone_may_wait_to_send_for_half_of_its_grace() -
     run = Supervised(node("a"), node("b"), grace=10.0)
     run.start()
     run.ask("a", "restart", grace=4.0)
-    assert run.supervisor.send_patience("a") == 2.0
+    assert run.supervisor.state.send_patience("a") == 2.0
     run(STOP)  # from now on the receivers stop as well
-    assert run.supervisor.send_patience("a") == run.supervisor.send_patience("b") == 0.0
+    assert run.supervisor.state.send_patience("a") == run.supervisor.state.send_patience("b") == 0.0
 
 
 @pytest.mark.parametrize(
