@@ -111,4 +111,6 @@ def build(
 
 
 def _warn(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    from dora.cli.outlet import write_text
+
+    write_text(sys.stderr, f"{text}\n")

@@ -31,6 +31,8 @@ SECOND = "01a20f14-0000-72cf-a1f1-ebb6c282ba44"
 class FakeRun:
     """A running dataflow that keeps what it is asked."""
 
+    run_dir = "/run/0123456789ab"
+
     def __init__(self, dataflow_id: str, file: str) -> None:
         self.description = Description(dataflow_id, file, ["a"])
         self.asked: list[Any] = []

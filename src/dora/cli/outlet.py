@@ -12,6 +12,8 @@ import select
 from collections.abc import Callable
 from typing import Final, TextIO
 
+from dora.cli.terminal import control, for_stream
+
 _PIECE: Final = 4096  # bytes that a descriptor which takes something takes at once: PIPE_BUF
 _LOOK: Final = 0.2  # seconds between looks whether to go on
 
@@ -27,8 +29,9 @@ class Outlet:
         """Write text at once, as long as ``go_on()``; tells whether all of it is written.
 
         Raises ``OSError`` or ``ValueError`` if the stream takes no more. Characters that it cannot encode
-        are replaced, not refused.
+        are replaced, not refused. On a terminal, control characters are shown; see `dora.cli.terminal`.
         """
+        text = for_stream(self._stream, text)
         descriptor = _descriptor(self._stream)
         if descriptor is None:
             write_text(self._stream, text)
@@ -62,10 +65,14 @@ def _descriptor(stream: TextIO) -> int | None:
 
 
 def write_text(stream: TextIO, text: str) -> None:
-    """Write text at once; characters that the stream cannot encode are replaced, not refused."""
+    """Write text at once; characters that the stream cannot encode are replaced, not refused.
+
+    On a terminal, control characters are shown, except for colours.
+    """
+    text = for_stream(stream, text)
     try:
-        stream.write(text)
+        control(stream, text)
     except UnicodeEncodeError:
         encoding = stream.encoding or "ascii"
-        stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
+        control(stream, text.encode(encoding, "backslashreplace").decode(encoding))
     stream.flush()

@@ -14,7 +14,8 @@ def guard_streams() -> None:
 
     A stream that is closed (``>&-``) becomes one to nowhere: otherwise the next file or socket that is
     opened would get its number, and what is printed. Characters that the encoding of the terminal does
-    not have are printed as escapes. An error stream that takes nothing ends no command.
+    not have are printed as escapes, and so are those that control it. An error stream that takes nothing
+    ends no command.
     """
     for descriptor in (0, 1, 2):
         try:
@@ -77,7 +78,12 @@ class _Output(io.FileIO):
 def _stream(before: TextIO | None, raw: io.FileIO, line_buffering: bool) -> TextIO:
     if before is not None:
         before.flush()
-    return io.TextIOWrapper(
+    kind: type[io.TextIOWrapper] = io.TextIOWrapper
+    if raw.isatty():
+        from dora.cli.terminal import Terminal
+
+        kind = Terminal
+    return kind(
         io.BufferedWriter(raw),
         encoding=before.encoding if before is not None else "utf-8",
         errors="backslashreplace",

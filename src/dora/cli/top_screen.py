@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from dora.cli.tables import bandwidth, megabytes
+from dora.cli.terminal import visible
 from dora.errors import DoraError
 from dora.inspection.counters import LinkRate
 from dora.inspection.overview import NodeGlance, Overviews
@@ -190,6 +191,6 @@ def _draw(screen: Any, names: str, shown: list[str], view: View) -> None:
 
 def _put(screen: Any, row: int, text: str, width: int, style: int) -> None:
     try:
-        screen.addnstr(row, 0, text, max(width - 1, 0), style)
+        screen.addnstr(row, 0, visible(text), max(width - 1, 0), style)
     except curses.error:
         pass  # the window has just become smaller

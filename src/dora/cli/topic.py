@@ -13,6 +13,7 @@ import click
 
 from dora.cli.dataflows import dataflow_option, give_way
 from dora.cli.tables import style_option, table
+from dora.cli.terminal import control
 from dora.cli.values import MAX_COUNT, Value, parse_duration
 from dora.errors import DoraError
 
@@ -283,7 +284,9 @@ class _Drawing:
             return
         self._due = time.monotonic() + 0.5
         text = _cut(_beat_table(beats))
-        click.echo(f"\x1b[{self._lines}A\x1b[J{text}" if self._lines else text)
+        if self._lines:
+            control(sys.stdout, f"\x1b[{self._lines}A\x1b[J")
+        click.echo(text)
         self._lines = len(text.splitlines())
 
 
