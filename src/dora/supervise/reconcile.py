@@ -56,7 +56,8 @@ def reconcile(run: RunState, event: ChangeRequested, request: OrderChange) -> No
         for node in added
         if not (node.machine or node.spec.is_dynamic or run.stopping or run.broken_by)
     ]
-    apply_dataflow(run, dataflow, None if to_start else event.connection)
+    connection = None if to_start else event.connection
+    apply_dataflow(run, dataflow, connection, added={node.id for node in added})
     run.revision = request.revision
     for node in added:
         if node in to_start:

@@ -14,6 +14,8 @@ What happens to closed inputs:
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
 from dora.dataflow.model import Dataflow, Node, NodeOutput, Source
@@ -23,12 +25,18 @@ from dora.supervise.state import NodeState, RunState
 from dora.wire.control import InputsClosed
 
 
-def apply_dataflow(run: RunState, dataflow: Dataflow, connection: int | None = None) -> None:
+def apply_dataflow(
+    run: RunState,
+    dataflow: Dataflow,
+    connection: int | None = None,
+    added: Collection[str] = (),
+) -> None:
     """Change to another dataflow; a node that is not in it must have ended.
 
-    ``connection`` gets an answer once the links exist.
+    ``connection`` gets an answer once the links exist. ``added`` are nodes that are new in the state
+    already, even if the present dataflow has others of these names.
     """
-    sources = {spec.id: _sources(spec) for spec in run.dataflow.nodes}
+    sources = {spec.id: _sources(spec) for spec in run.dataflow.nodes if spec.id not in added}
     dataflow = with_present_parameters(run, dataflow)
     run.dataflow = dataflow
     run.revision += 1

@@ -41,7 +41,7 @@ def places(generations: dict[str, int]) -> Places:
 
 @dataclass
 class Fleet:
-    """Two machines, and a coordinator that decides what the dataflow is."""
+    """Two machines, and a coordinator that changes the dataflow."""
 
     nodes: list[Node]
     placed: dict[str, str] = field(default_factory=lambda: dict(PLACED))
@@ -49,38 +49,38 @@ class Fleet:
     revision: int = 0
 
     def __post_init__(self) -> None:
-        self.said: dict[str, list[do.Command]] = {"left": [], "right": []}
+        self.commands: dict[str, list[do.Command]] = {"left": [], "right": []}
         self.runs = {
             machine: Supervised(
                 *self.nodes,
                 elsewhere={key: other for key, other in self.placed.items() if other != machine},
             )
-            for machine in self.said
+            for machine in self.commands
         }
 
     def __call__(self, machine: str, event: on.Event) -> list[do.Command]:
         commands = self.runs[machine](event)
-        self.said[machine] += commands
+        self.commands[machine] += commands
         return commands
 
-    def tell(self, source: str, target: str) -> None:
+    def send_status(self, source: str, target: str) -> None:
         status = msgspec.json.encode(self.runs[source].supervisor.status())
         self(target, on.PeerStatusReceived(source, msgspec.json.decode(status, type=PeerStatus)))
 
-    def tell_all(self) -> None:
+    def exchange_status(self) -> None:
         for _ in range(3):
-            self.tell("left", "right")
-            self.tell("right", "left")
+            self.send_status("left", "right")
+            self.send_status("right", "left")
 
     def start(self) -> None:
         for machine in self.runs:
             self(machine, on.Begin())
         for node_id, machine in self.placed.items():
-            self.said[machine] += self.runs[machine].join(node_id)
-        self.tell_all()
+            self.commands[machine] += self.runs[machine].join(node_id)
+        self.exchange_status()
 
-    def decide(self, *nodes: Node, placed: dict[str, str] | None = None) -> None:
-        """Write a new record. What is new by its name is born now."""
+    def commit(self, *nodes: Node, placed: dict[str, str] | None = None) -> None:
+        """Record a change. A node with a new name gets a new generation."""
         self.revision += 1
         known = {each.id: {item.id for item in each.inputs} for each in self.nodes}
         generations = {}
@@ -92,115 +92,134 @@ class Fleet:
         self.nodes, self.generations = list(nodes), generations
         self.placed = {each.id: ({**self.placed, **(placed or {})})[each.id] for each in nodes}
 
-    def order(self, machine: str) -> list[do.Command]:
-        """Tell a machine what the record says."""
+    def apply(self, machine: str) -> list[do.Command]:
+        """Send the recorded dataflow to a machine."""
         running = self.runs[machine].state.dataflow
         wanted = msgspec.structs.replace(running, nodes=tuple(self.nodes), descriptor=described(self.nodes))
         elsewhere = {key: "" if other == machine else other for key, other in self.placed.items()}
         request = OrderChange(self.revision, None, places(self.generations))
         return self(machine, on.ChangeRequested(7, request, wanted, elsewhere))
 
-    def heard(self, node_id: str) -> list[object]:
-        """Return what a node was sent since it was asked for the last time."""
+    def received(self, node_id: str) -> list[object]:
+        """Return the messages for a node since the last call."""
         machine = self.placed[node_id]
-        mine = [c for c in self.said[machine] if isinstance(c, do.Send) and c.node_id == node_id]
-        self.said[machine] = [c for c in self.said[machine] if c not in mine]
+        mine = [c for c in self.commands[machine] if isinstance(c, do.Send) and c.node_id == node_id]
+        self.commands[machine] = [c for c in self.commands[machine] if c not in mine]
         return [command.message for command in mine]
 
 
 def test_a_node_that_is_added_starts_on_its_machine_and_is_mirrored_on_the_other() -> None:
     run = Fleet([A, B, C])
     run.start()
-    run.decide(A, B, C, node("d", inputs=("a/x",)), placed={"d": "right"})
-    assert not spawned(run.order("left"))
-    assert spawned(run.order("right")) == [("d", 0)]
+    run.commit(A, B, C, node("d", inputs=("a/x",)), placed={"d": "right"})
+    assert not spawned(run.apply("left"))
+    assert spawned(run.apply("right")) == [("d", 0)]
     assert answers(run("right", on.Spawned("d", 5))) == [Noted()]
-    run.said["right"] += run.runs["right"].join("d")
-    run.tell_all()
+    run.commands["right"] += run.runs["right"].join("d")
+    run.exchange_status()
     assert run.runs["left"].state.nodes["d"].phase == "running"
     run("right", on.ProcessEnded("d", 0))
-    run.tell_all()
+    run.exchange_status()
     assert run.runs["left"].state.nodes["d"].phase == "ended"
 
 
-def test_news_that_came_before_the_order_counts_after_it() -> None:
+def test_the_mapping_of_nodes_stays_the_same_object() -> None:
     run = Fleet([A, B, C])
     run.start()
-    run.decide(A, B, C, node("d"), placed={"d": "right"})
-    run.order("right")
+    nodes = run.runs["left"].state.nodes  # the health check of the daemon holds it
+    run.commit(A, node("d"), B, C, placed={"d": "left"})
+    run.apply("left")
+    assert list(nodes) == ["a", "d", "b", "c"]
+
+
+def test_a_node_added_again_under_its_name_has_the_closed_inputs_of_ended_nodes() -> None:
+    run = Fleet([A, B, C, node("d", inputs=("a/x",))], {**PLACED, "d": "right"})
+    run.start()
+    run("left", on.ProcessEnded("a", 0))
+    run.commit(A, B, C)
+    run.commit(A, B, C, node("d", inputs=("a/x",)), placed={"d": "left"})
+    run.apply("left")  # which has missed the removal
+    assert run.runs["left"].state.nodes["d"].inputs_closed == {"a/x"}
+
+
+def test_status_that_arrives_before_the_change_counts_after_it() -> None:
+    run = Fleet([A, B, C])
+    run.start()
+    run.commit(A, B, C, node("d"), placed={"d": "right"})
+    run.apply("right")
     run("right", on.Spawned("d", 5))
-    run.said["right"] += run.runs["right"].join("d")
-    run.tell("right", "left")
-    run.order("left")
+    run.commands["right"] += run.runs["right"].join("d")
+    run.send_status("right", "left")
+    run.apply("left")
     assert run.runs["left"].state.nodes["d"].phase == "running"
 
 
-def test_news_of_a_former_node_of_the_same_name_does_not_count() -> None:
+def test_status_of_an_earlier_node_of_the_same_name_does_not_count() -> None:
     run = Fleet([A, B, C, node("d")], {**PLACED, "d": "right"})
     run.start()
     run("right", on.RequestReceived(7, RemoveNode("d", ordered=True)))
     run("right", on.ProcessEnded("d", 0))
-    run.tell("right", "left")
-    run.decide(A, B, C)
-    run.order("right")
-    run.decide(A, B, C, node("d"), placed={"d": "right"})
-    run.order("left")  # which has missed the change before
+    run.send_status("right", "left")
+    run.commit(A, B, C)
+    run.apply("right")
+    run.commit(A, B, C, node("d"), placed={"d": "right"})
+    run.apply("left")  # which has missed the change before
     assert run.runs["left"].state.nodes["d"].phase == "starting"
-    run.order("right")
+    run.apply("right")
     run("right", on.Spawned("d", 5))
-    run.said["right"] += run.runs["right"].join("d")
-    run.tell_all()
+    run.commands["right"] += run.runs["right"].join("d")
+    run.exchange_status()
     assert run.runs["left"].state.nodes["d"].phase == "running"
 
 
-def test_a_retired_node_takes_its_links_along_and_ends_nobody() -> None:
+def test_consumers_of_a_retired_node_lose_an_input_and_not_a_source() -> None:
     run = Fleet([A, B, C])
     run.start()
-    run.heard("c"), run.heard("b")
+    run.received("c"), run.received("b")
     run("right", on.RequestReceived(7, RemoveNode("b", ordered=True)))
-    assert run.heard("b") == [Stop()]
+    assert run.received("b") == [Stop()]
     assert answers(run("right", on.ProcessEnded("b", 0))) == [Done(running=True)]
-    run.tell_all()
-    assert run.heard("c") == [], "it loses an input, and not a source"
-    run.decide(A, node("c"))
+    run.exchange_status()
+    assert run.received("c") == [], "the coordinator has not removed it yet"
+    run.commit(A, node("c"))
     for machine in ("left", "right"):
-        assert answers(run.order(machine)) == []  # when the links are laid
-    assert run.heard("c") == []
+        assert answers(run.apply(machine)) == []  # the answer comes when the links exist
+    assert run.received("c") == []
     assert run.runs["left"].supervisor.next_deadline() is None
 
 
-def test_a_retired_node_that_is_not_taken_out_closes_its_outputs() -> None:
+def test_a_retired_node_that_is_not_removed_closes_its_outputs() -> None:
     run = Fleet([A, B, C])
     run.start()
-    run.heard("c")
+    run.received("c")
     run("right", on.RequestReceived(7, RemoveNode("b", ordered=True)))
     run("right", on.ProcessEnded("b", 0))
-    run.said["right"] += run.runs["right"].after(100.0)
-    run.tell_all()
-    assert run.heard("c") == [InputsClosed(["b/y"])]
+    run.commands["right"] += run.runs["right"].after(100.0)
+    run.exchange_status()
+    assert run.received("c") == [InputsClosed(["b/y"])]
 
 
-def test_a_node_that_does_not_start_is_left_to_the_coordinator() -> None:
+def test_an_added_node_that_does_not_start_is_left_to_the_coordinator() -> None:
     run = Fleet([A, B, C])
     run.start()
-    run.decide(A, B, C, node("d"), placed={"d": "right"})
-    run.order("left"), run.order("right")
+    run.commit(A, B, C, node("d"), placed={"d": "right"})
+    run.apply("left"), run.apply("right")
     assert answers(run("right", on.SpawnFailed("d", "has no program"))) == [
         Declined("node `d` has no program")
     ]
     assert run.runs["right"].state.nodes["d"].phase == "ended"
     assert not run.runs["right"].failures
-    run.decide(A, B, C)
-    run.order("left"), run.order("right")
+    run.commit(A, B, C)
+    run.apply("left"), run.apply("right")
     assert "d" not in run.runs["right"].state.nodes
 
 
-def test_an_order_that_was_heard_already_does_nothing() -> None:
+def test_a_revision_that_was_applied_already_changes_nothing() -> None:
     run = Fleet([A, B, C])
     run.start()
-    run.decide(A, B, C, node("d"), placed={"d": "right"})
-    run.order("right")
-    assert run.order("right") == [do.Answer(7, Noted())]
+    run.commit(A, B, C, node("d"), placed={"d": "right"})
+    run.apply("right")
+    assert run.apply("right") == [do.Answer(7, Noted())]
     dataflow = run.runs["right"].state.dataflow
     checks = [
         on.ChangeRequested(7, CheckChange(revision, None, places({})), dataflow) for revision in (1, 2)
@@ -209,7 +228,7 @@ def test_an_order_that_was_heard_already_does_nothing() -> None:
     assert run("right", checks[1]) == [do.AnswerSentCounts(7)]
 
 
-def test_only_the_coordinator_changes_what_is_on_several_machines() -> None:
+def test_only_the_coordinator_changes_a_dataflow_on_several_machines() -> None:
     run = Fleet([A, B, C])
     run.start()
     for commands in (run.runs["left"].become(A, B), run.runs["left"].ask("a", "remove")):
@@ -221,8 +240,8 @@ STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("add"), st.sampled_from(["left", "right"])),
         st.tuples(st.just("remove"), st.sampled_from("abcdef")),
-        st.tuples(st.just("order"), st.sampled_from(["left", "right"])),
-        st.tuples(st.just("tell"), st.sampled_from(["left", "right"])),
+        st.tuples(st.just("apply"), st.sampled_from(["left", "right"])),
+        st.tuples(st.just("status"), st.sampled_from(["left", "right"])),
         st.tuples(st.just("join"), st.sampled_from("def")),
         st.tuples(st.just("end"), st.sampled_from("abcdef")),
     ),
@@ -231,7 +250,7 @@ STEPS = st.lists(
 
 
 @given(STEPS)
-def test_whatever_comes_first_all_machines_come_to_the_same(steps: list[tuple[str, str]]) -> None:
+def test_all_machines_reach_the_same_state_in_any_order_of_messages(steps: list[tuple[str, str]]) -> None:
     run = Fleet([A, B, C])
     run.start()
 
@@ -246,8 +265,8 @@ def test_whatever_comes_first_all_machines_come_to_the_same(steps: list[tuple[st
                 if fresh := [name for name in "def" if name not in names]:
                     sources = tuple(f"{each.id}/x" for each in run.nodes if "x" in each.outputs)
                     added = node(fresh[0], inputs=sources[:1], outputs=("x",))
-                    run.decide(*run.nodes, added, placed={fresh[0]: who})
-                    run.order(who)  # its own machine is the one that may not miss it
+                    run.commit(*run.nodes, added, placed={fresh[0]: who})
+                    run.apply(who)  # its own machine is the one that may not miss it
                     run(who, on.Spawned(fresh[0], 5))
             case "remove" if who in names and state(who) is not None and state(who).operation is None:
                 machine = run.placed[who]
@@ -261,16 +280,16 @@ def test_whatever_comes_first_all_machines_come_to_the_same(steps: list[tuple[st
                     for each in run.nodes
                     if each.id != who
                 ]
-                run.decide(*left)
-                run.order(machine)
-            case "order":
-                run.order(who)
-            case "tell":
-                run.tell(who, other)
+                run.commit(*left)
+                run.apply(machine)
+            case "apply":
+                run.apply(who)
+            case "status":
+                run.send_status(who, other)
             case "join" if who in names and (found := state(who)) is not None:
                 if found.phase == "starting" and not found.connected:
                     machine = run.placed[who]
-                    run.said[machine] += run.runs[machine].join(who, incarnation=found.incarnation)
+                    run.commands[machine] += run.runs[machine].join(who, incarnation=found.incarnation)
             case "end" if who in names and state(who) is not None and state(who).alive:
                 run(run.placed[who], on.ProcessEnded(who, 0))
 
@@ -279,8 +298,8 @@ def test_whatever_comes_first_all_machines_come_to_the_same(steps: list[tuple[st
         if any(each.state.done for each in run.runs.values()):
             return
     for machine in run.runs:
-        run.order(machine)
-    run.tell_all()
+        run.apply(machine)
+    run.exchange_status()
     left, right = (each.state for each in run.runs.values())
     assert list(left.nodes) == list(right.nodes) == [each.id for each in run.nodes]
     for node_id in left.nodes:
@@ -294,42 +313,42 @@ def test_whatever_comes_first_all_machines_come_to_the_same(steps: list[tuple[st
 
 
 def joined(run: Fleet, generations: dict[str, int] | None = None) -> Supervised:
-    """Let `third` take part without nodes, as the dataflow is now."""
+    """Let `third` join the present dataflow without nodes."""
     third = Supervised(*run.nodes, elsewhere=run.placed, generations=generations)
-    run.runs["third"], run.said["third"] = third, []
+    run.runs["third"], run.commands["third"] = third, []
     run("third", on.Begin())
     for machine in ("left", "right"):
-        run.tell(machine, "third")
+        run.send_status(machine, "third")
     return third
 
 
-def test_a_machine_that_joins_has_the_start_behind_it() -> None:
+def test_the_barrier_of_a_machine_that_joins_is_open() -> None:
     run = Fleet([A, B, C])
     run.start()
     third = joined(run)
-    assert third.state.opened and not spawned(run.said["third"])
-    run.decide(A, B, C, node("d", inputs=("a/x",)), placed={"d": "third"})
+    assert third.state.opened and not spawned(run.commands["third"])
+    run.commit(A, B, C, node("d", inputs=("a/x",)), placed={"d": "third"})
     for machine in run.runs:
-        run.order(machine)
-    assert spawned(run.said["third"]) == [("d", 0)]
+        run.apply(machine)
+    assert spawned(run.commands["third"]) == [("d", 0)]
     run("third", on.Spawned("d", 1))
-    run.said["third"] += third.join("d")
+    run.commands["third"] += third.join("d")
     assert third.state.nodes["d"].phase == "running"
-    run.tell("third", "left")
+    run.send_status("third", "left")
     assert run.runs["left"].state.nodes["d"].phase == "running"
 
 
-def test_a_machine_that_joins_late_knows_who_came_and_went() -> None:
+def test_a_machine_that_joins_late_knows_earlier_additions_and_ends() -> None:
     run = Fleet([A, B, C])
     run.start()
-    run.decide(A, B, C, node("d", inputs=("a/x",)), placed={"d": "right"})
+    run.commit(A, B, C, node("d", inputs=("a/x",)), placed={"d": "right"})
     for machine in ("left", "right"):
-        run.order(machine)
+        run.apply(machine)
     run("right", on.Spawned("d", 1))
-    run.said["right"] += run.runs["right"].join("d")
+    run.commands["right"] += run.runs["right"].join("d")
     run("right", on.ProcessEnded("d", 1))
     run("right", on.ProcessEnded("b", 0))
-    run.tell_all()
+    run.exchange_status()
     third = joined(run, run.generations)
     phases = {key: state.phase for key, state in third.state.nodes.items()}
     assert phases == {"a": "running", "b": "ended", "c": "running", "d": "ended"}
@@ -358,13 +377,13 @@ def test_a_machine_without_nodes_ends_at_once_and_with_the_others() -> None:
     third = joined(run)
     for node_id in ("a", "b", "c"):
         run(run.placed[node_id], on.ProcessEnded(node_id, 0))
-    run.tell_all()
+    run.exchange_status()
     for machine in ("left", "right"):
-        run.tell(machine, "third")
+        run.send_status(machine, "third")
     assert third.state.done
 
 
-def test_a_dataflow_on_one_machine_is_handed_over_once() -> None:
+def test_a_dataflow_on_one_machine_is_handed_over_to_the_coordinator_once() -> None:
     run = Supervised(A, B)
     assert run.supervisor.why_no_handover() == (
         "the dataflow is still starting; try again once all its nodes run"
