@@ -76,19 +76,19 @@ steps = st.one_of(
 
 
 class World:
-    """A daemon in miniature: which processes exist, and who is connected."""
+    """A daemon in miniature: which processes and connections exist."""
 
     def __init__(self, nodes: list[Node], watched: set[str], standby: bool = False) -> None:
         self.run = Supervised(*nodes, watched=frozenset(watched))
         self.run.state.standby = standby
-        self.waiting: dict[str, bool] = {}  # successors that stand by → whether they are ready
+        self.waiting: dict[str, bool] = {}  # replacements that stand by → whether they are ready
         self.became_ready: list[str] = []
         self.watched = watched
         self.processes: dict[str, int] = {}  # node → incarnation
         self.replacements: dict[str, int] = {}
         self.connected: set[str] = set()
         self.to_disconnect: list[str] = []
-        self.told: set[str] = set()  # nodes whose process is known to exist
+        self.spawned: set[str] = set()  # nodes whose process is known to exist
         self.finished = 0
 
     def perform(self, commands: list[do.Command]) -> None:
@@ -98,7 +98,7 @@ class World:
                 case do.Spawn(node_id=node_id, incarnation=incarnation):
                     assert node_id not in self.processes
                     self.processes[node_id] = incarnation
-                    self.told.discard(node_id)
+                    self.spawned.discard(node_id)
                 case do.SpawnReplacement(node_id=node_id, incarnation=incarnation):
                     assert node_id not in self.replacements
                     self.replacements[node_id] = incarnation
@@ -107,7 +107,7 @@ class World:
                     self.processes[node_id] = self.replacements.pop(node_id)
                     if node_id in self.waiting:
                         self.connected.add(node_id)
-                        self.told.add(node_id)
+                        self.spawned.add(node_id)
                         if self.waiting.pop(node_id):
                             self.became_ready.append(node_id)
                 case do.DropReplacement(node_id=node_id):
@@ -146,13 +146,13 @@ class World:
             return
         match kind:
             case "register":
-                self.tell_of(name)
+                self.report_spawn(name)
                 self.perform(run.register(name, incarnation=number, dynamic=guest))
             case "ready" if name in self.connected:
                 self.perform(run(on.PortsReady(name)))
             case "ready all":
                 for node_id, incarnation in list(self.processes.items()):
-                    self.tell_of(node_id)
+                    self.report_spawn(node_id)
                     if node_id not in self.connected:
                         self.perform(run.register(node_id, incarnation=incarnation))
                     if node_id in self.connected:
@@ -172,7 +172,7 @@ class World:
                 self.perform(run(on.RequestReceived(0, DeleteParameter(name, "key"))))
             case "end" if name in self.processes:
                 self.end(name, number)
-            case "spawn failed" if name in self.processes and name not in self.told | self.connected:
+            case "spawn failed" if name in self.processes and name not in self.spawned | self.connected:
                 if run.state.nodes[name].phase == "starting":
                     del self.processes[name]
                     self.perform(run(on.SpawnFailed(name, "no such file")))
@@ -226,13 +226,13 @@ class World:
         specs = self.run.state.dataflow.nodes
         self.perform(self.run.become(*(changed if known is spec else known for known in specs)))
 
-    def tell_of(self, name: str) -> None:
-        if name in self.processes and name not in self.told:
-            self.told.add(name)
+    def report_spawn(self, name: str) -> None:
+        if name in self.processes and name not in self.spawned:
+            self.spawned.add(name)
             self.perform(self.run(on.Spawned(name, 1)))
 
     def end(self, name: str, status: int) -> None:
-        self.tell_of(name)
+        self.report_spawn(name)
         del self.processes[name]
         self.connected.discard(name)
         self.perform(self.run.end(name, max(status, 0), -status if status < 0 else None))

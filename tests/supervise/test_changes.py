@@ -1,4 +1,4 @@
-"""Nodes that are stopped, restarted, removed, added and replaced; links that come and go."""
+"""Nodes that are stopped, restarted, removed, added and replaced; links that are added and removed."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def started(*nodes: Node, **options: object) -> Supervised:
     return run
 
 
-def rewired(commands: list[do.Command]) -> list[list[str]]:
-    """Return the nodes of each dataflow that was taken over."""
+def applied(commands: list[do.Command]) -> list[list[str]]:
+    """Return the nodes of each dataflow that was applied."""
     return [[spec.id for spec in c.dataflow.nodes] for c in commands if isinstance(c, do.ApplyDataflow)]
 
 
@@ -37,11 +37,11 @@ def reason(commands: list[do.Command]) -> str:
 # --------------------------------------------------------------------------- one node
 
 
-def test_a_node_is_stopped_and_its_consumers_are_told_after_its_end() -> None:
+def test_consumers_of_a_stopped_node_are_informed_after_its_end() -> None:
     run = started(A, B)
     commands = run.ask("a", "stop")
     assert sent(commands, "a") == [Stop()]
-    assert not answers(commands), "it is answered when it is done"
+    assert not answers(commands), "the answer comes when the node has ended"
     commands = run.end("a")
     assert answers(commands) == [Done(running=True)]
     assert sent(commands, "b") == [InputsClosed(["a/x"])]
@@ -49,7 +49,7 @@ def test_a_node_is_stopped_and_its_consumers_are_told_after_its_end() -> None:
 
 
 @pytest.mark.parametrize("what", ["stop", "restart", "remove"])
-def test_an_unknown_node_is_answered_with_those_there_are(what: str) -> None:
+def test_a_request_for_an_unknown_node_is_answered_with_the_existing_nodes(what: str) -> None:
     commands = started(A, B).ask("nope", what)
     assert reason(commands) == "this dataflow has no node `nope`; its nodes are `a` and `b`"
 
@@ -61,7 +61,7 @@ def test_a_stopped_node_is_not_restarted_whatever_its_policy() -> None:
     assert run.state.nodes["a"].phase == "ended"
 
 
-def test_one_that_does_not_end_gets_signals() -> None:
+def test_a_node_that_does_not_stop_gets_sigterm_then_sigkill() -> None:
     run = started(A, B)
     run.ask("a", "stop", 2.0)
     assert signals(run.after(2.0)) == [("a", 15)]
@@ -78,7 +78,7 @@ def test_a_restart_counts_and_keeps_the_outputs_open() -> None:
     assert answers(commands) == [Done(running=True)]
     assert not sent(commands, "b"), "its consumers do not notice yet"
     assert sent(run.join("a", incarnation=1), "b") == [NodeRestarted("a")]
-    assert run.failures == [], "whoever asks for it is not told that it failed"
+    assert run.failures == [], "a requested end is no failure"
 
 
 def test_a_node_that_has_ended_can_be_started_again() -> None:
@@ -95,14 +95,14 @@ def test_a_removed_node_leaves_with_its_links() -> None:
     run(on.NodeClosed("a"))
     assert not sent(run.after(2.0), "b"), "its last messages are on their way"
     commands = run.end("a")
-    assert rewired(commands) == [["b", "c"]]
-    assert not sent(commands, "b"), "the daemon detaches the input, which ends nobody"
+    assert applied(commands) == [["b", "c"]]
+    assert not sent(commands, "b"), "the daemon detaches the input, and no consumer ends"
     assert [item.id for item in run.state.nodes["b"].spec.inputs] == []
     assert run.state.dataflow.descriptor["nodes"][0] == {"id": "b", "inputs": {}}
     assert "a" not in run.state.nodes
 
 
-def test_what_is_left_may_be_closed_already() -> None:
+def test_a_consumer_left_with_closed_inputs_only_has_done_its_work() -> None:
     run = started(A, node("k", outputs=("o",)), node("b", inputs=("a/x", "k/o")))
     run.end("k")
     run.ask("a", "remove")
@@ -111,14 +111,14 @@ def test_what_is_left_may_be_closed_already() -> None:
     assert run.state.graph.work["b"] == {"k/o"}, "all that is left has ended, so its work is done"
 
 
-def test_a_process_that_was_given_up_may_end_later() -> None:
+def test_an_abandoned_process_may_end_later() -> None:
     run = started(A, B)
     run.ask("a", "remove", 1.0)
-    assert rewired(run.after(20.0)) == [["b"]], "not even SIGKILL helps"
+    assert applied(run.after(20.0)) == [["b"]], "not even SIGKILL helps"
     assert run.end("a", None, 9) == []
 
 
-def test_the_last_node_takes_the_dataflow_with_it() -> None:
+def test_removing_the_last_node_ends_the_dataflow() -> None:
     run = started(A)
     run.ask("a", "remove")
     commands = run.end("a")
@@ -126,7 +126,7 @@ def test_the_last_node_takes_the_dataflow_with_it() -> None:
     assert answers(commands) == [Done(running=True)]
 
 
-def test_a_guest_is_to_disconnect_when_it_does_not_leave() -> None:
+def test_a_dynamic_node_that_does_not_leave_is_disconnected() -> None:
     guest = node("g", path="dynamic", inputs=("a/x",))
     run = started(A, guest)
     run.join("g", dynamic=True)
@@ -134,11 +134,11 @@ def test_a_guest_is_to_disconnect_when_it_does_not_leave() -> None:
     assert sent(run.ask("g", "remove", 1.0), "g") == [Stop()]
     assert do.Disconnect("g") in run.after(1.0)
     commands = run(on.Disconnected("g"))
-    assert rewired(commands) == [["a"]]
+    assert applied(commands) == [["a"]]
     assert answers(commands) == [Done(running=True)]
 
 
-def test_a_stop_of_the_dataflow_comes_first() -> None:
+def test_a_stop_of_the_dataflow_overrides_operations_on_nodes() -> None:
     run = started(A, B)
     run.ask("a", "restart")
     assert reason(run(on.StopRequested("test"))) == "the dataflow is being stopped"
@@ -147,7 +147,7 @@ def test_a_stop_of_the_dataflow_comes_first() -> None:
 
 
 @pytest.mark.parametrize("what", ["stop", "restart", "remove"])
-def test_a_node_does_one_thing_at_a_time(what: str) -> None:
+def test_a_node_has_one_operation_at_a_time(what: str) -> None:
     run = started(A, B)
     run.ask("a", what)
     assert "already" in reason(run.ask("a", "stop"))
@@ -166,18 +166,18 @@ def test_nothing_changes_before_the_start() -> None:
 def test_a_node_is_added_once_its_process_exists() -> None:
     run = started(A, B)
     commands = run.become(A, B, C)
-    assert rewired(commands) == [["a", "b", "c"]]
+    assert applied(commands) == [["a", "b", "c"]]
     assert spawned(commands) == [("c", 0)]
     assert not answers(commands)
     assert answers(run(on.Spawned("c", 1))) == [Noted()]
     assert [type(frame) for frame in sent(run.join("c"), "c")] == [Started]
 
 
-def test_a_node_that_cannot_be_started_was_never_there() -> None:
+def test_an_added_node_that_cannot_be_started_is_taken_out_again() -> None:
     run = started(A, B)
     run.become(A, B, C)
     commands = run(on.SpawnFailed("c", "could not be started: no such file"))
-    assert rewired(commands) == [["a", "b"]]
+    assert applied(commands) == [["a", "b"]]
     assert reason(commands) == "node `c` could not be started: no such file"
     assert run.failures == []
 
@@ -190,7 +190,7 @@ def test_an_input_from_an_ended_node_closes_at_once() -> None:
     assert sent(commands, "k") == [InputsClosed(["a/x"])]
 
 
-def test_a_change_of_something_else_meanwhile_is_told() -> None:
+def test_a_change_made_from_an_old_revision_is_outdated() -> None:
     run = started(A, B)
     request = ChangeDataflow(run.state.revision, None)
     stale = on.ChangeRequested(7, request, run.state.dataflow)
@@ -198,7 +198,7 @@ def test_a_change_of_something_else_meanwhile_is_told() -> None:
     assert answers(run(stale)) == [Outdated()]
 
 
-def test_a_node_whose_inputs_have_all_closed_gets_no_more() -> None:
+def test_a_node_whose_inputs_have_all_closed_gets_no_further_input() -> None:
     run = started(A, node("k", outputs=("o",)), B)
     run.end("a")
     more = msgspec.structs.replace(B, inputs=(*B.inputs, *node("_", inputs=("k/o",)).inputs))
@@ -207,11 +207,11 @@ def test_a_node_whose_inputs_have_all_closed_gets_no_more() -> None:
     assert "`dora node restart b`" in reason(run.become(A, node("k", outputs=("o",)), more))
 
 
-def test_a_node_without_inputs_waits_for_another_one() -> None:
+def test_a_node_that_lost_its_last_input_waits_for_another_one() -> None:
     run = started(A, B)
     run.become(A, node("b", outputs=("y",)))
     run.end("a")
-    assert run.after(1000.0) == [], "nobody hurries it"
+    assert run.after(1000.0) == [], "it has no deadline"
     assert run.state.nodes["b"].present
 
 
@@ -231,7 +231,7 @@ def test_a_pause_between_restarts_ends_when_no_open_input_is_left() -> None:
 NEW = node("b", inputs=("a/x",), outputs=("y",), path="new.py")
 
 
-def test_what_replaces_a_node_makes_ready_first() -> None:
+def test_a_replacement_prepares_before_the_old_process_drains() -> None:
     run = started(A, B, C)
     run.state.standby = True
     (spawn,) = [c for c in run.replace(NEW) if isinstance(c, do.SpawnReplacement)]
@@ -239,16 +239,16 @@ def test_what_replaces_a_node_makes_ready_first() -> None:
     assert spawn.dataflow.node("b").path == "new.py"
     (admit,) = run.register("b", incarnation=1)
     assert isinstance(admit, do.AdmitReplacement)
-    assert run.state.nodes["b"].spec.path == "b.py", "the old one goes on"
+    assert run.state.nodes["b"].spec.path == "b.py", "the old program goes on"
     assert sent(run(on.ReplacementReady("b", 1)), "b") == [Reload(), Stop()]
     commands = run.end("b")
-    assert do.CloseReceivers("b") not in commands, "the sender need not notice"
+    assert do.CloseReceivers("b") not in commands, "senders go on"
     assert answers(commands) == [Noted()]
     assert run.state.nodes["b"].spec.path == "new.py"
     assert sent(run(on.PortsReady("b")), "c") == [NodeRestarted("b")]
 
 
-def test_what_does_not_start_replaces_nothing() -> None:
+def test_a_replacement_that_does_not_start_changes_nothing() -> None:
     run = started(A, B, C)
     run.replace(NEW)
     commands = run(on.ReplacementEnded("b", 1, 1, last_lines=("ImportError: no",)))
@@ -257,12 +257,12 @@ def test_what_does_not_start_replaces_nothing() -> None:
     assert run.state.nodes["b"].present
 
 
-def test_a_replacement_ends_with_the_command_that_waits_for_it() -> None:
+def test_a_replacement_is_dropped_when_its_client_disconnects() -> None:
     run = started(A, B, C)
     run.replace(NEW)
-    assert not run(on.ClientDisconnected(8)), "somebody else"
+    assert not run(on.ClientDisconnected(8)), "another client"
     assert do.DropReplacement("b") in run(on.ClientDisconnected(7))
-    assert rewired(run.become(A, B, C, node("d", inputs=("a/x",))))
+    assert applied(run.become(A, B, C, node("d", inputs=("a/x",))))
 
 
 def test_a_node_can_be_stopped_while_it_is_replaced() -> None:
@@ -282,7 +282,7 @@ def test_nothing_else_changes_during_a_replacement() -> None:
     assert "is being replaced" in reason(run.replace(NEW))
 
 
-def test_a_node_that_crashes_meanwhile_is_followed_at_once() -> None:
+def test_a_replacement_takes_over_at_once_from_a_node_that_crashes() -> None:
     run = started(A, B, C)
     run.replace(NEW)
     commands = run.end("b", 1)

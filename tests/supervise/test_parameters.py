@@ -1,4 +1,4 @@
-"""Parameters: who keeps them, who is told."""
+"""Parameters: kept by the run, sent to processes."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def values(run: Supervised, node_id: str = "a") -> dict[str, Any]:
     return answer.values
 
 
-def test_a_running_node_is_told() -> None:
+def test_a_running_node_is_sent_parameter_changes() -> None:
     run = supervised()
     run.start()
     commands = run(request(SetParameter("a", "mode", "fast")))
@@ -58,7 +58,7 @@ def test_a_running_node_is_told() -> None:
     assert values(run, "other") == {}
 
 
-def test_the_same_value_again_is_told_again() -> None:
+def test_a_parameter_set_to_the_same_value_is_sent_again() -> None:
     run = supervised()
     run.start()
     assert sent(run(request(SetParameter("a", "gain", 0.5))), "a") == [ParamUpdate("gain", 0.5)]
@@ -71,7 +71,7 @@ def test_a_process_gets_all_values_when_it_is_admitted() -> None:
     assert admitted(run.register("a")) == {"gain": 0.5, "mode": "fast"}
 
 
-def test_what_changes_before_the_start_is_told_at_the_start() -> None:
+def test_parameter_changes_before_the_start_are_sent_at_the_start() -> None:
     run = supervised()
     run(on.Begin())
     run.join("a")
@@ -88,7 +88,7 @@ def test_what_changes_before_the_start_is_told_at_the_start() -> None:
     ]
 
 
-def test_what_is_the_same_to_python_is_not_to_a_program() -> None:
+def test_values_that_are_equal_to_python_but_of_other_types_are_sent() -> None:
     run = Supervised(node("a", parameters={"flag": 1}), node("other"))
     run(on.Begin())
     run.join("a")
@@ -107,7 +107,7 @@ def test_a_restarted_node_has_the_present_values() -> None:
     assert admitted(run.register("a", incarnation=1)) == {"gain": 2, "mode": "slow"}
 
 
-def test_a_dynamic_node_finds_what_was_set_before_it_came() -> None:
+def test_a_dynamic_node_gets_the_values_set_before_it_joined() -> None:
     run = Supervised(node("a"), node("guest", path="dynamic", parameters={"x": 1}))
     run.start()
     run(request(SetParameter("guest", "x", 2)))
@@ -137,7 +137,7 @@ def test_a_dynamic_node_finds_what_was_set_before_it_came() -> None:
         ),
     ],
 )
-def test_what_cannot_be_is_declined(what: on.ParameterRequest, reason: str) -> None:
+def test_impossible_parameters_are_declined(what: on.ParameterRequest, reason: str) -> None:
     run = supervised()
     run.start()
     commands = run(request(what))
@@ -150,7 +150,7 @@ def kept(commands: list[do.Command]) -> list[tuple[str, dict[str, Any]]]:
     return [(c.node_id, c.parameters) for c in commands if isinstance(c, do.RecordParameters)]
 
 
-def test_whoever_keeps_records_hears_of_changes_before_they_are_answered() -> None:
+def test_parameter_changes_are_recorded_before_they_are_answered() -> None:
     run = supervised()
     run.start()
     commands = run(request(SetParameter("a", "mode", "fast")))
@@ -161,7 +161,7 @@ def test_whoever_keeps_records_hears_of_changes_before_they_are_answered() -> No
     assert kept(run(request(DeleteParameter("a", "gain")))) == []
 
 
-def test_a_dataflow_that_changes_has_the_present_parameters() -> None:
+def test_a_changed_dataflow_has_the_present_parameters() -> None:
     run = supervised()
     run.start()
     run(request(SetParameter("a", "gain", 2)))

@@ -53,7 +53,7 @@ def test_a_node_that_ends_before_it_is_ready_breaks_the_start(exit_code: int) ->
     assert run.failures == [("b", "exit"), ("a", "cascading"), ("late", "cascading")]
 
 
-def test_a_node_that_is_not_heard_of_is_ended_soon_after_a_broken_start() -> None:
+def test_a_node_that_does_not_connect_is_ended_soon_after_a_broken_start() -> None:
     run = Supervised(*PAIR)
     run(on.Begin())
     run.end("a", 3)
@@ -63,7 +63,7 @@ def test_a_node_that_is_not_heard_of_is_ended_soon_after_a_broken_start() -> Non
     assert run.failures == [("a", "exit"), ("b", "cascading")]
 
 
-def test_a_node_that_is_still_connecting_learns_of_a_broken_start() -> None:
+def test_a_node_that_is_still_connecting_is_refused_after_a_broken_start() -> None:
     run = Supervised(*PAIR)
     run(on.Begin())
     run.register("a")
@@ -74,7 +74,7 @@ def test_a_node_that_is_still_connecting_learns_of_a_broken_start() -> None:
     assert run.failures == [("b", "exit"), ("a", "cascading")]
 
 
-def test_a_node_with_an_own_error_before_it_was_told_is_a_culprit_as_well() -> None:
+def test_a_node_that_fails_by_itself_before_its_refusal_has_a_failure_of_its_own() -> None:
     run = Supervised(*PAIR)
     run(on.Begin())
     run.end("a", 3)
@@ -105,17 +105,17 @@ def test_node_failed_comes_before_the_closing() -> None:
     assert run.failures == [("a", "exit")]
 
 
-def test_a_failure_is_told_when_it_happens_unless_the_dataflow_is_being_stopped() -> None:
+def test_a_failure_is_logged_when_it_happens_except_during_a_stop() -> None:
     run = Supervised(*PAIR)
     run.start()
-    told = do.Log("error", "a", "exited with status 1 (first failure)", {"cause": "first"})
-    assert told in run.end("a", 1)
+    entry = do.Log("error", "a", "exited with status 1 (first failure)", {"cause": "first"})
+    assert entry in run.end("a", 1)
     run(on.StopRequested("Ctrl-C"))
     assert not [command for command in run.end("b", 1) if isinstance(command, do.Log)]
     assert run.failures == [("a", "exit"), ("b", "exit")]
 
 
-def test_the_first_cause_is_marked_and_what_it_pulled_down() -> None:
+def test_failures_name_their_root_cause() -> None:
     run = Supervised(
         node("a", outputs=("o",)),
         node("b", inputs=("a/o",), outputs=("o",)),
@@ -124,20 +124,20 @@ def test_the_first_cause_is_marked_and_what_it_pulled_down() -> None:
     )
     run.start()
 
-    def told(node_id: str, *last_lines: str) -> do.Note:
+    def logged(node_id: str, *last_lines: str) -> do.Log:
         commands = run(on.ProcessEnded(node_id, 1, None, last_lines))
         (note,) = (command for command in commands if isinstance(command, do.Log))
         return note
 
-    first = told(
+    first = logged(
         "a", "Traceback (most recent call last):", '  File "//cam.py", line 3', "OSError: no camera"
     )
     assert first.text == "exited with status 1: OSError: no camera (cam.py:3) (first failure)"
-    fallen = told("c")
+    fallen = logged("c")
     assert fallen.text == "exited with status 1 (after the failure of `a`, which feeds it)"
     assert fallen.fields == {"cause": "a"}
-    assert told("other") == do.Log("error", "other", "exited with status 1")  # for a reason of its own
-    told("b")
+    assert logged("other") == do.Log("error", "other", "exited with status 1")  # for a reason of its own
+    logged("b")
     failures = run.supervisor.result("id").failures
     assert [(failure.node_id, failure.follows) for failure in failures] == [
         ("a", ""),
@@ -147,7 +147,7 @@ def test_the_first_cause_is_marked_and_what_it_pulled_down() -> None:
     ]
 
 
-def test_a_failure_that_was_told_is_not_told_again() -> None:
+def test_a_failure_is_logged_once() -> None:
     run = Supervised(node("a", health_check_timeout=3.0))
     run.start()
     commands = run.after(3) + run.end("a", signal=9)
@@ -165,11 +165,11 @@ def test_a_process_that_lives_on_after_closing_its_node_does_not_hold_up_the_oth
     assert sent(run.end("a"), "b") == []
 
 
-def test_a_daemon_that_was_held_up_tells_the_failure_first_nevertheless() -> None:
+def test_a_delayed_daemon_announces_the_failure_before_the_closing() -> None:
     run = Supervised(*PAIR)
     run.start()
     run(on.NodeClosed("a"))
-    run.now += 5  # in which nobody looked at what happened
+    run.now += 5  # in which no event was handled
     assert sent(run(on.Progress("b")) + run.end("a", 1) + run(on.TimePassed()), "b") == [
         NodeFailed("a", "node `a` failed: exited with status 1", ["a/x"]),
         InputsClosed(["a/x"]),
@@ -199,7 +199,7 @@ def test_captured_output_stays_open_until_the_process_ends() -> None:
     assert sent(run.end("a"), "b") == [InputsClosed(["a/log"])]
 
 
-def test_a_crash_is_told_with_its_signal_and_the_others_go_on() -> None:
+def test_a_crash_is_reported_with_its_signal_and_the_others_go_on() -> None:
     run = Supervised(*PAIR, node("c", inputs=("timer/",)))
     run.start()
     commands = run.end("a", signal=SIGKILL)
@@ -210,11 +210,11 @@ def test_a_crash_is_told_with_its_signal_and_the_others_go_on() -> None:
     assert run.supervisor.result("id").failures[0].signal == SIGKILL
 
 
-def test_registrations_that_are_refused() -> None:
+def test_impossible_registrations_are_refused() -> None:
     run = Supervised(*PAIR)
     run(on.Begin())
     refused = [
-        run.register("nobody"),
+        run.register("unknown"),
         run.register("a", dynamic=True),
         run.register("a", incarnation=1),
     ]
@@ -282,7 +282,7 @@ def test_the_end_does_not_wait_long_for_dynamic_nodes() -> None:
     assert run.after(1.1) == [do.Finish()]
 
 
-def test_late_nodes_learn_which_inputs_are_closed() -> None:
+def test_a_late_node_is_sent_its_closed_inputs() -> None:
     run = Supervised(node("a", outputs=("x",)), node("d", path="dynamic", inputs=("a/x",)), node("c"))
     run.start()
     run.end("a")
@@ -292,7 +292,7 @@ def test_late_nodes_learn_which_inputs_are_closed() -> None:
 # ----------------------------------------------------------------------------- stragglers
 
 
-def test_a_node_that_goes_on_after_its_inputs_closed_is_ended_once_everybody_else_is_done() -> None:
+def test_a_node_that_goes_on_after_its_inputs_closed_is_ended_once_all_others_are_done() -> None:
     run = Supervised(*PAIR, node("c", inputs=("timer/",)), finish_grace=120.0)
     run.start()
     run.end("a")
@@ -336,7 +336,7 @@ def test_the_story_tells_what_happened_and_why() -> None:
     assert story[-1] == (105.0, "failed: exited with status 1")
     assert run.supervisor.story("b")[-1] == (105.0, "inputs closed by `a`: a/x")
     with pytest.raises(KeyError):
-        run.supervisor.story("nobody")
+        run.supervisor.story("unknown")
 
 
 def test_undeclared_outputs_are_counted_in_the_result() -> None:

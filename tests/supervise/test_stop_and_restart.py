@@ -17,7 +17,7 @@ ALWAYS = RestartOptions(policy="always")
 ON_FAILURE = RestartOptions(policy="on-failure")
 
 
-def test_the_stop_ladder() -> None:
+def test_a_stop_escalates_from_the_stop_event_to_sigterm_and_sigkill() -> None:
     run = Supervised(node("a"), node("b"), grace=10.0)
     run.start()
     commands = run(STOP)
@@ -54,7 +54,7 @@ def test_a_node_that_is_stopped_alone_may_wait_to_send_for_half_of_its_grace() -
         (None, SIGKILL, False),
     ],
 )
-def test_how_ends_are_judged_after_a_stop(code: int | None, number: int | None, ok: bool) -> None:
+def test_exits_after_a_stop_are_clean_or_failures(code: int | None, number: int | None, ok: bool) -> None:
     run = Supervised(node("a"))
     run.start()
     run(STOP)
@@ -81,7 +81,7 @@ def test_a_second_request_kills_at_once() -> None:
     assert run.failures == [("a", "grace"), ("b", "grace")]
 
 
-def test_a_stop_during_the_start_lets_nobody_in_and_is_no_failure() -> None:
+def test_a_stop_during_the_start_refuses_all_nodes_and_is_no_failure() -> None:
     run = Supervised(node("waits"), node("imports"), node("connected"))
     run(on.Begin())
     run.join("waits")
@@ -91,7 +91,7 @@ def test_a_stop_during_the_start_lets_nobody_in_and_is_no_failure() -> None:
         (refusal,) = sent(commands, name)
         assert isinstance(refusal, StartRefused)
     assert signals(commands) == [("imports", SIGTERM)]
-    assert sent(run(on.PortsReady("connected")), "connected") == []  # it will read what was said
+    assert sent(run(on.PortsReady("connected")), "connected") == []  # its refusal is on its way
     for name in ("waits", "connected"):
         run.end(name, 1)
     run.end("imports", signal=SIGTERM)
@@ -99,7 +99,7 @@ def test_a_stop_during_the_start_lets_nobody_in_and_is_no_failure() -> None:
     assert run.supervisor.result("id").ok
 
 
-def test_a_process_that_survives_sigkill_is_given_up() -> None:
+def test_a_process_that_survives_sigkill_is_abandoned() -> None:
     run = Supervised(node("a"), grace=1.0)
     run.start()
     run(STOP)
@@ -128,7 +128,7 @@ def test_a_failed_node_is_restarted_and_its_consumers_keep_their_inputs() -> Non
     assert run.supervisor.result("id").ok
 
 
-def test_always_restarts_after_a_good_end_too() -> None:
+def test_the_policy_always_restarts_after_a_clean_exit_too() -> None:
     run = Supervised(node("a", restart=ALWAYS))
     run.start()
     assert spawned(run.end("a", 0)) == [("a", 1)]
@@ -145,7 +145,7 @@ def test_back_off_doubles_up_to_its_limit() -> None:
         run.join("a", incarnation=count)
 
 
-def test_a_limit_of_restarts_and_its_window() -> None:
+def test_restarts_are_limited_within_a_window() -> None:
     policy = RestartOptions(policy="on-failure", max_restarts=2, window=60.0)
     run = Supervised(node("a", restart=policy))
     run.start()
@@ -190,7 +190,7 @@ def test_no_restart_while_stopping() -> None:
     assert run.supervisor.result("id").ok
 
 
-def test_what_a_node_closes_stays_open_while_it_may_be_restarted() -> None:
+def test_outputs_stay_open_while_a_node_may_be_restarted() -> None:
     run = Supervised(
         node("a", outputs=("x",)),
         node("b", inputs=("a/x",), outputs=("y", "z"), restart=ON_FAILURE),
@@ -211,7 +211,7 @@ def test_a_node_that_fails_before_it_is_ready_gets_its_restarts_before_the_start
     assert isinstance(sent(run.end("a", 1), "b")[0], StartRefused)
 
 
-def test_an_old_process_cannot_come_back_as_the_new_one() -> None:
+def test_an_old_process_cannot_register_as_the_new_one() -> None:
     run = Supervised(node("a", restart=ALWAYS))
     run.start()
     run.end("a")
@@ -250,10 +250,10 @@ def test_health_check_timeout_kills_a_node_without_a_sign_of_life() -> None:
     assert run.failures == [("a", "health_check")]
 
 
-def test_a_daemon_that_was_held_up_looks_before_it_kills_a_node() -> None:
+def test_a_delayed_daemon_handles_progress_before_it_kills_a_node() -> None:
     run = Supervised(node("a", health_check_timeout=3.0), node("b", health_check_timeout=3.0))
     run.start()
-    run.now += 5  # in which nobody looked for signs of life
+    run.now += 5  # in which no sign of life was handled
     assert signals(run(on.Progress("b")) + run(on.Progress("a")) + run(on.TimePassed())) == []
 
 

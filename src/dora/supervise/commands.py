@@ -43,7 +43,7 @@ class PromoteReplacement(msgspec.Struct, frozen=True):
 
 
 class DropReplacement(msgspec.Struct, frozen=True):
-    """Kill the replacement of a node's process; nobody waits for its end."""
+    """Kill the replacement of a node's process; its end is not awaited."""
 
     node_id: str
 

@@ -1,4 +1,4 @@
-"""Several supervisors of one dataflow, one for each machine, that tell each other how their nodes are."""
+"""Several supervisors of one dataflow, one for each machine, that send each other their status."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ PLACED = {"a": "left", "b": "right", "c": "left"}
 
 
 class Machines:
-    """One `Supervised` for each machine; news is passed on when the test says so."""
+    """One `Supervised` for each machine; the test decides when status is sent."""
 
     def __init__(self, *nodes: Node, placed: dict[str, str] = PLACED) -> None:
         self.machines = sorted(set(placed.values()))
         self.placed = placed
-        self.said: dict[str, list[do.Command]] = {machine: [] for machine in self.machines}
+        self.commands: dict[str, list[do.Command]] = {machine: [] for machine in self.machines}
         self.runs = {
             machine: Supervised(
                 *nodes, elsewhere={name: other for name, other in placed.items() if other != machine}
@@ -34,26 +34,26 @@ class Machines:
         }
 
     def __call__(self, machine: str, event: on.Event) -> None:
-        self.said[machine] += self.runs[machine](event)
+        self.commands[machine] += self.runs[machine](event)
 
-    def tell(self, source: str, target: str) -> None:
+    def send_status(self, source: str, target: str) -> None:
         status = msgspec.json.encode(self.runs[source].supervisor.status())
         self(target, on.PeerStatusReceived(source, msgspec.json.decode(status, type=PeerStatus)))
 
-    def tell_all(self) -> None:
+    def exchange_status(self) -> None:
         for _ in range(3):
             for source in self.machines:
                 for target in self.machines:
                     if source != target:
-                        self.tell(source, target)
+                        self.send_status(source, target)
 
     def join(self, node_id: str, incarnation: int = 0) -> None:
         machine = self.placed[node_id]
-        self.said[machine] += self.runs[machine].join(node_id, incarnation=incarnation)
+        self.commands[machine] += self.runs[machine].join(node_id, incarnation=incarnation)
 
     def end(self, node_id: str, exit_code: int = 0) -> None:
         machine = self.placed[node_id]
-        self.said[machine] += self.runs[machine].end(node_id, exit_code)
+        self.commands[machine] += self.runs[machine].end(node_id, exit_code)
 
     def begin(self) -> None:
         for machine in self.machines:
@@ -63,87 +63,87 @@ class Machines:
         self.begin()
         for node_id in self.placed:
             self.join(node_id)
-        self.tell_all()
+        self.exchange_status()
         assert all(run.state.opened for run in self.runs.values())
 
-    def heard(self, node_id: str) -> list[object]:
-        """Return what a node was sent, and forget it."""
+    def received(self, node_id: str) -> list[object]:
+        """Return the messages for a node since the last call."""
         machine = self.placed[node_id]
-        heard = [
+        received = [
             command.message
-            for command in self.said[machine]
+            for command in self.commands[machine]
             if isinstance(command, do.Send) and command.node_id == node_id
         ]
-        self.said[machine] = [
+        self.commands[machine] = [
             command
-            for command in self.said[machine]
+            for command in self.commands[machine]
             if not (isinstance(command, do.Send) and command.node_id == node_id)
         ]
-        return heard
+        return received
 
 
 def test_each_machine_starts_its_own_nodes_and_the_barrier_is_one() -> None:
     run = Machines(A, B, C)
     run.begin()
     spawned = {
-        machine: [command.node_id for command in said if isinstance(command, do.Spawn)]
-        for machine, said in run.said.items()
+        machine: [command.node_id for command in commands if isinstance(command, do.Spawn)]
+        for machine, commands in run.commands.items()
     }
     assert spawned == {"left": ["a", "c"], "right": ["b"]}
     run.join("a")
     run.join("c")
-    run.tell_all()
-    assert run.heard("a") == []
+    run.exchange_status()
+    assert run.received("a") == []
     run.join("b")
-    assert run.heard("b") != []  # it knows that all are ready
-    run.tell_all()
-    assert isinstance(run.heard("a")[0], Started)
-    assert isinstance(run.heard("c")[0], Started)
+    assert run.received("b") != []  # it knows that all are ready
+    run.exchange_status()
+    assert isinstance(run.received("a")[0], Started)
+    assert isinstance(run.received("c")[0], Started)
 
 
-def test_ends_go_from_machine_to_machine() -> None:
+def test_ends_of_nodes_close_inputs_on_other_machines() -> None:
     run = Machines(A, B, C)
     run.start()
-    run.heard("b"), run.heard("c")
+    run.received("b"), run.received("c")
     run.end("a")
-    run.tell_all()
-    assert run.heard("b") == [InputsClosed(["a/x"])]
-    assert run.heard("c") == []
+    run.exchange_status()
+    assert run.received("b") == [InputsClosed(["a/x"])]
+    assert run.received("c") == []
     run.end("b")
-    run.tell_all()
-    assert run.heard("c") == [InputsClosed(["b/y"])]
+    run.exchange_status()
+    assert run.received("c") == [InputsClosed(["b/y"])]
     assert not run.runs["right"].state.done, "its messages may still be on their way"
     run.end("c")
-    run.tell_all()
+    run.exchange_status()
     assert all(each.state.done for each in run.runs.values())
     assert all(each.supervisor.result("id").ok for each in run.runs.values())
 
 
-def test_a_failure_is_told_before_the_closing_and_is_in_every_result() -> None:
+def test_a_failure_is_announced_before_the_closing_and_is_in_every_result() -> None:
     run = Machines(A, B, C)
     run.start()
-    run.heard("c")
+    run.received("c")
     run.end("b", 3)
-    run.tell_all()
-    failed, closed = run.heard("c")
+    run.exchange_status()
+    failed, closed = run.received("c")
     assert isinstance(failed, NodeFailed) and failed.affected_input_ids == ["b/y"]
     assert closed == InputsClosed(["b/y"])
     for each in run.runs.values():
         assert [failure.node_id for failure in each.supervisor.result("id").failures] == ["b"]
 
 
-def test_a_restart_reopens_inputs_elsewhere() -> None:
+def test_a_restart_reopens_inputs_on_other_machines() -> None:
     restarting = msgspec.structs.replace(B, restart=RestartOptions(policy="always"))
     run = Machines(A, restarting, C)
     run.start()
-    run.heard("c")
+    run.received("c")
     run.end("b", 3)
-    run.said["right"] += run.runs["right"].after(0.1)
-    run.tell_all()
-    assert run.heard("c") == []
+    run.commands["right"] += run.runs["right"].after(0.1)
+    run.exchange_status()
+    assert run.received("c") == []
     run.join("b", incarnation=1)
-    run.tell_all()
-    assert run.heard("c") == [NodeRestarted("b")]
+    run.exchange_status()
+    assert run.received("c") == [NodeRestarted("b")]
 
 
 def test_a_start_that_breaks_on_one_machine_breaks_on_all() -> None:
@@ -151,11 +151,11 @@ def test_a_start_that_breaks_on_one_machine_breaks_on_all() -> None:
     run.begin()
     run.join("a")
     run.end("b", 1)
-    run.tell_all()
-    assert isinstance(run.heard("a")[0], StartRefused)
+    run.exchange_status()
+    assert isinstance(run.received("a")[0], StartRefused)
     run.end("a", 1)
     run.end("c", 1)
-    run.tell_all()
+    run.exchange_status()
     assert all(each.state.done for each in run.runs.values())
     assert run.runs["left"].supervisor.result("id").failures[0].kind == "exit"
 
@@ -164,18 +164,18 @@ def test_a_stop_on_one_machine_stops_all() -> None:
     run = Machines(A, B, C)
     run.start()
     for node_id in PLACED:
-        run.heard(node_id)
+        run.received(node_id)
     run("right", on.StopRequested("it was asked for"))
-    run.tell_all()
-    assert [run.heard(node_id) for node_id in PLACED] == [[Stop()]] * 3
+    run.exchange_status()
+    assert [run.received(node_id) for node_id in PLACED] == [[Stop()]] * 3
 
 
 def test_a_lost_machine_fails_with_its_nodes() -> None:
     run = Machines(A, B, C)
     run.start()
-    run.heard("c")
+    run.received("c")
     run("left", on.MachineLost("right", "its daemon is gone"))
-    failed, closed = run.heard("c")
+    failed, closed = run.received("c")
     assert isinstance(failed, NodeFailed) and "machine `right` is lost: its daemon is gone" in failed.error
     assert closed == InputsClosed(["b/y"])
     run.end("a")
@@ -196,7 +196,7 @@ STEPS = st.lists(
         st.tuples(st.just("join"), st.sampled_from("abc")),
         st.tuples(st.just("end"), st.sampled_from("abc")),
         st.tuples(st.just("fail"), st.sampled_from("abc")),
-        st.tuples(st.just("tell"), st.sampled_from(["left", "right"])),
+        st.tuples(st.just("status"), st.sampled_from(["left", "right"])),
         st.tuples(st.just("stop"), st.sampled_from(["left", "right"])),
         st.tuples(st.just("time"), st.sampled_from(["left", "right"])),
     ),
@@ -205,24 +205,26 @@ STEPS = st.lists(
 
 
 @given(STEPS, st.sampled_from(["never", "always", "on-failure"]))
-def test_in_any_order_all_come_to_the_same_end(steps: list[tuple[str, str]], policy: str) -> None:
+def test_all_machines_end_equally_in_any_order_of_messages(
+    steps: list[tuple[str, str]], policy: str
+) -> None:
     nodes = [msgspec.structs.replace(each, restart=RestartOptions(policy)) for each in (A, B, C)]  # type: ignore[arg-type]
     run = Machines(*nodes)
     run.begin()
 
     def act(what: str, who: str) -> None:
         other = "right" if who == "left" else "left"
-        if what == "tell":
-            run.tell(who, other)
+        if what == "status":
+            run.send_status(who, other)
         elif what == "stop":
             run(who, on.StopRequested("why not"))
         elif what == "time":
-            run.said[who] += run.runs[who].after(0.5)
+            run.commands[who] += run.runs[who].after(0.5)
         else:
             machine = run.placed[who]
             state = run.runs[machine].state.nodes[who]
             if what == "join" and state.phase == "starting" and not state.connected:
-                run.said[machine] += run.runs[machine].register(who, incarnation=state.incarnation)
+                run.commands[machine] += run.runs[machine].register(who, incarnation=state.incarnation)
                 if state.connected:
                     run(machine, on.PortsReady(who))
             elif what in ("end", "fail") and state.alive:
@@ -232,7 +234,7 @@ def test_in_any_order_all_come_to_the_same_end(steps: list[tuple[str, str]], pol
         act(what, who)
     run("left", on.StopRequested("enough"))
     for _ in range(4):
-        run.tell_all()
+        run.exchange_status()
         for node_id in PLACED:
             act("end", node_id)
         for machine in run.machines:

@@ -1,4 +1,4 @@
-"""New code while the dataflow runs: successors, what is saved at bad moments, nodes to be mended."""
+"""New code for running nodes: replacements, changes at bad moments, nodes that await a fix."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def started(*nodes: object, **options: object) -> Supervised:
     return run
 
 
-def notes(commands: list[do.Command]) -> list[str]:
+def log_texts(commands: list[do.Command]) -> list[str]:
     return [command.text for command in commands if isinstance(command, do.Log)]
 
 
@@ -45,7 +45,7 @@ def test_the_old_process_goes_on_until_the_new_one_waits_at_node() -> None:
     commands = run(on.PortsReady("a"))
     assert sent(commands, "a") == [Started(100_000_000_000)]
     assert sent(commands, "b") == [NodeRestarted("a")]
-    assert notes(commands) == ["runs its new code"]
+    assert log_texts(commands) == ["runs its new code"]
     assert sent(run.end("a"), "b") == [InputsClosed(["a/x"])]
 
 
@@ -75,7 +75,7 @@ def test_a_reload_is_no_restart() -> None:
     assert run.state.nodes["a"].phase == "awaiting fix"
 
 
-def test_how_the_old_process_ends_is_its_own_affair() -> None:
+def test_the_exit_status_of_a_drained_process_is_no_failure() -> None:
     run = started()
     run(SAVED)
     run.register("a", incarnation=1)
@@ -86,7 +86,7 @@ def test_how_the_old_process_ends_is_its_own_affair() -> None:
     assert run.supervisor.result("id").ok
 
 
-def test_an_old_process_that_does_not_make_way_is_hurried() -> None:
+def test_an_old_process_that_does_not_drain_gets_sigterm_then_sigkill() -> None:
     run = started()
     run(SAVED)
     run.register("a", incarnation=1)
@@ -104,7 +104,7 @@ def test_the_grace_of_a_stop_bounds_that_of_a_reload() -> None:
 
 
 @pytest.mark.parametrize("registered", [False, True])
-def test_saved_again_while_the_new_code_starts(registered: bool) -> None:
+def test_code_saved_again_drops_the_replacement_that_starts(registered: bool) -> None:
     run = started()
     run(SAVED)
     if registered:
@@ -117,7 +117,7 @@ def test_saved_again_while_the_new_code_starts(registered: bool) -> None:
     assert do.PromoteReplacement("a", 1) in run.end("a")
 
 
-def test_an_old_process_that_makes_way_before_the_newest_code_is_there() -> None:
+def test_an_old_process_may_drain_before_the_newest_code_connects() -> None:
     run = started()
     run(SAVED)
     run.register("a", incarnation=1)
@@ -129,27 +129,27 @@ def test_an_old_process_that_makes_way_before_the_newest_code_is_there() -> None
     assert sent(commands, "b") == [NodeRestarted("a")]
 
 
-def test_new_code_that_dies_after_the_old_was_asked_to_end_is_started_again() -> None:
+def test_new_code_that_ends_while_the_old_process_drains_is_started_again() -> None:
     run = started()
     run(SAVED)
     run.register("a", incarnation=1)
-    assert notes(run(on.ReplacementEnded("a", 1, 1))) == [
+    assert log_texts(run(on.ReplacementEnded("a", 1, 1))) == [
         "the new code ended before it took over: exited with status 1"
     ]
     assert spawned(run.end("a")) == [("a", 1)]
     run.join("a", incarnation=2)
 
 
-def test_a_process_that_dies_while_its_successor_starts() -> None:
+def test_a_replacement_takes_over_from_a_process_that_fails() -> None:
     run = started()
     run(SAVED)
     commands = run.end("a", 1)
-    assert notes(commands) == ["exited with status 1; its new code takes over"]
+    assert log_texts(commands) == ["exited with status 1; its new code takes over"]
     assert do.PromoteReplacement("a", 1) in commands
     assert sent(run.join("a", incarnation=1), "b") == [NodeRestarted("a")]
 
 
-def test_a_process_that_finishes_its_work_while_its_successor_starts() -> None:
+def test_a_process_that_finishes_its_work_drops_its_replacement() -> None:
     run = started()
     run(SAVED)
     commands = run.end("a", 0)
@@ -157,7 +157,7 @@ def test_a_process_that_finishes_its_work_while_its_successor_starts() -> None:
     assert sent(commands, "b") == [InputsClosed(["a/x"])]
 
 
-def test_one_that_would_be_restarted_is_followed_by_its_new_code() -> None:
+def test_new_code_takes_over_instead_of_a_restart() -> None:
     run = started(node("a", restart=RestartOptions("always", delay=60.0)))
     run(SAVED)
     assert do.PromoteReplacement("a", 1) in run.end("a", 0)
@@ -174,7 +174,7 @@ def test_a_consumer_whose_inputs_all_closed_is_not_started_again() -> None:
 
 
 @pytest.mark.parametrize("phase", ["starting", "ready"])
-def test_saved_at_the_start_barrier(phase: str) -> None:
+def test_code_saved_at_the_start_barrier_starts_a_replacement_after_it_opens(phase: str) -> None:
     run = Supervised(*PAIR, watched=frozenset("ab"))
     run(on.Begin())
     if phase == "ready":
@@ -187,7 +187,7 @@ def test_saved_at_the_start_barrier(phase: str) -> None:
 
 
 @pytest.mark.parametrize("moment", ["starts", "waits"])
-def test_a_stop_during_a_reload(moment: str) -> None:
+def test_a_stop_drops_the_replacement(moment: str) -> None:
     run = started()
     run(SAVED)
     if moment == "waits":
@@ -202,7 +202,7 @@ def test_a_stop_during_a_reload(moment: str) -> None:
     assert run.supervisor.result("id").ok
 
 
-def test_a_stop_while_the_new_code_takes_over() -> None:
+def test_a_stop_while_the_new_code_takes_over_is_clean() -> None:
     run = started()
     run(SAVED)
     run.register("a", incarnation=1)
@@ -213,19 +213,19 @@ def test_a_stop_while_the_new_code_takes_over() -> None:
     assert run.supervisor.result("id").ok
 
 
-def test_a_successor_that_does_not_come_within_the_startup_timeout() -> None:
+def test_a_replacement_has_to_connect_within_the_startup_timeout() -> None:
     run = started(node("a", startup_timeout=3.0))
     run(SAVED)
     commands = run.after(3)
     assert DROP in commands
-    assert "`startup_timeout` of 3 s" in notes(commands)[0]
+    assert "`startup_timeout` of 3 s" in log_texts(commands)[0]
     assert run.state.nodes["a"].phase == "running"
 
 
 def test_new_code_that_never_connects_is_replaced_by_newer_code() -> None:
     run = started()
     run(SAVED)
-    run.end("a", 1)  # its successor is the node now, and hangs
+    run.end("a", 1)  # its replacement is the node now, and hangs
     assert do.SpawnReplacement("a", 2) in run(SAVED)
     assert signals(run.register("a", incarnation=2)) == [("a", SIGTERM)]
     assert signals(run.after(2.5)) == [("a", SIGKILL)]
@@ -233,7 +233,7 @@ def test_new_code_that_never_connects_is_replaced_by_newer_code() -> None:
     assert sent(run(on.PortsReady("a")), "b") == [NodeRestarted("a")]
 
 
-def test_new_code_that_connects_before_newer_code_does() -> None:
+def test_new_code_that_connects_before_newer_code_drains_for_it() -> None:
     run = started()
     run(SAVED)
     run.end("a", 1)
@@ -257,7 +257,7 @@ def test_new_code_is_started_once_the_old_has_ended() -> None:
     assert sent(run.join("a", incarnation=1), "b") == [NodeRestarted("a")]
 
 
-def test_new_code_that_fails_after_the_old_has_ended_waits_to_be_mended() -> None:
+def test_new_code_that_fails_after_the_old_has_ended_awaits_a_fix() -> None:
     run = started(*ALONE)
     run(SAVED)
     assert sent(run(SAVED), "a") == []  # asked once
@@ -274,14 +274,14 @@ def test_new_code_that_hangs_before_it_connects_is_replaced() -> None:
     assert spawned(run.end("a", signal=SIGTERM)) == [("a", 2)]
 
 
-# ----------------------------------------------------------------------------- mending
+# ----------------------------------------------------------------------------- nodes that await a fix
 
 
-def test_a_node_that_fails_waits_for_its_new_code() -> None:
+def test_a_failed_node_awaits_a_fix() -> None:
     run = started()
     commands = run.end("a", 1)
     assert sent(commands, "b") == []
-    assert notes(commands) == ["exited with status 1; it is started again when its code changes"]
+    assert log_texts(commands) == ["exited with status 1; it is started again when its code changes"]
     assert run.after(1000) == []
     assert spawned(run(SAVED)) == [("a", 1)]
     assert sent(run.join("a", incarnation=1), "b") == [NodeRestarted("a")]
@@ -290,7 +290,7 @@ def test_a_node_that_fails_waits_for_its_new_code() -> None:
     assert run.supervisor.result("id").ok
 
 
-def test_a_stop_ends_a_node_that_was_not_mended_as_a_failure() -> None:
+def test_a_node_that_awaits_a_fix_at_a_stop_has_failed() -> None:
     run = started()
     run.end("a", 1)
     run(STOP)
@@ -299,7 +299,7 @@ def test_a_stop_ends_a_node_that_was_not_mended_as_a_failure() -> None:
     assert run.failures == [("a", "exit")]
 
 
-def test_without_hot_reload_nobody_waits_for_new_code() -> None:
+def test_without_hot_reload_no_node_awaits_a_fix() -> None:
     run = Supervised(*PAIR)
     run.start()
     run.end("b", 1)
@@ -307,7 +307,7 @@ def test_without_hot_reload_nobody_waits_for_new_code() -> None:
     assert run.state.done
 
 
-def test_new_code_that_cannot_even_be_started() -> None:
+def test_a_node_whose_new_code_cannot_be_started_awaits_a_fix() -> None:
     run = started()
     run.end("a", 1)
     run(SAVED)
@@ -316,14 +316,14 @@ def test_new_code_that_cannot_even_be_started() -> None:
     assert spawned(run(SAVED)) == [("a", 2)]
 
 
-def test_saved_between_the_crash_and_its_being_noticed() -> None:
+def test_code_saved_between_a_crash_and_the_exit_is_started() -> None:
     run = started()
     run(on.NodeClosed("a"))
     assert run(SAVED) == []
     assert spawned(run.end("a", 1)) == [("a", 1)]
 
 
-def test_saved_while_waiting_for_a_restart() -> None:
+def test_code_saved_during_the_back_off_is_started_at_once() -> None:
     run = started(node("a", restart=RestartOptions("on-failure", max_restarts=1, delay=60.0)))
     run.end("a", 1)
     assert spawned(run(SAVED)) == [("a", 1)]
@@ -332,7 +332,7 @@ def test_saved_while_waiting_for_a_restart() -> None:
     assert run.state.nodes["a"].phase == "backoff"  # the restart was not consumed
 
 
-def test_the_consumer_to_be_mended_ends_with_its_inputs() -> None:
+def test_a_consumer_that_awaits_a_fix_ends_with_its_inputs() -> None:
     run = started()
     run.end("b", 1)
     commands = run.end("a")
@@ -340,7 +340,7 @@ def test_the_consumer_to_be_mended_ends_with_its_inputs() -> None:
     assert run.failures == [("b", "exit")]
 
 
-def test_a_failure_at_the_start_is_not_waited_for() -> None:
+def test_a_node_that_fails_at_the_start_does_not_await_a_fix() -> None:
     run = Supervised(*PAIR, watched=frozenset("ab"))
     run(on.Begin())
     run.end("a", 1)
@@ -348,10 +348,10 @@ def test_a_failure_at_the_start_is_not_waited_for() -> None:
     assert run.state.done
 
 
-def test_new_code_of_a_node_that_has_ended() -> None:
+def test_new_code_of_an_ended_node_is_reported_and_not_started() -> None:
     run = started()
     run.end("a")
-    assert notes(run(SAVED)) == ["its code has changed, but it has ended already"]
+    assert log_texts(run(SAVED)) == ["its code has changed, but it has ended already"]
 
 
 # ----------------------------------------------------------------------------- operators
@@ -365,7 +365,7 @@ def test_operators_are_reloaded_by_their_runtime() -> None:
     assert commands == [do.Send("a", Reload(["two"], ["/p/helper.py"]))]
 
 
-def test_operators_that_were_saved_during_the_start() -> None:
+def test_operators_saved_during_the_start_are_reloaded_after_it() -> None:
     run = Supervised(HOST, watched=frozenset("a"))
     run(on.Begin())
     run(on.CodeChanged("a", ("two",), ("/p/x.py",)))
