@@ -22,6 +22,7 @@ from dora.dataflow.model import Dataflow, GitSource, Node
 from dora.dataflow.provenance import pinned
 from dora.errors import BuildError
 from dora.logs.entry import LogEntry
+from dora.wire.decoders import from_plain
 
 VERSION = 2
 MAX_LOCK = 1 << 20  # bytes
@@ -81,10 +82,10 @@ def read_lock(dataflow: Dataflow, path: str) -> dict[str, str]:
         if not os.path.exists(path):
             raise BuildError(f"there is no lockfile {path}; {_MEND}")
         text = read_text(path, path, MAX_LOCK)
-        lock = msgspec.convert(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)), _File)
+        lock = from_plain(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)), _File)
     except Unreadable as error:
         raise BuildError(f"the lockfile cannot be read: {error}") from None
-    except (ValueError, yaml.YAMLError, msgspec.ValidationError, RecursionError) as error:
+    except (ValueError, yaml.YAMLError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise BuildError(f"the lockfile {path} is not understood: {reason}; {_MEND}") from None
     if lock.version != VERSION:

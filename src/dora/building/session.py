@@ -19,6 +19,7 @@ from dora.dataflow.files import read_bytes
 from dora.dataflow.model import Dataflow, Node
 from dora.logs.diagnostics import debug_log
 from dora.logs.entry import LogEntry
+from dora.wire.decoders import DecodeError, from_plain
 from dora.wire.ids import uuid7
 
 _MOST = 1 << 20  # bytes of a file that may be one of ours
@@ -89,8 +90,8 @@ def read_session(path: str) -> Session | None:
 
     try:
         text = read_bytes(path, _MOST).decode()
-        return msgspec.convert(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)), Session)
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError, RecursionError):
+        return from_plain(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)), Session)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, DecodeError, RecursionError):
         return None
 
 

@@ -37,6 +37,7 @@ from dora.coordinator.protocol import (
 )
 from dora.errors import DoraError
 from dora.logs.diagnostics import debug_log
+from dora.wire.decoders import from_json
 from dora.wire.wishes import Outcome, Wish
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -190,8 +191,8 @@ class Client:
             connection.close()
         try:
             if response.status >= 400:
-                raise Refused(response.status, msgspec.json.decode(data, type=Failure).error)
-            return msgspec.json.decode(data, type=kind)
+                raise Refused(response.status, from_json(data, Failure).error)
+            return from_json(data, kind)
         except msgspec.DecodeError:
             raise self.foreign() from None
 

@@ -15,6 +15,7 @@ from dora.cluster.ssh import MachineFault, on_all, run
 from dora.dataflow.model import Dataflow
 from dora.dataflow.report import listed
 from dora.errors import DoraError
+from dora.wire.decoders import from_json
 
 
 def with_copies(
@@ -78,6 +79,6 @@ def copies_on(machines: Sequence[Machine], remove: bool) -> tuple[list[CopyOn], 
             faults.append(said)
             continue
         for line in said.splitlines():
-            copy = msgspec.json.decode(line, type=Copy)
+            copy = from_json(line, Copy)
             rows.append(CopyOn(machine=machine.id, **msgspec.structs.asdict(copy)))
     return rows, faults

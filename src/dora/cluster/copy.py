@@ -13,6 +13,7 @@ import msgspec
 from dora.cluster.folder import Entry
 from dora.coordinator.places import data_folder
 from dora.errors import DoraError
+from dora.wire.decoders import from_json
 
 OWN: Final = ".dora-copy"
 """What dora writes into a copy, beside its files, begins so."""
@@ -80,7 +81,7 @@ def known_files(folder: str) -> set[str]:
     """Return which files belong to a copy, by relative path; some may not be there."""
     try:
         with open(os.path.join(folder, _MANIFEST), "rb") as file:
-            return set(msgspec.json.decode(file.read(), type=dict[str, Entry]))
+            return set(from_json(file.read(), dict[str, Entry]))
     except (FileNotFoundError, msgspec.DecodeError):
         return set()
 

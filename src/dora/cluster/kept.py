@@ -26,6 +26,7 @@ from dora.cluster.copy import OWN, copies_folder, copy_of, inside, known_files, 
 from dora.coordinator.gathered import remove_logs
 from dora.coordinator.places import data_folder
 from dora.errors import DoraError
+from dora.wire.decoders import from_json
 
 EXPECTED: Final = 3600.0  # seconds
 _EXPECTED: Final = f"{OWN}.new"  # no dataflow has started in it yet; empty until it is complete
@@ -114,7 +115,7 @@ def _notes(machine: str) -> str:
 def _note(dataflow_id: str, machine: str) -> Kept | None:
     try:
         with open(os.path.join(_notes(machine), dataflow_id), "rb") as file:
-            return msgspec.json.decode(file.read(), type=Kept)
+            return from_json(file.read(), Kept)
     except (OSError, msgspec.DecodeError):
         return None
 

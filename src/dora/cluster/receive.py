@@ -18,6 +18,7 @@ from dora.cluster.copy import OWN, copy_called, inside, known_files, locked, rem
 from dora.cluster.folder import Entry
 from dora.cluster.kept import expected, remove_unused
 from dora.errors import DoraError
+from dora.wire.decoders import from_json
 
 SILENCE: Final = 60
 """Seconds without a byte after which whoever sends is given up: its machine may have been cut off."""
@@ -86,7 +87,7 @@ def _update(folder: str, given: Source, answers: BinaryIO) -> None:
         present = _present(folder)
         disk = os.statvfs(folder)
         _tell(answers, Present(folder, present, disk.f_bavail * disk.f_frsize))
-        wanted = msgspec.json.decode(given.readline(), type=Wanted)
+        wanted = from_json(given.readline(), Wanted)
         for path in wanted.remove:  # before anything is written: the disk may be full
             remove_file(folder, path)
         # Whatever happens from here on, it is known which files are not of nodes.

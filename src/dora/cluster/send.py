@@ -19,6 +19,7 @@ from dora.cluster.folder import Entry, difference
 from dora.cluster.receive import Present, Wanted
 from dora.cluster.scripts import receive_copy
 from dora.cluster.ssh import MachineFault, piped, reason
+from dora.wire.decoders import from_json
 
 
 class Copied(msgspec.Struct, frozen=True):
@@ -80,7 +81,7 @@ def _all_of(process: Popen[Any]) -> bytes:
 
 def _send(machine: Machine, process: Popen[Any], folder: str, files: Mapping[str, Entry]) -> Copied:
     assert process.stdin is not None and process.stdout is not None
-    present = msgspec.json.decode(process.stdout.readline(), type=Present)
+    present = from_json(process.stdout.readline(), Present)
     changed, gone = difference(files, present.files)
     size = sum(files[path][0] for path in changed)
     if present.free is not None and size > present.free:
@@ -91,7 +92,7 @@ def _send(machine: Machine, process: Popen[Any], folder: str, files: Mapping[str
     process.stdin.write(msgspec.json.encode(Wanted(dict(files), gone)) + b"\n")
     _send_files(process.stdin, folder, changed, files)
     process.stdin.close()
-    msgspec.json.decode(process.stdout.readline(), type=dict[str, Any])
+    from_json(process.stdout.readline(), dict[str, Any])
     return Copied(present.folder, len(changed), size)
 
 

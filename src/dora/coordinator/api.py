@@ -46,6 +46,7 @@ from dora.coordinator.rules import Refusal
 from dora.coordinator.said import tell
 from dora.coordinator.service import Coordinator
 from dora.coordinator.surveys import Requests
+from dora.wire.decoders import from_json
 from dora.wire.wishes import Wish
 
 MAX_WAIT = 60.0  # seconds that one request may wait
@@ -80,7 +81,7 @@ async def _body(request: Request, kind: type[_Struct]) -> _Struct:
     if data and not request.headers.get("content-type", "").startswith("application/json"):
         raise Refusal(415, "the content type has to be application/json")
     try:
-        return msgspec.json.decode(bytes(data) or b"{}", type=kind)
+        return from_json(bytes(data) or b"{}", kind)
     except (ValueError, RecursionError) as error:  # what is no JSON, and what is no UTF-8
         raise Refusal(400, f"the request is not understood: {error}") from None
 

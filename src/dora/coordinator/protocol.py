@@ -16,6 +16,7 @@ from dora.logs.entry import LogEntry
 from dora.supervise.result import DataflowResult
 from dora.supervise.status import PeerStatus
 from dora.wire.control import TlsFiles
+from dora.wire.decoders import json_decoder
 from dora.wire.survey import Survey
 from dora.wire.wishes import Outcome, Wish
 
@@ -482,8 +483,8 @@ class SystemStatus(msgspec.Struct, frozen=True):
 
 
 encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
-decode_to_coordinator: Callable[[bytes | str], ToCoordinator] = msgspec.json.Decoder(ToCoordinator).decode
-decode_to_daemon: Callable[[bytes | str], ToDaemon] = msgspec.json.Decoder(ToDaemon).decode
+decode_to_coordinator: Callable[[bytes | str], ToCoordinator] = json_decoder(ToCoordinator)
+decode_to_daemon: Callable[[bytes | str], ToDaemon] = json_decoder(ToDaemon)
 
 
 def compatible(one: str, other: str) -> bool:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-
 from dora.coordinator.protocol import ACTIVE, DataflowView, RunReport, RunSpec
 from dora.dataflow.links import text_outputs
 from dora.dataflow.model import Dataflow, NodeOutput
 from dora.dataflow.names import node_id_fault
 from dora.dataflow.report import did_you_mean
 from dora.errors import DoraError
+from dora.wire.decoders import DecodeError, from_plain
 
 MAX_NAME = 200
 
@@ -99,8 +98,8 @@ def file_of(spec: RunSpec) -> str | None:
 def dataflow_of(spec: RunSpec) -> Dataflow:
     """Return the dataflow of what was asked to run; raises `Refusal` if it is none."""
     try:
-        dataflow = msgspec.convert(spec.dataflow, type=Dataflow)
-    except (msgspec.ValidationError, RecursionError) as error:
+        dataflow = from_plain(spec.dataflow, Dataflow)
+    except DecodeError as error:
         raise Refusal(400, f"`dataflow` is not a dataflow: {error}") from None
     if fault := _fault(dataflow):
         raise Refusal(400, f"`dataflow` is not a dataflow: {fault}")

@@ -32,6 +32,7 @@ from dora.coordinator.protocol import (
 from dora.coordinator.rules import Refusal
 from dora.errors import DoraError
 from dora.supervise.result import DataflowResult
+from dora.wire.decoders import from_json, from_plain
 
 SCHEMA = 2
 MAX_ENDED = 1000  # records of ended dataflows that are kept; the oldest go
@@ -89,7 +90,7 @@ class Store:
             for *row, text in self._db.execute(
                 f"SELECT {_COLUMNS}, daemons FROM dataflows ORDER BY created, uuid"
             ):
-                daemons = msgspec.json.decode(text, type=dict[str, str])
+                daemons = from_json(text, dict[str, str])
                 view = msgspec.structs.replace(_view(*row), machines=sorted(daemons))
                 self._views[view.uuid] = view
                 if view.status in ACTIVE:
@@ -263,14 +264,12 @@ class Store:
             return view
         text = self._read("result", dataflow_id)
         return (
-            view
-            if text is None
-            else msgspec.structs.replace(view, result=msgspec.json.decode(text, type=DataflowResult))
+            view if text is None else msgspec.structs.replace(view, result=from_json(text, DataflowResult))
         )
 
     def spec(self, dataflow_id: str) -> RunSpec:
         """Return what was asked to run; raises ``KeyError``."""
-        return msgspec.json.decode(self._read("spec", dataflow_id) or "", type=RunSpec)
+        return from_json(self._read("spec", dataflow_id) or "", RunSpec)
 
     def _read(self, column: str, dataflow_id: str) -> str | None:
         with self._refused("the record cannot be read"):
@@ -325,19 +324,19 @@ def _view(
     ended: float | None,
     reason: str,
 ) -> DataflowView:
-    return msgspec.convert(
+    return from_plain(
         {
             "uuid": uuid,
             "name": name,
             "status": status,
-            "nodes": msgspec.json.decode(nodes),
+            "nodes": from_json(nodes),
             "file": file,
             "log_directory": log_directory,
             "created": created,
             "ended": ended,
             "reason": reason,
         },
-        type=DataflowView,
+        DataflowView,
     )
 
 

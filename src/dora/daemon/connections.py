@@ -5,19 +5,25 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import struct
+import sys
 from collections.abc import Callable
-
-import msgspec
+from typing import Literal
 
 from dora.daemon.loop import READ, WRITE, Loop
 from dora.transport.ownership import is_own_peer
 from dora.wire.control import FrameBuffer, FrameError, ToDaemon, ToNode, encode_frame
+from dora.wire.decoders import DecodeError
 from dora.wire.requests import Answer, Request, decode_to_daemon
 
 # Frames from nodes are small, and from commands at most a whole dataflow; a peer that claims more than
 # this is neither.
 _MAX_INCOMING = 16 << 20
 TEXT_BUFFER = 1 << 20  # bytes of lines that may wait for a node which does not read them
+
+
+Note = Callable[[Literal["error", "warn", "info"], "str | None", str], None]
+"""Writes a line to the log: its level, the node that it is about (None: the daemon), its text."""
 
 
 class Connection:
@@ -34,6 +40,7 @@ class Connection:
         number: int,
         on_message: Callable[[Connection, ToDaemon | Request], None],
         on_closed: Callable[[Connection], None],
+        note: Note,
     ) -> None:
         self.number = number
         self.node_id = ""  # set once admitted
@@ -46,6 +53,7 @@ class Connection:
         self._outgoing = bytearray()
         self._on_message = on_message
         self._on_closed = on_closed
+        self._note = note
         self.open = True
         peer.setblocking(False)
         loop.watch(peer.fileno(), READ, self._ready)
@@ -94,13 +102,28 @@ class Connection:
         self._frames.feed(data)
         try:
             for body in self._frames:
-                self._on_message(self, decode_to_daemon(body))
+                self._handle(decode_to_daemon(body))
                 if not self.open:
                     return False
-        except (FrameError, msgspec.DecodeError, RecursionError):  # the last one: nested without end
-            self._lost()
+        except (FrameError, DecodeError) as error:
+            self._refuse("warn", f"it sent what is no frame of this version of dora: {error}")
             return False
         return True
+
+    def _handle(self, message: ToDaemon | Request) -> None:
+        """Do what a message asks for. An error stays with the peer that caused it: the run goes on."""
+        try:
+            self._on_message(self, message)
+        except Exception as error:  # noqa: BLE001 - whatever it is, other nodes have no part in it
+            kind = type(message).__name__
+            self._refuse("error", f"its {kind} cannot be handled: {type(error).__name__}: {error}")
+
+    def _refuse(self, level: Literal["error", "warn"], reason: str) -> None:
+        """Close the connection, and say in the log whose it was and why."""
+        if self.open:
+            who = f"node `{self.node_id}`" if self.node_id else f"process {peer_process(self._socket)}"
+            self._note(level, None, f"the connection of {who} was closed: {reason}")
+            self._lost()
 
     def _write(self) -> None:
         try:
@@ -134,8 +157,10 @@ class ControlServer:
         path: str,
         on_message: Callable[[Connection, ToDaemon | Request], None],
         on_closed: Callable[[Connection], None],
+        note: Note,
     ) -> None:
         self._loop = loop
+        self._note = note
         self._on_message = on_message
         self._on_closed = on_closed
         self._number = 0
@@ -162,7 +187,7 @@ class ControlServer:
                 continue
             self._number += 1
             self.connections[self._number] = Connection(
-                self._loop, peer, self._number, self._on_message, self._forget
+                self._loop, peer, self._number, self._on_message, self._forget, self._note
             )
 
     def _forget(self, connection: Connection) -> None:
@@ -176,3 +201,11 @@ class ControlServer:
         for connection in self.connections.values():
             connection.close()
         self.connections.clear()
+
+
+def peer_process(peer: socket.socket) -> int | str:
+    """Return the id of the process at the other end, for a message."""
+    if sys.platform == "linux":
+        process: int = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        return process
+    return "of this user"

@@ -133,7 +133,7 @@ class Daemon:
         self._rewiring = Rewiring(self.loop, self._keeper, self._members, self._plan)
         self._log_options = {node.id: node.log for node in dataflow.nodes}
         run.lock_board()
-        self._server = ControlServer(self.loop, run.socket, self._on_message, self._on_disconnect)
+        self._server = ControlServer(self.loop, run.socket, self._on_message, self._on_closed, self.note)
         self._guests = Guests(
             *(dataflow, self._plan, lambda: self.place, run.name),
             *(self.supervisor.state, self._members, self._remains.add_tap),
@@ -284,7 +284,7 @@ class Daemon:
                 if (connection := self._members.get(node_id)) is not None:
                     self._server.connections.pop(connection.number, None)
                     connection.close()
-                    self._on_disconnect(connection)
+                    self._on_closed(connection)
             case do.ApplyDataflow(dataflow=dataflow, connection=asker):
                 self._rewire(dataflow, asker)
             case do.Answer(connection=number, answer=answer):
@@ -492,7 +492,7 @@ class Daemon:
         connection.send(Refused(reason))
         connection.close()
         if connection.node_id:
-            self._on_disconnect(connection)
+            self._on_closed(connection)
 
     def _admit(self, command: do.Admit) -> None:
         node_id = command.node_id
@@ -527,7 +527,7 @@ class Daemon:
         self._members[node_id] = connection
         self._keeper.reopen_receivers(node_id)
 
-    def _on_disconnect(self, connection: Connection) -> None:
+    def _on_closed(self, connection: Connection) -> None:
         node_id = connection.node_id
         if node_id and self._members.get(node_id) is connection:
             del self._members[node_id]

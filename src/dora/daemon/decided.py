@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 
@@ -13,6 +13,7 @@ from dora.dataflow.links import Place
 from dora.dataflow.model import Dataflow
 from dora.supervise import events as on
 from dora.wire.control import PROTOCOL_VERSION, Register
+from dora.wire.decoders import DecodeError, from_plain
 from dora.wire.requests import (
     AskModel,
     ChangeDataflow,
@@ -28,12 +29,18 @@ from dora.wire.requests import (
 if TYPE_CHECKING:
     from dora.daemon.daemon import Daemon
 
+MAX_GRACE: Final = 86_400.0  # seconds that nodes may be given to stop
+
 Decided = on.ParameterRequest | on.OperationRequest | on.ChangeRequest | AskModel | HandOver
 
 
 def event_of(daemon: Daemon, guest: Connection, request: Decided) -> on.Event | None:
     """Return what the supervisor has to decide; None for a request that is answered here."""
     revision = daemon.supervisor.state.revision
+    grace = getattr(request, "grace", None)
+    if grace is not None and not 0 <= grace <= MAX_GRACE:  # neither is NaN
+        guest.send(Declined(f"nodes get from 0 to {MAX_GRACE:,.0f} seconds to end, not {grace:g}"))
+        return None
     match request:
         case AskModel():
             dataflow = msgspec.to_builtins(daemon.supervisor.state.dataflow)
@@ -54,8 +61,12 @@ def event_of(daemon: Daemon, guest: Connection, request: Decided) -> on.Event | 
 def _change_event(daemon: Daemon, guest: Connection, request: on.ChangeRequest) -> on.Event | None:
     """Return the event of a change, for which there is room; None if the request is answered here."""
     revision = daemon.supervisor.state.revision
+    grace = getattr(request, "grace", None)
+    if grace is not None and not 0 <= grace <= MAX_GRACE:  # neither is NaN
+        guest.send(Declined(f"nodes get from 0 to {MAX_GRACE:,.0f} seconds to end, not {grace:g}"))
+        return None
     try:
-        wanted = msgspec.convert(request.dataflow, type=Dataflow)
+        wanted = from_plain(request.dataflow, Dataflow)
         place = _place(daemon.place, request)
         orders = isinstance(request, (CheckChange, OrderChange))
         if (
@@ -64,7 +75,7 @@ def _change_event(daemon: Daemon, guest: Connection, request: on.ChangeRequest) 
             daemon.make_room(wanted, place)
             if not isinstance(request, CheckChange):
                 daemon.place = place
-    except msgspec.ValidationError as error:
+    except DecodeError as error:
         guest.send(Declined(f"this is no dataflow: {error}"))
         return None
     except OSError as error:

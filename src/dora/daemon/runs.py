@@ -7,12 +7,11 @@ import select
 from collections.abc import Iterator
 from typing import Final
 
-import msgspec
-
 from dora.errors import ConnectError, DoraError
 from dora.transport.ownership import connect_own
 from dora.transport.places import SOCKET_NAME, is_run_name, runtime_root
 from dora.wire.control import FrameBuffer, FrameError, encode_frame
+from dora.wire.decoders import DecodeError
 from dora.wire.requests import Answer, Declined, Describe, Description, Ended, Request, decode_answer
 
 _PATIENCE: Final = 5.0  # seconds that a daemon may take to answer
@@ -40,7 +39,9 @@ class Run:
         except DoraError:
             self.close()
             raise
-        assert isinstance(description, Description)
+        if not isinstance(description, Description):
+            self.close()
+            raise ConnectError(f"what answers at {path} is no daemon of this version of dora")
         self.description = description
 
     def set_patience(self, seconds: float | None) -> None:
@@ -64,7 +65,7 @@ class Run:
             if self._may_time_out and isinstance(error, TimeoutError):
                 raise
             raise ConnectError(f"the daemon at {self.path} does not answer: {error}") from error
-        except (FrameError, msgspec.DecodeError) as error:
+        except (FrameError, DecodeError) as error:
             raise ConnectError(
                 f"the daemon at {self.path} is of another version of dora; use the `dora` that started it"
             ) from error
@@ -82,8 +83,11 @@ class Run:
             if not data:
                 self.ended = Ended([])
             self._frames.feed(data)
-            for body in self._frames:
-                self._note_end(decode_answer(body))
+            try:
+                for body in self._frames:
+                    self._note_end(decode_answer(body))
+            except (FrameError, DecodeError):  # whoever it is, nothing that counts will come any more
+                self.ended = Ended([])
         return self.ended is not None
 
     def _note_end(self, answer: Answer) -> bool:

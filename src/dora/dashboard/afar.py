@@ -37,6 +37,7 @@ from dora.inspection.afar import (
     decode_delivery,
     encode,
 )
+from dora.wire.decoders import from_json
 from dora.wire.requests import Answer
 
 RETRY: Final = 2.0  # seconds until a machine is looked at again
@@ -178,7 +179,7 @@ class Afar:
         match message:
             case State(state=state):
                 self._faults.pop(machine, None)
-                self._states[machine] = msgspec.json.decode(state)
+                self._states[machine] = from_json(state)
                 self._tell()
             case Preview() | Picture():
                 self._deliver(message)

@@ -10,6 +10,7 @@ from dora.coordinator.service import Coordinator
 from dora.dashboard.pages import OPEN_TO_ALL, Dashboard, Subject
 from dora.dataflow.graph import graph_of
 from dora.dataflow.model import Dataflow
+from dora.wire.decoders import from_plain
 
 
 def make_pages(coordinator: Coordinator, token: str) -> Pages:
@@ -19,7 +20,7 @@ def make_pages(coordinator: Coordinator, token: str) -> Pages:
         view = coordinator.dataflow(wanted)
 
         def graph() -> bytes:
-            dataflow = msgspec.convert(coordinator.spec(view.uuid).dataflow, type=Dataflow)
+            dataflow = from_plain(coordinator.spec(view.uuid).dataflow, Dataflow)
             return msgspec.json.encode(graph_of(dataflow))
 
         running = view.status in ACTIVE

@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import msgspec
 
+from dora.wire.decoders import msgpack_decoder
+
 MAX_FRAME: Final = 32 << 20  # bytes; previews are far smaller
 
 
@@ -90,8 +92,8 @@ class Ended(msgspec.Struct, frozen=True, tag=True):
 FromWatcher = Picture | State | Lines | Preview | Found | Ended
 
 _encoder = msgspec.msgpack.Encoder()
-decode_to_watcher: Callable[[bytes], ToWatcher] = msgspec.msgpack.Decoder(ToWatcher).decode
-decode_from_watcher: Callable[[bytes], FromWatcher] = msgspec.msgpack.Decoder(FromWatcher).decode
+decode_to_watcher: Callable[[bytes], ToWatcher] = msgpack_decoder(ToWatcher)
+decode_from_watcher: Callable[[bytes], FromWatcher] = msgpack_decoder(FromWatcher)
 
 
 def frame(message: Any) -> bytes:

@@ -17,6 +17,8 @@ from typing import Final
 
 import msgspec
 
+from dora.wire.decoders import from_json
+
 LOOPBACK: Final = "127.0.0.1"
 FIRST_PORT: Final = 6020
 PORTS: Final = 20  # that are tried; if all are taken, any will do
@@ -121,7 +123,7 @@ def main() -> None:
     """Serve the run that standard input tells of."""
     line = sys.stdin.buffer.readline()
     if line:
-        subject = msgspec.json.decode(line, type=Subject)
+        subject = from_json(line, Subject)
         asyncio.run(_serve(int(sys.argv[1]), subject, sys.stdin.fileno()))
 
 

@@ -30,6 +30,7 @@ from dora.dataflow.parameters import key_fault, value_fault
 from dora.errors import DoraError
 from dora.inspection.afar import Question
 from dora.transport.places import SOCKET_NAME, run_path
+from dora.wire.decoders import from_json, json_decoder
 from dora.wire.requests import (
     Answer,
     AskParameters,
@@ -120,7 +121,7 @@ class _Next(msgspec.Struct, tag="next"):
     """The page has drawn what it got, and is ready for more."""
 
 
-_decode = msgspec.json.Decoder(_Look | _Search | _Next).decode
+_decode = json_decoder(_Look | _Search | _Next)
 
 
 class Dashboard:
@@ -353,7 +354,7 @@ async def _body(request: Request, kind: Any) -> Any:
     if not request.headers.get("content-type", "").startswith("application/json"):
         raise Refusal(415, "the content type has to be application/json")
     try:
-        return msgspec.json.decode(bytes(data), type=kind)
+        return from_json(bytes(data), kind)
     except (ValueError, RecursionError) as error:  # what is no JSON, and what is no UTF-8
         raise Refusal(400, f"the request is not understood: {error}") from None
 

@@ -15,6 +15,7 @@ import msgspec
 from dora.inspection.beat import Beat
 from dora.inspection.counters import LinkRate
 from dora.inspection.overview import NodeGlance
+from dora.wire.decoders import msgpack_decoder
 from dora.wire.inspection import Inspection
 from dora.wire.requests import (
     Answer,
@@ -153,5 +154,5 @@ class Over(msgspec.Struct, frozen=True, tag=True):
 Item = Told | Begun | Line | Beats | Text | Glances | Frame | Over
 
 encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
-decode_to_process: Callable[[bytes], ToProcess] = msgspec.msgpack.Decoder(ToProcess).decode
-decode_delivery: Callable[[bytes], list[Item]] = msgspec.msgpack.Decoder(list[Item]).decode
+decode_to_process: Callable[[bytes], ToProcess] = msgpack_decoder(ToProcess)
+decode_delivery: Callable[[bytes], list[Item]] = msgpack_decoder(list[Item])

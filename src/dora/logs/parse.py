@@ -18,6 +18,7 @@ import msgspec
 
 from dora.dataflow.model import LogLevel
 from dora.logs.entry import LogEntry, Stream
+from dora.wire.decoders import DecodeError, json_decoder
 
 _LEVELS: dict[str, LogLevel] = {
     "error": "error",
@@ -35,7 +36,7 @@ _LEVELS: dict[str, LogLevel] = {
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
-_decode = msgspec.json.Decoder().decode
+_decode = json_decoder()
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
@@ -62,7 +63,7 @@ def parse_line(node_id: str | None, stream: Stream, text: str, now_ns: int) -> L
 def _structured(node_id: str | None, stream: Stream, text: str, now_ns: int) -> LogEntry | None:
     try:
         record: Any = _decode(text)
-    except (msgspec.DecodeError, UnicodeError, RecursionError):
+    except (DecodeError, UnicodeError):
         return None
     if not isinstance(record, dict):
         return None

@@ -17,6 +17,7 @@ from dora.dataflow.model import LogLevel
 from dora.logs.entry import LogEntry, Stream
 from dora.logs.formats import DAEMON_NAME
 from dora.logs.parse import nanoseconds
+from dora.wire.decoders import DecodeError, json_decoder
 
 
 class _Record(msgspec.Struct):
@@ -31,7 +32,7 @@ class _Record(msgspec.Struct):
     line: int | None = None
 
 
-_decode = msgspec.json.Decoder(_Record).decode
+_decode = json_decoder(_Record)
 
 
 def read_record(line: bytes) -> LogEntry | None:
@@ -44,7 +45,7 @@ def read_record(line: bytes) -> LogEntry | None:
     """
     try:
         record = _decode(line)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except DecodeError:
         return None
     return LogEntry(
         timestamp_ns=nanoseconds(record.ts, 0),

@@ -10,14 +10,13 @@ from __future__ import annotations
 import os
 import sys
 
-import msgspec
-
 from dora.daemon.runs import Run
 from dora.errors import ConnectError, DoraError
 from dora.inspection.afar import Ask, Over
 from dora.looker.looks import answer, look
 from dora.looker.session import Session
 from dora.machine.look_order import Order
+from dora.wire.decoders import from_json
 
 
 def serve(session: Session, run: Run) -> None:
@@ -36,7 +35,7 @@ def main() -> None:
     if not line:
         return
     os.nice(5)  # what is looked at goes first
-    order = msgspec.json.decode(line, type=Order)
+    order = from_json(line, Order)
     with Session(order) as session:
         try:
             run = Run(order.socket)

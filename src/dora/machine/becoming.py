@@ -23,6 +23,7 @@ from dora.errors import ConnectError, DataflowError, DoraError
 from dora.logs.entry import LogEntry
 from dora.machine.part import Part, check_folder, hears_others
 from dora.machine.reports import Reports
+from dora.wire.decoders import from_plain
 from dora.wire.requests import (
     AskModel,
     CheckChange,
@@ -124,8 +125,8 @@ class Becoming:
         """Return the dataflow to come as the coordinator knows it, and as this machine runs it."""
         model = run.ask(AskModel())
         assert isinstance(model, Model)
-        running = msgspec.convert(model.dataflow, type=Dataflow)
-        wanted = msgspec.convert(amendment.dataflow, type=Dataflow)
+        running = from_plain(model.dataflow, Dataflow)
+        wanted = from_plain(amendment.dataflow, Dataflow)
         built: dict[str, Node] = {}
         for node in self._fresh(amendment, wanted):
             if node.id not in self._built:
@@ -140,7 +141,7 @@ class Becoming:
         only = msgspec.structs.replace(
             running,
             nodes=(node,),
-            programs=msgspec.convert(programs, type=tuple[Program, ...]),
+            programs=from_plain(programs, tuple[Program, ...]),
         )
         looked = msgspec.structs.replace(only, working_dir=running.directory_of(node))
         if missing := missing_files(looked, copied=(node.id,)):

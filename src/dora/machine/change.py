@@ -21,6 +21,7 @@ from dora.dataflow.model import Dataflow
 from dora.dataflow.wished import make_change
 from dora.errors import DataflowError, DoraError
 from dora.logs.entry import LogEntry
+from dora.wire.decoders import from_plain
 from dora.wire.requests import (
     AskModel,
     ChangeDataflow,
@@ -71,7 +72,7 @@ def carry_out(
     for _ in range(_ATTEMPTS):
         model = run.ask(AskModel())
         assert isinstance(model, Model)
-        running = msgspec.convert(model.dataflow, type=Dataflow)
+        running = from_plain(model.dataflow, Dataflow)
         change, added, removed = make_change(wish, running, environ)
         if not placed and isinstance(wish, (AddWish, ReplaceWish)):
             _check_place(change)

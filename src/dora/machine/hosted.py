@@ -48,6 +48,7 @@ from dora.machine.reports import LogPump, Reports
 from dora.machine.run_id import run_id
 from dora.supervise import events as on
 from dora.telemetry.observe import run_observed
+from dora.wire.decoders import DecodeError, from_plain
 
 BUILD_GRACE = 4.0  # seconds that a build may take to end
 _REASON = "it was asked for"
@@ -160,7 +161,7 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
     commands.listen()
     building = limit(start.limits.build, "the build", BUILD_LIMIT)
     try:
-        dataflow = settled(msgspec.convert(spec.dataflow, type=Dataflow), start)
+        dataflow = settled(from_plain(spec.dataflow, Dataflow), start)
         out = data_folder() if share is not None and share.apart else dataflow.working_dir
         logs = f"{out}/out/{dataflow_id}"
         files = LogFiles(logs, {n.id: n.log for n in dataflow.nodes})
@@ -239,7 +240,7 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
             result=result,
             reason="it was stopped before all of its nodes were ready" if early else "",
         )
-    except (DoraError, msgspec.ValidationError) as error:
+    except (DoraError, DecodeError) as error:
         if pump is not None:
             pump.close()
         if building.late:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import select
 import socket
 from collections.abc import Iterator
@@ -11,11 +12,15 @@ from dora.errors import ConnectError, DaemonLost
 from dora.transport.ownership import connect_own
 from dora.wire.control import (
     FrameBuffer,
+    FrameError,
     ToDaemon,
     ToNode,
     decode_to_node,
     encode_frame,
 )
+from dora.wire.decoders import DecodeError
+
+_log = logging.getLogger("dora.node")
 
 
 class Channel(Protocol):
@@ -57,8 +62,8 @@ class ControlChannel:
     def wait(self) -> ToNode:
         """Block for the next frame; raises `DaemonLost`."""
         while True:
-            for body in self._frames:
-                return decode_to_node(body)
+            for message in self._decoded():
+                return message
             try:
                 data = self._socket.recv(1 << 16)
             except OSError as error:
@@ -82,8 +87,22 @@ class ControlChannel:
                 self.lost = True
                 break
             self._frames.feed(data)
-        for body in self._frames:
-            yield decode_to_node(body)
+        try:
+            yield from self._decoded()
+        except DaemonLost as error:
+            _log.error("%s", error)
+
+    def _decoded(self) -> Iterator[ToNode]:
+        """Yield the frames that are complete; raises `DaemonLost` for what is none of a daemon's."""
+        try:
+            for body in self._frames:
+                yield decode_to_node(body)
+        except (FrameError, DecodeError) as error:
+            self.lost = True
+            raise DaemonLost(
+                f"the daemon sent what is no frame of this version of dora ({error}); the connection to it "
+                "is given up"
+            ) from error
 
     def is_readable(self) -> bool:
         """Tell whether the daemon has said something (or is gone) that was not read yet."""

@@ -20,8 +20,6 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, Final
 
-import msgspec
-
 from dora.node.events import (
     Event,
     Input,
@@ -41,11 +39,12 @@ from dora.node.log import log_line, write_line
 from dora.node.replay_clock import ReplayClock
 from dora.node.replayed_time import ReplayedTime
 from dora.wire import control
+from dora.wire.decoders import msgpack_decoder
 from dora.wire.message import Message
 from dora.wire.order import Entry, Kind, entries
 
 _monotonic = time.monotonic_ns
-_decode = msgspec.msgpack.Decoder(dict[str, Any]).decode
+_decode = msgpack_decoder(dict[str, Any])
 
 REPLAY_DIRECTORY: Final = "DORA_REPLAY_DIRECTORY"  # set for the nodes of a replay
 CLOCK_FILE: Final = "clock"

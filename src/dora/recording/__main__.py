@@ -18,6 +18,7 @@ from dora.errors import DoraError
 from dora.recording.background import Order, Report
 from dora.recording.recorder import Recorder
 from dora.wire.decode import warm_up
+from dora.wire.decoders import from_json
 
 SWITCH_INTERVAL = 0.0005  # seconds; the thread that takes messages must not wait long for the other
 
@@ -31,7 +32,7 @@ def main() -> None:
     line = sys.stdin.buffer.readline()
     if not line:
         return
-    order = msgspec.json.decode(line, type=Order)
+    order = from_json(line, Order)
     try:
         with Run(order.socket) as run:
             recorder = Recorder(run, order.settings, lambda saved: _tell(Report(saved=saved)))

@@ -15,6 +15,7 @@ from dora.daemon.loop import READ
 from dora.errors import DoraError
 from dora.recording.control import Status
 from dora.recording.settings import Saved, Settings
+from dora.wire.decoders import from_json
 
 if TYPE_CHECKING:
     from dora.daemon.daemon import Daemon
@@ -152,7 +153,7 @@ class BackgroundRecorder:
             self._data += data
             *lines, self._data = self._data.split(b"\n")
             for line in lines:
-                self._note(msgspec.json.decode(line, type=Report))
+                self._note(from_json(line, Report))
             if not data:
                 self.ended = True
 

@@ -14,6 +14,7 @@ import msgspec
 
 from dora.errors import ConnectError, DoraError
 from dora.transport.ownership import connect_own, is_own_peer
+from dora.wire.decoders import from_json
 
 PREFIX: Final = "rec-"  # of the socket's name, before the number of the process
 _PATIENCE: Final = 5.0  # seconds
@@ -69,7 +70,7 @@ class Peer:
         if not end:
             return None
         try:
-            return msgspec.json.decode(line, type=Request)
+            return from_json(line, Request)
         except msgspec.DecodeError:
             raise ConnectionError from None
 
@@ -129,7 +130,7 @@ def statuses(run_dir: str) -> Iterator[Status]:
         return
     for name in names:
         try:
-            yield msgspec.json.decode(_ask(f"{run_dir}/{name}", Request("status"), _PATIENCE), type=Status)
+            yield from_json(_ask(f"{run_dir}/{name}", Request("status"), _PATIENCE), Status)
         except (ConnectError, msgspec.DecodeError):
             continue  # it has just ended, or was killed
 
@@ -141,7 +142,7 @@ def ask(run_dir: str, pid: int, do: Literal["save", "stop"], patience: float | N
     """
     data = _ask(f"{run_dir}/{PREFIX}{pid}", Request(do), patience)
     try:
-        answer = msgspec.json.decode(data, type=Answer)
+        answer = from_json(data, Answer)
     except msgspec.DecodeError:
         raise ConnectError(f"the recorder with the process id {pid} has ended meanwhile") from None
     if answer.error:

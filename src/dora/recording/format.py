@@ -23,6 +23,7 @@ import msgspec
 
 from dora.errors import DoraError
 from dora.recording.protobuf import read_varint, tag, varint
+from dora.wire.decoders import DecodeError, from_json, from_plain
 from dora.wire.message import HEADER_SIZE, Message, MessageError
 
 VERSION: Final = 1
@@ -113,11 +114,9 @@ def end_from(record: dict[str, str]) -> End:
 def _from_record(record: dict[str, str], kind: Any) -> Any:
     texts = {field.name for field in msgspec.structs.fields(kind) if _is_text(field.type)}
     try:
-        values = {
-            key: value if key in texts else msgspec.json.decode(value) for key, value in record.items()
-        }
-        return msgspec.convert(values, kind)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        values = {key: value if key in texts else from_json(value) for key, value in record.items()}
+        return from_plain(values, kind)
+    except DecodeError as error:
         raise NotARecording(f"its metadata record is damaged: {error}") from None
 
 

@@ -8,9 +8,8 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, Final
 
-import msgspec
-
 from dora.recording.folders import make_folder, remove_folder
+from dora.wire.decoders import msgpack_decoder
 from dora.wire.order import Entry, Kind, entries, pack_entry, whole
 
 ORDER_TOPIC: Final = "dora/order/"  # in front of the id of the node
@@ -108,7 +107,7 @@ class Translation:
 
 
 def _sources(entry: Entry) -> list[str]:
-    known: Mapping[str, Any] = msgspec.msgpack.decode(entry.content)
+    known: Mapping[str, Any] = msgpack_decoder()(entry.content)
     return [str(source) for source in known.values()]
 
 

@@ -12,8 +12,6 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
 from dora.errors import DoraError
 from dora.recording.chunks import (
     Stored,
@@ -40,6 +38,7 @@ from dora.recording.format import (
     start_from,
 )
 from dora.recording.order import ORDER_TOPIC
+from dora.wire.decoders import DecodeError, from_json
 from dora.wire.message import Message
 
 _MAGIC: Final = b"\x89MCAP0\r\n"
@@ -352,8 +351,8 @@ def _damages() -> tuple[type[Exception], ...]:
 
 def _dataflow(data: bytes) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = msgspec.json.decode(data, type=dict[str, Any])
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        found: dict[str, Any] = from_json(data, dict[str, Any])
+    except DecodeError:
         return {}
     return found
 

@@ -12,6 +12,8 @@ from typing import Any, Final
 
 import msgspec
 
+from dora.wire.decoders import json_decoder
+
 PRODUCER: Final = 4  # the kind of a span that sends
 CONSUMER: Final = 5  # and of one that processes what it received
 FAILED: Final = 2  # the code of a status
@@ -88,7 +90,7 @@ class Batch(msgspec.Struct, frozen=True):
 
 
 _encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
-_decode: Callable[[bytes], _Batch] = msgspec.json.Decoder(_Batch).decode
+_decode: Callable[[bytes], _Batch] = json_decoder(_Batch)
 
 
 def attributes_of(values: Attributes) -> list[Attribute]:

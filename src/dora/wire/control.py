@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
+from dora.wire.decoders import json_decoder, msgpack_decoder
+
 if TYPE_CHECKING:  # nodes do without
     from dora.wire.requests import Answer, Request
 
@@ -376,8 +378,8 @@ ToNode = (
 # --------------------------------------------------------------------------- framing
 
 _encoder = msgspec.msgpack.Encoder()
-decode_to_node: Callable[[bytes], ToNode] = msgspec.msgpack.Decoder(ToNode).decode
-decode_address: Callable[[str | bytes], Address] = msgspec.json.Decoder(Address).decode
+decode_to_node: Callable[[bytes], ToNode] = msgpack_decoder(ToNode)
+decode_address: Callable[[str | bytes], Address] = json_decoder(Address)
 encode_address = msgspec.json.Encoder().encode
 
 

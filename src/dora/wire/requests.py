@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from dora.wire.control import RemoteConfig, ToDaemon
+from dora.wire.decoders import msgpack_decoder
 from dora.wire.inspection import Inspection
 
 
@@ -290,5 +291,5 @@ Answer = (
 )
 
 # What comes to a daemon: from nodes, and from commands.
-decode_to_daemon: Callable[[bytes], ToDaemon | Request] = msgspec.msgpack.Decoder(ToDaemon | Request).decode
-decode_answer: Callable[[bytes], Answer] = msgspec.msgpack.Decoder(Answer).decode
+decode_to_daemon: Callable[[bytes], ToDaemon | Request] = msgpack_decoder(ToDaemon | Request)
+decode_answer: Callable[[bytes], Answer] = msgpack_decoder(Answer)

@@ -1,0 +1,63 @@
+"""Decoders for bytes that somebody else wrote: whatever comes, they return or raise `DecodeError`.
+
+Those of msgspec let more through: ``UnicodeDecodeError`` for text that is no UTF-8, ``RecursionError`` for
+values nested too deeply, ``MemoryError`` for lengths that are not true. All of dora decodes msgpack and
+JSON with these functions; a test holds it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final, TypeVar, overload
+
+import msgspec
+
+DecodeError: Final = msgspec.DecodeError
+_Kind = TypeVar("_Kind")
+_ESCAPING: Final = (ValueError, RecursionError, OverflowError, MemoryError, TypeError)
+
+
+def msgpack_decoder(kind: Any = Any) -> Callable[[bytes | memoryview], Any]:
+    """Return what decodes msgpack of a type; that raises `DecodeError` only.
+
+    >>> msgpack_decoder(str)(b"\\xa1\\xff")
+    Traceback (most recent call last):
+    msgspec.DecodeError: 'utf-8' codec can't decode byte 0xff in position 0: invalid start byte
+    """
+    return _strict(msgspec.msgpack.Decoder(kind).decode)
+
+
+def json_decoder(kind: Any = Any) -> Callable[[bytes | str], Any]:
+    """Return what decodes JSON of a type; that raises `DecodeError` only."""
+    return _strict(msgspec.json.Decoder(kind).decode)
+
+
+@overload
+def from_json(data: bytes | str) -> Any: ...
+@overload
+def from_json(data: bytes | str, kind: type[_Kind]) -> _Kind: ...
+def from_json(data: bytes | str, kind: Any = Any) -> Any:
+    """Return the value of a JSON text; raises `DecodeError`."""
+    return json_decoder(kind)(data)
+
+
+def from_plain(value: Any, kind: type[_Kind]) -> _Kind:
+    """Return plain values as a type, as ``msgspec.convert`` does; raises `DecodeError`."""
+
+    def convert(plain: Any) -> Any:
+        return msgspec.convert(plain, type=kind)
+
+    converted: _Kind = _strict(convert)(value)
+    return converted
+
+
+def _strict(decode: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    def decode_strictly(data: Any) -> Any:
+        try:
+            return decode(data)
+        except DecodeError:  # msgspec's own, and its `ValidationError`
+            raise
+        except _ESCAPING as error:
+            raise DecodeError(str(error) or type(error).__name__) from error
+
+    return decode_strictly

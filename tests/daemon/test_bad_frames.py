@@ -1,0 +1,201 @@
+"""Frames that cannot be understood end the connection on which they came, and nothing else."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+from running import Bench
+
+from dora.daemon.connections import ControlServer
+from dora.daemon.loop import Loop
+from dora.daemon.runs import Run
+from dora.errors import ConnectError, DaemonLost
+from dora.node.control import ControlChannel
+from dora.wire.control import Ready, ToDaemon, encode_frame
+from dora.wire.requests import Request
+
+BAD = {
+    "text_that_is_no_utf8": b"\x81\xa4type\xa8Regist\xffr",
+    "a_field_that_is_no_utf8": b"\x82\xa4type\xadOutputsClosed\xa7outputs\x91\xa1\xff",
+    "nested_without_end": b"\x81\xa4type" + b"\x91" * 100_000,
+    "a_list_of_four_billion": b"\x82\xa4type\xadOutputsClosed\xa7outputs\xdd\xff\xff\xff\xff",
+    "a_time_out_of_range": b"\x82\xa4type\xacSetParameter\xa5value\xd7\xff\xff\xff\xff\xff\xff\xff\xff\xff",
+    "another_type": b"\x81\xa4type\xa5Other",
+    "nothing": b"",
+}
+
+
+def frame(body: bytes) -> bytes:
+    return len(body).to_bytes(4, "little") + body
+
+
+class Served:
+    """A control socket whose handler fails for `Ready`, in a loop that the test drives."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.notes: list[tuple[str, str]] = []
+        self.handled: list[ToDaemon | Request] = []
+        self.closed = 0
+        self.loop = Loop()
+        self.server = ControlServer(
+            self.loop,
+            path,
+            lambda _, message: self._handle(message),
+            lambda _: self._count(),
+            lambda level, _, text: self.notes.append((level, text)),
+        )
+
+    def _handle(self, message: ToDaemon | Request) -> None:
+        if isinstance(message, Ready):
+            raise KeyError("no such thing")
+        self.handled.append(message)
+
+    def _count(self) -> None:
+        self.closed += 1
+
+    def send(self, data: bytes) -> socket.socket:
+        """Send bytes over a connection of its own; returns it once they were read."""
+        peer = socket.socket(socket.AF_UNIX)
+        peer.connect(self.path)
+        peer.sendall(data)
+        peer.shutdown(socket.SHUT_WR)
+        before, deadline = self.closed, time.monotonic() + 30
+        while self.closed == before and time.monotonic() < deadline:
+            self.loop.run_once(time.monotonic() + 0.1)
+        return peer
+
+
+@pytest.fixture
+def served(runtime_root: str) -> Iterator[Served]:
+    served = Served(f"{runtime_root}/socket")
+    yield served
+    served.server.close()
+    served.loop.close()
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_bad_frame_closes_its_connection_and_no_other(served: Served, name: str) -> None:
+    from dora.wire.requests import Describe
+
+    with socket.socket(socket.AF_UNIX) as other:
+        other.connect(served.path)
+        with served.send(frame(BAD[name])) as peer:
+            peer.settimeout(10)
+            assert peer.recv(10) == b""
+        ((level, text),) = served.notes
+        assert level == "warn"
+        assert text.startswith("the connection of process ")
+        assert "it sent what is no frame of this version of dora" in text
+        other.sendall(encode_frame(Describe()))
+        served.loop.run_once(time.monotonic() + 10)
+        assert served.handled == [Describe()]
+
+
+def test_a_message_that_cannot_be_handled_closes_its_connection_only(served: Served) -> None:
+    served.send(encode_frame(Ready())).close()
+    ((level, text),) = served.notes
+    assert level == "error"
+    assert "its Ready cannot be handled: KeyError: 'no such thing'" in text
+
+
+@pytest.mark.processes
+def test_bad_frames_do_not_end_the_dataflow(bench: Bench) -> None:
+    script = f"""
+        import os, socket
+        from control_peer import Peer
+        from dora.wire.control import decode_address
+        node = Peer()
+        address = decode_address(os.environ["DORA_NODE_CONFIG"])
+        for body in {list(BAD.values())!r}:
+            stranger = socket.socket(socket.AF_UNIX)
+            stranger.connect(address.socket)
+            stranger.sendall(len(body).to_bytes(4, "little") + body)
+            while stranger.recv(1000):
+                pass
+        print("alive", flush=True)
+        node.close()
+    """
+    result = bench.run(bench.node("a", script))
+    assert result.ok
+    assert "alive" in bench.lines("a")
+    told = [line for line in bench.lines(None) if "it sent what is no frame" in line]
+    assert len(told) == len(BAD)
+
+
+@pytest.mark.processes
+def test_a_time_to_end_that_is_no_number_is_declined(bench: Bench) -> None:
+    script = """
+        import os
+        from control_peer import Peer
+        from dora.daemon.runs import Run
+        from dora.errors import DoraError
+        from dora.wire.control import decode_address
+        from dora.wire.requests import StopNode
+        node = Peer()
+        with Run(decode_address(os.environ["DORA_NODE_CONFIG"]).socket) as run:
+            for grace in (float("nan"), float("inf"), -1.0, 1e300):
+                try:
+                    run.ask(StopNode("a", grace))
+                except DoraError as error:
+                    print(error, flush=True)
+        node.close()
+    """
+    result = bench.run(bench.node("a", script))
+    assert result.ok
+    assert len([line for line in bench.lines("a") if line.startswith("nodes get from 0 to 86,400 s")]) == 4
+
+
+class Liar:
+    """A server that answers every connection with the same bytes."""
+
+    def __init__(self, path: Path | str, answer: bytes) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(str(path))
+        self._socket.listen()
+        self._answer = answer
+
+    def serve_one(self) -> socket.socket:
+        peer, _ = self._socket.accept()
+        peer.sendall(self._answer)
+        return peer
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_node_tells_what_a_false_daemon_sent(runtime_root: str, name: str) -> None:
+    liar = Liar(f"{runtime_root}/socket", frame(BAD[name]))
+    channel = ControlChannel(f"{runtime_root}/socket")
+    sentence = "the daemon sent what is no frame of this version of dora"
+    with liar.serve_one(), pytest.raises(DaemonLost, match=sentence):
+        channel.wait()
+    channel.close()
+    channel = ControlChannel(f"{runtime_root}/socket")
+    with liar.serve_one():
+        assert list(channel.read()) == []
+        assert channel.lost
+    channel.close()
+    liar.close()
+
+
+@pytest.mark.parametrize("body", [*BAD.values(), msgspec.msgpack.encode({"type": "Noted"})])
+def test_a_command_tells_that_what_answers_is_no_daemon(runtime_root: str, body: bytes) -> None:
+    import threading
+
+    liar = Liar(f"{runtime_root}/socket", frame(body))
+    peers: list[socket.socket] = []
+    thread = threading.Thread(target=lambda: peers.append(liar.serve_one()))
+    thread.start()
+    with pytest.raises(ConnectError, match=r"of another version of dora|no daemon of this version"):
+        Run(f"{runtime_root}/socket")
+    thread.join(30)
+    for peer in peers:
+        peer.close()
+    liar.close()
