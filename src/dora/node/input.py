@@ -34,7 +34,7 @@ from dora.transport.doorbell import Bell, memory_fence
 from dora.transport.interface import MAX_QUEUE, Receiver
 from dora.wire.control import InputConfig
 from dora.wire.correlation import carries_correlation, is_correlated
-from dora.wire.message import SEQUENCE, Message
+from dora.wire.message import MAX_SEQUENCE, SEQUENCE, Message
 
 _monotonic = time.monotonic_ns
 FLIGHT_LIMIT_NS: Final = 2_000_000_000  # how long a closed input waits for messages in flight
@@ -193,6 +193,8 @@ class LinkPort:
 
     def _gap(self, sequence: int) -> None:
         """Count what was lost between the last message and this one."""
+        if not 0 < sequence <= MAX_SEQUENCE:
+            return  # no node's message: its number is not believed
         words = self._words
         dropped_word = self._base + DROPPED
         if self._asks_where_it_begins:

@@ -38,8 +38,9 @@ from dora.transport.forking import do_nothing, leak, refuse, watch
 from dora.transport.interface import MAX_QUEUE, Receiver
 from dora.transport.long_queue import LongQueue
 from dora.transport.ownership import UnsafeFile, check_folder, close_to_others, refuse_foreign_objects
+from dora.transport.memory import BadMessages
 from dora.wire.control import InputConfig, OutputConfig
-from dora.wire.message import ALIGNMENT, BODY_OFFSET, BODY_SIZE, Message, unpack_header
+from dora.wire.message import ALIGNMENT, BODY_OFFSET, BODY_SIZE, Message, MessageError, unpack_header
 
 SMALL_MESSAGE: Final = 8192  # bytes; up to this size a message is copied out on arrival
 MAX_HELD: Final = 32  # large messages that the user may hold per input before they are copied
@@ -339,6 +340,7 @@ class IceoryxReceiver:
 
     def __init__(self, service: Any, item: InputConfig) -> None:
         self._input_id = item.id
+        self._bad = BadMessages(item.id)
         self._subscriber = (
             service.subscriber_builder().buffer_size(min(item.queue_size, MAX_QUEUE)).create()
         )
@@ -359,25 +361,29 @@ class IceoryxReceiver:
         vars(self)["close"] = do_nothing
 
     def receive(self) -> Message | None:
-        sample = self._receive()
-        if sample is None:
-            return None
-        address = sample.payload_ptr
-        view = self._views.get(address)
-        if view is None:
-            view = self._views[address] = _view(address, SMALL_MESSAGE)
-            if len(self._views) > _MAX_VIEWS:
-                self._views.clear()
-        header = unpack_header(view)
-        offset = header[BODY_OFFSET]
-        size = offset + header[BODY_SIZE]
-        if size <= SMALL_MESSAGE:
-            return Message(view[:size].tobytes(), header=header)
-        if self.held >= MAX_HELD:
-            self._tell(size)
-            return Message(_copy_out(address, size))
-        head = view[:offset].tobytes() if offset <= SMALL_MESSAGE else _copy_out(address, offset)
-        return Message(head, address, _Held(sample, self), header)
+        while True:
+            sample = self._receive()
+            if sample is None:
+                return None
+            try:
+                address = sample.payload_ptr
+                view = self._views.get(address)
+                if view is None:
+                    view = self._views[address] = _view(address, SMALL_MESSAGE)
+                    if len(self._views) > _MAX_VIEWS:
+                        self._views.clear()
+                header = unpack_header(view)
+                offset = header[BODY_OFFSET]
+                size = offset + header[BODY_SIZE]
+                if size <= SMALL_MESSAGE:
+                    return Message(view[:size].tobytes(), header=header)
+                if self.held >= MAX_HELD:
+                    self._tell(size)
+                    return Message(_copy_out(address, size))
+                head = view[:offset].tobytes() if offset <= SMALL_MESSAGE else _copy_out(address, offset)
+                return Message(head, address, _Held(sample, self), header)
+            except MessageError as error:  # of a process that is no node, or is damaged
+                self._bad.add(error)
 
     def _tell(self, size: int) -> None:
         if not self._told:

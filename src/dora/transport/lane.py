@@ -166,7 +166,7 @@ class Landing:
     def takes(self, lane: int, number: int, size: int) -> bool:
         """Tell whether a message is the next one."""
         if lane != self.lane or number != self.arrived + 1:
-            if lane == self.lane and number > self.arrived:
+            if self.expects(lane, number):
                 self.missing = True
             return False
         self.arrived = number
@@ -175,12 +175,12 @@ class Landing:
         return True
 
     def expects(self, lane: int, number: int) -> bool:
-        """Tell whether a message is one that is still to come."""
-        return lane == self.lane and number > self.arrived
+        """Tell whether a message is one that is still to come: no sender is farther ahead than `WINDOW`."""
+        return lane == self.lane and self.arrived < number <= self.arrived + WINDOW
 
     def keep(self, lane: int, number: int, message: Any) -> None:
         """Keep a message that was not taken, if it is one that has overtaken others."""
-        if lane == self.lane and number > self.arrived:
+        if self.expects(lane, number):
             self._early[number] = message
 
     def follower(self) -> Any | None:

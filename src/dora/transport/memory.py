@@ -7,14 +7,19 @@ filled through its address and handed to other libraries without another copy.
 from __future__ import annotations
 
 import ctypes
+import logging
 from typing import Final
 
-from dora.wire.message import ALIGNMENT, Message
+from dora.wire.decode import check
+from dora.wire.foreign import ForeignMessage
+from dora.wire.message import ALIGNMENT
 
 _M_TRIM_THRESHOLD: Final = -1
 _M_TOP_PAD: Final = -2
 _M_MMAP_THRESHOLD: Final = -3
 _LARGE_BLOCK: Final = 32 << 20  # bytes; older C libraries take no more
+
+_log = logging.getLogger("dora.transport")
 
 _SMALL: Final = 4096  # bytes; up to this size a message is one bytes object
 
@@ -28,6 +33,20 @@ _address_of_bytes = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(
 _address_of_bytearray = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(
     ("PyByteArray_AsString", ctypes.pythonapi)
 )
+
+
+class BadMessages:
+    """Counts the messages of an input that are none, and says so: each time that they have doubled."""
+
+    def __init__(self, input_id: str) -> None:
+        self.count = 0
+        self._input_id = input_id
+
+    def add(self, error: Exception) -> None:
+        self.count += 1
+        if self.count & (self.count - 1) == 0:
+            so_far = f" ({self.count:,} so far)" if self.count > 1 else ""
+            _log.warning("input `%s`: a bad message was dropped%s: %s", self._input_id, so_far, error)
 
 
 class AlignedMemory:
@@ -73,12 +92,17 @@ def keep_large_blocks() -> None:
         mallopt(_M_TOP_PAD, _LARGE_BLOCK)
 
 
-def message_from_bytes(data: bytes) -> Message:
+def message_from_bytes(data: bytes) -> ForeignMessage:
     """Return the message that ``data`` is; the body of a large one stays where it lies.
 
-    Raises `MessageError`; see `Message.validate` for what is not checked here.
+    It came over a network, so it is checked as a whole. Raises `MessageError`, `MetadataError` and
+    `PayloadError`.
     """
     if len(data) <= _SMALL:
-        return Message(data)
-    offset = int.from_bytes(data[12:16], "little")
-    return Message(data[:offset], _address_of_bytes(data), data)
+        message = ForeignMessage(data)
+    else:
+        offset = int.from_bytes(data[12:16], "little")
+        message = ForeignMessage(data[:offset], _address_of_bytes(data), data)
+    message.validate(len(data))
+    check(message)
+    return message

@@ -30,7 +30,7 @@ from dora.transport.board import (
 from dora.transport.intake import Intake
 from dora.transport.lane import Landing
 from dora.transport.mailbox import listen
-from dora.transport.memory import message_from_bytes
+from dora.transport.memory import BadMessages, message_from_bytes
 from dora.transport.parts import Incoming, Puzzle
 from dora.transport.remote_link import (
     ASKS,
@@ -48,7 +48,8 @@ from dora.transport.remote_link import (
     nonce,
 )
 from dora.wire.control import InputConfig, NodeConfig, RemoteConfig
-from dora.wire.message import Message, MessageError
+from dora.wire.decode import BAD_MESSAGE
+from dora.wire.message import MAX_SEQUENCE, Message, MessageError
 
 Content = zenoh.ZBytes | Incoming
 
@@ -130,6 +131,7 @@ class RemoteReceiver:
         self._house = house
         self._look = house.look
         self._input_id = item.id
+        self._bad = BadMessages(item.id)
         self.source = source = item.source.partition("/")[0]
         name = link_name(f"{house.node_id}/{item.id}", item.epoch)
         self.key = f"{house.dataflow_id}/to/{name}"
@@ -176,9 +178,10 @@ class RemoteReceiver:
             data = payload.to_bytes()
             try:
                 message = message_from_bytes(data)
-                message.validate(len(data))
-            except MessageError as error:
-                _log.warning("input `%s`: ignored what is not a message: %s", self._input_id, error)
+                if message.sequence != sequence:
+                    raise MessageError(f"it says that it is number {message.sequence}, and not {sequence}")
+            except BAD_MESSAGE as error:
+                self._bad.add(error)
                 continue
             return message
         if self._half and self._known() - self._taken_told >= self._half:
@@ -197,8 +200,12 @@ class RemoteReceiver:
     def on_message(self, part: zenoh.ZBytes, label: bytes) -> bool:
         """Queue a message, if it is the next one and complete; tell whether it is."""
         if len(label) != LABEL.size:
+            self._bad.add(MessageError(f"its label has {len(label)} bytes"))
             return False
         lane, number, sequence, marks, index, count, about, arrived, taken = LABEL.unpack(label)
+        if not (0 < sequence <= MAX_SEQUENCE and taken <= MAX_SEQUENCE and index < max(count, 1)):
+            self._bad.add(MessageError("its label makes no sense"))
+            return False
         if about and self._house.on_report is not None:
             self._house.on_report(about, arrived, taken)
         flush = marks & FLUSHES
@@ -252,6 +259,9 @@ class RemoteReceiver:
         if len(data) != PROBE.size:
             return
         lane, last, last_sequence, sent, receiver = PROBE.unpack(data)
+        if last_sequence > MAX_SEQUENCE or sent > MAX_SEQUENCE:
+            self._bad.add(MessageError("a probe makes no sense"))
+            return
         if receiver not in (0, self._id):  # it is for the process before this one
             self._tell()
             return

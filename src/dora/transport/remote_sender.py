@@ -34,6 +34,7 @@ from dora.transport.remote_link import (
 )
 from dora.transport.remote_receiver import RemoteReceiver
 from dora.wire.control import LinkConfig, OutputConfig
+from dora.wire.message import MAX_SEQUENCE
 
 SILENCE: Final = 2.0  # seconds without an answer until it is said that a machine does not answer
 _APART_NS: Final = 100_000  # between messages that go at once, without waiting for others
@@ -287,6 +288,8 @@ class RemoteSender:
     def on_progress(self, data: bytes) -> None:
         """Take what the receiver tells."""
         count, receiver, lane, arrived, taken, answered, state, missing = PROGRESS.unpack(data)
+        if taken > MAX_SEQUENCE:
+            return  # no receiver of dora's
         words, base = self._words, self._base
         with self._lock:
             now = time.monotonic()

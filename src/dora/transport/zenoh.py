@@ -55,10 +55,11 @@ from dora.transport.board import (
     Board,
 )
 from dora.transport.forking import do_nothing, leak, refuse, watch
-from dora.transport.memory import AlignedMemory, message_from_bytes
+from dora.transport.memory import AlignedMemory, BadMessages, message_from_bytes
 from dora.transport.zenoh_router import make_config
 from dora.wire.control import InputConfig, LinkConfig, OutputConfig
-from dora.wire.message import HEADER_SIZE, Message, MessageError
+from dora.wire.decode import BAD_MESSAGE
+from dora.wire.message import HEADER_SIZE, Message
 
 _CONNECT_TIMEOUT_MS: Final = 5000
 _INTERRUPTED_PATIENCE: Final = 0.5  # seconds
@@ -136,6 +137,7 @@ class ZenohReceiver:
     def __init__(self, item: InputConfig, arrived: Callable[[], None], board: Board) -> None:
         self.service = item.service
         self._input_id = item.id
+        self._bad = BadMessages(item.id)
         self._arrived = arrived
         self._words = board.words
         self._base = item.slot * WORDS
@@ -205,9 +207,8 @@ class ZenohReceiver:
                 break
             try:
                 message = message_from_bytes(data)
-                message.validate(len(data))
-            except MessageError as error:
-                _log.warning("input `%s`: ignored what is not a message: %s", self._input_id, error)
+            except BAD_MESSAGE as error:
+                self._bad.add(error)
                 continue
             return message
         return None

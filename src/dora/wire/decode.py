@@ -19,7 +19,9 @@ from dora.wire.message import (
     SCHEMA_SIZE,
     Encoding,
     Message,
+    MessageError,
 )
+from dora.wire.metadata import MetadataError, decode_metadata
 from dora.wire.plain import ARROW_NAMES, DTYPE_OF_FORMAT, WIDTHS
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 class PayloadError(ValueError):
     """The body of a received message cannot be decoded."""
 
+
+BAD_MESSAGE: Final = (MessageError, MetadataError, PayloadError)
+"""What `check` raises."""
 
 _plain_decoders: dict[bytes, _PlainDecoder] = {}
 _arrow_schemas: dict[bytes, Any] = {}
@@ -46,8 +51,8 @@ def body_buffer(message: Message) -> Any:
 def decode_arrow(message: Message) -> Any:
     """Return the payload as a ``pyarrow.Array`` over the received memory.
 
-    Raises `PayloadError`. What would take a look at every value is not checked, as the offsets of
-    strings: call the array's ``validate(full=True)`` if its sender is not to be trusted.
+    Raises `PayloadError`. Of a message that came through shared memory, what would take a look at every
+    value is not checked, as the offsets of strings; of a `dora.wire.foreign.ForeignMessage` everything is.
     """
     global _wanted
     header = message.header
@@ -130,14 +135,10 @@ def _decode_ipc(message: Message) -> Any:
     import pyarrow as pa
 
     try:
-        if message.encoding == Encoding.BATCH:
-            section = message.schema
-            schema = _arrow_schemas.get(section)
-            if schema is None:
-                schema = pa.ipc.read_schema(pa.py_buffer(section))
-                if len(_arrow_schemas) > 256:
-                    _arrow_schemas.clear()
-                _arrow_schemas[section] = schema
+        if not message.trusted:
+            array = _decode_foreign(message)
+        elif message.encoding == Encoding.BATCH:
+            schema = _arrow_schema(message.schema)
             array = pa.ipc.read_record_batch(body_buffer(message), schema).column(0)
         elif message.encoding == Encoding.STREAM:
             with pa.ipc.open_stream(body_buffer(message)) as reader:
@@ -153,11 +154,59 @@ def _decode_ipc(message: Message) -> Any:
         StopIteration,
         EOFError,
         OSError,
-        ValueError,
+        ValueError,  # `MessageError`, too
         MemoryError,
+        TypeError,
+        NotImplementedError,
+        OverflowError,
+        RecursionError,
     ) as error:
         raise PayloadError(f"the payload of a message cannot be decoded: {error}") from error
     return array
+
+
+def _arrow_schema(section: bytes) -> Any:
+    schema = _arrow_schemas.get(section)
+    if schema is None:
+        import pyarrow as pa
+
+        schema = pa.ipc.read_schema(pa.py_buffer(section))
+        if len(_arrow_schemas) > 256:
+            _arrow_schemas.clear()
+        _arrow_schemas[section] = schema
+    return schema
+
+
+def _decode_foreign(message: Any) -> Any:
+    """Decode what is not trusted, once; raises whatever Arrow does."""
+    array = getattr(message, "array", None)
+    if array is None:
+        from dora.wire.foreign import read_batch, read_stream
+
+        body = body_buffer(message)
+        if message.encoding == Encoding.BATCH:
+            array = read_batch(body, _arrow_schema(message.schema))
+        elif message.encoding == Encoding.STREAM:
+            array = read_stream(body)
+        else:
+            raise PayloadError(f"a message has the unknown encoding {message.encoding}")
+        message.array = array
+    return array
+
+
+def check(message: Message) -> None:
+    """Decode everything in a message; raises `MetadataError` or `PayloadError`.
+
+    After that, looking at a `dora.wire.foreign.ForeignMessage` raises nothing.
+    """
+    if section := message.metadata:
+        decode_metadata(section)
+    if message.encoding != Encoding.PLAIN:
+        _decode_ipc(message)
+    elif message.schema not in WIDTHS:
+        raise _unknown_format(message.schema)
+    elif message.body_size % WIDTHS[message.schema]:
+        raise _uneven(message)
 
 
 def _unknown_format(schema: bytes) -> PayloadError:

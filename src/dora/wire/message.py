@@ -24,13 +24,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from struct import Struct
-from typing import Final
+from typing import ClassVar, Final
 
 MAGIC: Final = b"DORA"
 VERSION: Final = 1
 HEADER_SIZE: Final = 40
 ALIGNMENT: Final = 64
 MAX_SCHEMA: Final = 0xFFFF
+MAX_SEQUENCE: Final = 1 << 62  # more than there will ever be: sums of a few of these have 64 bits
 
 
 class Encoding:
@@ -110,6 +111,7 @@ class Message:
     """
 
     __slots__ = ("address", "head", "header", "owner")
+    trusted: ClassVar[bool] = True  # its sender shares the memory of this user; see `dora.wire.foreign`
 
     def __init__(
         self, head: bytes, address: int = 0, owner: object = None, header: Header | None = None

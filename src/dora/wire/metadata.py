@@ -164,7 +164,7 @@ def decode_metadata(section: bytes) -> dict[str, Any]:
         return {}
     try:
         return _decode(section)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except (ValueError, RecursionError, MemoryError, OverflowError, TypeError) as error:
         raise MetadataError(f"the metadata of a message cannot be decoded: {error}") from error
 
 
