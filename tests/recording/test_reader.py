@@ -99,8 +99,10 @@ def test_a_changed_byte_is_noticed(recording: Path, capsys: pytest.CaptureFixtur
         assert [each.topic for each in opened.messages()] == ["camera/image"]
         assert trouble(opened) == "a part cannot be read: McapError: the checksum of a chunk is wrong"
     for command in (["diff", str(recording)], ["export", "--parquet", str(recording.parent / "out")]):
-        run_command_line([*command, str(damaged)])
-        assert f"warning: {damaged}: a part cannot be read" in capsys.readouterr().err
+        assert run_command_line([*command, str(damaged)]) == 1
+        error = capsys.readouterr().err
+        assert f"error: {damaged}: a part cannot be read" in error
+        assert "it was read up to 0.000 s; --allow-incomplete accepts that" in error
 
 
 def test_a_changed_byte_in_the_summary_is_noticed(recording: Path) -> None:

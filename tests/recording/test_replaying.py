@@ -311,9 +311,14 @@ def test_a_cut_recording_is_replayed_up_to_the_cut(lab: Lab) -> None:
     (lab.folder / "cut.mcap").write_bytes(whole[: whole.index(b"dora.end") - 100])
     with Recording(str(lab.folder / "cut.mcap")) as recording:
         count = recording.topics["gyro/rate"].messages
-    done = lab.dora("replay", "cut.mcap", "--speed", "0", "-o", "of_cut.mcap", "--force")
+    replay = ["replay", "cut.mcap", "--speed", "0", "-o", "of_cut.mcap", "--force"]
+    done = lab.dora(*replay, status=1)
     assert "warning: cut.mcap: the file was cut off" in done.stderr
+    assert "s; --allow-incomplete accepts that" in done.stderr.splitlines()[-1]
     assert len(lab.values("of_cut.mcap", "gyro/rate")) == count > 0
+    done = lab.dora(*replay, "--allow-incomplete")
+    assert done.stderr.splitlines()[-1].startswith("warning: cut.mcap: the file was cut off")
+    assert len(lab.values("of_cut.mcap", "gyro/rate")) == count
 
 
 def test_the_dataflow_of_a_replay_can_be_written(lab: Lab) -> None:

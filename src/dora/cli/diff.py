@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dora.cli.incomplete import allow_incomplete_option, tell_cut, warn_of_lost
 from dora.cli.tables import style_option, table
 from dora.cli.values import InputFile, Value, shortened
 from dora.errors import DoraError
@@ -13,7 +14,6 @@ from dora.errors import DoraError
 if TYPE_CHECKING:
     from dora.recording.compare import Tolerance
     from dora.recording.diff import TopicDiff
-    from dora.recording.reader import Recording
 
 
 def _tolerance(text: str) -> Tolerance:
@@ -37,6 +37,7 @@ def _tolerance(text: str) -> Tolerance:
 )
 @click.option("--topics", metavar="NODE/OUTPUT,...", help="Compare these only [all topics of both].")
 @click.option("--metadata", is_flag=True, help="Compare the metadata of messages too, except time stamps.")
+@allow_incomplete_option
 @style_option
 def diff(
     first: str,
@@ -44,16 +45,18 @@ def diff(
     tolerances: tuple[Tolerance, ...],
     topics: str | None,
     metadata: bool,
+    allow_incomplete: bool,
     style: str,
 ) -> int:
     """Compare two recordings, message by message.
 
     Of each topic, the first message of one is compared with the first of the other, and so on: types,
     values, counts. When messages were sent does not matter. NaN equals NaN. The exit status is 0 if they
-    are equal, 1 if not, 2 if they could not be compared.
+    are equal, 1 if not, 2 if they could not be compared, or one was cut off and the rest is equal.
     """
     from dora.recording.compare import Tolerance
     from dora.recording.diff import compare
+    from dora.recording.info import cut
     from dora.recording.reader import Recording
 
     both = Tolerance(
@@ -64,8 +67,10 @@ def diff(
         with Recording(first) as one, Recording(second) as two:
             wanted = [name.strip() for name in topics.split(",") if name.strip()] if topics else None
             found = compare(one, two, wanted, both, metadata=metadata)
-            for recording in (one, two):
-                _warn(recording)  # what is damaged is known now
+            cut_off = 0
+            for recording in (one, two):  # what is damaged is known now
+                warn_of_lost(recording)
+                cut_off |= tell_cut(recording.path, cut(recording), allow_incomplete)
     except DoraError as error:
         click.echo(f"error: {error}", err=True)
         return 2
@@ -73,14 +78,9 @@ def diff(
         _print_json(found)
     else:
         click.echo(_text(found))
-    return 0 if all(topic.equal for topic in found) else 1
-
-
-def _warn(recording: Recording) -> None:
-    from dora.recording.info import trouble
-
-    if text := trouble(recording):
-        click.echo(f"warning: {recording.path}: {text}", err=True)
+    if not all(topic.equal for topic in found):
+        return 1
+    return 2 if cut_off else 0
 
 
 def _text(found: list[TopicDiff]) -> str:

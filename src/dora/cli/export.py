@@ -6,6 +6,7 @@ import os
 
 import click
 
+from dora.cli.incomplete import allow_incomplete_option, tell_cut, warn_of_lost
 from dora.cli.values import InputFile
 from dora.errors import DoraError
 
@@ -18,14 +19,23 @@ from dora.errors import DoraError
 )
 @click.option("--topics", metavar="NODE/OUTPUT,...", help="These only [all].")
 @click.option("--force", is_flag=True, help="Write over files that exist.")
-def export(recording: str, parquet: str | None, rerun: str | None, topics: str | None, force: bool) -> None:
+@allow_incomplete_option
+def export(
+    recording: str,
+    parquet: str | None,
+    rerun: str | None,
+    topics: str | None,
+    force: bool,
+    allow_incomplete: bool,
+) -> int:
     """Write a recording as Parquet files, or for Rerun.
 
     In Parquet, a row is a message: when it was sent, its number, its metadata as JSON, its values as a list
     (bytes, if they are of uint8). In Rerun, messages look as the node `dora-rerun` shows them; those that
-    do not tell how to be drawn are curves if they are a few numbers, and texts.
+    do not tell how to be drawn are curves if they are a few numbers, and texts. Of a file that was cut off,
+    what can be read is written; the exit status is 1 then, except with --allow-incomplete.
     """
-    from dora.recording.info import trouble
+    from dora.recording.info import cut
     from dora.recording.reader import Recording
 
     if not (parquet or rerun):
@@ -49,8 +59,8 @@ def export(recording: str, parquet: str | None, rerun: str | None, topics: str |
             click.echo(f"{rerun}: {_messages(drawn)}")
             for topic, count in not_drawn.items():
                 click.echo(f"warning: {_messages(count)} of {topic} cannot be drawn", err=True)
-        if text := trouble(opened):  # what is damaged is known now
-            click.echo(f"warning: {recording}: {text}", err=True)
+        warn_of_lost(opened)
+        return tell_cut(recording, cut(opened), allow_incomplete)  # what is damaged is known now
 
 
 def _messages(count: int) -> str:

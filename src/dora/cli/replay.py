@@ -14,6 +14,7 @@ import msgspec
 
 from dora.cli.completion import dataflow_files
 from dora.cli.flow import Display, RunRequest, run_loaded
+from dora.cli.incomplete import allow_incomplete_option, tell_cut
 from dora.cli.interrupt import termination_as_interrupt
 from dora.cli.recording_report import tell_outcome, tell_saved
 from dora.cli.run_options import DURATION, display_options, environment_option
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
 @click.option(
     "--stop-after", type=DURATION, metavar="DURATION", help="Stop as Ctrl-C does after this time."
 )
+@allow_incomplete_option
 @display_options
 @environment_option
 @click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`.")
@@ -83,6 +85,7 @@ def replay(
     output_yaml: str | None,
     uv: bool,
     stop_after: float | None,
+    allow_incomplete: bool,
     log_level: LogLevel,
     log_format: LogFormat,
     log_filter: dict[str, LogLevel] | None,
@@ -95,7 +98,8 @@ def replay(
     they are now; FILE is a dataflow to run instead of the recorded one. They get their events in recorded
     order, ticks of timers too, with the times of then: a node that computes its outputs from its events
     alone sends the same again, at any speed. With -o, the replay is recorded, and `dora diff` tells what
-    has changed.
+    has changed. A file that was cut off is replayed up to there; the exit status is 1 then, except with
+    --allow-incomplete.
     """
     from dora.recording.info import trouble
     from dora.recording.reader import Recording
@@ -143,7 +147,8 @@ def replay(
             noted=False,
         )
         display = Display(log_format, LogFilter(log_level, log_filter or {}))
-        return _run(prepared, run_request, display, step=step, settings=settings)
+        status, cut = _run(prepared, run_request, display, step=step, settings=settings)
+        return tell_cut(recording, cut, allow_incomplete) or status
 
 
 def _settings(output: str, force: bool, prepared: Replay) -> Settings:
@@ -154,7 +159,8 @@ def _settings(output: str, force: bool, prepared: Replay) -> Settings:
 
 def _run(
     prepared: Replay, request: RunRequest, display: Display, *, step: bool, settings: Settings | None
-) -> int:
+) -> tuple[int, str]:
+    """Run it; return the exit status, and up to where the recording could be read if not to its end."""
     from dora.recording.ending import Ending
 
     with termination_as_interrupt(), _folder() as folder:
@@ -176,6 +182,7 @@ def _run(
 
             outcome = run_loaded(dataflow, request, display, stream=sys.stdout, on_daemon=begin)
             saved = recorder.wait() if recorder is not None else None
+            cut = prepared.cut(folder)
         except BaseException:
             if recorder is not None:
                 recorder.abandon()
@@ -184,7 +191,7 @@ def _run(
     if prepared.ordered:
         outcome = msgspec.structs.replace(outcome, result=msgspec.structs.replace(outcome.result, links=()))
     status = tell_outcome(outcome)
-    return status if recorder is None else tell_saved(saved) or status
+    return (status if recorder is None else tell_saved(saved) or status), cut
 
 
 def _step(prepared: Replay, folder: str, daemon: Daemon) -> None:

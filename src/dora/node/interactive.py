@@ -65,7 +65,7 @@ def _value(text: str) -> Any:
         return pa.array(list(bytes.fromhex(text.removeprefix("HEX:"))), pa.uint8())
     try:
         return pa.array([json.loads(text)])
-    except json.JSONDecodeError:
+    except (json.JSONDecodeError, RecursionError):
         return pa.array([text])
     except pa.ArrowException as error:
         raise ValueError(f"this is no Arrow data: {error}") from error

@@ -94,7 +94,7 @@ def _read(path: str) -> dict[str, Any]:
             recording = json.load(file)
     except OSError as error:
         raise RecordingError(f"the recorded inputs {path} cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         raise RecordingError(f"{path} is not a recording: {error}") from error
     if not isinstance(recording, dict) or not isinstance(recording.get("events"), list):
         raise RecordingError(f'{path} is not a recording: it has to be a mapping with a list of "events"')
@@ -109,7 +109,7 @@ def _read(path: str) -> dict[str, Any]:
 def _moment_and_event(path: str, index: int, item: Any) -> tuple[int, Event]:
     try:
         return round(float(item.get("time_offset_secs", 0.0)) * 1e9), _event(path, item)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
         what = f"it has no {error}" if isinstance(error, KeyError) else error
         raise RecordingError(f"event {index} of {path} cannot be used: {what}") from error
 
@@ -162,7 +162,9 @@ def read_arrow_file(path: str, batch_index: int = 0, column: str | None = None) 
             except pa.ArrowInvalid:
                 source.seek(0)
                 batches = list(pa.ipc.open_stream(source))
-    except (OSError, pa.ArrowException) as error:
+        for each in batches:
+            each.validate(full=True)  # a file may come from anywhere
+    except (OSError, pa.ArrowException, MemoryError) as error:
         raise ValueError(f"{path} is not an Arrow file: {error}") from error
     if not 0 <= batch_index < len(batches):
         raise ValueError(f"{path} has {len(batches)} batches; there is no number {batch_index}")

@@ -7,8 +7,9 @@ say, by the same conventions that the node `dora-rerun` follows: `primitive`, an
 
 from __future__ import annotations
 
+import struct
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from ctypes import string_at
 from datetime import datetime
 from functools import lru_cache
@@ -93,15 +94,25 @@ def form_of(message: Message) -> Form:
         if plain is None:
             return Form(_ARROW_FORM, b"", 1)
         if says_more(section_):
-            form = _known_form(message, section_)
+            form = _or_none(_known_form, message, section_)
             if form is not None:
                 return form
         return Form(plain, b"", 1)
     if message.encoding == Encoding.BATCH and message.body_size <= _MAX_STRUCT:
-        form = _struct_form(message, section_)
+        form = _or_none(_struct_form, message, section_)
         if form is not None:
             return form
     return Form(_ARROW_FORM, b"", 1)
+
+
+def _or_none(
+    make: Callable[[Message, bytes], Form | None], message: Message, section_: bytes
+) -> Form | None:
+    """Return a form; None for a message whose metadata or values do not fit it, whatever is wrong."""
+    try:
+        return make(message, section_)
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, struct.error):
+        return None
 
 
 def says_more(metadata: bytes) -> bool:

@@ -25,6 +25,7 @@ _CHUNK: Final = Struct(
 # The footer (opcode, length, where the summary and its offsets begin, checksum), and the mark at the end.
 _TAIL: Final = Struct("<BQQQI8s")
 _TAIL_CHECKED: Final = 25  # bytes of it that the checksum is about, together with the summary
+_LARGEST: Final = 4 << 30  # bytes of a chunk; few bytes can be made to look like more than any memory
 _END_OF_TIME: Final = 2**64
 
 
@@ -40,19 +41,29 @@ class Stored(NamedTuple):
 
 def unpack(compression: str, data: bytes, size: int) -> bytes:
     """Return the contents of a chunk; raises what the compression does for data that is damaged."""
+    if size > _LARGEST:
+        raise McapError(f"a chunk claims {size:,} bytes")
+    unpacked: bytes
     match compression:
         case "":
-            return data
+            unpacked = data
         case "zstd":
             import zstandard
 
-            return zstandard.decompress(data, size)
+            # What the data says of itself goes before what it is asked for.
+            told = zstandard.get_frame_parameters(data).content_size
+            if told not in (size, zstandard.CONTENTSIZE_UNKNOWN):
+                raise McapError("a chunk has another size than it claims")
+            unpacked = zstandard.decompress(data, size)
         case "lz4":
             import lz4.frame
 
-            unpacked: bytes = lz4.frame.decompress(data)
-            return unpacked
-    raise McapError(f"its compression `{compression}` is unknown")
+            unpacked = lz4.frame.LZ4FrameDecompressor().decompress(data, max_length=size + 1)
+        case _:
+            raise McapError(f"its compression `{compression}` is unknown")
+    if len(unpacked) != size:
+        raise McapError("a chunk has another size than it claims")
+    return unpacked
 
 
 def check(contents: bytes, checksum: int) -> None:

@@ -70,7 +70,21 @@ def trouble(recording: Recording) -> str:
     return f"{what}; the disk was full" if recording.end.reason == "disk full" else what
 
 
+def cut(recording: Recording) -> str:
+    """Say up to where a recording that cannot be read to its end was read; "" if it can.
+
+    To be asked once its messages were read. One in which messages are missing, because the recorder was too
+    slow or the disk was full, can be: it is as it was written.
+    """
+    if not recording.damage:
+        return ""
+    seconds = max(recording.reached_ns - recording.first_ns, 0) / 1e9
+    return f"{trouble(recording)}; it was read up to {seconds:.3f} s"
+
+
 def _text(time_ns: int) -> str:
-    return (
-        datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-    )
+    try:
+        moment = datetime.fromtimestamp(time_ns / 1e9, UTC)
+    except (ValueError, OverflowError, OSError):  # the file is damaged
+        return f"{time_ns:,} ns"
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -9,11 +9,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, BinaryIO, Final
 
 from dora.recording.folders import make_folder, remove_folder
-from dora.wire.decoders import msgpack_decoder
+from dora.recording.format import NotARecording
+from dora.wire.decoders import DecodeError, msgpack_decoder
 from dora.wire.order import Entry, Kind, entries, pack_entry, whole
 
 ORDER_TOPIC: Final = "dora/order/"  # in front of the id of the node
 ORDER_ENCODING: Final = "dora.order"
+_decode = msgpack_decoder(dict[str, Any])
 
 
 _GIVEN_BACK_AT_ONCE: Final = 4 << 20  # bytes
@@ -101,14 +103,28 @@ class Translation:
 
     def _number(self, entry: Entry) -> int:
         if entry.kind == Kind.MESSAGE:
-            return self._numbers(self._inputs[entry.input], entry.number)
+            return self._numbers(_source(self._inputs, entry), entry.number)
         before = self._local.setdefault(entry.input, 0 if self._whole else entry.number - 1)
         return entry.number - before
 
 
 def _sources(entry: Entry) -> list[str]:
-    known: Mapping[str, Any] = msgpack_decoder()(entry.content)
+    try:
+        known: Mapping[str, Any] = _decode(entry.content)
+    except DecodeError as error:
+        raise _damaged(error) from None
     return [str(source) for source in known.values()]
+
+
+def _source(inputs: list[str], entry: Entry) -> str:
+    try:
+        return inputs[entry.input]
+    except IndexError:
+        raise _damaged(f"there is no input {entry.input}") from None
+
+
+def _damaged(why: object) -> NotARecording:
+    return NotARecording(f"the order of events is damaged, replay without it (--free): {why}")
 
 
 def first_numbers(data: bytes, inputs: list[str], found: dict[str, int]) -> None:
@@ -117,5 +133,5 @@ def first_numbers(data: bytes, inputs: list[str], found: dict[str, int]) -> None
         if entry.kind == Kind.BEGIN:
             inputs[:] = _sources(entry)
         elif entry.kind == Kind.MESSAGE:
-            source = inputs[entry.input]
+            source = _source(inputs, entry)
             found[source] = min(found.get(source, entry.number), entry.number)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from dora.errors import DoraError
+from dora.recording.format import NotARecording
 from dora.recording.reader import Recorded, Recording
 from dora.wire.decode import PayloadError, decode_arrow
 from dora.wire.metadata import MetadataError, decode_metadata
@@ -107,11 +108,11 @@ def export_parquet(
     kinds: dict[str, int] = {}
     with ExitStack() as open_tables:
         for recorded in recording.messages(topics):
-            message = recorded.message
             try:
+                message = recorded.message
                 array = decode_arrow(message)
-                metadata = json.dumps(decode_metadata(message.metadata), default=str, ensure_ascii=False)
-            except (PayloadError, MetadataError) as error:
+                metadata = _json(decode_metadata(message.metadata))
+            except (NotARecording, PayloadError, MetadataError) as error:
                 raise DoraError(f"message {recorded.sequence} of `{recorded.topic}`: {error}") from None
             as_bytes = array.type == pa.uint8() and not array.null_count
             key = recorded.topic, array.type, as_bytes
@@ -125,6 +126,13 @@ def export_parquet(
                     open_tables.callback(_close, table, recorded.topic, array.type, folder)
                 table.add(recorded, metadata, array)
     return [Written(table.path, table.messages) for table in tables.values()]
+
+
+def _json(metadata: dict[str, Any]) -> str:
+    try:
+        return json.dumps(metadata, default=str, ensure_ascii=False)
+    except (ValueError, TypeError, RecursionError) as error:  # keys that JSON does not have
+        raise MetadataError(f"its metadata is no JSON: {error}") from None
 
 
 def _close(table: _Table, topic: str, type_: Any, folder: str) -> None:
@@ -141,7 +149,7 @@ def _told(topic: str, type_: Any, folder: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise DoraError(f"cannot write to {folder}: {error.strerror or error}") from None
-    except (pa.ArrowException, NotImplementedError) as error:
+    except (pa.ArrowException, NotImplementedError, MemoryError, TypeError, ValueError) as error:
         raise DoraError(
             f"Parquet cannot hold the messages of `{topic}`, which are {type_}: {error}; choose others "
             "with --topics"
@@ -149,8 +157,9 @@ def _told(topic: str, type_: Any, folder: str) -> Iterator[None]:
 
 
 def _path(folder: str, topic: str, number: int, force: bool) -> str:
-    if not all(part.strip(".") for part in topic.split("/")):
-        raise DoraError(f"`{topic}` is no name of an output; the recording was not written by dora")
+    if not all(part.strip(".") for part in topic.split("/")) or not topic.isprintable():
+        named = f"`{topic}`" if topic.isprintable() else repr(topic)
+        raise DoraError(f"{named} is no name of an output; the recording was not written by dora")
     path = os.path.join(folder, *topic.split("/")) + (f".{number}.parquet" if number > 1 else ".parquet")
     if os.path.exists(path) and not force:
         raise DoraError(f"{path} exists already; choose another folder, or write over it with --force")

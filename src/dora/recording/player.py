@@ -1,7 +1,7 @@
 """``python -m dora.recording.player``: the node that sends again what was recorded of another one.
 
-`dora replay` puts it in the place of that node (``path: dora-replay``). It sends what it reads: nothing is
-decoded.
+`dora replay` puts it in the place of that node (``path: dora-replay``). It sends what it reads. Plain
+values are not decoded; all else is, to be checked: receivers believe what comes through shared memory.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from dora.node.output import OutputPort
 from dora.node.replay_clock import ReplayClock
 from dora.node.session import Session
 from dora.recording.format import NotARecording
+from dora.recording.info import cut
 from dora.recording.reader import Recorded, Recording
 from dora.recording.rewrite import FILE, FROM, LOOP, NODE, SPEED, TO
 from dora.transport.board import RECORDED, SENT, WORDS
+from dora.wire.decode import BAD_MESSAGE, check
 from dora.wire.encode import Payload
 
 _monotonic = time.monotonic_ns
@@ -32,6 +34,7 @@ _RECORDER_MESSAGES: Final = 256
 _RECORDER_BYTES: Final = 64 << 20
 _RECORDER_PAUSE: Final = 0.0005  # seconds between looks at how far it is
 _RECORDER_PATIENCE_NS: Final = 10_000_000_000  # without progress, after which it is not waited for any more
+CUT_SUFFIX: Final = ".cut"  # of the file that tells `dora replay` up to where the recording could be read
 _LOOP_GAP_NS = 1_000_000  # between the last message and the first of the next round
 
 
@@ -90,6 +93,9 @@ class Player:
         if self._recording.damage and self._recording.end is not None:
             text = f"the recording is damaged, and ends here: {self._recording.damage}"
             write_line(log_line(self._part.node_id, "warn", text))
+        if (text := cut(self._recording)) and (directory := os.environ.get(REPLAY_DIRECTORY)):
+            with open(os.path.join(directory, self._part.node_id + CUT_SUFFIX), "w") as file:
+                file.write(text)
 
     def _round(self, outputs: Mapping[str, OutputPort], begin_ns: int, end_ns: int, epoch_ns: int) -> bool:
         sent = False
@@ -105,6 +111,12 @@ class Player:
 
     def _send(self, port: OutputPort, recorded: Recorded) -> None:
         message = recorded.message
+        try:
+            check(message)
+        except BAD_MESSAGE as error:
+            raise DoraError(
+                f"message {recorded.sequence} of `{recorded.topic}` is damaged: {error}"
+            ) from None
         if message.owner is None:
             payload = Payload(message.encoding, message.schema, message.body_size, body=message.small_body)
         else:

@@ -51,6 +51,8 @@ def read_varint(data: bytes | memoryview, offset: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, offset
         shift += 7
+        if shift > 63:
+            raise IndexError("a number has more than 64 bits")
 
 
 def tag(number: int, wire_type: int) -> bytes:

@@ -89,6 +89,7 @@ class Recording:
         self.dataflow: dict[str, Any] = {}  # its descriptor
         self.topics: dict[str, Topic] = {}
         self.first_ns = self.last_ns = 0  # times of the first and the last message
+        self.reached_ns = 0  # time of the last message that was read
         self._orders = False  # whether the order of events is in it
         try:
             self._file = open(path, "rb")  # noqa: SIM115 - closed by `close`
@@ -141,6 +142,8 @@ class Recording:
         wanted = set(self.topics if topics is None else topics)
         upper = _END_OF_TIME if end_ns is None else end_ns
         for channel, stored in self._records(wanted, begin_ns or 0, upper):
+            if stored.time_ns > self.reached_ns:
+                self.reached_ns = stored.time_ns
             yield Recorded(channel.topic, stored.sequence, stored.time_ns, stored.data)
 
     def orders(self) -> Iterator[tuple[str, bytes]]:

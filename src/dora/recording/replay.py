@@ -21,7 +21,7 @@ from dora.errors import DataflowError, DoraError
 from dora.node.ordered_inbox import CLOCK_FILE, ORDER_SUFFIX
 from dora.node.replay_clock import WITHOUT_LIMIT, ReplayClock
 from dora.recording.order import Numbers, Translation, first_numbers
-from dora.recording.player import window
+from dora.recording.player import CUT_SUFFIX, window
 from dora.recording.reader import Recorded, Recording
 from dora.recording.rewrite import FILE, FROM, LOOP, SPEED, TO, rewrite
 from dora.recording.roles import roles
@@ -132,6 +132,14 @@ class Replay:
             for node_id in self.roles.live
             if not os.path.exists(os.path.join(directory, node_id + ORDER_SUFFIX))
         ]
+
+    def cut(self, directory: str) -> str:
+        """Say up to where the players could read the recording, after `prepare` and the run; "" if all."""
+        for name in sorted(os.listdir(directory)):
+            if name.endswith(CUT_SUFFIX):
+                with open(os.path.join(directory, name), encoding="utf-8") as file:
+                    return file.read()
+        return ""
 
     def messages(self) -> Iterator[Recorded]:
         """Yield what the players will send, in its order."""

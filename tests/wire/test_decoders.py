@@ -1,0 +1,249 @@
+"""Decoders: whatever the bytes, they return or raise what they say. `make fuzz` looks for longer."""
+
+from __future__ import annotations
+
+import ast
+import os
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import dora
+from dora.coordinator import protocol
+from dora.dashboard import frames
+from dora.dataflow.model import Dataflow
+from dora.inspection import afar
+from dora.logs.parse import parse_line
+from dora.logs.reader import read_record
+from dora.recording.format import NotARecording, restore
+from dora.recording.order import first_numbers
+from dora.traces.span import decode_batches
+from dora.transport.memory import message_from_bytes
+from dora.wire import control, requests
+from dora.wire.control import FrameBuffer, FrameError
+from dora.wire.correlation import asks_to_flush
+from dora.wire.decode import BAD_MESSAGE, decode_arrow, decode_bytes, decode_numpy
+from dora.wire.decoders import DecodeError, from_json, from_plain, json_decoder, msgpack_decoder
+from dora.wire.encode import encode
+from dora.wire.message import Message, MessageError, pack_head
+from dora.wire.metadata import MetadataError, decode_metadata, encode_metadata
+from dora.wire.order import entries, whole
+
+EXAMPLES = int(os.environ.get("DORA_FUZZ_EXAMPLES", "150"))
+quickly = settings(max_examples=EXAMPLES, derandomize=EXAMPLES < 1000, deadline=None)
+
+METADATA = encode_metadata({"a": [1, 2.5, "ä", None, b"q", {"z": [1]}], "t": datetime.now(UTC)})
+
+
+def message(data: Any, metadata: bytes = METADATA) -> bytes:
+    payload = encode(data)
+    return pack_head(payload.encoding, payload.schema, metadata, payload.size, 1, 1) + payload.to_bytes()
+
+
+VALUES = [
+    pa.array([1.5, 2.5]),
+    pa.array([1, None, 3]),
+    pa.array(["one", None, "three"]),
+    pa.array([b"one", b"three"], pa.large_binary()),
+    pa.array(["x", "y", "x"]).dictionary_encode(),
+    pa.array([["a", "bb"], None, []]),
+    pa.array([{"name": "a", "at": [1.0]}, None]),
+    pa.array([True, None, False]),
+    pa.array(["short", "a string that is longer than twelve"], pa.string_view()),
+    pa.UnionArray.from_sparse(pa.array([0, 1], pa.int8()), [pa.array([1, 2]), pa.array(["a", "b"])]),
+    pa.UnionArray.from_dense(
+        pa.array([0, 1], pa.int8()), pa.array([0, 0], pa.int32()), [pa.array([1]), pa.array(["b"])]
+    ),
+    pa.RunEndEncodedArray.from_arrays(pa.array([2, 5], pa.int32()), pa.array(["a", "b"])),
+    pa.array([[("k", 1)], []], pa.map_(pa.string(), pa.int64())),
+    pa.array([[1, 2], [3, 4]], pa.list_(pa.int8(), 2)),
+    pa.array([1, None], pa.decimal128(10, 2)),
+    pa.nulls(3),
+]
+MESSAGES = [message(value) for value in VALUES]
+FRAMES = [
+    msgspec.msgpack.encode(item)
+    for item in (
+        control.Register("a", 1, "1"),
+        control.OutputsClosed(["a", "b"]),
+        control.ParamUpdate("k", {"a": [1, "x"]}),
+        control.SendFor(1, "o", b"abc"),
+        requests.SetParameter("n", "k", [1, {"a": None}]),
+        requests.StopNode("n", 1.5),
+    )
+]
+JSON = [
+    b'{"type": "Beat"}',
+    b'{"type": "Hello", "version": "1", "daemon": "x", "pid": 1, "runs": [], "machine": "a"}',
+    b'{"ts":"1970-01-01T00:00:01Z","level":"info","node":"a","stream":"stdout","msg":"x"}',
+    b'{"type": "Stop", "dataflow_id": "x", "grace": 1e3}',
+    b'{"a": [1, -2.5e300, "\\u00e4\\ud83d\\ude00", null, true]}',
+    b'{"resourceSpans": [{"resource": {"attributes": []}, "scopeSpans": []}]}',
+    b"[" * 5000,
+]
+
+
+def _edited(data: bytes, edits: list[tuple[int, float, bytes]]) -> bytes:
+    changed = bytearray(data)
+    for kind, where, put in edits:
+        at = int(where * len(changed))
+        if kind == 0:
+            changed[at : at + len(put)] = put
+        elif kind == 1:
+            changed[at:at] = put
+        else:
+            del changed[at : at + len(put)]
+    return bytes(changed)
+
+
+def bytes_like(samples: list[bytes]) -> st.SearchStrategy[bytes]:
+    """Return strategies for any bytes, and for samples of which some bytes are others."""
+    put = st.one_of(st.binary(min_size=1, max_size=8), st.sampled_from([b"\xff" * 4, b"\x7f\xff\xff\xff"]))
+    edit = st.tuples(st.integers(0, 2), st.floats(0, 1, exclude_max=True), put)
+    edited = st.builds(_edited, st.sampled_from(samples), st.lists(edit, max_size=4))
+    return st.one_of(edited, edited, edited, st.binary(max_size=200))
+
+
+MSGPACK_DECODERS: dict[str, Callable[[bytes], Any]] = {
+    "from nodes and commands": requests.decode_to_daemon,
+    "from the daemon": control.decode_to_node,
+    "answers of the daemon": requests.decode_answer,
+    "to a look": afar.decode_to_process,
+    "from a look": afar.decode_delivery,
+    "to a watcher": frames.decode_to_watcher,
+    "from a watcher": frames.decode_from_watcher,
+    "anything": msgpack_decoder(),
+}
+JSON_DECODERS: dict[str, Callable[[bytes], Any]] = {
+    "from machines": protocol.decode_to_coordinator,
+    "from the coordinator": protocol.decode_to_daemon,
+    "the address of the daemon": control.decode_address,
+    "a dataflow": lambda data: from_plain(from_json(data), Dataflow),
+    "anything": json_decoder(),
+}
+NEVER: dict[str, Callable[[bytes], Any]] = {
+    "records of logs": read_record,
+    "lines of nodes": lambda data: parse_line("a", "stdout", data.decode("utf-8", "replace"), 1),
+    "spans": decode_batches,
+    "whether to flush": asks_to_flush,
+    "entries of an order": lambda data: (list(entries(data)), whole(data)),
+}
+DEEP = [b"\x91" * 100_000, b"\x81\xa1a" * 50_000, b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff\xa1a\x01"]
+
+
+@pytest.mark.parametrize("name", MSGPACK_DECODERS)
+@quickly
+@given(data=bytes_like([*FRAMES, METADATA, *DEEP]))
+def test_msgpack_raises_nothing_else(name: str, data: bytes) -> None:
+    with suppress(DecodeError):
+        MSGPACK_DECODERS[name](data)
+
+
+@pytest.mark.parametrize("name", JSON_DECODERS)
+@quickly
+@given(data=bytes_like(JSON))
+def test_json_raises_nothing_else(name: str, data: bytes) -> None:
+    with suppress(DecodeError):
+        JSON_DECODERS[name](data)
+
+
+@pytest.mark.parametrize("name", NEVER)
+@quickly
+@given(data=bytes_like([*JSON, METADATA, *FRAMES]))
+def test_what_is_read_line_by_line_raises_nothing(name: str, data: bytes) -> None:
+    NEVER[name](data)
+
+
+@quickly
+@given(data=bytes_like([METADATA, *DEEP]))
+def test_metadata_raises_nothing_else(data: bytes) -> None:
+    with suppress(MetadataError):
+        decode_metadata(data)
+
+
+@quickly
+@given(data=bytes_like([control.encode_frame(control.Stop())]))
+def test_frames_are_cut_or_refused(data: bytes) -> None:
+    buffer = FrameBuffer(1000)
+    with suppress(FrameError):
+        buffer.feed(data)
+        assert sum(map(len, buffer)) <= len(data)
+
+
+@quickly
+@given(data=bytes_like([msgspec.msgpack.encode({"text": "talk/text"})]))
+def test_the_order_of_events_raises_nothing_else(data: bytes) -> None:
+    from dora.wire.order import Kind, pack_entry
+
+    with suppress(NotARecording):
+        first_numbers(pack_entry(Kind.BEGIN, 0, 0, 0, data) + pack_entry(Kind.MESSAGE, 0, 0, 1), [], {})
+
+
+def _look_at(found: Message) -> None:
+    """Do all that a program does with a message."""
+    array = decode_arrow(found)
+    try:
+        array.to_pylist()
+    except (ValueError, OverflowError, pa.ArrowException):
+        pass  # a time that Python has no form for
+    str(array)
+    decode_bytes(found)
+    with suppress(*BAD_MESSAGE):  # a type that NumPy does not have
+        decode_numpy(found)
+    found.metadata and decode_metadata(found.metadata)
+
+
+@settings(quickly, max_examples=5 * EXAMPLES)
+@given(data=bytes_like(MESSAGES))
+def test_a_message_of_another_machine_is_refused_or_can_be_looked_at(data: bytes) -> None:
+    with suppress(*BAD_MESSAGE):
+        _look_at(message_from_bytes(data))
+
+
+@settings(quickly, max_examples=5 * EXAMPLES)
+@given(data=bytes_like([b"\xc2\xd2\x07\xc8\x01" + data for data in MESSAGES]))
+def test_a_message_of_a_recording_is_refused_or_can_be_looked_at(data: bytes) -> None:
+    try:
+        found = restore(data)
+    except NotARecording:
+        return
+    with suppress(*BAD_MESSAGE):
+        _look_at(found)
+
+
+@quickly
+@given(data=bytes_like(MESSAGES))
+def test_the_head_of_a_message_raises_nothing_else(data: bytes) -> None:
+    with suppress(MessageError):
+        Message(data).validate(len(data))
+
+
+def test_every_value_comes_through_the_checks() -> None:
+    for value, data in zip(VALUES, MESSAGES, strict=True):
+        assert decode_arrow(message_from_bytes(data)).equals(value)
+
+
+OUTSIDE = {"openapi.py"}  # converts what it has made itself
+
+
+def test_all_of_dora_decodes_with_these() -> None:
+    forbidden = {
+        *("msgspec.json.decode", "msgspec.json.Decoder", "msgspec.convert"),
+        *("msgspec.msgpack.decode", "msgspec.msgpack.Decoder"),
+    }
+    found = [
+        f"{path}:{node.lineno}"
+        for path in sorted(Path(dora.__file__).parent.rglob("*.py"))
+        if path.name not in {*OUTSIDE, "decoders.py", "metadata.py"}
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in forbidden
+    ]
+    assert found == []
