@@ -20,7 +20,7 @@ help:
 	@echo "make bench   measure, against dora-rs in a venv of its own"
 	@echo "make rerun   test the viewer with Rerun (500 MB)"
 	@echo "make stress  kill nodes, fill queues, restart and soak for twelve minutes"
-	@echo "make fuzz    search for faults of the coordinator's API with schemathesis"
+	@echo "make fuzz    search for faults of all decoders, and of the coordinator's API with schemathesis"
 	@echo "make packages  install published node packages from PyPI and run them"
 	@echo "make clean   remove .venv and everything that was generated"
 	@echo "PYTHON=...   the interpreter to make .venv with (3.11 or newer)"
@@ -74,7 +74,8 @@ rerun: $(VENV)/.dev
 
 fuzz: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check "schemathesis>=4.32,<5"
-	$(BIN)/python -m pytest tests/coordinator -m fuzz
+	$(BIN)/python -m pytest tests/coordinator tests/recording -m fuzz
+	DORA_FUZZ_EXAMPLES=5000 $(BIN)/python -m pytest tests/wire/test_decoders.py --timeout 3600
 
 packages: $(VENV)/.dev
 	$(BIN)/python -m pytest tests/packages -m packages

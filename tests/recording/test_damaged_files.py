@@ -67,6 +67,7 @@ CRAFTED = {
 }
 
 
+@pytest.mark.processes
 @pytest.mark.parametrize("name", CRAFTED)
 @pytest.mark.parametrize("command", ["diff", "export"])
 def test_wild_offsets_are_a_sentence_and_no_crash(recording: Path, name: str, command: str) -> None:
@@ -162,10 +163,12 @@ def run_mutations(recording: Path, count: int, seed: int) -> None:
     assert done.stdout.split()[-1] == str(count - 1)
 
 
+@pytest.mark.processes
 def test_no_changed_byte_crashes_a_command(recording: Path) -> None:
     run_mutations(recording, 150, 1)
 
 
+@pytest.mark.processes
 @pytest.mark.fuzz
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("seed", range(2, 10))
