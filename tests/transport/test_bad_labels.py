@@ -59,10 +59,8 @@ class Link:
 
 @pytest.fixture
 def board(tmp_path: Any) -> Iterator[Board]:
-    path = os.path.join(tmp_path, "board")
-    with open(path, "wb") as file:
-        file.write(bytes(64 * WORDS * 8))
-    yield Board.open(path)
+    path = tmp_path / "board"
+    yield Board.create(str(path), 64)
 
 
 def message(sequence: int, data: Any = b"x", metadata: bytes = b"") -> bytes:
@@ -95,8 +93,7 @@ def message(sequence: int, data: Any = b"x", metadata: bytes = b"") -> bytes:
 )
 def test_no_label_or_probe_raises(tmp_path_factory: Any, labels: list[bytes], probes: list[bytes]) -> None:
     path = tmp_path_factory.mktemp("board") / "board"
-    path.write_bytes(bytes(64 * WORDS * 8))
-    link = Link(Board.open(str(path)))
+    link = Link(Board.create(str(path), 64))
     for label in labels:
         link.receiver.on_message(Payload(message(1)), label)  # type: ignore[arg-type]
     for probe in probes:

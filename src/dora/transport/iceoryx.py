@@ -37,8 +37,8 @@ from dora.transport.board import SENT, WORDS, Board
 from dora.transport.forking import do_nothing, leak, refuse, watch
 from dora.transport.interface import MAX_QUEUE, Receiver
 from dora.transport.long_queue import LongQueue
-from dora.transport.ownership import UnsafeFile, check_folder, close_to_others, refuse_foreign_objects
 from dora.transport.memory import BadMessages
+from dora.transport.ownership import UnsafeFile, check_folder, close_to_others, refuse_foreign_objects
 from dora.wire.control import InputConfig, OutputConfig
 from dora.wire.message import ALIGNMENT, BODY_OFFSET, BODY_SIZE, Message, MessageError, unpack_header
 
