@@ -61,10 +61,6 @@ def event_of(daemon: Daemon, guest: Connection, request: Decided) -> on.Event | 
 def _change_event(daemon: Daemon, guest: Connection, request: on.ChangeRequest) -> on.Event | None:
     """Return the event of a change, for which there is room; None if the request is answered here."""
     revision = daemon.supervisor.state.revision
-    grace = getattr(request, "grace", None)
-    if grace is not None and not 0 <= grace <= MAX_GRACE:  # neither is NaN
-        guest.send(Declined(f"nodes get from 0 to {MAX_GRACE:,.0f} seconds to end, not {grace:g}"))
-        return None
     try:
         wanted = from_plain(request.dataflow, Dataflow)
         place = _place(daemon.place, request)
