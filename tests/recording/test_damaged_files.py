@@ -60,6 +60,7 @@ def offsets(*numbers: int) -> bytes:
 
 CRAFTED = {
     "a_string_that_ends_far_away": (offsets(0, 9, 19, 28), offsets(0, 9, 19, 0x7000_0000)),
+    "a_string_far_away_between_others": (offsets(0, 9, 19, 28), offsets(0, 9, 0x7000_0000, 28)),
     "a_string_that_begins_before": (offsets(0, 9, 19, 28), offsets(-0x7000_0000, 9, 19, 28)),
     "a_list_that_ends_far_away": (offsets(0, 2, 2, 3), offsets(0, 2, 2, 0x7000_0000)),
     "an_index_without_a_word": (offsets(0, 1, 0, 1, 1), offsets(0, 1, 0, 1, 0x7000_0000)),
