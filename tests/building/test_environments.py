@@ -223,3 +223,21 @@ def test_blocks_that_cannot_be_read(lines, says):
 
 def test_blocks_of_other_kinds_are_left_alone():
     assert inline_environment("# /// other\n# a = 1\n# ///\n", "n.py") is None
+
+
+@needs_uv
+@pytest.mark.parametrize("kind", ["folder", "link"])
+@pytest.mark.usefixtures("index")
+def test_a_folder_at_the_place_of_an_environment_stays(flow, tmp_path, kind):
+    (tmp_path / "n.py").touch()
+    dataflow = flow("python: {requirements: []}")
+    folder = Path(environment_folder(dataflow, dataflow.nodes[0], uv=False))
+    folder.parent.mkdir(parents=True)
+    mine = folder if kind == "folder" else tmp_path / "mine"
+    mine.mkdir()
+    (mine / "thesis.txt").write_text("text")
+    if kind == "link":
+        folder.symlink_to(mine)
+    with pytest.raises(BuildError, match="exists and is no environment; move it elsewhere"):
+        build(dataflow)
+    assert [path.name for path in mine.iterdir()] == ["thesis.txt"]

@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -146,3 +147,16 @@ def test_without_git(flow, monkeypatch):
     monkeypatch.setattr("shutil.which", lambda *_, **__: None)
     with pytest.raises(BuildError, match="needs the program `git`, which is not installed"):
         build(flow())
+
+
+def test_a_folder_at_the_place_of_a_clone_stays(flow, repository):
+    repository.commit("one")
+    dataflow = flow()
+    folder = Path(dataflow.directory_of(dataflow.nodes[0]))
+    folder.mkdir(parents=True)
+    (folder / "thesis.txt").write_text("text")
+    with pytest.raises(BuildError, match="exists and is no clone; move it elsewhere"):
+        build(dataflow)
+    assert (folder / "thesis.txt").read_text() == "text"
+    (folder / "thesis.txt").unlink()
+    assert build(dataflow) == ["one"]

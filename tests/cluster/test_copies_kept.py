@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -13,9 +14,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from dora.cluster.copy import copy_called, copy_of, locked
+from dora.cluster.copy import LOCK, copy_called, copy_of, locked
 from dora.cluster.folder import Entry
-from dora.cluster.kept import EXPECTED, copies, forget, keep, kept_for, remove_if_unused, remove_unused
+from dora.cluster.kept import (
+    EXPECTED,
+    Kept,
+    copies,
+    forget,
+    keep,
+    kept_for,
+    remove_if_unused,
+    remove_unused,
+)
 from dora.cluster.receive import Wanted, receive
 from dora.errors import DoraError
 
@@ -100,7 +110,7 @@ def test_what_nodes_have_written_stays(tmp_path: Path) -> None:
     (copy / "away").symlink_to(tmp_path / "elsewhere")
     keep("one", "left", HERE, [str(copy)])
     forget(["one"], "left")
-    assert sorted(path.name for path in copy.rglob("*")) == ["away", "nodes", "result"]
+    assert sorted(path.name for path in copy.rglob("*")) == [LOCK, "away", "nodes", "result"]
     assert (tmp_path / "elsewhere" / "c").exists()
     [left] = copies()
     assert left.left_over and left.size >= len("found")
@@ -161,6 +171,64 @@ def test_a_copy_that_is_being_made_stays() -> None:
         assert (copy / "a.py").exists()
     remove_unused()
     assert not copy.exists()
+
+
+def test_a_folder_that_dora_did_not_make_is_no_copy(data: Path) -> None:
+    """Before: it was filled with the files of a dataflow, and `dora cluster copies --remove` deleted it."""
+    mine = data / "dataflows" / "thesis"
+    mine.mkdir(parents=True)
+    (mine / "chapter.txt").write_text("text")
+    copied("other")
+    assert [Path(item.folder).name for item in copies()] == ["other"]
+    assert not remove_if_unused(str(mine), wholly=True)
+    with pytest.raises(DoraError, match="is no copy that dora made, and stays as it is"):
+        copied("thesis")
+    assert [path.name for path in mine.iterdir()] == ["chapter.txt"]
+
+
+def test_a_folder_with_the_files_of_a_copy_that_lies_elsewhere_is_no_copy(tmp_path: Path) -> None:
+    """A repository may contain them. Before, its files went with the record of a dataflow in it."""
+    copy = copied()
+    clone = tmp_path / "clone"
+    shutil.copytree(copy, clone)
+    assert copy_of(str(clone)) is None
+    keep("one", "left", HERE, [str(clone)])
+    forget(["one"], "left")
+    assert not remove_if_unused(str(clone), wholly=True)
+    assert (clone / "a.py").exists()
+
+
+def test_a_sender_cannot_remove_what_was_not_sent() -> None:
+    copy = copied()
+    (copy / "result").write_text("found")
+    wanted = msgspec.json.encode(Wanted({}, ["a.py", "result"]))
+    receive("flow", io.BytesIO(wanted + b"\n" + sent().partition(b"\n")[2]), io.BytesIO())
+    assert not (copy / "a.py").exists()
+    assert (copy / "result").read_text() == "found"
+
+
+def test_files_of_a_copy_are_not_written_through_links(tmp_path: Path) -> None:
+    (letter := tmp_path / "letter").write_text("dear")
+    copy = copied()
+    (copy / ".dora-copy.part").symlink_to(letter)
+    copied(**{"a.py": "new"})
+    assert (copy / "a.py").read_text() == "new"
+    (copy / LOCK).unlink()
+    (copy / LOCK).symlink_to(letter)
+    with pytest.raises(DoraError):
+        copied(**{"a.py": "newer"})
+    assert letter.read_text() == "dear"
+
+
+@pytest.mark.parametrize("name", ["../../logs", "/tmp/x", "..", "a/b"])
+def test_a_coordinator_cannot_have_files_removed_elsewhere(data: Path, name: str) -> None:
+    note = data / "kept" / "left" / "note"
+    note.parent.mkdir(parents=True)
+    note.write_bytes(msgspec.json.encode(Kept(HERE, [])))
+    (data / "logs").mkdir()
+    (log := data / "logs" / "log_a.jsonl").write_bytes(note.read_bytes())
+    forget([name, "../left/note"], "left")
+    assert note.exists() and log.exists()
 
 
 def test_only_copies_are_copies(tmp_path: Path) -> None:

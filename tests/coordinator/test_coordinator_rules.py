@@ -99,3 +99,6 @@ def test_a_store_of_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert set_aside(path) == f"{path}.backup"
     assert set_aside(path) is None
     Store(path).close()
+    kept = Path(f"{path}.backup").read_bytes()
+    assert set_aside(path) == f"{path}.backup2"
+    assert Path(f"{path}.backup").read_bytes() == kept

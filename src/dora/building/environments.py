@@ -83,7 +83,7 @@ class EnvironmentMaker:
             self._uv = require_uv(self._what)
             asked = self._node.python
             self._log.say(f"making its Python environment {self._shown}")
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._remove()
             version = (asked.version if asked is not None else None) or sys.executable
             self._run("venv", "--no-project", "--python", version, self.folder)
             if asked is not None:
@@ -95,6 +95,18 @@ class EnvironmentMaker:
                 self._run("pip", "install", "--python", self._python, self._wheel)
             with open(f"{self.folder}/{_STAMP}", "w", encoding="utf-8") as stamp:
                 stamp.write(self._wanted_stamp())
+
+    def _remove(self) -> None:
+        """Remove the environment that is there; raises `BuildError` if the folder is something else."""
+        if not os.path.lexists(self.folder):
+            return
+        is_environment = any(os.path.isfile(f"{self.folder}/{name}") for name in ("pyvenv.cfg", _STAMP))
+        if os.path.islink(self.folder) or not (is_environment or not os.listdir(self.folder)):
+            raise BuildError(
+                f"{self._what} cannot be made, because {self.folder} exists and is no environment; "
+                "move it elsewhere"
+            )
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _solve(self, requirements: tuple[str, ...]) -> None:
         """Write the lock unless there is one that has what this dora requires."""

@@ -76,8 +76,13 @@ class _Clone:
                 "clone", "--quiet", "--no-checkout", "--", source.repository, unfinished, cwd=self._beside
             )
             self._check_out(unfinished)
-            shutil.rmtree(self.folder, ignore_errors=True)
-            os.rename(unfinished, self.folder)
+            try:
+                os.rename(unfinished, self.folder)  # in place of an empty folder, too
+            except OSError:
+                raise BuildError(
+                    f"{self.what} cannot be cloned, because {self.folder} exists and is no clone; "
+                    "move it elsewhere"
+                ) from None
             os.mkdir(unfinished)  # for the end of this block to remove
 
     def update(self) -> None:

@@ -17,7 +17,10 @@ from dora.wire.decoders import from_json
 
 OWN: Final = ".dora-copy"
 """What dora writes into a copy, beside its files, begins so."""
-_LOCK: Final = f"{OWN}.lock"
+LOCK: Final = f"{OWN}.lock"
+"""The lock of a copy. It contains the path of the copy: a folder is one only where dora made it."""
+_LONGEST: Final = 1 << 13  # bytes of a path
+_SAFELY: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 _MANIFEST: Final = f"{OWN}.json"
 
 
@@ -38,10 +41,29 @@ def copy_of(folder: str) -> str | None:
     Whoever made it may have had another data folder.
     """
     while folder != (parent := os.path.dirname(folder)):
-        if os.path.exists(os.path.join(folder, _LOCK)):
+        if is_copy(folder):
             return folder
         folder = parent
     return None
+
+
+def is_copy(folder: str) -> bool:
+    """Tell whether dora made a folder as a copy, at this place: its lock says so.
+
+    A repository may contain files of the same names, and a folder with other files may lie beside copies.
+    """
+    try:
+        lock = os.open(os.path.join(folder, LOCK), os.O_RDONLY | _SAFELY)
+    except OSError:
+        return False
+    try:
+        return not os.path.islink(folder) and os.read(lock, _LONGEST) == _mark(folder)
+    finally:
+        os.close(lock)
+
+
+def _mark(folder: str) -> bytes:
+    return os.fsencode(os.path.realpath(folder)) + b"\n"
 
 
 @contextmanager
@@ -49,7 +71,7 @@ def locked(folder: str, *, wait: bool = True) -> Iterator[None]:
     """Have a copy to oneself; its folder is made if there is none.
 
     Raises ``BlockingIOError`` if somebody has it and ``wait`` is false, another ``OSError`` if it cannot
-    be written.
+    be written, `DoraError` if dora did not make it.
     """
     while (lock := _lock(folder, wait)) is None:
         pass  # it was removed meanwhile, with its lock
@@ -57,16 +79,24 @@ def locked(folder: str, *, wait: bool = True) -> Iterator[None]:
         yield
 
 
-def _lock(folder: str, wait: bool) -> IO[str] | None:
+def _lock(folder: str, wait: bool) -> IO[bytes] | None:
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    path = os.path.join(folder, _LOCK)
+    path = os.path.join(folder, LOCK)
+    names = os.listdir(folder)
+    if names and LOCK not in names:
+        raise _not_a_copy(folder)
     try:
-        lock = open(path, "w")  # noqa: SIM115 - it is the caller's
+        lock = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | _SAFELY, 0o600), "r+b", buffering=0)
     except FileNotFoundError:
         return None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
+            found = lock.read(_LONGEST)
+            if not found and os.listdir(folder) == [LOCK]:
+                lock.write(_mark(folder))
+            elif found != _mark(folder):
+                raise _not_a_copy(folder)
             return lock
     except FileNotFoundError:
         pass
@@ -75,6 +105,13 @@ def _lock(folder: str, wait: bool) -> IO[str] | None:
         raise
     lock.close()
     return None
+
+
+def _not_a_copy(folder: str) -> DoraError:
+    return DoraError(
+        f"{folder} is no copy that dora made, and stays as it is; move it elsewhere, or give DORA_DATA_DIR "
+        "another value"
+    )
 
 
 def known_files(folder: str) -> set[str]:

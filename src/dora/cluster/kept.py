@@ -14,6 +14,7 @@ Then the copied files go; what nodes have written beside them stays, for it may 
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterable, Iterator
@@ -22,13 +23,24 @@ from typing import Final
 
 import msgspec
 
-from dora.cluster.copy import OWN, copies_folder, copy_of, inside, known_files, locked, remove_file
+from dora.cluster.copy import (
+    LOCK,
+    OWN,
+    copies_folder,
+    copy_of,
+    inside,
+    is_copy,
+    known_files,
+    locked,
+    remove_file,
+)
 from dora.coordinator.gathered import remove_logs
 from dora.coordinator.places import data_folder
 from dora.errors import DoraError
 from dora.wire.decoders import from_json
 
 EXPECTED: Final = 3600.0  # seconds
+_UUID: Final = re.compile(r"[0-9A-Za-z-]{1,64}")
 _EXPECTED: Final = f"{OWN}.new"  # no dataflow has started in it yet; empty until it is complete
 _USES: Final = f"{OWN}.uses"  # a folder with a file for each dataflow and machine
 
@@ -83,7 +95,7 @@ def kept_for(machine: str, coordinator: str) -> tuple[str, ...]:
 
 def forget(dataflow_ids: Iterable[str], machine: str) -> None:
     """Remove what is kept for dataflows without a record: log files, and copies that nobody else uses."""
-    for dataflow_id in dataflow_ids:
+    for dataflow_id in filter(_UUID.fullmatch, dataflow_ids):  # another machine says which
         if (kept := _note(dataflow_id, machine)) is None:
             continue
         remove_logs(os.path.join(data_folder(), "out", dataflow_id))
@@ -134,11 +146,11 @@ def _is_expected(copy: str) -> bool:
 def copies() -> list[Copy]:
     """Return the copies on this machine."""
     folders = (os.path.join(copies_folder(), name) for name in _names(copies_folder()))
-    return [_copy(folder) for folder in folders if os.path.isdir(folder)]
+    return [_copy(folder) for folder in folders if is_copy(folder)]
 
 
 def _copy(folder: str) -> Copy:
-    return Copy(folder, _size(folder), _users(folder), _is_expected(folder), not _own(folder))
+    return Copy(folder, _size(folder), _users(folder), _is_expected(folder), _is_left_over(folder))
 
 
 def _users(folder: str) -> list[str]:
@@ -154,10 +166,10 @@ def remove_unused() -> None:
 def remove_if_unused(folder: str, *, wholly: bool = False) -> bool:
     """Remove a copy unless it is used, ``wholly``: with what nodes have written; tell whether it went.
 
-    One that is just being made, or cannot be removed, stays.
+    One that is just being made, or cannot be removed, stays; so does what dora did not make.
     """
     try:
-        if _is_used(folder) or not (_own(folder) or wholly):
+        if not is_copy(folder) or _is_used(folder) or (_is_left_over(folder) and not wholly):
             return False
         with locked(folder, wait=False):
             if _is_used(folder):
@@ -174,8 +186,12 @@ def _is_used(folder: str) -> bool:
 
 def _remove(folder: str, wholly: bool) -> None:
     if wholly:
-        shutil.rmtree(folder)
-        return
+        for name in os.listdir(folder):
+            path = os.path.join(folder, name)
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path)
+            elif name != LOCK:
+                os.unlink(path)
     for path in known_files(folder):
         try:
             beside = os.path.dirname(inside(folder, path))
@@ -185,11 +201,17 @@ def _remove(folder: str, wholly: bool) -> None:
         remove_file(folder, path)
     for name in _own(folder):
         path = os.path.join(folder, name)
-        os.rmdir(path) if name == _USES else os.unlink(path)
-    try:
+        if name == _USES:
+            os.rmdir(path)
+        elif name != LOCK:
+            os.unlink(path)
+    if os.listdir(folder) == [LOCK]:  # else nodes have written something, and the lock says what this is
+        os.unlink(os.path.join(folder, LOCK))
         os.rmdir(folder)
-    except OSError:
-        pass  # nodes have written something
+
+
+def _is_left_over(folder: str) -> bool:
+    return _own(folder) == [LOCK] and os.listdir(folder) != [LOCK]
 
 
 def _own(folder: str) -> list[str]:
@@ -200,6 +222,8 @@ def _size(folder: str) -> int:
     size = 0
     for where, _, names in os.walk(folder):
         for name in names:
+            if name == LOCK:
+                continue
             try:
                 size += os.lstat(os.path.join(where, name)).st_size
             except OSError:

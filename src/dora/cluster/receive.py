@@ -89,7 +89,8 @@ def _update(folder: str, given: Source, answers: BinaryIO) -> None:
         _tell(answers, Present(folder, present, disk.f_bavail * disk.f_frsize))
         wanted = from_json(given.readline(), Wanted)
         for path in wanted.remove:  # before anything is written: the disk may be full
-            remove_file(folder, path)
+            if path in present:
+                remove_file(folder, path)
         # Whatever happens from here on, it is known which files are not of nodes.
         write_manifest(folder, {**present, **wanted.files})
         with tarfile.open(fileobj=cast(Any, given), mode="r|") as archive:
@@ -119,7 +120,9 @@ def _write(folder: str, member: tarfile.TarInfo, archive: tarfile.TarFile, unfin
         raise DoraError(f"`{member.name}` is no file")
     whole = inside(folder, member.name)
     os.makedirs(os.path.dirname(whole), exist_ok=True)
-    with open(unfinished, "wb") as file:
+    if os.path.lexists(unfinished):
+        os.unlink(unfinished)
+    with open(unfinished, "xb") as file:
         while part := source.read(1 << 20):
             file.write(part)
     os.chmod(unfinished, member.mode & 0o777)

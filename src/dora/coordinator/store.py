@@ -367,17 +367,22 @@ def hold(path: str, mend: str) -> int | None:
 def set_aside(path: str) -> str | None:
     """Move a store out of the way, to ``.backup``; return where it is now, None if there is none.
 
-    Raises `DoraError` if a coordinator has it, at whichever address.
+    A file that is there already stays: the name is then ``.backup2`` and so on. Raises `DoraError` if a
+    coordinator has the store, at whichever address.
     """
     if not os.path.exists(path):
         return None
     lock = hold(path, "end it with `dora down`, and --coordinator-addr if it listens at another address")
     try:
-        for ending in ("-wal", "-shm"):
+        backup = next(
+            name
+            for name in (f"{path}.backup{number or ''}" for number in (0, *range(2, 10_000)))
+            if not any(os.path.lexists(name + ending) for ending in ("", "-wal", "-shm"))
+        )
+        for ending in ("-wal", "-shm", ""):
             if os.path.exists(path + ending):
-                os.replace(path + ending, f"{path}.backup{ending}")
-        os.replace(path, f"{path}.backup")
+                os.rename(path + ending, backup + ending)
     finally:
         if lock is not None:
             os.close(lock)
-    return f"{path}.backup"
+    return backup
