@@ -1,8 +1,7 @@
-"""The daemon of one run: it carries out what the `Supervisor` decides.
+"""Daemon of one run: processes and connections, which the `Supervisor` decides about.
 
-Everything happens in one thread, in callbacks of the `Loop`. Each callback turns what it saw into an
-event for the supervisor and performs the commands that come back; there is no other state here about
-who lives and why.
+Everything happens in one thread, in callbacks of the `Loop`. Each callback feeds an event to the
+supervisor; an `Executor` performs the commands that come back, with the daemon as its back end.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ import msgspec
 from dora.daemon.board_keeper import BoardKeeper
 from dora.daemon.connections import Connection, ControlServer
 from dora.daemon.decided import Decided, event_of, registration_fault
+from dora.daemon.executor import Executor, LiveCommand, event_of_message
 from dora.daemon.guardian import kill_run
 from dora.daemon.guests import Guests
 from dora.daemon.health import Health
@@ -43,20 +43,17 @@ from dora.supervise.supervisor import Supervisor
 from dora.transport.board import Board
 from dora.transport.doorbell import Doorbell
 from dora.wire.control import (
-    Closing,
     InputAttached,
     InputDetached,
     NodeConfig,
-    OutputsClosed,
     Ready,
     Refused,
     Register,
     Registered,
     SentFor,
-    Started,
-    StopDataflow,
     TextInput,
     ToDaemon,
+    ToNode,
 )
 from dora.wire.requests import Answer, Declined, Noted, Request, Sent
 
@@ -97,7 +94,6 @@ class Daemon:
             standby=place.engine == "iceoryx2",
             generations=place.births,
         )
-        self._handle = told(self.supervisor.handle)
         self.others: Others | None = None  # the supervisors of other machines
         self.trouble: BaseException | None = None  # an exception of ``on_log``
         self.on_running: Callable[[], None] | None = None  # called once, when every node is ready
@@ -109,14 +105,14 @@ class Daemon:
         self._on_log: Callable[[LogEntry], None] | None = on_log
         self._plan = plan(dataflow, place)
         self._waiting: dict[str, Waiting] = {}  # successors that stand by
-        self._events: deque[on.Event] = deque()
-        self._handling = False
         self._children: dict[str, Child] = {}
         self._successors = Successors()
         self._members: dict[str, Connection] = {}  # connections of admitted nodes
         for path in self._plan.bells:
             Doorbell.make(path)
         self._keeper = BoardKeeper(Board.create(run.board, self._plan.lines), self._plan)
+        handle = told(self.supervisor.handle)
+        self._executor = Executor(self.supervisor, self, self._keeper, time.monotonic, handle)
         self._remains = Remains(
             self.loop,
             run,
@@ -218,19 +214,13 @@ class Daemon:
         level: Literal["error", "warn", "info"],
         node_id: str | None,
         text: str,
-        fields: dict[str, str] | None = None,
     ) -> None:
         """Log a sentence of the daemon's own."""
-        self._text.entry(
-            LogEntry(
-                timestamp_ns=time.time_ns(),
-                level=level,
-                node_id=node_id,
-                message=text,
-                stream="daemon",
-                fields=fields or {},
-            )
-        )
+        self.log(LogEntry(time.time_ns(), level, node_id, text, "daemon"))
+
+    def log(self, entry: LogEntry) -> None:
+        """Log an entry of the daemon's own."""
+        self._text.entry(entry)
 
     def _stop(self, reason: str) -> None:
         self.feed(on.StopRequested(reason))
@@ -246,24 +236,20 @@ class Daemon:
     # ----------------------------------------------------------------------- supervisor
 
     def feed(self, event: on.Event) -> None:
-        """Give an event to the supervisor and do what it says, in order."""
-        self._events.append(event)
-        if self._handling:
-            return
-        self._handling = True
-        try:
-            while self._events:
-                for command in self._handle(self._events.popleft(), time.monotonic()):
-                    self._perform(command)
-            if self.others is not None:
-                self.others.tell(self.supervisor.status(), self._keeper.sent)
-        finally:
-            self._handling = False
+        """Give an event to the supervisor and perform its commands, in order."""
+        self._executor.feed(event)
 
-    def _perform(self, command: do.Command) -> None:
+    def idle(self) -> None:
+        """Send the status to the other machines, if it has changed."""
+        if self.others is not None:
+            self.others.tell(self.supervisor.status(), self._keeper.sent)
+
+    def finish(self) -> None:
+        """`run` sees by itself that the dataflow has ended."""
+
+    def perform(self, command: LiveCommand) -> None:
+        """Perform a command about new code, clients or other machines."""
         match command:
-            case do.Spawn():
-                self._spawn(command)
             case do.SpawnReplacement():
                 self._spawn_successor(command)
             case do.PromoteReplacement(node_id=node_id, restart_count=restart_count):
@@ -272,14 +258,8 @@ class Daemon:
             case do.DropReplacement(node_id=node_id):
                 self._successors.drop(node_id)
                 self._waiting.pop(node_id, None)
-            case do.Admit():
-                self._admit(command)
             case do.AdmitReplacement():
                 self._admit_successor(command)
-            case do.Refuse(connection=number, reason=reason):
-                if (connection := self._server.connections.pop(number, None)) is not None:
-                    connection.send(Refused(reason))
-                    connection.close()
             case do.Disconnect(node_id=node_id):
                 if (connection := self._members.get(node_id)) is not None:
                     self._server.connections.pop(connection.number, None)
@@ -292,23 +272,32 @@ class Daemon:
             case do.AnswerSentCounts(connection=number):
                 here = [name for name, node in self.supervisor.state.nodes.items() if not node.machine]
                 self._answer(number, Sent({name: self._keeper.sent(name) for name in here}))
-            case do.Send(node_id=node_id, message=message):
-                if (connection := self._members.get(node_id)) is not None:
-                    connection.send(message)
-                    self._keeper.release_sends(node_id, message, self.supervisor.state.send_patience)
-                    if isinstance(message, Started):
-                        self._text.release(node_id)
-            case do.Signal(node_id=node_id, signal=number):
-                if (child := self._children.get(node_id)) is not None:
-                    child.signal(number)
-            case do.CloseReceivers(node_id=node_id):
-                self._keeper.close_receivers(node_id)
             case do.RecordParameters(node_id=node_id, parameters=parameters):
                 self.on_parameters(node_id, parameters)
             case do.SetSentCounts(node_id=node_id, sent=sent):
                 self._keeper.note_sent(node_id, sent)
-            case do.Log(level=level, node_id=node_id, text=text, fields=fields):
-                self.note(level, node_id, text, fields)
+
+    def refuse(self, connection: int, reason: str) -> None:
+        """Answer a registration with a reason and close the connection."""
+        if (refused := self._server.connections.pop(connection, None)) is not None:
+            refused.send(Refused(reason))
+            refused.close()
+
+    def send(self, node_id: str, message: ToNode) -> bool:
+        """Send a frame to a node; return False if it is not connected."""
+        if (connection := self._members.get(node_id)) is None:
+            return False
+        connection.send(message)
+        return True
+
+    def signal(self, node_id: str, number: int) -> None:
+        """Send a signal to the process of a node, if it has one."""
+        if (child := self._children.get(node_id)) is not None:
+            child.signal(number)
+
+    def release_text(self, node_id: str) -> None:
+        """Send a node that has started the text that was kept for it."""
+        self._text.release(node_id)
 
     def _answer(self, number: int | None, answer: Answer) -> None:
         if (connection := self._server.connections.get(-1 if number is None else number)) is not None:
@@ -344,7 +333,8 @@ class Daemon:
         for child in (*self._children.values(), *self._successors):
             self._watchdog.register(child.pid)
 
-    def _spawn(self, command: do.Spawn) -> None:
+    def spawn(self, command: do.Spawn) -> None:
+        """Start the process of a node; feed `Spawned` or `SpawnFailed`."""
         node_id = command.node_id
         if command.restart_count:
             self._forget_last_process(node_id, command.restart_count)
@@ -456,20 +446,15 @@ class Daemon:
                 self.feed(on.ReplacementReady(node_id, waits.incarnation))
         else:
             match message:
-                case Ready():
-                    self.feed(on.PortsReady(node_id))
-                case OutputsClosed(outputs=outputs):
-                    self.feed(on.OutputsDone(node_id, tuple(outputs)))
-                case Closing(undeclared=undeclared):
-                    self.feed(on.NodeClosed(node_id, undeclared))
-                case StopDataflow():
-                    self.feed(on.StopRequested(f"an operator of `{node_id}` returned STOP_ALL"))
                 case SentFor():
                     self._guests.sent(node_id, message)
                 case InputAttached():
                     self._rewiring.attached(node_id, message)
                 case InputDetached():
                     self._rewiring.detached(message)
+                case _:
+                    if (event := event_of_message(node_id, message)) is not None:
+                        self.feed(event)
 
     def _on_register(self, connection: Connection, message: Register) -> None:
         if fault := registration_fault(connection, message, self._guests.description()):
@@ -494,7 +479,8 @@ class Daemon:
         if connection.node_id:
             self._on_closed(connection)
 
-    def _admit(self, command: do.Admit) -> None:
+    def admit(self, command: do.Admit) -> None:
+        """Answer a registration; the connection is the node's from now on."""
         node_id = command.node_id
         connection = self._server.connections.get(command.connection)
         if connection is None:  # it was lost while its registration was considered

@@ -1,8 +1,7 @@
-"""The daemon of a virtual dataflow: it carries out what the `Supervisor` decides, with threads.
+"""Daemon of a virtual dataflow, whose processes are threads.
 
-The same as `dora.daemon.daemon` does with processes and sockets: each event for the supervisor is
-something that happened here, each command that comes back is performed. There is no other state about
-who lives and why.
+Like `dora.daemon.daemon` it feeds events to the supervisor, and is the back end of the `Executor` that
+performs the commands.
 """
 
 from __future__ import annotations
@@ -10,9 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 import signal
-import time
 import types
-from collections import deque
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -20,6 +17,7 @@ from typing import Any
 import msgspec
 
 from dora.daemon.board_keeper import BoardKeeper
+from dora.daemon.executor import Executor, LiveCommand, event_of_message
 from dora.daemon.text import TextRouter
 from dora.dataflow.links import Place, Plan, plan
 from dora.dataflow.model import Dataflow
@@ -43,12 +41,9 @@ from dora.wire.control import (
     Closing,
     NodeConfig,
     OutputConfig,
-    OutputsClosed,
-    Ready,
-    Started,
-    StopDataflow,
     TextInput,
     ToDaemon,
+    ToNode,
 )
 
 DATAFLOW_ID = "00000000-0000-7000-8000-000000000000"
@@ -101,8 +96,9 @@ class Stage:
         self._keeper = _Keeper(self.board, self._plan, self._doorbells)
         self._keeper.clock = lambda: self.scheduler.now
         self._text = TextRouter(dataflow, self._plan.links, DATAFLOW_ID, self._deliver, self._keep)
-        self._events: deque[on.Event] = deque()
-        self._handling = False
+        self._executor = Executor(
+            self.supervisor, self, self._keeper, clock=lambda: self.scheduler.now * 1e-9
+        )
         self._closing = False
         self._processes: dict[str, tuple[Task, ProcessImage]] = {}
         self._incarnations: dict[str, int] = {}
@@ -160,17 +156,8 @@ class Stage:
         self.feed(on.StopRequested(reason))
 
     def feed(self, event: on.Event) -> None:
-        """Give an event to the supervisor and do what it says, in order."""
-        self._events.append(event)
-        if self._handling:
-            return
-        self._handling = True
-        try:
-            while self._events:
-                for command in self.supervisor.handle(self._events.popleft(), self.scheduler.now * 1e-9):
-                    self._perform(command)
-        finally:
-            self._handling = False
+        """Give an event to the supervisor and perform its commands, in order."""
+        self._executor.feed(event)
 
     def _next_deadline(self) -> int | None:
         deadline = self.supervisor.next_deadline()
@@ -179,42 +166,57 @@ class Stage:
         nanoseconds = round(deadline * 1e9)
         return nanoseconds if nanoseconds * 1e-9 >= deadline else nanoseconds + 1
 
-    def _perform(self, command: do.Command) -> None:
-        match command:
-            case do.Spawn(node_id=node_id, restart_count=restart_count, incarnation=incarnation):
-                self._incarnations[node_id] = incarnation
-                self._spawn(node_id, restart_count)
-            case do.Admit(connection=number, node_id=node_id, restart_count=restart_count):
-                self._answers[number] = (node_id, restart_count)
-                self._keeper.reopen_receivers(node_id)
-            case do.Refuse(connection=number, reason=reason):
-                self._answers[number] = reason
-            case do.Send(node_id=node_id, message=message):
-                if (channel := self._members.get(node_id)) is not None:
-                    channel.frames.append(message)
-                    self._keeper.call(node_id)
-                    self._keeper.release_sends(node_id, message, self.supervisor.state.send_patience)
-                    if isinstance(message, Started):
-                        self._text.release(node_id)
-            case do.Signal(node_id=node_id, signal=number):
-                if (process := self._processes.get(node_id)) is not None:
-                    self.scheduler.kill(process[0], Killed(number))
-            case do.CloseReceivers(node_id=node_id):
-                self._keeper.close_receivers(node_id)
-            case do.Log(level=level, node_id=node_id, text=text, fields=fields):
-                if not self._closing:  # that nodes are killed then is no news
-                    self._text.entry(
-                        LogEntry(time.time_ns(), level, node_id, text, "daemon", fields=fields)
-                    )
-            case do.Finish():
-                self.scheduler.raise_flag(self.done)
+    def admit(self, command: do.Admit) -> None:
+        """Answer a registration; the connection is the node's from now on."""
+        self._answers[command.connection] = (command.node_id, command.restart_count)
+        self._keeper.reopen_receivers(command.node_id)
+
+    def refuse(self, connection: int, reason: str) -> None:
+        """Answer a registration with a reason."""
+        self._answers[connection] = reason
+
+    def send(self, node_id: str, message: ToNode) -> bool:
+        """Send a frame to a node; return False if it is not connected."""
+        if (channel := self._members.get(node_id)) is None:
+            return False
+        channel.frames.append(message)
+        self._keeper.call(node_id)
+        return True
+
+    def signal(self, node_id: str, number: int) -> None:
+        """Kill the thread of a node, if it has one."""
+        if (process := self._processes.get(node_id)) is not None:
+            self.scheduler.kill(process[0], Killed(number))
+
+    def release_text(self, node_id: str) -> None:
+        """Send a node that has started the text that was kept for it."""
+        self._text.release(node_id)
+
+    def log(self, entry: LogEntry) -> None:
+        """Log an entry of the daemon, except that nodes are killed at the end of a test."""
+        if not self._closing:
+            self._text.entry(entry)
+
+    def perform(self, command: LiveCommand) -> None:
+        """Fail: a virtual dataflow has no new code, no clients and no other machines."""
+        raise AssertionError(f"a virtual dataflow cannot perform {command}")
+
+    def idle(self) -> None:
+        """Nothing is left to do after the events."""
+
+    def finish(self) -> None:
+        """Wake the test that waits for the end of the dataflow."""
+        self.scheduler.raise_flag(self.done)
 
     # ------------------------------------------------------------------ processes
 
-    def _spawn(self, node_id: str, restart_count: int) -> None:
+    def spawn(self, command: do.Spawn) -> None:
+        """Start the thread of a node."""
+        node_id = command.node_id
+        self._incarnations[node_id] = command.incarnation
         spec = self.dataflow.node(node_id)
         self.errors.pop(node_id, None)
-        if restart_count:
+        if command.restart_count:
             self._text.forget_lines(node_id)
         path = os.path.join(self.dataflow.working_dir, spec.path or "")
         image = ProcessImage(
@@ -312,20 +314,14 @@ class Stage:
     def _hear(self, node_id: str, channel: VirtualChannel, message: ToDaemon) -> None:
         if self._members.get(node_id) is not channel or self.scheduler.closed:
             return
-        match message:
-            case Ready():
-                self.feed(on.PortsReady(node_id))
-            case OutputsClosed(outputs=outputs):
-                self.feed(on.OutputsDone(node_id, tuple(outputs)))
-            case Closing(undeclared=undeclared):
-                self.feed(on.NodeClosed(node_id, undeclared))
-                if self.dataflow.node(node_id).is_dynamic:
-                    del self._members[node_id]
-                    self.feed(on.Disconnected(node_id))
-                if node_id in self.node_closed:
-                    self.scheduler.raise_flag(self.node_closed[node_id])
-            case StopDataflow():
-                self.feed(on.StopRequested(f"an operator of `{node_id}` returned STOP_ALL"))
+        if (event := event_of_message(node_id, message)) is not None:
+            self.feed(event)
+        if isinstance(message, Closing):
+            if self.dataflow.node(node_id).is_dynamic:
+                del self._members[node_id]
+                self.feed(on.Disconnected(node_id))
+            if node_id in self.node_closed:
+                self.scheduler.raise_flag(self.node_closed[node_id])
 
     def _make_doorbells(self) -> dict[str, VirtualDoorbell]:
         by_path: dict[str, VirtualDoorbell] = {}

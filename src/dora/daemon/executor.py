@@ -1,0 +1,142 @@
+"""Executes the commands of a `Supervisor`; its back end is the real daemon, or a virtual one in tests."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol
+
+from dora.daemon.board_keeper import BoardKeeper
+from dora.logs.entry import LogEntry
+from dora.supervise import commands as do
+from dora.supervise import events as on
+from dora.supervise.supervisor import Supervisor
+from dora.wire.control import Closing, OutputsClosed, Ready, Started, StopDataflow, ToDaemon, ToNode
+
+Handle = Callable[[on.Event, float], list[do.Command]]
+
+# Commands about new code, clients and other machines, which do not exist in virtual dataflows.
+LiveCommand = (
+    do.SpawnReplacement
+    | do.PromoteReplacement
+    | do.DropReplacement
+    | do.AdmitReplacement
+    | do.Disconnect
+    | do.ApplyDataflow
+    | do.Answer
+    | do.AnswerSentCounts
+    | do.RecordParameters
+    | do.SetSentCounts
+)
+
+
+class Backend(Protocol):
+    """Processes and connections of a daemon."""
+
+    def spawn(self, command: do.Spawn) -> None:
+        """Start the process of a node; feed `Spawned` or `SpawnFailed`."""
+
+    def admit(self, command: do.Admit) -> None:
+        """Answer a registration; the connection is the node's from now on."""
+
+    def refuse(self, connection: int, reason: str) -> None:
+        """Answer a registration with a reason and close the connection."""
+
+    def send(self, node_id: str, message: ToNode) -> bool:
+        """Send a frame to a node; return False if it is not connected."""
+
+    def signal(self, node_id: str, number: int) -> None:
+        """Send a signal to the process of a node, if it has one."""
+
+    def release_text(self, node_id: str) -> None:
+        """Send a node that has started the text that was kept for it."""
+
+    def log(self, entry: LogEntry) -> None:
+        """Write an entry of the daemon to the log."""
+
+    def perform(self, command: LiveCommand) -> None:
+        """Perform a command that only occurs outside tests."""
+
+    def idle(self) -> None:
+        """All events that were fed are handled."""
+
+    def finish(self) -> None:
+        """The dataflow has ended."""
+
+
+class Executor:
+    """Feed events to a supervisor, one at a time, and perform its commands in order."""
+
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        backend: Backend,
+        keeper: BoardKeeper,
+        clock: Callable[[], float],
+        handle: Handle | None = None,
+    ) -> None:
+        """``clock`` returns seconds. ``handle`` is called instead of `Supervisor.handle`, to trace it."""
+        self._supervisor = supervisor
+        self._backend = backend
+        self._keeper = keeper
+        self._clock = clock
+        self._handle = handle or supervisor.handle
+        self._events: deque[on.Event] = deque()
+        self._handling = False
+
+    def feed(self, event: on.Event) -> None:
+        """Handle an event; one that comes while a command is performed waits for its turn."""
+        self._events.append(event)
+        if self._handling:
+            return
+        self._handling = True
+        try:
+            while self._events:
+                for command in self._handle(self._events.popleft(), self._clock()):
+                    self._perform(command)
+            self._backend.idle()
+        finally:
+            self._handling = False
+
+    def _perform(self, command: do.Command) -> None:
+        match command:
+            case do.Spawn():
+                self._backend.spawn(command)
+            case do.Admit():
+                self._backend.admit(command)
+            case do.Refuse(connection=connection, reason=reason):
+                self._backend.refuse(connection, reason)
+            case do.Send(node_id=node_id, message=message):
+                self._send(node_id, message)
+            case do.Signal(node_id=node_id, signal=number):
+                self._backend.signal(node_id, number)
+            case do.CloseReceivers(node_id=node_id):
+                self._keeper.close_receivers(node_id)
+            case do.Log(level=level, node_id=node_id, text=text, fields=fields):
+                self._backend.log(LogEntry(time.time_ns(), level, node_id, text, "daemon", fields=fields))
+            case do.Finish():
+                self._backend.finish()
+            case _:
+                self._backend.perform(command)
+
+    def _send(self, node_id: str, message: ToNode) -> None:
+        if self._backend.send(node_id, message):
+            self._keeper.release_sends(node_id, message, self._supervisor.state.send_patience)
+            if isinstance(message, Started):
+                self._backend.release_text(node_id)
+
+
+def event_of_message(node_id: str, message: ToDaemon) -> on.Event | None:
+    """Return the event of a message from a node; None if the supervisor has no interest in it."""
+    match message:
+        case Ready():
+            return on.PortsReady(node_id)
+        case OutputsClosed(outputs=outputs):
+            return on.OutputsDone(node_id, tuple(outputs))
+        case Closing(undeclared=undeclared):
+            return on.NodeClosed(node_id, undeclared)
+        case StopDataflow():
+            return on.StopRequested(f"an operator of `{node_id}` returned STOP_ALL")
+        case _:
+            return None
