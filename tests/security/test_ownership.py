@@ -139,7 +139,7 @@ def test_a_daemon_does_not_answer_another_user_even_in_an_open_folder(tmp_path: 
     path = tmp_path / "daemon.sock"
     loop = Loop()
     served: list[Connection] = []
-    server = ControlServer(loop, str(path), lambda peer, _: served.append(peer), lambda _: None)
+    server = ControlServer(loop, str(path), lambda peer, _: served.append(peer), lambda _: None, print)
     path.chmod(0o666)
     program = (
         "import socket, sys; peer = socket.socket(socket.AF_UNIX); peer.connect(sys.argv[1]);"
