@@ -38,12 +38,13 @@ def environment(**more: str) -> dict[str, str]:
     return {**kept, "HOME": "/nonexistent", "PYTHONDONTWRITEBYTECODE": "1", "NO_COLOR": "1", **more}
 
 
-def run(user: int, *arguments: str, env: Mapping[str, str], cwd: str = "/") -> Any:
-    """Run a program of Python's as a user, and return what came of it."""
+def run(user: int, *arguments: str, env: Mapping[str, str], text: str = "") -> Any:
+    """Run a program of Python's as a user, with a text to read, and return what came of it."""
     return subprocess.run(
         as_user(user, [sys.executable, *arguments]),
         env=dict(env),
-        cwd=cwd,
+        cwd="/",
+        input=text,
         capture_output=True,
         text=True,
         timeout=60,
