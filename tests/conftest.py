@@ -117,3 +117,21 @@ def places_of_its_own() -> Iterator[None]:
             time.sleep(0.01)
     finally:
         shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture
+def runtime_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Return a directory for the runs of this test; pytest's own has a path too long for sockets."""
+    root = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")
+    monkeypatch.setenv("DORA_RUNTIME_DIR", root)
+    yield root
+    shutil.rmtree(root, ignore_errors=True)
+
+
+@pytest.fixture(params=["iceoryx2", "zenoh"])
+def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test once with each engine."""
+    name: str = request.param
+    pytest.importorskip(name)
+    monkeypatch.setenv("DORA_ENGINE", name)
+    return name

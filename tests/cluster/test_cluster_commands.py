@@ -9,20 +9,17 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from certificates import certify
 from ports import free_port
+from waiting import PATIENCE, alive, wait_until
 
 from dora.cli.client import Client, Unreachable
 
 pytestmark = pytest.mark.processes
-
-PATIENCE = 60.0  # seconds that anything may take on a busy machine
 
 SOURCE = """
 import pyarrow as pa
@@ -95,20 +92,6 @@ def cluster(local_ssh: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         cluster.dora("down", "--force", "cluster.yml")
     finally:
         shutil.rmtree(root, ignore_errors=True)
-
-
-def wait_until(condition: Callable[[], Any], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for: {what}"
-        time.sleep(0.01)
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def test_up_again_and_down(cluster: Cluster) -> None:

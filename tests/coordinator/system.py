@@ -10,41 +10,24 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 from ports import free_port
+from waiting import PATIENCE as PATIENCE
+from waiting import alive as alive
+from waiting import wait_until as wait_until
 
 from dora.cli.client import Client, Unreachable
 from dora.machine.lock import running_daemon
-
-PATIENCE = 60.0  # seconds that anything may take on a busy machine
 
 FOREVER = """
 from dora import Node
 for event in Node():
     print("got", event["type"], flush=True)
 """
-
-
-def wait_until(condition: Callable[[], Any], what: str) -> Any:
-    """Wait until a condition is true, at most `PATIENCE` seconds, and return what it is."""
-    deadline = time.monotonic() + PATIENCE
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited in vain for: {what}"
-        time.sleep(0.01)
-    return value
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 class System:

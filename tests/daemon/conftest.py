@@ -1,23 +1,12 @@
-"""A private place for the runs of each test, and the proof that they leave nothing behind."""
+"""Runs of each test, and the proof that they leave nothing behind."""
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from running import Bench
-
-
-@pytest.fixture
-def runtime_root(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A directory for runs: not pytest's, whose path is too long for sockets."""
-    root = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")
-    monkeypatch.setenv("DORA_RUNTIME_DIR", root)
-    yield root
-    shutil.rmtree(root, ignore_errors=True)
 
 
 @pytest.fixture

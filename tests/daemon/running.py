@@ -7,10 +7,11 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from waiting import wait_until
 
 from dora.daemon.guardian import marked_processes
 from dora.daemon.options import RunOptions
@@ -21,25 +22,8 @@ from dora.supervise.result import DataflowResult
 from dora.wire.ids import uuid7
 
 HERE = os.path.dirname(__file__)
-PATIENCE = 60.0  # seconds that anything may take on a busy machine
 
 OnEntry = Callable[[LogEntry], None]
-
-
-def wait_until(condition: Callable[[], object], what: str) -> None:
-    """Wait for a condition, at most `PATIENCE` seconds."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for: {what}"
-        time.sleep(0.005)
-
-
-def alive(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
-            return file.read().rpartition(b")")[2].split()[0] != b"Z"
-    except OSError:
-        return False
 
 
 class Bench:

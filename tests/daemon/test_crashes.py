@@ -7,7 +7,8 @@ import signal
 import subprocess
 
 import pytest
-from running import Bench, alive, wait_until
+from running import Bench
+from waiting import alive, wait_until
 
 from dora.daemon.guardian import marked_processes
 from dora.daemon.rundir import remove_stale

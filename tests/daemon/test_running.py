@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 from control_peer import Peer
-from running import PATIENCE, Bench, alive, wait_until, when
+from running import Bench, when
+from waiting import PATIENCE, alive, wait_until
 
 from dora.daemon.daemon import Daemon
 from dora.daemon.options import RunOptions

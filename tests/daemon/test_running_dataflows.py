@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import PATIENCE, Bench, wait_until
+from running import Bench
+from waiting import PATIENCE, wait_until
 
 from dora.daemon.runs import Run, fits, name_of, running
 from dora.dataflow.model import RestartOptions

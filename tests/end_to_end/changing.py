@@ -10,7 +10,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from flow import PATIENCE, Flow
+from flow import Flow
+from waiting import PATIENCE
 
 from dora.daemon.runs import Run, running
 from dora.errors import DoraError

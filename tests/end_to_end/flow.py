@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from waiting import PATIENCE
 
 import dora
 from dora.daemon.guardian import marked_processes
 from dora.logs.entry import LogEntry
 from dora.supervise.result import DataflowResult, LinkReport
-
-PATIENCE = 60.0  # seconds, for a run that hangs
 
 
 class Flow:
@@ -79,13 +78,6 @@ class Flow:
 
 def _names(directory: Path) -> list[str]:
     return os.listdir(directory) if directory.exists() else []
-
-
-def alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def link(result: DataflowResult, name: str) -> LinkReport:

@@ -10,7 +10,8 @@ import textwrap
 from collections.abc import Callable
 
 import pytest
-from flow import PATIENCE, Flow, link
+from flow import Flow, link
+from waiting import PATIENCE
 
 import dora
 from dora import DataflowFailed

@@ -9,7 +9,8 @@ import threading
 import time
 
 import pytest
-from flow import PATIENCE, Flow, alive, link
+from flow import Flow, link
+from waiting import PATIENCE, alive
 
 import dora
 from dora import DataflowFailed, Node

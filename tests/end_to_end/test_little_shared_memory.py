@@ -6,7 +6,8 @@ import subprocess
 import sys
 
 import pytest
-from flow import PATIENCE, Flow
+from flow import Flow
+from waiting import PATIENCE
 
 pytest.importorskip("iceoryx2")
 PRIVATE = ["unshare", "--user", "--map-root-user", "--mount"]

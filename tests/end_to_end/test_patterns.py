@@ -8,7 +8,8 @@ import subprocess
 import sys
 
 import pytest
-from flow import PATIENCE, Flow, link
+from flow import Flow, link
+from waiting import PATIENCE
 
 from dora import DataflowFailed
 

@@ -16,7 +16,8 @@ import time
 from datetime import UTC, datetime
 
 import pytest
-from watching import DORA, FLOW, PATIENCE, Running, dora, end, shared_memory, until
+from waiting import PATIENCE, wait_until
+from watching import DORA, FLOW, Running, dora, end, shared_memory
 
 from dora.transport.board import SENT, Board
 
@@ -96,13 +97,13 @@ def test_how_often_and_how_much(running: Running, engine: str) -> None:  # noqa:
             for mean_ms, hz, _, _, _, samples in found.values()
         )
 
-    until(measured, "a second in which the machine lets the timer tick")
+    wait_until(measured, "a second in which the machine lets the timer tick")
 
     def told() -> str:
         info = dora("topic", "info", "camera/image", "--duration", "0.5").stdout
         return info if "taken after" in info else ""
 
-    info = until(told, "half a second in which a message comes")
+    info = wait_until(told, "half a second in which a message comes")
     assert re.search(r"^Type +uint8$", info, re.MULTILINE)
     assert re.search(r"sink/image: \d+ taken, 0 dropped, queue of 4, back-pressure, taken after \d", info)
     rate = re.search(r"^Rate +([\d.]+) Hz$", info, re.MULTILINE)
@@ -117,7 +118,7 @@ def test_publishing_keeps_the_accounts(running: Running) -> None:
     assert dora("topic", "pub", "camera/image", '"hello"', "--count", "3").stdout == (
         "Published to `camera/image` 3 times\n"
     )
-    until(lambda: running.log().count("got hello") == 3, "three greetings")
+    wait_until(lambda: running.log().count("got hello") == 3, "three greetings")
     # Through an operator, to its neighbour as well.
     echo = running.popen(
         [*DORA, "topic", "echo", "hands/b/out", "-f", "json"], stdout=subprocess.PIPE, text=True
@@ -221,7 +222,7 @@ def test_a_killed_look_leaves_nothing(running: Running) -> None:
         look.kill()
         look.wait()
         look.stdout.close()
-    until(lambda: shared_memory(root) <= before, "the killed look to be cleaned up")
+    wait_until(lambda: shared_memory(root) <= before, "the killed look to be cleaned up")
     look = running.popen([*DORA, "topic", "echo", "camera/image"], stdout=subprocess.PIPE, text=True)
     assert look.stdout is not None
     look.stdout.readline()
@@ -229,7 +230,7 @@ def test_a_killed_look_leaves_nothing(running: Running) -> None:
     look.communicate(timeout=PATIENCE)
     assert look.returncode == 0
     # With its next message the sender lets go of its half of the connection.
-    until(lambda: shared_memory(root) <= before, "nothing to be left of a look that ends in order")
+    wait_until(lambda: shared_memory(root) <= before, "nothing to be left of a look that ends in order")
     assert dora("topic", "echo", "camera/image", "--count", "2").stdout.count("\n") == 2
     end(process)
     assert process.returncode == 0
@@ -248,7 +249,7 @@ def test_a_look_that_sleeps_holds_nobody_up(running: Running) -> None:
         (name,) = set(os.listdir(os.environ["DORA_RUNTIME_DIR"])) - {"lock"}
         board = Board.open(f"/dev/shm/dora_{name}_board")
         before = board.get(3, SENT)  # after three nodes comes the first output
-        until(lambda: board.get(3, SENT) > before + 100, "a hundred images")
+        wait_until(lambda: board.get(3, SENT) > before + 100, "a hundred images")
         board.close()
         assert top()["sink"]["dropped_messages"] == 0
     finally:
@@ -309,7 +310,7 @@ def test_top_once(running: Running) -> None:
             and found["sink"]["seconds_since_last_message"] < 1
         )
 
-    until(ticks, "a moment in which the machine lets the timer tick")
+    wait_until(ticks, "a moment in which the machine lets the timer tick")
 
     def latencies() -> tuple[float, float] | None:
         measured = json.loads(dora("top", "--once", "--latency", "--refresh-interval", "0.5").stdout)
@@ -317,7 +318,7 @@ def test_top_once(running: Running) -> None:
         found = link["latency_median_ms"], link["latency_p99_ms"]
         return None if None in found else found
 
-    median, p99 = until(latencies, "messages on the way")
+    median, p99 = wait_until(latencies, "messages on the way")
     assert 0 < median <= p99
 
 
@@ -352,15 +353,15 @@ def test_top_names_inputs_that_are_closed_for_silence(running: Running) -> None:
 
     none = {"talker": [], "ears": [], "hands": []}
     all_of_them = {"talker": [], "ears": ["words"], "hands": ["b/x"]}
-    until(lambda: broken() == none, "messages")
+    wait_until(lambda: broken() == none, "messages")
     dora("param", "set", "talker", "talks", "false")
-    until(lambda: broken() == all_of_them, "the inputs to be closed")
+    wait_until(lambda: broken() == all_of_them, "the inputs to be closed")
     dora("param", "set", "talker", "talks", "true")
-    until(lambda: broken() == none, "the inputs to recover")
+    wait_until(lambda: broken() == none, "the inputs to recover")
     dora("param", "set", "talker", "talks", "false")
-    until(lambda: broken() == all_of_them, "the inputs to be closed again")
+    wait_until(lambda: broken() == all_of_them, "the inputs to be closed again")
     dora("node", "restart", "ears")
-    until(lambda: broken() == all_of_them | {"ears": []}, "a new process, which has heard nothing")
+    wait_until(lambda: broken() == all_of_them | {"ears": []}, "a new process, which has heard nothing")
 
 
 @pytest.mark.parametrize("kind", ["dumb", "nonsense"])

@@ -8,13 +8,12 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from waiting import PATIENCE, wait_until
+
 DORA = [sys.executable, "-m", "dora"]
-PATIENCE = 60.0  # seconds
 
 CAMERA = """
     import numpy as np
@@ -81,7 +80,7 @@ class Running:
             text=True,
         )
         self.processes.append(process)
-        until(lambda: all_run(name) or process.poll() is not None, f"{name} to run")
+        wait_until(lambda: all_run(name) or process.poll() is not None, f"{name} to run")
         assert process.poll() is None, self.log(name)
         return process
 
@@ -111,16 +110,6 @@ def all_run(name: str) -> bool:
                     continue
                 found = all(node.status in ("running", "not connected") for node in nodes)
     return found
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    """Wait for a condition and return its value; fail loudly if it never comes."""
-    deadline = time.monotonic() + PATIENCE
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {PATIENCE} s in vain for {what}")
-        time.sleep(0.01)
-    return value
 
 
 def dora(*arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from recording_flows import PATIENCE, Folder
-
-
-@pytest.fixture(params=["iceoryx2", "zenoh"])
-def engine(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Run the test once with each engine."""
-    name: str = request.param
-    pytest.importorskip(name)
-    monkeypatch.setenv("DORA_ENGINE", name)
-    return name
+from recording_flows import Folder
+from waiting import PATIENCE
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
+def folder(tmp_path: Path, runtime_root: str) -> Iterator[Folder]:
     """A folder with programs; whatever was started there is ended by the test's end."""
-    root = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")  # pytest's own is too long for sockets
-    monkeypatch.setenv("DORA_RUNTIME_DIR", root)
-    folder = Folder(tmp_path, root)
+    folder = Folder(tmp_path, runtime_root)
     yield folder
     try:
         for process in reversed(folder.processes):
@@ -38,4 +26,3 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Folder]:
     finally:
         for process in folder.processes:
             process.kill()
-        shutil.rmtree(root, ignore_errors=True)

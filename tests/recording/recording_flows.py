@@ -8,15 +8,14 @@ import signal
 import subprocess
 import sys
 import textwrap
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from waiting import PATIENCE, wait_until
 
 from dora.recording.reader import Recording
 
 DORA = [sys.executable, "-m", "dora"]
-PATIENCE = 60.0  # seconds
 
 CAMERA = """
     import numpy as np
@@ -72,7 +71,7 @@ class Folder:
     def run(self, text: str = FLOW, name: str = "lab") -> subprocess.Popen[str]:
         """Start a dataflow and return once its nodes run."""
         process = self.start("run", self.flow(text, name))
-        until(lambda: all_run(name) or process.poll() is not None, f"{name} to run")
+        wait_until(lambda: all_run(name) or process.poll() is not None, f"{name} to run")
         assert process.poll() is None, process.communicate()
         return process
 
@@ -94,7 +93,7 @@ class Folder:
         """Start a command that records what runs, and return once it does."""
         before = len(self.recorders())
         process = self.start("record", *arguments, **options)
-        until(lambda: len(self.recorders()) > before or process.poll() is not None, "a recorder")
+        wait_until(lambda: len(self.recorders()) > before or process.poll() is not None, "a recorder")
         return process
 
     def recorders(self) -> list[Any]:
@@ -112,7 +111,7 @@ class Folder:
 
     def assert_nothing_left(self) -> None:
         # Of a command that was killed, its guardian removes it.
-        until(lambda: _runs(self.root) == [], "the removal of a run's directory")
+        wait_until(lambda: _runs(self.root) == [], "the removal of a run's directory")
         for dataflow_id in os.listdir(self.directory / "out") if (self.directory / "out").exists() else []:
             short = dataflow_id.replace("-", "")[-12:]
             assert glob.glob(f"/dev/shm/*{short}*") == [], "a run left its shared memory"
@@ -130,16 +129,6 @@ def end(process: subprocess.Popen[str], status: int = 0) -> str:
     """End a command as Ctrl-C does."""
     process.send_signal(signal.SIGINT)
     return said(process, status)
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    """Wait for a condition and return its value; fail loudly if it never comes."""
-    deadline = time.monotonic() + PATIENCE
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {PATIENCE} s in vain for {what}")
-        time.sleep(0.01)
-    return value
 
 
 def numbers(recording: Recording, topic: str) -> list[int]:

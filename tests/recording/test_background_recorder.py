@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
-from recording_flows import Folder, end, until
+from recording_flows import Folder, end
+from waiting import wait_until
 
 from dora.daemon.runs import running
 from dora.errors import DoraError
@@ -38,7 +39,7 @@ def test_start_look_and_stop(folder: Folder) -> None:
     folder.run()
     with recorder(folder) as (background, run_dir):
         background.wait_until_recording()
-        until(lambda: next(statuses(run_dir)).messages > 10, "messages")
+        wait_until(lambda: next(statuses(run_dir)).messages > 10, "messages")
         background.stop()
         result = background.wait()
     assert result is not None and result.complete and result.messages > 10
@@ -50,7 +51,7 @@ def test_it_ends_with_the_dataflow(folder: Folder) -> None:
     dataflow = folder.run()
     with recorder(folder) as (background, run_dir):
         background.wait_until_recording()
-        until(lambda: next(statuses(run_dir)).messages > 10, "messages")
+        wait_until(lambda: next(statuses(run_dir)).messages > 10, "messages")
         end(dataflow)
         result = background.wait()
     assert result is not None and result.complete
@@ -62,9 +63,9 @@ def test_a_ring_is_saved_by_either_way(folder: Folder) -> None:
     with recorder(folder, last_seconds=60.0) as (background, run_dir):
         background.wait_until_recording()
         (status,) = statuses(run_dir)
-        until(lambda: next(statuses(run_dir)).messages > 10, "messages")
+        wait_until(lambda: next(statuses(run_dir)).messages > 10, "messages")
         background.save()
-        until(lambda: background.is_recording() and background.saved, "the first file")
+        wait_until(lambda: background.is_recording() and background.saved, "the first file")
         answer = ask(run_dir, status.pid, "save")
         assert answer.path.endswith("a-2.mcap") and answer.messages >= background.saved[0].messages
         background.stop()

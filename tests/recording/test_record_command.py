@@ -8,7 +8,8 @@ import signal
 from pathlib import Path
 
 import pytest
-from recording_flows import CAMERA, FAST, FLOW, Folder, end, numbers, said, until
+from recording_flows import CAMERA, FAST, FLOW, Folder, end, numbers, said
+from waiting import wait_until
 
 from dora.errors import DoraError
 from dora.transport.tape import _READ as READ
@@ -72,7 +73,7 @@ def test_attached_until_ctrl_c(folder: Folder, engine: str) -> None:  # noqa: AR
     recorder = folder.attach("-o", "a.mcap", "--topics", "camera/image")
     (status,) = folder.recorders()
     assert (status.topics, os.path.basename(status.path)) == (["camera/image"], "a.mcap")
-    until(lambda: folder.recorders()[0].messages >= 20, "twenty messages")
+    wait_until(lambda: folder.recorders()[0].messages >= 20, "twenty messages")
     text = end(recorder)
     assert "recording 1 output of lab to a.mcap; Ctrl-C ends it" in text
     with folder.recording() as recording:
@@ -87,7 +88,7 @@ def test_attached_until_ctrl_c(folder: Folder, engine: str) -> None:  # noqa: AR
 def test_attached_until_the_dataflow_ends(folder: Folder) -> None:
     dataflow = folder.run()
     recorder = folder.attach("-o", "a.mcap")
-    until(lambda: folder.recorders()[0].messages >= 20, "twenty messages")
+    wait_until(lambda: folder.recorders()[0].messages >= 20, "twenty messages")
     end(dataflow)
     text = said(recorder)
     assert "the dataflow has ended" in text
@@ -99,7 +100,7 @@ def test_attached_until_the_dataflow_ends(folder: Folder) -> None:
 def test_stop_from_elsewhere(folder: Folder) -> None:
     folder.run()
     recorder = folder.attach("-o", "a.mcap")
-    until(lambda: folder.recorders()[0].messages >= 5, "messages")
+    wait_until(lambda: folder.recorders()[0].messages >= 5, "messages")
     assert "messages to a.mcap" in folder.dora("record", "--stop")
     said(recorder)
     assert "nobody records lab" in folder.dora("record", "--stop", status=1)
@@ -108,11 +109,11 @@ def test_stop_from_elsewhere(folder: Folder) -> None:
 def test_a_ring_is_saved_on_demand(folder: Folder) -> None:
     folder.run()
     recorder = folder.attach("--last", "1s", "-o", "a.mcap")
-    until(lambda: _sent() >= 80, "four seconds, of which the first are forgotten")
+    wait_until(lambda: _sent() >= 80, "four seconds, of which the first are forgotten")
     assert not (folder.directory / "a.mcap").exists()
     assert "to a.mcap" in folder.dora("record", "--save")
     recorder.send_signal(signal.SIGUSR1)
-    until((folder.directory / "a-2.mcap").exists, "the second file")
+    wait_until((folder.directory / "a-2.mcap").exists, "the second file")
     text = end(recorder)
     assert "keeping the last 1 s of 2 outputs of lab" in text
     for name in ("a.mcap", "a-2.mcap"):
@@ -145,12 +146,12 @@ def test_the_exit_status_is_that_of_the_dataflow_too(folder: Folder) -> None:
 def test_a_killed_recorder_leaves_a_readable_file(folder: Folder) -> None:
     folder.run()
     recorder = folder.attach("-o", "a.mcap")
-    until(lambda: _written(folder, "camera/image"), "a chunk")
+    wait_until(lambda: _written(folder, "camera/image"), "a chunk")
     tapes = list(Path("/dev/shm").glob(f"dora-tapes-{recorder.pid}-*"))
     assert tapes or not AVAILABLE
     recorder.kill()
     recorder.wait()
-    until(lambda: not any(tape.exists() for tape in tapes), "its tapes to be removed")
+    wait_until(lambda: not any(tape.exists() for tape in tapes), "its tapes to be removed")
     with folder.recording() as recording:
         assert not recording.complete and recording.end is None
         found = numbers(recording, "camera/image")
@@ -158,7 +159,7 @@ def test_a_killed_recorder_leaves_a_readable_file(folder: Folder) -> None:
     assert folder.recorders() == []
     # The next one can be attached, and the dataflow has not noticed.
     again = folder.attach("-o", "b.mcap")
-    until(lambda: folder.recorders() and folder.recorders()[0].messages >= 20, "twenty messages")
+    wait_until(lambda: folder.recorders() and folder.recorders()[0].messages >= 20, "twenty messages")
     end(again)
 
 
@@ -175,12 +176,12 @@ def test_what_is_missed_is_said(folder: Folder) -> None:
     folder.program("camera.py", CAMERA.replace("3000", "30_000").replace('"width": 50', '"width": 500'))
     folder.run(FAST)
     recorder = folder.attach("-o", "a.mcap")
-    until(lambda: _reads_a_tape(recorder.pid), "messages on a tape")
+    wait_until(lambda: _reads_a_tape(recorder.pid), "messages on a tape")
     recorder.send_signal(signal.SIGSTOP)
     sent = _sent()
-    sent_later = until(lambda: (now := _sent()) > sent + 100 and now, "more messages than a tap holds")
+    sent_later = wait_until(lambda: (now := _sent()) > sent + 100 and now, "more messages than a tap holds")
     recorder.send_signal(signal.SIGCONT)
-    until(lambda: folder.recorders()[0].messages >= 100, "messages")
+    wait_until(lambda: folder.recorders()[0].messages >= 100, "messages")
     text = end(recorder, status=1)
     assert "INCOMPLETE: messages are missing:" in text and "of camera/image" in text
     with folder.recording() as recording:
@@ -267,7 +268,7 @@ def test_outputs_that_come_later_are_recorded_too(folder: Folder) -> None:
     )
     for least in (5, 10):
         folder.dora("node", "add", "--from-yaml", "more.yml")
-        until(lambda: len(_written(folder, "more/image")) >= least, "its messages")  # noqa: B023
+        wait_until(lambda: len(_written(folder, "more/image")) >= least, "its messages")  # noqa: B023
         assert "more/image" in folder.recorders()[0].topics
         folder.dora("node", "remove", "more")
     end(recorder)
@@ -278,7 +279,7 @@ def test_outputs_that_come_later_are_recorded_too(folder: Folder) -> None:
 
 def test_ctrl_c_ends_what_was_run_together(folder: Folder) -> None:
     recorder = folder.start("record", folder.flow(), "-o", "a.mcap")
-    until(lambda: folder.recorders() and folder.recorders()[0].messages >= 20, "twenty messages")
+    wait_until(lambda: folder.recorders() and folder.recorders()[0].messages >= 20, "twenty messages")
     text = end(recorder)
     assert "messages of 2 outputs" in text and "INCOMPLETE" not in text
     with folder.recording() as recording:
@@ -287,10 +288,10 @@ def test_ctrl_c_ends_what_was_run_together(folder: Folder) -> None:
 
 def test_a_killed_command_leaves_a_whole_file(folder: Folder) -> None:
     command = folder.start("record", folder.flow(), "-o", "a.mcap")
-    until(lambda: folder.recorders() and folder.recorders()[0].messages >= 20, "twenty messages")
+    wait_until(lambda: folder.recorders() and folder.recorders()[0].messages >= 20, "twenty messages")
     command.kill()
     command.communicate()
-    until(lambda: not _in_use(folder), "the end of the recorder")
+    wait_until(lambda: not _in_use(folder), "the end of the recorder")
     with folder.recording() as recording:
         assert recording.end is not None and recording.end.reason == "dataflow ended"
         found = numbers(recording, "camera/image")
@@ -313,9 +314,9 @@ def test_a_killed_node_is_no_loss(folder: Folder) -> None:
     folder.run(FLOW.replace("path: camera.py", "path: camera.py\n        restart_policy: always"))
     recorder = folder.attach("-o", "a.mcap")
     for count in (20, 40):
-        until(lambda: folder.recorders()[0].messages >= count, "messages")  # noqa: B023
+        wait_until(lambda: folder.recorders()[0].messages >= count, "messages")  # noqa: B023
         os.kill(_camera(), signal.SIGKILL)
-    until(lambda: folder.recorders()[0].messages >= 60, "messages of the third process")
+    wait_until(lambda: folder.recorders()[0].messages >= 60, "messages of the third process")
     end(recorder)
     with folder.recording() as recording:
         assert recording.complete
@@ -353,11 +354,11 @@ def test_what_a_node_sent_before_it_ended_waits_for_the_recorder(folder: Folder)
     recorder = folder.attach("-o", "a.mcap", "--topics", "late/out")
     recorder.send_signal(signal.SIGSTOP)
     (folder.directory / "now").touch()
-    until(lambda: _status("late") == "finished", "the end of the node")
+    wait_until(lambda: _status("late") == "finished", "the end of the node")
     sent = _sent()
-    until(lambda: _sent() > sent + 60, "the daemon's time to clean up")
+    wait_until(lambda: _sent() > sent + 60, "the daemon's time to clean up")
     recorder.send_signal(signal.SIGCONT)
-    until(lambda: folder.recorders()[0].messages == 20, "all messages")
+    wait_until(lambda: folder.recorders()[0].messages == 20, "all messages")
     end(recorder)
     with folder.recording() as recording:
         assert recording.complete
@@ -422,9 +423,9 @@ def test_a_second_ctrl_c_does_not_wait_for_the_disk(folder: Folder) -> None:
     reader = os.open(folder.directory / "slow.mcap", os.O_RDONLY | os.O_NONBLOCK)
     try:
         recorder = folder.attach("-o", "slow.mcap", "--force", "--compression", "none")
-        until(lambda: folder.recorders()[0].messages >= 60, "messages")
+        wait_until(lambda: folder.recorders()[0].messages >= 60, "messages")
         # A pipe that nobody reads takes 64 KiB.
-        until(lambda: recorder.send_signal(signal.SIGINT) or recorder.poll() is not None, "its end")
+        wait_until(lambda: recorder.send_signal(signal.SIGINT) or recorder.poll() is not None, "its end")
         assert "left; the recording can be read up to here" in said(recorder, 130)
     finally:
         os.close(reader)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 import yaml
-from recording_flows import Folder, end, until
+from recording_flows import Folder, end
+from waiting import wait_until
 
 from dora.recording.reader import Recording
 from dora.wire.decode import decode_arrow
@@ -377,7 +378,7 @@ def test_a_recording_of_what_runs_is_replayed_from_the_middle(folder: Folder) ->
     """
     run = folder.run(flow)
     recorder = folder.attach("-o", "a.mcap")
-    until(lambda: folder.recorders()[0].messages > 100, "messages")
+    wait_until(lambda: folder.recorders()[0].messages > 100, "messages")
     end(recorder)
     end(run)
     assert folder.recording().has_orders()

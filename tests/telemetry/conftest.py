@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,15 +12,12 @@ from traced_flow import Flow
 
 
 @pytest.fixture
-def flow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flow]:
-    root = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")  # pytest's own is too long for sockets
-    monkeypatch.setenv("DORA_RUNTIME_DIR", root)
+def flow(tmp_path: Path, runtime_root: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Flow]:
     for name in list(os.environ):
         if name.startswith(("OTEL_", "DORA_OTLP_", "DORA_JAEGER_", "DORA_TRACE")):
             monkeypatch.delenv(name)
     yield Flow(tmp_path)
-    assert set(os.listdir(root)) <= {"lock"}, "a run left its directory"
-    shutil.rmtree(root, ignore_errors=True)
+    assert set(os.listdir(runtime_root)) <= {"lock"}, "a run left its directory"
 
 
 @pytest.fixture
