@@ -165,7 +165,8 @@ def test_a_daemon_that_can_be_seen_ends_in_good_order() -> None:
 
 @pytest.mark.usefixtures("system")
 def test_who_looks_for_a_daemon_is_in_no_ones_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    with open(lock.lock_path("127.0.0.1", 6013), "w") as looking:
+    descriptor = os.open(lock.lock_path("127.0.0.1", 6013), os.O_RDWR | os.O_CREAT, 0o600)
+    with open(descriptor, "w") as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)  # as `running_daemon` does for a moment
         monkeypatch.setattr(lock, "time", SimpleNamespace(sleep=lambda _: looking.close()))
         with lock.locked("127.0.0.1", 6013):
