@@ -111,7 +111,7 @@ def test_the_folder_of_a_killed_process_is_removed(tmp_path: Path, monkeypatch: 
     mine, other = Path(make_folder("order")), tmp_path / "dora-order-x"
     left = tmp_path / f"dora-order-{2**22 + 1}-abc"
     for folder in (left, other):
-        folder.mkdir()
+        folder.mkdir(0o700)
     again = Path(make_folder("order"))
     assert (mine.exists(), again.exists(), other.exists(), left.exists()) == (True, True, True, False)
 
