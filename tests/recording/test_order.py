@@ -109,7 +109,7 @@ def test_a_folder_that_somebody_tidies_up_is_read_on() -> None:
 def test_the_folder_of_a_killed_process_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     mine, other = Path(make_folder("order")), tmp_path / "dora-order-x"
-    left = tmp_path / f"dora-order-{2**22 + 1}-abc"
+    left = tmp_path / f"dora-order-{2**22 + 1}-abcdefgh"
     for folder in (left, other):
         folder.mkdir(0o700)
     again = Path(make_folder("order"))
