@@ -26,10 +26,15 @@ def main(topic: str) -> None:
         found = run.description
     dashboard = LocalDashboard()
     try:
-        dashboard.start(Subject(found.dataflow_id, "looked-at", found.file, "", found.nodes, time.time()))
-        address = dashboard.address.replace("http:", "ws:")
+        dashboard.start(
+            Subject(
+                found.dataflow_id, "looked-at", found.file, "", found.nodes, time.time(), dashboard.ticket
+            )
+        )
+        address = dashboard.address.partition("open?")[0].replace("http:", "ws:")
         page = connect(
             f"{address}dashboard/{found.dataflow_id}/live",
+            additional_headers={"Authorization": f"Bearer {dashboard.ticket}"},
             proxy=None,
             max_size=None,
             open_timeout=PATIENCE_S,

@@ -169,7 +169,7 @@ def _system(side: Implementation, hosts: dict[str, Host], folder: Path) -> Itera
     found = side.environment()
     environment = {name: found[name] for name in ("PATH", "VIRTUAL_ENV")}
     environment |= dict.fromkeys(NOT_A_USERS, "")
-    environment["DORA_AUTH_TOKEN"] = "of-this-benchmark"
+    environment["DORA_AUTH_TOKEN"] = "of-this-benchmark-0123456789abcdef"
     where = ("--coordinator-addr", address)
     options: dict[str, Any] = {"env": environment, "cwd": folder, "stdin": DEVNULL, "stderr": STDOUT}
 

@@ -49,6 +49,7 @@ from dora.coordinator.protocol import (
     decode_to_daemon,
     encode,
 )
+from dora.coordinator.tokens import make_token
 
 MARKERS = ("<!-- scaling -->", "<!-- /scaling -->")
 WATCH_S = 10.0  # how long heartbeats are watched
@@ -71,7 +72,14 @@ class FakeDaemons:
         """Keep the connection of one daemon, as a real one does."""
         while True:
             try:
-                async with connect(self._url, compression=None, proxy=None, open_timeout=30) as connection:
+                token = make_token().value
+                async with connect(
+                    self._url,
+                    additional_headers={"Authorization": f"Bearer {token}"},
+                    compression=None,
+                    proxy=None,
+                    open_timeout=30,
+                ) as connection:
                     await self._converse(number, connection)
             except (OSError, WebSocketException, TimeoutError):
                 await asyncio.sleep(1.0)

@@ -12,11 +12,16 @@ import { LogPane } from "./logs";
 import type { Failure, Listed } from "./model";
 import { NodesPane } from "./nodes";
 import { Recordings } from "./recordings";
-import { about, type About, ask, dataflows, Live, Refused } from "./server";
+import { about, type About, ask, dataflows, keep, Live, Refused } from "./server";
 import { SourcePane } from "./source";
 import type { Selected } from "./view";
 
 const POLL = 2000; // milliseconds between looks at the list
+
+// What lets this browser in stays neither in the address nor in the history.
+const [, kind, secret] = /^#(page|token)=(.+)$/.exec(location.hash) ?? [];
+if (kind) history.replaceState(null, "", location.pathname);
+if (kind === "page") keep(secret!);
 
 function App() {
   const [list, setList] = useState<Listed[] | null>(null);
@@ -38,13 +43,7 @@ function App() {
 
   useEffect(() => {
     const begin = async () => {
-      const token = /^#token=(.+)$/.exec(location.hash)?.[1];
-      if (token) {
-        // It stays neither in the address nor in the history.
-        history.replaceState(null, "", location.pathname);
-        setChosen("");
-        await logIn(decodeURIComponent(token)).catch((error: Error) => setLocked(error.message));
-      }
+      if (kind === "token") await logIn(decodeURIComponent(secret!)).catch((error: Error) => setLocked(error.message));
       await refresh();
       const status = await ask<{ kind?: string }>("GET", "/api/status").catch(() => ({ kind: "" }));
       setOnly(status.kind === "run");

@@ -22,11 +22,17 @@ export interface About {
   graph: Graph | null;
 }
 
+const KEY = "page"; // of this origin alone, while a cookie goes to every port of a host
+
+/** Keep what the page has to show with each request, besides the cookie of its browser. */
+export const keep = (key: string) => localStorage.setItem(KEY, key);
+const kept = () => localStorage.getItem(KEY) ?? "";
+
 /** Ask the server; throws `Refused` with its sentence, or `TypeError` if it is not there. */
 export async function ask<T>(method: string, path: string, body?: unknown): Promise<T> {
   const response = await fetch(path, {
     method,
-    headers: body === undefined ? {} : { "Content-Type": "application/json" },
+    headers: { "X-Dora-Page": kept(), ...(body === undefined ? {} : { "Content-Type": "application/json" }) },
     body: body === undefined ? undefined : JSON.stringify(body),
   });
   if (!response.ok) {
@@ -168,7 +174,7 @@ export class Live {
 
   private open(): void {
     const scheme = location.protocol === "https:" ? "wss" : "ws";
-    const socket = new WebSocket(`${scheme}://${location.host}/dashboard/${encodeURIComponent(this.uuid)}/live`);
+    const socket = new WebSocket(`${scheme}://${location.host}/dashboard/${encodeURIComponent(this.uuid)}/live`, ["dora", `page.${kept()}`]);
     socket.binaryType = "arraybuffer";
     this.socket = socket;
     socket.onopen = () => {

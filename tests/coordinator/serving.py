@@ -8,15 +8,17 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from system import PATIENCE, wait_until
+from tokens import TOKEN, bearer
 from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from dora._version import __version__
 from dora.coordinator.api import make_api
+from dora.coordinator.guard import keys_for
 from dora.coordinator.protocol import (
     Amend,
     Amended,
@@ -43,7 +45,6 @@ class Serving:
     def __init__(
         self,
         make_store: Callable[[], Store],
-        token: str,
         most: int,
         encryption: ssl.SSLContext | None = None,
     ) -> None:
@@ -52,14 +53,14 @@ class Serving:
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self._ready = threading.Event()
-        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(token, most)))
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(most)))
         self._thread.start()
         assert self._ready.wait(PATIENCE)
 
-    async def _serve(self, token: str, most: int) -> None:
+    async def _serve(self, most: int) -> None:
         self._loop = asyncio.get_running_loop()
         coordinator = self._coordinator = Coordinator(self._make_store(), self.end)
-        self._server = make_server(make_api(coordinator, token=token), most, self._encryption)
+        self._server = make_server(make_api(coordinator, keys_for(TOKEN)), most, self._encryption)
         serving = asyncio.ensure_future(self._server.serve([self._listener]))
         self._ready.set()
         await serving
@@ -97,9 +98,10 @@ class Serving:
         self._listener.close()
 
     def ask(self, method: str, path: str, body: bytes = b"", **headers: str) -> tuple[int, str]:
-        """Send a request; return its status and the text of the answer."""
+        """Send a request, with the token unless ``authorization`` is given; return status and answer."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE)
         try:
+            headers = {**bearer(TOKEN), **{name.title(): value for name, value in headers.items()}}
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, body, named)
             response = connection.getresponse()
@@ -107,13 +109,15 @@ class Serving:
         finally:
             connection.close()
 
-    def websocket(self) -> AbstractContextManager[ClientConnection]:
-        return connect(f"ws://127.0.0.1:{self.port}/api/daemon", proxy=None, compression=None)
+    def websocket(self, path: str = "/api/daemon", token: str = TOKEN) -> ClientConnection:
+        headers = bearer(token) if token else {}
+        url = f"ws://127.0.0.1:{self.port}{path}"
+        return connect(url, additional_headers=headers, proxy=None, compression=None)
 
 
 @contextmanager
-def serving(make_store: Callable[[], Store], token: str = "", most: int = 1000) -> Iterator[Serving]:
-    served = Serving(make_store, token, most)
+def serving(make_store: Callable[[], Store], most: int = 1000) -> Iterator[Serving]:
+    served = Serving(make_store, most)
     try:
         yield served
     finally:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from serving import ObedientDaemon, Serving, serving
 from system import PATIENCE, wait_until
+from tokens import TOKEN
 from websockets.exceptions import ConnectionClosed
 
 from dora._version import __version__
@@ -19,6 +20,7 @@ from dora.coordinator.protocol import Changed, Explained, Hello, RunReport, RunS
 from dora.coordinator.store import Store
 
 LOOSE = {"id": "in", "source": {"type": "node", "node": "b", "output": "out"}}
+SHOWN = f"Authorization: Bearer {TOKEN}\r\n".encode()
 SPEC = {"name": "arm", "dataflow": {"nodes": [{"id": "a"}], "working_dir": "/tmp"}}
 
 
@@ -83,7 +85,7 @@ def test_who_does_not_ask_is_closed(
 
 def test_a_body_that_never_ends(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(api, "BODY_PATIENCE", 0.1)
-    head = b"POST /api/down HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n"
+    head = b"POST /api/down HTTP/1.1\r\nHost: x\r\n" + SHOWN + b"Content-Length: 100\r\n\r\n"
     with raw(served, head + b"{") as connection:
         assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")
 
@@ -93,8 +95,8 @@ def test_a_waiting_command_keeps_its_connection(served: Serving, monkeypatch: py
     assert start(served, SPEC["dataflow"])[0] == 201
     monkeypatch.setattr(connections, "PATIENCE", 0.1)  # in which the request has to come
     with served.held():  # so it has, when the connection begins
-        request = b"GET /api/dataflows/arm/wait?timeout=0.5 HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-        connection = raw(served, request)
+        request = b"GET /api/dataflows/arm/wait?timeout=0.5 HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        connection = raw(served, request + SHOWN + b"\r\n")
     with connection, connection.makefile("rb") as answer:
         assert answer.readline().startswith(b"HTTP/1.1 200 ")
         assert b'"status":"running"' in answer.read()  # up to the end of the connection
@@ -273,10 +275,10 @@ def test_who_was_behind_a_cut_is_not_taken_for_dead(
 
 
 def test_the_token_is_asked_of_everybody(tmp_path: Path) -> None:
-    with serving(lambda: Store(str(tmp_path / "store.sqlite")), token="secret") as served:
-        for shown in ("", "Bearer ", "Bearer wrong", "Basic c2VjcmV0", "secretly", "Bearer sécret"):
-            headers = {"authorization": shown.encode().decode("latin-1")} if shown else {}
+    with serving(lambda: Store(str(tmp_path / "store.sqlite"))) as served:
+        for shown in ("", "Bearer ", "Bearer wrong", "Basic c2VjcmV0", TOKEN, f"Bearer {TOKEN}é"):
+            headers = {"authorization": shown.encode().decode("latin-1")}
             assert served.ask("GET", "/openapi.json", **headers)[0] == 401
-        assert served.ask("GET", "/api/status", authorization="Bearer secret")[0] == 200
+        assert served.ask("GET", "/api/status", authorization=f"Bearer {TOKEN}")[0] == 200
         with pytest.raises(Exception, match="HTTP 403"):
-            served.websocket()
+            served.websocket(token="")

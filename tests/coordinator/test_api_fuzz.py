@@ -14,6 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from serving import ObedientDaemon, Serving, serving
+from tokens import TOKEN
 
 from dora.coordinator.openapi import OPERATIONS, document
 from dora.coordinator.store import Store
@@ -109,6 +110,8 @@ def test_schemathesis(tmp_path: Path) -> None:
                 "-m",
                 "schemathesis.cli",
                 "run",
+                "--header",
+                f"Authorization: Bearer {TOKEN}",
                 f"http://127.0.0.1:{served.port}/openapi.json",
             ],
             cwd=tmp_path,

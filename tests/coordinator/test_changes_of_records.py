@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from system import FOREVER, PATIENCE, System, wait_until
+from tokens import bearer
 
 from dora.daemon.runs import running
 from dora.errors import ConnectError
@@ -32,7 +33,7 @@ def nodes() -> dict[str, NodeView]:
 def change(system: System, name: str, wish: Any) -> tuple[int, Any]:
     """Ask the API for a change; return the status and the answer."""
     connection = http.client.HTTPConnection("127.0.0.1", system.port, timeout=PATIENCE)
-    headers = {"Content-Type": "application/json"}
+    headers = {**bearer(), "Content-Type": "application/json"}
     connection.request("POST", f"/api/dataflows/{name}/changes", json.dumps(wish), headers)
     response = connection.getresponse()
     status, answer = response.status, json.loads(response.read())

@@ -146,6 +146,7 @@ ENDED_AT_ONCE = """
 import os, signal
 from contextlib import contextmanager
 from dora.machine import daemon
+from dora.coordinator.tokens import make_token
 from dora.machine.identity import Identity
 
 @contextmanager
@@ -154,7 +155,7 @@ def locked(*_):
     yield
 
 daemon.locked = locked
-daemon.serve("127.0.0.1", int(os.environ["DORA_COORDINATOR_PORT"]), "", Identity())
+daemon.serve("127.0.0.1", int(os.environ["DORA_COORDINATOR_PORT"]), make_token(), Identity())
 """
 
 

@@ -11,11 +11,13 @@ import pytest
 from certificates import certify
 from serving import Serving
 from system import FOREVER, PATIENCE, System, wait_until
+from tokens import TOKEN
 
 from dora.cli.client import Client, Unreachable
 from dora.coordinator import server
 from dora.coordinator.encryption import client_context, is_tls_fault, server_context
 from dora.coordinator.store import Store
+from dora.coordinator.tokens import Token
 from dora.errors import DoraError
 from dora.machine.lock import running_daemon
 
@@ -121,9 +123,10 @@ def test_files_that_cannot_be_used(certificates: Path) -> None:
 @pytest.mark.processes
 def test_who_is_somebody_else(certificates: Path, tmp_path: Path) -> None:
     elsewhere = server_context(str(certificates / "elsewhere.pem"), str(certificates / "elsewhere.key"))
-    served = Serving(lambda: Store(str(tmp_path / "store.sqlite")), "", 100, elsewhere)
+    served = Serving(lambda: Store(str(tmp_path / "store.sqlite")), 100, elsewhere)
     try:
-        client = Client("127.0.0.1", served.port, authority=str(certificates / "ca.pem"))
+        authority = str(certificates / "ca.pem")
+        client = Client("127.0.0.1", served.port, authority=authority, token=Token(TOKEN, "the test"))
         with pytest.raises(
             DoraError, match=r"IP address mismatch, certificate is not valid for '127\.0\.0\.1'"
         ):
@@ -147,11 +150,12 @@ def test_a_crowd_without_a_handshake_shuts_nobody_out(
 ) -> None:
     monkeypatch.setattr(server, "PATIENCE", 4.0)
     here = server_context(str(certificates / "here.pem"), str(certificates / "here.key"))
-    served = Serving(lambda: Store(str(tmp_path / "store.sqlite")), "", 40, here)
+    served = Serving(lambda: Store(str(tmp_path / "store.sqlite")), 40, here)
     try:
         crowd = [socket.create_connection(("127.0.0.1", served.port), timeout=PATIENCE) for _ in range(300)]
         crowd[0].sendall(b"GET / HTTP/1.1\r\n\r\n")
-        client = Client("127.0.0.1", served.port, authority=str(certificates / "ca.pem"))
+        authority = str(certificates / "ca.pem")
+        client = Client("127.0.0.1", served.port, authority=authority, token=Token(TOKEN, "the test"))
         assert client.status().daemons == []
 
         def is_closed(connection: socket.socket) -> bool:

@@ -28,9 +28,13 @@ UUID = r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}"
 
 
 def test_the_life_of_a_dataflow(system: System) -> None:
-    assert system.dora("up") == "started dora coordinator\nstarted dora daemon\n"
+    *told, dashboard = system.dora("up").splitlines(keepends=True)
+    assert "".join(told) == "started dora coordinator\nstarted dora daemon\n"
     where = f"127.0.0.1:{system.port}"
-    assert system.dora("up") == f"coordinator already running on {where}\ndaemon already running\n"
+    running = f"coordinator already running on {where}\ndaemon already running\n"
+    assert system.dora("up") == running + dashboard
+    assert dashboard.startswith(f"dashboard: http://{where}/open?ticket=")
+    assert dashboard.removeprefix("dashboard: ") in system.dora("status")
     file = system.dataflow("arm", a=FOREVER, b=FOREVER)
     started = system.dora("start", file, "--detach", "--name", "left")
     assert re.fullmatch(f"dataflow start triggered: ({UUID})\ndataflow started: {UUID}\n", started)
@@ -378,7 +382,7 @@ def test_a_port_that_somebody_else_has(system: System) -> None:
             peer.sendall(b"220 mail\r\n")
         _, told = up.communicate(timeout=PATIENCE)
     assert up.returncode == 1
-    assert "is no coordinator of dora; choose another port" in told
+    assert "is not a dora coordinator; choose another port" in told
     assert not (system.folder / "out").exists()
 
 

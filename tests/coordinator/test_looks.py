@@ -12,7 +12,7 @@ import pytest
 from serving import ObedientDaemon, Serving, serving
 from system import PATIENCE, wait_until
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
+from websockets.sync.client import ClientConnection
 
 from dora._version import __version__
 from dora.coordinator import looks
@@ -43,7 +43,7 @@ def start(served: Serving) -> None:
 
 
 def open_at(served: Serving, path: str) -> ClientConnection:
-    return connect(f"ws://127.0.0.1:{served.port}{path}", proxy=None, compression=None)
+    return served.websocket(path)
 
 
 def look_at(served: Serving, dataflow: str = "arm", machine: str = "") -> ClientConnection:
@@ -146,7 +146,7 @@ def test_nonsense_and_floods_end_the_look_and_nothing_else(served: Serving, daem
 
 
 def test_who_has_no_token_looks_at_nothing(tmp_path: Path) -> None:
-    with serving(lambda: Store(str(tmp_path / "store.sqlite")), token="secret") as served:
+    with serving(lambda: Store(str(tmp_path / "store.sqlite"))) as served:
         for path in ("/api/dataflows/arm/look", "/api/looks/1"):
             with pytest.raises(Exception, match="HTTP 403"):
-                open_at(served, path)
+                served.websocket(path, token="")

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from system import System, wait_until
+from tokens import bearer
 
 from dora.coordinator.metrics import page
 from dora.coordinator.protocol import DataflowView, Surveyed, TakeSurvey
@@ -94,9 +95,7 @@ def test_the_page_of_a_running_system(system: System, monkeypatch: pytest.Monkey
             return error.code, ""
 
     assert read()[0] == 401
-    from dora.coordinator.places import find_token
-
-    token = {"Authorization": f"Bearer {find_token()}"}
+    token = bearer()
     assert read(**token)[0] == 200
 
     def both() -> Samples | None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokens import bearer
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 NEEDS_CHROMIUM = pytest.mark.skipif(
@@ -51,11 +52,21 @@ class Running:
             text=True,
         )
         assert self.process.stderr is not None
-        self.address = ""
+        self.address = ""  # at which a browser is let in
         for line in self.process.stderr:
             if found := re.search(r"http://\S+", line):
                 self.address = found[0]
                 break
+
+    @property
+    def base(self) -> str:
+        """The address of the page without the ticket."""
+        return self.address.partition("open?")[0]
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What lets in who is no browser."""
+        return bearer(self.address.partition("ticket=")[2])
 
     def end(self) -> None:
         if self.process.poll() is None:

@@ -399,7 +399,7 @@ def test_a_flood_and_an_outsized_message(start: Callable[..., Running], tmp_path
 def test_requests_that_make_no_sense_are_refused_with_a_sentence(robot: Running) -> None:
     def ask(method: str, path: str, body: Any = None, **headers: str) -> tuple[int, Any]:
         data = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
-        request = urllib.request.Request(f"{robot.address}{path}", data, method=method)
+        request = urllib.request.Request(f"{robot.base}{path}", data, robot.headers, method=method)
         if data is not None:
             request.add_header("Content-Type", "application/json")
         for name, value in headers.items():

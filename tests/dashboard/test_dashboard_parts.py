@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dora.coordinator.guard import COOKIE, Guard, session_of
+from dora.coordinator.guard import Guard, cookie_of, keys_for
 from dora.dashboard.frames import (
     Ended,
     Found,
@@ -126,6 +126,10 @@ def test_of_a_long_log_the_end_is_read(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------------- who may come in
 
 
+HOST = "localhost:6013"
+KEYS = keys_for("secret")
+
+
 def answer(guard: Guard, path: str, kind: str = "http", **headers: str) -> int:
     """Return the status of a request: 200 if it was let in."""
     sent: list[Any] = []
@@ -143,25 +147,38 @@ def guard() -> Guard:
     async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG001
         await send({"type": "http.response.start", "status": 200})
 
-    return Guard(app, "secret", frozenset({"localhost"}), ("/", "/assets/*"))
+    return Guard(app, KEYS, frozenset({"localhost"}), ("/", "/assets/*"))
 
 
-HOST = "localhost:6013"
-
-
-def test_the_token_or_the_cookie_that_follows_from_it(guard: Guard) -> None:
+def test_the_token_opens_everything_and_half_of_it_nothing(guard: Guard) -> None:
     assert answer(guard, "/api/dataflows", host=HOST) == 401
-    assert answer(guard, "/api/dataflows", host=HOST, authorization="Bearer secret") == 200
-    assert answer(guard, "/api/dataflows", host=HOST, authorization="Bearer sécret") == 401
-    assert answer(guard, "/api/dataflows", host=HOST, cookie=f"a=b; {COOKIE}={session_of('secret')}") == 200
-    assert answer(guard, "/api/dataflows", host=HOST, cookie=f"{COOKIE}=secret") == 401
     assert answer(guard, "/dashboard/x/live", "websocket", host=HOST) == 1008
-    assert (
-        answer(
-            guard, "/dashboard/x/live", "websocket", host=HOST, cookie=f"{COOKIE}={session_of('secret')}"
-        )
-        == 200
-    )
+    assert answer(guard, "/api/dataflows", host=HOST, authorization="Bearer secret") == 200
+    for wrong in ("Bearer sécret", "Bearer secre", "Bearer ", "secret", "Basic secret"):
+        assert answer(guard, "/api/dataflows", host=HOST, authorization=wrong) == 401, wrong
+
+
+def test_a_browser_needs_its_cookie_and_the_key_of_the_page(guard: Guard) -> None:
+    cookie, key = f"a=b; {cookie_of(HOST)}={KEYS.session}", KEYS.page
+    assert answer(guard, "/api/dataflows", host=HOST, cookie=cookie, x_dora_page=key) == 200
+    assert answer(guard, "/api/dataflows", host=HOST, cookie=cookie) == 401
+    assert answer(guard, "/api/dataflows", host=HOST, x_dora_page=key) == 401
+    assert answer(guard, "/api/dataflows", host=HOST, cookie=cookie, x_dora_page=key[:-1]) == 401
+    other = f"{cookie_of('localhost:6014')}={KEYS.session}"
+    assert answer(guard, "/api/dataflows", host=HOST, cookie=other, x_dora_page=key) == 401
+
+    def open_socket(cookie: str, protocols: str) -> int:
+        headers = {"host": HOST, "cookie": cookie, "sec_websocket_protocol": protocols}
+        return answer(guard, "/dashboard/x/live", "websocket", **headers)
+
+    assert open_socket(cookie, f"dora, page.{key}") == 200
+    assert open_socket(cookie, "dora") == 1008
+    assert open_socket("", f"dora, page.{key}") == 1008
+
+
+def test_no_server_comes_without_a_token() -> None:
+    with pytest.raises(ValueError, match="let in everybody"):
+        Guard(None, keys_for(""), frozenset())  # type: ignore[arg-type]
 
 
 def test_the_page_to_log_in_is_open_and_nothing_else(guard: Guard) -> None:
@@ -172,14 +189,12 @@ def test_the_page_to_log_in_is_open_and_nothing_else(guard: Guard) -> None:
 
 
 def test_other_origins_and_names_are_refused_even_with_the_cookie(guard: Guard) -> None:
-    cookie = f"{COOKIE}={session_of('secret')}"
+    shown = {"cookie": f"{cookie_of(HOST)}={KEYS.session}", "x_dora_page": KEYS.page}
     for path in ("/", "/api/dataflows", "/dashboard/x/live"):
         for kind, refused in (("http", 403), ("websocket", 1008)):
-            assert (
-                answer(guard, path, kind, host=HOST, origin="http://evil.example", cookie=cookie) == refused
-            )
-            assert answer(guard, path, kind, host=HOST, origin="null", cookie=cookie) == refused
-            assert answer(guard, path, kind, host="evil.example", cookie=cookie) == refused
+            assert answer(guard, path, kind, host=HOST, origin="http://evil.example", **shown) == refused
+            assert answer(guard, path, kind, host=HOST, origin="null", **shown) == refused
+            assert answer(guard, path, kind, host="evil.example", **shown) == refused
     assert answer(guard, "/", host=HOST, origin=f"http://{HOST}") == 200
 
 

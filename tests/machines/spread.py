@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from hosts import Host
+from tokens import TOKEN
 
 PATIENCE = 60.0  # seconds that anything may take on a busy machine
 DORA = (sys.executable, "-P", "-m", "dora")
@@ -36,7 +37,7 @@ class Spread:
         self.first = next(iter(hosts.values()))
         self.env = {
             "DORA_COORDINATOR_ADDR": self.first.address,
-            "DORA_AUTH_TOKEN": "of-this-test",
+            "DORA_AUTH_TOKEN": TOKEN,
             **env,
         }
         self.processes: dict[str, subprocess.Popen[Any]] = {}

@@ -13,12 +13,13 @@ import pytest
 from hosts import network
 from spread import PATIENCE, Spread, spread_over, wait_until
 from test_looking_afar import FLOW, NODES, wait_for_no_lookers
+from tokens import TOKEN, bearer
 from websockets.sync.client import ClientConnection, connect
 
 pytestmark = pytest.mark.processes
 
 TAIL = "{id: tail, path: sink.py, inputs: {numbers: camera/numbers}, deploy: {machine: right}}"
-HEADERS = {"Authorization": "Bearer of-this-test"}
+HEADERS = bearer(TOKEN)
 
 
 @pytest.fixture(scope="module")

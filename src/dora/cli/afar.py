@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from dora._version import __version__
-from dora.coordinator.places import find_token
+from dora.coordinator.proof import proven_socket
 from dora.coordinator.protocol import VERSION_HEADER, WITH_REASON
 from dora.coordinator.two_way import two_way_context
 from dora.errors import ConnectError, DoraError
@@ -49,6 +49,8 @@ class Session:
 
     def __init__(self, client: Client, dataflow_id: str, machine: str) -> None:
         """Connect; raises `DoraError` if the coordinator or the machine refuses or is not there."""
+        from http.client import HTTPException
+
         from websockets.exceptions import InvalidHandshake, WebSocketException
         from websockets.sync.client import connect
 
@@ -57,13 +59,15 @@ class Session:
         self._arrived: Arrived = queue.SimpleQueue()
         self._switching = threading.Lock()
         headers = {VERSION_HEADER: __version__}
-        if token := find_token():
-            headers["Authorization"] = f"Bearer {token}"
+        if (token := client.token()) is not None:
+            headers["Authorization"] = f"Bearer {token.value}"
         path = f"/api/dataflows/{quote(dataflow_id)}/look?{urlencode({'machine': machine})}"
         encryption = two_way_context(client.authority)
         try:
+            proven = None if encryption is not None else proven_socket(client.address, client.port, token)
             self._connection = connect(
                 f"{'ws' if encryption is None else 'wss'}://{client.where}{path}",
+                sock=proven,
                 ssl=encryption,
                 additional_headers=headers,
                 max_size=MAX_DELIVERY * 2,
@@ -77,7 +81,7 @@ class Session:
         except InvalidHandshake:
             client.status()  # says what is wrong with the token, if it is that
             raise client.foreign() from None
-        except (OSError, WebSocketException) as error:
+        except (OSError, HTTPException, WebSocketException) as error:
             client.status()  # says what is wrong, as to every command
             raise DoraError(f"cannot connect to coordinator at {client.where}: {error}") from None
         threading.Thread(target=self._read, name="dora-afar", daemon=True).start()

@@ -12,6 +12,7 @@ import click
 from dora.cli.client import Client, Unreachable, report_end
 from dora.cli.interrupt import interrupts_held, termination_as_interrupt
 from dora.coordinator.protocol import DataflowView
+from dora.coordinator.tokens import NoTrust
 from dora.logs.entry import LogEntry
 from dora.logs.filters import LogFilter
 from dora.logs.formats import renderer, wants_colour
@@ -74,7 +75,7 @@ def _look(client: Client, view: DataflowView, lonely: bool) -> tuple[DataflowVie
     """Ask how the dataflow is; return that, and whether there is nobody to ask. It goes on all the same."""
     try:
         return client.dataflow(view.uuid), False
-    except Unreachable:
+    except (Unreachable, NoTrust):
         if not lonely:
             click.echo(f"no answer from the coordinator at {client.where}; the dataflow goes on", err=True)
         return view, True

@@ -21,10 +21,11 @@ from dora.coordinator.encryption import (
     is_tls_fault,
     tls_fault,
 )
-from dora.coordinator.places import find_token
+from dora.coordinator.proof import NotYours, no_token, proven_connection
 from dora.coordinator.protocol import (
     ACTIVE,
     VERSION_HEADER,
+    DashboardView,
     DataflowView,
     DownRequest,
     Failure,
@@ -35,6 +36,7 @@ from dora.coordinator.protocol import (
     SystemStatus,
     encode,
 )
+from dora.coordinator.tokens import Token, find_token
 from dora.errors import DoraError
 from dora.logs.diagnostics import debug_log
 from dora.wire.decoders import from_json
@@ -69,16 +71,25 @@ def coordinator_options(function: _Function) -> _Function:
 
 
 class Client:
-    """Requests to one coordinator. All raise `Unreachable`, or `Refused` with its sentence."""
+    """Requests to one coordinator. All raise `Unreachable`, or `Refused` with its sentence.
+
+    They raise `NotYours`, and nothing was sent, if the server does not prove that it knows the token.
+    """
 
     def __init__(
-        self, address: str, port: int, starter: str = "dora up", authority: str | None = None
+        self,
+        address: str,
+        port: int,
+        starter: str = "dora up",
+        authority: str | None = None,
+        token: Token | None = None,
     ) -> None:
         """``starter`` is the command that starts the coordinator.
 
         ``authority`` is the file by which a coordinator with TLS is known; "": it has none, None: as the
-        environment says.
+        environment says. ``token`` None: the one that `find_token` finds.
         """
+        self._token = token
         self.address = address
         self.port = port
         self.authority = authority_from_environment() if authority is None else authority
@@ -87,6 +98,15 @@ class Client:
     @property
     def where(self) -> str:
         return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+    def token(self) -> Token | None:
+        """Return the token of its requests, None if there is none. Raises `DoraError`."""
+        return self._token or find_token()
+
+    def dashboard(self) -> str:
+        """Return the address at which a browser is let in; for whoever has the token."""
+        path = self._ask("GET", "/api/dashboard", DashboardView).path
+        return f"{'https' if self.authority else 'http'}://{self.where}{path}"
 
     def status(self) -> SystemStatus:
         return self._ask("GET", "/api/status", SystemStatus, patience=3.0)
@@ -141,17 +161,9 @@ class Client:
         """Tell whether there is a coordinator, of whichever version."""
         try:
             self._ask("GET", "/api/status", dict[str, Any], patience=3.0, any_version=True)
-        except Unreachable:
+        except (Unreachable, NotYours):
             return False
         return True
-
-    def asks_for_token(self) -> bool:
-        """Tell whether a coordinator answers only those who have the token."""
-        try:
-            self._ask("GET", "/api/status", dict[str, Any], any_version=True, with_token=False)
-        except Refused as error:
-            return error.status == 401
-        return False
 
     def _ask(
         self,
@@ -162,15 +174,17 @@ class Client:
         *,
         patience: float | None = PATIENCE,
         any_version: bool = False,
-        with_token: bool = True,
     ) -> _Answer:
         headers = {"Content-Type": "application/json"}
         if not any_version:
             headers[VERSION_HEADER] = __version__
-        if with_token and (token := find_token()):
-            headers["Authorization"] = f"Bearer {token}"
-        connection = self._connection(patience)
+        token = self.token()
+        connection = None
         try:
+            connection = self._connect(token, patience)
+            if token is None:
+                raise DoraError(no_token(self.where))
+            headers["Authorization"] = f"Bearer {token.value}"
             connection.request(method, path, None if body is None else encode(body), headers)
             response = connection.getresponse()
             data = response.read()
@@ -188,7 +202,8 @@ class Client:
         except http.client.HTTPException:
             raise self.foreign() from None
         finally:
-            connection.close()
+            if connection is not None:
+                connection.close()
         try:
             if response.status >= 400:
                 raise Refused(response.status, from_json(data, Failure).error)
@@ -196,15 +211,22 @@ class Client:
         except msgspec.DecodeError:
             raise self.foreign() from None
 
-    def _connection(self, patience: float | None) -> http.client.HTTPConnection:
+    def _connect(self, token: Token | None, patience: float | None) -> http.client.HTTPConnection:
+        """Connect to a server that has proved who it is: by its certificate, or that it knows the token."""
         encryption = client_context(self.authority)
         if encryption is None:
-            return http.client.HTTPConnection(self.address, self.port, timeout=patience)
-        return http.client.HTTPSConnection(self.address, self.port, timeout=patience, context=encryption)
+            connection = proven_connection(self.address, self.port, token)
+            connection.sock.settimeout(patience)
+            return connection
+        encrypted = http.client.HTTPSConnection(
+            self.address, self.port, timeout=patience, context=encryption
+        )
+        encrypted.connect()
+        return encrypted
 
     def foreign(self) -> DoraError:
         return DoraError(
-            f"what answers at {self.where} is no coordinator of dora; choose another port with "
+            f"the server at {self.where} is not a dora coordinator; choose another port with "
             "--coordinator-port or DORA_COORDINATOR_PORT"
         )
 

@@ -14,12 +14,14 @@ from dora.cli.run_options import RunCommand
 from dora.cli.start import begin, begin_again, start_options, wants_to_attach
 from dora.cli.tables import file_size, style_option, table
 from dora.cli.values import InputFile
+from dora.coordinator.proof import no_token
 from dora.coordinator.protocol import MachineView, RunSpec
 from dora.errors import DoraError
 
 if TYPE_CHECKING:
     from dora.cluster.cluster_file import Cluster
     from dora.cluster.ssh import MachineFault
+    from dora.coordinator.tokens import Token
 
 _file = click.argument("file", metavar="CLUSTER_FILE", shell_complete=dataflow_files)
 _file_or_not = click.argument(
@@ -45,9 +47,16 @@ def _load(path: str) -> Cluster:
     return found
 
 
-def _client(found: Cluster) -> Client:
+def _client(found: Cluster, token: Token | None = None) -> Client:
     starter = f"dora cluster up {found.file}"
-    return Client(found.address, found.port, starter, authority=found.authority)
+    return Client(found.address, found.port, starter, authority=found.authority, token=token)
+
+
+def _token_of(client: Client) -> str:
+    """Return the token that the daemons of a coordinator get; raises `DoraError`."""
+    if (token := client.token()) is None:
+        raise DoraError(no_token(client.where))
+    return token.value
 
 
 def _connected(client: Client) -> set[str]:
@@ -70,20 +79,18 @@ def up(file: str) -> None:
     What runs already stays as it is. The exit status is 1 if a machine is missing in the end.
     """
     from dora.cluster.daemons import start as start_daemons
-    from dora.coordinator.address import LOOPBACK
-    from dora.coordinator.places import find_token, make_token
+    from dora.coordinator.tokens import make_token
 
     found = _load(file)
-    client = _client(found)
-    if found.address not in LOOPBACK:
-        make_token()
+    token = make_token()
+    client = _client(found, token)
     _start_coordinator(found, client)
     connected = _connected(client)
     for machine in found.machines:
         if machine.id in connected:
             click.echo(f"{machine.id}: daemon already running")
     missing = [machine for machine in found.machines if machine.id not in connected]
-    faults = start_daemons(found, missing, find_token(), lambda: _connected(client), click.echo)
+    faults = start_daemons(found, missing, token.value, lambda: _connected(client), click.echo)
     _raise_if_any(faults, "no daemon", len(found.machines))
 
 
@@ -240,12 +247,12 @@ def install(file: str) -> None:
     Of the machine for root, of the user for others. Daemons that run are ended before, with what they run.
     """
     from dora.cluster.daemons import install as install_daemons
-    from dora.coordinator.places import find_token
 
     found = _load(file)
     client = _client(found)
     client.status()  # they are to be seen there
-    faults = install_daemons(found, found.machines, find_token(), lambda: _connected(client), click.echo)
+    token = _token_of(client)
+    faults = install_daemons(found, found.machines, token, lambda: _connected(client), click.echo)
     _raise_if_any(faults, "not installed", len(found.machines))
 
 
@@ -278,7 +285,6 @@ def upgrade(file: str, wheel: str | None, force: bool) -> None:
 
     from dora.building.this_dora import wheel_name, write_wheel
     from dora.cluster.daemons import upgrade as upgrade_daemon
-    from dora.coordinator.places import find_token
 
     found = _load(file)
     client = _client(found)
@@ -293,7 +299,7 @@ def upgrade(file: str, wheel: str | None, force: bool) -> None:
                     f"({done} of {len(found.machines)} machine(s) done)"
                 )
             faults = upgrade_daemon(
-                found, machine, wheel, find_token(), lambda: _connected(client), click.echo
+                found, machine, wheel, _token_of(client), lambda: _connected(client), click.echo
             )
             if faults:
                 raise DoraError(f"{faults[0]} ({done} of {len(found.machines)} machine(s) done)")

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable
 from ipaddress import ip_address
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -15,8 +16,12 @@ from dora.cli.diagnostics import tell_diagnostics
 from dora.cli.later import ignored_option, later_option
 from dora.cli.values import MAX_SECONDS, InputFile, Value, parse_address, shortened
 from dora.coordinator.address import DEFAULT_PORT
+from dora.coordinator.proof import no_token
 from dora.errors import DoraError
 from dora.logs.directives import VARIABLE
+
+if TYPE_CHECKING:
+    from dora.coordinator.tokens import Token
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -65,7 +70,7 @@ def _store(ctx: click.Context, param: click.Parameter, value: str) -> str:  # no
     envvar="DORA_COORDINATOR_INTERFACE",
     show_envvar=True,
     metavar="IP",
-    help="Address to listen on [127.0.0.1]; any other asks for the token.",
+    help="Address to listen on [127.0.0.1].",
 )
 @click.option(
     "--port",
@@ -76,7 +81,9 @@ def _store(ctx: click.Context, param: click.Parameter, value: str) -> str:  # no
     metavar="PORT",
     help=f"Port to listen on [{DEFAULT_PORT}].",
 )
-@click.option("--auth", is_flag=True, help="Let in only who has the token of this user.")
+@click.option(
+    "--auth", is_flag=True, help="Let in only those with the token of this user; it is always so."
+)
 @tls_options
 @click.option("--quiet", is_flag=True, help="Log errors only.")
 @click.option(
@@ -87,7 +94,13 @@ def _store(ctx: click.Context, param: click.Parameter, value: str) -> str:  # no
     help="Where the records are kept [a file of this port in the data folder].",
 )
 def coordinator(
-    interface: str, port: int, auth: bool, tls_cert: str, tls_key: str, quiet: bool, store: str
+    interface: str,
+    port: int,
+    auth: bool,  # noqa: ARG001 - it is always so
+    tls_cert: str,
+    tls_key: str,
+    quiet: bool,
+    store: str,
 ) -> None:
     """Run the coordinator in the foreground.
 
@@ -100,7 +113,35 @@ def coordinator(
     _log_to_stderr(quiet)
     _check_patience(os.environ.get("DORA_UNREACHABLE_AFTER", ""))
     encryption = server_context(tls_cert, tls_key)
-    serve(interface, port, make_pages, auth=auth, encryption=encryption, records=store)
+    scheme = "http" if encryption is None else "https"
+    where = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(interface, interface)
+    where = f"[{where}]" if ":" in where and not where.startswith("[") else where
+    serve(
+        interface,
+        port,
+        make_pages,
+        on_ready=lambda path: _tell_dashboard(f"{scheme}://{where}:{port}{path}"),
+        encryption=encryption,
+        records=store,
+    )
+
+
+def _tell_dashboard(address: str) -> None:
+    """Show where a browser is let in, on a terminal only: a log may be read by others."""
+    if sys.stderr.isatty():
+        click.echo(f"dashboard: {address}", err=True)
+
+
+def _token_for(client: Client) -> Token:
+    """Return the token of a daemon; it makes that of the user if the coordinator is to run here."""
+    from dora.coordinator.address import LOOPBACK
+    from dora.coordinator.tokens import find_token, make_token
+
+    if client.address in LOOPBACK:
+        return make_token()
+    if (token := find_token(also_here=False)) is None:
+        raise DoraError(no_token(client.where))
+    return token
 
 
 def _check_patience(text: str) -> None:
@@ -184,7 +225,6 @@ def daemon(
 
     `dora up` does it in the background, for the default machine.
     """
-    from dora.coordinator.places import find_token
     from dora.daemon.spawn import ALLOW_SHELL
     from dora.machine.daemon import serve
     from dora.machine.identity import Identity, tls_from
@@ -192,7 +232,7 @@ def daemon(
     _log_to_stderr(quiet)
     if allow_shell_nodes:
         os.environ[ALLOW_SHELL] = "true"
-    token = find_token()
+    token = _token_for(client)
     os.environ.pop("DORA_AUTH_TOKEN", None)  # not for nodes
     identity = Identity(machine_id, labels, interface, tls_from(os.environ))
     run_options = ["--quiet"] if quiet else []

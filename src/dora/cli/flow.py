@@ -279,7 +279,8 @@ def open_dashboard(dataflow: Dataflow, dataflow_id: str) -> LocalDashboard:
     name = dataflow.file_stem
     directory = os.path.join(dataflow.working_dir, "out", dataflow_id)
     nodes = [node.id for node in dataflow.nodes]
-    dashboard.start(Subject(dataflow_id, name, dataflow.file, directory, nodes, time.time()))
+    created = time.time()
+    dashboard.start(Subject(dataflow_id, name, dataflow.file, directory, nodes, created, dashboard.ticket))
     return dashboard
 
 

@@ -9,6 +9,7 @@ import msgspec
 
 from dora.cli.client import Client, Refused, Unreachable, choose, why_failed
 from dora.coordinator.protocol import ACTIVE, DataflowView
+from dora.coordinator.tokens import NoTrust
 from dora.errors import DoraError
 
 
@@ -30,7 +31,7 @@ def find_source(client: Client, wanted: str | None) -> LogSource:
     """Ask the coordinator, then the dataflows of `dora run`, then look into ./out."""
     try:
         view = client.dataflow(wanted) if wanted is not None else _only_or_latest(client)
-    except (Unreachable, Refused) as error:
+    except (Unreachable, Refused, NoTrust) as error:
         if isinstance(error, Refused) and error.status != 404:
             raise
         source = _of_dora_run(wanted)
@@ -46,7 +47,7 @@ def find_source(client: Client, wanted: str | None) -> LogSource:
     def ended() -> bool:
         try:
             return client.dataflow(view.uuid).status not in ACTIVE
-        except Unreachable:
+        except (Unreachable, NoTrust):
             return False  # it goes on, and so do its files
         except Refused:
             return True
@@ -54,7 +55,7 @@ def find_source(client: Client, wanted: str | None) -> LogSource:
     def fault() -> str:
         try:
             return why_failed(client.dataflow(view.uuid))
-        except (Unreachable, Refused):
+        except (Unreachable, Refused, NoTrust):
             return ""
 
     return LogSource(view.uuid, view.log_directory, ended, tuple(view.nodes), fault)

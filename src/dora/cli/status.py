@@ -41,6 +41,7 @@ def status(dataflow: str | None, style: str, client: Client) -> int:
         answer = None
     if answer is not None:
         found["coordinator"]["status"] = "running"
+        found["coordinator"]["dashboard"] = client.dashboard()
         found["daemon"]["status"] = "running" if answer.daemons else "not running"
         found["active_dataflows"] = answer.active_dataflows
         found["machines"] = [
@@ -66,6 +67,7 @@ def status(dataflow: str | None, style: str, client: Client) -> int:
     else:
         click.echo("✓ Coordinator: Running")
         click.echo(f"  Address: {client.where}")
+        click.echo(f"  Dashboard: {found['coordinator']['dashboard']}")
         click.echo("✓ Daemon: Running" if answer.daemons else "✗ Daemon: Not running")
         for machine in answer.machines:
             click.echo(_line(machine))

@@ -23,14 +23,16 @@ _ANYWHERE: Final = ("0.0.0.0", "::")
 
 
 @click.command()
-@click.option("--auth", is_flag=True, help="Let in only who has the token of this user.")
+@click.option(
+    "--auth", is_flag=True, help="Let in only those with the token of this user; it is always so."
+)
 @click.option(
     "--interface",
     default="127.0.0.1",
     envvar="DORA_COORDINATOR_INTERFACE",
     show_envvar=True,
     metavar="IP",
-    help="Address to listen on [127.0.0.1]; any other asks for the token.",
+    help="Address to listen on [127.0.0.1].",
 )
 @tls_options
 @click.option(
@@ -38,29 +40,33 @@ _ANYWHERE: Final = ("0.0.0.0", "::")
 )
 @coordinator_options
 def up(
-    auth: bool, interface: str, tls_cert: str, tls_key: str, recreate_store: bool, client: Client
+    auth: bool,  # noqa: ARG001 - it is always so
+    interface: str,
+    tls_cert: str,
+    tls_key: str,
+    recreate_store: bool,
+    client: Client,
 ) -> None:
     """Start the coordinator and the daemon in the background.
 
     What runs already stays as it is. They write to out/dora-coordinator.txt and out/dora-daemon.txt.
     """
     from dora.coordinator.address import LOOPBACK
-    from dora.coordinator.places import make_token, store_path
+    from dora.coordinator.places import store_path
     from dora.coordinator.store import set_aside
+    from dora.coordinator.tokens import make_token
     from dora.machine.lock import running_daemon
 
-    if auth or interface not in LOOPBACK:
-        make_token()
-    if interface not in (*LOOPBACK, *_ANYWHERE) and client.address in LOOPBACK:
-        client = Client(interface, client.port, authority=client.authority)  # it does not listen elsewhere
+    address = client.address
+    if interface not in (*LOOPBACK, *_ANYWHERE) and address in LOOPBACK:
+        address = interface  # it does not listen elsewhere
+    client = Client(address, client.port, authority=client.authority, token=make_token())
     processes: dict[str, Background] = {}
     try:
         status = client.status()
         click.echo(f"coordinator already running on {client.where}")
         if recreate_store:
             raise DoraError("the store is in use; stop the coordinator first, with `dora down`")
-        if auth and not client.asks_for_token():
-            raise DoraError("it does not ask for the token; stop it with `dora down`, then say this again")
         if interface in _ANYWHERE and status.interface not in _ANYWHERE:
             raise DoraError(
                 f"it listens on {status.interface} only; stop it with `dora down`, then say this again"
@@ -72,7 +78,7 @@ def up(
         if recreate_store and (backup := set_aside(store_path(client.port))) is not None:
             click.echo(f"moved the store to {backup}")
         encryption = encryption_options(client, tls_cert, tls_key)
-        options = ["--interface", interface, "--port", str(client.port), *(["--auth"] if auth else [])]
+        options = ["--interface", interface, "--port", str(client.port)]
         processes["coordinator"] = Background("coordinator", [*options, *encryption])
     if has_daemon:
         click.echo("daemon already running")
@@ -93,6 +99,7 @@ def up(
     if not has_daemon:
         _wait_for_daemon(client, processes.get("daemon"))
         click.echo("started dora daemon" if "daemon" in processes else "daemon already running")
+    click.echo(f"dashboard: {client.dashboard()}")
 
 
 def _check_agreement(client: Client, interface: str) -> None:
@@ -152,8 +159,6 @@ class Background:
     """A component of dora in a session of its own."""
 
     def __init__(self, name: str, options: list[str]) -> None:
-        from dora.coordinator.places import find_token
-
         self.name = name
         self.log = os.path.abspath(f"out/dora-{name}.txt")
         try:
@@ -162,7 +167,6 @@ class Background:
             output = open(self.log, "ab")  # noqa: SIM115 - closed below
         except OSError as error:
             raise DoraError(f"cannot write {self.log}: {error.strerror}") from None
-        token = find_token()  # perhaps of this folder, which is not theirs
         with output:
             self._process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "dora", name, *options],
@@ -171,7 +175,6 @@ class Background:
                 stderr=output,
                 start_new_session=True,
                 cwd="/",
-                env={**os.environ, "DORA_AUTH_TOKEN": token} if token else None,
             )
 
     @property

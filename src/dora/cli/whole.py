@@ -180,8 +180,9 @@ def known_to_coordinator(wanted: str | None) -> DataflowView | None:
 
 def _active() -> list[DataflowView]:
     from dora.cli.client import Refused, Unreachable
+    from dora.coordinator.tokens import NoTrust
 
     try:
         return coordinator().active()
-    except (Unreachable, Refused):
+    except (Unreachable, Refused, NoTrust):
         return []

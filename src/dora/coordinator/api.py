@@ -23,7 +23,8 @@ from starlette.types import ASGIApp
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dora._version import __version__
-from dora.coordinator.guard import Guard, failure
+from dora.coordinator import proof
+from dora.coordinator.guard import Guard, Keys, failure
 from dora.coordinator.looks import shortened
 from dora.coordinator.openapi import document
 from dora.coordinator.placement import is_loopback
@@ -31,6 +32,7 @@ from dora.coordinator.protocol import (
     MAX_MESSAGE,
     VERSION_HEADER,
     WITH_REASON,
+    DashboardView,
     DownRequest,
     Failure,
     Hello,
@@ -142,12 +144,24 @@ NO_PAGES = Pages()
 
 def make_api(
     coordinator: Coordinator,
+    keys: Keys,
     *,
-    token: str = "",
     hosts: frozenset[str] = frozenset(),
     pages: Pages = NO_PAGES,
 ) -> ASGIApp:
     """Return the ASGI application. Empty ``hosts``: any host name is fine."""
+
+    async def prove(request: Request) -> Response:
+        nonce = request.query_params.get("nonce", "")
+        if not proof.is_nonce(nonce):
+            raise Refusal(400, "`nonce` has to be 64 hexadecimal digits")
+        host, port = request.scope["server"]
+        return _json(proof.Proof(proof.proof_of(keys.token, nonce, host, port)))
+
+    async def dashboard(request: Request) -> Response:
+        if "authorization" not in request.headers:
+            raise Refusal(403, "a page cannot let in others")
+        return _json(DashboardView(keys.path))
 
     async def health(request: Request) -> Response:  # noqa: ARG001
         return _json(coordinator.status())
@@ -227,7 +241,9 @@ def make_api(
         await coordinator.looks.serve_process(websocket, websocket.path_params["ticket"])
 
     endpoints: list[tuple[str, str, _Endpoint]] = [
+        ("GET", proof.PATH, prove),
         ("GET", "/api/status", health),
+        ("GET", "/api/dashboard", dashboard),
         ("GET", "/api/dataflows", listing),
         ("POST", "/api/dataflows", start),
         ("DELETE", "/api/dataflows", clean),
@@ -255,7 +271,7 @@ def make_api(
         exception_handlers={HTTPException: _nowhere, Exception: _trouble},
     )
     app.router.redirect_slashes = False
-    return Guard(app, token, hosts, pages.open_to_all)
+    return Guard(app, keys, hosts, (proof.PATH, *pages.open_to_all))
 
 
 async def _nowhere(request: Request, error: Exception) -> Response:

@@ -7,8 +7,10 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dora._version import __version__
+from dora.coordinator.proof import Proof
 from dora.coordinator.protocol import (
     VERSION_HEADER,
+    DashboardView,
     DataflowView,
     DownRequest,
     Failure,
@@ -48,10 +50,13 @@ class Operation(NamedTuple):
     answer: Any = None  # None: an empty object
     status: int = 200
     refusals: tuple[int, ...] = ()
+    is_open: bool = False  # needs no token
 
     def statuses(self) -> list[int]:
         """Return the statuses of all refusals."""
         found = {*_OF_ALL, *self.refusals}
+        if self.is_open:
+            found.discard(401)
         if self.body is not None:
             found.update(_OF_BODIES)
         if "{dataflow}" in self.path:
@@ -60,6 +65,16 @@ class Operation(NamedTuple):
 
 
 OPERATIONS: list[Operation] = [
+    Operation(
+        "get",
+        "/api/proof",
+        "Prove that the coordinator knows the token: an HMAC of a random number",
+        None,
+        Proof,
+        refusals=(400,),
+        is_open=True,
+    ),
+    Operation("get", "/api/dashboard", "Tell where a browser is let in", None, DashboardView),
     Operation(
         "get", "/api/status", "Tell the version, the daemons and how many dataflows run", None, SystemStatus
     ),
@@ -130,6 +145,8 @@ def document() -> dict[str, Any]:
         if item.body is not None:
             required = not _is_all_optional(item.body)
             operation["requestBody"] = {"content": _content(next(schema_of)), "required": required}
+        if item.is_open:
+            operation["security"] = []
         shown = _content({"type": "object"} if item.answer is None else next(schema_of))
         operation["responses"] = {str(item.status): {"description": "Done", "content": shown}}
         for status in item.statuses():
@@ -146,7 +163,7 @@ def document() -> dict[str, Any]:
             "schemas": components,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
         },
-        "security": [{}, {"token": []}],
+        "security": [{"token": []}],
     }
 
 
@@ -163,6 +180,9 @@ def _parameters(path: str) -> list[dict[str, Any]]:
     if "{dataflow}" in path:
         name = {"type": "string", "minLength": 1, "pattern": "^[^/]+$"}
         found.append(_parameter("dataflow", "path", "UUID, the beginning of it, or name", name))
+    if path.endswith("/proof"):
+        nonce = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+        found.append({**_parameter("nonce", "query", "32 random bytes", nonce), "required": True})
     if path.endswith("/wait"):
         until = {"enum": ["started", "ended"], "default": "ended"}
         found.append(_parameter("until", "query", "started: until it runs or has ended", until))

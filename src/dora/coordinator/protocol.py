@@ -482,6 +482,10 @@ class SystemStatus(msgspec.Struct, frozen=True):
     interface: str = ""  # the address that the coordinator listens on
 
 
+class DashboardView(msgspec.Struct, frozen=True):
+    path: str  # lets in a browser
+
+
 encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 decode_to_coordinator: Callable[[bytes | str], ToCoordinator] = json_decoder(ToCoordinator)
 decode_to_daemon: Callable[[bytes | str], ToDaemon] = json_decoder(ToDaemon)

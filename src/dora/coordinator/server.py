@@ -17,18 +17,20 @@ from starlette.types import ASGIApp
 from dora.coordinator.address import LOOPBACK
 from dora.coordinator.api import Pages, make_api
 from dora.coordinator.connections import PATIENCE, PatientConnection, room
+from dora.coordinator.guard import Keys, keys_for
 from dora.coordinator.limits import limits_from
-from dora.coordinator.places import make_token, store_path, token_path
+from dora.coordinator.places import store_path
 from dora.coordinator.protocol import MAX_MESSAGE, Limits
 from dora.coordinator.service import Coordinator
 from dora.coordinator.store import MEMORY, Store, hold
+from dora.coordinator.tokens import make_token
 from dora.errors import DoraError
 
 log = logging.getLogger("dora.coordinator")
 
 
-MakePages = Callable[[Coordinator, str], Pages]
-"""Makes the pages of a coordinator, from it and its token ("": none)."""
+MakePages = Callable[[Coordinator, Keys], Pages]
+"""Makes the pages of a coordinator, from it and what lets in browsers."""
 
 
 def serve(
@@ -36,15 +38,14 @@ def serve(
     port: int,
     make_pages: MakePages,
     *,
-    auth: bool = False,
+    on_ready: Callable[[str], None] = lambda _: None,
     encryption: ssl.SSLContext | None = None,
     records: str = "",
 ) -> None:
     """Serve until SIGTERM, SIGINT or `dora down`. Raises `DoraError` if it cannot begin.
 
-    ``records`` is the file of the store, `MEMORY`, or "" for that of this port. The token is
-    asked for with ``auth``, and always where other machines can reach the interface. With ``encryption``
-    the API is HTTPS.
+    ``records`` is the file of the store, `MEMORY`, or "" for that of this port. ``on_ready`` gets the path
+    at which a browser is let in. With ``encryption`` the API is HTTPS.
     """
     limits = limits_from(os.environ)
     listener = _listen(interface, port)
@@ -53,15 +54,16 @@ def serve(
     try:
         if path != MEMORY:
             lock = hold(path, "choose another port, or name another file with --store")
-        token = make_token() if auth or interface not in LOOPBACK else ""
+        token = make_token()
         store = Store(path)
-        if token:
-            log.info("the token is in %s", token_path())
         if encryption is None and interface not in LOOPBACK:
             log.info("nothing is encrypted, the token neither; --tls-cert and --tls-key change that")
         how = "listening in TLS" if encryption is not None else "listening"
         log.info("%s on %s:%d, records in %s", how, interface, port, store.path)
-        asyncio.run(_serve(listener, store, token, interface, make_pages, encryption, limits))
+        log.info("the token is in %s", token.source)
+        keys = keys_for(token.value)
+        on_ready(keys.path)
+        asyncio.run(_serve(listener, store, keys, interface, make_pages, encryption, limits))
     finally:
         listener.close()
         if lock is not None:
@@ -71,7 +73,7 @@ def serve(
 async def _serve(
     listener: socket.socket,
     store: Store,
-    token: str,
+    keys: Keys,
     interface: str,
     make_pages: MakePages,
     encryption: ssl.SSLContext | None,
@@ -84,8 +86,8 @@ async def _serve(
 
     coordinator = Coordinator(store, end, limits, interface)
     hosts = LOOPBACK if interface in LOOPBACK else frozenset()
-    pages = make_pages(coordinator, token)
-    server = make_server(make_api(coordinator, token=token, hosts=hosts, pages=pages), room(), encryption)
+    pages = make_pages(coordinator, keys)
+    server = make_server(make_api(coordinator, keys, hosts=hosts, pages=pages), room(), encryption)
     try:
         await server.serve([listener])
     finally:
@@ -99,6 +101,8 @@ def make_server(app: ASGIApp, most: int, encryption: ssl.SSLContext | None = Non
         lifespan="off",
         log_config=None,
         access_log=False,
+        proxy_headers=False,  # anybody can send those
+        forwarded_allow_ips=[],
         http=partial(PatientConnection, most=most),  # type: ignore[arg-type]
         ws="websockets-sansio",
         ws_max_size=MAX_MESSAGE,

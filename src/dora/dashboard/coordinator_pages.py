@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from dora.coordinator.api import Pages
+from dora.coordinator.guard import Keys
 from dora.coordinator.protocol import ACTIVE, DEFAULT_MACHINE
 from dora.coordinator.service import Coordinator
 from dora.dashboard.pages import OPEN_TO_ALL, Dashboard, Subject
@@ -13,8 +14,8 @@ from dora.dataflow.model import Dataflow
 from dora.wire.decoders import from_plain
 
 
-def make_pages(coordinator: Coordinator, token: str) -> Pages:
-    """Return the pages of a coordinator, which has this token ("": none)."""
+def make_pages(coordinator: Coordinator, keys: Keys) -> Pages:
+    """Return the pages of a coordinator, which these keys open."""
 
     def find(wanted: str) -> Subject:
         view = coordinator.dataflow(wanted)
@@ -36,4 +37,4 @@ def make_pages(coordinator: Coordinator, token: str) -> Pages:
             here=DEFAULT_MACHINE if coordinator.fleet.is_here(DEFAULT_MACHINE) else "",
         )
 
-    return Pages(Dashboard(find, token, coordinator.look).routes(), OPEN_TO_ALL)
+    return Pages(Dashboard(find, keys, coordinator.look).routes(), OPEN_TO_ALL)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -34,6 +35,7 @@ class Subject(msgspec.Struct, frozen=True):
     log_directory: str
     nodes: list[str]
     created: float  # seconds since the Unix epoch
+    ticket: str  # lets in a browser
 
 
 class LocalDashboard:
@@ -42,10 +44,12 @@ class LocalDashboard:
     def __init__(self) -> None:
         self._listener = _listen()
         self._process: subprocess.Popen[bytes] | None = None
+        self.ticket = secrets.token_hex(32)
 
     @property
     def address(self) -> str:
-        return f"http://{LOOPBACK}:{self._listener.getsockname()[1]}/"
+        """Where a browser is let in."""
+        return f"http://{LOOPBACK}:{self._listener.getsockname()[1]}/open?ticket={self.ticket}"
 
     def start(self, subject: Subject) -> None:
         """Start the process; browsers that came before are answered then."""

@@ -12,11 +12,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from dora.coordinator.address import LOOPBACK
-from dora.coordinator.guard import Guard, failure
+from dora.coordinator.guard import Guard, failure, keys_for
 from dora.coordinator.protocol import DataflowView, encode
 from dora.coordinator.rules import Refusal
 from dora.dashboard import local
-from dora.dashboard.pages import Dashboard, Subject
+from dora.dashboard.pages import OPEN_TO_ALL, Dashboard, Subject
+
+SENTENCE = "this page is for the user who started it: open the address that `dora run --ui` has printed"
 
 
 def make_app(run: local.Subject, stop: Callable[[], None]) -> tuple[ASGIApp, Dashboard]:
@@ -52,11 +54,12 @@ def make_app(run: local.Subject, stop: Callable[[], None]) -> tuple[ASGIApp, Das
         stop()
         return json(msgspec.structs.replace(view), 202)
 
-    dashboard = Dashboard(find)
+    keys = keys_for(run.ticket, run.ticket)
+    dashboard = Dashboard(find, keys)
     routes = [
         Route("/api/status", status),
         Route("/api/dataflows", listing),
         Route("/api/dataflows/{dataflow}/stop", end, methods=["POST"]),
         *dashboard.routes(),
     ]
-    return Guard(Starlette(routes=routes), "", LOOPBACK), dashboard
+    return Guard(Starlette(routes=routes), keys, LOOPBACK, OPEN_TO_ALL, SENTENCE), dashboard

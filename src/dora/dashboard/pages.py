@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.staticfiles import StaticFiles
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from dora.coordinator.guard import COOKIE, failure, same, session_of
+from dora.coordinator.guard import SUBPROTOCOL, Keys, cookie_of, failure, same
 from dora.coordinator.rules import Refusal
 from dora.daemon.runs import Run
 from dora.dashboard.afar import Afar, Look, ask_once
@@ -41,7 +41,7 @@ from dora.wire.requests import (
     StopNode,
 )
 
-OPEN_TO_ALL: Final = ("/", "/assets/*", "/login")
+OPEN_TO_ALL: Final = ("/", "/assets/*", "/login", "/open")  # they tell nothing about dataflows
 PATIENCE: Final = 30.0  # seconds that a node may take to end
 MAX_BODY: Final = 1 << 20
 ASSETS: Final = os.path.join(os.path.dirname(os.path.dirname(__file__)), "assets")
@@ -127,10 +127,10 @@ _decode = json_decoder(_Look | _Search | _Next)
 class Dashboard:
     """Serves the pages; `close` ends what looks at dataflows."""
 
-    def __init__(self, find: Find, token: str = "", look: OpenLook | None = None) -> None:
-        """``token`` is what a browser has to show, "": none. ``look`` None: there is one machine."""
+    def __init__(self, find: Find, keys: Keys, look: OpenLook | None = None) -> None:
+        """``keys`` let in a browser. ``look`` None: there is one machine."""
         self._find = find
-        self._token = token
+        self._keys = keys
         self._look = look
         self._watches = Watches()
         self._recordings = Recordings()
@@ -140,6 +140,7 @@ class Dashboard:
         endpoints: list[tuple[str, str, _Endpoint]] = [
             ("GET", "/", self._page),
             ("POST", "/login", self._log_in),
+            ("GET", "/open", self._open),
             ("GET", "/dashboard/{dataflow}", self._about),
             ("GET", "/dashboard/{dataflow}/parameters/{node}", self._parameters),
             ("PUT", "/dashboard/{dataflow}/parameters/{node}", self._set_parameter),
@@ -164,17 +165,28 @@ class Dashboard:
         return FileResponse(f"{ASSETS}/dashboard.html", media_type="text/html", headers=SAFE)
 
     async def _log_in(self, request: Request) -> Response:
-        shown = await _body(request, _Token)
-        if self._token and not same(shown.token.strip(), self._token):
+        shown = (await _body(request, _Token)).token.strip()
+        if not (same(shown, self._keys.token) or same(shown, self._keys.ticket)):
             raise Refusal(
                 401, "this is not the token; it is in ~/.config/dora/.dora-token of who started dora"
             )
-        response = Response(status_code=204)
-        if self._token:
-            secure = request.url.scheme == "https"
-            response.set_cookie(
-                COOKIE, session_of(self._token), httponly=True, samesite="strict", secure=secure
+        return self._let_in(request, _json({"page": self._keys.page}))
+
+    async def _open(self, request: Request) -> Response:
+        if not same(request.query_params.get("ticket", ""), self._keys.ticket):
+            sentence = (
+                "This address is not valid: each coordinator and each run has its own, and it ends with "
+                "them. `dora status` prints that of a coordinator, `dora run --ui` that of a run.\n"
             )
+            return Response(sentence, 401, {**SAFE, "Cache-Control": "no-store"}, "text/plain")
+        # What is behind the # stays in the browser; the page takes it out of the address.
+        headers = {**SAFE, "Cache-Control": "no-store", "Location": f"/#page={self._keys.page}"}
+        return self._let_in(request, Response(None, 303, headers))
+
+    def _let_in(self, request: Request, response: Response) -> Response:
+        secure = request.url.scheme == "https"
+        name = cookie_of(request.headers.get("host", ""))
+        response.set_cookie(name, self._keys.session, httponly=True, samesite="strict", secure=secure)
         return response
 
     # ----------------------------------------------------------------------- one dataflow
@@ -276,7 +288,9 @@ class Dashboard:
         except Refusal as refusal:
             await websocket.close(1008, str(refusal))
             return
-        await websocket.accept()
+        await websocket.accept(
+            SUBPROTOCOL if SUBPROTOCOL in websocket.scope.get("subprotocols", ()) else None
+        )
         socket = _socket(subject) if subject.running else ""
         target = Target(subject.dataflow_id, socket, subject.log_directory, subject.elsewhere)
         viewer = Viewer()

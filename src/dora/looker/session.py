@@ -8,11 +8,15 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from http.client import HTTPException
 from typing import Final
+from urllib.parse import urlsplit
 
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
+from dora.coordinator.proof import proven_socket
+from dora.coordinator.tokens import Token
 from dora.coordinator.two_way import two_way_context
 from dora.errors import DoraError
 from dora.inspection.afar import (
@@ -38,11 +42,17 @@ class Session:
     """``with`` closes it. Sends one delivery at a time, and meanwhile keeps what is newest."""
 
     def __init__(self, order: Order) -> None:
-        headers = {"Authorization": f"Bearer {order.token}"} if order.token else {}
+        headers = {"Authorization": f"Bearer {order.token}"}
+        encryption = two_way_context(order.authority)
+        place = urlsplit(order.url)
+        assert place.hostname is not None and place.port is not None
+        token = Token(order.token, "that of the daemon")
         try:
+            proven = None if encryption is not None else proven_socket(place.hostname, place.port, token)
             self._connection: ClientConnection = connect(
                 order.url,
-                ssl=two_way_context(order.authority),
+                sock=proven,
+                ssl=encryption,
                 additional_headers=headers,
                 max_size=MAX_FRAME,
                 compression=None,
@@ -52,7 +62,7 @@ class Session:
                 ping_timeout=ANSWER_PATIENCE,
                 close_timeout=0.5,
             )
-        except (OSError, WebSocketException, TimeoutError) as error:
+        except (OSError, HTTPException, WebSocketException) as error:
             raise DoraError(f"the coordinator cannot be reached for a look: {error}") from None
         self._machine = order.machine
         self._thinned = Thinned()

@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Coroutine, Sequence
+from http.client import HTTPException
 from typing import Any
 
 import msgspec
@@ -27,6 +28,7 @@ from dora.coordinator.address import AUTHORITY_VARIABLE
 from dora.coordinator.encryption import client_context, is_tls_fault, tls_fault
 from dora.coordinator.placement import is_loopback
 from dora.coordinator.places import data_folder
+from dora.coordinator.proof import NotYours, proven_socket
 from dora.coordinator.protocol import (
     ACTIVE,
     BEAT_EVERY,
@@ -72,6 +74,7 @@ from dora.coordinator.protocol import (
     encode,
 )
 from dora.coordinator.said import tell
+from dora.coordinator.tokens import Token
 from dora.daemon.rundir import remove_stale
 from dora.errors import DoraError
 from dora.machine.identity import Identity
@@ -143,7 +146,7 @@ class MachineDaemon:
         self,
         address: str,
         port: int,
-        token: str,
+        token: Token,
         identity: Identity,
         authority: str = "",
         run_options: Sequence[str] = (),
@@ -156,10 +159,11 @@ class MachineDaemon:
         self._encryption = client_context(authority)
         self._identity = identity
         self._interface = identity.address
+        self._address, self._port = address, port
         self._where = f"{address}:{port}"
         scheme = "ws" if self._encryption is None else "wss"
         self._url = f"{scheme}://{f'[{address}]' if ':' in address else address}:{port}"
-        self._lookers = Lookers(self._url, token, identity.machine, authority)
+        self._lookers = Lookers(self._url, token.value, identity.machine, authority)
         self._token = token
         self._id = uuid7()
         self._runs: dict[str, _Run] = {}
@@ -246,12 +250,16 @@ class MachineDaemon:
         Raises `DoraError` if the coordinator does not want this daemon. Once it has had it, that stops
         nothing either: the coordinator may have come back with another token or version.
         """
-        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
+        headers = {"Authorization": f"Bearer {self._token.value}"}
         while True:
             fault = f"no connection to the coordinator at {self._where}"
             try:
+                proven = None
+                if self._encryption is None:
+                    proven = await asyncio.to_thread(proven_socket, self._address, self._port, self._token)
                 async with connect(
                     f"{self._url}/api/daemon",
+                    sock=proven,
                     ssl=self._encryption,
                     additional_headers=headers,
                     max_size=MAX_MESSAGE * 2,
@@ -263,6 +271,10 @@ class MachineDaemon:
                     close_timeout=1.0,
                 ) as connection:
                     await self._converse(connection)
+            except NotYours as error:
+                fault = str(error)
+                if not self._welcomed:
+                    raise
             except InvalidStatus as error:
                 if error.response.status_code in (401, 403):
                     fault = (
@@ -288,6 +300,8 @@ class MachineDaemon:
                     fault += f": it hangs up; one with TLS needs {AUTHORITY_VARIABLE}, or --coordinator-ca"
                 else:
                     fault += _reason(error)
+            except HTTPException:
+                fault = self._foreign()
             except msgspec.DecodeError as error:
                 fault = f"the coordinator at {self._where} is not understood: {error}"
             if fault != self._told and not self._leaving:
@@ -298,7 +312,7 @@ class MachineDaemon:
             self._pause = min(self._pause * 1.5, LAST_RETRY)
 
     def _foreign(self) -> str:
-        return f"what answers at {self._where} is no coordinator of dora"
+        return f"the server at {self._where} is not a dora coordinator"
 
     async def _converse(self, connection: ClientConnection) -> None:
         self._outgoing = asyncio.Queue()  # what waits in an old one is in the report
@@ -570,7 +584,7 @@ def _remove_remains() -> None:
 def serve(
     address: str,
     port: int,
-    token: str,
+    token: Token,
     identity: Identity,
     authority: str = "",
     run_options: Sequence[str] = (),
