@@ -14,7 +14,7 @@ import msgspec
 from websockets.sync.client import connect
 
 from dora.daemon.runs import running
-from dora.dashboard.local import LocalDashboard, Subject
+from dora.dashboard.local import LocalDashboard, LocalRun
 
 PATIENCE_S = 20.0
 
@@ -27,7 +27,7 @@ def main(topic: str) -> None:
     dashboard = LocalDashboard()
     try:
         dashboard.start(
-            Subject(
+            LocalRun(
                 found.dataflow_id, "looked-at", found.file, "", found.nodes, time.time(), dashboard.ticket
             )
         )

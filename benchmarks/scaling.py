@@ -35,15 +35,15 @@ from dora.cli.client import Client, Unreachable
 from dora.coordinator.connections import room
 from dora.coordinator.protocol import (
     BEAT_EVERY,
-    Beat,
-    Changed,
+    GetUsage,
+    Heartbeat,
     Hello,
-    Measure,
+    RunChanged,
     RunReport,
     RunSpec,
     RunUsage,
-    Start,
-    Stop,
+    StartRun,
+    StopRun,
     ToCoordinator,
     Usage,
     decode_to_daemon,
@@ -93,7 +93,7 @@ class FakeDaemons:
         async def beat() -> None:
             while True:
                 await asyncio.sleep(BEAT_EVERY)
-                await say(Beat())
+                await say(Heartbeat())
 
         await say(Hello(__version__, f"d{number}", 1, tuple(runs.values()), machine=machine(number)))
         self.connected += 1
@@ -101,13 +101,13 @@ class FakeDaemons:
         try:
             async for text in connection:
                 match decode_to_daemon(text):
-                    case Start(dataflow_id=run):
+                    case StartRun(dataflow_id=run):
                         runs[run] = RunReport(run, "running")
-                        await say(Changed(runs[run]))
-                    case Stop(dataflow_id=run):
+                        await say(RunChanged(runs[run]))
+                    case StopRun(dataflow_id=run):
                         runs.pop(run, None)
-                        await say(Changed(RunReport(run, "finished")))
-                    case Measure():
+                        await say(RunChanged(RunReport(run, "finished")))
+                    case GetUsage():
                         await say(Usage(tuple(RunUsage(run, 1.0, 1 << 20) for run in runs)))
         finally:
             self.connected -= 1

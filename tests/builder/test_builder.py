@@ -161,9 +161,9 @@ def test_what_is_written_reads_the_same_for_everybody(env: Any, name: str, delay
     builder.add_node("a", path="a.py", name=name, description=name, restart_delay=delay)
     text = builder.to_yaml() or ""
     from dora.dataflow.document import Mapping, compose
-    from dora.dataflow.report import Report
+    from dora.dataflow.report import ProblemReport
 
-    root = compose(text, Report(text, "x"))
+    root = compose(text, ProblemReport(text, "x"))
     assert isinstance(root, Mapping)
     assert root.plain() == builder.to_dict()
     assert yaml.safe_load(text) == builder.to_dict()

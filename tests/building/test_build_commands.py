@@ -9,13 +9,13 @@ import pytest
 from dora.building.builder import build_dataflow, build_environment
 from dora.building.options import BuildOptions
 from dora.daemon.interpreter import Interpreter
-from dora.dataflow.model import Dataflow, Node
+from dora.dataflow.model import Dataflow, NodeSpec
 from dora.errors import BuildError
 
 
 def dataflow(tmp_path, *commands, env=None, node_env=None):
     return Dataflow(
-        nodes=(Node(id="cam", path="cam.py", build=commands, env=node_env or {}),),
+        nodes=(NodeSpec(id="cam", path="cam.py", build=commands, env=node_env or {}),),
         working_dir=str(tmp_path),
         env=env or {},
     )
@@ -147,7 +147,7 @@ def test_programs_beside_the_interpreter_are_found_last(tmp_path):
 
 def nodes(tmp_path, **commands):
     return Dataflow(
-        tuple(Node(id=name, path="a.py", build=(command,)) for name, command in commands.items()),
+        tuple(NodeSpec(id=name, path="a.py", build=(command,)) for name, command in commands.items()),
         str(tmp_path),
     )
 

@@ -16,7 +16,7 @@ from dora.building.installed import Fault, faults
 from dora.building.options import BuildOptions
 from dora.building.pip import PipCommand, pip_command, plan
 from dora.building.provided import has_upstream, installer_environment, is_displaced, mend
-from dora.dataflow.model import Dataflow, Node
+from dora.dataflow.model import Dataflow, NodeSpec
 from dora.errors import BuildError
 
 
@@ -87,7 +87,7 @@ def test_nodes_that_come_with_dora_mean_what_they_need(tmp_path):
 
 def build(tmp_path, *commands, **options):
     entries = []
-    node = Node("n", path="n.py", build=commands)
+    node = NodeSpec("n", path="n.py", build=commands)
     built = build_dataflow(Dataflow((node,), str(tmp_path)), entries.append, BuildOptions(**options))
     return built, [entry.message for entry in entries]
 

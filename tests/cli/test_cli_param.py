@@ -15,10 +15,10 @@ from dora.cli.param import parse_value
 from dora.errors import DoraError
 from dora.wire.inspection import Inspection, NodeView
 from dora.wire.requests import (
-    AskParameters,
     DeleteParameter,
     Description,
     Done,
+    GetParameters,
     Inspect,
     Parameters,
     SetParameter,
@@ -52,7 +52,7 @@ class FakeRun:
                 [],
             )
         self.asked.append(request)
-        if isinstance(request, AskParameters):
+        if isinstance(request, GetParameters):
             return Parameters({"gain": 0.5, "name": "wäge"})
         return Done(running=request.node_id == "a")
 
@@ -90,7 +90,7 @@ def test_values_and_answers(runs: list[FakeRun]) -> None:
         "Deleted `gain` from node `b`, which is not running at the moment\n",
         None,
     )
-    assert [request for request in runs[0].asked if not isinstance(request, AskParameters)] == [
+    assert [request for request in runs[0].asked if not isinstance(request, GetParameters)] == [
         SetParameter("a", "gain", -1.5),
         SetParameter("a", "mode", "fast"),
         DeleteParameter("b", "gain"),

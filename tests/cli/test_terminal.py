@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from dora.cli.outlet import Outlet, write_text
+from dora.cli.outlet import NonBlockingStream, write_text
 from dora.cli.terminal import Terminal, control, visible
 
 TITLE, CLIPBOARD, RED, RESET = "\x1b]0;owned\x07", "\x1b]52;c;b3duZWQ=\x07", "\x1b[31m", "\x1b[0m"
@@ -70,7 +70,7 @@ def test_a_terminal_gets_no_control_characters_but_those_of_dora() -> None:
 
 def test_log_lines_on_a_terminal_keep_their_colours() -> None:
     stream = FakeTerminal(data := io.BytesIO(), "utf-8")
-    Outlet(stream).write(f"{RED}a{RESET}{TITLE}\n", lambda: True)
+    NonBlockingStream(stream).write(f"{RED}a{RESET}{TITLE}\n", lambda: True)
     write_text(stream, f"{RED}b{RESET}{CLIPBOARD}\n")
     assert data.getvalue().decode() == (
         f"{RED}a{RESET}\\u001b]0;owned\\u0007\n{RED}b{RESET}\\u001b]52;c;b3duZWQ=\\u0007\n"

@@ -14,7 +14,7 @@ import pytest
 from dora.cluster import folder as folders
 from dora.cluster.cluster_file import Machine
 from dora.cluster.folder import difference, survey
-from dora.cluster.receive import Wanted, receive
+from dora.cluster.receive import ExpectedFiles, receive
 from dora.cluster.send import copy_folder, copy_name
 from dora.cluster.ssh import MachineFault
 from dora.errors import DoraError
@@ -166,5 +166,5 @@ def request(name: str) -> io.BytesIO:
         member.size = 3
         member.pax_headers = {"DORA.time": "1"}
         archive.addfile(member, io.BytesIO(b"abc"))
-    wanted = Wanted({name: (3, 1, 0o644)}, [])
+    wanted = ExpectedFiles({name: (3, 1, 0o644)}, [])
     return io.BytesIO(msgspec.json.encode(wanted) + b"\n" + stream.getvalue())

@@ -26,7 +26,7 @@ from dora.cluster.kept import (
     remove_if_unused,
     remove_unused,
 )
-from dora.cluster.receive import Wanted, receive
+from dora.cluster.receive import ExpectedFiles, receive
 from dora.errors import DoraError
 
 HERE = "10.0.0.1:6013"
@@ -49,7 +49,7 @@ def sent(**files: str) -> bytes:
             member.size, member.pax_headers = len(text), {"DORA.time": "1"}
             archive.addfile(member, io.BytesIO(text.encode()))
             entries[name] = (len(text), 1, 0o644)
-    return msgspec.json.encode(Wanted(entries, [])) + b"\n" + stream.getvalue()
+    return msgspec.json.encode(ExpectedFiles(entries, [])) + b"\n" + stream.getvalue()
 
 
 def copied(name: str = "flow", **files: str) -> Path:
@@ -201,7 +201,7 @@ def test_a_folder_with_the_files_of_a_copy_that_lies_elsewhere_is_no_copy(tmp_pa
 def test_a_sender_cannot_remove_what_was_not_sent() -> None:
     copy = copied()
     (copy / "result").write_text("found")
-    wanted = msgspec.json.encode(Wanted({}, ["a.py", "result"]))
+    wanted = msgspec.json.encode(ExpectedFiles({}, ["a.py", "result"]))
     receive("flow", io.BytesIO(wanted + b"\n" + sent().partition(b"\n")[2]), io.BytesIO())
     assert not (copy / "a.py").exists()
     assert (copy / "result").read_text() == "found"

@@ -20,14 +20,14 @@ from dora._version import __version__
 from dora.coordinator.api import make_api
 from dora.coordinator.guard import keys_for
 from dora.coordinator.protocol import (
-    Amend,
-    Amended,
-    Changed,
+    ChangeRequest,
+    ChangeResult,
+    GetUsage,
     Hello,
-    Measure,
+    RunChanged,
     RunReport,
-    Start,
-    Stop,
+    StartRun,
+    StopRun,
     ToCoordinator,
     ToDaemon,
     Usage,
@@ -146,13 +146,13 @@ class ObedientDaemon:
                 message = decode_to_daemon(text)
                 self.heard.append(message)
                 match message:
-                    case Start(dataflow_id=dataflow_id):
-                        self.say(Changed(RunReport(dataflow_id, "running")))
-                    case Stop(dataflow_id=dataflow_id):
-                        self.say(Changed(RunReport(dataflow_id, "finished")))
-                    case Amend(ticket=ticket):
-                        self.say(Amended(ticket, error="it does not want to"))
-                    case Measure():
+                    case StartRun(dataflow_id=dataflow_id):
+                        self.say(RunChanged(RunReport(dataflow_id, "running")))
+                    case StopRun(dataflow_id=dataflow_id):
+                        self.say(RunChanged(RunReport(dataflow_id, "finished")))
+                    case ChangeRequest(ticket=ticket):
+                        self.say(ChangeResult(ticket, error="it does not want to"))
+                    case GetUsage():
                         self.say(Usage(()))
         except ConnectionClosed:
             pass

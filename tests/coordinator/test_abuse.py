@@ -16,7 +16,7 @@ from websockets.exceptions import ConnectionClosed
 
 from dora._version import __version__
 from dora.coordinator import api, connections
-from dora.coordinator.protocol import Changed, Explained, Hello, RunReport, RunSpec, Usage, encode
+from dora.coordinator.protocol import Hello, RunChanged, RunDescription, RunReport, RunSpec, Usage, encode
 from dora.coordinator.store import Store
 
 LOOSE = {"id": "in", "source": {"type": "node", "node": "b", "output": "out"}}
@@ -190,14 +190,14 @@ HELLO = encode(Hello(__version__, "second", 2))
         [b"{"],
         [b"[" * 100_000],
         [b"\xff\xfe"],
-        [encode(Changed(UNKNOWN))],
+        [encode(RunChanged(UNKNOWN))],
         [encode(Hello("", "x", 1))],
         [encode(Hello("99.0.0", "x", 1))],
         [b'{"type": "Hello", "version": 1}'],
         [HELLO, HELLO],
         [HELLO, b"}"],
-        [HELLO, encode(Explained(UNKNOWN, RunSpec(name="x", dataflow=3)))],
-        [HELLO, encode(Usage(())), encode(Changed(UNKNOWN))],
+        [HELLO, encode(RunDescription(UNKNOWN, RunSpec(name="x", dataflow=3)))],
+        [HELLO, encode(Usage(())), encode(RunChanged(UNKNOWN))],
     ],
     ids=[
         *(

@@ -12,28 +12,28 @@ import msgspec
 import pytest
 
 from dora._version import __version__
-from dora.coordinator.amendments import births_after, planned
+from dora.coordinator.amendments import births_after, plan_change
 from dora.coordinator.fleet import DaemonLink
 from dora.coordinator.protocol import (
-    Amend,
-    Amended,
-    Become,
-    Changed,
+    AckEnd,
+    Apply,
+    ChangeRequest,
+    ChangeResult,
+    DataflowChanged,
+    Endpoints,
     Hello,
-    Lost,
+    JoinCluster,
+    MachineLost,
     MachineView,
-    Meet,
+    PeerReport,
     Prepare,
-    Recorded,
-    Redefined,
-    Release,
+    ReleasePartition,
+    RunChanged,
     RunReport,
     RunSpec,
-    Start,
-    Stop,
-    TakePart,
+    StartRun,
+    StopRun,
     ToDaemon,
-    Told,
     Welcome,
 )
 from dora.coordinator.rules import Refusal
@@ -44,14 +44,14 @@ from dora.dataflow.model import Dataflow
 from dora.supervise.result import DataflowResult
 from dora.supervise.status import PeerStatus
 from dora.wire.wishes import (
-    AddWish,
-    ConnectWish,
-    DisconnectWish,
-    Outcome,
-    RemoveWish,
-    ReplaceWish,
-    StopWish,
-    Wish,
+    AddOperation,
+    ConnectOperation,
+    DisconnectOperation,
+    Operation,
+    OperationResult,
+    RemoveOperation,
+    ReplaceOperation,
+    StopOperation,
 )
 
 TEXT = """
@@ -73,7 +73,7 @@ def spec(text: str = TEXT) -> RunSpec:
 
 def after(before: RunSpec, wish: Any) -> RunSpec:
     """Return a dataflow once a wish is fulfilled."""
-    amendment = planned(before, wish, MACHINES, {}).amendment
+    amendment = plan_change(before, wish, MACHINES, {}).amendment
     return msgspec.structs.replace(
         before,
         dataflow=amendment.dataflow,
@@ -84,8 +84,8 @@ def after(before: RunSpec, wish: Any) -> RunSpec:
 
 
 def test_a_node_gets_its_machine_and_a_birth() -> None:
-    wish = AddWish("{id: c, path: c.py, inputs: {in: a/x}, deploy: {machine: right}}")
-    plan = planned(spec(), wish, MACHINES, {})
+    wish = AddOperation("{id: c, path: c.py, inputs: {in: a/x}, deploy: {machine: right}}")
+    plan = plan_change(spec(), wish, MACHINES, {})
     assert (plan.node, plan.machine, plan.amendment.revision) == ("c", "right", 1)
     assert plan.amendment.machines == {"a": "left", "b": "right", "c": "right"}
     assert plan.amendment.births == {"c": 1, "c/in": 1}
@@ -93,23 +93,23 @@ def test_a_node_gets_its_machine_and_a_birth() -> None:
 
 
 def test_a_node_that_names_no_machine_stays_on_the_only_one_in_use() -> None:
-    wish = AddWish("{id: c, path: c.py}")
+    wish = AddOperation("{id: c, path: c.py}")
     text = TEXT.replace("right", "left")
-    assert planned(spec(text), wish, MACHINES, {}).machine == "left"
+    assert plan_change(spec(text), wish, MACHINES, {}).machine == "left"
     with pytest.raises(Refusal, match="node `c` names no machine, and there is no default one"):
-        planned(spec(), wish, MACHINES, {})
+        plan_change(spec(), wish, MACHINES, {})
 
 
 def test_what_has_a_name_again_is_another_one() -> None:
-    now = after(spec(), ConnectWish("a/x", "b/more"))
+    now = after(spec(), ConnectOperation("a/x", "b/more"))
     assert now.births == {"b/more": 1}
-    now = after(now, ConnectWish("a/x", "b/most"))
+    now = after(now, ConnectOperation("a/x", "b/most"))
     assert now.births == {"b/more": 1, "b/most": 2}
-    now = after(now, DisconnectWish("a/x", "b/more"))
+    now = after(now, DisconnectOperation("a/x", "b/more"))
     assert now.births == {"b/most": 2}
-    now = after(now, ConnectWish("a/x", "b/more"))
+    now = after(now, ConnectOperation("a/x", "b/more"))
     assert now.births == {"b/most": 2, "b/more": 4}
-    now = after(now, RemoveWish("b"))
+    now = after(now, RemoveOperation("b"))
     assert (now.births, now.machines) == ({}, {"a": "left"})
 
 
@@ -121,23 +121,25 @@ def test_an_input_that_is_fed_by_something_else_is_another_one() -> None:
 
 
 def test_a_replacement_stays_where_it_is() -> None:
-    plan = planned(spec(), ReplaceWish("b", "path: better.py", grace=2.0), MACHINES, {})
+    plan = plan_change(spec(), ReplaceOperation("b", "path: better.py", grace=2.0), MACHINES, {})
     assert (plan.amendment.replaced, plan.amendment.grace, plan.machine) == ("b", 2.0, "right")
     node = msgspec.convert(plan.amendment.dataflow, type=Dataflow).node("b")
     assert (node.path, node.deploy.machine) == ("better.py", "right")
     assert plan.amendment.dataflow["descriptor"]["nodes"][1]["deploy"] == {"machine": "right"}
     with pytest.raises(Refusal, match="a replacement stays on the machine"):
-        planned(spec(), ReplaceWish("b", "{path: b.py, deploy: {machine: left}}"), MACHINES, {})
+        plan_change(spec(), ReplaceOperation("b", "{path: b.py, deploy: {machine: left}}"), MACHINES, {})
 
 
 def test_lines_that_a_node_prints_stay_on_its_machine() -> None:
     with pytest.raises(Refusal, match="gets what node `a` prints, which only works on one machine"):
-        planned(spec(), ConnectWish("a/log", "b/lines"), MACHINES, {})
+        plan_change(spec(), ConnectOperation("a/log", "b/lines"), MACHINES, {})
 
 
 def test_the_environment_of_the_asker_comes_first() -> None:
-    wish = AddWish("{id: c, path: c.py, env: {SEEN: $NAME}, deploy: {machine: left}}", env={"NAME": "mine"})
-    plan = planned(spec(), wish, MACHINES, {"NAME": "another"})
+    wish = AddOperation(
+        "{id: c, path: c.py, env: {SEEN: $NAME}, deploy: {machine: left}}", env={"NAME": "mine"}
+    )
+    plan = plan_change(spec(), wish, MACHINES, {"NAME": "another"})
     assert msgspec.convert(plan.amendment.dataflow, type=Dataflow).node("c").env == {"SEEN": "mine"}
 
 
@@ -151,10 +153,10 @@ class Talking:
         self.coordinator = coordinator
         self.machine = machine
         self.heard: list[ToDaemon] = []
-        self.answers: dict[type, Callable[[Any], Amended | None]] = {
-            Amend: lambda message: Amended(message.ticket, Outcome("")),
-            Prepare: lambda message: Amended(message.ticket),
-            Become: lambda message: Amended(message.ticket, Outcome("")),
+        self.answers: dict[type, Callable[[Any], ChangeResult | None]] = {
+            ChangeRequest: lambda message: ChangeResult(message.ticket, OperationResult("")),
+            Prepare: lambda message: ChangeResult(message.ticket),
+            Apply: lambda message: ChangeResult(message.ticket, OperationResult("")),
         }
         self.link = self.join(*runs)
 
@@ -186,7 +188,7 @@ async def running(folder: Path) -> AsyncIterator[tuple[Coordinator, Talking, Tal
         left, right = Talking(coordinator, "left"), Talking(coordinator, "right")
         dataflow_id = coordinator.start(spec()).uuid
         for daemon in (left, right):
-            daemon.say(Changed(RunReport(dataflow_id, "running", ports={})))
+            daemon.say(RunChanged(RunReport(dataflow_id, "running", ports={})))
         yield coordinator, left, right, dataflow_id
     finally:
         coordinator.close()
@@ -198,10 +200,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-CONNECT = ConnectWish("a/x", "b/more")
+CONNECT = ConnectOperation("a/x", "b/more")
 
 
-async def refused(coordinator: Coordinator, wish: Wish) -> Refusal:
+async def refused(coordinator: Coordinator, wish: Operation) -> Refusal:
     with pytest.raises(Refusal) as caught:
         await coordinator.change("arm", wish)
     return caught.value
@@ -210,11 +212,11 @@ async def refused(coordinator: Coordinator, wish: Wish) -> Refusal:
 def test_all_prepare_before_one_becomes(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, right, _):
-            left.answers[Prepare] = lambda message: Amended(message.ticket, sent={"a": {"x": 8}})
+            left.answers[Prepare] = lambda message: ChangeResult(message.ticket, sent={"a": {"x": 8}})
             outcome = await coordinator.change("arm", CONNECT)
             assert outcome.node == "b"
             for daemon in (left, right):
-                (prepare,), (become,) = daemon.of(Prepare), daemon.of(Become)
+                (prepare,), (become,) = daemon.of(Prepare), daemon.of(Apply)
                 assert prepare.amendment == become.amendment
                 assert become.sent == {"a": {"x": 8}}
             assert coordinator.spec("arm").births == {"b/more": 1}
@@ -225,9 +227,11 @@ def test_all_prepare_before_one_becomes(folder: Path) -> None:
 def test_a_machine_that_cannot_change_keeps_all_from_changing(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, right, _):
-            right.answers[Prepare] = lambda message: Amended(message.ticket, error="node `b` has ended")
+            right.answers[Prepare] = lambda message: ChangeResult(
+                message.ticket, error="node `b` has ended"
+            )
             assert str(await refused(coordinator, CONNECT)) == "node `b` has ended"
-            assert not left.of(Become) and not right.of(Become)
+            assert not left.of(Apply) and not right.of(Apply)
             assert coordinator.spec("arm").revision == 0
 
     asyncio.run(test())
@@ -240,8 +244,8 @@ def test_a_machine_that_is_away_is_named(folder: Path) -> None:
             refusal = await refused(coordinator, CONNECT)
             assert (refusal.status, "machine `right` is not connected" in str(refusal)) == (503, True)
             assert not left.of(Prepare)
-            assert (await refused(coordinator, StopWish("b"))).status == 503
-            await coordinator.change("arm", StopWish("a"))  # its own machine is enough
+            assert (await refused(coordinator, StopOperation("b"))).status == 503
+            await coordinator.change("arm", StopOperation("a"))  # its own machine is enough
 
     asyncio.run(test())
 
@@ -249,20 +253,20 @@ def test_a_machine_that_is_away_is_named(folder: Path) -> None:
 def test_a_machine_that_is_lost_amid_a_change_makes_it_later(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, right, dataflow_id):
-            right.answers[Become] = lambda _: coordinator.fleet.leave(right.link, silent=True)  # type: ignore[func-returns-value]
+            right.answers[Apply] = lambda _: coordinator.fleet.leave(right.link, silent=True)  # type: ignore[func-returns-value]
             refusal = await refused(coordinator, CONNECT)
             assert refusal.status == 503
             assert str(refusal) == (
                 "the connection to machine `right` broke amid it: the change is recorded, and that machine "
                 "makes it when it is back"
             )
-            assert coordinator.spec("arm").revision == 1 and len(left.of(Become)) == 1
+            assert coordinator.spec("arm").revision == 1 and len(left.of(Apply)) == 1
             right.answers.clear()
             right.join(RunReport(dataflow_id, "running", ports={}))
-            assert right.of(Become)[-1].amendment.births == {"b/more": 1}
-            count = len(right.of(Become))
+            assert right.of(Apply)[-1].amendment.births == {"b/more": 1}
+            count = len(right.of(Apply))
             right.join(RunReport(dataflow_id, "running", ports={}, revision=1))
-            assert len(right.of(Become)) == count, "it has made it"
+            assert len(right.of(Apply)) == count, "it has made it"
 
     asyncio.run(test())
 
@@ -271,16 +275,16 @@ def test_what_does_not_start_is_taken_out_again(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, right, _):
 
-            def become(message: Become) -> Amended:
+            def become(message: Apply) -> ChangeResult:
                 if message.amendment.revision == 1:
-                    return Amended(message.ticket, error="node `c` could not be started")
-                return Amended(message.ticket, Outcome(""))
+                    return ChangeResult(message.ticket, error="node `c` could not be started")
+                return ChangeResult(message.ticket, OperationResult(""))
 
-            right.answers[Become] = become
-            wish = AddWish("{id: c, path: c.py, deploy: {machine: right}}")
+            right.answers[Apply] = become
+            wish = AddOperation("{id: c, path: c.py, deploy: {machine: right}}")
             assert str(await refused(coordinator, wish)) == "node `c` could not be started"
             for daemon in (left, right):
-                assert [sorted(each.amendment.machines) for each in daemon.of(Become)] == [
+                assert [sorted(each.amendment.machines) for each in daemon.of(Apply)] == [
                     *(["a", "b", "c"], ["a", "b"])
                 ]
             assert coordinator.dataflow("arm").nodes == ["a", "b"]
@@ -292,14 +296,16 @@ def test_what_does_not_start_is_taken_out_again(folder: Path) -> None:
 def test_a_node_ends_before_it_is_taken_out(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, right, _):
-            kinds = (Prepare, Amend, Become)
-            left.answers[Amend] = lambda message: Amended(message.ticket, Outcome("a", was_running=False))
-            outcome = await coordinator.change("arm", RemoveWish("a"))
+            kinds = (Prepare, ChangeRequest, Apply)
+            left.answers[ChangeRequest] = lambda message: ChangeResult(
+                message.ticket, OperationResult("a", was_running=False)
+            )
+            outcome = await coordinator.change("arm", RemoveOperation("a"))
             assert not outcome.was_running
             assert [type(each) for each in left.heard if isinstance(each, kinds)] == [
-                *(Prepare, Amend, Prepare, Become)
+                *(Prepare, ChangeRequest, Prepare, Apply)
             ]
-            assert [type(each) for each in right.heard if isinstance(each, kinds)] == [Prepare, Become]
+            assert [type(each) for each in right.heard if isinstance(each, kinds)] == [Prepare, Apply]
 
     asyncio.run(test())
 
@@ -307,15 +313,19 @@ def test_a_node_ends_before_it_is_taken_out(folder: Path) -> None:
 def test_a_replacement_that_fails_changes_nothing(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, right, dataflow_id):
-            right.answers[Become] = lambda message: Amended(message.ticket, error="it does not start")
-            assert str(await refused(coordinator, ReplaceWish("b", "path: c.py"))) == "it does not start"
-            assert not left.of(Become) and coordinator.spec("arm").revision == 0
+            right.answers[Apply] = lambda message: ChangeResult(message.ticket, error="it does not start")
+            assert (
+                str(await refused(coordinator, ReplaceOperation("b", "path: c.py"))) == "it does not start"
+            )
+            assert not left.of(Apply) and coordinator.spec("arm").revision == 0
             # A machine whose word the coordinator has not heard, because it was killed, is ahead of it.
-            amendment = right.of(Become)[-1].amendment
-            right.say(Redefined(dataflow_id, amendment.dataflow, amendment.machines, 1, amendment.births))
-            right.say(Changed(RunReport(dataflow_id, "running", ports={}, revision=1)))
+            amendment = right.of(Apply)[-1].amendment
+            right.say(
+                DataflowChanged(dataflow_id, amendment.dataflow, amendment.machines, 1, amendment.births)
+            )
+            right.say(RunChanged(RunReport(dataflow_id, "running", ports={}, revision=1)))
             assert coordinator.spec("arm").revision == 1
-            assert left.of(Become)[-1].amendment.revision == 1
+            assert left.of(Apply)[-1].amendment.revision == 1
 
     asyncio.run(test())
 
@@ -323,11 +333,11 @@ def test_a_replacement_that_fails_changes_nothing(folder: Path) -> None:
 def test_one_change_at_a_time(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, _, _):
-            wishes = [ConnectWish("a/x", f"b/in-{number}") for number in range(5)]
+            wishes = [ConnectOperation("a/x", f"b/in-{number}") for number in range(5)]
             await asyncio.gather(*(coordinator.change("arm", wish) for wish in wishes))
-            kinds = [type(each) for each in left.heard if isinstance(each, (Prepare, Become))]
-            assert kinds == [Prepare, Become] * 5
-            assert [each.amendment.revision for each in left.of(Become)] == [1, 2, 3, 4, 5]
+            kinds = [type(each) for each in left.heard if isinstance(each, (Prepare, Apply))]
+            assert kinds == [Prepare, Apply] * 5
+            assert [each.amendment.revision for each in left.of(Apply)] == [1, 2, 3, 4, 5]
             assert sorted(coordinator.spec("arm").births.values()) == [1, 2, 3, 4, 5]
 
     asyncio.run(test())
@@ -336,24 +346,26 @@ def test_one_change_at_a_time(folder: Path) -> None:
 # --------------------------------------------------------------------------- machines that come and go
 
 
-ADD = AddWish("{id: c, path: c.py, inputs: {in: a/x}, deploy: {machine: third}}")
+ADD = AddOperation("{id: c, path: c.py, inputs: {in: a/x}, deploy: {machine: third}}")
 
 
 def part_of(daemon: Talking, dataflow_id: str) -> None:
     """Let a daemon run a part when it is told to, become what it hears, and end it when it is released."""
 
     def say(report: RunReport) -> None:
-        asyncio.get_running_loop().call_soon(lambda: daemon.say(Changed(report)))
+        asyncio.get_running_loop().call_soon(lambda: daemon.say(RunChanged(report)))
 
-    def become(message: Become) -> Amended:
+    def become(message: Apply) -> ChangeResult:
         say(RunReport(dataflow_id, "running", ports={}, revision=message.amendment.revision))
-        return Amended(message.ticket, Outcome(""))
+        return ChangeResult(message.ticket, OperationResult(""))
 
-    daemon.answers[Become] = become
-    daemon.answers[Start] = lambda message: say(
+    daemon.answers[Apply] = become
+    daemon.answers[StartRun] = lambda message: say(
         RunReport(dataflow_id, "running", ports={"c": 7}, revision=message.spec.revision)
     )
-    daemon.answers[Release] = lambda _: say(RunReport(dataflow_id, "finished", DataflowResult(dataflow_id)))
+    daemon.answers[ReleasePartition] = lambda _: say(
+        RunReport(dataflow_id, "finished", DataflowResult(dataflow_id))
+    )
 
 
 @asynccontextmanager
@@ -378,16 +390,18 @@ def test_a_machine_joins_with_the_dataflow_as_it_is_and_then_changes_as_all(fold
     async def test() -> None:
         async with joinable(folder) as (coordinator, left, third, dataflow_id):
             news = PeerStatus({}, opened=True)
-            left.say(Changed(RunReport(dataflow_id, "running", ports={"a": 5}, news=news, secret="shown")))
+            left.say(
+                RunChanged(RunReport(dataflow_id, "running", ports={"a": 5}, news=news, secret="shown"))
+            )
             await coordinator.change("arm", ADD)
-            (start,) = third.of(Start)
+            (start,) = third.of(StartRun)
             assert start.share.secret == "shown" and start.share.machine == "third"
             assert (start.spec.revision, sorted(start.spec.machines)) == (0, ["a", "b"])
             kinds = [type(message) for message in third.heard]
-            assert kinds == [Welcome, Start, Meet, Told, Prepare, Become]
-            assert third.of(Told) == [Told(dataflow_id, "left", news)]
-            assert "a" in third.of(Meet)[0].endpoints
-            assert "c" in left.of(Become)[0].endpoints
+            assert kinds == [Welcome, StartRun, Endpoints, PeerReport, Prepare, Apply]
+            assert third.of(PeerReport) == [PeerReport(dataflow_id, "left", news)]
+            assert "a" in third.of(Endpoints)[0].endpoints
+            assert "c" in left.of(Apply)[0].endpoints
             assert coordinator.dataflow("arm").machines == ["left", "right", "third"]
             assert coordinator.dataflow("arm").status == "running"
 
@@ -399,10 +413,15 @@ def test_a_machine_leaves_with_its_last_node_and_may_come_again(folder: Path) ->
         async with joinable(folder) as (coordinator, left, third, _dataflow_id):
             for count in (1, 2):
                 await coordinator.change("arm", ADD)
-                await coordinator.change("arm", RemoveWish("c"))
+                await coordinator.change("arm", RemoveOperation("c"))
                 await until(lambda: coordinator.dataflow("arm").machines == ["left", "right"])
-                assert len(third.of(Start)) == len(third.of(Release)) == len(third.of(Recorded)) == count
-                assert len(left.of(Lost)) == 0
+                assert (
+                    len(third.of(StartRun))
+                    == len(third.of(ReleasePartition))
+                    == len(third.of(AckEnd))
+                    == count
+                )
+                assert len(left.of(MachineLost)) == 0
             coordinator.fleet.leave(third.link)  # which is nothing to the dataflow
             await coordinator.change("arm", CONNECT)
             assert coordinator.dataflow("arm").status == "running"
@@ -413,13 +432,13 @@ def test_a_machine_leaves_with_its_last_node_and_may_come_again(folder: Path) ->
 def test_one_machine_is_left_of_several_and_the_coordinator_goes_on_deciding(folder: Path) -> None:
     async def test() -> None:
         async with joinable(folder) as (coordinator, left, third, _):
-            await coordinator.change("arm", RemoveWish("b"))
+            await coordinator.change("arm", RemoveOperation("b"))
             await until(lambda: coordinator.dataflow("arm").machines == ["left"])
-            await coordinator.change("arm", AddWish("{id: d, path: d.py, deploy: {machine: left}}"))
-            assert left.of(Become)[-1].amendment.machines == {"a": "left", "d": "left"}
+            await coordinator.change("arm", AddOperation("{id: d, path: d.py, deploy: {machine: left}}"))
+            assert left.of(Apply)[-1].amendment.machines == {"a": "left", "d": "left"}
             await coordinator.change("arm", ADD)
             assert coordinator.dataflow("arm").machines == ["left", "third"]
-            assert third.of(Become)[-1].amendment.births == {"d": 2, "c": 3, "c/in": 3}
+            assert third.of(Apply)[-1].amendment.births == {"d": 2, "c": 3, "c/in": 3}
 
     asyncio.run(test())
 
@@ -427,16 +446,18 @@ def test_one_machine_is_left_of_several_and_the_coordinator_goes_on_deciding(fol
 def test_a_machine_that_cannot_take_part_is_sent_away(folder: Path) -> None:
     async def test() -> None:
         async with joinable(folder) as (coordinator, left, third, dataflow_id):
-            third.answers[Prepare] = lambda message: Amended(message.ticket, error="there is no file c.py")
+            third.answers[Prepare] = lambda message: ChangeResult(
+                message.ticket, error="there is no file c.py"
+            )
             assert str(await refused(coordinator, ADD)) == "there is no file c.py"
-            await until(lambda: bool(third.of(Release)) and bool(third.of(Recorded)))
+            await until(lambda: bool(third.of(ReleasePartition)) and bool(third.of(AckEnd)))
             failed = RunReport(dataflow_id, "failed", reason="there is no room")
-            third.answers[Start] = lambda _: third.say(Changed(failed))  # type: ignore[func-returns-value]
+            third.answers[StartRun] = lambda _: third.say(RunChanged(failed))  # type: ignore[func-returns-value]
             refusal = await refused(coordinator, ADD)
             assert str(refusal) == "machine `third` cannot take part: there is no room"
-            third.answers[Start] = lambda _: coordinator.fleet.leave(third.link)  # type: ignore[func-returns-value]
+            third.answers[StartRun] = lambda _: coordinator.fleet.leave(third.link)  # type: ignore[func-returns-value]
             assert "broke amid it, and nothing was changed" in str(await refused(coordinator, ADD))
-            assert not left.of(Become) and coordinator.spec("arm").revision == 0
+            assert not left.of(Apply) and coordinator.spec("arm").revision == 0
             assert coordinator.dataflow("arm").machines == ["left", "right"]
 
     asyncio.run(test())
@@ -446,14 +467,14 @@ def test_what_a_machine_still_has_of_a_change_that_came_to_nothing_is_ended(fold
     async def test() -> None:
         async with joinable(folder) as (coordinator, _, third, dataflow_id):
             third.join(RunReport(dataflow_id, "running", ports={}))  # the coordinator was killed meanwhile
-            assert third.of(Stop) == [Stop(dataflow_id, force=True)]
+            assert third.of(StopRun) == [StopRun(dataflow_id, force=True)]
             adding = asyncio.create_task(coordinator.change("arm", ADD))
             await asyncio.sleep(0.01)
-            assert not third.of(Start), "its daemon would not start another one"
-            third.say(Changed(RunReport(dataflow_id, "finished")))
+            assert not third.of(StartRun), "its daemon would not start another one"
+            third.say(RunChanged(RunReport(dataflow_id, "finished")))
             await adding
-            assert [type(each) for each in third.heard if isinstance(each, (Recorded, Start))] == [
-                *(Recorded, Start)
+            assert [type(each) for each in third.heard if isinstance(each, (AckEnd, StartRun))] == [
+                *(AckEnd, StartRun)
             ]
 
     asyncio.run(test())
@@ -463,16 +484,16 @@ def test_a_node_that_does_not_start_there_goes_with_its_machine(folder: Path) ->
     async def test() -> None:
         async with joinable(folder) as (coordinator, _, third, dataflow_id):
 
-            def become(message: Become) -> Amended:
+            def become(message: Apply) -> ChangeResult:
                 revision = message.amendment.revision
-                third.say(Changed(RunReport(dataflow_id, "running", ports={}, revision=revision)))
+                third.say(RunChanged(RunReport(dataflow_id, "running", ports={}, revision=revision)))
                 error = "node `c` could not be started" if revision == 1 else ""
-                return Amended(message.ticket, None if error else Outcome(""), error)
+                return ChangeResult(message.ticket, None if error else OperationResult(""), error)
 
-            third.answers[Become] = become
+            third.answers[Apply] = become
             assert str(await refused(coordinator, ADD)) == "node `c` could not be started"
             await until(lambda: coordinator.dataflow("arm").machines == ["left", "right"])
-            assert coordinator.spec("arm").revision == 2 and len(third.of(Release)) == 1
+            assert coordinator.spec("arm").revision == 2 and len(third.of(ReleasePartition)) == 1
 
     asyncio.run(test())
 
@@ -480,9 +501,9 @@ def test_a_node_that_does_not_start_there_goes_with_its_machine(folder: Path) ->
 def test_the_record_knows_further_machines_when_the_coordinator_is_back(folder: Path) -> None:
     async def test() -> None:
         async with joinable(folder) as (coordinator, _, third, dataflow_id):
-            third.answers[Become] = lambda _: None  # the coordinator is killed before it is done
+            third.answers[Apply] = lambda _: None  # the coordinator is killed before it is done
             adding = asyncio.create_task(coordinator.change("arm", ADD))
-            await until(lambda: bool(third.of(Become)))
+            await until(lambda: bool(third.of(Apply)))
             adding.cancel()
         coordinator = Coordinator(Store(str(folder / "store.sqlite")), lambda: None)
         try:
@@ -492,9 +513,9 @@ def test_the_record_knows_further_machines_when_the_coordinator_is_back(folder: 
                 report = RunReport(dataflow_id, "running", ports={}, secret="shown")
                 daemons.append(Talking(coordinator, machine, report))
             for daemon in daemons:
-                assert {message.amendment.revision for message in daemon.of(Become)} == {1}
+                assert {message.amendment.revision for message in daemon.of(Apply)} == {1}
                 part_of(daemon, dataflow_id)
-            await coordinator.change("arm", RemoveWish("c"))
+            await coordinator.change("arm", RemoveOperation("c"))
             await until(lambda: coordinator.dataflow("arm").machines == ["left", "right"])
         finally:
             coordinator.close()
@@ -508,22 +529,22 @@ def test_nodes_of_a_lost_machine_are_taken_out_before_it_gets_others(folder: Pat
             await coordinator.change("arm", ADD)
             coordinator.fleet.leave(third.link)
             third.join()  # of another process, which has no part
-            assert left.of(Lost) and coordinator.dataflow("arm").status == "running"
-            wish = AddWish("{id: d, path: d.py, deploy: {machine: third}}")
+            assert left.of(MachineLost) and coordinator.dataflow("arm").status == "running"
+            wish = AddOperation("{id: d, path: d.py, deploy: {machine: third}}")
             assert str(await refused(coordinator, wish)) == (
                 "machine `third` is lost to the dataflow, with the nodes that it had; take these out "
                 "(`dora node remove c`), and it can get others"
             )
-            assert not (await coordinator.change("arm", RemoveWish("c"))).was_running
+            assert not (await coordinator.change("arm", RemoveOperation("c"))).was_running
             assert coordinator.dataflow("arm").machines == ["left", "right"]
             await coordinator.change("arm", wish)
-            assert third.of(Become)[-1].amendment.machines["d"] == "third"
-            assert not third.of(Lost)
+            assert third.of(Apply)[-1].amendment.machines["d"] == "third"
+            assert not third.of(MachineLost)
             coordinator.stop("arm", None, True)
             for machine in ("left", "right", "third"):
                 link = coordinator.fleet.links[machine]
                 finished = RunReport(dataflow_id, "finished", DataflowResult(dataflow_id))
-                coordinator.take(link, Changed(finished))
+                coordinator.take(link, RunChanged(finished))
             assert coordinator.dataflow("arm").status == "failed"
             assert "machine `third`: " in coordinator.dataflow("arm").reason
 
@@ -554,7 +575,7 @@ async def alone(folder: Path) -> AsyncIterator[tuple[Coordinator, Talking, Talki
     try:
         left = Talking(coordinator, "left")
         dataflow_id = coordinator.start(spec(ALONE)).uuid
-        left.say(Changed(RunReport(dataflow_id, "running")))
+        left.say(RunChanged(RunReport(dataflow_id, "running")))
         third = Talking(coordinator, "third")
         for daemon in (left, third):
             part_of(daemon, dataflow_id)
@@ -567,26 +588,26 @@ def test_a_dataflow_on_one_machine_is_handed_over_before_another_joins(folder: P
     async def test() -> None:
         async with alone(folder) as (coordinator, left, third, dataflow_id):
 
-            def take_part(message: TakePart) -> Amended:
+            def take_part(message: JoinCluster) -> ChangeResult:
                 machines = dict.fromkeys(("a", "b"), "left")
-                left.say(Redefined(dataflow_id, spec(ALONE + B).dataflow, machines, 3))
+                left.say(DataflowChanged(dataflow_id, spec(ALONE + B).dataflow, machines, 3))
                 secret = message.share.secret
-                left.say(Changed(RunReport(dataflow_id, "running", ports={}, revision=3, secret=secret)))
-                return Amended(message.ticket, Outcome(""))
+                left.say(RunChanged(RunReport(dataflow_id, "running", ports={}, revision=3, secret=secret)))
+                return ChangeResult(message.ticket, OperationResult(""))
 
             B = "  - {id: b, path: b.py}\n"  # a change of which the coordinator has not heard yet
-            left.answers[TakePart] = take_part
-            await coordinator.change("arm", ConnectWish("a/x", "a/back"))
-            assert not left.of(TakePart), "on one machine its daemon decides"
+            left.answers[JoinCluster] = take_part
+            await coordinator.change("arm", ConnectOperation("a/x", "a/back"))
+            assert not left.of(JoinCluster), "on one machine its daemon decides"
             await coordinator.change("arm", ADD)
-            assert third.of(Start)[0].share.secret == left.of(TakePart)[0].share.secret
-            assert left.of(Become)[0].amendment.machines == {"a": "left", "b": "left", "c": "third"}
-            assert left.of(Become)[0].amendment.revision == 4
-            await coordinator.change("arm", RemoveWish("c"))
+            assert third.of(StartRun)[0].share.secret == left.of(JoinCluster)[0].share.secret
+            assert left.of(Apply)[0].amendment.machines == {"a": "left", "b": "left", "c": "third"}
+            assert left.of(Apply)[0].amendment.revision == 4
+            await coordinator.change("arm", RemoveOperation("c"))
             await until(lambda: coordinator.dataflow("arm").machines == ["left"])
-            await coordinator.change("arm", ConnectWish("a/x", "a/again"))
-            assert left.of(Become)[-1].amendment.births == {"a/again": 6}
-            assert len(left.of(TakePart)) == 1
+            await coordinator.change("arm", ConnectOperation("a/x", "a/again"))
+            assert left.of(Apply)[-1].amendment.births == {"a/again": 6}
+            assert len(left.of(JoinCluster)) == 1
 
     asyncio.run(test())
 
@@ -594,10 +615,12 @@ def test_a_dataflow_on_one_machine_is_handed_over_before_another_joins(folder: P
 def test_a_dataflow_that_cannot_be_handed_over_stays_as_it_is(folder: Path) -> None:
     async def test() -> None:
         async with alone(folder) as (coordinator, left, third, _):
-            left.answers[TakePart] = lambda message: Amended(message.ticket, error="node `a` is replaced")
+            left.answers[JoinCluster] = lambda message: ChangeResult(
+                message.ticket, error="node `a` is replaced"
+            )
             assert str(await refused(coordinator, ADD)) == "node `a` is replaced"
-            assert not third.of(Start)
-            elsewhere = AddWish("{id: c, path: c.py, deploy: {machine: nowhere}}")
+            assert not third.of(StartRun)
+            elsewhere = AddOperation("{id: c, path: c.py, deploy: {machine: nowhere}}")
             assert "`c` is for machine `nowhere`, which is not there" in str(
                 await refused(coordinator, elsewhere)
             )

@@ -18,7 +18,7 @@ from ports import free_port
 from system import FOREVER, PATIENCE, System, alive, wait_until
 from tokens import TOKEN, bearer
 
-from dora.cli.client import Refused
+from dora.cli.client import RequestRefused
 from dora.cli.up import down, end_coordinator
 from dora.machine.lock import running_daemon
 
@@ -287,7 +287,7 @@ def test_down_ends_a_coordinator_of_another_version(
 ) -> None:
     system.dora("up")
     monkeypatch.setattr("dora.cli.client.__version__", "99.1.0")
-    with pytest.raises(Refused, match=r"the command is dora 99\.1\.0"):
+    with pytest.raises(RequestRefused, match=r"the command is dora 99\.1\.0"):
         system.client.status()
     end_coordinator(system.client, force=False)
     assert not system.client.answers()

@@ -19,10 +19,10 @@ from system import FOREVER, PATIENCE, System, wait_until
 from dora.coordinator.limits import limits_from
 from dora.coordinator.protocol import (
     Limits,
-    Logged,
+    LogBatch,
+    Partition,
     RunSpec,
-    Share,
-    Start,
+    StartRun,
     decode_to_coordinator,
     encode,
 )
@@ -99,7 +99,7 @@ def test_nodes_of_another_machine_log_to_the_coordinator_unless_they_are_quiet(
     (tmp_path / "n.py").write_text("import dora\nprint('said', flush=True)\ndora.Node()\n")
     (tmp_path / "a.yml").write_text("nodes:\n  - id: n\n    path: n.py\n")
     spec = RunSpec(name="a", dataflow=load(tmp_path / "a.yml"), machines={"n": "far"})
-    start = Start(uuid7(), spec, Share(machine="far", secret="", gathered=True))
+    start = StartRun(uuid7(), spec, Partition(machine="far", secret="", gathered=True))
     with subprocess.Popen(
         [sys.executable, "-m", "dora.machine.hosted"],
         stdin=subprocess.PIPE,
@@ -111,7 +111,7 @@ def test_nodes_of_another_machine_log_to_the_coordinator_unless_they_are_quiet(
         hosted.stdin.write(encode(start) + b"\n")
         hosted.stdin.flush()
         messages = [decode_to_coordinator(line) for line in hosted.stdout]
-    entries = [entry for message in messages if isinstance(message, Logged) for entry in message.entries]
+    entries = [entry for message in messages if isinstance(message, LogBatch) for entry in message.entries]
     assert [entry.message for entry in entries if entry.node_id == "n"] == ([] if quiet else ["said"])
     assert "said" in (tmp_path / "out" / start.dataflow_id / "log_n.jsonl").read_text()
 

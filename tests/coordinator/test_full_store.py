@@ -11,7 +11,7 @@ from serving import ObedientDaemon, serving
 from system import wait_until
 
 from dora.coordinator import fleet
-from dora.coordinator.protocol import DEFAULT_MACHINE, Changed, DataflowView, Recorded, RunReport, RunSpec
+from dora.coordinator.protocol import DEFAULT_MACHINE, AckEnd, DataflowView, RunChanged, RunReport, RunSpec
 from dora.coordinator.rules import Refusal
 from dora.coordinator.store import Store
 from dora.errors import DoraError
@@ -107,12 +107,12 @@ def test_dataflows_go_on_and_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         dataflow_id = json.loads(text)["uuid"]
         served.ask("GET", f"/api/dataflows/{dataflow_id}/wait?until=started")
         served.in_loop(stores[0].fill)
-        daemon.say(Changed(RunReport(dataflow_id, "failed", large_result(dataflow_id))))
+        daemon.say(RunChanged(RunReport(dataflow_id, "failed", large_result(dataflow_id))))
         status, text = served.ask("GET", f"/api/dataflows/{dataflow_id}/wait")
         assert (status, json.loads(text)["status"]) == (200, "failed")
         status, text = served.ask("POST", "/api/dataflows", body, content_type="application/json")
         assert status == 507 and "the dataflow cannot be recorded" in text
-        assert Recorded(dataflow_id) not in daemon.heard
+        assert AckEnd(dataflow_id) not in daemon.heard
         served.in_loop(stores[0].make_room)
-        wait_until(lambda: Recorded(dataflow_id) in daemon.heard, "the record")
+        wait_until(lambda: AckEnd(dataflow_id) in daemon.heard, "the record")
         daemon.close()

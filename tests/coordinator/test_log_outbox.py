@@ -5,16 +5,16 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dora.coordinator.protocol import Logged
+from dora.coordinator.protocol import LogBatch
 from dora.logs.entry import LogEntry
 from dora.machine.log_outbox import ON_THE_WAY, LogOutbox
 
 
-def batch(dataflow: str, *texts: str) -> Logged:
-    return Logged(dataflow, [LogEntry(0, "info", "a", text) for text in texts])
+def batch(dataflow: str, *texts: str) -> LogBatch:
+    return LogBatch(dataflow, [LogEntry(0, "info", "a", text) for text in texts])
 
 
-def texts(sent: list[Logged]) -> list[str]:
+def texts(sent: list[LogBatch]) -> list[str]:
     return [entry.message for each in sent for entry in each.entries]
 
 
@@ -56,8 +56,8 @@ def test_one_that_is_too_large_alone_is_not_lost() -> None:
 def test_nothing_is_lost_or_out_of_order_whatever_happens(steps: list[str]) -> None:
     outbox = LogOutbox()
     added: list[str] = []
-    arrived: list[Logged] = []  # at the coordinator, which knows what it has had
-    waiting: list[Logged] = []
+    arrived: list[LogBatch] = []  # at the coordinator, which knows what it has had
+    waiting: list[LogBatch] = []
 
     def arrive() -> None:
         for each in waiting:

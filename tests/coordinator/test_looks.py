@@ -16,7 +16,7 @@ from websockets.sync.client import ClientConnection
 
 from dora._version import __version__
 from dora.coordinator import looks
-from dora.coordinator.protocol import WITH_REASON, Hello, LookRefused, OpenLook, encode
+from dora.coordinator.protocol import WITH_REASON, Hello, ObserverRefused, OpenObserver, encode
 from dora.coordinator.store import Store
 
 FLOW = {"spec": {"name": "arm", "dataflow": {"nodes": [{"id": "a"}], "working_dir": "/tmp"}}}
@@ -52,7 +52,7 @@ def look_at(served: Serving, dataflow: str = "arm", machine: str = "") -> Client
 
 def ticket_of(daemon: ObedientDaemon, number: int = 0) -> str:
     def tickets() -> list[str]:
-        return [message.ticket for message in daemon.heard if isinstance(message, OpenLook)]
+        return [message.ticket for message in daemon.heard if isinstance(message, OpenObserver)]
 
     wait_until(lambda: len(tickets()) > number, "a look that the daemon hears of")
     return tickets()[number]
@@ -106,7 +106,7 @@ def test_why_there_is_no_look(
     with look_at(served, "arm", "ü" * 300) as asker:
         assert why_closed(asker).startswith("`arm` has no machine")
     with look_at(served) as asker:
-        daemon.say(LookRefused(ticket_of(daemon), "too many look already"))
+        daemon.say(ObserverRefused(ticket_of(daemon), "too many look already"))
         assert why_closed(asker) == "too many look already"
     monkeypatch.setattr(looks, "BEGIN", 0.05)
     with look_at(served) as asker:

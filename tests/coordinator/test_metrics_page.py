@@ -12,9 +12,9 @@ from system import System, wait_until
 from tokens import bearer
 
 from dora.coordinator.metrics import page
-from dora.coordinator.protocol import DataflowView, Surveyed, TakeSurvey
-from dora.coordinator.surveys import Requests, Surveys
-from dora.wire.survey import LinkSurvey, NodeSurvey, OutputSurvey, Survey
+from dora.coordinator.protocol import DataflowView, GetMetrics, MetricsResult
+from dora.coordinator.surveys import MetricsCollector, RequestCounter
+from dora.wire.survey import DataflowMetrics, LinkMetrics, NodeMetrics, OutputMetrics
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
 
@@ -29,19 +29,19 @@ def samples(text: str) -> Samples:
 
 
 def test_everything_is_on_the_page() -> None:
-    survey = Survey(
+    survey = DataflowMetrics(
         "id",
         'arm "1"',
-        [NodeSurvey("eye", "running", 2, 1.5, 1000), NodeSurvey("hand", "failed")],
-        [OutputSurvey("eye", "image", 10, 4000)],
-        [LinkSurvey("eye/image", "hand/image", 7, 2, 1)],
+        [NodeMetrics("eye", "running", 2, 1.5, 1000), NodeMetrics("hand", "failed")],
+        [OutputMetrics("eye", "image", 10, 4000)],
+        [LinkMetrics("eye/image", "hand/image", 7, 2, 1)],
     )
-    requests = Requests()
+    requests = RequestCounter()
     requests.add("GET", "/api/dataflows/{dataflow}", 404, 0.25)
     requests.add("GET", "/api/dataflows/{dataflow}", 404, 0.5)
     views = [DataflowView(uuid=str(n), name="x", status="failed", nodes=[]) for n in range(3)]
-    elsewhere = Survey(
-        "id", 'arm "1"', [NodeSurvey("eye", "running", 2)], [], []
+    elsewhere = DataflowMetrics(
+        "id", 'arm "1"', [NodeMetrics("eye", "running", 2)], [], []
     )  # the other machine's view
     found = samples(page(views, {"d1": True, "d2": False}, [survey, elsewhere], requests).decode())
     arm = 'arm "1"'
@@ -62,20 +62,20 @@ def test_everything_is_on_the_page() -> None:
 
 
 def test_a_daemon_that_does_not_answer_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dora.coordinator.surveys.PATIENCE", 0.05)
-    heard: list[TakeSurvey] = []
+    monkeypatch.setattr("dora.coordinator.surveys.METRICS_TIMEOUT", 0.05)
+    heard: list[GetMetrics] = []
 
-    async def scenario() -> dict[str, list[Survey]]:
-        surveys = Surveys()
+    async def scenario() -> dict[str, list[DataflowMetrics]]:
+        surveys = MetricsCollector()
         asking = asyncio.create_task(surveys.ask({"a": heard.append, "b": heard.append}))
         await asyncio.sleep(0)
-        surveys.take("a", Surveyed(heard[0].number, [Survey("id", "x")]))
+        surveys.take("a", MetricsResult(heard[0].number, [DataflowMetrics("id", "x")]))
         found = await asking
-        surveys.take("b", Surveyed(heard[0].number, []))  # too late
+        surveys.take("b", MetricsResult(heard[0].number, []))  # too late
         assert await surveys.ask({}) == {}
         return found
 
-    assert asyncio.run(scenario()) == {"a": [Survey("id", "x")]}
+    assert asyncio.run(scenario()) == {"a": [DataflowMetrics("id", "x")]}
     assert len(heard) == 2
 
 

@@ -14,17 +14,17 @@ import pytest
 
 from dora._version import __version__
 from dora.coordinator.fleet import DaemonLink
-from dora.coordinator.gathered import GatheredLogs, gathered_in
+from dora.coordinator.gathered import LogStore, gathered_in
 from dora.coordinator.protocol import (
-    Changed,
+    AckLogs,
     DataflowView,
-    Forget,
-    Gathered,
+    DropRecords,
     Hello,
-    Logged,
+    LogBatch,
+    RunChanged,
     RunReport,
     RunSpec,
-    Stop,
+    StopRun,
     ToDaemon,
 )
 from dora.coordinator.rules import Refusal
@@ -75,14 +75,14 @@ def test_the_files_of_gathered_logs_are_closed_with_their_dataflow(data_folder: 
             for _ in range(3):
                 view = coordinator.start(SPEC)
                 entry = LogEntry(0, "info", "a", "hello")
-                coordinator.take(link, Logged(view.uuid, [entry]))
+                coordinator.take(link, LogBatch(view.uuid, [entry]))
                 assert len(open_logs()) == 1
-                coordinator.take(link, Changed(RunReport(view.uuid, "finished")))
-                coordinator.take(link, Logged(view.uuid, [entry]))
+                coordinator.take(link, RunChanged(RunReport(view.uuid, "finished")))
+                coordinator.take(link, LogBatch(view.uuid, [entry]))
                 assert open_logs() == []
                 lines = Path(view.log_directory, "log_a.jsonl").read_text().splitlines()
                 assert [json.loads(line)["msg"] for line in lines] == ["hello", "hello"]
-            coordinator.take(link, Logged("../nobody's", [LogEntry(0, "info", None, "hello")]))
+            coordinator.take(link, LogBatch("../nobody's", [LogEntry(0, "info", None, "hello")]))
             assert not (data_folder / "nobody's").exists()
 
     asyncio.run(gather())
@@ -90,7 +90,7 @@ def test_the_files_of_gathered_logs_are_closed_with_their_dataflow(data_folder: 
 
 def test_the_last_entries_of_a_node_come_after_it_was_taken_out(data_folder: Path) -> None:
     nodes = {"a": LogOptions(), "b": LogOptions()}
-    logs = GatheredLogs(lambda _: dict(nodes))
+    logs = LogStore(lambda _: dict(nodes))
     directory = str(data_folder / "logs")
     entries = [LogEntry(0, "info", "a", "hello"), LogEntry(0, "info", "c", "nobody's")]
     logs.write("id", directory, entries)
@@ -112,9 +112,9 @@ def test_entries_that_come_again_are_written_once(data_folder: Path) -> None:
             view = coordinator.start(SPEC)
 
             def log(number: int, text: str) -> None:
-                batch = Logged(view.uuid, [LogEntry(0, "info", "a", text)], number)
+                batch = LogBatch(view.uuid, [LogEntry(0, "info", "a", text)], number)
                 coordinator.take(link, batch)
-                assert said[-1] == Gathered(number)
+                assert said[-1] == AckLogs(number)
 
             log(1, "one")
             log(2, "two")
@@ -144,9 +144,9 @@ def test_gathered_logs_go_with_the_record_of_their_dataflow(
         view = coordinator.start(
             RunSpec(name="", dataflow={**SPEC.dataflow, "working_dir": str(data_folder)})
         )
-        coordinator.take(link, Logged(view.uuid, [LogEntry(0, "info", "a", "hello")]))
+        coordinator.take(link, LogBatch(view.uuid, [LogEntry(0, "info", "a", "hello")]))
         if end:
-            coordinator.take(link, Changed(RunReport(view.uuid, "finished")))
+            coordinator.take(link, RunChanged(RunReport(view.uuid, "finished")))
         return Path(view.log_directory)
 
     async def remove() -> None:
@@ -173,7 +173,7 @@ def test_gathered_logs_go_with_the_record_of_their_dataflow(
 
 def test_machines_are_told_which_records_are_gone(data_folder: Path) -> None:
     def gone(heard: list[ToDaemon]) -> list[str]:
-        return [id for message in heard if isinstance(message, Forget) for id in message.dataflow_ids]
+        return [id for message in heard if isinstance(message, DropRecords) for id in message.dataflow_ids]
 
     async def clean() -> None:
         async with coordinating(data_folder) as coordinator:
@@ -182,8 +182,8 @@ def test_machines_are_told_which_records_are_gone(data_folder: Path) -> None:
             near: list[ToDaemon] = []
             join(coordinator, "near", near.append)
             ended, running = coordinator.start(SPEC).uuid, coordinator.start(OTHER).uuid
-            coordinator.take(link, Changed(RunReport(ended, "finished")))
-            coordinator.take(link, Changed(RunReport(running, "running")))
+            coordinator.take(link, RunChanged(RunReport(ended, "finished")))
+            coordinator.take(link, RunChanged(RunReport(running, "running")))
             coordinator.clean()
             assert gone(heard) == [ended] and not gone(near)
 
@@ -199,7 +199,7 @@ def test_machines_are_told_which_records_are_gone(data_folder: Path) -> None:
 
 
 def test_only_folders_with_the_name_of_a_dataflow_are_removed(data_folder: Path) -> None:
-    logs = GatheredLogs(lambda _: {})
+    logs = LogStore(lambda _: {})
     victim = data_folder / "log_a.jsonl"
     victim.touch()
     (data_folder / "gathered").mkdir()
@@ -214,13 +214,13 @@ def test_a_machine_that_is_away_cannot_be_told_to_stop(data_folder: Path) -> Non
             join(coordinator, "near", lambda _: None)
             link = join(coordinator, "far", lambda _: None)
             running = RunReport(coordinator.start(SPEC).uuid, "running")
-            coordinator.take(link, Changed(running))
+            coordinator.take(link, RunChanged(running))
             coordinator.fleet.leave(link, silent=True)
             with pytest.raises(Refusal, match="`arm` runs on machine `far`, which is not connected now"):
                 coordinator.stop("arm", None, False)
             heard: list[ToDaemon] = []
             join(coordinator, "far", heard.append, running)
-            assert not any(isinstance(message, Stop) for message in heard)
+            assert not any(isinstance(message, StopRun) for message in heard)
 
     asyncio.run(stop())
 
@@ -230,11 +230,11 @@ def test_a_machine_hears_again_of_a_stop_that_may_have_been_lost(data_folder: Pa
         async with coordinating(data_folder) as coordinator:
             link = join(coordinator, "far", lambda _: None)
             running = RunReport(coordinator.start(SPEC).uuid, "running")
-            coordinator.take(link, Changed(running))
+            coordinator.take(link, RunChanged(running))
             coordinator.stop("arm", 2.0, False)
             coordinator.fleet.leave(link, silent=True)
             heard: list[ToDaemon] = []
             join(coordinator, "far", heard.append, running)
-            assert Stop(running.dataflow_id, 2.0, False) in heard
+            assert StopRun(running.dataflow_id, 2.0, False) in heard
 
     asyncio.run(stop())

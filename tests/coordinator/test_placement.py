@@ -7,7 +7,7 @@ import pytest
 from dora.coordinator.placement import address_of, place
 from dora.coordinator.protocol import MachineView, RunReport
 from dora.coordinator.rules import Refusal
-from dora.coordinator.shares import Shares, merged
+from dora.coordinator.shares import DistributedRun, merged
 from dora.dataflow import parse
 from dora.dataflow.model import Dataflow
 from dora.supervise.result import DataflowResult, LinkReport, NodeFailure
@@ -80,8 +80,8 @@ def test_where_machines_reach_each_other() -> None:
     assert address_of("10.0.0.3", "10.0.0.2", "10.0.0.1") == "10.0.0.3"
 
 
-def shares() -> Shares:
-    return Shares("id", {"arm": "d1", "desk": "d2"})
+def shares() -> DistributedRun:
+    return DistributedRun("id", {"arm": "d1", "desk": "d2"})
 
 
 def test_a_dataflow_runs_when_all_its_parts_do_and_ends_with_the_last() -> None:

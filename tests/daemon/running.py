@@ -16,7 +16,7 @@ from waiting import wait_until
 from dora.daemon.guardian import marked_processes
 from dora.daemon.options import RunOptions
 from dora.daemon.run import run_dataflow
-from dora.dataflow.model import Dataflow, Input, Node, NodeOutput, TimerSource
+from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, TimerSource
 from dora.logs.entry import LogEntry
 from dora.supervise.result import DataflowResult
 from dora.wire.ids import uuid7
@@ -38,7 +38,7 @@ class Bench:
 
     def node(
         self, node_id: str, script: str | None, *, inputs: dict[str, str] | None = None, **more: Any
-    ) -> Node:
+    ) -> NodeSpec:
         """Make a node from the text of its script; inputs as in ``{"x": "camera/image"}``."""
         if script is not None:
             (self.directory / f"{node_id}.py").write_text(textwrap.dedent(script))
@@ -47,16 +47,20 @@ class Bench:
         for input_id, source in (inputs or {}).items():
             producer, _, output = source.partition("/")
             if producer == "timer":
-                parsed.append(Input(input_id, TimerSource(10_000_000, "dora/timer/millis/10")))
+                parsed.append(InputSpec(input_id, TimerSource(10_000_000, "dora/timer/millis/10")))
             else:
-                parsed.append(Input(input_id, NodeOutput(producer, output)))
-        return Node(node_id, inputs=tuple(parsed), **more)
+                parsed.append(InputSpec(input_id, NodeOutput(producer, output)))
+        return NodeSpec(node_id, inputs=tuple(parsed), **more)
 
-    def dataflow(self, *nodes: Node, **more: Any) -> Dataflow:
+    def dataflow(self, *nodes: NodeSpec, **more: Any) -> Dataflow:
         return Dataflow(nodes, str(self.directory), env={"PYTHONPATH": HERE}, **more)
 
     def run(
-        self, *nodes: Node, on_entry: OnEntry | None = None, options: RunOptions | None = None, **more: Any
+        self,
+        *nodes: NodeSpec,
+        on_entry: OnEntry | None = None,
+        options: RunOptions | None = None,
+        **more: Any,
     ) -> DataflowResult:
         """Run to the end in this thread. ``on_entry`` sees each log entry, in the daemon's thread."""
         dataflow_id = uuid7()  # runs may be started by several threads
@@ -74,7 +78,7 @@ class Bench:
         """Return what a node printed, and what the daemon said about it."""
         return [entry.message for entry in self.entries if entry.node_id == node_id]
 
-    def drive(self, *nodes: Node) -> tuple[subprocess.Popen[str], str]:
+    def drive(self, *nodes: NodeSpec) -> tuple[subprocess.Popen[str], str]:
         """Run in another process; returns it and the id of the dataflow."""
         import msgspec
 

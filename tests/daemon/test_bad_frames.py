@@ -13,9 +13,9 @@ from running import Bench
 
 from dora.daemon.connections import ControlServer
 from dora.daemon.loop import Loop
-from dora.daemon.runs import Run
+from dora.daemon.runs import DaemonClient
 from dora.errors import ConnectError, DaemonLost
-from dora.node.control import ControlChannel
+from dora.node.control import SocketChannel
 from dora.wire.control import Ready, ToDaemon, encode_frame
 from dora.wire.requests import Request
 
@@ -81,7 +81,7 @@ def served(runtime_root: str) -> Iterator[Served]:
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_frame_closes_its_connection_and_no_other(served: Served, name: str) -> None:
-    from dora.wire.requests import Describe
+    from dora.wire.requests import DescribeDataflow
 
     with socket.socket(socket.AF_UNIX) as other:
         other.connect(served.path)
@@ -92,9 +92,9 @@ def test_a_bad_frame_closes_its_connection_and_no_other(served: Served, name: st
         assert level == "warn"
         assert text.startswith("the connection of process ")
         assert "it sent what is no frame of this version of dora" in text
-        other.sendall(encode_frame(Describe()))
+        other.sendall(encode_frame(DescribeDataflow()))
         served.loop.run_once(time.monotonic() + 10)
-        assert served.handled == [Describe()]
+        assert served.handled == [DescribeDataflow()]
 
 
 def test_a_message_that_cannot_be_handled_closes_its_connection_only(served: Served) -> None:
@@ -172,12 +172,12 @@ class Liar:
 @pytest.mark.parametrize("name", BAD)
 def test_a_node_tells_what_a_false_daemon_sent(runtime_root: str, name: str) -> None:
     liar = Liar(f"{runtime_root}/socket", frame(BAD[name]))
-    channel = ControlChannel(f"{runtime_root}/socket")
+    channel = SocketChannel(f"{runtime_root}/socket")
     sentence = "the daemon sent what is no frame of this version of dora"
     with liar.serve_one(), pytest.raises(DaemonLost, match=sentence):
         channel.wait()
     channel.close()
-    channel = ControlChannel(f"{runtime_root}/socket")
+    channel = SocketChannel(f"{runtime_root}/socket")
     with liar.serve_one():
         assert list(channel.read()) == []
         assert channel.lost
@@ -194,7 +194,7 @@ def test_a_command_tells_that_what_answers_is_no_daemon(runtime_root: str, body:
     thread = threading.Thread(target=lambda: peers.append(liar.serve_one()))
     thread.start()
     with pytest.raises(ConnectError, match=r"of another version of dora|no daemon of this version"):
-        Run(f"{runtime_root}/socket")
+        DaemonClient(f"{runtime_root}/socket")
     thread.join(30)
     for peer in peers:
         peer.close()

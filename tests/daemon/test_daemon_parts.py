@@ -11,13 +11,13 @@ from typing import Literal
 
 import pytest
 
-from dora.daemon.board_keeper import BoardKeeper
+from dora.daemon.board_keeper import Accounting
 from dora.daemon.capture import LineSplitter
 from dora.daemon.loop import READ, Loop
 from dora.daemon.processes import Child
 from dora.daemon.spawn import CannotSpawn
 from dora.dataflow.links import Place, plan
-from dora.dataflow.model import Dataflow, Input, Node, NodeOutput
+from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
 from dora.supervise.excerpt import telling_lines
 from dora.transport.board import (
     CLOSED,
@@ -34,7 +34,7 @@ from dora.transport.board import (
     Board,
 )
 from dora.transport.doorbell import Doorbell
-from dora.wire.control import Reload, Stop
+from dora.wire.control import ReloadFrame, StopFrame
 
 # ----------------------------------------------------------------------------- lines
 
@@ -164,29 +164,29 @@ def test_why_a_process_could_not_be_started(command: str, sentence: str, tmp_pat
 
 
 @pytest.fixture
-def keeper(tmp_path: Path) -> BoardKeeper:
+def keeper(tmp_path: Path) -> Accounting:
     return make_keeper(tmp_path, "backpressure")
 
 
-def make_keeper(tmp_path: Path, policy: Literal["drop_oldest", "backpressure"]) -> BoardKeeper:
+def make_keeper(tmp_path: Path, policy: Literal["drop_oldest", "backpressure"]) -> Accounting:
     flow = Dataflow(
         (
-            Node("a", path="a.py", outputs=("x",)),
-            Node("b", path="b.py", inputs=(Input("x", NodeOutput("a", "x"), 10, policy),)),
+            NodeSpec("a", path="a.py", outputs=("x",)),
+            NodeSpec("b", path="b.py", inputs=(InputSpec("x", NodeOutput("a", "x"), 10, policy),)),
         ),
         "/",
     )
     layout = plan(flow, Place("id", str(tmp_path), "p_", str(tmp_path / "board")))
     for path in layout.bells:
         Doorbell.make(path)
-    return BoardKeeper(Board.create(str(tmp_path / "board"), layout.lines), layout)
+    return Accounting(Board.create(str(tmp_path / "board"), layout.lines), layout)
 
 
 def rings(bell: Doorbell) -> bool:
     return bool(select.select([bell.fd], [], [], 0)[0])
 
 
-def test_calling_a_node_counts_and_rings(keeper: BoardKeeper, tmp_path: Path) -> None:
+def test_calling_a_node_counts_and_rings(keeper: Accounting, tmp_path: Path) -> None:
     bell = Doorbell(f"{tmp_path}/bell-1")
     keeper.call("b")
     slot = keeper._plan.configs["b"].node_slot
@@ -196,7 +196,7 @@ def test_calling_a_node_counts_and_rings(keeper: BoardKeeper, tmp_path: Path) ->
     keeper.close()
 
 
-def test_closing_a_dead_receivers_links_wakes_its_senders(keeper: BoardKeeper) -> None:
+def test_closing_a_dead_receivers_links_wakes_its_senders(keeper: Accounting) -> None:
     (link,) = keeper._plan.links
     credit = Doorbell(keeper._plan.configs["a"].outputs[0].credit_bell)
     keeper.close_receivers("b")
@@ -211,18 +211,18 @@ def test_closing_a_dead_receivers_links_wakes_its_senders(keeper: BoardKeeper) -
     keeper.close()
 
 
-def test_a_stop_releases_the_sends_of_a_node_until_its_next_process(keeper: BoardKeeper) -> None:
+def test_a_stop_releases_the_sends_of_a_node_until_its_next_process(keeper: Accounting) -> None:
     config = keeper._plan.configs["a"]
     credit = Doorbell(config.outputs[0].credit_bell)
     keeper.clock = lambda: 1_000_000_000
-    keeper.release_sends("a", Reload(), lambda _: 0.0)
+    keeper.release_sends("a", ReloadFrame(), lambda _: 0.0)
     assert keeper.board.get(config.node_slot, STOPPED) == 0
-    keeper.release_sends("a", Stop(), lambda _: 2.0)
+    keeper.release_sends("a", StopFrame(), lambda _: 2.0)
     assert keeper.board.get(config.node_slot, STOPPED) == 3_000_000_000
     assert rings(credit)
-    keeper.release_sends("a", Stop(), lambda _: 0.0)  # the whole dataflow
+    keeper.release_sends("a", StopFrame(), lambda _: 0.0)  # the whole dataflow
     assert keeper.board.get(config.node_slot, STOPPED) == 1_000_000_000
-    keeper.release_sends("a", Stop(), lambda _: 5.0)
+    keeper.release_sends("a", StopFrame(), lambda _: 5.0)
     assert keeper.board.get(config.node_slot, STOPPED) == 1_000_000_000
     keeper.reopen_receivers("a")
     assert keeper.board.get(config.node_slot, STOPPED) == 0
@@ -230,7 +230,7 @@ def test_a_stop_releases_the_sends_of_a_node_until_its_next_process(keeper: Boar
     keeper.close()
 
 
-def test_what_was_not_sent_is_reported_apart(keeper: BoardKeeper) -> None:
+def test_what_was_not_sent_is_reported_apart(keeper: Accounting) -> None:
     (link,) = keeper._plan.links
     keeper.board.set(link.slot, STATE, CONNECTED)
     keeper.board.set(link.output_slot, SENT, 5)
@@ -241,7 +241,7 @@ def test_what_was_not_sent_is_reported_apart(keeper: BoardKeeper) -> None:
     keeper.close()
 
 
-def test_the_report_adds_up_and_leaves_out_what_was_sent_to_nobody(keeper: BoardKeeper) -> None:
+def test_the_report_adds_up_and_leaves_out_what_was_sent_to_nobody(keeper: Accounting) -> None:
     (link,) = keeper._plan.links
     board = keeper.board
     assert keeper.report({}, {})[0].sent == 0

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from dora.daemon.executor import Executor, event_of_message
-from dora.dataflow.model import Dataflow, Node
+from dora.dataflow.model import Dataflow, NodeSpec
 from dora.supervise import events as on
 from dora.supervise.supervisor import Supervisor
-from dora.wire.control import Closing, OutputsClosed, Ready, Started, Stop, StopDataflow
+from dora.wire.control import Closing, OutputsClosed, Ready, Started, StopDataflow, StopFrame
 
 
 class RecordingBackend:
@@ -19,7 +19,7 @@ class RecordingBackend:
     def __init__(self, *, connected: bool = True) -> None:
         self.calls: list[tuple[Any, ...]] = []
         self.connected = connected
-        self.supervisor = Supervisor(Dataflow((Node("a", "a.py"),), "/"))
+        self.supervisor = Supervisor(Dataflow((NodeSpec("a", "a.py"),), "/"))
         self.executor = Executor(self.supervisor, self, self, clock=lambda: 1.0)  # type: ignore[arg-type]
 
     def spawn(self, command: Any) -> None:
@@ -74,11 +74,11 @@ def test_only_a_connected_node_is_released(connected: bool) -> None:
     for event in (on.Begin(), on.Registering(5, "a"), on.PortsReady("a"), on.StopRequested("test")):
         backend.executor.feed(event)
     calls = [call for call in backend.calls if call != ("idle",)]
-    started, stop = ("send", "a", Started), ("send", "a", Stop)
+    started, stop = ("send", "a", Started), ("send", "a", StopFrame)
     if connected:
         assert calls[2:] == [
             *(started, ("release sends", "a", Started), ("release text", "a")),
-            *(stop, ("release sends", "a", Stop)),
+            *(stop, ("release sends", "a", StopFrame)),
         ]
     else:
         assert calls[2:] == [started, stop]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from running import Bench
 
-from dora.dataflow.model import Input, NodeOutput, RestartOptions
+from dora.dataflow.model import InputSpec, NodeOutput, RestartOptions
 
 pytestmark = pytest.mark.processes
 
@@ -34,7 +34,9 @@ def test_a_sender_that_crashes_again_and_again_loses_nothing(bench: Bench) -> No
     counter = bench.node("b", COUNTER)
     result = bench.run(
         bench.node("a", SENDER, outputs=("x",), restart=RestartOptions("on-failure")),
-        type(counter)("b", path=counter.path, inputs=(Input("x", NodeOutput("a", "x"), queue_size=100),)),
+        type(counter)(
+            "b", path=counter.path, inputs=(InputSpec("x", NodeOutput("a", "x"), queue_size=100),)
+        ),
     )
     assert result.ok
     assert bench.lines("b") == ["True 35"]

@@ -13,15 +13,15 @@ import pytest
 from running import Bench
 from waiting import PATIENCE, wait_until
 
-from dora.daemon.runs import Run, fits, name_of, running
+from dora.daemon.runs import DaemonClient, fits, name_of, running
 from dora.dataflow.model import RestartOptions
 from dora.errors import ConnectError, DoraError
-from dora.wire.control import Refused, encode_frame
+from dora.wire.control import RegistrationRefused, encode_frame
 from dora.wire.requests import (
-    AskParameters,
     DeleteParameter,
     Description,
     Done,
+    GetParameters,
     Parameters,
     SetParameter,
 )
@@ -46,7 +46,7 @@ NODE = """
 """
 
 
-def only_run() -> Run:
+def only_run() -> DaemonClient:
     (run,) = running()
     return run
 
@@ -60,7 +60,7 @@ class Live:
         self.node = bench.node("a", NODE, **node)
         self.failures: list[BaseException] = []
 
-    def during(self, check: Callable[[Run], None]) -> None:
+    def during(self, check: Callable[[DaemonClient], None]) -> None:
         started = threading.Event()
 
         def on_entry(entry: Any) -> None:
@@ -87,11 +87,11 @@ class Live:
 
 
 def test_parameters_are_listed_set_and_deleted(bench: Bench) -> None:
-    def check(run: Run) -> None:
-        assert run.ask(AskParameters("a")) == Parameters({"gain": 0.5})
+    def check(run: DaemonClient) -> None:
+        assert run.ask(GetParameters("a")) == Parameters({"gain": 0.5})
         assert run.ask(SetParameter("a", "mode", {"fast": [1, None]})) == Done(running=True)
         assert run.ask(DeleteParameter("a", "gain")) == Done(running=True)
-        assert run.ask(AskParameters("a")) == Parameters({"mode": {"fast": [1, None]}})
+        assert run.ask(GetParameters("a")) == Parameters({"mode": {"fast": [1, None]}})
         with pytest.raises(DoraError, match="has no parameter `gain`"):
             run.ask(DeleteParameter("a", "gain"))
 
@@ -105,7 +105,7 @@ def test_parameters_are_listed_set_and_deleted(bench: Bench) -> None:
 
 
 def test_a_restarted_node_starts_with_the_present_parameters(bench: Bench) -> None:
-    def check(run: Run) -> None:
+    def check(run: DaemonClient) -> None:
         run.ask(SetParameter("a", "gain", 3))
         run.ask(SetParameter("a", "end", 1))
         wait_until(lambda: len([x for x in bench.lines("a") if x.startswith("at start")]) == 2, "a restart")
@@ -116,7 +116,7 @@ def test_a_restarted_node_starts_with_the_present_parameters(bench: Bench) -> No
 
 
 def test_a_run_says_which_dataflow_it_is(bench: Bench) -> None:
-    def check(run: Run) -> None:
+    def check(run: DaemonClient) -> None:
         assert run.description == Description(bench.ids[-1], "/nowhere/lab.yml", ["a"])
         assert name_of(run.description) == "lab"
         for wanted in (bench.ids[-1], bench.ids[-1][:8].upper(), "lab", "/nowhere/lab.yml"):
@@ -131,14 +131,14 @@ def test_what_no_command_says_costs_only_its_connection(bench: Bench) -> None:
     assert request.endswith(b"\xc0")
     deep = request[:-1] + b"\x91" * 5000 + b"\xc0"  # a list in a list in a list …
 
-    def check(run: Run) -> None:
+    def check(run: DaemonClient) -> None:
         for body in (deep, b"\xff", b""):
             with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
                 peer.settimeout(PATIENCE)
                 peer.connect(run.path)
                 peer.sendall(len(body).to_bytes(4, "little") + body)
                 assert peer.recv(1) == b""
-        assert run.ask(AskParameters("a")) == Parameters({"gain": 0.5})
+        assert run.ask(GetParameters("a")) == Parameters({"gain": 0.5})
 
     Live(bench).during(check)
 
@@ -153,12 +153,12 @@ def test_a_daemon_of_another_version(tmp_path: Path) -> None:
             peer, _ = listener.accept()
             with peer:
                 peer.recv(1000)
-                peer.sendall(encode_frame(Refused("the first frame has to be a registration")))
+                peer.sendall(encode_frame(RegistrationRefused("the first frame has to be a registration")))
 
         thread = threading.Thread(target=answer, daemon=True)
         thread.start()
         with pytest.raises(ConnectError, match="another version of dora; use the `dora` that started it"):
-            Run(path)
+            DaemonClient(path)
         thread.join()
 
 
@@ -167,4 +167,4 @@ def test_nothing_runs(runtime_root: str) -> None:
     os.rmdir(runtime_root)
     assert list(running()) == []
     with pytest.raises(ConnectError, match="cannot be reached"):
-        Run(f"{runtime_root}/daemon.sock")
+        DaemonClient(f"{runtime_root}/daemon.sock")

@@ -14,12 +14,12 @@ from dora.daemon.builtin import BUILTIN_NODES
 from dora.daemon.interpreter import Interpreter, environment_folder, interpreter_of
 from dora.daemon.options import RunOptions, choose_engine, finish_grace_from_environment
 from dora.daemon.spawn import CannotSpawn, command_line, environment
-from dora.dataflow.model import Dataflow, Node, Operator, PythonEnvironment
+from dora.dataflow.model import Dataflow, NodeSpec, OperatorSpec, PythonEnvironment
 from dora.errors import DoraError
 from dora.wire.control import Address
 
 
-def command(node: Node, directory: Path, uv: bool = False, **options: Any) -> list[str]:
+def command(node: NodeSpec, directory: Path, uv: bool = False, **options: Any) -> list[str]:
     """The command line of a node; with ``uv`` in a project."""
     if uv:
         directory.mkdir(exist_ok=True)
@@ -37,7 +37,7 @@ def program(path: Path, mode: int = 0o755) -> str:
 
 def test_python_files_run_in_the_interpreter_of_dora(tmp_path: Path) -> None:
     script = program(tmp_path / "n.py", 0o644)
-    node = Node("n", path="n.py", args=("a", "b c"))
+    node = NodeSpec("n", path="n.py", args=("a", "b c"))
     assert command(node, tmp_path) == [sys.executable, "-u", script, "a", "b c"]
     assert command(node, tmp_path, uv=True) == ["uv", "run", "python", "-u", script, "a", "b c"]
 
@@ -46,16 +46,16 @@ def test_programs_are_files_or_found_on_the_path_or_beside_the_interpreter(tmp_p
     (tmp_path / "bin").mkdir()
     here, there = program(tmp_path / "tool"), program(tmp_path / "bin" / "other")
     path = str(tmp_path / "bin")
-    assert command(Node("n", path="tool"), tmp_path) == [here]
-    assert command(Node("n", path="./tool"), tmp_path, uv=True) == ["uv", "run", f"{tmp_path}/./tool"]
-    assert command(Node("n", path="other"), tmp_path, search_path=path) == [there]
-    assert command(Node("n", path="other"), tmp_path, uv=True) == ["uv", "run", "other"]
+    assert command(NodeSpec("n", path="tool"), tmp_path) == [here]
+    assert command(NodeSpec("n", path="./tool"), tmp_path, uv=True) == ["uv", "run", f"{tmp_path}/./tool"]
+    assert command(NodeSpec("n", path="other"), tmp_path, search_path=path) == [there]
+    assert command(NodeSpec("n", path="other"), tmp_path, uv=True) == ["uv", "run", "other"]
     beside = os.path.basename(sys.executable)
-    assert command(Node("n", path=beside), tmp_path, search_path=path) == [sys.executable]
+    assert command(NodeSpec("n", path=beside), tmp_path, search_path=path) == [sys.executable]
 
 
 def test_nodes_that_come_with_dora_are_modules_unless_a_file_is_there(tmp_path: Path) -> None:
-    node = Node("n", path="dora-rerun", args=("-x",))
+    node = NodeSpec("n", path="dora-rerun", args=("-x",))
     path = os.path.dirname(program(tmp_path / "dora-rerun"))
     elsewhere = tmp_path / "elsewhere"
     assert command(node, elsewhere, search_path=path) == [sys.executable, "-u", "-m", "dora.viewer", "-x"]
@@ -73,21 +73,21 @@ def test_what_a_node_of_dora_needs_is_an_extra(name: str) -> None:
 @pytest.mark.parametrize(
     ("node", "sentence"),
     [
-        (Node("n", path="n.py"), "there is no file"),
-        (Node("n", path="nowhere"), "no program `nowhere` on PATH"),
-        (Node("n", path="bin/nowhere"), "there is no file .*/bin/nowhere$"),
-        (Node("n", path="bin"), "/bin is a folder, and there is no program `bin`"),
-        (Node("n", path="./bin"), "/bin is a folder$"),
-        (Node("n", path="dora-dav1d"), "a program in Rust that speaks an old wire protocol"),
-        (Node("n", path="plain"), "is not executable; use chmod"),
-        (Node("n", path="shell", args=("true",)), "--allow-shell-nodes"),
+        (NodeSpec("n", path="n.py"), "there is no file"),
+        (NodeSpec("n", path="nowhere"), "no program `nowhere` on PATH"),
+        (NodeSpec("n", path="bin/nowhere"), "there is no file .*/bin/nowhere$"),
+        (NodeSpec("n", path="bin"), "/bin is a folder, and there is no program `bin`"),
+        (NodeSpec("n", path="./bin"), "/bin is a folder$"),
+        (NodeSpec("n", path="dora-dav1d"), "a program in Rust that speaks an old wire protocol"),
+        (NodeSpec("n", path="plain"), "is not executable; use chmod"),
+        (NodeSpec("n", path="shell", args=("true",)), "--allow-shell-nodes"),
         (
-            Node("n", operators=(Operator("a", "a.py", conda_env="x"), Operator("b", "b.py"))),
+            NodeSpec("n", operators=(OperatorSpec("a", "a.py", conda_env="x"), OperatorSpec("b", "b.py"))),
             "different conda environments",
         ),
     ],
 )
-def test_what_cannot_be_spawned(node: Node, sentence: str, tmp_path: Path) -> None:
+def test_what_cannot_be_spawned(node: NodeSpec, sentence: str, tmp_path: Path) -> None:
     program(tmp_path / "plain", 0o644)
     (tmp_path / "bin").mkdir()
     with pytest.raises(CannotSpawn, match=sentence):
@@ -95,7 +95,7 @@ def test_what_cannot_be_spawned(node: Node, sentence: str, tmp_path: Path) -> No
 
 
 def test_a_node_with_an_environment_of_its_own_runs_there(tmp_path: Path) -> None:
-    node = Node("n", path="tool", python=PythonEnvironment("3.12", ("rich",)))
+    node = NodeSpec("n", path="tool", python=PythonEnvironment("3.12", ("rich",)))
     dataflow = Dataflow((node,), str(tmp_path))
     interpreter = interpreter_of(dataflow, node, uv=False)
     folder = environment_folder(dataflow, node, uv=False)
@@ -107,7 +107,7 @@ def test_a_node_with_an_environment_of_its_own_runs_there(tmp_path: Path) -> Non
     program(programs / "python")
     tool = program(programs / "tool")
     assert command_line(node, str(tmp_path), interpreter, allow_shell=False) == [tool]
-    runtime = Node("n", operators=(Operator("a", "a.py"),), python=node.python)
+    runtime = NodeSpec("n", operators=(OperatorSpec("a", "a.py"),), python=node.python)
     assert command_line(runtime, str(tmp_path), interpreter, allow_shell=False)[0] == f"{programs}/python"
     env = environment(node, dataflow, Address("id", "n", "/s"), interpreter, base={"PATH": "/x"})
     assert env["PATH"] == f"{programs}:/x" and env["VIRTUAL_ENV"] == folder
@@ -116,29 +116,29 @@ def test_a_node_with_an_environment_of_its_own_runs_there(tmp_path: Path) -> Non
 
 
 def test_what_decides_about_an_environment_is_in_its_name() -> None:
-    def folder(node: Node, uv: bool = False) -> str | None:
+    def folder(node: NodeSpec, uv: bool = False) -> str | None:
         return environment_folder(Dataflow((node,), "/w"), node, uv=uv)
 
-    first = Node("n", path="a.py", python=PythonEnvironment(None, ("rich",)))
-    other = Node("n", path="a.py", python=PythonEnvironment(None, ("rich>=2",)))
+    first = NodeSpec("n", path="a.py", python=PythonEnvironment(None, ("rich",)))
+    other = NodeSpec("n", path="a.py", python=PythonEnvironment(None, ("rich>=2",)))
     assert folder(first) == folder(first, uv=True) != folder(other)
-    built = Node("n", path="a.py", build=("pip install rich",))
+    built = NodeSpec("n", path="a.py", build=("pip install rich",))
     assert folder(built) is None
     assert folder(built, uv=True) == "/w/.dora/python-envs/n"
-    assert folder(Node("n", path="a.py"), uv=True) is None
+    assert folder(NodeSpec("n", path="a.py"), uv=True) is None
 
 
 def test_runtimes_and_shells(tmp_path: Path) -> None:
-    runtime = Node("n", operators=(Operator("a", "a.py"),))
+    runtime = NodeSpec("n", operators=(OperatorSpec("a", "a.py"),))
     assert command(runtime, tmp_path) == [sys.executable, "-u", "-m", "dora.runtime"]
-    in_conda = Node("n", operators=(Operator("a", "a.py", conda_env="x"),))
+    in_conda = NodeSpec("n", operators=(OperatorSpec("a", "a.py", conda_env="x"),))
     assert command(in_conda, tmp_path)[:6] == ["conda", "run", "--no-capture-output", "-n", "x", "python"]
-    shell = Node("n", path="shell", args=("echo $HOME | wc",))
+    shell = NodeSpec("n", path="shell", args=("echo $HOME | wc",))
     assert command(shell, tmp_path, allow_shell=True) == ["sh", "-c", "echo $HOME | wc"]
 
 
 def test_the_environment_of_a_node_overrides_that_of_the_dataflow_and_ours_wins() -> None:
-    node = Node("n", path="n.py", env={"A": "node", "DORA_RUN_ID": "mine"})
+    node = NodeSpec("n", path="n.py", env={"A": "node", "DORA_RUN_ID": "mine"})
     dataflow = Dataflow((node,), "/", env={"A": "dataflow", "B": "dataflow"})
     base = {"A": "base", "B": "base", "C": "base", "DORA_NODE_CONFIG": "old"}
     env = environment(
@@ -151,7 +151,7 @@ def test_the_environment_of_a_node_overrides_that_of_the_dataflow_and_ours_wins(
 
 
 def test_idle_threads_of_numpy_go_to_sleep_soon_unless_somebody_says_otherwise() -> None:
-    dataflow = Dataflow((Node("n", path="n.py"),), "/")
+    dataflow = Dataflow((NodeSpec("n", path="n.py"),), "/")
     address = Address("id", "n", "/s")
 
     def spin(base: dict[str, str]) -> int:

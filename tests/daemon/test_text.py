@@ -7,7 +7,7 @@ from typing import Any
 
 from dora.daemon.text import HELD_LINES, TRACEBACK_AFTER, TextRouter
 from dora.dataflow.links import Place, plan
-from dora.dataflow.model import Dataflow, Input, LogLevel, LogOptions, LogSource, Node, NodeOutput
+from dora.dataflow.model import Dataflow, InputSpec, LogLevel, LogOptions, LogSource, NodeOutput, NodeSpec
 from dora.logs.entry import LogEntry
 from dora.wire.control import TextInput
 
@@ -15,7 +15,7 @@ from dora.wire.control import TextInput
 class Router:
     """A router whose nodes take lines (True), lose them (False) or are still to come (None)."""
 
-    def __init__(self, *nodes: Node) -> None:
+    def __init__(self, *nodes: NodeSpec) -> None:
         self.taking: dict[str, bool | None] = {}
         self.delivered: list[tuple[str, TextInput]] = []
         self.kept: list[LogEntry] = []
@@ -30,8 +30,8 @@ class Router:
         return taken
 
 
-def logs(level: LogLevel, node: str | None = None) -> Input:
-    return Input(f"{level}-{node}", LogSource(level, node, f"dora/logs/{level}/{node}"))
+def logs(level: LogLevel, node: str | None = None) -> InputSpec:
+    return InputSpec(f"{level}-{node}", LogSource(level, node, f"dora/logs/{level}/{node}"))
 
 
 def entry(level: str, message: str) -> str:
@@ -40,9 +40,9 @@ def entry(level: str, message: str) -> str:
 
 def test_log_inputs_get_entries_of_others_that_are_severe_enough() -> None:
     run = Router(
-        Node("a", path="a.py"),
-        Node("b", path="b.py"),
-        Node("l", path="l.py", inputs=(logs("warn"), logs("stdout", "a"))),
+        NodeSpec("a", path="a.py"),
+        NodeSpec("b", path="b.py"),
+        NodeSpec("l", path="l.py", inputs=(logs("warn"), logs("stdout", "a"))),
     )
     run.router.line("a", "stdout", "raw")
     run.router.line("b", "stdout", "raw")
@@ -60,8 +60,8 @@ def test_log_inputs_get_entries_of_others_that_are_severe_enough() -> None:
 
 def captured(**options: Any) -> Router:
     return Router(
-        Node("a", path="a.py", outputs=("o",), log=LogOptions(**options)),
-        Node("b", path="b.py", inputs=(Input("i", NodeOutput("a", "o")),)),
+        NodeSpec("a", path="a.py", outputs=("o",), log=LogOptions(**options)),
+        NodeSpec("b", path="b.py", inputs=(InputSpec("i", NodeOutput("a", "o")),)),
     )
 
 
@@ -118,8 +118,8 @@ TRACEBACK = ["Traceback (most recent call last):", '  File "a.py", line 1, in <m
 
 def test_a_traceback_is_one_entry_of_level_error_also_for_those_who_listen() -> None:
     run = Router(
-        Node("a", path="a.py", log=LogOptions(min_log_level="info")),
-        Node("l", path="l.py", inputs=(logs("error"),)),
+        NodeSpec("a", path="a.py", log=LogOptions(min_log_level="info")),
+        NodeSpec("l", path="l.py", inputs=(logs("error"),)),
     )
     for line in [*TRACEBACK[:2], "printed meanwhile", TRACEBACK[2], "after it"]:
         run.router.line("a", "stdout" if line == "printed meanwhile" else "stderr", line)
@@ -131,11 +131,11 @@ def test_a_traceback_is_one_entry_of_level_error_also_for_those_who_listen() -> 
 
 
 def test_a_traceback_is_let_go_when_nothing_follows() -> None:
-    run = Router(Node("a", path="a.py"))
+    run = Router(NodeSpec("a", path="a.py"))
     later: list[tuple[float, Any]] = []
     kept: list[LogEntry] = []
     router = TextRouter(
-        Dataflow((Node("a", path="a.py"),), "/"),
+        Dataflow((NodeSpec("a", path="a.py"),), "/"),
         run.plan.links,
         "id",
         run.deliver,
@@ -151,7 +151,7 @@ def test_a_traceback_is_let_go_when_nothing_follows() -> None:
 
 
 def test_the_end_of_a_process_ends_its_traceback() -> None:
-    run = Router(Node("a", path="a.py"), Node("b", path="b.py"))
+    run = Router(NodeSpec("a", path="a.py"), NodeSpec("b", path="b.py"))
     for line in TRACEBACK[:2]:
         run.router.line("a", "stderr", line)
     run.router.end_traceback("b")

@@ -10,7 +10,7 @@ import pytest
 from dora.daemon.hot_reload import HotReload
 from dora.daemon.loop import Loop
 from dora.daemon.watch import FileWatch
-from dora.dataflow.model import Dataflow, Node, Operator
+from dora.dataflow.model import Dataflow, NodeSpec, OperatorSpec
 from dora.supervise.events import CodeChanged
 
 
@@ -116,7 +116,7 @@ def test_a_missing_file_counts_even_if_it_appears_while_the_files_are_told_again
 class Reloading:
     """A `HotReload` whose looks the test takes."""
 
-    def __init__(self, directory: Path, *nodes: Node) -> None:
+    def __init__(self, directory: Path, *nodes: NodeSpec) -> None:
         self.changes: list[CodeChanged] = []
         self.notes: list[tuple[str, str | None, str]] = []
         self.loop = Loop()
@@ -141,15 +141,19 @@ def test_a_changed_helper_concerns_who_imports_it(tmp_path: Path) -> None:
         (tmp_path / f"{name}.py").write_text(text)
     reloading = Reloading(
         tmp_path,
-        Node("a", path="a.py"),
-        Node("b", path="b.py"),
-        Node(
+        NodeSpec("a", path="a.py"),
+        NodeSpec("b", path="b.py"),
+        NodeSpec(
             "host",
-            operators=(Operator("one", "op.py"), Operator("two", "b.py"), Operator("three", "op.py")),
+            operators=(
+                OperatorSpec("one", "op.py"),
+                OperatorSpec("two", "b.py"),
+                OperatorSpec("three", "op.py"),
+            ),
         ),
-        Node("arm", path="a.py", hot_reload="never"),
-        Node("guest", path="dynamic"),
-        Node("shell", path="shell", args=("echo a.py",)),
+        NodeSpec("arm", path="a.py", hot_reload="never"),
+        NodeSpec("guest", path="dynamic"),
+        NodeSpec("shell", path="shell", args=("echo a.py",)),
     )
     assert reloading.hot.nodes == {"a", "b", "host"}
     helper = tmp_path / "helper.py"
@@ -165,7 +169,7 @@ def test_a_changed_helper_concerns_who_imports_it(tmp_path: Path) -> None:
 
 def test_a_new_import_is_watched_from_then_on(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("")
-    reloading = Reloading(tmp_path, Node("a", path="a.py"))
+    reloading = Reloading(tmp_path, NodeSpec("a", path="a.py"))
     (tmp_path / "fresh.py").write_text("")
     assert reloading.look() == []
     (tmp_path / "a.py").write_text("import fresh")
@@ -177,7 +181,7 @@ def test_a_new_import_is_watched_from_then_on(tmp_path: Path) -> None:
 
 def test_a_module_that_was_missing_is_noticed_when_it_comes(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("import late")
-    reloading = Reloading(tmp_path, Node("a", path="a.py"))
+    reloading = Reloading(tmp_path, NodeSpec("a", path="a.py"))
     (tmp_path / "late.py").write_text("")
     assert reloading.look() == [CodeChanged("a")]
     reloading.loop.close()
@@ -189,7 +193,7 @@ def test_bytecode_of_a_changed_file_is_removed(tmp_path: Path) -> None:
     cached = tmp_path / "__pycache__" / "helper.cpython-311.pyc"
     cached.parent.mkdir()
     cached.write_bytes(b"")
-    reloading = Reloading(tmp_path, Node("a", path="a.py"))
+    reloading = Reloading(tmp_path, NodeSpec("a", path="a.py"))
     (tmp_path / "helper.py").write_text("x = 1")
     reloading.look()
     assert not cached.exists()
@@ -218,7 +222,7 @@ def test_code_of_a_node_that_cannot_exist_twice_is_compiled_first(
     tmp_path: Path, code: str, reason: str
 ) -> None:
     (tmp_path / "a.py").write_text("")
-    reloading = Reloading(tmp_path, Node("a", path="a.py", hot_reload="replace"))
+    reloading = Reloading(tmp_path, NodeSpec("a", path="a.py", hot_reload="replace"))
     (tmp_path / "a.py").write_text(code)
     assert reloading.look() == []
     ((level, node_id, text),) = reloading.notes

@@ -27,7 +27,7 @@ from dora.dashboard.frames import (
 from dora.dashboard.log_search import search
 from dora.dashboard.session import MAX_LINES, MAX_PARTS, Outbox
 from dora.dashboard.source_text import lines_of_nodes
-from dora.dashboard.watcher import Inbox
+from dora.dashboard.watcher import CommandQueue
 from dora.dataflow.model import LogLevel
 from dora.logs.entry import LogEntry
 from dora.logs.files import LogFiles
@@ -75,7 +75,7 @@ def test_lines_that_are_let_go_of_are_counted() -> None:
 
 def test_what_comes_at_once_is_taken_one_by_one() -> None:
     reading, writing = os.pipe()
-    inbox = Inbox(reading)
+    inbox = CommandQueue(reading)
     os.write(writing, frame(Target("id", "", "")) + frame(Wanted(("a/b",))) + frame(Wanted(("c/d",))))
     assert next(iter(inbox.wait())) == Target("id", "", "")
     assert inbox.waiting
@@ -222,14 +222,16 @@ def test_recordings_that_begin_at_the_same_time_have_files_of_their_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from dora.dashboard import recordings
-    from dora.recording.control import Status
-    from dora.recording.settings import Settings
+    from dora.recording.control import RecorderStatus
+    from dora.recording.settings import RecordingOptions
 
     class Recorder:
-        status: Status
+        status: RecorderStatus
 
-        def begin(self, socket: str, settings: Settings) -> None:
-            self.status = Status(pid=1, path=settings.path, started=0, topics=[], messages=0, bytes=0)
+        def begin(self, socket: str, settings: RecordingOptions) -> None:
+            self.status = RecorderStatus(
+                pid=1, path=settings.path, started=0, topics=[], messages=0, bytes=0
+            )
             assert socket == "socket"
 
         def wait_until_recording(self) -> None:

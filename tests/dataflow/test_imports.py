@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dora.dataflow.imports import Program, Sources
+from dora.dataflow.imports import CodeFiles, Sources
 
 
 class Project:
@@ -24,9 +24,9 @@ class Project:
     def path(self, name: str) -> Path:
         return self.root / f"{name.replace('__', '/')}.py"
 
-    def program(self, main: str = "main", *roots: str) -> Program:
+    def program(self, main: str = "main", *roots: str) -> CodeFiles:
         roots = tuple(str(self.root / root) for root in roots or (".",))
-        return Program(str(self.path(main)), roots, self.sources)
+        return CodeFiles(str(self.path(main)), roots, self.sources)
 
     def read_again(self, name: str) -> None:
         self.sources.read_again([str(self.path(name))])

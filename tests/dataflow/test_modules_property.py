@@ -198,15 +198,15 @@ values = (
 def test_what_is_written_reads_as_the_same(value: Any) -> None:
     from dora.dataflow.document import Mapping, compose
     from dora.dataflow.emit import to_yaml
-    from dora.dataflow.report import Report
+    from dora.dataflow.report import ProblemReport
 
     text = json.dumps({"x-a": value}, allow_nan=False)
-    report = Report(text, "a.yml")
+    report = ProblemReport(text, "a.yml")
     root = compose(text, report)
     if report.failed:  # characters that no file may hold
         return
     assert isinstance(root, Mapping)
     written = to_yaml(root)
-    again = compose(written, Report(written, "b.yml"))
+    again = compose(written, ProblemReport(written, "b.yml"))
     assert again is not None
     assert again.plain() == root.plain(), written

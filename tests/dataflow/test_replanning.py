@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from dora.dataflow.links import MAX_TAPS, SPARE_RECEIVERS, Place, Plan, plan
-from dora.dataflow.model import Dataflow, Input, Node, NodeOutput
+from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
 from dora.wire.control import InputConfig, OutputConfig
 
 PLACE = Place("id", "/run", "p_", "/board")
 
 
-def node(node_id: str, *inputs: tuple[str, str, int], outputs: tuple[str, ...] = ()) -> Node:
+def node(node_id: str, *inputs: tuple[str, str, int], outputs: tuple[str, ...] = ()) -> NodeSpec:
     """Make a node; inputs are (id, source, queue size)."""
     made = tuple(
-        Input(name, NodeOutput(*source.split("/")), queue_size=size) for name, source, size in inputs
+        InputSpec(name, NodeOutput(*source.split("/")), queue_size=size) for name, source, size in inputs
     )
-    return Node(node_id, path="x.py", inputs=made, outputs=outputs)
+    return NodeSpec(node_id, path="x.py", inputs=made, outputs=outputs)
 
 
 A = node("a", outputs=("o",))
 B = node("b", ("i", "a/o", 10))
 
 
-def planned(*nodes: Node, former: Plan | None = None, place: Place = PLACE) -> Plan:
+def planned(*nodes: NodeSpec, former: Plan | None = None, place: Place = PLACE) -> Plan:
     return plan(Dataflow(nodes, "/w"), place, former)
 
 

@@ -13,7 +13,7 @@ import pytest
 import dora.dataflow
 from dora.dataflow.links import Place, plan
 from dora.dataflow.model import Dataflow
-from dora.dataflow.report import Report
+from dora.dataflow.report import ProblemReport
 from dora.dataflow.standard_types import TYPES
 from dora.dataflow.type_library import TypeLibrary, accepts
 from dora.dataflow.type_names import TypeFault, TypeName, parse_type
@@ -75,7 +75,7 @@ def test_parameters_agree_unless_both_sides_give_different_ones() -> None:
 
 
 def test_every_standard_type_stands_for_an_arrow_type() -> None:
-    library = TypeLibrary(Report("", ""), dict)
+    library = TypeLibrary(ProblemReport("", ""), dict)
     for part, types in TYPES.items():
         for name in types:
             assert library.shape(TypeName(f"{part}/{name}")) is not None

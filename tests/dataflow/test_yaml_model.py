@@ -11,10 +11,10 @@ import dora.dataflow
 from dora.dataflow.links import Place, plan
 from dora.dataflow.model import (
     Dataflow,
-    Input,
+    InputSpec,
     LogOptions,
-    Node,
     NodeOutput,
+    NodeSpec,
     RestartOptions,
     TimerSource,
 )
@@ -25,7 +25,7 @@ def parse(text: str, **more: Any) -> Dataflow:
     return dora.dataflow.parse(text, **arguments)
 
 
-def node(fields: str) -> Node:
+def node(fields: str) -> NodeSpec:
     """Parse one node, the fields given at their indentation."""
     return parse("nodes:\n  - id: a\n    path: a.py\n    outputs: [x, log]\n" + fields).nodes[0]
 
@@ -49,11 +49,11 @@ nodes:
 """
     )
     cam, det, plot = dataflow.nodes
-    assert cam.inputs == (Input("tick", TimerSource(50_000_000, "dora/timer/millis/50")),)
+    assert cam.inputs == (InputSpec("tick", TimerSource(50_000_000, "dora/timer/millis/50")),)
     assert cam.outputs == ("image",)
     assert cam.place == "<dataflow>:3:5"
     assert det.is_runtime and det.outputs == ("op/bbox",)
-    assert det.inputs == (Input("op/image", NodeOutput("cam", "image"), queue_size=1),)
+    assert det.inputs == (InputSpec("op/image", NodeOutput("cam", "image"), queue_size=1),)
     assert det.operators[0].inputs[0].id == "image"
     assert plot.is_dynamic
     assert plot.inputs[1].source == NodeOutput("det", "op/bbox")
@@ -62,7 +62,7 @@ nodes:
 
 
 def test_everything_unset_has_its_default() -> None:
-    assert parse("nodes: [{id: a, path: a.py}]").nodes[0] == Node("a", "a.py", place="<dataflow>:1:9")
+    assert parse("nodes: [{id: a, path: a.py}]").nodes[0] == NodeSpec("a", "a.py", place="<dataflow>:1:9")
     dataflow = parse("nodes: []")
     assert dataflow.nodes == ()
     assert dataflow.health_check_interval == 5.0
@@ -190,7 +190,7 @@ def test_input_options() -> None:
       1: a/log
 """
     first, second, third = node(text).inputs
-    assert first == Input("a", NodeOutput("a", "x"), 1, "backpressure", 1.0)
+    assert first == InputSpec("a", NodeOutput("a", "x"), 1, "backpressure", 1.0)
     assert (second.id, str(second.source)) == ("b/c", "dora/logs/warn/a")
     assert third.id == "1"
 

@@ -14,7 +14,7 @@ import dora.dataflow
 from dora.dataflow.block import Block
 from dora.dataflow.contracts import TYPE_RULE
 from dora.dataflow.fields import DATAFLOW, DEBUG, INPUT, NODE_BLOCK, OPERATOR_BLOCK, PYTHON_SOURCE
-from dora.dataflow.kinds import Later
+from dora.dataflow.kinds import UnsupportedType
 from dora.dataflow.manifest import MANIFEST, MANIFEST_PORT
 from dora.dataflow.module_file import MODULE_FILE, MODULE_HEADER
 from dora.dataflow.schema import SCHEMA_FILE, json_schema, module_schema, schema_text
@@ -186,5 +186,5 @@ def test_schema_refuses_what_the_parser_refuses(document: dict[str, Any]) -> Non
 def test_what_comes_later_says_so_in_the_schema() -> None:
     for block in BLOCKS.values():
         for field in block.fields.values():
-            if isinstance(field.kind, Later):
+            if isinstance(field.kind, UnsupportedType):
                 assert field.description.endswith("Not supported by this version."), field.name

@@ -13,22 +13,22 @@ from typing import Any
 from flow import Flow
 from waiting import PATIENCE
 
-from dora.daemon.runs import Run, running
+from dora.daemon.runs import DaemonClient, running
 from dora.errors import DoraError
 from dora.inspection.look import inspect
 from dora.machine.change import carry_out
 from dora.supervise.result import DataflowResult
 from dora.wire.inspection import NodeView
 from dora.wire.wishes import (
-    AddWish,
-    ConnectWish,
-    DisconnectWish,
-    Outcome,
-    RemoveWish,
-    ReplaceWish,
-    RestartWish,
-    StopWish,
-    Wish,
+    AddOperation,
+    ConnectOperation,
+    DisconnectOperation,
+    Operation,
+    OperationResult,
+    RemoveOperation,
+    ReplaceOperation,
+    RestartOperation,
+    StopOperation,
 )
 
 # Sends 1, 2, 3, …, without ever looking at what comes in, unless it is asked to stop. Queues of the length
@@ -118,7 +118,7 @@ class Live:
         if self._trouble is not None and kind is None:
             raise self._trouble
 
-    def run(self) -> Run:
+    def run(self) -> DaemonClient:
         found = list(running())
         if not found:
             raise DoraError("the dataflow has ended")
@@ -134,33 +134,33 @@ class Live:
     def node(self, node_id: str) -> NodeView:
         return next(view for view in self.nodes() if view.id == node_id)
 
-    def wish(self, wish: Wish) -> Outcome:
+    def wish(self, wish: Operation) -> OperationResult:
         with self.run() as run:
             return carry_out(run, wish, os.environ, self.flow.entries.append)
 
     def add(self, node_id: str, script: str, **fields: Any) -> None:
         """Add a node with a script."""
         self.flow.file(f"{node_id}.py", script)
-        self.wish(AddWish(json.dumps({"id": node_id, "path": f"{node_id}.py", **fields})))
+        self.wish(AddOperation(json.dumps({"id": node_id, "path": f"{node_id}.py", **fields})))
 
     def replace(self, node_id: str, script: str, **fields: Any) -> None:
         name = self.flow.file(f"{node_id}-{time.monotonic_ns()}.py", script)
-        self.wish(ReplaceWish(node_id, json.dumps({"path": name, **fields})))
+        self.wish(ReplaceOperation(node_id, json.dumps({"path": name, **fields})))
 
     def connect(self, source: str, target: str, **options: Any) -> None:
-        self.wish(ConnectWish(source, target, **options))
+        self.wish(ConnectOperation(source, target, **options))
 
     def disconnect(self, source: str, target: str) -> None:
-        self.wish(DisconnectWish(source, target))
+        self.wish(DisconnectOperation(source, target))
 
-    def remove(self, node_id: str, grace: float | None = None) -> Outcome:
-        return self.wish(RemoveWish(node_id, grace))
+    def remove(self, node_id: str, grace: float | None = None) -> OperationResult:
+        return self.wish(RemoveOperation(node_id, grace))
 
-    def restart(self, node_id: str, grace: float | None = None) -> Outcome:
-        return self.wish(RestartWish(node_id, grace))
+    def restart(self, node_id: str, grace: float | None = None) -> OperationResult:
+        return self.wish(RestartOperation(node_id, grace))
 
-    def stop(self, node_id: str, grace: float | None = None) -> Outcome:
-        return self.wish(StopWish(node_id, grace))
+    def stop(self, node_id: str, grace: float | None = None) -> OperationResult:
+        return self.wish(StopOperation(node_id, grace))
 
     def until(self, condition: Callable[[], object], what: str) -> None:
         deadline = time.monotonic() + PATIENCE

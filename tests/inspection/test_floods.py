@@ -6,7 +6,7 @@ import pytest
 
 from dora.errors import TransportError
 from dora.inspection.topics import Topic
-from dora.inspection.watched import Watched
+from dora.inspection.watched import AdaptiveTap
 from dora.transport.board import BYTES, SENT, WORDS
 from dora.wire.inspection import OutputView
 from dora.wire.message import Encoding, Message, pack_head
@@ -34,7 +34,7 @@ class Stage:
         self.opened = 0
         self.broken = False
         monkeypatch.setattr("dora.inspection.watched.time.monotonic_ns", lambda: self.now_ns)
-        self.watched = Watched(Topic("a/o", "a", OutputView("o", 0), ()), self, self.words)  # type: ignore[arg-type]
+        self.watched = AdaptiveTap(Topic("a/o", "a", OutputView("o", 0), ()), self, self.words)  # type: ignore[arg-type]
 
     def tap(self, output: OutputView, queue_size: int) -> Tap:  # noqa: ARG002
         if self.broken:

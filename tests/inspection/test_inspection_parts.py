@@ -13,7 +13,7 @@ import pytest
 from dora.cli.top_screen import lines
 from dora.errors import DoraError
 from dora.inspection import beat, counters, topics, transit, values
-from dora.inspection.beat import BeatMeter
+from dora.inspection.beat import RateMeter
 from dora.transport.board import CONNECTED, DROPPED, FIRST, RECEIVED, SENT, SILENT, STATE, WORDS
 from dora.wire.encode import encode
 from dora.wire.inspection import Inspection, LinkView, NodeView, OutputView
@@ -39,7 +39,7 @@ def message_of(data, metadata=None) -> Message:
 
 
 def test_missed_messages_do_not_falsify_the_rate() -> None:
-    meter = BeatMeter(10)
+    meter = RateMeter(10)
     for number in (1, 2, 3, 50, 51):  # every 10 ms
         meter.add(number, number * 10 * MS, 100)
     found = meter.beat()
@@ -50,7 +50,7 @@ def test_missed_messages_do_not_falsify_the_rate() -> None:
 
 
 def test_the_window_slides_and_a_new_count_begins_anew() -> None:
-    meter = BeatMeter(1)
+    meter = RateMeter(1)
     for number in range(1, 200):
         meter.add(number, number * 100 * MS, 1)
     assert meter.beat().samples == 10
@@ -65,15 +65,15 @@ def test_the_window_slides_and_a_new_count_begins_anew() -> None:
 
 
 def test_long_values_are_shortened_and_say_so() -> None:
-    shown = values.Shown(message_of(pa.array(range(20))), full=False)
+    shown = values.FormattedValue(message_of(pa.array(range(20))), full=False)
     assert shown.as_line() == f"data=[{', '.join(map(str, range(16)))}, … 4 more int64] metadata={{}}"
     line = json.loads(shown.as_json("a/b"))
     assert (len(line["data"]), line["length"]) == (16, 20)
-    whole = values.Shown(message_of(pa.array(range(20))), full=True)
+    whole = values.FormattedValue(message_of(pa.array(range(20))), full=True)
     assert json.loads(whole.as_json("a/b"))["data"] == list(range(20))
-    long_text = values.Shown(message_of(pa.array(["x" * 1000])), full=False)
+    long_text = values.FormattedValue(message_of(pa.array(["x" * 1000])), full=False)
     assert len(long_text.data[0]) == values.SHOWN_TEXT + 1
-    nested = values.Shown(message_of(pa.array([list(range(100))])), full=False)
+    nested = values.FormattedValue(message_of(pa.array([list(range(100))])), full=False)
     assert nested.data[0][-1] == "… 84 more"
 
 
@@ -85,7 +85,7 @@ def test_values_that_json_does_not_know() -> None:
         "deep": {"x": [1, 2.5]},
     }
     data = pa.array([float("nan"), float("inf"), None, 1.5])
-    line = json.loads(values.Shown(message_of(data, metadata), full=False).as_json("a/b"))
+    line = json.loads(values.FormattedValue(message_of(data, metadata), full=False).as_json("a/b"))
     assert line["data"] == ["nan", "inf", None, 1.5]
     assert line["metadata"] == {
         "at": "2026-01-02T00:00:00Z",
@@ -98,7 +98,7 @@ def test_values_that_json_does_not_know() -> None:
 
 def test_a_message_that_cannot_be_decoded_is_told_of() -> None:
     head = pack_head(0, b"?", b"", 0, 1, 0)
-    shown = values.Shown(Message(head), full=False)
+    shown = values.FormattedValue(Message(head), full=False)
     assert "unknown format" in shown.as_line()
     assert "unknown format" in json.loads(shown.as_json("a/b"))["error"]
 
@@ -182,7 +182,7 @@ def test_rates_queues_and_losses_come_from_the_board() -> None:
 
 def test_how_long_messages_wait() -> None:
     words = board()
-    link = transit.Transit(inspection().links[0], words)
+    link = transit.LatencyMeter(inspection().links[0], words)
     link.sent(1, 0)  # not connected: nobody will take it
     words[4 * WORDS + STATE] = CONNECTED
     link.sent(2, 0)

@@ -8,8 +8,8 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from dora.inspection import thinned
-from dora.inspection.afar import Line, Over, decode_delivery
-from dora.inspection.thinned import MOST_BYTES, Thinned
+from dora.inspection.afar import Line, QueryEnded, decode_delivery
+from dora.inspection.thinned import MOST_BYTES, ConflatedQueue
 
 
 def test_the_examples_in_the_code() -> None:
@@ -20,7 +20,7 @@ def test_the_examples_in_the_code() -> None:
 def test_the_newest_come_in_order_and_the_others_are_counted(
     puts: list[tuple[str, int]], keep: int
 ) -> None:
-    waiting = Thinned()
+    waiting = ConflatedQueue()
     for number, (key, size) in enumerate(puts):
         waiting.put(key, Line(key, f"{number} {'x' * size}"), keep)
     came: list[Line] = []
@@ -37,14 +37,14 @@ def test_the_newest_come_in_order_and_the_others_are_counted(
 
 
 def test_no_more_than_so_many_bytes_wait_or_travel_at_once() -> None:
-    waiting = Thinned()
+    waiting = ConflatedQueue()
     for number in range(100):
         waiting.put("a", Line("a", f"{number} {'x' * 10_000}"), keep=1000)
     assert 100 - waiting.lost["a"] == MOST_BYTES // 10_020
     waiting.put("b", Line("b", "y" * 2 * MOST_BYTES))  # one of each key always waits
-    waiting.put("over", Over())
+    waiting.put("over", QueryEnded())
     deliveries = []
     while not waiting.is_empty:
         deliveries.append(waiting.take())
     assert len(deliveries) == 3
-    assert [type(item) for item in decode_delivery(deliveries[-1])] == [Over]
+    assert [type(item) for item in decode_delivery(deliveries[-1])] == [QueryEnded]

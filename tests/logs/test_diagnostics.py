@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from dora.coordinator.protocol import Changed, OpenLook, RunReport
+from dora.coordinator.protocol import OpenObserver, RunChanged, RunReport
 from dora.daemon import story
 from dora.logs.diagnostics import shown
 from dora.logs.directives import parse_directives
@@ -57,8 +57,8 @@ def test_records_are_shown_by_what_is_not_usual():
     )
     assert shown(on.SpawnFailed("a", "one\ntwo")) == "SpawnFailed(node_id=a, reason='one\\ntwo')"
     assert shown(on.SpawnFailed("a", "x" * 1000)) == f"SpawnFailed(node_id=a, reason={'x' * 80}…)"
-    assert shown(Changed(RunReport("a", "running"))) == "Changed(run=RunReport)"
-    assert shown(OpenLook("a", "whoever has it gets in")) == "OpenLook(dataflow_id=a, ticket=…)"
+    assert shown(RunChanged(RunReport("a", "running"))) == "Changed(run=RunReport)"
+    assert shown(OpenObserver("a", "whoever has it gets in")) == "OpenLook(dataflow_id=a, ticket=…)"
 
 
 def test_nobody_pays_for_a_story_that_nobody_wants():

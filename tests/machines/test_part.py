@@ -8,8 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from dora.coordinator.protocol import MAX_MESSAGE, Logged, RunSpec, Share, Start, decode_to_coordinator
-from dora.dataflow.model import Dataflow, Deploy, Node
+from dora.coordinator.protocol import (
+    MAX_MESSAGE,
+    LogBatch,
+    Partition,
+    RunSpec,
+    StartRun,
+    decode_to_coordinator,
+)
+from dora.dataflow.model import Dataflow, Deploy, NodeSpec
 from dora.errors import DoraError
 from dora.logs.entry import LogEntry
 from dora.machine.identity import parse_labels, tls_from
@@ -18,16 +25,16 @@ from dora.machine.reports import LogPump, Reports
 from dora.wire.control import TlsFiles
 
 
-def start(dataflow: Dataflow, machines: dict[str, str], machine: str) -> Start:
-    return Start(
+def start(dataflow: Dataflow, machines: dict[str, str], machine: str) -> StartRun:
+    return StartRun(
         "id",
         RunSpec(name="x", dataflow=dataflow, machines=machines),
-        Share(machine=machine, secret=""),
+        Partition(machine=machine, secret=""),
     )
 
 
 def test_only_its_own_nodes_are_built() -> None:
-    dataflow = Dataflow((Node("a", "a.py"), Node("b", "b.py")), "/")
+    dataflow = Dataflow((NodeSpec("a", "a.py"), NodeSpec("b", "b.py")), "/")
     part = of_machine(dataflow, start(dataflow, {"a": "arm", "b": "desk"}, "desk"))
     assert [node.id for node in part.nodes] == ["b"]
 
@@ -35,7 +42,7 @@ def test_only_its_own_nodes_are_built() -> None:
 def test_a_folder_that_is_not_here_needs_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DORA_DATA_DIR", str(tmp_path))
     here = Deploy("desk", working_dir=str(tmp_path))
-    dataflow = Dataflow((Node("a", "a.py"), Node("b", "b.py", deploy=here)), "/not/here")
+    dataflow = Dataflow((NodeSpec("a", "a.py"), NodeSpec("b", "b.py", deploy=here)), "/not/here")
     machines = {"a": "arm", "b": "desk"}
     found = settled(dataflow, start(dataflow, machines, "desk"))
     assert found.working_dir == str(tmp_path)
@@ -89,5 +96,5 @@ def test_log_entries_are_handed_on_in_messages_that_can_be_read() -> None:
         read = list(lines)
         printing.join()
     assert max(map(len, read)) < MAX_MESSAGE
-    messages = [message for line in read if isinstance(message := decode_to_coordinator(line), Logged)]
+    messages = [message for line in read if isinstance(message := decode_to_coordinator(line), LogBatch)]
     assert [entry.message for message in messages for entry in message.entries] == texts

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from fake_daemon import FakeDaemon, StartFlow
 
-from dora.dataflow.model import Dataflow, Node, Types
+from dora.dataflow.model import Dataflow, NodeSpec, Types
 
 
 @pytest.fixture
@@ -17,7 +17,7 @@ def start_flow() -> Iterator[StartFlow]:
     daemons: list[FakeDaemon] = []
 
     def start(
-        *nodes: Node,
+        *nodes: NodeSpec,
         working_dir: str = "/nowhere",
         descriptor: Any = None,
         types: Types = Types(),  # noqa: B008 - immutable

@@ -33,7 +33,7 @@ from dora.wire.control import (
     Register,
     Registered,
     Started,
-    Stop,
+    StopFrame,
     ToDaemon,
     ToNode,
     encode_address,
@@ -120,7 +120,7 @@ class FakeDaemon:
 
     def stop(self, node_id: str, patience: float = 0.0) -> None:
         """Ask a node to stop; ``patience``: for how many seconds its sends may still wait for room."""
-        self.send(node_id, Stop())
+        self.send(node_id, StopFrame())
         config = self.plan.configs[node_id]
         self.board.set(config.node_slot, STOPPED, time.monotonic_ns() + int(patience * 1e9))
         for output in config.outputs:

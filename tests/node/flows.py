@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dora.dataflow.model import Input, LogSource, Node, NodeOutput, Operator, Source, TimerSource
+from dora.dataflow.model import (
+    InputSpec,
+    LogSource,
+    NodeOutput,
+    NodeSpec,
+    OperatorSpec,
+    Source,
+    TimerSource,
+)
 
 Inputs = Mapping[str, str | tuple[str, dict[str, Any]]]
 
@@ -20,30 +28,34 @@ def source(text: str) -> Source:
     return LogSource("info", None, text)
 
 
-def make_inputs(inputs: Inputs | None) -> tuple[Input, ...]:
+def make_inputs(inputs: Inputs | None) -> tuple[InputSpec, ...]:
     made = []
     for input_id, value in (inputs or {}).items():
         text, options = (value, {}) if isinstance(value, str) else value
-        made.append(Input(input_id, source(text), **options))
+        made.append(InputSpec(input_id, source(text), **options))
     return tuple(made)
 
 
-def node(node_id: str, *, inputs: Inputs | None = None, outputs: str = "", **more: Any) -> Node:
+def node(node_id: str, *, inputs: Inputs | None = None, outputs: str = "", **more: Any) -> NodeSpec:
     """Make a node; ``outputs`` are separated by blanks, an input is ``"a/out"`` or with options."""
     more.setdefault("path", f"{node_id}.py")
-    return Node(node_id, inputs=make_inputs(inputs), outputs=tuple(outputs.split()), **more)
+    return NodeSpec(node_id, inputs=make_inputs(inputs), outputs=tuple(outputs.split()), **more)
 
 
-def operator(operator_id: str, file: str, *, inputs: Inputs | None = None, outputs: str = "") -> Operator:
-    return Operator(operator_id, python=file, inputs=make_inputs(inputs), outputs=tuple(outputs.split()))
+def operator(
+    operator_id: str, file: str, *, inputs: Inputs | None = None, outputs: str = ""
+) -> OperatorSpec:
+    return OperatorSpec(
+        operator_id, python=file, inputs=make_inputs(inputs), outputs=tuple(outputs.split())
+    )
 
 
-def runtime(node_id: str, *operators: Operator) -> Node:
+def runtime(node_id: str, *operators: OperatorSpec) -> NodeSpec:
     """Make a node that hosts operators; its inputs and outputs are theirs, with prefixed ids."""
     inputs = tuple(
-        Input(f"{o.id}/{i.id}", i.source, i.queue_size, i.queue_policy, i.input_timeout)
+        InputSpec(f"{o.id}/{i.id}", i.source, i.queue_size, i.queue_policy, i.input_timeout)
         for o in operators
         for i in o.inputs
     )
     outputs = tuple(f"{o.id}/{output}" for o in operators for output in o.outputs)
-    return Node(node_id, path=None, inputs=inputs, outputs=outputs, operators=operators)
+    return NodeSpec(node_id, path=None, inputs=inputs, outputs=outputs, operators=operators)

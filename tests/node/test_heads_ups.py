@@ -13,13 +13,13 @@ from fake_daemon import PATIENCE, FakeDaemon, StartFlow, wait_until
 from flows import node
 
 from dora.dataflow.links import Place, plan
-from dora.dataflow.model import Dataflow, Node
-from dora.node.heads_up import HeadsUps
-from dora.node.rhythm import Rhythm
+from dora.dataflow.model import Dataflow, NodeSpec
+from dora.node.heads_up import Prewake
+from dora.node.rhythm import ArrivalPredictor
 from dora.transport.board import HEADS_UP
 
 
-def heads_ups_of(nodes: Sequence[Node], node_id: str, **place: Any) -> list[str]:
+def heads_ups_of(nodes: Sequence[NodeSpec], node_id: str, **place: Any) -> list[str]:
     """Return the nodes that get heads-ups from the first output of a node."""
     planned = plan(
         Dataflow(nodes=tuple(nodes), working_dir="/"), Place("flow", "/run", "p_", "/board", **place)
@@ -58,7 +58,7 @@ def test_other_machines_get_none() -> None:
 
 
 def test_many_get_none() -> None:
-    def fan(count: int) -> list[Node]:
+    def fan(count: int) -> list[NodeSpec]:
         return [node(f"sink{number}", inputs={"in": "b/out"}) for number in range(count)]
 
     assert heads_ups_of((*CHAIN[:2], *fan(4)), "a") == ["sink0", "sink1", "sink2", "sink3"]
@@ -66,7 +66,7 @@ def test_many_get_none() -> None:
 
 
 def test_a_message_in_between_restores_the_trust() -> None:
-    heads_ups = HeadsUps()
+    heads_ups = Prewake()
     for _ in range(20):
         for _ in range(3):
             heads_ups.came(False)
@@ -75,7 +75,7 @@ def test_a_message_in_between_restores_the_trust() -> None:
     assert heads_ups.useful
 
 
-def messages_until_the_next_trial(heads_ups: HeadsUps) -> int:
+def messages_until_the_next_trial(heads_ups: Prewake) -> int:
     count = 0
     while not heads_ups.wanted:
         heads_ups.arrived()
@@ -84,7 +84,7 @@ def messages_until_the_next_trial(heads_ups: HeadsUps) -> int:
 
 
 def test_they_are_useful_no_longer_when_they_stop_coming() -> None:
-    heads_ups = HeadsUps()
+    heads_ups = Prewake()
     for _ in range(3):
         heads_ups.came(True)
         for _ in range(64):
@@ -96,7 +96,7 @@ def test_they_are_useful_no_longer_when_they_stop_coming() -> None:
 
 
 def test_trials_in_vain_become_rare_and_one_that_works_counts() -> None:
-    heads_ups = HeadsUps()
+    heads_ups = Prewake()
     for _ in range(4):
         heads_ups.came(False)
     waits = []
@@ -122,7 +122,9 @@ def test_a_node_that_is_woken_in_vain_wishes_no_more_of_it_and_misses_nothing(
     daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, window: tuple[int, int] | None
 ) -> None:
     """``window``: when it expects a message by its rhythm, in nanoseconds from now."""
-    monkeypatch.setattr(Rhythm, "window", lambda _, now: window and (now + window[0], now + window[1]))
+    monkeypatch.setattr(
+        ArrivalPredictor, "window", lambda _, now: window and (now + window[0], now + window[1])
+    )
     a, b, c = (daemon.node(name) for name in "abc")
     slot = daemon.plan.configs["c"].node_slot
     got: list[bytes] = []

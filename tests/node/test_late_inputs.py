@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dora.node.input import LinkPort
+from dora.node.input import LinkInput
 from dora.transport.board import CONNECTED, DROPPED, FIRST, RECEIVED, SENT, STATE, Board
 from dora.wire.control import InputConfig
 from dora.wire.message import Encoding, Message, pack_head
@@ -46,7 +46,7 @@ def counted(board: Board, numbers: list[int], *, in_flight: bool = False) -> tup
     board.set(SENDER, SENT, 5)
     queue = Queue()
     config = InputConfig("in", "link", "source/out", queue_size=10, slot=LINK, output_slot=SENDER)
-    port = LinkPort(config, queue, board, in_flight=in_flight, joins_late=True)
+    port = LinkInput(config, queue, board, in_flight=in_flight, joins_late=True)
     queue.numbers += numbers
     while port.poll() is not None:
         pass
@@ -88,7 +88,7 @@ def test_a_message_that_was_being_sent_while_another_process_took_over_is_receiv
     queue = Queue()
     queue.numbers += [3, 4]
     config = InputConfig("in", "link", "source/out", queue_size=10, slot=LINK, output_slot=SENDER)
-    port = LinkPort(config, queue, board, in_flight=False, joins_late=False, takes_over=True)
+    port = LinkInput(config, queue, board, in_flight=False, joins_late=False, takes_over=True)
     assert port.poll() is None
     board.set(SENDER, SENT, 6)
     queue.numbers += [5, 6]

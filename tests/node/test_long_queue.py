@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fake_daemon import FakeDaemon, wait_until
 
-from dora.dataflow.model import Dataflow, Input, Node, NodeOutput
+from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
 from dora.transport.interface import MAX_QUEUE
 
 
@@ -13,11 +13,11 @@ def test_a_queue_longer_than_shared_memory_keeps_the_newest_and_counts_the_rest(
     daemon = FakeDaemon(
         Dataflow(
             nodes=(
-                Node(id="sender", path="s.py", outputs=("out",)),
-                Node(
+                NodeSpec(id="sender", path="s.py", outputs=("out",)),
+                NodeSpec(
                     id="receiver",
                     path="r.py",
-                    inputs=(Input("in", NodeOutput("sender", "out"), queue_size=size),),
+                    inputs=(InputSpec("in", NodeOutput("sender", "out"), queue_size=size),),
                 ),
             ),
             working_dir="/tmp",

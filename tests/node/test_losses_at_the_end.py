@@ -10,7 +10,7 @@ from test_late_inputs import LINK, SENDER, Queue
 
 from dora.node import input as module
 from dora.node.events import InputClosed
-from dora.node.input import FLIGHT_LIMIT_NS, LinkPort
+from dora.node.input import FLIGHT_LIMIT_NS, LinkInput
 from dora.transport.board import CONNECTED, DROPPED, RECEIVED, SENT, STATE, Board
 from dora.wire.control import InputConfig
 
@@ -33,10 +33,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return Clock(monkeypatch)
 
 
-def make_port(board: Board, queue: Queue) -> LinkPort:
+def make_port(board: Board, queue: Queue) -> LinkInput:
     board.set(LINK, STATE, CONNECTED)
     config = InputConfig("in", "link", "source/out", queue_size=10, slot=LINK, output_slot=SENDER)
-    return LinkPort(config, queue, board, in_flight=True, joins_late=False)
+    return LinkInput(config, queue, board, in_flight=True, joins_late=False)
 
 
 def counts(board: Board) -> list[int]:

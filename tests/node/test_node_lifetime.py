@@ -18,7 +18,7 @@ from flows import node
 import dora
 from dora import ConnectError, DaemonLost, Node, NotInDataflow, StartFailed
 from dora.transport.board import CREDIT_WAITING
-from dora.wire.control import Closing, InputsClosed, Ready, Register, Started, StartRefused, Stop
+from dora.wire.control import Closing, InputsClosed, Ready, Register, Started, StartRefused, StopFrame
 from dora.wire.ids import uuid7
 
 
@@ -97,7 +97,9 @@ def test_a_broken_start(start_flow: StartFlow) -> None:
 
 
 def test_a_stop_during_the_start_is_delivered(start_flow: StartFlow) -> None:
-    daemon = start_flow(node("a", inputs={"in": "a/out"}, outputs="out"), answer_ready=(Stop(), Started(0)))
+    daemon = start_flow(
+        node("a", inputs={"in": "a/out"}, outputs="out"), answer_ready=(StopFrame(), Started(0))
+    )
     assert [event["type"] for event in daemon.node("a")] == ["STOP"]
 
 
@@ -244,7 +246,7 @@ def test_what_is_buffered_is_delivered_after_the_daemon_is_lost(daemon: FakeDaem
 def test_a_daemon_that_goes_after_a_stop_is_no_error(daemon: FakeDaemon) -> None:
     sender, receiver = daemon.node("a"), daemon.node("b")
     sender.send_output("out", b"x")
-    daemon.send("b", InputsClosed(["in"]), Stop())
+    daemon.send("b", InputsClosed(["in"]), StopFrame())
     daemon.disconnect("b")
     assert [event["type"] for event in receiver] == ["STOP", "INPUT", "INPUT_CLOSED"]
 
@@ -273,7 +275,7 @@ def test_sending_goes_on_and_closing_works_without_a_daemon(daemon: FakeDaemon) 
 
 
 def test_a_daemon_that_is_lost_during_the_start(start_flow: StartFlow) -> None:
-    daemon = start_flow(node("a"), answer_ready=(Stop(),))  # and never a word of the start
+    daemon = start_flow(node("a"), answer_ready=(StopFrame(),))  # and never a word of the start
     raised: list[Exception] = []
 
     def start() -> None:

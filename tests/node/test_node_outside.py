@@ -244,10 +244,10 @@ def test_a_recording_is_whole_and_poisoned_until_its_node_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dora.node.events import Input, Text
-    from dora.node.recording import Recorder
+    from dora.node.recording import InputRecorder
 
     monkeypatch.setenv("DORA_WRITE_EVENTS_TO", str(tmp_path))
-    recorder = Recorder("n")
+    recorder = InputRecorder("n")
     file = tmp_path / "inputs-n.json"
     assert json.loads(file.read_text())["recording_status"]["state"] == "poisoned"
     for number in range(3):
@@ -274,10 +274,10 @@ def test_what_cannot_be_recorded_poisons_the_recording_and_not_the_node(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from dora.node.events import Input, Reference, Text
-    from dora.node.recording import Recorder
+    from dora.node.recording import InputRecorder
 
     monkeypatch.setenv("DORA_WRITE_EVENTS_TO", str(tmp_path))
-    recorder = Recorder("n")
+    recorder = InputRecorder("n")
     recorder.add(Input.make("a", Reference(array, {}, 0)))
     recorder.add(Input.make("a", Text("more", 0)))
     recorder.close()

@@ -12,7 +12,7 @@ from flows import node
 
 from dora import Node, SendError
 from dora.transport.board import CREDIT_WAITING, SENT
-from dora.wire.control import NodeRestarted
+from dora.wire.control import NodeRestartedFrame
 
 
 def link(start_flow: StartFlow, **options: Any) -> tuple[FakeDaemon, Node, Node]:
@@ -234,7 +234,7 @@ def test_what_a_killed_sender_only_counted_does_not_hold_its_successor(start_flo
     sender = daemon.node("a")
     thread = start_sending(sender, 5)
     wait_for_credit_wait(daemon)
-    daemon.send("b", NodeRestarted("a"))
+    daemon.send("b", NodeRestartedFrame("a"))
     events = [receiver.next(timeout=PATIENCE) for _ in range(6)]
     join(thread)
     assert [event["data"][0] for event in events if event and event["type"] == "INPUT"] == list(range(5))

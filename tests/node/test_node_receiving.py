@@ -12,7 +12,14 @@ from fake_daemon import PATIENCE, FakeDaemon, StartFlow, wait_until
 from flows import node
 
 from dora import Event, Node, ReceiveClosed
-from dora.wire.control import Closing, InputsClosed, NodeFailed, NodeRestarted, Stop, TextInput
+from dora.wire.control import (
+    Closing,
+    InputsClosed,
+    NodeFailedFrame,
+    NodeRestartedFrame,
+    StopFrame,
+    TextInput,
+)
 
 
 def names(events: list[Event]) -> list[str]:
@@ -172,7 +179,7 @@ def test_an_input_closes_after_its_data(daemon: FakeDaemon, camera: Node, plot: 
 def test_a_failure_comes_before_the_closing_it_causes(daemon: FakeDaemon, camera: Node, plot: Node) -> None:
     camera.send_output("image", b"x")
     daemon.send(
-        "plot", NodeFailed("camera", "it broke", ["depth", "image"]), InputsClosed(["depth", "image"])
+        "plot", NodeFailedFrame("camera", "it broke", ["depth", "image"]), InputsClosed(["depth", "image"])
     )
     events = list(plot)
     assert names(events)[0] == "NODE_FAILED camera"
@@ -208,17 +215,17 @@ def test_what_is_sent_after_a_stop_does_not_prolong_the_stream(
 
 
 def test_inputs_that_close_after_a_stop_do_not_stop_again(daemon: FakeDaemon, plot: Node) -> None:
-    daemon.send("plot", Stop(), InputsClosed(["image", "depth"]))
+    daemon.send("plot", StopFrame(), InputsClosed(["image", "depth"]))
     assert rest(plot) == ["STOP MANUAL", "INPUT_CLOSED image", "INPUT_CLOSED depth"]
 
 
 def test_a_second_stop_is_not_told(daemon: FakeDaemon, plot: Node) -> None:
-    daemon.send("plot", Stop(), Stop())
+    daemon.send("plot", StopFrame(), StopFrame())
     assert rest(plot) == ["STOP MANUAL"]
 
 
 def test_a_restarted_source(daemon: FakeDaemon, camera: Node, plot: Node) -> None:
-    daemon.send("plot", NodeRestarted("camera"))
+    daemon.send("plot", NodeRestartedFrame("camera"))
     assert names([plot.next()]) == ["NODE_RESTARTED camera"]  # type: ignore[list-item]
     camera.send_output("image", b"again")
     assert names([plot.next()]) == ["INPUT image"]  # type: ignore[list-item]
@@ -237,7 +244,7 @@ def test_an_input_opens_again_when_its_dynamic_source_comes_back(start_flow: Sta
         events = [plot.next(PATIENCE) for _ in range(2)]
         assert names([event for event in events if event]) == ["INPUT click", "INPUT_CLOSED click"]
         assert plot.is_empty()
-        daemon.send("plot", NodeRestarted("viewer"))
+        daemon.send("plot", NodeRestartedFrame("viewer"))
         assert names([plot.next(PATIENCE)]) == ["NODE_RESTARTED viewer"]  # type: ignore[list-item]
         assert events[0] is not None
         assert events[0].sequence == number
@@ -250,7 +257,7 @@ def test_an_input_that_was_closed_for_good_stays_closed(start_flow: StartFlow) -
     plot = daemon.node("plot")
     daemon.send("plot", InputsClosed(["click"]))
     assert rest(plot) == ["INPUT_CLOSED click", "STOP ALL_INPUTS_CLOSED"]
-    daemon.send("plot", NodeRestarted("viewer"))
+    daemon.send("plot", NodeRestartedFrame("viewer"))
     assert plot.next() is None
 
 

@@ -9,7 +9,7 @@ from fake_daemon import PATIENCE, FakeDaemon, StartFlow
 from flows import node
 
 from dora import Node
-from dora.node.input import TimerPort
+from dora.node.input import TimerInput
 from dora.transport.board import SILENT
 from dora.wire.control import InputConfig, Started, TextInput
 
@@ -19,12 +19,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> VirtualClock:
     return VirtualClock(monkeypatch)
 
 
-def timer(clock: VirtualClock, milliseconds: int, *, epoch: int | None = None) -> TimerPort:
+def timer(clock: VirtualClock, milliseconds: int, *, epoch: int | None = None) -> TimerInput:
     config = InputConfig(id="tick", kind="timer", source="", interval_ns=milliseconds * MILLISECOND)
-    return TimerPort(config, clock.now if epoch is None else epoch)
+    return TimerInput(config, clock.now if epoch is None else epoch)
 
 
-def ticks(port: TimerPort) -> int:
+def ticks(port: TimerInput) -> int:
     count = 0
     while port.poll() is not None:
         count += 1

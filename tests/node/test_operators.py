@@ -16,13 +16,13 @@ from dora.node.operator import HostedOperator, OperatorError
 from dora.transport.board import ASLEEP
 from dora.wire.control import (
     InputsClosed,
-    NodeFailed,
-    NodeRestarted,
+    NodeFailedFrame,
+    NodeRestartedFrame,
     OperatorConfig,
     OutputsClosed,
     Ready,
-    Stop,
     StopDataflow,
+    StopFrame,
 )
 
 RECORDER = """
@@ -114,10 +114,10 @@ def lines(text: str) -> list[dict[str, Any]]:
 def test_every_kind_of_event_reaches_the_operator_and_stop_is_last(bench: Bench, write: Any) -> None:
     host = bench.start(operator("op", write("op.py", RECORDER), inputs={"in": "source/out"}))
     bench.source.send_output("out", b"hello")
-    bench.daemon.send("host", NodeRestarted("source"))
+    bench.daemon.send("host", NodeRestartedFrame("source"))
     assert lines(host.stdout.readline())[0]["type"] in ("INPUT", "NODE_RESTARTED")
     assert lines(host.stdout.readline())[0]["type"] in ("INPUT", "NODE_RESTARTED")
-    bench.daemon.send("host", NodeFailed("source", "died", ["op/in"]), InputsClosed(["op/in"]))
+    bench.daemon.send("host", NodeFailedFrame("source", "died", ["op/in"]), InputsClosed(["op/in"]))
     status, out, err = finish(host)
     assert (status, err) == (0, "")
     assert lines(out) == [
@@ -196,7 +196,9 @@ def test_news_of_a_source_reach_only_those_who_listen_to_it(bench: Bench, write:
     )
     host = daemon.start_process("host")
     wait_until(lambda: len(daemon.heard("host", Ready)) == 1, "the runtime")
-    daemon.send("host", NodeRestarted("source"), NodeFailed("second", "died", ["b/in"]), Stop())
+    daemon.send(
+        "host", NodeRestartedFrame("source"), NodeFailedFrame("second", "died", ["b/in"]), StopFrame()
+    )
     status, out, err = finish(host)
     assert (status, err) == (0, "")
     assert [(line["op"], line["type"]) for line in lines(out)] == [

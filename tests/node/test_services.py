@@ -24,7 +24,7 @@ from dora import (
     UndeclaredInput,
     UndeclaredOutput,
 )
-from dora.wire.control import Closing, InputsClosed, NodeRestarted
+from dora.wire.control import Closing, InputsClosed, NodeRestartedFrame
 
 
 def pair(start_flow: StartFlow, **options: Any) -> tuple[FakeDaemon, Node, Node]:
@@ -298,7 +298,7 @@ def test_a_call_fails_when_the_server_is_restarted(start_flow: StartFlow) -> Non
     answered = client.call("request", pa.array([1]))
     lost = client.call("request", pa.array([2]))
     answer(server, requests(server, 2)[0], 10)
-    daemon.send("client", NodeRestarted("server"))
+    daemon.send("client", NodeRestartedFrame("server"))
     with pytest.raises(CallFailed, match="node `server` was restarted before it answered"):
         lost.wait()
     assert number(answered.wait()) == 10

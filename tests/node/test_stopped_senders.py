@@ -12,7 +12,7 @@ from flows import node
 
 from dora import Node
 from dora.transport.board import CREDIT_WAITING, UNSENT
-from dora.wire.control import SendFor, SentFor
+from dora.wire.control import PublishRequest, PublishResult
 from dora.wire.encode import encode
 from dora.wire.message import pack_head
 
@@ -125,13 +125,13 @@ def test_whoever_has_a_node_send_learns_that_it_did_not(start_flow: StartFlow) -
     payload = encode(b"more")
     body = payload.to_bytes()
     message = pack_head(payload.encoding, payload.schema, b"", payload.size, 1, 1, body)
-    daemon.send("a", SendFor(7, "out", message))
+    daemon.send("a", PublishRequest(7, "out", message))
     threads = start(lambda: sender.next(timeout=PATIENCE))
     wait_until_blocked(daemon)
     daemon.stop("a")
     join(threads)
-    wait_until(lambda: bool(daemon.heard("a", SentFor)), "the answer")
-    (answer,) = daemon.heard("a", SentFor)
-    assert isinstance(answer, SentFor)
+    wait_until(lambda: bool(daemon.heard("a", PublishResult)), "the answer")
+    (answer,) = daemon.heard("a", PublishResult)
+    assert isinstance(answer, PublishResult)
     assert answer.ticket == 7
     assert "asked to stop" in answer.reason

@@ -10,9 +10,9 @@ from fake_daemon import PATIENCE, FakeDaemon, StartFlow
 from flows import node, operator, runtime
 
 from dora import Node
-from dora.dataflow.model import Node as NodeModel
-from dora.node.input import LinkPort
-from dora.transport.kept_queue import KeptQueue
+from dora.dataflow.model import NodeSpec as NodeModel
+from dora.node.input import LinkInput
+from dora.transport.kept_queue import PriorityQueue
 from dora.wire.correlation import PATTERN_ROOM, asks_to_flush, carries_correlation
 from dora.wire.message import Encoding, Message, pack_head
 from dora.wire.metadata import encode_metadata
@@ -147,7 +147,7 @@ def test_a_flush_does_not_open_a_closed_input(
 ) -> None:
     _, sender, receiver = link(start_flow)
     port = receiver._session.inbox.ports["in"]
-    assert isinstance(port, LinkPort)
+    assert isinstance(port, LinkInput)
     send(sender, 1, flush=True)
     port.close()
     monkeypatch.setattr(port._receiver, "receive", lambda: pytest.fail("it is closed"))
@@ -269,7 +269,7 @@ class Source:
 
 def test_a_kept_queue_lets_go_of_the_oldest_that_nobody_waits_for() -> None:
     source = Source()
-    queue = KeptQueue(source, 2)
+    queue = PriorityQueue(source, 2)
     for number in range(1, 10):
         source.put(number, **({"goal_id": "g"} if number % 3 == 0 else {}))
     assert queue.has_messages()

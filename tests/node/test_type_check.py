@@ -14,13 +14,13 @@ from flows import node, operator, runtime
 
 from dora import Node, UnsupportedData
 from dora.dataflow.model import PortType, Types
-from dora.dataflow.report import Report
+from dora.dataflow.report import ProblemReport
 from dora.dataflow.type_library import TypeLibrary
 from dora.dataflow.type_names import TypeName
 from dora.node.type_check import misfit
 from dora.wire.control import Ready
 
-LIBRARY = TypeLibrary(Report("", ""), dict)
+LIBRARY = TypeLibrary(ProblemReport("", ""), dict)
 
 
 def std(name: str) -> Any:

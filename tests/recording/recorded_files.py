@@ -11,7 +11,7 @@ from typing import Any
 
 from dora.recording.channels import ChannelItem, ChannelKey, ChannelTable, Schemas, form_of, prefix_of
 from dora.recording.chunk import Chunk, room_for
-from dora.recording.format import End, Start, TopicEnd
+from dora.recording.format import End, RecordingStart, TopicEnd
 from dora.recording.order import ORDER_ENCODING, ORDER_TOPIC
 from dora.recording.sealed import seal
 from dora.recording.writer import RecordingWriter
@@ -53,7 +53,7 @@ def write_recording(
     names = list(dict.fromkeys([message[0] for message in sent] + list(topics)))
     described = dataflow if dataflow is not None else {"nodes": []}
     writer.begin(
-        Start(
+        RecordingStart(
             **{
                 "dora": "1",
                 "dataflow_id": "id",

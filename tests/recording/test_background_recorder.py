@@ -14,7 +14,7 @@ from dora.errors import DoraError
 from dora.inspection.look import inspect
 from dora.recording.background import BackgroundRecorder
 from dora.recording.control import ask, statuses
-from dora.recording.settings import Settings
+from dora.recording.settings import RecordingOptions
 
 pytestmark = pytest.mark.processes
 
@@ -28,7 +28,7 @@ def recorder(folder: Folder, **settings: object) -> Iterator[tuple[BackgroundRec
     background = BackgroundRecorder()
     try:
         path = str(folder.directory / "a.mcap")
-        background.begin(f"{run_dir}/daemon.sock", Settings(path=path, **settings))  # type: ignore[arg-type]
+        background.begin(f"{run_dir}/daemon.sock", RecordingOptions(path=path, **settings))  # type: ignore[arg-type]
         yield background, run_dir
     finally:
         if not background.ended:
@@ -87,7 +87,7 @@ def test_what_cannot_begin(folder: Folder, settings: dict[str, object], sentence
     with run:
         socket = f"{inspect(run).run_dir}/daemon.sock"
     background = BackgroundRecorder()
-    background.begin(socket, Settings(path=path, **settings))  # type: ignore[arg-type]
+    background.begin(socket, RecordingOptions(path=path, **settings))  # type: ignore[arg-type]
     with pytest.raises(DoraError, match=sentence):
         background.wait_until_recording()
     background.kill()

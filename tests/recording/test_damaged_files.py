@@ -16,7 +16,7 @@ from recorded_files import T0, write_recording
 from dora.cli.main import run_command_line
 from dora.recording.info import trouble
 from dora.recording.reader import Recording
-from dora.wire.order import Kind, pack_entry
+from dora.wire.order import EntryKind, pack_entry
 
 HERE = Path(__file__).parent
 TEXTS = ["first one", "second one", "third one"]
@@ -37,7 +37,9 @@ MESSAGES = [
     ("talk/text", 0.6, pa.array([b"a", b"bb"], pa.large_binary())),
     ("talk/text", 0.7, pa.array(["a", "b"], pa.string_view())),
 ]
-ORDER = pack_entry(Kind.BEGIN, 0, T0, 0, b"\x81\xa4text\xa9talk/text") + pack_entry(Kind.MESSAGE, 0, T0, 1)
+ORDER = pack_entry(EntryKind.BEGIN, 0, T0, 0, b"\x81\xa4text\xa9talk/text") + pack_entry(
+    EntryKind.MESSAGE, 0, T0, 1
+)
 
 
 @pytest.fixture

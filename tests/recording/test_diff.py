@@ -10,7 +10,7 @@ from recorded_files import write_recording
 
 from dora.cli.main import run_command_line
 from dora.recording.compare import Tolerance
-from dora.recording.diff import Place, compare
+from dora.recording.diff import MessagePlace, compare
 from dora.recording.reader import Recording
 
 A = [
@@ -88,7 +88,7 @@ def test_a_missing_topic_is_a_difference(files: tuple[str, str]) -> None:
         assert [topic.equal for topic in compare(first, second, ["camera/image"])] == [True]
         (missing, _) = compare(second, first)
         assert (missing.first_count, missing.second_count, missing.different) == (0, 2, 2)
-        assert missing.first == Place(1, 0.1, "only the second recording has it, and 1 more")
+        assert missing.first == MessagePlace(1, 0.1, "only the second recording has it, and 1 more")
 
 
 def test_what_cannot_be_compared_ends_with_two(

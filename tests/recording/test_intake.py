@@ -14,7 +14,7 @@ from dora.inspection.topics import Topic
 from dora.recording.attachment import found_here
 from dora.recording.channels import ChannelItem, ChannelTable
 from dora.recording.chunk import CHUNK_SIZE, Chunk, Pool
-from dora.recording.intake import LONGEST, Intake, RecordedTopic
+from dora.recording.intake import LONGEST, RecordedTopic, RecordingIntake
 from dora.transport.board import BEGUN, SENT, WORDS
 from dora.wire.inspection import Inspection, NodeView, OutputView
 from dora.wire.message import Message
@@ -38,7 +38,7 @@ class Stage:
         self.pool = Pool(limit)
         self.chunks: list[Chunk] = []
         self.channels = ChannelTable()
-        self.intake = Intake(self.channels, self.pool, self.chunks.append)
+        self.intake = RecordingIntake(self.channels, self.pool, self.chunks.append)
         self.taps = [Tap(), Tap()]
         for slot, tap in enumerate(self.taps):
             topic = Topic(f"node/{slot}", "node", OutputView(str(slot), slot), ())

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from dora.recording.folders import make_folder
 from dora.recording.order import OrderTail, Translation, first_numbers
-from dora.wire.order import Entry, Kind, entries, pack_entry, whole
+from dora.wire.order import Entry, EntryKind, entries, pack_entry, whole
 
 numbers = st.integers(0, 2**64 - 1)
 some_entries = st.lists(
     st.builds(Entry, st.integers(0, 7), st.integers(0, 65535), numbers, numbers, st.binary(max_size=40))
 )
-BEGIN = pack_entry(Kind.BEGIN, 0, 1, 0, msgspec.msgpack.encode({"x": "a/out", "y": "r/op/out"}))
+BEGIN = pack_entry(EntryKind.BEGIN, 0, 1, 0, msgspec.msgpack.encode({"x": "a/out", "y": "r/op/out"}))
 
 
 @given(some_entries, st.integers(0, 60))
@@ -33,11 +33,11 @@ def test_entries_come_back_up_to_a_cut(given_: list[Entry], cut: int) -> None:
 
 
 def message(number: int, time_ns: int = 10) -> bytes:
-    return pack_entry(Kind.MESSAGE, 0, time_ns, number)
+    return pack_entry(EntryKind.MESSAGE, 0, time_ns, number)
 
 
 def local(number: int, time_ns: int = 10) -> bytes:
-    return pack_entry(Kind.LOCAL, 1, time_ns, number)
+    return pack_entry(EntryKind.LOCAL, 1, time_ns, number)
 
 
 def test_numbers_are_translated() -> None:
@@ -45,10 +45,10 @@ def test_numbers_are_translated() -> None:
     first = b"".join(translation.of(BEGIN + message(5) + message(6, 4) + message(6)))
     second = b"".join(translation.of(local(30) + local(32) + message(9, 20)))
     assert [(entry.kind, entry.number) for entry in entries(first + second)] == [
-        (Kind.BEGIN, 0),
-        (Kind.MESSAGE, 1),
-        (Kind.LOCAL, 1),
-        (Kind.LOCAL, 3),
+        (EntryKind.BEGIN, 0),
+        (EntryKind.MESSAGE, 1),
+        (EntryKind.LOCAL, 1),
+        (EntryKind.LOCAL, 3),
     ]
 
 

@@ -13,7 +13,7 @@ from dora.recording.channels import MAX_TYPES, ChannelKey, Schemas, channel_meta
 from dora.recording.format import (
     End,
     NotARecording,
-    Start,
+    RecordingStart,
     TopicEnd,
     end_from,
     restore,
@@ -225,7 +225,7 @@ def test_a_type_that_cannot_be_read_has_no_schema() -> None:
 
 
 def test_the_metadata_records() -> None:
-    start = Start(
+    start = RecordingStart(
         dora="1", dataflow_id="x", started=5, last_seconds=30.0, nodes=["a"], topics=["a/b"], name="null"
     )
     assert all(isinstance(value, str) for value in to_record(start).values())

@@ -8,21 +8,21 @@ import pytest
 
 from dora.errors import DoraError
 from dora.recording.channels import ChannelTable
-from dora.recording.chunk import Pool, Span
-from dora.recording.format import Start, TopicEnd
+from dora.recording.chunk import ChunkSpan, Pool
+from dora.recording.format import RecordingStart, TopicEnd
 from dora.recording.intake import spans_of
 from dora.recording.ring import Ring
-from dora.recording.sealed import Sealed
-from dora.recording.settings import Saved, Settings, numbered
-from dora.recording.storing import Store
+from dora.recording.sealed import CompressedChunk
+from dora.recording.settings import RecordingOptions, Saved, numbered
+from dora.recording.storing import WriteThread
 from dora.recording.targets import Expected, RingTarget, ends_of
 
 SECOND = 1_000_000_000
 
 
-def chunk(last: float, size: int = 1000) -> Sealed:
+def chunk(last: float, size: int = 1000) -> CompressedChunk:
     time_ns = int(last * SECOND)
-    return Sealed(bytes(size), "", size, 0, time_ns, time_ns, {1: bytes(16)})
+    return CompressedChunk(bytes(size), "", size, 0, time_ns, time_ns, {1: bytes(16)})
 
 
 def times(ring: Ring) -> list[float]:
@@ -53,27 +53,27 @@ def test_memory_has_a_limit() -> None:
 @pytest.mark.parametrize(
     ("expected", "span", "whole", "lost"),
     [
-        (Expected(0, 10), Span(1, 10, 10), True, 0),
-        (Expected(0, 10), Span(3, 10, 8), True, 2),
-        (Expected(0, 10), Span(1, 8, 8), True, 2),
-        (Expected(4, 10), Span(5, 10, 6), True, 0),
-        (Expected(0, 0), Span(), True, 0),
-        (Expected(0, 3), Span(), True, 3),
-        (Expected(0, 10, (4,)), Span(1, 10, 9), True, 0),  # counted by a process that was killed
-        (Expected(0, 10), Span(3, 10, 8), False, 0),  # of a ring: what is older does not belong to it
-        (Expected(0, 10), Span(3, 10, 7), False, 1),
-        (Expected(0, 10), Span(3, 8, 6), False, 2),
-        (Expected(0, 10, (2,)), Span(3, 10, 8), False, 0),
-        (Expected(0, 10), Span(), False, 0),
+        (Expected(0, 10), ChunkSpan(1, 10, 10), True, 0),
+        (Expected(0, 10), ChunkSpan(3, 10, 8), True, 2),
+        (Expected(0, 10), ChunkSpan(1, 8, 8), True, 2),
+        (Expected(4, 10), ChunkSpan(5, 10, 6), True, 0),
+        (Expected(0, 0), ChunkSpan(), True, 0),
+        (Expected(0, 3), ChunkSpan(), True, 3),
+        (Expected(0, 10, (4,)), ChunkSpan(1, 10, 9), True, 0),  # counted by a process that was killed
+        (Expected(0, 10), ChunkSpan(3, 10, 8), False, 0),  # of a ring: what is older does not belong to it
+        (Expected(0, 10), ChunkSpan(3, 10, 7), False, 1),
+        (Expected(0, 10), ChunkSpan(3, 8, 6), False, 2),
+        (Expected(0, 10, (2,)), ChunkSpan(3, 10, 8), False, 0),
+        (Expected(0, 10), ChunkSpan(), False, 0),
     ],
 )
-def test_what_is_lost(expected: Expected, span: Span, whole: bool, lost: int) -> None:
+def test_what_is_lost(expected: Expected, span: ChunkSpan, whole: bool, lost: int) -> None:
     ends = ends_of({"a/x": expected}, {"a/x": span}, whole=whole)
     assert ends == {"a/x": TopicEnd(span.messages, lost, span.first, span.last)}
 
 
 def test_spans_add_up() -> None:
-    total = spans_of([{"a/x": Span(1, 3, 3)}, {"a/x": Span(4, 7, 3), "b/y": Span(9, 9, 1)}])
+    total = spans_of([{"a/x": ChunkSpan(1, 3, 3)}, {"a/x": ChunkSpan(4, 7, 3), "b/y": ChunkSpan(9, 9, 1)}])
     assert {name: (span.first, span.last, span.messages) for name, span in total.items()} == {
         "a/x": (1, 7, 6),
         "b/y": (9, 9, 1),
@@ -92,8 +92,8 @@ def test_the_files_of_a_ring_are_numbered() -> None:
 )
 def test_a_file_of_another_time_is_stepped_over(tmp_path: Path, force: bool, names: list[str]) -> None:
     (tmp_path / "a-2.mcap").write_text("precious")
-    settings = Settings(path=str(tmp_path / "a.mcap"), last_seconds=1.0, force=force)
-    start = Start(dora="1", dataflow_id="id", started=1)
+    settings = RecordingOptions(path=str(tmp_path / "a.mcap"), last_seconds=1.0, force=force)
+    start = RecordingStart(dora="1", dataflow_id="id", started=1)
     target = RingTarget(settings, ChannelTable(), Pool(1 << 20), start, b"{}")
     saved: list[Saved] = []
     target.save({}, (), saved.append)
@@ -105,11 +105,11 @@ def test_a_file_of_another_time_is_stepped_over(tmp_path: Path, force: bool, nam
 
 
 def test_a_store_that_has_no_memory_says_so() -> None:
-    def store(_: Sealed) -> None:
+    def store(_: CompressedChunk) -> None:
         raise MemoryError("none left")
 
     pool = Pool(64 << 20)
-    failing = Store(pool, "none", store)
+    failing = WriteThread(pool, "none", store)
     for _ in range(3):
         chunk = pool.take(100)
         assert chunk is not None

@@ -24,14 +24,14 @@ from recorded_files import message_of
 from dora.errors import DoraError
 from dora.recording.channels import ChannelItem, ChannelKey, ChannelTable, Schemas, form_of, prefix_of
 from dora.recording.chunk import CHUNK_SIZE, Chunk, Pool, room_for
-from dora.recording.format import End, Start, end_from, restore, start_from
+from dora.recording.format import End, RecordingStart, end_from, restore, start_from
 from dora.recording.sealed import Compression, keep, seal
-from dora.recording.settings import Settings
+from dora.recording.settings import RecordingOptions
 from dora.recording.targets import FileTarget
 from dora.recording.writer import DiskFull, RecordingWriter
 from dora.wire.decode import decode_arrow
 
-START = Start(dora="1", dataflow_id="id", started=5, nodes=["a"], topics=["a/x"])
+START = RecordingStart(dora="1", dataflow_id="id", started=5, nodes=["a"], topics=["a/x"])
 END = End(complete=True, stopped=9, reason="asked")
 
 
@@ -195,7 +195,7 @@ def test_a_disk_that_is_full_at_once(tmp_path: Path) -> None:
 def test_nothing_is_left_of_a_recording_that_cannot_begin(tmp_path: Path) -> None:
     path = tmp_path / "a.mcap"
     with room(100), pytest.raises(DiskFull):
-        FileTarget(Settings(path=str(path)), ChannelTable(), Pool(1), START, b"{}")
+        FileTarget(RecordingOptions(path=str(path)), ChannelTable(), Pool(1), START, b"{}")
     assert not path.exists()
 
 

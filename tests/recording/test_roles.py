@@ -9,7 +9,7 @@ from dora.dataflow import parse
 from dora.dataflow.model import Dataflow
 from dora.errors import DoraError
 from dora.recording.rewrite import rewrite
-from dora.recording.roles import Roles, in_cycles, roles
+from dora.recording.roles import ReplayRoles, in_cycles, roles
 
 FLOW = """
 deploy: {machine: robot}
@@ -51,12 +51,12 @@ def flow() -> Dataflow:
 
 
 def test_sources_are_replaced(flow: Dataflow) -> None:
-    assert roles(flow, ALL) == Roles(("camera",), ("detector", "planner", "arm"), ("viewer",))
+    assert roles(flow, ALL) == ReplayRoles(("camera",), ("detector", "planner", "arm"), ("viewer",))
 
 
 def test_what_cannot_be_fed_is_replaced_or_left_out(flow: Dataflow) -> None:
     found = roles(flow, {"detector/boxes", "arm/done"})
-    assert found == Roles(("detector",), ("planner", "arm"), ("camera", "viewer"))
+    assert found == ReplayRoles(("detector",), ("planner", "arm"), ("camera", "viewer"))
     assert roles(flow, {"arm/done"}).replaced == ("arm",)
 
 

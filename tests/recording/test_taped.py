@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from dora.recording import taped
-from dora.recording.taped import TapedTap, Tapes
-from dora.transport.tape import AVAILABLE, Tape, TapeWriter
+from dora.recording.taped import RingTap, RingTaps
+from dora.transport.tape import AVAILABLE, RingBuffer, RingBufferWriter
 from dora.wire.message import Encoding, Message, MessageError, pack_head
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="tapes need an order of writes that is known")
@@ -40,7 +40,7 @@ class Sender:
     """Sends as an output does that has a tap and a tape; ``written`` False: as one that knows no tape."""
 
     def __init__(self, path: Path, queue: Queue) -> None:
-        self.tape = TapeWriter(str(path))
+        self.tape = RingBufferWriter(str(path))
         self.queue = queue
         self.sequence = 0
 
@@ -59,7 +59,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "tape"
 
 
-def taken(tap: TapedTap, looks: int = 3) -> list[int]:
+def taken(tap: RingTap, looks: int = 3) -> list[int]:
     """Return what is received until a few looks were in vain."""
     found = []
     vain = 0
@@ -73,8 +73,8 @@ def taken(tap: TapedTap, looks: int = 3) -> list[int]:
 
 
 def test_a_tape_gives_back_what_was_written_however_often_it_begins_anew(path: Path) -> None:
-    tape = Tape(str(path), SIZE)
-    writer = TapeWriter(str(path))
+    tape = RingBuffer(str(path), SIZE)
+    writer = RingBufferWriter(str(path))
     for sequence in range(1, 1000):
         body = bytes([sequence % 256]) * (sequence * 37 % 1500)
         writer.write(packed(sequence, body))
@@ -86,8 +86,8 @@ def test_a_tape_gives_back_what_was_written_however_often_it_begins_anew(path: P
 
 
 def test_what_finds_no_room_is_counted(path: Path) -> None:
-    tape = Tape(str(path), SIZE)
-    writer = TapeWriter(str(path))
+    tape = RingBuffer(str(path), SIZE)
+    writer = RingBufferWriter(str(path))
     for sequence in range(1, 201):
         writer.write(packed(sequence))
     kept = 0
@@ -102,12 +102,12 @@ def test_what_finds_no_room_is_counted(path: Path) -> None:
 
 
 def test_a_new_process_goes_on_with_the_tape_of_the_former(path: Path) -> None:
-    tape = Tape(str(path), SIZE)
+    tape = RingBuffer(str(path), SIZE)
     assert not tape.is_written
-    former = TapeWriter(str(path))
+    former = RingBufferWriter(str(path))
     former.write(packed(1))
     former.skip()
-    TapeWriter(str(path)).write(packed(3))
+    RingBufferWriter(str(path)).write(packed(3))
     assert [message.sequence for message in iter(tape.take, None)] == [1, 3]
     assert tape.is_written and tape.others == 1
     former.close()
@@ -115,8 +115,8 @@ def test_a_new_process_goes_on_with_the_tape_of_the_former(path: Path) -> None:
 
 
 def test_a_damaged_tape_is_told(path: Path) -> None:
-    tape = Tape(str(path), SIZE)
-    TapeWriter(str(path)).write(packed(1))
+    tape = RingBuffer(str(path), SIZE)
+    RingBufferWriter(str(path)).write(packed(1))
     with path.open("r+b") as file:
         file.seek(128)
         file.write((1 << 40).to_bytes(8, "little"))
@@ -126,7 +126,7 @@ def test_a_damaged_tape_is_told(path: Path) -> None:
 
 def test_a_burst_is_taken_from_the_tape_long_after_the_queue_has_dropped_it(path: Path) -> None:
     queue = Queue()
-    tap = TapedTap(queue, Tape(str(path), 1 << 20))
+    tap = RingTap(queue, RingBuffer(str(path), 1 << 20))
     sender = Sender(path, queue)
     for _ in range(5000):
         sender.send()
@@ -135,7 +135,7 @@ def test_a_burst_is_taken_from_the_tape_long_after_the_queue_has_dropped_it(path
 
 def test_large_messages_come_between_the_small_ones_in_order(path: Path) -> None:
     queue = Queue(64)
-    tap = TapedTap(queue, Tape(str(path), SIZE))
+    tap = RingTap(queue, RingBuffer(str(path), SIZE))
     sender = Sender(path, queue)
     found = []
     for number in range(1, 61):
@@ -147,7 +147,7 @@ def test_large_messages_come_between_the_small_ones_in_order(path: Path) -> None
 
 def test_while_all_is_on_the_tape_nobody_looks_into_the_queue(path: Path) -> None:
     queue = Queue()
-    tap = TapedTap(queue, Tape(str(path), SIZE))
+    tap = RingTap(queue, RingBuffer(str(path), SIZE))
     sender = Sender(path, queue)
     sender.send()
     taken(tap)
@@ -162,7 +162,7 @@ def test_while_all_is_on_the_tape_nobody_looks_into_the_queue(path: Path) -> Non
 
 def test_what_a_full_tape_leaves_out_is_in_the_queue(path: Path) -> None:
     queue = Queue(150)
-    tap = TapedTap(queue, Tape(str(path), SIZE))
+    tap = RingTap(queue, RingBuffer(str(path), SIZE))
     sender = Sender(path, queue)
     for _ in range(200):
         sender.send()
@@ -171,7 +171,7 @@ def test_what_a_full_tape_leaves_out_is_in_the_queue(path: Path) -> None:
 
 def test_a_sender_that_learns_of_the_tape_late_or_forgets_it(path: Path) -> None:
     queue = Queue(100)
-    tap = TapedTap(queue, Tape(str(path), SIZE))
+    tap = RingTap(queue, RingBuffer(str(path), SIZE))
     for number in (1, 2):
         queue.messages.append(Message(packed(number)))
     assert taken(tap) == [1, 2], "nobody writes to the tape"
@@ -187,7 +187,7 @@ def test_a_sender_that_learns_of_the_tape_late_or_forgets_it(path: Path) -> None
 
 def test_what_is_counted_and_not_on_the_tape_is_found_in_the_end(path: Path) -> None:
     queue = Queue()
-    tap = TapedTap(queue, Tape(str(path), SIZE))
+    tap = RingTap(queue, RingBuffer(str(path), SIZE))
     sender = Sender(path, queue)
     sender.send()
     assert taken(tap) == [1]
@@ -197,7 +197,7 @@ def test_what_is_counted_and_not_on_the_tape_is_found_in_the_end(path: Path) -> 
 
 def test_what_is_lost_holds_nothing_up(path: Path) -> None:
     queue = Queue(1)
-    tap = TapedTap(queue, Tape(str(path), SIZE))
+    tap = RingTap(queue, RingBuffer(str(path), SIZE))
     sender = Sender(path, queue)
     for large in (False, True, True, False, False):
         sender.send(large=large)
@@ -206,7 +206,7 @@ def test_what_is_lost_holds_nothing_up(path: Path) -> None:
 
 def test_a_damaged_tape_leaves_the_queue(path: Path) -> None:
     queue = Queue()
-    tap = TapedTap(queue, Tape(str(path), SIZE))
+    tap = RingTap(queue, RingBuffer(str(path), SIZE))
     sender = Sender(path, queue)
     sender.send()
     with path.open("r+b") as file:
@@ -221,16 +221,16 @@ def test_tapes_take_a_share_of_the_memory_and_go_with_the_recording(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(taped, "_PLACE", str(tmp_path))
-    tapes = Tapes(2)
+    tapes = RingTaps(2)
     source = tapes.beside(Queue(), 7)
-    assert isinstance(source, TapedTap)
+    assert isinstance(source, RingTap)
     assert os.listdir(tapes.directory) == ["7"]
     assert os.stat(f"{tapes.directory}/7").st_size == 4 << 20
     tapes.close()
     assert not os.listdir(tmp_path)
-    assert Tapes(5000).directory == "", "less than is worth it for each"
-    assert Tapes(0).directory == ""
+    assert RingTaps(5000).directory == "", "less than is worth it for each"
+    assert RingTaps(0).directory == ""
     monkeypatch.setattr(taped, "_PLACE", "/nowhere")
-    without = Tapes(1)
+    without = RingTaps(1)
     queue = Queue()
     assert without.directory == "" and without.beside(queue, 7) is queue

@@ -11,14 +11,14 @@ import sys
 
 from dora.wire.control import FrameBuffer, Register, encode_frame
 from dora.wire.inspection import Inspection, NodeView, OutputView
-from dora.wire.requests import Describe, Description, Inspect, Noted, decode_to_daemon
+from dora.wire.requests import DescribeDataflow, Description, Inspect, Ok, decode_to_daemon
 
 ESCAPES = "\x1b]0;owned\x07\x1b]52;c;b3duZWQ=\x07\x1b[2J"
 
 
 def answer(message: object, run_dir: str, board: str) -> object:
     match message:
-        case Describe():
+        case DescribeDataflow():
             return Description("01900000-0000-7000-8000-0123456789ab", "/flow.yml", ["camera"])
         case Inspect():
             nodes = [NodeView("camera", f"running{ESCAPES}", outputs=[OutputView("image", 0, "image")])]
@@ -28,7 +28,7 @@ def answer(message: object, run_dir: str, board: str) -> object:
                 *(nodes, []),
             )
         case _:
-            return Noted()
+            return Ok()
 
 
 def main(run_dir: str, board: str, heard: str) -> None:

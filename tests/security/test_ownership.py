@@ -24,8 +24,8 @@ from dora.recording.folders import make_folder, remove_folder
 from dora.transport.board import LINE_BYTES, MAX_LINES, Board
 from dora.transport.doorbell import Bell, Doorbell
 from dora.transport.ownership import UnsafeFile, connect_own
-from dora.transport.tape import Tape, TapeWriter, remove_tapes
-from dora.wire.control import BellConfig, InputConfig, LinkConfig, NodeConfig, OutputConfig
+from dora.transport.tape import RingBuffer, RingBufferWriter, remove_tapes
+from dora.wire.control import DoorbellConfig, InputConfig, LinkConfig, NodeConfig, OutputConfig
 from dora.wire.ids import uuid7
 
 BOARD_BYTES = MAX_LINES * LINE_BYTES
@@ -94,13 +94,13 @@ def test_a_doorbell_is_a_pipe_of_ones_own(folder: Path) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="tapes are for Linux")
 def test_a_tape_is_written_only_if_it_is_ones_own(folder: Path) -> None:
-    Tape(str(folder / "tape"), 1 << 16)
+    RingBuffer(str(folder / "tape"), 1 << 16)
     (folder / "link").symlink_to(folder / "tape")
     (folder / "short").touch(0o600)
-    TapeWriter(str(folder / "tape"))
+    RingBufferWriter(str(folder / "tape"))
     for name in ("link", "short"):
         with pytest.raises(UnsafeFile):
-            TapeWriter(str(folder / name))
+            RingBufferWriter(str(folder / name))
 
 
 def test_a_socket_is_used_only_in_a_folder_of_ones_own(folder: Path) -> None:
@@ -166,9 +166,9 @@ def test_what_a_daemon_says_about_its_files_is_not_believed(folder: Path, tmp_pa
         try:
             assert daemon.stdout is not None
             assert daemon.stdout.readline() == "ready\n"
-            from dora.daemon.runs import Run
+            from dora.daemon.runs import DaemonClient
 
-            with Run(f"{folder}/daemon.sock") as run:
+            with DaemonClient(f"{folder}/daemon.sock") as run:
                 inspection = inspect(run)
         finally:
             daemon.kill()
@@ -179,7 +179,7 @@ def test_what_a_daemon_says_about_its_files_is_not_believed(folder: Path, tmp_pa
 
 def _config(bell: str) -> NodeConfig:
     link = LinkConfig(0, 0, bell, "b/x")
-    output = OutputConfig("x", links=[link], credit_bell=bell, next_but_one=[BellConfig(0, bell)])
+    output = OutputConfig("x", links=[link], credit_bell=bell, next_but_one=[DoorbellConfig(0, bell)])
     item = InputConfig("y", "link", "a/y", credit_bell=bell)
     return NodeConfig(
         *("id", "a", "zenoh", "/their/run", "their_", "/their/board", 0, bell),

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from dora.dataflow.model import Dataflow, Input, Node, NodeOutput, TimerSource
+from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, TimerSource
 from dora.supervise import commands as do
 from dora.supervise import events as on
 from dora.supervise.invariants import validate_state
@@ -15,19 +15,21 @@ from dora.supervise.supervisor import Supervisor
 from dora.wire.requests import ChangeDataflow, RemoveNode, ReplaceNode, RestartNode, StopNode
 
 
-def node(node_id: str, *, inputs: tuple[str, ...] = (), outputs: tuple[str, ...] = (), **more: Any) -> Node:
+def node(
+    node_id: str, *, inputs: tuple[str, ...] = (), outputs: tuple[str, ...] = (), **more: Any
+) -> NodeSpec:
     """Make a node; inputs are sources such as "a/x", and have their source as id."""
     parsed = []
     for source in inputs:
         producer, _, output = source.partition("/")
         if producer == "timer":
-            parsed.append(Input(source, TimerSource(10_000_000, "dora/timer/millis/10")))
+            parsed.append(InputSpec(source, TimerSource(10_000_000, "dora/timer/millis/10")))
         else:
-            parsed.append(Input(source, NodeOutput(producer, output)))
-    return Node(node_id, **{"path": f"{node_id}.py", **more}, inputs=tuple(parsed), outputs=outputs)
+            parsed.append(InputSpec(source, NodeOutput(producer, output)))
+    return NodeSpec(node_id, **{"path": f"{node_id}.py", **more}, inputs=tuple(parsed), outputs=outputs)
 
 
-def described(nodes: Iterable[Node]) -> dict[str, Any]:
+def described(nodes: Iterable[NodeSpec]) -> dict[str, Any]:
     """Return the document that such nodes may have come from."""
     return {
         "nodes": [
@@ -39,7 +41,7 @@ def described(nodes: Iterable[Node]) -> dict[str, Any]:
 class Supervised:
     """Feeds events at a time that only the test moves, and collects the commands."""
 
-    def __init__(self, *nodes: Node, exit_when_nodes_finish: bool = False, **options: Any) -> None:
+    def __init__(self, *nodes: NodeSpec, exit_when_nodes_finish: bool = False, **options: Any) -> None:
         dataflow = Dataflow(
             nodes, "/", exit_when_nodes_finish=exit_when_nodes_finish, descriptor=described(nodes)
         )
@@ -85,12 +87,12 @@ class Supervised:
     def end(self, node_id: str, exit_code: int | None = 0, signal: int | None = None) -> list[do.Command]:
         return self(on.ProcessEnded(node_id, exit_code if signal is None else None, signal))
 
-    def become(self, *nodes: Node, added: str = "", removed: str = "") -> list[do.Command]:
+    def become(self, *nodes: NodeSpec, added: str = "", removed: str = "") -> list[do.Command]:
         """Ask for another dataflow."""
         request = ChangeDataflow(self.state.revision, None, added, removed)
         return self(on.ChangeRequested(7, request, self.with_nodes(*nodes)))
 
-    def with_nodes(self, *nodes: Node) -> Dataflow:
+    def with_nodes(self, *nodes: NodeSpec) -> Dataflow:
         """Return the dataflow with other nodes."""
         return msgspec.structs.replace(self.state.dataflow, nodes=nodes, descriptor=described(nodes))
 
@@ -98,7 +100,7 @@ class Supervised:
         requests = {"stop": StopNode, "restart": RestartNode, "remove": RemoveNode}
         return self(on.RequestReceived(7, requests[what](node_id, grace)))
 
-    def replace(self, spec: Node) -> list[do.Command]:
+    def replace(self, spec: NodeSpec) -> list[do.Command]:
         """Ask for another program of a node."""
         nodes = [spec if known.id == spec.id else known for known in self.state.dataflow.nodes]
         request = ReplaceNode(self.state.revision, None, spec.id)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from supervision import Supervised, node
 
-from dora.dataflow.model import Input, Node, RestartOptions
+from dora.dataflow.model import InputSpec, NodeSpec, RestartOptions
 from dora.supervise import commands as do
 from dora.supervise import events as on
 from dora.wire.requests import DeleteParameter, SetParameter
@@ -31,7 +31,7 @@ restarts = st.builds(
 
 
 @st.composite
-def dataflows(draw: st.DrawFn) -> list[Node]:
+def dataflows(draw: st.DrawFn) -> list[NodeSpec]:
     nodes = []
     for name, (inputs, outputs) in GRAPH.items():
         more: dict[str, object] = {"path": "dynamic"} if name == "guest" else {"restart": draw(restarts)}
@@ -78,7 +78,7 @@ steps = st.one_of(
 class World:
     """A daemon in miniature: which processes and connections exist."""
 
-    def __init__(self, nodes: list[Node], watched: set[str], standby: bool = False) -> None:
+    def __init__(self, nodes: list[NodeSpec], watched: set[str], standby: bool = False) -> None:
         self.run = Supervised(*nodes, watched=frozenset(watched))
         self.run.state.standby = standby
         self.waiting: dict[str, bool] = {}  # replacements that stand by → whether they are ready
@@ -221,7 +221,7 @@ class World:
         specs = self.run.state.dataflow.nodes
         return tuple(f"{name}/{output}" for spec in specs if spec.id == name for output in spec.outputs)
 
-    def change(self, spec: Node, inputs: tuple[Input, ...]) -> None:
+    def change(self, spec: NodeSpec, inputs: tuple[InputSpec, ...]) -> None:
         changed = msgspec.structs.replace(spec, inputs=inputs)
         specs = self.run.state.dataflow.nodes
         self.perform(self.run.become(*(changed if known is spec else known for known in specs)))
@@ -250,7 +250,7 @@ class World:
     st.booleans(),
 )
 def test_any_order_of_events_has_a_way_to_the_end(
-    nodes: list[Node],
+    nodes: list[NodeSpec],
     watched: set[str],
     script: list[tuple[str, str, int]],
     signals_work: bool,

@@ -6,18 +6,18 @@ import msgspec
 import pytest
 from supervision import Supervised, answers, node, sent, signals, spawned
 
-from dora.dataflow.model import Node, RestartOptions
+from dora.dataflow.model import NodeSpec, RestartOptions
 from dora.supervise import commands as do
 from dora.supervise import events as on
-from dora.wire.control import InputsClosed, NodeRestarted, Reload, Started, Stop
-from dora.wire.requests import ChangeDataflow, Declined, Done, Noted, Outdated
+from dora.wire.control import InputsClosed, NodeRestartedFrame, ReloadFrame, Started, StopFrame
+from dora.wire.requests import ChangeDataflow, Conflict, Done, Ok, Rejected
 
 A = node("a", outputs=("x",))
 B = node("b", inputs=("a/x",), outputs=("y",))
 C = node("c", inputs=("b/y",))
 
 
-def started(*nodes: Node, **options: object) -> Supervised:
+def started(*nodes: NodeSpec, **options: object) -> Supervised:
     run = Supervised(*nodes, **options)
     run.start()
     return run
@@ -30,7 +30,7 @@ def applied(commands: list[do.Command]) -> list[list[str]]:
 
 def reason(commands: list[do.Command]) -> str:
     (answer,) = answers(commands)
-    assert isinstance(answer, Declined), answer
+    assert isinstance(answer, Rejected), answer
     return answer.reason
 
 
@@ -40,7 +40,7 @@ def reason(commands: list[do.Command]) -> str:
 def test_consumers_of_a_stopped_node_are_informed_after_its_end() -> None:
     run = started(A, B)
     commands = run.ask("a", "stop")
-    assert sent(commands, "a") == [Stop()]
+    assert sent(commands, "a") == [StopFrame()]
     assert not answers(commands), "the answer comes when the node has ended"
     commands = run.end("a")
     assert answers(commands) == [Done(running=True)]
@@ -77,7 +77,7 @@ def test_a_restart_counts_and_keeps_the_outputs_open() -> None:
     assert spawned(commands) == [("a", 1)]
     assert answers(commands) == [Done(running=True)]
     assert not sent(commands, "b"), "its consumers do not notice yet"
-    assert sent(run.join("a", incarnation=1), "b") == [NodeRestarted("a")]
+    assert sent(run.join("a", incarnation=1), "b") == [NodeRestartedFrame("a")]
     assert run.failures == [], "a requested end is no failure"
 
 
@@ -86,7 +86,7 @@ def test_a_node_that_has_ended_can_be_started_again() -> None:
     run.end("a")
     commands = run.ask("a", "restart")
     assert spawned(commands) == [("a", 1)]
-    assert sent(run.join("a", incarnation=1), "b") == [NodeRestarted("a")]
+    assert sent(run.join("a", incarnation=1), "b") == [NodeRestartedFrame("a")]
 
 
 def test_a_removed_node_leaves_with_its_links() -> None:
@@ -131,7 +131,7 @@ def test_a_dynamic_node_that_does_not_leave_is_disconnected() -> None:
     run = started(A, guest)
     run.join("g", dynamic=True)
     assert "its process is yours" in reason(run.ask("g", "stop"))
-    assert sent(run.ask("g", "remove", 1.0), "g") == [Stop()]
+    assert sent(run.ask("g", "remove", 1.0), "g") == [StopFrame()]
     assert do.Disconnect("g") in run.after(1.0)
     commands = run(on.Disconnected("g"))
     assert applied(commands) == [["a"]]
@@ -169,7 +169,7 @@ def test_a_node_is_added_once_its_process_exists() -> None:
     assert applied(commands) == [["a", "b", "c"]]
     assert spawned(commands) == [("c", 0)]
     assert not answers(commands)
-    assert answers(run(on.Spawned("c", 1))) == [Noted()]
+    assert answers(run(on.Spawned("c", 1))) == [Ok()]
     assert [type(frame) for frame in sent(run.join("c"), "c")] == [Started]
 
 
@@ -195,7 +195,7 @@ def test_a_change_made_from_an_old_revision_is_outdated() -> None:
     request = ChangeDataflow(run.state.revision, None)
     stale = on.ChangeRequested(7, request, run.state.dataflow)
     run.become(A, node("b"))
-    assert answers(run(stale)) == [Outdated()]
+    assert answers(run(stale)) == [Conflict()]
 
 
 def test_a_node_whose_inputs_have_all_closed_gets_no_further_input() -> None:
@@ -240,12 +240,12 @@ def test_a_replacement_prepares_before_the_old_process_drains() -> None:
     (admit,) = run.register("b", incarnation=1)
     assert isinstance(admit, do.AdmitReplacement)
     assert run.state.nodes["b"].spec.path == "b.py", "the old program goes on"
-    assert sent(run(on.ReplacementReady("b", 1)), "b") == [Reload(), Stop()]
+    assert sent(run(on.ReplacementReady("b", 1)), "b") == [ReloadFrame(), StopFrame()]
     commands = run.end("b")
     assert do.CloseReceivers("b") not in commands, "senders go on"
-    assert answers(commands) == [Noted()]
+    assert answers(commands) == [Ok()]
     assert run.state.nodes["b"].spec.path == "new.py"
-    assert sent(run(on.PortsReady("b")), "c") == [NodeRestarted("b")]
+    assert sent(run(on.PortsReady("b")), "c") == [NodeRestartedFrame("b")]
 
 
 def test_a_replacement_that_does_not_start_changes_nothing() -> None:
@@ -286,7 +286,7 @@ def test_a_replacement_takes_over_at_once_from_a_node_that_crashes() -> None:
     run = started(A, B, C)
     run.replace(NEW)
     commands = run.end("b", 1)
-    assert answers(commands) == [Noted()]
+    assert answers(commands) == [Ok()]
     assert any(isinstance(c, do.PromoteReplacement) for c in commands)
     assert run.state.nodes["b"].spec.path == "new.py"
 
@@ -296,4 +296,4 @@ def test_a_node_that_has_ended_is_replaced_at_once() -> None:
     run.end("b", 1)
     commands = run.replace(NEW)
     assert spawned(commands) == [("b", 1)]
-    assert answers(commands) == [Noted()]
+    assert answers(commands) == [Ok()]

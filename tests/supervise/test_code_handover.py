@@ -7,10 +7,10 @@ from signal import SIGKILL, SIGTERM
 import pytest
 from supervision import Supervised, node, sent, signals, spawned
 
-from dora.dataflow.model import Operator, RestartOptions
+from dora.dataflow.model import OperatorSpec, RestartOptions
 from dora.supervise import commands as do
 from dora.supervise import events as on
-from dora.wire.control import InputsClosed, NodeRestarted, Reload, Started, Stop
+from dora.wire.control import InputsClosed, NodeRestartedFrame, ReloadFrame, Started, StopFrame
 
 SAVED = on.CodeChanged("a")
 STOP = on.StopRequested("test")
@@ -37,14 +37,14 @@ def test_the_old_process_goes_on_until_the_new_one_waits_at_node() -> None:
     assert NEXT in run(SAVED)
     commands = run.register("a", incarnation=1)
     waiting = run.connection
-    assert sent(commands, "a") == [Reload(), Stop()]
+    assert sent(commands, "a") == [ReloadFrame(), StopFrame()]
     assert not any(isinstance(command, (do.Admit, do.Refuse)) for command in commands)
     assert sent(run(on.NodeClosed("a")), "b") == []
     commands = run.end("a")
     assert commands == [do.CloseReceivers("a"), do.PromoteReplacement("a", 1), do.Admit(waiting, "a", 1)]
     commands = run(on.PortsReady("a"))
     assert sent(commands, "a") == [Started(100_000_000_000)]
-    assert sent(commands, "b") == [NodeRestarted("a")]
+    assert sent(commands, "b") == [NodeRestartedFrame("a")]
     assert log_texts(commands) == ["runs its new code"]
     assert sent(run.end("a"), "b") == [InputsClosed(["a/x"])]
 
@@ -113,7 +113,7 @@ def test_code_saved_again_drops_the_replacement_that_starts(registered: bool) ->
     assert commands[1:3] == [DROP, do.SpawnReplacement("a", 2)]
     assert run(on.ReplacementEnded("a", 1, None, SIGKILL)) == []
     commands = run.register("a", incarnation=2)
-    assert sent(commands, "a") == ([] if registered else [Reload(), Stop()])  # asked once
+    assert sent(commands, "a") == ([] if registered else [ReloadFrame(), StopFrame()])  # asked once
     assert do.PromoteReplacement("a", 1) in run.end("a")
 
 
@@ -126,7 +126,7 @@ def test_an_old_process_may_drain_before_the_newest_code_connects() -> None:
     assert commands == [do.CloseReceivers("a"), do.PromoteReplacement("a", 1)]
     commands = run.join("a", incarnation=2)
     assert do.Admit(run.connection, "a", 1) in commands
-    assert sent(commands, "b") == [NodeRestarted("a")]
+    assert sent(commands, "b") == [NodeRestartedFrame("a")]
 
 
 def test_new_code_that_ends_while_the_old_process_drains_is_started_again() -> None:
@@ -146,7 +146,7 @@ def test_a_replacement_takes_over_from_a_process_that_fails() -> None:
     commands = run.end("a", 1)
     assert log_texts(commands) == ["exited with status 1; its new code takes over"]
     assert do.PromoteReplacement("a", 1) in commands
-    assert sent(run.join("a", incarnation=1), "b") == [NodeRestarted("a")]
+    assert sent(run.join("a", incarnation=1), "b") == [NodeRestartedFrame("a")]
 
 
 def test_a_process_that_finishes_its_work_drops_its_replacement() -> None:
@@ -194,7 +194,7 @@ def test_a_stop_drops_the_replacement(moment: str) -> None:
         run.register("a", incarnation=1)
     commands = run(STOP)
     assert DROP in commands
-    assert sent(commands, "a") == [Stop()]
+    assert sent(commands, "a") == [StopFrame()]
     assert run(SAVED) == []
     run.end("a")
     run.end("b")
@@ -230,7 +230,7 @@ def test_new_code_that_never_connects_is_replaced_by_newer_code() -> None:
     assert signals(run.register("a", incarnation=2)) == [("a", SIGTERM)]
     assert signals(run.after(2.5)) == [("a", SIGKILL)]
     assert do.PromoteReplacement("a", 2) in run.end("a", signal=SIGKILL)
-    assert sent(run(on.PortsReady("a")), "b") == [NodeRestarted("a")]
+    assert sent(run(on.PortsReady("a")), "b") == [NodeRestartedFrame("a")]
 
 
 def test_new_code_that_connects_before_newer_code_drains_for_it() -> None:
@@ -238,8 +238,8 @@ def test_new_code_that_connects_before_newer_code_drains_for_it() -> None:
     run(SAVED)
     run.end("a", 1)
     run(SAVED)
-    assert sent(run.join("a", incarnation=1), "b") == [NodeRestarted("a")]
-    assert sent(run.register("a", incarnation=2), "a") == [Reload(), Stop()]
+    assert sent(run.join("a", incarnation=1), "b") == [NodeRestartedFrame("a")]
+    assert sent(run.register("a", incarnation=2), "a") == [ReloadFrame(), StopFrame()]
 
 
 # ----------------------------------------------------------------------------- `hot_reload: replace`
@@ -250,11 +250,11 @@ ALONE = (node("a", outputs=("x",), hot_reload="replace"), node("b", inputs=("a/x
 def test_new_code_is_started_once_the_old_has_ended() -> None:
     run = started(*ALONE)
     commands = run(SAVED)
-    assert sent(commands, "a") == [Reload(), Stop()]
+    assert sent(commands, "a") == [ReloadFrame(), StopFrame()]
     assert spawned(commands) == []
     assert sent(run(on.NodeClosed("a")), "b") == []
     assert spawned(run.end("a")) == [("a", 1)]
-    assert sent(run.join("a", incarnation=1), "b") == [NodeRestarted("a")]
+    assert sent(run.join("a", incarnation=1), "b") == [NodeRestartedFrame("a")]
 
 
 def test_new_code_that_fails_after_the_old_has_ended_awaits_a_fix() -> None:
@@ -284,7 +284,7 @@ def test_a_failed_node_awaits_a_fix() -> None:
     assert log_texts(commands) == ["exited with status 1; it is started again when its code changes"]
     assert run.after(1000) == []
     assert spawned(run(SAVED)) == [("a", 1)]
-    assert sent(run.join("a", incarnation=1), "b") == [NodeRestarted("a")]
+    assert sent(run.join("a", incarnation=1), "b") == [NodeRestartedFrame("a")]
     run.end("a")
     run.end("b")
     assert run.supervisor.result("id").ok
@@ -356,13 +356,13 @@ def test_new_code_of_an_ended_node_is_reported_and_not_started() -> None:
 
 # ----------------------------------------------------------------------------- operators
 
-HOST = node("a", operators=(Operator("one", "one.py"), Operator("two", "two.py")), path=None)
+HOST = node("a", operators=(OperatorSpec("one", "one.py"), OperatorSpec("two", "two.py")), path=None)
 
 
 def test_operators_are_reloaded_by_their_runtime() -> None:
     run = started(HOST)
     commands = run(on.CodeChanged("a", ("two",), ("/p/helper.py",)))
-    assert commands == [do.Send("a", Reload(["two"], ["/p/helper.py"]))]
+    assert commands == [do.Send("a", ReloadFrame(["two"], ["/p/helper.py"]))]
 
 
 def test_operators_saved_during_the_start_are_reloaded_after_it() -> None:
@@ -370,7 +370,7 @@ def test_operators_saved_during_the_start_are_reloaded_after_it() -> None:
     run(on.Begin())
     run(on.CodeChanged("a", ("two",), ("/p/x.py",)))
     run(on.CodeChanged("a", ("one", "two"), ()))
-    assert sent(run.join("a"), "a")[1:] == [Reload(["two", "one"], ["/p/x.py"])]
+    assert sent(run.join("a"), "a")[1:] == [ReloadFrame(["two", "one"], ["/p/x.py"])]
 
 
 def test_a_runtime_that_failed_is_started_with_the_new_code() -> None:

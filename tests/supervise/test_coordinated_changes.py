@@ -9,21 +9,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from supervision import Supervised, answers, described, node, spawned
 
-from dora.dataflow.model import Node
+from dora.dataflow.model import NodeSpec
 from dora.supervise import commands as do
 from dora.supervise import events as on
 from dora.supervise.status import PeerStatus
-from dora.wire.control import InputsClosed, RemoteConfig, Stop
+from dora.wire.control import InputsClosed, RemoteConfig, StopFrame
 from dora.wire.requests import (
+    ApplyChange,
     ChangeDataflow,
     CheckChange,
-    Declined,
+    Conflict,
     Done,
-    HandOver,
-    Noted,
-    OrderChange,
-    Outdated,
+    LeaderHandover,
+    Ok,
     Places,
+    Rejected,
     RemoveNode,
     RestartNode,
 )
@@ -43,7 +43,7 @@ def places(generations: dict[str, int]) -> Places:
 class Fleet:
     """Two machines, and a coordinator that changes the dataflow."""
 
-    nodes: list[Node]
+    nodes: list[NodeSpec]
     placed: dict[str, str] = field(default_factory=lambda: dict(PLACED))
     generations: dict[str, int] = field(default_factory=dict)
     revision: int = 0
@@ -79,7 +79,7 @@ class Fleet:
             self.commands[machine] += self.runs[machine].join(node_id)
         self.exchange_status()
 
-    def commit(self, *nodes: Node, placed: dict[str, str] | None = None) -> None:
+    def commit(self, *nodes: NodeSpec, placed: dict[str, str] | None = None) -> None:
         """Record a change. A node with a new name gets a new generation."""
         self.revision += 1
         known = {each.id: {item.id for item in each.inputs} for each in self.nodes}
@@ -97,7 +97,7 @@ class Fleet:
         running = self.runs[machine].state.dataflow
         wanted = msgspec.structs.replace(running, nodes=tuple(self.nodes), descriptor=described(self.nodes))
         elsewhere = {key: "" if other == machine else other for key, other in self.placed.items()}
-        request = OrderChange(self.revision, None, places(self.generations))
+        request = ApplyChange(self.revision, None, places(self.generations))
         return self(machine, on.ChangeRequested(7, request, wanted, elsewhere))
 
     def received(self, node_id: str) -> list[object]:
@@ -114,7 +114,7 @@ def test_a_node_that_is_added_starts_on_its_machine_and_is_mirrored_on_the_other
     run.commit(A, B, C, node("d", inputs=("a/x",)), placed={"d": "right"})
     assert not spawned(run.apply("left"))
     assert spawned(run.apply("right")) == [("d", 0)]
-    assert answers(run("right", on.Spawned("d", 5))) == [Noted()]
+    assert answers(run("right", on.Spawned("d", 5))) == [Ok()]
     run.commands["right"] += run.runs["right"].join("d")
     run.exchange_status()
     assert run.runs["left"].state.nodes["d"].phase == "running"
@@ -177,7 +177,7 @@ def test_consumers_of_a_retired_node_lose_an_input_and_not_a_source() -> None:
     run.start()
     run.received("c"), run.received("b")
     run("right", on.RequestReceived(7, RemoveNode("b", ordered=True)))
-    assert run.received("b") == [Stop()]
+    assert run.received("b") == [StopFrame()]
     assert answers(run("right", on.ProcessEnded("b", 0))) == [Done(running=True)]
     run.exchange_status()
     assert run.received("c") == [], "the coordinator has not removed it yet"
@@ -205,7 +205,7 @@ def test_an_added_node_that_does_not_start_is_left_to_the_coordinator() -> None:
     run.commit(A, B, C, node("d"), placed={"d": "right"})
     run.apply("left"), run.apply("right")
     assert answers(run("right", on.SpawnFailed("d", "has no program"))) == [
-        Declined("node `d` has no program")
+        Rejected("node `d` has no program")
     ]
     assert run.runs["right"].state.nodes["d"].phase == "ended"
     assert not run.runs["right"].failures
@@ -219,12 +219,12 @@ def test_a_revision_that_was_applied_already_changes_nothing() -> None:
     run.start()
     run.commit(A, B, C, node("d"), placed={"d": "right"})
     run.apply("right")
-    assert run.apply("right") == [do.Answer(7, Noted())]
+    assert run.apply("right") == [do.Answer(7, Ok())]
     dataflow = run.runs["right"].state.dataflow
     checks = [
         on.ChangeRequested(7, CheckChange(revision, None, places({})), dataflow) for revision in (1, 2)
     ]
-    assert answers(run("right", checks[0])) == [Outdated()]
+    assert answers(run("right", checks[0])) == [Conflict()]
     assert run("right", checks[1]) == [do.AnswerSentCounts(7)]
 
 
@@ -233,7 +233,7 @@ def test_only_the_coordinator_changes_a_dataflow_on_several_machines() -> None:
     run.start()
     for commands in (run.runs["left"].become(A, B), run.runs["left"].ask("a", "remove")):
         (answer,) = answers(commands)
-        assert isinstance(answer, Declined) and "which only its coordinator changes" in answer.reason
+        assert isinstance(answer, Rejected) and "which only its coordinator changes" in answer.reason
 
 
 STEPS = st.lists(
@@ -394,7 +394,7 @@ def test_a_dataflow_on_one_machine_is_handed_over_to_the_coordinator_once() -> N
     run(on.ProcessEnded("b", 0))
     assert run.supervisor.why_no_handover() == ""
     for _ in range(2):
-        assert answers(run(on.RequestReceived(7, HandOver("left")))) == [Noted()]
+        assert answers(run(on.RequestReceived(7, LeaderHandover("left")))) == [Ok()]
         assert run.state.revision == 1
     declined = answers(run(on.ChangeRequested(8, ChangeDataflow(0, None), run.state.dataflow)))
-    assert isinstance(declined[0], Declined) and "only its coordinator changes" in declined[0].reason
+    assert isinstance(declined[0], Rejected) and "only its coordinator changes" in declined[0].reason

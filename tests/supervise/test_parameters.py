@@ -10,14 +10,14 @@ from supervision import Supervised, node, sent
 from dora.dataflow.model import RestartOptions
 from dora.supervise import commands as do
 from dora.supervise import events as on
-from dora.wire.control import ParamDeleted, ParamUpdate, Started
+from dora.wire.control import ParamDeletedFrame, ParamUpdateFrame, Started
 from dora.wire.requests import (
     Answer,
-    AskParameters,
-    Declined,
     DeleteParameter,
     Done,
+    GetParameters,
     Parameters,
+    Rejected,
     SetParameter,
 )
 
@@ -40,7 +40,7 @@ def request(what: on.ParameterRequest) -> on.Event:
 
 
 def values(run: Supervised, node_id: str = "a") -> dict[str, Any]:
-    (answer,) = answers(run(request(AskParameters(node_id))))
+    (answer,) = answers(run(request(GetParameters(node_id))))
     assert isinstance(answer, Parameters)
     return answer.values
 
@@ -50,10 +50,10 @@ def test_a_running_node_is_sent_parameter_changes() -> None:
     run.start()
     commands = run(request(SetParameter("a", "mode", "fast")))
     assert answers(commands) == [Done(running=True)]
-    assert sent(commands, "a") == [ParamUpdate("mode", "fast")]
+    assert sent(commands, "a") == [ParamUpdateFrame("mode", "fast")]
     assert sent(commands, "other") == []
     commands = run(request(DeleteParameter("a", "gain")))
-    assert sent(commands, "a") == [ParamDeleted("gain")]
+    assert sent(commands, "a") == [ParamDeletedFrame("gain")]
     assert values(run) == {"mode": "fast"}
     assert values(run, "other") == {}
 
@@ -61,7 +61,7 @@ def test_a_running_node_is_sent_parameter_changes() -> None:
 def test_a_parameter_set_to_the_same_value_is_sent_again() -> None:
     run = supervised()
     run.start()
-    assert sent(run(request(SetParameter("a", "gain", 0.5))), "a") == [ParamUpdate("gain", 0.5)]
+    assert sent(run(request(SetParameter("a", "gain", 0.5))), "a") == [ParamUpdateFrame("gain", 0.5)]
 
 
 def test_a_process_gets_all_values_when_it_is_admitted() -> None:
@@ -83,8 +83,8 @@ def test_parameter_changes_before_the_start_are_sent_at_the_start() -> None:
     run(request(DeleteParameter("a", "gone")))
     assert sent(run.join("other"), "a") == [
         Started(100_000_000_000),
-        ParamUpdate("gain", 1),
-        ParamUpdate("new", [1]),
+        ParamUpdateFrame("gain", 1),
+        ParamUpdateFrame("new", [1]),
     ]
 
 
@@ -93,7 +93,7 @@ def test_values_that_are_equal_to_python_but_of_other_types_are_sent() -> None:
     run(on.Begin())
     run.join("a")
     run(request(SetParameter("a", "flag", True)))
-    assert sent(run.join("other"), "a")[1:] == [ParamUpdate("flag", True)]
+    assert sent(run.join("other"), "a")[1:] == [ParamUpdateFrame("flag", True)]
 
 
 def test_a_restarted_node_has_the_present_values() -> None:
@@ -117,7 +117,7 @@ def test_a_dynamic_node_gets_the_values_set_before_it_joined() -> None:
 @pytest.mark.parametrize(
     ("what", "reason"),
     [
-        (AskParameters("othre"), "this dataflow has no node `othre`; did you mean `other`?"),
+        (GetParameters("othre"), "this dataflow has no node `othre`; did you mean `other`?"),
         (SetParameter("b", "x", 1), "this dataflow has no node `b`; its nodes are `a` and `other`"),
         (DeleteParameter("a", "gian"), "node `a` has no parameter `gian`; did you mean `gain`?"),
         (SetParameter("a", " ", 1), "the key of a parameter is empty"),
@@ -141,7 +141,7 @@ def test_impossible_parameters_are_declined(what: on.ParameterRequest, reason: s
     run = supervised()
     run.start()
     commands = run(request(what))
-    assert answers(commands) == [Declined(reason)]
+    assert answers(commands) == [Rejected(reason)]
     assert sent(commands, "a") == []
     assert values(run) == {"gain": 0.5}
 
@@ -157,7 +157,7 @@ def test_parameter_changes_are_recorded_before_they_are_answered() -> None:
     assert [type(command).__name__ for command in commands] == ["RecordParameters", "Send", "Answer"]
     assert kept(commands) == [("a", {"gain": 0.5, "mode": "fast"})]
     assert kept(run(request(DeleteParameter("a", "gain")))) == [("a", {"mode": "fast"})]
-    assert kept(run(request(AskParameters("a")))) == []
+    assert kept(run(request(GetParameters("a")))) == []
     assert kept(run(request(DeleteParameter("a", "gain")))) == []
 
 

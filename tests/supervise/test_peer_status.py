@@ -7,11 +7,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from supervision import Supervised, node
 
-from dora.dataflow.model import Node, RestartOptions
+from dora.dataflow.model import NodeSpec, RestartOptions
 from dora.supervise import commands as do
 from dora.supervise import events as on
 from dora.supervise.status import PeerStatus
-from dora.wire.control import InputsClosed, NodeFailed, NodeRestarted, Started, StartRefused, Stop
+from dora.wire.control import (
+    InputsClosed,
+    NodeFailedFrame,
+    NodeRestartedFrame,
+    Started,
+    StartRefused,
+    StopFrame,
+)
 
 A = node("a", outputs=("x",))
 B = node("b", inputs=("a/x",), outputs=("y",))
@@ -22,7 +29,7 @@ PLACED = {"a": "left", "b": "right", "c": "left"}
 class Machines:
     """One `Supervised` for each machine; the test decides when status is sent."""
 
-    def __init__(self, *nodes: Node, placed: dict[str, str] = PLACED) -> None:
+    def __init__(self, *nodes: NodeSpec, placed: dict[str, str] = PLACED) -> None:
         self.machines = sorted(set(placed.values()))
         self.placed = placed
         self.commands: dict[str, list[do.Command]] = {machine: [] for machine in self.machines}
@@ -126,7 +133,7 @@ def test_a_failure_is_announced_before_the_closing_and_is_in_every_result() -> N
     run.end("b", 3)
     run.exchange_status()
     failed, closed = run.received("c")
-    assert isinstance(failed, NodeFailed) and failed.affected_input_ids == ["b/y"]
+    assert isinstance(failed, NodeFailedFrame) and failed.affected_input_ids == ["b/y"]
     assert closed == InputsClosed(["b/y"])
     for each in run.runs.values():
         assert [failure.node_id for failure in each.supervisor.result("id").failures] == ["b"]
@@ -143,7 +150,7 @@ def test_a_restart_reopens_inputs_on_other_machines() -> None:
     assert run.received("c") == []
     run.join("b", incarnation=1)
     run.exchange_status()
-    assert run.received("c") == [NodeRestarted("b")]
+    assert run.received("c") == [NodeRestartedFrame("b")]
 
 
 def test_a_start_that_breaks_on_one_machine_breaks_on_all() -> None:
@@ -167,7 +174,7 @@ def test_a_stop_on_one_machine_stops_all() -> None:
         run.received(node_id)
     run("right", on.StopRequested("it was asked for"))
     run.exchange_status()
-    assert [run.received(node_id) for node_id in PLACED] == [[Stop()]] * 3
+    assert [run.received(node_id) for node_id in PLACED] == [[StopFrame()]] * 3
 
 
 def test_a_lost_machine_fails_with_its_nodes() -> None:
@@ -176,7 +183,10 @@ def test_a_lost_machine_fails_with_its_nodes() -> None:
     run.received("c")
     run("left", on.MachineLost("right", "its daemon is gone"))
     failed, closed = run.received("c")
-    assert isinstance(failed, NodeFailed) and "machine `right` is lost: its daemon is gone" in failed.error
+    assert (
+        isinstance(failed, NodeFailedFrame)
+        and "machine `right` is lost: its daemon is gone" in failed.error
+    )
     assert closed == InputsClosed(["b/y"])
     run.end("a")
     run.end("c")

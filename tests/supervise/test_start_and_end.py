@@ -9,7 +9,14 @@ from supervision import Supervised, node, sent, signals, spawned
 
 from dora.supervise import commands as do
 from dora.supervise import events as on
-from dora.wire.control import InputsClosed, NodeFailed, NodeRestarted, Started, StartRefused, Stop
+from dora.wire.control import (
+    InputsClosed,
+    NodeFailedFrame,
+    NodeRestartedFrame,
+    Started,
+    StartRefused,
+    StopFrame,
+)
 
 PAIR = (node("a", outputs=("x",)), node("b", inputs=("a/x",)))
 
@@ -99,7 +106,7 @@ def test_node_failed_comes_before_the_closing() -> None:
     assert run(on.NodeClosed("a")) == []  # first the node object goes, then the process fails
     run(on.Disconnected("a"))
     failed, closed = sent(run.end("a", 1), "b")
-    assert failed == NodeFailed("a", "node `a` failed: exited with status 1", ["a/x"])
+    assert failed == NodeFailedFrame("a", "node `a` failed: exited with status 1", ["a/x"])
     assert closed == InputsClosed(["a/x"])
     run.end("b")
     assert run.failures == [("a", "exit")]
@@ -171,7 +178,7 @@ def test_a_delayed_daemon_announces_the_failure_before_the_closing() -> None:
     run(on.NodeClosed("a"))
     run.now += 5  # in which no event was handled
     assert sent(run(on.Progress("b")) + run.end("a", 1) + run(on.TimePassed()), "b") == [
-        NodeFailed("a", "node `a` failed: exited with status 1", ["a/x"]),
+        NodeFailedFrame("a", "node `a` failed: exited with status 1", ["a/x"]),
         InputsClosed(["a/x"]),
     ]
 
@@ -181,7 +188,7 @@ def test_outputs_that_a_node_is_done_with_close_at_once() -> None:
     run.start()
     assert sent(run(on.OutputsDone("a", ("x",))), "b") == [InputsClosed(["a/x"])]
     assert sent(run.end("a", 1), "b") == [
-        NodeFailed("a", "node `a` failed: exited with status 1", ["a/y"]),
+        NodeFailedFrame("a", "node `a` failed: exited with status 1", ["a/y"]),
         InputsClosed(["a/y"]),
     ]
 
@@ -204,7 +211,7 @@ def test_a_crash_is_reported_with_its_signal_and_the_others_go_on() -> None:
     run.start()
     commands = run.end("a", signal=SIGKILL)
     assert do.CloseReceivers("a") in commands
-    assert isinstance(sent(commands, "b")[0], NodeFailed)
+    assert isinstance(sent(commands, "b")[0], NodeFailedFrame)
     assert sent(commands, "c") == []
     assert not run.state.done
     assert run.supervisor.result("id").failures[0].signal == SIGKILL
@@ -250,10 +257,10 @@ def test_dynamic_nodes_do_not_hold_the_barrier_and_join_leave_and_rejoin() -> No
     assert isinstance(refused, do.Refuse)
     run(on.NodeClosed("d"))
     assert sent(run(on.Disconnected("d")), "b") == [InputsClosed(["d/x"])]
-    assert sent(run.join("d", dynamic=True), "b") == [NodeRestarted("d")]
+    assert sent(run.join("d", dynamic=True), "b") == [NodeRestartedFrame("d")]
     commands = run(on.Disconnected("d"))  # without a goodbye
     failed, closed = sent(commands, "b")
-    assert isinstance(failed, NodeFailed)
+    assert isinstance(failed, NodeFailedFrame)
     assert closed == InputsClosed(["d/x"])
     assert run.failures == []
 
@@ -267,7 +274,7 @@ def test_a_dataflow_of_dynamic_nodes_runs_until_it_is_stopped() -> None:
     run.after(1000)
     assert not run.state.done
     run.join("d", dynamic=True)
-    assert sent(run(on.StopRequested("test")), "d") == [Stop()]
+    assert sent(run(on.StopRequested("test")), "d") == [StopFrame()]
     assert not run.state.done
     assert run(on.Disconnected("d"))[-1] == do.Finish()
 
@@ -276,7 +283,7 @@ def test_the_end_does_not_wait_long_for_dynamic_nodes() -> None:
     run = Supervised(node("a", outputs=("x",)), node("d", path="dynamic", inputs=("a/x",)))
     run.start()
     run.join("d", dynamic=True)
-    assert sent(run.end("a"), "d") == [InputsClosed(["a/x"]), Stop()]
+    assert sent(run.end("a"), "d") == [InputsClosed(["a/x"]), StopFrame()]
     (refused,) = run.register("d", dynamic=True)
     assert isinstance(refused, do.Refuse)
     assert run.after(1.1) == [do.Finish()]

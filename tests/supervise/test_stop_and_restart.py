@@ -10,7 +10,7 @@ from supervision import Supervised, node, sent, signals, spawned
 from dora.dataflow.model import RestartOptions
 from dora.supervise import commands as do
 from dora.supervise import events as on
-from dora.wire.control import InputsClosed, NodeRestarted, Started, StartRefused, Stop
+from dora.wire.control import InputsClosed, NodeRestartedFrame, Started, StartRefused, StopFrame
 
 STOP = on.StopRequested("test")
 ALWAYS = RestartOptions(policy="always")
@@ -21,7 +21,7 @@ def test_a_stop_escalates_from_the_stop_event_to_sigterm_and_sigkill() -> None:
     run = Supervised(node("a"), node("b"), grace=10.0)
     run.start()
     commands = run(STOP)
-    assert sent(commands, "a") == sent(commands, "b") == [Stop()]
+    assert sent(commands, "a") == sent(commands, "b") == [StopFrame()]
     run.end("b")
     assert signals(run.after(9.9)) == []
     assert signals(run.after(0.2)) == [("a", SIGTERM)]
@@ -122,7 +122,7 @@ def test_a_failed_node_is_restarted_and_its_consumers_keep_their_inputs() -> Non
     commands = run.join("a", incarnation=1)
     assert commands[0] == do.Admit(run.connection, "a", 1)
     assert sent(commands, "a") == [Started(100_000_000_000)]
-    assert sent(commands, "b") == [NodeRestarted("a")]
+    assert sent(commands, "b") == [NodeRestartedFrame("a")]
     assert sent(run.end("a", 0), "b") == [InputsClosed(["a/x"])]
     run.end("b")
     assert run.supervisor.result("id").ok

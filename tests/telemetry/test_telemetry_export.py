@@ -9,7 +9,7 @@ from otlp_collector import Collector, attributes
 from traced_flow import Flow
 
 from dora.errors import DoraError
-from dora.telemetry.settings import DEFAULT_JAEGER, SIGNALS, Settings, ratio_from, settings_from
+from dora.telemetry.settings import DEFAULT_JAEGER, SIGNALS, TelemetrySettings, ratio_from, settings_from
 
 FLOW = """
     nodes:
@@ -96,33 +96,39 @@ def test_a_collector_that_is_not_there_does_not_hold_up_the_end(flow: Flow, coll
         ({}, None),
         ({"DORA_OTLP_ENDPOINT": ""}, None),
         ({"DORA_JAEGER_TRACING": "false"}, None),
-        ({"DORA_OTLP_ENDPOINT": "http://c:4318/"}, Settings("DORA_OTLP_ENDPOINT", "http://c:4318")),
+        (
+            {"DORA_OTLP_ENDPOINT": "http://c:4318/"},
+            TelemetrySettings("DORA_OTLP_ENDPOINT", "http://c:4318"),
+        ),
         (
             {"DORA_OTLP_ENDPOINT": "http://c:4317"},
-            Settings("DORA_OTLP_ENDPOINT", "http://c:4317", grpc=True),
+            TelemetrySettings("DORA_OTLP_ENDPOINT", "http://c:4317", grpc=True),
         ),
         (
             {"DORA_OTLP_ENDPOINT": "http://c:4317", "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf"},
-            Settings("DORA_OTLP_ENDPOINT", "http://c:4317"),
+            TelemetrySettings("DORA_OTLP_ENDPOINT", "http://c:4317"),
         ),
         (
             {"DORA_OTLP_ENDPOINT": "http://c", "OTEL_LOGS_EXPORTER": "none"},
-            Settings("DORA_OTLP_ENDPOINT", "http://c", ("traces", "metrics")),
+            TelemetrySettings("DORA_OTLP_ENDPOINT", "http://c", ("traces", "metrics")),
         ),
         ({"DORA_OTLP_ENDPOINT": "http://c", "OTEL_SDK_DISABLED": "true"}, None),
-        ({"DORA_JAEGER_TRACING": "true"}, Settings("DORA_JAEGER_TRACING", DEFAULT_JAEGER, ("traces",))),
+        (
+            {"DORA_JAEGER_TRACING": "true"},
+            TelemetrySettings("DORA_JAEGER_TRACING", DEFAULT_JAEGER, ("traces",)),
+        ),
         (
             {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4318"},
-            Settings("OTEL_EXPORTER_OTLP_ENDPOINT", "", SIGNALS),
+            TelemetrySettings("OTEL_EXPORTER_OTLP_ENDPOINT", "", SIGNALS),
         ),
         (
             {"OTEL_EXPORTER_OTLP_LOGS_ENDPOINT": "http://c/v1/logs"},
-            Settings("OTEL_EXPORTER_OTLP_ENDPOINT", "", ("logs",)),
+            TelemetrySettings("OTEL_EXPORTER_OTLP_ENDPOINT", "", ("logs",)),
         ),
         ({"OTEL_EXPORTER_OTLP_HEADERS": "a=b"}, None),
     ],
 )
-def test_what_the_environment_asks_for(environ: dict[str, str], settings: Settings | None) -> None:
+def test_what_the_environment_asks_for(environ: dict[str, str], settings: TelemetrySettings | None) -> None:
     assert settings_from(environ) == settings
 
 
@@ -150,6 +156,6 @@ def test_what_has_to_be_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> No
 
     monkeypatch.setattr(export, "find_spec", lambda _: None)
     with pytest.raises(DoraError, match=r"pip install 'dora-dataflow\[telemetry\]'"):
-        export.missing_package(Settings("DORA_OTLP_ENDPOINT", "http://c"))
-    text = export.missing_package(Settings("OTEL_EXPORTER_OTLP_ENDPOINT", grpc=True))
+        export.missing_package(TelemetrySettings("DORA_OTLP_ENDPOINT", "http://c"))
+    text = export.missing_package(TelemetrySettings("OTEL_EXPORTER_OTLP_ENDPOINT", grpc=True))
     assert "proto-grpc" in text and "nothing is exported" in text

@@ -13,8 +13,8 @@ import pytest
 import zenoh
 from ports import free_port
 
-from dora.transport.connection import Connection, Ways
-from dora.transport.gate import Gate
+from dora.transport.connection import PeerConnection, Publishers
+from dora.transport.gate import Peer
 from dora.transport.mailbox import listen, write_passwords
 from dora.transport.remote_link import PROGRESS, close_session, link_name
 from dora.wire.control import RemoteConfig
@@ -26,14 +26,14 @@ KEY = "flow/to/plot/image"
 class Sender:
     """In place of a `RemoteSender`."""
 
-    def __init__(self, gate: Gate) -> None:
+    def __init__(self, gate: Peer) -> None:
         self.link = SimpleNamespace(consumer="plot/image", epoch=0, slot=1)
         self.key = KEY
         self.ways = gate.ways(KEY)
         self.beside: tuple[Any, ...] = ()
         self.told: list[bytes] = []
 
-    def renew(self, ways: Ways) -> None:
+    def renew(self, ways: Publishers) -> None:
         self.ways = ways
 
     def on_progress(self, data: bytes) -> None:
@@ -64,9 +64,9 @@ def remote(tmp_path: Path) -> RemoteConfig:
 
 
 @pytest.fixture
-def gate(remote: RemoteConfig) -> Iterator[Gate]:
+def gate(remote: RemoteConfig) -> Iterator[Peer]:
     config: Any = SimpleNamespace(dataflow_id="flow", node_id="camera")
-    gate = Gate(config, remote, "plot")
+    gate = Peer(config, remote, "plot")
     yield gate
     gate.close()
 
@@ -84,7 +84,7 @@ def send(sender: Any, word: bytes) -> None:
 
 
 @pytest.fixture
-def sender(gate: Gate) -> Any:
+def sender(gate: Peer) -> Any:
     """Of a gate that listens."""
     sender: Any = Sender(gate)
     gate.add(sender)
@@ -92,7 +92,7 @@ def sender(gate: Gate) -> Any:
     return sender
 
 
-def test_a_connection_that_broke_is_replaced(remote: RemoteConfig, gate: Gate, sender: Any) -> None:
+def test_a_connection_that_broke_is_replaced(remote: RemoteConfig, gate: Peer, sender: Any) -> None:
     for word in (b"once", b"and again"):
         listener = Listener(remote)
         ways = sender.ways
@@ -106,7 +106,7 @@ def test_a_connection_that_broke_is_replaced(remote: RemoteConfig, gate: Gate, s
 
 
 def test_a_sender_that_comes_meanwhile_gets_the_new_connection(
-    remote: RemoteConfig, gate: Gate, sender: Any
+    remote: RemoteConfig, gate: Peer, sender: Any
 ) -> None:
     late: Any = Sender(gate)
     listener = Listener(remote)
@@ -119,7 +119,7 @@ def test_a_sender_that_comes_meanwhile_gets_the_new_connection(
     assert late.ways.connection is sender.ways.connection
 
 
-def test_what_was_said_on_the_former_connection_counts_no_more(gate: Gate, sender: Any) -> None:
+def test_what_was_said_on_the_former_connection_counts_no_more(gate: Peer, sender: Any) -> None:
     sample: Any = SimpleNamespace(
         key_expr="flow/from/camera/plot/image",
         payload=SimpleNamespace(to_bytes=lambda: bytes(PROGRESS.size)),
@@ -132,7 +132,7 @@ def test_what_was_said_on_the_former_connection_counts_no_more(gate: Gate, sende
 
 
 def test_a_new_connection_that_cannot_be_used_is_given_back(
-    remote: RemoteConfig, gate: Gate, sender: Any, monkeypatch: pytest.MonkeyPatch
+    remote: RemoteConfig, gate: Peer, sender: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listener = Listener(remote)
     wait_until(lambda: sender.told, lambda: send(sender, b"word"))
@@ -142,8 +142,8 @@ def test_a_new_connection_that_cannot_be_used_is_given_back(
         raise zenoh.ZError("no")
 
     with monkeypatch.context() as patched:
-        patched.setattr(Connection, "listen", fail)
-        patched.setattr(Connection, "close", lambda self: given_back.append(self))
+        patched.setattr(PeerConnection, "listen", fail)
+        patched.setattr(PeerConnection, "close", lambda self: given_back.append(self))
         listener.close()
         wait_until(lambda: given_back, gate.look)
     for connection in given_back:
@@ -153,7 +153,7 @@ def test_a_new_connection_that_cannot_be_used_is_given_back(
     wait_until(lambda: sender.ways is not ways, gate.look)
 
 
-def test_nothing_is_replaced_after_the_end(remote: RemoteConfig, gate: Gate, sender: Any) -> None:
+def test_nothing_is_replaced_after_the_end(remote: RemoteConfig, gate: Peer, sender: Any) -> None:
     listener = Listener(remote)
     wait_until(lambda: sender.told, lambda: send(sender, b"word"))
     ways = sender.ways

@@ -9,7 +9,7 @@ import pytest
 
 from dora.transport import remote_receiver
 from dora.transport.remote_link import LABEL, PROBE
-from dora.transport.remote_receiver import House
+from dora.transport.remote_receiver import ReceiverSession
 from dora.wire.message import HEADER_SIZE
 
 
@@ -38,7 +38,7 @@ def house(monkeypatch: pytest.MonkeyPatch) -> Any:
     config: Any = SimpleNamespace(dataflow_id="flow", node_id="plot", node_slot=0)
     board: Any = SimpleNamespace(words=[0] * 8)
     remote: Any = None
-    return House(config, remote, board)
+    return ReceiverSession(config, remote, board)
 
 
 def deliver(house: Any, key: str, payload: bytes, label: bytes | None) -> None:

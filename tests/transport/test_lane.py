@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dora.transport.lane import WINDOW, WINDOW_BYTES, Entry, Landing, Lane
+from dora.transport.lane import WINDOW, WINDOW_BYTES, Entry, ReceiveWindow, SendWindow
 
 LANE = 7
 
@@ -16,8 +16,8 @@ class Network:
     def __init__(self, capacity: int | None) -> None:
         self.air: list[Entry] = []
         self.taken: list[int] = []
-        self.lane = Lane(capacity)
-        self.landing = Landing()
+        self.lane = SendWindow(capacity)
+        self.landing = ReceiveWindow()
         self.sent = 0
 
     def send(self, size: int = 1) -> None:
@@ -84,7 +84,7 @@ def test_the_window_bounds_what_flies() -> None:
 
 
 def test_it_tells_which_message_was_launched_last() -> None:
-    lane = Lane(None)
+    lane = SendWindow(None)
     lane.open = True
     told = [lane.last_launched]
     for sequence in (1, 2, 3):
@@ -138,7 +138,7 @@ def test_another_process_gets_what_the_last_one_has_not_acknowledged() -> None:
     network.lose()
     network.lane.begin_anew()
     assert network.lane.last_sequence == 1
-    network.landing = Landing()
+    network.landing = ReceiveWindow()
     network.send()
     network.probe()
     network.arrive()
@@ -151,7 +151,7 @@ def test_another_process_gets_no_more_than_may_wait() -> None:
         network.send()
     network.lose()
     network.lane.begin_anew()
-    network.landing = Landing()
+    network.landing = ReceiveWindow()
     network.probe()
     network.arrive()
     assert network.taken == [4, 5]
@@ -167,7 +167,7 @@ def test_nobody_gets_what_was_for_one_that_has_closed() -> None:
 
 
 def test_progress_is_told_in_time() -> None:
-    landing = Landing()
+    landing = ReceiveWindow()
     landing.open(LANE, 0)
     for number in range(1, WINDOW // 4):
         assert landing.takes(LANE, number, 1)
@@ -210,7 +210,7 @@ def test_every_message_arrives_once_and_in_order(steps: list[str], capacity: int
 
 
 def test_what_has_overtaken_others_is_taken_after_them() -> None:
-    landing = Landing()
+    landing = ReceiveWindow()
     landing.open(LANE, 0)
     assert not landing.takes(LANE, 3, 1)
     landing.keep(LANE, 3, "third")
@@ -226,7 +226,7 @@ def test_what_has_overtaken_others_is_taken_after_them() -> None:
 
 
 def test_what_was_kept_of_one_lane_is_nothing_of_the_next() -> None:
-    landing = Landing()
+    landing = ReceiveWindow()
     landing.open(LANE, 0)
     landing.keep(LANE, 2, "of the first")
     landing.open(LANE + 1, 1)

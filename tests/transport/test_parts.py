@@ -8,17 +8,17 @@ import random
 import pytest
 import zenoh
 
-from dora.transport.parts import PART, Outgoing, Puzzle
+from dora.transport.parts import PART, FragmentedMessage, Reassembler
 
 
 @pytest.mark.parametrize("size", [0, 1, PART, PART + 1, 3 * PART, 3 * PART + 1])
 @pytest.mark.parametrize("kind", [bytes, bytearray])
 def test_a_message_is_the_same_when_it_was_put_together(size: int, kind: type[bytes]) -> None:
     message = os.urandom(size)
-    parts = Outgoing(kind(message)).parts()
+    parts = FragmentedMessage(kind(message)).parts()
     assert len(parts) == max(1, -(-size // PART))
     assert all(len(part) <= PART for part in parts)
-    puzzle = Puzzle()
+    puzzle = Reassembler()
     found = [
         puzzle.add(1, index, len(parts), part)
         for index, part in random.Random(size).sample(list(enumerate(parts)), len(parts))
@@ -30,7 +30,7 @@ def test_a_message_is_the_same_when_it_was_put_together(size: int, kind: type[by
 
 
 def test_several_messages_may_be_under_way() -> None:
-    puzzle, one, other = Puzzle(), zenoh.ZBytes(b"one"), zenoh.ZBytes(b"other")
+    puzzle, one, other = Reassembler(), zenoh.ZBytes(b"one"), zenoh.ZBytes(b"other")
     assert puzzle.add(1, 0, 2, one) is None
     assert puzzle.add(2, 1, 2, other) is None
     assert puzzle.add(1, 0, 2, one) is None  # sent once more
@@ -40,7 +40,7 @@ def test_several_messages_may_be_under_way() -> None:
 
 
 def test_parts_of_what_arrived_otherwise_are_forgotten() -> None:
-    puzzle, part = Puzzle(), zenoh.ZBytes(b"part")
+    puzzle, part = Reassembler(), zenoh.ZBytes(b"part")
     puzzle.add(1, 0, 2, part)
     puzzle.add(2, 0, 2, part)
     puzzle.forget(1)
@@ -51,7 +51,7 @@ def test_parts_of_what_arrived_otherwise_are_forgotten() -> None:
 @pytest.mark.parametrize("parts_first", [False, True])
 def test_what_was_sent_does_not_change_with_the_memory_it_was_in(parts_first: bool) -> None:
     memory = bytearray(b"x" * (PART + 1))
-    message = Outgoing(memory)
+    message = FragmentedMessage(memory)
     if parts_first:
         message.parts()
     message.settle()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dora.transport.quick import MOST, ROOM, SMALL, QuickWay
+from dora.transport.quick import FAST_PATH_BYTES, MOST, SMALL, FastPath
 
 
 class Receiver:
@@ -10,7 +10,7 @@ class Receiver:
 
     def __init__(self) -> None:
         self.questions: list[int] = []
-        self.way = QuickWay(lambda data: self.questions.append(int.from_bytes(data, "little")))
+        self.way = FastPath(lambda data: self.questions.append(int.from_bytes(data, "little")))
 
     def tell(self, arrived: int) -> None:
         self.way.on_progress(arrived, self.questions[-1] if self.questions else 0)
@@ -59,8 +59,8 @@ def test_few_fly_at_a_time() -> None:
 
 def test_no_more_flies_than_the_system_takes() -> None:
     way = opened().way
-    assert way.takes(1, SMALL, ROOM, alone=True)
-    assert not way.takes(2, SMALL, ROOM + 1, alone=True)
+    assert way.takes(1, SMALL, FAST_PATH_BYTES, alone=True)
+    assert not way.takes(2, SMALL, FAST_PATH_BYTES + 1, alone=True)
 
 
 def test_what_came_with_a_message_counts_and_is_never_taken_back() -> None:

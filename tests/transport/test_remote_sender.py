@@ -12,8 +12,8 @@ import pytest
 import zenoh
 
 from dora.transport.lane import WINDOW
-from dora.transport.launcher import BATCH, ROOM, Launcher, demand
-from dora.transport.parts import PIECE, Outgoing
+from dora.transport.launcher import BATCH, ROOM, SendThread, demand
+from dora.transport.parts import PIECE, FragmentedMessage
 from dora.transport.remote_link import LABEL, PROGRESS
 from dora.transport.remote_sender import RemoteSender
 from dora.wire.control import LinkConfig, OutputConfig
@@ -26,7 +26,7 @@ class Network:
 
     def __init__(self) -> None:
         self.dataflow_id, self.node_id = "flow", "camera"
-        self.launcher = Launcher("launcher")
+        self.launcher = SendThread("launcher")
         self.senders: list[RemoteSender] = []
         self.opened = threading.Event()
         self.opened.set()
@@ -105,7 +105,7 @@ def network() -> Iterator[Network]:
 
 
 def send(sender: RemoteSender, number: int, size: int) -> None:
-    outgoing = Outgoing(bytes(size))
+    outgoing = FragmentedMessage(bytes(size))
     sender.put(outgoing, number, False, size)
     outgoing.settle()
 
@@ -186,7 +186,7 @@ def test_on_a_new_connection_nothing_goes_before_an_answer(network: Network) -> 
     sender = network.sender(queue_size=100)
     for number in range(1, 11):
         send(sender, number, 100_000)
-    former, network.launcher = network.launcher, Launcher("launcher")
+    former, network.launcher = network.launcher, SendThread("launcher")
     sender.renew(network.ways(sender.key))
     assert sender.is_launching
     send(sender, 11, 8)
@@ -213,7 +213,7 @@ def test_a_report_with_a_message_lets_the_launcher_launch(network: Network) -> N
 
 
 def test_a_launcher_does_one_thing_after_the_other_and_then_nothing() -> None:
-    launcher, done = Launcher("launcher"), []
+    launcher, done = SendThread("launcher"), []
     assert not launcher.busy
     first, last = threading.Event(), threading.Event()
     launcher.do(lambda: done.append(first.wait(PATIENCE)))

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import zenoh
 
-from dora.transport.intake import Intake
+from dora.transport.intake import BackgroundPoller
 
 PATIENCE = 60.0  # seconds that anything may take on a busy machine
 NUDGE = "a nudge"
@@ -44,7 +44,7 @@ class Node:
         self.channel = Channel()
         self.got: queue.SimpleQueue[tuple[Any, str]] = queue.SimpleQueue()
         self.asleep = 0
-        self.intake = Intake(self.take, lambda: self.asleep, lambda: None)
+        self.intake = BackgroundPoller(self.take, lambda: self.asleep, lambda: None)
         self.intake.begin(self.channel, "porter")
 
     def take(self, sample: Any) -> bool:
@@ -145,4 +145,4 @@ def test_who_looks_in_vain_gets_the_porter_out_of_the_channel(
 
 
 def test_nothing_is_there_before_it_begins() -> None:
-    Intake(lambda _: True, lambda: 0, lambda: None).look()
+    BackgroundPoller(lambda _: True, lambda: 0, lambda: None).look()

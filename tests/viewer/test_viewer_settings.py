@@ -8,7 +8,7 @@ from dora.viewer.primitives import PRIMITIVES, UnknownPrimitive, primitive_of
 from dora.viewer.settings import (
     RobotSetting,
     SettingError,
-    Settings,
+    ViewerSettings,
     grpc_url,
     host_and_port,
     read_settings,
@@ -16,7 +16,7 @@ from dora.viewer.settings import (
 
 
 def test_an_empty_environment_opens_a_viewer() -> None:
-    assert read_settings({}) == Settings(mode="SPAWN", address="127.0.0.1:9876", memory_limit="25%")
+    assert read_settings({}) == ViewerSettings(mode="SPAWN", address="127.0.0.1:9876", memory_limit="25%")
 
 
 def test_everything_can_be_set() -> None:
@@ -32,7 +32,7 @@ def test_everything_can_be_set() -> None:
             "IMAGE_HEIGHT": "240",
         }
     )
-    assert settings == Settings(
+    assert settings == ViewerSettings(
         mode="SAVE",
         address="robot:1234",
         web_port=8080,

@@ -74,8 +74,8 @@ FRAMES = [
     for item in (
         control.Register("a", 1, "1"),
         control.OutputsClosed(["a", "b"]),
-        control.ParamUpdate("k", {"a": [1, "x"]}),
-        control.SendFor(1, "o", b"abc"),
+        control.ParamUpdateFrame("k", {"a": [1, "x"]}),
+        control.PublishRequest(1, "o", b"abc"),
         requests.SetParameter("n", "k", [1, {"a": None}]),
         requests.StopNode("n", 1.5),
     )
@@ -170,7 +170,7 @@ def test_metadata_raises_nothing_else(data: bytes) -> None:
 
 
 @quickly
-@given(data=bytes_like([control.encode_frame(control.Stop())]))
+@given(data=bytes_like([control.encode_frame(control.StopFrame())]))
 def test_frames_are_cut_or_refused(data: bytes) -> None:
     buffer = FrameBuffer(1000)
     with suppress(FrameError):
@@ -181,10 +181,12 @@ def test_frames_are_cut_or_refused(data: bytes) -> None:
 @quickly
 @given(data=bytes_like([msgspec.msgpack.encode({"text": "talk/text"})]))
 def test_the_order_of_events_raises_nothing_else(data: bytes) -> None:
-    from dora.wire.order import Kind, pack_entry
+    from dora.wire.order import EntryKind, pack_entry
 
     with suppress(NotARecording):
-        first_numbers(pack_entry(Kind.BEGIN, 0, 0, 0, data) + pack_entry(Kind.MESSAGE, 0, 0, 1), [], {})
+        first_numbers(
+            pack_entry(EntryKind.BEGIN, 0, 0, 0, data) + pack_entry(EntryKind.MESSAGE, 0, 0, 1), [], {}
+        )
 
 
 def _look_at(found: Message) -> None:

@@ -33,7 +33,7 @@ from dora.daemon.interpreter import (
     interpreter_of,
     wheel_path,
 )
-from dora.dataflow.model import Dataflow, Node
+from dora.dataflow.model import Dataflow, NodeSpec
 from dora.errors import BuildError
 from dora.logs.entry import LogEntry
 
@@ -96,7 +96,7 @@ class _Builder:
             self._look_for_conflicts(self._faults_before)
         return Built(self._dataflow, self._commands, self._skipped, time.monotonic() - begun)
 
-    def _all_at_once(self, nodes: list[Node]) -> None:
+    def _all_at_once(self, nodes: list[NodeSpec]) -> None:
         from concurrent.futures import ThreadPoolExecutor, as_completed
 
         with ThreadPoolExecutor(max(os.cpu_count() or 1, 2)) as pool:
@@ -142,7 +142,7 @@ class _Builder:
 
     # ----------------------------------------------------------------------- one node
 
-    def _build_node(self, node: Node) -> None:
+    def _build_node(self, node: NodeSpec) -> None:
         log = Log(self._on_log, node.id)
         interpreter = interpreter_of(self._dataflow, node, uv=self._options.uv)
         if environment_folder(self._dataflow, node, uv=self._options.uv):
@@ -161,7 +161,7 @@ class _Builder:
                 with self._guard:
                     self._skipped += 1
 
-    def _run_command(self, node: Node, command: str, interpreter: Interpreter, log: Log) -> bool:
+    def _run_command(self, node: NodeSpec, command: str, interpreter: Interpreter, log: Log) -> bool:
         """Run one build command; return False if there was nothing to do."""
         from dora.building.pip import pip_command
 
@@ -202,7 +202,7 @@ class _Builder:
         return True
 
     def _execute(
-        self, words: list[str], what: str, command: str, node: Node, env: Mapping[str, str], log: Log
+        self, words: list[str], what: str, command: str, node: NodeSpec, env: Mapping[str, str], log: Log
     ) -> None:
         directory = self._dataflow.directory_of(node)
         self._processes.run(words, what=what, cwd=directory, env=env, log=log, written=command)
@@ -210,7 +210,7 @@ class _Builder:
     # ----------------------------------------------------------------------- installing
 
     def _left_to_install(
-        self, words: list[str], node: Node, what: str, own: str | None, log: Log
+        self, words: list[str], node: NodeSpec, what: str, own: str | None, log: Log
     ) -> list[str] | None:
         """Return the words for the installer, None if there is nothing to install."""
         from dora.building.pip import plan
@@ -303,7 +303,7 @@ class _Builder:
 
 
 def build_environment(
-    dataflow: Dataflow, node: Node, environ: Mapping[str, str], interpreter: Interpreter
+    dataflow: Dataflow, node: NodeSpec, environ: Mapping[str, str], interpreter: Interpreter
 ) -> dict[str, str]:
     """Return the environment of a node's build commands."""
     path = environ.get("PATH", os.defpath).split(os.pathsep)

@@ -6,7 +6,7 @@ import hashlib
 import os
 
 from dora.building.process import Log
-from dora.dataflow.model import Dataflow, Node
+from dora.dataflow.model import Dataflow, NodeSpec
 from dora.errors import BuildError
 
 TIMEOUT = 60.0  # seconds without any byte
@@ -14,7 +14,7 @@ _CHUNK = 1 << 20
 MAX_SIZE = 1 << 30  # bytes
 
 
-def ensure_download(dataflow: Dataflow, node: Node, log: Log, *, update: bool, offline: bool) -> None:
+def ensure_download(dataflow: Dataflow, node: NodeSpec, log: Log, *, update: bool, offline: bool) -> None:
     """Download the file of a node unless it is there; raises `BuildError`.
 
     With a checksum, a file that does not have it is never left in place. Without one, ``update``

@@ -20,7 +20,7 @@ from hashlib import sha256
 from dora.building import this_dora
 from dora.building.process import Log, Processes, quoted
 from dora.daemon.interpreter import environment_folder, find_uv, wheel_path
-from dora.dataflow.model import Dataflow, Node
+from dora.dataflow.model import Dataflow, NodeSpec
 from dora.errors import BuildError
 
 _STAMP = "dora-environment"  # written last: what the environment was made from
@@ -43,7 +43,7 @@ class EnvironmentMaker:
     def __init__(
         self,
         dataflow: Dataflow,
-        node: Node,
+        node: NodeSpec,
         processes: Processes,
         log: Log,
         environ: Mapping[str, str],

@@ -8,7 +8,7 @@ import re
 import msgspec
 
 from dora.dataflow.files import read_bytes
-from dora.dataflow.model import Dataflow, Node, PythonEnvironment
+from dora.dataflow.model import Dataflow, NodeSpec, PythonEnvironment
 from dora.dataflow.provenance import requirement_fault
 from dora.errors import BuildError
 
@@ -24,7 +24,7 @@ def with_inline_environments(dataflow: Dataflow) -> Dataflow:
     return dataflow if nodes == dataflow.nodes else msgspec.structs.replace(dataflow, nodes=nodes)
 
 
-def _with_inline_environment(dataflow: Dataflow, node: Node) -> Node:
+def _with_inline_environment(dataflow: Dataflow, node: NodeSpec) -> NodeSpec:
     if node.python is not None or node.path is None or not node.path.endswith(".py"):
         return node
     path = os.path.join(dataflow.directory_of(node), os.path.expanduser(node.path))

@@ -1,6 +1,7 @@
 """The lock of a dataflow, ``<name>.dora-lock.yaml``: the commit of each node from a repository.
 
-``dora build --write-lockfile`` writes it, to be kept with the dataflow file; with ``--locked`` those
+``dora build_programs --write-lockfile`` writes it, to be kept with the dataflow file; with ``--locked``
+those
 commits are built, wherever branches and tags have moved. It is the file of dora-rs, and understood by it:
 its ``descriptor_fingerprint`` is the 64-bit FNV-1a of what the dataflow file says of its repositories, so
 that a lock for another version of the file is refused and not half obeyed.
@@ -15,10 +16,10 @@ from typing import Annotated
 import msgspec
 
 from dora.building.options import BuildOptions, Built
-from dora.building.prepare import build
+from dora.building.prepare import build_programs
 from dora.building.session import GitCommit, fnv1a, git_sources
 from dora.dataflow.files import Unreadable, read_text
-from dora.dataflow.model import Dataflow, GitSource, Node
+from dora.dataflow.model import Dataflow, GitSource, NodeSpec
 from dora.dataflow.provenance import pinned
 from dora.errors import BuildError
 from dora.logs.entry import LogEntry
@@ -26,7 +27,7 @@ from dora.wire.decoders import from_plain
 
 VERSION = 2
 MAX_LOCK = 1 << 20  # bytes
-_MEND = "write it anew with `dora build --write-lockfile`"
+_MEND = "write it anew with `dora build_programs --write-lockfile`"
 
 _Commit = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")]
 
@@ -53,14 +54,15 @@ class _File(msgspec.Struct, frozen=True):
 def build_locked(
     dataflow: Dataflow, on_log: Callable[[LogEntry], None], options: BuildOptions, lock: Lock
 ) -> Built:
-    """Build as `build` does, from the commits of the lock or noting them there. Raises `BuildError`."""
+    """Build as `build_programs` does, from the commits of the lock or noting them there. Raises
+    `BuildError`."""
     path = os.path.abspath(lock.path) if lock.path else lock_path(dataflow)
     if lock.read:
         commits = read_lock(dataflow, path)
-        built = build(with_commits(dataflow, commits), on_log, options)
+        built = build_programs(with_commits(dataflow, commits), on_log, options)
         _check(built.dataflow, commits)
     else:
-        built = build(dataflow, on_log, options)
+        built = build_programs(dataflow, on_log, options)
     if lock.write:
         write_lock(dataflow, git_sources(built.dataflow), path)
     return built
@@ -103,7 +105,7 @@ def read_lock(dataflow: Dataflow, path: str) -> dict[str, str]:
 def with_commits(dataflow: Dataflow, commits: Mapping[str, str]) -> Dataflow:
     """Return the dataflow with these commits for its nodes, in clones of their own."""
 
-    def locked(node: Node) -> Node:
+    def locked(node: NodeSpec) -> NodeSpec:
         if node.git is None:
             return node
         return msgspec.structs.replace(node, git=pinned(node.git, commits[node.id]))

@@ -76,7 +76,7 @@ def pip_command(words: Sequence[str]) -> PipCommand | None:
 
 
 @dataclass(frozen=True)
-class Request:
+class RequestedPackage:
     """One thing that an ``install`` asks for, with the words that say so."""
 
     words: tuple[str, ...]
@@ -92,7 +92,7 @@ class Request:
         return _name(self.requirement) if self.requirement else _name_of_project(self.path)
 
 
-def requests(words: Sequence[str], directory: str) -> Iterator[Request]:
+def requests(words: Sequence[str], directory: str) -> Iterator[RequestedPackage]:
     """Take the words behind ``install`` apart; paths are relative to ``directory``."""
     rest = list(words)
     while rest:
@@ -101,9 +101,9 @@ def requests(words: Sequence[str], directory: str) -> Iterator[Request]:
         taken: tuple[str, ...] = (word,)
         if not word.startswith("-"):
             if _name(word) and not word.endswith(_ARCHIVES):
-                yield Request(taken, requirement=word)
+                yield RequestedPackage(taken, requirement=word)
             else:
-                yield Request(taken, path=_path(word, directory))
+                yield RequestedPackage(taken, path=_path(word, directory))
             continue
         if not equals and option in _WITH_VALUE and rest:
             value = rest.pop(0)
@@ -111,11 +111,11 @@ def requests(words: Sequence[str], directory: str) -> Iterator[Request]:
         elif not word.startswith("--") and len(word) > 2 and word[:2] in ("-r", "-e", "-c", "-i", "-f"):
             option, value = word[:2], word[2:]
         if option in _EDITABLE:
-            yield Request(taken, path=_path(value, directory), editable=True)
+            yield RequestedPackage(taken, path=_path(value, directory), editable=True)
         elif option in _FILES:
-            yield Request(taken, file=os.path.join(directory, value))
+            yield RequestedPackage(taken, file=os.path.join(directory, value))
         else:
-            yield Request(taken, option=True)
+            yield RequestedPackage(taken, option=True)
 
 
 @dataclass
@@ -212,7 +212,7 @@ def _requirements_of(file: str) -> list[str] | None:
     return found
 
 
-def _in_place(request: Request) -> str:
+def _in_place(request: RequestedPackage) -> str:
     """Return the requirement that an editable project stands for if it is installed as it is now, else "".
 
     That is so if its folder is what is installed, and what says what belongs to it has not changed since.

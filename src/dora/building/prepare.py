@@ -13,7 +13,7 @@ from dora.errors import DataflowError, Problem
 from dora.logs.entry import LogEntry
 
 
-def build(dataflow: Dataflow, on_log: Callable[[LogEntry], None], options: BuildOptions) -> Built:
+def build_programs(dataflow: Dataflow, on_log: Callable[[LogEntry], None], options: BuildOptions) -> Built:
     """Do what nodes need before they can run; the result has the dataflow to run. Raises `BuildError`."""
     from dora.building.inline import with_inline_environments
 

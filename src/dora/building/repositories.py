@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping
 
 from dora.building.process import Log, Processes, quoted
-from dora.dataflow.model import Dataflow, GitSource, Node
+from dora.dataflow.model import Dataflow, GitSource, NodeSpec
 from dora.errors import BuildError
 
 # What an address may ask for, also one of a submodule: git knows helper programs that run any command.
@@ -22,7 +22,7 @@ _NOTE = ".git/dora-commit"  # the commit that we checked out
 
 
 def ensure_clone(
-    dataflow: Dataflow, node: Node, processes: Processes, log: Log, *, update: bool, offline: bool
+    dataflow: Dataflow, node: NodeSpec, processes: Processes, log: Log, *, update: bool, offline: bool
 ) -> None:
     """Clone the repository of a node unless it is there; raises `BuildError`.
 
@@ -55,7 +55,7 @@ def commit_of(folder: str) -> str:
 
 class _Clone:
     def __init__(
-        self, dataflow: Dataflow, node: Node, source: GitSource, processes: Processes, log: Log
+        self, dataflow: Dataflow, node: NodeSpec, source: GitSource, processes: Processes, log: Log
     ) -> None:
         self.folder = dataflow.directory_of(node)
         self.what = f"{node.place or '<dataflow>'}: the repository {source.repository} of node `{node.id}`"

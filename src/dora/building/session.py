@@ -16,7 +16,7 @@ import msgspec
 
 from dora.daemon.interpreter import environment_folder
 from dora.dataflow.files import read_bytes
-from dora.dataflow.model import Dataflow, Node
+from dora.dataflow.model import Dataflow, NodeSpec
 from dora.logs.diagnostics import debug_log
 from dora.logs.entry import LogEntry
 from dora.wire.decoders import DecodeError, from_plain
@@ -42,7 +42,7 @@ class LocalBuild(msgspec.Struct, frozen=True):
     confined_nodes: list[str] = []  # nodes from the hub of dora-rs; there are none
 
 
-class Session(msgspec.Struct, frozen=True):
+class SessionFile(msgspec.Struct, frozen=True):
     """``build_id`` is the same for as long as ``build_fingerprint`` and ``git_sources`` are."""
 
     session_id: Id
@@ -84,25 +84,25 @@ def note_build(dataflow: Dataflow, on_log: Callable[[LogEntry], None], *, uv: bo
     return now.build_id
 
 
-def read_session(path: str) -> Session | None:
+def read_session(path: str) -> SessionFile | None:
     """Return the session in a file, None if there is none or it is damaged."""
     import yaml  # only processes that build pay for it
 
     try:
         text = read_bytes(path, _MOST).decode()
-        return from_plain(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)), Session)
+        return from_plain(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)), SessionFile)
     except (OSError, UnicodeDecodeError, yaml.YAMLError, DecodeError, RecursionError):
         return None
 
 
-def _session_of(dataflow: Dataflow, before: Session | None, uv: bool) -> Session:
+def _session_of(dataflow: Dataflow, before: SessionFile | None, uv: bool) -> SessionFile:
     fingerprint = build_fingerprint(dataflow, uv=uv)
     sources = git_sources(dataflow)
     build_id = None
     if before is not None and (before.build_fingerprint, before.git_sources) == (fingerprint, sources):
         build_id = before.build_id
     environments = {node.id: environment_folder(dataflow, node, uv=uv) for node in dataflow.nodes}
-    return Session(
+    return SessionFile(
         session_id=before.session_id if before is not None else uuid7(),
         build_id=build_id or uuid7(),
         git_sources=sources,
@@ -114,7 +114,7 @@ def _session_of(dataflow: Dataflow, before: Session | None, uv: bool) -> Session
     )
 
 
-def _news(before: Session | None, now: Session) -> str:
+def _news(before: SessionFile | None, now: SessionFile) -> str:
     """Return what makes a build another one than that before."""
     if before is None or before.build_id is None:
         return "the first one of this dataflow file"
@@ -156,12 +156,12 @@ def fnv1a(data: bytes) -> str:
     return f"{digest:016x}"
 
 
-def _build_inputs(dataflow: Dataflow, node: Node) -> list[Any]:
+def _build_inputs(dataflow: Dataflow, node: NodeSpec) -> list[Any]:
     env = sorted({**dataflow.env, **node.env}.items())
     return [node.id, node.build, node.git, node.download, node.python, node.deploy.working_dir, env]
 
 
-def _write(path: str, session: Session) -> None:
+def _write(path: str, session: SessionFile) -> None:
     """Write a file that others see as it was or as it is, never in between; raises ``OSError``."""
     import yaml
 

@@ -22,11 +22,11 @@ from dora.inspection.afar import (
     Begun,
     Enough,
     Item,
-    Look,
     More,
-    Over,
+    Query,
+    QueryEnded,
+    QueryStatus,
     Question,
-    Told,
     decode_delivery,
     encode,
 )
@@ -41,10 +41,10 @@ _STRAGGLERS: Final = 5.0  # seconds that a look waits for those on other machine
 _TURN: Final = 0.2  # seconds between looks whether it is enough
 _ENDED: Final = "the dataflow has just ended"
 
-Arrived = queue.SimpleQueue[tuple["Session", list[Item]]]
+Arrived = queue.SimpleQueue[tuple["ObserverConnection", list[Item]]]
 
 
-class Session:
+class ObserverConnection:
     """A connection to what looks at one machine. Questions first, then at most one look."""
 
     def __init__(self, client: Client, dataflow_id: str, machine: str) -> None:
@@ -55,7 +55,7 @@ class Session:
         from websockets.sync.client import connect
 
         self.machine = machine
-        self.over: Over | None = None
+        self.over: QueryEnded | None = None
         self._arrived: Arrived = queue.SimpleQueue()
         self._switching = threading.Lock()
         headers = {VERSION_HEADER: __version__}
@@ -102,9 +102,9 @@ class Session:
                 raise TimeoutError from None
             self.more()
             for item in items:
-                if isinstance(item, Over):
+                if isinstance(item, QueryEnded):
                     self.over = item
-                elif isinstance(item, Told):
+                elif isinstance(item, QueryStatus):
                     if item.answer is None:
                         raise DoraError(item.fault)
                     return item.answer
@@ -112,7 +112,7 @@ class Session:
             raise ConnectError(_ENDED)
         raise DoraError(self.over.fault or _ENDED)
 
-    def begin(self, look: Look, arrived: Arrived) -> None:
+    def begin(self, look: Query, arrived: Arrived) -> None:
         """Begin a look; what it brings comes to ``arrived``."""
         with self._switching:
             while not self._arrived.empty():
@@ -159,20 +159,20 @@ class Session:
             fault = f"the connection to the coordinator broke: {error}"
         except msgspec.DecodeError:
             fault = f"what looks on machine `{self.machine}` is of another version of dora"
-        self._arrive([Over(fault)])
+        self._arrive([QueryEnded(fault)])
 
     def _arrive(self, items: list[Item]) -> None:
         with self._switching:
             self._arrived.put((self, items))
 
 
-class Looks:
+class RemoteObserver:
     """Looks at several machines at once, until something ends them. ``with`` lets them end."""
 
     def __init__(
         self,
-        sessions: dict[str, Session],
-        look_of: Callable[[str], Look],
+        sessions: dict[str, ObserverConnection],
+        look_of: Callable[[str], Query],
         duration: float | None = None,
         enough: Callable[[], bool] = lambda: False,
     ) -> None:
@@ -241,7 +241,7 @@ class Looks:
             return []
         seen: list[Item] = []
         for item in items:
-            if isinstance(item, Over):
+            if isinstance(item, QueryEnded):
                 self._note(session, item)
             elif isinstance(item, Begun):
                 self._count_down(session)
@@ -251,7 +251,7 @@ class Looks:
             session.more()
         return seen
 
-    def _count_down(self, session: Session) -> None:
+    def _count_down(self, session: ObserverConnection) -> None:
         """Note that a look has begun, or never will."""
         self._awaited.discard(session)
         if self._duration is not None:
@@ -259,7 +259,7 @@ class Looks:
             end = time.monotonic() + wait + self._duration
             self._deadline = end if self._deadline is None else min(self._deadline, end)
 
-    def _note(self, session: Session, over: Over) -> None:
+    def _note(self, session: ObserverConnection, over: QueryEnded) -> None:
         if session not in self._open:
             return
         self._open.discard(session)

@@ -40,7 +40,7 @@ from dora.coordinator.tokens import Token, find_token
 from dora.errors import DoraError
 from dora.logs.diagnostics import debug_log
 from dora.wire.decoders import from_json
-from dora.wire.wishes import Outcome, Wish
+from dora.wire.wishes import Operation, OperationResult
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _Answer = TypeVar("_Answer")
@@ -53,7 +53,7 @@ class Unreachable(DoraError):
     """There is no coordinator at the address."""
 
 
-class Refused(DoraError):
+class RequestRefused(DoraError):
     """The coordinator refused; ``status`` is that of HTTP."""
 
     def __init__(self, status: int, reason: str) -> None:
@@ -71,7 +71,7 @@ def coordinator_options(function: _Function) -> _Function:
 
 
 class Client:
-    """Requests to one coordinator. All raise `Unreachable`, or `Refused` with its sentence.
+    """Requests to one coordinator. All raise `Unreachable`, or `RequestRefused` with its sentence.
 
     They raise `NotYours`, and nothing was sent, if the server does not prove that it knows the token.
     """
@@ -119,7 +119,7 @@ class Client:
 
     def dataflow(self, wanted: str) -> DataflowView:
         if "/" in wanted:
-            raise Refused(404, f"no dataflow with name or UUID `{wanted}`; a name has no `/`")
+            raise RequestRefused(404, f"no dataflow with name or UUID `{wanted}`; a name has no `/`")
         return self._ask("GET", f"/api/dataflows/{quote(wanted)}", DataflowView)
 
     def start(self, spec: RunSpec) -> DataflowView:
@@ -144,10 +144,10 @@ class Client:
         path = f"/api/dataflows/{dataflow_id}/restart"
         return self._ask("POST", path, RestartView, StopRequest(grace, force), patience=None)
 
-    def change(self, dataflow_id: str, wish: Wish) -> Outcome:
+    def change(self, dataflow_id: str, wish: Operation) -> OperationResult:
         """Change a running dataflow; waits until it is done."""
         path = f"/api/dataflows/{dataflow_id}/changes"
-        return self._ask("POST", path, Outcome, wish, patience=None)
+        return self._ask("POST", path, OperationResult, wish, patience=None)
 
     def clean(self) -> list[DataflowView]:
         return self._ask("DELETE", "/api/dataflows", list[DataflowView])
@@ -206,7 +206,7 @@ class Client:
                 connection.close()
         try:
             if response.status >= 400:
-                raise Refused(response.status, from_json(data, Failure).error)
+                raise RequestRefused(response.status, from_json(data, Failure).error)
             return from_json(data, kind)
         except msgspec.DecodeError:
             raise self.foreign() from None

@@ -14,7 +14,7 @@ from dora.cli.client import Client, coordinator_options
 from dora.cli.coordinator_place import absolute
 from dora.cli.diagnostics import tell_diagnostics
 from dora.cli.later import ignored_option, later_option
-from dora.cli.values import MAX_SECONDS, InputFile, Value, parse_address, shortened
+from dora.cli.values import MAX_SECONDS, InputFile, ParameterValue, parse_address, shortened
 from dora.coordinator.address import DEFAULT_PORT
 from dora.coordinator.proof import no_token
 from dora.errors import DoraError
@@ -65,7 +65,7 @@ def _store(ctx: click.Context, param: click.Parameter, value: str) -> str:  # no
 @click.command()
 @click.option(
     "--interface",
-    type=Value("address", parse_address),
+    type=ParameterValue("address", parse_address),
     default="127.0.0.1",
     envvar="DORA_COORDINATOR_INTERFACE",
     show_envvar=True,

@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import TextIO
 
-from dora.cli.outlet import Outlet
+from dora.cli.outlet import NonBlockingStream
 from dora.logs.entry import LogEntry
 from dora.logs.filters import LogFilter
 from dora.logs.formats import Renderer
@@ -44,7 +44,7 @@ class Console:
         close_timeout: float = CLOSE_TIMEOUT,
         on_broken: Callable[[Exception], None] | None = None,
     ) -> None:
-        self._outlet = Outlet(stream)
+        self._outlet = NonBlockingStream(stream)
         self._render = render
         self._filter = log_filter or LogFilter()
         self._max_waiting = max_waiting

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from dora.cli.values import InputFile, Value, parse_address
+from dora.cli.values import InputFile, ParameterValue, parse_address
 from dora.coordinator.address import ADDRESS_VARIABLE, AUTHORITY_VARIABLE, DEFAULT_PORT, PORT_VARIABLE
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -40,7 +40,7 @@ def place_options(take: Callable[[click.Context, str, int, str], None]) -> Calla
     )
     address = click.option(
         "--coordinator-addr",
-        type=Value("address", parse_address),
+        type=ParameterValue("address", parse_address),
         default="127.0.0.1",
         envvar=ADDRESS_VARIABLE,
         show_envvar=True,

@@ -14,7 +14,7 @@ from dora.coordinator.address import ADDRESS_VARIABLE, AUTHORITY_VARIABLE, PORT_
 from dora.errors import DoraError
 
 if TYPE_CHECKING:
-    from dora.daemon.runs import Run
+    from dora.daemon.runs import DaemonClient
 
 NICENESS = 10  # of 19; with this, a tenth of a processor is left to a command beside a busy node
 
@@ -45,7 +45,7 @@ class NoneRuns(DoraError):
     """No running dataflow of this machine is meant."""
 
 
-def of_this_system() -> list[Run]:
+def of_this_system() -> list[DaemonClient]:
     """Return connections to the dataflows of the chosen coordinator, and to those of `dora run`."""
     from dora.daemon.runs import running
 
@@ -58,7 +58,7 @@ def of_this_system() -> list[Run]:
     return found
 
 
-def find_run(wanted: str | None) -> Run:
+def find_run(wanted: str | None) -> DaemonClient:
     """Return a connection to the running dataflow that is meant.
 
     Asks on a terminal if there are several; raises `DoraError` elsewhere, and if there is none.
@@ -89,7 +89,7 @@ def give_way() -> None:
         pass  # it is as low as it can be
 
 
-def _none_or_many(wanted: str | None, runs: list[Run], found: list[Run]) -> str:
+def _none_or_many(wanted: str | None, runs: list[DaemonClient], found: list[DaemonClient]) -> str:
     if not runs:
         return "no dataflow is running; start one with `dora run FILE`"
     if not found:
@@ -100,13 +100,13 @@ def _none_or_many(wanted: str | None, runs: list[Run], found: list[Run]) -> str:
     return f"{which}; say which one with -d:\n{_listed(found)}"
 
 
-def _listed(runs: list[Run]) -> str:
+def _listed(runs: list[DaemonClient]) -> str:
     from dora.daemon.runs import name_of
 
     return "\n".join(f"  {run.description.dataflow_id}  {name_of(run.description)}" for run in runs)
 
 
-def _choose(runs: list[Run]) -> Run:
+def _choose(runs: list[DaemonClient]) -> DaemonClient:
     for index, line in enumerate(_listed(runs).splitlines(), 1):
         click.echo(f"  {index}{line[1:]}", err=True)
     number: int = click.prompt("Which dataflow", type=click.IntRange(1, len(runs)), err=True)

@@ -8,7 +8,7 @@ import click
 
 from dora.cli.incomplete import allow_incomplete_option, tell_cut, warn_of_lost
 from dora.cli.tables import style_option, table
-from dora.cli.values import InputFile, Value, shortened
+from dora.cli.values import InputFile, ParameterValue, shortened
 from dora.errors import DoraError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def _tolerance(text: str) -> Tolerance:
 @click.option(
     "--tolerance",
     "tolerances",
-    type=Value("tolerance", _tolerance),
+    type=ParameterValue("tolerance", _tolerance),
     multiple=True,
     metavar="NUMBER|PERCENT",
     help="How far numbers may differ: 0.001, or 0.1% of the first. May be given twice: the larger counts.",

@@ -15,7 +15,7 @@ import msgspec
 
 from dora._version import __version__
 from dora.building.options import BuildOptions, Built
-from dora.building.prepare import build, check_programs, missing
+from dora.building.prepare import build_programs, check_programs, missing
 from dora.building.session import note_build
 from dora.cli.console import Console
 from dora.cli.fetch import fetch, is_url
@@ -62,7 +62,7 @@ class RunRequest(msgspec.Struct, frozen=True, kw_only=True):
     lock: Lock | None = None
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class RunOutcome(msgspec.Struct, frozen=True):
     result: DataflowResult
     log_directory: str | None  # None: there was nothing to write, or it could not be written
 
@@ -195,7 +195,7 @@ def run_to_end(
     on_log: Callable[[LogEntry], None] | None = None,
     on_warning: Callable[[str], None] | None = None,
     on_dashboard: Callable[[str], None] | None = None,
-) -> Outcome:
+) -> RunOutcome:
     """Load, build and run a dataflow; return how it went.
 
     Log entries go to ``stream`` as ``display`` says, and each one to ``on_log`` (on the daemon's
@@ -225,7 +225,7 @@ def run_loaded(
     on_warning: Callable[[str], None] | None = None,
     on_daemon: Callable[[Daemon], None] | None = None,
     on_dashboard: Callable[[str], None] | None = None,
-) -> Outcome:
+) -> RunOutcome:
     """Build and run a dataflow as `run_to_end` does; ``on_daemon`` gets its daemon before it starts."""
     from dora.telemetry.observe import run_observed
     from dora.wire.ids import uuid7
@@ -265,7 +265,7 @@ def run_loaded(
         if dashboard is not None:
             dashboard.close()
     directory = os.path.join(dataflow.working_dir, "out", result.dataflow_id)
-    outcome = Outcome(result, directory if os.path.isdir(directory) else None)
+    outcome = RunOutcome(result, directory if os.path.isdir(directory) else None)
     if console.not_shown and on_warning is not None:
         on_warning(_unshown(console.not_shown, outcome.log_directory))
     return outcome
@@ -273,14 +273,14 @@ def run_loaded(
 
 def open_dashboard(dataflow: Dataflow, dataflow_id: str) -> LocalDashboard:
     """Serve the dashboard of a dataflow that is about to run."""
-    from dora.dashboard.local import LocalDashboard, Subject
+    from dora.dashboard.local import LocalDashboard, LocalRun
 
     dashboard = LocalDashboard()
     name = dataflow.file_stem
     directory = os.path.join(dataflow.working_dir, "out", dataflow_id)
     nodes = [node.id for node in dataflow.nodes]
     created = time.time()
-    dashboard.start(Subject(dataflow_id, name, dataflow.file, directory, nodes, created, dashboard.ticket))
+    dashboard.start(LocalRun(dataflow_id, name, dataflow.file, directory, nodes, created, dashboard.ticket))
     return dashboard
 
 
@@ -315,7 +315,7 @@ def _build(
     dataflow: Dataflow, on_log: Callable[[LogEntry], None], options: BuildOptions, lock: Lock | None
 ) -> Built:
     if lock is None:
-        return build(dataflow, on_log, options)
+        return build_programs(dataflow, on_log, options)
     from dora.building.lockfile import build_locked
 
     return build_locked(dataflow, on_log, options, lock)

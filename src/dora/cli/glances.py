@@ -8,29 +8,31 @@ from collections.abc import Iterable, Sequence
 import click
 import msgspec
 
-from dora.cli.afar import PATIENCE, Looks
-from dora.cli.whole import Whole
+from dora.cli.afar import PATIENCE, RemoteObserver
+from dora.cli.whole import RunningDataflow
 from dora.errors import ConnectError, DoraError
-from dora.inspection.afar import GlanceLook, Glances
+from dora.inspection.afar import SnapshotQuery, Snapshots
 from dora.inspection.counters import LinkRate
 from dora.inspection.load import Load
-from dora.inspection.overview import AnyOverview, NodeGlance, Overview, Overviews
+from dora.inspection.overview import NodeSnapshot, RunSnapshot, RunSnapshots, SnapshotSource
 
 
-class WholeOverview:
+class DataflowSnapshot:
     """One dataflow that is not, or not only, on this machine.
 
     What a machine tells counts for its nodes, and for the links to them; of one that cannot be asked there
     is what the others know.
     """
 
-    def __init__(self, whole: Whole, machines: Sequence[str], every: float, *, latency: bool) -> None:
+    def __init__(
+        self, whole: RunningDataflow, machines: Sequence[str], every: float, *, latency: bool
+    ) -> None:
         """Begin to look at these machines, if they are not this one. Raises `ConnectError`, `DoraError`."""
         self._whole = whole
         self.name = whole.name
         self.inspection = whole.inspection
-        self._here = None if whole.run is None else Overview(whole.run, latency=latency)
-        self._glances: dict[str, Glances] = {}
+        self._here = None if whole.run is None else RunSnapshot(whole.run, latency=latency)
+        self._glances: dict[str, Snapshots] = {}
         sessions = {}
         for machine in machines:
             if whole.run is not None and machine == whole.inspection.machine:
@@ -41,7 +43,7 @@ class WholeOverview:
                 if whole.run is None and len(machines) == 1:
                     raise
                 click.echo(f"machine `{machine}` cannot be looked at: {error}", err=True)
-        self._looks = Looks(sessions, lambda _: GlanceLook(every, latency))
+        self._looks = RemoteObserver(sessions, lambda _: SnapshotQuery(every, latency))
         self._asked = set(sessions)
         self._deadline = time.monotonic() + every + PATIENCE
 
@@ -65,12 +67,12 @@ class WholeOverview:
         elif not self._looks.present():
             raise ConnectError(self._looks.last_words())
 
-    def refresh(self, loads: dict[int, Load]) -> tuple[list[NodeGlance], list[LinkRate]]:
+    def refresh(self, loads: dict[int, Load]) -> tuple[list[NodeSnapshot], list[LinkRate]]:
         """Return nodes and links as they were told last; waits for the first word of each machine."""
         self._take()
         while self._looks.present() - self._glances.keys() and time.monotonic() < self._deadline:
             for item in self._looks.turn():
-                if isinstance(item, Glances):
+                if isinstance(item, Snapshots):
                     self._note(item)
         told = {machine: self._glances[machine] for machine in self._looks.present() & self._glances.keys()}
         if self._here is not None:
@@ -84,8 +86,8 @@ class WholeOverview:
         return self._merge(nodes, links, told)
 
     def _merge(
-        self, nodes: list[NodeGlance], links: list[LinkRate], told: dict[str, Glances]
-    ) -> tuple[list[NodeGlance], list[LinkRate]]:
+        self, nodes: list[NodeSnapshot], links: list[LinkRate], told: dict[str, Snapshots]
+    ) -> tuple[list[NodeSnapshot], list[LinkRate]]:
         nodes_of = {name: {item.node.id: item for item in some.nodes} for name, some in told.items()}
         links_of = {
             name: {(item.link.producer, item.link.consumer): item for item in some.links}
@@ -110,10 +112,10 @@ class WholeOverview:
 
     def _take(self) -> None:
         for item in self._looks.newest():
-            if isinstance(item, Glances):
+            if isinstance(item, Snapshots):
                 self._note(item)
 
-    def _note(self, item: Glances) -> None:
+    def _note(self, item: Snapshots) -> None:
         if item.inspection.machine in self._asked:
             self._glances[item.inspection.machine] = item
         else:  # the whole dataflow is on one machine, which it does not know the name of
@@ -128,14 +130,14 @@ class WholeOverview:
 
 
 def overviews_of(
-    wholes: Iterable[Whole], every: float, *, latency: bool = False, node: str = ""
-) -> Overviews:
+    wholes: Iterable[RunningDataflow], every: float, *, latency: bool = False, node: str = ""
+) -> RunSnapshots:
     """Return overviews of dataflows; with ``node`` only of what is needed for that one."""
 
-    def make(whole: Whole) -> AnyOverview:
+    def make(whole: RunningDataflow) -> SnapshotSource:
         machines = [whole.machine_of(node)] if node else whole.machines()
         if whole.run is not None and not set(machines) & set(whole.elsewhere()):
-            return Overview(whole.run, latency=latency)
-        return WholeOverview(whole, machines, every, latency=latency)
+            return RunSnapshot(whole.run, latency=latency)
+        return DataflowSnapshot(whole, machines, every, latency=latency)
 
-    return Overviews(wholes, make)
+    return RunSnapshots(wholes, make)

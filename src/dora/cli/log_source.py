@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import msgspec
 
-from dora.cli.client import Client, Refused, Unreachable, choose, why_failed
+from dora.cli.client import Client, RequestRefused, Unreachable, choose, why_failed
 from dora.coordinator.protocol import ACTIVE, DataflowView
 from dora.coordinator.tokens import NoTrust
 from dora.errors import DoraError
 
 
-class LogSource(msgspec.Struct, frozen=True):
+class LogLocation(msgspec.Struct, frozen=True):
     """The directory of one dataflow. ``ended`` tells whether nothing will be added.
 
     ``nodes`` are those of the dataflow, also the ones that have said nothing; empty if only files tell.
@@ -27,12 +27,12 @@ class LogSource(msgspec.Struct, frozen=True):
     fault: Callable[[], str] = lambda: ""
 
 
-def find_source(client: Client, wanted: str | None) -> LogSource:
+def find_source(client: Client, wanted: str | None) -> LogLocation:
     """Ask the coordinator, then the dataflows of `dora run`, then look into ./out."""
     try:
         view = client.dataflow(wanted) if wanted is not None else _only_or_latest(client)
-    except (Unreachable, Refused, NoTrust) as error:
-        if isinstance(error, Refused) and error.status != 404:
+    except (Unreachable, RequestRefused, NoTrust) as error:
+        if isinstance(error, RequestRefused) and error.status != 404:
             raise
         source = _of_dora_run(wanted)
         if source is not None:
@@ -49,16 +49,16 @@ def find_source(client: Client, wanted: str | None) -> LogSource:
             return client.dataflow(view.uuid).status not in ACTIVE
         except (Unreachable, NoTrust):
             return False  # it goes on, and so do its files
-        except Refused:
+        except RequestRefused:
             return True
 
     def fault() -> str:
         try:
             return why_failed(client.dataflow(view.uuid))
-        except (Unreachable, Refused, NoTrust):
+        except (Unreachable, RequestRefused, NoTrust):
             return ""
 
-    return LogSource(view.uuid, view.log_directory, ended, tuple(view.nodes), fault)
+    return LogLocation(view.uuid, view.log_directory, ended, tuple(view.nodes), fault)
 
 
 def _only_or_latest(client: Client) -> DataflowView | None:
@@ -67,11 +67,11 @@ def _only_or_latest(client: Client) -> DataflowView | None:
     return choose(running, "by UUID_OR_NAME") or (views[-1] if views else None)
 
 
-def _of_dora_run(wanted: str | None) -> LogSource | None:
+def _of_dora_run(wanted: str | None) -> LogLocation | None:
     from dora.cli.dataflows import of_this_system
     from dora.daemon.runs import fits
     from dora.errors import ConnectError
-    from dora.wire.requests import Describe
+    from dora.wire.requests import DescribeDataflow
 
     found = None
     for run in of_this_system():
@@ -86,13 +86,13 @@ def _of_dora_run(wanted: str | None) -> LogSource | None:
 
     def ended() -> bool:
         try:
-            kept.ask(Describe())
+            kept.ask(DescribeDataflow())
         except ConnectError:
             return True
         return False
 
     identity = found.description.dataflow_id
-    return LogSource(
+    return LogLocation(
         identity,
         f"{os.path.dirname(found.description.file)}/out/{identity}",
         ended,
@@ -100,7 +100,7 @@ def _of_dora_run(wanted: str | None) -> LogSource | None:
     )
 
 
-def local_source(wanted: str | None) -> LogSource:
+def local_source(wanted: str | None) -> LogLocation:
     try:
         names = [name for name in os.listdir("out") if len(name) == 36 and os.path.isdir(f"out/{name}")]
     except OSError:
@@ -110,4 +110,4 @@ def local_source(wanted: str | None) -> LogSource:
         which = f"`{wanted}`" if wanted is not None else "any dataflow"
         raise DoraError(f"there are no log files of {which} in {os.path.abspath('out')}")
     name = max(fitting, key=lambda name: os.stat(f"out/{name}").st_mtime)
-    return LogSource(name, os.path.abspath(f"out/{name}"), lambda: False)
+    return LogLocation(name, os.path.abspath(f"out/{name}"), lambda: False)

@@ -13,7 +13,7 @@ import msgspec
 
 from dora.cli.client import Client, coordinator_options
 from dora.cli.completion import dataflow_names
-from dora.cli.log_source import LogSource, find_source, local_source
+from dora.cli.log_source import LogLocation, find_source, local_source
 from dora.cli.run_options import DURATION, display_options_of_logs
 from dora.cli.values import MAX_COUNT
 from dora.dataflow.model import LogLevel
@@ -89,7 +89,7 @@ def logs(
         click.echo(fault, err=True)
 
 
-def _follow(source: LogSource, show: Callable[[], None]) -> None:
+def _follow(source: LogLocation, show: Callable[[], None]) -> None:
     """Show what is new until the dataflow has ended."""
     ended = False
     while not ended:
@@ -99,7 +99,7 @@ def _follow(source: LogSource, show: Callable[[], None]) -> None:
             time.sleep(LOOK_EVERY)
 
 
-def _check_node(node: str, source: LogSource, with_logs: Sequence[str], follow: bool) -> None:
+def _check_node(node: str, source: LogLocation, with_logs: Sequence[str], follow: bool) -> None:
     """Raise `DoraError` for a node that is none; one that has said nothing yet is no mistake."""
     from dora.dataflow.report import did_you_mean
 

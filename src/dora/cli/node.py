@@ -14,7 +14,7 @@ from dora.errors import DoraError
 
 if TYPE_CHECKING:
     from dora.inspection.load import Load
-    from dora.inspection.overview import NodeGlance
+    from dora.inspection.overview import NodeSnapshot
     from dora.wire.inspection import Inspection, NodeView
 
 MEASURED_OVER = 0.3  # seconds
@@ -40,9 +40,9 @@ for _command in COMMANDS:
 def list_nodes(dataflow: str | None, style: str, quiet: bool) -> None:
     """List the nodes of all running dataflows, or of one."""
     from dora.cli.glances import overviews_of
-    from dora.cli.whole import find_wholes
+    from dora.cli.whole import find_all_running
 
-    wholes = find_wholes(dataflow)
+    wholes = find_all_running(dataflow)
     if quiet:
         for whole in wholes:
             with whole:
@@ -67,7 +67,7 @@ def list_nodes(dataflow: str | None, style: str, quiet: bool) -> None:
         click.echo(table([name.upper() for name in head], rows))
 
 
-def _row(item: NodeGlance) -> list[str]:
+def _row(item: NodeSnapshot) -> list[str]:
     return [
         item.node.id,
         item.node.status,
@@ -86,10 +86,10 @@ def _row(item: NodeGlance) -> list[str]:
 def info(name: str, dataflow: str | None, style: str) -> None:
     """Show what a node is, whom it listens to and feeds, and what it takes of the machine."""
     from dora.cli.glances import overviews_of
-    from dora.cli.whole import find_whole
+    from dora.cli.whole import find_running
     from dora.dataflow.report import no_node
 
-    whole = find_whole(dataflow)
+    whole = find_running(dataflow)
     known = [view.id for view in whole.inspection.nodes]
     if name not in known:
         whole.close()

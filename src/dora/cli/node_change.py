@@ -14,9 +14,9 @@ from dora.cli.run_options import DURATION
 from dora.dataflow.model import QueuePolicy
 
 if TYPE_CHECKING:
-    from dora.daemon.runs import Run
+    from dora.daemon.runs import DaemonClient
     from dora.logs.entry import LogEntry
-    from dora.wire.wishes import Outcome, Wish
+    from dora.wire.wishes import Operation, OperationResult
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -39,7 +39,7 @@ _strict_types: Callable[[_Function], _Function] = click.option(
 )
 
 
-def _carry_out(dataflow: str | None, wish: Wish) -> tuple[Outcome, str]:
+def _carry_out(dataflow: str | None, wish: Operation) -> tuple[OperationResult, str]:
     """Do what is wished of the dataflow that is meant; return the outcome and its UUID.
 
     One that runs on this machine alone is asked itself, any other by its coordinator.
@@ -67,10 +67,10 @@ def _carry_out(dataflow: str | None, wish: Wish) -> tuple[Outcome, str]:
     return outcome, dataflow_id
 
 
-def _alone(run: Run, wish: Wish) -> Outcome:
+def _alone(run: DaemonClient, wish: Operation) -> OperationResult:
     from dora.cli.whole import coordinator
     from dora.logs.formats import renderer
-    from dora.machine.change import NeedsMachine, carry_out
+    from dora.machine.change import NeedsCoordinator, carry_out
 
     render = renderer("compact")
 
@@ -79,7 +79,7 @@ def _alone(run: Run, wish: Wish) -> Outcome:
 
     try:
         return carry_out(run, wish, os.environ, show)
-    except NeedsMachine:
+    except NeedsCoordinator:
         description = run.description
         if not description.coordinator:
             raise
@@ -111,10 +111,10 @@ def add(file: str, strict_types: bool, dataflow: str | None) -> None:
 
     It is built if it has to be, and gets the inputs that the file says; its outputs can be connected then.
     """
-    from dora.wire.wishes import AddWish
+    from dora.wire.wishes import AddOperation
 
     text = _read(file)
-    outcome, dataflow_id = _carry_out(dataflow, AddWish(text, file, strict_types, _named_in(text)))
+    outcome, dataflow_id = _carry_out(dataflow, AddOperation(text, file, strict_types, _named_in(text)))
     click.echo(f"Node `{outcome.node}` added to dataflow {dataflow_id}")
 
 
@@ -127,9 +127,9 @@ def remove(name: str, grace: float | None, dataflow: str | None) -> None:
 
     Those that it feeds get INPUT_CLOSED after its last message, and go on.
     """
-    from dora.wire.wishes import RemoveWish
+    from dora.wire.wishes import RemoveOperation
 
-    _, dataflow_id = _carry_out(dataflow, RemoveWish(name, grace))
+    _, dataflow_id = _carry_out(dataflow, RemoveOperation(name, grace))
     click.echo(f"Node `{name}` removed from dataflow {dataflow_id}")
 
 
@@ -145,10 +145,10 @@ def replace(name: str, file: str, grace: float | None, strict_types: bool, dataf
     The new one is started first, and takes over once it has come to its `Node()`; if it does not get
     there, the old one goes on.
     """
-    from dora.wire.wishes import ReplaceWish
+    from dora.wire.wishes import ReplaceOperation
 
     text = _read(file)
-    wish = ReplaceWish(name, text, file, strict_types, grace, _named_in(text))
+    wish = ReplaceOperation(name, text, file, strict_types, grace, _named_in(text))
     _, dataflow_id = _carry_out(dataflow, wish)
     click.echo(f"Node `{name}` replaced in dataflow {dataflow_id}")
 
@@ -178,9 +178,9 @@ def connect(
 
     The input is a new one. It begins with the next message that is sent.
     """
-    from dora.wire.wishes import ConnectWish
+    from dora.wire.wishes import ConnectOperation
 
-    _carry_out(dataflow, ConnectWish(source, target, queue_size, queue_policy, strict_types))
+    _carry_out(dataflow, ConnectOperation(source, target, queue_size, queue_policy, strict_types))
     click.echo(f"{source} -> {target}")
 
 
@@ -193,9 +193,9 @@ def disconnect(source: str, target: str, dataflow: str | None) -> None:
 
     The node gets INPUT_CLOSED and goes on, also without any input.
     """
-    from dora.wire.wishes import DisconnectWish
+    from dora.wire.wishes import DisconnectOperation
 
-    _carry_out(dataflow, DisconnectWish(source, target))
+    _carry_out(dataflow, DisconnectOperation(source, target))
     click.echo(f"{source} -x- {target}")
 
 
@@ -208,10 +208,10 @@ def restart(name: str, grace: float | None, dataflow: str | None) -> None:
 
     Whatever the node's `restart_policy` says; also for a node that has ended.
     """
-    from dora.cli.whole import FOR_EVER, find_whole
+    from dora.cli.whole import FOR_EVER, find_running
     from dora.wire.requests import RestartNode
 
-    with find_whole(dataflow) as whole:
+    with find_running(dataflow) as whole:
         whole.ask(name, RestartNode(name, grace), patience=FOR_EVER)
     click.echo(f"Node `{name}` restart initiated")
 
@@ -225,10 +225,10 @@ def stop(name: str, grace: float | None, dataflow: str | None) -> None:
 
     Those that it feeds get INPUT_CLOSED, as after any end.
     """
-    from dora.cli.whole import FOR_EVER, find_whole
+    from dora.cli.whole import FOR_EVER, find_running
     from dora.wire.requests import Done, StopNode
 
-    with find_whole(dataflow) as whole:
+    with find_running(dataflow) as whole:
         answer = whole.ask(name, StopNode(name, grace), patience=FOR_EVER)
     assert isinstance(answer, Done)
     click.echo(f"Node `{name}` {'stopped' if answer.running else 'had ended already'}")

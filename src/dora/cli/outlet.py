@@ -18,7 +18,7 @@ _PIECE: Final = 4096  # bytes that a descriptor which takes something takes at o
 _LOOK: Final = 0.2  # seconds between looks whether to go on
 
 
-class Outlet:
+class NonBlockingStream:
     """Where text goes. ``taken`` counts the pieces that the stream took so far."""
 
     def __init__(self, stream: TextIO) -> None:

@@ -91,7 +91,7 @@ def set_parameter(node: str, key: str, value: str, dataflow: str | None) -> None
 
     The node gets a PARAM_UPDATE event. A node that is not running gets the value when it starts.
     """
-    from dora.cli.whole import find_whole
+    from dora.cli.whole import find_running
     from dora.dataflow.parameters import key_fault, value_fault
     from dora.wire.requests import Done, SetParameter
 
@@ -102,7 +102,7 @@ def set_parameter(node: str, key: str, value: str, dataflow: str | None) -> None
     for what, fault in (("key", key_fault(key)), ("value", value_fault(parsed))):
         if fault:
             raise click.UsageError(f"the {what} {fault}")
-    with find_whole(dataflow) as whole:
+    with find_running(dataflow) as whole:
         answer = whole.ask(node, SetParameter(node, key, parsed))
     assert isinstance(answer, Done)
     click.echo(f"Set `{key}` = {_json(parsed)} on node `{node}`{_later(answer.running)}")
@@ -114,10 +114,10 @@ def set_parameter(node: str, key: str, value: str, dataflow: str | None) -> None
 @dataflow_option
 def delete_parameter(node: str, key: str, dataflow: str | None) -> None:
     """Delete a parameter; the node gets a PARAM_DELETED event."""
-    from dora.cli.whole import find_whole
+    from dora.cli.whole import find_running
     from dora.wire.requests import DeleteParameter, Done
 
-    with find_whole(dataflow) as whole:
+    with find_running(dataflow) as whole:
         answer = whole.ask(node, DeleteParameter(node, key))
     assert isinstance(answer, Done)
     click.echo(f"Deleted `{key}` from node `{node}`{_later(answer.running)}")
@@ -128,11 +128,11 @@ def _later(running: bool) -> str:
 
 
 def _parameters(node: str, dataflow: str | None) -> dict[str, Any]:
-    from dora.cli.whole import find_whole
-    from dora.wire.requests import AskParameters, Parameters
+    from dora.cli.whole import find_running
+    from dora.wire.requests import GetParameters, Parameters
 
-    with find_whole(dataflow) as whole:
-        answer = whole.ask(node, AskParameters(node))
+    with find_running(dataflow) as whole:
+        answer = whole.ask(node, GetParameters(node))
     assert isinstance(answer, Parameters)
     return answer.values
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dora.dataflow.model import LogLevel
     from dora.logs.formats import LogFormat
     from dora.recording.recorder import Recorder
-    from dora.recording.settings import Saved, Settings
+    from dora.recording.settings import RecordingOptions, Saved
 
 _LEFT = 130  # exit status
 _SWITCH_INTERVAL = 0.0005  # seconds; the thread that takes messages must not wait long for the other
@@ -111,9 +111,9 @@ def record(
         raise click.UsageError("--save and --stop are for a dataflow that is running; leave the file out")
     if save or stop:
         return _command(dataflow, save=save)
-    from dora.recording.settings import QUEUE_SIZE, Settings
+    from dora.recording.settings import QUEUE_SIZE, RecordingOptions
 
-    settings = Settings(
+    settings = RecordingOptions(
         path=_writable(output, force) if output else "",
         topics=[name.strip() for name in (topics or "").split(",") if name.strip()],
         compression=compression,
@@ -151,7 +151,7 @@ def _writable(path: str, force: bool) -> str:
 # ------------------------------------------------------------------ together
 
 
-def _run(request: RunRequest, display: Display, settings: Settings) -> int:
+def _run(request: RunRequest, display: Display, settings: RecordingOptions) -> int:
     from dora.cli.flow import check_one_machine, load_for_run, run_loaded
     from dora.cli.interrupt import termination_as_interrupt
     from dora.recording.background import BackgroundRecorder
@@ -184,7 +184,7 @@ def _run(request: RunRequest, display: Display, settings: Settings) -> int:
 # ------------------------------------------------------------------ attached
 
 
-def _attach(dataflow: str | None, settings: Settings) -> int:
+def _attach(dataflow: str | None, settings: RecordingOptions) -> int:
     from dora.daemon.runs import name_of
     from dora.recording.recorder import Recorder
 

@@ -12,11 +12,11 @@ from dora.cli.tables import file_size
 from dora.dataflow.report import listed
 
 if TYPE_CHECKING:
-    from dora.cli.flow import Outcome
+    from dora.cli.flow import RunOutcome
     from dora.recording.settings import Saved
 
 
-def tell_outcome(outcome: Outcome) -> int:
+def tell_outcome(outcome: RunOutcome) -> int:
     """Tell on standard error what went wrong in a dataflow that has ended; return the exit status."""
     directory = shorter_path(outcome.log_directory) if outcome.log_directory else None
     for report in (loss_report(outcome.result), failure_report(outcome.result, directory)):

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dora.logs.formats import LogFormat
     from dora.recording.reader import Recording
     from dora.recording.replay import Replay
-    from dora.recording.settings import Settings
+    from dora.recording.settings import RecordingOptions
 
 
 @click.command()
@@ -151,17 +151,22 @@ def replay(
         return tell_cut(recording, cut, allow_incomplete) or status
 
 
-def _settings(output: str, force: bool, prepared: Replay) -> Settings:
-    from dora.recording.settings import Settings
+def _settings(output: str, force: bool, prepared: Replay) -> RecordingOptions:
+    from dora.recording.settings import RecordingOptions
 
-    return Settings(path=output, topics=prepared.topics(), force=force)
+    return RecordingOptions(path=output, topics=prepared.topics(), force=force)
 
 
 def _run(
-    prepared: Replay, request: RunRequest, display: Display, *, step: bool, settings: Settings | None
+    prepared: Replay,
+    request: RunRequest,
+    display: Display,
+    *,
+    step: bool,
+    settings: RecordingOptions | None,
 ) -> tuple[int, str]:
     """Run it; return the exit status, and up to where the recording could be read if not to its end."""
-    from dora.recording.ending import Ending
+    from dora.recording.ending import EndDetection
 
     with termination_as_interrupt(), _folder() as folder:
         dataflow = _dataflow(prepared, folder)
@@ -178,7 +183,7 @@ def _run(
                 if step:
                     _step(prepared, folder, daemon)
                 if not prepared.ordered:
-                    Ending(daemon, prepared.roles.replaced, prepared.patience)
+                    EndDetection(daemon, prepared.roles.replaced, prepared.patience)
 
             outcome = run_loaded(dataflow, request, display, stream=sys.stdout, on_daemon=begin)
             saved = recorder.wait() if recorder is not None else None

@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 import click
 
 from dora.cli.completion import node_levels
-from dora.cli.values import Value, parse_duration, parse_environment
+from dora.cli.values import ParameterValue, parse_duration, parse_environment
 from dora.logs.filters import parse_filter, parse_level
 from dora.logs.formats import LOG_FORMATS
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-DURATION = Value("duration", parse_duration)
+DURATION = ParameterValue("duration", parse_duration)
 
 
 class RunCommand(click.Command):
@@ -82,7 +82,7 @@ def display_options_of_logs(function: _Function) -> _Function:
 def _display(function: _Function, *level: str) -> _Function:
     function = click.option(
         "--log-filter",
-        type=Value("filter", parse_filter),
+        type=ParameterValue("filter", parse_filter),
         envvar="DORA_LOG_FILTER",
         show_envvar=True,
         metavar="NODE=LEVEL,...",
@@ -99,7 +99,7 @@ def _display(function: _Function, *level: str) -> _Function:
     )(function)
     return click.option(
         *level,
-        type=Value("level", parse_level),
+        type=ParameterValue("level", parse_level),
         default="stdout",
         envvar="DORA_LOG_LEVEL",
         show_envvar=True,

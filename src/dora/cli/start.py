@@ -16,7 +16,7 @@ from dora.cli.run_options import (
     strict_outputs_option,
     trace_option,
 )
-from dora.cli.values import Value, parse_duration
+from dora.cli.values import ParameterValue, parse_duration
 from dora.coordinator.protocol import ACTIVE, MAX_GRACE, RunSpec
 from dora.errors import DoraError
 
@@ -163,7 +163,7 @@ _arguments: list[Any] = [
     click.option("-n", "--name", help="The same as NAME_OR_UUID."),
     click.option(
         "--grace-duration",
-        type=Value("duration", _parse_grace),
+        type=ParameterValue("duration", _parse_grace),
         metavar="DURATION",
         help="How long a node may take before SIGTERM; half as long again before SIGKILL [10s].",
     ),

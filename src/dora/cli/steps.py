@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from dora.node.replay_clock import WITHOUT_LIMIT, ReplayClock
-from dora.recording.reader import Recorded
+from dora.recording.reader import RecordedMessage
 from dora.wire.decode import PayloadError, decode_arrow
 
 HELP = "step by step: Enter sends the next message, a number so many, c all the others, q stops"
@@ -18,7 +18,7 @@ class Steps:
 
     def __init__(
         self,
-        messages: Iterator[Recorded],
+        messages: Iterator[RecordedMessage],
         clock: ReplayClock,
         *,
         tell: Callable[[str], None],
@@ -61,7 +61,7 @@ class Steps:
             self._clock.release(recorded.time_ns)
         return True
 
-    def _shown(self, recorded: Recorded) -> str:
+    def _shown(self, recorded: RecordedMessage) -> str:
         seconds = (recorded.time_ns - self._clock.start_ns) / 1e9
         try:
             array = decode_arrow(recorded.message)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dora.cli.dataflows import dataflow_option, give_way
-from dora.cli.values import Value, parse_duration
+from dora.cli.values import ParameterValue, parse_duration
 from dora.errors import DoraError
 
 if TYPE_CHECKING:
     from dora.inspection.counters import LinkRate
-    from dora.inspection.overview import NodeGlance
+    from dora.inspection.overview import NodeSnapshot
 
 LONGEST_SAMPLE = 1.0  # seconds that `--once` takes at most
 
@@ -24,7 +24,7 @@ LONGEST_SAMPLE = 1.0  # seconds that `--once` takes at most
 @click.option(
     "--refresh-interval",
     "interval",
-    type=Value("duration", parse_duration),
+    type=ParameterValue("duration", parse_duration),
     metavar="DURATION",
     default="2",
     help="How often the screen changes [2s].",
@@ -42,7 +42,7 @@ def top(dataflow: str | None, interval: float, once: bool, latency: bool) -> Non
     by name, CPU and memory, r refreshes.
     """
     from dora.cli.glances import overviews_of
-    from dora.cli.whole import find_whole, find_wholes
+    from dora.cli.whole import find_all_running, find_running
 
     if interval < 0.1:
         raise click.UsageError("--refresh-interval is at least 100ms")
@@ -52,7 +52,7 @@ def top(dataflow: str | None, interval: float, once: bool, latency: bool) -> Non
         from dora.cli.top_screen import check_terminal
 
         check_terminal()
-    wholes = [find_whole(dataflow)] if latency else find_wholes(dataflow)
+    wholes = [find_running(dataflow)] if latency else find_all_running(dataflow)
     give_way()
     every = min(interval, LONGEST_SAMPLE) if once else interval
     with overviews_of(wholes, every, latency=latency) as overviews:
@@ -80,7 +80,7 @@ def inspect(ctx: click.Context) -> None:
 inspect.add_command(top)
 
 
-def _node(item: NodeGlance, links: list[LinkRate]) -> dict[str, Any]:
+def _node(item: NodeSnapshot, links: list[LinkRate]) -> dict[str, Any]:
     view, load = item.node, item.load
     inputs = [rate for rate in links if rate.link.consumer.partition("/")[0] == view.id]
     return {

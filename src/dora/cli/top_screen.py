@@ -14,14 +14,14 @@ from dora.cli.tables import bandwidth, megabytes
 from dora.cli.terminal import visible
 from dora.errors import DoraError
 from dora.inspection.counters import LinkRate
-from dora.inspection.overview import NodeGlance, Overviews
+from dora.inspection.overview import NodeSnapshot, RunSnapshots
 
 _TICK = 0.1  # seconds between looks at the keyboard
 _ESCAPE = 27
 _NODE_HEAD = ("NODE", "STATUS", "PID", "CPU", "MEMORY", "RESTARTS", "SENT", "BANDWIDTH", "WAITING", "QUIET")
 _LINK_HEAD = ("LINK", "RATE", "BANDWIDTH", "QUEUE", "DROPPED", "WAITS", "99 %")
 
-_ORDERS: dict[str, Callable[[NodeGlance], Any]] = {
+_ORDERS: dict[str, Callable[[NodeSnapshot], Any]] = {
     "name": lambda item: (item.dataflow, item.node.id),
     "CPU": lambda item: -(item.load.cpu_percent if item.load is not None else -1),
     "memory": lambda item: -(item.load.memory if item.load is not None else -1),
@@ -37,7 +37,7 @@ class View(msgspec.Struct):
     top: int = 0
 
 
-def lines(nodes: list[NodeGlance], links: list[LinkRate], order: str) -> list[str]:
+def lines(nodes: list[NodeSnapshot], links: list[LinkRate], order: str) -> list[str]:
     """Return the lines of the screen below its title."""
     several = len({item.dataflow_id for item in nodes}) > 1
     rows: list[tuple[str, ...]] = [_node(item, several) for item in sorted(nodes, key=_ORDERS[order])]
@@ -52,7 +52,7 @@ def lines(nodes: list[NodeGlance], links: list[LinkRate], order: str) -> list[st
     return shown
 
 
-def _node(item: NodeGlance, several: bool) -> tuple[str, ...]:
+def _node(item: NodeSnapshot, several: bool) -> tuple[str, ...]:
     view, load = item.node, item.load
     return (
         f"{item.dataflow}: {view.id}" if several else view.id,
@@ -108,7 +108,7 @@ def check_terminal() -> None:
         )
 
 
-def show(overviews: Overviews, interval: float) -> None:
+def show(overviews: RunSnapshots, interval: float) -> None:
     """Show the dataflows until the user quits or all of them have ended."""
     os.environ.setdefault("ESCDELAY", "25")  # milliseconds; curses waits a second otherwise
     ended = curses.wrapper(_loop, overviews, interval)
@@ -116,7 +116,7 @@ def show(overviews: Overviews, interval: float) -> None:
         print("the dataflow has ended")
 
 
-def _loop(screen: Any, overviews: Overviews, interval: float) -> bool:
+def _loop(screen: Any, overviews: RunSnapshots, interval: float) -> bool:
     """Return whether all dataflows have ended."""
     try:
         curses.curs_set(0)

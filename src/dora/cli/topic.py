@@ -14,17 +14,17 @@ import click
 from dora.cli.dataflows import dataflow_option, give_way
 from dora.cli.tables import style_option, table
 from dora.cli.terminal import control
-from dora.cli.values import MAX_COUNT, Value, parse_duration
+from dora.cli.values import MAX_COUNT, ParameterValue, parse_duration
 from dora.errors import DoraError
 
 if TYPE_CHECKING:
-    from dora.cli.whole import Whole
-    from dora.inspection.beat import Beat
+    from dora.cli.whole import RunningDataflow
+    from dora.inspection.beat import MeasuredRate
     from dora.inspection.topics import Topic
-    from dora.inspection.watched import Watched
+    from dora.inspection.watched import AdaptiveTap
     from dora.wire.message import Message
 
-_DURATION = Value("duration", parse_duration)
+_DURATION = ParameterValue("duration", parse_duration)
 MAX_MESSAGE = (1 << 20) - 4096  # bytes that fit through the daemon's socket
 _PUBLISH_PATIENCE = 3.0  # seconds
 
@@ -50,10 +50,10 @@ def _duration_option(text: str) -> Callable[[Any], Any]:
 @style_option
 def list_topics(dataflow: str | None, style: str) -> None:
     """List the outputs and who receives them."""
-    from dora.cli.whole import find_whole
+    from dora.cli.whole import find_running
     from dora.inspection.topics import topics_of
 
-    with find_whole(dataflow) as whole:
+    with find_running(dataflow) as whole:
         topics = topics_of(whole.inspection)
         machines = [whole.machine_of(item.node_id) for item in topics]
     if style == "json":
@@ -93,10 +93,10 @@ def echo(
     Messages for which it is too slow are counted and left out. Ctrl-C ends it.
     """
     from dora.cli.topic_afar import looking_afar
-    from dora.cli.whole import find_whole
-    from dora.inspection.afar import EchoLook, Line
+    from dora.cli.whole import find_running
+    from dora.inspection.afar import EchoQuery, Line
     from dora.inspection.topics import find_tappable
-    from dora.inspection.values import Shown
+    from dora.inspection.values import FormattedValue
     from dora.wire.decode import warm_up
 
     shown = 0
@@ -104,12 +104,12 @@ def echo(
     def enough() -> bool:
         return count is not None and shown >= count
 
-    with find_whole(dataflow) as whole:
+    with find_running(dataflow) as whole:
         wanted = find_tappable(whole.inspection, topics)
         if not whole.are_here(topic.node_id for topic in wanted):
 
-            def make(names: list[str]) -> EchoLook:
-                return EchoLook(names, full, style == "json")
+            def make(names: list[str]) -> EchoQuery:
+                return EchoQuery(names, full, style == "json")
 
             with looking_afar(whole, wanted, make, duration, enough) as looks:
                 for seen in looks.items():
@@ -126,7 +126,7 @@ def echo(
                 if message is None:
                     sys.stdout.flush()
                     continue
-                item = Shown(message, full=full)
+                item = FormattedValue(message, full=full)
                 del message
                 shown += 1
                 name = watched.topic.name
@@ -142,19 +142,19 @@ class _Looking:
 
     def __init__(
         self,
-        whole: Whole,
+        whole: RunningDataflow,
         topics: Sequence[Topic],
         duration: float | None,
         enough: Callable[[], bool] = lambda: False,
         period: float | None = None,
     ) -> None:
-        from dora.inspection.look import Look
+        from dora.inspection.look import TapSession
 
         assert whole.run is not None
         self.inspection = whole.inspection
         _stay_awake(self.inspection.engine)
         give_way()
-        self.look = Look(whole.run, self.inspection, topics)
+        self.look = TapSession(whole.run, self.inspection, topics)
         self.watched = list(self.look.watched)
         self._enough = enough
         self._duration = duration
@@ -168,7 +168,7 @@ class _Looking:
             self._deadline = time.monotonic() + self._duration
         return self._enough() or (self._deadline is not None and time.monotonic() >= self._deadline)
 
-    def __iter__(self) -> Iterator[tuple[Watched, Message | None]]:
+    def __iter__(self) -> Iterator[tuple[AdaptiveTap, Message | None]]:
         return self._messages
 
     def __enter__(self) -> _Looking:
@@ -186,7 +186,7 @@ class _Looking:
         return kind is KeyboardInterrupt  # the usual way to end it
 
 
-def _missed(watched: Watched) -> str:
+def _missed(watched: AdaptiveTap) -> str:
     return (
         f"{watched.topic.name}: {watched.missed:,} messages came faster than they could be looked at, "
         f"{watched.received:,} were seen"
@@ -222,9 +222,9 @@ def hz(topics: tuple[str, ...], dataflow: str | None, window: float, duration: f
     separated by tabs. The times are those of sending. Ctrl-C ends it.
     """
     from dora.cli.topic_afar import looking_afar
-    from dora.cli.whole import find_whole
-    from dora.inspection.afar import BeatLook, Beats
-    from dora.inspection.beat import BeatMeter
+    from dora.cli.whole import find_running
+    from dora.inspection.afar import RateQuery, Rates
+    from dora.inspection.beat import RateMeter
     from dora.inspection.topics import find_tappable
 
     if not window:
@@ -233,24 +233,24 @@ def hz(topics: tuple[str, ...], dataflow: str | None, window: float, duration: f
     if duration is None and not live:
         duration = 5.0
     drawing = _Drawing(live)
-    with find_whole(dataflow) as whole:
+    with find_running(dataflow) as whole:
         wanted = find_tappable(whole.inspection, topics)
-        beats: dict[str, Beat | None] = dict.fromkeys([item.name for item in wanted])
+        beats: dict[str, MeasuredRate | None] = dict.fromkeys([item.name for item in wanted])
         if not whole.are_here(topic.node_id for topic in wanted):
 
-            def make(names: list[str]) -> BeatLook:
-                return BeatLook(names, window)
+            def make(names: list[str]) -> RateQuery:
+                return RateQuery(names, window)
 
             with looking_afar(whole, wanted, make, duration) as looks:
                 for seen in looks.items():
-                    if isinstance(seen, Beats):
+                    if isinstance(seen, Rates):
                         beats.update(seen.beats)
                     drawing.draw(beats)
                 for seen in looks.rest():
-                    if isinstance(seen, Beats):
+                    if isinstance(seen, Rates):
                         beats.update(seen.beats)
         else:
-            meters = {item.name: BeatMeter(window) for item in wanted}
+            meters = {item.name: RateMeter(window) for item in wanted}
             with _Looking(whole, wanted, duration) as looking:
                 for watched, message in looking:
                     if message is not None:
@@ -278,7 +278,7 @@ class _Drawing:
     def is_due(self) -> bool:
         return self._live and time.monotonic() >= self._due
 
-    def draw(self, beats: dict[str, Beat | None]) -> None:
+    def draw(self, beats: dict[str, MeasuredRate | None]) -> None:
         """Draw if it is time."""
         if not self.is_due():
             return
@@ -290,7 +290,7 @@ class _Drawing:
         self._lines = len(text.splitlines())
 
 
-def _beat_table(beats: dict[str, Beat | None]) -> str:
+def _beat_table(beats: dict[str, MeasuredRate | None]) -> str:
     head = ["Topic", "Avg (ms)", "Avg (Hz)", "Min (ms)", "Max (ms)", "Std (ms)", "Samples"]
     return table(head, [[name, *_beat_cells(beat)] for name, beat in beats.items()])
 
@@ -301,7 +301,7 @@ def _cut(text: str) -> str:
     return "\n".join(line[:width] for line in text.splitlines())
 
 
-def _beat_cells(beat: Beat | None) -> list[str]:
+def _beat_cells(beat: MeasuredRate | None) -> list[str]:
     if beat is None:
         return ["-", "0.000", "-", "-", "-", "0"]
     values = (beat.mean_ms, beat.hz, beat.min_ms, beat.max_ms, beat.deviation_ms)
@@ -319,21 +319,21 @@ def info(name: str, dataflow: str | None, duration: float | None) -> None:
     """Show type, sender, receivers, rate and waiting times of an output."""
     from dora.cli.topic_afar import looking_afar
     from dora.cli.topic_info import describe
-    from dora.cli.whole import find_whole
-    from dora.inspection.afar import InfoLook, Text
+    from dora.cli.whole import find_running
+    from dora.inspection.afar import InfoQuery, TextResult
     from dora.inspection.topics import find_tappable
 
     seconds = 5.0 if duration is None else duration
     text = ""
-    with find_whole(dataflow) as whole:
+    with find_running(dataflow) as whole:
         (wanted,) = find_tappable(whole.inspection, [name])
         if whole.are_here([wanted.node_id]):
             with _Looking(whole, [wanted], seconds, period=0.0002) as looking:
                 text = describe(looking.inspection, looking.look, looking)
         else:
-            with looking_afar(whole, [wanted], lambda _: InfoLook(name, seconds), None) as looks:
+            with looking_afar(whole, [wanted], lambda _: InfoQuery(name, seconds), None) as looks:
                 for seen in looks.items():
-                    if isinstance(seen, Text):
+                    if isinstance(seen, TextResult):
                         text = seen.text
     if text:
         click.echo(text)
@@ -355,14 +355,14 @@ def pub(name: str, text: str | None, dataflow: str | None, path: str | None, cou
     messages, as soon as it looks for its next event; so it is numbered, counted and subject to
     back-pressure like any other.
     """
-    from dora.cli.whole import find_whole
+    from dora.cli.whole import find_running
     from dora.inspection.topics import find_tappable
     from dora.wire.requests import Publish
 
     if (text is None) == (path is None):
         raise click.UsageError("give the message either as JSON or with --file")
     message = _message(text if path is None else _read(path))
-    with find_whole(dataflow) as whole:
+    with find_running(dataflow) as whole:
         (wanted,) = find_tappable(whole.inspection, [name])
         for done in range(count):
             try:

@@ -7,21 +7,21 @@ from contextlib import contextmanager
 
 import click
 
-from dora.cli.afar import Looks
-from dora.cli.whole import Whole
+from dora.cli.afar import RemoteObserver
+from dora.cli.whole import RunningDataflow
 from dora.errors import DoraError
-from dora.inspection.afar import Look
+from dora.inspection.afar import Query
 from dora.inspection.topics import Topic
 
 
 @contextmanager
 def looking_afar(
-    whole: Whole,
+    whole: RunningDataflow,
     topics: Sequence[Topic],
-    make: Callable[[list[str]], Look],
+    make: Callable[[list[str]], Query],
     duration: float | None,
     enough: Callable[[], bool] = lambda: False,
-) -> Iterator[Looks]:
+) -> Iterator[RemoteObserver]:
     """Look at topics on all their machines, until the count, the time, the dataflow or Ctrl-C ends it.
 
     ``make`` makes a look of names. Says at the end, on standard error, what was missed and whether the
@@ -30,7 +30,7 @@ def looking_afar(
     names: dict[str, list[str]] = {}
     for topic in topics:
         names.setdefault(whole.machine_of(topic.node_id), []).append(topic.name)
-    looks = Looks(
+    looks = RemoteObserver(
         whole.sessions(topic.node_id for topic in topics),
         lambda machine: make(names[machine]),
         duration,

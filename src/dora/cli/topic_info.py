@@ -7,24 +7,24 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 from dora.cli.tables import bandwidth, fields
-from dora.inspection.transit import Transit
-from dora.inspection.values import Shown
+from dora.inspection.transit import LatencyMeter
+from dora.inspection.values import FormattedValue
 from dora.transport.board import BYTES, DROPPED, RECEIVED, SENT, WORDS
 from dora.wire.decode import warm_up
 
 if TYPE_CHECKING:
-    from dora.inspection.look import Look
+    from dora.inspection.look import TapSession
     from dora.wire.inspection import Inspection, LinkView
 
 
-def describe(inspection: Inspection, look: Look, messages: Iterable[Any]) -> str:
+def describe(inspection: Inspection, look: TapSession, messages: Iterable[Any]) -> str:
     """Look at one topic until ``messages`` ends, and tell about it."""
     warm_up()  # not while messages come
     (watched,) = look.watched
     topic = watched.topic
     words = look.words
     base = topic.output.slot * WORDS
-    transits = [Transit(link, words) for link in topic.links if link.kind == "link"]
+    transits = [LatencyMeter(link, words) for link in topic.links if link.kind == "link"]
     before = words[base + SENT], words[base + BYTES]
     started = time.monotonic()
     arrow_type = ""
@@ -34,7 +34,7 @@ def describe(inspection: Inspection, look: Look, messages: Iterable[Any]) -> str
                 transit.sent(message.sequence, message.time_ns)
             transit.look()
         if message is not None and not arrow_type:
-            arrow_type = Shown(message, full=False).type
+            arrow_type = FormattedValue(message, full=False).type
         del message
     seconds = max(time.monotonic() - started, 1e-9)
     count = words[base + SENT] - before[0]

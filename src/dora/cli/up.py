@@ -11,7 +11,7 @@ from typing import Final
 
 import click
 
-from dora.cli.client import Client, Refused, Unreachable, coordinator_options
+from dora.cli.client import Client, RequestRefused, Unreachable, coordinator_options
 from dora.cli.components import tls_options
 from dora.coordinator.protocol import DEFAULT_MACHINE, SystemStatus
 from dora.errors import DoraError
@@ -252,7 +252,7 @@ def end_coordinator(client: Client, force: bool) -> None:
     try:
         click.echo(f"Destroying coordinator at {client.where}")
         client.down(force)
-    except Refused as error:
+    except RequestRefused as error:
         if error.status != 409:
             raise
         raise DoraError(

@@ -1,6 +1,6 @@
 """How values are written on the command line: durations, ``KEY=VALUE`` pairs, log levels.
 
-The parsers are plain functions that raise ``ValueError``; `Value` makes a click type of each.
+The parsers are plain functions that raise ``ValueError``; `ParameterValue` makes a click type of each.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ def shortened(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-class Value(_ParamType):
+class ParameterValue(_ParamType):
     """A click type around a function from text to a value."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from dora.cli.dataflows import NoneRuns, find_run, of_this_system
 from dora.coordinator.address import address_fault, chosen_address
-from dora.daemon.runs import Run, name_of
+from dora.daemon.runs import DaemonClient, name_of
 from dora.errors import DoraError
 from dora.inspection.look import inspect
 from dora.wire.inspection import Inspection
@@ -20,7 +20,7 @@ from dora.wire.requests import Answer
 from dora.wire.requests import Inspect as AskInspection
 
 if TYPE_CHECKING:
-    from dora.cli.afar import Session
+    from dora.cli.afar import ObserverConnection
     from dora.cli.client import Client
     from dora.coordinator.protocol import DataflowView
     from dora.inspection.afar import Question
@@ -43,13 +43,13 @@ def coordinator(address: str = "") -> Client:
     return Client(host, int(port))
 
 
-class Whole:
+class RunningDataflow:
     """One dataflow; ``with`` closes it. ``run`` is its part on this machine, None: it has none."""
 
-    def __init__(self, run: Run | None, view: DataflowView | None = None) -> None:
+    def __init__(self, run: DaemonClient | None, view: DataflowView | None = None) -> None:
         """``view`` is what the coordinator of the environment says of one that has no part here."""
         self.run = run
-        self._sessions: dict[str, Session] = {}
+        self._sessions: dict[str, ObserverConnection] = {}
         self._client: Client | None = None
         if run is not None:
             self.dataflow_id, self.name = run.description.dataflow_id, name_of(run.description)
@@ -82,7 +82,7 @@ class Whole:
         return not any(self.machine_of(node_id) in away for node_id in node_ids)
 
     def ask(self, node_id: str, question: Question, patience: float | None = None) -> Answer:
-        """Ask the daemon of a node's machine; raises as `Run.ask` does.
+        """Ask the daemon of a node's machine; raises as `DaemonClient.ask` does.
 
         With ``patience`` there is a ``TimeoutError`` after so many seconds, and nothing can be asked then.
         """
@@ -93,17 +93,17 @@ class Whole:
         session = self.session(self.machine_of(node_id))
         return session.ask(question) if patience is None else session.ask(question, patience)
 
-    def session(self, machine: str) -> Session:
+    def session(self, machine: str) -> ObserverConnection:
         """Return a connection to what looks at a machine; raises `DoraError`."""
-        from dora.cli.afar import Session
+        from dora.cli.afar import ObserverConnection
 
         if machine not in self._sessions:
             if self._client is None:
                 self._client = coordinator(self.inspection.coordinator if self.run is not None else "")
-            self._sessions[machine] = Session(self._client, self.dataflow_id, machine)
+            self._sessions[machine] = ObserverConnection(self._client, self.dataflow_id, machine)
         return self._sessions[machine]
 
-    def sessions(self, node_ids: Iterable[str]) -> dict[str, Session]:
+    def sessions(self, node_ids: Iterable[str]) -> dict[str, ObserverConnection]:
         """Return the connections for the machines of these nodes."""
         return {
             machine: self.session(machine)
@@ -116,14 +116,14 @@ class Whole:
         if self.run is not None:
             self.run.close()
 
-    def __enter__(self) -> Whole:
+    def __enter__(self) -> RunningDataflow:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def find_whole(wanted: str | None) -> Whole:
+def find_running(wanted: str | None) -> RunningDataflow:
     """Return the running dataflow that is meant: with a part here, or known to the coordinator.
 
     Asks on a terminal if there are several; raises `DoraError` elsewhere, and if there is none.
@@ -134,32 +134,32 @@ def find_whole(wanted: str | None) -> Whole:
         view = known_to_coordinator(wanted)
         if view is None:
             raise nothing from None
-        return Whole(None, view)
+        return RunningDataflow(None, view)
     try:
-        return Whole(run)
+        return RunningDataflow(run)
     except BaseException:
         run.close()
         raise
 
 
-def find_wholes(wanted: str | None) -> list[Whole]:
+def find_all_running(wanted: str | None) -> list[RunningDataflow]:
     """Return all running dataflows, or the one that is meant; raises `DoraError` if there is none."""
     if wanted is not None:
-        return [find_whole(wanted)]
+        return [find_running(wanted)]
     found = []
     for run in of_this_system():
         try:
-            found.append(Whole(run))
+            found.append(RunningDataflow(run))
         except DoraError:
             run.close()  # it is just ending
     here = {whole.dataflow_id for whole in found}
     for view in _active():
         if view.uuid not in here and view.status == "running":
             try:
-                found.append(Whole(None, view))
+                found.append(RunningDataflow(None, view))
             except DoraError:
                 continue  # it is just ending, or its machine is cut off
-    return found or [find_whole(None)]
+    return found or [find_running(None)]
 
 
 def known_to_coordinator(wanted: str | None) -> DataflowView | None:
@@ -179,10 +179,10 @@ def known_to_coordinator(wanted: str | None) -> DataflowView | None:
 
 
 def _active() -> list[DataflowView]:
-    from dora.cli.client import Refused, Unreachable
+    from dora.cli.client import RequestRefused, Unreachable
     from dora.coordinator.tokens import NoTrust
 
     try:
         return coordinator().active()
-    except (Unreachable, Refused, NoTrust):
+    except (Unreachable, RequestRefused, NoTrust):
         return []

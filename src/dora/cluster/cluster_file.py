@@ -12,13 +12,13 @@ from dora.coordinator.address import DEFAULT_PORT
 from dora.dataflow import document
 from dora.dataflow.block import Block, Checked, Field
 from dora.dataflow.deployment import Labels, MachineId
-from dora.dataflow.document import Value, compose
+from dora.dataflow.document import YamlNode, compose
 from dora.dataflow.files import Unreadable, read_text
-from dora.dataflow.kinds import Kind, ListOf, Reader, Schema, Text, WholeNumber
-from dora.dataflow.report import Report, Span
+from dora.dataflow.kinds import FieldType, IntegerType, ListType, Reader, Schema, TextType
+from dora.dataflow.report import ProblemReport, TextSpan
 from dora.errors import DataflowError
 
-_PORT = WholeNumber(1, 65535)
+_PORT = IntegerType(1, 65535)
 
 
 class Machine(msgspec.Struct, frozen=True):
@@ -46,7 +46,7 @@ class Cluster(msgspec.Struct, frozen=True):
     authority: str = ""
 
 
-class _Word(Kind[str]):
+class _Word(FieldType[str]):
     """A text that a shell takes as one plain word."""
 
     def __init__(self, wanted: str, pattern: str, allowed: str) -> None:
@@ -54,8 +54,8 @@ class _Word(Kind[str]):
         self.pattern = pattern
         self.allowed = allowed
 
-    def read(self, value: Value, reader: Reader) -> str | None:
-        text = Text(self.wanted, may_be_empty=False).read(value, reader)
+    def read(self, value: YamlNode, reader: Reader) -> str | None:
+        text = TextType(self.wanted, may_be_empty=False).read(value, reader)
         if text is not None and not re.fullmatch(self.pattern, text):
             reader.report.error(value, f"`{text[:60]}` cannot be {self.wanted}", self.allowed)
             return None
@@ -65,11 +65,11 @@ class _Word(Kind[str]):
         return {"type": "string", "pattern": f"^{self.pattern}$"}
 
 
-class _Address(Kind[str]):
+class _Address(FieldType[str]):
     """An IP address at which machines can be reached."""
 
-    def read(self, value: Value, reader: Reader) -> str | None:
-        text = Text("an IP address", may_be_empty=False).read(value, reader)
+    def read(self, value: YamlNode, reader: Reader) -> str | None:
+        text = TextType("an IP address", may_be_empty=False).read(value, reader)
         if text is None:
             return None
         try:
@@ -90,11 +90,11 @@ class _Address(Kind[str]):
         return {"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}
 
 
-class _File(Kind[str]):
+class _File(FieldType[str]):
     """A file on this machine, relative to the folder of the cluster file."""
 
-    def read(self, value: Value, reader: Reader) -> str | None:
-        text = Text("a file", may_be_empty=False).read(value, reader)
+    def read(self, value: YamlNode, reader: Reader) -> str | None:
+        text = TextType("a file", may_be_empty=False).read(value, reader)
         if text is None:
             return None
         path = os.path.abspath(os.path.join(reader.report.folder, os.path.expanduser(text)))
@@ -172,10 +172,10 @@ CLUSTER = Block(
     "a cluster",
     [
         Field("coordinator", COORDINATOR, "Where the coordinator is.", required=True),
-        Field("machines", ListOf(MACHINE, "machines"), "The machines, at least one.", required=True),
+        Field("machines", ListType(MACHINE, "machines"), "The machines, at least one.", required=True),
         Field(
             "zenoh_peer",
-            Text("an endpoint", may_be_empty=False),
+            TextType("an endpoint", may_be_empty=False),
             "Of dora-rs, without effect: machines reach each other without a meeting point.",
         ),
     ],
@@ -199,7 +199,7 @@ def load_cluster(path: str | os.PathLike[str]) -> Cluster:
 
 def parse_cluster(text: str, file: str) -> Cluster:
     """Check the text of a cluster file; `load_cluster` without the reading."""
-    report = Report(text, file)
+    report = ProblemReport(text, file)
     root = compose(text, report)
     cluster: Cluster | None = None
     if isinstance(root, document.Mapping):
@@ -207,14 +207,14 @@ def parse_cluster(text: str, file: str) -> Cluster:
         if checked is not None:
             cluster = _assemble(checked, report)
     elif not report.failed:
-        at = root if root is not None else Span(0, 0, 0, 1)
+        at = root if root is not None else TextSpan(0, 0, 0, 1)
         report.error(at, "a cluster file is a mapping", "it begins with `coordinator:` and `machines:`")
     if report.failed or cluster is None:
         raise DataflowError(problems=report.sorted())
     return cluster
 
 
-def _assemble(checked: Checked, report: Report) -> Cluster | None:
+def _assemble(checked: Checked, report: ProblemReport) -> Cluster | None:
     blocks: tuple[Checked, ...] = checked.get("machines") or ()
     if not blocks and checked.has("machines") and not checked.failed("machines"):
         report.error(
@@ -260,7 +260,7 @@ def _assemble(checked: Checked, report: Report) -> Cluster | None:
     )
 
 
-def _machine(block: Checked, report: Report) -> Machine | None:
+def _machine(block: Checked, report: ProblemReport) -> Machine | None:
     for name in _WITHOUT_EFFECT:
         if block.has(name):
             report.warn(block.keys[name], f"`{name}` has no effect", "remove it")
@@ -277,7 +277,7 @@ def _machine(block: Checked, report: Report) -> Machine | None:
     )
 
 
-def _find_twins(blocks: tuple[Checked, ...], report: Report) -> None:
+def _find_twins(blocks: tuple[Checked, ...], report: ProblemReport) -> None:
     seen: dict[str, Checked] = {}
     for block in blocks:
         name: str | None = block.get("id")

@@ -33,14 +33,14 @@ class Present(msgspec.Struct, frozen=True):
     free: int | None = None
 
 
-class Wanted(msgspec.Struct, frozen=True):
+class ExpectedFiles(msgspec.Struct, frozen=True):
     """What becomes of it: ``files`` are all that it has in the end."""
 
     files: dict[str, Entry]
     remove: list[str]
 
 
-class Source(Protocol):
+class FileSource(Protocol):
     """What a sender writes, as of a binary file."""
 
     def read(self, size: int, /) -> bytes: ...
@@ -48,9 +48,9 @@ class Source(Protocol):
 
 
 class Attended:
-    """A `Source` that ends this process when nothing comes for `SILENCE`; for the main thread only."""
+    """A `FileSource` that ends this process when nothing comes for `SILENCE`; for the main thread only."""
 
-    def __init__(self, given: Source) -> None:
+    def __init__(self, given: FileSource) -> None:
         self._given = given
 
     def read(self, size: int, /) -> bytes:
@@ -62,7 +62,7 @@ class Attended:
         return self._given.readline()
 
 
-def receive(name: str, given: Source, answers: BinaryIO) -> None:
+def receive(name: str, given: FileSource, answers: BinaryIO) -> None:
     """Bring the copy of this name up to date; raises `DoraError`.
 
     One that was cut off goes on where it ended. Copies that nobody uses are removed.
@@ -81,13 +81,13 @@ def receive(name: str, given: Source, answers: BinaryIO) -> None:
         raise DoraError(f"the copy in {folder} is not complete: {error}") from None
 
 
-def _update(folder: str, given: Source, answers: BinaryIO) -> None:
+def _update(folder: str, given: FileSource, answers: BinaryIO) -> None:
     unfinished = os.path.join(folder, _UNFINISHED)
     try:
         present = _present(folder)
         disk = os.statvfs(folder)
         _tell(answers, Present(folder, present, disk.f_bavail * disk.f_frsize))
-        wanted = from_json(given.readline(), Wanted)
+        wanted = from_json(given.readline(), ExpectedFiles)
         for path in wanted.remove:  # before anything is written: the disk may be full
             if path in present:
                 remove_file(folder, path)

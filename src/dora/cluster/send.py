@@ -16,7 +16,7 @@ import msgspec
 
 from dora.cluster.cluster_file import Machine
 from dora.cluster.folder import Entry, difference
-from dora.cluster.receive import Present, Wanted
+from dora.cluster.receive import ExpectedFiles, Present
 from dora.cluster.scripts import receive_copy
 from dora.cluster.ssh import MachineFault, piped, reason
 from dora.wire.decoders import from_json
@@ -89,7 +89,7 @@ def _send(machine: Machine, process: Popen[Any], folder: str, files: Mapping[str
             machine,
             f"{size:,} bytes are to be copied to {present.folder}, and {present.free:,} are free there",
         )
-    process.stdin.write(msgspec.json.encode(Wanted(dict(files), gone)) + b"\n")
+    process.stdin.write(msgspec.json.encode(ExpectedFiles(dict(files), gone)) + b"\n")
     _send_files(process.stdin, folder, changed, files)
     process.stdin.close()
     from_json(process.stdout.readline(), dict[str, Any])

@@ -8,29 +8,35 @@ from typing import Any
 import msgspec
 
 from dora.coordinator.placement import check_files, place_one, text_between
-from dora.coordinator.protocol import Amendment, MachineView, RunSpec
+from dora.coordinator.protocol import MachineView, ProposedChange, RunSpec
 from dora.coordinator.rules import Refusal, dataflow_of
 from dora.dataflow.change import Change, find_node, without_node
-from dora.dataflow.model import Dataflow, Node
+from dora.dataflow.model import Dataflow, NodeSpec
 from dora.dataflow.wished import make_change
 from dora.errors import DoraError, Problem
-from dora.wire.wishes import AddWish, ConnectWish, DisconnectWish, RemoveWish, ReplaceWish
+from dora.wire.wishes import (
+    AddOperation,
+    ConnectOperation,
+    DisconnectOperation,
+    RemoveOperation,
+    ReplaceOperation,
+)
 
-Topological = AddWish | RemoveWish | ReplaceWish | ConnectWish | DisconnectWish
+Topological = AddOperation | RemoveOperation | ReplaceOperation | ConnectOperation | DisconnectOperation
 
 
-class Planned(msgspec.Struct, frozen=True):
+class PlannedChange(msgspec.Struct, frozen=True):
     """``node`` is the one that it is about, and ``machine`` where that is."""
 
-    amendment: Amendment
+    amendment: ProposedChange
     node: str
     machine: str
     warnings: tuple[Problem, ...] = ()
 
 
-def planned(
+def plan_change(
     spec: RunSpec, wish: Topological, machines: Sequence[MachineView], environ: Mapping[str, str]
-) -> Planned:
+) -> PlannedChange:
     """Return what a dataflow becomes; raises `Refusal`.
 
     ``machines`` are those that there are; ``environ`` is what ``$NAME`` in a YAML text refers to.
@@ -38,7 +44,7 @@ def planned(
     running = dataflow_of(spec)
     added = removed = ""
     try:
-        if isinstance(wish, RemoveWish):
+        if isinstance(wish, RemoveOperation):
             find_node(running, wish.node)
             change = Change(without_node(running, wish.node), wish.node)
         else:
@@ -47,14 +53,14 @@ def planned(
         raise Refusal(409, str(error)) from None
     dataflow, node_id = change.dataflow, change.node_id
     placed = {node.id: spec.machines[node.id] for node in dataflow.nodes if node.id in spec.machines}
-    if isinstance(wish, AddWish):
+    if isinstance(wish, AddOperation):
         placed[node_id] = _place_added(dataflow.node(node_id), spec, machines)
-    elif isinstance(wish, ReplaceWish):
+    elif isinstance(wish, ReplaceOperation):
         _check_stays(dataflow.node(node_id), running.node(node_id), placed[node_id], machines)
     if crossing := list(text_between(dataflow, placed)):
         raise Refusal(409, "\n".join(crossing))
     revision = spec.revision + 1
-    amendment = Amendment(
+    amendment = ProposedChange(
         revision=revision,
         dataflow=msgspec.to_builtins(dataflow),
         machines=placed,
@@ -62,14 +68,14 @@ def planned(
         programs=msgspec.to_builtins(change.programs),
         added=added,
         removed=removed,
-        replaced=node_id if isinstance(wish, ReplaceWish) else "",
-        grace=wish.grace if isinstance(wish, ReplaceWish) else None,
+        replaced=node_id if isinstance(wish, ReplaceOperation) else "",
+        grace=wish.grace if isinstance(wish, ReplaceOperation) else None,
     )
     where = placed.get(node_id) or spec.machines[node_id]
-    return Planned(amendment, node_id, where, change.warnings)
+    return PlannedChange(amendment, node_id, where, change.warnings)
 
 
-def _place_added(node: Node, spec: RunSpec, machines: Sequence[MachineView]) -> str:
+def _place_added(node: NodeSpec, spec: RunSpec, machines: Sequence[MachineView]) -> str:
     """Return the machine of a node that is added; one that names none stays on the only one in use."""
     used = set(spec.machines.values())
     if node.deploy.machine is None and not node.deploy.labels and len(used) == 1:
@@ -78,7 +84,7 @@ def _place_added(node: Node, spec: RunSpec, machines: Sequence[MachineView]) -> 
     return place_one(node, machines)
 
 
-def _check_stays(node: Node, former: Node, machine: str, machines: Sequence[MachineView]) -> None:
+def _check_stays(node: NodeSpec, former: NodeSpec, machine: str, machines: Sequence[MachineView]) -> None:
     """Raise `Refusal` if a node that replaces another one is not for its machine."""
     if node.deploy == former.deploy:
         return
@@ -113,7 +119,7 @@ def births_after(
     return found
 
 
-def with_present_parameters(spec: RunSpec, amendment: Amendment) -> Any:
+def with_present_parameters(spec: RunSpec, amendment: ProposedChange) -> Any:
     """Return the dataflow of an amendment with the parameters that its nodes have by now.
 
     They may have been set since it was planned. A node that is replaced has those of its YAML, if any.
@@ -128,8 +134,8 @@ def with_present_parameters(spec: RunSpec, amendment: Amendment) -> Any:
     return {**amendment.dataflow, "nodes": [present(node) for node in amendment.dataflow["nodes"]]}
 
 
-def undone(wish: AddWish | ConnectWish, node_id: str) -> RemoveWish | DisconnectWish:
+def undone(wish: AddOperation | ConnectOperation, node_id: str) -> RemoveOperation | DisconnectOperation:
     """Return the wish that takes back what another one has brought."""
-    if isinstance(wish, AddWish):
-        return RemoveWish(node_id)
-    return DisconnectWish(wish.source, wish.target)
+    if isinstance(wish, AddOperation):
+        return RemoveOperation(node_id)
+    return DisconnectOperation(wish.source, wish.target)

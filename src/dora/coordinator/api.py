@@ -47,9 +47,9 @@ from dora.coordinator.protocol import (
 from dora.coordinator.rules import Refusal
 from dora.coordinator.said import tell
 from dora.coordinator.service import Coordinator
-from dora.coordinator.surveys import Requests
+from dora.coordinator.surveys import RequestCounter
 from dora.wire.decoders import from_json
-from dora.wire.wishes import Wish
+from dora.wire.wishes import Operation
 
 MAX_WAIT = 60.0  # seconds that one request may wait
 BODY_PATIENCE = 30.0
@@ -107,7 +107,7 @@ def _answers(endpoint: _Endpoint) -> _Endpoint:
     return answer
 
 
-def _counted(endpoint: _Endpoint, path: str, requests: Requests) -> _Endpoint:
+def _counted(endpoint: _Endpoint, path: str, requests: RequestCounter) -> _Endpoint:
     """Count the requests of an endpoint."""
 
     async def answer(request: Request) -> Response:
@@ -207,8 +207,8 @@ def make_api(
         return _json(view)
 
     async def change(request: Request) -> Response:
-        kind: Any = Wish  # a union, of which the request says which it is
-        wish: Wish = await _body(request, kind)
+        kind: Any = Operation  # a union, of which the request says which it is
+        wish: Operation = await _body(request, kind)
         return _json(await coordinator.change(request.path_params["dataflow"], wish))
 
     async def down(request: Request) -> Response:

@@ -28,27 +28,41 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from weakref import WeakValueDictionary
 
-from dora.coordinator.amendments import Planned, Topological, planned, undone, with_present_parameters
+from dora.coordinator.amendments import (
+    PlannedChange,
+    Topological,
+    plan_change,
+    undone,
+    with_present_parameters,
+)
 from dora.coordinator.fleet import DaemonLink, Fleet
 from dora.coordinator.placement import place_one
 from dora.coordinator.protocol import (
     ACTIVE,
     DEFAULT_MACHINE,
-    Amend,
-    Amended,
-    Amendment,
+    ChangeRequest,
+    ChangeResult,
+    DataflowChanged,
     DataflowView,
+    JoinCluster,
     Prepare,
-    Redefined,
+    ProposedChange,
     RunSpec,
-    TakePart,
     ToDaemon,
 )
 from dora.coordinator.rules import Refusal, dataflow_of
 from dora.coordinator.store import Store
 from dora.dataflow.change import with_node
 from dora.errors import DoraError
-from dora.wire.wishes import AddWish, ConnectWish, Outcome, RemoveWish, RestartWish, StopWish, Wish
+from dora.wire.wishes import (
+    AddOperation,
+    ConnectOperation,
+    Operation,
+    OperationResult,
+    RemoveOperation,
+    RestartOperation,
+    StopOperation,
+)
 
 LOOK_EVERY = 0.5  # seconds between looks whether a dataflow that is being changed still runs
 JOIN_PATIENCE = 60.0  # seconds that a machine may take to join, or to end a part that it had before
@@ -73,19 +87,19 @@ class Changes:
         self._fleet = fleet
         self._on_record = on_record
         self._changed = changed
-        self._asked: dict[int, asyncio.Future[Amended]] = {}
+        self._asked: dict[int, asyncio.Future[ChangeResult]] = {}
         self._tickets = itertools.count(1)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    def answered(self, message: Amended) -> None:
+    def answered(self, message: ChangeResult) -> None:
         """Take the answer of a daemon."""
         if (asked := self._asked.pop(message.ticket, None)) is not None and not asked.done():
             asked.set_result(message)
 
-    async def make(self, view: DataflowView, wish: Wish) -> Outcome:
+    async def make(self, view: DataflowView, wish: Operation) -> OperationResult:
         """Change a dataflow, and return once that is done; raises `Refusal`."""
         machine = next(iter(view.machines), DEFAULT_MACHINE)
-        if isinstance(wish, (StopWish, RestartWish)):
+        if isinstance(wish, (StopOperation, RestartOperation)):
             where = self._store.spec(view.uuid).machines.get(wish.node, machine)
             return _outcome(await self._amend(view.uuid, where, wish))
         if not (self._fleet.spans(view.uuid) or self._is_for_another(view, wish, machine)):
@@ -99,12 +113,14 @@ class Changes:
                 await self._hand_over(view.uuid, machine)
             return await self._on_all(view, wish)
 
-    async def _amend(self, dataflow_id: str, machine: str, wish: Wish) -> Amended:
-        return await self._ask(dataflow_id, machine, lambda ticket: Amend(dataflow_id, ticket, wish))
+    async def _amend(self, dataflow_id: str, machine: str, wish: Operation) -> ChangeResult:
+        return await self._ask(
+            dataflow_id, machine, lambda ticket: ChangeRequest(dataflow_id, ticket, wish)
+        )
 
-    def _is_for_another(self, view: DataflowView, wish: Wish, machine: str) -> bool:
+    def _is_for_another(self, view: DataflowView, wish: Operation, machine: str) -> bool:
         """Tell whether a node is to be added on another machine than this one; raises `Refusal`."""
-        if not isinstance(wish, AddWish):
+        if not isinstance(wish, AddOperation):
             return False
         running = dataflow_of(self._store.spec(view.uuid))
         try:
@@ -119,25 +135,27 @@ class Changes:
     async def _hand_over(self, dataflow_id: str, machine: str) -> None:
         """Let the coordinator decide what a dataflow on one machine becomes; raises `Refusal`."""
         share = self._fleet.share_of(dataflow_id, machine)
-        _outcome(await self._ask(dataflow_id, machine, lambda ticket: TakePart(dataflow_id, ticket, share)))
+        _outcome(
+            await self._ask(dataflow_id, machine, lambda ticket: JoinCluster(dataflow_id, ticket, share))
+        )
 
     # ----------------------------------------------------------------------- several machines
 
-    async def _on_all(self, view: DataflowView, wish: Wish) -> Outcome:
-        assert not isinstance(wish, (StopWish, RestartWish))
+    async def _on_all(self, view: DataflowView, wish: Operation) -> OperationResult:
+        assert not isinstance(wish, (StopOperation, RestartOperation))
         dataflow_id = view.uuid
         if view.status not in ACTIVE or (now := self._store.find(dataflow_id)) is None:
             raise Refusal(409, "the dataflow has ended meanwhile")
         if now.status != "running":
             raise Refusal(409, "the dataflow is still starting; try again once all its nodes run")
-        plan = planned(self._store.spec(dataflow_id), wish, self._fleet.views(), {**os.environ})
+        plan = plan_change(self._store.spec(dataflow_id), wish, self._fleet.views(), {**os.environ})
         machines = self._fleet.parts(dataflow_id)
         for machine in machines:
             self._link(machine)
         if plan.machine in machines:
             return await self._change(dataflow_id, machines, wish, plan)
         if self._fleet.has_lost(dataflow_id, plan.machine):
-            if not isinstance(wish, RemoveWish):
+            if not isinstance(wish, RemoveOperation):
                 raise Refusal(409, _lost(self._store.spec(dataflow_id), plan.machine))
             return await self._change(dataflow_id, machines, wish, plan)
         try:
@@ -146,7 +164,7 @@ class Changes:
         finally:
             self._fleet.send_away(dataflow_id, plan.machine)
 
-    async def _join(self, dataflow_id: str, machines: Sequence[str], plan: Planned) -> None:
+    async def _join(self, dataflow_id: str, machines: Sequence[str], plan: PlannedChange) -> None:
         """Let a machine start a part without nodes; raises `Refusal`."""
         fleet, machine = self._fleet, plan.machine
         link = self._link(machine)
@@ -181,14 +199,14 @@ class Changes:
             )
 
     async def _change(
-        self, dataflow_id: str, machines: Sequence[str], wish: Topological, plan: Planned
-    ) -> Outcome:
+        self, dataflow_id: str, machines: Sequence[str], wish: Topological, plan: PlannedChange
+    ) -> OperationResult:
         """Make a change on these machines, which all take part or are about to."""
         sent = await self._prepare(dataflow_id, machines, plan.amendment)
         was_running = True
-        if isinstance(wish, RemoveWish) and plan.machine not in machines:
+        if isinstance(wish, RemoveOperation) and plan.machine not in machines:
             was_running = False  # it was lost with its machine
-        elif isinstance(wish, RemoveWish):
+        elif isinstance(wish, RemoveOperation):
             was_running = _outcome(await self._amend(dataflow_id, plan.machine, wish)).was_running
             sent = await self._sent_by(dataflow_id, plan, sent)
         elif plan.amendment.replaced:
@@ -198,17 +216,17 @@ class Changes:
         except Refusal as refusal:
             raise Refusal(refusal.status, f"{refusal}{_half_done(wish, plan)}") from None
         if (fault := await self._all_become(dataflow_id, machines, plan.amendment, sent)) is not None:
-            if isinstance(wish, (AddWish, ConnectWish)) and not isinstance(fault, _CutOff):
+            if isinstance(wish, (AddOperation, ConnectOperation)) and not isinstance(fault, _CutOff):
                 fault = await self._take_back(dataflow_id, machines, wish, plan, fault)
             raise fault
-        return Outcome(plan.node, was_running, plan.warnings)
+        return OperationResult(plan.node, was_running, plan.warnings)
 
     async def _prepare(
-        self, dataflow_id: str, machines: Iterable[str], amendment: Amendment
+        self, dataflow_id: str, machines: Iterable[str], amendment: ProposedChange
     ) -> dict[str, dict[str, int]]:
         """Let all machines prepare; return what their nodes have sent. Raises `Refusal`."""
 
-        async def prepare(machine: str) -> Amended:
+        async def prepare(machine: str) -> ChangeResult:
             answer = await self._ask(
                 dataflow_id, machine, lambda ticket: Prepare(dataflow_id, ticket, amendment)
             )
@@ -220,12 +238,12 @@ class Changes:
         _raise_first(answers)
         sent: dict[str, dict[str, int]] = {}
         for answer in answers:
-            assert isinstance(answer, Amended)
+            assert isinstance(answer, ChangeResult)
             sent |= answer.sent
         return sent
 
     async def _sent_by(
-        self, dataflow_id: str, plan: Planned, sent: dict[str, dict[str, int]]
+        self, dataflow_id: str, plan: PlannedChange, sent: dict[str, dict[str, int]]
     ) -> dict[str, dict[str, int]]:
         """Return the same as `_prepare` after a node has ended; what it had sent by then has to arrive."""
         try:
@@ -234,10 +252,10 @@ class Changes:
             log.warning("dataflow %s: what `%s` has sent is not known: %s", dataflow_id, plan.node, refusal)
             return sent
 
-    def _record(self, dataflow_id: str, amendment: Amendment) -> None:
+    def _record(self, dataflow_id: str, amendment: ProposedChange) -> None:
         """Write down what the dataflow is from now on; raises `Refusal`."""
         self.note(
-            Redefined(
+            DataflowChanged(
                 dataflow_id,
                 with_present_parameters(self._store.spec(dataflow_id), amendment),
                 amendment.machines,
@@ -246,7 +264,7 @@ class Changes:
             )
         )
 
-    def note(self, message: Redefined) -> bool:
+    def note(self, message: DataflowChanged) -> bool:
         """Write down what a dataflow is; tell whether that is new. Raises `Refusal`."""
         view = self._store.find(message.dataflow_id)
         if view is None:
@@ -261,7 +279,7 @@ class Changes:
         self._on_record(message.dataflow_id)
         return True
 
-    def redefined(self, message: Redefined) -> None:
+    def redefined(self, message: DataflowChanged) -> None:
         """Take over what a daemon says of a dataflow; raises `Refusal`.
 
         On several machines that is news only if the coordinator was killed while a node was replaced: the
@@ -275,7 +293,7 @@ class Changes:
         self,
         dataflow_id: str,
         machines: Iterable[str],
-        amendment: Amendment,
+        amendment: ProposedChange,
         sent: dict[str, dict[str, int]],
     ) -> Refusal | None:
         """Let all machines take over a change that is recorded; return what went wrong."""
@@ -293,8 +311,8 @@ class Changes:
         return None
 
     async def _become(
-        self, dataflow_id: str, machine: str, amendment: Amendment, sent: dict[str, dict[str, int]]
-    ) -> Amended:
+        self, dataflow_id: str, machine: str, amendment: ProposedChange, sent: dict[str, dict[str, int]]
+    ) -> ChangeResult:
         return await self._ask(
             dataflow_id,
             machine,
@@ -305,13 +323,15 @@ class Changes:
         self,
         dataflow_id: str,
         machines: Sequence[str],
-        wish: AddWish | ConnectWish,
-        plan: Planned,
+        wish: AddOperation | ConnectOperation,
+        plan: PlannedChange,
         fault: Refusal,
     ) -> Refusal:
         """Undo a change that has failed on its machine; return what to say of it."""
         try:
-            back = planned(self._store.spec(dataflow_id), undone(wish, plan.node), self._fleet.views(), {})
+            back = plan_change(
+                self._store.spec(dataflow_id), undone(wish, plan.node), self._fleet.views(), {}
+            )
             self._record(dataflow_id, back.amendment)
         except Refusal as refusal:
             return Refusal(fault.status, f"{fault}; it could not be undone: {refusal}")
@@ -330,7 +350,7 @@ class Changes:
             )
         return link
 
-    async def _ask(self, dataflow_id: str, machine: str, make: Callable[[int], ToDaemon]) -> Amended:
+    async def _ask(self, dataflow_id: str, machine: str, make: Callable[[int], ToDaemon]) -> ChangeResult:
         """Ask a machine for something and return its answer; raises `Refusal`, `_CutOff`."""
         link = self._link(machine)
         ticket = next(self._tickets)
@@ -349,7 +369,7 @@ class Changes:
                     raise _CutOff(503, f"the part on machine `{machine}` has ended amid it")
         finally:
             self._asked.pop(ticket, None)
-        answer: Amended = asked.result()
+        answer: ChangeResult = asked.result()
         return answer
 
     def _has_ended(self, dataflow_id: str) -> bool:
@@ -357,7 +377,7 @@ class Changes:
         return view is None or view.status not in ACTIVE
 
 
-def _outcome(answer: Amended) -> Outcome:
+def _outcome(answer: ChangeResult) -> OperationResult:
     if answer.outcome is None:
         raise Refusal(409, answer.error)
     return answer.outcome
@@ -379,9 +399,9 @@ def _lost(spec: RunSpec, machine: str) -> str:
     )
 
 
-def _half_done(wish: Wish, plan: Planned) -> str:
+def _half_done(wish: Operation, plan: PlannedChange) -> str:
     """Return what has been done before a record could not be written."""
-    if isinstance(wish, RemoveWish):
+    if isinstance(wish, RemoveOperation):
         return f"; node `{plan.node}` has been stopped, and is still in the dataflow"
     if plan.amendment.replaced:
         return f"; node `{plan.node}` has been replaced on its machine"

@@ -3,7 +3,8 @@
 What a daemon says counts. One whose connection ended has `LOST_AFTER` to come back: its process has most
 likely ended, and all its nodes with it. One that has just fallen silent may be behind a cut, with nodes
 that go on; it is given up after `UNREACHABLE_AFTER`. A dataflow on several machines is one record; what
-each of them reports is put together in `Shares`, and what one has to know of the other is passed on.
+each of them reports is put together in `DistributedRun`, and what one has to know of the other is passed
+on.
 """
 
 from __future__ import annotations
@@ -21,32 +22,32 @@ from dora.coordinator.protocol import (
     ACTIVE,
     DEFAULT_MACHINE,
     NOBODY,
-    Amendment,
-    Become,
+    AckEnd,
+    Apply,
+    DaemonRejected,
+    DataflowChanged,
     DataflowView,
-    Explain,
-    Forget,
+    DescribeRun,
+    DropRecords,
+    Endpoints,
     Hello,
     Limits,
-    Lost,
+    MachineLost,
     MachineView,
-    Meet,
-    Recorded,
-    Redefined,
-    Rejected,
-    Release,
+    Partition,
+    PeerReport,
+    ProposedChange,
+    ReleasePartition,
     RunReport,
     RunSpec,
-    Share,
-    Start,
-    Stop,
+    StartRun,
+    StopRun,
     ToDaemon,
-    Told,
     Welcome,
     version_fault,
 )
 from dora.coordinator.rules import Refusal, lost
-from dora.coordinator.shares import Shares
+from dora.coordinator.shares import DistributedRun
 from dora.coordinator.store import Store
 from dora.dataflow.names import machine_id_fault
 from dora.supervise.status import PeerStatus
@@ -94,7 +95,7 @@ class Fleet:
         self._away: dict[str, float] = {}  # machine → since when
         self._verdicts: dict[str, asyncio.TimerHandle] = {}
         self._views: list[MachineView] | None = None
-        self._shares: dict[str, Shares] = {}
+        self._shares: dict[str, DistributedRun] = {}
         for dataflow_id, daemons in store.active().items():
             self.add(dataflow_id, daemons, store.spec(dataflow_id))
         self._former: dict[str, set[str]] = {}  # dataflow → machines that have left it
@@ -136,7 +137,7 @@ class Fleet:
                 fault = f"another daemon has connected as machine `{machine}`"
         if fault:
             log.warning("refused the daemon with process id %d: %s", hello.pid, fault)
-            send(Rejected(fault))
+            send(DaemonRejected(fault))
             return None
         if (verdict := self._verdicts.pop(machine, None)) is not None:
             verdict.cancel()
@@ -148,12 +149,12 @@ class Fleet:
         send(Welcome(__version__))
         for report in hello.runs:
             if report.status in ACTIVE and self._store.find(report.dataflow_id) is None:
-                send(Explain(report.dataflow_id))  # the store is a new one
+                send(DescribeRun(report.dataflow_id))  # the store is a new one
             else:
                 self.record(link, report)
         reported = {report.dataflow_id for report in hello.runs}
         if gone := tuple(id for id in hello.kept if id not in reported and self._store.find(id) is None):
-            send(Forget(gone))
+            send(DropRecords(gone))
         for shares in list(self._shares.values()):
             if shares.dataflow_id in reported:
                 self._catch_up(shares, link)
@@ -200,12 +201,12 @@ class Fleet:
         for machine in shares.daemons:
             share = None
             if shares.spans or gathered:
-                share = Share(machine=machine, secret=shares.secret, gathered=gathered)
-            self.links[machine].send(Start(dataflow_id, spec, share, limits=self._limits))
+                share = Partition(machine=machine, secret=shares.secret, gathered=gathered)
+            self.links[machine].send(StartRun(dataflow_id, spec, share, limits=self._limits))
 
     def add(self, dataflow_id: str, daemons: dict[str, str], spec: RunSpec) -> None:
         """Note that a dataflow belongs to these daemons, by machine; ``spec`` is its record."""
-        shares = self._shares[dataflow_id] = Shares(dataflow_id, daemons)
+        shares = self._shares[dataflow_id] = DistributedRun(dataflow_id, daemons)
         shares.become(spec.machines.values(), spec.revision, daemons)
 
     def gathers(self, machines: Iterable[str]) -> bool:
@@ -225,7 +226,7 @@ class Fleet:
         waited_for = [machine for machine in shares.daemons if shares.is_waited_for(machine)]
         if not any(machine in self.links for machine in waited_for):
             return waited_for
-        shares.stop = Stop(dataflow_id, grace, force)
+        shares.stop = StopRun(dataflow_id, grace, force)
         for machine in waited_for:
             self._say(machine, shares.stop)
         return []
@@ -233,7 +234,7 @@ class Fleet:
     def forget(self, view: DataflowView) -> None:
         """Let the machines of a dataflow whose record goes forget it; one that is away when it is back."""
         for machine in {*view.machines, *self._former.pop(view.uuid, ())}:
-            self._say(machine, Forget((view.uuid,)))
+            self._say(machine, DropRecords((view.uuid,)))
 
     def record(self, link: DaemonLink, report: RunReport) -> None:
         """Take in what a daemon reports of a dataflow."""
@@ -243,10 +244,10 @@ class Fleet:
             view = self._store.find(report.dataflow_id)
             is_all = view is not None and view.machines == [machine]
             if view is None or not (is_all or report.status in ACTIVE):
-                link.send(Recorded(report.dataflow_id))
+                link.send(AckEnd(report.dataflow_id))
                 return
             if not is_all:
-                link.send(Stop(report.dataflow_id, force=True))  # the others have gone on without it
+                link.send(StopRun(report.dataflow_id, force=True))  # the others have gone on without it
                 return
             # The daemon's word counts, also about a run that was given up before the daemon came back.
             self.add(report.dataflow_id, {machine: link.daemon_id}, self._store.spec(report.dataflow_id))
@@ -274,31 +275,35 @@ class Fleet:
         self._store_whole(shares)
         self._on_change()
 
-    def _pass_on(self, shares: Shares, machine: str, report: RunReport, news: PeerStatus | None) -> None:
+    def _pass_on(
+        self, shares: DistributedRun, machine: str, report: RunReport, news: PeerStatus | None
+    ) -> None:
         for other in shares.others(machine):
             if news is not None:
-                self._say(other, Told(report.dataflow_id, machine, news))
+                self._say(other, PeerReport(report.dataflow_id, machine, news))
             if report.status not in ACTIVE and report.result is None:
-                self._say(other, Lost(report.dataflow_id, machine, report.reason or "its part has ended"))
+                self._say(
+                    other, MachineLost(report.dataflow_id, machine, report.reason or "its part has ended")
+                )
 
-    def _meet_if_prepared(self, shares: Shares) -> None:
+    def _meet_if_prepared(self, shares: DistributedRun) -> None:
         if shares.spans and not shares.met and shares.prepared():
             shares.met = True
             for target in shares.daemons:
                 self._meet(shares, target)
                 self._tell_change(shares, target)
 
-    def _lose(self, shares: Shares, machine: str, reason: str) -> None:
+    def _lose(self, shares: DistributedRun, machine: str, reason: str) -> None:
         log.warning("dataflow %s: machine `%s` is lost: %s", shares.dataflow_id, machine, reason)
         if shares.is_idle(machine):  # it had nothing to lose
             self._has_left(shares, machine, RunReport(shares.dataflow_id, "finished"))
             return
         shares.lose(machine, reason)
         for other in shares.others(machine):
-            self._say(other, Lost(shares.dataflow_id, machine, reason))
+            self._say(other, MachineLost(shares.dataflow_id, machine, reason))
         self._store_whole(shares)
 
-    def _catch_up(self, shares: Shares, link: DaemonLink) -> None:
+    def _catch_up(self, shares: DistributedRun, link: DaemonLink) -> None:
         """Tell a machine what it may have missed."""
         if shares.stop is not None:
             link.send(shares.stop)
@@ -307,13 +312,13 @@ class Fleet:
             self._tell_change(shares, link.machine)
         for other, report in shares.reports.items():
             if other != link.machine and report.news is not None:
-                link.send(Told(shares.dataflow_id, other, report.news))
+                link.send(PeerReport(shares.dataflow_id, other, report.news))
         self._tell_losses(shares, link.machine)
 
-    def _tell_losses(self, shares: Shares, machine: str) -> None:
+    def _tell_losses(self, shares: DistributedRun, machine: str) -> None:
         for other, reason in shares.lost.items():
             if other != machine:
-                self._say(machine, Lost(shares.dataflow_id, other, reason))
+                self._say(machine, MachineLost(shares.dataflow_id, other, reason))
 
     # ----------------------------------------------------------------------- machines that come and go
 
@@ -329,7 +334,7 @@ class Fleet:
         return shares is not None and (machine in shares.joining or shares.is_waited_for(machine))
 
     def spans(self, dataflow_id: str) -> bool:
-        """Tell whether the coordinator decides what a dataflow becomes; see `Shares.spans`."""
+        """Tell whether the coordinator decides what a dataflow becomes; see `DistributedRun.spans`."""
         return dataflow_id in self._shares and self._shares[dataflow_id].spans
 
     def has_lost(self, dataflow_id: str, machine: str) -> bool:
@@ -350,16 +355,16 @@ class Fleet:
         shares, link = self._shares[dataflow_id], self.links[machine]
         share = self.share_of(dataflow_id, machine)
         shares.joining[machine] = RunReport(dataflow_id, "starting")
-        link.send(Start(dataflow_id, self._store.spec(dataflow_id), share, limits=self._limits))
+        link.send(StartRun(dataflow_id, self._store.spec(dataflow_id), share, limits=self._limits))
         self._catch_up(shares, link)
 
-    def share_of(self, dataflow_id: str, machine: str) -> Share:
+    def share_of(self, dataflow_id: str, machine: str) -> Partition:
         """Return what a machine has to know to take part in a running dataflow; raises `Refusal`."""
         view, shares = self._store.find(dataflow_id), self._shares.get(dataflow_id)
         if view is None or shares is None:
             raise Refusal(409, "the dataflow has ended meanwhile")
         gathers, away = view.log_directory == gathered_in(dataflow_id), self.gathers([machine])
-        return Share(
+        return Partition(
             machine=machine, secret=shares.secret, gathered=gathers or away, apart=away and not gathers
         )
 
@@ -381,46 +386,46 @@ class Fleet:
         report = shares.joining.pop(machine, None) if shares is not None else None
         if shares is not None and report is not None and report.status in ACTIVE:
             shares.ending.add(machine)
-            self._say(machine, Release(dataflow_id))
+            self._say(machine, ReleasePartition(dataflow_id))
 
-    def daemons_of(self, message: Redefined) -> dict[str, str]:
+    def daemons_of(self, message: DataflowChanged) -> dict[str, str]:
         """Return the daemons of a dataflow, by machine, as they are once it is what this says."""
         if (shares := self._shares.get(message.dataflow_id)) is None:
             view = self._store.find(message.dataflow_id)
             return dict.fromkeys(view.machines if view is not None else (), "")
         return shares.with_those_of(message.machines.values(), lambda name: self._last[name].daemon_id)
 
-    def redefined(self, message: Redefined, daemons: dict[str, str]) -> None:
+    def redefined(self, message: DataflowChanged, daemons: dict[str, str]) -> None:
         """Note what a dataflow is by its record, with what `daemons_of` has returned."""
         if (shares := self._shares.get(message.dataflow_id)) is not None:
             for machine in shares.become(message.machines.values(), message.revision, daemons):
                 self._is_former(shares, machine)
 
-    def _prepares(self, shares: Shares, machine: str, report: RunReport) -> None:
+    def _prepares(self, shares: DistributedRun, machine: str, report: RunReport) -> None:
         shares.joining[machine] = report
         if report.status not in ACTIVE:
-            self._say(machine, Recorded(shares.dataflow_id))
+            self._say(machine, AckEnd(shares.dataflow_id))
         self._on_change()
 
-    def _is_none_any_more(self, shares: Shares, machine: str, report: RunReport) -> None:
+    def _is_none_any_more(self, shares: DistributedRun, machine: str, report: RunReport) -> None:
         """End a part that was lost before, or let the daemon forget it."""
         if report.status in ACTIVE:
             shares.ending.add(machine)
-            self._say(machine, Stop(report.dataflow_id, force=True))
+            self._say(machine, StopRun(report.dataflow_id, force=True))
             return
         shares.ending.discard(machine)
         if machine not in shares.daemons:
-            self._say(machine, Recorded(report.dataflow_id))
+            self._say(machine, AckEnd(report.dataflow_id))
         self._on_change()
 
-    def _let_go(self, shares: Shares, machine: str, report: RunReport) -> None:
+    def _let_go(self, shares: DistributedRun, machine: str, report: RunReport) -> None:
         """Let a machine without nodes go, once its part knows that it has none."""
         if report.status not in ACTIVE:
             self._has_left(shares, machine, report)
         elif report.revision >= shares.revision:
-            self._say(machine, Release(shares.dataflow_id))
+            self._say(machine, ReleasePartition(shares.dataflow_id))
 
-    def _has_left(self, shares: Shares, machine: str, report: RunReport) -> None:
+    def _has_left(self, shares: DistributedRun, machine: str, report: RunReport) -> None:
         shares.reports[machine] = report
         shares.leave(machine)
         self._is_former(shares, machine)
@@ -429,10 +434,10 @@ class Fleet:
         self._store_whole(shares)
         self._on_change()
 
-    def _is_former(self, shares: Shares, machine: str) -> None:
+    def _is_former(self, shares: DistributedRun, machine: str) -> None:
         log.info("dataflow %s: machine `%s` takes part no more", shares.dataflow_id, machine)
         self._former.setdefault(shares.dataflow_id, set()).add(machine)
-        self._say(machine, Recorded(shares.dataflow_id))
+        self._say(machine, AckEnd(shares.dataflow_id))
 
     # ----------------------------------------------------------------------- what dataflows are
 
@@ -441,13 +446,13 @@ class Fleet:
         dataflow_id: str,
         machine: str,
         ticket: int,
-        amendment: Amendment,
+        amendment: ProposedChange,
         sent: dict[str, dict[str, int]],
-    ) -> Become:
+    ) -> Apply:
         """Return what lets a machine take over a change."""
         shares = self._shares.get(dataflow_id)
         endpoints = {} if shares is None else self._endpoints(shares, machine)
-        return Become(dataflow_id, ticket, amendment, endpoints, sent)
+        return Apply(dataflow_id, ticket, amendment, endpoints, sent)
 
     def catch_all_up(self, dataflow_id: str) -> None:
         """Tell all machines what a dataflow is according to its record, if they do not know."""
@@ -455,20 +460,20 @@ class Fleet:
             for machine in shares.daemons:
                 self._tell_change(shares, machine)
 
-    def _tell_change(self, shares: Shares, machine: str) -> None:
+    def _tell_change(self, shares: DistributedRun, machine: str) -> None:
         if not shares.spans or not shares.is_waited_for(machine):
             return
         spec = self._store.spec(shares.dataflow_id)
         if shares.reports[machine].revision < spec.revision:
-            amendment = Amendment(
+            amendment = ProposedChange(
                 revision=spec.revision, dataflow=spec.dataflow, machines=spec.machines, births=spec.births
             )
             self._say(machine, self.becoming(shares.dataflow_id, machine, NOBODY, amendment, {}))
 
-    def _meet(self, shares: Shares, target: str) -> None:
-        self._say(target, Meet(shares.dataflow_id, self._endpoints(shares, target)))
+    def _meet(self, shares: DistributedRun, target: str) -> None:
+        self._say(target, Endpoints(shares.dataflow_id, self._endpoints(shares, target)))
 
-    def _endpoints(self, shares: Shares, target: str) -> dict[str, str]:
+    def _endpoints(self, shares: DistributedRun, target: str) -> dict[str, str]:
         """Return where a machine reaches the nodes of the others that listen."""
         endpoints = {}
         asking = self._last.get(target)
@@ -486,7 +491,7 @@ class Fleet:
 
     # ----------------------------------------------------------------------- the store
 
-    def _store_whole(self, shares: Shares) -> None:
+    def _store_whole(self, shares: DistributedRun) -> None:
         whole = shares.whole()
         if whole == shares.stored:
             return
@@ -501,7 +506,7 @@ class Fleet:
             view = self._store.find(dataflow_id)
             if dataflow_id not in self._shares and view is not None:
                 for machine in view.machines or [DEFAULT_MACHINE]:
-                    self._say(machine, Recorded(dataflow_id))
+                    self._say(machine, AckEnd(dataflow_id))
         if self._store.fault and self._rewrite is None:
             log.error(
                 "the store %s cannot be written: %s; trying again", self._store.path, self._store.fault

@@ -27,7 +27,7 @@ def gathered_in(dataflow_id: str) -> str:
     return f"{data_folder()}/gathered/{dataflow_id}"
 
 
-class GatheredLogs:
+class LogStore:
     """Log files of several dataflows. ``options`` gives those of the nodes of one."""
 
     def __init__(self, options: Callable[[str], Mapping[str, LogOptions]]) -> None:

@@ -25,10 +25,10 @@ MAX_FRAME: Final = 8 << 20  # bytes
 _MAX_REASON: Final = 123  # bytes
 
 
-class Look:
+class RelayedSession:
     """One look: frames for the process and frames for who asks, until one of them is gone."""
 
-    def __init__(self, machine: str, forget: Callable[[Look], None]) -> None:
+    def __init__(self, machine: str, forget: Callable[[RelayedSession], None]) -> None:
         self.machine = machine
         self._forget = forget
         self.ticket = secrets.token_hex(16)
@@ -59,18 +59,18 @@ class Look:
         return None if self.to_asker.empty() else self.to_asker.get_nowait()
 
 
-class Looks:
+class Relay:
     """All looks of one coordinator. For one event loop."""
 
     def __init__(self) -> None:
-        self._looks: dict[str, Look] = {}  # by ticket
-        self._expected: dict[str, Look] = {}  # those whose process has not come
+        self._looks: dict[str, RelayedSession] = {}  # by ticket
+        self._expected: dict[str, RelayedSession] = {}  # those whose process has not come
 
-    def open(self, machine: str, send: Callable[[str], None]) -> Look:
+    def open(self, machine: str, send: Callable[[str], None]) -> RelayedSession:
         """Let a look begin; ``send`` tells the machine its ticket. Raises `Refusal`."""
         if sum(look.machine == machine for look in self._looks.values()) >= MOST:
             raise Refusal(409, f"there are {MOST} looks at machine `{machine}` already; end one of them")
-        look = Look(machine, self._close)
+        look = RelayedSession(machine, self._close)
         self._looks[look.ticket] = self._expected[look.ticket] = look
         loop = asyncio.get_running_loop()
         late = f"machine `{machine}` has not begun to look within {BEGIN:g} s"
@@ -78,7 +78,7 @@ class Looks:
         send(look.ticket)
         return look
 
-    def _close(self, look: Look) -> None:
+    def _close(self, look: RelayedSession) -> None:
         if look.begins is not None:
             look.begins.cancel()
         self._looks.pop(look.ticket, None)
@@ -95,7 +95,7 @@ class Looks:
             if look.machine == machine:
                 look.end(reason)
 
-    async def serve_asker(self, websocket: WebSocket, look: Look) -> None:
+    async def serve_asker(self, websocket: WebSocket, look: RelayedSession) -> None:
         """Join a WebSocket that is accepted with a look, until that is over."""
         try:
             await _join(websocket, look, look.to_process, look.to_asker, "")
@@ -116,7 +116,7 @@ class Looks:
 
 async def _join(
     websocket: WebSocket,
-    look: Look,
+    look: RelayedSession,
     incoming: asyncio.Queue[bytes],
     outgoing: asyncio.Queue[bytes],
     gone: str,

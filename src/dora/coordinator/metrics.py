@@ -14,8 +14,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoM
 
 from dora._version import __version__
 from dora.coordinator.protocol import DataflowView
-from dora.coordinator.surveys import Requests
-from dora.wire.survey import Survey
+from dora.coordinator.surveys import RequestCounter
+from dora.wire.survey import DataflowMetrics
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -26,8 +26,8 @@ Values = Iterable[tuple[tuple[str, ...], float]]
 def page(
     views: Iterable[DataflowView],
     machines: Mapping[str, bool],
-    surveys: Iterable[Survey],
-    requests: Requests,
+    surveys: Iterable[DataflowMetrics],
+    requests: RequestCounter,
 ) -> bytes:
     """Return the page. ``machines``: whether the daemons of these have answered."""
     registry = CollectorRegistry()
@@ -42,8 +42,8 @@ class _Page:
         self,
         views: list[DataflowView],
         machines: Mapping[str, bool],
-        surveys: list[Survey],
-        requests: Requests,
+        surveys: list[DataflowMetrics],
+        requests: RequestCounter,
     ) -> None:
         self._views = views
         self._machines = machines

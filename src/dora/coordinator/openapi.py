@@ -20,7 +20,7 @@ from dora.coordinator.protocol import (
     SystemStatus,
 )
 from dora.dataflow.model import Dataflow
-from dora.wire.wishes import Outcome, Wish
+from dora.wire.wishes import Operation, OperationResult
 
 _REFUSALS = {
     400: "The request is not understood",
@@ -40,7 +40,7 @@ _OF_BODIES = (400, 408, 413, 415)
 _OF_ONE_DATAFLOW = (404, 409)
 
 
-class Operation(NamedTuple):
+class ApiOperation(NamedTuple):
     """One operation of the API. ``refusals`` are those that its kind does not bring along."""
 
     method: str
@@ -64,8 +64,8 @@ class Operation(NamedTuple):
         return sorted(found)
 
 
-OPERATIONS: list[Operation] = [
-    Operation(
+OPERATIONS: list[ApiOperation] = [
+    ApiOperation(
         "get",
         "/api/proof",
         "Prove that the coordinator knows the token: an HMAC of a random number",
@@ -74,15 +74,15 @@ OPERATIONS: list[Operation] = [
         refusals=(400,),
         is_open=True,
     ),
-    Operation("get", "/api/dashboard", "Tell where a browser is let in", None, DashboardView),
-    Operation(
+    ApiOperation("get", "/api/dashboard", "Tell where a browser is let in", None, DashboardView),
+    ApiOperation(
         "get", "/api/status", "Tell the version, the daemons and how many dataflows run", None, SystemStatus
     ),
-    Operation("get", "/api/dataflows", "List all dataflows, the oldest first", None, list[DataflowView]),
-    Operation(
+    ApiOperation("get", "/api/dataflows", "List all dataflows, the oldest first", None, list[DataflowView]),
+    ApiOperation(
         "post", "/api/dataflows", "Start a dataflow", StartRequest, DataflowView, 201, (409, 503, 507)
     ),
-    Operation(
+    ApiOperation(
         "delete",
         "/api/dataflows",
         "Remove the records of ended dataflows",
@@ -90,8 +90,10 @@ OPERATIONS: list[Operation] = [
         list[DataflowView],
         refusals=(507,),
     ),
-    Operation("get", "/api/dataflows/{dataflow}", "Show one dataflow and how it ended", None, DataflowView),
-    Operation(
+    ApiOperation(
+        "get", "/api/dataflows/{dataflow}", "Show one dataflow and how it ended", None, DataflowView
+    ),
+    ApiOperation(
         "post",
         "/api/dataflows/{dataflow}/stop",
         "Stop a dataflow; answers at once",
@@ -100,7 +102,7 @@ OPERATIONS: list[Operation] = [
         202,
         (503,),
     ),
-    Operation(
+    ApiOperation(
         "post",
         "/api/dataflows/{dataflow}/restart",
         "Stop a dataflow, wait for its end, and start it again",
@@ -109,7 +111,7 @@ OPERATIONS: list[Operation] = [
         201,
         (503, 507),
     ),
-    Operation(
+    ApiOperation(
         "get",
         "/api/dataflows/{dataflow}/wait",
         "Wait until a dataflow has started or ended, for at most a minute",
@@ -117,15 +119,15 @@ OPERATIONS: list[Operation] = [
         DataflowView,
         refusals=(400,),
     ),
-    Operation(
+    ApiOperation(
         "post",
         "/api/dataflows/{dataflow}/changes",
         "Change a running dataflow; answers when it is done",
-        Wish,
-        Outcome,
+        Operation,
+        OperationResult,
         refusals=(503, 507),
     ),
-    Operation("post", "/api/down", "End the daemon and the coordinator", DownRequest, refusals=(409,)),
+    ApiOperation("post", "/api/down", "End the daemon and the coordinator", DownRequest, refusals=(409,)),
 ]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dora.coordinator.protocol import DEFAULT_MACHINE, MachineView
 from dora.coordinator.rules import Refusal
 from dora.dataflow.links import text_outputs
-from dora.dataflow.model import Dataflow, LogSource, Node, NodeOutput
+from dora.dataflow.model import Dataflow, LogSource, NodeOutput, NodeSpec
 from dora.dataflow.report import did_you_mean
 
 _LOOPBACK = ("127.", "::1", "localhost", "::ffff:127.")
@@ -35,7 +35,7 @@ def place(dataflow: Dataflow, machines: Sequence[MachineView]) -> dict[str, str]
     return placed
 
 
-def check_files(nodes: Iterable[Node]) -> None:
+def check_files(nodes: Iterable[NodeSpec]) -> None:
     """Raise `Refusal` for nodes whose files have to be copied first."""
     unsent = [node for node in nodes if node.deploy.is_sent and node.deploy.working_dir is None]
     if unsent:
@@ -48,7 +48,7 @@ def check_files(nodes: Iterable[Node]) -> None:
         )
 
 
-def place_one(node: Node, machines: Sequence[MachineView]) -> str:
+def place_one(node: NodeSpec, machines: Sequence[MachineView]) -> str:
     """Return the machine of one node, as `place` does; raises `Refusal`, also if its files are missing."""
     check_files([node])
     here = {machine.id: machine for machine in machines if machine.away_since is None}
@@ -57,7 +57,7 @@ def place_one(node: Node, machines: Sequence[MachineView]) -> str:
     return found
 
 
-def _machine_for(node: Node, here: Mapping[str, MachineView]) -> str | None:
+def _machine_for(node: NodeSpec, here: Mapping[str, MachineView]) -> str | None:
     wanted = node.deploy
     if wanted.machine is not None:
         return wanted.machine if wanted.machine in here else None
@@ -69,7 +69,7 @@ def _machine_for(node: Node, here: Mapping[str, MachineView]) -> str | None:
     return next(iter(here)) if len(here) == 1 else None
 
 
-def _fault(node: Node, machines: Sequence[MachineView]) -> str:
+def _fault(node: NodeSpec, machines: Sequence[MachineView]) -> str:
     wanted, where = node.deploy, f" ({node.place})" if node.place else ""
     known = {machine.id: machine for machine in machines}
     if wanted.machine is not None:

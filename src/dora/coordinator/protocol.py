@@ -1,8 +1,9 @@
 """What the coordinator, the daemon of a machine and the commands say to each other, as JSON.
 
-The daemon opens a WebSocket to the coordinator, sends `Hello` and is answered `Welcome` or `Rejected`.
+The daemon opens a WebSocket to the coordinator, sends `Hello` and is answered `Welcome` or
+`DaemonRejected`.
 From then on the coordinator says what shall run, and the daemon what became of it. A daemon repeats the
-end of a run until it is `Recorded`, so that no record is lost with a connection.
+end of a run until it is `AckEnd`, so that no record is lost with a connection.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from dora.supervise.result import DataflowResult
 from dora.supervise.status import PeerStatus
 from dora.wire.control import TlsFiles
 from dora.wire.decoders import json_decoder
-from dora.wire.survey import Survey
-from dora.wire.wishes import Outcome, Wish
+from dora.wire.survey import DataflowMetrics
+from dora.wire.wishes import Operation, OperationResult
 
 MAX_MESSAGE: Final = 16 << 20  # bytes of a request or a frame
 MAX_GRACE: Final = 86_400.0  # seconds that nodes may be given to stop
@@ -71,7 +72,7 @@ class RunReport(msgspec.Struct, frozen=True, omit_defaults=True):
 
     ``reason`` says why it failed where no node did. ``ports`` are those at which nodes listen for other
     machines, None before they are chosen; ``news`` is what the others have to know. ``secret`` is that of
-    its `Share`: a coordinator that was killed has it from here for a further machine.
+    its `Partition`: a coordinator that was killed has it from here for a further machine.
     """
 
     dataflow_id: str
@@ -109,39 +110,39 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
     kept: tuple[str, ...] = ()  # dataflows for which something is kept on its disk
 
 
-class Changed(msgspec.Struct, frozen=True, tag=True):
+class RunChanged(msgspec.Struct, frozen=True, tag=True):
     run: RunReport
 
 
 class Usage(msgspec.Struct, frozen=True, tag=True):
-    """The answer to `Measure`."""
+    """The answer to `GetUsage`."""
 
     runs: tuple[RunUsage, ...]
 
 
-class Explained(msgspec.Struct, frozen=True, tag=True):
-    """The answer to `Explain`."""
+class RunDescription(msgspec.Struct, frozen=True, tag=True):
+    """The answer to `DescribeRun`."""
 
     run: RunReport
     spec: RunSpec
 
 
-class Surveyed(msgspec.Struct, frozen=True, tag=True):
-    """The answer to `TakeSurvey`: every dataflow that runs here, in numbers."""
+class MetricsResult(msgspec.Struct, frozen=True, tag=True):
+    """The answer to `GetMetrics`: every dataflow that runs here, in numbers."""
 
     number: int
-    surveys: list[Survey]
+    surveys: list[DataflowMetrics]
 
 
-class Logged(msgspec.Struct, frozen=True, tag=True):
-    """Log entries of a run whose logs the coordinator gathers. Answered by `Gathered`, with a number."""
+class LogBatch(msgspec.Struct, frozen=True, tag=True):
+    """Log entries of a run whose logs the coordinator gathers. Answered by `AckLogs`, with a number."""
 
     dataflow_id: str
     entries: list[LogEntry]
     number: int = 0  # of the batches of a daemon
 
 
-class Redefined(msgspec.Struct, frozen=True, tag=True):
+class DataflowChanged(msgspec.Struct, frozen=True, tag=True):
     """A running dataflow has become another one, `dora.dataflow.model.Dataflow` as JSON.
 
     The other fields, which are those of `RunSpec`, count on several machines.
@@ -162,41 +163,42 @@ class ParametersSet(msgspec.Struct, frozen=True, tag=True):
     parameters: dict[str, Any]
 
 
-class Amended(msgspec.Struct, frozen=True, tag=True):
-    """The answer to `TakePart`, `Amend`, `Prepare` or `Become`; ``error`` says why nothing came of it.
+class ChangeResult(msgspec.Struct, frozen=True, tag=True):
+    """The answer to `JoinCluster`, `ChangeRequest`, `Prepare` or `Apply`; ``error`` says why nothing came
+    of it.
 
     ``sent`` answers `Prepare`: node → output → how many messages it has sent.
     """
 
     ticket: int
-    outcome: Outcome | None = None
+    outcome: OperationResult | None = None
     error: str = ""
     sent: dict[str, dict[str, int]] = {}
 
 
-class LookRefused(msgspec.Struct, frozen=True, tag=True):
-    """There will be no look as `OpenLook` wants it; ``reason`` is a sentence for the user."""
+class ObserverRefused(msgspec.Struct, frozen=True, tag=True):
+    """There will be no look as `OpenObserver` wants it; ``reason`` is a sentence for the user."""
 
     ticket: str
     reason: str
 
 
-class Beat(msgspec.Struct, frozen=True, tag=True):
+class Heartbeat(msgspec.Struct, frozen=True, tag=True):
     """The daemon is alive."""
 
 
 ToCoordinator = (
     Hello
-    | Changed
+    | RunChanged
     | Usage
-    | Explained
-    | Surveyed
-    | Logged
-    | Redefined
+    | RunDescription
+    | MetricsResult
+    | LogBatch
+    | DataflowChanged
     | ParametersSet
-    | Amended
-    | LookRefused
-    | Beat
+    | ChangeResult
+    | ObserverRefused
+    | Heartbeat
 )
 
 # ----------------------------------------------------------------------- coordinator → daemon
@@ -206,13 +208,13 @@ class Welcome(msgspec.Struct, frozen=True, tag=True):
     version: str
 
 
-class Rejected(msgspec.Struct, frozen=True, tag=True):
+class DaemonRejected(msgspec.Struct, frozen=True, tag=True):
     """The daemon cannot take part; ``reason`` is a sentence for the user."""
 
     reason: str
 
 
-class Share(msgspec.Struct, frozen=True, kw_only=True):
+class Partition(msgspec.Struct, frozen=True, kw_only=True):
     """The part of a dataflow that a machine runs; without nodes, if it is to get its first one.
 
     ``secret`` is shown by whoever connects to a node of this dataflow. ``interface`` and ``tls`` are known
@@ -235,7 +237,7 @@ class Limits(msgspec.Struct, frozen=True):
     spawn: float = 60.0
 
 
-class Start(msgspec.Struct, frozen=True, tag=True):
+class StartRun(msgspec.Struct, frozen=True, tag=True):
     """``share`` None: the whole dataflow is for this machine.
 
     ``coordinator``, its address and port as seen from there, is known by the daemon.
@@ -243,19 +245,19 @@ class Start(msgspec.Struct, frozen=True, tag=True):
 
     dataflow_id: str
     spec: RunSpec
-    share: Share | None = None
+    share: Partition | None = None
     coordinator: str = ""
     limits: Limits = Limits()
 
 
-class Meet(msgspec.Struct, frozen=True, tag=True):
+class Endpoints(msgspec.Struct, frozen=True, tag=True):
     """All machines of a dataflow are prepared: node → the endpoint at which other machines reach it."""
 
     dataflow_id: str
     endpoints: dict[str, str]
 
 
-class Told(msgspec.Struct, frozen=True, tag=True):
+class PeerReport(msgspec.Struct, frozen=True, tag=True):
     """What another machine tells of its part of a dataflow."""
 
     dataflow_id: str
@@ -263,7 +265,7 @@ class Told(msgspec.Struct, frozen=True, tag=True):
     news: PeerStatus
 
 
-class Lost(msgspec.Struct, frozen=True, tag=True):
+class MachineLost(msgspec.Struct, frozen=True, tag=True):
     """Another machine of a dataflow is lost; ``reason`` is half a sentence."""
 
     dataflow_id: str
@@ -271,13 +273,13 @@ class Lost(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-class Release(msgspec.Struct, frozen=True, tag=True):
+class ReleasePartition(msgspec.Struct, frozen=True, tag=True):
     """No node of a dataflow is on this machine any more: its part may end."""
 
     dataflow_id: str
 
 
-class Stop(msgspec.Struct, frozen=True, tag=True):
+class StopRun(msgspec.Struct, frozen=True, tag=True):
     """``grace`` None: the default. ``force``: kill the nodes at once."""
 
     dataflow_id: str
@@ -285,26 +287,26 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
     force: bool = False
 
 
-class TakePart(msgspec.Struct, frozen=True, tag=True):
+class JoinCluster(msgspec.Struct, frozen=True, tag=True):
     """A dataflow on this machine alone gets further ones, so the coordinator decides what it becomes.
 
-    Answered by `Amended`, after a report and `Redefined`. ``share`` as in `Start`.
+    Answered by `ChangeResult`, after a report and `DataflowChanged`. ``share`` as in `StartRun`.
     """
 
     dataflow_id: str
     ticket: int
-    share: Share
+    share: Partition
 
 
-class Amend(msgspec.Struct, frozen=True, tag=True):
-    """Change a running dataflow. Answered by `Amended`."""
+class ChangeRequest(msgspec.Struct, frozen=True, tag=True):
+    """Change a running dataflow. Answered by `ChangeResult`."""
 
     dataflow_id: str
     ticket: int
-    wish: Wish
+    wish: Operation
 
 
-class Amendment(msgspec.Struct, frozen=True, kw_only=True):
+class ProposedChange(msgspec.Struct, frozen=True, kw_only=True):
     """What a dataflow on several machines shall become, as a whole.
 
     ``revision``, ``machines`` and ``births`` as in `RunSpec`. ``added`` and ``removed`` are the links that
@@ -326,94 +328,95 @@ class Amendment(msgspec.Struct, frozen=True, kw_only=True):
 class Prepare(msgspec.Struct, frozen=True, tag=True):
     """Do what a machine's part needs before it can become something else, and say whether it can.
 
-    Answered by `Amended`, after a report with the ports of nodes that have to listen now. Nothing changes.
+    Answered by `ChangeResult`, after a report with the ports of nodes that have to listen now. Nothing
+    changes.
     """
 
     dataflow_id: str
     ticket: int
-    amendment: Amendment
+    amendment: ProposedChange
 
 
-class Become(msgspec.Struct, frozen=True, tag=True):
-    """A dataflow on several machines is this one from now on. Answered by `Amended`.
+class Apply(msgspec.Struct, frozen=True, tag=True):
+    """A dataflow on several machines is this one from now on. Answered by `ChangeResult`.
 
-    ``endpoints`` as in `Meet`; ``sent`` is what the machines said when they were prepared. A part that has
-    this revision already does nothing.
+    ``endpoints`` as in `Endpoints`; ``sent`` is what the machines said when they were prepared. A part
+    that has this revision already does nothing.
     """
 
     dataflow_id: str
     ticket: int
-    amendment: Amendment
+    amendment: ProposedChange
     endpoints: dict[str, str]
     sent: dict[str, dict[str, int]] = {}
 
 
-class Recorded(msgspec.Struct, frozen=True, tag=True):
+class AckEnd(msgspec.Struct, frozen=True, tag=True):
     """The end of this run is in the store: the daemon may forget it."""
 
     dataflow_id: str
 
 
-class Forget(msgspec.Struct, frozen=True, tag=True):
+class DropRecords(msgspec.Struct, frozen=True, tag=True):
     """There are no records of these dataflows any more: what is kept on disk for them may go."""
 
     dataflow_ids: tuple[str, ...]
 
 
-class Gathered(msgspec.Struct, frozen=True, tag=True):
+class AckLogs(msgspec.Struct, frozen=True, tag=True):
     """The batches of log entries up to this number have arrived."""
 
     number: int
 
 
-class Explain(msgspec.Struct, frozen=True, tag=True):
-    """What is this run, of which there is no record? Answered by `Explained` while it runs."""
+class DescribeRun(msgspec.Struct, frozen=True, tag=True):
+    """What is this run, of which there is no record? Answered by `RunDescription` while it runs."""
 
     dataflow_id: str
 
 
-class Measure(msgspec.Struct, frozen=True, tag=True):
+class GetUsage(msgspec.Struct, frozen=True, tag=True):
     """Answered by `Usage`."""
 
 
-class TakeSurvey(msgspec.Struct, frozen=True, tag=True):
-    """Answered by `Surveyed` with the same number."""
+class GetMetrics(msgspec.Struct, frozen=True, tag=True):
+    """Answered by `MetricsResult` with the same number."""
 
     number: int
 
 
-class OpenLook(msgspec.Struct, frozen=True, tag=True):
+class OpenObserver(msgspec.Struct, frozen=True, tag=True):
     """Somebody on another machine wants to look: let a process connect to ``/api/looks/{ticket}``."""
 
     dataflow_id: str
     ticket: str
 
 
-class Leave(msgspec.Struct, frozen=True, tag=True):
+class Shutdown(msgspec.Struct, frozen=True, tag=True):
     """Stop what runs and end."""
 
 
 ToDaemon = (
     Welcome
-    | Rejected
-    | Start
-    | Meet
-    | Told
-    | Lost
-    | Release
-    | Stop
-    | TakePart
-    | Amend
+    | DaemonRejected
+    | StartRun
+    | Endpoints
+    | PeerReport
+    | MachineLost
+    | ReleasePartition
+    | StopRun
+    | JoinCluster
+    | ChangeRequest
     | Prepare
-    | Become
-    | Recorded
-    | Forget
-    | Gathered
-    | Explain
-    | Measure
-    | TakeSurvey
-    | OpenLook
-    | Leave
+    | Apply
+    | AckEnd
+    | DropRecords
+    | AckLogs
+    | DescribeRun
+    | GetUsage
+    | GetMetrics
+    | OpenObserver
+    | Shutdown
 )
 
 # ----------------------------------------------------------------------- command → coordinator

@@ -5,20 +5,20 @@ from __future__ import annotations
 import logging
 
 from dora.coordinator.protocol import (
-    Beat,
-    Changed,
-    Gathered,
-    Logged,
-    Measure,
-    Surveyed,
-    TakeSurvey,
+    AckLogs,
+    GetMetrics,
+    GetUsage,
+    Heartbeat,
+    LogBatch,
+    MetricsResult,
+    RunChanged,
     ToCoordinator,
     ToDaemon,
     Usage,
 )
 from dora.logs.diagnostics import LEVELS, shown
 
-ROUTINE = (Beat, Gathered, Logged, Measure, Surveyed, TakeSurvey, Usage)
+ROUTINE = (Heartbeat, AckLogs, LogBatch, GetUsage, MetricsResult, GetMetrics, Usage)
 """Messages that come again and again; only ``trace`` shows them."""
 
 
@@ -26,4 +26,4 @@ def tell(log: logging.Logger, who: str, message: ToCoordinator | ToDaemon) -> No
     """Log a message, and who says it to whom."""
     level = LEVELS["trace" if isinstance(message, ROUTINE) else "debug"]
     if log.isEnabledFor(level):
-        log.log(level, "%s %s", who, shown(message.run if isinstance(message, Changed) else message))
+        log.log(level, "%s %s", who, shown(message.run if isinstance(message, RunChanged) else message))

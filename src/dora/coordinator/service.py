@@ -17,28 +17,28 @@ import msgspec
 from dora._version import __version__
 from dora.coordinator.changes import Changes
 from dora.coordinator.fleet import DaemonLink, Fleet
-from dora.coordinator.gathered import GatheredLogs, gathered_in
-from dora.coordinator.looks import Look, Looks
+from dora.coordinator.gathered import LogStore, gathered_in
+from dora.coordinator.looks import Relay, RelayedSession
 from dora.coordinator.placement import check_files, place
 from dora.coordinator.protocol import (
     ACTIVE,
-    Amended,
-    Beat,
-    Changed,
+    AckLogs,
+    ChangeResult,
+    DataflowChanged,
     DataflowView,
-    Explained,
-    Gathered,
+    Heartbeat,
     Hello,
-    Leave,
     Limits,
-    Logged,
-    LookRefused,
-    OpenLook,
+    LogBatch,
+    MetricsResult,
+    ObserverRefused,
+    OpenObserver,
     ParametersSet,
-    Redefined,
+    RunChanged,
+    RunDescription,
     RunReport,
     RunSpec,
-    Surveyed,
+    Shutdown,
     SystemStatus,
     ToCoordinator,
     Usage,
@@ -54,14 +54,14 @@ from dora.coordinator.rules import (
     listed,
 )
 from dora.coordinator.store import Store
-from dora.coordinator.surveys import Requests, Surveys
-from dora.coordinator.usages import Usages
+from dora.coordinator.surveys import MetricsCollector, RequestCounter
+from dora.coordinator.usages import UsageCollector
 from dora.dataflow.model import LogOptions
 from dora.dataflow.report import did_you_mean
 from dora.logs.entry import LogEntry
 from dora.wire.ids import uuid7
-from dora.wire.survey import Survey
-from dora.wire.wishes import Outcome, Wish
+from dora.wire.survey import DataflowMetrics
+from dora.wire.wishes import Operation, OperationResult
 
 LEAVE_PATIENCE = 16.0
 
@@ -81,14 +81,14 @@ class Coordinator:
         self._exit = exit
         self._interface = interface
         self.fleet = Fleet(store, self._on_change, limits)
-        self._gathered = GatheredLogs(self._log_options)
+        self._gathered = LogStore(self._log_options)
         self._gathered_up_to: dict[str, tuple[str, int]] = {}  # machine → daemon and number of the batch
         store.on_remove = self._on_remove
         self._changed = asyncio.Condition()
-        self._usages = Usages()
-        self._surveys = Surveys()
-        self.requests = Requests()
-        self.looks = Looks()
+        self._usages = UsageCollector()
+        self._surveys = MetricsCollector()
+        self.requests = RequestCounter()
+        self.looks = Relay()
         self._tasks: set[asyncio.Task[None]] = set()
         self.changes = Changes(store, self.fleet, self._on_record, self._changed)
 
@@ -97,9 +97,9 @@ class Coordinator:
     def take(self, link: DaemonLink, message: ToCoordinator) -> None:
         """Take a message of a daemon."""
         match message:
-            case Changed(run=report):
+            case RunChanged(run=report):
                 self.fleet.record(link, report)
-            case Explained(run=report, spec=spec):
+            case RunDescription(run=report, spec=spec):
                 try:
                     self._explained(link, report, spec)
                 except Refusal as refusal:
@@ -107,11 +107,11 @@ class Coordinator:
                 self.fleet.record(link, report)
             case Usage(runs=runs):
                 self._usages.take(link.machine, runs)
-            case Surveyed():
+            case MetricsResult():
                 self._surveys.take(link.machine, message)
-            case Logged():
+            case LogBatch():
                 self._take_entries(link, message)
-            case Redefined():
+            case DataflowChanged():
                 try:
                     self.changes.redefined(message)
                 except Refusal as refusal:
@@ -121,23 +121,23 @@ class Coordinator:
                     self._store.set_parameters(message)
                 except Refusal as refusal:
                     log.error("dataflow %s, node `%s`: %s", message.dataflow_id, message.node, refusal)
-            case Amended():
+            case ChangeResult():
                 self.changes.answered(message)
-            case LookRefused(ticket=ticket, reason=reason):
+            case ObserverRefused(ticket=ticket, reason=reason):
                 self.looks.refuse(ticket, reason)
-            case Beat():
+            case Heartbeat():
                 pass
             case Hello():
                 log.warning("the daemon introduced itself twice")
 
-    def _take_entries(self, link: DaemonLink, batch: Logged) -> None:
+    def _take_entries(self, link: DaemonLink, batch: LogBatch) -> None:
         """Write log entries, but for those that have come already, over an earlier connection."""
         daemon_id, number = self._gathered_up_to.get(link.machine, ("", 0))
         if daemon_id != link.daemon_id or not batch.number or batch.number > number:
             self._gathered_up_to[link.machine] = link.daemon_id, batch.number
             self._gather(batch.dataflow_id, batch.entries)
         if batch.number:
-            link.send(Gathered(batch.number))
+            link.send(AckLogs(batch.number))
 
     def leave(self, link: DaemonLink, silent: bool) -> None:
         """The connection of a daemon ended, or it has fallen silent."""
@@ -216,7 +216,7 @@ class Coordinator:
             for view in views
         ]
 
-    async def surveys(self) -> dict[str, list[Survey]]:
+    async def surveys(self) -> dict[str, list[DataflowMetrics]]:
         """Return what the daemons say of all that runs, by machine; who does not answer is left out."""
         return await self._surveys.ask({link.machine: link.send for link in self.fleet.links.values()})
 
@@ -288,12 +288,12 @@ class Coordinator:
             raise Refusal(503, f"`{view.name}` runs on machine {names}, which is not connected now")
         return view
 
-    async def change(self, wanted: str, wish: Wish) -> Outcome:
+    async def change(self, wanted: str, wish: Operation) -> OperationResult:
         """Change a running dataflow, and return once that is done. Raises `Refusal`."""
         self._check_daemons()
         return await self.changes.make(find(self._store.views(), wanted, only_active=True), wish)
 
-    def look(self, wanted: str, machine: str) -> Look:
+    def look(self, wanted: str, machine: str) -> RelayedSession:
         """Let a machine ("": the first one) look into a running dataflow; raises `Refusal`."""
         view = find(self._store.views(), wanted, only_active=True)
         if view.status == "starting":
@@ -305,7 +305,7 @@ class Coordinator:
         link = self.fleet.links.get(machine)
         if link is None:
             raise Refusal(503, f"machine `{machine}` is not connected at the moment")
-        return self.looks.open(machine, lambda ticket: link.send(OpenLook(view.uuid, ticket)))
+        return self.looks.open(machine, lambda ticket: link.send(OpenObserver(view.uuid, ticket)))
 
     async def wait(self, wanted: str, *, started: bool, timeout: float) -> DataflowView:
         """Wait until a dataflow has started or ended (``started``), or ended; at most ``timeout`` seconds.
@@ -354,7 +354,7 @@ class Coordinator:
             raise Refusal(409, f"{len(running)} dataflow(s) still running\n{listed(running)}")
         if self.fleet.links:
             for link in self.fleet.links.values():
-                link.send(Leave())
+                link.send(Shutdown())
             async with self._changed:
                 try:
                     await asyncio.wait_for(

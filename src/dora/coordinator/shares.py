@@ -5,12 +5,12 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterable
 
-from dora.coordinator.protocol import ACTIVE, RunReport, Stop
+from dora.coordinator.protocol import ACTIVE, RunReport, StopRun
 from dora.supervise.result import DataflowResult, LinkReport, NodeFailure, joined
 from dora.supervise.status import PeerStatus
 
 
-class Shares:
+class DistributedRun:
     """The parts of an active dataflow. ``daemons`` is machine → the daemon that was told to start it.
 
     A running dataflow may get further machines, and leave some. One that is to get its first node is
@@ -25,7 +25,7 @@ class Shares:
         self.lost: dict[str, str] = {}  # machine → why
         self.met = False  # the machines know each other
         self.stored: RunReport | None = None  # the whole, as it is in the store
-        self.stop: Stop | None = None  # what was said last to those that were there
+        self.stop: StopRun | None = None  # what was said last to those that were there
         self.secret = secrets.token_hex(16)
         self.placed = set(daemons)  # the machines that have nodes, by the record
         self.revision = 0  # of the record, as in `RunSpec`

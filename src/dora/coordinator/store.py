@@ -22,9 +22,9 @@ import msgspec
 
 from dora.coordinator.protocol import (
     ACTIVE,
+    DataflowChanged,
     DataflowView,
     ParametersSet,
-    Redefined,
     RunReport,
     RunSpec,
     encode,
@@ -130,7 +130,7 @@ class Store:
         self._views[dataflow_id] = view
         self._active[dataflow_id] = daemons
 
-    def redefine(self, message: Redefined, daemons: dict[str, str]) -> None:
+    def redefine(self, message: DataflowChanged, daemons: dict[str, str]) -> None:
         """Record that a dataflow has become another one; one that is not in the store is ignored.
 
         ``daemons`` as for `add`. Raises `Refusal` if the disk does not take it.

@@ -10,40 +10,40 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from dora.coordinator.protocol import Surveyed, TakeSurvey
-from dora.wire.survey import Survey
+from dora.coordinator.protocol import GetMetrics, MetricsResult
+from dora.wire.survey import DataflowMetrics
 
-PATIENCE: Final = 2.0  # seconds for the daemons' answers
+METRICS_TIMEOUT: Final = 2.0  # seconds for the daemons' answers
 
-Send = Callable[[TakeSurvey], None]
+Send = Callable[[GetMetrics], None]
 
 
-class Surveys:
+class MetricsCollector:
     """Asks daemons for surveys and gathers their answers. For one event loop."""
 
     def __init__(self) -> None:
         self._number = 0
-        self._waiting: dict[int, tuple[set[str], dict[str, list[Survey]], asyncio.Event]] = {}
+        self._waiting: dict[int, tuple[set[str], dict[str, list[DataflowMetrics]], asyncio.Event]] = {}
 
-    async def ask(self, machines: Mapping[str, Send]) -> dict[str, list[Survey]]:
+    async def ask(self, machines: Mapping[str, Send]) -> dict[str, list[DataflowMetrics]]:
         """Return the surveys of those daemons that answer in time."""
         self._number += 1
         number = self._number
-        found: dict[str, list[Survey]] = {}
+        found: dict[str, list[DataflowMetrics]] = {}
         complete = asyncio.Event()
         self._waiting[number] = set(machines), found, complete
         try:
             for send in machines.values():
-                send(TakeSurvey(number))
+                send(GetMetrics(number))
             if machines:
-                await asyncio.wait_for(complete.wait(), PATIENCE)
+                await asyncio.wait_for(complete.wait(), METRICS_TIMEOUT)
         except TimeoutError:
             pass
         finally:
             del self._waiting[number]
         return found
 
-    def take(self, machine: str, answer: Surveyed) -> None:
+    def take(self, machine: str, answer: MetricsResult) -> None:
         """Note an answer; one that comes too late is for nobody."""
         if answer.number in self._waiting:
             missing, found, complete = self._waiting[answer.number]
@@ -53,7 +53,7 @@ class Surveys:
                 complete.set()
 
 
-class Requests:
+class RequestCounter:
     """Counts the requests of the API by method, path and status."""
 
     def __init__(self) -> None:

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Final
 
 from dora.coordinator.fleet import DaemonLink
-from dora.coordinator.protocol import Measure, RunUsage
+from dora.coordinator.protocol import GetUsage, RunUsage
 
-PATIENCE: Final = 0.15  # seconds for the answers; who is late is shown with former numbers
+USAGE_TIMEOUT: Final = 0.15  # seconds for the answers; who is late is shown with former numbers
 FRESH: Final = 1.0  # seconds for which numbers are good enough for the next who asks
 
 
-class Usages:
+class UsageCollector:
     """The newest numbers of every machine. For one event loop."""
 
     def __init__(self) -> None:
@@ -32,10 +32,10 @@ class Usages:
             self._missing = set(links)
             self._complete.clear()
             for link in links.values():
-                link.send(Measure())
+                link.send(GetUsage())
         if self._missing:
             try:
-                await asyncio.wait_for(self._complete.wait(), PATIENCE)
+                await asyncio.wait_for(self._complete.wait(), USAGE_TIMEOUT)
             except TimeoutError:
                 pass
 

@@ -25,12 +25,12 @@ from dora.transport.board import (
     Board,
 )
 from dora.transport.doorbell import Bell
-from dora.wire.control import Stop, ToNode
+from dora.wire.control import StopFrame, ToNode
 
 _GONE_LINKS = 1000  # links that were taken away, whose counts are kept for the report
 
 
-class BoardKeeper:
+class Accounting:
     """The board of one run, seen by its daemon."""
 
     def __init__(self, board: Board, plan: Plan) -> None:
@@ -106,7 +106,7 @@ class BoardKeeper:
 
         ``patience`` tells for how many seconds it may still wait.
         """
-        if not isinstance(message, Stop):
+        if not isinstance(message, StopFrame):
             return
         config = self._plan.configs[node_id]
         at = self.clock() + int(patience(node_id) * 1e9)

@@ -14,23 +14,23 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from dora.daemon.board_keeper import BoardKeeper
+from dora.daemon.board_keeper import Accounting
 from dora.daemon.connections import Connection, ControlServer
 from dora.daemon.decided import Decided, event_of, registration_fault
 from dora.daemon.executor import Executor, LiveCommand, event_of_message
 from dora.daemon.guardian import kill_run
-from dora.daemon.guests import Guests
+from dora.daemon.guests import RequestHandler
 from dora.daemon.health import Health
 from dora.daemon.launch import start_process
 from dora.daemon.loop import Loop
 from dora.daemon.options import RunOptions, finish_grace_from_environment
 from dora.daemon.processes import Child
-from dora.daemon.remains import Remains
-from dora.daemon.rewiring import Rewiring, prepared
+from dora.daemon.remains import Cleanup
+from dora.daemon.rewiring import LinkChanges, prepared
 from dora.daemon.rundir import RunDirectory
 from dora.daemon.spawn import CannotSpawn
 from dora.daemon.story import told
-from dora.daemon.successors import Successors, Waiting
+from dora.daemon.successors import Replacements, WaitingReplacement
 from dora.dataflow.links import Place, Plan, plan
 from dora.dataflow.model import Dataflow
 from dora.dataflow.report import listed
@@ -46,20 +46,20 @@ from dora.wire.control import (
     InputAttached,
     InputDetached,
     NodeConfig,
+    PublishResult,
     Ready,
-    Refused,
     Register,
     Registered,
-    SentFor,
+    RegistrationRefused,
     TextInput,
     ToDaemon,
     ToNode,
 )
-from dora.wire.requests import Answer, Declined, Noted, Request, Sent
+from dora.wire.requests import Answer, Ok, Rejected, Request, SentCounts
 
 if TYPE_CHECKING:
     from dora.daemon.hot_reload import HotReload
-    from dora.daemon.share import Others
+    from dora.daemon.share import Peers
     from dora.daemon.text import TextRouter
     from dora.daemon.watchdog import Watchdog
     from dora.logs.files import LogFiles
@@ -94,7 +94,7 @@ class Daemon:
             standby=place.engine == "iceoryx2",
             generations=place.births,
         )
-        self.others: Others | None = None  # the supervisors of other machines
+        self.others: Peers | None = None  # the supervisors of other machines
         self.trouble: BaseException | None = None  # an exception of ``on_log``
         self.on_running: Callable[[], None] | None = None  # called once, when every node is ready
         self.on_changed: Callable[[Dataflow], None] | None = None  # called with what runs from now on
@@ -104,16 +104,16 @@ class Daemon:
         self.place = place
         self._on_log: Callable[[LogEntry], None] | None = on_log
         self._plan = plan(dataflow, place)
-        self._waiting: dict[str, Waiting] = {}  # successors that stand by
+        self._waiting: dict[str, WaitingReplacement] = {}  # successors that stand by
         self._children: dict[str, Child] = {}
-        self._successors = Successors()
+        self._successors = Replacements()
         self._members: dict[str, Connection] = {}  # connections of admitted nodes
         for path in self._plan.bells:
             Doorbell.make(path)
-        self._keeper = BoardKeeper(Board.create(run.board, self._plan.lines), self._plan)
+        self._keeper = Accounting(Board.create(run.board, self._plan.lines), self._plan)
         handle = told(self.supervisor.handle)
         self._executor = Executor(self.supervisor, self, self._keeper, time.monotonic, handle)
-        self._remains = Remains(
+        self._remains = Cleanup(
             self.loop,
             run,
             self._keeper,
@@ -126,11 +126,11 @@ class Daemon:
             *(self.loop, self.supervisor.state.nodes, self._members, self._keeper),
             on_progress=lambda node_id: self.feed(on.Progress(node_id)),
         )
-        self._rewiring = Rewiring(self.loop, self._keeper, self._members, self._plan)
+        self._rewiring = LinkChanges(self.loop, self._keeper, self._members, self._plan)
         self._log_options = {node.id: node.log for node in dataflow.nodes}
         run.lock_board()
         self._server = ControlServer(self.loop, run.socket, self._on_message, self._on_closed, self.note)
-        self._guests = Guests(
+        self._guests = RequestHandler(
             *(dataflow, self._plan, lambda: self.place, run.name),
             *(self.supervisor.state, self._members, self._remains.add_tap),
         )
@@ -271,7 +271,7 @@ class Daemon:
                 self._answer(number, answer)
             case do.AnswerSentCounts(connection=number):
                 here = [name for name, node in self.supervisor.state.nodes.items() if not node.machine]
-                self._answer(number, Sent({name: self._keeper.sent(name) for name in here}))
+                self._answer(number, SentCounts({name: self._keeper.sent(name) for name in here}))
             case do.RecordParameters(node_id=node_id, parameters=parameters):
                 self.on_parameters(node_id, parameters)
             case do.SetSentCounts(node_id=node_id, sent=sent):
@@ -280,7 +280,7 @@ class Daemon:
     def refuse(self, connection: int, reason: str) -> None:
         """Answer a registration with a reason and close the connection."""
         if (refused := self._server.connections.pop(connection, None)) is not None:
-            refused.send(Refused(reason))
+            refused.send(RegistrationRefused(reason))
             refused.close()
 
     def send(self, node_id: str, message: ToNode) -> bool:
@@ -317,7 +317,7 @@ class Daemon:
             self._hot_reload.follow(dataflow)
             self.supervisor.watch(self._hot_reload.nodes)
         self._rewiring.lay(
-            self._plan, lambda fault: self._answer(asker, Declined(fault) if fault else Noted())
+            self._plan, lambda fault: self._answer(asker, Rejected(fault) if fault else Ok())
         )
         if self.on_changed is not None:
             self.on_changed(dataflow)
@@ -446,7 +446,7 @@ class Daemon:
                 self.feed(on.ReplacementReady(node_id, waits.incarnation))
         else:
             match message:
-                case SentFor():
+                case PublishResult():
                     self._guests.sent(node_id, message)
                 case InputAttached():
                     self._rewiring.attached(node_id, message)
@@ -474,7 +474,7 @@ class Daemon:
 
     def _refuse(self, connection: Connection, reason: str) -> None:
         self._server.connections.pop(connection.number, None)
-        connection.send(Refused(reason))
+        connection.send(RegistrationRefused(reason))
         connection.close()
         if connection.node_id:
             self._on_closed(connection)
@@ -494,7 +494,7 @@ class Daemon:
         if connection is None:
             return  # its process ends, which is told then
         connection.node_id = command.node_id
-        self._waiting[command.node_id] = Waiting(connection, connection.incarnation)
+        self._waiting[command.node_id] = WaitingReplacement(connection, connection.incarnation)
         wanted = self._plan if command.dataflow is None else self.make_room(command.dataflow)
         connection.send(Registered(msgspec.structs.replace(self._config(wanted, command), stands_by=True)))
 

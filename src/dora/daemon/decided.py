@@ -15,14 +15,14 @@ from dora.supervise import events as on
 from dora.wire.control import PROTOCOL_VERSION, Register
 from dora.wire.decoders import DecodeError, from_plain
 from dora.wire.requests import (
-    AskModel,
+    ApplyChange,
     ChangeDataflow,
     CheckChange,
-    Declined,
     Description,
-    HandOver,
+    GetModel,
+    LeaderHandover,
     Model,
-    OrderChange,
+    Rejected,
     ReplaceNode,
 )
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 MAX_GRACE: Final = 86_400.0  # seconds that nodes may be given to stop
 
-Decided = on.ParameterRequest | on.OperationRequest | on.ChangeRequest | AskModel | HandOver
+Decided = on.ParameterRequest | on.OperationRequest | on.ChangeRequest | GetModel | LeaderHandover
 
 
 def event_of(daemon: Daemon, guest: Connection, request: Decided) -> on.Event | None:
@@ -39,20 +39,20 @@ def event_of(daemon: Daemon, guest: Connection, request: Decided) -> on.Event | 
     revision = daemon.supervisor.state.revision
     grace = getattr(request, "grace", None)
     if grace is not None and not 0 <= grace <= MAX_GRACE:  # neither is NaN
-        guest.send(Declined(f"nodes get from 0 to {MAX_GRACE:,.0f} seconds to end, not {grace:g}"))
+        guest.send(Rejected(f"nodes get from 0 to {MAX_GRACE:,.0f} seconds to end, not {grace:g}"))
         return None
     match request:
-        case AskModel():
+        case GetModel():
             dataflow = msgspec.to_builtins(daemon.supervisor.state.dataflow)
             guest.send(Model(revision, dataflow, daemon.options.uv))
             return None
-        case HandOver(machine=machine):
+        case LeaderHandover(machine=machine):
             if reason := daemon.supervisor.why_no_handover():
-                guest.send(Declined(reason))
+                guest.send(Rejected(reason))
                 return None
             daemon.place = msgspec.structs.replace(daemon.place, machine=machine)
             return on.RequestReceived(guest.number, request)
-        case ChangeDataflow() | ReplaceNode() | CheckChange() | OrderChange():
+        case ChangeDataflow() | ReplaceNode() | CheckChange() | ApplyChange():
             return _change_event(daemon, guest, request)
         case _:
             return on.RequestReceived(guest.number, request)
@@ -64,7 +64,7 @@ def _change_event(daemon: Daemon, guest: Connection, request: on.ChangeRequest) 
     try:
         wanted = from_plain(request.dataflow, Dataflow)
         place = _place(daemon.place, request)
-        orders = isinstance(request, (CheckChange, OrderChange))
+        orders = isinstance(request, (CheckChange, ApplyChange))
         if (
             request.revision > revision if orders else request.revision == revision
         ):  # else nothing comes of it
@@ -72,10 +72,10 @@ def _change_event(daemon: Daemon, guest: Connection, request: on.ChangeRequest) 
             if not isinstance(request, CheckChange):
                 daemon.place = place
     except DecodeError as error:
-        guest.send(Declined(f"this is no dataflow: {error}"))
+        guest.send(Rejected(f"this is no dataflow: {error}"))
         return None
     except OSError as error:
-        guest.send(Declined(f"there is no room for what is to come: {error.strerror}"))
+        guest.send(Rejected(f"there is no room for what is to come: {error.strerror}"))
         return None
     elsewhere = {node.id: place.elsewhere(node.id) for node in wanted.nodes}
     return on.ChangeRequested(guest.number, request, wanted, elsewhere)

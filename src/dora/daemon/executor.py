@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from dora.daemon.board_keeper import BoardKeeper
+from dora.daemon.board_keeper import Accounting
 from dora.logs.entry import LogEntry
 from dora.supervise import commands as do
 from dora.supervise import events as on
@@ -72,7 +72,7 @@ class Executor:
         self,
         supervisor: Supervisor,
         backend: Backend,
-        keeper: BoardKeeper,
+        keeper: Accounting,
         clock: Callable[[], float],
         handle: Handle | None = None,
     ) -> None:

@@ -12,29 +12,29 @@ from collections.abc import Callable, Mapping
 import msgspec
 
 from dora.daemon.connections import Connection
-from dora.daemon.orders import Orders
+from dora.daemon.orders import EventLogHooks
 from dora.dataflow.links import SPARE_RECEIVERS, Place, Plan, text_outputs
 from dora.dataflow.model import Dataflow
 from dora.dataflow.report import no_node
 from dora.supervise.state import NodeState, RunState
-from dora.wire.control import SendFor, SentFor
+from dora.wire.control import PublishRequest, PublishResult
 from dora.wire.inspection import Inspection, LinkView, NodeView, OutputView
 from dora.wire.requests import (
     Answer,
-    AskDataflow,
-    AskGraph,
-    BeginTaps,
+    CloseTaps,
+    DataflowEnded,
     DataflowText,
-    Declined,
-    Describe,
+    DescribeDataflow,
     Description,
-    Ended,
-    EndTaps,
+    GetDataflow,
+    GetGraph,
     GraphText,
     Inspect,
-    Noted,
+    Ok,
+    OpenTaps,
     Publish,
-    RecordOrder,
+    Rejected,
+    StartEventLogs,
 )
 
 _STATUS = {
@@ -48,7 +48,7 @@ _STATUS = {
 }
 
 
-class Guests:
+class RequestHandler:
     """The commands that are connected to one daemon."""
 
     def __init__(
@@ -68,7 +68,7 @@ class Guests:
         self._state = state
         self._members = members
         self._on_lost_tap = on_lost_tap
-        self.orders = Orders(members)
+        self.orders = EventLogHooks(members)
         self._place_now = place
         self._name = name
         self._tapping: dict[int, set[int]] = {}  # number of a connection → slots of outputs
@@ -105,29 +105,36 @@ class Guests:
     def handle(
         self,
         guest: Connection,
-        request: Describe | Inspect | AskGraph | AskDataflow | BeginTaps | EndTaps | RecordOrder | Publish,
+        request: DescribeDataflow
+        | Inspect
+        | GetGraph
+        | GetDataflow
+        | OpenTaps
+        | CloseTaps
+        | StartEventLogs
+        | Publish,
     ) -> None:
         """Answer a request, now or once a node has done what is asked."""
         match request:
-            case Describe():
+            case DescribeDataflow():
                 guest.send(self.description())
             case Inspect():
                 guest.send(self._inspection())
-            case AskGraph():
+            case GetGraph():
                 from dora.dataflow.graph import graph_of
 
                 guest.send(GraphText(msgspec.json.encode(graph_of(self._dataflow))))
-            case AskDataflow():
+            case GetDataflow():
                 text = msgspec.json.encode(self._dataflow.descriptor, enc_hook=str)
                 guest.send(DataflowText(text, self._dataflow.working_dir))
-            case BeginTaps():
+            case OpenTaps():
                 guest.send(self._begin_taps(guest, request))
-            case EndTaps():
+            case CloseTaps():
                 self._forget_taps(guest.number)
-                guest.send(Noted())
-            case RecordOrder():
+                guest.send(Ok())
+            case StartEventLogs():
                 self.orders.begin(guest.number, request)
-                guest.send(Noted())
+                guest.send(Ok())
             case Publish():
                 if (declined := self._publish(guest, request)) is not None:
                     guest.send(declined)
@@ -152,61 +159,61 @@ class Guests:
     def tell_end(self, failed: list[str]) -> None:
         """Tell those that the dataflow has ended."""
         for guest in self._to_the_end.values():
-            guest.send(Ended(failed))
+            guest.send(DataflowEnded(failed))
 
     def cleaned_up(self) -> None:
         """Note that nothing is left of dead processes."""
         self._lost.clear()
 
-    def sent(self, node_id: str, answer: SentFor) -> None:
+    def sent(self, node_id: str, answer: PublishResult) -> None:
         """Note what a node did with a message that it was given."""
         guest, asked = self._tickets.get(answer.ticket, (None, ""))
         if guest is not None and asked == node_id:
             del self._tickets[answer.ticket]
-            guest.send(Declined(answer.reason) if answer.reason else Noted())
+            guest.send(Rejected(answer.reason) if answer.reason else Ok())
 
     def node_gone(self, node_id: str) -> None:
         """Answer for a node whose process has ended."""
         for ticket, (guest, asked) in list(self._tickets.items()):
             if asked == node_id:
                 del self._tickets[ticket]
-                guest.send(Declined(f"node `{node_id}` ended before it had sent the message"))
+                guest.send(Rejected(f"node `{node_id}` ended before it had sent the message"))
 
     def _forget_taps(self, number: int) -> set[int] | None:
         self._to_the_end.pop(number, None)
         return self._tapping.pop(number, None)
 
-    def _begin_taps(self, guest: Connection, request: BeginTaps) -> Answer:
+    def _begin_taps(self, guest: Connection, request: OpenTaps) -> Answer:
         number, slots = guest.number, set(request.slots)
         others = [taps for other, taps in self._tapping.items() if other != number] + self._lost
         for slot in slots & self._room.keys():
             name, room = self._room[slot]
             if sum(slot in taps for taps in others) >= room:
                 who = "1 command looks" if room == 1 else f"{room} commands look"
-                return Declined(
+                return Rejected(
                     f"{who} at `{name}` already, and there is no room for more; end one of them"
                 )
         self._tapping[number] = slots
         if request.to_the_end:
             self._to_the_end[number] = guest
-        return Noted()
+        return Ok()
 
-    def _publish(self, guest: Connection, request: Publish) -> Declined | None:
+    def _publish(self, guest: Connection, request: Publish) -> Rejected | None:
         node_id = request.node_id
         node = self._state.nodes.get(node_id)
         if node is None:
-            return Declined(no_node(node_id, self._state.nodes))
+            return Rejected(no_node(node_id, self._state.nodes))
         if node.machine:
-            return Declined(f"node `{node_id}` is on machine `{node.machine}`; publish there")
+            return Rejected(f"node `{node_id}` is on machine `{node.machine}`; publish there")
         member = self._members.get(node_id)
         if member is None or not node.present:
-            return Declined(
+            return Rejected(
                 f"node `{node_id}` is not running (it is {self._status(node)}), and it is the node that "
                 "sends what is published"
             )
         self._last_ticket += 1
         self._tickets[self._last_ticket] = (guest, node_id)
-        member.send(SendFor(self._last_ticket, request.output, request.message))
+        member.send(PublishRequest(self._last_ticket, request.output, request.message))
         return None
 
     # ----------------------------------------------------------------------- inspection

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from dora.daemon.board_keeper import BoardKeeper
+from dora.daemon.board_keeper import Accounting
 from dora.daemon.connections import Connection
 from dora.daemon.loop import Loop
 from dora.dataflow.model import Dataflow
@@ -23,7 +23,7 @@ class Health:
         loop: Loop,
         nodes: Mapping[str, NodeState],
         members: Mapping[str, Connection],
-        keeper: BoardKeeper,
+        keeper: Accounting,
         on_progress: Callable[[str], None],
     ) -> None:
         self._loop = loop

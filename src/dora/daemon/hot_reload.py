@@ -12,8 +12,8 @@ from typing import Literal
 from dora.daemon.loop import Loop
 from dora.daemon.spawn import find_program
 from dora.daemon.watch import FileWatch
-from dora.dataflow.imports import Program, Sources
-from dora.dataflow.model import Dataflow, Node
+from dora.dataflow.imports import CodeFiles, Sources
+from dora.dataflow.model import Dataflow, NodeSpec
 from dora.supervise.events import CodeChanged
 
 LOOK_EVERY = 0.2  # seconds
@@ -47,7 +47,7 @@ class HotReload:
 
     def follow(self, dataflow: Dataflow) -> None:
         """Watch the code of another dataflow from now on."""
-        self._programs: dict[_Owner, Program] = {}
+        self._programs: dict[_Owner, CodeFiles] = {}
         # Nodes of this interpreter whose old code ends before the new code is tried: it is compiled first.
         self._compiled: set[str] = set()
         for node in dataflow.nodes:
@@ -56,7 +56,7 @@ class HotReload:
             if node.hot_reload == "replace" and node.python is None:
                 self._compiled.add(node.id)
             for operator_id, main, roots in _code(node, dataflow):
-                program = Program(main, roots, self._sources)
+                program = CodeFiles(main, roots, self._sources)
                 # An installed program is of interest only if it runs files of a project.
                 if _is_of_a_project(os.path.dirname(main)) or len(program.files) > 1:
                     self._programs[node.id, operator_id] = program
@@ -109,7 +109,7 @@ class HotReload:
             self._on_change(event)
 
 
-def _code(node: Node, dataflow: Dataflow) -> Iterator[tuple[str, str, list[str]]]:
+def _code(node: NodeSpec, dataflow: Dataflow) -> Iterator[tuple[str, str, list[str]]]:
     """Yield (operator id, main file, where its imports are looked for) for what a node runs."""
     beside = [
         *node.env.get("PYTHONPATH", dataflow.env.get("PYTHONPATH", "")).split(os.pathsep),

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from dora._version import __version__
-from dora.dataflow.model import Dataflow, Node
+from dora.dataflow.model import Dataflow, NodeSpec
 
 FOLDER = ".dora"  # in the dataflow's working directory: environments, locks, clones
 
@@ -27,7 +27,7 @@ class Interpreter:
     variables: Mapping[str, str] = field(default_factory=dict)  # for the environment of the process
 
 
-def interpreter_of(dataflow: Dataflow, node: Node, *, uv: bool) -> Interpreter:
+def interpreter_of(dataflow: Dataflow, node: NodeSpec, *, uv: bool) -> Interpreter:
     """Return what runs a node. With ``uv``, in a project, that is ``uv run python``."""
     folder = environment_folder(dataflow, node, uv=uv)
     if folder is not None:
@@ -39,7 +39,7 @@ def interpreter_of(dataflow: Dataflow, node: Node, *, uv: bool) -> Interpreter:
     return Interpreter()
 
 
-def environment_folder(dataflow: Dataflow, node: Node, *, uv: bool) -> str | None:
+def environment_folder(dataflow: Dataflow, node: NodeSpec, *, uv: bool) -> str | None:
     """Return the folder of a node's own environment, None if it has none.
 
     What it asks for is part of the name, so that a changed dataflow does not touch the environment of

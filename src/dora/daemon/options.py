@@ -13,7 +13,7 @@ from dora.supervise.state import DEFAULT_FINISH_GRACE, DEFAULT_GRACE
 from dora.wire.control import TraceConfig
 
 if TYPE_CHECKING:
-    from dora.daemon.share import Share
+    from dora.daemon.share import PartitionOptions
     from dora.dataflow.model import Dataflow
 
 Engine = Literal["iceoryx2", "zenoh"]
@@ -41,7 +41,7 @@ class RunOptions:
     coordinator: str = ""  # address and port of the one that it was started on
     traced: bool = False  # its nodes write spans; `dora.telemetry.observe` says where
     trace: TraceConfig | None = None
-    join: Callable[[str, Dataflow], Share] | None = None  # see `dora.daemon.share`
+    join: Callable[[str, Dataflow], PartitionOptions] | None = None  # see `dora.daemon.share`
     log_directory: str = ""  # "": below the folder of the dataflow file
     run_id: str = ""  # as in `RunDirectory.create`
 

@@ -6,18 +6,18 @@ from collections.abc import Mapping
 
 from dora.daemon.connections import Connection
 from dora.transport.tape import remove_tapes
-from dora.wire.control import WriteOrder
-from dora.wire.requests import RecordOrder
+from dora.wire.control import WriteEventLog
+from dora.wire.requests import StartEventLogs
 
 
-class Orders:
+class EventLogHooks:
     """Tells nodes to write down what recorders need, and to end it with the recorder."""
 
     def __init__(self, members: Mapping[str, Connection]) -> None:
         self._members = members
-        self._wanted: dict[int, RecordOrder] = {}  # by the number of the connection that asked
+        self._wanted: dict[int, StartEventLogs] = {}  # by the number of the connection that asked
 
-    def begin(self, guest: int, wanted: RecordOrder) -> None:
+    def begin(self, guest: int, wanted: StartEventLogs) -> None:
         """Let all nodes write, for as long as a connection lasts."""
         self.end(guest)
         self._wanted[guest] = wanted
@@ -30,19 +30,19 @@ class Orders:
             self._tell(wanted, end=True)
             remove_tapes(wanted.tapes)  # a recorder that was killed leaves them in shared memory
 
-    def of(self, node_id: str) -> list[WriteOrder]:
+    def of(self, node_id: str) -> list[WriteEventLog]:
         """Return what a node has to write that starts now."""
-        distinct: list[RecordOrder] = []
+        distinct: list[StartEventLogs] = []
         for wanted in self._wanted.values():
             if wanted not in distinct:
                 distinct.append(wanted)
         return [_frame(wanted, node_id) for wanted in distinct]
 
-    def _tell(self, wanted: RecordOrder, *, end: bool) -> None:
+    def _tell(self, wanted: StartEventLogs, *, end: bool) -> None:
         for node_id, member in self._members.items():
             member.send(_frame(wanted, node_id, end=end))
 
 
-def _frame(wanted: RecordOrder, node_id: str, *, end: bool = False) -> WriteOrder:
+def _frame(wanted: StartEventLogs, node_id: str, *, end: bool = False) -> WriteEventLog:
     path = f"{wanted.directory}/{node_id}" if wanted.directory else ""
-    return WriteOrder(path, end, wanted.tapes)
+    return WriteEventLog(path, end, wanted.tapes)

@@ -7,7 +7,7 @@ import os
 from dora.daemon.interpreter import interpreter_of
 from dora.daemon.spawn import CannotSpawn, NoSuchCommand, command_line, search_path
 from dora.dataflow.files import names_a_file
-from dora.dataflow.model import Dataflow, Node, Program
+from dora.dataflow.model import Dataflow, NodeSpec, Program
 from dora.dataflow.report import each_once
 from dora.errors import Problem
 
@@ -32,7 +32,7 @@ def missing_programs(dataflow: Dataflow, *, uv: bool = False) -> list[Problem]:
     return each_once(problems)
 
 
-def _look(dataflow: Dataflow, node: Node, program: Program, *, uv: bool) -> None:
+def _look(dataflow: Dataflow, node: NodeSpec, program: Program, *, uv: bool) -> None:
     directory = dataflow.directory_of(node)
     if node.path is None:  # the program is an operator's
         file = os.path.join(directory, os.path.expanduser(program.path))

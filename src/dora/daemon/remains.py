@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from dora.daemon.board_keeper import BoardKeeper
+from dora.daemon.board_keeper import Accounting
 from dora.daemon.loop import Loop
 from dora.daemon.rundir import RunDirectory
 from dora.errors import TransportError
@@ -17,7 +17,7 @@ PATIENCE = 10.0  # seconds with recorders; a killed process may have counted wha
 MAX_REMAINS = 2
 
 
-class Remains:
+class Cleanup:
     """The dead processes of one run that are not cleaned up yet.
 
     ``on_cleaned`` is called after a clean-up, ``on_trouble`` with a sentence if one failed. ``is_over``
@@ -29,7 +29,7 @@ class Remains:
         self,
         loop: Loop,
         run: RunDirectory,
-        keeper: BoardKeeper,
+        keeper: Accounting,
         *,
         is_recorded: Callable[[str], bool],
         is_over: Callable[[], bool],

@@ -14,7 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 
-from dora.daemon.board_keeper import BoardKeeper
+from dora.daemon.board_keeper import Accounting
 from dora.daemon.connections import Connection
 from dora.daemon.loop import Loop
 from dora.dataflow.links import Link, Place, Plan, plan
@@ -51,11 +51,11 @@ def prepared(dataflow: Dataflow, place: Place, former: Plan, board: Board) -> Pl
     return fresh
 
 
-class Rewiring:
+class LinkChanges:
     """Tells the nodes of one run what a change of its plan means for them."""
 
     def __init__(
-        self, loop: Loop, keeper: BoardKeeper, members: Mapping[str, Connection], plan: Plan
+        self, loop: Loop, keeper: Accounting, members: Mapping[str, Connection], plan: Plan
     ) -> None:
         self._loop = loop
         self._keeper = keeper

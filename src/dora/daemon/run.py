@@ -20,7 +20,7 @@ from dora.supervise.result import DataflowResult
 from dora.wire.ids import uuid7
 
 if TYPE_CHECKING:
-    from dora.daemon.share import Share
+    from dora.daemon.share import PartitionOptions
 
 __all__ = ["RunOptions", "run_dataflow"]
 
@@ -49,7 +49,7 @@ def run_dataflow(
     run.name = options.name
     daemon: Daemon | None = None
     close_router: Callable[[], None] | None = None
-    share: Share | None = None
+    share: PartitionOptions | None = None
     try:
         if options.join is not None:
             share = options.join(run.path, dataflow)

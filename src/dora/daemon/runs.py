@@ -12,12 +12,20 @@ from dora.transport.ownership import connect_own
 from dora.transport.places import SOCKET_NAME, is_run_name, runtime_root
 from dora.wire.control import FrameBuffer, FrameError, encode_frame
 from dora.wire.decoders import DecodeError
-from dora.wire.requests import Answer, Declined, Describe, Description, Ended, Request, decode_answer
+from dora.wire.requests import (
+    Answer,
+    DataflowEnded,
+    DescribeDataflow,
+    Description,
+    Rejected,
+    Request,
+    decode_answer,
+)
 
 _PATIENCE: Final = 5.0  # seconds that a daemon may take to answer
 
 
-class Run:
+class DaemonClient:
     """A connection to the daemon of a running dataflow; ``description`` says which one.
 
     ``with`` closes it.
@@ -29,13 +37,13 @@ class Run:
         self.run_dir = os.path.dirname(path)
         self._frames = FrameBuffer()
         self._may_time_out = False
-        self.ended: Ended | None = None  # what the daemon said at the end to who takes all messages
+        self.ended: DataflowEnded | None = None  # what the daemon said at the end to who takes all messages
         try:
             self._socket = connect_own(path, _PATIENCE)
         except OSError as error:
             raise ConnectError(f"the daemon cannot be reached at {path}: {error}") from error
         try:
-            description = self.ask(Describe())
+            description = self.ask(DescribeDataflow())
         except DoraError:
             self.close()
             raise
@@ -69,7 +77,7 @@ class Run:
             raise ConnectError(
                 f"the daemon at {self.path} is of another version of dora; use the `dora` that started it"
             ) from error
-        if isinstance(answer, Declined):
+        if isinstance(answer, Rejected):
             raise DoraError(answer.reason)
         return answer
 
@@ -81,17 +89,17 @@ class Run:
             except OSError:
                 data = b""
             if not data:
-                self.ended = Ended([])
+                self.ended = DataflowEnded([])
             self._frames.feed(data)
             try:
                 for body in self._frames:
                     self._note_end(decode_answer(body))
             except (FrameError, DecodeError):  # whoever it is, nothing that counts will come any more
-                self.ended = Ended([])
+                self.ended = DataflowEnded([])
         return self.ended is not None
 
     def _note_end(self, answer: Answer) -> bool:
-        if isinstance(answer, Ended):
+        if isinstance(answer, DataflowEnded):
             self.ended = answer
             return True
         return False
@@ -114,14 +122,14 @@ class Run:
     def close(self) -> None:
         self._socket.close()
 
-    def __enter__(self) -> Run:
+    def __enter__(self) -> DaemonClient:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def running() -> Iterator[Run]:
+def running() -> Iterator[DaemonClient]:
     """Yield a connection to each running dataflow of this user; oldest first.
 
     Raises `UnsafeFile` if another user could have made one of them.
@@ -131,10 +139,10 @@ def running() -> Iterator[Run]:
         names = os.listdir(root)
     except FileNotFoundError:
         return
-    found: list[Run] = []
+    found: list[DaemonClient] = []
     for name in filter(is_run_name, names):
         try:
-            found.append(Run(f"{root}/{name}/{SOCKET_NAME}"))
+            found.append(DaemonClient(f"{root}/{name}/{SOCKET_NAME}"))
         except ConnectError:
             continue  # of a dataflow that has ended, or is just ending
     # The ids are UUIDs of version 7: they sort by the time of the start.

@@ -10,7 +10,7 @@ from dora.supervise.status import PeerStatus
 from dora.wire.control import RemoteConfig
 
 
-class Share(msgspec.Struct, frozen=True):
+class PartitionOptions(msgspec.Struct, frozen=True):
     """What a machine has to know to run its part."""
 
     machine: str
@@ -19,7 +19,7 @@ class Share(msgspec.Struct, frozen=True):
     births: dict[str, int] = {}  # as in `dora.dataflow.links.Place`
 
 
-class Others:
+class Peers:
     """The supervisors of the other machines: they are told what has changed here, and nothing twice."""
 
     def __init__(self, send: Callable[[PeerStatus], None]) -> None:

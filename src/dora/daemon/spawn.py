@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dora.daemon.builtin import BUILTIN_NODES, RUST_PACKAGES, why_refused
 from dora.daemon.guardian import RUN_ID
 from dora.daemon.interpreter import Interpreter
-from dora.dataflow.model import Dataflow, Node
+from dora.dataflow.model import Dataflow, NodeSpec
 from dora.errors import DoraError
 from dora.wire.control import Address, encode_address
 
@@ -30,7 +30,7 @@ class NoSuchCommand(CannotSpawn):
 
 
 def command_line(
-    node: Node,
+    node: NodeSpec,
     directory: str,
     interpreter: Interpreter,
     *,
@@ -81,7 +81,7 @@ def command_line(
     return [*interpreter.wrapper, program, *node.args]
 
 
-def _conda(node: Node, python: list[str]) -> list[str]:
+def _conda(node: NodeSpec, python: list[str]) -> list[str]:
     environments = {operator.conda_env for operator in node.operators}
     if environments <= {None}:
         return python
@@ -109,7 +109,7 @@ def find_program(name: str, search_path: str | None = None, first: str | None = 
 
 
 def search_path(
-    dataflow: Dataflow, node: Node, interpreter: Interpreter, base: Mapping[str, str]
+    dataflow: Dataflow, node: NodeSpec, interpreter: Interpreter, base: Mapping[str, str]
 ) -> str | None:
     """Return the ``PATH`` of a node's process, None if it has none; ``base`` is the environment of dora."""
     for env in (node.env, dataflow.env):
@@ -121,7 +121,7 @@ def search_path(
 
 
 def environment(
-    node: Node,
+    node: NodeSpec,
     dataflow: Dataflow,
     address: Address,
     interpreter: Interpreter,

@@ -11,7 +11,7 @@ from dora.daemon.processes import Child
 
 
 @dataclass
-class Waiting:
+class WaitingReplacement:
     """The connection of a successor that makes ready, or has (``ready``)."""
 
     connection: Connection
@@ -19,7 +19,7 @@ class Waiting:
     ready: bool = False
 
 
-class Successors:
+class Replacements:
     """At most one successor per node, and those that were dropped but have not ended yet."""
 
     def __init__(self) -> None:

@@ -29,10 +29,10 @@ from dora.inspection.afar import (
     Ask,
     Frame,
     More,
-    Over,
-    PageLook,
+    PageQuery,
+    QueryEnded,
+    QueryStatus,
     Question,
-    Told,
     ToProcess,
     decode_delivery,
     encode,
@@ -43,7 +43,7 @@ from dora.wire.requests import Answer
 RETRY: Final = 2.0  # seconds until a machine is looked at again
 
 
-class Look(Protocol):
+class RemoteQuery(Protocol):
     """A look into another machine, see `dora.coordinator.looks`."""
 
     to_process: asyncio.Queue[bytes]
@@ -54,11 +54,11 @@ class Look(Protocol):
     def end(self, reason: str = "") -> None: ...
 
 
-OpenLook = Callable[[str], Look]
+OpenLook = Callable[[str], RemoteQuery]
 """Opens a look into a machine; raises `Refusal`."""
 
 
-class Afar:
+class RemoteObservers:
     """Watches one dataflow on some machines. ``placed`` is node → machine, of those nodes.
 
     ``note`` gets the state of all these machines, as JSON, ``deliver`` what else is seen.
@@ -77,10 +77,10 @@ class Afar:
         self._note = note
         self._deliver = deliver
         self._wanted = Wanted()
-        self._looks: dict[str, Look] = {}
+        self._looks: dict[str, RemoteQuery] = {}
         self._states: dict[str, dict[str, Any]] = {}
         self._faults: dict[str, str] = {}
-        self._waiting: dict[int, asyncio.Future[Told]] = {}
+        self._waiting: dict[int, asyncio.Future[QueryStatus]] = {}
         self._tickets = itertools.count(1)
         self._over: set[str] = set()
         self._saying: set[asyncio.Task[None]] = set()
@@ -135,20 +135,20 @@ class Afar:
                     self._looks.pop(machine, None)
             await asyncio.sleep(RETRY)
 
-    async def _watch(self, machine: str, look: Look) -> bool:
+    async def _watch(self, machine: str, look: RemoteQuery) -> bool:
         """Look; return whether the dataflow has ended."""
         self._looks[machine] = look
-        self._say(look, PageLook())
+        self._say(look, PageQuery())
         self._say_wanted(machine)
         while (data := await look.receive()) is not None:
             for item in decode_delivery(data):
                 if isinstance(item, Frame):
                     self._take(machine, decode_from_watcher(item.body))
-                elif isinstance(item, Told):
+                elif isinstance(item, QueryStatus):
                     told = self._waiting.get(item.ticket)
                     if told is not None and not told.done():
                         told.set_result(item)
-                elif isinstance(item, Over):
+                elif isinstance(item, QueryEnded):
                     look.reason = look.reason or item.fault
                     if item.ended:
                         self._end(machine)
@@ -165,7 +165,7 @@ class Afar:
         wanted = Wanted(topics, self._wanted.latency)
         self._say(self._looks[machine], Frame(frame(wanted)[4:]))
 
-    def _say(self, look: Look, message: ToProcess) -> None:
+    def _say(self, look: RemoteQuery, message: ToProcess) -> None:
         async def say() -> None:
             await look.to_process.put(encode(message))
 
@@ -225,23 +225,23 @@ def merged(
     }
 
 
-def answered(told: Told) -> Answer:
+def answered(told: QueryStatus) -> Answer:
     """Return an answer; raises `Refusal` with the reason if there is none."""
     if told.answer is None:
         raise Refusal(409, told.fault)
     return told.answer
 
 
-async def ask_once(look: Look, question: Question, patience: float) -> Answer:
+async def ask_once(look: RemoteQuery, question: Question, patience: float) -> Answer:
     """Ask a machine that nobody watches; raises `Refusal`."""
     try:
         async with asyncio.timeout(patience):
             await look.to_process.put(encode(Ask(question)))
             while (data := await look.receive()) is not None:
                 for item in decode_delivery(data):
-                    if isinstance(item, Told):
+                    if isinstance(item, QueryStatus):
                         return answered(item)
-                    if isinstance(item, Over):
+                    if isinstance(item, QueryEnded):
                         raise Refusal(409, item.fault or "the dataflow has just ended")
                 await look.to_process.put(encode(More()))
     except TimeoutError:

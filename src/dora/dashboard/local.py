@@ -20,13 +20,13 @@ import msgspec
 
 from dora.wire.decoders import from_json
 
-LOOPBACK: Final = "127.0.0.1"
+HOST: Final = "127.0.0.1"
 FIRST_PORT: Final = 6020
 PORTS: Final = 20  # that are tried; if all are taken, any will do
 FAREWELL: Final = 2.0  # seconds
 
 
-class Subject(msgspec.Struct, frozen=True):
+class LocalRun(msgspec.Struct, frozen=True):
     """The run that is shown."""
 
     dataflow_id: str
@@ -49,9 +49,9 @@ class LocalDashboard:
     @property
     def address(self) -> str:
         """Where a browser is let in."""
-        return f"http://{LOOPBACK}:{self._listener.getsockname()[1]}/open?ticket={self.ticket}"
+        return f"http://{HOST}:{self._listener.getsockname()[1]}/open?ticket={self.ticket}"
 
-    def start(self, subject: Subject) -> None:
+    def start(self, subject: LocalRun) -> None:
         """Start the process; browsers that came before are answered then."""
         descriptor = self._listener.fileno()
         self._process = subprocess.Popen(
@@ -84,7 +84,7 @@ def _listen() -> socket.socket:
         listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            listener.bind((LOOPBACK, port))
+            listener.bind((HOST, port))
             listener.listen(64)
         except OSError:
             listener.close()
@@ -93,7 +93,7 @@ def _listen() -> socket.socket:
     raise AssertionError("some port is always free")
 
 
-async def _serve(descriptor: int, subject: Subject, rest: int) -> None:
+async def _serve(descriptor: int, subject: LocalRun, rest: int) -> None:
     from dora.coordinator.connections import room
     from dora.coordinator.server import make_server
     from dora.dashboard.local_pages import make_app
@@ -127,7 +127,7 @@ def main() -> None:
     """Serve the run that standard input tells of."""
     line = sys.stdin.buffer.readline()
     if line:
-        subject = from_json(line, Subject)
+        subject = from_json(line, LocalRun)
         asyncio.run(_serve(int(sys.argv[1]), subject, sys.stdin.fileno()))
 
 

@@ -21,7 +21,7 @@ from dora.dashboard.pages import OPEN_TO_ALL, Dashboard, Subject
 SENTENCE = "this page is for the user who started it: open the address that `dora run --ui` has printed"
 
 
-def make_app(run: local.Subject, stop: Callable[[], None]) -> tuple[ASGIApp, Dashboard]:
+def make_app(run: local.LocalRun, stop: Callable[[], None]) -> tuple[ASGIApp, Dashboard]:
     """Return the application and the dashboard in it; ``stop`` lets the run end as Ctrl-C does."""
     subject = Subject(run.dataflow_id, run.name, run.file, run.log_directory, running=True)
     view = DataflowView(

@@ -19,8 +19,8 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dora.coordinator.guard import SUBPROTOCOL, Keys, cookie_of, failure, same
 from dora.coordinator.rules import Refusal
-from dora.daemon.runs import Run
-from dora.dashboard.afar import Afar, Look, ask_once
+from dora.daemon.runs import DaemonClient
+from dora.dashboard.afar import RemoteObservers, RemoteQuery, ask_once
 from dora.dashboard.frames import Target, Wanted
 from dora.dashboard.recordings import Recordings
 from dora.dashboard.session import Outbox
@@ -33,8 +33,8 @@ from dora.transport.places import SOCKET_NAME, run_path
 from dora.wire.decoders import from_json, json_decoder
 from dora.wire.requests import (
     Answer,
-    AskParameters,
     DeleteParameter,
+    GetParameters,
     Parameters,
     RestartNode,
     SetParameter,
@@ -84,7 +84,7 @@ class Subject(msgspec.Struct, frozen=True):
 
 Find = Callable[[str], Subject]
 """Returns the dataflow with this UUID or name; raises `Refusal`."""
-OpenLook = Callable[[str, str], Look]
+OpenLook = Callable[[str, str], RemoteQuery]
 """Lets a machine, the second, look into a dataflow; raises `Refusal`."""
 _Result = TypeVar("_Result")
 _Endpoint = Callable[[Request], Awaitable[Response]]
@@ -205,7 +205,7 @@ class Dashboard:
         return _json(about)
 
     async def _parameters(self, request: Request) -> Response:
-        answer = await self._ask(request, AskParameters(request.path_params["node"]))
+        answer = await self._ask(request, GetParameters(request.path_params["node"]))
         assert isinstance(answer, Parameters)
         return _json(answer.values)
 
@@ -261,7 +261,7 @@ class Dashboard:
             return await ask_once(self._look(subject.dataflow_id, machine), question, PATIENCE)
 
         def ask() -> Answer:
-            with Run(_socket(subject)) as run:
+            with DaemonClient(_socket(subject)) as run:
                 run.set_patience(PATIENCE)
                 return run.ask(question)
 
@@ -269,12 +269,12 @@ class Dashboard:
 
     # ----------------------------------------------------------------------- live
 
-    def _afar(self, subject: Subject) -> Callable[[Watch], Afar] | None:
+    def _afar(self, subject: Subject) -> Callable[[Watch], RemoteObservers] | None:
         """Return what makes the part of a watch that looks at other machines; None if there is none."""
         look = self._look
         if look is None or not subject.elsewhere:
             return None
-        return lambda watch: Afar(
+        return lambda watch: RemoteObservers(
             subject.elsewhere,
             subject.placed,
             lambda machine: look(subject.dataflow_id, machine),

@@ -30,7 +30,7 @@ MAX_SERIES: Final = 16  # numbers that are followed over time; more of them are 
 
 
 @dataclass(frozen=True)
-class Shown:
+class RenderedPreview:
     """``head`` becomes JSON; ``kind`` is what the browser draws, with ``body`` if there are bytes."""
 
     kind: str
@@ -38,7 +38,7 @@ class Shown:
     body: bytes = b""
 
 
-def show(name: str, declared: str, value: pa.Array, metadata: Mapping[str, Any]) -> Shown:
+def show(name: str, declared: str, value: pa.Array, metadata: Mapping[str, Any]) -> RenderedPreview:
     """Return the preview of a message of the topic ``name`` with the type ``declared`` ("": none)."""
     for recognise in (_by_type, _by_metadata, _by_name):
         try:
@@ -53,7 +53,9 @@ def show(name: str, declared: str, value: pa.Array, metadata: Mapping[str, Any])
 # ------------------------------------------------------------------------- declared types
 
 
-def _by_type(name: str, declared: str, value: pa.Array, metadata: Mapping[str, Any]) -> Shown | None:
+def _by_type(
+    name: str, declared: str, value: pa.Array, metadata: Mapping[str, Any]
+) -> RenderedPreview | None:
     base = declared.partition("[")[0]
     if base == "std/core/v1/String":
         return _texts(value)
@@ -69,16 +71,16 @@ def _field(value: pa.Array, name: str) -> pa.Array:
     return found
 
 
-def _image_type(name: str, value: pa.Array, metadata: Mapping[str, Any]) -> Shown:
+def _image_type(name: str, value: pa.Array, metadata: Mapping[str, Any]) -> RenderedPreview:
     size = {key: _field(value, key)[0].as_py() for key in ("width", "height", "encoding")}
     return _image(Message(name, _field(value, "data"), {**metadata, **size}))
 
 
-def _file_type(name: str, value: pa.Array, metadata: Mapping[str, Any]) -> Shown:
+def _file_type(name: str, value: pa.Array, metadata: Mapping[str, Any]) -> RenderedPreview:
     return _image(Message(name, value, metadata))
 
 
-def _cloud_type(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> Shown:
+def _cloud_type(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> RenderedPreview:
     width, height = (int(_field(value, key)[0].as_py()) for key in ("width", "height"))
     data = _bytes(_field(value, "points"))
     step = data.size // max(width * height, 1)  # bytes of a point: x, y, z as Float32, and what follows
@@ -87,31 +89,31 @@ def _cloud_type(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> Sh
     return _points(data[: step * width * height].view(np.float32).reshape(-1, step // 4)[:, :3])
 
 
-def _box_type(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> Shown:
+def _box_type(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> RenderedPreview:
     rows = _field(value, "boxes").flatten() if values.field(value, "boxes") is not None else value
     boxes = [
         [row["x"], row["y"], row["width"], row["height"], _label(row["label"], row["confidence"])]
         for row in rows.slice(0, MAX_BOXES).to_pylist()
     ]
-    return Shown("boxes", {"boxes": boxes, "count": len(rows)})
+    return RenderedPreview("boxes", {"boxes": boxes, "count": len(rows)})
 
 
 def _label(label: str | None, confidence: float | None) -> str:
     return " ".join(part for part in (label, None if confidence is None else f"{confidence:.0%}") if part)
 
 
-def _segmentation_type(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> Shown:
+def _segmentation_type(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> RenderedPreview:
     width, height = (int(_field(value, key)[0].as_py()) for key in ("width", "height"))
     labels = _bytes(_field(value, "mask")).reshape(height, width)
     return _pixels(pictures.coloured(labels))
 
 
-def _joint_type(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> Shown:
+def _joint_type(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> RenderedPreview:
     names, positions = _field(value, "names")[0].as_py(), _field(value, "positions")[0].as_py()
     return _series(positions, names)
 
 
-def _numbers_of_struct(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> Shown:
+def _numbers_of_struct(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> RenderedPreview:
     found = dict(_leaves("", value[0].as_py()))
     return _series(list(found.values()), list(found))
 
@@ -124,12 +126,12 @@ def _leaves(path: str, value: Any) -> list[tuple[str, float]]:
     return [(path, float(value))] if isinstance(value, int | float) else []
 
 
-def _audio_type(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> Shown:
+def _audio_type(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> RenderedPreview:
     data = _bytes(_field(value, "data"))
     return _curve(data[: data.size // 2 * 2].view(np.int16))
 
 
-_STANDARD: Final[dict[str, Callable[[str, pa.Array, Mapping[str, Any]], Shown]]] = {
+_STANDARD: Final[dict[str, Callable[[str, pa.Array, Mapping[str, Any]], RenderedPreview]]] = {
     "media/v1/Image": _image_type,
     "media/v1/CompressedImage": _file_type,
     "media/v1/PointCloud": _cloud_type,
@@ -155,7 +157,9 @@ _STANDARD: Final[dict[str, Callable[[str, pa.Array, Mapping[str, Any]], Shown]]]
 # ---------------------------------------------------------------- metadata, names, Arrow types
 
 
-def _by_metadata(name: str, _declared: str, value: pa.Array, metadata: Mapping[str, Any]) -> Shown | None:
+def _by_metadata(
+    name: str, _declared: str, value: pa.Array, metadata: Mapping[str, Any]
+) -> RenderedPreview | None:
     message = Message(name, value, metadata)
     if "primitive" in metadata:
         return _primitive(primitive_of(name, metadata), message)
@@ -166,7 +170,9 @@ def _by_metadata(name: str, _declared: str, value: pa.Array, metadata: Mapping[s
     return None
 
 
-def _by_name(name: str, _declared: str, value: pa.Array, metadata: Mapping[str, Any]) -> Shown | None:
+def _by_name(
+    name: str, _declared: str, value: pa.Array, metadata: Mapping[str, Any]
+) -> RenderedPreview | None:
     primitive = primitive_of(name.rpartition("/")[2], metadata)
     # A name is a hint only: a list called `text` may be anything.
     return (
@@ -174,7 +180,7 @@ def _by_name(name: str, _declared: str, value: pa.Array, metadata: Mapping[str, 
     )
 
 
-def _primitive(primitive: str, message: Message) -> Shown | None:
+def _primitive(primitive: str, message: Message) -> RenderedPreview | None:
     match primitive:
         case "image":
             return _image(message)
@@ -200,7 +206,7 @@ def _primitive(primitive: str, message: Message) -> Shown | None:
     return None
 
 
-def _by_arrow_type(value: pa.Array) -> Shown:
+def _by_arrow_type(value: pa.Array) -> RenderedPreview:
     kind = value.type
     if pa.types.is_dictionary(kind):
         value = value.slice(0, MAX_ROWS).dictionary_decode()
@@ -216,24 +222,26 @@ def _by_arrow_type(value: pa.Array) -> Shown:
             return _curve(_fixed_width(value))
     if pa.types.is_fixed_size_list(kind) and kind.list_size == 3 and len(value) >= 8:
         return _points(values.rows(value.slice(0, 10 * MAX_POINTS), 3, "points"))
-    return Shown("values", {"values": [plain(item) for item in value.slice(0, MAX_ROWS).to_pylist()]})
+    return RenderedPreview(
+        "values", {"values": [plain(item) for item in value.slice(0, MAX_ROWS).to_pylist()]}
+    )
 
 
-def _image(message: Message) -> Shown:
+def _image(message: Message) -> RenderedPreview:
     return _pixels(pictures.image(message))
 
 
-def _pixels(image: pictures.Image) -> Shown:
+def _pixels(image: pictures.Image) -> RenderedPreview:
     head = {
         "width": image.width,
         "height": image.height,
         "media_type": image.media_type,
         "shown": image.shown,
     }
-    return Shown("image", head, image.body)
+    return RenderedPreview("image", head, image.body)
 
 
-def _boxes(message: Message) -> Shown:
+def _boxes(message: Message) -> RenderedPreview:
     found = values.boxes2d(message)
     corners = found.centers - found.half_sizes
     labels = found.labels or [""] * len(corners)
@@ -241,22 +249,22 @@ def _boxes(message: Message) -> Shown:
         [*map(float, corner), *map(float, 2 * half), label]
         for corner, half, label in zip(corners, found.half_sizes, labels, strict=True)
     ][:MAX_BOXES]
-    return Shown("boxes", {"boxes": boxes, "count": len(corners)})
+    return RenderedPreview("boxes", {"boxes": boxes, "count": len(corners)})
 
 
-def _points(points: npt.NDArray[Any]) -> Shown:
+def _points(points: npt.NDArray[Any]) -> RenderedPreview:
     step = -(-max(len(points), 1) // MAX_POINTS)
     thin = np.ascontiguousarray(points[::step], np.float32)
     thin = thin[np.isfinite(thin).all(axis=1)]
-    return Shown("points", {"count": len(points)}, thin.tobytes())
+    return RenderedPreview("points", {"count": len(points)}, thin.tobytes())
 
 
-def _series(numbers: list[float], names: list[str]) -> Shown:
+def _series(numbers: list[float], names: list[str]) -> RenderedPreview:
     finite = [number if np.isfinite(number) else None for number in numbers[:MAX_SERIES]]
-    return Shown("series", {"names": names[:MAX_SERIES], "values": finite})
+    return RenderedPreview("series", {"names": names[:MAX_SERIES], "values": finite})
 
 
-def _curve(numbers: npt.NDArray[Any]) -> Shown:
+def _curve(numbers: npt.NDArray[Any]) -> RenderedPreview:
     """Return an array as a curve: of each stretch the least and the greatest, so that no peak is lost."""
     size = numbers.size
     # Of a very large array, a part that a processor looks through in a millisecond.
@@ -268,7 +276,7 @@ def _curve(numbers: npt.NDArray[Any]) -> Shown:
         curve = np.column_stack((padded.min(axis=1), padded.max(axis=1))).ravel()
     else:
         curve = seen
-    return Shown(
+    return RenderedPreview(
         "curve",
         {
             "curve": [float(item) if np.isfinite(item) else None for item in curve],
@@ -288,17 +296,19 @@ def _fixed_width(value: pa.Array) -> npt.NDArray[Any]:
     return array
 
 
-def _table(value: pa.Array) -> Shown:
+def _table(value: pa.Array) -> RenderedPreview:
     columns = [value.type.field(index).name for index in range(value.type.num_fields)]
     part = value.slice(0, MAX_ROWS)
     cells = [
         [plain(item) for item in part.field(index).slice(0, MAX_ROWS).to_pylist()]
         for index in range(len(columns))
     ]
-    return Shown("table", {"columns": columns, "rows": [list(row) for row in zip(*cells, strict=True)]})
+    return RenderedPreview(
+        "table", {"columns": columns, "rows": [list(row) for row in zip(*cells, strict=True)]}
+    )
 
 
-def _texts(value: pa.Array) -> Shown:
+def _texts(value: pa.Array) -> RenderedPreview:
     while pa.types.is_list(value.type) or pa.types.is_large_list(value.type):
         value = value.flatten()
     part = value.slice(0, MAX_ROWS)
@@ -310,7 +320,7 @@ def _texts(value: pa.Array) -> Shown:
         texts = [_bytes(value)[: 4 * MAX_TEXT].tobytes().decode("utf-8", "replace")[:MAX_TEXT]]
     else:
         raise NotDrawable("it is no text")
-    return Shown("text", {"texts": texts})
+    return RenderedPreview("text", {"texts": texts})
 
 
 def _bytes(value: pa.Array) -> npt.NDArray[np.uint8]:

@@ -11,8 +11,8 @@ from typing import Final
 
 from dora.errors import DoraError
 from dora.recording.background import BackgroundRecorder
-from dora.recording.control import Answer, Status, ask, statuses
-from dora.recording.settings import Settings, file_name, unused
+from dora.recording.control import RecorderAnswer, RecorderStatus, ask, statuses
+from dora.recording.settings import RecordingOptions, file_name, unused
 
 STOP_PATIENCE: Final = 60.0  # seconds; what waits in memory is written first
 
@@ -25,11 +25,11 @@ class Recordings:
         self._lock = threading.Lock()
         self._beginning = threading.Lock()
 
-    def present(self, run_dir: str) -> list[Status]:
+    def present(self, run_dir: str) -> list[RecorderStatus]:
         """Return the recorders at work on a run, whoever started them."""
         return list(statuses(run_dir))
 
-    def start(self, socket: str, directory: str, topics: list[str]) -> Status:
+    def start(self, socket: str, directory: str, topics: list[str]) -> RecorderStatus:
         """Begin a new file in a directory, which is made if necessary; no topics are all.
 
         Raises `DoraError`.
@@ -43,7 +43,7 @@ class Recordings:
             # One after the other: names are made of seconds, and a name is free until its file is there.
             with self._beginning:
                 path = unused(os.path.join(directory, file_name()))
-                recorder.begin(socket, Settings(path=path, topics=topics))
+                recorder.begin(socket, RecordingOptions(path=path, topics=topics))
                 recorder.wait_until_recording()
         except BaseException:
             recorder.kill()
@@ -60,6 +60,6 @@ class Recordings:
         with self._lock:
             self._recorders.remove(recorder)
 
-    def stop(self, run_dir: str, pid: int) -> Answer:
+    def stop(self, run_dir: str, pid: int) -> RecorderAnswer:
         """Let a recorder end, and return what came of it; raises `DoraError`."""
         return ask(run_dir, pid, "stop", STOP_PATIENCE)

@@ -19,7 +19,7 @@ MAX_STEPS: Final = 200  # values of a series that one preview brings
 REST: Final = 9
 
 
-class Spot:
+class PreviewTopic:
     """Takes messages, and makes a preview of the last one when it is time."""
 
     def __init__(self, topic: Topic) -> None:
@@ -65,7 +65,7 @@ class Spot:
 
     def _show(self, message: Message) -> bytes:
         """Note in the head what a message is; return the bytes that go with it."""
-        from dora.dashboard.previews import Shown, show
+        from dora.dashboard.previews import RenderedPreview, show
 
         metadata: dict[str, Any] = {}
         length, type_name = 0, ""
@@ -75,9 +75,11 @@ class Spot:
             length, type_name = len(value), str(value.type)
             shown = show(self._topic.name, self._topic.output.type, value, metadata)
         except (MetadataError, PayloadError) as error:
-            shown = Shown("problem", {"problem": str(error)})
+            shown = RenderedPreview("problem", {"problem": str(error)})
         except Exception as error:  # noqa: BLE001 - whatever a sender may send, the others go on
-            shown = Shown("problem", {"problem": f"it cannot be shown: {type(error).__name__}: {error}"})
+            shown = RenderedPreview(
+                "problem", {"problem": f"it cannot be shown: {type(error).__name__}: {error}"}
+            )
         if shown.kind == "series":
             self._steps.append((message.time_ns / 1e6, shown.head["values"]))
             del self._steps[:-MAX_STEPS]

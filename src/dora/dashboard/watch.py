@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from dora.dashboard.afar import Afar
+from dora.dashboard.afar import RemoteObservers
 from dora.dashboard.frames import (
     MAX_FRAME,
     Ended,
@@ -55,7 +55,7 @@ class Watch:
         self._lines: deque[bytes] = deque(maxlen=KEPT_LINES)
         self._wanted = Wanted()
         self._last_ticket = 0
-        self.afar: Afar | None = None  # the part on other machines
+        self.afar: RemoteObservers | None = None  # the part on other machines
         self._noted: bytes | None = None  # what is known of it
 
     async def start(self) -> None:
@@ -181,13 +181,13 @@ class Watches:
         self._lock = asyncio.Lock()
         self._endings: set[asyncio.Task[None]] = set()
 
-    def afar_of(self, dataflow_id: str) -> Afar | None:
+    def afar_of(self, dataflow_id: str) -> RemoteObservers | None:
         """Return what looks at other machines for a dataflow, if somebody does."""
         watch = self._watches.get(dataflow_id)
         return watch.afar if watch is not None and watch.viewers else None
 
     async def join(
-        self, target: Target, viewer: Viewer, make_afar: Callable[[Watch], Afar] | None = None
+        self, target: Target, viewer: Viewer, make_afar: Callable[[Watch], RemoteObservers] | None = None
     ) -> Watch:
         """Let a browser look at a dataflow. ``make_afar`` makes what looks at its part elsewhere."""
         async with self._lock:

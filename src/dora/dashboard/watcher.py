@@ -18,7 +18,7 @@ from typing import Final
 
 import msgspec
 
-from dora.daemon.runs import Run
+from dora.daemon.runs import DaemonClient
 from dora.dashboard.frames import (
     MAX_FRAME,
     Ended,
@@ -34,19 +34,19 @@ from dora.dashboard.frames import (
     frame,
 )
 from dora.dashboard.log_search import encode_entry, search
-from dora.dashboard.spot import Spot
+from dora.dashboard.spot import PreviewTopic
 from dora.errors import ConnectError, DoraError
 from dora.inspection.counters import LinkRate
 from dora.inspection.load import LoadMeter
-from dora.inspection.look import Look
-from dora.inspection.overview import NodeGlance, Overview
+from dora.inspection.look import TapSession
+from dora.inspection.overview import NodeSnapshot, RunSnapshot
 from dora.inspection.topics import Topic, is_sent_here, topics_of
-from dora.inspection.transit import Transit
+from dora.inspection.transit import LatencyMeter
 from dora.logs.entry import LogEntry
 from dora.logs.reader import LogReader
 from dora.wire.control import FrameBuffer
 from dora.wire.inspection import Inspection, LinkView
-from dora.wire.requests import AskGraph, GraphText
+from dora.wire.requests import GetGraph, GraphText
 
 STATE_EVERY: Final = 1.0  # seconds
 LOGS_EVERY: Final = 0.25
@@ -64,19 +64,19 @@ Tell = Callable[[FromWatcher], None]
 class Watcher:
     """Watches a running dataflow until it ends, or nobody wants to know any more."""
 
-    def __init__(self, target: Target, inbox: Inbox, log: LogReader, send: Tell) -> None:
+    def __init__(self, target: Target, inbox: CommandQueue, log: LogReader, send: Tell) -> None:
         """Connect; raises `ConnectError` if the dataflow does not run."""
         self._inbox = inbox
         self._send = send
         self._target = target
         self._log = log
-        self._overview = Overview(Run(target.socket), latency=False)
+        self._overview = RunSnapshot(DaemonClient(target.socket), latency=False)
         self._meter = LoadMeter()
         self._meter.measure(self._overview.pids())
         self._wanted = Wanted()
-        self._look: Look | None = None
-        self._spots: dict[str, Spot] = {}
-        self._transits: dict[str, list[Transit]] = {}
+        self._look: TapSession | None = None
+        self._spots: dict[str, PreviewTopic] = {}
+        self._transits: dict[str, list[LatencyMeter]] = {}
         self._trouble = ""  # why there are no previews
 
     def run(self, wanted: Wanted) -> None:
@@ -129,20 +129,22 @@ class Watcher:
         if not topics:
             return
         try:
-            self._look = Look(self._overview.run, inspection, topics)
+            self._look = TapSession(self._overview.run, inspection, topics)
         except ConnectError:
             raise
         except DoraError as error:
             self._trouble = str(error)
             return
         self._spots = {
-            topic.name: self._spots.get(topic.name) or Spot(topic)
+            topic.name: self._spots.get(topic.name) or PreviewTopic(topic)
             for topic in topics
             if topic.name in self._wanted.topics
         }
         if self._wanted.latency:
             self._transits = {
-                topic.name: [Transit(link, self._look.words) for link in topic.links if link.kind == "link"]
+                topic.name: [
+                    LatencyMeter(link, self._look.words) for link in topic.links if link.kind == "link"
+                ]
                 for topic in topics
             }
 
@@ -213,17 +215,17 @@ class Watcher:
         """Look at a dataflow that was changed while it runs."""
         self._close_look()
         self._overview.close()
-        self._overview = Overview(Run(self._target.socket), latency=False)
+        self._overview = RunSnapshot(DaemonClient(self._target.socket), latency=False)
         self._open_look()
         self._tell_graph()
 
     def _tell_graph(self) -> None:
-        graph = self._overview.run.ask(AskGraph())
+        graph = self._overview.run.ask(GetGraph())
         assert isinstance(graph, GraphText)
         self._send(Picture(graph.json))
 
 
-class Send:
+class SendFrame:
     """Writes frames to the server; waits while it takes none, which holds up nobody but us."""
 
     def __init__(self, descriptor: int) -> None:
@@ -237,7 +239,7 @@ class Send:
                 data = data[os.write(self._descriptor, data) :]
 
 
-class Inbox:
+class CommandQueue:
     """What the server says, read as it comes."""
 
     def __init__(self, descriptor: int) -> None:
@@ -283,7 +285,10 @@ def shape(inspection: Inspection) -> tuple[list[str], list[LinkView]]:
 
 
 def state_json(
-    nodes: list[NodeGlance], links: list[LinkRate], latencies: dict[int, tuple[float, float]], trouble: str
+    nodes: list[NodeSnapshot],
+    links: list[LinkRate],
+    latencies: dict[int, tuple[float, float]],
+    trouble: str,
 ) -> bytes:
     """Return nodes and links as the page reads them."""
     state = {
@@ -355,7 +360,9 @@ def answer_search(directory: str, wanted: Search, send: Tell) -> None:
     threading.Thread(target=work, name="dora-search", daemon=True).start()
 
 
-def connected(target: Target, inbox: Inbox, log: LogReader, send: Tell) -> tuple[Watcher, Wanted] | None:
+def connected(
+    target: Target, inbox: CommandQueue, log: LogReader, send: Tell
+) -> tuple[Watcher, Wanted] | None:
     """Wait until the dataflow can be looked into: it may still be built. None if nobody waits any more.
 
     Who runs it tells the browser should it end before; then nobody waits.
@@ -375,7 +382,7 @@ def connected(target: Target, inbox: Inbox, log: LogReader, send: Tell) -> tuple
     return None
 
 
-def watch(target: Target, inbox: Inbox, send: Tell) -> None:
+def watch(target: Target, inbox: CommandQueue, send: Tell) -> None:
     """Watch a dataflow, and when it has ended look through its log, as long as anybody asks."""
     log = LogReader(target.log_directory)
     log.begin_near_end(FIRST_BYTES)
@@ -395,7 +402,7 @@ def main() -> None:
     """Watch what standard input says."""
     output = os.dup(1)
     os.dup2(2, 1)  # nothing but frames may get to the server
-    inbox, send = Inbox(0), Send(output)
+    inbox, send = CommandQueue(0), SendFrame(output)
     try:
         os.nice(5)  # what is watched goes first
         target = next(iter(inbox.wait()), None)

@@ -21,10 +21,10 @@ from dora.dataflow.model import (
     HERE,
     Dataflow,
     Deploy,
-    Input,
+    InputSpec,
     LogOptions,
-    Node,
-    Operator,
+    NodeSpec,
+    OperatorSpec,
     Program,
     RestartOptions,
     Types,
@@ -36,8 +36,8 @@ from dora.dataflow.provenance import (
     is_url,
     python_environment,
 )
-from dora.dataflow.report import Report, Span, listed
-from dora.dataflow.wiring import Offer, Wiring
+from dora.dataflow.report import ProblemReport, TextSpan, listed
+from dora.dataflow.wiring import InputResolver, Offer
 from dora.errors import Problem
 
 _DEFAULT_LOG = LogOptions()
@@ -70,18 +70,18 @@ class Assembler:
         in_module: bool = False,
         deploy: Deploy = HERE,
     ) -> None:
-        """``offers``: what the nodes that use modules offer, by id; ``in_module``: see `Wiring`;
+        """``offers``: what the nodes that use modules offer, by id; ``in_module``: see `InputResolver`;
         ``deploy``: where nodes run that do not say it."""
         self.reader = reader
-        self.report: Report = reader.report
+        self.report: ProblemReport = reader.report
         self.offers = offers or {}
         self.in_module = in_module
         self.deploy = deploy
         self.programs: list[Program] = []
         self.ports: list[Ports] = []
-        self.wiring = Wiring({}, self.report)
+        self.wiring = InputResolver({}, self.report)
 
-    def nodes(self, blocks: tuple[Checked, ...]) -> tuple[Node, ...]:
+    def nodes(self, blocks: tuple[Checked, ...]) -> tuple[NodeSpec, ...]:
         """Return the nodes, without those that use modules; meant to be used only if the report has no
         error."""
         drafts = [_Draft(block) for block in blocks]
@@ -92,7 +92,7 @@ class Assembler:
         offers: dict[str, Offer] = {}
         for draft in drafts:
             offers.setdefault(draft.id, self._offer(draft))  # the first of a name counts
-        self.wiring = Wiring({**offers, **self.offers}, self.report, self.in_module)
+        self.wiring = InputResolver({**offers, **self.offers}, self.report, self.in_module)
         for draft in drafts:
             if draft.module:
                 self._inputs(draft.checked, f"node `{draft.id}`")
@@ -105,7 +105,7 @@ class Assembler:
     # ---------------------------------------------------------------- what kind of node
 
     def _duplicates(self, drafts: list[_Draft]) -> None:
-        first: dict[str, Span] = {}
+        first: dict[str, TextSpan] = {}
         for draft in drafts:
             if not draft.id:
                 continue
@@ -138,7 +138,7 @@ class Assembler:
         elif not kinds and not any(
             checked.has(name) or name in checked.meant for name in (*_KINDS, *_KINDS_WITHOUT_PATH)
         ):
-            where: Span = checked.keys.get("path") or checked.place("id")
+            where: TextSpan = checked.keys.get("path") or checked.place("id")
             self.report.error(
                 where,
                 f"{_named(draft)} says nothing about what to run",
@@ -202,7 +202,7 @@ class Assembler:
                 self.report.error(
                     operator.keys.get("python", operator.span),
                     f"the operator `{operator_id}` of {_named(draft)} says nothing about what to run",
-                    "add `python:` with the file that holds `class Operator`",
+                    "add `python:` with the file that holds `class OperatorSpec`",
                 )
 
     def _offer(self, draft: _Draft) -> Offer:
@@ -223,7 +223,7 @@ class Assembler:
 
     # ---------------------------------------------------------------- nodes
 
-    def _program(self, draft: _Draft) -> Node:
+    def _program(self, draft: _Draft) -> NodeSpec:
         checked = draft.checked
         download = download_of(checked, self.report, _named(draft))
         path = downloaded_path(download.url) if download else self._path(checked, "path")
@@ -238,7 +238,7 @@ class Assembler:
         outputs = checked.get("outputs") or ()
         inputs = self._inputs(checked, f"node `{draft.id}`")
         self._carries(f"node `{draft.id}`", draft, checked, inputs, path=path or "")
-        return Node(
+        return NodeSpec(
             path=path or "",
             download=download,
             args=args,
@@ -250,9 +250,9 @@ class Assembler:
             **self._common(draft),
         )
 
-    def _runtime(self, draft: _Draft) -> Node:
-        operators: list[Operator] = []
-        inputs: list[Input] = []
+    def _runtime(self, draft: _Draft) -> NodeSpec:
+        operators: list[OperatorSpec] = []
+        inputs: list[InputSpec] = []
         outputs: list[str] = []
         build: list[str] = []
         for operator_id, checked in draft.operators:
@@ -262,7 +262,7 @@ class Assembler:
             if python and path:
                 owner = f"the operator `{operator_id}` of the node `{draft.id}`"
                 self._runs(draft, python, "source", path, owner, bool(checked.get("build")))
-            operator = Operator(
+            operator = OperatorSpec(
                 id=operator_id,
                 python=path or "",
                 inputs=self._inputs(checked, name),
@@ -279,7 +279,7 @@ class Assembler:
             outputs += (f"{operator_id}/{output}" for output in operator.outputs)
             build += operator.build
         self._one_environment(draft)
-        return Node(
+        return NodeSpec(
             path=None,
             build=tuple(build),
             inputs=tuple(inputs),
@@ -317,8 +317,8 @@ class Assembler:
             "module": span.origin.prefix[:-1] if span.origin else "",
         }
 
-    def _inputs(self, checked: Checked, owner: str) -> tuple[Input, ...]:
-        inputs: list[Input] = []
+    def _inputs(self, checked: Checked, owner: str) -> tuple[InputSpec, ...]:
+        inputs: list[InputSpec] = []
         for input_id, block in (checked.get("inputs") or {}).items():
             source = block.get("source")
             if source is None:
@@ -328,7 +328,7 @@ class Assembler:
                 continue
             queue_size = block.get("queue_size")
             inputs.append(
-                Input(
+                InputSpec(
                     id=input_id,
                     source=found,
                     queue_size=DEFAULT_QUEUE_SIZE if queue_size is None else max(queue_size, 1),
@@ -366,7 +366,7 @@ class Assembler:
         owner: str,
         draft: _Draft,
         checked: Checked,
-        inputs: tuple[Input, ...],
+        inputs: tuple[InputSpec, ...],
         *,
         prefix: str = "",
         path: str = "",

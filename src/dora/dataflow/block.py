@@ -8,16 +8,16 @@ from typing import Any
 import msgspec
 
 from dora.dataflow import document
-from dora.dataflow.document import Scalar, Value
-from dora.dataflow.kinds import Kind, Later, Reader, Schema, is_unset, shape
-from dora.dataflow.report import Span, listed
+from dora.dataflow.document import Scalar, YamlNode
+from dora.dataflow.kinds import FieldType, Reader, Schema, UnsupportedType, is_unset, shape
+from dora.dataflow.report import TextSpan, listed
 
 
 class Field(msgspec.Struct, frozen=True):
     """One field of a block: a row of the table that parser, JSON schema and reference share."""
 
     name: str
-    kind: Any  # a `Kind`
+    kind: Any  # a `FieldType`
     description: str
     default: Any = None  # shown to readers; None: unset
     required: bool = False
@@ -31,11 +31,11 @@ class Checked:
     ``get`` returns None for a field that is unset or was refused; ``failed`` tells the two apart.
     """
 
-    def __init__(self, span: Span) -> None:
-        self.span: Span = span
+    def __init__(self, span: TextSpan) -> None:
+        self.span: TextSpan = span
         self.values: dict[str, Any] = {}
         self.keys: dict[str, Scalar] = {}
-        self.nodes: dict[str, Value] = {}
+        self.nodes: dict[str, YamlNode] = {}
         self.meant: set[str] = set()  # fields that misspelt ones were probably meant to be
 
     def get(self, name: str) -> Any:
@@ -49,7 +49,7 @@ class Checked:
         """Tell whether the field is there but was refused."""
         return name in self.nodes and name not in self.values
 
-    def place(self, name: str, key: str = "", *, of_key: bool = False) -> Span:
+    def place(self, name: str, key: str = "", *, of_key: bool = False) -> TextSpan:
         """Return where the field's value stands, or the block if it has no such field.
 
         With ``key``: where the value of that key in the field stands, or the key itself.
@@ -60,7 +60,7 @@ class Checked:
         return value
 
 
-class Block(Kind[Checked]):
+class Block(FieldType[Checked]):
     """A mapping with the fields of a table. ``noun`` names the block in messages, ``example`` shows one."""
 
     def __init__(
@@ -76,7 +76,7 @@ class Block(Kind[Checked]):
         self.notes = notes  # accept `x-...` fields, a place for anchors
         self.elsewhere: dict[str, str] = {}  # fields of other blocks → the noun of that block
 
-    def read(self, value: Value, reader: Reader) -> Checked | None:
+    def read(self, value: YamlNode, reader: Reader) -> Checked | None:
         if not isinstance(value, document.Mapping):
             hint = f"for example `{self.example}`" if self.example else ""
             reader.report.error(value, f"expected a mapping for {self.noun}, found {shape(value)}", hint)
@@ -91,7 +91,7 @@ class Block(Kind[Checked]):
             checked.keys[name] = key
             if isinstance(item, Scalar) and item.value is None and not item.quoted:
                 continue  # a null is as good as an absent field
-            if not is_unset(item) or not isinstance(field.kind, Later):
+            if not is_unset(item) or not isinstance(field.kind, UnsupportedType):
                 checked.nodes[name] = item
             found = field.kind.read(item, reader)
             if found is not None:

@@ -15,20 +15,20 @@ import msgspec
 
 from dora.dataflow import document
 from dora.dataflow.assemble import assemble
-from dora.dataflow.document import Scalar, Sequence, Value, compose
+from dora.dataflow.document import Scalar, Sequence, YamlNode, compose
 from dora.dataflow.fields import DATAFLOW
 from dora.dataflow.kinds import Reader
 from dora.dataflow.model import (
     Dataflow,
-    Input,
-    Node,
+    InputSpec,
     NodeOutput,
-    Operator,
+    NodeSpec,
+    OperatorSpec,
     Program,
     QueuePolicy,
 )
-from dora.dataflow.older import modernise
-from dora.dataflow.report import Origin, Report, Span, did_you_mean, listed, no_node
+from dora.dataflow.older import upgrade_legacy
+from dora.dataflow.report import Origin, ProblemReport, TextSpan, did_you_mean, listed, no_node
 from dora.errors import DataflowError, DoraError, Problem
 
 RUNNING = "<the running dataflow>"
@@ -62,7 +62,7 @@ def with_node(
 
     ``file`` is how messages call the text, ``environ`` what ``$NAME`` refers to.
     """
-    report = Report(text, file)
+    report = ProblemReport(text, file)
     block = _node_block(text, report)
     node_id = _id_of(block)
     if node_id and any(node.id == node_id for node in running.nodes):
@@ -94,7 +94,7 @@ def with_replaced(
     ``deploy``.
     """
     former = find_node(running, node_id)
-    report = Report(text, file)
+    report = ProblemReport(text, file)
     block = _node_block(text, report)
     if "id" not in block.entries:
         block.entries = {"id": (Scalar.of("id", block), Scalar.of(node_id, block)), **block.entries}
@@ -176,13 +176,13 @@ def with_link(
                 f"dora node disconnect {item.source} {target}"
             )
     text = f"{source} -> {target}"
-    report = Report(text, COMMAND_LINE)
-    at = Span(0, 0, 0, len(source))
+    report = ProblemReport(text, COMMAND_LINE)
+    at = TextSpan(0, 0, 0, len(source))
     root = _tree(running.descriptor)
     block = next(known for known in _nodes(root) if _id_of(known) == node.id)
     assert isinstance(block, document.Mapping)
     owner, short = _input_owner(block, node, input_id)
-    link: Value = Scalar.of(source, at)
+    link: YamlNode = Scalar.of(source, at)
     fields = {"queue_size": options.queue_size, "queue_policy": options.queue_policy}
     given = {name: value for name, value in fields.items() if value is not None}
     if given:
@@ -196,7 +196,7 @@ def with_link(
     if not isinstance(inputs, document.Mapping):
         inputs = document.Mapping.of({}, at)
         owner.entries["inputs"] = (Scalar.of("inputs", at), inputs)
-    inputs.entries[short] = (Scalar.of(short, Span(0, len(text) - len(short), 0, len(text))), link)
+    inputs.entries[short] = (Scalar.of(short, TextSpan(0, len(text) - len(short), 0, len(text))), link)
     checked = _check(root, report, running, {}, strict_types)
     fresh = next(item for item in checked.dataflow.node(node.id).inputs if item.id == input_id)
     if isinstance(fresh.source, NodeOutput) and fresh.source.node == node.id and node.is_runtime:
@@ -235,7 +235,7 @@ def without_link(running: Dataflow, source: str, target: str) -> Change:
     return Change(dataflow, node.id)
 
 
-def find_node(dataflow: Dataflow, node_id: str) -> Node:
+def find_node(dataflow: Dataflow, node_id: str) -> NodeSpec:
     """Return a node; raises `DoraError`."""
     for node in dataflow.nodes:
         if node.id == node_id:
@@ -248,18 +248,18 @@ def find_node(dataflow: Dataflow, node_id: str) -> Node:
 
 def _tree(descriptor: Mapping[str, Any]) -> document.Mapping:
     text = json.dumps(descriptor, ensure_ascii=False)
-    root = compose(text, Report(text, RUNNING))
+    root = compose(text, ProblemReport(text, RUNNING))
     assert isinstance(root, document.Mapping)
     return root.copied(Origin(text, RUNNING))
 
 
-def _nodes(root: document.Mapping) -> list[Value]:
+def _nodes(root: document.Mapping) -> list[YamlNode]:
     nodes = root.get("nodes")
     assert isinstance(nodes, Sequence)
     return nodes.items
 
 
-def _node_block(text: str, report: Report) -> document.Mapping:
+def _node_block(text: str, report: ProblemReport) -> document.Mapping:
     """Return the mapping of one node; raises `DataflowError`."""
     block = compose(text, report)
     if isinstance(block, Sequence) and len(block.items) == 1:
@@ -277,41 +277,41 @@ def _node_block(text: str, report: Report) -> document.Mapping:
             "`dora expand` shows the nodes of the module; add them one by one",
         )
     elif not isinstance(block, document.Mapping) and not report.failed:
-        where = block or Span(0, 0, 0, 1)
+        where = block or TextSpan(0, 0, 0, 1)
         report.error(
             where, "a node is a mapping", "it has an `id` and says what to run, as `path: camera.py`"
         )
     if report.failed or not isinstance(block, document.Mapping):
         raise DataflowError(problems=report.sorted())
     at = Scalar.of("nodes", block)
-    modernise(document.Mapping.of({"nodes": (at, Sequence.of([block], block))}, block), report)
+    upgrade_legacy(document.Mapping.of({"nodes": (at, Sequence.of([block], block))}, block), report)
     return block
 
 
-def _id_of(block: Value) -> str:
+def _id_of(block: YamlNode) -> str:
     found = block.get("id") if isinstance(block, document.Mapping) else None
     return found.text if isinstance(found, Scalar) else ""
 
 
-def _place(block: document.Mapping, name: str) -> Span:
+def _place(block: document.Mapping, name: str) -> TextSpan:
     return block.get(name) or block
 
 
 class _Checked(msgspec.Struct):
     dataflow: Dataflow
-    report: Report
+    report: ProblemReport
     foreign: frozenset[str]  # messages of what was suspicious before
 
 
 def _check(
     root: document.Mapping,
-    report: Report,
+    report: ProblemReport,
     running: Dataflow,
     environ: Mapping[str, str],
     strict_types: bool,
 ) -> _Checked:
     """Check a document; raises `DataflowError` with what the change has brought."""
-    former = Report("", RUNNING)
+    former = ProblemReport("", RUNNING)
     before = _read(_tree(running.descriptor), former, running, environ, strict_types=False)
     known = {problem.message for problem in former.problems}
     if before is not None:
@@ -326,7 +326,7 @@ def _check(
 
 def _read(
     root: document.Mapping,
-    report: Report,
+    report: ProblemReport,
     running: Dataflow,
     environ: Mapping[str, str],
     strict_types: bool,
@@ -346,7 +346,9 @@ def _read(
     )
 
 
-def _of_change(problems: Iterable[Problem], report: Report, known: Iterable[str]) -> tuple[Problem, ...]:
+def _of_change(
+    problems: Iterable[Problem], report: ProblemReport, known: Iterable[str]
+) -> tuple[Problem, ...]:
     """Return what is new; where it shows in what runs already, there is no file to point into."""
     return tuple(
         problem if problem.file == report.file else problem._replace(line=0, source="")
@@ -356,7 +358,11 @@ def _of_change(problems: Iterable[Problem], report: Report, known: Iterable[str]
 
 
 def _changed(
-    checked: _Checked, running: Dataflow, nodes: tuple[Node, ...], descriptor: dict[str, Any], node_id: str
+    checked: _Checked,
+    running: Dataflow,
+    nodes: tuple[NodeSpec, ...],
+    descriptor: dict[str, Any],
+    node_id: str,
 ) -> Change:
     found, report = checked.dataflow, checked.report
     warnings = [p for p in report.sorted() if p.severity == "warning"]
@@ -376,7 +382,7 @@ def _changed(
 # --------------------------------------------------------------------------- inputs
 
 
-def _split_target(running: Dataflow, target: str) -> tuple[Node, str]:
+def _split_target(running: Dataflow, target: str) -> tuple[NodeSpec, str]:
     """Return the node and the id of its input, with the operator's; raises `DoraError`."""
     node_id, slash, input_id = target.partition("/")
     if not slash or not input_id:
@@ -398,7 +404,7 @@ def _split_target(running: Dataflow, target: str) -> tuple[Node, str]:
     return node, input_id
 
 
-def _input_owner(block: document.Mapping, node: Node, input_id: str) -> tuple[document.Mapping, str]:
+def _input_owner(block: document.Mapping, node: NodeSpec, input_id: str) -> tuple[document.Mapping, str]:
     """Return the block that lists an input, the node's or the operator's, and the id there."""
     if not node.is_runtime:
         return block, input_id
@@ -413,7 +419,7 @@ def _input_owner(block: document.Mapping, node: Node, input_id: str) -> tuple[do
     return owner, short
 
 
-def _drop_input(descriptor: dict[str, Any], node: Node, input_id: str) -> None:
+def _drop_input(descriptor: dict[str, Any], node: NodeSpec, input_id: str) -> None:
     block = next(known for known in descriptor["nodes"] if known["id"] == node.id)
     short = input_id
     if node.is_runtime:
@@ -426,7 +432,7 @@ def _drop_input(descriptor: dict[str, Any], node: Node, input_id: str) -> None:
         block["input_types"].pop(short, None)
 
 
-def _short_source(running: Dataflow, item: Input) -> str:
+def _short_source(running: Dataflow, item: InputSpec) -> str:
     """Return how an output may be written as well: without the id of the only operator."""
     source = item.source
     if isinstance(source, NodeOutput):
@@ -436,7 +442,7 @@ def _short_source(running: Dataflow, item: Input) -> str:
     return str(source)
 
 
-def _with_input(node: Node, fresh: Input) -> Node:
+def _with_input(node: NodeSpec, fresh: InputSpec) -> NodeSpec:
     operators = tuple(
         _with_operator_input(operator, fresh) if fresh.id.startswith(f"{operator.id}/") else operator
         for operator in node.operators
@@ -444,12 +450,12 @@ def _with_input(node: Node, fresh: Input) -> Node:
     return msgspec.structs.replace(node, inputs=(*node.inputs, fresh), operators=operators)
 
 
-def _with_operator_input(operator: Operator, fresh: Input) -> Operator:
+def _with_operator_input(operator: OperatorSpec, fresh: InputSpec) -> OperatorSpec:
     short = msgspec.structs.replace(fresh, id=fresh.id.partition("/")[2])
     return msgspec.structs.replace(operator, inputs=(*operator.inputs, short))
 
 
-def _without_inputs(node: Node, gone: set[str]) -> Node:
+def _without_inputs(node: NodeSpec, gone: set[str]) -> NodeSpec:
     if not gone:
         return node
     return msgspec.structs.replace(
@@ -465,7 +471,7 @@ def _without_inputs(node: Node, gone: set[str]) -> Node:
     )
 
 
-def _types(running: Dataflow, nodes: tuple[Node, ...]) -> Any:
+def _types(running: Dataflow, nodes: tuple[NodeSpec, ...]) -> Any:
     """Return the types of what is left."""
     inputs = {f"{node.id}/{item.id}" for node in nodes for item in node.inputs}
     outputs = {f"{node.id}/{output}" for node in nodes for output in node.outputs}
@@ -483,7 +489,7 @@ def _copied(descriptor: dict[str, Any]) -> dict[str, Any]:
     return copy
 
 
-def with_built(dataflow: Dataflow, node: Node) -> Dataflow:
+def with_built(dataflow: Dataflow, node: NodeSpec) -> Dataflow:
     """Put what a build has made of a node in its place."""
     return msgspec.structs.replace(
         dataflow, nodes=tuple(node if known.id == node.id else known for known in dataflow.nodes)

@@ -5,37 +5,37 @@ from __future__ import annotations
 import msgspec
 
 from dora.dataflow.block import Block, Checked, Field
-from dora.dataflow.kinds import Choice, ListOf, MapOf, Text
-from dora.dataflow.model import Input
+from dora.dataflow.kinds import ChoiceType, ListType, MapType, TextType
+from dora.dataflow.model import InputSpec
 
 PATTERNS = ("service-server", "service-client", "action-server", "action-client")
-TYPE_NAME = Text("the name of a type", may_be_empty=False)
+TYPE_NAME = TextType("the name of a type", may_be_empty=False)
 
 CONTRACTS = [
     Field(
         "input_types",
-        MapOf(TYPE_NAME, "inputs"),
+        MapType(TYPE_NAME, "inputs"),
         "For each input its type, for example `image: std/media/v1/Image`.",
     ),
     Field(
         "output_types",
-        MapOf(TYPE_NAME, "outputs"),
+        MapType(TYPE_NAME, "outputs"),
         "For each output its type, for example `image: std/media/v1/Image`.",
     ),
     Field(
         "output_metadata",
-        MapOf(ListOf(Text(), "metadata keys"), "outputs"),
+        MapType(ListType(TextType(), "metadata keys"), "outputs"),
         "For each output the metadata keys that it carries; documentation, without effect.",
     ),
     Field(
         "pattern",
-        Choice(PATTERNS, strict=False),
+        ChoiceType(PATTERNS, strict=False),
         "The communication pattern that it takes part in. Requests, goals and their answers are then never "
         "dropped to make room for others.",
     ),
     Field(
         "output_framing",
-        MapOf(Choice(("raw", "arrow-ipc")), "outputs"),
+        MapType(ChoiceType(("raw", "arrow-ipc")), "outputs"),
         "Accepted for compatibility, without effect: messages are always in Arrow's IPC format.",
     ),
 ]
@@ -48,7 +48,7 @@ TYPE_RULE = Block(
     ],
 )
 
-TYPE_RULES = ListOf(TYPE_RULE, "type rules")
+TYPE_RULES = ListType(TYPE_RULE, "type rules")
 
 
 class Ports(msgspec.Struct, frozen=True):
@@ -58,7 +58,7 @@ class Ports(msgspec.Struct, frozen=True):
     node: str
     prefix: str  # of its ids among those of the node: "<operator id>/" or ""
     block: Checked
-    inputs: tuple[Input, ...]  # with the ids of the block
+    inputs: tuple[InputSpec, ...]  # with the ids of the block
     outputs: tuple[str, ...]
     path: str = ""  # of the program, relative to the project; "" for operators
 

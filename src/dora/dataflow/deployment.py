@@ -7,20 +7,20 @@ import re
 
 from dora.dataflow import document
 from dora.dataflow.block import Block, Checked, Field
-from dora.dataflow.document import Value
-from dora.dataflow.kinds import TEXT_SCHEMA, Choice, Kind, Reader, Schema, Text, shape
+from dora.dataflow.document import YamlNode
+from dora.dataflow.kinds import TEXT_SCHEMA, ChoiceType, FieldType, Reader, Schema, TextType, shape
 from dora.dataflow.model import HERE, Deploy
 from dora.dataflow.names import MACHINE_ID, machine_id_fault
-from dora.dataflow.report import Report
+from dora.dataflow.report import ProblemReport
 
 _LABEL = r"[A-Za-z0-9][A-Za-z0-9_./-]*"
 
 
-class MachineId(Kind[str]):
+class MachineId(FieldType[str]):
     """The name of a machine: what its daemon was given as ``--machine-id``."""
 
-    def read(self, value: Value, reader: Reader) -> str | None:
-        text = Text("the id of a machine", may_be_empty=False).read(value, reader)
+    def read(self, value: YamlNode, reader: Reader) -> str | None:
+        text = TextType("the id of a machine", may_be_empty=False).read(value, reader)
         if text is not None and (fault := machine_id_fault(text)):
             reader.report.error(value, f"the machine id `{text[:60]}` {fault}", "for example `robot-1`")
             return None
@@ -30,10 +30,10 @@ class MachineId(Kind[str]):
         return {**TEXT_SCHEMA, "pattern": f"^{MACHINE_ID}$"}
 
 
-class Labels(Kind[dict[str, str]]):
+class Labels(FieldType[dict[str, str]]):
     """What a machine must have: names and values."""
 
-    def read(self, value: Value, reader: Reader) -> dict[str, str] | None:
+    def read(self, value: YamlNode, reader: Reader) -> dict[str, str] | None:
         if not isinstance(value, document.Mapping):
             reader.report.error(
                 value,
@@ -43,7 +43,7 @@ class Labels(Kind[dict[str, str]]):
             return None
         labels: dict[str, str] = {}
         for name, (key, item) in value.entries.items():
-            text = Text(f"a text, number or boolean for the label `{name}`").read(item, reader)
+            text = TextType(f"a text, number or boolean for the label `{name}`").read(item, reader)
             if not re.fullmatch(_LABEL, name):
                 reader.report.error(
                     key,
@@ -74,13 +74,13 @@ DEPLOY = Block(
         ),
         Field(
             "working_dir",
-            Text("a folder", may_be_empty=False),
+            TextType("a folder", may_be_empty=False),
             "The folder on that machine in which the node runs and its relative paths begin; by default "
             "the same as on the machine of the dataflow file.",
         ),
         Field(
             "distribute",
-            Choice(["local", "scp", "http"]),
+            ChoiceType(["local", "scp", "http"]),
             "How the node's files get there. With `local` they are there, or `dora cluster start` copies "
             "them; `scp` and `http` mean both that it has to, over ssh.",
             default="local",
@@ -89,7 +89,7 @@ DEPLOY = Block(
 )
 
 
-def deploy_of(checked: Checked, default: Deploy, report: Report) -> Deploy:
+def deploy_of(checked: Checked, default: Deploy, report: ProblemReport) -> Deploy:
     """Return where a node runs, or with the dataflow's block the default for its nodes."""
     block: Checked | None = checked.get("deploy")
     if block is None or not block.nodes:

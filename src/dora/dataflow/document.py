@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from typing import Any
 
-from dora.dataflow.report import Origin, Report, Span
+from dora.dataflow.report import Origin, ProblemReport, TextSpan
 from dora.dataflow.scalars import Plain, resolve
 
 MAX_DEPTH = 64
@@ -20,7 +20,7 @@ _TAG = "tag:yaml.org,2002:"
 _TAGS = {_TAG + name: name for name in ("str", "int", "float", "bool", "null", "map", "seq")}
 
 
-class Value(Span, ABC):
+class YamlNode(TextSpan, ABC):
     """A node of the tree. ``size`` and ``depth`` count what hangs below it, aliases written out."""
 
     __slots__ = ("depth", "size")
@@ -35,14 +35,14 @@ class Value(Span, ABC):
         """Return this value as plain Python objects."""
 
     @abstractmethod
-    def copied(self, origin: Origin) -> Value:
+    def copied(self, origin: Origin) -> YamlNode:
         """Return a copy that stands in another file."""
 
-    def _moved(self, copy: Value, origin: Origin) -> None:
+    def _moved(self, copy: YamlNode, origin: Origin) -> None:
         copy.size, copy.depth, copy.origin = self.size, self.depth, origin
 
 
-class Scalar(Value):
+class Scalar(YamlNode):
     """``text`` as written (without quotes), ``value`` what it means, ``quoted`` how it was written."""
 
     __slots__ = ("quoted", "text", "value")
@@ -52,7 +52,7 @@ class Scalar(Value):
     quoted: bool
 
     @classmethod
-    def of(cls, text: str, at: Span) -> Scalar:
+    def of(cls, text: str, at: TextSpan) -> Scalar:
         """Return a text that stands where ``at`` is."""
         scalar = cls(at.line, at.column, at.end_line, at.end_column)
         scalar.text, scalar.value, scalar.quoted = text, text, True
@@ -68,13 +68,13 @@ class Scalar(Value):
         return copy
 
 
-class Sequence(Value):
+class Sequence(YamlNode):
     __slots__ = ("items",)
 
-    items: list[Value]
+    items: list[YamlNode]
 
     @classmethod
-    def of(cls, items: list[Value], at: Span) -> Sequence:
+    def of(cls, items: list[YamlNode], at: TextSpan) -> Sequence:
         """Return a list that stands where ``at`` is."""
         sequence = cls(at.line, at.column, at.end_line, at.end_column)
         sequence.items = items
@@ -90,22 +90,22 @@ class Sequence(Value):
         return copy
 
 
-class Mapping(Value):
+class Mapping(YamlNode):
     """``entries`` maps the text of each key to the key itself and its value, in document order."""
 
     __slots__ = ("entries",)
 
-    entries: dict[str, tuple[Scalar, Value]]
+    entries: dict[str, tuple[Scalar, YamlNode]]
 
     @classmethod
-    def of(cls, entries: dict[str, tuple[Scalar, Value]], at: Span) -> Mapping:
+    def of(cls, entries: dict[str, tuple[Scalar, YamlNode]], at: TextSpan) -> Mapping:
         """Return a mapping that stands where ``at`` is."""
         mapping = cls(at.line, at.column, at.end_line, at.end_column)
         mapping.entries = entries
         mapping.origin = at.origin
         return mapping
 
-    def get(self, name: str) -> Value | None:
+    def get(self, name: str) -> YamlNode | None:
         """Return the value of a key, None if there is no such key."""
         entry = self.entries.get(name)
         return None if entry is None else entry[1]
@@ -132,12 +132,12 @@ class _Frame:
         self.flow = bool(start.flow_style)
         self.anchor: str | None = start.anchor
         self.mapping = mapping
-        self.items: list[Value] = []
-        self.key: Value | None = None
-        self.merges: list[tuple[Scalar, Value]] = []
+        self.items: list[YamlNode] = []
+        self.key: YamlNode | None = None
+        self.merges: list[tuple[Scalar, YamlNode]] = []
 
 
-def compose(text: str, report: Report) -> Value | None:
+def compose(text: str, report: ProblemReport) -> YamlNode | None:
     """Return the tree of the document; None, with the reason in ``report``, if it is not YAML.
 
     Duplicate keys, unknown tags and the like are reported and the rest of the tree is still
@@ -167,19 +167,19 @@ def compose(text: str, report: Report) -> Value | None:
 
 
 class _Composer:
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: ProblemReport) -> None:
         self.report = report
-        self.anchors: dict[str, Value] = {}
+        self.anchors: dict[str, YamlNode] = {}
         self.frames: list[_Frame] = []
-        self.merges: dict[int, list[tuple[Scalar, Value]]] = {}
+        self.merges: dict[int, list[tuple[Scalar, YamlNode]]] = {}
 
-    def compose(self, events: Any, yaml: Any) -> Value | None:
-        root: Value | None = None
+    def compose(self, events: Any, yaml: Any) -> YamlNode | None:
+        root: YamlNode | None = None
         documents = 0
         for event in events:
             kind = type(event)
             if kind is yaml.ScalarEvent:
-                value: Value | None = self.scalar(event)
+                value: YamlNode | None = self.scalar(event)
                 if event.anchor is not None and value is not None:
                     self.anchors[event.anchor] = value
             elif kind is yaml.MappingStartEvent or kind is yaml.SequenceStartEvent:
@@ -240,7 +240,7 @@ class _Composer:
         scalar.value = value
         return scalar
 
-    def alias(self, event: Any) -> Value | None:
+    def alias(self, event: Any) -> YamlNode | None:
         name = event.anchor
         if name in self.anchors:
             return self.anchors[name]
@@ -254,7 +254,7 @@ class _Composer:
             )
         return None
 
-    def attach(self, frame: _Frame, value: Value) -> None:
+    def attach(self, frame: _Frame, value: YamlNode) -> None:
         if not frame.mapping or frame.key is None:
             if frame.mapping:
                 frame.key = value
@@ -272,7 +272,7 @@ class _Composer:
         else:
             frame.items += (key, value)
 
-    def finish(self, frame: _Frame, end_event: Any) -> Value | None:
+    def finish(self, frame: _Frame, end_event: Any) -> YamlNode | None:
         start, end = frame.start, end_event.end_mark
         value: Sequence | Mapping
         if frame.mapping:
@@ -296,8 +296,8 @@ class _Composer:
             self.anchors[frame.anchor] = value
         return value
 
-    def entries(self, frame: _Frame) -> dict[str, tuple[Scalar, Value]]:
-        entries: dict[str, tuple[Scalar, Value]] = {}
+    def entries(self, frame: _Frame) -> dict[str, tuple[Scalar, YamlNode]]:
+        entries: dict[str, tuple[Scalar, YamlNode]] = {}
         pairs = iter(frame.items)
         for key in pairs:
             value = next(pairs)
@@ -328,14 +328,14 @@ class _Composer:
         return entries
 
 
-def _point_at(value: Value, first: Value) -> None:
+def _point_at(value: YamlNode, first: YamlNode) -> None:
     value.line, value.column = first.line, first.column
     value.end_line, value.end_column = first.end_line, first.end_column
 
 
-def _span(event: Any) -> Span:
+def _span(event: Any) -> TextSpan:
     start, end = event.start_mark, event.end_mark
-    return Span(start.line, start.column, end.line, max(end.column, start.column + 1))
+    return TextSpan(start.line, start.column, end.line, max(end.column, start.column + 1))
 
 
 def is_utf8(text: str) -> bool:
@@ -351,7 +351,7 @@ def _shown_tag(tag: str) -> str:
     return "!!" + tag.removeprefix(_TAG) if tag.startswith(_TAG) else tag
 
 
-def _report_character(text: str, position: int, report: Report) -> None:
+def _report_character(text: str, position: int, report: ProblemReport) -> None:
     line = len(text[:position].splitlines()) - 1 if position else 0
     before = text[:position]
     if before.endswith(("\n", "\r")):
@@ -359,7 +359,7 @@ def _report_character(text: str, position: int, report: Report) -> None:
     column = position - max(before.rfind("\n"), before.rfind("\r")) - 1
     code = f"U+{ord(text[position]):04X}" if position < len(text) else "an unknown character"
     report.error(
-        Span(line, column, line, column + 1),
+        TextSpan(line, column, line, column + 1),
         f"the file holds a control character ({code}), which YAML does not allow",
         'remove it, or write it as an escape inside double quotes, like "\\x1b"',
     )
@@ -386,7 +386,7 @@ _INDENTATION = (
 )
 
 
-def _report_syntax(error: Any, report: Report) -> None:
+def _report_syntax(error: Any, report: ProblemReport) -> None:
     """Say a syntax error in plain words."""
     mark = error.problem_mark or error.context_mark
     start = error.context_mark or mark
@@ -421,4 +421,4 @@ def _report_syntax(error: Any, report: Report) -> None:
     if message.startswith("a `:` is not expected"):
         hint = "put a text that holds `: ` in quotes, or check the indentation of this line"
     word = rest.split()[0] if rest.split() and not rest.startswith((" ", "\t")) else rest[:1]
-    report.error(Span(line, column, line, column + max(len(word), 1)), message, hint)
+    report.error(TextSpan(line, column, line, column + max(len(word), 1)), message, hint)

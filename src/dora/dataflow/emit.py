@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dora.dataflow import document
-from dora.dataflow.document import Scalar, Sequence, Value
+from dora.dataflow.document import Scalar, Sequence, YamlNode
 from dora.dataflow.scalars import resolve
 
 _WIDTH = 88  # characters of a list or mapping that may stand on one line
@@ -27,7 +27,7 @@ def to_yaml(root: document.Mapping) -> str:
     return text
 
 
-def _events(value: Value, yaml: Any, depth: int) -> Iterator[Any]:
+def _events(value: YamlNode, yaml: Any, depth: int) -> Iterator[Any]:
     """Yield the events of the emitter; they bypass its own idea (that of YAML 1.1) of what is text."""
     if isinstance(value, Scalar):
         yield _scalar(value, yaml)
@@ -48,7 +48,7 @@ def _events(value: Value, yaml: Any, depth: int) -> Iterator[Any]:
 
 def _fits_a_line(value: Sequence | document.Mapping) -> bool:
     if isinstance(value, Sequence):
-        items: list[Value] = list(value.items)
+        items: list[YamlNode] = list(value.items)
         length = 0
     else:
         items = [item for _, item in value.entries.values()]

@@ -12,28 +12,28 @@ from dora.dataflow import document
 from dora.dataflow.block import Block, Checked, Field
 from dora.dataflow.contracts import CONTRACTS, TYPE_RULES
 from dora.dataflow.deployment import DEPLOY
-from dora.dataflow.document import Scalar, Value
+from dora.dataflow.document import Scalar, YamlNode
 from dora.dataflow.kinds import (
     DATA,
     NODE,
     OPERATOR,
-    ByteSize,
-    Choice,
-    Commands,
-    Environment,
-    Flag,
-    Kind,
-    Later,
-    ListOf,
-    MapOf,
-    Parameters,
-    ParameterValues,
+    ByteSizeType,
+    ChoiceType,
+    CommandsType,
+    EnvironmentType,
+    FieldType,
+    FlagType,
+    IntegerType,
+    ListType,
+    MapType,
+    ParametersType,
+    ParameterValuesType,
     Reader,
     Schema,
-    Seconds,
-    Text,
-    WholeNumber,
-    Words,
+    SecondsType,
+    TextType,
+    UnsupportedType,
+    WordsType,
     as_text,
     shape,
 )
@@ -44,10 +44,10 @@ from dora.dataflow.sources import SourceFault, parse_source
 # --------------------------------------------------------------------------- inputs
 
 
-class SourceText(Kind[Source]):
+class SourceText(FieldType[Source]):
     """The source of an input, see `dora.dataflow.sources`."""
 
-    def read(self, value: Value, reader: Reader) -> Source | None:
+    def read(self, value: YamlNode, reader: Reader) -> Source | None:
         if not isinstance(value, Scalar) or value.value is None:
             hint = "write `<node>/<output>`, for example `camera/image`"
             reader.report.error(value, f"expected the source of an input, found {shape(value)}", hint)
@@ -78,30 +78,30 @@ INPUT = Block(
         ),
         Field(
             "queue_size",
-            WholeNumber(0, 10_000_000),
+            IntegerType(0, 10_000_000),
             "How many messages may wait for the receiver (0 counts as 1).",
             default=10,
         ),
         Field(
             "queue_policy",
-            Choice(("drop_oldest", "backpressure")),
+            ChoiceType(("drop_oldest", "backpressure")),
             "What happens when the queue is full: the oldest message is dropped (and counted), or "
             "the sender waits until there is room.",
             default="drop_oldest",
         ),
         Field(
             "input_timeout",
-            Seconds(zero=False),
+            SecondsType(zero=False),
             "Seconds of silence after which the input counts as closed. Unset: never.",
         ),
     ],
 )
 
 
-class InputKind(Kind[Checked]):
+class InputKind(FieldType[Checked]):
     """An input: its source alone, or a mapping with the source and options."""
 
-    def read(self, value: Value, reader: Reader) -> Checked | None:
+    def read(self, value: YamlNode, reader: Reader) -> Checked | None:
         if isinstance(value, document.Mapping):
             return INPUT.read(value, reader)
         source = SourceText().read(value, reader)
@@ -116,10 +116,10 @@ class InputKind(Kind[Checked]):
         return {"anyOf": [SourceText().schema(), {"$ref": "#/$defs/input"}]}
 
 
-class Inputs(MapOf[Checked]):
+class Inputs(MapType[Checked]):
     """The inputs of a node; one that cannot be used is left out, so that the others are still checked."""
 
-    def read(self, value: Value, reader: Reader) -> dict[str, Checked] | None:
+    def read(self, value: YamlNode, reader: Reader) -> dict[str, Checked] | None:
         if not isinstance(value, document.Mapping):
             hint = "write `inputs: {image: camera/image}`: the name of each input, then its source"
             reader.report.error(value, f"expected a mapping of inputs, found {shape(value)}", hint)
@@ -139,7 +139,7 @@ _INPUTS = Field(
     "For each input the name that the program sees, and its source: `image: camera/image`.",
 )
 _OUTPUTS = Field(
-    "outputs", ListOf(DATA, "output ids"), "The names of the outputs that the program sends to."
+    "outputs", ListType(DATA, "output ids"), "The names of the outputs that the program sends to."
 )
 
 # --------------------------------------------------------------------------- shared by nodes and operators
@@ -157,22 +157,22 @@ _SEND_LOGS_AS = Field(
 _LOG_FILE = [
     Field(
         "min_log_level",
-        Choice(LOG_LEVELS, ignore_case=True),
+        ChoiceType(LOG_LEVELS, ignore_case=True),
         "Entries less severe than this are dropped before they reach the log file or anyone else. "
         "From most to least severe: error, warn, info, debug, trace, stdout.",
     ),
     Field(
         "max_log_size",
-        ByteSize(),
+        ByteSizeType(),
         'Size at which the log file is rotated: "50MB", or a number of bytes. Unset: never.',
     ),
-    Field("max_rotated_files", WholeNumber(1, 100), "How many rotated log files are kept.", default=5),
+    Field("max_rotated_files", IntegerType(1, 100), "How many rotated log files are kept.", default=5),
 ]
-_NAME = Field("name", Text(), "A name for people; shown in lists and graphs.")
-_DESCRIPTION = Field("description", Text(), "What it does; for people.")
+_NAME = Field("name", TextType(), "A name for people; shown in lists and graphs.")
+_DESCRIPTION = Field("description", TextType(), "What it does; for people.")
 BUILD = Field(
     "build",
-    Commands(),
+    CommandsType(),
     "Commands that `dora build` and `dora run` execute first, one a line, without a shell: "
     "no pipes, `&&` or variables.",
 )
@@ -183,20 +183,23 @@ PYTHON_SOURCE = Block(
     "the operator's `python`",
     [
         Field(
-            "source", Text("a path", may_be_empty=False), "The Python file with the class.", required=True
+            "source",
+            TextType("a path", may_be_empty=False),
+            "The Python file with the class.",
+            required=True,
         ),
-        Field("conda_env", Text("a name", may_be_empty=False), "The conda environment to run it in."),
+        Field("conda_env", TextType("a name", may_be_empty=False), "The conda environment to run it in."),
     ],
 )
 
 
-class PythonSource(Kind[Checked]):
+class PythonSource(FieldType[Checked]):
     """The Python file of an operator, or a mapping with the file and a conda environment."""
 
-    def read(self, value: Value, reader: Reader) -> Checked | None:
+    def read(self, value: YamlNode, reader: Reader) -> Checked | None:
         if isinstance(value, document.Mapping):
             return PYTHON_SOURCE.read(value, reader)
-        path = Text("the path of a Python file", may_be_empty=False).read(value, reader)
+        path = TextType("the path of a Python file", may_be_empty=False).read(value, reader)
         if path is None:
             return None
         checked = Checked(value)
@@ -205,7 +208,7 @@ class PythonSource(Kind[Checked]):
         return checked
 
     def schema(self) -> Schema:
-        return {"anyOf": [Text(may_be_empty=False).schema(), {"$ref": "#/$defs/python_source"}]}
+        return {"anyOf": [TextType(may_be_empty=False).schema(), {"$ref": "#/$defs/python_source"}]}
 
 
 OPERATOR_BLOCK = Block(
@@ -232,12 +235,14 @@ OPERATOR_BLOCK = Block(
         *_LOG_FILE,
         Field(
             "shared-library",
-            Later("operators in shared libraries", "write the operator in Python, or make it a node"),
+            UnsupportedType(
+                "operators in shared libraries", "write the operator in Python, or make it a node"
+            ),
             "Path of a native operator. Not supported by this version.",
         ),
         Field(
             "wasm",
-            Later("operators in WebAssembly", "write the operator in Python, or make it a node"),
+            UnsupportedType("operators in WebAssembly", "write the operator in Python, or make it a node"),
             "Path of a WebAssembly operator. Not supported by this version.",
         ),
         *CONTRACTS,
@@ -246,8 +251,8 @@ OPERATOR_BLOCK = Block(
 )
 
 
-class Operators(Kind[tuple[Checked, ...]]):
-    def read(self, value: Value, reader: Reader) -> tuple[Checked, ...] | None:
+class Operators(FieldType[tuple[Checked, ...]]):
+    def read(self, value: YamlNode, reader: Reader) -> tuple[Checked, ...] | None:
         if not isinstance(value, document.Sequence):
             hint = "begin each operator with `- id:`, or use `operator:` for a single one"
             reader.report.error(value, f"expected a list of operators, found {shape(value)}", hint)
@@ -266,8 +271,8 @@ class Operators(Kind[tuple[Checked, ...]]):
         }
 
 
-class OperatorKind(Kind[Checked]):
-    def read(self, value: Value, reader: Reader) -> Checked | None:
+class OperatorKind(FieldType[Checked]):
+    def read(self, value: YamlNode, reader: Reader) -> Checked | None:
         return OPERATOR_BLOCK.read(value, reader)
 
     def schema(self) -> Schema:
@@ -276,7 +281,7 @@ class OperatorKind(Kind[Checked]):
 
 # --------------------------------------------------------------------------- nodes
 
-_COMMIT = Text("a name", may_be_empty=False)
+_COMMIT = TextType("a name", may_be_empty=False)
 
 NODE_BLOCK = Block(
     "a node",
@@ -291,19 +296,19 @@ NODE_BLOCK = Block(
         ),
         Field(
             "path",
-            Text("a path", may_be_empty=False),
+            TextType("a path", may_be_empty=False),
             "What to run: a Python file, an executable or the name of a command; "
             "`dynamic` for a process that you start yourself, `shell` to run `args` in a shell, or a URL.",
         ),
         Field(
             "args",
-            Words(),
+            WordsType(),
             "Arguments for the program: a text that is split as a shell does (quotes count, "
             "variables do not), or a list.",
         ),
         Field(
             "env",
-            Environment(),
+            EnvironmentType(),
             "Environment variables. `$NAME`, `${NAME}` and `${NAME:-default}` in values are replaced "
             "from the environment of `dora`; a dollar sign is `$$`.",
             on_runtime=True,
@@ -331,55 +336,58 @@ NODE_BLOCK = Block(
         *(structs.replace(field, on_runtime=True) for field in _LOG_FILE),
         Field(
             "restart_policy",
-            Choice(("never", "on-failure", "always")),
+            ChoiceType(("never", "on-failure", "always")),
             "Whether the node is started again after it ended.",
             default="never",
             on_runtime=True,
         ),
         Field(
             "max_restarts",
-            WholeNumber(0, 2**32 - 1),
+            IntegerType(0, 2**32 - 1),
             "How often it is started again at most; 0: without limit.",
             default=0,
             on_runtime=True,
         ),
         Field(
             "restart_delay",
-            Seconds(),
+            SecondsType(),
             "Seconds before the first restart; doubled for every further one.",
             default=0,
             on_runtime=True,
         ),
         Field(
-            "max_restart_delay", Seconds(), "Upper limit of the doubled delay, in seconds.", on_runtime=True
+            "max_restart_delay",
+            SecondsType(),
+            "Upper limit of the doubled delay, in seconds.",
+            on_runtime=True,
         ),
         Field(
             "restart_window",
-            Seconds(zero=False),
+            SecondsType(zero=False),
             "Seconds after which restarts no longer count towards `max_restarts`.",
             on_runtime=True,
         ),
         Field(
             "health_check_timeout",
-            Seconds(zero=False),
+            SecondsType(zero=False),
             "Seconds of silence towards the daemon after which the node counts as hung and is killed.",
             on_runtime=True,
         ),
         Field(
             "finish_grace_secs",
-            Seconds(),
+            SecondsType(),
             "Seconds that the node may go on after its inputs are closed, once the other nodes are done.",
             on_runtime=True,
         ),
         Field(
             "startup_timeout",
-            Seconds(zero=False),
+            SecondsType(zero=False),
             "Seconds within which the started program has to connect, else it is killed.",
             on_runtime=True,
         ),
         Field(
             "hot_reload",
-            Choice(("overlap", "replace", "never")),
+            ChoiceType(("overlap", "replace", "never")),
             "How the node gets new code with `dora run --hot-reload`: started beside the old code, started "
             "once that has ended (for devices that only one process can have), or not at all.",
             default="overlap",
@@ -387,20 +395,20 @@ NODE_BLOCK = Block(
         ),
         Field(
             "cpu_affinity",
-            ListOf(WholeNumber(0, 4095), "core numbers"),
+            ListType(IntegerType(0, 4095), "core numbers"),
             "The cores that the process may use (Linux), for example `[0, 2]`.",
             on_runtime=True,
         ),
         Field(
             "parameters",
-            ParameterValues(),
+            ParameterValuesType(),
             "Named values that the program reads as `node.parameters`, and that `dora param set` changes "
             "while it runs: `parameters: {gain: 0.5}`.",
             on_runtime=True,
         ),
         Field(
             "shared_memory_pool_size",
-            ByteSize(),
+            ByteSizeType(),
             "Accepted for compatibility, without effect: shared memory grows on demand.",
         ),
         *CONTRACTS,
@@ -412,7 +420,7 @@ NODE_BLOCK = Block(
         ),
         Field(
             "git",
-            Text("a repository", may_be_empty=False),
+            TextType("a repository", may_be_empty=False),
             "The git repository that the node comes from, cloned by `dora build`. The clone is the folder "
             "that the node runs in, and that `path` and `build` refer to.",
         ),
@@ -423,7 +431,7 @@ NODE_BLOCK = Block(
         Field("rev", _COMMIT, "The commit of `git` to use."),
         Field(
             "hub",
-            Later(
+            UnsupportedType(
                 "packages of the node hub", "install the package with pip, and give its command as `path`"
             ),
             "A package of the node hub. Not supported by this version.",
@@ -442,19 +450,19 @@ NODE_BLOCK = Block(
         ),
         Field(
             "ros2",
-            Later("the ROS 2 bridge"),
+            UnsupportedType("the ROS 2 bridge"),
             "A bridge to ROS 2. Not supported by this version.",
         ),
         Field(
             "module",
-            Text("the path of a module", may_be_empty=False),
+            TextType("the path of a module", may_be_empty=False),
             "A module: a file with a part of the dataflow, relative to this file. Its ports are wired "
             "by `inputs`.",
             on_module=True,
         ),
         Field(
             "params",
-            Parameters(),
+            ParametersType(),
             "Texts for the module: `$PARAM_SPEED` in the `args` of its nodes, and an environment "
             "variable of each of them, is the parameter `speed`.",
             on_module=True,
@@ -464,8 +472,8 @@ NODE_BLOCK = Block(
 )
 
 
-class Nodes(Kind[tuple[Checked, ...]]):
-    def read(self, value: Value, reader: Reader) -> tuple[Checked, ...] | None:
+class Nodes(FieldType[tuple[Checked, ...]]):
+    def read(self, value: YamlNode, reader: Reader) -> tuple[Checked, ...] | None:
         if not isinstance(value, document.Sequence):
             hint = "begin each node with `- id:`"
             reader.report.error(value, f"expected a list of nodes, found {shape(value)}", hint)
@@ -484,7 +492,7 @@ DEBUG = Block(
     [
         Field(
             "enable_debug_inspection",
-            Flag(),
+            FlagType(),
             "Of no effect: `dora topic` looks into every dataflow.",
             default=False,
         )
@@ -495,17 +503,17 @@ DATAFLOW = Block(
     "a dataflow",
     [
         Field("nodes", Nodes(), "The nodes of the dataflow: its processes.", required=True),
-        Field("env", Environment(), "Environment variables for every node; a node's own `env` wins."),
+        Field("env", EnvironmentType(), "Environment variables for every node; a node's own `env` wins."),
         Field(
             "exit_when_nodes_finish",
-            Flag(),
+            FlagType(),
             "Count a node as finished when all its inputs except timers are closed, so that timers "
             "alone do not keep the dataflow alive.",
             default=False,
         ),
         Field(
             "health_check_interval",
-            Seconds(zero=False),
+            SecondsType(zero=False),
             "Seconds between two health checks of the nodes.",
             default=5.0,
         ),
@@ -515,7 +523,7 @@ DATAFLOW = Block(
             DEPLOY,
             "The machine to run nodes on that have no `deploy` of their own.",
         ),
-        Field("strict_types", Flag(), "Make errors of types that do not fit together.", default=False),
+        Field("strict_types", FlagType(), "Make errors of types that do not fit together.", default=False),
         Field(
             "type_rules",
             TYPE_RULES,

@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from dora.dataflow import document
 from dora.dataflow.block import Checked
-from dora.dataflow.document import MAX_VALUES, Scalar, Sequence, Value
+from dora.dataflow.document import MAX_VALUES, Scalar, Sequence, YamlNode
 from dora.dataflow.files import is_file
-from dora.dataflow.modules import MAX_NESTING, Definition
-from dora.dataflow.report import Origin, Report, Span
+from dora.dataflow.modules import MAX_NESTING, ModuleDefinition
+from dora.dataflow.report import Origin, ProblemReport, TextSpan
 from dora.dataflow.wiring import PORTS
 
 _parameter = re.compile(r"\$\{_param\.([A-Za-z0-9_]+)\}|\$PARAM_([A-Za-z0-9_]+)")
@@ -33,16 +33,16 @@ class _Scope:
     def __init__(
         self,
         nodes: tuple[Checked, ...],
-        modules: Mapping[str, Definition],
+        modules: Mapping[str, ModuleDefinition],
         *,
         parent: _Scope | None = None,
         origin: Origin | None = None,
         folder: str = "",
         prefix: str = "",
-        ports: Mapping[str, Value | None] | None = None,
+        ports: Mapping[str, YamlNode | None] | None = None,
         params: Mapping[str, str] | None = None,
         env: document.Mapping | None = None,
-        deploy: tuple[Scalar, Value] | None = None,
+        deploy: tuple[Scalar, YamlNode] | None = None,
         build: tuple[str, ...] = (),
     ) -> None:
         self.nodes = nodes
@@ -60,7 +60,7 @@ class _Scope:
         self.build = build
         self.depth: int = 0 if parent is None else parent.depth + 1
 
-    def source(self, scalar: Scalar) -> Value | None:
+    def source(self, scalar: Scalar) -> YamlNode | None:
         """Return the source that a text means, seen from the whole dataflow; None: an open port."""
         node, _, output = scalar.text.partition("/")
         if node == PORTS and self.parent is not None:
@@ -92,16 +92,16 @@ class _Scope:
         return _parameter.sub(replace, text)
 
 
-class Flattener:
+class Inliner:
     """Writes out the modules of one dataflow; ``project`` is its folder."""
 
-    def __init__(self, project: str, report: Report) -> None:
+    def __init__(self, project: str, report: ProblemReport) -> None:
         self.project = project
         self.report = report
         self.size = 0
 
     def flatten(
-        self, root: document.Mapping, nodes: tuple[Checked, ...], modules: Mapping[str, Definition]
+        self, root: document.Mapping, nodes: tuple[Checked, ...], modules: Mapping[str, ModuleDefinition]
     ) -> document.Mapping:
         """Return the document without modules; ``nodes`` are its nodes, and each has been checked."""
         key, written = root.entries["nodes"]
@@ -112,7 +112,7 @@ class Flattener:
             return root
         return document.Mapping.of({**root.entries, "nodes": (key, Sequence.of(flat, written))}, root)
 
-    def _nodes(self, scope: _Scope) -> Iterator[Value]:
+    def _nodes(self, scope: _Scope) -> Iterator[YamlNode]:
         for node in scope.nodes:
             written = node.span
             assert isinstance(written, document.Mapping)
@@ -154,11 +154,11 @@ class Flattener:
         )
 
     def _ports(
-        self, written: document.Mapping, module: Definition, scope: _Scope
-    ) -> dict[str, Value | None]:
+        self, written: document.Mapping, module: ModuleDefinition, scope: _Scope
+    ) -> dict[str, YamlNode | None]:
         inputs = written.get("inputs")
         entries = inputs.entries if isinstance(inputs, document.Mapping) else {}
-        ports: dict[str, Value | None] = {}
+        ports: dict[str, YamlNode | None] = {}
         for port in (*module.optional, *module.inputs):
             ports[port] = _connected(entries[port][1], scope) if port in entries else None
         for port in module.inputs:
@@ -197,7 +197,7 @@ class Flattener:
             entries["deploy"] = scope.deploy
         return document.Mapping.of(entries, written)
 
-    def _operators(self, entries: dict[str, tuple[Scalar, Value]], scope: _Scope) -> None:
+    def _operators(self, entries: dict[str, tuple[Scalar, YamlNode]], scope: _Scope) -> None:
         for field in ("operator", "operators"):
             if field not in entries:
                 continue
@@ -226,7 +226,7 @@ class Flattener:
             _prepend_build(entries, scope.build, written)
         return document.Mapping.of(entries, written)
 
-    def _connect(self, entries: dict[str, tuple[Scalar, Value]], scope: _Scope) -> None:
+    def _connect(self, entries: dict[str, tuple[Scalar, YamlNode]], scope: _Scope) -> None:
         """Rewrite the sources of the inputs; those fed by an open port go away."""
         key, inputs = entries.get("inputs", (None, None))
         if key is None or not isinstance(inputs, document.Mapping):
@@ -238,7 +238,7 @@ class Flattener:
         }
         entries["inputs"] = (key, document.Mapping.of(connected, inputs))
 
-    def _rebase(self, entries: dict[str, tuple[Scalar, Value]], field: str, scope: _Scope) -> None:
+    def _rebase(self, entries: dict[str, tuple[Scalar, YamlNode]], field: str, scope: _Scope) -> None:
         """Make a path relative to the module's file one relative to the project."""
         key, path = entries.get(field, (None, None))
         if key is None or not isinstance(path, Scalar) or not scope.folder:
@@ -264,15 +264,15 @@ class Flattener:
         entries[field] = (key, Scalar.of(rebased, path))
 
 
-def _value(entry: tuple[Scalar, Value] | None) -> Value | None:
+def _value(entry: tuple[Scalar, YamlNode] | None) -> YamlNode | None:
     return None if entry is None else entry[1]
 
 
-def _says_something(entry: tuple[Scalar, Value] | None) -> bool:
+def _says_something(entry: tuple[Scalar, YamlNode] | None) -> bool:
     return entry is not None and not (isinstance(entry[1], Scalar) and entry[1].value is None)
 
 
-def _connected(value: Value, scope: _Scope) -> Value | None:
+def _connected(value: YamlNode, scope: _Scope) -> YamlNode | None:
     """Return an input with its source seen from the whole dataflow; None: it is fed by an open port.
 
     Options stand where the input is, or else where the port is connected.
@@ -291,7 +291,7 @@ def _connected(value: Value, scope: _Scope) -> Value | None:
     return document.Mapping.of({**options, **value.entries, "source": (key, found)}, value)
 
 
-def _substituted(value: Value, scope: _Scope) -> Value:
+def _substituted(value: YamlNode, scope: _Scope) -> YamlNode:
     if isinstance(value, Sequence):
         return Sequence.of([_substituted(item, scope) for item in value.items], value)
     if not isinstance(value, Scalar) or value.value is None:
@@ -300,7 +300,7 @@ def _substituted(value: Value, scope: _Scope) -> Value:
     return value if text == value.text else Scalar.of(text, value)
 
 
-def _merged(own: Value | None, inherited: document.Mapping | None) -> document.Mapping | None:
+def _merged(own: YamlNode | None, inherited: document.Mapping | None) -> document.Mapping | None:
     """Return environment variables with what they inherit; their own win."""
     if not isinstance(own, document.Mapping):
         return inherited
@@ -315,7 +315,7 @@ def _all_params(scope: _Scope) -> dict[str, str]:
 
 
 def _with_params(
-    env: document.Mapping | None, params: Mapping[str, str], at: Span
+    env: document.Mapping | None, params: Mapping[str, str], at: TextSpan
 ) -> document.Mapping | None:
     """Return environment variables with the parameters among them, as ``PARAM_<NAME>``."""
     if not params:
@@ -327,7 +327,9 @@ def _with_params(
     return document.Mapping.of(entries, at if env is None else env)
 
 
-def _prepend_build(entries: dict[str, tuple[Scalar, Value]], commands: Iterable[str], at: Span) -> None:
+def _prepend_build(
+    entries: dict[str, tuple[Scalar, YamlNode]], commands: Iterable[str], at: TextSpan
+) -> None:
     lines = list(commands)
     if not lines:
         return

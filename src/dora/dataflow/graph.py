@@ -15,10 +15,10 @@ from dora.dataflow.links import LinkKind, link_kind
 from dora.dataflow.model import (
     DEFAULT_OPERATOR_ID,
     Dataflow,
-    Input,
+    InputSpec,
     LogSource,
-    Node,
     NodeOutput,
+    NodeSpec,
     QueuePolicy,
     TimerSource,
 )
@@ -133,15 +133,15 @@ def _short(id: str, module: str) -> str:
     return id.removeprefix(f"{module}.") if module else id
 
 
-def _stands_alone(node: Node) -> bool:
+def _stands_alone(node: NodeSpec) -> bool:
     return [operator.id for operator in node.operators] == [DEFAULT_OPERATOR_ID]
 
 
-def _box_id(node: Node, operator_id: str) -> str:
+def _box_id(node: NodeSpec, operator_id: str) -> str:
     return node.id if _stands_alone(node) else f"{node.id}/{operator_id}"
 
 
-def _boxes(node: Node) -> Iterator[Box]:
+def _boxes(node: NodeSpec) -> Iterator[Box]:
     if not node.is_runtime:
         kind: BoxKind = "dynamic" if node.is_dynamic else "shell" if node.is_shell else "node"
         words = node.args if node.is_shell else (node.path or "", *node.args)
@@ -171,7 +171,7 @@ def _boxes(node: Node) -> Iterator[Box]:
         )
 
 
-def _outputs(node: Node) -> Iterator[tuple[str, str, str]]:
+def _outputs(node: NodeSpec) -> Iterator[tuple[str, str, str]]:
     """Yield (id of the box, output as the box calls it, output as the node calls it)."""
     if not node.is_runtime:
         for output in node.outputs:
@@ -181,7 +181,7 @@ def _outputs(node: Node) -> Iterator[tuple[str, str, str]]:
             yield _box_id(node, operator.id), output, f"{operator.id}/{output}"
 
 
-def _inputs(node: Node) -> Iterator[tuple[str, str, str, Input]]:
+def _inputs(node: NodeSpec) -> Iterator[tuple[str, str, str, InputSpec]]:
     """Yield (id of the box, input as the box calls it, input as the node calls it, the input)."""
     if not node.is_runtime:
         for item in node.inputs:

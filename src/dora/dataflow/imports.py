@@ -40,7 +40,7 @@ class Sources:
                 self._imports[file] = imports
 
 
-class Program:
+class CodeFiles:
     """A Python file with all files of its project that it imports, directly or not."""
 
     def __init__(self, main: str, roots: Sequence[str], sources: Sources) -> None:

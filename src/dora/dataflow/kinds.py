@@ -13,11 +13,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from dora.dataflow import document
-from dora.dataflow.document import Scalar, Value, is_utf8
+from dora.dataflow.document import Scalar, YamlNode, is_utf8
 from dora.dataflow.expand import expand
 from dora.dataflow.names import DATA_ID, NODE_ID, data_id_fault, node_id_fault
 from dora.dataflow.parameters import MAX_KEY, key_fault, value_fault
-from dora.dataflow.report import Report, listed
+from dora.dataflow.report import ProblemReport, listed
 
 T = TypeVar("T")
 Schema = dict[str, Any]
@@ -29,16 +29,16 @@ MAX_BYTES = 2**62
 class Reader:
     """What reading a value needs besides the value."""
 
-    def __init__(self, report: Report, environ: Mapping[str, str]) -> None:
+    def __init__(self, report: ProblemReport, environ: Mapping[str, str]) -> None:
         self.report = report
         self.environ = environ
 
 
-class Kind(ABC, Generic[T]):
+class FieldType(ABC, Generic[T]):
     """One kind of value."""
 
     @abstractmethod
-    def read(self, value: Value, reader: Reader) -> T | None:
+    def read(self, value: YamlNode, reader: Reader) -> T | None:
         """Return the checked value; None after reporting what is wrong with it."""
 
     @abstractmethod
@@ -46,7 +46,7 @@ class Kind(ABC, Generic[T]):
         """Return the JSON schema of what `read` accepts."""
 
 
-def shape(value: Value) -> str:
+def shape(value: YamlNode) -> str:
     """Return what a value is, for a sentence."""
     if isinstance(value, document.Sequence):
         return "a list"
@@ -64,11 +64,11 @@ def _short(text: str) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def _expected(value: Value, reader: Reader, wanted: str, hint: str = "") -> None:
+def _expected(value: YamlNode, reader: Reader, wanted: str, hint: str = "") -> None:
     reader.report.error(value, f"expected {wanted}, found {shape(value)}", hint)
 
 
-def _text(value: Value) -> str | None:
+def _text(value: YamlNode) -> str | None:
     """Return a scalar as text. Numbers and booleans count as the text that they are written with."""
     if isinstance(value, Scalar) and value.value is not None:
         return value.text
@@ -78,14 +78,14 @@ def _text(value: Value) -> str | None:
 TEXT_SCHEMA: Schema = {"type": ["string", "number", "boolean"]}
 
 
-class Text(Kind[str]):
+class TextType(FieldType[str]):
     """A text; ``wanted`` names it in messages."""
 
     def __init__(self, wanted: str = "a text", may_be_empty: bool = True) -> None:
         self.wanted = wanted
         self.may_be_empty = may_be_empty
 
-    def read(self, value: Value, reader: Reader) -> str | None:
+    def read(self, value: YamlNode, reader: Reader) -> str | None:
         text = _text(value)
         if text is None:
             _expected(value, reader, self.wanted)
@@ -98,7 +98,7 @@ class Text(Kind[str]):
         return dict(TEXT_SCHEMA) if self.may_be_empty else {**TEXT_SCHEMA, "pattern": r"\S"}
 
 
-class Identifier(Kind[str]):
+class IdentifierType(FieldType[str]):
     """The id of a node or operator, or of an input or output."""
 
     def __init__(self, of: str, fault: Callable[[str], str], pattern: str) -> None:
@@ -106,7 +106,7 @@ class Identifier(Kind[str]):
         self.fault = fault
         self.pattern = pattern
 
-    def read(self, value: Value, reader: Reader) -> str | None:
+    def read(self, value: YamlNode, reader: Reader) -> str | None:
         text = _text(value)
         if text is None:
             _expected(value, reader, f"the id of {self.of}", _without_colon(value))
@@ -121,7 +121,7 @@ class Identifier(Kind[str]):
         return schema if self.fault is data_id_fault else {**schema, "not": {"const": "dora"}}
 
 
-def _without_colon(value: Value) -> str:
+def _without_colon(value: YamlNode) -> str:
     if isinstance(value, document.Mapping) and len(value.entries) == 1:
         return f"write `{_short(next(iter(value.entries)))}`, without a colon"
     return ""
@@ -133,8 +133,8 @@ def _tidied(text: str, fault: Callable[[str], str]) -> str:
     return f"for example `{tidy}`" if tidy and not fault(tidy) else "choose another id"
 
 
-class Flag(Kind[bool]):
-    def read(self, value: Value, reader: Reader) -> bool | None:
+class FlagType(FieldType[bool]):
+    def read(self, value: YamlNode, reader: Reader) -> bool | None:
         hint = ""
         if isinstance(value, Scalar):
             if isinstance(value.value, bool):
@@ -151,12 +151,12 @@ class Flag(Kind[bool]):
         return {"type": "boolean"}
 
 
-class WholeNumber(Kind[int]):
+class IntegerType(FieldType[int]):
     def __init__(self, minimum: int, maximum: int) -> None:
         self.minimum = minimum
         self.maximum = maximum
 
-    def read(self, value: Value, reader: Reader) -> int | None:
+    def read(self, value: YamlNode, reader: Reader) -> int | None:
         number = _number(value, reader, "a whole number")
         if number is None:
             return None
@@ -175,13 +175,13 @@ class WholeNumber(Kind[int]):
         return {"type": "integer", "minimum": self.minimum, "maximum": self.maximum}
 
 
-class Seconds(Kind[float]):
+class SecondsType(FieldType[float]):
     """A number of seconds."""
 
     def __init__(self, zero: bool = True) -> None:
         self.zero = zero
 
-    def read(self, value: Value, reader: Reader) -> float | None:
+    def read(self, value: YamlNode, reader: Reader) -> float | None:
         number = _number(value, reader, "a number of seconds")
         if number is None:
             return None
@@ -201,7 +201,7 @@ class Seconds(Kind[float]):
 _duration = re.compile(r"([0-9.]+) *(ms|s|m|h)")
 
 
-def _number(value: Value, reader: Reader, wanted: str) -> int | float | None:
+def _number(value: YamlNode, reader: Reader, wanted: str) -> int | float | None:
     if isinstance(value, Scalar):
         number = value.value
         if isinstance(number, int | float) and not isinstance(number, bool):
@@ -230,7 +230,7 @@ def _number_hint(text: str, wanted: str) -> str:
     return f"write the seconds as a number: `{seconds:.12g}`"
 
 
-class Choice(Kind[str]):
+class ChoiceType(FieldType[str]):
     """One of a few words. With ``strict=False`` another word counts as refused, but is no error."""
 
     def __init__(self, words: Sequence[str], ignore_case: bool = False, strict: bool = True) -> None:
@@ -238,7 +238,7 @@ class Choice(Kind[str]):
         self.ignore_case = ignore_case
         self.strict = strict
 
-    def read(self, value: Value, reader: Reader) -> str | None:
+    def read(self, value: YamlNode, reader: Reader) -> str | None:
         text = _text(value)
         if text is None:
             _expected(value, reader, f"one of {listed(self.words)}")
@@ -266,10 +266,10 @@ _bytes = re.compile(_BYTES).fullmatch
 _FACTORS = {"": 1, "B": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
-class ByteSize(Kind[int]):
+class ByteSizeType(FieldType[int]):
     """A number of bytes: ``4096``, ``"64KB"``, ``"1.5 GB"``; the units count in steps of 1024."""
 
-    def read(self, value: Value, reader: Reader) -> int | None:
+    def read(self, value: YamlNode, reader: Reader) -> int | None:
         text = _text(value)
         if text is None or not isinstance(value, Scalar) or isinstance(value.value, bool):
             _expected(value, reader, "a size in bytes", 'for example `"50MB"`')
@@ -297,10 +297,10 @@ class ByteSize(Kind[int]):
         }
 
 
-class Words(Kind[tuple[str, ...]]):
+class WordsType(FieldType[tuple[str, ...]]):
     """Command-line arguments: a text that is split as a shell does, or a list taken as it is."""
 
-    def read(self, value: Value, reader: Reader) -> tuple[str, ...] | None:
+    def read(self, value: YamlNode, reader: Reader) -> tuple[str, ...] | None:
         if isinstance(value, document.Sequence):
             words = [_text(item) for item in value.items]
             for item, word in zip(value.items, words, strict=True):
@@ -317,7 +317,7 @@ class Words(Kind[tuple[str, ...]]):
         return {"anyOf": [dict(TEXT_SCHEMA), {"type": "array", "items": dict(TEXT_SCHEMA)}]}
 
 
-def split_words(text: str, value: Value, reader: Reader) -> tuple[str, ...] | None:
+def split_words(text: str, value: YamlNode, reader: Reader) -> tuple[str, ...] | None:
     """Split a command line as a POSIX shell does, without expanding anything."""
     if not any(c in text for c in "'\"\\"):
         return tuple(text.split())
@@ -332,10 +332,10 @@ def split_words(text: str, value: Value, reader: Reader) -> tuple[str, ...] | No
         return None
 
 
-class Commands(Kind[tuple[str, ...]]):
+class CommandsType(FieldType[tuple[str, ...]]):
     """Commands, one a line (or one an item of a list); kept as text, checked for closed quotes."""
 
-    def read(self, value: Value, reader: Reader) -> tuple[str, ...] | None:
+    def read(self, value: YamlNode, reader: Reader) -> tuple[str, ...] | None:
         texts: list[str] = []
         for item in value.items if isinstance(value, document.Sequence) else [value]:
             text = _text(item)
@@ -353,7 +353,7 @@ class Commands(Kind[tuple[str, ...]]):
         return {"anyOf": [dict(TEXT_SCHEMA), {"type": "array", "items": dict(TEXT_SCHEMA)}]}
 
 
-def _warn_of_shell(words: Sequence[str], value: Value, reader: Reader) -> None:
+def _warn_of_shell(words: Sequence[str], value: YamlNode, reader: Reader) -> None:
     """Warn of what a shell would understand, and the program only gets as an argument."""
     for word in words:
         if word in ("&&", ";"):
@@ -396,10 +396,10 @@ def refused_variable(name: str) -> str:
     return ""
 
 
-class Environment(Kind[dict[str, str]]):
+class EnvironmentType(FieldType[dict[str, str]]):
     """Environment variables. Values may refer to the environment of the process that reads them."""
 
-    def read(self, value: Value, reader: Reader) -> dict[str, str] | None:
+    def read(self, value: YamlNode, reader: Reader) -> dict[str, str] | None:
         if not isinstance(value, document.Mapping):
             _expected(value, reader, "a mapping of names to values", "for example `env: {WIDTH: 640}`")
             return None
@@ -412,7 +412,7 @@ class Environment(Kind[dict[str, str]]):
                 variables[name] = text
         return variables
 
-    def _value(self, name: str, item: Value, reader: Reader) -> str | None:
+    def _value(self, name: str, item: YamlNode, reader: Reader) -> str | None:
         if not isinstance(item, Scalar) or item.value is None:
             hint = f'for an empty text write `{name}: ""`' if isinstance(item, Scalar) else ""
             _expected(item, reader, f"a text, number or boolean for `{name}`", hint)
@@ -442,14 +442,14 @@ class Environment(Kind[dict[str, str]]):
         return {"type": "object", "additionalProperties": dict(TEXT_SCHEMA)}
 
 
-class ListOf(Kind[tuple[T, ...]]):
+class ListType(FieldType[tuple[T, ...]]):
     """A list; equal items are merged, with a warning."""
 
-    def __init__(self, item: Kind[T], of: str) -> None:
+    def __init__(self, item: FieldType[T], of: str) -> None:
         self.item = item
         self.of = of
 
-    def read(self, value: Value, reader: Reader) -> tuple[T, ...] | None:
+    def read(self, value: YamlNode, reader: Reader) -> tuple[T, ...] | None:
         if not isinstance(value, document.Sequence):
             text = _text(value)
             hint = f"write `[{text}]`" if text is not None and len(text) < 40 else ""
@@ -471,14 +471,14 @@ class ListOf(Kind[tuple[T, ...]]):
         return {"type": "array", "items": self.item.schema()}
 
 
-class MapOf(Kind[dict[str, T]]):
+class MapType(FieldType[dict[str, T]]):
     """A mapping from the ids of inputs or outputs to values of one kind."""
 
-    def __init__(self, item: Kind[T], of: str) -> None:
+    def __init__(self, item: FieldType[T], of: str) -> None:
         self.item = item
         self.of = of
 
-    def read(self, value: Value, reader: Reader) -> dict[str, T] | None:
+    def read(self, value: YamlNode, reader: Reader) -> dict[str, T] | None:
         if not isinstance(value, document.Mapping):
             _expected(value, reader, f"a mapping of {self.of}")
             return None
@@ -504,10 +504,10 @@ class MapOf(Kind[dict[str, T]]):
 _parameter = re.compile(r"[A-Za-z0-9_]+").fullmatch
 
 
-class Parameters(Kind[dict[str, str]]):
+class ParametersType(FieldType[dict[str, str]]):
     """Parameters of a module: texts by names that differ in more than upper and lower case."""
 
-    def read(self, value: Value, reader: Reader) -> dict[str, str] | None:
+    def read(self, value: YamlNode, reader: Reader) -> dict[str, str] | None:
         if not isinstance(value, document.Mapping):
             _expected(value, reader, "a mapping of parameters", "for example `params: {speed: 2.0}`")
             return None
@@ -536,10 +536,10 @@ class Parameters(Kind[dict[str, str]]):
         }
 
 
-class ParameterValues(Kind[dict[str, Any]]):
+class ParameterValuesType(FieldType[dict[str, Any]]):
     """Named values of any shape that JSON knows."""
 
-    def read(self, value: Value, reader: Reader) -> dict[str, Any] | None:
+    def read(self, value: YamlNode, reader: Reader) -> dict[str, Any] | None:
         if not isinstance(value, document.Mapping):
             _expected(value, reader, "a mapping of parameters", "for example `parameters: {gain: 0.5}`")
             return None
@@ -566,7 +566,7 @@ def as_text(key: Scalar) -> Scalar:
     return key if isinstance(key.value, str) else Scalar.of(key.text, key)
 
 
-def is_unset(value: Value) -> bool:
+def is_unset(value: YamlNode) -> bool:
     """Tell whether a field says nothing: null, ``false``, or an empty text, list or mapping."""
     if isinstance(value, Scalar):
         return value.value is None or value.value is False or value.value == ""
@@ -575,14 +575,14 @@ def is_unset(value: Value) -> bool:
     return isinstance(value, document.Mapping) and not value.entries
 
 
-class Later(Kind[None]):
+class UnsupportedType(FieldType[None]):
     """A field that this version knows but cannot act on; refused unless it says nothing."""
 
     def __init__(self, what: str, hint: str = "") -> None:
         self.what = what
         self.hint = hint
 
-    def read(self, value: Value, reader: Reader) -> None:
+    def read(self, value: YamlNode, reader: Reader) -> None:
         if not is_unset(value):
             reader.report.error(value, f"this version of dora does not support {self.what} yet", self.hint)
 
@@ -590,6 +590,6 @@ class Later(Kind[None]):
         return {"enum": [None, False, "", [], {}]}
 
 
-NODE = Identifier("a node", node_id_fault, NODE_ID)
-OPERATOR = Identifier("an operator", node_id_fault, NODE_ID)
-DATA = Identifier("an input or output", data_id_fault, DATA_ID)
+NODE = IdentifierType("a node", node_id_fault, NODE_ID)
+OPERATOR = IdentifierType("an operator", node_id_fault, NODE_ID)
+DATA = IdentifierType("an input or output", data_id_fault, DATA_ID)

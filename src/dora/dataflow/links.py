@@ -21,15 +21,15 @@ from dora.dataflow.model import (
     ANY,
     DEFAULT_QUEUE_SIZE,
     Dataflow,
-    Input,
+    InputSpec,
     LogSource,
-    Node,
     NodeOutput,
+    NodeSpec,
     TimerSource,
 )
 from dora.wire.control import (
-    BellConfig,
     ChannelConfig,
+    DoorbellConfig,
     InputConfig,
     LinkConfig,
     NodeConfig,
@@ -118,7 +118,7 @@ class Plan(msgspec.Struct, frozen=True):
     births: dict[str, int] = {}  # as in `Place`
 
 
-def text_outputs(node: Node) -> set[str]:
+def text_outputs(node: NodeSpec) -> set[str]:
     """Return the outputs that the daemon feeds with captured lines or log entries."""
     return {name for name in (node.log.send_stdout_as, node.log.send_logs_as) if name}
 
@@ -221,7 +221,7 @@ class _Layout:
         """Return the change that brought a link."""
         return self.place.births.get(f"{node_id}/{input_id}", 0)
 
-    def room(self, source: NodeOutput, consumer: Node, item: Input) -> int:
+    def room(self, source: NodeOutput, consumer: NodeSpec, item: InputSpec) -> int:
         """Return the `InputConfig.room` of a link: for two nodes of a pattern that send to each other."""
         declared = consumer.declares_pattern or self.nodes[source.node].declares_pattern
         if not declared or item.queue_policy != "drop_oldest" or item.queue_size >= PATTERN_ROOM:
@@ -311,7 +311,7 @@ def _output(
     )
 
 
-def _next_but_one(layout: _Layout, node_id: str, links: list[Link]) -> list[BellConfig]:
+def _next_but_one(layout: _Layout, node_id: str, links: list[Link]) -> list[DoorbellConfig]:
     """Return the bells of the nodes that the receivers of an output send to; none if these are many."""
     receivers = {link.consumer for link in links if not link.target_machine}
     found = {far for near in receivers for far in layout.receivers.get(near, ())} - receivers - {node_id}
@@ -319,7 +319,7 @@ def _next_but_one(layout: _Layout, node_id: str, links: list[Link]) -> list[Bell
     if len(here) > _MOST_HEADS_UPS:
         return []
     slots = {layout.node_slots[far]: layout.bells[far] for far in here}
-    return [BellConfig(slot, slots[slot]) for slot in sorted(slots)]
+    return [DoorbellConfig(slot, slots[slot]) for slot in sorted(slots)]
 
 
 def _taps(longest: int, place: Place) -> int:
@@ -377,8 +377,8 @@ def _length(link: Link) -> int:
 
 def _input(
     layout: _Layout,
-    node: Node,
-    item: Input,
+    node: NodeSpec,
+    item: InputSpec,
     outputs: dict[NodeOutput, OutputConfig],
     channels: dict[int, ChannelConfig],
 ) -> InputConfig:
@@ -416,7 +416,7 @@ def _input(
 
 def _node(
     layout: _Layout,
-    node: Node,
+    node: NodeSpec,
     outputs: dict[NodeOutput, OutputConfig],
     channels: dict[int, ChannelConfig],
 ) -> NodeConfig:
@@ -452,7 +452,7 @@ def _node(
     )
 
 
-def link_kind(dataflow: Dataflow, node: Node, item: Input) -> LinkKind:
+def link_kind(dataflow: Dataflow, node: NodeSpec, item: InputSpec) -> LinkKind:
     """Return how the messages of an input travel."""
     match item.source:
         case TimerSource():
@@ -467,8 +467,8 @@ def link_kind(dataflow: Dataflow, node: Node, item: Input) -> LinkKind:
             return "link"
 
 
-def _run_config(node: Node) -> dict[str, Any]:
-    """Return what `Node.node_config()` promises: short sources, or mappings where an option is set."""
+def _run_config(node: NodeSpec) -> dict[str, Any]:
+    """Return what `NodeSpec.node_config()` promises: short sources, or mappings where an option is set."""
     inputs: dict[str, Any] = {}
     for item in sorted(node.inputs, key=lambda item: item.id):
         options: dict[str, Any] = {}

@@ -7,13 +7,13 @@ from collections.abc import Collection, Mapping
 
 from dora.dataflow.assemble import Assembler, assemble
 from dora.dataflow.document import Mapping as DocumentMapping
-from dora.dataflow.document import Scalar, Sequence, Value, compose
+from dora.dataflow.document import Scalar, Sequence, YamlNode, compose
 from dora.dataflow.fields import DATAFLOW
 from dora.dataflow.files import Unreadable, names_a_file, names_beside, read_text
 from dora.dataflow.kinds import Reader
 from dora.dataflow.model import Dataflow
-from dora.dataflow.older import modernise
-from dora.dataflow.report import Report, Span, closest, each_once
+from dora.dataflow.older import upgrade_legacy
+from dora.dataflow.report import ProblemReport, TextSpan, closest, each_once
 from dora.dataflow.wiring import Offer
 from dora.errors import DataflowError, Problem
 
@@ -62,7 +62,9 @@ def expanded(path: str | os.PathLike[str]) -> str:
         working_dir=os.path.dirname(absolute),
         environ=os.environ,
     )
-    root = _flat(text, Reader(Report(text, shown), os.environ), os.path.dirname(os.path.abspath(shown)))
+    root = _flat(
+        text, Reader(ProblemReport(text, shown), os.environ), os.path.dirname(os.path.abspath(shown))
+    )
     assert root is not None
     return to_yaml(root)
 
@@ -76,7 +78,7 @@ def check_module(path: str | os.PathLike[str]) -> None:
     from dora.dataflow.modules import Modules
 
     shown = os.fspath(path)
-    report = Report(_read(shown), shown)
+    report = ProblemReport(_read(shown), shown)
     relative = os.path.relpath(shown)
     project = os.curdir
     if relative.startswith(os.pardir):
@@ -92,7 +94,7 @@ def check_manifest(path: str | os.PathLike[str]) -> None:
     from dora.dataflow.manifest import read_manifest
 
     shown = os.fspath(path)
-    report = Report(_read(shown), shown)
+    report = ProblemReport(_read(shown), shown)
     read_manifest(Reader(report, os.environ))
     if report.failed:
         raise DataflowError(problems=report.sorted())
@@ -120,7 +122,7 @@ def parse(
 
     ``file`` is the absolute path for the model, ``shown_file`` how messages call it.
     """
-    report = Report(text, shown_file or file or "<dataflow>")
+    report = ProblemReport(text, shown_file or file or "<dataflow>")
     reader = Reader(report, environ)
     root = _flat(text, reader, working_dir)
     dataflow: Dataflow | None = None
@@ -149,7 +151,7 @@ def _flat(text: str, reader: Reader, project: str) -> DocumentMapping | None:
         if not report.failed:
             _not_a_dataflow(root, report)
         return None
-    modernise(root, report)
+    upgrade_legacy(root, report)
     if "module" in root.entries:
         report.error(
             root.entries["module"][0],
@@ -159,7 +161,7 @@ def _flat(text: str, reader: Reader, project: str) -> DocumentMapping | None:
         return None
     if not _uses_modules(root):
         return root
-    from dora.dataflow.flatten import Flattener
+    from dora.dataflow.flatten import Inliner
     from dora.dataflow.modules import Modules
 
     checked = DATAFLOW.read(root, reader)
@@ -170,7 +172,7 @@ def _flat(text: str, reader: Reader, project: str) -> DocumentMapping | None:
     Assembler(reader, {name: Offer(tuple(module.exports)) for name, module in modules.items()}).nodes(nodes)
     if report.failed:
         return None
-    flat = Flattener(project, report).flatten(root, nodes, modules)
+    flat = Inliner(project, report).flatten(root, nodes, modules)
     return None if report.failed else flat
 
 
@@ -216,9 +218,9 @@ def _similar_path(path: str, full: str, *, in_module: bool) -> str:
     return "paths are relative to the folder of the dataflow file"
 
 
-def _not_a_dataflow(root: Value | None, report: Report) -> None:
+def _not_a_dataflow(root: YamlNode | None, report: ProblemReport) -> None:
     hint = "it begins with `nodes:`, followed by a list of nodes"
     if root is None or (isinstance(root, Scalar) and root.value is None):
-        report.error(Span(0, 0, 0, 1), "the file is empty, so it describes no dataflow", hint)
+        report.error(TextSpan(0, 0, 0, 1), "the file is empty, so it describes no dataflow", hint)
     else:
         report.error(root, "a dataflow is a mapping", hint)

@@ -9,40 +9,40 @@ import msgspec
 from dora.dataflow import document
 from dora.dataflow.block import Block, Checked, Field
 from dora.dataflow.contracts import TYPE_NAME
-from dora.dataflow.document import Value, compose
+from dora.dataflow.document import YamlNode, compose
 from dora.dataflow.files import MANIFEST_FILE, Unreadable, is_file, read_text
 from dora.dataflow.kinds import (
-    Choice,
-    Commands,
-    Flag,
-    Kind,
-    ListOf,
-    MapOf,
+    ChoiceType,
+    CommandsType,
+    FieldType,
+    FlagType,
+    IntegerType,
+    ListType,
+    MapType,
     Reader,
     Schema,
-    Text,
-    WholeNumber,
+    TextType,
 )
-from dora.dataflow.report import Report, Span
+from dora.dataflow.report import ProblemReport, TextSpan
 
 
-class _Anything(Kind[object]):
+class _Anything(FieldType[object]):
     """What is for people, or for other programs."""
 
-    def read(self, value: Value, reader: Reader) -> object:  # noqa: ARG002 - what all kinds take
+    def read(self, value: YamlNode, reader: Reader) -> object:  # noqa: ARG002 - what all kinds take
         return value.plain()
 
     def schema(self) -> Schema:
         return {}
 
 
-_DESCRIPTION = Field("description", Text(), "What it is; for people.")
+_DESCRIPTION = Field("description", TextType(), "What it is; for people.")
 
 MANIFEST_PORT = Block(
     "an input or output of a manifest",
     [
         Field("type", TYPE_NAME, "The type of its messages."),
-        Field("required", Flag(), "Whether the input has to be connected.", default=True),
+        Field("required", FlagType(), "Whether the input has to be connected.", default=True),
         _DESCRIPTION,
     ],
 )
@@ -50,25 +50,29 @@ MANIFEST_PORT = Block(
 MANIFEST = Block(
     "the manifest of a node",
     [
-        Field("apiVersion", WholeNumber(1, 1), "The version of this format: 1.", required=True),
-        Field("namespace", Text("a name", may_be_empty=False), "Who publishes the node.", required=True),
-        Field("runtime", Choice(("python", "rust", "c", "cpp")), "What it is written in.", required=True),
+        Field("apiVersion", IntegerType(1, 1), "The version of this format: 1.", required=True),
+        Field(
+            "namespace", TextType("a name", may_be_empty=False), "Who publishes the node.", required=True
+        ),
+        Field(
+            "runtime", ChoiceType(("python", "rust", "c", "cpp")), "What it is written in.", required=True
+        ),
         Field(
             "entrypoint",
-            Text("a path", may_be_empty=False),
+            TextType("a path", may_be_empty=False),
             "The program, relative to the manifest, or the name of its command.",
             required=True,
         ),
-        Field("name", Text(), "What the node is called."),
+        Field("name", TextType(), "What the node is called."),
         _DESCRIPTION,
-        Field("inputs", MapOf(MANIFEST_PORT, "inputs"), "The inputs that the program reads."),
-        Field("outputs", MapOf(MANIFEST_PORT, "outputs"), "The outputs that the program sends to."),
-        Field("build", Commands(), "Commands that make the program, one a line."),
-        Field("dora", Text(), "The versions of dora that it works with."),
+        Field("inputs", MapType(MANIFEST_PORT, "inputs"), "The inputs that the program reads."),
+        Field("outputs", MapType(MANIFEST_PORT, "outputs"), "The outputs that the program sends to."),
+        Field("build", CommandsType(), "Commands that make the program, one a line."),
+        Field("dora", TextType(), "The versions of dora that it works with."),
         Field("env", _Anything(), "Environment variables that the program reads; for people."),
-        Field("categories", ListOf(Text(), "categories"), "What the node is for; for people."),
-        Field("keywords", ListOf(Text(), "keywords"), "Words to find it by; for people."),
-        Field("platforms", ListOf(Text(), "platforms"), "Where it runs; for people."),
+        Field("categories", ListType(TextType(), "categories"), "What the node is for; for people."),
+        Field("keywords", ListType(TextType(), "keywords"), "Words to find it by; for people."),
+        Field("platforms", ListType(TextType(), "platforms"), "Where it runs; for people."),
         Field("requirements", _Anything(), "Hardware and programs that it needs; for people."),
         Field("types", _Anything(), "Types that come with the node; for other programs."),
         Field("example", _Anything(), "A dataflow that shows it; for people."),
@@ -83,7 +87,9 @@ class NodeManifest(msgspec.Struct, frozen=True):
     file: str  # as messages call it
     entrypoint: str
     required: tuple[str, ...]  # inputs
-    types: dict[str, dict[str, tuple[str, Span]]]  # "input_types", "output_types" → name → type, and where
+    types: dict[
+        str, dict[str, tuple[str, TextSpan]]
+    ]  # "input_types", "output_types" → name → type, and where
 
 
 def manifest_of(path: str, project: str, shown: str, reader: Reader) -> NodeManifest | None:
@@ -97,9 +103,9 @@ def manifest_of(path: str, project: str, shown: str, reader: Reader) -> NodeMani
         return None
     shown_file = os.path.normpath(os.path.join(shown, folder, MANIFEST_FILE))
     try:
-        own = Report(read_text(file, shown_file), shown_file, reader.report)
+        own = ProblemReport(read_text(file, shown_file), shown_file, reader.report)
     except Unreadable as error:
-        reader.report.warn(Span(0, 0, 0, 1), str(error), error.hint)
+        reader.report.warn(TextSpan(0, 0, 0, 1), str(error), error.hint)
         return None
     manifest = read_manifest(Reader(own, reader.environ))
     reader.report.take(own)
@@ -113,7 +119,7 @@ def read_manifest(reader: Reader) -> NodeManifest | None:
     if not isinstance(root, document.Mapping):
         if not report.failed:
             hint = "it begins with `apiVersion: 1`"
-            report.error(root or Span(0, 0, 0, 1), "the manifest of a node is a mapping", hint)
+            report.error(root or TextSpan(0, 0, 0, 1), "the manifest of a node is a mapping", hint)
         return None
     checked = MANIFEST.read(root, reader)
     if checked is None or report.failed:
@@ -121,7 +127,7 @@ def read_manifest(reader: Reader) -> NodeManifest | None:
     ports: dict[str, dict[str, Checked]] = {
         field: checked.get(field) or {} for field in ("inputs", "outputs")
     }
-    types: dict[str, dict[str, tuple[str, Span]]] = {
+    types: dict[str, dict[str, tuple[str, TextSpan]]] = {
         f"{field[:-1]}_types": {
             name: (port.get("type"), port.place("type")) for name, port in found.items() if port.has("type")
         }

@@ -63,7 +63,7 @@ class LogSource(msgspec.Struct, frozen=True, tag="logs"):
 Source = NodeOutput | TimerSource | LogSource
 
 
-class Input(msgspec.Struct, frozen=True):
+class InputSpec(msgspec.Struct, frozen=True):
     id: str
     source: Source
     queue_size: int = DEFAULT_QUEUE_SIZE  # at least 1
@@ -87,10 +87,10 @@ class RestartOptions(msgspec.Struct, frozen=True):
     window: float | None = None  # seconds; None: the whole life of the dataflow
 
 
-class Operator(msgspec.Struct, frozen=True):
+class OperatorSpec(msgspec.Struct, frozen=True):
     id: str
     python: str  # path of the file as written, relative to the working directory
-    inputs: tuple[Input, ...] = ()
+    inputs: tuple[InputSpec, ...] = ()
     outputs: tuple[str, ...] = ()
     build: tuple[str, ...] = ()  # one command per entry
     conda_env: str | None = None
@@ -117,7 +117,7 @@ class GitSource(msgspec.Struct, frozen=True):
 
 
 class Download(msgspec.Struct, frozen=True):
-    """The file on the web that a node runs; ``Node.path`` is where it is put."""
+    """The file on the web that a node runs; ``NodeSpec.path`` is where it is put."""
 
     url: str
     sha256: str | None = None  # in lower case
@@ -135,7 +135,7 @@ class Deploy(msgspec.Struct, frozen=True):
 HERE = Deploy()
 
 
-class Node(msgspec.Struct, frozen=True):
+class NodeSpec(msgspec.Struct, frozen=True):
     """One process of the dataflow: a program (``path``) or a runtime for ``operators``.
 
     For a runtime, ``inputs`` and ``outputs`` are those of its operators, with ids
@@ -149,9 +149,9 @@ class Node(msgspec.Struct, frozen=True):
     args: tuple[str, ...] = ()
     env: dict[str, str] = {}
     build: tuple[str, ...] = ()  # of the node and, for a runtime, of all its operators
-    inputs: tuple[Input, ...] = ()
+    inputs: tuple[InputSpec, ...] = ()
     outputs: tuple[str, ...] = ()
-    operators: tuple[Operator, ...] = ()
+    operators: tuple[OperatorSpec, ...] = ()
     name: str | None = None
     description: str | None = None
     log: LogOptions = LogOptions()
@@ -218,14 +218,14 @@ class Types(msgspec.Struct, frozen=True):
 
 
 class Dataflow(msgspec.Struct, frozen=True):
-    nodes: tuple[Node, ...]
+    nodes: tuple[NodeSpec, ...]
     working_dir: str  # absolute
     file: str | None = None  # absolute path of the YAML, None if it came from elsewhere
     env: dict[str, str] = {}  # for every node; a node's own env wins per key
     health_check_interval: float = 5.0  # seconds
     exit_when_nodes_finish: bool = False
     debug: bool = False
-    descriptor: dict[str, Any] = {}  # the document as plain values: `Node.dataflow_descriptor()`
+    descriptor: dict[str, Any] = {}  # the document as plain values: `NodeSpec.dataflow_descriptor()`
     programs: tuple[Program, ...] = ()
     types: Types = Types()
     warnings: tuple[Problem, ...] = ()  # what was suspicious but usable
@@ -236,23 +236,23 @@ class Dataflow(msgspec.Struct, frozen=True):
         """The name of the file without folder and ending; ``dataflow`` if it came from elsewhere."""
         return os.path.splitext(os.path.basename(self.file or "dataflow"))[0]
 
-    def node(self, node_id: str) -> Node:
+    def node(self, node_id: str) -> NodeSpec:
         """Return the node with this id; raises ``KeyError``."""
         for node in self.nodes:
             if node.id == node_id:
                 return node
         raise KeyError(node_id)
 
-    def directory_of(self, node: Node) -> str:
+    def directory_of(self, node: NodeSpec) -> str:
         """Return where a node runs and its relative paths begin: its working directory, or its clone."""
         folder = self.home_of(node)
         return f"{folder}/{node.git.folder}" if node.git else folder
 
-    def home_of(self, node: Node) -> str:
+    def home_of(self, node: NodeSpec) -> str:
         """Return the working directory of a node: that of its ``deploy``, or of the dataflow."""
         return node.deploy.working_dir or self.working_dir
 
-    def consumers(self, node_id: str, output: str) -> Iterator[tuple[Node, Input]]:
+    def consumers(self, node_id: str, output: str) -> Iterator[tuple[NodeSpec, InputSpec]]:
         """Yield every (node, input) that is fed by this output."""
         wanted = NodeOutput(node_id, output)
         for node in self.nodes:

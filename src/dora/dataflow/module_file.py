@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from dora.dataflow.block import Block, Field
 from dora.dataflow.fields import BUILD, Nodes
-from dora.dataflow.kinds import DATA, ListOf, Text
+from dora.dataflow.kinds import DATA, ListType, TextType
 
 MODULE_HEADER = Block(
     "the header of a module",
     [
-        Field("name", Text("a name"), "What the module is called; for people.", required=True),
+        Field("name", TextType("a name"), "What the module is called; for people.", required=True),
         Field(
             "inputs",
-            ListOf(DATA, "input ports"),
+            ListType(DATA, "input ports"),
             "The ports that have to be connected; nodes of the module refer to them as `_mod/<port>`.",
         ),
         Field(
             "inputs_optional",
-            ListOf(DATA, "input ports"),
+            ListType(DATA, "input ports"),
             "The ports that may be left open; inputs that refer to an open port are left out.",
         ),
         Field(
             "outputs",
-            ListOf(DATA, "outputs"),
+            ListType(DATA, "outputs"),
             "The outputs that others may use; each is an output of exactly one node of the module.",
         ),
     ],

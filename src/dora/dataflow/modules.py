@@ -27,15 +27,15 @@ from dora.dataflow.files import Unreadable, read_text
 from dora.dataflow.kinds import Reader
 from dora.dataflow.model import DEFAULT_OPERATOR_ID
 from dora.dataflow.module_file import MODULE_FILE
-from dora.dataflow.older import modernise
-from dora.dataflow.report import MAX_LISTED, Report, Span, listed
+from dora.dataflow.older import upgrade_legacy
+from dora.dataflow.report import MAX_LISTED, ProblemReport, TextSpan, listed
 from dora.dataflow.wiring import PORTS, Offer
 
 MAX_NESTING = 8
 MAX_MODULE = 1 << 20  # bytes of a module's file
 
 
-class Definition(msgspec.Struct, frozen=True):
+class ModuleDefinition(msgspec.Struct, frozen=True):
     """A module's file, checked."""
 
     path: str  # relative to the project
@@ -45,7 +45,7 @@ class Definition(msgspec.Struct, frozen=True):
     optional: tuple[str, ...]
     build: tuple[str, ...]
     nodes: tuple[Checked, ...]
-    modules: dict[str, Definition]  # those that it uses, by the id of the node
+    modules: dict[str, ModuleDefinition]  # those that it uses, by the id of the node
     exports: dict[str, str]  # output → the output inside: "node/output", "node.inner/output"
 
     @property
@@ -63,16 +63,16 @@ class Modules:
         self.reader = reader
         self.project = project
         self.shown = shown
-        self._read: dict[str, Definition | None] = {}
+        self._read: dict[str, ModuleDefinition | None] = {}
 
     def used_by(
         self, nodes: tuple[Checked, ...], reader: Reader, folder: str = "", chain: tuple[str, ...] = ()
-    ) -> dict[str, Definition]:
+    ) -> dict[str, ModuleDefinition]:
         """Return the modules that nodes use, by node id; what is wrong goes to ``reader.report``.
 
         ``folder`` is that of the file with the nodes, ``chain`` the modules that led to it.
         """
-        found: dict[str, Definition] = {}
+        found: dict[str, ModuleDefinition] = {}
         for node in nodes:
             if node.get("module") is None or node.get("id") is None:
                 continue
@@ -83,8 +83,8 @@ class Modules:
         return found
 
     def _used(
-        self, node: Checked, report: Report, folder: str, chain: tuple[str, ...]
-    ) -> Definition | None:
+        self, node: Checked, report: ProblemReport, folder: str, chain: tuple[str, ...]
+    ) -> ModuleDefinition | None:
         span = node.place("module")
         written: str = node.get("module")
         path = os.path.normpath(os.path.join(folder, written))
@@ -118,15 +118,15 @@ class Modules:
         return definition
 
     def _define(
-        self, path: str, span: Span, report: Report, chain: tuple[str, ...], note: str
-    ) -> Definition | None:
+        self, path: str, span: TextSpan, report: ProblemReport, chain: tuple[str, ...], note: str
+    ) -> ModuleDefinition | None:
         file = os.path.join(self.shown, path)
         try:
             text = read_text(os.path.join(self.project, path), file, MAX_MODULE)
         except Unreadable as error:
             report.error(span, str(error), error.hint)
             return None
-        own = Report(text, file, report)
+        own = ProblemReport(text, file, report)
         own.origin.note = note
         root = _tree(own)
         of_the_file = len(own.problems)
@@ -137,15 +137,15 @@ class Modules:
         report.take(own)
         return definition
 
-    def check(self, report: Report, path: str) -> None:
+    def check(self, report: ProblemReport, path: str) -> None:
         """Check the text of a report as a module; what is wrong goes to the report."""
         root = _tree(report)
         if root is not None:
             self._check(root, report, path, (path,))
 
     def _check(
-        self, root: document.Mapping, report: Report, path: str, chain: tuple[str, ...]
-    ) -> Definition | None:
+        self, root: document.Mapping, report: ProblemReport, path: str, chain: tuple[str, ...]
+    ) -> ModuleDefinition | None:
         """Return the definition of a module; None after reporting what is wrong with it."""
         reader = Reader(report, self.reader.environ)
         checked = MODULE_FILE.read(root, reader)
@@ -163,7 +163,7 @@ class Modules:
         exports = {} if report.failed else _exports(header, nodes, modules, report)
         if report.failed:
             return None
-        return Definition(
+        return ModuleDefinition(
             path=path,
             file=report.file,
             text=report.origin.text,
@@ -176,18 +176,18 @@ class Modules:
         )
 
 
-def _tree(report: Report) -> document.Mapping | None:
+def _tree(report: ProblemReport) -> document.Mapping | None:
     root = compose(report.origin.text, report)
     if isinstance(root, document.Mapping):
-        modernise(root, report)
+        upgrade_legacy(root, report)
         return root
     if not report.failed:
         hint = "it has the fields `module` and `nodes`"
-        report.error(root or Span(0, 0, 0, 1), "a module is a mapping", hint)
+        report.error(root or TextSpan(0, 0, 0, 1), "a module is a mapping", hint)
     return None
 
 
-def _check_ports(node: Checked, module: Definition, report: Report) -> None:
+def _check_ports(node: Checked, module: ModuleDefinition, report: ProblemReport) -> None:
     written = node.nodes.get("inputs")
     entries = written.entries if isinstance(written, document.Mapping) else {}
     ports = (*module.inputs, *module.optional)
@@ -216,7 +216,7 @@ def _check_ports(node: Checked, module: Definition, report: Report) -> None:
 
 
 def _exports(
-    header: Checked, nodes: tuple[Checked, ...], modules: dict[str, Definition], report: Report
+    header: Checked, nodes: tuple[Checked, ...], modules: dict[str, ModuleDefinition], report: ProblemReport
 ) -> dict[str, str]:
     """Return for each output of the header the one output inside that it stands for."""
     exports: dict[str, str] = {}
@@ -227,7 +227,7 @@ def _exports(
     items = listing.items if isinstance(listing, document.Sequence) else []
     places = {item.text: item for item in items if isinstance(item, Scalar)}
     for output in header.get("outputs") or ():
-        span: Span = places.get(output, header.span)
+        span: TextSpan = places.get(output, header.span)
         found = inside.get(output, [])
         if len(found) == 1:
             exports[output] = found[0]
@@ -246,7 +246,7 @@ def _exports(
     return exports
 
 
-def _outputs(nodes: tuple[Checked, ...], modules: dict[str, Definition]) -> Iterator[tuple[str, str]]:
+def _outputs(nodes: tuple[Checked, ...], modules: dict[str, ModuleDefinition]) -> Iterator[tuple[str, str]]:
     """Yield (name, reference inside the module) for every output that its nodes have."""
     for node in nodes:
         name: str = node.get("id")

@@ -6,14 +6,14 @@ only. Places stay those of the file. Each old field is warned about where it sta
 
 from __future__ import annotations
 
-from dora.dataflow.document import Mapping, Scalar, Sequence, Value
-from dora.dataflow.report import Report
+from dora.dataflow.document import Mapping, Scalar, Sequence, YamlNode
+from dora.dataflow.report import ProblemReport
 
 _CUSTOM = {"source": "path", "envs": "env"}  # fields of `custom` with another name today
 _DEPLOY, _DEBUG, _INSPECT = "_unstable_deploy", "_unstable_debug", "publish_all_messages_to_zenoh"
 
 
-def modernise(root: Mapping, report: Report) -> None:
+def upgrade_legacy(root: Mapping, report: ProblemReport) -> None:
     """Replace the fields of dora 0.x in a dataflow by those of today."""
     older = _Older(report)
     older.rename(root, _DEPLOY, "deploy")
@@ -30,13 +30,13 @@ def modernise(root: Mapping, report: Report) -> None:
             older.lift_custom(node)
 
 
-def _is_local(source: Value) -> bool:
+def _is_local(source: YamlNode) -> bool:
     """Tell whether a ``source`` only says that the program, its ``path``, is on this machine."""
     return isinstance(source, Scalar) and source.text == "Local"
 
 
 class _Older:
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: ProblemReport) -> None:
         self._report = report
         self._warned: set[str] = set()
 
@@ -66,7 +66,7 @@ class _Older:
         elif not (isinstance(custom, Scalar) and custom.value is None):
             self._report.error(custom, "expected a mapping for `custom`", "or write `path: <program>`")
 
-    def _put(self, block: Mapping, name: str, entry: tuple[Scalar, Value]) -> None:
+    def _put(self, block: Mapping, name: str, entry: tuple[Scalar, YamlNode]) -> None:
         key, _ = entry
         if name in block.entries:
             there = block.entries[name][0].line + 1

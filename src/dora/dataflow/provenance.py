@@ -7,10 +7,10 @@ import re
 import msgspec
 
 from dora.dataflow.block import Block, Checked, Field
-from dora.dataflow.document import Scalar, Value
-from dora.dataflow.kinds import Kind, ListOf, Reader, Schema, Text
+from dora.dataflow.document import Scalar, YamlNode
+from dora.dataflow.kinds import FieldType, ListType, Reader, Schema, TextType
 from dora.dataflow.model import Download, GitSource, PythonEnvironment
-from dora.dataflow.report import Report, listed
+from dora.dataflow.report import ProblemReport, listed
 
 OLDEST = (3, 11)  # that dora runs on
 CLONES = ".dora/git"  # in the working directory
@@ -21,11 +21,11 @@ _SHA256 = "[0-9A-Fa-f]{64}"
 _VERSION = rf"{_CLAUSE}( *, *{_CLAUSE})*"
 
 
-class PythonVersion(Kind[str]):
+class PythonVersion(FieldType[str]):
     """A version of Python, ``3.12``, or a range, ``>=3.11,<3.13``."""
 
-    def read(self, value: Value, reader: Reader) -> str | None:
-        text = Text("a version of Python", may_be_empty=False).read(value, reader)
+    def read(self, value: YamlNode, reader: Reader) -> str | None:
+        text = TextType("a version of Python", may_be_empty=False).read(value, reader)
         if text is None:
             return None
         if len(text) > 100 or not re.fullmatch(_VERSION, text.strip()):
@@ -44,11 +44,11 @@ class PythonVersion(Kind[str]):
         return {"type": ["string", "number"], "pattern": f"^{_VERSION}$"}
 
 
-class Requirement(Kind[str]):
+class Requirement(FieldType[str]):
     """A requirement as pip understands it, without options."""
 
-    def read(self, value: Value, reader: Reader) -> str | None:
-        text = Text("a requirement", may_be_empty=False).read(value, reader)
+    def read(self, value: YamlNode, reader: Reader) -> str | None:
+        text = TextType("a requirement", may_be_empty=False).read(value, reader)
         if text is not None and (fault := requirement_fault(text)):
             hint = "list what is needed, for example `numpy>=2`; a `build` line may use options"
             reader.report.error(value, fault, hint)
@@ -56,7 +56,7 @@ class Requirement(Kind[str]):
         return text
 
     def schema(self) -> Schema:
-        return Text(may_be_empty=False).schema()
+        return TextType(may_be_empty=False).schema()
 
 
 def requirement_fault(text: str) -> str:
@@ -94,18 +94,18 @@ _ENVIRONMENT = Block(
         Field("version", PythonVersion(), 'The version, "3.12", or a range, ">=3.11,<3.13".'),
         Field(
             "requirements",
-            ListOf(Requirement(), "requirements"),
+            ListType(Requirement(), "requirements"),
             "The packages that the node needs, as pip understands them. dora need not be among them.",
         ),
     ],
 )
 
 
-class Checksum(Kind[str]):
+class Checksum(FieldType[str]):
     """A SHA-256, in hexadecimal digits."""
 
-    def read(self, value: Value, reader: Reader) -> str | None:
-        text = Text("a SHA-256").read(value, reader)
+    def read(self, value: YamlNode, reader: Reader) -> str | None:
+        text = TextType("a SHA-256").read(value, reader)
         if text is not None and not re.fullmatch(_SHA256, text):
             reader.report.error(
                 value,
@@ -119,10 +119,10 @@ class Checksum(Kind[str]):
         return {"type": "string", "pattern": f"^{_SHA256}$"}
 
 
-class PythonOfNode(Kind[Checked]):
+class PythonOfNode(FieldType[Checked]):
     """What a node asks of its Python."""
 
-    def read(self, value: Value, reader: Reader) -> Checked | None:
+    def read(self, value: YamlNode, reader: Reader) -> Checked | None:
         if isinstance(value, Scalar) and isinstance(value.value, str) and value.text.endswith(".py"):
             reader.report.error(
                 value,
@@ -148,7 +148,7 @@ def python_environment(node: Checked) -> PythonEnvironment | None:
     return PythonEnvironment(block.get("version"), tuple(block.get("requirements") or ()))
 
 
-def git_source(node: Checked, report: Report, owner: str) -> GitSource | None:
+def git_source(node: Checked, report: ProblemReport, owner: str) -> GitSource | None:
     """Return the repository of a node; report fields that do not fit together."""
     chosen = [name for name in ("branch", "tag", "rev") if node.has(name)]
     if not node.has("git"):
@@ -188,7 +188,7 @@ def is_url(path: str | None) -> bool:
     return path is not None and path.startswith(("http://", "https://"))
 
 
-def download_of(node: Checked, report: Report, owner: str) -> Download | None:
+def download_of(node: Checked, report: ProblemReport, owner: str) -> Download | None:
     """Return the file on the web that a node runs; report fields that do not fit together."""
     url: str | None = node.get("path")
     if url is None or not is_url(url):

@@ -41,7 +41,7 @@ class Origin:
         return self._lines[number] if number < len(self._lines) else ""
 
 
-class Span:
+class TextSpan:
     """A place in a file: lines and columns count from 0, the end is exclusive.
 
     ``origin`` is None in the file that the report is about.
@@ -65,10 +65,10 @@ class _Effort:
         self.comparisons = MAX_COMPARISONS
 
 
-class Report:
+class ProblemReport:
     """The problems found so far, and the file that they point into unless a span says otherwise."""
 
-    def __init__(self, text: str, file: str, within: Report | None = None) -> None:
+    def __init__(self, text: str, file: str, within: ProblemReport | None = None) -> None:
         """``within``: the report of the file that led to this one; both share what suggestions may cost."""
         self.origin = Origin(text, file)
         self.problems: list[Problem] = []
@@ -107,12 +107,12 @@ class Report:
         """Return a line (counted from 0) of the file, "" beyond its end."""
         return self.origin.line(line)
 
-    def place(self, span: Span) -> str:
+    def place(self, span: TextSpan) -> str:
         """Return "file.yml:3:5" for a span."""
         return f"{(span.origin or self.origin).file}:{span.line + 1}:{span.column + 1}"
 
     def error(
-        self, span: Span, message: str, hint: str = "", part: str = "", *, last: bool = False
+        self, span: TextSpan, message: str, hint: str = "", part: str = "", *, last: bool = False
     ) -> None:
         """Record an error.
 
@@ -122,11 +122,11 @@ class Report:
         self.failed = True
         self.problems.append(self.problem(span, message, hint, part, last=last))
 
-    def warn(self, span: Span, message: str, hint: str = "", part: str = "") -> None:
+    def warn(self, span: TextSpan, message: str, hint: str = "", part: str = "") -> None:
         """Record a warning."""
         self.problems.append(self.problem(span, message, hint, part)._replace(severity="warning"))
 
-    def take(self, other: Report) -> None:
+    def take(self, other: ProblemReport) -> None:
         """Add what another report has found."""
         self.problems += other.problems
         self.failed = self.failed or other.failed
@@ -142,7 +142,7 @@ class Report:
         return problem.file != self.file, problem.file, problem.line, problem.column
 
     def problem(
-        self, span: Span, message: str, hint: str = "", part: str = "", *, last: bool = False
+        self, span: TextSpan, message: str, hint: str = "", part: str = "", *, last: bool = False
     ) -> Problem:
         """Return a problem without recording it."""
         origin = span.origin or self.origin

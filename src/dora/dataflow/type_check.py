@@ -13,8 +13,8 @@ from dora.dataflow.block import Checked
 from dora.dataflow.contracts import PATTERNS, Ports
 from dora.dataflow.kinds import Reader
 from dora.dataflow.manifest import NodeManifest, manifest_of
-from dora.dataflow.model import Input, LogSource, NodeOutput, PortType, TimerSource, Types
-from dora.dataflow.report import Report, Span, listed
+from dora.dataflow.model import InputSpec, LogSource, NodeOutput, PortType, TimerSource, Types
+from dora.dataflow.report import ProblemReport, TextSpan, listed
 from dora.dataflow.type_files import read_types
 from dora.dataflow.type_library import NOTHING, TEXT, TIMER, Shape, TypeLibrary, accepts
 from dora.dataflow.type_names import TypeFault, TypeName, parse_type
@@ -28,7 +28,7 @@ def check_types(
 
     ``project`` is the folder of the dataflow file, which messages call ``shown``.
     """
-    report = Report(reader.report.origin.text, reader.report.file, reader.report)
+    report = ProblemReport(reader.report.origin.text, reader.report.file, reader.report)
     own = Reader(report, reader.environ)
     library = TypeLibrary(report, lambda: read_types(project, shown, own))
     manifests = {item.path: manifest_of(item.path, project, shown, own) for item in ports if item.path}
@@ -40,12 +40,12 @@ class _Declared(NamedTuple):
     """A type as somebody wrote it."""
 
     text: str
-    span: Span
+    span: TextSpan
 
 
 class _Check:
     def __init__(
-        self, library: TypeLibrary, report: Report, manifests: Mapping[str, NodeManifest | None]
+        self, library: TypeLibrary, report: ProblemReport, manifests: Mapping[str, NodeManifest | None]
     ) -> None:
         self.library = library
         self.report = report
@@ -182,7 +182,7 @@ class _Check:
                 shapes.append(shape)
         return tuple(shapes)
 
-    def _sent(self, item: Input) -> TypeName | None:
+    def _sent(self, item: InputSpec) -> TypeName | None:
         match item.source:
             case TimerSource():
                 return NOTHING
@@ -191,12 +191,14 @@ class _Check:
             case NodeOutput():
                 return self.outputs.get(str(item.source))
 
-    def _fits(self, item: Input, expected: TypeName, sent: TypeName) -> bool:
+    def _fits(self, item: InputSpec, expected: TypeName, sent: TypeName) -> bool:
         if isinstance(item.source, TimerSource) and any(expected.agrees(name) for name in TIMER):
             return True
         return accepts(expected, sent, self.rules)
 
-    def _mismatch(self, ports: Ports, item: Input, span: Span, expected: TypeName, sent: TypeName) -> None:
+    def _mismatch(
+        self, ports: Ports, item: InputSpec, span: TextSpan, expected: TypeName, sent: TypeName
+    ) -> None:
         if not isinstance(item.source, NodeOutput):
             hint = f"write `{sent}`"
         elif sent.base == expected.base:

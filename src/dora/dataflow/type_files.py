@@ -7,16 +7,16 @@ from typing import NamedTuple
 
 from dora.dataflow import document
 from dora.dataflow.block import Block, Checked, Field
-from dora.dataflow.document import Value, compose
+from dora.dataflow.document import YamlNode, compose
 from dora.dataflow.files import Unreadable, read_text, yaml_files_below
-from dora.dataflow.kinds import Kind, ListOf, Reader, Schema, Text, as_text, shape
-from dora.dataflow.report import Report, Span
+from dora.dataflow.kinds import FieldType, ListType, Reader, Schema, TextType, as_text, shape
+from dora.dataflow.report import ProblemReport, TextSpan
 from dora.dataflow.type_names import STANDARD
 
 FOLDER = "types"
 
-_NAME = Field("name", Text("a name", may_be_empty=False), "What it is called.", required=True)
-_DESCRIPTION = Field("description", Text(), "What it means; for people.")
+_NAME = Field("name", TextType("a name", may_be_empty=False), "What it is called.", required=True)
+_DESCRIPTION = Field("description", TextType(), "What it means; for people.")
 
 TYPE_FIELD = Block(
     "a field of a type",
@@ -24,7 +24,7 @@ TYPE_FIELD = Block(
         _NAME,
         Field(
             "type",
-            Text("a type", may_be_empty=False),
+            TextType("a type", may_be_empty=False),
             "An Arrow type (`Float32`, `Utf8`, `List<Float64>`), a type of the same file, or another.",
             required=True,
         ),
@@ -33,35 +33,35 @@ TYPE_FIELD = Block(
 )
 TYPE_PARAMETER = Block(
     "a parameter of a type",
-    [_NAME, Field("default", Text(), "What it usually is; for people."), _DESCRIPTION],
+    [_NAME, Field("default", TextType(), "What it usually is; for people."), _DESCRIPTION],
 )
 TYPE = Block(
     "a type",
     [
         Field(
             "arrow",
-            Text("an Arrow type", may_be_empty=False),
+            TextType("an Arrow type", may_be_empty=False),
             "The Arrow type: `Struct` (with `fields`), `Float32`, `Utf8`, `LargeBinary`, `List<Float32>`.",
             required=True,
         ),
         _DESCRIPTION,
-        Field("fields", ListOf(TYPE_FIELD, "fields"), "The fields of a `Struct`."),
-        Field("params", ListOf(TYPE_PARAMETER, "parameters"), "Parameters that narrow the type."),
+        Field("fields", ListType(TYPE_FIELD, "fields"), "The fields of a `Struct`."),
+        Field("params", ListType(TYPE_PARAMETER, "parameters"), "Parameters that narrow the type."),
     ],
 )
 
 
-class _Types(Kind[dict[str, Checked]]):
+class _Types(FieldType[dict[str, Checked]]):
     """The types of a file by name."""
 
-    def read(self, value: Value, reader: Reader) -> dict[str, Checked] | None:
+    def read(self, value: YamlNode, reader: Reader) -> dict[str, Checked] | None:
         if not isinstance(value, document.Mapping):
             hint = "write the name of each type, then `arrow:` and the rest below it"
             reader.report.error(value, f"expected a mapping of types, found {shape(value)}", hint)
             return None
         types: dict[str, Checked] = {}
         for key, item in value.entries.values():
-            name = Text("the name of a type", may_be_empty=False).read(as_text(key), reader)
+            name = TextType("the name of a type", may_be_empty=False).read(as_text(key), reader)
             found = TYPE.read(item, reader)
             if name is not None and found is not None:
                 types[name] = found
@@ -76,39 +76,39 @@ TYPE_FILE = Block(
 )
 
 
-class Definition(NamedTuple):
+class TypeDefinition(NamedTuple):
     """What a type is: an Arrow type by name, or a struct of fields; and where that is written."""
 
     meaning: str | dict[str, str]
-    span: Span
+    span: TextSpan
 
 
-def read_types(project: str, shown: str, reader: Reader) -> dict[str, dict[str, Definition]]:
+def read_types(project: str, shown: str, reader: Reader) -> dict[str, dict[str, TypeDefinition]]:
     """Return part → type → definition of all types of a project; what is wrong goes to the report.
 
     ``project`` is the folder of the dataflow file, which messages call ``shown``.
     """
-    parts: dict[str, dict[str, Definition]] = {}
+    parts: dict[str, dict[str, TypeDefinition]] = {}
     for path in yaml_files_below(os.path.join(project, FOLDER)):
         part = os.path.splitext(path)[0].replace(os.sep, "/")
         file = os.path.join(shown, FOLDER, path)
         try:
-            own = Report(read_text(os.path.join(project, FOLDER, path), file), file, reader.report)
+            own = ProblemReport(read_text(os.path.join(project, FOLDER, path), file), file, reader.report)
         except Unreadable as error:
-            reader.report.error(Span(0, 0, 0, 1), str(error), error.hint)
+            reader.report.error(TextSpan(0, 0, 0, 1), str(error), error.hint)
             continue
         parts[part] = _read_file(part, Reader(own, reader.environ))
         reader.report.take(own)
     return parts
 
 
-def _read_file(part: str, reader: Reader) -> dict[str, Definition]:
+def _read_file(part: str, reader: Reader) -> dict[str, TypeDefinition]:
     report = reader.report
     root = compose(report.origin.text, report)
     if not isinstance(root, document.Mapping):
         if not report.failed:
             hint = "it begins with `types:`"
-            report.error(root or Span(0, 0, 0, 1), "a file of types is a mapping", hint)
+            report.error(root or TextSpan(0, 0, 0, 1), "a file of types is a mapping", hint)
         return {}
     if f"{part}/".startswith(STANDARD):
         message = f"`{part}` would be a part of the standard library"
@@ -117,14 +117,14 @@ def _read_file(part: str, reader: Reader) -> dict[str, Definition]:
     checked = TYPE_FILE.read(root, reader)
     found: dict[str, Checked] = (checked.get("types") if checked else None) or {}
     definitions = {
-        name: Definition(_meaning(block, report), block.place("arrow")) for name, block in found.items()
+        name: TypeDefinition(_meaning(block, report), block.place("arrow")) for name, block in found.items()
     }
     for definition in definitions.values():
         definition.span.origin = report.origin
     return definitions
 
 
-def _meaning(block: Checked, report: Report) -> str | dict[str, str]:
+def _meaning(block: Checked, report: ProblemReport) -> str | dict[str, str]:
     arrow: str | None = block.get("arrow")
     fields: tuple[Checked, ...] = block.get("fields") or ()
     if arrow == "Struct" or arrow is None:

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
-from dora.dataflow.report import Report, Span
+from dora.dataflow.report import ProblemReport, TextSpan
 from dora.dataflow.standard_types import ARROW, TYPES, WIDENING
-from dora.dataflow.type_files import Definition
+from dora.dataflow.type_files import TypeDefinition
 from dora.dataflow.type_names import MAX_TYPE, STANDARD, TypeName
 
 Shape = Any
@@ -36,11 +36,11 @@ class TypeLibrary:
     """The standard types, and the users', which are read when a name is not a standard one."""
 
     def __init__(
-        self, report: Report, read_users: Callable[[], Mapping[str, Mapping[str, Definition]]]
+        self, report: ProblemReport, read_users: Callable[[], Mapping[str, Mapping[str, TypeDefinition]]]
     ) -> None:
         self._report = report
         self._read_users = read_users
-        self._users: dict[str, Definition] | None = None
+        self._users: dict[str, TypeDefinition] | None = None
         self._shapes: dict[str, Shape] = {}
         self._parts = 0
 
@@ -69,7 +69,7 @@ class TypeLibrary:
             return found
         return "types of your own are defined in files `types/**/*.yml` beside the dataflow"
 
-    def _all_users(self) -> dict[str, Definition]:
+    def _all_users(self) -> dict[str, TypeDefinition]:
         if self._users is None:
             self._users = {
                 f"{part}/{name}": definition
@@ -103,7 +103,7 @@ class TypeLibrary:
         }
         return None if None in fields.values() else {"struct": fields}
 
-    def _part(self, text: str, part: str, span: Span, chain: tuple[str, ...]) -> Shape | None:
+    def _part(self, text: str, part: str, span: TextSpan, chain: tuple[str, ...]) -> Shape | None:
         """Return the Arrow type of what a type of ``part`` is made of."""
         self._parts += 1
         if self._parts == MAX_PARTS:
@@ -134,10 +134,10 @@ class TypeLibrary:
 
 
 @cache
-def _standard() -> dict[str, Definition]:
-    nowhere = Span(0, 0, 0, 1)
+def _standard() -> dict[str, TypeDefinition]:
+    nowhere = TextSpan(0, 0, 0, 1)
     return {
-        f"{part}/{name}": Definition(meaning, nowhere)
+        f"{part}/{name}": TypeDefinition(meaning, nowhere)
         for part, types in TYPES.items()
         for name, meaning in types.items()
     }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import msgspec
 
 from dora.dataflow.model import LogSource, NodeOutput, Source, TimerSource
-from dora.dataflow.report import MAX_LISTED, Report, Span, listed
+from dora.dataflow.report import MAX_LISTED, ProblemReport, TextSpan, listed
 
 PORTS = "_mod"  # the node that stands for the input ports of a module, in its file
 
@@ -21,17 +21,17 @@ class Offer(msgspec.Struct, frozen=True):
     single: bool = False  # one operator, whose id may be left out in references
 
 
-class Wiring:
+class InputResolver:
     """All nodes with what they offer; answers what a source refers to."""
 
-    def __init__(self, offers: Mapping[str, Offer], report: Report, in_module: bool = False) -> None:
+    def __init__(self, offers: Mapping[str, Offer], report: ProblemReport, in_module: bool = False) -> None:
         """``in_module``: the nodes are those of a module; others are known only where it is used."""
         self.offers = offers
         self.report = report
         self.in_module = in_module
         self._outputs: dict[str, frozenset[str]] = {}
 
-    def resolve(self, source: Source, span: Span, wanted_by: str) -> Source | None:
+    def resolve(self, source: Source, span: TextSpan, wanted_by: str) -> Source | None:
         """Return the source with operator references written out; None after reporting that it
         does not exist. ``wanted_by`` names the input in messages."""
         match source:
@@ -49,7 +49,7 @@ class Wiring:
             case NodeOutput():
                 return self._output(source, span, wanted_by)
 
-    def _output(self, source: NodeOutput, span: Span, wanted_by: str) -> NodeOutput | None:
+    def _output(self, source: NodeOutput, span: TextSpan, wanted_by: str) -> NodeOutput | None:
         offer = self.offers.get(source.node)
         if offer is None:
             if self.in_module:
@@ -91,7 +91,7 @@ class Wiring:
         output = self.report.closest(source.output, outputs)
         return f"did you mean `{node}/{output or source.output}`?"
 
-    def _missing(self, source: NodeOutput, offer: Offer, span: Span, wanted_by: str) -> None:
+    def _missing(self, source: NodeOutput, offer: Offer, span: TextSpan, wanted_by: str) -> None:
         outputs = offer.outputs or ()
         suggests = self.report.suggests
         if not suggests:

@@ -13,28 +13,28 @@ from dora.dataflow.change import (
     without_link,
 )
 from dora.dataflow.model import Dataflow
-from dora.wire.wishes import AddWish, ConnectWish, DisconnectWish, ReplaceWish
+from dora.wire.wishes import AddOperation, ConnectOperation, DisconnectOperation, ReplaceOperation
 
 
 def make_change(
-    wish: AddWish | ReplaceWish | ConnectWish | DisconnectWish,
+    wish: AddOperation | ReplaceOperation | ConnectOperation | DisconnectOperation,
     running: Dataflow,
     environ: Mapping[str, str],
 ) -> tuple[Change, str, str]:
     """Return the change, and the links that it adds and removes, for the log; raises `DoraError`."""
     match wish:
-        case AddWish():
+        case AddOperation():
             environ = {**environ, **wish.env}
             return with_node(running, wish.yaml, wish.file, environ, strict_types=wish.strict_types), "", ""
-        case ReplaceWish():
+        case ReplaceOperation():
             environ = {**environ, **wish.env}
             change = with_replaced(
                 running, wish.node, wish.yaml, wish.file, environ, strict_types=wish.strict_types
             )
             return change, "", ""
-        case ConnectWish(source=source, target=target):
+        case ConnectOperation(source=source, target=target):
             options = LinkOptions(wish.queue_size, wish.queue_policy)
             change = with_link(running, source, target, options, strict_types=wish.strict_types)
             return change, f"{source} -> {target}", ""
-        case DisconnectWish(source=source, target=target):
+        case DisconnectOperation(source=source, target=target):
             return without_link(running, source, target), "", f"{source} -> {target}"

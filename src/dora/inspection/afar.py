@@ -12,17 +12,17 @@ from typing import Any, Final
 
 import msgspec
 
-from dora.inspection.beat import Beat
+from dora.inspection.beat import MeasuredRate
 from dora.inspection.counters import LinkRate
-from dora.inspection.overview import NodeGlance
+from dora.inspection.overview import NodeSnapshot
 from dora.wire.decoders import msgpack_decoder
 from dora.wire.inspection import Inspection
 from dora.wire.requests import (
     Answer,
-    AskGraph,
-    AskParameters,
     DeleteParameter,
-    Describe,
+    DescribeDataflow,
+    GetGraph,
+    GetParameters,
     Inspect,
     Publish,
     RestartNode,
@@ -34,10 +34,10 @@ MAX_DELIVERY: Final = 8 << 20  # bytes; a picture that is passed on as it is may
 MOST_FULL: Final = 256 << 10  # bytes of a message that is shown with all its values
 
 Question = (
-    Describe
+    DescribeDataflow
     | Inspect
-    | AskGraph
-    | AskParameters
+    | GetGraph
+    | GetParameters
     | SetParameter
     | DeleteParameter
     | Publish
@@ -50,13 +50,13 @@ Question = (
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):
-    """Answered by `Told` with the same ticket. During a look, only a dashboard asks."""
+    """Answered by `QueryStatus` with the same ticket. During a look, only a dashboard asks."""
 
     question: Question
     ticket: int = 0
 
 
-class EchoLook(msgspec.Struct, frozen=True, tag=True):
+class EchoQuery(msgspec.Struct, frozen=True, tag=True):
     """Show messages, as `Line` each; ``full`` those up to `MOST_FULL` with all values."""
 
     topics: list[str]
@@ -64,28 +64,28 @@ class EchoLook(msgspec.Struct, frozen=True, tag=True):
     as_json: bool = False
 
 
-class BeatLook(msgspec.Struct, frozen=True, tag=True):
-    """Measure how often messages are sent, over a window of seconds; told by `Beats`."""
+class RateQuery(msgspec.Struct, frozen=True, tag=True):
+    """Measure how often messages are sent, over a window of seconds; told by `Rates`."""
 
     topics: list[str]
     window: float
 
 
-class InfoLook(msgspec.Struct, frozen=True, tag=True):
-    """Describe a topic, after a look of so many seconds; told by `Text`."""
+class InfoQuery(msgspec.Struct, frozen=True, tag=True):
+    """Describe a topic, after a look of so many seconds; told by `TextResult`."""
 
     topic: str
     seconds: float
 
 
-class GlanceLook(msgspec.Struct, frozen=True, tag=True):
-    """Tell every so many seconds how nodes and links are, by `Glances`."""
+class SnapshotQuery(msgspec.Struct, frozen=True, tag=True):
+    """Tell every so many seconds how nodes and links are, by `Snapshots`."""
 
     every: float
     latency: bool = False
 
 
-class PageLook(msgspec.Struct, frozen=True, tag=True):
+class PageQuery(msgspec.Struct, frozen=True, tag=True):
     """Watch for a dashboard, which speaks of it in `Frame`, both ways."""
 
 
@@ -100,16 +100,16 @@ class More(msgspec.Struct, frozen=True, tag=True):
 
 
 class Enough(msgspec.Struct, frozen=True, tag=True):
-    """End the look; answered by `Over`."""
+    """End the look; answered by `QueryEnded`."""
 
 
-Look = EchoLook | BeatLook | InfoLook | GlanceLook | PageLook
-ToProcess = Ask | Look | Frame | More | Enough
+Query = EchoQuery | RateQuery | InfoQuery | SnapshotQuery | PageQuery
+ToProcess = Ask | Query | Frame | More | Enough
 
 # ----------------------------------------------------------------------- from the process
 
 
-class Told(msgspec.Struct, frozen=True, tag=True):
+class QueryStatus(msgspec.Struct, frozen=True, tag=True):
     """The answer to `Ask`; a text is why there is none."""
 
     answer: Answer | None
@@ -126,21 +126,21 @@ class Line(msgspec.Struct, frozen=True, tag=True):
     text: str
 
 
-class Beats(msgspec.Struct, frozen=True, tag=True):
-    beats: dict[str, Beat | None]  # by topic
+class Rates(msgspec.Struct, frozen=True, tag=True):
+    beats: dict[str, MeasuredRate | None]  # by topic
 
 
-class Text(msgspec.Struct, frozen=True, tag=True):
+class TextResult(msgspec.Struct, frozen=True, tag=True):
     text: str
 
 
-class Glances(msgspec.Struct, frozen=True, tag=True):
+class Snapshots(msgspec.Struct, frozen=True, tag=True):
     inspection: Inspection
-    nodes: list[NodeGlance]
+    nodes: list[NodeSnapshot]
     links: list[LinkRate]
 
 
-class Over(msgspec.Struct, frozen=True, tag=True):
+class QueryEnded(msgspec.Struct, frozen=True, tag=True):
     """The last word. ``fault``: why it ended before its time; ``ended``: because the dataflow has.
 
     ``missed`` is topic → messages that were not seen, and that were.
@@ -151,7 +151,7 @@ class Over(msgspec.Struct, frozen=True, tag=True):
     missed: dict[str, tuple[int, int]] = {}
 
 
-Item = Told | Begun | Line | Beats | Text | Glances | Frame | Over
+Item = QueryStatus | Begun | Line | Rates | TextResult | Snapshots | Frame | QueryEnded
 
 encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
 decode_to_process: Callable[[bytes], ToProcess] = msgpack_decoder(ToProcess)

@@ -12,7 +12,7 @@ from collections import deque
 import msgspec
 
 
-class Beat(msgspec.Struct, frozen=True):
+class MeasuredRate(msgspec.Struct, frozen=True):
     """Figures over a window; times in milliseconds.
 
     ``hz`` and ``mean_ms`` count missed messages; the others come from neighbours that were both seen.
@@ -27,10 +27,10 @@ class Beat(msgspec.Struct, frozen=True):
     bytes_per_second: float
 
 
-class BeatMeter:
+class RateMeter:
     """Measures one topic over a sliding window of seconds.
 
-    >>> meter = BeatMeter(window=10.0)
+    >>> meter = RateMeter(window=10.0)
     >>> for number in range(1, 6):
     ...     meter.add(number, number * 100_000_000, 50)
     >>> beat = meter.beat()
@@ -54,7 +54,7 @@ class BeatMeter:
         while self._seen and self._seen[0][1] < time_ns:
             self._seen.popleft()
 
-    def beat(self) -> Beat | None:
+    def beat(self) -> MeasuredRate | None:
         """Return the figures, None for fewer than two messages."""
         seen = self._seen
         if len(seen) < 2:
@@ -70,7 +70,7 @@ class BeatMeter:
             if later[0] == earlier[0] + 1
         ] or [span_ns / count / 1e6]
         mean = sum(intervals) / len(intervals)
-        return Beat(
+        return MeasuredRate(
             samples=len(intervals),
             hz=count / span_ns * 1e9,
             mean_ms=span_ns / count / 1e6,

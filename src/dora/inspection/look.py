@@ -7,17 +7,17 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from typing import Final
 
-from dora.daemon.runs import Run
+from dora.daemon.runs import DaemonClient
 from dora.dataflow.links import TAP_QUEUE
 from dora.errors import ConnectError, DoraError
 from dora.inspection.topics import Topic
-from dora.inspection.watched import Watched
+from dora.inspection.watched import AdaptiveTap
 from dora.transport.board import Board
 from dora.transport.places import board_of, prefix_of, router_of
 from dora.transport.taps import open_taps
 from dora.wire.inspection import Inspection
 from dora.wire.message import Message
-from dora.wire.requests import BeginTaps, EndTaps, Inspect
+from dora.wire.requests import CloseTaps, Inspect, OpenTaps
 
 # Seconds between looks. At each, what fits into the queue of a tap is taken: so all messages of a topic
 # with up to 2,000 a second are seen, and of a faster one some; taking all would cost it a processor.
@@ -28,7 +28,7 @@ _LEASE_NS: Final = 2_000_000_000  # how long an output is looked at after the la
 _RENEWAL_NS: Final = _LEASE_NS // 4
 
 
-def inspect(run: Run) -> Inspection:
+def inspect(run: DaemonClient) -> Inspection:
     """Ask a daemon how its dataflow is.
 
     The files of a run follow from its directory; what the daemon says about them is not believed.
@@ -42,21 +42,21 @@ def inspect(run: Run) -> Inspection:
     return answer
 
 
-class Look:
+class TapSession:
     """Taps on some topics of a running dataflow; ``with`` closes them."""
 
-    def __init__(self, run: Run, inspection: Inspection, topics: Sequence[Topic]) -> None:
+    def __init__(self, run: DaemonClient, inspection: Inspection, topics: Sequence[Topic]) -> None:
         """Attach; raises `DoraError` if too many commands look at one of them already, `TransportError`."""
         self._run = run
         self.ended = False  # the dataflow has
-        run.ask(BeginTaps([topic.output.slot for topic in topics]))
+        run.ask(OpenTaps([topic.output.slot for topic in topics]))
         try:
             self._board = Board.open(inspection.board)
         except OSError:
             raise ConnectError("the dataflow has just ended") from None
         self._engine = open_taps(inspection)
         try:
-            self.watched = [Watched(topic, self._engine, self._board.words) for topic in topics]
+            self.watched = [AdaptiveTap(topic, self._engine, self._board.words) for topic in topics]
         except BaseException:
             self.close()
             raise
@@ -70,7 +70,7 @@ class Look:
 
     def messages(
         self, until: Callable[[], bool] = lambda: False, period: float = _PERIOD
-    ) -> Generator[tuple[Watched, Message | None], None, None]:
+    ) -> Generator[tuple[AdaptiveTap, Message | None], None, None]:
         """Yield messages as they come, until the dataflow ends or ``until`` says so.
 
         After each look, which is every ``period`` seconds or less often if there is much to do, a pair
@@ -121,11 +121,11 @@ class Look:
         self._board.close()
         if not self.ended:
             try:
-                self._run.ask(EndTaps())
+                self._run.ask(CloseTaps())
             except DoraError:
                 self.ended = True
 
-    def __enter__(self) -> Look:
+    def __enter__(self) -> TapSession:
         return self
 
     def __exit__(self, *_: object) -> None:

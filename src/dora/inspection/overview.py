@@ -8,13 +8,13 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from dora.daemon.runs import Run, name_of
+from dora.daemon.runs import DaemonClient, name_of
 from dora.errors import ConnectError
 from dora.inspection.counters import Counters, LinkRate, Reading, rates
 from dora.inspection.load import Load, LoadMeter
-from dora.inspection.look import Look, inspect
+from dora.inspection.look import TapSession, inspect
 from dora.inspection.topics import find_tappable, is_sent_here
-from dora.inspection.transit import Transit
+from dora.inspection.transit import LatencyMeter
 from dora.transport.board import Board
 from dora.wire.inspection import Inspection, LinkView, NodeView
 
@@ -22,7 +22,7 @@ _Subject = TypeVar("_Subject")
 _PERIOD = 0.001  # seconds; how exact latencies are
 
 
-class NodeGlance(msgspec.Struct, frozen=True):
+class NodeSnapshot(msgspec.Struct, frozen=True):
     """One node between two looks."""
 
     dataflow_id: str
@@ -36,10 +36,10 @@ class NodeGlance(msgspec.Struct, frozen=True):
     quiet_s: float | None  # since a message went in or out; None: not since we look
 
 
-class Overview:
+class RunSnapshot:
     """One dataflow. `refresh` gives nodes and links as they were since the last time."""
 
-    def __init__(self, run: Run, *, latency: bool) -> None:
+    def __init__(self, run: DaemonClient, *, latency: bool) -> None:
         """Map the board; raises `ConnectError` if the dataflow has just ended."""
         self.run = run
         self.name = name_of(run.description)
@@ -52,8 +52,8 @@ class Overview:
         self._counters = Counters(self.inspection, self._board.words)
         self._last = self._seen = self._counters.read()
         self._active_ns: dict[str, int] = {}  # node → when something went in or out
-        self._look: Look | None = None
-        self._transits: dict[int, list[Transit]] = {}  # by output slot
+        self._look: TapSession | None = None
+        self._transits: dict[int, list[LatencyMeter]] = {}  # by output slot
         if latency:
             self._tap()
         self._touched = _nodes_of_slots(self.inspection.nodes, self.inspection.links)
@@ -66,10 +66,10 @@ class Overview:
         ]
         if not topics:
             return
-        self._look = Look(self.run, self.inspection, topics)
+        self._look = TapSession(self.run, self.inspection, topics)
         self._transits = {
             topic.output.slot: [
-                Transit(link, self._board.words) for link in topic.links if link.kind == "link"
+                LatencyMeter(link, self._board.words) for link in topic.links if link.kind == "link"
             ]
             for topic in topics
         }
@@ -108,7 +108,7 @@ class Overview:
         """Ask the daemon how the nodes are; raises `ConnectError` once the dataflow has ended."""
         self.inspection = inspect(self.run)
 
-    def refresh(self, loads: dict[int, Load]) -> tuple[list[NodeGlance], list[LinkRate]]:
+    def refresh(self, loads: dict[int, Load]) -> tuple[list[NodeSnapshot], list[LinkRate]]:
         """Return what has happened since the last time. ``loads`` are by process."""
         now = self._counters.read()
         self._notice(now)
@@ -128,7 +128,7 @@ class Overview:
             waiting[consumer] = waiting.get(consumer, 0) + (item.waiting or 0)
             dropped[consumer] = dropped.get(consumer, 0) + item.dropped
         nodes = [
-            NodeGlance(
+            NodeSnapshot(
                 self.inspection.dataflow_id,
                 self.name,
                 node,
@@ -160,8 +160,8 @@ def _nodes_of_slots(nodes: list[NodeView], links: list[LinkView]) -> dict[int, s
     return touched
 
 
-class AnyOverview(Protocol):
-    """What `Overviews` wants of each dataflow; see `Overview`."""
+class SnapshotSource(Protocol):
+    """What `RunSnapshots` wants of each dataflow; see `RunSnapshot`."""
 
     name: str
     inspection: Inspection
@@ -174,18 +174,18 @@ class AnyOverview(Protocol):
 
     def ask(self) -> None: ...
 
-    def refresh(self, loads: dict[int, Load]) -> tuple[list[NodeGlance], list[LinkRate]]: ...
+    def refresh(self, loads: dict[int, Load]) -> tuple[list[NodeSnapshot], list[LinkRate]]: ...
 
     def close(self) -> None: ...
 
 
-class Overviews:
+class RunSnapshots:
     """Several dataflows; those that end are left out from then on."""
 
-    def __init__(self, subjects: Iterable[_Subject], make: Callable[[_Subject], AnyOverview]) -> None:
+    def __init__(self, subjects: Iterable[_Subject], make: Callable[[_Subject], SnapshotSource]) -> None:
         """``make`` raises `ConnectError` if the dataflow has ended."""
         self._meter = LoadMeter()
-        self.dataflows: list[AnyOverview] = []
+        self.dataflows: list[SnapshotSource] = []
         for subject in subjects:
             try:
                 self.dataflows.append(make(subject))
@@ -202,7 +202,7 @@ class Overviews:
         for dataflow in self.dataflows:
             dataflow.notice()
 
-    def refresh(self) -> list[tuple[AnyOverview, list[NodeGlance], list[LinkRate]]]:
+    def refresh(self) -> list[tuple[SnapshotSource, list[NodeSnapshot], list[LinkRate]]]:
         """Return each dataflow that still runs, as it was since the last time."""
         for dataflow in list(self.dataflows):
             try:
@@ -221,7 +221,7 @@ class Overviews:
             dataflow.close()
         self.dataflows.clear()
 
-    def __enter__(self) -> Overviews:
+    def __enter__(self) -> RunSnapshots:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from dora.daemon.runs import Run, name_of, running
+from dora.daemon.runs import DaemonClient, name_of, running
 from dora.errors import DoraError
 from dora.inspection.counters import Counters
 from dora.inspection.load import LoadMeter
 from dora.inspection.look import inspect
 from dora.transport.board import Board
-from dora.wire.survey import LinkSurvey, NodeSurvey, OutputSurvey, Survey
+from dora.wire.survey import DataflowMetrics, LinkMetrics, NodeMetrics, OutputMetrics
 
 
-def survey(run: Run) -> Survey:
+def collect_metrics(run: DaemonClient) -> DataflowMetrics:
     """Count what a dataflow has done so far; raises `ConnectError` if it ends."""
     inspection = inspect(run)
     loads = LoadMeter().measure(node.pid for node in inspection.nodes if node.pid is not None)
@@ -29,7 +29,7 @@ def survey(run: Run) -> Survey:
     for node in inspection.nodes:
         load = loads.get(node.pid) if node.pid is not None else None
         nodes.append(
-            NodeSurvey(
+            NodeMetrics(
                 node.id,
                 node.status,
                 node.restarts,
@@ -38,7 +38,7 @@ def survey(run: Run) -> Survey:
             )
         )
     outputs = [
-        OutputSurvey(node.id, output.id, *reading.outputs[output.slot])
+        OutputMetrics(node.id, output.id, *reading.outputs[output.slot])
         for node in inspection.nodes
         for output in node.outputs
         if not output.text
@@ -46,11 +46,11 @@ def survey(run: Run) -> Survey:
     links = []
     for link in inspection.links:
         received, dropped, waiting = reading.links[link.slot]
-        links.append(LinkSurvey(link.producer, link.consumer, received, dropped, waiting or 0))
-    return Survey(inspection.dataflow_id, name_of(run.description), nodes, outputs, links)
+        links.append(LinkMetrics(link.producer, link.consumer, received, dropped, waiting or 0))
+    return DataflowMetrics(inspection.dataflow_id, name_of(run.description), nodes, outputs, links)
 
 
-def survey_all(dataflow_ids: Iterable[str]) -> list[Survey]:
+def collect_all_metrics(dataflow_ids: Iterable[str]) -> list[DataflowMetrics]:
     """Return surveys of those dataflows that run on this machine; the others are left out."""
     wanted = set(dataflow_ids)
     found = []
@@ -58,7 +58,7 @@ def survey_all(dataflow_ids: Iterable[str]) -> list[Survey]:
         with run:
             if run.description.dataflow_id in wanted:
                 try:
-                    found.append(survey(run))
+                    found.append(collect_metrics(run))
                 except DoraError:
                     continue  # it is just ending
     return found

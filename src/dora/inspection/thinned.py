@@ -14,10 +14,10 @@ REST: Final = 1.0  # a delivery is followed by a pause so many times as long as 
 LONGEST_REST: Final = 2.0  # seconds
 
 
-class Thinned:
+class ConflatedQueue:
     """Items by key, in the order in which they came; the oldest of a key make room for new ones.
 
-    >>> waiting = Thinned()
+    >>> waiting = ConflatedQueue()
     >>> for number in range(5):
     ...     waiting.put("a", number, keep=2)
     >>> waiting.lost["a"], msgspec.msgpack.decode(waiting.take()), waiting.is_empty

@@ -16,7 +16,7 @@ from dora.wire.inspection import LinkView
 _MAX_WAITING: Final = 4096  # messages that are followed at the same time
 
 
-class Transit:
+class LatencyMeter:
     """The times from sending to taking on one link, in nanoseconds."""
 
     def __init__(self, link: LinkView, words: memoryview) -> None:

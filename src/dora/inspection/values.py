@@ -15,7 +15,7 @@ SHOWN_VALUES: Final = 16  # of an array, unless all are wanted
 SHOWN_TEXT: Final = 200  # characters of one text, likewise
 
 
-class Shown:
+class FormattedValue:
     """What is shown of one message. ``length`` counts all values, ``data`` may have fewer."""
 
     def __init__(self, message: Message, *, full: bool) -> None:

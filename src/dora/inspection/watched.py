@@ -29,7 +29,7 @@ _AWAY_NS: Final = 270_000_000  # and how long it is left alone then
 _JUDGE_NS: Final = 500_000_000  # how long others are looked at until it is judged whether they are a flood
 
 
-class Watched:
+class AdaptiveTap:
     """One topic under a tap. ``received`` counts messages, ``missed`` those that were not looked at, which
     says nothing about the dataflow's own links."""
 

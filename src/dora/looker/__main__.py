@@ -10,16 +10,16 @@ from __future__ import annotations
 import os
 import sys
 
-from dora.daemon.runs import Run
+from dora.daemon.runs import DaemonClient
 from dora.errors import ConnectError, DoraError
-from dora.inspection.afar import Ask, Over
+from dora.inspection.afar import Ask, QueryEnded
 from dora.looker.looks import answer, look
-from dora.looker.session import Session
-from dora.machine.look_order import Order
+from dora.looker.session import ObserverServer
+from dora.machine.look_order import StartMessage
 from dora.wire.decoders import from_json
 
 
-def serve(session: Session, run: Run) -> None:
+def serve(session: ObserverServer, run: DaemonClient) -> None:
     """Answer questions, then do the look that is wanted."""
     for message in session.wishes():
         if isinstance(message, Ask):
@@ -35,21 +35,21 @@ def main() -> None:
     if not line:
         return
     os.nice(5)  # what is looked at goes first
-    order = from_json(line, Order)
-    with Session(order) as session:
+    order = from_json(line, StartMessage)
+    with ObserverServer(order) as session:
         try:
-            run = Run(order.socket)
+            run = DaemonClient(order.socket)
         except ConnectError:
-            session.finish(Over("the dataflow is not running yet, or has just ended"))
+            session.finish(QueryEnded("the dataflow is not running yet, or has just ended"))
             return
         try:
             with run:
                 run.set_patience(None)  # a node may take its time to end
                 serve(session, run)
         except ConnectError:
-            session.finish(Over(ended=True))
+            session.finish(QueryEnded(ended=True))
         except DoraError as error:
-            session.finish(Over(str(error)))
+            session.finish(QueryEnded(str(error)))
 
 
 if __name__ == "__main__":

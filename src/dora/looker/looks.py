@@ -8,36 +8,36 @@ import time
 from typing import Final
 
 from dora.cli.topic_info import describe
-from dora.daemon.runs import Run
+from dora.daemon.runs import DaemonClient
 from dora.dashboard.frames import Ended, FromWatcher, Picture, Preview, State, Target, Wanted, frame
-from dora.dashboard.watcher import Inbox, Watcher
+from dora.dashboard.watcher import CommandQueue, Watcher
 from dora.errors import ConnectError, DoraError
 from dora.inspection.afar import (
     MOST_FULL,
     Ask,
-    BeatLook,
-    Beats,
     Begun,
-    EchoLook,
+    EchoQuery,
     Frame,
-    GlanceLook,
-    Glances,
-    InfoLook,
+    InfoQuery,
     Line,
-    Over,
-    PageLook,
-    Text,
-    Told,
+    PageQuery,
+    QueryEnded,
+    QueryStatus,
+    RateQuery,
+    Rates,
+    SnapshotQuery,
+    Snapshots,
+    TextResult,
 )
-from dora.inspection.afar import Look as Wish
-from dora.inspection.beat import BeatMeter
-from dora.inspection.look import Look, inspect
-from dora.inspection.overview import Overview, Overviews
+from dora.inspection.afar import Query as Wish
+from dora.inspection.beat import RateMeter
+from dora.inspection.look import TapSession, inspect
+from dora.inspection.overview import RunSnapshot, RunSnapshots
 from dora.inspection.topics import find_tappable
-from dora.inspection.values import Shown
-from dora.inspection.watched import Watched
+from dora.inspection.values import FormattedValue
+from dora.inspection.watched import AdaptiveTap
 from dora.logs.reader import LogReader
-from dora.looker.session import Session
+from dora.looker.session import ObserverServer
 from dora.wire.decode import warm_up
 from dora.wire.message import Message
 
@@ -48,47 +48,47 @@ BEATS_EVERY: Final = 0.5  # seconds
 _STEP: Final = 0.1  # seconds between looks whether somebody is still there
 
 
-def look(session: Session, run: Run, wish: Wish) -> Over:
+def look(session: ObserverServer, run: DaemonClient, wish: Wish) -> QueryEnded:
     """Look until nobody wants to see more, or the dataflow has ended; raises `DoraError`."""
     match wish:
-        case GlanceLook():
+        case SnapshotQuery():
             return _glance(session, run, wish)
-        case PageLook():
+        case PageQuery():
             return _watch(session, run)
     inspection = inspect(run)
-    topics = find_tappable(inspection, [wish.topic] if isinstance(wish, InfoLook) else wish.topics)
+    topics = find_tappable(inspection, [wish.topic] if isinstance(wish, InfoQuery) else wish.topics)
     warm_up()  # not while messages come
-    with Look(run, inspection, topics) as taps:
+    with TapSession(run, inspection, topics) as taps:
         watched = list(taps.watched)
         session.put("begun", Begun())
         match wish:
-            case EchoLook():
+            case EchoQuery():
                 _echo(session, taps, wish)
-            case BeatLook():
+            case RateQuery():
                 _measure(session, taps, wish)
-            case InfoLook():
+            case InfoQuery():
                 deadline = time.monotonic() + wish.seconds
                 messages = taps.messages(
                     lambda: session.over() or time.monotonic() >= deadline, period=0.0002
                 )
-                session.put("text", Text(describe(inspection, taps, messages)))
+                session.put("text", TextResult(describe(inspection, taps, messages)))
                 messages.close()
         ended = taps.ended
-    return Over(ended=ended, missed=_missed(session, watched))
+    return QueryEnded(ended=ended, missed=_missed(session, watched))
 
 
-def answer(session: Session, run: Run, message: Ask) -> None:
+def answer(session: ObserverServer, run: DaemonClient, message: Ask) -> None:
     """Answer a question; raises `ConnectError` if the dataflow ends."""
     try:
-        told = Told(run.ask(message.question), "", message.ticket)
+        told = QueryStatus(run.ask(message.question), "", message.ticket)
     except ConnectError:
         raise
     except DoraError as error:
-        told = Told(None, str(error), message.ticket)
+        told = QueryStatus(None, str(error), message.ticket)
     session.put(f"told {message.ticket}", told)
 
 
-def _missed(session: Session, watched: list[Watched]) -> dict[str, tuple[int, int]]:
+def _missed(session: ObserverServer, watched: list[AdaptiveTap]) -> dict[str, tuple[int, int]]:
     """Return what was not seen, of topics that came too fast, here or on the way."""
     lost = session.lost
     found = {}
@@ -99,7 +99,7 @@ def _missed(session: Session, watched: list[Watched]) -> dict[str, tuple[int, in
     return found
 
 
-def _echo(session: Session, taps: Look, wish: EchoLook) -> None:
+def _echo(session: ObserverServer, taps: TapSession, wish: EchoQuery) -> None:
     for watched, message in taps.messages(session.over):
         if message is not None:
             name = watched.topic.name
@@ -107,10 +107,10 @@ def _echo(session: Session, taps: Look, wish: EchoLook) -> None:
         del message
 
 
-def line_of(name: str, message: Message, wish: EchoLook) -> str:
+def line_of(name: str, message: Message, wish: EchoQuery) -> str:
     """Return a message as text, of bounded length."""
     for full in (True, False) if wish.full and message.body_size <= MOST_FULL else (False,):
-        shown = Shown(message, full=full)
+        shown = FormattedValue(message, full=full)
         text = shown.as_json(name) if wish.as_json else f"{name}\t {shown.as_line()}"
         if len(text) <= MAX_LINE:
             return text
@@ -119,13 +119,13 @@ def line_of(name: str, message: Message, wish: EchoLook) -> str:
     return shown.as_json(name) if wish.as_json else f"{name}\t {shown.as_line()}"
 
 
-def _measure(session: Session, taps: Look, wish: BeatLook) -> None:
-    meters = {watched.topic.name: BeatMeter(wish.window) for watched in taps.watched}
+def _measure(session: ObserverServer, taps: TapSession, wish: RateQuery) -> None:
+    meters = {watched.topic.name: RateMeter(wish.window) for watched in taps.watched}
 
     def tell() -> None:
         for meter in meters.values():
             meter.forget_before(time.time_ns() - int(wish.window * 1e9))
-        session.put("beats", Beats({name: meter.beat() for name, meter in meters.items()}))
+        session.put("beats", Rates({name: meter.beat() for name, meter in meters.items()}))
 
     due = time.monotonic() + BEATS_EVERY
     for watched, message in taps.messages(session.over):
@@ -138,8 +138,8 @@ def _measure(session: Session, taps: Look, wish: BeatLook) -> None:
     tell()
 
 
-def _glance(session: Session, run: Run, wish: GlanceLook) -> Over:
-    with Overviews([run], lambda run: Overview(run, latency=wish.latency)) as overviews:
+def _glance(session: ObserverServer, run: DaemonClient, wish: SnapshotQuery) -> QueryEnded:
+    with RunSnapshots([run], lambda run: RunSnapshot(run, latency=wish.latency)) as overviews:
         session.put("begun", Begun())
         while not session.over():
             due = time.monotonic() + wish.every
@@ -147,16 +147,16 @@ def _glance(session: Session, run: Run, wish: GlanceLook) -> Over:
                 overviews.watch(min(left, _STEP))
             found = overviews.refresh()
             if not found:
-                return Over(ended=True)
+                return QueryEnded(ended=True)
             (overview, nodes, links), *_ = found
-            session.put("glances", Glances(overview.inspection, nodes, links))
-    return Over()
+            session.put("glances", Snapshots(overview.inspection, nodes, links))
+    return QueryEnded()
 
 
 # ----------------------------------------------------------------------- dashboard
 
 
-def _watch(session: Session, run: Run) -> Over:
+def _watch(session: ObserverServer, run: DaemonClient) -> QueryEnded:
     """Be the watcher of a dashboard: what it says comes and goes as frames."""
     ended = False
 
@@ -179,7 +179,7 @@ def _watch(session: Session, run: Run) -> Over:
 
     def answer_all() -> None:
         try:
-            with Run(run.path) as own:
+            with DaemonClient(run.path) as own:
                 own.set_patience(None)
                 for message in session.wishes():
                     if isinstance(message, Ask):
@@ -190,8 +190,8 @@ def _watch(session: Session, run: Run) -> Over:
     for work in (pass_on, answer_all):
         threading.Thread(target=work, name=f"dora-{work.__name__}", daemon=True).start()
     target = Target(run.description.dataflow_id, run.path, "")
-    Watcher(target, Inbox(source), LogReader(os.devnull), send).run(Wanted())
-    return Over(ended=ended)
+    Watcher(target, CommandQueue(source), LogReader(os.devnull), send).run(Wanted())
+    return QueryEnded(ended=ended)
 
 
 def _framed(message: FromWatcher) -> Frame:

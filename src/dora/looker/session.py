@@ -24,13 +24,13 @@ from dora.inspection.afar import (
     Enough,
     Frame,
     Item,
-    Look,
     More,
-    Over,
+    Query,
+    QueryEnded,
     decode_to_process,
 )
-from dora.inspection.thinned import Thinned, rest_after
-from dora.machine.look_order import Order
+from dora.inspection.thinned import ConflatedQueue, rest_after
+from dora.machine.look_order import StartMessage
 
 MAX_FRAME: Final = 16 << 20
 ANSWER_PATIENCE: Final = 4.0  # seconds that the coordinator may take to answer a ping
@@ -38,10 +38,10 @@ LAST_WORDS: Final = 2.0  # seconds for what was said last
 _LINGER: Final = 2.0  # seconds that a look may take to end once nobody waits for it
 
 
-class Session:
+class ObserverServer:
     """``with`` closes it. Sends one delivery at a time, and meanwhile keeps what is newest."""
 
-    def __init__(self, order: Order) -> None:
+    def __init__(self, order: StartMessage) -> None:
         headers = {"Authorization": f"Bearer {order.token}"}
         encryption = two_way_context(order.authority)
         place = urlsplit(order.url)
@@ -65,18 +65,18 @@ class Session:
         except (OSError, HTTPException, WebSocketException) as error:
             raise DoraError(f"the coordinator cannot be reached for a look: {error}") from None
         self._machine = order.machine
-        self._thinned = Thinned()
+        self._thinned = ConflatedQueue()
         self._changed = threading.Condition()
         self._may_send = True
-        self._over: Over | None = None  # to be said when all else was
+        self._over: QueryEnded | None = None  # to be said when all else was
         self._done = threading.Event()  # everything is said, or nobody hears it
-        self._wishes: queue.SimpleQueue[Ask | Look | None] = queue.SimpleQueue()
+        self._wishes: queue.SimpleQueue[Ask | Query | None] = queue.SimpleQueue()
         self.frames: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # of a dashboard; None: no more
         self._enough = False
         for work in (self._read, self._write, self._watch_daemon):
             threading.Thread(target=work, name=f"dora{work.__name__}", daemon=True).start()
 
-    def wishes(self) -> Iterator[Ask | Look]:
+    def wishes(self) -> Iterator[Ask | Query]:
         """Yield what is asked for, until nobody asks any more."""
         while (wish := self._wishes.get()) is not None:
             yield wish
@@ -98,14 +98,14 @@ class Session:
                 self._thinned.put(key, item, keep)
                 self._changed.notify_all()
 
-    def finish(self, over: Over) -> None:
+    def finish(self, over: QueryEnded) -> None:
         """Say why it is over, after all that waits; returns when it is said, or nobody hears it."""
         with self._changed:
             self._over = self._over or over
             self._changed.notify_all()
         self._done.wait(LAST_WORDS)
 
-    def __enter__(self) -> Session:
+    def __enter__(self) -> ObserverServer:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -172,6 +172,6 @@ class Session:
     def _watch_daemon(self) -> None:
         while os.read(sys.stdin.fileno(), 1 << 10):
             pass
-        self.finish(Over(f"the daemon of machine `{self._machine}` has ended"))
+        self.finish(QueryEnded(f"the daemon of machine `{self._machine}` has ended"))
         self._end()
         self._end_for_good()

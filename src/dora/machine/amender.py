@@ -16,41 +16,45 @@ from typing import Final
 import msgspec
 
 from dora.coordinator.protocol import (
-    Amend,
-    Amended,
-    Amendment,
-    Become,
+    Apply,
+    ChangeRequest,
+    ChangeResult,
+    JoinCluster,
+    Partition,
     Prepare,
-    Share,
-    Start,
-    TakePart,
+    ProposedChange,
+    StartRun,
 )
 from dora.daemon.daemon import Daemon
-from dora.daemon.runs import Run
+from dora.daemon.runs import DaemonClient
 from dora.errors import DoraError
 from dora.logs.entry import LogEntry
-from dora.machine.becoming import Becoming
+from dora.machine.becoming import PartitionChanges
 from dora.machine.change import carry_out
-from dora.machine.part import Part
+from dora.machine.part import LocalPartition
 from dora.machine.reports import Reports
 from dora.supervise import events as on
-from dora.wire.requests import AskModel, HandOver, Model
-from dora.wire.wishes import Outcome
+from dora.wire.requests import GetModel, LeaderHandover, Model
+from dora.wire.wishes import OperationResult
 
 _LAST_ANSWERS: Final = 1.0  # seconds that they may take once the dataflow has ended here
 
 
-class Amender:
+class ChangeRunner:
     """``on_log`` gets what builds print; ``part`` None: the dataflow is on this machine alone."""
 
     def __init__(
-        self, start: Start, reports: Reports, on_log: Callable[[LogEntry], None], part: Part | None
+        self,
+        start: StartRun,
+        reports: Reports,
+        on_log: Callable[[LogEntry], None],
+        part: LocalPartition | None,
     ) -> None:
         self._start = start
         self._reports = reports
         self._on_log = on_log
         self.part = part
-        self._becoming = Becoming(part, reports, on_log) if part is not None else None
+        self._becoming = PartitionChanges(part, reports, on_log) if part is not None else None
         self._lock = threading.Lock()
         self._daemon: Daemon | None = None
         self._threads: list[threading.Thread] = []
@@ -60,7 +64,7 @@ class Amender:
         if self._becoming is None:
             daemon.on_changed = self._reports.redefine
 
-    def take(self, message: TakePart | Amend | Prepare | Become) -> None:
+    def take(self, message: JoinCluster | ChangeRequest | Prepare | Apply) -> None:
         """Begin with a change; it is reported when it is done."""
         thread = threading.Thread(target=self._carry_out, args=(message,), name="dora-change", daemon=True)
         thread.start()
@@ -72,61 +76,63 @@ class Amender:
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0.0))
 
-    def _carry_out(self, message: TakePart | Amend | Prepare | Become) -> None:
+    def _carry_out(self, message: JoinCluster | ChangeRequest | Prepare | Apply) -> None:
         if self._daemon is None:
-            self._reports.amended(Amended(message.ticket, error="the dataflow is still starting"))
+            self._reports.amended(ChangeResult(message.ticket, error="the dataflow is still starting"))
             return
         try:
-            with Run(self._daemon.socket) as run:
+            with DaemonClient(self._daemon.socket) as run:
                 answer = self._act(run, message)
         except DoraError as error:
-            self._reports.amended(Amended(message.ticket, error=str(error)))
+            self._reports.amended(ChangeResult(message.ticket, error=str(error)))
         except Exception as error:  # noqa: BLE001 - somebody waits for the answer
             trouble = f"internal error: {type(error).__name__}: {error}"
-            self._reports.amended(Amended(message.ticket, error=trouble))
+            self._reports.amended(ChangeResult(message.ticket, error=trouble))
         else:
             self._reports.amended(answer)
 
-    def _act(self, run: Run, message: TakePart | Amend | Prepare | Become) -> Amended:
+    def _act(
+        self, run: DaemonClient, message: JoinCluster | ChangeRequest | Prepare | Apply
+    ) -> ChangeResult:
         """Raises `DoraError`."""
-        if isinstance(message, TakePart):
+        if isinstance(message, JoinCluster):
             with self._lock:
                 if self.part is None:
                     self.part = self._take_part(run, message.share)
-            return Amended(message.ticket, Outcome(""))
+            return ChangeResult(message.ticket, OperationResult(""))
         becoming = self._becoming
-        if isinstance(message, Amend):
+        if isinstance(message, ChangeRequest):
             ordered = becoming is not None
             outcome = carry_out(run, message.wish, os.environ, self._on_log, ordered=ordered, placed=True)
-            return Amended(message.ticket, outcome)
+            return ChangeResult(message.ticket, outcome)
         if becoming is None:
             raise DoraError("this dataflow runs on one machine")
         if isinstance(message, Prepare):
-            return Amended(message.ticket, sent=becoming.prepare(run, message.amendment))
-        return Amended(message.ticket, becoming.become(run, message))
+            return ChangeResult(message.ticket, sent=becoming.prepare(run, message.amendment))
+        return ChangeResult(message.ticket, becoming.become(run, message))
 
-    def _take_part(self, run: Run, share: Share) -> Part:
+    def _take_part(self, run: DaemonClient, share: Partition) -> LocalPartition:
         """Let what runs here be a part of a dataflow on several machines; raises `DoraError`."""
         daemon = self._daemon
         assert daemon is not None
-        run.ask(HandOver(share.machine))
+        run.ask(LeaderHandover(share.machine))
         daemon.on_changed = None
-        model = run.ask(AskModel())
+        model = run.ask(GetModel())
         assert isinstance(model, Model)
         machines = {node["id"]: share.machine for node in model.dataflow["nodes"]}
         spec = msgspec.structs.replace(
             self._start.spec, machines=machines, revision=model.revision, births={}
         )
-        part = Part(
+        part = LocalPartition(
             msgspec.structs.replace(self._start, spec=spec, share=share), self._reports, lambda: False
         )
         part.write_passwords(daemon.place.run_dir)
         self._reports.say(secret=share.secret)
         part.choose_ports(())
         self._reports.became(
-            Amendment(revision=model.revision, dataflow=model.dataflow, machines=machines, births={})
+            ProposedChange(revision=model.revision, dataflow=model.dataflow, machines=machines, births={})
         )
-        self._becoming = Becoming(part, self._reports, self._on_log)
+        self._becoming = PartitionChanges(part, self._reports, self._on_log)
         part.set_daemon(daemon)
         daemon.loop.call_threadsafe(lambda: daemon.feed(on.TimePassed()))  # which tells how its nodes are
         return part

@@ -14,40 +14,40 @@ from typing import Any
 import msgspec
 
 from dora.building.options import BuildOptions
-from dora.building.prepare import build, check_programs
-from dora.coordinator.protocol import Amendment, Become
-from dora.daemon.runs import Run
+from dora.building.prepare import build_programs, check_programs
+from dora.coordinator.protocol import Apply, ProposedChange
+from dora.daemon.runs import DaemonClient
 from dora.dataflow.loader import missing_files
-from dora.dataflow.model import Dataflow, Node, Operator, Program
+from dora.dataflow.model import Dataflow, NodeSpec, OperatorSpec, Program
 from dora.errors import ConnectError, DataflowError, DoraError
 from dora.logs.entry import LogEntry
-from dora.machine.part import Part, check_folder, hears_others
+from dora.machine.part import LocalPartition, check_folder, hears_others
 from dora.machine.reports import Reports
 from dora.wire.decoders import from_plain
 from dora.wire.requests import (
-    AskModel,
+    ApplyChange,
     CheckChange,
+    Conflict,
+    GetModel,
     Model,
-    OrderChange,
-    Outdated,
     Places,
     ReplaceNode,
-    Sent,
+    SentCounts,
 )
-from dora.wire.wishes import Outcome
+from dora.wire.wishes import OperationResult
 
 
-class Becoming:
+class PartitionChanges:
     """The changes of one part. Safe to use from several threads; one thing is done at a time."""
 
-    def __init__(self, part: Part, reports: Reports, on_log: Callable[[LogEntry], None]) -> None:
+    def __init__(self, part: LocalPartition, reports: Reports, on_log: Callable[[LogEntry], None]) -> None:
         self._part = part
         self._reports = reports
         self._on_log = on_log
         self._lock = threading.Lock()
-        self._built: dict[str, Node] = {}  # of the change that has been prepared
+        self._built: dict[str, NodeSpec] = {}  # of the change that has been prepared
 
-    def prepare(self, run: Run, amendment: Amendment) -> dict[str, dict[str, int]]:
+    def prepare(self, run: DaemonClient, amendment: ProposedChange) -> dict[str, dict[str, int]]:
         """Do what has to be done before the change, and return what the nodes here have sent.
 
         Raises `DoraError` if the change cannot be made; it can then be forgotten, as nothing has changed.
@@ -64,19 +64,19 @@ class Becoming:
             )
             places = Places(machines, amendment.births, self._part.remote({}))
             answer = run.ask(CheckChange(amendment.revision, msgspec.to_builtins(local), places))
-            if isinstance(answer, Outdated):
+            if isinstance(answer, Conflict):
                 raise DoraError("the dataflow has changed meanwhile; try again")
-            assert isinstance(answer, Sent)
+            assert isinstance(answer, SentCounts)
             return answer.counts
 
-    def become(self, run: Run, order: Become) -> Outcome:
+    def become(self, run: DaemonClient, order: Apply) -> OperationResult:
         """Take over a change; raises `DoraError`, which a change of a node's program leaves undone.
 
         Any other is taken over all the same: what has failed is the node that was added, or the link.
         """
         run.set_patience(None)
         amendment, part = order.amendment, self._part
-        done = Outcome(amendment.replaced)
+        done = OperationResult(amendment.replaced)
         with self._lock:
             if amendment.revision <= part.revision:
                 return done
@@ -86,13 +86,13 @@ class Becoming:
             if amendment.replaced and amendment.machines.get(amendment.replaced) == part.machine:
                 base = amendment.revision - 1
                 request = ReplaceNode(base, dataflow, amendment.replaced, amendment.grace, places)
-                if isinstance(run.ask(request), Outdated):
+                if isinstance(run.ask(request), Conflict):
                     raise DoraError("the dataflow has changed meanwhile; try again")
                 self._note(amendment)
                 return done
             try:
                 run.ask(
-                    OrderChange(
+                    ApplyChange(
                         amendment.revision, dataflow, places, order.sent, amendment.added, amendment.removed
                     )
                 )
@@ -104,12 +104,12 @@ class Becoming:
             self._note(amendment)
             return done
 
-    def _note(self, amendment: Amendment) -> None:
+    def _note(self, amendment: ProposedChange) -> None:
         self._part.revision, self._part.births = amendment.revision, amendment.births
         self._built.clear()
         self._reports.became(amendment)
 
-    def _fresh(self, amendment: Amendment, wanted: Dataflow) -> list[Node]:
+    def _fresh(self, amendment: ProposedChange, wanted: Dataflow) -> list[NodeSpec]:
         """Return the nodes whose program is started here by the change."""
         births, machine = self._part.births, self._part.machine
         return [
@@ -121,13 +121,13 @@ class Becoming:
             )
         ]
 
-    def _local(self, run: Run, amendment: Amendment) -> tuple[Dataflow, Dataflow]:
+    def _local(self, run: DaemonClient, amendment: ProposedChange) -> tuple[Dataflow, Dataflow]:
         """Return the dataflow to come as the coordinator knows it, and as this machine runs it."""
-        model = run.ask(AskModel())
+        model = run.ask(GetModel())
         assert isinstance(model, Model)
         running = from_plain(model.dataflow, Dataflow)
         wanted = from_plain(amendment.dataflow, Dataflow)
-        built: dict[str, Node] = {}
+        built: dict[str, NodeSpec] = {}
         for node in self._fresh(amendment, wanted):
             if node.id not in self._built:
                 self._built[node.id] = self._build(running, wanted, node, amendment.programs, model.uv)
@@ -135,7 +135,9 @@ class Becoming:
         here = {node_id for node_id, machine in amendment.machines.items() if machine == self._part.machine}
         return wanted, localised(wanted, running, here, built)
 
-    def _build(self, running: Dataflow, wanted: Dataflow, node: Node, programs: Any, uv: bool) -> Node:
+    def _build(
+        self, running: Dataflow, wanted: Dataflow, node: NodeSpec, programs: Any, uv: bool
+    ) -> NodeSpec:
         """Look whether what a node runs is there, or can be built; return it as it is then."""
         check_folder(wanted, node, self._part.machine)
         only = msgspec.structs.replace(
@@ -146,13 +148,13 @@ class Becoming:
         looked = msgspec.structs.replace(only, working_dir=running.directory_of(node))
         if missing := missing_files(looked, copied=(node.id,)):
             raise DataflowError(problems=tuple(missing))
-        built = build(only, self._on_log, BuildOptions(uv=uv)).dataflow
+        built = build_programs(only, self._on_log, BuildOptions(uv=uv)).dataflow
         check_programs(built, uv=uv)
         return built.node(node.id)
 
 
 def localised(
-    wanted: Dataflow, running: Dataflow, here: Collection[str], built: Mapping[str, Node]
+    wanted: Dataflow, running: Dataflow, here: Collection[str], built: Mapping[str, NodeSpec]
 ) -> Dataflow:
     """Return a dataflow as a machine runs it: what is ``here`` and runs keeps its program.
 
@@ -160,7 +162,7 @@ def localised(
     """
     known = {node.id: node for node in running.nodes if node.id in here}
 
-    def local(node: Node) -> Node:
+    def local(node: NodeSpec) -> NodeSpec:
         if (fresh := built.get(node.id)) is not None:
             return fresh
         if (former := known.get(node.id)) is None:
@@ -180,5 +182,5 @@ def localised(
     )
 
 
-def _rewired(operator: Operator, wanted: Operator) -> Operator:
+def _rewired(operator: OperatorSpec, wanted: OperatorSpec) -> OperatorSpec:
     return msgspec.structs.replace(operator, inputs=wanted.inputs)

@@ -13,8 +13,8 @@ from typing import Any, Final
 import msgspec
 
 from dora.building.options import BuildOptions
-from dora.building.prepare import build, check_programs
-from dora.daemon.runs import Run
+from dora.building.prepare import build_programs, check_programs
+from dora.daemon.runs import DaemonClient
 from dora.dataflow.change import Change, with_built
 from dora.dataflow.loader import missing_files
 from dora.dataflow.model import Dataflow
@@ -23,84 +23,84 @@ from dora.errors import DataflowError, DoraError
 from dora.logs.entry import LogEntry
 from dora.wire.decoders import from_plain
 from dora.wire.requests import (
-    AskModel,
     ChangeDataflow,
+    Conflict,
     Done,
+    GetModel,
     Model,
-    Outdated,
     RemoveNode,
     ReplaceNode,
     RestartNode,
     StopNode,
 )
 from dora.wire.wishes import (
-    AddWish,
-    Outcome,
-    RemoveWish,
-    ReplaceWish,
-    RestartWish,
-    StopWish,
-    Wish,
+    AddOperation,
+    Operation,
+    OperationResult,
+    RemoveOperation,
+    ReplaceOperation,
+    RestartOperation,
+    StopOperation,
 )
 
 _ATTEMPTS: Final = 20
 
 
 def carry_out(
-    run: Run,
-    wish: Wish,
+    run: DaemonClient,
+    wish: Operation,
     environ: Mapping[str, str],
     on_log: Callable[[LogEntry], None],
     *,
     ordered: bool = False,
     placed: bool = False,
-) -> Outcome:
+) -> OperationResult:
     """Do what is wished, and return once it is done; raises `DoraError`.
 
     ``environ`` is what ``$NAME`` in a YAML text refers to; ``on_log`` gets what builds print. ``ordered``:
     the coordinator wishes it, of a dataflow on several machines. ``placed``: it has chosen this machine;
-    else there is a `NeedsMachine` if a node asks for one.
+    else there is a `NeedsCoordinator` if a node asks for one.
     """
     run.set_patience(None)
     match wish:
-        case StopWish(node=node, grace=grace):
+        case StopOperation(node=node, grace=grace):
             return _end(run, StopNode(node, grace))
-        case RestartWish(node=node, grace=grace):
+        case RestartOperation(node=node, grace=grace):
             return _end(run, RestartNode(node, grace))
-        case RemoveWish(node=node, grace=grace):
+        case RemoveOperation(node=node, grace=grace):
             return _end(run, RemoveNode(node, grace, ordered))
     for _ in range(_ATTEMPTS):
-        model = run.ask(AskModel())
+        model = run.ask(GetModel())
         assert isinstance(model, Model)
         running = from_plain(model.dataflow, Dataflow)
         change, added, removed = make_change(wish, running, environ)
-        if not placed and isinstance(wish, (AddWish, ReplaceWish)):
+        if not placed and isinstance(wish, (AddOperation, ReplaceOperation)):
             _check_place(change)
         dataflow = _prepare(change, on_log, uv=model.uv)
         request: Any
-        if isinstance(wish, ReplaceWish):
+        if isinstance(wish, ReplaceOperation):
             request = ReplaceNode(model.revision, msgspec.to_builtins(dataflow), wish.node, wish.grace)
         else:
             request = ChangeDataflow(model.revision, msgspec.to_builtins(dataflow), added, removed)
-        if not isinstance(run.ask(request), Outdated):
-            return Outcome(change.node_id, warnings=change.warnings)
+        if not isinstance(run.ask(request), Conflict):
+            return OperationResult(change.node_id, warnings=change.warnings)
     raise DoraError("the dataflow is being changed by somebody else again and again")
 
 
-def _end(run: Run, request: StopNode | RestartNode | RemoveNode) -> Outcome:
+def _end(run: DaemonClient, request: StopNode | RestartNode | RemoveNode) -> OperationResult:
     answer = run.ask(request)
     assert isinstance(answer, Done)
-    return Outcome(request.node_id, answer.running)
+    return OperationResult(request.node_id, answer.running)
 
 
-class NeedsMachine(DoraError):
+class NeedsCoordinator(DoraError):
     """A node says on which machine it is to run, which only the coordinator can see to."""
 
 
 def _check_place(change: Change) -> None:
     node = change.dataflow.node(change.node_id)
     if node.deploy.machine is not None or node.deploy.labels:
-        raise NeedsMachine(
+        raise NeedsCoordinator(
             f"node `{node.id}` says in its `deploy` on which machine it is to run, and only a coordinator "
             "knows machines; start the dataflow with `dora up` and `dora start`"
         )
@@ -115,6 +115,6 @@ def _prepare(change: Change, on_log: Callable[[LogEntry], None], *, uv: bool) ->
     )
     if missing := missing_files(only):
         raise DataflowError(problems=tuple(missing))
-    built = build(only, on_log, BuildOptions(uv=uv)).dataflow
+    built = build_programs(only, on_log, BuildOptions(uv=uv)).dataflow
     check_programs(built, uv=uv)
     return with_built(change.dataflow, built.node(change.node_id))

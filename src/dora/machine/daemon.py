@@ -33,40 +33,40 @@ from dora.coordinator.protocol import (
     ACTIVE,
     BEAT_EVERY,
     MAX_MESSAGE,
-    Amend,
-    Amended,
-    Beat,
-    Become,
-    Changed,
-    Explain,
-    Explained,
-    Forget,
-    Gathered,
+    AckEnd,
+    AckLogs,
+    Apply,
+    ChangeRequest,
+    ChangeResult,
+    DaemonRejected,
+    DataflowChanged,
+    DescribeRun,
+    DropRecords,
+    Endpoints,
+    GetMetrics,
+    GetUsage,
+    Heartbeat,
     Hello,
-    Leave,
-    Logged,
-    LookRefused,
-    Lost,
-    Measure,
-    Meet,
-    OpenLook,
+    JoinCluster,
+    LogBatch,
+    MachineLost,
+    MetricsResult,
+    ObserverRefused,
+    OpenObserver,
     ParametersSet,
+    Partition,
+    PeerReport,
     Prepare,
-    Recorded,
-    Redefined,
-    Rejected,
-    Release,
+    ReleasePartition,
+    RunChanged,
+    RunDescription,
     RunReport,
     RunUsage,
-    Share,
-    Start,
-    Stop,
-    Surveyed,
-    TakePart,
-    TakeSurvey,
+    Shutdown,
+    StartRun,
+    StopRun,
     ToCoordinator,
     ToDaemon,
-    Told,
     Usage,
     Welcome,
     decode_to_coordinator,
@@ -80,9 +80,9 @@ from dora.errors import DoraError
 from dora.machine.identity import Identity
 from dora.machine.lock import locked
 from dora.machine.log_outbox import LogOutbox
-from dora.machine.lookers import Lookers
+from dora.machine.lookers import Observers
 from dora.machine.run_id import socket_of
-from dora.machine.usage import Meter
+from dora.machine.usage import UsageMeter
 from dora.wire.ids import uuid7
 
 FIRST_RETRY, LAST_RETRY = 0.05, 1.0  # seconds between attempts to reach the coordinator
@@ -97,19 +97,19 @@ class _NotWanted(Exception):
     """The coordinator rejects this daemon."""
 
 
-class _Run:
+class _Worker:
     """The process of one dataflow."""
 
-    def __init__(self, start: Start, process: asyncio.subprocess.Process, interpreter: str) -> None:
+    def __init__(self, start: StartRun, process: asyncio.subprocess.Process, interpreter: str) -> None:
         self.dataflow_id = start.dataflow_id
         self.socket = socket_of(start)
         self.interpreter = interpreter
         self.spec = start.spec
-        self.redefined: Redefined | None = None  # it has become another dataflow than it was
+        self.redefined: DataflowChanged | None = None  # it has become another dataflow than it was
         self.parameters: dict[str, ParametersSet] = {}  # node → those that it has since
         self.process = process
 
-    def become(self, message: Redefined) -> None:
+    def become(self, message: DataflowChanged) -> None:
         """Note that the dataflow is another one; on one machine, that comes with the present parameters."""
         nodes = {node["id"] for node in message.dataflow["nodes"]} if message.revision else set()
         self.parameters = {key: value for key, value in self.parameters.items() if key in nodes}
@@ -139,7 +139,7 @@ class _Run:
             self.process.kill()
 
 
-class MachineDaemon:
+class Agent:
     """Serve a coordinator until told to end."""
 
     def __init__(
@@ -163,10 +163,10 @@ class MachineDaemon:
         self._where = f"{address}:{port}"
         scheme = "ws" if self._encryption is None else "wss"
         self._url = f"{scheme}://{f'[{address}]' if ':' in address else address}:{port}"
-        self._lookers = Lookers(self._url, token.value, identity.machine, authority)
+        self._lookers = Observers(self._url, token.value, identity.machine, authority)
         self._token = token
         self._id = uuid7()
-        self._runs: dict[str, _Run] = {}
+        self._runs: dict[str, _Worker] = {}
         self._reports: dict[str, RunReport] = {}  # of runs that live, or whose end is not recorded
         self._tasks: set[asyncio.Task[None]] = set()
         self._connection: ClientConnection | None = None
@@ -175,7 +175,7 @@ class MachineDaemon:
         self._logs = LogOutbox()
         self._changed = asyncio.Event()  # a run has ended, or its end was recorded
         self._leaving = False
-        self._meter = Meter()
+        self._meter = UsageMeter()
         self._welcomed = False
         self._pause = FIRST_RETRY
         self._told = ""  # the fault of the connection that was logged last
@@ -205,7 +205,7 @@ class MachineDaemon:
     def _on_signal(self) -> None:
         if self._leaving:
             for run in self._runs.values():
-                run.command(Stop(run.dataflow_id, force=True))
+                run.command(StopRun(run.dataflow_id, force=True))
         self._leave()
 
     def _leave(self) -> None:
@@ -214,7 +214,7 @@ class MachineDaemon:
             self._leaving = True
             log.info("stopping %d dataflow(s)", len(self._runs))
             for run in self._runs.values():
-                run.command(Stop(run.dataflow_id))
+                run.command(StopRun(run.dataflow_id))
         self._changed.set()
 
     async def _say_farewell(self) -> None:
@@ -356,7 +356,7 @@ class MachineDaemon:
         while True:
             await asyncio.sleep(BEAT_EVERY)
             if outgoing.empty():
-                outgoing.put_nowait(Beat())
+                outgoing.put_nowait(Heartbeat())
 
     async def _send_all(self, connection: ClientConnection, outgoing: asyncio.Queue[ToCoordinator]) -> None:
         while True:
@@ -370,74 +370,74 @@ class MachineDaemon:
                 self._welcomed = True
                 self._pause, self._told = FIRST_RETRY, ""
                 log.info("connected to the coordinator at %s", self._where)
-            case Rejected(reason=reason):
+            case DaemonRejected(reason=reason):
                 raise _NotWanted(reason)
-            case Start():
+            case StartRun():
                 await self._start(message)
-            case Stop(dataflow_id=dataflow_id):
+            case StopRun(dataflow_id=dataflow_id):
                 if (run := self._runs.get(dataflow_id)) is not None:
                     run.command(message)
                     if message.force:
                         asyncio.get_running_loop().call_later(FORCE_AFTER, run.kill)
             case (
-                Meet(dataflow_id=dataflow_id)
-                | Told(dataflow_id=dataflow_id)
-                | Lost(dataflow_id=dataflow_id)
-                | Release(dataflow_id=dataflow_id)
+                Endpoints(dataflow_id=dataflow_id)
+                | PeerReport(dataflow_id=dataflow_id)
+                | MachineLost(dataflow_id=dataflow_id)
+                | ReleasePartition(dataflow_id=dataflow_id)
             ):
                 if (run := self._runs.get(dataflow_id)) is not None:
                     run.command(message)
             case (
-                TakePart(dataflow_id=dataflow_id, ticket=ticket)
-                | Amend(dataflow_id=dataflow_id, ticket=ticket)
+                JoinCluster(dataflow_id=dataflow_id, ticket=ticket)
+                | ChangeRequest(dataflow_id=dataflow_id, ticket=ticket)
                 | Prepare(dataflow_id=dataflow_id, ticket=ticket)
-                | Become(dataflow_id=dataflow_id, ticket=ticket)
+                | Apply(dataflow_id=dataflow_id, ticket=ticket)
             ):
                 if (run := self._runs.get(dataflow_id)) is not None:
-                    if isinstance(message, TakePart):
+                    if isinstance(message, JoinCluster):
                         message = msgspec.structs.replace(message, share=self._completed(message.share))
                     run.command(message)
                 else:
-                    self._outgoing.put_nowait(Amended(ticket, error="the dataflow has just ended"))
-            case Recorded(dataflow_id=dataflow_id):
+                    self._outgoing.put_nowait(ChangeResult(ticket, error="the dataflow has just ended"))
+            case AckEnd(dataflow_id=dataflow_id):
                 if dataflow_id not in self._runs:
                     self._reports.pop(dataflow_id, None)
                     self._changed.set()
-            case Forget(dataflow_ids=dataflow_ids):
+            case DropRecords(dataflow_ids=dataflow_ids):
                 gone = [id for id in dataflow_ids if id not in self._runs]
                 self._in_background(self._forget(gone))
-            case Gathered(number=number):
+            case AckLogs(number=number):
                 self._logs.confirm(number)
                 self._send_logs()
                 self._changed.set()
-            case Explain(dataflow_id=dataflow_id):
+            case DescribeRun(dataflow_id=dataflow_id):
                 if (run := self._runs.get(dataflow_id)) is not None:
-                    self._outgoing.put_nowait(Explained(self._reports[dataflow_id], run.spec))
-            case Measure():
+                    self._outgoing.put_nowait(RunDescription(self._reports[dataflow_id], run.spec))
+            case GetUsage():
                 usage = [
                     RunUsage(dataflow_id, *self._meter.measure(run.process.pid))
                     for dataflow_id, run in self._runs.items()
                 ]
                 self._outgoing.put_nowait(Usage(tuple(usage)))
-            case TakeSurvey(number=number):
+            case GetMetrics(number=number):
                 self._in_background(self._survey(number))
-            case OpenLook():
+            case OpenObserver():
                 self._in_background(self._open_look(message))
-            case Leave():
+            case Shutdown():
                 self._leave()
 
     async def _survey(self, number: int) -> None:
-        from dora.inspection.surveyor import survey_all
+        from dora.inspection.surveyor import collect_all_metrics
 
-        surveys = await asyncio.to_thread(survey_all, tuple(self._runs))
-        self._outgoing.put_nowait(Surveyed(number, surveys))
+        surveys = await asyncio.to_thread(collect_all_metrics, tuple(self._runs))
+        self._outgoing.put_nowait(MetricsResult(number, surveys))
 
-    async def _open_look(self, message: OpenLook) -> None:
+    async def _open_look(self, message: OpenObserver) -> None:
         fault = "the dataflow has just ended"
         if (run := self._runs.get(message.dataflow_id)) is not None:
             fault = await self._lookers.start(message.ticket, run.socket, run.interpreter)
         if fault:
-            self._outgoing.put_nowait(LookRefused(message.ticket, fault))
+            self._outgoing.put_nowait(ObserverRefused(message.ticket, fault))
 
     def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
@@ -446,7 +446,7 @@ class MachineDaemon:
 
     # ----------------------------------------------------------------------- runs
 
-    async def _start(self, start: Start) -> None:
+    async def _start(self, start: StartRun) -> None:
         dataflow_id = start.dataflow_id
         if dataflow_id in self._reports:
             return
@@ -478,18 +478,18 @@ class MachineDaemon:
         if start.share is not None:
             start = msgspec.structs.replace(start, share=self._completed(start.share))
         start = msgspec.structs.replace(start, coordinator=self._where)
-        run = self._runs[dataflow_id] = _Run(start, process, interpreter)
+        run = self._runs[dataflow_id] = _Worker(start, process, interpreter)
         run.command(start)
         if self._leaving:  # a signal came meanwhile
-            run.command(Stop(dataflow_id))
+            run.command(StopRun(dataflow_id))
         log.info("dataflow %s: process %d runs it", dataflow_id, process.pid)
         self._in_background(self._attend(run))
 
-    def _completed(self, share: Share) -> Share:
+    def _completed(self, share: Partition) -> Partition:
         """Return a share with what is known here."""
         return msgspec.structs.replace(share, interface=self._interface, tls=self._identity.tls)
 
-    def _keep(self, start: Start) -> None:
+    def _keep(self, start: StartRun) -> None:
         """Note what a dataflow uses of what is on the disk here; raises ``OSError``."""
         machine, spec = self._identity.machine, start.spec
         here = [node for node in spec.dataflow["nodes"] if spec.machines.get(node["id"]) == machine]
@@ -501,24 +501,24 @@ class MachineDaemon:
         async with self._forgetting:  # or two would be in each other's way
             await asyncio.to_thread(forget, dataflow_ids, self._identity.machine)
 
-    async def _attend(self, run: _Run) -> None:
+    async def _attend(self, run: _Worker) -> None:
         """Pass on what the process of a run reports, until it ends."""
         assert run.process.stdout is not None
         try:
             async for line in run.process.stdout:
                 message = decode_to_coordinator(line)
-                if isinstance(message, Logged):
+                if isinstance(message, LogBatch):
                     self._hand_on(message)
                     continue
-                if isinstance(message, Redefined):
+                if isinstance(message, DataflowChanged):
                     run.become(message)
                 elif isinstance(message, ParametersSet):
                     run.set_parameters(message)
-                if isinstance(message, (Redefined, ParametersSet, Amended)):
+                if isinstance(message, (DataflowChanged, ParametersSet, ChangeResult)):
                     if self._connection is not None:
                         self._outgoing.put_nowait(message)
                     continue
-                assert isinstance(message, Changed)
+                assert isinstance(message, RunChanged)
                 report = message.run
                 if report.status in ACTIVE:
                     self._report(report)
@@ -546,7 +546,7 @@ class MachineDaemon:
         self._report(report)
         self._changed.set()
 
-    def _hand_on(self, entries: Logged) -> None:
+    def _hand_on(self, entries: LogBatch) -> None:
         self._logs.add(entries)
         self._send_logs()
 
@@ -561,7 +561,7 @@ class MachineDaemon:
             log.info("dataflow %s: %s%s", report.dataflow_id, report.status, reason)
         self._reports[report.dataflow_id] = report
         if self._connection is not None:
-            self._outgoing.put_nowait(Changed(report))
+            self._outgoing.put_nowait(RunChanged(report))
 
 
 def _reason(error: Exception) -> str:
@@ -592,7 +592,7 @@ def serve(
     """Be the daemon of a machine, until the coordinator or a signal ends it. Raises `DoraError`."""
 
     async def be_daemon() -> None:
-        daemon = MachineDaemon(address, port, token, identity, authority, run_options)
+        daemon = Agent(address, port, token, identity, authority, run_options)
         daemon.heed_signals()  # before others can see that there is a daemon
         with locked(address, port, identity.machine):
             await daemon.serve()

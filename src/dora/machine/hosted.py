@@ -1,7 +1,8 @@
 """One dataflow of a daemon, in a process of its own: ``python -m dora.machine.hosted``.
 
 It does what ``dora run`` does. The daemon writes JSON lines to its standard input: first what to run
-(`Start`), then perhaps `Stop`, and what concerns other machines (`dora.machine.part`). What it writes to
+(`StartRun`), then perhaps `StopRun`, and what concerns other machines (`dora.machine.part`). What it
+writes to
 standard output are reports (`dora.machine.reports`). When its input ends, the daemon is dead, and it kills
 its nodes; should it be killed as well, its guardian does.
 """
@@ -18,17 +19,17 @@ from collections.abc import Callable, Container, Iterator
 import msgspec
 
 from dora.building.options import BuildOptions
-from dora.building.prepare import build, check_programs
+from dora.building.prepare import build_programs, check_programs
 from dora.building.session import note_build
 from dora.coordinator.limits import BUILD_LIMIT, SPAWN_LIMIT
 from dora.coordinator.places import data_folder
 from dora.coordinator.protocol import (
-    Amend,
-    Become,
+    Apply,
+    ChangeRequest,
+    JoinCluster,
     Prepare,
-    Start,
-    Stop,
-    TakePart,
+    StartRun,
+    StopRun,
     ToDaemon,
     decode_to_daemon,
 )
@@ -40,9 +41,9 @@ from dora.logs.directives import VARIABLE, configure
 from dora.logs.entry import LogEntry
 from dora.logs.files import LogFiles
 from dora.logs.filters import is_of_node, nodes_are_quiet
-from dora.machine.amender import Amender
-from dora.machine.limit import Limit
-from dora.machine.part import Part, of_machine, settled
+from dora.machine.amender import ChangeRunner
+from dora.machine.limit import TimeLimit
+from dora.machine.part import LocalPartition, of_machine, settled
 from dora.machine.realtime import become_realtime
 from dora.machine.reports import LogPump, Reports
 from dora.machine.run_id import run_id
@@ -92,7 +93,7 @@ class _Commands:
     def _listen(self) -> None:
         for line in self._lines:
             command = decode_to_daemon(line)
-            if isinstance(command, Stop):
+            if isinstance(command, StopRun):
                 self._stop(command.grace, command.force)
             else:
                 self.on_other(command)
@@ -134,28 +135,28 @@ class _Commands:
         os.killpg(0, signal.SIGKILL)
 
 
-def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
+def run_hosted(start: StartRun, commands: _Commands, reports: Reports) -> None:
     """Build and run a dataflow, and report what becomes of it."""
     dataflow_id, spec, share = start.dataflow_id, start.spec, start.share
     part = None
     pump = LogPump(reports) if share is not None and share.gathered else None
     if share is not None and len({share.machine, *spec.machines.values()}) > 1:
-        part = Part(start, reports, lambda: commands.stopped)
-    amender = Amender(start, reports, lambda entry: tell_of_build(entry), part)
+        part = LocalPartition(start, reports, lambda: commands.stopped)
+    amender = ChangeRunner(start, reports, lambda entry: tell_of_build(entry), part)
 
     def take(message: ToDaemon) -> None:
-        if isinstance(message, (TakePart, Amend, Prepare, Become)):
+        if isinstance(message, (JoinCluster, ChangeRequest, Prepare, Apply)):
             amender.take(message)
         elif amender.part is not None:
             amender.part.take(message)
 
-    def limit(seconds: float, what: str, variable: str) -> Limit:
+    def limit(seconds: float, what: str, variable: str) -> TimeLimit:
         def fail() -> None:
             reason = f"{what} took longer than {seconds:g} s; {variable} of the coordinator sets the limit"
             reports.say(status="failed", reason=reason)
             commands.give_up()
 
-        return Limit(seconds, fail)
+        return TimeLimit(seconds, fail)
 
     commands.on_other = take
     commands.listen()
@@ -172,7 +173,9 @@ def run_hosted(start: Start, commands: _Commands, reports: Reports) -> None:
                 pump.take(entry)
 
         try:
-            built = build(of_machine(dataflow, start), tell_of_build, BuildOptions(uv=spec.uv)).dataflow
+            built = build_programs(
+                of_machine(dataflow, start), tell_of_build, BuildOptions(uv=spec.uv)
+            ).dataflow
             check_programs(built, uv=spec.uv)
             if part is None:
                 note_build(built, tell_of_build, uv=spec.uv)
@@ -266,7 +269,7 @@ def main(options: Container[str]) -> None:
         start = commands.first()
     except StopIteration:
         return
-    assert isinstance(start, Start)
+    assert isinstance(start, StartRun)
     if (directives := os.environ.get(VARIABLE, "")) and "--quiet" not in options:
         configure(directives, f"dataflow {start.dataflow_id}: ")
     if "--rt" in options:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 
-class Limit:
+class TimeLimit:
     """Calls ``on_late`` in a thread of its own, unless it is `met` within so many seconds."""
 
     def __init__(self, seconds: float, on_late: Callable[[], None]) -> None:

@@ -13,7 +13,7 @@ from typing import Final
 
 import msgspec
 
-from dora.coordinator.protocol import Logged
+from dora.coordinator.protocol import LogBatch
 from dora.logs.entry import LogEntry
 
 MOST_ENTRIES: Final = 50_000
@@ -25,7 +25,7 @@ class LogOutbox:
     """Batches in the order of their numbers; when there are too many entries, the oldest go.
 
     >>> outbox = LogOutbox()
-    >>> outbox.add(Logged("a", [])); outbox.add(Logged("b", []))
+    >>> outbox.add(LogBatch("a", [])); outbox.add(LogBatch("b", []))
     >>> outbox.next().dataflow_id, outbox.next().dataflow_id, outbox.next()
     ('a', 'b', None)
     >>> outbox.confirm(1); outbox.send_again(); outbox.next().dataflow_id
@@ -35,7 +35,7 @@ class LogOutbox:
     def __init__(self, most_entries: int = MOST_ENTRIES, most_characters: int = MOST_CHARACTERS) -> None:
         self._most_entries = most_entries
         self._most_characters = most_characters
-        self._batches: deque[Logged] = deque()
+        self._batches: deque[LogBatch] = deque()
         self._sent = 0  # of these, from the left, on the present connection
         self._number = 0
         self._entries = 0
@@ -46,7 +46,7 @@ class LogOutbox:
     def is_empty(self) -> bool:
         return not self._batches
 
-    def add(self, batch: Logged) -> None:
+    def add(self, batch: LogBatch) -> None:
         """Take a batch; if there is no room, the oldest ones make it."""
         if left_out := self._left_out.pop(batch.dataflow_id, 0):
             text = f"{left_out} log entries are on their own machine only: they came while it was cut off"
@@ -62,7 +62,7 @@ class LogOutbox:
             gone = self._take_oldest()
             self._left_out[gone.dataflow_id] = self._left_out.get(gone.dataflow_id, 0) + len(gone.entries)
 
-    def next(self) -> Logged | None:
+    def next(self) -> LogBatch | None:
         """Return the next batch to send, None if there is none or enough are on the way."""
         if self._sent >= min(len(self._batches), ON_THE_WAY):
             return None
@@ -78,7 +78,7 @@ class LogOutbox:
         """Begin again, on a new connection, with what is not confirmed."""
         self._sent = 0
 
-    def _take_oldest(self) -> Logged:
+    def _take_oldest(self) -> LogBatch:
         gone = self._batches.popleft()
         self._sent = max(self._sent - 1, 0)
         self._entries -= len(gone.entries)
@@ -86,5 +86,5 @@ class LogOutbox:
         return gone
 
 
-def _characters(batch: Logged) -> int:
+def _characters(batch: LogBatch) -> int:
     return sum(len(entry.message) for entry in batch.entries)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class Order(msgspec.Struct, frozen=True):
+class StartMessage(msgspec.Struct, frozen=True):
     """At which dataflow to look, and where who asks is waiting. One line of JSON on standard input."""
 
     url: str

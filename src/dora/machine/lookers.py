@@ -12,14 +12,14 @@ from typing import Final
 
 import msgspec
 
-from dora.machine.look_order import Order
+from dora.machine.look_order import StartMessage
 
 MOST: Final = 32  # at a time
 
 log = logging.getLogger("dora.daemon")
 
 
-class Lookers:
+class Observers:
     """``url`` is that of the coordinator, ``machine`` how this one is called.
 
     ``authority`` is the file by which a coordinator with TLS is known.
@@ -47,7 +47,7 @@ class Lookers:
             return f"{interpreter} cannot be run on machine `{self._machine}`: {error}"
         assert process.stdin is not None
         url = f"{self._url}/api/looks/{ticket}"
-        order = Order(url, self._token, socket, self._machine, self._authority)
+        order = StartMessage(url, self._token, socket, self._machine, self._authority)
         process.stdin.write(msgspec.json.encode(order) + b"\n")
         task = asyncio.create_task(self._attend(process))
         self._tasks.add(task)

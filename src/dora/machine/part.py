@@ -10,10 +10,17 @@ from typing import Final
 import msgspec
 
 from dora.coordinator.places import data_folder
-from dora.coordinator.protocol import Lost, Meet, Release, Start, ToDaemon, Told
+from dora.coordinator.protocol import (
+    Endpoints,
+    MachineLost,
+    PeerReport,
+    ReleasePartition,
+    StartRun,
+    ToDaemon,
+)
 from dora.daemon.daemon import Daemon
-from dora.daemon.share import Others, Share
-from dora.dataflow.model import Dataflow, Node, NodeOutput
+from dora.daemon.share import PartitionOptions, Peers
+from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec
 from dora.errors import DoraError
 from dora.machine.reports import Reports
 from dora.supervise import events as on
@@ -23,10 +30,10 @@ from dora.wire.control import RemoteConfig
 _LOOK_EVERY: Final = 0.02  # seconds
 
 
-class Part:
+class LocalPartition:
     """This machine's part. ``stopped`` tells whether the dataflow is to be stopped."""
 
-    def __init__(self, start: Start, reports: Reports, stopped: Callable[[], bool]) -> None:
+    def __init__(self, start: StartRun, reports: Reports, stopped: Callable[[], bool]) -> None:
         assert start.share is not None
         self._start = start
         self._share = start.share
@@ -47,14 +54,14 @@ class Part:
         """Take what the coordinator says; may be called from another thread."""
         with self._lock:
             match message:
-                case Meet(endpoints=endpoints):
+                case Endpoints(endpoints=endpoints):
                     self._reach = endpoints if self._reach is None else self._reach
-                case Told(machine=machine, news=news):
+                case PeerReport(machine=machine, news=news):
                     self._feed(on.PeerStatusReceived(machine, news))
-                case Lost(machine=machine, reason=reason):
+                case MachineLost(machine=machine, reason=reason):
                     self._fault = self._fault or f"machine `{machine}` is lost: {reason}"
                     self._feed(on.MachineLost(machine, reason))
-                case Release():
+                case ReleasePartition():
                     self._fault = self._fault or "it is not needed any more"
                     self._feed(on.Released())
 
@@ -67,12 +74,12 @@ class Part:
     def set_daemon(self, daemon: Daemon) -> None:
         """Note who supervises the nodes of this machine."""
         with self._lock:
-            daemon.others = Others(lambda news: self._reports.say(news=news))
+            daemon.others = Peers(lambda news: self._reports.say(news=news))
             self._daemon = daemon
             for event in self._early:
                 self._feed(event)
 
-    def join(self, run_dir: str, dataflow: Dataflow) -> Share:
+    def join(self, run_dir: str, dataflow: Dataflow) -> PartitionOptions:
         """Choose where nodes listen, and wait until the other machines have done so; raises `DoraError`."""
         share, machines = self._share, self._start.spec.machines
         self.write_passwords(run_dir)
@@ -82,7 +89,7 @@ class Part:
             if self._fault or self._stopped():
                 raise DoraError(self._fault or "it was stopped before its nodes were started")
             pause.wait(_LOOK_EVERY)
-        return Share(share.machine, machines, self.remote(self._reach), self.births)
+        return PartitionOptions(share.machine, machines, self.remote(self._reach), self.births)
 
     def write_passwords(self, run_dir: str) -> None:
         """Write the file by which nodes of other machines are known."""
@@ -113,7 +120,7 @@ class Part:
         return RemoteConfig(listen, reach, share.secret, self._passwords, share.tls)
 
 
-def hears_others(node: Node, machines: Mapping[str, str], machine: str) -> bool:
+def hears_others(node: NodeSpec, machines: Mapping[str, str], machine: str) -> bool:
     """Tell whether a node is on a machine and gets messages from nodes of others."""
     return machines.get(node.id) == machine and any(
         isinstance(item.source, NodeOutput) and machines.get(item.source.node) != machine
@@ -121,7 +128,7 @@ def hears_others(node: Node, machines: Mapping[str, str], machine: str) -> bool:
     )
 
 
-def settled(dataflow: Dataflow, start: Start) -> Dataflow:
+def settled(dataflow: Dataflow, start: StartRun) -> Dataflow:
     """Return the dataflow as this machine runs it, with folders that exist here; raises `DoraError`.
 
     Where the folder of the dataflow file does not exist, its nodes must name others; logs go to the data
@@ -135,7 +142,7 @@ def settled(dataflow: Dataflow, start: Start) -> Dataflow:
     return msgspec.structs.replace(dataflow, working_dir=data_folder())
 
 
-def check_folder(dataflow: Dataflow, node: Node, machine: str) -> None:
+def check_folder(dataflow: Dataflow, node: NodeSpec, machine: str) -> None:
     """Raise `DoraError` if this machine has no such folder as a node is to run in."""
     if not os.path.isdir(dataflow.home_of(node)):
         raise DoraError(
@@ -144,7 +151,7 @@ def check_folder(dataflow: Dataflow, node: Node, machine: str) -> None:
         )
 
 
-def of_machine(dataflow: Dataflow, start: Start) -> Dataflow:
+def of_machine(dataflow: Dataflow, start: StartRun) -> Dataflow:
     """Return a dataflow with only the nodes of this machine: what has to be built here."""
     if start.share is None:
         return dataflow

@@ -11,12 +11,12 @@ from typing import Any, Final
 import msgspec
 
 from dora.coordinator.protocol import (
-    Amended,
-    Amendment,
-    Changed,
-    Logged,
+    ChangeResult,
+    DataflowChanged,
+    LogBatch,
     ParametersSet,
-    Redefined,
+    ProposedChange,
+    RunChanged,
     RunReport,
     ToCoordinator,
     encode,
@@ -43,26 +43,26 @@ class Reports:
         """Report what is different now from the last report, by the fields of `RunReport`."""
         with self._lock:
             self._report = msgspec.structs.replace(self._report, **changes)
-            self._write(Changed(self._report))
+            self._write(RunChanged(self._report))
 
     def log(self, entries: list[LogEntry]) -> None:
         """Hand on log entries."""
         with self._lock:
-            self._write(Logged(self._report.dataflow_id, entries))
+            self._write(LogBatch(self._report.dataflow_id, entries))
 
     def redefine(self, dataflow: Dataflow) -> None:
         """Report that the dataflow has become another one."""
         with self._lock:
-            self._write(Redefined(self._report.dataflow_id, dataflow))
+            self._write(DataflowChanged(self._report.dataflow_id, dataflow))
 
     def parameters(self, node_id: str, parameters: dict[str, Any]) -> None:
         """Report that a node has other parameters."""
         with self._lock:
             self._write(ParametersSet(self._report.dataflow_id, node_id, parameters))
 
-    def became(self, amendment: Amendment) -> None:
+    def became(self, amendment: ProposedChange) -> None:
         """Report that this part of a dataflow on several machines has taken over a change."""
-        redefined = Redefined(
+        redefined = DataflowChanged(
             self._report.dataflow_id,
             amendment.dataflow,
             amendment.machines,
@@ -73,9 +73,9 @@ class Reports:
             if amendment.revision > self._report.revision:
                 self._report = msgspec.structs.replace(self._report, revision=amendment.revision)
                 self._write(redefined)
-                self._write(Changed(self._report))
+                self._write(RunChanged(self._report))
 
-    def amended(self, answer: Amended) -> None:
+    def amended(self, answer: ChangeResult) -> None:
         """Report what has become of a change."""
         with self._lock:
             self._write(answer)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dora.coordinator.protocol import DEFAULT_MACHINE, Start
+from dora.coordinator.protocol import DEFAULT_MACHINE, StartRun
 from dora.transport.places import SOCKET_NAME, run_path
 
 
-def run_id(start: Start) -> str:
+def run_id(start: StartRun) -> str:
     """Return an id for this machine's part, as other daemons may be on the same machine; "": the usual."""
     if start.share is None or start.share.machine == DEFAULT_MACHINE:
         return ""
@@ -16,6 +16,6 @@ def run_id(start: Start) -> str:
     return f"{start.dataflow_id[:-12]}{digest[:12]}"
 
 
-def socket_of(start: Start) -> str:
+def socket_of(start: StartRun) -> str:
     """Return the socket at which the dataflow answers."""
     return f"{run_path(run_id(start) or start.dataflow_id)}/{SOCKET_NAME}"

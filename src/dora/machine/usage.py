@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import psutil
 
 
-class Meter:
+class UsageMeter:
     """Measures process trees; the processor time is that since the last measurement."""
 
     def __init__(self) -> None:

@@ -1,6 +1,6 @@
 """How a node is attached to the world around it: the seam between a session and everything else.
 
-`Attachment` is the usual one, to the daemon of a running dataflow. Others stand in for it: a file of
+`Host` is the usual one, to the daemon of a running dataflow. Others stand in for it: a file of
 recorded inputs (`dora.node.replay`), a person at a terminal (`dora.node.interactive`), a dataflow in
 virtual time (`dora.testing`). `attach` chooses.
 """
@@ -14,11 +14,11 @@ from typing import Final
 
 from dora.errors import NotInDataflow
 from dora.node.connect import connect
-from dora.node.control import Channel
+from dora.node.control import DaemonChannel
 from dora.node.inbox import Inbox
-from dora.node.input import Port
+from dora.node.input import InputPort
 from dora.node.output import OutputPort
-from dora.node.rewiring import annex_of
+from dora.node.rewiring import overflow_channel_of
 from dora.node.state import StateFile, StateStore
 from dora.transport.board import Board
 from dora.transport.doorbell import Bell, Doorbell
@@ -41,12 +41,12 @@ or declare it with `path: dynamic` in a dataflow that is running, and connect by
 or give it recorded inputs: DORA_TEST_WITH_INPUTS=inputs.json python {script}"""
 
 
-class Attachment:
+class Host:
     """To the daemon of a running dataflow."""
 
     owns_process = True  # this process is for the node: its log and its last words may be shaped
 
-    def __init__(self, channel: Channel, config: NodeConfig, board: Board) -> None:
+    def __init__(self, channel: DaemonChannel, config: NodeConfig, board: Board) -> None:
         self.channel = channel
         self.config = config
         self.board = board
@@ -59,9 +59,9 @@ class Attachment:
             or any(link.machine for output in config.outputs for link in output.links)
         ):
             return engine
-        from dora.transport.spanning import SpanningEngine
+        from dora.transport.spanning import CompositeEngine
 
-        return SpanningEngine(engine, config, self.board)
+        return CompositeEngine(engine, config, self.board)
 
     def _local_engine(self) -> Engine:
         if self.config.engine == "zenoh":
@@ -81,12 +81,12 @@ class Attachment:
                 rings=not engine.wakes,
                 node_slot=self.config.node_slot,
                 doorbell=self.doorbell,
-                annexes=[engine.sender(annex_of(output, annex)) for annex in output.annexes],
+                annexes=[engine.sender(overflow_channel_of(output, annex)) for annex in output.annexes],
             )
             for output in self.config.outputs
         }
 
-    def make_ports(self) -> list[Port]:
+    def make_ports(self) -> list[InputPort]:
         """Return inputs beyond those of the configuration."""
         return []
 
@@ -105,9 +105,9 @@ class Attachment:
     def inbox_type(self) -> Callable[..., Inbox]:
         """Return what makes the inbox, from the arguments of `Inbox`."""
         if directory := os.environ.get("DORA_REPLAY_DIRECTORY"):
-            from dora.node.ordered_inbox import ordered_inbox
+            from dora.node.ordered_inbox import replay_inbox
 
-            return ordered_inbox(directory, self.config)
+            return replay_inbox(directory, self.config)
         if os.environ.get(RECORD_TO):
             from dora.node.recording import recording_inbox
 
@@ -115,11 +115,11 @@ class Attachment:
         return Inbox
 
 
-in_process: Callable[[str | None], Attachment | None] = lambda _: None  # noqa: E731
+in_process: Callable[[str | None], Host | None] = lambda _: None  # noqa: E731
 """Set by `dora.testing` while a dataflow in virtual time exists; None for threads outside of it."""
 
 
-def attach(node_id: str | None) -> Attachment:
+def attach(node_id: str | None) -> Host:
     """Find out what this program is a node of.
 
     In this order: a dataflow in virtual time in this process, the dataflow that started this program,
@@ -140,4 +140,4 @@ def attach(node_id: str | None) -> Attachment:
                 return converse()
             raise NotInDataflow(_OUTSIDE.format(script=sys.argv[0] or "my_node.py"))
     channel, config = connect(node_id)
-    return Attachment(channel, config, Board.open(config.board))
+    return Host(channel, config, Board.open(config.board))

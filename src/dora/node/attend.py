@@ -13,7 +13,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Final, cast
 
-from dora.node.input import Port
+from dora.node.input import InputPort
 from dora.transport.doorbell import Doorbell, memory_fence, yield_cpu
 from dora.transport.forking import RefusingLock
 
@@ -23,7 +23,7 @@ BUSY_PAUSE: Final = 0.002  # seconds between looks while another thread receives
 _GIVE_WAY: Final = 0.05  # seconds between looks whether a thread still has to give way
 
 
-class Attending(ABC):
+class ConditionWaiter(ABC):
     """The part of an `Inbox` that waits for something else than events."""
 
     _words: memoryview
@@ -65,7 +65,7 @@ class Attending(ABC):
         self,
         ready: Callable[[], bool],
         look: Callable[[], None],
-        ports: Sequence[Port],
+        ports: Sequence[InputPort],
         woken: threading.Event,
         deadline: int | None,
     ) -> bool:
@@ -132,7 +132,7 @@ class Attending(ABC):
         self,
         ready: Callable[[], bool],
         look: Callable[[], None],
-        ports: Sequence[Port],
+        ports: Sequence[InputPort],
         deadline: int | None,
     ) -> None:
         """Sleep until rung, or until one of the ports has something to do; once."""
@@ -158,7 +158,7 @@ class Attending(ABC):
         self,
         ready: Callable[[], bool],
         look: Callable[[], None],
-        ports: Sequence[Port],
+        ports: Sequence[InputPort],
         wakers: list[Callable[[], None]],
         deadline: int | None,
     ) -> bool:
@@ -205,7 +205,7 @@ class Attending(ABC):
             wakers.remove(wake)
 
 
-def _earliest(ports: Sequence[Port], deadline: int | None) -> int | None:
+def _earliest(ports: Sequence[InputPort], deadline: int | None) -> int | None:
     times = [at for port in ports if port.open and (at := port.wake_at()) is not None]
     if deadline is not None:
         times.append(deadline)

@@ -6,7 +6,7 @@ import os
 
 from dora._version import __version__
 from dora.errors import ConnectError, DaemonLost
-from dora.node.control import ControlChannel
+from dora.node.control import SocketChannel
 from dora.transport.ownership import UnsafeFile
 from dora.transport.places import (
     SOCKET_NAME,
@@ -19,14 +19,14 @@ from dora.transport.places import (
 from dora.wire.control import (
     Address,
     NodeConfig,
-    Refused,
     Register,
     Registered,
+    RegistrationRefused,
     decode_address,
 )
 
 
-def connect(node_id: str | None) -> tuple[ControlChannel, NodeConfig]:
+def connect(node_id: str | None) -> tuple[SocketChannel, NodeConfig]:
     """Register with the daemon; raises `NotInDataflow`, `ConnectError`.
 
     A program that a dataflow started uses the address in its environment, whatever ``node_id`` says;
@@ -38,7 +38,7 @@ def connect(node_id: str | None) -> tuple[ControlChannel, NodeConfig]:
         raise ConnectError(str(error)) from error
 
 
-def _connect(node_id: str | None) -> tuple[ControlChannel, NodeConfig]:
+def _connect(node_id: str | None) -> tuple[SocketChannel, NodeConfig]:
     text = os.environ.get("DORA_NODE_CONFIG")
     if text:
         try:
@@ -54,8 +54,8 @@ def _connect(node_id: str | None) -> tuple[ControlChannel, NodeConfig]:
     return _find_dynamic(node_id)
 
 
-def _register(address: Address) -> tuple[ControlChannel, NodeConfig]:
-    channel = ControlChannel(address.socket)
+def _register(address: Address) -> tuple[SocketChannel, NodeConfig]:
+    channel = SocketChannel(address.socket)
     reply = _introduce(channel, address.node_id, dynamic=False, incarnation=address.incarnation)
     if isinstance(reply, NodeConfig):
         return channel, _with_own_files(reply, os.path.dirname(address.socket))
@@ -90,7 +90,7 @@ def _with_own_files(config: NodeConfig, run_dir: str) -> NodeConfig:
 
 
 def _introduce(
-    channel: ControlChannel, node_id: str, *, dynamic: bool, incarnation: int = 0, dataflow: str = ""
+    channel: SocketChannel, node_id: str, *, dynamic: bool, incarnation: int = 0, dataflow: str = ""
 ) -> NodeConfig | str:
     """Return the configuration, or why the daemon refused."""
     channel.send(
@@ -106,13 +106,13 @@ def _introduce(
     match channel.wait():
         case Registered(config=config):
             return config
-        case Refused(reason=reason):
+        case RegistrationRefused(reason=reason):
             return reason
         case other:
             return f"the daemon answered with {type(other).__name__}"
 
 
-def _find_dynamic(node_id: str) -> tuple[ControlChannel, NodeConfig]:
+def _find_dynamic(node_id: str) -> tuple[SocketChannel, NodeConfig]:
     """Ask the running dataflows of this user for a dynamic node of that id, those that may be meant."""
     wanted = os.environ.get("DORA_DATAFLOW", "")
     root = runtime_root()
@@ -120,11 +120,11 @@ def _find_dynamic(node_id: str) -> tuple[ControlChannel, NodeConfig]:
         names = sorted(os.listdir(root))
     except FileNotFoundError:
         names = []
-    found: list[tuple[ControlChannel, NodeConfig]] = []
+    found: list[tuple[SocketChannel, NodeConfig]] = []
     refusals: list[str] = []
     for name in filter(is_run_name, names):
         try:
-            channel = ControlChannel(f"{root}/{name}/{SOCKET_NAME}")
+            channel = SocketChannel(f"{root}/{name}/{SOCKET_NAME}")
         except ConnectError:
             continue  # of a dataflow that has ended
         try:

@@ -23,7 +23,7 @@ from dora.wire.decoders import DecodeError
 _log = logging.getLogger("dora.node")
 
 
-class Channel(Protocol):
+class DaemonChannel(Protocol):
     """A connection to the daemon, or what stands in for it."""
 
     lost: bool
@@ -36,7 +36,7 @@ class Channel(Protocol):
     def close(self) -> None: ...
 
 
-class ControlChannel:
+class SocketChannel:
     """A connection to the daemon. Requests block briefly; frames are read without blocking."""
 
     def __init__(self, path: str) -> None:

@@ -28,7 +28,7 @@ from dora.wire.control import (
 if TYPE_CHECKING:
     from dora.node.session import Session
     from dora.transport.interface import Receiver
-    from dora.transport.spanning import SpanningEngine
+    from dora.transport.spanning import CompositeEngine
 
 FAR: Final = "far"  # the channel of an output's links to other machines that came late
 _IDLE: Final = 5.0  # seconds without work after which the thread ends
@@ -37,7 +37,7 @@ Work = AttachLink | DetachLink | AttachInput
 OnReceiver = Callable[["Receiver | None", str], None]
 
 
-class FarLinks:
+class RemoteTopology:
     """Does the work for one session, which it does not keep alive, in the order in which it comes."""
 
     def __init__(self, session: Session) -> None:
@@ -108,14 +108,14 @@ class FarLinks:
         session.bell.ring()
 
 
-def _spanning(session: Session, remote: RemoteConfig | None) -> SpanningEngine:
+def _spanning(session: Session, remote: RemoteConfig | None) -> CompositeEngine:
     """Return the engine of a node with links to other machines, which it may have had none of."""
-    from dora.transport.spanning import SpanningEngine
+    from dora.transport.spanning import CompositeEngine
 
     if remote is not None:
         session.config.remote = remote
-    if not isinstance(session.engine, SpanningEngine):
-        engine = SpanningEngine(session.engine, session.config, session.board)
+    if not isinstance(session.engine, CompositeEngine):
+        engine = CompositeEngine(session.engine, session.config, session.board)
         engine.begin()
         session.engine = engine
     return session.engine

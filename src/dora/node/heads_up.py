@@ -19,10 +19,10 @@ _LAST_RETRY: Final = 16_384  # messages; each trial in vain doubles them, up to 
 _PATIENCE: Final = 64  # messages without one until they count as over
 
 
-class HeadsUps:
+class Prewake:
     """What a node has learned of heads-ups. They work until a few in a row were in vain.
 
-    >>> heads_ups = HeadsUps()
+    >>> heads_ups = Prewake()
     >>> for _ in range(4):
     ...     heads_ups.came(False)
     >>> heads_ups.wanted

@@ -20,8 +20,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from dora.errors import ReceiveClosed
-from dora.node.attend import BUSY_PAUSE, Attending
-from dora.node.control import Channel
+from dora.node.attend import BUSY_PAUSE, ConditionWaiter
+from dora.node.control import DaemonChannel
 from dora.node.events import (
     Error,
     Event,
@@ -33,16 +33,16 @@ from dora.node.events import (
     Reload,
     Stop,
 )
-from dora.node.heads_up import HeadsUps
-from dora.node.input import LinkPort, Port, QueuePort
-from dora.node.rhythm import Rhythm
+from dora.node.heads_up import Prewake
+from dora.node.input import InputPort, LinkInput, LocalInput
+from dora.node.rhythm import ArrivalPredictor
 from dora.transport.board import ASLEEP, CONTROL, HEADS_UP, WORDS, Board
 from dora.transport.doorbell import Doorbell, memory_fence, yield_cpu
 from dora.wire import control
 from dora.wire.decode import prepare
 
 if TYPE_CHECKING:
-    from dora.node.order_log import OrderLog
+    from dora.node.order_log import EventLog
     from dora.node.rewiring import Rewire
 
 _monotonic = time.monotonic_ns
@@ -56,13 +56,13 @@ _LOOK_EVERY_NS: Final = 50_000_000
 _END_PAUSE: Final = 0.02  # seconds; for programs that ask on and on after the end
 
 
-class Inbox(Attending):
+class Inbox(ConditionWaiter):
     """All inputs of a node. Its methods may be called from any thread, one receives at a time."""
 
     def __init__(
         self,
-        ports: list[Port],
-        channel: Channel,
+        ports: list[InputPort],
+        channel: DaemonChannel,
         board: Board,
         node_slot: int,
         doorbell: Doorbell,
@@ -74,17 +74,17 @@ class Inbox(Attending):
         super().__init__()
         self.ports = {port.id: port for port in ports}
         self.parameters: dict[str, Any] = {}  # as of the daemon's last word
-        self.on_send_for: Callable[[control.SendFor], None] = lambda _: None
+        self.on_send_for: Callable[[control.PublishRequest], None] = lambda _: None
         self.on_rewire: Callable[[Rewire], None] = lambda _: None
         self.on_control: Callable[[], None] = lambda: None  # called when there is something to look at
         self.on_detached: Callable[[str], None] = lambda _: None  # an input is gone
-        self.on_write_order: Callable[[control.WriteOrder], None] = lambda _: None
-        self.order: OrderLog | None = None  # writes down what is taken, while somebody records it
+        self.on_write_order: Callable[[control.WriteEventLog], None] = lambda _: None
+        self.order: EventLog | None = None  # writes down what is taken, while somebody records it
         self.epoch_ns = 0  # when all nodes were ready, on CLOCK_MONOTONIC
-        self._turn: list[Port] = list(ports)  # open ports
+        self._turn: list[InputPort] = list(ports)  # open ports
         self._next_turn = 0
         self._clocks = [port for port in ports if not port.is_data]
-        self._links = [port for port in ports if isinstance(port, LinkPort)]
+        self._links = [port for port in ports if isinstance(port, LinkInput)]
         self._clock_is_work = clock_is_work
         self._channel = channel
         self._words = board.words
@@ -102,8 +102,8 @@ class Inbox(Attending):
         self._tasks: dict[Any, set[Any]] = {}  # asyncio loop → events of the tasks that wait
         self._spin_ns = int(spin_us * 1000)
         self._trust = 0
-        self._rhythm = Rhythm()
-        self._heads_ups = HeadsUps()
+        self._rhythm = ArrivalPredictor()
+        self._heads_ups = Prewake()
         self._arrival: tuple[int, int] | None = None  # of the last message: awaited since, come at
         self._served_data = False  # the last event came from another process
         self._latest: Event | None = None  # given out after a wait
@@ -220,7 +220,7 @@ class Inbox(Attending):
         for port in turn:
             port.close()
 
-    def _retire(self, port: Port) -> None:
+    def _retire(self, port: InputPort) -> None:
         """Take a closed input out of the turn; after the last one the node is asked to stop."""
         left = [other for other in self._turn if other.id != port.id]
         if len(left) == len(self._turn):  # another thread has closed the node
@@ -237,19 +237,19 @@ class Inbox(Attending):
             return
         self._end(*(() if self._stopping else (Stop("ALL_INPUTS_CLOSED"),)))
 
-    def _forget(self, port: Port) -> None:
+    def _forget(self, port: InputPort) -> None:
         port.close()
         del self.ports[port.id]
         self._clocks = [other for other in self._clocks if other is not port]
         self._links = [other for other in self._links if other.id != port.id]
         self.on_detached(port.id)
 
-    def add(self, port: Port) -> None:
+    def add(self, port: InputPort) -> None:
         """Take events of one more input from now on."""
         self.ports[port.id] = port
         if not port.is_data:
             self._clocks.append(port)
-        if isinstance(port, LinkPort):
+        if isinstance(port, LinkInput):
             self._links.append(port)
         self._turn = [*self._turn, port]
 
@@ -488,7 +488,7 @@ class Inbox(Attending):
         self._words[self._asleep] = 1
         self._doorbell.ring()
 
-    def replace(self, port: Port) -> None:
+    def replace(self, port: InputPort) -> None:
         """Put a port in the place of the one with its id, whose events it passes on."""
         self.ports[port.id] = port
         for index, other in enumerate(self._turn):
@@ -521,32 +521,32 @@ class Inbox(Attending):
             case control.TextInput(inputs=inputs, text=text):
                 for input_id in inputs:
                     port = self.ports.get(input_id)
-                    if isinstance(port, QueuePort):
+                    if isinstance(port, LocalInput):
                         port.put_text(text)
-            case control.Stop():
+            case control.StopFrame():
                 self._stop()
-            case control.ParamUpdate(key=key, value=value):
+            case control.ParamUpdateFrame(key=key, value=value):
                 self.parameters[key] = value
                 self._pending.append(ParamUpdate(key, value))
-            case control.ParamDeleted(key=key):
+            case control.ParamDeletedFrame(key=key):
                 self.parameters.pop(key, None)
                 self._pending.append(ParamDeleted(key))
-            case control.Reload(operators=operators, modules=modules):
+            case control.ReloadFrame(operators=operators, modules=modules):
                 self._pending.append(Reload(operators=operators, modules=modules))
                 if not operators:  # another process follows, most likely
                     for link in self._links:
                         link.hand_over()
-            case control.SendFor():
+            case control.PublishRequest():
                 self.on_send_for(frame)
             case (
                 control.AttachLink() | control.DetachLink() | control.AttachInput() | control.DetachInput()
             ):
                 self.on_rewire(frame)
-            case control.WriteOrder():
+            case control.WriteEventLog():
                 self.on_write_order(frame)
-            case control.NodeFailed():
+            case control.NodeFailedFrame():
                 self._pending.append(NodeFailed(frame.node_id, frame.error, list(frame.affected_input_ids)))
-            case control.NodeRestarted():
+            case control.NodeRestartedFrame():
                 self._pending.append(NodeRestarted(frame.node_id))
                 self._turn += [port for port in self.ports.values() if port.source_back(frame.node_id)]
             case _:

@@ -41,7 +41,7 @@ FLIGHT_LIMIT_NS: Final = 2_000_000_000  # how long a closed input waits for mess
 _SEND_LIMIT_NS: Final = 100_000_000  # how long a sender may take between numbering and sending
 
 
-class Port(Protocol):
+class InputPort(Protocol):
     id: str
     is_data: bool  # False for timers, which are a clock and not work
 
@@ -90,7 +90,7 @@ def _receive_nothing() -> Message | None:
     return None
 
 
-class LinkPort:
+class LinkInput:
     """An input fed by another node's output.
 
     What is missing in the sequence is counted as lost when a later message shows it. Nothing later may
@@ -377,7 +377,7 @@ class LinkPort:
             self._credit.ring()
 
 
-class TimerPort:
+class TimerInput:
     """An input fed by a clock: a grid from ``epoch_ns``; missed ticks are skipped, never bunched."""
 
     is_data = False
@@ -426,7 +426,7 @@ class TimerPort:
         self._stopped = True
 
 
-class QueuePort:
+class LocalInput:
     """An input fed from within this process: text that the daemon delivered, or an operator's output
     to another operator of the same runtime.
 

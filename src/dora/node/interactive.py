@@ -10,7 +10,7 @@ from typing import Any
 
 from dora.node.events import Event, Input, Reference, Stop
 from dora.node.replay import read_arrow_file
-from dora.node.standalone import Source, Standalone
+from dora.node.standalone import EventSource, Standalone
 from dora.wire.decode import decode_arrow
 from dora.wire.message import Message
 
@@ -27,7 +27,7 @@ def converse() -> Standalone:
     return Standalone(name, _Person(), _show)
 
 
-class _Person(Source):
+class _Person(EventSource):
     def poll(self) -> Event | None:
         """Ask, and wait for the answer: whoever looks for an event gets one."""
         if not self.open:

@@ -14,7 +14,7 @@ from dora.node.last_words import end_tracebacks_at_the_program, show_without_tra
 from dora.node.log import log_line, write_line
 from dora.node.output import ArrayLoan, SampleHandler
 from dora.node.session import Session
-from dora.node.settle import settle
+from dora.node.settle import freeze_gc
 from dora.transport.board import DROPPED, RECEIVED, WORDS
 from dora.wire.ids import uuid7
 from dora.wire.plain import plain_format
@@ -441,4 +441,4 @@ def _checked(timeout: float | None) -> float | None:
     raise ValueError(f"timeout must be a finite number of seconds, at least 0, not {timeout}")
 
 
-settle()
+freeze_gc()

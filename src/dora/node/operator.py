@@ -24,7 +24,7 @@ from typing import Any, Protocol
 
 from dora.errors import DoraError
 from dora.node.events import Event, Reference, Reload
-from dora.node.input import QueuePort
+from dora.node.input import LocalInput
 from dora.node.output import OutputPort
 from dora.node.reload import take_over
 from dora.wire.control import OperatorConfig
@@ -54,10 +54,10 @@ class OperatorError(DoraError):
     """An operator cannot be loaded, or answered an event with something that is no status."""
 
 
-class Outlet:
+class OperatorOutput:
     """One output of an operator: its links out of the process, its consumers inside."""
 
-    def __init__(self, port: OutputPort, consumers: list[QueuePort]) -> None:
+    def __init__(self, port: OutputPort, consumers: list[LocalInput]) -> None:
         self.port = port
         self.consumers = consumers
         self._words = port.words

@@ -15,17 +15,17 @@ import msgspec
 from dora.node import output
 from dora.node.events import Error, Event, Input, Reload, Text, Tick
 from dora.node.inbox import Inbox
-from dora.node.input import QueuePort
+from dora.node.input import LocalInput
 from dora.node.log import log_line, write_line
 from dora.transport.ownership import UnsafeFile, open_own
 from dora.wire.control import NodeConfig
 from dora.wire.message import Message
-from dora.wire.order import Kind, pack_entry
+from dora.wire.order import EntryKind, pack_entry
 
 _encode = msgspec.msgpack.Encoder(enc_hook=str).encode
 
 
-class OrderLog:
+class EventLog:
     """Watches an inbox and appends what it gives out to any number of files."""
 
     def __init__(self, inbox: Inbox, config: NodeConfig) -> None:
@@ -58,7 +58,7 @@ class OrderLog:
         self._fds = tuple(self._files.values())
         inputs = {item.id: item.source for item in self._config.inputs}
         self._write(
-            fd, pack_entry(Kind.BEGIN, 0, output._now(), self._config.restart_count, _encode(inputs))
+            fd, pack_entry(EntryKind.BEGIN, 0, output._now(), self._config.restart_count, _encode(inputs))
         )
 
     def end(self, path: str) -> None:
@@ -85,7 +85,7 @@ class OrderLog:
         """Note that somebody waited for an event in vain."""
         self._write_in_vain()
         for fd in self._fds:
-            self._write(fd, pack_entry(Kind.TIMEOUT, 0, output._now(), 0))
+            self._write(fd, pack_entry(EntryKind.TIMEOUT, 0, output._now(), 0))
 
     def looked_in_vain(self) -> None:
         """Note that somebody looked for an event, without waiting, and there was none."""
@@ -98,27 +98,29 @@ class OrderLog:
             if isinstance(event, Reload):  # a replay has code of its own
                 return b""
             if isinstance(event, Error) and event.is_timeout:  # from a recorded order
-                return pack_entry(Kind.TIMEOUT, 0, output._now(), 0)
-            return pack_entry(Kind.EVENT, 0, output._now(), 0, _encode(dict(event)))
+                return pack_entry(EntryKind.TIMEOUT, 0, output._now(), 0)
+            return pack_entry(EntryKind.EVENT, 0, output._now(), 0, _encode(dict(event)))
         content: Any = event._content
         index = self._inputs.get(event["id"])
         if index is None:  # an input that was connected while the dataflow ran
             return b""
         match content:
             case Message():
-                return pack_entry(Kind.MESSAGE, index, output._now(), content.sequence)
+                return pack_entry(EntryKind.MESSAGE, index, output._now(), content.sequence)
             case Tick():
-                return pack_entry(Kind.TICK, index, output._now(), content.time_ns)
+                return pack_entry(EntryKind.TICK, index, output._now(), content.time_ns)
             case Text():
-                return pack_entry(Kind.TEXT, index, output._now(), content.time_ns, content.text.encode())
+                return pack_entry(
+                    EntryKind.TEXT, index, output._now(), content.time_ns, content.text.encode()
+                )
         port = self._ports[event["id"]]
         return pack_entry(
-            Kind.LOCAL, index, output._now(), port.taken if isinstance(port, QueuePort) else 0
+            EntryKind.LOCAL, index, output._now(), port.taken if isinstance(port, LocalInput) else 0
         )
 
     def _write_in_vain(self) -> None:
         if self._in_vain:
-            entry = pack_entry(Kind.NOTHING, 0, output._now(), self._in_vain)
+            entry = pack_entry(EntryKind.NOTHING, 0, output._now(), self._in_vain)
             self._in_vain = 0
             for fd in self._fds:
                 self._write(fd, entry)

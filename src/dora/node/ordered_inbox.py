@@ -34,14 +34,14 @@ from dora.node.events import (
     Tick,
 )
 from dora.node.inbox import Inbox, timed_out
-from dora.node.input import LinkPort, Port, QueuePort
+from dora.node.input import InputPort, LinkInput, LocalInput
 from dora.node.log import log_line, write_line
 from dora.node.replay_clock import ReplayClock
 from dora.node.replayed_time import ReplayedTime
 from dora.wire import control
 from dora.wire.decoders import msgpack_decoder
 from dora.wire.message import Message
-from dora.wire.order import Entry, Kind, entries
+from dora.wire.order import Entry, EntryKind, entries
 
 _monotonic = time.monotonic_ns
 _decode = msgpack_decoder(dict[str, Any])
@@ -55,7 +55,7 @@ _HELD_MOST: Final = 1000  # messages
 _HELD_BYTES: Final = 64 << 20
 
 
-def ordered_inbox(directory: str, config: control.NodeConfig) -> Callable[..., Inbox]:
+def replay_inbox(directory: str, config: control.NodeConfig) -> Callable[..., Inbox]:
     """Return what makes the inbox of a node in a replay; one without recorded order has an ordinary one."""
     path = os.path.join(directory, config.node_id + ORDER_SUFFIX)
     if not os.path.exists(path):
@@ -63,7 +63,7 @@ def ordered_inbox(directory: str, config: control.NodeConfig) -> Callable[..., I
     clock = ReplayClock.open(os.path.join(directory, CLOCK_FILE))
     replayed = ReplayedTime(clock.start_ns, clock.speed)
     replayed.install()
-    return partial(OrderedInbox, path, clock, replayed, config)
+    return partial(ReplayInbox, path, clock, replayed, config)
 
 
 def _read(path: str) -> Iterator[Entry]:
@@ -73,7 +73,7 @@ def _read(path: str) -> Iterator[Entry]:
         return entries(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
 
 
-class OrderedInbox(Inbox):
+class ReplayInbox(Inbox):
     """Gives events in the order of a file."""
 
     def __init__(
@@ -82,7 +82,7 @@ class OrderedInbox(Inbox):
         clock: ReplayClock,
         replayed: ReplayedTime,
         config: control.NodeConfig,
-        ports: list[Port],
+        ports: list[InputPort],
         *parts: Any,
         **options: Any,
     ) -> None:
@@ -96,7 +96,7 @@ class OrderedInbox(Inbox):
         self._entries = _read(path)
         self._inputs: list[str] = []
         self._held: dict[str, deque[Input]] = {
-            port.id: deque() for port in ports if isinstance(port, LinkPort)
+            port.id: deque() for port in ports if isinstance(port, LinkInput)
         }
         self._closed: set[str] = set()  # inputs on which nothing will come any more
         self._entry: Entry | None = None
@@ -106,7 +106,7 @@ class OrderedInbox(Inbox):
         self._heard_at = 0
         self._stop_told = False
         for entry in self._entries:  # those of earlier processes are over
-            if entry.kind == Kind.BEGIN and entry.number >= config.restart_count:
+            if entry.kind == EntryKind.BEGIN and entry.number >= config.restart_count:
                 self._inputs = list(_decode(entry.content))
                 break
         self._advance()
@@ -114,7 +114,7 @@ class OrderedInbox(Inbox):
     def _advance(self) -> None:
         self._looks = 0
         self._entry = next(self._entries, None)
-        while self._entry is not None and self._entry.kind == Kind.BEGIN:
+        while self._entry is not None and self._entry.kind == EntryKind.BEGIN:
             self._inputs = list(_decode(self._entry.content))
             self._entry = next(self._entries, None)
 
@@ -141,7 +141,7 @@ class OrderedInbox(Inbox):
     def _looks_in_vain(self) -> bool:
         """Tell whether the node found nothing at this point."""
         entry = self._entry
-        if entry is None or entry.kind != Kind.NOTHING:
+        if entry is None or entry.kind != EntryKind.NOTHING:
             return False
         self._replayed.advance(0)
         self._looks += 1
@@ -170,13 +170,13 @@ class OrderedInbox(Inbox):
         while (entry := self._entry) is not None and not self._stopping:
             event: Event | None = None
             match entry.kind:
-                case Kind.MESSAGE:
+                case EntryKind.MESSAGE:
                     event, certain = self._message(entry)
                     if not certain:
                         return None
-                case Kind.NOTHING:
+                case EntryKind.NOTHING:
                     pass  # this time it waits
-                case Kind.TIMEOUT if self._timeout is None:
+                case EntryKind.TIMEOUT if self._timeout is None:
                     pass
                 case _:
                     if not self._is_due(entry):
@@ -204,13 +204,13 @@ class OrderedInbox(Inbox):
     def _make(self, entry: Entry) -> Event | None:
         self._served_data = False
         match entry.kind:
-            case Kind.TICK:
+            case EntryKind.TICK:
                 return Input.make(self._inputs[entry.input], Tick(entry.number))
-            case Kind.TEXT:
+            case EntryKind.TEXT:
                 return Input.make(self._inputs[entry.input], Text(entry.content.decode(), entry.number))
-            case Kind.LOCAL:
+            case EntryKind.LOCAL:
                 return self._local(entry)
-            case Kind.TIMEOUT:
+            case EntryKind.TIMEOUT:
                 return timed_out(self._timeout)
         return self._told(_decode(entry.content))
 
@@ -258,7 +258,7 @@ class OrderedInbox(Inbox):
     def _local(self, entry: Entry) -> Event | None:
         """Return the value of an entry: it was sent by this thread, so it is there or does not come."""
         port = self.ports.get(self._inputs[entry.input])
-        while isinstance(port, QueuePort) and (event := port.poll()) is not None:
+        while isinstance(port, LocalInput) and (event := port.poll()) is not None:
             if isinstance(event, Input) and port.taken >= entry.number:
                 return event
         self._miss(entry)
@@ -315,9 +315,9 @@ class OrderedInbox(Inbox):
     def handle(self, frame: control.ToNode) -> None:
         """Act on what the recording cannot know: a stop by hand, and what concerns the links."""
         match frame:
-            case control.NodeFailed() | control.TextInput():
+            case control.NodeFailedFrame() | control.TextInput():
                 pass
-            case control.NodeRestarted():
+            case control.NodeRestartedFrame():
                 for port in self.ports.values():
                     if port.source_back(frame.node_id):
                         self._closed.discard(port.id)

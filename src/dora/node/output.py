@@ -48,7 +48,7 @@ from dora.wire.message import Encoding, body_offset, pack_head
 from dora.wire.metadata import encode_metadata
 
 if TYPE_CHECKING:
-    from dora.transport.tape import TapeWriter
+    from dora.transport.tape import RingBufferWriter
 
 SMALL_BODY: Final = 16 * 1024  # bytes; up to this size a message is assembled before it is copied
 _CREDIT_CHECK: Final = 0.2  # seconds between looks at the board while waiting for credit
@@ -104,7 +104,7 @@ class OutputPort:
             for far in (config.next_but_one if rings else ())
         ]
         self._annexes = dict(zip((annex.service for annex in config.annexes), annexes, strict=False))
-        self._tapes: dict[str, TapeWriter] = {}  # of recorders, by their folders
+        self._tapes: dict[str, RingBufferWriter] = {}  # of recorders, by their folders
         self._lay_links()
 
     def _lay_links(self) -> None:
@@ -172,12 +172,12 @@ class OutputPort:
 
     def begin_tape(self, directory: str) -> None:
         """Leave small messages on a recorder's tape too, if there is one for this output in its folder."""
-        from dora.transport.tape import TapeWriter
+        from dora.transport.tape import RingBufferWriter
 
         if directory in self._tapes:
             return
         try:
-            tape = TapeWriter(f"{directory}/{self._config.slot}")
+            tape = RingBufferWriter(f"{directory}/{self._config.slot}")
         except (OSError, UnsafeFile):
             return  # this output is not recorded, or not with a tape
         self._lay_tapes({**self._tapes, directory: tape})
@@ -189,7 +189,7 @@ class OutputPort:
             self._lay_tapes({key: other for key, other in self._tapes.items() if other is not tape})
             tape.close()
 
-    def _lay_tapes(self, tapes: dict[str, TapeWriter]) -> None:
+    def _lay_tapes(self, tapes: dict[str, RingBufferWriter]) -> None:
         """Replace the tapes. A message that another thread sends meanwhile is found in the queue."""
         self._tapes = tapes
         send = self._sender.send

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from dora.errors import DaemonLost, DoraError
-from dora.wire.control import SendFor, SentFor
+from dora.wire.control import PublishRequest, PublishResult
 from dora.wire.decode import PayloadError, decode_arrow
 from dora.wire.message import Message, MessageError
 from dora.wire.metadata import MetadataError, decode_metadata
@@ -19,18 +19,18 @@ if TYPE_CHECKING:
     from dora.node.session import Session
 
 
-def sender_for(session: Session) -> Callable[[SendFor], None]:
+def sender_for(session: Session) -> Callable[[PublishRequest], None]:
     """Return what acts on the frames; it does not keep the session alive."""
     reference = weakref.ref(session)
 
-    def act(frame: SendFor) -> None:
+    def act(frame: PublishRequest) -> None:
         if (session := reference()) is not None:
             _act(session, frame)
 
     return act
 
 
-def _act(session: Session, frame: SendFor) -> None:
+def _act(session: Session, frame: PublishRequest) -> None:
     reason = ""
     try:
         message = Message(frame.message)
@@ -44,6 +44,6 @@ def _act(session: Session, frame: SendFor) -> None:
     except (DoraError, MessageError, MetadataError, PayloadError) as error:
         reason = str(error)
     try:
-        session.channel.send(SentFor(frame.ticket, reason))
+        session.channel.send(PublishResult(frame.ticket, reason))
     except DaemonLost:
         pass  # the next event tells of it

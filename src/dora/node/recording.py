@@ -23,7 +23,7 @@ from dora.transport.forking import leak, watch
 
 def recording_inbox(node_id: str) -> type[Inbox]:
     """Return an `Inbox` that writes down every event that it gives out."""
-    recorder = Recorder(node_id)
+    recorder = InputRecorder(node_id)
 
     class RecordingInbox(Inbox):
         def _poll(self) -> Event | None:
@@ -39,7 +39,7 @@ def recording_inbox(node_id: str) -> type[Inbox]:
     return RecordingInbox
 
 
-class Recorder:
+class InputRecorder:
     """Writes one recording."""
 
     def __init__(self, node_id: str) -> None:

@@ -21,7 +21,7 @@ from dora.node.recorded import (
     metadata_from_json,
     type_to_json,
 )
-from dora.node.standalone import Source, Standalone
+from dora.node.standalone import EventSource, Standalone
 from dora.wire.decode import decode_arrow
 from dora.wire.message import Message
 
@@ -43,7 +43,7 @@ def replay(path: str, node_id: str | None) -> Standalone:
     return Standalone(str(name), _Recording(events), _Writer(outputs, times=not without_times))
 
 
-class _Recording(Source):
+class _Recording(EventSource):
     def __init__(self, events: list[tuple[int, Event]]) -> None:
         super().__init__()
         self.open = bool(events)

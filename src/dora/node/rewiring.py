@@ -27,14 +27,14 @@ from dora.wire.control import (
 )
 
 if TYPE_CHECKING:
-    from dora.node.far import FarLinks
+    from dora.node.far import RemoteTopology
     from dora.node.session import Session
     from dora.transport.interface import Receiver
 
 Rewire = AttachLink | DetachLink | AttachInput | DetachInput
 
 
-def annex_of(output: OutputConfig, annex: ChannelConfig) -> OutputConfig:
+def overflow_channel_of(output: OutputConfig, annex: ChannelConfig) -> OutputConfig:
     """Return the configuration of a sender for a further channel of an output."""
     return OutputConfig(
         output.id,
@@ -44,7 +44,7 @@ def annex_of(output: OutputConfig, annex: ChannelConfig) -> OutputConfig:
     )
 
 
-class Rewiring:
+class Topology:
     """Acts on the frames for one session, which it does not keep alive.
 
     ``take`` is asked before an input is made, and returns why it cannot be; "" if it can.
@@ -52,7 +52,7 @@ class Rewiring:
 
     def __init__(self, session: Session) -> None:
         self._session = weakref.ref(session)
-        self._far: FarLinks | None = None
+        self._far: RemoteTopology | None = None
         self.take: Callable[[InputConfig], str] = lambda _: ""
         self._waiting: dict[str, InputConfig] = {}  # for the end of an input of the same name
         self._receivers: dict[int, Receiver] = {}  # by slot, of inputs that are about to be made
@@ -101,7 +101,7 @@ class Rewiring:
         sender = None
         if (annex := frame.annex) is not None:
             try:
-                sender = session.engine.sender(annex_of(OutputConfig(frame.output), annex))
+                sender = session.engine.sender(overflow_channel_of(OutputConfig(frame.output), annex))
             except DoraError as error:
                 write_line(log_line(session.config.node_id, "error", str(error)))
         port.attach(frame.link, frame.change, frame.credit_bell, (frame.annex, sender))
@@ -124,12 +124,12 @@ class Rewiring:
 
         self._far_links(session).do(frame, add)
 
-    def _far_links(self, session: Session) -> FarLinks:
+    def _far_links(self, session: Session) -> RemoteTopology:
         """Return what lays links with other machines; most nodes never need it."""
         if self._far is None:
-            from dora.node.far import FarLinks
+            from dora.node.far import RemoteTopology
 
-            self._far = FarLinks(session)
+            self._far = RemoteTopology(session)
             session.inbox.on_control = self._far.finish
         return self._far
 

@@ -23,10 +23,10 @@ WAKE_NS: Final = 80_000  # a sleep ends this late at worst, on an idle virtual p
 MAX_HALF_NS: Final = 250_000
 
 
-class Rhythm:
+class ArrivalPredictor:
     """Predicts arrivals; all times are nanoseconds of one clock, given by the caller.
 
-    >>> rhythm = Rhythm()
+    >>> rhythm = ArrivalPredictor()
     >>> for beat in range(20):
     ...     rhythm.observe(beat * 5_000_000)
     >>> begin, end = rhythm.window(19 * 5_000_000 + 1)

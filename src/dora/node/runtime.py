@@ -22,13 +22,13 @@ from dora.node.events import (
     Reload,
     Stop,
 )
-from dora.node.input import QueuePort
+from dora.node.input import LocalInput
 from dora.node.last_words import print_traceback_of_operator
 from dora.node.log import log_line, write_line
-from dora.node.operator import DoraStatus, HostedOperator, Outlet, SendOutput
+from dora.node.operator import DoraStatus, HostedOperator, OperatorOutput, SendOutput
 from dora.node.reload import Unimported
 from dora.node.session import Session
-from dora.node.settle import settle
+from dora.node.settle import freeze_gc
 from dora.supervise.excerpt import in_one_line
 from dora.transport.board import ASLEEP, WORDS
 from dora.wire.control import InputConfig, NodeConfig, OutputsClosed, StopDataflow
@@ -73,14 +73,14 @@ class Runtime:
                 operator_id, _, short = source.id.partition("/")
                 self._operators[operator_id].open_inputs.add(short)
 
-    def _make_outlets(self, config: NodeConfig) -> dict[str, Outlet]:
-        consumers: dict[str, list[QueuePort]] = {}
+    def _make_outlets(self, config: NodeConfig) -> dict[str, OperatorOutput]:
+        consumers: dict[str, list[LocalInput]] = {}
         for item in config.inputs:
             port = self._inbox.ports[item.id]
-            if item.kind == "local" and isinstance(port, QueuePort):
+            if item.kind == "local" and isinstance(port, LocalInput):
                 consumers.setdefault(item.source, []).append(port)
         outlets = {
-            output.id: Outlet(
+            output.id: OperatorOutput(
                 self._session.output(output.id), consumers.get(f"{config.node_id}/{output.id}", [])
             )
             for output in config.outputs
@@ -257,7 +257,7 @@ class Runtime:
 
 def start_runtime() -> None:
     """Run the operators of this process's node to their end; exits with 1 if one fails."""
-    settle()
+    freeze_gc()
     try:
         Runtime().run()
     except DaemonLost:

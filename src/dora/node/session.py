@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dora.errors import DaemonLost, SendError, StartFailed
-from dora.node.attachment import Attachment, attach
-from dora.node.control import Channel
+from dora.node.attachment import Host, attach
+from dora.node.control import DaemonChannel
 from dora.node.inbox import DEFAULT_SPIN_US, REMOTE_SPIN_US
-from dora.node.input import LinkPort, Port, QueuePort, TimerPort
+from dora.node.input import InputPort, LinkInput, LocalInput, TimerInput
 from dora.node.log import install_bridge, log_line, write_line
 from dora.node.output import OutputPort
 from dora.node.outside import sender_for
-from dora.node.rewiring import Rewiring
+from dora.node.rewiring import Topology
 from dora.node.undeclared import UndeclaredOutputs
 from dora.transport.board import STATE, UNCONNECTED
 from dora.transport.doorbell import Bell
 from dora.transport.forking import RefusingState, leak, refuse, watch
 from dora.transport.interface import Engine, Receiver
-from dora.transport.kept_queue import KeptQueue
+from dora.transport.kept_queue import PriorityQueue
 from dora.wire.control import (
     Closing,
     InputConfig,
@@ -37,7 +37,7 @@ from dora.wire.control import (
     Started,
     StartRefused,
     ToNode,
-    WriteOrder,
+    WriteEventLog,
 )
 from dora.wire.decode import warm_up
 from dora.wire.metadata import on_text
@@ -104,7 +104,7 @@ class Session:
         if not config.stands_by:
             _get_ready(config, prepare)
             epoch_ns, early = _pass_barrier(self.channel)
-        ports += [TimerPort(item, epoch_ns) for item in config.inputs if item.kind == "timer"]
+        ports += [TimerInput(item, epoch_ns) for item in config.inputs if item.kind == "timer"]
         if any(item.shapes for item in config.inputs):
             from dora.node.type_check import check_first_messages
 
@@ -122,7 +122,7 @@ class Session:
         self.inbox.epoch_ns = epoch_ns
         self.tracer = self._trace() if config.trace is not None else None
         self.inbox.on_send_for = sender_for(self)
-        self.rewiring = Rewiring(self)
+        self.rewiring = Topology(self)
         self.inbox.on_rewire = self.rewiring.handle
         self.inbox.on_detached = self.rewiring.detached
         for port in self.outputs.values():
@@ -158,7 +158,7 @@ class Session:
         ``receiver`` is that of an input from another machine, which was made before.
         """
         if item.kind == "timer":
-            port: Port = TimerPort(item, self.inbox.epoch_ns)
+            port: InputPort = TimerInput(item, self.inbox.epoch_ns)
         elif receiver is not None:
             port = _link_port(item, self._attachment, receiver, in_flight=True, first_time=True)
         else:
@@ -258,11 +258,11 @@ class Session:
             self.close()
 
 
-def _order_writer(session: Session) -> Callable[[WriteOrder], None]:
+def _order_writer(session: Session) -> Callable[[WriteEventLog], None]:
     """Return what acts on the frames; it does not keep the session alive."""
     reference = weakref.ref(session)
 
-    def act(frame: WriteOrder) -> None:
+    def act(frame: WriteEventLog) -> None:
         session = reference()
         if session is None:
             return
@@ -276,9 +276,9 @@ def _order_writer(session: Session) -> Callable[[WriteOrder], None]:
             return
         inbox = session.inbox
         if inbox.order is None:
-            from dora.node.order_log import OrderLog
+            from dora.node.order_log import EventLog
 
-            inbox.order = OrderLog(inbox, session.config)
+            inbox.order = EventLog(inbox, session.config)
         if frame.end:
             inbox.order.end(frame.path)
         else:
@@ -326,8 +326,8 @@ def _get_ready(config: NodeConfig, prepare: Callable[[NodeConfig], None] | None)
 
 
 def _make_ports(
-    attachment: Attachment, engine: Engine, own_bell: Bell, receivers: Mapping[str, Receiver]
-) -> list[Port]:
+    attachment: Host, engine: Engine, own_bell: Bell, receivers: Mapping[str, Receiver]
+) -> list[InputPort]:
     return [
         _make_port(item, attachment, engine, own_bell, receivers.get(item.id))
         for item in attachment.config.inputs
@@ -337,14 +337,14 @@ def _make_ports(
 
 def _make_port(
     item: InputConfig,
-    attachment: Attachment,
+    attachment: Host,
     engine: Engine,
     own_bell: Bell,
     receiver: Receiver | None = None,
-) -> Port:
+) -> InputPort:
     """Return the port of an input; ``receiver`` has been receiving for some time, unlike a new one."""
     if item.kind != "link":
-        return QueuePort(item, attachment.board)
+        return LocalInput(item, attachment.board)
     first_time = attachment.board.get(item.slot, STATE) == UNCONNECTED
     return _link_port(
         item,
@@ -358,14 +358,14 @@ def _make_port(
 
 def _link_port(
     item: InputConfig,
-    attachment: Attachment,
+    attachment: Host,
     receiver: Receiver,
     *,
     in_flight: bool,
     first_time: bool,
     takes_over: bool = False,
-) -> LinkPort:
-    return LinkPort(
+) -> LinkInput:
+    return LinkInput(
         item,
         receiver,
         attachment.board,
@@ -382,10 +382,10 @@ def _make_receiver(item: InputConfig, engine: Engine, own_bell: Bell) -> Receive
     if not item.room:
         return engine.receiver(item, own_bell.ring)
     roomy = msgspec.structs.replace(item, queue_size=item.room)
-    return KeptQueue(engine.receiver(roomy, own_bell.ring), item.queue_size)
+    return PriorityQueue(engine.receiver(roomy, own_bell.ring), item.queue_size)
 
 
-def _pass_barrier(channel: Channel) -> tuple[int, list[ToNode]]:
+def _pass_barrier(channel: DaemonChannel) -> tuple[int, list[ToNode]]:
     """Say that this node is ready and wait for the others.
 
     Returns the epoch of all timers, and what else the daemon said meanwhile (a stop, say).

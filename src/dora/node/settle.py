@@ -13,7 +13,7 @@ import os
 from dora.wire.control import decode_address
 
 
-def settle() -> None:
+def freeze_gc() -> None:
     """Import what this node is going to need, and exempt all that is loaded from garbage collection.
 
     Does nothing in a process that no dataflow started: it may live on after the node.

@@ -10,7 +10,7 @@ from dora.wire.control import InputConfig
 _monotonic = time.monotonic_ns
 
 
-class Silence:
+class DeadlineMonitor:
     """Watches an input with `input_timeout`: armed by the first message, it closes the input after
     that much silence; the port recovers it before it gives out the next message.
 
@@ -60,10 +60,10 @@ class Silence:
         return self._deadline
 
 
-def watch(config: InputConfig, board: Board) -> Silence | None:
+def watch(config: InputConfig, board: Board) -> DeadlineMonitor | None:
     """Return what watches an input, if it has a timeout. What an earlier process told of it is over."""
     word = config.slot * WORDS + SILENT
     board.words[word] = 0
     if config.input_timeout is None:
         return None
-    return Silence(config.input_timeout, board.words, word)
+    return DeadlineMonitor(config.input_timeout, board.words, word)

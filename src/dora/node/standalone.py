@@ -11,10 +11,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from dora.node.attachment import Attachment
+from dora.node.attachment import Host
 from dora.node.events import Event
 from dora.node.inbox import Inbox
-from dora.node.input import Port
+from dora.node.input import InputPort
 from dora.node.output import OutputPort
 from dora.node.state import StateInMemory, StateStore
 from dora.transport.board import LINE_BYTES, Board
@@ -47,7 +47,7 @@ class AnyOutput(dict[str, OutputPort]):
         super().clear()
 
 
-class SilentChannel:
+class NullChannel:
     """Stands in for the connection to a daemon that has nothing to say."""
 
     lost = False
@@ -77,8 +77,8 @@ class SilentChannel:
             self._never_readable = self._open = -1
 
 
-class Source(ABC):
-    """Where the events come from, all of them: a `Port`; the stream ends with ``open``."""
+class EventSource(ABC):
+    """Where the events come from, all of them: a `InputPort`; the stream ends with ``open``."""
 
     id = ""
     is_data = True
@@ -123,16 +123,16 @@ class _Inbox(Inbox):
             self._end()
         return event
 
-    def _retire(self, port: Port) -> None:  # noqa: ARG002 - there is only one
+    def _retire(self, port: InputPort) -> None:  # noqa: ARG002 - there is only one
         self._end()
 
 
-class Standalone(Attachment):
+class Standalone(Host):
     """``on_output`` gets every message that the node sends."""
 
     owns_process = False
 
-    def __init__(self, node_id: str, source: Source, on_output: OnOutput) -> None:
+    def __init__(self, node_id: str, source: EventSource, on_output: OnOutput) -> None:
         config = NodeConfig(
             dataflow_id="00000000-0000-0000-0000-000000000000",
             node_id=node_id,
@@ -144,7 +144,7 @@ class Standalone(Attachment):
             bell="",
             run_config={"inputs": {}, "outputs": []},
         )
-        super().__init__(SilentChannel(), config, Board("", mmap.mmap(-1, _LINES * LINE_BYTES)))
+        super().__init__(NullChannel(), config, Board("", mmap.mmap(-1, _LINES * LINE_BYTES)))
         self._source = source
         self._on_output = on_output
         self._slots = itertools.count(1)
@@ -176,7 +176,7 @@ class Standalone(Attachment):
 
         return AnyOutput(make)
 
-    def make_ports(self) -> list[Port]:
+    def make_ports(self) -> list[InputPort]:
         return [self._source]
 
     def bell(self, path: str) -> Bell:  # noqa: ARG002

@@ -47,7 +47,7 @@ from dora.wire.trace_context import KEY, TraceContext, format_context, parse_con
 
 if TYPE_CHECKING:
     from dora.node.inbox import Inbox
-    from dora.node.operator import Outlet
+    from dora.node.operator import OperatorOutput
     from dora.transport.interface import Loan
     from dora.wire.control import NodeConfig
 
@@ -151,7 +151,7 @@ class Tracer:
 
     # ------------------------------------------------------------------ sending
 
-    def watch_output(self, port: OutputPort | Outlet, output_id: str) -> None:
+    def watch_output(self, port: OutputPort | OperatorOutput, output_id: str) -> None:
         """Give a context to what is sent on an output."""
         send: Callable[..., None] = port.send
         name = f"send {output_id}"

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dora.errors import UnsupportedData
 from dora.node.events import Event, Input, Text
-from dora.node.input import Port
+from dora.node.input import InputPort
 from dora.node.log import log_line, write_line
 from dora.node.output import OutputPort
 from dora.wire.control import InputConfig, NodeConfig, OutputConfig
@@ -27,7 +27,7 @@ from dora.wire.message import Message
 from dora.wire.plain import ARROW_NAMES
 
 if TYPE_CHECKING:
-    from dora.node.operator import Outlet
+    from dora.node.operator import OperatorOutput
 
 _MODES: Final = {"1": "warn", "warn": "warn", "true": "warn", "on": "warn", "error": "error"}
 _OFF: Final = ("", "0", "off", "no", "false")
@@ -108,7 +108,7 @@ def _is_bytes(type_: Any) -> bool:
 # --------------------------------------------------------------------------- receiving
 
 
-def check_first_messages(config: NodeConfig, ports: Iterable[Port]) -> None:
+def check_first_messages(config: NodeConfig, ports: Iterable[InputPort]) -> None:
     """Let typed inputs look at their first message, and warn if it is of another type."""
     by_id = {item.id: item for item in config.inputs if item.shapes}
     for port in ports:
@@ -116,7 +116,7 @@ def check_first_messages(config: NodeConfig, ports: Iterable[Port]) -> None:
             _check_first(port, by_id[port.id], config.node_id)
 
 
-def _check_first(port: Port, config: InputConfig, node_id: str) -> None:
+def _check_first(port: InputPort, config: InputConfig, node_id: str) -> None:
     poll = port.poll
     waiting = True
 
@@ -157,7 +157,7 @@ def _received_type(event: Input) -> Any:
 # --------------------------------------------------------------------------- sending
 
 
-def check_sends(config: NodeConfig, ports: Mapping[str, OutputPort | Outlet]) -> None:
+def check_sends(config: NodeConfig, ports: Mapping[str, OutputPort | OperatorOutput]) -> None:
     """Let typed outputs look at what they send, if ``DORA_RUNTIME_TYPE_CHECK`` asks for it."""
     wanted = os.environ.get("DORA_RUNTIME_TYPE_CHECK", "").strip().lower()
     mode = _MODES.get(wanted)
@@ -199,7 +199,7 @@ class _Judge:
         )
 
 
-def _check_output(port: OutputPort | Outlet, judge: _Judge) -> None:
+def _check_output(port: OutputPort | OperatorOutput, judge: _Judge) -> None:
     send: Callable[..., None] = port.send
 
     def checked_send(data: Any, metadata: Mapping[str, Any] | None) -> None:

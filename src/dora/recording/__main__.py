@@ -1,7 +1,7 @@
 """A recorder in a process of its own, see `dora.recording.background`.
 
-Standard input brings one line of JSON with the order (`Order`), and ends it when it ends. Standard output
-tells, line by line, that it records, what a ring has saved, and what came of it (`Report`).
+Standard input brings one line of JSON with the order (`RecorderStart`), and ends it when it ends. Standard
+output tells, line by line, that it records, what a ring has saved, and what came of it (`RecorderReport`).
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import threading
 
 import msgspec
 
-from dora.daemon.runs import Run
+from dora.daemon.runs import DaemonClient
 from dora.errors import DoraError
-from dora.recording.background import Order, Report
+from dora.recording.background import RecorderReport, RecorderStart
 from dora.recording.recorder import Recorder
 from dora.wire.decode import warm_up
 from dora.wire.decoders import from_json
@@ -32,17 +32,17 @@ def main() -> None:
     line = sys.stdin.buffer.readline()
     if not line:
         return
-    order = from_json(line, Order)
+    order = from_json(line, RecorderStart)
     try:
-        with Run(order.socket) as run:
-            recorder = Recorder(run, order.settings, lambda saved: _tell(Report(saved=saved)))
+        with DaemonClient(order.socket) as run:
+            recorder = Recorder(run, order.settings, lambda saved: _tell(RecorderReport(saved=saved)))
             threading.Thread(target=_watch, args=(recorder,), daemon=True).start()
-            _tell(Report(recording=recorder.status()))
+            _tell(RecorderReport(recording=recorder.status()))
             result = recorder.run()
     except DoraError as error:
-        _tell(Report(error=str(error)))
+        _tell(RecorderReport(error=str(error)))
         return
-    _tell(Report(ended=True, saved=result))
+    _tell(RecorderReport(ended=True, saved=result))
 
 
 def _watch(recorder: Recorder) -> None:
@@ -52,7 +52,7 @@ def _watch(recorder: Recorder) -> None:
     recorder.stop()
 
 
-def _tell(report: Report) -> None:
+def _tell(report: RecorderReport) -> None:
     try:
         sys.stdout.buffer.write(msgspec.json.encode(report) + b"\n")
         sys.stdout.buffer.flush()

@@ -6,26 +6,26 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from dora.daemon.runs import Run
+from dora.daemon.runs import DaemonClient
 from dora.errors import ConnectError, DoraError
 from dora.inspection.topics import Topic, find_tappable
-from dora.recording.intake import RecordedTopic, Source
-from dora.recording.taped import Tapes
+from dora.recording.intake import RecordedTopic, TappedSource
+from dora.recording.taped import RingTaps
 from dora.transport.board import Board
 from dora.transport.taps import open_taps
 from dora.wire.inspection import Inspection
-from dora.wire.requests import BeginTaps, EndTaps
+from dora.wire.requests import CloseTaps, OpenTaps
 
 _LEASE_NS: Final = 2_000_000_000  # how long an output is looked at after the last renewal
 _RENEWAL_NS: Final = _LEASE_NS // 4
 _SETTLING: Final = 0.01  # seconds until a sender has surely seen that it is looked at
 
 
-class Attachment:
+class RecorderTaps:
     """Taps on topics, each with as long a queue as there is room for."""
 
     def __init__(
-        self, run: Run, inspection: Inspection, names: Sequence[str], room: int, *, together: bool
+        self, run: DaemonClient, inspection: Inspection, names: Sequence[str], room: int, *, together: bool
     ) -> None:
         """Attach to the topics of these names, or to all; raises `DoraError` if one cannot be.
 
@@ -44,7 +44,7 @@ class Attachment:
             raise ConnectError("the dataflow has just ended") from None
         self._engine = open_taps(inspection)
         # Zenoh's taps have as long a queue as this process has memory.
-        self._tapes = Tapes(len(topics) if inspection.engine == "iceoryx2" else 0)
+        self._tapes = RingTaps(len(topics) if inspection.engine == "iceoryx2" else 0)
         self._renewed_ns = 0
         try:
             self._tap(topics, together)
@@ -79,20 +79,20 @@ class Attachment:
         self._tapes.close()
         self._board.close()
         try:
-            self._run.ask(EndTaps())
+            self._run.ask(CloseTaps())
         except DoraError:
             pass  # the dataflow has ended
 
     def _ask(self, topics: Sequence[Topic]) -> None:
         slots = self.slots | {topic.output.slot for topic in topics}
-        self._run.ask(BeginTaps(sorted(slots), to_the_end=True))
+        self._run.ask(OpenTaps(sorted(slots), to_the_end=True))
         self.slots = slots
 
     def _tap(self, topics: Sequence[Topic], together: bool) -> None:
         new = []
         for topic in topics:
             tap = self._engine.deep_tap(topic.output, self._room)
-            source: Source = tap if self.topics else self._tapes.beside(tap, topic.output.slot)
+            source: TappedSource = tap if self.topics else self._tapes.beside(tap, topic.output.slot)
             new.append(RecordedTopic(topic, source, topic.output.max_queue_size, self._board.words))
         self.topics += new
         self._renewed_ns = 0

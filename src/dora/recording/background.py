@@ -13,8 +13,8 @@ import msgspec
 
 from dora.daemon.loop import READ
 from dora.errors import DoraError
-from dora.recording.control import Status
-from dora.recording.settings import Saved, Settings
+from dora.recording.control import RecorderStatus
+from dora.recording.settings import RecordingOptions, Saved
 from dora.wire.decoders import from_json
 
 if TYPE_CHECKING:
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 _START_PATIENCE: Final = 20.0  # seconds
 
 
-class Order(msgspec.Struct):
+class RecorderStart(msgspec.Struct):
     """What the process is told: the socket of a daemon, and how to record."""
 
     socket: str
-    settings: Settings
+    settings: RecordingOptions
 
 
-class Report(msgspec.Struct, omit_defaults=True):
+class RecorderReport(msgspec.Struct, omit_defaults=True):
     """What the process tells."""
 
-    recording: Status | None = None  # it has begun
+    recording: RecorderStatus | None = None  # it has begun
     saved: Saved | None = None  # a file is complete
     ended: bool = False  # nothing more comes
     error: str = ""  # it could not begin
@@ -53,18 +53,18 @@ class BackgroundRecorder:
         assert self._process.stdin is not None and self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
         self._data = b""
-        self.status: Status | None = None  # once it records
+        self.status: RecorderStatus | None = None  # once it records
         self.saved: list[Saved] = []
         self.result: Saved | None = None
         self.error = ""
         self.ended = False
 
-    def begin(self, socket: str, settings: Settings) -> None:
+    def begin(self, socket: str, settings: RecordingOptions) -> None:
         """Let it record the run with this socket; returns at once, see `wait_until_recording`."""
-        self._stdin.write(msgspec.json.encode(Order(socket, settings)) + b"\n")
+        self._stdin.write(msgspec.json.encode(RecorderStart(socket, settings)) + b"\n")
         self._stdin.flush()
 
-    def begin_with(self, daemon: Daemon, settings: Settings) -> None:
+    def begin_with(self, daemon: Daemon, settings: RecordingOptions) -> None:
         """Return once it records a run that is about to begin, to be called before `Daemon.run`.
 
         The run needs taps with a long queue: `RunOptions.tap_queue`. Raises `DoraError`.
@@ -153,11 +153,11 @@ class BackgroundRecorder:
             self._data += data
             *lines, self._data = self._data.split(b"\n")
             for line in lines:
-                self._note(from_json(line, Report))
+                self._note(from_json(line, RecorderReport))
             if not data:
                 self.ended = True
 
-    def _note(self, report: Report) -> None:
+    def _note(self, report: RecorderReport) -> None:
         self.status = report.recording or self.status
         self.error = report.error or self.error
         self.ended = self.ended or report.ended

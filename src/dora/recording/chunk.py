@@ -24,7 +24,7 @@ _pack_entry = _INDEX_ENTRY.pack
 _move = ctypes.memmove
 
 
-class Span:
+class ChunkSpan:
     """The messages of one topic in a chunk: sequence numbers of the first and the last, and how many."""
 
     __slots__ = ("first", "last", "messages")
@@ -52,7 +52,7 @@ class Chunk:
         self.size = 0
         self.first = self.last = 0  # log times
         self.index: dict[int, bytearray] = {}  # channel → (time, offset) of each message
-        self.spans: dict[str, Span] = {}  # by topic; those of outputs
+        self.spans: dict[str, ChunkSpan] = {}  # by topic; those of outputs
 
     @property
     def capacity(self) -> int:

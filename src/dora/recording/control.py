@@ -1,6 +1,7 @@
 """A socket of each recorder in the directory of the run, by which other commands reach it.
 
-One line of JSON is a request (`Request`), one line the answer (`Status` or `Answer`).
+One line of JSON is a request (`RecorderRequest`), one line the answer (`RecorderStatus` or
+`RecorderAnswer`).
 """
 
 from __future__ import annotations
@@ -21,11 +22,11 @@ _PATIENCE: Final = 5.0  # seconds
 _MAX_LINE: Final = 1 << 16
 
 
-class Request(msgspec.Struct):
+class RecorderRequest(msgspec.Struct):
     do: Literal["status", "save", "stop"]
 
 
-class Status(msgspec.Struct, kw_only=True):
+class RecorderStatus(msgspec.Struct, kw_only=True):
     """One recorder at work. Times are nanoseconds since the Unix epoch."""
 
     pid: int
@@ -37,7 +38,7 @@ class Status(msgspec.Struct, kw_only=True):
     last_seconds: float | None = None  # set: so much is kept in memory, and nothing written yet
 
 
-class Answer(msgspec.Struct):
+class RecorderAnswer(msgspec.Struct):
     path: str = ""
     messages: int = 0
     lost: int = 0
@@ -55,7 +56,7 @@ class Peer:
     def fileno(self) -> int:
         return self._connection.fileno()
 
-    def read(self) -> Request | None:
+    def read(self) -> RecorderRequest | None:
         """Return its request once it is there; raises ``ConnectionError`` if it never will be."""
         try:
             data = self._connection.recv(_MAX_LINE)
@@ -70,11 +71,11 @@ class Peer:
         if not end:
             return None
         try:
-            return from_json(line, Request)
+            return from_json(line, RecorderRequest)
         except msgspec.DecodeError:
             raise ConnectionError from None
 
-    def answer(self, answer: Status | Answer) -> None:
+    def answer(self, answer: RecorderStatus | RecorderAnswer) -> None:
         """Answer, and close."""
         try:
             self._connection.sendall(msgspec.json.encode(answer) + b"\n")
@@ -122,7 +123,7 @@ class ControlSocket:
             pass  # the run has removed it
 
 
-def statuses(run_dir: str) -> Iterator[Status]:
+def statuses(run_dir: str) -> Iterator[RecorderStatus]:
     """Yield the recorders that are at work on a run."""
     try:
         names = sorted(name for name in os.listdir(run_dir) if name.startswith(PREFIX))
@@ -130,19 +131,21 @@ def statuses(run_dir: str) -> Iterator[Status]:
         return
     for name in names:
         try:
-            yield from_json(_ask(f"{run_dir}/{name}", Request("status"), _PATIENCE), Status)
+            yield from_json(_ask(f"{run_dir}/{name}", RecorderRequest("status"), _PATIENCE), RecorderStatus)
         except (ConnectError, msgspec.DecodeError):
             continue  # it has just ended, or was killed
 
 
-def ask(run_dir: str, pid: int, do: Literal["save", "stop"], patience: float | None = None) -> Answer:
+def ask(
+    run_dir: str, pid: int, do: Literal["save", "stop"], patience: float | None = None
+) -> RecorderAnswer:
     """Let a recorder save what it keeps, or end; return what came of it.
 
     Raises `ConnectError` if it cannot be reached, `DoraError` if it failed.
     """
-    data = _ask(f"{run_dir}/{PREFIX}{pid}", Request(do), patience)
+    data = _ask(f"{run_dir}/{PREFIX}{pid}", RecorderRequest(do), patience)
     try:
-        answer = from_json(data, Answer)
+        answer = from_json(data, RecorderAnswer)
     except msgspec.DecodeError:
         raise ConnectError(f"the recorder with the process id {pid} has ended meanwhile") from None
     if answer.error:
@@ -150,7 +153,7 @@ def ask(run_dir: str, pid: int, do: Literal["save", "stop"], patience: float | N
     return answer
 
 
-def _ask(path: str, request: Request, patience: float | None) -> bytes:
+def _ask(path: str, request: RecorderRequest, patience: float | None) -> bytes:
     data = b""
     try:
         with connect_own(path, patience) as connection:

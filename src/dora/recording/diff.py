@@ -14,13 +14,13 @@ from dora.dataflow.report import did_you_mean, listed
 from dora.errors import DoraError
 from dora.recording.compare import EXACT, Tolerance, difference
 from dora.recording.format import NotARecording
-from dora.recording.reader import Recorded, Recording
+from dora.recording.reader import RecordedMessage, Recording
 from dora.wire.decode import PayloadError
 from dora.wire.metadata import MetadataError
 
 
 @dataclass(frozen=True)
-class Place:
+class MessagePlace:
     """Where two recordings differ: the message of a topic, from 1, its time in seconds from the first
     message of the first recording that has it, and what is different."""
 
@@ -37,7 +37,7 @@ class TopicDiff:
     first_count: int = 0
     second_count: int = 0
     different: int = 0
-    first: Place | None = None
+    first: MessagePlace | None = None
 
     @property
     def equal(self) -> bool:
@@ -49,18 +49,18 @@ class _Side:
 
     def __init__(self, recording: Recording, topics: Collection[str]) -> None:
         self.recording = recording
-        self.waiting: dict[str, deque[Recorded]] = {topic: deque() for topic in topics}
+        self.waiting: dict[str, deque[RecordedMessage]] = {topic: deque() for topic in topics}
         self.counts = dict.fromkeys(topics, 0)
-        self.messages: Iterator[Recorded] = recording.messages(topics)
+        self.messages: Iterator[RecordedMessage] = recording.messages(topics)
 
-    def advance(self) -> Recorded | None:
+    def advance(self) -> RecordedMessage | None:
         recorded = next(self.messages, None)
         if recorded is not None:
             self.waiting[recorded.topic].append(recorded)
             self.counts[recorded.topic] += 1
         return recorded
 
-    def time(self, recorded: Recorded) -> float:
+    def time(self, recorded: RecordedMessage) -> float:
         return (recorded.time_ns - self.recording.first_ns) / 1e9
 
 
@@ -118,7 +118,7 @@ def _match(result: TopicDiff, sides: tuple[_Side, _Side], tolerance: Tolerance, 
         if what:
             result.different += 1
             if result.first is None:
-                result.first = Place(result.first_count, sides[0].time(a), what)
+                result.first = MessagePlace(result.first_count, sides[0].time(a), what)
 
 
 def _settle(result: TopicDiff, sides: tuple[_Side, _Side]) -> None:
@@ -129,7 +129,7 @@ def _settle(result: TopicDiff, sides: tuple[_Side, _Side]) -> None:
         left = side.waiting[result.topic]
         result.different += len(left)
         if left and result.first is None:
-            result.first = Place(matched + 1, side.time(left[0]), _only(name, len(left)))
+            result.first = MessagePlace(matched + 1, side.time(left[0]), _only(name, len(left)))
 
 
 def _note_missing(result: TopicDiff, first: Recording, second: Recording) -> None:
@@ -139,7 +139,7 @@ def _note_missing(result: TopicDiff, first: Recording, second: Recording) -> Non
     result.first_count, result.second_count = (count, 0) if recording is first else (0, count)
     begin = next(recording.messages([result.topic]), None)
     time = 0.0 if begin is None else (begin.time_ns - recording.first_ns) / 1e9
-    result.first = Place(1, time, _only(name, count))
+    result.first = MessagePlace(1, time, _only(name, count))
 
 
 def _only(name: str, count: int) -> str:

@@ -18,7 +18,7 @@ _LOOK_EVERY: Final = 0.2  # seconds
 _QUIET: Final = 1.0  # seconds without a message
 
 
-class Ending:
+class EndDetection:
     """Watches a run, in its daemon's loop."""
 
     def __init__(self, daemon: Daemon, players: Collection[str], patience: float) -> None:

@@ -31,7 +31,7 @@ VERSION: Final = 1
 PROFILE: Final = "dora"  # of the MCAP header
 SUFFIX: Final = ".mcap"
 
-START: Final = "dora"  # name of the metadata record, `Start`
+START: Final = "dora"  # name of the metadata record, `RecordingStart`
 END: Final = "dora.end"  # likewise, `End`
 DATAFLOW: Final = "dataflow.json"  # name of the attachment, the dataflow as plain values
 DATAFLOW_MEDIA_TYPE: Final = "application/json"
@@ -54,7 +54,7 @@ class NotARecording(DoraError):
     """The file, or a message in it, has not the form of a recording."""
 
 
-class Start(msgspec.Struct, kw_only=True):
+class RecordingStart(msgspec.Struct, kw_only=True):
     """What is recorded. Times are nanoseconds since the Unix epoch."""
 
     format: int = VERSION
@@ -91,7 +91,7 @@ class End(msgspec.Struct, kw_only=True):
     failed: list[str] = []  # nodes
 
 
-def to_record(item: Start | End) -> dict[str, str]:
+def to_record(item: RecordingStart | End) -> dict[str, str]:
     """Return the entries of a metadata record: texts as they are, all else as JSON, nothing for None."""
     return {
         key: value if isinstance(value, str) else msgspec.json.encode(value).decode()
@@ -100,9 +100,9 @@ def to_record(item: Start | End) -> dict[str, str]:
     }
 
 
-def start_from(record: dict[str, str]) -> Start:
+def start_from(record: dict[str, str]) -> RecordingStart:
     """Return what `to_record` was given; raises `NotARecording`."""
-    start: Start = _from_record(record, Start)
+    start: RecordingStart = _from_record(record, RecordingStart)
     return start
 
 

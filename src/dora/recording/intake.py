@@ -23,7 +23,7 @@ from dora.recording.channels import (
     prefix_of,
     says_more,
 )
-from dora.recording.chunk import CHUNK_SIZE, Chunk, Pool, Span, room_for
+from dora.recording.chunk import CHUNK_SIZE, Chunk, ChunkSpan, Pool, room_for
 from dora.transport.board import BEGUN, RECORDED, SENT, TAPPED, WORDS
 from dora.wire.message import Encoding, Message
 
@@ -34,7 +34,7 @@ LONGEST: Final = 1.0  # seconds from the first message of a chunk until it is ha
 _BATCH: Final = 256  # messages of one topic before the next has its turn
 
 
-class Source(Protocol):
+class TappedSource(Protocol):
     """Where the messages of a topic come from: a tap, mostly."""
 
     def receive(self) -> Message | None:
@@ -45,7 +45,7 @@ class Source(Protocol):
 class RecordedTopic:
     """One topic that is recorded, and how far that is."""
 
-    def __init__(self, topic: Topic, tap: Source, queue_size: int, words: memoryview) -> None:
+    def __init__(self, topic: Topic, tap: TappedSource, queue_size: int, words: memoryview) -> None:
         self.name = topic.name
         self.node_id = topic.node_id
         self.declared = topic.output.type
@@ -82,7 +82,7 @@ class RecordedTopic:
         self.seen = sequence
 
 
-class Intake:
+class RecordingIntake:
     """Takes messages and puts them into chunks, which it hands over when they are full or old."""
 
     def __init__(self, channels: ChannelTable, pool: Pool, hand_over: Callable[[Chunk], None]) -> None:
@@ -188,7 +188,7 @@ class Intake:
         self.bytes += message.body_size
         span = chunk.spans.get(topic.name)
         if span is None:
-            span = chunk.spans[topic.name] = Span(sequence)
+            span = chunk.spans[topic.name] = ChunkSpan(sequence)
         span.last = sequence
         span.messages += 1
         return True
@@ -204,14 +204,14 @@ class Intake:
         return chunk
 
 
-def spans_of(chunks: Iterable[dict[str, Span]]) -> dict[str, Span]:
+def spans_of(chunks: Iterable[dict[str, ChunkSpan]]) -> dict[str, ChunkSpan]:
     """Return, by topic, the span of several chunks, which are in order."""
-    found: dict[str, Span] = {}
+    found: dict[str, ChunkSpan] = {}
     for spans in chunks:
         for name, span in spans.items():
             known = found.get(name)
             if known is None:
-                found[name] = Span(span.first, span.last, span.messages)
+                found[name] = ChunkSpan(span.first, span.last, span.messages)
             else:
                 known.last = span.last
                 known.messages += span.messages

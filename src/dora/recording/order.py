@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Final
 from dora.recording.folders import make_folder, remove_folder
 from dora.recording.format import NotARecording
 from dora.wire.decoders import DecodeError, msgpack_decoder
-from dora.wire.order import Entry, Kind, entries, pack_entry, whole
+from dora.wire.order import Entry, EntryKind, entries, pack_entry, whole
 
 ORDER_TOPIC: Final = "dora/order/"  # in front of the id of the node
 ORDER_ENCODING: Final = "dora.order"
@@ -33,7 +33,7 @@ def _give_back(file: BinaryIO, begin: int, end: int) -> None:
 class OrderTail:
     """Reads what nodes write into a directory while a dataflow is recorded; ``close`` removes it.
 
-    The nodes are told of the directory with `dora.wire.requests.RecordOrder`, or `Daemon.record_order`.
+    The nodes are told of the directory with `dora.wire.requests.StartEventLogs`, or `Daemon.record_order`.
     """
 
     def __init__(self) -> None:
@@ -90,11 +90,11 @@ class Translation:
     def of(self, data: bytes) -> Iterator[bytes]:
         """Yield the translated entries of a piece; pieces come in order."""
         for entry in entries(data):
-            if entry.kind == Kind.BEGIN:
+            if entry.kind == EntryKind.BEGIN:
                 self._inputs = _sources(entry)
             elif not self._begin_ns <= entry.time_ns < self._end_ns:
                 continue
-            elif entry.kind in (Kind.MESSAGE, Kind.LOCAL):
+            elif entry.kind in (EntryKind.MESSAGE, EntryKind.LOCAL):
                 number = self._number(entry)
                 if number > 0:
                     yield pack_entry(entry.kind, entry.input, entry.time_ns, number)
@@ -102,7 +102,7 @@ class Translation:
             yield pack_entry(*entry)
 
     def _number(self, entry: Entry) -> int:
-        if entry.kind == Kind.MESSAGE:
+        if entry.kind == EntryKind.MESSAGE:
             return self._numbers(_source(self._inputs, entry), entry.number)
         before = self._local.setdefault(entry.input, 0 if self._whole else entry.number - 1)
         return entry.number - before
@@ -130,8 +130,8 @@ def _damaged(why: object) -> NotARecording:
 def first_numbers(data: bytes, inputs: list[str], found: dict[str, int]) -> None:
     """Note the lowest sequence number of each output that a node took a message of."""
     for entry in entries(data):
-        if entry.kind == Kind.BEGIN:
+        if entry.kind == EntryKind.BEGIN:
             inputs[:] = _sources(entry)
-        elif entry.kind == Kind.MESSAGE:
+        elif entry.kind == EntryKind.MESSAGE:
             source = _source(inputs, entry)
             found[source] = min(found.get(source, entry.number), entry.number)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from dora.errors import DoraError
 from dora.recording.format import NotARecording
-from dora.recording.reader import Recorded, Recording
+from dora.recording.reader import RecordedMessage, Recording
 from dora.wire.decode import PayloadError, decode_arrow
 from dora.wire.metadata import MetadataError, decode_metadata
 
@@ -53,7 +53,7 @@ class _Table:
         self._rows: list[tuple[int, int, str, Any]] = []
         self._bytes = 0
 
-    def add(self, recorded: Recorded, metadata: str, array: Any) -> None:
+    def add(self, recorded: RecordedMessage, metadata: str, array: Any) -> None:
         self._rows.append((recorded.time_ns, recorded.sequence, metadata, array))
         self._bytes += array.nbytes
         self.messages += 1

@@ -22,7 +22,7 @@ from dora.node.replay_clock import ReplayClock
 from dora.node.session import Session
 from dora.recording.format import NotARecording
 from dora.recording.info import cut
-from dora.recording.reader import Recorded, Recording
+from dora.recording.reader import RecordedMessage, Recording
 from dora.recording.rewrite import FILE, FROM, LOOP, NODE, SPEED, TO
 from dora.transport.board import RECORDED, SENT, WORDS
 from dora.wire.decode import BAD_MESSAGE, check
@@ -39,7 +39,7 @@ _LOOP_GAP_NS = 1_000_000  # between the last message and the first of the next r
 
 
 @dataclass(frozen=True)
-class Part:
+class PlayerPart:
     """What to play. Times are in seconds from the first message of the recording; None: to its end."""
 
     file: str
@@ -50,11 +50,11 @@ class Part:
     end: float | None = None
 
 
-def part_from(environ: Mapping[str, str]) -> Part:
+def part_from(environ: Mapping[str, str]) -> PlayerPart:
     """Read the variables; raises `DoraError`."""
     try:
         end = environ.get(TO)
-        return Part(
+        return PlayerPart(
             file=environ[FILE],
             node_id=environ[NODE],
             speed=float(environ.get(SPEED, "1")),
@@ -71,7 +71,9 @@ def part_from(environ: Mapping[str, str]) -> Part:
 class Player:
     """Sends the messages of one node, each when it is due."""
 
-    def __init__(self, session: Session, recording: Recording, part: Part, clock: ReplayClock) -> None:
+    def __init__(
+        self, session: Session, recording: Recording, part: PlayerPart, clock: ReplayClock
+    ) -> None:
         self._session = session
         self._recording = recording
         self._part = part
@@ -109,7 +111,7 @@ class Player:
             sent = True
         return sent  # else there would be no end to nothing
 
-    def _send(self, port: OutputPort, recorded: Recorded) -> None:
+    def _send(self, port: OutputPort, recorded: RecordedMessage) -> None:
         message = recorded.message
         try:
             check(message)
@@ -169,7 +171,7 @@ def window(recording: Recording, begin: float, end: float | None) -> tuple[int, 
     return begin_ns, (recording.last_ns + 1 if end is None else recording.first_ns + round(end * 1e9))
 
 
-def _clock(part: Part, recording: Recording) -> ReplayClock:
+def _clock(part: PlayerPart, recording: Recording) -> ReplayClock:
     if directory := os.environ.get(REPLAY_DIRECTORY):
         return ReplayClock.open(os.path.join(directory, CLOCK_FILE))
     start_ns, _ = window(recording, part.begin, part.end)

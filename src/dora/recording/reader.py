@@ -32,7 +32,7 @@ from dora.recording.format import (
     VERSION,
     End,
     NotARecording,
-    Start,
+    RecordingStart,
     end_from,
     restore,
     start_from,
@@ -46,7 +46,7 @@ _END_OF_TIME: Final = 2**64
 _OWN: Final = "dora/"  # topics that are not outputs
 
 
-class Recorded(NamedTuple):
+class RecordedMessage(NamedTuple):
     """One message. ``time_ns`` is when it was sent, ``sequence`` its number on its output."""
 
     topic: str
@@ -61,7 +61,7 @@ class Recorded(NamedTuple):
 
 
 @dataclass
-class Topic:
+class TopicInfo:
     """What is known of one output. ``types``: Arrow types as text; ``declared``: what the dataflow says."""
 
     name: str
@@ -87,7 +87,7 @@ class Recording:
         self.damage = ""  # why the end of the file, or a part, cannot be read
         self.end: End | None = None  # None: the file was cut off
         self.dataflow: dict[str, Any] = {}  # its descriptor
-        self.topics: dict[str, Topic] = {}
+        self.topics: dict[str, TopicInfo] = {}
         self.first_ns = self.last_ns = 0  # times of the first and the last message
         self.reached_ns = 0  # time of the last message that was read
         self._orders = False  # whether the order of events is in it
@@ -133,7 +133,7 @@ class Recording:
 
     def messages(
         self, topics: Collection[str] | None = None, begin_ns: int | None = None, end_ns: int | None = None
-    ) -> Iterator[Recorded]:
+    ) -> Iterator[RecordedMessage]:
         """Yield messages in the order of sending; those of ``topics``, from ``begin_ns`` to before
         ``end_ns``.
 
@@ -144,7 +144,7 @@ class Recording:
         for channel, stored in self._records(wanted, begin_ns or 0, upper):
             if stored.time_ns > self.reached_ns:
                 self.reached_ns = stored.time_ns
-            yield Recorded(channel.topic, stored.sequence, stored.time_ns, stored.data)
+            yield RecordedMessage(channel.topic, stored.sequence, stored.time_ns, stored.data)
 
     def orders(self) -> Iterator[tuple[str, bytes]]:
         """Yield, by node, the order in which it took its events, in pieces (`dora.wire.order`)."""
@@ -169,11 +169,11 @@ class Recording:
 
     # ------------------------------------------------------------------ the file
 
-    def _read_start(self) -> Start:
+    def _read_start(self) -> RecordingStart:
         """Read what stands before the first chunk."""
         from mcap.records import Attachment, Header, Metadata
 
-        start: Start | None = None
+        start: RecordingStart | None = None
         for record in self._until_damaged(self._stream()):
             match record:
                 case Header(profile=profile):
@@ -276,7 +276,7 @@ class Recording:
             self._orders = True
         if channel.topic.startswith(_OWN):
             return
-        topic = self.topics.setdefault(channel.topic, Topic(channel.topic))
+        topic = self.topics.setdefault(channel.topic, TopicInfo(channel.topic))
         topic.messages += count
         arrow_type = channel.metadata.get(ARROW_TYPE, "")
         if arrow_type and arrow_type not in topic.types:

@@ -16,23 +16,23 @@ from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from dora._version import __version__
-from dora.daemon.runs import Run, name_of
+from dora.daemon.runs import DaemonClient, name_of
 from dora.errors import DoraError
 from dora.inspection.look import inspect
-from dora.recording.attachment import Attachment
+from dora.recording.attachment import RecorderTaps
 from dora.recording.channels import ChannelTable
 from dora.recording.chunk import Pool
-from dora.recording.control import Answer, ControlSocket, Peer, Request, Status
-from dora.recording.format import Start
-from dora.recording.intake import Intake, RecordedTopic
+from dora.recording.control import ControlSocket, Peer, RecorderAnswer, RecorderRequest, RecorderStatus
+from dora.recording.format import RecordingStart
+from dora.recording.intake import RecordedTopic, RecordingIntake
 from dora.recording.logs import LogTail
 from dora.recording.priority import go_before_others
 from dora.recording.sealed import prepare
-from dora.recording.settings import Saved, Settings
-from dora.recording.surroundings import Surroundings
+from dora.recording.settings import RecordingOptions, Saved
+from dora.recording.surroundings import RecordingContext
 from dora.recording.targets import Expected, FileTarget, Reason, RingTarget
 from dora.wire.decode import warm_up
-from dora.wire.requests import AskDataflow, DataflowText
+from dora.wire.requests import DataflowText, GetDataflow
 
 _SHORTEST: Final = 0.0002  # seconds between looks at the taps
 _LONGEST: Final = 0.002
@@ -46,7 +46,10 @@ class Recorder:
     """Records one dataflow; `run` returns when that is over. For one thread, except `stop` and `save`."""
 
     def __init__(
-        self, run: Run, settings: Settings, on_saved: Callable[[Saved], None] = lambda _: None
+        self,
+        run: DaemonClient,
+        settings: RecordingOptions,
+        on_saved: Callable[[Saved], None] = lambda _: None,
     ) -> None:
         """Attach, and create the file; raises `DoraError` if either cannot be.
 
@@ -68,11 +71,11 @@ class Recorder:
         self._wake_write.setblocking(False)
         self._peers: list[Peer] = []
         self._waiting: list[Peer] = []  # those that asked for the end
-        text = run.ask(AskDataflow())
+        text = run.ask(GetDataflow())
         assert isinstance(text, DataflowText)
         self._control = ControlSocket(self._inspection.run_dir)
         try:
-            self._attachment = Attachment(
+            self._attachment = RecorderTaps(
                 run, self._inspection, settings.topics, settings.memory, together=settings.together
             )
             try:
@@ -95,17 +98,17 @@ class Recorder:
             self._target = RingTarget(settings, channels, pool, start, text.json)
         logs = LogTail(text.working_dir, self._inspection.dataflow_id, self._started)
         # The order of events begins with what a ring forgets first.
-        self._around = Surroundings(
+        self._around = RecordingContext(
             self._inspection,
             logs,
             order=settings.last_seconds is None,
             tapes=self._attachment.tape_folder,
         )
-        self._intake = Intake(channels, pool, self._target.store.put)
+        self._intake = RecordingIntake(channels, pool, self._target.store.put)
         self._intake.topics = self._attachment.topics
 
-    def _start(self, working_dir: str) -> Start:
-        return Start(
+    def _start(self, working_dir: str) -> RecordingStart:
+        return RecordingStart(
             dora=__version__,
             dataflow_id=self._inspection.dataflow_id,
             name=name_of(self._run.description),
@@ -132,8 +135,8 @@ class Recorder:
         self._save = True
         self._wake()
 
-    def status(self) -> Status:
-        return Status(
+    def status(self) -> RecorderStatus:
+        return RecorderStatus(
             pid=os.getpid(),
             path=os.path.abspath(self._target.path),
             started=self._started,
@@ -219,14 +222,16 @@ class Recorder:
             self._peers.remove(peer)
             self._answer(peer, request)
 
-    def _answer(self, peer: Peer, request: Request) -> None:
+    def _answer(self, peer: Peer, request: RecorderRequest) -> None:
         match request.do:
             case "status":
                 peer.answer(self.status())
             case "save" if isinstance(self._target, RingTarget):
                 self._save_ring(peer)
             case "save":
-                peer.answer(Answer(error=f"{self._target.path} is being written, and needs no saving"))
+                peer.answer(
+                    RecorderAnswer(error=f"{self._target.path} is being written, and needs no saving")
+                )
             case "stop":
                 self._stop = True
                 self._waiting.append(peer)
@@ -256,7 +261,7 @@ class Recorder:
         def tell(saved: Saved) -> None:
             self._on_saved(saved)
             if peer is not None:
-                peer.answer(Answer(saved.path, saved.messages, saved.lost, saved.problem))
+                peer.answer(RecorderAnswer(saved.path, saved.messages, saved.lost, saved.problem))
 
         expected = _expected((topic, topic.seen) for topic in self._attachment.topics)
         self._target.save(expected, self._around.failed, tell)
@@ -300,10 +305,10 @@ class Recorder:
             self._target.close()
             if self._target.store.failure is not None:
                 raise self._target.store.failure
-            answer, saved = Answer(), None
+            answer, saved = RecorderAnswer(), None
         else:
             saved = self._target.finish(reason, expected, self._around.failed)
-            answer = Answer(saved.path, saved.messages, saved.lost, saved.problem)
+            answer = RecorderAnswer(saved.path, saved.messages, saved.lost, saved.problem)
         for peer in self._waiting:
             peer.answer(answer)
         self._waiting.clear()

@@ -22,7 +22,7 @@ from dora.node.ordered_inbox import CLOCK_FILE, ORDER_SUFFIX
 from dora.node.replay_clock import WITHOUT_LIMIT, ReplayClock
 from dora.recording.order import Numbers, Translation, first_numbers
 from dora.recording.player import CUT_SUFFIX, window
-from dora.recording.reader import Recorded, Recording
+from dora.recording.reader import RecordedMessage, Recording
 from dora.recording.rewrite import FILE, FROM, LOOP, SPEED, TO, rewrite
 from dora.recording.roles import roles
 
@@ -141,7 +141,7 @@ class Replay:
                     return file.read()
         return ""
 
-    def messages(self) -> Iterator[Recorded]:
+    def messages(self) -> Iterator[RecordedMessage]:
         """Yield what the players will send, in its order."""
         return self._recording.messages(self._played(), self._begin_ns, self._end_ns)
 

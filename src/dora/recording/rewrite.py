@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from dora.dataflow.model import Dataflow
 from dora.node.ordered_inbox import REPLAY_DIRECTORY
-from dora.recording.roles import Roles, in_cycles
+from dora.recording.roles import ReplayRoles, in_cycles
 
 PLAYER: Final = "dora-replay"  # the `path` of a player, see `dora.daemon.builtin`
 FILE: Final = "DORA_REPLAY_FILE"
@@ -25,7 +25,7 @@ _ROOM_IN_CYCLES: Final = 1000  # messages; who waits for each other must not wai
 
 def rewrite(
     dataflow: Dataflow,
-    who: Roles,
+    who: ReplayRoles,
     environment: Mapping[str, str],
     *,
     directory: str = "",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from typing import Final
 
-from dora.recording.sealed import Sealed
+from dora.recording.sealed import CompressedChunk
 
 _OVERHEAD: Final = 512  # bytes of a chunk besides its contents, roughly
 
@@ -16,11 +16,11 @@ class Ring:
     def __init__(self, seconds: float, limit: int) -> None:
         self._span_ns = int(seconds * 1e9)
         self._limit = limit
-        self._chunks: deque[Sealed] = deque()
+        self._chunks: deque[CompressedChunk] = deque()
         self.bytes = 0
         self.cut = False  # memory was too small for the whole time
 
-    def add(self, chunk: Sealed, now_ns: int) -> None:
+    def add(self, chunk: CompressedChunk, now_ns: int) -> None:
         """Append a chunk, in memory of its own, and let go of what is too old or too much."""
         self._chunks.append(chunk)
         self.bytes += _size(chunk)
@@ -34,7 +34,7 @@ class Ring:
         while self._chunks and self._chunks[0].last < now_ns - self._span_ns:
             self._drop()
 
-    def chunks(self) -> list[Sealed]:
+    def chunks(self) -> list[CompressedChunk]:
         """Return what is kept, oldest first."""
         return list(self._chunks)
 
@@ -42,5 +42,5 @@ class Ring:
         self.bytes -= _size(self._chunks.popleft())
 
 
-def _size(chunk: Sealed) -> int:
+def _size(chunk: CompressedChunk) -> int:
     return len(chunk.contents) + sum(map(len, chunk.entries.values())) + _OVERHEAD

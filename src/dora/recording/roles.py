@@ -10,12 +10,12 @@ from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from dora.dataflow.links import text_outputs
-from dora.dataflow.model import Dataflow, Node, NodeOutput
+from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec
 from dora.dataflow.report import did_you_mean, listed
 from dora.errors import DoraError
 
 
-class Roles(NamedTuple):
+class ReplayRoles(NamedTuple):
     """Ids of nodes. ``left_out``: they can neither run nor be replaced."""
 
     replaced: tuple[str, ...]
@@ -23,7 +23,9 @@ class Roles(NamedTuple):
     left_out: tuple[str, ...]
 
 
-def roles(dataflow: Dataflow, recorded: Collection[str], replace: Collection[str] | None = None) -> Roles:
+def roles(
+    dataflow: Dataflow, recorded: Collection[str], replace: Collection[str] | None = None
+) -> ReplayRoles:
     """Divide the nodes. ``recorded``: outputs, ``node/output``. ``replace``: these, and no others.
 
     Raises `DoraError` for a node in ``replace`` that is not there, or of which nothing was recorded.
@@ -34,14 +36,14 @@ def roles(dataflow: Dataflow, recorded: Collection[str], replace: Collection[str
     while gone := {node_id for node_id in live if not _is_fed(dataflow, node_id, live, recorded)}:
         live -= gone
     nodes_recorded = {topic.partition("/")[0] for topic in recorded}
-    return Roles(
+    return ReplayRoles(
         replaced=tuple(node.id for node in dataflow.nodes if node.id in nodes_recorded - live),
         live=tuple(node.id for node in dataflow.nodes if node.id in live),
         left_out=tuple(node.id for node in dataflow.nodes if node.id not in nodes_recorded | live),
     )
 
 
-def _as_told(dataflow: Dataflow, recorded: Collection[str], replace: Collection[str]) -> Roles:
+def _as_told(dataflow: Dataflow, recorded: Collection[str], replace: Collection[str]) -> ReplayRoles:
     ids = [node.id for node in dataflow.nodes]
     for node_id in replace:
         if node_id not in ids:
@@ -50,7 +52,7 @@ def _as_told(dataflow: Dataflow, recorded: Collection[str], replace: Collection[
         node = dataflow.node(node_id)
         if node.outputs and not any(f"{node_id}/{output}" in recorded for output in node.outputs):
             raise DoraError(f"nothing of `{node_id}` is in the recording, so nothing can replace it")
-    return Roles(
+    return ReplayRoles(
         replaced=tuple(node_id for node_id in ids if node_id in replace and dataflow.node(node_id).outputs),
         live=tuple(node_id for node_id in ids if node_id not in replace),
         left_out=tuple(
@@ -59,7 +61,7 @@ def _as_told(dataflow: Dataflow, recorded: Collection[str], replace: Collection[
     )
 
 
-def _sources(dataflow: Dataflow, node: Node) -> Iterator[NodeOutput]:
+def _sources(dataflow: Dataflow, node: NodeSpec) -> Iterator[NodeOutput]:
     """Yield the outputs of other nodes that a node gets messages from."""
     for item in node.inputs:
         source = item.source

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
-from dora.recording.chunk import Chunk, Span
+from dora.recording.chunk import Chunk, ChunkSpan
 
 Compression = Literal["zstd", "lz4", "none"]
 
@@ -15,7 +15,7 @@ _WORTH_IT = 0.9  # of the size; what does not get below is read faster without c
 _ZSTD_LEVEL = 1  # level 3, the default, takes twice as long for 5 % less
 
 
-class Sealed(NamedTuple):
+class CompressedChunk(NamedTuple):
     """A chunk that is complete. ``contents`` may be the memory of the chunk it was made from."""
 
     contents: bytes | memoryview
@@ -25,14 +25,14 @@ class Sealed(NamedTuple):
     first: int  # log times
     last: int
     entries: Mapping[int, bytes | bytearray]  # channel → (time, offset) of each message
-    spans: Mapping[str, Span] = {}  # by topic
+    spans: Mapping[str, ChunkSpan] = {}  # by topic
 
     def counts(self) -> dict[int, int]:
         """Return the number of messages of each channel."""
         return {channel: len(entries) // 16 for channel, entries in self.entries.items()}
 
 
-def seal(chunk: Chunk, compression: Compression, *, checked: bool = True) -> Sealed:
+def seal(chunk: Chunk, compression: Compression, *, checked: bool = True) -> CompressedChunk:
     """Return a chunk as it goes into a file; in the chunk's own memory if it is not compressed.
 
     What hardly gets smaller is not compressed. ``checked``: with a checksum.
@@ -44,7 +44,9 @@ def seal(chunk: Chunk, compression: Compression, *, checked: bool = True) -> Sea
         packed = _compressor(compression)(contents)
         if len(packed) < _WORTH_IT * chunk.size:
             contents, name = packed, compression
-    return Sealed(contents, name, chunk.size, crc, chunk.first, chunk.last, chunk.index, chunk.spans)
+    return CompressedChunk(
+        contents, name, chunk.size, crc, chunk.first, chunk.last, chunk.index, chunk.spans
+    )
 
 
 def prepare(compression: Compression) -> None:
@@ -53,7 +55,7 @@ def prepare(compression: Compression) -> None:
         _compressor(compression)(b"")
 
 
-def keep(sealed: Sealed) -> Sealed:
+def keep(sealed: CompressedChunk) -> CompressedChunk:
     """Return the same in memory of its own."""
     return sealed._replace(contents=bytes(sealed.contents), entries=dict(sealed.entries))
 

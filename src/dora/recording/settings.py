@@ -18,7 +18,7 @@ MEMORY: Final = 512 << 20  # bytes
 RING_SHARE: Final = 4  # a ring takes at most this part of the machine's memory
 
 
-class Settings(msgspec.Struct, kw_only=True, frozen=True):
+class RecordingOptions(msgspec.Struct, kw_only=True, frozen=True):
     """How to record. ``path`` "": a name made of the time, in the current folder."""
 
     path: str = ""

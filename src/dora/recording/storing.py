@@ -13,13 +13,15 @@ from collections.abc import Callable
 from dora.errors import DoraError
 from dora.recording.chunk import Chunk, Pool
 from dora.recording.priority import go_with_others
-from dora.recording.sealed import Compression, Sealed, seal
+from dora.recording.sealed import CompressedChunk, Compression, seal
 
 
-class Store:
+class WriteThread:
     """Stores chunks, in a thread, in the order in which they are put."""
 
-    def __init__(self, pool: Pool, compression: Compression, store: Callable[[Sealed], None]) -> None:
+    def __init__(
+        self, pool: Pool, compression: Compression, store: Callable[[CompressedChunk], None]
+    ) -> None:
         """``store`` is called in the thread; after it has raised `DoraError`, the rest is thrown away."""
         self.failure: DoraError | None = None
         self._pool = pool
@@ -76,7 +78,7 @@ class Store:
         finally:
             self._pool.give_back([chunk])
 
-    def _seal(self, chunk: Chunk) -> Sealed:
+    def _seal(self, chunk: Chunk) -> CompressedChunk:
         # Who is too slow for what comes in does without compression, before anything is lost.
         if self._pool.used > self._pool.limit // 4:
             return seal(chunk, "none", checked=False)

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from typing import Final
 
-from dora.daemon.runs import Run
+from dora.daemon.runs import DaemonClient
 from dora.errors import DoraError
 from dora.inspection.look import inspect
 from dora.recording.channels import ChannelItem
@@ -20,13 +20,13 @@ from dora.recording.logs import LogTail, log_channel
 from dora.recording.order import ORDER_ENCODING, ORDER_TOPIC, OrderTail
 from dora.transport.places import SOCKET_NAME
 from dora.wire.inspection import Inspection
-from dora.wire.requests import RecordOrder
+from dora.wire.requests import StartEventLogs
 
 _EVERY: Final = 0.25  # seconds
 _AT_ONCE: Final = 10_000  # entries that wait until they are taken
 
 
-class Surroundings:
+class RecordingContext:
     """Looks around until `close`; the rest is for the thread of the recorder."""
 
     def __init__(self, inspection: Inspection, logs: LogTail, *, order: bool, tapes: str) -> None:
@@ -35,7 +35,7 @@ class Surroundings:
         """
         self.inspection = inspection  # the newest
         self.failed: set[str] = set()  # nodes, since the beginning
-        self._run = Run(f"{inspection.run_dir}/{SOCKET_NAME}")
+        self._run = DaemonClient(f"{inspection.run_dir}/{SOCKET_NAME}")
         self._logs = logs
         self._order = OrderTail() if order else None
         self._troubles = _troubles(inspection)
@@ -43,7 +43,7 @@ class Surroundings:
         self._ending = threading.Event()
         directory = self._order.directory if self._order is not None else ""
         if directory or tapes:
-            self._run.ask(RecordOrder(directory, tapes))
+            self._run.ask(StartEventLogs(directory, tapes))
         self._thread = threading.Thread(target=self._work, name="dora-recording-around", daemon=True)
         self._thread.start()
 

@@ -6,7 +6,7 @@ import os
 from typing import Final
 
 from dora.recording.folders import make_folder, remove_folder
-from dora.transport.tape import AVAILABLE, Tape
+from dora.transport.tape import AVAILABLE, RingBuffer
 from dora.transport.taps import Tap
 from dora.wire.message import Message, MessageError
 
@@ -18,12 +18,12 @@ _SHARE: Final = 4  # tapes take at most this part of the free shared memory
 _IN_VAIN: Final = 3  # looks after which a message that was counted is searched in the queue
 
 
-class TapedTap:
+class RingTap:
     """Takes from a tape and from the queue of a tap, in the order of the sequence numbers."""
 
-    def __init__(self, tap: Tap, tape: Tape) -> None:
+    def __init__(self, tap: Tap, tape: RingBuffer) -> None:
         self._tap = tap
-        self._tape: Tape | None = tape
+        self._tape: RingBuffer | None = tape
         self._last = 0  # sequence number of the message that was taken last
         self._others = -1  # how many messages beside the tape were known when the queue was empty
         self._vain = 0
@@ -55,7 +55,7 @@ class TapedTap:
             self._vain = 0
         return message
 
-    def _first(self, tape: Tape, message: Message | None, others: int) -> Message | None:
+    def _first(self, tape: RingBuffer, message: Message | None, others: int) -> Message | None:
         """Return what comes first: ``message``, which is on the tape, or what is in the queue."""
         other, self._in_queue = self._in_queue, None
         while other is None or other.sequence <= self._last:
@@ -72,7 +72,7 @@ class TapedTap:
             self._in_queue = other
         return message
 
-    def _next_on(self, tape: Tape) -> Message | None:
+    def _next_on(self, tape: RingBuffer) -> Message | None:
         message, self._on_tape = self._on_tape, None
         try:
             while message is None or message.sequence <= self._last:
@@ -86,7 +86,7 @@ class TapedTap:
         return message
 
 
-class Tapes:
+class RingTaps:
     """The tapes of one recording, in a folder of their own; ``close`` removes it."""
 
     def __init__(self, count: int) -> None:
@@ -104,12 +104,12 @@ class Tapes:
         except OSError:
             pass
 
-    def beside(self, tap: Tap, slot: int) -> Tap | TapedTap:
+    def beside(self, tap: Tap, slot: int) -> Tap | RingTap:
         """Return a tap with a tape for the output; the tap alone if there is no room for one."""
         if not self.directory:
             return tap
         try:
-            return TapedTap(tap, Tape(f"{self.directory}/{slot}", self._size))
+            return RingTap(tap, RingBuffer(f"{self.directory}/{slot}", self._size))
         except OSError:
             return tap
 

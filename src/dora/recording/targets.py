@@ -12,13 +12,13 @@ import msgspec
 
 from dora.errors import DoraError
 from dora.recording.channels import ChannelTable
-from dora.recording.chunk import Pool, Span
-from dora.recording.format import End, Start, TopicEnd
+from dora.recording.chunk import ChunkSpan, Pool
+from dora.recording.format import End, RecordingStart, TopicEnd
 from dora.recording.intake import spans_of
 from dora.recording.ring import Ring
-from dora.recording.sealed import Sealed, keep
-from dora.recording.settings import Saved, Settings, file_name, numbered, ring_memory, unused
-from dora.recording.storing import Store
+from dora.recording.sealed import CompressedChunk, keep
+from dora.recording.settings import RecordingOptions, Saved, file_name, numbered, ring_memory, unused
+from dora.recording.storing import WriteThread
 from dora.recording.writer import DiskFull, RecordingFailed, RecordingWriter
 
 Reason = Literal["asked", "dataflow ended", "disk full", "saved"]
@@ -32,11 +32,13 @@ class Expected(msgspec.Struct, frozen=True):
     unsent: tuple[int, ...] = ()
 
 
-def ends_of(expected: dict[str, Expected], spans: dict[str, Span], *, whole: bool) -> dict[str, TopicEnd]:
+def ends_of(
+    expected: dict[str, Expected], spans: dict[str, ChunkSpan], *, whole: bool
+) -> dict[str, TopicEnd]:
     """Return what came of each topic: ``whole`` from its beginning, else from the first that is there."""
     ends = {}
     for name, item in expected.items():
-        span = spans.get(name) or Span()
+        span = spans.get(name) or ChunkSpan()
         before = item.before if whole or not span.messages else min(span.first - 1, item.last)
         unsent = sum(1 for number in item.unsent if before < number <= item.last)
         lost = item.last - before - span.messages - unsent
@@ -51,10 +53,10 @@ class FileTarget:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: RecordingOptions,
         channels: ChannelTable,
         pool: Pool,
-        start: Start,
+        start: RecordingStart,
         dataflow: bytes,
     ) -> None:
         """Create the file; raises `DoraError`."""
@@ -67,14 +69,14 @@ class FileTarget:
             if not settings.force:  # with it, the file may have been there before
                 os.unlink(path)  # there is nothing in it, and it would be in the way of the next attempt
             raise
-        self._spans: list[dict[str, Span]] = []  # of each chunk in the file
-        self.store = Store(pool, settings.compression, self._write)
+        self._spans: list[dict[str, ChunkSpan]] = []  # of each chunk in the file
+        self.store = WriteThread(pool, settings.compression, self._write)
 
     @property
     def path(self) -> str:
         return self._writer.path
 
-    def _write(self, sealed: Sealed) -> None:
+    def _write(self, sealed: CompressedChunk) -> None:
         self._writer.write(sealed)
         self._spans.append(dict(sealed.spans))
 
@@ -121,10 +123,10 @@ class RingTarget:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: RecordingOptions,
         channels: ChannelTable,
         pool: Pool,
-        start: Start,
+        start: RecordingStart,
         dataflow: bytes,
     ) -> None:
         assert settings.last_seconds is not None
@@ -136,7 +138,7 @@ class RingTarget:
         self._lock = threading.Lock()
         self._count = 0
         self._savers: list[threading.Thread] = []
-        self.store = Store(pool, settings.compression, self._add)
+        self.store = WriteThread(pool, settings.compression, self._add)
 
     @property
     def path(self) -> str:
@@ -175,12 +177,14 @@ class RingTarget:
         for thread in self._savers:
             thread.join()
 
-    def _add(self, sealed: Sealed) -> None:
+    def _add(self, sealed: CompressedChunk) -> None:
         kept = keep(sealed)
         with self._lock:
             self._ring.add(kept, time.time_ns())
 
-    def _write(self, chunks: list[Sealed], expected: dict[str, Expected], failed: list[str]) -> Saved:
+    def _write(
+        self, chunks: list[CompressedChunk], expected: dict[str, Expected], failed: list[str]
+    ) -> Saved:
         topics = ends_of(expected, spans_of(dict(chunk.spans) for chunk in chunks), whole=False)
         complete = not any(topic.lost for topic in topics.values())
         end = End(complete=complete, stopped=time.time_ns(), reason="saved", topics=topics, failed=failed)

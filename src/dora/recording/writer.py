@@ -44,11 +44,11 @@ from dora.recording.format import (
     PROFILE,
     START,
     End,
-    Start,
+    RecordingStart,
     to_record,
 )
 from dora.recording.schemas import schema_data
-from dora.recording.sealed import Sealed
+from dora.recording.sealed import CompressedChunk
 
 MAGIC: Final = bytes((137, 77, 67, 65, 80, 48, 13, 10))
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -92,7 +92,7 @@ class RecordingWriter:
         self._metadata: list[MetadataIndex] = []
         self._attachments: list[AttachmentIndex] = []
 
-    def begin(self, start: Start, dataflow: bytes) -> None:
+    def begin(self, start: RecordingStart, dataflow: bytes) -> None:
         """Write what is recorded; ``dataflow`` is JSON. Raises `RecordingFailed`."""
         self._write(MAGIC, _record(Header(PROFILE, f"dora {__version__}")))
         self._write_metadata(START, start)
@@ -117,7 +117,7 @@ class RecordingWriter:
         )
         self._write(record)
 
-    def write(self, sealed: Sealed) -> None:
+    def write(self, sealed: CompressedChunk) -> None:
         """Write a chunk; raises `RecordingFailed`, and then nothing of it is in the file."""
         definitions = self._definitions(sealed)
         if definitions:
@@ -185,7 +185,7 @@ class RecordingWriter:
 
     # ----------------------------------------------------------------------- records
 
-    def _definitions(self, sealed: Sealed) -> bytes:
+    def _definitions(self, sealed: CompressedChunk) -> bytes:
         """Return the records of the chunk's channels that are not in the file yet."""
         records = []
         for number in sealed.entries:
@@ -211,7 +211,7 @@ class RecordingWriter:
             records.append(_record(channel))
         return b"".join(records)
 
-    def _write_metadata(self, name: str, item: Start | End) -> None:
+    def _write_metadata(self, name: str, item: RecordingStart | End) -> None:
         record = _record(Metadata(name=name, metadata=to_record(item)))
         offset = self.size
         self._write(record)
@@ -298,7 +298,7 @@ def _record(record: McapRecord) -> bytes:
     return content
 
 
-def _chunk_head(sealed: Sealed) -> bytes:
+def _chunk_head(sealed: CompressedChunk) -> bytes:
     name = sealed.compression.encode()
     body = len(sealed.contents)
     return (

@@ -3,7 +3,7 @@
 A dataflow on one machine is changed by its supervisor, which answers the client that asks. A
 dataflow on several machines is changed by the coordinator. It asks every machine whether its part
 can become the new dataflow (`CheckChange`), records the change, and sends it to all of them
-(`OrderChange`). An order holds the whole dataflow and its revision, not a difference, so a machine
+(`ApplyChange`). An order holds the whole dataflow and its revision, not a difference, so a machine
 that missed some changes catches up with the last one. All machines add or remove the node, and its
 own machine starts and ends its process:
 
@@ -35,12 +35,12 @@ from dora.supervise.reconcile import change_locally, reconcile
 from dora.supervise.state import NodeState, ProgramChange, RunState
 from dora.supervise.topology import apply_dataflow, take_parameters, with_present_parameters
 from dora.wire.requests import (
+    ApplyChange,
     ChangeDataflow,
     CheckChange,
-    Declined,
-    Noted,
-    OrderChange,
-    Outdated,
+    Conflict,
+    Ok,
+    Rejected,
     ReplaceNode,
 )
 
@@ -54,9 +54,9 @@ def request_change(run: RunState, event: ChangeRequested) -> None:
             _replace_program(run, event, request)
         case CheckChange():
             _check_change(run, event, request)
-        case OrderChange():
+        case ApplyChange():
             if request.revision <= run.revision or run.done:  # this machine has it already
-                run.reply(event.connection, Noted())
+                run.reply(event.connection, Ok())
             else:
                 reconcile(run, event, request)
 
@@ -64,9 +64,9 @@ def request_change(run: RunState, event: ChangeRequested) -> None:
 def _change_dataflow(run: RunState, event: ChangeRequested, request: ChangeDataflow) -> None:
     reason = why_no_change(run) or why_only_coordinator(run) or why_busy(run)
     if not reason and request.revision != run.revision:
-        run.reply(event.connection, Outdated())
+        run.reply(event.connection, Conflict())
     elif reason := reason or _why_no_input(run, event.dataflow):
-        run.reply(event.connection, Declined(reason))
+        run.reply(event.connection, Rejected(reason))
     else:
         change_locally(run, event.connection, request, event.dataflow)
 
@@ -74,9 +74,9 @@ def _change_dataflow(run: RunState, event: ChangeRequested, request: ChangeDataf
 def _check_change(run: RunState, event: ChangeRequested, request: CheckChange) -> None:
     reason = why_no_change(run) or why_busy(run)
     if not reason and request.revision <= run.revision:
-        run.reply(event.connection, Outdated())
+        run.reply(event.connection, Conflict())
     elif reason := reason or _why_no_input(run, event.dataflow):
-        run.reply(event.connection, Declined(reason))
+        run.reply(event.connection, Rejected(reason))
     else:
         run.emit(do.AnswerSentCounts(event.connection))
 
@@ -110,9 +110,9 @@ def _replace_program(run: RunState, event: ChangeRequested, request: ReplaceNode
         or _why_operation(run)
     )
     if reason:
-        run.reply(event.connection, Declined(reason))
+        run.reply(event.connection, Rejected(reason))
     elif node is None or request.revision != run.revision:
-        run.reply(event.connection, Outdated())
+        run.reply(event.connection, Conflict())
     elif node.alive:
         end_handover(run, node)
         grace = NODE_GRACE if request.grace is None else request.grace
@@ -134,7 +134,7 @@ def _replace_at_once(run: RunState, node: NodeState, event: ChangeRequested) -> 
     run.log("info", node, "was replaced")
     node.added_by = None
     run.spawn(node)
-    run.reply(event.connection, Noted())
+    run.reply(event.connection, Ok())
     review_work(run, list(run.nodes))
 
 
@@ -170,7 +170,7 @@ def hand_over(run: RunState, connection: int) -> None:
         run.distributed = True
         run.revision += 1  # a change that a client has begun is outdated by that
         run.dataflow = with_present_parameters(run, run.dataflow)
-    run.reply(connection, Noted())
+    run.reply(connection, Ok())
 
 
 def release(run: RunState) -> None:

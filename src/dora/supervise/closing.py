@@ -13,7 +13,7 @@ from dora.supervise.handover import end_handover, renew_replacements
 from dora.supervise.result import NodeFailure
 from dora.supervise.state import NodeState, RunState
 from dora.supervise.topology import apply_dataflow
-from dora.wire.control import InputsClosed, NodeFailed, NodeRestarted, StartRefused, Stop
+from dora.wire.control import InputsClosed, NodeFailedFrame, NodeRestartedFrame, StartRefused, StopFrame
 from dora.wire.requests import Done
 
 CLOSING_HOLD = 1.0
@@ -93,7 +93,7 @@ def reopen_outputs(run: RunState, node: NodeState) -> None:
         consumer = run.nodes[consumer_id]
         consumer.inputs_closed.difference_update(inputs)
         if consumer.present and consumer is not node:
-            run.send(consumer, NodeRestarted(node.id))
+            run.send(consumer, NodeRestartedFrame(node.id))
     review_stragglers(run)
 
 
@@ -106,7 +106,7 @@ def announce_failure(run: RunState, node: NodeState, error: str) -> None:
         consumer = run.nodes[consumer_id]
         affected = [input_id for input_id in inputs if input_id not in consumer.inputs_closed]
         if affected and consumer.present and consumer is not node:
-            run.send(consumer, NodeFailed(node.id, error, affected))
+            run.send(consumer, NodeFailedFrame(node.id, error, affected))
 
 
 # --------------------------------------------------------------------------- nodes
@@ -242,7 +242,7 @@ def try_finish(run: RunState) -> None:
             if node.phase == "ready":
                 refuse_start(run, node, "stopped", "the dataflow is ending")
             elif node.phase == "running" and not run.stopping:
-                run.send(node, Stop())
+                run.send(node, StopFrame())
         if connected:
             run.arm(None, "last-grace", LAST_GRACE)
     if not connected:

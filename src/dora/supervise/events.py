@@ -8,9 +8,9 @@ from dora.dataflow.model import Dataflow
 from dora.supervise.status import PeerStatus
 from dora.wire import requests
 
-ParameterRequest = requests.AskParameters | requests.SetParameter | requests.DeleteParameter
+ParameterRequest = requests.GetParameters | requests.SetParameter | requests.DeleteParameter
 OperationRequest = requests.StopNode | requests.RestartNode | requests.RemoveNode
-ChangeRequest = requests.ChangeDataflow | requests.ReplaceNode | requests.CheckChange | requests.OrderChange
+ChangeRequest = requests.ChangeDataflow | requests.ReplaceNode | requests.CheckChange | requests.ApplyChange
 
 
 class Begin(msgspec.Struct, frozen=True):
@@ -120,7 +120,7 @@ class RequestReceived(msgspec.Struct, frozen=True):
     """
 
     connection: int
-    request: ParameterRequest | OperationRequest | requests.HandOver
+    request: ParameterRequest | OperationRequest | requests.LeaderHandover
 
 
 class ChangeRequested(msgspec.Struct, frozen=True):

@@ -2,7 +2,7 @@
 
 The new code starts in a second process, the *replacement*, while the old process goes on. So code
 that cannot be imported changes nothing. When the replacement reaches `Node()`, it is held there;
-the old process *drains*: it is asked to end (`Reload`, then `Stop`), and once it has ended, the
+the old process *drains*: it is asked to end (`ReloadFrame`, then `StopFrame`), and once it has ended, the
 replacement takes over. Two processes of one node may exist at the same time, but never two that
 send and receive. Where the engine allows it, the replacement *stands by*: it makes all its
 preparations before the old process drains, and its queues fill already, so it begins with the
@@ -28,8 +28,8 @@ from dora.supervise.exits import describe_exit
 from dora.supervise.result import NodeFailure
 from dora.supervise.state import ABANDON_AFTER, NodeState, Replacement, RunState
 from dora.supervise.topology import apply_dataflow, take_parameters
-from dora.wire.control import Reload, Stop
-from dora.wire.requests import Declined, Noted
+from dora.wire.control import ReloadFrame, StopFrame
+from dora.wire.requests import Ok, Rejected
 
 
 def code_changed(run: RunState, node: NodeState, change: on.CodeChanged) -> None:
@@ -44,7 +44,7 @@ def code_changed(run: RunState, node: NodeState, change: on.CodeChanged) -> None
     has_not_connected = node.phase == "starting" and run.opened and not node.connected
     match node.phase:
         case "running" if runs and node.spec.is_runtime:
-            run.send(node, Reload(list(change.operators), list(change.modules)))
+            run.send(node, ReloadFrame(list(change.operators), list(change.modules)))
             run.trace(node, f"was sent new code of {', '.join(change.operators)}")
         case "running" | "starting" if runs or has_not_connected:
             if node.spec.hot_reload == "replace":
@@ -135,8 +135,8 @@ def drain(run: RunState, node: NodeState) -> None:
     node.draining = True
     if node.present:
         run.arm(node, "drain", _grace(run, node))
-        run.send(node, Reload())
-        run.send(node, Stop())
+        run.send(node, ReloadFrame())
+        run.send(node, StopFrame())
         run.trace(node, "was asked to make way for its new code")
     else:  # it has no work to lose
         _terminate(run, node)
@@ -180,7 +180,7 @@ def _cancel_program_change(run: RunState, node: NodeState, reason: str) -> None:
     if node.program_change is not None:
         connection = node.program_change.connection
         node.program_change = None
-        run.reply(connection, Declined(reason))
+        run.reply(connection, Rejected(reason))
 
 
 # --------------------------------------------------------------------------- deadlines
@@ -253,7 +253,7 @@ def _promote(run: RunState, node: NodeState, replacement: Replacement) -> None:
         take_parameters(run, node, change.dataflow)
         apply_dataflow(run, change.dataflow)
         run.log("info", node, "was replaced")
-        run.reply(change.connection, Noted())
+        run.reply(change.connection, Ok())
     else:
         node.announce_new_code = True
     run.emit(do.PromoteReplacement(node.id, node.restart_count))

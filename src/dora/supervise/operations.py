@@ -3,7 +3,7 @@
 The client gets its answer when the operation is done: when the process has ended, or another one
 exists. If the dataflow is stopped meanwhile, the answer says so.
 
-A node that has to end is asked to (`Stop`), gets SIGTERM after its grace and SIGKILL after half of
+A node that has to end is asked to (`StopFrame`), gets SIGTERM after its grace and SIGKILL after half of
 that again. Messages that it sends until then arrive; its consumers are informed afterwards.
 """
 
@@ -18,8 +18,8 @@ from dora.supervise.events import OperationRequest
 from dora.supervise.handover import end_handover
 from dora.supervise.result import NodeFailure
 from dora.supervise.state import ABANDON_AFTER, NodeState, Operation, RunState
-from dora.wire.control import Stop
-from dora.wire.requests import Declined, Done, RemoveNode, RestartNode
+from dora.wire.control import StopFrame
+from dora.wire.requests import Done, Rejected, RemoveNode, RestartNode
 
 NODE_GRACE = 5.0  # seconds between the stop event and SIGTERM; half of it until SIGKILL
 
@@ -57,7 +57,7 @@ def begin_operation(run: RunState, connection: int, request: OperationRequest) -
     else:
         reason = why_no_change(run) or _why_not(run, node, operation)
     if node is None or reason:
-        run.reply(connection, Declined(reason))
+        run.reply(connection, Rejected(reason))
         return
     if operation.kind != "restart" and node.phase == "ended":
         run.reply(connection, Done(False))
@@ -70,7 +70,7 @@ def begin_operation(run: RunState, connection: int, request: OperationRequest) -
     run.trace(node, f"is to be {operation.participle}")
     run.disarm(node, "hold")
     if node.present:
-        run.send(node, Stop())
+        run.send(node, StopFrame())
     elif node.spec.is_dynamic and node.connected:
         run.emit(do.Disconnect(node.id))
     elif node.alive and not node.closed:  # it has no work to lose
@@ -172,8 +172,8 @@ def cancel_requests(run: RunState, node: NodeState) -> None:
     if node.operation is not None:
         connection = node.operation.connection
         node.operation = None
-        run.reply(connection, Declined("the dataflow is being stopped"))
+        run.reply(connection, Rejected("the dataflow is being stopped"))
     if node.added_by is not None:
-        run.reply(node.added_by, Declined("the dataflow is being stopped"))
+        run.reply(node.added_by, Rejected("the dataflow is being stopped"))
         node.added_by = None
     run.disarm(node, "operation", "operation-kill")

@@ -14,14 +14,14 @@ from dora.dataflow.parameters import key_fault, value_fault
 from dora.dataflow.report import did_you_mean, no_node
 from dora.supervise.events import ParameterRequest
 from dora.supervise.state import NodeState, RunState
-from dora.wire.control import ParamDeleted, ParamUpdate
+from dora.wire.control import ParamDeletedFrame, ParamUpdateFrame
 from dora.wire.requests import (
     Answer,
-    AskParameters,
-    Declined,
     DeleteParameter,
     Done,
+    GetParameters,
     Parameters,
+    Rejected,
     SetParameter,
 )
 
@@ -30,25 +30,25 @@ def answer_request(run: RunState, request: ParameterRequest) -> Answer:
     """Do what a client asks about parameters; return the answer."""
     node = run.nodes.get(request.node_id)
     if node is None:
-        return Declined(no_node(request.node_id, run.nodes))
+        return Rejected(no_node(request.node_id, run.nodes))
     if node.machine:
-        return Declined(f"node `{node.id}` is on machine `{node.machine}`; ask there")
+        return Rejected(f"node `{node.id}` is on machine `{node.machine}`; ask there")
     match request:
         case SetParameter(key=key, value=value):
             if fault := key_fault(key):
-                return Declined(f"the key of a parameter {fault}")
+                return Rejected(f"the key of a parameter {fault}")
             if fault := value_fault(value):
-                return Declined(f"the value of parameter `{key}` {fault}")
+                return Rejected(f"the value of parameter `{key}` {fault}")
             run.set_parameters(node, {**node.parameters, key: value})
             run.trace(node, f"parameter `{key}` was set")
-            change: ParamUpdate | ParamDeleted = ParamUpdate(key, value)
+            change: ParamUpdateFrame | ParamDeletedFrame = ParamUpdateFrame(key, value)
         case DeleteParameter(key=key):
             if key not in node.parameters:
-                return Declined(_missing(node, key))
+                return Rejected(_missing(node, key))
             run.set_parameters(node, {k: v for k, v in node.parameters.items() if k != key})
             run.trace(node, f"parameter `{key}` was deleted")
-            change = ParamDeleted(key)
-        case AskParameters():
+            change = ParamDeletedFrame(key)
+        case GetParameters():
             return Parameters(dict(node.parameters))
     if node.present:
         run.send(node, change)
@@ -61,10 +61,10 @@ def send_changes(run: RunState, node: NodeState) -> None:
     sent, now = node.parameters_sent, node.parameters
     for key in sent:
         if key not in now:
-            run.send(node, ParamDeleted(key))
+            run.send(node, ParamDeletedFrame(key))
     for key, value in now.items():
         if key not in sent or not _same(sent[key], value):
-            run.send(node, ParamUpdate(key, value))
+            run.send(node, ParamUpdateFrame(key, value))
     node.parameters_sent = dict(now)
 
 

@@ -15,7 +15,7 @@ from dora.supervise.handover import drop_replacement, renew_replacements
 from dora.supervise.operations import cancel_requests
 from dora.supervise.state import NodeState, RunState
 from dora.supervise.topology import apply_dataflow
-from dora.wire.requests import ChangeDataflow, Declined, Noted, OrderChange
+from dora.wire.requests import ApplyChange, ChangeDataflow, Ok, Rejected
 
 
 def change_locally(run: RunState, connection: int, request: ChangeDataflow, dataflow: Dataflow) -> None:
@@ -25,14 +25,14 @@ def change_locally(run: RunState, connection: int, request: ChangeDataflow, data
     for node in [run.nodes[node_id] for node_id in added]:
         run.log("info", node, "was added to the dataflow")
         if node.spec.is_dynamic:
-            run.reply(connection, Noted())
+            run.reply(connection, Ok())
         else:
             node.added_by = connection
             run.spawn(node)
     _finish_change(run, request)
 
 
-def reconcile(run: RunState, event: ChangeRequested, request: OrderChange) -> None:
+def reconcile(run: RunState, event: ChangeRequested, request: ApplyChange) -> None:
     """Bring this machine to the dataflow, and the revision, that the coordinator has decided."""
     dataflow = event.dataflow
     run.distributed = True
@@ -100,7 +100,7 @@ def _remove(run: RunState, node: NodeState, *, comes_again: bool) -> None:
         run.delete_node(node.id)
 
 
-def _finish_change(run: RunState, request: ChangeDataflow | OrderChange) -> None:
+def _finish_change(run: RunState, request: ChangeDataflow | ApplyChange) -> None:
     renew_replacements(run)
     _log_link(run, request.added, "was connected to")
     _log_link(run, request.removed, "was disconnected from")
@@ -120,13 +120,13 @@ def _log_link(run: RunState, link: str, what: str) -> None:
 def added_node_spawned(run: RunState, node: NodeState) -> None:
     """Inform the client that a node that it added has a process."""
     if node.added_by is not None:
-        run.reply(node.added_by, Noted())
+        run.reply(node.added_by, Ok())
         node.added_by = None
 
 
 def added_node_failed(run: RunState, node: NodeState, connection: int, reason: str) -> None:
     """Take out a node that was added but could not even be started."""
-    run.reply(connection, Declined(f"node `{node.id}` {reason}"))
+    run.reply(connection, Rejected(f"node `{node.id}` {reason}"))
     if run.distributed:  # the coordinator takes it out
         node.added_by = None
         end_node(run, node, None)

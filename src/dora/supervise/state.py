@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from dora.dataflow.model import Dataflow, Node
+from dora.dataflow.model import Dataflow, NodeSpec
 from dora.supervise import commands as do
 from dora.supervise.events import CodeChanged
 from dora.supervise.graph import Graph
@@ -86,7 +86,7 @@ class ProgramChange:
 class NodeState:
     """State of one node."""
 
-    spec: Node
+    spec: NodeSpec
     phase: Phase = "dormant"
     machine: str = ""  # the other machine that it is on; "": it is on this one
     pid: int | None = None
@@ -231,7 +231,7 @@ class RunState:
 
     # ----------------------------------------------------------------------- nodes
 
-    def add_node(self, spec: Node) -> NodeState:
+    def add_node(self, spec: NodeSpec) -> NodeState:
         node = self.nodes[spec.id] = NodeState(spec, parameters=dict(spec.parameters))
         self.stories[spec.id] = deque(maxlen=STORY_LENGTH)
         return node

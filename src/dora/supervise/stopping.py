@@ -9,7 +9,7 @@ from dora.supervise.handover import end_handover
 from dora.supervise.operations import cancel_requests
 from dora.supervise.processes import abandon
 from dora.supervise.state import ABANDON_AFTER, DeadlineName, RunState
-from dora.wire.control import Stop
+from dora.wire.control import StopFrame
 
 
 def stop(run: RunState, reason: str, grace: float | None = None) -> None:
@@ -30,7 +30,7 @@ def stop(run: RunState, reason: str, grace: float | None = None) -> None:
         elif node.phase == "awaiting fix":
             end_node(run, node, node.failure)
         elif node.present:
-            run.send(node, Stop())
+            run.send(node, StopFrame())
             run.trace(node, f"was asked to stop: {reason}")
         elif node.phase == "ready" or (node.phase == "starting" and node.connected):
             refuse_start(run, node, "stopped", "the dataflow is being stopped")

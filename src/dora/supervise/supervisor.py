@@ -159,7 +159,7 @@ class Supervisor:
                 _handle_request(run, connection, request)
             case on.ChangeRequested():
                 changes.request_change(run, event)
-                if isinstance(event.request, requests.OrderChange):
+                if isinstance(event.request, requests.ApplyChange):
                     peers.repeat_status(run)
             case on.ClientDisconnected(connection=connection):
                 changes.client_disconnected(run, connection)
@@ -182,14 +182,16 @@ class Supervisor:
 
 
 def _handle_request(
-    run: RunState, connection: int, request: on.ParameterRequest | on.OperationRequest | requests.HandOver
+    run: RunState,
+    connection: int,
+    request: on.ParameterRequest | on.OperationRequest | requests.LeaderHandover,
 ) -> None:
     match request:
-        case requests.AskParameters() | requests.SetParameter() | requests.DeleteParameter():
+        case requests.GetParameters() | requests.SetParameter() | requests.DeleteParameter():
             run.reply(connection, parameters.answer_request(run, request))
         case requests.StopNode() | requests.RestartNode() | requests.RemoveNode():
             operations.begin_operation(run, connection, request)
-        case requests.HandOver():
+        case requests.LeaderHandover():
             changes.hand_over(run, connection)
 
 

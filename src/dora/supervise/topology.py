@@ -18,7 +18,7 @@ from collections.abc import Collection
 
 import msgspec
 
-from dora.dataflow.model import Dataflow, Node, NodeOutput, Source
+from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec, Source
 from dora.supervise import commands as do
 from dora.supervise.graph import Graph
 from dora.supervise.state import NodeState, RunState
@@ -58,7 +58,7 @@ def apply_dataflow(
 def with_present_parameters(run: RunState, dataflow: Dataflow) -> Dataflow:
     """Return a dataflow to come with the parameters that were set while the present one ran."""
 
-    def present(spec: Node) -> Node:
+    def present(spec: NodeSpec) -> NodeSpec:
         node = run.nodes.get(spec.id)
         if node is None or node.machine:
             return spec
@@ -91,5 +91,5 @@ def _has_ended(run: RunState, node: NodeState, source: NodeOutput) -> bool:
     return not inside and source.output in run.nodes[source.node].outputs_closed
 
 
-def _sources(spec: Node) -> dict[str, Source]:
+def _sources(spec: NodeSpec) -> dict[str, Source]:
     return {item.id: item.source for item in spec.inputs}

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from dora._version import __version__
 from dora.errors import DoraError
 from dora.logs.entry import LogEntry
-from dora.telemetry.settings import Settings
+from dora.telemetry.settings import TelemetrySettings
 from dora.traces.reader import SpanReader
 from dora.traces.span import FAILED, Batch, Span, plain
 
@@ -34,7 +34,7 @@ _FAREWELL: Final = 3.0  # seconds that sending the rest may take
 OnTrouble = Callable[[str], None]
 
 
-def missing_package(settings: Settings) -> str:
+def missing_package(settings: TelemetrySettings) -> str:
     """Return what has to be installed for these settings, "" if nothing.
 
     Raises `DoraError` with it if a variable of dora's own asks for the export; those of OpenTelemetry may
@@ -67,7 +67,7 @@ class Exporter:
 
     def __init__(
         self,
-        settings: Settings,
+        settings: TelemetrySettings,
         dataflow: str,
         dataflow_id: str,
         directory: str,
@@ -167,7 +167,7 @@ class Exporter:
         )
 
 
-def _make(settings: Settings, signal: str) -> Any:
+def _make(settings: TelemetrySettings, signal: str) -> Any:
     """Return the exporter of OpenTelemetry for a signal."""
     from importlib import import_module
 

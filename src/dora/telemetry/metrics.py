@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-from dora.inspection.surveyor import survey_all
-from dora.wire.survey import Survey
+from dora.inspection.surveyor import collect_all_metrics
+from dora.wire.survey import DataflowMetrics
 
 if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Observation
@@ -16,15 +16,15 @@ _FAREWELL_MS: Final = 2000
 _YOUNG: Final = 10.0  # seconds of a run in which numbers are taken at every look
 _LOOK_EVERY: Final = 10.0  # seconds between them afterwards
 
-Values = Callable[[Survey], Iterable[tuple[float, dict[str, str]]]]
+Values = Callable[[DataflowMetrics], Iterable[tuple[float, dict[str, str]]]]
 
 
-def _outputs(survey: Survey) -> Iterator[tuple[float, dict[str, str]]]:
+def _outputs(survey: DataflowMetrics) -> Iterator[tuple[float, dict[str, str]]]:
     for item in survey.outputs:
         yield item.messages, {"dora.node": item.node, "dora.output": item.output}
 
 
-def _output_bytes(survey: Survey) -> Iterator[tuple[float, dict[str, str]]]:
+def _output_bytes(survey: DataflowMetrics) -> Iterator[tuple[float, dict[str, str]]]:
     for item in survey.outputs:
         yield item.bytes, {"dora.node": item.node, "dora.output": item.output}
 
@@ -61,7 +61,7 @@ class Metrics:
         from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
 
         self._dataflow_id = dataflow_id
-        self._last: Survey | None = None
+        self._last: DataflowMetrics | None = None
         self._begun = self._looked = time.monotonic()
         self._provider = MeterProvider(
             [PeriodicExportingMetricReader(exporter)], resource=resource, shutdown_on_exit=False
@@ -84,7 +84,7 @@ class Metrics:
             self._survey()
 
     def _survey(self) -> None:
-        for found in survey_all([self._dataflow_id]):
+        for found in collect_all_metrics([self._dataflow_id]):
             self._last = found
 
     def _observe(

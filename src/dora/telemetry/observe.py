@@ -20,7 +20,7 @@ from dora.wire.control import TraceConfig
 if TYPE_CHECKING:
     from dora.daemon.daemon import Daemon
     from dora.supervise.result import DataflowResult
-    from dora.telemetry.settings import Settings
+    from dora.telemetry.settings import TelemetrySettings
 
 OnLog = Callable[[LogEntry], None]
 OnDaemon = Callable[["Daemon"], None]
@@ -63,7 +63,7 @@ def _run_exported(
     dataflow_id: str,
     on_daemon: OnDaemon | None,
     environ: Mapping[str, str],
-    settings: Settings,
+    settings: TelemetrySettings,
     place: TraceConfig,
 ) -> DataflowResult:
     from dora.telemetry.export import Exporter, missing_package

@@ -18,7 +18,7 @@ DEFAULT_JAEGER: Final = "http://localhost:4318"
 _STANDARD = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
-class Settings(msgspec.Struct, frozen=True):
+class TelemetrySettings(msgspec.Struct, frozen=True):
     """``endpoint`` "": the variables of OpenTelemetry say where; and add headers and the like."""
 
     variable: str  # that asked for it
@@ -27,7 +27,7 @@ class Settings(msgspec.Struct, frozen=True):
     grpc: bool = False
 
 
-def settings_from(environ: Mapping[str, str]) -> Settings | None:
+def settings_from(environ: Mapping[str, str]) -> TelemetrySettings | None:
     """Return what is to be exported, None for nothing. Raises `DoraError` for what is no endpoint.
 
     ``DORA_OTLP_ENDPOINT`` takes precedence over ``DORA_JAEGER_TRACING``, which is for traces only, and
@@ -52,13 +52,15 @@ def settings_from(environ: Mapping[str, str]) -> Settings | None:
         )
     if not signals:
         return None
-    return Settings(_STANDARD, "", signals, _speaks_grpc(environ, environ.get(_STANDARD, "")))
+    return TelemetrySettings(_STANDARD, "", signals, _speaks_grpc(environ, environ.get(_STANDARD, "")))
 
 
-def _own(variable: str, endpoint: str, signals: tuple[Signal, ...], environ: Mapping[str, str]) -> Settings:
+def _own(
+    variable: str, endpoint: str, signals: tuple[Signal, ...], environ: Mapping[str, str]
+) -> TelemetrySettings:
     if urlsplit(endpoint).scheme not in ("http", "https"):
         raise DoraError(f"{variable} is `{endpoint}`; it has to be a URL, as http://localhost:4318")
-    return Settings(variable, endpoint.rstrip("/"), signals, _speaks_grpc(environ, endpoint))
+    return TelemetrySettings(variable, endpoint.rstrip("/"), signals, _speaks_grpc(environ, endpoint))
 
 
 def _exporter(environ: Mapping[str, str], signal: Signal) -> str:

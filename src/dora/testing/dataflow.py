@@ -11,7 +11,7 @@ import msgspec
 
 from dora.dataflow import load, parse
 from dora.dataflow.model import Dataflow
-from dora.dataflow.model import Node as NodeSpec
+from dora.dataflow.model import NodeSpec as NodeSpec
 from dora.dataflow.report import listed
 from dora.errors import DataflowFailed, DoraError
 from dora.logs.entry import LogEntry
@@ -20,7 +20,7 @@ from dora.supervise.result import DataflowResult
 from dora.testing.process import Body, CannotRunInTest, function_body, operators_body
 from dora.testing.record import Messages
 from dora.testing.scheduler import START_NS, Flag
-from dora.testing.stage import Stage
+from dora.testing.stage import VirtualDaemon
 
 if TYPE_CHECKING:
     from dora.builder import DataflowBuilder
@@ -97,7 +97,7 @@ class VirtualDataflow:
         bodies |= {node_id: self._part(node_id) for node_id in self._play}
         namespaces = [namespace for body in given.values() for namespace in _namespaces(body)]
         stdout = sys.stdout
-        self._stage = Stage(
+        self._stage = VirtualDaemon(
             checked,
             bodies,
             namespaces=namespaces,

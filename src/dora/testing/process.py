@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TextIO
 
-from dora.dataflow.model import Node as NodeSpec
+from dora.dataflow.model import NodeSpec as NodeSpec
 from dora.errors import DoraError
 from dora.node.log import LogBridge
 from dora.testing.scheduler import current

@@ -59,7 +59,7 @@ class Flag:
         self.waiting: list[Task] = []
 
 
-class Image(Protocol):
+class ProcessContext(Protocol):
     """What of the process belongs to one task, and is put in place while it runs."""
 
     def enter(self) -> None: ...
@@ -69,7 +69,7 @@ class Image(Protocol):
 class Task:
     """A thread that takes turns with the others. ``owner``: the node that it belongs to."""
 
-    def __init__(self, name: str, owner: str | None, image: Image | None) -> None:
+    def __init__(self, name: str, owner: str | None, image: ProcessContext | None) -> None:
         self.name = name
         self.owner = owner
         self.image = image
@@ -123,7 +123,9 @@ class Scheduler:
 
     # ------------------------------------------------------------------ tasks
 
-    def start(self, name: str, owner: str | None, image: Image | None, body: Callable[[], None]) -> Task:
+    def start(
+        self, name: str, owner: str | None, image: ProcessContext | None, body: Callable[[], None]
+    ) -> Task:
         """Make a task; it begins when its turn comes. Exceptions but `Killed` are the body's business."""
         task = Task(name, owner, image)
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from dora.errors import DaemonLost
-from dora.node.attachment import Attachment
+from dora.node.attachment import Host
 from dora.node.inbox import Inbox
 from dora.node.output import OutputPort
 from dora.node.standalone import AnyOutput
@@ -147,7 +147,7 @@ class VirtualInbox(Inbox):
             found[0].looked_in_vain()
 
 
-class Seat(Attachment):
+class VirtualHost(Host):
     """The attachment of one process of a node."""
 
     owns_process = False

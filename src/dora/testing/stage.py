@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 
-from dora.daemon.board_keeper import BoardKeeper
+from dora.daemon.board_keeper import Accounting
 from dora.daemon.executor import Executor, LiveCommand, event_of_message
 from dora.daemon.text import TextRouter
 from dora.dataflow.links import Place, Plan, plan
@@ -33,7 +33,7 @@ from dora.supervise.supervisor import Supervisor
 from dora.testing.process import Body, ProcessImage, body_of, forget_modules_of, streams_of_nodes
 from dora.testing.record import Recorder
 from dora.testing.scheduler import Flag, Killed, Scheduler, Task, current
-from dora.testing.seat import Seat, VirtualChannel, VirtualDoorbell, observed
+from dora.testing.seat import VirtualChannel, VirtualDoorbell, VirtualHost, observed
 from dora.testing.virtual_time import DoorbellsByFd, virtual_time
 from dora.transport.board import LINE_BYTES, Board
 from dora.transport.local import LocalEngine
@@ -50,7 +50,7 @@ DATAFLOW_ID = "00000000-0000-7000-8000-000000000000"
 _SPARE_LINES = 1024  # of the board, for outputs that are made on demand
 
 
-class Stage:
+class VirtualDaemon:
     """One run of a dataflow in threads of this process."""
 
     def __init__(
@@ -102,7 +102,7 @@ class Stage:
         self._closing = False
         self._processes: dict[str, tuple[Task, ProcessImage]] = {}
         self._incarnations: dict[str, int] = {}
-        self._seats: dict[str, Seat] = {}
+        self._seats: dict[str, VirtualHost] = {}
         self._states: dict[str, StateInMemory] = {}
         self._members: dict[str, VirtualChannel] = {}
         self._answers: dict[int, tuple[str, int] | str] = {}  # connection → (node, restarts), or a refusal
@@ -269,7 +269,7 @@ class Stage:
 
     # ------------------------------------------------------------------ connections
 
-    def _attach(self, node_id: str | None) -> Seat | None:
+    def _attach(self, node_id: str | None) -> VirtualHost | None:
         """Let the calling thread take part as the node that it is."""
         found = current()
         if found is None or found[0] is not self.scheduler:
@@ -287,13 +287,13 @@ class Stage:
             raise ConnectError(answer)
         return self._make_seat(*answer)
 
-    def _make_seat(self, node_id: str, restart_count: int) -> Seat:
+    def _make_seat(self, node_id: str, restart_count: int) -> VirtualHost:
         config = msgspec.structs.replace(self._plan.configs[node_id], restart_count=restart_count)
         doorbell = self._doorbells[config.bell]
         channel = VirtualChannel(doorbell, lambda message: self._hear(node_id, channel, message))
         doorbell.channel = channel
         self._members[node_id] = channel
-        self._seats[node_id] = Seat(
+        self._seats[node_id] = VirtualHost(
             channel,
             observed(config, self._tap_slot),
             self.board,
@@ -355,7 +355,7 @@ class Stage:
             self._echo(self._render(entry))
 
 
-class _Keeper(BoardKeeper):
+class _Keeper(Accounting):
     """Keeps the board of a virtual dataflow, whose doorbells are no pipes."""
 
     def __init__(self, board: Board, plan: Plan, doorbells: Mapping[str, VirtualDoorbell]) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 import zenoh
 
 from dora.errors import TransportError
-from dora.transport.launcher import Launcher
+from dora.transport.launcher import SendThread
 from dora.transport.mailbox import reach
 from dora.transport.remote_link import (
     BLOCK,
@@ -30,12 +30,12 @@ from dora.wire.control import RemoteConfig
 _EVENTS: Final = 8  # of each session, that may have happened since the last look
 
 
-class Connection:
+class PeerConnection:
     """To the node that listens at ``endpoint``; ``name`` is for the threads that belong to it."""
 
     def __init__(self, endpoint: str, remote: RemoteConfig, name: str) -> None:
         """Open it; raises ``zenoh.ZError``."""
-        self.launcher = Launcher(name)
+        self.launcher = SendThread(name)
         self._name = name
         self._session = reach(endpoint, remote)
         try:
@@ -61,21 +61,21 @@ class Connection:
             pass  # it is closed
         return self._broken
 
-    def listen(self, key: str, take: Callable[[Connection, zenoh.Sample], None]) -> None:
+    def listen(self, key: str, take: Callable[[PeerConnection, zenoh.Sample], None]) -> None:
         """Let a thread ``take`` what is sent under ``key``; to be called once."""
         self._subscriber = self._session.declare_subscriber(key, zenoh.handlers.FifoChannel(CHANNEL_LENGTH))
         self._listener = start_thread(self._name, self._pass_on, self._subscriber.handler, take)
 
     def _pass_on(
-        self, samples: Iterable[zenoh.Sample], take: Callable[[Connection, zenoh.Sample], None]
+        self, samples: Iterable[zenoh.Sample], take: Callable[[PeerConnection, zenoh.Sample], None]
     ) -> None:
         for sample in samples:
             take(self, sample)
 
-    def ways(self, key: str) -> Ways:
+    def ways(self, key: str) -> Publishers:
         """Return how one link sends on it; raises `TransportError`."""
         try:
-            return Ways(self, key, self._session, self._quick_session)
+            return Publishers(self, key, self._session, self._quick_session)
         except zenoh.ZError as error:
             raise TransportError(f"Zenoh cannot set up {key}: {error}") from error
 
@@ -88,7 +88,7 @@ class Connection:
             self._listener.join(THREAD_PATIENCE)
 
 
-class Ways:
+class Publishers:
     """How one link sends: by the publishers with less work than by `put`.
 
     But a publisher discards what nobody seems to subscribe to, and for a moment after the first message
@@ -96,7 +96,7 @@ class Ways:
     """
 
     def __init__(
-        self, connection: Connection, key: str, session: zenoh.Session, quick_session: zenoh.Session
+        self, connection: PeerConnection, key: str, session: zenoh.Session, quick_session: zenoh.Session
     ) -> None:
         """Raises ``zenoh.ZError``."""
         self.connection = connection

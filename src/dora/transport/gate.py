@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import zenoh
 
 from dora.errors import ConnectError, TransportError
-from dora.transport.connection import Connection, Ways
+from dora.transport.connection import PeerConnection, Publishers
 from dora.transport.remote_link import PROGRESS, THREAD_PATIENCE, link_name, start_thread
 from dora.wire.control import NodeConfig, RemoteConfig
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("dora.transport")
 
 
-class Gate:
+class Peer:
     """Safe to use from several threads."""
 
     def __init__(self, config: NodeConfig, remote: RemoteConfig, consumer: str) -> None:
@@ -40,10 +40,10 @@ class Gate:
         self._lock = threading.Lock()
         self._closers: list[threading.Thread] = []  # of former connections
 
-    def _connect(self) -> Connection:
-        return Connection(self.endpoint, self._remote, f"dora {self.node_id} to {self.consumer}")
+    def _connect(self) -> PeerConnection:
+        return PeerConnection(self.endpoint, self._remote, f"dora {self.node_id} to {self.consumer}")
 
-    def ways(self, key: str) -> Ways:
+    def ways(self, key: str) -> Publishers:
         """Return how a link sends; raises `TransportError`."""
         return self._connection.ways(key)
 
@@ -73,7 +73,7 @@ class Gate:
                 self._subscribed = True
                 self._connection.listen(f"{self._prefix}**", self._take)
 
-    def _take(self, connection: Connection, sample: zenoh.Sample) -> None:
+    def _take(self, connection: PeerConnection, sample: zenoh.Sample) -> None:
         sender = self.senders.get(str(sample.key_expr)[len(self._prefix) :])
         data = sample.payload.to_bytes()
         if sender is not None and connection is self._connection and len(data) == PROGRESS.size:

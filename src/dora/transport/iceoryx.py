@@ -36,7 +36,7 @@ from dora.errors import SharedMemoryFull, TransportError
 from dora.transport.board import SENT, WORDS, Board
 from dora.transport.forking import do_nothing, leak, refuse, watch
 from dora.transport.interface import MAX_QUEUE, Receiver
-from dora.transport.long_queue import LongQueue
+from dora.transport.long_queue import SpilloverQueue
 from dora.transport.memory import BadMessages
 from dora.transport.ownership import UnsafeFile, check_folder, close_to_others, refuse_foreign_objects
 from dora.wire.control import InputConfig, OutputConfig
@@ -444,7 +444,7 @@ class IceoryxEngine:
             raise _setup_failed(f"input `{item.id}`", error) from error
         # Under back-pressure the sender never goes beyond MAX_QUEUE.
         if item.queue_size > MAX_QUEUE and item.policy == "drop_oldest":
-            return LongQueue(receiver, item.queue_size, self._sent_by(item.output_slot))
+            return SpilloverQueue(receiver, item.queue_size, self._sent_by(item.output_slot))
         return receiver
 
     def _sent_by(self, output_slot: int) -> Callable[[], int]:

@@ -11,8 +11,8 @@ interpreter's lock: whoever looks lets go of it again and again, but takes it ba
 is awake, until it stops looking. So the porter stands back as soon as the node has reason to look; and
 whoever has looked a few times while it waits in the channel *nudges* it, with something that is no message.
 
-Both may take a message at the same time and deliver them in the wrong order: `dora.transport.lane.Landing`
-puts that right.
+Both may take a message at the same time and deliver them in the wrong order:
+`dora.transport.lane.ReceiveWindow` puts that right.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _STANDS_BACK: Final = 0.005  # seconds without a look until the porter takes ove
 _BEFORE_NUDGE: Final = 4  # looks since the node was asleep: more than for one message and the next sleep
 
 
-class Intake:
+class BackgroundPoller:
     """Passes what comes out of a channel to ``deliver``; ``sleeps`` tells whether the node sleeps.
 
     ``deliver`` tells whether it was something that the node will look for; ``nudge`` puts something else

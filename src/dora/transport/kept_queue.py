@@ -19,7 +19,7 @@ from dora.wire.correlation import carries_correlation
 from dora.wire.message import Message
 
 
-class KeptQueue:
+class PriorityQueue:
     """A `Receiver` in front of another one; ``queue_size`` counts messages of no exchange."""
 
     def __init__(self, receiver: Receiver, queue_size: int) -> None:

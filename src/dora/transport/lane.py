@@ -20,7 +20,7 @@ Entry = tuple[int, int, Any, int]
 """Number on this lane (0: it has not taken off), sequence on its output, the payload, its size in bytes."""
 
 
-class Lane:
+class SendWindow:
     """What one sender has for one receiver. Not safe for several threads.
 
     Who uses it launches what is `next`: a message that flies may be on its way, or is about to be.
@@ -142,7 +142,7 @@ class Lane:
         self.flying_bytes += entry[3]
 
 
-class Landing:
+class ReceiveWindow:
     """The receiving half: which messages are taken, and when to say how far they have come."""
 
     def __init__(self) -> None:

@@ -33,7 +33,7 @@ def demand(size: int, *, alone: bool) -> int:
     return BATCH if alone else 2 * (size + _OVERHEAD)
 
 
-class Launcher:
+class SendThread:
     """For one node that is reached. Safe to use from several threads."""
 
     def __init__(self, name: str) -> None:

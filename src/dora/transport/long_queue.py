@@ -20,7 +20,7 @@ _PERIOD: Final = 0.005  # seconds between looks; at 200,000 messages/s a thousan
 _KEPT: Final = MAX_QUEUE // 8  # messages that are left to the engine; its other slots are for bad moments
 
 
-class LongQueue:
+class SpilloverQueue:
     """A `Receiver` in front of another one, with room for ``queue_size`` messages."""
 
     def __init__(self, receiver: Receiver, queue_size: int, sent: Callable[[], int]) -> None:

@@ -14,7 +14,7 @@ PART: Final = 64_000  # bytes; what is left of 65,535 is for the key and the lab
 PIECE: Final = 262_144  # bytes, of what is sent again: for networks too slow for all at once (`mailbox`)
 
 
-class Outgoing:
+class FragmentedMessage:
     """A message to be sent, whole or in parts. It may be changed by others after `settle`, not before."""
 
     __slots__ = ("_data", "_parts", "_whole")
@@ -58,7 +58,7 @@ class Outgoing:
         return self._data if self._data is not None else _joined(self._parts or [])
 
 
-class Incoming:
+class ReassembledMessage:
     """A message that came in parts; to be used as a ``zenoh.ZBytes``."""
 
     __slots__ = ("_parts", "_size")
@@ -74,20 +74,20 @@ class Incoming:
         return _joined(self._parts)
 
 
-class Puzzle:
+class Reassembler:
     """Puts together what comes in parts, in any order. Not safe for several threads."""
 
     def __init__(self) -> None:
         self._messages: dict[int, dict[int, zenoh.ZBytes]] = {}  # by number, then by index
 
-    def add(self, number: int, index: int, count: int, part: zenoh.ZBytes) -> Incoming | None:
+    def add(self, number: int, index: int, count: int, part: zenoh.ZBytes) -> ReassembledMessage | None:
         """Add a part, of those that make up a message; return the message with the last of them."""
         parts = self._messages.setdefault(number, {})
         parts[index] = part
         if len(parts) < count:
             return None
         del self._messages[number]
-        return Incoming([parts[index] for index in sorted(parts)])
+        return ReassembledMessage([parts[index] for index in sorted(parts)])
 
     def forget(self, number: int) -> None:
         """Forget the parts of messages up to ``number``: they are not needed, or will not come any more."""

@@ -17,12 +17,14 @@ from typing import Final
 from dora.transport.remote_link import QUESTION, nonce
 
 SMALL: Final = 200_000  # bytes of a message; of a larger one, more goes into copies than into waking
-ROOM: Final = 320_000  # bytes that may fly: they fit into `mailbox.QUICK_BUFFER` with what the system adds
-ASK_FROM: Final = ROOM // 2  # bytes that fly when the receiver is asked how far they have come
+FAST_PATH_BYTES: Final = (
+    320_000  # bytes that may fly: they fit into `mailbox.QUICK_BUFFER` with what the system adds
+)
+ASK_FROM: Final = FAST_PATH_BYTES // 2  # bytes that fly when the receiver is asked how far they have come
 MOST: Final = 32  # messages that may fly
 
 
-class QuickWay:
+class FastPath:
     """What the sender of a link knows of it; ``ask`` sends a question. Not safe for several threads."""
 
     def __init__(self, ask: Callable[[bytes], None]) -> None:
@@ -38,7 +40,7 @@ class QuickWay:
         ``flying`` are the bytes that have not been acknowledged, its own included.
         """
         arrived = self._arrived
-        fits = alone and size <= SMALL and flying <= ROOM and number - arrived <= MOST
+        fits = alone and size <= SMALL and flying <= FAST_PATH_BYTES and number - arrived <= MOST
         if self._open and fits and self._usual <= arrived:
             return True
         self._usual = number

@@ -30,9 +30,9 @@ from typing import Final
 from dora.errors import ConnectError, TransportError
 from dora.transport.board import Board
 from dora.transport.forking import do_nothing, leak, refuse, watch
-from dora.transport.gate import Gate
+from dora.transport.gate import Peer
 from dora.transport.remote_link import LOOK_EVERY, THREAD_PATIENCE, start_thread
-from dora.transport.remote_receiver import House, RemoteReceiver
+from dora.transport.remote_receiver import ReceiverSession, RemoteReceiver
 from dora.transport.remote_sender import RemoteSender
 from dora.wire.control import InputConfig, LinkConfig, NodeConfig, OutputConfig, RemoteConfig
 from dora.wire.correlation import FLUSH_MARK, asks_to_flush
@@ -55,8 +55,8 @@ class RemoteLinks:
     def __init__(self, config: NodeConfig, board: Board) -> None:
         self._config = config
         self._board = board
-        self._gates: list[Gate] = []
-        self._house: House | None = None
+        self._gates: list[Peer] = []
+        self._house: ReceiverSession | None = None
         self._senders: list[RemoteSender] = []
         self._connected = False
         self._closing = threading.Event()
@@ -92,13 +92,13 @@ class RemoteLinks:
             sender.probe()
         return sender
 
-    def _gate_to(self, node_id: str) -> Gate:
+    def _gate_to(self, node_id: str) -> Peer:
         """Return the session that reaches a node."""
         remote = self._remote
         for gate in self._gates:
             if gate.consumer == node_id and gate.endpoint == remote.reach.get(node_id):
                 return gate
-        gate = Gate(self._config, remote, node_id)
+        gate = Peer(self._config, remote, node_id)
         self._gates = [*self._gates, gate]
         if self._closing.is_set():  # in another thread
             gate.close()
@@ -122,7 +122,7 @@ class RemoteLinks:
     def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> RemoteReceiver:
         """Return the receiver of a link from another machine; it begins to receive in `connect`."""
         if self._house is None:
-            self._house = House(self._config, self._remote, self._board)
+            self._house = ReceiverSession(self._config, self._remote, self._board)
         receiver = RemoteReceiver(self._house, item, arrived, self._board, self._config.node_slot)
         self._house.add(receiver)
         if self._connected:

@@ -27,11 +27,11 @@ from dora.transport.board import (
     WORDS,
     Board,
 )
-from dora.transport.intake import Intake
-from dora.transport.lane import Landing
+from dora.transport.intake import BackgroundPoller
+from dora.transport.lane import ReceiveWindow
 from dora.transport.mailbox import listen
 from dora.transport.memory import BadMessages, message_from_bytes
-from dora.transport.parts import Incoming, Puzzle
+from dora.transport.parts import ReassembledMessage, Reassembler
 from dora.transport.remote_link import (
     ASKS,
     CHANNEL_LENGTH,
@@ -51,12 +51,12 @@ from dora.wire.control import InputConfig, NodeConfig, RemoteConfig
 from dora.wire.decode import BAD_MESSAGE
 from dora.wire.message import MAX_SEQUENCE, Message, MessageError
 
-Content = zenoh.ZBytes | Incoming
+Content = zenoh.ZBytes | ReassembledMessage
 
 _log = logging.getLogger("dora.transport")
 
 
-class House:
+class ReceiverSession:
     """The session in which this node listens for others, and the receivers that use it."""
 
     def __init__(self, config: NodeConfig, remote: RemoteConfig, board: Board) -> None:
@@ -74,7 +74,7 @@ class House:
         self._subscriber: Any = None
         self._only: RemoteReceiver | None = None  # of a node that has one input of other machines for good
         words, asleep = board.words, config.node_slot * WORDS + ASLEEP
-        self._intake = Intake(self._deliver, lambda: words[asleep], self._nudge)
+        self._intake = BackgroundPoller(self._deliver, lambda: words[asleep], self._nudge)
         self.look = self._intake.look
 
     def add(self, receiver: RemoteReceiver) -> None:
@@ -126,7 +126,12 @@ class RemoteReceiver:
     """The receiving end of one link, with its queue."""
 
     def __init__(
-        self, house: House, item: InputConfig, arrived: Callable[[], None], board: Board, node_slot: int
+        self,
+        house: ReceiverSession,
+        item: InputConfig,
+        arrived: Callable[[], None],
+        board: Board,
+        node_slot: int,
     ) -> None:
         self._house = house
         self._look = house.look
@@ -151,8 +156,8 @@ class RemoteReceiver:
         self._taken = 0  # the sequence of the last message that was taken out of the queue
         self._taken_told = 0
         self._lock = threading.RLock()  # a signal handler may close what its thread is at
-        self._landing = Landing()
-        self._puzzle = Puzzle()
+        self._landing = ReceiveWindow()
+        self._puzzle = Reassembler()
         self._question = 0  # the last one that was heard
         self._id = nonce()
         self._count = 0
@@ -273,7 +278,7 @@ class RemoteReceiver:
                 # What was sent to a former process, or by one, does not come any more.
                 words[self._output + BEGUN] = last_sequence
                 self._taken = max(self._known(), last_sequence)
-                self._puzzle = Puzzle()
+                self._puzzle = Reassembler()
                 words[self._base + STATE] = CONNECTED
                 self.opened.set()
             if self.begins and not last:

@@ -14,13 +14,13 @@ import zenoh
 
 from dora.errors import TransportError
 from dora.transport.board import CLOSED, CONNECTED, CREDIT_WAITING, RECEIVED, SENT, STATE, WORDS, Board
-from dora.transport.connection import Ways
+from dora.transport.connection import Publishers
 from dora.transport.doorbell import Bell
-from dora.transport.gate import Gate
-from dora.transport.lane import Entry, Lane
+from dora.transport.gate import Peer
+from dora.transport.lane import Entry, SendWindow
 from dora.transport.launcher import ROOM, demand
-from dora.transport.parts import Outgoing
-from dora.transport.quick import ASK_FROM, QuickWay
+from dora.transport.parts import FragmentedMessage
+from dora.transport.quick import ASK_FROM, FastPath
 from dora.transport.remote_link import (
     ASKS,
     LABEL,
@@ -49,12 +49,12 @@ _log = logging.getLogger("dora.transport")
 class RemoteSender:
     """The sending end of one link. Safe to use from several threads."""
 
-    def __init__(self, gate: Gate, output: OutputConfig, link: LinkConfig, board: Board) -> None:
+    def __init__(self, gate: Peer, output: OutputConfig, link: LinkConfig, board: Board) -> None:
         self.link = link
         self.node = link.consumer.partition("/")[0]  # that receives
         self.key = f"{gate.dataflow_id}/to/{link_name(link.consumer, link.epoch)}"
         self.ways = gate.ways(self.key)
-        self._quick = QuickWay(lambda question: self.ways.ask(question))
+        self._quick = FastPath(lambda question: self.ways.ask(question))
         self._unheard = False  # the connection is new, and nothing is launched before an answer on it
         self._arrived = 0  # the number of the last message of which that was heard
         self._unproven = 0  # as it was when the ways were new: a later one shows that publishers are heard
@@ -66,7 +66,7 @@ class RemoteSender:
         self._credit = Bell(output.credit_bell) if link.policy == "backpressure" else None
         self._lock = threading.Lock()
         self.lane_id = nonce()
-        self._lane = Lane(
+        self._lane = SendWindow(
             None if link.policy == "backpressure" else max(link.queue_size, link.room),
             self._words[self._sent_word],
         )
@@ -104,7 +104,7 @@ class RemoteSender:
         """Whether everything sent has arrived, or there is nobody for whom it could."""
         return self._lane.idle or self._words[self._base + STATE] == CLOSED
 
-    def put(self, message: Outgoing, sequence: int, flush: bool, size: int) -> None:
+    def put(self, message: FragmentedMessage, sequence: int, flush: bool, size: int) -> None:
         """Send a message, or keep it until there is room on its way."""
         state = self._words[self._base + STATE]
         if state == CLOSED or (state != CONNECTED and self._may_be_absent):
@@ -139,7 +139,7 @@ class RemoteSender:
             self._waits = True
             self.ways.launcher.do(partial(self._launch_next, self.ways))
 
-    def _launch_next(self, ways: Ways) -> None:
+    def _launch_next(self, ways: Publishers) -> None:
         """Launch a message, however long that takes; in the launcher's thread."""
         with self._lock:
             if ways is not self.ways:
@@ -271,7 +271,7 @@ class RemoteSender:
             if ways is self.ways:  # else it is asked again, on the new ones
                 raise TransportError(f"link {self._name}: Zenoh cannot send: {error}") from error
 
-    def renew(self, ways: Ways) -> None:
+    def renew(self, ways: Publishers) -> None:
         """Send on the gate's new connection from now on.
 
         What has not been acknowledged is sent again there, once the receiver answers.

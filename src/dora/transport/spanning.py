@@ -14,7 +14,7 @@ from dora.errors import SendError
 from dora.transport.board import TAPPED, WORDS, Board
 from dora.transport.interface import Engine, Loan, Receiver, Sender
 from dora.transport.memory import AlignedMemory, keep_large_blocks
-from dora.transport.parts import Outgoing
+from dora.transport.parts import FragmentedMessage
 from dora.transport.remote import RemoteLinks, flushes, sequence_of
 from dora.transport.remote_sender import RemoteSender
 from dora.wire.control import InputConfig, LinkConfig, NodeConfig, OutputConfig
@@ -25,7 +25,7 @@ class _Loan:
 
     __slots__ = ("_memory", "_sender", "address", "size")
 
-    def __init__(self, sender: FarChannel, size: int) -> None:
+    def __init__(self, sender: RemoteChannel, size: int) -> None:
         self._sender = sender
         self._memory = AlignedMemory(size)
         self.address = self._memory.address
@@ -43,7 +43,7 @@ class _SharedLoan:
 
     __slots__ = ("_loan", "_sender", "address", "size")
 
-    def __init__(self, sender: FarChannel, loan: Loan) -> None:
+    def __init__(self, sender: RemoteChannel, loan: Loan) -> None:
         self._sender = sender
         self._loan = loan
         self.address = loan.address
@@ -58,7 +58,7 @@ class _SharedLoan:
         self._loan.discard()
 
 
-class FarChannel:
+class RemoteChannel:
     """What sends the messages of one output to other machines.
 
     For an output that had no links to them at first, it is one more channel (`dora.node.output`).
@@ -81,7 +81,7 @@ class FarChannel:
         return bool(self._senders)
 
     def put(self, message: bytes | bytearray) -> None:
-        outgoing, size = Outgoing(message), len(message)
+        outgoing, size = FragmentedMessage(message), len(message)
         sequence, flush = sequence_of(message), flushes(message)
         for sender in self._senders:
             sender.put(outgoing, sequence, flush, size)
@@ -104,14 +104,14 @@ class FarChannel:
     destroy = close
 
 
-class SpanningSender:
+class CompositeSender:
     """The sending end of an output with links to other machines."""
 
     def __init__(
         self, output: OutputConfig, local: Sender, remote: list[RemoteSender], board: Board
     ) -> None:
         self._local = local
-        self._far = FarChannel(output.id, remote)
+        self._far = RemoteChannel(output.id, remote)
         self._output = output
         self._links: list[LinkConfig] = []  # those that `_local_links` is about
         self._local_links = False
@@ -119,7 +119,7 @@ class SpanningSender:
         self._tapped_word = output.slot * WORDS + TAPPED
 
     @property
-    def far(self) -> FarChannel:
+    def far(self) -> RemoteChannel:
         """What sends to other machines."""
         return self._far
 
@@ -159,7 +159,7 @@ class SpanningSender:
         self._local.destroy()
 
 
-class SpanningEngine:
+class CompositeEngine:
     """All ports of one node: the engine of the machine, and the links with other machines."""
 
     def __init__(self, engine: Engine, config: NodeConfig, board: Board) -> None:
@@ -168,7 +168,7 @@ class SpanningEngine:
         self._engine = engine
         self._board = board
         self._links = RemoteLinks(config, board)
-        self._channels: dict[str, FarChannel] = {}  # by output
+        self._channels: dict[str, RemoteChannel] = {}  # by output
         self._late: set[str] = set()  # outputs that had no link to other machines at first
         self.wakes = engine.wakes
         self.in_flight = engine.in_flight
@@ -178,11 +178,11 @@ class SpanningEngine:
         remote = self._links.senders(output)
         if not remote:
             return local
-        sender = SpanningSender(output, local, remote, self._board)
+        sender = CompositeSender(output, local, remote, self._board)
         self._channels[output.id] = sender.far
         return sender
 
-    def attach(self, output: OutputConfig, link: LinkConfig) -> FarChannel | None:
+    def attach(self, output: OutputConfig, link: LinkConfig) -> RemoteChannel | None:
         """Let an output have one more link to another machine; return the channel if it is the first.
 
         Raises `ConnectError`, `TransportError`.
@@ -191,7 +191,7 @@ class SpanningEngine:
         if (channel := self._channels.get(output.id)) is not None:
             channel.add(sender)
             return None
-        channel = self._channels[output.id] = FarChannel(output.id, [sender])
+        channel = self._channels[output.id] = RemoteChannel(output.id, [sender])
         self._late.add(output.id)
         return channel
 

@@ -47,7 +47,7 @@ def remove_tapes(folder: str) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-class TapeWriter:
+class RingBufferWriter:
     """The sender's end. Not for use by several threads at once."""
 
     def __init__(self, path: str) -> None:
@@ -100,7 +100,7 @@ class TapeWriter:
         self._words[_OPEN] = 0
 
 
-class Tape:
+class RingBuffer:
     """The reader's end, which makes the tape. Not for use by several threads at once."""
 
     def __init__(self, path: str, size: int) -> None:

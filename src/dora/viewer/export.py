@@ -13,7 +13,7 @@ from dora.errors import DoraError
 from dora.node.events import Input
 from dora.recording.reader import Recording
 from dora.viewer.primitives import UnknownPrimitive, primitive_of
-from dora.viewer.settings import Settings
+from dora.viewer.settings import ViewerSettings
 from dora.viewer.show import APPLICATION, Canvas
 
 _CURVES: Final = 64  # numbers of one message that are drawn as curves
@@ -34,7 +34,7 @@ def export_rerun(
         stream.save(path)
     except (RuntimeError, OSError) as error:
         raise DoraError(f"cannot write {path}: {error}") from None
-    canvas = Canvas(stream, Settings())
+    canvas = Canvas(stream, ViewerSettings())
     count = 0
     for recorded in recording.messages(topics):
         event = Input.make(recorded.topic, recorded.message)

@@ -34,7 +34,7 @@ class RobotSetting:
 
 
 @dataclass(frozen=True)
-class Settings:
+class ViewerSettings:
     """``image_size`` is width and height of images whose metadata does not tell."""
 
     mode: Mode = "SPAWN"
@@ -48,13 +48,13 @@ class Settings:
     warnings: tuple[str, ...] = ()
 
 
-def read_settings(environ: Mapping[str, str]) -> Settings:
+def read_settings(environ: Mapping[str, str]) -> ViewerSettings:
     """Return the settings of an environment; raises `SettingError`.
 
     An unknown mode is a warning, as existing dataflows expect: what is shown is not worth a failure.
     """
     mode, warnings = _mode(environ)
-    return Settings(
+    return ViewerSettings(
         mode=mode,
         address=environ.get("RERUN_SERVER_ADDR") or DEFAULT_ADDRESS,
         web_port=_number(environ, "RERUN_WEB_PORT") or DEFAULT_WEB_PORT,

@@ -15,7 +15,7 @@ from dora.node.node import Node
 from dora.viewer.drawing import DRAWERS, Drawing
 from dora.viewer.primitives import UnknownPrimitive, primitive_of
 from dora.viewer.robot import Robots
-from dora.viewer.settings import Settings
+from dora.viewer.settings import ViewerSettings
 from dora.viewer.sink import CannotShow, open_sink
 from dora.viewer.values import DEFAULT_SIZE, Message, NotDrawable
 
@@ -28,7 +28,7 @@ log = logging.getLogger("dora.viewer")
 class Canvas:
     """Draws messages into a recording, each on the timeline ``timestamp`` at the time it was sent."""
 
-    def __init__(self, recording: rr.RecordingStream, settings: Settings) -> None:
+    def __init__(self, recording: rr.RecordingStream, settings: ViewerSettings) -> None:
         """Draw what is there from the start; raises `SettingError`."""
         self._recording = recording
         self._size = settings.image_size or DEFAULT_SIZE
@@ -64,7 +64,7 @@ class Canvas:
             log.warning("input `%s` cannot be shown: %s", input_id, reason)
 
 
-def run(settings: Settings, node_id: str | None = None) -> None:
+def run(settings: ViewerSettings, node_id: str | None = None) -> None:
     """Show what a node's inputs bring until the dataflow ends; ``node_id`` joins as a dynamic node.
 
     Raises `SettingError`, and what `Node` raises. Where nothing can be shown at all, that is logged and

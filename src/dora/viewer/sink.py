@@ -14,7 +14,7 @@ import rerun as rr
 
 from dora.daemon.guardian import RUN_ID
 from dora.errors import DoraError
-from dora.viewer.settings import DEFAULT_ADDRESS, Settings, grpc_url, host_and_port
+from dora.viewer.settings import DEFAULT_ADDRESS, ViewerSettings, grpc_url, host_and_port
 
 FLUSH_TIMEOUT = 5.0  # seconds, for a viewer that does not answer
 
@@ -46,7 +46,7 @@ class Sink:
         return ""
 
 
-def open_sink(recording: rr.RecordingStream, settings: Settings, dataflow_id: str) -> Sink:
+def open_sink(recording: rr.RecordingStream, settings: ViewerSettings, dataflow_id: str) -> Sink:
     """Send a recording where the settings say; raises `CannotShow`."""
     try:
         match settings.mode:
@@ -64,7 +64,7 @@ def open_sink(recording: rr.RecordingStream, settings: Settings, dataflow_id: st
         raise CannotShow(f"OPERATING_MODE {settings.mode} does not work here: {error}") from None
 
 
-def _spawn(recording: rr.RecordingStream, settings: Settings) -> Sink:
+def _spawn(recording: rr.RecordingStream, settings: ViewerSettings) -> Sink:
     host, port = host_and_port(DEFAULT_ADDRESS)
     if not _listens(host, port) and not has_display(sys.platform, os.environ):
         raise CannotShow(
@@ -82,14 +82,14 @@ def _spawn(recording: rr.RecordingStream, settings: Settings) -> Sink:
     return Sink("showing in a viewer", (host, port))
 
 
-def _connect(recording: rr.RecordingStream, settings: Settings) -> Sink:
+def _connect(recording: rr.RecordingStream, settings: ViewerSettings) -> Sink:
     url = grpc_url(settings.address)
     viewer = host_and_port(settings.address)
     recording.connect_grpc(url)
     return Sink(f"showing in the viewer at {url}{'' if _listens(*viewer) else ', once it runs'}", viewer)
 
 
-def _serve(recording: rr.RecordingStream, settings: Settings) -> Sink:
+def _serve(recording: rr.RecordingStream, settings: ViewerSettings) -> Sink:
     _, port = host_and_port(settings.address)
     for needed, variable in ((port, "RERUN_SERVER_ADDR"), (settings.web_port, "RERUN_WEB_PORT")):
         if _listens("127.0.0.1", needed):
@@ -99,7 +99,7 @@ def _serve(recording: rr.RecordingStream, settings: Settings) -> Sink:
     return Sink(f"showing at http://localhost:{settings.web_port}?url={url}")
 
 
-def _save(recording: rr.RecordingStream, settings: Settings, dataflow_id: str) -> Sink:
+def _save(recording: rr.RecordingStream, settings: ViewerSettings, dataflow_id: str) -> Sink:
     path = Path(settings.file or f"out/{dataflow_id}/archive-{dataflow_id}.rrd").expanduser()
     path.parent.mkdir(parents=True, exist_ok=True)
     recording.save(path)

@@ -1,8 +1,8 @@
 """Frames between a node and its daemon: what they say and how they look on the socket.
 
 A frame is a 4-byte little-endian length followed by one msgpack-encoded message. The first message
-of a node is `Register`, answered by `Registered` or `Refused`; the node then makes its ports, sends
-`Ready` and waits for `Started` or `StartRefused`. Everything after that is one-way.
+of a node is `Register`, answered by `Registered` or `RegistrationRefused`; the node then makes its ports,
+sends `Ready` and waits for `Started` or `StartRefused`. Everything after that is one-way.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class LinkConfig(msgspec.Struct, omit_defaults=True):
     epoch: int = 0  # as in `InputConfig`
 
 
-class BellConfig(msgspec.Struct):
+class DoorbellConfig(msgspec.Struct):
     """How to wake a node."""
 
     node_slot: int  # index of the node's line on the board
@@ -80,7 +80,7 @@ class OutputConfig(msgspec.Struct, omit_defaults=True):
     max_queue_size: int = 1  # over all links, fixed for the life of the channel
     max_receivers: int = 1  # room for receivers: links, restarts, observers
     annexes: list[ChannelConfig] = []  # every message goes to these too
-    next_but_one: list[BellConfig] = []  # the nodes that get what the receivers send, for heads-ups
+    next_but_one: list[DoorbellConfig] = []  # the nodes that get what the receivers send, for heads-ups
     type: str = ""  # what the dataflow says that messages are
     shapes: list[Any] = []  # the Arrow types that this may mean; empty: any
 
@@ -155,7 +155,7 @@ class NodeConfig(msgspec.Struct, omit_defaults=True):
     zenoh_endpoint: str = ""
     remote: RemoteConfig | None = None  # None: the whole dataflow is on this machine
     trace: TraceConfig | None = None  # None: nothing is traced
-    orders: list[WriteOrder] = []  # what to write down for recorders
+    orders: list[WriteEventLog] = []  # what to write down for recorders
 
 
 class Address(msgspec.Struct):
@@ -201,8 +201,8 @@ class StopDataflow(msgspec.Struct, tag=True):
     """An operator returned ``DoraStatus.STOP_ALL``."""
 
 
-class SentFor(msgspec.Struct, tag=True):
-    """The answer to `SendFor`; ``reason`` says why nothing was sent."""
+class PublishResult(msgspec.Struct, tag=True):
+    """The answer to `PublishRequest`; ``reason`` says why nothing was sent."""
 
     ticket: int
     reason: str = ""
@@ -223,7 +223,14 @@ class InputDetached(msgspec.Struct, tag=True):
 
 
 ToDaemon = (
-    Register | Ready | OutputsClosed | Closing | StopDataflow | SentFor | InputAttached | InputDetached
+    Register
+    | Ready
+    | OutputsClosed
+    | Closing
+    | StopDataflow
+    | PublishResult
+    | InputAttached
+    | InputDetached
 )
 
 # --------------------------------------------------------------------------- daemon → node
@@ -233,7 +240,7 @@ class Registered(msgspec.Struct, tag=True):
     config: NodeConfig
 
 
-class Refused(msgspec.Struct, tag=True):
+class RegistrationRefused(msgspec.Struct, tag=True):
     reason: str
 
 
@@ -253,7 +260,7 @@ class InputsClosed(msgspec.Struct, tag=True):
     inputs: list[str]
 
 
-class NodeFailed(msgspec.Struct, tag=True):
+class NodeFailedFrame(msgspec.Struct, tag=True):
     """An upstream node failed. Comes before the `InputsClosed` of the affected inputs."""
 
     node_id: str
@@ -261,12 +268,12 @@ class NodeFailed(msgspec.Struct, tag=True):
     affected_input_ids: list[str]
 
 
-class NodeRestarted(msgspec.Struct, tag=True):
+class NodeRestartedFrame(msgspec.Struct, tag=True):
     node_id: str
 
 
-class Reload(msgspec.Struct, tag=True):
-    """New code is there: for these operators of a runtime, else for the node, which `Stop` then ends.
+class ReloadFrame(msgspec.Struct, tag=True):
+    """New code is there: for these operators of a runtime, else for the node, which `StopFrame` then ends.
 
     ``modules`` are the files, imported by the operators, that have to be imported anew.
     """
@@ -275,33 +282,33 @@ class Reload(msgspec.Struct, tag=True):
     modules: list[str] = []
 
 
-class Stop(msgspec.Struct, tag=True):
+class StopFrame(msgspec.Struct, tag=True):
     """The dataflow, or this node, is asked to stop (event ``STOP`` with id ``MANUAL``)."""
 
 
-class ParamUpdate(msgspec.Struct, tag=True):
+class ParamUpdateFrame(msgspec.Struct, tag=True):
     """A parameter of the node was set."""
 
     key: str
     value: Any
 
 
-class ParamDeleted(msgspec.Struct, tag=True):
+class ParamDeletedFrame(msgspec.Struct, tag=True):
     key: str
 
 
-class SendFor(msgspec.Struct, tag=True):
-    """Send a message that somebody outside gave (`dora topic pub`); answered by `SentFor`."""
+class PublishRequest(msgspec.Struct, tag=True):
+    """Send a message that somebody outside gave (`dora topic pub`); answered by `PublishResult`."""
 
     ticket: int
     output: str
     message: bytes
 
 
-class WriteOrder(msgspec.Struct, tag=True):
+class WriteEventLog(msgspec.Struct, tag=True):
     """Write down the order of events, as `dora.wire.order` lays it out, into a file; or no more.
 
-    And small messages onto ``tapes``, see `dora.wire.requests.RecordOrder`. Either may be "".
+    And small messages onto ``tapes``, see `dora.wire.requests.StartEventLogs`. Either may be "".
     """
 
     path: str = ""
@@ -356,18 +363,18 @@ class TextInput(msgspec.Struct, tag=True):
 
 ToNode = (
     Registered
-    | Refused
+    | RegistrationRefused
     | Started
     | StartRefused
     | InputsClosed
-    | NodeFailed
-    | NodeRestarted
-    | Reload
-    | ParamUpdate
-    | ParamDeleted
-    | Stop
-    | SendFor
-    | WriteOrder
+    | NodeFailedFrame
+    | NodeRestartedFrame
+    | ReloadFrame
+    | ParamUpdateFrame
+    | ParamDeletedFrame
+    | StopFrame
+    | PublishRequest
+    | WriteEventLog
     | AttachLink
     | DetachLink
     | AttachInput
@@ -397,10 +404,10 @@ class FrameBuffer:
     """Cut a byte stream into frame bodies: feed what arrived, iterate over what is complete.
 
     >>> frames = FrameBuffer()
-    >>> frames.feed(encode_frame(Stop())[:3])
+    >>> frames.feed(encode_frame(StopFrame())[:3])
     >>> list(frames)
     []
-    >>> frames.feed(encode_frame(Stop())[3:])
+    >>> frames.feed(encode_frame(StopFrame())[3:])
     >>> [decode_to_node(body) for body in frames]
     [Stop()]
     """

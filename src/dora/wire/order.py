@@ -3,12 +3,12 @@
 An entry is 24 bytes, little-endian, and what belongs to it::
 
     offset  size  field
-    0       1     kind (see `Kind`)
+    0       1     kind (see `EntryKind`)
     1       1     zero
     2       2     which input: its place in the list of the last `BEGIN`
     4       4     length of what follows the entry
     8       8     when it was taken, nanoseconds since the Unix epoch
-    16      8     a number, see `Kind`
+    16      8     a number, see `EntryKind`
 
 A file of them needs no end: what is cut off in the middle of an entry is read up to there.
 """
@@ -24,7 +24,7 @@ _pack = _HEAD.pack
 HEAD_SIZE: Final = _HEAD.size
 
 
-class Kind:
+class EntryKind:
     """What an entry tells.
 
     ``BEGIN``: a process of the node, restarted ``number`` times, takes events from here on; followed by its
@@ -56,7 +56,7 @@ class Entry(NamedTuple):
 def pack_entry(kind: int, input_: int, time_ns: int, number: int, content: bytes = b"") -> bytes:
     """Return the bytes of an entry.
 
-    >>> [entry.number for entry in entries(pack_entry(Kind.MESSAGE, 0, 5, 7) + b"cut off")]
+    >>> [entry.number for entry in entries(pack_entry(EntryKind.MESSAGE, 0, 5, 7) + b"cut off")]
     [7]
     """
     return _pack(kind, input_, len(content), time_ns, number) + content

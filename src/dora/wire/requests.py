@@ -15,11 +15,11 @@ from dora.wire.decoders import msgpack_decoder
 from dora.wire.inspection import Inspection
 
 
-class Describe(msgspec.Struct, tag=True):
+class DescribeDataflow(msgspec.Struct, tag=True):
     """Which dataflow is this? Answered by `Description`."""
 
 
-class AskParameters(msgspec.Struct, tag=True):
+class GetParameters(msgspec.Struct, tag=True):
     """Answered by `Parameters`."""
 
     node_id: str
@@ -44,36 +44,36 @@ class Inspect(msgspec.Struct, tag=True):
     """How is the dataflow made, and how are its nodes? Answered by `Inspection`."""
 
 
-class AskGraph(msgspec.Struct, tag=True):
+class GetGraph(msgspec.Struct, tag=True):
     """How is the dataflow drawn? Answered by `GraphText`."""
 
 
-class AskDataflow(msgspec.Struct, tag=True):
+class GetDataflow(msgspec.Struct, tag=True):
     """What was the dataflow made from? Answered by `DataflowText`."""
 
 
-class BeginTaps(msgspec.Struct, tag=True):
+class OpenTaps(msgspec.Struct, tag=True):
     """Before a command attaches taps to outputs, which are named by their lines on the board.
 
-    Answered by `Noted`, or `Declined` where there are too many. What a command leaves behind whose
-    connection ends without `EndTaps` is cleaned up by the daemon. ``to_the_end``: when the dataflow has
-    ended, the command is sent `Ended`, and the daemon waits a moment for its `EndTaps`.
+    Answered by `Ok`, or `DaemonRejected` where there are too many. What a command leaves behind whose
+    connection ends without `CloseTaps` is cleaned up by the daemon. ``to_the_end``: when the dataflow has
+    ended, the command is sent `DataflowEnded`, and the daemon waits a moment for its `CloseTaps`.
     """
 
     slots: list[int]
     to_the_end: bool = False
 
 
-class EndTaps(msgspec.Struct, tag=True):
-    """All taps are closed. Answered by `Noted`."""
+class CloseTaps(msgspec.Struct, tag=True):
+    """All taps are closed. Answered by `Ok`."""
 
 
-class RecordOrder(msgspec.Struct, tag=True):
+class StartEventLogs(msgspec.Struct, tag=True):
     """Let every node write down what a recording needs, as long as this connection lasts.
 
     The order of its events goes into a file of its name in ``directory``; its small messages go onto those
     tapes that there are in the directory ``tapes`` (`dora.transport.tape`), by the slots of outputs. Either
-    may be "". Answered by `Noted`.
+    may be "". Answered by `Ok`.
     """
 
     directory: str = ""
@@ -81,7 +81,7 @@ class RecordOrder(msgspec.Struct, tag=True):
 
 
 class Publish(msgspec.Struct, tag=True):
-    """Let a node send a message, as `dora.wire.message` lays it out. Answered by `Noted`."""
+    """Let a node send a message, as `dora.wire.message` lays it out. Answered by `Ok`."""
 
     node_id: str
     output: str
@@ -116,14 +116,14 @@ class RemoveNode(msgspec.Struct, tag=True):
     ordered: bool = False
 
 
-class AskModel(msgspec.Struct, tag=True):
+class GetModel(msgspec.Struct, tag=True):
     """Which dataflow runs at the moment, as checked? Answered by `Model`."""
 
 
 class ChangeDataflow(msgspec.Struct, tag=True):
     """Let the dataflow become another one, with a node or a link more, or a link less.
 
-    Answered by `Noted` once the node exists or the link is laid, by `Outdated` if the dataflow has changed
+    Answered by `Ok` once the node exists or the link is laid, by `Conflict` if the dataflow has changed
     since ``revision``. ``added`` and ``removed`` say it for the log: "a/out -> b/in".
     """
 
@@ -145,7 +145,7 @@ class Places(msgspec.Struct, frozen=True):
 
 
 class ReplaceNode(msgspec.Struct, tag=True):
-    """Let another program take the place of a node; answered by `Noted` once it has, or as above.
+    """Let another program take the place of a node; answered by `Ok` once it has, or as above.
 
     ``places``: the coordinator wants it, of a dataflow on several machines.
     """
@@ -158,7 +158,7 @@ class ReplaceNode(msgspec.Struct, tag=True):
 
 
 class CheckChange(msgspec.Struct, tag=True):
-    """Can this machine's part of a dataflow become this one? Answered by `Sent`, or `Declined`.
+    """Can this machine's part of a dataflow become this one? Answered by `SentCounts`, or `DaemonRejected`.
 
     ``revision`` is the one that it will have. Nothing is changed.
     """
@@ -168,8 +168,8 @@ class CheckChange(msgspec.Struct, tag=True):
     places: Places
 
 
-class OrderChange(msgspec.Struct, tag=True):
-    """Let this machine's part of a dataflow become this one. Answered as `ChangeDataflow`, or by `Noted`.
+class ApplyChange(msgspec.Struct, tag=True):
+    """Let this machine's part of a dataflow become this one. Answered as `ChangeDataflow`, or by `Ok`.
 
     The latter also if it has that revision already. ``sent`` is node → output → what other machines had
     sent when they were asked: what goes delivers so much.
@@ -183,36 +183,36 @@ class OrderChange(msgspec.Struct, tag=True):
     removed: str = ""
 
 
-class HandOver(msgspec.Struct, tag=True):
+class LeaderHandover(msgspec.Struct, tag=True):
     """Let the coordinator decide from now on what the dataflow becomes, as it gets further machines.
 
-    ``machine`` is the one that this is. Answered by `Noted`, or `Declined`.
+    ``machine`` is the one that this is. Answered by `Ok`, or `DaemonRejected`.
     """
 
     machine: str
 
 
 Request = (
-    Describe
-    | AskParameters
+    DescribeDataflow
+    | GetParameters
     | SetParameter
     | DeleteParameter
     | Inspect
-    | AskGraph
-    | AskDataflow
-    | BeginTaps
-    | EndTaps
-    | RecordOrder
+    | GetGraph
+    | GetDataflow
+    | OpenTaps
+    | CloseTaps
+    | StartEventLogs
     | Publish
     | StopNode
     | RestartNode
     | RemoveNode
-    | AskModel
+    | GetModel
     | ChangeDataflow
     | ReplaceNode
     | CheckChange
-    | OrderChange
-    | HandOver
+    | ApplyChange
+    | LeaderHandover
 )
 
 
@@ -243,7 +243,7 @@ class DataflowText(msgspec.Struct, tag=True):
     working_dir: str
 
 
-class Ended(msgspec.Struct, tag=True):
+class DataflowEnded(msgspec.Struct, tag=True):
     """The dataflow has ended; not an answer, but sent to who taps it to the end."""
 
     failed: list[str]  # nodes
@@ -255,21 +255,21 @@ class Model(msgspec.Struct, tag=True):
     uv: bool = False  # its nodes are built and run with uv
 
 
-class Outdated(msgspec.Struct, tag=True):
+class Conflict(msgspec.Struct, tag=True):
     """The dataflow has changed meanwhile: ask for it again."""
 
 
-class Sent(msgspec.Struct, tag=True):
+class SentCounts(msgspec.Struct, tag=True):
     """How many messages the nodes of this machine have sent: node → output → number."""
 
     counts: dict[str, dict[str, int]]
 
 
-class Noted(msgspec.Struct, tag=True):
+class Ok(msgspec.Struct, tag=True):
     """It is done."""
 
 
-class Declined(msgspec.Struct, tag=True):
+class Rejected(msgspec.Struct, tag=True):
     """The request cannot be fulfilled; ``reason`` is a sentence for the user."""
 
     reason: str
@@ -282,12 +282,12 @@ Answer = (
     | Inspection
     | GraphText
     | DataflowText
-    | Ended
+    | DataflowEnded
     | Model
-    | Outdated
-    | Sent
-    | Noted
-    | Declined
+    | Conflict
+    | SentCounts
+    | Ok
+    | Rejected
 )
 
 # What comes to a daemon: from nodes, and from commands.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 
-class NodeSurvey(msgspec.Struct, frozen=True, omit_defaults=True):
+class NodeMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
     node: str
     status: str
     restarts: int = 0
@@ -13,14 +13,14 @@ class NodeSurvey(msgspec.Struct, frozen=True, omit_defaults=True):
     memory: int = 0  # bytes, resident
 
 
-class OutputSurvey(msgspec.Struct, frozen=True, omit_defaults=True):
+class OutputMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
     node: str
     output: str
     messages: int = 0
     bytes: int = 0  # of what was copied: nothing counts where nobody listens
 
 
-class LinkSurvey(msgspec.Struct, frozen=True, omit_defaults=True):
+class LinkMetrics(msgspec.Struct, frozen=True, omit_defaults=True):
     source: str  # "node/output"
     input: str  # "node/input"
     received: int = 0
@@ -28,9 +28,9 @@ class LinkSurvey(msgspec.Struct, frozen=True, omit_defaults=True):
     waiting: int = 0
 
 
-class Survey(msgspec.Struct, frozen=True):
+class DataflowMetrics(msgspec.Struct, frozen=True):
     dataflow_id: str
     dataflow: str  # its name
-    nodes: list[NodeSurvey] = []
-    outputs: list[OutputSurvey] = []
-    links: list[LinkSurvey] = []
+    nodes: list[NodeMetrics] = []
+    outputs: list[OutputMetrics] = []
+    links: list[LinkMetrics] = []

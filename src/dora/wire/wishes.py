@@ -11,28 +11,28 @@ from dora.errors import Problem
 Grace = Annotated[float, msgspec.Meta(ge=0, le=86_400)]  # seconds until SIGTERM
 
 
-class StopWish(msgspec.Struct, frozen=True, tag_field="type", tag="stop"):
+class StopOperation(msgspec.Struct, frozen=True, tag_field="type", tag="stop"):
     """End a node for good."""
 
     node: str
     grace: Grace | None = None
 
 
-class RestartWish(msgspec.Struct, frozen=True, tag_field="type", tag="restart"):
+class RestartOperation(msgspec.Struct, frozen=True, tag_field="type", tag="restart"):
     """End the process of a node and start another one."""
 
     node: str
     grace: Grace | None = None
 
 
-class RemoveWish(msgspec.Struct, frozen=True, tag_field="type", tag="remove"):
+class RemoveOperation(msgspec.Struct, frozen=True, tag_field="type", tag="remove"):
     """End a node and take it out of the dataflow, with its links."""
 
     node: str
     grace: Grace | None = None
 
 
-class AddWish(msgspec.Struct, frozen=True, tag_field="type", tag="add"):
+class AddOperation(msgspec.Struct, frozen=True, tag_field="type", tag="add"):
     """Add the node that a YAML text describes; ``file`` is how errors call it.
 
     ``env`` is what ``$NAME`` in the text refers to, before the environment of the daemon.
@@ -44,8 +44,9 @@ class AddWish(msgspec.Struct, frozen=True, tag_field="type", tag="add"):
     env: dict[str, str] = {}
 
 
-class ReplaceWish(msgspec.Struct, frozen=True, tag_field="type", tag="replace"):
-    """Let what a YAML text describes take the place of a node; ``file`` and ``env`` as in `AddWish`."""
+class ReplaceOperation(msgspec.Struct, frozen=True, tag_field="type", tag="replace"):
+    """Let what a YAML text describes take the place of a node; ``file`` and ``env`` as in
+    `AddOperation`."""
 
     node: str
     yaml: str
@@ -55,7 +56,7 @@ class ReplaceWish(msgspec.Struct, frozen=True, tag_field="type", tag="replace"):
     env: dict[str, str] = {}
 
 
-class ConnectWish(msgspec.Struct, frozen=True, tag_field="type", tag="connect"):
+class ConnectOperation(msgspec.Struct, frozen=True, tag_field="type", tag="connect"):
     """Feed an input, ``node/input``, with an output, ``node/output``."""
 
     source: str
@@ -65,17 +66,25 @@ class ConnectWish(msgspec.Struct, frozen=True, tag_field="type", tag="connect"):
     strict_types: bool = False
 
 
-class DisconnectWish(msgspec.Struct, frozen=True, tag_field="type", tag="disconnect"):
+class DisconnectOperation(msgspec.Struct, frozen=True, tag_field="type", tag="disconnect"):
     """Take a link away."""
 
     source: str
     target: str
 
 
-Wish = StopWish | RestartWish | RemoveWish | AddWish | ReplaceWish | ConnectWish | DisconnectWish
+Operation = (
+    StopOperation
+    | RestartOperation
+    | RemoveOperation
+    | AddOperation
+    | ReplaceOperation
+    | ConnectOperation
+    | DisconnectOperation
+)
 
 
-class Outcome(msgspec.Struct, frozen=True):
+class OperationResult(msgspec.Struct, frozen=True):
     """What was done. ``node`` is the one it was about, ``was_running`` whether it had not ended before."""
 
     node: str

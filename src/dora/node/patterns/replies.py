@@ -2,7 +2,7 @@
 
 An *exchange* is something that this node has asked for: a `Call` or a `Goal`. It has an id, which
 travels in the metadata of whatever belongs to it, and inputs on which the answer may come. From the
-first exchange on, a `ReplyPort` stands in front of each of these inputs. It hands answers to their
+first exchange on, a `ReplyInput` stands in front of each of these inputs. It hands answers to their
 exchanges, whoever polls: a program that receives events, or one that waits for an answer (see
 `dora.node.attend`). Everything else passes through, in order; inputs without exchanges have nothing
 in front of them.
@@ -26,7 +26,7 @@ from typing import Any, ClassVar, Final, Literal
 from dora.errors import CallFailed, CallTimedOut, UndeclaredInput
 from dora.node.events import Event, Input, InputClosed
 from dora.node.inbox import Inbox
-from dora.node.input import LinkPort
+from dora.node.input import LinkInput
 from dora.node.output import OutputPort
 from dora.wire.control import InputConfig, NodeConfig
 from dora.wire.correlation import GOAL_ID, REQUEST_ID, is_correlated
@@ -112,10 +112,10 @@ class Exchange(ABC):
         return self._answer
 
 
-class ReplyPort:
+class ReplyInput:
     """A `Port` in front of another one, which hands answers to those who wait for them."""
 
-    def __init__(self, port: LinkPort, config: InputConfig, replies: Replies) -> None:
+    def __init__(self, port: LinkInput, config: InputConfig, replies: Replies) -> None:
         self.id = port.id
         self.is_data = port.is_data
         self._port = port
@@ -219,7 +219,7 @@ class Replies:
         self._inbox = inbox
         self._pending: weakref.WeakValueDictionary[str, Exchange] = weakref.WeakValueDictionary()
         self._ended: OrderedDict[str, Literal["asked", "answered", "failed"]] = OrderedDict()
-        self._ports: dict[str, ReplyPort] = {}
+        self._ports: dict[str, ReplyInput] = {}
         self._looking_beside = False
         self.answered = 0
         self.late = 0
@@ -263,8 +263,8 @@ class Replies:
         for input_id in found:
             if input_id not in self._ports:  # from here on, somebody may wait for what comes there
                 link = self._inbox.ports[input_id]
-                assert isinstance(link, LinkPort)
-                self._ports[input_id] = ReplyPort(link, links[input_id], self)
+                assert isinstance(link, LinkInput)
+                self._ports[input_id] = ReplyInput(link, links[input_id], self)
                 self._inbox.replace(self._ports[input_id])
         return found
 
