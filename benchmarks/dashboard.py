@@ -147,7 +147,7 @@ def _dashboard(run: psutil.Process) -> psutil.Process:
     deadline = time.monotonic() + PATIENCE_S
     while time.monotonic() < deadline:
         for child in run.children(recursive=True):
-            if "dora.dashboard.local" in child.cmdline():
+            if "dora.cluster.dashboard.local" in child.cmdline():
                 return child
         time.sleep(0.1)
     raise SystemExit("error: the dashboard did not start")

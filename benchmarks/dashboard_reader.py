@@ -13,8 +13,8 @@ import time
 import msgspec
 from websockets.sync.client import connect
 
-from dora.daemon.runs import running
-from dora.dashboard.local import LocalDashboard, LocalRun
+from dora.cluster.dashboard.local import LocalDashboard, LocalRun
+from dora.daemon.client import running
 
 PATIENCE_S = 20.0
 

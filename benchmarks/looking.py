@@ -30,10 +30,10 @@ from benchmarks.conditions import conditions
 from benchmarks.implementations import REPOSITORY, ours
 from benchmarks.runner import DATAFLOWS
 from benchmarks.statistics import median
-from dora.daemon.runs import running
-from dora.inspection.look import inspect
+from dora.daemon.client import running
+from dora.observe.tap_session import inspect
 from dora.transport.board import RECEIVED, TAPPED, WORDS, Board
-from dora.wire.inspection import LinkView
+from dora.wire.daemon_protocol import LinkView
 
 MARKERS = ("<!-- looking -->", "<!-- /looking -->")
 KIB, MIB = 1 << 10, 1 << 20

@@ -31,9 +31,10 @@ from benchmarks.conditions import conditions
 from benchmarks.implementations import REPOSITORY, ours
 from benchmarks.statistics import median, percentile
 from dora._version import __version__
-from dora.cli.client import Client, Unreachable
-from dora.coordinator.connections import room
-from dora.coordinator.protocol import (
+from dora.cluster.client import Client, Unreachable
+from dora.cluster.http.idle_connections import room
+from dora.cluster.http.tokens import make_token
+from dora.cluster.protocol import (
     BEAT_EVERY,
     GetUsage,
     Heartbeat,
@@ -49,7 +50,6 @@ from dora.coordinator.protocol import (
     decode_to_daemon,
     encode,
 )
-from dora.coordinator.tokens import make_token
 
 MARKERS = ("<!-- scaling -->", "<!-- /scaling -->")
 WATCH_S = 10.0  # how long heartbeats are watched

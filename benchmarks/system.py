@@ -114,11 +114,11 @@ def _place() -> Iterator[Path]:
 
 def _write_ended_dataflows() -> None:
     """Put records of ended dataflows into the store, as if they had run."""
-    from dora.coordinator.places import store_path
-    from dora.coordinator.protocol import DEFAULT_MACHINE, RunReport, RunSpec
-    from dora.coordinator.rules import first_view
-    from dora.coordinator.store import Store
-    from dora.supervise.result import DataflowResult
+    from dora._paths import store_path
+    from dora.cluster.coordinator.policy import first_view
+    from dora.cluster.coordinator.store import Store
+    from dora.cluster.protocol import DEFAULT_MACHINE, RunReport, RunSpec
+    from dora.daemon.supervisor.result import DataflowResult
     from dora.wire.ids import uuid7
 
     store = Store(store_path(int(os.environ["DORA_COORDINATOR_PORT"])))

@@ -30,12 +30,12 @@ def test_importing_dora_imports_next_to_nothing() -> None:
 def test_a_node_does_not_pay_for_what_it_does_not_use(statement: str) -> None:
     loaded = loaded_by(statement)
     assert "dora.node.node" in loaded
-    assert not loaded.intersection([*HEAVY, *OTHER_SIDE, "dora.wire.requests"])
+    assert not loaded.intersection([*HEAVY, *OTHER_SIDE, "dora.wire.daemon_protocol"])
 
 
 def test_the_engine_does_not_bring_numpy() -> None:
     pytest.importorskip("iceoryx2")
-    loaded = loaded_by("from dora.transport.iceoryx import _iceoryx2; _iceoryx2()")
+    loaded = loaded_by("from dora.transport.shm.iceoryx2 import _iceoryx2; _iceoryx2()")
     assert "iceoryx2" in loaded
     assert not loaded.intersection(HEAVY)
 

@@ -1,4 +1,4 @@
-"""The house keeps its shape: imports point downward, modules stay small."""
+"""The tree keeps its shape: wings import downward, no circle of modules, modules stay small."""
 
 from __future__ import annotations
 
@@ -12,37 +12,38 @@ import dora
 
 ROOT = Path(dora.__file__).parent
 
-# From the ground up. A module imports from its own package and from lower layers only; packages of
-# one layer do not know each other, except where `BESIDE` allows it.
-LAYERS = (
-    ("_lean", "_version", "errors"),
-    ("wire",),
-    ("dataflow", "logs", "traces"),
-    ("supervise", "transport"),
-    ("node", "daemon", "coordinator"),
-    ("building", "inspection"),
-    ("recording", "telemetry"),
-    ("machine", "cluster", "viewer"),  # the viewer is a node, reads names of the daemon, draws recordings
-    ("dashboard",),
-    ("cli",),
-    ("looker",),
-    ("api",),
-    ("builder",),
-    ("testing",),
+# From the ground up. A module imports from its own wing and from wings before it.
+WINGS = (
+    "_lean",
+    "_version",
+    "errors",
+    "_ownership",
+    "_paths",
+    "wire",
+    "dataflow",
+    "transport",
+    "node",
+    "daemon",
+    "observe",
+    "recording",
+    "cluster",
+    "nodes",
+    "api",
+    "cli",
+    "builder",
+    "testing",
 )
-BESIDE = {
-    ("logs", "dataflow"),  # levels of log entries are part of the dataflow model
-    ("machine", "cluster"),  # a daemon removes copies of folders when their dataflows are forgotten
-    ("traces", "logs"),  # files of spans are read as log files are
-}
-# Entry points, which are not part of a layer.
-ENTRIES = {"__init__", "__main__", "runtime"}
+STRANGERS = {("node", "daemon"), ("daemon", "node")}  # they share a protocol (`wire`), no code
+ENTRIES = {"__init__", "__main__", "runtime"}  # they may import from any wing
 
-PURE = ("wire", "dataflow", "logs", "traces", "supervise")
+# What the supervisor may know beside itself: it decides, and performs nothing.
+SUPERVISOR = "daemon/supervisor"
+SUPERVISOR_IMPORTS = ("dora.daemon.supervisor", "dora.dataflow", "dora.wire", "dora.errors")
+
+PURE = ("wire", "dataflow", SUPERVISOR)
 # What reaches out of the process.
 OUTWARD = {"asyncio", "ctypes", "mmap", "multiprocessing", "select", "socket", "subprocess", "threading"}
 REACHES_OUT = {
-    "logs/files.py",  # writes the log files
     "wire/encode.py",  # copies from memory that Arrow and NumPy own, with ctypes
     "wire/decode.py",  # copies from memory that the sender shares, with ctypes
 }
@@ -54,15 +55,21 @@ def modules() -> list[Path]:
     return sorted(ROOT.rglob("*.py"))
 
 
-def layer_of(part: str) -> int:
-    for height, names in enumerate(LAYERS):
-        if part in names:
-            return height
-    raise AssertionError(f"`dora.{part}` is in no layer; give it one in this test")
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
 
 
-def part_of(path: Path) -> str:
+def wing_of(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def height_of(wing: str) -> int:
+    assert wing in WINGS, f"`dora.{wing}` is no wing; give it a place in this test"
+    return WINGS.index(wing)
+
+
+def is_pure(path: Path) -> bool:
+    return name_of(path).startswith(tuple(f"{folder}/" for folder in PURE))
 
 
 def imports(path: Path) -> Iterator[tuple[str, int]]:
@@ -74,45 +81,72 @@ def imports(path: Path) -> Iterator[tuple[str, int]]:
         elif isinstance(item, ast.ImportFrom):
             assert item.level == 0, f"{path}:{item.lineno}: a relative import"
             assert item.module is not None
-            yield item.module, item.lineno
-            if item.module == "dora":
-                for alias in item.names:
-                    yield f"dora.{alias.name}", item.lineno
+            for alias in item.names:
+                yield f"{item.module}.{alias.name}", item.lineno
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_imports_point_downward(path: Path) -> None:
-    part = part_of(path)
-    if part in ENTRIES:
+    wing = wing_of(path)
+    if wing in ENTRIES:
         return
     for name, line in imports(path):
         if not name.startswith("dora."):
             continue
         other = name.split(".")[1]
-        if other == part or (part, other) in BESIDE:
+        is_module = (ROOT / other).exists() or (ROOT / f"{other}.py").exists()
+        if other == wing or other in ENTRIES or not is_module:  # a name of the package `dora` itself
             continue
-        assert layer_of(other) < layer_of(part), f"{path}:{line} imports {name}, which is not below it"
+        assert (wing, other) not in STRANGERS, f"{path}:{line} imports {name}"
+        assert height_of(other) < height_of(wing), f"{path}:{line} imports {name}, which is not below it"
+
+
+def test_no_modules_import_each_other() -> None:
+    """Find no circle, imports for types only and imports inside functions included."""
+    known = {
+        ".".join(("dora", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
+        for path in modules()
+    }
+    needs = {
+        module: {
+            found
+            for name, _ in imports(path)
+            if (found := name if name in known else name.rpartition(".")[0]) in known and found != module
+        }
+        for module, path in known.items()
+    }
+    del needs["dora"]  # names only, imported on demand
+    while leaves := {module for module, below in needs.items() if not below & needs.keys()}:
+        for module in leaves:
+            del needs[module]
+    circle = {module for module in needs if any(module in below for below in needs.values())}
+    assert not circle, f"these import each other: {', '.join(sorted(circle))}"
 
 
 @pytest.mark.parametrize(
-    "path",
-    [path for path in modules() if part_of(path) in PURE],
-    ids=lambda path: str(path.relative_to(ROOT)),
+    "path", [path for path in modules() if name_of(path).startswith(f"{SUPERVISOR}/")], ids=name_of
 )
+def test_the_supervisor_knows_the_protocol_and_the_dataflow_only(path: Path) -> None:
+    for name, line in imports(path):
+        allowed = not name.startswith("dora.") or name.startswith(SUPERVISOR_IMPORTS)
+        assert allowed, f"{path}:{line} imports {name}"
+
+
+@pytest.mark.parametrize("path", [path for path in modules() if is_pure(path)], ids=name_of)
 def test_the_pure_parts_do_not_reach_out(path: Path) -> None:
-    if str(path.relative_to(ROOT)) in REACHES_OUT:
+    if name_of(path) in REACHES_OUT:
         return
     found = {name.split(".")[0] for name, _ in imports(path)} & OUTWARD
     assert not found, f"{path} imports {', '.join(sorted(found))}"
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_no_module_grows_too_large(path: Path) -> None:
     lines = len(path.read_text().splitlines())
     assert lines <= MAX_LINES, f"{path} has {lines} lines; split it by ideas"
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_every_module_says_what_it_is_for(path: Path) -> None:
     text = path.read_text()
     assert not text or ast.get_docstring(ast.parse(text)), f"{path} has no docstring"

@@ -1,6 +1,7 @@
 """A hook of hatchling: the wheel brings along the metadata of distributions that dora takes the place of.
 
-See `dora.building.provided`, which is loaded by its path, since dora is not installed where it is built.
+See `dora.daemon.build.shadowing`, which is loaded by its path, since dora is not installed where it is
+built.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ class CustomBuildHook(BuildHookInterface[Any]):
     """Adds ``dora_rs-<version>.dist-info``, where pip unpacks it beside our own."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
-        source = Path(self.root, "src", "dora", "building", "provided.py")
-        spec = importlib.util.spec_from_file_location("provided", source)
+        source = Path(self.root, "src", "dora", "daemon", "build", "shadowing.py")
+        spec = importlib.util.spec_from_file_location("shadowing", source)
         assert spec is not None and spec.loader is not None
-        provided = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(provided)
+        shadowing = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(shadowing)
         self._folder = TemporaryDirectory()
         included = build_data["force_include_editable" if version == "editable" else "force_include"]
         data = f"dora_dataflow-{self.metadata.version}.data/purelib"
-        for stem, files in provided.stand_ins():
+        for stem, files in shadowing.stand_ins():
             for name, text in files.items():
                 path = Path(self._folder.name, f"{stem}-{name}")
                 path.write_text(text)

@@ -49,11 +49,11 @@ if TYPE_CHECKING:
         Unknown,
     )
     from dora.node.node import Node
-    from dora.node.operator import DoraStatus, SendOutput
+    from dora.node.operators.operator import DoraStatus, SendOutput
+    from dora.node.operators.runtime import start_runtime
     from dora.node.patterns.action import Goal, GoalRun
     from dora.node.patterns.service import Call
     from dora.node.patterns.stream import Stream
-    from dora.node.runtime import start_runtime
 
 _MODULES = {
     "dora.api": ("build", "run"),
@@ -94,11 +94,11 @@ _MODULES = {
         "Unknown",
     ),
     "dora.node.node": ("Node",),
-    "dora.node.operator": ("DoraStatus", "SendOutput"),
+    "dora.node.operators.operator": ("DoraStatus", "SendOutput"),
     "dora.node.patterns.action": ("Goal", "GoalRun"),
     "dora.node.patterns.service": ("Call",),
     "dora.node.patterns.stream": ("Stream",),
-    "dora.node.runtime": ("start_runtime",),
+    "dora.node.operators.runtime": ("start_runtime",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

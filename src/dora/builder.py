@@ -37,8 +37,8 @@ from dora.errors import DataflowError, DoraError, Problem
 if TYPE_CHECKING:
     from typing import Unpack
 
+    from dora.daemon.supervisor.result import DataflowResult
     from dora.dataflow.model import Dataflow
-    from dora.supervise.result import DataflowResult
 
 __all__ = ["DataflowBuilder", "Node", "Operator", "Output"]
 
@@ -343,7 +343,7 @@ class DataflowBuilder:
 
         Raises `DataflowError` with all problems at once.
         """
-        from dora.building.prepare import missing
+        from dora.daemon.build.build import missing
 
         dataflow = self.check()
         if problems := missing(dataflow):
@@ -414,7 +414,7 @@ def _dump(document: dict[str, Any]) -> str:
     """
     import yaml
 
-    from dora.dataflow.scalars import resolve
+    from dora.dataflow.parser.tree import resolve
 
     class Dumper(yaml.SafeDumper):
         def ignore_aliases(self, data: Any) -> bool:  # noqa: ARG002

@@ -12,16 +12,9 @@ from hypothesis import strategies as st
 
 import dora
 from dora import DataflowError, DoraError
-from dora.builder import (
-    DataflowBuilder,
-    DataflowFields,
-    Node,
-    NodeFields,
-    Operator,
-    OperatorFields,
-)
+from dora.builder import DataflowBuilder, DataflowFields, Node, NodeFields, Operator, OperatorFields
 from dora.dataflow import load, parse
-from dora.dataflow.fields import DATAFLOW, NODE_BLOCK, OPERATOR_BLOCK
+from dora.dataflow.parser.fields import DATAFLOW, NODE_BLOCK, OPERATOR_BLOCK
 
 
 def loaded(builder: DataflowBuilder) -> Any:
@@ -160,8 +153,8 @@ def test_what_is_written_reads_the_same_for_everybody(env: Any, name: str, delay
     builder = DataflowBuilder(env=env, exit_when_nodes_finish=True)
     builder.add_node("a", path="a.py", name=name, description=name, restart_delay=delay)
     text = builder.to_yaml() or ""
-    from dora.dataflow.document import Mapping, compose
-    from dora.dataflow.report import ProblemReport
+    from dora.dataflow.parser.tree import Mapping, compose
+    from dora.dataflow.problems import ProblemReport
 
     root = compose(text, ProblemReport(text, "x"))
     assert isinstance(root, Mapping)

@@ -6,9 +6,8 @@ import sys
 
 import pytest
 
-from dora.building.builder import build_dataflow, build_environment
-from dora.building.options import BuildOptions
-from dora.daemon.interpreter import Interpreter
+from dora.daemon.build.build import BuildOptions, build_dataflow, build_environment
+from dora.daemon.processes.interpreter import Interpreter
 from dora.dataflow.model import Dataflow, NodeSpec
 from dora.errors import BuildError
 

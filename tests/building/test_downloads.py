@@ -9,8 +9,7 @@ import threading
 import pytest
 
 import dora.dataflow
-from dora.building.builder import build_dataflow
-from dora.building.options import BuildOptions
+from dora.daemon.build.build import BuildOptions, build_dataflow
 from dora.errors import BuildError
 
 

@@ -10,11 +10,11 @@ import pytest
 
 import dora
 import dora.dataflow
-from dora.building import environments, this_dora
-from dora.building.builder import build_dataflow
-from dora.building.inline import inline_environment, with_inline_environments
-from dora.building.options import BuildOptions
-from dora.daemon.interpreter import environment_folder, find_uv
+from dora.daemon.build import environments
+from dora.daemon.build import own_wheel as this_dora
+from dora.daemon.build.build import BuildOptions, build_dataflow
+from dora.daemon.build.environments import inline_environment, with_inline_environments
+from dora.daemon.processes.interpreter import environment_folder, find_uv
 from dora.dataflow.model import PythonEnvironment
 from dora.errors import BuildError
 
@@ -148,7 +148,7 @@ def test_what_cannot_be_solved_is_told_with_the_place_and_the_solver(flow, index
 
 
 def test_a_missing_uv_is_told_with_the_place(flow, monkeypatch):
-    monkeypatch.setattr("dora.building.environments.find_uv", lambda: None)
+    monkeypatch.setattr("dora.daemon.build.environments.find_uv", lambda: None)
     with pytest.raises(BuildError, match=r"dataflow.yml:2:5: .* node `n` needs uv, which is not installed"):
         build(flow("python: {requirements: [tool]}"))
 

@@ -7,7 +7,7 @@ import sys
 import pytest
 import yaml
 
-from dora.building.lockfile import fingerprint
+from dora.daemon.build.lockfile import fingerprint
 from dora.dataflow import parse
 
 pytestmark = [

@@ -11,11 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from dora.building.builder import build_dataflow
-from dora.building.installed import Fault, faults
-from dora.building.options import BuildOptions
-from dora.building.pip import PipCommand, pip_command, plan
-from dora.building.provided import has_upstream, installer_environment, is_displaced, mend
+from dora.daemon.build.build import BuildOptions, build_dataflow
+from dora.daemon.build.pip import Fault, PipCommand, faults, pip_command, plan
+from dora.daemon.build.shadowing import has_upstream, installer_environment, is_displaced, mend
 from dora.dataflow.model import Dataflow, NodeSpec
 from dora.errors import BuildError
 
@@ -206,7 +204,7 @@ def test_files_of_dora_rs_over_ours_are_noticed(tmp_path, monkeypatch):
 @pytest.mark.processes
 def test_versions_that_dora_cannot_work_with_are_not_hidden(tmp_path, monkeypatch):
     found = iter([[], [Fault("pyarrow>=15", "dora-dataflow", "14.0")]])
-    monkeypatch.setattr("dora.building.builder.faults", lambda _: next(found))
+    monkeypatch.setattr("dora.daemon.build.build.faults", lambda _: next(found))
     with pytest.raises(BuildError, match=r"dora-dataflow requires pyarrow>=15, but 14.0 is installed"):
         build(tmp_path, "python -c ''")
 
@@ -214,28 +212,30 @@ def test_versions_that_dora_cannot_work_with_are_not_hidden(tmp_path, monkeypatc
 @pytest.mark.processes
 def test_what_was_wrong_before_does_not_fail_a_build(tmp_path, monkeypatch):
     wrong = [Fault("pyarrow>=15", "dora-dataflow", "14.0")]
-    monkeypatch.setattr("dora.building.builder.faults", lambda _: wrong)
+    monkeypatch.setattr("dora.daemon.build.build.faults", lambda _: wrong)
     build(tmp_path, "python -c ''")
 
 
 def test_nodes_that_contradict_each_other_are_warned(tmp_path, monkeypatch):
     conflict = [Fault("numpy<2", "some-node", "2.1")]
     monkeypatch.setattr(
-        "dora.building.builder.faults", lambda asked: conflict if list(asked) == ["some-node"] else []
+        "dora.daemon.build.build.faults", lambda asked: conflict if list(asked) == ["some-node"] else []
     )
-    monkeypatch.setattr("dora.building.process.Processes.run", lambda *_, **__: [])
+    monkeypatch.setattr("dora.daemon.build.commands.Processes.run", lambda *_, **__: [])
     _, said = build(tmp_path, "pip install some-node")
     assert said[-1].startswith("some-node requires numpy<2, but 2.1 is installed, as another node needs it")
 
 
 def test_without_pip_uv_installs(tmp_path, monkeypatch):
     ran = []
-    monkeypatch.setattr("dora.building.process.Processes.run", lambda _, words, **__: ran.append(words))
+    monkeypatch.setattr(
+        "dora.daemon.build.commands.Processes.run", lambda _, words, **__: ran.append(words)
+    )
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
-    monkeypatch.setattr("dora.building.builder.find_uv", lambda: "/bin/uv")
-    monkeypatch.setattr("dora.building.environments.find_uv", lambda: "/bin/uv")
+    monkeypatch.setattr("dora.daemon.build.build.find_uv", lambda: "/bin/uv")
+    monkeypatch.setattr("dora.daemon.build.environments.find_uv", lambda: "/bin/uv")
     build(tmp_path, "pip install no-such-package")
     assert ran == [["/bin/uv", "pip", "install", "--python", sys.executable, "no-such-package"]]
-    monkeypatch.setattr("dora.building.builder.find_uv", lambda: None)
+    monkeypatch.setattr("dora.daemon.build.build.find_uv", lambda: None)
     with pytest.raises(BuildError, match=r"neither pip in the environment of .* nor uv on PATH"):
         build(tmp_path, "pip install no-such-package")

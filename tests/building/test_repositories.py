@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 import dora.dataflow
-from dora.building.builder import build_dataflow
-from dora.building.options import BuildOptions
+from dora.daemon.build.build import BuildOptions, build_dataflow
 from dora.errors import BuildError
 
 pytestmark = [

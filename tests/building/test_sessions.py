@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 import dora
-from dora.building.session import build_fingerprint
+from dora.daemon.build.session_file import build_fingerprint
 from dora.dataflow import parse
 
 pytestmark = pytest.mark.processes

@@ -8,10 +8,9 @@ import threading
 import time
 from contextlib import contextmanager
 
-from dora.cli.console import Console
-from dora.cli.outlet import write_text
-from dora.logs.entry import LogEntry
-from dora.logs.filters import LogFilter
+from dora.daemon.logs.console import Console, write_text
+from dora.daemon.logs.entry import LogEntry
+from dora.daemon.logs.filters import LogFilter
 
 BOUND = 60  # seconds
 

@@ -6,15 +6,15 @@ from importlib import import_module
 import pytest
 
 MODULES = (
-    "dora.building.inline",
-    "dora.building.pip",
-    "dora.cli.build",
-    "dora.cli.param",
-    "dora.cli.report",
-    "dora.cli.values",
-    "dora.logs.filters",
-    "dora.logs.formats",
-    "dora.logs.parse",
+    "dora.daemon.build.environments",
+    "dora.daemon.build.pip",
+    "dora.cli.commands.build",
+    "dora.cli.commands.param",
+    "dora.daemon.report",
+    "dora.cli.output",
+    "dora.daemon.logs.filters",
+    "dora.daemon.logs.formats",
+    "dora.daemon.logs.parse",
 )
 
 

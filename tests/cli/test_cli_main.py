@@ -11,7 +11,8 @@ import click
 import pytest
 
 import dora
-from dora.cli import later, main
+from dora.cli import compat as later
+from dora.cli import main
 from dora.cli.main import cli, run_command_line
 
 ROOT = Path(__file__).parents[2]
@@ -73,7 +74,7 @@ def test_help_of_a_command(run):
 
 @pytest.mark.processes
 def test_help_is_quick_because_it_imports_next_to_nothing():
-    unwanted = ("dora.cli.run", "dora.dataflow", "yaml", "pyarrow", "numpy", "asyncio", "iceoryx2")
+    unwanted = ("dora.cli.commands.run", "dora.dataflow", "yaml", "pyarrow", "numpy", "asyncio", "iceoryx2")
     code = (
         "import sys; from dora.cli.main import run_command_line; run_command_line(['--help']); "
         f"print([name for name in {unwanted} if name in sys.modules])"
@@ -193,7 +194,7 @@ def test_validate(run, tmp_path, monkeypatch):
 
 
 def test_schema_is_the_one_of_the_parser(run):
-    from dora.dataflow.schema import json_schema
+    from dora.dataflow.json_schema import json_schema
 
     status, out, _ = run("schema")
     assert (status, json.loads(out)) == (0, json_schema())
@@ -203,7 +204,7 @@ def test_errors_of_ours_are_one_sentence_unless_debugging(run, monkeypatch):
     def fail(*_, **__):
         raise KeyError("inside")
 
-    monkeypatch.setattr("dora.cli.validate.load_dataflow", fail)
+    monkeypatch.setattr("dora.cli.commands.build.load_dataflow", fail)
     monkeypatch.delenv("DORA_DEBUG", raising=False)
     assert run("validate", "a.yml")[::2] == (
         1,
@@ -226,7 +227,7 @@ def test_too_many_files_are_no_error_of_ours(run, monkeypatch):
     def fail(*_, **__):
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr("dora.cli.validate.load_dataflow", fail)
+    monkeypatch.setattr("dora.cli.commands.build.load_dataflow", fail)
     monkeypatch.delenv("DORA_DEBUG", raising=False)
     status, _, err = run("validate", "a.yml")
     assert status == 1
@@ -237,7 +238,7 @@ def test_an_interrupt_is_no_traceback(run, monkeypatch):
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dora.cli.validate.load_dataflow", interrupt)
+    monkeypatch.setattr("dora.cli.commands.build.load_dataflow", interrupt)
     assert run("validate", "a.yml")[::2] == (130, "\nerror: interrupted\n")
 
 

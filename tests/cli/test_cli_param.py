@@ -9,17 +9,18 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from dora.cli import dataflows
+from dora.cli import select as dataflows
+from dora.cli.commands.param import parse_value
 from dora.cli.main import cli
-from dora.cli.param import parse_value
 from dora.errors import DoraError
-from dora.wire.inspection import Inspection, NodeView
-from dora.wire.requests import (
+from dora.wire.daemon_protocol import (
     DeleteParameter,
     Description,
     Done,
     GetParameters,
     Inspect,
+    Inspection,
+    NodeView,
     Parameters,
     SetParameter,
 )
@@ -70,7 +71,7 @@ class FakeRun:
 def runs(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[FakeRun]]:
     """The dataflows that run."""
     runs = [FakeRun(FIRST, "/lab/arm.yml")]
-    monkeypatch.setattr("dora.daemon.runs.running", lambda: iter(runs))
+    monkeypatch.setattr("dora.daemon.client.running", lambda: iter(runs))
     yield runs
     assert all(run.closed for run in runs), "a connection was left open"
 

@@ -1,7 +1,7 @@
 """The report at the end of a run."""
 
-from dora.cli.report import failure_report, loss_report
-from dora.supervise.result import DataflowResult, LinkReport, NodeFailure
+from dora.daemon.report import failure_report, loss_report
+from dora.daemon.supervisor.result import DataflowResult, LinkReport, NodeFailure
 
 
 def link(name="cam/image -> plot/image", policy="drop_oldest", *, size=10, sent=100, dropped=0, unread=0):

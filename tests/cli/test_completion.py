@@ -15,9 +15,9 @@ import click
 import pytest
 
 from dora.cli import main
+from dora.cli.commands.run import run as command
 from dora.cli.completion import dataflow_files, node_levels
 from dora.cli.main import run_command_line
-from dora.cli.run import run as command
 
 BOUND = 60  # seconds, for a shell that hangs
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 import dora
-from dora.building.installed import Fault
 from dora.cli.main import run_command_line
+from dora.daemon.build.pip import Fault
 from dora.errors import SharedMemoryFull
 
 
@@ -29,7 +29,7 @@ def doctor(capsys):
 @pytest.fixture
 def no_run(monkeypatch):
     """Leave out the check that starts processes."""
-    monkeypatch.setattr("dora.cli.doctor._round_trip", lambda: iter(()))
+    monkeypatch.setattr("dora.cli.commands.doctor._round_trip", lambda: iter(()))
 
 
 @pytest.mark.processes
@@ -51,7 +51,7 @@ def test_every_failure_is_counted(doctor, monkeypatch, tmp_path):
     def full(_=0):
         raise SharedMemoryFull("/dev/shm has 1.0 MiB left")
 
-    monkeypatch.setattr("dora.daemon.rundir.check_shared_memory", full)
+    monkeypatch.setattr("dora.daemon.run_directory.check_shared_memory", full)
     status, out, err = doctor()
     assert (status, err) == (1, "2 check(s) failed\n")
     assert any(line.startswith("  FAIL  dora-rs is installed over this dora; mend it") for line in out)
@@ -83,7 +83,7 @@ def test_what_node_packages_lack_is_a_warning(doctor, monkeypatch):
 
     monkeypatch.setattr("importlib.metadata.distributions", lambda: [Package])
     lacks = {"some-node": [Fault("numpy<2", "some-node", "2.1")]}
-    monkeypatch.setattr("dora.building.installed.faults", lambda asked: lacks.get(asked[0], []))
+    monkeypatch.setattr("dora.daemon.build.pip.faults", lambda asked: lacks.get(asked[0], []))
     status, out, _ = doctor()
     assert status == 0
     expected = "some-node requires numpy<2, but 2.1 is installed"

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from dora.cli.commands.new import KINDS, TEMPLATES, create, module_name, name_fault
 from dora.cli.main import run_command_line
-from dora.cli.new import KINDS, TEMPLATES, create, module_name, name_fault
 from dora.dataflow import load, missing_files
 from dora.errors import DoraError
 

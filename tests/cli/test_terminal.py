@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from dora.cli.outlet import NonBlockingStream, write_text
-from dora.cli.terminal import Terminal, control, visible
+from dora.daemon.logs.console import NonBlockingStream, write_text
+from dora.daemon.logs.terminal import Terminal, control, visible
 
 TITLE, CLIPBOARD, RED, RESET = "\x1b]0;owned\x07", "\x1b]52;c;b3duZWQ=\x07", "\x1b[31m", "\x1b[0m"
 PATIENCE = 60.0

@@ -17,7 +17,7 @@ from certificates import certify
 from ports import free_port
 from waiting import PATIENCE, alive, wait_until
 
-from dora.cli.client import Client, Unreachable
+from dora.cluster.client import Client, Unreachable
 
 pytestmark = pytest.mark.processes
 
@@ -352,8 +352,8 @@ def test_no_services_without_systemd(cluster: Cluster, monkeypatch: pytest.Monke
 def test_a_daemon_that_is_not_let_in_is_told_and_ended(
     cluster: Cluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from dora.cluster import daemons
-    from dora.cluster.cluster_file import load_cluster
+    from dora.cluster.ssh import daemons
+    from dora.cluster.ssh.file import load_cluster
 
     cluster.dora("up", "cluster.yml")
     found = load_cluster(cluster.file)

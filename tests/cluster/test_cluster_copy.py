@@ -11,12 +11,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from dora.cluster import folder as folders
-from dora.cluster.cluster_file import Machine
-from dora.cluster.folder import difference, survey
-from dora.cluster.receive import ExpectedFiles, receive
-from dora.cluster.send import copy_folder, copy_name
-from dora.cluster.ssh import MachineFault
+from dora.cluster.ssh import folder as folders
+from dora.cluster.ssh.copy import copy_folder, copy_name
+from dora.cluster.ssh.file import Machine
+from dora.cluster.ssh.folder import difference, survey
+from dora.cluster.ssh.receive import ExpectedFiles, receive
+from dora.cluster.ssh.ssh import MachineFault
 from dora.errors import DoraError
 
 HERE = Machine(id="here", host="localhost")

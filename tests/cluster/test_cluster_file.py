@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dora.cluster.cluster_file import CLUSTER, COORDINATOR, MACHINE, load_cluster, parse_cluster
+from dora.cluster.ssh.file import CLUSTER, COORDINATOR, MACHINE, load_cluster, parse_cluster
 from dora.errors import DataflowError
 
 MANUAL = Path(__file__).parents[2] / "docs" / "how-to" / "cluster.md"

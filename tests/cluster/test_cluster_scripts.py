@@ -8,9 +8,9 @@ import subprocess
 import msgspec
 import pytest
 
-from dora.cluster import scripts
-from dora.cluster.cluster_file import Cluster, Machine
-from dora.cluster.ssh import MachineFault, command_line, on_all, reason
+from dora.cluster.ssh import scripts
+from dora.cluster.ssh.file import Cluster, Machine
+from dora.cluster.ssh.ssh import MachineFault, command_line, on_all, reason
 
 ROBOT = Machine(id="robot", host="robot.local", user="ros", port=2222, labels={"gpu": "a b", "arm": "100%"})
 CLUSTER = Cluster(address="10.0.0.1", port=6013, machines=(ROBOT,), file="cluster.yml")

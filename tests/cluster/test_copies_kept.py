@@ -14,9 +14,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from dora.cluster.copy import LOCK, copy_called, copy_of, locked
-from dora.cluster.folder import Entry
-from dora.cluster.kept import (
+from dora.cluster.ssh.folder import LOCK, Entry, copy_called, copy_of, locked
+from dora.cluster.ssh.kept import (
     EXPECTED,
     Kept,
     copies,
@@ -26,7 +25,7 @@ from dora.cluster.kept import (
     remove_if_unused,
     remove_unused,
 )
-from dora.cluster.receive import ExpectedFiles, receive
+from dora.cluster.ssh.receive import ExpectedFiles, receive
 from dora.errors import DoraError
 
 HERE = "10.0.0.1:6013"

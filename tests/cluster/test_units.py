@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from dora.cluster import scripts
-from dora.cluster.cluster_file import Cluster, Machine
+from dora.cluster.ssh import scripts
+from dora.cluster.ssh.file import Cluster, Machine
 
 pytestmark = pytest.mark.processes
 

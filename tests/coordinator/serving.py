@@ -17,9 +17,12 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from dora._version import __version__
-from dora.coordinator.api import make_api
-from dora.coordinator.guard import keys_for
-from dora.coordinator.protocol import (
+from dora.cluster.coordinator.api import make_api
+from dora.cluster.coordinator.coordinator import Coordinator
+from dora.cluster.coordinator.server import make_server
+from dora.cluster.coordinator.store import Store
+from dora.cluster.http.auth import keys_for
+from dora.cluster.protocol import (
     ChangeRequest,
     ChangeResult,
     GetUsage,
@@ -34,9 +37,6 @@ from dora.coordinator.protocol import (
     decode_to_daemon,
     encode,
 )
-from dora.coordinator.server import make_server
-from dora.coordinator.service import Coordinator
-from dora.coordinator.store import Store
 
 
 class Serving:

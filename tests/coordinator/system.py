@@ -20,8 +20,8 @@ from waiting import PATIENCE as PATIENCE
 from waiting import alive as alive
 from waiting import wait_until as wait_until
 
-from dora.cli.client import Client, Unreachable
-from dora.machine.lock import running_daemon
+from dora.cluster.agent.identity import running_daemon
+from dora.cluster.client import Client, Unreachable
 
 FOREVER = """
 from dora import Node

@@ -15,9 +15,10 @@ from tokens import TOKEN
 from websockets.exceptions import ConnectionClosed
 
 from dora._version import __version__
-from dora.coordinator import api, connections
-from dora.coordinator.protocol import Hello, RunChanged, RunDescription, RunReport, RunSpec, Usage, encode
-from dora.coordinator.store import Store
+from dora.cluster.coordinator import api
+from dora.cluster.coordinator.store import Store
+from dora.cluster.http import idle_connections as connections
+from dora.cluster.protocol import Hello, RunChanged, RunDescription, RunReport, RunSpec, Usage, encode
 
 LOOSE = {"id": "in", "source": {"type": "node", "node": "b", "output": "out"}}
 SHOWN = f"Authorization: Bearer {TOKEN}\r\n".encode()

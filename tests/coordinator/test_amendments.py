@@ -12,9 +12,12 @@ import msgspec
 import pytest
 
 from dora._version import __version__
-from dora.coordinator.amendments import births_after, plan_change
-from dora.coordinator.fleet import DaemonLink
-from dora.coordinator.protocol import (
+from dora.cluster.coordinator.changes import births_after, plan_change
+from dora.cluster.coordinator.coordinator import Coordinator
+from dora.cluster.coordinator.fleet import DaemonLink
+from dora.cluster.coordinator.policy import Refusal
+from dora.cluster.coordinator.store import Store
+from dora.cluster.protocol import (
     AckEnd,
     Apply,
     ChangeRequest,
@@ -36,14 +39,11 @@ from dora.coordinator.protocol import (
     ToDaemon,
     Welcome,
 )
-from dora.coordinator.rules import Refusal
-from dora.coordinator.service import Coordinator
-from dora.coordinator.store import Store
+from dora.daemon.supervisor.result import DataflowResult
+from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow import parse
 from dora.dataflow.model import Dataflow
-from dora.supervise.result import DataflowResult
-from dora.supervise.status import PeerStatus
-from dora.wire.wishes import (
+from dora.wire.operations import (
     AddOperation,
     ConnectOperation,
     DisconnectOperation,

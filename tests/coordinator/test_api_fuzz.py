@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from serving import ObedientDaemon, Serving, serving
 from tokens import TOKEN
 
-from dora.coordinator.openapi import OPERATIONS, document
-from dora.coordinator.store import Store
+from dora.cluster.coordinator.openapi import OPERATIONS, document
+from dora.cluster.coordinator.store import Store
 
 pytestmark = pytest.mark.processes
 

@@ -13,10 +13,10 @@ import psutil
 import pytest
 from system import System, alive, wait_until
 
-from dora.cli.client import Unreachable
-from dora.cli.flow import RunRequest, load_for_run
-from dora.coordinator.protocol import RunSpec
-from dora.machine.lock import running_daemon
+from dora.api import RunRequest, load_for_run
+from dora.cluster.agent.identity import running_daemon
+from dora.cluster.client import Unreachable
+from dora.cluster.protocol import RunSpec
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(1800)]
 

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from system import FOREVER, System
 
-from dora.cli.client import Unreachable
-from dora.coordinator.protocol import ACTIVE
-from dora.machine.lock import running_daemon
+from dora.cluster.agent.identity import running_daemon
+from dora.cluster.client import Unreachable
+from dora.cluster.protocol import ACTIVE
 
 ROUNDS = int(os.environ.get("DORA_STRESS_ROUNDS", "100")) // 2
 SEED = int(os.environ.get("DORA_STRESS_SEED", "1"))

@@ -13,10 +13,10 @@ import pytest
 from system import FOREVER, PATIENCE, System, wait_until
 from tokens import bearer
 
-from dora.daemon.runs import running
+from dora.daemon.client import running
 from dora.errors import ConnectError
-from dora.inspection.look import inspect
-from dora.wire.inspection import NodeView
+from dora.observe.tap_session import inspect
+from dora.wire.daemon_protocol import NodeView
 
 pytestmark = pytest.mark.processes
 

@@ -18,9 +18,9 @@ from ports import free_port
 from system import FOREVER, PATIENCE, System, alive, wait_until
 from tokens import TOKEN, bearer
 
-from dora.cli.client import RequestRefused
-from dora.cli.up import down, end_coordinator
-from dora.machine.lock import running_daemon
+from dora.cli.commands.up import down, end_coordinator
+from dora.cluster.agent.identity import running_daemon
+from dora.cluster.client import RequestRefused
 
 pytestmark = pytest.mark.processes
 
@@ -124,7 +124,7 @@ def test_down_meets_a_daemon_that_ends_by_itself(monkeypatch: pytest.MonkeyPatch
     ended = subprocess.Popen([sys.executable, "-c", ""])
     ended.wait()
     found = iter([ended.pid, None])
-    monkeypatch.setattr("dora.machine.lock.running_daemon", lambda *_: next(found))
+    monkeypatch.setattr("dora.cluster.agent.identity.running_daemon", lambda *_: next(found))
     told = CliRunner().invoke(down)
     assert (told.exception, told.exit_code) == (None, 0)
     assert "the daemon was, and has been ended" in told.output
@@ -286,7 +286,7 @@ def test_down_ends_a_coordinator_of_another_version(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system.dora("up")
-    monkeypatch.setattr("dora.cli.client.__version__", "99.1.0")
+    monkeypatch.setattr("dora.cluster.client.__version__", "99.1.0")
     with pytest.raises(RequestRefused, match=r"the command is dora 99\.1\.0"):
         system.client.status()
     end_coordinator(system.client, force=False)

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from dora.coordinator import protocol, rules, store
-from dora.coordinator.protocol import DataflowView, RunReport, RunSpec, RunStatus
-from dora.coordinator.rules import Refusal, find
-from dora.coordinator.store import MAX_ENDED, Store, set_aside
+from dora.cluster import protocol
+from dora.cluster.coordinator import policy as rules
+from dora.cluster.coordinator import store
+from dora.cluster.coordinator.policy import Refusal, find
+from dora.cluster.coordinator.store import MAX_ENDED, Store, set_aside
+from dora.cluster.protocol import DataflowView, RunReport, RunSpec, RunStatus
+from dora.daemon.supervisor.result import DataflowResult, NodeFailure
 from dora.errors import DoraError
-from dora.supervise.result import DataflowResult, NodeFailure
 
 
 def view(uuid: str, name: str, status: RunStatus = "running") -> DataflowView:

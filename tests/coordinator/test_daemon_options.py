@@ -16,8 +16,11 @@ import psutil
 import pytest
 from system import FOREVER, PATIENCE, System, wait_until
 
-from dora.coordinator.limits import limits_from
-from dora.coordinator.protocol import (
+from dora.cluster.agent import identity as lock
+from dora.cluster.agent.identity import running_daemon
+from dora.cluster.agent.limits import PRIORITY, become_realtime
+from dora.cluster.coordinator.policy import limits_from
+from dora.cluster.protocol import (
     Limits,
     LogBatch,
     Partition,
@@ -28,9 +31,6 @@ from dora.coordinator.protocol import (
 )
 from dora.dataflow import load
 from dora.errors import DoraError
-from dora.machine import lock
-from dora.machine.lock import running_daemon
-from dora.machine.realtime import PRIORITY, become_realtime
 from dora.wire.ids import uuid7
 
 pytestmark = pytest.mark.processes
@@ -101,7 +101,7 @@ def test_nodes_of_another_machine_log_to_the_coordinator_unless_they_are_quiet(
     spec = RunSpec(name="a", dataflow=load(tmp_path / "a.yml"), machines={"n": "far"})
     start = StartRun(uuid7(), spec, Partition(machine="far", secret="", gathered=True))
     with subprocess.Popen(
-        [sys.executable, "-m", "dora.machine.hosted"],
+        [sys.executable, "-m", "dora.cluster.agent.worker"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         start_new_session=True,
@@ -146,8 +146,8 @@ ENDED_AT_ONCE = """
 import os, signal
 from contextlib import contextmanager
 from dora.machine import daemon
-from dora.coordinator.tokens import make_token
-from dora.machine.identity import Identity
+from dora.cluster.http.tokens import make_token
+from dora.cluster.agent.identity import Identity
 
 @contextmanager
 def locked(*_):

@@ -13,13 +13,13 @@ from serving import Serving
 from system import FOREVER, PATIENCE, System, wait_until
 from tokens import TOKEN
 
-from dora.cli.client import Client, Unreachable
-from dora.coordinator import server
-from dora.coordinator.encryption import client_context, is_tls_fault, server_context
-from dora.coordinator.store import Store
-from dora.coordinator.tokens import Token
+from dora.cluster.agent.identity import running_daemon
+from dora.cluster.client import Client, Unreachable
+from dora.cluster.coordinator import server
+from dora.cluster.coordinator.store import Store
+from dora.cluster.http.tokens import Token
 from dora.errors import DoraError
-from dora.machine.lock import running_daemon
+from dora.transport.tls import client_context, is_tls_fault, server_context
 
 
 @pytest.fixture

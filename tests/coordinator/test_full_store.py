@@ -10,12 +10,12 @@ import pytest
 from serving import ObedientDaemon, serving
 from system import wait_until
 
-from dora.coordinator import fleet
-from dora.coordinator.protocol import DEFAULT_MACHINE, AckEnd, DataflowView, RunChanged, RunReport, RunSpec
-from dora.coordinator.rules import Refusal
-from dora.coordinator.store import Store
+from dora.cluster.coordinator import fleet
+from dora.cluster.coordinator.policy import Refusal
+from dora.cluster.coordinator.store import Store
+from dora.cluster.protocol import DEFAULT_MACHINE, AckEnd, DataflowView, RunChanged, RunReport, RunSpec
+from dora.daemon.supervisor.result import DataflowResult, NodeFailure
 from dora.errors import DoraError
-from dora.supervise.result import DataflowResult, NodeFailure
 
 DATAFLOW = {"nodes": [{"id": "a"}], "working_dir": "/tmp", "env": {"x": "y" * 90_000}}
 SPEC = RunSpec(name="arm", dataflow=DATAFLOW)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dora.coordinator.protocol import LogBatch
-from dora.logs.entry import LogEntry
-from dora.machine.log_outbox import ON_THE_WAY, LogOutbox
+from dora.cluster.agent.reports import ON_THE_WAY, LogOutbox
+from dora.cluster.protocol import LogBatch
+from dora.daemon.logs.entry import LogEntry
 
 
 def batch(dataflow: str, *texts: str) -> LogBatch:

@@ -19,8 +19,8 @@ from ports import free_port
 from system import FOREVER, PATIENCE, System, wait_until
 
 from dora import ConnectError, Node
-from dora.daemon.runs import name_of, running
-from dora.inspection.look import inspect
+from dora.daemon.client import name_of, running
+from dora.observe.tap_session import inspect
 
 pytestmark = pytest.mark.processes
 

@@ -15,9 +15,9 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
 from dora._version import __version__
-from dora.coordinator import looks
-from dora.coordinator.protocol import WITH_REASON, Hello, ObserverRefused, OpenObserver, encode
-from dora.coordinator.store import Store
+from dora.cluster.coordinator import relay as looks
+from dora.cluster.coordinator.store import Store
+from dora.cluster.protocol import WITH_REASON, Hello, ObserverRefused, OpenObserver, encode
 
 FLOW = {"spec": {"name": "arm", "dataflow": {"nodes": [{"id": "a"}], "working_dir": "/tmp"}}}
 

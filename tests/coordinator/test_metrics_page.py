@@ -11,10 +11,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from system import System, wait_until
 from tokens import bearer
 
-from dora.coordinator.metrics import page
-from dora.coordinator.protocol import DataflowView, GetMetrics, MetricsResult
-from dora.coordinator.surveys import MetricsCollector, RequestCounter
-from dora.wire.survey import DataflowMetrics, LinkMetrics, NodeMetrics, OutputMetrics
+from dora.cluster.coordinator.metrics import MetricsCollector, RequestCounter, page
+from dora.cluster.protocol import DataflowView, GetMetrics, MetricsResult
+from dora.wire.metrics import DataflowMetrics, LinkMetrics, NodeMetrics, OutputMetrics
 
 Samples = dict[tuple[str, tuple[str, ...]], float]
 
@@ -62,7 +61,7 @@ def test_everything_is_on_the_page() -> None:
 
 
 def test_a_daemon_that_does_not_answer_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dora.coordinator.surveys.METRICS_TIMEOUT", 0.05)
+    monkeypatch.setattr("dora.cluster.coordinator.metrics.METRICS_TIMEOUT", 0.05)
     heard: list[GetMetrics] = []
 
     async def scenario() -> dict[str, list[DataflowMetrics]]:

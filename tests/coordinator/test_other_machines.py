@@ -13,9 +13,12 @@ import msgspec
 import pytest
 
 from dora._version import __version__
-from dora.coordinator.fleet import DaemonLink
-from dora.coordinator.gathered import LogStore, gathered_in
-from dora.coordinator.protocol import (
+from dora.cluster.coordinator.coordinator import Coordinator
+from dora.cluster.coordinator.fleet import DaemonLink
+from dora.cluster.coordinator.log_store import LogStore, gathered_in
+from dora.cluster.coordinator.policy import Refusal
+from dora.cluster.coordinator.store import Store
+from dora.cluster.protocol import (
     AckLogs,
     DataflowView,
     DropRecords,
@@ -27,11 +30,8 @@ from dora.coordinator.protocol import (
     StopRun,
     ToDaemon,
 )
-from dora.coordinator.rules import Refusal
-from dora.coordinator.service import Coordinator
-from dora.coordinator.store import Store
+from dora.daemon.logs.entry import LogEntry
 from dora.dataflow.model import LogOptions
-from dora.logs.entry import LogEntry
 
 NODE = {"id": "a", "deploy": {"machine": "far"}}
 SPEC = RunSpec(name="arm", dataflow={"nodes": [NODE], "working_dir": "/tmp"})
@@ -164,7 +164,7 @@ def test_gathered_logs_go_with_the_record_of_their_dataflow(
             assert (running / "log_a.jsonl").exists()
             assert own.exists()
 
-            monkeypatch.setattr("dora.coordinator.store.MAX_ENDED", 1)
+            monkeypatch.setattr("dora.cluster.coordinator.store.MAX_ENDED", 1)
             oldest, latest = run(coordinator, link), run(coordinator, link)
             assert (oldest.exists(), latest.exists()) == (False, True)
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from dora.coordinator.placement import address_of, place
-from dora.coordinator.protocol import MachineView, RunReport
-from dora.coordinator.rules import Refusal
-from dora.coordinator.shares import DistributedRun, merged
+from dora.cluster.coordinator.distributed_run import DistributedRun, merged
+from dora.cluster.coordinator.placement import address_of, place
+from dora.cluster.coordinator.policy import Refusal
+from dora.cluster.protocol import MachineView, RunReport
+from dora.daemon.supervisor.result import DataflowResult, LinkReport, NodeFailure
+from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow import parse
 from dora.dataflow.model import Dataflow
-from dora.supervise.result import DataflowResult, LinkReport, NodeFailure
-from dora.supervise.status import PeerStatus
 
 DEFAULT = MachineView(id="default")
 ARM = MachineView(id="arm", labels={"camera": "true", "side": "left"})

@@ -22,9 +22,9 @@ from serving import Serving, serving
 from system import FOREVER, System, alive, wait_until
 from tokens import TOKEN
 
-from dora.coordinator.proof import NotYours, proof_of, proven_connection, proven_socket
-from dora.coordinator.store import Store
-from dora.coordinator.tokens import Token
+from dora.cluster.coordinator.store import Store
+from dora.cluster.http.proof import NotYours, proof_of, proven_connection, proven_socket
+from dora.cluster.http.tokens import Token
 
 pytestmark = pytest.mark.processes
 

@@ -15,8 +15,7 @@ from typing import Any
 import pytest
 from certificates import certify
 
-from dora.coordinator.encryption import server_context
-from dora.coordinator.two_way import TwoWaySocket, two_way_context
+from dora.transport.tls import TwoWaySocket, server_context, two_way_context
 
 pytestmark = pytest.mark.processes
 
@@ -79,7 +78,7 @@ def test_who_waits_in_vain_is_told(connection: ssl.SSLSocket) -> None:
 def test_who_waits_on_what_is_closed_is_told(
     connection: ssl.SSLSocket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dora.coordinator.two_way._LOOK_EVERY", 10 * PATIENCE)  # so it is woken
+    monkeypatch.setattr("dora.transport.tls._LOOK_EVERY", 10 * PATIENCE)  # so it is woken
     told = reading(connection)
     connection.close()
     assert isinstance(told.get(timeout=PATIENCE), OSError)

@@ -6,21 +6,18 @@ import os
 import socket
 
 from dora._version import __version__
-from dora.wire.control import (
-    Address,
+from dora.wire.framing import FrameBuffer, encode_frame
+from dora.wire.node_config import Address, NodeConfig, decode_address
+from dora.wire.node_protocol import (
     Closing,
-    FrameBuffer,
     InputsClosed,
-    NodeConfig,
     Ready,
     Register,
     Registered,
     Started,
     ToDaemon,
     ToNode,
-    decode_address,
     decode_to_node,
-    encode_frame,
 )
 
 

@@ -14,11 +14,11 @@ from typing import Any
 from waiting import wait_until
 
 from dora.daemon.guardian import marked_processes
+from dora.daemon.logs.entry import LogEntry
 from dora.daemon.options import RunOptions
 from dora.daemon.run import run_dataflow
+from dora.daemon.supervisor.result import DataflowResult
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, TimerSource
-from dora.logs.entry import LogEntry
-from dora.supervise.result import DataflowResult
 from dora.wire.ids import uuid7
 
 HERE = os.path.dirname(__file__)

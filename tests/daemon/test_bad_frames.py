@@ -11,13 +11,14 @@ import msgspec
 import pytest
 from running import Bench
 
-from dora.daemon.connections import ControlServer
-from dora.daemon.loop import Loop
-from dora.daemon.runs import DaemonClient
+from dora.daemon.client import DaemonClient
+from dora.daemon.control_server import ControlServer
+from dora.daemon.event_loop import Loop
 from dora.errors import ConnectError, DaemonLost
-from dora.node.control import SocketChannel
-from dora.wire.control import Ready, ToDaemon, encode_frame
-from dora.wire.requests import Request
+from dora.node.session.daemon_client import SocketChannel
+from dora.wire.daemon_protocol import Request
+from dora.wire.framing import encode_frame
+from dora.wire.node_protocol import Ready, ToDaemon
 
 BAD = {
     "text_that_is_no_utf8": b"\x81\xa4type\xa8Regist\xffr",
@@ -81,7 +82,7 @@ def served(runtime_root: str) -> Iterator[Served]:
 
 @pytest.mark.parametrize("name", BAD)
 def test_a_bad_frame_closes_its_connection_and_no_other(served: Served, name: str) -> None:
-    from dora.wire.requests import DescribeDataflow
+    from dora.wire.daemon_protocol import DescribeDataflow
 
     with socket.socket(socket.AF_UNIX) as other:
         other.connect(served.path)
@@ -109,7 +110,7 @@ def test_bad_frames_do_not_end_the_dataflow(bench: Bench) -> None:
     script = f"""
         import os, socket
         from control_peer import Peer
-        from dora.wire.control import decode_address
+        from dora.wire.node_protocol import decode_address
         node = Peer()
         address = decode_address(os.environ["DORA_NODE_CONFIG"])
         for body in {list(BAD.values())!r}:
@@ -133,10 +134,10 @@ def test_a_time_to_end_that_is_no_number_is_declined(bench: Bench) -> None:
     script = """
         import os
         from control_peer import Peer
-        from dora.daemon.runs import Run
+        from dora.daemon.client import Run
         from dora.errors import DoraError
-        from dora.wire.control import decode_address
-        from dora.wire.requests import StopNode
+        from dora.wire.node_protocol import decode_address
+        from dora.wire.daemon_protocol import StopNode
         node = Peer()
         with Run(decode_address(os.environ["DORA_NODE_CONFIG"]).socket) as run:
             for grace in (float("nan"), float("inf"), -1.0, 1e300):

@@ -11,7 +11,7 @@ from running import Bench
 from waiting import alive, wait_until
 
 from dora.daemon.guardian import marked_processes
-from dora.daemon.rundir import remove_stale
+from dora.daemon.run_directory import remove_stale
 
 pytestmark = pytest.mark.processes
 

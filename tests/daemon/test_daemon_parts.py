@@ -11,14 +11,12 @@ from typing import Literal
 
 import pytest
 
-from dora.daemon.board_keeper import Accounting
-from dora.daemon.capture import LineSplitter
-from dora.daemon.loop import READ, Loop
-from dora.daemon.processes import Child
-from dora.daemon.spawn import CannotSpawn
-from dora.dataflow.links import Place, plan
+from dora.daemon.accounting import Accounting
+from dora.daemon.event_loop import READ, Loop
+from dora.daemon.processes.child import Child, LineSplitter
+from dora.daemon.processes.command import CannotSpawn
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
-from dora.supervise.excerpt import telling_lines
+from dora.dataflow.plan import Place, plan
 from dora.transport.board import (
     CLOSED,
     CONNECTED,
@@ -34,7 +32,8 @@ from dora.transport.board import (
     Board,
 )
 from dora.transport.doorbell import Doorbell
-from dora.wire.control import ReloadFrame, StopFrame
+from dora.wire.excerpt import telling_lines
+from dora.wire.node_protocol import ReloadFrame, StopFrame
 
 # ----------------------------------------------------------------------------- lines
 

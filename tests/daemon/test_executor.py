@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from dora.daemon.executor import Executor, event_of_message
+from dora.daemon.supervisor import events as on
+from dora.daemon.supervisor.supervisor import Supervisor
 from dora.dataflow.model import Dataflow, NodeSpec
-from dora.supervise import events as on
-from dora.supervise.supervisor import Supervisor
-from dora.wire.control import Closing, OutputsClosed, Ready, Started, StopDataflow, StopFrame
+from dora.wire.node_protocol import Closing, OutputsClosed, Ready, Started, StopDataflow, StopFrame
 
 
 class RecordingBackend:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import dora.dataflow
-from dora.building.prepare import check_programs, missing
+from dora.daemon.build.build import check_programs, missing
 from dora.dataflow.model import Dataflow
 from dora.errors import DataflowError
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from dora.daemon import rundir
-from dora.daemon.rundir import RunDirectory, check_shared_memory, remove_stale, usable_root
+from dora import _paths
+from dora._paths import choose_root
+from dora.daemon import run_directory as rundir
+from dora.daemon.run_directory import RunDirectory, check_shared_memory, remove_stale, usable_root
 from dora.errors import DoraError, SharedMemoryFull
-from dora.transport import places
 from dora.transport.board import Board
-from dora.transport.places import choose_root
 from dora.wire.ids import uuid7
 
 
@@ -28,7 +28,7 @@ def test_the_root_is_private(runtime_root: str, monkeypatch: pytest.MonkeyPatch)
 def test_a_root_that_others_may_enter_is_refused_and_stays_as_it_is(runtime_root: str) -> None:
     usable_root()
     os.chmod(runtime_root, 0o750)
-    for use in (usable_root, places.runtime_root):
+    for use in (usable_root, _paths.runtime_root):
         with pytest.raises(DoraError, match=rf"access \(mode 750\).*Run `chmod 700 {runtime_root}`"):
             use()
     assert stat.S_IMODE(os.stat(runtime_root).st_mode) == 0o750
@@ -152,7 +152,7 @@ def test_a_root_that_cannot_be_used(
 @pytest.mark.skipif(os.getuid() != 0, reason="only root can give a folder to another user")
 def test_the_root_of_another_user_is_not_used(runtime_root: str) -> None:
     os.chown(runtime_root, 54321, 54321)
-    for use in (usable_root, places.runtime_root):
+    for use in (usable_root, _paths.runtime_root):
         with pytest.raises(DoraError, match=r"belongs to another user.*DORA_RUNTIME_DIR"):
             use()
 

@@ -14,10 +14,10 @@ from running import Bench, when
 from waiting import PATIENCE, alive, wait_until
 
 from dora.daemon.daemon import Daemon
+from dora.daemon.logs.entry import LogEntry
 from dora.daemon.options import RunOptions
 from dora.dataflow.model import LogOptions, RestartOptions
-from dora.logs.entry import LogEntry
-from dora.wire.control import Address, decode_address
+from dora.wire.node_config import Address, decode_address
 
 pytestmark = pytest.mark.processes
 
@@ -66,7 +66,7 @@ def test_an_empty_dataflow(bench: Bench) -> None:
 
 
 def test_a_script_that_dies_on_import(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dora.supervise.closing.BROKEN_START_GRACE", PATIENCE)
+    monkeypatch.setattr("dora.daemon.supervisor.closing.BROKEN_START_GRACE", PATIENCE)
     result = bench.run(
         bench.node("broken", "import no_such_module"),
         bench.node("other", QUICK),
@@ -100,14 +100,14 @@ def test_a_killed_node_fails_before_its_outputs_close(bench: Bench) -> None:
         on_entry=when("up", lambda pid: os.kill(int(pid), signal.SIGKILL)),
     )
     failed, closed = bench.lines("b")
-    assert failed.startswith("NodeFailed(node_id='a'")
+    assert failed.startswith("NodeFailedFrame(node_id='a'")
     assert closed == "InputsClosed(inputs=['x'])"
     (failure,) = result.failures
     assert (failure.node_id, failure.signal) == ("a", signal.SIGKILL)
 
 
 def test_an_exception_fails_before_its_outputs_close(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dora.supervise.closing.CLOSING_HOLD", PATIENCE)
+    monkeypatch.setattr("dora.daemon.supervisor.closing.CLOSING_HOLD", PATIENCE)
     script = """
         from control_peer import Peer
         Peer().close()
@@ -116,14 +116,14 @@ def test_an_exception_fails_before_its_outputs_close(bench: Bench, monkeypatch: 
     result = bench.run(
         bench.node("a", script, outputs=("x",)), bench.node("b", RECEIVER, inputs={"x": "a/x"})
     )
-    assert bench.lines("b")[0].startswith("NodeFailed(node_id='a'")
+    assert bench.lines("b")[0].startswith("NodeFailedFrame(node_id='a'")
     assert result.failures[0].last_lines[-1] == "ValueError: no more"
 
 
 def test_what_was_said_in_the_last_moment_counts(bench: Bench) -> None:
     script = """
         from control_peer import Peer
-        from dora.wire.control import Closing
+        from dora.wire.node_protocol import Closing
         Peer().send(Closing({"typo": 3}))
     """
     assert bench.run(bench.node("a", script)).undeclared == {"a": {"typo": 3}}
@@ -136,7 +136,7 @@ def test_one_interrupt_stops_gently_and_the_old_handler_is_back_afterwards(bench
     before = signal.getsignal(signal.SIGINT)
     result = bench.run(bench.node("a", PATIENT), on_entry=when("up", interrupt))
     assert result.ok
-    assert bench.lines("a")[1:] == ["Stop()"]
+    assert bench.lines("a")[1:] == ["StopFrame()"]
     assert signal.getsignal(signal.SIGINT) is before
 
 
@@ -196,13 +196,13 @@ def test_stop_after_a_time(bench: Bench) -> None:
 def test_a_node_can_stop_the_whole_dataflow(bench: Bench) -> None:
     script = """
         from control_peer import Peer
-        from dora.wire.control import StopDataflow
+        from dora.wire.node_protocol import StopDataflow
         node = Peer()
         node.send(StopDataflow())
         node.until_stop()
     """
     assert bench.run(bench.node("a", script), bench.node("b", PATIENT)).ok
-    assert bench.lines("b")[-1] == "Stop()"
+    assert bench.lines("b")[-1] == "StopFrame()"
 
 
 def test_the_first_exception_of_the_log_stops_the_run_and_comes_back(bench: Bench) -> None:
@@ -324,7 +324,7 @@ def test_a_restarted_node_knows_it(bench: Bench) -> None:
     assert [line for line in bench.lines("a") if line.startswith("restart_count")] == [
         f"restart_count {count}" for count in range(3)
     ]
-    assert bench.lines("b") == ["NodeRestarted(node_id='a')"] * 2 + ["InputsClosed(inputs=['x'])"]
+    assert bench.lines("b") == ["NodeRestartedFrame(node_id='a')"] * 2 + ["InputsClosed(inputs=['x'])"]
     assert any("restart 2 of 3" in line for line in bench.lines("a"))
 
 
@@ -370,7 +370,7 @@ def test_strangers_do_no_harm(bench: Bench) -> None:
     script = """
         import os, socket
         from control_peer import Peer
-        from dora.wire.control import Ready, decode_address, encode_frame
+        from dora.wire.node_protocol import Ready, decode_address, encode_frame
         address = decode_address(os.environ["DORA_NODE_CONFIG"])
         for data in (b"GET / HTTP/1.0\\r\\n\\r\\n", b"\\x05\\0\\0\\0hello", encode_frame(Ready())):
             stranger = socket.socket(socket.AF_UNIX)
@@ -424,7 +424,7 @@ def test_dynamic_nodes_join_leave_and_rejoin(bench: Bench) -> None:
             first.close()
             wait_until(lambda: "InputsClosed(inputs=['g'])" in bench.lines("a"), "the closed input")
             second = Peer(guest, dynamic=True)
-            wait_until(lambda: "NodeRestarted(node_id='guest')" in bench.lines("a"), "the return")
+            wait_until(lambda: "NodeRestartedFrame(node_id='guest')" in bench.lines("a"), "the return")
             interrupt()
             seen.append(str(second.receive()))
             second.close()
@@ -440,7 +440,7 @@ def test_dynamic_nodes_join_leave_and_rejoin(bench: Bench) -> None:
     assert result.ok
     visitors[0].join(PATIENCE)
     assert "has joined already" in seen[0]
-    assert seen[1] == "Stop()"
+    assert seen[1] == "StopFrame()"
 
 
 # ----------------------------------------------------------------------------- text

@@ -13,11 +13,10 @@ import pytest
 from running import Bench
 from waiting import PATIENCE, wait_until
 
-from dora.daemon.runs import DaemonClient, fits, name_of, running
+from dora.daemon.client import DaemonClient, fits, name_of, running
 from dora.dataflow.model import RestartOptions
 from dora.errors import ConnectError, DoraError
-from dora.wire.control import RegistrationRefused, encode_frame
-from dora.wire.requests import (
+from dora.wire.daemon_protocol import (
     DeleteParameter,
     Description,
     Done,
@@ -25,6 +24,8 @@ from dora.wire.requests import (
     Parameters,
     SetParameter,
 )
+from dora.wire.framing import encode_frame
+from dora.wire.node_protocol import RegistrationRefused
 
 pytestmark = pytest.mark.processes
 
@@ -98,9 +99,9 @@ def test_parameters_are_listed_set_and_deleted(bench: Bench) -> None:
     Live(bench).during(check)
     assert bench.lines("a") == [
         "at start {'gain': 0.5}",
-        "ParamUpdate(key='mode', value={'fast': [1, None]})",
-        "ParamDeleted(key='gain')",
-        "ParamUpdate(key='end', value=0)",
+        "ParamUpdateFrame(key='mode', value={'fast': [1, None]})",
+        "ParamDeletedFrame(key='gain')",
+        "ParamUpdateFrame(key='end', value=0)",
     ]
 
 

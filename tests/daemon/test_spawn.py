@@ -10,13 +10,12 @@ from typing import Any
 
 import pytest
 
-from dora.daemon.builtin import BUILTIN_NODES
-from dora.daemon.interpreter import Interpreter, environment_folder, interpreter_of
 from dora.daemon.options import RunOptions, choose_engine, finish_grace_from_environment
-from dora.daemon.spawn import CannotSpawn, command_line, environment
+from dora.daemon.processes.command import BUILTIN_NODES, CannotSpawn, command_line, environment
+from dora.daemon.processes.interpreter import Interpreter, environment_folder, interpreter_of
 from dora.dataflow.model import Dataflow, NodeSpec, OperatorSpec, PythonEnvironment
 from dora.errors import DoraError
-from dora.wire.control import Address
+from dora.wire.node_config import Address
 
 
 def command(node: NodeSpec, directory: Path, uv: bool = False, **options: Any) -> list[str]:
@@ -58,8 +57,22 @@ def test_nodes_that_come_with_dora_are_modules_unless_a_file_is_there(tmp_path: 
     node = NodeSpec("n", path="dora-rerun", args=("-x",))
     path = os.path.dirname(program(tmp_path / "dora-rerun"))
     elsewhere = tmp_path / "elsewhere"
-    assert command(node, elsewhere, search_path=path) == [sys.executable, "-u", "-m", "dora.viewer", "-x"]
-    assert command(node, elsewhere, uv=True) == ["uv", "run", "python", "-u", "-m", "dora.viewer", "-x"]
+    assert command(node, elsewhere, search_path=path) == [
+        sys.executable,
+        "-u",
+        "-m",
+        "dora.nodes.rerun",
+        "-x",
+    ]
+    assert command(node, elsewhere, uv=True) == [
+        "uv",
+        "run",
+        "python",
+        "-u",
+        "-m",
+        "dora.nodes.rerun",
+        "-x",
+    ]
     assert command(node, tmp_path) == [f"{tmp_path}/dora-rerun", "-x"]
 
 

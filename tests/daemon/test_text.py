@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from dora.daemon.text import HELD_LINES, TRACEBACK_AFTER, TextRouter
-from dora.dataflow.links import Place, plan
+from dora.daemon.logs.entry import LogEntry
+from dora.daemon.logs.router import HELD_LINES, TRACEBACK_AFTER, TextRouter
 from dora.dataflow.model import Dataflow, InputSpec, LogLevel, LogOptions, LogSource, NodeOutput, NodeSpec
-from dora.logs.entry import LogEntry
-from dora.wire.control import TextInput
+from dora.dataflow.plan import Place, plan
+from dora.wire.node_protocol import TextInput
 
 
 class Router:

@@ -7,11 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dora.daemon.hot_reload import HotReload
-from dora.daemon.loop import Loop
-from dora.daemon.watch import FileWatch
+from dora.daemon.event_loop import Loop
+from dora.daemon.reload.watch import FileWatch, HotReload
+from dora.daemon.supervisor.events import CodeChanged
 from dora.dataflow.model import Dataflow, NodeSpec, OperatorSpec
-from dora.supervise.events import CodeChanged
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dora.dashboard.afar import merged
+from dora.cluster.dashboard.remote import merged
 
 
 def state(*nodes: str, trouble: str = "", **links: str) -> dict[str, Any]:

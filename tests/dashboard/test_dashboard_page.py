@@ -310,7 +310,7 @@ def test_latencies_are_measured_when_wanted(robot: Running, visit: Any) -> None:
 
 
 def test_a_recording_is_started_and_stopped(robot: Running, visit: Any) -> None:
-    from dora.recording.reader import Recording
+    from dora.recording.mcap.reader import Recording
 
     page = visit(robot.address)
     page.get_by_role("button", name="Record", exact=True).click()

@@ -11,8 +11,15 @@ from typing import Any
 
 import pytest
 
-from dora.coordinator.guard import Guard, cookie_of, keys_for
-from dora.dashboard.frames import (
+from dora.cluster.dashboard.source import lines_of_nodes
+from dora.cluster.dashboard.watches import MAX_LINES, MAX_PARTS, Outbox
+from dora.cluster.http.auth import Guard, cookie_of, keys_for
+from dora.daemon.logs.entry import LogEntry
+from dora.daemon.logs.reader import LogReader
+from dora.daemon.logs.writer import LogFiles
+from dora.dataflow.model import LogLevel
+from dora.observe.preview.log_search import search
+from dora.observe.preview.protocol import (
     Ended,
     Found,
     Lines,
@@ -24,14 +31,7 @@ from dora.dashboard.frames import (
     Wanted,
     frame,
 )
-from dora.dashboard.log_search import search
-from dora.dashboard.session import MAX_LINES, MAX_PARTS, Outbox
-from dora.dashboard.source_text import lines_of_nodes
-from dora.dashboard.watcher import CommandQueue
-from dora.dataflow.model import LogLevel
-from dora.logs.entry import LogEntry
-from dora.logs.files import LogFiles
-from dora.logs.reader import LogReader
+from dora.observe.preview.watcher import CommandQueue
 
 
 def taken(outbox: Outbox) -> tuple[dict[str, Any], list[tuple[dict[str, Any], bytes]]]:
@@ -221,9 +221,9 @@ env: {A: 1}
 def test_recordings_that_begin_at_the_same_time_have_files_of_their_own(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    from dora.dashboard import recordings
-    from dora.recording.control import RecorderStatus
-    from dora.recording.settings import RecordingOptions
+    from dora.recording.recorder import service as recordings
+    from dora.recording.recorder.control import RecorderStatus
+    from dora.recording.recorder.options import RecordingOptions
 
     class Recorder:
         status: RecorderStatus

@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dora.dashboard import pictures
-from dora.dashboard.previews import MAX_CURVE, MAX_POINTS, MAX_ROWS, MAX_TEXT, show
+from dora.observe.preview import images as pictures
+from dora.observe.preview.render import MAX_CURVE, MAX_POINTS, MAX_ROWS, MAX_TEXT, show
 
 MEDIA, VISION = "std/media/v1", "std/vision/v1"
 

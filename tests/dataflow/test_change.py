@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from dora.dataflow.change import (
+from dora.dataflow.edit import (
     Change,
     LinkOptions,
     with_link,

@@ -9,8 +9,7 @@ import msgspec
 import pytest
 
 from dora.dataflow import load, parse
-from dora.dataflow.graph import Box, Edge, Graph, Group, graph_of
-from dora.dataflow.mermaid import flowchart
+from dora.dataflow.graph import Box, Edge, Graph, Group, flowchart, graph_of
 
 
 def graph(text: str) -> Graph:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dora.dataflow.imports import CodeFiles, Sources
+from dora.daemon.reload.imports import CodeFiles, Sources
 
 
 class Project:

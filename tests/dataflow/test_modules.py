@@ -438,7 +438,7 @@ def test_modules_are_small_files(project: Project) -> None:
 
 
 def test_modules_that_multiply_are_refused(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dora.dataflow.flatten.MAX_VALUES", 10_000)  # the real limit takes seconds
+    monkeypatch.setattr("dora.dataflow.modules.inline.MAX_VALUES", 10_000)  # the real limit takes seconds
 
     def text(n: int) -> str:
         nodes = ", ".join(f"{{id: x{i}, module: m{n}.yml}}" for i in range(20))

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import dora.dataflow
 import dora.errors
-from dora.dataflow.links import Place, plan
-from dora.dataflow.schema import json_schema
+from dora.dataflow.json_schema import json_schema
+from dora.dataflow.plan import Place, plan
 
 VALIDATOR = jsonschema.Draft202012Validator(json_schema())
 
@@ -196,9 +196,8 @@ values = (
     )
 )
 def test_what_is_written_reads_as_the_same(value: Any) -> None:
-    from dora.dataflow.document import Mapping, compose
-    from dora.dataflow.emit import to_yaml
-    from dora.dataflow.report import ProblemReport
+    from dora.dataflow.parser.tree import Mapping, compose, to_yaml
+    from dora.dataflow.problems import ProblemReport
 
     text = json.dumps({"x-a": value}, allow_nan=False)
     report = ProblemReport(text, "a.yml")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from dora.dataflow.links import MAX_TAPS, SPARE_RECEIVERS, Place, Plan, plan
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
-from dora.wire.control import InputConfig, OutputConfig
+from dora.dataflow.plan import MAX_TAPS, SPARE_RECEIVERS, Place, Plan, plan
+from dora.wire.node_config import InputConfig, OutputConfig
 
 PLACE = Place("id", "/run", "p_", "/board")
 

@@ -11,12 +11,11 @@ from typing import Any
 import pytest
 
 import dora.dataflow
-from dora.dataflow.links import Place, plan
 from dora.dataflow.model import Dataflow
-from dora.dataflow.report import ProblemReport
-from dora.dataflow.standard_types import TYPES
-from dora.dataflow.type_library import TypeLibrary, accepts
-from dora.dataflow.type_names import TypeFault, TypeName, parse_type
+from dora.dataflow.plan import Place, plan
+from dora.dataflow.problems import ProblemReport
+from dora.dataflow.types.files import TypeFault, TypeName, parse_type
+from dora.dataflow.types.library import TYPES, TypeLibrary, accepts
 from dora.errors import DataflowError
 
 FLOW = """nodes:

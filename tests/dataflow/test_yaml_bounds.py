@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dora.building.inline import inline_environment
+from dora.daemon.build.environments import inline_environment
 from dora.dataflow import load
 from dora.errors import BuildError, DataflowError, Problem
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dora.dataflow
-from dora.dataflow.fields import DATAFLOW, DEBUG, INPUT, NODE_BLOCK, OPERATOR_BLOCK
-from dora.dataflow.links import Place, plan
+from dora.dataflow.json_schema import json_schema
 from dora.dataflow.model import Dataflow
-from dora.dataflow.schema import json_schema
+from dora.dataflow.parser.fields import DATAFLOW, DEBUG, INPUT, NODE_BLOCK, OPERATOR_BLOCK
+from dora.dataflow.plan import Place, plan
 from dora.errors import DataflowError
 
 VALIDATOR = jsonschema.Draft202012Validator(json_schema())

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 import dora.dataflow
-from dora.dataflow.links import Place, plan
 from dora.dataflow.model import (
     Dataflow,
     InputSpec,
@@ -18,6 +17,7 @@ from dora.dataflow.model import (
     RestartOptions,
     TimerSource,
 )
+from dora.dataflow.plan import Place, plan
 
 
 def parse(text: str, **more: Any) -> Dataflow:

@@ -11,14 +11,14 @@ import jsonschema
 import pytest
 
 import dora.dataflow
-from dora.dataflow.block import Block
-from dora.dataflow.contracts import TYPE_RULE
-from dora.dataflow.fields import DATAFLOW, DEBUG, INPUT, NODE_BLOCK, OPERATOR_BLOCK, PYTHON_SOURCE
-from dora.dataflow.kinds import UnsupportedType
-from dora.dataflow.manifest import MANIFEST, MANIFEST_PORT
-from dora.dataflow.module_file import MODULE_FILE, MODULE_HEADER
-from dora.dataflow.schema import SCHEMA_FILE, json_schema, module_schema, schema_text
-from dora.dataflow.type_files import TYPE, TYPE_FIELD, TYPE_FILE, TYPE_PARAMETER
+from dora.dataflow.json_schema import SCHEMA_FILE, json_schema, module_schema, schema_text
+from dora.dataflow.modules.check import MODULE_FILE, MODULE_HEADER
+from dora.dataflow.parser.block import Block
+from dora.dataflow.parser.fields import DATAFLOW, DEBUG, INPUT, NODE_BLOCK, OPERATOR_BLOCK, PYTHON_SOURCE
+from dora.dataflow.parser.values import UnsupportedType
+from dora.dataflow.types.contracts import TYPE_RULE
+from dora.dataflow.types.files import TYPE, TYPE_FIELD, TYPE_FILE, TYPE_PARAMETER
+from dora.dataflow.types.manifest import MANIFEST, MANIFEST_PORT
 from dora.errors import DataflowError
 
 ROOT = Path(__file__).parents[2]
@@ -53,7 +53,7 @@ def example_files() -> list[Path]:
 
 def test_shipped_schema_is_the_generated_one() -> None:
     assert SCHEMA_FILE.read_text(encoding="utf-8") == schema_text(), (
-        "run `python -m dora.dataflow.schema` after a change of the fields"
+        "run `python -m dora.dataflow.json_schema` after a change of the fields"
     )
 
 

@@ -7,26 +7,24 @@ import math
 
 import pytest
 
-import dora.dataflow.expand
 import dora.dataflow.names
-import dora.dataflow.report
-import dora.dataflow.scalars
-import dora.dataflow.sources
-from dora.dataflow.expand import expand, expand_path
+import dora.dataflow.parser.sources
+import dora.dataflow.parser.tree
+import dora.dataflow.problems
 from dora.dataflow.model import LogSource, NodeOutput, TimerSource
 from dora.dataflow.names import data_id_fault, node_id_fault
-from dora.dataflow.scalars import resolve
-from dora.dataflow.sources import SourceFault, parse_source
+from dora.dataflow.parser.sources import SourceFault, expand, expand_path, parse_source
+from dora.dataflow.parser.tree import resolve
 
 
 @pytest.mark.parametrize(
     "module",
     [
-        dora.dataflow.expand,
+        dora.dataflow.parser.sources,
         dora.dataflow.names,
-        dora.dataflow.report,
-        dora.dataflow.scalars,
-        dora.dataflow.sources,
+        dora.dataflow.problems,
+        dora.dataflow.parser.tree,
+        dora.dataflow.parser.sources,
     ],
 )
 def test_docstring_examples(module: object) -> None:

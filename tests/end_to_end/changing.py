@@ -13,13 +13,13 @@ from typing import Any
 from flow import Flow
 from waiting import PATIENCE
 
-from dora.daemon.runs import DaemonClient, running
+from dora.cluster.agent.changes import carry_out
+from dora.daemon.client import DaemonClient, running
+from dora.daemon.supervisor.result import DataflowResult
 from dora.errors import DoraError
-from dora.inspection.look import inspect
-from dora.machine.change import carry_out
-from dora.supervise.result import DataflowResult
-from dora.wire.inspection import NodeView
-from dora.wire.wishes import (
+from dora.observe.tap_session import inspect
+from dora.wire.daemon_protocol import NodeView
+from dora.wire.operations import (
     AddOperation,
     ConnectOperation,
     DisconnectOperation,

@@ -16,8 +16,8 @@ from waiting import PATIENCE
 
 import dora
 from dora.daemon.guardian import marked_processes
-from dora.logs.entry import LogEntry
-from dora.supervise.result import DataflowResult, LinkReport
+from dora.daemon.logs.entry import LogEntry
+from dora.daemon.supervisor.result import DataflowResult, LinkReport
 
 
 class Flow:

@@ -10,8 +10,8 @@ from changing import RELAY, SINK, SOURCE, Live, received
 from flow import Flow, link
 
 from dora import DataflowFailed
+from dora.daemon.supervisor.result import DataflowResult
 from dora.errors import DataflowError, DoraError
-from dora.supervise.result import DataflowResult
 
 pytestmark = pytest.mark.processes
 

@@ -15,8 +15,8 @@ from waiting import PATIENCE
 
 import dora
 from dora import DataflowFailed
-from dora.logs.entry import LogEntry
-from dora.supervise.result import DataflowResult
+from dora.daemon.logs.entry import LogEntry
+from dora.daemon.supervisor.result import DataflowResult
 
 pytestmark = pytest.mark.processes
 

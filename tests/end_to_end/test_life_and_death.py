@@ -72,7 +72,7 @@ def test_a_failure_is_told_before_the_closing_whatever_the_way(
     flow: Flow, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A machine that is busy may take long to end a process which has closed its node.
-    monkeypatch.setattr("dora.supervise.closing.CLOSING_HOLD", PATIENCE)
+    monkeypatch.setattr("dora.daemon.supervisor.closing.CLOSING_HOLD", PATIENCE)
     flow.node(
         "victim",
         "from dora import Node\nfirst = Node()\nfirst.send_output('out', b'last words')\n" + FAILURES[way],

@@ -11,7 +11,7 @@ import pytest
 from flow import Flow, link
 from waiting import PATIENCE
 
-from dora.supervise.result import DataflowResult
+from dora.daemon.supervisor.result import DataflowResult
 
 pytestmark = pytest.mark.processes
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from dora.errors import TransportError
-from dora.inspection.topics import Topic
-from dora.inspection.watched import AdaptiveTap
+from dora.observe.tap_session import AdaptiveTap
+from dora.observe.topics import Topic
 from dora.transport.board import BYTES, SENT, WORDS
-from dora.wire.inspection import OutputView
+from dora.wire.daemon_protocol import OutputView
 from dora.wire.message import Encoding, Message, pack_head
 
 MIB = 1 << 20
@@ -33,7 +33,7 @@ class Stage:
         self.taps: list[Tap] = []
         self.opened = 0
         self.broken = False
-        monkeypatch.setattr("dora.inspection.watched.time.monotonic_ns", lambda: self.now_ns)
+        monkeypatch.setattr("dora.observe.tap_session.time.monotonic_ns", lambda: self.now_ns)
         self.watched = AdaptiveTap(Topic("a/o", "a", OutputView("o", 0), ()), self, self.words)  # type: ignore[arg-type]
 
     def tap(self, output: OutputView, queue_size: int) -> Tap:  # noqa: ARG002

@@ -10,13 +10,17 @@ import msgspec
 import pyarrow as pa
 import pytest
 
-from dora.cli.top_screen import lines
+from dora.cli.commands.top import lines
 from dora.errors import DoraError
-from dora.inspection import beat, counters, topics, transit, values
-from dora.inspection.beat import RateMeter
+from dora.observe import format_values as values
+from dora.observe import latency as transit
+from dora.observe import rates as beat
+from dora.observe import rates as counters
+from dora.observe import topics
+from dora.observe.rates import RateMeter
 from dora.transport.board import CONNECTED, DROPPED, FIRST, RECEIVED, SENT, SILENT, STATE, WORDS
+from dora.wire.daemon_protocol import Inspection, LinkView, NodeView, OutputView
 from dora.wire.encode import encode
-from dora.wire.inspection import Inspection, LinkView, NodeView, OutputView
 from dora.wire.message import Message, pack_head
 from dora.wire.metadata import encode_metadata
 

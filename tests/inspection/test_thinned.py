@@ -7,9 +7,9 @@ import doctest
 import hypothesis.strategies as st
 from hypothesis import given
 
-from dora.inspection import thinned
-from dora.inspection.afar import Line, QueryEnded, decode_delivery
-from dora.inspection.thinned import MOST_BYTES, ConflatedQueue
+from dora.observe.remote import conflate as thinned
+from dora.observe.remote.conflate import MOST_BYTES, ConflatedQueue
+from dora.observe.remote.protocol import Line, QueryEnded, decode_delivery
 
 
 def test_the_examples_in_the_code() -> None:

@@ -6,7 +6,7 @@ import curses
 
 import pytest
 
-from dora.cli.top_screen import View, _obey
+from dora.cli.commands.top import View, _obey
 
 
 class Keyboard:

@@ -95,10 +95,10 @@ class Running:
 
 def all_run(name: str) -> bool:
     """Tell whether all nodes of a dataflow run, as `dora node list` says."""
-    from dora.daemon.runs import name_of
-    from dora.daemon.runs import running as runs
+    from dora.daemon.client import name_of
+    from dora.daemon.client import running as runs
     from dora.errors import DoraError
-    from dora.inspection.look import inspect
+    from dora.observe.tap_session import inspect
 
     found = False
     for run in runs():

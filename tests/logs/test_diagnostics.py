@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from dora.coordinator.protocol import OpenObserver, RunChanged, RunReport
-from dora.daemon import story
-from dora.logs.diagnostics import shown
-from dora.logs.directives import parse_directives
-from dora.supervise import events as on
+from dora.cluster.protocol import OpenObserver, RunChanged, RunReport
+from dora.daemon import event_trace
+from dora.daemon.logs.diagnostics import shown
+from dora.daemon.logs.directives import parse_directives
+from dora.daemon.supervisor import events as on
 
 LEVELS = "they are off, error, warn, info, debug, trace"
 
@@ -57,13 +57,13 @@ def test_records_are_shown_by_what_is_not_usual():
     )
     assert shown(on.SpawnFailed("a", "one\ntwo")) == "SpawnFailed(node_id=a, reason='one\\ntwo')"
     assert shown(on.SpawnFailed("a", "x" * 1000)) == f"SpawnFailed(node_id=a, reason={'x' * 80}…)"
-    assert shown(RunChanged(RunReport("a", "running"))) == "Changed(run=RunReport)"
+    assert shown(RunChanged(RunReport("a", "running"))) == "RunChanged(run=RunReport)"
     assert shown(OpenObserver("a", "whoever has it gets in")) == "OpenLook(dataflow_id=a, ticket=…)"
 
 
 def test_nobody_pays_for_a_story_that_nobody_wants():
     handle = list
-    assert story.told(handle) is handle
+    assert event_trace.told(handle) is handle
 
 
 @pytest.fixture

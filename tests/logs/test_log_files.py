@@ -6,10 +6,10 @@ import os
 
 import pytest
 
+from dora.daemon.logs import writer as files
+from dora.daemon.logs.entry import LogEntry
+from dora.daemon.logs.writer import RETRY_AFTER, LogFiles
 from dora.dataflow.model import LogOptions
-from dora.logs import files
-from dora.logs.entry import LogEntry
-from dora.logs.files import RETRY_AFTER, LogFiles
 
 WHEN = 1_700_000_000_123_456_789
 

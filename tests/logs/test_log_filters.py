@@ -2,9 +2,9 @@
 
 import pytest
 
+from dora.daemon.logs.entry import LogEntry
+from dora.daemon.logs.filters import LogFilter, parse_filter, parse_level, passes
 from dora.dataflow.model import LOG_LEVELS
-from dora.logs.entry import LogEntry
-from dora.logs.filters import LogFilter, parse_filter, parse_level, passes
 
 
 def test_levels_are_ordered_and_stdout_lets_everything_through():

@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from dora.logs.entry import LogEntry
-from dora.logs.formats import renderer, rfc3339, wants_colour
+from dora.daemon.logs.entry import LogEntry
+from dora.daemon.logs.formats import renderer, rfc3339, wants_colour
 
 WHEN = 1_700_000_000_123_456_789
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dora.logs.parse import parse_line
+from dora.daemon.logs.parse import parse_line
 
 NOW = 1_700_000_000_000_000_000
 
@@ -58,7 +58,7 @@ def test_a_line_of_the_logging_bridge_keeps_its_place_in_the_code():
 
 
 def test_what_the_node_writes_is_what_is_read():
-    from dora.node.log import log_line
+    from dora.node.process import log_line
 
     got = entry(log_line("camera", "Warning", "two\nlines", target="t", fields={"k": "v"}))
     assert (got.level, got.message, got.target, got.fields) == ("warn", "two\nlines", "t", {"k": "v"})

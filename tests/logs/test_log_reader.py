@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dora.daemon.logs.entry import LogEntry
+from dora.daemon.logs.reader import LogReader, read_record
+from dora.daemon.logs.writer import LogFiles, file_record
 from dora.dataflow.model import LogOptions
-from dora.logs.entry import LogEntry
-from dora.logs.files import LogFiles, file_record
-from dora.logs.reader import LogReader, read_record
 
 SECOND = 1_000_000_000
 

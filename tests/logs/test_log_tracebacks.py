@@ -6,7 +6,7 @@ import traceback
 
 import pytest
 
-from dora.logs.tracebacks import MAX_LINES, Tracebacks
+from dora.daemon.logs.parse import MAX_LINES, Tracebacks
 
 
 def gather(lines: list[str]) -> list[tuple[str, bool]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dora.cluster.agent.changes import localised
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, OperatorSpec
-from dora.machine.becoming import localised
 
 
 def test_what_runs_here_keeps_its_program_and_gets_its_inputs() -> None:

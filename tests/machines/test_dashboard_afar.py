@@ -185,9 +185,9 @@ def test_a_page_that_reads_nothing_costs_nothing(system: Spread, flow: str) -> N
         page = Page(connection)
         page.say(type="look", topics=["camera/numbers"])
         page.follow(lambda: page.previews, "a preview")
-        memory = [_resident(system, "dora coordinator"), _resident(system, "dora.looker")]
+        memory = [_resident(system, "dora coordinator"), _resident(system, "dora.observe.remote")]
         time.sleep(3)  # the page says no more that it is ready, while a hundred messages a second come
-        later = [_resident(system, "dora coordinator"), _resident(system, "dora.looker")]
+        later = [_resident(system, "dora coordinator"), _resident(system, "dora.observe.remote")]
         assert all(now < before + (8 << 20) for before, now in zip(memory, later, strict=True)), later
         assert system.status(flow) == "Running"
 

@@ -68,7 +68,7 @@ def wait_until_it_has_left(system: Spread, machine: str = "third") -> None:
     host = system.hosts[machine]
 
     def is_gone() -> bool:
-        hosted = any("dora.machine.hosted" in command_of(pid) for pid in host.pids())
+        hosted = any("dora.cluster.agent.worker" in command_of(pid) for pid in host.pids())
         return not hosted and not any(path.is_dir() for path in (host.folder / "run").glob("*"))
 
     wait_until(is_gone, lambda: f"`{machine}` to leave: {system.said(machine)}")

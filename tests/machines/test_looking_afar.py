@@ -95,7 +95,7 @@ def lookers(host: Host) -> list[int]:
     found = []
     for pid in host.pids():
         try:
-            if b"dora.looker" in Path(f"/proc/{pid}/cmdline").read_bytes():
+            if b"dora.observe.remote" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(pid)
         except OSError:
             continue

@@ -8,21 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from dora.coordinator.protocol import (
-    MAX_MESSAGE,
-    LogBatch,
-    Partition,
-    RunSpec,
-    StartRun,
-    decode_to_coordinator,
-)
+from dora.cluster.agent.identity import parse_labels, tls_from
+from dora.cluster.agent.partition import of_machine, settled
+from dora.cluster.agent.reports import LogPump, Reports
+from dora.cluster.protocol import MAX_MESSAGE, LogBatch, Partition, RunSpec, StartRun, decode_to_coordinator
+from dora.daemon.logs.entry import LogEntry
 from dora.dataflow.model import Dataflow, Deploy, NodeSpec
 from dora.errors import DoraError
-from dora.logs.entry import LogEntry
-from dora.machine.identity import parse_labels, tls_from
-from dora.machine.part import of_machine, settled
-from dora.machine.reports import LogPump, Reports
-from dora.wire.control import TlsFiles
+from dora.wire.node_config import TlsFiles
 
 
 def start(dataflow: Dataflow, machines: dict[str, str], machine: str) -> StartRun:

@@ -12,7 +12,12 @@ class VirtualClock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 1_000_000 * MILLISECOND
-        for module in ("dora.node.input", "dora.node.silence", "dora.node.inbox"):
+        for module in (
+            "dora.node.receive.link_input",
+            "dora.node.receive.timer_input",
+            "dora.node.receive.deadline",
+            "dora.node.receive.inbox",
+        ):
             monkeypatch.setattr(f"{module}._monotonic", lambda: self.now)
 
     def advance(self, milliseconds: float) -> None:

@@ -19,15 +19,16 @@ from contextlib import contextmanager
 
 import msgspec
 
-from dora.dataflow.links import Place, plan
+from dora._paths import board_of, prefix_of
 from dora.dataflow.model import Dataflow
+from dora.dataflow.plan import Place, plan
 from dora.node.node import Node
 from dora.transport.board import CONTROL, STOPPED, Board
 from dora.transport.doorbell import Bell, Doorbell
-from dora.transport.places import board_of, prefix_of
-from dora.wire.control import (
-    Address,
-    FrameBuffer,
+from dora.wire.daemon_protocol import Request, decode_to_daemon
+from dora.wire.framing import FrameBuffer, encode_frame
+from dora.wire.node_config import Address, encode_address
+from dora.wire.node_protocol import (
     InputsClosed,
     Ready,
     Register,
@@ -36,10 +37,7 @@ from dora.wire.control import (
     StopFrame,
     ToDaemon,
     ToNode,
-    encode_address,
-    encode_frame,
 )
-from dora.wire.requests import Request, decode_to_daemon
 
 PATIENCE = 60.0  # seconds that anything may take on a busy machine
 

@@ -13,7 +13,7 @@ from flows import node
 
 from dora import CallFailed, CallTimedOut, GoalRun, Input, Node, SendError, UndeclaredOutput
 from dora.node.patterns.action import FEEDBACK_KEPT
-from dora.wire.control import InputsClosed
+from dora.wire.node_protocol import InputsClosed
 
 
 def pair(start_flow: StartFlow) -> tuple[FakeDaemon, Node, Node]:

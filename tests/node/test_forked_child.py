@@ -10,7 +10,7 @@ import pytest
 from fake_daemon import PATIENCE, FakeDaemon, StartFlow, wait_until
 from flows import node
 
-from dora.wire.control import Closing, Ready
+from dora.wire.node_protocol import Closing, Ready
 
 
 def start_forker(daemon: FakeDaemon) -> int:

@@ -12,10 +12,10 @@ import pytest
 from fake_daemon import PATIENCE, FakeDaemon, StartFlow, wait_until
 from flows import node
 
-from dora.dataflow.links import Place, plan
 from dora.dataflow.model import Dataflow, NodeSpec
-from dora.node.heads_up import Prewake
-from dora.node.rhythm import ArrivalPredictor
+from dora.dataflow.plan import Place, plan
+from dora.node.receive.arrival_predictor import ArrivalPredictor
+from dora.node.receive.prewake import Prewake
 from dora.transport.board import HEADS_UP
 
 

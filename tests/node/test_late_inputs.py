@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from dora.node.input import LinkInput
+from dora.node.receive.link_input import LinkInput
 from dora.transport.board import CONNECTED, DROPPED, FIRST, RECEIVED, SENT, STATE, Board
-from dora.wire.control import InputConfig
 from dora.wire.message import Encoding, Message, pack_head
+from dora.wire.node_config import InputConfig
 
 SENDER, LINK = 0, 1  # lines of the board
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from test_late_inputs import LINK, SENDER, Queue
 
-from dora.node import input as module
 from dora.node.events import InputClosed
-from dora.node.input import FLIGHT_LIMIT_NS, LinkInput
+from dora.node.receive import link_input as module
+from dora.node.receive.link_input import FLIGHT_LIMIT_NS, LinkInput
 from dora.transport.board import CONNECTED, DROPPED, RECEIVED, SENT, STATE, Board
-from dora.wire.control import InputConfig
+from dora.wire.node_config import InputConfig
 
 
 @pytest.fixture

@@ -18,8 +18,8 @@ from flows import node
 import dora
 from dora import ConnectError, DaemonLost, Node, NotInDataflow, StartFailed
 from dora.transport.board import CREDIT_WAITING
-from dora.wire.control import Closing, InputsClosed, Ready, Register, Started, StartRefused, StopFrame
 from dora.wire.ids import uuid7
+from dora.wire.node_protocol import Closing, InputsClosed, Ready, Register, Started, StartRefused, StopFrame
 
 
 @pytest.fixture
@@ -200,7 +200,7 @@ def test_open_files_do_not_pile_up(daemon: FakeDaemon) -> None:
         receiver.close()
         del sender, receiver
         wait_until(lambda: len(daemon.heard("b", Closing)) > 0, "the closing")
-    # What belongs to the engine stays until the process ends, see `dora.transport.iceoryx`.
+    # What belongs to the engine stays until the process ends, see `dora.transport.shm.iceoryx2`.
     bells = [
         target
         for fd in os.listdir("/proc/self/fd")

@@ -11,8 +11,8 @@ from fake_daemon import FakeDaemon, StartFlow, finish
 from flows import node
 
 from dora import Node
-from dora.logs.parse import parse_line
-from dora.node.log import MAX_FIELDS, LogBridge, log_line
+from dora.daemon.logs.parse import parse_line
+from dora.node.process import MAX_FIELDS, LogBridge, log_line
 
 
 @pytest.fixture

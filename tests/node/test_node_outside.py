@@ -244,7 +244,7 @@ def test_a_recording_is_whole_and_poisoned_until_its_node_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from dora.node.events import Input, Text
-    from dora.node.recording import InputRecorder
+    from dora.node.interceptors.input_recorder import InputRecorder
 
     monkeypatch.setenv("DORA_WRITE_EVENTS_TO", str(tmp_path))
     recorder = InputRecorder("n")
@@ -274,7 +274,7 @@ def test_what_cannot_be_recorded_poisons_the_recording_and_not_the_node(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from dora.node.events import Input, Reference, Text
-    from dora.node.recording import InputRecorder
+    from dora.node.interceptors.input_recorder import InputRecorder
 
     monkeypatch.setenv("DORA_WRITE_EVENTS_TO", str(tmp_path))
     recorder = InputRecorder("n")

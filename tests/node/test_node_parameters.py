@@ -10,7 +10,7 @@ from fake_daemon import PATIENCE, StartFlow
 from flows import node, operator, runtime
 
 from dora import ParamDeleted, ParamUpdate
-from dora.wire import control
+from dora.wire import node_protocol
 
 
 def test_a_program_reads_its_parameters_and_hears_of_changes(start_flow: StartFlow) -> None:
@@ -19,7 +19,9 @@ def test_a_program_reads_its_parameters_and_hears_of_changes(start_flow: StartFl
     parameters = a.parameters
     assert parameters == {"gain": 0.5}
     assert (a.next(timeout=PATIENCE) or {})["id"] == "t"
-    daemon.send("a", control.ParamUpdateFrame("mode", ["fast", 1]), control.ParamDeletedFrame("gain"))
+    daemon.send(
+        "a", node_protocol.ParamUpdateFrame("mode", ["fast", 1]), node_protocol.ParamDeletedFrame("gain")
+    )
     match a.next(timeout=PATIENCE):
         case ParamUpdate(id="mode", value=["fast", 1]) as event:
             assert event["type"] == "PARAM_UPDATE"
@@ -38,10 +40,10 @@ def test_a_program_reads_its_parameters_and_hears_of_changes(start_flow: StartFl
 def test_changes_that_come_with_the_start_are_not_lost(start_flow: StartFlow) -> None:
     daemon = start_flow(
         node("a", inputs={"t": "dora/timer/millis/60000"}, parameters={"gain": 0.5}),
-        answer_ready=(control.Started(0), control.ParamUpdateFrame("gain", 2)),
+        answer_ready=(node_protocol.Started(0), node_protocol.ParamUpdateFrame("gain", 2)),
     )
     a = daemon.node("a")
-    daemon.send("a", control.ParamUpdateFrame("mode", "fast"))
+    daemon.send("a", node_protocol.ParamUpdateFrame("mode", "fast"))
     events = [a.next(timeout=PATIENCE) for _ in range(3)]
     assert [event["id"] for event in events if isinstance(event, ParamUpdate)] == ["gain", "mode"]
     assert a.parameters == {"gain": 2, "mode": "fast"}
@@ -84,7 +86,7 @@ class Operator:
     a, b = daemon.node("a"), daemon.node("b")
     daemon.start_process("host")
     daemon.wait_for_sleep("host")
-    daemon.send("host", control.ParamUpdateFrame("x", 2), control.ParamDeletedFrame("y"))
+    daemon.send("host", node_protocol.ParamUpdateFrame("x", 2), node_protocol.ParamDeletedFrame("y"))
     daemon.wait_for_sleep("host")
     a.send_output("out", b"")
     said = {}

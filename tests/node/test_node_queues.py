@@ -12,7 +12,7 @@ from flows import node
 
 from dora import Node, SendError
 from dora.transport.board import CREDIT_WAITING, SENT
-from dora.wire.control import NodeRestartedFrame
+from dora.wire.node_protocol import NodeRestartedFrame
 
 
 def link(start_flow: StartFlow, **options: Any) -> tuple[FakeDaemon, Node, Node]:

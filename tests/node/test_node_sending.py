@@ -15,7 +15,7 @@ from fake_daemon import FakeDaemon, StartFlow, wait_until
 from flows import node
 
 from dora import Input, Node, SampleAlreadySent, SendError, UndeclaredOutput, UnsupportedData
-from dora.wire.control import Closing
+from dora.wire.node_protocol import Closing
 
 
 @pytest.fixture

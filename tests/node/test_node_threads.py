@@ -10,7 +10,7 @@ from fake_daemon import PATIENCE, FakeDaemon, StartFlow, wait_until
 from flows import node
 
 from dora import Event, Node, SendError
-from dora.wire.control import Closing
+from dora.wire.node_protocol import Closing
 
 
 @pytest.fixture

@@ -9,9 +9,10 @@ from fake_daemon import PATIENCE, FakeDaemon, StartFlow
 from flows import node
 
 from dora import Node
-from dora.node.input import TimerInput
+from dora.node.receive.timer_input import TimerInput
 from dora.transport.board import SILENT
-from dora.wire.control import InputConfig, Started, TextInput
+from dora.wire.node_config import InputConfig
+from dora.wire.node_protocol import Started, TextInput
 
 
 @pytest.fixture

@@ -12,13 +12,13 @@ from fake_daemon import PATIENCE, FakeDaemon, StartFlow, finish, wait_until
 from flows import node, operator, runtime
 
 from dora import DoraStatus, Event, Node
-from dora.node.operator import HostedOperator, OperatorError
+from dora.node.operators.operator import HostedOperator, OperatorError
 from dora.transport.board import ASLEEP
-from dora.wire.control import (
+from dora.wire.node_config import OperatorConfig
+from dora.wire.node_protocol import (
     InputsClosed,
     NodeFailedFrame,
     NodeRestartedFrame,
-    OperatorConfig,
     OutputsClosed,
     Ready,
     StopDataflow,

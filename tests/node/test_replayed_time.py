@@ -8,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dora.node import output
-from dora.node.replay_clock import WITHOUT_LIMIT, ReplayClock
-from dora.node.replayed_time import ReplayedTime
+from dora.node.replay.clock import WITHOUT_LIMIT, ReplayClock, ReplayedTime
+from dora.node.send import output
 
 SECOND = 1_000_000_000
 T0 = 1_800_000_000 * SECOND
@@ -52,7 +51,7 @@ def test_time_stands_still_but_for_looks_and_sleep() -> None:
 
 def test_a_program_that_waits_for_long_sees_time_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     real = [0]
-    monkeypatch.setattr("dora.node.replayed_time._real_monotonic_ns", lambda: real[0])
+    monkeypatch.setattr("dora.node.replay.clock._real_monotonic_ns", lambda: real[0])
     replayed = ReplayedTime(T0, speed=1.0)
     replayed.advance(T0)
     real[0] = SECOND

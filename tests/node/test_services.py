@@ -24,7 +24,7 @@ from dora import (
     UndeclaredInput,
     UndeclaredOutput,
 )
-from dora.wire.control import Closing, InputsClosed, NodeRestartedFrame
+from dora.wire.node_protocol import Closing, InputsClosed, NodeRestartedFrame
 
 
 def pair(start_flow: StartFlow, **options: Any) -> tuple[FakeDaemon, Node, Node]:

@@ -12,9 +12,9 @@ from flows import node
 
 from dora import Node
 from dora.transport.board import CREDIT_WAITING, UNSENT
-from dora.wire.control import PublishRequest, PublishResult
 from dora.wire.encode import encode
 from dora.wire.message import pack_head
+from dora.wire.node_protocol import PublishRequest, PublishResult
 
 
 def link(start_flow: StartFlow, **options: Any) -> tuple[FakeDaemon, Node, Node]:

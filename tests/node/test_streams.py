@@ -11,8 +11,8 @@ from flows import node, operator, runtime
 
 from dora import Node
 from dora.dataflow.model import NodeSpec as NodeModel
-from dora.node.input import LinkInput
-from dora.transport.kept_queue import PriorityQueue
+from dora.node.receive.link_input import LinkInput
+from dora.transport.queues import PriorityQueue
 from dora.wire.correlation import PATTERN_ROOM, asks_to_flush, carries_correlation
 from dora.wire.message import Encoding, Message, pack_head
 from dora.wire.metadata import encode_metadata

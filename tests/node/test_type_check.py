@@ -14,11 +14,11 @@ from flows import node, operator, runtime
 
 from dora import Node, UnsupportedData
 from dora.dataflow.model import PortType, Types
-from dora.dataflow.report import ProblemReport
-from dora.dataflow.type_library import TypeLibrary
-from dora.dataflow.type_names import TypeName
-from dora.node.type_check import misfit
-from dora.wire.control import Ready
+from dora.dataflow.problems import ProblemReport
+from dora.dataflow.types.files import TypeName
+from dora.dataflow.types.library import TypeLibrary
+from dora.node.interceptors.type_check import misfit
+from dora.wire.node_protocol import Ready
 
 LIBRARY = TypeLibrary(ProblemReport("", ""), dict)
 
@@ -198,10 +198,10 @@ def test_a_check_of_an_unknown_kind_is_told(
 def test_only_nodes_with_types_load_the_check(start_flow: StartFlow) -> None:
     import sys
 
-    sys.modules.pop("dora.node.type_check", None)
+    sys.modules.pop("dora.node.interceptors.type_check", None)
     daemon = start_flow(node("a", outputs="out"), node("b", inputs={"in": "a/out"}))
     nodes: list[Node] = [daemon.node("a"), daemon.node("b")]
-    assert "dora.node.type_check" not in sys.modules
+    assert "dora.node.interceptors.type_check" not in sys.modules
     assert len(nodes) == 2
 
 

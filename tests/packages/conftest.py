@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from dora.daemon.interpreter import find_uv
+from dora.daemon.processes.interpreter import find_uv
 
 ROOT = Path(__file__).parents[2]
 BOUND = 600  # seconds, for installing

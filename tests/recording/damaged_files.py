@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from dora.cli.main import run_command_line
-from dora.recording.format import NotARecording
-from dora.recording.reader import Recording
+from dora.recording.mcap.format import NotARecording
+from dora.recording.mcap.reader import Recording
 from dora.wire.decode import BAD_MESSAGE, check
 
 CHUNK, SUMMARY_CHECKSUM = 0x06, -12

@@ -9,12 +9,11 @@ from ctypes import string_at
 from pathlib import Path
 from typing import Any
 
-from dora.recording.channels import ChannelItem, ChannelKey, ChannelTable, Schemas, form_of, prefix_of
-from dora.recording.chunk import Chunk, room_for
-from dora.recording.format import End, RecordingStart, TopicEnd
-from dora.recording.order import ORDER_ENCODING, ORDER_TOPIC
-from dora.recording.sealed import seal
-from dora.recording.writer import RecordingWriter
+from dora.recording.mcap.channels import ChannelItem, ChannelKey, ChannelTable, Schemas, form_of, prefix_of
+from dora.recording.mcap.format import End, RecordingStart, TopicEnd
+from dora.recording.mcap.writer import RecordingWriter
+from dora.recording.recorder.chunk import Chunk, room_for, seal
+from dora.recording.replay.event_order import ORDER_ENCODING, ORDER_TOPIC
 from dora.wire.encode import encode
 from dora.wire.message import Message, pack_head
 from dora.wire.metadata import encode_metadata

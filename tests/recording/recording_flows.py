@@ -13,7 +13,7 @@ from typing import Any
 
 from waiting import PATIENCE, wait_until
 
-from dora.recording.reader import Recording
+from dora.recording.mcap.reader import Recording
 
 DORA = [sys.executable, "-m", "dora"]
 
@@ -98,7 +98,7 @@ class Folder:
 
     def recorders(self) -> list[Any]:
         """Return those who record."""
-        from dora.recording.control import statuses
+        from dora.recording.recorder.control import statuses
 
         return [status for name in _runs(self.root) for status in statuses(f"{self.root}/{name}")]
 
@@ -142,9 +142,9 @@ def _runs(root: str) -> list[str]:
 
 def all_run(name: str) -> bool:
     """Tell whether all nodes of a dataflow run."""
-    from dora.daemon.runs import name_of, running
+    from dora.daemon.client import name_of, running
     from dora.errors import DoraError
-    from dora.inspection.look import inspect
+    from dora.observe.tap_session import inspect
 
     found = False
     for run in running():

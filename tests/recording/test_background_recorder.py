@@ -9,12 +9,12 @@ import pytest
 from recording_flows import Folder, end
 from waiting import wait_until
 
-from dora.daemon.runs import running
+from dora.daemon.client import running
 from dora.errors import DoraError
-from dora.inspection.look import inspect
-from dora.recording.background import BackgroundRecorder
-from dora.recording.control import ask, statuses
-from dora.recording.settings import RecordingOptions
+from dora.observe.tap_session import inspect
+from dora.recording.recorder.control import ask, statuses
+from dora.recording.recorder.options import RecordingOptions
+from dora.recording.recorder.process import BackgroundRecorder
 
 pytestmark = pytest.mark.processes
 

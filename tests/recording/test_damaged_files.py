@@ -15,8 +15,8 @@ from recorded_files import T0, write_recording
 
 from dora.cli.main import run_command_line
 from dora.recording.info import trouble
-from dora.recording.reader import Recording
-from dora.wire.order import EntryKind, pack_entry
+from dora.recording.mcap.reader import Recording
+from dora.wire.event_log import EntryKind, pack_entry
 
 HERE = Path(__file__).parent
 TEXTS = ["first one", "second one", "third one"]
@@ -99,7 +99,7 @@ def test_a_player_sends_no_wild_offsets(recording: Path) -> None:
         from typing import Any, cast
 
         from dora.errors import DoraError
-        from dora.recording.player import Player
+        from dora.recording.replay.player import Player
 
         player = Player.__new__(Player)
         (recorded,) = [each for each in opened.messages(["talk/text"]) if each.sequence == 1]
@@ -112,7 +112,7 @@ def test_a_chunk_that_is_larger_than_it_claims_is_not_unpacked() -> None:
     import zstandard
     from mcap.exceptions import McapError
 
-    from dora.recording.chunks import unpack
+    from dora.recording.mcap.reader import unpack
 
     for name, packed in (
         ("zstd", zstandard.compress(bytes(1 << 20))),

@@ -9,9 +9,8 @@ import pytest
 from recorded_files import write_recording
 
 from dora.cli.main import run_command_line
-from dora.recording.compare import Tolerance
-from dora.recording.diff import MessagePlace, compare
-from dora.recording.reader import Recording
+from dora.recording.compare import MessagePlace, Tolerance, compare
+from dora.recording.mcap.reader import Recording
 
 A = [
     ("camera/image", 0.0, b"one"),

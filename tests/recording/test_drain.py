@@ -6,8 +6,8 @@ from unittest.mock import MagicMock
 
 import pytest
 
-from dora.recording import recorder
-from dora.recording.recorder import Recorder
+from dora.recording.recorder import recorder
+from dora.recording.recorder.recorder import Recorder
 
 
 def test_what_is_under_way_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,13 @@ import pytest
 from recorded_files import message_of
 
 from dora.errors import DoraError
-from dora.inspection.topics import Topic
-from dora.recording.attachment import found_here
-from dora.recording.channels import ChannelItem, ChannelTable
-from dora.recording.chunk import CHUNK_SIZE, Chunk, Pool
-from dora.recording.intake import LONGEST, RecordedTopic, RecordingIntake
+from dora.observe.topics import Topic
+from dora.recording.mcap.channels import ChannelItem, ChannelTable
+from dora.recording.recorder.chunk import CHUNK_SIZE, Chunk, Pool
+from dora.recording.recorder.intake import LONGEST, RecordedTopic, RecordingIntake
+from dora.recording.recorder.taps import found_here
 from dora.transport.board import BEGUN, SENT, WORDS
-from dora.wire.inspection import Inspection, NodeView, OutputView
+from dora.wire.daemon_protocol import Inspection, NodeView, OutputView
 from dora.wire.message import Message
 
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dora.recording.folders import make_folder
-from dora.recording.order import OrderTail, Translation, first_numbers
-from dora.wire.order import Entry, EntryKind, entries, pack_entry, whole
+from dora.recording.recorder.system import make_folder
+from dora.recording.replay.event_order import OrderTail, Translation, first_numbers
+from dora.wire.event_log import Entry, EntryKind, entries, pack_entry, whole
 
 numbers = st.integers(0, 2**64 - 1)
 some_entries = st.lists(

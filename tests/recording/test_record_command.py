@@ -12,8 +12,8 @@ from recording_flows import CAMERA, FAST, FLOW, Folder, end, numbers, said
 from waiting import wait_until
 
 from dora.errors import DoraError
-from dora.transport.tape import _READ as READ
-from dora.transport.tape import AVAILABLE
+from dora.transport.shm.ring_buffer import _READ as READ
+from dora.transport.shm.ring_buffer import AVAILABLE
 
 pytestmark = pytest.mark.processes
 
@@ -201,8 +201,8 @@ def _reads_a_tape(pid: int) -> bool:
 
 
 def _sent() -> int:
-    from dora.daemon.runs import running
-    from dora.inspection.look import inspect
+    from dora.daemon.client import running
+    from dora.observe.tap_session import inspect
     from dora.transport.board import SENT, Board
 
     (run,) = running()
@@ -325,8 +325,8 @@ def test_a_killed_node_is_no_loss(folder: Folder) -> None:
 
 def _camera() -> int:
     """Return the process of the camera."""
-    from dora.daemon.runs import running
-    from dora.inspection.look import inspect
+    from dora.daemon.client import running
+    from dora.observe.tap_session import inspect
 
     (run,) = running()
     with run:
@@ -366,8 +366,8 @@ def test_what_a_node_sent_before_it_ended_waits_for_the_recorder(folder: Folder)
 
 
 def _status(node_id: str) -> str:
-    from dora.daemon.runs import running
-    from dora.inspection.look import inspect
+    from dora.daemon.client import running
+    from dora.observe.tap_session import inspect
 
     (run,) = running()
     with run:

@@ -9,8 +9,15 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dora.recording.channels import MAX_TYPES, ChannelKey, Schemas, channel_metadata, form_of, prefix_of
-from dora.recording.format import (
+from dora.recording.mcap.channels import (
+    MAX_TYPES,
+    ChannelKey,
+    Schemas,
+    channel_metadata,
+    form_of,
+    prefix_of,
+)
+from dora.recording.mcap.format import (
     End,
     NotARecording,
     RecordingStart,
@@ -20,7 +27,7 @@ from dora.recording.format import (
     start_from,
     to_record,
 )
-from dora.recording.schemas import MESSAGES, schema_data
+from dora.recording.mcap.schemas import MESSAGES, schema_data
 from dora.wire.decode import decode_arrow
 from dora.wire.encode import encode
 from dora.wire.message import Message, pack_head

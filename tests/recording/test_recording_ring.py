@@ -7,15 +7,12 @@ from pathlib import Path
 import pytest
 
 from dora.errors import DoraError
-from dora.recording.channels import ChannelTable
-from dora.recording.chunk import ChunkSpan, Pool
-from dora.recording.format import RecordingStart, TopicEnd
-from dora.recording.intake import spans_of
-from dora.recording.ring import Ring
-from dora.recording.sealed import CompressedChunk
-from dora.recording.settings import RecordingOptions, Saved, numbered
-from dora.recording.storing import WriteThread
-from dora.recording.targets import Expected, RingTarget, ends_of
+from dora.recording.mcap.channels import ChannelTable
+from dora.recording.mcap.format import RecordingStart, TopicEnd
+from dora.recording.recorder.chunk import ChunkSpan, CompressedChunk, Pool, WriteThread
+from dora.recording.recorder.intake import spans_of
+from dora.recording.recorder.options import RecordingOptions, Saved, numbered
+from dora.recording.recorder.targets import Expected, Ring, RingTarget, ends_of
 
 SECOND = 1_000_000_000
 

@@ -22,13 +22,12 @@ from mcap.stream_reader import StreamReader
 from recorded_files import message_of
 
 from dora.errors import DoraError
-from dora.recording.channels import ChannelItem, ChannelKey, ChannelTable, Schemas, form_of, prefix_of
-from dora.recording.chunk import CHUNK_SIZE, Chunk, Pool, room_for
-from dora.recording.format import End, RecordingStart, end_from, restore, start_from
-from dora.recording.sealed import Compression, keep, seal
-from dora.recording.settings import RecordingOptions
-from dora.recording.targets import FileTarget
-from dora.recording.writer import DiskFull, RecordingWriter
+from dora.recording.mcap.channels import ChannelItem, ChannelKey, ChannelTable, Schemas, form_of, prefix_of
+from dora.recording.mcap.format import End, RecordingStart, end_from, restore, start_from
+from dora.recording.mcap.writer import DiskFull, RecordingWriter
+from dora.recording.recorder.chunk import CHUNK_SIZE, Chunk, Compression, Pool, keep, room_for, seal
+from dora.recording.recorder.options import RecordingOptions
+from dora.recording.recorder.targets import FileTarget
 from dora.wire.decode import decode_arrow
 
 START = RecordingStart(dora="1", dataflow_id="id", started=5, nodes=["a"], topics=["a/x"])

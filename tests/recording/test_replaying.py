@@ -16,7 +16,7 @@ import yaml
 from recording_flows import Folder, end
 from waiting import wait_until
 
-from dora.recording.reader import Recording
+from dora.recording.mcap.reader import Recording
 from dora.wire.decode import decode_arrow
 
 pytestmark = pytest.mark.processes

@@ -8,8 +8,7 @@ import yaml
 from dora.dataflow import parse
 from dora.dataflow.model import Dataflow
 from dora.errors import DoraError
-from dora.recording.rewrite import rewrite
-from dora.recording.roles import ReplayRoles, in_cycles, roles
+from dora.recording.replay.dataflow import ReplayRoles, in_cycles, rewrite, roles
 
 FLOW = """
 deploy: {machine: robot}

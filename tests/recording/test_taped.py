@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dora.recording import taped
-from dora.recording.taped import RingTap, RingTaps
-from dora.transport.tape import AVAILABLE, RingBuffer, RingBufferWriter
+from dora.recording.recorder import taps as taped
+from dora.recording.recorder.taps import RingTap, RingTaps
+from dora.transport.shm.ring_buffer import AVAILABLE, RingBuffer, RingBufferWriter
 from dora.wire.message import Encoding, Message, MessageError, pack_head
 
 pytestmark = pytest.mark.skipif(not AVAILABLE, reason="tapes need an order of writes that is known")

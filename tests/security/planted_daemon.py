@@ -9,9 +9,18 @@ import os
 import socket
 import sys
 
-from dora.wire.control import FrameBuffer, Register, encode_frame
-from dora.wire.inspection import Inspection, NodeView, OutputView
-from dora.wire.requests import DescribeDataflow, Description, Inspect, Ok, decode_to_daemon
+from dora.wire.daemon_protocol import (
+    DescribeDataflow,
+    Description,
+    Inspect,
+    Inspection,
+    NodeView,
+    Ok,
+    OutputView,
+    decode_to_daemon,
+)
+from dora.wire.framing import FrameBuffer, encode_frame
+from dora.wire.node_protocol import Register
 
 ESCAPES = "\x1b]0;owned\x07\x1b]52;c;b3duZWQ=\x07\x1b[2J"
 

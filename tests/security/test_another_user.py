@@ -28,7 +28,7 @@ sys.path.append(str(Path(__file__).parents[1] / "coordinator"))
 from system import System, own_system, wait_until
 
 import dora
-from dora.coordinator.openapi import OPERATIONS
+from dora.cluster.coordinator.openapi import OPERATIONS
 
 pytestmark = [pytest.mark.processes, NEEDS_ANOTHER_USER]
 

@@ -14,19 +14,19 @@ import msgspec
 import pytest
 from second_user import ATTACKER, as_user, needs_second_user
 
-from dora.daemon.connections import Connection, ControlServer
-from dora.daemon.loop import Loop
-from dora.daemon.rundir import RunDirectory
+from dora._ownership import UnsafeFile, connect_own
+from dora.daemon.control_server import Connection, ControlServer
+from dora.daemon.event_loop import Loop
+from dora.daemon.run_directory import RunDirectory
 from dora.errors import ConnectError
-from dora.inspection.look import inspect
-from dora.node.connect import _with_own_files
-from dora.recording.folders import make_folder, remove_folder
+from dora.node.session.daemon_client import _with_own_files
+from dora.observe.tap_session import inspect
+from dora.recording.recorder.system import make_folder, remove_folder
 from dora.transport.board import LINE_BYTES, MAX_LINES, Board
 from dora.transport.doorbell import Bell, Doorbell
-from dora.transport.ownership import UnsafeFile, connect_own
-from dora.transport.tape import RingBuffer, RingBufferWriter, remove_tapes
-from dora.wire.control import DoorbellConfig, InputConfig, LinkConfig, NodeConfig, OutputConfig
+from dora.transport.shm.ring_buffer import RingBuffer, RingBufferWriter, remove_tapes
 from dora.wire.ids import uuid7
+from dora.wire.node_config import DoorbellConfig, InputConfig, LinkConfig, NodeConfig, OutputConfig
 
 BOARD_BYTES = MAX_LINES * LINE_BYTES
 
@@ -166,7 +166,7 @@ def test_what_a_daemon_says_about_its_files_is_not_believed(folder: Path, tmp_pa
         try:
             assert daemon.stdout is not None
             assert daemon.stdout.readline() == "ready\n"
-            from dora.daemon.runs import DaemonClient
+            from dora.daemon.client import DaemonClient
 
             with DaemonClient(f"{folder}/daemon.sock") as run:
                 inspection = inspect(run)
@@ -205,7 +205,7 @@ def test_a_node_refuses_a_doorbell_that_is_elsewhere() -> None:
 def test_shared_memory_that_another_user_has_planted_stops_a_node(folder: Path, tmp_path: Path) -> None:
     """Before: its mode was changed, through a symbolic link as well, and iceoryx2 used it."""
     pytest.importorskip("iceoryx2")
-    from dora.transport.iceoryx import make_node
+    from dora.transport.shm.iceoryx2 import make_node
 
     (letter := tmp_path / "letter").touch(0o644)
     letter.chmod(0o644)
@@ -251,7 +251,7 @@ def test_a_folder_of_a_process_in_another_container_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = make_folder("order", str(tmp_path))
-    monkeypatch.setattr("dora.recording.folders._lives", lambda _: False)
+    monkeypatch.setattr("dora.recording.recorder.system._lives", lambda _: False)
     other = make_folder("order", str(tmp_path))
     assert os.path.exists(folder)
     for path in (folder, other):

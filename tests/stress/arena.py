@@ -21,8 +21,8 @@ import yaml
 
 import dora
 from dora.daemon.guardian import marked_processes
-from dora.logs.entry import LogEntry
-from dora.supervise.result import DataflowResult, LinkReport
+from dora.daemon.logs.entry import LogEntry
+from dora.daemon.supervisor.result import DataflowResult, LinkReport
 
 PATIENCE = 30.0  # seconds until something counts as hanging
 SHM = "/dev/shm"

@@ -12,7 +12,7 @@ import pytest
 from arena import ROUNDS, Arena, account, generator, private_memory, watch_memory
 
 import dora
-from dora.logs.entry import LogEntry
+from dora.daemon.logs.entry import LogEntry
 from dora.transport.interface import MAX_QUEUE
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(900)]

@@ -7,12 +7,12 @@ from typing import Any
 
 import msgspec
 
+from dora.daemon.supervisor import commands as do
+from dora.daemon.supervisor import events as on
+from dora.daemon.supervisor.invariants import validate_state
+from dora.daemon.supervisor.supervisor import Supervisor
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, TimerSource
-from dora.supervise import commands as do
-from dora.supervise import events as on
-from dora.supervise.invariants import validate_state
-from dora.supervise.supervisor import Supervisor
-from dora.wire.requests import ChangeDataflow, RemoveNode, ReplaceNode, RestartNode, StopNode
+from dora.wire.daemon_protocol import ChangeDataflow, RemoveNode, ReplaceNode, RestartNode, StopNode
 
 
 def node(

@@ -7,10 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from supervision import Supervised, node
 
+from dora.daemon.supervisor import commands as do
+from dora.daemon.supervisor import events as on
 from dora.dataflow.model import InputSpec, NodeSpec, RestartOptions
-from dora.supervise import commands as do
-from dora.supervise import events as on
-from dora.wire.requests import DeleteParameter, SetParameter
+from dora.wire.daemon_protocol import DeleteParameter, SetParameter
 
 GRAPH = {
     "source": ((), ("x", "y")),

@@ -6,11 +6,11 @@ import msgspec
 import pytest
 from supervision import Supervised, answers, node, sent, signals, spawned
 
+from dora.daemon.supervisor import commands as do
+from dora.daemon.supervisor import events as on
 from dora.dataflow.model import NodeSpec, RestartOptions
-from dora.supervise import commands as do
-from dora.supervise import events as on
-from dora.wire.control import InputsClosed, NodeRestartedFrame, ReloadFrame, Started, StopFrame
-from dora.wire.requests import ChangeDataflow, Conflict, Done, Ok, Rejected
+from dora.wire.daemon_protocol import ChangeDataflow, Conflict, Done, Ok, Rejected
+from dora.wire.node_protocol import InputsClosed, NodeRestartedFrame, ReloadFrame, Started, StopFrame
 
 A = node("a", outputs=("x",))
 B = node("b", inputs=("a/x",), outputs=("y",))

@@ -9,12 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from supervision import Supervised, answers, described, node, spawned
 
+from dora.daemon.supervisor import commands as do
+from dora.daemon.supervisor import events as on
+from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow.model import NodeSpec
-from dora.supervise import commands as do
-from dora.supervise import events as on
-from dora.supervise.status import PeerStatus
-from dora.wire.control import InputsClosed, RemoteConfig, StopFrame
-from dora.wire.requests import (
+from dora.wire.daemon_protocol import (
     ApplyChange,
     ChangeDataflow,
     CheckChange,
@@ -27,6 +26,8 @@ from dora.wire.requests import (
     RemoveNode,
     RestartNode,
 )
+from dora.wire.node_config import RemoteConfig
+from dora.wire.node_protocol import InputsClosed, StopFrame
 
 A = node("a", outputs=("x",))
 B = node("b", inputs=("a/x",), outputs=("y",))

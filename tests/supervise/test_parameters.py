@@ -7,11 +7,10 @@ from typing import Any
 import pytest
 from supervision import Supervised, node, sent
 
+from dora.daemon.supervisor import commands as do
+from dora.daemon.supervisor import events as on
 from dora.dataflow.model import RestartOptions
-from dora.supervise import commands as do
-from dora.supervise import events as on
-from dora.wire.control import ParamDeletedFrame, ParamUpdateFrame, Started
-from dora.wire.requests import (
+from dora.wire.daemon_protocol import (
     Answer,
     DeleteParameter,
     Done,
@@ -20,6 +19,7 @@ from dora.wire.requests import (
     Rejected,
     SetParameter,
 )
+from dora.wire.node_protocol import ParamDeletedFrame, ParamUpdateFrame, Started
 
 
 def supervised(**more: Any) -> Supervised:

@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from supervision import Supervised, node
 
+from dora.daemon.supervisor import commands as do
+from dora.daemon.supervisor import events as on
+from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow.model import NodeSpec, RestartOptions
-from dora.supervise import commands as do
-from dora.supervise import events as on
-from dora.supervise.status import PeerStatus
-from dora.wire.control import (
+from dora.wire.node_protocol import (
     InputsClosed,
     NodeFailedFrame,
     NodeRestartedFrame,

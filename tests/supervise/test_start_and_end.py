@@ -7,9 +7,9 @@ from signal import SIGKILL, SIGTERM
 import pytest
 from supervision import Supervised, node, sent, signals, spawned
 
-from dora.supervise import commands as do
-from dora.supervise import events as on
-from dora.wire.control import (
+from dora.daemon.supervisor import commands as do
+from dora.daemon.supervisor import events as on
+from dora.wire.node_protocol import (
     InputsClosed,
     NodeFailedFrame,
     NodeRestartedFrame,

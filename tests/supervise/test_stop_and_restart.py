@@ -7,10 +7,10 @@ from signal import SIGINT, SIGKILL, SIGTERM
 import pytest
 from supervision import Supervised, node, sent, signals, spawned
 
+from dora.daemon.supervisor import commands as do
+from dora.daemon.supervisor import events as on
 from dora.dataflow.model import RestartOptions
-from dora.supervise import commands as do
-from dora.supervise import events as on
-from dora.wire.control import InputsClosed, NodeRestartedFrame, Started, StartRefused, StopFrame
+from dora.wire.node_protocol import InputsClosed, NodeRestartedFrame, Started, StartRefused, StopFrame
 
 STOP = on.StopRequested("test")
 ALWAYS = RestartOptions(policy="always")

@@ -9,7 +9,13 @@ from otlp_collector import Collector, attributes
 from traced_flow import Flow
 
 from dora.errors import DoraError
-from dora.telemetry.settings import DEFAULT_JAEGER, SIGNALS, TelemetrySettings, ratio_from, settings_from
+from dora.observe.telemetry.settings import (
+    DEFAULT_JAEGER,
+    SIGNALS,
+    TelemetrySettings,
+    ratio_from,
+    settings_from,
+)
 
 FLOW = """
     nodes:
@@ -152,7 +158,7 @@ def test_the_ratio(sampler: str, argument: str, ratio: float) -> None:
 
 
 def test_what_has_to_be_installed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    from dora.telemetry import export
+    from dora.observe.telemetry import export
 
     monkeypatch.setattr(export, "find_spec", lambda _: None)
     with pytest.raises(DoraError, match=r"pip install 'dora-dataflow\[telemetry\]'"):

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 from traced_flow import Flow
 
-from dora.traces.reader import SpanReader
-from dora.traces.tree import Trace, rows, traces_of
+from dora.observe.trace.reader import SpanReader, Trace, rows, traces_of
 
 pytestmark = pytest.mark.processes
 

@@ -306,7 +306,8 @@ def test_virtual_time_is_given_back() -> None:
     real = (time.sleep, time.time, time.monotonic)
     run_node(lambda: Node().next(timeout=0), outputs=[])
     assert (time.sleep, time.time, time.monotonic) == real
-    from dora.node import attachment, inbox
+    from dora.node import attach
+    from dora.node.receive import inbox
 
     assert inbox._monotonic is time.monotonic_ns
-    assert attachment.in_process(None) is None
+    assert attach.in_process(None) is None

@@ -7,21 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from dora.traces.files import SpanFile
-from dora.traces.reader import SpanReader
-from dora.traces.span import (
+from dora.node.interceptors.spans import (
     CONSUMER,
     FAILED,
     PRODUCER,
     Batch,
     Span,
+    SpanFile,
     Status,
     attributes_of,
     decode_batches,
     encode_batch,
     plain,
 )
-from dora.traces.tree import find_trace, rows, traces_of
+from dora.observe.trace.reader import SpanReader, find_trace, rows, traces_of
 
 MS = 1_000_000
 

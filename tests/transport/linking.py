@@ -17,10 +17,10 @@ from typing import Any
 
 from dora.transport.board import SENT, Board
 from dora.transport.interface import Engine, Loan, Receiver, Sender
-from dora.wire.control import InputConfig, LinkConfig, OutputConfig
 from dora.wire.encode import encode
 from dora.wire.message import Message, pack_head
 from dora.wire.metadata import encode_metadata
+from dora.wire.node_config import InputConfig, LinkConfig, OutputConfig
 
 LIMIT = 60.0  # seconds that anything may take
 HERE = Path(__file__).parent
@@ -113,7 +113,7 @@ class Bench:
         self._peers: list[subprocess.Popen[str]] = []
         self.close_router: Callable[[], None] = lambda: None
         if engine == "zenoh":
-            from dora.transport.zenoh_router import start
+            from dora.transport.network.zenoh_router import start
 
             self.endpoint, self.close_router = start(self.run_dir)
 
@@ -221,14 +221,14 @@ class Bench:
 
 def make_engine(name: str, run_dir: str, prefix: str, endpoint: str, board: Board) -> Engine:
     if name == "iceoryx2":
-        from dora.transport.iceoryx import IceoryxEngine
+        from dora.transport.shm.iceoryx2 import IceoryxEngine
 
         return IceoryxEngine(run_dir, prefix, board)
     if name == "zenoh":
-        from dora.transport.zenoh import ZenohEngine
+        from dora.transport.network.zenoh_engine import ZenohEngine
 
         return ZenohEngine(endpoint, "0190-test", board)
-    from dora.transport.local import LocalEngine
+    from dora.transport.inprocess import LocalEngine
 
     return LocalEngine()
 

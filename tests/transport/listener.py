@@ -13,7 +13,7 @@ import msgspec
 from linking import LIMIT, Port, make_engine
 
 from dora.transport.board import Board
-from dora.wire.control import InputConfig
+from dora.wire.node_config import InputConfig
 
 
 def main() -> None:

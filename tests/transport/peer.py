@@ -15,7 +15,7 @@ from linking import LIMIT, Outlet, make_engine
 
 from dora.errors import SharedMemoryFull
 from dora.transport.board import Board
-from dora.wire.control import OutputConfig
+from dora.wire.node_config import OutputConfig
 
 SMALL, LARGE = b"small", bytes(range(256)) * 4096
 

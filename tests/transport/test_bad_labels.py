@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dora.transport.board import DROPPED, FIRST, RECEIVED, SENT, WORDS, Board
-from dora.transport.lane import WINDOW
-from dora.transport.remote_link import LABEL, PROBE
-from dora.transport.remote_receiver import RemoteReceiver
-from dora.wire.control import InputConfig
+from dora.transport.network.protocol import LABEL, PROBE
+from dora.transport.network.receiver import RemoteReceiver
+from dora.transport.network.window import WINDOW
 from dora.wire.encode import encode
 from dora.wire.message import MAX_SEQUENCE, pack_head
 from dora.wire.metadata import encode_metadata
+from dora.wire.node_config import InputConfig
 
 LANE = 5
 HIGHEST = 2**64 - 1

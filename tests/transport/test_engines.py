@@ -35,7 +35,7 @@ from dora.wire.message import Message
 def test_arrays_beyond_the_budget_are_copies_and_the_program_is_told_once(
     iceoryx_bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from dora.transport.iceoryx import MAX_HELD, IceoryxReceiver
+    from dora.transport.shm.iceoryx2 import MAX_HELD, IceoryxReceiver
 
     outlet, (port,) = iceoryx_bench.link(10)
     receiver = port.receiver
@@ -55,7 +55,7 @@ def test_arrays_beyond_the_budget_are_copies_and_the_program_is_told_once(
 
 
 def test_small_messages_are_never_held(iceoryx_bench: Bench) -> None:
-    from dora.transport.iceoryx import IceoryxReceiver
+    from dora.transport.shm.iceoryx2 import IceoryxReceiver
 
     outlet, (port,) = iceoryx_bench.link(10)
     assert isinstance(port.receiver, IceoryxReceiver)
@@ -74,7 +74,7 @@ def test_received_bodies_are_aligned_in_shared_memory(iceoryx_bench: Bench) -> N
 
 
 def test_memory_that_was_given_back_is_not_taken_for_backed(iceoryx_bench: Bench) -> None:
-    from dora.transport.iceoryx import IceoryxSender
+    from dora.transport.shm.iceoryx2 import IceoryxSender
 
     outlet, (port,) = iceoryx_bench.link(10)
     sender = outlet.sender
@@ -125,7 +125,7 @@ def test_runs_that_are_over_hold_no_files_open() -> None:
 def test_importing_the_engine_does_not_import_numpy() -> None:
     pytest.importorskip("iceoryx2")
     script = (
-        "import sys, dora.transport.iceoryx as engine; engine._iceoryx2()\n"
+        "import sys, dora.transport.shm.iceoryx2 as engine; engine._iceoryx2()\n"
         "assert 'numpy' not in sys.modules and 'flatbuffers' not in sys.modules, sorted(sys.modules)\n"
         "import flatbuffers; flatbuffers.Builder(0)\n"
     )
@@ -270,7 +270,7 @@ def test_what_is_not_a_message_is_ignored_with_a_warning(
 
 
 def test_no_router_is_a_clear_error(zenoh_bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    import dora.transport.zenoh as module
+    import dora.transport.network.zenoh_engine as module
 
     monkeypatch.setattr(module, "_CONNECT_TIMEOUT_MS", 100)
     nowhere = f"unixsock-stream/{zenoh_bench.run_dir}/nobody"
@@ -281,7 +281,7 @@ def test_no_router_is_a_clear_error(zenoh_bench: Bench, monkeypatch: pytest.Monk
 
 
 def test_a_router_that_cannot_listen_is_a_clear_error() -> None:
-    from dora.transport.zenoh_router import start
+    from dora.transport.network.zenoh_router import start
 
     with pytest.raises(TransportError, match="the Zenoh router cannot listen on"):
         start("/does/not/exist")

@@ -13,11 +13,10 @@ import pytest
 import zenoh
 from ports import free_port
 
-from dora.transport.connection import PeerConnection, Publishers
-from dora.transport.gate import Peer
-from dora.transport.mailbox import listen, write_passwords
-from dora.transport.remote_link import PROGRESS, close_session, link_name
-from dora.wire.control import RemoteConfig
+from dora.transport.network.peer import Peer, PeerConnection, Publishers
+from dora.transport.network.protocol import PROGRESS, close_session, link_name
+from dora.transport.network.sessions import listen, write_passwords
+from dora.wire.node_config import RemoteConfig
 
 PATIENCE = 60.0  # seconds
 KEY = "flow/to/plot/image"

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from dora.transport import remote_receiver
-from dora.transport.remote_link import LABEL, PROBE
-from dora.transport.remote_receiver import ReceiverSession
+from dora.transport.network import receiver as remote_receiver
+from dora.transport.network.protocol import LABEL, PROBE
+from dora.transport.network.receiver import ReceiverSession
 from dora.wire.message import HEADER_SIZE
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dora.transport.lane import WINDOW, WINDOW_BYTES, Entry, ReceiveWindow, SendWindow
+from dora.transport.network.window import WINDOW, WINDOW_BYTES, Entry, ReceiveWindow, SendWindow
 
 LANE = 7
 

@@ -7,10 +7,10 @@ import threading
 import pytest
 from linking import LIMIT
 
-from dora.transport.local import LocalEngine, LocalLink
-from dora.transport.memory import AlignedMemory
-from dora.wire.control import InputConfig, OutputConfig
+from dora.transport.aligned_memory import AlignedMemory
+from dora.transport.inprocess import LocalEngine, LocalLink
 from dora.wire.message import pack_head
+from dora.wire.node_config import InputConfig, OutputConfig
 
 
 def test_objects_pass_by_reference_and_in_order() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import zenoh
 
-from dora.transport.zenoh_router import open_session
+from dora.transport.network.zenoh_router import open_session
 
 VARIABLE = "ZENOH_RUNTIME"
 

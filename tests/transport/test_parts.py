@@ -8,7 +8,7 @@ import random
 import pytest
 import zenoh
 
-from dora.transport.parts import PART, FragmentedMessage, Reassembler
+from dora.transport.network.fragments import PART, FragmentedMessage, Reassembler
 
 
 @pytest.mark.parametrize("size", [0, 1, PART, PART + 1, 3 * PART, 3 * PART + 1])

@@ -54,7 +54,7 @@ def test_shared_memory_keeps_what_a_killed_sender_sent(
 
 
 def test_messages_stay_valid_when_what_a_dead_sender_left_is_removed(iceoryx_bench: Bench) -> None:
-    from dora.transport.iceoryx import remove_dead_nodes
+    from dora.transport.shm.iceoryx2 import remove_dead_nodes
 
     messages = _receive_from_peer(iceoryx_bench, "kill", -9)
     array = decode_arrow(messages[1])

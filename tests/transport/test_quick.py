@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dora.transport.quick import FAST_PATH_BYTES, MOST, SMALL, FastPath
+from dora.transport.network.sender import FAST_PATH_BYTES, MOST, SMALL, FastPath
 
 
 class Receiver:

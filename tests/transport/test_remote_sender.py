@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import zenoh
 
-from dora.transport.lane import WINDOW
-from dora.transport.launcher import BATCH, ROOM, SendThread, demand
-from dora.transport.parts import PIECE, FragmentedMessage
-from dora.transport.remote_link import LABEL, PROGRESS
-from dora.transport.remote_sender import RemoteSender
-from dora.wire.control import LinkConfig, OutputConfig
+from dora.transport.network.fragments import PIECE, FragmentedMessage
+from dora.transport.network.protocol import LABEL, PROGRESS
+from dora.transport.network.send_thread import BATCH, ROOM, SendThread, demand
+from dora.transport.network.sender import RemoteSender
+from dora.transport.network.window import WINDOW
+from dora.wire.node_config import LinkConfig, OutputConfig
 
 PATIENCE = 60.0  # seconds that anything may take on a busy machine
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import zenoh
 
-from dora.transport.intake import BackgroundPoller
+from dora.transport.network.poller import BackgroundPoller
 
 PATIENCE = 60.0  # seconds that anything may take on a busy machine
 NUDGE = "a nudge"
@@ -103,7 +103,7 @@ def test_the_porter_takes_over_when_somebody_stops_looking(node: Node) -> None:
 
 
 def test_before_a_node_sleeps_the_porter_is_called(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dora.transport.intake._STANDS_BACK", 10 * PATIENCE)
+    monkeypatch.setattr("dora.transport.network.poller._STANDS_BACK", 10 * PATIENCE)
     stand_back(node)
     node.asleep = 1
     node.intake.look()
@@ -115,7 +115,7 @@ def test_before_a_node_sleeps_the_porter_is_called(node: Node, monkeypatch: pyte
 def test_the_porter_stands_back_with_the_message_for_which_it_wakes_a_node(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dora.transport.intake._STANDS_BACK", 10 * PATIENCE)
+    monkeypatch.setattr("dora.transport.network.poller._STANDS_BACK", 10 * PATIENCE)
     node.asleep = 1
     node.intake.look()
     node.channel.content.put("first")
@@ -129,7 +129,7 @@ def test_the_porter_stands_back_with_the_message_for_which_it_wakes_a_node(
 def test_who_looks_in_vain_gets_the_porter_out_of_the_channel(
     node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dora.transport.intake._STANDS_BACK", 10 * PATIENCE)
+    monkeypatch.setattr("dora.transport.network.poller._STANDS_BACK", 10 * PATIENCE)
     nudged = threading.Event()
     monkeypatch.setattr(node.intake, "_nudge", nudged.set)
     deadline = time.monotonic() + PATIENCE

@@ -16,11 +16,11 @@ rr = pytest.importorskip("rerun")
 
 from rrd import last, read
 
-from dora.viewer.drawing import DRAWERS, ENCODINGS
-from dora.viewer.primitives import PRIMITIVES
-from dora.viewer.robot import Robots
-from dora.viewer.settings import RobotSetting, SettingError
-from dora.viewer.values import Message, NotDrawable
+from dora.nodes.rerun.drawing import DRAWERS, ENCODINGS
+from dora.nodes.rerun.robot import Robots
+from dora.nodes.rerun.settings import RobotSetting, SettingError
+from dora.observe.preview.primitives import PRIMITIVES
+from dora.observe.preview.values import Message, NotDrawable
 
 ARM = """
 <robot name="model">

@@ -178,7 +178,7 @@ from dora import Node
 environ = dict(os.environ)
 del environ["DORA_NODE_CONFIG"]
 with Node() as node:
-    command = [sys.executable, "-u", "-m", "dora.viewer", "viewer0"]
+    command = [sys.executable, "-u", "-m", "dora.nodes.rerun", "viewer0"]
     viewer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environ)
     for line in viewer.stderr:
         print("viewer says:", line.strip())
@@ -232,9 +232,9 @@ def test_without_rerun_it_says_what_to_install(tmp_path: Path, module: str, need
 
 def test_the_help_names_every_variable() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "dora.viewer", "--help"], capture_output=True, text=True, timeout=BOUND
+        [sys.executable, "-m", "dora.nodes.rerun", "--help"], capture_output=True, text=True, timeout=BOUND
     )
-    source = Path(find_spec("dora.viewer").origin).parent / "settings.py"  # type: ignore[union-attr, arg-type]
+    source = Path(find_spec("dora.nodes.rerun").origin).parent / "settings.py"  # type: ignore[union-attr, arg-type]
     for variable in ("OPERATING_MODE", "RERUN_SERVER_ADDR", "RERUN_WEB_PORT", "RERUN_SAVE", "README"):
         assert variable in done.stdout
         assert variable in source.read_text()

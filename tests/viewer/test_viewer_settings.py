@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dora.viewer.primitives import PRIMITIVES, UnknownPrimitive, primitive_of
-from dora.viewer.settings import (
+from dora.nodes.rerun.settings import (
     RobotSetting,
     SettingError,
     ViewerSettings,
@@ -13,6 +12,7 @@ from dora.viewer.settings import (
     host_and_port,
     read_settings,
 )
+from dora.observe.preview.primitives import PRIMITIVES, UnknownPrimitive, primitive_of
 
 
 def test_an_empty_environment_opens_a_viewer() -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from dora.viewer import values
-from dora.viewer.values import Message, NotDrawable
+from dora.observe.preview import values
+from dora.observe.preview.values import Message, NotDrawable
 
 
 def message(value: Any, **metadata: Any) -> Message:

@@ -17,25 +17,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import dora
-from dora.coordinator import protocol
-from dora.dashboard import frames
+from dora.cluster import protocol
+from dora.daemon.logs.parse import parse_line
+from dora.daemon.logs.reader import read_record
 from dora.dataflow.model import Dataflow
-from dora.inspection import afar
-from dora.logs.parse import parse_line
-from dora.logs.reader import read_record
-from dora.recording.format import NotARecording, restore
-from dora.recording.order import first_numbers
-from dora.traces.span import decode_batches
-from dora.transport.memory import message_from_bytes
-from dora.wire import control, requests
-from dora.wire.control import FrameBuffer, FrameError
+from dora.node.interceptors.spans import decode_batches
+from dora.observe.preview import protocol as frames
+from dora.observe.remote import protocol as afar
+from dora.recording.mcap.format import NotARecording, restore
+from dora.recording.replay.event_order import first_numbers
+from dora.transport.aligned_memory import message_from_bytes
+from dora.wire import daemon_protocol, framing, node_config, node_protocol
 from dora.wire.correlation import asks_to_flush
 from dora.wire.decode import BAD_MESSAGE, decode_arrow, decode_bytes, decode_numpy
 from dora.wire.decoders import DecodeError, from_json, from_plain, json_decoder, msgpack_decoder
 from dora.wire.encode import encode
+from dora.wire.event_log import entries, whole
+from dora.wire.framing import FrameBuffer, FrameError
 from dora.wire.message import Message, MessageError, pack_head
 from dora.wire.metadata import MetadataError, decode_metadata, encode_metadata
-from dora.wire.order import entries, whole
 
 EXAMPLES = int(os.environ.get("DORA_FUZZ_EXAMPLES", "150"))
 quickly = settings(max_examples=EXAMPLES, derandomize=EXAMPLES < 1000, deadline=None)
@@ -72,12 +72,12 @@ MESSAGES = [message(value) for value in VALUES]
 FRAMES = [
     msgspec.msgpack.encode(item)
     for item in (
-        control.Register("a", 1, "1"),
-        control.OutputsClosed(["a", "b"]),
-        control.ParamUpdateFrame("k", {"a": [1, "x"]}),
-        control.PublishRequest(1, "o", b"abc"),
-        requests.SetParameter("n", "k", [1, {"a": None}]),
-        requests.StopNode("n", 1.5),
+        node_protocol.Register("a", 1, "1"),
+        node_protocol.OutputsClosed(["a", "b"]),
+        node_protocol.ParamUpdateFrame("k", {"a": [1, "x"]}),
+        node_protocol.PublishRequest(1, "o", b"abc"),
+        daemon_protocol.SetParameter("n", "k", [1, {"a": None}]),
+        daemon_protocol.StopNode("n", 1.5),
     )
 ]
 JSON = [
@@ -113,9 +113,9 @@ def bytes_like(samples: list[bytes]) -> st.SearchStrategy[bytes]:
 
 
 MSGPACK_DECODERS: dict[str, Callable[[bytes], Any]] = {
-    "from nodes and commands": requests.decode_to_daemon,
-    "from the daemon": control.decode_to_node,
-    "answers of the daemon": requests.decode_answer,
+    "from nodes and commands": daemon_protocol.decode_to_daemon,
+    "from the daemon": node_protocol.decode_to_node,
+    "answers of the daemon": daemon_protocol.decode_answer,
     "to a look": afar.decode_to_process,
     "from a look": afar.decode_delivery,
     "to a watcher": frames.decode_to_watcher,
@@ -125,7 +125,7 @@ MSGPACK_DECODERS: dict[str, Callable[[bytes], Any]] = {
 JSON_DECODERS: dict[str, Callable[[bytes], Any]] = {
     "from machines": protocol.decode_to_coordinator,
     "from the coordinator": protocol.decode_to_daemon,
-    "the address of the daemon": control.decode_address,
+    "the address of the daemon": node_config.decode_address,
     "a dataflow": lambda data: from_plain(from_json(data), Dataflow),
     "anything": json_decoder(),
 }
@@ -170,7 +170,7 @@ def test_metadata_raises_nothing_else(data: bytes) -> None:
 
 
 @quickly
-@given(data=bytes_like([control.encode_frame(control.StopFrame())]))
+@given(data=bytes_like([framing.encode_frame(node_protocol.StopFrame())]))
 def test_frames_are_cut_or_refused(data: bytes) -> None:
     buffer = FrameBuffer(1000)
     with suppress(FrameError):
@@ -181,7 +181,7 @@ def test_frames_are_cut_or_refused(data: bytes) -> None:
 @quickly
 @given(data=bytes_like([msgspec.msgpack.encode({"text": "talk/text"})]))
 def test_the_order_of_events_raises_nothing_else(data: bytes) -> None:
-    from dora.wire.order import EntryKind, pack_entry
+    from dora.wire.event_log import EntryKind, pack_entry
 
     with suppress(NotARecording):
         first_numbers(

@@ -9,51 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dora.wire import control
-from dora.wire.control import (
-    Address,
-    AttachInput,
-    AttachLink,
-    ChannelConfig,
-    Closing,
-    DetachInput,
-    DetachLink,
-    FrameBuffer,
-    FrameError,
-    InputAttached,
-    InputConfig,
-    InputDetached,
-    InputsClosed,
-    LinkConfig,
-    NodeConfig,
-    NodeFailedFrame,
-    NodeRestartedFrame,
-    OperatorConfig,
-    OutputConfig,
-    OutputsClosed,
-    ParamDeletedFrame,
-    ParamUpdateFrame,
-    PublishRequest,
-    PublishResult,
-    Ready,
-    Register,
-    Registered,
-    RegistrationRefused,
-    ReloadFrame,
-    RemoteConfig,
-    Started,
-    StartRefused,
-    StopDataflow,
-    StopFrame,
-    TextInput,
-    WriteEventLog,
-    decode_address,
-    decode_to_node,
-    encode_address,
-    encode_frame,
-)
-from dora.wire.inspection import Inspection, LinkView, NodeView, OutputView
-from dora.wire.requests import (
+from dora.wire import node_protocol
+from dora.wire.daemon_protocol import (
     Answer,
     ApplyChange,
     ChangeDataflow,
@@ -72,10 +29,14 @@ from dora.wire.requests import (
     GetParameters,
     GraphText,
     Inspect,
+    Inspection,
     LeaderHandover,
+    LinkView,
     Model,
+    NodeView,
     Ok,
     OpenTaps,
+    OutputView,
     Parameters,
     Places,
     Publish,
@@ -90,6 +51,48 @@ from dora.wire.requests import (
     StopNode,
     decode_answer,
     decode_to_daemon,
+)
+from dora.wire.framing import FrameBuffer, FrameError, encode_frame
+from dora.wire.node_config import (
+    Address,
+    ChannelConfig,
+    InputConfig,
+    LinkConfig,
+    NodeConfig,
+    OperatorConfig,
+    OutputConfig,
+    RemoteConfig,
+    WriteEventLog,
+    decode_address,
+    encode_address,
+)
+from dora.wire.node_protocol import (
+    AttachInput,
+    AttachLink,
+    Closing,
+    DetachInput,
+    DetachLink,
+    InputAttached,
+    InputDetached,
+    InputsClosed,
+    NodeFailedFrame,
+    NodeRestartedFrame,
+    OutputsClosed,
+    ParamDeletedFrame,
+    ParamUpdateFrame,
+    PublishRequest,
+    PublishResult,
+    Ready,
+    Register,
+    Registered,
+    RegistrationRefused,
+    ReloadFrame,
+    Started,
+    StartRefused,
+    StopDataflow,
+    StopFrame,
+    TextInput,
+    decode_to_node,
 )
 
 CONFIG = NodeConfig(
@@ -212,8 +215,11 @@ def test_what_a_command_is_answered_comes_back(message: Any) -> None:
 
 def test_every_kind_of_frame_is_tested_here() -> None:
     assert {type(message) for message in ANSWERS} == set(get_args(Answer))
-    assert {type(message) for message in TO_DAEMON} >= {*get_args(control.ToDaemon), *get_args(Request)}
-    assert {type(message) for message in TO_NODE} >= set(get_args(control.ToNode))
+    assert {type(message) for message in TO_DAEMON} >= {
+        *get_args(node_protocol.ToDaemon),
+        *get_args(Request),
+    }
+    assert {type(message) for message in TO_NODE} >= set(get_args(node_protocol.ToNode))
 
 
 def test_an_address_is_json_and_takes_no_notice_of_what_it_does_not_know() -> None:

@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dora.wire.arrow_formats import plain_format
 from dora.wire.decode import PayloadError, as_arrow, decode_arrow, decode_bytes, decode_numpy, prepare
 from dora.wire.encode import as_message, encode
 from dora.wire.message import Encoding, Message, MessageError, pack_head
-from dora.wire.plain import plain_format
 
 DECODERS = [decode_arrow, decode_bytes, decode_numpy]
 

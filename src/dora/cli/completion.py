@@ -100,9 +100,9 @@ def dataflow_names(
     """Offer the names of the coordinator's dataflows; of ended ones only where they are of use."""
     from click.shell_completion import CompletionItem
 
-    from dora.cli.client import Client
-    from dora.coordinator.address import DEFAULT_PORT, address_fault
-    from dora.coordinator.protocol import ACTIVE
+    from dora._paths import DEFAULT_PORT, address_fault
+    from dora.cluster.client import Client
+    from dora.cluster.protocol import ACTIVE
 
     address = os.environ.get("DORA_COORDINATOR_ADDR", "127.0.0.1")
     port = os.environ.get("DORA_COORDINATOR_PORT", "")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from dora.recording.reader import Recording
+    from dora.recording.mcap.reader import Recording
 
 allow_incomplete_option = click.option(
     "--allow-incomplete",

@@ -16,72 +16,86 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from dora._version import __version__
+from dora.daemon.logs.directives import VARIABLE, configure
 from dora.errors import DoraError
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 COMMANDS: dict[str, tuple[str, str]] = {
-    "run": ("dora.cli.run:run", "Build and run a dataflow until it ends."),
-    "up": ("dora.cli.up:up", "Start the coordinator and the daemon in the background."),
-    "down": ("dora.cli.up:down", "End the coordinator and the daemon."),
-    "start": ("dora.cli.start:start", "Build and start a dataflow on the coordinator."),
-    "stop": ("dora.cli.start:stop", "Stop a dataflow and wait for its end."),
-    "restart": ("dora.cli.start:restart", "Stop a dataflow and start it again, as it was started first."),
+    "run": ("dora.cli.commands.run:run", "Build and run a dataflow until it ends."),
+    "up": ("dora.cli.commands.up:up", "Start the coordinator and the daemon in the background."),
+    "down": ("dora.cli.commands.up:down", "End the coordinator and the daemon."),
+    "start": ("dora.cli.commands.start:start", "Build and start a dataflow on the coordinator."),
+    "stop": ("dora.cli.commands.start:stop", "Stop a dataflow and wait for its end."),
+    "restart": (
+        "dora.cli.commands.start:restart",
+        "Stop a dataflow and start it again, as it was started first.",
+    ),
     "list": (
-        "dora.cli.listing:list_dataflows",
+        "dora.cli.commands.list:list_dataflows",
         "List the dataflows of the coordinator, running and ended.",
     ),
-    "logs": ("dora.cli.logs:logs", "Show the logs of a dataflow."),
-    "status": ("dora.cli.status:status", "Tell whether the coordinator and the daemon run."),
+    "logs": ("dora.cli.commands.logs:logs", "Show the logs of a dataflow."),
+    "status": ("dora.cli.commands.status:status", "Tell whether the coordinator and the daemon run."),
     "clean": (
-        "dora.cli.listing:clean",
+        "dora.cli.commands.list:clean",
         "Remove the records of ended dataflows.",
     ),
-    "build": ("dora.cli.build:build", "Build a dataflow: clones, Python environments, build commands."),
-    "validate": ("dora.cli.validate:validate", "Check a dataflow file without running it."),
-    "graph": ("dora.cli.graph:graph", "Draw a dataflow as a web page or as a Mermaid flowchart."),
-    "new": ("dora.cli.new:new", "Make a folder with a new dataflow, node or operator."),
-    "expand": ("dora.cli.expand:expand", "Print a dataflow file with its modules written out."),
-    "schema": ("dora.cli.schema:schema", "Print the JSON schema of dataflow files, for editors."),
+    "build": (
+        "dora.cli.commands.build:build",
+        "Build a dataflow: clones, Python environments, build commands.",
+    ),
+    "validate": ("dora.cli.commands.build:validate", "Check a dataflow file without running it."),
+    "graph": ("dora.cli.commands.graph:graph", "Draw a dataflow as a web page or as a Mermaid flowchart."),
+    "new": ("dora.cli.commands.new:new", "Make a folder with a new dataflow, node or operator."),
+    "expand": ("dora.cli.commands.build:expand", "Print a dataflow file with its modules written out."),
+    "schema": ("dora.cli.commands.build:schema", "Print the JSON schema of dataflow files, for editors."),
     "completion": (
         "dora.cli.completion:completion",
         "Print the script that completes dora's commands in a shell.",
     ),
-    "doctor": ("dora.cli.doctor:doctor", "Check the installation, and the machine that it runs on."),
-    "param": ("dora.cli.param:param", "Look at and change the parameters of running nodes."),
-    "node": ("dora.cli.node:node", "Look at the nodes of running dataflows, and change them."),
-    "topic": ("dora.cli.topic:topic", "Look at what the outputs of a running dataflow carry."),
+    "doctor": (
+        "dora.cli.commands.doctor:doctor",
+        "Check the installation, and the machine that it runs on.",
+    ),
+    "param": ("dora.cli.commands.param:param", "Look at and change the parameters of running nodes."),
+    "node": ("dora.cli.commands.node:node", "Look at the nodes of running dataflows, and change them."),
+    "topic": ("dora.cli.commands.topic:topic", "Look at what the outputs of a running dataflow carry."),
     "trace": (
-        "dora.cli.trace:trace",
+        "dora.cli.commands.trace:trace",
         "Show which messages led to which, and how long each step took.",
     ),
-    "top": ("dora.cli.top:top", "Watch nodes and links: load, rates, queues, losses."),
-    "record": ("dora.cli.record:record", "Record the messages of a dataflow into an MCAP file."),
-    "info": ("dora.cli.info:info", "Tell what is in a recording."),
-    "replay": ("dora.cli.replay:replay", "Run a dataflow again, on what was recorded of its sources."),
-    "diff": ("dora.cli.diff:diff", "Compare two recordings, message by message."),
-    "export": ("dora.cli.export:export", "Write a recording as Parquet files, or for Rerun."),
+    "top": ("dora.cli.commands.top:top", "Watch nodes and links: load, rates, queues, losses."),
+    "record": ("dora.cli.commands.record:record", "Record the messages of a dataflow into an MCAP file."),
+    "info": ("dora.cli.commands.recordings:info", "Tell what is in a recording."),
+    "replay": (
+        "dora.cli.commands.replay:replay",
+        "Run a dataflow again, on what was recorded of its sources.",
+    ),
+    "diff": ("dora.cli.commands.recordings:diff", "Compare two recordings, message by message."),
+    "export": ("dora.cli.commands.recordings:export", "Write a recording as Parquet files, or for Rerun."),
     "cluster": (
-        "dora.cli.cluster:cluster",
+        "dora.cli.commands.cluster:cluster",
         "Run dora on several machines, over ssh, from one file.",
     ),
     "coordinator": (
-        "dora.cli.components:coordinator",
+        "dora.cli.commands.components:coordinator",
         "Run the coordinator in the foreground.",
     ),
     "daemon": (
-        "dora.cli.components:daemon",
+        "dora.cli.commands.components:daemon",
         "Run the daemon of a machine in the foreground.",
     ),
-    "help": ("dora.cli.help:help_command", "Show the help of dora or of one of its commands."),
+    "help": ("dora.cli.main:help_command", "Show the help of dora or of one of its commands."),
 }
 """Name → where the command is, and its description (a test keeps the two equal)."""
 
 ALIASES = {"destroy": "down", "ps": "list", "check": "status"}
-HIDDEN = {"system": "dora.cli.status:system", "inspect": "dora.cli.top:inspect"}
+HIDDEN = {"system": "dora.cli.commands.status:system", "inspect": "dora.cli.commands.top:inspect"}
 """Other names of things that are in the table."""
 
 
@@ -102,7 +116,7 @@ class Commands(click.Group):
             module, _, name = place.partition(":")
             command: click.Command = getattr(import_module(module), name)
             return command
-        from dora.cli.later import later_command
+        from dora.cli.compat import later_command
 
         return later_command(cmd_name)
 
@@ -152,8 +166,6 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(2)
     directives = os.environ.get("RUST_LOG")
     if directives and ctx.invoked_subcommand not in ("coordinator", "daemon"):  # which have --quiet
-        from dora.cli.diagnostics import tell_diagnostics
-
         tell_diagnostics(directives)
 
 
@@ -255,3 +267,45 @@ def _plain(error: click.ClickException) -> str:
 
 def _tell(message: str) -> None:
     click.echo(f"error: {message}", err=True)
+
+
+# Let a process tell of its own work, as ``RUST_LOG`` says.
+
+
+def tell_diagnostics(directives: str) -> None:
+    """Begin to tell on standard error; what of the directives is not understood is told at once."""
+    for fault in configure(directives):
+        click.echo(f"warning: {VARIABLE}: {fault}", err=True)
+
+
+# ``dora help``: the help texts, for those who do not write ``--help``.
+
+
+def _commands(
+    ctx: click.Context,
+    param: click.Parameter,  # noqa: ARG001 - click's signature
+    incomplete: str,
+) -> list[CompletionItem[str]]:
+    root = ctx.find_root().command
+    assert isinstance(root, click.Group)
+    names = root.list_commands(ctx)
+    return [CompletionItem(name) for name in names if name.startswith(incomplete)]
+
+
+@click.command("help")
+@click.argument("command", required=False, shell_complete=_commands)
+@click.pass_context
+def help_command(ctx: click.Context, command: str | None) -> None:
+    """Show the help of dora or of one of its commands."""
+    root = ctx.find_root()
+    if command is None:
+        click.echo(root.get_help())
+        return
+    assert isinstance(root.command, click.Group)
+    name, found, _ = root.command.resolve_command(root, [command])
+    if found is None:
+        return
+    if found.hidden:
+        found.invoke(click.Context(found, info_name=name, parent=root))
+        return
+    click.echo(found.get_help(click.Context(found, info_name=name, parent=root)))

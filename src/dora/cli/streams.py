@@ -80,7 +80,7 @@ def _stream(before: TextIO | None, raw: io.FileIO, line_buffering: bool) -> Text
         before.flush()
     kind: type[io.TextIOWrapper] = io.TextIOWrapper
     if raw.isatty():
-        from dora.cli.terminal import Terminal
+        from dora.daemon.logs.terminal import Terminal
 
         kind = Terminal
     return kind(

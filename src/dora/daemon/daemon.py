@@ -14,38 +14,37 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from dora.daemon.board_keeper import Accounting
-from dora.daemon.connections import Connection, ControlServer
-from dora.daemon.decided import Decided, event_of, registration_fault
+from dora.daemon.accounting import Accounting
+from dora.daemon.cleanup import Cleanup
+from dora.daemon.control_server import Connection, ControlServer
+from dora.daemon.event_loop import Loop
+from dora.daemon.event_trace import told
 from dora.daemon.executor import Executor, LiveCommand, event_of_message
 from dora.daemon.guardian import kill_run
-from dora.daemon.guests import RequestHandler
 from dora.daemon.health import Health
-from dora.daemon.launch import start_process
-from dora.daemon.loop import Loop
+from dora.daemon.link_changes import LinkChanges, prepared
+from dora.daemon.logs.entry import LogEntry, Stream
 from dora.daemon.options import RunOptions, finish_grace_from_environment
-from dora.daemon.processes import Child
-from dora.daemon.remains import Cleanup
-from dora.daemon.rewiring import LinkChanges, prepared
-from dora.daemon.rundir import RunDirectory
-from dora.daemon.spawn import CannotSpawn
-from dora.daemon.story import told
-from dora.daemon.successors import Replacements, WaitingReplacement
-from dora.dataflow.links import Place, Plan, plan
+from dora.daemon.processes.child import Child
+from dora.daemon.processes.command import CannotSpawn
+from dora.daemon.processes.launch import Replacements, WaitingReplacement, start_process
+from dora.daemon.requests import Decided, RequestHandler, event_of, registration_fault
+from dora.daemon.run_directory import RunDirectory
+from dora.daemon.supervisor import commands as do
+from dora.daemon.supervisor import events as on
+from dora.daemon.supervisor.result import DataflowResult
+from dora.daemon.supervisor.supervisor import Supervisor
 from dora.dataflow.model import Dataflow
-from dora.dataflow.report import listed
-from dora.logs.entry import LogEntry, Stream
-from dora.supervise import commands as do
-from dora.supervise import events as on
-from dora.supervise.excerpt import LINES_KEPT
-from dora.supervise.result import DataflowResult
-from dora.supervise.supervisor import Supervisor
+from dora.dataflow.plan import Place, Plan, plan
+from dora.dataflow.problems import listed
 from dora.transport.board import Board
 from dora.transport.doorbell import Doorbell
-from dora.wire.control import (
+from dora.wire.daemon_protocol import Answer, Ok, Rejected, Request, SentCounts
+from dora.wire.excerpt import LINES_KEPT
+from dora.wire.node_config import NodeConfig
+from dora.wire.node_protocol import (
     InputAttached,
     InputDetached,
-    NodeConfig,
     PublishResult,
     Ready,
     Register,
@@ -55,14 +54,13 @@ from dora.wire.control import (
     ToDaemon,
     ToNode,
 )
-from dora.wire.requests import Answer, Ok, Rejected, Request, SentCounts
 
 if TYPE_CHECKING:
-    from dora.daemon.hot_reload import HotReload
-    from dora.daemon.share import Peers
-    from dora.daemon.text import TextRouter
+    from dora.daemon.logs.router import TextRouter
+    from dora.daemon.logs.writer import LogFiles
+    from dora.daemon.options import Peers
+    from dora.daemon.reload.watch import HotReload
     from dora.daemon.watchdog import Watchdog
-    from dora.logs.files import LogFiles
 
 # A run that ends sooner has no guardian to pay for. If its daemon is killed before, the nodes lose
 # their connection and end; whatever does not is killed at the next start.
@@ -383,7 +381,7 @@ class Daemon:
     # ----------------------------------------------------------------------- new code
 
     def _watch_code(self) -> HotReload:
-        from dora.daemon.hot_reload import HotReload
+        from dora.daemon.reload.watch import HotReload
 
         return HotReload(self.dataflow, self.loop, on_change=self.feed, note=self.note)
 
@@ -542,7 +540,7 @@ class Daemon:
 
     @cached_property
     def _log_files(self) -> LogFiles:
-        from dora.logs.files import LogFiles
+        from dora.daemon.logs.writer import LogFiles
 
         return LogFiles(
             self.options.log_directory or f"{self.dataflow.working_dir}/out/{self._run.dataflow_id}",
@@ -552,7 +550,7 @@ class Daemon:
 
     @cached_property
     def _text(self) -> TextRouter:
-        from dora.daemon.text import TextRouter
+        from dora.daemon.logs.router import TextRouter
 
         return TextRouter(
             self.dataflow,

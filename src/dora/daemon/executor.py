@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from dora.daemon.board_keeper import Accounting
-from dora.logs.entry import LogEntry
-from dora.supervise import commands as do
-from dora.supervise import events as on
-from dora.supervise.supervisor import Supervisor
-from dora.wire.control import Closing, OutputsClosed, Ready, Started, StopDataflow, ToDaemon, ToNode
+from dora.daemon.accounting import Accounting
+from dora.daemon.logs.entry import LogEntry
+from dora.daemon.supervisor import commands as do
+from dora.daemon.supervisor import events as on
+from dora.daemon.supervisor.supervisor import Supervisor
+from dora.wire.node_protocol import Closing, OutputsClosed, Ready, Started, StopDataflow, ToDaemon, ToNode
 
 Handle = Callable[[on.Event, float], list[do.Command]]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from dora.daemon.board_keeper import Accounting
-from dora.daemon.connections import Connection
-from dora.daemon.loop import Loop
+from dora.daemon.accounting import Accounting
+from dora.daemon.control_server import Connection
+from dora.daemon.event_loop import Loop
+from dora.daemon.supervisor.state import NodeState
 from dora.dataflow.model import Dataflow
-from dora.supervise.state import NodeState
 
 
 class Health:

@@ -7,14 +7,48 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from dora.daemon.spawn import ALLOW_SHELL
+import msgspec
+
+from dora.daemon.supervisor.state import DEFAULT_FINISH_GRACE, DEFAULT_GRACE
+from dora.daemon.supervisor.status import PeerStatus
+from dora.dataflow.model import Dataflow
 from dora.errors import DoraError
-from dora.supervise.state import DEFAULT_FINISH_GRACE, DEFAULT_GRACE
-from dora.wire.control import TraceConfig
+from dora.wire.node_config import RemoteConfig, TraceConfig
 
 if TYPE_CHECKING:
-    from dora.daemon.share import PartitionOptions
     from dora.dataflow.model import Dataflow
+
+
+# The part of a dataflow that one machine runs, and how it hears of the parts of the others.
+
+
+class PartitionOptions(msgspec.Struct, frozen=True):
+    """What a machine has to know to run its part."""
+
+    machine: str
+    machines: dict[str, str]  # node id → machine, of all nodes
+    remote: RemoteConfig
+    births: dict[str, int] = {}  # as in `dora.dataflow.plan.Place`
+
+
+class Peers:
+    """The supervisors of the other machines: they are told what has changed here, and nothing twice."""
+
+    def __init__(self, send: Callable[[PeerStatus], None]) -> None:
+        self._send = send
+        self._last: PeerStatus | None = None
+
+    def tell(self, status: PeerStatus, sent: Callable[[str], dict[str, int]]) -> None:
+        """Tell how the nodes of this machine are. ``sent`` gives how much a node has sent."""
+        if status == self._last:
+            return
+        self._last = status
+        nodes = {
+            node_id: msgspec.structs.replace(item, sent=sent(node_id)) if item.outputs_closed else item
+            for node_id, item in status.nodes.items()
+        }
+        self._send(msgspec.structs.replace(status, nodes=nodes))
+
 
 Engine = Literal["iceoryx2", "zenoh"]
 ENGINES: tuple[Engine, ...] = ("iceoryx2", "zenoh")
@@ -39,9 +73,9 @@ class RunOptions:
     tap_queue: int = 0  # messages that a recorder's tap on an output holds; 0: no recorder is expected
     name: str = ""  # what commands may call it, besides its UUID and the name of its file
     coordinator: str = ""  # address and port of the one that it was started on
-    traced: bool = False  # its nodes write spans; `dora.telemetry.observe` says where
+    traced: bool = False  # its nodes write spans; `dora.observe.telemetry.run` says where
     trace: TraceConfig | None = None
-    join: Callable[[str, Dataflow], PartitionOptions] | None = None  # see `dora.daemon.share`
+    join: Callable[[str, Dataflow], PartitionOptions] | None = None  # see `dora.daemon.options`
     log_directory: str = ""  # "": below the folder of the dataflow file
     run_id: str = ""  # as in `RunDirectory.create`
 
@@ -92,3 +126,6 @@ def finish_grace_from_environment() -> float | None:
             f"DORA_FINISH_DRAIN_GRACE_SECS is `{text}`; it has to be a number of seconds, or `off`"
         )
     return seconds
+
+
+ALLOW_SHELL = "DORA_ALLOW_SHELL_NODES"

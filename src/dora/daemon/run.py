@@ -11,16 +11,16 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from dora.daemon.daemon import Daemon
+from dora.daemon.logs.entry import LogEntry
 from dora.daemon.options import RunOptions, choose_engine
-from dora.daemon.rundir import ROOM_NEEDED, RunDirectory, check_shared_memory
-from dora.dataflow.links import Place
+from dora.daemon.run_directory import ROOM_NEEDED, RunDirectory, check_shared_memory
+from dora.daemon.supervisor.result import DataflowResult
 from dora.dataflow.model import Dataflow
-from dora.logs.entry import LogEntry
-from dora.supervise.result import DataflowResult
+from dora.dataflow.plan import Place
 from dora.wire.ids import uuid7
 
 if TYPE_CHECKING:
-    from dora.daemon.share import PartitionOptions
+    from dora.daemon.options import PartitionOptions
 
 __all__ = ["RunOptions", "run_dataflow"]
 
@@ -55,7 +55,7 @@ def run_dataflow(
             share = options.join(run.path, dataflow)
         endpoint = ""
         if engine == "zenoh":
-            from dora.transport.zenoh_router import start
+            from dora.transport.network.zenoh_router import start
 
             endpoint, close_router = start(run.path)
         place = Place(

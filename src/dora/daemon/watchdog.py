@@ -8,8 +8,8 @@ import sys
 from collections.abc import Callable
 
 from dora.daemon import guardian
-from dora.daemon.loop import READ, Loop
-from dora.daemon.rundir import RunDirectory
+from dora.daemon.event_loop import READ, Loop
+from dora.daemon.run_directory import RunDirectory
 
 MAX_STARTS = 10
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Collection, Mapping
 
-from dora.dataflow.assemble import Assembler, assemble
-from dora.dataflow.document import Mapping as DocumentMapping
-from dora.dataflow.document import Scalar, Sequence, YamlNode, compose
-from dora.dataflow.fields import DATAFLOW
-from dora.dataflow.files import Unreadable, names_a_file, names_beside, read_text
-from dora.dataflow.kinds import Reader
 from dora.dataflow.model import Dataflow
-from dora.dataflow.older import upgrade_legacy
-from dora.dataflow.report import ProblemReport, TextSpan, closest, each_once
-from dora.dataflow.wiring import Offer
+from dora.dataflow.parser.assemble import Assembler, assemble
+from dora.dataflow.parser.fields import DATAFLOW
+from dora.dataflow.parser.files import Unreadable, names_a_file, names_beside, read_text
+from dora.dataflow.parser.legacy import upgrade_legacy
+from dora.dataflow.parser.tree import Mapping as DocumentMapping
+from dora.dataflow.parser.tree import Scalar, Sequence, YamlNode, compose
+from dora.dataflow.parser.values import Reader
+from dora.dataflow.parser.wiring import Offer
+from dora.dataflow.problems import ProblemReport, TextSpan, closest, each_once
 from dora.errors import DataflowError, Problem
 
 
@@ -50,7 +50,7 @@ def load(
 
 def expanded(path: str | os.PathLike[str]) -> str:
     """Return the YAML of a dataflow file with its modules written out; raises as `load` does."""
-    from dora.dataflow.emit import to_yaml
+    from dora.dataflow.parser.tree import to_yaml
 
     shown = os.fspath(path)
     absolute = os.path.abspath(shown)
@@ -75,7 +75,7 @@ def check_module(path: str | os.PathLike[str]) -> None:
     Modules that it uses are looked for below the current directory if the file is there, else below
     the folder of the file.
     """
-    from dora.dataflow.modules import Modules
+    from dora.dataflow.modules.check import Modules
 
     shown = os.fspath(path)
     report = ProblemReport(_read(shown), shown)
@@ -91,7 +91,7 @@ def check_module(path: str | os.PathLike[str]) -> None:
 
 def check_manifest(path: str | os.PathLike[str]) -> None:
     """Check the manifest of a node; raises `DataflowError` with all problems."""
-    from dora.dataflow.manifest import read_manifest
+    from dora.dataflow.types.manifest import read_manifest
 
     shown = os.fspath(path)
     report = ProblemReport(_read(shown), shown)
@@ -161,8 +161,8 @@ def _flat(text: str, reader: Reader, project: str) -> DocumentMapping | None:
         return None
     if not _uses_modules(root):
         return root
-    from dora.dataflow.flatten import Inliner
-    from dora.dataflow.modules import Modules
+    from dora.dataflow.modules.check import Modules
+    from dora.dataflow.modules.inline import Inliner
 
     checked = DATAFLOW.read(root, reader)
     if checked is None:
@@ -186,7 +186,8 @@ def _uses_modules(root: DocumentMapping) -> bool:
 def missing_files(dataflow: Dataflow, copied: Collection[str] = ()) -> list[Problem]:
     """Return a problem for every file that is named, does not exist, and is not built.
 
-    Other names are commands, see `dora.daemon.programs`. Nodes and operators with ``build`` are left out,
+    Other names are commands, see `dora.daemon.processes.programs`. Nodes and operators with ``build`` are
+    left out,
     since the build may make the file, and nodes that may be on another machine, unless they are ``copied``
     there. Meant for the moment before a start.
     """

@@ -202,7 +202,7 @@ class PortType(msgspec.Struct, frozen=True):
     """The type of an input or output: its name, and the Arrow types that messages may have."""
 
     name: str  # "std/media/v1/Image"
-    shapes: tuple[Any, ...]  # see `dora.dataflow.type_library.Shape`; empty: any
+    shapes: tuple[Any, ...]  # see `dora.dataflow.types.library.Shape`; empty: any
 
 
 ANY = PortType("", ())

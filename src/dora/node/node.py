@@ -10,22 +10,26 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dora.errors import ConnectError, NotInDataflow
 from dora.node.events import Event, Input
-from dora.node.last_words import end_tracebacks_at_the_program, show_without_traceback
-from dora.node.log import log_line, write_line
-from dora.node.output import ArrayLoan, SampleHandler
-from dora.node.session import Session
-from dora.node.settle import freeze_gc
+from dora.node.process import (
+    end_tracebacks_at_the_program,
+    freeze_gc,
+    log_line,
+    show_without_traceback,
+    write_line,
+)
+from dora.node.send.loan import ArrayLoan, SampleHandler
+from dora.node.session.session import Session
 from dora.transport.board import DROPPED, RECEIVED, WORDS
+from dora.wire.arrow_formats import plain_format
 from dora.wire.ids import uuid7
-from dora.wire.plain import plain_format
 
 if TYPE_CHECKING:
-    from dora.node.inbox import Inbox
     from dora.node.patterns.action import Goal, GoalRun
     from dora.node.patterns.replies import Replies
     from dora.node.patterns.service import Call
     from dora.node.patterns.serving import Serving
     from dora.node.patterns.stream import Stream
+    from dora.node.receive.inbox import Inbox
 
 _Handler = TypeVar("_Handler", bound=Callable[[Input], Any])
 _GoalHandler = TypeVar("_GoalHandler", bound="Callable[[GoalRun], Any]")

@@ -6,7 +6,7 @@ import os
 from typing import Protocol
 
 from dora.errors import SendError
-from dora.wire.control import NodeConfig
+from dora.wire.node_config import NodeConfig
 
 State = bytes | bytearray | memoryview
 

@@ -1,4 +1,4 @@
-"""A recorder in a process of its own, see `dora.recording.background`.
+"""A recorder in a process of its own, see `dora.recording.recorder.process`.
 
 Standard input brings one line of JSON with the order (`RecorderStart`), and ends it when it ends. Standard
 output tells, line by line, that it records, what a ring has saved, and what came of it (`RecorderReport`).
@@ -13,10 +13,10 @@ import threading
 
 import msgspec
 
-from dora.daemon.runs import DaemonClient
+from dora.daemon.client import DaemonClient
 from dora.errors import DoraError
-from dora.recording.background import RecorderReport, RecorderStart
-from dora.recording.recorder import Recorder
+from dora.recording.recorder.process import RecorderReport, RecorderStart
+from dora.recording.recorder.recorder import Recorder
 from dora.wire.decode import warm_up
 from dora.wire.decoders import from_json
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from dora.recording.reader import Recording
+from dora.recording.mcap.reader import Recording
 
 
 def facts(recording: Recording) -> dict[str, Any]:

@@ -9,18 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from dora.daemon.logs.entry import LogEntry
+from dora.daemon.supervisor.result import DataflowResult
 from dora.dataflow import load, parse
 from dora.dataflow.model import Dataflow
 from dora.dataflow.model import NodeSpec as NodeSpec
-from dora.dataflow.report import listed
+from dora.dataflow.problems import listed
 from dora.errors import DataflowFailed, DoraError
-from dora.logs.entry import LogEntry
 from dora.node.node import Node
-from dora.supervise.result import DataflowResult
 from dora.testing.process import Body, CannotRunInTest, function_body, operators_body
 from dora.testing.record import Messages
 from dora.testing.scheduler import START_NS, Flag
-from dora.testing.stage import VirtualDaemon
+from dora.testing.virtual_daemon import VirtualDaemon
 
 if TYPE_CHECKING:
     from dora.builder import DataflowBuilder
@@ -214,7 +214,7 @@ class VirtualDataflow:
         first = failures[0]
         error = self._stage.errors.get(first.node_id)
         if error is None:
-            from dora.cli.report import failure_report
+            from dora.daemon.report import failure_report
 
             error = DataflowFailed(failure_report(self.result, None))
         self._told = True

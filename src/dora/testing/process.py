@@ -20,7 +20,7 @@ from typing import Any, TextIO
 
 from dora.dataflow.model import NodeSpec as NodeSpec
 from dora.errors import DoraError
-from dora.node.log import LogBridge
+from dora.node.process import LogBridge
 from dora.testing.scheduler import current
 
 Body = Callable[[], object]
@@ -264,7 +264,7 @@ def operators_body(classes: Mapping[str, Callable[[], Any]]) -> Body:
     """Return what runs the operators of a runtime. ``classes`` are used instead of their files."""
 
     def run() -> None:
-        from dora.node.runtime import Runtime
+        from dora.node.operators.runtime import Runtime
 
         Runtime(classes).run()
 

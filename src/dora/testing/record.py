@@ -7,9 +7,9 @@ from typing import Any
 
 from dora.node.events import Input
 from dora.testing.scheduler import START_NS
-from dora.transport.local import LocalEngine
-from dora.wire.control import InputConfig, OutputConfig
+from dora.transport.inprocess import LocalEngine
 from dora.wire.message import Message
+from dora.wire.node_config import InputConfig, OutputConfig
 
 
 class Sent(Input):

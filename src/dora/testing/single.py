@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from dora.builder import DataflowBuilder, Operator
-from dora.logs.entry import LogEntry
+from dora.daemon.logs.entry import LogEntry
+from dora.daemon.supervisor.result import DataflowResult
 from dora.node.node import Node
-from dora.supervise.result import DataflowResult
 from dora.testing.dataflow import DEFAULT_LIMIT, DEFAULT_PATIENCE, VirtualDataflow
 from dora.testing.record import Messages
 

@@ -14,7 +14,7 @@ node        ``CONTROL``            changes when the node has to look at its cont
                                    senders that flush)
 node        ``UNDECLARED``         messages sent to outputs that are not declared, and dropped
 node        ``HEADS_UP``           1 while the node wants to be woken when something is sent to a node that
-                                   sends to it (`dora.node.heads_up`)
+                                   sends to it (`dora.node.receive.prewake`)
 node        ``STOPPED``            from when on (CLOCK_MONOTONIC, nanoseconds) a send of the node does not
                                    wait for a full queue, because the node was asked to stop; 0: it waits
                                    (daemon)
@@ -52,7 +52,7 @@ import errno
 import mmap
 import os
 
-from dora.transport.ownership import UnsafeFile, open_own
+from dora._ownership import UnsafeFile, open_own
 
 WORDS = 8
 LINE_BYTES = WORDS * 8

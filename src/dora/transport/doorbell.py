@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from dora.transport.ownership import UnsafeFile, open_own
+from dora._ownership import UnsafeFile, open_own
 
 FENCED: Final = platform.machine() in ("x86_64", "AMD64")
 

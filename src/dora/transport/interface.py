@@ -5,7 +5,7 @@ An engine knows nothing of events, timers or operators; it moves the bytes of me
 (inside one process). All pass the same conformance tests.
 
 Receiving never blocks. Waiting is the business of the doorbell, which the *user* of a sender rings
-(`dora.node.output`), except where a message arrives from outside any sender process: such an engine
+(`dora.node.send.output`), except where a message arrives from outside any sender process: such an engine
 calls the ``arrived`` callback it was given, from a thread of its own.
 """
 
@@ -14,11 +14,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
-from dora.wire.control import InputConfig, OutputConfig
 from dora.wire.message import Message
+from dora.wire.node_config import InputConfig, OutputConfig
 
 # Messages that a queue in shared memory holds at most; longer ones go on in the receiving process
-# (`dora.transport.long_queue`). A sender under back-pressure counts with this many.
+# (`dora.transport.queues`). A sender under back-pressure counts with this many.
 MAX_QUEUE: Final = 4096
 
 

@@ -14,13 +14,13 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Any, Protocol
 
+from dora._ownership import UnsafeFile
 from dora.errors import ConnectError, TransportError
 from dora.transport.forking import do_nothing, leak, refuse, watch
-from dora.transport.ownership import UnsafeFile
-from dora.wire.control import InputConfig
+from dora.wire.daemon_protocol import Inspection, OutputView
 from dora.wire.decode import BAD_MESSAGE
-from dora.wire.inspection import Inspection, OutputView
 from dora.wire.message import HEADER_SIZE, Message
+from dora.wire.node_config import InputConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -69,7 +69,7 @@ def open_taps(inspection: Inspection) -> TapEngine:
 
 class _IceoryxTaps:
     def __init__(self, run_dir: str, prefix: str) -> None:
-        from dora.transport.iceoryx import make_node
+        from dora.transport.shm.iceoryx2 import make_node
 
         try:
             self._node: Any = make_node(run_dir, prefix)
@@ -87,7 +87,7 @@ class _IceoryxTaps:
         vars(self).update(tap=refuse, end=do_nothing, close=do_nothing)
 
     def tap(self, output: OutputView, queue_size: int) -> Tap:
-        from dora.transport.iceoryx import IceoryxReceiver, open_channel
+        from dora.transport.shm.iceoryx2 import IceoryxReceiver, open_channel
 
         channel = self._channels.get(output.service)
         if channel is None:
@@ -122,7 +122,7 @@ class _ZenohTap:
         self._next: Callable[[], Any] = take or subscriber.try_recv
 
     def receive(self) -> Message | None:
-        from dora.transport.memory import message_from_bytes
+        from dora.transport.aligned_memory import message_from_bytes
 
         while (sample := self._next()) is not None:
             if len(sample.payload) < HEADER_SIZE:
@@ -175,7 +175,7 @@ class _ZenohTaps:
     def __init__(self, endpoint: str) -> None:
         import zenoh
 
-        from dora.transport.zenoh_router import make_config
+        from dora.transport.network.zenoh_router import make_config
 
         try:
             self._session = zenoh.open(

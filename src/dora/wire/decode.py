@@ -10,6 +10,7 @@ import sys
 from ctypes import string_at
 from typing import TYPE_CHECKING, Any, Final
 
+from dora.wire.arrow_formats import ARROW_NAMES, DTYPE_OF_FORMAT, WIDTHS
 from dora.wire.encode import Payload, as_message, received
 from dora.wire.message import (
     BODY_OFFSET,
@@ -22,7 +23,6 @@ from dora.wire.message import (
     MessageError,
 )
 from dora.wire.metadata import MetadataError, decode_metadata
-from dora.wire.plain import ARROW_NAMES, DTYPE_OF_FORMAT, WIDTHS
 
 if TYPE_CHECKING:
     import numpy as np

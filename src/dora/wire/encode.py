@@ -19,8 +19,8 @@ from ctypes import c_ubyte, memmove, string_at
 from typing import TYPE_CHECKING, Any, Final
 
 from dora.errors import UnsupportedData
+from dora.wire.arrow_formats import ARROW_NAMES, FORMAT_OF_DTYPE, WIDTHS
 from dora.wire.message import MAX_SCHEMA, Encoding, Message, pack_head
-from dora.wire.plain import ARROW_NAMES, FORMAT_OF_DTYPE, WIDTHS
 
 if TYPE_CHECKING:
     import numpy as np

@@ -15,10 +15,10 @@ from typing import Any, ClassVar, Final
 
 from dora.errors import SendError
 from dora.node.events import Input
-from dora.node.last_words import print_traceback_of_operator
-from dora.node.output import OutputPort
 from dora.node.patterns.replies import Exchange, Replies
 from dora.node.patterns.serving import EMPTY
+from dora.node.process import print_traceback_of_operator
+from dora.node.send.output import OutputPort
 from dora.wire.correlation import ERROR, GOAL_ID, GOAL_STATUS, GoalStatus
 
 FEEDBACK_KEPT: Final = 1000  # messages of feedback that wait in a `Goal`

@@ -4,7 +4,7 @@ An *exchange* is something that this node has asked for: a `Call` or a `Goal`. I
 travels in the metadata of whatever belongs to it, and inputs on which the answer may come. From the
 first exchange on, a `ReplyInput` stands in front of each of these inputs. It hands answers to their
 exchanges, whoever polls: a program that receives events, or one that waits for an answer (see
-`dora.node.attend`). Everything else passes through, in order; inputs without exchanges have nothing
+`dora.node.receive.wait`). Everything else passes through, in order; inputs without exchanges have nothing
 in front of them.
 
 An exchange ends with its answer, or once no answer can come any more: all its inputs have closed, the
@@ -25,13 +25,13 @@ from typing import Any, ClassVar, Final, Literal
 
 from dora.errors import CallFailed, CallTimedOut, UndeclaredInput
 from dora.node.events import Event, Input, InputClosed
-from dora.node.inbox import Inbox
-from dora.node.input import LinkInput
-from dora.node.output import OutputPort
-from dora.wire.control import InputConfig, NodeConfig
+from dora.node.receive.inbox import Inbox
+from dora.node.receive.link_input import LinkInput
+from dora.node.send.output import OutputPort
 from dora.wire.correlation import GOAL_ID, REQUEST_ID, is_correlated
 from dora.wire.ids import uuid7
 from dora.wire.metadata import MetadataError
+from dora.wire.node_config import InputConfig, NodeConfig
 
 _REMEMBERED: Final = 10_000  # ids of exchanges whose late answers are recognised
 

@@ -11,9 +11,9 @@ from typing import Any, ClassVar
 
 from dora.errors import CallRefused
 from dora.node.events import Input
-from dora.node.output import OutputPort
 from dora.node.patterns.replies import Exchange, Replies
 from dora.node.patterns.serving import EMPTY, Server, answer_with
+from dora.node.send.output import OutputPort
 from dora.wire.correlation import ERROR, REQUEST_ID
 
 

@@ -15,8 +15,8 @@ from typing import Any, Final
 
 from dora.errors import ReceiveClosed
 from dora.node.events import Error, Event, Input, Stop
-from dora.node.inbox import Inbox, timed_out
-from dora.node.last_words import print_traceback_of_operator
+from dora.node.process import print_traceback_of_operator
+from dora.node.receive.inbox import Inbox, timed_out
 
 Server = Callable[[Input], Awaitable[None] | None]  # what it returns is awaited
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from dora.node.output import OutputPort
+from dora.node.send.output import OutputPort
 from dora.wire.ids import uuid7
 
 

@@ -1,0 +1,169 @@
+"""``dora build``: run the build commands of a dataflow and nothing else."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from dora import api
+from dora.api import load_dataflow
+from dora.cli.completion import dataflow_files
+from dora.cli.options import lock_of, lock_options
+from dora.cli.signals import termination_as_interrupt
+from dora.daemon.build.build import BuildOptions, Built
+
+
+@click.command()
+@click.argument("path", metavar="FILE", shell_complete=dataflow_files)
+@click.option(
+    "--uv", is_flag=True, help="Build with uv; nodes with build commands get an environment of their own."
+)
+@click.option(
+    "--local", is_flag=True, help="Build on this machine, which is what this version always does."
+)
+@click.option(
+    "--coordinator-addr",
+    envvar="DORA_COORDINATOR_ADDR",
+    hidden=True,
+    expose_value=False,
+    help="Accepted for the sake of existing scripts; this version builds on this machine.",
+)
+@click.option(
+    "--coordinator-port",
+    type=int,
+    envvar="DORA_COORDINATOR_PORT",
+    hidden=True,
+    expose_value=False,
+    help="Accepted for the sake of existing scripts; this version builds on this machine.",
+)
+@click.option("--strict-types", is_flag=True, help="Build only if all declared types fit together.")
+@click.option("--parallel", is_flag=True, help="Build the nodes at the same time.")
+@click.option("--offline", is_flag=True, help="Use no network: only what is installed, cached or cloned.")
+@lock_options
+def build(
+    path: str,
+    uv: bool,
+    local: bool,  # noqa: ARG001 - there is nothing but local builds
+    strict_types: bool,
+    parallel: bool,
+    offline: bool,
+    locked: bool,
+    write_lockfile: bool,
+    lockfile: str,
+) -> None:
+    """Build a dataflow: clones, Python environments, build commands.
+
+    FILE is a dataflow file or its URL. Commands run without a shell; the first that fails ends the
+    build.
+    """
+    options = BuildOptions(uv=uv, parallel=parallel, offline=offline, update=True)
+    with termination_as_interrupt():
+        built = api.build_only(
+            path,
+            options,
+            lock=lock_of(locked, write_lockfile, lockfile),
+            strict_types=strict_types,
+            stream=sys.stdout,
+            on_warning=lambda text: click.echo(text, err=True),
+        )
+    click.echo(_summary(built))
+
+
+def _summary(built: Built) -> str:
+    """
+    >>> _summary(Built(None, commands=3, skipped=1, seconds=2.34))
+    'built in 2.3 s: 3 commands, 1 of them with nothing to do'
+    """
+    if not built.commands:
+        return f"built in {built.seconds:.1f} s: there are no commands"
+    skipped = f", {built.skipped} of them with nothing to do" if built.skipped else ""
+    return f"built in {built.seconds:.1f} s: {built.commands} command{'s' * (built.commands > 1)}{skipped}"
+
+
+# ``dora expand``: a dataflow file with its modules written out.
+
+
+@click.command()
+@click.argument("path", metavar="FILE", shell_complete=dataflow_files)
+@click.option("--module", is_flag=True, help="FILE is a module: check it by itself.")
+def expand(path: str, module: bool) -> None:
+    """Print a dataflow file with its modules written out.
+
+    What is printed is a dataflow file that runs the same from the same folder. With --module nothing is
+    printed but whether the file of a module is valid, whoever uses it.
+    """
+    from dora.dataflow import check_module, expanded
+
+    if module:
+        check_module(path)
+        click.echo(f"Module file is valid: {path}")
+    else:
+        click.echo(expanded(path), nl=False)
+
+
+# ``dora schema``: the JSON schema of dataflow files.
+
+
+@click.command()
+@click.option("--module", is_flag=True, help="Print the schema of the files of modules.")
+def schema(module: bool) -> None:
+    """Print the JSON schema of dataflow files, for editors.
+
+    Editors that know JSON schemas for YAML complete and check dataflow files with it.
+    """
+    import json
+
+    from dora.dataflow.json_schema import json_schema, module_schema
+
+    found = module_schema() if module else json_schema()
+    click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+
+
+# ``dora validate``: check a dataflow file without running it.
+
+DEFAULT_FILE = "dataflow.yml"
+
+
+@click.command()
+@click.argument("path", metavar="[FILE]", required=False, shell_complete=dataflow_files)
+@click.option("--strict-types", is_flag=True, help="Make errors of types that do not fit together.")
+@click.option(
+    "--node-manifest",
+    metavar="FILE",
+    shell_complete=dataflow_files,
+    help="Check the manifest of a node (dora-node.yml), and no dataflow.",
+)
+@click.option("--offline", is_flag=True, hidden=True, expose_value=False, help="Checking needs no network.")
+def validate(path: str | None, strict_types: bool, node_manifest: str | None) -> None:
+    """Check a dataflow file without running it.
+
+    FILE is a dataflow file or its URL [dataflow.yml]. All problems are shown at once. Files and commands
+    of nodes that are missing are warnings, because they may come into being before the dataflow runs.
+    """
+    from dora.daemon.build.build import missing
+    from dora.dataflow import check_manifest
+
+    if node_manifest is not None:
+        if path is not None:
+            raise click.UsageError("--node-manifest cannot be used together with a dataflow file")
+        click.echo(f"Validating node manifest {node_manifest}...")
+        check_manifest(node_manifest)
+        click.echo("Node manifest OK.")
+        return
+    path = path or DEFAULT_FILE
+    click.echo(f"Validating {path}...")
+    dataflow = load_dataflow(path, strict_types=strict_types)
+    for warning in (*dataflow.warnings, *(p._replace(severity="warning") for p in missing(dataflow))):
+        click.echo(str(warning), err=True)
+    click.echo("Input/output wiring OK.")
+    click.echo("Descriptor config OK.")
+    for name, target, source in dataflow.types.inferred:
+        click.echo(f"  inferred {name} on {target} (from {source})")
+    if not dataflow.type_warnings:
+        click.echo("All type annotations OK.")
+        return
+    click.echo("Type warnings:")
+    for warning in dataflow.type_warnings:
+        click.echo(str(warning))
+    click.echo(f"{len(dataflow.type_warnings)} type warning(s) found.")

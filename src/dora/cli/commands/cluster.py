@@ -1,0 +1,415 @@
+"""``dora cluster``: the daemons of several machines, by ssh, from one file."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import click
+import msgspec
+
+from dora.cli.commands.start import begin, begin_again, start_options, wants_to_attach
+from dora.cli.completion import dataflow_files, dataflow_names
+from dora.cli.coordinator import coordinator_options
+from dora.cli.options import RunCommand
+from dora.cli.output import InputFile, style_option, table
+from dora.cluster.client import Client, Unreachable
+from dora.cluster.http.proof import no_token
+from dora.cluster.protocol import MachineView, RunSpec
+from dora.errors import DoraError
+from dora.observe.figures import file_size
+
+if TYPE_CHECKING:
+    from dora.cluster.http.tokens import Token
+    from dora.cluster.ssh.file import Cluster
+    from dora.cluster.ssh.ssh import MachineFault
+
+_file = click.argument("file", metavar="CLUSTER_FILE", shell_complete=dataflow_files)
+_file_or_not = click.argument(
+    "file", metavar="[CLUSTER_FILE]", required=False, shell_complete=dataflow_files
+)
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def cluster(ctx: click.Context) -> None:
+    """Run dora on several machines, over ssh, from one file."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
+
+
+def _load(path: str) -> Cluster:
+    from dora.cluster.ssh.file import load_cluster
+
+    found = load_cluster(path)
+    for warning in found.warnings:
+        click.echo(warning, err=True)
+    return found
+
+
+def _client(found: Cluster, token: Token | None = None) -> Client:
+    starter = f"dora cluster up {found.file}"
+    return Client(found.address, found.port, starter, authority=found.authority, token=token)
+
+
+def _token_of(client: Client) -> str:
+    """Return the token that the daemons of a coordinator get; raises `DoraError`."""
+    if (token := client.token()) is None:
+        raise DoraError(no_token(client.where))
+    return token.value
+
+
+def _connected(client: Client) -> set[str]:
+    """Return the machines whose daemons are connected; raises `Unreachable`."""
+    return {machine.id for machine in client.status().machines if machine.away_since is None}
+
+
+def _raise_if_any(faults: list[MachineFault], what: str, total: int) -> None:
+    """Tell what went wrong on which machine; raises `DoraError` if there is anything."""
+    if faults:
+        listed = "\n".join(f"  {fault}" for fault in faults)
+        raise DoraError(f"{what} on {len(faults)} of {total} machine(s):\n{listed}")
+
+
+@cluster.command()
+@_file
+def up(file: str) -> None:
+    """Start the coordinator on this machine and a daemon on each machine of the file.
+
+    What runs already stays as it is. The exit status is 1 if a machine is missing in the end.
+    """
+    from dora.cluster.http.tokens import make_token
+    from dora.cluster.ssh.daemons import start as start_daemons
+
+    found = _load(file)
+    token = make_token()
+    client = _client(found, token)
+    _start_coordinator(found, client)
+    connected = _connected(client)
+    for machine in found.machines:
+        if machine.id in connected:
+            click.echo(f"{machine.id}: daemon already running")
+    missing = [machine for machine in found.machines if machine.id not in connected]
+    faults = start_daemons(found, missing, token.value, lambda: _connected(client), click.echo)
+    _raise_if_any(faults, "no daemon", len(found.machines))
+
+
+def _start_coordinator(found: Cluster, client: Client) -> None:
+    from dora.cli.commands.up import Background, encryption_options, wait_for_coordinator
+
+    try:
+        client.status()
+    except Unreachable:
+        _check_here(client.address)
+        _check_no_other(client)
+        options = ["--interface", client.address, "--port", str(client.port)]
+        options += encryption_options(client, found.certificate, found.key)
+        process = Background("coordinator", options)
+        if wait_for_coordinator(client, process):
+            click.echo(f"started dora coordinator on {client.where}")
+            return
+    click.echo(f"coordinator already running on {client.where}")
+
+
+def _check_here(address: str) -> None:
+    """Raise `DoraError` if an address is not one of this machine."""
+    import socket
+
+    import psutil
+
+    found = [item.address for items in psutil.net_if_addrs().values() for item in items]
+    with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as probe:
+        try:
+            probe.bind((address, 0))
+        except OSError:
+            here = ", ".join(
+                sorted({text for text in found if text.count(".") == 3 and text[:4] != "127."})
+            )
+            raise DoraError(
+                f"the `addr` of the cluster, {address}, is not an address of this machine, on which the "
+                f"coordinator is to run; it has: {here or 'none but loopback'}"
+            ) from None
+
+
+def _check_no_other(client: Client) -> None:
+    """Raise `DoraError` if a coordinator has the port, and thus the records, on this machine only."""
+    local = Client("127.0.0.1", client.port, authority="")
+    try:
+        local.status()
+    except DoraError:
+        return
+    raise DoraError(
+        f"a coordinator runs at {local.where}, where other machines cannot reach it; end it with "
+        "`dora down`, or give the cluster another `port`"
+    )
+
+
+@cluster.command()
+@_file_or_not
+@style_option
+@coordinator_options
+def status(file: str | None, style: str, client: Client) -> int:
+    """Show the machines of the cluster.
+
+    Without CLUSTER_FILE those that the coordinator knows. With it the exit status is 1 if one of its
+    machines is not connected.
+    """
+    hosts: dict[str, str] = {}
+    if file is not None:
+        found = _load(file)
+        client = _client(found)
+        hosts = {machine.id: machine.host for machine in found.machines}
+    answer = client.status()
+    known = {machine.id: machine for machine in answer.machines}
+    rows = [_Row.of(id, known.get(id), hosts.get(id, "")) for id in dict.fromkeys([*hosts, *sorted(known)])]
+    if style == "json":
+        for row in rows:
+            click.echo(msgspec.json.encode(row))
+    else:
+        head = ["MACHINE", "HOST", "ADDRESS", "LABELS", "DAEMON"]
+        click.echo(table(head, [row.cells() for row in rows]))
+        click.echo(f"Active dataflows: {answer.active_dataflows}")
+    return 1 if any(row.daemon != "connected" for row in rows if row.machine in hosts) else 0
+
+
+class _Row(msgspec.Struct, frozen=True):
+    """What is shown of a machine."""
+
+    machine: str
+    host: str
+    address: str
+    labels: dict[str, str]
+    daemon: str
+
+    @classmethod
+    def of(cls, id: str, known: MachineView | None, host: str) -> _Row:
+        if known is None:
+            return cls(id, host, "", {}, "not connected")
+        daemon = "connected"
+        if known.away_since is not None:
+            daemon = f"away for {time.time() - known.away_since:.0f} s"
+        return cls(id, host, known.address, known.labels, daemon)
+
+    def cells(self) -> list[str]:
+        labels = ",".join(f"{name}={value}" for name, value in sorted(self.labels.items()))
+        return [self.machine, self.host, self.address, labels, self.daemon]
+
+
+@cluster.command()
+@_file_or_not
+@click.option("--force", is_flag=True, help="Also if dataflows run, which are stopped then.")
+@coordinator_options
+def down(file: str | None, force: bool, client: Client) -> None:
+    """End the coordinator and all daemons.
+
+    With CLUSTER_FILE also daemons of its machines that are not connected. Refused while dataflows run,
+    unless --force is given.
+    """
+    from dora.cli.commands.up import end_coordinator
+
+    if file is None:
+        end_coordinator(client, force)
+        return
+    from dora.cluster.ssh.daemons import end
+
+    found = _load(file)
+    client = _client(found)
+    try:
+        there = _connected(client)
+        end_coordinator(client, force)
+    except Unreachable:
+        if not force:
+            raise DoraError(
+                f"the coordinator at {client.where} does not run; what its daemons run goes on, and "
+                f"`dora cluster up {file}` finds it again; `dora cluster down --force {file}` ends it"
+            ) from None
+        there = set()
+    left = [machine for machine in found.machines if machine.id not in there]
+    faults = end(left, click.echo) if left else []
+    _raise_if_any(faults, "the daemon may still run", len(found.machines))
+
+
+@cluster.command()
+@_file
+@click.argument("name", metavar="NAME", shell_complete=dataflow_names)
+def restart(file: str, name: str) -> int:
+    """Stop a dataflow of the cluster and start it again, as it was started first."""
+    found = _load(file)
+    client = _client(found)
+    return begin_again(client, client.dataflow(name).uuid)
+
+
+@cluster.command()
+@_file
+def install(file: str) -> None:
+    """Make the daemons services of systemd, which start with their machines.
+
+    Of the machine for root, of the user for others. Daemons that run are ended before, with what they run.
+    """
+    from dora.cluster.ssh.daemons import install as install_daemons
+
+    found = _load(file)
+    client = _client(found)
+    client.status()  # they are to be seen there
+    token = _token_of(client)
+    faults = install_daemons(found, found.machines, token, lambda: _connected(client), click.echo)
+    _raise_if_any(faults, "not installed", len(found.machines))
+
+
+@cluster.command()
+@_file
+def uninstall(file: str) -> None:
+    """End the services that `dora cluster install` has made, and take them away."""
+    from dora.cluster.ssh.daemons import uninstall as uninstall_daemons
+
+    found = _load(file)
+    _raise_if_any(uninstall_daemons(found.machines, click.echo), "not removed", len(found.machines))
+
+
+@cluster.command()
+@_file
+@click.option(
+    "--wheel",
+    type=InputFile(must_exist=True),
+    metavar="FILE",
+    help="What to install; by default the dora that gives this command.",
+)
+@click.option("--force", is_flag=True, help="Also where dataflows run, which are stopped then.")
+def upgrade(file: str, wheel: str | None, force: bool) -> None:
+    """Install this dora on all machines, one after the other, and start their daemons again.
+
+    It is copied to the machines; what it needs, they get from their package index. Ends at the first
+    machine on which something goes wrong.
+    """
+    import tempfile
+
+    from dora.cluster.ssh.daemons import upgrade as upgrade_daemon
+    from dora.daemon.build.own_wheel import wheel_name, write_wheel
+
+    found = _load(file)
+    client = _client(found)
+    with tempfile.TemporaryDirectory(prefix="dora-") as folder:
+        if wheel is None:
+            wheel = f"{folder}/{wheel_name()}"
+            write_wheel(wheel, whole=True)
+        for done, machine in enumerate(found.machines):
+            if not force and (busy := [v.name for v in client.active() if machine.id in v.machines]):
+                raise DoraError(
+                    f"{machine.id}: runs {', '.join(busy)}; stop what runs there, or say --force "
+                    f"({done} of {len(found.machines)} machine(s) done)"
+                )
+            faults = upgrade_daemon(
+                found, machine, wheel, _token_of(client), lambda: _connected(client), click.echo
+            )
+            if faults:
+                raise DoraError(f"{faults[0]} ({done} of {len(found.machines)} machine(s) done)")
+
+
+@cluster.command(cls=RunCommand)
+@_file
+@click.argument("path", metavar="DATAFLOW_FILE", shell_complete=dataflow_files)
+@start_options
+def start(
+    file: str,
+    path: str,
+    name: str,
+    attach: bool,
+    detach: bool,
+    hot_reload: bool,
+    uv: bool,
+    allow_shell_nodes: bool,
+    trace: bool,
+    env: dict[str, str],
+    exit_when_nodes_finish: bool | None,
+) -> int:
+    """Copy a dataflow to the machines that its nodes run on, and start it.
+
+    What is copied is the folder of DATAFLOW_FILE, without `out`, `.git` and virtual environments; the next
+    time only what has changed. Nodes with a `working_dir` in their `deploy` have their files already.
+    """
+    from dora.api import RunRequest, load_for_run
+    from dora.cluster.coordinator.placement import place
+    from dora.cluster.ssh.copy import with_copies
+    from dora.dataflow import missing_files
+    from dora.errors import DataflowError
+
+    attach = wants_to_attach(attach, detach)
+    found = _load(file)
+    client = _client(found)
+    machines = client.status().machines
+    request = RunRequest(path=path, env=env, exit_when_nodes_finish=exit_when_nodes_finish)
+    dataflow = load_for_run(request, here=False)
+    for warning in (*dataflow.warnings, *dataflow.type_warnings):
+        click.echo(str(warning), err=True)
+    copied = {node.id for node in dataflow.nodes if node.deploy.working_dir is None}
+    if missing := missing_files(dataflow, copied):
+        raise DataflowError(problems=tuple(missing))
+    dataflow, faults = with_copies(found, dataflow, place(dataflow, machines), click.echo)
+    _raise_if_any(faults, "not copied", len(found.machines))
+    spec = RunSpec(
+        name=name,
+        dataflow=msgspec.to_builtins(dataflow),
+        uv=uv,
+        hot_reload=hot_reload,
+        allow_shell_nodes=allow_shell_nodes,
+        trace=trace,
+    )
+    return begin(client, spec, attach)
+
+
+@cluster.command()
+@_file
+@click.option("--remove", is_flag=True, help="Remove unused ones, with what nodes have written there.")
+@style_option
+def copies(file: str, remove: bool, style: str) -> None:
+    """Show the copies of dataflows on the machines, how large they are, and which dataflows use them.
+
+    `dora clean` removes those of the dataflows whose records it removes; what nodes have written stays.
+    """
+    from dora.cluster.ssh.copy import copies_on
+
+    found = _load(file)
+    rows, faults = copies_on(found.machines, remove)
+    if style == "json":
+        for row in rows:
+            click.echo(msgspec.json.encode(row))
+    elif remove:
+        for row in rows:
+            click.echo(f"{row.machine}: removed {row.folder}, {row.size:,} bytes")
+    else:
+        names = _names(found) if rows else {}
+        cells = [[row.machine, row.folder, file_size(row.size), row.users(names)] for row in rows]
+        click.echo(table(["MACHINE", "FOLDER", "SIZE", "USED BY"], cells))
+    _raise_if_any(faults, "not seen", len(found.machines))
+
+
+def _names(found: Cluster) -> dict[str, str]:
+    """Return the names of the dataflows that the coordinator knows, by UUID."""
+    try:
+        return {view.uuid: view.name for view in _client(found).dataflows()}
+    except Unreachable:
+        return {}
+
+
+@cluster.command(hidden=True)
+@click.argument("name")
+def receive(name: str) -> None:
+    """Take a copy from standard input; `dora cluster start` runs this on other machines."""
+    import sys
+
+    from dora.cluster.ssh.receive import Attended
+    from dora.cluster.ssh.receive import receive as receive_copy
+
+    receive_copy(name, Attended(sys.stdin.buffer), sys.stdout.buffer)
+
+
+@cluster.command(hidden=True)
+@click.option("--remove", is_flag=True, help="Remove the unused ones.")
+def kept(remove: bool) -> None:
+    """List the copies on this machine; `dora cluster copies` runs this on other machines."""
+    from dora.cluster.ssh.kept import copies, remove_if_unused
+
+    for copy in copies():
+        if not remove or remove_if_unused(copy.folder, wholly=True):
+            click.echo(msgspec.json.encode(copy))

@@ -1,0 +1,245 @@
+"""``dora coordinator`` and ``dora daemon``: one component in the foreground, for systemd and the like."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from dora._paths import DEFAULT_PORT
+from dora.cli.compat import ignored_option, later_option
+from dora.cli.coordinator import absolute, coordinator_options
+from dora.cli.main import tell_diagnostics
+from dora.cli.output import MAX_SECONDS, InputFile, ParameterValue, parse_address, shortened
+from dora.cluster.client import Client
+from dora.cluster.http.proof import no_token
+from dora.daemon.logs.directives import VARIABLE
+from dora.errors import DoraError
+
+if TYPE_CHECKING:
+    from dora.cluster.http.tokens import Token
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def _log_to_stderr(quiet: bool) -> None:
+    tell_diagnostics("error" if quiet else os.environ.get(VARIABLE, ""))
+
+
+def tls_options(function: _Function) -> _Function:
+    """Declare the files with which a coordinator proves who it is; absolute paths, "" without."""
+
+    def option(name: str, variable: str, help: str) -> Callable[[_Function], _Function]:
+        return click.option(
+            name,
+            type=InputFile(),
+            default="",
+            callback=absolute,
+            envvar=variable,
+            show_envvar=True,
+            metavar="FILE",
+            help=help,
+        )
+
+    certificate = option("--tls-cert", "DORA_COORDINATOR_TLS_CERT", "Certificate; the API has TLS then.")
+    key = option("--tls-key", "DORA_COORDINATOR_TLS_KEY", "Key of the certificate.")
+    return certificate(key(function))
+
+
+def _store(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001
+    """Return the file of the store, also as dora-rs names it: `redb` is the default, `redb:FILE` a file."""
+    from dora.cluster.coordinator.store import MEMORY
+
+    kind, _, path = value.partition(":")
+    if value == "memory":
+        return MEMORY
+    if kind == "redb":
+        value = path
+    return os.path.abspath(value) if value else ""
+
+
+@click.command()
+@click.option(
+    "--interface",
+    type=ParameterValue("address", parse_address),
+    default="127.0.0.1",
+    envvar="DORA_COORDINATOR_INTERFACE",
+    show_envvar=True,
+    metavar="IP",
+    help="Address to listen on [127.0.0.1].",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(1, 65535),
+    default=DEFAULT_PORT,
+    envvar="DORA_COORDINATOR_PORT",
+    show_envvar=True,
+    metavar="PORT",
+    help=f"Port to listen on [{DEFAULT_PORT}].",
+)
+@click.option(
+    "--auth", is_flag=True, help="Let in only those with the token of this user; it is always so."
+)
+@tls_options
+@click.option("--quiet", is_flag=True, help="Log errors only.")
+@click.option(
+    "--store",
+    default="",
+    callback=_store,
+    metavar="FILE|memory",
+    help="Where the records are kept [a file of this port in the data folder].",
+)
+def coordinator(
+    interface: str,
+    port: int,
+    auth: bool,  # noqa: ARG001 - it is always so
+    tls_cert: str,
+    tls_key: str,
+    quiet: bool,
+    store: str,
+) -> None:
+    """Run the coordinator in the foreground.
+
+    `dora up` does it in the background.
+    """
+    from dora.cluster.coordinator.server import serve
+    from dora.cluster.dashboard.coordinator import make_pages
+    from dora.transport.tls import server_context
+
+    _log_to_stderr(quiet)
+    _check_patience(os.environ.get("DORA_UNREACHABLE_AFTER", ""))
+    encryption = server_context(tls_cert, tls_key)
+    scheme = "http" if encryption is None else "https"
+    where = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(interface, interface)
+    where = f"[{where}]" if ":" in where and not where.startswith("[") else where
+    serve(
+        interface,
+        port,
+        make_pages,
+        on_ready=lambda path: _tell_dashboard(f"{scheme}://{where}:{port}{path}"),
+        encryption=encryption,
+        records=store,
+    )
+
+
+def _tell_dashboard(address: str) -> None:
+    """Show where a browser is let in, on a terminal only: a log may be read by others."""
+    if sys.stderr.isatty():
+        click.echo(f"dashboard: {address}", err=True)
+
+
+def _token_for(client: Client) -> Token:
+    """Return the token of a daemon; it makes that of the user if the coordinator is to run here."""
+    from dora._paths import LOOPBACK
+    from dora.cluster.http.tokens import find_token, make_token
+
+    if client.address in LOOPBACK:
+        return make_token()
+    if (token := find_token(also_here=False)) is None:
+        raise DoraError(no_token(client.where))
+    return token
+
+
+def _check_patience(text: str) -> None:
+    try:
+        fits = not text or 0.0 <= float(text) <= MAX_SECONDS
+    except ValueError:
+        fits = False
+    if not fits:
+        raise DoraError(f"DORA_UNREACHABLE_AFTER is `{shortened(text)}`; it has to be a number of seconds")
+
+
+def _machine_id(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001
+    from dora.dataflow.names import machine_id_fault
+
+    if fault := machine_id_fault(value):
+        raise click.BadParameter(f"`{value}` {fault}")
+    return value
+
+
+def _labels(ctx: click.Context, param: click.Parameter, value: str) -> dict[str, str]:  # noqa: ARG001
+    from dora.cluster.agent.identity import parse_labels
+
+    try:
+        return parse_labels(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from None
+
+
+def _address(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001
+    try:
+        return str(ip_address(value)) if value else ""
+    except ValueError:
+        raise click.BadParameter(f"`{value}` is no IP address") from None
+
+
+@click.command()
+@coordinator_options
+@click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`.")
+@click.option("--quiet", is_flag=True, help="Log errors only.")
+@click.option(
+    "--machine-id",
+    default="default",
+    callback=_machine_id,
+    metavar="ID",
+    help="What this machine is called in `deploy: {machine: ID}`; without, it is the default machine.",
+)
+@click.option(
+    "--labels",
+    default="",
+    callback=_labels,
+    metavar="NAME=VALUE,...",
+    help="What this machine has, for `deploy: {labels: ...}`.",
+)
+@click.option(
+    "--interface",
+    default="",
+    callback=_address,
+    metavar="IP",
+    help="Address at which other machines reach this one; by default where the coordinator sees it.",
+)
+@click.option(
+    "--rt",
+    is_flag=True,
+    help="Lock memory and use SCHED_FIFO, for the supervision of nodes and not for the nodes.",
+)
+@ignored_option("--local-listen-port", why="dynamic nodes find their dataflow without a port")
+@ignored_option("--worker-threads", why="no message passes the daemon, which has one thread")
+@later_option("--zenoh-peer", instead="the coordinator tells machines of each other; see --interface")
+@later_option("--zenoh-listen", instead="the coordinator tells machines of each other; see --interface")
+@later_option("--zenoh-connect", instead="the coordinator tells machines of each other; see --interface")
+def daemon(
+    client: Client,
+    allow_shell_nodes: bool,
+    quiet: bool,
+    machine_id: str,
+    labels: dict[str, str],
+    interface: str,
+    rt: bool,
+) -> None:
+    """Run the daemon of a machine in the foreground.
+
+    `dora up` does it in the background, for the default machine.
+    """
+    from dora.cluster.agent.agent import serve
+    from dora.cluster.agent.identity import Identity, tls_from
+    from dora.daemon.options import ALLOW_SHELL
+
+    _log_to_stderr(quiet)
+    if allow_shell_nodes:
+        os.environ[ALLOW_SHELL] = "true"
+    token = _token_for(client)
+    os.environ.pop("DORA_AUTH_TOKEN", None)  # not for nodes
+    identity = Identity(machine_id, labels, interface, tls_from(os.environ))
+    run_options = ["--quiet"] if quiet else []
+    if rt:
+        from dora.cluster.agent.limits import become_realtime
+
+        run_options.append("--rt")
+        for fault in become_realtime():
+            click.echo(f"warning: --rt: {fault}", err=True)
+    serve(client.address, client.port, token, identity, client.authority, run_options)

@@ -1,0 +1,284 @@
+"""``dora doctor``: is everything here that dora needs?"""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from importlib import import_module
+from typing import Literal, NamedTuple
+
+import click
+
+from dora._paths import PACKAGE
+from dora._version import __version__
+from dora.cli.completion import dataflow_files
+from dora.cli.coordinator import coordinator_options
+from dora.cluster.client import Client, Unreachable
+from dora.errors import DoraError
+
+
+class Finding(NamedTuple):
+    """What one check found out."""
+
+    level: Literal["PASS", "WARN", "FAIL"]
+    text: str
+
+
+@click.command()
+@click.option(
+    "--dataflow",
+    "dataflow",
+    metavar="FILE",
+    shell_complete=dataflow_files,
+    help="Check a dataflow file, and that what its nodes run is there.",
+)
+@coordinator_options
+def doctor(dataflow: str | None, client: Client) -> int:
+    """Check the installation, and the machine that it runs on.
+
+    The exit status is 1 if a check failed. A warning is about something that not every dataflow needs.
+    """
+    failed = 0
+    checks: list[Callable[[], Iterator[Finding]]] = [
+        _installation,
+        _upstream,
+        _libraries,
+        _engines,
+        _node_packages,
+        _places,
+        _installers,
+        lambda: _coordinator(client),
+        _nodes,
+        _round_trip,
+    ]
+    if dataflow is not None:
+        checks.append(lambda: _dataflow(dataflow))
+    for check in checks:
+        for finding in check():
+            click.echo(f"  {finding.level}  {finding.text}")
+            failed += finding.level == "FAIL"
+    if failed:
+        click.echo(f"{failed} check(s) failed", err=True)
+    return 1 if failed else 0
+
+
+def _installation() -> Iterator[Finding]:
+    folder = PACKAGE
+    yield Finding("PASS", f"dora {__version__} in {folder}")
+    system = f"{platform.system()} {platform.machine()}"
+    yield Finding("PASS", f"Python {platform.python_version()} at {sys.executable}, {system}")
+
+
+def _upstream() -> Iterator[Finding]:
+    from dora.daemon.build.shadowing import is_displaced, mend
+
+    if is_displaced():
+        yield Finding("FAIL", f"dora-rs is installed over this dora; mend it with\n        {mend()}")
+    else:
+        yield Finding("PASS", "dora-rs is not in the way")
+
+
+def _libraries() -> Iterator[Finding]:
+    from importlib.metadata import version
+
+    from dora.daemon.build.own_wheel import NAME
+    from dora.daemon.build.pip import faults
+
+    wrong = [str(fault) for fault in faults([NAME])]
+    for name in ("numpy", "pyarrow"):
+        try:
+            import_module(name)
+        except ImportError as error:
+            wrong.append(f"{name} cannot be imported: {str(error).splitlines()[0]}")
+        else:
+            yield Finding("PASS", f"{name} {version(name)}")
+    for fault in wrong:
+        yield Finding("FAIL", fault)
+
+
+def _engines() -> Iterator[Finding]:
+    from importlib.metadata import version
+
+    from dora.daemon.options import RunOptions, choose_engine
+
+    found = []
+    for module, package in (("iceoryx2", "iceoryx2"), ("zenoh", "eclipse-zenoh")):
+        try:
+            import_module(module)
+        except ImportError as error:
+            if not isinstance(error, ModuleNotFoundError):
+                yield Finding("FAIL", f"{package} cannot be imported: {error}")
+        else:
+            found.append(f"{package} {version(package)}")
+    try:
+        engine = choose_engine(RunOptions())
+    except DoraError as error:
+        yield Finding("FAIL", str(error))
+        return
+    yield Finding("PASS", ", ".join(found))
+    if engine == "zenoh":
+        yield Finding("WARN", "messages travel over Zenoh, which is slower than iceoryx2's shared memory")
+
+
+def _node_packages() -> Iterator[Finding]:
+    """Look at what is installed of published node packages: they require ``dora-rs``."""
+    from importlib.metadata import distributions
+
+    from dora.daemon.build.pip import faults
+
+    count = 0
+    for package in distributions():
+        if not any(line.startswith("dora-rs") for line in package.requires or ()):
+            continue
+        count += 1
+        for fault in faults([package.name]):
+            yield Finding("WARN", f"the node package {package.name} lacks what it needs: {fault}")
+    if count:
+        yield Finding("PASS", f"{count} node package{'s' * (count > 1)} in this environment")
+
+
+def _places() -> Iterator[Finding]:
+    from dora._paths import choose_root
+    from dora.daemon.run_directory import SHM, check_shared_memory, usable_root
+
+    try:
+        check_shared_memory()
+        if os.path.isdir(SHM):
+            status = os.statvfs(SHM)
+            free = status.f_bavail * status.f_frsize
+            yield Finding("PASS", f"shared memory: {free / 2**20:.0f} MiB free in {SHM}")
+        reason = choose_root().reason
+        yield Finding("PASS", f"sockets and locks in {usable_root()}, because {reason}")
+    except DoraError as error:
+        yield Finding("FAIL", str(error))
+
+
+def _installers() -> Iterator[Finding]:
+    from importlib.util import find_spec
+
+    from dora.daemon.processes.interpreter import find_uv
+
+    uv = find_uv()
+    if uv is not None:
+        yield Finding("PASS", f"uv at {uv}")
+    else:
+        yield Finding(
+            "WARN", "no uv, which nodes with a Python environment of their own need: pip install uv"
+        )
+        if find_spec("pip") is None:
+            yield Finding(
+                "WARN", f"no pip either, so nothing can be installed: {sys.executable} -m ensurepip"
+            )
+
+
+_SENDER = "from dora import Node\nNode().send_output('number', b'x')\n"
+_RECEIVER = """
+from dora import Node
+if [event["type"] for event in Node()][:1] != ["INPUT"]:
+    raise SystemExit("nothing was received")
+"""
+_DATAFLOW = """
+nodes:
+  - {id: sender, path: sender.py, outputs: [number]}
+  - {id: receiver, path: receiver.py, inputs: {number: sender/number}}
+"""
+
+
+def _round_trip() -> Iterator[Finding]:
+    """Run a dataflow of two nodes."""
+    import io
+    import tempfile
+    from pathlib import Path
+
+    from dora.api import Display, RunRequest, run_to_end
+    from dora.daemon.report import failure_report
+
+    with tempfile.TemporaryDirectory(prefix="dora-doctor-") as folder:
+        for name, text in (("sender.py", _SENDER), ("receiver.py", _RECEIVER), ("dataflow.yml", _DATAFLOW)):
+            Path(folder, name).write_text(text)
+        begun = time.monotonic()
+        try:
+            request = RunRequest(path=f"{folder}/dataflow.yml", stop_after=30)
+            result = run_to_end(request, Display(), stream=io.StringIO()).result
+        except DoraError as error:
+            yield Finding("FAIL", f"a dataflow of two nodes cannot be run: {error}")
+            return
+    if result.ok and not result.stopped:
+        yield Finding("PASS", f"a dataflow of two nodes ran in {time.monotonic() - begun:.2f} s")
+    else:
+        report = failure_report(result) or "it did not end within 30 s"
+        yield Finding("FAIL", f"a dataflow of two nodes failed: {report}")
+
+
+def _coordinator(client: Client) -> Iterator[Finding]:
+    try:
+        status = client.status()
+        running = client.active()
+    except Unreachable:
+        yield Finding("WARN", f"no coordinator at {client.where}, which `dora start` needs: dora up")
+        return
+    except DoraError as error:
+        yield Finding("FAIL", f"the coordinator at {client.where} cannot be used: {error}")
+        return
+    yield Finding("PASS", f"coordinator at {client.where}: dora {status.version}")
+    if not status.daemons:
+        yield Finding("FAIL", "no daemon is connected to the coordinator; start it with `dora up`")
+    names = ", ".join(view.name for view in running)
+    count = f"{len(running)} dataflow{'s' * (len(running) != 1)} on the coordinator"
+    yield Finding("PASS", count + (f": {names}" if names else ""))
+    for machine in status.machines:
+        labels = ", ".join(f"{key}={value}" for key, value in sorted(machine.labels.items()))
+        described = f"machine `{machine.id}`" + (f" ({labels})" if labels else "")
+        if machine.away_since is None:
+            yield Finding("PASS", f"{described} is connected")
+        else:
+            away = time.time() - machine.away_since
+            yield Finding("FAIL", f"{described} has not been heard of for {away:.0f} s")
+
+
+def _nodes() -> Iterator[Finding]:
+    """Look at the nodes that run on this machine, with or without a coordinator."""
+    from dora.daemon.client import name_of, running
+    from dora.observe.tap_session import inspect
+
+    count = 0
+    try:
+        runs = list(running())
+    except DoraError:
+        return  # the folder cannot be used, which has been said
+    for run in runs:
+        with run:
+            try:
+                nodes = inspect(run).nodes
+            except DoraError:
+                continue  # it has just ended
+        count += sum(node.status == "running" for node in nodes)
+        for node in nodes:
+            if node.status == "failed":
+                yield Finding("WARN", f"node `{node.id}` of {name_of(run.description)} has failed")
+            elif node.restarts:
+                times = f"{node.restarts} time{'s' * (node.restarts != 1)}"
+                yield Finding("WARN", f"node `{node.id}` of {name_of(run.description)} restarted {times}")
+    if count:
+        yield Finding("PASS", f"{count} node{'s' * (count != 1)} run on this machine")
+
+
+def _dataflow(path: str) -> Iterator[Finding]:
+    from dora.api import load_dataflow
+    from dora.daemon.build.build import missing
+
+    try:
+        dataflow = load_dataflow(path)
+    except DoraError as error:
+        yield Finding("FAIL", f"{path} cannot be used:\n{error}")
+        return
+    for warning in (*dataflow.warnings, *dataflow.type_warnings):
+        yield Finding("WARN", str(warning))
+    problems = missing(dataflow)
+    for problem in problems:
+        yield Finding("FAIL", str(problem))
+    if not problems:
+        yield Finding("PASS", f"{path}: {len(dataflow.nodes)} node{'s' * (len(dataflow.nodes) != 1)}")

@@ -1,0 +1,112 @@
+"""``dora graph``: a dataflow as a picture, in a web page or as text for Mermaid."""
+
+from __future__ import annotations
+
+import os
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dora._paths import PACKAGE
+from dora.api import is_url, load_dataflow
+from dora.cli.completion import dataflow_files
+from dora.errors import DoraError
+
+if TYPE_CHECKING:
+    from dora.dataflow.graph import Graph
+
+_HINT = "Paste this at https://mermaid.live, or into a ```mermaid block of a page on GitHub."
+
+
+@click.command()
+@click.argument("path", metavar="FILE", shell_complete=dataflow_files)
+@click.option("--mermaid", is_flag=True, help="Print a flowchart for Mermaid instead of writing a page.")
+@click.option("--open", "open_page", is_flag=True, help="Open the page in the browser.")
+def graph(path: str, mermaid: bool, open_page: bool) -> None:
+    """Draw a dataflow as a web page or as a Mermaid flowchart.
+
+    FILE is a dataflow file or its URL. The page is written to <name of the file>-graph.html in the
+    current directory; it needs no network, and an existing file is not touched.
+    """
+    from dora.dataflow.graph import graph_of
+
+    if mermaid and open_page:
+        raise click.UsageError("--mermaid writes no page that --open could show: give one of them")
+    dataflow = load_dataflow(path)
+    for warning in dataflow.warnings:
+        click.echo(str(warning), err=True)
+    drawn = graph_of(dataflow)
+    if mermaid:
+        from dora.dataflow.graph import flowchart
+
+        click.echo(flowchart(drawn))
+        click.echo(_HINT, err=True)
+        return
+    page = _write(_stem(path), _page(drawn, _title(path)))
+    address = page.absolute().as_uri()
+    click.echo(f"The graph is in {address}")
+    if open_page:
+        import webbrowser
+
+        if not webbrowser.open(address):
+            raise DoraError(f"there is no browser to open the page with; it is in {page}")
+
+
+def _stem(path: str) -> str:
+    return Path(path.partition("?")[0].rstrip("/")).stem or "dataflow"
+
+
+def _title(path: str) -> str:
+    """Return the name of the file with its folder, because many are called ``dataflow.yml``."""
+    if is_url(path):
+        return path
+    return "/".join(Path(path).absolute().parts[-2:])
+
+
+def _write(stem: str, text: str) -> Path:
+    """Write a page under a name that is free, and return the path."""
+    for number in count():
+        page = Path(f"{stem}-graph.{number}.html" if number else f"{stem}-graph.html")
+        try:
+            with page.open("x", encoding="utf-8") as file:
+                file.write(text)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise DoraError(f"cannot write {page}: {error.strerror}") from None
+        return page
+    raise AssertionError("numbers do not end")
+
+
+def _page(graph: Graph, title: str) -> str:
+    import re
+    from html import escape
+
+    import msgspec
+
+    assets = os.path.join(PACKAGE, "assets")
+
+    def asset(name: str) -> str:
+        return Path(assets, name).read_text(encoding="utf-8")
+
+    parts = {
+        "TITLE": escape(title),
+        "SUMMARY": _summary(graph),
+        # Inside a script element only its end tag means anything.
+        "GRAPH": msgspec.json.encode(graph).decode().replace("<", "\\u003c"),
+        "ENGINE": asset("elk.js"),
+    }
+    return re.sub("@(TITLE|SUMMARY|GRAPH|ENGINE)@", lambda found: parts[found[1]], asset("graph.html"))
+
+
+def _summary(graph: Graph) -> str:
+    """Count what the graph shows: ``3 nodes, 1 operator, 4 links``."""
+    counts = {
+        "node": sum(box.kind in ("node", "dynamic", "shell") for box in graph.boxes),
+        "operator": sum(box.kind == "operator" for box in graph.boxes),
+        "module": sum(group.kind == "module" for group in graph.groups),
+        "link": sum(edge.kind != "timer" for edge in graph.edges),
+    }
+    return ", ".join(f"{n} {word}{'s' if n != 1 else ''}" for word, n in counts.items() if n) or "empty"

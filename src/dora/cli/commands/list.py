@@ -1,0 +1,108 @@
+"""``dora list`` and ``dora clean``: the dataflows that the coordinator knows."""
+
+from __future__ import annotations
+
+import json
+from fnmatch import fnmatchcase
+
+import click
+
+from dora.cli.coordinator import coordinator_options
+from dora.cli.output import style_option, table
+from dora.cluster.client import Client
+from dora.cluster.protocol import ACTIVE, DataflowView
+from dora.observe.figures import megabytes
+
+STATUSES = ("running", "finished", "failed")
+
+
+def _status(view: DataflowView) -> str:
+    return view.status.capitalize()
+
+
+@click.command("list")
+@style_option
+@click.option(
+    "--status", type=click.Choice(STATUSES), help="Only those; running are the starting ones too."
+)
+@click.option(
+    "--name", metavar="PATTERN", help="Only those whose name has this in it, or fits, as in arm-*."
+)
+@click.option("--sort-by", type=click.Choice(["cpu", "memory"]), help="Those that use most first.")
+@click.option("-q", "--quiet", is_flag=True, help="Print UUIDs only.")
+@coordinator_options
+def list_dataflows(
+    style: str, status: str | None, name: str | None, sort_by: str | None, quiet: bool, client: Client
+) -> None:
+    """List the dataflows of the coordinator, running and ended."""
+    views = [view for view in client.dataflows() if _is_wanted(view, status, name)]
+    if sort_by is not None:
+        views.sort(key=lambda view: view.cpu if sort_by == "cpu" else view.memory, reverse=True)
+    if quiet:
+        for view in views:
+            click.echo(view.uuid)
+    elif style == "json":
+        for view in views:
+            click.echo(
+                json.dumps(
+                    {
+                        "uuid": view.uuid,
+                        "name": view.name,
+                        "status": _status(view),
+                        "nodes": _nodes(view),
+                        "cpu": view.cpu,
+                        "memory": view.memory / 1e9,
+                    },
+                    ensure_ascii=False,
+                )
+            )
+    else:
+        rows = [
+            (
+                view.uuid,
+                view.name,
+                _status(view),
+                str(_nodes(view)),
+                f"{view.cpu:.1f}%",
+                megabytes(view.memory),
+            )
+            for view in views
+        ]
+        click.echo(table(("UUID", "Name", "Status", "Nodes", "CPU", "Memory"), rows))
+
+
+def _nodes(view: DataflowView) -> int:
+    return len(view.nodes) if view.status in ACTIVE else 0
+
+
+def _is_wanted(view: DataflowView, status: str | None, name: str | None) -> bool:
+    if status is not None and ("running" if view.status in ACTIVE else view.status) != status:
+        return False
+    return name is None or name in view.name or fnmatchcase(view.name, name)
+
+
+@click.command()
+@style_option
+@click.option("-q", "--quiet", is_flag=True, help="Print UUIDs only.")
+@coordinator_options
+def clean(style: str, quiet: bool, client: Client) -> None:
+    """Remove the records of ended dataflows.
+
+    Their log files stay, but for those of other machines. Copies that `dora cluster start` has made for
+    them, and no other dataflow uses, go too, without what nodes have written there.
+    """
+    removed = client.clean()
+    if not removed:
+        click.echo("No finished or failed dataflows to clean.", err=True)
+        return
+    if quiet:
+        for view in removed:
+            click.echo(view.uuid)
+    elif style == "json":
+        for view in removed:
+            click.echo(json.dumps({"uuid": view.uuid, "name": view.name, "status": _status(view)}))
+    else:
+        click.echo(
+            table(("UUID", "Name", "Status"), [(view.uuid, view.name, _status(view)) for view in removed])
+        )
+    click.echo(f"Cleaned {len(removed)} dataflow(s).", err=True)

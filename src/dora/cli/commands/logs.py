@@ -1,0 +1,147 @@
+"""``dora logs``: the log entries of a dataflow, of one that runs or has ended."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+
+import click
+import msgspec
+
+from dora.cli.completion import dataflow_names
+from dora.cli.coordinator import coordinator_options
+from dora.cli.options import DURATION, display_options_of_logs
+from dora.cli.output import MAX_COUNT
+from dora.cli.select import LogLocation, find_source, local_source
+from dora.cluster.client import Client
+from dora.daemon.logs.entry import LogEntry
+from dora.daemon.logs.filters import LogFilter
+from dora.daemon.logs.formats import LogFormat, Renderer, renderer, wants_colour
+from dora.daemon.logs.reader import LogReader
+from dora.dataflow.model import LogLevel
+from dora.errors import DoraError
+
+LOOK_EVERY = 0.2  # seconds between looks at files that are followed
+
+
+@click.command()
+@click.argument("wanted", metavar="[UUID_OR_NAME]", required=False, shell_complete=dataflow_names)
+@click.argument("old_node", metavar="", required=False)
+@click.option("-n", "--node", metavar="NODE", help="Only this node.")
+@click.option("--all-nodes", is_flag=True, help="All nodes, in the order of time; the default.")
+@click.option("--tail", type=click.IntRange(0, MAX_COUNT), metavar="N", help="Only the last N entries.")
+@click.option("-f", "--follow", is_flag=True, help="Go on until the dataflow ends.")
+@click.option("--local", is_flag=True, help="Ask no coordinator: read ./out/<uuid>, by default the latest.")
+@click.option("--since", type=DURATION, metavar="DURATION", help="Only entries that are not older.")
+@click.option("--until", type=DURATION, metavar="DURATION", help="Only entries that are older.")
+@click.option("--grep", metavar="TEXT", help="Only entries with this text, in any case.")
+@display_options_of_logs
+@coordinator_options
+def logs(
+    wanted: str | None,
+    old_node: str | None,
+    node: str | None,
+    all_nodes: bool,
+    tail: int | None,
+    follow: bool,
+    local: bool,
+    since: float | None,
+    until: float | None,
+    grep: str | None,
+    log_level: LogLevel,
+    log_format: LogFormat,
+    log_filter: dict[str, LogLevel] | None,
+    client: Client,
+) -> None:
+    """Show the logs of a dataflow.
+
+    Without UUID_OR_NAME the one that runs, or else the latest. Without a coordinator the log files below
+    ./out are shown. Why a dataflow failed is told on standard error.
+    """
+    if old_node is not None:
+        raise click.UsageError(f"name the node with --node: dora logs {wanted} --node {old_node}")
+    if node is not None and all_nodes:
+        raise click.UsageError("say either --node or --all-nodes")
+    source = local_source(wanted) if local else find_source(client, wanted)
+    reader = LogReader(source.directory, node)
+    nodes = reader.nodes()
+    if node is not None and node not in nodes:
+        _check_node(node, source, nodes, follow)
+    chosen = _Selection(
+        LogFilter(log_level, log_filter or {}),
+        since=time.time_ns() - int(since * 1e9) if since is not None else 0,
+        until=time.time_ns() - int(until * 1e9) if until is not None else None,
+        grep=(grep or "").casefold(),
+    )
+    colour = wants_colour(sys.stdout.isatty(), os.environ)
+    render = renderer(log_format, colour=colour, nodes=nodes, dataflow_id=source.dataflow_id)
+    try:
+        _show(chosen.of(reader.entries()), render, tail)
+        if follow:
+            _follow(source, lambda: _show(chosen.of(reader.entries()), render, None))
+    except KeyboardInterrupt:
+        if not follow:
+            raise
+        return  # the usual way to end it
+    if fault := source.fault():
+        click.echo(fault, err=True)
+
+
+def _follow(source: LogLocation, show: Callable[[], None]) -> None:
+    """Show what is new until the dataflow has ended."""
+    ended = False
+    while not ended:
+        ended = source.ended()  # asked first: what it wrote last is still to be read
+        show()
+        if not ended:
+            time.sleep(LOOK_EVERY)
+
+
+def _check_node(node: str, source: LogLocation, with_logs: Sequence[str], follow: bool) -> None:
+    """Raise `DoraError` for a node that is none; one that has said nothing yet is no mistake."""
+    from dora.dataflow.problems import did_you_mean
+
+    if node in source.nodes:
+        return
+    if source.nodes:
+        hint = did_you_mean(node, source.nodes) or f"its nodes: {', '.join(source.nodes)}"
+        raise DoraError(f"the dataflow has no node `{node}`; {hint}")
+    if not follow or source.ended():
+        hint = did_you_mean(node, with_logs) or f"there are {', '.join(with_logs) or 'none'}"
+        raise DoraError(f"node `{node}` has no log in {source.directory}; {hint}")
+
+
+class _Selection(msgspec.Struct, frozen=True):
+    """Which entries are wanted. Times are in nanoseconds since the Unix epoch."""
+
+    filter: LogFilter
+    since: int = 0
+    until: int | None = None
+    grep: str = ""
+
+    def of(self, entries: Iterator[LogEntry]) -> Iterator[LogEntry]:
+        for entry in entries:
+            if (
+                self.filter.shows(entry)
+                and entry.timestamp_ns >= self.since
+                and (self.until is None or entry.timestamp_ns <= self.until)
+                and (not self.grep or self.grep in entry.message.casefold())
+            ):
+                yield entry
+
+
+def _show(entries: Iterator[LogEntry], render: Renderer, tail: int | None) -> None:
+    from dora.daemon.logs.console import write_text
+
+    shown = entries if tail is None else iter(deque(entries, maxlen=tail))
+    lines: list[str] = []
+    for entry in shown:
+        lines.append(f"{render(entry)}\n")
+        if len(lines) == 1000:
+            write_text(sys.stdout, "".join(lines))
+            lines.clear()
+    if lines:
+        write_text(sys.stdout, "".join(lines))

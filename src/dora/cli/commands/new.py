@@ -1,0 +1,104 @@
+"""``dora new``: a folder with a dataflow, a node or an operator that runs and passes its tests."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import click
+
+from dora._paths import PACKAGE
+from dora._version import __version__
+from dora.errors import DoraError
+
+KINDS = ("dataflow", "node", "operator")
+TEMPLATES = Path(PACKAGE, "templates")
+_TAKEN = {"demo", "tests", "demo-sender", "demo-receiver"}  # by other parts of the templates
+_USED = {"dora", "numpy", "pyarrow", "pytest"}  # a module of that name would hide theirs
+_ELSEWHERE = {"rust", "c", "cxx"}
+
+
+@click.command()
+@click.argument("name")
+@click.option(
+    "--kind",
+    type=click.Choice(KINDS),
+    default="dataflow",
+    help="What to make: a dataflow of three nodes [the default], a package with a node, or an operator.",
+)
+@click.option("--lang", default="python", metavar="LANGUAGE", help="The language; python is the only one.")
+def new(name: str, kind: str, lang: str) -> None:
+    """Make a folder with a new dataflow, node or operator.
+
+    The folder NAME must not exist yet. What is in it runs at once with `dora run dataflow.yml` and has
+    tests for pytest.
+    """
+    if lang != "python":
+        hint = "; dora-rs has templates for it" if lang in _ELSEWHERE else ""
+        raise click.UsageError(f"--lang {lang}: this dora makes nodes in python only{hint}")
+    fault = name_fault(name, kind)
+    if fault:
+        raise click.UsageError(f"`{name}` cannot be the name: it {fault}")
+    create(name, kind)
+    click.echo(
+        f"Made the {kind} `{name}`. Next:\n\n"
+        f"  cd {name}\n"
+        "  dora run dataflow.yml    # run it\n"
+        "  python -m pytest         # test it"
+    )
+
+
+def module_name(name: str) -> str:
+    """Return the name of the Python module for something called ``name``."""
+    return re.sub(r"[-.]+", "_", name).lower()
+
+
+def name_fault(name: str, kind: str) -> str:
+    """Return why something cannot be called so, as the end of a sentence; "" if it can."""
+    from keyword import iskeyword
+
+    if "/" in name or os.sep in name:
+        return "is a path: change to the folder in which the new one shall be, and give its name only"
+    if not re.fullmatch(r"[A-Za-z]([A-Za-z0-9_.-]*[A-Za-z0-9])?", name):
+        return "has to be of letters (a-z), digits, `-`, `_` and `.`, with a letter first and no sign last"
+    if name.lower() == "dora":
+        return "is reserved"
+    if kind == "dataflow":
+        return ""
+    module = module_name(name)
+    if name in _TAKEN:
+        return f"is what another part of the new {kind} is called"
+    if iskeyword(module) or module in sys.stdlib_module_names or module in _USED:
+        return f"would make a Python module `{module}`, and that is something else already"
+    return ""
+
+
+def create(name: str, kind: str) -> None:
+    """Fill the folder ``name`` in the current directory from the templates of a kind.
+
+    Raises `DoraError` if it exists or cannot be written; then nothing is left behind.
+    """
+    target = Path(name)
+    try:
+        target.mkdir()
+    except FileExistsError:
+        raise DoraError(f"`{name}` exists already; give another name, or remove it first") from None
+    except OSError as error:
+        raise DoraError(f"cannot make the folder `{name}`: {error.strerror}") from None
+    words = {"name": name, "module": module_name(name), "version": __version__}
+
+    def filled(text: str) -> str:
+        return re.sub("@(name|module|version)@", lambda found: words[found[1]], text)
+
+    template = TEMPLATES / kind
+    try:
+        for source in sorted(template.rglob("*.in")):
+            file = target / filled(str(source.relative_to(template)).removesuffix(".in"))
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(filled(source.read_text(encoding="utf-8")), encoding="utf-8")
+    except OSError as error:
+        shutil.rmtree(target, ignore_errors=True)
+        raise DoraError(f"cannot write {error.filename}: {error.strerror}") from None

@@ -1,0 +1,375 @@
+"""``dora node``: look at the nodes of running dataflows; what changes them is in `node_change`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from dora.cli.options import DURATION
+from dora.cli.output import object_style_option, style_option, table
+from dora.cli.select import dataflow_option, find_run
+from dora.dataflow.model import QueuePolicy
+from dora.errors import DoraError
+from dora.observe.figures import fields, megabytes
+
+if TYPE_CHECKING:
+    from dora.daemon.client import DaemonClient
+    from dora.daemon.logs.entry import LogEntry
+    from dora.observe.load import Load
+    from dora.observe.snapshot import NodeSnapshot
+    from dora.wire.daemon_protocol import Inspection, NodeView
+    from dora.wire.operations import Operation, OperationResult
+
+
+# ``dora node add``, ``remove``, ``replace``, ``connect``, ``disconnect``, ``restart`` and ``stop``.
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_grace: Callable[[_Function], _Function] = click.option(
+    "--grace",
+    type=DURATION,
+    metavar="DURATION",
+    help="How long the node may take to end before SIGTERM; half as long again before SIGKILL [5s].",
+)
+_from_yaml: Callable[[_Function], _Function] = click.option(
+    "--from-yaml",
+    "file",
+    type=click.Path(dir_okay=False),
+    required=True,
+    metavar="FILE",
+    help="The YAML of one node, as it would stand in the list of a dataflow.",
+)
+_strict_types: Callable[[_Function], _Function] = click.option(
+    "--strict-types", is_flag=True, help="Refuse if the types of the new links do not fit together."
+)
+
+
+def _carry_out(dataflow: str | None, wish: Operation) -> tuple[OperationResult, str]:
+    """Do what is wished of the dataflow that is meant; return the outcome and its UUID.
+
+    One that runs on this machine alone is asked itself, any other by its coordinator.
+    """
+    from dora.cli.running import coordinator, known_to_coordinator
+    from dora.cli.select import NoneRuns
+    from dora.observe.tap_session import inspect
+
+    try:
+        run = find_run(dataflow)
+    except NoneRuns:
+        if (view := known_to_coordinator(dataflow)) is None:
+            raise
+        outcome, dataflow_id = coordinator().change(view.uuid, wish), view.uuid
+    else:
+        with run:
+            dataflow_id = run.description.dataflow_id
+            there = inspect(run)
+            if there.machine:
+                outcome = coordinator(there.coordinator).change(dataflow_id, wish)
+            else:
+                outcome = _alone(run, wish)
+    for warning in outcome.warnings:
+        click.echo(str(warning), err=True)
+    return outcome, dataflow_id
+
+
+def _alone(run: DaemonClient, wish: Operation) -> OperationResult:
+    from dora.cli.running import coordinator
+    from dora.cluster.agent.changes import NeedsCoordinator, carry_out
+    from dora.daemon.logs.formats import renderer
+
+    render = renderer("compact")
+
+    def show(entry: LogEntry) -> None:
+        click.echo(render(entry), err=True)
+
+    try:
+        return carry_out(run, wish, os.environ, show)
+    except NeedsCoordinator:
+        description = run.description
+        if not description.coordinator:
+            raise
+        return coordinator(description.coordinator).change(description.dataflow_id, wish)
+
+
+def _named_in(text: str) -> dict[str, str]:
+    """Return what the environment says of the ``$NAME`` in a text."""
+    names = set(re.findall(r"\$\{?(\w+)", text))
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def _read(file: str) -> str:
+    from dora.dataflow.parser.files import Unreadable, read_text
+    from dora.errors import DoraError
+
+    try:
+        return read_text(file, file)
+    except Unreadable as error:
+        raise DoraError(f"{error}{f'; {error.hint}' if error.hint else ''}") from None
+
+
+@click.command("add")
+@_from_yaml
+@_strict_types
+@dataflow_option
+def add(file: str, strict_types: bool, dataflow: str | None) -> None:
+    """Add a node to a running dataflow.
+
+    It is built if it has to be, and gets the inputs that the file says; its outputs can be connected then.
+    """
+    from dora.wire.operations import AddOperation
+
+    text = _read(file)
+    outcome, dataflow_id = _carry_out(dataflow, AddOperation(text, file, strict_types, _named_in(text)))
+    click.echo(f"Node `{outcome.node}` added to dataflow {dataflow_id}")
+
+
+@click.command("remove")
+@click.argument("name", metavar="NODE")
+@_grace
+@dataflow_option
+def remove(name: str, grace: float | None, dataflow: str | None) -> None:
+    """Stop a node and take it out of its dataflow, with its links.
+
+    Those that it feeds get INPUT_CLOSED after its last message, and go on.
+    """
+    from dora.wire.operations import RemoveOperation
+
+    _, dataflow_id = _carry_out(dataflow, RemoveOperation(name, grace))
+    click.echo(f"Node `{name}` removed from dataflow {dataflow_id}")
+
+
+@click.command("replace")
+@click.argument("name", metavar="NODE")
+@_from_yaml
+@_grace
+@_strict_types
+@dataflow_option
+def replace(name: str, file: str, grace: float | None, strict_types: bool, dataflow: str | None) -> None:
+    """Let another program take the place of a node, with the same id and links.
+
+    The new one is started first, and takes over once it has come to its `Node()`; if it does not get
+    there, the old one goes on.
+    """
+    from dora.wire.operations import ReplaceOperation
+
+    text = _read(file)
+    wish = ReplaceOperation(name, text, file, strict_types, grace, _named_in(text))
+    _, dataflow_id = _carry_out(dataflow, wish)
+    click.echo(f"Node `{name}` replaced in dataflow {dataflow_id}")
+
+
+@click.command("connect")
+@click.argument("source", metavar="NODE/OUTPUT")
+@click.argument("target", metavar="NODE/INPUT")
+@click.option(
+    "--queue-size", type=click.IntRange(1, 10_000_000), metavar="N", help="As in the dataflow file [10]."
+)
+@click.option(
+    "--queue-policy",
+    type=click.Choice(["drop_oldest", "backpressure"]),
+    help="As in the dataflow file [drop_oldest].",
+)
+@_strict_types
+@dataflow_option
+def connect(
+    source: str,
+    target: str,
+    queue_size: int | None,
+    queue_policy: QueuePolicy | None,
+    strict_types: bool,
+    dataflow: str | None,
+) -> None:
+    """Feed an input of a running node with an output of another one.
+
+    The input is a new one. It begins with the next message that is sent.
+    """
+    from dora.wire.operations import ConnectOperation
+
+    _carry_out(dataflow, ConnectOperation(source, target, queue_size, queue_policy, strict_types))
+    click.echo(f"{source} -> {target}")
+
+
+@click.command("disconnect")
+@click.argument("source", metavar="NODE/OUTPUT")
+@click.argument("target", metavar="NODE/INPUT")
+@dataflow_option
+def disconnect(source: str, target: str, dataflow: str | None) -> None:
+    """Take a link away: the input closes after what was sent so far.
+
+    The node gets INPUT_CLOSED and goes on, also without any input.
+    """
+    from dora.wire.operations import DisconnectOperation
+
+    _carry_out(dataflow, DisconnectOperation(source, target))
+    click.echo(f"{source} -x- {target}")
+
+
+@click.command("restart")
+@click.argument("name", metavar="NODE")
+@_grace
+@dataflow_option
+def restart(name: str, grace: float | None, dataflow: str | None) -> None:
+    """End the process of a node and start another one; the other nodes go on.
+
+    Whatever the node's `restart_policy` says; also for a node that has ended.
+    """
+    from dora.cli.running import FOR_EVER, find_running
+    from dora.wire.daemon_protocol import RestartNode
+
+    with find_running(dataflow) as whole:
+        whole.ask(name, RestartNode(name, grace), patience=FOR_EVER)
+    click.echo(f"Node `{name}` restart initiated")
+
+
+@click.command("stop")
+@click.argument("name", metavar="NODE")
+@_grace
+@dataflow_option
+def stop(name: str, grace: float | None, dataflow: str | None) -> None:
+    """Stop a node for good; the other nodes go on.
+
+    Those that it feeds get INPUT_CLOSED, as after any end.
+    """
+    from dora.cli.running import FOR_EVER, find_running
+    from dora.wire.daemon_protocol import Done, StopNode
+
+    with find_running(dataflow) as whole:
+        answer = whole.ask(name, StopNode(name, grace), patience=FOR_EVER)
+    assert isinstance(answer, Done)
+    click.echo(f"Node `{name}` {'stopped' if answer.running else 'had ended already'}")
+
+
+COMMANDS = (add, remove, replace, connect, disconnect, restart, stop)
+
+MEASURED_OVER = 0.3  # seconds
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def node(ctx: click.Context) -> None:
+    """Look at the nodes of running dataflows, and change them."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
+
+
+for _command in COMMANDS:
+    node.add_command(_command)
+
+
+@node.command("list")
+@dataflow_option
+@style_option
+@click.option("-q", "--quiet", is_flag=True, help="Print nothing but the ids.")
+def list_nodes(dataflow: str | None, style: str, quiet: bool) -> None:
+    """List the nodes of all running dataflows, or of one."""
+    from dora.cli.commands.top import overviews_of
+    from dora.cli.running import find_all_running
+
+    wholes = find_all_running(dataflow)
+    if quiet:
+        for whole in wholes:
+            with whole:
+                click.echo("\n".join(item.id for item in whole.inspection.nodes))
+        return
+    with overviews_of(wholes, MEASURED_OVER) as overviews:
+        overviews.watch(MEASURED_OVER)
+        glances = [item for _, nodes, _ in overviews.refresh() for item in nodes]
+    rows = [_row(item) for item in glances]
+    head = ["node", "status", "pid", "cpu", "memory", "restarts", "dataflow"]
+    if any(item.node.machine for item in glances):
+        head.insert(2, "machine")
+        rows = [
+            [*row[:2], item.node.machine or "-", *row[2:]] for row, item in zip(rows, glances, strict=True)
+        ]
+    if dataflow is not None:
+        head, rows = head[:-1], [row[:-1] for row in rows]
+    if style == "json":
+        for row in rows:
+            click.echo(json.dumps(dict(zip(head, row, strict=True))))
+    else:
+        click.echo(table([name.upper() for name in head], rows))
+
+
+def _row(item: NodeSnapshot) -> list[str]:
+    return [
+        item.node.id,
+        item.node.status,
+        "-" if item.node.pid is None else str(item.node.pid),
+        "-" if item.load is None else f"{item.load.cpu_percent:.1f}%",
+        "-" if item.load is None else megabytes(item.load.memory),
+        str(item.node.restarts),
+        item.dataflow,
+    ]
+
+
+@node.command("info")
+@click.argument("name", metavar="NODE")
+@dataflow_option
+@object_style_option
+def info(name: str, dataflow: str | None, style: str) -> None:
+    """Show what a node is, whom it listens to and feeds, and what it takes of the machine."""
+    from dora.cli.commands.top import overviews_of
+    from dora.cli.running import find_running
+    from dora.dataflow.problems import no_node
+
+    whole = find_running(dataflow)
+    known = [view.id for view in whole.inspection.nodes]
+    if name not in known:
+        whole.close()
+        raise DoraError(no_node(name, known))
+    with overviews_of([whole], MEASURED_OVER, node=name) as overviews:
+        overviews.watch(MEASURED_OVER)
+        refreshed = overviews.refresh()
+    if not refreshed:
+        raise DoraError("the dataflow has just ended")
+    (overview, nodes, _) = refreshed[0]
+    glance = next(item for item in nodes if item.node.id == name)
+    found = _describe(overview.inspection, overview.name, glance.node, glance.load)
+    if style == "json":
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        click.echo(fields([(_title(key), _text(value)) for key, value in found.items()]))
+
+
+def _describe(inspection: Inspection, dataflow: str, view: NodeView, load: Load | None) -> dict[str, Any]:
+    consumers: dict[str, list[str]] = {}
+    for link in inspection.links:
+        consumers.setdefault(link.producer, []).append(link.consumer)
+    metrics: dict[str, Any] = {"status": view.status, "pid": view.pid, "restarts": view.restarts}
+    if load is not None:
+        metrics["cpu"] = f"{load.cpu_percent:.1f}%"
+        metrics["memory"] = megabytes(load.memory)
+    return {
+        "node": view.id,
+        "dataflow": f"{dataflow} ({inspection.dataflow_id})",
+        "name": view.name,
+        "description": view.description,
+        "path": view.path or "operators",
+        "restart_policy": view.restart_policy,
+        **({"machine": view.machine} if view.machine else {}),
+        "inputs": view.inputs,
+        "outputs": {output.id: consumers.get(f"{view.id}/{output.id}", []) for output in view.outputs},
+        "runtime_metrics": metrics,
+    }
+
+
+def _title(key: str) -> str:
+    return key.replace("_", " ").title()
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, dict):
+        return "-" if value is None else str(value)
+    lines = []
+    for key, item in value.items():
+        if isinstance(item, list):
+            lines.append(f"{key} -> {', '.join(item) or 'nobody'}")
+        else:
+            lines.append(f"{key}: {'-' if item is None else item}")
+    return "\n".join(lines) or "none"

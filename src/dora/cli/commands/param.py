@@ -1,0 +1,141 @@
+"""``dora param``: look at and change the parameters of nodes while their dataflow runs."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from dora.cli.select import dataflow_option
+from dora.errors import DoraError
+
+
+def parse_value(text: str) -> Any:
+    """Return the value that a text means: JSON if it is JSON, else the text itself.
+
+    Raises ``ValueError`` for a text that begins like a list, a mapping or a quoted text, and is none, and
+    for one that is nested too deep.
+
+    >>> [parse_value(text) for text in ("0.5", "true", '"0.5"', "fast", "[1, 2]", "-3")]
+    [0.5, True, '0.5', 'fast', [1, 2], -3]
+    """
+    try:
+        return json.loads(text, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("is nested too deep") from None
+    except ValueError as error:
+        if text.lstrip()[:1] in ("{", "[", '"'):
+            raise ValueError(f"looks like JSON, but is none: {error}") from None
+        return text
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def param(ctx: click.Context) -> None:
+    """Look at and change the parameters of running nodes."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
+
+
+@param.command("list")
+@click.argument("node")
+@dataflow_option
+@click.option(
+    "-f",
+    "--format",
+    "style",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    help="How they look; json is one object.",
+)
+def list_parameters(node: str, dataflow: str | None, style: str) -> None:
+    """List the parameters of a node."""
+    values = _parameters(node, dataflow)
+    if style == "json":
+        click.echo(_json(values))
+    elif not values:
+        click.echo(f"Node {node} has no parameters.")
+    else:
+        click.echo(f"Parameters for node {node}:")
+        for key, value in values.items():
+            click.echo(f"  {key} = {_json(value)}")
+
+
+@param.command("get")
+@click.argument("node")
+@click.argument("key")
+@dataflow_option
+def get_parameter(node: str, key: str, dataflow: str | None) -> None:
+    """Print the value of a parameter, as JSON."""
+    values = _parameters(node, dataflow)
+    if key not in values:
+        known = ", ".join(values) or "none"
+        raise DoraError(f"node `{node}` has no parameter `{key}` (its parameters: {known})")
+    click.echo(_json(values[key]))
+
+
+# A value may begin with a minus sign.
+@param.command("set", context_settings={"ignore_unknown_options": True})
+@click.argument("node")
+@click.argument("key")
+@click.argument("value")
+@dataflow_option
+def set_parameter(node: str, key: str, value: str, dataflow: str | None) -> None:
+    """Set a parameter: VALUE is JSON, or else a text.
+
+    The node gets a PARAM_UPDATE event. A node that is not running gets the value when it starts.
+    """
+    from dora.cli.running import find_running
+    from dora.dataflow.names import key_fault, value_fault
+    from dora.wire.daemon_protocol import Done, SetParameter
+
+    try:
+        parsed = parse_value(value)
+    except ValueError as error:
+        raise click.UsageError(f"the value {error}") from None
+    for what, fault in (("key", key_fault(key)), ("value", value_fault(parsed))):
+        if fault:
+            raise click.UsageError(f"the {what} {fault}")
+    with find_running(dataflow) as whole:
+        answer = whole.ask(node, SetParameter(node, key, parsed))
+    assert isinstance(answer, Done)
+    click.echo(f"Set `{key}` = {_json(parsed)} on node `{node}`{_later(answer.running)}")
+
+
+@param.command("delete")
+@click.argument("node")
+@click.argument("key")
+@dataflow_option
+def delete_parameter(node: str, key: str, dataflow: str | None) -> None:
+    """Delete a parameter; the node gets a PARAM_DELETED event."""
+    from dora.cli.running import find_running
+    from dora.wire.daemon_protocol import DeleteParameter, Done
+
+    with find_running(dataflow) as whole:
+        answer = whole.ask(node, DeleteParameter(node, key))
+    assert isinstance(answer, Done)
+    click.echo(f"Deleted `{key}` from node `{node}`{_later(answer.running)}")
+
+
+def _later(running: bool) -> str:
+    return "" if running else ", which is not running at the moment"
+
+
+def _parameters(node: str, dataflow: str | None) -> dict[str, Any]:
+    from dora.cli.running import find_running
+    from dora.wire.daemon_protocol import GetParameters, Parameters
+
+    with find_running(dataflow) as whole:
+        answer = whole.ask(node, GetParameters(node))
+    assert isinstance(answer, Parameters)
+    return answer.values
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

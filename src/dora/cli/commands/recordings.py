@@ -1,0 +1,272 @@
+"""``dora info``: what is in a recording."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dora.cli.incomplete import allow_incomplete_option, tell_cut, warn_of_lost
+from dora.cli.output import InputFile, ParameterValue, object_style_option, shortened, style_option, table
+from dora.errors import DoraError
+from dora.observe.figures import fields, file_size
+
+if TYPE_CHECKING:
+    from dora.recording.compare import Tolerance, TopicDiff
+
+
+@click.command()
+@click.argument("recording", metavar="RECORDING", type=InputFile())
+@object_style_option
+def info(recording: str, style: str) -> None:
+    """Tell what is in a recording.
+
+    Topics with their types, counts and rates, the dataflow that was recorded, and whether anything is
+    missing. A file that was cut off, by a crash say, is read up to there.
+    """
+    from dora.recording.info import facts
+    from dora.recording.mcap.reader import Recording
+
+    with Recording(recording) as opened:
+        found = facts(opened)
+    if style == "json":
+        from dora.recording.compare import as_json
+
+        click.echo(as_json(found))
+        return
+    click.echo(_text(found))
+
+
+def _text(found: dict[str, Any]) -> str:
+    dataflow = found["dataflow"]
+    named = " ".join(
+        part for part in (dataflow["name"], f"({dataflow['file']})" if dataflow["file"] else "") if part
+    )
+    kept = f"the last {found['last_seconds']:g} s that were kept" if found["last_seconds"] else ""
+    pairs = [
+        ("Recording", f"{found['file']}, {file_size(found['size'])}"),
+        ("Dataflow", named or dataflow["id"]),
+        ("Nodes", ", ".join(dataflow["nodes"])),
+        ("Started", f"{found['started']} on {found['host']}" if found["host"] else found["started"]),
+        ("Duration", f"{found['duration']:.3f} s" + (f", {kept}" if kept else "")),
+        ("Messages", f"{found['messages']:,} in {len(found['topics'])} topics"),
+        ("Complete", f"no: {found['trouble']}" if found["trouble"] else "yes"),
+        ("Replay", _replay(found)),
+        *([("Failed", ", ".join(found["failed"]))] if found["failed"] else []),
+        *([("Silent", ", ".join(found["silent"]))] if found["silent"] else []),
+        ("Written by", f"dora {found['dora']}, Python {found['python']}"),
+    ]
+    rows = [
+        [
+            topic["name"],
+            _type(topic),
+            f"{topic['messages']:,}",
+            f"{topic['rate']:.2f} Hz" if topic["rate"] is not None else "-",
+            "?" if topic["lost"] is None else f"{topic['lost']:,}",
+        ]
+        for topic in found["topics"]
+    ]
+    head = ["TOPIC", "TYPE", "MESSAGES", "RATE", "LOST"]
+    return "\n".join([fields(pairs), "", table(head, rows)] if rows else [fields(pairs)])
+
+
+def _type(topic: dict[str, Any]) -> str:
+    types = ", ".join(topic["types"]) or "?"
+    return f"{types} ({topic['declared']})" if topic["declared"] else types
+
+
+def _replay(found: dict[str, Any]) -> str:
+    if not found["order"]:
+        return "nodes take their inputs as they come: the order of events is not in the file"
+    return "in recorded order" + ("" if found["together"] else ", from the middle of a run")
+
+
+# ``dora diff``: whether two recordings say the same.
+
+
+def _tolerance(text: str) -> Tolerance:
+    from dora.recording.compare import parse_tolerance
+
+    if len(text) > 100:  # nobody writes so much, and looking at it takes quadratic time
+        raise ValueError(f"`{shortened(text)}` is not a tolerance: write for example 0.001, 1e-6 or 0.1%")
+    return parse_tolerance(text)
+
+
+@click.command()
+@click.argument("first", metavar="FIRST", type=InputFile())
+@click.argument("second", metavar="SECOND", type=InputFile())
+@click.option(
+    "--tolerance",
+    "tolerances",
+    type=ParameterValue("tolerance", _tolerance),
+    multiple=True,
+    metavar="NUMBER|PERCENT",
+    help="How far numbers may differ: 0.001, or 0.1% of the first. May be given twice: the larger counts.",
+)
+@click.option("--topics", metavar="NODE/OUTPUT,...", help="Compare these only [all topics of both].")
+@click.option("--metadata", is_flag=True, help="Compare the metadata of messages too, except time stamps.")
+@allow_incomplete_option
+@style_option
+def diff(
+    first: str,
+    second: str,
+    tolerances: tuple[Tolerance, ...],
+    topics: str | None,
+    metadata: bool,
+    allow_incomplete: bool,
+    style: str,
+) -> int:
+    """Compare two recordings, message by message.
+
+    Of each topic, the first message of one is compared with the first of the other, and so on: types,
+    values, counts. When messages were sent does not matter. NaN equals NaN. The exit status is 0 if they
+    are equal, 1 if not, 2 if they could not be compared, or one was cut off and the rest is equal.
+    """
+    from dora.recording.compare import Tolerance, compare
+    from dora.recording.info import cut
+    from dora.recording.mcap.reader import Recording
+
+    both = Tolerance(
+        max((each.absolute for each in tolerances), default=0.0),
+        max((each.relative for each in tolerances), default=0.0),
+    )
+    try:
+        with Recording(first) as one, Recording(second) as two:
+            wanted = [name.strip() for name in topics.split(",") if name.strip()] if topics else None
+            found = compare(one, two, wanted, both, metadata=metadata)
+            cut_off = 0
+            for recording in (one, two):  # what is damaged is known now
+                warn_of_lost(recording)
+                cut_off |= tell_cut(recording.path, cut(recording), allow_incomplete)
+    except DoraError as error:
+        click.echo(f"error: {error}", err=True)
+        return 2
+    if style == "json":
+        _print_json(found)
+    else:
+        click.echo(_text_diff(found))
+    if not all(topic.equal for topic in found):
+        return 1
+    return 2 if cut_off else 0
+
+
+def _text_diff(found: list[TopicDiff]) -> str:
+    if not found:
+        return "Both recordings are empty."
+    total = sum(topic.first_count for topic in found)
+    if all(topic.equal for topic in found):
+        return f"The recordings are equal: {total:,} messages in {len(found)} topics."
+    rows = [
+        [
+            topic.topic,
+            f"{topic.first_count:,}"
+            if topic.first_count == topic.second_count
+            else f"{topic.first_count:,} / {topic.second_count:,}",
+            f"{topic.different:,}",
+            _place(topic),
+        ]
+        for topic in found
+    ]
+    differing = sum(not topic.equal for topic in found)
+    return (
+        table(["TOPIC", "MESSAGES", "DIFFERENT", "FIRST DIFFERENCE"], rows)
+        + f"\n\nThe recordings differ in {differing} of {len(found)} topics."
+    )
+
+
+def _place(topic: TopicDiff) -> str:
+    place = topic.first
+    return "-" if place is None else f"message {place.message:,} at {place.time:.3f} s: {place.what}"
+
+
+def _print_json(found: list[TopicDiff]) -> None:
+    from dora.recording.compare import as_json
+
+    for topic in found:
+        place = topic.first
+        click.echo(
+            as_json(
+                {
+                    "topic": topic.topic,
+                    "equal": topic.equal,
+                    "messages": [topic.first_count, topic.second_count],
+                    "different": topic.different,
+                    "first": None
+                    if place is None
+                    else {"message": place.message, "time": place.time, "what": place.what},
+                }
+            )
+        )
+
+
+# ``dora export``: a recording as Parquet files, or for Rerun.
+
+
+@click.command()
+@click.argument("recording", metavar="RECORDING", type=InputFile())
+@click.option("--parquet", metavar="FOLDER", help="Write FOLDER/<node>/<output>.parquet for each topic.")
+@click.option(
+    "--rerun", metavar="PATH", help="Write a .rrd file, which Rerun opens (needs the extra `rerun`)."
+)
+@click.option("--topics", metavar="NODE/OUTPUT,...", help="These only [all].")
+@click.option("--force", is_flag=True, help="Write over files that exist.")
+@allow_incomplete_option
+def export(
+    recording: str,
+    parquet: str | None,
+    rerun: str | None,
+    topics: str | None,
+    force: bool,
+    allow_incomplete: bool,
+) -> int:
+    """Write a recording as Parquet files, or for Rerun.
+
+    In Parquet, a row is a message: when it was sent, its number, its metadata as JSON, its values as a list
+    (bytes, if they are of uint8). In Rerun, messages look as the node `dora-rerun` shows them; those that
+    do not tell how to be drawn are curves if they are a few numbers, and texts. Of a file that was cut off,
+    what can be read is written; the exit status is 1 then, except with --allow-incomplete.
+    """
+    from dora.recording.info import cut
+    from dora.recording.mcap.reader import Recording
+
+    if not (parquet or rerun):
+        raise click.UsageError("say what to write: --parquet FOLDER or --rerun PATH")
+    if rerun and os.path.realpath(rerun) == os.path.realpath(recording):
+        raise DoraError(f"{rerun} is the recording itself; choose another file")
+    with Recording(recording) as opened:
+        wanted = _wanted(topics, list(opened.topics))
+        if parquet:
+            from dora.recording.export_parquet import export_parquet
+
+            for written in export_parquet(opened, parquet, wanted, force=force):
+                click.echo(f"{written.path}: {_messages(written.messages)}")
+        if rerun:
+            from dora.nodes.rerun.installed import check_rerun
+
+            check_rerun()
+            from dora.nodes.rerun.export import export_rerun
+
+            drawn, not_drawn = export_rerun(opened, rerun, wanted, force=force)
+            click.echo(f"{rerun}: {_messages(drawn)}")
+            for topic, count in not_drawn.items():
+                click.echo(f"warning: {_messages(count)} of {topic} cannot be drawn", err=True)
+        warn_of_lost(opened)
+        return tell_cut(recording, cut(opened), allow_incomplete)  # what is damaged is known now
+
+
+def _messages(count: int) -> str:
+    return "1 message" if count == 1 else f"{count:,} messages"
+
+
+def _wanted(topics: str | None, there: list[str]) -> list[str] | None:
+    if topics is None:
+        return None
+    from dora.dataflow.problems import did_you_mean, listed
+
+    wanted = [name.strip() for name in topics.split(",") if name.strip()]
+    for name in wanted:
+        if name not in there:
+            hint = did_you_mean(name, there) or f"it has {listed(there)}"
+            raise DoraError(f"the recording has no topic `{name}`; {hint}")
+    return wanted

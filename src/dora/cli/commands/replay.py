@@ -1,0 +1,332 @@
+"""``dora replay``: run a dataflow again, with what was recorded of some of its nodes."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, TextIO
+
+import click
+import msgspec
+
+from dora.api import Display, RunRequest, run_loaded
+from dora.cli.commands.record import tell_outcome, tell_saved
+from dora.cli.completion import dataflow_files
+from dora.cli.incomplete import allow_incomplete_option, tell_cut
+from dora.cli.options import DURATION, display_options, environment_option
+from dora.cli.output import InputFile
+from dora.cli.signals import termination_as_interrupt
+from dora.daemon.logs.filters import LogFilter
+from dora.errors import DataflowError, DoraError
+from dora.node.replay.clock import WITHOUT_LIMIT, ReplayClock
+from dora.recording.mcap.reader import RecordedMessage
+from dora.wire.decode import PayloadError, decode_arrow
+
+if TYPE_CHECKING:
+    from dora.daemon.daemon import Daemon
+    from dora.daemon.logs.formats import LogFormat
+    from dora.dataflow.model import Dataflow, LogLevel
+    from dora.recording.mcap.reader import Recording
+    from dora.recording.recorder.options import RecordingOptions
+    from dora.recording.replay.replay import Replay
+
+
+@click.command()
+@click.argument("recording", metavar="RECORDING", type=InputFile())
+@click.argument("path", metavar="[FILE]", required=False, shell_complete=dataflow_files)
+@click.option(
+    "--replace",
+    metavar="NODE,...",
+    help="Replace these nodes, and run all others [replace those that get nothing from other nodes].",
+)
+@click.option("--speed", type=float, default=1.0, help="A factor; 0 is as fast as the nodes can [1.0].")
+@click.option("--loop", is_flag=True, help="Begin again at the end, until Ctrl-C. Not in recorded order.")
+@click.option("--from", "begin", type=DURATION, default=0.0, metavar="DURATION", help="Begin there [0].")
+@click.option("--to", "end", type=DURATION, metavar="DURATION", help="End there [the end].")
+@click.option("--step", is_flag=True, help="Send a message at each press of Enter.")
+@click.option(
+    "--free",
+    is_flag=True,
+    help="Let nodes take their inputs as they come, with timers of their own, not in recorded order.",
+)
+@click.option(
+    "--patience",
+    type=DURATION,
+    default=30.0,
+    metavar="DURATION",
+    help="How long a node waits for a recorded message that does not come, until it is stopped [30s].",
+)
+@click.option("-o", "--output", metavar="RECORDING", help="Record the replay, with all outputs.")
+@click.option("--force", is_flag=True, help="Let -o and --output-yaml write over a file that exists.")
+@click.option(
+    "--output-yaml", metavar="PATH", help="Write the dataflow with players to a file, and do not run it."
+)
+@click.option("--uv", is_flag=True, help="Build and run nodes with uv.")
+@click.option(
+    "--stop-after", type=DURATION, metavar="DURATION", help="Stop as Ctrl-C does after this time."
+)
+@allow_incomplete_option
+@display_options
+@environment_option
+@click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`.")
+def replay(
+    recording: str,
+    path: str | None,
+    replace: str | None,
+    speed: float,
+    loop: bool,
+    begin: float,
+    end: float | None,
+    step: bool,
+    free: bool,
+    patience: float,
+    output: str | None,
+    force: bool,
+    output_yaml: str | None,
+    uv: bool,
+    stop_after: float | None,
+    allow_incomplete: bool,
+    log_level: LogLevel,
+    log_format: LogFormat,
+    log_filter: dict[str, LogLevel] | None,
+    env: dict[str, str],
+    allow_shell_nodes: bool,
+) -> int:
+    """Run a dataflow again, on what was recorded of its sources.
+
+    Cameras and other nodes that get nothing from others are replaced by the recording. The others run as
+    they are now; FILE is a dataflow to run instead of the recorded one. They get their events in recorded
+    order, ticks of timers too, with the times of then: a node that computes its outputs from its events
+    alone sends the same again, at any speed. With -o, the replay is recorded, and `dora diff` tells what
+    has changed. A file that was cut off is replayed up to there; the exit status is 1 then, except with
+    --allow-incomplete.
+    """
+    from dora.recording.info import trouble
+    from dora.recording.mcap.reader import Recording
+    from dora.recording.recorder.options import QUEUE_SIZE
+    from dora.recording.replay.replay import Replay, ReplayRequest
+
+    if not (0 <= speed < math.inf):
+        raise click.UsageError("--speed is a number, at least 0")
+    if output_yaml and (step or output):
+        raise click.UsageError(
+            "--output-yaml runs nothing, so there is nothing to step through or to record"
+        )
+    if output and os.path.realpath(output) == os.path.realpath(recording):
+        raise DoraError(f"{output} is the recording that is replayed; choose another file")
+    with Recording(recording) as opened:
+        if text := trouble(opened):
+            click.echo(f"warning: {recording}: {text}", err=True)
+        request = ReplayRequest(
+            dataflow=path,
+            replace=None
+            if replace is None
+            else [name.strip() for name in replace.split(",") if name.strip()],
+            speed=0.0 if step else speed,
+            loop=loop,
+            begin=begin,
+            end=end,
+            free=free,
+            step=step,
+            patience=patience,
+            recorded=output is not None,
+            env=env,
+        )
+        prepared = Replay(opened, request)
+        if output_yaml:
+            return _write_yaml(prepared, output_yaml, force)
+        _announce(opened, prepared, free or loop)
+        settings = _settings(output, force, prepared) if output else None
+        run_request = RunRequest(
+            path=path or recording,
+            uv=uv,
+            stop_after=stop_after,
+            env=env,
+            allow_shell_nodes=allow_shell_nodes,
+            tap_queue=QUEUE_SIZE if output is not None else 0,
+            noted=False,
+        )
+        display = Display(log_format, LogFilter(log_level, log_filter or {}))
+        status, cut = _run(prepared, run_request, display, step=step, settings=settings)
+        return tell_cut(recording, cut, allow_incomplete) or status
+
+
+def _settings(output: str, force: bool, prepared: Replay) -> RecordingOptions:
+    from dora.recording.recorder.options import RecordingOptions
+
+    return RecordingOptions(path=output, topics=prepared.topics(), force=force)
+
+
+def _run(
+    prepared: Replay,
+    request: RunRequest,
+    display: Display,
+    *,
+    step: bool,
+    settings: RecordingOptions | None,
+) -> tuple[int, str]:
+    """Run it; return the exit status, and up to where the recording could be read if not to its end."""
+    from dora.recording.replay.replay import EndDetection
+
+    with termination_as_interrupt(), _folder() as folder:
+        dataflow = _dataflow(prepared, folder)
+        recorder = None
+        if settings is not None:
+            from dora.recording.recorder.process import BackgroundRecorder
+
+            recorder = BackgroundRecorder()
+        try:
+
+            def begin(daemon: Daemon) -> None:
+                if recorder is not None and settings is not None:
+                    recorder.begin_with(daemon, settings)
+                if step:
+                    _step(prepared, folder, daemon)
+                if not prepared.ordered:
+                    EndDetection(daemon, prepared.roles.replaced, prepared.patience)
+
+            outcome = run_loaded(dataflow, request, display, stream=sys.stdout, on_daemon=begin)
+            saved = recorder.wait() if recorder is not None else None
+            cut = prepared.cut(folder)
+        except BaseException:
+            if recorder is not None:
+                recorder.abandon()
+            raise
+    # Who took what was decided when it was recorded, so there is nothing to tell of what was not taken.
+    if prepared.ordered:
+        outcome = msgspec.structs.replace(outcome, result=msgspec.structs.replace(outcome.result, links=()))
+    status = tell_outcome(outcome)
+    return (status if recorder is None else tell_saved(saved) or status), cut
+
+
+def _step(prepared: Replay, folder: str, daemon: Daemon) -> None:
+    from dora.node.replay.clock import ReplayClock
+    from dora.node.replay.inbox import CLOCK_FILE
+
+    clock = ReplayClock.open(os.path.join(folder, CLOCK_FILE), writable=True)
+    steps = Steps(
+        prepared.messages(), clock, tell=_tell, stop=lambda: daemon.stop("stopped at the terminal")
+    )
+    steps.start(sys.stdin)
+
+
+def _dataflow(prepared: Replay, folder: str) -> Dataflow:
+    from dora.daemon.build.build import missing
+
+    dataflow = prepared.prepare(folder)
+    if prepared.ordered and (unordered := prepared.unordered(folder)):
+        _tell(f"not in recorded order, which the recording does not have of them: {', '.join(unordered)}")
+    if problems := missing(dataflow):
+        raise DataflowError(problems=tuple(problems))
+    return dataflow
+
+
+@contextmanager
+def _folder() -> Iterator[str]:
+    from dora.recording.recorder.system import make_folder, remove_folder
+
+    folder = make_folder("replay")
+    try:
+        yield folder
+    finally:
+        remove_folder(folder)
+
+
+def _tell(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _announce(recording: Recording, prepared: Replay, as_asked: bool) -> None:
+    who = prepared.roles
+    parts = [f"from the recording: {', '.join(who.replaced)}"]
+    if who.live:
+        parts.append(f"running again: {', '.join(who.live)}")
+    if who.left_out:
+        parts.append(f"left out: {', '.join(who.left_out)}")
+    click.echo("; ".join(parts), err=True)
+    if not prepared.ordered and not as_asked:
+        click.echo(
+            f"warning: the order of events is not in {recording.path}; nodes take inputs as they come",
+            err=True,
+        )
+
+
+def _write_yaml(prepared: Replay, path: str, force: bool) -> int:
+    try:
+        with open(path, "w" if force else "x", encoding="utf-8") as file:
+            file.write(prepared.yaml())
+    except FileExistsError:
+        raise DoraError(
+            f"{path} exists already; choose another file, or overwrite it with --force"
+        ) from None
+    except OSError as error:
+        raise DoraError(f"cannot write {path}: {error.strerror}") from None
+    click.echo(f"{path} plays the recording with `dora run`; nodes take their inputs as they come")
+    return 0
+
+
+# A replay step by step, with the keyboard.
+
+HELP = "step by step: Enter sends the next message, a number so many, c all the others, q stops"
+
+
+class Steps:
+    """Releases the messages of a replay as lines of input ask for it."""
+
+    def __init__(
+        self,
+        messages: Iterator[RecordedMessage],
+        clock: ReplayClock,
+        *,
+        tell: Callable[[str], None],
+        stop: Callable[[], None],
+    ) -> None:
+        self._messages = messages
+        self._clock = clock
+        self._tell = tell
+        self._stop = stop
+
+    def start(self, lines: TextIO) -> None:
+        """Read lines in a thread of its own, to the end of the input; after which all is released."""
+        threading.Thread(target=self._read, args=(lines,), name="dora-steps", daemon=True).start()
+
+    def _read(self, lines: TextIO) -> None:
+        self._tell(HELP)
+        for line in lines:
+            if not self.take(line.strip().lower()):
+                return
+        self._clock.release(WITHOUT_LIMIT)
+
+    def take(self, word: str) -> bool:
+        """Do what a line says; False if there is nothing left to ask for."""
+        if word in ("q", "quit"):
+            self._stop()
+            return False
+        if word in ("c", "continue"):
+            self._clock.release(WITHOUT_LIMIT)
+            return False
+        if word and not word.isdecimal():
+            self._tell(HELP)
+            return True
+        for _ in range(int(word or 1)):
+            recorded = next(self._messages, None)
+            if recorded is None:
+                self._tell("that was the last message")
+                self._clock.release(WITHOUT_LIMIT)
+                return False
+            self._tell(self._shown(recorded))
+            self._clock.release(recorded.time_ns)
+        return True
+
+    def _shown(self, recorded: RecordedMessage) -> str:
+        seconds = (recorded.time_ns - self._clock.start_ns) / 1e9
+        try:
+            array = decode_arrow(recorded.message)
+            what = f"{array.type}[{len(array):,}]"
+        except (PayloadError, ValueError):
+            what = f"{len(recorded.data):,} bytes"
+        return f"{seconds:10.3f} s  {recorded.topic}  {what}"

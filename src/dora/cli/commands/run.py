@@ -1,0 +1,127 @@
+"""``dora run``: build and run one dataflow in the foreground."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from dora.api import Display, RunRequest, run_to_end
+from dora.cli.completion import dataflow_files
+from dora.cli.options import (
+    DURATION,
+    RunCommand,
+    dataflow_options,
+    display_options,
+    engine_option,
+    lock_of,
+    lock_options,
+    strict_outputs_option,
+    trace_option,
+)
+from dora.cli.signals import termination_as_interrupt
+from dora.daemon.logs.filters import LogFilter
+from dora.daemon.logs.formats import LogFormat
+from dora.daemon.report import failure_report, loss_report, shorter_path
+from dora.dataflow.model import LogLevel
+
+if TYPE_CHECKING:
+    from dora.daemon.options import Engine
+
+
+@click.command(cls=RunCommand)
+@click.argument("path", metavar="FILE", shell_complete=dataflow_files)
+@click.option("--uv", is_flag=True, help="Build and run nodes with uv.")
+@click.option(
+    "--stop-after",
+    type=DURATION,
+    metavar="DURATION",
+    help="Stop as Ctrl-C does after this time (30, 10s, 1h30m).",
+)
+@click.option(
+    "--grace-duration",
+    type=DURATION,
+    metavar="DURATION",
+    help="How long a stopped node may take before SIGTERM; half as long again before SIGKILL [10s].",
+)
+@display_options
+@dataflow_options
+@click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`.")
+@click.option("--debug", is_flag=True, help="Of no effect: `dora topic` looks into every dataflow.")
+@engine_option
+@strict_outputs_option
+@click.option(
+    "--hot-reload",
+    is_flag=True,
+    help="Let nodes and operators go on with their new code when their Python files are saved.",
+)
+@trace_option
+@click.option("--ui", is_flag=True, help="Serve the dashboard, a web page, and print its address.")
+@click.option("--open", "open_page", is_flag=True, help="The same, and open the page in the browser.")
+@lock_options
+def run(
+    path: str,
+    uv: bool,
+    stop_after: float | None,
+    grace_duration: float | None,
+    log_level: LogLevel,
+    log_format: LogFormat,
+    log_filter: dict[str, LogLevel] | None,
+    env: dict[str, str],
+    exit_when_nodes_finish: bool | None,
+    allow_shell_nodes: bool,
+    debug: bool,
+    engine: Engine | None,
+    strict_outputs: bool,
+    hot_reload: bool,
+    trace: bool,
+    ui: bool,
+    open_page: bool,
+    locked: bool,
+    write_lockfile: bool,
+    lockfile: str,
+) -> int:
+    """Build and run a dataflow until it ends.
+
+    FILE is a dataflow file or its URL. Ctrl-C stops the dataflow, a second Ctrl-C kills it. The exit
+    status is 1 if a node failed.
+    """
+    request = RunRequest(
+        path=path,
+        uv=uv,
+        stop_after=stop_after,
+        grace=grace_duration,
+        env=env,
+        exit_when_nodes_finish=exit_when_nodes_finish,
+        debug=debug,
+        allow_shell_nodes=allow_shell_nodes,
+        engine=engine,
+        strict_outputs=strict_outputs,
+        hot_reload=hot_reload,
+        trace=trace,
+        lock=lock_of(locked, write_lockfile, lockfile),
+    )
+    display = Display(log_format, LogFilter(log_level, log_filter or {}))
+    with termination_as_interrupt():
+        outcome = run_to_end(
+            request,
+            display,
+            stream=sys.stdout,
+            on_warning=lambda text: click.echo(text, err=True),
+            on_dashboard=(lambda address: _tell(address, open_page)) if ui or open_page else None,
+        )
+    directory = shorter_path(outcome.log_directory) if outcome.log_directory else None
+    for report in (loss_report(outcome.result), failure_report(outcome.result, directory)):
+        if report:
+            click.echo(f"\n{report}", err=True)
+    return 0 if outcome.result.ok else 1
+
+
+def _tell(address: str, open_page: bool) -> None:
+    click.echo(f"The dashboard is at {address}", err=True)
+    if open_page:
+        import webbrowser
+
+        if not webbrowser.open(address):
+            click.echo("warning: there is no browser to open it with", err=True)

@@ -1,0 +1,314 @@
+"""``dora start``, ``dora stop`` and ``dora restart``: dataflows on the coordinator."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from typing import Any, Literal
+
+import click
+
+from dora.cli.completion import dataflow_files, dataflow_names
+from dora.cli.coordinator import choose, coordinator_options, report_end, why_failed
+from dora.cli.options import (
+    RunCommand,
+    dataflow_options,
+    engine_option,
+    strict_outputs_option,
+    trace_option,
+)
+from dora.cli.output import ParameterValue, parse_duration
+from dora.cli.signals import interrupts_held, termination_as_interrupt
+from dora.cluster.client import Client, Unreachable
+from dora.cluster.http.tokens import NoTrust
+from dora.cluster.protocol import ACTIVE, MAX_GRACE, DataflowView, RunSpec
+from dora.daemon.logs.entry import LogEntry
+from dora.daemon.logs.filters import LogFilter
+from dora.daemon.logs.formats import renderer, wants_colour
+from dora.daemon.logs.reader import LogReader
+from dora.errors import DoraError
+
+_start_options: list[Any] = [
+    click.option(
+        "-n",
+        "--name",
+        default="",
+        help="What to call it; by default as its file, with a number if need be.",
+    ),
+    click.option(
+        "--attach",
+        is_flag=True,
+        help="Show its logs until it ends, and stop it with Ctrl-C; the default on a terminal.",
+    ),
+    click.option("--detach", is_flag=True, help="Return when it runs; the default without a terminal."),
+    click.option(
+        "--hot-reload",
+        is_flag=True,
+        help="Let nodes and operators go on with their new code when their Python files are saved.",
+    ),
+    click.option("--uv", is_flag=True, help="Build and run nodes with uv."),
+    click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`."),
+    trace_option,
+    dataflow_options,
+]
+
+
+def start_options(function: Any) -> Any:
+    """Declare how a dataflow is started, on whichever coordinator."""
+    for declare in reversed(_start_options):
+        function = declare(function)
+    return function
+
+
+def wants_to_attach(attach: bool, detach: bool) -> bool:
+    """Tell whether to show the logs of what is started; raises `click.UsageError` for a contradiction."""
+    if attach and detach:
+        raise click.UsageError("say either --attach or --detach")
+    return attach or (not detach and sys.stdin.isatty())
+
+
+@click.command(cls=RunCommand)
+@click.argument("path", metavar="FILE", shell_complete=dataflow_files)
+@engine_option
+@strict_outputs_option
+@click.option("--debug", is_flag=True, help="Of no effect: `dora topic` looks into every dataflow.")
+@start_options
+@coordinator_options
+def start(
+    path: str,
+    name: str,
+    attach: bool,
+    detach: bool,
+    hot_reload: bool,
+    uv: bool,
+    allow_shell_nodes: bool,
+    engine: Literal["iceoryx2", "zenoh"] | None,
+    strict_outputs: bool,
+    debug: bool,
+    env: dict[str, str],
+    exit_when_nodes_finish: bool | None,
+    trace: bool,
+    client: Client,
+) -> int:
+    """Build and start a dataflow on the coordinator.
+
+    FILE is a dataflow file or its URL. The command returns when all nodes are ready, with exit status 1
+    if the dataflow could not start.
+    """
+    import msgspec
+
+    from dora.api import RunRequest, load_for_run
+    from dora.dataflow.parser.tree import is_utf8
+
+    attach = wants_to_attach(attach, detach)
+    client.status()  # before any work
+    dataflow = load_for_run(
+        RunRequest(path=path, env=env, exit_when_nodes_finish=exit_when_nodes_finish, debug=debug),
+        here=False,
+    )
+    for warning in (*dataflow.warnings, *dataflow.type_warnings):
+        click.echo(str(warning), err=True)
+    if not is_utf8(dataflow.working_dir):
+        raise DoraError("the path of the dataflow is not UTF-8, which the coordinator needs")
+    spec = RunSpec(
+        name=name,
+        dataflow=msgspec.to_builtins(dataflow),
+        interpreter=sys.executable,
+        uv=uv,
+        hot_reload=hot_reload,
+        allow_shell_nodes=allow_shell_nodes,
+        engine=engine,
+        strict_outputs=strict_outputs,
+        trace=trace,
+    )
+    return begin(client, spec, attach)
+
+
+def begin(client: Client, spec: RunSpec, attach: bool) -> int:
+    """Start a dataflow and wait until it runs, or until it ends if ``attach``; return the exit status."""
+    view = client.start(spec)
+    click.echo(f"dataflow start triggered: {view.uuid}")
+    if attach:
+        return attach_to(client, view)
+    return _wait_for_start(client, view.uuid, f"dataflow started: {view.uuid}")
+
+
+def _wait_for_start(client: Client, dataflow_id: str, sentence: str) -> int:
+    try:
+        view = client.wait(dataflow_id, started=True)
+    except KeyboardInterrupt:
+        click.echo(f"\nit goes on starting; `dora stop {dataflow_id}` stops it", err=True)
+        raise
+    if view.status == "failed":
+        return report_end(view)
+    if view.status == "finished" and view.reason:
+        raise DoraError(f"dataflow {dataflow_id} does not run: {view.reason}")
+    click.echo(sentence)
+    return 0
+
+
+def _which(client: Client, wanted: str | None, name: str | None) -> str | None:
+    """Return what names the dataflow; None: nothing was named, and nothing runs."""
+    if wanted is not None and name is not None:
+        raise click.UsageError("say either NAME_OR_UUID or --name")
+    named = wanted if wanted is not None else name
+    if named is not None:
+        return client.dataflow(named).uuid
+    view = choose(client.active(), "by NAME_OR_UUID")
+    return view.uuid if view is not None else None
+
+
+def _parse_grace(text: str) -> float:
+    if (seconds := parse_duration(text)) > MAX_GRACE:
+        raise ValueError(f"`{text}` is longer than a day")
+    return seconds
+
+
+_arguments: list[Any] = [
+    click.argument("wanted", metavar="[NAME_OR_UUID]", required=False, shell_complete=dataflow_names),
+    click.option("-n", "--name", help="The same as NAME_OR_UUID."),
+    click.option(
+        "--grace-duration",
+        type=ParameterValue("duration", _parse_grace),
+        metavar="DURATION",
+        help="How long a node may take before SIGTERM; half as long again before SIGKILL [10s].",
+    ),
+    click.option("-f", "--force", is_flag=True, help="Kill the nodes at once."),
+]
+
+
+def _stop_options(function: Any) -> Any:
+    for declare in reversed(_arguments):
+        function = declare(function)
+    return function
+
+
+@click.command()
+@_stop_options
+@click.option("--all", "everything", is_flag=True, help="Stop all dataflows that run.")
+@coordinator_options
+def stop(
+    wanted: str | None,
+    name: str | None,
+    everything: bool,
+    grace_duration: float | None,
+    force: bool,
+    client: Client,
+) -> int:
+    """Stop a dataflow and wait for its end.
+
+    Without NAME_OR_UUID the one that runs. The exit status is 1 if a node failed.
+    """
+    if everything:
+        if wanted is not None or name is not None:
+            raise click.UsageError("--all goes without the name of a dataflow")
+        running = client.active()
+        for view in running:
+            client.stop(view.uuid, grace_duration, force)
+        statuses = [report_end(client.wait(view.uuid)) for view in running]
+        click.echo(f"Stopped {len(running)} dataflow(s).")
+        return max(statuses, default=0)
+    dataflow_id = _which(client, wanted, name)
+    if dataflow_id is None:
+        click.echo("No dataflows are running.")
+        return 0
+    view = client.stop(dataflow_id, grace_duration, force)
+    if view.status not in ACTIVE:
+        click.echo(f"dataflow had ended already: {view.uuid}")
+        if fault := why_failed(client.dataflow(view.uuid)):
+            click.echo(fault, err=True)
+        return 0
+    view = client.wait(dataflow_id)
+    click.echo(f"dataflow stopped: {view.uuid}")
+    return report_end(view)
+
+
+@click.command()
+@_stop_options
+@coordinator_options
+def restart(
+    wanted: str | None, name: str | None, grace_duration: float | None, force: bool, client: Client
+) -> int:
+    """Stop a dataflow and start it again, as it was started first.
+
+    Without NAME_OR_UUID the one that runs. One that has ended is started again. Nodes and links that were
+    changed and parameters that were set while it ran stay so; changes of the dataflow file do not count.
+    """
+    dataflow_id = _which(client, wanted, name)
+    if dataflow_id is None:
+        raise DoraError("no dataflow is running; say which one to start again, `dora list` shows them")
+    return begin_again(client, dataflow_id, grace_duration, force)
+
+
+def begin_again(client: Client, dataflow_id: str, grace: float | None = None, force: bool = False) -> int:
+    """Stop a dataflow, start it again and wait until it runs; return the exit status."""
+    answer = client.restart(dataflow_id, grace, force)
+    new = answer.new.uuid
+    return _wait_for_start(client, new, f"dataflow restarted: {answer.old} -> {new}")
+
+
+# Show the logs of a dataflow on the coordinator while it runs, and stop it with Ctrl-C.
+
+LOOK_EVERY = 0.1  # seconds between looks at the log files
+ASK_EVERY = 0.5  # seconds between questions whether it has ended
+
+
+def attach_to(client: Client, view: DataflowView) -> int:
+    """Show the logs of a dataflow until it ends; return the exit status.
+
+    The first Ctrl-C stops it, the second leaves.
+    """
+    from dora.daemon.logs.console import write_text
+
+    reader = LogReader(view.log_directory)
+    render = renderer(
+        "pretty",
+        colour=wants_colour(sys.stdout.isatty(), os.environ),
+        nodes=view.nodes,
+        dataflow_id=view.uuid,
+    )
+    log_filter = LogFilter()
+    entries: deque[LogEntry] = deque()  # that are not written yet
+    told = stopped = lonely = False
+    asked = 0.0
+    with termination_as_interrupt():
+        while True:
+            try:
+                if time.monotonic() - asked >= (ASK_EVERY if told else LOOK_EVERY):
+                    asked = time.monotonic()
+                    view, lonely = _look(client, view, lonely)
+                    if not told and _has_started(view):
+                        click.echo(f"dataflow started: {view.uuid}")
+                        told = True
+                with interrupts_held():  # one amid it would lose what has been read
+                    entries.extend(filter(log_filter.shows, reader.entries()))
+                while entries:
+                    write_text(sys.stdout, f"{render(entries[0])}\n")
+                    entries.popleft()
+                if view.status in ("finished", "failed"):
+                    return report_end(view)
+                time.sleep(LOOK_EVERY)
+            except KeyboardInterrupt:
+                if stopped:
+                    click.echo("\nleft; the dataflow goes on stopping", err=True)
+                    return 1
+                stopped = True
+                click.echo("\nstopping the dataflow; a second Ctrl-C leaves it alone", err=True)
+                client.stop(view.uuid, None, False)
+
+
+def _has_started(view: DataflowView) -> bool:
+    """Tell whether all nodes have been ready. One that is short may have ended since the last look."""
+    return view.status == "running" or (view.status == "finished" and not view.reason)
+
+
+def _look(client: Client, view: DataflowView, lonely: bool) -> tuple[DataflowView, bool]:
+    """Ask how the dataflow is; return that, and whether there is nobody to ask. It goes on all the same."""
+    try:
+        return client.dataflow(view.uuid), False
+    except (Unreachable, NoTrust):
+        if not lonely:
+            click.echo(f"no answer from the coordinator at {client.where}; the dataflow goes on", err=True)
+        return view, True

@@ -1,0 +1,116 @@
+"""``dora status``: do the coordinator and the daemon run?"""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+import click
+
+from dora.cli.completion import dataflow_files
+from dora.cli.coordinator import coordinator_options
+from dora.cluster.client import Client, Unreachable
+from dora.cluster.protocol import MachineView
+from dora.errors import DoraError
+
+
+@click.command()
+@click.option(
+    "--dataflow", metavar="FILE", shell_complete=dataflow_files, help="Check a dataflow file as well."
+)
+@click.option(
+    "-f",
+    "--format",
+    "style",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    help="How it looks [table]; json is one object.",
+)
+@coordinator_options
+def status(dataflow: str | None, style: str, client: Client) -> int:
+    """Tell whether the coordinator and the daemon run.
+
+    The exit status is 1 if one of them does not, or if the dataflow file cannot be used.
+    """
+    found: dict[str, Any] = {"coordinator": {"status": "not running", "address": client.where}}
+    found["daemon"] = {"status": "unknown"}
+    found["active_dataflows"] = 0
+    try:
+        answer = client.status()
+    except Unreachable:
+        answer = None
+    if answer is not None:
+        found["coordinator"]["status"] = "running"
+        found["coordinator"]["dashboard"] = client.dashboard()
+        found["daemon"]["status"] = "running" if answer.daemons else "not running"
+        found["active_dataflows"] = answer.active_dataflows
+        found["machines"] = [
+            {
+                "id": machine.id,
+                "status": "connected" if machine.away_since is None else "not connected",
+                "address": machine.address,
+                "labels": machine.labels,
+                "away_since": machine.away_since,
+            }
+            for machine in answer.machines
+        ]
+    fault = None
+    if dataflow is not None:
+        nodes, fault = _look_at(dataflow)
+        found["dataflow"] = {"file": dataflow, "status": "broken" if fault else "usable", "nodes": nodes}
+    if style == "json":
+        click.echo(json.dumps(found, indent=2))
+    elif answer is None:
+        click.echo("✗ Coordinator: Not running")
+        click.echo(f"  Address: {client.where}")
+        click.echo("✗ Daemon: Unknown (the coordinator does not run)")
+    else:
+        click.echo("✓ Coordinator: Running")
+        click.echo(f"  Address: {client.where}")
+        click.echo(f"  Dashboard: {found['coordinator']['dashboard']}")
+        click.echo("✓ Daemon: Running" if answer.daemons else "✗ Daemon: Not running")
+        for machine in answer.machines:
+            click.echo(_line(machine))
+        click.echo(f"Active dataflows: {answer.active_dataflows}")
+    if dataflow is not None and style == "table":
+        click.echo(
+            f"✗ Dataflow {dataflow}: cannot be used" if fault else f"✓ Dataflow {dataflow}: {nodes} node(s)"
+        )
+    if answer is None or not answer.daemons:
+        raise DoraError("System check failed. `dora up` starts what is missing")
+    if fault is not None:
+        raise fault
+    return 0
+
+
+def _look_at(file: str) -> tuple[int, DoraError | None]:
+    """Return how many nodes a dataflow file has, or why it cannot be used."""
+    from dora.api import load_dataflow
+
+    try:
+        return len(load_dataflow(file).nodes), None
+    except DoraError as error:
+        return 0, error
+
+
+def _line(machine: MachineView) -> str:
+    """Return a line about one machine."""
+    labels = ", ".join(f"{name}={value}" for name, value in sorted(machine.labels.items()))
+    facts = " ".join(filter(None, (machine.address, f"({labels})" if labels else "")))
+    if machine.away_since is None:
+        return f"✓ Machine {machine.id}: {facts}"
+    since = time.strftime("%H:%M:%S", time.localtime(machine.away_since))
+    return f"✗ Machine {machine.id}: {facts}, not connected since {since}"
+
+
+@click.group(hidden=True, invoke_without_command=True)
+@click.pass_context
+def system(ctx: click.Context) -> None:
+    """The same as `dora status`, for those who know it as `dora system status`."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
+
+
+system.add_command(status)

@@ -1,0 +1,445 @@
+"""``dora top``: watch the nodes and links of running dataflows."""
+
+from __future__ import annotations
+
+import curses
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal
+
+import click
+import msgspec
+
+from dora.cli.output import ParameterValue, parse_duration
+from dora.cli.running import RunningDataflow
+from dora.cli.select import dataflow_option, give_way
+from dora.cluster.remote_observer import PATIENCE, RemoteObserver
+from dora.daemon.logs.terminal import visible
+from dora.errors import ConnectError, DoraError
+from dora.observe.figures import bandwidth, megabytes
+from dora.observe.load import Load
+from dora.observe.rates import LinkRate
+from dora.observe.remote.protocol import SnapshotQuery, Snapshots
+from dora.observe.snapshot import NodeSnapshot, RunSnapshot, RunSnapshots, SnapshotSource
+
+if TYPE_CHECKING:
+    from dora.observe.rates import LinkRate
+    from dora.observe.snapshot import NodeSnapshot
+
+LONGEST_SAMPLE = 1.0  # seconds that `--once` takes at most
+
+
+@click.command()
+@dataflow_option
+@click.option(
+    "--refresh-interval",
+    "interval",
+    type=ParameterValue("duration", parse_duration),
+    metavar="DURATION",
+    default="2",
+    help="How often the screen changes [2s].",
+)
+@click.option("--once", is_flag=True, help="Measure once, at most for a second, and print it as JSON.")
+@click.option(
+    "--latency",
+    is_flag=True,
+    help="Also show how long messages wait until they are taken; for that, look at every output.",
+)
+def top(dataflow: str | None, interval: float, once: bool, latency: bool) -> None:
+    """Watch nodes and links: load, rates, queues, losses.
+
+    Of all running dataflows, or of one. Keys: q or Esc quits, j and k or the arrows move, n, c and m sort
+    by name, CPU and memory, r refreshes.
+    """
+    from dora.cli.running import find_all_running, find_running
+
+    if interval < 0.1:
+        raise click.UsageError("--refresh-interval is at least 100ms")
+    if not once and not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise DoraError("dora top needs a terminal; use --once for one measurement as JSON")
+    if not once:
+        check_terminal()
+    wholes = [find_running(dataflow)] if latency else find_all_running(dataflow)
+    give_way()
+    every = min(interval, LONGEST_SAMPLE) if once else interval
+    with overviews_of(wholes, every, latency=latency) as overviews:
+        if once:
+            overviews.watch(every)
+            found = overviews.refresh()
+            click.echo(
+                json.dumps([_node(item, links) for _, nodes, links in found for item in nodes], indent=2)
+            )
+            return
+
+        show(overviews, interval)
+
+
+@click.group(invoke_without_command=True)
+@click.pass_context
+def inspect(ctx: click.Context) -> None:
+    """Watch running dataflows."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
+
+
+inspect.add_command(top)
+
+
+def _node(item: NodeSnapshot, links: list[LinkRate]) -> dict[str, Any]:
+    view, load = item.node, item.load
+    inputs = [rate for rate in links if rate.link.consumer.partition("/")[0] == view.id]
+    return {
+        "dataflow": item.dataflow,
+        "dataflow_id": item.dataflow_id,
+        "node": view.id,
+        "status": view.status,
+        **({"machine": view.machine} if view.machine else {}),
+        "pid": view.pid,
+        "cpu_usage": None if load is None else round(load.cpu_percent, 1),
+        "memory_mb": None if load is None else round(load.memory / 1e6, 1),
+        "disk_read": None if load is None else round(load.disk_read),
+        "disk_write": None if load is None else round(load.disk_written),
+        "restart_count": view.restarts,
+        "broken_inputs": [_input_of(rate) for rate in inputs if rate.silent],
+        "sent_hz": round(item.sent_hz, 3),
+        "sent_bytes_per_second": round(item.bytes_per_second),
+        "pending_messages": item.waiting,
+        "dropped_messages": item.dropped,
+        "seconds_since_last_message": None if item.quiet_s is None else round(item.quiet_s, 3),
+        "inputs": [_link(rate) for rate in inputs],
+    }
+
+
+def _input_of(rate: LinkRate) -> str:
+    return rate.link.consumer.partition("/")[2]
+
+
+def _link(rate: LinkRate) -> dict[str, Any]:
+    return {
+        "input": _input_of(rate),
+        "source": rate.link.producer,
+        "received_hz": round(rate.hz, 3),
+        "bytes_per_second": None if rate.bytes_per_second is None else round(rate.bytes_per_second),
+        "pending_messages": rate.waiting,
+        "queue_size": rate.link.queue_size,
+        "dropped_messages": rate.dropped,
+        "latency_median_ms": None if rate.latency_ms is None else round(rate.latency_ms[0], 3),
+        "latency_p99_ms": None if rate.latency_ms is None else round(rate.latency_ms[1], 3),
+    }
+
+
+# Dataflows at a glance wherever their nodes are, for ``dora top`` and ``dora node``.
+
+
+class DataflowSnapshot:
+    """One dataflow that is not, or not only, on this machine.
+
+    What a machine tells counts for its nodes, and for the links to them; of one that cannot be asked there
+    is what the others know.
+    """
+
+    def __init__(
+        self, whole: RunningDataflow, machines: Sequence[str], every: float, *, latency: bool
+    ) -> None:
+        """Begin to look at these machines, if they are not this one. Raises `ConnectError`, `DoraError`."""
+        self._whole = whole
+        self.name = whole.name
+        self.inspection = whole.inspection
+        self._here = None if whole.run is None else RunSnapshot(whole.run, latency=latency)
+        self._glances: dict[str, Snapshots] = {}
+        sessions = {}
+        for machine in machines:
+            if whole.run is not None and machine == whole.inspection.machine:
+                continue
+            try:
+                sessions[machine] = whole.session(machine)
+            except DoraError as error:
+                if whole.run is None and len(machines) == 1:
+                    raise
+                click.echo(f"machine `{machine}` cannot be looked at: {error}", err=True)
+        self._looks = RemoteObserver(sessions, lambda _: SnapshotQuery(every, latency))
+        self._asked = set(sessions)
+        self._deadline = time.monotonic() + every + PATIENCE
+
+    def watch(self, seconds: float) -> None:
+        if self._here is not None:
+            self._here.watch(seconds)
+        else:
+            time.sleep(seconds)
+
+    def notice(self) -> None:
+        if self._here is not None:
+            self._here.notice()
+
+    def pids(self) -> list[int]:
+        return [] if self._here is None else self._here.pids()
+
+    def ask(self) -> None:
+        """Ask how the nodes are here; raises `ConnectError` once the dataflow has ended."""
+        if self._here is not None:
+            self._here.ask()
+        elif not self._looks.present():
+            raise ConnectError(self._looks.last_words())
+
+    def refresh(self, loads: dict[int, Load]) -> tuple[list[NodeSnapshot], list[LinkRate]]:
+        """Return nodes and links as they were told last; waits for the first word of each machine."""
+        self._take()
+        while self._looks.present() - self._glances.keys() and time.monotonic() < self._deadline:
+            for item in self._looks.turn():
+                if isinstance(item, Snapshots):
+                    self._note(item)
+        told = {machine: self._glances[machine] for machine in self._looks.present() & self._glances.keys()}
+        if self._here is not None:
+            self.inspection = self._here.inspection
+            nodes, links = self._here.refresh(loads)
+        elif told:
+            first = next(iter(told.values()))
+            self.inspection, nodes, links = first.inspection, first.nodes, first.links
+        else:
+            return [], []
+        return self._merge(nodes, links, told)
+
+    def _merge(
+        self, nodes: list[NodeSnapshot], links: list[LinkRate], told: dict[str, Snapshots]
+    ) -> tuple[list[NodeSnapshot], list[LinkRate]]:
+        nodes_of = {name: {item.node.id: item for item in some.nodes} for name, some in told.items()}
+        links_of = {
+            name: {(item.link.producer, item.link.consumer): item for item in some.links}
+            for name, some in told.items()
+        }
+        places = {item.node.id: self._whole.machine_of(item.node.id) for item in nodes}
+        seen = [nodes_of.get(places[item.node.id], {}).get(item.node.id, item) for item in nodes]
+        return (
+            [
+                msgspec.structs.replace(
+                    item, node=msgspec.structs.replace(item.node, machine=places[item.node.id])
+                )
+                for item in seen
+            ],
+            [
+                links_of.get(places.get(item.link.consumer.partition("/")[0], ""), {}).get(
+                    (item.link.producer, item.link.consumer), item
+                )
+                for item in links
+            ],
+        )
+
+    def _take(self) -> None:
+        for item in self._looks.newest():
+            if isinstance(item, Snapshots):
+                self._note(item)
+
+    def _note(self, item: Snapshots) -> None:
+        if item.inspection.machine in self._asked:
+            self._glances[item.inspection.machine] = item
+        else:  # the whole dataflow is on one machine, which it does not know the name of
+            self._glances.update(dict.fromkeys(self._asked, item))
+
+    def close(self) -> None:
+        for fault in self._looks.faults:
+            click.echo(fault, err=True)
+        if self._here is not None:
+            self._here.close()
+        self._whole.close()
+
+
+def overviews_of(
+    wholes: Iterable[RunningDataflow], every: float, *, latency: bool = False, node: str = ""
+) -> RunSnapshots:
+    """Return overviews of dataflows; with ``node`` only of what is needed for that one."""
+
+    def make(whole: RunningDataflow) -> SnapshotSource:
+        machines = [whole.machine_of(node)] if node else whole.machines()
+        if whole.run is not None and not set(machines) & set(whole.elsewhere()):
+            return RunSnapshot(whole.run, latency=latency)
+        return DataflowSnapshot(whole, machines, every, latency=latency)
+
+    return RunSnapshots(wholes, make)
+
+
+# The screen of ``dora top``: what is where on it, and the keys.
+
+_TICK = 0.1  # seconds between looks at the keyboard
+_ESCAPE = 27
+_NODE_HEAD = ("NODE", "STATUS", "PID", "CPU", "MEMORY", "RESTARTS", "SENT", "BANDWIDTH", "WAITING", "QUIET")
+_LINK_HEAD = ("LINK", "RATE", "BANDWIDTH", "QUEUE", "DROPPED", "WAITS", "99 %")
+
+_ORDERS: dict[str, Callable[[NodeSnapshot], Any]] = {
+    "name": lambda item: (item.dataflow, item.node.id),
+    "CPU": lambda item: -(item.load.cpu_percent if item.load is not None else -1),
+    "memory": lambda item: -(item.load.memory if item.load is not None else -1),
+}
+_ARROWS = {ord("A"): curses.KEY_UP, ord("B"): curses.KEY_DOWN}  # end of a sequence
+_KEYS = {"n": "name", "c": "CPU", "m": "memory"}
+
+
+class View(msgspec.Struct):
+    """What the user has chosen: how nodes are sorted, and the first line that is shown."""
+
+    order: str = "name"
+    top: int = 0
+
+
+def lines(nodes: list[NodeSnapshot], links: list[LinkRate], order: str) -> list[str]:
+    """Return the lines of the screen below its title."""
+    several = len({item.dataflow_id for item in nodes}) > 1
+    rows: list[tuple[str, ...]] = [
+        _node_top_screen(item, several) for item in sorted(nodes, key=_ORDERS[order])
+    ]
+    head: tuple[str, ...] = _NODE_HEAD
+    if any(item.node.machine for item in nodes):
+        machines = [item.node.machine or "-" for item in sorted(nodes, key=_ORDERS[order])]
+        head = (*head[:2], "MACHINE", *head[2:])
+        rows = [(*row[:2], machine, *row[2:]) for row, machine in zip(rows, machines, strict=True)]
+    shown = _columns(head, rows)
+    if links:
+        shown += ["", *_columns(_LINK_HEAD, [_link_top_screen(rate) for rate in links])]
+    return shown
+
+
+def _node_top_screen(item: NodeSnapshot, several: bool) -> tuple[str, ...]:
+    view, load = item.node, item.load
+    return (
+        f"{item.dataflow}: {view.id}" if several else view.id,
+        view.status,
+        "-" if view.pid is None else str(view.pid),
+        "-" if load is None else f"{load.cpu_percent:.1f}%",
+        "-" if load is None else megabytes(load.memory),
+        str(view.restarts),
+        f"{item.sent_hz:.1f}/s",
+        bandwidth(item.bytes_per_second),
+        str(item.waiting),
+        "-" if item.quiet_s is None else f"{item.quiet_s:.1f} s",
+    )
+
+
+def _link_top_screen(rate: LinkRate) -> tuple[str, ...]:
+    link = rate.link
+    queue = "-" if rate.waiting is None else f"{rate.waiting}/{link.queue_size}"
+    dropping = f" (+{rate.dropping_hz:.1f}/s)" if rate.dropping_hz else ""
+    return (
+        f"{link.producer} -> {link.consumer}",
+        "silent" if rate.silent else f"{rate.hz:.1f}/s",
+        "-" if rate.bytes_per_second is None else bandwidth(rate.bytes_per_second),
+        queue,
+        f"{rate.dropped:,}{dropping}",
+        *(("-", "-") if rate.latency_ms is None else (f"{value:.1f} ms" for value in rate.latency_ms)),
+    )
+
+
+def _columns(head: Sequence[str], rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in (head, *rows)
+    ]
+
+
+def check_terminal() -> None:
+    """Raise `DoraError` if the terminal is none on which one can draw."""
+    name = os.environ.get("TERM") or "dumb"
+    try:
+        curses.setupterm(name)
+        can_draw = bool(curses.tigetstr("cup"))  # move the cursor
+    except curses.error:
+        can_draw = False
+    if not can_draw:
+        raise DoraError(
+            f"dora top cannot draw on a terminal of the kind `{name}` (TERM); most are TERM=xterm, and "
+            "--once measures once and prints JSON"
+        )
+
+
+def show(overviews: RunSnapshots, interval: float) -> None:
+    """Show the dataflows until the user quits or all of them have ended."""
+    os.environ.setdefault("ESCDELAY", "25")  # milliseconds; curses waits a second otherwise
+    ended = curses.wrapper(_loop, overviews, interval)
+    if ended:
+        print("the dataflow has ended")
+
+
+def _loop(screen: Any, overviews: RunSnapshots, interval: float) -> bool:
+    """Return whether all dataflows have ended."""
+    try:
+        curses.curs_set(0)
+    except curses.error:
+        pass  # this terminal cannot hide its cursor
+    screen.nodelay(True)
+    view = View()
+    overviews.watch(min(interval, 0.3))
+    while overviews.dataflows:
+        found = overviews.refresh()
+        if not found:
+            break
+        nodes = [item for _, some, _ in found for item in some]
+        links = [rate for _, _, some in found for rate in some]
+        names = ", ".join(overview.name for overview, _, _ in found)
+        due = time.monotonic() + interval
+        while time.monotonic() < due:
+            _draw(screen, names, lines(nodes, links, view.order), view)
+            wish = _obey(screen, view)
+            if wish == "quit":
+                return False
+            if wish == "refresh":
+                break
+            overviews.watch(min(_TICK, max(due - time.monotonic(), 0.001)))
+    return True
+
+
+def _obey(screen: Any, view: View) -> Literal["quit", "refresh", ""]:
+    """Do what the keys say; return what is left to the caller."""
+    while (key := screen.getch()) != -1:
+        if key == _ESCAPE and (key := _after_escape(screen)) == _ESCAPE:
+            return "quit"
+        if key == ord("q"):
+            return "quit"
+        if key in (ord("j"), curses.KEY_DOWN):
+            view.top += 1
+        elif key in (ord("k"), curses.KEY_UP):
+            view.top = max(view.top - 1, 0)
+        elif key == ord("r"):
+            return "refresh"
+        elif 0 < key < 256 and chr(key) in _KEYS:
+            view.order = _KEYS[chr(key)]
+    return ""
+
+
+def _after_escape(screen: Any) -> int:
+    """Return the key that an Esc begins: Esc itself if nothing follows, 0 for one that means nothing here.
+
+    curses knows the keys of the terminal that TERM names; others may send other sequences.
+    """
+    begun = screen.getch()
+    if begun in (-1, _ESCAPE):
+        return _ESCAPE
+    if begun not in (ord("["), ord("O")):  # Alt and a key
+        return 0
+    while (last := screen.getch()) != -1 and not ord("@") <= last <= ord("~"):
+        pass
+    return _ARROWS.get(last, 0)
+
+
+def _draw(screen: Any, names: str, shown: list[str], view: View) -> None:
+    height, width = screen.getmaxyx()
+    view.top = max(0, min(view.top, len(shown) - (height - 2)))
+    title = f"dora top: {names}   sorted by {view.order}   q quit, j/k move, n/c/m sort, r refresh"
+    screen.erase()
+    _put(screen, 0, title, width, curses.A_REVERSE)
+    for row, line in enumerate(shown[view.top : view.top + height - 2], 1):
+        is_head = line.startswith(("NODE ", "LINK "))
+        _put(screen, row, line, width, curses.A_BOLD if is_head else curses.A_NORMAL)
+    screen.refresh()
+
+
+def _put(screen: Any, row: int, text: str, width: int, style: int) -> None:
+    try:
+        screen.addnstr(row, 0, visible(text), max(width - 1, 0), style)
+    except curses.error:
+        pass  # the window has just become smaller

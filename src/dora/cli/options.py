@@ -1,0 +1,162 @@
+"""Options that ``dora run``, ``dora start`` and ``dora logs`` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from dora.cli.compat import hub_option
+from dora.cli.completion import node_levels
+from dora.cli.output import ParameterValue, parse_duration, parse_environment
+from dora.daemon.logs.filters import parse_filter, parse_level
+from dora.daemon.logs.formats import LOG_FORMATS
+
+if TYPE_CHECKING:
+    from dora.daemon.build.lockfile import Lock
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+DURATION = ParameterValue("duration", parse_duration)
+
+
+class RunCommand(click.Command):
+    """Lets ``--exit-when-nodes-finish`` stand alone without swallowing the path behind it."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        bare = "--exit-when-nodes-finish"
+        options = [f"{bare}=true" if argument == bare else argument for argument in args[:end]]
+        return super().parse_args(ctx, options + args[end:])
+
+
+def _environment(
+    ctx: click.Context,
+    param: click.Parameter,
+    value: tuple[str, ...],
+) -> dict[str, str]:
+    try:
+        return parse_environment(value)
+    except ValueError as error:
+        raise click.BadParameter(str(error), ctx, param) from None
+
+
+trace_option: Callable[[_Function], _Function] = click.option(
+    "--trace",
+    is_flag=True,
+    envvar="DORA_TRACE",
+    show_envvar=True,
+    help="Let nodes write down which message led to which, for `dora trace`.",
+)
+
+
+engine_option: Callable[[_Function], _Function] = click.option(
+    "--engine",
+    type=click.Choice(["iceoryx2", "zenoh"]),
+    default=None,
+    help="What carries messages between nodes [iceoryx2 where it is installed].",
+)
+
+strict_outputs_option: Callable[[_Function], _Function] = click.option(
+    "--strict-outputs", is_flag=True, help="Let a node fail that sends to an output it does not declare."
+)
+
+
+environment_option: Callable[[_Function], _Function] = click.option(
+    "--env",
+    "env",
+    multiple=True,
+    metavar="KEY=VALUE",
+    callback=_environment,
+    help="A variable for all nodes; the `env` of a node wins. May be repeated.",
+)
+
+
+def display_options(function: _Function) -> _Function:
+    """Declare how log entries are shown: ``log_level``, ``log_format`` and ``log_filter``."""
+    return _display(function, "--log-level")
+
+
+def display_options_of_logs(function: _Function) -> _Function:
+    """Declare the same, with ``--level`` too."""
+    return _display(function, "--log-level", "--level")
+
+
+def _display(function: _Function, *level: str) -> _Function:
+    function = click.option(
+        "--log-filter",
+        type=ParameterValue("filter", parse_filter),
+        envvar="DORA_LOG_FILTER",
+        show_envvar=True,
+        metavar="NODE=LEVEL,...",
+        shell_complete=node_levels,
+        help="Levels for single nodes, instead of --log-level.",
+    )(function)
+    function = click.option(
+        "--log-format",
+        type=click.Choice(LOG_FORMATS, case_sensitive=False),
+        default="pretty",
+        envvar="DORA_LOG_FORMAT",
+        show_envvar=True,
+        help="How entries look; json is one object per line.",
+    )(function)
+    return click.option(
+        *level,
+        type=ParameterValue("level", parse_level),
+        default="stdout",
+        envvar="DORA_LOG_LEVEL",
+        show_envvar=True,
+        metavar="LEVEL",
+        help="Show entries that are at least so severe: error, warn, info, debug, trace, or stdout for "
+        "all.",
+    )(function)
+
+
+def dataflow_options(function: _Function) -> _Function:
+    """Declare what changes the dataflow file: ``env`` and ``exit_when_nodes_finish``."""
+    function = click.option(
+        "--exit-when-nodes-finish",
+        type=click.BOOL,
+        default=None,
+        metavar="[=BOOL]",
+        help="Whether nodes end although a timer of theirs goes on, whatever the file says.",
+    )(function)
+    return environment_option(function)
+
+
+# The options about the lock of a dataflow, of `dora run` and `dora build`.
+
+
+def lock_options(function: _Function) -> _Function:
+    """Declare them; the command gets ``locked``, ``write_lockfile`` and ``lockfile``, for `lock_of`."""
+    for declare in (
+        hub_option,
+        click.option(
+            "--lockfile",
+            metavar="PATH",
+            default="",
+            help="The lockfile [<name of FILE>.dora-lock.yaml beside it].",
+        ),
+        click.option(
+            "--write-lockfile", is_flag=True, help="Write the commits of nodes with `git` to the lockfile."
+        ),
+        click.option(
+            "--locked", is_flag=True, help="Take the commits of the lockfile for nodes with `git`."
+        ),
+    ):
+        function = declare(function)
+    return function
+
+
+def lock_of(locked: bool, write_lockfile: bool, lockfile: str) -> Lock | None:
+    """Return what is wanted, None for nothing; raises ``UsageError``."""
+    if locked and write_lockfile:
+        raise click.UsageError("--locked and --write-lockfile contradict each other")
+    if not (locked or write_lockfile):
+        if lockfile:
+            raise click.UsageError("--lockfile goes with --locked or --write-lockfile")
+        return None
+    from dora.daemon.build.lockfile import Lock
+
+    return Lock(locked, write_lockfile, lockfile)

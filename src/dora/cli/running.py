@@ -1,0 +1,187 @@
+"""A running dataflow as a whole: its part on this machine, and the others over the coordinator.
+
+What concerns nodes of this machine alone is done here, with nobody's help. For the rest, the coordinator is
+the one that the dataflow's daemon has, or that of the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Final
+
+from dora._paths import address_fault, chosen_address
+from dora.cli.select import NoneRuns, find_run, of_this_system
+from dora.daemon.client import DaemonClient, name_of
+from dora.errors import DoraError
+from dora.observe.tap_session import inspect
+from dora.wire.daemon_protocol import Answer, Inspection
+from dora.wire.daemon_protocol import Inspect as AskInspection
+
+if TYPE_CHECKING:
+    from dora.cluster.client import Client
+    from dora.cluster.protocol import DataflowView
+    from dora.cluster.remote_observer import ObserverConnection
+    from dora.observe.remote.protocol import Question
+
+FOR_EVER: Final = 86_400.0 * 3  # seconds; longer than the longest grace
+
+
+def coordinator(address: str = "") -> Client:
+    """Return the coordinator at an address with a port, or that of the environment."""
+    from dora.cluster.client import Client
+
+    host, _, port = address.rpartition(":")
+    if not address:
+        host, port = chosen_address()
+    host = host.strip("[]")
+    if not (port.isdecimal() and len(port) <= 5 and 0 < int(port) <= 65535):
+        raise DoraError(f"DORA_COORDINATOR_PORT is `{port}`, which is no port")
+    if fault := address_fault(host):
+        raise DoraError(f"DORA_COORDINATOR_ADDR is `{host}`, which {fault}")
+    return Client(host, int(port))
+
+
+class RunningDataflow:
+    """One dataflow; ``with`` closes it. ``run`` is its part on this machine, None: it has none."""
+
+    def __init__(self, run: DaemonClient | None, view: DataflowView | None = None) -> None:
+        """``view`` is what the coordinator of the environment says of one that has no part here."""
+        self.run = run
+        self._sessions: dict[str, ObserverConnection] = {}
+        self._client: Client | None = None
+        if run is not None:
+            self.dataflow_id, self.name = run.description.dataflow_id, name_of(run.description)
+            self.inspection: Inspection = inspect(run)
+            self._machine = self.inspection.machine
+        else:
+            assert view is not None
+            self.dataflow_id, self.name = view.uuid, view.name
+            self._machine = view.machines[0] if view.machines else ""
+            answer = self.session(self._machine).ask(AskInspection())
+            assert isinstance(answer, Inspection)
+            self.inspection = answer
+
+    def machine_of(self, node_id: str) -> str:
+        """Return where a node is; of one that is not there, where somebody can say so."""
+        found = (node.machine for node in self.inspection.nodes if node.id == node_id)
+        return next(found, "") or self._machine
+
+    def machines(self) -> list[str]:
+        """Return all machines that have nodes of it."""
+        return sorted({self.machine_of(node.id) for node in self.inspection.nodes})
+
+    def elsewhere(self) -> list[str]:
+        """Return those of them that are not this one."""
+        return [machine for machine in self.machines() if self.run is None or machine != self._machine]
+
+    def are_here(self, node_ids: Iterable[str]) -> bool:
+        """Tell whether all these nodes are on this machine."""
+        away = set(self.elsewhere())
+        return not any(self.machine_of(node_id) in away for node_id in node_ids)
+
+    def ask(self, node_id: str, question: Question, patience: float | None = None) -> Answer:
+        """Ask the daemon of a node's machine; raises as `DaemonClient.ask` does.
+
+        With ``patience`` there is a ``TimeoutError`` after so many seconds, and nothing can be asked then.
+        """
+        if self.run is not None and self.are_here([node_id]):
+            if patience is not None:
+                self.run.set_patience(patience)
+            return self.run.ask(question)
+        session = self.session(self.machine_of(node_id))
+        return session.ask(question) if patience is None else session.ask(question, patience)
+
+    def session(self, machine: str) -> ObserverConnection:
+        """Return a connection to what looks at a machine; raises `DoraError`."""
+        from dora.cluster.remote_observer import ObserverConnection
+
+        if machine not in self._sessions:
+            if self._client is None:
+                self._client = coordinator(self.inspection.coordinator if self.run is not None else "")
+            self._sessions[machine] = ObserverConnection(self._client, self.dataflow_id, machine)
+        return self._sessions[machine]
+
+    def sessions(self, node_ids: Iterable[str]) -> dict[str, ObserverConnection]:
+        """Return the connections for the machines of these nodes."""
+        return {
+            machine: self.session(machine)
+            for machine in dict.fromkeys(self.machine_of(node_id) for node_id in node_ids)
+        }
+
+    def close(self) -> None:
+        for session in self._sessions.values():
+            session.close()
+        if self.run is not None:
+            self.run.close()
+
+    def __enter__(self) -> RunningDataflow:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def find_running(wanted: str | None) -> RunningDataflow:
+    """Return the running dataflow that is meant: with a part here, or known to the coordinator.
+
+    Asks on a terminal if there are several; raises `DoraError` elsewhere, and if there is none.
+    """
+    try:
+        run = find_run(wanted)
+    except NoneRuns as nothing:
+        view = known_to_coordinator(wanted)
+        if view is None:
+            raise nothing from None
+        return RunningDataflow(None, view)
+    try:
+        return RunningDataflow(run)
+    except BaseException:
+        run.close()
+        raise
+
+
+def find_all_running(wanted: str | None) -> list[RunningDataflow]:
+    """Return all running dataflows, or the one that is meant; raises `DoraError` if there is none."""
+    if wanted is not None:
+        return [find_running(wanted)]
+    found = []
+    for run in of_this_system():
+        try:
+            found.append(RunningDataflow(run))
+        except DoraError:
+            run.close()  # it is just ending
+    here = {whole.dataflow_id for whole in found}
+    for view in _active():
+        if view.uuid not in here and view.status == "running":
+            try:
+                found.append(RunningDataflow(None, view))
+            except DoraError:
+                continue  # it is just ending, or its machine is cut off
+    return found or [find_running(None)]
+
+
+def known_to_coordinator(wanted: str | None) -> DataflowView | None:
+    """Return the running dataflow that is meant, as the coordinator of the environment knows it, if any."""
+    from dora.cli.coordinator import choose
+    from dora.cluster.coordinator.policy import Refusal, find
+
+    views = _active()
+    if wanted is None:
+        return choose(views, "with -d")
+    try:
+        return find(views, wanted)
+    except Refusal as refusal:
+        if refusal.status == 404:
+            return next((view for view in views if view.file == os.path.abspath(wanted)), None)
+        raise
+
+
+def _active() -> list[DataflowView]:
+    from dora.cluster.client import RequestRefused, Unreachable
+    from dora.cluster.http.tokens import NoTrust
+
+    try:
+        return coordinator().active()
+    except (Unreachable, RequestRefused, NoTrust):
+        return []

@@ -1,0 +1,597 @@
+"""The daemon of a machine: it runs the dataflows that the coordinator gives it, one process for each.
+
+A process per dataflow, and not all in one, keeps them apart: none of them can delay, break or outlive
+another, and each is what ``dora run`` is, with its guardian. The daemon only starts these processes,
+passes commands on, and keeps how they ended until the coordinator has recorded it. A lost coordinator
+stops nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Coroutine, Sequence
+from http.client import HTTPException
+from typing import Any
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidMessage, InvalidStatus, WebSocketException
+
+from dora._paths import AUTHORITY_VARIABLE, data_folder
+from dora._version import __version__
+from dora.cluster.agent.identity import Identity, locked, socket_of
+from dora.cluster.agent.limits import UsageMeter
+from dora.cluster.agent.observers import Observers
+from dora.cluster.agent.reports import LogOutbox
+from dora.cluster.coordinator.placement import is_loopback
+from dora.cluster.coordinator.protocol_log import tell
+from dora.cluster.http.proof import NotYours, proven_socket
+from dora.cluster.http.tokens import Token
+from dora.cluster.protocol import (
+    ACTIVE,
+    BEAT_EVERY,
+    MAX_MESSAGE,
+    AckEnd,
+    AckLogs,
+    Apply,
+    ChangeRequest,
+    ChangeResult,
+    DaemonRejected,
+    DataflowChanged,
+    DescribeRun,
+    DropRecords,
+    Endpoints,
+    GetMetrics,
+    GetUsage,
+    Heartbeat,
+    Hello,
+    JoinCluster,
+    LogBatch,
+    MachineLost,
+    MetricsResult,
+    ObserverRefused,
+    OpenObserver,
+    ParametersSet,
+    Partition,
+    PeerReport,
+    Prepare,
+    ReleasePartition,
+    RunChanged,
+    RunDescription,
+    RunReport,
+    RunUsage,
+    Shutdown,
+    StartRun,
+    StopRun,
+    ToCoordinator,
+    ToDaemon,
+    Usage,
+    Welcome,
+    decode_to_coordinator,
+    decode_to_daemon,
+    encode,
+)
+from dora.cluster.ssh.kept import forget, keep, kept_for
+from dora.daemon.run_directory import remove_stale
+from dora.errors import DoraError
+from dora.transport.tls import client_context, is_tls_fault, tls_fault
+from dora.wire.ids import uuid7
+
+FIRST_RETRY, LAST_RETRY = 0.05, 1.0  # seconds between attempts to reach the coordinator
+FORCE_AFTER = 5.0  # seconds that the process of a run may take to kill its nodes
+FAREWELL = 1.0  # seconds that the last reports may take to be recorded
+ANSWER_PATIENCE = 4.0  # seconds that the coordinator may take to answer a ping
+
+log = logging.getLogger("dora.daemon")
+
+
+class _NotWanted(Exception):
+    """The coordinator rejects this daemon."""
+
+
+class _Worker:
+    """The process of one dataflow."""
+
+    def __init__(self, start: StartRun, process: asyncio.subprocess.Process, interpreter: str) -> None:
+        self.dataflow_id = start.dataflow_id
+        self.socket = socket_of(start)
+        self.interpreter = interpreter
+        self.spec = start.spec
+        self.redefined: DataflowChanged | None = None  # it has become another dataflow than it was
+        self.parameters: dict[str, ParametersSet] = {}  # node → those that it has since
+        self.process = process
+
+    def become(self, message: DataflowChanged) -> None:
+        """Note that the dataflow is another one; on one machine, that comes with the present parameters."""
+        nodes = {node["id"] for node in message.dataflow["nodes"]} if message.revision else set()
+        self.parameters = {key: value for key, value in self.parameters.items() if key in nodes}
+        self.redefined = message
+        self.spec = msgspec.structs.replace(
+            self.spec,
+            dataflow=message.dataflow,
+            machines=message.machines or self.spec.machines,
+            revision=message.revision,
+            births=message.births,
+        )
+        for values in self.parameters.values():
+            self.set_parameters(values)
+
+    def set_parameters(self, message: ParametersSet) -> None:
+        self.parameters[message.node] = message
+        self.spec = self.spec.with_parameters(message.node, message.parameters)
+
+    def command(self, message: ToDaemon) -> None:
+        assert self.process.stdin is not None
+        if not self.process.stdin.is_closing():
+            self.process.stdin.write(encode(message) + b"\n")
+
+    def kill(self) -> None:
+        """Kill the process if it is still there; its guardian does the rest."""
+        if self.process.returncode is None:
+            self.process.kill()
+
+
+class Agent:
+    """Serve a coordinator until told to end."""
+
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        token: Token,
+        identity: Identity,
+        authority: str = "",
+        run_options: Sequence[str] = (),
+    ) -> None:
+        """``authority`` is the file by which a coordinator with TLS is known. Raises `DoraError`.
+
+        ``run_options`` are those of `dora.cluster.agent.worker`.
+        """
+        self._run_options = run_options
+        self._encryption = client_context(authority)
+        self._identity = identity
+        self._interface = identity.address
+        self._address, self._port = address, port
+        self._where = f"{address}:{port}"
+        scheme = "ws" if self._encryption is None else "wss"
+        self._url = f"{scheme}://{f'[{address}]' if ':' in address else address}:{port}"
+        self._lookers = Observers(self._url, token.value, identity.machine, authority)
+        self._token = token
+        self._id = uuid7()
+        self._runs: dict[str, _Worker] = {}
+        self._reports: dict[str, RunReport] = {}  # of runs that live, or whose end is not recorded
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._connection: ClientConnection | None = None
+        self._outgoing: asyncio.Queue[ToCoordinator] = asyncio.Queue()
+        self._forgetting = asyncio.Lock()
+        self._logs = LogOutbox()
+        self._changed = asyncio.Event()  # a run has ended, or its end was recorded
+        self._leaving = False
+        self._meter = UsageMeter()
+        self._welcomed = False
+        self._pause = FIRST_RETRY
+        self._told = ""  # the fault of the connection that was logged last
+
+    def heed_signals(self) -> None:
+        """Let SIGTERM and SIGINT end this in good order."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._on_signal)
+
+    async def serve(self) -> None:
+        """Serve until the coordinator or a signal ends this; raises `DoraError` if it is rejected."""
+        speaking = asyncio.create_task(self._speak())
+        try:
+            while not speaking.done() and not (self._leaving and not self._runs):
+                self._changed.clear()
+                changed = asyncio.create_task(self._changed.wait())
+                await asyncio.wait({speaking, changed}, return_when=asyncio.FIRST_COMPLETED)
+                changed.cancel()
+            if speaking.done():
+                speaking.result()
+            await self._say_farewell()
+        finally:
+            speaking.cancel()
+            await self._end_all()
+
+    def _on_signal(self) -> None:
+        if self._leaving:
+            for run in self._runs.values():
+                run.command(StopRun(run.dataflow_id, force=True))
+        self._leave()
+
+    def _leave(self) -> None:
+        """Stop what runs; `serve` returns then."""
+        if not self._leaving:
+            self._leaving = True
+            log.info("stopping %d dataflow(s)", len(self._runs))
+            for run in self._runs.values():
+                run.command(StopRun(run.dataflow_id))
+        self._changed.set()
+
+    async def _say_farewell(self) -> None:
+        deadline = time.monotonic() + FAREWELL
+        while self._connection is not None and self._has_to_tell and time.monotonic() < deadline:
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), deadline - time.monotonic())
+            except TimeoutError:
+                break
+        if self._connection is not None:
+            await self._connection.close()
+
+    @property
+    def _has_to_tell(self) -> bool:
+        return bool(self._reports) or not self._logs.is_empty
+
+    async def _end_all(self) -> None:
+        await self._lookers.close()
+        for run in self._runs.values():
+            if run.process.stdin is not None:
+                run.process.stdin.close()  # kills its nodes
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=FORCE_AFTER)
+        for run in self._runs.values():
+            run.kill()
+
+    # ----------------------------------------------------------------------- coordinator
+
+    async def _speak(self) -> None:
+        """Keep the connection to the coordinator, as long as it takes.
+
+        Raises `DoraError` if the coordinator does not want this daemon. Once it has had it, that stops
+        nothing either: the coordinator may have come back with another token or version.
+        """
+        headers = {"Authorization": f"Bearer {self._token.value}"}
+        while True:
+            fault = f"no connection to the coordinator at {self._where}"
+            try:
+                proven = None
+                if self._encryption is None:
+                    proven = await asyncio.to_thread(proven_socket, self._address, self._port, self._token)
+                async with connect(
+                    f"{self._url}/api/daemon",
+                    sock=proven,
+                    ssl=self._encryption,
+                    additional_headers=headers,
+                    max_size=MAX_MESSAGE * 2,
+                    compression=None,
+                    proxy=None,
+                    open_timeout=5.0,
+                    ping_interval=ANSWER_PATIENCE / 2,
+                    ping_timeout=ANSWER_PATIENCE,
+                    close_timeout=1.0,
+                ) as connection:
+                    await self._converse(connection)
+            except NotYours as error:
+                fault = str(error)
+                if not self._welcomed:
+                    raise
+            except InvalidStatus as error:
+                if error.response.status_code in (401, 403):
+                    fault = (
+                        f"the coordinator at {self._where} does not accept the token of this daemon; set "
+                        "DORA_AUTH_TOKEN, or copy its .dora-token to ~/.config/dora/.dora-token"
+                    )
+                    if not self._welcomed:
+                        raise DoraError(fault) from None
+                elif error.response.status_code == 404:
+                    fault = self._foreign()
+            except _NotWanted as error:
+                fault = f"the coordinator at {self._where} does not accept this daemon: {error}"
+                if not self._welcomed:
+                    raise DoraError(fault) from None
+            except (OSError, WebSocketException, TimeoutError) as error:
+                if isinstance(error, OSError) and is_tls_fault(error):
+                    fault = tls_fault(error, self._where)
+                    if not self._welcomed:
+                        raise DoraError(fault) from None
+                elif isinstance(error, InvalidMessage) and not isinstance(error.__cause__, EOFError):
+                    fault = self._foreign()
+                elif isinstance(error, InvalidMessage) and self._encryption is None:
+                    fault += f": it hangs up; one with TLS needs {AUTHORITY_VARIABLE}, or --coordinator-ca"
+                else:
+                    fault += _reason(error)
+            except HTTPException:
+                fault = self._foreign()
+            except msgspec.DecodeError as error:
+                fault = f"the coordinator at {self._where} is not understood: {error}"
+            if fault != self._told and not self._leaving:
+                self._told = fault
+                log.warning("%s; trying again and again", fault)
+            log.debug("%s; next attempt in %.2f s", fault, self._pause)
+            await asyncio.sleep(self._pause)
+            self._pause = min(self._pause * 1.5, LAST_RETRY)
+
+    def _foreign(self) -> str:
+        return f"the server at {self._where} is not a dora coordinator"
+
+    async def _converse(self, connection: ClientConnection) -> None:
+        self._outgoing = asyncio.Queue()  # what waits in an old one is in the report
+        identity = self._identity
+        hello = Hello(
+            __version__,
+            self._id,
+            os.getpid(),
+            tuple(self._reports.values()),
+            machine=identity.machine,
+            labels=identity.labels,
+            address=identity.address,
+            tls=identity.tls is not None,
+            kept=kept_for(identity.machine, self._where),
+        )
+        self._outgoing.put_nowait(hello)
+        for run in self._runs.values():
+            if run.redefined is not None:
+                self._outgoing.put_nowait(run.redefined)
+            for parameters in run.parameters.values():
+                self._outgoing.put_nowait(parameters)
+        self._logs.send_again()
+        local = str(connection.local_address[0])
+        # Where the coordinator sees this machine is not known here if both are on the same one.
+        self._interface = identity.address or ("0.0.0.0" if is_loopback(local) else local)
+        self._connection = connection
+        self._send_logs()
+        sender = asyncio.create_task(self._send_all(connection, self._outgoing))
+        beating = asyncio.create_task(self._beat(self._outgoing))
+        try:
+            async for data in connection:
+                message = decode_to_daemon(data)
+                tell(log, "the coordinator says", message)
+                await self._take(message)
+        finally:
+            self._connection = None
+            sender.cancel()
+            beating.cancel()
+
+    async def _beat(self, outgoing: asyncio.Queue[ToCoordinator]) -> None:
+        while True:
+            await asyncio.sleep(BEAT_EVERY)
+            if outgoing.empty():
+                outgoing.put_nowait(Heartbeat())
+
+    async def _send_all(self, connection: ClientConnection, outgoing: asyncio.Queue[ToCoordinator]) -> None:
+        while True:
+            message = await outgoing.get()
+            tell(log, "the coordinator is told", message)
+            await connection.send(encode(message).decode())
+
+    async def _take(self, message: ToDaemon) -> None:
+        match message:
+            case Welcome():
+                self._welcomed = True
+                self._pause, self._told = FIRST_RETRY, ""
+                log.info("connected to the coordinator at %s", self._where)
+            case DaemonRejected(reason=reason):
+                raise _NotWanted(reason)
+            case StartRun():
+                await self._start(message)
+            case StopRun(dataflow_id=dataflow_id):
+                if (run := self._runs.get(dataflow_id)) is not None:
+                    run.command(message)
+                    if message.force:
+                        asyncio.get_running_loop().call_later(FORCE_AFTER, run.kill)
+            case (
+                Endpoints(dataflow_id=dataflow_id)
+                | PeerReport(dataflow_id=dataflow_id)
+                | MachineLost(dataflow_id=dataflow_id)
+                | ReleasePartition(dataflow_id=dataflow_id)
+            ):
+                if (run := self._runs.get(dataflow_id)) is not None:
+                    run.command(message)
+            case (
+                JoinCluster(dataflow_id=dataflow_id, ticket=ticket)
+                | ChangeRequest(dataflow_id=dataflow_id, ticket=ticket)
+                | Prepare(dataflow_id=dataflow_id, ticket=ticket)
+                | Apply(dataflow_id=dataflow_id, ticket=ticket)
+            ):
+                if (run := self._runs.get(dataflow_id)) is not None:
+                    if isinstance(message, JoinCluster):
+                        message = msgspec.structs.replace(message, share=self._completed(message.share))
+                    run.command(message)
+                else:
+                    self._outgoing.put_nowait(ChangeResult(ticket, error="the dataflow has just ended"))
+            case AckEnd(dataflow_id=dataflow_id):
+                if dataflow_id not in self._runs:
+                    self._reports.pop(dataflow_id, None)
+                    self._changed.set()
+            case DropRecords(dataflow_ids=dataflow_ids):
+                gone = [id for id in dataflow_ids if id not in self._runs]
+                self._in_background(self._forget(gone))
+            case AckLogs(number=number):
+                self._logs.confirm(number)
+                self._send_logs()
+                self._changed.set()
+            case DescribeRun(dataflow_id=dataflow_id):
+                if (run := self._runs.get(dataflow_id)) is not None:
+                    self._outgoing.put_nowait(RunDescription(self._reports[dataflow_id], run.spec))
+            case GetUsage():
+                usage = [
+                    RunUsage(dataflow_id, *self._meter.measure(run.process.pid))
+                    for dataflow_id, run in self._runs.items()
+                ]
+                self._outgoing.put_nowait(Usage(tuple(usage)))
+            case GetMetrics(number=number):
+                self._in_background(self._survey(number))
+            case OpenObserver():
+                self._in_background(self._open_look(message))
+            case Shutdown():
+                self._leave()
+
+    async def _survey(self, number: int) -> None:
+        from dora.observe.metrics import collect_all_metrics
+
+        surveys = await asyncio.to_thread(collect_all_metrics, tuple(self._runs))
+        self._outgoing.put_nowait(MetricsResult(number, surveys))
+
+    async def _open_look(self, message: OpenObserver) -> None:
+        fault = "the dataflow has just ended"
+        if (run := self._runs.get(message.dataflow_id)) is not None:
+            fault = await self._lookers.start(message.ticket, run.socket, run.interpreter)
+        if fault:
+            self._outgoing.put_nowait(ObserverRefused(message.ticket, fault))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ----------------------------------------------------------------------- runs
+
+    async def _start(self, start: StartRun) -> None:
+        dataflow_id = start.dataflow_id
+        if dataflow_id in self._reports:
+            return
+        self._report(RunReport(dataflow_id, "starting"))
+        if self._leaving:
+            self._report(RunReport(dataflow_id, "failed", reason="the daemon is about to end"))
+            return
+        try:
+            self._keep(start)
+        except OSError as error:
+            reason = f"it cannot be noted in {data_folder()} that it runs: {error.strerror}"
+            self._report(RunReport(dataflow_id, "failed", reason=reason))
+            return
+        wanted = start.spec.interpreter
+        interpreter = wanted if wanted and os.access(wanted, os.X_OK) else sys.executable
+        if interpreter != wanted:
+            log.debug("dataflow %s: there is no `%s` here; %s runs it", dataflow_id, wanted, interpreter)
+        try:
+            process = await asyncio.create_subprocess_exec(
+                *(interpreter, "-P", "-m", "dora.cluster.agent.worker", *self._run_options),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                start_new_session=True,
+                limit=MAX_MESSAGE,
+            )
+        except OSError as error:
+            self._report(RunReport(dataflow_id, "failed", reason=f"{interpreter} cannot be run: {error}"))
+            return
+        if start.share is not None:
+            start = msgspec.structs.replace(start, share=self._completed(start.share))
+        start = msgspec.structs.replace(start, coordinator=self._where)
+        run = self._runs[dataflow_id] = _Worker(start, process, interpreter)
+        run.command(start)
+        if self._leaving:  # a signal came meanwhile
+            run.command(StopRun(dataflow_id))
+        log.info("dataflow %s: process %d runs it", dataflow_id, process.pid)
+        self._in_background(self._attend(run))
+
+    def _completed(self, share: Partition) -> Partition:
+        """Return a share with what is known here."""
+        return msgspec.structs.replace(share, interface=self._interface, tls=self._identity.tls)
+
+    def _keep(self, start: StartRun) -> None:
+        """Note what a dataflow uses of what is on the disk here; raises ``OSError``."""
+        machine, spec = self._identity.machine, start.spec
+        here = [node for node in spec.dataflow["nodes"] if spec.machines.get(node["id"]) == machine]
+        named = [folder for node in here if (folder := (node.get("deploy") or {}).get("working_dir"))]
+        if named or start.share is not None:
+            keep(start.dataflow_id, machine, self._where, named)
+
+    async def _forget(self, dataflow_ids: list[str]) -> None:
+        async with self._forgetting:  # or two would be in each other's way
+            await asyncio.to_thread(forget, dataflow_ids, self._identity.machine)
+
+    async def _attend(self, run: _Worker) -> None:
+        """Pass on what the process of a run reports, until it ends."""
+        assert run.process.stdout is not None
+        try:
+            async for line in run.process.stdout:
+                message = decode_to_coordinator(line)
+                if isinstance(message, LogBatch):
+                    self._hand_on(message)
+                    continue
+                if isinstance(message, DataflowChanged):
+                    run.become(message)
+                elif isinstance(message, ParametersSet):
+                    run.set_parameters(message)
+                if isinstance(message, (DataflowChanged, ParametersSet, ChangeResult)):
+                    if self._connection is not None:
+                        self._outgoing.put_nowait(message)
+                    continue
+                assert isinstance(message, RunChanged)
+                report = message.run
+                if report.status in ACTIVE:
+                    self._report(report)
+                else:
+                    self._reports[run.dataflow_id] = report  # told when the process is gone
+        except (ValueError, AssertionError, msgspec.DecodeError) as error:
+            log.error("dataflow %s: its process reports nonsense: %s", run.dataflow_id, error)
+            run.kill()
+        if run.process.stdin is not None:
+            run.process.stdin.close()
+        code = await run.process.wait()
+        self._meter.forget(run.process.pid)
+        report = self._reports[run.dataflow_id]
+        if code:
+            await asyncio.to_thread(_remove_remains)
+        if report.status in ACTIVE:
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
+            report = RunReport(
+                run.dataflow_id,
+                "failed",
+                reason=f"the process that ran it {how}, and all nodes ended with it; the log of the daemon "
+                "may say why",
+            )
+        del self._runs[run.dataflow_id]
+        self._report(report)
+        self._changed.set()
+
+    def _hand_on(self, entries: LogBatch) -> None:
+        self._logs.add(entries)
+        self._send_logs()
+
+    def _send_logs(self) -> None:
+        while self._connection is not None and (batch := self._logs.next()) is not None:
+            self._outgoing.put_nowait(batch)
+
+    def _report(self, report: RunReport) -> None:
+        before = self._reports.get(report.dataflow_id)
+        if before is None or (before.status, before.reason) != (report.status, report.reason):
+            reason = f", {report.reason}" if report.reason else ""
+            log.info("dataflow %s: %s%s", report.dataflow_id, report.status, reason)
+        self._reports[report.dataflow_id] = report
+        if self._connection is not None:
+            self._outgoing.put_nowait(RunChanged(report))
+
+
+def _reason(error: Exception) -> str:
+    """Return why there is no connection, behind a colon; "" if that says nothing."""
+    if isinstance(error, TimeoutError):
+        return ": it does not answer"
+    if isinstance(error, OSError) and error.errno is not None:  # negative: a name that is not known
+        return f": {os.strerror(error.errno) if error.errno > 0 else error.strerror}"
+    return ""
+
+
+def _remove_remains() -> None:
+    """Remove what runs left that were killed before they had a guardian."""
+    try:
+        remove_stale()
+    except (DoraError, OSError) as error:
+        log.warning("what a killed run left could not be removed: %s", error)
+
+
+def serve(
+    address: str,
+    port: int,
+    token: Token,
+    identity: Identity,
+    authority: str = "",
+    run_options: Sequence[str] = (),
+) -> None:
+    """Be the daemon of a machine, until the coordinator or a signal ends it. Raises `DoraError`."""
+
+    async def be_daemon() -> None:
+        daemon = Agent(address, port, token, identity, authority, run_options)
+        daemon.heed_signals()  # before others can see that there is a daemon
+        with locked(address, port, identity.machine):
+            await daemon.serve()
+
+    asyncio.run(be_daemon())

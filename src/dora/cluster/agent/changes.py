@@ -1,0 +1,403 @@
+"""What a machine does when the coordinator changes a dataflow on several machines: prepare, and become.
+
+The coordinator says what the whole dataflow shall be, as it would be started. Here some nodes are not quite
+as it knows them: they have been built, and stand in another folder. So what comes is put together from
+both.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from dora.cluster.agent.partition import LocalPartition, check_folder, hears_others
+from dora.cluster.agent.reports import Reports
+from dora.cluster.protocol import (
+    Apply,
+    ChangeRequest,
+    ChangeResult,
+    JoinCluster,
+    Partition,
+    Prepare,
+    ProposedChange,
+    StartRun,
+)
+from dora.daemon.build.build import BuildOptions, build_programs, check_programs
+from dora.daemon.client import DaemonClient
+from dora.daemon.daemon import Daemon
+from dora.daemon.logs.entry import LogEntry
+from dora.daemon.supervisor import events as on
+from dora.dataflow.edit import Change, make_change, with_built
+from dora.dataflow.loader import missing_files
+from dora.dataflow.model import Dataflow, NodeSpec, OperatorSpec, Program
+from dora.errors import ConnectError, DataflowError, DoraError
+from dora.wire.daemon_protocol import (
+    ApplyChange,
+    ChangeDataflow,
+    CheckChange,
+    Conflict,
+    Done,
+    GetModel,
+    LeaderHandover,
+    Model,
+    Places,
+    RemoveNode,
+    ReplaceNode,
+    RestartNode,
+    SentCounts,
+    StopNode,
+)
+from dora.wire.decoders import from_plain
+from dora.wire.operations import (
+    AddOperation,
+    Operation,
+    OperationResult,
+    RemoveOperation,
+    ReplaceOperation,
+    RestartOperation,
+    StopOperation,
+)
+
+
+class PartitionChanges:
+    """The changes of one part. Safe to use from several threads; one thing is done at a time."""
+
+    def __init__(self, part: LocalPartition, reports: Reports, on_log: Callable[[LogEntry], None]) -> None:
+        self._part = part
+        self._reports = reports
+        self._on_log = on_log
+        self._lock = threading.Lock()
+        self._built: dict[str, NodeSpec] = {}  # of the change that has been prepared
+
+    def prepare(self, run: DaemonClient, amendment: ProposedChange) -> dict[str, dict[str, int]]:
+        """Do what has to be done before the change, and return what the nodes here have sent.
+
+        Raises `DoraError` if the change cannot be made; it can then be forgotten, as nothing has changed.
+        """
+        run.set_patience(None)
+        with self._lock:
+            self._built.clear()  # of a change that came to nothing
+            wanted, local = self._local(run, amendment)
+            fresh = self._fresh(amendment, wanted)
+            machines, machine = amendment.machines, self._part.machine
+            hearing = [node.id for node in wanted.nodes if hears_others(node, machines, machine)]
+            self._part.choose_ports(
+                hearing, anew=[node.id for node in fresh if node.id != amendment.replaced]
+            )
+            places = Places(machines, amendment.births, self._part.remote({}))
+            answer = run.ask(CheckChange(amendment.revision, msgspec.to_builtins(local), places))
+            if isinstance(answer, Conflict):
+                raise DoraError("the dataflow has changed meanwhile; try again")
+            assert isinstance(answer, SentCounts)
+            return answer.counts
+
+    def become(self, run: DaemonClient, order: Apply) -> OperationResult:
+        """Take over a change; raises `DoraError`, which a change of a node's program leaves undone.
+
+        Any other is taken over all the same: what has failed is the node that was added, or the link.
+        """
+        run.set_patience(None)
+        amendment, part = order.amendment, self._part
+        done = OperationResult(amendment.replaced)
+        with self._lock:
+            if amendment.revision <= part.revision:
+                return done
+            _, local = self._local(run, amendment)
+            places = Places(amendment.machines, amendment.births, part.remote(order.endpoints))
+            dataflow = msgspec.to_builtins(local)
+            if amendment.replaced and amendment.machines.get(amendment.replaced) == part.machine:
+                base = amendment.revision - 1
+                request = ReplaceNode(base, dataflow, amendment.replaced, amendment.grace, places)
+                if isinstance(run.ask(request), Conflict):
+                    raise DoraError("the dataflow has changed meanwhile; try again")
+                self._note(amendment)
+                return done
+            try:
+                run.ask(
+                    ApplyChange(
+                        amendment.revision, dataflow, places, order.sent, amendment.added, amendment.removed
+                    )
+                )
+            except ConnectError:
+                raise
+            except DoraError:
+                self._note(amendment)
+                raise
+            self._note(amendment)
+            return done
+
+    def _note(self, amendment: ProposedChange) -> None:
+        self._part.revision, self._part.births = amendment.revision, amendment.births
+        self._built.clear()
+        self._reports.became(amendment)
+
+    def _fresh(self, amendment: ProposedChange, wanted: Dataflow) -> list[NodeSpec]:
+        """Return the nodes whose program is started here by the change."""
+        births, machine = self._part.births, self._part.machine
+        return [
+            node
+            for node in wanted.nodes
+            if amendment.machines.get(node.id) == machine
+            and (
+                node.id == amendment.replaced or amendment.births.get(node.id, 0) != births.get(node.id, 0)
+            )
+        ]
+
+    def _local(self, run: DaemonClient, amendment: ProposedChange) -> tuple[Dataflow, Dataflow]:
+        """Return the dataflow to come as the coordinator knows it, and as this machine runs it."""
+        model = run.ask(GetModel())
+        assert isinstance(model, Model)
+        running = from_plain(model.dataflow, Dataflow)
+        wanted = from_plain(amendment.dataflow, Dataflow)
+        built: dict[str, NodeSpec] = {}
+        for node in self._fresh(amendment, wanted):
+            if node.id not in self._built:
+                self._built[node.id] = self._build(running, wanted, node, amendment.programs, model.uv)
+            built[node.id] = self._built[node.id]
+        here = {node_id for node_id, machine in amendment.machines.items() if machine == self._part.machine}
+        return wanted, localised(wanted, running, here, built)
+
+    def _build(
+        self, running: Dataflow, wanted: Dataflow, node: NodeSpec, programs: Any, uv: bool
+    ) -> NodeSpec:
+        """Look whether what a node runs is there, or can be built; return it as it is then."""
+        check_folder(wanted, node, self._part.machine)
+        only = msgspec.structs.replace(
+            running,
+            nodes=(node,),
+            programs=from_plain(programs, tuple[Program, ...]),
+        )
+        looked = msgspec.structs.replace(only, working_dir=running.directory_of(node))
+        if missing := missing_files(looked, copied=(node.id,)):
+            raise DataflowError(problems=tuple(missing))
+        built = build_programs(only, self._on_log, BuildOptions(uv=uv)).dataflow
+        check_programs(built, uv=uv)
+        return built.node(node.id)
+
+
+def localised(
+    wanted: Dataflow, running: Dataflow, here: Collection[str], built: Mapping[str, NodeSpec]
+) -> Dataflow:
+    """Return a dataflow as a machine runs it: what is ``here`` and runs keeps its program.
+
+    ``built`` are the nodes that come new, as they are after their build.
+    """
+    known = {node.id: node for node in running.nodes if node.id in here}
+
+    def local(node: NodeSpec) -> NodeSpec:
+        if (fresh := built.get(node.id)) is not None:
+            return fresh
+        if (former := known.get(node.id)) is None:
+            return node
+        operators = {operator.id: operator for operator in node.operators}
+        return msgspec.structs.replace(
+            former,
+            inputs=node.inputs,
+            operators=tuple(_rewired(operator, operators[operator.id]) for operator in former.operators),
+        )
+
+    return msgspec.structs.replace(
+        running,
+        nodes=tuple(local(node) for node in wanted.nodes),
+        descriptor=wanted.descriptor,
+        types=wanted.types,
+    )
+
+
+def _rewired(operator: OperatorSpec, wanted: OperatorSpec) -> OperatorSpec:
+    return msgspec.structs.replace(operator, inputs=wanted.inputs)
+
+
+# Changes of a running dataflow that the coordinator asks for, in the process that runs it.
+#
+# It asks its own daemon, as `dora node add` would from outside: so there is one way to change a dataflow.
+# What concerns several machines is in `dora.cluster.agent.changes`; a dataflow on this one becomes a part
+# when the coordinator says so.
+
+_LAST_ANSWERS: Final = 1.0  # seconds that they may take once the dataflow has ended here
+
+
+class ChangeRunner:
+    """``on_log`` gets what builds print; ``part`` None: the dataflow is on this machine alone."""
+
+    def __init__(
+        self,
+        start: StartRun,
+        reports: Reports,
+        on_log: Callable[[LogEntry], None],
+        part: LocalPartition | None,
+    ) -> None:
+        self._start = start
+        self._reports = reports
+        self._on_log = on_log
+        self.part = part
+        self._becoming = PartitionChanges(part, reports, on_log) if part is not None else None
+        self._lock = threading.Lock()
+        self._daemon: Daemon | None = None
+        self._threads: list[threading.Thread] = []
+
+    def set_daemon(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+        if self._becoming is None:
+            daemon.on_changed = self._reports.redefine
+
+    def take(self, message: JoinCluster | ChangeRequest | Prepare | Apply) -> None:
+        """Begin with a change; it is reported when it is done."""
+        thread = threading.Thread(target=self._carry_out, args=(message,), name="dora-change", daemon=True)
+        thread.start()
+        self._threads = [thread, *(other for other in self._threads if other.is_alive())]
+
+    def finish(self) -> None:
+        """Let the changes that were begun be answered, when the dataflow has ended here."""
+        deadline = time.monotonic() + _LAST_ANSWERS
+        for thread in self._threads:
+            thread.join(max(deadline - time.monotonic(), 0.0))
+
+    def _carry_out(self, message: JoinCluster | ChangeRequest | Prepare | Apply) -> None:
+        if self._daemon is None:
+            self._reports.amended(ChangeResult(message.ticket, error="the dataflow is still starting"))
+            return
+        try:
+            with DaemonClient(self._daemon.socket) as run:
+                answer = self._act(run, message)
+        except DoraError as error:
+            self._reports.amended(ChangeResult(message.ticket, error=str(error)))
+        except Exception as error:  # noqa: BLE001 - somebody waits for the answer
+            trouble = f"internal error: {type(error).__name__}: {error}"
+            self._reports.amended(ChangeResult(message.ticket, error=trouble))
+        else:
+            self._reports.amended(answer)
+
+    def _act(
+        self, run: DaemonClient, message: JoinCluster | ChangeRequest | Prepare | Apply
+    ) -> ChangeResult:
+        """Raises `DoraError`."""
+        if isinstance(message, JoinCluster):
+            with self._lock:
+                if self.part is None:
+                    self.part = self._take_part(run, message.share)
+            return ChangeResult(message.ticket, OperationResult(""))
+        becoming = self._becoming
+        if isinstance(message, ChangeRequest):
+            ordered = becoming is not None
+            outcome = carry_out(run, message.wish, os.environ, self._on_log, ordered=ordered, placed=True)
+            return ChangeResult(message.ticket, outcome)
+        if becoming is None:
+            raise DoraError("this dataflow runs on one machine")
+        if isinstance(message, Prepare):
+            return ChangeResult(message.ticket, sent=becoming.prepare(run, message.amendment))
+        return ChangeResult(message.ticket, becoming.become(run, message))
+
+    def _take_part(self, run: DaemonClient, share: Partition) -> LocalPartition:
+        """Let what runs here be a part of a dataflow on several machines; raises `DoraError`."""
+        daemon = self._daemon
+        assert daemon is not None
+        run.ask(LeaderHandover(share.machine))
+        daemon.on_changed = None
+        model = run.ask(GetModel())
+        assert isinstance(model, Model)
+        machines = {node["id"]: share.machine for node in model.dataflow["nodes"]}
+        spec = msgspec.structs.replace(
+            self._start.spec, machines=machines, revision=model.revision, births={}
+        )
+        part = LocalPartition(
+            msgspec.structs.replace(self._start, spec=spec, share=share), self._reports, lambda: False
+        )
+        part.write_passwords(daemon.place.run_dir)
+        self._reports.say(secret=share.secret)
+        part.choose_ports(())
+        self._reports.became(
+            ProposedChange(revision=model.revision, dataflow=model.dataflow, machines=machines, births={})
+        )
+        self._becoming = PartitionChanges(part, self._reports, self._on_log)
+        part.set_daemon(daemon)
+        daemon.loop.call_threadsafe(lambda: daemon.feed(on.TimePassed()))  # which tells how its nodes are
+        return part
+
+
+# Change a running dataflow: what the commands `dora node add` and the like do, and the coordinator's API.
+#
+# Whoever changes asks the dataflow's daemon for what runs, checks what is to come, does for a new node what
+# it needs before it can run, and asks again; the daemon decides. Another change that came meanwhile is no
+# reason to give up: it begins anew.
+
+_ATTEMPTS: Final = 20
+
+
+def carry_out(
+    run: DaemonClient,
+    wish: Operation,
+    environ: Mapping[str, str],
+    on_log: Callable[[LogEntry], None],
+    *,
+    ordered: bool = False,
+    placed: bool = False,
+) -> OperationResult:
+    """Do what is wished, and return once it is done; raises `DoraError`.
+
+    ``environ`` is what ``$NAME`` in a YAML text refers to; ``on_log`` gets what builds print. ``ordered``:
+    the coordinator wishes it, of a dataflow on several machines. ``placed``: it has chosen this machine;
+    else there is a `NeedsCoordinator` if a node asks for one.
+    """
+    run.set_patience(None)
+    match wish:
+        case StopOperation(node=node, grace=grace):
+            return _end(run, StopNode(node, grace))
+        case RestartOperation(node=node, grace=grace):
+            return _end(run, RestartNode(node, grace))
+        case RemoveOperation(node=node, grace=grace):
+            return _end(run, RemoveNode(node, grace, ordered))
+    for _ in range(_ATTEMPTS):
+        model = run.ask(GetModel())
+        assert isinstance(model, Model)
+        running = from_plain(model.dataflow, Dataflow)
+        change, added, removed = make_change(wish, running, environ)
+        if not placed and isinstance(wish, (AddOperation, ReplaceOperation)):
+            _check_place(change)
+        dataflow = _prepare(change, on_log, uv=model.uv)
+        request: Any
+        if isinstance(wish, ReplaceOperation):
+            request = ReplaceNode(model.revision, msgspec.to_builtins(dataflow), wish.node, wish.grace)
+        else:
+            request = ChangeDataflow(model.revision, msgspec.to_builtins(dataflow), added, removed)
+        if not isinstance(run.ask(request), Conflict):
+            return OperationResult(change.node_id, warnings=change.warnings)
+    raise DoraError("the dataflow is being changed by somebody else again and again")
+
+
+def _end(run: DaemonClient, request: StopNode | RestartNode | RemoveNode) -> OperationResult:
+    answer = run.ask(request)
+    assert isinstance(answer, Done)
+    return OperationResult(request.node_id, answer.running)
+
+
+class NeedsCoordinator(DoraError):
+    """A node says on which machine it is to run, which only the coordinator can see to."""
+
+
+def _check_place(change: Change) -> None:
+    node = change.dataflow.node(change.node_id)
+    if node.deploy.machine is not None or node.deploy.labels:
+        raise NeedsCoordinator(
+            f"node `{node.id}` says in its `deploy` on which machine it is to run, and only a coordinator "
+            "knows machines; start the dataflow with `dora up` and `dora start`"
+        )
+
+
+def _prepare(change: Change, on_log: Callable[[LogEntry], None], *, uv: bool) -> Dataflow:
+    """Look whether what is to be run is there, or can be built; return the dataflow to come."""
+    if not change.programs:
+        return change.dataflow
+    only = msgspec.structs.replace(
+        change.dataflow, nodes=(change.dataflow.node(change.node_id),), programs=change.programs
+    )
+    if missing := missing_files(only):
+        raise DataflowError(problems=tuple(missing))
+    built = build_programs(only, on_log, BuildOptions(uv=uv)).dataflow
+    check_programs(built, uv=uv)
+    return with_built(change.dataflow, built.node(change.node_id))

@@ -1,0 +1,138 @@
+"""Which machine a daemon stands for."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Final
+
+import msgspec
+
+from dora._ownership import open_own
+from dora._paths import SOCKET_NAME, run_path
+from dora.cluster.protocol import DEFAULT_MACHINE, StartRun
+from dora.daemon.run_directory import usable_root
+from dora.errors import DoraError
+from dora.wire.node_config import TlsFiles
+
+
+class Identity(msgspec.Struct, frozen=True):
+    """``address`` is where other machines reach this one; "": where the coordinator sees it."""
+
+    machine: str = DEFAULT_MACHINE
+    labels: dict[str, str] = {}
+    address: str = ""
+    tls: TlsFiles | None = None
+
+
+def parse_labels(text: str) -> dict[str, str]:
+    """Return the labels of ``"gpu=true,arm=left"``; raises ``ValueError``.
+
+    >>> parse_labels("gpu=true, arm=left")
+    {'gpu': 'true', 'arm': 'left'}
+    """
+    labels: dict[str, str] = {}
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        name, equals, value = part.partition("=")
+        if not equals or not name.strip():
+            raise ValueError(f"`{part}` is no label; write for example gpu=true,arm=left")
+        if (name := name.strip()) in labels:
+            raise ValueError(f"the label `{name}` is given twice")
+        labels[name] = value.strip()
+    return labels
+
+
+def tls_from(environ: Mapping[str, str]) -> TlsFiles | None:
+    """Return the files that ``DORA_TLS_CA``, ``DORA_TLS_CERT`` and ``DORA_TLS_KEY`` name; None without.
+
+    Raises `DoraError` if only some of them are set, or a file cannot be read.
+    """
+    names = ("DORA_TLS_CA", "DORA_TLS_CERT", "DORA_TLS_KEY")
+    found = [environ.get(name, "") for name in names]
+    if not any(found):
+        return None
+    for name, path in zip(names, found, strict=True):
+        if not path:
+            raise DoraError(f"for TLS, {', '.join(names)} belong together; {name} is not set")
+        if not os.access(path, os.R_OK):
+            raise DoraError(f"{name} names {path}, which cannot be read")
+    return TlsFiles(*(os.path.abspath(path) for path in found))
+
+
+# One daemon for each coordinator: a locked file says who it is, and is free however that one ended.
+
+_LOOK_EVERY: Final = 0.001  # seconds
+
+
+def lock_path(address: str, port: int, machine: str = DEFAULT_MACHINE) -> str:
+    """Return the file that the daemon of a coordinator locks; it contains its process id."""
+    of_machine = "" if machine == DEFAULT_MACHINE else f"-{machine}"
+    return f"{usable_root()}/daemon-{address.replace(':', '_')}-{port}{of_machine}.lock"
+
+
+def running_daemon(address: str, port: int, machine: str = DEFAULT_MACHINE) -> int | None:
+    """Return the process id of the daemon of this user that serves a coordinator, None if there is none."""
+    try:
+        descriptor = open_own(lock_path(address, port, machine), os.O_RDWR)
+    except FileNotFoundError:
+        return None
+    try:
+        if _try(descriptor, fcntl.LOCK_SH):
+            return None
+        text = os.read(descriptor, 20)
+        return int(text) if text.strip().isdigit() else None
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(address: str, port: int, machine: str = DEFAULT_MACHINE) -> Iterator[None]:
+    """Be the daemon of a coordinator in this block; raises `DoraError` if another process is."""
+    descriptor = open_own(lock_path(address, port, machine), os.O_RDWR | os.O_CREAT)
+    try:
+        while not _try(descriptor, fcntl.LOCK_EX):
+            # Who only looks, as `running_daemon` does, shares it for a moment.
+            if not _try(descriptor, fcntl.LOCK_SH):
+                pid = os.read(descriptor, 20).decode(errors="replace").strip()
+                raise DoraError(
+                    f"a daemon of the coordinator at {address}:{port} is running already, "
+                    f"with process id {pid}"
+                )
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
+            time.sleep(_LOOK_EVERY)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
+        yield
+        os.ftruncate(descriptor, 0)
+    finally:
+        os.close(descriptor)
+
+
+def _try(descriptor: int, kind: int) -> bool:
+    """Lock a file, unless another process has done so."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+# Where the process of a dataflow keeps its files and its socket on this machine.
+
+
+def run_id(start: StartRun) -> str:
+    """Return an id for this machine's part, as other daemons may be on the same machine; "": the usual."""
+    if start.share is None or start.share.machine == DEFAULT_MACHINE:
+        return ""
+    from hashlib import sha256
+
+    digest = sha256(f"{start.dataflow_id} {start.share.machine}".encode()).hexdigest()
+    return f"{start.dataflow_id[:-12]}{digest[:12]}"
+
+
+def socket_of(start: StartRun) -> str:
+    """Return the socket at which the dataflow answers."""
+    return f"{run_path(run_id(start) or start.dataflow_id)}/{SOCKET_NAME}"

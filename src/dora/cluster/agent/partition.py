@@ -1,0 +1,152 @@
+"""The process of a dataflow on several machines: it waits for the others, hears of them and tells them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Container, Iterable, Mapping
+from typing import Final
+
+import msgspec
+
+from dora._paths import data_folder, link_endpoint
+from dora.cluster.agent.reports import Reports
+from dora.cluster.protocol import Endpoints, MachineLost, PeerReport, ReleasePartition, StartRun, ToDaemon
+from dora.daemon.daemon import Daemon
+from dora.daemon.options import PartitionOptions, Peers
+from dora.daemon.supervisor import events as on
+from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec
+from dora.errors import DoraError
+from dora.wire.node_config import RemoteConfig
+
+_LOOK_EVERY: Final = 0.02  # seconds
+
+
+class LocalPartition:
+    """This machine's part. ``stopped`` tells whether the dataflow is to be stopped."""
+
+    def __init__(self, start: StartRun, reports: Reports, stopped: Callable[[], bool]) -> None:
+        assert start.share is not None
+        self._start = start
+        self._share = start.share
+        self._reports = reports
+        self._stopped = stopped
+        self._lock = threading.Lock()
+        self._reach: dict[str, str] | None = None
+        self._fault = ""  # why there is nothing to wait for
+        self._ports: dict[str, int] = {}
+        self._passwords = ""
+        self.machine = start.share.machine
+        self.revision = start.spec.revision  # the change that this part has taken over
+        self.births = start.spec.births
+        self._early: list[on.Event] = []
+        self._daemon: Daemon | None = None
+
+    def take(self, message: ToDaemon) -> None:
+        """Take what the coordinator says; may be called from another thread."""
+        with self._lock:
+            match message:
+                case Endpoints(endpoints=endpoints):
+                    self._reach = endpoints if self._reach is None else self._reach
+                case PeerReport(machine=machine, news=news):
+                    self._feed(on.PeerStatusReceived(machine, news))
+                case MachineLost(machine=machine, reason=reason):
+                    self._fault = self._fault or f"machine `{machine}` is lost: {reason}"
+                    self._feed(on.MachineLost(machine, reason))
+                case ReleasePartition():
+                    self._fault = self._fault or "it is not needed any more"
+                    self._feed(on.Released())
+
+    def _feed(self, event: on.Event) -> None:
+        if (daemon := self._daemon) is None:
+            self._early.append(event)
+        else:
+            daemon.loop.call_threadsafe(lambda: daemon.feed(event))
+
+    def set_daemon(self, daemon: Daemon) -> None:
+        """Note who supervises the nodes of this machine."""
+        with self._lock:
+            daemon.others = Peers(lambda news: self._reports.say(news=news))
+            self._daemon = daemon
+            for event in self._early:
+                self._feed(event)
+
+    def join(self, run_dir: str, dataflow: Dataflow) -> PartitionOptions:
+        """Choose where nodes listen, and wait until the other machines have done so; raises `DoraError`."""
+        share, machines = self._share, self._start.spec.machines
+        self.write_passwords(run_dir)
+        self.choose_ports(node.id for node in dataflow.nodes if hears_others(node, machines, self.machine))
+        pause = threading.Event()
+        while self._reach is None:
+            if self._fault or self._stopped():
+                raise DoraError(self._fault or "it was stopped before its nodes were started")
+            pause.wait(_LOOK_EVERY)
+        return PartitionOptions(share.machine, machines, self.remote(self._reach), self.births)
+
+    def write_passwords(self, run_dir: str) -> None:
+        """Write the file by which nodes of other machines are known."""
+        from dora.transport.network.sessions import write_passwords
+
+        self._passwords = f"{run_dir}/passwords"
+        write_passwords(self._passwords, self._share.secret)
+
+    def choose_ports(self, node_ids: Iterable[str], anew: Container[str] = ()) -> None:
+        """Choose where nodes of this machine listen that do not yet, or shall do ``anew``, and tell.
+
+        Raises `DoraError`.
+        """
+        from dora.transport.network.sessions import choose_ports
+
+        nodes = [node_id for node_id in node_ids if node_id not in self._ports or node_id in anew]
+        ports = choose_ports(self._share.interface, len(nodes))
+        self._ports = {**self._ports, **dict(zip(nodes, ports, strict=True))}
+        self._reports.say(ports=self._ports)
+
+    def remote(self, reach: dict[str, str]) -> RemoteConfig:
+        """Return how nodes of other machines are reached, with their endpoints, and reach those here."""
+        share = self._share
+        tls = share.tls is not None
+        listen = {
+            node_id: link_endpoint(share.interface, port, tls=tls) for node_id, port in self._ports.items()
+        }
+        return RemoteConfig(listen, reach, share.secret, self._passwords, share.tls)
+
+
+def hears_others(node: NodeSpec, machines: Mapping[str, str], machine: str) -> bool:
+    """Tell whether a node is on a machine and gets messages from nodes of others."""
+    return machines.get(node.id) == machine and any(
+        isinstance(item.source, NodeOutput) and machines.get(item.source.node) != machine
+        for item in node.inputs
+    )
+
+
+def settled(dataflow: Dataflow, start: StartRun) -> Dataflow:
+    """Return the dataflow as this machine runs it, with folders that exist here; raises `DoraError`.
+
+    Where the folder of the dataflow file does not exist, its nodes must name others; logs go to the data
+    folder then.
+    """
+    if start.share is None or os.path.isdir(dataflow.working_dir):
+        return dataflow
+    for node in dataflow.nodes:
+        if start.spec.machines.get(node.id) == start.share.machine:
+            check_folder(dataflow, node, start.share.machine)
+    return msgspec.structs.replace(dataflow, working_dir=data_folder())
+
+
+def check_folder(dataflow: Dataflow, node: NodeSpec, machine: str) -> None:
+    """Raise `DoraError` if this machine has no such folder as a node is to run in."""
+    if not os.path.isdir(dataflow.home_of(node)):
+        raise DoraError(
+            f"machine `{machine}` has no folder {dataflow.home_of(node)}, in which node `{node.id}` is "
+            "to run; copy it there, or name another one as `working_dir` in its `deploy`"
+        )
+
+
+def of_machine(dataflow: Dataflow, start: StartRun) -> Dataflow:
+    """Return a dataflow with only the nodes of this machine: what has to be built here."""
+    if start.share is None:
+        return dataflow
+    machines, machine = start.spec.machines, start.share.machine
+    nodes = tuple(node for node in dataflow.nodes if machines.get(node.id) == machine)
+    return msgspec.structs.replace(dataflow, nodes=nodes)

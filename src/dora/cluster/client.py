@@ -1,0 +1,211 @@
+"""Speak with the coordinator, and the options of commands that do."""
+
+from __future__ import annotations
+
+import http.client
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import msgspec
+
+from dora._paths import AUTHORITY_VARIABLE
+from dora._version import __version__
+from dora.cluster.http.proof import NotYours, no_token, proven_connection
+from dora.cluster.http.tokens import Token, find_token
+from dora.cluster.protocol import (
+    ACTIVE,
+    VERSION_HEADER,
+    DashboardView,
+    DataflowView,
+    DownRequest,
+    Failure,
+    RestartView,
+    RunSpec,
+    StartRequest,
+    StopRequest,
+    SystemStatus,
+    encode,
+)
+from dora.daemon.logs.diagnostics import debug_log
+from dora.errors import DoraError
+from dora.transport.tls import authority_from_environment, client_context, is_tls_fault, tls_fault
+from dora.wire.decoders import from_json
+from dora.wire.operations import Operation, OperationResult
+
+_Answer = TypeVar("_Answer")
+
+PATIENCE = 10.0  # seconds for an answer
+WAIT = 30.0  # seconds that a request asks the coordinator to wait at most
+
+
+class Unreachable(DoraError):
+    """There is no coordinator at the address."""
+
+
+class RequestRefused(DoraError):
+    """The coordinator refused; ``status`` is that of HTTP."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+class Client:
+    """Requests to one coordinator. All raise `Unreachable`, or `RequestRefused` with its sentence.
+
+    They raise `NotYours`, and nothing was sent, if the server does not prove that it knows the token.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        port: int,
+        starter: str = "dora up",
+        authority: str | None = None,
+        token: Token | None = None,
+    ) -> None:
+        """``starter`` is the command that starts the coordinator.
+
+        ``authority`` is the file by which a coordinator with TLS is known; "": it has none, None: as the
+        environment says. ``token`` None: the one that `find_token` finds.
+        """
+        self._token = token
+        self.address = address
+        self.port = port
+        self.authority = authority_from_environment() if authority is None else authority
+        self._starter = starter
+
+    @property
+    def where(self) -> str:
+        return f"[{self.address}]:{self.port}" if ":" in self.address else f"{self.address}:{self.port}"
+
+    def token(self) -> Token | None:
+        """Return the token of its requests, None if there is none. Raises `DoraError`."""
+        return self._token or find_token()
+
+    def dashboard(self) -> str:
+        """Return the address at which a browser is let in; for whoever has the token."""
+        path = self._ask("GET", "/api/dashboard", DashboardView).path
+        return f"{'https' if self.authority else 'http'}://{self.where}{path}"
+
+    def status(self) -> SystemStatus:
+        return self._ask("GET", "/api/status", SystemStatus, patience=3.0)
+
+    def dataflows(self) -> list[DataflowView]:
+        return self._ask("GET", "/api/dataflows", list[DataflowView])
+
+    def active(self) -> list[DataflowView]:
+        return [view for view in self.dataflows() if view.status in ACTIVE]
+
+    def dataflow(self, wanted: str) -> DataflowView:
+        if "/" in wanted:
+            raise RequestRefused(404, f"no dataflow with name or UUID `{wanted}`; a name has no `/`")
+        return self._ask("GET", f"/api/dataflows/{quote(wanted)}", DataflowView)
+
+    def start(self, spec: RunSpec) -> DataflowView:
+        return self._ask("POST", "/api/dataflows", DataflowView, StartRequest(spec))
+
+    def stop(self, dataflow_id: str, grace: float | None, force: bool) -> DataflowView:
+        return self._ask(
+            "POST", f"/api/dataflows/{dataflow_id}/stop", DataflowView, StopRequest(grace, force)
+        )
+
+    def wait(self, dataflow_id: str, *, started: bool = False) -> DataflowView:
+        """Wait until a dataflow has ended, or with ``started`` until it has started or ended."""
+        done = ("finished", "failed") + (("running",) if started else ())
+        path = f"/api/dataflows/{dataflow_id}/wait?timeout={WAIT}&until={'started' if started else 'ended'}"
+        while True:
+            view = self._ask("GET", path, DataflowView, patience=WAIT + PATIENCE)
+            if view.status in done:
+                return view
+
+    def restart(self, dataflow_id: str, grace: float | None, force: bool) -> RestartView:
+        """Start a dataflow again; waits for the end of the old one."""
+        path = f"/api/dataflows/{dataflow_id}/restart"
+        return self._ask("POST", path, RestartView, StopRequest(grace, force), patience=None)
+
+    def change(self, dataflow_id: str, wish: Operation) -> OperationResult:
+        """Change a running dataflow; waits until it is done."""
+        path = f"/api/dataflows/{dataflow_id}/changes"
+        return self._ask("POST", path, OperationResult, wish, patience=None)
+
+    def clean(self) -> list[DataflowView]:
+        return self._ask("DELETE", "/api/dataflows", list[DataflowView])
+
+    def down(self, force: bool) -> None:
+        """End the coordinator and its daemons, of whichever version they are: an update may lie between."""
+        body = DownRequest(force)
+        self._ask("POST", "/api/down", dict[str, Any], body, patience=30.0, any_version=True)
+
+    def answers(self) -> bool:
+        """Tell whether there is a coordinator, of whichever version."""
+        try:
+            self._ask("GET", "/api/status", dict[str, Any], patience=3.0, any_version=True)
+        except (Unreachable, NotYours):
+            return False
+        return True
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        kind: type[_Answer],
+        body: msgspec.Struct | None = None,
+        *,
+        patience: float | None = PATIENCE,
+        any_version: bool = False,
+    ) -> _Answer:
+        headers = {"Content-Type": "application/json"}
+        if not any_version:
+            headers[VERSION_HEADER] = __version__
+        token = self.token()
+        connection = None
+        try:
+            connection = self._connect(token, patience)
+            if token is None:
+                raise DoraError(no_token(self.where))
+            headers["Authorization"] = f"Bearer {token.value}"
+            connection.request(method, path, None if body is None else encode(body), headers)
+            response = connection.getresponse()
+            data = response.read()
+            if (log := debug_log("dora.cli")) is not None:
+                log.debug("%s %s at %s: %d, %d bytes", method, path, self.where, response.status, len(data))
+        except OSError as error:
+            if is_tls_fault(error):
+                raise DoraError(tls_fault(error, self.where)) from None
+            hints = f"  hint: is the coordinator running? Start it with `{self._starter}`"
+            if isinstance(error, ConnectionResetError) and not self.authority:
+                hints += f"\n  hint: one with TLS needs {AUTHORITY_VARIABLE}, or --coordinator-ca"
+            raise Unreachable(
+                f"cannot connect to coordinator at {self.where}: {error.strerror or error}\n\n{hints}"
+            ) from None
+        except http.client.HTTPException:
+            raise self.foreign() from None
+        finally:
+            if connection is not None:
+                connection.close()
+        try:
+            if response.status >= 400:
+                raise RequestRefused(response.status, from_json(data, Failure).error)
+            return from_json(data, kind)
+        except msgspec.DecodeError:
+            raise self.foreign() from None
+
+    def _connect(self, token: Token | None, patience: float | None) -> http.client.HTTPConnection:
+        """Connect to a server that has proved who it is: by its certificate, or that it knows the token."""
+        encryption = client_context(self.authority)
+        if encryption is None:
+            connection = proven_connection(self.address, self.port, token)
+            connection.sock.settimeout(patience)
+            return connection
+        encrypted = http.client.HTTPSConnection(
+            self.address, self.port, timeout=patience, context=encryption
+        )
+        encrypted.connect()
+        return encrypted
+
+    def foreign(self) -> DoraError:
+        return DoraError(
+            f"the server at {self.where} is not a dora coordinator; choose another port with "
+            "--coordinator-port or DORA_COORDINATOR_PORT"
+        )

@@ -1,0 +1,348 @@
+"""The coordinator's API: HTTP for commands, a WebSocket for daemons, and the OpenAPI document of it.
+
+Requests from web pages of other origins are refused, and so are host names that are no address of this
+machine: a page in the user's browser must not start programs here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import ASGIApp
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from dora._version import __version__
+from dora.cluster.coordinator.coordinator import Coordinator
+from dora.cluster.coordinator.metrics import RequestCounter
+from dora.cluster.coordinator.openapi import document
+from dora.cluster.coordinator.placement import is_loopback
+from dora.cluster.coordinator.policy import Refusal
+from dora.cluster.coordinator.protocol_log import tell
+from dora.cluster.coordinator.relay import shortened
+from dora.cluster.http import proof
+from dora.cluster.http.auth import Guard, Keys, failure
+from dora.cluster.protocol import (
+    MAX_MESSAGE,
+    VERSION_HEADER,
+    WITH_REASON,
+    DashboardView,
+    DownRequest,
+    Failure,
+    Hello,
+    RestartView,
+    StartRequest,
+    StopRequest,
+    ToDaemon,
+    decode_to_coordinator,
+    encode,
+    version_fault,
+)
+from dora.wire.decoders import from_json
+from dora.wire.operations import Operation
+
+MAX_WAIT = 60.0  # seconds that one request may wait
+BODY_PATIENCE = 30.0
+HELLO_PATIENCE = 10.0
+FAREWELL_PATIENCE = 5.0
+SILENCE = 5.0  # seconds without a sign of life of another machine's daemon
+SHORT_SILENCE = 3.0  # after as many, an end of its connection is that of a cut: less than it is patient for
+NO_ANSWER = 1011  # how a daemon closes a connection on which its pings were not answered
+
+log = logging.getLogger("dora.coordinator.api")
+
+_Struct = TypeVar("_Struct", bound=msgspec.Struct)
+_Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+def _json(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(encode(value), status, headers, media_type="application/json")
+
+
+async def _body(request: Request, kind: type[_Struct]) -> _Struct:
+    """Read the body of a request; raises `Refusal`. No body is an empty object."""
+    data = bytearray()
+    try:
+        async with asyncio.timeout(BODY_PATIENCE):
+            async for chunk in request.stream():
+                data += chunk
+                if len(data) > MAX_MESSAGE:
+                    raise Refusal(413, f"the request has more than {MAX_MESSAGE >> 20} MiB")
+    except TimeoutError:
+        raise Refusal(408, f"the request was not complete after {BODY_PATIENCE:g} s") from None
+    if data and not request.headers.get("content-type", "").startswith("application/json"):
+        raise Refusal(415, "the content type has to be application/json")
+    try:
+        return from_json(bytes(data) or b"{}", kind)
+    except (ValueError, RecursionError) as error:  # what is no JSON, and what is no UTF-8
+        raise Refusal(400, f"the request is not understood: {error}") from None
+
+
+def _answers(endpoint: _Endpoint) -> _Endpoint:
+    """Let refusals of an endpoint become responses."""
+
+    async def answer(request: Request) -> Response:
+        fault = ""
+        if version := request.headers.get(VERSION_HEADER):
+            fault = version_fault("command", version, __version__)
+        if fault:
+            return failure(426, fault)
+        try:
+            return await endpoint(request)
+        except Refusal as refusal:
+            return failure(refusal.status, str(refusal))
+        except ClientDisconnect:
+            return failure(400, "the request ended in the middle")  # nobody hears it
+
+    return answer
+
+
+def _counted(endpoint: _Endpoint, path: str, requests: RequestCounter) -> _Endpoint:
+    """Count the requests of an endpoint."""
+
+    async def answer(request: Request) -> Response:
+        begun = time.monotonic()
+        response = await endpoint(request)
+        seconds = time.monotonic() - begun
+        requests.add(request.method, path, response.status_code, seconds)
+        log.debug(
+            "%s %s: %d after %.1f ms", request.method, request.url.path, response.status_code, seconds * 1e3
+        )
+        return response
+
+    return answer
+
+
+def _by_method(endpoints: Mapping[str, _Endpoint]) -> _Endpoint:
+    """Return one endpoint for all methods of a path, so that a refusal can name them all."""
+
+    async def answer(request: Request) -> Response:
+        return await endpoints["GET" if request.method == "HEAD" else request.method](request)
+
+    return answer
+
+
+class Pages(NamedTuple):
+    """What is for people with browsers; the paths ``open_to_all`` need no token, see `Guard`."""
+
+    routes: Sequence[BaseRoute] = ()
+    open_to_all: tuple[str, ...] = ()
+
+
+NO_PAGES = Pages()
+
+
+def make_api(
+    coordinator: Coordinator,
+    keys: Keys,
+    *,
+    hosts: frozenset[str] = frozenset(),
+    pages: Pages = NO_PAGES,
+) -> ASGIApp:
+    """Return the ASGI application. Empty ``hosts``: any host name is fine."""
+
+    async def prove(request: Request) -> Response:
+        nonce = request.query_params.get("nonce", "")
+        if not proof.is_nonce(nonce):
+            raise Refusal(400, "`nonce` has to be 64 hexadecimal digits")
+        host, port = request.scope["server"]
+        return _json(proof.Proof(proof.proof_of(keys.token, nonce, host, port)))
+
+    async def dashboard(request: Request) -> Response:
+        if "authorization" not in request.headers:
+            raise Refusal(403, "a page cannot let in others")
+        return _json(DashboardView(keys.path))
+
+    async def health(request: Request) -> Response:  # noqa: ARG001
+        return _json(coordinator.status())
+
+    async def openapi(request: Request) -> Response:  # noqa: ARG001
+        return _json(document())
+
+    async def listing(request: Request) -> Response:  # noqa: ARG001
+        return _json(await coordinator.dataflows())
+
+    async def start(request: Request) -> Response:
+        wish = await _body(request, StartRequest)
+        return _json(coordinator.start(wish.spec), 201)
+
+    async def clean(request: Request) -> Response:  # noqa: ARG001
+        return _json(coordinator.clean())
+
+    async def show(request: Request) -> Response:
+        return _json(coordinator.dataflow(request.path_params["dataflow"]))
+
+    async def stop(request: Request) -> Response:
+        wish = await _body(request, StopRequest)
+        return _json(coordinator.stop(request.path_params["dataflow"], wish.grace, wish.force), 202)
+
+    async def restart(request: Request) -> Response:
+        wish = await _body(request, StopRequest)
+        old, new = await coordinator.restart(request.path_params["dataflow"], wish.grace, wish.force)
+        return _json(RestartView(old, new), 201)
+
+    async def wait(request: Request) -> Response:
+        try:
+            timeout = float(request.query_params.get("timeout", MAX_WAIT))
+        except ValueError:
+            timeout = math.nan
+        if not timeout >= 0:
+            raise Refusal(400, "`timeout` has to be a number of seconds")
+        until = request.query_params.get("until", "ended")
+        if until not in ("started", "ended"):
+            raise Refusal(400, "`until` has to be started or ended")
+        view = await coordinator.wait(
+            request.path_params["dataflow"], started=until == "started", timeout=min(timeout, MAX_WAIT)
+        )
+        return _json(view)
+
+    async def change(request: Request) -> Response:
+        kind: Any = Operation  # a union, of which the request says which it is
+        wish: Operation = await _body(request, kind)
+        return _json(await coordinator.change(request.path_params["dataflow"], wish))
+
+    async def down(request: Request) -> Response:
+        wish = await _body(request, DownRequest)
+        await coordinator.down(wish.force)
+        return _json({})
+
+    async def metrics(request: Request) -> Response:  # noqa: ARG001
+        return Response(await coordinator.metrics(), media_type="text/plain; version=0.0.4")
+
+    async def daemon(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await _serve_daemon(coordinator, websocket)
+
+    async def look(websocket: WebSocket) -> None:
+        await websocket.accept()
+        version = websocket.headers.get(VERSION_HEADER, "")
+        try:
+            if version and (fault := version_fault("command", version, __version__)):
+                raise Refusal(426, fault)
+            machine = websocket.query_params.get("machine", "")
+            opened = coordinator.look(websocket.path_params["dataflow"], machine)
+        except Refusal as refusal:
+            await websocket.close(WITH_REASON, shortened(str(refusal)))
+            return
+        await coordinator.looks.serve_asker(websocket, opened)
+
+    async def looking(websocket: WebSocket) -> None:
+        await websocket.accept()
+        await coordinator.looks.serve_process(websocket, websocket.path_params["ticket"])
+
+    endpoints: list[tuple[str, str, _Endpoint]] = [
+        ("GET", proof.PATH, prove),
+        ("GET", "/api/status", health),
+        ("GET", "/api/dashboard", dashboard),
+        ("GET", "/api/dataflows", listing),
+        ("POST", "/api/dataflows", start),
+        ("DELETE", "/api/dataflows", clean),
+        ("GET", "/api/dataflows/{dataflow}", show),
+        ("POST", "/api/dataflows/{dataflow}/stop", stop),
+        ("POST", "/api/dataflows/{dataflow}/restart", restart),
+        ("GET", "/api/dataflows/{dataflow}/wait", wait),
+        ("POST", "/api/dataflows/{dataflow}/changes", change),
+        ("POST", "/api/down", down),
+        ("GET", "/openapi.json", openapi),
+        ("GET", "/metrics", metrics),
+    ]
+    by_path: dict[str, dict[str, _Endpoint]] = {}
+    for method, path, endpoint in endpoints:
+        by_path.setdefault(path, {})[method] = _counted(_answers(endpoint), path, coordinator.requests)
+    routes = [Route(path, _by_method(found), methods=list(found)) for path, found in by_path.items()]
+    app = Starlette(
+        routes=[
+            *routes,
+            WebSocketRoute("/api/daemon", daemon),
+            WebSocketRoute("/api/dataflows/{dataflow}/look", look),
+            WebSocketRoute("/api/looks/{ticket}", looking),
+            *pages.routes,
+        ],
+        exception_handlers={HTTPException: _nowhere, Exception: _trouble},
+    )
+    app.router.redirect_slashes = False
+    return Guard(app, keys, hosts, (proof.PATH, *pages.open_to_all))
+
+
+async def _nowhere(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    sentence = f"{request.method} {request.url.path}: {error.detail}"
+    return _json(Failure(sentence), error.status_code, error.headers)
+
+
+async def _trouble(request: Request, error: Exception) -> Response:  # noqa: ARG001
+    return failure(500, f"the coordinator has a problem: {type(error).__name__}: {error}")
+
+
+async def _serve_daemon(coordinator: Coordinator, websocket: WebSocket) -> None:
+    """Speak with one daemon until its connection ends.
+
+    If its process ends, so does the connection, at once. After a cut, the daemon may have closed it, which
+    is heard here when the cut is over: there was no sign of life before, or it says why.
+    """
+    outgoing: asyncio.Queue[ToDaemon] = asyncio.Queue()
+    link = None
+    sender = None
+    silent = False
+    loop = asyncio.get_running_loop()
+    heard = loop.time()
+    is_far = False
+    try:
+        first = decode_to_coordinator(await asyncio.wait_for(websocket.receive_text(), HELLO_PATIENCE))
+        if not isinstance(first, Hello):
+            return
+        seen = websocket.client.host if websocket.client is not None else ""
+        server = websocket.scope.get("server") or ("", None)
+        heard = loop.time()
+        link = coordinator.fleet.join(first, outgoing.put_nowait, seen, str(server[0]))
+        is_far = not is_loopback(seen)
+        patience = SILENCE if is_far else None
+        sender = asyncio.create_task(_send_all(websocket, outgoing, first.machine))
+        while link is not None:
+            try:
+                async with asyncio.timeout(patience):
+                    text = await websocket.receive_text()
+            except TimeoutError:
+                silent = True
+                break
+            heard = loop.time()
+            message = decode_to_coordinator(text)
+            tell(log, f"machine `{link.machine}` says", message)
+            coordinator.take(link, message)
+        async with asyncio.timeout(FAREWELL_PATIENCE):
+            await outgoing.join()
+    except WebSocketDisconnect as end:
+        silent = end.code == NO_ANSWER or (is_far and loop.time() - heard >= SHORT_SILENCE)
+    except (TimeoutError, msgspec.DecodeError, KeyError, RuntimeError):
+        pass  # gone, or not a daemon
+    finally:
+        if link is not None:
+            coordinator.leave(link, silent)
+        if sender is not None:
+            sender.cancel()
+        try:
+            await websocket.close()
+        except (RuntimeError, WebSocketDisconnect):
+            pass  # closed already
+
+
+async def _send_all(websocket: WebSocket, outgoing: asyncio.Queue[ToDaemon], machine: str) -> None:
+    while True:
+        message = await outgoing.get()
+        tell(log, f"machine `{machine}` is told", message)
+        try:
+            await websocket.send_text(encode(message).decode())
+        except (RuntimeError, WebSocketDisconnect):
+            return  # who receives hears of it
+        finally:
+            outgoing.task_done()

@@ -1,0 +1,375 @@
+"""The coordinator: it keeps the records, and tells the daemon what shall run.
+
+What has to survive is in the store; in memory is only who is connected. So a coordinator that is killed
+loses nothing: the daemon comes back by itself, with a report of what runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable
+
+import msgspec
+
+from dora._version import __version__
+from dora.cluster.coordinator.changes import Changes
+from dora.cluster.coordinator.fleet import DaemonLink, Fleet
+from dora.cluster.coordinator.log_store import LogStore, gathered_in
+from dora.cluster.coordinator.metrics import MetricsCollector, RequestCounter, UsageCollector
+from dora.cluster.coordinator.placement import check_files, place
+from dora.cluster.coordinator.policy import (
+    Refusal,
+    check_name,
+    dataflow_of,
+    file_of,
+    find,
+    first_view,
+    free_name,
+    listed,
+)
+from dora.cluster.coordinator.relay import Relay, RelayedSession
+from dora.cluster.coordinator.store import Store
+from dora.cluster.protocol import (
+    ACTIVE,
+    AckLogs,
+    ChangeResult,
+    DataflowChanged,
+    DataflowView,
+    Heartbeat,
+    Hello,
+    Limits,
+    LogBatch,
+    MetricsResult,
+    ObserverRefused,
+    OpenObserver,
+    ParametersSet,
+    RunChanged,
+    RunDescription,
+    RunReport,
+    RunSpec,
+    Shutdown,
+    SystemStatus,
+    ToCoordinator,
+    Usage,
+)
+from dora.daemon.logs.entry import LogEntry
+from dora.dataflow.model import LogOptions
+from dora.dataflow.problems import did_you_mean
+from dora.wire.ids import uuid7
+from dora.wire.metrics import DataflowMetrics
+from dora.wire.operations import Operation, OperationResult
+
+LEAVE_PATIENCE = 16.0
+
+log = logging.getLogger("dora.coordinator")
+
+
+class Coordinator:
+    """Everything happens in one event loop; ``exit`` is called once, when the coordinator shall end.
+
+    ``interface`` is the address that it listens on.
+    """
+
+    def __init__(
+        self, store: Store, exit: Callable[[], None], limits: Limits | None = None, interface: str = ""
+    ) -> None:
+        self._store = store
+        self._exit = exit
+        self._interface = interface
+        self.fleet = Fleet(store, self._on_change, limits)
+        self._gathered = LogStore(self._log_options)
+        self._gathered_up_to: dict[str, tuple[str, int]] = {}  # machine → daemon and number of the batch
+        store.on_remove = self._on_remove
+        self._changed = asyncio.Condition()
+        self._usages = UsageCollector()
+        self._surveys = MetricsCollector()
+        self.requests = RequestCounter()
+        self.looks = Relay()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.changes = Changes(store, self.fleet, self._on_record, self._changed)
+
+    # ----------------------------------------------------------------------- daemons
+
+    def take(self, link: DaemonLink, message: ToCoordinator) -> None:
+        """Take a message of a daemon."""
+        match message:
+            case RunChanged(run=report):
+                self.fleet.record(link, report)
+            case RunDescription(run=report, spec=spec):
+                try:
+                    self._explained(link, report, spec)
+                except Refusal as refusal:
+                    log.error("no record of dataflow %s: %s", report.dataflow_id, refusal)
+                self.fleet.record(link, report)
+            case Usage(runs=runs):
+                self._usages.take(link.machine, runs)
+            case MetricsResult():
+                self._surveys.take(link.machine, message)
+            case LogBatch():
+                self._take_entries(link, message)
+            case DataflowChanged():
+                try:
+                    self.changes.redefined(message)
+                except Refusal as refusal:
+                    log.error("dataflow %s has changed, and %s", message.dataflow_id, refusal)
+            case ParametersSet():
+                try:
+                    self._store.set_parameters(message)
+                except Refusal as refusal:
+                    log.error("dataflow %s, node `%s`: %s", message.dataflow_id, message.node, refusal)
+            case ChangeResult():
+                self.changes.answered(message)
+            case ObserverRefused(ticket=ticket, reason=reason):
+                self.looks.refuse(ticket, reason)
+            case Heartbeat():
+                pass
+            case Hello():
+                log.warning("the daemon introduced itself twice")
+
+    def _take_entries(self, link: DaemonLink, batch: LogBatch) -> None:
+        """Write log entries, but for those that have come already, over an earlier connection."""
+        daemon_id, number = self._gathered_up_to.get(link.machine, ("", 0))
+        if daemon_id != link.daemon_id or not batch.number or batch.number > number:
+            self._gathered_up_to[link.machine] = link.daemon_id, batch.number
+            self._gather(batch.dataflow_id, batch.entries)
+        if batch.number:
+            link.send(AckLogs(batch.number))
+
+    def leave(self, link: DaemonLink, silent: bool) -> None:
+        """The connection of a daemon ended, or it has fallen silent."""
+        self.fleet.leave(link, silent)
+        if link.machine not in self.fleet.links:
+            how = "does not answer" if silent else "has lost its daemon, or the connection to it"
+            self.looks.lose(link.machine, f"machine `{link.machine}` {how}")
+
+    def _gather(self, dataflow_id: str, entries: list[LogEntry]) -> None:
+        view = self._store.find(dataflow_id)
+        if view is None:
+            return
+        try:
+            self._gathered.write(dataflow_id, view.log_directory, entries)
+        except Refusal as refusal:
+            log.error("dataflow %s: log entries are lost: %s", dataflow_id, refusal)
+        if view.status not in ACTIVE:
+            self._gathered.forget(dataflow_id)
+
+    def _on_record(self, dataflow_id: str) -> None:
+        """Note that a dataflow has become another one."""
+        self._gathered.forget(dataflow_id)
+        self._notify()
+
+    def _explained(self, link: DaemonLink, report: RunReport, spec: RunSpec) -> None:
+        """Make the record of a dataflow that runs already; raises `Refusal`."""
+        if self._store.find(report.dataflow_id) is not None:
+            return  # another machine was quicker
+        machines = sorted({link.machine, *spec.machines.values()})
+        self._add(report.dataflow_id, spec, dict.fromkeys(machines, ""))
+
+    def _log_options(self, dataflow_id: str) -> dict[str, LogOptions]:
+        return {node.id: node.log for node in dataflow_of(self._store.spec(dataflow_id)).nodes}
+
+    def _on_change(self) -> None:
+        self._gathered.forget_all_but(self._store.active())
+        self._notify()
+
+    def _on_remove(self, view: DataflowView) -> None:
+        self._gathered.remove(view)
+        self.fleet.forget(view)
+
+    def _notify(self) -> None:
+        async def notify() -> None:
+            async with self._changed:
+                self._changed.notify_all()
+
+        task = asyncio.get_running_loop().create_task(notify())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # ----------------------------------------------------------------------- requests
+
+    def status(self) -> SystemStatus:
+        daemons = [link.daemon_id for link in self.fleet.links.values()]
+        return SystemStatus(
+            __version__,
+            os.getpid(),
+            daemons,
+            len(self._store.active()),
+            self.fleet.views(),
+            self._interface,
+        )
+
+    async def dataflows(self) -> list[DataflowView]:
+        """Return all dataflows, with what the running ones use; the oldest first."""
+        views = self._store.views()
+        busy = {machine for daemons in self._store.active().values() for machine in daemons}
+        if links := {machine: link for machine, link in self.fleet.links.items() if machine in busy}:
+            await self._usages.measure(links)
+        totals = self._usages.totals()
+        return [
+            msgspec.structs.replace(view, cpu=totals[view.uuid][0], memory=totals[view.uuid][1])
+            if view.status in ACTIVE and view.uuid in totals
+            else view
+            for view in views
+        ]
+
+    async def surveys(self) -> dict[str, list[DataflowMetrics]]:
+        """Return what the daemons say of all that runs, by machine; who does not answer is left out."""
+        return await self._surveys.ask({link.machine: link.send for link in self.fleet.links.values()})
+
+    async def metrics(self) -> bytes:
+        """Return the page for Prometheus."""
+        from dora.cluster.coordinator.metrics import page
+
+        machines = [link.machine for link in self.fleet.links.values()]
+        found = await self.surveys()
+        return page(
+            self._store.views(),
+            {machine: machine in found for machine in machines},
+            [survey for surveys in found.values() for survey in surveys],
+            self.requests,
+        )
+
+    def dataflow(self, wanted: str) -> DataflowView:
+        """Return one dataflow with its result; raises `Refusal`."""
+        return self._store.view(find(self._store.views(), wanted).uuid)
+
+    def spec(self, wanted: str) -> RunSpec:
+        """Return what was asked to run; raises `Refusal`."""
+        return self._store.spec(self.dataflow(wanted).uuid)
+
+    def start(self, spec: RunSpec) -> DataflowView:
+        """Record a dataflow and let it start; raises `Refusal`. Without a name it gets that of its file."""
+        self._check_daemons()
+        views = self._store.views()
+        if spec.name:
+            check_name(views, spec.name)
+        stem = os.path.splitext(os.path.basename(file_of(spec) or "dataflow"))[0]
+        dataflow = dataflow_of(spec)
+        placed = place(dataflow, self.fleet.views())
+        check_files(dataflow.nodes)
+        name = spec.name or free_name(views, stem)
+        spec = msgspec.structs.replace(spec, name=name, machines=placed, revision=0, births={})
+        machines = sorted(set(placed.values())) or [next(iter(sorted(self.fleet.links)))]
+        links = self.fleet.links
+        if len({links[machine].tls for machine in machines}) > 1:
+            bare = [machine for machine in machines if not links[machine].tls]
+            raise Refusal(409, f"some machines use TLS, and others do not: {', '.join(bare)}")
+        daemons = {machine: links[machine].daemon_id for machine in machines}
+        view = self._add(uuid7(), spec, daemons)
+        self.fleet.start(view.uuid, spec)
+        log.info("dataflow %s: %s is to start on %s", view.uuid, view.name, ", ".join(machines))
+        log.debug("dataflow %s: node -> machine: %s", view.uuid, placed)
+        return view
+
+    def _add(self, dataflow_id: str, spec: RunSpec, daemons: dict[str, str]) -> DataflowView:
+        """Make the record of a dataflow; raises `Refusal`."""
+        view = first_view(dataflow_id, spec, time.time())
+        directory = view.log_directory
+        if self.fleet.gathers(daemons):
+            directory = gathered_in(dataflow_id)
+        view = msgspec.structs.replace(view, machines=sorted(daemons), log_directory=directory)
+        self._store.add(dataflow_id, spec, view, daemons)
+        self.fleet.add(dataflow_id, daemons, spec)
+        return view
+
+    def stop(self, wanted: str, grace: float | None, force: bool) -> DataflowView:
+        """Let a running dataflow stop; returns at once. Raises `Refusal`, also if no machine would hear it.
+
+        A machine that is cut off hears it when it is back.
+        """
+        self._check_daemons()
+        view = find(self._store.views(), wanted)
+        if view.status in ACTIVE and (missing := self.fleet.stop(view.uuid, grace, force)):
+            names = ", ".join(f"`{machine}`" for machine in missing)
+            raise Refusal(503, f"`{view.name}` runs on machine {names}, which is not connected now")
+        return view
+
+    async def change(self, wanted: str, wish: Operation) -> OperationResult:
+        """Change a running dataflow, and return once that is done. Raises `Refusal`."""
+        self._check_daemons()
+        return await self.changes.make(find(self._store.views(), wanted, only_active=True), wish)
+
+    def look(self, wanted: str, machine: str) -> RelayedSession:
+        """Let a machine ("": the first one) look into a running dataflow; raises `Refusal`."""
+        view = find(self._store.views(), wanted, only_active=True)
+        if view.status == "starting":
+            raise Refusal(425, f"`{view.name}` is still starting")
+        machine = machine or next(iter(view.machines), "")
+        if machine not in view.machines:
+            hint = did_you_mean(machine, view.machines) or f"it runs on {', '.join(view.machines)}"
+            raise Refusal(404, f"`{view.name}` has no machine `{machine[:60]}`; {hint}")
+        link = self.fleet.links.get(machine)
+        if link is None:
+            raise Refusal(503, f"machine `{machine}` is not connected at the moment")
+        return self.looks.open(machine, lambda ticket: link.send(OpenObserver(view.uuid, ticket)))
+
+    async def wait(self, wanted: str, *, started: bool, timeout: float) -> DataflowView:
+        """Wait until a dataflow has started or ended (``started``), or ended; at most ``timeout`` seconds.
+
+        Raises `Refusal`, also when its record is removed meanwhile.
+        """
+        dataflow_id = find(self._store.views(), wanted).uuid
+        done = ("running", "finished", "failed") if started else ("finished", "failed")
+
+        def is_done() -> bool:
+            try:
+                return self._store.view(dataflow_id).status in done
+            except KeyError:
+                return True
+
+        async with self._changed:
+            try:
+                await asyncio.wait_for(self._changed.wait_for(is_done), timeout)
+            except TimeoutError:
+                pass
+        try:
+            return self._store.view(dataflow_id)
+        except KeyError:
+            raise Refusal(404, f"the record of {dataflow_id} was removed") from None
+
+    async def restart(self, wanted: str, grace: float | None, force: bool) -> tuple[str, DataflowView]:
+        """Stop a dataflow if it runs, wait for its end, start it again; return the old id and the new."""
+        view = self.stop(wanted, grace, force)
+        while view.status in ACTIVE:
+            view = await self.wait(view.uuid, started=False, timeout=60.0)
+        return view.uuid, self.start(self._store.spec(view.uuid))
+
+    def clean(self) -> list[DataflowView]:
+        """Remove the records of ended dataflows, and return them.
+
+        What is kept for them here and on the machines goes too: gathered logs, copies of folders.
+        """
+        removed = self._store.remove_ended()
+        self._notify()
+        return removed
+
+    async def down(self, force: bool) -> None:
+        """End the daemon, and then the coordinator. Raises `Refusal` if dataflows run, unless ``force``."""
+        running = [view for view in self._store.views() if view.status in ACTIVE]
+        if running and not force:
+            raise Refusal(409, f"{len(running)} dataflow(s) still running\n{listed(running)}")
+        if self.fleet.links:
+            for link in self.fleet.links.values():
+                link.send(Shutdown())
+            async with self._changed:
+                try:
+                    await asyncio.wait_for(
+                        self._changed.wait_for(lambda: not self.fleet.links), LEAVE_PATIENCE
+                    )
+                except TimeoutError:
+                    left = ", ".join(f"`{machine}`" for machine in self.fleet.links)
+                    log.warning("the daemon of %s has not ended within %g s", left, LEAVE_PATIENCE)
+        self._exit()
+
+    def close(self) -> None:
+        """Close the store; nothing may be asked afterwards."""
+        self.fleet.close()
+        self._gathered.forget_all_but()
+        self._store.close()
+
+    def _check_daemons(self) -> None:
+        if not self.fleet.links:
+            raise Refusal(503, "no daemon is connected to the coordinator; start one with `dora up`")

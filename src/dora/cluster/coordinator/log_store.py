@@ -1,0 +1,91 @@
+"""The logs of dataflows that run on other machines, gathered in the coordinator's data folder.
+
+They are written as a machine writes those of its own nodes, so `dora logs` reads both the same way. The
+machines keep theirs too. They go with the record of their dataflow.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from collections.abc import Callable, Container, Iterable, Mapping
+
+from dora._paths import data_folder
+from dora.cluster.protocol import DataflowView
+from dora.daemon.logs.entry import LogEntry
+from dora.daemon.logs.writer import LogFiles
+from dora.dataflow.model import LogOptions
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+log = logging.getLogger("dora.coordinator")
+
+
+def gathered_in(dataflow_id: str) -> str:
+    """Return where the log files of a dataflow are that are gathered."""
+    return f"{data_folder()}/gathered/{dataflow_id}"
+
+
+class LogStore:
+    """Log files of several dataflows. ``options`` gives those of the nodes of one."""
+
+    def __init__(self, options: Callable[[str], Mapping[str, LogOptions]]) -> None:
+        self._options = options
+        self._nodes: dict[str, dict[str, LogOptions]] = {}  # also of nodes that were taken out since
+        self._files: dict[str, LogFiles] = {}
+
+    def write(self, dataflow_id: str, directory: str, entries: Iterable[LogEntry]) -> None:
+        """Append entries of nodes of this dataflow, or of a daemon; others are nobody's.
+
+        ``directory`` is where its files are. If the dataflow ran on this machine alone at first, those of
+        its nodes here are written by its daemon, and only the others come from here.
+        """
+        nodes = self._nodes.setdefault(dataflow_id, {})
+        if dataflow_id not in self._files:
+            nodes.update(self._options(dataflow_id))
+            self._files[dataflow_id] = LogFiles(directory, nodes)
+        files = self._files[dataflow_id]
+        for entry in entries:
+            if entry.node_id is None or entry.node_id in nodes:
+                files.write(entry)
+
+    def forget(self, dataflow_id: str) -> None:
+        """Close the files of a dataflow; what comes afterwards opens them again, and asks for options."""
+        if dataflow_id in self._files:
+            self._files.pop(dataflow_id).close()
+
+    def forget_all_but(self, active: Container[str] = ()) -> None:
+        """Close the files of all other dataflows."""
+        for dataflow_id in [each for each in self._files if each not in active]:
+            self.forget(dataflow_id)
+        self._nodes = {each: nodes for each, nodes in self._nodes.items() if each in active}
+
+    def remove(self, view: DataflowView) -> None:
+        """Remove the log files of a dataflow whose record goes, if they were gathered here.
+
+        Their folder goes too, unless something else is in it. Trouble with the disk is only logged.
+        """
+        directory = gathered_in(view.uuid)
+        if view.log_directory != directory or not _UUID.fullmatch(view.uuid):
+            return
+        self.forget(view.uuid)
+        remove_logs(directory)
+
+
+def remove_logs(directory: str) -> None:
+    """Remove the log files of a dataflow, and their folder, unless something else is in it.
+
+    Trouble with the disk is only logged.
+    """
+    try:
+        names = os.listdir(directory)
+        logs = [name for name in names if name.startswith("log_") and name.endswith(".jsonl")]
+        for name in logs:
+            os.unlink(f"{directory}/{name}")
+        if len(logs) == len(names):
+            os.rmdir(directory)
+    except FileNotFoundError:
+        pass  # nothing was logged
+    except OSError as error:
+        log.warning("the logs in %s cannot be removed: %s", directory, error.strerror)

@@ -1,0 +1,168 @@
+"""What the coordinator decides: which dataflow is meant, what may start, what a daemon's report means.
+
+Pure: from records to answers. A refusal is a `Refusal`, with the HTTP status it has at the API.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from dora.cluster.protocol import ACTIVE, DataflowView, Limits, RunReport, RunSpec
+from dora.dataflow.model import Dataflow, NodeOutput
+from dora.dataflow.names import node_id_fault
+from dora.dataflow.plan import text_outputs
+from dora.dataflow.problems import did_you_mean
+from dora.errors import DoraError
+from dora.wire.decoders import DecodeError, from_plain
+
+MAX_NAME = 200
+
+
+class Refusal(DoraError):
+    """A request that cannot be fulfilled."""
+
+    def __init__(self, status: int, reason: str) -> None:
+        super().__init__(reason)
+        self.status = status
+
+
+def find(views: Sequence[DataflowView], wanted: str, *, only_active: bool = False) -> DataflowView:
+    """Return the dataflow with this UUID, beginning of one, or name; raises `Refusal`.
+
+    Of several with one name, it is the one that runs, or else the latest. ``views`` are in the order of
+    their start.
+    """
+    candidates = [view for view in views if view.status in ACTIVE] if only_active else list(views)
+    named = [view for view in candidates if view.name == wanted]
+    if named:
+        return next((view for view in named if view.status in ACTIVE), named[-1])
+    beginning = wanted.lower()
+    found = [view for view in candidates if view.uuid.startswith(beginning)] if beginning else []
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise Refusal(409, f"`{wanted}` fits more than one dataflow:\n{listed(found)}")
+    kind = "running dataflow" if only_active else "dataflow"
+    hint = did_you_mean(wanted, sorted({view.name for view in candidates}))
+    raise Refusal(404, f"no {kind} with name or UUID `{wanted}`" + (f"; {hint}" if hint else ""))
+
+
+def listed(views: Sequence[DataflowView]) -> str:
+    """Return dataflows as lines that name them."""
+    return "\n".join(f"  - [{view.name}] {view.uuid}" for view in views)
+
+
+def check_name(views: Sequence[DataflowView], name: str) -> None:
+    """Raise `Refusal` if this is no name, or a dataflow of this name runs."""
+    if "/" in name or not name.isprintable() or len(name) > MAX_NAME:
+        raise Refusal(400, f"a name has at most {MAX_NAME} characters, and no `/` or line break among them")
+    if any(view.name == name and view.status in ACTIVE for view in views):
+        raise Refusal(409, f"there is already a running dataflow with name `{name}`")
+
+
+def free_name(views: Sequence[DataflowView], wanted: str) -> str:
+    """Return a name that no running dataflow has: the one wanted, or with a number behind it.
+
+    What a name must not have is left out.
+
+    >>> free_name([DataflowView(uuid="1", name="arm", status="running", nodes=[])], "arm")
+    'arm-2'
+    """
+    taken = {view.name for view in views if view.status in ACTIVE}
+    wanted = "".join(letter for letter in wanted if letter.isprintable())[: MAX_NAME - 10] or "dataflow"
+    name, number = wanted, 1
+    while name in taken:
+        number += 1
+        name = f"{wanted}-{number}"
+    return name
+
+
+def lost(dataflow_id: str, was_with: str, daemon_id: str) -> RunReport:
+    """Return the record of an active dataflow that the daemon of its machine does not report.
+
+    A daemon that died took its nodes along, and one that lives has forgotten nothing.
+    """
+    if was_with != daemon_id:
+        reason = "its daemon ended, and all nodes with it"
+    else:
+        reason = "its daemon was told to start it, and does not know of it"
+    return RunReport(dataflow_id, "failed", reason=reason)
+
+
+def file_of(spec: RunSpec) -> str | None:
+    """Return the dataflow file of what was asked to run."""
+    file = spec.dataflow.get("file") if isinstance(spec.dataflow, dict) else None
+    return file if isinstance(file, str) else None
+
+
+def dataflow_of(spec: RunSpec) -> Dataflow:
+    """Return the dataflow of what was asked to run; raises `Refusal` if it is none."""
+    try:
+        dataflow = from_plain(spec.dataflow, Dataflow)
+    except DecodeError as error:
+        raise Refusal(400, f"`dataflow` is not a dataflow: {error}") from None
+    if fault := _fault(dataflow):
+        raise Refusal(400, f"`dataflow` is not a dataflow: {fault}")
+    return dataflow
+
+
+def _fault(dataflow: Dataflow) -> str:
+    """Return why a dataflow cannot be one, though it has the form; "" if it can.
+
+    Commands send what was checked with its file; others may send anything.
+    """
+    if not dataflow.working_dir.startswith("/") or "\0" in dataflow.working_dir:
+        return "its `working_dir` is no absolute path"
+    outputs = {node.id: {*node.outputs, *text_outputs(node)} for node in dataflow.nodes}
+    if len(outputs) < len(dataflow.nodes):
+        return "two nodes have the same id"
+    for node in dataflow.nodes:
+        if fault := node_id_fault(node.id):
+            return f"the id of node `{node.id}` {fault}"
+        for item in node.inputs:
+            source = item.source
+            if isinstance(source, NodeOutput) and source.output not in outputs.get(source.node, ()):
+                return (
+                    f"there is no output `{source}`, which the input `{item.id}` of node `{node.id}` names"
+                )
+    return ""
+
+
+def first_view(dataflow_id: str, spec: RunSpec, now: float) -> DataflowView:
+    """Return the record of a dataflow that is about to start; raises `Refusal` if it is none."""
+    dataflow = dataflow_of(spec)
+    return DataflowView(
+        uuid=dataflow_id,
+        name=spec.name,
+        status="starting",
+        nodes=[node.id for node in dataflow.nodes],
+        file=dataflow.file,
+        log_directory=f"{dataflow.working_dir}/out/{dataflow_id}",
+        created=now,
+    )
+
+
+# How long machines may take to begin with a dataflow: variables of the coordinator.
+
+BUILD_LIMIT: Final = "DORA_BUILD_RESULT_TIMEOUT_SECS"
+SPAWN_LIMIT: Final = "DORA_SPAWN_RESULT_TIMEOUT_SECS"
+
+
+def limits_from(environ: Mapping[str, str]) -> Limits:
+    """Return what the environment says, the defaults where it says nothing; raises `DoraError`."""
+    usual = Limits()
+    return Limits(
+        build=_seconds(environ, BUILD_LIMIT, usual.build), spawn=_seconds(environ, SPAWN_LIMIT, usual.spawn)
+    )
+
+
+def _seconds(environ: Mapping[str, str], name: str, default: float) -> float:
+    text = environ.get(name, "").strip()
+    try:
+        seconds = float(text or default)
+    except ValueError:
+        seconds = 0.0
+    if not 0.0 < seconds < float("inf"):
+        raise DoraError(f"{name} is `{text}`; it has to be a number of seconds, {default:g} by default")
+    return seconds

@@ -1,0 +1,154 @@
+"""Run the coordinator: bind the port, open the store, serve the API until told to end."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+import ssl
+from collections.abc import Callable
+from functools import partial
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from dora._paths import LOOPBACK, store_path
+from dora.cluster.coordinator.api import Pages, make_api
+from dora.cluster.coordinator.coordinator import Coordinator
+from dora.cluster.coordinator.policy import limits_from
+from dora.cluster.coordinator.store import MEMORY, Store, hold
+from dora.cluster.http.auth import Keys, keys_for
+from dora.cluster.http.idle_connections import PATIENCE, PatientConnection, room
+from dora.cluster.http.tokens import make_token
+from dora.cluster.protocol import MAX_MESSAGE, Limits
+from dora.errors import DoraError
+
+log = logging.getLogger("dora.coordinator")
+
+
+MakePages = Callable[[Coordinator, Keys], Pages]
+"""Makes the pages of a coordinator, from it and what lets in browsers."""
+
+
+def serve(
+    interface: str,
+    port: int,
+    make_pages: MakePages,
+    *,
+    on_ready: Callable[[str], None] = lambda _: None,
+    encryption: ssl.SSLContext | None = None,
+    records: str = "",
+) -> None:
+    """Serve until SIGTERM, SIGINT or `dora down`. Raises `DoraError` if it cannot begin.
+
+    ``records`` is the file of the store, `MEMORY`, or "" for that of this port. ``on_ready`` gets the path
+    at which a browser is let in. With ``encryption`` the API is HTTPS.
+    """
+    limits = limits_from(os.environ)
+    listener = _listen(interface, port)
+    lock = None
+    path = records or store_path(port)
+    try:
+        if path != MEMORY:
+            lock = hold(path, "choose another port, or name another file with --store")
+        token = make_token()
+        store = Store(path)
+        if encryption is None and interface not in LOOPBACK:
+            log.info("nothing is encrypted, the token neither; --tls-cert and --tls-key change that")
+        how = "listening in TLS" if encryption is not None else "listening"
+        log.info("%s on %s:%d, records in %s", how, interface, port, store.path)
+        log.info("the token is in %s", token.source)
+        keys = keys_for(token.value)
+        on_ready(keys.path)
+        asyncio.run(_serve(listener, store, keys, interface, make_pages, encryption, limits))
+    finally:
+        listener.close()
+        if lock is not None:
+            os.close(lock)
+
+
+async def _serve(
+    listener: socket.socket,
+    store: Store,
+    keys: Keys,
+    interface: str,
+    make_pages: MakePages,
+    encryption: ssl.SSLContext | None,
+    limits: Limits,
+) -> None:
+    server: uvicorn.Server
+
+    def end() -> None:
+        server.should_exit = True
+
+    coordinator = Coordinator(store, end, limits, interface)
+    hosts = LOOPBACK if interface in LOOPBACK else frozenset()
+    pages = make_pages(coordinator, keys)
+    server = make_server(make_api(coordinator, keys, hosts=hosts, pages=pages), room(), encryption)
+    try:
+        await server.serve([listener])
+    finally:
+        coordinator.close()
+
+
+def make_server(app: ASGIApp, most: int, encryption: ssl.SSLContext | None = None) -> uvicorn.Server:
+    """Return what serves the API, with at most so many connections at once."""
+    config = uvicorn.Config(
+        app,
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,  # anybody can send those
+        forwarded_allow_ips=[],
+        http=partial(PatientConnection, most=most),  # type: ignore[arg-type]
+        ws="websockets-sansio",
+        ws_max_size=MAX_MESSAGE,
+        ws_per_message_deflate=False,
+        timeout_graceful_shutdown=1,
+    )
+    return uvicorn.Server(config) if encryption is None else _EncryptedServer(config, encryption)
+
+
+class _EncryptedServer(uvicorn.Server):
+    """Serves in TLS. uvicorn itself gives a handshake a minute, in which a crowd can shut others out."""
+
+    def __init__(self, config: uvicorn.Config, encryption: ssl.SSLContext) -> None:
+        super().__init__(config)
+        self._encryption = encryption
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        def make_connection() -> asyncio.Protocol:
+            make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+            return make(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+
+        loop = asyncio.get_running_loop()
+        self.servers = [
+            await loop.create_server(
+                make_connection,
+                sock=sock,
+                ssl=self._encryption,
+                ssl_handshake_timeout=PATIENCE,
+                backlog=self.config.backlog,
+            )
+            for sock in sockets or ()
+        ]
+        self.started = True
+
+
+def _listen(interface: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in interface else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((interface, port))
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise DoraError(
+                f"port {port} of {interface} is in use; choose another one, for commands too, with "
+                "DORA_COORDINATOR_PORT"
+            ) from None
+        raise DoraError(f"cannot listen on {interface}:{port}: {error.strerror}") from None
+    return listener

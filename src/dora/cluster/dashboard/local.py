@@ -1,0 +1,196 @@
+"""The dashboard of one `dora run --ui`, in a process of its own: ``python -m
+dora.cluster.dashboard.local``.
+
+It gets a socket that listens already, and ends when its standard input does: the run has ended then, or was
+killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from dora._paths import LOOPBACK
+from dora.cluster.coordinator.policy import Refusal
+from dora.cluster.dashboard import local
+from dora.cluster.dashboard.pages import OPEN_TO_ALL, Dashboard, Subject
+from dora.cluster.http.auth import Guard, failure, keys_for
+from dora.cluster.protocol import DataflowView, encode
+from dora.wire.decoders import from_json
+
+HOST: Final = "127.0.0.1"
+FIRST_PORT: Final = 6020
+PORTS: Final = 20  # that are tried; if all are taken, any will do
+FAREWELL: Final = 2.0  # seconds
+
+
+class LocalRun(msgspec.Struct, frozen=True):
+    """The run that is shown."""
+
+    dataflow_id: str
+    name: str
+    file: str | None
+    log_directory: str
+    nodes: list[str]
+    created: float  # seconds since the Unix epoch
+    ticket: str  # lets in a browser
+
+
+class LocalDashboard:
+    """The dashboard as the run sees it: an address, and a process that serves it."""
+
+    def __init__(self) -> None:
+        self._listener = _listen()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.ticket = secrets.token_hex(32)
+
+    @property
+    def address(self) -> str:
+        """Where a browser is let in."""
+        return f"http://{HOST}:{self._listener.getsockname()[1]}/open?ticket={self.ticket}"
+
+    def start(self, subject: LocalRun) -> None:
+        """Start the process; browsers that came before are answered then."""
+        descriptor = self._listener.fileno()
+        self._process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "dora.cluster.dashboard.local", str(descriptor)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[descriptor],
+            start_new_session=True,  # Ctrl-C is meant for the run
+        )
+        assert self._process.stdin is not None
+        self._process.stdin.write(msgspec.json.encode(subject) + b"\n")
+        self._process.stdin.flush()
+
+    def close(self) -> None:
+        """End the process."""
+        self._listener.close()
+        if self._process is None:
+            return
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(FAREWELL)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+
+def _listen() -> socket.socket:
+    for port in (*range(FIRST_PORT, FIRST_PORT + PORTS), 0):
+        listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, port))
+            listener.listen(64)
+        except OSError:
+            listener.close()
+            continue
+        return listener
+    raise AssertionError("some port is always free")
+
+
+async def _serve(descriptor: int, subject: LocalRun, rest: int) -> None:
+    from dora.cluster.coordinator.server import make_server
+    from dora.cluster.http.idle_connections import room
+
+    run = os.getppid()
+
+    def stop() -> None:
+        if os.getppid() == run:  # else it was killed, and whoever adopts us is to go on
+            os.kill(run, signal.SIGINT)
+
+    app, dashboard = make_app(subject, stop)
+    server = make_server(app, room())
+    loop = asyncio.get_running_loop()
+
+    def end() -> None:
+        server.should_exit = True
+
+    def wait_for_the_end() -> None:
+        while os.read(rest, 1 << 16):
+            pass
+        loop.call_soon_threadsafe(end)
+
+    threading.Thread(target=wait_for_the_end, name="dora-run-ended", daemon=True).start()
+    try:
+        await server.serve([socket.socket(fileno=descriptor)])
+    finally:
+        await dashboard.close()
+
+
+def main() -> None:
+    """Serve the run that standard input tells of."""
+    line = sys.stdin.buffer.readline()
+    if line:
+        subject = from_json(line, LocalRun)
+        asyncio.run(_serve(int(sys.argv[1]), subject, sys.stdin.fileno()))
+
+
+# What the dashboard of one run answers: it looks to a browser like a coordinator with one dataflow.
+
+SENTENCE = "this page is for the user who started it: open the address that `dora run --ui` has printed"
+
+
+def make_app(run: local.LocalRun, stop: Callable[[], None]) -> tuple[ASGIApp, Dashboard]:
+    """Return the application and the dashboard in it; ``stop`` lets the run end as Ctrl-C does."""
+    subject = Subject(run.dataflow_id, run.name, run.file, run.log_directory, running=True)
+    view = DataflowView(
+        uuid=run.dataflow_id,
+        name=run.name,
+        status="running",
+        nodes=run.nodes,
+        file=run.file,
+        log_directory=run.log_directory,
+        created=run.created,
+    )
+
+    def find(wanted: str) -> Subject:
+        if wanted not in (run.dataflow_id, run.name):
+            raise Refusal(404, f"no dataflow with name or UUID `{wanted}`")
+        return subject
+
+    def json(value: object, status: int = 200) -> Response:
+        return Response(encode(value), status, media_type="application/json")
+
+    async def status(request: Request) -> Response:  # noqa: ARG001
+        return json({"kind": "run"})
+
+    async def listing(request: Request) -> Response:  # noqa: ARG001
+        return json([view])
+
+    async def end(request: Request) -> Response:
+        if request.path_params["dataflow"] != run.dataflow_id:
+            return failure(404, "no such dataflow")
+        stop()
+        return json(msgspec.structs.replace(view), 202)
+
+    keys = keys_for(run.ticket, run.ticket)
+    dashboard = Dashboard(find, keys)
+    routes = [
+        Route("/api/status", status),
+        Route("/api/dataflows", listing),
+        Route("/api/dataflows/{dataflow}/stop", end, methods=["POST"]),
+        *dashboard.routes(),
+    ]
+    return Guard(Starlette(routes=routes), keys, LOOPBACK, OPEN_TO_ALL, SENTENCE), dashboard
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,384 @@
+"""The dashboard's pages and what they ask for, over HTTP and one WebSocket for each dataflow that is shown.
+
+The same for `dora run --ui` and for the coordinator: a `Find` says which dataflow is meant.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import FileResponse, Response
+from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.staticfiles import StaticFiles
+from starlette.websockets import WebSocket, WebSocketDisconnect
+
+from dora._paths import PACKAGE, SOCKET_NAME, run_path
+from dora.cluster.coordinator.policy import Refusal
+from dora.cluster.dashboard.remote import RemoteObservers, RemoteQuery, ask_once
+from dora.cluster.dashboard.source import source_of
+from dora.cluster.dashboard.watches import MAX_TOPICS, Outbox, Viewer, Watch, Watches
+from dora.cluster.http.auth import SUBPROTOCOL, Keys, cookie_of, failure, same
+from dora.daemon.client import DaemonClient
+from dora.dataflow.names import key_fault, value_fault
+from dora.errors import DoraError
+from dora.observe.preview.protocol import Target, Wanted
+from dora.observe.remote.protocol import Question
+from dora.recording.recorder.service import Recordings
+from dora.wire.daemon_protocol import (
+    Answer,
+    DeleteParameter,
+    GetParameters,
+    Parameters,
+    RestartNode,
+    SetParameter,
+    StopNode,
+)
+from dora.wire.decoders import from_json, json_decoder
+
+OPEN_TO_ALL: Final = ("/", "/assets/*", "/login", "/open")  # they tell nothing about dataflows
+PATIENCE: Final = 30.0  # seconds that a node may take to end
+MAX_BODY: Final = 1 << 20
+ASSETS: Final = os.path.join(PACKAGE, "assets")
+SAFE: Final = {
+    "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; "
+    "style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; form-action 'none'; base-uri 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-cache",
+}
+
+
+class Subject(msgspec.Struct, frozen=True):
+    """A dataflow that can be shown. ``graph``: as JSON, of one that has ended or has not started.
+
+    ``machines`` are all on which it runs, ``placed`` says where each node is, and ``here`` which of them is
+    looked at without the coordinator's help.
+    """
+
+    dataflow_id: str
+    name: str
+    file: str | None
+    log_directory: str
+    running: bool
+    graph: Callable[[], bytes] | None = None
+    machines: tuple[str, ...] = ()
+    placed: dict[str, str] = {}
+    here: str = ""
+
+    @property
+    def elsewhere(self) -> tuple[str, ...]:
+        """The machines that are looked at from afar."""
+        return tuple(machine for machine in self.machines if machine != self.here) if self.running else ()
+
+    def away(self, node_id: str) -> str:
+        """Return the machine of a node if that is looked at from afar, else ""."""
+        machine = self.placed.get(node_id) or next(iter(self.machines), "")
+        return machine if machine in self.elsewhere else ""
+
+
+Find = Callable[[str], Subject]
+"""Returns the dataflow with this UUID or name; raises `Refusal`."""
+OpenLook = Callable[[str, str], RemoteQuery]
+"""Lets a machine, the second, look into a dataflow; raises `Refusal`."""
+_Result = TypeVar("_Result")
+_Endpoint = Callable[[Request], Awaitable[Response]]
+
+
+class _NewParameter(msgspec.Struct):
+    key: str
+    value: Any
+
+
+class _NewRecording(msgspec.Struct):
+    topics: list[str] = []  # none: all
+
+
+class _Token(msgspec.Struct):
+    token: str
+
+
+class _Look(msgspec.Struct, tag="look"):
+    """The page wants previews of these topics, and perhaps latencies."""
+
+    topics: list[str] = []
+    latency: bool = False
+
+
+class _Search(msgspec.Struct, tag="search"):
+    ticket: int
+    node: str = ""
+    level: str = "stdout"
+    text: str = ""
+
+
+class _Next(msgspec.Struct, tag="next"):
+    """The page has drawn what it got, and is ready for more."""
+
+
+_decode = json_decoder(_Look | _Search | _Next)
+
+
+class Dashboard:
+    """Serves the pages; `close` ends what looks at dataflows."""
+
+    def __init__(self, find: Find, keys: Keys, look: OpenLook | None = None) -> None:
+        """``keys`` let in a browser. ``look`` None: there is one machine."""
+        self._find = find
+        self._keys = keys
+        self._look = look
+        self._watches = Watches()
+        self._recordings = Recordings()
+
+    def routes(self) -> list[BaseRoute]:
+        """Return the routes, for a server."""
+        endpoints: list[tuple[str, str, _Endpoint]] = [
+            ("GET", "/", self._page),
+            ("POST", "/login", self._log_in),
+            ("GET", "/open", self._open),
+            ("GET", "/dashboard/{dataflow}", self._about),
+            ("GET", "/dashboard/{dataflow}/parameters/{node}", self._parameters),
+            ("PUT", "/dashboard/{dataflow}/parameters/{node}", self._set_parameter),
+            ("DELETE", "/dashboard/{dataflow}/parameters/{node}", self._delete_parameter),
+            ("POST", "/dashboard/{dataflow}/nodes/{node}/{action}", self._act),
+            ("GET", "/dashboard/{dataflow}/recordings", self._recordings_present),
+            ("POST", "/dashboard/{dataflow}/recordings", self._record),
+            ("DELETE", "/dashboard/{dataflow}/recordings/{pid:int}", self._stop_recording),
+        ]
+        return [
+            *(Route(path, _answers(endpoint), methods=[method]) for method, path, endpoint in endpoints),
+            WebSocketRoute("/dashboard/{dataflow}/live", self._live),
+            Mount("/assets", StaticFiles(directory=ASSETS)),
+        ]
+
+    async def close(self) -> None:
+        await self._watches.close()
+
+    # ----------------------------------------------------------------------- pages
+
+    async def _page(self, request: Request) -> Response:  # noqa: ARG002
+        return FileResponse(f"{ASSETS}/dashboard.html", media_type="text/html", headers=SAFE)
+
+    async def _log_in(self, request: Request) -> Response:
+        shown = (await _body(request, _Token)).token.strip()
+        if not (same(shown, self._keys.token) or same(shown, self._keys.ticket)):
+            raise Refusal(
+                401, "this is not the token; it is in ~/.config/dora/.dora-token of who started dora"
+            )
+        return self._let_in(request, _json({"page": self._keys.page}))
+
+    async def _open(self, request: Request) -> Response:
+        if not same(request.query_params.get("ticket", ""), self._keys.ticket):
+            sentence = (
+                "This address is not valid: each coordinator and each run has its own, and it ends with "
+                "them. `dora status` prints that of a coordinator, `dora run --ui` that of a run.\n"
+            )
+            return Response(sentence, 401, {**SAFE, "Cache-Control": "no-store"}, "text/plain")
+        # What is behind the # stays in the browser; the page takes it out of the address.
+        headers = {**SAFE, "Cache-Control": "no-store", "Location": f"/#page={self._keys.page}"}
+        return self._let_in(request, Response(None, 303, headers))
+
+    def _let_in(self, request: Request, response: Response) -> Response:
+        secure = request.url.scheme == "https"
+        name = cookie_of(request.headers.get("host", ""))
+        response.set_cookie(name, self._keys.session, httponly=True, samesite="strict", secure=secure)
+        return response
+
+    # ----------------------------------------------------------------------- one dataflow
+
+    async def _about(self, request: Request) -> Response:
+        subject = self._find(request.path_params["dataflow"])
+        about = {
+            "uuid": subject.dataflow_id,
+            "name": subject.name,
+            "file": subject.file,
+            "running": subject.running,
+            "here": subject.running and os.path.exists(_socket(subject)),
+            "source": await asyncio.to_thread(source_of, subject.file),
+            "graph": None if subject.graph is None else msgspec.Raw(subject.graph()),
+        }
+        return _json(about)
+
+    async def _parameters(self, request: Request) -> Response:
+        answer = await self._ask(request, GetParameters(request.path_params["node"]))
+        assert isinstance(answer, Parameters)
+        return _json(answer.values)
+
+    async def _set_parameter(self, request: Request) -> Response:
+        wish = await _body(request, _NewParameter)
+        for what, fault in (("key", key_fault(wish.key)), ("value", value_fault(wish.value))):
+            if fault:
+                raise Refusal(400, f"the {what} {fault}")
+        return _json(
+            await self._ask(request, SetParameter(request.path_params["node"], wish.key, wish.value))
+        )
+
+    async def _delete_parameter(self, request: Request) -> Response:
+        key = request.query_params.get("key", "")
+        return _json(await self._ask(request, DeleteParameter(request.path_params["node"], key)))
+
+    async def _act(self, request: Request) -> Response:
+        node, action = request.path_params["node"], request.path_params["action"]
+        if action not in ("restart", "stop"):
+            raise Refusal(404, f"a node can be restarted or stopped; there is no `{action}`")
+        return _json(await self._ask(request, RestartNode(node) if action == "restart" else StopNode(node)))
+
+    async def _recordings_present(self, request: Request) -> Response:
+        subject = self._find(request.path_params["dataflow"])
+        directory = run_path(subject.dataflow_id)
+        return _json(await asyncio.to_thread(self._recordings.present, directory))
+
+    async def _record(self, request: Request) -> Response:
+        wish = await _body(request, _NewRecording)
+        subject = self._running(request)
+        start = self._recordings.start
+        return _json(await _done(start, _socket(subject), subject.log_directory, wish.topics))
+
+    async def _stop_recording(self, request: Request) -> Response:
+        subject = self._running(request)
+        pid = request.path_params["pid"]
+        return _json(await _done(self._recordings.stop, run_path(subject.dataflow_id), pid))
+
+    def _running(self, request: Request) -> Subject:
+        """Return the dataflow that a request is about; raises `Refusal` if it has ended."""
+        subject = self._find(request.path_params["dataflow"])
+        if not subject.running:
+            raise Refusal(409, f"dataflow `{subject.name}` has ended")
+        return subject
+
+    async def _ask(self, request: Request, question: Question) -> Answer:
+        """Ask the dataflow that a request is about, where the node is."""
+        subject = self._running(request)
+        if self._look is not None and (machine := subject.away(request.path_params["node"])):
+            afar = self._watches.afar_of(subject.dataflow_id)
+            if afar is not None:
+                return await afar.ask(machine, question, PATIENCE)
+            return await ask_once(self._look(subject.dataflow_id, machine), question, PATIENCE)
+
+        def ask() -> Answer:
+            with DaemonClient(_socket(subject)) as run:
+                run.set_patience(PATIENCE)
+                return run.ask(question)
+
+        return await _done(ask)
+
+    # ----------------------------------------------------------------------- live
+
+    def _afar(self, subject: Subject) -> Callable[[Watch], RemoteObservers] | None:
+        """Return what makes the part of a watch that looks at other machines; None if there is none."""
+        look = self._look
+        if look is None or not subject.elsewhere:
+            return None
+        return lambda watch: RemoteObservers(
+            subject.elsewhere,
+            subject.placed,
+            lambda machine: look(subject.dataflow_id, machine),
+            watch.note_afar,
+            watch.take_afar,
+        )
+
+    async def _live(self, websocket: WebSocket) -> None:
+        try:
+            subject = self._find(websocket.path_params["dataflow"])
+        except Refusal as refusal:
+            await websocket.close(1008, str(refusal))
+            return
+        await websocket.accept(
+            SUBPROTOCOL if SUBPROTOCOL in websocket.scope.get("subprotocols", ()) else None
+        )
+        socket = _socket(subject) if subject.running else ""
+        target = Target(subject.dataflow_id, socket, subject.log_directory, subject.elsewhere)
+        viewer = Viewer()
+        watch = await self._watches.join(target, viewer, self._afar(subject))
+        ready = asyncio.Event()
+        ready.set()
+        tasks = [asyncio.create_task(_deliver(websocket, viewer.outbox, ready))]
+        try:
+            while True:
+                _obey(await websocket.receive_text(), watch, viewer, ready)
+        except (WebSocketDisconnect, msgspec.DecodeError, KeyError, RuntimeError):
+            pass  # gone, or not our page
+        finally:
+            for task in tasks:
+                task.cancel()
+            self._watches.leave(watch, viewer)
+
+
+def _obey(text: str, watch: Watch, viewer: Viewer, ready: asyncio.Event) -> None:
+    """Do what the page asks for; raises ``msgspec.DecodeError``."""
+    match _decode(text):
+        case _Next():
+            ready.set()
+        case _Look(topics=topics, latency=latency):
+            viewer.wanted = Wanted(tuple(topics[:MAX_TOPICS]), latency)
+            watch.want()
+        case _Search(ticket=ticket, node=node, level=level, text=words):
+            watch.search(viewer, ticket, node, level, words)
+
+
+async def _deliver(websocket: WebSocket, outbox: Outbox, ready: asyncio.Event) -> None:
+    try:
+        while True:
+            await ready.wait()
+            messages = await outbox.take()
+            ready.clear()
+            for message in messages:
+                await (
+                    websocket.send_text(message)
+                    if isinstance(message, str)
+                    else websocket.send_bytes(message)
+                )
+            await websocket.send_text("{}")  # the delivery is complete: ask for the next one
+    except (WebSocketDisconnect, RuntimeError):
+        pass  # who reads notices, too
+
+
+async def _done(work: Callable[..., _Result], *arguments: Any) -> _Result:
+    """Do what may wait in a thread; raises `Refusal` if it fails."""
+    try:
+        return await asyncio.to_thread(work, *arguments)
+    except TimeoutError:
+        raise Refusal(504, f"no answer within {PATIENCE:g} s") from None
+    except DoraError as error:
+        raise Refusal(409, str(error)) from None
+
+
+def _socket(subject: Subject) -> str:
+    return f"{run_path(subject.dataflow_id)}/{SOCKET_NAME}"
+
+
+def _json(value: Any) -> Response:
+    return Response(
+        msgspec.json.encode(value), media_type="application/json", headers={"Cache-Control": "no-store"}
+    )
+
+
+async def _body(request: Request, kind: Any) -> Any:
+    """Read the body of a request; raises `Refusal`."""
+    data = bytearray()
+    async for chunk in request.stream():
+        data += chunk
+        if len(data) > MAX_BODY:
+            raise Refusal(413, f"the request has more than {MAX_BODY >> 20} MiB")
+    if not request.headers.get("content-type", "").startswith("application/json"):
+        raise Refusal(415, "the content type has to be application/json")
+    try:
+        return from_json(bytes(data), kind)
+    except (ValueError, RecursionError) as error:  # what is no JSON, and what is no UTF-8
+        raise Refusal(400, f"the request is not understood: {error}") from None
+
+
+def _answers(endpoint: _Endpoint) -> _Endpoint:
+    """Let refusals become responses."""
+
+    async def answer(request: Request) -> Response:
+        try:
+            return await endpoint(request)
+        except Refusal as refusal:
+            return failure(refusal.status, str(refusal))
+
+    return answer

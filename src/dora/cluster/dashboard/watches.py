@@ -1,0 +1,306 @@
+"""The dataflows that browsers look at: for each a watcher process, as long as anybody looks."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from dora.cluster.dashboard.remote import RemoteObservers
+from dora.observe.preview.protocol import (
+    MAX_FRAME,
+    Ended,
+    Found,
+    FromWatcher,
+    Lines,
+    Picture,
+    Preview,
+    Search,
+    State,
+    Target,
+    ToWatcher,
+    Wanted,
+    decode_from_watcher,
+    frame,
+)
+
+# One browser on its WebSocket: it gets what is newest, when it is ready for more.
+#
+# The page asks for each delivery once it has drawn the one before. Until then, what is outdated by
+# something newer is let go of, so a slow browser costs bounded memory, and sees less instead of later.
+
+MAX_LINES: Final = 1000  # log entries that wait for a browser
+MAX_PARTS: Final = 20  # previews that go on where others ended, as curves do, and wait
+HEAD_SIZE: Final = 4  # bytes of the length in front of a preview
+
+Message = str | bytes
+
+
+class Outbox:
+    """What waits for one browser."""
+
+    def __init__(self) -> None:
+        self._newest: dict[str, bytes] = {}  # kind → JSON
+        self._previews: dict[str, deque[Preview]] = {}
+        self._lines: deque[bytes] = deque(maxlen=MAX_LINES)
+        self._skipped = 0
+        self._answers: deque[Found] = deque(maxlen=8)
+        self._something = asyncio.Event()
+
+    def put(self, message: FromWatcher) -> None:
+        """Add a message; never waits."""
+        match message:
+            case Picture(graph=graph):
+                self._newest["graph"] = graph
+            case State(state=state):
+                self._newest["state"] = state
+            case Ended():
+                self._newest["ended"] = b"true"
+            case Lines(entries=entries, skipped=skipped):
+                before = len(self._lines)
+                self._lines.extend(entries)
+                self._skipped += skipped + before + len(entries) - len(self._lines)
+            case Found():
+                self._answers.append(message)
+            case Preview(topic=topic, adds=adds):
+                waiting = self._previews.setdefault(topic, deque(maxlen=MAX_PARTS))
+                if not adds:
+                    waiting.clear()
+                waiting.append(message)
+        self._something.set()
+
+    def note(self, kind: str, json: bytes) -> None:
+        """Add something that is no message of the watcher."""
+        self._newest[kind] = json
+        self._something.set()
+
+    async def take(self) -> list[Message]:
+        """Wait for something, and return all there is: texts are JSON objects, bytes are previews."""
+        await self._something.wait()
+        self._something.clear()
+        parts = [b'"%s":%s' % (kind.encode(), value) for kind, value in self._newest.items()]
+        if self._lines or self._skipped:
+            parts.append(b'"lines":[%s],"skipped":%d' % (b",".join(self._lines), self._skipped))
+        if self._answers:
+            found = (
+                b'{"ticket":%d,"total":%d,"entries":[%s]}'
+                % (item.ticket, item.total, b",".join(item.entries))
+                for item in self._answers
+            )
+            parts.append(b'"found":[%s]' % b",".join(found))
+        previews = [item for waiting in self._previews.values() for item in waiting]
+        self._newest.clear()
+        self._previews.clear()
+        self._lines.clear()
+        self._answers.clear()
+        self._skipped = 0
+        return [*([f"{{{b','.join(parts).decode()}}}"] if parts else []), *map(_packed, previews)]
+
+
+def _packed(preview: Preview) -> bytes:
+    """Return a preview as one binary message: the length of its head, the head, the body."""
+    name = preview.topic.replace("\\", "\\\\").replace('"', '\\"').encode()
+    head = b'{"topic":"%s",%s' % (name, preview.head[1:])
+    return len(head).to_bytes(HEAD_SIZE, "little") + head + preview.body
+
+
+LINGER: Final = 3.0  # seconds that a watcher outlives its last browser: a page that is loaded again
+MAX_TOPICS: Final = 16  # that one browser may look at
+KEPT_LINES: Final = 1000
+
+log = logging.getLogger("dora.dashboard")
+
+
+class Viewer:
+    """One browser that looks at a dataflow."""
+
+    def __init__(self) -> None:
+        self.outbox = Outbox()
+        self.wanted = Wanted()
+        self.tickets: dict[int, int] = {}  # of the watcher → of the browser
+
+
+class Watch:
+    """One dataflow, its watcher process, and the browsers that look."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self.viewers: set[Viewer] = set()
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self._newest: dict[type, FromWatcher] = {}
+        self._lines: deque[bytes] = deque(maxlen=KEPT_LINES)
+        self._wanted = Wanted()
+        self._last_ticket = 0
+        self.afar: RemoteObservers | None = None  # the part on other machines
+        self._noted: bytes | None = None  # what is known of it
+
+    async def start(self) -> None:
+        """Start the watcher."""
+        self._process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "dora.observe.preview.watcher"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is meant for others
+        )
+        self._say(self.target)
+        self._reader = asyncio.create_task(self._read(self._process))
+
+    async def end(self) -> None:
+        """Let the watcher end."""
+        if self.afar is not None:
+            await self.afar.close()
+        if self._process is None:
+            return
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), 2.0)
+        except TimeoutError:
+            self._process.kill()
+        if self._reader is not None:
+            self._reader.cancel()
+
+    @property
+    def alive(self) -> bool:
+        return self._process is not None and self._process.returncode is None
+
+    def add(self, viewer: Viewer) -> None:
+        """Let a browser look, from what is known already."""
+        self.viewers.add(viewer)
+        for message in self._newest.values():
+            viewer.outbox.put(message)
+        if self._noted is not None:
+            viewer.outbox.note("elsewhere", self._noted)
+        if self._lines:
+            viewer.outbox.put(Lines(list(self._lines)))
+
+    def remove(self, viewer: Viewer) -> None:
+        self.viewers.discard(viewer)
+        self.want()
+
+    def want(self) -> None:
+        """Tell the watcher what all browsers together want to see."""
+        topics = {topic for viewer in self.viewers for topic in viewer.wanted.topics}
+        wanted = Wanted(tuple(sorted(topics)), any(viewer.wanted.latency for viewer in self.viewers))
+        if wanted != self._wanted:
+            self._wanted = wanted
+            self._say(wanted)
+            if self.afar is not None:
+                self.afar.want(wanted)
+
+    def search(self, viewer: Viewer, ticket: int, node: str, level: str, text: str) -> None:
+        """Look through the whole log; the answer comes like everything else."""
+        self._last_ticket += 1
+        viewer.tickets[self._last_ticket] = ticket
+        self._say(Search(self._last_ticket, node, level, text))
+
+    def note_afar(self, state: bytes) -> None:
+        """Tell all browsers how it is on other machines."""
+        self._noted = state
+        for viewer in self.viewers:
+            viewer.outbox.note("elsewhere", state)
+
+    def take_afar(self, message: FromWatcher) -> None:
+        """Pass on what is seen on other machines; the graph is that of this one, if it has one."""
+        if not isinstance(message, Picture) or State not in self._newest:
+            self._take(message)
+
+    def _say(self, message: ToWatcher) -> None:
+        if (
+            self._process is not None
+            and self._process.stdin is not None
+            and not self._process.stdin.is_closing()
+        ):
+            self._process.stdin.write(frame(message))
+
+    async def _read(self, process: asyncio.subprocess.Process) -> None:
+        assert process.stdout is not None
+        try:
+            while True:
+                size = int.from_bytes(await process.stdout.readexactly(4), "little")
+                if size > MAX_FRAME:
+                    raise ValueError(f"a frame claims {size} bytes")
+                self._take(decode_from_watcher(await process.stdout.readexactly(size)))
+        except (asyncio.IncompleteReadError, ConnectionError):
+            pass  # it has ended
+        except ValueError as error:
+            log.warning("what watches dataflow %s is not understood: %s", self.target.dataflow_id, error)
+            process.kill()
+        code = await process.wait()
+        if code:
+            log.warning("what watches dataflow %s ended with status %d", self.target.dataflow_id, code)
+        for viewer in self.viewers:
+            viewer.outbox.note("lost", b"true")
+
+    def _take(self, message: FromWatcher) -> None:
+        if isinstance(message, Found):
+            for viewer in self.viewers:
+                ticket = viewer.tickets.pop(message.ticket, None)
+                if ticket is not None:
+                    viewer.outbox.put(Found(ticket, message.entries, message.total))
+            return
+        if isinstance(message, Picture | State | Ended):
+            self._newest[type(message)] = message
+        elif isinstance(message, Lines):
+            self._lines.extend(message.entries)
+        for viewer in self.viewers:
+            topic = getattr(message, "topic", None)
+            if topic is None or topic in viewer.wanted.topics:
+                viewer.outbox.put(message)
+
+
+class Watches:
+    """All dataflows that are looked at."""
+
+    def __init__(self) -> None:
+        self._watches: dict[str, Watch] = {}
+        self._lock = asyncio.Lock()
+        self._endings: set[asyncio.Task[None]] = set()
+
+    def afar_of(self, dataflow_id: str) -> RemoteObservers | None:
+        """Return what looks at other machines for a dataflow, if somebody does."""
+        watch = self._watches.get(dataflow_id)
+        return watch.afar if watch is not None and watch.viewers else None
+
+    async def join(
+        self, target: Target, viewer: Viewer, make_afar: Callable[[Watch], RemoteObservers] | None = None
+    ) -> Watch:
+        """Let a browser look at a dataflow. ``make_afar`` makes what looks at its part elsewhere."""
+        async with self._lock:
+            watch = self._watches.get(target.dataflow_id)
+            if watch is None or not watch.alive or watch.target != target:
+                watch = Watch(target)
+                await watch.start()
+                if make_afar is not None:
+                    watch.afar = make_afar(watch)
+                self._watches[target.dataflow_id] = watch
+            watch.add(viewer)
+            return watch
+
+    def leave(self, watch: Watch, viewer: Viewer) -> None:
+        """Note that a browser is gone."""
+        watch.remove(viewer)
+        if not watch.viewers:
+            task = asyncio.create_task(self._end_later(watch))
+            self._endings.add(task)
+            task.add_done_callback(self._endings.discard)
+
+    async def _end_later(self, watch: Watch) -> None:
+        await asyncio.sleep(LINGER)
+        async with self._lock:
+            if watch.viewers:
+                return
+            if self._watches.get(watch.target.dataflow_id) is watch:
+                del self._watches[watch.target.dataflow_id]
+        await watch.end()
+
+    async def close(self) -> None:
+        """End all watchers."""
+        for task in self._endings:
+            task.cancel()
+        await asyncio.gather(*(watch.end() for watch in self._watches.values()))
+        self._watches.clear()

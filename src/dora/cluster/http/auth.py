@@ -1,0 +1,143 @@
+"""Who may speak with a server of dora: who has its token; never a web page of another origin.
+
+It is so on loopback as well, whose addresses belong to all users of a machine. Nothing that a proxy says
+about a client is believed.
+
+A browser cannot show the token with every request. It opens an address with a ticket once, or shows the
+token once. From then on it has a cookie, which scripts cannot read, and a key, which the page shows in a
+header: browsers send a cookie to every port of a host, also to a server of another user there. Ticket,
+cookie and key are random and end with the server, so who takes over its port later has nothing from them.
+"""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import secrets
+from http.cookies import CookieError, SimpleCookie
+from typing import NamedTuple
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from dora.cluster.protocol import Failure, encode
+
+log = logging.getLogger("dora.coordinator.api")
+
+PAGE_HEADER = "x-dora-page"
+SUBPROTOCOL = "dora"
+OF_COORDINATOR = (
+    "this coordinator wants its token, {shown}: set DORA_AUTH_TOKEN, or copy its .dora-token "
+    "to ~/.config/dora/.dora-token; for a browser, `dora status` prints an address"
+)
+
+
+class Keys(NamedTuple):
+    """What lets in: ``token`` a program, ``ticket`` a browser, and the others a browser that was let in."""
+
+    token: str
+    ticket: str
+    session: str
+    page: str
+
+    @property
+    def path(self) -> str:
+        """Where a browser is let in."""
+        return f"/open?ticket={self.ticket}"
+
+
+def keys_for(token: str, ticket: str = "") -> Keys:
+    """Return keys for a server with this token, and with this ticket or a new one."""
+    return Keys(token, ticket or secrets.token_hex(32), secrets.token_hex(32), secrets.token_hex(32))
+
+
+def failure(status: int, error: str) -> Response:
+    """Return a refusal as the API tells it."""
+    return Response(encode(Failure(error)), status, media_type="application/json")
+
+
+def cookie_of(host: str) -> str:
+    """Return the name of the cookie, from the header with the host: browsers do not tell ports apart.
+
+    >>> [cookie_of(host) for host in ("127.0.0.1:6013", "[::1]:6014", "robot")]
+    ['dora-session-6013', 'dora-session-6014', 'dora-session-80']
+    """
+    port = host.rpartition(":")[2]
+    return f"dora-session-{port if port.isdecimal() else 80}"
+
+
+def same(shown: str, wanted: str) -> bool:
+    """Tell whether two secrets are the same, in a time that does not tell where they differ."""
+    return hmac.compare_digest(shown.encode(), wanted.encode())
+
+
+class Guard:
+    """Lets in who may. The paths ``open_to_all`` (``*`` at the end: all that begin so) need no token.
+
+    ``hosts`` are the names of this host for a server on loopback, and empty for others. ``sentence``
+    refuses those without a token.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        keys: Keys,
+        hosts: frozenset[str],
+        open_to_all: tuple[str, ...] = (),
+        sentence: str = OF_COORDINATOR,
+    ) -> None:
+        if not keys.token or not keys.ticket:
+            raise ValueError("a server without a token would let in everybody")
+        self._app = app
+        self._keys = keys
+        self._hosts = hosts
+        self._open = open_to_all
+        self._sentence = sentence
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+            return
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        fault = self._fault(headers, scope["path"])
+        if fault is not None:
+            log.debug("a %s request from %s is refused: %s", scope["type"], scope.get("client"), fault[1])
+        if fault is None:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "http":
+            await failure(*fault)(scope, receive, send)
+        else:
+            await send({"type": "websocket.close", "code": 1008, "reason": fault[1]})
+
+    def _fault(self, headers: dict[str, str], path: str) -> tuple[int, str] | None:
+        host = headers.get("host", "")
+        if self._hosts and host.rsplit(":", 1)[0].strip("[]") not in self._hosts:
+            return 403, f"`{host}` is not a name of this coordinator"
+        origin = headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != host:
+            return 403, f"requests of pages from {origin} are not allowed"
+        if not (self._is_open(path) or self._has_token(headers) or self._has_session(headers, host)):
+            shown = "and was shown another one" if "authorization" in headers else "and was shown none"
+            return 401, self._sentence.format(shown=shown)
+        return None
+
+    def _is_open(self, path: str) -> bool:
+        return any(
+            path.startswith(place[:-1]) if place.endswith("*") else path == place for place in self._open
+        )
+
+    def _has_token(self, headers: dict[str, str]) -> bool:
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        return scheme.lower() == "bearer" and same(token.strip(), self._keys.token)
+
+    def _has_session(self, headers: dict[str, str], host: str) -> bool:
+        """Tell whether a page shows its key, and its browser the cookie."""
+        key = headers.get(PAGE_HEADER, "")
+        for offered in headers.get("sec-websocket-protocol", "").split(","):
+            if offered.strip().startswith("page."):  # a page can give no other header to a WebSocket
+                key = offered.strip().removeprefix("page.")
+        try:
+            cookie = SimpleCookie(headers.get("cookie", "")).get(cookie_of(host))
+        except CookieError:
+            return False
+        return cookie is not None and same(cookie.value, self._keys.session) and same(key, self._keys.page)

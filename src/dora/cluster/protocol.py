@@ -1,0 +1,521 @@
+"""What the coordinator, the daemon of a machine and the commands say to each other, as JSON.
+
+The daemon opens a WebSocket to the coordinator, sends `Hello` and is answered `Welcome` or
+`DaemonRejected`.
+From then on the coordinator says what shall run, and the daemon what became of it. A daemon repeats the
+end of a run until it is `AckEnd`, so that no record is lost with a connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+
+from dora.daemon.logs.entry import LogEntry
+from dora.daemon.supervisor.result import DataflowResult
+from dora.daemon.supervisor.status import PeerStatus
+from dora.wire.decoders import json_decoder
+from dora.wire.metrics import DataflowMetrics
+from dora.wire.node_config import TlsFiles
+from dora.wire.operations import Operation, OperationResult
+
+MAX_MESSAGE: Final = 16 << 20  # bytes of a request or a frame
+MAX_GRACE: Final = 86_400.0  # seconds that nodes may be given to stop
+VERSION_HEADER: Final = "dora-version"
+DEFAULT_MACHINE: Final = "default"  # the id of a machine whose daemon was given none
+WITH_REASON: Final = 4000  # close code of a look; the reason is a sentence for the user
+BEAT_EVERY: Final = 1.0  # seconds between two signs of life of a daemon
+
+NOBODY: Final = 0  # the ticket of what nobody waits for
+
+RunStatus = Literal["starting", "running", "finished", "failed"]
+ACTIVE: Final = ("starting", "running")
+
+
+class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked to run: the dataflow as it was read and checked, and how to run it.
+
+    ``interpreter`` is the Python of the one who asks. Times are in seconds.
+    """
+
+    name: str
+    dataflow: Any  # `dora.dataflow.model.Dataflow`, as JSON
+    interpreter: str = ""
+    uv: bool = False
+    hot_reload: bool = False
+    allow_shell_nodes: bool = False
+    engine: Literal["iceoryx2", "zenoh"] | None = None
+    strict_outputs: bool = False
+    trace: bool = False  # nodes write spans
+    machines: dict[str, str] = {}  # node → machine; the coordinator decides
+    revision: int = 0  # how often a dataflow on several machines has changed while it ran
+    births: dict[str, int] = {}  # "node" or "node/input" → the change that brought it, if one did
+
+    def parameters_of(self, node_id: str) -> dict[str, Any] | None:
+        """Return the parameters with which a node starts, None if there is no such node."""
+        found = (node for node in self.dataflow["nodes"] if node["id"] == node_id)
+        return next((node.get("parameters", {}) for node in found), None)
+
+    def with_parameters(self, node_id: str, parameters: dict[str, Any]) -> RunSpec:
+        """Return the same with other parameters of a node, if it has that node."""
+        nodes = [
+            {**node, "parameters": parameters} if node["id"] == node_id else node
+            for node in self.dataflow["nodes"]
+        ]
+        return msgspec.structs.replace(self, dataflow={**self.dataflow, "nodes": nodes})
+
+
+class RunReport(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a run is, or how it ended; of a dataflow on several machines, the part of one machine.
+
+    ``reason`` says why it failed where no node did. ``ports`` are those at which nodes listen for other
+    machines, None before they are chosen; ``news`` is what the others have to know. ``secret`` is that of
+    its `Partition`: a coordinator that was killed has it from here for a further machine.
+    """
+
+    dataflow_id: str
+    status: RunStatus
+    result: DataflowResult | None = None
+    reason: str = ""
+    ports: dict[str, int] | None = None
+    news: PeerStatus | None = None
+    revision: int = 0  # as in `RunSpec`: the change that its part has taken over
+    secret: str = ""
+
+
+class RunUsage(msgspec.Struct, frozen=True):
+    """What the processes of a run use."""
+
+    dataflow_id: str
+    cpu: float  # percent of one core
+    memory: int  # bytes
+
+
+# ----------------------------------------------------------------------- daemon → coordinator
+
+
+class Hello(msgspec.Struct, frozen=True, tag=True):
+    """A daemon introduces itself, with all runs it has and those whose end is not recorded."""
+
+    version: str
+    daemon_id: str  # made anew by every daemon process
+    pid: int
+    runs: tuple[RunReport, ...] = ()
+    machine: str = DEFAULT_MACHINE
+    labels: dict[str, str] = {}
+    address: str = ""  # where other machines reach this one; "": where the coordinator sees it
+    tls: bool = False  # it has certificates
+    kept: tuple[str, ...] = ()  # dataflows for which something is kept on its disk
+
+
+class RunChanged(msgspec.Struct, frozen=True, tag=True):
+    run: RunReport
+
+
+class Usage(msgspec.Struct, frozen=True, tag=True):
+    """The answer to `GetUsage`."""
+
+    runs: tuple[RunUsage, ...]
+
+
+class RunDescription(msgspec.Struct, frozen=True, tag=True):
+    """The answer to `DescribeRun`."""
+
+    run: RunReport
+    spec: RunSpec
+
+
+class MetricsResult(msgspec.Struct, frozen=True, tag=True):
+    """The answer to `GetMetrics`: every dataflow that runs here, in numbers."""
+
+    number: int
+    surveys: list[DataflowMetrics]
+
+
+class LogBatch(msgspec.Struct, frozen=True, tag=True):
+    """Log entries of a run whose logs the coordinator gathers. Answered by `AckLogs`, with a number."""
+
+    dataflow_id: str
+    entries: list[LogEntry]
+    number: int = 0  # of the batches of a daemon
+
+
+class DataflowChanged(msgspec.Struct, frozen=True, tag=True):
+    """A running dataflow has become another one, `dora.dataflow.model.Dataflow` as JSON.
+
+    The other fields, which are those of `RunSpec`, count on several machines.
+    """
+
+    dataflow_id: str
+    dataflow: Any
+    machines: dict[str, str] = {}
+    revision: int = 0
+    births: dict[str, int] = {}
+
+
+class ParametersSet(msgspec.Struct, frozen=True, tag=True):
+    """The parameters of a node in a running dataflow are these from now on."""
+
+    dataflow_id: str
+    node: str
+    parameters: dict[str, Any]
+
+
+class ChangeResult(msgspec.Struct, frozen=True, tag=True):
+    """The answer to `JoinCluster`, `ChangeRequest`, `Prepare` or `Apply`; ``error`` says why nothing came
+    of it.
+
+    ``sent`` answers `Prepare`: node → output → how many messages it has sent.
+    """
+
+    ticket: int
+    outcome: OperationResult | None = None
+    error: str = ""
+    sent: dict[str, dict[str, int]] = {}
+
+
+class ObserverRefused(msgspec.Struct, frozen=True, tag=True):
+    """There will be no look as `OpenObserver` wants it; ``reason`` is a sentence for the user."""
+
+    ticket: str
+    reason: str
+
+
+class Heartbeat(msgspec.Struct, frozen=True, tag=True):
+    """The daemon is alive."""
+
+
+ToCoordinator = (
+    Hello
+    | RunChanged
+    | Usage
+    | RunDescription
+    | MetricsResult
+    | LogBatch
+    | DataflowChanged
+    | ParametersSet
+    | ChangeResult
+    | ObserverRefused
+    | Heartbeat
+)
+
+# ----------------------------------------------------------------------- coordinator → daemon
+
+
+class Welcome(msgspec.Struct, frozen=True, tag=True):
+    version: str
+
+
+class DaemonRejected(msgspec.Struct, frozen=True, tag=True):
+    """The daemon cannot take part; ``reason`` is a sentence for the user."""
+
+    reason: str
+
+
+class Partition(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of a dataflow that a machine runs; without nodes, if it is to get its first one.
+
+    ``secret`` is shown by whoever connects to a node of this dataflow. ``interface`` and ``tls`` are known
+    by the daemon. ``apart``: its own log files are in the data folder. Its entries go into the dataflow's,
+    in a folder of the coordinator's machine that may be shared with this one.
+    """
+
+    machine: str
+    secret: str
+    gathered: bool = False  # its log entries go to the coordinator too
+    apart: bool = False
+    interface: str = ""
+    tls: TlsFiles | None = None
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """Seconds that a machine may take to build its nodes, and then to start their processes."""
+
+    build: float = 1200.0
+    spawn: float = 60.0
+
+
+class StartRun(msgspec.Struct, frozen=True, tag=True):
+    """``share`` None: the whole dataflow is for this machine.
+
+    ``coordinator``, its address and port as seen from there, is known by the daemon.
+    """
+
+    dataflow_id: str
+    spec: RunSpec
+    share: Partition | None = None
+    coordinator: str = ""
+    limits: Limits = Limits()
+
+
+class Endpoints(msgspec.Struct, frozen=True, tag=True):
+    """All machines of a dataflow are prepared: node → the endpoint at which other machines reach it."""
+
+    dataflow_id: str
+    endpoints: dict[str, str]
+
+
+class PeerReport(msgspec.Struct, frozen=True, tag=True):
+    """What another machine tells of its part of a dataflow."""
+
+    dataflow_id: str
+    machine: str
+    news: PeerStatus
+
+
+class MachineLost(msgspec.Struct, frozen=True, tag=True):
+    """Another machine of a dataflow is lost; ``reason`` is half a sentence."""
+
+    dataflow_id: str
+    machine: str
+    reason: str
+
+
+class ReleasePartition(msgspec.Struct, frozen=True, tag=True):
+    """No node of a dataflow is on this machine any more: its part may end."""
+
+    dataflow_id: str
+
+
+class StopRun(msgspec.Struct, frozen=True, tag=True):
+    """``grace`` None: the default. ``force``: kill the nodes at once."""
+
+    dataflow_id: str
+    grace: float | None = None
+    force: bool = False
+
+
+class JoinCluster(msgspec.Struct, frozen=True, tag=True):
+    """A dataflow on this machine alone gets further ones, so the coordinator decides what it becomes.
+
+    Answered by `ChangeResult`, after a report and `DataflowChanged`. ``share`` as in `StartRun`.
+    """
+
+    dataflow_id: str
+    ticket: int
+    share: Partition
+
+
+class ChangeRequest(msgspec.Struct, frozen=True, tag=True):
+    """Change a running dataflow. Answered by `ChangeResult`."""
+
+    dataflow_id: str
+    ticket: int
+    wish: Operation
+
+
+class ProposedChange(msgspec.Struct, frozen=True, kw_only=True):
+    """What a dataflow on several machines shall become, as a whole.
+
+    ``revision``, ``machines`` and ``births`` as in `RunSpec`. ``added`` and ``removed`` are the links that
+    it gets and loses, as the log tells it; ``replaced`` is the node that gets another program, with
+    ``grace`` seconds for the former one to end (None: the default).
+    """
+
+    revision: int
+    dataflow: Any  # `dora.dataflow.model.Dataflow`
+    machines: dict[str, str]
+    births: dict[str, int]
+    programs: Any = ()  # `dora.dataflow.model.Program`, of what comes new
+    added: str = ""
+    removed: str = ""
+    replaced: str = ""
+    grace: float | None = None
+
+
+class Prepare(msgspec.Struct, frozen=True, tag=True):
+    """Do what a machine's part needs before it can become something else, and say whether it can.
+
+    Answered by `ChangeResult`, after a report with the ports of nodes that have to listen now. Nothing
+    changes.
+    """
+
+    dataflow_id: str
+    ticket: int
+    amendment: ProposedChange
+
+
+class Apply(msgspec.Struct, frozen=True, tag=True):
+    """A dataflow on several machines is this one from now on. Answered by `ChangeResult`.
+
+    ``endpoints`` as in `Endpoints`; ``sent`` is what the machines said when they were prepared. A part
+    that has this revision already does nothing.
+    """
+
+    dataflow_id: str
+    ticket: int
+    amendment: ProposedChange
+    endpoints: dict[str, str]
+    sent: dict[str, dict[str, int]] = {}
+
+
+class AckEnd(msgspec.Struct, frozen=True, tag=True):
+    """The end of this run is in the store: the daemon may forget it."""
+
+    dataflow_id: str
+
+
+class DropRecords(msgspec.Struct, frozen=True, tag=True):
+    """There are no records of these dataflows any more: what is kept on disk for them may go."""
+
+    dataflow_ids: tuple[str, ...]
+
+
+class AckLogs(msgspec.Struct, frozen=True, tag=True):
+    """The batches of log entries up to this number have arrived."""
+
+    number: int
+
+
+class DescribeRun(msgspec.Struct, frozen=True, tag=True):
+    """What is this run, of which there is no record? Answered by `RunDescription` while it runs."""
+
+    dataflow_id: str
+
+
+class GetUsage(msgspec.Struct, frozen=True, tag=True):
+    """Answered by `Usage`."""
+
+
+class GetMetrics(msgspec.Struct, frozen=True, tag=True):
+    """Answered by `MetricsResult` with the same number."""
+
+    number: int
+
+
+class OpenObserver(msgspec.Struct, frozen=True, tag=True):
+    """Somebody on another machine wants to look: let a process connect to ``/api/looks/{ticket}``."""
+
+    dataflow_id: str
+    ticket: str
+
+
+class Shutdown(msgspec.Struct, frozen=True, tag=True):
+    """Stop what runs and end."""
+
+
+ToDaemon = (
+    Welcome
+    | DaemonRejected
+    | StartRun
+    | Endpoints
+    | PeerReport
+    | MachineLost
+    | ReleasePartition
+    | StopRun
+    | JoinCluster
+    | ChangeRequest
+    | Prepare
+    | Apply
+    | AckEnd
+    | DropRecords
+    | AckLogs
+    | DescribeRun
+    | GetUsage
+    | GetMetrics
+    | OpenObserver
+    | Shutdown
+)
+
+# ----------------------------------------------------------------------- command → coordinator
+
+
+class DataflowView(msgspec.Struct, frozen=True, kw_only=True):
+    """What the coordinator knows of one dataflow."""
+
+    uuid: str
+    name: str
+    status: RunStatus
+    nodes: list[str]
+    file: str | None = None
+    log_directory: str = ""
+    created: float = 0.0  # seconds since the Unix epoch
+    ended: float | None = None
+    cpu: float = 0.0  # percent of one core
+    memory: int = 0  # bytes
+    machines: list[str] = []  # that run a part of it
+    reason: str = ""
+    result: DataflowResult | None = None
+
+
+class StartRequest(msgspec.Struct, frozen=True):
+    spec: RunSpec
+
+
+class StopRequest(msgspec.Struct, frozen=True):
+    grace: Annotated[float, msgspec.Meta(ge=0, le=MAX_GRACE)] | None = None
+    force: bool = False
+
+
+class RestartView(msgspec.Struct, frozen=True):
+    """A dataflow was started again: the UUID that it had, and its new record."""
+
+    old: str
+    new: DataflowView
+
+
+class DownRequest(msgspec.Struct, frozen=True):
+    force: bool = False
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why a request was refused: one sentence for the user."""
+
+    error: str
+
+
+class MachineView(msgspec.Struct, frozen=True, kw_only=True):
+    """A machine whose daemon is connected, or was and is waited for."""
+
+    id: str
+    labels: dict[str, str] = {}
+    address: str = ""  # where the coordinator sees it
+    daemon_id: str = ""
+    away_since: float | None = None  # seconds since the Unix epoch; None: it is connected
+
+
+class SystemStatus(msgspec.Struct, frozen=True):
+    version: str
+    pid: int  # of the coordinator
+    daemons: list[str]  # ids of the daemons that are connected
+    active_dataflows: int
+    machines: list[MachineView] = []
+    interface: str = ""  # the address that the coordinator listens on
+
+
+class DashboardView(msgspec.Struct, frozen=True):
+    path: str  # lets in a browser
+
+
+encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
+decode_to_coordinator: Callable[[bytes | str], ToCoordinator] = json_decoder(ToCoordinator)
+decode_to_daemon: Callable[[bytes | str], ToDaemon] = json_decoder(ToDaemon)
+
+
+def compatible(one: str, other: str) -> bool:
+    """Tell whether two versions of dora understand each other: no breaking release is between them.
+
+    >>> compatible("1.2.0", "1.9.3"), compatible("1.2.0", "2.0.0"), compatible("0.1.0", "0.2.0")
+    (True, False, False)
+    """
+    return _breaking(one) == _breaking(other)
+
+
+def _breaking(version: str) -> tuple[str, ...]:
+    numbers = version.split("+")[0].split("-")[0].split(".")
+    for index, number in enumerate(numbers):
+        if number != "0":
+            return tuple(numbers[: index + 1])
+    return tuple(numbers)
+
+
+def version_fault(what: str, version: str, ours: str) -> str:
+    """Return why two versions cannot work together, "" if they can."""
+    if compatible(version, ours):
+        return ""
+    return (
+        f"the {what} is dora {version or 'of an unknown version'} and the coordinator is dora {ours}, "
+        "which do not understand each other; use one version, and restart both"
+    )

@@ -1,0 +1,179 @@
+"""Give the nodes of a dataflow their files on the machines that they run on, and show what is there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import socket
+import tarfile
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from subprocess import Popen
+from typing import IO, Any
+
+import msgspec
+
+from dora.cluster.ssh.file import Cluster, Machine
+from dora.cluster.ssh.folder import Entry, difference, survey
+from dora.cluster.ssh.kept import Copy
+from dora.cluster.ssh.receive import ExpectedFiles, Present
+from dora.cluster.ssh.scripts import list_copies, receive_copy
+from dora.cluster.ssh.ssh import MachineFault, on_all, piped, reason, run
+from dora.dataflow.model import Dataflow
+from dora.dataflow.problems import listed
+from dora.errors import DoraError
+from dora.wire.decoders import from_json
+
+# Copy the folder of a dataflow to a machine; `dora.cluster.ssh.receive` is the other end.
+
+
+class Copied(msgspec.Struct, frozen=True):
+    """Where the copy is on its machine, and how many files and bytes were sent."""
+
+    folder: str
+    sent: int
+    size: int
+
+
+def copy_name(folder: str) -> str:
+    """Return what the copies of a folder are called: the same each time, and another for each folder."""
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "-", os.path.basename(folder)).strip("-") or "dataflow"
+    origin = f"{socket.gethostname()}:{folder}"
+    return f"{readable[:40]}-{hashlib.sha256(origin.encode()).hexdigest()[:8]}"
+
+
+def copy_folder(machine: Machine, folder: str, files: Mapping[str, Entry]) -> Copied:
+    """Copy what has changed to a machine; raises `MachineFault`.
+
+    What the last copy had and is not there any more is removed.
+    """
+    process = piped(machine, receive_copy(machine, copy_name(folder)))
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    complaints: list[bytes] = []
+    listener = threading.Thread(target=lambda: complaints.append(_all_of(process)), daemon=True)
+    listener.start()
+    try:
+        return _send(machine, process, folder, files)
+    except (BrokenPipeError, msgspec.DecodeError):
+        _close(process.stdin)
+        status = process.wait()
+        listener.join()
+        said = b"".join(complaints).decode(errors="replace")
+        raise MachineFault(machine, reason(machine, status, said)) from None
+    except OSError as error:
+        why = f"{error.filename}: {error.strerror}" if error.filename else "a file that has just changed"
+        raise MachineFault(machine, f"cannot copy {why}; try again") from None
+    finally:
+        process.kill()
+        process.wait()
+        _close(process.stdin)
+        process.stdout.close()
+
+
+def _close(stream: IO[bytes]) -> None:
+    try:
+        stream.close()
+    except BrokenPipeError:
+        pass  # nobody takes what was still to be sent
+
+
+def _all_of(process: Popen[Any]) -> bytes:
+    assert process.stderr is not None
+    said: bytes = process.stderr.read()
+    process.stderr.close()
+    return said
+
+
+def _send(machine: Machine, process: Popen[Any], folder: str, files: Mapping[str, Entry]) -> Copied:
+    assert process.stdin is not None and process.stdout is not None
+    present = from_json(process.stdout.readline(), Present)
+    changed, gone = difference(files, present.files)
+    size = sum(files[path][0] for path in changed)
+    if present.free is not None and size > present.free:
+        raise MachineFault(
+            machine,
+            f"{size:,} bytes are to be copied to {present.folder}, and {present.free:,} are free there",
+        )
+    process.stdin.write(msgspec.json.encode(ExpectedFiles(dict(files), gone)) + b"\n")
+    _send_files(process.stdin, folder, changed, files)
+    process.stdin.close()
+    from_json(process.stdout.readline(), dict[str, Any])
+    return Copied(present.folder, len(changed), size)
+
+
+def _send_files(stream: IO[bytes], folder: str, paths: Sequence[str], files: Mapping[str, Entry]) -> None:
+    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+        for path in paths:
+            size, time_ns, mode = files[path]
+            member = tarfile.TarInfo(path)
+            member.size, member.mode = size, mode
+            member.pax_headers = {"DORA.time": str(time_ns)}
+            with open(os.path.join(folder, path), "rb") as file:
+                archive.addfile(member, file)
+
+
+def with_copies(
+    cluster: Cluster, dataflow: Dataflow, placed: Mapping[str, str], tell: Callable[[str], None]
+) -> tuple[Dataflow, list[MachineFault]]:
+    """Copy the folder of a dataflow to where it is needed; return the dataflow that runs in the copies.
+
+    ``placed`` is node → machine. A node with a working directory of its own needs no copy. Raises
+    `DoraError` for a machine that the cluster file does not have.
+    """
+    wanted = {placed[node.id] for node in dataflow.nodes if node.deploy.working_dir is None}
+    machines = [machine for machine in cluster.machines if machine.id in wanted]
+    if unknown := sorted(wanted - {machine.id for machine in machines}):
+        raise DoraError(
+            f"nodes are for {listed(unknown)}, and {cluster.file} does not say how to get there; add the "
+            "machine, or tell with `working_dir` in `deploy` where the files of its nodes are"
+        )
+    files = survey(dataflow.working_dir)
+    folders: dict[str, str] = {}
+    faults: list[MachineFault] = []
+    for machine, copied in on_all(
+        machines, lambda machine: copy_folder(machine, dataflow.working_dir, files)
+    ):
+        if isinstance(copied, MachineFault):
+            faults.append(copied)
+            continue
+        folders[machine.id] = copied.folder
+        if copied.sent:
+            tell(f"{machine.id}: copied {copied.sent} file(s), {copied.size:,} bytes, to {copied.folder}")
+    nodes = [
+        msgspec.structs.replace(
+            node, deploy=msgspec.structs.replace(node.deploy, working_dir=folders.get(placed[node.id]))
+        )
+        if node.deploy.working_dir is None
+        else node
+        for node in dataflow.nodes
+    ]
+    return msgspec.structs.replace(dataflow, nodes=tuple(nodes)), faults
+
+
+class CopyOn(Copy, frozen=True, kw_only=True):
+    """A copy on a machine of the cluster."""
+
+    machine: str
+
+    def users(self, names: Mapping[str, str]) -> str:
+        """Return who uses it, in words; ``names`` are those of dataflows, by UUID."""
+        if self.dataflows:
+            return ", ".join(dict.fromkeys(names.get(id, id) for id in self.dataflows))
+        if self.expected:
+            return "(just copied)"
+        return "(left by nodes)" if self.left_over else "(nobody)"
+
+
+def copies_on(machines: Sequence[Machine], remove: bool) -> tuple[list[CopyOn], list[MachineFault]]:
+    """Return the copies on the machines, or remove unused ones and return those; and what went wrong."""
+    rows: list[CopyOn] = []
+    faults: list[MachineFault] = []
+    for machine, said in on_all(machines, lambda machine: run(machine, list_copies(machine, remove))):
+        if isinstance(said, MachineFault):
+            faults.append(said)
+            continue
+        for line in said.splitlines():
+            copy = from_json(line, Copy)
+            rows.append(CopyOn(machine=machine.id, **msgspec.structs.asdict(copy)))
+    return rows, faults

@@ -1,0 +1,302 @@
+"""``cluster.yml`` → a checked `Cluster`: the coordinator, and the machines with the way to each by ssh."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+
+import msgspec
+
+from dora._paths import DEFAULT_PORT
+from dora.dataflow.parser import tree
+from dora.dataflow.parser.block import Block, Checked, Field
+from dora.dataflow.parser.deploy import Labels, MachineId
+from dora.dataflow.parser.files import Unreadable, read_text
+from dora.dataflow.parser.tree import YamlNode, compose
+from dora.dataflow.parser.values import FieldType, IntegerType, ListType, Reader, Schema, TextType
+from dora.dataflow.problems import ProblemReport, TextSpan
+from dora.errors import DataflowError
+
+_PORT = IntegerType(1, 65535)
+
+
+class Machine(msgspec.Struct, frozen=True):
+    """A machine of a cluster. ``port`` is that of ssh; ``dora`` is the command on that machine."""
+
+    id: str
+    host: str
+    user: str | None = None
+    port: int | None = None
+    labels: dict[str, str] = {}
+    address: str | None = None  # where other machines reach it; None: where the coordinator sees it
+    dora: str = "dora"
+
+
+class Cluster(msgspec.Struct, frozen=True):
+    """``file`` is how messages call the cluster file."""
+
+    address: str
+    port: int
+    machines: tuple[Machine, ...]
+    file: str
+    warnings: tuple[str, ...] = ()
+    certificate: str = ""  # these three are files, or "" if the coordinator has no TLS
+    key: str = ""
+    authority: str = ""
+
+
+class _Word(FieldType[str]):
+    """A text that a shell takes as one plain word."""
+
+    def __init__(self, wanted: str, pattern: str, allowed: str) -> None:
+        self.wanted = wanted
+        self.pattern = pattern
+        self.allowed = allowed
+
+    def read(self, value: YamlNode, reader: Reader) -> str | None:
+        text = TextType(self.wanted, may_be_empty=False).read(value, reader)
+        if text is not None and not re.fullmatch(self.pattern, text):
+            reader.report.error(value, f"`{text[:60]}` cannot be {self.wanted}", self.allowed)
+            return None
+        return text
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": f"^{self.pattern}$"}
+
+
+class _Address(FieldType[str]):
+    """An IP address at which machines can be reached."""
+
+    def read(self, value: YamlNode, reader: Reader) -> str | None:
+        text = TextType("an IP address", may_be_empty=False).read(value, reader)
+        if text is None:
+            return None
+        try:
+            address = ipaddress.ip_address(text)
+        except ValueError:
+            reader.report.error(value, f"`{text[:60]}` is not an IP address", "for example `192.168.1.10`")
+            return None
+        if address.is_unspecified:
+            reader.report.error(
+                value,
+                f"`{text}` is not an address that another machine can connect to",
+                "give the address that this machine has in the network of the cluster",
+            )
+            return None
+        return text
+
+    def schema(self) -> Schema:
+        return {"type": "string", "anyOf": [{"format": "ipv4"}, {"format": "ipv6"}]}
+
+
+class _File(FieldType[str]):
+    """A file on this machine, relative to the folder of the cluster file."""
+
+    def read(self, value: YamlNode, reader: Reader) -> str | None:
+        text = TextType("a file", may_be_empty=False).read(value, reader)
+        if text is None:
+            return None
+        path = os.path.abspath(os.path.join(reader.report.folder, os.path.expanduser(text)))
+        if not os.path.isfile(path):
+            reader.report.error(value, f"there is no file {path}", "paths begin in the folder of this file")
+            return None
+        return path
+
+    def schema(self) -> Schema:
+        return {"type": "string", "minLength": 1}
+
+
+COORDINATOR = Block(
+    "`coordinator`",
+    [
+        Field(
+            "addr",
+            _Address(),
+            "The IP address of the machine on which you give the commands, as the others reach it.",
+            required=True,
+        ),
+        Field("port", _PORT, "The port of the coordinator.", default=DEFAULT_PORT),
+        Field("tls_cert", _File(), "The certificate of the coordinator, which has TLS then."),
+        Field("tls_key", _File(), "The key of the certificate."),
+        Field("tls_ca", _File(), "The authority that has signed the certificate."),
+    ],
+)
+
+MACHINE = Block(
+    "a machine",
+    [
+        Field("id", MachineId(), "The name of the machine, for `deploy: {machine: ID}`.", required=True),
+        Field(
+            "host",
+            _Word(
+                "the name of a host",
+                r"[A-Za-z0-9:][A-Za-z0-9._:-]*",
+                "a name or an address, as for `ssh`; a user and a port are fields of their own",
+            ),
+            "The host that ssh connects to: a name, an address, or a `Host` of your ssh configuration.",
+            required=True,
+        ),
+        Field(
+            "user",
+            _Word(
+                "the name of a user",
+                r"[A-Za-z0-9_][A-Za-z0-9_.-]*\$?",
+                "letters, digits, `_`, `.` and `-` are allowed",
+            ),
+            "The user on that machine; by default as your ssh configuration says.",
+        ),
+        Field("port", _PORT, "The port of ssh; by default as your ssh configuration says."),
+        Field("labels", Labels(), "Labels of the machine, for `deploy: {labels: ...}`."),
+        Field(
+            "dora",
+            _Word(
+                "a command",
+                r"(~/|/)?[A-Za-z0-9_.][A-Za-z0-9_./+-]*",
+                "a path of letters, digits, `_`, `.`, `/`, `+` and `-`, such as `~/venv/bin/dora`",
+            ),
+            "The `dora` command on that machine, for example in a virtual environment: `~/venv/bin/dora`.",
+            default="dora",
+        ),
+        Field(
+            "zenoh_addr",
+            _Address(),
+            "Where other machines reach this one; by default the address that the coordinator sees.",
+        ),
+        Field("zenoh_port", _PORT, "Of dora-rs, without effect: each dataflow has a port of its own."),
+        Field("daemon_port", _PORT, "Of dora-rs, without effect: dynamic nodes need no port."),
+    ],
+)
+
+CLUSTER = Block(
+    "a cluster",
+    [
+        Field("coordinator", COORDINATOR, "Where the coordinator is.", required=True),
+        Field("machines", ListType(MACHINE, "machines"), "The machines, at least one.", required=True),
+        Field(
+            "zenoh_peer",
+            TextType("an endpoint", may_be_empty=False),
+            "Of dora-rs, without effect: machines reach each other without a meeting point.",
+        ),
+    ],
+    notes=True,
+)
+
+_TLS = ("tls_cert", "tls_key", "tls_ca")
+_WITHOUT_EFFECT = ("zenoh_port", "daemon_port")
+
+
+def load_cluster(path: str | os.PathLike[str]) -> Cluster:
+    """Read and check a cluster file; raises `DataflowError` with all problems at once."""
+    shown = os.fspath(path)
+    try:
+        text = read_text(shown, shown)
+    except Unreadable as error:
+        hint = f"; {error.hint}" if error.hint else ""
+        raise DataflowError(f"{error}{hint}") from None
+    return parse_cluster(text, shown)
+
+
+def parse_cluster(text: str, file: str) -> Cluster:
+    """Check the text of a cluster file; `load_cluster` without the reading."""
+    report = ProblemReport(text, file)
+    root = compose(text, report)
+    cluster: Cluster | None = None
+    if isinstance(root, tree.Mapping):
+        checked = CLUSTER.read(root, Reader(report, os.environ))
+        if checked is not None:
+            cluster = _assemble(checked, report)
+    elif not report.failed:
+        at = root if root is not None else TextSpan(0, 0, 0, 1)
+        report.error(at, "a cluster file is a mapping", "it begins with `coordinator:` and `machines:`")
+    if report.failed or cluster is None:
+        raise DataflowError(problems=report.sorted())
+    return cluster
+
+
+def _assemble(checked: Checked, report: ProblemReport) -> Cluster | None:
+    blocks: tuple[Checked, ...] = checked.get("machines") or ()
+    if not blocks and checked.has("machines") and not checked.failed("machines"):
+        report.error(
+            checked.place("machines"), "a cluster has at least one machine", "add `- {id: ..., host: ...}`"
+        )
+    machines = [_machine(block, report) for block in blocks]
+    _find_twins(blocks, report)
+    if checked.has("zenoh_peer"):
+        for block in blocks:
+            for name in ("zenoh_addr", "zenoh_port"):
+                if block.has(name):
+                    report.error(
+                        block.keys[name], f"`{name}` does not go with `zenoh_peer`", "remove one of them"
+                    )
+        report.warn(checked.keys["zenoh_peer"], "`zenoh_peer` has no effect", "remove it")
+    coordinator: Checked | None = checked.get("coordinator")
+    address = coordinator.get("addr") if coordinator is not None else None
+    if coordinator is None or address is None:
+        return None
+    given = [name for name in _TLS if coordinator.has(name)]
+    if given and len(given) < len(_TLS):
+        missing = " and ".join(f"`{name}`" for name in _TLS if name not in given)
+        report.error(
+            coordinator.keys[given[0]], f"`{given[0]}` does not go without {missing}", f"add {missing}"
+        )
+    if ipaddress.ip_address(address).is_loopback:
+        far = next((block for block in blocks if not _is_here(block.get("host") or "localhost")), None)
+        if far is not None:
+            report.error(
+                coordinator.place("addr"),
+                f"the machine `{far.get('id')}` cannot reach a coordinator at `{address}`",
+                "give the address that this machine has in the network of the cluster",
+            )
+    return Cluster(
+        address=address,
+        port=coordinator.get("port") or DEFAULT_PORT,
+        machines=tuple(machine for machine in machines if machine is not None),
+        file=report.file,
+        certificate=coordinator.get("tls_cert") or "",
+        key=coordinator.get("tls_key") or "",
+        authority=coordinator.get("tls_ca") or "",
+        warnings=tuple(str(problem) for problem in report.sorted() if problem.severity == "warning"),
+    )
+
+
+def _machine(block: Checked, report: ProblemReport) -> Machine | None:
+    for name in _WITHOUT_EFFECT:
+        if block.has(name):
+            report.warn(block.keys[name], f"`{name}` has no effect", "remove it")
+    if block.get("id") is None or block.get("host") is None:
+        return None  # reported
+    return Machine(
+        id=block.get("id"),
+        host=block.get("host"),
+        user=block.get("user"),
+        port=block.get("port"),
+        labels=block.get("labels") or {},
+        address=block.get("zenoh_addr"),
+        dora=block.get("dora") or "dora",
+    )
+
+
+def _find_twins(blocks: tuple[Checked, ...], report: ProblemReport) -> None:
+    seen: dict[str, Checked] = {}
+    for block in blocks:
+        name: str | None = block.get("id")
+        if name is None:
+            continue
+        if name in seen:
+            line = seen[name].place("id").line + 1
+            report.error(
+                block.place("id"),
+                f"there is another machine `{name}`, on line {line}",
+                "give each an id of its own",
+            )
+        seen.setdefault(name, block)
+
+
+def _is_here(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

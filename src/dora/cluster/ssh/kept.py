@@ -1,0 +1,245 @@
+"""What a machine keeps for dataflows in the data folder of its user, and when that goes.
+
+A copy of a folder is there for as long as the coordinator has a record of a dataflow that ran in it: until
+`dora clean`, or until so many later ones have ended that the record goes by itself. Which dataflows those
+are is written into the copy; which copies a dataflow has, and which coordinator knows it, into a small file
+for each dataflow and machine (a host may be more than one, of several coordinators). So it outlives
+daemons. A coordinator says which records are gone when they go, or when the daemon is back.
+
+A copy that has just been made is for a dataflow that is about to start. If none comes within `EXPECTED`, or
+the copying was cut off, nobody uses it. What nobody uses goes when a record does, or with the next copy.
+Then the copied files go; what nodes have written beside them stays, for it may be somebody's results.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import msgspec
+
+from dora._paths import data_folder
+from dora.cluster.coordinator.log_store import remove_logs
+from dora.cluster.ssh.folder import (
+    LOCK,
+    OWN,
+    copies_folder,
+    copy_of,
+    inside,
+    is_copy,
+    known_files,
+    locked,
+    remove_file,
+)
+from dora.errors import DoraError
+from dora.wire.decoders import from_json
+
+EXPECTED: Final = 3600.0  # seconds
+_UUID: Final = re.compile(r"[0-9A-Za-z-]{1,64}")
+_EXPECTED: Final = f"{OWN}.new"  # no dataflow has started in it yet; empty until it is complete
+_USES: Final = f"{OWN}.uses"  # a folder with a file for each dataflow and machine
+
+
+class Kept(msgspec.Struct, frozen=True):
+    """The copies that a dataflow has here, and the coordinator with its record: address and port."""
+
+    coordinator: str
+    copies: list[str]
+
+
+class Copy(msgspec.Struct, frozen=True):
+    """A copy on this machine.
+
+    ``dataflows`` are the UUIDs of those that use it. Without any it stays for as long as one is
+    ``expected``. It is ``left_over`` when only what nodes have written is there.
+    """
+
+    folder: str
+    size: int  # bytes, with what nodes have written
+    dataflows: list[str]
+    expected: bool
+    left_over: bool
+
+
+# ----------------------------------------------------------------------- who uses what
+
+
+def keep(dataflow_id: str, machine: str, coordinator: str, folders: Iterable[str]) -> None:
+    """Note that a dataflow is about to run in these folders; which are no copies does not matter.
+
+    Raises ``OSError``.
+    """
+    found = sorted({copy for folder in folders if (copy := copy_of(folder)) is not None})
+    for copy in found:
+        os.makedirs(os.path.join(copy, _USES), exist_ok=True)
+        with open(_use(copy, dataflow_id, machine), "w"):
+            pass
+        _unlink(os.path.join(copy, _EXPECTED))
+    folder = _notes(machine)
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    with open(os.path.join(folder, f".{dataflow_id}"), "wb") as file:
+        file.write(msgspec.json.encode(Kept(coordinator, found)))
+    os.replace(file.name, os.path.join(folder, dataflow_id))
+
+
+def kept_for(machine: str, coordinator: str) -> tuple[str, ...]:
+    """Return the dataflows of a coordinator for which something may be kept."""
+    notes = ((id, _note(id, machine)) for id in _names(_notes(machine)))
+    return tuple(id for id, kept in notes if kept is not None and kept.coordinator == coordinator)
+
+
+def forget(dataflow_ids: Iterable[str], machine: str) -> None:
+    """Remove what is kept for dataflows without a record: log files, and copies that nobody else uses."""
+    for dataflow_id in filter(_UUID.fullmatch, dataflow_ids):  # another machine says which
+        if (kept := _note(dataflow_id, machine)) is None:
+            continue
+        remove_logs(os.path.join(data_folder(), "out", dataflow_id))
+        for copy in kept.copies:
+            _unlink(_use(copy, dataflow_id, machine))
+            remove_if_unused(copy)
+        _unlink(os.path.join(_notes(machine), dataflow_id))
+
+
+@contextmanager
+def expected(folder: str) -> Iterator[None]:
+    """Note that a copy is being made, and afterwards that a dataflow is expected."""
+    path = os.path.join(folder, _EXPECTED)
+    with open(path, "w"):
+        pass
+    yield
+    with open(path, "w") as file:
+        file.write("complete\n")
+
+
+def _use(copy: str, dataflow_id: str, machine: str) -> str:
+    return os.path.join(copy, _USES, f"{dataflow_id}@{machine}")
+
+
+def _notes(machine: str) -> str:
+    return os.path.join(data_folder(), "kept", machine)
+
+
+def _note(dataflow_id: str, machine: str) -> Kept | None:
+    try:
+        with open(os.path.join(_notes(machine), dataflow_id), "rb") as file:
+            return from_json(file.read(), Kept)
+    except (OSError, msgspec.DecodeError):
+        return None
+
+
+def _is_expected(copy: str) -> bool:
+    try:
+        about = os.stat(os.path.join(copy, _EXPECTED))
+    except OSError:
+        return False
+    return about.st_size > 0 and time.time() - about.st_mtime < EXPECTED
+
+
+# ----------------------------------------------------------------------- what goes
+
+
+def copies() -> list[Copy]:
+    """Return the copies on this machine."""
+    folders = (os.path.join(copies_folder(), name) for name in _names(copies_folder()))
+    return [_copy(folder) for folder in folders if is_copy(folder)]
+
+
+def _copy(folder: str) -> Copy:
+    return Copy(folder, _size(folder), _users(folder), _is_expected(folder), _is_left_over(folder))
+
+
+def _users(folder: str) -> list[str]:
+    return sorted({name.split("@")[0] for name in _names(os.path.join(folder, _USES))})
+
+
+def remove_unused() -> None:
+    """Remove the copies that nobody uses."""
+    for name in _names(copies_folder()):
+        remove_if_unused(os.path.join(copies_folder(), name))
+
+
+def remove_if_unused(folder: str, *, wholly: bool = False) -> bool:
+    """Remove a copy unless it is used, ``wholly``: with what nodes have written; tell whether it went.
+
+    One that is just being made, or cannot be removed, stays; so does what dora did not make.
+    """
+    try:
+        if not is_copy(folder) or _is_used(folder) or (_is_left_over(folder) and not wholly):
+            return False
+        with locked(folder, wait=False):
+            if _is_used(folder):
+                return False
+            _remove(folder, wholly)
+    except OSError:
+        return False
+    return True
+
+
+def _is_used(folder: str) -> bool:
+    return bool(_users(folder)) or _is_expected(folder)
+
+
+def _remove(folder: str, wholly: bool) -> None:
+    if wholly:
+        for name in os.listdir(folder):
+            path = os.path.join(folder, name)
+            if os.path.isdir(path) and not os.path.islink(path):
+                shutil.rmtree(path)
+            elif name != LOCK:
+                os.unlink(path)
+    for path in known_files(folder):
+        try:
+            beside = os.path.dirname(inside(folder, path))
+        except DoraError:
+            continue  # a node has made a folder a link to somewhere else
+        shutil.rmtree(os.path.join(beside, "__pycache__"), ignore_errors=True)
+        remove_file(folder, path)
+    for name in _own(folder):
+        path = os.path.join(folder, name)
+        if name == _USES:
+            os.rmdir(path)
+        elif name != LOCK:
+            os.unlink(path)
+    if os.listdir(folder) == [LOCK]:  # else nodes have written something, and the lock says what this is
+        os.unlink(os.path.join(folder, LOCK))
+        os.rmdir(folder)
+
+
+def _is_left_over(folder: str) -> bool:
+    return _own(folder) == [LOCK] and os.listdir(folder) != [LOCK]
+
+
+def _own(folder: str) -> list[str]:
+    return [name for name in os.listdir(folder) if name.startswith(OWN)]
+
+
+def _size(folder: str) -> int:
+    size = 0
+    for where, _, names in os.walk(folder):
+        for name in names:
+            if name == LOCK:
+                continue
+            try:
+                size += os.lstat(os.path.join(where, name)).st_size
+            except OSError:
+                continue
+    return size
+
+
+def _names(folder: str) -> list[str]:
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError:
+        return []
+
+
+def _unlink(path: str) -> None:
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass

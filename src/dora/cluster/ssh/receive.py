@@ -1,0 +1,144 @@
+"""The other end of a copy: ``dora cluster receive NAME``, run over ssh on a machine of the cluster.
+
+It prints a line of JSON that says where the copy is and which files it has; reads one that says which to
+remove, and then a tar archive of the new ones; and prints an empty object when all is done. Only files of
+the copy are touched; what nodes have written beside them stays.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import tarfile
+from typing import Any, BinaryIO, Final, Protocol, cast
+
+import msgspec
+
+from dora.cluster.ssh.folder import (
+    OWN,
+    Entry,
+    copy_called,
+    inside,
+    known_files,
+    locked,
+    remove_file,
+    write_manifest,
+)
+from dora.cluster.ssh.kept import expected, remove_unused
+from dora.errors import DoraError
+from dora.wire.decoders import from_json
+
+SILENCE: Final = 60
+"""Seconds without a byte after which whoever sends is given up: its machine may have been cut off."""
+_UNFINISHED: Final = f"{OWN}.part"
+
+
+class Present(msgspec.Struct, frozen=True):
+    """What there is of a copy, and for how many bytes there is room."""
+
+    folder: str
+    files: dict[str, Entry]
+    free: int | None = None
+
+
+class ExpectedFiles(msgspec.Struct, frozen=True):
+    """What becomes of it: ``files`` are all that it has in the end."""
+
+    files: dict[str, Entry]
+    remove: list[str]
+
+
+class FileSource(Protocol):
+    """What a sender writes, as of a binary file."""
+
+    def read(self, size: int, /) -> bytes: ...
+    def readline(self) -> bytes: ...
+
+
+class Attended:
+    """A `FileSource` that ends this process when nothing comes for `SILENCE`; for the main thread only."""
+
+    def __init__(self, given: FileSource) -> None:
+        self._given = given
+
+    def read(self, size: int, /) -> bytes:
+        signal.alarm(SILENCE)
+        return self._given.read(size)
+
+    def readline(self) -> bytes:
+        signal.alarm(SILENCE)
+        return self._given.readline()
+
+
+def receive(name: str, given: FileSource, answers: BinaryIO) -> None:
+    """Bring the copy of this name up to date; raises `DoraError`.
+
+    One that was cut off goes on where it ended. Copies that nobody uses are removed.
+    """
+    folder = copy_called(name)
+    try:
+        with locked(folder):  # a host may be more than one machine of the cluster
+            with expected(folder):
+                _update(folder, given, answers)
+            _tell(answers, {})
+        remove_unused()
+    except OSError as error:
+        where = f" ({error.filename})" if error.filename else ""
+        raise DoraError(f"cannot write the copy in {folder}: {error.strerror}{where}") from None
+    except (msgspec.DecodeError, tarfile.TarError, EOFError) as error:
+        raise DoraError(f"the copy in {folder} is not complete: {error}") from None
+
+
+def _update(folder: str, given: FileSource, answers: BinaryIO) -> None:
+    unfinished = os.path.join(folder, _UNFINISHED)
+    try:
+        present = _present(folder)
+        disk = os.statvfs(folder)
+        _tell(answers, Present(folder, present, disk.f_bavail * disk.f_frsize))
+        wanted = from_json(given.readline(), ExpectedFiles)
+        for path in wanted.remove:  # before anything is written: the disk may be full
+            if path in present:
+                remove_file(folder, path)
+        # Whatever happens from here on, it is known which files are not of nodes.
+        write_manifest(folder, {**present, **wanted.files})
+        with tarfile.open(fileobj=cast(Any, given), mode="r|") as archive:
+            for member in archive:
+                _write(folder, member, archive, unfinished)
+        write_manifest(folder, wanted.files)
+    finally:
+        if os.path.exists(unfinished):
+            os.unlink(unfinished)
+
+
+def _present(folder: str) -> dict[str, Entry]:
+    """Return the files of the copy that are there, as they are now."""
+    found = {}
+    for path in known_files(folder):
+        try:
+            about = os.lstat(inside(folder, path))
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        found[path] = (about.st_size, about.st_mtime_ns, about.st_mode & 0o777)
+    return found
+
+
+def _write(folder: str, member: tarfile.TarInfo, archive: tarfile.TarFile, unfinished: str) -> None:
+    source = archive.extractfile(member)
+    if source is None:
+        raise DoraError(f"`{member.name}` is no file")
+    whole = inside(folder, member.name)
+    os.makedirs(os.path.dirname(whole), exist_ok=True)
+    if os.path.lexists(unfinished):
+        os.unlink(unfinished)
+    with open(unfinished, "xb") as file:
+        while part := source.read(1 << 20):
+            file.write(part)
+    os.chmod(unfinished, member.mode & 0o777)
+    time_ns = int(member.pax_headers["DORA.time"])
+    os.utime(unfinished, ns=(time_ns, time_ns))
+    os.replace(unfinished, whole)
+
+
+def _tell(answers: BinaryIO, value: object) -> None:
+    answers.write(msgspec.json.encode(value) + b"\n")
+    answers.flush()

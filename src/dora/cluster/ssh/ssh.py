@@ -1,0 +1,136 @@
+"""Commands on the machines of a cluster, by the ssh of the system, with its configuration and keys.
+
+Nothing is asked: a machine that wants a password or is not known is an error with the mend.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Final, TypeVar
+
+from dora.cluster.ssh.file import Machine
+from dora.errors import DoraError
+
+CONNECT_PATIENCE: Final = 10  # seconds
+COMMAND_PATIENCE: Final = 60.0
+MAX_AT_ONCE: Final = 16
+_FAILED: Final = 255  # the exit status of ssh itself
+
+_Result = TypeVar("_Result")
+
+# What ssh says → the sentence and the mend; `{}` is the command to log in by hand.
+_FAULTS: Final = (
+    ("Permission denied", "it wants more than your ssh keys; `{}` has to work without a password"),
+    (
+        "Host key verification failed",
+        "its host key is unknown, or another one; say `{}` once and check it",
+    ),
+    ("Could not resolve hostname", "no host of that name is known; check `host`"),
+    ("Connection refused", "no ssh server listens there; check `host` and `port`"),
+    ("timed out", "it does not answer; check `host`, and that the machine is on"),
+    ("No route to host", "there is no way to it; check `host`, and that the machine is on"),
+    ("Network is unreachable", "there is no way to it; check `host` and your network"),
+)
+
+
+class MachineFault(DoraError):
+    """Something did not work on a machine; ``str(error)`` begins with the machine."""
+
+    def __init__(self, machine: Machine, reason: str) -> None:
+        super().__init__(f"{machine.id}: {reason}")
+        self.machine = machine
+        self.reason = reason
+
+
+def login(machine: Machine) -> list[str]:
+    """Return the command that logs in on a machine."""
+    user = ["-l", machine.user] if machine.user else []
+    port = ["-p", str(machine.port)] if machine.port else []
+    return ["ssh", *port, *user, machine.host]
+
+
+def command_line(machine: Machine, script: str) -> list[str]:
+    """Return the command that runs a script (POSIX sh) on a machine, whatever the user's shell is there."""
+    wishes = ("BatchMode=yes", f"ConnectTimeout={CONNECT_PATIENCE}", "ServerAliveInterval=5")
+    options = [word for wish in wishes for word in ("-o", wish)]
+    _, *where = login(machine)
+    return ["ssh", "-T", *options, *where, f"exec sh -c {shlex.quote(script)}"]
+
+
+def run(machine: Machine, script: str, *, given: str = "", patience: float = COMMAND_PATIENCE) -> str:
+    """Run a script on a machine, with ``given`` as its standard input; return what it printed.
+
+    Raises `MachineFault` if the machine cannot be reached, if it takes longer than ``patience`` seconds,
+    or if the script fails, with the last line that it printed to standard error.
+    """
+    return _run(machine, script, given.encode(), patience)
+
+
+def send_file(machine: Machine, script: Callable[[Machine, str], str], path: str, patience: float) -> str:
+    """Run ``script(machine, name)`` with a file as its standard input; otherwise as `run`."""
+    with open(path, "rb") as file:
+        return _run(machine, script(machine, os.path.basename(path)), file.read(), patience)
+
+
+def _run(machine: Machine, script: str, given: bytes, patience: float) -> str:
+    try:
+        done = subprocess.run(
+            command_line(machine, script), input=given, capture_output=True, timeout=patience
+        )
+    except FileNotFoundError:
+        raise MachineFault(machine, "there is no `ssh` here; install OpenSSH") from None
+    except subprocess.TimeoutExpired:
+        raise MachineFault(machine, f"it took longer than {patience:.0f} s, and was given up") from None
+    if done.returncode:
+        raise MachineFault(machine, reason(machine, done.returncode, done.stderr.decode(errors="replace")))
+    return done.stdout.decode(errors="replace")
+
+
+def reason(machine: Machine, status: int, said: str) -> str:
+    """Return why a command on a machine failed, from its exit status and what it printed."""
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    if status == _FAILED:
+        hand = shlex.join(login(machine))
+        for sign, meaning in _FAULTS:
+            if any(sign in line for line in lines):
+                return f"ssh to {machine.host} failed: {meaning.format(hand)}"
+    last = next((line for line in reversed(lines) if line.startswith("error:")), lines[-1] if lines else "")
+    if status == 127:
+        return (
+            f"there is no command `{machine.dora}` on {machine.host}; install dora-dataflow there, or say "
+            "with `dora: PATH` of the machine where it is"
+        )
+    return last.removeprefix("error:").strip() or f"the command ended with exit status {status}"
+
+
+def on_all(
+    machines: Iterable[Machine], work: Callable[[Machine], _Result]
+) -> list[tuple[Machine, _Result | MachineFault]]:
+    """Do something with all machines at once; return what it gave, or its fault, in their order."""
+
+    def attempt(machine: Machine) -> _Result | MachineFault:
+        try:
+            return work(machine)
+        except MachineFault as fault:
+            return fault
+
+    chosen = list(machines)
+    with ThreadPoolExecutor(min(len(chosen), MAX_AT_ONCE) or 1) as pool:
+        return list(zip(chosen, pool.map(attempt, chosen), strict=True))
+
+
+def piped(machine: Machine, script: str) -> subprocess.Popen[Any]:
+    """Start a script on a machine, with pipes to it; raises `MachineFault` without ssh."""
+    try:
+        return subprocess.Popen(
+            command_line(machine, script),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+    except FileNotFoundError:
+        raise MachineFault(machine, "there is no `ssh` here; install OpenSSH") from None

@@ -1,0 +1,214 @@
+"""What the daemon does with the board: calling nodes, closing links of the dead, counting at the end."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+
+from dora.daemon.supervisor.result import LinkReport
+from dora.dataflow.plan import Link, Plan
+from dora.transport.board import (
+    ASLEEP,
+    CLOSED,
+    CONTROL,
+    DROPPED,
+    FIRST,
+    RECEIVED,
+    RECORDED,
+    SENT,
+    SILENT,
+    STATE,
+    STOPPED,
+    UNCONNECTED,
+    UNSENT,
+    Board,
+)
+from dora.transport.doorbell import Bell
+from dora.wire.node_protocol import StopFrame, ToNode
+
+_GONE_LINKS = 1000  # links that were taken away, whose counts are kept for the report
+
+
+class Accounting:
+    """The board of one run, seen by its daemon."""
+
+    def __init__(self, board: Board, plan: Plan) -> None:
+        self.board = board
+        self.clock: Callable[[], int] = time.monotonic_ns
+        self._bells: dict[str, Bell] = {}
+        self._credit_bells: dict[int, str] = {}
+        self._channels: dict[int, str] = {}
+        # By link slot: what was sent when its receiver ended. What is sent afterwards is for nobody.
+        self._sent_at_end: dict[int, int] = {}
+        self._sent_slots: dict[int, int] = {}
+        self._gone: deque[Link] = deque(maxlen=_GONE_LINKS)  # that were taken away while the dataflow ran
+        self._plan = plan
+        self._take(plan)
+
+    def _take(self, plan: Plan) -> None:
+        self._plan = plan
+        self._by_consumer: dict[str, list[int]] = {node_id: [] for node_id in plan.configs}
+        for node_id, config in plan.configs.items():
+            for item in config.inputs:
+                if item.kind == "link":
+                    self._by_consumer[node_id].append(item.slot)
+                    self._credit_bells[item.slot] = item.credit_bell
+                    self._channels[item.slot] = item.service
+        self._sent_slots.update((link.slot, link.output_slot) for link in plan.links)
+
+    def change(self, plan: Plan) -> None:
+        """Go over to another plan. Links that are not in it are done once their receivers say so."""
+        left = {link.slot for link in plan.links}
+        for link in self._plan.links:
+            if link.slot not in left:
+                self._gone.append(link)
+                self._sent_at_end.setdefault(link.slot, self.board.get(link.output_slot, SENT))
+        self._take(plan)
+
+    def channel_of(self, slot: int) -> str:
+        """Return the name of the channel that a link uses or used."""
+        return self._channels[slot]
+
+    def call(self, node_id: str) -> None:
+        """Tell a node that a control frame lies on its socket."""
+        config = self._plan.configs[node_id]
+        self.board.set(config.node_slot, CONTROL, self.board.get(config.node_slot, CONTROL) + 1)
+        self._ring(config.bell)
+
+    def close_receivers(self, node_id: str) -> None:
+        """Nobody reads this node's inputs any more: senders must neither wait nor send for it."""
+        gone = [link.slot for link in self._gone if link.consumer == node_id and link.kind == "link"]
+        for slot in (*self._by_consumer[node_id], *gone):
+            if self.board.get(slot, STATE) != UNCONNECTED:
+                self._sent_at_end.setdefault(slot, self.board.get(self._sent_slots[slot], SENT))
+                self.close_link(slot)
+        for item in self._plan.configs[node_id].inputs:
+            if item.kind != "timer":
+                self.board.set(item.slot, SILENT, 0)
+
+    def close_link(self, slot: int) -> None:
+        """Let nobody wait for the receiver of a link any more."""
+        if self.board.get(slot, STATE) == UNCONNECTED:
+            return
+        self.board.set(slot, STATE, CLOSED)
+        if self._credit_bells.get(slot):
+            self._ring(self._credit_bells[slot])
+
+    def reopen_receivers(self, node_id: str) -> None:
+        """A new process reads this node's inputs, and was not asked to stop."""
+        for slot in self._by_consumer[node_id]:
+            self._sent_at_end.pop(slot, None)
+        self.board.set(self._plan.configs[node_id].node_slot, STOPPED, 0)
+
+    def release_sends(self, node_id: str, message: ToNode, patience: Callable[[str], float]) -> None:
+        """Let no send of a node wait for a full queue any more, once the message has asked it to stop.
+
+        ``patience`` tells for how many seconds it may still wait.
+        """
+        if not isinstance(message, StopFrame):
+            return
+        config = self._plan.configs[node_id]
+        at = self.clock() + int(patience(node_id) * 1e9)
+        before = self.board.get(config.node_slot, STOPPED)
+        self.board.set(config.node_slot, STOPPED, min(before or at, at))
+        for output in config.outputs:
+            if output.credit_bell:
+                self._ring(output.credit_bell)
+
+    def sign_of_life(self, node_id: str) -> tuple[bool, tuple[int, ...]]:
+        """Return whether a node waits on its doorbell, and all its counters."""
+        config = self._plan.configs[node_id]
+        counters = [self.board.get(output.slot, SENT) for output in config.outputs]
+        counters += [
+            self.board.get(item.slot, RECEIVED) + self.board.get(item.slot, DROPPED)
+            for item in config.inputs
+            if item.kind != "timer"
+        ]
+        return self.board.get(config.node_slot, ASLEEP) == 1, tuple(counters)
+
+    def drained(self, node_id: str) -> bool:
+        """Tell whether everything that a node sent was taken by those who still read."""
+        for link in (*self._gone, *self._plan.links):
+            if link.producer != node_id or link.kind != "link" or link.target_machine:
+                continue
+            get = self.board.get
+            if get(link.slot, STATE) in (UNCONNECTED, CLOSED):
+                continue
+            known = get(link.slot, FIRST) + get(link.slot, RECEIVED) + get(link.slot, DROPPED)
+            if known < get(link.output_slot, SENT):
+                return False
+        return True
+
+    def recorded(self, node_id: str, slots: Collection[int]) -> bool:
+        """Tell whether recorders have taken all that a node sent, of the outputs that they record."""
+        get = self.board.get
+        config = self._plan.configs.get(node_id)
+        return config is None or all(
+            get(output.slot, RECORDED) >= get(output.slot, SENT)
+            for output in config.outputs
+            if output.slot in slots
+        )
+
+    def report(
+        self, text_sent: Mapping[int, int], text_dropped: Mapping[int, int]
+    ) -> tuple[LinkReport, ...]:
+        """Read off what every link to this machine carried, and what was not sent on links to others.
+
+        The mappings count the lines of text links, by slot.
+        """
+        reports = []
+        for link in (*self._gone, *self._plan.links):
+            get = self.board.get
+            unsent = get(link.slot, UNSENT)
+            if link.target_machine:  # the rest is known there
+                if unsent:
+                    reports.append(LinkReport(str(link), link.policy, link.queue_size, unsent=unsent))
+                continue
+            received, dropped = get(link.slot, RECEIVED), get(link.slot, DROPPED)
+            if link.kind == "text":
+                sent = text_sent.get(link.slot, 0)
+                dropped += text_dropped.get(link.slot, 0)
+            elif get(link.slot, STATE) == UNCONNECTED:
+                sent = received = dropped = 0
+            else:
+                at_end = self._sent_at_end.get(link.slot, get(link.output_slot, SENT))
+                sent = max(at_end - get(link.slot, FIRST), received + dropped)
+                if link.policy == "drop_oldest":
+                    # The receiver notices a loss with the next message that it takes, if it takes one.
+                    dropped = max(dropped, sent - received - max(link.queue_size, link.room))
+            reports.append(
+                LinkReport(
+                    link=str(link),
+                    policy=link.policy,
+                    queue_size=link.queue_size,
+                    sent=sent,
+                    received=received,
+                    dropped=dropped,
+                    unread=max(0, sent - received - dropped),
+                    unsent=unsent,
+                )
+            )
+        return tuple(reports)
+
+    def sent(self, node_id: str) -> dict[str, int]:
+        """Return how many messages each output of a node has sent."""
+        outputs = self._plan.configs[node_id].outputs
+        return {output.id: self.board.get(output.slot, SENT) for output in outputs}
+
+    def note_sent(self, node_id: str, sent: Mapping[str, int]) -> None:
+        """Note how many messages a node of another machine has sent."""
+        for output in self._plan.configs[node_id].outputs:
+            count = sent.get(output.id, 0)
+            if count > self.board.get(output.slot, SENT):
+                self.board.set(output.slot, SENT, count)
+
+    def close(self) -> None:
+        self._bells.clear()
+        self.board.close()
+
+    def _ring(self, path: str) -> None:
+        bell = self._bells.get(path)
+        if bell is None:
+            bell = self._bells[path] = Bell(path)
+        bell.ring()

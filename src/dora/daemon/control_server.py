@@ -1,0 +1,212 @@
+"""The daemon's control socket and the connections on it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from typing import Literal
+
+from dora._ownership import is_own_peer
+from dora.daemon.event_loop import READ, WRITE, Loop
+from dora.wire.daemon_protocol import Answer, Request, decode_to_daemon
+from dora.wire.decoders import DecodeError
+from dora.wire.framing import FrameBuffer, FrameError, encode_frame
+from dora.wire.node_protocol import ToDaemon, ToNode
+
+# Frames from nodes are small, and from commands at most a whole dataflow; a peer that claims more than
+# this is neither.
+_MAX_INCOMING = 16 << 20
+TEXT_BUFFER = 1 << 20  # bytes of lines that may wait for a node which does not read them
+
+
+Note = Callable[[Literal["error", "warn", "info"], "str | None", str], None]
+"""Writes a line to the log: its level, the node that it is about (None: the daemon), its text."""
+
+
+class Connection:
+    """One peer on the control socket. Never blocks; what the peer does not take yet is kept.
+
+    ``on_written`` is called after every write that reached the peer's socket, so that its doorbell
+    can be rung then and not before.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        peer: socket.socket,
+        number: int,
+        on_message: Callable[[Connection, ToDaemon | Request], None],
+        on_closed: Callable[[Connection], None],
+        note: Note,
+    ) -> None:
+        self.number = number
+        self.node_id = ""  # set once admitted
+        self.pid = 0
+        self.incarnation = 0  # which process of the node it is
+        self.on_written: Callable[[], None] | None = None
+        self._loop = loop
+        self._socket = peer
+        self._frames = FrameBuffer(_MAX_INCOMING)
+        self._outgoing = bytearray()
+        self._on_message = on_message
+        self._on_closed = on_closed
+        self._note = note
+        self.open = True
+        peer.setblocking(False)
+        loop.watch(peer.fileno(), READ, self._ready)
+
+    def send(self, message: ToNode | Answer) -> None:
+        """Send a frame, now or as soon as the peer reads; to a closed connection it is lost."""
+        if self.open:
+            self._outgoing += encode_frame(message)
+            self._write()
+
+    def send_text(self, message: ToNode) -> bool:
+        """Send a frame unless `TEXT_BUFFER` bytes wait already; tells whether it was taken."""
+        if not self.open or len(self._outgoing) > TEXT_BUFFER:
+            return False
+        self.send(message)
+        return True
+
+    def read_rest(self) -> None:
+        """Handle everything that has arrived."""
+        while self.open and self._read():
+            pass
+
+    def close(self) -> None:
+        """Close without telling ``on_closed``."""
+        if self.open:
+            self.open = False
+            self._loop.unwatch(self._socket.fileno())
+            self._socket.close()
+
+    def _ready(self, events: int) -> None:
+        if events & WRITE:
+            self._write()
+        if events & READ and self.open:
+            self._read()
+
+    def _read(self) -> bool:
+        try:
+            data = self._socket.recv(65536)
+        except BlockingIOError:
+            return False
+        except OSError:
+            data = b""
+        if not data:
+            self._lost()
+            return False
+        self._frames.feed(data)
+        try:
+            for body in self._frames:
+                self._handle(decode_to_daemon(body))
+                if not self.open:
+                    return False
+        except (FrameError, DecodeError) as error:
+            self._refuse("warn", f"it sent what is no frame of this version of dora: {error}")
+            return False
+        return True
+
+    def _handle(self, message: ToDaemon | Request) -> None:
+        """Do what a message asks for. An error stays with the peer that caused it: the run goes on."""
+        try:
+            self._on_message(self, message)
+        except Exception as error:  # noqa: BLE001 - whatever it is, other nodes have no part in it
+            kind = type(message).__name__
+            self._refuse("error", f"its {kind} cannot be handled: {type(error).__name__}: {error}")
+
+    def _refuse(self, level: Literal["error", "warn"], reason: str) -> None:
+        """Close the connection, and say in the log whose it was and why."""
+        if self.open:
+            who = f"node `{self.node_id}`" if self.node_id else f"process {peer_process(self._socket)}"
+            self._note(level, None, f"the connection of {who} was closed: {reason}")
+            self._lost()
+
+    def _write(self) -> None:
+        try:
+            sent = self._socket.send(self._outgoing)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            # The peer is gone; what it wrote before is still to be read, and ends in end-of-file.
+            self._outgoing.clear()
+            self._loop.watch(self._socket.fileno(), READ, self._ready)
+            return
+        if sent:
+            del self._outgoing[:sent]
+            if self.on_written is not None:
+                self.on_written()
+        events = READ | WRITE if self._outgoing else READ
+        self._loop.watch(self._socket.fileno(), events, self._ready)
+
+    def _lost(self) -> None:
+        if self.open:
+            self.close()
+            self._on_closed(self)
+
+
+class ControlServer:
+    """Listens on the run's socket and makes a `Connection` of every peer of the same user."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        path: str,
+        on_message: Callable[[Connection, ToDaemon | Request], None],
+        on_closed: Callable[[Connection], None],
+        note: Note,
+    ) -> None:
+        self._loop = loop
+        self._note = note
+        self._on_message = on_message
+        self._on_closed = on_closed
+        self._number = 0
+        self.connections: dict[int, Connection] = {}
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.bind(path)
+        os.chmod(path, 0o600)
+        self._socket.listen(128)
+        self._socket.setblocking(False)
+        loop.watch(self._socket.fileno(), READ, lambda _: self._accept())
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                peer, _ = self._socket.accept()
+            except BlockingIOError:
+                return
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE, errno.ECONNABORTED):
+                    return
+                raise
+            if not is_own_peer(peer):
+                peer.close()
+                continue
+            self._number += 1
+            self.connections[self._number] = Connection(
+                self._loop, peer, self._number, self._on_message, self._forget, self._note
+            )
+
+    def _forget(self, connection: Connection) -> None:
+        self.connections.pop(connection.number, None)
+        self._on_closed(connection)
+
+    def close(self) -> None:
+        """Close the socket and every connection."""
+        self._loop.unwatch(self._socket.fileno())
+        self._socket.close()
+        for connection in self.connections.values():
+            connection.close()
+        self.connections.clear()
+
+
+def peer_process(peer: socket.socket) -> int | str:
+    """Return the id of the process at the other end, for a message."""
+    if sys.platform == "linux":
+        process: int = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        return process
+    return "of this user"

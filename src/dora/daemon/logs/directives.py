@@ -1,0 +1,84 @@
+"""What dora tells of its own work on standard error: ``RUST_LOG``, as existing set-ups have it.
+
+The value is a list of directives, ``LEVEL`` for all of dora or ``TARGET=LEVEL`` for a part of it. Targets
+are the loggers of Python's `logging`, ``dora.daemon`` and so on, also as dora-rs calls them:
+``dora_daemon::spawn``. What no directive speaks of has the level ``info``. Libraries do not count as parts
+of dora: only a directive of their own lets them tell more than warnings.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from typing import Final
+
+from dora.daemon.logs.diagnostics import LEVELS, TRACE
+from dora.dataflow.problems import did_you_mean
+
+VARIABLE: Final = "RUST_LOG"
+_ALIASES = {"warning": "warn", **dict(zip("012345", LEVELS, strict=True))}
+_TARGET = re.compile(r"[A-Za-z_][\w-]*((::|\.)[\w-]+)*")
+_NAMES_OF_DORA_RS = {"dora.core.build": "dora.build", "dora.message": "dora"}
+_LIBRARIES = {"": LEVELS["warn"], "uvicorn": LEVELS["error"], "websockets": LEVELS["error"]}
+_LONGEST = 80  # characters of a word that is quoted
+
+
+def parse_directives(text: str) -> tuple[dict[str, int], list[str]]:
+    """Return target → level, with "dora" for all of dora; and a sentence for each thing not understood.
+
+    >>> parse_directives("warn,dora_daemon::spawn=debug")
+    ({'dora': 30, 'dora.daemon.spawn': 10}, [])
+    >>> parse_directives("dora.build=verbose")[1]
+    ['`verbose` is no level; they are off, error, warn, info, debug, trace']
+    """
+    levels: dict[str, int] = {}
+    faults = []
+    for directive in filter(None, map(str.strip, text.split(","))):
+        target, equals, word = (part.strip() for part in directive.rpartition("="))
+        level = _level(word)
+        if not equals and level is not None:
+            levels["dora"] = level
+        elif not equals and _TARGET.fullmatch(word) and _name(word).split(".")[0] == "dora":
+            levels[_name(word)] = TRACE
+        elif not equals:
+            faults.append(f"`{word[:_LONGEST]}` is neither a level nor a part of dora{_which_level(word)}")
+        elif level is None:
+            faults.append(f"`{word[:_LONGEST]}` is no level{_which_level(word)}")
+        elif _TARGET.fullmatch(target):
+            levels[_name(target)] = level
+        else:
+            faults.append(f"`{target[:_LONGEST]}` is no target: spans and patterns have no counterpart")
+    return levels, faults
+
+
+def _level(word: str) -> int | None:
+    word = word.lower()
+    return LEVELS.get(_ALIASES.get(word, word))
+
+
+def _which_level(word: str) -> str:
+    return f"; {did_you_mean(word.lower(), LEVELS) or 'they are ' + ', '.join(LEVELS)}"
+
+
+def _name(target: str) -> str:
+    """Return the name of a logger; ``dora_daemon`` is ``dora.daemon``."""
+    name = target.replace("::", ".")
+    if name.startswith("dora_"):
+        name = "dora." + name.removeprefix("dora_")
+    return _NAMES_OF_DORA_RS.get(name, name)
+
+
+def configure(text: str, about: str = "") -> list[str]:
+    """Let this process tell what ``RUST_LOG`` (``text``) asks for; return what of it is not understood.
+
+    ``about`` begins every message.
+    """
+    import logging
+
+    levels, faults = parse_directives(text)
+    logging.addLevelName(TRACE, "TRACE")
+    layout = f"%(asctime)s %(levelname)s %(name)s: {about.replace('%', '%%')}%(message)s"
+    logging.basicConfig(stream=sys.stderr, format=layout)
+    for name, level in ({**_LIBRARIES, "dora": LEVELS["info"]} | levels).items():
+        logging.getLogger(name).setLevel(level)
+    return faults

@@ -1,0 +1,190 @@
+"""Read the log files of a dataflow back: all nodes in the order of time, and on while they grow.
+
+A file is followed by what it is and not by its name: one that was rotated away is read to its end before
+the next one is begun.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+from collections.abc import Collection, Iterator
+from typing import BinaryIO
+
+import msgspec
+
+from dora.daemon.logs.entry import LogEntry, Stream
+from dora.daemon.logs.formats import DAEMON_NAME
+from dora.daemon.logs.parse import nanoseconds
+from dora.dataflow.model import LogLevel
+from dora.wire.decoders import DecodeError, json_decoder
+
+
+class _Record(msgspec.Struct):
+    ts: str
+    level: LogLevel
+    node: str
+    stream: Stream
+    msg: str
+    target: str | None = None
+    fields: dict[str, str] = {}
+    file: str | None = None
+    line: int | None = None
+
+
+_decode = json_decoder(_Record)
+
+
+def read_record(line: bytes) -> LogEntry | None:
+    """Return the entry of one line of a log file, None if it is none.
+
+    >>> line = b'{"ts":"1970-01-01T00:00:01Z","level":"info","node":"a","stream":"stdout","msg":"x"}'
+    >>> entry = read_record(line)
+    >>> entry.timestamp_ns, entry.level, entry.node_id, entry.message
+    (1000000000, 'info', 'a', 'x')
+    """
+    try:
+        record = _decode(line)
+    except DecodeError:
+        return None
+    return LogEntry(
+        timestamp_ns=nanoseconds(record.ts, 0),
+        level=record.level,
+        node_id=None if record.node == DAEMON_NAME else record.node,
+        message=record.msg,
+        stream=record.stream,
+        target=record.target,
+        file=record.file,
+        line=record.line,
+        fields=record.fields,
+    )
+
+
+class LogReader:
+    """The log files in one directory, which need not exist yet. ``node`` None: those of all nodes."""
+
+    def __init__(self, directory: str, node: str | None = None) -> None:
+        self._directory = directory
+        self._node = node
+        self._files: dict[str, Lines] = {}
+
+    def nodes(self) -> list[str]:
+        """Return the nodes that have files."""
+        return nodes_with_files(self._directory, "log_")
+
+    def begin_near_end(self, size: int) -> None:
+        """Leave out of each file what comes before its last so many bytes, for who wants the end only."""
+        for node in self.nodes() if self._node is None else [self._node]:
+            self._files[node] = Lines(f"{self._directory}/log_{node}")
+            self._files[node].begin_near_end(size)
+
+    def entries(self) -> Iterator[LogEntry]:
+        """Yield what has been written since the last call, in the order of time."""
+        for node in self.nodes() if self._node is None else [self._node]:
+            if node not in self._files:
+                self._files[node] = Lines(f"{self._directory}/log_{node}")
+        return heapq.merge(
+            *(_entries(file) for file in self._files.values()), key=lambda entry: entry.timestamp_ns
+        )
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+
+def _entries(file: Lines) -> Iterator[LogEntry]:
+    for line in file.read():
+        entry = read_record(line)
+        if entry is not None:
+            yield entry
+
+
+def nodes_with_files(directory: str, prefix: str) -> list[str]:
+    """Return the nodes that have files ``<prefix><node>.jsonl`` in a directory, which need not exist."""
+    try:
+        names = os.listdir(directory)
+    except OSError:
+        return []
+    ids = {
+        name.removeprefix(prefix).removesuffix(".jsonl")
+        for name in names
+        if name.startswith(prefix) and name.endswith(".jsonl")
+    }
+    # `log_a.1.jsonl` is a rotated file of `a`, whose own file has that name without the number.
+    return sorted(node for node in ids if _rotated_from(node) not in ids)
+
+
+def _rotated_from(node: str) -> str:
+    base, _, number = node.rpartition(".")
+    return base if number.isdecimal() else ""
+
+
+class Lines:
+    """The lines of ``<base>.jsonl`` and of the files that it was before, ``<base>.1.jsonl`` and so on."""
+
+    def __init__(self, base: str) -> None:
+        self._base = base
+        self._file: BinaryIO | None = None
+
+    def read(self) -> Iterator[bytes]:
+        """Yield the whole lines that were written since the last call, the oldest first."""
+        if self._file is not None:
+            yield from _rest(self._file)
+        for path, inode in self._later():
+            try:
+                file = open(path, "rb")  # noqa: SIM115 - stays open
+            except OSError:
+                return
+            if os.fstat(file.fileno()).st_ino != inode:  # rotated just now; it is found next time
+                file.close()
+                return
+            if self._file is not None:
+                yield from _rest(self._file)  # written until it was rotated away
+            self.close()
+            self._file = file
+            yield from _rest(file)
+
+    def begin_near_end(self, size: int) -> None:
+        """Leave out what was written earlier than the last ``size`` bytes of the present file."""
+        try:
+            self._file = open(f"{self._base}.jsonl", "rb")  # noqa: SIM115 - stays open
+        except OSError:
+            return
+        behind = os.fstat(self._file.fileno()).st_size - size
+        if behind > 0:
+            self._file.seek(behind - 1)
+            self._file.readline()  # the rest of a line
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _later(self) -> Collection[tuple[str, int]]:
+        """Return the files behind the one that is open, the oldest first."""
+        found: list[tuple[str, int]] = []
+        number = 0
+        while True:
+            path = f"{self._base}.{number}.jsonl" if number else f"{self._base}.jsonl"
+            try:
+                found.insert(0, (path, os.stat(path).st_ino))
+            except OSError:
+                if number:
+                    break
+            number += 1
+        if self._file is not None:
+            ours = os.fstat(self._file.fileno()).st_ino
+            for index, (_, inode) in enumerate(found):
+                if inode == ours:
+                    return found[index + 1 :]
+        return found
+
+
+def _rest(file: BinaryIO) -> Iterator[bytes]:
+    while True:
+        begin = file.tell()
+        line = file.readline()
+        if not line.endswith(b"\n"):
+            file.seek(begin)  # it is still being written
+            return
+        yield line

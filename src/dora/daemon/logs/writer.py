@@ -1,0 +1,192 @@
+"""The log files of a dataflow: JSON Lines, one file per node, rotated by size.
+
+``<directory>/log_<node>.jsonl`` grows until the node's ``max_log_size``; then it becomes
+``log_<node>.1.jsonl`` (what was ``.1`` becomes ``.2`` and so on; the oldest of
+``max_rotated_files`` goes). Keys: ``ts`` (UTC, milliseconds), ``level``, ``node``, ``stream``,
+``msg``, and where they are known ``target``, ``fields``, ``file`` and ``line``. Entries of the
+daemon itself are in ``log_dora.jsonl``.
+
+A disk that fails or is full must not take the dataflow with it: each kind of trouble is reported
+once, entries are dropped and counted, and writing is tried again now and then, because disks get
+space again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from dora.daemon.logs.entry import LogEntry
+from dora.daemon.logs.formats import DAEMON_NAME, rfc3339
+from dora.dataflow.model import LogOptions
+
+RETRY_AFTER = 5.0  # seconds between attempts after a failed write
+
+_encode = msgspec.json.Encoder().encode
+
+
+def file_record(entry: LogEntry) -> bytes:
+    """Return the line of a log file for an entry, with its newline."""
+    record: dict[str, Any] = {
+        "ts": rfc3339(entry.timestamp_ns),
+        "level": entry.level,
+        "node": entry.node_id or DAEMON_NAME,
+        "stream": entry.stream,
+        "msg": entry.message,
+    }
+    if entry.target is not None:
+        record["target"] = entry.target
+    if entry.fields:
+        record["fields"] = entry.fields
+    if entry.file is not None:
+        record["file"] = entry.file
+    if entry.line is not None:
+        record["line"] = entry.line
+    return _encode(record) + b"\n"
+
+
+class LogFiles:
+    """Write the entries of a dataflow into the files of one directory.
+
+    The directory and the files appear with the first entry. Existing files are appended to.
+    ``on_trouble`` gets one sentence when files cannot be written; by default nobody is told.
+    Not thread-safe: use it from one thread.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        options: Mapping[str, LogOptions] | None = None,
+        on_trouble: Callable[[str], None] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.directory = directory
+        self._options = options or {}
+        self._on_trouble = on_trouble
+        self._clock = clock
+        self._reported: set[str] = set()
+        self._files: dict[str, _LogFile] = {}
+
+    def write(self, entry: LogEntry) -> None:
+        """Append one entry to the file of its node; never raises for trouble with the disk."""
+        self._file(entry.node_id or DAEMON_NAME).append(file_record(entry))
+
+    def mark_restart(self, node_id: str, restart_count: int, timestamp_ns: int) -> None:
+        """Append the line that separates a restarted node's lines from those of its former process."""
+        self.write(
+            LogEntry(
+                timestamp_ns=timestamp_ns,
+                level="info",
+                node_id=node_id,
+                message=f"--- restart {restart_count} ---",
+                stream="daemon",
+                fields={"restart_count": str(restart_count)},
+            )
+        )
+
+    def path(self, node_id: str) -> str:
+        """Return the path of a node's current file, whether it exists yet or not."""
+        return f"{self.directory}/log_{node_id}.jsonl"
+
+    def statistics(self) -> dict[str, int]:
+        """Return per node how many entries could not be written."""
+        return {node: file.lost for node, file in self._files.items() if file.lost}
+
+    def close(self) -> None:
+        """Close all files; entries written afterwards open them again."""
+        for file in self._files.values():
+            file.close()
+
+    def _file(self, node_id: str) -> _LogFile:
+        file = self._files.get(node_id)
+        if file is None:
+            options = self._options.get(node_id, LogOptions())
+            file = _LogFile(self.path(node_id), options, self._report, self._clock)
+            self._files[node_id] = file
+        return file
+
+    def _report(self, reason: str) -> None:
+        if reason in self._reported:
+            return
+        self._reported.add(reason)
+        if self._on_trouble is not None:
+            self._on_trouble(
+                f"cannot write log files in {self.directory}: {reason}; the dataflow goes on, and its log "
+                "files lack lines"
+            )
+
+
+class _LogFile:
+    def __init__(
+        self,
+        path: str,
+        options: LogOptions,
+        on_trouble: Callable[[str], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self.lost = 0
+        self._path = path
+        self._limit = options.max_log_size
+        self._keep = options.max_rotated_files
+        self._on_trouble = on_trouble
+        self._clock = clock
+        self._descriptor = -1
+        self._size = 0
+        self._retry_at: float | None = None
+
+    def append(self, line: bytes) -> None:
+        if self._retry_at is not None:
+            if self._clock() < self._retry_at:
+                self.lost += 1
+                return
+            self._retry_at = None
+        try:
+            self._write(line)
+        except OSError as error:
+            self.lost += 1
+            self.close()
+            self._retry_at = self._clock() + RETRY_AFTER
+            self._on_trouble(error.strerror or str(error))
+
+    def close(self) -> None:
+        if self._descriptor >= 0:
+            descriptor, self._descriptor = self._descriptor, -1
+            try:
+                os.close(descriptor)
+            except OSError:
+                pass
+
+    def _write(self, line: bytes) -> None:
+        if self._descriptor < 0:
+            self._open()
+        if self._limit is not None and self._size and self._size + len(line) > self._limit:
+            self._rotate()
+        written = os.write(self._descriptor, line)
+        if written < len(line):
+            # A disk that fills up takes a part of the line: cut it off, so that every line stays whole.
+            os.ftruncate(self._descriptor, self._size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._size += written
+
+    def _open(self) -> None:
+        os.makedirs(os.path.dirname(self._path), exist_ok=True)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_CLOEXEC", 0)
+        self._descriptor = os.open(self._path, flags, 0o644)
+        self._size = os.fstat(self._descriptor).st_size
+
+    def _rotate(self) -> None:
+        self.close()
+        base = self._path.removesuffix(".jsonl")
+        for index in range(self._keep - 1, 0, -1):
+            if os.path.exists(f"{base}.{index}.jsonl"):
+                os.replace(f"{base}.{index}.jsonl", f"{base}.{index + 1}.jsonl")
+        if self._keep > 0:
+            os.replace(self._path, f"{base}.1.jsonl")
+        else:
+            os.unlink(self._path)
+        self._open()

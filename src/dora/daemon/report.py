@@ -1,0 +1,199 @@
+"""What is said when a dataflow has ended: what failed, first cause first, and what was lost.
+
+Pure: from a `DataflowResult` to text. A run without failures and losses has nothing to say.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from dora.daemon.supervisor.result import DataflowResult, LinkReport, NodeFailure
+from dora.dataflow.model import DEFAULT_QUEUE_SIZE
+from dora.dataflow.problems import listed
+
+if TYPE_CHECKING:
+    pass
+
+_INDENT = "    "
+
+
+def failure_report(result: DataflowResult, log_directory: str | None = None) -> str:
+    """Return the report about the nodes that failed, without a final newline; "" if none did.
+
+    Each culprit is named with how it ended and the telling lines of its output; nodes that only
+    fell with another one are summed up in one line. ``log_directory`` is named at the end.
+    """
+    if result.ok:
+        return ""
+    culprits = [failure for failure in result.failures if failure.kind != "cascading"]
+    fallen = [failure.node_id for failure in result.failures if failure.kind == "cascading"]
+    parts = [f"Dataflow {result.dataflow_id} failed:"]
+    several = len(result.failures) > 1
+    parts += [_culprit(failure, first=several and not index) for index, failure in enumerate(culprits)]
+    if fallen:
+        parts.append(f"{_names(fallen)} could not start because of that" if culprits else _orphans(fallen))
+    if log_directory is not None:
+        parts.append(f"Logs: {log_directory}")
+    return "\n\n".join(parts)
+
+
+def first_cause(result: DataflowResult) -> str:
+    """Return the first cause of a failure as half a sentence; "" if nothing failed.
+
+    >>> first_cause(DataflowResult("id", (NodeFailure("a", "exit", exit_code=3),)))
+    'node `a` exited with status 3'
+    """
+    if result.ok:
+        return ""
+    failure = next((item for item in result.failures if item.kind != "cascading"), result.failures[0])
+    return f"node `{failure.node_id}` {failure.message or _ending(failure)}"
+
+
+def _orphans(fallen: Sequence[str]) -> str:
+    return f"{_names(fallen)} could not start, because not every node of the dataflow became ready"
+
+
+def _names(node_ids: Sequence[str]) -> str:
+    """
+    >>> _names(["a"]), _names(["a", "b", "c"])
+    ('Node `a`', 'Nodes `a`, `b` and `c`')
+    """
+    return f"{'Node' if len(node_ids) == 1 else 'Nodes'} {listed(node_ids)}"
+
+
+def _culprit(failure: NodeFailure, *, first: bool) -> str:
+    who = "First cause: node" if first else "Node"
+    head = f"{who} `{failure.node_id}` {failure.message or _ending(failure)}"
+    if failure.follows:
+        head += f", after the failure of `{failure.follows}`, which feeds it"
+    if failure.restarts:
+        head += f" (after {failure.restarts} restart{'s' if failure.restarts > 1 else ''})"
+    if not failure.last_lines:
+        return head
+    lines = [f"{_INDENT}{line}".rstrip() for line in failure.last_lines]
+    return "\n".join([f"{head}. Its last lines:", *lines])
+
+
+def _ending(failure: NodeFailure) -> str:
+    from dora.daemon.supervisor.exits import describe_exit
+
+    if failure.exit_code is None and failure.signal is None:
+        return f"failed ({failure.kind})"
+    return describe_exit(failure.exit_code, failure.signal)
+
+
+def loss_report(result: DataflowResult) -> str:
+    """Return what the links and the log files lost and what was sent to undeclared outputs; "" if nothing.
+
+    What somebody asked for (a queue size of his own, a stop) takes one line per link. The table and
+    the keys that mend it are for surprises: full queues of the default size, and messages that a
+    receiver left unread though nothing made it end.
+    """
+    parts = []
+    lossy = [link for link in result.links if link.dropped or link.unread]
+    surprising = [link for link in lossy if _is_surprise(link, result)]
+    if surprising:
+        parts.append(_table(surprising))
+    if len(surprising) < len(lossy):
+        parts.append("\n".join(_line(link, result) for link in lossy if link not in surprising))
+    parts += [_unsent(link) for link in result.links if link.unsent]
+    for node_id, outputs in sorted(result.undeclared.items()):
+        for output, count in sorted(outputs.items()):
+            plural = "s" if count != 1 else ""
+            parts.append(
+                f"Node `{node_id}` sent {count} message{plural} to `{output}`, which is not declared, and "
+                f"nobody got {'them' if plural else 'it'}: name it in its `outputs`."
+            )
+    if result.unlogged:
+        counts = ", ".join(f"{count} of `{node_id}`" for node_id, count in sorted(result.unlogged.items()))
+        parts.append(f"Log entries that could not be written to the log files: {counts}.")
+    return "\n\n".join(parts)
+
+
+def _is_surprise(link: LinkReport, result: DataflowResult) -> bool:
+    if link.dropped and (link.policy != "drop_oldest" or link.queue_size == DEFAULT_QUEUE_SIZE):
+        return True
+    return bool(link.unread) and not (_why_ended(link, result) or link.dropped)
+
+
+def _why_ended(link: LinkReport, result: DataflowResult) -> str:
+    """Return what ended the receiver before it had read everything, "" if it ended by itself."""
+    receiver = _input(link).partition("/")[0]
+    if any(failure.node_id == receiver for failure in result.failures):
+        return f"`{receiver}` failed"
+    return "the dataflow was stopped" if result.stopped else ""
+
+
+def _line(link: LinkReport, result: DataflowResult) -> str:
+    """
+    >>> link = LinkReport("cam/image -> eye/image", "drop_oldest", 1, 120, 101, 18, 1)
+    >>> _line(link, DataflowResult("id"))
+    'cam/image -> eye/image: 101 of 120 messages received, 18 dropped (queue_size: 1), 1 unread'
+    """
+    parts = [f"{link.link}: {link.received} of {link.sent} messages received"]
+    if link.dropped:
+        parts.append(f"{link.dropped} dropped (queue_size: {link.queue_size})")
+    if link.unread:
+        why = _why_ended(link, result)
+        parts.append(f"{link.unread} unread" + (f" when {why}" if why else ""))
+    return ", ".join(parts)
+
+
+def _unsent(link: LinkReport) -> str:
+    """
+    >>> _unsent(LinkReport("cam/image -> eye/image", "backpressure", 1, unsent=2))
+    'cam/image -> eye/image: 2 messages not sent: a queue was full when `cam` was asked to stop'
+    """
+    plural = "s" if link.unsent != 1 else ""
+    sender = link.link.partition("/")[0]
+    why = f"a queue was full when `{sender}` was asked to stop"
+    return f"{link.link}: {link.unsent} message{plural} not sent: {why}"
+
+
+def _table(links: Sequence[LinkReport]) -> str:
+    rows: list[tuple[str, ...]] = [("link", "sent", "received", "dropped", "unread")]
+    for link in links:
+        counts = (link.sent, link.received, link.dropped, link.unread)
+        rows.append((link.link, *map(str, counts)))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = ["Messages that were not received:"]
+    for row in rows:
+        cells = [f"{row[0]:<{widths[0]}}"]
+        cells += [f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("  " + "  ".join(cells))
+    lines += _hints(links)
+    return "\n".join(lines)
+
+
+def _hints(links: Sequence[LinkReport]) -> list[str]:
+    """Say which YAML key changes each kind of loss, naming the inputs it concerns."""
+    hints = []
+    dropped = [link for link in links if link.dropped and link.policy == "drop_oldest"]
+    if dropped:
+        inputs = ", ".join(f"`{_input(link)}` (queue_size: {link.queue_size})" for link in dropped)
+        hints.append(
+            f"  dropped: the queue was full, so the oldest message made room. On {inputs} set a larger "
+            "`queue_size`, or `queue_policy: backpressure` to let the sender wait."
+        )
+    if any(link.unread for link in links):
+        hints.append("  unread: still in the queue when the receiving node ended.")
+    return hints
+
+
+def _input(link: LinkReport) -> str:
+    return link.link.rpartition(" -> ")[2]
+
+
+class RunOutcome(msgspec.Struct, frozen=True):
+    result: DataflowResult
+    log_directory: str | None  # None: there was nothing to write, or it could not be written
+
+
+def shorter_path(path: str) -> str:
+    """Return a path relative to the current directory if it lies below it."""
+    relative = os.path.relpath(path)
+    return path if relative.startswith("..") else relative

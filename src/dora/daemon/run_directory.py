@@ -1,0 +1,228 @@
+"""Where runs live on disk: one directory and one shared-memory prefix per run.
+
+::
+
+    $XDG_RUNTIME_DIR/dora/          the root: one per user, mode 0700; see `dora._paths`
+        lock                        held while runs are made or removed; says that dora made the root
+        8c3f0a6d91b2/               one run: the end of its dataflow id
+            lock                    held for as long as the daemon lives; contains the dataflow id
+            daemon.sock
+            bell-0, credit-0, …     doorbells
+            iox/                    iceoryx2's own files
+    /dev/shm/dora_8c3f0a6d91b2_*    its shared memory, the board among it
+
+A lock that nobody holds means that the daemon died: every new run first removes the remains of such
+runs. The kernel frees the lock (``flock``) however the daemon ended. Only directories are removed that have
+the name of a run and contain a lock that names this run; everything else stays untouched. The board is
+locked as well, so that shared memory is found whose directory is gone: a session's ``$XDG_RUNTIME_DIR``
+ends with it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import time
+
+from dora._ownership import UnsafeFile, check_folder, open_own
+from dora._paths import (
+    ROOT_LOCK,
+    ROOT_MARK,
+    SHARED_MEMORY,
+    SOCKET_NAME,
+    board_of,
+    choose_root,
+    has_mark,
+    is_run_name,
+    prefix_of,
+    run_path,
+)
+from dora.daemon.guardian import kill_run, remove_run_files, remove_shared_memory
+from dora.errors import DoraError, SharedMemoryFull
+
+SHM = SHARED_MEMORY
+ROOM_NEEDED = 16 << 20  # bytes of shared memory, to start with
+_RUN_ID = re.compile(r"[0-9a-f-]{12,64}")
+_LONGEST_ID = 64
+_FRESH = 60.0  # seconds
+_MAX_SOCKET_PATH = 103  # bytes; macOS has the smaller limit (104 with the final zero)
+_LONGEST_NAME = f"/0123456789ab/{SOCKET_NAME}"
+
+
+def usable_root() -> str:
+    """Return this user's root directory, made if necessary; raises `DoraError`.
+
+    `dora._paths.choose_root` says which one. One that exists is never changed.
+    """
+    root = choose_root().path
+    if len(os.fsencode(root + _LONGEST_NAME)) > _MAX_SOCKET_PATH:
+        raise DoraError(
+            f"the directory {root} is too long for sockets; set DORA_RUNTIME_DIR to a path of at most "
+            f"{_MAX_SOCKET_PATH - len(_LONGEST_NAME)} bytes"
+        )
+    try:
+        os.makedirs(root, mode=0o700, exist_ok=True)
+        check_folder(root)
+        if not has_mark(root):
+            _mark(root)
+    except OSError as error:
+        raise DoraError(
+            f"cannot use {root} for sockets and locks: {error.strerror}; "
+            "set DORA_RUNTIME_DIR to a directory that can be written"
+        ) from error
+    return root
+
+
+def _mark(root: str) -> None:
+    lock = open_own(f"{root}/{ROOT_LOCK}", os.O_RDWR | os.O_CREAT)
+    try:
+        os.pwrite(lock, ROOT_MARK, 0)
+    finally:
+        os.close(lock)
+
+
+class RunDirectory:
+    """The directory of one run, made and locked; ``remove`` ends it."""
+
+    def __init__(self, dataflow_id: str, path: str, lock: int, run_id: str = "") -> None:
+        self.dataflow_id = dataflow_id
+        self.run_id = run_id or dataflow_id  # marks its processes
+        self.name = ""  # given at the start, for commands
+        self.path = path
+        self.prefix = prefix_of(path)
+        self.socket = f"{path}/{SOCKET_NAME}"
+        self.board = board_of(path)
+        self._locks = [lock]
+
+    @classmethod
+    def create(cls, dataflow_id: str, root: str | None = None, run_id: str = "") -> RunDirectory:
+        """Remove what dead runs left behind and make the directory of a new one; raises `DoraError`.
+
+        ``run_id`` is another id than the dataflow's, where several daemons run parts of it.
+        """
+        root = root or usable_root()
+        run_id = run_id or dataflow_id
+        try:
+            root_lock = _open_lock(f"{root}/lock")
+            try:
+                fcntl.flock(root_lock, fcntl.LOCK_EX)
+                _remove_stale(root)
+                path = run_path(run_id, root)
+                os.mkdir(path, 0o700)
+                lock = _open_lock(f"{path}/lock")
+                os.write(lock, run_id.encode())
+                fcntl.flock(lock, fcntl.LOCK_EX)
+            finally:
+                os.close(root_lock)
+        except OSError as error:
+            raise DoraError(f"cannot make a directory for this run in {root}: {error.strerror}") from error
+        return cls(dataflow_id, path, lock, run_id)
+
+    def lock_board(self) -> None:
+        """Mark the board, which must exist, as that of a living run."""
+        lock = _open_existing_lock(self.board)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        self._locks.append(lock)
+
+    def remove(self) -> None:
+        """Remove the directory and the shared memory of this run, and free the lock."""
+        remove_run_files(self.path, self.prefix)
+        while self._locks:
+            os.close(self._locks.pop())
+
+
+def remove_stale(root: str | None = None) -> None:
+    """Kill the processes and remove the files of all runs whose daemon died."""
+    root = root or usable_root()
+    lock = _open_lock(f"{root}/lock")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _remove_stale(root)
+    finally:
+        os.close(lock)
+
+
+def _open_lock(path: str) -> int:
+    return open_own(path, os.O_RDWR | os.O_CREAT)
+
+
+def _open_existing_lock(path: str) -> int:
+    return open_own(path, os.O_RDWR)
+
+
+def _remove_stale(root: str) -> None:
+    for name in os.listdir(root):
+        if is_run_name(name):
+            _remove_if_dead(f"{root}/{name}")
+    if os.path.isdir(SHM):
+        _remove_stale_boards()
+
+
+def _remove_if_dead(path: str) -> None:
+    """Remove the folder of a run whose daemon died; anything else stays as it is.
+
+    It is one if it belongs to this user, and nobody holds the lock in it, which names the run.
+    """
+    try:
+        check_folder(path)
+        lock = _open_existing_lock(f"{path}/lock")
+    except (OSError, UnsafeFile):
+        return  # its run has just ended, or its guardian was faster; or it is not a run's
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        run_id = os.read(lock, _LONGEST_ID + 1).decode(errors="replace")
+        if _RUN_ID.fullmatch(run_id) and run_path(run_id, os.path.dirname(path)) == path:
+            kill_run(run_id)
+            remove_run_files(path, prefix_of(path))
+    except BlockingIOError:
+        pass  # it lives
+    finally:
+        os.close(lock)
+
+
+def _remove_stale_boards() -> None:
+    for name in os.listdir(SHM):
+        short_id = name.removeprefix("dora_").removesuffix("_board")
+        if name != f"dora_{short_id}_board" or not is_run_name(short_id):
+            continue
+        try:
+            board = _open_existing_lock(f"{SHM}/{name}")
+        except (OSError, UnsafeFile):  # another user's, or gone
+            continue
+        try:
+            status = os.fstat(board)
+            # A fresh one may not be locked yet: the locks of other roots are not ours to wait for.
+            if time.time() - status.st_mtime < _FRESH:
+                continue
+            fcntl.flock(board, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            kill_run(short_id)
+            remove_shared_memory(f"dora_{short_id}_")
+        except BlockingIOError:
+            pass  # it lives
+        finally:
+            os.close(board)
+
+
+def check_shared_memory(room: int = ROOM_NEEDED) -> None:
+    """Check that a /dev/shm, where there is one, can be used.
+
+    Raises `SharedMemoryFull` if it has less than ``room`` bytes left, `DoraError` if this user may not
+    write to it.
+    """
+    try:
+        status = os.statvfs(SHM)
+    except OSError:
+        return
+    if not os.access(SHM, os.W_OK | os.X_OK):
+        raise DoraError(
+            f"{SHM} cannot be written to, and messages travel through it; mount it writable (mount -o "
+            f"remount,rw {SHM}) or give it its usual mode (chmod 1777 {SHM})"
+        )
+    free = status.f_bavail * status.f_frsize
+    if free < room:
+        raise SharedMemoryFull(
+            f"{SHM} has {free / 2**20:.1f} MiB left, and a dataflow needs at least {room / 2**20:.0f} MiB "
+            "to start; enlarge it (mount -o remount,size=1G /dev/shm; docker run --shm-size=1g) or remove "
+            "files from it"
+        )

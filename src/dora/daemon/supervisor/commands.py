@@ -1,0 +1,175 @@
+"""Commands of the `Supervisor`, which the daemon carries out in their order."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import msgspec
+
+from dora.dataflow.model import Dataflow
+from dora.wire import daemon_protocol
+from dora.wire.node_protocol import ToNode
+
+Level = Literal["error", "warn", "info"]
+
+
+class Spawn(msgspec.Struct, frozen=True):
+    """Start the process of a node; answer with `Spawned` or `SpawnFailed`."""
+
+    node_id: str
+    restart_count: int
+    incarnation: int
+
+
+class SpawnReplacement(msgspec.Struct, frozen=True):
+    """Start a second process of a node, with its new code; answer with `ReplacementEnded` if it ends.
+
+    ``dataflow`` holds the node's new program; None: the running dataflow.
+    """
+
+    node_id: str
+    incarnation: int
+    dataflow: Dataflow | None = None
+
+
+class PromoteReplacement(msgspec.Struct, frozen=True):
+    """The node's process has ended; its replacement is the node's process from now on.
+
+    Answer with `PortsReady` if the replacement was ready before.
+    """
+
+    node_id: str
+    restart_count: int
+
+
+class DropReplacement(msgspec.Struct, frozen=True):
+    """Kill the replacement of a node's process; its end is not awaited."""
+
+    node_id: str
+
+
+class Admit(msgspec.Struct, frozen=True):
+    """Answer a registration with the node's configuration; the connection is the node's from now on."""
+
+    connection: int
+    node_id: str
+    restart_count: int
+    parameters: dict[str, Any] = {}
+
+
+class AdmitReplacement(msgspec.Struct, frozen=True):
+    """Answer the registration of a replacement with its configuration: it prepares, then it is held.
+
+    Answer with `ReplacementReady`. ``dataflow`` as in `SpawnReplacement`.
+    """
+
+    connection: int
+    node_id: str
+    restart_count: int
+    parameters: dict[str, Any] = {}
+    dataflow: Dataflow | None = None
+
+
+class Refuse(msgspec.Struct, frozen=True):
+    """Answer a registration with a reason and close the connection."""
+
+    connection: int
+    reason: str
+
+
+class Disconnect(msgspec.Struct, frozen=True):
+    """Close the connection of a dynamic node; answer with `Disconnected`."""
+
+    node_id: str
+
+
+class ApplyDataflow(msgspec.Struct, frozen=True):
+    """This is the dataflow from now on: make its links.
+
+    ``connection``: send an answer there once the links exist.
+    """
+
+    dataflow: Dataflow
+    connection: int | None = None
+
+
+class Send(msgspec.Struct, frozen=True):
+    """Send a frame to a connected node."""
+
+    node_id: str
+    message: ToNode
+
+
+class Signal(msgspec.Struct, frozen=True):
+    """Send a signal to everything in the node's process group."""
+
+    node_id: str
+    signal: int
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """Answer the request of a client; a connection that has ended needs no answer."""
+
+    connection: int
+    answer: daemon_protocol.Answer
+
+
+class AnswerSentCounts(msgspec.Struct, frozen=True):
+    """Answer a request with the number of messages that the nodes of this machine have sent."""
+
+    connection: int
+
+
+class CloseReceivers(msgspec.Struct, frozen=True):
+    """The node has no receivers any more: close its links on the board and wake their senders."""
+
+    node_id: str
+
+
+class RecordParameters(msgspec.Struct, frozen=True):
+    """The parameters of a node have changed to these; a record of the dataflow has to follow."""
+
+    node_id: str
+    parameters: dict[str, Any]
+
+
+class SetSentCounts(msgspec.Struct, frozen=True):
+    """A node of another machine has sent so many messages per output, and closes some of its outputs."""
+
+    node_id: str
+    sent: dict[str, int]
+
+
+class Log(msgspec.Struct, frozen=True):
+    """Write a sentence for the user to the log."""
+
+    level: Level
+    node_id: str | None
+    text: str
+    fields: dict[str, str] = {}
+
+
+class Finish(msgspec.Struct, frozen=True):
+    """The dataflow ended; the last command."""
+
+
+Command = (
+    Spawn
+    | SpawnReplacement
+    | PromoteReplacement
+    | DropReplacement
+    | Admit
+    | AdmitReplacement
+    | Refuse
+    | Disconnect
+    | ApplyDataflow
+    | Answer
+    | AnswerSentCounts
+    | Send
+    | Signal
+    | CloseReceivers
+    | RecordParameters
+    | SetSentCounts
+    | Log
+    | Finish
+)

@@ -1,0 +1,214 @@
+"""Events that the `Supervisor` handles: everything that can happen to a running dataflow."""
+
+from __future__ import annotations
+
+import msgspec
+
+from dora.daemon.supervisor.status import PeerStatus
+from dora.dataflow.model import Dataflow
+from dora.wire import daemon_protocol
+
+ParameterRequest = (
+    daemon_protocol.GetParameters | daemon_protocol.SetParameter | daemon_protocol.DeleteParameter
+)
+OperationRequest = daemon_protocol.StopNode | daemon_protocol.RestartNode | daemon_protocol.RemoveNode
+ChangeRequest = (
+    daemon_protocol.ChangeDataflow
+    | daemon_protocol.ReplaceNode
+    | daemon_protocol.CheckChange
+    | daemon_protocol.ApplyChange
+)
+
+
+class Begin(msgspec.Struct, frozen=True):
+    """The dataflow starts. This is the first event, and comes once."""
+
+
+class Spawned(msgspec.Struct, frozen=True):
+    """The process of a node exists."""
+
+    node_id: str
+    pid: int
+
+
+class SpawnFailed(msgspec.Struct, frozen=True):
+    """The process of a node could not be started; ``reason`` is a sentence for the user."""
+
+    node_id: str
+    reason: str
+
+
+class ProcessEnded(msgspec.Struct, frozen=True):
+    """The process of a node ended; everything it wrote to its socket was read before.
+
+    Exactly one of ``exit_code`` and ``signal`` is set.
+    """
+
+    node_id: str
+    exit_code: int | None = None
+    signal: int | None = None
+    last_lines: tuple[str, ...] = ()
+
+
+class CodeChanged(msgspec.Struct, frozen=True):
+    """The code of a node was saved (hot reload); for a runtime, the code of some ``operators``.
+
+    ``modules`` are the files that the operators import and that have to be imported again.
+    """
+
+    node_id: str
+    operators: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+
+
+class ReplacementEnded(msgspec.Struct, frozen=True):
+    """A replacement process ended before it took over, or could not be started (``reason``)."""
+
+    node_id: str
+    incarnation: int
+    exit_code: int | None = None
+    signal: int | None = None
+    last_lines: tuple[str, ...] = ()
+    reason: str = ""
+
+
+class ReplacementReady(msgspec.Struct, frozen=True):
+    """An admitted replacement has made all its preparations, and waits."""
+
+    node_id: str
+    incarnation: int
+
+
+class Registering(msgspec.Struct, frozen=True):
+    """A process asks to take part as ``node_id``. Answered by `Admit` or `Refuse`."""
+
+    connection: int
+    node_id: str
+    incarnation: int = 0
+    dynamic: bool = False
+
+
+class PortsReady(msgspec.Struct, frozen=True):
+    """Every port of the node exists."""
+
+    node_id: str
+
+
+class OutputsDone(msgspec.Struct, frozen=True):
+    """The node will not send to these outputs any more."""
+
+    node_id: str
+    outputs: tuple[str, ...]
+
+
+class NodeClosed(msgspec.Struct, frozen=True):
+    """The node object was closed; the process may live on."""
+
+    node_id: str
+    undeclared: dict[str, int] = {}
+
+
+class Disconnected(msgspec.Struct, frozen=True):
+    """The connection of an admitted node ended."""
+
+    node_id: str
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """The node showed a sign of life: it waits for events, or it received or sent something."""
+
+    node_id: str
+
+
+class RequestReceived(msgspec.Struct, frozen=True):
+    """A client asks for parameters, for an operation on a node, or for the handover to the coordinator.
+
+    Answered by `Answer`. Before a handover, ask `Supervisor.why_no_handover`.
+    """
+
+    connection: int
+    request: ParameterRequest | OperationRequest | daemon_protocol.LeaderHandover
+
+
+class ChangeRequested(msgspec.Struct, frozen=True):
+    """A client, or the coordinator, asks to change the dataflow.
+
+    ``dataflow`` is the one of the request, parsed. ``elsewhere`` gives the other machine of a node,
+    "" for a node of this one. Answered by `Answer`, `AnswerSentCounts` or `ApplyDataflow`.
+    """
+
+    connection: int
+    request: ChangeRequest
+    dataflow: Dataflow
+    elsewhere: dict[str, str] = {}
+
+
+class ClientDisconnected(msgspec.Struct, frozen=True):
+    """The connection of a client, which is no node, has ended."""
+
+    connection: int
+
+
+class StopRequested(msgspec.Struct, frozen=True):
+    """The dataflow has to stop cleanly: Ctrl-C, a time limit, or an operator's ``STOP_ALL``.
+
+    ``grace`` is the time until SIGTERM, in seconds; None: that of the supervisor.
+    """
+
+    reason: str
+    grace: float | None = None
+
+
+class KillRequested(msgspec.Struct, frozen=True):
+    """The dataflow has to end at once: the second Ctrl-C."""
+
+
+class PeerStatusReceived(msgspec.Struct, frozen=True):
+    """Another machine sent the status of its nodes."""
+
+    machine: str
+    status: PeerStatus
+
+
+class MachineLost(msgspec.Struct, frozen=True):
+    """Another machine has ended, or has been silent for too long; ``reason`` is half a sentence."""
+
+    machine: str
+    reason: str
+
+
+class Released(msgspec.Struct, frozen=True):
+    """The coordinator no longer needs this machine, since none of the nodes is on it."""
+
+
+class TimePassed(msgspec.Struct, frozen=True):
+    """Nothing happened, but a deadline may be due."""
+
+
+NodeEvent = (
+    Spawned
+    | SpawnFailed
+    | ProcessEnded
+    | CodeChanged
+    | ReplacementEnded
+    | ReplacementReady
+    | PortsReady
+    | OutputsDone
+    | NodeClosed
+    | Disconnected
+    | Progress
+)
+Event = (
+    NodeEvent
+    | Begin
+    | Registering
+    | RequestReceived
+    | ChangeRequested
+    | ClientDisconnected
+    | StopRequested
+    | KillRequested
+    | PeerStatusReceived
+    | MachineLost
+    | Released
+    | TimePassed
+)

@@ -1,0 +1,62 @@
+"""Classifies the exit of a process: a clean end, or a kind of failure."""
+
+from __future__ import annotations
+
+import signal
+
+from dora.daemon.supervisor.events import ProcessEnded
+from dora.daemon.supervisor.result import FailureKind, NodeFailure
+from dora.daemon.supervisor.state import NodeState
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_STOP_CODES = (128 + signal.SIGTERM, 128 + signal.SIGINT)
+
+
+def describe_exit(exit_code: int | None, signal_number: int | None) -> str:
+    """Return in words how a process ended.
+
+    >>> describe_exit(3, None), describe_exit(None, 9)
+    ('exited with status 3', 'was killed by SIGKILL')
+    """
+    if signal_number is None:
+        return f"exited with status {exit_code}"
+    try:
+        name = signal.Signals(signal_number).name
+    except ValueError:
+        name = f"signal {signal_number}"
+    return f"was killed by {name}"
+
+
+def failure_of(node: NodeState, end: ProcessEnded, *, stopping: bool, opened: bool) -> NodeFailure | None:
+    """Return the failure that the exit of a process means, or None for a clean end.
+
+    A node that dora killed fails for the kill reason, unless it ended cleanly before the signal
+    arrived. After a stop, an end by SIGTERM or SIGINT is clean. Before the start barrier opens no
+    end is clean, except that of a node that was refused at the start.
+    """
+    kind: FailureKind = "exit"
+    message = describe_exit(end.exit_code, end.signal)
+    if end.exit_code == 0:
+        if opened or stopping or node.refused:
+            return None
+        message = (
+            "ended (status 0) before it was connected to the dataflow; a node has to create "
+            "`dora.Node()` and use it"
+        )
+    elif node.kill_reason is not None:
+        kind, message = node.kill_reason
+    elif node.refused == "broken":
+        kind = "cascading"
+    elif node.refused == "stopped" or (
+        stopping and (end.signal in _STOP_SIGNALS or end.exit_code in _STOP_CODES)
+    ):
+        return None
+    return NodeFailure(
+        node_id=node.id,
+        kind=kind,
+        exit_code=end.exit_code,
+        signal=end.signal,
+        message=message,
+        last_lines=end.last_lines,
+        restarts=len(node.restarts),
+    )

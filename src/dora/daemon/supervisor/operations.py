@@ -1,0 +1,179 @@
+"""Operations on one node that a client requests: stop, restart, remove, retire.
+
+The client gets its answer when the operation is done: when the process has ended, or another one
+exists. If the dataflow is stopped meanwhile, the answer says so.
+
+A node that has to end is asked to (`StopFrame`), gets SIGTERM after its grace and SIGKILL after half of
+that again. Messages that it sends until then arrive; its consumers are informed afterwards.
+"""
+
+from __future__ import annotations
+
+import signal
+
+from dora.daemon.supervisor import commands as do
+from dora.daemon.supervisor.closing import end_node, take_out, try_finish
+from dora.daemon.supervisor.events import OperationRequest
+from dora.daemon.supervisor.handover import end_handover
+from dora.daemon.supervisor.result import NodeFailure
+from dora.daemon.supervisor.state import ABANDON_AFTER, NodeState, Operation, RunState
+from dora.dataflow.problems import no_node
+from dora.wire.daemon_protocol import Done, Rejected, RemoveNode, RestartNode
+from dora.wire.node_protocol import StopFrame
+
+NODE_GRACE = 5.0  # seconds between the stop event and SIGTERM; half of it until SIGKILL
+
+
+def why_no_change(run: RunState) -> str:
+    """Return why nothing can be changed now; "" if it can."""
+    if run.stopping or run.only_dynamic_left or run.done or run.broken_by:
+        return "the dataflow is ending"
+    if not run.opened:
+        return "the dataflow is still starting; try again once all its nodes run"
+    return ""
+
+
+def why_only_coordinator(run: RunState) -> str:
+    """Return why a client cannot change the dataflow on this machine; "" if it can."""
+    if run.distributed:
+        return "the dataflow runs on several machines, which only its coordinator changes"
+    return ""
+
+
+def why_busy(run: RunState, apart_from: str = "") -> str:
+    """Return which node is being replaced, as a reason to wait; "" if there is none."""
+    for node in run.nodes.values():
+        if node.program_change is not None and node.id != apart_from:
+            return f"node `{node.id}` is being replaced; try again once that is done"
+    return ""
+
+
+def begin_operation(run: RunState, connection: int, request: OperationRequest) -> None:
+    """Stop, restart, remove or retire a node, at most one operation at a time."""
+    operation = _operation(connection, request)
+    node = run.nodes.get(request.node_id)
+    if node is None:
+        reason = no_node(request.node_id, run.nodes)
+    else:
+        reason = why_no_change(run) or _why_not(run, node, operation)
+    if node is None or reason:
+        run.reply(connection, Rejected(reason))
+        return
+    if operation.kind != "restart" and node.phase == "ended":
+        run.reply(connection, Done(False))
+        if operation.kind == "remove":
+            take_out(run, node)
+            try_finish(run)
+        return
+    end_handover(run, node)
+    node.operation = operation
+    run.trace(node, f"is to be {operation.participle}")
+    run.disarm(node, "hold")
+    if node.present:
+        run.send(node, StopFrame())
+    elif node.spec.is_dynamic and node.connected:
+        run.emit(do.Disconnect(node.id))
+    elif node.alive and not node.closed:  # it has no work to lose
+        _terminate(run, node, operation)
+        return
+    elif not node.alive:  # nothing has to end
+        finish_operation(run, node, operation, node.failure if node.phase == "awaiting fix" else None)
+        return
+    run.arm(node, "operation", operation.grace)
+
+
+def _operation(connection: int, request: OperationRequest) -> Operation:
+    grace = NODE_GRACE if request.grace is None else request.grace
+    if isinstance(request, RemoveNode):
+        return Operation("retire" if request.ordered else "remove", connection, grace)
+    return Operation("restart" if isinstance(request, RestartNode) else "stop", connection, grace)
+
+
+def _why_not(run: RunState, node: NodeState, operation: Operation) -> str:
+    name = f"node `{node.id}`"
+    removes = operation.kind in ("remove", "retire")
+    if node.operation is not None:
+        return f"{name} is being {node.operation.participle} already"
+    if removes and (busy := why_busy(run, apart_from=node.id)):
+        return busy
+    if node.machine:
+        return f"{name} is on machine `{node.machine}`; ask there"
+    if operation.kind == "remove" and (reason := why_only_coordinator(run)):
+        return reason
+    if node.spec.is_dynamic and not removes:
+        return (
+            f"{name} is not started by dora, so it cannot be {operation.participle}; its process is yours"
+        )
+    return ""
+
+
+def finish_operation(
+    run: RunState, node: NodeState, operation: Operation, failure: NodeFailure | None
+) -> None:
+    """Finish the operation: the process of the node has ended, or there was none."""
+    node.operation = None
+    run.disarm_all(node)
+    run.reply(operation.connection, Done(True))
+    node.removing, node.retired = operation.kind == "remove", operation.kind == "retire"
+    if operation.kind != "restart":
+        end_node(run, node, failure)
+        return
+    if failure is not None:
+        run.log("warn", node, failure.message)
+    run.log("info", node, "is started again, as was asked")
+    node.restarts.append(run.now)
+    node.failure = None
+    run.close_receivers(node)
+    run.spawn(node)
+
+
+def finish_dynamic_removal(run: RunState, node: NodeState, operation: Operation) -> None:
+    """Take out a dynamic node that has left, or was disconnected, because of a removal."""
+    node.operation = None
+    run.reply(operation.connection, Done(True))
+    if operation.kind == "retire":
+        node.retired = True
+        end_node(run, node, None)
+    else:
+        take_out(run, node)
+        try_finish(run)
+
+
+def operation_expired(run: RunState, node: NodeState) -> None:
+    """Terminate, or disconnect, a node that has not ended within its grace."""
+    assert node.operation is not None
+    grace = node.operation.grace
+    if node.spec.is_dynamic:
+        run.log("warn", node, f"has not left within {grace:g} s; its connection is closed")
+        run.emit(do.Disconnect(node.id))
+        run.arm(node, "operation", max(grace, 1.0))
+    else:
+        run.log("warn", node, f"has not ended within {grace:g} s; it gets SIGTERM")
+        _terminate(run, node, node.operation)
+
+
+def operation_kill_expired(run: RunState, node: NodeState) -> None:
+    """Kill a node that did not end after SIGTERM either."""
+    assert node.operation is not None
+    grace = node.operation.grace
+    message = f"had to be killed: it did not end within {grace:g} s, nor {grace / 2:g} s after SIGTERM"
+    run.log("error", node, message)
+    run.kill(node, "grace", message)
+    run.arm(node, "abandon", ABANDON_AFTER)
+
+
+def _terminate(run: RunState, node: NodeState, operation: Operation) -> None:
+    run.signal(node, signal.SIGTERM, f"is to be {operation.participle}")
+    run.arm(node, "operation-kill", operation.grace / 2)
+
+
+def cancel_requests(run: RunState, node: NodeState) -> None:
+    """Decline what clients wait for, since the dataflow is stopped."""
+    if node.operation is not None:
+        connection = node.operation.connection
+        node.operation = None
+        run.reply(connection, Rejected("the dataflow is being stopped"))
+    if node.added_by is not None:
+        run.reply(node.added_by, Rejected("the dataflow is being stopped"))
+        node.added_by = None
+    run.disarm(node, "operation", "operation-kill")

@@ -1,0 +1,121 @@
+"""Nodes of other machines: what is known of them, and what that means for the nodes of this one.
+
+Each machine has a supervisor for its part of a dataflow. It knows the whole graph, decides about
+its own nodes, and mirrors the others from the status that their supervisors send. A `PeerStatus`
+holds everything that peers have to know, so only the latest one counts, and nothing has to be sent
+again after a connection was cut. From the same status every supervisor draws the same conclusions:
+when the start barrier opens, which inputs are closed, when the dataflow has ended.
+"""
+
+from __future__ import annotations
+
+from dora.daemon.supervisor import commands as do
+from dora.daemon.supervisor.closing import (
+    announce_failure,
+    break_start_if_closed,
+    close_outputs,
+    end_node,
+    reopen_outputs,
+    try_finish,
+    with_root_cause,
+)
+from dora.daemon.supervisor.result import NodeFailure
+from dora.daemon.supervisor.start import open_barrier, try_open
+from dora.daemon.supervisor.state import NodeState, RunState
+from dora.daemon.supervisor.status import NodeStatus, PeerStatus
+from dora.daemon.supervisor.stopping import kill, stop
+
+
+def status_of(run: RunState) -> PeerStatus:
+    """Return the status of this machine for its peers."""
+    failures = {failure.node_id: failure for failure in run.failures}
+    return PeerStatus(
+        nodes={
+            node_id: NodeStatus(
+                phase=node.phase,
+                outputs_closed=tuple(sorted(node.outputs_closed)),
+                reopened=node.reopened,
+                announced=node.announced,
+                announcement=node.announcement,
+                failure=failures.get(node_id) if node.phase == "ended" else None,
+            )
+            for node_id, node in run.nodes.items()
+            if not node.machine
+        },
+        revision=run.revision,
+        opened=run.opened,
+        stopping=run.stopping,
+        killing=run.killing,
+    )
+
+
+def take_status(run: RunState, machine: str, status: PeerStatus) -> None:
+    """Update the nodes of another machine, and follow what it does with the dataflow."""
+    run.peers[machine] = status
+    if not run.begun or run.done:
+        return
+    # Another supervisor opens the barrier only when it knows that the nodes of all machines are ready.
+    if status.opened and not (run.opened or run.broken_by or run.stopping):
+        open_barrier(run)
+    if status.killing and not run.killing:
+        kill(run)
+    elif status.stopping:
+        stop(run, f"machine `{machine}` stops")
+    for node_id, item in status.nodes.items():
+        node = run.nodes.get(node_id)
+        if node is None or node.machine != machine or run.done:
+            continue
+        if status.revision >= node.generation:  # else it is about an earlier node of this name
+            _mirror(run, node, item)
+    try_open(run)
+
+
+def repeat_status(run: RunState) -> None:
+    """Take the latest status of all peers again; it may be about nodes that are new here."""
+    for machine, status in list(run.peers.items()):
+        take_status(run, machine, status)
+
+
+def _mirror(run: RunState, node: NodeState, status: NodeStatus) -> None:
+    """Take over the status of a node from the supervisor that decides about it."""
+    if node.phase == "ended":
+        _mirror_closed_outputs(run, node, status)  # of a node that was retired
+        return
+    if status.announced > node.announced:
+        node.announced = status.announced
+        announce_failure(run, node, status.announcement)
+    if status.reopened > node.reopened:
+        node.reopened = status.reopened
+        reopen_outputs(run, node)
+    _mirror_closed_outputs(run, node, status)
+    before, node.phase = node.phase, status.phase
+    if before == status.phase:
+        return
+    run.trace(node, f"is {status.phase} on machine `{node.machine}`")
+    if status.phase in ("ended", "backoff", "awaiting fix", "dormant"):
+        run.close_receivers(node)
+    if status.phase == "ended":
+        if status.failure is not None:
+            run.failures.append(with_root_cause(run, status.failure))
+        break_start_if_closed(run, node)
+        try_finish(run)
+
+
+def _mirror_closed_outputs(run: RunState, node: NodeState, status: NodeStatus) -> None:
+    if closed := set(status.outputs_closed) - node.outputs_closed:
+        run.emit(do.SetSentCounts(node.id, status.sent))
+        close_outputs(run, node, closed)
+
+
+def lose_machine(run: RunState, machine: str, reason: str) -> None:
+    """End the nodes of a machine that is lost."""
+    lost = [node for node in run.nodes.values() if node.machine == machine and node.phase != "ended"]
+    if not lost:
+        return
+    message = f"machine `{machine}` is lost: {reason}"
+    run.emit(do.Log("error", None, message))
+    for node in lost:
+        # A dynamic node that had not joined has nothing to fail with.
+        failed = not (node.spec.is_dynamic and node.phase == "dormant")
+        failure = NodeFailure(node.id, "machine", message=message, restarts=len(node.restarts))
+        end_node(run, node, failure if failed else None)

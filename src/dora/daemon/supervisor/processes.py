@@ -1,0 +1,166 @@
+"""Reacts to the processes of nodes: those that cannot be started, close, disconnect, end, or hang."""
+
+from __future__ import annotations
+
+from dora.daemon.supervisor import events as on
+from dora.daemon.supervisor import handover
+from dora.daemon.supervisor.closing import (
+    announce_failure,
+    close_outputs,
+    end_node,
+    hold_or_close,
+    try_finish,
+)
+from dora.daemon.supervisor.exits import describe_exit, failure_of
+from dora.daemon.supervisor.operations import finish_dynamic_removal, finish_operation
+from dora.daemon.supervisor.reconcile import added_node_failed, added_node_spawned
+from dora.daemon.supervisor.restart import recent_restarts, restart_delay
+from dora.daemon.supervisor.result import FailureKind, NodeFailure
+from dora.daemon.supervisor.state import ABANDON_AFTER, NodeState, RunState
+
+
+def spawned(run: RunState, node: NodeState, pid: int) -> None:
+    """Remember the process of a node."""
+    node.pid = pid
+    run.trace(node, f"started as process {pid}")
+    added_node_spawned(run, node)
+
+
+def spawn_failed(run: RunState, node: NodeState, reason: str) -> None:
+    """End a node whose process could not be started, or wait for better code."""
+    if node.added_by is not None:
+        added_node_failed(run, node, node.added_by, reason)
+        return
+    failure = NodeFailure(node.id, "spawn", message=reason, restarts=len(node.restarts))
+    if handover.can_await_fix(run, node):
+        handover.await_fix(run, node, failure)
+        return
+    run.log("error", node, reason)
+    end_node(run, node, failure)
+
+
+def node_closed(run: RunState, node: NodeState, undeclared: dict[str, int]) -> None:
+    """The node object was closed; its process usually ends soon."""
+    for output, count in undeclared.items():
+        node.undeclared[output] = node.undeclared.get(output, 0) + count
+    node.closed = True
+    run.disarm(node, "health")
+    run.trace(node, "closed its node")
+    if not node.spec.is_dynamic:
+        hold_or_close(run, node)
+
+
+def disconnected(run: RunState, node: NodeState) -> None:
+    """The connection of a node ended."""
+    if not node.connected:
+        return
+    node.connected = False
+    run.disarm(node, "health")
+    run.trace(node, "disconnected")
+    if node.spec.is_dynamic:
+        _dynamic_node_left(run, node)
+    elif node.phase == "ready" and not node.refused:
+        # It gave up waiting at the barrier; the process may try once more, or end.
+        node.phase = "starting"
+    elif node.phase == "running" and not node.closed:
+        node.closed = True
+        hold_or_close(run, node)
+
+
+def _dynamic_node_left(run: RunState, node: NodeState) -> None:
+    was_running = node.phase == "running"
+    node.phase = "dormant"
+    run.disarm_all(node)
+    run.close_receivers(node)
+    if was_running and not node.closed:
+        run.log("warn", node, "the connection broke; the node did not say goodbye")
+        announce_failure(run, node, f"the connection to dynamic node `{node.id}` broke")
+    if node.operation is not None:
+        finish_dynamic_removal(run, node, node.operation)
+        return
+    close_outputs(run, node, set(node.spec.outputs))
+    try_finish(run)
+
+
+def process_ended(run: RunState, node: NodeState, end: on.ProcessEnded) -> None:
+    """Let another process follow, or end the node."""
+    if node.phase not in ("starting", "ready", "running"):
+        return
+    node.connected = False
+    words = describe_exit(end.exit_code, end.signal)
+    run.trace(node, f"its process {words}")
+    asked_to_end = run.stopping or node.draining or node.operation is not None
+    failure = failure_of(node, end, stopping=asked_to_end, opened=run.opened)
+    if node.operation is not None:
+        finish_operation(run, node, node.operation, failure)
+        return
+    delay = None
+    if run.may_restart(node):
+        delay = restart_delay(node.spec.restart, failure is not None, node.restarts, run.now)
+    if handover.follow(run, node, words, needed=failure is not None or delay is not None):
+        return
+    if delay is not None:
+        _back_off(run, node, delay, failure, words)
+    elif failure is not None and handover.can_await_fix(run, node):
+        handover.await_fix(run, node, failure)
+    else:
+        end_node(run, node, failure)
+
+
+def _back_off(
+    run: RunState, node: NodeState, delay: float, failure: NodeFailure | None, words: str
+) -> None:
+    """Wait before the node is restarted."""
+    node.phase = "backoff"
+    node.failure = failure
+    run.disarm_all(node)
+    run.arm(node, "restart", delay)
+    run.close_receivers(node)
+    reason = failure.message if failure is not None else words
+    when = f"in {delay:g} s" if delay else "now"
+    limit = node.spec.restart.max_restarts
+    count = len(recent_restarts(node.spec.restart, node.restarts, run.now)) + 1
+    of_limit = f" of {limit}" if limit else ""
+    run.log("warn", node, f"{reason}; restarting {when} (restart {count}{of_limit})")
+
+
+# --------------------------------------------------------------------------- deadlines
+
+
+def restart_due(run: RunState, node: NodeState) -> None:
+    """Restart a node after its back-off."""
+    node.restarts.append(run.now)
+    run.spawn(node)
+
+
+def startup_expired(run: RunState, node: NodeState) -> None:
+    """Kill a process that has not connected in time."""
+    seconds = node.spec.startup_timeout
+    message = f"was killed: it had not connected within its `startup_timeout` of {seconds:g} s"
+    _kill(run, node, "startup_timeout", message)
+
+
+def health_expired(run: RunState, node: NodeState) -> None:
+    """Kill a process that shows no sign of life."""
+    seconds = node.spec.health_check_timeout
+    message = f"was killed: no sign of life within its `health_check_timeout` of {seconds:g} s"
+    _kill(run, node, "health_check", message)
+
+
+def finish_grace_expired(run: RunState, node: NodeState) -> None:
+    """Kill a process that goes on although its inputs have closed and all others are done."""
+    _kill(run, node, "grace", "was killed: it outlived its closed inputs by more than `finish_grace_secs`")
+
+
+def _kill(run: RunState, node: NodeState, kind: FailureKind, message: str) -> None:
+    run.log("error", node, message)
+    run.kill(node, kind, message)
+    run.arm(node, "abandon", ABANDON_AFTER)
+
+
+def abandon(run: RunState, node: NodeState) -> None:
+    """End a node although its process survives SIGKILL."""
+    message = f"process {node.pid} could not be killed; it is left behind"
+    run.log("error", node, message)
+    kind = node.kill_reason[0] if node.kill_reason is not None else "grace"
+    end_node(run, node, NodeFailure(node.id, kind, message=message, restarts=len(node.restarts)))

@@ -1,0 +1,136 @@
+"""Carries out a change of the dataflow: takes nodes in and out, starts them, and reviews the others.
+
+Whether the change is possible was decided before, in `dora.daemon.supervisor.changes`.
+"""
+
+from __future__ import annotations
+
+import signal
+
+from dora.daemon.supervisor import commands as do
+from dora.daemon.supervisor.closing import close_all_outputs, end_node, review_work, take_out, try_finish
+from dora.daemon.supervisor.events import ChangeRequested
+from dora.daemon.supervisor.handover import drop_replacement, renew_replacements
+from dora.daemon.supervisor.operations import cancel_requests
+from dora.daemon.supervisor.state import NodeState, RunState
+from dora.daemon.supervisor.topology import apply_dataflow
+from dora.dataflow.model import Dataflow
+from dora.wire.daemon_protocol import ApplyChange, ChangeDataflow, Ok, Rejected
+
+
+def change_locally(run: RunState, connection: int, request: ChangeDataflow, dataflow: Dataflow) -> None:
+    """Change a dataflow on one machine, which gets nodes or links, or loses links."""
+    added = [spec.id for spec in dataflow.nodes if spec.id not in run.nodes]
+    apply_dataflow(run, dataflow, None if added else connection)
+    for node in [run.nodes[node_id] for node_id in added]:
+        run.log("info", node, "was added to the dataflow")
+        if node.spec.is_dynamic:
+            run.reply(connection, Ok())
+        else:
+            node.added_by = connection
+            run.spawn(node)
+    _finish_change(run, request)
+
+
+def reconcile(run: RunState, event: ChangeRequested, request: ApplyChange) -> None:
+    """Bring this machine to the dataflow, and the revision, that the coordinator has decided."""
+    dataflow = event.dataflow
+    run.distributed = True
+    for node_id, sent in request.sent.items():
+        if (source := run.nodes.get(node_id)) is not None and source.machine:
+            run.emit(do.SetSentCounts(node_id, sent))
+    generations = request.places.births
+    wanted = {spec.id: generations.get(spec.id, 0) for spec in dataflow.nodes}
+    for node in [node for key, node in run.nodes.items() if wanted.get(key) != node.generation]:
+        _remove(run, node, comes_again=node.id in wanted)
+    added = []
+    for spec in dataflow.nodes:
+        if spec.id not in run.nodes:
+            node = run.add_node(spec)
+            node.generation = wanted[spec.id]
+            node.machine = event.elsewhere.get(spec.id, "")
+            added.append(node)
+    _sort_nodes(run, [spec.id for spec in dataflow.nodes])
+    to_start = [
+        node
+        for node in added
+        if not (node.machine or node.spec.is_dynamic or run.stopping or run.broken_by)
+    ]
+    connection = None if to_start else event.connection
+    apply_dataflow(run, dataflow, connection, added={node.id for node in added})
+    run.revision = request.revision
+    for node in added:
+        if node in to_start:
+            run.log("info", node, "was added to the dataflow")
+            node.added_by = event.connection
+            run.spawn(node)
+        else:
+            _add_without_process(run, node)
+    _finish_change(run, request)
+
+
+def _sort_nodes(run: RunState, order: list[str]) -> None:
+    """Put the nodes into the order of the dataflow; those that leave come last."""
+    leaving = [node_id for node_id in run.nodes if node_id not in order]
+    nodes = {node_id: run.nodes[node_id] for node_id in [*order, *leaving]}
+    run.nodes.clear()  # the mapping stays the same object: others hold it
+    run.nodes.update(nodes)
+
+
+def _add_without_process(run: RunState, node: NodeState) -> None:
+    if node.machine:
+        node.phase = "dormant" if node.spec.is_dynamic else "starting"
+        return
+    run.log("info", node, "was added to the dataflow")
+    if not node.spec.is_dynamic:  # the dataflow is ending
+        node.phase = "ended"
+        close_all_outputs(run, node)
+
+
+def _remove(run: RunState, node: NodeState, *, comes_again: bool) -> None:
+    """Prepare a node to leave the dataflow; ``comes_again``: another one has the same name."""
+    if not node.machine:
+        if node.alive:  # this machine was not asked to end it
+            run.signal(node, signal.SIGKILL, "is not in the dataflow any more")
+        run.log("info", node, "was removed from the dataflow")
+    drop_replacement(run, node)
+    cancel_requests(run, node)
+    run.disarm_all(node)
+    if comes_again:
+        run.delete_node(node.id)
+
+
+def _finish_change(run: RunState, request: ChangeDataflow | ApplyChange) -> None:
+    renew_replacements(run)
+    _log_link(run, request.added, "was connected to")
+    _log_link(run, request.removed, "was disconnected from")
+    review_work(run, list(run.nodes))
+    try_finish(run)
+
+
+def _log_link(run: RunState, link: str, what: str) -> None:
+    """Log a changed link ("a/out -> b/in") to a node of this machine."""
+    source, _, target = link.partition(" -> ")
+    node_id, _, input_id = target.partition("/")
+    node = run.nodes.get(node_id)
+    if node is not None and not node.machine:
+        run.log("info", node, f"its input `{input_id}` {what} `{source}`")
+
+
+def added_node_spawned(run: RunState, node: NodeState) -> None:
+    """Inform the client that a node that it added has a process."""
+    if node.added_by is not None:
+        run.reply(node.added_by, Ok())
+        node.added_by = None
+
+
+def added_node_failed(run: RunState, node: NodeState, connection: int, reason: str) -> None:
+    """Take out a node that was added but could not even be started."""
+    run.reply(connection, Rejected(f"node `{node.id}` {reason}"))
+    if run.distributed:  # the coordinator takes it out
+        node.added_by = None
+        end_node(run, node, None)
+        return
+    node.phase = "ended"
+    take_out(run, node)
+    try_finish(run)

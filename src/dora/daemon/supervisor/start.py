@@ -1,0 +1,138 @@
+"""Starts the dataflow: registration of nodes, the start barrier, and the health check that follows.
+
+A node registers, makes its ports, and waits at the barrier. The barrier opens once every node that
+dora starts waits there; a node that comes later starts at once.
+"""
+
+from __future__ import annotations
+
+from dora.daemon.supervisor import commands as do
+from dora.daemon.supervisor import parameters
+from dora.daemon.supervisor.closing import refuse_start, reopen_outputs, review_stragglers, try_finish
+from dora.daemon.supervisor.events import Registering
+from dora.daemon.supervisor.handover import is_replacement, process_runs, replacement_registers
+from dora.daemon.supervisor.state import NodeState, RunState
+from dora.dataflow.problems import listed
+from dora.wire.node_protocol import InputsClosed, Started
+
+
+def begin(run: RunState) -> None:
+    """Start all processes of this machine."""
+    run.begun = True
+    for node in run.nodes.values():
+        if node.machine:
+            node.phase = "dormant" if node.spec.is_dynamic else "starting"
+        elif not node.spec.is_dynamic:
+            run.spawn(node)
+    try_open(run)
+    try_finish(run)
+
+
+def register(run: RunState, event: Registering) -> None:
+    """Admit a process, or refuse it."""
+    node = run.nodes.get(event.node_id)
+    if node is not None and is_replacement(node, event):
+        replacement_registers(run, node, event.connection)
+        return
+    if refusal := _refusal(run, node, event):
+        run.emit(do.Refuse(event.connection, refusal))
+        if node is not None:
+            run.trace(node, f"was refused: {refusal}")
+        return
+    assert node is not None
+    if node.spec.is_dynamic:
+        node.phase = "starting"
+    node.closed = False
+    run.disarm(node, "startup")
+    run.admit(node, event.connection)
+    run.trace(node, "connected")
+
+
+def _refusal(run: RunState, node: NodeState | None, event: Registering) -> str:
+    """Return why a registration is refused; "" if it is not."""
+    name = f"`{event.node_id}`"
+    if node is None:
+        return f"this dataflow has no node {name}; it has {listed(run.nodes)}"
+    if node.machine:
+        return f"node {name} is on machine `{node.machine}`"
+    if node.spec.is_dynamic:
+        if run.stopping or run.only_dynamic_left or run.done:
+            return f"the dataflow is ending; node {name} cannot join any more"
+        if run.broken_by:
+            return run.broken_reason
+        if node.phase != "dormant":
+            return f"node {name} has joined already, from another process"
+        return ""
+    if event.dynamic:
+        return f"node {name} is started by dora itself; only nodes with `path: dynamic` can be joined"
+    if node.phase != "starting" or node.connected or event.incarnation != node.incarnation:
+        return f"node {name} has been connected already; a process can take part once"
+    if run.stopping:
+        node.refused = "stopped"
+        return "the dataflow is being stopped"
+    if run.broken_by:
+        node.refused = "broken"
+        return run.broken_reason
+    return ""
+
+
+def ports_ready(run: RunState, node: NodeState) -> None:
+    """Start a node whose ports exist, or let it wait at the barrier."""
+    if node.phase != "starting" or not node.connected:
+        return
+    node.phase = "ready"
+    run.trace(node, "is ready")
+    if node.refused:
+        return  # the refusal is on its way
+    if run.stopping:
+        refuse_start(run, node, "stopped", "the dataflow is being stopped")
+    elif run.broken_by:
+        refuse_start(run, node, "broken", run.broken_reason)
+    elif run.opened:
+        _start_node(run, node)
+    else:
+        try_open(run)
+
+
+def try_open(run: RunState) -> None:
+    """Open the start barrier once every node that dora starts waits at it."""
+    if not run.begun or run.opened or run.broken_by or run.stopping:
+        return
+    ready = ("ready", "running")  # running: on a machine that opened the barrier before this one
+    if any(not node.spec.is_dynamic and node.phase not in ready for node in run.nodes.values()):
+        return
+    open_barrier(run)
+
+
+def open_barrier(run: RunState) -> None:
+    """Start all nodes that wait at the barrier."""
+    run.opened = True
+    run.epoch_ns = round(run.now * 1e9)
+    for node in run.nodes.values():
+        if node.phase == "ready" and not node.machine:
+            _start_node(run, node)
+    review_stragglers(run)
+
+
+def _start_node(run: RunState, node: NodeState) -> None:
+    node.phase = "running"
+    run.send(node, Started(run.epoch_ns))
+    run.trace(node, "runs")
+    if node.restart_count or (node.spec.is_dynamic and node.outputs_closed):
+        node.reopened += 1
+        reopen_outputs(run, node)
+    if node.inputs_closed:
+        run.send(node, InputsClosed(sorted(node.inputs_closed)))
+    parameters.send_changes(run, node)
+    arm_health_check(run, node)
+    process_runs(run, node)
+
+
+def arm_health_check(run: RunState, node: NodeState) -> None:
+    """Start the time again in which a running node has to show a sign of life."""
+    timeout = node.spec.health_check_timeout
+    checked = node.present and node.alive and not node.closed and node.kill_reason is None
+    if timeout is not None and checked:
+        run.arm(node, "health", timeout)
+    else:
+        run.disarm(node, "health")

@@ -1,0 +1,318 @@
+"""State of one run: a record that the rules read and change, and the basic steps they are made of.
+
+A rule is a function that takes a `RunState` as its first argument. It changes the record, sets
+deadlines and emits commands.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from dora.daemon.supervisor import commands as do
+from dora.daemon.supervisor.events import CodeChanged
+from dora.daemon.supervisor.graph import Graph
+from dora.daemon.supervisor.result import FailureKind, NodeFailure
+from dora.daemon.supervisor.status import PeerStatus, Phase
+from dora.dataflow.model import Dataflow, NodeSpec
+from dora.wire.daemon_protocol import Answer
+from dora.wire.node_protocol import ToNode
+
+DEFAULT_GRACE = 10.0  # seconds between the stop event and SIGTERM; half of it until SIGKILL
+DEFAULT_FINISH_GRACE = 120.0
+RELOAD_GRACE = 5.0  # as `DEFAULT_GRACE`, for a process that is followed by one with new code
+ABANDON_AFTER = 10.0  # seconds after SIGKILL
+STORY_LENGTH = 1000
+
+_PARTICIPLE = {"stop": "stopped", "restart": "restarted", "remove": "removed", "retire": "removed"}
+
+DeadlineName = Literal[
+    # of the run
+    "unready",  # nodes that have not connected after a failed start get SIGTERM
+    "term",  # the grace of a stop is over: SIGTERM
+    "kill",  # and SIGKILL
+    "last-grace",  # of dynamic nodes, once all others have ended
+    # of a node
+    "restart",
+    "startup",
+    "health",
+    "finish",  # its inputs have closed, and all others are done
+    "hold",  # it has closed, and its outputs close too
+    "operation",  # it was asked to end: SIGTERM
+    "operation-kill",
+    "retired",
+    "replacement",  # has to connect
+    "drain",  # it has to end for its replacement: SIGTERM
+    "drain-kill",
+    # of either
+    "abandon",  # it survived SIGKILL
+]
+
+
+@dataclass(slots=True)
+class Replacement:
+    """A process with a node's new code, which takes over once the old process has ended."""
+
+    incarnation: int
+    connection: int | None = None  # it has registered, and waits for the answer, or stands by
+    parameters: dict[str, Any] = field(default_factory=dict)  # those it has
+
+
+@dataclass(frozen=True, slots=True)
+class Operation:
+    """A client's request that a node ends, while it is carried out."""
+
+    kind: Literal["stop", "restart", "remove", "retire"]  # retire: see `dora.daemon.supervisor.changes`
+    connection: int
+    grace: float  # seconds until SIGTERM
+
+    @property
+    def participle(self) -> str:
+        return _PARTICIPLE[self.kind]
+
+
+@dataclass(frozen=True, slots=True)
+class ProgramChange:
+    """A client's request that a node runs another program, while it is carried out."""
+
+    dataflow: Dataflow  # with the new program
+    connection: int
+    grace: float  # seconds until SIGTERM
+
+
+@dataclass(slots=True)
+class NodeState:
+    """State of one node."""
+
+    spec: NodeSpec
+    phase: Phase = "dormant"
+    machine: str = ""  # the other machine that it is on; "": it is on this one
+    pid: int | None = None
+    incarnation: int = 0  # of this process: each process of a node has a number of its own
+    launches: int = 0  # how many processes there have been
+    connected: bool = False
+    closed: bool = False  # the node object was closed
+    restarts: list[float] = field(default_factory=list)  # when
+    reloads: int = 0  # processes that were replaced because of new code; these are no restarts
+    replacement: Replacement | None = None
+    draining: bool = False  # was asked to end, because its replacement waits
+    announce_new_code: bool = False  # once it runs
+    # Saved while the process was starting, so it may or may not have read the new code.
+    pending_change: CodeChanged | None = None
+    operation: Operation | None = None
+    program_change: ProgramChange | None = None
+    removing: bool = False  # it is taken out of the dataflow when it ends
+    retired: bool = False  # it has ended, and the coordinator will take it out
+    generation: int = 0  # the change that created it, in a dataflow on several machines
+    added_by: int | None = None  # a connection that waits for its first process
+    # It was refused at the start; its exit status says nothing about itself then.
+    refused: Literal["", "broken", "stopped"] = ""
+    kill_reason: tuple[FailureKind, str] | None = None
+    failure: NodeFailure | None = None  # of the process that is to be followed by another
+    outputs_done: set[str] = field(default_factory=set)  # the node closed them
+    outputs_closed: set[str] = field(default_factory=set)  # consumers know
+    inputs_closed: set[str] = field(default_factory=set)
+    undeclared: dict[str, int] = field(default_factory=dict)
+    reopened: int = 0  # how often its outputs opened again
+    announced: int = 0  # how many failures its consumers were informed of
+    announcement: str = ""  # the latest of these failures
+    parameters: dict[str, Any] = field(default_factory=dict)
+    parameters_sent: dict[str, Any] = field(default_factory=dict)  # those its process has
+
+    @property
+    def id(self) -> str:
+        return self.spec.id
+
+    @property
+    def alive(self) -> bool:
+        """Whether a process that dora starts exists, or was requested."""
+        return not self.spec.is_dynamic and self.phase in ("starting", "ready", "running")
+
+    @property
+    def restart_count(self) -> int:
+        """How many processes of this node took part before this one."""
+        return len(self.restarts) + self.reloads
+
+    @property
+    def between_processes(self) -> bool:
+        """Whether it has no process now, and may get one."""
+        return self.phase in ("backoff", "awaiting fix")
+
+    @property
+    def present(self) -> bool:
+        """Whether frames reach the node's event stream."""
+        return self.connected and self.phase == "running"
+
+    def take_incarnation(self) -> int:
+        """Return the number of its next process."""
+        self.launches += 1
+        return self.launches - 1
+
+
+@dataclass(slots=True)
+class RunState:
+    """State of one run of a dataflow, as seen by one machine."""
+
+    dataflow: Dataflow
+    grace: float = DEFAULT_GRACE
+    finish_grace: float | None = DEFAULT_FINISH_GRACE
+    watched: frozenset[str] = frozenset()  # nodes whose code may change (hot reload)
+    standby: bool = False  # whether replacements can prepare while the old process runs
+    distributed: bool = False  # there are, or were, other machines
+    revision: int = 0  # counts the changes of the dataflow
+    nodes: dict[str, NodeState] = field(init=False)
+    graph: Graph = field(init=False)
+    reload_grace: float = field(init=False)
+    begun: bool = False
+    opened: bool = False  # the start barrier
+    epoch_ns: int = 0
+    broken_by: str = ""  # the node that broke the start barrier
+    stopping: bool = False
+    killing: bool = False
+    only_dynamic_left: bool = False  # all other nodes have ended
+    done: bool = False
+    failures: list[NodeFailure] = field(default_factory=list)
+    peers: dict[str, PeerStatus] = field(default_factory=dict)  # machine → its latest status
+    # Node id ("" for the run) and name → when it is due.
+    deadlines: dict[tuple[str, DeadlineName], float] = field(default_factory=dict)
+    commands: list[do.Command] = field(default_factory=list)  # not handed out yet
+    stories: dict[str, deque[tuple[float, str]]] = field(default_factory=dict)
+    now: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.nodes = {}
+        self.graph = Graph(self.dataflow)
+        self.reload_grace = min(self.grace, RELOAD_GRACE)
+        for spec in self.dataflow.nodes:
+            self.add_node(spec)
+
+    # ----------------------------------------------------------------------- questions
+
+    def processes(self) -> list[NodeState]:
+        """Return the nodes of this machine that have a process."""
+        return [node for node in self.nodes.values() if node.alive and not node.machine]
+
+    def work_done(self, node: NodeState) -> bool:
+        """Return whether all inputs of a node have closed."""
+        work = self.graph.work[node.id]
+        return bool(work) and work <= node.inputs_closed
+
+    def may_restart(self, node: NodeState) -> bool:
+        """Return whether another process of the node may follow this one."""
+        operation = "" if node.operation is None else node.operation.kind
+        return (
+            (
+                node.spec.restart.policy != "never"
+                or node.draining
+                or operation in ("restart", "remove", "retire")
+            )
+            and operation != "stop"
+            and not node.spec.is_dynamic
+            and not (self.stopping or self.broken_by)
+            and not self.work_done(node)
+        )
+
+    def send_patience(self, node_id: str) -> float:
+        """Return for how many seconds a node that was asked to stop may still wait for a full queue.
+
+        Receivers that go on make room for what the node still has to send; those that stop do not.
+        """
+        if self.stopping or self.only_dynamic_left:
+            return 0.0
+        names: tuple[DeadlineName, ...] = ("operation", "drain")
+        due = [self.deadlines.get((node_id, name), self.now) for name in names]
+        return max(max(due) - self.now, 0.0) / 2
+
+    @property
+    def broken_reason(self) -> str:
+        return f"the dataflow could not start: node `{self.broken_by}` ended before all nodes were ready"
+
+    # ----------------------------------------------------------------------- nodes
+
+    def add_node(self, spec: NodeSpec) -> NodeState:
+        node = self.nodes[spec.id] = NodeState(spec, parameters=dict(spec.parameters))
+        self.stories[spec.id] = deque(maxlen=STORY_LENGTH)
+        return node
+
+    def delete_node(self, node_id: str) -> None:
+        del self.nodes[node_id]
+        del self.stories[node_id]
+
+    def spawn(self, node: NodeState) -> None:
+        """Start a process of a node."""
+        self.reset_process(node)
+        node.incarnation = node.take_incarnation()
+        if node.spec.startup_timeout is not None:
+            self.arm(node, "startup", node.spec.startup_timeout)
+        self.emit(do.Spawn(node.id, node.restart_count, node.incarnation))
+        self.trace(node, "is being started")
+
+    def reset_process(self, node: NodeState) -> None:
+        """Forget what is known of the last process of a node, since another one follows."""
+        node.phase = "starting"
+        node.connected = node.closed = node.draining = False
+        node.kill_reason = None
+        node.pid = None
+
+    def admit(self, node: NodeState, connection: int) -> None:
+        node.connected = True
+        node.parameters_sent = dict(node.parameters)
+        self.emit(do.Admit(connection, node.id, node.restart_count, node.parameters_sent))
+
+    def set_parameters(self, node: NodeState, parameters: dict[str, Any]) -> None:
+        node.parameters = parameters
+        self.emit(do.RecordParameters(node.id, parameters))
+
+    # ----------------------------------------------------------------------- deadlines
+
+    def arm(
+        self, node: NodeState | None, name: DeadlineName, seconds: float, *, keep: bool = False
+    ) -> None:
+        """Set a deadline of a node, or of the run. ``keep``: unless it is set already."""
+        key = ("" if node is None else node.id, name)
+        if not (keep and key in self.deadlines):
+            self.deadlines[key] = self.now + seconds
+
+    def disarm(self, node: NodeState | None, *names: DeadlineName) -> None:
+        """Remove deadlines of a node, or of the run."""
+        for name in names:
+            self.deadlines.pop(("" if node is None else node.id, name), None)
+
+    def disarm_all(self, node: NodeState) -> None:
+        """Remove all deadlines of a node."""
+        self.deadlines = {key: time for key, time in self.deadlines.items() if key[0] != node.id}
+
+    # ----------------------------------------------------------------------- commands and story
+
+    def emit(self, command: do.Command) -> None:
+        self.commands.append(command)
+
+    def reply(self, connection: int, answer: Answer) -> None:
+        self.emit(do.Answer(connection, answer))
+
+    def send(self, node: NodeState, message: ToNode) -> None:
+        self.emit(do.Send(node.id, message))
+
+    def signal(self, node: NodeState, number: int, why: str) -> None:
+        self.emit(do.Signal(node.id, number))
+        self.trace(node, f"gets {signal.Signals(number).name}: {why}")
+
+    def kill(self, node: NodeState, kind: FailureKind, message: str) -> None:
+        """Send SIGKILL; the first reason for it is the node's failure."""
+        if node.kill_reason is None:
+            node.kill_reason = (kind, message)
+        self.signal(node, signal.SIGKILL, message)
+
+    def close_receivers(self, node: NodeState) -> None:
+        self.emit(do.CloseReceivers(node.id))
+
+    def log(self, level: do.Level, node: NodeState, text: str) -> None:
+        """Write a sentence about a node to the log, and to its story."""
+        self.emit(do.Log(level, node.id, text))
+        self.trace(node, text)
+
+    def trace(self, node: NodeState, text: str) -> None:
+        """Write a sentence to the story of a node."""
+        self.stories[node.id].append((self.now, text))

@@ -1,0 +1,253 @@
+"""Supervision of a dataflow as a state machine: events in, commands out.
+
+The `Supervisor` decides everything about starting, closing, failing, restarting and stopping, and
+performs nothing itself: it knows no process, no socket and no clock. The daemon passes events with
+their time, carries out the commands, and reports with `TimePassed` that `Supervisor.next_deadline`
+has come, after all events before it. So every rule is tested in microseconds, and tests can try any
+order of events.
+
+The idea is the worker state machine of dask.distributed: one entry point (`Supervisor.handle`), a
+story that tells what happened to a node and why, and invariants that tests check after every step.
+The state is a record (`RunState`); the rules are functions in the other modules of this package.
+
+Rules that are less obvious than they look:
+
+* `NodeFailed` reaches a consumer before the `InputsClosed` of the same node. A Python program that
+  dies of an exception closes its node first and fails a few milliseconds later, so after
+  `NodeClosed` the consumers are informed only once the process has ended, or `CLOSING_HOLD` later
+  if it lives on.
+* While a node may still be restarted its outputs stay open, whatever it says.
+* New code of a node (hot reload) has rules of its own, in `dora.daemon.supervisor.handover`.
+* Nothing waits for ever: every wait that depends on a process has a deadline after which the
+  process is killed, and a process that survives SIGKILL is abandoned after `ABANDON_AFTER`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from dora.daemon.supervisor import (
+    changes,
+    closing,
+    handover,
+    operations,
+    parameters,
+    peers,
+    processes,
+    start,
+    stopping,
+)
+from dora.daemon.supervisor import commands as do
+from dora.daemon.supervisor import events as on
+from dora.daemon.supervisor.result import DataflowResult
+from dora.daemon.supervisor.state import (
+    DEFAULT_FINISH_GRACE,
+    DEFAULT_GRACE,
+    DeadlineName,
+    NodeState,
+    RunState,
+)
+from dora.daemon.supervisor.status import PeerStatus
+from dora.dataflow.model import Dataflow
+from dora.wire import daemon_protocol
+
+
+class Supervisor:
+    """Supervise one run of a dataflow.
+
+    All times are absolute, in seconds, on one clock that never goes back (``CLOCK_MONOTONIC``).
+    """
+
+    def __init__(
+        self,
+        dataflow: Dataflow,
+        *,
+        grace: float = DEFAULT_GRACE,
+        finish_grace: float | None = DEFAULT_FINISH_GRACE,
+        watched: frozenset[str] = frozenset(),
+        standby: bool = False,
+        elsewhere: Mapping[str, str] | None = None,
+        generations: Mapping[str, int] | None = None,
+    ) -> None:
+        """Prepare a run; `handle` of a `Begin` starts it.
+
+        ``grace`` is the time between the stop event and SIGTERM. ``finish_grace`` is how long a
+        node may go on after all its inputs closed and all other nodes are done (None: for ever); a
+        node's own setting wins. ``watched`` are the nodes whose code may change (hot reload).
+        ``standby``: replacements can prepare while the old process runs. ``elsewhere`` gives the
+        machine of a node on another machine. ``generations`` are the ``births`` of a
+        `dora.dataflow.plan.Place`, if the dataflow has run without this machine.
+        """
+        self.state = RunState(
+            dataflow,
+            grace=grace,
+            finish_grace=finish_grace,
+            watched=watched,
+            standby=standby,
+            distributed=bool(elsewhere),
+        )
+        for node_id, node in self.state.nodes.items():
+            node.machine = (elsewhere or {}).get(node_id, "")
+            node.generation = (generations or {}).get(node_id, 0)
+
+    def handle(self, event: on.Event, now: float) -> list[do.Command]:
+        """Handle one event, and every deadline that is due; return the commands to perform, in order.
+
+        Deadlines that were due before the event wait for `TimePassed`, which comes after all events
+        before it: a daemon that was held up learns of these events late, and not in their order.
+        """
+        run = self.state
+        run.now = now
+        waiting = [] if isinstance(event, on.TimePassed) else self._due()
+        self._dispatch(event)
+        while due := [key for key in self._due() if key not in waiting]:
+            key = min(due, key=run.deadlines.__getitem__)
+            del run.deadlines[key]
+            node_id, name = key
+            if node_id:
+                _node_deadline_expired(run, run.nodes[node_id], name)
+            else:
+                stopping.run_deadline_expired(run, name)
+        commands, run.commands = run.commands, []
+        return commands
+
+    def next_deadline(self) -> float | None:
+        """Return the time of the earliest deadline, None if there is none."""
+        return min(self.state.deadlines.values(), default=None)
+
+    def alive(self) -> list[str]:
+        """Return the nodes that have a process."""
+        return [node_id for node_id, node in self.state.nodes.items() if node.alive]
+
+    def story(self, node_id: str) -> list[tuple[float, str]]:
+        """Return what happened to a node and why, as (time, sentence) pairs; raises ``KeyError``."""
+        return list(self.state.stories[node_id])
+
+    def result(self, dataflow_id: str) -> DataflowResult:
+        """Return how the run ended so far; root causes come first, nodes that others pulled down last."""
+        run = self.state
+        return DataflowResult(
+            dataflow_id=dataflow_id,
+            failures=tuple(sorted(run.failures, key=lambda failure: failure.kind == "cascading")),
+            undeclared={key: node.undeclared for key, node in run.nodes.items() if node.undeclared},
+            stopped=run.stopping,
+        )
+
+    def status(self) -> PeerStatus:
+        """Return the status of this machine for its peers."""
+        return peers.status_of(self.state)
+
+    def why_no_handover(self) -> str:
+        """Return why the coordinator cannot change a dataflow on one machine now; "" if it can."""
+        return changes.why_no_handover(self.state)
+
+    def watch(self, nodes: frozenset[str]) -> None:
+        """Set the nodes whose code may change from now on."""
+        self.state.watched = nodes
+
+    def _due(self) -> list[tuple[str, DeadlineName]]:
+        return [key for key, time in self.state.deadlines.items() if time <= self.state.now]
+
+    def _dispatch(self, event: on.Event) -> None:
+        run = self.state
+        match event:
+            case on.Begin():
+                start.begin(run)
+            case on.Registering():
+                start.register(run, event)
+            case on.RequestReceived(connection=connection, request=request):
+                _handle_request(run, connection, request)
+            case on.ChangeRequested():
+                changes.request_change(run, event)
+                if isinstance(event.request, daemon_protocol.ApplyChange):
+                    peers.repeat_status(run)
+            case on.ClientDisconnected(connection=connection):
+                changes.client_disconnected(run, connection)
+            case on.StopRequested(reason=reason, grace=grace):
+                stopping.stop(run, reason, grace)
+            case on.KillRequested():
+                stopping.kill(run)
+            case on.PeerStatusReceived(machine=machine, status=status):
+                peers.take_status(run, machine, status)
+            case on.MachineLost(machine=machine, reason=reason):
+                peers.lose_machine(run, machine, reason)
+            case on.Released():
+                changes.release(run)
+            case on.TimePassed():
+                pass
+            case _:
+                # A node that was removed may still have a process, which was abandoned.
+                if (node := run.nodes.get(event.node_id)) is not None:
+                    _handle_node_event(run, node, event)
+
+
+def _handle_request(
+    run: RunState,
+    connection: int,
+    request: on.ParameterRequest | on.OperationRequest | daemon_protocol.LeaderHandover,
+) -> None:
+    match request:
+        case (
+            daemon_protocol.GetParameters()
+            | daemon_protocol.SetParameter()
+            | daemon_protocol.DeleteParameter()
+        ):
+            run.reply(connection, parameters.answer_request(run, request))
+        case daemon_protocol.StopNode() | daemon_protocol.RestartNode() | daemon_protocol.RemoveNode():
+            operations.begin_operation(run, connection, request)
+        case daemon_protocol.LeaderHandover():
+            changes.hand_over(run, connection)
+
+
+def _handle_node_event(run: RunState, node: NodeState, event: on.NodeEvent) -> None:
+    match event:
+        case on.Spawned(pid=pid):
+            processes.spawned(run, node, pid)
+        case on.SpawnFailed(reason=reason):
+            processes.spawn_failed(run, node, reason)
+        case on.ProcessEnded():
+            processes.process_ended(run, node, event)
+        case on.CodeChanged():
+            handover.code_changed(run, node, event)
+        case on.ReplacementEnded():
+            handover.replacement_ended(run, node, event)
+        case on.ReplacementReady():
+            handover.replacement_ready(run, node, event)
+        case on.PortsReady():
+            start.ports_ready(run, node)
+        case on.OutputsDone(outputs=outputs):
+            closing.outputs_done(run, node, outputs)
+        case on.NodeClosed(undeclared=undeclared):
+            processes.node_closed(run, node, undeclared)
+        case on.Disconnected():
+            processes.disconnected(run, node)
+        case on.Progress():
+            start.arm_health_check(run, node)
+
+
+def _node_deadline_expired(run: RunState, node: NodeState, name: DeadlineName) -> None:
+    match name:
+        case "restart":
+            processes.restart_due(run, node)
+        case "startup":
+            processes.startup_expired(run, node)
+        case "health":
+            processes.health_expired(run, node)
+        case "finish":
+            processes.finish_grace_expired(run, node)
+        case "hold":
+            closing.hold_expired(run, node)
+        case "abandon":
+            processes.abandon(run, node)
+        case "operation":
+            operations.operation_expired(run, node)
+        case "operation-kill":
+            operations.operation_kill_expired(run, node)
+        case "retired":
+            closing.retirement_expired(run, node)
+        case "replacement":
+            handover.startup_expired(run, node)
+        case "drain":
+            handover.drain_expired(run, node)
+        case "drain-kill":
+            handover.drain_kill_expired(run, node)

@@ -1,0 +1,524 @@
+"""From a running dataflow to the one that it shall become: nodes and links added, exchanged, taken out.
+
+What is added is checked together with everything that runs, as if it had been in the file from the
+beginning; so it gets the same errors, at its own place. The rest of the model is taken over as it is: what
+it says of the environment, for example, was read when the dataflow started.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import msgspec
+
+from dora.dataflow.model import (
+    Dataflow,
+    InputSpec,
+    NodeOutput,
+    NodeSpec,
+    OperatorSpec,
+    Program,
+    QueuePolicy,
+)
+from dora.dataflow.parser import tree as document
+from dora.dataflow.parser.assemble import assemble
+from dora.dataflow.parser.fields import DATAFLOW
+from dora.dataflow.parser.legacy import upgrade_legacy
+from dora.dataflow.parser.tree import Scalar, Sequence, YamlNode, compose
+from dora.dataflow.parser.values import Reader
+from dora.dataflow.problems import Origin, ProblemReport, TextSpan, did_you_mean, listed, no_node
+from dora.errors import DataflowError, DoraError, Problem
+from dora.wire.operations import AddOperation, ConnectOperation, DisconnectOperation, ReplaceOperation
+
+RUNNING = "<the running dataflow>"
+COMMAND_LINE = "<command line>"
+
+
+class Change(msgspec.Struct, frozen=True):
+    """``dataflow`` is the one to come. ``node_id`` is the node that is added, or gets the input.
+
+    ``programs`` are what the change brings along to be run. ``warnings`` are about the change only.
+    """
+
+    dataflow: Dataflow
+    node_id: str
+    programs: tuple[Program, ...] = ()
+    warnings: tuple[Problem, ...] = ()
+
+
+class LinkOptions(msgspec.Struct, frozen=True):
+    queue_size: int | None = None
+    queue_policy: QueuePolicy | None = None
+
+
+# --------------------------------------------------------------------------- nodes
+
+
+def with_node(
+    running: Dataflow, text: str, file: str, environ: Mapping[str, str], *, strict_types: bool = False
+) -> Change:
+    """Add the node that a YAML text describes; raises `DataflowError`.
+
+    ``file`` is how messages call the text, ``environ`` what ``$NAME`` refers to.
+    """
+    report = ProblemReport(text, file)
+    block = _node_block(text, report)
+    node_id = _id_of(block)
+    if node_id and any(node.id == node_id for node in running.nodes):
+        report.error(
+            _place(block, "id"),
+            f"the running dataflow has a node `{node_id}` already",
+            f"give the new one another id, or exchange it: `dora node replace {node_id}`",
+        )
+        raise DataflowError(problems=report.sorted())
+    root = _tree(running.descriptor)
+    _nodes(root).append(block)
+    checked = _check(root, report, running, environ, strict_types)
+    node = checked.dataflow.nodes[-1]
+    return _changed(checked, running, (*running.nodes, node), root.plain(), node.id)
+
+
+def with_replaced(
+    running: Dataflow,
+    node_id: str,
+    text: str,
+    file: str,
+    environ: Mapping[str, str],
+    *,
+    strict_types: bool = False,
+) -> Change:
+    """Exchange a node for the one that a YAML text describes; raises `DoraError`, `DataflowError`.
+
+    It keeps the id, which the text need not repeat, and, where the text has none, inputs, outputs and
+    ``deploy``.
+    """
+    former = find_node(running, node_id)
+    report = ProblemReport(text, file)
+    block = _node_block(text, report)
+    if "id" not in block.entries:
+        block.entries = {"id": (Scalar.of("id", block), Scalar.of(node_id, block)), **block.entries}
+    elif _id_of(block) != node_id:
+        report.error(
+            _place(block, "id"),
+            f"a replacement keeps the id, which is `{node_id}`",
+            f"write `id: {node_id}`, or leave it out",
+        )
+        raise DataflowError(problems=report.sorted())
+    root = _tree(running.descriptor)
+    nodes = _nodes(root)
+    index = next(place for place, known in enumerate(nodes) if _id_of(known) == node_id)
+    before = nodes[index]
+    assert isinstance(before, document.Mapping)
+    if "deploy" in before.entries and "deploy" not in block.entries:
+        block.entries["deploy"] = before.entries["deploy"]
+    if not former.is_runtime and "operator" not in block.entries and "operators" not in block.entries:
+        for name in ("inputs", "outputs", "input_types", "output_types"):
+            if name in before.entries and name not in block.entries:
+                block.entries[name] = before.entries[name]
+    nodes[index] = block
+    checked = _check(root, report, running, environ, strict_types)
+    node = checked.dataflow.nodes[index]
+    if node.is_dynamic or former.is_dynamic:
+        raise DoraError(
+            f"node `{node_id}` cannot be replaced: the process of a node with `path: dynamic` is started "
+            "by you; end it, and start another one"
+        )
+    before_and_after = tuple(node if known is former else known for known in running.nodes)
+    return _changed(checked, running, before_and_after, root.plain(), node_id)
+
+
+def without_node(running: Dataflow, node_id: str) -> Dataflow:
+    """Take a node out, and with it the inputs that it feeds."""
+    nodes = tuple(
+        _without_inputs(
+            node,
+            {
+                item.id
+                for item in node.inputs
+                if isinstance(item.source, NodeOutput) and item.source.node == node_id
+            },
+        )
+        for node in running.nodes
+        if node.id != node_id
+    )
+    descriptor = _copied(running.descriptor)
+    descriptor["nodes"] = [block for block in descriptor["nodes"] if block["id"] != node_id]
+    for node in running.nodes:
+        for item in node.inputs:
+            if isinstance(item.source, NodeOutput) and item.source.node == node_id != node.id:
+                _drop_input(descriptor, node, item.id)
+    return msgspec.structs.replace(
+        running, nodes=nodes, descriptor=descriptor, types=_types(running, nodes)
+    )
+
+
+# --------------------------------------------------------------------------- links
+
+
+def with_link(
+    running: Dataflow,
+    source: str,
+    target: str,
+    options: LinkOptions,
+    *,
+    strict_types: bool = False,
+) -> Change:
+    """Feed an input, ``node/input``, with an output, ``node/output``, a timer or logs.
+
+    The input is one that the node does not have yet. Raises `DoraError`, `DataflowError`.
+    """
+    node, input_id = _split_target(running, target)
+    for item in node.inputs:
+        if item.id == input_id:
+            raise DoraError(
+                f"the input `{target}` is fed by `{item.source}` already; first take that away: "
+                f"dora node disconnect {item.source} {target}"
+            )
+    text = f"{source} -> {target}"
+    report = ProblemReport(text, COMMAND_LINE)
+    at = TextSpan(0, 0, 0, len(source))
+    root = _tree(running.descriptor)
+    block = next(known for known in _nodes(root) if _id_of(known) == node.id)
+    assert isinstance(block, document.Mapping)
+    owner, short = _input_owner(block, node, input_id)
+    link: YamlNode = Scalar.of(source, at)
+    fields = {"queue_size": options.queue_size, "queue_policy": options.queue_policy}
+    given = {name: value for name, value in fields.items() if value is not None}
+    if given:
+        entries = {"source": (Scalar.of("source", at), link)}
+        for name, value in given.items():
+            scalar = Scalar.of(str(value), at)
+            scalar.value, scalar.quoted = value, False
+            entries[name] = (Scalar.of(name, at), scalar)
+        link = document.Mapping.of(entries, at)
+    inputs = owner.get("inputs")
+    if not isinstance(inputs, document.Mapping):
+        inputs = document.Mapping.of({}, at)
+        owner.entries["inputs"] = (Scalar.of("inputs", at), inputs)
+    inputs.entries[short] = (Scalar.of(short, TextSpan(0, len(text) - len(short), 0, len(text))), link)
+    checked = _check(root, report, running, {}, strict_types)
+    fresh = next(item for item in checked.dataflow.node(node.id).inputs if item.id == input_id)
+    if isinstance(fresh.source, NodeOutput) and fresh.source.node == node.id and node.is_runtime:
+        raise DoraError(
+            f"`{fresh.source}` and `{target}` are operators of one process, which cannot be linked while "
+            f"it runs; change the file and use `dora node replace {node.id}`"
+        )
+    nodes = tuple(_with_input(known, fresh) if known is node else known for known in running.nodes)
+    return _changed(checked, running, nodes, root.plain(), node.id)
+
+
+def without_link(running: Dataflow, source: str, target: str) -> Change:
+    """Take a link away, and with it the input; raises `DoraError`."""
+    node, input_id = _split_target(running, target)
+    found = {item.id: item for item in node.inputs}.get(input_id)
+    if found is None:
+        known = listed(item.id for item in node.inputs)
+        hint = did_you_mean(input_id, (item.id for item in node.inputs)) or (
+            f"its inputs are {known}" if known else "it has none"
+        )
+        raise DoraError(f"node `{node.id}` has no input `{input_id}`; {hint}")
+    written = str(found.source)
+    if source not in (written, _short_source(running, found)):
+        raise DoraError(f"the input `{target}` is fed by `{written}`, not by `{source}`")
+    if isinstance(found.source, NodeOutput) and found.source.node == node.id and node.is_runtime:
+        raise DoraError(
+            f"`{written}` and `{target}` are operators of one process, whose links cannot be taken away "
+            f"while it runs; change the file and use `dora node replace {node.id}`"
+        )
+    nodes = tuple(_without_inputs(known, {input_id}) if known is node else known for known in running.nodes)
+    descriptor = _copied(running.descriptor)
+    _drop_input(descriptor, node, input_id)
+    dataflow = msgspec.structs.replace(
+        running, nodes=nodes, descriptor=descriptor, types=_types(running, nodes)
+    )
+    return Change(dataflow, node.id)
+
+
+def find_node(dataflow: Dataflow, node_id: str) -> NodeSpec:
+    """Return a node; raises `DoraError`."""
+    for node in dataflow.nodes:
+        if node.id == node_id:
+            return node
+    raise DoraError(no_node(node_id, (node.id for node in dataflow.nodes)))
+
+
+# --------------------------------------------------------------------------- the document
+
+
+def _tree(descriptor: Mapping[str, Any]) -> document.Mapping:
+    text = json.dumps(descriptor, ensure_ascii=False)
+    root = compose(text, ProblemReport(text, RUNNING))
+    assert isinstance(root, document.Mapping)
+    return root.copied(Origin(text, RUNNING))
+
+
+def _nodes(root: document.Mapping) -> list[YamlNode]:
+    nodes = root.get("nodes")
+    assert isinstance(nodes, Sequence)
+    return nodes.items
+
+
+def _node_block(text: str, report: ProblemReport) -> document.Mapping:
+    """Return the mapping of one node; raises `DataflowError`."""
+    block = compose(text, report)
+    if isinstance(block, Sequence) and len(block.items) == 1:
+        block = block.items[0]
+    if isinstance(block, document.Mapping) and "nodes" in block.entries:
+        report.error(
+            block.entries["nodes"][0],
+            "this is a dataflow; what is added is one node",
+            "write the mapping of the node alone: `id`, `path`, `inputs`, …",
+        )
+    elif isinstance(block, document.Mapping) and "module" in block.entries:
+        report.error(
+            block.entries["module"][0],
+            "a node that uses a module cannot be added to a running dataflow",
+            "`dora expand` shows the nodes of the module; add them one by one",
+        )
+    elif not isinstance(block, document.Mapping) and not report.failed:
+        where = block or TextSpan(0, 0, 0, 1)
+        report.error(
+            where, "a node is a mapping", "it has an `id` and says what to run, as `path: camera.py`"
+        )
+    if report.failed or not isinstance(block, document.Mapping):
+        raise DataflowError(problems=report.sorted())
+    at = Scalar.of("nodes", block)
+    upgrade_legacy(document.Mapping.of({"nodes": (at, Sequence.of([block], block))}, block), report)
+    return block
+
+
+def _id_of(block: YamlNode) -> str:
+    found = block.get("id") if isinstance(block, document.Mapping) else None
+    return found.text if isinstance(found, Scalar) else ""
+
+
+def _place(block: document.Mapping, name: str) -> TextSpan:
+    return block.get(name) or block
+
+
+class _Checked(msgspec.Struct):
+    dataflow: Dataflow
+    report: ProblemReport
+    foreign: frozenset[str]  # messages of what was suspicious before
+
+
+def _check(
+    root: document.Mapping,
+    report: ProblemReport,
+    running: Dataflow,
+    environ: Mapping[str, str],
+    strict_types: bool,
+) -> _Checked:
+    """Check a document; raises `DataflowError` with what the change has brought."""
+    former = ProblemReport("", RUNNING)
+    before = _read(_tree(running.descriptor), former, running, environ, strict_types=False)
+    known = {problem.message for problem in former.problems}
+    if before is not None:
+        known |= {problem.message for problem in before.type_warnings}
+    after = _read(root, report, running, environ, strict_types)
+    errors = _of_change((p for p in report.sorted() if p.severity == "error"), report, known)
+    if errors:
+        raise DataflowError(problems=errors)
+    assert after is not None
+    return _Checked(after, report, frozenset(known))
+
+
+def _read(
+    root: document.Mapping,
+    report: ProblemReport,
+    running: Dataflow,
+    environ: Mapping[str, str],
+    strict_types: bool,
+) -> Dataflow | None:
+    reader = Reader(report, environ)
+    checked = DATAFLOW.read(root, reader)
+    if checked is None:
+        return None
+    return assemble(
+        checked,
+        reader,
+        descriptor={},
+        file=running.file,
+        working_dir=running.working_dir,
+        env_overrides={},
+        strict_types=strict_types,
+    )
+
+
+def _of_change(
+    problems: Iterable[Problem], report: ProblemReport, known: Iterable[str]
+) -> tuple[Problem, ...]:
+    """Return what is new; where it shows in what runs already, there is no file to point into."""
+    return tuple(
+        problem if problem.file == report.file else problem._replace(line=0, source="")
+        for problem in problems
+        if problem.file == report.file or problem.message not in known
+    )
+
+
+def _changed(
+    checked: _Checked,
+    running: Dataflow,
+    nodes: tuple[NodeSpec, ...],
+    descriptor: dict[str, Any],
+    node_id: str,
+) -> Change:
+    found, report = checked.dataflow, checked.report
+    warnings = [p for p in report.sorted() if p.severity == "warning"]
+    return Change(
+        msgspec.structs.replace(
+            running,
+            nodes=nodes,
+            descriptor=descriptor,
+            types=found.types,
+        ),
+        node_id,
+        tuple(program for program in found.programs if program.place.file == report.file),
+        _of_change([*warnings, *found.type_warnings], report, checked.foreign),
+    )
+
+
+# --------------------------------------------------------------------------- inputs
+
+
+def _split_target(running: Dataflow, target: str) -> tuple[NodeSpec, str]:
+    """Return the node and the id of its input, with the operator's; raises `DoraError`."""
+    node_id, slash, input_id = target.partition("/")
+    if not slash or not input_id:
+        raise DoraError(f"`{target}` names no input; write <node>/<input>")
+    node = find_node(running, node_id)
+    if not node.is_runtime:
+        return node, input_id
+    names = [operator.id for operator in node.operators]
+    operator, slash, short = input_id.partition("/")
+    if not slash and len(names) == 1:
+        return node, f"{names[0]}/{operator}"
+    if not slash or not short:
+        raise DoraError(
+            f"`{target}` does not say which operator is meant; write {node_id}/<operator>/<input>"
+        )
+    if operator not in names:
+        hint = did_you_mean(operator, names) or f"its operators are {listed(names)}"
+        raise DoraError(f"node `{node_id}` has no operator `{operator}`; {hint}")
+    return node, input_id
+
+
+def _input_owner(block: document.Mapping, node: NodeSpec, input_id: str) -> tuple[document.Mapping, str]:
+    """Return the block that lists an input, the node's or the operator's, and the id there."""
+    if not node.is_runtime:
+        return block, input_id
+    operator_id, _, short = input_id.partition("/")
+    single = block.get("operator")
+    if isinstance(single, document.Mapping):
+        return single, short
+    operators = block.get("operators")
+    assert isinstance(operators, Sequence)
+    owner = next(item for item in operators.items if _id_of(item) == operator_id)
+    assert isinstance(owner, document.Mapping)
+    return owner, short
+
+
+def _drop_input(descriptor: dict[str, Any], node: NodeSpec, input_id: str) -> None:
+    block = next(known for known in descriptor["nodes"] if known["id"] == node.id)
+    short = input_id
+    if node.is_runtime:
+        operator_id, _, short = input_id.partition("/")
+        block = block.get("operator") or next(
+            known for known in block["operators"] if known["id"] == operator_id
+        )
+    block["inputs"].pop(short, None)
+    if isinstance(block.get("input_types"), dict):
+        block["input_types"].pop(short, None)
+
+
+def _short_source(running: Dataflow, item: InputSpec) -> str:
+    """Return how an output may be written as well: without the id of the only operator."""
+    source = item.source
+    if isinstance(source, NodeOutput):
+        node = next((node for node in running.nodes if node.id == source.node), None)
+        if node is not None and len(node.operators) == 1:
+            return f"{source.node}/{source.output.partition('/')[2]}"
+    return str(source)
+
+
+def _with_input(node: NodeSpec, fresh: InputSpec) -> NodeSpec:
+    operators = tuple(
+        _with_operator_input(operator, fresh) if fresh.id.startswith(f"{operator.id}/") else operator
+        for operator in node.operators
+    )
+    return msgspec.structs.replace(node, inputs=(*node.inputs, fresh), operators=operators)
+
+
+def _with_operator_input(operator: OperatorSpec, fresh: InputSpec) -> OperatorSpec:
+    short = msgspec.structs.replace(fresh, id=fresh.id.partition("/")[2])
+    return msgspec.structs.replace(operator, inputs=(*operator.inputs, short))
+
+
+def _without_inputs(node: NodeSpec, gone: set[str]) -> NodeSpec:
+    if not gone:
+        return node
+    return msgspec.structs.replace(
+        node,
+        inputs=tuple(item for item in node.inputs if item.id not in gone),
+        operators=tuple(
+            msgspec.structs.replace(
+                operator,
+                inputs=tuple(item for item in operator.inputs if f"{operator.id}/{item.id}" not in gone),
+            )
+            for operator in node.operators
+        ),
+    )
+
+
+def _types(running: Dataflow, nodes: tuple[NodeSpec, ...]) -> Any:
+    """Return the types of what is left."""
+    inputs = {f"{node.id}/{item.id}" for node in nodes for item in node.inputs}
+    outputs = {f"{node.id}/{output}" for node in nodes for output in node.outputs}
+    types = running.types
+    return msgspec.structs.replace(
+        types,
+        inputs={name: kind for name, kind in types.inputs.items() if name in inputs},
+        outputs={name: kind for name, kind in types.outputs.items() if name in outputs},
+        inferred=tuple(item for item in types.inferred if item[1] in inputs and item[2] in outputs),
+    )
+
+
+def _copied(descriptor: dict[str, Any]) -> dict[str, Any]:
+    copy: dict[str, Any] = json.loads(json.dumps(descriptor))
+    return copy
+
+
+def with_built(dataflow: Dataflow, node: NodeSpec) -> Dataflow:
+    """Put what a build has made of a node in its place."""
+    return msgspec.structs.replace(
+        dataflow, nodes=tuple(node if known.id == node.id else known for known in dataflow.nodes)
+    )
+
+
+# From a wish to the change of a running dataflow that it means.
+
+
+def make_change(
+    wish: AddOperation | ReplaceOperation | ConnectOperation | DisconnectOperation,
+    running: Dataflow,
+    environ: Mapping[str, str],
+) -> tuple[Change, str, str]:
+    """Return the change, and the links that it adds and removes, for the log; raises `DoraError`."""
+    match wish:
+        case AddOperation():
+            environ = {**environ, **wish.env}
+            return with_node(running, wish.yaml, wish.file, environ, strict_types=wish.strict_types), "", ""
+        case ReplaceOperation():
+            environ = {**environ, **wish.env}
+            change = with_replaced(
+                running, wish.node, wish.yaml, wish.file, environ, strict_types=wish.strict_types
+            )
+            return change, "", ""
+        case ConnectOperation(source=source, target=target):
+            options = LinkOptions(wish.queue_size, wish.queue_policy)
+            change = with_link(running, source, target, options, strict_types=wish.strict_types)
+            return change, f"{source} -> {target}", ""
+        case DisconnectOperation(source=source, target=target):
+            return without_link(running, source, target), "", f"{source} -> {target}"

@@ -1,0 +1,341 @@
+"""Writing modules out: a document whose nodes use modules becomes one of programs and operators.
+
+This is done on the tree of values, so what comes out is a document as if somebody had written it by
+hand, whose values still know the file that they come from. The node ``pipe``, which uses a module,
+is replaced by the module's nodes with the ids ``pipe.<id>``; ``_mod/<port>`` by what ``pipe`` connects
+to the port; and ``pipe/<output>`` elsewhere by the output of the node inside that sends it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+
+from dora.dataflow.modules.check import MAX_NESTING, ModuleDefinition
+from dora.dataflow.parser import tree as document
+from dora.dataflow.parser.block import Checked
+from dora.dataflow.parser.files import is_file
+from dora.dataflow.parser.tree import MAX_VALUES, Scalar, Sequence, YamlNode
+from dora.dataflow.parser.wiring import PORTS
+from dora.dataflow.problems import Origin, ProblemReport, TextSpan
+
+_parameter = re.compile(r"\$\{_param\.([A-Za-z0-9_]+)\}|\$PARAM_([A-Za-z0-9_]+)")
+
+
+class _TooLarge(Exception):
+    """With all its modules written out, the dataflow has too many values."""
+
+
+class _Scope:
+    """The nodes of one file as they are used in one place."""
+
+    def __init__(
+        self,
+        nodes: tuple[Checked, ...],
+        modules: Mapping[str, ModuleDefinition],
+        *,
+        parent: _Scope | None = None,
+        origin: Origin | None = None,
+        folder: str = "",
+        prefix: str = "",
+        ports: Mapping[str, YamlNode | None] | None = None,
+        params: Mapping[str, str] | None = None,
+        env: document.Mapping | None = None,
+        deploy: tuple[Scalar, YamlNode] | None = None,
+        build: tuple[str, ...] = (),
+    ) -> None:
+        self.nodes = nodes
+        self.modules = modules
+        self.ids = {node.get("id") for node in nodes}
+        self.parent = parent
+        self.origin = origin
+        self.folder = folder  # of the file, relative to the project
+        self.prefix = prefix
+        self.ports = ports or {}  # port → its source; None: not connected
+        self.params = params or {}
+        self.by_variable = {name.upper(): text for name, text in self.params.items()}
+        self.env = env  # what its nodes get, unless they set it themselves
+        self.deploy = deploy
+        self.build = build
+        self.depth: int = 0 if parent is None else parent.depth + 1
+
+    def source(self, scalar: Scalar) -> YamlNode | None:
+        """Return the source that a text means, seen from the whole dataflow; None: an open port."""
+        node, _, output = scalar.text.partition("/")
+        if node == PORTS and self.parent is not None:
+            return self.ports[output]
+        if node == "dora":
+            return self._built_in(scalar)
+        if node not in self.ids:
+            return scalar if self.parent is None else self.parent.source(scalar)
+        if node in self.modules:
+            # Missing only where a module refers to what is around it: the check of links tells.
+            found = self.modules[node].exports.get(output)
+            return Scalar.of(f"{self.prefix}{node}.{found}", scalar) if found else scalar
+        return Scalar.of(f"{self.prefix}{scalar.text}", scalar) if self.prefix else scalar
+
+    def _built_in(self, scalar: Scalar) -> Scalar:
+        """Return a source of dora's; log entries may be those of a node inside."""
+        start, slash, node = scalar.text.rpartition("/")
+        if start.startswith("dora/logs/") and self.prefix and node in self.ids:
+            return Scalar.of(f"{start}{slash}{self.prefix}{node}", scalar)
+        return scalar
+
+    def substitute(self, text: str) -> str:
+        """Return a text with the module's parameters put in; those that do not exist stay as written."""
+
+        def replace(match: re.Match[str]) -> str:
+            found = self.params.get(match[1]) if match[1] else self.by_variable.get(match[2])
+            return match[0] if found is None else found
+
+        return _parameter.sub(replace, text)
+
+
+class Inliner:
+    """Writes out the modules of one dataflow; ``project`` is its folder."""
+
+    def __init__(self, project: str, report: ProblemReport) -> None:
+        self.project = project
+        self.report = report
+        self.size = 0
+
+    def flatten(
+        self, root: document.Mapping, nodes: tuple[Checked, ...], modules: Mapping[str, ModuleDefinition]
+    ) -> document.Mapping:
+        """Return the document without modules; ``nodes`` are its nodes, and each has been checked."""
+        key, written = root.entries["nodes"]
+        try:
+            flat = list(self._nodes(_Scope(nodes, modules)))
+        except _TooLarge:
+            self.report.error(key, "with all its modules written out, this dataflow grows too large")
+            return root
+        return document.Mapping.of({**root.entries, "nodes": (key, Sequence.of(flat, written))}, root)
+
+    def _nodes(self, scope: _Scope) -> Iterator[YamlNode]:
+        for node in scope.nodes:
+            written = node.span
+            assert isinstance(written, document.Mapping)
+            self.size += written.size
+            if self.size > MAX_VALUES:
+                raise _TooLarge
+            if scope.origin is not None:
+                written = written.copied(scope.origin)
+            if node.get("id") not in scope.modules:
+                yield self._node(written, scope)
+            elif scope.depth >= MAX_NESTING:
+                self.report.error(
+                    written.entries["module"][1], f"modules are nested more than {MAX_NESTING} levels deep"
+                )
+            else:
+                yield from self._nodes(self._use(written, node, scope))
+
+    def _use(self, written: document.Mapping, node: Checked, scope: _Scope) -> _Scope:
+        """Return the scope of the module that a node uses."""
+        name: str = node.get("id")
+        module = scope.modules[name]
+        place = written.entries["module"][1]
+        prefix = f"{scope.prefix}{name}."
+        note = f"this module is used by the node `{prefix[:-1]}` ({self.report.place(place)})"
+        params = {key: scope.substitute(text) for key, text in (node.get("params") or {}).items()}
+        deploy = written.entries.get("deploy")
+        return _Scope(
+            module.nodes,
+            module.modules,
+            parent=scope,
+            origin=Origin(module.text, module.file, prefix, note),
+            folder=module.folder,
+            prefix=prefix,
+            ports=self._ports(written, module, scope),
+            params=params,
+            env=_merged(written.get("env"), scope.env),
+            deploy=deploy if _says_something(deploy) else scope.deploy,
+            build=scope.build + module.build,
+        )
+
+    def _ports(
+        self, written: document.Mapping, module: ModuleDefinition, scope: _Scope
+    ) -> dict[str, YamlNode | None]:
+        inputs = written.get("inputs")
+        entries = inputs.entries if isinstance(inputs, document.Mapping) else {}
+        ports: dict[str, YamlNode | None] = {}
+        for port in (*module.optional, *module.inputs):
+            ports[port] = _connected(entries[port][1], scope) if port in entries else None
+        for port in module.inputs:
+            if ports[port] is None:
+                self.report.error(
+                    entries[port][1],
+                    f"the input `{port}` of the module `{module.file}` is not connected here, because it "
+                    "is fed by a port that is left open",
+                    f"move `{port}` to `inputs_optional` of that module, or connect the port",
+                )
+        return ports
+
+    # ---------------------------------------------------------------- one node
+
+    def _node(self, written: document.Mapping, scope: _Scope) -> document.Mapping:
+        entries = dict(written.entries)
+        self._connect(entries, scope)
+        self._operators(entries, scope)
+        if scope.parent is None:
+            return document.Mapping.of(entries, written)
+        key, name = entries["id"]
+        assert isinstance(name, Scalar)
+        entries["id"] = (key, Scalar.of(scope.prefix + name.text, name))
+        if "path" in entries and not _says_something(entries.get("git")):
+            self._rebase(entries, "path", scope)
+        if "args" in entries:
+            entries["args"] = (entries["args"][0], _substituted(entries["args"][1], scope))
+        if not any(_says_something(entries.get(field)) for field in ("operator", "operators")):
+            _prepend_build(entries, scope.build, written)
+        env = _merged(_value(entries.get("env")), scope.env)
+        # Parameters win: they are set by whoever uses the module.
+        env = _with_params(env, _all_params(scope), written)
+        if env is not None:
+            entries["env"] = (entries["env"][0] if "env" in entries else Scalar.of("env", written), env)
+        if scope.deploy is not None and not _says_something(entries.get("deploy")):
+            entries["deploy"] = scope.deploy
+        return document.Mapping.of(entries, written)
+
+    def _operators(self, entries: dict[str, tuple[Scalar, YamlNode]], scope: _Scope) -> None:
+        for field in ("operator", "operators"):
+            if field not in entries:
+                continue
+            key, value = entries[field]
+            if isinstance(value, document.Mapping):
+                entries[field] = (key, self._operator(value, scope))
+            elif isinstance(value, Sequence):
+                items = [
+                    self._operator(item, scope) if isinstance(item, document.Mapping) else item
+                    for item in value.items
+                ]
+                entries[field] = (key, Sequence.of(items, value))
+
+    def _operator(self, written: document.Mapping, scope: _Scope) -> document.Mapping:
+        entries = dict(written.entries)
+        self._connect(entries, scope)
+        if scope.parent is not None:
+            self._rebase(entries, "shared-library", scope)
+            key, python = entries.get("python", (None, None))
+            if key is not None and isinstance(python, document.Mapping):
+                source = dict(python.entries)
+                self._rebase(source, "source", scope)
+                entries["python"] = (key, document.Mapping.of(source, python))
+            else:
+                self._rebase(entries, "python", scope)
+            _prepend_build(entries, scope.build, written)
+        return document.Mapping.of(entries, written)
+
+    def _connect(self, entries: dict[str, tuple[Scalar, YamlNode]], scope: _Scope) -> None:
+        """Rewrite the sources of the inputs; those fed by an open port go away."""
+        key, inputs = entries.get("inputs", (None, None))
+        if key is None or not isinstance(inputs, document.Mapping):
+            return
+        connected = {
+            name: (input_key, source)
+            for name, (input_key, value) in inputs.entries.items()
+            if (source := _connected(value, scope)) is not None
+        }
+        entries["inputs"] = (key, document.Mapping.of(connected, inputs))
+
+    def _rebase(self, entries: dict[str, tuple[Scalar, YamlNode]], field: str, scope: _Scope) -> None:
+        """Make a path relative to the module's file one relative to the project."""
+        key, path = entries.get(field, (None, None))
+        if key is None or not isinstance(path, Scalar) or not scope.folder:
+            return
+        text = path.text
+        if os.path.isabs(text) or text.startswith(("~", "$")) or "://" in text:
+            return
+        if field == "path" and text in ("dynamic", "shell"):
+            return
+        rebased = os.path.normpath(os.path.join(scope.folder, text))
+        is_command = os.sep not in text and not text.endswith(".py")
+        if is_command and not is_file(os.path.join(self.project, rebased)):
+            return
+        if rebased.startswith(".."):
+            self.report.error(
+                path,
+                f"the path `{text}` leads outside the folder of the dataflow",
+                "move the file into that folder, or write an absolute path",
+            )
+            return
+        if os.sep not in rebased:
+            rebased = os.path.join(os.curdir, rebased)
+        entries[field] = (key, Scalar.of(rebased, path))
+
+
+def _value(entry: tuple[Scalar, YamlNode] | None) -> YamlNode | None:
+    return None if entry is None else entry[1]
+
+
+def _says_something(entry: tuple[Scalar, YamlNode] | None) -> bool:
+    return entry is not None and not (isinstance(entry[1], Scalar) and entry[1].value is None)
+
+
+def _connected(value: YamlNode, scope: _Scope) -> YamlNode | None:
+    """Return an input with its source seen from the whole dataflow; None: it is fed by an open port.
+
+    Options stand where the input is, or else where the port is connected.
+    """
+    if not isinstance(value, document.Mapping):
+        return scope.source(value) if isinstance(value, Scalar) else value
+    written = value.get("source")
+    if not isinstance(written, Scalar):
+        return value
+    source = scope.source(written)
+    if source is None or source is written:
+        return None if source is None else value
+    options = dict(source.entries) if isinstance(source, document.Mapping) else {}
+    key = value.entries["source"][0]
+    found = options.get("source", (key, source))[1]
+    return document.Mapping.of({**options, **value.entries, "source": (key, found)}, value)
+
+
+def _substituted(value: YamlNode, scope: _Scope) -> YamlNode:
+    if isinstance(value, Sequence):
+        return Sequence.of([_substituted(item, scope) for item in value.items], value)
+    if not isinstance(value, Scalar) or value.value is None:
+        return value
+    text = scope.substitute(value.text)
+    return value if text == value.text else Scalar.of(text, value)
+
+
+def _merged(own: YamlNode | None, inherited: document.Mapping | None) -> document.Mapping | None:
+    """Return environment variables with what they inherit; their own win."""
+    if not isinstance(own, document.Mapping):
+        return inherited
+    if inherited is None:
+        return own
+    return document.Mapping.of({**inherited.entries, **own.entries}, own)
+
+
+def _all_params(scope: _Scope) -> dict[str, str]:
+    outer = _all_params(scope.parent) if scope.parent is not None else {}
+    return {**outer, **scope.params}
+
+
+def _with_params(
+    env: document.Mapping | None, params: Mapping[str, str], at: TextSpan
+) -> document.Mapping | None:
+    """Return environment variables with the parameters among them, as ``PARAM_<NAME>``."""
+    if not params:
+        return env
+    entries = dict(env.entries) if env is not None else {}
+    for name, text in params.items():
+        variable = f"PARAM_{name.upper()}"
+        entries[variable] = (Scalar.of(variable, at), Scalar.of(text.replace("$", "$$"), at))
+    return document.Mapping.of(entries, at if env is None else env)
+
+
+def _prepend_build(
+    entries: dict[str, tuple[Scalar, YamlNode]], commands: Iterable[str], at: TextSpan
+) -> None:
+    lines = list(commands)
+    if not lines:
+        return
+    key, own = entries.get("build", (Scalar.of("build", at), None))
+    if isinstance(own, Sequence):
+        lines += (item.text for item in own.items if isinstance(item, Scalar))
+    elif isinstance(own, Scalar) and own.value is not None:
+        lines.append(own.text)
+    entries["build"] = (key, Scalar.of("\n".join(line.strip("\n") for line in lines), own or key))

@@ -1,0 +1,123 @@
+"""Where nodes run: the field ``deploy`` of a node, and of the dataflow for all nodes without one."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from dora.dataflow.model import HERE, Deploy
+from dora.dataflow.names import MACHINE_ID, machine_id_fault
+from dora.dataflow.parser import tree
+from dora.dataflow.parser.block import Block, Checked, Field
+from dora.dataflow.parser.tree import YamlNode
+from dora.dataflow.parser.values import TEXT_SCHEMA, ChoiceType, FieldType, Reader, Schema, TextType, shape
+from dora.dataflow.problems import ProblemReport
+
+_LABEL = r"[A-Za-z0-9][A-Za-z0-9_./-]*"
+
+
+class MachineId(FieldType[str]):
+    """The name of a machine: what its daemon was given as ``--machine-id``."""
+
+    def read(self, value: YamlNode, reader: Reader) -> str | None:
+        text = TextType("the id of a machine", may_be_empty=False).read(value, reader)
+        if text is not None and (fault := machine_id_fault(text)):
+            reader.report.error(value, f"the machine id `{text[:60]}` {fault}", "for example `robot-1`")
+            return None
+        return text
+
+    def schema(self) -> Schema:
+        return {**TEXT_SCHEMA, "pattern": f"^{MACHINE_ID}$"}
+
+
+class Labels(FieldType[dict[str, str]]):
+    """What a machine must have: names and values."""
+
+    def read(self, value: YamlNode, reader: Reader) -> dict[str, str] | None:
+        if not isinstance(value, tree.Mapping):
+            reader.report.error(
+                value,
+                f"expected a mapping of labels, found {shape(value)}",
+                "for example `labels: {gpu: true}`",
+            )
+            return None
+        labels: dict[str, str] = {}
+        for name, (key, item) in value.entries.items():
+            text = TextType(f"a text, number or boolean for the label `{name}`").read(item, reader)
+            if not re.fullmatch(_LABEL, name):
+                reader.report.error(
+                    key,
+                    f"`{name[:60]}` cannot be a label",
+                    "letters, digits, `_`, `.`, `/` and `-` are allowed",
+                )
+            elif text is not None:
+                labels[name] = text
+        return labels if len(labels) == len(value.entries) else None
+
+    def schema(self) -> Schema:
+        return {
+            "type": "object",
+            "propertyNames": {"pattern": f"^{_LABEL}$"},
+            "additionalProperties": dict(TEXT_SCHEMA),
+        }
+
+
+DEPLOY = Block(
+    "`deploy`",
+    [
+        Field("machine", MachineId(), "The machine to run on, by the `--machine-id` of its daemon."),
+        Field(
+            "labels",
+            Labels(),
+            "The labels that a machine must have, among others; of several machines it is the first by "
+            "name. Without effect beside `machine`.",
+        ),
+        Field(
+            "working_dir",
+            TextType("a folder", may_be_empty=False),
+            "The folder on that machine in which the node runs and its relative paths begin; by default "
+            "the same as on the machine of the dataflow file.",
+        ),
+        Field(
+            "distribute",
+            ChoiceType(["local", "scp", "http"]),
+            "How the node's files get there. With `local` they are there, or `dora cluster start` copies "
+            "them; `scp` and `http` mean both that it has to, over ssh.",
+            default="local",
+        ),
+    ],
+)
+
+
+def deploy_of(checked: Checked, default: Deploy, report: ProblemReport) -> Deploy:
+    """Return where a node runs, or with the dataflow's block the default for its nodes."""
+    block: Checked | None = checked.get("deploy")
+    if block is None or not block.nodes:
+        return default
+    folder: str | None = block.get("working_dir")
+    if folder is not None and not os.path.isabs(folder):
+        report.error(
+            block.place("working_dir"),
+            f"the folder `{folder}` on another machine has to be an absolute path",
+            "begin it with `/`",
+        )
+    is_sent = block.get("distribute") in ("scp", "http")
+    if is_sent and folder is not None:
+        report.error(
+            block.place("distribute"),
+            f"`distribute: {block.get('distribute')}` has the files copied, and `working_dir` says that "
+            "they are there",
+            "leave out one of the two",
+        )
+    found = Deploy(
+        machine=block.get("machine"), labels=block.get("labels") or {}, working_dir=folder, is_sent=is_sent
+    )
+    return HERE if found == HERE else found
+
+
+def is_elsewhere(checked: Checked, default: Deploy) -> bool:
+    """Tell whether a node's files may be on another machine, where nobody can look now."""
+    block: Checked | None = checked.get("deploy")
+    if block is None or not block.nodes:
+        return default != HERE
+    return any(block.get(name) for name in ("machine", "labels", "working_dir"))

@@ -1,0 +1,544 @@
+"""The table of all fields of a dataflow file.
+
+The parser, the JSON schema for editors and the tests of the reference manual read this one table.
+A description is what an editor shows on hovering: one or two sentences, units, an example.
+"""
+
+from __future__ import annotations
+
+from msgspec import structs
+
+from dora.dataflow.model import LOG_LEVELS, Source
+from dora.dataflow.parser import tree
+from dora.dataflow.parser.block import Block, Checked, Field
+from dora.dataflow.parser.deploy import DEPLOY
+from dora.dataflow.parser.programs import CHECKSUM, PYTHON
+from dora.dataflow.parser.sources import SourceFault, parse_source
+from dora.dataflow.parser.tree import Scalar, YamlNode
+from dora.dataflow.parser.values import (
+    DATA,
+    NODE,
+    OPERATOR,
+    ByteSizeType,
+    ChoiceType,
+    CommandsType,
+    FieldType,
+    FlagType,
+    IntegerType,
+    ListType,
+    MapType,
+    Reader,
+    Schema,
+    SecondsType,
+    TextType,
+    UnsupportedType,
+    WordsType,
+    as_text,
+    shape,
+)
+from dora.dataflow.parser.variables import EnvironmentType, ParametersType, ParameterValuesType
+from dora.dataflow.types.contracts import CONTRACTS, TYPE_RULES
+
+# --------------------------------------------------------------------------- inputs
+
+
+class SourceText(FieldType[Source]):
+    """The source of an input, see `dora.dataflow.parser.sources`."""
+
+    def read(self, value: YamlNode, reader: Reader) -> Source | None:
+        if not isinstance(value, Scalar) or value.value is None:
+            hint = "write `<node>/<output>`, for example `camera/image`"
+            reader.report.error(value, f"expected the source of an input, found {shape(value)}", hint)
+            return None
+        try:
+            return parse_source(value.text)
+        except SourceFault as fault:
+            reader.report.error(value, fault.message, fault.hint, fault.part, last=fault.last)
+            return None
+
+    def schema(self) -> Schema:
+        return {
+            "type": "string",
+            "pattern": "^[^/]+/.+$",
+            "examples": ["camera/image", "dora/timer/millis/50"],
+        }
+
+
+INPUT = Block(
+    "an input",
+    [
+        Field(
+            "source",
+            SourceText(),
+            "Where the messages come from: `node/output`, `node/operator/output`, `dora/timer/millis/50` "
+            "(also secs, micros, nanos, hz), `dora/logs`, `dora/logs/warn/node`.",
+            required=True,
+        ),
+        Field(
+            "queue_size",
+            IntegerType(0, 10_000_000),
+            "How many messages may wait for the receiver (0 counts as 1).",
+            default=10,
+        ),
+        Field(
+            "queue_policy",
+            ChoiceType(("drop_oldest", "backpressure")),
+            "What happens when the queue is full: the oldest message is dropped (and counted), or "
+            "the sender waits until there is room.",
+            default="drop_oldest",
+        ),
+        Field(
+            "input_timeout",
+            SecondsType(zero=False),
+            "Seconds of silence after which the input counts as closed. Unset: never.",
+        ),
+    ],
+)
+
+
+class InputKind(FieldType[Checked]):
+    """An input: its source alone, or a mapping with the source and options."""
+
+    def read(self, value: YamlNode, reader: Reader) -> Checked | None:
+        if isinstance(value, tree.Mapping):
+            return INPUT.read(value, reader)
+        source = SourceText().read(value, reader)
+        if source is None:
+            return None
+        checked = Checked(value)
+        checked.values["source"] = source
+        checked.nodes["source"] = value
+        return checked
+
+    def schema(self) -> Schema:
+        return {"anyOf": [SourceText().schema(), {"$ref": "#/$defs/input"}]}
+
+
+class Inputs(MapType[Checked]):
+    """The inputs of a node; one that cannot be used is left out, so that the others are still checked."""
+
+    def read(self, value: YamlNode, reader: Reader) -> dict[str, Checked] | None:
+        if not isinstance(value, tree.Mapping):
+            hint = "write `inputs: {image: camera/image}`: the name of each input, then its source"
+            reader.report.error(value, f"expected a mapping of inputs, found {shape(value)}", hint)
+            return None
+        found = {
+            name: (DATA.read(as_text(key), reader), self.item.read(item, reader))
+            for name, (key, item) in value.entries.items()
+        }
+        return {
+            name: item for name, (named, item) in found.items() if named is not None and item is not None
+        }
+
+
+_INPUTS = Field(
+    "inputs",
+    Inputs(InputKind(), "inputs"),
+    "For each input the name that the program sees, and its source: `image: camera/image`.",
+)
+_OUTPUTS = Field(
+    "outputs", ListType(DATA, "output ids"), "The names of the outputs that the program sends to."
+)
+
+# --------------------------------------------------------------------------- shared by nodes and operators
+
+_SEND_STDOUT_AS = Field(
+    "send_stdout_as",
+    DATA,
+    "An output, listed in `outputs`, on which every line of stdout and stderr is published as well.",
+)
+_SEND_LOGS_AS = Field(
+    "send_logs_as",
+    DATA,
+    "An output, listed in `outputs`, on which every log entry is published as well, as a JSON text.",
+)
+_LOG_FILE = [
+    Field(
+        "min_log_level",
+        ChoiceType(LOG_LEVELS, ignore_case=True),
+        "Entries less severe than this are dropped before they reach the log file or anyone else. "
+        "From most to least severe: error, warn, info, debug, trace, stdout.",
+    ),
+    Field(
+        "max_log_size",
+        ByteSizeType(),
+        'Size at which the log file is rotated: "50MB", or a number of bytes. Unset: never.',
+    ),
+    Field("max_rotated_files", IntegerType(1, 100), "How many rotated log files are kept.", default=5),
+]
+_NAME = Field("name", TextType(), "A name for people; shown in lists and graphs.")
+_DESCRIPTION = Field("description", TextType(), "What it does; for people.")
+BUILD = Field(
+    "build",
+    CommandsType(),
+    "Commands that `dora build` and `dora run` execute first, one a line, without a shell: "
+    "no pipes, `&&` or variables.",
+)
+# --------------------------------------------------------------------------- operators
+
+
+PYTHON_SOURCE = Block(
+    "the operator's `python`",
+    [
+        Field(
+            "source",
+            TextType("a path", may_be_empty=False),
+            "The Python file with the class.",
+            required=True,
+        ),
+        Field("conda_env", TextType("a name", may_be_empty=False), "The conda environment to run it in."),
+    ],
+)
+
+
+class PythonSource(FieldType[Checked]):
+    """The Python file of an operator, or a mapping with the file and a conda environment."""
+
+    def read(self, value: YamlNode, reader: Reader) -> Checked | None:
+        if isinstance(value, tree.Mapping):
+            return PYTHON_SOURCE.read(value, reader)
+        path = TextType("the path of a Python file", may_be_empty=False).read(value, reader)
+        if path is None:
+            return None
+        checked = Checked(value)
+        checked.values["source"] = path
+        checked.nodes["source"] = value
+        return checked
+
+    def schema(self) -> Schema:
+        return {"anyOf": [TextType(may_be_empty=False).schema(), {"$ref": "#/$defs/python_source"}]}
+
+
+OPERATOR_BLOCK = Block(
+    "an operator",
+    [
+        Field(
+            "id",
+            OPERATOR,
+            "The operator's id: letters, digits, `_`, `.`, `-`. Required in `operators`, else `op`.",
+        ),
+        Field(
+            "python",
+            PythonSource(),
+            "The Python file with `class Operator`, relative to the dataflow file; "
+            "or `{source: file.py, conda_env: name}`.",
+        ),
+        _INPUTS,
+        _OUTPUTS,
+        BUILD,
+        _NAME,
+        _DESCRIPTION,
+        _SEND_STDOUT_AS,
+        _SEND_LOGS_AS,
+        *_LOG_FILE,
+        Field(
+            "shared-library",
+            UnsupportedType(
+                "operators in shared libraries", "write the operator in Python, or make it a node"
+            ),
+            "Path of a native operator. Not supported by this version.",
+        ),
+        Field(
+            "wasm",
+            UnsupportedType("operators in WebAssembly", "write the operator in Python, or make it a node"),
+            "Path of a WebAssembly operator. Not supported by this version.",
+        ),
+        *CONTRACTS,
+    ],
+    example="{id: detect, python: detect.py}",
+)
+
+
+class Operators(FieldType[tuple[Checked, ...]]):
+    def read(self, value: YamlNode, reader: Reader) -> tuple[Checked, ...] | None:
+        if not isinstance(value, tree.Sequence):
+            hint = "begin each operator with `- id:`, or use `operator:` for a single one"
+            reader.report.error(value, f"expected a list of operators, found {shape(value)}", hint)
+            return None
+        operators = [OPERATOR_BLOCK.read(item, reader) for item in value.items]
+        if not value.items:
+            reader.report.error(value, "this list of operators is empty")
+            return None
+        return tuple(operator for operator in operators if operator is not None)
+
+    def schema(self) -> Schema:
+        return {
+            "type": "array",
+            "minItems": 1,
+            "items": {"allOf": [OperatorKind().schema()], "required": ["id"]},
+        }
+
+
+class OperatorKind(FieldType[Checked]):
+    def read(self, value: YamlNode, reader: Reader) -> Checked | None:
+        return OPERATOR_BLOCK.read(value, reader)
+
+    def schema(self) -> Schema:
+        return {"$ref": "#/$defs/operator"}
+
+
+# --------------------------------------------------------------------------- nodes
+
+_COMMIT = TextType("a name", may_be_empty=False)
+
+NODE_BLOCK = Block(
+    "a node",
+    [
+        Field(
+            "id",
+            NODE,
+            "The node's id, unique in the dataflow: letters, digits, `_`, `.`, `-`.",
+            required=True,
+            on_runtime=True,
+            on_module=True,
+        ),
+        Field(
+            "path",
+            TextType("a path", may_be_empty=False),
+            "What to run: a Python file, an executable or the name of a command; "
+            "`dynamic` for a process that you start yourself, `shell` to run `args` in a shell, or a URL.",
+        ),
+        Field(
+            "args",
+            WordsType(),
+            "Arguments for the program: a text that is split as a shell does (quotes count, "
+            "variables do not), or a list.",
+        ),
+        Field(
+            "env",
+            EnvironmentType(),
+            "Environment variables. `$NAME`, `${NAME}` and `${NAME:-default}` in values are replaced "
+            "from the environment of `dora`; a dollar sign is `$$`.",
+            on_runtime=True,
+            on_module=True,
+        ),
+        BUILD,
+        structs.replace(_INPUTS, on_module=True),
+        _OUTPUTS,
+        Field(
+            "operator",
+            OperatorKind(),
+            "One operator: a Python class that runs inside a runtime. Its id is `op` if it has none.",
+            on_runtime=True,
+        ),
+        Field(
+            "operators",
+            Operators(),
+            "Several operators that share one process, the runtime; messages between them are not copied.",
+            on_runtime=True,
+        ),
+        structs.replace(_NAME, on_runtime=True, on_module=True),
+        structs.replace(_DESCRIPTION, on_runtime=True, on_module=True),
+        _SEND_STDOUT_AS,
+        _SEND_LOGS_AS,
+        *(structs.replace(field, on_runtime=True) for field in _LOG_FILE),
+        Field(
+            "restart_policy",
+            ChoiceType(("never", "on-failure", "always")),
+            "Whether the node is started again after it ended.",
+            default="never",
+            on_runtime=True,
+        ),
+        Field(
+            "max_restarts",
+            IntegerType(0, 2**32 - 1),
+            "How often it is started again at most; 0: without limit.",
+            default=0,
+            on_runtime=True,
+        ),
+        Field(
+            "restart_delay",
+            SecondsType(),
+            "Seconds before the first restart; doubled for every further one.",
+            default=0,
+            on_runtime=True,
+        ),
+        Field(
+            "max_restart_delay",
+            SecondsType(),
+            "Upper limit of the doubled delay, in seconds.",
+            on_runtime=True,
+        ),
+        Field(
+            "restart_window",
+            SecondsType(zero=False),
+            "Seconds after which restarts no longer count towards `max_restarts`.",
+            on_runtime=True,
+        ),
+        Field(
+            "health_check_timeout",
+            SecondsType(zero=False),
+            "Seconds of silence towards the daemon after which the node counts as hung and is killed.",
+            on_runtime=True,
+        ),
+        Field(
+            "finish_grace_secs",
+            SecondsType(),
+            "Seconds that the node may go on after its inputs are closed, once the other nodes are done.",
+            on_runtime=True,
+        ),
+        Field(
+            "startup_timeout",
+            SecondsType(zero=False),
+            "Seconds within which the started program has to connect, else it is killed.",
+            on_runtime=True,
+        ),
+        Field(
+            "hot_reload",
+            ChoiceType(("overlap", "replace", "never")),
+            "How the node gets new code with `dora run --hot-reload`: started beside the old code, started "
+            "once that has ended (for devices that only one process can have), or not at all.",
+            default="overlap",
+            on_runtime=True,
+        ),
+        Field(
+            "cpu_affinity",
+            ListType(IntegerType(0, 4095), "core numbers"),
+            "The cores that the process may use (Linux), for example `[0, 2]`.",
+            on_runtime=True,
+        ),
+        Field(
+            "parameters",
+            ParameterValuesType(),
+            "Named values that the program reads as `node.parameters`, and that `dora param set` changes "
+            "while it runs: `parameters: {gain: 0.5}`.",
+            on_runtime=True,
+        ),
+        Field(
+            "shared_memory_pool_size",
+            ByteSizeType(),
+            "Accepted for compatibility, without effect: shared memory grows on demand.",
+        ),
+        *CONTRACTS,
+        Field(
+            "python",
+            PYTHON,
+            "The Python and the packages that the node needs; uv makes an environment of its own for it.",
+            on_runtime=True,
+        ),
+        Field(
+            "git",
+            TextType("a repository", may_be_empty=False),
+            "The git repository that the node comes from, cloned by `dora build`. The clone is the folder "
+            "that the node runs in, and that `path` and `build` refer to.",
+        ),
+        Field(
+            "branch", _COMMIT, "The branch of `git` to use. Without `branch`, `tag` and `rev`: its default."
+        ),
+        Field("tag", _COMMIT, "The tag of `git` to use."),
+        Field("rev", _COMMIT, "The commit of `git` to use."),
+        Field(
+            "hub",
+            UnsupportedType(
+                "packages of the node hub", "install the package with pip, and give its command as `path`"
+            ),
+            "A package of the node hub. Not supported by this version.",
+        ),
+        Field(
+            "path_sha256",
+            CHECKSUM,
+            "The SHA-256 of the file that a URL as `path` leads to; another file is not run.",
+        ),
+        Field(
+            "deploy",
+            DEPLOY,
+            "The machine to run the node on; instead of the dataflow's.",
+            on_runtime=True,
+            on_module=True,
+        ),
+        Field(
+            "ros2",
+            UnsupportedType("the ROS 2 bridge"),
+            "A bridge to ROS 2. Not supported by this version.",
+        ),
+        Field(
+            "module",
+            TextType("the path of a module", may_be_empty=False),
+            "A module: a file with a part of the dataflow, relative to this file. Its ports are wired "
+            "by `inputs`.",
+            on_module=True,
+        ),
+        Field(
+            "params",
+            ParametersType(),
+            "Texts for the module: `$PARAM_SPEED` in the `args` of its nodes, and an environment "
+            "variable of each of them, is the parameter `speed`.",
+            on_module=True,
+        ),
+    ],
+    example="{id: camera, path: camera.py}",
+)
+
+
+class Nodes(FieldType[tuple[Checked, ...]]):
+    def read(self, value: YamlNode, reader: Reader) -> tuple[Checked, ...] | None:
+        if not isinstance(value, tree.Sequence):
+            hint = "begin each node with `- id:`"
+            reader.report.error(value, f"expected a list of nodes, found {shape(value)}", hint)
+            return None
+        nodes = [NODE_BLOCK.read(item, reader) for item in value.items]
+        return tuple(node for node in nodes if node is not None)
+
+    def schema(self) -> Schema:
+        return {"type": "array", "items": {"$ref": "#/$defs/node"}}
+
+
+# --------------------------------------------------------------------------- the dataflow
+
+DEBUG = Block(
+    "`debug`",
+    [
+        Field(
+            "enable_debug_inspection",
+            FlagType(),
+            "Of no effect: `dora topic` looks into every dataflow.",
+            default=False,
+        )
+    ],
+)
+
+DATAFLOW = Block(
+    "a dataflow",
+    [
+        Field("nodes", Nodes(), "The nodes of the dataflow: its processes.", required=True),
+        Field("env", EnvironmentType(), "Environment variables for every node; a node's own `env` wins."),
+        Field(
+            "exit_when_nodes_finish",
+            FlagType(),
+            "Count a node as finished when all its inputs except timers are closed, so that timers "
+            "alone do not keep the dataflow alive.",
+            default=False,
+        ),
+        Field(
+            "health_check_interval",
+            SecondsType(zero=False),
+            "Seconds between two health checks of the nodes.",
+            default=5.0,
+        ),
+        Field("debug", DEBUG, "Options of dora-rs for inspection."),
+        Field(
+            "deploy",
+            DEPLOY,
+            "The machine to run nodes on that have no `deploy` of their own.",
+        ),
+        Field("strict_types", FlagType(), "Make errors of types that do not fit together.", default=False),
+        Field(
+            "type_rules",
+            TYPE_RULES,
+            "Further conversions: an input of the type `to` may get messages of the type `from`.",
+        ),
+    ],
+    notes=True,
+)
+
+
+def _know_each_other() -> None:
+    blocks = (DATAFLOW, NODE_BLOCK, OPERATOR_BLOCK, INPUT)
+    for block in blocks:
+        for other in blocks:
+            if other is not block:
+                for name in other.fields:
+                    block.elsewhere.setdefault(name, other.noun)
+
+
+_know_each_other()

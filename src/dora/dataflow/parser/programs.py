@@ -1,0 +1,234 @@
+"""Where a node's Python and its files come from: ``python``, ``git`` and its kin, URLs as ``path``."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from dora.dataflow.model import Download, GitSource, PythonEnvironment
+from dora.dataflow.parser.block import Block, Checked, Field
+from dora.dataflow.parser.tree import Scalar, YamlNode
+from dora.dataflow.parser.values import FieldType, ListType, Reader, Schema, TextType
+from dora.dataflow.problems import ProblemReport, listed
+
+OLDEST = (3, 11)  # that dora runs on
+CLONES = ".dora/git"  # in the working directory
+DOWNLOADS = ".dora/downloads"
+
+_CLAUSE = r"((==|~=|!=|<=|>=|<|>) *)?3(\.[0-9]+){0,2}(\.\*)?"
+_SHA256 = "[0-9A-Fa-f]{64}"
+_VERSION = rf"{_CLAUSE}( *, *{_CLAUSE})*"
+
+
+class PythonVersion(FieldType[str]):
+    """A version of Python, ``3.12``, or a range, ``>=3.11,<3.13``."""
+
+    def read(self, value: YamlNode, reader: Reader) -> str | None:
+        text = TextType("a version of Python", may_be_empty=False).read(value, reader)
+        if text is None:
+            return None
+        if len(text) > 100 or not re.fullmatch(_VERSION, text.strip()):
+            reader.report.error(
+                value, f"`{text}` is not a version of Python", 'write for example "3.12" or ">=3.11,<3.13"'
+            )
+            return None
+        parts = text.strip().split(".")
+        if parts[0] == "3" and len(parts) > 1 and parts[1].isdigit() and (3, int(parts[1])) < OLDEST:
+            oldest = ".".join(map(str, OLDEST))
+            reader.report.error(value, f"dora needs Python {oldest} or newer, not {text}")
+            return None
+        return text.strip()
+
+    def schema(self) -> Schema:
+        return {"type": ["string", "number"], "pattern": f"^{_VERSION}$"}
+
+
+class Requirement(FieldType[str]):
+    """A requirement as pip understands it, without options."""
+
+    def read(self, value: YamlNode, reader: Reader) -> str | None:
+        text = TextType("a requirement", may_be_empty=False).read(value, reader)
+        if text is not None and (fault := requirement_fault(text)):
+            hint = "list what is needed, for example `numpy>=2`; a `build` line may use options"
+            reader.report.error(value, fault, hint)
+            return None
+        return text
+
+    def schema(self) -> Schema:
+        return TextType(may_be_empty=False).schema()
+
+
+def requirement_fault(text: str) -> str:
+    """Return why a text cannot be one requirement, which pip reads from a file of them; "" if it can."""
+    if not text.isprintable():
+        return f"`{_printable(text)}` holds a control character, so it is not one requirement"
+    option = text.strip()
+    if option.startswith("-e "):
+        option = option.removeprefix("-e ").lstrip()
+    return f"`{text}` is an option of pip, not a requirement" if option.startswith("-") else ""
+
+
+def repository_fault(text: str) -> str:
+    """Return why git must not be given an address, as the end of a sentence; "" if it may.
+
+    >>> repository_fault("--upload-pack=x"), repository_fault("https://example.com/a.git")
+    ('begins with a dash, which git would read as an option', '')
+    """
+    if not text.isprintable():
+        return "holds a control character"
+    if text.lstrip().startswith("-"):
+        return "begins with a dash, which git would read as an option"
+    if helper := re.match(r"\s*([A-Za-z0-9+.-]{1,100})::", text):
+        return f"asks for the helper program `git-remote-{helper[1]}`, which dora does not run"
+    return ""
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
+_ENVIRONMENT = Block(
+    "`python`",
+    [
+        Field("version", PythonVersion(), 'The version, "3.12", or a range, ">=3.11,<3.13".'),
+        Field(
+            "requirements",
+            ListType(Requirement(), "requirements"),
+            "The packages that the node needs, as pip understands them. dora need not be among them.",
+        ),
+    ],
+)
+
+
+class Checksum(FieldType[str]):
+    """A SHA-256, in hexadecimal digits."""
+
+    def read(self, value: YamlNode, reader: Reader) -> str | None:
+        text = TextType("a SHA-256").read(value, reader)
+        if text is not None and not re.fullmatch(_SHA256, text):
+            reader.report.error(
+                value,
+                f"`{text}` is not a SHA-256",
+                "it has 64 hexadecimal digits; `sha256sum FILE` prints it",
+            )
+            return None
+        return text.lower() if text is not None else None
+
+    def schema(self) -> Schema:
+        return {"type": "string", "pattern": f"^{_SHA256}$"}
+
+
+class PythonOfNode(FieldType[Checked]):
+    """What a node asks of its Python."""
+
+    def read(self, value: YamlNode, reader: Reader) -> Checked | None:
+        if isinstance(value, Scalar) and isinstance(value.value, str) and value.text.endswith(".py"):
+            reader.report.error(
+                value,
+                "the file of a node is its `path`; `python` says which Python and packages it needs",
+                f"write `path: {value.text}`, or `operator: {{python: {value.text}}}` for an operator",
+            )
+            return None
+        return _ENVIRONMENT.read(value, reader)
+
+    def schema(self) -> Schema:
+        return _ENVIRONMENT.schema()
+
+
+PYTHON = PythonOfNode()
+CHECKSUM = Checksum()
+
+
+def python_environment(node: Checked) -> PythonEnvironment | None:
+    """Return what a node's field ``python`` asks for."""
+    block = node.get("python")
+    if block is None:
+        return None
+    return PythonEnvironment(block.get("version"), tuple(block.get("requirements") or ()))
+
+
+def git_source(node: Checked, report: ProblemReport, owner: str) -> GitSource | None:
+    """Return the repository of a node; report fields that do not fit together."""
+    chosen = [name for name in ("branch", "tag", "rev") if node.has(name)]
+    if not node.has("git"):
+        for name in chosen:
+            report.error(node.keys[name], f"`{name}` of {owner} says nothing without `git`")
+        return None
+    if len(chosen) > 1:
+        report.error(
+            node.keys[chosen[1]],
+            f"{owner} has both {listed(chosen)}",
+            "keep one: each of them names a commit",
+        )
+    if not node.has("path"):
+        report.error(
+            node.keys["git"],
+            f"{owner} has `git`, but nothing to run",
+            "add `path:`, relative to the repository",
+        )
+    repository: str | None = node.get("git")
+    if repository is None:
+        return None
+    if fault := repository_fault(repository):
+        hint = "give the address of a repository, for example `https://host/name.git`, or a folder"
+        report.error(node.place("git"), f"the address of {owner} {fault}", hint)
+        return None
+    for name in chosen:
+        if (node.get(name) or "").startswith("-"):
+            report.error(node.place(name), f"a {name} cannot begin with a dash")
+        elif not (node.get(name) or "").isprintable():
+            report.error(node.place(name), f"a {name} cannot hold a control character")
+    source = GitSource(repository, "", *(node.get(name) for name in ("branch", "tag", "rev")))
+    return GitSource(repository, _folder(source), source.branch, source.tag, source.rev)
+
+
+def is_url(path: str | None) -> bool:
+    """Tell whether a path is one of a file on the web."""
+    return path is not None and path.startswith(("http://", "https://"))
+
+
+def download_of(node: Checked, report: ProblemReport, owner: str) -> Download | None:
+    """Return the file on the web that a node runs; report fields that do not fit together."""
+    url: str | None = node.get("path")
+    if url is None or not is_url(url):
+        if node.has("path_sha256") and not node.failed("path"):
+            message = f"`path_sha256` of {owner} says nothing, because its `path` is no URL"
+            report.error(node.keys["path_sha256"], message)
+        return None
+    if node.has("git"):
+        report.error(
+            node.place("path"), f"{owner} comes from `git` as well as from a URL", "keep one of them"
+        )
+    if url.startswith("http://") and not node.has("path_sha256"):
+        report.warn(
+            node.place("path"),
+            "this program comes over the network as anybody on the way likes it",
+            "use `https://`, or add `path_sha256`",
+        )
+    return Download(url, node.get("path_sha256"))
+
+
+def downloaded_path(url: str) -> str:
+    """Return where a downloaded file is put: under its own name, apart from those of other URLs."""
+    from hashlib import sha256
+    from urllib.parse import unquote, urlsplit
+
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", unquote(urlsplit(url).path).rstrip("/").rpartition("/")[2])
+    return f"{DOWNLOADS}/{sha256(url.encode()).hexdigest()[:8]}/{name.strip('-') or 'node'}"
+
+
+def pinned(source: GitSource, commit: str) -> GitSource:
+    """Return the same repository at a commit."""
+    source = GitSource(source.repository, "", rev=commit)
+    return msgspec.structs.replace(source, folder=_folder(source))
+
+
+def _folder(source: GitSource) -> str:
+    """Return where a clone goes: a readable name, and a digest, as other nodes want other commits."""
+    from hashlib import sha256
+
+    name = re.split(r"[/:\\]", source.repository.rstrip("/"))[-1].removesuffix(".git")
+    readable = re.sub(r"[^A-Za-z0-9_.-]+", "-", name).strip(".-") or "repository"
+    asked = repr((source.repository, source.branch, source.tag, source.rev))
+    return f"{CLONES}/{readable}-{sha256(asked.encode()).hexdigest()[:8]}"

@@ -1,0 +1,482 @@
+"""From the model to what each process needs to know: links, board lines, names of channels.
+
+`plan` is pure: the same dataflow and the same `Place` give the same `Plan`. When a running dataflow
+changes, the new plan follows from the former: whatever is in both keeps its line, its bell and its channel.
+
+Three kinds of edges never touch shared memory: timers (made in the node), text (log entries and
+captured lines, delivered by the daemon over the control socket), and edges between two operators
+of one runtime (passed by reference).
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import msgspec
+
+from dora.dataflow.model import (
+    ANY,
+    DEFAULT_QUEUE_SIZE,
+    Dataflow,
+    InputSpec,
+    LogSource,
+    NodeOutput,
+    NodeSpec,
+    TimerSource,
+)
+from dora.wire.correlation import PATTERN_ROOM
+from dora.wire.node_config import (
+    ChannelConfig,
+    DoorbellConfig,
+    InputConfig,
+    LinkConfig,
+    NodeConfig,
+    OperatorConfig,
+    OutputConfig,
+    RemoteConfig,
+    TraceConfig,
+)
+
+# Room on every channel for receivers beyond the links: restarted ones whose predecessor is not
+# cleaned up yet, and taps.
+SPARE_RECEIVERS = 3
+MAX_TAPS = 4  # commands that look at one output at the same time
+# A sender keeps a record of each message for each possible receiver: 9 MB a receiver for a queue of
+# 4,096 messages. Where queues are longer than this, there is room for one tap.
+_LONG_QUEUE = 256
+_LONGEST_CHANNEL_NAME = 255  # bytes; iceoryx2's limit
+TAP_QUEUE = 16  # messages that the tap of a command which looks on holds at most
+# What the tap of a recorder holds that attaches to a running dataflow: 32 ms at 1 kHz. It costs the
+# sender 0.3 MB, for all receivers that may come, and addresses: iceoryx2 reserves 64 times the largest
+# message for each place in each queue.
+RECORDER_QUEUE = 32
+# Links that come while the dataflow runs take the places of taps, except one. Further ones, and those with
+# longer queues, get a channel more, with room for so many; the sender copies each message once more.
+_ANNEX_LINKS = 8
+_MOST_HEADS_UPS = 4  # bells that a sender looks at besides those of its receivers
+
+LinkKind = Literal["link", "timer", "text", "local"]
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a run of a dataflow lives."""
+
+    dataflow_id: str
+    run_dir: str  # absolute; doorbells, sockets
+    prefix: str  # of the shared-memory objects
+    board: str  # path of the board
+    engine: Literal["iceoryx2", "zenoh"] = "iceoryx2"
+    zenoh_endpoint: str = ""
+    tap_queue: int = 0  # messages that the tap of a recorder holds; 0: nobody is expected
+    trace: TraceConfig | None = None  # None: nothing is traced
+    machine: str = ""  # this one
+    machines: dict[str, str] = {}  # node id → its machine; empty: all nodes are here
+    births: dict[str, int] = {}  # "node" or "node/input" → the change that brought it, if one did
+    remote: RemoteConfig | None = None  # None: all nodes are here
+    coordinator: str = ""  # address and port of the one that it was started on; "": of none
+
+    def elsewhere(self, node_id: str) -> str:
+        """Return the machine of a node that is on another machine, "" for one of this machine."""
+        machine = self.machines.get(node_id, self.machine)
+        return "" if machine == self.machine else machine
+
+
+class Link(msgspec.Struct, frozen=True):
+    """One edge of the graph with its line on the board."""
+
+    slot: int
+    producer: str  # node id
+    output: str
+    consumer: str  # node id
+    input: str
+    policy: Literal["drop_oldest", "backpressure"]
+    queue_size: int
+    kind: Literal["link", "text", "local"]
+    output_slot: int
+    room: int = 0  # as in `InputConfig`
+    source_machine: str = ""  # "": this one
+    target_machine: str = ""
+    epoch: int = 0  # as in `InputConfig`
+
+    @property
+    def crosses_late(self) -> bool:
+        """Whether it has to do with other machines, and came while the dataflow was running."""
+        return self.epoch > 0 and bool(self.source_machine or self.target_machine)
+
+    def __str__(self) -> str:
+        return f"{self.producer}/{self.output} -> {self.consumer}/{self.input}"
+
+
+class Plan(msgspec.Struct, frozen=True):
+    configs: dict[str, NodeConfig]  # node id → configuration (restart_count 0)
+    links: tuple[Link, ...]
+    bells: tuple[str, ...]  # named pipes that the daemon has to make
+    lines: int  # size of the board
+    births: dict[str, int] = {}  # as in `Place`
+
+
+def text_outputs(node: NodeSpec) -> set[str]:
+    """Return the outputs that the daemon feeds with captured lines or log entries."""
+    return {name for name in (node.log.send_stdout_as, node.log.send_logs_as) if name}
+
+
+def plan(dataflow: Dataflow, place: Place, former: Plan | None = None) -> Plan:
+    """Lay out all links of a dataflow; of one that is running, ``former`` is the plan in force."""
+    layout = _Layout(dataflow, place, former)
+    links = tuple(_links(layout))
+    fed: dict[NodeOutput, list[Link]] = {source: [] for source in layout.output_slots}
+    for link in links:
+        if link.kind == "link":
+            fed[NodeOutput(link.producer, link.output)].append(link)
+    channels: dict[int, ChannelConfig] = {}
+    outputs = {source: _output(layout, source, edges, channels) for source, edges in fed.items()}
+    credit_bells = tuple(output.credit_bell for output in outputs.values() if output.credit_bell)
+    return Plan(
+        configs={node.id: _node(layout, node, outputs, channels) for node in dataflow.nodes},
+        links=links,
+        bells=tuple(layout.bells.values()) + credit_bells,
+        lines=layout.lines,
+        births=place.births,
+    )
+
+
+class _Layout:
+    """The lines of the board and the names of the doorbells.
+
+    Nodes come first on the board, then outputs, then inputs, except timers, which need no line. What a
+    running dataflow gets is put behind; lines are never used again, because who has one may write to it.
+    """
+
+    def __init__(self, dataflow: Dataflow, place: Place, former: Plan | None) -> None:
+        self.dataflow = dataflow
+        self.place = place
+        self.nodes = {node.id: node for node in dataflow.nodes}
+        self.kinds = {
+            (node.id, item.id): link_kind(dataflow, node, item)
+            for node in dataflow.nodes
+            for item in node.inputs
+        }
+        self.receivers: dict[str, set[str]] = {}  # node → the nodes that get something from it
+        for node in dataflow.nodes:
+            for item in node.inputs:
+                if isinstance(item.source, NodeOutput):
+                    self.receivers.setdefault(item.source.node, set()).add(node.id)
+        self.runs = former is not None
+        births = former.births if former is not None else {}
+
+        def is_same(name: str) -> bool:
+            """Tell whether something of this name is what had it before, and not another one."""
+            return births.get(name, 0) == place.births.get(name, 0)
+
+        configs = {} if former is None else {name: c for name, c in former.configs.items() if is_same(name)}
+        self.former_outputs = {
+            NodeOutput(node_id, output.id): output
+            for node_id, config in configs.items()
+            for output in config.outputs
+        }
+        # An input that is fed by something else is another one.
+        self.former_inputs = {
+            (node_id, item.id): item
+            for node_id, config in configs.items()
+            for item in config.inputs
+            if item.kind == self.kinds.get((node_id, item.id))
+            and item.source == self._source(node_id, item.id)
+            and is_same(f"{node_id}/{item.id}")
+            and is_same(item.source.partition("/")[0])
+        }
+        slots = itertools.count(former.lines if former is not None else 0)
+        self.node_slots = {
+            node_id: configs[node_id].node_slot if node_id in configs else next(slots)
+            for node_id in self.nodes
+        }
+        self.output_slots = {
+            source: self.former_outputs[source].slot if source in self.former_outputs else next(slots)
+            for node in dataflow.nodes
+            for source in (NodeOutput(node.id, output) for output in node.outputs)
+        }
+        self.input_slots = {
+            key: self.former_inputs[key].slot if key in self.former_inputs else next(slots)
+            for key, kind in self.kinds.items()
+            if kind != "timer"
+        }
+        self.lines = next(slots)
+        self.bells = {node_id: f"{place.run_dir}/bell-{slot}" for node_id, slot in self.node_slots.items()}
+        self.credit_bells = {
+            source: f"{place.run_dir}/credit-{slot}" for source, slot in self.output_slots.items()
+        }
+
+    def _source(self, node_id: str, input_id: str) -> str:
+        return next(str(item.source) for item in self.nodes[node_id].inputs if item.id == input_id)
+
+    def is_late(self, node_id: str, input_id: str) -> bool:
+        """Tell whether an input came while the dataflow was running."""
+        known = self.former_inputs.get((node_id, input_id))
+        came = self.runs if known is None else known.late
+        return came or self.epoch(node_id, input_id) > 0
+
+    def epoch(self, node_id: str, input_id: str) -> int:
+        """Return the change that brought a link."""
+        return self.place.births.get(f"{node_id}/{input_id}", 0)
+
+    def room(self, source: NodeOutput, consumer: NodeSpec, item: InputSpec) -> int:
+        """Return the `InputConfig.room` of a link: for two nodes of a pattern that send to each other."""
+        declared = consumer.declares_pattern or self.nodes[source.node].declares_pattern
+        if not declared or item.queue_policy != "drop_oldest" or item.queue_size >= PATTERN_ROOM:
+            return 0
+        return PATTERN_ROOM if source.node in self.receivers.get(consumer.id, ()) else 0
+
+
+def _links(layout: _Layout) -> Iterator[Link]:
+    for node in layout.dataflow.nodes:
+        for item in node.inputs:
+            kind = layout.kinds[node.id, item.id]
+            if isinstance(item.source, NodeOutput) and kind != "timer":
+                yield Link(
+                    slot=layout.input_slots[node.id, item.id],
+                    producer=item.source.node,
+                    output=item.source.output,
+                    consumer=node.id,
+                    input=item.id,
+                    policy=item.queue_policy,
+                    queue_size=item.queue_size,
+                    kind=kind,
+                    output_slot=layout.output_slots[item.source],
+                    room=layout.room(item.source, node, item),
+                    source_machine=layout.place.elsewhere(item.source.node),
+                    target_machine=layout.place.elsewhere(node.id),
+                    epoch=layout.epoch(node.id, item.id),
+                )
+
+
+def _channel(dataflow_id: str, source: NodeOutput, slot: int | None = None) -> str:
+    """Return the name of an output's channel: the ids, or a digest of them if they are too long.
+
+    ``slot``, of a running dataflow, keeps apart what has the same ids one after the other.
+    """
+    name = f"{dataflow_id}/{source.node}/{source.output}" + ("" if slot is None else f"@{slot}")
+    if len(name) <= _LONGEST_CHANNEL_NAME:
+        return name
+    import hashlib
+
+    return f"{dataflow_id}/{hashlib.sha256(name.encode()).hexdigest()}"
+
+
+def _output(
+    layout: _Layout, source: NodeOutput, links: list[Link], channels: dict[int, ChannelConfig]
+) -> OutputConfig:
+    """Lay out an output; ``channels`` gets the channel of each of its links, by slot."""
+    known = layout.former_outputs.get(source)
+    declared = layout.dataflow.types.outputs.get(str(source), ANY)
+    waits = any(link.policy == "backpressure" for link in links) or (known and known.credit_bell)
+    slot = layout.output_slots[source]
+    if known is not None:
+        first = ChannelConfig(known.service, known.max_queue_size, known.max_receivers)
+        annexes = _place(layout, links, channels, first, known.annexes)
+    else:
+        longest = max([RECORDER_QUEUE, layout.place.tap_queue, *map(_length, links)])
+        name = _channel(layout.place.dataflow_id, source, slot if layout.runs else None)
+        taps = _taps(longest, layout.place)
+        first = ChannelConfig(name, longest, len(links) + SPARE_RECEIVERS + taps)
+        channels.update((link.slot, first) for link in links)
+        annexes = []
+    return OutputConfig(
+        id=source.output,
+        service=first.service,
+        slot=slot,
+        links=[
+            LinkConfig(
+                slot=link.slot,
+                node_slot=layout.node_slots[link.consumer],
+                bell=layout.bells[link.consumer],
+                consumer=f"{link.consumer}/{link.input}",
+                queue_size=link.queue_size,
+                policy=link.policy,
+                dynamic=layout.nodes[link.consumer].is_dynamic,
+                machine=link.target_machine,
+                room=link.room,
+                epoch=link.epoch,
+            )
+            for link in links
+        ],
+        credit_bell=layout.credit_bells[source] if waits else "",
+        max_queue_size=first.max_queue_size,
+        max_receivers=first.max_receivers,
+        annexes=annexes,
+        next_but_one=_next_but_one(layout, source.node, links),
+        type=declared.name,
+        shapes=list(declared.shapes),
+    )
+
+
+def _next_but_one(layout: _Layout, node_id: str, links: list[Link]) -> list[DoorbellConfig]:
+    """Return the bells of the nodes that the receivers of an output send to; none if these are many."""
+    receivers = {link.consumer for link in links if not link.target_machine}
+    found = {far for near in receivers for far in layout.receivers.get(near, ())} - receivers - {node_id}
+    here = [far for far in found if not layout.place.elsewhere(far)]
+    if len(here) > _MOST_HEADS_UPS:
+        return []
+    slots = {layout.node_slots[far]: layout.bells[far] for far in here}
+    return [DoorbellConfig(slot, slots[slot]) for slot in sorted(slots)]
+
+
+def _taps(longest: int, place: Place) -> int:
+    if place.tap_queue:
+        return 2  # the recorder, and one who looks
+    return MAX_TAPS if longest <= _LONG_QUEUE else 1
+
+
+def _place(
+    layout: _Layout,
+    links: list[Link],
+    channels: dict[int, ChannelConfig],
+    first: ChannelConfig,
+    annexes: list[ChannelConfig],
+) -> list[ChannelConfig]:
+    """Give each link of a running output its channel; return the further ones that are needed."""
+    by_name = {channel.service: channel for channel in (first, *annexes)}
+    room = {name: channel.max_receivers - SPARE_RECEIVERS for name, channel in by_name.items()}
+    room[first.service] -= 1  # for a tap
+    fresh = []
+    for link in links:
+        known = layout.former_inputs.get((link.consumer, link.input))
+        if link.crosses_late:  # it needs none
+            channels[link.slot] = first
+        elif known is None:
+            fresh.append(link)
+        else:
+            channels[link.slot] = by_name[known.service]
+            room[known.service] -= 1
+    for link in fresh:
+        fitting = [
+            name
+            for name, channel in by_name.items()
+            if layout.place.engine == "zenoh"  # whose channels have no limits
+            or (room[name] > 0 and channel.max_queue_size >= _length(link))
+        ]
+        if fitting:
+            name = fitting[0]
+        else:
+            source = NodeOutput(link.producer, link.output)
+            name = _channel(layout.place.dataflow_id, source, link.slot)
+            by_name[name] = ChannelConfig(
+                name, max(TAP_QUEUE, _length(link)), _ANNEX_LINKS + SPARE_RECEIVERS
+            )
+            room[name] = _ANNEX_LINKS
+        channels[link.slot] = by_name[name]
+        room[name] -= 1
+    used = {channels[link.slot].service for link in links}
+    return [channel for name, channel in by_name.items() if name in used and name != first.service]
+
+
+def _length(link: Link) -> int:
+    return max(link.queue_size, link.room)
+
+
+def _input(
+    layout: _Layout,
+    node: NodeSpec,
+    item: InputSpec,
+    outputs: dict[NodeOutput, OutputConfig],
+    channels: dict[int, ChannelConfig],
+) -> InputConfig:
+    config = InputConfig(
+        id=item.id,
+        kind=layout.kinds[node.id, item.id],
+        source=str(item.source),
+        queue_size=item.queue_size,
+        policy=item.queue_policy,
+        input_timeout=item.input_timeout,
+        slot=layout.input_slots.get((node.id, item.id), 0),
+        room=layout.room(item.source, node, item) if isinstance(item.source, NodeOutput) else 0,
+        late=layout.is_late(node.id, item.id),
+        epoch=layout.epoch(node.id, item.id),
+    )
+    if isinstance(item.source, TimerSource):
+        config.interval_ns = item.source.interval_ns
+        return config
+    declared = layout.dataflow.types.inputs.get(f"{node.id}/{item.id}", ANY)
+    config.type, config.shapes = declared.name, list(declared.shapes)
+    if isinstance(item.source, NodeOutput) and config.kind == "link":
+        output = outputs[item.source]
+        channel = channels[config.slot]
+        config.machine = layout.place.elsewhere(item.source.node)
+        crosses_late = config.epoch and (config.machine or layout.place.elsewhere(node.id))
+        config.service = "" if crosses_late else channel.service
+        # From another machine, the receiver's engine gives credit.
+        waits = config.policy == "backpressure" and not config.machine
+        config.credit_bell = output.credit_bell if waits else ""
+        config.output_slot = output.slot
+        config.max_queue_size = channel.max_queue_size
+        config.max_receivers = channel.max_receivers
+    return config
+
+
+def _node(
+    layout: _Layout,
+    node: NodeSpec,
+    outputs: dict[NodeOutput, OutputConfig],
+    channels: dict[int, ChannelConfig],
+) -> NodeConfig:
+    dataflow, place = layout.dataflow, layout.place
+    return NodeConfig(
+        dataflow_id=place.dataflow_id,
+        node_id=node.id,
+        engine=place.engine,
+        run_dir=place.run_dir,
+        prefix=place.prefix,
+        board=place.board,
+        node_slot=layout.node_slots[node.id],
+        bell=layout.bells[node.id],
+        inputs=[_input(layout, node, item, outputs, channels) for item in node.inputs],
+        outputs=[outputs[NodeOutput(node.id, output)] for output in node.outputs],
+        operators=[
+            OperatorConfig(
+                id=operator.id,
+                source=os.path.join(dataflow.home_of(node), operator.python),
+                inputs=[item.id for item in operator.inputs],
+                outputs=list(operator.outputs),
+            )
+            for operator in node.operators
+        ],
+        parameters=node.parameters,
+        descriptor=dataflow.descriptor,
+        run_config=_run_config(node),
+        dynamic=node.is_dynamic,
+        exit_when_nodes_finish=dataflow.exit_when_nodes_finish,
+        zenoh_endpoint=place.zenoh_endpoint,
+        remote=place.remote,
+        trace=place.trace,
+    )
+
+
+def link_kind(dataflow: Dataflow, node: NodeSpec, item: InputSpec) -> LinkKind:
+    """Return how the messages of an input travel."""
+    match item.source:
+        case TimerSource():
+            return "timer"
+        case LogSource():
+            return "text"
+        case NodeOutput(node=source, output=output):
+            if output in text_outputs(dataflow.node(source)):
+                return "text"
+            if source == node.id and node.is_runtime:
+                return "local"
+            return "link"
+
+
+def _run_config(node: NodeSpec) -> dict[str, Any]:
+    """Return what `NodeSpec.node_config()` promises: short sources, or mappings where an option is set."""
+    inputs: dict[str, Any] = {}
+    for item in sorted(node.inputs, key=lambda item: item.id):
+        options: dict[str, Any] = {}
+        if item.queue_size != DEFAULT_QUEUE_SIZE:
+            options["queue_size"] = item.queue_size
+        if item.queue_policy != "drop_oldest":
+            options["queue_policy"] = item.queue_policy
+        if item.input_timeout is not None:
+            options["input_timeout"] = item.input_timeout
+        inputs[item.id] = {"source": str(item.source), **options} if options else str(item.source)
+    return {"inputs": inputs, "outputs": sorted(node.outputs)}

@@ -1,0 +1,55 @@
+"""Attach."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from dora.errors import NotInDataflow
+from dora.node.host import Host
+from dora.node.session.daemon_client import connect
+from dora.transport.board import Board
+
+TEST_INPUTS: Final = "DORA_TEST_WITH_INPUTS"
+
+_OUTSIDE = """\
+this program is a dora node, but it was started outside a dataflow (DORA_NODE_CONFIG is not set).
+
+Either let a dataflow start it:
+    nodes:
+      - id: my-node
+        path: {script}
+    and then: dora run dataflow.yml
+or declare it with `path: dynamic` in a dataflow that is running, and connect by its id:
+    Node(node_id="my-node")
+or give it recorded inputs: DORA_TEST_WITH_INPUTS=inputs.json python {script}"""
+
+
+in_process: Callable[[str | None], Host | None] = lambda _: None  # noqa: E731
+"""Set by `dora.testing` while a dataflow in virtual time exists; None for threads outside of it."""
+
+
+def attach(node_id: str | None) -> Host:
+    """Find out what this program is a node of.
+
+    In this order: a dataflow in virtual time in this process, the dataflow that started this program,
+    recorded inputs, a running dataflow that declares ``node_id`` as dynamic, a person at a terminal.
+    Raises `NotInDataflow`, `ConnectError`.
+    """
+    if (attachment := in_process(node_id)) is not None:
+        return attachment
+    if not os.environ.get("DORA_NODE_CONFIG"):
+        if inputs := os.environ.get(TEST_INPUTS):
+            from dora.node.standalone.recorded_inputs import replay
+
+            return replay(inputs, node_id)
+        if node_id is None:
+            if sys.stdin is not None and sys.stdin.isatty():
+                from dora.node.standalone.interactive import converse
+
+                return converse()
+            raise NotInDataflow(_OUTSIDE.format(script=sys.argv[0] or "my_node.py"))
+    channel, config = connect(node_id)
+    return Host(channel, config, Board.open(config.board))

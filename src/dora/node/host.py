@@ -1,0 +1,98 @@
+"""How a node is attached to the world around it: the seam between a session and everything else.
+
+`Host` is the usual one, to the daemon of a running dataflow. Others stand in for it: a file of
+recorded inputs (`dora.node.standalone.recorded_inputs`), a person at a terminal
+(`dora.node.standalone.interactive`), a dataflow in virtual time (`dora.testing`). `attach` chooses.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Final
+
+from dora.node.receive.inbox import Inbox
+from dora.node.receive.input_port import InputPort
+from dora.node.send.output import OutputPort, overflow_channel_of
+from dora.node.session.daemon_client import DaemonChannel
+from dora.node.state import StateFile, StateStore
+from dora.transport.board import Board
+from dora.transport.doorbell import Bell, Doorbell
+from dora.transport.interface import Engine
+from dora.wire.node_config import NodeConfig
+
+RECORD_TO: Final = "DORA_WRITE_EVENTS_TO"
+
+
+class Host:
+    """To the daemon of a running dataflow."""
+
+    owns_process = True  # this process is for the node: its log and its last words may be shaped
+
+    def __init__(self, channel: DaemonChannel, config: NodeConfig, board: Board) -> None:
+        self.channel = channel
+        self.config = config
+        self.board = board
+
+    def make_engine(self) -> Engine:
+        config = self.config
+        engine = self._local_engine()
+        if config.remote is None or not (
+            any(item.machine for item in config.inputs)
+            or any(link.machine for output in config.outputs for link in output.links)
+        ):
+            return engine
+        from dora.transport.composite import CompositeEngine
+
+        return CompositeEngine(engine, config, self.board)
+
+    def _local_engine(self) -> Engine:
+        if self.config.engine == "zenoh":
+            from dora.transport.network.zenoh_engine import ZenohEngine
+
+            return ZenohEngine(self.config.zenoh_endpoint, self.config.dataflow_id, self.board)
+        from dora.transport.shm.iceoryx2 import IceoryxEngine
+
+        return IceoryxEngine(self.config.run_dir, self.config.prefix, self.board)
+
+    def make_outputs(self, engine: Engine) -> dict[str, OutputPort]:
+        return {
+            output.id: OutputPort(
+                output,
+                engine.sender(output),
+                self.board,
+                rings=not engine.wakes,
+                node_slot=self.config.node_slot,
+                doorbell=self.doorbell,
+                annexes=[engine.sender(overflow_channel_of(output, annex)) for annex in output.annexes],
+            )
+            for output in self.config.outputs
+        }
+
+    def make_ports(self) -> list[InputPort]:
+        """Return inputs beyond those of the configuration."""
+        return []
+
+    def bell(self, path: str) -> Bell:
+        """Return what wakes the owner of a doorbell."""
+        return Bell(path)
+
+    def doorbell(self, path: str, also: int = -1) -> Doorbell:
+        """Return a doorbell of this node's own."""
+        return Doorbell(path, also)
+
+    def state(self) -> StateStore:
+        """Return what keeps this node's state for its next process."""
+        return StateFile(self.config)
+
+    def inbox_type(self) -> Callable[..., Inbox]:
+        """Return what makes the inbox, from the arguments of `Inbox`."""
+        if directory := os.environ.get("DORA_REPLAY_DIRECTORY"):
+            from dora.node.replay.inbox import replay_inbox
+
+            return replay_inbox(directory, self.config)
+        if os.environ.get(RECORD_TO):
+            from dora.node.interceptors.input_recorder import recording_inbox
+
+            return recording_inbox(self.config.node_id)
+        return Inbox

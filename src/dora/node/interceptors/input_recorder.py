@@ -1,0 +1,154 @@
+"""Recording what a node receives, for tests: ``DORA_WRITE_EVENTS_TO=folder dora run dataflow.yml``.
+
+Each node writes ``inputs-<id>.json``, to be replayed with ``DORA_TEST_WITH_INPUTS``. The file is whole
+after every event. It counts as *poisoned* until the node ends, so that one that was killed half-way is
+not taken for a complete recording.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import time
+from typing import Any
+
+from dora.node.events import Event, Input, InputClosed, Stop
+from dora.node.host import RECORD_TO
+from dora.node.process import log_line, write_line
+from dora.node.receive.inbox import Inbox
+from dora.node.standalone.json_format import array_to_json, metadata_to_json, type_to_json
+from dora.transport.forking import leak, watch
+
+
+def recording_inbox(node_id: str) -> type[Inbox]:
+    """Return an `Inbox` that writes down every event that it gives out."""
+    recorder = InputRecorder(node_id)
+
+    class RecordingInbox(Inbox):
+        def _poll(self) -> Event | None:
+            event = super()._poll()
+            if event is not None:
+                recorder.add(event)
+            return event
+
+        def close(self) -> None:
+            recorder.close()
+            super().close()
+
+    return RecordingInbox
+
+
+class InputRecorder:
+    """Writes one recording."""
+
+    def __init__(self, node_id: str) -> None:
+        folder = os.environ[RECORD_TO]
+        self._node_id = node_id
+        self._start = time.monotonic()
+        self._count = 0
+        self._failure: dict[str, Any] | None = None
+        self._file: Any = None
+        try:
+            os.makedirs(folder, exist_ok=True)
+            path = os.path.join(folder, f"inputs-{node_id}.json")
+            self._file = open(path, "w", encoding="utf-8")  # noqa: SIM115 - open as long as the node
+            self._file.write(f'{{"id": {json.dumps(node_id)}, "events": [')
+            self._end_of_events = self._file.tell()
+            self._finish("the node has not ended, or was killed")
+            atexit.register(self.close)
+            watch(self)
+        except OSError as error:
+            self._fail(error)
+
+    def add(self, event: Event) -> None:
+        """Append an event; those that the format does not know are left out."""
+        if self._file is None:
+            return
+        offset = time.monotonic() - self._start
+        try:
+            item = _to_json(event, offset)
+            if item is None:
+                return
+            self._file.seek(self._end_of_events)
+            self._file.write(("," if self._count else "") + "\n" + json.dumps(item))
+            self._end_of_events = self._file.tell()
+            self._count += 1
+            self._finish("the node has not ended, or was killed")
+        except Exception as error:  # noqa: BLE001 - whatever an array of the user's cannot be turned into
+            self._fail(error)
+
+    def disown(self) -> None:
+        """Leave the file to the parent, in a forked child process."""
+        atexit.unregister(self.close)
+        leak(self._file)
+        self._file = None
+
+    def close(self) -> None:
+        """Say that the recording is complete, if it is."""
+        file, self._file = self._file, None
+        if file is None:
+            return
+        try:
+            if self._failure is None:
+                self._file = file
+                self._finish(None)
+        finally:
+            self._file = None
+            file.close()
+            atexit.unregister(self.close)
+
+    def _finish(self, missing: str | None) -> None:
+        """Write what follows the events. It only gets longer or is cut, so the file stays whole."""
+        status: dict[str, Any] = {"state": "clean"}
+        if self._failure is not None:
+            status = self._failure
+        elif missing is not None:
+            status = self._poison(missing)
+        self._file.seek(self._end_of_events)
+        self._file.write(f'\n], "recording_status": {json.dumps(status)}}}\n')
+        self._file.truncate()
+        self._file.flush()
+
+    def _poison(self, reason: str) -> dict[str, Any]:
+        return {
+            "state": "poisoned",
+            "first_failure_event_index": self._count,
+            "first_failure_time_offset_secs": time.monotonic() - self._start,
+            "first_failure_error": reason,
+        }
+
+    def _fail(self, error: Exception) -> None:
+        """Go on without recording: it must not disturb the node."""
+        if self._failure is None:
+            text = str(error)
+            self._failure = self._poison(text)
+            write_line(log_line(self._node_id, "warn", f"the recording of inputs stops: {text}"))
+            if self._file is not None:
+                try:
+                    self._finish(text)
+                    self._file.close()
+                except OSError:
+                    pass  # then it stays as it is, poisoned
+        self._file = None
+
+
+def _to_json(event: Event, offset: float) -> dict[str, Any] | None:
+    match event:
+        case Input():
+            item: dict[str, Any] = {"type": "Input", "id": event["id"], "time_offset_secs": offset}
+            metadata = dict(event["metadata"])
+            if metadata.get("timestamp") == event.send_time:
+                del metadata["timestamp"]  # it is not the sender's word, but ours
+            if metadata:
+                item["metadata"] = metadata_to_json(metadata)
+            value = event["value"]
+            if len(value) or str(value.type) != "null":
+                item |= {"data": array_to_json(value), "data_type": type_to_json(value.type)}
+            return item
+        case InputClosed():
+            return {"type": "InputClosed", "id": event["id"], "time_offset_secs": offset}
+        case Stop():
+            kind = "Stop" if event["id"] == "MANUAL" else "AllInputsClosed"
+            return {"type": kind, "time_offset_secs": offset}
+    return None

@@ -1,0 +1,201 @@
+"""Operators: Python classes that share one process, the runtime.
+
+A file with a ``class Operator``::
+
+    from dora import DoraStatus
+
+    class Operator:
+        def on_event(self, dora_event, send_output) -> DoraStatus:
+            if dora_event["type"] == "INPUT":
+                send_output("out", dora_event["value"], dora_event["metadata"])
+            return DoraStatus.CONTINUE
+"""
+
+from __future__ import annotations
+
+import enum
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Mapping
+from time import time_ns
+from types import MappingProxyType, ModuleType
+from typing import Any, Protocol
+
+from dora.errors import DoraError
+from dora.node.events import Event, Reference, Reload
+from dora.node.operators.reload import take_over
+from dora.node.receive.local_input import LocalInput
+from dora.node.send.output import OutputPort
+from dora.wire.correlation import FLUSH
+from dora.wire.decode import as_arrow
+from dora.wire.metadata import as_received
+from dora.wire.node_config import OperatorConfig
+
+
+class DoraStatus(enum.Enum):
+    """What an operator wants to happen after an event."""
+
+    CONTINUE = 0
+    STOP = 1  # this operator ends; its outputs close
+    STOP_ALL = 2  # the whole dataflow is stopped
+
+
+class SendOutput(Protocol):
+    """The second argument of ``on_event``; data and metadata as for `Node.send_output`."""
+
+    def __call__(self, output_id: str, data: Any, metadata: Mapping[str, Any] | None = None) -> None: ...
+
+
+OnEvent = Callable[[Event, SendOutput], Any]
+
+
+class OperatorError(DoraError):
+    """An operator cannot be loaded, or answered an event with something that is no status."""
+
+
+class OperatorOutput:
+    """One output of an operator: its links out of the process, its consumers inside."""
+
+    def __init__(self, port: OutputPort, consumers: list[LocalInput]) -> None:
+        self.port = port
+        self.consumers = consumers
+        self._words = port.words
+        # What is passed on as it is; `as_arrow` sees to everything else.
+        self._array: Any = getattr(sys.modules.get("pyarrow"), "Array", ())
+
+    def send(self, data: Any, metadata: Mapping[str, Any] | None) -> None:
+        port, words = self.port, self._words
+        if words[port.rewired_word] != port.rewired:
+            port.on_rewired()
+        consumers = self.consumers
+        if consumers:
+            value = data if isinstance(data, self._array) else as_arrow(data)
+            received = as_received(metadata) if metadata else {}
+            content = Reference(value, received, time_ns(), len(consumers) > 1)
+            if FLUSH in received and received[FLUSH] is True:
+                for consumer in consumers:
+                    consumer.flush()
+            for consumer in consumers:
+                consumer.put(content)
+        if port.has_links or not consumers or (words[port.tapped_word] and port.is_tapped()):
+            port.send(data, metadata)
+
+
+class HostedOperator:
+    """One operator inside the runtime: the user's object and what surrounds it."""
+
+    def __init__(self, config: OperatorConfig) -> None:
+        self.id = config.id
+        self.config = config
+        self.ended = False
+        self.open_inputs: set[str] = set()
+        self._descriptor: dict[str, Any]
+        self._parameters: Mapping[str, Any]
+        self._module: ModuleType | None = None
+        self._operator: Any
+        self._initial: dict[str, Any]  # what `__init__` set
+        self.on_event: OnEvent
+
+    def load(
+        self,
+        descriptor: dict[str, Any],
+        parameters: dict[str, Any],
+        make: Callable[[], Any] | None = None,
+    ) -> None:
+        """Import the file, or take ``make`` instead, and make the ``Operator``.
+
+        Errors of the user's code pass through.
+        """
+        self._descriptor = descriptor
+        self._parameters = MappingProxyType(parameters)
+        if make is None:
+            self._module = self._import()
+        else:
+            self._module = ModuleType(self.id)
+            self._module.Operator = make  # type: ignore[attr-defined]  # a module made by hand
+        self._operator, self._initial, self.on_event = self._make(self._module)
+
+    def reload(self, send_output: SendOutput) -> DoraStatus:
+        """Go on with the code that the file has now; return its answer to the event `Reload`.
+
+        Errors of the user's code pass through; the old code is kept then.
+        """
+        old = self._module
+        module = self._import()
+        try:
+            operator, initial, on_event = self._make(module)
+            take_over(operator, self._operator, self._initial)
+            status = self.status(on_event(Reload(self.id), send_output))
+        except BaseException:
+            if old is not None and sys.modules.get(module.__name__) is module:
+                sys.modules[module.__name__] = old
+            raise
+        self._module, self._operator, self._initial, self.on_event = module, operator, initial, on_event
+        return status
+
+    def _import(self) -> ModuleType:
+        source = self.config.source
+        if not os.path.isfile(source):
+            raise OperatorError(f"operator `{self.id}`: the file {source} does not exist")
+        directory = os.path.dirname(os.path.abspath(source))
+        if directory not in sys.path:
+            sys.path.append(directory)
+        name = os.path.splitext(os.path.basename(source))[0]
+        # Two operators may come from one file: each gets a module of its own.
+        spec = importlib.util.spec_from_file_location(name, source)
+        if spec is None or spec.loader is None:
+            raise OperatorError(f"operator `{self.id}`: {source} is not a Python file")
+        module = importlib.util.module_from_spec(spec)
+        before = sys.modules.get(name)
+        if before is None or before is self._module:
+            sys.modules[name] = module
+        try:
+            spec.loader.exec_module(module)
+        except BaseException:
+            if before is not None:
+                sys.modules[name] = before
+            raise
+        return module
+
+    def _make(self, module: ModuleType) -> tuple[Any, dict[str, Any], OnEvent]:
+        """Return the user's object, the attributes that its ``__init__`` set, and its ``on_event``."""
+        source = self.config.source
+        make = getattr(module, "Operator", None)
+        if make is None:
+            raise OperatorError(f"operator `{self.id}`: {source} has no class `Operator`")
+        try:
+            operator = make()
+        except TypeError as error:
+            if error.__traceback__ is not None and error.__traceback__.tb_next is not None:
+                raise  # it comes from inside
+            raise OperatorError(
+                f"operator `{self.id}`: class `Operator` in {source} is made without arguments: {error}"
+            ) from None
+        initial = dict(getattr(operator, "__dict__", {}))
+        operator.dataflow_descriptor = self._descriptor
+        if not hasattr(operator, "parameters"):  # a name that programs may use for their own
+            operator.parameters = self._parameters
+        on_event = getattr(operator, "on_event", None)
+        if not callable(on_event):
+            raise OperatorError(
+                f"operator `{self.id}`: class `Operator` in {source} has no method "
+                "`on_event(self, dora_event, send_output)`"
+            )
+        return operator, initial, on_event
+
+    def handle(self, event: Event, send_output: SendOutput) -> DoraStatus:
+        """Pass an event to the user's code; raises `OperatorError` for an answer that is no status."""
+        return self.status(self.on_event(event, send_output))
+
+    def status(self, answer: Any) -> DoraStatus:
+        """Return what an answer means; raises `OperatorError` for one that is no status."""
+        if answer.__class__ is DoraStatus:
+            return answer
+        try:
+            return DoraStatus(answer.value)
+        except (AttributeError, ValueError):
+            raise OperatorError(
+                f"operator `{self.id}`: on_event must return a DoraStatus, not {answer!r} "
+                "(write `return DoraStatus.CONTINUE`)"
+            ) from None

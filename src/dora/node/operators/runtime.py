@@ -1,0 +1,265 @@
+"""The runtime: a node that hosts any number of operators in one process.
+
+Its inputs and outputs are those of its operators, named ``"<operator id>/<id>"``. The operators run
+one after the other in the main thread; between two of them a message is passed by reference.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from dora.errors import DaemonLost
+from dora.node.events import (
+    Event,
+    Input,
+    InputClosed,
+    InputRecovered,
+    NodeFailed,
+    NodeRestarted,
+    Reload,
+    Stop,
+)
+from dora.node.operators.operator import DoraStatus, HostedOperator, OperatorOutput, SendOutput
+from dora.node.operators.reload import Unimported
+from dora.node.process import freeze_gc, log_line, print_traceback_of_operator, write_line
+from dora.node.receive.local_input import LocalInput
+from dora.node.session.session import Session
+from dora.transport.board import ASLEEP, WORDS
+from dora.wire.excerpt import in_one_line
+from dora.wire.node_config import InputConfig, NodeConfig
+from dora.wire.node_protocol import OutputsClosed, StopDataflow
+
+
+class Runtime:
+    """The operators of one node and the loop that feeds them."""
+
+    def __init__(self, classes: Mapping[str, Callable[[], Any]] | None = None) -> None:
+        """Connect, load all operators, and wait for the other nodes; errors pass through.
+
+        ``classes`` are used instead of the files that operators of these ids name.
+        """
+        self._classes = classes or {}
+        self._operators: dict[str, HostedOperator] = {}
+        self._session = Session(prepare=self._load)
+        self._inbox = self._session.inbox
+        config = self._session.config
+        self._sources = {item.id: item.source for item in config.inputs}
+        self._outlets = self._make_outlets(config)
+        self._senders: dict[str, SendOutput] = {
+            operator_id: self._make_sender(operator_id) for operator_id in self._operators
+        }
+        self._session.outside = self._send_from_outside
+        self._session.rewiring.take = self._take_input
+        self._routes = {item.id: self._make_route(item.id) for item in config.inputs}
+        self._running = len(self._operators)
+        for item in config.inputs:  # those that came while the others were awaited
+            if item.late:
+                self._take_input(item)
+        self._bell = self._session.bell
+        self._words = self._session.board.words
+        self._asleep_word = config.node_slot * WORDS + ASLEEP
+
+    def _load(self, config: NodeConfig) -> None:
+        for item in config.operators:
+            operator = HostedOperator(item)
+            operator.load(config.descriptor, config.parameters, self._classes.get(item.id))
+            self._operators[item.id] = operator
+        for source in config.inputs:
+            if source.kind != "timer" or not config.exit_when_nodes_finish:
+                operator_id, _, short = source.id.partition("/")
+                self._operators[operator_id].open_inputs.add(short)
+
+    def _make_outlets(self, config: NodeConfig) -> dict[str, OperatorOutput]:
+        consumers: dict[str, list[LocalInput]] = {}
+        for item in config.inputs:
+            port = self._inbox.ports[item.id]
+            if item.kind == "local" and isinstance(port, LocalInput):
+                consumers.setdefault(item.source, []).append(port)
+        outlets = {
+            output.id: OperatorOutput(
+                self._session.output(output.id), consumers.get(f"{config.node_id}/{output.id}", [])
+            )
+            for output in config.outputs
+        }
+        if any(output.shapes for output in config.outputs):
+            from dora.node.interceptors.type_check import check_sends
+
+            check_sends(config, outlets)
+        if self._session.tracer is not None:
+            for output_id, outlet in outlets.items():
+                self._session.tracer.watch_output(outlet, output_id)
+        return outlets
+
+    def _make_sender(self, operator_id: str) -> SendOutput:
+        outlets = {
+            output: self._outlets[f"{operator_id}/{output}"]
+            for output in self._operators[operator_id].config.outputs
+        }
+        operator = self._operators[operator_id]
+
+        def send_output(output_id: str, data: Any, metadata: Mapping[str, Any] | None = None) -> None:
+            outlet = outlets.get(output_id)
+            if outlet is None or operator.ended:
+                self._session.send(f"{operator_id}/{output_id}", data, metadata)
+                return
+            outlet.send(data, metadata)
+            if outlet.consumers and self._words[self._asleep_word]:
+                self._bell.ring()  # called from a thread of the operator's
+
+        return send_output
+
+    def _send_from_outside(self, output_id: str, data: Any, metadata: Mapping[str, Any]) -> None:
+        operator_id, _, short = output_id.partition("/")
+        self._senders[operator_id](short, data, metadata)
+
+    def _make_route(self, input_id: str) -> tuple[HostedOperator, str, SendOutput]:
+        """Return whose input it is, what the operator calls it, and what the operator sends with."""
+        operator_id, _, short = input_id.partition("/")
+        return self._operators[operator_id], short, self._senders[operator_id]
+
+    def _take_input(self, item: InputConfig) -> str:
+        """Give an operator one more input; return why it cannot have it, "" if it can."""
+        operator_id, _, short = item.id.partition("/")
+        operator = self._operators[operator_id]
+        if operator.ended:
+            return f"operator `{operator_id}` has ended"
+        if short not in operator.config.inputs:
+            operator.config.inputs.append(short)
+        operator.open_inputs.add(short)
+        self._sources[item.id] = item.source
+        self._routes[item.id] = self._make_route(item.id)
+        return ""
+
+    # ------------------------------------------------------------------ the loop
+
+    def run(self) -> None:
+        """Feed the operators until all of them have ended; errors of operators pass through."""
+        try:
+            self._feed()
+        except BaseException as error:
+            if self._session.tracer is not None:
+                self._session.tracer.fail(error)
+            raise
+
+    def _feed(self) -> None:
+        stop: Stop | None = None
+        routes = self._routes
+        while self._running and (event := self._inbox.next(None)) is not None:
+            if event.__class__ is Input:  # the path of every message: nothing is looked up twice
+                operator, event["id"], send_output = routes[event["id"]]
+                if not operator.ended:
+                    answer = operator.on_event(event, send_output)
+                    if answer is not DoraStatus.CONTINUE:
+                        self._obey(operator, operator.status(answer))
+            elif isinstance(event, Stop):
+                stop = event  # delivered last, after what is buffered
+            else:
+                self._dispatch(event)
+        for operator in list(self._operators.values()):
+            self._stop_operator(operator, stop or Stop("ALL_INPUTS_CLOSED"))
+        self._session.close()
+
+    def _dispatch(self, event: Event) -> None:
+        if isinstance(event, (InputClosed, InputRecovered)):
+            input_id = event["id"]
+            operator, short, _ = self._routes[input_id]
+            event["id"] = short
+            self._deliver(operator, event)
+            port = self._inbox.ports.get(input_id)
+            if isinstance(event, InputClosed) and (port is None or not port.open):
+                operator.open_inputs.discard(short)
+                if port is None:  # it was disconnected
+                    operator.config.inputs.remove(short)
+                if operator.config.inputs and not operator.open_inputs:
+                    self._stop_operator(operator, Stop("ALL_INPUTS_CLOSED"))
+            return
+        if isinstance(event, Reload):
+            self._reload(event)
+            return
+        for operator in list(self._operators.values()):
+            if isinstance(event, NodeFailed):
+                prefix = f"{operator.id}/"
+                affected = event["value"]["affected_input_ids"]
+                mine = [item.removeprefix(prefix) for item in affected if item.startswith(prefix)]
+                if mine:
+                    self._deliver(operator, NodeFailed(event["id"], event["value"]["error"], mine))
+            elif not isinstance(event, NodeRestarted):
+                self._deliver(operator, event)
+            elif inputs := self._inputs_from(operator, event["id"]):
+                operator.open_inputs.update(inputs)
+                self._deliver(operator, event)
+
+    def _inputs_from(self, operator: HostedOperator, node_id: str) -> list[str]:
+        return [
+            item
+            for item in operator.config.inputs
+            if self._sources[f"{operator.id}/{item}"].partition("/")[0] == node_id
+        ]
+
+    def _deliver(self, operator: HostedOperator, event: Event) -> None:
+        if operator.ended:
+            return
+        self._obey(operator, operator.handle(event, self._senders[operator.id]))
+
+    def _obey(self, operator: HostedOperator, status: DoraStatus) -> None:
+        if status is DoraStatus.STOP:
+            self._end_operator(operator)
+        elif status is DoraStatus.STOP_ALL:
+            self._end_operator(operator)
+            self._session.channel.send(StopDataflow())
+
+    def _reload(self, event: Reload) -> None:
+        """Load operators anew; whoever cannot be loaded goes on with its old code."""
+        modules = Unimported(event.modules)
+        done = 0
+        operators = [self._operators[name] for name in event.operators if not self._operators[name].ended]
+        for operator in operators:
+            try:
+                status = operator.reload(self._senders[operator.id])
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever the user's operator raises
+                print_traceback_of_operator(error)
+                text = in_one_line("".join(traceback.format_exception(error)).splitlines())
+                self._log("error", f"operator `{operator.id}`: the old code goes on: {text}")
+            else:
+                done += 1
+                self._log("info", f"operator `{operator.id}` runs its new code")
+                self._obey(operator, status)
+        if done < len(operators):
+            modules.put_back(everything=not done)
+
+    def _log(self, level: str, text: str) -> None:
+        write_line(log_line(self._session.config.node_id, level, text))
+
+    def _stop_operator(self, operator: HostedOperator, stop: Stop) -> None:
+        self._deliver(operator, stop)
+        self._end_operator(operator)
+
+    def _end_operator(self, operator: HostedOperator) -> None:
+        """Close an operator's inputs and outputs; the others go on."""
+        if operator.ended:
+            return
+        operator.ended = True
+        self._running -= 1
+        self._inbox.close_inputs([f"{operator.id}/{item}" for item in operator.config.inputs])
+        names = [f"{operator.id}/{output}" for output in operator.config.outputs]
+        for name in names:
+            outlet = self._outlets[name]
+            outlet.port.close()
+            for consumer in outlet.consumers:
+                consumer.source_closed()
+        if names:
+            self._session.channel.send(OutputsClosed(names))
+
+
+def start_runtime() -> None:
+    """Run the operators of this process's node to their end; exits with 1 if one fails."""
+    freeze_gc()
+    try:
+        Runtime().run()
+    except DaemonLost:
+        sys.exit("the daemon is gone")
+    except Exception as error:  # noqa: BLE001 - whatever the user's operator raises
+        sys.exit(1 if print_traceback_of_operator(error) else f"error: {error}")

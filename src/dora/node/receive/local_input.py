@@ -1,0 +1,150 @@
+"""Local input."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections import deque
+
+from dora.node.events import Content, Event, Input, InputClosed, InputRecovered, Reference, Text
+from dora.node.receive.deadline import watch
+from dora.transport.board import CLOSED as LINK_CLOSED
+from dora.transport.board import (
+    CONNECTED,
+    DROPPED,
+    RECEIVED,
+    STATE,
+    WORDS,
+    Board,
+)
+from dora.wire.correlation import is_correlated
+from dora.wire.node_config import InputConfig
+
+
+class LocalInput:
+    """An input fed from within this process: text that the daemon delivered, or an operator's output
+    to another operator of the same runtime.
+
+    Holds the newest ``queue_size`` contents. All of them under back-pressure, because the sender shares
+    the thread of the receiver and cannot wait for it, and for a declared pattern.
+    """
+
+    is_data = True
+
+    def __init__(self, config: InputConfig, board: Board) -> None:
+        self.id = config.id
+        self.open = True
+        self.detached = False
+        self._source_node = config.source.partition("/")[0]
+        self._template = Input.template(config.id)
+        self._queue: deque[Content] = deque()
+        keeps_all = config.policy != "drop_oldest" or config.room
+        self._size = sys.maxsize if keeps_all else config.queue_size
+        self._lock = threading.Lock()
+        self._words = board.words
+        self._base = config.slot * WORDS
+        self._words[self._base + STATE] = CONNECTED
+        self._silence = watch(config, board)
+        self._source_closed = False
+
+    def put(self, content: Content) -> None:
+        """Append a content; a full queue loses its oldest, which is counted. From any thread."""
+        if not self.open:
+            return
+        queue = self._queue
+        queue.append(content)
+        if len(queue) > self._size:
+            with self._lock:
+                while len(queue) > self._size and self._take() is not None:
+                    self._words[self._base + DROPPED] += 1
+
+    @property
+    def taken(self) -> int:
+        """The number of the value that was taken last, from 1; those that were lost before it count too."""
+        return self._words[self._base + RECEIVED] + self._words[self._base + DROPPED]
+
+    def put_text(self, text: str) -> None:
+        self.put(Text(text, time.time_ns()))
+
+    def flush(self) -> None:
+        """Forget what is queued, except what belongs to an exchange; it counts as dropped."""
+        with self._lock:
+            for _ in range(len(self._queue)):
+                content = self._take()
+                if isinstance(content, Reference) and is_correlated(content.metadata()):
+                    self._queue.append(content)
+                elif content is not None:
+                    self._words[self._base + DROPPED] += 1
+
+    def _take(self) -> Content | None:
+        try:
+            return self._queue.popleft()
+        except IndexError:  # another thread took it
+            return None
+
+    def poll(self) -> Event | None:
+        silence = self._silence
+        if silence is not None and silence.closed and self._queue:
+            silence.recovered()
+            return InputRecovered(self.id)
+        try:
+            content = self._queue.popleft()
+        except IndexError:
+            if self._source_closed:
+                self.open = False
+                if silence is not None:
+                    silence.hide()
+                return InputClosed(self.id)
+            if silence is not None and silence.expired():
+                return InputClosed(self.id)
+            return None
+        if silence is not None:
+            silence.heard()
+        if content.__class__ is Reference:
+            event = content.make_event(self._template)
+        else:
+            event = Input(self._template)
+            event._content = content
+        self._words[self._base + RECEIVED] += 1
+        return event
+
+    def ready(self) -> bool:
+        return (
+            bool(self._queue)
+            or self._source_closed
+            or (self._silence is not None and self._silence.is_due())
+        )
+
+    def wake_at(self) -> int | None:
+        return self._silence.wake_at() if self._silence is not None else None
+
+    def source_closed(self) -> None:
+        self._source_closed = True
+
+    def source_back(self, node_id: str) -> bool:
+        if node_id != self._source_node or not self._source_closed:
+            return False
+        self._source_closed = False
+        closed, self.open = not self.open, True
+        if self._silence is not None:
+            self._silence.show()
+        return closed
+
+    def stop(self) -> None:
+        """What is queued is what is delivered: the daemon sends nothing after a stop."""
+        if self._silence is not None:
+            self._silence.hide()
+            self._silence = None
+
+    def detach(self) -> None:
+        self.detached = self._source_closed = True
+        self._source_node = ""
+        self.stop()
+
+    def close(self) -> None:
+        self.open = False
+        self._source_node = ""  # closed for good
+        self.stop()
+        self._words[self._base + STATE] = LINK_CLOSED
+        self._queue = deque()

@@ -1,0 +1,145 @@
+"""The clock of a replay, shared by all its processes: when what was recorded happens again."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import sys
+import threading
+import time
+from struct import Struct
+from typing import Any, Final
+
+_LAYOUT = Struct("<QdQQQQ")  # start, speed, patience, ordered, recorded, released
+_RELEASED: Final = 5  # word
+WITHOUT_LIMIT: Final = 2**64 - 1
+
+
+class ReplayClock:
+    """A small piece of memory, most often a shared file: `dora replay` makes it, players and nodes read it.
+
+    ``start_ns`` is the recorded moment at which the replay begins, ``speed`` a factor, or 0 for as fast as
+    possible. ``patience_ns``: how long a node waits for a message that was recorded and does not come.
+    ``ordered``: nodes take their events in recorded order, and messages carry the times of then.
+    ``recorded``: a recorder takes what is sent, and is waited for.
+    """
+
+    def __init__(self, memory: memoryview) -> None:
+        self._words = memory.cast("Q")
+        self.start_ns, self.speed, self.patience_ns, ordered, recorded, _ = _LAYOUT.unpack(memory)
+        self.ordered = bool(ordered)
+        self.recorded = bool(recorded)
+
+    @classmethod
+    def make(
+        cls,
+        *,
+        start_ns: int,
+        speed: float,
+        patience_ns: int = 0,
+        ordered: bool = False,
+        recorded: bool = False,
+        released_ns: int = WITHOUT_LIMIT,
+    ) -> bytearray:
+        """Return the content of a new one."""
+        return bytearray(_LAYOUT.pack(start_ns, speed, patience_ns, ordered, recorded, released_ns))
+
+    @classmethod
+    def open(cls, path: str, *, writable: bool = False) -> ReplayClock:
+        """Open a file with what `make` gave; raises ``OSError``."""
+        with open(path, "r+b" if writable else "rb") as file:
+            access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+            return cls(memoryview(mmap.mmap(file.fileno(), _LAYOUT.size, access=access)))
+
+    def release(self, time_ns: int) -> None:
+        """Let everything happen that was recorded up to then."""
+        self._words[_RELEASED] = time_ns
+
+    def due(self, time_ns: int, epoch_ns: int) -> int | None:
+        """Return when something recorded is to happen, on CLOCK_MONOTONIC; None: not before a `release`.
+
+        ``epoch_ns`` is when the dataflow began, on that clock.
+        """
+        if time_ns > self._words[_RELEASED]:
+            return None
+        if not self.speed:
+            return epoch_ns
+        return epoch_ns + int(max(time_ns - self.start_ns, 0) / self.speed)
+
+
+# The time of day in a replay: for a node, it is the moment when the event that it works on was taken.
+#
+# So what it computes from ``time.time()`` comes out the same each time, fits the time stamps of its
+# messages,
+# and does not depend on how fast the replay is. Time stands still between events, except that each look at
+# the clock takes a microsecond and ``time.sleep`` as long as it says; and that a program which does
+# something for long by real time sees it pass, since it may be waiting for that. ``time.monotonic`` and
+# ``datetime.now`` stay real.
+
+_real_monotonic_ns = time.monotonic_ns
+_real_sleep = time.sleep
+_LOOK_NS: Final = 1000
+_LONG_NS: Final = 1_000_000_000  # of real time, for one event
+
+
+class ReplayedTime:
+    """The clock of this process."""
+
+    def __init__(self, start_ns: int, speed: float) -> None:
+        """``start_ns``: nanoseconds since the Unix epoch; ``speed`` 0: sleeping takes no real time."""
+        self._now = start_ns
+        self._speed = speed
+        self._thread = threading.get_ident()  # the one that works on events
+        self._patient_until = _real_monotonic_ns() + _LONG_NS
+
+    def advance(self, time_ns: int) -> None:
+        """Note that this thread takes an event of that time."""
+        self._now = max(self._now, time_ns)
+        self._thread = threading.get_ident()
+        self._patient_until = _real_monotonic_ns() + _LONG_NS
+
+    def stamp(self) -> int:
+        """Return the time for a message that is sent."""
+        return self._now
+
+    def time_ns(self) -> int:
+        late = _real_monotonic_ns() - self._patient_until
+        if late > 0:
+            self._now += late
+            self._patient_until += late
+        if threading.get_ident() == self._thread:
+            self._now += _LOOK_NS
+        return self._now
+
+    def time(self) -> float:
+        return self.time_ns() / 1e9
+
+    def sleep(self, seconds: float) -> None:
+        if threading.get_ident() != self._thread or seconds < 0:
+            _real_sleep(seconds)
+            return
+        self._now += int(seconds * 1e9)
+        _real_sleep(seconds / self._speed if self._speed else 0)
+
+    def install(self) -> None:
+        """Become the clock of the module `time`, of programs that imported from it, and of what is sent."""
+        from dora.node.send import output
+
+        replaced: dict[Any, Any] = {
+            time.time: self.time,
+            time.time_ns: self.time_ns,
+            time.sleep: self.sleep,
+        }
+        spaces = [vars(time)]
+        folder = os.getcwd() + os.sep
+        for name, module in list(sys.modules.items()):
+            file = getattr(module, "__file__", None) or ""
+            if name.partition(".")[0] == "dora":
+                continue  # a dora in the folder of its own sources
+            if name == "__main__" or (file.startswith(folder) and "site-packages" not in file):
+                spaces.append(vars(module))
+        for space in spaces:
+            for name, value in list(space.items()):
+                if type(value) is type(_real_sleep) and value in replaced:
+                    space[name] = replaced[value]
+        output._now = self.stamp

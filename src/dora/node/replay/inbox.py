@@ -1,0 +1,353 @@
+"""An inbox that gives out its events in recorded order: what makes a replay come out the same.
+
+`dora.node.interceptors.event_log` wrote that order down. Messages come from the other nodes, as ever, and
+are recognised
+by their numbers; one whose turn has not come is held. Ticks, and all that the daemon would say, come from
+the record, with the times of then. So a node that computes its outputs from its events alone sends the same
+again, however fast the replay is, and whatever the system does meanwhile.
+
+Code that has changed may not send what is waited for. If it cannot come any more, because its source has
+ended or has sent a later one, the entry is passed over; if it does not come for too long, the node is
+stopped.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final
+
+from dora.node.events import (
+    Event,
+    Input,
+    InputClosed,
+    InputRecovered,
+    NodeFailed,
+    NodeRestarted,
+    ParamDeleted,
+    ParamUpdate,
+    Stop,
+    Text,
+    Tick,
+)
+from dora.node.process import log_line, write_line
+from dora.node.receive.inbox import Inbox, timed_out
+from dora.node.receive.input_port import InputPort
+from dora.node.receive.link_input import LinkInput
+from dora.node.receive.local_input import LocalInput
+from dora.node.replay.clock import ReplayClock, ReplayedTime
+from dora.wire import node_config, node_protocol
+from dora.wire.decoders import msgpack_decoder
+from dora.wire.event_log import Entry, EntryKind, entries
+from dora.wire.message import Message
+
+_monotonic = time.monotonic_ns
+_decode = msgpack_decoder(dict[str, Any])
+
+REPLAY_DIRECTORY: Final = "DORA_REPLAY_DIRECTORY"  # set for the nodes of a replay
+CLOCK_FILE: Final = "clock"
+ORDER_SUFFIX: Final = ".order"
+GATE_LOOK_NS: Final = 5_000_000  # between looks whether the next step was asked for
+# Of an input whose turn is later; then its sender waits.
+_HELD_MOST: Final = 1000  # messages
+_HELD_BYTES: Final = 64 << 20
+
+
+def replay_inbox(directory: str, config: node_config.NodeConfig) -> Callable[..., Inbox]:
+    """Return what makes the inbox of a node in a replay; one without recorded order has an ordinary one."""
+    path = os.path.join(directory, config.node_id + ORDER_SUFFIX)
+    if not os.path.exists(path):
+        return Inbox
+    clock = ReplayClock.open(os.path.join(directory, CLOCK_FILE))
+    replayed = ReplayedTime(clock.start_ns, clock.speed)
+    replayed.install()
+    return partial(ReplayInbox, path, clock, replayed, config)
+
+
+def _read(path: str) -> Iterator[Entry]:
+    if not os.path.getsize(path):
+        return iter(())
+    with open(path, "rb") as file:
+        return entries(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+
+
+class ReplayInbox(Inbox):
+    """Gives events in the order of a file."""
+
+    def __init__(
+        self,
+        path: str,
+        clock: ReplayClock,
+        replayed: ReplayedTime,
+        config: node_config.NodeConfig,
+        ports: list[InputPort],
+        *parts: Any,
+        **options: Any,
+    ) -> None:
+        super().__init__(ports, *parts, **options)
+        self._turn = [port for port in ports if port.is_data]  # ticks come from the record
+        self._clocks = []
+        self.missing = 0  # messages of the record that did not come
+        self._node_id = config.node_id
+        self._clock = clock
+        self._replayed = replayed
+        self._entries = _read(path)
+        self._inputs: list[str] = []
+        self._held: dict[str, deque[Input]] = {
+            port.id: deque() for port in ports if isinstance(port, LinkInput)
+        }
+        self._closed: set[str] = set()  # inputs on which nothing will come any more
+        self._entry: Entry | None = None
+        self._looks = 0  # of the present entry, if it tells of looks in vain
+        self._timeout: float | None = None  # of the present wait
+        self._wake: int | None = None  # when to poll again, on CLOCK_MONOTONIC
+        self._heard_at = 0
+        self._stop_told = False
+        for entry in self._entries:  # those of earlier processes are over
+            if entry.kind == EntryKind.BEGIN and entry.number >= config.restart_count:
+                self._inputs = list(_decode(entry.content))
+                break
+        self._advance()
+
+    def _advance(self) -> None:
+        self._looks = 0
+        self._entry = next(self._entries, None)
+        while self._entry is not None and self._entry.kind == EntryKind.BEGIN:
+            self._inputs = list(_decode(self._entry.content))
+            self._entry = next(self._entries, None)
+
+    # ------------------------------------------------------------------ taking events
+
+    def next(self, timeout: float | None) -> Event | None:
+        """As of an `Inbox`, but what comes, and whether anything does in time, is what was recorded."""
+        self._timeout = timeout
+        return super().next(None)
+
+    async def next_async(self, timeout: float | None) -> Event | None:
+        self._timeout = timeout
+        return await super().next_async(None)
+
+    def try_next(self) -> Event | None:
+        if self._looks_in_vain():
+            return None
+        self._timeout = None
+        return super().next(None)
+
+    def is_empty(self) -> bool:
+        return self._looks_in_vain() or (self._entry is None and self._ending)
+
+    def _looks_in_vain(self) -> bool:
+        """Tell whether the node found nothing at this point."""
+        entry = self._entry
+        if entry is None or entry.kind != EntryKind.NOTHING:
+            return False
+        self._replayed.advance(0)
+        self._looks += 1
+        if self._looks >= entry.number:
+            self._advance()
+        if self.order is not None:
+            self.order.looked_in_vain()
+        return True
+
+    def _poll(self) -> Event | None:
+        if self._words[self._control] != self._control_seen:
+            self._read_control()
+        if self._pending:
+            return self._pending.popleft()
+        self._wake = None
+        event = None
+        if not (self._ending or self._stopping):
+            event = self._next_recorded()
+            if event is None and self._pending:
+                return self._pending.popleft()
+        if event is None and (self._ending or self._stopping):
+            self._finish()
+        return event
+
+    def _next_recorded(self) -> Event | None:
+        while (entry := self._entry) is not None and not self._stopping:
+            event: Event | None = None
+            match entry.kind:
+                case EntryKind.MESSAGE:
+                    event, certain = self._message(entry)
+                    if not certain:
+                        return None
+                case EntryKind.NOTHING:
+                    pass  # this time it waits
+                case EntryKind.TIMEOUT if self._timeout is None:
+                    pass
+                case _:
+                    if not self._is_due(entry):
+                        return None
+                    event = self._make(entry)
+            self._advance()
+            if event is not None:
+                self._replayed.advance(entry.time_ns)
+                return event
+        if self._stop_told or self._stopping:
+            self._ending = not self._pending
+            return None
+        self._stop_told = True
+        return Stop("MANUAL")
+
+    def _is_due(self, entry: Entry) -> bool:
+        now = _monotonic()
+        at = self._clock.due(entry.time_ns, self.epoch_ns)
+        if at is None:
+            self._wake = now + GATE_LOOK_NS
+            return False
+        self._wake = at
+        return at <= now
+
+    def _make(self, entry: Entry) -> Event | None:
+        self._served_data = False
+        match entry.kind:
+            case EntryKind.TICK:
+                return Input.make(self._inputs[entry.input], Tick(entry.number))
+            case EntryKind.TEXT:
+                return Input.make(self._inputs[entry.input], Text(entry.content.decode(), entry.number))
+            case EntryKind.LOCAL:
+                return self._local(entry)
+            case EntryKind.TIMEOUT:
+                return timed_out(self._timeout)
+        return self._told(_decode(entry.content))
+
+    def _told(self, fields: dict[str, Any]) -> Event | None:
+        """Return the event that the daemon, or a port, caused then."""
+        match fields:
+            case {"type": "STOP", "id": reason}:
+                self._stop_told = True
+                return Stop(reason)
+            case {"type": "INPUT_CLOSED", "id": input_id}:
+                return InputClosed(input_id)
+            case {"type": "INPUT_RECOVERED", "id": input_id}:
+                return InputRecovered(input_id)
+            case {"type": "NODE_FAILED", "id": node_id, "value": value}:
+                return NodeFailed(node_id, value["error"], value["affected_input_ids"])
+            case {"type": "NODE_RESTARTED", "id": node_id}:
+                return NodeRestarted(node_id)
+            case {"type": "PARAM_UPDATE", "id": key, "value": value}:
+                self.parameters[key] = value
+                return ParamUpdate(key, value)
+            case {"type": "PARAM_DELETED", "id": key}:
+                self.parameters.pop(key, None)
+                return ParamDeleted(key)
+        return None
+
+    # ------------------------------------------------------------------ messages
+
+    def _message(self, entry: Entry) -> tuple[Event | None, bool]:
+        """Return the message of an entry; and whether that is the last word, None: it will not come."""
+        input_id = self._inputs[entry.input]
+        held = self._held.get(input_id)
+        while held is not None:
+            while held and _sequence(held[0]) < entry.number:
+                held.popleft()  # then, it was dropped
+            if held and _sequence(held[0]) == entry.number:
+                self._served_data = True
+                return held.popleft(), True
+            if held or input_id in self._closed:
+                break
+            if not self._collect(input_id):
+                return None, self._gives_up(entry)
+        self._miss(entry)
+        return None, True
+
+    def _local(self, entry: Entry) -> Event | None:
+        """Return the value of an entry: it was sent by this thread, so it is there or does not come."""
+        port = self.ports.get(self._inputs[entry.input])
+        while isinstance(port, LocalInput) and (event := port.poll()) is not None:
+            if isinstance(event, Input) and port.taken >= entry.number:
+                return event
+        self._miss(entry)
+        return None
+
+    def _collect(self, wanted: str) -> bool:
+        """Take what is there; tell whether anything was."""
+        found = False
+        for port in tuple(self._turn):
+            held = self._held.get(port.id)
+            if held is None or (port.id != wanted and _is_full(held)):
+                continue
+            event = port.poll()
+            if event is None:
+                continue
+            found = True
+            if isinstance(event, Input):
+                held.append(event)
+            elif not port.open:
+                self._closed.add(port.id)
+                self._turn = [other for other in self._turn if other.id != port.id]
+        if found:
+            self._heard_at = _monotonic()
+        return found
+
+    def _gives_up(self, entry: Entry) -> bool:
+        """Tell whether a message has not come for too long, after which the node is asked to stop."""
+        due = self._clock.due(entry.time_ns, self.epoch_ns)
+        if due is None:
+            return False
+        until = max(due, self._heard_at, self.epoch_ns) + self._clock.patience_ns
+        self._wake = until
+        if _monotonic() < until:
+            return False
+        self._warn(
+            f"message {entry.number:,} of input `{self._inputs[entry.input]}` did not come for "
+            f"{self._clock.patience_ns / 1e9:g} s, so this node is stopped: its source sends other things "
+            "than it did"
+        )
+        self._stop()
+        return True
+
+    def _miss(self, entry: Entry) -> None:
+        self.missing += 1
+        if self.missing == 1:
+            what = f"message {entry.number:,} of input `{self._inputs[entry.input]}`"
+            self._warn(f"{what} did not come: from here on, the replay differs from the recording")
+
+    def _warn(self, text: str) -> None:
+        write_line(log_line(self._node_id, "warn", text))
+
+    # ------------------------------------------------------------------ the daemon's word
+
+    def handle(self, frame: node_protocol.ToNode) -> None:
+        """Act on what the recording cannot know: a stop by hand, and what concerns the links."""
+        match frame:
+            case node_protocol.NodeFailedFrame() | node_protocol.TextInput():
+                pass
+            case node_protocol.NodeRestartedFrame():
+                for port in self.ports.values():
+                    if port.source_back(frame.node_id):
+                        self._closed.discard(port.id)
+                        self._turn = [*self._turn, port]
+            case _:
+                super().handle(frame)
+
+    def _wake_at(self, deadline: int | None) -> int | None:
+        at = super()._wake_at(deadline)
+        if self._wake is None:
+            return at
+        return self._wake if at is None else min(at, self._wake)
+
+    def close(self) -> None:
+        if self.missing > 1:
+            self._warn(f"{self.missing:,} messages of the recording did not come")
+            self.missing = 0
+        super().close()
+
+
+def _sequence(event: Input) -> int:
+    content = event._content
+    return content.sequence if isinstance(content, Message) else 0
+
+
+def _is_full(held: deque[Input]) -> bool:
+    if not held:
+        return False
+    content = held[-1]._content
+    size = content.body_size if isinstance(content, Message) else 0
+    return len(held) >= _HELD_MOST or len(held) * size > _HELD_BYTES

@@ -1,0 +1,440 @@
+"""The sending side of one output: encode once, number, copy into shared memory, wake the sleepers.
+
+Back-pressure works by credit. A receiver publishes on the board how far it has read; the sender of
+an output with back-pressured links sends message *n* only when each of these links has room for it,
+and otherwise sleeps on a doorbell of the output until a receiver rings.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from dora._ownership import UnsafeFile
+from dora.errors import SendError
+from dora.transport.board import (
+    ASLEEP,
+    BEGUN,
+    BYTES,
+    CONNECTED,
+    CONTROL,
+    CREDIT_WAITING,
+    DROPPED,
+    FIRST,
+    FLUSH,
+    HEADS_UP,
+    RECEIVED,
+    REWIRED,
+    SENT,
+    STATE,
+    STOPPED,
+    TAPPED,
+    UNSENT,
+    WORDS,
+    Board,
+)
+from dora.transport.doorbell import FENCED, Bell, Doorbell, fence, memory_fence, yield_cpu
+from dora.transport.forking import RefusingLock, leak, refuse
+from dora.transport.interface import MAX_QUEUE, Loan, Sender
+from dora.wire.correlation import FLUSH_MARK, asks_to_flush
+from dora.wire.encode import Payload, encode
+from dora.wire.message import Encoding, body_offset, pack_head
+from dora.wire.metadata import encode_metadata
+from dora.wire.node_config import ChannelConfig, LinkConfig, OutputConfig
+
+if TYPE_CHECKING:
+    from dora.transport.shm.ring_buffer import RingBufferWriter
+
+SMALL_BODY: Final = 16 * 1024  # bytes; up to this size a message is assembled before it is copied
+_CREDIT_CHECK: Final = 0.2  # seconds between looks at the board while waiting for credit
+
+_now = time.time_ns
+_log = logging.getLogger("dora.node")
+_move = ctypes.memmove
+
+
+class OutputPort:
+    """One output of this node. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        config: OutputConfig,
+        sender: Sender,
+        board: Board,
+        *,
+        rings: bool,
+        node_slot: int | None = None,
+        doorbell: Callable[[str], Doorbell] = Doorbell,
+        annexes: Sequence[Sender] = (),
+    ) -> None:
+        """``rings``: whether the receivers rely on this side to wake them. ``node_slot``: the line of the
+        sending node on the board. ``annexes``: for the further channels of the configuration."""
+        self.id = config.id
+        self.on_rewired: Callable[[], None] = lambda: None
+        self._config = config
+        self._sender = sender
+        self._send_small = sender.send
+        self._prepare = sender.prepare
+        self.words = self._words = words = board.words
+        self._sent_word = config.slot * WORDS + SENT
+        self._sequence = words[self._sent_word]  # a restarted node goes on counting
+        words[config.slot * WORDS + BEGUN] = self._sequence
+        self._bytes_word = config.slot * WORDS + BYTES
+        self._bytes = words[self._bytes_word]
+        self.tapped_word = config.slot * WORDS + TAPPED
+        self.unsent = 0  # messages of this process that were given up, see `wait_for_credit`
+        self._stopped_word = None if node_slot is None else node_slot * WORDS + STOPPED
+        self._lock = threading.Lock()
+        self._closed = False
+        self._flush_word = config.slot * WORDS + FLUSH
+        self.rewired_word = config.slot * WORDS + REWIRED
+        self.rewired = words[self.rewired_word]  # the last change that is known here
+        self._rings = rings
+        self._waiting_word = config.slot * WORDS + CREDIT_WAITING
+        self._make_doorbell = doorbell
+        self._credit_bell: Doorbell | None = None
+        self._bells: list[tuple[int, Bell]] = []
+        self._heads_ups = [
+            (far.node_slot * WORDS + ASLEEP, far.node_slot * WORDS + HEADS_UP, Bell(far.bell))
+            for far in (config.next_but_one if rings else ())
+        ]
+        self._annexes = dict(zip((annex.service for annex in config.annexes), annexes, strict=False))
+        self._tapes: dict[str, RingBufferWriter] = {}  # of recorders, by their folders
+        self._lay_links()
+
+    def _lay_links(self) -> None:
+        """Derive from the links what is looked at with each message.
+
+        Lists are replaced, never changed: another thread may be sending.
+        """
+        links = self._config.links
+        here = [link for link in links if not link.machine]
+        bells = {bell.path: bell for _, bell in self._bells}
+        if self._rings:
+            self._bells = [
+                (link.node_slot * WORDS + ASLEEP, bells.get(link.bell) or Bell(link.bell)) for link in here
+            ]
+        pressure = [
+            (link.slot * WORDS, min(link.queue_size, MAX_QUEUE))
+            for link in links
+            if link.policy == "backpressure"
+        ]
+        if pressure and self._credit_bell is None:
+            self._credit_bell = self._make_doorbell(self._config.credit_bell)
+        self._pressure = pressure
+        self._control_words = [link.node_slot * WORDS + CONTROL for link in here]
+        self._links = [link.slot * WORDS + STATE for link in links]
+        self.has_links = bool(links)
+
+    def notice(self) -> None:
+        """Look what the daemon says if it has changed the links of this output."""
+        if self._words[self.rewired_word] != self.rewired:
+            self.on_rewired()
+
+    def attach(
+        self,
+        link: LinkConfig,
+        change: int,
+        credit_bell: str,
+        annex: tuple[ChannelConfig | None, Sender | None],
+    ) -> None:
+        """Send to one more link from now on, and to the further channel that it needs."""
+        channel, sender = annex
+        if channel is not None and sender is not None:
+            self._annexes = {**self._annexes, channel.service: sender}
+        self._config.credit_bell = self._config.credit_bell or credit_bell
+        self._config.links = [*self._config.links, link]  # an engine sees that it is another list
+        self._lay_links()
+        self.rewired = max(self.rewired, change)
+        # It may have received already, without being rung.
+        for _, bell in self._bells:
+            if bell.path == link.bell:
+                bell.ring()
+
+    def detach(self, slot: int, change: int, annex: str) -> None:
+        """Send no more to a link, nor to a channel that no link needs."""
+        self._config.links = [link for link in self._config.links if link.slot != slot]
+        self._lay_links()
+        self.rewired = max(self.rewired, change)
+        if annex:
+            gone = self._annexes.get(annex)
+            self._annexes = {name: sender for name, sender in self._annexes.items() if name != annex}
+            if gone is not None and self._lock.acquire(blocking=False):  # else another thread is sending
+                try:
+                    gone.destroy()
+                finally:
+                    self._lock.release()
+
+    def begin_tape(self, directory: str) -> None:
+        """Leave small messages on a recorder's tape too, if there is one for this output in its folder."""
+        from dora.transport.shm.ring_buffer import RingBufferWriter
+
+        if directory in self._tapes:
+            return
+        try:
+            tape = RingBufferWriter(f"{directory}/{self._config.slot}")
+        except (OSError, UnsafeFile):
+            return  # this output is not recorded, or not with a tape
+        self._lay_tapes({**self._tapes, directory: tape})
+
+    def end_tape(self, directory: str) -> None:
+        """Write no more to the tape of a recorder."""
+        tape = self._tapes.get(directory)
+        if tape is not None:
+            self._lay_tapes({key: other for key, other in self._tapes.items() if other is not tape})
+            tape.close()
+
+    def _lay_tapes(self, tapes: dict[str, RingBufferWriter]) -> None:
+        """Replace the tapes. A message that another thread sends meanwhile is found in the queue."""
+        self._tapes = tapes
+        send = self._sender.send
+        writers = [tape.write for tape in tapes.values()]
+
+        def send_and_write(message: bytes) -> None:
+            send(message)
+            for write in writers:
+                write(message)
+
+        self._send_small = send_and_write if writers else send
+
+    @property
+    def sent(self) -> int:
+        return self._sequence
+
+    def statistics(self) -> dict[str, int]:
+        return {"sent": self._sequence, "unsent": self.unsent} if self.unsent else {"sent": self._sequence}
+
+    def send(self, data: Any, metadata: Mapping[str, Any] | None) -> None:
+        if self._words[self.rewired_word] != self.rewired:
+            self.on_rewired()
+        payload = encode(data)
+        section = encode_metadata(metadata) if metadata else b""
+        if not (self.has_links or self.is_tapped()):  # nobody listens: nothing to copy
+            self._count_unheard()
+            return
+        size = payload.size
+        with self._lock:
+            if self._pressure and not self.wait_for_credit():
+                return
+            if self._closed:
+                raise SendError(f"output `{self.id}` is closed")
+            sequence = self._sequence + 1
+            if size <= SMALL_BODY:
+                body = payload.body
+                if body is None:
+                    body = payload.to_bytes()
+                message = pack_head(payload.encoding, payload.schema, section, size, sequence, _now(), body)
+                self._words[self._sent_word] = self._sequence = sequence
+                self._send_small(message)
+                if self._annexes:
+                    self._send_on(message)
+            else:
+                head = pack_head(payload.encoding, payload.schema, section, size, sequence, _now())
+                loan = self._sender.loan(len(head) + size)
+                _move(loan.address, head, len(head))
+                payload.copy_to(loan.address + len(head))
+                self._send_loaned(loan, len(head) + size, sequence)
+            self._bytes += size
+            if FLUSH_MARK in section and asks_to_flush(section):
+                self._flush(sequence)
+        rung = self._ring()
+        # The receivers are on their way; all the rest can wait until now.
+        self._words[self._bytes_word] = self._bytes
+        if rung and size <= SMALL_BODY and self._lock.acquire(blocking=False):
+            try:
+                self._prepare()
+            finally:
+                self._lock.release()
+
+    def _send_loaned(self, loan: Loan, size: int, sequence: int) -> None:
+        """Number and send a loan, and a copy of its first ``size`` bytes on each further channel."""
+        copies: list[Loan] = []
+        if self._annexes:
+            copies = [sender.loan(size) for sender in self._annexes.values()]
+            for copy in copies:
+                _move(copy.address, loan.address, size)
+        self._words[self._sent_word] = self._sequence = sequence
+        loan.send()
+        for copy in copies:
+            copy.send()
+        if self._tapes:
+            for tape in self._tapes.values():
+                tape.skip()
+
+    def _send_on(self, message: bytes) -> None:
+        for sender in self._annexes.values():
+            sender.send(message)
+
+    def _count_unheard(self) -> None:
+        with self._lock:
+            if self._closed:
+                raise SendError(f"output `{self.id}` is closed")
+            self._sequence += 1
+            self._words[self._sent_word] = self._sequence
+
+    def loan(self, schema: bytes, size: int, metadata: Mapping[str, Any] | None) -> tuple[Loan, int, bytes]:
+        """Return memory for a plain payload: the loan, the body's offset, the metadata section."""
+        self.notice()
+        section = encode_metadata(metadata) if metadata else b""
+        if self._closed:
+            raise SendError(f"output `{self.id}` is closed")
+        offset = body_offset(len(schema), len(section))
+        return self._sender.loan(offset + size), offset, section
+
+    def send_loan(self, loan: Loan, schema: bytes, section: bytes, size: int) -> None:
+        with self._lock:
+            if self._pressure and not self.wait_for_credit():
+                loan.discard()
+                return
+            if self._closed:
+                raise SendError(f"output `{self.id}` is closed")
+            sequence = self._sequence + 1
+            head = pack_head(Encoding.PLAIN, schema, section, size, sequence, _now())
+            _move(loan.address, head, len(head))
+            self._send_loaned(loan, len(head) + size, sequence)
+            self._words[self._bytes_word] = self._bytes = self._bytes + size
+            if FLUSH_MARK in section and asks_to_flush(section):
+                self._flush(sequence)
+        self._ring()
+
+    def resend(self, payload: Payload, section: bytes, time_ns: int) -> None:
+        """Send what was sent once before: encoded already, and with the time of then."""
+        if not (self.has_links or self.is_tapped()):
+            self._count_unheard()
+            return
+        size = payload.size
+        with self._lock:
+            if self._pressure and not self.wait_for_credit():
+                return
+            if self._closed:
+                raise SendError(f"output `{self.id}` is closed")
+            sequence = self._sequence + 1
+            head = pack_head(payload.encoding, payload.schema, section, size, sequence, time_ns)
+            loan = self._sender.loan(len(head) + size)
+            _move(loan.address, head, len(head))
+            payload.copy_to(loan.address + len(head))
+            self._send_loaned(loan, len(head) + size, sequence)
+            self._words[self._bytes_word] = self._bytes = self._bytes + size
+        self._ring()
+
+    def _flush(self, sequence: int) -> None:
+        """Tell the receivers that what they have queued before this message is to be forgotten.
+
+        They look at ``FLUSH`` only when their ``CONTROL`` changes, so other messages do not pay for it.
+        """
+        words = self._words
+        words[self._flush_word] = sequence
+        for word in self._control_words:
+            words[word] = time.monotonic_ns()  # unlike any number that the daemon counts up to
+
+    def is_tapped(self) -> bool:
+        """Tell whether somebody looks at this output besides its links."""
+        until = self._words[self.tapped_word]
+        return until != 0 and until > time.monotonic_ns()
+
+    def is_heard(self) -> bool:
+        """Tell whether any receiver is there at the moment, as far as this engine can tell."""
+        # Over a network, a restarted receiver shows only with the first message that reaches it.
+        return not self._rings or any(self._words[state] == CONNECTED for state in self._links)
+
+    def _ring(self) -> bool:
+        """Wake the receivers that sleep; tell whether there were any, so that there is time to spare."""
+        rung = not FENCED
+        if FENCED:
+            fence.acquire()  # `memory_fence()`, without the call: receivers wait for this
+            fence.release()
+            words = self._words
+            for asleep_word, bell in self._bells:
+                if words[asleep_word]:
+                    bell.ring()
+                    rung = True
+        else:
+            for _, bell in self._bells:
+                bell.ring()
+        for asleep_word, wish_word, bell in self._heads_ups:
+            if self._words[asleep_word] and self._words[wish_word]:
+                bell.ring()
+                rung = True
+        if rung:
+            # The system tends to wake a receiver on the sender's processor, where it would wait for the
+            # sender to fall asleep.
+            yield_cpu()
+        return rung
+
+    def _has_credit(self) -> bool:
+        words = self._words
+        sequence = self._sequence
+        for base, queue_size in self._pressure:
+            if (
+                words[base + STATE] == CONNECTED
+                and sequence - words[base + FIRST] - words[base + RECEIVED] - words[base + DROPPED]
+                >= queue_size
+            ):
+                return False
+        return True
+
+    def wait_for_credit(self) -> bool:
+        """Wait until every back-pressured link has room for a message, or the output is closed.
+
+        Returns False, and counts the message as not sent, if the node was asked to stop meanwhile.
+        The daemon says so on the board, since whoever waits here may be the one who receives.
+        """
+        if self._has_credit() or self._credit_bell is None:
+            return True
+        words = self._words
+        words[self._waiting_word] = 1
+        try:
+            memory_fence()
+            while not self._has_credit() and not self._closed:
+                seconds = self._seconds_to_wait()
+                if seconds <= 0:
+                    self._give_up()
+                    return False
+                self._credit_bell.wait(seconds)
+                self._credit_bell.rearm()
+        finally:
+            words[self._waiting_word] = 0
+        return True
+
+    def _seconds_to_wait(self) -> float:
+        stopped = 0 if self._stopped_word is None else self._words[self._stopped_word]
+        return min((stopped - time.monotonic_ns()) * 1e-9, _CREDIT_CHECK) if stopped else _CREDIT_CHECK
+
+    def _give_up(self) -> None:
+        """Count a message that is not sent on any link."""
+        for link in self._config.links:
+            self._words[link.slot * WORDS + UNSENT] += 1
+        self.unsent += 1
+        if self.unsent == 1:
+            _log.warning(
+                "output `%s`: messages are not sent while its queue is full: this node was asked to stop",
+                self.id,
+            )
+
+    def disown(self) -> None:
+        """Refuse to send, in a forked child process. What sends looks at ``rewired`` or locks first."""
+        leak(self)
+        self.rewired = -1  # unlike any word of the board
+        self.on_rewired = refuse
+        self._lock = cast("threading.Lock", RefusingLock())
+
+    def close(self) -> None:
+        """Refuse further sends. What was sent stays receivable."""
+        self._closed = True
+        self._sender.close()
+        for sender in self._annexes.values():
+            sender.close()
+
+
+def overflow_channel_of(output: OutputConfig, annex: ChannelConfig) -> OutputConfig:
+    """Return the configuration of a sender for a further channel of an output."""
+    return OutputConfig(
+        output.id,
+        annex.service,
+        max_queue_size=annex.max_queue_size,
+        max_receivers=annex.max_receivers,
+    )

@@ -1,0 +1,249 @@
+"""How a program becomes a node: find the daemon, introduce oneself, get the configuration."""
+
+from __future__ import annotations
+
+import logging
+import os
+import select
+import socket
+from collections.abc import Iterator
+from typing import Protocol
+
+from dora._ownership import UnsafeFile, connect_own
+from dora._paths import SOCKET_NAME, board_of, is_run_name, prefix_of, router_of, runtime_root
+from dora._version import __version__
+from dora.errors import ConnectError, DaemonLost
+from dora.wire.decoders import DecodeError
+from dora.wire.framing import FrameBuffer, FrameError, encode_frame
+from dora.wire.node_config import Address, NodeConfig, decode_address
+from dora.wire.node_protocol import (
+    Register,
+    Registered,
+    RegistrationRefused,
+    ToDaemon,
+    ToNode,
+    decode_to_node,
+)
+
+# The node's end of the control socket.
+
+_log = logging.getLogger("dora.node")
+
+
+class DaemonChannel(Protocol):
+    """A connection to the daemon, or what stands in for it."""
+
+    lost: bool
+
+    def fileno(self) -> int: ...
+    def send(self, message: ToDaemon) -> None: ...
+    def wait(self) -> ToNode: ...
+    def read(self) -> Iterator[ToNode]: ...
+    def is_readable(self) -> bool: ...
+    def close(self) -> None: ...
+
+
+class SocketChannel:
+    """A connection to the daemon. Requests block briefly; frames are read without blocking."""
+
+    def __init__(self, path: str) -> None:
+        """Connect; raises `ConnectError`, `UnsafeFile` if the socket is not this user's."""
+        self._frames = FrameBuffer()
+        self.lost = False
+        try:
+            self._socket = connect_own(path)
+        except OSError as error:
+            raise ConnectError(f"the daemon cannot be reached at {path}: {error.strerror}") from error
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def send(self, message: ToDaemon) -> None:
+        """Send a frame; raises `DaemonLost`."""
+        try:
+            self._socket.sendall(encode_frame(message))
+        except OSError as error:
+            self.lost = True
+            raise DaemonLost("the daemon is gone") from error
+
+    def wait(self) -> ToNode:
+        """Block for the next frame; raises `DaemonLost`."""
+        while True:
+            for message in self._decoded():
+                return message
+            try:
+                data = self._socket.recv(1 << 16)
+            except OSError as error:
+                self.lost = True
+                raise DaemonLost("the daemon is gone") from error
+            if not data:
+                self.lost = True
+                raise DaemonLost("the daemon closed the connection")
+            self._frames.feed(data)
+
+    def read(self) -> Iterator[ToNode]:
+        """Yield the frames that are there; sets ``lost`` at the end of the connection."""
+        while not self.lost:
+            try:
+                data = self._socket.recv(1 << 16, socket.MSG_DONTWAIT)
+            except BlockingIOError:
+                break
+            except OSError:
+                data = b""
+            if not data:
+                self.lost = True
+                break
+            self._frames.feed(data)
+        try:
+            yield from self._decoded()
+        except DaemonLost as error:
+            _log.error("%s", error)
+
+    def _decoded(self) -> Iterator[ToNode]:
+        """Yield the frames that are complete; raises `DaemonLost` for what is none of a daemon's."""
+        try:
+            for body in self._frames:
+                yield decode_to_node(body)
+        except (FrameError, DecodeError) as error:
+            self.lost = True
+            raise DaemonLost(
+                f"the daemon sent what is no frame of this version of dora ({error}); the connection to it "
+                "is given up"
+            ) from error
+
+    def is_readable(self) -> bool:
+        """Tell whether the daemon has said something (or is gone) that was not read yet."""
+        poll = select.poll()
+        poll.register(self._socket, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def connect(node_id: str | None) -> tuple[SocketChannel, NodeConfig]:
+    """Register with the daemon; raises `NotInDataflow`, `ConnectError`.
+
+    A program that a dataflow started uses the address in its environment, whatever ``node_id`` says;
+    so one script can be a static and a dynamic node.
+    """
+    try:
+        return _connect(node_id)
+    except UnsafeFile as error:
+        raise ConnectError(str(error)) from error
+
+
+def _connect(node_id: str | None) -> tuple[SocketChannel, NodeConfig]:
+    text = os.environ.get("DORA_NODE_CONFIG")
+    if text:
+        try:
+            address = decode_address(text)
+        except ValueError as error:
+            raise ConnectError(f"DORA_NODE_CONFIG cannot be read: {error}") from error
+        return _register(address)
+    assert node_id is not None  # the other ways to become a node are tried before this one
+    from dora.dataflow.names import node_id_fault  # its patterns are for those who join by hand
+
+    if fault := node_id_fault(node_id):
+        raise ConnectError(f"{node_id!r} is not a node id: it {fault}")
+    return _find_dynamic(node_id)
+
+
+def _register(address: Address) -> tuple[SocketChannel, NodeConfig]:
+    channel = SocketChannel(address.socket)
+    reply = _introduce(channel, address.node_id, dynamic=False, incarnation=address.incarnation)
+    if isinstance(reply, NodeConfig):
+        return channel, _with_own_files(reply, os.path.dirname(address.socket))
+    channel.close()
+    raise ConnectError(reply)
+
+
+def _with_own_files(config: NodeConfig, run_dir: str) -> NodeConfig:
+    """Let a configuration name the files that follow from the directory of the run.
+
+    What the daemon says about them is not believed; raises `ConnectError` if a bell is elsewhere.
+    """
+
+    def moved(bell: str) -> str:
+        folder, name = os.path.split(bell)
+        if bell and folder != config.run_dir:
+            raise ConnectError(f"the daemon names a doorbell of another run, {bell}")
+        return bell and f"{run_dir}/{name}"
+
+    for output in config.outputs:
+        output.credit_bell = moved(output.credit_bell)
+        for link in output.links:
+            link.bell = moved(link.bell)
+        for far in output.next_but_one:
+            far.bell = moved(far.bell)
+    for item in config.inputs:
+        item.credit_bell = moved(item.credit_bell)
+    config.bell = moved(config.bell)
+    config.run_dir, config.prefix, config.board = run_dir, prefix_of(run_dir), board_of(run_dir)
+    config.zenoh_endpoint = router_of(run_dir) if config.zenoh_endpoint else ""
+    return config
+
+
+def _introduce(
+    channel: SocketChannel, node_id: str, *, dynamic: bool, incarnation: int = 0, dataflow: str = ""
+) -> NodeConfig | str:
+    """Return the configuration, or why the daemon refused."""
+    channel.send(
+        Register(
+            node_id=node_id,
+            pid=os.getpid(),
+            version=__version__,
+            dynamic=dynamic,
+            incarnation=incarnation,
+            dataflow=dataflow,
+        )
+    )
+    match channel.wait():
+        case Registered(config=config):
+            return config
+        case RegistrationRefused(reason=reason):
+            return reason
+        case other:
+            return f"the daemon answered with {type(other).__name__}"
+
+
+def _find_dynamic(node_id: str) -> tuple[SocketChannel, NodeConfig]:
+    """Ask the running dataflows of this user for a dynamic node of that id, those that may be meant."""
+    wanted = os.environ.get("DORA_DATAFLOW", "")
+    root = runtime_root()
+    try:
+        names = sorted(os.listdir(root))
+    except FileNotFoundError:
+        names = []
+    found: list[tuple[SocketChannel, NodeConfig]] = []
+    refusals: list[str] = []
+    for name in filter(is_run_name, names):
+        try:
+            channel = SocketChannel(f"{root}/{name}/{SOCKET_NAME}")
+        except ConnectError:
+            continue  # of a dataflow that has ended
+        try:
+            reply = _introduce(channel, node_id, dynamic=True, dataflow=wanted)
+        except DaemonLost:
+            channel.close()
+            continue
+        if isinstance(reply, NodeConfig):
+            found.append((channel, _with_own_files(reply, f"{root}/{name}")))
+        else:
+            channel.close()
+            refusals.append(reply)
+    if len(found) == 1:
+        return found[0]
+    for channel, _ in found:
+        channel.close()
+    if found:
+        ids = ", ".join(config.dataflow_id for _, config in found)
+        raise ConnectError(
+            f"more than one running dataflow has a dynamic node `{node_id}`; set DORA_DATAFLOW to the name "
+            f"or the UUID of one: {ids}"
+        )
+    if not refusals:
+        raise ConnectError(
+            f"no dataflow is running that node `{node_id}` could join; start one with `dora run`"
+        )
+    raise ConnectError("; ".join(dict.fromkeys(refusals)))

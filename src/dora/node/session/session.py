@@ -1,0 +1,408 @@
+"""A process's part in a running dataflow, from the handshake with the daemon to the goodbye.
+
+`Node` shows it to users' programs, the runtime hosts operators on it.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import sys
+import weakref
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from dora.errors import DaemonLost, SendError, StartFailed
+from dora.node.attach import attach
+from dora.node.host import Host
+from dora.node.process import install_bridge, log_line, write_line
+from dora.node.receive.input_port import InputPort
+from dora.node.receive.link_input import LinkInput
+from dora.node.receive.local_input import LocalInput
+from dora.node.receive.timer_input import TimerInput
+from dora.node.receive.wait import DEFAULT_SPIN_US, REMOTE_SPIN_US
+from dora.node.send.output import OutputPort
+from dora.node.send.undeclared import UndeclaredOutputs
+from dora.node.session.daemon_client import DaemonChannel
+from dora.node.session.topology import Topology, sender_for
+from dora.transport.board import STATE, UNCONNECTED
+from dora.transport.doorbell import Bell
+from dora.transport.forking import RefusingState, leak, refuse, watch
+from dora.transport.interface import Engine, Receiver
+from dora.transport.queues import PriorityQueue
+from dora.wire.decode import warm_up
+from dora.wire.metadata import on_text
+from dora.wire.node_config import InputConfig, NodeConfig, WriteEventLog
+from dora.wire.node_protocol import Closing, Ready, Started, StartRefused, ToNode
+
+if TYPE_CHECKING:
+    from dora.node.interceptors.tracing import Tracer
+
+_CONNECT_TIMEOUT = 60.0  # seconds; the daemon ends the wait earlier when a node fails
+
+
+class Session:
+    """The ports of one node and its connection to the daemon; closed when it goes away.
+
+    ``outputs`` is empty once the session is closed.
+    """
+
+    def __init__(
+        self, node_id: str | None = None, prepare: Callable[[NodeConfig], None] | None = None
+    ) -> None:
+        """Connect and pass the start barrier; ``prepare`` is called before this node is ready.
+
+        Raises `NotInDataflow`, `ConnectError`, `StartFailed`.
+        """
+        self.closed = True  # until everything below has worked
+        self._inherited = False  # this process was forked from the one that the session belongs to
+        self.outside: Callable[[str, Any, Mapping[str, Any]], None] | None = None  # instead of `send`
+        attachment = attach(node_id)
+        self.channel = attachment.channel
+        self.config = config = attachment.config
+        self.board = attachment.board
+        self.bell = attachment.bell(config.bell)
+        self.state = attachment.state()
+        self.owns_process = attachment.owns_process
+        if self.owns_process:
+            if not config.dynamic:
+                install_bridge(config.node_id)
+            on_text(_text_warning(config.node_id))
+        self._attachment = attachment
+        self.engine = attachment.make_engine()
+        receivers: dict[str, Receiver] = {}
+        if config.stands_by:  # everything that takes its time comes first
+            receivers = {
+                item.id: _make_receiver(item, self.engine, self.bell)
+                for item in config.inputs
+                if item.kind == "link" and not item.machine  # at whose port the former process listens
+            }
+            _get_ready(config, prepare)
+            epoch_ns, early = _pass_barrier(self.channel)
+        self.outputs = attachment.make_outputs(self.engine)
+        if any(output.shapes for output in config.outputs) and not config.operators:
+            from dora.node.interceptors.type_check import check_sends
+
+            check_sends(config, self.outputs)
+        self.undeclared = UndeclaredOutputs(
+            config.node_id,
+            self.outputs,
+            self.board,
+            config.node_slot,
+            [operator.id for operator in config.operators],
+        )
+        doorbell = attachment.doorbell(config.bell, self.channel.fileno())
+        ports = attachment.make_ports() + _make_ports(attachment, self.engine, self.bell, receivers)
+        self.engine.connect(_CONNECT_TIMEOUT, self.channel.is_readable)
+        if not config.stands_by:
+            _get_ready(config, prepare)
+            epoch_ns, early = _pass_barrier(self.channel)
+        ports += [TimerInput(item, epoch_ns) for item in config.inputs if item.kind == "timer"]
+        if any(item.shapes for item in config.inputs):
+            from dora.node.interceptors.type_check import check_first_messages
+
+            check_first_messages(config, ports)
+        self.inbox = attachment.inbox_type()(
+            ports,
+            self.channel,
+            self.board,
+            config.node_slot,
+            doorbell,
+            spin_us=_spin_us(config),
+            clock_is_work=not config.exit_when_nodes_finish,
+        )
+        self.inbox.parameters = config.parameters
+        self.inbox.epoch_ns = epoch_ns
+        self.tracer = self._trace() if config.trace is not None else None
+        self.inbox.on_send_for = sender_for(self)
+        self.rewiring = Topology(self)
+        self.inbox.on_rewire = self.rewiring.handle
+        self.inbox.on_detached = self.rewiring.detached
+        for port in self.outputs.values():
+            port.on_rewired = self.inbox.look
+        self.inbox.on_write_order = _order_writer(self)
+        for wanted in config.orders:
+            self.inbox.on_write_order(wanted)
+        self.closed = False
+        for frame in early:
+            self.inbox.handle(frame)
+        watch(self)
+        if config.dynamic and self.owns_process:
+            atexit.register(_leave_at_exit, weakref.ref(self))
+
+    def _trace(self) -> Tracer:
+        from dora.node.interceptors.tracing import Tracer
+
+        tracer = Tracer(self.config)
+        tracer.watch(self.inbox)
+        if not self.config.operators:  # theirs are those of the runtime
+            for output_id, port in self.outputs.items():
+                tracer.watch_output(port, output_id)
+        return tracer
+
+    def make_receiver(self, item: InputConfig, engine: Engine) -> Receiver:
+        """Return what receives on a further input, ahead of `add_input`; raises `DoraError`."""
+        warm_up()
+        return _make_receiver(item, engine, self.bell)
+
+    def add_input(self, item: InputConfig, receiver: Receiver | None = None) -> None:
+        """Receive on one more input from now on; raises `DoraError`, ``OSError``.
+
+        ``receiver`` is that of an input from another machine, which was made before.
+        """
+        if item.kind == "timer":
+            port: InputPort = TimerInput(item, self.inbox.epoch_ns)
+        elif receiver is not None:
+            port = _link_port(item, self._attachment, receiver, in_flight=True, first_time=True)
+        else:
+            warm_up()
+            port = _make_port(item, self._attachment, self.engine, self.bell)
+        known = {other.id: index for index, other in enumerate(self.config.inputs)}
+        if item.id in known:
+            self.config.inputs[known[item.id]] = item
+        else:
+            self.config.inputs.append(item)
+        if item.shapes:
+            from dora.node.interceptors.type_check import check_first_messages
+
+            check_first_messages(self.config, [port])
+        self.inbox.add(port)
+
+    def output(self, output_id: str) -> OutputPort:
+        """Return a declared output; raises `UndeclaredOutput`, or `SendError` after `close`."""
+        port = self.outputs.get(output_id)
+        if port is None:
+            self._check_open()
+            raise self.undeclared.error(output_id)
+        return port
+
+    def send(self, output_id: str, data: Any, metadata: Mapping[str, Any] | None = None) -> None:
+        """Send a message; one for an output that is not declared is dropped, see `UndeclaredOutputs`."""
+        port = self.outputs.get(output_id)
+        if port is None:
+            self.drop(output_id)
+        else:
+            port.send(data, metadata)
+
+    def send_from_outside(self, output_id: str, data: Any, metadata: Mapping[str, Any]) -> None:
+        """Send a message that somebody outside gave; raises as `send` does."""
+        (self.outside or self.send)(output_id, data, metadata)
+
+    def drop(self, output_id: str) -> None:
+        """Take a message for an output that is not declared; raises `SendError` after `close`."""
+        self._check_open()
+        if self.undeclared.drop(output_id) and not self.config.dynamic:
+            atexit.register(_report_at_exit, weakref.ref(self))
+
+    def disown(self) -> None:
+        """Leave the dataflow to the parent, in a forked child process."""
+        leak(self)
+        self.closed = self._inherited = True  # neither a goodbye nor an end in order
+        self.channel.close()  # else the daemon would not see the end of the parent before that of the child
+        self.inbox.disown()
+        for port in self.outputs.values():
+            port.disown()
+        self.outputs.clear()
+        self.state = RefusingState()
+
+    def _check_open(self) -> None:
+        if self._inherited:
+            refuse()
+        if self.closed:
+            raise SendError(f"node `{self.config.node_id}` is closed")
+
+    def close(self) -> None:
+        """Leave the dataflow: inputs are not read any more, outputs close. Again: does nothing."""
+        if not self.closed:
+            self._close(goodbye=True)
+
+    def fail(self) -> None:
+        """Leave the dataflow as a process does that is killed: receivers get ``NODE_FAILED`` first."""
+        if not self.closed:
+            self._close(goodbye=False)
+
+    def _close(self, goodbye: bool) -> None:
+        self.closed = True
+        self.inbox.close()
+        if self.inbox.order is not None:
+            self.inbox.order.close()
+        if self.tracer is not None:
+            self.tracer.close()
+            self.tracer = None
+        ports = list(self.outputs.values())
+        self.outputs.clear()
+        for port in ports:
+            port.close()
+        self.engine.close()
+        if goodbye:
+            self.report_undeclared()
+        self.channel.close()
+
+    def report_undeclared(self) -> None:
+        """Say goodbye to the daemon, with what was sent to undeclared outputs."""
+        try:
+            self.channel.send(Closing(self.undeclared.sent))
+        except DaemonLost:
+            pass
+
+    def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        if not finalizing() and not self.closed:
+            self.tracer = None  # perhaps the program is failing, which it only knows at the exit
+            self.close()
+
+
+def _order_writer(session: Session) -> Callable[[WriteEventLog], None]:
+    """Return what acts on the frames; it does not keep the session alive."""
+    reference = weakref.ref(session)
+
+    def act(frame: WriteEventLog) -> None:
+        session = reference()
+        if session is None:
+            return
+        if frame.tapes:
+            for port in session.outputs.values():
+                if frame.end:
+                    port.end_tape(frame.tapes)
+                else:
+                    port.begin_tape(frame.tapes)
+        if not frame.path:
+            return
+        inbox = session.inbox
+        if inbox.order is None:
+            from dora.node.interceptors.event_log import EventLog
+
+            inbox.order = EventLog(inbox, session.config)
+        if frame.end:
+            inbox.order.end(frame.path)
+        else:
+            inbox.order.write_to(frame.path)
+
+    return act
+
+
+def _report_at_exit(reference: weakref.ref[Session]) -> None:
+    session = reference()
+    if session is not None and not session.closed:
+        session.report_undeclared()
+
+
+def _leave_at_exit(reference: weakref.ref[Session]) -> None:
+    """Say goodbye for a dynamic node, whose end nobody but itself can judge, unless its program fails."""
+    session = reference()
+    if session is None or session.closed:
+        return
+    uncaught = getattr(sys, "last_type", None)
+    interactive = hasattr(sys, "ps1")  # there, a program survives its errors
+    if uncaught is None or interactive or issubclass(uncaught, KeyboardInterrupt):
+        session.report_undeclared()
+
+
+def _text_warning(node_id: str) -> Callable[[Any], None]:
+    """Return what warns of metadata that does not arrive as it was sent, once for each type."""
+    told: set[type] = set()
+
+    def warn(value: Any) -> None:
+        kind = type(value)
+        if kind not in told:
+            told.add(kind)
+            name = f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.")
+            write_line(log_line(node_id, "warn", f"metadata values of type {name} are sent as text"))
+
+    return warn
+
+
+def _get_ready(config: NodeConfig, prepare: Callable[[NodeConfig], None] | None) -> None:
+    if prepare is not None:
+        prepare(config)
+    if any(item.kind != "timer" for item in config.inputs):
+        warm_up()
+
+
+def _make_ports(
+    attachment: Host, engine: Engine, own_bell: Bell, receivers: Mapping[str, Receiver]
+) -> list[InputPort]:
+    return [
+        _make_port(item, attachment, engine, own_bell, receivers.get(item.id))
+        for item in attachment.config.inputs
+        if item.kind != "timer"
+    ]
+
+
+def _make_port(
+    item: InputConfig,
+    attachment: Host,
+    engine: Engine,
+    own_bell: Bell,
+    receiver: Receiver | None = None,
+) -> InputPort:
+    """Return the port of an input; ``receiver`` has been receiving for some time, unlike a new one."""
+    if item.kind != "link":
+        return LocalInput(item, attachment.board)
+    first_time = attachment.board.get(item.slot, STATE) == UNCONNECTED
+    return _link_port(
+        item,
+        attachment,
+        receiver if receiver is not None else _make_receiver(item, engine, own_bell),
+        in_flight=engine.in_flight or bool(item.machine),
+        first_time=first_time,
+        takes_over=receiver is not None,
+    )
+
+
+def _link_port(
+    item: InputConfig,
+    attachment: Host,
+    receiver: Receiver,
+    *,
+    in_flight: bool,
+    first_time: bool,
+    takes_over: bool = False,
+) -> LinkInput:
+    return LinkInput(
+        item,
+        receiver,
+        attachment.board,
+        in_flight=in_flight,
+        joins_late=attachment.config.dynamic or item.late,
+        make_bell=attachment.bell,
+        takes_over=takes_over,
+        first_time=first_time,
+        engine_begins=bool(item.machine) and item.epoch > 0,
+    )
+
+
+def _make_receiver(item: InputConfig, engine: Engine, own_bell: Bell) -> Receiver:
+    if not item.room:
+        return engine.receiver(item, own_bell.ring)
+    roomy = msgspec.structs.replace(item, queue_size=item.room)
+    return PriorityQueue(engine.receiver(roomy, own_bell.ring), item.queue_size)
+
+
+def _pass_barrier(channel: DaemonChannel) -> tuple[int, list[ToNode]]:
+    """Say that this node is ready and wait for the others.
+
+    Returns the epoch of all timers, and what else the daemon said meanwhile (a stop, say).
+    """
+    channel.send(Ready())
+    early: list[ToNode] = []
+    while True:
+        match channel.wait():
+            case Started(epoch_ns=epoch_ns):
+                return epoch_ns, early
+            case StartRefused(reason=reason):
+                channel.close()
+                raise StartFailed(reason)
+            case other:
+                early.append(other)
+
+
+def _spin_us(config: NodeConfig) -> float:
+    text = os.environ.get("DORA_SPIN_US")
+    if not text:
+        return REMOTE_SPIN_US if any(item.machine for item in config.inputs) else DEFAULT_SPIN_US
+    try:
+        return max(float(text), 0.0)
+    except ValueError:
+        raise ValueError(f"DORA_SPIN_US is a number of microseconds, not {text!r}") from None

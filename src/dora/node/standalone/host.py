@@ -1,0 +1,190 @@
+"""A node outside a dataflow: one source of events, and outputs that are only looked at."""
+
+from __future__ import annotations
+
+import itertools
+import mmap
+import os
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from dora.node.events import Event
+from dora.node.host import Host
+from dora.node.receive.inbox import Inbox
+from dora.node.receive.input_port import InputPort
+from dora.node.send.output import OutputPort
+from dora.node.state import StateInMemory, StateStore
+from dora.transport.board import LINE_BYTES, Board
+from dora.transport.doorbell import Bell, Doorbell
+from dora.transport.inprocess import LocalEngine
+from dora.transport.interface import Engine
+from dora.wire.message import Message
+from dora.wire.node_config import InputConfig, LinkConfig, NodeConfig, OutputConfig
+from dora.wire.node_protocol import Started, ToDaemon, ToNode
+
+OnOutput = Callable[[str, Message], None]
+_LINES = 4096  # of the board: room for so many outputs
+
+
+class AnyOutput(dict[str, OutputPort]):
+    """Outputs of a node that may send to whatever it likes: ports are made on demand."""
+
+    def __init__(self, make: Callable[[str], OutputPort]) -> None:
+        super().__init__()
+        self._make = make
+        self._closed = False
+
+    def get(self, key: str, default: Any = None) -> Any:
+        port = super().get(key)
+        if port is None and not self._closed:
+            port = self[key] = self._make(key)
+        return default if port is None else port
+
+    def clear(self) -> None:
+        self._closed = True
+        super().clear()
+
+
+class NullChannel:
+    """Stands in for the connection to a daemon that has nothing to say."""
+
+    lost = False
+
+    def __init__(self) -> None:
+        self._never_readable, self._open = os.pipe()
+
+    def fileno(self) -> int:
+        return self._never_readable
+
+    def send(self, message: ToDaemon) -> None:
+        """Say it to nobody."""
+
+    def wait(self) -> ToNode:
+        return Started(time.monotonic_ns())
+
+    def read(self) -> Iterator[ToNode]:
+        return iter(())
+
+    def is_readable(self) -> bool:
+        return False
+
+    def close(self) -> None:
+        if self._open >= 0:
+            os.close(self._never_readable)
+            os.close(self._open)
+            self._never_readable = self._open = -1
+
+
+class EventSource(ABC):
+    """Where the events come from, all of them: a `InputPort`; the stream ends with ``open``."""
+
+    id = ""
+    is_data = True
+    detached = False
+
+    def __init__(self) -> None:
+        self.open = True
+
+    @abstractmethod
+    def poll(self) -> Event | None:
+        """Return the next event, or None; never blocks."""
+
+    @abstractmethod
+    def ready(self) -> bool:
+        """Tell whether `poll` would return an event."""
+
+    def wake_at(self) -> int | None:
+        return None
+
+    def source_closed(self) -> None:  # noqa: B027 - nobody says so out here
+        """There is nobody who could say so."""
+
+    def source_back(self, node_id: str) -> bool:  # noqa: ARG002
+        return False
+
+    def stop(self) -> None:
+        self.open = False
+
+    def detach(self) -> None:  # noqa: B027 - nor asks for it
+        """There is no daemon that could ask for it."""
+
+    def close(self) -> None:
+        self.open = False
+
+
+class _Inbox(Inbox):
+    """Ends with its only source, without a word of its own."""
+
+    def _poll(self) -> Event | None:
+        event = super()._poll()
+        if event is None and not self._ending and not any(port.open for port in self._turn):
+            self._end()
+        return event
+
+    def _retire(self, port: InputPort) -> None:  # noqa: ARG002 - there is only one
+        self._end()
+
+
+class Standalone(Host):
+    """``on_output`` gets every message that the node sends."""
+
+    owns_process = False
+
+    def __init__(self, node_id: str, source: EventSource, on_output: OnOutput) -> None:
+        config = NodeConfig(
+            dataflow_id="00000000-0000-0000-0000-000000000000",
+            node_id=node_id,
+            engine="iceoryx2",
+            run_dir="",
+            prefix="",
+            board="",
+            node_slot=0,
+            bell="",
+            run_config={"inputs": {}, "outputs": []},
+        )
+        super().__init__(NullChannel(), config, Board("", mmap.mmap(-1, _LINES * LINE_BYTES)))
+        self._source = source
+        self._on_output = on_output
+        self._slots = itertools.count(1)
+        with tempfile.TemporaryDirectory(prefix="dora-") as folder:
+            path = os.path.join(folder, "bell")
+            Doorbell.make(path)
+            self._doorbell = Doorbell(path, self.channel.fileno())
+
+    def make_engine(self) -> Engine:
+        return LocalEngine()
+
+    def state(self) -> StateStore:
+        return StateInMemory()
+
+    def make_outputs(self, engine: Engine) -> dict[str, OutputPort]:
+        def make(output_id: str) -> OutputPort:
+            listener = LinkConfig(slot=0, node_slot=0, bell="", consumer="")
+            config = OutputConfig(output_id, output_id, next(self._slots), [listener])
+            receiver = engine.receiver(
+                InputConfig("", "link", output_id, queue_size=1, service=output_id), lambda: pass_on()
+            )
+
+            def pass_on() -> None:
+                message = receiver.receive()
+                if message is not None:
+                    self._on_output(output_id, message)
+
+            return OutputPort(config, engine.sender(config), self.board, rings=False)
+
+        return AnyOutput(make)
+
+    def make_ports(self) -> list[InputPort]:
+        return [self._source]
+
+    def bell(self, path: str) -> Bell:  # noqa: ARG002
+        return Bell("")
+
+    def doorbell(self, path: str, also: int = -1) -> Doorbell:  # noqa: ARG002
+        return self._doorbell
+
+    def inbox_type(self) -> type[Inbox]:
+        return _Inbox

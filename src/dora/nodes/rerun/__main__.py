@@ -1,0 +1,61 @@
+"""``python -m dora.nodes.rerun``: the node that ``path: dora-rerun`` starts."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+
+from dora.errors import DoraError
+from dora.nodes.rerun.installed import check_rerun
+
+_DESCRIPTION = """
+Show the inputs of a node in Rerun. It is started by a dataflow with `path: dora-rerun`; to join a
+running one by hand, give the id of its node with `path: dynamic`.
+"""
+_VARIABLES = """
+environment variables:
+  OPERATING_MODE      SPAWN (open a viewer, the default), CONNECT (to a running one), SERVE (a web page)
+                      or SAVE (a file)
+  RERUN_SERVER_ADDR   the viewer to connect to, or where to serve [127.0.0.1:9876]
+  RERUN_WEB_PORT      the port of the web page [9090]
+  RERUN_SAVE          the file to save to [out/<dataflow id>/archive-<dataflow id>.rrd]
+  RERUN_MEMORY_LIMIT  after how much the viewer forgets the oldest, like 4GB [25%]
+  README              a text in Markdown to show
+  IMAGE_WIDTH, IMAGE_HEIGHT  the size of images that do not tell theirs [640, 480]
+  <name>_urdf, <name>_transform  a robot and its place
+"""
+
+
+def main() -> int:
+    """Show what comes until the dataflow ends; return the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m dora.nodes.rerun",
+        description=_DESCRIPTION,
+        epilog=_VARIABLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("node", nargs="?", help="the id of a node with `path: dynamic`")
+    node_id = parser.parse_args().node
+    # Rerun's own log lines go into this node's: only what is wrong, and without colours.
+    os.environ.setdefault("RUST_LOG", "warn")
+    os.environ.setdefault("NO_COLOR", "1")
+    if node_id:  # by hand, in a terminal: no dataflow reads its log
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        check_rerun()
+        from dora.nodes.rerun.settings import read_settings
+        from dora.nodes.rerun.show import run
+
+        run(read_settings(os.environ), node_id)
+    except DoraError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

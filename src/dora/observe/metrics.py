@@ -1,0 +1,64 @@
+"""Surveys of running dataflows, taken from outside: no node notices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from dora.daemon.client import DaemonClient, name_of, running
+from dora.errors import DoraError
+from dora.observe.load import LoadMeter
+from dora.observe.rates import Counters
+from dora.observe.tap_session import inspect
+from dora.transport.board import Board
+from dora.wire.metrics import DataflowMetrics, LinkMetrics, NodeMetrics, OutputMetrics
+
+
+def collect_metrics(run: DaemonClient) -> DataflowMetrics:
+    """Count what a dataflow has done so far; raises `ConnectError` if it ends."""
+    inspection = inspect(run)
+    loads = LoadMeter().measure(node.pid for node in inspection.nodes if node.pid is not None)
+    try:
+        board = Board.open(inspection.board)
+    except OSError:
+        raise DoraError("the dataflow has just ended") from None
+    try:
+        reading = Counters(inspection, board.words).read()
+    finally:
+        board.close()
+    nodes = []
+    for node in inspection.nodes:
+        load = loads.get(node.pid) if node.pid is not None else None
+        nodes.append(
+            NodeMetrics(
+                node.id,
+                node.status,
+                node.restarts,
+                load.cpu_seconds if load is not None else 0.0,
+                load.memory if load is not None else 0,
+            )
+        )
+    outputs = [
+        OutputMetrics(node.id, output.id, *reading.outputs[output.slot])
+        for node in inspection.nodes
+        for output in node.outputs
+        if not output.text
+    ]
+    links = []
+    for link in inspection.links:
+        received, dropped, waiting = reading.links[link.slot]
+        links.append(LinkMetrics(link.producer, link.consumer, received, dropped, waiting or 0))
+    return DataflowMetrics(inspection.dataflow_id, name_of(run.description), nodes, outputs, links)
+
+
+def collect_all_metrics(dataflow_ids: Iterable[str]) -> list[DataflowMetrics]:
+    """Return surveys of those dataflows that run on this machine; the others are left out."""
+    wanted = set(dataflow_ids)
+    found = []
+    for run in running():
+        with run:
+            if run.description.dataflow_id in wanted:
+                try:
+                    found.append(collect_metrics(run))
+                except DoraError:
+                    continue  # it is just ending
+    return found

@@ -1,0 +1,214 @@
+"""Pixels for a browser: thinned to what a screen shows, compressed where a library for that is there."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from dora.observe.preview import values
+from dora.observe.preview.values import Message, NotDrawable
+
+MAX_SIDE: Final = 960  # pixels
+MAX_FILE: Final = 4 << 20  # bytes of a compressed image that is passed on as it is
+_QUALITY: Final = 80  # of JPEG
+
+Pixels = npt.NDArray[np.uint8]
+
+_MEDIA_TYPES: Final = {
+    "jpeg": "image/jpeg",
+    "jpg": "image/jpeg",
+    "jpe": "image/jpeg",
+    "png": "image/png",
+    "webp": "image/webp",
+    "bmp": "image/bmp",
+    "avif": "image/avif",
+}
+_MAGIC: Final = (
+    (b"\xff\xd8\xff", "jpeg"),
+    (b"\x89PNG\r\n\x1a\n", "png"),
+    (b"RIFF", "webp"),
+    (b"BM", "bmp"),
+)
+# Encoding → channels, type of a sample, order of red, green, blue and perhaps alpha.
+_PLAIN: Final[dict[str, tuple[int, type[np.generic], tuple[int, ...]]]] = {
+    "rgb8": (3, np.uint8, (0, 1, 2)),
+    "bgr8": (3, np.uint8, (2, 1, 0)),
+    "rgba8": (4, np.uint8, (0, 1, 2)),
+    "bgra8": (4, np.uint8, (2, 1, 0)),
+    "mono8": (1, np.uint8, (0,)),
+    "mono16": (1, np.uint16, (0,)),
+}
+# Encodings of published cameras that store brightness and colour apart; the brightness alone is shown.
+_LUMA: Final = {"yuv420": 1.5, "nv12": 1.5, "yuyv": 2.0}
+ENCODINGS: Final = (*_PLAIN, *_LUMA, *_MEDIA_TYPES)
+
+
+class Image:
+    """What is sent of an image: its true size, and a file or raw pixels of perhaps a smaller one."""
+
+    def __init__(
+        self, width: int, height: int, body: bytes, media_type: str, shown: tuple[int, int]
+    ) -> None:
+        self.width = width
+        self.height = height
+        self.body = body
+        self.media_type = media_type  # "rgb": three bytes a pixel, rows of ``shown`` width
+        self.shown = shown
+
+
+def file_kind(data: bytes) -> str:
+    """Return the encoding that the first bytes of an image file tell, "" if they tell none.
+
+    >>> file_kind(b"\\xff\\xd8\\xff\\xe0"), file_kind(b"hello")
+    ('jpeg', '')
+    """
+    return next((name for magic, name in _MAGIC if data.startswith(magic)), "")
+
+
+def numbers_of(value: pa.Array) -> npt.NDArray[Any]:
+    """Return all numbers of an array without copying them, of binary values the bytes of the first."""
+    if pa.types.is_binary(value.type) or pa.types.is_large_binary(value.type):
+        return np.frombuffer(value[0].as_buffer(), np.uint8) if len(value) else np.empty(0, np.uint8)
+    return values.numbers(value, "bytes")
+
+
+def image(message: Message) -> Image:
+    """Return an image in the encoding that its metadata says, ``bgr8`` without; raises `NotDrawable`."""
+    flat = numbers_of(message.value)
+    named = str(message.metadata.get("encoding", "")).lower()
+    # Pixels may begin as a file does: where they are said to be pixels, they are.
+    looked_at = flat.dtype == np.uint8 and named not in _PLAIN and named not in _LUMA
+    kind = file_kind(flat[:8].tobytes()) if looked_at else ""
+    named = named or kind or "bgr8"
+    if kind or named in _MEDIA_TYPES:
+        return _file(flat, _MEDIA_TYPES[kind or named])
+    width, height = message.size()
+    if named in _LUMA:
+        return _packed(_luma(flat, width, height, named), width, height)
+    if named not in _PLAIN:
+        raise NotDrawable(f"its `encoding` is `{named}`, which the dashboard does not know")
+    channels, sample, order = _PLAIN[named]
+    if flat.dtype == np.uint8 and sample is not np.uint8 and flat.size % 2 == 0:
+        flat = flat.view(sample)
+    rows = _shaped(flat, width, height, channels, named)
+    small = _thinned(rows)
+    if small.dtype == np.uint16:
+        small = (small >> 8).astype(np.uint8)
+    return _packed(small[:, :, list(order)], width, height)
+
+
+def depth(message: Message) -> Image:
+    """Return a depth image: near is bright, what is not known is black."""
+    width, height = message.size()
+    rows = _shaped(values.numbers(message.value), width, height, 1, "depth")
+    small = np.nan_to_num(_thinned(rows)[:, :, 0].astype(np.float32), posinf=0, neginf=0)
+    known = small[small > 0]
+    if known.size:
+        low, high = np.percentile(known, (2, 98))
+        bright = 255 - np.clip((small - low) / max(high - low, 1e-9), 0, 1) * 225
+        small = np.where(small > 0, bright, 0)
+    return _packed(small.astype(np.uint8)[:, :, None], width, height)
+
+
+def masks(message: Message) -> Image:
+    """Return masks as one image, each in a colour of its own; raises `NotDrawable` if there is none."""
+    labels = values.labelled_masks(message)
+    if labels is None:
+        raise NotDrawable("there is no mask in it")
+    return coloured(labels)
+
+
+def coloured(labels: npt.NDArray[Any]) -> Image:
+    """Return an image of labels, 0 being the background."""
+    height, width = labels.shape
+    small = _thinned(labels[:, :, None])[:, :, 0]
+    return _packed(_PALETTE[small % len(_PALETTE)] * (small > 0)[:, :, None], width, height)
+
+
+_PALETTE: Final = np.array(
+    [
+        (90, 90, 90),
+        (37, 99, 235),
+        (234, 88, 12),
+        (22, 163, 74),
+        (192, 38, 211),
+        (202, 138, 4),
+        (8, 145, 178),
+    ],
+    np.uint8,
+)
+
+
+def _file(flat: npt.NDArray[Any], media_type: str) -> Image:
+    if flat.nbytes > MAX_FILE:
+        raise NotDrawable(f"an image file of {flat.nbytes:,} bytes is too large for a preview")
+    return Image(0, 0, flat.tobytes(), media_type, (0, 0))
+
+
+def _shaped(
+    flat: npt.NDArray[Any], width: int, height: int, channels: int, encoding: str
+) -> npt.NDArray[Any]:
+    if flat.size != width * height * channels:
+        raise NotDrawable(
+            f"an image of {width} × {height} in {encoding} has {width * height * channels:,} numbers, "
+            f"and it has {flat.size:,}"
+        )
+    return flat.reshape(height, width, channels)
+
+
+def _luma(flat: npt.NDArray[Any], width: int, height: int, encoding: str) -> Pixels:
+    wanted = int(width * height * _LUMA[encoding])
+    if flat.dtype != np.uint8 or flat.size != wanted:
+        raise NotDrawable(f"an image of {width} × {height} in {encoding} has {wanted:,} bytes")
+    if encoding == "yuyv":
+        return _thinned(flat.reshape(height, width, 2)[:, :, :1])
+    return _thinned(flat[: width * height].reshape(height, width, 1))
+
+
+def _thinned(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return every n-th pixel: a look at a part of the memory, however large the image is."""
+    step = -(-max(rows.shape[:2]) // MAX_SIDE)
+    return rows[::step, ::step]
+
+
+def _packed(pixels: Pixels, width: int, height: int) -> Image:
+    shown = (pixels.shape[1], pixels.shape[0])
+    pixels = np.ascontiguousarray(pixels)
+    match library():
+        case "cv2":
+            import cv2
+
+            turned = pixels[:, :, ::-1] if pixels.shape[2] == 3 else pixels
+            _, data = cv2.imencode(
+                ".jpg", np.ascontiguousarray(turned), [cv2.IMWRITE_JPEG_QUALITY, _QUALITY]
+            )
+            return Image(width, height, data.tobytes(), "image/jpeg", shown)
+        case "PIL.Image":
+            import io
+
+            from PIL import Image as Pillow
+
+            file = io.BytesIO()
+            Pillow.fromarray(pixels if pixels.shape[2] == 3 else pixels[:, :, 0]).save(
+                file, "JPEG", quality=_QUALITY
+            )
+            return Image(width, height, file.getvalue(), "image/jpeg", shown)
+    whole = pixels if pixels.shape[2] == 3 else np.repeat(pixels, 3, axis=2)
+    return Image(width, height, whole.tobytes(), "rgb", shown)
+
+
+@cache
+def library() -> str:
+    """Return what can compress, and has been imported; "" if nothing of it is installed."""
+    for name in ("cv2", "PIL.Image"):
+        try:
+            import_module(name)
+        except ImportError:
+            continue
+        return name
+    return ""

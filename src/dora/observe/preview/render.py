@@ -1,0 +1,329 @@
+"""What the dashboard shows of a message: what it is, and the part of it that a person can take in.
+
+The declared type says what a message is, or else its metadata, its name, or only its Arrow type. However
+large the message is, what comes out is small, and only as much of it is touched as is shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from dora.observe.format_values import plain
+from dora.observe.preview import images, values
+from dora.observe.preview.primitives import UnknownPrimitive, primitive_of
+from dora.observe.preview.values import Message, NotDrawable
+
+MAX_ROWS: Final = 50  # of tables and lists
+MAX_TEXT: Final = 4000  # characters of one text
+MAX_CURVE: Final = 600  # points of a curve
+MAX_POINTS: Final = 20_000  # of a cloud
+MAX_BOXES: Final = 200
+MAX_SERIES: Final = 16  # numbers that are followed over time; more of them are one curve
+
+
+@dataclass(frozen=True)
+class RenderedPreview:
+    """``head`` becomes JSON; ``kind`` is what the browser draws, with ``body`` if there are bytes."""
+
+    kind: str
+    head: dict[str, Any]
+    body: bytes = b""
+
+
+def show(name: str, declared: str, value: pa.Array, metadata: Mapping[str, Any]) -> RenderedPreview:
+    """Return the preview of a message of the topic ``name`` with the type ``declared`` ("": none)."""
+    for recognise in (_by_type, _by_metadata, _by_name):
+        try:
+            shown = recognise(name, declared, value, metadata)
+        except (NotDrawable, UnknownPrimitive, ValueError, KeyError, TypeError, pa.ArrowException):
+            continue  # it is not what it seemed to be
+        if shown is not None:
+            return shown
+    return _by_arrow_type(value)
+
+
+# ------------------------------------------------------------------------- declared types
+
+
+def _by_type(
+    name: str, declared: str, value: pa.Array, metadata: Mapping[str, Any]
+) -> RenderedPreview | None:
+    base = declared.partition("[")[0]
+    if base == "std/core/v1/String":
+        return _texts(value)
+    draw = _STANDARD.get(base.removeprefix("std/")) if len(value) else None
+    return draw(name, value, metadata) if draw is not None else None
+
+
+def _field(value: pa.Array, name: str) -> pa.Array:
+    """Return a field of structs; raises `NotDrawable`."""
+    found = values.field(value, name)
+    if found is None:
+        raise NotDrawable(f"it has no field `{name}`")
+    return found
+
+
+def _image_type(name: str, value: pa.Array, metadata: Mapping[str, Any]) -> RenderedPreview:
+    size = {key: _field(value, key)[0].as_py() for key in ("width", "height", "encoding")}
+    return _image(Message(name, _field(value, "data"), {**metadata, **size}))
+
+
+def _file_type(name: str, value: pa.Array, metadata: Mapping[str, Any]) -> RenderedPreview:
+    return _image(Message(name, value, metadata))
+
+
+def _cloud_type(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> RenderedPreview:
+    width, height = (int(_field(value, key)[0].as_py()) for key in ("width", "height"))
+    data = _bytes(_field(value, "points"))
+    step = data.size // max(width * height, 1)  # bytes of a point: x, y, z as Float32, and what follows
+    if step < 12 or step % 4:
+        raise NotDrawable("its points are not x, y and z")
+    return _points(data[: step * width * height].view(np.float32).reshape(-1, step // 4)[:, :3])
+
+
+def _box_type(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> RenderedPreview:
+    rows = _field(value, "boxes").flatten() if values.field(value, "boxes") is not None else value
+    boxes = [
+        [row["x"], row["y"], row["width"], row["height"], _label(row["label"], row["confidence"])]
+        for row in rows.slice(0, MAX_BOXES).to_pylist()
+    ]
+    return RenderedPreview("boxes", {"boxes": boxes, "count": len(rows)})
+
+
+def _label(label: str | None, confidence: float | None) -> str:
+    return " ".join(part for part in (label, None if confidence is None else f"{confidence:.0%}") if part)
+
+
+def _segmentation_type(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> RenderedPreview:
+    width, height = (int(_field(value, key)[0].as_py()) for key in ("width", "height"))
+    labels = _bytes(_field(value, "mask")).reshape(height, width)
+    return _pixels(images.coloured(labels))
+
+
+def _joint_type(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> RenderedPreview:
+    names, positions = _field(value, "names")[0].as_py(), _field(value, "positions")[0].as_py()
+    return _series(positions, names)
+
+
+def _numbers_of_struct(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> RenderedPreview:
+    found = dict(_leaves("", value[0].as_py()))
+    return _series(list(found.values()), list(found))
+
+
+def _leaves(path: str, value: Any) -> list[tuple[str, float]]:
+    if isinstance(value, dict):
+        return [
+            leaf for key, item in value.items() for leaf in _leaves(f"{path}.{key}" if path else key, item)
+        ]
+    return [(path, float(value))] if isinstance(value, int | float) else []
+
+
+def _audio_type(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> RenderedPreview:
+    data = _bytes(_field(value, "data"))
+    return _curve(data[: data.size // 2 * 2].view(np.int16))
+
+
+_STANDARD: Final[dict[str, Callable[[str, pa.Array, Mapping[str, Any]], RenderedPreview]]] = {
+    "media/v1/Image": _image_type,
+    "media/v1/CompressedImage": _file_type,
+    "media/v1/PointCloud": _cloud_type,
+    "media/v1/AudioFrame": _audio_type,
+    "vision/v1/BoundingBox": _box_type,
+    "vision/v1/Detection": _box_type,
+    "vision/v1/Segmentation": _segmentation_type,
+    "control/v1/JointState": _joint_type,
+    **dict.fromkeys(
+        (
+            "control/v1/Twist",
+            "control/v1/Odometry",
+            "math/v1/Vector3",
+            "math/v1/Quaternion",
+            "math/v1/Pose",
+            "math/v1/Transform",
+        ),
+        _numbers_of_struct,
+    ),
+}
+
+
+# ---------------------------------------------------------------- metadata, names, Arrow types
+
+
+def _by_metadata(
+    name: str, _declared: str, value: pa.Array, metadata: Mapping[str, Any]
+) -> RenderedPreview | None:
+    message = Message(name, value, metadata)
+    if "primitive" in metadata:
+        return _primitive(primitive_of(name, metadata), message)
+    if {"width", "height"} <= metadata.keys() or str(metadata.get("encoding")) in images.ENCODINGS:
+        return _image(message)
+    if pa.types.is_uint8(value.type) and images.file_kind(_bytes(value)[:8].tobytes()):
+        return _image(message)
+    return None
+
+
+def _by_name(
+    name: str, _declared: str, value: pa.Array, metadata: Mapping[str, Any]
+) -> RenderedPreview | None:
+    primitive = primitive_of(name.rpartition("/")[2], metadata)
+    # A name is a hint only: a list called `text` may be anything.
+    return (
+        None if primitive in ("text", "series") else _primitive(primitive, Message(name, value, metadata))
+    )
+
+
+def _primitive(primitive: str, message: Message) -> RenderedPreview | None:
+    match primitive:
+        case "image":
+            return _image(message)
+        case "depth":
+            return _pixels(images.depth(message))
+        case "masks":
+            return _pixels(images.masks(message))
+        case "boxes2d":
+            return _boxes(message)
+        case "points3d" | "lines3d":
+            return _points(values.rows(message.value, 3, "points"))
+        case "points2d" | "lines2d":
+            flat = values.rows(message.value, 2, "points")
+            return _points(np.column_stack((flat, np.zeros(len(flat), np.float32))))
+        case "text":
+            return _texts(message.value)
+        case "series" | "jointstate":
+            return _series(values.numbers(message.value)[:MAX_SERIES].tolist(), [])
+        case "pose":
+            names = ["x", "y", "z", "qx", "qy", "qz", "qw"]
+            place, turn = values.pose(message)
+            return _series([*place.tolist(), *turn.tolist()], names)
+    return None
+
+
+def _by_arrow_type(value: pa.Array) -> RenderedPreview:
+    kind = value.type
+    if pa.types.is_dictionary(kind):
+        value = value.slice(0, MAX_ROWS).dictionary_decode()
+        kind = value.type
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return _texts(value)
+    if pa.types.is_struct(kind):
+        return _table(value)
+    if pa.types.is_boolean(kind) or (pa.types.is_primitive(kind) and not pa.types.is_temporal(kind)):
+        if 0 < len(value) <= MAX_SERIES and not value.null_count:
+            return _series([float(item) for item in value.to_pylist()], [])
+        if len(value) > MAX_SERIES:
+            return _curve(_fixed_width(value))
+    if pa.types.is_fixed_size_list(kind) and kind.list_size == 3 and len(value) >= 8:
+        return _points(values.rows(value.slice(0, 10 * MAX_POINTS), 3, "points"))
+    return RenderedPreview(
+        "values", {"values": [plain(item) for item in value.slice(0, MAX_ROWS).to_pylist()]}
+    )
+
+
+def _image(message: Message) -> RenderedPreview:
+    return _pixels(images.image(message))
+
+
+def _pixels(image: images.Image) -> RenderedPreview:
+    head = {
+        "width": image.width,
+        "height": image.height,
+        "media_type": image.media_type,
+        "shown": image.shown,
+    }
+    return RenderedPreview("image", head, image.body)
+
+
+def _boxes(message: Message) -> RenderedPreview:
+    found = values.boxes2d(message)
+    corners = found.centers - found.half_sizes
+    labels = found.labels or [""] * len(corners)
+    boxes = [
+        [*map(float, corner), *map(float, 2 * half), label]
+        for corner, half, label in zip(corners, found.half_sizes, labels, strict=True)
+    ][:MAX_BOXES]
+    return RenderedPreview("boxes", {"boxes": boxes, "count": len(corners)})
+
+
+def _points(points: npt.NDArray[Any]) -> RenderedPreview:
+    step = -(-max(len(points), 1) // MAX_POINTS)
+    thin = np.ascontiguousarray(points[::step], np.float32)
+    thin = thin[np.isfinite(thin).all(axis=1)]
+    return RenderedPreview("points", {"count": len(points)}, thin.tobytes())
+
+
+def _series(numbers: list[float], names: list[str]) -> RenderedPreview:
+    finite = [number if np.isfinite(number) else None for number in numbers[:MAX_SERIES]]
+    return RenderedPreview("series", {"names": names[:MAX_SERIES], "values": finite})
+
+
+def _curve(numbers: npt.NDArray[Any]) -> RenderedPreview:
+    """Return an array as a curve: of each stretch the least and the greatest, so that no peak is lost."""
+    size = numbers.size
+    # Of a very large array, a part that a processor looks through in a millisecond.
+    seen = numbers[:: max(1, size // 200_000)].astype(np.float64)
+    known = seen[np.isfinite(seen)]
+    if seen.size > MAX_CURVE:
+        width = -(-seen.size // (MAX_CURVE // 2))
+        padded = np.pad(seen, (0, -seen.size % width), mode="edge").reshape(-1, width)
+        curve = np.column_stack((padded.min(axis=1), padded.max(axis=1))).ravel()
+    else:
+        curve = seen
+    return RenderedPreview(
+        "curve",
+        {
+            "curve": [float(item) if np.isfinite(item) else None for item in curve],
+            "least": float(known.min()) if known.size else None,
+            "greatest": float(known.max()) if known.size else None,
+            "mean": float(known.mean()) if known.size else None,
+        },
+    )
+
+
+def _fixed_width(value: pa.Array) -> npt.NDArray[Any]:
+    step = max(1, len(value) // 200_000)
+    if value.null_count or pa.types.is_boolean(value.type):
+        part = value.take(pa.array(range(0, len(value), step))) if step > 1 else value
+        return np.array([np.nan if item is None else item for item in part.to_pylist()], np.float64)
+    array: npt.NDArray[Any] = value.to_numpy(zero_copy_only=True)
+    return array
+
+
+def _table(value: pa.Array) -> RenderedPreview:
+    columns = [value.type.field(index).name for index in range(value.type.num_fields)]
+    part = value.slice(0, MAX_ROWS)
+    cells = [
+        [plain(item) for item in part.field(index).slice(0, MAX_ROWS).to_pylist()]
+        for index in range(len(columns))
+    ]
+    return RenderedPreview(
+        "table", {"columns": columns, "rows": [list(row) for row in zip(*cells, strict=True)]}
+    )
+
+
+def _texts(value: pa.Array) -> RenderedPreview:
+    while pa.types.is_list(value.type) or pa.types.is_large_list(value.type):
+        value = value.flatten()
+    part = value.slice(0, MAX_ROWS)
+    if pa.types.is_string(part.type) or pa.types.is_large_string(part.type):
+        large = pa.types.is_large_string(part.type)
+        cut = pc.binary_slice(part.cast(pa.large_binary() if large else pa.binary()), 0, 4 * MAX_TEXT)
+        texts = [(item or b"").decode("utf-8", "replace")[:MAX_TEXT] for item in cut.to_pylist()]
+    elif pa.types.is_uint8(value.type):
+        texts = [_bytes(value)[: 4 * MAX_TEXT].tobytes().decode("utf-8", "replace")[:MAX_TEXT]]
+    else:
+        raise NotDrawable("it is no text")
+    return RenderedPreview("text", {"texts": texts})
+
+
+def _bytes(value: pa.Array) -> npt.NDArray[np.uint8]:
+    array = images.numbers_of(value)
+    if array.dtype != np.uint8:
+        raise NotDrawable(f"it has to be bytes, and is {array.dtype}")
+    return array

@@ -1,0 +1,99 @@
+"""One topic that browsers look at: a few messages a second, of numbers all that there is time for."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, Final
+
+import msgspec
+
+from dora.observe.format_values import plain
+from dora.observe.preview.protocol import Preview
+from dora.observe.topics import Topic
+from dora.wire.decode import PayloadError, decode_arrow
+from dora.wire.message import Message
+from dora.wire.metadata import MetadataError, decode_metadata
+
+MAX_STEPS: Final = 200  # values of a series that one preview brings
+# A preview is followed by a pause so many times as long as it took: large ones come less often.
+REST: Final = 9
+
+
+class PreviewTopic:
+    """Takes messages, and makes a preview of the last one when it is time."""
+
+    def __init__(self, topic: Topic) -> None:
+        self._topic = topic
+        self._last: Message | None = None
+        self._kind = ""
+        self._steps: list[tuple[float, list[float | None]]] = []
+        self._head: dict[str, Any] = {}
+        self._due = 0.0
+
+    @property
+    def follows(self) -> bool:
+        """Whether every message counts, as in a curve over time."""
+        return self._kind == "series"
+
+    def take(self, message: Message) -> None:
+        """Note a message; the one before is let go of."""
+        if self.follows and message.owner is None and len(self._steps) < MAX_STEPS:
+            self._show(message)  # each value counts in a curve
+        else:
+            self._last = message
+
+    def let_go(self) -> None:
+        """Forget the message that is held, whose memory belongs to the sender."""
+        self._last = None
+
+    def preview(self) -> Preview | None:
+        """Return a preview if there is something new and it is time for one."""
+        now = time.monotonic()
+        if now < self._due or (self._last is None and not self._steps):
+            return None
+        begun = time.thread_time()
+        body = b""
+        if self._last is not None:
+            message, self._last = self._last, None
+            body = self._show(message)
+            del message
+        head = dict(self._head)
+        if self.follows:
+            head["steps"], self._steps = self._steps, []
+        self._due = now + (time.thread_time() - begun) * REST
+        return Preview(self._topic.name, msgspec.json.encode(head), body, adds=self.follows)
+
+    def _show(self, message: Message) -> bytes:
+        """Note in the head what a message is; return the bytes that go with it."""
+        from dora.observe.preview.render import RenderedPreview, show
+
+        metadata: dict[str, Any] = {}
+        length, type_name = 0, ""
+        try:
+            metadata = decode_metadata(message.metadata)
+            value = decode_arrow(message)
+            length, type_name = len(value), str(value.type)
+            shown = show(self._topic.name, self._topic.output.type, value, metadata)
+        except (MetadataError, PayloadError) as error:
+            shown = RenderedPreview("problem", {"problem": str(error)})
+        except Exception as error:  # noqa: BLE001 - whatever a sender may send, the others go on
+            shown = RenderedPreview(
+                "problem", {"problem": f"it cannot be shown: {type(error).__name__}: {error}"}
+            )
+        if shown.kind == "series":
+            self._steps.append((message.time_ns / 1e6, shown.head["values"]))
+            del self._steps[:-MAX_STEPS]
+        else:
+            self._steps = []
+        self._kind = shown.kind
+        self._head = {
+            **shown.head,
+            "kind": shown.kind,
+            "type": type_name,
+            "length": length,
+            "bytes": message.body_size,
+            "number": message.sequence,
+            "time": message.time_ns / 1e6,  # milliseconds since the Unix epoch
+            "metadata": plain(metadata),
+        }
+        return shown.body

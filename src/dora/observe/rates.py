@@ -1,0 +1,185 @@
+"""Rates and queues of a running dataflow, read off its board: no node notices.
+
+`Counters` reads the board, `rates` compares two readings; the second is pure.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+
+import msgspec
+
+from dora.transport.board import BYTES, CONNECTED, DROPPED, FIRST, RECEIVED, SENT, SILENT, STATE, WORDS
+from dora.wire.daemon_protocol import Inspection, LinkView
+
+
+class Reading(msgspec.Struct, frozen=True):
+    """The board at one moment."""
+
+    time_ns: int  # monotonic
+    outputs: dict[int, tuple[int, int]]  # slot → messages, bytes
+    links: dict[int, tuple[int, int, int | None]]  # slot → taken, dropped, waiting (None: not known)
+    silent: frozenset[int]  # slots of the links that are closed because their `input_timeout` has passed
+
+
+class LinkRate(msgspec.Struct, frozen=True):
+    """One link between two readings."""
+
+    link: LinkView
+    hz: float  # messages taken per second
+    bytes_per_second: float | None  # None: no message, or it passes by reference
+    waiting: int | None  # messages in the queue
+    dropped: int  # since the start
+    dropping_hz: float
+    silent: bool  # closed because its `input_timeout` has passed
+    latency_ms: tuple[float, float] | None = None  # median and 99th percentile, where a tap measures it
+
+
+class OutputRate(msgspec.Struct, frozen=True):
+    """One output between two readings; without a link or a tap, nothing is copied, and no bytes count."""
+
+    hz: float
+    bytes_per_second: float
+
+
+class Counters:
+    """Reads the counters of one dataflow."""
+
+    def __init__(self, inspection: Inspection, words: memoryview) -> None:
+        self._words = words
+        self._outputs = [output.slot for node in inspection.nodes for output in node.outputs]
+        self._links = inspection.links
+
+    def read(self) -> Reading:
+        words = self._words
+        outputs = {
+            slot: (words[slot * WORDS + SENT], words[slot * WORDS + BYTES]) for slot in self._outputs
+        }
+        links = {link.slot: self._read_link(link, outputs) for link in self._links}
+        silent = frozenset(slot for slot in links if words[slot * WORDS + SILENT])
+        return Reading(time.monotonic_ns(), outputs, links, silent)
+
+    def _read_link(
+        self, link: LinkView, outputs: dict[int, tuple[int, int]]
+    ) -> tuple[int, int, int | None]:
+        words, base = self._words, link.slot * WORDS
+        received, dropped = words[base + RECEIVED], words[base + DROPPED]
+        if link.kind != "link":
+            return received, dropped, None
+        if words[base + STATE] != CONNECTED:
+            return received, dropped, 0
+        waiting = max(0, outputs[link.output_slot][0] - words[base + FIRST] - received - dropped)
+        if link.policy == "drop_oldest" and waiting > link.queue_size:
+            # The receiver notices a loss with the next message that it takes.
+            dropped += waiting - link.queue_size
+            waiting = link.queue_size
+        return received, dropped, waiting
+
+
+def rates(
+    inspection: Inspection, before: Reading, after: Reading
+) -> tuple[dict[int, OutputRate], list[LinkRate]]:
+    """Return the rates of outputs, by slot, and of links between two readings."""
+    seconds = max(after.time_ns - before.time_ns, 1) / 1e9
+    outputs = {}
+    sizes = {}
+    for slot, (sent, size) in after.outputs.items():
+        sent_before, size_before = before.outputs[slot]
+        outputs[slot] = OutputRate((sent - sent_before) / seconds, (size - size_before) / seconds)
+        if sent > sent_before and size > size_before:
+            sizes[slot] = (size - size_before) / (sent - sent_before)
+    links = []
+    for link in inspection.links:
+        received, dropped, waiting = after.links[link.slot]
+        received_before, dropped_before, _ = before.links[link.slot]
+        hz = max(0, received - received_before) / seconds
+        mean_size = sizes.get(link.output_slot) if link.kind == "link" else None
+        links.append(
+            LinkRate(
+                link,
+                hz,
+                None if mean_size is None else hz * mean_size,
+                waiting,
+                dropped,
+                max(0, dropped - dropped_before) / seconds,
+                link.slot in after.silent,
+            )
+        )
+    return outputs, links
+
+
+# How often messages come, from their numbers and the times at which they were sent.
+#
+# Not from when they were seen: so neither the way to the observer nor messages that it missed
+# falsify the figures.
+
+
+class MeasuredRate(msgspec.Struct, frozen=True):
+    """Figures over a window; times in milliseconds.
+
+    ``hz`` and ``mean_ms`` count missed messages; the others come from neighbours that were both seen.
+    """
+
+    samples: int  # intervals between neighbours
+    hz: float
+    mean_ms: float
+    min_ms: float
+    max_ms: float
+    deviation_ms: float
+    bytes_per_second: float
+
+
+class RateMeter:
+    """Measures one topic over a sliding window of seconds.
+
+    >>> meter = RateMeter(window=10.0)
+    >>> for number in range(1, 6):
+    ...     meter.add(number, number * 100_000_000, 50)
+    >>> beat = meter.beat()
+    >>> beat.hz, beat.mean_ms, beat.samples, beat.bytes_per_second
+    (10.0, 100.0, 4, 500.0)
+    """
+
+    def __init__(self, window: float) -> None:
+        self._window_ns = int(window * 1e9)
+        self._seen: deque[tuple[int, int, int]] = deque()  # number, time, size
+
+    def add(self, sequence: int, time_ns: int, size: int) -> None:
+        """Note a message; ``size`` in bytes."""
+        if self._seen and sequence <= self._seen[-1][0]:
+            self._seen.clear()  # the numbers began anew, or came late over a network
+        self._seen.append((sequence, time_ns, size))
+        self.forget_before(time_ns - self._window_ns)
+
+    def forget_before(self, time_ns: int) -> None:
+        """Let go of what is older; a topic that fell silent has no beat once its window is over."""
+        while self._seen and self._seen[0][1] < time_ns:
+            self._seen.popleft()
+
+    def beat(self) -> MeasuredRate | None:
+        """Return the figures, None for fewer than two messages."""
+        seen = self._seen
+        if len(seen) < 2:
+            return None
+        span_ns = seen[-1][1] - seen[0][1]
+        count = seen[-1][0] - seen[0][0]
+        if span_ns <= 0:
+            return None
+        mean_size = sum(size for _, _, size in seen) / len(seen)
+        intervals = [
+            (later[1] - earlier[1]) / 1e6
+            for earlier, later in zip(seen, list(seen)[1:], strict=False)
+            if later[0] == earlier[0] + 1
+        ] or [span_ns / count / 1e6]
+        mean = sum(intervals) / len(intervals)
+        return MeasuredRate(
+            samples=len(intervals),
+            hz=count / span_ns * 1e9,
+            mean_ms=span_ns / count / 1e6,
+            min_ms=min(intervals),
+            max_ms=max(intervals),
+            deviation_ms=math.sqrt(sum((interval - mean) ** 2 for interval in intervals) / len(intervals)),
+            bytes_per_second=count / span_ns * 1e9 * mean_size,
+        )

@@ -1,0 +1,228 @@
+"""Running dataflows at a glance, again and again: nodes with their load, links with their rates."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from typing import Protocol, TypeVar
+
+import msgspec
+
+from dora.daemon.client import DaemonClient, name_of
+from dora.errors import ConnectError
+from dora.observe.latency import LatencyMeter
+from dora.observe.load import Load, LoadMeter
+from dora.observe.rates import Counters, LinkRate, Reading, rates
+from dora.observe.tap_session import TapSession, inspect
+from dora.observe.topics import find_tappable, is_sent_here
+from dora.transport.board import Board
+from dora.wire.daemon_protocol import Inspection, LinkView, NodeView
+
+_Subject = TypeVar("_Subject")
+_PERIOD = 0.001  # seconds; how exact latencies are
+
+
+class NodeSnapshot(msgspec.Struct, frozen=True):
+    """One node between two looks."""
+
+    dataflow_id: str
+    dataflow: str  # its name
+    node: NodeView
+    load: Load | None  # None: no process
+    sent_hz: float  # over all outputs
+    bytes_per_second: float  # likewise
+    waiting: int  # messages in the queues of all its inputs
+    dropped: int  # likewise, since the start
+    quiet_s: float | None  # since a message went in or out; None: not since we look
+
+
+class RunSnapshot:
+    """One dataflow. `refresh` gives nodes and links as they were since the last time."""
+
+    def __init__(self, run: DaemonClient, *, latency: bool) -> None:
+        """Map the board; raises `ConnectError` if the dataflow has just ended."""
+        self.run = run
+        self.name = name_of(run.description)
+        self.inspection = inspect(run)
+        try:
+            self._board = Board.open(self.inspection.board)
+        except OSError:
+            run.close()
+            raise ConnectError("the dataflow has just ended") from None
+        self._counters = Counters(self.inspection, self._board.words)
+        self._last = self._seen = self._counters.read()
+        self._active_ns: dict[str, int] = {}  # node → when something went in or out
+        self._look: TapSession | None = None
+        self._transits: dict[int, list[LatencyMeter]] = {}  # by output slot
+        if latency:
+            self._tap()
+        self._touched = _nodes_of_slots(self.inspection.nodes, self.inspection.links)
+
+    def _tap(self) -> None:
+        topics = [
+            topic
+            for topic in find_tappable(self.inspection, ())
+            if is_sent_here(self.inspection, topic.node_id)
+        ]
+        if not topics:
+            return
+        self._look = TapSession(self.run, self.inspection, topics)
+        self._transits = {
+            topic.output.slot: [
+                LatencyMeter(link, self._board.words) for link in topic.links if link.kind == "link"
+            ]
+            for topic in topics
+        }
+
+    def watch(self, seconds: float) -> None:
+        """Spend that time looking how long messages wait, if that is wanted."""
+        if self._look is None:
+            time.sleep(seconds)
+            return
+        deadline = time.monotonic() + seconds
+        transits = [transit for some in self._transits.values() for transit in some]
+        for watched, message in self._look.messages(lambda: time.monotonic() >= deadline, _PERIOD):
+            if message is not None:
+                for transit in self._transits[watched.topic.output.slot]:
+                    transit.sent(message.sequence, message.time_ns)
+            del message
+            for transit in transits:
+                transit.look()
+
+    def notice(self) -> None:
+        """Look which nodes are active; cheap, for moments between refreshes."""
+        self._notice(self._counters.read())
+
+    def _notice(self, now: Reading) -> None:
+        for slot, counts in (*now.outputs.items(), *((k, v[:2]) for k, v in now.links.items())):
+            before = self._seen.outputs.get(slot) or self._seen.links[slot][:2]
+            if counts != before:
+                self._active_ns[self._touched[slot]] = now.time_ns
+        self._seen = now
+
+    def pids(self) -> list[int]:
+        """Return the processes of the nodes, as of the last refresh."""
+        return [node.pid for node in self.inspection.nodes if node.pid is not None]
+
+    def ask(self) -> None:
+        """Ask the daemon how the nodes are; raises `ConnectError` once the dataflow has ended."""
+        self.inspection = inspect(self.run)
+
+    def refresh(self, loads: dict[int, Load]) -> tuple[list[NodeSnapshot], list[LinkRate]]:
+        """Return what has happened since the last time. ``loads`` are by process."""
+        now = self._counters.read()
+        self._notice(now)
+        outputs, links = rates(self.inspection, self._last, now)
+        self._last = now
+        latencies = {
+            transit.link.slot: transit.take()
+            for some in self._transits.values()
+            for transit in some
+            if transit.times_ns
+        }
+        links = [msgspec.structs.replace(item, latency_ms=latencies.get(item.link.slot)) for item in links]
+        waiting: dict[str, int] = {}
+        dropped: dict[str, int] = {}
+        for item in links:
+            consumer = item.link.consumer.partition("/")[0]
+            waiting[consumer] = waiting.get(consumer, 0) + (item.waiting or 0)
+            dropped[consumer] = dropped.get(consumer, 0) + item.dropped
+        nodes = [
+            NodeSnapshot(
+                self.inspection.dataflow_id,
+                self.name,
+                node,
+                loads.get(node.pid) if node.pid is not None else None,
+                sum(outputs[output.slot].hz for output in node.outputs),
+                sum(outputs[output.slot].bytes_per_second for output in node.outputs),
+                waiting.get(node.id, 0),
+                dropped.get(node.id, 0),
+                self._quiet(node.id),
+            )
+            for node in self.inspection.nodes
+        ]
+        return nodes, links
+
+    def _quiet(self, node_id: str) -> float | None:
+        active = self._active_ns.get(node_id)
+        return None if active is None else (time.monotonic_ns() - active) / 1e9
+
+    def close(self) -> None:
+        if self._look is not None:
+            self._look.close()
+        self._board.close()
+        self.run.close()
+
+
+def _nodes_of_slots(nodes: list[NodeView], links: list[LinkView]) -> dict[int, str]:
+    touched = {output.slot: node.id for node in nodes for output in node.outputs}
+    touched.update({link.slot: link.consumer.partition("/")[0] for link in links})
+    return touched
+
+
+class SnapshotSource(Protocol):
+    """What `RunSnapshots` wants of each dataflow; see `RunSnapshot`."""
+
+    name: str
+    inspection: Inspection
+
+    def watch(self, seconds: float) -> None: ...
+
+    def notice(self) -> None: ...
+
+    def pids(self) -> list[int]: ...
+
+    def ask(self) -> None: ...
+
+    def refresh(self, loads: dict[int, Load]) -> tuple[list[NodeSnapshot], list[LinkRate]]: ...
+
+    def close(self) -> None: ...
+
+
+class RunSnapshots:
+    """Several dataflows; those that end are left out from then on."""
+
+    def __init__(self, subjects: Iterable[_Subject], make: Callable[[_Subject], SnapshotSource]) -> None:
+        """``make`` raises `ConnectError` if the dataflow has ended."""
+        self._meter = LoadMeter()
+        self.dataflows: list[SnapshotSource] = []
+        for subject in subjects:
+            try:
+                self.dataflows.append(make(subject))
+            except ConnectError:
+                continue
+        self._meter.measure(self._pids())
+
+    def watch(self, seconds: float) -> None:
+        """Let time pass, and look meanwhile which nodes are active."""
+        if len(self.dataflows) == 1:
+            self.dataflows[0].watch(seconds)
+        else:
+            time.sleep(seconds)
+        for dataflow in self.dataflows:
+            dataflow.notice()
+
+    def refresh(self) -> list[tuple[SnapshotSource, list[NodeSnapshot], list[LinkRate]]]:
+        """Return each dataflow that still runs, as it was since the last time."""
+        for dataflow in list(self.dataflows):
+            try:
+                dataflow.ask()
+            except ConnectError:
+                dataflow.close()
+                self.dataflows.remove(dataflow)
+        loads = self._meter.measure(self._pids())
+        return [(dataflow, *dataflow.refresh(loads)) for dataflow in self.dataflows]
+
+    def _pids(self) -> list[int]:
+        return [pid for dataflow in self.dataflows for pid in dataflow.pids()]
+
+    def close(self) -> None:
+        for dataflow in self.dataflows:
+            dataflow.close()
+        self.dataflows.clear()
+
+    def __enter__(self) -> RunSnapshots:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

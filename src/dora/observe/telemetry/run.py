@@ -1,0 +1,102 @@
+"""Run a dataflow, and let it be observed as its options and the environment want it.
+
+Every ``dora run`` comes through here, so this module imports next to nothing. What is wanted is decided
+once; without a wish nothing of tracing or OpenTelemetry is even loaded.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from dora.daemon.logs.entry import LogEntry
+from dora.daemon.run import RunOptions, run_dataflow
+from dora.dataflow.model import Dataflow
+from dora.wire.node_config import TraceConfig
+
+if TYPE_CHECKING:
+    from dora.daemon.daemon import Daemon
+    from dora.daemon.supervisor.result import DataflowResult
+    from dora.observe.telemetry.settings import TelemetrySettings
+
+OnLog = Callable[[LogEntry], None]
+OnDaemon = Callable[["Daemon"], None]
+
+
+def run_observed(
+    dataflow: Dataflow,
+    options: RunOptions,
+    on_log: OnLog,
+    dataflow_id: str,
+    on_daemon: OnDaemon | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> DataflowResult:
+    """Run a dataflow as `run_dataflow` does.
+
+    With ``options.traced`` its nodes write spans; with ``DORA_OTLP_ENDPOINT`` and the like they do too, and
+    traces, metrics and logs are sent to a collector. Raises `DoraError` if that cannot be done.
+    """
+    exports = any(
+        name.startswith(("DORA_OTLP_", "DORA_JAEGER_", "OTEL_EXPORTER_OTLP_")) for name in environ
+    )
+    if not (options.traced or exports):
+        return run_dataflow(dataflow, options, on_log, dataflow_id, on_daemon)
+    from dora.observe.telemetry.settings import ratio_from, settings_from
+
+    name = options.name or dataflow.file_stem
+    place = TraceConfig(f"{dataflow.working_dir}/out/{dataflow_id}", name, ratio_from(environ))
+    settings = settings_from(environ)
+    if settings is not None:
+        return _run_exported(dataflow, options, on_log, dataflow_id, on_daemon, environ, settings, place)
+    if options.traced:
+        options = replace(options, trace=place)
+    return run_dataflow(dataflow, options, on_log, dataflow_id, on_daemon)
+
+
+def _run_exported(
+    dataflow: Dataflow,
+    options: RunOptions,
+    on_log: OnLog,
+    dataflow_id: str,
+    on_daemon: OnDaemon | None,
+    environ: Mapping[str, str],
+    settings: TelemetrySettings,
+    place: TraceConfig,
+) -> DataflowResult:
+    from dora.observe.telemetry.export import Exporter, missing_package
+
+    daemon: Daemon | None = None
+
+    def warn(text: str) -> None:
+        if (running := daemon) is not None:
+            running.loop.call_threadsafe(lambda: running.note("warn", None, text))
+        else:
+            on_log(LogEntry(time.time_ns(), "warn", None, text, "daemon"))
+
+    def attach(started: Daemon) -> None:
+        nonlocal daemon
+        daemon = started
+        if missing:
+            started.loop.call_threadsafe(lambda: started.note("warn", None, missing))
+        if on_daemon is not None:
+            on_daemon(started)
+
+    missing = missing_package(settings)
+    if options.traced or ("traces" in settings.signals and not missing):
+        options = replace(options, trace=place)
+    if missing:
+        return run_dataflow(dataflow, options, on_log, dataflow_id, attach)
+    exporter = Exporter(settings, place.dataflow, dataflow_id, place.directory, environ, warn)
+
+    def log_and_export(entry: LogEntry) -> None:
+        on_log(entry)
+        exporter.log(entry)
+
+    try:
+        return run_dataflow(dataflow, options, log_and_export, dataflow_id, attach)
+    finally:
+        daemon = None
+        exporter.close()

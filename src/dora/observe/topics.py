@@ -1,0 +1,82 @@
+"""The topics of a running dataflow: its outputs, by the names that YAML gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from dora.dataflow.problems import did_you_mean, listed
+from dora.errors import DoraError
+from dora.wire.daemon_protocol import Inspection, LinkView, OutputView
+
+
+class Topic(msgspec.Struct, frozen=True):
+    """One output and its links."""
+
+    name: str  # "node/output"
+    node_id: str
+    output: OutputView
+    links: tuple[LinkView, ...]
+
+    @property
+    def subscribers(self) -> list[str]:
+        """The inputs that it feeds, as ``node/input``."""
+        return [link.consumer for link in self.links]
+
+
+def topics_of(inspection: Inspection) -> list[Topic]:
+    """Return all topics, in the order of the dataflow file."""
+    links: dict[str, list[LinkView]] = {}
+    for link in inspection.links:
+        links.setdefault(link.producer, []).append(link)
+    return [
+        Topic(name, node.id, output, tuple(links.get(name, ())))
+        for node in inspection.nodes
+        for output in node.outputs
+        for name in (f"{node.id}/{output.id}",)
+    ]
+
+
+def find_topics(inspection: Inspection, names: Iterable[str]) -> list[Topic]:
+    """Return the topics of these names, each once; raises `DoraError` for one that is not there."""
+    known = {topic.name: topic for topic in topics_of(inspection)}
+    found: dict[str, Topic] = {}
+    for name in names:
+        if name not in known:
+            raise DoraError(_missing(name, inspection, known))
+        found[name] = known[name]
+    return list(found.values())
+
+
+def find_tappable(inspection: Inspection, names: Iterable[str]) -> list[Topic]:
+    """As `find_topics`, but only what can be looked at; all of it if ``names`` is empty."""
+    wanted = list(names)
+    if not wanted:
+        found = [topic for topic in topics_of(inspection) if not topic.output.text]
+        if not found:
+            raise DoraError("no node of this dataflow has an output")
+        return found
+    found = find_topics(inspection, wanted)
+    for topic in found:
+        if topic.output.text:
+            raise DoraError(
+                f"`{topic.name}` carries lines of the log, which the daemon passes on: they are in the log "
+                f"of node `{topic.node_id}`"
+            )
+    return found
+
+
+def is_sent_here(inspection: Inspection, node_id: str) -> bool:
+    """Tell whether a node is on the machine of the daemon that was asked."""
+    return all(node.machine == inspection.machine for node in inspection.nodes if node.id == node_id)
+
+
+def _missing(name: str, inspection: Inspection, known: Iterable[str]) -> str:
+    if name.startswith("dora/"):
+        return f"`{name}` is made inside each node that uses it: there is nothing to look at"
+    outputs = [f"{name}/{item.id}" for node in inspection.nodes if node.id == name for item in node.outputs]
+    if outputs:
+        return f"`{name}` is a node; its outputs are {listed(outputs)}"
+    hint = did_you_mean(name, known)
+    return f"this dataflow has no output `{name}`; {hint or '`dora topic list` shows them all'}"

@@ -1,0 +1,388 @@
+"""In which form a message is stored, and to which channel it belongs.
+
+The form is the schema that a viewer can do most with. What a message is, its type and its metadata
+say, by the same conventions that the node `dora-rerun` follows: `primitive`, and for images `width`,
+`height` and `encoding`. A message that breaks them is stored as plain values, so nothing is ever refused.
+"""
+
+from __future__ import annotations
+
+import struct
+from base64 import b64encode
+from collections.abc import Callable, Mapping, Sequence
+from ctypes import string_at
+from datetime import datetime
+from functools import lru_cache
+from struct import unpack
+from typing import Any, Final, NamedTuple
+
+from dora.recording.mcap.format import (
+    ARROW_SCHEMA,
+    ARROW_TYPE,
+    BODY_FIELD,
+    DECLARED_TYPE,
+    body_prefix,
+    stored_head,
+)
+from dora.recording.mcap.protobuf import double, fixed32, integer, section, text, timestamp
+from dora.wire.arrow_formats import ARROW_NAMES, WIDTHS
+from dora.wire.decode import PayloadError, decode_arrow
+from dora.wire.message import Encoding, Message
+from dora.wire.metadata import MetadataError, decode_metadata
+
+MAX_TYPES: Final = 64  # channels of one topic; further types of its messages share one
+_DEFAULT_FRAME: Final = "world"
+_DEFAULT_CHILD: Final = "body"
+
+_PLAIN_FORMS: Final = {
+    b"c": "dora.Int8",
+    b"C": "dora.UInt8",
+    b"s": "dora.Int16",
+    b"S": "dora.UInt16",
+    b"i": "dora.Int32",
+    b"I": "dora.UInt32",
+    b"l": "dora.Int64",
+    b"L": "dora.UInt64",
+    b"e": "dora.Float16",
+    b"f": "dora.Float32",
+    b"g": "dora.Float64",
+}
+_ARROW_FORM: Final = "dora.Arrow"
+# encoding → its name there, bytes a pixel
+_RAW_IMAGES: Final = {
+    "bgr8": ("bgr8", 3.0),
+    "rgb8": ("rgb8", 3.0),
+    "bgra8": ("bgra8", 4.0),
+    "rgba8": ("rgba8", 4.0),
+    "mono8": ("mono8", 1.0),
+    "mono16": ("mono16", 2.0),
+    "nv12": ("nv12", 1.5),
+    "yuyv": ("yuyv", 2.0),
+}
+_COMPRESSED_IMAGES: Final = {"jpeg": "jpeg", "jpg": "jpeg", "png": "png", "webp": "webp", "avif": "avif"}
+_DEPTHS: Final = {b"f": ("32FC1", 4), b"S": ("16UC1", 2)}
+_FLOATS: Final = {b"f": "f", b"g": "d"}
+_MAX_POSE: Final = 64  # bytes
+_MAX_STRUCT: Final = 4096  # bytes
+_FIELDS: Final = {  # of structs, by which they are known
+    "foxglove.PoseInFrame": ("position", "orientation"),
+    "foxglove.FrameTransform": ("translation", "rotation"),
+}
+
+
+class Form(NamedTuple):
+    """How a message is stored: under which schema, with which fields, and the body under which number."""
+
+    schema: str
+    fields: bytes
+    body_field: int
+
+
+class ChannelKey(NamedTuple):
+    """What the messages of one channel have in common."""
+
+    topic: str
+    schema: str  # name of the Protobuf message
+    arrow_schema: bytes  # IPC schema message; b"" if the types of the topic are too many
+
+
+def form_of(message: Message) -> Form:
+    """Return how to store a message."""
+    section_ = message.metadata
+    if message.encoding == Encoding.PLAIN:
+        plain = _PLAIN_FORMS.get(message.schema)
+        if plain is None:
+            return Form(_ARROW_FORM, b"", 1)
+        if says_more(section_):
+            form = _or_none(_known_form, message, section_)
+            if form is not None:
+                return form
+        return Form(plain, b"", 1)
+    if message.encoding == Encoding.BATCH and message.body_size <= _MAX_STRUCT:
+        form = _or_none(_struct_form, message, section_)
+        if form is not None:
+            return form
+    return Form(_ARROW_FORM, b"", 1)
+
+
+def _or_none(
+    make: Callable[[Message, bytes], Form | None], message: Message, section_: bytes
+) -> Form | None:
+    """Return a form; None for a message whose metadata or values do not fit it, whatever is wrong."""
+    try:
+        return make(message, section_)
+    except (ValueError, TypeError, LookupError, ArithmeticError, AttributeError, struct.error):
+        return None
+
+
+def says_more(metadata: bytes) -> bool:
+    """Tell whether the metadata may say that plain values are something that viewers know."""
+    return b"primitive" in metadata or b"encoding" in metadata
+
+
+def prefix_of(message: Message, form: Form) -> bytes:
+    """Return all bytes of the stored message that come before the body."""
+    return stored_head(message) + form.fields + body_prefix(form.body_field, message.body_size)
+
+
+class ChannelItem(NamedTuple):
+    """One channel of a recording."""
+
+    topic: str
+    schema: str  # "" for none
+    metadata: dict[str, str]
+    encoding: str = "protobuf"
+
+
+class ChannelTable:
+    """The channels of a recording by their numbers, from 1. They only ever become more."""
+
+    def __init__(self) -> None:
+        self._items: list[ChannelItem] = []
+        self._numbers: dict[ChannelKey, int] = {}
+
+    def number(self, key: ChannelKey, declared: str = "") -> int:
+        """Return the number of an output's channel; ``declared`` is the type in the dataflow."""
+        number = self._numbers.get(key)
+        if number is None:
+            number = self._numbers[key] = self.add(
+                ChannelItem(key.topic, key.schema, channel_metadata(key, declared))
+            )
+        return number
+
+    def add(self, item: ChannelItem) -> int:
+        """Add a channel that is no output's, and return its number."""
+        self._items.append(item)
+        return len(self._items)
+
+    def item(self, number: int) -> ChannelItem:
+        return self._items[number - 1]
+
+
+class Schemas:
+    """Finds the Arrow schemas of the messages of one topic; looks at each type once."""
+
+    def __init__(self) -> None:
+        self._known: dict[bytes, bytes] = {}
+        self._distinct: set[bytes] = set()
+
+    def of(self, message: Message) -> bytes:
+        """Return the IPC schema message of a message; b"" if it has none that can be read."""
+        key = _schema_key(message)
+        known = self._known.get(key)
+        if known is None:
+            known = _canonical(key) if len(self._distinct) < MAX_TYPES else b""
+            if len(self._known) < 4 * MAX_TYPES:
+                self._known[key] = known
+            self._distinct.add(known)
+        return known
+
+
+def channel_metadata(key: ChannelKey, declared: str) -> dict[str, str]:
+    """Return the metadata of the channel record."""
+    entries = {ARROW_TYPE: "", ARROW_SCHEMA: b64encode(key.arrow_schema).decode()}
+    if key.arrow_schema:
+        import pyarrow as pa
+
+        entries[ARROW_TYPE] = str(pa.ipc.read_schema(pa.py_buffer(key.arrow_schema)).field(0).type)
+    if declared:
+        entries[DECLARED_TYPE] = declared
+    return entries
+
+
+def _schema_key(message: Message) -> bytes:
+    if message.encoding != Encoding.STREAM:
+        return message.schema
+    # A stream begins with its schema: a mark, the length, the message.
+    start = _body_start(message, 8)
+    size = unpack("<I", start[4:])[0] if len(start) == 8 else 0
+    return _body_start(message, min(8 + size, message.body_size))
+
+
+def _body_start(message: Message, size: int) -> bytes:
+    size = min(size, message.body_size)
+    if message.owner is None:
+        return message.head[message.body_offset : message.body_offset + size]
+    return string_at(message.address + message.body_offset, size)
+
+
+def _canonical(key: bytes) -> bytes:
+    import pyarrow as pa
+
+    try:
+        if key in ARROW_NAMES:
+            type_ = getattr(pa, ARROW_NAMES[key])()
+        else:
+            type_ = pa.ipc.read_schema(pa.py_buffer(key)).field(0).type
+        return bytes(pa.schema([pa.field("", type_)]).serialize())
+    except (pa.ArrowException, OSError, ValueError, IndexError):
+        return b""  # nobody can read the message either, but it is stored as it is
+
+
+# ------------------------------------------------------------------------------ known schemas
+
+
+def _known_form(message: Message, section_: bytes) -> Form | None:
+    try:
+        metadata = decode_metadata(section_)
+    except MetadataError:
+        return None
+    primitive = str(metadata.get("primitive", "")).lower()
+    encoding = str(metadata.get("encoding", "")).lower()
+    match primitive:
+        case "" | "image":
+            return _image(message, metadata, encoding)
+        case "depth":
+            return _depth(message, metadata)
+        case "points3d":
+            return _points(message, metadata)
+        case "pose":
+            return _pose(message, metadata)
+    return None
+
+
+def _time(message: Message, metadata: Mapping[str, Any]) -> bytes:
+    """Return the field of the time: that of the source where a message tells it."""
+    source = metadata.get("timestamp")
+    if isinstance(source, datetime) and source.timestamp() >= 0:
+        return timestamp(1, round(source.timestamp() * 1_000_000) * 1000)
+    return timestamp(1, message.time_ns)
+
+
+def _frame(metadata: Mapping[str, Any], default: str = _DEFAULT_FRAME) -> str:
+    return str(metadata.get("frame_id", default))
+
+
+def _size(metadata: Mapping[str, Any]) -> tuple[int, int] | None:
+    width, height = metadata.get("width"), metadata.get("height")
+    if isinstance(width, int) and isinstance(height, int) and 0 < width < 1 << 24 and 0 < height < 1 << 24:
+        return width, height
+    return None
+
+
+def _image(message: Message, metadata: Mapping[str, Any], encoding: str) -> Form | None:
+    if encoding in _COMPRESSED_IMAGES and message.schema == b"C":
+        fields = (
+            _time(message, metadata)
+            + text(3, _COMPRESSED_IMAGES[encoding])
+            + text(4, _frame(metadata, "camera"))
+        )
+        return Form("foxglove.CompressedImage", fields, 2)
+    if encoding not in _RAW_IMAGES:
+        return None
+    name, pixel = _RAW_IMAGES[encoding]
+    wide = encoding == "mono16"
+    if message.schema != b"C" and not (wide and message.schema == b"S"):
+        return None
+    return _raw_image(message, metadata, name, pixel, 1 if name == "nv12" else int(pixel))
+
+
+def _depth(message: Message, metadata: Mapping[str, Any]) -> Form | None:
+    if message.schema not in _DEPTHS:
+        return None
+    name, pixel = _DEPTHS[message.schema]
+    return _raw_image(message, metadata, name, pixel, pixel)
+
+
+def _raw_image(
+    message: Message, metadata: Mapping[str, Any], encoding: str, pixel: float, row_pixel: int
+) -> Form | None:
+    size = _size(metadata)
+    if size is None or int(size[0] * size[1] * pixel) != message.body_size:
+        return None
+    width, height = size
+    fields = (
+        _time(message, metadata)
+        + fixed32(2, width)
+        + fixed32(3, height)
+        + text(4, encoding)
+        + fixed32(5, width * row_pixel)
+        + text(7, _frame(metadata, "camera"))
+    )
+    return Form("foxglove.RawImage", fields, 6)
+
+
+def _points(message: Message, metadata: Mapping[str, Any]) -> Form | None:
+    kind = {b"f": 7, b"g": 8}.get(message.schema)
+    if kind is None:
+        return None
+    width = WIDTHS[message.schema]
+    if message.body_size % (3 * width):
+        return None
+    axes = b"".join(
+        section(5, text(1, axis) + fixed32(2, index * width) + integer(3, kind))
+        for index, axis in enumerate("xyz")
+    )
+    fields = (
+        _time(message, metadata)
+        + text(2, _frame(metadata))
+        + section(3, section(1, b"") + section(2, double(4, 1.0)))
+        + fixed32(4, 3 * width)
+        + axes
+    )
+    return Form("foxglove.PointCloud", fields, 6)
+
+
+def _pose(message: Message, metadata: Mapping[str, Any]) -> Form | None:
+    code = _FLOATS.get(message.schema)
+    if code is None or message.body_size > _MAX_POSE:
+        return None
+    body = _body_start(message, message.body_size)
+    count = len(body) // WIDTHS[message.schema]
+    values = unpack(f"<{count}{code}", body)
+    if count == 3:
+        values = (*values, 0.0, 0.0, 0.0, 1.0)
+    elif count != 7:
+        return None
+    return _pose_form(message, metadata, _vector(values[:3]), _vector(values[3:]))
+
+
+def _vector(values: Sequence[float]) -> bytes:
+    """Return a ``Vector3`` or a ``Quaternion``."""
+    return b"".join(double(number, value) for number, value in enumerate(values, 1))
+
+
+def _pose_form(message: Message, metadata: Mapping[str, Any], position: bytes, orientation: bytes) -> Form:
+    pose = section(1, position) + section(2, orientation)
+    fields = _time(message, metadata) + text(2, _frame(metadata)) + section(3, pose)
+    return Form("foxglove.PoseInFrame", fields, BODY_FIELD)
+
+
+def _struct_form(message: Message, section_: bytes) -> Form | None:
+    """Return the form of a pose or a transform that is a struct, as in ``std/math/v1``."""
+    schema = _struct_schema(message.schema)
+    if schema is None:
+        return None
+    try:
+        metadata = decode_metadata(section_)
+        (item,) = decode_arrow(message).to_pylist()
+        place, turn = (
+            _vector([float(item[field][axis]) for axis in axes])
+            for field, axes in zip(_FIELDS[schema], ("xyz", "xyzw"), strict=True)
+        )
+    except (MetadataError, PayloadError, ValueError, TypeError, KeyError):
+        return None
+    if schema == "foxglove.PoseInFrame":
+        return _pose_form(message, metadata, place, turn)
+    fields = (
+        _time(message, metadata)
+        + text(2, str(metadata.get("parent_frame_id", _DEFAULT_FRAME)))
+        + text(3, str(metadata.get("child_frame_id", metadata.get("frame_id", _DEFAULT_CHILD))))
+        + section(4, place)
+        + section(5, turn)
+    )
+    return Form(schema, fields, BODY_FIELD)
+
+
+@lru_cache(maxsize=1024)
+def _struct_schema(schema: bytes) -> str | None:
+    import pyarrow as pa
+
+    try:
+        type_ = pa.ipc.read_schema(pa.py_buffer(schema)).field(0).type
+    except (pa.ArrowException, OSError, ValueError, IndexError):
+        return None
+    if not pa.types.is_struct(type_):
+        return None
+    names = {type_.field(index).name for index in range(type_.num_fields)}
+    return next((known for known, fields in _FIELDS.items() if names == set(fields)), None)

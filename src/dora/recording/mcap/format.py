@@ -1,0 +1,165 @@
+"""What is in a recording: an MCAP file whose messages are Protobuf and contain those of dora unchanged.
+
+The page ``docs/reference/recording-format.md`` describes it for other programs. In short:
+
+* One channel for each output and Arrow type, its topic ``node/output``. A message of a channel is a
+  Protobuf message of the best schema that viewers know (`dora.recording.mcap.schemas`), so there is one
+  copy of an image and not two.
+* Its first field, `HEAD_FIELD`, which no schema declares, is the head of dora's message as it was sent.
+  Its last bytes are the body. Head and body together are the message, bit for bit: `restore` gives it back.
+* Both times of an MCAP message are the time of sending: a recorder that looked late shifts nothing.
+* The order in which each node took its events is in channels of its own
+(`dora.recording.replay.event_order`); what was logged is in `LOG_TOPIC`.
+* The metadata record `START` says at the beginning what is recorded, `END` at the end what came of it. A
+  file without `END` was cut off.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any, Final, Literal
+
+import msgspec
+
+from dora.errors import DoraError
+from dora.recording.mcap.protobuf import read_varint, tag, varint
+from dora.wire.decoders import DecodeError, from_json, from_plain
+from dora.wire.foreign import ForeignMessage
+from dora.wire.message import HEADER_SIZE, Message, MessageError
+
+VERSION: Final = 1
+PROFILE: Final = "dora"  # of the MCAP header
+SUFFIX: Final = ".mcap"
+
+START: Final = "dora"  # name of the metadata record, `RecordingStart`
+END: Final = "dora.end"  # likewise, `End`
+DATAFLOW: Final = "dataflow.json"  # name of the attachment, the dataflow as plain values
+DATAFLOW_MEDIA_TYPE: Final = "application/json"
+
+HEAD_FIELD: Final = 15000
+BODY_FIELD: Final = 15001  # the body, where no field of the schema has the same bytes
+LOG_TOPIC: Final = "dora/log"  # no node may be called `dora`
+LOG_SCHEMA: Final = "foxglove.Log"
+
+ARROW_TYPE: Final = "arrow_type"  # metadata of a channel: the type as text, "" if there are too many
+ARROW_SCHEMA: Final = "arrow_schema"  # likewise: the IPC schema message in base64
+DECLARED_TYPE: Final = "type"  # likewise: what the dataflow declares, as "std/media/v1/Image"
+
+_HEAD_TAG: Final = tag(HEAD_FIELD, 2)
+_body_tag = cache(lambda number: tag(number, 2))
+_LARGE: Final = 1 << 20  # bytes; a body from this size on is not copied when it is restored
+
+
+class NotARecording(DoraError):
+    """The file, or a message in it, has not the form of a recording."""
+
+
+class RecordingStart(msgspec.Struct, kw_only=True):
+    """What is recorded. Times are nanoseconds since the Unix epoch."""
+
+    format: int = VERSION
+    dora: str  # version
+    dataflow_id: str
+    name: str = ""  # of the dataflow
+    file: str | None = None  # path of the dataflow file
+    working_dir: str = ""
+    started: int
+    together: bool = False  # from before the first message on; else attached to what was running
+    last_seconds: float | None = None  # the end of something longer: so much of it was kept
+    nodes: list[str] = []
+    topics: list[str] = []  # what was asked for
+    host: str = ""
+    python: str = ""
+
+
+class TopicEnd(msgspec.Struct, omit_defaults=True):
+    """What came of one topic."""
+
+    messages: int = 0  # in the file
+    lost: int = 0  # sent while recording, and not in the file
+    first: int = 0  # sequence numbers
+    last: int = 0
+
+
+class End(msgspec.Struct, kw_only=True):
+    """What came of it. ``complete``: every message of the topics that was sent meanwhile is in the file."""
+
+    complete: bool
+    stopped: int
+    reason: Literal["asked", "dataflow ended", "disk full", "saved"]
+    topics: dict[str, TopicEnd] = {}
+    failed: list[str] = []  # nodes
+
+
+def to_record(item: RecordingStart | End) -> dict[str, str]:
+    """Return the entries of a metadata record: texts as they are, all else as JSON, nothing for None."""
+    return {
+        key: value if isinstance(value, str) else msgspec.json.encode(value).decode()
+        for key, value in msgspec.to_builtins(item).items()
+        if value is not None
+    }
+
+
+def start_from(record: dict[str, str]) -> RecordingStart:
+    """Return what `to_record` was given; raises `NotARecording`."""
+    start: RecordingStart = _from_record(record, RecordingStart)
+    return start
+
+
+def end_from(record: dict[str, str]) -> End:
+    """Return what `to_record` was given; raises `NotARecording`."""
+    end: End = _from_record(record, End)
+    return end
+
+
+def _from_record(record: dict[str, str], kind: Any) -> Any:
+    texts = {field.name for field in msgspec.structs.fields(kind) if _is_text(field.type)}
+    try:
+        values = {key: value if key in texts else from_json(value) for key, value in record.items()}
+        return from_plain(values, kind)
+    except DecodeError as error:
+        raise NotARecording(f"its metadata record is damaged: {error}") from None
+
+
+def _is_text(kind: Any) -> bool:
+    return kind is str or kind == str | None or getattr(kind, "__origin__", None) is Literal
+
+
+def stored_head(message: Message) -> bytes:
+    """Return the field with which every message of a recording begins."""
+    size = HEADER_SIZE + message.schema_size + message.metadata_size
+    return _HEAD_TAG + varint(size) + message.head[:size]
+
+
+def body_prefix(number: int, size: int) -> bytes:
+    """Return what stands before the body, the last field of a message."""
+    return _body_tag(number) + varint(size)
+
+
+def restore(data: bytes) -> Message:
+    """Return dora's message from one of a recording; a large body stays where it is.
+
+    Raises `NotARecording`.
+    """
+    try:
+        if not data.startswith(_HEAD_TAG):
+            raise MessageError("it does not begin with the head of a message")
+        size, begin = read_varint(data, len(_HEAD_TAG))
+        head = bytes(data[begin : begin + size])
+        message: Message = ForeignMessage(head)
+        if message.body_offset < size or message.body_offset - size > 63 or len(head) < size:
+            raise MessageError("its head is cut off")
+        if message.body_size > len(data) - begin - size:
+            raise MessageError("its body is cut off")
+    except (MessageError, IndexError) as error:
+        raise NotARecording(f"a message is damaged: {error}") from None
+    head += bytes(message.body_offset - size)
+    body = memoryview(data)[len(data) - message.body_size :]
+    if message.body_size < _LARGE:
+        return ForeignMessage(head + body)
+    import pyarrow as pa
+
+    buffer = pa.py_buffer(body)
+    if buffer.address % 8:  # what is computed with has to be aligned
+        buffer = pa.py_buffer(bytes(body))
+    return ForeignMessage(head, buffer.address - message.body_offset, buffer)

@@ -1,0 +1,317 @@
+"""The MCAP file of a recording.
+
+The records are those of the library `mcap`, but not its writer: that copies a message five times on its
+way and computes a checksum of it. Here a chunk goes from its memory into the file in one system call.
+
+Whatever goes wrong, the file ends behind a whole record: it is readable, and what cannot be written is
+told.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from struct import pack
+from typing import Any, Final, NamedTuple
+from zlib import crc32
+
+from mcap.data_stream import RecordBuilder
+from mcap.opcode import Opcode
+from mcap.records import (
+    Attachment,
+    AttachmentIndex,
+    Channel,
+    ChunkIndex,
+    DataEnd,
+    Footer,
+    Header,
+    McapRecord,
+    Metadata,
+    MetadataIndex,
+    Schema,
+    Statistics,
+    SummaryOffset,
+)
+
+from dora._version import __version__
+from dora.errors import DoraError
+from dora.recording.mcap.channels import ChannelTable
+from dora.recording.mcap.format import (
+    DATAFLOW,
+    DATAFLOW_MEDIA_TYPE,
+    END,
+    PROFILE,
+    START,
+    End,
+    RecordingStart,
+    to_record,
+)
+from dora.recording.mcap.schemas import schema_data
+from dora.recording.recorder.chunk import CompressedChunk
+
+MAGIC: Final = bytes((137, 77, 67, 65, 80, 48, 13, 10))
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class RecordingFailed(DoraError):
+    """The file cannot be written any further."""
+
+
+class DiskFull(RecordingFailed):
+    """There is no room left where the file is."""
+
+
+class _Written(NamedTuple):
+    """A chunk in the file."""
+
+    place: ChunkIndex
+    counts: dict[int, int]
+
+
+class RecordingWriter:
+    """Writes one file. Not for several threads at once."""
+
+    def __init__(self, path: str, channels: ChannelTable, *, force: bool = False) -> None:
+        """Create the file; raises `DoraError` if it cannot be, or exists and ``force`` is not set."""
+        self.path = path
+        self._channels = channels
+        flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if force else os.O_EXCL)
+        try:
+            self._fd = os.open(path, flags, 0o666)
+        except FileExistsError:
+            raise DoraError(
+                f"{path} exists already; choose another file, or overwrite it with --force"
+            ) from None
+        except OSError as error:
+            raise DoraError(f"{path} cannot be written: {error.strerror}") from None
+        self.size = 0  # bytes
+        self._chunks: list[_Written] = []
+        self._defined: dict[int, Channel] = {}
+        self._schemas: dict[str, Schema] = {}
+        self._metadata: list[MetadataIndex] = []
+        self._attachments: list[AttachmentIndex] = []
+
+    def begin(self, start: RecordingStart, dataflow: bytes) -> None:
+        """Write what is recorded; ``dataflow`` is JSON. Raises `RecordingFailed`."""
+        self._write(MAGIC, _record(Header(PROFILE, f"dora {__version__}")))
+        self._write_metadata(START, start)
+        attachment = Attachment(
+            create_time=start.started,
+            log_time=start.started,
+            name=DATAFLOW,
+            media_type=DATAFLOW_MEDIA_TYPE,
+            data=dataflow,
+        )
+        record = _record(attachment)
+        self._attachments.append(
+            AttachmentIndex(
+                offset=self.size,
+                length=len(record),
+                create_time=start.started,
+                log_time=start.started,
+                data_size=len(dataflow),
+                name=DATAFLOW,
+                media_type=DATAFLOW_MEDIA_TYPE,
+            )
+        )
+        self._write(record)
+
+    def write(self, sealed: CompressedChunk) -> None:
+        """Write a chunk; raises `RecordingFailed`, and then nothing of it is in the file."""
+        definitions = self._definitions(sealed)
+        if definitions:
+            self._write(definitions)
+        begin = self.size
+        head = _chunk_head(sealed)
+        offsets: dict[int, int] = {}
+        indexes = []
+        after = begin + len(head) + len(sealed.contents)
+        at = after
+        for channel, entries in sealed.entries.items():
+            offsets[channel] = at
+            record = pack("<BQHI", Opcode.MESSAGE_INDEX, 6 + len(entries), channel, len(entries)) + entries
+            indexes.append(record)
+            at += len(record)
+        self._write(head, sealed.contents, b"".join(indexes))
+        index = ChunkIndex(
+            message_start_time=sealed.first,
+            message_end_time=sealed.last,
+            chunk_start_offset=begin,
+            chunk_length=after - begin,
+            message_index_offsets=offsets,
+            message_index_length=at - after,
+            compression=sealed.compression,
+            compressed_size=len(sealed.contents),
+            uncompressed_size=sealed.size,
+        )
+        self._chunks.append(_Written(index, sealed.counts()))
+
+    def counts(self) -> Counter[int]:
+        """Return the number of messages of each channel that are in the file."""
+        total: Counter[int] = Counter()
+        for chunk in self._chunks:
+            total.update(chunk.counts)
+        return total
+
+    def finish(self, end: End) -> None:
+        """Write the end, and close the file.
+
+        Raises `RecordingFailed`, and then the file is as before: `drop_last` makes room for another end.
+        """
+        metadata = _record(Metadata(name=END, metadata=to_record(end)))
+        data_end = _record(DataEnd(0))
+        self._metadata.append(MetadataIndex(offset=self.size, length=len(metadata), name=END))
+        try:
+            self._write(metadata, data_end, self._summary(self.size + len(metadata) + len(data_end)))
+        except RecordingFailed:
+            self._metadata.pop()
+            raise
+        self.close()
+
+    def close(self) -> None:
+        """Close the file as it is; without its end, it is readable all the same."""
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def drop_last(self) -> bool:
+        """Take the last chunk off the file, because its disk is full; tell whether there was one."""
+        if not self._chunks:
+            return False
+        self.size = self._chunks.pop().place.chunk_start_offset
+        self._cut()
+        return True
+
+    # ----------------------------------------------------------------------- records
+
+    def _definitions(self, sealed: CompressedChunk) -> bytes:
+        """Return the records of the chunk's channels that are not in the file yet."""
+        records = []
+        for number in sealed.entries:
+            if number in self._defined:
+                continue
+            item = self._channels.item(number)
+            schema = self._schemas.get(item.schema)
+            if schema is None and item.schema:
+                schema = self._schemas[item.schema] = Schema(
+                    id=len(self._schemas) + 1,
+                    name=item.schema,
+                    encoding="protobuf",
+                    data=schema_data(item.schema),
+                )
+                records.append(_record(schema))
+            channel = self._defined[number] = Channel(
+                id=number,
+                topic=item.topic,
+                message_encoding=item.encoding,
+                metadata=item.metadata,
+                schema_id=0 if schema is None else schema.id,
+            )
+            records.append(_record(channel))
+        return b"".join(records)
+
+    def _write_metadata(self, name: str, item: RecordingStart | End) -> None:
+        record = _record(Metadata(name=name, metadata=to_record(item)))
+        offset = self.size
+        self._write(record)
+        self._metadata.append(MetadataIndex(offset=offset, length=len(record), name=name))
+
+    def _summary(self, begin: int) -> bytes:
+        """Return what comes at the end of the file, from ``begin`` on."""
+        groups: list[tuple[Opcode, list[Any]]] = [
+            (Opcode.SCHEMA, list(self._schemas.values())),
+            (Opcode.CHANNEL, list(self._defined.values())),
+            (Opcode.STATISTICS, [self._statistics()]),
+            (Opcode.CHUNK_INDEX, [chunk.place for chunk in self._chunks]),
+            (Opcode.ATTACHMENT_INDEX, self._attachments),
+            (Opcode.METADATA_INDEX, self._metadata),
+        ]
+        builder = RecordBuilder()
+        offsets = []
+        for opcode, records in groups:
+            group = builder.count
+            for record in records:
+                record.write(builder)
+            if builder.count > group:
+                offsets.append(
+                    SummaryOffset(
+                        group_opcode=opcode, group_start=begin + group, group_length=builder.count - group
+                    )
+                )
+        offset_start = begin + builder.count
+        for offset in offsets:
+            offset.write(builder)
+        footer = Footer(summary_start=begin, summary_offset_start=offset_start, summary_crc=0)
+        footer.write(builder)
+        content: bytes = builder.end()  # type: ignore[no-untyped-call]  # a gap in its stubs
+        checked = content[:-4]  # the checksum is the last field of the footer
+        return checked + pack("<I", crc32(checked)) + MAGIC
+
+    def _statistics(self) -> Statistics:
+        counts = self.counts()
+        places = [chunk.place for chunk in self._chunks]
+        return Statistics(
+            attachment_count=len(self._attachments),
+            channel_count=len(self._defined),
+            channel_message_counts=dict(counts),
+            chunk_count=len(self._chunks),
+            message_count=counts.total(),
+            message_end_time=max((place.message_end_time for place in places), default=0),
+            message_start_time=min((place.message_start_time for place in places), default=0),
+            metadata_count=len(self._metadata),
+            schema_count=len(self._schemas),
+        )
+
+    # ----------------------------------------------------------------------- bytes
+
+    def _write(self, *parts: bytes | memoryview) -> None:
+        """Write all parts, or none of them; raises `RecordingFailed`."""
+        rest = [memoryview(part) for part in parts if len(part)]
+        size = sum(map(len, rest))
+        try:
+            while rest:
+                written = os.writev(self._fd, rest)
+                while rest and written >= len(rest[0]):
+                    written -= len(rest.pop(0))
+                if written:
+                    rest[0] = rest[0][written:]
+        except OSError as error:
+            self._cut()
+            kind = DiskFull if error.errno in _FULL else RecordingFailed
+            reason = "there is no room left on its disk" if kind is DiskFull else error.strerror
+            raise kind(f"{self.path} cannot be written any further: {reason}") from None
+        self.size += size
+
+    def _cut(self) -> None:
+        try:
+            os.ftruncate(self._fd, self.size)
+            os.lseek(self._fd, self.size, os.SEEK_SET)
+        except OSError:
+            pass  # a pipe, or a broken disk: a reader finds the cut by itself
+
+
+def _record(record: McapRecord) -> bytes:
+    builder = RecordBuilder()
+    record.write(builder)
+    content: bytes = builder.end()  # type: ignore[no-untyped-call]  # a gap in its stubs
+    return content
+
+
+def _chunk_head(sealed: CompressedChunk) -> bytes:
+    name = sealed.compression.encode()
+    body = len(sealed.contents)
+    return (
+        pack(
+            "<BQQQQII",
+            Opcode.CHUNK,
+            8 + 8 + 8 + 4 + 4 + len(name) + 8 + body,
+            sealed.first,
+            sealed.last,
+            sealed.size,
+            sealed.crc,
+            len(name),
+        )
+        + name
+        + pack("<Q", body)
+    )

@@ -1,0 +1,293 @@
+"""Messages in memory, already laid out as the contents of an MCAP chunk.
+
+A message is copied once, out of the shared memory to where it stays until it is written. Buffers are
+used again and again: fresh memory costs more than the copy.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import threading
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from struct import Struct
+from typing import Any, Final, Literal, NamedTuple
+
+from dora.errors import DoraError
+from dora.recording.recorder.system import go_with_others
+from dora.wire.message import Message
+
+CHUNK_SIZE: Final = 4 << 20  # bytes; a chunk is full from here on
+_MESSAGE: Final = 0x05  # opcode
+_MESSAGE_HEAD: Final = Struct("<BQHIQQ")
+_INDEX_ENTRY: Final = Struct("<QQ")
+_pack = _MESSAGE_HEAD.pack
+_pack_entry = _INDEX_ENTRY.pack
+_move = ctypes.memmove
+
+
+class ChunkSpan:
+    """The messages of one topic in a chunk: sequence numbers of the first and the last, and how many."""
+
+    __slots__ = ("first", "last", "messages")
+
+    def __init__(self, first: int = 0, last: int = 0, messages: int = 0) -> None:
+        self.first = first
+        self.last = last
+        self.messages = messages
+
+
+class Chunk:
+    """The messages of one chunk, and where each lies in it."""
+
+    __slots__ = ("_address", "_memory", "first", "index", "last", "size", "spans", "view")
+
+    def __init__(self, capacity: int) -> None:
+        """Allocate; raises ``OSError`` if there is no memory."""
+        self._memory = mmap.mmap(-1, capacity)  # which costs nothing before it is used
+        self._address = ctypes.addressof(ctypes.c_ubyte.from_buffer(self._memory))
+        self.view = memoryview(self._memory)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all messages."""
+        self.size = 0
+        self.first = self.last = 0  # log times
+        self.index: dict[int, bytearray] = {}  # channel → (time, offset) of each message
+        self.spans: dict[str, ChunkSpan] = {}  # by topic; those of outputs
+
+    @property
+    def capacity(self) -> int:
+        return len(self.view)
+
+    @property
+    def contents(self) -> memoryview:
+        """The message records, one behind the other."""
+        return self.view[: self.size]
+
+    def add(self, channel: int, sequence: int, time_ns: int, prefix: bytes, message: Message) -> None:
+        """Append a message: ``prefix``, then the body. There has to be room, see `room_for`."""
+        body_size = message.body_size
+        head = _pack(
+            _MESSAGE,
+            22 + len(prefix) + body_size,
+            channel,
+            sequence & 0xFFFF_FFFF,
+            time_ns,
+            time_ns,
+        )
+        begin = self.size
+        at = begin + 31 + len(prefix)
+        end = at + body_size
+        if message.owner is None:
+            self.view[begin:end] = b"".join((head, prefix, message.small_body))
+        else:
+            self.view[begin:at] = head + prefix
+            _move(self._address + at, message.address + message.body_offset, body_size)
+        self._note(channel, time_ns, begin)
+        self.size = end
+
+    def add_data(self, channel: int, sequence: int, time_ns: int, data: bytes) -> None:
+        """Append a message that is no output's."""
+        begin = self.size
+        head = _pack(_MESSAGE, 22 + len(data), channel, sequence & 0xFFFF_FFFF, time_ns, time_ns)
+        self.size = begin + len(head) + len(data)
+        self.view[begin : self.size] = head + data
+        self._note(channel, time_ns, begin)
+
+    def _note(self, channel: int, time_ns: int, offset: int) -> None:
+        index = self.index
+        if not index:
+            self.first = self.last = time_ns
+        elif time_ns < self.first:
+            self.first = time_ns
+        elif time_ns > self.last:
+            self.last = time_ns
+        entries = index.get(channel)
+        if entries is None:
+            entries = index[channel] = bytearray()
+        entries += _pack_entry(time_ns, offset)
+
+
+def room_for(prefix: int, body_size: int) -> int:
+    """Return the bytes that a message takes in a chunk."""
+    return _MESSAGE_HEAD.size + prefix + body_size
+
+
+class Pool:
+    """The chunks of one recording: those in use, and those that can be used again."""
+
+    def __init__(self, limit: int) -> None:
+        """``limit``: bytes of all chunks together, except that there is always one."""
+        self.limit = limit
+        self.used = 0  # bytes of the chunks that are in use
+        self._free: list[Chunk] = []
+        self._lock = threading.Lock()
+
+    def take(self, room: int) -> Chunk | None:
+        """Return an empty chunk with room for so many bytes, None if too much is in use already."""
+        capacity = max(CHUNK_SIZE + CHUNK_SIZE // 8, room)
+        with self._lock:
+            if self.used and self.used + capacity > self.limit:
+                return None
+            self.used += capacity
+            if self._free and capacity <= self._free[-1].capacity:
+                return self._free.pop()
+        try:
+            return Chunk(capacity)
+        except OSError:
+            with self._lock:
+                self.used -= capacity
+            return None
+
+    def give_back(self, chunks: Iterable[Chunk]) -> None:
+        """Take back chunks that are not needed any more."""
+        with self._lock:
+            for chunk in chunks:
+                self.used -= chunk.capacity
+                if chunk.capacity <= CHUNK_SIZE + CHUNK_SIZE // 8 and len(self._free) < 4:
+                    chunk.clear()
+                    self._free.append(chunk)
+
+
+# Chunks as they go into a file: compressed or not, and independent of the memory they were made in.
+
+Compression = Literal["zstd", "lz4", "none"]
+
+_WORTH_IT = 0.9  # of the size; what does not get below is read faster without compression
+_ZSTD_LEVEL = 1  # level 3, the default, takes twice as long for 5 % less
+
+
+class CompressedChunk(NamedTuple):
+    """A chunk that is complete. ``contents`` may be the memory of the chunk it was made from."""
+
+    contents: bytes | memoryview
+    compression: str  # as MCAP calls it, "" for none
+    size: int  # bytes before compression
+    crc: int  # of the bytes before compression; 0: not computed
+    first: int  # log times
+    last: int
+    entries: Mapping[int, bytes | bytearray]  # channel → (time, offset) of each message
+    spans: Mapping[str, ChunkSpan] = {}  # by topic
+
+    def counts(self) -> dict[int, int]:
+        """Return the number of messages of each channel."""
+        return {channel: len(entries) // 16 for channel, entries in self.entries.items()}
+
+
+def seal(chunk: Chunk, compression: Compression, *, checked: bool = True) -> CompressedChunk:
+    """Return a chunk as it goes into a file; in the chunk's own memory if it is not compressed.
+
+    What hardly gets smaller is not compressed. ``checked``: with a checksum.
+    """
+    contents: bytes | memoryview = chunk.contents
+    crc = zlib.crc32(contents) if checked else 0
+    name = ""
+    if compression != "none":
+        packed = _compressor(compression)(contents)
+        if len(packed) < _WORTH_IT * chunk.size:
+            contents, name = packed, compression
+    return CompressedChunk(
+        contents, name, chunk.size, crc, chunk.first, chunk.last, chunk.index, chunk.spans
+    )
+
+
+def prepare(compression: Compression) -> None:
+    """Import what compressing needs; in the middle of a recording that would take too long."""
+    if compression != "none":
+        _compressor(compression)(b"")
+
+
+def keep(sealed: CompressedChunk) -> CompressedChunk:
+    """Return the same in memory of its own."""
+    return sealed._replace(contents=bytes(sealed.contents), entries=dict(sealed.entries))
+
+
+@cache
+def _compressor(compression: str) -> Callable[[Any], bytes]:
+    if compression == "lz4":
+        import lz4.frame
+
+        compress: Callable[[Any], bytes] = lz4.frame.compress
+        return compress
+    import zstandard
+
+    return zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress
+
+
+# The thread behind a recorder that compresses chunks and puts them where they belong.
+#
+# Nothing in here may hold the interpreter's lock for long: compressing and writing give it up, and taking
+# messages goes on meanwhile.
+
+
+class WriteThread:
+    """Stores chunks, in a thread, in the order in which they are put."""
+
+    def __init__(
+        self, pool: Pool, compression: Compression, store: Callable[[CompressedChunk], None]
+    ) -> None:
+        """``store`` is called in the thread; after it has raised `DoraError`, the rest is thrown away."""
+        self.failure: DoraError | None = None
+        self._pool = pool
+        self._compression = compression
+        self._store = store
+        self._waiting: deque[Chunk | Callable[[], None]] = deque()
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="dora-recording", daemon=True)
+        self._thread.start()
+
+    def put(self, chunk: Chunk) -> None:
+        """Let a chunk be stored; it goes back to the pool then."""
+        self._append(chunk)
+
+    def call(self, function: Callable[[], None]) -> None:
+        """Let the thread make a call after what has been put already."""
+        self._append(function)
+
+    def close(self) -> None:
+        """Return once everything is done."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _append(self, item: Chunk | Callable[[], None]) -> None:
+        with self._changed:
+            self._waiting.append(item)
+            self._changed.notify()
+
+    def _work(self) -> None:
+        go_with_others()
+        while True:
+            with self._changed:
+                while not self._waiting and not self._closed:
+                    self._changed.wait()
+                if not self._waiting:
+                    return
+                item = self._waiting.popleft()
+            if isinstance(item, Chunk):
+                self._store_chunk(item)
+            else:
+                item()
+
+    def _store_chunk(self, chunk: Chunk) -> None:
+        try:
+            if self.failure is None:
+                self._store(self._seal(chunk))
+        except DoraError as error:
+            self.failure = error
+        except Exception as error:  # noqa: BLE001 - no memory, say: the recorder would wait for ever
+            self.failure = DoraError(f"the recording cannot go on: {type(error).__name__}: {error}")
+        finally:
+            self._pool.give_back([chunk])
+
+    def _seal(self, chunk: Chunk) -> CompressedChunk:
+        # Who is too slow for what comes in does without compression, before anything is lost.
+        if self._pool.used > self._pool.limit // 4:
+            return seal(chunk, "none", checked=False)
+        return seal(chunk, self._compression)

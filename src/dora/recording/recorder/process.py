@@ -1,0 +1,167 @@
+"""Record in a process of its own, so that neither a web server nor the daemon of a run is in the way."""
+
+from __future__ import annotations
+
+import os
+import select
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+from dora.daemon.event_loop import READ
+from dora.errors import DoraError
+from dora.recording.recorder.control import RecorderStatus
+from dora.recording.recorder.options import RecordingOptions, Saved
+from dora.wire.decoders import from_json
+
+if TYPE_CHECKING:
+    from dora.daemon.daemon import Daemon
+
+_START_PATIENCE: Final = 20.0  # seconds
+
+
+class RecorderStart(msgspec.Struct):
+    """What the process is told: the socket of a daemon, and how to record."""
+
+    socket: str
+    settings: RecordingOptions
+
+
+class RecorderReport(msgspec.Struct, omit_defaults=True):
+    """What the process tells."""
+
+    recording: RecorderStatus | None = None  # it has begun
+    saved: Saved | None = None  # a file is complete
+    ended: bool = False  # nothing more comes
+    error: str = ""  # it could not begin
+
+
+class BackgroundRecorder:
+    """One such process. It ends with the dataflow, with `stop`, or with the process that made it."""
+
+    def __init__(self) -> None:
+        """Start the process, which imports what it needs; `begin` tells it what to do."""
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "dora.recording"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for whoever started it
+        )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._stdin, self._stdout = self._process.stdin, self._process.stdout
+        self._data = b""
+        self.status: RecorderStatus | None = None  # once it records
+        self.saved: list[Saved] = []
+        self.result: Saved | None = None
+        self.error = ""
+        self.ended = False
+
+    def begin(self, socket: str, settings: RecordingOptions) -> None:
+        """Let it record the run with this socket; returns at once, see `wait_until_recording`."""
+        self._stdin.write(msgspec.json.encode(RecorderStart(socket, settings)) + b"\n")
+        self._stdin.flush()
+
+    def begin_with(self, daemon: Daemon, settings: RecordingOptions) -> None:
+        """Return once it records a run that is about to begin, to be called before `Daemon.run`.
+
+        The run needs taps with a long queue: `RunOptions.tap_queue`. Raises `DoraError`.
+        """
+        self.begin(daemon.socket, msgspec.structs.replace(settings, together=True))
+        daemon.loop.watch(self.fileno(), READ, lambda _: None)
+        try:
+            deadline = time.monotonic() + _START_PATIENCE
+            while not self.is_recording():
+                daemon.loop.run_once(deadline)
+                self._check(deadline)
+        finally:
+            daemon.loop.unwatch(self.fileno())
+
+    def wait_until_recording(self, patience: float = _START_PATIENCE) -> None:
+        """Return once it records; raises `DoraError` if it cannot."""
+        deadline = time.monotonic() + patience
+        while not self.is_recording():
+            select.select([self._stdout], (), (), 0.1)
+            self._check(deadline)
+
+    def _check(self, deadline: float) -> None:
+        if time.monotonic() > deadline:
+            self.kill()
+            raise DoraError("the recorder takes too long to begin")
+
+    def is_recording(self) -> bool:
+        """Tell whether it has begun; never waits. Raises `DoraError` if it cannot begin."""
+        self._read()
+        if self.error:
+            raise DoraError(self.error)
+        if self.ended and self.status is None:
+            raise DoraError("the recorder ended before it had begun")
+        return self.status is not None
+
+    def fileno(self) -> int:
+        """Return what becomes readable when there is something new."""
+        return self._stdout.fileno()
+
+    def save(self) -> None:
+        """Let a ring write what it has."""
+        try:
+            self._stdin.write(b"save\n")
+            self._stdin.flush()
+        except OSError:
+            pass  # it has ended
+
+    def stop(self) -> None:
+        """Let it end; `wait` tells what came of it."""
+        try:
+            self._stdin.close()
+        except OSError:
+            pass  # it has ended
+
+    def wait(self) -> Saved | None:
+        """Wait for its end and return what came of it, None for a ring or if it was killed."""
+        while not self.ended:
+            select.select([self._stdout], (), ())
+            self._read()
+        self._close()
+        return self.result
+
+    def abandon(self, patience: float = 5.0) -> None:
+        """End it because something else went wrong: in order, if that does not take long."""
+        self.stop()
+        deadline = time.monotonic() + patience
+        while not self.ended and time.monotonic() < deadline:
+            select.select([self._stdout], (), (), 0.1)
+            self._read()
+        self.kill()
+
+    def kill(self) -> None:
+        """End it at once; what is in the file stays readable."""
+        self._process.kill()
+        self.ended = True
+        self._close()
+
+    def _close(self) -> None:
+        self.stop()
+        self._stdout.close()
+        self._process.wait()
+
+    def _read(self) -> None:
+        while not self.ended and select.select([self._stdout], (), (), 0)[0]:
+            data = os.read(self._stdout.fileno(), 1 << 16)
+            self._data += data
+            *lines, self._data = self._data.split(b"\n")
+            for line in lines:
+                self._note(from_json(line, RecorderReport))
+            if not data:
+                self.ended = True
+
+    def _note(self, report: RecorderReport) -> None:
+        self.status = report.recording or self.status
+        self.error = report.error or self.error
+        self.ended = self.ended or report.ended
+        if report.ended:
+            self.result = report.saved
+        elif report.saved is not None:
+            self.saved.append(report.saved)

@@ -1,0 +1,234 @@
+"""The taps of a recorder on a running dataflow."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from dora.daemon.client import DaemonClient
+from dora.errors import ConnectError, DoraError
+from dora.observe.topics import Topic, find_tappable
+from dora.recording.recorder.intake import RecordedTopic, TappedSource
+from dora.recording.recorder.system import make_folder, remove_folder
+from dora.transport.board import Board
+from dora.transport.shm.ring_buffer import AVAILABLE, RingBuffer
+from dora.transport.taps import Tap, open_taps
+from dora.wire.daemon_protocol import CloseTaps, Inspection, OpenTaps
+from dora.wire.message import Message, MessageError
+
+# A tap whose sender leaves its small messages on a tape as well, so that none is lost in a burst.
+
+_PLACE: Final = "/dev/shm"
+_ALL: Final = 64 << 20  # bytes of all tapes of a recording
+_LONGEST: Final = 4 << 20  # bytes of one
+_SHORTEST: Final = 64 << 10  # less is not worth it
+_SHARE: Final = 4  # tapes take at most this part of the free shared memory
+_IN_VAIN: Final = 3  # looks after which a message that was counted is searched in the queue
+
+
+class RingTap:
+    """Takes from a tape and from the queue of a tap, in the order of the sequence numbers."""
+
+    def __init__(self, tap: Tap, tape: RingBuffer) -> None:
+        self._tap = tap
+        self._tape: RingBuffer | None = tape
+        self._last = 0  # sequence number of the message that was taken last
+        self._others = -1  # how many messages beside the tape were known when the queue was empty
+        self._vain = 0
+        self._on_tape: Message | None = None  # what was seen there, and is not its turn yet
+        self._in_queue: Message | None = None  # likewise
+
+    def receive(self) -> Message | None:
+        """Take the next message, or return None.
+
+        To be called while the sender has counted more messages than were taken: one that is nowhere to
+        be found in a few calls is looked for in the queue, whatever the tape says.
+        """
+        tape = self._tape
+        if tape is None:
+            return self._tap.receive()
+        message = self._next_on(tape)
+        if message is not None and message.sequence == self._last + 1:
+            self._last += 1
+            self._vain = 0
+            return message
+        others = tape.others
+        self._vain += 1
+        nothing = message is None and self._in_queue is None
+        if nothing and others == self._others and self._vain < _IN_VAIN and tape.is_written:
+            return None
+        message = self._first(tape, message, others)
+        if message is not None:
+            self._last = message.sequence
+            self._vain = 0
+        return message
+
+    def _first(self, tape: RingBuffer, message: Message | None, others: int) -> Message | None:
+        """Return what comes first: ``message``, which is on the tape, or what is in the queue."""
+        other, self._in_queue = self._in_queue, None
+        while other is None or other.sequence <= self._last:
+            other = self._tap.receive()
+            if other is None:
+                self._others = others
+                return message
+        if message is None:
+            message = self._next_on(tape)  # what was sent before the other one is there by now
+        if message is None or message.sequence > other.sequence:
+            self._on_tape = message
+            return other
+        if message.sequence < other.sequence:
+            self._in_queue = other
+        return message
+
+    def _next_on(self, tape: RingBuffer) -> Message | None:
+        message, self._on_tape = self._on_tape, None
+        try:
+            while message is None or message.sequence <= self._last:
+                message = tape.take()
+                if message is None:
+                    return None
+        except MessageError:
+            self._tape = None  # the queue has to do
+            tape.close()
+            return None
+        return message
+
+
+class RingTaps:
+    """The tapes of one recording, in a folder of their own; ``close`` removes it."""
+
+    def __init__(self, count: int) -> None:
+        """For so many outputs. Without shared memory for them there are none."""
+        self.directory = ""  # of the tapes, each named by the slot of its output; "" if there are none
+        self._size = 0
+        if not AVAILABLE or not count:
+            return
+        try:
+            status = os.statvfs(_PLACE)
+            free = status.f_bavail * status.f_frsize
+            self._size = min(_LONGEST, min(_ALL, free // _SHARE) // count)
+            if self._size >= _SHORTEST:
+                self.directory = make_folder("tapes", _PLACE)
+        except OSError:
+            pass
+
+    def beside(self, tap: Tap, slot: int) -> Tap | RingTap:
+        """Return a tap with a tape for the output; the tap alone if there is no room for one."""
+        if not self.directory:
+            return tap
+        try:
+            return RingTap(tap, RingBuffer(f"{self.directory}/{slot}", self._size))
+        except OSError:
+            return tap
+
+    def close(self) -> None:
+        if self.directory:
+            remove_folder(self.directory)
+
+
+_LEASE_NS: Final = 2_000_000_000  # how long an output is looked at after the last renewal
+_RENEWAL_NS: Final = _LEASE_NS // 4
+_SETTLING: Final = 0.01  # seconds until a sender has surely seen that it is looked at
+
+
+class RecorderTaps:
+    """Taps on topics, each with as long a queue as there is room for."""
+
+    def __init__(
+        self, run: DaemonClient, inspection: Inspection, names: Sequence[str], room: int, *, together: bool
+    ) -> None:
+        """Attach to the topics of these names, or to all; raises `DoraError` if one cannot be.
+
+        ``room``: bytes that may wait in this process. ``together``: nothing has been sent yet, so
+        everything is expected.
+        """
+        self._run = run
+        self._room = room
+        topics = found_here(inspection, names)
+        self.slots: set[int] = set()
+        self.topics: list[RecordedTopic] = []
+        self._ask(topics)
+        try:
+            self._board = Board.open(inspection.board)
+        except OSError:
+            raise ConnectError("the dataflow has just ended") from None
+        self._engine = open_taps(inspection)
+        # Zenoh's taps have as long a queue as this process has memory.
+        self._tapes = RingTaps(len(topics) if inspection.engine == "iceoryx2" else 0)
+        self._renewed_ns = 0
+        try:
+            self._tap(topics, together)
+        except BaseException:
+            self.close()
+            raise
+
+    def follow(self, inspection: Inspection) -> None:
+        """Attach to outputs that the dataflow has got since."""
+        topics = [topic for topic in found_here(inspection, ()) if topic.output.slot not in self.slots]
+        if topics:
+            self._ask(topics)
+            self._tap(topics, together=False)  # without a tape; the node has looked for one already
+
+    @property
+    def tape_folder(self) -> str:
+        """Where nodes find tapes for their small messages; "" if there are none."""
+        return self._tapes.directory
+
+    def renew(self) -> None:
+        """Tell senders that they are still looked at; to be called several times a second."""
+        now = time.monotonic_ns()
+        if now - self._renewed_ns > _RENEWAL_NS:
+            self._renewed_ns = now
+            for topic in self.topics:
+                topic.renew(now + _LEASE_NS)
+
+    def close(self) -> None:
+        """Take the taps away."""
+        self.topics = []
+        self._engine.close()
+        self._tapes.close()
+        self._board.close()
+        try:
+            self._run.ask(CloseTaps())
+        except DoraError:
+            pass  # the dataflow has ended
+
+    def _ask(self, topics: Sequence[Topic]) -> None:
+        slots = self.slots | {topic.output.slot for topic in topics}
+        self._run.ask(OpenTaps(sorted(slots), to_the_end=True))
+        self.slots = slots
+
+    def _tap(self, topics: Sequence[Topic], together: bool) -> None:
+        new = []
+        for topic in topics:
+            tap = self._engine.deep_tap(topic.output, self._room)
+            source: TappedSource = tap if self.topics else self._tapes.beside(tap, topic.output.slot)
+            new.append(RecordedTopic(topic, source, topic.output.max_queue_size, self._board.words))
+        self.topics += new
+        self._renewed_ns = 0
+        self.renew()
+        if not together:
+            time.sleep(_SETTLING)
+            for item in new:
+                # What is counted up to here may have been sent before there was a tap.
+                item.from_start, item.before = False, item.sent
+                item.tell()
+
+
+def found_here(inspection: Inspection, names: Sequence[str]) -> list[Topic]:
+    """Return topics as `find_tappable` does; those of nodes on other machines are recorded there."""
+    machines = {node.id: node.machine for node in inspection.nodes if node.machine != inspection.machine}
+    found = find_tappable(inspection, names)
+    here = [topic for topic in found if topic.node_id not in machines]
+    for topic in found if names else ():
+        if topic.node_id in machines:
+            raise DoraError(
+                f"`{topic.name}` is sent on machine `{machines[topic.node_id]}`, and can be recorded there"
+            )
+    if not here:
+        raise DoraError(
+            "all outputs of this dataflow are sent on other machines, and have to be recorded there"
+        )
+    return here

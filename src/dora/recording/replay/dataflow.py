@@ -1,0 +1,190 @@
+"""The dataflow of a replay: that of the recording, with players in the place of some nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec
+from dora.dataflow.plan import text_outputs
+from dora.dataflow.problems import did_you_mean, listed
+from dora.errors import DoraError
+from dora.node.replay.inbox import REPLAY_DIRECTORY
+
+# Which nodes of a dataflow a recording stands in for, and which run again.
+#
+# A node runs again if all that it gets from other nodes is there: recorded, or sent by a node that runs
+# again
+# too. The others, so cameras and everything else without inputs, are replaced by what was recorded of them.
+
+
+class ReplayRoles(NamedTuple):
+    """Ids of nodes. ``left_out``: they can neither run nor be replaced."""
+
+    replaced: tuple[str, ...]
+    live: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def roles(
+    dataflow: Dataflow, recorded: Collection[str], replace: Collection[str] | None = None
+) -> ReplayRoles:
+    """Divide the nodes. ``recorded``: outputs, ``node/output``. ``replace``: these, and no others.
+
+    Raises `DoraError` for a node in ``replace`` that is not there, or of which nothing was recorded.
+    """
+    if replace is not None:
+        return _as_told(dataflow, recorded, replace)
+    live = {node.id for node in dataflow.nodes if not node.is_dynamic and any(_sources(dataflow, node))}
+    while gone := {node_id for node_id in live if not _is_fed(dataflow, node_id, live, recorded)}:
+        live -= gone
+    nodes_recorded = {topic.partition("/")[0] for topic in recorded}
+    return ReplayRoles(
+        replaced=tuple(node.id for node in dataflow.nodes if node.id in nodes_recorded - live),
+        live=tuple(node.id for node in dataflow.nodes if node.id in live),
+        left_out=tuple(node.id for node in dataflow.nodes if node.id not in nodes_recorded | live),
+    )
+
+
+def _as_told(dataflow: Dataflow, recorded: Collection[str], replace: Collection[str]) -> ReplayRoles:
+    ids = [node.id for node in dataflow.nodes]
+    for node_id in replace:
+        if node_id not in ids:
+            hint = did_you_mean(node_id, ids) or f"it has {listed(ids)}"
+            raise DoraError(f"the dataflow has no node `{node_id}`; {hint}")
+        node = dataflow.node(node_id)
+        if node.outputs and not any(f"{node_id}/{output}" in recorded for output in node.outputs):
+            raise DoraError(f"nothing of `{node_id}` is in the recording, so nothing can replace it")
+    return ReplayRoles(
+        replaced=tuple(node_id for node_id in ids if node_id in replace and dataflow.node(node_id).outputs),
+        live=tuple(node_id for node_id in ids if node_id not in replace),
+        left_out=tuple(
+            node_id for node_id in ids if node_id in replace and not dataflow.node(node_id).outputs
+        ),
+    )
+
+
+def _sources(dataflow: Dataflow, node: NodeSpec) -> Iterator[NodeOutput]:
+    """Yield the outputs of other nodes that a node gets messages from."""
+    for item in node.inputs:
+        source = item.source
+        if not isinstance(source, NodeOutput) or source.node == node.id:
+            continue
+        if source.output not in text_outputs(dataflow.node(source.node)):
+            yield source
+
+
+def _is_fed(dataflow: Dataflow, node_id: str, live: Collection[str], recorded: Collection[str]) -> bool:
+    return all(
+        source.node in live or str(source) in recorded
+        for source in _sources(dataflow, dataflow.node(node_id))
+    )
+
+
+def in_cycles(dataflow: Dataflow, live: Collection[str]) -> set[tuple[str, str]]:
+    """Return the pairs (producer, consumer) of nodes that run again and wait for each other."""
+    after: dict[str, set[str]] = {node_id: set() for node_id in live}
+    for node_id in live:
+        for source in _sources(dataflow, dataflow.node(node_id)):
+            if source.node in after:
+                after[source.node].add(node_id)
+
+    def reachable(start: str) -> set[str]:
+        found: set[str] = set()
+        todo = [start]
+        while todo:
+            new = after[todo.pop()] - found
+            found |= new
+            todo += new
+        return found
+
+    reach = {node_id: reachable(node_id) for node_id in live}
+    return {(a, b) for a in live for b in after[a] if a in reach[b]}
+
+
+PLAYER: Final = "dora-replay"  # the `path` of a player, see `dora.daemon.processes.command`
+FILE: Final = "DORA_REPLAY_FILE"
+NODE: Final = "DORA_REPLAY_NODE"
+SPEED: Final = "DORA_REPLAY_SPEED"
+LOOP: Final = "DORA_REPLAY_LOOP"
+FROM: Final = "DORA_REPLAY_FROM"
+TO: Final = "DORA_REPLAY_TO"
+
+# What a player keeps of the node that it replaces: it decides how its receivers see the outputs.
+_KEPT: Final = ("name", "description", "output_types", "send_stdout_as", "send_logs_as")
+_PLACES: Final = ("deploy", "_unstable_deploy")  # a replay is on one machine
+_ROOM_IN_CYCLES: Final = 1000  # messages; who waits for each other must not wait for room too
+
+
+def rewrite(
+    dataflow: Dataflow,
+    who: ReplayRoles,
+    environment: Mapping[str, str],
+    *,
+    directory: str = "",
+    ordered: bool = False,
+    lossless: bool = False,
+) -> dict[str, Any]:
+    """Return the description of the replay as plain values, to be written as YAML.
+
+    ``environment``: the variables of the players, without `NODE`. ``directory``: where the replay keeps its
+    clock and, if it is ``ordered``, the order of events; "" if it has none. ``lossless``: senders wait
+    instead of losing messages.
+    """
+    if directory:
+        environment = {**environment, REPLAY_DIRECTORY: directory}
+    written = {str(node["id"]): node for node in dataflow.descriptor["nodes"]}
+    cycles = in_cycles(dataflow, who.live)
+    nodes = []
+    for node in dataflow.nodes:
+        if node.id in who.replaced:
+            kept = {key: written[node.id][key] for key in _KEPT if key in written[node.id]}
+            variables = {**environment, NODE: node.id}
+            nodes.append(
+                {"id": node.id, "path": PLAYER, **kept, "outputs": list(node.outputs), "env": variables}
+            )
+        elif node.id in who.live:
+            nodes.append(_live(written[node.id], node.id, directory if ordered else "", lossless, cycles))
+    root = {key: value for key, value in dataflow.descriptor.items() if key not in (*_PLACES, "nodes")}
+    return {**root, "exit_when_nodes_finish": True, "nodes": nodes}
+
+
+def _live(
+    written: Mapping[str, Any], node_id: str, directory: str, lossless: bool, cycles: set[tuple[str, str]]
+) -> dict[str, Any]:
+    node = {key: value for key, value in written.items() if key not in _PLACES}
+    if directory:
+        node["env"] = {**(node.get("env") or {}), REPLAY_DIRECTORY: directory}
+    if lossless:
+        _wait_for_room(node, node_id, bool(directory), cycles)
+        if isinstance(node.get("operator"), dict):
+            node["operator"] = dict(node["operator"])
+            _wait_for_room(node["operator"], node_id, bool(directory), cycles)
+        if isinstance(node.get("operators"), list):
+            node["operators"] = [dict(operator) for operator in node["operators"]]
+            for operator in node["operators"]:
+                _wait_for_room(operator, node_id, bool(directory), cycles)
+    return node
+
+
+def _wait_for_room(
+    written: dict[str, Any], node_id: str, ordered: bool, cycles: set[tuple[str, str]]
+) -> None:
+    """Let the senders of all inputs wait. What was lost, or late, is part of the recorded order."""
+    inputs = written.get("inputs")
+    if not isinstance(inputs, dict):
+        return
+    changed: dict[str, Any] = {}
+    for input_id, value in inputs.items():
+        source = value.get("source") if isinstance(value, dict) else value
+        if not isinstance(source, str) or source.startswith("dora/"):
+            changed[input_id] = value
+            continue
+        options = dict(value) if isinstance(value, dict) else {"source": source}
+        options["queue_policy"] = "backpressure"
+        if ordered:
+            options.pop("input_timeout", None)
+        if (source.partition("/")[0], node_id) in cycles:
+            options["queue_size"] = max(int(options.get("queue_size") or 0), _ROOM_IN_CYCLES)
+        changed[input_id] = options
+    written["inputs"] = changed

@@ -1,0 +1,138 @@
+"""The order in which nodes take their events, on its way into a recording and out again."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, BinaryIO, Final
+
+from dora.recording.mcap.format import NotARecording
+from dora.recording.recorder.system import make_folder, remove_folder
+from dora.wire.decoders import DecodeError, msgpack_decoder
+from dora.wire.event_log import Entry, EntryKind, entries, pack_entry, whole
+
+ORDER_TOPIC: Final = "dora/order/"  # in front of the id of the node
+ORDER_ENCODING: Final = "dora.order"
+_decode = msgpack_decoder(dict[str, Any])
+
+
+_GIVEN_BACK_AT_ONCE: Final = 4 << 20  # bytes
+_PUNCH_HOLE_AND_KEEP_SIZE: Final = 3  # the mode of Linux's `fallocate`
+
+
+def _give_back(file: BinaryIO, begin: int, end: int) -> None:
+    """Free the room that a part of a file takes, where the system can: a recording may last for days."""
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        sizes = ctypes.c_longlong(begin), ctypes.c_longlong(end - begin)
+        libc.fallocate(file.fileno(), _PUNCH_HOLE_AND_KEEP_SIZE, *sizes)
+
+
+class OrderTail:
+    """Reads what nodes write into a directory while a dataflow is recorded; ``close`` removes it.
+
+    The nodes are told of the directory with `dora.wire.daemon_protocol.StartEventLogs`, or
+    `Daemon.record_order`.
+    """
+
+    def __init__(self) -> None:
+        self.directory = make_folder("order")
+        self._files: dict[str, BinaryIO] = {}
+        self._rest: dict[str, bytes] = {}
+        self._given_back: dict[str, int] = {}  # bytes at the beginning of a file
+
+    def read(self) -> Iterator[tuple[str, bytes]]:
+        """Yield, by node, the entries that were written since the last time."""
+        try:
+            there = os.listdir(self.directory)
+        except FileNotFoundError:
+            there = []  # somebody tidies up; what is open goes on
+        for node_id in sorted({*there, *self._files}):
+            file = self._files.get(node_id)
+            if file is None:
+                path = os.path.join(self.directory, node_id)
+                file = self._files[node_id] = open(path, "r+b")  # noqa: SIM115 - as long as the recording
+            data = self._rest.pop(node_id, b"") + file.read()
+            begin, end = self._given_back.get(node_id, 0), file.tell()
+            if end - begin >= _GIVEN_BACK_AT_ONCE:
+                _give_back(file, begin, end)
+                self._given_back[node_id] = end
+            size = whole(data)
+            if size < len(data):
+                self._rest[node_id] = data[size:]
+            if size:
+                yield node_id, data[:size]
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+        remove_folder(self.directory)
+
+
+Numbers = Callable[[str, int], int]
+"""From an output and a recorded sequence number to the one in the replay; 0: it will not be sent."""
+
+
+class Translation:
+    """Turns the entries of one node into those that a replay of a span of time needs."""
+
+    def __init__(self, numbers: Numbers, begin_ns: int, end_ns: int, *, whole: bool) -> None:
+        """``whole``: the recording, and the span, have the node's first event."""
+        self._numbers = numbers
+        self._begin_ns = begin_ns
+        self._end_ns = end_ns
+        self._whole = whole
+        self._inputs: list[str] = []  # sources, by the place of the input
+        self._local: dict[int, int] = {}  # input → values before the span
+
+    def of(self, data: bytes) -> Iterator[bytes]:
+        """Yield the translated entries of a piece; pieces come in order."""
+        for entry in entries(data):
+            if entry.kind == EntryKind.BEGIN:
+                self._inputs = _sources(entry)
+            elif not self._begin_ns <= entry.time_ns < self._end_ns:
+                continue
+            elif entry.kind in (EntryKind.MESSAGE, EntryKind.LOCAL):
+                number = self._number(entry)
+                if number > 0:
+                    yield pack_entry(entry.kind, entry.input, entry.time_ns, number)
+                continue
+            yield pack_entry(*entry)
+
+    def _number(self, entry: Entry) -> int:
+        if entry.kind == EntryKind.MESSAGE:
+            return self._numbers(_source(self._inputs, entry), entry.number)
+        before = self._local.setdefault(entry.input, 0 if self._whole else entry.number - 1)
+        return entry.number - before
+
+
+def _sources(entry: Entry) -> list[str]:
+    try:
+        known: Mapping[str, Any] = _decode(entry.content)
+    except DecodeError as error:
+        raise _damaged(error) from None
+    return [str(source) for source in known.values()]
+
+
+def _source(inputs: list[str], entry: Entry) -> str:
+    try:
+        return inputs[entry.input]
+    except IndexError:
+        raise _damaged(f"there is no input {entry.input}") from None
+
+
+def _damaged(why: object) -> NotARecording:
+    return NotARecording(f"the order of events is damaged, replay without it (--free): {why}")
+
+
+def first_numbers(data: bytes, inputs: list[str], found: dict[str, int]) -> None:
+    """Note the lowest sequence number of each output that a node took a message of."""
+    for entry in entries(data):
+        if entry.kind == EntryKind.BEGIN:
+            inputs[:] = _sources(entry)
+        elif entry.kind == EntryKind.MESSAGE:
+            source = _source(inputs, entry)
+            found[source] = min(found.get(source, entry.number), entry.number)

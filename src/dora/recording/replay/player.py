@@ -1,0 +1,199 @@
+"""``python -m dora.recording.replay.player``: the node that sends again what was recorded of another one.
+
+`dora replay` puts it in the place of that node (``path: dora-replay``). It sends what it reads. Plain
+values are not decoded; all else is, to be checked: receivers believe what comes through shared memory.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from dora.errors import DoraError
+from dora.node.events import Error, Stop
+from dora.node.process import log_line, write_line
+from dora.node.replay.clock import ReplayClock
+from dora.node.replay.inbox import CLOCK_FILE, GATE_LOOK_NS, REPLAY_DIRECTORY
+from dora.node.send.output import OutputPort
+from dora.node.session.session import Session
+from dora.recording.info import cut
+from dora.recording.mcap.format import NotARecording
+from dora.recording.mcap.reader import RecordedMessage, Recording
+from dora.recording.replay.dataflow import FILE, FROM, LOOP, NODE, SPEED, TO
+from dora.transport.board import RECORDED, SENT, WORDS
+from dora.wire.decode import BAD_MESSAGE, check
+from dora.wire.encode import Payload
+
+_monotonic = time.monotonic_ns
+# Of an output, so much may wait for a recorder.
+_RECORDER_MESSAGES: Final = 256
+_RECORDER_BYTES: Final = 64 << 20
+_RECORDER_PAUSE: Final = 0.0005  # seconds between looks at how far it is
+_RECORDER_PATIENCE_NS: Final = 10_000_000_000  # without progress, after which it is not waited for any more
+CUT_SUFFIX: Final = ".cut"  # of the file that tells `dora replay` up to where the recording could be read
+_LOOP_GAP_NS = 1_000_000  # between the last message and the first of the next round
+
+
+@dataclass(frozen=True)
+class PlayerPart:
+    """What to play. Times are in seconds from the first message of the recording; None: to its end."""
+
+    file: str
+    node_id: str
+    speed: float = 1.0
+    loop: bool = False
+    begin: float = 0.0
+    end: float | None = None
+
+
+def part_from(environ: Mapping[str, str]) -> PlayerPart:
+    """Read the variables; raises `DoraError`."""
+    try:
+        end = environ.get(TO)
+        return PlayerPart(
+            file=environ[FILE],
+            node_id=environ[NODE],
+            speed=float(environ.get(SPEED, "1")),
+            loop=environ.get(LOOP, "").lower() in ("1", "true"),
+            begin=float(environ.get(FROM, "0")),
+            end=float(end) if end else None,
+        )
+    except KeyError as error:
+        raise DoraError(f"{error.args[0]} is not set; `dora replay` starts this program") from None
+    except ValueError as error:
+        raise DoraError(f"one of the variables {SPEED}, {FROM} and {TO} is no number: {error}") from None
+
+
+class Player:
+    """Sends the messages of one node, each when it is due."""
+
+    def __init__(
+        self, session: Session, recording: Recording, part: PlayerPart, clock: ReplayClock
+    ) -> None:
+        self._session = session
+        self._recording = recording
+        self._part = part
+        self._clock = clock
+        self._recorded = clock.recorded
+
+    def play(self) -> None:
+        """Send everything, again and again if the part says so; a stop ends it early."""
+        epoch_ns = self._session.inbox.epoch_ns
+        outputs = {f"{self._part.node_id}/{name}": port for name, port in self._session.outputs.items()}
+        self._slots = {
+            f"{self._part.node_id}/{output.id}": output.slot for output in self._session.config.outputs
+        }
+        begin_ns, end_ns = window(self._recording, self._part.begin, self._part.end)
+        while self._round(outputs, begin_ns, end_ns, epoch_ns) and self._part.loop:
+            if self._clock.speed:
+                last_ns = min(end_ns, self._recording.last_ns)
+                epoch_ns += int((last_ns - begin_ns + _LOOP_GAP_NS) / self._clock.speed)
+        if self._recording.damage and self._recording.end is not None:
+            text = f"the recording is damaged, and ends here: {self._recording.damage}"
+            write_line(log_line(self._part.node_id, "warn", text))
+        if (text := cut(self._recording)) and (directory := os.environ.get(REPLAY_DIRECTORY)):
+            with open(os.path.join(directory, self._part.node_id + CUT_SUFFIX), "w") as file:
+                file.write(text)
+
+    def _round(self, outputs: Mapping[str, OutputPort], begin_ns: int, end_ns: int, epoch_ns: int) -> bool:
+        sent = False
+        for recorded in self._recording.messages(outputs, begin_ns, end_ns):
+            if not self._wait(recorded.time_ns, epoch_ns):
+                return False
+            port = outputs[recorded.topic]
+            self._send(port, recorded)
+            if port.unsent:  # this node was asked to stop, while a queue was full
+                return False
+            sent = True
+        return sent  # else there would be no end to nothing
+
+    def _send(self, port: OutputPort, recorded: RecordedMessage) -> None:
+        message = recorded.message
+        try:
+            check(message)
+        except BAD_MESSAGE as error:
+            raise DoraError(
+                f"message {recorded.sequence} of `{recorded.topic}` is damaged: {error}"
+            ) from None
+        if message.owner is None:
+            payload = Payload(message.encoding, message.schema, message.body_size, body=message.small_body)
+        else:
+            address = message.address + message.body_offset
+            payload = Payload(
+                message.encoding, message.schema, message.body_size, address=address, keep=message.owner
+            )
+        if self._recorded:
+            self._wait_for_recorder(recorded.topic, payload.size)
+        # In recorded order, receivers see the time of then; else they live now.
+        port.resend(payload, message.metadata, message.time_ns if self._clock.ordered else time.time_ns())
+
+    def _wait_for_recorder(self, topic: str, size: int) -> None:
+        """Wait until a recorder has taken most of an output: it cannot make a sender wait by itself."""
+        words = self._session.board.words
+        base = self._slots[topic] * WORDS
+        room = max(2, min(_RECORDER_MESSAGES, _RECORDER_BYTES // max(size, 1)))
+        taken, since = words[base + RECORDED], _monotonic()
+        while words[base + SENT] - words[base + RECORDED] >= room:
+            time.sleep(_RECORDER_PAUSE)
+            if words[base + RECORDED] != taken:
+                taken, since = words[base + RECORDED], _monotonic()
+            elif _monotonic() - since > _RECORDER_PATIENCE_NS:
+                self._recorded = False
+                return
+
+    def _wait(self, time_ns: int, epoch_ns: int) -> bool:
+        """Wait until something recorded is due; False if this node is to stop."""
+        inbox = self._session.inbox
+        if not self._clock.speed and self._clock.due(time_ns, epoch_ns) is not None:
+            event = inbox.try_next()
+            return not (isinstance(event, Stop) or inbox.ended)
+        while True:
+            due = self._clock.due(time_ns, epoch_ns)
+            left = GATE_LOOK_NS if due is None else due - _monotonic()
+            if left <= 0:
+                return True
+            event = inbox.next(left * 1e-9)
+            if (
+                event is None
+                or isinstance(event, Stop)
+                or (isinstance(event, Error) and not event.is_timeout)
+            ):
+                return False
+
+
+def window(recording: Recording, begin: float, end: float | None) -> tuple[int, int]:
+    """Return a part of a recording, in seconds from its first message, as times: from, and before."""
+    begin_ns = recording.first_ns + round(begin * 1e9)
+    return begin_ns, (recording.last_ns + 1 if end is None else recording.first_ns + round(end * 1e9))
+
+
+def _clock(part: PlayerPart, recording: Recording) -> ReplayClock:
+    if directory := os.environ.get(REPLAY_DIRECTORY):
+        return ReplayClock.open(os.path.join(directory, CLOCK_FILE))
+    start_ns, _ = window(recording, part.begin, part.end)
+    return ReplayClock(memoryview(ReplayClock.make(start_ns=start_ns, speed=part.speed)))
+
+
+def main() -> int:
+    """Play what the environment says; return the exit status."""
+    try:
+        part = part_from(os.environ)
+        with Recording(part.file) as recording:
+            clock = _clock(part, recording)
+            session = Session()
+            Player(session, recording, part, clock).play()
+            session.close()
+    except (DoraError, NotARecording) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,225 @@
+"""The engine of a node that has links inside its machine and with other machines.
+
+Each link has its own engine: that of the machine for those inside, `dora.transport.network.links` for the
+others. An output that leads to both is encoded once and handed to both.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from ctypes import string_at
+
+from dora.errors import SendError
+from dora.transport.aligned_memory import AlignedMemory, keep_large_blocks
+from dora.transport.board import TAPPED, WORDS, Board
+from dora.transport.interface import Engine, Loan, Receiver, Sender
+from dora.transport.network.fragments import FragmentedMessage
+from dora.transport.network.links import RemoteLinks, flushes, sequence_of
+from dora.transport.network.sender import RemoteSender
+from dora.wire.node_config import InputConfig, LinkConfig, NodeConfig, OutputConfig
+
+
+class _Loan:
+    """Memory of an output that nobody on this machine receives."""
+
+    __slots__ = ("_memory", "_sender", "address", "size")
+
+    def __init__(self, sender: RemoteChannel, size: int) -> None:
+        self._sender = sender
+        self._memory = AlignedMemory(size)
+        self.address = self._memory.address
+        self.size = size
+
+    def send(self) -> None:
+        self._sender.put(self._memory.content())
+
+    def discard(self) -> None:
+        """Nothing to do: the memory goes with the last reference."""
+
+
+class _SharedLoan:
+    """Memory of the machine's engine, of which other machines get a copy."""
+
+    __slots__ = ("_loan", "_sender", "address", "size")
+
+    def __init__(self, sender: RemoteChannel, loan: Loan) -> None:
+        self._sender = sender
+        self._loan = loan
+        self.address = loan.address
+        self.size = loan.size
+
+    def send(self) -> None:
+        copy = string_at(self.address, self.size)
+        self._loan.send()
+        self._sender.put(copy)
+
+    def discard(self) -> None:
+        self._loan.discard()
+
+
+class RemoteChannel:
+    """What sends the messages of one output to other machines.
+
+    For an output that had no links to them at first, it is one more channel (`dora.node.send.output`).
+    """
+
+    def __init__(self, output_id: str, senders: list[RemoteSender]) -> None:
+        self._output_id = output_id
+        self._senders = senders
+
+    def add(self, sender: RemoteSender) -> None:
+        """Send on one more link; another thread may be sending."""
+        self._senders = [*self._senders, sender]
+
+    def drop(self, slot: int) -> None:
+        """Send no more on a link."""
+        self._senders = [sender for sender in self._senders if sender.link.slot != slot]
+
+    @property
+    def is_needed(self) -> bool:
+        return bool(self._senders)
+
+    def put(self, message: bytes | bytearray) -> None:
+        outgoing, size = FragmentedMessage(message), len(message)
+        sequence, flush = sequence_of(message), flushes(message)
+        for sender in self._senders:
+            sender.put(outgoing, sequence, flush, size)
+        outgoing.settle()
+
+    send = put
+
+    def prepare(self) -> None:
+        """Nothing to do ahead."""
+
+    def loan(self, size: int) -> Loan:
+        try:
+            return _Loan(self, size)
+        except MemoryError:
+            raise SendError(f"output `{self._output_id}`: no memory for {size} bytes") from None
+
+    def close(self) -> None:
+        """Nothing to do: the engine waits until everything has arrived."""
+
+    destroy = close
+
+
+class CompositeSender:
+    """The sending end of an output with links to other machines."""
+
+    def __init__(
+        self, output: OutputConfig, local: Sender, remote: list[RemoteSender], board: Board
+    ) -> None:
+        self._local = local
+        self._far = RemoteChannel(output.id, remote)
+        self._output = output
+        self._links: list[LinkConfig] = []  # those that `_local_links` is about
+        self._local_links = False
+        self._words = board.words
+        self._tapped_word = output.slot * WORDS + TAPPED
+
+    @property
+    def far(self) -> RemoteChannel:
+        """What sends to other machines."""
+        return self._far
+
+    def _has_local(self) -> bool:
+        """Tell whether there is a link inside this machine; a change of links makes a new list."""
+        links = self._output.links
+        if links is not self._links:
+            self._local_links = any(not link.machine for link in links)
+            self._links = links
+        return self._local_links
+
+    def _is_local(self) -> bool:
+        """Tell whether somebody on this machine receives, or looks."""
+        if self._has_local():
+            return True
+        until = self._words[self._tapped_word]
+        return until != 0 and until > time.monotonic_ns()
+
+    def send(self, message: bytes) -> None:
+        if self._is_local():
+            self._local.send(message)
+        self._far.put(message)
+
+    def prepare(self) -> None:
+        if self._has_local():
+            self._local.prepare()
+
+    def loan(self, size: int) -> Loan:
+        if self._is_local():
+            return _SharedLoan(self._far, self._local.loan(size))
+        return self._far.loan(size)
+
+    def close(self) -> None:
+        self._local.close()
+
+    def destroy(self) -> None:
+        self._local.destroy()
+
+
+class CompositeEngine:
+    """All ports of one node: the engine of the machine, and the links with other machines."""
+
+    def __init__(self, engine: Engine, config: NodeConfig, board: Board) -> None:
+        """Raises `ConnectError` where a mailbox cannot be reached."""
+        keep_large_blocks()
+        self._engine = engine
+        self._board = board
+        self._links = RemoteLinks(config, board)
+        self._channels: dict[str, RemoteChannel] = {}  # by output
+        self._late: set[str] = set()  # outputs that had no link to other machines at first
+        self.wakes = engine.wakes
+        self.in_flight = engine.in_flight
+
+    def sender(self, output: OutputConfig) -> Sender:
+        local = self._engine.sender(output)
+        remote = self._links.senders(output)
+        if not remote:
+            return local
+        sender = CompositeSender(output, local, remote, self._board)
+        self._channels[output.id] = sender.far
+        return sender
+
+    def attach(self, output: OutputConfig, link: LinkConfig) -> RemoteChannel | None:
+        """Let an output have one more link to another machine; return the channel if it is the first.
+
+        Raises `ConnectError`, `TransportError`.
+        """
+        sender = self._links.sender(output, link)
+        if (channel := self._channels.get(output.id)) is not None:
+            channel.add(sender)
+            return None
+        channel = self._channels[output.id] = RemoteChannel(output.id, [sender])
+        self._late.add(output.id)
+        return channel
+
+    def detach(self, output_id: str, slot: int) -> bool:
+        """Let an output have a link to another machine less; tell whether nobody needs its channel now."""
+        channel = self._channels.get(output_id)
+        if channel is not None:
+            channel.drop(slot)
+        self._links.drop(slot)
+        if channel is None or output_id not in self._late or channel.is_needed:
+            return False
+        del self._channels[output_id]
+        self._late.discard(output_id)
+        return True
+
+    def begin(self) -> None:
+        """Begin with links to other machines in a node that has none and runs already."""
+        self._links.connect(0.0, lambda: True)
+
+    def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> Receiver:
+        if item.machine:
+            return self._links.receiver(item, arrived)
+        return self._engine.receiver(item, arrived)
+
+    def connect(self, timeout: float, interrupted: Callable[[], bool] = lambda: False) -> None:
+        self._engine.connect(timeout, interrupted)
+        self._links.connect(timeout, interrupted)
+
+    def close(self) -> None:
+        self._links.close()
+        self._engine.close()

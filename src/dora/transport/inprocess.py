@@ -1,0 +1,146 @@
+"""Links inside one process: objects pass by reference, nothing is copied and nobody is woken.
+
+`LocalLink` is the queue itself, for any object. `LocalEngine` puts the common interface of the
+engines on top of it, where sender and receiver live in one process.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from ctypes import string_at
+from typing import Generic, TypeVar
+
+from dora.transport.aligned_memory import AlignedMemory
+from dora.wire.message import Message
+from dora.wire.node_config import InputConfig, OutputConfig
+
+T = TypeVar("T")
+
+
+class LocalLink(Generic[T]):
+    """A queue of the newest ``queue_size`` objects, for any number of threads at both ends.
+
+    ``received`` counts what was taken, ``dropped`` what had to make room; what was put is the sum of
+    both and of what is queued.
+    """
+
+    __slots__ = ("_lock", "_queue", "dropped", "queue_size", "received")
+
+    def __init__(self, queue_size: int) -> None:
+        self.queue_size = queue_size
+        self.received = 0
+        self.dropped = 0
+        self._queue: deque[T] = deque()
+        self._lock = threading.Lock()
+
+    def put(self, item: T) -> bool:
+        """Append an object; False if the oldest one was dropped for it."""
+        with self._lock:
+            full = len(self._queue) >= self.queue_size
+            if full:
+                self._queue.popleft()
+                self.dropped += 1
+            self._queue.append(item)
+        return not full
+
+    def take(self) -> T | None:
+        """Remove and return the oldest object, or return None."""
+        with self._lock:
+            if not self._queue:
+                return None
+            self.received += 1
+            return self._queue.popleft()
+
+    def __len__(self) -> int:
+        return len(self._queue)
+
+
+class LocalReceiver:
+    def __init__(self, link: LocalLink[Message], forget: Callable[[], None]) -> None:
+        self._link = link
+        self._forget = forget
+        self.receive: Callable[[], Message | None] = link.take
+
+    def has_messages(self) -> bool:
+        return len(self._link) > 0
+
+    def hand_over(self) -> None:
+        """Nothing to do: there is one process."""
+
+    def close(self) -> None:
+        self._forget()
+        self._link = LocalLink(1)
+        self.receive = self._link.take
+
+
+class _Loan:
+    __slots__ = ("_memory", "_sender", "address", "size")
+
+    def __init__(self, sender: LocalSender, size: int) -> None:
+        self._sender = sender
+        self._memory = AlignedMemory(size)
+        self.address = self._memory.address
+        self.size = size
+
+    def send(self) -> None:
+        """Hand the memory itself to the receivers; nobody may write to it from here on."""
+        offset = int.from_bytes(string_at(self.address + 12, 4), "little")
+        self._sender.deliver(Message(string_at(self.address, offset), self.address, self._memory))
+
+    def discard(self) -> None:
+        """Nothing to do: the memory goes with the last reference."""
+
+
+class LocalSender:
+    def __init__(self, receivers: list[tuple[LocalLink[Message], Callable[[], None]]]) -> None:
+        self._receivers = receivers
+
+    def send(self, message: bytes) -> None:
+        self.deliver(Message(message))
+
+    def prepare(self) -> None:
+        """Nothing to do ahead."""
+
+    def loan(self, size: int) -> _Loan:
+        return _Loan(self, size)
+
+    def deliver(self, message: Message) -> None:
+        for link, arrived in tuple(self._receivers):
+            link.put(message)
+            arrived()
+
+    def close(self) -> None:
+        """Nothing to release: what was sent is in the receivers' queues."""
+
+    destroy = close
+
+
+class LocalEngine:
+    """All ports of one process that meet in it."""
+
+    wakes = True
+    in_flight = False
+
+    def __init__(self, shared_with: LocalEngine | None = None) -> None:
+        """``shared_with``: an engine whose links this one makes ports for, too."""
+        self._services: dict[str, list[tuple[LocalLink[Message], Callable[[], None]]]] = (
+            {} if shared_with is None else shared_with._services
+        )
+
+    def sender(self, output: OutputConfig) -> LocalSender:
+        return LocalSender(self._services.setdefault(output.service, []))
+
+    def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> LocalReceiver:
+        link: LocalLink[Message] = LocalLink(item.queue_size)
+        entry = (link, arrived)
+        receivers = self._services.setdefault(item.service, [])
+        receivers.append(entry)
+        return LocalReceiver(link, lambda: receivers.remove(entry) if entry in receivers else None)
+
+    def connect(self, timeout: float, interrupted: Callable[[], bool] = lambda: False) -> None:
+        """Nothing to wait for."""
+
+    def close(self) -> None:
+        """Nothing to do: queues go with their receivers."""

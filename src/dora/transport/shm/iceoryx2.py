@@ -1,0 +1,551 @@
+"""Links through shared memory, on iceoryx2: the engine for processes of one machine.
+
+One output is one iceoryx2 service with one publisher; each of its links is a subscriber whose
+buffer is the link's queue, with *safe overflow*: a new message pushes out the oldest. The pool of
+memory behind a publisher is sparse, it costs what is in flight.
+
+Four properties of iceoryx2 0.10 shape this module:
+
+* A publisher that is destroyed takes its undelivered samples along; one whose process just ends
+  does not. So publishers are never destroyed: a closed one is leaked on purpose, and what is left
+  of a dead process is cleaned up by the daemon (`remove_dead_nodes`) once it has been read.
+* A subscriber may hold only so many samples at once. Small messages are copied out on arrival and
+  never count; a user who keeps many large arrays gets copies in ordinary memory after `MAX_HELD`.
+* Memory is reserved, not allocated. If /dev/shm is full, touching a fresh page kills the process
+  with SIGBUS. Each chunk is therefore populated once by ``madvise(MADV_POPULATE_WRITE)``, which
+  reports the same condition as an error. iceoryx2 itself touches the first page of a fresh chunk, so
+  a chunk that would take the last free memory is refused, and what a refused one took is given back.
+* Importing the package imports flatbuffers, which imports NumPy: 80 ms and 20 MB for something that
+  is not used here. `_import_iceoryx2` puts it off until somebody uses it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import logging
+import operator
+import os
+import sys
+import time
+import types
+from collections.abc import Callable
+from typing import Any, Final
+
+from dora._ownership import UnsafeFile, check_folder, close_to_others, refuse_foreign_objects
+from dora.errors import SharedMemoryFull, TransportError
+from dora.transport.aligned_memory import BadMessages
+from dora.transport.board import SENT, WORDS, Board
+from dora.transport.forking import do_nothing, leak, refuse, watch
+from dora.transport.interface import MAX_QUEUE, Receiver
+from dora.transport.queues import SpilloverQueue
+from dora.wire.message import ALIGNMENT, BODY_OFFSET, BODY_SIZE, Message, MessageError, unpack_header
+from dora.wire.node_config import InputConfig, OutputConfig
+
+SMALL_MESSAGE: Final = 8192  # bytes; up to this size a message is copied out on arrival
+MAX_HELD: Final = 32  # large messages that the user may hold per input before they are copied
+_MAX_PUBLISHERS: Final = 4  # restarted nodes whose predecessor is not cleaned up yet
+_MAX_LOANS: Final = 8
+_INITIAL_CHUNK: Final = SMALL_MESSAGE  # no chunk is smaller, so a small message populates it whole
+_PAGE: Final = os.sysconf("SC_PAGE_SIZE")
+_MADV_POPULATE_WRITE: Final = 23
+_MADV_REMOVE: Final = 9
+_RESERVE: Final = 1 << 20  # bytes of /dev/shm that no chunk takes
+
+# Chunks come back again and again, so a view of each is made once: a call through ctypes costs three
+# times as much, and much more with cold caches.
+_MAX_VIEWS: Final = 8192
+
+_copy_out = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(
+    ("PyBytes_FromStringAndSize", ctypes.pythonapi)
+)
+
+
+def _view(address: int, size: int) -> memoryview:
+    return memoryview((ctypes.c_ubyte * size).from_address(address)).cast("B")
+
+
+# By name: inside a class, a leading double underscore would be mangled.
+_assume_init = operator.methodcaller("__assume_init")
+
+_log = logging.getLogger("dora.transport")
+
+
+def _import_iceoryx2() -> Any:
+    """Import iceoryx2 with a stand-in for flatbuffers that loads the real one on first use."""
+    if "iceoryx2" in sys.modules or "flatbuffers" in sys.modules:
+        import iceoryx2
+
+        return iceoryx2
+
+    class LazyFlatbuffers(types.ModuleType):
+        class Builder:  # named in annotations that are evaluated at import
+            def __new__(cls, *args: Any) -> Any:
+                return LazyFlatbuffers.load().Builder(*args)
+
+        @staticmethod
+        def load() -> Any:
+            import importlib
+
+            if isinstance(sys.modules.get("flatbuffers"), LazyFlatbuffers):
+                del sys.modules["flatbuffers"]
+            return importlib.import_module("flatbuffers")
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return getattr(self.load(), name)
+
+    sys.modules["flatbuffers"] = LazyFlatbuffers("flatbuffers")
+    try:
+        import iceoryx2
+    finally:
+        if isinstance(sys.modules.get("flatbuffers"), LazyFlatbuffers):
+            del sys.modules["flatbuffers"]
+    return iceoryx2
+
+
+_SHARED_MEMORY: Final = "/dev/shm"
+_iox: Any = None
+
+
+def _iceoryx2() -> Any:
+    global _iox
+    if _iox is None:
+        _iox = _import_iceoryx2()
+        _iox.set_log_level(_iox.LogLevel.Fatal)
+    return _iox
+
+
+def make_node(run_dir: str, prefix: str) -> Any:
+    """Return a node of iceoryx2 for the run; raises `UnsafeFile` if another user has interfered."""
+    check_folder(run_dir)
+    refuse_foreign_objects(_SHARED_MEMORY, prefix)
+    iox = _iceoryx2()
+    config = iox.config.default()
+    config.global_cfg.root_path = iox.Path.new(f"{run_dir}/iox")
+    config.global_cfg.prefix = iox.FileName.new(prefix)
+    node = (
+        iox.NodeBuilder.new()
+        .config(config)
+        .signal_handling_mode(iox.SignalHandlingMode.Disabled)
+        .create(iox.ServiceType.Ipc)
+    )
+    refuse_foreign_objects(_SHARED_MEMORY, prefix)  # it may have been quicker
+    _close_to_others(prefix)
+    return node
+
+
+def _close_to_others(prefix: str) -> None:
+    """Take other users' right to write into what iceoryx2 counts its nodes with."""
+    try:
+        names = os.listdir(_SHARED_MEMORY)
+    except OSError:
+        return  # not Linux
+    for name in names:
+        if name.startswith(prefix) and name.endswith(".global_mgmt"):
+            try:
+                close_to_others(f"{_SHARED_MEMORY}/{name}")
+            except OSError:
+                pass  # it has just been removed
+
+
+def remove_dead_nodes(run_dir: str, prefix: str) -> None:
+    """Remove what dead processes of a run left behind, including their unread messages.
+
+    Messages that a living receiver has already taken stay valid.
+    """
+    try:
+        node = make_node(run_dir, prefix)
+        for _ in range(5):  # a clean-up may fail once and succeed the next time
+            if not node.try_cleanup_dead_nodes().failed_cleanups:
+                break
+    except Exception as error:
+        raise TransportError(f"cleaning up after a dead node failed: {error!r}") from error
+
+
+_kept: dict[str, list[Any]] = {}  # run directory → what is leaked until that run is over
+
+
+def _keep(run_dir: str, thing: Any) -> None:
+    """Let something outlive the process's orderly end; see the module's docstring."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+    _kept.setdefault(run_dir, []).append(thing)
+
+
+def _release_ended() -> None:
+    """Let go of what belongs to runs that are over, for processes that take part in one after the other."""
+    for run_dir in list(_kept):
+        if not os.path.isdir(run_dir):
+            for thing in _kept.pop(run_dir, ()):
+                ctypes.pythonapi.Py_DecRef(ctypes.py_object(thing))
+
+
+class _LoanBase:
+    __slots__ = ("_sample", "address", "size")
+
+    def __init__(self, sample: Any, address: int, size: int) -> None:
+        self._sample = sample
+        self.address = address
+        self.size = size
+
+    def send(self) -> None:
+        sample, self._sample = self._sample, None
+        _assume_init(sample).send()
+
+    def discard(self) -> None:
+        self._sample = None
+
+
+class _Loan(_LoanBase):
+    __slots__ = ()
+
+
+def _disown_loans() -> None:
+    """Let nobody send or give back the loans that a forked child process has inherited."""
+    global _Loan
+
+    def leave(loan: Any) -> None:
+        leak(loan._sample)
+
+    inherited: Any = _Loan
+    inherited.send, inherited.discard, inherited.__del__ = refuse, do_nothing, leave
+
+    class Loan(_LoanBase):  # for nodes that the child makes
+        __slots__ = ()
+
+    _Loan = Loan  # type: ignore[misc,assignment]
+
+
+class IceoryxSender:
+    """One publisher. Not for use by several threads at once."""
+
+    def __init__(self, service: Any, output_id: str, run_dir: str) -> None:
+        iox = _iceoryx2()
+        self._output_id = output_id
+        self._publisher = (
+            service.publisher_builder()
+            .initial_max_slice_len(_INITIAL_CHUNK)
+            .allocation_strategy(iox.AllocationStrategy.PowerOfTwo)
+            .max_loaned_samples(_MAX_LOANS + 1)
+            .backpressure_strategy(iox.BackpressureStrategy.DiscardData)
+            .create()
+        )
+        self._loan = getattr(self._publisher, "__loan_slice_uninit")
+        self._views: dict[int, memoryview] = {}  # address → writable bytes, known to be backed
+        self._chunk = _INITIAL_CHUNK
+        self._ready: list[tuple[memoryview, Any]] = []  # at most one, see `prepare`
+        _keep(run_dir, self._publisher)
+        watch(self)
+
+    def disown(self) -> None:
+        """Leave the publisher to the parent, in a forked child process."""
+        leak(self._publisher, self._loan, self._ready)
+        self._ready = []
+        self._loan = refuse
+        vars(self).update(send=refuse, loan=refuse, prepare=do_nothing, destroy=do_nothing)
+        _disown_loans()
+
+    def send(self, message: bytes) -> None:
+        size = len(message)
+        if size <= SMALL_MESSAGE and self._ready:
+            view, sample = self._ready.pop()
+        else:
+            view, sample = self._take(size)
+        view[:size] = message
+        sample.send()
+
+    def prepare(self) -> None:
+        """Take memory for the next small message."""
+        if self._ready:
+            return
+        try:
+            self._ready.append(self._take(SMALL_MESSAGE))
+        except (SharedMemoryFull, TransportError):
+            pass  # the next message tells, if it does not fit either
+
+    def _take(self, size: int) -> tuple[memoryview, Any]:
+        """Return memory for a small message, and the sample that it belongs to."""
+        try:
+            sample = self._loan(size)
+        except Exception as error:
+            raise self._loan_failed(size, error) from error
+        address = sample.payload_ptr
+        view = self._views.get(address)
+        if view is None or len(view) < size:
+            view = self._populate(address, max(size, SMALL_MESSAGE))
+        return view, _assume_init(sample)
+
+    def loan(self, size: int) -> _Loan:
+        try:
+            sample = self._loan(size)
+        except Exception as error:
+            raise self._loan_failed(size, error) from error
+        address = sample.payload_ptr
+        view = self._views.get(address)
+        if view is None or len(view) < size:
+            self._populate(address, size)
+        return _Loan(sample, address, size)
+
+    def close(self) -> None:
+        """Forget the publisher without destroying it."""
+
+    def destroy(self) -> None:
+        self._ready.clear()
+        self._publisher.delete()
+
+    def _populate(self, address: int, size: int) -> memoryview:
+        self._views.pop(address, None)  # what it shows is gone if there is no memory for more
+        _back_with_memory(address, size, self._output_id)
+        view = _view(address, size)
+        if size > self._chunk:
+            # The pool has moved to a segment with larger chunks. The former one goes, and fresh memory
+            # may come to lie at its addresses.
+            self._chunk = 1 << (size - 1).bit_length()
+            self._views.clear()
+        elif len(self._views) >= _MAX_VIEWS:
+            self._views.clear()
+        self._views[address] = view
+        return view
+
+    def _loan_failed(self, size: int, error: Exception) -> Exception:
+        if "ExceedsMaxLoans" in repr(error):
+            return TransportError(
+                f"output `{self._output_id}` has {_MAX_LOANS} loans that were neither sent nor dropped"
+            )
+        free = _free_bytes()
+        if free is not None and free < size:
+            return _full(self._output_id, size, free)
+        return TransportError(f"output `{self._output_id}`: no memory for {size} bytes: {error!r}")
+
+
+class _Held:
+    """A large sample in the user's hands; tells the receiver when the last array over it is gone."""
+
+    __slots__ = ("_receiver", "_sample")
+
+    def __init__(self, sample: Any, receiver: IceoryxReceiver) -> None:
+        self._sample = sample
+        self._receiver = receiver
+        receiver.held += 1
+
+    def __del__(self) -> None:
+        self._receiver.held -= 1
+        if self._receiver.inherited:
+            leak(self._sample)
+
+
+class IceoryxReceiver:
+    """One subscriber."""
+
+    def __init__(self, service: Any, item: InputConfig) -> None:
+        self._input_id = item.id
+        self._bad = BadMessages(item.id)
+        self._subscriber = (
+            service.subscriber_builder().buffer_size(min(item.queue_size, MAX_QUEUE)).create()
+        )
+        self._receive = self._subscriber.receive
+        self.has_messages: Callable[[], bool] = self._subscriber.has_samples
+        self._views: dict[int, memoryview] = {}  # address → the first bytes of a chunk
+        self.held = 0
+        self.inherited = False  # this process was forked from the one that it belongs to
+        self._told = False
+        watch(self)
+
+    def disown(self) -> None:
+        """Leave the subscriber and its samples to the parent, in a forked child process."""
+        leak(self._subscriber, self._receive, self.has_messages)
+        self.inherited = True
+        self._receive = refuse
+        self.has_messages = lambda: False
+        vars(self)["close"] = do_nothing
+
+    def receive(self) -> Message | None:
+        while True:
+            sample = self._receive()
+            if sample is None:
+                return None
+            try:
+                address = sample.payload_ptr
+                view = self._views.get(address)
+                if view is None:
+                    view = self._views[address] = _view(address, SMALL_MESSAGE)
+                    if len(self._views) > _MAX_VIEWS:
+                        self._views.clear()
+                header = unpack_header(view)
+                offset = header[BODY_OFFSET]
+                size = offset + header[BODY_SIZE]
+                if size <= SMALL_MESSAGE:
+                    return Message(view[:size].tobytes(), header=header)
+                if self.held >= MAX_HELD:
+                    self._tell(size)
+                    return Message(_copy_out(address, size))
+                head = view[:offset].tobytes() if offset <= SMALL_MESSAGE else _copy_out(address, offset)
+                return Message(head, address, _Held(sample, self), header)
+            except MessageError as error:  # of a process that is no node, or is damaged
+                self._bad.add(error)
+
+    def _tell(self, size: int) -> None:
+        if not self._told:
+            self._told = True
+            _log.warning(
+                "input `%s`: the program keeps %d messages; further ones are copied out of the shared "
+                "memory (this one: %d bytes)",
+                self._input_id,
+                self.held,
+                size,
+            )
+
+    def hand_over(self) -> None:
+        """Nothing to do: the one that follows has a queue of its own already."""
+
+    def close(self) -> None:
+        """Give the queue back. Samples in the user's hands stay valid."""
+        self._receive = lambda: None
+        self.has_messages = lambda: False
+        self._subscriber.delete()
+
+
+class IceoryxEngine:
+    """All ports of one node of a dataflow."""
+
+    wakes = False
+    in_flight = False
+
+    def __init__(self, run_dir: str, prefix: str, board: Board) -> None:
+        self._board = board
+        self._run_dir = run_dir
+        _release_ended()
+        try:
+            self._node = make_node(run_dir, prefix)
+        except Exception as error:
+            raise _setup_failed("this node", error) from error
+        _keep(run_dir, self._node)  # it owns the marker by which a daemon sees whether the process lives
+        watch(self)
+
+    def disown(self) -> None:
+        """Leave everything to the parent, in a forked child process, also once its run is over."""
+        leak(self._node)
+        _kept.clear()
+        vars(self).update(sender=refuse, receiver=refuse)
+
+    def sender(self, output: OutputConfig) -> IceoryxSender:
+        service = open_channel(self._node, output.service, output.max_queue_size, output.max_receivers)
+        try:
+            return IceoryxSender(service, output.id, self._run_dir)
+        except Exception as error:
+            raise _setup_failed(f"output `{output.id}`", error) from error
+
+    def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> Receiver:  # noqa: ARG002
+        service = open_channel(self._node, item.service, item.max_queue_size, item.max_receivers)
+        try:
+            receiver = IceoryxReceiver(service, item)
+        except Exception as error:
+            raise _setup_failed(f"input `{item.id}`", error) from error
+        # Under back-pressure the sender never goes beyond MAX_QUEUE.
+        if item.queue_size > MAX_QUEUE and item.policy == "drop_oldest":
+            return SpilloverQueue(receiver, item.queue_size, self._sent_by(item.output_slot))
+        return receiver
+
+    def _sent_by(self, output_slot: int) -> Callable[[], int]:
+        words, word = self._board.words, output_slot * WORDS + SENT
+        return lambda: words[word]
+
+    def connect(self, timeout: float, interrupted: Callable[[], bool] = lambda: False) -> None:
+        """Nothing to wait for: a publisher sees every subscriber that exists when it sends."""
+
+    def close(self) -> None:
+        """Nothing to do: see the module's docstring."""
+
+
+def open_channel(node: Any, name: str, max_queue_size: int, max_receivers: int) -> Any:
+    """Open or create the channel of an output; both ends may try at the same time."""
+    iox = _iceoryx2()
+    deadline = time.monotonic() + 5.0
+    while True:
+        builder = (
+            node.service_builder(iox.ServiceName.new(name))
+            .publish_subscribe(iox.Slice[ctypes.c_uint8])
+            .payload_alignment(iox.Alignment.new(ALIGNMENT))
+            .enable_safe_overflow(True)
+            .history_size(0)
+            .subscriber_max_buffer_size(min(max_queue_size, MAX_QUEUE))
+            .subscriber_max_borrowed_samples(MAX_HELD + 2)
+            .max_publishers(_MAX_PUBLISHERS)
+            .max_subscribers(max_receivers)
+            .max_nodes(max_receivers + _MAX_PUBLISHERS)
+        )
+        try:
+            return builder.open_or_create()
+        except Exception as error:
+            if time.monotonic() > deadline:
+                raise _setup_failed(f"channel `{name}`", error) from error
+            time.sleep(0.002)
+
+
+def _full(what: str, needed: int, free: int) -> SharedMemoryFull:
+    return SharedMemoryFull(
+        f"output `{what}`: the message needs {_megabytes(needed)} of shared memory, but /dev/shm has only "
+        f"{_megabytes(free)} left; enlarge it (mount -o remount,size=… /dev/shm; docker run --shm-size=…) "
+        "or send less at once"
+    )
+
+
+def _setup_failed(what: str, error: Exception) -> Exception:
+    if isinstance(error, (SharedMemoryFull, TransportError, UnsafeFile)):
+        return error
+    free = _free_bytes()
+    if free is not None and free < 1 << 20:
+        return SharedMemoryFull(
+            f"{what}: no room in /dev/shm ({_megabytes(free)} left; 16 MB are enough to start)"
+        )
+    return TransportError(f"{what}: iceoryx2 cannot set it up: {error!r}")
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
+
+
+def _free_bytes() -> int | None:
+    """Return the free bytes of the shared memory file system; None where there is none."""
+    try:
+        status = os.statvfs(_SHARED_MEMORY)
+    except OSError:
+        return None
+    return status.f_bavail * status.f_frsize
+
+
+_madvise: Any = None
+
+
+def _back_with_memory(address: int, size: int, what: str) -> None:
+    """Allocate the pages of a chunk; raises `SharedMemoryFull` instead of a later SIGBUS."""
+    global _madvise
+    if _madvise is None:
+        _madvise = ctypes.CDLL(None, use_errno=True).madvise
+        _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+    start = address & -_PAGE
+    before = _free_bytes()
+    if before is not None and before < size:  # trying would take the rest from everybody else meanwhile
+        raise _full(what, size, before)
+    if _madvise(start, address + size - start, _MADV_POPULATE_WRITE) == 0:
+        free = _free_bytes()
+        if free is None or before is None or free >= min(before, _RESERVE):
+            return
+        _give_back(address, size)
+        raise _full(what, size + _RESERVE, _free_bytes() or 0)
+    code = ctypes.get_errno()
+    if code in (errno.EFAULT, errno.ENOMEM):
+        _give_back(address, size)
+        raise _full(what, size, _free_bytes() or 0)
+    # EINVAL: a kernel before 5.14, or macOS. The figure is then the best there is.
+    free = _free_bytes()
+    if free is not None and free < size:
+        raise _full(what, size, free)
+
+
+def _give_back(address: int, size: int) -> None:
+    """Free the pages that lie wholly inside a chunk; its neighbours share the others."""
+    start, end = -(-address // _PAGE) * _PAGE, (address + size) & -_PAGE
+    if start < end:
+        _madvise(start, end - start, _MADV_REMOVE)

@@ -1,0 +1,61 @@
+"""Framing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from dora.wire.node_protocol import ToDaemon, ToNode
+
+if TYPE_CHECKING:
+    from dora.wire.daemon_protocol import Answer, Request
+MAX_FRAME = 64 << 20  # bytes
+
+# --------------------------------------------------------------------------- framing
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+class FrameError(ValueError):
+    """The bytes on a control socket are not frames."""
+
+
+def encode_frame(message: ToDaemon | ToNode | Request | Answer) -> bytes:
+    """Return the frame of a message, ready for the socket."""
+    body = _encoder.encode(message)
+    return len(body).to_bytes(4, "little") + body
+
+
+class FrameBuffer:
+    """Cut a byte stream into frame bodies: feed what arrived, iterate over what is complete.
+
+    >>> frames = FrameBuffer()
+    >>> frames.feed(encode_frame(StopFrame())[:3])
+    >>> list(frames)
+    []
+    >>> frames.feed(encode_frame(StopFrame())[3:])
+    >>> [decode_to_node(body) for body in frames]
+    [Stop()]
+    """
+
+    def __init__(self, max_frame: int = MAX_FRAME) -> None:
+        self._data = bytearray()
+        self._max_frame = max_frame
+
+    def feed(self, data: bytes) -> None:
+        """Append bytes that arrived."""
+        self._data += data
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield every complete frame body; raises `FrameError` for an absurd length."""
+        while len(self._data) >= 4:
+            size = int.from_bytes(self._data[:4], "little")
+            if size > self._max_frame:
+                raise FrameError(f"a control frame claims {size} bytes; the limit is {self._max_frame}")
+            if len(self._data) < 4 + size:
+                return
+            body = bytes(self._data[4 : 4 + size])
+            del self._data[: 4 + size]
+            yield body

@@ -1,0 +1,235 @@
+"""Frames between a node and its daemon: what they say and how they look on the socket.
+
+A frame is a 4-byte little-endian length followed by one msgpack-encoded message. The first message
+of a node is `Register`, answered by `Registered` or `RegistrationRefused`; the node then makes its ports,
+sends `Ready` and waits for `Started` or `StartRefused`. Everything after that is one-way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from dora.wire.decoders import msgpack_decoder
+from dora.wire.node_config import (
+    ChannelConfig,
+    InputConfig,
+    LinkConfig,
+    NodeConfig,
+    RemoteConfig,
+    WriteEventLog,
+)
+
+if TYPE_CHECKING:
+    pass
+
+PROTOCOL_VERSION = 1
+
+
+# --------------------------------------------------------------------------- node → daemon
+
+
+class Register(msgspec.Struct, tag=True):
+    node_id: str
+    pid: int
+    version: str
+    protocol: int = PROTOCOL_VERSION
+    dynamic: bool = False
+    incarnation: int = 0
+    dataflow: str = ""  # of a dynamic node: the name or UUID of the one that it means
+
+
+class Ready(msgspec.Struct, tag=True):
+    """Every port of this node exists."""
+
+
+class OutputsClosed(msgspec.Struct, tag=True):
+    """These outputs will not be sent to any more (the process may live on)."""
+
+    outputs: list[str]
+
+
+class Closing(msgspec.Struct, tag=True):
+    """The node object was closed: all outputs are closed. The process may live on."""
+
+    undeclared: dict[str, int] = {}  # output id → messages dropped because it is not declared
+
+
+class StopDataflow(msgspec.Struct, tag=True):
+    """An operator returned ``DoraStatus.STOP_ALL``."""
+
+
+class PublishResult(msgspec.Struct, tag=True):
+    """The answer to `PublishRequest`; ``reason`` says why nothing was sent."""
+
+    ticket: int
+    reason: str = ""
+
+
+class InputAttached(msgspec.Struct, tag=True):
+    """The answer to `AttachInput`; ``fault`` says why the input cannot receive."""
+
+    slot: int
+    fault: str = ""
+
+
+class InputDetached(msgspec.Struct, tag=True):
+    """All messages of an input that was disconnected have been taken."""
+
+    input: str
+    slot: int
+
+
+ToDaemon = (
+    Register
+    | Ready
+    | OutputsClosed
+    | Closing
+    | StopDataflow
+    | PublishResult
+    | InputAttached
+    | InputDetached
+)
+
+# --------------------------------------------------------------------------- daemon → node
+
+
+class Registered(msgspec.Struct, tag=True):
+    config: NodeConfig
+
+
+class RegistrationRefused(msgspec.Struct, tag=True):
+    reason: str
+
+
+class Started(msgspec.Struct, tag=True):
+    """The barrier is open. ``epoch_ns`` is the first tick of all timers, on CLOCK_MONOTONIC."""
+
+    epoch_ns: int
+
+
+class StartRefused(msgspec.Struct, tag=True):
+    """The barrier broke."""
+
+    reason: str
+
+
+class InputsClosed(msgspec.Struct, tag=True):
+    inputs: list[str]
+
+
+class NodeFailedFrame(msgspec.Struct, tag=True):
+    """An upstream node failed. Comes before the `InputsClosed` of the affected inputs."""
+
+    node_id: str
+    error: str
+    affected_input_ids: list[str]
+
+
+class NodeRestartedFrame(msgspec.Struct, tag=True):
+    node_id: str
+
+
+class ReloadFrame(msgspec.Struct, tag=True):
+    """New code is there: for these operators of a runtime, else for the node, which `StopFrame` then ends.
+
+    ``modules`` are the files, imported by the operators, that have to be imported anew.
+    """
+
+    operators: list[str] = []
+    modules: list[str] = []
+
+
+class StopFrame(msgspec.Struct, tag=True):
+    """The dataflow, or this node, is asked to stop (event ``STOP`` with id ``MANUAL``)."""
+
+
+class ParamUpdateFrame(msgspec.Struct, tag=True):
+    """A parameter of the node was set."""
+
+    key: str
+    value: Any
+
+
+class ParamDeletedFrame(msgspec.Struct, tag=True):
+    key: str
+
+
+class PublishRequest(msgspec.Struct, tag=True):
+    """Send a message that somebody outside gave (`dora topic pub`); answered by `PublishResult`."""
+
+    ticket: int
+    output: str
+    message: bytes
+
+
+class AttachLink(msgspec.Struct, tag=True):
+    """An output gets one more link. ``change`` is the value of the output's ``REWIRED`` from here on."""
+
+    output: str
+    link: LinkConfig
+    change: int
+    credit_bell: str = ""
+    annex: ChannelConfig | None = None  # a channel that this link needs, and the output does not have yet
+    remote: RemoteConfig | None = None  # for a link to another machine
+
+
+class DetachLink(msgspec.Struct, tag=True):
+    """An output loses a link."""
+
+    output: str
+    slot: int
+    change: int
+    annex: str = ""  # the channel that nobody needs any more
+    machine: str = ""  # where its receiver was; "": on this machine
+
+
+class AttachInput(msgspec.Struct, tag=True):
+    """The node gets one more input. Answered by `InputAttached`."""
+
+    item: InputConfig
+    remote: RemoteConfig | None = None  # for an input from another machine
+
+
+class DetachInput(msgspec.Struct, tag=True):
+    """An input was disconnected: it closes once what was sent so far is taken.
+
+    Answered by `InputDetached` then. If it was the node's last, the node waits for another one.
+    """
+
+    input: str
+    slot: int
+
+
+class TextInput(msgspec.Struct, tag=True):
+    """One line for inputs of kind ``text``; arrives as a string array of length 1."""
+
+    inputs: list[str]
+    text: str
+
+
+ToNode = (
+    Registered
+    | RegistrationRefused
+    | Started
+    | StartRefused
+    | InputsClosed
+    | NodeFailedFrame
+    | NodeRestartedFrame
+    | ReloadFrame
+    | ParamUpdateFrame
+    | ParamDeletedFrame
+    | StopFrame
+    | PublishRequest
+    | WriteEventLog
+    | AttachLink
+    | DetachLink
+    | AttachInput
+    | DetachInput
+    | TextInput
+)
+decode_to_node: Callable[[bytes], ToNode] = msgpack_decoder(ToNode)
+
+Rewire = AttachLink | DetachLink | AttachInput | DetachInput
