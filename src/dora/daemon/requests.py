@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 import msgspec
 
 from dora._version import __version__
 from dora.daemon.client import fits
 from dora.daemon.control_server import Connection
+from dora.daemon.options import RunOptions
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.state import NodeState, RunState
+from dora.daemon.supervisor.supervisor import Supervisor
 from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import SPARE_RECEIVERS, Place, Plan, text_outputs
 from dora.dataflow.problems import no_node
@@ -52,10 +54,6 @@ from dora.wire.daemon_protocol import (
 from dora.wire.decoders import DecodeError, from_plain
 from dora.wire.node_config import WriteEventLog
 from dora.wire.node_protocol import PROTOCOL_VERSION, PublishRequest, PublishResult, Register
-
-if TYPE_CHECKING:
-    from dora.daemon.daemon import Daemon
-
 
 # Who records, and what the nodes have to write down for it: the order of their events, small messages.
 
@@ -105,7 +103,18 @@ MAX_GRACE: Final = 86_400.0  # seconds that nodes may be given to stop
 Decided = on.ParameterRequest | on.OperationRequest | on.ChangeRequest | GetModel | LeaderHandover
 
 
-def event_of(daemon: Daemon, guest: Connection, request: Decided) -> on.Event | None:
+class RunningDaemon(Protocol):
+    """What the requests need of the daemon of a run; see `dora.daemon.daemon`."""
+
+    supervisor: Supervisor
+    options: RunOptions
+    place: Place
+
+    def make_room(self, dataflow: Dataflow, place: Place | None = None) -> Plan:
+        """Return the plan of a dataflow to come, with room for it; raises ``OSError``."""
+
+
+def event_of(daemon: RunningDaemon, guest: Connection, request: Decided) -> on.Event | None:
     """Return what the supervisor has to decide; None for a request that is answered here."""
     revision = daemon.supervisor.state.revision
     grace = getattr(request, "grace", None)
@@ -129,7 +138,7 @@ def event_of(daemon: Daemon, guest: Connection, request: Decided) -> on.Event | 
             return on.RequestReceived(guest.number, request)
 
 
-def _change_event(daemon: Daemon, guest: Connection, request: on.ChangeRequest) -> on.Event | None:
+def _change_event(daemon: RunningDaemon, guest: Connection, request: on.ChangeRequest) -> on.Event | None:
     """Return the event of a change, for which there is room; None if the request is answered here."""
     revision = daemon.supervisor.state.revision
     try:

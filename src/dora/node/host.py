@@ -91,8 +91,8 @@ class Host:
             from dora.node.replay.inbox import replay_inbox
 
             return replay_inbox(directory, self.config)
-        if os.environ.get(RECORD_TO):
+        if folder := os.environ.get(RECORD_TO):
             from dora.node.interceptors.input_recorder import recording_inbox
 
-            return recording_inbox(self.config.node_id)
+            return recording_inbox(self.config.node_id, folder)
         return Inbox

@@ -14,16 +14,15 @@ import time
 from typing import Any
 
 from dora.node.events import Event, Input, InputClosed, Stop
-from dora.node.host import RECORD_TO
 from dora.node.process import log_line, write_line
 from dora.node.receive.inbox import Inbox
 from dora.node.standalone.json_format import array_to_json, metadata_to_json, type_to_json
 from dora.transport.forking import leak, watch
 
 
-def recording_inbox(node_id: str) -> type[Inbox]:
+def recording_inbox(node_id: str, folder: str) -> type[Inbox]:
     """Return an `Inbox` that writes down every event that it gives out."""
-    recorder = InputRecorder(node_id)
+    recorder = InputRecorder(node_id, folder)
 
     class RecordingInbox(Inbox):
         def _poll(self) -> Event | None:
@@ -42,8 +41,7 @@ def recording_inbox(node_id: str) -> type[Inbox]:
 class InputRecorder:
     """Writes one recording."""
 
-    def __init__(self, node_id: str) -> None:
-        folder = os.environ[RECORD_TO]
+    def __init__(self, node_id: str, folder: str) -> None:
         self._node_id = node_id
         self._start = time.monotonic()
         self._count = 0

@@ -53,7 +53,7 @@ from dora.wire.decode import prepare
 from dora.wire.node_config import WriteEventLog
 
 if TYPE_CHECKING:
-    from dora.node.interceptors.event_log import EventLog
+    from dora.node.interceptors.base import EventLog
     from dora.wire.node_protocol import Rewire
 
 _monotonic = time.monotonic_ns

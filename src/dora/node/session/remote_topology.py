@@ -21,7 +21,7 @@ from dora.wire.node_config import ChannelConfig, RemoteConfig
 from dora.wire.node_protocol import AttachInput, AttachLink, DetachLink
 
 if TYPE_CHECKING:
-    from dora.node.session.session import Session
+    from dora.node.session.interface import RunningSession
     from dora.transport.composite import CompositeEngine
     from dora.transport.interface import Receiver
 
@@ -35,7 +35,7 @@ OnReceiver = Callable[["Receiver | None", str], None]
 class RemoteTopology:
     """Does the work for one session, which it does not keep alive, in the order in which it comes."""
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: RunningSession) -> None:
         self._session = weakref.ref(session)
         self._work: queue.SimpleQueue[tuple[Work, OnReceiver | None]] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -77,7 +77,7 @@ class RemoteTopology:
                     write_line(log_line(session.config.node_id, "error", str(error)))
             del session
 
-    def _act(self, session: Session, work: Work, on_receiver: OnReceiver | None) -> None:
+    def _act(self, session: RunningSession, work: Work, on_receiver: OnReceiver | None) -> None:
         match work:
             case AttachLink(output=output, link=link):
                 if (port := session.outputs.get(output)) is not None:
@@ -96,14 +96,14 @@ class RemoteTopology:
                 self._hand_over(session, on_receiver, receiver, "")
 
     def _hand_over(
-        self, session: Session, on_receiver: OnReceiver, receiver: Receiver | None, fault: str
+        self, session: RunningSession, on_receiver: OnReceiver, receiver: Receiver | None, fault: str
     ) -> None:
         self._ready.append(lambda: on_receiver(receiver, fault))
         session.board.set(session.config.node_slot, CONTROL, time.monotonic_ns())  # as a flush does
         session.bell.ring()
 
 
-def _spanning(session: Session, remote: RemoteConfig | None) -> CompositeEngine:
+def _spanning(session: RunningSession, remote: RemoteConfig | None) -> CompositeEngine:
     """Return the engine of a node with links to other machines, which it may have had none of."""
     from dora.transport.composite import CompositeEngine
 

@@ -32,8 +32,8 @@ from dora.wire.node_protocol import (
 )
 
 if TYPE_CHECKING:
+    from dora.node.session.interface import RunningSession
     from dora.node.session.remote_topology import RemoteTopology
-    from dora.node.session.session import Session
     from dora.transport.interface import Receiver
 
 
@@ -43,7 +43,7 @@ class Topology:
     ``take`` is asked before an input is made, and returns why it cannot be; "" if it can.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: RunningSession) -> None:
         self._session = weakref.ref(session)
         self._far: RemoteTopology | None = None
         self.take: Callable[[InputConfig], str] = lambda _: ""
@@ -87,7 +87,7 @@ class Topology:
         ):
             write_line(log_line(session.config.node_id, "error", fault))
 
-    def _attach_link(self, session: Session, frame: AttachLink) -> None:
+    def _attach_link(self, session: RunningSession, frame: AttachLink) -> None:
         port = session.outputs.get(frame.output)
         if port is None:
             return
@@ -99,7 +99,7 @@ class Topology:
                 write_line(log_line(session.config.node_id, "error", str(error)))
         port.attach(frame.link, frame.change, frame.credit_bell, (frame.annex, sender))
 
-    def _attach_far(self, session: Session, frame: AttachInput) -> None:
+    def _attach_far(self, session: RunningSession, frame: AttachInput) -> None:
         """Make an input from another machine; the daemon is answered when its source knows of it."""
         item = frame.item
         if fault := self._fault(session, item):
@@ -117,7 +117,7 @@ class Topology:
 
         self._far_links(session).do(frame, add)
 
-    def _far_links(self, session: Session) -> RemoteTopology:
+    def _far_links(self, session: RunningSession) -> RemoteTopology:
         """Return what lays links with other machines; most nodes never need it."""
         if self._far is None:
             from dora.node.session.remote_topology import RemoteTopology
@@ -126,13 +126,13 @@ class Topology:
             session.inbox.on_control = self._far.finish
         return self._far
 
-    def _fault(self, session: Session, item: InputConfig) -> str:
+    def _fault(self, session: RunningSession, item: InputConfig) -> str:
         """Return why a further input cannot be made; "" if it can."""
         if session.closed or session.inbox.is_closing:
             return f"node `{session.config.node_id}` is about to end"
         return self.take(item)
 
-    def _attach_input(self, session: Session, item: InputConfig) -> str:
+    def _attach_input(self, session: RunningSession, item: InputConfig) -> str:
         """Make an input; return why it cannot be made."""
         if fault := self._fault(session, item):
             return fault
@@ -145,14 +145,14 @@ class Topology:
             return str(error)
         return ""
 
-    def _say(self, session: Session, message: ToDaemon) -> None:
+    def _say(self, session: RunningSession, message: ToDaemon) -> None:
         try:
             session.channel.send(message)
         except DaemonLost:
             pass  # the next event tells of it
 
 
-def _note_change(session: Session, output: str, change: int) -> None:
+def _note_change(session: RunningSession, output: str, change: int) -> None:
     """Let an output know of a change that is made in another thread, so that it asks no more."""
     if (port := session.outputs.get(output)) is not None:
         port.rewired = max(port.rewired, change)
@@ -163,7 +163,7 @@ def _note_change(session: Session, output: str, change: int) -> None:
 # The node sends them itself, so they are numbered, wait for credit and are counted like its own.
 
 
-def sender_for(session: Session) -> Callable[[PublishRequest], None]:
+def sender_for(session: RunningSession) -> Callable[[PublishRequest], None]:
     """Return what acts on the frames; it does not keep the session alive."""
     reference = weakref.ref(session)
 
@@ -174,7 +174,7 @@ def sender_for(session: Session) -> Callable[[PublishRequest], None]:
     return act
 
 
-def _act(session: Session, frame: PublishRequest) -> None:
+def _act(session: RunningSession, frame: PublishRequest) -> None:
     reason = ""
     try:
         message = Message(frame.message)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final, Protocol
 
 import zenoh
 
@@ -22,11 +22,7 @@ from dora.transport.network.protocol import (
 )
 from dora.transport.network.send_thread import SendThread
 from dora.transport.network.sessions import reach
-from dora.wire.node_config import NodeConfig, RemoteConfig
-
-if TYPE_CHECKING:
-    from dora.transport.network.sender import RemoteSender
-
+from dora.wire.node_config import LinkConfig, NodeConfig, RemoteConfig
 
 # The sessions of Zenoh in which a node reaches one of another machine, for as long as they are good.
 #
@@ -139,6 +135,21 @@ def _publisher(session: zenoh.Session, key: zenoh.KeyExpr, *, express: bool) -> 
 _log = logging.getLogger("dora.transport")
 
 
+class LinkSender(Protocol):
+    """What a peer needs of the senders of its links; see `dora.transport.network.sender`."""
+
+    link: LinkConfig
+    key: str
+    ways: Publishers
+    beside: tuple[Any, ...]
+
+    def renew(self, ways: Publishers) -> None:
+        """Send on a new connection from now on."""
+
+    def on_progress(self, data: bytes) -> None:
+        """Take in what the receiver reports."""
+
+
 class Peer:
     """Safe to use from several threads."""
 
@@ -147,7 +158,7 @@ class Peer:
         self.dataflow_id = config.dataflow_id
         self.node_id = config.node_id
         self.consumer = consumer
-        self.senders: dict[str, RemoteSender] = {}  # by the name of their link
+        self.senders: dict[str, LinkSender] = {}  # by the name of their link
         self._remote = remote
         self._prefix = f"{self.dataflow_id}/from/{self.node_id}/"
         try:
@@ -167,7 +178,7 @@ class Peer:
         """Return how a link sends; raises `TransportError`."""
         return self._connection.ways(key)
 
-    def add(self, sender: RemoteSender) -> None:
+    def add(self, sender: LinkSender) -> None:
         """Let a sender hear of its receiver, and know of the others; raises `TransportError`."""
         with self._lock:
             if sender.ways.connection is not self._connection:
