@@ -1,0 +1,204 @@
+"""Run the programs of a build, show their output line by line, and end them when the build ends."""
+
+from __future__ import annotations
+
+import os
+import select
+import shlex
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from dora.dataflow.model import LogLevel
+from dora.errors import BuildError
+from dora.daemon.logs.diagnostics import debug_log
+from dora.daemon.logs.entry import LogEntry, Stream
+
+TAIL_LINES = 20
+"""How many of the last lines of its output are repeated when a command fails."""
+
+LOOK_UP_EVERY = 0.5  # seconds
+
+_SHELL_COMMANDS = frozenset({"cd", "source", ".", "export"})
+_SHELL_WORDS = frozenset({"&&", "||", "|", ";", "&", ">", ">>", "<", "2>&1"})
+
+
+class Log:
+    """What a build says on behalf of one node; may be used from several threads."""
+
+    def __init__(self, on_log: Callable[[LogEntry], None], node_id: str) -> None:
+        self._on_log = on_log
+        self._node_id = node_id
+
+    def say(self, message: str, level: LogLevel = "info") -> None:
+        """Log a sentence of the build's own."""
+        self._entry(level, message, "daemon")
+
+    def line(self, text: str) -> None:
+        """Log a line that a program printed."""
+        self._entry("stdout", text, "stdout")
+
+    def _entry(self, level: LogLevel, message: str, stream: Stream) -> None:
+        self._on_log(LogEntry(time.time_ns(), level, self._node_id, message, stream=stream, target="build"))
+
+
+class Stopped(Exception):
+    """The build has ended meanwhile, because of somebody else's failure."""
+
+
+class Processes:
+    """The programs that run for a build, at most one per thread.
+
+    ``parallel``: several at the same time. Their output is mixed, so all that a failing program printed is
+    repeated, otherwise only the end of it. Each is a process group, to be ended with what it has started:
+    a compiler that lives on would keep its output, and thereby the build, open. A single one stays in the
+    terminal's group, because it may ask there for a passphrase.
+    """
+
+    def __init__(self, parallel: bool = False) -> None:
+        self._parallel = parallel
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
+
+    def stop(self) -> None:
+        """End what runs, and let nothing start any more."""
+        with self._lock:
+            self._stopped = True
+            running = list(self._running)
+        for process in running:
+            self._end(process)
+
+    def run(
+        self,
+        words: Sequence[str],
+        *,
+        what: str,
+        cwd: str,
+        env: Mapping[str, str],
+        log: Log | None,
+        written: str = "",
+        stdin: str | None = None,
+    ) -> list[str]:
+        """Run a program to its end; return the lines that it printed.
+
+        ``what`` names it in errors, ``written`` is the command as the user wrote it. Raises `BuildError`
+        if it cannot be started or does not exit with status 0.
+        """
+        hint = shell_hint(written)
+        diagnostics = debug_log("dora.build")
+        if diagnostics is not None:
+            diagnostics.debug("%s in %s", shlex.join(words), cwd)
+        begun = time.monotonic()
+        try:
+            with self._lock:
+                if self._stopped:
+                    raise Stopped
+                process = subprocess.Popen(
+                    words,
+                    cwd=cwd,
+                    env=env,
+                    stdin=subprocess.DEVNULL if stdin is None else subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    process_group=0 if self._parallel else None,
+                )
+                self._running.add(process)
+        except OSError as error:
+            reason = _why_not_started(error, words[0], cwd)
+            raise BuildError(f"{what} cannot be started: {reason}{hint}") from None
+        lines: list[str] = []
+        with process:
+            try:
+                if process.stdin is not None and stdin is not None:
+                    process.stdin.write(stdin.encode())
+                    process.stdin.close()
+                assert process.stdout is not None
+                for raw in _lines(process.stdout.fileno()):
+                    lines.append(raw.decode("utf-8", "replace").rstrip("\r\n"))
+                    if log is not None:
+                        log.line(lines[-1])
+                status = process.wait()
+            except BaseException:
+                self._end(process)
+                raise
+            finally:
+                with self._lock:
+                    self._running.discard(process)
+        if diagnostics is not None:
+            diagnostics.debug("%s: status %d after %.2f s", words[0], status, time.monotonic() - begun)
+        if status != 0:
+            if self._stopped:
+                raise Stopped
+            shown = lines if self._parallel or log is None else lines[-TAIL_LINES:]
+            raise BuildError(f"{what} {_ending(status)}{hint}{quoted(shown)}")
+        return lines
+
+    def _end(self, process: subprocess.Popen[bytes]) -> None:
+        self._signal(process, signal.SIGTERM)
+        try:
+            process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            pass
+        self._signal(process, signal.SIGKILL)  # in a group also those who took no notice
+
+    def _signal(self, process: subprocess.Popen[bytes], number: int) -> None:
+        if not self._parallel:
+            process.send_signal(number)
+            return
+        try:
+            os.killpg(process.pid, number)
+        except (ProcessLookupError, PermissionError):  # all have ended; macOS says the second
+            pass
+
+
+def _lines(descriptor: int) -> Iterator[bytes]:
+    """Yield the lines that arrive at a pipe, until its end.
+
+    A signal that comes just before a read, or to another thread, does not interrupt the read: so every
+    wait is bounded, and Ctrl-C gets through.
+    """
+    begun = b""
+    poll = select.poll()  # `select` knows the first 1024 descriptors only
+    poll.register(descriptor, select.POLLIN)
+    while True:
+        while not poll.poll(LOOK_UP_EVERY * 1000):
+            pass
+        data = os.read(descriptor, 1 << 16)
+        if not data:
+            break
+        *lines, begun = (begun + data).split(b"\n")
+        yield from lines
+    if begun:
+        yield begun
+
+
+def quoted(lines: Sequence[str]) -> str:
+    """Return lines of a program for the end of an error message, "" if there are none."""
+    return "".join(f"\n  | {line}" for line in lines)
+
+
+def shell_hint(command: str) -> str:
+    """Return the mend for a command that only a shell would understand, else ""."""
+    words = command.split()
+    if not words or (words[0] not in _SHELL_COMMANDS and not _SHELL_WORDS.intersection(words)):
+        return ""
+    return "\n  help: build commands run without a shell: write one command per line, or `sh -c '...'`"
+
+
+def _ending(status: int) -> str:
+    from dora.daemon.supervisor.exits import describe_exit
+
+    return describe_exit(status, None) if status > 0 else describe_exit(None, -status)
+
+
+def _why_not_started(error: OSError, program: str, cwd: str) -> str:
+    if not os.path.isdir(cwd):
+        return f"its working directory {cwd} does not exist"
+    if isinstance(error, FileNotFoundError):
+        return f"there is no program `{program}` on PATH"
+    if isinstance(error, PermissionError):
+        return f"`{program}` may not be executed (make it executable, or name its interpreter first)"
+    return error.strerror or str(error)

@@ -1,0 +1,298 @@
+"""Environments of nodes that do not run in that of dora, made with uv.
+
+An environment is a folder ``.dora/python-envs/<name>`` beside the dataflow file. What is installed in
+it comes from a *lock*, the solver's complete list with versions, which is made once and kept in
+``.dora/python-locks/<name>.txt``: until the dataflow asks for something else, every machine and every
+rebuild gets the same set. A version of dora that requires something else has it solved anew, with the
+versions of the lock where they still fit. dora itself is added last (`dora.daemon.build.own_wheel`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from hashlib import sha256
+from dora.daemon.build import own_wheel
+from dora.daemon.build.commands import Log, Processes, quoted
+from dora.daemon.processes.interpreter import environment_folder, find_uv, wheel_path
+from dora.dataflow.model import Dataflow, NodeSpec
+from dora.errors import BuildError
+import re
+import msgspec
+from dora.dataflow.parser.files import read_bytes
+from dora.dataflow.model import Dataflow, NodeSpec, PythonEnvironment
+from dora.dataflow.parser.programs import requirement_fault
+
+_STAMP = "dora-environment"  # written last: what the environment was made from
+
+
+def require_uv(what: str) -> str:
+    """Return the path of uv; raises `BuildError` if there is none, as ``what`` needs it."""
+    uv = find_uv()
+    if uv is None:
+        raise BuildError(
+            f"{what} needs uv, which is not installed; `pip install uv` brings it, or see "
+            "https://docs.astral.sh/uv"
+        )
+    return uv
+
+
+class EnvironmentMaker:
+    """Makes the environment of one node."""
+
+    def __init__(
+        self,
+        dataflow: Dataflow,
+        node: NodeSpec,
+        processes: Processes,
+        log: Log,
+        environ: Mapping[str, str],
+        *,
+        offline: bool = False,
+    ) -> None:
+        folder = environment_folder(dataflow, node, uv=True)
+        assert folder is not None
+        self.folder = folder
+        self._what = f"{node.place or '<dataflow>'}: the Python environment of node `{node.id}`"
+        self._shown = os.path.relpath(folder, dataflow.working_dir)
+        self._node = node
+        self._directory = dataflow.directory_of(node)
+        self._python = f"{folder}/bin/python"
+        self._processes = processes
+        self._log = log
+        self._wheel = wheel_path(dataflow.working_dir)
+        self._lock = (
+            f"{os.path.dirname(os.path.dirname(folder))}/python-locks/{os.path.basename(folder)}.txt"
+        )
+        # A project around the dataflow must not have a say, nor an activated environment.
+        self._env = {**environ, "UV_NO_PROGRESS": "1"}
+        self._env.pop("VIRTUAL_ENV", None)
+        if offline:
+            self._env["UV_OFFLINE"] = "1"
+
+    def ensure(self) -> None:
+        """Make the environment unless it is there as it should be; raises `BuildError`.
+
+        The wheel of dora has to be in its place (`dora.daemon.processes.interpreter.wheel_path`).
+        """
+        above, name = os.path.split(self.folder)
+        os.makedirs(above, exist_ok=True)
+        with _locked(f"{above}/.{name}.lock"):
+            if self._stamp() == self._wanted_stamp():
+                return
+            self._uv = require_uv(self._what)
+            asked = self._node.python
+            self._log.say(f"making its Python environment {self._shown}")
+            self._remove()
+            version = (asked.version if asked is not None else None) or sys.executable
+            self._run("venv", "--no-project", "--python", version, self.folder)
+            if asked is not None:
+                self._solve(asked.requirements)
+                if os.path.getsize(self._lock):
+                    self._run("pip", "install", "--python", self._python, "--no-deps", "-r", self._lock)
+                self._run("pip", "install", "--python", self._python, "--no-deps", self._wheel)
+            else:
+                self._run("pip", "install", "--python", self._python, self._wheel)
+            with open(f"{self.folder}/{_STAMP}", "w", encoding="utf-8") as stamp:
+                stamp.write(self._wanted_stamp())
+
+    def _remove(self) -> None:
+        """Remove the environment that is there; raises `BuildError` if the folder is something else."""
+        if not os.path.lexists(self.folder):
+            return
+        is_environment = any(os.path.isfile(f"{self.folder}/{name}") for name in ("pyvenv.cfg", _STAMP))
+        if os.path.islink(self.folder) or not (is_environment or not os.listdir(self.folder)):
+            raise BuildError(
+                f"{self._what} cannot be made, because {self.folder} exists and is no environment; "
+                "move it elsewhere"
+            )
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _solve(self, requirements: tuple[str, ...]) -> None:
+        """Write the lock unless there is one that has what this dora requires."""
+        ours = own_wheel.requirements()
+        lock = _bytes_of(self._lock).decode("utf-8", "replace")
+        if os.path.isfile(self._lock) and not lacking(lock, ours):
+            return
+        os.makedirs(os.path.dirname(self._lock), exist_ok=True)
+        unfinished = f"{self._lock}.{os.getpid()}"
+        if lock:
+            shutil.copyfile(self._lock, unfinished)  # uv keeps to the versions that are there
+        asked = "\n".join((*requirements, *ours))
+        words = ["pip", "compile", "--quiet", "--no-header", "--universal", "--python", self._python]
+        try:
+            self._run(*words, "--output-file", unfinished, "-", stdin=asked)
+            os.replace(unfinished, self._lock)
+        finally:
+            if os.path.exists(unfinished):
+                os.unlink(unfinished)
+
+    def _run(self, *words: str, stdin: str | None = None) -> None:
+        try:
+            self._processes.run(
+                [self._uv, *words], what="uv", cwd=self._directory, env=self._env, log=None, stdin=stdin
+            )
+        except BuildError as error:
+            asked = self._node.python
+            wants = [f"Python {asked.version}"] if asked is not None and asked.version else []
+            wants += [f"`{item}`" for item in asked.requirements] if asked is not None else []
+            named = f" with {', '.join(wants)}" if wants else ""
+            lines = [line.removeprefix("  | ") for line in str(error).splitlines()[1:]]
+            step = "no such Python" if words[0] == "venv" else "its packages cannot be had"
+            raise BuildError(f"{self._what}{named} cannot be made: {step}{quoted(lines)}") from None
+
+    def _stamp(self) -> str:
+        try:
+            with open(f"{self.folder}/{_STAMP}", encoding="utf-8") as stamp:
+                return stamp.read()
+        except OSError:
+            return ""
+
+    def _wanted_stamp(self) -> str:
+        return "".join(f"{sha256(_bytes_of(path)).hexdigest()}\n" for path in (self._wheel, self._lock))
+
+
+def lacking(lock: str, requirements: Iterable[str]) -> list[str]:
+    """Return the requirements that a lock has no fitting version for.
+
+    >>> lacking("numpy==2.1.0\\n    # via dora\\n", ["numpy>=1.24", "psutil>=5.9"])
+    ['psutil>=5.9']
+    """
+    from packaging.requirements import InvalidRequirement, Requirement
+    from packaging.utils import canonicalize_name
+
+    locked: dict[str, list[str]] = {}
+    for line in lock.splitlines():
+        try:
+            found = Requirement(line.partition(" #")[0])
+        except InvalidRequirement:  # a comment, an option
+            continue
+        versions = locked.setdefault(canonicalize_name(found.name), [])
+        versions += (item.version for item in found.specifier)
+
+    def is_met(text: str) -> bool:
+        wanted = Requirement(text)
+        versions = locked.get(canonicalize_name(wanted.name), ())
+        return any(wanted.specifier.contains(version, True) for version in versions)
+
+    return [text for text in requirements if not is_met(text)]
+
+
+def _bytes_of(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read()
+    except FileNotFoundError:
+        return b""
+
+
+@contextmanager
+def _locked(path: str) -> Iterator[None]:
+    """Let one process at a time make an environment."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+# What a script says about its own environment: the block ``# /// script`` at its head (PEP 723).
+
+_BEGINNING = re.compile(r"# /// ([a-zA-Z0-9-]+)").fullmatch
+
+
+def with_inline_environments(dataflow: Dataflow) -> Dataflow:
+    """Return the dataflow in which nodes whose scripts have such a block ask for what it says.
+
+    What the dataflow file says goes before. Raises `BuildError` for a block that cannot be read.
+    """
+    nodes = tuple(_with_inline_environment(dataflow, node) for node in dataflow.nodes)
+    return dataflow if nodes == dataflow.nodes else msgspec.structs.replace(dataflow, nodes=nodes)
+
+
+def _with_inline_environment(dataflow: Dataflow, node: NodeSpec) -> NodeSpec:
+    if node.python is not None or node.path is None or not node.path.endswith(".py"):
+        return node
+    path = os.path.join(dataflow.directory_of(node), os.path.expanduser(node.path))
+    try:
+        text = read_bytes(path).decode()
+    except (OSError, UnicodeDecodeError):
+        return node  # said where it is run
+    if "# /// script" not in text:
+        return node
+    environment = inline_environment(text, path)
+    return node if environment is None else msgspec.structs.replace(node, python=environment)
+
+
+def inline_environment(text: str, path: str) -> PythonEnvironment | None:
+    """Return what the block in a script asks for, None if there is no block; raises `BuildError`.
+
+    >>> inline_environment("# /// script\\n# dependencies = ['rich']\\n# ///\\n", "a.py").requirements
+    ('rich',)
+    """
+    import tomllib
+
+    blocks = _blocks(text)
+    if not blocks:
+        return None
+    if len(blocks) > 1:
+        raise BuildError(f"{path}: there are two blocks `# /// script`; keep one of them")
+    lines = blocks[0]
+    try:
+        block = tomllib.loads("\n".join(line[2:] for line in lines))
+    except tomllib.TOMLDecodeError as error:
+        raise BuildError(f"{path}: the block `# /// script` is not TOML: {error}") from None
+    version = block.get("requires-python")
+    requirements = block.get("dependencies", [])
+    if not isinstance(requirements, list) or not all(isinstance(item, str) for item in requirements):
+        raise BuildError(f"{path}: `dependencies` in the block `# /// script` is not a list of texts")
+    if version is not None and not isinstance(version, str):
+        raise BuildError(f"{path}: `requires-python` in the block `# /// script` is not a text")
+    if version is not None and (fault := _version_fault(version)):
+        raise BuildError(f"{path}: `requires-python` in the block `# /// script` {fault}")
+    for requirement in requirements:
+        if fault := requirement_fault(requirement):
+            raise BuildError(f"{path}: `dependencies` in the block `# /// script`: {fault}")
+    return PythonEnvironment(version, tuple(requirements))
+
+
+def _blocks(text: str) -> list[list[str]]:
+    """Return the lines of the blocks of this type, as the specification says what they are.
+
+    packaging.python.org/specifications/inline-script-metadata: a block goes on to the last `# ///` of
+    the comment that begins with it.
+    """
+    found: list[list[str]] = []
+    lines = text.splitlines()
+    at = 0
+    while at < len(lines):
+        begun = _BEGINNING(lines[at])
+        at += 1
+        if begun is None:
+            continue
+        end = at
+        while end < len(lines) and (lines[end] == "#" or lines[end].startswith("# ")):
+            end += 1
+        last = next((line for line in range(end - 1, at, -1) if lines[line] == "# ///"), None)
+        if last is None:
+            at = end  # no block that begins in this comment is closed
+            continue
+        if begun[1] == "script":
+            found.append(lines[at:last])
+        at = last + 1
+    return found
+
+
+def _version_fault(text: str) -> str:
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    try:
+        SpecifierSet(text if len(text) <= 200 else "?")
+    except InvalidSpecifier:
+        return "is no range of versions, as `>=3.11`"
+    return ""

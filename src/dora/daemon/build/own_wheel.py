@@ -1,0 +1,112 @@
+"""A wheel of the dora that is running, for environments that need it as well.
+
+It is what was installed: the same files, also those that were never published. An editable installation
+becomes a wheel that points to the same source.
+"""
+
+from __future__ import annotations
+
+import os
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from typing import TYPE_CHECKING
+
+from dora._version import __version__
+from dora.daemon.build.shadowing import metadata, stand_ins
+from dora._paths import PACKAGE
+from dora.errors import BuildError
+
+if TYPE_CHECKING:
+    from zipfile import ZipInfo
+
+NAME = "dora-dataflow"
+_STEM = f"dora_dataflow-{__version__}"
+
+
+def requirements() -> list[str]:
+    """Return what dora requires, without its extras."""
+    return [line for line in _distribution().requires or () if "extra ==" not in line]
+
+
+def wheel_name() -> str:
+    """Return the name of the wheel's file, as pip wants it."""
+    return f"{_STEM}-py3-none-any.whl"
+
+
+def write_wheel(path: str, *, whole: bool = False) -> None:
+    """Write the wheel, unless there is the same one already; raises `BuildError`.
+
+    ``whole``: with all files, also of an editable installation, for another machine.
+    """
+    import io
+    import zipfile
+
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as wheel:
+        names = []
+        for name, data in sorted(_files(whole).items()):
+            wheel.writestr(_entry(name), data)
+            names.append(name)
+        record = f"{_STEM}.dist-info/RECORD"
+        wheel.writestr(_entry(record), "".join(f"{name},,\n" for name in (*names, record)))
+    try:
+        with open(path, "rb") as file:
+            if file.read() == content.getvalue():
+                return
+    except OSError:
+        pass
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    unfinished = f"{path}.{os.getpid()}"
+    with open(unfinished, "wb") as file:
+        file.write(content.getvalue())
+    os.replace(unfinished, path)
+
+
+def _entry(name: str) -> ZipInfo:
+    """Return an entry with a fixed time, so that equal content makes equal bytes."""
+    from zipfile import ZIP_DEFLATED, ZipInfo
+
+    entry = ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+    entry.compress_type = ZIP_DEFLATED
+    return entry
+
+
+def _distribution() -> Distribution:
+    try:
+        return distribution(NAME)
+    except PackageNotFoundError:
+        raise BuildError(
+            "dora runs from a folder without being installed, so nodes with an environment of their own "
+            "cannot get it; install it (pip install -e FOLDER)"
+        ) from None
+
+
+def _files(whole: bool) -> dict[str, bytes]:
+    source = _distribution()
+    package = PACKAGE
+    files: dict[str, bytes] = {}
+    installed = str(source.locate_file("dora"))
+    if whole or os.path.realpath(installed) == os.path.realpath(package):
+        files |= _package(package)
+    else:
+        files["dora_dataflow.pth"] = f"{os.path.dirname(package)}\n".encode()
+    info = {
+        "METADATA": source.read_text("METADATA"),
+        "entry_points.txt": source.read_text("entry_points.txt"),
+    }
+    info["WHEEL"] = metadata(NAME, __version__)["WHEEL"]
+    files |= {f"{_STEM}.dist-info/{name}": text.encode() for name, text in info.items() if text}
+    for stem, texts in stand_ins():
+        folder = f"{_STEM}.data/purelib/{stem}.dist-info"
+        files |= {f"{folder}/{name}": text.encode() for name, text in texts.items()}
+    return files
+
+
+def _package(folder: str) -> dict[str, bytes]:
+    files = {}
+    for where, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if name != "__pycache__"]
+        for name in names:
+            path = os.path.join(where, name)
+            with open(path, "rb") as file:
+                files[f"dora/{os.path.relpath(path, folder)}"] = file.read()
+    return files

@@ -1,0 +1,179 @@
+"""The session of a dataflow: what was built for it, and of what, in ``out/<name>.dora-session.yaml``.
+
+It has the keys of dora-rs, so that tools find there what they expect. Nothing needs it in order to run:
+every start builds, and a file that is lost or damaged is made anew. It tells which commits the nodes come
+from, and by the id of the build, which log entries in JSON have too, whether two runs ran the same.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import Annotated, Any, Final
+
+import msgspec
+
+from dora.daemon.processes.interpreter import environment_folder
+from dora.dataflow.parser.files import read_bytes
+from dora.dataflow.model import Dataflow, NodeSpec
+from dora.daemon.logs.diagnostics import debug_log
+from dora.daemon.logs.entry import LogEntry
+from dora.wire.decoders import DecodeError, from_plain
+from dora.wire.ids import uuid7
+
+_MOST = 1 << 20  # bytes of a file that may be one of ours
+
+Id = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+
+
+class GitCommit(msgspec.Struct, frozen=True):
+    """The commit of a repository that a node was built from."""
+
+    repo: str
+    commit_hash: str
+
+
+class LocalBuild(msgspec.Struct, frozen=True):
+    """Where the nodes run that were built here, and the Python environments that some of them have."""
+
+    node_working_dirs: dict[str, str] = {}
+    python_env_dirs: dict[str, str] = {}
+    confined_nodes: list[str] = []  # nodes from the hub of dora-rs; there are none
+
+
+class SessionFile(msgspec.Struct, frozen=True):
+    """``build_id`` is the same for as long as ``build_fingerprint`` and ``git_sources`` are."""
+
+    session_id: Id
+    build_id: Id | None = None
+    git_sources: dict[str, GitCommit] = {}
+    local_build: LocalBuild | None = None
+    build_fingerprint: str | None = None
+
+
+_ORDER: Final = ("build_id", "session_id", "git_sources", "local_build", "build_fingerprint")
+
+
+def session_path(dataflow: Dataflow) -> str:
+    """Return where the session of a dataflow is kept."""
+    return f"{dataflow.working_dir}/out/{dataflow.file_stem}.dora-session.yaml"
+
+
+def note_build(dataflow: Dataflow, on_log: Callable[[LogEntry], None], *, uv: bool) -> str | None:
+    """Note that a dataflow has been built on this machine, and return the id of the build.
+
+    If the file cannot be written, or was damaged, ``on_log`` gets a warning; that stops nothing.
+    """
+
+    def warn(text: str) -> None:
+        on_log(LogEntry(time.time_ns(), "warn", None, text, "daemon"))
+
+    path = session_path(dataflow)
+    before = read_session(path)
+    if before is None and os.path.exists(path):
+        warn(f"{path} is no session of a dataflow; it is made anew")
+    now = _session_of(dataflow, before, uv)
+    if (log := debug_log("dora.build")) is not None:
+        log.debug("build %s: %s", now.build_id, _news(before, now))
+    if now != before:
+        try:
+            _write(path, now)
+        except OSError as error:
+            warn(f"what was built cannot be noted in {path}: {error.strerror}")
+    return now.build_id
+
+
+def read_session(path: str) -> SessionFile | None:
+    """Return the session in a file, None if there is none or it is damaged."""
+    import yaml  # only processes that build pay for it
+
+    try:
+        text = read_bytes(path, _MOST).decode()
+        return from_plain(yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader)), SessionFile)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, DecodeError, RecursionError):
+        return None
+
+
+def _session_of(dataflow: Dataflow, before: SessionFile | None, uv: bool) -> SessionFile:
+    fingerprint = build_fingerprint(dataflow, uv=uv)
+    sources = git_sources(dataflow)
+    build_id = None
+    if before is not None and (before.build_fingerprint, before.git_sources) == (fingerprint, sources):
+        build_id = before.build_id
+    environments = {node.id: environment_folder(dataflow, node, uv=uv) for node in dataflow.nodes}
+    return SessionFile(
+        session_id=before.session_id if before is not None else uuid7(),
+        build_id=build_id or uuid7(),
+        git_sources=sources,
+        local_build=LocalBuild(
+            {node.id: dataflow.directory_of(node) for node in dataflow.nodes},
+            {node_id: folder for node_id, folder in environments.items() if folder},
+        ),
+        build_fingerprint=fingerprint,
+    )
+
+
+def _news(before: SessionFile | None, now: SessionFile) -> str:
+    """Return what makes a build another one than that before."""
+    if before is None or before.build_id is None:
+        return "the first one of this dataflow file"
+    if before.build_id == now.build_id:
+        return "the same as before"
+    if before.build_fingerprint != now.build_fingerprint:
+        return f"it is told something else than build {before.build_id}"
+    return f"repositories have moved since build {before.build_id}"
+
+
+def git_sources(dataflow: Dataflow) -> dict[str, GitCommit]:
+    """Return for each node from a repository the commit that its clone is at, if that is known."""
+    if not any(node.git for node in dataflow.nodes):
+        return {}
+    from dora.daemon.build.sources import commit_of
+
+    return {
+        node.id: GitCommit(node.git.repository, commit)
+        for node in dataflow.nodes
+        if node.git is not None and (commit := commit_of(dataflow.directory_of(node)))
+    }
+
+
+def build_fingerprint(dataflow: Dataflow, *, uv: bool) -> str:
+    """Return 16 hexadecimal digits that change with what a build is told, and with nothing else."""
+    told = [_build_inputs(dataflow, node) for node in sorted(dataflow.nodes, key=lambda node: node.id)]
+    return fnv1a(msgspec.json.encode([uv, told]))
+
+
+def fnv1a(data: bytes) -> str:
+    """Return the 64-bit FNV-1a of bytes, in 16 hexadecimal digits; `hashlib` would take 2 ms to load.
+
+    >>> fnv1a(b""), fnv1a(b"a")
+    ('cbf29ce484222325', 'af63dc4c8601ec8c')
+    """
+    digest = 0xCBF29CE484222325
+    for byte in data:
+        digest = (digest ^ byte) * 0x100000001B3 & 0xFFFFFFFFFFFFFFFF
+    return f"{digest:016x}"
+
+
+def _build_inputs(dataflow: Dataflow, node: NodeSpec) -> list[Any]:
+    env = sorted({**dataflow.env, **node.env}.items())
+    return [node.id, node.build, node.git, node.download, node.python, node.deploy.working_dir, env]
+
+
+def _write(path: str, session: SessionFile) -> None:
+    """Write a file that others see as it was or as it is, never in between; raises ``OSError``."""
+    import yaml
+
+    values = msgspec.to_builtins(session)
+    text = yaml.safe_dump({key: values[key] for key in _ORDER}, sort_keys=False, allow_unicode=True)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    unfinished = f"{path}.{uuid7()}"
+    try:
+        with open(unfinished, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(unfinished, path)
+    except OSError:
+        if os.path.exists(unfinished):
+            os.remove(unfinished)
+        raise

@@ -1,0 +1,203 @@
+"""Nodes from git repositories: one clone per repository and commit, below the dataflow's folder."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from dora.daemon.build.commands import Log, Processes, quoted
+from dora.dataflow.model import Dataflow, GitSource, NodeSpec
+from dora.errors import BuildError
+import hashlib
+from dora.daemon.build.commands import Log
+from dora.dataflow.model import Dataflow, NodeSpec
+
+# What an address may ask for, also one of a submodule: git knows helper programs that run any command.
+# Whoever sets GIT_ALLOW_PROTOCOL decides himself.
+_ALLOWED = {"https": "always", "http": "always", "ssh": "always", "git": "always", "file": "user"}
+_SETTINGS = ("protocol.allow=never", *(f"protocol.{name}.allow={when}" for name, when in _ALLOWED.items()))
+_PROTOCOLS = tuple(word for setting in _SETTINGS for word in ("-c", setting))
+
+_NOTE = ".git/dora-commit"  # the commit that we checked out
+
+
+def ensure_clone(
+    dataflow: Dataflow, node: NodeSpec, processes: Processes, log: Log, *, update: bool, offline: bool
+) -> None:
+    """Clone the repository of a node unless it is there; raises `BuildError`.
+
+    With ``update``, a clone that follows a branch is brought to its newest commit, unless ``offline``.
+    A clone in which somebody has worked is never touched.
+    """
+    assert node.git is not None
+    clone = _Clone(dataflow, node, node.git, processes, log)
+    if not os.path.isdir(f"{clone.folder}/.git"):
+        if offline:
+            raise BuildError(f"{clone.what} is not cloned yet, and --offline forbids to fetch it")
+        clone.make()
+    elif update and not offline and not (node.git.tag or node.git.rev):
+        clone.update()
+
+
+def commit_of(folder: str) -> str:
+    """Return the commit that is checked out in a clone, "" if that cannot be found out."""
+    try:
+        with open(f"{folder}/.git/HEAD", encoding="utf-8") as file:
+            head = file.read().strip()
+        if not head.startswith("ref:"):  # as we leave it
+            return head
+        words = ["git", "rev-parse", "HEAD"]
+        done = subprocess.run(words, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    except OSError:
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+class _Clone:
+    def __init__(
+        self, dataflow: Dataflow, node: NodeSpec, source: GitSource, processes: Processes, log: Log
+    ) -> None:
+        self.folder = dataflow.directory_of(node)
+        self.what = f"{node.place or '<dataflow>'}: the repository {source.repository} of node `{node.id}`"
+        self._source = source
+        self._beside = dataflow.working_dir
+        self._processes = processes
+        self._log = log
+        self._env: Mapping[str, str] = {**os.environ, "GIT_TERMINAL_PROMPT": "0"}
+
+    def make(self) -> None:
+        source = self._source
+        self._log.say(f"cloning {source.repository}")
+        above = os.path.dirname(self.folder)
+        os.makedirs(above, exist_ok=True)
+        # Whatever ends this leaves no half clone where a whole one is expected.
+        with tempfile.TemporaryDirectory(prefix=".clone-", dir=above) as unfinished:
+            self._git(
+                "clone", "--quiet", "--no-checkout", "--", source.repository, unfinished, cwd=self._beside
+            )
+            self._check_out(unfinished)
+            try:
+                os.rename(unfinished, self.folder)  # in place of an empty folder, too
+            except OSError:
+                raise BuildError(
+                    f"{self.what} cannot be cloned, because {self.folder} exists and is no clone; "
+                    "move it elsewhere"
+                ) from None
+            os.mkdir(unfinished)  # for the end of this block to remove
+
+    def update(self) -> None:
+        if self._git("status", "--porcelain") or self._head() != self._noted():
+            raise BuildError(
+                f"{self.what} is not brought up to date, because {self.folder} has changes of yours; "
+                "push them and remove the folder, or give the node a `path` to it instead of `git`"
+            )
+        self._git("fetch", "--quiet", "--prune", "--tags", "--force", "origin")
+        before = self._head()
+        self._check_out(self.folder)
+        if self._head() != before:
+            self._log.say(f"{self._source.repository} is now at {self._head()[:12]}")
+
+    def _check_out(self, folder: str) -> None:
+        source = self._source
+        if source.branch:
+            commit = f"origin/{source.branch}"
+        elif source.tag:
+            commit = f"refs/tags/{source.tag}"
+        else:
+            commit = source.rev or "origin/HEAD"
+        self._git("checkout", "--quiet", "--detach", commit, "--", cwd=folder)
+        if os.path.exists(f"{folder}/.gitmodules"):
+            self._git("submodule", "--quiet", "update", "--init", "--recursive", cwd=folder)
+        with open(f"{folder}/{_NOTE}", "w", encoding="utf-8") as note:
+            note.write(self._git("rev-parse", "HEAD", cwd=folder)[0])
+
+    def _head(self) -> str:
+        return self._git("rev-parse", "HEAD")[0]
+
+    def _noted(self) -> str:
+        try:
+            with open(f"{self.folder}/{_NOTE}", encoding="utf-8") as note:
+                return note.read()
+        except OSError:
+            return ""
+
+    def _git(self, *words: str, cwd: str | None = None) -> list[str]:
+        if shutil.which("git") is None:
+            raise BuildError(f"{self.what} needs the program `git`, which is not installed")
+        try:
+            return self._processes.run(
+                ["git", *_PROTOCOLS, *words], what="git", cwd=cwd or self.folder, env=self._env, log=None
+            )
+        except BuildError as error:
+            lines = [line.removeprefix("  | ") for line in str(error).splitlines()[1:]]
+            raise BuildError(f"{self.what} cannot be used: git {words[0]} failed{quoted(lines)}") from None
+
+
+# Nodes whose ``path`` is a URL: the file is downloaded below the dataflow's folder.
+
+TIMEOUT = 60.0  # seconds without any byte
+_CHUNK = 1 << 20
+MAX_SIZE = 1 << 30  # bytes
+
+
+def ensure_download(dataflow: Dataflow, node: NodeSpec, log: Log, *, update: bool, offline: bool) -> None:
+    """Download the file of a node unless it is there; raises `BuildError`.
+
+    With a checksum, a file that does not have it is never left in place. Without one, ``update``
+    downloads again what is there already, unless ``offline``.
+    """
+    source = node.download
+    assert source is not None and node.path is not None
+    path = os.path.join(dataflow.working_dir, node.path)
+    what = f"{node.place or '<dataflow>'}: {source.url}, which node `{node.id}` runs,"
+    if os.path.exists(path):
+        if source.sha256 is not None and _digest(path) == source.sha256:
+            return
+        if source.sha256 is None and (offline or not update):
+            return
+    if offline:
+        raise BuildError(f"{what} is not downloaded yet, and --offline forbids to fetch it")
+    log.say(f"downloading {source.url}")
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    unfinished = f"{path}.{os.getpid()}"
+    try:
+        _fetch(source.url, unfinished, what)
+        found = _digest(unfinished)
+        if source.sha256 is not None and found != source.sha256:
+            raise BuildError(f"{what} is not what it should be: its SHA-256 is {found}")
+        os.chmod(unfinished, 0o755)
+        os.replace(unfinished, path)
+    finally:
+        if os.path.exists(unfinished):
+            os.unlink(unfinished)
+
+
+def _fetch(url: str, path: str, what: str) -> None:
+    from http.client import HTTPException
+    from urllib.error import HTTPError, URLError
+    from urllib.request import urlopen
+
+    try:
+        with urlopen(url, timeout=TIMEOUT) as response, open(path, "wb") as file:
+            size = 0
+            while chunk := response.read(_CHUNK):
+                size += len(chunk)
+                if size > MAX_SIZE:
+                    raise BuildError(f"{what} is larger than {MAX_SIZE >> 20} MiB")
+                file.write(chunk)
+    except HTTPError as error:
+        raise BuildError(
+            f"{what} cannot be downloaded: the server says {error.code} {error.reason}"
+        ) from None
+    except URLError as error:
+        reason = getattr(error.reason, "strerror", None) or error.reason
+        raise BuildError(f"{what} cannot be downloaded: {reason}") from None
+    except (OSError, HTTPException, ValueError) as error:
+        raise BuildError(f"{what} cannot be downloaded: {error}") from None
+
+
+def _digest(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
