@@ -1,0 +1,268 @@
+"""The words that went stay away: code, messages and pages use the words of `docs/glossary.md`.
+
+`GONE` names the words of the former private language, each with the word that took its place, and a few
+that plain English does without. They are looked for as whole words, in names (`kept_queue`, `KeptQueue`)
+as well as in comments, messages and pages. `GONE_NAMES` are ordinary in a sentence and vague in a name, so
+only Python names are searched for them.
+
+``python tests/docs/test_words.py`` counts what is left, ``… WING`` lists it.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+T = TypeVar("T")
+
+GONE = {
+    # links and engines
+    "lane|lanes": "send window",
+    "landing|landings": "receive window",
+    "take off|takes off|took off|taking off": "send",
+    "fly|flies|flying|flown": "in flight",
+    "launcher|launchers": "send thread",
+    "gate|gates": "peer",
+    "mailbox|mailboxes": "sessions",
+    "quick way|quick ways": "fast path",
+    "porter|porters": "background poller",
+    "nudge|nudges|nudged": "interrupt",
+    "puzzle|puzzles": "reassembler",
+    "spanning": "composite",
+    "annex|annexes": "overflow channel",
+    "kept queue|kept queues": "priority queue",
+    "long queue|long queues": "spillover queue",
+    "tape|tapes|taped": "ring buffer",
+    # nodes
+    "heads up|heads ups": "prewake",
+    "rhythm|rhythms": "arrival predictor",
+    "attend|attends|attended": "wait",
+    "doze|dozes|dozed": "sleep",
+    "glance|glances|glanced": "poll; snapshot",
+    "knock|knocks|knocked": "contend",
+    "give way|gives way|gave way|giving way": "yield",
+    "rewiring|rewirings": "topology",
+    "last words": "excepthook; last lines",
+    "order log|order logs": "event log",
+    "ordered inbox": "replay inbox",
+    # the daemon
+    "successor|successors": "replacement",
+    "make way|makes way|made way|making way": "drain",
+    "doom|dooms|doomed": "kill reason",
+    "obituary|obituaries": "failure note",
+    "farewell|farewells": "last grace",
+    "verdict|verdicts": "exit",
+    "news": "status",
+    "guest|guests": "client; request",
+    "keeper|keepers": "accounting",
+    # the cluster
+    "bystander|bystanders": "partition without nodes",
+    "hosted": "worker",
+    "wish|wishes|wished": "operation",
+    "amend|amends|amended|amending|amendment|amendments": "change",
+    "becoming": "apply",
+    "birth|births": "generation",
+    "surveyor|surveyors": "metrics",
+    "gathered": "log store; collected",
+    # observers and recordings
+    "afar": "remote",
+    "looker|lookers": "observer",
+    "wholes": "running dataflows",
+    "thinned": "conflated",
+    "transit|transits": "latency",
+    "surroundings": "context",
+    # tests and tools
+    "outlet|outlets": "non-blocking stream",
+    "seat|seats": "virtual host",
+    "baton|batons": "turn",
+    "provenance": "program sources",
+    # plain English
+    "amid": "during, in the middle of",
+    "in vain": "without result",
+    "whoever": "a node that…, the process that…",
+    "see to|sees to|saw to|seen to": "the verb for what is done",
+}
+
+GONE_NAMES = {
+    "far": "remote",
+    "house": "receiver session",
+    "ways": "publishers",
+    "quick": "fast",
+    "whole": "running dataflow",
+    "told|said": "a name for what was reported",
+    "noted": "ok",
+    "remains": "cleanup",
+    "endings": "closing",
+    "survey|surveys": "metrics",
+    "spot|spots": "preview topic",
+    "settle": "freeze_gc",
+    "stage|stages": "virtual daemon",
+    "attachment|attachments": "host",
+}
+
+# Uses that stay, as regular expressions over what stands around the word in the file, and why.
+EXCEPTIONS = {
+    "hosted": [r"hosted by a runtime"],  # an operator in its process
+    "transit": [r"in transit"],  # a message on the network
+    "guest|guests": [r"cook"],  # the example of actions plays in a restaurant
+    "attachment|attachments": [r"(?i)mcap|disposition|(create|add)_attachment"],  # names of formats
+}
+
+# Wings of src/dora, and "docs", that still have to be rewritten.
+PENDING = {
+    "docs",
+    "cli",
+    "cluster",
+    "daemon",
+    "dataflow",
+    "node",
+    "nodes",
+    "observe",
+    "recording",
+    "testing",
+    "transport",
+    "wire",
+    "",
+}
+
+WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+AROUND = 60  # characters of the file on both sides in which an exception is looked for
+
+
+def forms(table: Mapping[str, T]) -> dict[str, T]:
+    """Return each form of each word, with the word that took its place."""
+    return {form: new for old, new in table.items() for form in old.split("|")}
+
+
+def pattern(table: dict[str, str]) -> re.Pattern[str]:
+    longest_first = sorted(forms(table), key=len, reverse=True)
+    return re.compile(rf"(?<![a-z])(?:{'|'.join(longest_first)})(?![a-z])")
+
+
+def spread(text: str) -> tuple[str, list[int]]:
+    """Return the words of a text, names taken apart, in lower case; and where each letter was."""
+    letters: list[str] = []
+    places: list[int] = []
+    for found in WORD.finditer(text):
+        letters.append(found[0].lower() + " ")
+        places += range(found.start(), found.end() + 1)
+    return "".join(letters), places
+
+
+def names_only(text: str) -> str:
+    """Return a Python file with everything blanked out but its names."""
+    lines = [[" "] * len(line) for line in text.split("\n")]
+    for token in tokenize.generate_tokens(io.StringIO(text).readline):
+        if token.type == tokenize.NAME:
+            (row, start), (_, end) = token.start, token.end
+            lines[row - 1][start:end] = f" {token.string} "[1:-1]
+    return "\n".join("".join(line) for line in lines)
+
+
+def is_exception(word: str, text: str, place: int) -> bool:
+    around = " ".join(text[max(0, place - AROUND) : place + AROUND].split())
+    return any(re.search(use, around) for use in forms(EXCEPTIONS).get(word, ()))
+
+
+def hits(text: str, table: dict[str, str]) -> Iterator[tuple[int, str, str]]:
+    """Return line, old word and new word of everything in a text that is in the table."""
+    words, places = spread(text)
+    new = forms(table)
+    for found in pattern(table).finditer(words):
+        place = places[found.start()]
+        if not is_exception(found[0], text, place):
+            yield text.count("\n", 0, place) + 1, found[0], new[found[0]]
+
+
+def hits_in(path: Path) -> list[str]:
+    text = path.read_text(encoding="utf-8")
+    found = list(hits(text, GONE))
+    name = path.relative_to(ROOT)
+    if path.suffix == ".py" and name.parts[0] == "src":
+        found += hits(names_only(text), GONE_NAMES)
+    found += [(0, word, f"{new} (file name)") for _, word, new in hits(name.as_posix(), GONE)]
+    return [f"{name}:{line}: {word} (instead: {new})" for line, word, new in sorted(found)]
+
+
+@cache
+def files() -> dict[str, list[Path]]:
+    """Return the files that are searched, by wing of the package; "docs" are pages and examples."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    found: dict[str, list[Path]] = {}
+    for name in listed:
+        path = ROOT / name
+        parts = path.relative_to(ROOT).parts
+        if path.suffix not in {".py", ".md", ".in", ".yml"} or not path.exists():
+            continue
+        if parts[:2] == ("src", "dora"):
+            found.setdefault(parts[2] if len(parts) > 3 else "", []).append(path)
+        elif parts[0] in {"docs", "examples", "benchmarks", "README.md", "CONTRIBUTING.md", "SECURITY.md"}:
+            found.setdefault("docs", []).append(path)
+    return found
+
+
+def in_git() -> bool:
+    return (ROOT / ".git").exists()
+
+
+@pytest.mark.skipif(not in_git(), reason="this is not a clone")
+@pytest.mark.parametrize(
+    "path",
+    [path for wing, paths in files().items() if wing not in PENDING for path in paths] if in_git() else [],
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)
+def test_the_words_that_went_stay_away(path: Path) -> None:
+    assert hits_in(path) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "word"),
+    [
+        ("class KeptQueue:", "kept queue"),
+        ("kept_queue = 1", "kept queue"),
+        ("a kept\n    # queue of", "kept queue"),
+        ("HEADS_UP", "heads up"),
+        ("several heads-ups", "heads ups"),
+        ("It waited in vain.", "in vain"),
+        ("Whoever sends", "whoever"),
+    ],
+)
+def test_a_word_is_found_in_names_and_in_sentences(text: str, word: str) -> None:
+    assert [found for _, found, _ in hits(text, GONE)] == [word]
+
+
+@pytest.mark.parametrize(
+    "text", ["navigate", "planes", "an operator hosted by a runtime", "invalid", "aggregates"]
+)
+def test_other_words_that_contain_it_are_left_alone(text: str) -> None:
+    assert list(hits(text, GONE)) == []
+
+
+def test_a_vague_name_is_found_in_names_only() -> None:
+    text = names_only(
+        'def is_far(self) -> bool:\n    """Say how far."""\n    return "far" in self.far  # far\n'
+    )
+    assert [line for line, _, _ in hits(text, GONE_NAMES)] == [1, 3]
+
+
+def main() -> None:
+    for wing, paths in sorted(files().items()):
+        found = [hit for path in paths for hit in hits_in(path)]
+        if wing in sys.argv[1:]:
+            print(*found, sep="\n")
+        print(f"{wing or '(top)'}: {len(found)}")
+
+
+if __name__ == "__main__":
+    main()
