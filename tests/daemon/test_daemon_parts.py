@@ -16,7 +16,7 @@ from dora.daemon.event_loop import READ, Loop
 from dora.daemon.processes.child import Child, LineSplitter
 from dora.daemon.processes.command import CannotSpawn
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
-from dora.dataflow.plan import Place, plan
+from dora.dataflow.plan import RunContext, plan
 from dora.transport.board import (
     CLOSED,
     CONNECTED,
@@ -175,7 +175,7 @@ def make_keeper(tmp_path: Path, policy: Literal["drop_oldest", "backpressure"]) 
         ),
         "/",
     )
-    layout = plan(flow, Place("id", str(tmp_path), "p_", str(tmp_path / "board")))
+    layout = plan(flow, RunContext("id", str(tmp_path), "p_", str(tmp_path / "board")))
     for path in layout.bells:
         Doorbell.make(path)
     return Accounting(Board.create(str(tmp_path / "board"), layout.lines), layout)

@@ -8,7 +8,7 @@ from typing import Any
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.router import HELD_LINES, TRACEBACK_AFTER, TextRouter
 from dora.dataflow.model import Dataflow, InputSpec, LogLevel, LogOptions, LogSource, NodeOutput, NodeSpec
-from dora.dataflow.plan import Place, plan
+from dora.dataflow.plan import RunContext, plan
 from dora.wire.node_protocol import TextInput
 
 
@@ -20,7 +20,7 @@ class Router:
         self.delivered: list[tuple[str, TextInput]] = []
         self.kept: list[LogEntry] = []
         dataflow = Dataflow(nodes, "/")
-        self.plan = plan(dataflow, Place("id", "/run", "p_", "/board"))
+        self.plan = plan(dataflow, RunContext("id", "/run", "p_", "/board"))
         self.router = TextRouter(dataflow, self.plan.links, "id", self.deliver, self.kept.append)
 
     def deliver(self, node_id: str, frame: TextInput) -> bool | None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import dora.dataflow
 import dora.errors
 from dora.dataflow.json_schema import json_schema
-from dora.dataflow.plan import Place, plan
+from dora.dataflow.plan import RunContext, plan
 
 VALIDATOR = jsonschema.Draft202012Validator(json_schema())
 
@@ -168,7 +168,7 @@ def test_any_typing_mistake_in_any_file(name: str, place: int, removed: int, typ
         else:
             problems = (*dataflow.warnings, *dataflow.type_warnings)
             VALIDATOR.validate(dataflow.descriptor)
-            plan(dataflow, Place("id", "/run", "p_", "/board"))
+            plan(dataflow, RunContext("id", "/run", "p_", "/board"))
     for problem in problems:
         assert problem.line >= 1 and problem.column >= 1 and problem.width >= 1
         assert problem.message and "pipe.find" not in problem.message

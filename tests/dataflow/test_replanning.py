@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
-from dora.dataflow.plan import MAX_TAPS, SPARE_RECEIVERS, Place, Plan, plan
+from dora.dataflow.plan import MAX_TAPS, SPARE_RECEIVERS, Plan, RunContext, plan
 from dora.wire.node_config import InputConfig, OutputConfig
 
-PLACE = Place("id", "/run", "p_", "/board")
+CONTEXT = RunContext("id", "/run", "p_", "/board")
 
 
 def node(node_id: str, *inputs: tuple[str, str, int], outputs: tuple[str, ...] = ()) -> NodeSpec:
@@ -21,8 +21,8 @@ A = node("a", outputs=("o",))
 B = node("b", ("i", "a/o", 10))
 
 
-def planned(*nodes: NodeSpec, former: Plan | None = None, place: Place = PLACE) -> Plan:
-    return plan(Dataflow(nodes, "/w"), place, former)
+def planned(*nodes: NodeSpec, former: Plan | None = None, context: RunContext = CONTEXT) -> Plan:
+    return plan(Dataflow(nodes, "/w"), context, former)
 
 
 def output(of: Plan) -> OutputConfig:
@@ -94,7 +94,7 @@ def test_a_long_queue_gets_a_channel_of_its_own_which_goes_with_it() -> None:
 
 
 def test_channels_of_zenoh_have_no_limits() -> None:
-    place = Place("id", "/run", "p_", "/board", "zenoh")
+    context = RunContext("id", "/run", "p_", "/board", "zenoh")
     many = node("c", *((f"j{index}", "a/o", 500) for index in range(20)))
-    after = planned(A, B, many, former=planned(A, B, place=place), place=place)
+    after = planned(A, B, many, former=planned(A, B, context=context), context=context)
     assert output(after).annexes == []

@@ -12,7 +12,7 @@ import pytest
 
 import dora.dataflow
 from dora.dataflow.model import Dataflow
-from dora.dataflow.plan import Place, plan
+from dora.dataflow.plan import RunContext, plan
 from dora.dataflow.problems import ProblemReport
 from dora.dataflow.types.files import TypeFault, TypeName, parse_type
 from dora.dataflow.types.library import TYPES, TypeLibrary, accepts
@@ -442,7 +442,7 @@ def test_problems_of_manifests_are_warnings(tmp_path: Path) -> None:
 
 def test_the_plan_tells_nodes_what_to_expect() -> None:
     text = f"{FLOW}    input_types: {{number: std/core/v1/UInt32, image: std/core/v1/Bytes}}\n"
-    configs = plan(parse(text), Place("id", "/run", "p_", "/board")).configs
+    configs = plan(parse(text), RunContext("id", "/run", "p_", "/board")).configs
     image, number, log = configs["reader"].inputs
     assert (number.type, number.shapes) == ("std/core/v1/UInt32", ["UInt32", "UInt8"])
     assert image.shapes == []  # bytes can be anything

@@ -14,7 +14,7 @@ import dora.dataflow
 from dora.dataflow.json_schema import json_schema
 from dora.dataflow.model import Dataflow
 from dora.dataflow.parser.fields import DATAFLOW, DEBUG, INPUT, NODE_BLOCK, OPERATOR_BLOCK
-from dora.dataflow.plan import Place, plan
+from dora.dataflow.plan import RunContext, plan
 from dora.errors import DataflowError
 
 VALIDATOR = jsonschema.Draft202012Validator(json_schema())
@@ -53,7 +53,7 @@ def read(text: str) -> Dataflow | None:
         return None
     # What comes out can be sent to nodes, laid out, and shown.
     msgspec.msgpack.encode(dataflow.descriptor)
-    plan(dataflow, Place("id", "/run", "p_", "/board"))
+    plan(dataflow, RunContext("id", "/run", "p_", "/board"))
     dora.dataflow.missing_files(dataflow)
     return dataflow
 

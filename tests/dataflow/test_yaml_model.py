@@ -17,7 +17,7 @@ from dora.dataflow.model import (
     RestartOptions,
     TimerSource,
 )
-from dora.dataflow.plan import Place, plan
+from dora.dataflow.plan import RunContext, plan
 
 
 def parse(text: str, **more: Any) -> Dataflow:
@@ -349,7 +349,7 @@ def test_the_model_can_be_planned() -> None:
     dataflow = parse(
         "nodes: [{id: a, operator: {python: a.py, inputs: {i: b/o}}}, {id: b, path: b, outputs: [o]}]"
     )
-    found = plan(dataflow, Place("id", "/run", "p_", "/board"))
+    found = plan(dataflow, RunContext("id", "/run", "p_", "/board"))
     assert [str(link) for link in found.links] == ["b/o -> a/op/i"]
 
 
@@ -358,7 +358,7 @@ def test_ids_may_be_longer_than_the_name_of_a_channel() -> None:
     outputs = f"[{long}, {long}p, x]"
     found = plan(
         parse(f"nodes: [{{id: {'a' * 120}, path: a.py, outputs: {outputs}}}]"),
-        Place("id", "/run", "p_", "/board"),
+        RunContext("id", "/run", "p_", "/board"),
     )
     channels = [output.service for output in found.configs["a" * 120].outputs]
     assert len(set(channels)) == 3

@@ -21,7 +21,7 @@ import msgspec
 
 from dora._paths import board_of, prefix_of
 from dora.dataflow.model import Dataflow
-from dora.dataflow.plan import Place, plan
+from dora.dataflow.plan import RunContext, plan
 from dora.node.node import Node
 from dora.transport.board import CONTROL, STOPPED, Board
 from dora.transport.doorbell import Bell, Doorbell
@@ -53,9 +53,9 @@ class FakeDaemon:
     ) -> None:
         self.run_dir = tempfile.mkdtemp(prefix="dora-test-", dir="/tmp")
         self.prefix = prefix_of(self.run_dir)
-        place = Place("test-dataflow", self.run_dir, self.prefix, board_of(self.run_dir))
-        self.plan = plan(dataflow, place)
-        self.board = Board.create(place.board, self.plan.lines)
+        context = RunContext("test-dataflow", self.run_dir, self.prefix, board_of(self.run_dir))
+        self.plan = plan(dataflow, context)
+        self.board = Board.create(context.board, self.plan.lines)
         for bell in self.plan.bells:
             Doorbell.make(bell)
         self.frames: list[tuple[str, ToDaemon]] = []

@@ -13,16 +13,16 @@ from fake_daemon import PATIENCE, FakeDaemon, StartFlow, wait_until
 from flows import node
 
 from dora.dataflow.model import Dataflow, NodeSpec
-from dora.dataflow.plan import Place, plan
+from dora.dataflow.plan import RunContext, plan
 from dora.node.receive.arrival_predictor import ArrivalPredictor
 from dora.node.receive.prewake import Prewake
 from dora.transport.board import HEADS_UP
 
 
-def heads_ups_of(nodes: Sequence[NodeSpec], node_id: str, **place: Any) -> list[str]:
+def heads_ups_of(nodes: Sequence[NodeSpec], node_id: str, **context: Any) -> list[str]:
     """Return the nodes that get heads-ups from the first output of a node."""
     planned = plan(
-        Dataflow(nodes=tuple(nodes), working_dir="/"), Place("flow", "/run", "p_", "/board", **place)
+        Dataflow(nodes=tuple(nodes), working_dir="/"), RunContext("flow", "/run", "p_", "/board", **context)
     )
     names = {config.bell: name for name, config in planned.configs.items()}
     return [names[far.bell] for far in planned.configs[node_id].outputs[0].next_but_one]

@@ -35,7 +35,7 @@ from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.result import DataflowResult
 from dora.daemon.supervisor.supervisor import Supervisor
 from dora.dataflow.model import Dataflow
-from dora.dataflow.plan import Place, Plan, plan
+from dora.dataflow.plan import Plan, RunContext, plan
 from dora.dataflow.problems import listed
 from dora.transport.board import Board
 from dora.transport.doorbell import Doorbell
@@ -76,7 +76,7 @@ class Daemon:
         self,
         dataflow: Dataflow,
         options: RunOptions,
-        place: Place,
+        context: RunContext,
         run: RunDirectory,
         on_log: Callable[[LogEntry], None],
     ) -> None:
@@ -88,9 +88,9 @@ class Daemon:
             grace=options.grace,
             finish_grace=finish_grace_from_environment(),
             watched=self._hot_reload.nodes if self._hot_reload is not None else frozenset(),
-            elsewhere={n.id: machine for n in dataflow.nodes if (machine := place.elsewhere(n.id))},
-            standby=place.engine == "iceoryx2",
-            generations=place.births,
+            elsewhere={n.id: machine for n in dataflow.nodes if (machine := context.elsewhere(n.id))},
+            standby=context.engine == "iceoryx2",
+            generations=context.births,
         )
         self.others: Peers | None = None  # the supervisors of other machines
         self.trouble: BaseException | None = None  # an exception of ``on_log``
@@ -99,9 +99,9 @@ class Daemon:
         self.on_parameters: Callable[[str, dict[str, Any]], None] = lambda *_: None  # are others now
         self.options = options
         self._run = run
-        self.place = place
+        self.context = context
         self._on_log: Callable[[LogEntry], None] | None = on_log
-        self._plan = plan(dataflow, place)
+        self._plan = plan(dataflow, context)
         self._waiting: dict[str, WaitingReplacement] = {}  # successors that stand by
         self._children: dict[str, Child] = {}
         self._successors = Replacements()
@@ -129,7 +129,7 @@ class Daemon:
         run.lock_board()
         self._server = ControlServer(self.loop, run.socket, self._on_message, self._on_closed, self.note)
         self._guests = RequestHandler(
-            *(dataflow, self._plan, lambda: self.place, run.name),
+            *(dataflow, self._plan, lambda: self.context, run.name),
             *(self.supervisor.state, self._members, self._remains.add_tap),
         )
         self._watchdog: Watchdog | None = None
@@ -301,9 +301,9 @@ class Daemon:
         if (connection := self._server.connections.get(-1 if number is None else number)) is not None:
             connection.send(answer)
 
-    def make_room(self, dataflow: Dataflow, place: Place | None = None) -> Plan:
+    def make_room(self, dataflow: Dataflow, context: RunContext | None = None) -> Plan:
         """Return the plan of a dataflow to come, with room for it; raises ``OSError``."""
-        return prepared(dataflow, place or self.place, self._plan, self._keeper.board)
+        return prepared(dataflow, context or self.context, self._plan, self._keeper.board)
 
     def _rewire(self, dataflow: Dataflow, asker: int | None) -> None:
         self.dataflow, self._plan = dataflow, self.make_room(dataflow)
@@ -533,7 +533,7 @@ class Daemon:
             self._guests.node_gone(node_id)
 
     def _remember(self, node_id: str) -> None:
-        if self.place.engine == "iceoryx2":
+        if self.context.engine == "iceoryx2":
             self._remains.add(node_id)
 
     # ----------------------------------------------------------------------- text and logs

@@ -19,7 +19,7 @@ from dora.daemon.accounting import Accounting
 from dora.daemon.control_server import Connection
 from dora.daemon.event_loop import Loop
 from dora.dataflow.model import Dataflow
-from dora.dataflow.plan import Link, Place, Plan, plan
+from dora.dataflow.plan import Link, Plan, RunContext, plan
 from dora.transport.board import CLOSED, REWIRED, STATE, UNCONNECTED, Board
 from dora.transport.doorbell import Doorbell
 from dora.wire.node_config import ChannelConfig, InputConfig, NodeConfig, OutputConfig
@@ -40,9 +40,9 @@ OnLaid = Callable[[str], None]
 """Called once all links of a change are laid; with a sentence if one of them could not be."""
 
 
-def prepared(dataflow: Dataflow, place: Place, former: Plan, board: Board) -> Plan:
+def prepared(dataflow: Dataflow, context: RunContext, former: Plan, board: Board) -> Plan:
     """Return the plan of a dataflow to come, whose lines and bells exist; raises ``OSError``."""
-    fresh = plan(dataflow, place, former)
+    fresh = plan(dataflow, context, former)
     board.allocate(fresh.lines)
     for path in fresh.bells:
         Doorbell.make(path)

@@ -20,7 +20,7 @@ from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.state import NodeState, RunState
 from dora.daemon.supervisor.supervisor import Supervisor
 from dora.dataflow.model import Dataflow
-from dora.dataflow.plan import SPARE_RECEIVERS, Place, Plan, text_outputs
+from dora.dataflow.plan import SPARE_RECEIVERS, Plan, RunContext, text_outputs
 from dora.dataflow.problems import no_node
 from dora.transport.shm.ring_buffer import remove_tapes
 from dora.wire.daemon_protocol import (
@@ -108,9 +108,9 @@ class RunningDaemon(Protocol):
 
     supervisor: Supervisor
     options: RunOptions
-    place: Place
+    context: RunContext
 
-    def make_room(self, dataflow: Dataflow, place: Place | None = None) -> Plan:
+    def make_room(self, dataflow: Dataflow, context: RunContext | None = None) -> Plan:
         """Return the plan of a dataflow to come, with room for it; raises ``OSError``."""
 
 
@@ -130,7 +130,7 @@ def event_of(daemon: RunningDaemon, guest: Connection, request: Decided) -> on.E
             if reason := daemon.supervisor.why_no_handover():
                 guest.send(Rejected(reason))
                 return None
-            daemon.place = msgspec.structs.replace(daemon.place, machine=machine)
+            daemon.context = msgspec.structs.replace(daemon.context, machine=machine)
             return on.RequestReceived(guest.number, request)
         case ChangeDataflow() | ReplaceNode() | CheckChange() | ApplyChange():
             return _change_event(daemon, guest, request)
@@ -143,30 +143,30 @@ def _change_event(daemon: RunningDaemon, guest: Connection, request: on.ChangeRe
     revision = daemon.supervisor.state.revision
     try:
         wanted = from_plain(request.dataflow, Dataflow)
-        place = _place(daemon.place, request)
+        context = _context_after(daemon.context, request)
         orders = isinstance(request, (CheckChange, ApplyChange))
         if (
             request.revision > revision if orders else request.revision == revision
         ):  # else nothing comes of it
-            daemon.make_room(wanted, place)
+            daemon.make_room(wanted, context)
             if not isinstance(request, CheckChange):
-                daemon.place = place
+                daemon.context = context
     except DecodeError as error:
         guest.send(Rejected(f"this is no dataflow: {error}"))
         return None
     except OSError as error:
         guest.send(Rejected(f"there is no room for what is to come: {error.strerror}"))
         return None
-    elsewhere = {node.id: place.elsewhere(node.id) for node in wanted.nodes}
+    elsewhere = {node.id: context.elsewhere(node.id) for node in wanted.nodes}
     return on.ChangeRequested(guest.number, request, wanted, elsewhere)
 
 
-def _place(place: Place, request: on.ChangeRequest) -> Place:
-    """Return where a run is that has become what is asked for."""
+def _context_after(context: RunContext, request: on.ChangeRequest) -> RunContext:
+    """Return the context of a run after a change."""
     if isinstance(request, ChangeDataflow) or (places := request.places) is None:
-        return place
+        return context
     return msgspec.structs.replace(
-        place, machines=places.machines, births=places.births, remote=places.remote
+        context, machines=places.machines, births=places.births, remote=places.remote
     )
 
 
@@ -202,13 +202,13 @@ class RequestHandler:
         self,
         dataflow: Dataflow,
         plan: Plan,
-        place: Callable[[], Place],
+        context: Callable[[], RunContext],
         name: str,
         state: RunState,
         members: Mapping[str, Connection],
         on_lost_tap: Callable[[], None],
     ) -> None:
-        """``place`` gives where the run is, ``name`` is the one given to it.
+        """``context`` returns the present context of the run, ``name`` is the name given to it.
 
         ``on_lost_tap`` is called when a command with taps is gone without having closed them.
         """
@@ -216,7 +216,7 @@ class RequestHandler:
         self._members = members
         self._on_lost_tap = on_lost_tap
         self.orders = EventLogHooks(members)
-        self._place_now = place
+        self._current_context = context
         self._name = name
         self._tapping: dict[int, set[int]] = {}  # number of a connection → slots of outputs
         self._to_the_end: dict[int, Connection] = {}  # those of them who want the last messages
@@ -226,8 +226,8 @@ class RequestHandler:
         self.change(dataflow, plan)
 
     @property
-    def _place(self) -> Place:
-        return self._place_now()
+    def _context(self) -> RunContext:
+        return self._current_context()
 
     def change(self, dataflow: Dataflow, plan: Plan) -> None:
         """Go over to another dataflow."""
@@ -246,8 +246,8 @@ class RequestHandler:
     def description(self) -> Description:
         """Return which dataflow this is."""
         nodes = [node.id for node in self._dataflow.nodes]
-        place, file = self._place, self._dataflow.file
-        return Description(place.dataflow_id, file, nodes, self._name, place.coordinator)
+        context, file = self._context, self._dataflow.file
+        return Description(context.dataflow_id, file, nodes, self._name, context.coordinator)
 
     def handle(
         self,
@@ -290,7 +290,7 @@ class RequestHandler:
         """Note that a connection has ended."""
         self.orders.end(guest.number)
         slots = self._forget_taps(guest.number)
-        if slots and self._place.engine == "iceoryx2":  # Zenoh's router forgets who is gone by itself
+        if slots and self._context.engine == "iceoryx2":  # Zenoh's router forgets who is gone by itself
             self._lost.append(slots)
             self._on_lost_tap()
 
@@ -375,15 +375,15 @@ class RequestHandler:
 
     def _inspection(self) -> Inspection:
         return Inspection(
-            dataflow_id=self._place.dataflow_id,
+            dataflow_id=self._context.dataflow_id,
             file=self._dataflow.file,
-            engine=self._place.engine,
-            run_dir=self._place.run_dir,
-            prefix=self._place.prefix,
-            board=self._place.board,
-            zenoh_endpoint=self._place.zenoh_endpoint,
-            machine=self._place.machine,
-            coordinator=self._place.coordinator,
+            engine=self._context.engine,
+            run_dir=self._context.run_dir,
+            prefix=self._context.prefix,
+            board=self._context.board,
+            zenoh_endpoint=self._context.zenoh_endpoint,
+            machine=self._context.machine,
+            coordinator=self._context.coordinator,
             nodes=[self._node(node) for node in self._state.nodes.values()],
             links=[
                 LinkView(
@@ -412,7 +412,7 @@ class RequestHandler:
             description=spec.description,
             path=spec.path,
             restart_policy=spec.restart.policy,
-            machine=node.machine or self._place.machine,
+            machine=node.machine or self._context.machine,
             inputs={item.id: str(item.source) for item in spec.inputs},
             outputs=[
                 OutputView(

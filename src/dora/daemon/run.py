@@ -16,7 +16,7 @@ from dora.daemon.options import RunOptions, choose_engine
 from dora.daemon.run_directory import ROOM_NEEDED, RunDirectory, check_shared_memory
 from dora.daemon.supervisor.result import DataflowResult
 from dora.dataflow.model import Dataflow
-from dora.dataflow.plan import Place
+from dora.dataflow.plan import RunContext
 from dora.wire.ids import uuid7
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def run_dataflow(
             from dora.transport.network.zenoh_router import start
 
             endpoint, close_router = start(run.path)
-        place = Place(
+        context = RunContext(
             dataflow_id=run.dataflow_id,
             run_dir=run.path,
             prefix=run.prefix,
@@ -73,7 +73,7 @@ def run_dataflow(
             remote=share.remote if share is not None else None,
             coordinator=options.coordinator,
         )
-        daemon = Daemon(dataflow, options, place, run, on_log)
+        daemon = Daemon(dataflow, options, context, run, on_log)
         if on_daemon is not None:
             on_daemon(daemon)
         with _Interrupts(daemon):

@@ -1,6 +1,6 @@
 """From the model to what each process needs to know: links, board lines, names of channels.
 
-`plan` is pure: the same dataflow and the same `Place` give the same `Plan`. When a running dataflow
+`plan` is pure: the same dataflow and the same `RunContext` give the same `Plan`. When a running dataflow
 changes, the new plan follows from the former: whatever is in both keeps its line, its bell and its channel.
 
 Three kinds of edges never touch shared memory: timers (made in the node), text (log entries and
@@ -61,8 +61,8 @@ _MOST_HEADS_UPS = 4  # bells that a sender looks at besides those of its receive
 LinkKind = Literal["link", "timer", "text", "local"]
 
 
-class Place(msgspec.Struct, frozen=True):
-    """Where a run of a dataflow lives."""
+class RunContext(msgspec.Struct, frozen=True):
+    """Identity and location of a run: its ids, its files, its engine, its machines."""
 
     dataflow_id: str
     run_dir: str  # absolute; doorbells, sockets
@@ -115,7 +115,7 @@ class Plan(msgspec.Struct, frozen=True):
     links: tuple[Link, ...]
     bells: tuple[str, ...]  # named pipes that the daemon has to make
     lines: int  # size of the board
-    births: dict[str, int] = {}  # as in `Place`
+    births: dict[str, int] = {}  # as in `RunContext`
 
 
 def text_outputs(node: NodeSpec) -> set[str]:
@@ -123,9 +123,9 @@ def text_outputs(node: NodeSpec) -> set[str]:
     return {name for name in (node.log.send_stdout_as, node.log.send_logs_as) if name}
 
 
-def plan(dataflow: Dataflow, place: Place, former: Plan | None = None) -> Plan:
+def plan(dataflow: Dataflow, context: RunContext, former: Plan | None = None) -> Plan:
     """Lay out all links of a dataflow; of one that is running, ``former`` is the plan in force."""
-    layout = _Layout(dataflow, place, former)
+    layout = _Layout(dataflow, context, former)
     links = tuple(_links(layout))
     fed: dict[NodeOutput, list[Link]] = {source: [] for source in layout.output_slots}
     for link in links:
@@ -139,7 +139,7 @@ def plan(dataflow: Dataflow, place: Place, former: Plan | None = None) -> Plan:
         links=links,
         bells=tuple(layout.bells.values()) + credit_bells,
         lines=layout.lines,
-        births=place.births,
+        births=context.births,
     )
 
 
@@ -150,9 +150,9 @@ class _Layout:
     running dataflow gets is put behind; lines are never used again, because who has one may write to it.
     """
 
-    def __init__(self, dataflow: Dataflow, place: Place, former: Plan | None) -> None:
+    def __init__(self, dataflow: Dataflow, context: RunContext, former: Plan | None) -> None:
         self.dataflow = dataflow
-        self.place = place
+        self.context = context
         self.nodes = {node.id: node for node in dataflow.nodes}
         self.kinds = {
             (node.id, item.id): link_kind(dataflow, node, item)
@@ -169,7 +169,7 @@ class _Layout:
 
         def is_same(name: str) -> bool:
             """Tell whether something of this name is what had it before, and not another one."""
-            return births.get(name, 0) == place.births.get(name, 0)
+            return births.get(name, 0) == context.births.get(name, 0)
 
         configs = {} if former is None else {name: c for name, c in former.configs.items() if is_same(name)}
         self.former_outputs = {
@@ -203,9 +203,11 @@ class _Layout:
             if kind != "timer"
         }
         self.lines = next(slots)
-        self.bells = {node_id: f"{place.run_dir}/bell-{slot}" for node_id, slot in self.node_slots.items()}
+        self.bells = {
+            node_id: f"{context.run_dir}/bell-{slot}" for node_id, slot in self.node_slots.items()
+        }
         self.credit_bells = {
-            source: f"{place.run_dir}/credit-{slot}" for source, slot in self.output_slots.items()
+            source: f"{context.run_dir}/credit-{slot}" for source, slot in self.output_slots.items()
         }
 
     def _source(self, node_id: str, input_id: str) -> str:
@@ -219,7 +221,7 @@ class _Layout:
 
     def epoch(self, node_id: str, input_id: str) -> int:
         """Return the change that brought a link."""
-        return self.place.births.get(f"{node_id}/{input_id}", 0)
+        return self.context.births.get(f"{node_id}/{input_id}", 0)
 
     def room(self, source: NodeOutput, consumer: NodeSpec, item: InputSpec) -> int:
         """Return the `InputConfig.room` of a link: for two nodes of a pattern that send to each other."""
@@ -245,8 +247,8 @@ def _links(layout: _Layout) -> Iterator[Link]:
                     kind=kind,
                     output_slot=layout.output_slots[item.source],
                     room=layout.room(item.source, node, item),
-                    source_machine=layout.place.elsewhere(item.source.node),
-                    target_machine=layout.place.elsewhere(node.id),
+                    source_machine=layout.context.elsewhere(item.source.node),
+                    target_machine=layout.context.elsewhere(node.id),
                     epoch=layout.epoch(node.id, item.id),
                 )
 
@@ -276,9 +278,9 @@ def _output(
         first = ChannelConfig(known.service, known.max_queue_size, known.max_receivers)
         annexes = _place(layout, links, channels, first, known.annexes)
     else:
-        longest = max([RECORDER_QUEUE, layout.place.tap_queue, *map(_length, links)])
-        name = _channel(layout.place.dataflow_id, source, slot if layout.runs else None)
-        taps = _taps(longest, layout.place)
+        longest = max([RECORDER_QUEUE, layout.context.tap_queue, *map(_length, links)])
+        name = _channel(layout.context.dataflow_id, source, slot if layout.runs else None)
+        taps = _taps(longest, layout.context)
         first = ChannelConfig(name, longest, len(links) + SPARE_RECEIVERS + taps)
         channels.update((link.slot, first) for link in links)
         annexes = []
@@ -315,15 +317,15 @@ def _next_but_one(layout: _Layout, node_id: str, links: list[Link]) -> list[Door
     """Return the bells of the nodes that the receivers of an output send to; none if these are many."""
     receivers = {link.consumer for link in links if not link.target_machine}
     found = {far for near in receivers for far in layout.receivers.get(near, ())} - receivers - {node_id}
-    here = [far for far in found if not layout.place.elsewhere(far)]
+    here = [far for far in found if not layout.context.elsewhere(far)]
     if len(here) > _MOST_HEADS_UPS:
         return []
     slots = {layout.node_slots[far]: layout.bells[far] for far in here}
     return [DoorbellConfig(slot, slots[slot]) for slot in sorted(slots)]
 
 
-def _taps(longest: int, place: Place) -> int:
-    if place.tap_queue:
+def _taps(longest: int, context: RunContext) -> int:
+    if context.tap_queue:
         return 2  # the recorder, and one who looks
     return MAX_TAPS if longest <= _LONG_QUEUE else 1
 
@@ -353,14 +355,14 @@ def _place(
         fitting = [
             name
             for name, channel in by_name.items()
-            if layout.place.engine == "zenoh"  # whose channels have no limits
+            if layout.context.engine == "zenoh"  # whose channels have no limits
             or (room[name] > 0 and channel.max_queue_size >= _length(link))
         ]
         if fitting:
             name = fitting[0]
         else:
             source = NodeOutput(link.producer, link.output)
-            name = _channel(layout.place.dataflow_id, source, link.slot)
+            name = _channel(layout.context.dataflow_id, source, link.slot)
             by_name[name] = ChannelConfig(
                 name, max(TAP_QUEUE, _length(link)), _ANNEX_LINKS + SPARE_RECEIVERS
             )
@@ -402,8 +404,8 @@ def _input(
     if isinstance(item.source, NodeOutput) and config.kind == "link":
         output = outputs[item.source]
         channel = channels[config.slot]
-        config.machine = layout.place.elsewhere(item.source.node)
-        crosses_late = config.epoch and (config.machine or layout.place.elsewhere(node.id))
+        config.machine = layout.context.elsewhere(item.source.node)
+        crosses_late = config.epoch and (config.machine or layout.context.elsewhere(node.id))
         config.service = "" if crosses_late else channel.service
         # From another machine, the receiver's engine gives credit.
         waits = config.policy == "backpressure" and not config.machine
@@ -420,14 +422,14 @@ def _node(
     outputs: dict[NodeOutput, OutputConfig],
     channels: dict[int, ChannelConfig],
 ) -> NodeConfig:
-    dataflow, place = layout.dataflow, layout.place
+    dataflow, context = layout.dataflow, layout.context
     return NodeConfig(
-        dataflow_id=place.dataflow_id,
+        dataflow_id=context.dataflow_id,
         node_id=node.id,
-        engine=place.engine,
-        run_dir=place.run_dir,
-        prefix=place.prefix,
-        board=place.board,
+        engine=context.engine,
+        run_dir=context.run_dir,
+        prefix=context.prefix,
+        board=context.board,
         node_slot=layout.node_slots[node.id],
         bell=layout.bells[node.id],
         inputs=[_input(layout, node, item, outputs, channels) for item in node.inputs],
@@ -446,9 +448,9 @@ def _node(
         run_config=_run_config(node),
         dynamic=node.is_dynamic,
         exit_when_nodes_finish=dataflow.exit_when_nodes_finish,
-        zenoh_endpoint=place.zenoh_endpoint,
-        remote=place.remote,
-        trace=place.trace,
+        zenoh_endpoint=context.zenoh_endpoint,
+        remote=context.remote,
+        trace=context.trace,
     )
 
 

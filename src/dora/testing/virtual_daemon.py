@@ -26,7 +26,7 @@ from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.result import DataflowResult
 from dora.daemon.supervisor.supervisor import Supervisor
 from dora.dataflow.model import Dataflow
-from dora.dataflow.plan import Place, Plan, plan
+from dora.dataflow.plan import Plan, RunContext, plan
 from dora.errors import ConnectError
 from dora.node import attach
 from dora.node.state import StateInMemory
@@ -78,7 +78,7 @@ class VirtualDaemon:
         self.done = Flag()
         self.node_closed: dict[str, Flag] = {}
         self._any_output = any_output
-        self._plan = plan(dataflow, Place(DATAFLOW_ID, "/nowhere", "", "", "iceoryx2"))
+        self._plan = plan(dataflow, RunContext(DATAFLOW_ID, "/nowhere", "", "", "iceoryx2"))
         lines = self._plan.lines + 1 + _SPARE_LINES
         self.board = Board("", mmap.mmap(-1, lines * LINE_BYTES))
         self._tap_slot = self._plan.lines

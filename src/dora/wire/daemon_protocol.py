@@ -191,7 +191,7 @@ class ChangeDataflow(msgspec.Struct, tag=True):
 class Places(msgspec.Struct, frozen=True):
     """Where the nodes of a dataflow on several machines are, and how they reach each other.
 
-    ``births`` as in `dora.dataflow.plan.Place`.
+    ``births`` as in `dora.dataflow.plan.RunContext`.
     """
 
     machines: dict[str, str]

@@ -308,7 +308,7 @@ class ChangeRunner:
         part = LocalPartition(
             msgspec.structs.replace(self._start, spec=spec, share=share), self._reports, lambda: False
         )
-        part.write_passwords(daemon.place.run_dir)
+        part.write_passwords(daemon.context.run_dir)
         self._reports.say(secret=share.secret)
         part.choose_ports(())
         self._reports.became(

@@ -144,7 +144,7 @@ def _check_stays(node: NodeSpec, former: NodeSpec, machine: str, machines: Seque
 def births_after(
     before: Dataflow, after: Dataflow, births: Mapping[str, int], revision: int
 ) -> dict[str, int]:
-    """Return the births of a dataflow that follows another one; see `dora.dataflow.plan.Place`.
+    """Return the births of a dataflow that follows another one; see `dora.dataflow.plan.RunContext`.
 
     An input that is fed by something else is another one.
     """
