@@ -241,7 +241,7 @@ def test_only_copies_are_copies(tmp_path: Path) -> None:
 @pytest.mark.processes
 def test_a_sender_that_falls_silent_is_given_up() -> None:
     script = (
-        "import sys; from dora.cluster import receive; receive.SILENCE = 1\n"
+        "import sys; from dora.cluster.ssh import receive; receive.SILENCE = 1\n"
         "receive.receive('flow', receive.Attended(sys.stdin.buffer), sys.stdout.buffer)"
     )
     with subprocess.Popen(

@@ -145,7 +145,7 @@ def test_a_daemon_that_may_not_be_in_real_time_says_so_and_goes_on(system: Syste
 ENDED_AT_ONCE = """
 import os, signal
 from contextlib import contextmanager
-from dora.machine import daemon
+from dora.cluster.agent import agent
 from dora.cluster.http.tokens import make_token
 from dora.cluster.agent.identity import Identity
 
@@ -154,8 +154,8 @@ def locked(*_):
     os.kill(os.getpid(), signal.SIGTERM)
     yield
 
-daemon.locked = locked
-daemon.serve("127.0.0.1", int(os.environ["DORA_COORDINATOR_PORT"]), make_token(), Identity())
+agent.locked = locked
+agent.serve("127.0.0.1", int(os.environ["DORA_COORDINATOR_PORT"]), make_token(), Identity())
 """
 
 

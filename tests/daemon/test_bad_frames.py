@@ -110,7 +110,7 @@ def test_bad_frames_do_not_end_the_dataflow(bench: Bench) -> None:
     script = f"""
         import os, socket
         from control_peer import Peer
-        from dora.wire.node_protocol import decode_address
+        from dora.wire.node_config import decode_address
         node = Peer()
         address = decode_address(os.environ["DORA_NODE_CONFIG"])
         for body in {list(BAD.values())!r}:
@@ -134,12 +134,12 @@ def test_a_time_to_end_that_is_no_number_is_declined(bench: Bench) -> None:
     script = """
         import os
         from control_peer import Peer
-        from dora.daemon.client import Run
+        from dora.daemon.client import DaemonClient
         from dora.errors import DoraError
-        from dora.wire.node_protocol import decode_address
+        from dora.wire.node_config import decode_address
         from dora.wire.daemon_protocol import StopNode
         node = Peer()
-        with Run(decode_address(os.environ["DORA_NODE_CONFIG"]).socket) as run:
+        with DaemonClient(decode_address(os.environ["DORA_NODE_CONFIG"]).socket) as run:
             for grace in (float("nan"), float("inf"), -1.0, 1e300):
                 try:
                     run.ask(StopNode("a", grace))

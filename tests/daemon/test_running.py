@@ -370,7 +370,9 @@ def test_strangers_do_no_harm(bench: Bench) -> None:
     script = """
         import os, socket
         from control_peer import Peer
-        from dora.wire.node_protocol import Ready, decode_address, encode_frame
+        from dora.wire.framing import encode_frame
+        from dora.wire.node_config import decode_address
+        from dora.wire.node_protocol import Ready
         address = decode_address(os.environ["DORA_NODE_CONFIG"])
         for data in (b"GET / HTTP/1.0\\r\\n\\r\\n", b"\\x05\\0\\0\\0hello", encode_frame(Ready())):
             stranger = socket.socket(socket.AF_UNIX)

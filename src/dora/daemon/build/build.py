@@ -17,22 +17,26 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import cached_property
-from dora.daemon.build.environments import EnvironmentMaker, require_uv
-from dora.daemon.build.environments import with_inline_environments
-from dora.daemon.build.pip import Fault, faults
-from dora.daemon.build.commands import Log, Processes, Stopped
-from dora.daemon.build.own_wheel import NAME, write_wheel
-from dora.daemon.processes.command import why_refused
-from dora.daemon.processes.interpreter import FOLDER, Interpreter, environment_folder, find_uv, interpreter_of, wheel_path
-from dora.dataflow.model import Dataflow, NodeSpec
-from dora.errors import BuildError
-from dora.daemon.logs.entry import LogEntry
-import msgspec
-from dora.dataflow.model import Dataflow
-from collections.abc import Callable
-from dora.daemon.processes.programs import missing_programs
-from dora.errors import DataflowError, Problem
 
+import msgspec
+
+from dora.daemon.build.commands import Log, Processes, Stopped
+from dora.daemon.build.environments import EnvironmentMaker, require_uv, with_inline_environments
+from dora.daemon.build.own_wheel import NAME, write_wheel
+from dora.daemon.build.pip import Fault, faults
+from dora.daemon.logs.entry import LogEntry
+from dora.daemon.processes.command import why_refused
+from dora.daemon.processes.interpreter import (
+    FOLDER,
+    Interpreter,
+    environment_folder,
+    find_uv,
+    interpreter_of,
+    wheel_path,
+)
+from dora.daemon.processes.programs import missing_programs
+from dora.dataflow.model import Dataflow, NodeSpec
+from dora.errors import BuildError, DataflowError, Problem
 
 # Do for a dataflow what has to be done before it can run, and no more.
 
@@ -43,7 +47,6 @@ def build_programs(dataflow: Dataflow, on_log: Callable[[LogEntry], None], optio
 
     dataflow = with_inline_environments(dataflow)
     if options.uv or is_to_be_built(dataflow):
-
         return build_dataflow(dataflow, on_log, options)
     return Built(dataflow)
 
@@ -179,8 +182,7 @@ class _Builder:
 
     def _fetch(self) -> None:
         """Fetch the repositories and files of nodes; several nodes may share one."""
-        from dora.daemon.build.sources import ensure_download
-        from dora.daemon.build.sources import ensure_clone
+        from dora.daemon.build.sources import ensure_clone, ensure_download
 
         self._make_folder()
         update, offline = self._options.update, self._options.offline

@@ -11,10 +11,10 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from dora.dataflow.model import LogLevel
-from dora.errors import BuildError
 from dora.daemon.logs.diagnostics import debug_log
 from dora.daemon.logs.entry import LogEntry, Stream
+from dora.dataflow.model import LogLevel
+from dora.errors import BuildError
 
 TAIL_LINES = 20
 """How many of the last lines of its output are repeated when a command fails."""

@@ -11,21 +11,22 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha256
+
+import msgspec
+
 from dora.daemon.build import own_wheel
 from dora.daemon.build.commands import Log, Processes, quoted
 from dora.daemon.processes.interpreter import environment_folder, find_uv, wheel_path
-from dora.dataflow.model import Dataflow, NodeSpec
-from dora.errors import BuildError
-import re
-import msgspec
-from dora.dataflow.parser.files import read_bytes
 from dora.dataflow.model import Dataflow, NodeSpec, PythonEnvironment
+from dora.dataflow.parser.files import read_bytes
 from dora.dataflow.parser.programs import requirement_fault
+from dora.errors import BuildError
 
 _STAMP = "dora-environment"  # written last: what the environment was made from
 

@@ -1,6 +1,6 @@
 """The lock of a dataflow, ``<name>.dora-lock.yaml``: the commit of each node from a repository.
 
-``dora build_programs --write-lockfile`` writes it, to be kept with the dataflow file; with ``--locked``
+``dora build --write-lockfile`` writes it, to be kept with the dataflow file; with ``--locked``
 those
 commits are built, wherever branches and tags have moved. It is the file of dora-rs, and understood by it:
 its ``descriptor_fingerprint`` is the 64-bit FNV-1a of what the dataflow file says of its repositories, so
@@ -15,19 +15,18 @@ from typing import Annotated
 
 import msgspec
 
-from dora.daemon.build.build import BuildOptions, Built
-from dora.daemon.build.build import build_programs
+from dora.daemon.build.build import BuildOptions, Built, build_programs
 from dora.daemon.build.session_file import GitCommit, fnv1a, git_sources
-from dora.dataflow.parser.files import Unreadable, read_text
+from dora.daemon.logs.entry import LogEntry
 from dora.dataflow.model import Dataflow, GitSource, NodeSpec
+from dora.dataflow.parser.files import Unreadable, read_text
 from dora.dataflow.parser.programs import pinned
 from dora.errors import BuildError
-from dora.daemon.logs.entry import LogEntry
 from dora.wire.decoders import from_plain
 
 VERSION = 2
 MAX_LOCK = 1 << 20  # bytes
-_MEND = "write it anew with `dora build_programs --write-lockfile`"
+_MEND = "write it anew with `dora build --write-lockfile`"
 
 _Commit = Annotated[str, msgspec.Meta(pattern="^([0-9a-f]{40}|[0-9a-f]{64})$")]
 

@@ -10,9 +10,9 @@ import os
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from typing import TYPE_CHECKING
 
+from dora._paths import PACKAGE
 from dora._version import __version__
 from dora.daemon.build.shadowing import metadata, stand_ins
-from dora._paths import PACKAGE
 from dora.errors import BuildError
 
 if TYPE_CHECKING:

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import os
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
+
 from dora.daemon.build.shadowing import PROVIDED
 from dora.daemon.processes.command import BUILTIN_NODES, RUST_PACKAGES
 from dora.dataflow.parser.files import read_bytes
-from collections.abc import Iterable
-from dataclasses import dataclass
-from importlib.metadata import Distribution, PackageNotFoundError, distribution
 
 # Options of `pip install` and `uv pip install` that take a value in a word of its own. Whatever is not
 # here counts as a flag; what follows it is then read as a requirement, which is what it mostly is.

@@ -14,11 +14,11 @@ from typing import Annotated, Any, Final
 
 import msgspec
 
-from dora.daemon.processes.interpreter import environment_folder
-from dora.dataflow.parser.files import read_bytes
-from dora.dataflow.model import Dataflow, NodeSpec
 from dora.daemon.logs.diagnostics import debug_log
 from dora.daemon.logs.entry import LogEntry
+from dora.daemon.processes.interpreter import environment_folder
+from dora.dataflow.model import Dataflow, NodeSpec
+from dora.dataflow.parser.files import read_bytes
 from dora.wire.decoders import DecodeError, from_plain
 from dora.wire.ids import uuid7
 

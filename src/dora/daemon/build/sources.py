@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
+
 from dora.daemon.build.commands import Log, Processes, quoted
 from dora.dataflow.model import Dataflow, GitSource, NodeSpec
 from dora.errors import BuildError
-import hashlib
-from dora.daemon.build.commands import Log
-from dora.dataflow.model import Dataflow, NodeSpec
 
 # What an address may ask for, also one of a submodule: git knows helper programs that run any command.
 # Whoever sets GIT_ALLOW_PROTOCOL decides himself.

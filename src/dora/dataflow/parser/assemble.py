@@ -203,7 +203,7 @@ class Assembler:
                 self.report.error(
                     operator.keys.get("python", operator.span),
                     f"the operator `{operator_id}` of {_named(draft)} says nothing about what to run",
-                    "add `python:` with the file that holds `class OperatorSpec`",
+                    "add `python:` with the file that holds `class Operator`",
                 )
 
     def _offer(self, draft: _Draft) -> Offer:
