@@ -25,9 +25,9 @@ from dora.transport.board import (
     FIRST,
     RECEIVED,
     SENT,
-    SILENT,
     STATE,
     STOPPED,
+    TIMED_OUT,
     UNSENT,
     Board,
 )
@@ -201,10 +201,10 @@ def test_closing_a_dead_receivers_links_wakes_its_senders(keeper: Accounting) ->
     keeper.close_receivers("b")
     assert not rings(credit)  # it never connected: nobody waits for it
     keeper.board.set(link.slot, STATE, CONNECTED)
-    keeper.board.set(link.slot, SILENT, 1)
+    keeper.board.set(link.slot, TIMED_OUT, 1)
     keeper.close_receivers("b")
     assert keeper.board.get(link.slot, STATE) == CLOSED
-    assert keeper.board.get(link.slot, SILENT) == 0
+    assert keeper.board.get(link.slot, TIMED_OUT) == 0
     assert rings(credit)
     credit.close()
     keeper.close()

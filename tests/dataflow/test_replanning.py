@@ -79,22 +79,22 @@ def test_late_links_take_the_places_of_taps_except_one() -> None:
     found = inputs(after, "c")
     main = output(before).service
     assert [found[name].service == main for name in names] == [True] * (MAX_TAPS - 1) + [False]
-    (annex,) = output(after).annexes
-    assert annex.service == found[names[-1]].service
-    assert annex.max_receivers > SPARE_RECEIVERS
+    (overflow_channel,) = output(after).overflow_channels
+    assert overflow_channel.service == found[names[-1]].service
+    assert overflow_channel.max_receivers > SPARE_RECEIVERS
 
 
 def test_a_long_queue_gets_a_channel_of_its_own_which_goes_with_it() -> None:
     before = planned(A, B)
     after = planned(A, B, node("c", ("j", "a/o", 500)), former=before)
-    (annex,) = output(after).annexes
-    assert annex.max_queue_size == 500
+    (overflow_channel,) = output(after).overflow_channels
+    assert overflow_channel.max_queue_size == 500
     assert inputs(after, "c")["j"].max_queue_size == 500
-    assert output(planned(A, B, former=after)).annexes == []
+    assert output(planned(A, B, former=after)).overflow_channels == []
 
 
 def test_channels_of_zenoh_have_no_limits() -> None:
     context = RunContext("id", "/run", "p_", "/board", "zenoh")
     many = node("c", *((f"j{index}", "a/o", 500) for index in range(20)))
     after = planned(A, B, many, former=planned(A, B, context=context), context=context)
-    assert output(after).annexes == []
+    assert output(after).overflow_channels == []

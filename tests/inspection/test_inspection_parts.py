@@ -18,7 +18,7 @@ from dora.observe import rates as beat
 from dora.observe import rates as counters
 from dora.observe import topics
 from dora.observe.rates import RateMeter
-from dora.transport.board import CONNECTED, DROPPED, FIRST, RECEIVED, SENT, SILENT, STATE, WORDS
+from dora.transport.board import CONNECTED, DROPPED, FIRST, RECEIVED, SENT, STATE, TIMED_OUT, WORDS
 from dora.wire.daemon_protocol import Inspection, LinkView, NodeView, OutputView
 from dora.wire.encode import encode
 from dora.wire.message import Message, pack_head
@@ -168,7 +168,7 @@ def test_rates_queues_and_losses_come_from_the_board() -> None:
     words[2 * WORDS + SENT] = 110
     words[2 * WORDS + 5] = 50_000
     words[5 * WORDS + RECEIVED] = 103
-    words[5 * WORDS + SILENT] = 1
+    words[5 * WORDS + TIMED_OUT] = 1
     after = msgspec.structs.replace(reader.read(), time_ns=before.time_ns + 2 * 10**9)
     # The receiver has not looked: of 102 messages behind, its queue holds 5.
     assert after.links[4] == (5, 98, 5)

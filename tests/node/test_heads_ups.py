@@ -16,7 +16,7 @@ from dora.dataflow.model import Dataflow, NodeSpec
 from dora.dataflow.plan import RunContext, plan
 from dora.node.receive.arrival_predictor import ArrivalPredictor
 from dora.node.receive.prewake import Prewake
-from dora.transport.board import HEADS_UP
+from dora.transport.board import PREWAKE
 
 
 def heads_ups_of(nodes: Sequence[NodeSpec], node_id: str, **context: Any) -> list[str]:
@@ -136,11 +136,11 @@ def test_a_node_that_is_woken_in_vain_wishes_no_more_of_it_and_misses_nothing(
     thread.start()
     try:
         daemon.wait_for_sleep("c")
-        assert daemon.board.get(slot, HEADS_UP) == 1
+        assert daemon.board.get(slot, PREWAKE) == 1
 
         def is_gone() -> bool:
             a.send_output("out", b"raw")  # `b` passes nothing on; a ring may find `c` still awake
-            return not daemon.board.get(slot, HEADS_UP)
+            return not daemon.board.get(slot, PREWAKE)
 
         wait_until(is_gone, "the wish for heads-ups to be gone")
         daemon.wait_for_sleep("c")
@@ -156,9 +156,9 @@ def test_a_task_wishes_none(daemon: FakeDaemon) -> None:
     slot = daemon.plan.configs["c"].node_slot
     timed_out = c.next(timeout=0.01)
     assert timed_out is not None
-    assert daemon.board.get(slot, HEADS_UP) == 1
+    assert daemon.board.get(slot, PREWAKE) == 1
     assert asyncio.run(c.recv_async(timeout=0.01))["type"] == "ERROR"  # type: ignore[index]
-    assert daemon.board.get(slot, HEADS_UP) == 0
+    assert daemon.board.get(slot, PREWAKE) == 0
 
 
 def test_who_waits_for_no_event_wishes_none(daemon: FakeDaemon) -> None:
@@ -167,7 +167,7 @@ def test_who_waits_for_no_event_wishes_none(daemon: FakeDaemon) -> None:
     inbox = c._session.inbox
 
     def wishes_none() -> bool:
-        return daemon.board.get(slot, HEADS_UP) == 0
+        return daemon.board.get(slot, PREWAKE) == 0
 
     for how in ("attend", "attend_async"):
         c.next(timeout=0.01)

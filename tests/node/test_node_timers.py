@@ -10,7 +10,7 @@ from flows import node
 
 from dora import Node
 from dora.node.receive.timer_input import TimerInput
-from dora.transport.board import SILENT
+from dora.transport.board import TIMED_OUT
 from dora.wire.node_config import InputConfig
 from dora.wire.node_protocol import Started, TextInput
 
@@ -220,7 +220,7 @@ def test_a_stop_after_a_silence_still_delivers_what_is_there(silent: Silent) -> 
 
 def is_silent(daemon: FakeDaemon, node_id: str, input_id: str) -> bool:
     (slot,) = (item.slot for item in daemon.plan.configs[node_id].inputs if item.id == input_id)
-    return bool(daemon.board.get(slot, SILENT))
+    return bool(daemon.board.get(slot, TIMED_OUT))
 
 
 def test_the_board_tells_of_a_silence_until_it_is_over(silent: Silent) -> None:

@@ -261,7 +261,7 @@ class Source:
     def has_messages(self) -> bool:
         return bool(self.messages)
 
-    def hand_over(self) -> None: ...
+    def release(self) -> None: ...
 
     def close(self) -> None:
         self.messages.clear()

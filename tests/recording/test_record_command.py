@@ -147,11 +147,11 @@ def test_a_killed_recorder_leaves_a_readable_file(folder: Folder) -> None:
     folder.run()
     recorder = folder.attach("-o", "a.mcap")
     wait_until(lambda: _written(folder, "camera/image"), "a chunk")
-    tapes = list(Path("/dev/shm").glob(f"dora-tapes-{recorder.pid}-*"))
-    assert tapes or not AVAILABLE
+    ring_buffers = list(Path("/dev/shm").glob(f"dora-rings-{recorder.pid}-*"))
+    assert ring_buffers or not AVAILABLE
     recorder.kill()
     recorder.wait()
-    wait_until(lambda: not any(tape.exists() for tape in tapes), "its tapes to be removed")
+    wait_until(lambda: not any(ring.exists() for ring in ring_buffers), "its ring buffers to be removed")
     with folder.recording() as recording:
         assert not recording.complete and recording.end is None
         found = numbers(recording, "camera/image")
@@ -176,7 +176,7 @@ def test_what_is_missed_is_said(folder: Folder) -> None:
     folder.program("camera.py", CAMERA.replace("3000", "30_000").replace('"width": 50', '"width": 500'))
     folder.run(FAST)
     recorder = folder.attach("-o", "a.mcap")
-    wait_until(lambda: _reads_a_tape(recorder.pid), "messages on a tape")
+    wait_until(lambda: _reads_a_ring_buffer(recorder.pid), "messages in a ring buffer")
     recorder.send_signal(signal.SIGSTOP)
     sent = _sent()
     sent_later = wait_until(lambda: (now := _sent()) > sent + 100 and now, "more messages than a tap holds")
@@ -191,13 +191,13 @@ def test_what_is_missed_is_said(folder: Folder) -> None:
         found = numbers(recording, "camera/image")
         assert missed.lost == missed.last - missed.first + 1 - len(found) > 0
         small = numbers(recording, "camera/spare")
-        assert set(range(sent, sent_later)) <= set(small), "small messages wait on a tape"
+        assert set(range(sent, sent_later)) <= set(small), "small messages wait in a ring buffer"
 
 
-def _reads_a_tape(pid: int) -> bool:
-    """Tell whether a recorder has taken from a tape. What was sent before is in queues only."""
-    tapes = Path("/dev/shm").glob(f"dora-tapes-{pid}-*/*")
-    return any(memoryview(tape.read_bytes()).cast("Q")[READ] for tape in tapes)
+def _reads_a_ring_buffer(pid: int) -> bool:
+    """Tell whether a recorder has taken from a ring buffer. What was sent before is in queues only."""
+    ring_buffers = Path("/dev/shm").glob(f"dora-rings-{pid}-*/*")
+    return any(memoryview(ring.read_bytes()).cast("Q")[READ] for ring in ring_buffers)
 
 
 def _sent() -> int:

@@ -24,7 +24,7 @@ from dora.observe.tap_session import inspect
 from dora.recording.recorder.system import make_folder, remove_folder
 from dora.transport.board import LINE_BYTES, MAX_LINES, Board
 from dora.transport.doorbell import Bell, Doorbell
-from dora.transport.shm.ring_buffer import RingBuffer, RingBufferWriter, remove_tapes
+from dora.transport.shm.ring_buffer import RingBuffer, RingBufferWriter, remove_ring_buffers
 from dora.wire.ids import uuid7
 from dora.wire.node_config import DoorbellConfig, InputConfig, LinkConfig, NodeConfig, OutputConfig
 
@@ -92,12 +92,12 @@ def test_a_doorbell_is_a_pipe_of_ones_own(folder: Path) -> None:
         os.read(os.open(folder / "pipe", os.O_RDWR | os.O_NONBLOCK), 1)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="tapes are for Linux")
-def test_a_tape_is_written_only_if_it_is_ones_own(folder: Path) -> None:
-    RingBuffer(str(folder / "tape"), 1 << 16)
-    (folder / "link").symlink_to(folder / "tape")
+@pytest.mark.skipif(sys.platform != "linux", reason="ring buffers are for Linux")
+def test_a_sender_writes_only_to_a_ring_buffer_of_its_own_user(folder: Path) -> None:
+    RingBuffer(str(folder / "ring"), 1 << 16)
+    (folder / "link").symlink_to(folder / "ring")
     (folder / "short").touch(0o600)
-    RingBufferWriter(str(folder / "tape"))
+    RingBufferWriter(str(folder / "ring"))
     for name in ("link", "short"):
         with pytest.raises(UnsafeFile):
             RingBufferWriter(str(folder / name))
@@ -258,21 +258,21 @@ def test_a_folder_of_a_process_in_another_container_stays(
         remove_folder(path)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="tapes are for Linux")
-def test_only_the_tapes_of_a_recorder_are_removed_for_it(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="ring buffers are for Linux")
+def test_only_ring_buffers_of_a_recorder_are_removed(tmp_path: Path) -> None:
     """The daemon does so when a recorder has gone; its request names the folder."""
-    tapes = make_folder("tapes", "/dev/shm")
-    mine = Path("/dev/shm/dora-tapes-mine")
-    elsewhere = tmp_path / "dora-tapes-1-abcdefgh"
+    ring_buffers = make_folder("rings", "/dev/shm")
+    mine = Path("/dev/shm/dora-rings-mine")
+    elsewhere = tmp_path / "dora-rings-1-abcdefgh"
     for path in (mine, elsewhere):
         path.mkdir(mode=0o700)
     try:
-        for path in (tapes, str(mine), str(elsewhere)):
-            remove_tapes(path)
-        assert not os.path.exists(tapes)
+        for path in (ring_buffers, str(mine), str(elsewhere)):
+            remove_ring_buffers(path)
+        assert not os.path.exists(ring_buffers)
         assert mine.exists() and elsewhere.exists()
     finally:
-        remove_folder(tapes)
+        remove_folder(ring_buffers)
         mine.rmdir()
 
 

@@ -29,7 +29,7 @@ from dora.observe.remote.protocol import (
     decode_delivery,
     encode,
 )
-from dora.transport.tls import two_way_context
+from dora.transport.tls import duplex_client_context
 
 if TYPE_CHECKING:
     from dora.cluster.client import Client
@@ -62,7 +62,7 @@ class ObserverConnection:
         if (token := client.token()) is not None:
             headers["Authorization"] = f"Bearer {token.value}"
         path = f"/api/dataflows/{quote(dataflow_id)}/look?{urlencode({'machine': machine})}"
-        encryption = two_way_context(client.authority)
+        encryption = duplex_client_context(client.authority)
         try:
             proven = None if encryption is not None else proven_socket(client.address, client.port, token)
             self._connection = connect(

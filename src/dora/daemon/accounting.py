@@ -17,9 +17,9 @@ from dora.transport.board import (
     RECEIVED,
     RECORDED,
     SENT,
-    SILENT,
     STATE,
     STOPPED,
+    TIMED_OUT,
     UNCONNECTED,
     UNSENT,
     Board,
@@ -85,7 +85,7 @@ class Accounting:
                 self.close_link(slot)
         for item in self._plan.configs[node_id].inputs:
             if item.kind != "timer":
-                self.board.set(item.slot, SILENT, 0)
+                self.board.set(item.slot, TIMED_OUT, 0)
 
     def close_link(self, slot: int) -> None:
         """Let nobody wait for the receiver of a link any more."""

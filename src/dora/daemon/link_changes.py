@@ -20,7 +20,7 @@ from dora.daemon.control_server import Connection
 from dora.daemon.event_loop import Loop
 from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import Link, Plan, RunContext, plan
-from dora.transport.board import CLOSED, REWIRED, STATE, UNCONNECTED, Board
+from dora.transport.board import CLOSED, LINKS_VERSION, STATE, UNCONNECTED, Board
 from dora.transport.doorbell import Doorbell
 from dora.wire.node_config import ChannelConfig, InputConfig, NodeConfig, OutputConfig
 from dora.wire.node_protocol import (
@@ -71,8 +71,8 @@ class LinkChanges:
             for was, is_ in _outputs(before, now):
                 for link in is_.links:
                     if link.slot not in {known.slot for known in was.links}:
-                        annex = _annex(is_, channels[link.slot])
-                        is_known = annex is None or annex in was.annexes
+                        overflow_channel = _find_overflow_channel(is_, channels[link.slot])
+                        is_known = overflow_channel is None or overflow_channel in was.overflow_channels
                         change = self._next_change(is_.slot)
                         self._send(
                             node_id,
@@ -82,7 +82,7 @@ class LinkChanges:
                                 link,
                                 change,
                                 is_.credit_bell,
-                                None if is_known else annex,
+                                None if is_known else overflow_channel,
                                 now.remote if link.machine else None,
                             ),
                         )
@@ -186,22 +186,25 @@ class LinkChanges:
         if output is None:
             return
         gone = self._keeper.channel_of(slot)
-        needed = {output.service, *(annex.service for annex in output.annexes)}
+        needed = {
+            output.service,
+            *(overflow_channel.service for overflow_channel in output.overflow_channels),
+        }
         change = self._next_change(output.slot)
-        annex = "" if gone in needed else gone
+        overflow_channel = "" if gone in needed else gone
         self._send(
             link.producer,
             output.slot,
-            DetachLink(output.id, slot, change, annex, link.target_machine),
+            DetachLink(output.id, slot, change, overflow_channel, link.target_machine),
         )
 
     def _next_change(self, slot: int) -> int:
-        return self._keeper.board.get(slot, REWIRED) + 1
+        return self._keeper.board.get(slot, LINKS_VERSION) + 1
 
     def _send(self, node_id: str, slot: int, frame: AttachLink | DetachLink) -> None:
         if (member := self._members.get(node_id)) is not None:
             member.send(frame)
-        self._keeper.board.set(slot, REWIRED, frame.change)
+        self._keeper.board.set(slot, LINKS_VERSION, frame.change)
 
 
 def _both(former: Plan, plan: Plan) -> Iterator[tuple[str, NodeConfig, NodeConfig]]:
@@ -218,8 +221,15 @@ def _outputs(before: NodeConfig, now: NodeConfig) -> Iterator[tuple[OutputConfig
             yield known[output.slot], output
 
 
-def _annex(output: OutputConfig, service: str) -> ChannelConfig | None:
-    return next((annex for annex in output.annexes if annex.service == service), None)
+def _find_overflow_channel(output: OutputConfig, service: str) -> ChannelConfig | None:
+    return next(
+        (
+            overflow_channel
+            for overflow_channel in output.overflow_channels
+            if overflow_channel.service == service
+        ),
+        None,
+    )
 
 
 def _key(item: InputConfig) -> tuple[str, str, str, int]:

@@ -22,7 +22,7 @@ from dora.daemon.supervisor.supervisor import Supervisor
 from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import SPARE_RECEIVERS, Plan, RunContext, text_outputs
 from dora.dataflow.problems import no_node
-from dora.transport.shm.ring_buffer import remove_tapes
+from dora.transport.shm.ring_buffer import remove_ring_buffers
 from dora.wire.daemon_protocol import (
     Answer,
     ApplyChange,
@@ -76,7 +76,9 @@ class EventLogHooks:
         wanted = self._wanted.pop(guest, None)
         if wanted is not None and wanted not in self._wanted.values():
             self._tell(wanted, end=True)
-            remove_tapes(wanted.tapes)  # a recorder that was killed leaves them in shared memory
+            remove_ring_buffers(
+                wanted.ring_buffers
+            )  # a recorder that was killed leaves them in shared memory
 
     def of(self, node_id: str) -> list[WriteEventLog]:
         """Return what a node has to write that starts now."""
@@ -93,7 +95,7 @@ class EventLogHooks:
 
 def _frame(wanted: StartEventLogs, node_id: str, *, end: bool = False) -> WriteEventLog:
     path = f"{wanted.directory}/{node_id}" if wanted.directory else ""
-    return WriteEventLog(path, end, wanted.tapes)
+    return WriteEventLog(path, end, wanted.ring_buffers)
 
 
 # Requests about which the supervisor decides, on their way from the socket.

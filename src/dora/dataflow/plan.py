@@ -276,14 +276,14 @@ def _output(
     slot = layout.output_slots[source]
     if known is not None:
         first = ChannelConfig(known.service, known.max_queue_size, known.max_receivers)
-        annexes = _place(layout, links, channels, first, known.annexes)
+        overflow_channels = _place(layout, links, channels, first, known.overflow_channels)
     else:
         longest = max([RECORDER_QUEUE, layout.context.tap_queue, *map(_length, links)])
         name = _channel(layout.context.dataflow_id, source, slot if layout.runs else None)
         taps = _taps(longest, layout.context)
         first = ChannelConfig(name, longest, len(links) + SPARE_RECEIVERS + taps)
         channels.update((link.slot, first) for link in links)
-        annexes = []
+        overflow_channels = []
     return OutputConfig(
         id=source.output,
         service=first.service,
@@ -306,7 +306,7 @@ def _output(
         credit_bell=layout.credit_bells[source] if waits else "",
         max_queue_size=first.max_queue_size,
         max_receivers=first.max_receivers,
-        annexes=annexes,
+        overflow_channels=overflow_channels,
         next_but_one=_next_but_one(layout, source.node, links),
         type=declared.name,
         shapes=list(declared.shapes),
@@ -335,10 +335,10 @@ def _place(
     links: list[Link],
     channels: dict[int, ChannelConfig],
     first: ChannelConfig,
-    annexes: list[ChannelConfig],
+    overflow_channels: list[ChannelConfig],
 ) -> list[ChannelConfig]:
     """Give each link of a running output its channel; return the further ones that are needed."""
-    by_name = {channel.service: channel for channel in (first, *annexes)}
+    by_name = {channel.service: channel for channel in (first, *overflow_channels)}
     room = {name: channel.max_receivers - SPARE_RECEIVERS for name, channel in by_name.items()}
     room[first.service] -= 1  # for a tap
     fresh = []

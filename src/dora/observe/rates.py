@@ -11,7 +11,7 @@ from collections import deque
 
 import msgspec
 
-from dora.transport.board import BYTES, CONNECTED, DROPPED, FIRST, RECEIVED, SENT, SILENT, STATE, WORDS
+from dora.transport.board import BYTES, CONNECTED, DROPPED, FIRST, RECEIVED, SENT, STATE, TIMED_OUT, WORDS
 from dora.wire.daemon_protocol import Inspection, LinkView
 
 
@@ -58,7 +58,7 @@ class Counters:
             slot: (words[slot * WORDS + SENT], words[slot * WORDS + BYTES]) for slot in self._outputs
         }
         links = {link.slot: self._read_link(link, outputs) for link in self._links}
-        silent = frozenset(slot for slot in links if words[slot * WORDS + SILENT])
+        silent = frozenset(slot for slot in links if words[slot * WORDS + TIMED_OUT])
         return Reading(time.monotonic_ns(), outputs, links, silent)
 
     def _read_link(

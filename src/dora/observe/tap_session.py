@@ -104,7 +104,7 @@ class AdaptiveTap:
         large = messages > _FLOOD_OF_BYTES[0] and size > _FLOOD_OF_BYTES[1]
         if large or messages > _FLOOD_OF_MESSAGES:
             tap, self._tap = self._tap, None
-            self._engine.end(tap)
+            self._engine.close_tap(tap)
             self._judge_at = now + _AWAY_NS
         else:
             self._judge_at = now + _JUDGE_NS

@@ -182,7 +182,7 @@ class CompositeEngine:
         self._channels[output.id] = sender.far
         return sender
 
-    def attach(self, output: OutputConfig, link: LinkConfig) -> RemoteChannel | None:
+    def add_link(self, output: OutputConfig, link: LinkConfig) -> RemoteChannel | None:
         """Let an output have one more link to another machine; return the channel if it is the first.
 
         Raises `ConnectError`, `TransportError`.
@@ -195,7 +195,7 @@ class CompositeEngine:
         self._late.add(output.id)
         return channel
 
-    def detach(self, output_id: str, slot: int) -> bool:
+    def remove_link(self, output_id: str, slot: int) -> bool:
         """Let an output have a link to another machine less; tell whether nobody needs its channel now."""
         channel = self._channels.get(output_id)
         if channel is not None:
@@ -207,7 +207,7 @@ class CompositeEngine:
         self._late.discard(output_id)
         return True
 
-    def begin(self) -> None:
+    def start_links(self) -> None:
         """Begin with links to other machines in a node that has none and runs already."""
         self._links.connect(0.0, lambda: True)
 

@@ -1,12 +1,12 @@
-"""What a forked child process does with the node of its parent: nothing, and it says so.
+"""Keep a forked child process from using or destroying the node of its parent.
 
-A child that `os.fork` made, or `multiprocessing` with its start method ``fork``, has a copy of every
-object of the node. But the threads behind them are missing, the shared memory and the board are the
-parent's, and a destructor that runs in the child gives back memory that the parent still uses.
+A child of `os.fork`, or of `multiprocessing` with the start method ``fork``, has a copy of every object of
+the node. The threads behind these objects are missing, shared memory and board belong to the parent, and
+a destructor that runs in the child would free memory that the parent still uses.
 
-So each owner of such things registers itself with `watch`. Right after a fork, `disown` is called in
-the child: it leaks what must not be destroyed there, and lets every further use raise `WrongProcess`.
-This costs nothing per message, because nothing asks for the process id.
+Each owner of such resources therefore registers with `disown_after_fork`. Right after a fork, `disown` is
+called in the child: it leaks what must not be destroyed there, and makes every further use raise
+`WrongProcess`. No message pays for it, because nothing checks the process id.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MESSAGE: Final = (
 
 class Owner(Protocol):
     def disown(self) -> None:
-        """Leave everything to the parent process; called once, in a forked child."""
+        """Leave all resources to the parent process; called once, in a forked child."""
         ...
 
 
@@ -35,8 +35,8 @@ _owners: weakref.WeakSet[Any] = weakref.WeakSet()
 _registered = False
 
 
-def watch(owner: Owner) -> None:
-    """Call ``owner.disown`` in each child process that is forked from now on."""
+def disown_after_fork(owner: Owner) -> None:
+    """Call ``owner.disown`` in every child process that is forked from now on."""
     global _registered
     _owners.add(owner)
     if not _registered:
@@ -53,23 +53,23 @@ def _disown_all() -> None:
 
 
 def leak(*things: object) -> None:
-    """Keep objects, and all that they refer to, from ever being destroyed in this process."""
+    """Keep objects, and everything they refer to, from ever being destroyed in this process."""
     for thing in things:
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def refuse(*arguments: object, **options: object) -> NoReturn:
-    """Raise `WrongProcess`; stands in for functions of an object that belongs to the parent."""
+    """Raise `WrongProcess`; replaces functions of an object that belongs to the parent."""
     del arguments, options
     raise WrongProcess(_MESSAGE)
 
 
 def do_nothing(*arguments: object) -> None:
-    """Stand in for the end of an object that belongs to the parent."""
+    """Do nothing; replaces the cleanup of an object that belongs to the parent."""
 
 
 class RefusingLock:
-    """Stands in for the lock of an object that belongs to the parent."""
+    """Replaces the lock of an object that belongs to the parent."""
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> NoReturn:  # noqa: ARG002
         refuse()
@@ -78,16 +78,16 @@ class RefusingLock:
         return False
 
     def release(self) -> None:
-        """Do nothing: nobody has it."""
+        """Do nothing: it cannot be acquired."""
 
     def __enter__(self) -> NoReturn:
         refuse()
 
     def __exit__(self, *error: object) -> None:
-        """Do nothing: nobody gets here."""
+        """Do nothing: it cannot be entered."""
 
 
 class RefusingState:
-    """Stands in for what keeps the state of a node."""
+    """Replaces the state store of a node."""
 
     save = load = staticmethod(refuse)

@@ -66,7 +66,7 @@ class LocalReceiver:
     def has_messages(self) -> bool:
         return len(self._link) > 0
 
-    def hand_over(self) -> None:
+    def release(self) -> None:
         """Nothing to do: there is one process."""
 
     def close(self) -> None:

@@ -72,7 +72,7 @@ class Receiver(Protocol):
 
     def has_messages(self) -> bool: ...
 
-    def hand_over(self) -> None:
+    def release(self) -> None:
         """Note that another process of the node receives on this link after `close`."""
         ...
 

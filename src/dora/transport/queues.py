@@ -43,8 +43,8 @@ class PriorityQueue:
     def has_messages(self) -> bool:
         return bool(self._queue) or self._receiver.has_messages()
 
-    def hand_over(self) -> None:
-        self._receiver.hand_over()
+    def release(self) -> None:
+        self._receiver.release()
 
     def close(self) -> None:
         self._queue.clear()
@@ -101,8 +101,8 @@ class SpilloverQueue:
     def has_messages(self) -> bool:
         return bool(self._queue) or self._receiver.has_messages()
 
-    def hand_over(self) -> None:
-        self._receiver.hand_over()
+    def release(self) -> None:
+        self._receiver.release()
 
     def close(self) -> None:
         self._closed.set()

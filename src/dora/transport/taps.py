@@ -1,11 +1,11 @@
-"""Taps: one more subscriber on an output, for whoever wants to look at what is sent.
+"""Taps: further subscribers of an output, for observers and recorders.
 
-A tap is no link. It has no line on the board, so no sender waits for it or wakes it; its own little
-queue drops the oldest message. The sender of an output pays for one more entry in a queue, and nothing
-at all once the tap is gone.
+A tap is not a link. It has no line on the board, so no sender waits for it or wakes it; its own small
+queue drops the oldest message. It costs the sender one more queue entry per message, and nothing once it
+is closed.
 
-In contrast to a node, a tap is destroyed in an orderly way: it comes and goes while the dataflow runs,
-and a queue that nobody reads would be filled for the rest of it.
+Unlike the ports of a node, a tap is destroyed when it is closed: taps come and go while the dataflow runs,
+and a queue without a reader would be filled until the end of the run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from dora._ownership import UnsafeFile
 from dora.errors import ConnectError, TransportError
-from dora.transport.forking import do_nothing, leak, refuse, watch
+from dora.transport.forking import disown_after_fork, do_nothing, leak, refuse
 from dora.wire.daemon_protocol import Inspection, OutputView
 from dora.wire.decode import BAD_MESSAGE
 from dora.wire.message import HEADER_SIZE, Message
@@ -29,39 +29,39 @@ _CONNECT_TIMEOUT_MS = 5000
 
 
 class Tap(Protocol):
-    """Looks at one output."""
+    """A subscriber of one output."""
 
     def receive(self) -> Message | None:
-        """Take the oldest message, or return None; never blocks. Let go of a large one soon."""
+        """Take the oldest message, or return None; never blocks. Release a large one soon."""
         ...
 
     def close(self) -> None:
-        """Called by the engine."""
+        """Unsubscribe; called by the engine."""
         ...
 
 
 class TapEngine(Protocol):
-    """What the taps of one command have in common."""
+    """The taps of one command on one dataflow."""
 
     def tap(self, output: OutputView, queue_size: int) -> Tap:
-        """Look at an output; the tap holds as many messages, or as many as the channel has room for."""
+        """Subscribe to an output; the queue has ``queue_size`` places, or what the channel has room for."""
         ...
 
-    def deep_tap(self, output: OutputView, room: int) -> Tap:
-        """Look at an output with as long a queue as there can be, up to so many bytes in this process."""
+    def buffered_tap(self, output: OutputView, room: int) -> Tap:
+        """Subscribe with the longest possible queue, of at most ``room`` bytes in this process."""
         ...
 
-    def end(self, tap: Tap) -> None:
-        """End one tap. Its messages must not be used any more."""
+    def close_tap(self, tap: Tap) -> None:
+        """Close one tap. Its messages must not be used any more."""
         ...
 
     def close(self) -> None:
-        """End all taps. Messages that are still referenced must not be used any more."""
+        """Close all taps. Messages that are still referenced must not be used any more."""
         ...
 
 
 def open_taps(inspection: Inspection) -> TapEngine:
-    """Return the taps for the engine of a dataflow; raises `ConnectError`, `TransportError`."""
+    """Return the tap engine for a dataflow; raises `ConnectError`, `TransportError`."""
     if inspection.engine == "zenoh":
         return _ZenohTaps(inspection.zenoh_endpoint)
     return _IceoryxTaps(inspection.run_dir, inspection.prefix)
@@ -76,15 +76,15 @@ class _IceoryxTaps:
         except UnsafeFile:
             raise
         except Exception as error:
-            raise TransportError(f"iceoryx2 cannot look into this dataflow: {error!r}") from error
+            raise TransportError(f"iceoryx2 cannot open a tap on this dataflow: {error!r}") from error
         self._taps: list[Tap] = []
         self._channels: dict[str, Any] = {}
-        watch(self)
+        disown_after_fork(self)
 
     def disown(self) -> None:
         """Leave all taps to the parent, in a forked child process."""
         leak(self._node, self._channels, self._taps)
-        vars(self).update(tap=refuse, end=do_nothing, close=do_nothing)
+        vars(self).update(tap=refuse, close_tap=do_nothing, close=do_nothing)
 
     def tap(self, output: OutputView, queue_size: int) -> Tap:
         from dora.transport.shm.iceoryx2 import IceoryxReceiver, open_channel
@@ -97,14 +97,14 @@ class _IceoryxTaps:
         try:
             tap = IceoryxReceiver(channel, config)
         except Exception as error:
-            raise TransportError(f"output `{output.id}` cannot be looked at: {error!r}") from error
+            raise TransportError(f"output `{output.id}` cannot be tapped: {error!r}") from error
         self._taps.append(tap)
         return tap
 
-    def deep_tap(self, output: OutputView, room: int) -> Tap:  # noqa: ARG002 - the queue is the sender's
+    def buffered_tap(self, output: OutputView, room: int) -> Tap:  # noqa: ARG002 - the channel has the queue
         return self.tap(output, output.max_queue_size)
 
-    def end(self, tap: Tap) -> None:
+    def close_tap(self, tap: Tap) -> None:
         self._taps.remove(tap)
         tap.close()
 
@@ -126,12 +126,12 @@ class _ZenohTap:
 
         while (sample := self._next()) is not None:
             if len(sample.payload) < HEADER_SIZE:
-                continue  # a probe of the engine's
+                continue  # a probe of the engine
             data = sample.payload.to_bytes()
             try:
                 message = message_from_bytes(data)
             except BAD_MESSAGE:
-                continue  # a receiver of the dataflow warns of it
+                continue  # a receiver of the dataflow logs it
             return message
         return None
 
@@ -144,8 +144,8 @@ class _ZenohTap:
             pass  # the router is gone: the dataflow has ended
 
 
-class _Queue:
-    """Samples in this process's memory, up to so many bytes; a burst arrives faster than it is taken."""
+class _ByteBoundedQueue:
+    """Samples in this process, up to ``room`` bytes: a burst arrives faster than it is read."""
 
     def __init__(self, room: int) -> None:
         self._room = room
@@ -154,7 +154,7 @@ class _Queue:
         self._lock = threading.Lock()
 
     def put(self, sample: Any) -> None:
-        """Append a sample; called in a thread of Zenoh's. The oldest make room."""
+        """Append a sample and drop the oldest that exceed the room; called in a Zenoh thread."""
         size = len(sample.payload)
         with self._lock:
             self._samples.append((sample, size))
@@ -188,22 +188,22 @@ class _ZenohTaps:
         except zenoh.ZError as error:
             raise ConnectError(f"the Zenoh router cannot be reached at {endpoint}: {error}") from error
         self._taps: list[Tap] = []
-        watch(self)
+        disown_after_fork(self)
 
     def disown(self) -> None:
         """Leave all taps to the parent, in a forked child process."""
         leak(self._session, self._taps)
-        vars(self).update(_declare=refuse, end=do_nothing, close=do_nothing)
+        vars(self).update(_declare=refuse, close_tap=do_nothing, close=do_nothing)
 
     def tap(self, output: OutputView, queue_size: int) -> Tap:
         import zenoh
 
-        # A ring lets go of the oldest by itself, in native code: the network is never held up.
+        # A ring drops the oldest sample in native code, so the network never waits.
         ring: Any = zenoh.handlers.RingChannel(queue_size)
         return self._declare(output, ring, None)
 
-    def deep_tap(self, output: OutputView, room: int) -> Tap:
-        queue = _Queue(room)
+    def buffered_tap(self, output: OutputView, room: int) -> Tap:
+        queue = _ByteBoundedQueue(room)
         return self._declare(output, queue.put, queue.take)
 
     def _declare(self, output: OutputView, handler: Any, take: Callable[[], Any] | None) -> Tap:
@@ -212,11 +212,11 @@ class _ZenohTaps:
         try:
             tap = _ZenohTap(self._session.declare_subscriber(output.service, handler), take)
         except zenoh.ZError as error:
-            raise TransportError(f"output `{output.id}` cannot be looked at: {error}") from error
+            raise TransportError(f"output `{output.id}` cannot be tapped: {error}") from error
         self._taps.append(tap)
         return tap
 
-    def end(self, tap: Tap) -> None:
+    def close_tap(self, tap: Tap) -> None:
         self._taps.remove(tap)
         tap.close()
 

@@ -106,23 +106,23 @@ def _reason(error: ssl.SSLError) -> str:
 # whoever is about to read gets what comes over the network as it is, or a ``ValueError``. So closing takes
 # its turn, too.
 
-_LOOK_EVERY: Final = 0.5  # seconds until it is noticed that the other thread has closed it
+_POLL_INTERVAL: Final = 0.5  # seconds until it is noticed that the other thread has closed it
 
 _Result = TypeVar("_Result")
 
 
-def two_way_context(authority: str) -> ssl.SSLContext | None:
+def duplex_client_context(authority: str) -> ssl.SSLContext | None:
     """Return the context of a client whose connection is for two threads; otherwise as `client_context`.
 
-    For `websockets.sync`, which uses just the methods that `TwoWaySocket` has anew.
+    For `websockets.sync`, which uses just the methods that `DuplexTLSSocket` has anew.
     """
     context = client_context(authority)
     if context is not None:
-        context.sslsocket_class = TwoWaySocket
+        context.sslsocket_class = DuplexTLSSocket
     return context
 
 
-class TwoWaySocket(ssl.SSLSocket):
+class DuplexTLSSocket(ssl.SSLSocket):
     """``recv`` and ``sendall`` may be called at the same time. ``settimeout`` is for both.
 
     So may ``close``, which does not wait: whoever waits gets an ``OSError`` then.
@@ -130,7 +130,7 @@ class TwoWaySocket(ssl.SSLSocket):
 
     _turn: threading.RLock  # a signal handler or a finalizer may close what its thread is reading
 
-    def __new__(cls, *args: Any, **options: Any) -> TwoWaySocket:
+    def __new__(cls, *args: Any, **options: Any) -> DuplexTLSSocket:
         made = super().__new__(cls, *args, **options)
         made._turn = threading.RLock()
         return made
@@ -183,7 +183,7 @@ class TwoWaySocket(ssl.SSLSocket):
     def _wait(self, event: int, patience: float | None) -> None:
         poll = select.poll()
         poll.register(self._check_open(), event)
-        poll.poll(1000 * min(_LOOK_EVERY, _LOOK_EVERY if patience is None else patience))
+        poll.poll(1000 * min(_POLL_INTERVAL, _POLL_INTERVAL if patience is None else patience))
 
     def _check_open(self) -> int:
         """Return the descriptor; raises ``OSError``."""

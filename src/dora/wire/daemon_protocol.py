@@ -126,13 +126,13 @@ class CloseTaps(msgspec.Struct, tag=True):
 class StartEventLogs(msgspec.Struct, tag=True):
     """Let every node write down what a recording needs, as long as this connection lasts.
 
-    The order of its events goes into a file of its name in ``directory``; its small messages go onto those
-    tapes that there are in the directory ``tapes`` (`dora.transport.shm.ring_buffer`), by the slots of
-    outputs. Either may be "". Answered by `Ok`.
+    The order of its events goes into a file of its name in ``directory``; its small messages go into the
+    ring buffers in the directory ``ring_buffers``, which are named by the slots of outputs
+    (`dora.transport.shm.ring_buffer`). Either may be "". Answered by `Ok`.
     """
 
     directory: str = ""
-    tapes: str = ""
+    ring_buffers: str = ""
 
 
 class Publish(msgspec.Struct, tag=True):

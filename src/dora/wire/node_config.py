@@ -72,7 +72,7 @@ class OutputConfig(msgspec.Struct, omit_defaults=True):
     credit_bell: str = ""  # path of the doorbell for back-pressure; "" if no link needs one
     max_queue_size: int = 1  # over all links, fixed for the life of the channel
     max_receivers: int = 1  # room for receivers: links, restarts, observers
-    annexes: list[ChannelConfig] = []  # every message goes to these too
+    overflow_channels: list[ChannelConfig] = []  # every message goes to these too
     next_but_one: list[DoorbellConfig] = []  # the nodes that get what the receivers send, for heads-ups
     type: str = ""  # what the dataflow says that messages are
     shapes: list[Any] = []  # the Arrow types that this may mean; empty: any
@@ -164,12 +164,13 @@ class Address(msgspec.Struct):
 class WriteEventLog(msgspec.Struct, tag=True):
     """Write down the order of events, as `dora.wire.event_log` lays it out, into a file; or no more.
 
-    And small messages onto ``tapes``, see `dora.wire.daemon_protocol.StartEventLogs`. Either may be "".
+    Write small messages into ``ring_buffers`` too, see `dora.wire.daemon_protocol.StartEventLogs`. Either
+    may be "".
     """
 
     path: str = ""
     end: bool = False
-    tapes: str = ""
+    ring_buffers: str = ""
 
 
 decode_address: Callable[[str | bytes], Address] = json_decoder(Address)

@@ -166,13 +166,15 @@ class PublishRequest(msgspec.Struct, tag=True):
 
 
 class AttachLink(msgspec.Struct, tag=True):
-    """An output gets one more link. ``change`` is the value of the output's ``REWIRED`` from here on."""
+    """An output gets one more link. ``change`` is the output's ``LINKS_VERSION`` from here on."""
 
     output: str
     link: LinkConfig
     change: int
     credit_bell: str = ""
-    annex: ChannelConfig | None = None  # a channel that this link needs, and the output does not have yet
+    overflow_channel: ChannelConfig | None = (
+        None  # a channel that this link needs, and the output does not have yet
+    )
     remote: RemoteConfig | None = None  # for a link to another machine
 
 
@@ -182,7 +184,7 @@ class DetachLink(msgspec.Struct, tag=True):
     output: str
     slot: int
     change: int
-    annex: str = ""  # the channel that nobody needs any more
+    overflow_channel: str = ""  # the channel that nobody needs any more
     machine: str = ""  # where its receiver was; "": on this machine
 
 

@@ -17,7 +17,7 @@ from dora.node.events import Event, Input, InputClosed, Stop
 from dora.node.process import log_line, write_line
 from dora.node.receive.inbox import Inbox
 from dora.node.standalone.json_format import array_to_json, metadata_to_json, type_to_json
-from dora.transport.forking import leak, watch
+from dora.transport.forking import disown_after_fork, leak
 
 
 def recording_inbox(node_id: str, folder: str) -> type[Inbox]:
@@ -55,7 +55,7 @@ class InputRecorder:
             self._end_of_events = self._file.tell()
             self._finish("the node has not ended, or was killed")
             atexit.register(self.close)
-            watch(self)
+            disown_after_fork(self)
         except OSError as error:
             self._fail(error)
 

@@ -42,7 +42,7 @@ from dora.node.interceptors.spans import (
 )
 from dora.node.process import log_line, write_line
 from dora.node.send.output import OutputPort
-from dora.transport.forking import do_nothing, leak, watch
+from dora.transport.forking import disown_after_fork, do_nothing, leak
 from dora.wire.metadata import MetadataError, decode_metadata
 from dora.wire.trace_context import KEY, TraceContext, format_context, parse_context
 
@@ -88,7 +88,7 @@ class Tracer:
         self._random = random.Random()
         self._lock = threading.Lock()
         atexit.register(self.close)
-        watch(self)
+        disown_after_fork(self)
 
     # ------------------------------------------------------------------ receiving
 

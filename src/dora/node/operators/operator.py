@@ -66,7 +66,7 @@ class OperatorOutput:
 
     def send(self, data: Any, metadata: Mapping[str, Any] | None) -> None:
         port, words = self.port, self._words
-        if words[port.rewired_word] != port.rewired:
+        if words[port.links_version_word] != port.rewired:
             port.on_rewired()
         consumers = self.consumers
         if consumers:

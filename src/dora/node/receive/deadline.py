@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from dora.transport.board import SILENT, WORDS, Board
+from dora.transport.board import TIMED_OUT, WORDS, Board
 from dora.wire.node_config import InputConfig
 
 _monotonic = time.monotonic_ns
@@ -62,7 +62,7 @@ class DeadlineMonitor:
 
 def watch(config: InputConfig, board: Board) -> DeadlineMonitor | None:
     """Return what watches an input, if it has a timeout. What an earlier process told of it is over."""
-    word = config.slot * WORDS + SILENT
+    word = config.slot * WORDS + TIMED_OUT
     board.words[word] = 0
     if config.input_timeout is None:
         return None

@@ -46,7 +46,7 @@ from dora.node.receive.wait import (
     _sooner,
 )
 from dora.node.session.daemon_client import DaemonChannel
-from dora.transport.board import ASLEEP, CONTROL, HEADS_UP, WORDS, Board
+from dora.transport.board import ASLEEP, CONTROL, PREWAKE, WORDS, Board
 from dora.transport.doorbell import Doorbell, memory_fence, yield_cpu
 from dora.wire import node_protocol as control
 from dora.wire.decode import prepare
@@ -96,7 +96,7 @@ class Inbox(ConditionWaiter):
         self._asleep = node_slot * WORDS + ASLEEP
         self._control = node_slot * WORDS + CONTROL
         self._control_seen = 0
-        self._heads_up = node_slot * WORDS + HEADS_UP
+        self._heads_up = node_slot * WORDS + PREWAKE
         self._doorbell = doorbell
         self._pending: deque[Event] = deque()
         self._stopping = False
@@ -540,7 +540,7 @@ class Inbox(ConditionWaiter):
                 self._pending.append(Reload(operators=operators, modules=modules))
                 if not operators:  # another process follows, most likely
                     for link in self._links:
-                        link.hand_over()
+                        link.release()
             case control.PublishRequest():
                 self.on_send_for(frame)
             case (

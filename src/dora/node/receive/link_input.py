@@ -312,10 +312,10 @@ class LinkInput:
         self.source_closed()
         self._source_node = ""  # it does not come back
 
-    def hand_over(self) -> None:
+    def release(self) -> None:
         """Note that another process of the node goes on with this link."""
         self._hands_over = True
-        self._receiver.hand_over()
+        self._receiver.release()
 
     def close(self) -> None:
         self.open = False

@@ -26,9 +26,9 @@ from dora.transport.board import (
     DROPPED,
     FIRST,
     FLUSH,
-    HEADS_UP,
+    LINKS_VERSION,
+    PREWAKE,
     RECEIVED,
-    REWIRED,
     SENT,
     STATE,
     STOPPED,
@@ -69,10 +69,10 @@ class OutputPort:
         rings: bool,
         node_slot: int | None = None,
         doorbell: Callable[[str], Doorbell] = Doorbell,
-        annexes: Sequence[Sender] = (),
+        overflow_channels: Sequence[Sender] = (),
     ) -> None:
         """``rings``: whether the receivers rely on this side to wake them. ``node_slot``: the line of the
-        sending node on the board. ``annexes``: for the further channels of the configuration."""
+        sending node on the board. ``overflow_channels``: for the further channels of the configuration."""
         self.id = config.id
         self.on_rewired: Callable[[], None] = lambda: None
         self._config = config
@@ -91,19 +91,25 @@ class OutputPort:
         self._lock = threading.Lock()
         self._closed = False
         self._flush_word = config.slot * WORDS + FLUSH
-        self.rewired_word = config.slot * WORDS + REWIRED
-        self.rewired = words[self.rewired_word]  # the last change that is known here
+        self.links_version_word = config.slot * WORDS + LINKS_VERSION
+        self.rewired = words[self.links_version_word]  # the last change that is known here
         self._rings = rings
         self._waiting_word = config.slot * WORDS + CREDIT_WAITING
         self._make_doorbell = doorbell
         self._credit_bell: Doorbell | None = None
         self._bells: list[tuple[int, Bell]] = []
         self._heads_ups = [
-            (far.node_slot * WORDS + ASLEEP, far.node_slot * WORDS + HEADS_UP, Bell(far.bell))
+            (far.node_slot * WORDS + ASLEEP, far.node_slot * WORDS + PREWAKE, Bell(far.bell))
             for far in (config.next_but_one if rings else ())
         ]
-        self._annexes = dict(zip((annex.service for annex in config.annexes), annexes, strict=False))
-        self._tapes: dict[str, RingBufferWriter] = {}  # of recorders, by their folders
+        self._overflow_channels = dict(
+            zip(
+                (overflow_channel.service for overflow_channel in config.overflow_channels),
+                overflow_channels,
+                strict=False,
+            )
+        )
+        self._ring_buffers: dict[str, RingBufferWriter] = {}  # of recorders, by their folders
         self._lay_links()
 
     def _lay_links(self) -> None:
@@ -132,7 +138,7 @@ class OutputPort:
 
     def notice(self) -> None:
         """Look what the daemon says if it has changed the links of this output."""
-        if self._words[self.rewired_word] != self.rewired:
+        if self._words[self.links_version_word] != self.rewired:
             self.on_rewired()
 
     def attach(
@@ -140,12 +146,12 @@ class OutputPort:
         link: LinkConfig,
         change: int,
         credit_bell: str,
-        annex: tuple[ChannelConfig | None, Sender | None],
+        overflow_channel: tuple[ChannelConfig | None, Sender | None],
     ) -> None:
         """Send to one more link from now on, and to the further channel that it needs."""
-        channel, sender = annex
+        channel, sender = overflow_channel
         if channel is not None and sender is not None:
-            self._annexes = {**self._annexes, channel.service: sender}
+            self._overflow_channels = {**self._overflow_channels, channel.service: sender}
         self._config.credit_bell = self._config.credit_bell or credit_bell
         self._config.links = [*self._config.links, link]  # an engine sees that it is another list
         self._lay_links()
@@ -155,44 +161,48 @@ class OutputPort:
             if bell.path == link.bell:
                 bell.ring()
 
-    def detach(self, slot: int, change: int, annex: str) -> None:
+    def detach(self, slot: int, change: int, overflow_channel: str) -> None:
         """Send no more to a link, nor to a channel that no link needs."""
         self._config.links = [link for link in self._config.links if link.slot != slot]
         self._lay_links()
         self.rewired = max(self.rewired, change)
-        if annex:
-            gone = self._annexes.get(annex)
-            self._annexes = {name: sender for name, sender in self._annexes.items() if name != annex}
+        if overflow_channel:
+            gone = self._overflow_channels.get(overflow_channel)
+            self._overflow_channels = {
+                name: sender for name, sender in self._overflow_channels.items() if name != overflow_channel
+            }
             if gone is not None and self._lock.acquire(blocking=False):  # else another thread is sending
                 try:
                     gone.destroy()
                 finally:
                     self._lock.release()
 
-    def begin_tape(self, directory: str) -> None:
-        """Leave small messages on a recorder's tape too, if there is one for this output in its folder."""
+    def start_ring_buffer(self, directory: str) -> None:
+        """Copy small messages to a recorder's ring buffer, if its folder has one for this output."""
         from dora.transport.shm.ring_buffer import RingBufferWriter
 
-        if directory in self._tapes:
+        if directory in self._ring_buffers:
             return
         try:
-            tape = RingBufferWriter(f"{directory}/{self._config.slot}")
+            ring = RingBufferWriter(f"{directory}/{self._config.slot}")
         except (OSError, UnsafeFile):
-            return  # this output is not recorded, or not with a tape
-        self._lay_tapes({**self._tapes, directory: tape})
+            return  # this output is not recorded, or without a ring buffer
+        self._set_ring_buffers({**self._ring_buffers, directory: ring})
 
-    def end_tape(self, directory: str) -> None:
-        """Write no more to the tape of a recorder."""
-        tape = self._tapes.get(directory)
-        if tape is not None:
-            self._lay_tapes({key: other for key, other in self._tapes.items() if other is not tape})
-            tape.close()
+    def stop_ring_buffer(self, directory: str) -> None:
+        """Stop writing to the ring buffer of a recorder."""
+        ring = self._ring_buffers.get(directory)
+        if ring is not None:
+            self._set_ring_buffers(
+                {key: other for key, other in self._ring_buffers.items() if other is not ring}
+            )
+            ring.close()
 
-    def _lay_tapes(self, tapes: dict[str, RingBufferWriter]) -> None:
-        """Replace the tapes. A message that another thread sends meanwhile is found in the queue."""
-        self._tapes = tapes
+    def _set_ring_buffers(self, ring_buffers: dict[str, RingBufferWriter]) -> None:
+        """Replace the ring buffers. A message that another thread sends meanwhile is in the tap's queue."""
+        self._ring_buffers = ring_buffers
         send = self._sender.send
-        writers = [tape.write for tape in tapes.values()]
+        writers = [ring.write for ring in ring_buffers.values()]
 
         def send_and_write(message: bytes) -> None:
             send(message)
@@ -209,7 +219,7 @@ class OutputPort:
         return {"sent": self._sequence, "unsent": self.unsent} if self.unsent else {"sent": self._sequence}
 
     def send(self, data: Any, metadata: Mapping[str, Any] | None) -> None:
-        if self._words[self.rewired_word] != self.rewired:
+        if self._words[self.links_version_word] != self.rewired:
             self.on_rewired()
         payload = encode(data)
         section = encode_metadata(metadata) if metadata else b""
@@ -230,7 +240,7 @@ class OutputPort:
                 message = pack_head(payload.encoding, payload.schema, section, size, sequence, _now(), body)
                 self._words[self._sent_word] = self._sequence = sequence
                 self._send_small(message)
-                if self._annexes:
+                if self._overflow_channels:
                     self._send_on(message)
             else:
                 head = pack_head(payload.encoding, payload.schema, section, size, sequence, _now())
@@ -253,20 +263,20 @@ class OutputPort:
     def _send_loaned(self, loan: Loan, size: int, sequence: int) -> None:
         """Number and send a loan, and a copy of its first ``size`` bytes on each further channel."""
         copies: list[Loan] = []
-        if self._annexes:
-            copies = [sender.loan(size) for sender in self._annexes.values()]
+        if self._overflow_channels:
+            copies = [sender.loan(size) for sender in self._overflow_channels.values()]
             for copy in copies:
                 _move(copy.address, loan.address, size)
         self._words[self._sent_word] = self._sequence = sequence
         loan.send()
         for copy in copies:
             copy.send()
-        if self._tapes:
-            for tape in self._tapes.values():
-                tape.skip()
+        if self._ring_buffers:
+            for ring in self._ring_buffers.values():
+                ring.skip()
 
     def _send_on(self, message: bytes) -> None:
-        for sender in self._annexes.values():
+        for sender in self._overflow_channels.values():
             sender.send(message)
 
     def _count_unheard(self) -> None:
@@ -426,15 +436,15 @@ class OutputPort:
         """Refuse further sends. What was sent stays receivable."""
         self._closed = True
         self._sender.close()
-        for sender in self._annexes.values():
+        for sender in self._overflow_channels.values():
             sender.close()
 
 
-def overflow_channel_of(output: OutputConfig, annex: ChannelConfig) -> OutputConfig:
+def overflow_channel_of(output: OutputConfig, overflow_channel: ChannelConfig) -> OutputConfig:
     """Return the configuration of a sender for a further channel of an output."""
     return OutputConfig(
         output.id,
-        annex.service,
-        max_queue_size=annex.max_queue_size,
-        max_receivers=annex.max_receivers,
+        overflow_channel.service,
+        max_queue_size=overflow_channel.max_queue_size,
+        max_receivers=overflow_channel.max_receivers,
     )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from dora.transport.composite import CompositeEngine
     from dora.transport.interface import Receiver
 
-FAR: Final = "far"  # the channel of an output's links to other machines that came late
+REMOTE: Final = "remote"  # the channel of an output's links to other machines that came late
 _IDLE: Final = 5.0  # seconds without work after which the thread ends
 
 Work = AttachLink | DetachLink | AttachInput
@@ -82,17 +82,17 @@ class RemoteTopology:
             case AttachLink(output=output, link=link):
                 if (port := session.outputs.get(output)) is not None:
                     config = next(each for each in session.config.outputs if each.id == output)
-                    channel = _spanning(session, work.remote).attach(config, link)
-                    annex = None if channel is None else ChannelConfig(FAR, 0, 0)
-                    port.attach(link, work.change, work.credit_bell, (annex, channel))
+                    channel = _composite_engine(session, work.remote).add_link(config, link)
+                    overflow_channel = None if channel is None else ChannelConfig(REMOTE, 0, 0)
+                    port.attach(link, work.change, work.credit_bell, (overflow_channel, channel))
             case DetachLink(output=output, slot=slot):
                 if (port := session.outputs.get(output)) is not None:
                     port.detach(slot, work.change, "")
-                    if _spanning(session, None).detach(output, slot):
-                        port.detach(slot, work.change, FAR)
+                    if _composite_engine(session, None).remove_link(output, slot):
+                        port.detach(slot, work.change, REMOTE)
             case AttachInput(item=item):
                 assert on_receiver is not None
-                receiver = session.make_receiver(item, _spanning(session, work.remote))
+                receiver = session.make_receiver(item, _composite_engine(session, work.remote))
                 self._hand_over(session, on_receiver, receiver, "")
 
     def _hand_over(
@@ -103,7 +103,7 @@ class RemoteTopology:
         session.bell.ring()
 
 
-def _spanning(session: RunningSession, remote: RemoteConfig | None) -> CompositeEngine:
+def _composite_engine(session: RunningSession, remote: RemoteConfig | None) -> CompositeEngine:
     """Return the engine of a node with links to other machines, which it may have had none of."""
     from dora.transport.composite import CompositeEngine
 
@@ -111,6 +111,6 @@ def _spanning(session: RunningSession, remote: RemoteConfig | None) -> Composite
         session.config.remote = remote
     if not isinstance(session.engine, CompositeEngine):
         engine = CompositeEngine(session.engine, session.config, session.board)
-        engine.begin()
+        engine.start_links()
         session.engine = engine
     return session.engine

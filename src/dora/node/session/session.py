@@ -29,7 +29,7 @@ from dora.node.session.daemon_client import DaemonChannel
 from dora.node.session.topology import Topology, sender_for
 from dora.transport.board import STATE, UNCONNECTED
 from dora.transport.doorbell import Bell
-from dora.transport.forking import RefusingState, leak, refuse, watch
+from dora.transport.forking import RefusingState, disown_after_fork, leak, refuse
 from dora.transport.interface import Engine, Receiver
 from dora.transport.queues import PriorityQueue
 from dora.wire.decode import warm_up
@@ -128,7 +128,7 @@ class Session:
         self.closed = False
         for frame in early:
             self.inbox.handle(frame)
-        watch(self)
+        disown_after_fork(self)
         if config.dynamic and self.owns_process:
             atexit.register(_leave_at_exit, weakref.ref(self))
 
@@ -261,12 +261,12 @@ def _order_writer(session: Session) -> Callable[[WriteEventLog], None]:
         session = reference()
         if session is None:
             return
-        if frame.tapes:
+        if frame.ring_buffers:
             for port in session.outputs.values():
                 if frame.end:
-                    port.end_tape(frame.tapes)
+                    port.stop_ring_buffer(frame.ring_buffers)
                 else:
-                    port.begin_tape(frame.tapes)
+                    port.start_ring_buffer(frame.ring_buffers)
         if not frame.path:
             return
         inbox = session.inbox

@@ -67,7 +67,7 @@ class Topology:
                     _note_change(session, output, frame.change)
                     self._far_links(session).do(frame)
                 elif (port := session.outputs.get(output)) is not None:
-                    port.detach(frame.slot, frame.change, frame.annex)
+                    port.detach(frame.slot, frame.change, frame.overflow_channel)
             case AttachInput(item=item) if item.machine:
                 self._attach_far(session, frame)
             case AttachInput(item=item):
@@ -92,12 +92,14 @@ class Topology:
         if port is None:
             return
         sender = None
-        if (annex := frame.annex) is not None:
+        if (overflow_channel := frame.overflow_channel) is not None:
             try:
-                sender = session.engine.sender(overflow_channel_of(OutputConfig(frame.output), annex))
+                sender = session.engine.sender(
+                    overflow_channel_of(OutputConfig(frame.output), overflow_channel)
+                )
             except DoraError as error:
                 write_line(log_line(session.config.node_id, "error", str(error)))
-        port.attach(frame.link, frame.change, frame.credit_bell, (frame.annex, sender))
+        port.attach(frame.link, frame.change, frame.credit_bell, (frame.overflow_channel, sender))
 
     def _attach_far(self, session: RunningSession, frame: AttachInput) -> None:
         """Make an input from another machine; the daemon is answered when its source knows of it."""

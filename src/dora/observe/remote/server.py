@@ -53,7 +53,7 @@ from dora.observe.remote.start_message import StartMessage
 from dora.observe.snapshot import RunSnapshot, RunSnapshots
 from dora.observe.tap_session import AdaptiveTap, TapSession, inspect
 from dora.observe.topics import find_tappable
-from dora.transport.tls import two_way_context
+from dora.transport.tls import duplex_client_context
 from dora.wire.decode import warm_up
 from dora.wire.message import Message
 
@@ -68,7 +68,7 @@ class ObserverServer:
 
     def __init__(self, order: StartMessage) -> None:
         headers = {"Authorization": f"Bearer {order.token}"}
-        encryption = two_way_context(order.authority)
+        encryption = duplex_client_context(order.authority)
         place = urlsplit(order.url)
         assert place.hostname is not None and place.port is not None
         token = Token(order.token, "that of the daemon")

@@ -70,9 +70,9 @@ _AT_ONCE: Final = 10_000  # entries that wait until they are taken
 class RecordingContext:
     """Looks around until `close`; the rest is for the thread of the recorder."""
 
-    def __init__(self, inspection: Inspection, logs: LogTail, *, order: bool, tapes: str) -> None:
-        """``order``: let the nodes write the order of their events. ``tapes``: the folder of tapes for
-        their small messages, "" if there are none. Raises `ConnectError`.
+    def __init__(self, inspection: Inspection, logs: LogTail, *, order: bool, ring_buffers: str) -> None:
+        """``order``: let the nodes write the order of their events. ``ring_buffers``: the folder of
+        the ring buffers for their small messages, "" if there are none. Raises `ConnectError`.
         """
         self.inspection = inspection  # the newest
         self.failed: set[str] = set()  # nodes, since the beginning
@@ -83,8 +83,8 @@ class RecordingContext:
         self._items: deque[OwnMessage] = deque()
         self._ending = threading.Event()
         directory = self._order.directory if self._order is not None else ""
-        if directory or tapes:
-            self._run.ask(StartEventLogs(directory, tapes))
+        if directory or ring_buffers:
+            self._run.ask(StartEventLogs(directory, ring_buffers))
         self._thread = threading.Thread(target=self._work, name="dora-recording-around", daemon=True)
         self._thread.start()
 

@@ -106,7 +106,7 @@ class Recorder:
             self._inspection,
             logs,
             order=settings.last_seconds is None,
-            tapes=self._attachment.tape_folder,
+            ring_buffers=self._attachment.ring_buffer_folder,
         )
         self._intake = RecordingIntake(channels, pool, self._target.store.put)
         self._intake.topics = self._attachment.topics

@@ -18,55 +18,55 @@ from dora.transport.taps import Tap, open_taps
 from dora.wire.daemon_protocol import CloseTaps, Inspection, OpenTaps
 from dora.wire.message import Message, MessageError
 
-# A tap whose sender leaves its small messages on a tape as well, so that none is lost in a burst.
+# A tap whose sender copies its small messages to a ring buffer too, so that a burst loses none.
 
 _PLACE: Final = "/dev/shm"
-_ALL: Final = 64 << 20  # bytes of all tapes of a recording
+_ALL: Final = 64 << 20  # bytes of all ring buffers of a recording
 _LONGEST: Final = 4 << 20  # bytes of one
 _SHORTEST: Final = 64 << 10  # less is not worth it
-_SHARE: Final = 4  # tapes take at most this part of the free shared memory
+_SHARE: Final = 4  # ring buffers take at most this part of the free shared memory
 _IN_VAIN: Final = 3  # looks after which a message that was counted is searched in the queue
 
 
 class RingTap:
-    """Takes from a tape and from the queue of a tap, in the order of the sequence numbers."""
+    """Takes messages from a ring buffer and from the queue of a tap, in the order of their numbers."""
 
-    def __init__(self, tap: Tap, tape: RingBuffer) -> None:
+    def __init__(self, tap: Tap, ring: RingBuffer) -> None:
         self._tap = tap
-        self._tape: RingBuffer | None = tape
+        self._ring: RingBuffer | None = ring
         self._last = 0  # sequence number of the message that was taken last
-        self._others = -1  # how many messages beside the tape were known when the queue was empty
+        self._others = -1  # how many messages outside the ring buffer were known when the queue was empty
         self._vain = 0
-        self._on_tape: Message | None = None  # what was seen there, and is not its turn yet
+        self._in_ring: Message | None = None  # what was seen there, and is not its turn yet
         self._in_queue: Message | None = None  # likewise
 
     def receive(self) -> Message | None:
         """Take the next message, or return None.
 
         To be called while the sender has counted more messages than were taken: one that is nowhere to
-        be found in a few calls is looked for in the queue, whatever the tape says.
+        be found in a few calls is looked for in the queue, whatever the ring buffer says.
         """
-        tape = self._tape
-        if tape is None:
+        ring = self._ring
+        if ring is None:
             return self._tap.receive()
-        message = self._next_on(tape)
+        message = self._next_in_ring(ring)
         if message is not None and message.sequence == self._last + 1:
             self._last += 1
             self._vain = 0
             return message
-        others = tape.others
+        others = ring.others
         self._vain += 1
         nothing = message is None and self._in_queue is None
-        if nothing and others == self._others and self._vain < _IN_VAIN and tape.is_written:
+        if nothing and others == self._others and self._vain < _IN_VAIN and ring.is_written:
             return None
-        message = self._first(tape, message, others)
+        message = self._first(ring, message, others)
         if message is not None:
             self._last = message.sequence
             self._vain = 0
         return message
 
-    def _first(self, tape: RingBuffer, message: Message | None, others: int) -> Message | None:
-        """Return what comes first: ``message``, which is on the tape, or what is in the queue."""
+    def _first(self, ring: RingBuffer, message: Message | None, others: int) -> Message | None:
+        """Return what comes first: ``message``, which is in the ring buffer, or what is in the queue."""
         other, self._in_queue = self._in_queue, None
         while other is None or other.sequence <= self._last:
             other = self._tap.receive()
@@ -74,34 +74,36 @@ class RingTap:
                 self._others = others
                 return message
         if message is None:
-            message = self._next_on(tape)  # what was sent before the other one is there by now
+            message = self._next_in_ring(ring)  # what was sent before the other one is there by now
         if message is None or message.sequence > other.sequence:
-            self._on_tape = message
+            self._in_ring = message
             return other
         if message.sequence < other.sequence:
             self._in_queue = other
         return message
 
-    def _next_on(self, tape: RingBuffer) -> Message | None:
-        message, self._on_tape = self._on_tape, None
+    def _next_in_ring(self, ring: RingBuffer) -> Message | None:
+        message, self._in_ring = self._in_ring, None
         try:
             while message is None or message.sequence <= self._last:
-                message = tape.take()
+                message = ring.take()
                 if message is None:
                     return None
         except MessageError:
-            self._tape = None  # the queue has to do
-            tape.close()
+            self._ring = None  # the queue has to do
+            ring.close()
             return None
         return message
 
 
 class RingTaps:
-    """The tapes of one recording, in a folder of their own; ``close`` removes it."""
+    """The ring buffers of one recording, in a folder of their own; ``close`` removes it."""
 
     def __init__(self, count: int) -> None:
         """For so many outputs. Without shared memory for them there are none."""
-        self.directory = ""  # of the tapes, each named by the slot of its output; "" if there are none
+        self.directory = (
+            ""  # of the ring buffers, each named by the slot of its output; "" if there are none
+        )
         self._size = 0
         if not AVAILABLE or not count:
             return
@@ -110,12 +112,12 @@ class RingTaps:
             free = status.f_bavail * status.f_frsize
             self._size = min(_LONGEST, min(_ALL, free // _SHARE) // count)
             if self._size >= _SHORTEST:
-                self.directory = make_folder("tapes", _PLACE)
+                self.directory = make_folder("rings", _PLACE)
         except OSError:
             pass
 
-    def beside(self, tap: Tap, slot: int) -> Tap | RingTap:
-        """Return a tap with a tape for the output; the tap alone if there is no room for one."""
+    def with_ring_buffer(self, tap: Tap, slot: int) -> Tap | RingTap:
+        """Return a tap with a ring buffer for the output; the tap alone if there is no room for one."""
         if not self.directory:
             return tap
         try:
@@ -156,7 +158,7 @@ class RecorderTaps:
             raise ConnectError("the dataflow has just ended") from None
         self._engine = open_taps(inspection)
         # Zenoh's taps have as long a queue as this process has memory.
-        self._tapes = RingTaps(len(topics) if inspection.engine == "iceoryx2" else 0)
+        self._ring_buffers = RingTaps(len(topics) if inspection.engine == "iceoryx2" else 0)
         self._renewed_ns = 0
         try:
             self._tap(topics, together)
@@ -169,12 +171,12 @@ class RecorderTaps:
         topics = [topic for topic in found_here(inspection, ()) if topic.output.slot not in self.slots]
         if topics:
             self._ask(topics)
-            self._tap(topics, together=False)  # without a tape; the node has looked for one already
+            self._tap(topics, together=False)  # without a ring buffer: the node has looked for one already
 
     @property
-    def tape_folder(self) -> str:
-        """Where nodes find tapes for their small messages; "" if there are none."""
-        return self._tapes.directory
+    def ring_buffer_folder(self) -> str:
+        """Where nodes find ring buffers for their small messages; "" if there are none."""
+        return self._ring_buffers.directory
 
     def renew(self) -> None:
         """Tell senders that they are still looked at; to be called several times a second."""
@@ -188,7 +190,7 @@ class RecorderTaps:
         """Take the taps away."""
         self.topics = []
         self._engine.close()
-        self._tapes.close()
+        self._ring_buffers.close()
         self._board.close()
         try:
             self._run.ask(CloseTaps())
@@ -203,8 +205,10 @@ class RecorderTaps:
     def _tap(self, topics: Sequence[Topic], together: bool) -> None:
         new = []
         for topic in topics:
-            tap = self._engine.deep_tap(topic.output, self._room)
-            source: TappedSource = tap if self.topics else self._tapes.beside(tap, topic.output.slot)
+            tap = self._engine.buffered_tap(topic.output, self._room)
+            source: TappedSource = (
+                tap if self.topics else self._ring_buffers.with_ring_buffer(tap, topic.output.slot)
+            )
             new.append(RecordedTopic(topic, source, topic.output.max_queue_size, self._board.words))
         self.topics += new
         self._renewed_ns = 0

@@ -29,7 +29,7 @@ from typing import Final
 
 from dora.errors import ConnectError, TransportError
 from dora.transport.board import Board
-from dora.transport.forking import do_nothing, leak, refuse, watch
+from dora.transport.forking import disown_after_fork, do_nothing, leak, refuse
 from dora.transport.network.peer import Peer
 from dora.transport.network.protocol import LOOK_EVERY, THREAD_PATIENCE, start_thread
 from dora.transport.network.receiver import ReceiverSession, RemoteReceiver
@@ -62,7 +62,7 @@ class RemoteLinks:
         self._closing = threading.Event()
         self._keeper: threading.Thread | None = None
         atexit.register(self.close)
-        watch(self)
+        disown_after_fork(self)
 
     def disown(self) -> None:
         """Leave all links to the parent, in a forked child process, which has none of the threads."""

@@ -331,7 +331,7 @@ class RemoteReceiver:
         elif landing.has_news():
             self._tell()
 
-    def hand_over(self) -> None:
+    def release(self) -> None:
         """Take nothing any more; what comes now stays with the sender, for the process that follows."""
         with self._lock:
             self._hands_over = True

@@ -55,7 +55,7 @@ from dora.transport.board import (
     WORDS,
     Board,
 )
-from dora.transport.forking import do_nothing, leak, refuse, watch
+from dora.transport.forking import disown_after_fork, do_nothing, leak, refuse
 from dora.transport.network.zenoh_router import make_config
 from dora.wire.decode import BAD_MESSAGE
 from dora.wire.message import HEADER_SIZE, Message
@@ -216,7 +216,7 @@ class ZenohReceiver:
     def has_messages(self) -> bool:
         return len(self._queue) > 0
 
-    def hand_over(self) -> None:
+    def release(self) -> None:
         """Nothing to do: what comes between two processes is lost."""
 
     def close(self) -> None:
@@ -264,7 +264,7 @@ class ZenohEngine:
         self._receivers: list[ZenohReceiver] = []
         self._connected = False
         atexit.register(self.close)
-        watch(self)
+        disown_after_fork(self)
 
     def disown(self) -> None:
         """Leave everything to the parent, in a forked child process, which has none of the threads."""

@@ -36,7 +36,7 @@ from dora._ownership import UnsafeFile, check_folder, close_to_others, refuse_fo
 from dora.errors import SharedMemoryFull, TransportError
 from dora.transport.aligned_memory import BadMessages
 from dora.transport.board import SENT, WORDS, Board
-from dora.transport.forking import do_nothing, leak, refuse, watch
+from dora.transport.forking import disown_after_fork, do_nothing, leak, refuse
 from dora.transport.interface import MAX_QUEUE, Receiver
 from dora.transport.queues import SpilloverQueue
 from dora.wire.message import ALIGNMENT, BODY_OFFSET, BODY_SIZE, Message, MessageError, unpack_header
@@ -236,7 +236,7 @@ class IceoryxSender:
         self._chunk = _INITIAL_CHUNK
         self._ready: list[tuple[memoryview, Any]] = []  # at most one, see `prepare`
         _keep(run_dir, self._publisher)
-        watch(self)
+        disown_after_fork(self)
 
     def disown(self) -> None:
         """Leave the publisher to the parent, in a forked child process."""
@@ -350,7 +350,7 @@ class IceoryxReceiver:
         self.held = 0
         self.inherited = False  # this process was forked from the one that it belongs to
         self._told = False
-        watch(self)
+        disown_after_fork(self)
 
     def disown(self) -> None:
         """Leave the subscriber and its samples to the parent, in a forked child process."""
@@ -396,7 +396,7 @@ class IceoryxReceiver:
                 size,
             )
 
-    def hand_over(self) -> None:
+    def release(self) -> None:
         """Nothing to do: the one that follows has a queue of its own already."""
 
     def close(self) -> None:
@@ -421,7 +421,7 @@ class IceoryxEngine:
         except Exception as error:
             raise _setup_failed("this node", error) from error
         _keep(run_dir, self._node)  # it owns the marker by which a daemon sees whether the process lives
-        watch(self)
+        disown_after_fork(self)
 
     def disown(self) -> None:
         """Leave everything to the parent, in a forked child process, also once its run is over."""

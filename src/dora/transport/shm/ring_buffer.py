@@ -1,16 +1,18 @@
-"""Tapes: where a sender leaves its small messages for a recorder that may come late.
+"""Ring buffers: a sender copies its small messages to them for a recorder that may read them late.
 
-The queue of a tap has room for a number of messages, and the room is reserved: 256 are a lot for images,
-and two milliseconds of a burst of numbers. A tape is room for *bytes*, a ring of memory that one process
-writes and one reads: 4 MiB hold 30,000 small messages. Writing to it costs the sender a copy.
+The queue of a tap has room for a fixed number of messages, and that memory is reserved: 256 messages
+are plenty of images, and two milliseconds of a burst of numbers. A ring buffer has room for *bytes*:
+4 MiB hold 30,000 small messages. One process writes it and one reads it. Each message costs the sender
+one more copy.
 
-Large messages are not on the tape, they stay in the queue of the tap. Nor is what finds the tape full:
-nobody waits for a recorder. The writer counts these, so that the reader knows when to look into the queue.
+Large messages stay in the queue of the tap, and so do messages that find the ring buffer full: a sender
+never waits for a recorder. The writer counts these messages, so the reader knows when to look into the
+queue.
 
 Layout: words of 8 bytes (`_WRITTEN` and so on), then the entries: the size, the message, zeros up to the
-next multiple of 8. The size 0 says that the next entry is at the beginning. A position is the number of
-bytes ever written or read. Data is written before the position that shows it, which other
-processes see in this order on x86-64 (`AVAILABLE`); elsewhere Python has nothing to make sure of it.
+next multiple of 8. A size of 0 means that the next entry is at the start of the ring. A position is the
+number of bytes ever written or read. Data is written before the position that publishes it. Other
+processes see the two writes in this order on x86-64 (`AVAILABLE`); Python cannot ensure it elsewhere.
 """
 
 from __future__ import annotations
@@ -29,46 +31,46 @@ from dora.wire.message import Message, MessageError
 
 AVAILABLE: Final = FENCED and sys.platform == "linux"
 
-_FOLDER: Final = re.compile(r"dora-tapes-\d+-[a-z0-9_]{8}")
+_FOLDER: Final = re.compile(r"dora-rings-\d+-[a-z0-9_]{8}")
 _WRITTEN, _OPEN, _OTHERS, _READ = 0, 1, 2, 8  # _READ has a cache line of its own
 _HEAD: Final = 128  # bytes
-_STEP: Final = 1 << 16  # bytes after which the reader gives back what it has read
+_FREE_EVERY: Final = 1 << 16  # bytes that the reader reads before it frees them
 
 
-def remove_tapes(folder: str) -> None:
-    """Remove the folder of a recorder's tapes; anything else that a path may name stays as it is."""
+def remove_ring_buffers(folder: str) -> None:
+    """Remove the folder of a recorder's ring buffers; leave any other path alone."""
     place, name = os.path.split(folder)
     if place != SHARED_MEMORY or not _FOLDER.fullmatch(name):
         return
     try:
         check_folder(folder)
     except (OSError, UnsafeFile):
-        return  # it is gone already, or it is not a recorder's
+        return  # removed already, or not of this user
     shutil.rmtree(folder, ignore_errors=True)
 
 
 class RingBufferWriter:
-    """The sender's end. Not for use by several threads at once."""
+    """The sending end. Not for use by several threads at once."""
 
     def __init__(self, path: str) -> None:
-        """Go on with a tape that a reader has made; raises ``OSError``, `UnsafeFile`."""
+        """Open a ring buffer that its reader has created; raises ``OSError``, `UnsafeFile`."""
         fd = open_own(path, os.O_RDWR)
         try:
             size = os.fstat(fd).st_size
             if size <= _HEAD or size % 8:
-                raise UnsafeFile(f"{path} is not a tape: it has {size} bytes")
+                raise UnsafeFile(f"{path} is not a ring buffer: it has {size} bytes")
             self._view = memoryview(mmap.mmap(fd, size))
         finally:
             os.close(fd)
         self._words = self._view.cast("Q")
         self._room = len(self._view) - _HEAD
         self._written = self._words[_WRITTEN]
-        self._limit = self._words[_READ] + self._room  # up to where may be written
+        self._limit = self._words[_READ] + self._room  # the position up to which there is room
         self._others = self._words[_OTHERS]
         self._words[_OPEN] = 1
 
     def write(self, message: bytes) -> None:
-        """Append a message that has been sent, if there is room."""
+        """Append a message that has been sent; count it instead if there is no room."""
         size = len(message)
         written = self._written
         at = written % self._room
@@ -91,25 +93,25 @@ class RingBufferWriter:
         self._written = self._words[_WRITTEN] = after
 
     def skip(self) -> None:
-        """Count a message that has been sent and is not on the tape."""
+        """Count a message that has been sent and is not in the ring buffer."""
         self._others += 1
         self._words[_OTHERS] = self._others
 
     def close(self) -> None:
-        """Write no more: the reader finds all that comes in the queue."""
+        """Stop writing: the reader finds all further messages in the queue."""
         self._words[_OPEN] = 0
 
 
 class RingBuffer:
-    """The reader's end, which makes the tape. Not for use by several threads at once."""
+    """The reading end, which creates the file. Not for use by several threads at once."""
 
     def __init__(self, path: str, size: int) -> None:
-        """Make a tape of about so many bytes, with memory behind it; raises ``OSError``."""
+        """Create a ring buffer of about ``size`` bytes and allocate its memory; raises ``OSError``."""
         self.path = path
         size = size & -mmap.PAGESIZE
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            os.posix_fallocate(fd, 0, size)  # without memory, whoever writes later would be killed
+            os.posix_fallocate(fd, 0, size)  # without memory, a later write would be a SIGBUS
             self._view = memoryview(mmap.mmap(fd, size))
         except BaseException:
             os.unlink(path)
@@ -118,7 +120,7 @@ class RingBuffer:
             os.close(fd)
         self._words = self._view.cast("Q")
         self._room = size - _HEAD
-        self._read = self._given_back = self._written = 0
+        self._read = self._freed = self._written = 0
 
     @property
     def is_written(self) -> bool:
@@ -127,14 +129,14 @@ class RingBuffer:
 
     @property
     def others(self) -> int:
-        """How many messages were sent that are not on the tape."""
+        """How many messages were sent that are not in the ring buffer."""
         return self._words[_OTHERS]
 
     def take(self) -> Message | None:
-        """Take the oldest message; raises `MessageError` if the tape is damaged."""
+        """Take the oldest message; raises `MessageError` if the ring buffer is damaged."""
         read = self._read
         if read == self._written:
-            self._give_back()
+            self._free_read()
             self._written = self._words[_WRITTEN]
             if read == self._written:
                 return None
@@ -147,17 +149,17 @@ class RingBuffer:
         begin = _HEAD + at + 8
         self._read = read = read + (size + 15 & -8)
         if read > self._written:
-            raise MessageError("what a sender has written to a tape is damaged")
+            raise MessageError("the ring buffer of a sender is damaged")
         message = Message(self._view[begin : begin + size].tobytes())
-        if read - self._given_back >= _STEP:
-            self._give_back()
+        if read - self._freed >= _FREE_EVERY:
+            self._free_read()
         return message
 
-    def _give_back(self) -> None:
-        self._given_back = self._words[_READ] = self._read
+    def _free_read(self) -> None:
+        self._freed = self._words[_READ] = self._read
 
     def close(self) -> None:
-        """Remove it; a sender that still writes to it does so for nobody."""
+        """Remove the file; a sender that still has it open may go on writing."""
         try:
             os.unlink(self.path)
         except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""Messages from a tape and from the queue of a tap, in order."""
+"""Messages from a ring buffer and from the queue of a tap, in order."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from dora.recording.recorder import taps as taped
+from dora.recording.recorder import taps as recorder_taps
 from dora.recording.recorder.taps import RingTap, RingTaps
 from dora.transport.shm.ring_buffer import AVAILABLE, RingBuffer, RingBufferWriter
 from dora.wire.message import Encoding, Message, MessageError, pack_head
 
-pytestmark = pytest.mark.skipif(not AVAILABLE, reason="tapes need an order of writes that is known")
+pytestmark = pytest.mark.skipif(not AVAILABLE, reason="ring buffers need an order of writes that is known")
 SIZE = 8192
 
 
@@ -37,10 +37,10 @@ class Queue:
 
 
 class Sender:
-    """Sends as an output does that has a tap and a tape; ``written`` False: as one that knows no tape."""
+    """Sends like an output with a tap and a ring buffer; ``written`` False: without a ring buffer."""
 
     def __init__(self, path: Path, queue: Queue) -> None:
-        self.tape = RingBufferWriter(str(path))
+        self.ring = RingBufferWriter(str(path))
         self.queue = queue
         self.sequence = 0
 
@@ -49,14 +49,14 @@ class Sender:
         message = packed(self.sequence)
         self.queue.messages.append(Message(message))
         if large:
-            self.tape.skip()
+            self.ring.skip()
         elif written:
-            self.tape.write(message)
+            self.ring.write(message)
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "tape"
+    return tmp_path / "ring"
 
 
 def taken(tap: RingTap, looks: int = 3) -> list[int]:
@@ -72,59 +72,59 @@ def taken(tap: RingTap, looks: int = 3) -> list[int]:
     return found
 
 
-def test_a_tape_gives_back_what_was_written_however_often_it_begins_anew(path: Path) -> None:
-    tape = RingBuffer(str(path), SIZE)
+def test_a_ring_buffer_returns_what_was_written_however_often_it_wraps(path: Path) -> None:
+    ring = RingBuffer(str(path), SIZE)
     writer = RingBufferWriter(str(path))
     for sequence in range(1, 1000):
         body = bytes([sequence % 256]) * (sequence * 37 % 1500)
         writer.write(packed(sequence, body))
-        message = tape.take()
+        message = ring.take()
         assert message is not None
         assert (message.sequence, message.small_body) == (sequence, body)
-        assert tape.take() is None
-    assert tape.others == 0
+        assert ring.take() is None
+    assert ring.others == 0
 
 
 def test_what_finds_no_room_is_counted(path: Path) -> None:
-    tape = RingBuffer(str(path), SIZE)
+    ring = RingBuffer(str(path), SIZE)
     writer = RingBufferWriter(str(path))
     for sequence in range(1, 201):
         writer.write(packed(sequence))
     kept = 0
-    while (message := tape.take()) is not None:
+    while (message := ring.take()) is not None:
         kept += 1
         assert message.sequence == kept
     assert 100 <= kept < 200
-    assert tape.others == 200 - kept
+    assert ring.others == 200 - kept
     writer.write(packed(201))
-    last = tape.take()
+    last = ring.take()
     assert last is not None and last.sequence == 201
 
 
-def test_a_new_process_goes_on_with_the_tape_of_the_former(path: Path) -> None:
-    tape = RingBuffer(str(path), SIZE)
-    assert not tape.is_written
+def test_a_new_process_continues_the_ring_buffer_of_the_last_one(path: Path) -> None:
+    ring = RingBuffer(str(path), SIZE)
+    assert not ring.is_written
     former = RingBufferWriter(str(path))
     former.write(packed(1))
     former.skip()
     RingBufferWriter(str(path)).write(packed(3))
-    assert [message.sequence for message in iter(tape.take, None)] == [1, 3]
-    assert tape.is_written and tape.others == 1
+    assert [message.sequence for message in iter(ring.take, None)] == [1, 3]
+    assert ring.is_written and ring.others == 1
     former.close()
-    assert not tape.is_written
+    assert not ring.is_written
 
 
-def test_a_damaged_tape_is_told(path: Path) -> None:
-    tape = RingBuffer(str(path), SIZE)
+def test_a_damaged_ring_buffer_is_an_error(path: Path) -> None:
+    ring = RingBuffer(str(path), SIZE)
     RingBufferWriter(str(path)).write(packed(1))
     with path.open("r+b") as file:
         file.seek(128)
         file.write((1 << 40).to_bytes(8, "little"))
     with pytest.raises(MessageError, match="damaged"):
-        tape.take()
+        ring.take()
 
 
-def test_a_burst_is_taken_from_the_tape_long_after_the_queue_has_dropped_it(path: Path) -> None:
+def test_a_burst_is_taken_from_the_ring_buffer_long_after_the_queue_has_dropped_it(path: Path) -> None:
     queue = Queue()
     tap = RingTap(queue, RingBuffer(str(path), 1 << 20))
     sender = Sender(path, queue)
@@ -145,7 +145,7 @@ def test_large_messages_come_between_the_small_ones_in_order(path: Path) -> None
     assert found == list(range(1, 61))
 
 
-def test_while_all_is_on_the_tape_nobody_looks_into_the_queue(path: Path) -> None:
+def test_while_the_ring_buffer_has_everything_the_queue_is_not_read(path: Path) -> None:
     queue = Queue()
     tap = RingTap(queue, RingBuffer(str(path), SIZE))
     sender = Sender(path, queue)
@@ -160,7 +160,7 @@ def test_while_all_is_on_the_tape_nobody_looks_into_the_queue(path: Path) -> Non
     assert queue.looks == looks
 
 
-def test_what_a_full_tape_leaves_out_is_in_the_queue(path: Path) -> None:
+def test_messages_without_room_in_the_ring_buffer_are_in_the_queue(path: Path) -> None:
     queue = Queue(150)
     tap = RingTap(queue, RingBuffer(str(path), SIZE))
     sender = Sender(path, queue)
@@ -169,23 +169,23 @@ def test_what_a_full_tape_leaves_out_is_in_the_queue(path: Path) -> None:
     assert taken(tap) == list(range(1, 201))
 
 
-def test_a_sender_that_learns_of_the_tape_late_or_forgets_it(path: Path) -> None:
+def test_a_sender_may_start_with_the_ring_buffer_late_and_stop_early(path: Path) -> None:
     queue = Queue(100)
     tap = RingTap(queue, RingBuffer(str(path), SIZE))
     for number in (1, 2):
         queue.messages.append(Message(packed(number)))
-    assert taken(tap) == [1, 2], "nobody writes to the tape"
+    assert taken(tap) == [1, 2], "nobody writes to the ring buffer"
     sender = Sender(path, queue)
     sender.sequence = 2
     sender.send(written=False)  # another thread was about to send
     sender.send()
     assert taken(tap) == [3, 4]
-    sender.tape.close()
+    sender.ring.close()
     sender.send(written=False)
     assert taken(tap) == [5]
 
 
-def test_what_is_counted_and_not_on_the_tape_is_found_in_the_end(path: Path) -> None:
+def test_a_counted_message_outside_the_ring_buffer_is_found_in_the_end(path: Path) -> None:
     queue = Queue()
     tap = RingTap(queue, RingBuffer(str(path), SIZE))
     sender = Sender(path, queue)
@@ -204,7 +204,7 @@ def test_what_is_lost_holds_nothing_up(path: Path) -> None:
     assert taken(tap) == [1, 4, 5]
 
 
-def test_a_damaged_tape_leaves_the_queue(path: Path) -> None:
+def test_the_queue_serves_alone_when_the_ring_buffer_is_damaged(path: Path) -> None:
     queue = Queue()
     tap = RingTap(queue, RingBuffer(str(path), SIZE))
     sender = Sender(path, queue)
@@ -217,20 +217,20 @@ def test_a_damaged_tape_leaves_the_queue(path: Path) -> None:
     assert taken(tap) == [2]
 
 
-def test_tapes_take_a_share_of_the_memory_and_go_with_the_recording(
+def test_ring_buffers_take_a_share_of_the_memory_and_go_with_the_recording(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(taped, "_PLACE", str(tmp_path))
-    tapes = RingTaps(2)
-    source = tapes.beside(Queue(), 7)
+    monkeypatch.setattr(recorder_taps, "_PLACE", str(tmp_path))
+    ring_buffers = RingTaps(2)
+    source = ring_buffers.with_ring_buffer(Queue(), 7)
     assert isinstance(source, RingTap)
-    assert os.listdir(tapes.directory) == ["7"]
-    assert os.stat(f"{tapes.directory}/7").st_size == 4 << 20
-    tapes.close()
+    assert os.listdir(ring_buffers.directory) == ["7"]
+    assert os.stat(f"{ring_buffers.directory}/7").st_size == 4 << 20
+    ring_buffers.close()
     assert not os.listdir(tmp_path)
     assert RingTaps(5000).directory == "", "less than is worth it for each"
     assert RingTaps(0).directory == ""
-    monkeypatch.setattr(taped, "_PLACE", "/nowhere")
+    monkeypatch.setattr(recorder_taps, "_PLACE", "/nowhere")
     without = RingTaps(1)
     queue = Queue()
     assert without.directory == "" and without.beside(queue, 7) is queue

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from certificates import certify
 
-from dora.transport.tls import TwoWaySocket, server_context, two_way_context
+from dora.transport.tls import DuplexTLSSocket, duplex_client_context, server_context
 
 pytestmark = pytest.mark.processes
 
@@ -26,7 +26,7 @@ PATIENCE = 60.0  # seconds
 def connection(tmp_path: Path) -> Iterator[ssl.SSLSocket]:
     certify(tmp_path, "here", "127.0.0.1")
     server = server_context(str(tmp_path / "here.pem"), str(tmp_path / "here.key"))
-    client = two_way_context(str(tmp_path / "ca.pem"))
+    client = duplex_client_context(str(tmp_path / "ca.pem"))
     assert server is not None and client is not None
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -50,7 +50,7 @@ def connection(tmp_path: Path) -> Iterator[ssl.SSLSocket]:
 
 
 def test_one_thread_reads_what_another_writes(connection: ssl.SSLSocket) -> None:
-    assert isinstance(connection, TwoWaySocket)
+    assert isinstance(connection, DuplexTLSSocket)
     sent = os.urandom(8 << 20)
     got = bytearray()
 
@@ -78,14 +78,14 @@ def test_who_waits_in_vain_is_told(connection: ssl.SSLSocket) -> None:
 def test_who_waits_on_what_is_closed_is_told(
     connection: ssl.SSLSocket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dora.transport.tls._LOOK_EVERY", 10 * PATIENCE)  # so it is woken
+    monkeypatch.setattr("dora.transport.tls._POLL_INTERVAL", 10 * PATIENCE)  # so it is woken
     told = reading(connection)
     connection.close()
     assert isinstance(told.get(timeout=PATIENCE), OSError)
 
 
 def test_a_connection_is_closed_between_reads(
-    connection: TwoWaySocket, monkeypatch: pytest.MonkeyPatch
+    connection: DuplexTLSSocket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, closes = threading.Event(), threading.Event()
     read = ssl.SSLSocket.read
