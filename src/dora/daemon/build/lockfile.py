@@ -1,10 +1,9 @@
 """The lock of a dataflow, ``<name>.dora-lock.yaml``: the commit of each node from a repository.
 
-``dora build --write-lockfile`` writes it, to be kept with the dataflow file; with ``--locked``
-those
-commits are built, wherever branches and tags have moved. It is the file of dora-rs, and understood by it:
-its ``descriptor_fingerprint`` is the 64-bit FNV-1a of what the dataflow file says of its repositories, so
-that a lock for another version of the file is refused and not half obeyed.
+``dora build --write-lockfile`` writes it; keep it beside the dataflow file. ``dora build --locked`` builds
+these commits, even if branches and tags have moved since. The format is that of dora-rs. Its
+``descriptor_fingerprint`` is the 64-bit FNV-1a of the repositories and versions that the dataflow file
+names, so a lock for another version of the file is refused as a whole.
 """
 
 from __future__ import annotations
@@ -53,8 +52,7 @@ class _File(msgspec.Struct, frozen=True):
 def build_locked(
     dataflow: Dataflow, on_log: Callable[[LogEntry], None], options: BuildOptions, lock: Lock
 ) -> Built:
-    """Build as `build_programs` does, from the commits of the lock or noting them there. Raises
-    `BuildError`."""
+    """Build like `build_programs`, and read or write the lock. Raises `BuildError`."""
     path = os.path.abspath(lock.path) if lock.path else lock_path(dataflow)
     if lock.read:
         commits = read_lock(dataflow, path)
