@@ -233,4 +233,4 @@ def test_ring_buffers_take_a_share_of_the_memory_and_go_with_the_recording(
     monkeypatch.setattr(recorder_taps, "_PLACE", "/nowhere")
     without = RingTaps(1)
     queue = Queue()
-    assert without.directory == "" and without.beside(queue, 7) is queue
+    assert without.directory == "" and without.with_ring_buffer(queue, 7) is queue
