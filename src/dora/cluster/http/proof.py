@@ -109,8 +109,8 @@ def _check(connection: http.client.HTTPConnection, token: Token, where: str) -> 
     data = response.read(_LONGEST)
     if response.status in (401, 403, 404):
         try:
-            has_error = "error" in msgspec.json.decode(data, type=dict[str, str])
-        except msgspec.DecodeError:
+            has_error = "error" in from_json(data, dict[str, str])
+        except DecodeError:
             has_error = False
         if has_error:
             raise NotYours(
@@ -119,8 +119,8 @@ def _check(connection: http.client.HTTPConnection, token: Token, where: str) -> 
                 "--coordinator-port or DORA_COORDINATOR_PORT"
             )
     try:
-        shown = msgspec.json.decode(data, type=Proof).proof
-    except msgspec.DecodeError:
+        shown = from_json(data, Proof).proof
+    except DecodeError:
         raise http.client.HTTPException("no proof") from None
     if not hmac.compare_digest(shown.encode(), proof_of(token.value, nonce, host, port).encode()):
         raise NotYours(
