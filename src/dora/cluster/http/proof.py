@@ -22,6 +22,7 @@ from typing import Final
 import msgspec
 
 from dora.cluster.http.tokens import NoTrust, Token
+from dora.wire.decoders import DecodeError, from_json
 
 PATH: Final = "/api/proof"
 PATIENCE: Final = 5.0  # seconds for a proof
