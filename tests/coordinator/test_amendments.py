@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from dora._version import __version__
-from dora.cluster.coordinator.changes import births_after, plan_change
+from dora.cluster.coordinator.changes import generations_after, plan_change
 from dora.cluster.coordinator.coordinator import Coordinator
 from dora.cluster.coordinator.fleet import DaemonLink
 from dora.cluster.coordinator.policy import Refusal
@@ -79,7 +79,7 @@ def after(before: RunSpec, wish: Any) -> RunSpec:
         dataflow=amendment.dataflow,
         machines=amendment.machines,
         revision=amendment.revision,
-        births=amendment.births,
+        generations=amendment.generations,
     )
 
 
@@ -88,7 +88,7 @@ def test_a_node_gets_its_machine_and_a_birth() -> None:
     plan = plan_change(spec(), wish, MACHINES, {})
     assert (plan.node, plan.machine, plan.amendment.revision) == ("c", "right", 1)
     assert plan.amendment.machines == {"a": "left", "b": "right", "c": "right"}
-    assert plan.amendment.births == {"c": 1, "c/in": 1}
+    assert plan.amendment.generations == {"c": 1, "c/in": 1}
     assert [program["path"] for program in plan.amendment.programs] == ["c.py"]
 
 
@@ -102,22 +102,22 @@ def test_a_node_that_names_no_machine_stays_on_the_only_one_in_use() -> None:
 
 def test_what_has_a_name_again_is_another_one() -> None:
     now = after(spec(), ConnectOperation("a/x", "b/more"))
-    assert now.births == {"b/more": 1}
+    assert now.generations == {"b/more": 1}
     now = after(now, ConnectOperation("a/x", "b/most"))
-    assert now.births == {"b/more": 1, "b/most": 2}
+    assert now.generations == {"b/more": 1, "b/most": 2}
     now = after(now, DisconnectOperation("a/x", "b/more"))
-    assert now.births == {"b/most": 2}
+    assert now.generations == {"b/most": 2}
     now = after(now, ConnectOperation("a/x", "b/more"))
-    assert now.births == {"b/most": 2, "b/more": 4}
+    assert now.generations == {"b/most": 2, "b/more": 4}
     now = after(now, RemoveOperation("b"))
-    assert (now.births, now.machines) == ({}, {"a": "left"})
+    assert (now.generations, now.machines) == ({}, {"a": "left"})
 
 
 def test_an_input_that_is_fed_by_something_else_is_another_one() -> None:
     text = TEXT + "  - {id: c, path: c.py, outputs: [z]}\n"
     before = msgspec.convert(spec(text).dataflow, type=Dataflow)
     wanted = msgspec.convert(spec(text.replace("in: a/x", "in: c/z")).dataflow, type=Dataflow)
-    assert births_after(before, wanted, {}, 7) == {"b/in": 7}
+    assert generations_after(before, wanted, {}, 7) == {"b/in": 7}
 
 
 def test_a_replacement_stays_where_it_is() -> None:
@@ -219,7 +219,7 @@ def test_all_prepare_before_one_becomes(folder: Path) -> None:
                 (prepare,), (become,) = daemon.of(Prepare), daemon.of(Apply)
                 assert prepare.amendment == become.amendment
                 assert become.sent == {"a": {"x": 8}}
-            assert coordinator.spec("arm").births == {"b/more": 1}
+            assert coordinator.spec("arm").generations == {"b/more": 1}
 
     asyncio.run(test())
 
@@ -263,7 +263,7 @@ def test_a_machine_that_is_lost_amid_a_change_makes_it_later(folder: Path) -> No
             assert coordinator.spec("arm").revision == 1 and len(left.of(Apply)) == 1
             right.answers.clear()
             right.join(RunReport(dataflow_id, "running", ports={}))
-            assert right.of(Apply)[-1].amendment.births == {"b/more": 1}
+            assert right.of(Apply)[-1].amendment.generations == {"b/more": 1}
             count = len(right.of(Apply))
             right.join(RunReport(dataflow_id, "running", ports={}, revision=1))
             assert len(right.of(Apply)) == count, "it has made it"
@@ -321,7 +321,9 @@ def test_a_replacement_that_fails_changes_nothing(folder: Path) -> None:
             # A machine whose word the coordinator has not heard, because it was killed, is ahead of it.
             amendment = right.of(Apply)[-1].amendment
             right.say(
-                DataflowChanged(dataflow_id, amendment.dataflow, amendment.machines, 1, amendment.births)
+                DataflowChanged(
+                    dataflow_id, amendment.dataflow, amendment.machines, 1, amendment.generations
+                )
             )
             right.say(RunChanged(RunReport(dataflow_id, "running", ports={}, revision=1)))
             assert coordinator.spec("arm").revision == 1
@@ -338,7 +340,7 @@ def test_one_change_at_a_time(folder: Path) -> None:
             kinds = [type(each) for each in left.heard if isinstance(each, (Prepare, Apply))]
             assert kinds == [Prepare, Apply] * 5
             assert [each.amendment.revision for each in left.of(Apply)] == [1, 2, 3, 4, 5]
-            assert sorted(coordinator.spec("arm").births.values()) == [1, 2, 3, 4, 5]
+            assert sorted(coordinator.spec("arm").generations.values()) == [1, 2, 3, 4, 5]
 
     asyncio.run(test())
 
@@ -389,9 +391,13 @@ async def until(condition: Callable[[], bool]) -> None:
 def test_a_machine_joins_with_the_dataflow_as_it_is_and_then_changes_as_all(folder: Path) -> None:
     async def test() -> None:
         async with joinable(folder) as (coordinator, left, third, dataflow_id):
-            news = PeerStatus({}, opened=True)
+            peer_status = PeerStatus({}, opened=True)
             left.say(
-                RunChanged(RunReport(dataflow_id, "running", ports={"a": 5}, news=news, secret="shown"))
+                RunChanged(
+                    RunReport(
+                        dataflow_id, "running", ports={"a": 5}, peer_status=peer_status, secret="shown"
+                    )
+                )
             )
             await coordinator.change("arm", ADD)
             (start,) = third.of(StartRun)
@@ -399,7 +405,7 @@ def test_a_machine_joins_with_the_dataflow_as_it_is_and_then_changes_as_all(fold
             assert (start.spec.revision, sorted(start.spec.machines)) == (0, ["a", "b"])
             kinds = [type(message) for message in third.heard]
             assert kinds == [Welcome, StartRun, Endpoints, PeerReport, Prepare, Apply]
-            assert third.of(PeerReport) == [PeerReport(dataflow_id, "left", news)]
+            assert third.of(PeerReport) == [PeerReport(dataflow_id, "left", peer_status)]
             assert "a" in third.of(Endpoints)[0].endpoints
             assert "c" in left.of(Apply)[0].endpoints
             assert coordinator.dataflow("arm").machines == ["left", "right", "third"]
@@ -438,7 +444,7 @@ def test_one_machine_is_left_of_several_and_the_coordinator_goes_on_deciding(fol
             assert left.of(Apply)[-1].amendment.machines == {"a": "left", "d": "left"}
             await coordinator.change("arm", ADD)
             assert coordinator.dataflow("arm").machines == ["left", "third"]
-            assert third.of(Apply)[-1].amendment.births == {"d": 2, "c": 3, "c/in": 3}
+            assert third.of(Apply)[-1].amendment.generations == {"d": 2, "c": 3, "c/in": 3}
 
     asyncio.run(test())
 
@@ -606,7 +612,7 @@ def test_a_dataflow_on_one_machine_is_handed_over_before_another_joins(folder: P
             await coordinator.change("arm", RemoveOperation("c"))
             await until(lambda: coordinator.dataflow("arm").machines == ["left"])
             await coordinator.change("arm", ConnectOperation("a/x", "a/again"))
-            assert left.of(Apply)[-1].amendment.births == {"a/again": 6}
+            assert left.of(Apply)[-1].amendment.generations == {"a/again": 6}
             assert len(left.of(JoinCluster)) == 1
 
     asyncio.run(test())

@@ -110,9 +110,9 @@ def test_a_lost_machine_is_named() -> None:
 
 def test_only_what_is_new_is_passed_on() -> None:
     parts = shares()
-    news = PeerStatus({}, opened=True)
-    assert parts.take("arm", RunReport("id", "starting", news=news)) == news
-    assert parts.take("arm", RunReport("id", "running", news=news)) is None
+    peer_status = PeerStatus({}, opened=True)
+    assert parts.take("arm", RunReport("id", "starting", peer_status=peer_status)) == peer_status
+    assert parts.take("arm", RunReport("id", "running", peer_status=peer_status)) is None
     assert not parts.prepared()
     parts.take("arm", RunReport("id", "starting", ports={}))
     parts.take("desk", RunReport("id", "starting", ports={"b": 20001}))

@@ -25,7 +25,7 @@ def heads_ups_of(nodes: Sequence[NodeSpec], node_id: str, **context: Any) -> lis
         Dataflow(nodes=tuple(nodes), working_dir="/"), RunContext("flow", "/run", "p_", "/board", **context)
     )
     names = {config.bell: name for name, config in planned.configs.items()}
-    return [names[far.bell] for far in planned.configs[node_id].outputs[0].next_but_one]
+    return [names[far.bell] for far in planned.configs[node_id].outputs[0].prewake]
 
 
 CHAIN = (

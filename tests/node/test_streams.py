@@ -13,7 +13,7 @@ from dora import Node
 from dora.dataflow.model import NodeSpec as NodeModel
 from dora.node.receive.link_input import LinkInput
 from dora.transport.queues import PriorityQueue
-from dora.wire.correlation import PATTERN_ROOM, asks_to_flush, carries_correlation
+from dora.wire.correlation import PATTERN_QUEUE_SIZE, asks_to_flush, carries_correlation
 from dora.wire.message import Encoding, Message, pack_head
 from dora.wire.metadata import encode_metadata
 
@@ -239,10 +239,10 @@ def test_links_that_nobody_answers_are_left_as_declared(start_flow: StartFlow) -
         ),
         node("server", inputs={"request": "client/request"}, outputs="response"),
     )
-    rooms = {item.id: item.room for item in daemon.plan.configs["client"].inputs}
-    assert rooms == {"image": 0, "response": PATTERN_ROOM}
-    assert daemon.plan.configs["server"].inputs[0].room == PATTERN_ROOM
-    assert daemon.plan.configs["client"].outputs[0].max_queue_size == PATTERN_ROOM
+    sizes = {item.id: item.engine_queue_size for item in daemon.plan.configs["client"].inputs}
+    assert sizes == {"image": 0, "response": PATTERN_QUEUE_SIZE}
+    assert daemon.plan.configs["server"].inputs[0].engine_queue_size == PATTERN_QUEUE_SIZE
+    assert daemon.plan.configs["client"].outputs[0].max_queue_size == PATTERN_QUEUE_SIZE
 
 
 class Source:

@@ -179,7 +179,7 @@ def test_what_a_daemon_says_about_its_files_is_not_believed(folder: Path, tmp_pa
 
 def _config(bell: str) -> NodeConfig:
     link = LinkConfig(0, 0, bell, "b/x")
-    output = OutputConfig("x", links=[link], credit_bell=bell, next_but_one=[DoorbellConfig(0, bell)])
+    output = OutputConfig("x", links=[link], credit_bell=bell, prewake=[DoorbellConfig(0, bell)])
     item = InputConfig("y", "link", "a/y", credit_bell=bell)
     return NodeConfig(
         *("id", "a", "zenoh", "/their/run", "their_", "/their/board", 0, bell),

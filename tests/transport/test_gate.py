@@ -26,7 +26,7 @@ class Sender:
     """In place of a `RemoteSender`."""
 
     def __init__(self, gate: Peer) -> None:
-        self.link = SimpleNamespace(consumer="plot/image", epoch=0, slot=1)
+        self.link = SimpleNamespace(consumer="plot/image", generation=0, slot=1)
         self.key = KEY
         self.ways = gate.ways(KEY)
         self.beside: tuple[Any, ...] = ()

@@ -38,7 +38,7 @@ from dora.wire.daemon_protocol import (
     OpenTaps,
     OutputView,
     Parameters,
-    Places,
+    Placement,
     Publish,
     Rejected,
     RemoveNode,
@@ -116,7 +116,7 @@ CONFIG = NodeConfig(
     restart_count=2,
 )
 REMOTE = RemoteConfig({"b": "tcp/10.0.0.2:7447"}, {"a": "tcp/10.0.0.1:7447"}, "secret", "/run/passwords")
-PLACES = Places({"a": "left", "b": "right"}, {"a": 1}, REMOTE)
+PLACES = Placement({"a": "left", "b": "right"}, {"a": 1}, REMOTE)
 TO_DAEMON: list[Any] = [
     Register("node", 123, "1.0", dynamic=True, incarnation=4, dataflow="arm"),
     Ready(),
@@ -131,7 +131,7 @@ TO_DAEMON: list[Any] = [
     Inspect(),
     GetGraph(),
     GetDataflow(),
-    OpenTaps([3, 4], to_the_end=True),
+    OpenTaps([3, 4], until_end=True),
     CloseTaps(),
     StartEventLogs("/orders"),
     Publish("a", "out", b"message"),

@@ -51,7 +51,7 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     trace: bool = False  # nodes write spans
     machines: dict[str, str] = {}  # node → machine; the coordinator decides
     revision: int = 0  # how often a dataflow on several machines has changed while it ran
-    births: dict[str, int] = {}  # "node" or "node/input" → the change that brought it, if one did
+    generations: dict[str, int] = {}  # "node" or "node/input" → the change that brought it, if one did
 
     def parameters_of(self, node_id: str) -> dict[str, Any] | None:
         """Return the parameters with which a node starts, None if there is no such node."""
@@ -71,8 +71,8 @@ class RunReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """How a run is, or how it ended; of a dataflow on several machines, the part of one machine.
 
     ``reason`` says why it failed where no node did. ``ports`` are those at which nodes listen for other
-    machines, None before they are chosen; ``news`` is what the others have to know. ``secret`` is that of
-    its `Partition`: a coordinator that was killed has it from here for a further machine.
+    machines, None before they are chosen; ``peer_status`` is for the other machines. ``secret`` is that of
+    its `Partition`: a restarted coordinator learns it from here, for a further machine.
     """
 
     dataflow_id: str
@@ -80,7 +80,7 @@ class RunReport(msgspec.Struct, frozen=True, omit_defaults=True):
     result: DataflowResult | None = None
     reason: str = ""
     ports: dict[str, int] | None = None
-    news: PeerStatus | None = None
+    peer_status: PeerStatus | None = None
     revision: int = 0  # as in `RunSpec`: the change that its part has taken over
     secret: str = ""
 
@@ -152,7 +152,7 @@ class DataflowChanged(msgspec.Struct, frozen=True, tag=True):
     dataflow: Any
     machines: dict[str, str] = {}
     revision: int = 0
-    births: dict[str, int] = {}
+    generations: dict[str, int] = {}
 
 
 class ParametersSet(msgspec.Struct, frozen=True, tag=True):
@@ -262,7 +262,7 @@ class PeerReport(msgspec.Struct, frozen=True, tag=True):
 
     dataflow_id: str
     machine: str
-    news: PeerStatus
+    peer_status: PeerStatus
 
 
 class MachineLost(msgspec.Struct, frozen=True, tag=True):
@@ -309,15 +309,15 @@ class ChangeRequest(msgspec.Struct, frozen=True, tag=True):
 class ProposedChange(msgspec.Struct, frozen=True, kw_only=True):
     """What a dataflow on several machines shall become, as a whole.
 
-    ``revision``, ``machines`` and ``births`` as in `RunSpec`. ``added`` and ``removed`` are the links that
-    it gets and loses, as the log tells it; ``replaced`` is the node that gets another program, with
+    ``revision``, ``machines`` and ``generations`` as in `RunSpec`. ``added`` and ``removed`` are the links
+    that it gets and loses, as text for the log; ``replaced`` is the node that gets another program, with
     ``grace`` seconds for the former one to end (None: the default).
     """
 
     revision: int
     dataflow: Any  # `dora.dataflow.model.Dataflow`
     machines: dict[str, str]
-    births: dict[str, int]
+    generations: dict[str, int]
     programs: Any = ()  # `dora.dataflow.model.Program`, of what comes new
     added: str = ""
     removed: str = ""

@@ -176,7 +176,7 @@ class Accounting:
                 sent = max(at_end - get(link.slot, FIRST), received + dropped)
                 if link.policy == "drop_oldest":
                     # The receiver notices a loss with the next message that it takes, if it takes one.
-                    dropped = max(dropped, sent - received - max(link.queue_size, link.room))
+                    dropped = max(dropped, sent - received - max(link.queue_size, link.engine_queue_size))
             reports.append(
                 LinkReport(
                     link=str(link),

@@ -90,7 +90,7 @@ class Daemon:
             watched=self._hot_reload.nodes if self._hot_reload is not None else frozenset(),
             elsewhere={n.id: machine for n in dataflow.nodes if (machine := context.elsewhere(n.id))},
             standby=context.engine == "iceoryx2",
-            generations=context.births,
+            generations=context.generations,
         )
         self.others: Peers | None = None  # the supervisors of other machines
         self.trouble: BaseException | None = None  # an exception of ``on_log``
@@ -494,14 +494,14 @@ class Daemon:
         connection.node_id = command.node_id
         self._waiting[command.node_id] = WaitingReplacement(connection, connection.incarnation)
         wanted = self._plan if command.dataflow is None else self.make_room(command.dataflow)
-        connection.send(Registered(msgspec.structs.replace(self._config(wanted, command), stands_by=True)))
+        connection.send(Registered(msgspec.structs.replace(self._config(wanted, command), standby=True)))
 
     def _config(self, wanted: Plan, command: do.Admit | do.AdmitReplacement) -> NodeConfig:
         return msgspec.structs.replace(
             wanted.configs[command.node_id],
             restart_count=command.restart_count,
             parameters=command.parameters,
-            orders=self._guests.orders.of(command.node_id),
+            event_logs=self._guests.orders.of(command.node_id),
         )
 
     def _seat(self, node_id: str, connection: Connection) -> None:

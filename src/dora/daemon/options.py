@@ -28,7 +28,7 @@ class PartitionOptions(msgspec.Struct, frozen=True):
     machine: str
     machines: dict[str, str]  # node id → machine, of all nodes
     remote: RemoteConfig
-    births: dict[str, int] = {}  # as in `dora.dataflow.plan.RunContext`
+    generations: dict[str, int] = {}  # as in `dora.dataflow.plan.RunContext`
 
 
 class Peers:

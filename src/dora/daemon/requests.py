@@ -165,10 +165,10 @@ def _change_event(daemon: RunningDaemon, guest: Connection, request: on.ChangeRe
 
 def _context_after(context: RunContext, request: on.ChangeRequest) -> RunContext:
     """Return the context of a run after a change."""
-    if isinstance(request, ChangeDataflow) or (places := request.places) is None:
+    if isinstance(request, ChangeDataflow) or (placement := request.placement) is None:
         return context
     return msgspec.structs.replace(
-        context, machines=places.machines, births=places.births, remote=places.remote
+        context, machines=placement.machines, generations=placement.generations, remote=placement.remote
     )
 
 
@@ -343,7 +343,7 @@ class RequestHandler:
                     f"{who} at `{name}` already, and there is no room for more; end one of them"
                 )
         self._tapping[number] = slots
-        if request.to_the_end:
+        if request.until_end:
             self._to_the_end[number] = guest
         return Ok()
 

@@ -69,7 +69,7 @@ def run_dataflow(
             trace=options.trace,
             machine=share.machine if share is not None else "",
             machines=share.machines if share is not None else {},
-            births=share.births if share is not None else {},
+            generations=share.generations if share is not None else {},
             remote=share.remote if share is not None else None,
             coordinator=options.coordinator,
         )

@@ -27,7 +27,7 @@ from dora.dataflow.model import (
     NodeSpec,
     TimerSource,
 )
-from dora.wire.correlation import PATTERN_ROOM
+from dora.wire.correlation import PATTERN_QUEUE_SIZE
 from dora.wire.node_config import (
     ChannelConfig,
     DoorbellConfig,
@@ -55,8 +55,8 @@ TAP_QUEUE = 16  # messages that the tap of a command which looks on holds at mos
 RECORDER_QUEUE = 32
 # Links that come while the dataflow runs take the places of taps, except one. Further ones, and those with
 # longer queues, get a channel more, with room for so many; the sender copies each message once more.
-_ANNEX_LINKS = 8
-_MOST_HEADS_UPS = 4  # bells that a sender looks at besides those of its receivers
+_OVERFLOW_LINKS = 8
+_MAX_PREWAKE = 4  # bells that a sender looks at besides those of its receivers
 
 LinkKind = Literal["link", "timer", "text", "local"]
 
@@ -74,7 +74,7 @@ class RunContext(msgspec.Struct, frozen=True):
     trace: TraceConfig | None = None  # None: nothing is traced
     machine: str = ""  # this one
     machines: dict[str, str] = {}  # node id → its machine; empty: all nodes are here
-    births: dict[str, int] = {}  # "node" or "node/input" → the change that brought it, if one did
+    generations: dict[str, int] = {}  # "node" or "node/input" → the change that brought it, if one did
     remote: RemoteConfig | None = None  # None: all nodes are here
     coordinator: str = ""  # address and port of the one that it was started on; "": of none
 
@@ -96,15 +96,15 @@ class Link(msgspec.Struct, frozen=True):
     queue_size: int
     kind: Literal["link", "text", "local"]
     output_slot: int
-    room: int = 0  # as in `InputConfig`
+    engine_queue_size: int = 0  # as in `InputConfig`
     source_machine: str = ""  # "": this one
     target_machine: str = ""
-    epoch: int = 0  # as in `InputConfig`
+    generation: int = 0  # as in `InputConfig`
 
     @property
     def crosses_late(self) -> bool:
         """Whether it has to do with other machines, and came while the dataflow was running."""
-        return self.epoch > 0 and bool(self.source_machine or self.target_machine)
+        return self.generation > 0 and bool(self.source_machine or self.target_machine)
 
     def __str__(self) -> str:
         return f"{self.producer}/{self.output} -> {self.consumer}/{self.input}"
@@ -115,7 +115,7 @@ class Plan(msgspec.Struct, frozen=True):
     links: tuple[Link, ...]
     bells: tuple[str, ...]  # named pipes that the daemon has to make
     lines: int  # size of the board
-    births: dict[str, int] = {}  # as in `RunContext`
+    generations: dict[str, int] = {}  # as in `RunContext`
 
 
 def text_outputs(node: NodeSpec) -> set[str]:
@@ -139,7 +139,7 @@ def plan(dataflow: Dataflow, context: RunContext, former: Plan | None = None) ->
         links=links,
         bells=tuple(layout.bells.values()) + credit_bells,
         lines=layout.lines,
-        births=context.births,
+        generations=context.generations,
     )
 
 
@@ -165,11 +165,11 @@ class _Layout:
                 if isinstance(item.source, NodeOutput):
                     self.receivers.setdefault(item.source.node, set()).add(node.id)
         self.runs = former is not None
-        births = former.births if former is not None else {}
+        generations = former.generations if former is not None else {}
 
         def is_same(name: str) -> bool:
             """Tell whether something of this name is what had it before, and not another one."""
-            return births.get(name, 0) == context.births.get(name, 0)
+            return generations.get(name, 0) == context.generations.get(name, 0)
 
         configs = {} if former is None else {name: c for name, c in former.configs.items() if is_same(name)}
         self.former_outputs = {
@@ -217,18 +217,18 @@ class _Layout:
         """Tell whether an input came while the dataflow was running."""
         known = self.former_inputs.get((node_id, input_id))
         came = self.runs if known is None else known.late
-        return came or self.epoch(node_id, input_id) > 0
+        return came or self.generation(node_id, input_id) > 0
 
-    def epoch(self, node_id: str, input_id: str) -> int:
+    def generation(self, node_id: str, input_id: str) -> int:
         """Return the change that brought a link."""
-        return self.context.births.get(f"{node_id}/{input_id}", 0)
+        return self.context.generations.get(f"{node_id}/{input_id}", 0)
 
-    def room(self, source: NodeOutput, consumer: NodeSpec, item: InputSpec) -> int:
-        """Return the `InputConfig.room` of a link: for two nodes of a pattern that send to each other."""
+    def engine_queue_size(self, source: NodeOutput, consumer: NodeSpec, item: InputSpec) -> int:
+        """Return the `InputConfig.engine_queue_size` of a link, for two nodes that answer each other."""
         declared = consumer.declares_pattern or self.nodes[source.node].declares_pattern
-        if not declared or item.queue_policy != "drop_oldest" or item.queue_size >= PATTERN_ROOM:
+        if not declared or item.queue_policy != "drop_oldest" or item.queue_size >= PATTERN_QUEUE_SIZE:
             return 0
-        return PATTERN_ROOM if source.node in self.receivers.get(consumer.id, ()) else 0
+        return PATTERN_QUEUE_SIZE if source.node in self.receivers.get(consumer.id, ()) else 0
 
 
 def _links(layout: _Layout) -> Iterator[Link]:
@@ -246,10 +246,10 @@ def _links(layout: _Layout) -> Iterator[Link]:
                     queue_size=item.queue_size,
                     kind=kind,
                     output_slot=layout.output_slots[item.source],
-                    room=layout.room(item.source, node, item),
+                    engine_queue_size=layout.engine_queue_size(item.source, node, item),
                     source_machine=layout.context.elsewhere(item.source.node),
                     target_machine=layout.context.elsewhere(node.id),
-                    epoch=layout.epoch(node.id, item.id),
+                    generation=layout.generation(node.id, item.id),
                 )
 
 
@@ -298,8 +298,8 @@ def _output(
                 policy=link.policy,
                 dynamic=layout.nodes[link.consumer].is_dynamic,
                 machine=link.target_machine,
-                room=link.room,
-                epoch=link.epoch,
+                engine_queue_size=link.engine_queue_size,
+                generation=link.generation,
             )
             for link in links
         ],
@@ -307,18 +307,18 @@ def _output(
         max_queue_size=first.max_queue_size,
         max_receivers=first.max_receivers,
         overflow_channels=overflow_channels,
-        next_but_one=_next_but_one(layout, source.node, links),
+        prewake=_prewake(layout, source.node, links),
         type=declared.name,
         shapes=list(declared.shapes),
     )
 
 
-def _next_but_one(layout: _Layout, node_id: str, links: list[Link]) -> list[DoorbellConfig]:
+def _prewake(layout: _Layout, node_id: str, links: list[Link]) -> list[DoorbellConfig]:
     """Return the bells of the nodes that the receivers of an output send to; none if these are many."""
     receivers = {link.consumer for link in links if not link.target_machine}
     found = {far for near in receivers for far in layout.receivers.get(near, ())} - receivers - {node_id}
     here = [far for far in found if not layout.context.elsewhere(far)]
-    if len(here) > _MOST_HEADS_UPS:
+    if len(here) > _MAX_PREWAKE:
         return []
     slots = {layout.node_slots[far]: layout.bells[far] for far in here}
     return [DoorbellConfig(slot, slots[slot]) for slot in sorted(slots)]
@@ -364,9 +364,9 @@ def _place(
             source = NodeOutput(link.producer, link.output)
             name = _channel(layout.context.dataflow_id, source, link.slot)
             by_name[name] = ChannelConfig(
-                name, max(TAP_QUEUE, _length(link)), _ANNEX_LINKS + SPARE_RECEIVERS
+                name, max(TAP_QUEUE, _length(link)), _OVERFLOW_LINKS + SPARE_RECEIVERS
             )
-            room[name] = _ANNEX_LINKS
+            room[name] = _OVERFLOW_LINKS
         channels[link.slot] = by_name[name]
         room[name] -= 1
     used = {channels[link.slot].service for link in links}
@@ -374,7 +374,7 @@ def _place(
 
 
 def _length(link: Link) -> int:
-    return max(link.queue_size, link.room)
+    return max(link.queue_size, link.engine_queue_size)
 
 
 def _input(
@@ -392,9 +392,11 @@ def _input(
         policy=item.queue_policy,
         input_timeout=item.input_timeout,
         slot=layout.input_slots.get((node.id, item.id), 0),
-        room=layout.room(item.source, node, item) if isinstance(item.source, NodeOutput) else 0,
+        engine_queue_size=layout.engine_queue_size(item.source, node, item)
+        if isinstance(item.source, NodeOutput)
+        else 0,
         late=layout.is_late(node.id, item.id),
-        epoch=layout.epoch(node.id, item.id),
+        generation=layout.generation(node.id, item.id),
     )
     if isinstance(item.source, TimerSource):
         config.interval_ns = item.source.interval_ns
@@ -405,7 +407,7 @@ def _input(
         output = outputs[item.source]
         channel = channels[config.slot]
         config.machine = layout.context.elsewhere(item.source.node)
-        crosses_late = config.epoch and (config.machine or layout.context.elsewhere(node.id))
+        crosses_late = config.generation and (config.machine or layout.context.elsewhere(node.id))
         config.service = "" if crosses_late else channel.service
         # From another machine, the receiver's engine gives credit.
         waits = config.policy == "backpressure" and not config.machine

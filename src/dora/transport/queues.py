@@ -4,9 +4,9 @@ A plain queue lets go of its oldest message. If that is a request, its sender wa
 one lets go of the oldest message that belongs to no exchange (see `dora.wire.correlation`), and
 never of one that does.
 
-It stands in front of an engine's receiver that holds `PATTERN_ROOM` messages, and takes all of them
+It stands in front of an engine's receiver that holds `PATTERN_QUEUE_SIZE` messages, and takes all of them
 over whenever the node looks for events. So the limit is: correlated messages are lost, oldest first
-and counted as ever, only when more than `PATTERN_ROOM` messages arrive while the node does not look.
+and counted as ever, only when more than `PATTERN_QUEUE_SIZE` messages arrive while the node does not look.
 What was let go shows as a gap in the sequence numbers.
 """
 

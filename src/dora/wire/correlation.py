@@ -35,7 +35,7 @@ GoalStatus = Literal["succeeded", "aborted", "canceled"]
 
 # Messages that an engine holds for an input of a declared pattern, whatever its `queue_size`: a
 # receiver takes them over into its own memory whenever it looks, see `dora.transport.queues`.
-PATTERN_ROOM: Final = 1024
+PATTERN_QUEUE_SIZE: Final = 1024
 
 # How the keys begin in msgpack. They are looked for in the raw bytes first, because most messages
 # have none of them.

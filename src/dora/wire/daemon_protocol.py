@@ -111,12 +111,12 @@ class OpenTaps(msgspec.Struct, tag=True):
     """Before a command attaches taps to outputs, which are named by their lines on the board.
 
     Answered by `Ok`, or `DaemonRejected` where there are too many. What a command leaves behind whose
-    connection ends without `CloseTaps` is cleaned up by the daemon. ``to_the_end``: when the dataflow has
+    connection ends without `CloseTaps` is cleaned up by the daemon. ``until_end``: when the dataflow has
     ended, the command is sent `DataflowEnded`, and the daemon waits a moment for its `CloseTaps`.
     """
 
     slots: list[int]
-    to_the_end: bool = False
+    until_end: bool = False
 
 
 class CloseTaps(msgspec.Struct, tag=True):
@@ -163,12 +163,12 @@ class RestartNode(msgspec.Struct, tag=True):
 class RemoveNode(msgspec.Struct, tag=True):
     """End a node and take it out of the dataflow, with its links; answered by `Done`, as `StopNode`.
 
-    ``ordered``: the coordinator takes it out, on all machines, once it has ended.
+    ``by_coordinator``: the coordinator takes it out, on all machines, once it has ended.
     """
 
     node_id: str
     grace: float | None = None
-    ordered: bool = False
+    by_coordinator: bool = False
 
 
 class GetModel(msgspec.Struct, tag=True):
@@ -188,28 +188,28 @@ class ChangeDataflow(msgspec.Struct, tag=True):
     removed: str = ""
 
 
-class Places(msgspec.Struct, frozen=True):
+class Placement(msgspec.Struct, frozen=True):
     """Where the nodes of a dataflow on several machines are, and how they reach each other.
 
-    ``births`` as in `dora.dataflow.plan.RunContext`.
+    ``generations`` as in `dora.dataflow.plan.RunContext`.
     """
 
     machines: dict[str, str]
-    births: dict[str, int]
+    generations: dict[str, int]
     remote: RemoteConfig
 
 
 class ReplaceNode(msgspec.Struct, tag=True):
     """Let another program take the place of a node; answered by `Ok` once it has, or as above.
 
-    ``places``: the coordinator wants it, of a dataflow on several machines.
+    ``placement``: the coordinator wants it, of a dataflow on several machines.
     """
 
     revision: int
     dataflow: Any
     node_id: str
     grace: float | None = None
-    places: Places | None = None
+    placement: Placement | None = None
 
 
 class CheckChange(msgspec.Struct, tag=True):
@@ -220,7 +220,7 @@ class CheckChange(msgspec.Struct, tag=True):
 
     revision: int
     dataflow: Any
-    places: Places
+    placement: Placement
 
 
 class ApplyChange(msgspec.Struct, tag=True):
@@ -232,7 +232,7 @@ class ApplyChange(msgspec.Struct, tag=True):
 
     revision: int
     dataflow: Any
-    places: Places
+    placement: Placement
     sent: dict[str, dict[str, int]] = {}
     added: str = ""
     removed: str = ""

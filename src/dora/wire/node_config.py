@@ -45,8 +45,8 @@ class LinkConfig(msgspec.Struct, omit_defaults=True):
     policy: Literal["drop_oldest", "backpressure"] = "drop_oldest"
     dynamic: bool = False  # the consumer is a dynamic node: it may not be there
     machine: str = ""  # where the consumer is; "": on this machine
-    room: int = 0  # as in `InputConfig`
-    epoch: int = 0  # as in `InputConfig`
+    engine_queue_size: int = 0  # as in `InputConfig`
+    generation: int = 0  # as in `InputConfig`
 
 
 class DoorbellConfig(msgspec.Struct):
@@ -73,7 +73,7 @@ class OutputConfig(msgspec.Struct, omit_defaults=True):
     max_queue_size: int = 1  # over all links, fixed for the life of the channel
     max_receivers: int = 1  # room for receivers: links, restarts, observers
     overflow_channels: list[ChannelConfig] = []  # every message goes to these too
-    next_but_one: list[DoorbellConfig] = []  # the nodes that get what the receivers send, for heads-ups
+    prewake: list[DoorbellConfig] = []  # nodes fed by the receivers: woken early
     type: str = ""  # what the dataflow says that messages are
     shapes: list[Any] = []  # the Arrow types that this may mean; empty: any
 
@@ -93,7 +93,7 @@ class InputConfig(msgspec.Struct, omit_defaults=True):
     policy: Literal["drop_oldest", "backpressure"] = "drop_oldest"
     # For a declared pattern with `drop_oldest`: messages that the engine holds, of which the receiver
     # keeps all that belong to an exchange, and ``queue_size`` others. 0: the queue is as declared.
-    room: int = 0
+    engine_queue_size: int = 0
     input_timeout: float | None = None
     machine: str = ""  # where the source is; "": on this machine
     service: str = ""
@@ -105,7 +105,7 @@ class InputConfig(msgspec.Struct, omit_defaults=True):
     late: bool = False  # it came while the dataflow was running: earlier messages are not meant for it
     # Of a dataflow on several machines: the change that brought the link, 0: it was there from the start.
     # It tells apart, on the network, what has the same names one after the other.
-    epoch: int = 0
+    generation: int = 0
     interval_ns: int = 0
     type: str = ""  # as for outputs
     shapes: list[Any] = []
@@ -143,12 +143,12 @@ class NodeConfig(msgspec.Struct, omit_defaults=True):
     parameters: dict[str, Any] = {}
     restart_count: int = 0
     dynamic: bool = False
-    stands_by: bool = False  # another process of the node still runs, and is followed without a gap
+    standby: bool = False  # another process of the node still runs, and is followed without a gap
     exit_when_nodes_finish: bool = False
     zenoh_endpoint: str = ""
     remote: RemoteConfig | None = None  # None: the whole dataflow is on this machine
     trace: TraceConfig | None = None  # None: nothing is traced
-    orders: list[WriteEventLog] = []  # what to write down for recorders
+    event_logs: list[WriteEventLog] = []  # what to write down for recorders
 
 
 class Address(msgspec.Struct):

@@ -172,9 +172,7 @@ class AttachLink(msgspec.Struct, tag=True):
     link: LinkConfig
     change: int
     credit_bell: str = ""
-    overflow_channel: ChannelConfig | None = (
-        None  # a channel that this link needs, and the output does not have yet
-    )
+    overflow_channel: ChannelConfig | None = None  # a new channel that this link needs
     remote: RemoteConfig | None = None  # for a link to another machine
 
 
@@ -234,4 +232,4 @@ ToNode = (
 )
 decode_to_node: Callable[[bytes], ToNode] = msgpack_decoder(ToNode)
 
-Rewire = AttachLink | DetachLink | AttachInput | DetachInput
+TopologyChange = AttachLink | DetachLink | AttachInput | DetachInput

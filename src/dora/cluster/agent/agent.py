@@ -116,7 +116,7 @@ class _Worker:
             dataflow=message.dataflow,
             machines=message.machines or self.spec.machines,
             revision=message.revision,
-            births=message.births,
+            generations=message.generations,
         )
         for values in self.parameters.values():
             self.set_parameters(values)

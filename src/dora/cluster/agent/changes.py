@@ -45,7 +45,7 @@ from dora.wire.daemon_protocol import (
     GetModel,
     LeaderHandover,
     Model,
-    Places,
+    Placement,
     RemoveNode,
     ReplaceNode,
     RestartNode,
@@ -89,8 +89,8 @@ class PartitionChanges:
             self._part.choose_ports(
                 hearing, anew=[node.id for node in fresh if node.id != amendment.replaced]
             )
-            places = Places(machines, amendment.births, self._part.remote({}))
-            answer = run.ask(CheckChange(amendment.revision, msgspec.to_builtins(local), places))
+            placement = Placement(machines, amendment.generations, self._part.remote({}))
+            answer = run.ask(CheckChange(amendment.revision, msgspec.to_builtins(local), placement))
             if isinstance(answer, Conflict):
                 raise DoraError("the dataflow has changed meanwhile; try again")
             assert isinstance(answer, SentCounts)
@@ -108,11 +108,11 @@ class PartitionChanges:
             if amendment.revision <= part.revision:
                 return done
             _, local = self._local(run, amendment)
-            places = Places(amendment.machines, amendment.births, part.remote(order.endpoints))
+            placement = Placement(amendment.machines, amendment.generations, part.remote(order.endpoints))
             dataflow = msgspec.to_builtins(local)
             if amendment.replaced and amendment.machines.get(amendment.replaced) == part.machine:
                 base = amendment.revision - 1
-                request = ReplaceNode(base, dataflow, amendment.replaced, amendment.grace, places)
+                request = ReplaceNode(base, dataflow, amendment.replaced, amendment.grace, placement)
                 if isinstance(run.ask(request), Conflict):
                     raise DoraError("the dataflow has changed meanwhile; try again")
                 self._note(amendment)
@@ -120,7 +120,12 @@ class PartitionChanges:
             try:
                 run.ask(
                     ApplyChange(
-                        amendment.revision, dataflow, places, order.sent, amendment.added, amendment.removed
+                        amendment.revision,
+                        dataflow,
+                        placement,
+                        order.sent,
+                        amendment.added,
+                        amendment.removed,
                     )
                 )
             except ConnectError:
@@ -132,19 +137,20 @@ class PartitionChanges:
             return done
 
     def _note(self, amendment: ProposedChange) -> None:
-        self._part.revision, self._part.births = amendment.revision, amendment.births
+        self._part.revision, self._part.generations = amendment.revision, amendment.generations
         self._built.clear()
         self._reports.became(amendment)
 
     def _fresh(self, amendment: ProposedChange, wanted: Dataflow) -> list[NodeSpec]:
         """Return the nodes whose program is started here by the change."""
-        births, machine = self._part.births, self._part.machine
+        generations, machine = self._part.generations, self._part.machine
         return [
             node
             for node in wanted.nodes
             if amendment.machines.get(node.id) == machine
             and (
-                node.id == amendment.replaced or amendment.births.get(node.id, 0) != births.get(node.id, 0)
+                node.id == amendment.replaced
+                or amendment.generations.get(node.id, 0) != generations.get(node.id, 0)
             )
         ]
 
@@ -284,8 +290,10 @@ class ChangeRunner:
             return ChangeResult(message.ticket, OperationResult(""))
         becoming = self._becoming
         if isinstance(message, ChangeRequest):
-            ordered = becoming is not None
-            outcome = carry_out(run, message.wish, os.environ, self._on_log, ordered=ordered, placed=True)
+            by_coordinator = becoming is not None
+            outcome = carry_out(
+                run, message.wish, os.environ, self._on_log, by_coordinator=by_coordinator, placed=True
+            )
             return ChangeResult(message.ticket, outcome)
         if becoming is None:
             raise DoraError("this dataflow runs on one machine")
@@ -303,7 +311,7 @@ class ChangeRunner:
         assert isinstance(model, Model)
         machines = {node["id"]: share.machine for node in model.dataflow["nodes"]}
         spec = msgspec.structs.replace(
-            self._start.spec, machines=machines, revision=model.revision, births={}
+            self._start.spec, machines=machines, revision=model.revision, generations={}
         )
         part = LocalPartition(
             msgspec.structs.replace(self._start, spec=spec, share=share), self._reports, lambda: False
@@ -312,7 +320,9 @@ class ChangeRunner:
         self._reports.say(secret=share.secret)
         part.choose_ports(())
         self._reports.became(
-            ProposedChange(revision=model.revision, dataflow=model.dataflow, machines=machines, births={})
+            ProposedChange(
+                revision=model.revision, dataflow=model.dataflow, machines=machines, generations={}
+            )
         )
         self._becoming = PartitionChanges(part, self._reports, self._on_log)
         part.set_daemon(daemon)
@@ -335,14 +345,14 @@ def carry_out(
     environ: Mapping[str, str],
     on_log: Callable[[LogEntry], None],
     *,
-    ordered: bool = False,
+    by_coordinator: bool = False,
     placed: bool = False,
 ) -> OperationResult:
     """Do what is wished, and return once it is done; raises `DoraError`.
 
-    ``environ`` is what ``$NAME`` in a YAML text refers to; ``on_log`` gets what builds print. ``ordered``:
-    the coordinator wishes it, of a dataflow on several machines. ``placed``: it has chosen this machine;
-    else there is a `NeedsCoordinator` if a node asks for one.
+    ``environ`` is what ``$NAME`` in a YAML text refers to; ``on_log`` gets what builds print.
+    ``by_coordinator``: the coordinator asks for it, for a dataflow on several machines. ``placed``: it has
+    chosen this machine; otherwise a node that asks for one raises `NeedsCoordinator`.
     """
     run.set_patience(None)
     match wish:
@@ -351,7 +361,7 @@ def carry_out(
         case RestartOperation(node=node, grace=grace):
             return _end(run, RestartNode(node, grace))
         case RemoveOperation(node=node, grace=grace):
-            return _end(run, RemoveNode(node, grace, ordered))
+            return _end(run, RemoveNode(node, grace, by_coordinator))
     for _ in range(_ATTEMPTS):
         model = run.ask(GetModel())
         assert isinstance(model, Model)

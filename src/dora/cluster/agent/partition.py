@@ -38,7 +38,7 @@ class LocalPartition:
         self._passwords = ""
         self.machine = start.share.machine
         self.revision = start.spec.revision  # the change that this part has taken over
-        self.births = start.spec.births
+        self.generations = start.spec.generations
         self._early: list[on.Event] = []
         self._daemon: Daemon | None = None
 
@@ -48,8 +48,8 @@ class LocalPartition:
             match message:
                 case Endpoints(endpoints=endpoints):
                     self._reach = endpoints if self._reach is None else self._reach
-                case PeerReport(machine=machine, news=news):
-                    self._feed(on.PeerStatusReceived(machine, news))
+                case PeerReport(machine=machine, peer_status=peer_status):
+                    self._feed(on.PeerStatusReceived(machine, peer_status))
                 case MachineLost(machine=machine, reason=reason):
                     self._fault = self._fault or f"machine `{machine}` is lost: {reason}"
                     self._feed(on.MachineLost(machine, reason))
@@ -66,7 +66,7 @@ class LocalPartition:
     def set_daemon(self, daemon: Daemon) -> None:
         """Note who supervises the nodes of this machine."""
         with self._lock:
-            daemon.others = Peers(lambda news: self._reports.say(news=news))
+            daemon.others = Peers(lambda peer_status: self._reports.say(peer_status=peer_status))
             self._daemon = daemon
             for event in self._early:
                 self._feed(event)
@@ -81,7 +81,7 @@ class LocalPartition:
             if self._fault or self._stopped():
                 raise DoraError(self._fault or "it was stopped before its nodes were started")
             pause.wait(_LOOK_EVERY)
-        return PartitionOptions(share.machine, machines, self.remote(self._reach), self.births)
+        return PartitionOptions(share.machine, machines, self.remote(self._reach), self.generations)
 
     def write_passwords(self, run_dir: str) -> None:
         """Write the file by which nodes of other machines are known."""

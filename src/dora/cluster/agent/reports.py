@@ -67,7 +67,7 @@ class Reports:
             amendment.dataflow,
             amendment.machines,
             amendment.revision,
-            amendment.births,
+            amendment.generations,
         )
         with self._lock:
             if amendment.revision > self._report.revision:

@@ -108,7 +108,7 @@ def plan_change(
         revision=revision,
         dataflow=msgspec.to_builtins(dataflow),
         machines=placed,
-        births=births_after(running, dataflow, spec.births, revision),
+        generations=generations_after(running, dataflow, spec.generations, revision),
         programs=msgspec.to_builtins(change.programs),
         added=added,
         removed=removed,
@@ -141,8 +141,8 @@ def _check_stays(node: NodeSpec, former: NodeSpec, machine: str, machines: Seque
         )
 
 
-def births_after(
-    before: Dataflow, after: Dataflow, births: Mapping[str, int], revision: int
+def generations_after(
+    before: Dataflow, after: Dataflow, generations: Mapping[str, int], revision: int
 ) -> dict[str, int]:
     """Return the births of a dataflow that follows another one; see `dora.dataflow.plan.RunContext`.
 
@@ -158,8 +158,8 @@ def births_after(
         for name, was_there in names.items():
             if not was_there:
                 found[name] = revision
-            elif name in births:
-                found[name] = births[name]
+            elif name in generations:
+                found[name] = generations[name]
     return found
 
 
@@ -381,7 +381,7 @@ class Changes:
                 with_present_parameters(self._store.spec(dataflow_id), amendment),
                 amendment.machines,
                 amendment.revision,
-                amendment.births,
+                amendment.generations,
             )
         )
 

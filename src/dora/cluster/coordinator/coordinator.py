@@ -251,7 +251,7 @@ class Coordinator:
         placed = place(dataflow, self.fleet.views())
         check_files(dataflow.nodes)
         name = spec.name or free_name(views, stem)
-        spec = msgspec.structs.replace(spec, name=name, machines=placed, revision=0, births={})
+        spec = msgspec.structs.replace(spec, name=name, machines=placed, revision=0, generations={})
         machines = sorted(set(placed.values())) or [next(iter(sorted(self.fleet.links)))]
         links = self.fleet.links
         if len({links[machine].tls for machine in machines}) > 1:

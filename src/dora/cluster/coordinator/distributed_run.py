@@ -61,8 +61,8 @@ class DistributedRun:
         before = self.reports.get(machine)
         self.reports[machine] = report
         self.secret = report.secret or self.secret
-        known = before.news if before is not None else None
-        return report.news if report.news != known else None
+        known = before.peer_status if before is not None else None
+        return report.peer_status if report.peer_status != known else None
 
     def lose(self, machine: str, reason: str) -> None:
         """Note that a machine is lost."""

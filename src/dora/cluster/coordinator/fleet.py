@@ -264,11 +264,11 @@ class Fleet:
             told = f"{report.status} on machine `{machine}`{reason}"
             log.info("dataflow %s: %s", report.dataflow_id, told)
         has_changed = report.revision > shares.reports[machine].revision
-        news = shares.take(machine, report)
+        peer_status = shares.take(machine, report)
         if shares.is_idle(machine):
             self._let_go(shares, machine, report)
         else:
-            self._pass_on(shares, machine, report, news)
+            self._pass_on(shares, machine, report, peer_status)
         if has_changed:  # what it heard before was perhaps about nodes that are new to it
             self._tell_losses(shares, machine)
         self._meet_if_prepared(shares)
@@ -276,11 +276,11 @@ class Fleet:
         self._on_change()
 
     def _pass_on(
-        self, shares: DistributedRun, machine: str, report: RunReport, news: PeerStatus | None
+        self, shares: DistributedRun, machine: str, report: RunReport, peer_status: PeerStatus | None
     ) -> None:
         for other in shares.others(machine):
-            if news is not None:
-                self._say(other, PeerReport(report.dataflow_id, machine, news))
+            if peer_status is not None:
+                self._say(other, PeerReport(report.dataflow_id, machine, peer_status))
             if report.status not in ACTIVE and report.result is None:
                 self._say(
                     other, MachineLost(report.dataflow_id, machine, report.reason or "its part has ended")
@@ -311,8 +311,8 @@ class Fleet:
             self._meet(shares, link.machine)
             self._tell_change(shares, link.machine)
         for other, report in shares.reports.items():
-            if other != link.machine and report.news is not None:
-                link.send(PeerReport(shares.dataflow_id, other, report.news))
+            if other != link.machine and report.peer_status is not None:
+                link.send(PeerReport(shares.dataflow_id, other, report.peer_status))
         self._tell_losses(shares, link.machine)
 
     def _tell_losses(self, shares: DistributedRun, machine: str) -> None:
@@ -466,7 +466,10 @@ class Fleet:
         spec = self._store.spec(shares.dataflow_id)
         if shares.reports[machine].revision < spec.revision:
             amendment = ProposedChange(
-                revision=spec.revision, dataflow=spec.dataflow, machines=spec.machines, births=spec.births
+                revision=spec.revision,
+                dataflow=spec.dataflow,
+                machines=spec.machines,
+                generations=spec.generations,
             )
             self._say(machine, self.becoming(shares.dataflow_id, machine, NOBODY, amendment, {}))
 

@@ -146,7 +146,7 @@ class Store:
             dataflow=dataflow,
             machines=message.machines or before.machines,
             revision=message.revision,
-            births=message.births,
+            generations=message.generations,
         )
         with self._refused("the change cannot be recorded"):
             self._db.execute(

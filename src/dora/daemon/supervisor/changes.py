@@ -105,7 +105,7 @@ def _replace_program(run: RunState, event: ChangeRequested, request: ReplaceNode
     node = run.nodes.get(request.node_id)
     reason = (
         why_no_change(run)
-        or (why_only_coordinator(run) if request.places is None else "")
+        or (why_only_coordinator(run) if request.placement is None else "")
         or why_busy(run)
         or _why_operation(run)
     )

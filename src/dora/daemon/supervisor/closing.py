@@ -106,7 +106,7 @@ def reopen_outputs(run: RunState, node: NodeState) -> None:
 def announce_failure(run: RunState, node: NodeState, error: str) -> None:
     """Inform consumers that a node failed."""
     if not node.machine:
-        node.announced += 1
+        node.announced_failures += 1
         node.announcement = error
     for consumer_id, inputs in run.graph.inputs_fed_by(node.id).items():
         consumer = run.nodes[consumer_id]

@@ -85,7 +85,7 @@ def begin_operation(run: RunState, connection: int, request: OperationRequest) -
 def _operation(connection: int, request: OperationRequest) -> Operation:
     grace = NODE_GRACE if request.grace is None else request.grace
     if isinstance(request, RemoveNode):
-        return Operation("retire" if request.ordered else "remove", connection, grace)
+        return Operation("retire" if request.by_coordinator else "remove", connection, grace)
     return Operation("restart" if isinstance(request, RestartNode) else "stop", connection, grace)
 
 

@@ -34,8 +34,8 @@ def status_of(run: RunState) -> PeerStatus:
             node_id: NodeStatus(
                 phase=node.phase,
                 outputs_closed=tuple(sorted(node.outputs_closed)),
-                reopened=node.reopened,
-                announced=node.announced,
+                reopen_count=node.reopen_count,
+                announced_failures=node.announced_failures,
                 announcement=node.announcement,
                 failure=failures.get(node_id) if node.phase == "ended" else None,
             )
@@ -81,11 +81,11 @@ def _mirror(run: RunState, node: NodeState, status: NodeStatus) -> None:
     if node.phase == "ended":
         _mirror_closed_outputs(run, node, status)  # of a node that was retired
         return
-    if status.announced > node.announced:
-        node.announced = status.announced
+    if status.announced_failures > node.announced_failures:
+        node.announced_failures = status.announced_failures
         announce_failure(run, node, status.announcement)
-    if status.reopened > node.reopened:
-        node.reopened = status.reopened
+    if status.reopen_count > node.reopen_count:
+        node.reopen_count = status.reopen_count
         reopen_outputs(run, node)
     _mirror_closed_outputs(run, node, status)
     before, node.phase = node.phase, status.phase

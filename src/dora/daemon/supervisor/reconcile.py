@@ -39,7 +39,7 @@ def reconcile(run: RunState, event: ChangeRequested, request: ApplyChange) -> No
     for node_id, sent in request.sent.items():
         if (source := run.nodes.get(node_id)) is not None and source.machine:
             run.emit(do.SetSentCounts(node_id, sent))
-    generations = request.places.births
+    generations = request.placement.generations
     wanted = {spec.id: generations.get(spec.id, 0) for spec in dataflow.nodes}
     for node in [node for key, node in run.nodes.items() if wanted.get(key) != node.generation]:
         _remove(run, node, comes_again=node.id in wanted)

@@ -119,7 +119,7 @@ def _start_node(run: RunState, node: NodeState) -> None:
     run.send(node, Started(run.epoch_ns))
     run.trace(node, "runs")
     if node.restart_count or (node.spec.is_dynamic and node.outputs_closed):
-        node.reopened += 1
+        node.reopen_count += 1
         reopen_outputs(run, node)
     if node.inputs_closed:
         run.send(node, InputsClosed(sorted(node.inputs_closed)))

@@ -115,8 +115,8 @@ class NodeState:
     outputs_closed: set[str] = field(default_factory=set)  # consumers know
     inputs_closed: set[str] = field(default_factory=set)
     undeclared: dict[str, int] = field(default_factory=dict)
-    reopened: int = 0  # how often its outputs opened again
-    announced: int = 0  # how many failures its consumers were informed of
+    reopen_count: int = 0  # how often its outputs opened again
+    announced_failures: int = 0  # how many failures its consumers were informed of
     announcement: str = ""  # the latest of these failures
     parameters: dict[str, Any] = field(default_factory=dict)
     parameters_sent: dict[str, Any] = field(default_factory=dict)  # those its process has

@@ -25,8 +25,8 @@ class NodeStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     phase: Phase
     outputs_closed: tuple[str, ...] = ()
     sent: dict[str, int] = {}  # output → messages, of a node with closed outputs
-    reopened: int = 0  # how often its outputs opened again
-    announced: int = 0  # how many failures its consumers were informed of
+    reopen_count: int = 0  # how often its outputs opened again
+    announced_failures: int = 0  # how many failures its consumers were informed of
     announcement: str = ""  # the latest of these failures
     failure: NodeFailure | None = None  # of a node that has ended
 

@@ -75,7 +75,7 @@ class Supervisor:
         node may go on after all its inputs closed and all other nodes are done (None: for ever); a
         node's own setting wins. ``watched`` are the nodes whose code may change (hot reload).
         ``standby``: replacements can prepare while the old process runs. ``elsewhere`` gives the
-        machine of a node on another machine. ``generations`` are the ``births`` of a
+        machine of a node on another machine. ``generations`` are those of a
         `dora.dataflow.plan.RunContext`, if the dataflow has run without this machine.
         """
         self.state = RunState(

@@ -54,7 +54,7 @@ from dora.wire.node_config import WriteEventLog
 
 if TYPE_CHECKING:
     from dora.node.interceptors.base import EventLog
-    from dora.wire.node_protocol import Rewire
+    from dora.wire.node_protocol import TopologyChange
 
 _monotonic = time.monotonic_ns
 _pause = time.sleep
@@ -80,7 +80,7 @@ class Inbox(ConditionWaiter):
         self.ports = {port.id: port for port in ports}
         self.parameters: dict[str, Any] = {}  # as of the daemon's last word
         self.on_send_for: Callable[[control.PublishRequest], None] = lambda _: None
-        self.on_rewire: Callable[[Rewire], None] = lambda _: None
+        self.on_rewire: Callable[[TopologyChange], None] = lambda _: None
         self.on_control: Callable[[], None] = lambda: None  # called when there is something to look at
         self.on_detached: Callable[[str], None] = lambda _: None  # an input is gone
         self.on_write_order: Callable[[WriteEventLog], None] = lambda _: None

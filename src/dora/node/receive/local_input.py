@@ -39,7 +39,7 @@ class LocalInput:
         self._source_node = config.source.partition("/")[0]
         self._template = Input.template(config.id)
         self._queue: deque[Content] = deque()
-        keeps_all = config.policy != "drop_oldest" or config.room
+        keeps_all = config.policy != "drop_oldest" or config.engine_queue_size
         self._size = sys.maxsize if keeps_all else config.queue_size
         self._lock = threading.Lock()
         self._words = board.words

@@ -100,7 +100,7 @@ class OutputPort:
         self._bells: list[tuple[int, Bell]] = []
         self._heads_ups = [
             (far.node_slot * WORDS + ASLEEP, far.node_slot * WORDS + PREWAKE, Bell(far.bell))
-            for far in (config.next_but_one if rings else ())
+            for far in (config.prewake if rings else ())
         ]
         self._overflow_channels = dict(
             zip(

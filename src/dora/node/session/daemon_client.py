@@ -174,7 +174,7 @@ def _with_own_files(config: NodeConfig, run_dir: str) -> NodeConfig:
         output.credit_bell = moved(output.credit_bell)
         for link in output.links:
             link.bell = moved(link.bell)
-        for far in output.next_but_one:
+        for far in output.prewake:
             far.bell = moved(far.bell)
     for item in config.inputs:
         item.credit_bell = moved(item.credit_bell)

@@ -73,7 +73,7 @@ class Session:
         self._attachment = attachment
         self.engine = attachment.make_engine()
         receivers: dict[str, Receiver] = {}
-        if config.stands_by:  # everything that takes its time comes first
+        if config.standby:  # everything that takes its time comes first
             receivers = {
                 item.id: _make_receiver(item, self.engine, self.bell)
                 for item in config.inputs
@@ -96,7 +96,7 @@ class Session:
         doorbell = attachment.doorbell(config.bell, self.channel.fileno())
         ports = attachment.make_ports() + _make_ports(attachment, self.engine, self.bell, receivers)
         self.engine.connect(_CONNECT_TIMEOUT, self.channel.is_readable)
-        if not config.stands_by:
+        if not config.standby:
             _get_ready(config, prepare)
             epoch_ns, early = _pass_barrier(self.channel)
         ports += [TimerInput(item, epoch_ns) for item in config.inputs if item.kind == "timer"]
@@ -123,7 +123,7 @@ class Session:
         for port in self.outputs.values():
             port.on_rewired = self.inbox.look
         self.inbox.on_write_order = _order_writer(self)
-        for wanted in config.orders:
+        for wanted in config.event_logs:
             self.inbox.on_write_order(wanted)
         self.closed = False
         for frame in early:
@@ -369,15 +369,15 @@ def _link_port(
         make_bell=attachment.bell,
         takes_over=takes_over,
         first_time=first_time,
-        engine_begins=bool(item.machine) and item.epoch > 0,
+        engine_begins=bool(item.machine) and item.generation > 0,
     )
 
 
 def _make_receiver(item: InputConfig, engine: Engine, own_bell: Bell) -> Receiver:
-    if not item.room:
+    if not item.engine_queue_size:
         return engine.receiver(item, own_bell.ring)
-    roomy = msgspec.structs.replace(item, queue_size=item.room)
-    return PriorityQueue(engine.receiver(roomy, own_bell.ring), item.queue_size)
+    engine_item = msgspec.structs.replace(item, queue_size=item.engine_queue_size)
+    return PriorityQueue(engine.receiver(engine_item, own_bell.ring), item.queue_size)
 
 
 def _pass_barrier(channel: DaemonChannel) -> tuple[int, list[ToNode]]:

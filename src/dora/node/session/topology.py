@@ -27,8 +27,8 @@ from dora.wire.node_protocol import (
     InputDetached,
     PublishRequest,
     PublishResult,
-    Rewire,
     ToDaemon,
+    TopologyChange,
 )
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ class Topology:
         self._receivers: dict[int, Receiver] = {}  # by slot, of inputs that are about to be made
         self._slots: dict[str, int] = {}  # of inputs that were disconnected and are not empty yet
 
-    def handle(self, frame: Rewire) -> None:
+    def handle(self, frame: TopologyChange) -> None:
         session = self._session()
         if session is None:
             return

@@ -199,7 +199,7 @@ class RecorderTaps:
 
     def _ask(self, topics: Sequence[Topic]) -> None:
         slots = self.slots | {topic.output.slot for topic in topics}
-        self._run.ask(OpenTaps(sorted(slots), to_the_end=True))
+        self._run.ask(OpenTaps(sorted(slots), until_end=True))
         self.slots = slots
 
     def _tap(self, topics: Sequence[Topic], together: bool) -> None:

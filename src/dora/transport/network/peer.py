@@ -183,7 +183,7 @@ class Peer:
         with self._lock:
             if sender.ways.connection is not self._connection:
                 sender.renew(self.ways(sender.key))
-            self.senders = {**self.senders, link_name(sender.link.consumer, sender.link.epoch): sender}
+            self.senders = {**self.senders, link_name(sender.link.consumer, sender.link.generation): sender}
             self._acquaint()
 
     def drop(self, slot: int) -> None:

@@ -37,13 +37,13 @@ def nonce() -> int:
     return int.from_bytes(os.urandom(8), "little") or 1
 
 
-def link_name(consumer: str, epoch: int) -> str:
-    """Return how a link is called on the network; ``epoch`` as in `dora.wire.node_config.InputConfig`.
+def link_name(consumer: str, generation: int) -> str:
+    """Return how a link is called on the network; ``generation`` as in `dora.wire.node_config.InputConfig`.
 
     >>> link_name("plot/image", 0), link_name("plot/image", 3)
     ('plot/image', 'plot/image~3')
     """
-    return f"{consumer}~{epoch}" if epoch else consumer
+    return f"{consumer}~{generation}" if generation else consumer
 
 
 def start_thread(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:

@@ -138,14 +138,14 @@ class RemoteReceiver:
         self._input_id = item.id
         self._bad = BadMessages(item.id)
         self.source = source = item.source.partition("/")[0]
-        name = link_name(f"{house.node_id}/{item.id}", item.epoch)
+        name = link_name(f"{house.node_id}/{item.id}", item.generation)
         self.key = f"{house.dataflow_id}/to/{name}"
         self._progress_key = f"{house.dataflow_id}/from/{source}/{name}"
         self._arrived = arrived
         self._words = board.words
         self._base = item.slot * WORDS
         # It came while the dataflow ran, and begins with the first message that comes.
-        self.begins = item.epoch > 0 and not self._words[self._base + STATE]
+        self.begins = item.generation > 0 and not self._words[self._base + STATE]
         self._output = item.output_slot * WORDS
         self._control = node_slot * WORDS + CONTROL
         self._asleep = node_slot * WORDS + ASLEEP

@@ -111,7 +111,7 @@ class RemoteSender:
     def __init__(self, gate: Peer, output: OutputConfig, link: LinkConfig, board: Board) -> None:
         self.link = link
         self.node = link.consumer.partition("/")[0]  # that receives
-        self.key = f"{gate.dataflow_id}/to/{link_name(link.consumer, link.epoch)}"
+        self.key = f"{gate.dataflow_id}/to/{link_name(link.consumer, link.generation)}"
         self.ways = gate.ways(self.key)
         self._quick = FastPath(lambda question: self.ways.ask(question))
         self._unheard = False  # the connection is new, and nothing is launched before an answer on it
@@ -126,7 +126,7 @@ class RemoteSender:
         self._lock = threading.Lock()
         self.lane_id = nonce()
         self._lane = SendWindow(
-            None if link.policy == "backpressure" else max(link.queue_size, link.room),
+            None if link.policy == "backpressure" else max(link.queue_size, link.engine_queue_size),
             self._words[self._sent_word],
         )
         self.back: list[RemoteReceiver] = []  # of this node, for what its receiver's node sends
@@ -156,7 +156,7 @@ class RemoteSender:
     @property
     def _may_be_absent(self) -> bool:
         """Whether nothing is sent before the receiver is there: what comes late begins with that."""
-        return self.link.dynamic or self.link.epoch > 0
+        return self.link.dynamic or self.link.generation > 0
 
     @property
     def is_idle(self) -> bool:
