@@ -33,7 +33,7 @@ from benchmarks.statistics import median, percentile
 from dora._version import __version__
 from dora.cluster.client import Client, Unreachable
 from dora.cluster.http.idle_connections import room
-from dora.cluster.http.tokens import make_token
+from dora.transport.tokens import make_token
 from dora.cluster.protocol import (
     BEAT_EVERY,
     GetUsage,

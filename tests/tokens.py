@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dora.cluster.http.tokens import find_token
+from dora.transport.tokens import find_token
 
 TOKEN = "a-token-of-the-tests-0123456789abcdef"
 

@@ -146,7 +146,7 @@ ENDED_AT_ONCE = """
 import os, signal
 from contextlib import contextmanager
 from dora.cluster.agent import agent
-from dora.cluster.http.tokens import make_token
+from dora.transport.tokens import make_token
 from dora.cluster.agent.identity import Identity
 
 @contextmanager

@@ -23,8 +23,8 @@ from system import FOREVER, System, alive, wait_until
 from tokens import TOKEN
 
 from dora.cluster.coordinator.store import Store
-from dora.cluster.http.proof import NotYours, proof_of, proven_connection, proven_socket
-from dora.cluster.http.tokens import Token
+from dora.transport.proof import NotYours, proof_of, proven_connection, proven_socket
+from dora.transport.tokens import Token
 
 pytestmark = pytest.mark.processes
 

@@ -16,7 +16,7 @@ from another_user import NEEDS_ANOTHER_USER, USER
 from system import PATIENCE, System
 from tokens import TOKEN
 
-from dora.cluster.http.tokens import NoTrust, find_token, make_token
+from dora.transport.tokens import NoTrust, find_token, make_token
 
 
 @pytest.fixture

@@ -179,7 +179,7 @@ def known_to_coordinator(wanted: str | None) -> DataflowView | None:
 
 def _active() -> list[DataflowView]:
     from dora.cluster.client import RequestRefused, Unreachable
-    from dora.cluster.http.tokens import NoTrust
+    from dora.transport.tokens import NoTrust
 
     try:
         return coordinator().active()

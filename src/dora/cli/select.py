@@ -13,9 +13,9 @@ import msgspec
 from dora._paths import ADDRESS_VARIABLE, AUTHORITY_VARIABLE, PORT_VARIABLE, is_chosen
 from dora.cli.coordinator import choose, place_options, why_failed
 from dora.cluster.client import Client, RequestRefused, Unreachable
-from dora.cluster.http.tokens import NoTrust
 from dora.cluster.protocol import ACTIVE, DataflowView
 from dora.errors import DoraError
+from dora.transport.tokens import NoTrust
 
 if TYPE_CHECKING:
     from dora.daemon.client import DaemonClient

@@ -10,8 +10,6 @@ import msgspec
 
 from dora._paths import AUTHORITY_VARIABLE
 from dora._version import __version__
-from dora.cluster.http.proof import NotYours, no_token, proven_connection
-from dora.cluster.http.tokens import Token, find_token
 from dora.cluster.protocol import (
     ACTIVE,
     VERSION_HEADER,
@@ -28,7 +26,9 @@ from dora.cluster.protocol import (
 )
 from dora.daemon.logs.diagnostics import debug_log
 from dora.errors import DoraError
+from dora.transport.proof import NotYours, no_token, proven_connection
 from dora.transport.tls import authority_from_environment, client_context, is_tls_fault, tls_fault
+from dora.transport.tokens import Token, find_token
 from dora.wire.decoders import from_json
 from dora.wire.operations import Operation, OperationResult
 

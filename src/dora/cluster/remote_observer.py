@@ -12,7 +12,6 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from dora._version import __version__
-from dora.cluster.http.proof import proven_socket
 from dora.cluster.protocol import VERSION_HEADER, WITH_REASON
 from dora.errors import ConnectError, DoraError
 from dora.observe.remote.protocol import (
@@ -29,6 +28,7 @@ from dora.observe.remote.protocol import (
     decode_delivery,
     encode,
 )
+from dora.transport.proof import proven_socket
 from dora.transport.tls import duplex_client_context
 
 if TYPE_CHECKING:

@@ -14,15 +14,15 @@ from dora.cli.coordinator import coordinator_options
 from dora.cli.options import RunCommand
 from dora.cli.output import InputFile, style_option, table
 from dora.cluster.client import Client, Unreachable
-from dora.cluster.http.proof import no_token
 from dora.cluster.protocol import MachineView, RunSpec
 from dora.errors import DoraError
 from dora.observe.figures import file_size
+from dora.transport.proof import no_token
 
 if TYPE_CHECKING:
-    from dora.cluster.http.tokens import Token
     from dora.cluster.ssh.file import Cluster
     from dora.cluster.ssh.ssh import MachineFault
+    from dora.transport.tokens import Token
 
 _file = click.argument("file", metavar="CLUSTER_FILE", shell_complete=dataflow_files)
 _file_or_not = click.argument(
@@ -79,8 +79,8 @@ def up(file: str) -> None:
 
     What runs already stays as it is. The exit status is 1 if a machine is missing in the end.
     """
-    from dora.cluster.http.tokens import make_token
     from dora.cluster.ssh.daemons import start as start_daemons
+    from dora.transport.tokens import make_token
 
     found = _load(file)
     token = make_token()

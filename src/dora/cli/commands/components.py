@@ -16,12 +16,12 @@ from dora.cli.coordinator import absolute, coordinator_options
 from dora.cli.main import tell_diagnostics
 from dora.cli.output import MAX_SECONDS, InputFile, ParameterValue, parse_address, shortened
 from dora.cluster.client import Client
-from dora.cluster.http.proof import no_token
 from dora.daemon.logs.directives import VARIABLE
 from dora.errors import DoraError
+from dora.transport.proof import no_token
 
 if TYPE_CHECKING:
-    from dora.cluster.http.tokens import Token
+    from dora.transport.tokens import Token
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -135,7 +135,7 @@ def _tell_dashboard(address: str) -> None:
 def _token_for(client: Client) -> Token:
     """Return the token of a daemon; it makes that of the user if the coordinator is to run here."""
     from dora._paths import LOOPBACK
-    from dora.cluster.http.tokens import find_token, make_token
+    from dora.transport.tokens import find_token, make_token
 
     if client.address in LOOPBACK:
         return make_token()

@@ -22,13 +22,13 @@ from dora.cli.options import (
 from dora.cli.output import ParameterValue, parse_duration
 from dora.cli.signals import interrupts_held, termination_as_interrupt
 from dora.cluster.client import Client, Unreachable
-from dora.cluster.http.tokens import NoTrust
 from dora.cluster.protocol import ACTIVE, MAX_GRACE, DataflowView, RunSpec
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.filters import LogFilter
 from dora.daemon.logs.formats import renderer, wants_colour
 from dora.daemon.logs.reader import LogReader
 from dora.errors import DoraError
+from dora.transport.tokens import NoTrust
 
 _start_options: list[Any] = [
     click.option(

@@ -55,7 +55,7 @@ def up(
     from dora._paths import LOOPBACK, store_path
     from dora.cluster.agent.identity import running_daemon
     from dora.cluster.coordinator.store import set_aside
-    from dora.cluster.http.tokens import make_token
+    from dora.transport.tokens import make_token
 
     address = client.address
     if interface not in (*LOOPBACK, *_ANYWHERE) and address in LOOPBACK:

@@ -30,8 +30,6 @@ from dora.cluster.agent.observers import Observers
 from dora.cluster.agent.reports import LogOutbox
 from dora.cluster.coordinator.placement import is_loopback
 from dora.cluster.coordinator.protocol_log import tell
-from dora.cluster.http.proof import NotYours, proven_socket
-from dora.cluster.http.tokens import Token
 from dora.cluster.protocol import (
     ACTIVE,
     BEAT_EVERY,
@@ -79,7 +77,9 @@ from dora.cluster.protocol import (
 from dora.cluster.ssh.kept import forget, keep, kept_for
 from dora.daemon.run_directory import remove_stale
 from dora.errors import DoraError
+from dora.transport.proof import NotYours, proven_socket
 from dora.transport.tls import client_context, is_tls_fault, tls_fault
+from dora.transport.tokens import Token
 from dora.wire.ids import uuid7
 
 FIRST_RETRY, LAST_RETRY = 0.05, 1.0  # seconds between attempts to reach the coordinator

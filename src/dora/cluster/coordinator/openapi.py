@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dora._version import __version__
-from dora.cluster.http.proof import Proof
 from dora.cluster.protocol import (
     VERSION_HEADER,
     DashboardView,
@@ -20,6 +19,7 @@ from dora.cluster.protocol import (
     SystemStatus,
 )
 from dora.dataflow.model import Dataflow
+from dora.transport.proof import Proof
 from dora.wire.operations import Operation, OperationResult
 
 _REFUSALS = {

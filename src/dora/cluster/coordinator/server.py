@@ -21,9 +21,9 @@ from dora.cluster.coordinator.policy import limits_from
 from dora.cluster.coordinator.store import MEMORY, Store, hold
 from dora.cluster.http.auth import Keys, keys_for
 from dora.cluster.http.idle_connections import PATIENCE, PatientConnection, room
-from dora.cluster.http.tokens import make_token
 from dora.cluster.protocol import MAX_MESSAGE, Limits
 from dora.errors import DoraError
+from dora.transport.tokens import make_token
 
 log = logging.getLogger("dora.coordinator")
 

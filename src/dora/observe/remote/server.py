@@ -15,8 +15,6 @@ from urllib.parse import urlsplit
 from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
-from dora.cluster.http.proof import proven_socket
-from dora.cluster.http.tokens import Token
 from dora.daemon.client import DaemonClient
 from dora.daemon.logs.reader import LogReader
 from dora.errors import ConnectError, DoraError
@@ -53,7 +51,9 @@ from dora.observe.remote.start_message import StartMessage
 from dora.observe.snapshot import RunSnapshot, RunSnapshots
 from dora.observe.tap_session import AdaptiveTap, TapSession, inspect
 from dora.observe.topics import find_tappable
+from dora.transport.proof import proven_socket
 from dora.transport.tls import duplex_client_context
+from dora.transport.tokens import Token
 from dora.wire.decode import warm_up
 from dora.wire.message import Message
 

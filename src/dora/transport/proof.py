@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from dora.cluster.http.tokens import NoTrust, Token
+from dora.transport.tokens import NoTrust, Token
 from dora.wire.decoders import DecodeError, from_json
 
 PATH: Final = "/api/proof"
