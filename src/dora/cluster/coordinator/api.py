@@ -30,7 +30,6 @@ from dora.cluster.coordinator.placement import is_loopback
 from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.coordinator.protocol_log import tell
 from dora.cluster.coordinator.relay import shortened
-from dora.cluster.http import proof
 from dora.cluster.http.auth import Guard, Keys, failure
 from dora.cluster.protocol import (
     MAX_MESSAGE,
@@ -48,6 +47,7 @@ from dora.cluster.protocol import (
     encode,
     version_fault,
 )
+from dora.transport import proof
 from dora.wire.decoders import from_json
 from dora.wire.operations import Operation
 
