@@ -33,7 +33,6 @@ from benchmarks.statistics import median, percentile
 from dora._version import __version__
 from dora.cluster.client import Client, Unreachable
 from dora.cluster.http.idle_connections import room
-from dora.transport.tokens import make_token
 from dora.cluster.protocol import (
     BEAT_EVERY,
     GetUsage,
@@ -50,6 +49,7 @@ from dora.cluster.protocol import (
     decode_to_daemon,
     encode,
 )
+from dora.transport.tokens import make_token
 
 MARKERS = ("<!-- scaling -->", "<!-- /scaling -->")
 WATCH_S = 10.0  # how long heartbeats are watched
