@@ -13,10 +13,10 @@ import psutil
 import pytest
 from system import System, alive, wait_until
 
-from dora.api import RunRequest, load_for_run
 from dora.cluster.agent.identity import running_daemon
 from dora.cluster.client import Unreachable
 from dora.cluster.protocol import RunSpec
+from dora.daemon.load import load_for_run
 
 pytestmark = [pytest.mark.stress, pytest.mark.timeout(1800)]
 
@@ -166,7 +166,7 @@ def test_starts_and_stops_leave_nothing(system: System, monkeypatch: pytest.Monk
     system.dora("up")
     file = traffic(system, "arm")
     monkeypatch.chdir(system.folder)
-    dataflow = load_for_run(RunRequest(path=file))
+    dataflow = load_for_run(file)
     spec = RunSpec(name="", dataflow=msgspec.to_builtins(dataflow))
 
     runs: list[str] = []

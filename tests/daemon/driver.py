@@ -7,7 +7,7 @@ import sys
 
 import msgspec
 
-from dora.daemon.options import RunOptions
+from dora.daemon.options import LocalRunOptions
 from dora.daemon.run import run_dataflow
 from dora.dataflow.model import Dataflow
 
@@ -16,7 +16,7 @@ with open(sys.argv[1], "rb") as file:
     dataflow = msgspec.json.decode(file.read(), type=Dataflow)
 result = run_dataflow(
     dataflow,
-    RunOptions(engine="iceoryx2"),
+    LocalRunOptions(engine="iceoryx2"),
     lambda entry: print(f"{entry.node_id}: {entry.message}", flush=True),
     sys.argv[2],
 )

@@ -15,7 +15,7 @@ from waiting import wait_until
 
 from dora.daemon.guardian import marked_processes
 from dora.daemon.logs.entry import LogEntry
-from dora.daemon.options import RunOptions
+from dora.daemon.options import LocalRunOptions
 from dora.daemon.run import run_dataflow
 from dora.daemon.supervisor.result import DataflowResult
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, TimerSource
@@ -59,7 +59,7 @@ class Bench:
         self,
         *nodes: NodeSpec,
         on_entry: OnEntry | None = None,
-        options: RunOptions | None = None,
+        options: LocalRunOptions | None = None,
         **more: Any,
     ) -> DataflowResult:
         """Run to the end in this thread. ``on_entry`` sees each log entry, in the daemon's thread."""
@@ -72,7 +72,7 @@ class Bench:
                 on_entry(entry)
 
         dataflow = self.dataflow(*nodes, **more)
-        return run_dataflow(dataflow, options or RunOptions(engine="iceoryx2"), on_log, dataflow_id)
+        return run_dataflow(dataflow, options or LocalRunOptions(engine="iceoryx2"), on_log, dataflow_id)
 
     def lines(self, node_id: str | None) -> list[str]:
         """Return what a node printed, and what the daemon said about it."""

@@ -15,7 +15,7 @@ from waiting import PATIENCE, alive, wait_until
 
 from dora.daemon.daemon import Daemon
 from dora.daemon.logs.entry import LogEntry
-from dora.daemon.options import RunOptions
+from dora.daemon.options import LocalRunOptions
 from dora.dataflow.model import LogOptions, RestartOptions
 from dora.wire.node_config import Address, decode_address
 
@@ -153,7 +153,7 @@ def test_a_node_that_ignores_everything_is_killed_after_the_grace(bench: Bench) 
     result = bench.run(
         bench.node("a", STUBBORN),
         on_entry=when("up", interrupt),
-        options=RunOptions(engine="iceoryx2", grace=0.1),
+        options=LocalRunOptions(engine="iceoryx2", grace=0.1),
     )
     (failure,) = result.failures
     assert (failure.kind, failure.signal) == ("grace", signal.SIGKILL)
@@ -188,7 +188,7 @@ def test_an_error_of_our_own_leaves_no_files(bench: Bench, monkeypatch: pytest.M
 
 def test_stop_after_a_time(bench: Bench) -> None:
     result = bench.run(
-        bench.node("a", PATIENT), options=RunOptions(engine="iceoryx2", stop_after=0.2, grace=20.0)
+        bench.node("a", PATIENT), options=LocalRunOptions(engine="iceoryx2", stop_after=0.2, grace=20.0)
     )
     assert result.ok
 
@@ -283,7 +283,7 @@ def test_what_a_process_is_given(bench: Bench) -> None:
 
     flow = bench.dataflow(node)
     flow = msgspec.structs.replace(flow, env={**flow.env, "FROM_DATAFLOW": "1", "BOTH": "dataflow"})
-    assert run_dataflow(flow, RunOptions(engine="iceoryx2"), bench.entries.append).ok
+    assert run_dataflow(flow, LocalRunOptions(engine="iceoryx2"), bench.entries.append).ok
     assert bench.lines("a") == [
         "PYTHONUNBUFFERED 1",
         "FROM_DATAFLOW 1",
@@ -303,7 +303,7 @@ def test_shell_nodes_only_if_allowed(bench: Bench) -> None:
     (failure,) = bench.run(node).failures
     assert failure.kind == "spawn"
     assert "--allow-shell-nodes" in failure.message
-    bench.run(node, options=RunOptions(engine="iceoryx2", allow_shell_nodes=True))
+    bench.run(node, options=LocalRunOptions(engine="iceoryx2", allow_shell_nodes=True))
     assert "42" in bench.lines("a")
 
 
@@ -358,7 +358,7 @@ def test_a_node_that_waits_is_healthy(bench: Bench) -> None:
     """
     result = bench.run(
         bench.node("a", script, health_check_timeout=0.5),
-        options=RunOptions(engine="iceoryx2", stop_after=1.2),
+        options=LocalRunOptions(engine="iceoryx2", stop_after=1.2),
     )
     assert result.ok
 
@@ -506,7 +506,7 @@ def test_lines_that_nobody_reads_are_counted(bench: Bench) -> None:
         bench.node("a", talker, outputs=("lines",), log=LogOptions(send_stdout_as="lines")),
         bench.node("b", sleeper, inputs={"lines": "a/lines"}),
         on_entry=when("said everything", interrupt),
-        options=RunOptions(engine="iceoryx2", grace=0.1),
+        options=LocalRunOptions(engine="iceoryx2", grace=0.1),
     )
     (link,) = result.links
     assert link.sent == 3001

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dora.daemon.options import RunOptions, choose_engine, finish_grace_from_environment
+from dora.daemon.options import LocalRunOptions, choose_engine, finish_grace_from_environment
 from dora.daemon.processes.command import BUILTIN_NODES, CannotSpawn, command_line, environment
 from dora.daemon.processes.interpreter import Interpreter, environment_folder, interpreter_of
 from dora.dataflow.model import Dataflow, NodeSpec, OperatorSpec, PythonEnvironment
@@ -177,12 +177,12 @@ def test_idle_threads_of_numpy_go_to_sleep_soon_unless_somebody_says_otherwise()
 
 def test_the_engine_is_forced_by_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DORA_ENGINE", raising=False)
-    assert choose_engine(RunOptions(engine="zenoh")) == "zenoh"
+    assert choose_engine(LocalRunOptions(engine="zenoh")) == "zenoh"
     monkeypatch.setenv("DORA_ENGINE", "zenoh")
-    assert choose_engine(RunOptions(engine="iceoryx2")) == "zenoh"
+    assert choose_engine(LocalRunOptions(engine="iceoryx2")) == "zenoh"
     monkeypatch.setenv("DORA_ENGINE", "pigeon")
     with pytest.raises(DoraError, match="iceoryx2 or zenoh"):
-        choose_engine(RunOptions())
+        choose_engine(LocalRunOptions())
 
 
 def test_without_iceoryx2_zenoh_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,9 +195,9 @@ def test_without_iceoryx2_zenoh_is_used(monkeypatch: pytest.MonkeyPatch) -> None
         return None if name == "iceoryx2" else real(name)
 
     monkeypatch.setattr(PathFinder, "find_spec", without)
-    assert choose_engine(RunOptions()) == "zenoh"
+    assert choose_engine(LocalRunOptions()) == "zenoh"
     with pytest.raises(DoraError, match="pip install iceoryx2"):
-        choose_engine(RunOptions(engine="iceoryx2"))
+        choose_engine(LocalRunOptions(engine="iceoryx2"))
 
 
 def test_the_finish_grace_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,6 +62,13 @@ strict_outputs_option: Callable[[_Function], _Function] = click.option(
     "--strict-outputs", is_flag=True, help="Let a node fail that sends to an output it does not declare."
 )
 
+debug_option: Callable[[_Function], _Function] = click.option(
+    "--debug",
+    is_flag=True,
+    expose_value=False,
+    help="Has no effect: `dora topic` can look into every dataflow.",
+)
+
 
 environment_option: Callable[[_Function], _Function] = click.option(
     "--env",

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 
 from dora.daemon.logs.entry import LogEntry
+from dora.daemon.options import RunOptions
 from dora.daemon.supervisor.result import DataflowResult
 from dora.daemon.supervisor.status import PeerStatus
 from dora.wire.decoders import json_decoder
@@ -34,7 +35,7 @@ RunStatus = Literal["starting", "running", "finished", "failed"]
 ACTIVE: Final = ("starting", "running")
 
 
-class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
+class RunSpec(RunOptions, frozen=True, kw_only=True):
     """What was asked to run: the dataflow as it was read and checked, and how to run it.
 
     ``interpreter`` is the Python of the one who asks. Times are in seconds.
@@ -43,12 +44,6 @@ class RunSpec(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     dataflow: Any  # `dora.dataflow.model.Dataflow`, as JSON
     interpreter: str = ""
-    uv: bool = False
-    hot_reload: bool = False
-    allow_shell_nodes: bool = False
-    engine: Literal["iceoryx2", "zenoh"] | None = None
-    strict_outputs: bool = False
-    trace: bool = False  # nodes write spans
     machines: dict[str, str] = {}  # node → machine; the coordinator decides
     revision: int = 0  # how often a dataflow on several machines has changed while it ran
     generations: dict[str, int] = {}  # "node" or "node/input" → the change that brought it, if one did

@@ -24,7 +24,7 @@ from dora.daemon.guardian import kill_run
 from dora.daemon.health import Health
 from dora.daemon.link_changes import LinkChanges, prepared
 from dora.daemon.logs.entry import LogEntry, Stream
-from dora.daemon.options import RunOptions, finish_grace_from_environment
+from dora.daemon.options import LocalRunOptions, finish_grace_from_environment
 from dora.daemon.processes.child import Child
 from dora.daemon.processes.command import CannotSpawn
 from dora.daemon.processes.launch import Replacements, WaitingReplacement, start_process
@@ -33,6 +33,7 @@ from dora.daemon.run_directory import RunDirectory
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.result import DataflowResult
+from dora.daemon.supervisor.state import DEFAULT_GRACE
 from dora.daemon.supervisor.supervisor import Supervisor
 from dora.dataflow.model import Dataflow
 from dora.dataflow.plan import Plan, RunContext, plan
@@ -75,7 +76,7 @@ class Daemon:
     def __init__(
         self,
         dataflow: Dataflow,
-        options: RunOptions,
+        options: LocalRunOptions,
         context: RunContext,
         run: RunDirectory,
         on_log: Callable[[LogEntry], None],
@@ -83,9 +84,10 @@ class Daemon:
         self.dataflow = dataflow
         self.loop = Loop()
         self._hot_reload = self._watch_code() if options.hot_reload else None
+        self._grace = DEFAULT_GRACE if options.grace is None else options.grace
         self.supervisor = Supervisor(
             dataflow,
-            grace=options.grace,
+            grace=self._grace,
             finish_grace=finish_grace_from_environment(),
             watched=self._hot_reload.nodes if self._hot_reload is not None else frozenset(),
             elsewhere={n.id: machine for n in dataflow.nodes if (machine := context.elsewhere(n.id))},
@@ -222,13 +224,13 @@ class Daemon:
 
     def _stop(self, reason: str) -> None:
         self.feed(on.StopRequested(reason))
-        if self.options.grace > PATIENCE:
+        if self._grace > PATIENCE:
             self.loop.call_at(time.monotonic() + PATIENCE, self._say_who_is_waited_for)
 
     def _say_who_is_waited_for(self) -> None:
         run = self.supervisor.state
         if not (run.killing or run.done) and (slow := self.supervisor.alive()):
-            when = f"{self.options.grace:g} s after the stop; a second Ctrl-C kills at once"
+            when = f"{self._grace:g} s after the stop; a second Ctrl-C kills at once"
             self.note("warn", None, f"waiting for {listed(slow)} to end, which SIGTERM will hasten {when}")
 
     # ----------------------------------------------------------------------- supervisor

@@ -1,21 +1,18 @@
-"""How a dataflow is run."""
+"""Options of a run, and the environment variables that have a say in it."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
-from dora.daemon.supervisor.state import DEFAULT_FINISH_GRACE, DEFAULT_GRACE
-from dora.daemon.supervisor.status import PeerStatus
-from dora.dataflow.model import Dataflow
 from dora.errors import DoraError
 from dora.wire.node_config import RemoteConfig, TraceConfig
 
 if TYPE_CHECKING:
+    from dora.daemon.supervisor.status import PeerStatus
     from dora.dataflow.model import Dataflow
 
 
@@ -52,32 +49,45 @@ class Peers:
 
 Engine = Literal["iceoryx2", "zenoh"]
 ENGINES: tuple[Engine, ...] = ("iceoryx2", "zenoh")
+ALLOW_SHELL = "DORA_ALLOW_SHELL_NODES"
 
 
-@dataclass(frozen=True)
-class RunOptions:
-    """Options of one run. Times are in seconds.
+class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What a user may ask of a run, in a terminal or on a coordinator.
 
-    ``stop_after`` counts from the call; ``grace`` is the time between the stop event and SIGTERM,
-    and half of it follows until SIGKILL. ``engine`` None: iceoryx2 where it is installed, else Zenoh;
-    the environment variable ``DORA_ENGINE`` forces one.
+    ``engine`` None: iceoryx2 where it is installed, else Zenoh; the environment variable ``DORA_ENGINE``
+    forces one.
     """
 
-    stop_after: float | None = None
-    grace: float = DEFAULT_GRACE
-    uv: bool = False
+    uv: bool = False  # build and run nodes with uv
+    hot_reload: bool = False
     allow_shell_nodes: bool = False
     engine: Engine | None = None
     strict_outputs: bool = False
-    hot_reload: bool = False
+    trace: bool = False  # nodes write spans
+
+
+class LocalRunOptions(RunOptions, frozen=True, kw_only=True):
+    """Options of a run in this process. Times are in seconds.
+
+    ``stop_after`` counts from the call; ``grace`` is the time between the stop event and SIGTERM,
+    and half of it follows until SIGKILL (None: the default).
+    """
+
+    stop_after: float | None = None
+    grace: float | None = None
     tap_queue: int = 0  # messages that a recorder's tap on an output holds; 0: no recorder is expected
-    name: str = ""  # what commands may call it, besides its UUID and the name of its file
+    name: str = ""  # given to it, besides its UUID and the name of its file
     coordinator: str = ""  # address and port of the one that it was started on
-    traced: bool = False  # its nodes write spans; `dora.observe.telemetry.run` says where
-    trace: TraceConfig | None = None
-    join: Callable[[str, Dataflow], PartitionOptions] | None = None  # see `dora.daemon.options`
+    trace_config: TraceConfig | None = None  # where spans are written; see `dora.observe.telemetry.run`
+    join: Callable[[str, Dataflow], PartitionOptions] | None = None  # None: all nodes are on this machine
     log_directory: str = ""  # "": below the folder of the dataflow file
     run_id: str = ""  # as in `RunDirectory.create`
+
+    @classmethod
+    def of(cls, options: RunOptions, **others: Any) -> LocalRunOptions:
+        """Return the options of a user with those that this process adds."""
+        return cls(**{name: getattr(options, name) for name in RunOptions.__struct_fields__}, **others)
 
 
 def shell_nodes_allowed(options: RunOptions) -> bool:
@@ -112,6 +122,8 @@ def _engine(name: str, text: str) -> Engine:
 
 def finish_grace_from_environment() -> float | None:
     """Return ``DORA_FINISH_DRAIN_GRACE_SECS``, None for ``off``; raises `DoraError`."""
+    from dora.daemon.supervisor.state import DEFAULT_FINISH_GRACE
+
     text = os.environ.get("DORA_FINISH_DRAIN_GRACE_SECS", "").strip()
     if not text:
         return DEFAULT_FINISH_GRACE
@@ -128,4 +140,12 @@ def finish_grace_from_environment() -> float | None:
     return seconds
 
 
-ALLOW_SHELL = "DORA_ALLOW_SHELL_NODES"
+def check_spin_from_environment() -> None:
+    """Raise `DoraError` for a ``DORA_SPIN_US`` with which no node could start."""
+    text = os.environ.get("DORA_SPIN_US", "")
+    try:
+        fits = not text or -1e9 <= float(text) <= 1e9
+    except ValueError:
+        fits = False
+    if not fits:
+        raise DoraError(f"DORA_SPIN_US is `{text[:60]}`; it has to be a number of microseconds")

@@ -15,7 +15,7 @@ import msgspec
 from dora._version import __version__
 from dora.daemon.client import fits
 from dora.daemon.control_server import Connection
-from dora.daemon.options import RunOptions
+from dora.daemon.options import LocalRunOptions
 from dora.daemon.supervisor import events as on
 from dora.daemon.supervisor.state import NodeState, RunState
 from dora.daemon.supervisor.supervisor import Supervisor
@@ -109,7 +109,7 @@ class RunningDaemon(Protocol):
     """What the requests need of the daemon of a run; see `dora.daemon.daemon`."""
 
     supervisor: Supervisor
-    options: RunOptions
+    options: LocalRunOptions
     context: RunContext
 
     def make_room(self, dataflow: Dataflow, context: RunContext | None = None) -> Plan:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from dora.daemon.daemon import Daemon
 from dora.daemon.logs.entry import LogEntry
-from dora.daemon.options import RunOptions, choose_engine
+from dora.daemon.options import LocalRunOptions, choose_engine
 from dora.daemon.run_directory import ROOM_NEEDED, RunDirectory, check_shared_memory
 from dora.daemon.supervisor.result import DataflowResult
 from dora.dataflow.model import Dataflow
@@ -22,14 +22,12 @@ from dora.wire.ids import uuid7
 if TYPE_CHECKING:
     from dora.daemon.options import PartitionOptions
 
-__all__ = ["RunOptions", "run_dataflow"]
-
 HARD_EXIT = 130
 
 
 def run_dataflow(
     dataflow: Dataflow,
-    options: RunOptions,
+    options: LocalRunOptions,
     on_log: Callable[[LogEntry], None],
     dataflow_id: str | None = None,
     on_daemon: Callable[[Daemon], None] | None = None,
@@ -66,7 +64,7 @@ def run_dataflow(
             engine=engine,
             zenoh_endpoint=endpoint,
             tap_queue=options.tap_queue,
-            trace=options.trace,
+            trace=options.trace_config,
             machine=share.machine if share is not None else "",
             machines=share.machines if share is not None else {},
             generations=share.generations if share is not None else {},

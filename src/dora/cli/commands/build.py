@@ -6,12 +6,12 @@ import sys
 
 import click
 
-from dora import api
-from dora.api import load_dataflow
+from dora.api import build_file
 from dora.cli.completion import dataflow_files
 from dora.cli.options import lock_of, lock_options
 from dora.cli.signals import termination_as_interrupt
 from dora.daemon.build.build import BuildOptions, Built
+from dora.daemon.load import load_dataflow
 
 
 @click.command()
@@ -59,7 +59,7 @@ def build(
     """
     options = BuildOptions(uv=uv, parallel=parallel, offline=offline, update=True)
     with termination_as_interrupt():
-        built = api.build_only(
+        built = build_file(
             path,
             options,
             lock=lock_of(locked, write_lockfile, lockfile),

@@ -328,9 +328,9 @@ def start(
     What is copied is the folder of DATAFLOW_FILE, without `out`, `.git` and virtual environments; the next
     time only what has changed. Nodes with a `working_dir` in their `deploy` have their files already.
     """
-    from dora.api import RunRequest, load_for_run
     from dora.cluster.coordinator.placement import place
     from dora.cluster.ssh.copy import with_copies
+    from dora.daemon.load import load_for_run
     from dora.dataflow import missing_files
     from dora.errors import DataflowError
 
@@ -338,8 +338,7 @@ def start(
     found = _load(file)
     client = _client(found)
     machines = client.status().machines
-    request = RunRequest(path=path, env=env, exit_when_nodes_finish=exit_when_nodes_finish)
-    dataflow = load_for_run(request, here=False)
+    dataflow = load_for_run(path, env, exit_when_nodes_finish=exit_when_nodes_finish, here=False)
     for warning in (*dataflow.warnings, *dataflow.type_warnings):
         click.echo(str(warning), err=True)
     copied = {node.id for node in dataflow.nodes if node.deploy.working_dir is None}

@@ -193,7 +193,9 @@ def _round_trip() -> Iterator[Finding]:
     import tempfile
     from pathlib import Path
 
-    from dora.api import Display, RunRequest, run_to_end
+    from dora.api import run_to_end
+    from dora.daemon.logs.display import Display
+    from dora.daemon.options import LocalRunOptions
     from dora.daemon.report import failure_report
 
     with tempfile.TemporaryDirectory(prefix="dora-doctor-") as folder:
@@ -201,11 +203,12 @@ def _round_trip() -> Iterator[Finding]:
             Path(folder, name).write_text(text)
         begun = time.monotonic()
         try:
-            request = RunRequest(path=f"{folder}/dataflow.yml", stop_after=30)
-            result = run_to_end(request, Display(), stream=io.StringIO()).result
+            options = LocalRunOptions(stop_after=30)
+            outcome = run_to_end(f"{folder}/dataflow.yml", options, Display(), stream=io.StringIO())
         except DoraError as error:
             yield Finding("FAIL", f"a dataflow of two nodes cannot be run: {error}")
             return
+    result = outcome.result
     if result.ok and not result.stopped:
         yield Finding("PASS", f"a dataflow of two nodes ran in {time.monotonic() - begun:.2f} s")
     else:
@@ -267,8 +270,8 @@ def _nodes() -> Iterator[Finding]:
 
 
 def _dataflow(path: str) -> Iterator[Finding]:
-    from dora.api import load_dataflow
     from dora.daemon.build.build import missing
+    from dora.daemon.load import load_dataflow
 
     try:
         dataflow = load_dataflow(path)

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import click
 
 from dora._paths import PACKAGE
-from dora.api import is_url, load_dataflow
 from dora.cli.completion import dataflow_files
+from dora.daemon.load import is_url, load_dataflow
 from dora.errors import DoraError
 
 if TYPE_CHECKING:

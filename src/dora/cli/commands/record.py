@@ -21,10 +21,11 @@ from dora.errors import DoraError
 from dora.observe.figures import file_size
 
 if TYPE_CHECKING:
-    from dora.api import Display, RunRequest
+    from dora.daemon.logs.display import Display
     from dora.daemon.logs.formats import LogFormat
+    from dora.daemon.options import LocalRunOptions
     from dora.daemon.report import RunOutcome
-    from dora.dataflow.model import LogLevel
+    from dora.dataflow.model import Dataflow, LogLevel
     from dora.recording.recorder.options import RecordingOptions, Saved
     from dora.recording.recorder.recorder import Recorder
 
@@ -168,18 +169,20 @@ def record(
     )
     if path is None:
         return _attach(dataflow, settings)
-    from dora.api import Display, RunRequest
+    from dora.daemon.load import check_one_machine, load_for_run
+    from dora.daemon.logs.display import Display
+    from dora.daemon.options import LocalRunOptions
 
-    request = RunRequest(
-        path=path,
+    dataflow_to_run = load_for_run(path, env, exit_when_nodes_finish=exit_when_nodes_finish, uv=uv)
+    check_one_machine(dataflow_to_run)
+    options = LocalRunOptions(
         uv=uv,
         stop_after=stop_after,
-        env=env,
-        exit_when_nodes_finish=exit_when_nodes_finish,
         allow_shell_nodes=allow_shell_nodes,
         tap_queue=queue_size or QUEUE_SIZE,
     )
-    return _run(request, Display(log_format, LogFilter(log_level, log_filter or {})), settings)
+    display = Display(log_format, LogFilter(log_level, log_filter or {}))
+    return _run(dataflow_to_run, options, display, settings)
 
 
 def _writable(path: str, force: bool) -> str:
@@ -197,19 +200,17 @@ def _writable(path: str, force: bool) -> str:
 # ------------------------------------------------------------------ together
 
 
-def _run(request: RunRequest, display: Display, settings: RecordingOptions) -> int:
-    from dora.api import check_one_machine, load_for_run, run_loaded
+def _run(dataflow: Dataflow, options: LocalRunOptions, display: Display, settings: RecordingOptions) -> int:
+    from dora.api import run_loaded
     from dora.cli.signals import termination_as_interrupt
     from dora.recording.recorder.process import BackgroundRecorder
 
-    dataflow = load_for_run(request)
-    check_one_machine(dataflow)
     recorder = BackgroundRecorder()  # which imports what it needs while the dataflow is built
     try:
         with termination_as_interrupt():
             outcome = run_loaded(
                 dataflow,
-                request,
+                options,
                 display,
                 stream=sys.stdout,
                 on_warning=lambda text: click.echo(text, err=True),

@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, TextIO
 import click
 import msgspec
 
-from dora.api import Display, RunRequest, run_loaded
+from dora.api import run_loaded
 from dora.cli.commands.record import tell_outcome, tell_saved
 from dora.cli.completion import dataflow_files
 from dora.cli.incomplete import allow_incomplete_option, tell_cut
 from dora.cli.options import DURATION, display_options, environment_option
 from dora.cli.output import InputFile
 from dora.cli.signals import termination_as_interrupt
+from dora.daemon.logs.display import Display
 from dora.daemon.logs.filters import LogFilter
+from dora.daemon.options import LocalRunOptions
 from dora.errors import DataflowError, DoraError
 from dora.node.replay.clock import WITHOUT_LIMIT, ReplayClock
 from dora.recording.mcap.reader import RecordedMessage
@@ -141,17 +143,14 @@ def replay(
             return _write_yaml(prepared, output_yaml, force)
         _announce(opened, prepared, free or loop)
         settings = _settings(output, force, prepared) if output else None
-        run_request = RunRequest(
-            path=path or recording,
+        options = LocalRunOptions(
             uv=uv,
             stop_after=stop_after,
-            env=env,
             allow_shell_nodes=allow_shell_nodes,
             tap_queue=QUEUE_SIZE if output is not None else 0,
-            noted=False,
         )
         display = Display(log_format, LogFilter(log_level, log_filter or {}))
-        status, cut = _run(prepared, run_request, display, step=step, settings=settings)
+        status, cut = _run(prepared, options, display, step=step, settings=settings)
         return tell_cut(recording, cut, allow_incomplete) or status
 
 
@@ -163,7 +162,7 @@ def _settings(output: str, force: bool, prepared: Replay) -> RecordingOptions:
 
 def _run(
     prepared: Replay,
-    request: RunRequest,
+    options: LocalRunOptions,
     display: Display,
     *,
     step: bool,
@@ -189,7 +188,9 @@ def _run(
                 if not prepared.ordered:
                     EndDetection(daemon, prepared.roles.replaced, prepared.patience)
 
-            outcome = run_loaded(dataflow, request, display, stream=sys.stdout, on_daemon=begin)
+            outcome = run_loaded(
+                dataflow, options, display, stream=sys.stdout, session=False, on_daemon=begin
+            )
             saved = recorder.wait() if recorder is not None else None
             cut = prepared.cut(folder)
         except BaseException:

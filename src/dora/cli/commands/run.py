@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dora.api import Display, RunRequest, run_to_end
+from dora.api import run_to_end
 from dora.cli.completion import dataflow_files
 from dora.cli.options import (
     DURATION,
     RunCommand,
     dataflow_options,
+    debug_option,
     display_options,
     engine_option,
     lock_of,
@@ -21,8 +22,10 @@ from dora.cli.options import (
     trace_option,
 )
 from dora.cli.signals import termination_as_interrupt
+from dora.daemon.logs.display import Display
 from dora.daemon.logs.filters import LogFilter
 from dora.daemon.logs.formats import LogFormat
+from dora.daemon.options import LocalRunOptions
 from dora.daemon.report import failure_report, loss_report, shorter_path
 from dora.dataflow.model import LogLevel
 
@@ -48,7 +51,7 @@ if TYPE_CHECKING:
 @display_options
 @dataflow_options
 @click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`.")
-@click.option("--debug", is_flag=True, help="Of no effect: `dora topic` looks into every dataflow.")
+@debug_option
 @engine_option
 @strict_outputs_option
 @click.option(
@@ -71,7 +74,6 @@ def run(
     env: dict[str, str],
     exit_when_nodes_finish: bool | None,
     allow_shell_nodes: bool,
-    debug: bool,
     engine: Engine | None,
     strict_outputs: bool,
     hot_reload: bool,
@@ -87,27 +89,26 @@ def run(
     FILE is a dataflow file or its URL. Ctrl-C stops the dataflow, a second Ctrl-C kills it. The exit
     status is 1 if a node failed.
     """
-    request = RunRequest(
-        path=path,
+    options = LocalRunOptions(
         uv=uv,
         stop_after=stop_after,
         grace=grace_duration,
-        env=env,
-        exit_when_nodes_finish=exit_when_nodes_finish,
-        debug=debug,
         allow_shell_nodes=allow_shell_nodes,
         engine=engine,
         strict_outputs=strict_outputs,
         hot_reload=hot_reload,
         trace=trace,
-        lock=lock_of(locked, write_lockfile, lockfile),
     )
     display = Display(log_format, LogFilter(log_level, log_filter or {}))
     with termination_as_interrupt():
         outcome = run_to_end(
-            request,
+            path,
+            options,
             display,
             stream=sys.stdout,
+            env=env,
+            exit_when_nodes_finish=exit_when_nodes_finish,
+            lock=lock_of(locked, write_lockfile, lockfile),
             on_warning=lambda text: click.echo(text, err=True),
             on_dashboard=(lambda address: _tell(address, open_page)) if ui or open_page else None,
         )

@@ -15,6 +15,7 @@ from dora.cli.coordinator import choose, coordinator_options, report_end, why_fa
 from dora.cli.options import (
     RunCommand,
     dataflow_options,
+    debug_option,
     engine_option,
     strict_outputs_option,
     trace_option,
@@ -73,7 +74,7 @@ def wants_to_attach(attach: bool, detach: bool) -> bool:
 @click.argument("path", metavar="FILE", shell_complete=dataflow_files)
 @engine_option
 @strict_outputs_option
-@click.option("--debug", is_flag=True, help="Of no effect: `dora topic` looks into every dataflow.")
+@debug_option
 @start_options
 @coordinator_options
 def start(
@@ -86,7 +87,6 @@ def start(
     allow_shell_nodes: bool,
     engine: Literal["iceoryx2", "zenoh"] | None,
     strict_outputs: bool,
-    debug: bool,
     env: dict[str, str],
     exit_when_nodes_finish: bool | None,
     trace: bool,
@@ -99,15 +99,12 @@ def start(
     """
     import msgspec
 
-    from dora.api import RunRequest, load_for_run
+    from dora.daemon.load import load_for_run
     from dora.dataflow.parser.tree import is_utf8
 
     attach = wants_to_attach(attach, detach)
     client.status()  # before any work
-    dataflow = load_for_run(
-        RunRequest(path=path, env=env, exit_when_nodes_finish=exit_when_nodes_finish, debug=debug),
-        here=False,
-    )
+    dataflow = load_for_run(path, env, exit_when_nodes_finish=exit_when_nodes_finish, here=False)
     for warning in (*dataflow.warnings, *dataflow.type_warnings):
         click.echo(str(warning), err=True)
     if not is_utf8(dataflow.working_dir):

@@ -86,7 +86,7 @@ def status(dataflow: str | None, style: str, client: Client) -> int:
 
 def _look_at(file: str) -> tuple[int, DoraError | None]:
     """Return how many nodes a dataflow file has, or why it cannot be used."""
-    from dora.api import load_dataflow
+    from dora.daemon.load import load_dataflow
 
     try:
         return len(load_dataflow(file).nodes), None

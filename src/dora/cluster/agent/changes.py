@@ -27,7 +27,8 @@ from dora.cluster.protocol import (
     ProposedChange,
     StartRun,
 )
-from dora.daemon.build.build import BuildOptions, build_programs, check_programs
+from dora.daemon.build.build import BuildOptions
+from dora.daemon.build.pipeline import build
 from dora.daemon.client import DaemonClient
 from dora.daemon.daemon import Daemon
 from dora.daemon.logs.entry import LogEntry
@@ -181,8 +182,7 @@ class PartitionChanges:
         looked = msgspec.structs.replace(only, working_dir=running.directory_of(node))
         if missing := missing_files(looked, copied=(node.id,)):
             raise DataflowError(problems=tuple(missing))
-        built = build_programs(only, self._on_log, BuildOptions(uv=uv)).dataflow
-        check_programs(built, uv=uv)
+        built = build(only, self._on_log, BuildOptions(uv=uv), session=False).dataflow
         return built.node(node.id)
 
 
@@ -408,6 +408,5 @@ def _prepare(change: Change, on_log: Callable[[LogEntry], None], *, uv: bool) ->
     )
     if missing := missing_files(only):
         raise DataflowError(problems=tuple(missing))
-    built = build_programs(only, on_log, BuildOptions(uv=uv)).dataflow
-    check_programs(built, uv=uv)
+    built = build(only, on_log, BuildOptions(uv=uv), session=False).dataflow
     return with_built(change.dataflow, built.node(change.node_id))

@@ -35,14 +35,14 @@ from dora.cluster.protocol import (
     ToDaemon,
     decode_to_daemon,
 )
-from dora.daemon.build.build import BuildOptions, build_programs, check_programs
-from dora.daemon.build.session_file import note_build
+from dora.daemon.build.build import BuildOptions
+from dora.daemon.build.pipeline import build
 from dora.daemon.daemon import Daemon
 from dora.daemon.logs.directives import VARIABLE, configure
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.filters import is_of_node, nodes_are_quiet
 from dora.daemon.logs.writer import LogFiles
-from dora.daemon.options import RunOptions
+from dora.daemon.options import LocalRunOptions
 from dora.daemon.supervisor import events as on
 from dora.dataflow.model import Dataflow
 from dora.errors import BuildError, DoraError
@@ -171,12 +171,12 @@ def run_hosted(start: StartRun, commands: _Commands, reports: Reports) -> None:
                 pump.take(entry)
 
         try:
-            built = build_programs(
-                of_machine(dataflow, start), tell_of_build, BuildOptions(uv=spec.uv)
+            built = build(
+                of_machine(dataflow, start),
+                tell_of_build,
+                BuildOptions(uv=spec.uv),
+                session=part is None,
             ).dataflow
-            check_programs(built, uv=spec.uv)
-            if part is None:
-                note_build(built, tell_of_build, uv=spec.uv)
         except DoraError as error:
             tell_of_build(LogEntry(time.time_ns(), "error", None, str(error), "daemon"))
             raise
@@ -218,16 +218,11 @@ def run_hosted(start: StartRun, commands: _Commands, reports: Reports) -> None:
             spawning = limit(start.limits.spawn, "the start of the nodes", SPAWN_LIMIT)
             daemon.loop.call_threadsafe(spawning.met)  # once all of them have been started
 
-        options = RunOptions(
-            uv=spec.uv,
-            hot_reload=spec.hot_reload,
-            allow_shell_nodes=spec.allow_shell_nodes,
-            engine=spec.engine,
-            strict_outputs=spec.strict_outputs,
+        options = LocalRunOptions.of(
+            spec,
             name=spec.name,
             coordinator=start.coordinator,
             log_directory=logs,
-            traced=spec.trace,
             join=part.join if part is not None else None,
             run_id=run_id(start),
         )

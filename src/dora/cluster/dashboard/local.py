@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -31,6 +32,7 @@ from dora.cluster.dashboard import local
 from dora.cluster.dashboard.pages import OPEN_TO_ALL, Dashboard, Subject
 from dora.cluster.http.auth import Guard, failure, keys_for
 from dora.cluster.protocol import DataflowView, encode
+from dora.dataflow.model import Dataflow
 from dora.wire.decoders import from_json
 
 HOST: Final = "127.0.0.1"
@@ -190,6 +192,18 @@ def make_app(run: local.LocalRun, stop: Callable[[], None]) -> tuple[ASGIApp, Da
         *dashboard.routes(),
     ]
     return Guard(Starlette(routes=routes), keys, LOOPBACK, OPEN_TO_ALL, SENTENCE), dashboard
+
+
+def open_dashboard(dataflow: Dataflow, dataflow_id: str) -> LocalDashboard:
+    """Serve the dashboard of a dataflow that is about to run."""
+    dashboard = LocalDashboard()
+    directory = os.path.join(dataflow.working_dir, "out", dataflow_id)
+    nodes = [node.id for node in dataflow.nodes]
+    run = LocalRun(
+        dataflow_id, dataflow.file_stem, dataflow.file, directory, nodes, time.time(), dashboard.ticket
+    )
+    dashboard.start(run)
+    return dashboard
 
 
 if __name__ == "__main__":

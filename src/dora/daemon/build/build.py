@@ -93,6 +93,7 @@ class Built(msgspec.Struct, frozen=True):
     commands: int = 0
     skipped: int = 0  # of them, those with nothing to do
     seconds: float = 0.0
+    build_id: str | None = None  # of the session file; None: not recorded
 
 
 def build_dataflow(

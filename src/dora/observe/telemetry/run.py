@@ -1,7 +1,7 @@
-"""Run a dataflow, and let it be observed as its options and the environment want it.
+"""Run a dataflow, with the tracing and telemetry that its options and the environment ask for.
 
-Every ``dora run`` comes through here, so this module imports next to nothing. What is wanted is decided
-once; without a wish nothing of tracing or OpenTelemetry is even loaded.
+Every ``dora run`` comes through here, so this module imports next to nothing. Without tracing and telemetry
+neither of them is even loaded.
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from dora.daemon.logs.entry import LogEntry
-from dora.daemon.run import RunOptions, run_dataflow
+from dora.daemon.options import LocalRunOptions
+from dora.daemon.run import run_dataflow
 from dora.dataflow.model import Dataflow
 from dora.wire.node_config import TraceConfig
 
@@ -28,43 +30,43 @@ OnDaemon = Callable[["Daemon"], None]
 
 def run_observed(
     dataflow: Dataflow,
-    options: RunOptions,
+    options: LocalRunOptions,
     on_log: OnLog,
     dataflow_id: str,
     on_daemon: OnDaemon | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> DataflowResult:
-    """Run a dataflow as `run_dataflow` does.
+    """Run a dataflow like `run_dataflow`.
 
-    With ``options.traced`` its nodes write spans; with ``DORA_OTLP_ENDPOINT`` and the like they do too, and
+    With ``options.trace`` its nodes write spans; with ``DORA_OTLP_ENDPOINT`` and the like they do too, and
     traces, metrics and logs are sent to a collector. Raises `DoraError` if that cannot be done.
     """
     exports = any(
         name.startswith(("DORA_OTLP_", "DORA_JAEGER_", "OTEL_EXPORTER_OTLP_")) for name in environ
     )
-    if not (options.traced or exports):
+    if not (options.trace or exports):
         return run_dataflow(dataflow, options, on_log, dataflow_id, on_daemon)
     from dora.observe.telemetry.settings import ratio_from, settings_from
 
     name = options.name or dataflow.file_stem
-    place = TraceConfig(f"{dataflow.working_dir}/out/{dataflow_id}", name, ratio_from(environ))
+    config = TraceConfig(f"{dataflow.working_dir}/out/{dataflow_id}", name, ratio_from(environ))
     settings = settings_from(environ)
     if settings is not None:
-        return _run_exported(dataflow, options, on_log, dataflow_id, on_daemon, environ, settings, place)
-    if options.traced:
-        options = replace(options, trace=place)
+        return _run_exported(dataflow, options, on_log, dataflow_id, on_daemon, environ, settings, config)
+    if options.trace:
+        options = msgspec.structs.replace(options, trace_config=config)
     return run_dataflow(dataflow, options, on_log, dataflow_id, on_daemon)
 
 
 def _run_exported(
     dataflow: Dataflow,
-    options: RunOptions,
+    options: LocalRunOptions,
     on_log: OnLog,
     dataflow_id: str,
     on_daemon: OnDaemon | None,
     environ: Mapping[str, str],
     settings: TelemetrySettings,
-    place: TraceConfig,
+    config: TraceConfig,
 ) -> DataflowResult:
     from dora.observe.telemetry.export import Exporter, missing_package
 
@@ -85,11 +87,11 @@ def _run_exported(
             on_daemon(started)
 
     missing = missing_package(settings)
-    if options.traced or ("traces" in settings.signals and not missing):
-        options = replace(options, trace=place)
+    if options.trace or ("traces" in settings.signals and not missing):
+        options = msgspec.structs.replace(options, trace_config=config)
     if missing:
         return run_dataflow(dataflow, options, on_log, dataflow_id, attach)
-    exporter = Exporter(settings, place.dataflow, dataflow_id, place.directory, environ, warn)
+    exporter = Exporter(settings, config.dataflow, dataflow_id, config.directory, environ, warn)
 
     def log_and_export(entry: LogEntry) -> None:
         on_log(entry)

@@ -1,0 +1,113 @@
+"""Load a dataflow from a file or a URL, and check that it can run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Final
+
+import msgspec
+
+from dora._version import __version__
+from dora.daemon.build.build import missing
+from dora.dataflow import load, missing_files, parse
+from dora.dataflow.model import HERE, Dataflow
+from dora.errors import DataflowError, DoraError
+
+FETCH_TIMEOUT: Final = 30.0  # seconds without any byte
+MAX_FILE_SIZE: Final = 16 << 20  # bytes
+
+
+def load_dataflow(
+    path: str, env: Mapping[str, str] | None = None, *, strict_types: bool = False
+) -> Dataflow:
+    """Load a dataflow from a file or a URL; raises `DataflowError` with all problems.
+
+    Paths of nodes in a dataflow from the web are relative to the current directory. With ``strict_types``,
+    types that do not fit together are errors.
+    """
+    _check_installation()
+    if is_url(path):
+        return parse(
+            fetch(path),
+            file=path,
+            working_dir=os.getcwd(),
+            environ=os.environ,
+            env_overrides=env or {},
+            strict_types=strict_types,
+        )
+    return load(path, env_overrides=env or {}, strict_types=strict_types)
+
+
+def load_for_run(
+    path: str,
+    env: Mapping[str, str] | None = None,
+    *,
+    exit_when_nodes_finish: bool | None = None,
+    uv: bool = False,
+    here: bool = True,
+) -> Dataflow:
+    """Load a dataflow and check that the programs of its nodes exist.
+
+    ``exit_when_nodes_finish`` None: as the file says. Unless the dataflow is to run ``here``, commands are
+    not looked up: the process that starts them may have another ``PATH``.
+    """
+    dataflow = load_dataflow(path, env)
+    if exit_when_nodes_finish is not None:
+        dataflow = msgspec.structs.replace(dataflow, exit_when_nodes_finish=exit_when_nodes_finish)
+    if problems := missing(dataflow, uv=uv) if here else missing_files(dataflow):
+        raise DataflowError(problems=tuple(problems))
+    return dataflow
+
+
+def check_one_machine(dataflow: Dataflow) -> None:
+    """Raise `DoraError` if a node has a `deploy`: without a coordinator there is only this machine."""
+    for node in dataflow.nodes:
+        if node.deploy != HERE:
+            where = f" ({node.place})" if node.place else ""
+            raise DoraError(
+                f"node `{node.id}` has a `deploy`{where}, and only a coordinator knows machines; start it "
+                "with `dora up` and `dora start`"
+            )
+
+
+def is_url(path: str) -> bool:
+    """Return whether a path names a dataflow file on the web."""
+    return path.lower().startswith(("http://", "https://"))
+
+
+def fetch(url: str) -> str:
+    """Download the text of a dataflow file; raises `DataflowError` with the reason."""
+    from http.client import HTTPException
+    from urllib.error import HTTPError, URLError
+    from urllib.request import urlopen
+
+    try:
+        with urlopen(url, timeout=FETCH_TIMEOUT) as response:
+            data: bytes = response.read(MAX_FILE_SIZE + 1)
+    except HTTPError as error:
+        raise DataflowError(f"cannot download {url}: the server says {error.code} {error.reason}") from None
+    except URLError as error:
+        reason = getattr(error.reason, "strerror", None) or error.reason
+        raise DataflowError(f"cannot download {url}: {reason}") from None
+    except (OSError, HTTPException, ValueError) as error:
+        raise DataflowError(f"cannot download {url}: {error}") from None
+    if len(data) > MAX_FILE_SIZE:
+        raise DataflowError(f"{url} is larger than {MAX_FILE_SIZE >> 20} MiB: this is no dataflow file")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataflowError(f"{url} is not a text in UTF-8: this is no dataflow file") from None
+
+
+def _check_installation() -> None:
+    """Raise `DoraError` if dora-rs was unpacked over this dora: nodes would import that."""
+    import dora
+
+    if dora.__version__ != __version__:
+        from dora.daemon.build.shadowing import mend
+
+        raise DoraError(
+            f"dora-rs {dora.__version__} is installed over this dora, so nodes would use that; mend it with"
+            f"\n  {mend()}"
+        )
