@@ -13,7 +13,6 @@ import sys
 from typing import Final
 
 from dora.daemon.logs.diagnostics import LEVELS, TRACE
-from dora.dataflow.problems import did_you_mean
 
 VARIABLE: Final = "RUST_LOG"
 _ALIASES = {"warning": "warn", **dict(zip("012345", LEVELS, strict=True))}
@@ -57,6 +56,8 @@ def _level(word: str) -> int | None:
 
 
 def _which_level(word: str) -> str:
+    from dora.dataflow.problems import did_you_mean  # `dora --help` imports this module
+
     return f"; {did_you_mean(word.lower(), LEVELS) or 'they are ' + ', '.join(LEVELS)}"
 
 
