@@ -289,7 +289,7 @@ def cut_until_it_is_noticed(system: Spread, dataflow: str, seconds: float = 0.0)
     system.hosts["right"].cut()
     begun = time.monotonic()
     try:
-        system.wait_for_log(dataflow, "machine `right` does not answer since")
+        system.wait_for_log(dataflow, "machine `right` has not answered since")
         while time.monotonic() - begun < seconds:
             time.sleep(0.1)
     finally:
@@ -486,7 +486,7 @@ def test_credit_that_a_cut_takes_away_comes_back(system: Spread) -> None:
     system.hosts["right"].cut()
     try:
         (system.folder / "further").touch()  # everything that has arrived is taken
-        system.wait_for_log(dataflow, "machine `right` does not answer since")
+        system.wait_for_log(dataflow, "machine `right` has not answered since")
         assert 7 < taken() < 20
     finally:
         system.hosts["right"].restore()

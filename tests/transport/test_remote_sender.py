@@ -1,4 +1,4 @@
-"""Which thread sends to other machines: a program's own never waits for room on the network."""
+"""A program's own thread never waits for room on the network to another machine."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import zenoh
 
-from dora.transport.network.fragments import PIECE, FragmentedMessage
-from dora.transport.network.protocol import LABEL, PROGRESS
-from dora.transport.network.send_thread import BATCH, ROOM, SendThread, demand
+from dora.transport.network.fragments import RETRANSMIT_BYTES, FragmentedMessage
+from dora.transport.network.protocol import ACK, DATA_HEADER
+from dora.transport.network.send_thread import BATCH, ROOM, SendThread, queue_space
 from dora.transport.network.sender import RemoteSender
 from dora.transport.network.window import WINDOW
 from dora.wire.node_config import LinkConfig, OutputConfig
@@ -22,45 +22,45 @@ PATIENCE = 60.0  # seconds that anything may take on a busy machine
 
 
 class Network:
-    """In place of a `Gate`: takes what is sent while it is open, and lets others wait."""
+    """Replaces a `Peer`; blocks its senders while it is not open."""
 
     def __init__(self) -> None:
         self.dataflow_id, self.node_id = "flow", "camera"
-        self.launcher = SendThread("launcher")
+        self.send_thread = SendThread("send thread")
         self.senders: list[RemoteSender] = []
         self.opened = threading.Event()
         self.opened.set()
-        self.sent: list[tuple[str, int, int]] = []  # thread, number, size of the part
+        self.sent: list[tuple[str, int, int]] = []  # thread, number, size of the fragment
         self.changed = threading.Condition()
         self.count = 0
-        self.faults = 0  # so many times, the launcher cannot send
+        self.faults = 0  # times that the send thread cannot send
         self.board: Any = SimpleNamespace(words=[0] * 256)
 
-    def ways(self, _: str) -> Any:
-        """As `Connection.ways`. Questions get no answer: all goes the usual way."""
+    def publishers(self, _: str) -> Any:
+        """Replaces `PeerConnection.publishers`. Pings get no answer, so the fast path stays closed."""
         return SimpleNamespace(
-            launcher=self.launcher,
-            alone=self.take,
-            among_others=self.take,
-            quickly=self.take,
+            send_thread=self.send_thread,
+            put_express=self.take,
+            put_batched=self.take,
+            put_fast=self.take,
             put=self.put,
-            ask=lambda _: None,
+            ping=lambda _: None,
         )
 
     def put(self, payload: Any, attachment: bytes | None = None, *, express: bool = True) -> None:  # noqa: ARG002
         if attachment is not None:
             self.take(payload, attachment)
 
-    def take(self, part: Any, attachment: bytes) -> None:
+    def take(self, fragment: Any, attachment: bytes) -> None:
         here = threading.current_thread().name
-        if here == "launcher":
+        if here == "send thread":
             assert self.opened.wait(PATIENCE)
         with self.changed:
-            if here == "launcher" and self.faults:
+            if here == "send thread" and self.faults:
                 self.faults -= 1
                 self.changed.notify_all()
                 raise zenoh.ZError("no")
-            self.sent.append((here, LABEL.unpack(attachment)[1], len(part)))
+            self.sent.append((here, DATA_HEADER.unpack(attachment)[1], len(fragment)))
             self.changed.notify_all()
 
     def sender(self, slot: int = 1, queue_size: int = 10) -> RemoteSender:
@@ -73,17 +73,17 @@ class Network:
             machine="desk",
         )
         output = OutputConfig(id="out", service="", slot=0, links=[link])
-        gate: Any = self
-        sender = RemoteSender(gate, output, link, self.board)
+        peer: Any = self
+        sender = RemoteSender(peer, output, link, self.board)
         self.senders.append(sender)
         for each in self.senders:
-            each.beside = tuple(other for other in self.senders if other is not each)
-        self.tell(sender, 0)
+            each.siblings = tuple(other for other in self.senders if other is not each)
+        self.acknowledge(sender, 0)
         return sender
 
-    def tell(self, sender: RemoteSender, arrived: int, *, missing: bool = False) -> None:
+    def acknowledge(self, sender: RemoteSender, arrived: int, *, missing: bool = False) -> None:
         self.count += 1
-        sender.on_progress(PROGRESS.pack(self.count, 7, sender.lane_id, arrived, 0, 0, 1, missing))
+        sender.on_ack(ACK.pack(self.count, 7, sender.window_id, arrived, 0, 0, 1, missing))
 
     def wait(self, condition: Callable[[], bool]) -> None:
         with self.changed:
@@ -101,29 +101,29 @@ def network() -> Iterator[Network]:
     network = Network()
     yield network
     network.opened.set()
-    network.launcher.close()
+    network.send_thread.close()
 
 
 def send(sender: RemoteSender, number: int, size: int) -> None:
     outgoing = FragmentedMessage(bytes(size))
     sender.put(outgoing, number, False, size)
-    outgoing.settle()
+    outgoing.detach()
 
 
-def test_a_silent_receiver_holds_nobody(network: Network) -> None:
+def test_a_receiver_that_does_not_read_blocks_no_program(network: Network) -> None:
     network.opened.clear()
     sender = network.sender(queue_size=10)
     for number in range(1, 101):
         send(sender, number, 100_000)
     at_once = network.by(HERE)
     assert at_once == list(range(1, len(at_once) + 1))
-    assert 0 < len(at_once) * demand(100_000, alone=True) <= ROOM
+    assert 0 < len(at_once) * queue_space(100_000, alone=True) <= ROOM
     network.opened.set()
     network.wait(lambda: len(network.sent) == WINDOW)
-    network.tell(sender, WINDOW)
+    network.acknowledge(sender, WINDOW)
     network.wait(lambda: len(network.sent) == WINDOW + 10)
     assert [number for _, number, _ in network.sent] == list(range(1, WINDOW + 11))
-    assert sender._lane.dropped == 100 - WINDOW - 10
+    assert sender._window.dropped == 100 - WINDOW - 10
 
 
 def test_links_to_one_node_share_the_room(network: Network) -> None:
@@ -138,92 +138,94 @@ def test_links_to_one_node_share_the_room(network: Network) -> None:
     network.wait(lambda: len(network.sent) == 8)
 
 
-def test_there_is_room_again_for_what_has_arrived(network: Network) -> None:
+def test_acknowledged_messages_make_room(network: Network) -> None:
     sender = network.sender()
     for number in range(1, 200):
         send(sender, number, 200_000)
-        network.tell(sender, number)
+        network.acknowledge(sender, number)
     assert network.by(HERE) == list(range(1, 200))
 
 
-def test_what_is_too_large_for_the_queue_goes_through_the_launcher(network: Network) -> None:
+def test_a_message_larger_than_the_queue_takes_the_send_thread(network: Network) -> None:
     sender = network.sender()
     send(sender, 1, 17 * BATCH)
     network.wait(lambda: len(network.sent) == 1)
-    assert network.sent == [("launcher", 1, 17 * BATCH)]
+    assert network.sent == [("send thread", 1, 17 * BATCH)]
 
 
-def test_what_was_lost_is_sent_again_in_pieces_and_by_the_launcher(network: Network) -> None:
+def test_lost_messages_are_retransmitted_in_fragments_by_the_send_thread(network: Network) -> None:
     sender = network.sender()
-    send(sender, 1, 2 * PIECE + 5)
+    send(sender, 1, 2 * RETRANSMIT_BYTES + 5)
     send(sender, 2, 8)
-    network.tell(sender, 0, missing=True)
-    network.wait(lambda: len(network.by("launcher")) == 4)
-    again = [(number, size) for name, number, size in network.sent if name == "launcher"]
-    assert again == [(1, PIECE), (1, PIECE), (1, 5), (2, 8)]
+    network.acknowledge(sender, 0, missing=True)
+    network.wait(lambda: len(network.by("send thread")) == 4)
+    again = [(number, size) for name, number, size in network.sent if name == "send thread"]
+    assert again == [(1, RETRANSMIT_BYTES), (1, RETRANSMIT_BYTES), (1, 5), (2, 8)]
 
 
-def test_a_launch_that_fails_does_not_end_the_link(network: Network) -> None:
+def test_a_failed_transmission_does_not_end_the_link(network: Network) -> None:
     sender = network.sender()
     network.faults = 1
     send(sender, 1, 17 * BATCH)
     network.wait(lambda: not network.faults)
 
     def has_come() -> bool:
-        network.tell(sender, 0, missing=True)  # again and again, as a receiver does
-        return bool(network.by("launcher"))
+        network.acknowledge(sender, 0, missing=True)  # again and again, like a receiver
+        return bool(network.by("send thread"))
 
     deadline = time.monotonic() + PATIENCE
     while not has_come():
         assert time.monotonic() < deadline
         with network.changed:
             network.changed.wait(0.01)
-    assert set(network.by("launcher")) == {1}
+    assert set(network.by("send thread")) == {1}
 
 
-def test_on_a_new_connection_nothing_goes_before_an_answer(network: Network) -> None:
+def test_nothing_is_transmitted_on_a_new_connection_before_an_acknowledgement(network: Network) -> None:
     network.opened.clear()
     sender = network.sender(queue_size=100)
     for number in range(1, 11):
         send(sender, number, 100_000)
-    former, network.launcher = network.launcher, SendThread("launcher")
-    sender.renew(network.ways(sender.key))
-    assert sender.is_launching
+    former, network.send_thread = network.send_thread, SendThread("send thread")
+    sender.renew(network.publishers(sender.key))
+    assert sender.is_blocked
     send(sender, 11, 8)
     at_once = network.by(HERE)
     assert 0 < len(at_once) < 11
     network.opened.set()
     former.close()
-    network.wait(lambda: len(network.sent) <= len(at_once) + 1)  # at most what the former one was at
+    network.wait(
+        lambda: len(network.sent) <= len(at_once) + 1
+    )  # at most the message that the former thread was sending
     network.sent.clear()
-    network.tell(sender, 2)
+    network.acknowledge(sender, 2)
     network.wait(lambda: len(network.sent) == 9)
     assert [number for _, number, _ in network.sent] == list(range(3, 12))
 
 
-def test_a_report_with_a_message_lets_the_launcher_launch(network: Network) -> None:
+def test_a_piggyback_acknowledgement_leaves_transmission_to_the_send_thread(network: Network) -> None:
     sender = network.sender(queue_size=100)
     for number in range(1, WINDOW + 6):
         send(sender, number, 8)
     network.wait(lambda: len(network.sent) == WINDOW)
     by_here = len(network.by(HERE))
-    sender.on_report(sender.lane_id, WINDOW, 0)
+    sender.on_piggyback_ack(sender.window_id, WINDOW, 0)
     network.wait(lambda: len(network.sent) == WINDOW + 5)
     assert len(network.by(HERE)) == by_here
 
 
-def test_a_launcher_does_one_thing_after_the_other_and_then_nothing() -> None:
-    launcher, done = SendThread("launcher"), []
-    assert not launcher.busy
+def test_a_send_thread_runs_jobs_in_order_until_it_is_closed() -> None:
+    send_thread, done = SendThread("send thread"), []
+    assert not send_thread.busy
     first, last = threading.Event(), threading.Event()
-    launcher.do(lambda: done.append(first.wait(PATIENCE)))
+    send_thread.submit(lambda: done.append(first.wait(PATIENCE)))
     for number in range(3):
-        launcher.do(lambda number=number: done.append(number))  # type: ignore[misc]
-    assert launcher.busy
+        send_thread.submit(lambda number=number: done.append(number))  # type: ignore[misc]
+    assert send_thread.busy
     first.set()
-    launcher.do(last.set)
+    send_thread.submit(last.set)
     assert last.wait(PATIENCE)
     assert done == [True, 0, 1, 2]
-    launcher.close()
-    launcher.do(lambda: done.append(3))
+    send_thread.close()
+    send_thread.submit(lambda: done.append(3))
     assert done == [True, 0, 1, 2]

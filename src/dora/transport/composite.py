@@ -1,7 +1,7 @@
-"""The engine of a node that has links inside its machine and with other machines.
+"""The engine of a node with links inside its machine and with other machines.
 
-Each link has its own engine: that of the machine for those inside, `dora.transport.network.links` for the
-others. An output that leads to both is encoded once and handed to both.
+Links inside the machine use the engine of the machine, the others use `dora.transport.network.links`. A
+message of an output with both kinds of links is encoded once.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from dora.transport.aligned_memory import AlignedMemory, keep_large_blocks
 from dora.transport.board import TAPPED, WORDS, Board
 from dora.transport.interface import Engine, Loan, Receiver, Sender
 from dora.transport.network.fragments import FragmentedMessage
-from dora.transport.network.links import RemoteLinks, flushes, sequence_of
+from dora.transport.network.links import RemoteLinks, is_flush, sequence_of
 from dora.transport.network.sender import RemoteSender
 from dora.wire.node_config import InputConfig, LinkConfig, NodeConfig, OutputConfig
 
 
 class _Loan:
-    """Memory of an output that nobody on this machine receives."""
+    """Ordinary memory, for an output without receivers on this machine."""
 
     __slots__ = ("_memory", "_sender", "address", "size")
 
@@ -39,7 +39,7 @@ class _Loan:
 
 
 class _SharedLoan:
-    """Memory of the machine's engine, of which other machines get a copy."""
+    """Memory of the engine of the machine; other machines get a copy."""
 
     __slots__ = ("_loan", "_sender", "address", "size")
 
@@ -59,9 +59,9 @@ class _SharedLoan:
 
 
 class RemoteChannel:
-    """What sends the messages of one output to other machines.
+    """Sends the messages of one output to other machines.
 
-    For an output that had no links to them at first, it is one more channel (`dora.node.send.output`).
+    For an output that had no such links at first, it is an overflow channel (`dora.node.send.output`).
     """
 
     def __init__(self, output_id: str, senders: list[RemoteSender]) -> None:
@@ -69,11 +69,11 @@ class RemoteChannel:
         self._senders = senders
 
     def add(self, sender: RemoteSender) -> None:
-        """Send on one more link; another thread may be sending."""
+        """Add a link; another thread may be sending."""
         self._senders = [*self._senders, sender]
 
-    def drop(self, slot: int) -> None:
-        """Send no more on a link."""
+    def remove(self, slot: int) -> None:
+        """Remove a link."""
         self._senders = [sender for sender in self._senders if sender.link.slot != slot]
 
     @property
@@ -82,15 +82,15 @@ class RemoteChannel:
 
     def put(self, message: bytes | bytearray) -> None:
         outgoing, size = FragmentedMessage(message), len(message)
-        sequence, flush = sequence_of(message), flushes(message)
+        sequence, flush = sequence_of(message), is_flush(message)
         for sender in self._senders:
             sender.put(outgoing, sequence, flush, size)
-        outgoing.settle()
+        outgoing.detach()
 
     send = put
 
     def prepare(self) -> None:
-        """Nothing to do ahead."""
+        """Nothing to prepare."""
 
     def loan(self, size: int) -> Loan:
         try:
@@ -99,7 +99,7 @@ class RemoteChannel:
             raise SendError(f"output `{self._output_id}`: no memory for {size} bytes") from None
 
     def close(self) -> None:
-        """Nothing to do: the engine waits until everything has arrived."""
+        """Nothing to do: the engine waits until all messages have arrived."""
 
     destroy = close
 
@@ -111,28 +111,28 @@ class CompositeSender:
         self, output: OutputConfig, local: Sender, remote: list[RemoteSender], board: Board
     ) -> None:
         self._local = local
-        self._far = RemoteChannel(output.id, remote)
+        self._remote = RemoteChannel(output.id, remote)
         self._output = output
-        self._links: list[LinkConfig] = []  # those that `_local_links` is about
-        self._local_links = False
+        self._links: list[LinkConfig] = []  # that `_has_local_links` was computed for
+        self._has_local_links = False
         self._words = board.words
         self._tapped_word = output.slot * WORDS + TAPPED
 
     @property
-    def far(self) -> RemoteChannel:
-        """What sends to other machines."""
-        return self._far
+    def remote_channel(self) -> RemoteChannel:
+        """The links to other machines."""
+        return self._remote
 
     def _has_local(self) -> bool:
-        """Tell whether there is a link inside this machine; a change of links makes a new list."""
+        """Tell whether a link leads inside this machine; a change of links replaces the list."""
         links = self._output.links
         if links is not self._links:
-            self._local_links = any(not link.machine for link in links)
+            self._has_local_links = any(not link.machine for link in links)
             self._links = links
-        return self._local_links
+        return self._has_local_links
 
     def _is_local(self) -> bool:
-        """Tell whether somebody on this machine receives, or looks."""
+        """Tell whether a receiver or a tap on this machine needs the message."""
         if self._has_local():
             return True
         until = self._words[self._tapped_word]
@@ -141,7 +141,7 @@ class CompositeSender:
     def send(self, message: bytes) -> None:
         if self._is_local():
             self._local.send(message)
-        self._far.put(message)
+        self._remote.put(message)
 
     def prepare(self) -> None:
         if self._has_local():
@@ -149,8 +149,8 @@ class CompositeSender:
 
     def loan(self, size: int) -> Loan:
         if self._is_local():
-            return _SharedLoan(self._far, self._local.loan(size))
-        return self._far.loan(size)
+            return _SharedLoan(self._remote, self._local.loan(size))
+        return self._remote.loan(size)
 
     def close(self) -> None:
         self._local.close()
@@ -160,16 +160,18 @@ class CompositeSender:
 
 
 class CompositeEngine:
-    """All ports of one node: the engine of the machine, and the links with other machines."""
+    """All ports of one node: those of the machine's engine, and those of links with other machines."""
 
     def __init__(self, engine: Engine, config: NodeConfig, board: Board) -> None:
-        """Raises `ConnectError` where a mailbox cannot be reached."""
+        """Wrap the engine of the machine."""
         keep_large_blocks()
         self._engine = engine
         self._board = board
         self._links = RemoteLinks(config, board)
         self._channels: dict[str, RemoteChannel] = {}  # by output
-        self._late: set[str] = set()  # outputs that had no link to other machines at first
+        self._late: set[str] = (
+            set()
+        )  # outputs whose first link to another machine was added while the node ran
         self.wakes = engine.wakes
         self.in_flight = engine.in_flight
 
@@ -179,11 +181,11 @@ class CompositeEngine:
         if not remote:
             return local
         sender = CompositeSender(output, local, remote, self._board)
-        self._channels[output.id] = sender.far
+        self._channels[output.id] = sender.remote_channel
         return sender
 
     def add_link(self, output: OutputConfig, link: LinkConfig) -> RemoteChannel | None:
-        """Let an output have one more link to another machine; return the channel if it is the first.
+        """Add a link to another machine; return the channel if it is the first one of the output.
 
         Raises `ConnectError`, `TransportError`.
         """
@@ -196,11 +198,11 @@ class CompositeEngine:
         return channel
 
     def remove_link(self, output_id: str, slot: int) -> bool:
-        """Let an output have a link to another machine less; tell whether nobody needs its channel now."""
+        """Remove a link to another machine; tell whether the channel of the output was removed with it."""
         channel = self._channels.get(output_id)
         if channel is not None:
-            channel.drop(slot)
-        self._links.drop(slot)
+            channel.remove(slot)
+        self._links.remove(slot)
         if channel is None or output_id not in self._late or channel.is_needed:
             return False
         del self._channels[output_id]
@@ -208,7 +210,7 @@ class CompositeEngine:
         return True
 
     def start_links(self) -> None:
-        """Begin with links to other machines in a node that has none and runs already."""
+        """Start to accept links with other machines in a node that runs already."""
         self._links.connect(0.0, lambda: True)
 
     def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> Receiver:

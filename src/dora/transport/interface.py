@@ -1,12 +1,12 @@
-"""What a transport engine offers: senders and receivers of whole messages.
+"""The interface of a transport engine: senders and receivers of messages.
 
-An engine knows nothing of events, timers or operators; it moves the bytes of messages (see
-`dora.wire.message`) over links. Three exist: `iceoryx` (shared memory), `zenoh` (network), `local`
-(inside one process). All pass the same conformance tests.
+An engine moves the bytes of messages (`dora.wire.message`) over links; it does not know events, timers
+or operators. There are three: `shm.iceoryx2` (shared memory), `network.zenoh_engine` (network) and
+`inprocess`. `composite` adds links to other machines to one of them. All pass the same conformance tests.
 
-Receiving never blocks. Waiting is the business of the doorbell, which the *user* of a sender rings
-(`dora.node.send.output`), except where a message arrives from outside any sender process: such an engine
-calls the ``arrived`` callback it was given, from a thread of its own.
+Receiving never blocks; a node waits on its doorbell. Usually the *user* of a sender rings it
+(`dora.node.send.output`). An engine whose messages arrive from the network calls the ``arrived`` callback
+instead, from a thread of its own.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from typing import Final, Protocol
 from dora.wire.message import Message
 from dora.wire.node_config import InputConfig, OutputConfig
 
-# Messages that a queue in shared memory holds at most; longer ones go on in the receiving process
-# (`dora.transport.queues`). A sender under back-pressure counts with this many.
+# The maximum length of a queue in shared memory. A longer queue continues in the receiving process
+# (`dora.transport.queues`). A sender under back-pressure assumes this length.
 MAX_QUEUE: Final = 4096
 
 
 class Loan(Protocol):
     """Memory for one message: ``size`` writable bytes at ``address``, aligned to 64.
 
-    A loan is used once: `send` or `discard`; a dropped loan is discarded.
+    A loan is used once, with `send` or `discard`; one that is garbage-collected is discarded.
     """
 
     address: int
@@ -36,14 +36,14 @@ class Loan(Protocol):
 
 
 class Sender(Protocol):
-    """The sending end of one output, with all its links."""
+    """The sending end of all links of one output."""
 
     def send(self, message: bytes) -> None:
-        """Send a small message, already laid out; raises `SharedMemoryFull`."""
+        """Send a small message; raises `SharedMemoryFull`."""
         ...
 
     def prepare(self) -> None:
-        """Do ahead what the next small message needs; for moments when nobody waits. Never fails."""
+        """Do work for the next small message in advance, while the program is idle. Never fails."""
         ...
 
     def loan(self, size: int) -> Loan:
@@ -51,19 +51,19 @@ class Sender(Protocol):
         ...
 
     def close(self) -> None:
-        """Release the port. What was sent and not yet received stays receivable."""
+        """Close the port. Messages that were sent can still be received."""
         ...
 
     def destroy(self) -> None:
-        """Release the port and all its memory: everything was received, and nobody sends meanwhile."""
+        """Close the port and free its memory: all messages were received, and no thread is sending."""
         ...
 
 
 class Receiver(Protocol):
     """The receiving end of one input.
 
-    It holds the newest ``queue_size`` messages; a message that has to make room is lost, which
-    shows as a gap in the sequence numbers.
+    It holds the newest ``queue_size`` messages. A message that is dropped to make room shows as a gap in
+    the sequence numbers.
     """
 
     def receive(self) -> Message | None:
@@ -73,30 +73,30 @@ class Receiver(Protocol):
     def has_messages(self) -> bool: ...
 
     def release(self) -> None:
-        """Note that another process of the node receives on this link after `close`."""
+        """Leave the link to the next process of the node, which receives on it after `close`."""
         ...
 
     def close(self) -> None:
-        """Stop receiving; messages already taken stay valid for as long as they are referenced."""
+        """Stop receiving. Messages that were received stay valid as long as they are referenced."""
         ...
 
 
 class Engine(Protocol):
-    """One per process and dataflow."""
+    """All ports of one process in one dataflow."""
 
-    wakes: bool  # it calls ``arrived``; else whoever uses a sender has to ring
-    in_flight: bool  # messages may still come after their sender has ended
+    wakes: bool  # it calls ``arrived``; otherwise the user of a sender has to ring
+    in_flight: bool  # messages may still arrive after their sender has ended
 
     def sender(self, output: OutputConfig) -> Sender: ...
 
     def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> Receiver: ...
 
     def connect(self, timeout: float, interrupted: Callable[[], bool] = lambda: False) -> None:
-        """Return once every link of this process is up, as far as this engine needs to wait.
+        """Return once all links of this process are connected.
 
-        Called after all ports exist, before the node reports that it is ready. Once ``interrupted``
-        says that the daemon has something to say (the start broke, most likely), it does not wait
-        much longer and just returns. Raises `ConnectError` after ``timeout`` seconds.
+        Called when all ports exist, before the node reports that it is ready. ``interrupted`` tells
+        whether the daemon has sent something, most likely that the start has failed; the method then
+        returns soon. Raises `ConnectError` after ``timeout`` seconds.
         """
         ...
 

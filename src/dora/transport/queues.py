@@ -1,14 +1,4 @@
-"""The queue of an input that takes part in a service or an action: it keeps what somebody waits for.
-
-A plain queue lets go of its oldest message. If that is a request, its sender waits for nothing. This
-one lets go of the oldest message that belongs to no exchange (see `dora.wire.correlation`), and
-never of one that does.
-
-It stands in front of an engine's receiver that holds `PATTERN_QUEUE_SIZE` messages, and takes all of them
-over whenever the node looks for events. So the limit is: correlated messages are lost, oldest first
-and counted as ever, only when more than `PATTERN_QUEUE_SIZE` messages arrive while the node does not look.
-What was let go shows as a gap in the sequence numbers.
-"""
+"""Queues of an input in the memory of its process, in front of the receiver of an engine."""
 
 from __future__ import annotations
 
@@ -21,23 +11,35 @@ from dora.transport.interface import MAX_QUEUE, Receiver
 from dora.wire.correlation import carries_correlation
 from dora.wire.message import Message
 
+_SPILL_PERIOD: Final = 0.005  # seconds; at 200,000 messages/s a thousand arrive in that time
+_SPILL_FROM: Final = MAX_QUEUE // 8  # messages that stay with the engine; its other places are for bursts
+
 
 class PriorityQueue:
-    """A `Receiver` in front of another one; ``queue_size`` counts messages of no exchange."""
+    """The queue of an input in a service or an action: it never drops a correlated message.
+
+    A plain queue drops its oldest message. If that is a request, the client waits for an answer that will
+    never come. This queue drops the oldest message without a correlation (`dora.wire.correlation`), and
+    ``queue_size`` counts only those.
+
+    The receiver of the engine holds `PATTERN_QUEUE_SIZE` messages, and this queue empties it whenever the
+    node polls. Correlated messages are dropped, oldest first, only if more than that arrive in between.
+    Every dropped message shows as a gap in the sequence numbers.
+    """
 
     def __init__(self, receiver: Receiver, queue_size: int) -> None:
         self._receiver = receiver
         self._queue_size = queue_size
-        self._queue: deque[tuple[Message, bool]] = deque()  # message, whether it is kept
-        self._loose = 0  # messages in the queue that may be let go
+        self._queue: deque[tuple[Message, bool]] = deque()  # message, whether it is correlated
+        self._droppable = 0  # messages in the queue without a correlation
 
     def receive(self) -> Message | None:
-        self._take_over()
+        self._drain()
         if not self._queue:
             return None
-        message, kept = self._queue.popleft()
-        if not kept:
-            self._loose -= 1
+        message, correlated = self._queue.popleft()
+        if not correlated:
+            self._droppable -= 1
         return message
 
     def has_messages(self) -> bool:
@@ -50,52 +52,47 @@ class PriorityQueue:
         self._queue.clear()
         self._receiver.close()
 
-    def _take_over(self) -> None:
+    def _drain(self) -> None:
         while (message := self._receiver.receive()) is not None:
-            kept = carries_correlation(message)
-            self._queue.append((message, kept))
-            if not kept:
-                self._loose += 1
-                if self._loose > self._queue_size:
-                    self._let_go()
+            correlated = carries_correlation(message)
+            self._queue.append((message, correlated))
+            if not correlated:
+                self._droppable += 1
+                if self._droppable > self._queue_size:
+                    self._drop_oldest()
 
-    def _let_go(self) -> None:
-        for index, (_, kept) in enumerate(self._queue):
-            if not kept:
+    def _drop_oldest(self) -> None:
+        for index, (_, correlated) in enumerate(self._queue):
+            if not correlated:
                 del self._queue[index]
-                self._loose -= 1
+                self._droppable -= 1
                 return
 
 
-# A queue longer than an engine's own: the rest of it is in this process's memory.
-#
-# A slot in shared memory costs a few microseconds and some kilobytes at start, so engines stop at
-# `MAX_QUEUE`. When more than an eighth of that is waiting, the oldest messages are moved into a deque: by
-# whoever calls `receive`, and by a thread while nobody does, because the node computes. Messages that
-# do not fit there are lost oldest first, as in any queue, and show as a gap in the sequence numbers.
-
-_PERIOD: Final = 0.005  # seconds between looks; at 200,000 messages/s a thousand come meanwhile
-_KEPT: Final = MAX_QUEUE // 8  # messages that are left to the engine; its other slots are for bad moments
-
-
 class SpilloverQueue:
-    """A `Receiver` in front of another one, with room for ``queue_size`` messages."""
+    """A queue that is longer than the engine allows: its rest is in the memory of this process.
+
+    A place in shared memory costs a few microseconds and some kilobytes at start, so the queues of an
+    engine end at `MAX_QUEUE`. When more than an eighth of that is waiting, `receive` moves the oldest
+    messages into a deque; a thread does it while the program computes. Messages that do not fit are
+    dropped, oldest first, and show as a gap in the sequence numbers.
+    """
 
     def __init__(self, receiver: Receiver, queue_size: int, sent: Callable[[], int]) -> None:
-        """``sent`` tells the sequence number of the newest message of the output."""
+        """``sent`` returns the sequence number of the newest message of the output."""
         self._receiver = receiver
-        self._room = queue_size - _KEPT
+        self._room = queue_size - _SPILL_FROM
         self._sent = sent
         self._queue: deque[Message] = deque()
         self._last = 0  # sequence number of the newest message taken from the engine
         self._lock = threading.Lock()
         self._closed = threading.Event()
-        threading.Thread(target=self._keep_moving, name="dora-long-queue", daemon=True).start()
+        threading.Thread(target=self._run, name="dora-spillover-queue", daemon=True).start()
 
     def receive(self) -> Message | None:
         with self._lock:
-            if self._sent() - self._last > _KEPT:
-                self._move()
+            if self._sent() - self._last > _SPILL_FROM:
+                self._spill()
             return self._queue.popleft() if self._queue else self._take()
 
     def has_messages(self) -> bool:
@@ -116,19 +113,19 @@ class SpilloverQueue:
             self._last = message.sequence
         return message
 
-    def _move(self) -> None:
+    def _spill(self) -> None:
         queue = self._queue
-        while self._sent() - self._last > _KEPT:
+        while self._sent() - self._last > _SPILL_FROM:
             message = self._take()
-            if message is None:  # it is being sent this very moment
+            if message is None:  # it is just being sent
                 return
             if len(queue) >= self._room:
                 queue.popleft()
             queue.append(message)
 
-    def _keep_moving(self) -> None:
-        while not self._closed.wait(_PERIOD):
-            if self._sent() - self._last > _KEPT:
+    def _run(self) -> None:
+        while not self._closed.wait(_SPILL_PERIOD):
+            if self._sent() - self._last > _SPILL_FROM:
                 with self._lock:
                     if not self._closed.is_set():
-                        self._move()
+                        self._spill()

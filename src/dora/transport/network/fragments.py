@@ -1,7 +1,7 @@
-"""Messages in parts: Zenoh's transport for low latency takes nothing above 64 KiB.
+"""Fragments of messages: Zenoh's low-latency transport accepts at most 64 KiB.
 
-Its usual transport takes parts of any size apart by itself, but hands them to a thread that has to be
-woken, and a message that is only just too large for one part takes almost twice as long as one that fits.
+Zenoh's regular transport fragments large messages itself, but in a thread that has to be woken. A message
+slightly larger than one fragment would take almost twice as long as one that fits.
 """
 
 from __future__ import annotations
@@ -10,91 +10,98 @@ from typing import Final
 
 import zenoh
 
-PART: Final = 64_000  # bytes; what is left of 65,535 is for the key and the label
-PIECE: Final = 262_144  # bytes, of what is sent again: for networks too slow for all at once (`mailbox`)
+FRAGMENT_BYTES: Final = 64_000  # what is left of 65,535 is for the key and the header
+RETRANSMIT_BYTES: Final = 262_144  # of a retransmitted fragment: slow networks need several per message
 
 
 class FragmentedMessage:
-    """A message to be sent, whole or in parts. It may be changed by others after `settle`, not before."""
+    """An outgoing message, as one piece or in fragments. Its memory may be reused after `detach` only."""
 
-    __slots__ = ("_data", "_parts", "_whole")
+    __slots__ = ("_data", "_fragments", "_zbytes")
 
     def __init__(self, message: bytes | bytearray) -> None:
         self._data: bytes | bytearray | None = message
-        self._whole: zenoh.ZBytes | None = None
-        self._parts: list[zenoh.ZBytes] | None = None
+        self._zbytes: zenoh.ZBytes | None = None
+        self._fragments: list[zenoh.ZBytes] | None = None
 
-    def whole(self) -> zenoh.ZBytes:
-        if self._whole is None:
-            self._whole = zenoh.ZBytes(self._bytes())
-        return self._whole
+    def zbytes(self) -> zenoh.ZBytes:
+        """Return the message as one piece."""
+        if self._zbytes is None:
+            self._zbytes = zenoh.ZBytes(self._bytes())
+        return self._zbytes
 
-    def parts(self) -> list[zenoh.ZBytes]:
-        if self._parts is None:
+    def fragments(self) -> list[zenoh.ZBytes]:
+        """Return the message in fragments for the fast path."""
+        if self._fragments is None:
             data = self._bytes()
-            if len(data) <= PART:
-                self._parts = [self.whole()]
+            if len(data) <= FRAGMENT_BYTES:
+                self._fragments = [self.zbytes()]
             else:
-                self._parts = [zenoh.ZBytes(data[at : at + PART]) for at in range(0, len(data), PART)]
-        return self._parts
+                self._fragments = [
+                    zenoh.ZBytes(data[at : at + FRAGMENT_BYTES])
+                    for at in range(0, len(data), FRAGMENT_BYTES)
+                ]
+        return self._fragments
 
-    def pieces(self) -> list[zenoh.ZBytes]:
-        """Return the message in larger parts."""
-        whole = self.whole()
-        if len(whole) <= PIECE:
-            return [whole]
-        data = whole.to_bytes()
-        return [zenoh.ZBytes(data[at : at + PIECE]) for at in range(0, len(data), PIECE)]
+    def retransmit_fragments(self) -> list[zenoh.ZBytes]:
+        """Return the message in the larger fragments of a retransmission."""
+        zbytes = self.zbytes()
+        if len(zbytes) <= RETRANSMIT_BYTES:
+            return [zbytes]
+        data = zbytes.to_bytes()
+        return [
+            zenoh.ZBytes(data[at : at + RETRANSMIT_BYTES]) for at in range(0, len(data), RETRANSMIT_BYTES)
+        ]
 
-    def settle(self) -> None:
-        """Keep a copy, if there is none yet: from now on the memory of the message is somebody else's."""
-        if self._parts is None:
-            self.whole()
+    def detach(self) -> None:
+        """Copy the message unless that was done: from now on its memory belongs to somebody else."""
+        if self._fragments is None:
+            self.zbytes()
         self._data = None
 
     def _bytes(self) -> bytes | bytearray:
-        if self._whole is not None:
-            return self._whole.to_bytes()
-        return self._data if self._data is not None else _joined(self._parts or [])
+        if self._zbytes is not None:
+            return self._zbytes.to_bytes()
+        return self._data if self._data is not None else _joined(self._fragments or [])
 
 
 class ReassembledMessage:
-    """A message that came in parts; to be used as a ``zenoh.ZBytes``."""
+    """A message that arrived in fragments, with the methods of ``zenoh.ZBytes`` that receivers use."""
 
-    __slots__ = ("_parts", "_size")
+    __slots__ = ("_fragments", "_size")
 
-    def __init__(self, parts: list[zenoh.ZBytes]) -> None:
-        self._parts = parts
-        self._size = sum(map(len, parts))
+    def __init__(self, fragments: list[zenoh.ZBytes]) -> None:
+        self._fragments = fragments
+        self._size = sum(map(len, fragments))
 
     def __len__(self) -> int:
         return self._size
 
     def to_bytes(self) -> bytes:
-        return _joined(self._parts)
+        return _joined(self._fragments)
 
 
 class Reassembler:
-    """Puts together what comes in parts, in any order. Not safe for several threads."""
+    """Assembles messages from fragments that arrive in any order. Not safe for several threads."""
 
     def __init__(self) -> None:
         self._messages: dict[int, dict[int, zenoh.ZBytes]] = {}  # by number, then by index
 
-    def add(self, number: int, index: int, count: int, part: zenoh.ZBytes) -> ReassembledMessage | None:
-        """Add a part, of those that make up a message; return the message with the last of them."""
-        parts = self._messages.setdefault(number, {})
-        parts[index] = part
-        if len(parts) < count:
+    def add(self, number: int, index: int, count: int, fragment: zenoh.ZBytes) -> ReassembledMessage | None:
+        """Add one of ``count`` fragments of a message; return the message if it is complete."""
+        fragments = self._messages.setdefault(number, {})
+        fragments[index] = fragment
+        if len(fragments) < count:
             return None
         del self._messages[number]
-        return ReassembledMessage([parts[index] for index in sorted(parts)])
+        return ReassembledMessage([fragments[index] for index in sorted(fragments)])
 
     def forget(self, number: int) -> None:
-        """Forget the parts of messages up to ``number``: they are not needed, or will not come any more."""
+        """Discard the fragments of messages up to ``number``, which have arrived or never will."""
         if self._messages:
             for old in [n for n in self._messages if n <= number]:
                 del self._messages[old]
 
 
-def _joined(parts: list[zenoh.ZBytes]) -> bytes:
-    return b"".join([part.to_bytes() for part in parts])
+def _joined(fragments: list[zenoh.ZBytes]) -> bytes:
+    return b"".join([fragment.to_bytes() for fragment in fragments])

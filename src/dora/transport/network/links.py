@@ -1,21 +1,22 @@
-"""Links to and from other machines, on Zenoh.
+"""All links of a node with other machines, on Zenoh.
 
-A node that receives listens, one that sends connects (`dora.transport.network.sessions`). Everything that
-concerns a link goes through the connection between them:
+A node that receives listens, a node that sends connects (`dora.transport.network.sessions`). Everything
+about a link passes through the connection between the two nodes:
 
-* under ``<dataflow>/to/<node>/<input>`` the messages, each with its lane, its number on it and its sequence
-  (`dora.transport.network.window`), and *probes*, which say how far the sender has come;
-* under ``<dataflow>/from/<source node>/<node>/<input>`` what the receiver tells of its *progress*: which
-  number has arrived, which sequence was taken out of the queue, whether it is there at all.
+* messages and probes under ``<dataflow>/to/<node>/<input>``. Each message has a header with its send
+  window, its number in it and its sequence number (`dora.transport.network.window`). A *probe* carries the
+  state of the sender.
+* acknowledgements under ``<dataflow>/from/<source node>/<node>/<input>``: the number of the last message
+  that has arrived, the sequence number of the last one taken out of the queue, and whether the receiver is
+  open. Where nodes send to each other in both directions, messages carry acknowledgements too
+  (`RemoteSender.reverse_receivers`).
 
-Where nodes send to each other in both directions, messages carry such reports along (`RemoteSender.back`).
+A board belongs to one machine. The sender writes the state of the receiver to the line of the link on its
+own board, and the receiver writes the state of the sender to the line of the output on its own. So
+back-pressure, counters and closing work like those of links inside a machine.
 
-The board is of one machine. So the sender writes what it hears of the receiver to the line of the link on
-its own board, and the receiver what it sees of the sender to the line of the output on its own. That way
-back-pressure, counting and closing are the same as for links inside a machine.
-
-A link begins with a probe: the receiver notes where it begins, and confirms. Whoever does not hear of the
-other for `remote_sender.SILENCE` while something is under way says so in the log, and when it is over.
+A link starts with a probe, which the receiver acknowledges. A sender logs an error when its receiver
+has not answered for `dora.transport.network.sender.NO_ANSWER_AFTER`, and a warning when it answers again.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from dora.errors import ConnectError, TransportError
 from dora.transport.board import Board
 from dora.transport.forking import disown_after_fork, do_nothing, leak, refuse
 from dora.transport.network.peer import Peer
-from dora.transport.network.protocol import LOOK_EVERY, THREAD_PATIENCE, start_thread
+from dora.transport.network.protocol import JOIN_TIMEOUT, TICK, start_thread
 from dora.transport.network.receiver import ReceiverSession, RemoteReceiver
 from dora.transport.network.sender import RemoteSender
 from dora.wire.correlation import FLUSH_MARK, asks_to_flush
@@ -40,11 +41,11 @@ from dora.wire.node_config import InputConfig, LinkConfig, NodeConfig, OutputCon
 
 _FIRST_PAUSE: Final = 0.001  # seconds between probes, doubled up to the longest
 _LONGEST_PAUSE: Final = 0.05
-_INTERRUPTED_PATIENCE: Final = 0.5  # seconds
-_FLUSH_PATIENCE: Final = 3.0  # seconds in which nothing goes or arrives
-_LAUNCH_PATIENCE: Final = 10.0  # the same, while something still waits for room: a slow network
-_JOIN_PATIENCE: Final = 1.0
-_LATE_PATIENCE: Final = 2.5  # less than the daemon waits for an input that was connected
+_INTERRUPTED_TIMEOUT: Final = 0.5  # seconds
+_FLUSH_TIMEOUT: Final = 3.0  # seconds without progress
+_BLOCKED_FLUSH_TIMEOUT: Final = 10.0  # the same while a message waits for room: a slow network
+_OPEN_TIMEOUT: Final = 1.0
+_LATE_OPEN_TIMEOUT: Final = 2.5  # less than the daemon waits for an input that was connected
 
 _SECTIONS: Final = Struct("<6xHI")  # of a message: length of the schema, of the metadata
 
@@ -55,99 +56,101 @@ class RemoteLinks:
     def __init__(self, config: NodeConfig, board: Board) -> None:
         self._config = config
         self._board = board
-        self._gates: list[Peer] = []
-        self._house: ReceiverSession | None = None
+        self._peers: list[Peer] = []
+        self._session: ReceiverSession | None = None
         self._senders: list[RemoteSender] = []
         self._connected = False
         self._closing = threading.Event()
-        self._keeper: threading.Thread | None = None
+        self._ticker: threading.Thread | None = None
         atexit.register(self.close)
         disown_after_fork(self)
 
     def disown(self) -> None:
         """Leave all links to the parent, in a forked child process, which has none of the threads."""
         atexit.unregister(self.close)
-        leak(self._gates, self._house, self._senders)
+        leak(self._peers, self._session, self._senders)
         for sender in self._senders:
             vars(sender)["put"] = refuse
-        vars(self).update(sender=refuse, receiver=refuse, drop=do_nothing, close=do_nothing)
+        vars(self).update(sender=refuse, receiver=refuse, remove=do_nothing, close=do_nothing)
 
     def senders(self, output: OutputConfig) -> list[RemoteSender]:
-        """Return the senders of the links of an output that lead to other machines."""
+        """Return the senders for the links of an output to other machines."""
         return [self.sender(output, link) for link in output.links if link.machine]
 
     def sender(self, output: OutputConfig, link: LinkConfig) -> RemoteSender:
-        """Return the sender of a link to another machine; raises `ConnectError`, `TransportError`.
+        """Return the sender for a link to another machine; raises `ConnectError`, `TransportError`.
 
-        One that is made after `connect` sends once its receiver is there.
+        A sender that is created after `connect` starts once its receiver is there.
         """
-        gate = self._gate_to(link.consumer.partition("/")[0])
-        sender = RemoteSender(gate, output, link, self._board)
-        gate.add(sender)
+        peer = self._peer_of(link.consumer.partition("/")[0])
+        sender = RemoteSender(peer, output, link, self._board)
+        peer.add(sender)
         self._senders = [*self._senders, sender]
         if self._connected:
-            self._introduce()
-            gate.subscribe()
-            self._begin_to_keep()
+            self._pair_directions()
+            peer.subscribe()
+            self._start_ticker()
             sender.probe()
         return sender
 
-    def _gate_to(self, node_id: str) -> Peer:
-        """Return the session that reaches a node."""
+    def _peer_of(self, node_id: str) -> Peer:
+        """Return the peer for a node of another machine."""
         remote = self._remote
-        for gate in self._gates:
-            if gate.consumer == node_id and gate.endpoint == remote.reach.get(node_id):
-                return gate
-        gate = Peer(self._config, remote, node_id)
-        self._gates = [*self._gates, gate]
+        for peer in self._peers:
+            if peer.consumer == node_id and peer.endpoint == remote.reach.get(node_id):
+                return peer
+        peer = Peer(self._config, remote, node_id)
+        self._peers = [*self._peers, peer]
         if self._closing.is_set():  # in another thread
-            gate.close()
-        return gate
+            peer.close()
+        return peer
 
     @property
     def _remote(self) -> RemoteConfig:
-        """How others are reached now; it follows the dataflow."""
+        """The endpoints of other nodes now; they change with the dataflow."""
         assert self._config.remote is not None
         return self._config.remote
 
-    def drop(self, slot: int) -> None:
-        """Forget the sender of a link that was taken away, and the session that nobody needs any more."""
+    def remove(self, slot: int) -> None:
+        """Remove the sender of a link, and close its peer if no other link uses it."""
         self._senders = [sender for sender in self._senders if sender.link.slot != slot]
-        for gate in list(self._gates):
-            gate.drop(slot)
-            if not gate.senders:
-                self._gates = [other for other in self._gates if other is not gate]
-                gate.close()
+        for peer in list(self._peers):
+            peer.remove(slot)
+            if not peer.senders:
+                self._peers = [other for other in self._peers if other is not peer]
+                peer.close()
 
     def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> RemoteReceiver:
-        """Return the receiver of a link from another machine; it begins to receive in `connect`."""
-        if self._house is None:
-            self._house = ReceiverSession(self._config, self._remote, self._board)
-        receiver = RemoteReceiver(self._house, item, arrived, self._board, self._config.node_slot)
-        self._house.add(receiver)
+        """Return the receiver for a link from another machine; it starts to receive in `connect`."""
+        if self._session is None:
+            self._session = ReceiverSession(self._config, self._remote, self._board)
+        receiver = RemoteReceiver(self._session, item, arrived, self._board, self._config.node_slot)
+        self._session.add(receiver)
         if self._connected:
-            self._introduce()
-        # Where it begins has to be known before it counts what it gets.
+            self._pair_directions()
+        # Its first sequence number has to be known before it counts messages.
         if self._connected or self._config.dynamic:
-            self._house.subscribe()
-            _wait_for([receiver], _LATE_PATIENCE if self._connected else _JOIN_PATIENCE)
+            self._session.subscribe()
+            _wait_until_open([receiver], _LATE_OPEN_TIMEOUT if self._connected else _OPEN_TIMEOUT)
         return receiver
 
     def connect(self, timeout: float, interrupted: Callable[[], bool]) -> None:
-        """Return once the receiver of each link has confirmed that messages reach it.
+        """Return once the receiver of each link has acknowledged a probe.
 
-        Not waited for are dynamic nodes that are not there, receivers that have ended, and after a restart
-        nobody: the link may be cut. Raises `ConnectError` after ``timeout`` seconds, naming who is missing.
+        Dynamic nodes that are absent and receivers that have ended are not waited for, and after a restart
+        no receiver is, because the link may be cut. Raises `ConnectError` after ``timeout`` seconds, with
+        the missing receivers.
         """
-        self._introduce()
-        if self._house is not None:
-            self._house.subscribe()
-        for gate in self._gates:
-            gate.subscribe()
+        self._pair_directions()
+        if self._session is not None:
+            self._session.subscribe()
+        for peer in self._peers:
+            peer.subscribe()
         self._connected = True
-        self._begin_to_keep()
-        if self._house is not None:
-            _wait_for([each for each in self._house.receivers.values() if each.begins], _JOIN_PATIENCE)
+        self._start_ticker()
+        if self._session is not None:
+            late = [receiver for receiver in self._session.receivers.values() if receiver.starts_late]
+            _wait_until_open(late, _OPEN_TIMEOUT)
         deadline = time.monotonic() + timeout
         pause = _FIRST_PAUSE
         hurried = False
@@ -157,7 +160,7 @@ class RemoteLinks:
             now = time.monotonic()
             if not hurried and interrupted():
                 hurried = True
-                deadline = min(deadline, now + _INTERRUPTED_PATIENCE)
+                deadline = min(deadline, now + _INTERRUPTED_TIMEOUT)
             if now > deadline or self._config.restart_count:
                 if hurried or self._config.restart_count:
                     return
@@ -166,85 +169,85 @@ class RemoteLinks:
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    def _begin_to_keep(self) -> None:
-        if self._keeper is None:
-            self._keeper = start_thread(f"dora {self._config.node_id} links", self._keep)
-
-    def _introduce(self) -> None:
-        """Let messages to a node tell how far those from it have come."""
-        if self._house is None:
+    def _pair_directions(self) -> None:
+        """Let messages to a node carry the acknowledgements of messages from it."""
+        if self._session is None:
             return
-        self._house.on_report = self._on_report
-        receivers = tuple(self._house.receivers.values())
+        self._session.on_piggyback_ack = self._on_piggyback_ack
+        receivers = tuple(self._session.receivers.values())
         for sender in self._senders:
-            sender.back = [receiver for receiver in receivers if receiver.source == sender.node]
+            sender.reverse_receivers = [each for each in receivers if each.source == sender.node]
 
-    def _on_report(self, lane: int, arrived: int, taken: int) -> None:
+    def _on_piggyback_ack(self, window_id: int, arrived: int, taken: int) -> None:
         for sender in self._senders:
-            if sender.lane_id == lane:
+            if sender.window_id == window_id:
                 try:
-                    sender.on_report(lane, arrived, taken)
+                    sender.on_piggyback_ack(window_id, arrived, taken)
                 except TransportError:
                     pass  # the session is being closed
 
-    def _keep(self) -> None:
-        while not self._closing.wait(LOOK_EVERY):
+    def _start_ticker(self) -> None:
+        if self._ticker is None:
+            self._ticker = start_thread(f"dora {self._config.node_id} links", self._run_ticker)
+
+    def _run_ticker(self) -> None:
+        while not self._closing.wait(TICK):
             now = time.monotonic()
             for sender in self._senders:
                 try:
-                    sender.look(now)
+                    sender.tick(now)
                 except TransportError:
                     pass  # the session is being closed
-            for gate in self._gates:
-                gate.look()
-            if self._house is not None:
-                for receiver in tuple(self._house.receivers.values()):
-                    receiver.look(now)
+            for peer in self._peers:
+                peer.tick()
+            if self._session is not None:
+                for receiver in tuple(self._session.receivers.values()):
+                    receiver.tick(now)
 
     def close(self) -> None:
-        """Wait until everything sent has arrived, as long as something does, then end the sessions."""
+        """Wait until all messages have arrived, as long as there is progress; then close the sessions."""
         atexit.unregister(self.close)
         try:
             self._flush()
         except TransportError:
             pass
         self._closing.set()
-        for gate in self._gates:
-            gate.close()
-        self._gates = []
-        if self._house is not None:
-            self._house.close()
-            self._house = None
-        if self._keeper is not None:
-            self._keeper.join(THREAD_PATIENCE)
-            self._keeper = None
+        for peer in self._peers:
+            peer.close()
+        self._peers = []
+        if self._session is not None:
+            self._session.close()
+            self._session = None
+        if self._ticker is not None:
+            self._ticker.join(JOIN_TIMEOUT)
+            self._ticker = None
 
     def _flush(self) -> None:
-        since, progress = 0.0, [-1]
+        since, last_progress = 0.0, [-1]
         pause = _FIRST_PAUSE
-        while left := [sender for sender in self._senders if not sender.is_idle]:
-            now, news = time.monotonic(), [sender.progress for sender in left]
-            if news != progress:
-                since, progress = now, news
-            launching = any(sender.is_launching for sender in left)
-            if now - since > (_LAUNCH_PATIENCE if launching else _FLUSH_PATIENCE):
+        while busy := [sender for sender in self._senders if not sender.is_idle]:
+            now, progress = time.monotonic(), [sender.progress for sender in busy]
+            if progress != last_progress:
+                since, last_progress = now, progress
+            is_blocked = any(sender.is_blocked for sender in busy)
+            if now - since > (_BLOCKED_FLUSH_TIMEOUT if is_blocked else _FLUSH_TIMEOUT):
                 return
-            for sender in left:
+            for sender in busy:
                 sender.probe()
             time.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
 
-def _wait_for(receivers: list[RemoteReceiver], patience: float) -> None:
-    """Wait until the senders know of these receivers, for at most so many seconds."""
-    deadline = time.monotonic() + patience
+def _wait_until_open(receivers: list[RemoteReceiver], timeout: float) -> None:
+    """Announce receivers, and wait until their senders have answered."""
+    deadline = time.monotonic() + timeout
     for receiver in receivers:
-        receiver.look(time.monotonic())
+        receiver.tick(time.monotonic())
     for receiver in receivers:
         receiver.opened.wait(max(deadline - time.monotonic(), 0.0))
 
 
-def flushes(message: bytes | bytearray | memoryview) -> bool:
+def is_flush(message: bytes | bytearray | memoryview) -> bool:
     """Tell whether a message has the metadata ``flush: true``."""
     schema, metadata = _SECTIONS.unpack_from(message)
     if not metadata:

@@ -1,4 +1,4 @@
-"""The way of a node to one of another machine: the senders that use it, and the connection they share."""
+"""The connection of a node to one node of another machine, and the senders that share it."""
 
 from __future__ import annotations
 
@@ -11,53 +11,53 @@ import zenoh
 
 from dora.errors import ConnectError, TransportError
 from dora.transport.network.protocol import (
+    ACK,
     BLOCK,
     CHANNEL_LENGTH,
     DROP,
-    PROGRESS,
-    THREAD_PATIENCE,
+    JOIN_TIMEOUT,
     close_session,
     link_name,
     start_thread,
 )
 from dora.transport.network.send_thread import SendThread
-from dora.transport.network.sessions import reach
+from dora.transport.network.sessions import connect
 from dora.wire.node_config import LinkConfig, NodeConfig, RemoteConfig
 
-# The sessions of Zenoh in which a node reaches one of another machine, for as long as they are good.
-#
-# Zenoh connects again by itself, but not always well: what still wants to write to the broken connection
-# may
-# fail after a new one was made, and then the entry of the peer is removed, which is that of the new one by
-# now. From there on all that is sent disappears, and nobody is told (Zenoh 1.10). New sessions are peers of
-# their own, out of reach of what the old ones left behind.
+_EVENTS: Final = 8  # of each session that are kept between two checks
 
-_EVENTS: Final = 8  # of each session, that may have happened since the last look
+_log = logging.getLogger("dora.transport")
 
 
 class PeerConnection:
-    """To the node that listens at ``endpoint``; ``name`` is for the threads that belong to it."""
+    """The two Zenoh sessions with the node that listens at ``endpoint``: the regular one and the fast path.
+
+    They are used until one of them loses its connection. Zenoh reconnects by itself, but not reliably: a
+    late write to the broken connection may remove the entry of the new one, and from then on everything
+    that is sent disappears without an error (Zenoh 1.10). New sessions are separate peers, which the old
+    ones cannot disturb. ``name`` is for the threads of the connection.
+    """
 
     def __init__(self, endpoint: str, remote: RemoteConfig, name: str) -> None:
-        """Open it; raises ``zenoh.ZError``."""
-        self.launcher = SendThread(name)
+        """Open both sessions; raises ``zenoh.ZError``."""
+        self.send_thread = SendThread(name)
         self._name = name
-        self._session = reach(endpoint, remote)
+        self._session = connect(endpoint, remote)
         try:
-            self._quick_session = reach(endpoint, remote, quickly=True)
+            self._fast_session = connect(endpoint, remote, low_latency=True)
         except zenoh.ZError:
             close_session(self._session)
             raise
         self._events = [
             session.info.declare_link_events_listener(zenoh.handlers.RingChannel(_EVENTS))
-            for session in (self._session, self._quick_session)
+            for session in (self._session, self._fast_session)
         ]
         self._broken = False
         self._subscriber: Any = None
         self._listener: threading.Thread | None = None
 
     def is_broken(self) -> bool:
-        """Tell whether one of the sessions has lost the other node, even if it has found it again."""
+        """Tell whether one of the sessions has lost its connection, even if it has reconnected since."""
         try:
             for events in self._events:
                 while not self._broken and (event := events.try_recv()) is not None:
@@ -66,64 +66,64 @@ class PeerConnection:
             pass  # it is closed
         return self._broken
 
-    def listen(self, key: str, take: Callable[[PeerConnection, zenoh.Sample], None]) -> None:
-        """Let a thread ``take`` what is sent under ``key``; to be called once."""
+    def listen(self, key: str, handle: Callable[[PeerConnection, zenoh.Sample], None]) -> None:
+        """Call ``handle`` in a thread for each sample under ``key``; to be called once."""
         self._subscriber = self._session.declare_subscriber(key, zenoh.handlers.FifoChannel(CHANNEL_LENGTH))
-        self._listener = start_thread(self._name, self._pass_on, self._subscriber.handler, take)
+        self._listener = start_thread(self._name, self._forward, self._subscriber.handler, handle)
 
-    def _pass_on(
-        self, samples: Iterable[zenoh.Sample], take: Callable[[PeerConnection, zenoh.Sample], None]
+    def _forward(
+        self, samples: Iterable[zenoh.Sample], handle: Callable[[PeerConnection, zenoh.Sample], None]
     ) -> None:
         for sample in samples:
-            take(self, sample)
+            handle(self, sample)
 
-    def ways(self, key: str) -> Publishers:
-        """Return how one link sends on it; raises `TransportError`."""
+    def publishers(self, key: str) -> Publishers:
+        """Return the publishers for one link; raises `TransportError`."""
         try:
-            return Publishers(self, key, self._session, self._quick_session)
+            return Publishers(self, key, self._session, self._fast_session)
         except zenoh.ZError as error:
             raise TransportError(f"Zenoh cannot set up {key}: {error}") from error
 
     def close(self) -> None:
-        """Close it, which may take as long as somebody waits for room on it."""
-        close_session(self._quick_session)
+        """Close both sessions, which takes until no thread waits for room on them."""
+        close_session(self._fast_session)
         close_session(self._session)
-        self.launcher.close()
+        self.send_thread.close()
         if self._listener is not None:
-            self._listener.join(THREAD_PATIENCE)
+            self._listener.join(JOIN_TIMEOUT)
 
 
 class Publishers:
-    """How one link sends: by the publishers with less work than by `put`.
+    """The Zenoh publishers of one link, on one connection.
 
-    But a publisher discards what nobody seems to subscribe to, and for a moment after the first message
-    nobody seems to.
+    A publisher needs less work per message than `put`. But it discards messages while it knows of no
+    subscriber, which is the case until shortly after the first message.
     """
 
     def __init__(
-        self, connection: PeerConnection, key: str, session: zenoh.Session, quick_session: zenoh.Session
+        self, connection: PeerConnection, key: str, session: zenoh.Session, fast_session: zenoh.Session
     ) -> None:
-        """Raises ``zenoh.ZError``."""
+        """Declare them; raises ``zenoh.ZError``."""
         self.connection = connection
-        self.launcher = connection.launcher
+        self.send_thread = connection.send_thread
         self._session = session
-        self._quick_session = quick_session
-        self._key = session.declare_keyexpr(key)  # the form that needs no work for each message
-        self._quick_key = zenoh.KeyExpr(key)
-        self.alone: Callable[..., None] = _publisher(session, self._key, express=True).put
-        self.among_others: Callable[..., None] = _publisher(session, self._key, express=False).put
-        self.quickly: Callable[..., None] = _publisher(quick_session, self._quick_key, express=True).put
+        self._fast_session = fast_session
+        self._key = session.declare_keyexpr(key)  # the form that needs no work per message
+        self._fast_key = zenoh.KeyExpr(key)
+        self.put_express: Callable[..., None] = _publisher(session, self._key, express=True).put
+        self.put_batched: Callable[..., None] = _publisher(session, self._key, express=False).put
+        self.put_fast: Callable[..., None] = _publisher(fast_session, self._fast_key, express=True).put
 
     def put(self, payload: Any, attachment: bytes | None = None, *, express: bool = True) -> None:
-        """Raises ``zenoh.ZError``."""
+        """Send without a publisher; raises ``zenoh.ZError``."""
         self._session.put(
             self._key, payload, attachment=attachment, congestion_control=BLOCK, express=express
         )
 
-    def ask(self, question: bytes) -> None:
-        """Send a question on the quick way; it may get lost."""
+    def ping(self, data: bytes) -> None:
+        """Send a ping on the fast path; it may get lost."""
         try:
-            self._quick_session.put(self._quick_key, question, congestion_control=DROP)
+            self._fast_session.put(self._fast_key, data, congestion_control=DROP)
         except zenoh.ZError:
             pass  # the session is being closed
 
@@ -132,29 +132,26 @@ def _publisher(session: zenoh.Session, key: zenoh.KeyExpr, *, express: bool) -> 
     return session.declare_publisher(key, congestion_control=BLOCK, express=express)
 
 
-_log = logging.getLogger("dora.transport")
-
-
 class LinkSender(Protocol):
     """What a peer needs of the senders of its links; see `dora.transport.network.sender`."""
 
     link: LinkConfig
     key: str
-    ways: Publishers
-    beside: tuple[Any, ...]
+    publishers: Publishers
+    siblings: tuple[Any, ...]
 
-    def renew(self, ways: Publishers) -> None:
+    def renew(self, publishers: Publishers) -> None:
         """Send on a new connection from now on."""
 
-    def on_progress(self, data: bytes) -> None:
-        """Take in what the receiver reports."""
+    def on_ack(self, data: bytes) -> None:
+        """Process an acknowledgement of the receiver."""
 
 
 class Peer:
-    """Safe to use from several threads."""
+    """A node of another machine to which this node sends. Safe to use from several threads."""
 
     def __init__(self, config: NodeConfig, remote: RemoteConfig, consumer: str) -> None:
-        """Open it; raises `ConnectError`. ``consumer`` is the node that it reaches."""
+        """Connect to the node ``consumer``; raises `ConnectError`."""
         self.dataflow_id = config.dataflow_id
         self.node_id = config.node_id
         self.consumer = consumer
@@ -174,78 +171,81 @@ class Peer:
     def _connect(self) -> PeerConnection:
         return PeerConnection(self.endpoint, self._remote, f"dora {self.node_id} to {self.consumer}")
 
-    def ways(self, key: str) -> Publishers:
-        """Return how a link sends; raises `TransportError`."""
-        return self._connection.ways(key)
+    def publishers(self, key: str) -> Publishers:
+        """Return the publishers for a link; raises `TransportError`."""
+        return self._connection.publishers(key)
 
     def add(self, sender: LinkSender) -> None:
-        """Let a sender hear of its receiver, and know of the others; raises `TransportError`."""
-        with self._lock:
-            if sender.ways.connection is not self._connection:
-                sender.renew(self.ways(sender.key))
-            self.senders = {**self.senders, link_name(sender.link.consumer, sender.link.generation): sender}
-            self._acquaint()
+        """Pass acknowledgements to a sender, and make it a sibling of the others.
 
-    def drop(self, slot: int) -> None:
-        """Forget the sender of a link."""
+        Raises `TransportError`.
+        """
+        with self._lock:
+            if sender.publishers.connection is not self._connection:
+                sender.renew(self.publishers(sender.key))
+            self.senders = {**self.senders, link_name(sender.link.consumer, sender.link.generation): sender}
+            self._update_siblings()
+
+    def remove(self, slot: int) -> None:
+        """Remove the sender of a link."""
         with self._lock:
             self.senders = {name: each for name, each in self.senders.items() if each.link.slot != slot}
-            self._acquaint()
+            self._update_siblings()
 
-    def _acquaint(self) -> None:
+    def _update_siblings(self) -> None:
         senders = self.senders.values()
         for sender in senders:
-            sender.beside = tuple(each for each in senders if each is not sender)
+            sender.siblings = tuple(each for each in senders if each is not sender)
 
     def subscribe(self) -> None:
-        """Begin to listen to what receivers tell."""
+        """Start to receive acknowledgements."""
         with self._lock:
             if not self._subscribed:
                 self._subscribed = True
-                self._connection.listen(f"{self._prefix}**", self._take)
+                self._connection.listen(f"{self._prefix}**", self._on_ack)
 
-    def _take(self, connection: PeerConnection, sample: zenoh.Sample) -> None:
+    def _on_ack(self, connection: PeerConnection, sample: zenoh.Sample) -> None:
         sender = self.senders.get(str(sample.key_expr)[len(self._prefix) :])
         data = sample.payload.to_bytes()
-        if sender is not None and connection is self._connection and len(data) == PROGRESS.size:
+        if sender is not None and connection is self._connection and len(data) == ACK.size:
             try:
-                sender.on_progress(data)
+                sender.on_ack(data)
             except TransportError:
                 pass  # the session is being closed
 
-    def look(self) -> None:
-        """Do what time demands: replace a connection that broke."""
+    def tick(self) -> None:
+        """Replace the connection if it broke; to be called periodically."""
         if self._connection.is_broken():
             with self._lock:
                 if not self._closed:
-                    self._renew()
+                    self._reconnect()
 
-    def _renew(self) -> None:
-        """Go over to a new connection, or stay with the old one for now. The lock has to be held."""
+    def _reconnect(self) -> None:
+        """Replace the connection; if that fails, keep the old one for now. The lock has to be held."""
         try:
             fresh = self._connect()
         except zenoh.ZError as error:
             _log.debug("node `%s`: no new connection: %s", self.consumer, error)
             return
         try:
-            renewed = [(sender, fresh.ways(sender.key)) for sender in self.senders.values()]
+            renewed = [(sender, fresh.publishers(sender.key)) for sender in self.senders.values()]
             if self._subscribed:
-                fresh.listen(f"{self._prefix}**", self._take)
+                fresh.listen(f"{self._prefix}**", self._on_ack)
         except (zenoh.ZError, TransportError) as error:
-            _log.debug("node `%s`: no use of the new connection: %s", self.consumer, error)
+            _log.debug("node `%s`: the new connection cannot be used: %s", self.consumer, error)
             fresh.close()
             return
         old, self._connection = self._connection, fresh
-        for sender, ways in renewed:
-            sender.renew(ways)
-        # Who waits for room on it holds up its end.
+        for sender, publishers in renewed:
+            sender.renew(publishers)
+        # In a thread, because closing waits for the threads that wait for room on the connection.
         self._closers = [each for each in self._closers if each.is_alive()]
         self._closers.append(start_thread(f"dora {self.node_id} leaves {self.consumer}", old.close))
-        _log.debug("node `%s`: made a new connection", self.consumer)
+        _log.debug("node `%s`: connected again", self.consumer)
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
         self._connection.close()
         for closer in self._closers:
-            closer.join(THREAD_PATIENCE)
+            closer.join(JOIN_TIMEOUT)

@@ -1,18 +1,18 @@
-"""The intake: which thread takes messages from the channel into which Zenoh puts them.
+"""Pollers: which thread takes messages from the channel that Zenoh fills.
 
-Waking a thread costs 50 µs, and handing over the interpreter's lock as much again. So whoever looks for
-messages takes them from the channel itself; a look costs less than a microsecond where there are none.
-Another thread, the *porter*, takes them while nobody looks: when the node sleeps, and when its program is
-busy, for a sender has to hear of its messages in any case. It stands back for as long as somebody looks
-again and again.
+A node that looks for messages polls the channel in its own thread, which spares it waiting for another
+thread to be woken. A background thread takes the messages while the node does not poll: when it sleeps,
+and when its program is busy, as senders need acknowledgements in any case. The background poller stands
+back while the node polls again and again.
 
-A porter that waits in the channel gets the next message, whoever else looks, and then waits for the
-interpreter's lock: whoever looks lets go of it again and again, but takes it back before a sleeping thread
-is awake, until it stops looking. So the porter stands back as soon as the node has reason to look; and
-whoever has looked a few times while it waits in the channel *nudges* it, with something that is no message.
+A background poller that blocks in the channel gets the next message even if the node polls, and then
+waits for the interpreter's lock, which a polling node hardly ever gives up. It therefore stands back as
+soon as the node has a reason to poll, and a node that has polled several times while it blocks interrupts
+it with a sample that is not a message.
 
-Both may take a message at the same time and deliver them in the wrong order:
-`dora.transport.network.window.ReceiveWindow` puts that right.
+Both threads may take messages at the same time and deliver them in the wrong order;
+`dora.transport.network.window.ReceiveWindow` restores the order. Numbers: see `docs/design` (links between
+machines).
 """
 
 from __future__ import annotations
@@ -23,88 +23,89 @@ from typing import Any, Final
 
 import zenoh
 
-from dora.transport.network.protocol import THREAD_PATIENCE, start_thread
+from dora.transport.network.protocol import JOIN_TIMEOUT, start_thread
 
-_STANDS_BACK: Final = 0.005  # seconds without a look until the porter takes over
-_BEFORE_NUDGE: Final = 4  # looks since the node was asleep: more than for one message and the next sleep
+_TAKEOVER: Final = 0.005  # seconds without a poll of the node until the background poller takes over
+_POLLS_BEFORE_INTERRUPT: Final = 4  # since the node slept: more than one message and the next sleep take
 
 
 class BackgroundPoller:
-    """Passes what comes out of a channel to ``deliver``; ``sleeps`` tells whether the node sleeps.
+    """Passes what arrives in a channel to ``deliver``, in the node's thread or in its own.
 
-    ``deliver`` tells whether it was something that the node will look for; ``nudge`` puts something else
-    into the channel.
+    ``deliver`` returns whether it was something that the node will poll for, ``sleeps`` whether the node
+    sleeps, and ``interrupt`` puts something else into the channel.
     """
 
     def __init__(
         self,
         deliver: Callable[[zenoh.Sample], bool],
         sleeps: Callable[[], int],
-        nudge: Callable[[], None],
+        interrupt: Callable[[], None],
     ) -> None:
         self._deliver = deliver
         self._sleeps = sleeps
-        self._nudge = nudge
-        self._since_sleep = 0  # looks
-        self._waits = False  # the porter waits in the channel
+        self._interrupt = interrupt
+        self._polls_since_sleep = 0
+        self._blocked = False  # the background thread blocks in the channel
         self._channel: Any = None
-        self._taking = threading.Lock()
-        self._attended = False  # somebody looks: the porter stands back
-        self._looks = 0
-        self._left = threading.Event()  # nobody looks any more
-        self._porter: threading.Thread | None = None
+        self._receiving = threading.Lock()
+        self._node_polls = False  # the background thread stands back
+        self._polls = 0
+        self._node_stopped = threading.Event()  # the node does not poll any more
+        self._thread: threading.Thread | None = None
 
-    def begin(self, channel: Any, name: str) -> None:
+    def start(self, channel: Any, name: str) -> None:
+        """Start the background thread."""
         self._channel = channel
-        self._porter = start_thread(name, self._carry)
+        self._thread = start_thread(name, self._run)
 
-    def look(self) -> None:
-        """Deliver what is there, in this thread. Never blocks."""
+    def poll(self) -> None:
+        """Deliver what is in the channel, in this thread. Never blocks."""
         if self._channel is None:
             return
-        if self._sleeps():  # it is about to: this is its last look
-            self._since_sleep = 0
-            if self._attended:
-                self._attended = False
-                self._left.set()
+        if self._sleeps():  # it is about to sleep: this is its last poll
+            self._polls_since_sleep = 0
+            if self._node_polls:
+                self._node_polls = False
+                self._node_stopped.set()
         else:
-            self._looks += 1
-            if not self._attended:
-                self._left.clear()
-                self._attended = True
-            self._since_sleep += 1
-            if self._waits and self._since_sleep > _BEFORE_NUDGE:
-                self._waits = False
-                self._nudge()
-        if self._taking.acquire(blocking=False):
+            self._polls += 1
+            if not self._node_polls:
+                self._node_stopped.clear()
+                self._node_polls = True
+            self._polls_since_sleep += 1
+            if self._blocked and self._polls_since_sleep > _POLLS_BEFORE_INTERRUPT:
+                self._blocked = False
+                self._interrupt()
+        if self._receiving.acquire(blocking=False):
             try:
                 while (sample := self._channel.try_recv()) is not None:
                     self._deliver(sample)
             except zenoh.ZError:
                 pass  # the session is closed
             finally:
-                self._taking.release()
+                self._receiving.release()
 
-    def _carry(self) -> None:
+    def _run(self) -> None:
         while True:
-            while self._attended:
-                looks = self._looks
-                self._left.wait(_STANDS_BACK)
-                if looks == self._looks:
-                    self._attended = False
-            self._waits = True
+            while self._node_polls:
+                polls = self._polls
+                self._node_stopped.wait(_TAKEOVER)
+                if polls == self._polls:
+                    self._node_polls = False
+            self._blocked = True
             try:
                 sample = self._channel.recv()
             except zenoh.ZError:
                 return  # the session is closed
-            self._waits = False
-            # Said first, because the node may be faster in looking and in falling asleep again.
-            self._left.clear()
-            self._attended = True
+            self._blocked = False
+            # Before the delivery, because the node may poll and fall asleep again before it returns.
+            self._node_stopped.clear()
+            self._node_polls = True
             if not self._deliver(sample) and self._sleeps():
-                self._attended = False
+                self._node_polls = False
 
     def join(self) -> None:
-        """Wait until the porter has noticed that the session is closed."""
-        if self._porter is not None:
-            self._porter.join(THREAD_PATIENCE)
+        """Wait for the end of the background thread, once the session is closed."""
+        if self._thread is not None:
+            self._thread.join(JOIN_TIMEOUT)

@@ -1,4 +1,4 @@
-"""What crosses a link between machines besides messages, and what both of its ends need."""
+"""Wire format of the links between machines, and what both of their ends need."""
 
 from __future__ import annotations
 
@@ -10,35 +10,38 @@ from typing import Any, Final
 
 import zenoh
 
-LOOK_EVERY: Final = 0.2  # seconds
-CHANNEL_LENGTH: Final = 256  # messages between the network and the thread that takes them
-THREAD_PATIENCE: Final = 2.0  # seconds
+TICK: Final = 0.2  # seconds between the periodic checks of a link
+CHANNEL_LENGTH: Final = 256  # messages between the network and the thread that receives them
+JOIN_TIMEOUT: Final = 2.0  # seconds
 
-# Lane, number, sequence, marks, which part this is, of how many, then a report about a lane the other way.
-LABEL: Final = Struct("<QQQBHHQQQ")
-Report = tuple[int, int, int]  # lane, arrived, taken
-NOTHING_NEW: Final[Report] = (0, 0, 0)
-FLUSHES: Final = 1  # a mark: what waits before this message is to be forgotten
-ASKS: Final = 2  # a mark: the receiver is to tell its progress
-# Lane, its last number, the sequence of that, messages sent on the output, the receiver (0: any).
+# Attached to every fragment of a message: send window, number in this window, sequence number on the
+# output, flags, index of the fragment, number of fragments. Then an acknowledgement for a send window of
+# the opposite direction (`PiggybackAck`).
+DATA_HEADER: Final = Struct("<QQQBHHQQQ")
+PiggybackAck = tuple[int, int, int]
+"""Send window, number of the last message that arrived, sequence number of the last one taken."""
+NO_ACK: Final[PiggybackAck] = (0, 0, 0)
+FLUSH_FLAG: Final = 1  # the receiver discards the messages that are queued before this one
+ACK_FLAG: Final = 2  # the receiver acknowledges at once
+# Send window, its last number, the sequence number of that message, messages sent on the output, the
+# receiver (0: any).
 PROBE: Final = Struct("<QQQQQ")
-QUESTION: Final = Struct("<Q")  # any number, on the quick way
-# Count, receiver, lane, arrived, taken, the last question that was heard, state, missing.
-PROGRESS: Final = Struct("<QQQQQQBB")
+PING: Final = Struct("<Q")  # a random number, sent on the fast path
+# Count, receiver, send window, number of the last message that arrived, sequence number of the last one
+# taken, the last ping that arrived, state, whether messages are missing.
+ACK: Final = Struct("<QQQQQQBB")
 
-BLOCK: Final = (
-    zenoh.CongestionControl.BLOCK
-)  # for what has to arrive, see `dora.transport.network.sessions`
+BLOCK: Final = zenoh.CongestionControl.BLOCK  # see `dora.transport.network.sessions`
 DROP: Final = zenoh.CongestionControl.DROP
 
 
 def nonce() -> int:
-    """Return a number that nothing else has, and that is not 0."""
+    """Return a random number other than 0 that nothing else uses."""
     return int.from_bytes(os.urandom(8), "little") or 1
 
 
 def link_name(consumer: str, generation: int) -> str:
-    """Return how a link is called on the network; ``generation`` as in `dora.wire.node_config.InputConfig`.
+    """Return the name of a link on the network; ``generation`` as in `dora.wire.node_config.InputConfig`.
 
     >>> link_name("plot/image", 0), link_name("plot/image", 3)
     ('plot/image', 'plot/image~3')
@@ -47,17 +50,17 @@ def link_name(consumer: str, generation: int) -> str:
 
 
 def start_thread(name: str, target: Callable[..., None], *args: Any) -> threading.Thread:
-    """Start a thread that does not keep the interpreter from ending."""
+    """Start a thread that does not keep the interpreter from exiting."""
     thread = threading.Thread(target=target, args=args, name=name, daemon=True)
     thread.start()
     return thread
 
 
 def close_session(session: zenoh.Session) -> None:
-    """Close a session that may be closed already."""
+    """Close a session, unless it is closed already."""
     if session.is_closed():
         return
     try:
         session.close()  # type: ignore[no-untyped-call]  # a gap in its stubs
     except zenoh.ZError:
-        pass  # the router does not answer: there is nobody to say goodbye to
+        pass  # the other side does not answer

@@ -31,16 +31,16 @@ from dora.transport.board import (
 from dora.transport.network.fragments import ReassembledMessage, Reassembler
 from dora.transport.network.poller import BackgroundPoller
 from dora.transport.network.protocol import (
-    ASKS,
+    ACK,
+    ACK_FLAG,
     CHANNEL_LENGTH,
+    DATA_HEADER,
     DROP,
-    FLUSHES,
-    LABEL,
-    LOOK_EVERY,
+    FLUSH_FLAG,
+    PING,
     PROBE,
-    PROGRESS,
-    QUESTION,
-    Report,
+    TICK,
+    PiggybackAck,
     close_session,
     link_name,
     nonce,
@@ -53,14 +53,16 @@ from dora.wire.node_config import InputConfig, NodeConfig, RemoteConfig
 
 Content = zenoh.ZBytes | ReassembledMessage
 
+_MAX_ANNOUNCE_PAUSE = 2.0  # seconds between announcements of a receiver to its sender
+
 _log = logging.getLogger("dora.transport")
 
 
 class ReceiverSession:
-    """The session in which this node listens for others, and the receivers that use it."""
+    """The session in which this node listens for other machines, and the receivers that use it."""
 
     def __init__(self, config: NodeConfig, remote: RemoteConfig, board: Board) -> None:
-        """Open it; raises `ConnectError`."""
+        """Open the session; raises `ConnectError`."""
         self.dataflow_id = config.dataflow_id
         self.node_id = config.node_id
         self.receivers: dict[str, RemoteReceiver] = {}  # by key
@@ -70,19 +72,20 @@ class ReceiverSession:
             raise ConnectError(
                 f"node `{config.node_id}` cannot listen for other machines: {error}"
             ) from error
-        self.on_report: Callable[[int, int, int], None] | None = None
+        self.on_piggyback_ack: Callable[[int, int, int], None] | None = None
         self._subscriber: Any = None
-        self._only: RemoteReceiver | None = None  # of a node that has one input of other machines for good
+        self._only: RemoteReceiver | None = None  # if the node has had no second input from other machines
         words, asleep = board.words, config.node_slot * WORDS + ASLEEP
-        self._intake = BackgroundPoller(self._deliver, lambda: words[asleep], self._nudge)
-        self.look = self._intake.look
+        self._poller = BackgroundPoller(self._deliver, lambda: words[asleep], self._interrupt)
+        self.poll = self._poller.poll
 
     def add(self, receiver: RemoteReceiver) -> None:
-        """Let a receiver get what is sent to it."""
+        """Pass the messages of its link to a receiver."""
         self._only = None
         self.receivers[receiver.key] = receiver
 
     def subscribe(self) -> None:
+        """Start to receive, unless that was done."""
         if self._subscriber is not None:
             return
         if len(self.receivers) == 1:
@@ -90,21 +93,21 @@ class ReceiverSession:
         self._subscriber = self._session.declare_subscriber(
             f"{self.dataflow_id}/to/{self.node_id}/**", zenoh.handlers.FifoChannel(CHANNEL_LENGTH)
         )
-        self._intake.begin(self._subscriber.handler, f"dora {self.node_id} inputs")
+        self._poller.start(self._subscriber.handler, f"dora {self.node_id} inputs")
 
     def _deliver(self, sample: zenoh.Sample) -> bool:
-        label, payload = sample.attachment, sample.payload
-        if label is not None:
+        header, payload = sample.attachment, sample.payload
+        if header is not None:
             receiver = self._only or self.receivers.get(str(sample.key_expr))
-            return receiver is not None and receiver.on_message(payload, label.to_bytes())
-        # A probe may be for a link that is still to come here: it would lead the only one astray.
+            return receiver is not None and receiver.on_message(payload, header.to_bytes())
+        # A probe may belong to a link that this node does not have yet: not always to the only receiver.
         receiver = self.receivers.get(str(sample.key_expr))
         if receiver is not None:
             receiver.on_probe(payload.to_bytes())
         return False
 
-    def _nudge(self) -> None:
-        """Send this node something that is no message."""
+    def _interrupt(self) -> None:
+        """Send this node a sample that is not a message."""
         try:
             key = f"{self.dataflow_id}/to/{self.node_id}"
             self._session.put(key, b"", allowed_destination=zenoh.Locality.SESSION_LOCAL)
@@ -112,14 +115,15 @@ class ReceiverSession:
             pass  # the session is closed
 
     def put(self, key: str, data: bytes) -> None:
+        """Send an acknowledgement, which may get lost."""
         try:
             self._session.put(key, data, congestion_control=DROP, express=True)
         except zenoh.ZError:
-            pass  # the session is closed, or it is said again
+            pass  # the session is closed, or a later acknowledgement follows
 
     def close(self) -> None:
         close_session(self._session)
-        self._intake.join()
+        self._poller.join()
 
 
 class RemoteReceiver:
@@ -127,124 +131,126 @@ class RemoteReceiver:
 
     def __init__(
         self,
-        house: ReceiverSession,
+        session: ReceiverSession,
         item: InputConfig,
         arrived: Callable[[], None],
         board: Board,
         node_slot: int,
     ) -> None:
-        self._house = house
-        self._look = house.look
+        self._session = session
+        self._poll = session.poll
         self._input_id = item.id
         self._bad = BadMessages(item.id)
         self.source = source = item.source.partition("/")[0]
-        name = link_name(f"{house.node_id}/{item.id}", item.generation)
-        self.key = f"{house.dataflow_id}/to/{name}"
-        self._progress_key = f"{house.dataflow_id}/from/{source}/{name}"
+        name = link_name(f"{session.node_id}/{item.id}", item.generation)
+        self.key = f"{session.dataflow_id}/to/{name}"
+        self._ack_key = f"{session.dataflow_id}/from/{source}/{name}"
         self._arrived = arrived
         self._words = board.words
         self._base = item.slot * WORDS
-        # It came while the dataflow ran, and begins with the first message that comes.
-        self.begins = item.generation > 0 and not self._words[self._base + STATE]
+        # The link was added while the dataflow ran, and starts with the first message that arrives.
+        self.starts_late = item.generation > 0 and not self._words[self._base + STATE]
         self._output = item.output_slot * WORDS
         self._control = node_slot * WORDS + CONTROL
         self._asleep = node_slot * WORDS + ASLEEP
-        pressed = item.policy == "backpressure"
-        self._queue: deque[tuple[int, Content]] = deque(maxlen=None if pressed else item.queue_size)
-        self._half = max(1, item.queue_size // 2) if pressed else 0
-        self._newest = self._known()  # the sequence of the last message that arrived, also before a restart
-        self._taken = 0  # the sequence of the last message that was taken out of the queue
-        self._taken_told = 0
-        self._lock = threading.RLock()  # a signal handler may close what its thread is at
-        self._landing = ReceiveWindow()
-        self._puzzle = Reassembler()
-        self._question = 0  # the last one that was heard
+        backpressure = item.policy == "backpressure"
+        self._queue: deque[tuple[int, Content]] = deque(maxlen=None if backpressure else item.queue_size)
+        self._ack_every = max(1, item.queue_size // 2) if backpressure else 0  # messages that were taken
+        self._newest = self._last_counted()  # the last sequence number that arrived, also before a restart
+        self._taken = 0  # the last sequence number that was taken out of the queue
+        self._acknowledged = 0  # the last sequence number that was acknowledged
+        self._lock = threading.RLock()  # a signal handler may close the receiver during a call
+        self._window = ReceiveWindow()
+        self._reassembler = Reassembler()
+        self._last_ping = 0
         self._id = nonce()
-        self._count = 0
+        self._ack_count = 0
         self._closed = False
-        self._hands_over = False  # takes no more: another process goes on here
+        self._released = False  # the node's next process receives on this link
         self.opened = threading.Event()
-        self._next_hello = 0.0
-        self._pause = LOOK_EVERY
+        self._next_announcement = 0.0
+        self._announce_pause = TICK
 
     def receive(self) -> Message | None:
         queue = self._queue
         if not queue:
-            self._look()
+            self._poll()
         while queue:
             try:
                 sequence, payload = queue.popleft()
             except IndexError:  # another thread was faster
                 break
-            if self._half:
+            if self._ack_every:
                 self._taken = sequence
-                if sequence - self._taken_told >= self._half:
-                    self._tell()
+                if sequence - self._acknowledged >= self._ack_every:
+                    self._send_ack()
             data = payload.to_bytes()
             try:
                 message = message_from_bytes(data)
                 if message.sequence != sequence:
-                    raise MessageError(f"it says that it is number {message.sequence}, and not {sequence}")
+                    raise MessageError(f"its sequence number is {message.sequence} instead of {sequence}")
             except BAD_MESSAGE as error:
                 self._bad.add(error)
                 continue
             return message
-        if self._half and self._known() - self._taken_told >= self._half:
-            self._tell()  # what will never come was counted as lost
+        if self._ack_every and self._last_counted() - self._acknowledged >= self._ack_every:
+            self._send_ack()  # messages that will never arrive were counted as dropped
         return None
 
     def has_messages(self) -> bool:
         if not self._queue:
-            self._look()
+            self._poll()
         return len(self._queue) > 0
 
-    def _known(self) -> int:
+    def _last_counted(self) -> int:
+        """Return the last sequence number that the board counts as received or dropped."""
         words, base = self._words, self._base
         return words[base + FIRST] + words[base + RECEIVED] + words[base + DROPPED]
 
-    def on_message(self, part: zenoh.ZBytes, label: bytes) -> bool:
-        """Queue a message, if it is the next one and complete; tell whether it is."""
-        if len(label) != LABEL.size:
-            self._bad.add(MessageError(f"its label has {len(label)} bytes"))
+    def on_message(self, fragment: zenoh.ZBytes, header: bytes) -> bool:
+        """Queue a message if it is the next one and complete; tell whether it is."""
+        if len(header) != DATA_HEADER.size:
+            self._bad.add(MessageError(f"its network header has {len(header)} bytes"))
             return False
-        lane, number, sequence, marks, index, count, about, arrived, taken = LABEL.unpack(label)
+        fields = DATA_HEADER.unpack(header)
+        window_id, number, sequence, flags, index, count, acked_window, arrived, taken = fields
         if not (0 < sequence <= MAX_SEQUENCE and taken <= MAX_SEQUENCE and index < max(count, 1)):
-            self._bad.add(MessageError("its label makes no sense"))
+            self._bad.add(MessageError("its network header is invalid"))
             return False
-        if about and self._house.on_report is not None:
-            self._house.on_report(about, arrived, taken)
-        flush = marks & FLUSHES
-        landing = self._landing
+        if acked_window and self._session.on_piggyback_ack is not None:
+            self._session.on_piggyback_ack(acked_window, arrived, taken)
+        flush = flags & FLUSH_FLAG
+        window = self._window
         with self._lock:
-            if self._closed or self._hands_over:
+            if self._closed or self._released:
                 return False
-            payload: Content = part
+            payload: Content = fragment
             if count > 1:
-                if not landing.expects(lane, number):
+                if not window.expects(window_id, number):
                     return False
-                whole = self._puzzle.add(number, index, count, part)
-                if whole is None:
+                message = self._reassembler.add(number, index, count, fragment)
+                if message is None:
                     return False
-                payload = whole
-            if not landing.takes(lane, number, len(payload)):
-                landing.keep(lane, number, (sequence, flush, payload))
+                payload = message
+            if not window.accept(window_id, number, len(payload)):
+                window.keep_early(window_id, number, (sequence, flush, payload))
                 return False
-            if self.begins:
-                self.begins = False
-                self._begin_after(sequence - 1)
-            self._queue_up(sequence, flush, payload)
-            while (kept := landing.follower()) is not None:
-                landing.takes(lane, landing.arrived + 1, len(kept[2]))
-                self._queue_up(*kept)
-            self._puzzle.forget(landing.arrived)
+            if self.starts_late:
+                self.starts_late = False
+                self._start_after(sequence - 1)
+            self._enqueue(sequence, flush, payload)
+            while (early := window.pop_early()) is not None:
+                window.accept(window_id, window.arrived + 1, len(early[2]))
+                self._enqueue(*early)
+            self._reassembler.forget(window.arrived)
         if self._words[self._asleep]:
             self._arrived()
-        if marks & ASKS or landing.wants_to_tell():
-            self._tell()
+        if flags & ACK_FLAG or window.is_ack_due():
+            self._send_ack()
         return True
 
-    def _queue_up(self, sequence: int, flush: int, payload: Content) -> None:
-        if sequence <= self._newest:  # the process before this one had it, and could not say so any more
+    def _enqueue(self, sequence: int, flush: int, payload: Content) -> None:
+        if sequence <= self._newest:  # a former process received it, and ended before it acknowledged that
             return
         self._newest = sequence
         words = self._words
@@ -256,94 +262,94 @@ class RemoteReceiver:
         self._queue.append((sequence, payload))
 
     def on_probe(self, data: bytes) -> None:
-        """Take in how far the sender has come, or which question it asks, and answer."""
-        if len(data) == QUESTION.size:
-            (self._question,) = QUESTION.unpack(data)
-            self._tell()
+        """Process a probe or a ping, and acknowledge it."""
+        if len(data) == PING.size:
+            (self._last_ping,) = PING.unpack(data)
+            self._send_ack()
             return
         if len(data) != PROBE.size:
             return
-        lane, last, last_sequence, sent, receiver = PROBE.unpack(data)
+        window_id, last, last_sequence, sent, receiver = PROBE.unpack(data)
         if last_sequence > MAX_SEQUENCE or sent > MAX_SEQUENCE:
-            self._bad.add(MessageError("a probe makes no sense"))
+            self._bad.add(MessageError("it is an invalid probe"))
             return
-        if receiver not in (0, self._id):  # it is for the process before this one
-            self._tell()
+        if receiver not in (0, self._id):  # it is for a former process
+            self._send_ack()
             return
         words = self._words
         with self._lock:
             if not self._closed and sent > words[self._output + SENT]:
                 words[self._output + SENT] = sent
-            if not self._closed and self._landing.open(lane, last):
-                # What was sent to a former process, or by one, does not come any more.
+            if not self._closed and self._window.open(window_id, last):
+                # Messages to a former process, or from one, do not arrive any more.
                 words[self._output + BEGUN] = last_sequence
-                self._taken = max(self._known(), last_sequence)
-                self._puzzle = Reassembler()
+                self._taken = max(self._last_counted(), last_sequence)
+                self._reassembler = Reassembler()
                 words[self._base + STATE] = CONNECTED
                 self.opened.set()
-            if self.begins and not last:
-                self._begin_after(sent)
-        self._tell()
+            if self.starts_late and not last:
+                self._start_after(sent)
+        self._send_ack()
 
-    def _begin_after(self, sequence: int) -> None:
-        """Note that nothing up to this message is meant for this link."""
+    def _start_after(self, sequence: int) -> None:
+        """Record that messages up to this one are not meant for this link."""
         self._words[self._base + FIRST] = self._taken = sequence
 
-    def _tell(self) -> None:
-        """Tell the sender how far its messages have come."""
+    def _send_ack(self) -> None:
+        """Acknowledge what has arrived, and what was taken out of the queue."""
         with self._lock:
-            self._count += 1
-            known = max(self._taken, self._known())
-            self._taken_told = known
-            landing = self._landing
-            landing.told()
+            self._ack_count += 1
+            taken = max(self._taken, self._last_counted())
+            self._acknowledged = taken
+            window = self._window
+            window.on_ack_sent()
             state = CLOSED if self._closed else CONNECTED
-            data = PROGRESS.pack(
-                self._count,
+            data = ACK.pack(
+                self._ack_count,
                 self._id,
-                landing.lane,
-                landing.arrived,
-                known,
-                self._question,
+                window.window_id,
+                window.arrived,
+                taken,
+                self._last_ping,
                 state,
-                landing.missing and not self._hands_over,
+                window.missing and not self._released,
             )
-            self._house.put(self._progress_key, data)
+            self._session.put(self._ack_key, data)
 
-    def report(self) -> Report | None:
-        """Return what the sender does not know, to be told with a message that goes there anyway."""
-        landing = self._landing
+    def piggyback_ack(self) -> PiggybackAck | None:
+        """Return an acknowledgement to send with a message to the source node; None if none is needed."""
+        window = self._window
         with self._lock:
-            if self._closed or self._hands_over or landing.missing or not landing.has_news():
+            if self._closed or self._released or window.missing or not window.has_unacknowledged():
                 return None
-            self._taken_told = max(self._taken, self._known())
-            landing.told()
-            return landing.lane, landing.arrived, self._taken_told
+            self._acknowledged = max(self._taken, self._last_counted())
+            window.on_ack_sent()
+            return window.window_id, window.arrived, self._acknowledged
 
-    def look(self, now: float) -> None:
-        """Do what time demands: introduce this receiver, acknowledge the last messages."""
-        landing = self._landing
-        if not landing.lane:
-            if now >= self._next_hello:
-                self._next_hello = now + self._pause
-                self._pause = min(self._pause * 2, 2.0)
-                self._tell()
-        elif landing.has_news():
-            self._tell()
+    def tick(self, now: float) -> None:
+        """Announce this receiver to its sender, or acknowledge the last messages; called periodically."""
+        window = self._window
+        if not window.window_id:
+            if now >= self._next_announcement:
+                self._next_announcement = now + self._announce_pause
+                self._announce_pause = min(self._announce_pause * 2, _MAX_ANNOUNCE_PAUSE)
+                self._send_ack()
+        elif window.has_unacknowledged():
+            self._send_ack()
 
     def release(self) -> None:
-        """Take nothing any more; what comes now stays with the sender, for the process that follows."""
+        """Accept no more messages: the sender keeps them for the node's next process."""
         with self._lock:
-            self._hands_over = True
-        self._tell()
+            self._released = True
+        self._send_ack()
 
     def close(self) -> None:
         with self._lock:
             if self._closed:
                 return
             self._closed = True
-            if not self._hands_over:
+            if not self._released:
                 self._words[self._base + STATE] = CLOSED
         self._queue.clear()
-        if not self._hands_over:
-            self._tell()
+        if not self._released:
+            self._send_ack()

@@ -1,9 +1,9 @@
-"""What the links of a node to another one share: room in Zenoh's queue, and a thread that waits for it.
+"""The send thread of a peer, and the accounting of Zenoh's queue.
 
-Zenoh takes what is sent to a node into a queue of 16 batches. What finds no room there lets its sender
-wait, for seconds where nobody receives, and a program must not be held up like that. So a program's own
-threads launch only what is sure to find room. When something leaves the queue nobody tells, so all counts
-that was not acknowledged. The rest is for the launcher's thread, which has time.
+Zenoh puts outgoing messages into a queue of 16 batches and blocks its caller when the queue is full, for
+seconds if the receiver does not read. A program must not be blocked like that. Its own threads therefore
+send only what is sure to find room; the send thread sends the rest. Zenoh does not report when something
+leaves the queue, so every message that is not acknowledged counts as queued.
 """
 
 from __future__ import annotations
@@ -13,39 +13,43 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from dora.transport.network.protocol import THREAD_PATIENCE, start_thread
+from dora.transport.network.protocol import JOIN_TIMEOUT, start_thread
 from dora.transport.network.sessions import BATCHES
 
 BATCH: Final = 65_535  # bytes
-ROOM: Final = (BATCHES - 1) * BATCH  # one is for probes
-_LITTLE: Final = 8_192  # bytes of a message that shares its batch with others
-_OVERHEAD: Final = 256  # bytes: label, key, headers
+ROOM: Final = (BATCHES - 1) * BATCH  # one batch is left for probes
+_SHARES_BATCH: Final = 8_192  # bytes; up to this size a message shares its batch with others
+_OVERHEAD: Final = 256  # bytes: header, key
 
 
-def demand(size: int, *, alone: bool) -> int:
-    """Return how much of the queue a message takes at most, in bytes; ``alone``: nothing follows it.
+def queue_space(size: int, *, alone: bool) -> int:
+    """Return an upper bound of the bytes that a message takes in the queue; ``alone``: none follows it.
 
-    >>> demand(100, alone=False), demand(100, alone=True) // BATCH, demand(100_000, alone=True) // BATCH
-    (712, 1, 3)
+    >>> queue_space(100, alone=False), queue_space(100, alone=True) // BATCH
+    (712, 1)
+    >>> queue_space(100_000, alone=True) // BATCH
+    3
     """
-    if size > _LITTLE:
-        return ((size + _OVERHEAD) // BATCH + 2) * BATCH  # what is there already goes in a batch of its own
+    if size > _SHARES_BATCH:
+        return (
+            (size + _OVERHEAD) // BATCH + 2
+        ) * BATCH  # what is queued before it fills a batch of its own
     return BATCH if alone else 2 * (size + _OVERHEAD)
 
 
 class SendThread:
-    """For one node that is reached. Safe to use from several threads."""
+    """Runs the blocking sends to one peer, one after the other. Safe to use from several threads."""
 
     def __init__(self, name: str) -> None:
-        self.busy = False  # something waits for the thread, or is being launched by it
+        self.busy = False  # a job waits or runs
         self._name = name
         self._jobs: deque[Callable[[], None]] = deque()
         self._change = threading.Condition()
         self._thread: threading.Thread | None = None
         self._closed = False
 
-    def do(self, job: Callable[[], None]) -> None:
-        """Let the thread do something, after what it was given before."""
+    def submit(self, job: Callable[[], None]) -> None:
+        """Run ``job`` in the thread, after all jobs that were submitted before."""
         with self._change:
             if self._closed:
                 return
@@ -67,9 +71,9 @@ class SendThread:
             job()
 
     def close(self) -> None:
-        """End the thread, once the session is closed for which it may be waiting."""
+        """End the thread; the session that may block it has to be closed already."""
         with self._change:
             self._closed = True
             self._change.notify()
         if self._thread is not None:
-            self._thread.join(THREAD_PATIENCE)
+            self._thread.join(JOIN_TIMEOUT)

@@ -18,89 +18,91 @@ from dora.transport.doorbell import Bell
 from dora.transport.network.fragments import FragmentedMessage
 from dora.transport.network.peer import Peer, Publishers
 from dora.transport.network.protocol import (
-    ASKS,
-    LABEL,
-    LOOK_EVERY,
-    NOTHING_NEW,
+    ACK,
+    ACK_FLAG,
+    DATA_HEADER,
+    NO_ACK,
+    PING,
     PROBE,
-    PROGRESS,
-    QUESTION,
-    Report,
+    TICK,
+    PiggybackAck,
     link_name,
     nonce,
 )
 from dora.transport.network.receiver import RemoteReceiver
-from dora.transport.network.send_thread import ROOM, demand
+from dora.transport.network.send_thread import ROOM, queue_space
 from dora.transport.network.window import Entry, SendWindow
 from dora.wire.message import MAX_SEQUENCE
 from dora.wire.node_config import LinkConfig, OutputConfig
 
-# The quick way of a link: a second connection, for messages of moderate size that go alone.
-#
-# Zenoh's usual transport hands what is sent to a thread that has to be woken. The one for low latency
-# writes
-# in the thread that sends, but takes nothing above 64 KiB (`dora.transport.network.fragments`), and lets
-# the sender wait
-# when the network does. So it gets what fits into the buffers of the system in any case. And none
-# while something that went the usual way is under way: it would only wait for that at the receiver.
-#
-# The way is open once the receiver has told that a question came through on it. After a loss, it is asked
-# anew.
-
-SMALL: Final = 200_000  # bytes of a message; of a larger one, more goes into copies than into waking
-FAST_PATH_BYTES: Final = (
-    320_000  # bytes that may fly: they fit into `mailbox.QUICK_BUFFER` with what the system adds
-)
-ASK_FROM: Final = FAST_PATH_BYTES // 2  # bytes that fly when the receiver is asked how far they have come
-MOST: Final = 32  # messages that may fly
+MAX_MESSAGE: Final = 200_000  # bytes; for a larger message, copies cost more than waking a thread
+# They fit into `sessions.FAST_PATH_BUFFER` with what the system adds.
+FAST_PATH_BYTES: Final = 320_000  # in flight
+ACK_FROM: Final = FAST_PATH_BYTES // 2  # bytes in flight from which the receiver acknowledges at once
+MAX_IN_FLIGHT: Final = 32  # messages
 
 
 class FastPath:
-    """What the sender of a link knows of it; ``ask`` sends a question. Not safe for several threads."""
+    """Decides which messages of a link take the second connection; not safe for several threads.
 
-    def __init__(self, ask: Callable[[bytes], None]) -> None:
-        self._ask = ask
-        self._question = nonce()
+    Zenoh's regular transport passes messages to a thread that has to be woken. Its low-latency transport
+    writes in the sending thread, but accepts at most 64 KiB (`dora.transport.network.fragments`) and blocks
+    while the network is congested. The fast path is therefore for single messages of moderate size, as
+    many as fit into the buffers of the system. A message does not take it while an earlier one is in flight
+    on the regular path, because the receiver would have to wait for that one.
+
+    The fast path opens once the receiver has acknowledged a ping on it, and closes after a loss. ``ping``
+    sends a ping.
+    """
+
+    def __init__(self, ping: Callable[[bytes], None]) -> None:
+        self._ping = ping
+        self._nonce = nonce()  # the content of the ping
         self._open = False
-        self._usual = 0  # the number of the last message that went the usual way
+        self._last_regular = 0  # the number of the last message on the regular path
         self._arrived = 0
 
-    def takes(self, number: int, size: int, flying: int, *, alone: bool) -> bool:
-        """Tell whether a message goes the quick way; if not, note that it goes the usual one.
+    def accepts(self, number: int, size: int, in_flight_bytes: int, *, alone: bool) -> bool:
+        """Tell whether a message takes the fast path; otherwise count it for the regular one.
 
-        ``flying`` are the bytes that have not been acknowledged, its own included.
+        ``in_flight_bytes`` include the message itself. ``alone``: it was not sent close to another one.
         """
         arrived = self._arrived
-        fits = alone and size <= SMALL and flying <= FAST_PATH_BYTES and number - arrived <= MOST
-        if self._open and fits and self._usual <= arrived:
+        fits = (
+            alone
+            and size <= MAX_MESSAGE
+            and in_flight_bytes <= FAST_PATH_BYTES
+            and number - arrived <= MAX_IN_FLIGHT
+        )
+        if self._open and fits and self._last_regular <= arrived:
             return True
-        self._usual = number
+        self._last_regular = number
         return False
 
-    def on_progress(self, arrived: int, answered: int) -> None:
-        """Note how far messages have come, and which question the receiver heard last."""
-        self.on_report(arrived)
+    def on_ack(self, arrived: int, last_ping: int) -> None:
+        """Process an acknowledgement; ``last_ping`` is the last ping that has reached the receiver."""
+        self.on_arrived(arrived)
         if not self._open:
-            self._open = answered == self._question
+            self._open = last_ping == self._nonce
             if not self._open:
-                self._ask(QUESTION.pack(self._question))
+                self._ping(PING.pack(self._nonce))
 
-    def on_report(self, arrived: int) -> None:
-        """Note how far messages have come, at least."""
+    def on_arrived(self, arrived: int) -> None:
+        """Record that at least the messages up to this number have arrived."""
         self._arrived = max(self._arrived, arrived)
 
     def close(self) -> None:
-        """Let messages go the usual way until a new question is answered."""
-        self._question = nonce()
+        """Use the regular path until a new ping is acknowledged."""
+        self._nonce = nonce()
         self._open = False
 
 
-SILENCE: Final = 2.0  # seconds without an answer until it is said that a machine does not answer
-_APART_NS: Final = 100_000  # between messages that go at once, without waiting for others
-_LONGEST_PAUSE: Final = 10.0  # seconds between repetitions of which nothing arrives
+NO_ANSWER_AFTER: Final = 2.0  # seconds without an acknowledgement until an error is logged
+_APART_NS: Final = 100_000  # a message this long after the last one is sent alone, not in a batch
+_MAX_RETRANSMIT_PAUSE: Final = 10.0  # seconds between retransmissions of which nothing arrives
 
-Flight = tuple[Callable[..., None], list[zenoh.ZBytes], tuple[int, int, int, int], Report]
-"""What sends the parts of a message, these, how their labels begin, and how they end."""
+Transmission = tuple[Callable[..., None], list[zenoh.ZBytes], tuple[int, int, int, int], PiggybackAck]
+"""A put method, the fragments to send with it, and the start and the end of their headers."""
 
 _log = logging.getLogger("dora.transport")
 
@@ -108,328 +110,336 @@ _log = logging.getLogger("dora.transport")
 class RemoteSender:
     """The sending end of one link. Safe to use from several threads."""
 
-    def __init__(self, gate: Peer, output: OutputConfig, link: LinkConfig, board: Board) -> None:
+    def __init__(self, peer: Peer, output: OutputConfig, link: LinkConfig, board: Board) -> None:
         self.link = link
         self.node = link.consumer.partition("/")[0]  # that receives
-        self.key = f"{gate.dataflow_id}/to/{link_name(link.consumer, link.generation)}"
-        self.ways = gate.ways(self.key)
-        self._quick = FastPath(lambda question: self.ways.ask(question))
-        self._unheard = False  # the connection is new, and nothing is launched before an answer on it
-        self._arrived = 0  # the number of the last message of which that was heard
-        self._unproven = 0  # as it was when the ways were new: a later one shows that publishers are heard
-        self._name = f"{gate.node_id}/{output.id} -> {link.consumer}"
+        self.key = f"{peer.dataflow_id}/to/{link_name(link.consumer, link.generation)}"
+        self.publishers = peer.publishers(self.key)
+        self._fast_path = FastPath(lambda data: self.publishers.ping(data))
+        self._awaits_ack = False  # the connection is new: nothing is transmitted before an acknowledgement
+        self._arrived = 0  # the number of the last acknowledged message
+        # The same when the publishers were new: a later one proves that they know of the subscriber.
+        self._arrived_before = 0
+        self._name = f"{peer.node_id}/{output.id} -> {link.consumer}"
         self._words = board.words
         self._base = link.slot * WORDS
         self._sent_word = output.slot * WORDS + SENT
         self._waiting_word = output.slot * WORDS + CREDIT_WAITING
         self._credit = Bell(output.credit_bell) if link.policy == "backpressure" else None
         self._lock = threading.Lock()
-        self.lane_id = nonce()
-        self._lane = SendWindow(
+        self.window_id = nonce()
+        self._window = SendWindow(
             None if link.policy == "backpressure" else max(link.queue_size, link.engine_queue_size),
             self._words[self._sent_word],
         )
-        self.back: list[RemoteReceiver] = []  # of this node, for what its receiver's node sends
+        # Of this node, for outputs of the receiving node: messages carry their acknowledgements.
+        self.reverse_receivers: list[RemoteReceiver] = []
         self._receiver = 0
-        self._count = 0  # of the last progress that was heard
-        self._heard = time.monotonic()
-        self._repeated = 0.0
-        self._repeated_from = 0  # the number of the last message that had arrived then
-        self._pause = LOOK_EVERY  # until what was repeated may be repeated again
-        self._launched = 0  # monotonic nanoseconds
-        self._queue: deque[tuple[int, int]] = deque()  # in Zenoh's, maybe: numbers, and what they demand
-        self.queued = 0  # what all of that demands
-        self.progress = 0  # grows with all that goes and arrives
-        self._waits = False  # what is ready is for the launcher
-        self._probes = False  # so is a probe
-        self.beside: tuple[RemoteSender, ...] = ()  # to the same node
-        self._silent_since = 0.0  # wall clock; 0: it answers
+        self._ack_count = 0  # of the last acknowledgement
+        self._acknowledged_at = time.monotonic()
+        self._retransmitted_at = 0.0
+        self._retransmitted_after = 0  # the number of the last message that had arrived then
+        self._retransmit_pause = TICK
+        self._transmitted_ns = 0  # monotonic
+        self._queued: deque[tuple[int, int]] = deque()  # maybe in Zenoh's queue: numbers, and their space
+        self.queued_bytes = 0  # the sum of the space
+        self.progress = 0  # grows with everything that is sent and acknowledged
+        self._deferred = False  # the send thread transmits what is ready
+        self._probe_deferred = False  # it sends a probe, too
+        self.siblings: tuple[RemoteSender, ...] = ()  # the other senders to the same node
+        self._no_answer_since = 0.0  # wall clock; 0: the receiver answers
 
     @property
     def is_missing(self) -> bool:
-        """Whether a receiver that should be there has not confirmed this lane."""
+        """Whether a receiver that should be there has not confirmed this send window."""
         state = self._words[self._base + STATE]
-        if self._lane.open or state == CLOSED:
+        if self._window.open or state == CLOSED:
             return False
         return state == CONNECTED or not self.link.dynamic
 
     @property
     def _may_be_absent(self) -> bool:
-        """Whether nothing is sent before the receiver is there: what comes late begins with that."""
+        """Whether messages are skipped until the receiver is there: a late one starts with the next."""
         return self.link.dynamic or self.link.generation > 0
 
     @property
     def is_idle(self) -> bool:
-        """Whether everything sent has arrived, or there is nobody for whom it could."""
-        return self._lane.idle or self._words[self._base + STATE] == CLOSED
+        """Whether every message has arrived, or the receiver has closed."""
+        return self._window.is_idle or self._words[self._base + STATE] == CLOSED
+
+    @property
+    def in_flight_bytes(self) -> int:
+        """The size of all messages in flight."""
+        return self._window.in_flight_bytes
+
+    @property
+    def is_blocked(self) -> bool:
+        """Whether a message waits for room on the network, or for a connection."""
+        return self.publishers.send_thread.busy or self._awaits_ack
 
     def put(self, message: FragmentedMessage, sequence: int, flush: bool, size: int) -> None:
-        """Send a message, or keep it until there is room on its way."""
+        """Send a message, or keep it until the network has room."""
         state = self._words[self._base + STATE]
         if state == CLOSED or (state != CONNECTED and self._may_be_absent):
             return
         with self._lock:
-            self._lane.put(sequence, (message, flush), size)
-            self._launch_what_fits()
-            if self._lane.behind:  # launched by another thread, when the memory may be somebody else's
-                message.whole()
+            self._window.put(sequence, (message, flush), size)
+            self._transmit_ready()
+            if self._window.has_backlog:  # another thread transmits it, when the memory may be reused
+                message.zbytes()
 
-    @property
-    def flying_bytes(self) -> int:
-        """The size of all that has not been acknowledged."""
-        return self._lane.flying_bytes
-
-    def _launch_what_fits(self) -> None:
-        """Launch what is ready, as far as that lets nobody wait. The lock has to be held."""
-        if self._waits or self._unheard:
+    def _transmit_ready(self) -> None:
+        """Transmit what is ready, as long as that cannot block. The lock has to be held."""
+        if self._deferred or self._awaits_ack:
             return
-        lane = self._lane
-        while (entry := lane.next()) is not None:
-            flight = self._flight(entry, may_wait=False)
-            if flight is None:
-                lane.back()
-                self._hand_over()
+        window = self._window
+        while (entry := window.next()) is not None:
+            transmission = self._prepare(entry, may_block=False)
+            if transmission is None:
+                window.undo_next()
+                self._defer()
                 return
-            self._send(flight)
+            self._transmit(transmission)
 
-    def _hand_over(self) -> None:
-        """Let the launcher launch what is ready. The lock has to be held."""
-        if self._lane.ready and not (self._waits or self._unheard):
-            self._waits = True
-            self.ways.launcher.do(partial(self._launch_next, self.ways))
+    def _defer(self) -> None:
+        """Leave what is ready to the send thread. The lock has to be held."""
+        if self._window.is_ready and not (self._deferred or self._awaits_ack):
+            self._deferred = True
+            self.publishers.send_thread.submit(partial(self._transmit_next, self.publishers))
 
-    def _launch_next(self, ways: Publishers) -> None:
-        """Launch a message, however long that takes; in the launcher's thread."""
+    def _transmit_next(self, publishers: Publishers) -> None:
+        """Transmit one message, however long that takes; runs in the send thread."""
         with self._lock:
-            if ways is not self.ways:
+            if publishers is not self.publishers:
                 return
-            entry = self._lane.next()
-            flight = self._flight(entry, may_wait=True) if entry is not None else None
-            self._waits = flight is not None
-        if flight is None:
+            entry = self._window.next()
+            transmission = self._prepare(entry, may_block=True) if entry is not None else None
+            self._deferred = transmission is not None
+        if transmission is None:
             return
         try:
-            self._send(flight)
-        except TransportError:  # the session is being closed; else it is repeated with what was lost
+            self._transmit(transmission)
+        except TransportError:  # the session is being closed; otherwise it is retransmitted like a lost one
             with self._lock:
-                if ways is self.ways:
-                    self._waits = False
+                if publishers is self.publishers:
+                    self._deferred = False
             return
-        ways.launcher.do(partial(self._launch_next, ways))
+        publishers.send_thread.submit(partial(self._transmit_next, publishers))
 
-    def _flight(self, entry: Entry, *, may_wait: bool) -> Flight | None:
-        """Return how to launch a message; None if that may let one wait, and one may not."""
-        number, sequence, (message, marks), size = entry
+    def _prepare(self, entry: Entry, *, may_block: bool) -> Transmission | None:
+        """Return how to transmit a message; None if that may block, and must not."""
+        number, sequence, (message, flags), size = entry
         now = time.monotonic_ns()
-        alone = now - self._launched > _APART_NS
-        flying = self._lane.flying_bytes
-        for other in self.beside:
-            flying += other.flying_bytes
-        if self._quick.takes(number, size, flying, alone=alone):
-            put, parts = self.ways.quickly, message.parts()
-            if flying > ASK_FROM:
-                marks |= ASKS
+        alone = now - self._transmitted_ns > _APART_NS
+        in_flight_bytes = self._window.in_flight_bytes
+        for sibling in self.siblings:
+            in_flight_bytes += sibling.in_flight_bytes
+        if self._fast_path.accepts(number, size, in_flight_bytes, alone=alone):
+            put, fragments = self.publishers.put_fast, message.fragments()
+            if in_flight_bytes > ACK_FROM:
+                flags |= ACK_FLAG
         else:
-            demanded = demand(size, alone=alone)
-            if not (may_wait or self._has_room(demanded)):
+            space = queue_space(size, alone=alone)
+            if not (may_block or self._has_room(space)):
                 return None
-            self._queue.append((number, demanded))
-            self.queued += demanded
-            put = self._usual_way(alone=alone)
-            parts = message.pieces() if self._lane.repeats() else [message.whole()]
-        self._launched = now
-        return put, parts, (self.lane_id, number, sequence, marks), self._report()
+            self._queued.append((number, space))
+            self.queued_bytes += space
+            put = self._regular_put(alone=alone)
+            if self._window.is_retransmission():
+                fragments = message.retransmit_fragments()
+            else:
+                fragments = [message.zbytes()]
+        self._transmitted_ns = now
+        return put, fragments, (self.window_id, number, sequence, flags), self._piggyback_ack()
 
-    def _has_room(self, demanded: int) -> bool:
-        """Tell whether so much is sure to find room in Zenoh's queue."""
-        queued = self.queued + sum([other.queued for other in self.beside])
-        return not self.ways.launcher.busy and queued + demanded <= ROOM
+    def _has_room(self, space: int) -> bool:
+        """Tell whether Zenoh's queue is sure to have this much space."""
+        queued = self.queued_bytes + sum([sibling.queued_bytes for sibling in self.siblings])
+        return not self.publishers.send_thread.busy and queued + space <= ROOM
 
-    def _usual_way(self, *, alone: bool) -> Callable[..., None]:
-        ways = self.ways
-        if self._arrived <= self._unproven:
-            return ways.put
-        return ways.alone if alone else ways.among_others
+    def _regular_put(self, *, alone: bool) -> Callable[..., None]:
+        publishers = self.publishers
+        if self._arrived <= self._arrived_before:
+            return publishers.put
+        return publishers.put_express if alone else publishers.put_batched
 
-    def _send(self, flight: Flight) -> None:
-        put, parts, head, report = flight
-        count = len(parts)
+    def _transmit(self, transmission: Transmission) -> None:
+        put, fragments, head, ack = transmission
+        count = len(fragments)
         try:
-            for index, part in enumerate(parts):
-                put(part, attachment=LABEL.pack(*head, index, count, *report))
+            for index, fragment in enumerate(fragments):
+                put(fragment, attachment=DATA_HEADER.pack(*head, index, count, *ack))
                 self.progress += 1
         except zenoh.ZError as error:
             raise TransportError(f"link {self._name}: Zenoh cannot send: {error}") from error
 
-    def _report(self) -> Report:
-        """Return what there is to tell the receiver's node about what it sends: this saves a message."""
-        for receiver in self.back:
-            if report := receiver.report():
-                return report
-        return NOTHING_NEW
+    def _piggyback_ack(self) -> PiggybackAck:
+        """Return an acknowledgement that the receiving node needs; sending it along saves a message."""
+        for receiver in self.reverse_receivers:
+            if ack := receiver.piggyback_ack():
+                return ack
+        return NO_ACK
 
-    def on_report(self, lane: int, arrived: int, taken: int) -> None:
-        """Take what came with a message of the receiver's node."""
+    def on_piggyback_ack(self, window_id: int, arrived: int, taken: int) -> None:
+        """Process an acknowledgement that came with a message of the receiving node."""
         words, received = self._words, self._base + RECEIVED
         with self._lock:
-            if lane != self.lane_id or not self._lane.open:
+            if window_id != self.window_id or not self._window.open:
                 return
-            self._heard = time.monotonic()
+            self._acknowledged_at = time.monotonic()
             words[received] = max(words[received], taken)
-            self._quick.on_report(arrived)
+            self._fast_path.on_arrived(arrived)
             self._acknowledge(arrived)
-            if self._lane.ready:
-                self._hand_over()  # this thread has messages to receive
-        self._wake()
+            if self._window.is_ready:
+                self._defer()  # this thread has messages to receive
+        self._after_ack()
 
-    def _acknowledge(self, arrived: int) -> None:
-        self._arrived = max(self._arrived, arrived)
-        queue, flying = self._queue, self._lane.flying_bytes
-        while queue and queue[0][0] <= arrived:
-            self.queued -= queue.popleft()[1]
-        self._lane.acknowledge(arrived)
-        if self._lane.flying_bytes != flying:
-            self.progress += 1
-
-    def _forget_queue(self) -> None:
-        self._queue.clear()
-        self.queued = 0
-
-    @property
-    def is_launching(self) -> bool:
-        """Whether something waits for room on the network, or for a connection."""
-        return self.ways.launcher.busy or self._unheard
-
-    def probe(self, *, express: bool = True) -> None:
-        """Say how far this side has come; answered by progress. Never waits.
-
-        ``express``: in a batch of Zenoh's own, thus not again and again where nobody answers.
-        """
-        launcher = self.ways.launcher
-        if not launcher.busy:
-            self._put_probe(express=express)
-        elif not self._probes:
-            self._probes = True
-            launcher.do(self._probe_at_last)
-
-    def _probe_at_last(self) -> None:
-        self._probes = False
-        try:
-            self._put_probe(express=True)
-        except TransportError:
-            pass  # the session is being closed
-
-    def _put_probe(self, *, express: bool) -> None:
-        lane = self._lane
-        sent = self._words[self._sent_word]
-        data = PROBE.pack(self.lane_id, lane.last_launched, lane.last_sequence, sent, self._receiver)
-        ways = self.ways
-        try:
-            ways.put(data, express=express)
-        except zenoh.ZError as error:
-            if ways is self.ways:  # else it is asked again, on the new ones
-                raise TransportError(f"link {self._name}: Zenoh cannot send: {error}") from error
-
-    def renew(self, ways: Publishers) -> None:
-        """Send on the gate's new connection from now on.
-
-        What has not been acknowledged is sent again there, once the receiver answers.
-        """
-        with self._lock:
-            self.ways = ways
-            self._waits = self._probes = False
-            self._unheard = True
-            self._unproven = self._arrived
-            self._quick.close()
-            self._forget_queue()
-            self._lane.repeat()
-
-    def on_progress(self, data: bytes) -> None:
-        """Take what the receiver tells."""
-        count, receiver, lane, arrived, taken, answered, state, missing = PROGRESS.unpack(data)
+    def on_ack(self, data: bytes) -> None:
+        """Process an acknowledgement of the receiver."""
+        count, receiver, window_id, arrived, taken, last_ping, state, missing = ACK.unpack(data)
         if taken > MAX_SEQUENCE:
-            return  # no receiver of dora's
+            return  # not from a receiver of dora
         words, base = self._words, self._base
         with self._lock:
             now = time.monotonic()
-            if receiver == self._receiver and count <= self._count:
+            if receiver == self._receiver and count <= self._ack_count:
                 return
-            self._count, self._heard, self._unheard = count, now, False
+            self._ack_count, self._acknowledged_at, self._awaits_ack = count, now, False
             if receiver != self._receiver:
                 if self._receiver:
-                    self._lane.begin_anew()
-                    self._forget_queue()
-                    self.lane_id = nonce()  # its numbers are given once more
-                    self._arrived = self._unproven = 0
-                    self._quick.close()
+                    self._window.restart()
+                    self._clear_queued()
+                    self.window_id = nonce()  # its numbers are assigned anew
+                    self._arrived = self._arrived_before = 0
+                    self._fast_path.close()
                 self._receiver = receiver
             if state == CLOSED:
                 words[base + STATE] = CLOSED
-                self._lane.forget()
-                self._forget_queue()
-            elif lane == self.lane_id:
+                self._window.abandon()
+                self._clear_queued()
+            elif window_id == self.window_id:
                 words[base + RECEIVED] = taken
-                if not self._lane.open:
+                if not self._window.open:
                     words[base + STATE] = CONNECTED
-                    self._lane.open = True
+                    self._window.open = True
                     if self._may_be_absent:
-                        self.probe()  # what was not sent to it until now is not missing
-                self._quick.on_progress(arrived, answered)
+                        self.probe()  # earlier messages were not sent to it, so none of them is missing
+                self._fast_path.on_ack(arrived, last_ping)
                 self._acknowledge(arrived)
                 if missing:
-                    self._repeat(arrived, now)
-                self._launch_what_fits()
-            else:  # a receiver that does not know this lane yet
+                    self._retransmit(arrived, now)
+                self._transmit_ready()
+            else:  # the receiver does not know this send window yet
                 self.probe()
-        self._wake()
+        self._after_ack()
 
-    def _repeat(self, arrived: int, now: float) -> None:
-        """Send again what flies. The lock has to be held."""
-        if self._lane.ready:  # some of it is still to be launched
-            self._repeated = now
+    def _acknowledge(self, arrived: int) -> None:
+        self._arrived = max(self._arrived, arrived)
+        queued, in_flight_bytes = self._queued, self._window.in_flight_bytes
+        while queued and queued[0][0] <= arrived:
+            self.queued_bytes -= queued.popleft()[1]
+        self._window.acknowledge(arrived)
+        if self._window.in_flight_bytes != in_flight_bytes:
+            self.progress += 1
+
+    def _clear_queued(self) -> None:
+        self._queued.clear()
+        self.queued_bytes = 0
+
+    def _retransmit(self, arrived: int, now: float) -> None:
+        """Retransmit all messages in flight, unless that was done recently. The lock has to be held."""
+        if self._window.is_ready:  # some of them are still to be transmitted
+            self._retransmitted_at = now
             return
-        pause = self._pause if arrived == self._repeated_from else LOOK_EVERY
-        if now - self._repeated > pause:
-            self._repeated, self._repeated_from = now, arrived
-            self._pause = min(pause * 2, _LONGEST_PAUSE)
-            self._quick.close()
-            self._lane.repeat()
-            self._hand_over()
+        pause = self._retransmit_pause if arrived == self._retransmitted_after else TICK
+        if now - self._retransmitted_at > pause:
+            self._retransmitted_at, self._retransmitted_after = now, arrived
+            self._retransmit_pause = min(pause * 2, _MAX_RETRANSMIT_PAUSE)
+            self._fast_path.close()
+            self._window.retransmit()
+            self._defer()
 
-    def _wake(self) -> None:
-        """Do what follows from having heard of the receiver."""
-        if self._silent_since:
-            self._say_back()
+    def _after_ack(self) -> None:
+        """Log that the receiver answers again, and wake a program that waits for credit."""
+        if self._no_answer_since:
+            self._log_answer()
         if self._credit is not None and self._words[self._waiting_word]:
             self._credit.ring()
 
-    def look(self, now: float) -> None:
-        """Do what time demands: ask a receiver of which nothing is heard."""
+    def probe(self, *, express: bool = True) -> None:
+        """Send the state of this end, which the receiver acknowledges. Never blocks.
+
+        ``express``: in a batch of its own; not for probes that are repeated while nobody answers.
+        """
+        send_thread = self.publishers.send_thread
+        if not send_thread.busy:
+            self._send_probe(express=express)
+        elif not self._probe_deferred:
+            self._probe_deferred = True
+            send_thread.submit(self._send_deferred_probe)
+
+    def _send_deferred_probe(self) -> None:
+        self._probe_deferred = False
+        try:
+            self._send_probe(express=True)
+        except TransportError:
+            pass  # the session is being closed
+
+    def _send_probe(self, *, express: bool) -> None:
+        window = self._window
+        sent = self._words[self._sent_word]
+        data = PROBE.pack(
+            self.window_id, window.last_transmitted, window.last_sequence, sent, self._receiver
+        )
+        publishers = self.publishers
+        try:
+            publishers.put(data, express=express)
+        except zenoh.ZError as error:
+            if publishers is self.publishers:  # otherwise a new probe goes to the new connection
+                raise TransportError(f"link {self._name}: Zenoh cannot send: {error}") from error
+
+    def renew(self, publishers: Publishers) -> None:
+        """Send on a new connection from now on.
+
+        Messages in flight are retransmitted there once the receiver has acknowledged a probe.
+        """
+        with self._lock:
+            self.publishers = publishers
+            self._deferred = self._probe_deferred = False
+            self._awaits_ack = True
+            self._arrived_before = self._arrived
+            self._fast_path.close()
+            self._clear_queued()
+            self._window.retransmit()
+
+    def tick(self, now: float) -> None:
+        """Probe a receiver that does not answer; to be called periodically."""
         if self.is_missing:
             self.probe()
         if self.is_idle and not self._waits_for_credit():
-            self._heard = now
-        if now - self._heard < LOOK_EVERY:
+            self._acknowledged_at = now
+        if now - self._acknowledged_at < TICK:
             return
         self.probe(express=False)
-        if now - self._heard > SILENCE and not self._silent_since and self.is_expected():
-            self._silent_since = time.time() - (now - self._heard)
-            since = time.strftime("%H:%M:%S", time.localtime(self._silent_since))
+        silence = now - self._acknowledged_at
+        if silence > NO_ANSWER_AFTER and not self._no_answer_since and self.is_expected():
+            self._no_answer_since = time.time() - silence
+            since = time.strftime("%H:%M:%S", time.localtime(self._no_answer_since))
             _log.error(
-                "link %s: machine `%s` does not answer since %s", self._name, self.link.machine, since
+                "link %s: machine `%s` has not answered since %s", self._name, self.link.machine, since
             )
 
     def is_expected(self) -> bool:
-        """Tell whether the receiver was there, as far as this side knows."""
+        """Tell whether the receiver is there, as far as this end knows."""
         return self._words[self._base + STATE] == CONNECTED
 
     def _waits_for_credit(self) -> bool:
-        """Tell whether credit may have been lost on the way, though all messages have arrived."""
+        """Tell whether the program waits for credit, which may have been lost on the network."""
         return self._credit is not None and self._words[self._waiting_word] != 0 and self.is_expected()
 
-    def _say_back(self) -> None:
-        seconds = time.time() - self._silent_since
-        self._silent_since = 0.0
+    def _log_answer(self) -> None:
+        seconds = time.time() - self._no_answer_since
+        self._no_answer_since = 0.0
         _log.warning(
             "link %s: machine `%s` answers again, after %.1f s", self._name, self.link.machine, seconds
         )

@@ -1,11 +1,10 @@
-"""Sessions between nodes of different machines: the receiver listens, senders connect.
+"""Zenoh sessions between nodes of different machines: the receiver listens, senders connect.
 
-A node that gets messages from other machines listens at a TCP port, which its machine has chosen and the
-coordinator has told the others. There is no discovery and nothing in between: a message takes one hop.
-(Through routers, one on each machine, it took two to three times as long.)
+A node that receives from other machines listens at a TCP port. Its machine chooses the port, and the
+coordinator sends it to the others. There is neither discovery nor a router: a message takes one hop.
 
-Whoever connects shows the secret of the dataflow, which the coordinator makes for each start. With
-certificates (`TlsFiles`), both sides also prove who they are, and everything is encrypted.
+A sender authenticates with the secret of the dataflow, which the coordinator creates for each start. With
+certificates (`TlsFiles`), both sides also prove their identity, and the connection is encrypted.
 """
 
 from __future__ import annotations
@@ -26,32 +25,32 @@ from dora.wire.node_config import RemoteConfig, TlsFiles
 USER: Final = "dora"
 PORTS: Final = "DORA_LINK_PORTS"
 _DEFAULT_PORTS: Final = (20_000, 29_999)  # below those that systems give to outgoing connections
-_LEASE_MS: Final = 3000  # a machine that has not been heard of for so long is cut off
+_LEASE_MS: Final = 3000  # without a sign of life from a machine, after which it is cut off
 _RETRY: Final = {"period_init_ms": 50, "period_max_ms": 500, "period_increase_factor": 2}
-# Connections that do not show the secret must not keep out those that do.
-_MOST_STRANGERS: Final = 600
-_STRANGER_PATIENCE_MS: Final = 3000
-# With room for one message of 1 MiB; two, Zenoh's default, let a large message wait at every turn.
+# Connections that do not authenticate must not keep out those that do.
+_MAX_UNAUTHENTICATED: Final = 600
+_AUTHENTICATION_TIMEOUT_MS: Final = 3000
+# Room for one message of 1 MiB. Zenoh's default of two makes a large message wait for every batch.
 BATCHES: Final = 16
 _READ_BUFFER: Final = 1 << 20  # bytes
-# Of the system, for what is sent on the quick way, so that nobody waits who sends there. The system's own
-# choice begins at 16 KiB. Linux doubles it, and allows 208 KiB where nobody has set `net.core.wmem_max`.
-QUICK_BUFFER: Final = 1 << 20  # bytes
-# How long Zenoh waits for room on a connection that still seems to be there until it closes that. The lane
-# sends again what was lost, in smaller pieces. Zenoh must not give up single messages instead, its other
-# way: without its priorities it discards all that follow, for good.
+# The send buffer of the fast path, so that a sender never blocks there. The system's own choice starts at
+# 16 KiB. Linux doubles the value, and allows 208 KiB unless `net.core.wmem_max` is set.
+FAST_PATH_BUFFER: Final = 1 << 20  # bytes
+# How long Zenoh waits for room on a connection before it closes it. The send window then retransmits what
+# was lost, in smaller fragments. Messages must not be dropped one by one instead: without priorities, Zenoh
+# then discards all that follow, for good.
 _CONGESTION: Final = "transport__link__tx__queue__congestion_control"
-_PATIENCE_US: Final = 8_000_000
-_PATIENCE_WITH_PROGRESS_US: Final = 2_000_000
-# Each connection that waits like that occupies one of Zenoh's threads. With one or two of them, links
-# to other machines would be held up as well.
+_BLOCK_TIMEOUT_US: Final = 8_000_000
+_DROP_TIMEOUT_US: Final = 2_000_000
+# A connection that waits like that occupies one of Zenoh's threads. With one or two threads, it would
+# block the links to other machines too.
 _RUNTIME: Final = "(rx: (worker_threads: 8), tx: (worker_threads: 8), net: (worker_threads: 8))"
 
 
 def choose_ports(interface: str, count: int) -> list[int]:
-    """Return TCP ports that are free on an address; raises `DoraError`.
+    """Return ``count`` TCP ports that are free on an address; raises `DoraError`.
 
-    They are among ``$DORA_LINK_PORTS`` (``20000-29999``), in random order: another run may choose, too.
+    They are in ``$DORA_LINK_PORTS`` (``20000-29999``), in random order, because another run may choose too.
     """
     found: list[int] = []
     for port in _candidates():
@@ -89,7 +88,7 @@ def _is_free(interface: str, port: int) -> bool:
 
 
 def write_passwords(path: str, secret: str) -> None:
-    """Write the file by which a listener knows the secret."""
+    """Write the file with which a listener checks the secret."""
     with open(open_own(path, os.O_WRONLY | os.O_CREAT), "w") as file:
         file.truncate()
         file.write(f"{USER}:{secret}\n")
@@ -108,8 +107,8 @@ def _open(remote: RemoteConfig, **options: Any) -> zenoh.Session:
             transport__link__tx__queue__size__data=BATCHES,
             transport__link__rx__buffer_size=_READ_BUFFER,
             **{
-                f"{_CONGESTION}__block__wait_before_close": _PATIENCE_US,
-                f"{_CONGESTION}__drop__wait_before_drop": _PATIENCE_WITH_PROGRESS_US,
+                f"{_CONGESTION}__block__wait_before_close": _BLOCK_TIMEOUT_US,
+                f"{_CONGESTION}__drop__wait_before_drop": _DROP_TIMEOUT_US,
             },
             **options,
         ),
@@ -133,25 +132,25 @@ def listen(node_id: str, remote: RemoteConfig) -> zenoh.Session:
     return _open(
         remote,
         listen__endpoints=[remote.listen[node_id]],
-        transport__unicast__lowlatency=True,  # for those who connect with it
+        transport__unicast__lowlatency=True,  # for connections that ask for it
         transport__auth__usrpwd__dictionary_file=remote.passwords,
-        transport__unicast__accept_pending=_MOST_STRANGERS,
-        transport__unicast__accept_timeout=_STRANGER_PATIENCE_MS,
+        transport__unicast__accept_pending=_MAX_UNAUTHENTICATED,
+        transport__unicast__accept_timeout=_AUTHENTICATION_TIMEOUT_MS,
     )
 
 
-def reach(endpoint: str, remote: RemoteConfig, *, quickly: bool = False) -> zenoh.Session:
+def connect(endpoint: str, remote: RemoteConfig, *, low_latency: bool = False) -> zenoh.Session:
     """Connect to a node of another machine; raises ``zenoh.ZError``.
 
-    Returns at once: the connection comes, and comes again, by itself. ``quickly``: with the transport
-    for low latency, see `dora.transport.network.sender`.
+    Returns at once: Zenoh connects, and reconnects, in the background. ``low_latency``: with Zenoh's
+    low-latency transport, see `dora.transport.network.sender.FastPath`.
     """
     return _open(
         remote,
         listen__endpoints=[],
-        connect__endpoints=[endpoint + (f"#so_sndbuf={QUICK_BUFFER}" if quickly else "")],
+        connect__endpoints=[endpoint + (f"#so_sndbuf={FAST_PATH_BUFFER}" if low_latency else "")],
         connect__timeout_ms=-1,
         connect__exit_on_failure=False,
-        transport__unicast__lowlatency=quickly,
+        transport__unicast__lowlatency=low_latency,
         connect__retry=_RETRY,
     )

@@ -1,8 +1,8 @@
-"""The Zenoh router that a daemon hosts: the meeting point of its nodes' sessions.
+"""The Zenoh router in the process of the daemon, to which its nodes connect.
 
-It routes in native threads, so the daemon's Python does not lie on the path of any message. It
-listens on a Unix socket in the directory of the run: nobody else's processes can reach it, and it is
-a fifth faster than the loopback interface.
+It routes in native threads, so no message passes through the daemon's Python code. It listens on a Unix
+socket in the directory of the run: processes of other users cannot reach it, and it is a fifth faster than
+the loopback interface.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ import zenoh
 from dora._paths import router_of
 from dora.errors import TransportError
 
-# Zenoh's default closes the connection to a receiver that takes nothing for 5 s, and with it goes
-# what was on its way: a program stopped in a debugger would lose messages without a trace.
-_PATIENCE_US: Final = 600_000_000
+# By default, Zenoh closes the connection to a receiver that reads nothing for 5 s, and loses the messages
+# in flight: a program stopped in a debugger would lose messages without a trace.
+_BLOCK_TIMEOUT_US: Final = 600_000_000
 
-# Whoever sends to a receiver that takes nothing occupies a thread in which the router receives.
-# Zenoh has two of them by default: two such senders would hold up the whole dataflow. The number counts
-# for the process, from its first session on.
+# A message for a receiver that reads nothing occupies one of the threads in which the router receives.
+# Zenoh has two of them by default: two such senders would block the whole dataflow. The first session of a
+# process fixes the number.
 _RUNTIME_VARIABLE: Final = "ZENOH_RUNTIME"
 _RUNTIME: Final = "(rx: (worker_threads: 32))"
-_opening: Final = threading.Lock()  # the environment is that of all threads
+_opening: Final = threading.Lock()  # all threads share the environment
 
 
 def make_config(**options: Any) -> zenoh.Config:
-    """Return the configuration of one session: no discovery, nothing but the given endpoints.
+    """Return the configuration of one session: no discovery, only the given endpoints.
 
-    The keys of ``options`` are Zenoh's with ``__`` for ``/``.
+    The keys of ``options`` are those of Zenoh with ``__`` for ``/``.
     """
     config = zenoh.Config()
     settings = {
         "scouting__multicast__enabled": False,
         "scouting__gossip__enabled": False,
         "scouting__delay": 0,
-        # Its segments in /dev/shm outlive a killed process, and links over Zenoh are for networks.
+        # Its segments in /dev/shm outlive a killed process, and links over Zenoh are meant for networks.
         "transport__shared_memory__enabled": False,
-        "transport__link__tx__queue__congestion_control__block__wait_before_close": _PATIENCE_US,
+        "transport__link__tx__queue__congestion_control__block__wait_before_close": _BLOCK_TIMEOUT_US,
         **options,
     }
     for key, value in settings.items():
@@ -64,9 +64,9 @@ def start(run_dir: str) -> tuple[str, Callable[[], None]]:
 
 
 def open_session(config: zenoh.Config, runtime: str) -> zenoh.Session:
-    """Open a session, with threads as ``runtime`` tells if it is the first one of the process.
+    """Open a session; ``runtime`` configures Zenoh's threads if it is the first one of the process.
 
-    Raises ``zenoh.ZError``. What the user says in ``$ZENOH_RUNTIME`` has precedence.
+    ``$ZENOH_RUNTIME`` of the user has precedence. Raises ``zenoh.ZError``.
     """
     with _opening:
         chosen = os.environ.get(_RUNTIME_VARIABLE)
@@ -75,4 +75,4 @@ def open_session(config: zenoh.Config, runtime: str) -> zenoh.Session:
             return zenoh.open(config)
         finally:
             if chosen is None:
-                del os.environ[_RUNTIME_VARIABLE]  # it is not for those that inherit the environment
+                del os.environ[_RUNTIME_VARIABLE]  # child processes must not inherit it

@@ -1,4 +1,4 @@
-"""What another machine says of its messages is not believed blindly."""
+"""Headers and probes of other machines are checked before they are used."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dora.transport.board import DROPPED, FIRST, RECEIVED, SENT, WORDS, Board
-from dora.transport.network.protocol import LABEL, PROBE
+from dora.transport.network.protocol import DATA_HEADER, PROBE
 from dora.transport.network.receiver import RemoteReceiver
 from dora.transport.network.window import WINDOW
 from dora.wire.encode import encode
@@ -20,7 +20,7 @@ from dora.wire.message import MAX_SEQUENCE, pack_head
 from dora.wire.metadata import encode_metadata
 from dora.wire.node_config import InputConfig
 
-LANE = 5
+WINDOW_ID = 5
 HIGHEST = 2**64 - 1
 NUMBERS = st.one_of(st.integers(0, 70), st.sampled_from([2**32, 2**62, 2**63, HIGHEST]))
 
@@ -35,21 +35,21 @@ class Link:
 
     def __init__(self, board: Board) -> None:
         self.board = board
-        self.told: list[bytes] = []
-        house: Any = SimpleNamespace(
+        self.acks: list[bytes] = []
+        session: Any = SimpleNamespace(
             dataflow_id="flow",
             node_id="plot",
-            look=lambda: None,
-            put=lambda _, data: self.told.append(data),
-            on_report=None,
+            poll=lambda: None,
+            put=lambda _, data: self.acks.append(data),
+            on_piggyback_ack=None,
         )
         item = InputConfig("image", "link", "camera/image", slot=1, output_slot=2)
-        self.receiver = RemoteReceiver(house, item, lambda: None, board, 3)
-        self.receiver.on_probe(PROBE.pack(LANE, 0, 0, 0, 0))
+        self.receiver = RemoteReceiver(session, item, lambda: None, board, 3)
+        self.receiver.on_probe(PROBE.pack(WINDOW_ID, 0, 0, 0, 0))
 
     def send(self, number: int, payload: bytes, sequence: int | None = None) -> None:
-        label = LABEL.pack(LANE, number, sequence or number, 0, 0, 1, 0, 0, 0)
-        self.receiver.on_message(Payload(payload), label)  # type: ignore[arg-type]
+        header = DATA_HEADER.pack(WINDOW_ID, number, sequence or number, 0, 0, 1, 0, 0, 0)
+        self.receiver.on_message(Payload(payload), header)  # type: ignore[arg-type]
 
     @property
     def words(self) -> list[int]:
@@ -71,34 +71,36 @@ def message(sequence: int, data: Any = b"x", metadata: bytes = b"") -> bytes:
 
 @settings(max_examples=300, derandomize=True, deadline=None)
 @given(
-    labels=st.lists(
+    headers=st.lists(
         st.one_of(
             st.binary(max_size=80),
             st.tuples(
-                *(st.sampled_from([LANE, 0, 1]), NUMBERS, NUMBERS, st.integers(0, 255)),
+                *(st.sampled_from([WINDOW_ID, 0, 1]), NUMBERS, NUMBERS, st.integers(0, 255)),
                 *(st.integers(0, 5), st.sampled_from([0, 1, 2, 5, 65535]), NUMBERS, NUMBERS, NUMBERS),
-            ).map(lambda fields: LABEL.pack(*fields)),
+            ).map(lambda fields: DATA_HEADER.pack(*fields)),
         ),
         max_size=8,
     ),
     probes=st.lists(
         st.one_of(
             st.binary(max_size=60),
-            st.tuples(st.sampled_from([LANE, 0, 9]), NUMBERS, NUMBERS, NUMBERS, NUMBERS).map(
+            st.tuples(st.sampled_from([WINDOW_ID, 0, 9]), NUMBERS, NUMBERS, NUMBERS, NUMBERS).map(
                 lambda fields: PROBE.pack(*fields)
             ),
         ),
         max_size=3,
     ),
 )
-def test_no_label_or_probe_raises(tmp_path_factory: Any, labels: list[bytes], probes: list[bytes]) -> None:
+def test_no_header_or_probe_raises(
+    tmp_path_factory: Any, headers: list[bytes], probes: list[bytes]
+) -> None:
     path = tmp_path_factory.mktemp("board") / "board"
     link = Link(Board.create(str(path), 64))
-    for label in labels:
-        link.receiver.on_message(Payload(message(1)), label)  # type: ignore[arg-type]
+    for header in headers:
+        link.receiver.on_message(Payload(message(1)), header)  # type: ignore[arg-type]
     for probe in probes:
         link.receiver.on_probe(probe)
-    link.receiver.look(0.0)
+    link.receiver.tick(0.0)
     while link.receiver.receive() is not None:
         pass
     assert link.board.words[2 * WORDS + SENT] <= MAX_SEQUENCE
@@ -108,7 +110,7 @@ def test_a_message_far_ahead_of_the_window_is_not_kept(board: Board) -> None:
     link = Link(board)
     for number in range(2, 10_000):
         link.send(number, message(number))
-    assert len(link.receiver._landing._early) < WINDOW
+    assert len(link.receiver._window._early) < WINDOW
     link.send(1, message(1))
     received = []
     while (found := link.receiver.receive()) is not None:
@@ -120,7 +122,7 @@ BAD = {
     "metadata_that_is_no_utf8": message(1, metadata=b"\x81\xa1\xff\x01"),
     "metadata_nested_without_end": message(1, metadata=b"\x81\xa1a" + b"\x91" * 20_000),
     "metadata_that_is_no_mapping": message(1, metadata=b"\x91\x01"),
-    "another_number_than_its_label": message(7),
+    "another_number_than_its_header": message(7),
     "an_unknown_format": message(1).replace(b"C", b"?", 1)[:40] + b"?" + message(1)[41:],
     "half_a_value": message(1, memoryview(b"12345678").cast("d"))[:-3],
     "rubbish": os.urandom(200),
@@ -137,7 +139,7 @@ def test_a_bad_message_is_dropped_with_a_warning(
     link.send(2, message(2, metadata=encode_metadata({"a": 1})))
     found = link.receiver.receive()
     assert found is not None
-    assert found.sequence == 2  # so the port counts the one before as dropped
+    assert found.sequence == 2  # so the one before counts as dropped
     assert link.receiver.receive() is None
     (record,) = caplog.records
     assert record.getMessage().startswith("input `image`: a bad message was dropped: ")
