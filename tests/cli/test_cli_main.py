@@ -108,7 +108,7 @@ def test_without_a_command_the_help_is_shown_as_an_error(run):
         (["daemon", "--interface", "eth0"], "`eth0` is no IP address"),
         (["daemon", "--labels", "a=1,a=2"], "the label `a` is given twice"),
         (["topic", "hz", "--window", "soon"], "`soon` is not a duration"),
-        (["topic", "hz", "--window", "0"], "--window is longer than 0"),
+        (["topic", "hz", "--window", "0"], "--window must be longer than 0"),
         (["stop", "--grace-duration", "2d"], "`2d` is longer than a day"),
         (["run", "a.yml", "--locked", "--write-lockfile"], "--write-lockfile contradict each other"),
         (["build", "a.yml", "--lockfile", "b.yml"], "--lockfile goes with --locked or --write-lockfile"),

@@ -34,7 +34,7 @@ class Stage:
         self.opened = 0
         self.broken = False
         monkeypatch.setattr("dora.observe.tap_session.time.monotonic_ns", lambda: self.now_ns)
-        self.watched = AdaptiveTap(Topic("a/o", "a", OutputView("o", 0), ()), self, self.words)  # type: ignore[arg-type]
+        self.tap_under_test = AdaptiveTap(Topic("a/o", "a", OutputView("o", 0), ()), self, self.words)  # type: ignore[arg-type]
 
     def tap(self, output: OutputView, queue_size: int) -> Tap:  # noqa: ARG002
         if self.broken:
@@ -43,7 +43,7 @@ class Stage:
         self.taps.append(Tap(self))
         return self.taps[-1]
 
-    def end(self, tap: Tap) -> None:
+    def close_tap(self, tap: Tap) -> None:
         self.taps.remove(tap)
 
     def tapped(self, hz: float, size: int, seconds: float) -> float:
@@ -53,7 +53,7 @@ class Stage:
             self.now_ns += 1_000_000
             self.words[SENT] += round(hz / 1000)
             self.words[BYTES] += round(hz / 1000) * size
-            self.watched.thin()
+            self.tap_under_test.adapt()
             tapped += bool(self.taps)
         return tapped / (seconds * 1000)
 
@@ -74,20 +74,22 @@ def test_what_is_no_flood_is_looked_at_all_the_time(
     stage = Stage(monkeypatch)
     assert stage.tapped(hz, size, 2) == 1
     assert stage.opened == 1
-    assert stage.watched.tapped
+    assert stage.tap_under_test.tapped
 
 
 def test_nothing_is_taken_while_there_is_no_tap(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(monkeypatch)
-    first = stage.watched.take()
+    first = stage.tap_under_test.take()
     assert first is None, "nothing was sent yet"
     stage.tapped(5000, MIB, 0.04)
-    assert not stage.taps and stage.watched.take() is None
-    assert not stage.watched.tapped and 0.25 < stage.watched.due_s < 0.28, "nobody has to look so soon"
+    assert not stage.taps and stage.tap_under_test.take() is None
+    assert not stage.tap_under_test.tapped and 0.25 < stage.tap_under_test.due_s < 0.28, (
+        "nobody has to look so soon"
+    )
     stage.broken = True
     assert stage.tapped(5000, MIB, 1) == 0, "it cannot be looked at any more"
     stage.broken = False
     stage.tapped(5000, MIB, 0.031)
-    assert stage.watched.tapped and stage.watched.due_s <= 0.03, "it is a short visit"
-    message = stage.watched.take()
+    assert stage.tap_under_test.tapped and stage.tap_under_test.due_s <= 0.03, "it is a short visit"
+    message = stage.tap_under_test.take()
     assert message is not None and message.sequence == stage.words[SENT]

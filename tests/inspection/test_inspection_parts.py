@@ -46,7 +46,7 @@ def test_missed_messages_do_not_falsify_the_rate() -> None:
     meter = RateMeter(10)
     for number in (1, 2, 3, 50, 51):  # every 10 ms
         meter.add(number, number * 10 * MS, 100)
-    found = meter.beat()
+    found = meter.rate()
     assert found is not None
     assert (found.hz, found.mean_ms, found.samples) == (100.0, 10.0, 3)
     assert (found.min_ms, found.max_ms, found.deviation_ms) == (10.0, 10.0, 0.0)
@@ -57,12 +57,12 @@ def test_the_window_slides_and_a_new_count_begins_anew() -> None:
     meter = RateMeter(1)
     for number in range(1, 200):
         meter.add(number, number * 100 * MS, 1)
-    assert meter.beat().samples == 10
+    assert meter.rate().samples == 10
     meter.forget_before(10**12)
-    assert meter.beat() is None
+    assert meter.rate() is None
     meter.add(5, 10**12, 1)
     meter.add(1, 10**12 + MS, 1)
-    assert meter.beat() is None
+    assert meter.rate() is None
 
 
 # ------------------------------------------------------------------ values
@@ -187,15 +187,15 @@ def test_rates_queues_and_losses_come_from_the_board() -> None:
 def test_how_long_messages_wait() -> None:
     words = board()
     link = transit.LatencyMeter(inspection().links[0], words)
-    link.sent(1, 0)  # not connected: nobody will take it
+    link.add_sent(1, 0)  # not connected: nobody will take it
     words[4 * WORDS + STATE] = CONNECTED
-    link.sent(2, 0)
-    link.look()
+    link.add_sent(2, 0)
+    link.poll()
     assert link.times_ns == []
     words[4 * WORDS + RECEIVED] = 2
-    link.look()
+    link.poll()
     assert len(link.times_ns) == 1
-    link.sent(3, 0)
+    link.add_sent(3, 0)
     words[4 * WORDS + DROPPED] = 1  # it was lost, not taken
-    link.look()
+    link.poll()
     assert len(link.times_ns) == 1

@@ -7,9 +7,10 @@ import doctest
 import hypothesis.strategies as st
 from hypothesis import given
 
+from dora.observe.queries import Line
 from dora.observe.remote import conflate as thinned
 from dora.observe.remote.conflate import MOST_BYTES, ConflatedQueue
-from dora.observe.remote.protocol import Line, QueryEnded, decode_delivery
+from dora.observe.remote.protocol import QueryEnded, decode_delivery
 
 
 def test_the_examples_in_the_code() -> None:

@@ -1,4 +1,4 @@
-"""Looks at nodes of other machines, over the coordinator; what looks there is `dora.observe.remote`."""
+"""Queries on nodes of other machines, over the coordinator; `dora.observe.remote` answers them there."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ import msgspec
 from dora._version import __version__
 from dora.cluster.protocol import VERSION_HEADER, WITH_REASON
 from dora.errors import ConnectError, DoraError
+from dora.observe.queries import Begun
 from dora.observe.remote.protocol import (
     MAX_DELIVERY,
     Ask,
-    Begun,
     Enough,
     Item,
     More,
@@ -36,16 +36,16 @@ if TYPE_CHECKING:
     from dora.wire.daemon_protocol import Answer
 
 PATIENCE: Final = 20.0  # seconds that another machine may take to answer
-LAST_WORDS: Final = 2.0  # seconds for what it says at the end
-_STRAGGLERS: Final = 5.0  # seconds that a look waits for those on other machines to begin
-_TURN: Final = 0.2  # seconds between looks whether it is enough
+CLOSING_TIME: Final = 2.0  # seconds for the last results
+_STRAGGLERS: Final = 5.0  # seconds after which a query no longer waits for other machines to begin
+_TURN: Final = 0.2  # seconds between two checks whether the query is over
 _ENDED: Final = "the dataflow has just ended"
 
 Arrived = queue.SimpleQueue[tuple["ObserverConnection", list[Item]]]
 
 
 class ObserverConnection:
-    """A connection to what looks at one machine. Questions first, then at most one look."""
+    """A connection to the observer of one machine: questions first, then at most one query."""
 
     def __init__(self, client: Client, dataflow_id: str, machine: str) -> None:
         """Connect; raises `DoraError` if the coordinator or the machine refuses or is not there."""
@@ -55,9 +55,9 @@ class ObserverConnection:
         from websockets.sync.client import connect
 
         self.machine = machine
-        self.over: QueryEnded | None = None
+        self.ending: QueryEnded | None = None
         self._arrived: Arrived = queue.SimpleQueue()
-        self._switching = threading.Lock()
+        self._lock = threading.Lock()
         headers = {VERSION_HEADER: __version__}
         if (token := client.token()) is not None:
             headers["Authorization"] = f"Bearer {token.value}"
@@ -79,23 +79,23 @@ class ObserverConnection:
                 close_timeout=0.5,
             )
         except InvalidHandshake:
-            client.status()  # says what is wrong with the token, if it is that
+            client.status()  # raises, with the reason, if it is the token
             raise client.foreign() from None
         except (OSError, HTTPException, WebSocketException) as error:
-            client.status()  # says what is wrong, as to every command
+            client.status()  # raises, with the reason, as for every command
             raise DoraError(f"cannot connect to coordinator at {client.where}: {error}") from None
-        threading.Thread(target=self._read, name="dora-afar", daemon=True).start()
+        threading.Thread(target=self._read, name="dora-remote-observer", daemon=True).start()
 
     def ask(self, question: Question, patience: float = PATIENCE) -> Answer:
         """Ask the daemon of the dataflow there.
 
-        Raises `DoraError` with its reason if it declines, `ConnectError` if the dataflow ends, and
-        ``TimeoutError``; then the session is of no use any more.
+        Raises `DoraError` with its reason if it rejects the question, `ConnectError` if the dataflow ends,
+        and ``TimeoutError``, after which the connection cannot be used any more.
         """
-        if self.over is None:
-            self._say(Ask(question))
+        if self.ending is None:
+            self._send(Ask(question))
         deadline = time.monotonic() + patience
-        while self.over is None:
+        while self.ending is None:
             try:
                 _, items = self._arrived.get(timeout=max(deadline - time.monotonic(), 0.001))
             except queue.Empty:
@@ -103,46 +103,47 @@ class ObserverConnection:
             self.more()
             for item in items:
                 if isinstance(item, QueryEnded):
-                    self.over = item
+                    self.ending = item
                 elif isinstance(item, QueryStatus):
                     if item.answer is None:
                         raise DoraError(item.fault)
                     return item.answer
-        if self.over.ended:
+        if self.ending.ended:
             raise ConnectError(_ENDED)
-        raise DoraError(self.over.fault or _ENDED)
+        raise DoraError(self.ending.fault or _ENDED)
 
-    def begin(self, look: Query, arrived: Arrived) -> None:
-        """Begin a look; what it brings comes to ``arrived``."""
-        with self._switching:
+    def begin(self, query: Query, arrived: Arrived) -> None:
+        """Begin a query; its results go to ``arrived``."""
+        with self._lock:
             while not self._arrived.empty():
-                arrived.put(self._arrived.get())  # it may be over already
+                arrived.put(self._arrived.get())  # the end may have come already
             self._arrived = arrived
-        self._say(look)
+        self._send(query)
 
     def more(self) -> None:
-        """Say that the last delivery is done with."""
-        self._say(More())
+        """Ask for the next delivery."""
+        self._send(More())
 
     def enough(self) -> None:
-        self._say(Enough())
+        """End the query."""
+        self._send(Enough())
 
     def close(self) -> None:
         self._connection.close()
 
-    def _say(self, message: Any) -> None:
+    def _send(self, message: Any) -> None:
         from websockets.exceptions import WebSocketException
 
         try:
             self._connection.send(encode(message))
         except WebSocketException:
-            pass  # it is over, which arrives
+            pass  # `_read` reports the end
 
     def _read(self) -> None:
         from websockets.exceptions import ConnectionClosed, WebSocketException
         from websockets.frames import CloseCode
 
-        fault = f"what looked on machine `{self.machine}` is gone"
+        fault = f"the observer on machine `{self.machine}` is gone"
         try:
             while True:
                 data = self._connection.recv()
@@ -158,115 +159,114 @@ class ObserverConnection:
         except WebSocketException as error:
             fault = f"the connection to the coordinator broke: {error}"
         except msgspec.DecodeError:
-            fault = f"what looks on machine `{self.machine}` is of another version of dora"
+            fault = f"the observer on machine `{self.machine}` is of another version of dora"
         self._arrive([QueryEnded(fault)])
 
     def _arrive(self, items: list[Item]) -> None:
-        with self._switching:
+        with self._lock:
             self._arrived.put((self, items))
 
 
 class RemoteObserver:
-    """Looks at several machines at once, until something ends them. ``with`` lets them end."""
+    """Runs a query on several machines at once and merges the results (an `Observation`)."""
 
     def __init__(
         self,
-        sessions: dict[str, ObserverConnection],
-        look_of: Callable[[str], Query],
+        connections: dict[str, ObserverConnection],
+        query_for: Callable[[str], Query],
         duration: float | None = None,
         enough: Callable[[], bool] = lambda: False,
     ) -> None:
-        """``sessions`` and ``look_of`` are by machine.
+        """Begin; ``connections`` and ``query_for`` are by machine.
 
-        The time begins when all looks have, `_STRAGGLERS` seconds after the first at the latest.
+        The time begins when all machines have begun, `_STRAGGLERS` seconds after the first at the latest.
         """
         self._arrived: Arrived = queue.SimpleQueue()
-        self._open = set(sessions.values())
-        self._awaited = set(sessions.values())  # their looks have not begun
+        self._open = set(connections.values())
+        self._awaited = set(connections.values())  # their queries have not begun
         self._duration = duration
         self._enough = enough
         self._deadline: float | None = None
-        self.ended = False  # the dataflow has
+        self.ended = False
         self.faults: list[str] = []
+        self.last: list[Item] = []
         self.missed: dict[str, tuple[int, int]] = {}
-        for machine, session in sessions.items():
-            session.begin(look_of(machine), self._arrived)
+        for machine, connection in connections.items():
+            connection.begin(query_for(machine), self._arrived)
 
-    def items(self) -> Iterator[Item | None]:
-        """Yield what is seen, and None now and then, for what else there is to do."""
-        while self._open and not self.is_enough():
+    def results(self) -> Iterator[Item | None]:
+        """Yield results, and None after each turn, until the query is over on all machines."""
+        while self._open and not self.is_over():
             for item in self._take(_TURN):
                 yield item
                 if self._enough():
                     return
             yield None
 
-    def turn(self) -> list[Item]:
-        """Wait a moment for something, and return it."""
+    def wait(self) -> list[Item]:
+        """Wait a moment for results."""
         return self._take(_TURN)
 
-    def present(self) -> set[str]:
-        """Return the machines whose looks go on."""
-        return {session.machine for session in self._open}
-
-    def last_words(self) -> str:
-        """Return why there is nothing to be seen any more."""
-        return _ENDED if self.ended or not self.faults else self.faults[-1]
-
-    def is_enough(self) -> bool:
-        """Tell whether the count or the time is reached."""
-        return self._enough() or (self._deadline is not None and time.monotonic() >= self._deadline)
-
-    def newest(self) -> list[Item]:
-        """Return what has come, without waiting."""
+    def arrived(self) -> list[Item]:
+        """Return the results that have arrived, without waiting."""
         found = []
         while not self._arrived.empty():
             found += self._take(0)
         return found
 
-    def rest(self) -> list[Item]:
-        """Let all looks end, and return what they say at the end."""
-        for session in self._open:
-            session.enough()
-        deadline = time.monotonic() + LAST_WORDS
-        found: list[Item] = []
+    def present(self) -> set[str]:
+        """Return the machines on which the query still runs."""
+        return {connection.machine for connection in self._open}
+
+    def reason(self) -> str:
+        """Return why the query is over on all machines."""
+        return _ENDED if self.ended or not self.faults else self.faults[-1]
+
+    def is_over(self) -> bool:
+        """Return whether the query has got what it asked for, or its time has passed."""
+        return self._enough() or (self._deadline is not None and time.monotonic() >= self._deadline)
+
+    def finish(self) -> None:
+        """End the query on all machines, and keep its last results in ``last``."""
+        for connection in self._open:
+            connection.enough()
+        deadline = time.monotonic() + CLOSING_TIME
         while self._open and time.monotonic() < deadline:
-            found += self._take(deadline - time.monotonic())
-        return found
+            self.last += self._take(deadline - time.monotonic())
 
     def _take(self, seconds: float) -> list[Item]:
         try:
-            session, items = self._arrived.get(timeout=max(seconds, 0.001))
+            connection, items = self._arrived.get(timeout=max(seconds, 0.001))
         except queue.Empty:
             return []
-        seen: list[Item] = []
+        results: list[Item] = []
         for item in items:
             if isinstance(item, QueryEnded):
-                self._note(session, item)
+                self._end(connection, item)
             elif isinstance(item, Begun):
-                self._count_down(session)
+                self._start_clock(connection)
             else:
-                seen.append(item)
-        if session in self._open:
-            session.more()
-        return seen
+                results.append(item)
+        if connection in self._open:
+            connection.more()
+        return results
 
-    def _count_down(self, session: ObserverConnection) -> None:
-        """Note that a look has begun, or never will."""
-        self._awaited.discard(session)
+    def _start_clock(self, connection: ObserverConnection) -> None:
+        """Start the time of the query: on this machine it has begun, or never will."""
+        self._awaited.discard(connection)
         if self._duration is not None:
             wait = _STRAGGLERS if self._awaited else 0.0
             end = time.monotonic() + wait + self._duration
             self._deadline = end if self._deadline is None else min(self._deadline, end)
 
-    def _note(self, session: ObserverConnection, over: QueryEnded) -> None:
-        if session not in self._open:
+    def _end(self, connection: ObserverConnection, ending: QueryEnded) -> None:
+        if connection not in self._open:
             return
-        self._open.discard(session)
-        if session in self._awaited:
-            self._count_down(session)
-        session.over = over
-        self.ended = self.ended or over.ended
-        self.missed |= over.missed
-        if over.fault:
-            self.faults.append(over.fault)
+        self._open.discard(connection)
+        if connection in self._awaited:
+            self._start_clock(connection)
+        connection.ending = ending
+        self.ended = self.ended or ending.ended
+        self.missed |= ending.missed
+        if ending.fault:
+            self.faults.append(ending.fault)

@@ -3,57 +3,60 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
 
 from dora.observe.figures import bandwidth, fields
 from dora.observe.format_values import FormattedValue
 from dora.observe.latency import LatencyMeter
+from dora.observe.topics import Topic
 from dora.transport.board import BYTES, DROPPED, RECEIVED, SENT, WORDS
-from dora.wire.decode import warm_up
-
-if TYPE_CHECKING:
-    from dora.observe.tap_session import TapSession
-    from dora.wire.daemon_protocol import Inspection, LinkView
+from dora.wire.daemon_protocol import Inspection, LinkView
+from dora.wire.message import Message
 
 
-def describe(inspection: Inspection, look: TapSession, messages: Iterable[Any]) -> str:
-    """Look at one topic until ``messages`` ends, and tell about it."""
-    warm_up()  # not while messages come
-    (watched,) = look.watched
-    topic = watched.topic
-    words = look.words
-    base = topic.output.slot * WORDS
-    transits = [LatencyMeter(link, words) for link in topic.links if link.kind == "link"]
-    before = words[base + SENT], words[base + BYTES]
-    started = time.monotonic()
-    arrow_type = ""
-    for _, message in messages:
-        for transit in transits:
+class TopicDescription:
+    """Describes a topic by the messages of some seconds and by the counters of the board."""
+
+    def __init__(self, inspection: Inspection, topic: Topic, words: memoryview) -> None:
+        self._topic = topic
+        self._words = words
+        self._publisher = next(node for node in inspection.nodes if node.id == topic.node_id)
+        self._latencies = [LatencyMeter(link, words) for link in topic.links if link.kind == "link"]
+        self._before = self._counts()
+        self._started = time.monotonic()
+        self._arrow_type = ""
+
+    def add(self, message: Message | None) -> None:
+        """Add a message of the topic, or None after each poll."""
+        for latency in self._latencies:
             if message is not None:
-                transit.sent(message.sequence, message.time_ns)
-            transit.look()
-        if message is not None and not arrow_type:
-            arrow_type = FormattedValue(message, full=False).type
-        del message
-    seconds = max(time.monotonic() - started, 1e-9)
-    count = words[base + SENT] - before[0]
-    size = words[base + BYTES] - before[1]
-    publisher = next(node for node in inspection.nodes if node.id == topic.node_id)
-    found = {transit.link.slot: transit.take() for transit in transits if transit.times_ns}
-    pairs = [
-        ("Topic", topic.name),
-        ("Type", _type(arrow_type, topic.output.type)),
-        ("Publisher", f"{publisher.id} ({publisher.status})"),
-        (
-            "Subscribers",
-            "\n".join(_link(link, words, found.get(link.slot)) for link in topic.links) or "none",
-        ),
-        ("Messages", f"{count:,} in {seconds:.1f} s"),
-        ("Rate", f"{count / seconds:.3f} Hz"),
-        ("Bandwidth", bandwidth(size / seconds)),
-    ]
-    return fields(pairs)
+                latency.add_sent(message.sequence, message.time_ns)
+            latency.poll()
+        if message is not None and not self._arrow_type:
+            self._arrow_type = FormattedValue(message, full=False).type
+
+    def text(self) -> str:
+        """Return the description so far."""
+        topic, words = self._topic, self._words
+        seconds = max(time.monotonic() - self._started, 1e-9)
+        count, size = (now - before for now, before in zip(self._counts(), self._before, strict=True))
+        found = {latency.link.slot: latency.take() for latency in self._latencies if latency.times_ns}
+        pairs = [
+            ("Topic", topic.name),
+            ("Type", _type(self._arrow_type, topic.output.type)),
+            ("Publisher", f"{self._publisher.id} ({self._publisher.status})"),
+            (
+                "Subscribers",
+                "\n".join(_link(link, words, found.get(link.slot)) for link in topic.links) or "none",
+            ),
+            ("Messages", f"{count:,} in {seconds:.1f} s"),
+            ("Rate", f"{count / seconds:.3f} Hz"),
+            ("Bandwidth", bandwidth(size / seconds)),
+        ]
+        return fields(pairs)
+
+    def _counts(self) -> tuple[int, int]:
+        base = self._topic.output.slot * WORDS
+        return self._words[base + SENT], self._words[base + BYTES]
 
 
 def _type(seen: str, declared: str) -> str:

@@ -27,12 +27,12 @@ class LatencyMeter:
         self._waiting: deque[tuple[int, int]] = deque(maxlen=_MAX_WAITING)  # number, sent at
         self._dropped = self._word(DROPPED)
 
-    def sent(self, sequence: int, time_ns: int) -> None:
+    def add_sent(self, sequence: int, time_ns: int) -> None:
         """Note a message that the tap has seen."""
         if self._word(STATE) == CONNECTED:
             self._waiting.append((sequence, time_ns))
 
-    def look(self) -> None:
+    def poll(self) -> None:
         """Note which messages were taken since the last look."""
         if not self._waiting:
             return

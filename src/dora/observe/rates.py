@@ -137,8 +137,8 @@ class RateMeter:
     >>> meter = RateMeter(window=10.0)
     >>> for number in range(1, 6):
     ...     meter.add(number, number * 100_000_000, 50)
-    >>> beat = meter.beat()
-    >>> beat.hz, beat.mean_ms, beat.samples, beat.bytes_per_second
+    >>> rate = meter.rate()
+    >>> rate.hz, rate.mean_ms, rate.samples, rate.bytes_per_second
     (10.0, 100.0, 4, 500.0)
     """
 
@@ -158,7 +158,7 @@ class RateMeter:
         while self._seen and self._seen[0][1] < time_ns:
             self._seen.popleft()
 
-    def beat(self) -> MeasuredRate | None:
+    def rate(self) -> MeasuredRate | None:
         """Return the figures, None for fewer than two messages."""
         seen = self._seen
         if len(seen) < 2:

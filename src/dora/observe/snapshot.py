@@ -1,10 +1,10 @@
-"""Running dataflows at a glance, again and again: nodes with their load, links with their rates."""
+"""Snapshots of running dataflows: nodes with their load, links with their rates."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
-from typing import Protocol, TypeVar
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 
@@ -14,16 +14,17 @@ from dora.observe.latency import LatencyMeter
 from dora.observe.load import Load, LoadMeter
 from dora.observe.rates import Counters, LinkRate, Reading, rates
 from dora.observe.tap_session import TapSession, inspect
-from dora.observe.topics import find_tappable, is_sent_here
+from dora.observe.topics import Topic, is_sent_here, topics_of
 from dora.transport.board import Board
 from dora.wire.daemon_protocol import Inspection, LinkView, NodeView
+from dora.wire.message import Message
 
 _Subject = TypeVar("_Subject")
-_PERIOD = 0.001  # seconds; how exact latencies are
+EXACT: Final = 0.001  # seconds between two polls of taps; how exact latencies are
 
 
 class NodeSnapshot(msgspec.Struct, frozen=True):
-    """One node between two looks."""
+    """One node between two refreshes."""
 
     dataflow_id: str
     dataflow: str  # its name
@@ -33,14 +34,17 @@ class NodeSnapshot(msgspec.Struct, frozen=True):
     bytes_per_second: float  # likewise
     waiting: int  # messages in the queues of all its inputs
     dropped: int  # likewise, since the start
-    quiet_s: float | None  # since a message went in or out; None: not since we look
+    quiet_s: float | None  # since a message went in or out; None: not since the first snapshot
 
 
 class RunSnapshot:
-    """One dataflow. `refresh` gives nodes and links as they were since the last time."""
+    """One dataflow of this machine. `refresh` returns nodes and links since the last time."""
 
-    def __init__(self, run: DaemonClient, *, latency: bool) -> None:
-        """Map the board; raises `ConnectError` if the dataflow has just ended."""
+    def __init__(self, run: DaemonClient, *, latency: bool = False) -> None:
+        """Map the board; raises `ConnectError` if the dataflow has just ended.
+
+        ``latency`` measures on all links, for which it taps all outputs.
+        """
         self.run = run
         self.name = name_of(run.description)
         self.inspection = inspect(run)
@@ -52,48 +56,87 @@ class RunSnapshot:
         self._counters = Counters(self.inspection, self._board.words)
         self._last = self._seen = self._counters.read()
         self._active_ns: dict[str, int] = {}  # node → when something went in or out
-        self._look: TapSession | None = None
-        self._transits: dict[int, list[LatencyMeter]] = {}  # by output slot
+        self._taps: TapSession | None = None
+        self._latencies: dict[str, list[LatencyMeter]] = {}  # by topic
         if latency:
-            self._tap()
+            self.tap(self.local_topics(), latency=True)
         self._touched = _nodes_of_slots(self.inspection.nodes, self.inspection.links)
 
-    def _tap(self) -> None:
-        topics = [
+    def local_topics(self) -> list[Topic]:
+        """Return the topics of this machine that can be tapped."""
+        return [
             topic
-            for topic in find_tappable(self.inspection, ())
-            if is_sent_here(self.inspection, topic.node_id)
+            for topic in topics_of(self.inspection)
+            if not topic.output.text and is_sent_here(self.inspection, topic.node_id)
         ]
+
+    def tap(self, topics: Sequence[Topic], *, latency: bool) -> None:
+        """Tap these topics and no others; ``latency`` measures on their links. Raises `DoraError`."""
+        self.untap()
         if not topics:
             return
-        self._look = TapSession(self.run, self.inspection, topics)
-        self._transits = {
-            topic.output.slot: [
-                LatencyMeter(link, self._board.words) for link in topic.links if link.kind == "link"
-            ]
-            for topic in topics
-        }
+        self._taps = TapSession(self.run, self.inspection, topics)
+        if latency:
+            self._latencies = {
+                topic.name: [
+                    LatencyMeter(link, self._board.words) for link in topic.links if link.kind == "link"
+                ]
+                for topic in topics
+            }
+
+    def untap(self) -> None:
+        """Close all taps."""
+        if self._taps is not None:
+            self._taps.close()
+        self._taps = None
+        self._latencies = {}
+
+    @property
+    def tapped(self) -> bool:
+        """Whether any topic is tapped."""
+        return self._taps is not None
+
+    @property
+    def measures_latency(self) -> bool:
+        return any(self._latencies.values())
+
+    def poll(
+        self,
+        until: Callable[[], bool],
+        period: float = EXACT,
+        take: Callable[[str, Message], None] = lambda _topic, _message: None,
+    ) -> None:
+        """Take messages from the taps until ``until`` returns True; raises `ConnectError` at the end."""
+        assert self._taps is not None
+        latencies = [latency for some in self._latencies.values() for latency in some]
+        for tap, message in self._taps.messages(until, period):
+            if message is not None:
+                topic = tap.topic.name
+                for latency in self._latencies.get(topic, ()):
+                    latency.add_sent(message.sequence, message.time_ns)
+                take(topic, message)
+            del message
+            for latency in latencies:
+                latency.poll()
+        if self._taps.ended:
+            raise ConnectError("the dataflow has ended")
 
     def watch(self, seconds: float) -> None:
-        """Spend that time looking how long messages wait, if that is wanted."""
-        if self._look is None:
+        """Let time pass, and measure latencies meanwhile if they are wanted."""
+        if self._taps is None:
             time.sleep(seconds)
             return
         deadline = time.monotonic() + seconds
-        transits = [transit for some in self._transits.values() for transit in some]
-        for watched, message in self._look.messages(lambda: time.monotonic() >= deadline, _PERIOD):
-            if message is not None:
-                for transit in self._transits[watched.topic.output.slot]:
-                    transit.sent(message.sequence, message.time_ns)
-            del message
-            for transit in transits:
-                transit.look()
+        try:
+            self.poll(lambda: time.monotonic() >= deadline)
+        except ConnectError:
+            pass  # `ask` raises it
 
-    def notice(self) -> None:
-        """Look which nodes are active; cheap, for moments between refreshes."""
-        self._notice(self._counters.read())
+    def detect_activity(self) -> None:
+        """Check which nodes are active; cheap, for moments between refreshes."""
+        self._detect_activity(self._counters.read())
 
-    def _notice(self, now: Reading) -> None:
+    def _detect_activity(self, now: Reading) -> None:
         for slot, counts in (*now.outputs.items(), *((k, v[:2]) for k, v in now.links.items())):
             before = self._seen.outputs.get(slot) or self._seen.links[slot][:2]
             if counts != before:
@@ -101,7 +144,7 @@ class RunSnapshot:
         self._seen = now
 
     def pids(self) -> list[int]:
-        """Return the processes of the nodes, as of the last refresh."""
+        """Return the processes of the nodes at the last refresh."""
         return [node.pid for node in self.inspection.nodes if node.pid is not None]
 
     def ask(self) -> None:
@@ -109,16 +152,16 @@ class RunSnapshot:
         self.inspection = inspect(self.run)
 
     def refresh(self, loads: dict[int, Load]) -> tuple[list[NodeSnapshot], list[LinkRate]]:
-        """Return what has happened since the last time. ``loads`` are by process."""
+        """Return nodes and links since the last time. ``loads`` are by process."""
         now = self._counters.read()
-        self._notice(now)
+        self._detect_activity(now)
         outputs, links = rates(self.inspection, self._last, now)
         self._last = now
         latencies = {
-            transit.link.slot: transit.take()
-            for some in self._transits.values()
-            for transit in some
-            if transit.times_ns
+            latency.link.slot: latency.take()
+            for some in self._latencies.values()
+            for latency in some
+            if latency.times_ns
         }
         links = [msgspec.structs.replace(item, latency_ms=latencies.get(item.link.slot)) for item in links]
         waiting: dict[str, int] = {}
@@ -148,8 +191,7 @@ class RunSnapshot:
         return None if active is None else (time.monotonic_ns() - active) / 1e9
 
     def close(self) -> None:
-        if self._look is not None:
-            self._look.close()
+        self.untap()
         self._board.close()
         self.run.close()
 
@@ -161,14 +203,14 @@ def _nodes_of_slots(nodes: list[NodeView], links: list[LinkView]) -> dict[int, s
 
 
 class SnapshotSource(Protocol):
-    """What `RunSnapshots` wants of each dataflow; see `RunSnapshot`."""
+    """What `RunSnapshots` needs of each dataflow; see `RunSnapshot`."""
 
     name: str
     inspection: Inspection
 
     def watch(self, seconds: float) -> None: ...
 
-    def notice(self) -> None: ...
+    def detect_activity(self) -> None: ...
 
     def pids(self) -> list[int]: ...
 
@@ -194,16 +236,16 @@ class RunSnapshots:
         self._meter.measure(self._pids())
 
     def watch(self, seconds: float) -> None:
-        """Let time pass, and look meanwhile which nodes are active."""
+        """Let time pass, and check which nodes are active."""
         if len(self.dataflows) == 1:
             self.dataflows[0].watch(seconds)
         else:
             time.sleep(seconds)
         for dataflow in self.dataflows:
-            dataflow.notice()
+            dataflow.detect_activity()
 
     def refresh(self) -> list[tuple[SnapshotSource, list[NodeSnapshot], list[LinkRate]]]:
-        """Return each dataflow that still runs, as it was since the last time."""
+        """Return nodes and links of each dataflow that still runs, since the last time."""
         for dataflow in list(self.dataflows):
             try:
                 dataflow.ask()

@@ -70,7 +70,7 @@ class AdaptiveTap:
 
     @property
     def due_s(self) -> float:
-        """In how many seconds `thin` has something to do."""
+        """In how many seconds `adapt` has something to do."""
         return max(0.0, (self._judge_at - time.monotonic_ns()) / 1e9)
 
     def take(self) -> Message | None:
@@ -86,7 +86,7 @@ class AdaptiveTap:
         self.received += 1
         return message
 
-    def thin(self) -> None:
+    def adapt(self) -> None:
         """Take the tap away from a flood, or put it there again, when it is time."""
         now = time.monotonic_ns()
         if now < self._judge_at:
@@ -115,7 +115,7 @@ class AdaptiveTap:
 
 # Seconds between looks. At each, what fits into the queue of a tap is taken: so all messages of a topic
 # with up to 2,000 a second are seen, and of a faster one some; taking all would cost it a processor.
-_PERIOD: Final = 0.005
+PERIOD: Final = 0.005
 _REST: Final = 8  # a look is followed by a pause that is so many times longer than what it computed
 _LONGEST_REST: Final = 0.05  # seconds, also where nothing can be seen: something else may end the look
 _LEASE_NS: Final = 2_000_000_000  # how long an output is looked at after the last renewal
@@ -150,7 +150,7 @@ class TapSession:
             raise ConnectError("the dataflow has just ended") from None
         self._engine = open_taps(inspection)
         try:
-            self.watched = [AdaptiveTap(topic, self._engine, self._board.words) for topic in topics]
+            self.taps = [AdaptiveTap(topic, self._engine, self._board.words) for topic in topics]
         except BaseException:
             self.close()
             raise
@@ -163,27 +163,27 @@ class TapSession:
         return self._board.words
 
     def messages(
-        self, until: Callable[[], bool] = lambda: False, period: float = _PERIOD
+        self, until: Callable[[], bool] = lambda: False, period: float = PERIOD
     ) -> Generator[tuple[AdaptiveTap, Message | None], None, None]:
         """Yield messages as they come, until the dataflow ends or ``until`` says so.
 
         After each look, which is every ``period`` seconds or less often if there is much to do, a pair
         with None is yielded, for what else there is to do.
         """
-        nobody = self.watched[0]
+        nobody = self.taps[0]
         while not until():
             self._renew()
             begun = time.thread_time()
-            for watched in self.watched:
+            for tap in self.taps:
                 for _ in range(TAP_QUEUE):
-                    message = watched.take()
+                    message = tap.take()
                     if message is None:
                         break
-                    yield watched, message
+                    yield tap, message
                     del message
                     if until():
                         return
-                watched.thin()  # after a look, which on a busy machine may be the only one meanwhile
+                tap.adapt()  # after a look, which on a busy machine may be the only one meanwhile
             if self.ended:
                 return
             yield nobody, None
@@ -192,9 +192,9 @@ class TapSession:
     def _pause(self, period: float, computed: float) -> float:
         """Return how many seconds to sleep; a flood is not looked at any longer than it has to be."""
         pause = _LONGEST_REST
-        if any(watched.tapped for watched in self.watched):
+        if any(tap.tapped for tap in self.taps):
             pause = max(period, min(computed * _REST, _LONGEST_REST))
-        return min(pause, *(watched.due_s for watched in self.watched))
+        return min(pause, *(tap.due_s for tap in self.taps))
 
     def _wait(self, seconds: float) -> bool:
         """Sleep; tell whether the daemon has closed the connection, as it does at the end."""
@@ -205,12 +205,12 @@ class TapSession:
         now = time.monotonic_ns()
         if now - self._renewed_ns > _RENEWAL_NS:
             self._renewed_ns = now
-            for watched in self.watched:
-                watched.renew(now + _LEASE_NS)
+            for tap in self.taps:
+                tap.renew(now + _LEASE_NS)
 
     def close(self) -> None:
         """Take the taps away."""
-        self.watched = []
+        self.taps = []
         self._engine.close()
         self._board.close()
         if not self.ended:

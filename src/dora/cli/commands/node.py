@@ -268,7 +268,7 @@ for _command in COMMANDS:
 @click.option("-q", "--quiet", is_flag=True, help="Print nothing but the ids.")
 def list_nodes(dataflow: str | None, style: str, quiet: bool) -> None:
     """List the nodes of all running dataflows, or of one."""
-    from dora.cli.commands.top import overviews_of
+    from dora.cli.commands.top import snapshots_of
     from dora.cli.running import find_all_running
 
     wholes = find_all_running(dataflow)
@@ -277,15 +277,15 @@ def list_nodes(dataflow: str | None, style: str, quiet: bool) -> None:
             with whole:
                 click.echo("\n".join(item.id for item in whole.inspection.nodes))
         return
-    with overviews_of(wholes, MEASURED_OVER) as overviews:
-        overviews.watch(MEASURED_OVER)
-        glances = [item for _, nodes, _ in overviews.refresh() for item in nodes]
-    rows = [_row(item) for item in glances]
+    with snapshots_of(wholes, MEASURED_OVER) as snapshots:
+        snapshots.watch(MEASURED_OVER)
+        measured = [item for _, nodes, _ in snapshots.refresh() for item in nodes]
+    rows = [_row(item) for item in measured]
     head = ["node", "status", "pid", "cpu", "memory", "restarts", "dataflow"]
-    if any(item.node.machine for item in glances):
+    if any(item.node.machine for item in measured):
         head.insert(2, "machine")
         rows = [
-            [*row[:2], item.node.machine or "-", *row[2:]] for row, item in zip(rows, glances, strict=True)
+            [*row[:2], item.node.machine or "-", *row[2:]] for row, item in zip(rows, measured, strict=True)
         ]
     if dataflow is not None:
         head, rows = head[:-1], [row[:-1] for row in rows]
@@ -314,7 +314,7 @@ def _row(item: NodeSnapshot) -> list[str]:
 @object_style_option
 def info(name: str, dataflow: str | None, style: str) -> None:
     """Show what a node is, whom it listens to and feeds, and what it takes of the machine."""
-    from dora.cli.commands.top import overviews_of
+    from dora.cli.commands.top import snapshots_of
     from dora.cli.running import find_running
     from dora.dataflow.problems import no_node
 
@@ -323,9 +323,9 @@ def info(name: str, dataflow: str | None, style: str) -> None:
     if name not in known:
         whole.close()
         raise DoraError(no_node(name, known))
-    with overviews_of([whole], MEASURED_OVER, node=name) as overviews:
-        overviews.watch(MEASURED_OVER)
-        refreshed = overviews.refresh()
+    with snapshots_of([whole], MEASURED_OVER, node=name) as snapshots:
+        snapshots.watch(MEASURED_OVER)
+        refreshed = snapshots.refresh()
     if not refreshed:
         raise DoraError("the dataflow has just ended")
     (overview, nodes, _) = refreshed[0]

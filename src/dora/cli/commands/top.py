@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import click
 import msgspec
@@ -16,18 +16,12 @@ import msgspec
 from dora.cli.output import ParameterValue, parse_duration
 from dora.cli.running import RunningDataflow
 from dora.cli.select import dataflow_option, give_way
-from dora.cluster.remote_observer import PATIENCE, RemoteObserver
+from dora.cluster.distributed_snapshot import DistributedSnapshot
 from dora.daemon.logs.terminal import visible
-from dora.errors import ConnectError, DoraError
+from dora.errors import DoraError
 from dora.observe.figures import bandwidth, megabytes
-from dora.observe.load import Load
 from dora.observe.rates import LinkRate
-from dora.observe.remote.protocol import SnapshotQuery, Snapshots
 from dora.observe.snapshot import NodeSnapshot, RunSnapshot, RunSnapshots, SnapshotSource
-
-if TYPE_CHECKING:
-    from dora.observe.rates import LinkRate
-    from dora.observe.snapshot import NodeSnapshot
 
 LONGEST_SAMPLE = 1.0  # seconds that `--once` takes at most
 
@@ -62,19 +56,19 @@ def top(dataflow: str | None, interval: float, once: bool, latency: bool) -> Non
         raise DoraError("dora top needs a terminal; use --once for one measurement as JSON")
     if not once:
         check_terminal()
-    wholes = [find_running(dataflow)] if latency else find_all_running(dataflow)
+    dataflows = [find_running(dataflow)] if latency else find_all_running(dataflow)
     give_way()
     every = min(interval, LONGEST_SAMPLE) if once else interval
-    with overviews_of(wholes, every, latency=latency) as overviews:
+    with snapshots_of(dataflows, every, latency=latency) as snapshots:
         if once:
-            overviews.watch(every)
-            found = overviews.refresh()
+            snapshots.watch(every)
+            found = snapshots.refresh()
             click.echo(
                 json.dumps([_node(item, links) for _, nodes, links in found for item in nodes], indent=2)
             )
             return
 
-        show(overviews, interval)
+        show(snapshots, interval)
 
 
 @click.group(invoke_without_command=True)
@@ -132,133 +126,55 @@ def _link(rate: LinkRate) -> dict[str, Any]:
     }
 
 
-# Dataflows at a glance wherever their nodes are, for ``dora top`` and ``dora node``.
+# Snapshots of dataflows wherever their nodes are, for ``dora top`` and ``dora node``.
 
 
-class DataflowSnapshot:
-    """One dataflow that is not, or not only, on this machine.
+def snapshots_of(
+    dataflows: Iterable[RunningDataflow], every: float, *, latency: bool = False, node: str = ""
+) -> RunSnapshots:
+    """Return snapshots of dataflows; with ``node``, only of the machine of that node."""
 
-    What a machine tells counts for its nodes, and for the links to them; of one that cannot be asked there
-    is what the others know.
-    """
+    def make(running: RunningDataflow) -> SnapshotSource:
+        machines = [running.machine_of(node)] if node else running.machines()
+        if running.run is not None and not set(machines) & set(running.elsewhere()):
+            return RunSnapshot(running.run, latency=latency)
+        return _RemoteSnapshot(running, machines, every, latency=latency)
+
+    return RunSnapshots(dataflows, make)
+
+
+class _RemoteSnapshot(DistributedSnapshot):
+    """Snapshots of one dataflow that is not, or not only, on this machine; prints what goes wrong."""
 
     def __init__(
-        self, whole: RunningDataflow, machines: Sequence[str], every: float, *, latency: bool
+        self, running: RunningDataflow, machines: Sequence[str], every: float, *, latency: bool
     ) -> None:
-        """Begin to look at these machines, if they are not this one. Raises `ConnectError`, `DoraError`."""
-        self._whole = whole
-        self.name = whole.name
-        self.inspection = whole.inspection
-        self._here = None if whole.run is None else RunSnapshot(whole.run, latency=latency)
-        self._glances: dict[str, Snapshots] = {}
-        sessions = {}
+        self._running = running
+        connections = {}
         for machine in machines:
-            if whole.run is not None and machine == whole.inspection.machine:
+            if running.run is not None and machine == running.inspection.machine:
                 continue
             try:
-                sessions[machine] = whole.session(machine)
+                connections[machine] = running.session(machine)
             except DoraError as error:
-                if whole.run is None and len(machines) == 1:
+                if running.run is None and len(machines) == 1:
                     raise
-                click.echo(f"machine `{machine}` cannot be looked at: {error}", err=True)
-        self._looks = RemoteObserver(sessions, lambda _: SnapshotQuery(every, latency))
-        self._asked = set(sessions)
-        self._deadline = time.monotonic() + every + PATIENCE
-
-    def watch(self, seconds: float) -> None:
-        if self._here is not None:
-            self._here.watch(seconds)
-        else:
-            time.sleep(seconds)
-
-    def notice(self) -> None:
-        if self._here is not None:
-            self._here.notice()
-
-    def pids(self) -> list[int]:
-        return [] if self._here is None else self._here.pids()
-
-    def ask(self) -> None:
-        """Ask how the nodes are here; raises `ConnectError` once the dataflow has ended."""
-        if self._here is not None:
-            self._here.ask()
-        elif not self._looks.present():
-            raise ConnectError(self._looks.last_words())
-
-    def refresh(self, loads: dict[int, Load]) -> tuple[list[NodeSnapshot], list[LinkRate]]:
-        """Return nodes and links as they were told last; waits for the first word of each machine."""
-        self._take()
-        while self._looks.present() - self._glances.keys() and time.monotonic() < self._deadline:
-            for item in self._looks.turn():
-                if isinstance(item, Snapshots):
-                    self._note(item)
-        told = {machine: self._glances[machine] for machine in self._looks.present() & self._glances.keys()}
-        if self._here is not None:
-            self.inspection = self._here.inspection
-            nodes, links = self._here.refresh(loads)
-        elif told:
-            first = next(iter(told.values()))
-            self.inspection, nodes, links = first.inspection, first.nodes, first.links
-        else:
-            return [], []
-        return self._merge(nodes, links, told)
-
-    def _merge(
-        self, nodes: list[NodeSnapshot], links: list[LinkRate], told: dict[str, Snapshots]
-    ) -> tuple[list[NodeSnapshot], list[LinkRate]]:
-        nodes_of = {name: {item.node.id: item for item in some.nodes} for name, some in told.items()}
-        links_of = {
-            name: {(item.link.producer, item.link.consumer): item for item in some.links}
-            for name, some in told.items()
-        }
-        places = {item.node.id: self._whole.machine_of(item.node.id) for item in nodes}
-        seen = [nodes_of.get(places[item.node.id], {}).get(item.node.id, item) for item in nodes]
-        return (
-            [
-                msgspec.structs.replace(
-                    item, node=msgspec.structs.replace(item.node, machine=places[item.node.id])
-                )
-                for item in seen
-            ],
-            [
-                links_of.get(places.get(item.link.consumer.partition("/")[0], ""), {}).get(
-                    (item.link.producer, item.link.consumer), item
-                )
-                for item in links
-            ],
+                click.echo(f"machine `{machine}` cannot be observed: {error}", err=True)
+        super().__init__(
+            running.name,
+            running.inspection,
+            running.run,
+            connections,
+            running.machine_of,
+            every,
+            latency=latency,
         )
 
-    def _take(self) -> None:
-        for item in self._looks.newest():
-            if isinstance(item, Snapshots):
-                self._note(item)
-
-    def _note(self, item: Snapshots) -> None:
-        if item.inspection.machine in self._asked:
-            self._glances[item.inspection.machine] = item
-        else:  # the whole dataflow is on one machine, which it does not know the name of
-            self._glances.update(dict.fromkeys(self._asked, item))
-
     def close(self) -> None:
-        for fault in self._looks.faults:
+        for fault in self.faults:
             click.echo(fault, err=True)
-        if self._here is not None:
-            self._here.close()
-        self._whole.close()
-
-
-def overviews_of(
-    wholes: Iterable[RunningDataflow], every: float, *, latency: bool = False, node: str = ""
-) -> RunSnapshots:
-    """Return overviews of dataflows; with ``node`` only of what is needed for that one."""
-
-    def make(whole: RunningDataflow) -> SnapshotSource:
-        machines = [whole.machine_of(node)] if node else whole.machines()
-        if whole.run is not None and not set(machines) & set(whole.elsewhere()):
-            return RunSnapshot(whole.run, latency=latency)
-        return DataflowSnapshot(whole, machines, every, latency=latency)
-
-    return RunSnapshots(wholes, make)
+        super().close()
+        self._running.close()
 
 
 # The screen of ``dora top``: what is where on it, and the keys.
@@ -357,15 +273,15 @@ def check_terminal() -> None:
         )
 
 
-def show(overviews: RunSnapshots, interval: float) -> None:
+def show(snapshots: RunSnapshots, interval: float) -> None:
     """Show the dataflows until the user quits or all of them have ended."""
     os.environ.setdefault("ESCDELAY", "25")  # milliseconds; curses waits a second otherwise
-    ended = curses.wrapper(_loop, overviews, interval)
+    ended = curses.wrapper(_loop, snapshots, interval)
     if ended:
         print("the dataflow has ended")
 
 
-def _loop(screen: Any, overviews: RunSnapshots, interval: float) -> bool:
+def _loop(screen: Any, snapshots: RunSnapshots, interval: float) -> bool:
     """Return whether all dataflows have ended."""
     try:
         curses.curs_set(0)
@@ -373,14 +289,14 @@ def _loop(screen: Any, overviews: RunSnapshots, interval: float) -> bool:
         pass  # this terminal cannot hide its cursor
     screen.nodelay(True)
     view = View()
-    overviews.watch(min(interval, 0.3))
-    while overviews.dataflows:
-        found = overviews.refresh()
+    snapshots.watch(min(interval, 0.3))
+    while snapshots.dataflows:
+        found = snapshots.refresh()
         if not found:
             break
         nodes = [item for _, some, _ in found for item in some]
         links = [rate for _, _, some in found for rate in some]
-        names = ", ".join(overview.name for overview, _, _ in found)
+        names = ", ".join(dataflow.name for dataflow, _, _ in found)
         due = time.monotonic() + interval
         while time.monotonic() < due:
             _draw(screen, names, lines(nodes, links, view.order), view)
@@ -389,7 +305,7 @@ def _loop(screen: Any, overviews: RunSnapshots, interval: float) -> bool:
                 return False
             if wish == "refresh":
                 break
-            overviews.watch(min(_TICK, max(due - time.monotonic(), 0.001)))
+            snapshots.watch(min(_TICK, max(due - time.monotonic(), 0.001)))
     return True
 
 

@@ -13,20 +13,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dora.cli.output import MAX_COUNT, ParameterValue, parse_duration, style_option, table
-from dora.cli.running import RunningDataflow
 from dora.cli.select import dataflow_option, give_way
-from dora.cluster.remote_observer import RemoteObserver
 from dora.daemon.logs.terminal import control
 from dora.errors import DoraError
-from dora.observe.remote.protocol import Query
-from dora.observe.topics import Topic
 
 if TYPE_CHECKING:
     from dora.cli.running import RunningDataflow
+    from dora.observe.observer import Observation
+    from dora.observe.queries import TopicQuery
     from dora.observe.rates import MeasuredRate
-    from dora.observe.tap_session import AdaptiveTap
     from dora.observe.topics import Topic
-    from dora.wire.message import Message
 
 _DURATION = ParameterValue("duration", parse_duration)
 MAX_MESSAGE = (1 << 20) - 4096  # bytes that fit through the daemon's socket
@@ -97,107 +93,81 @@ def echo(
     Messages for which it is too slow are counted and left out. Ctrl-C ends it.
     """
     from dora.cli.running import find_running
-    from dora.observe.format_values import FormattedValue
-    from dora.observe.remote.protocol import EchoQuery, Line
+    from dora.observe.queries import EchoQuery, Line
     from dora.observe.topics import find_tappable
-    from dora.wire.decode import warm_up
 
     shown = 0
 
     def enough() -> bool:
         return count is not None and shown >= count
 
-    with find_running(dataflow) as whole:
-        wanted = find_tappable(whole.inspection, topics)
-        if not whole.are_here(topic.node_id for topic in wanted):
+    def make_query(names: list[str]) -> EchoQuery:
+        return EchoQuery(names, full, style == "json")
 
-            def make(names: list[str]) -> EchoQuery:
-                return EchoQuery(names, full, style == "json")
-
-            with looking_afar(whole, wanted, make, duration, enough) as looks:
-                for seen in looks.items():
-                    if isinstance(seen, Line):
-                        shown += 1
-                        print(seen.text)
-                    else:
-                        sys.stdout.flush()
-            sys.stdout.flush()
-            return
-        with _Looking(whole, wanted, duration, enough) as looking:
-            warm_up()  # not while messages come
-            for watched, message in looking:
-                if message is None:
+    with find_running(dataflow) as running:
+        wanted = find_tappable(running.inspection, topics)
+        with observing(running, wanted, make_query, duration, enough) as observation:
+            for result in observation.results():
+                if isinstance(result, Line):
+                    shown += 1
+                    print(result.text)
+                else:
                     sys.stdout.flush()
-                    continue
-                item = FormattedValue(message, full=full)
-                del message
-                shown += 1
-                name = watched.topic.name
-                print(item.as_json(name) if style == "json" else f"{name}\t {item.as_line()}")
-            sys.stdout.flush()
+        sys.stdout.flush()
 
 
-class _Looking:
-    """Messages of some topics until something ends it: the count, the time, the dataflow or Ctrl-C.
+@contextmanager
+def observing(
+    running: RunningDataflow,
+    topics: Sequence[Topic],
+    make_query: Callable[[list[str]], TopicQuery],
+    duration: float | None = None,
+    enough: Callable[[], bool] = lambda: False,
+) -> Iterator[Observation]:
+    """Run a query on topics, in this process or on their machines; Ctrl-C ends it.
 
-    Says at the end, on standard error, what was missed and whether the dataflow has ended.
+    ``make_query`` makes it of the names of topics. At the end, standard error says what was missed and
+    whether the dataflow has ended. Raises `DoraError` if a query ended too early.
     """
+    observation: Observation
+    if running.run is not None and running.are_here(topic.node_id for topic in topics):
+        from dora.observe.observer import Observer
 
-    def __init__(
-        self,
-        whole: RunningDataflow,
-        topics: Sequence[Topic],
-        duration: float | None,
-        enough: Callable[[], bool] = lambda: False,
-        period: float | None = None,
-    ) -> None:
-        from dora.observe.tap_session import TapSession
-
-        assert whole.run is not None
-        self.inspection = whole.inspection
-        _stay_awake(self.inspection.engine)
+        _ignore_ctrl_z(running.inspection.engine)
         give_way()
-        self.look = TapSession(whole.run, self.inspection, topics)
-        self.watched = list(self.look.watched)
-        self._enough = enough
-        self._duration = duration
-        self._deadline: float | None = None  # begins with the first look
-        options = {} if period is None else {"period": period}
-        self._messages = self.look.messages(self.over, **options)
+        query = make_query([topic.name for topic in topics])
+        observation = Observer(running.run, query, duration=duration, enough=enough)
+    else:
+        from dora.cluster.remote_observer import RemoteObserver
 
-    def over(self) -> bool:
-        """Tell whether the count or the time is reached."""
-        if self._deadline is None and self._duration is not None:
-            self._deadline = time.monotonic() + self._duration
-        return self._enough() or (self._deadline is not None and time.monotonic() >= self._deadline)
-
-    def __iter__(self) -> Iterator[tuple[AdaptiveTap, Message | None]]:
-        return self._messages
-
-    def __enter__(self) -> _Looking:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: object, trace: object) -> bool:
-        ended = self.look.ended
-        self._messages.close()  # it may hold a message, which must not outlive its tap
-        self.look.close()
-        for watched in self.watched:
-            if watched.missed:
-                click.echo(_missed(watched), err=True)
-        if ended and kind is None:
-            click.echo("the dataflow has ended", err=True)
-        return kind is KeyboardInterrupt  # the usual way to end it
-
-
-def _missed(watched: AdaptiveTap) -> str:
-    return (
-        f"{watched.topic.name}: {watched.missed:,} messages came faster than they could be looked at, "
-        f"{watched.received:,} were seen"
-    )
+        names: dict[str, list[str]] = {}
+        for topic in topics:
+            names.setdefault(running.machine_of(topic.node_id), []).append(topic.name)
+        observation = RemoteObserver(
+            running.sessions(topic.node_id for topic in topics),
+            lambda machine: make_query(names[machine]),
+            duration,
+            enough,
+        )
+    try:
+        yield observation
+    except KeyboardInterrupt:
+        pass  # the usual way to end it
+    finally:
+        observation.finish()
+        for name, (missed, received) in observation.missed.items():
+            click.echo(
+                f"{name}: {missed:,} messages came faster than they could be read, {received:,} were read",
+                err=True,
+            )
+    if observation.ended:
+        click.echo("the dataflow has ended", err=True)
+    elif observation.faults:
+        raise DoraError(observation.faults[-1])
 
 
-def _stay_awake(engine: str) -> None:
-    """Ignore Ctrl-Z over Zenoh: whoever does not take what the network brings holds up its senders."""
+def _ignore_ctrl_z(engine: str) -> None:
+    """Ignore Ctrl-Z over Zenoh: a subscriber that takes no messages holds up their senders."""
     import signal
 
     if engine == "zenoh" and hasattr(signal, "SIGTSTP"):
@@ -225,76 +195,55 @@ def hz(topics: tuple[str, ...], dataflow: str | None, window: float, duration: f
     separated by tabs. The times are those of sending. Ctrl-C ends it.
     """
     from dora.cli.running import find_running
-    from dora.observe.rates import RateMeter
-    from dora.observe.remote.protocol import RateQuery, Rates
+    from dora.observe.queries import RateQuery, Rates
     from dora.observe.topics import find_tappable
 
     if not window:
-        raise click.UsageError("--window is longer than 0")
+        raise click.UsageError("--window must be longer than 0")
     live = sys.stdout.isatty()
     if duration is None and not live:
         duration = 5.0
-    drawing = _Drawing(live)
-    with find_running(dataflow) as whole:
-        wanted = find_tappable(whole.inspection, topics)
-        beats: dict[str, MeasuredRate | None] = dict.fromkeys([item.name for item in wanted])
-        if not whole.are_here(topic.node_id for topic in wanted):
-
-            def make(names: list[str]) -> RateQuery:
-                return RateQuery(names, window)
-
-            with looking_afar(whole, wanted, make, duration) as looks:
-                for seen in looks.items():
-                    if isinstance(seen, Rates):
-                        beats.update(seen.beats)
-                    drawing.draw(beats)
-                for seen in looks.rest():
-                    if isinstance(seen, Rates):
-                        beats.update(seen.beats)
-        else:
-            meters = {item.name: RateMeter(window) for item in wanted}
-            with _Looking(whole, wanted, duration) as looking:
-                for watched, message in looking:
-                    if message is not None:
-                        meters[watched.topic.name].add(message.sequence, message.time_ns, message.body_size)
-                        del message
-                    if drawing.is_due():
-                        for meter in meters.values():
-                            meter.forget_before(time.time_ns() - int(window * 1e9))
-                        drawing.draw({name: meter.beat() for name, meter in meters.items()})
-            beats.update({name: meter.beat() for name, meter in meters.items()})
+    screen = _LiveTable(live)
+    with find_running(dataflow) as running:
+        wanted = find_tappable(running.inspection, topics)
+        rates: dict[str, MeasuredRate | None] = dict.fromkeys([item.name for item in wanted])
+        with observing(running, wanted, lambda names: RateQuery(names, window), duration) as observation:
+            for result in observation.results():
+                if isinstance(result, Rates):
+                    rates.update(result.rates)
+                screen.draw(rates)
+        for result in observation.last:
+            if isinstance(result, Rates):
+                rates.update(result.rates)
     if not live:
         click.echo("topic\tavg_ms\tavg_hz\tmin_ms\tmax_ms\tstd_ms\tsamples")
-        for name, beat in beats.items():
-            click.echo("\t".join([name, *_beat_cells(beat)]))
+        for name, rate in rates.items():
+            click.echo("\t".join([name, *_rate_cells(rate)]))
 
 
-class _Drawing:
-    """A table on a terminal, drawn again and again in the same place; elsewhere nothing is drawn."""
+class _LiveTable:
+    """A table on a terminal, redrawn in the same place; draws nothing elsewhere."""
 
     def __init__(self, live: bool) -> None:
         self._live = live
         self._due = 0.0
         self._lines = 0
 
-    def is_due(self) -> bool:
-        return self._live and time.monotonic() >= self._due
-
-    def draw(self, beats: dict[str, MeasuredRate | None]) -> None:
+    def draw(self, rates: dict[str, MeasuredRate | None]) -> None:
         """Draw if it is time."""
-        if not self.is_due():
+        if not self._live or time.monotonic() < self._due:
             return
         self._due = time.monotonic() + 0.5
-        text = _cut(_beat_table(beats))
+        text = _cut(_rate_table(rates))
         if self._lines:
             control(sys.stdout, f"\x1b[{self._lines}A\x1b[J")
         click.echo(text)
         self._lines = len(text.splitlines())
 
 
-def _beat_table(beats: dict[str, MeasuredRate | None]) -> str:
+def _rate_table(rates: dict[str, MeasuredRate | None]) -> str:
     head = ["Topic", "Avg (ms)", "Avg (Hz)", "Min (ms)", "Max (ms)", "Std (ms)", "Samples"]
-    return table(head, [[name, *_beat_cells(beat)] for name, beat in beats.items()])
+    return table(head, [[name, *_rate_cells(rate)] for name, rate in rates.items()])
 
 
 def _cut(text: str) -> str:
@@ -303,11 +252,11 @@ def _cut(text: str) -> str:
     return "\n".join(line[:width] for line in text.splitlines())
 
 
-def _beat_cells(beat: MeasuredRate | None) -> list[str]:
-    if beat is None:
+def _rate_cells(rate: MeasuredRate | None) -> list[str]:
+    if rate is None:
         return ["-", "0.000", "-", "-", "-", "0"]
-    values = (beat.mean_ms, beat.hz, beat.min_ms, beat.max_ms, beat.deviation_ms)
-    return [*(f"{value:.3f}" for value in values), str(beat.samples)]
+    values = (rate.mean_ms, rate.hz, rate.min_ms, rate.max_ms, rate.deviation_ms)
+    return [*(f"{value:.3f}" for value in values), str(rate.samples)]
 
 
 # ------------------------------------------------------------------ info
@@ -320,22 +269,17 @@ def _beat_cells(beat: MeasuredRate | None) -> list[str]:
 def info(name: str, dataflow: str | None, duration: float | None) -> None:
     """Show type, sender, receivers, rate and waiting times of an output."""
     from dora.cli.running import find_running
-    from dora.observe.describe_topic import describe
-    from dora.observe.remote.protocol import InfoQuery, TextResult
+    from dora.observe.queries import InfoQuery, TextResult
     from dora.observe.topics import find_tappable
 
     seconds = 5.0 if duration is None else duration
     text = ""
-    with find_running(dataflow) as whole:
-        (wanted,) = find_tappable(whole.inspection, [name])
-        if whole.are_here([wanted.node_id]):
-            with _Looking(whole, [wanted], seconds, period=0.0002) as looking:
-                text = describe(looking.inspection, looking.look, looking)
-        else:
-            with looking_afar(whole, [wanted], lambda _: InfoQuery(name, seconds), None) as looks:
-                for seen in looks.items():
-                    if isinstance(seen, TextResult):
-                        text = seen.text
+    with find_running(dataflow) as running:
+        wanted = find_tappable(running.inspection, [name])
+        with observing(running, wanted, lambda _: InfoQuery(name, seconds)) as observation:
+            for result in observation.results():
+                if isinstance(result, TextResult):
+                    text = result.text
     if text:
         click.echo(text)
 
@@ -407,44 +351,3 @@ def _message(text: str | None) -> bytes:
     if size > MAX_MESSAGE:
         raise DoraError(f"the message has {size:,} bytes; at most {MAX_MESSAGE:,} can be published")
     return head + payload.to_bytes()
-
-
-# What ``dora topic`` shows of nodes on other machines.
-
-
-@contextmanager
-def looking_afar(
-    whole: RunningDataflow,
-    topics: Sequence[Topic],
-    make: Callable[[list[str]], Query],
-    duration: float | None,
-    enough: Callable[[], bool] = lambda: False,
-) -> Iterator[RemoteObserver]:
-    """Look at topics on all their machines, until the count, the time, the dataflow or Ctrl-C ends it.
-
-    ``make`` makes a look of names. Says at the end, on standard error, what was missed and whether the
-    dataflow has ended; raises `DoraError` if a look ended before its time.
-    """
-    names: dict[str, list[str]] = {}
-    for topic in topics:
-        names.setdefault(whole.machine_of(topic.node_id), []).append(topic.name)
-    looks = RemoteObserver(
-        whole.sessions(topic.node_id for topic in topics),
-        lambda machine: make(names[machine]),
-        duration,
-        enough,
-    )
-    try:
-        yield looks
-    except KeyboardInterrupt:
-        pass  # the usual way to end it
-    looks.rest()
-    for name, (missed, received) in looks.missed.items():
-        click.echo(
-            f"{name}: {missed:,} messages came faster than they could be looked at, {received:,} were seen",
-            err=True,
-        )
-    if looks.ended:
-        click.echo("the dataflow has ended", err=True)
-    elif looks.faults:
-        raise DoraError(looks.faults[-1])

@@ -31,18 +31,18 @@ class PreviewTopic:
         self._due = 0.0
 
     @property
-    def follows(self) -> bool:
+    def needs_all(self) -> bool:
         """Whether every message counts, as in a curve over time."""
         return self._kind == "series"
 
     def take(self, message: Message) -> None:
         """Note a message; the one before is let go of."""
-        if self.follows and message.owner is None and len(self._steps) < MAX_STEPS:
+        if self.needs_all and message.owner is None and len(self._steps) < MAX_STEPS:
             self._show(message)  # each value counts in a curve
         else:
             self._last = message
 
-    def let_go(self) -> None:
+    def release(self) -> None:
         """Forget the message that is held, whose memory belongs to the sender."""
         self._last = None
 
@@ -58,10 +58,10 @@ class PreviewTopic:
             body = self._show(message)
             del message
         head = dict(self._head)
-        if self.follows:
+        if self.needs_all:
             head["steps"], self._steps = self._steps, []
         self._due = now + (time.thread_time() - begun) * REST
-        return Preview(self._topic.name, msgspec.json.encode(head), body, adds=self.follows)
+        return Preview(self._topic.name, msgspec.json.encode(head), body, adds=self.needs_all)
 
     def _show(self, message: Message) -> bytes:
         """Note in the head what a message is; return the bytes that go with it."""

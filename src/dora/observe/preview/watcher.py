@@ -22,7 +22,6 @@ from dora.daemon.client import DaemonClient
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.reader import LogReader
 from dora.errors import ConnectError, DoraError
-from dora.observe.latency import LatencyMeter
 from dora.observe.load import LoadMeter
 from dora.observe.preview.log_search import encode_entry, search
 from dora.observe.preview.protocol import (
@@ -41,185 +40,156 @@ from dora.observe.preview.protocol import (
 )
 from dora.observe.preview.topic import PreviewTopic
 from dora.observe.rates import LinkRate
-from dora.observe.snapshot import NodeSnapshot, RunSnapshot
-from dora.observe.tap_session import TapSession
-from dora.observe.topics import Topic, is_sent_here, topics_of
+from dora.observe.snapshot import EXACT, NodeSnapshot, RunSnapshot
+from dora.observe.tap_session import PERIOD
+from dora.observe.topics import Topic
 from dora.wire.daemon_protocol import GetGraph, GraphText, Inspection, LinkView
 from dora.wire.framing import FrameBuffer
+from dora.wire.message import Message
 
 STATE_EVERY: Final = 1.0  # seconds
 LOGS_EVERY: Final = 0.25
 TURN: Final = 0.1  # seconds; previews are sent at the end of each turn
-LOOK_EVERY: Final = 0.005
-EXACT_EVERY: Final = 0.001  # the same while latencies are measured
 CONNECT_EVERY: Final = 0.3
 MAX_LINES: Final = 300  # log entries that are sent at a time; of more, the last ones
 FIRST_LINES: Final = 1000
 FIRST_BYTES: Final = 1 << 20  # of each log file, which may be very long
 
-Tell = Callable[[FromWatcher], None]
+Send = Callable[[FromWatcher], None]
 
 
 class Watcher:
-    """Watches a running dataflow until it ends, or nobody wants to know any more."""
+    """Watches a running dataflow until it ends, or the server needs nothing more."""
 
-    def __init__(self, target: Target, inbox: CommandQueue, log: LogReader, send: Tell) -> None:
+    def __init__(self, target: Target, commands: CommandQueue, log: LogReader, send: Send) -> None:
         """Connect; raises `ConnectError` if the dataflow does not run."""
-        self._inbox = inbox
+        self._commands = commands
         self._send = send
         self._target = target
         self._log = log
-        self._overview = RunSnapshot(DaemonClient(target.socket), latency=False)
+        self._snapshot = RunSnapshot(DaemonClient(target.socket))
         self._meter = LoadMeter()
-        self._meter.measure(self._overview.pids())
+        self._meter.measure(self._snapshot.pids())
         self._wanted = Wanted()
-        self._look: TapSession | None = None
-        self._spots: dict[str, PreviewTopic] = {}
-        self._transits: dict[str, list[LatencyMeter]] = {}
+        self._previews: dict[str, PreviewTopic] = {}
         self._trouble = ""  # why there are no previews
 
     def run(self, wanted: Wanted) -> None:
-        """Watch; return when the dataflow has ended or nobody wants to know."""
+        """Watch until the dataflow ends or the server is gone."""
         state_due = logs_due = 0.0
         try:
-            self._tell_graph()
+            self._send_graph()
             threading.Thread(target=warm_up, name="dora-warm-up", daemon=True).start()
-            self._obey(wanted)
-            while not self._inbox.closed:
-                for message in self._inbox.take():
-                    self._obey(message)
+            self._handle(wanted)
+            while not self._commands.closed:
+                for message in self._commands.take():
+                    self._handle(message)
                 now = time.monotonic()
                 if now >= state_due:
                     state_due = now + STATE_EVERY
-                    self._tell_state()
+                    self._send_state()
                 if now >= logs_due:
                     logs_due = now + LOGS_EVERY
-                    tell_lines(self._log, MAX_LINES, self._send)
-                self._watch(time.monotonic() + TURN)
-                for spot in self._spots.values():
-                    if (preview := spot.preview()) is not None:
+                    send_lines(self._log, MAX_LINES, self._send)
+                self._poll(time.monotonic() + TURN)
+                for topic in self._previews.values():
+                    if (preview := topic.preview()) is not None:
                         self._send(preview)
         except ConnectError:
-            tell_lines(self._log, MAX_LINES, self._send)
+            send_lines(self._log, MAX_LINES, self._send)
             self._send(Ended())
         finally:
-            self._close_look()
-            self._overview.close()
+            self._untap()
+            self._snapshot.close()
 
-    # ----------------------------------------------------------------------- what is wanted
-
-    def _obey(self, message: ToWatcher) -> None:
+    def _handle(self, message: ToWatcher) -> None:
         if isinstance(message, Search):
             answer_search(self._target.log_directory, message, self._send)
         elif isinstance(message, Wanted) and message != self._wanted:
             self._wanted = message
-            self._open_look()
+            self._tap()
 
-    def _open_look(self) -> None:
-        """Put taps where something is to be seen."""
-        self._close_look()
-        inspection = self._overview.inspection
-        known = [
+    # ----------------------------------------------------------------------- taps
+
+    def _tap(self) -> None:
+        """Tap the topics that previews and latencies need."""
+        self._untap()
+        topics = [
             topic
-            for topic in topics_of(inspection)
-            if not topic.output.text and is_sent_here(inspection, topic.node_id)
+            for topic in self._snapshot.local_topics()
+            if topic.name in self._wanted.topics or self._needs_latency(topic)
         ]
-        topics = [topic for topic in known if topic.name in self._wanted.topics or self._measured(topic)]
-        if not topics:
-            return
         try:
-            self._look = TapSession(self._overview.run, inspection, topics)
+            self._snapshot.tap(topics, latency=self._wanted.latency)
         except ConnectError:
             raise
         except DoraError as error:
             self._trouble = str(error)
             return
-        self._spots = {
-            topic.name: self._spots.get(topic.name) or PreviewTopic(topic)
+        self._previews = {
+            topic.name: self._previews.get(topic.name) or PreviewTopic(topic)
             for topic in topics
             if topic.name in self._wanted.topics
         }
-        if self._wanted.latency:
-            self._transits = {
-                topic.name: [
-                    LatencyMeter(link, self._look.words) for link in topic.links if link.kind == "link"
-                ]
-                for topic in topics
-            }
 
-    def _measured(self, topic: Topic) -> bool:
+    def _needs_latency(self, topic: Topic) -> bool:
         return self._wanted.latency and any(link.kind == "link" for link in topic.links)
 
-    def _close_look(self) -> None:
-        if self._look is not None:
-            for spot in self._spots.values():
-                spot.let_go()
-            self._look.close()
-        self._look = None
+    def _untap(self) -> None:
+        if self._snapshot.tapped:
+            for topic in self._previews.values():
+                topic.release()
+        self._snapshot.untap()
         self._trouble = ""
-        self._spots = {name: spot for name, spot in self._spots.items() if name in self._wanted.topics}
-        self._transits = {}
+        self._previews = {
+            name: topic for name, topic in self._previews.items() if name in self._wanted.topics
+        }
 
-    # ----------------------------------------------------------------------- what is seen
-
-    def _watch(self, deadline: float) -> None:
-        """Look until the deadline, or until something else is wanted; raises `ConnectError` at the end."""
-        if self._look is None:
+    def _poll(self, deadline: float) -> None:
+        """Take messages until the deadline or the next command; raises `ConnectError` at the end."""
+        if not self._snapshot.tapped:
             seconds = max(0.0, deadline - time.monotonic())
-            run, inbox = self._overview.run.fileno(), self._inbox.fileno()
-            ready, _, _ = select.select([run, inbox], (), (), seconds)
+            run, commands = self._snapshot.run.fileno(), self._commands.fileno()
+            ready, _, _ = select.select([run, commands], (), (), seconds)
             if run in ready:
                 raise ConnectError("the dataflow has ended")
             return
-        transits = [transit for some in self._transits.values() for transit in some]
         period = TURN  # enough to see the last message of a turn
-        if transits:
-            period = EXACT_EVERY
-        elif any(spot.follows for spot in self._spots.values()):
-            period = LOOK_EVERY
+        if self._snapshot.measures_latency:
+            period = EXACT
+        elif any(topic.needs_all for topic in self._previews.values()):
+            period = PERIOD
 
         def until() -> bool:
-            return time.monotonic() >= deadline or self._inbox.waiting
+            return time.monotonic() >= deadline or self._commands.waiting
 
-        for watched, message in self._look.messages(until, period):
-            if message is not None:
-                for transit in self._transits.get(watched.topic.name, ()):
-                    transit.sent(message.sequence, message.time_ns)
-                if (spot := self._spots.get(watched.topic.name)) is not None:
-                    spot.take(message)
-            del message
-            for transit in transits:
-                transit.look()
-        if self._look.ended:
-            raise ConnectError("the dataflow has ended")
+        self._snapshot.poll(until, period, self._take)
 
-    def _tell_state(self) -> None:
-        overview = self._overview
-        before = overview.inspection
-        overview.ask()
-        after = overview.inspection
-        if shape(before) != shape(after):
-            self._begin_anew()
-        loads = self._meter.measure(self._overview.pids())
-        nodes, links = self._overview.refresh(loads)
-        latencies = {
-            transit.link.slot: transit.take()
-            for some in self._transits.values()
-            for transit in some
-            if transit.times_ns
-        }
-        self._send(State(state_json(nodes, links, latencies, self._trouble)))
+    def _take(self, topic: str, message: Message) -> None:
+        if (preview := self._previews.get(topic)) is not None:
+            preview.take(message)
 
-    def _begin_anew(self) -> None:
-        """Look at a dataflow that was changed while it runs."""
-        self._close_look()
-        self._overview.close()
-        self._overview = RunSnapshot(DaemonClient(self._target.socket), latency=False)
-        self._open_look()
-        self._tell_graph()
+    # ----------------------------------------------------------------------- state
 
-    def _tell_graph(self) -> None:
-        graph = self._overview.run.ask(GetGraph())
+    def _send_state(self) -> None:
+        before = self._snapshot.inspection
+        self._snapshot.ask()
+        if shape(before) != shape(self._snapshot.inspection):
+            self._begin_again()
+        loads = self._meter.measure(self._snapshot.pids())
+        nodes, links = self._snapshot.refresh(loads)
+        self._send(State(state_json(nodes, links, self._trouble)))
+
+    def _begin_again(self) -> None:
+        """Observe the dataflow in its new shape."""
+        self._untap()
+        self._snapshot.close()
+        self._snapshot = RunSnapshot(DaemonClient(self._target.socket))
+        self._tap()
+        self._send_graph()
+
+    def _send_graph(self) -> None:
+        graph = self._snapshot.run.ask(GetGraph())
         assert isinstance(graph, GraphText)
         self._send(Picture(graph.json))
 
@@ -286,7 +256,6 @@ def shape(inspection: Inspection) -> tuple[list[str], list[LinkView]]:
 def state_json(
     nodes: list[NodeSnapshot],
     links: list[LinkRate],
-    latencies: dict[int, tuple[float, float]],
     trouble: str,
 ) -> bytes:
     """Return nodes and links as the page reads them."""
@@ -324,7 +293,7 @@ def state_json(
                 "dropped": rate.dropped,
                 "dropping_hz": round(rate.dropping_hz, 2),
                 "silent": rate.silent,
-                "latency": latencies.get(rate.link.slot),
+                "latency": rate.latency_ms,
             }
             for rate in links
         ],
@@ -333,7 +302,7 @@ def state_json(
     return msgspec.json.encode(state)
 
 
-def tell_lines(log: LogReader, limit: int, send: Tell, *, first: bool = False) -> None:
+def send_lines(log: LogReader, limit: int, send: Send, *, first: bool = False) -> None:
     """Send what was written to the log since the last time; of very much, the end.
 
     What is left out counts as skipped, but for the ``first`` time: a search finds what is older.
@@ -347,7 +316,7 @@ def tell_lines(log: LogReader, limit: int, send: Tell, *, first: bool = False) -
         send(Lines([encode_entry(entry) for entry in kept], 0 if first else count - len(kept)))
 
 
-def answer_search(directory: str, wanted: Search, send: Tell) -> None:
+def answer_search(directory: str, wanted: Search, send: Send) -> None:
     """Search in a thread, for logs may be long."""
 
     def work() -> None:
@@ -360,39 +329,39 @@ def answer_search(directory: str, wanted: Search, send: Tell) -> None:
 
 
 def connected(
-    target: Target, inbox: CommandQueue, log: LogReader, send: Tell
+    target: Target, commands: CommandQueue, log: LogReader, send: Send
 ) -> tuple[Watcher, Wanted] | None:
     """Wait until the dataflow can be looked into: it may still be built. None if nobody waits any more.
 
     Who runs it tells the browser should it end before; then nobody waits.
     """
     wanted = Wanted()
-    while not inbox.closed:
+    while not commands.closed:
         try:
-            return Watcher(target, inbox, log, send), wanted
+            return Watcher(target, commands, log, send), wanted
         except ConnectError:
-            select.select([inbox], (), (), CONNECT_EVERY)
-        for message in inbox.take():
+            select.select([commands], (), (), CONNECT_EVERY)
+        for message in commands.take():
             if isinstance(message, Wanted):
                 wanted = message
             elif isinstance(message, Search):
                 answer_search(target.log_directory, message, send)
-        tell_lines(log, MAX_LINES, send)
+        send_lines(log, MAX_LINES, send)
     return None
 
 
-def watch(target: Target, inbox: CommandQueue, send: Tell) -> None:
+def watch(target: Target, commands: CommandQueue, send: Send) -> None:
     """Watch a dataflow, and when it has ended look through its log, as long as anybody asks."""
     log = LogReader(target.log_directory)
     log.begin_near_end(FIRST_BYTES)
-    tell_lines(log, FIRST_LINES, send, first=True)
-    if target.socket and (found := connected(target, inbox, log, send)) is not None:
+    send_lines(log, FIRST_LINES, send, first=True)
+    if target.socket and (found := connected(target, commands, log, send)) is not None:
         watcher, wanted = found
         watcher.run(wanted)
     else:
         send(Ended())
-    while not inbox.closed:
-        for message in inbox.wait():
+    while not commands.closed:
+        for message in commands.wait():
             if isinstance(message, Search):
                 answer_search(target.log_directory, message, send)
 
@@ -401,12 +370,12 @@ def main() -> None:
     """Watch what standard input says."""
     output = os.dup(1)
     os.dup2(2, 1)  # nothing but frames may get to the server
-    inbox, send = CommandQueue(0), SendFrame(output)
+    commands, send = CommandQueue(0), SendFrame(output)
     try:
         os.nice(5)  # what is watched goes first
-        target = next(iter(inbox.wait()), None)
+        target = next(iter(commands.wait()), None)
         if isinstance(target, Target):
-            watch(target, inbox, send)
+            watch(target, commands, send)
     except BrokenPipeError:
         pass  # the server is gone
     except DoraError as error:

@@ -1,8 +1,8 @@
-"""Look into a dataflow of this machine for somebody on another one: ``python -m dora.observe.remote``.
+"""Observe a dataflow of this machine for a client on another one: ``python -m dora.observe.remote``.
 
-The daemon of the machine says on standard input for which dataflow, and where who asks is waiting; when it
-ends, so does this. A process of its own, because what it does takes time and touches memory that others
-write: neither the daemon nor the dataflow is held up by it, or falls with it.
+The daemon of the machine writes the `StartMessage` to standard input; the process ends with that daemon. It
+is a process of its own because queries take time and read memory that others write: neither the daemon nor
+the dataflow waits for it, or fails with it.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ import sys
 from dora.daemon.client import DaemonClient
 from dora.errors import ConnectError, DoraError
 from dora.observe.remote.protocol import Ask, QueryEnded
-from dora.observe.remote.server import ObserverServer, answer, look
+from dora.observe.remote.server import ObserverServer, answer, run_query
 from dora.observe.remote.start_message import StartMessage
 from dora.wire.decoders import from_json
 
 
 def serve(session: ObserverServer, run: DaemonClient) -> None:
-    """Answer questions, then do the look that is wanted."""
-    for message in session.wishes():
-        if isinstance(message, Ask):
-            answer(session, run, message)
+    """Answer questions, then run the query that follows them, if one does."""
+    for request in session.requests():
+        if isinstance(request, Ask):
+            answer(session, run, request)
         else:
-            session.finish(look(session, run, message))
+            session.finish(run_query(session, run, request))
             return
 
 
 def main() -> None:
-    """Serve the one that standard input tells of."""
+    """Serve the client that standard input names."""
     line = sys.stdin.buffer.readline()
     if not line:
         return
-    os.nice(5)  # what is looked at goes first
-    order = from_json(line, StartMessage)
-    with ObserverServer(order) as session:
+    os.nice(5)  # the dataflow goes first
+    start = from_json(line, StartMessage)
+    with ObserverServer(start) as session:
         try:
-            run = DaemonClient(order.socket)
+            run = DaemonClient(start.socket)
         except ConnectError:
             session.finish(QueryEnded("the dataflow is not running yet, or has just ended"))
             return

@@ -1,8 +1,8 @@
-"""What somebody who looks from afar and the process that looks for him say to each other, as msgpack.
+"""Protocol between a remote client and the observer process that serves it (msgpack).
 
-The process runs on the machine of the nodes. It answers questions, as the daemon of the dataflow does, and
-then does one look, if one is wanted. It sends a delivery only after `More`: so what is outdated by the time
-that somebody has room for it is never sent, and nothing piles up on the way.
+The process runs on the machine of the nodes. It passes questions on to the daemon of the dataflow, and then
+runs one query, if the client sends one. It sends a delivery only after `More`: whatever newer results have
+replaced by then is never sent, and nothing piles up on the way.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dora.observe.rates import LinkRate, MeasuredRate
-from dora.observe.snapshot import NodeSnapshot
+from dora.observe.queries import Result, SnapshotQuery, TopicQuery
 from dora.wire.daemon_protocol import (
     Answer,
     DeleteParameter,
@@ -21,7 +20,6 @@ from dora.wire.daemon_protocol import (
     GetGraph,
     GetParameters,
     Inspect,
-    Inspection,
     Publish,
     RestartNode,
     SetParameter,
@@ -29,8 +27,7 @@ from dora.wire.daemon_protocol import (
 )
 from dora.wire.decoders import msgpack_decoder
 
-MAX_DELIVERY: Final = 8 << 20  # bytes; a picture that is passed on as it is may have four million
-MOST_FULL: Final = 256 << 10  # bytes of a message that is shown with all its values
+MAX_DELIVERY: Final = 8 << 20  # bytes; an image that is passed on unchanged may have four million
 
 Question = (
     DescribeDataflow
@@ -49,98 +46,49 @@ Question = (
 
 
 class Ask(msgspec.Struct, frozen=True, tag=True):
-    """Answered by `QueryStatus` with the same ticket. During a look, only a dashboard asks."""
+    """Pass a question on to the daemon; `QueryStatus` with the same ticket answers it.
+
+    While a query runs, only a dashboard asks.
+    """
 
     question: Question
     ticket: int = 0
 
 
-class EchoQuery(msgspec.Struct, frozen=True, tag=True):
-    """Show messages, as `Line` each; ``full`` those up to `MOST_FULL` with all values."""
-
-    topics: list[str]
-    full: bool = False
-    as_json: bool = False
-
-
-class RateQuery(msgspec.Struct, frozen=True, tag=True):
-    """Measure how often messages are sent, over a window of seconds; told by `Rates`."""
-
-    topics: list[str]
-    window: float
-
-
-class InfoQuery(msgspec.Struct, frozen=True, tag=True):
-    """Describe a topic, after a look of so many seconds; told by `TextResult`."""
-
-    topic: str
-    seconds: float
-
-
-class SnapshotQuery(msgspec.Struct, frozen=True, tag=True):
-    """Tell every so many seconds how nodes and links are, by `Snapshots`."""
-
-    every: float
-    latency: bool = False
-
-
 class PageQuery(msgspec.Struct, frozen=True, tag=True):
-    """Watch for a dashboard, which speaks of it in `Frame`, both ways."""
+    """Run the watcher of a dashboard; its messages come and go in `Frame`."""
 
 
 class Frame(msgspec.Struct, frozen=True, tag=True):
-    """What the dashboard's server and its watcher say to each other (`dora.observe.preview.protocol`)."""
+    """A message between the dashboard's server and its watcher (`dora.observe.preview.protocol`)."""
 
     body: bytes
 
 
 class More(msgspec.Struct, frozen=True, tag=True):
-    """The last delivery is done with."""
+    """The client has processed the last delivery."""
 
 
 class Enough(msgspec.Struct, frozen=True, tag=True):
-    """End the look; answered by `QueryEnded`."""
+    """End the query; `QueryEnded` answers it."""
 
 
-Query = EchoQuery | RateQuery | InfoQuery | SnapshotQuery | PageQuery
+Query = TopicQuery | SnapshotQuery | PageQuery
 ToProcess = Ask | Query | Frame | More | Enough
 
 # ----------------------------------------------------------------------- from the process
 
 
 class QueryStatus(msgspec.Struct, frozen=True, tag=True):
-    """The answer to `Ask`; a text is why there is none."""
+    """The answer to `Ask`; ``fault`` says why there is none."""
 
     answer: Answer | None
     fault: str = ""
     ticket: int = 0
 
 
-class Begun(msgspec.Struct, frozen=True, tag=True):
-    """The taps are there."""
-
-
-class Line(msgspec.Struct, frozen=True, tag=True):
-    topic: str
-    text: str
-
-
-class Rates(msgspec.Struct, frozen=True, tag=True):
-    beats: dict[str, MeasuredRate | None]  # by topic
-
-
-class TextResult(msgspec.Struct, frozen=True, tag=True):
-    text: str
-
-
-class Snapshots(msgspec.Struct, frozen=True, tag=True):
-    inspection: Inspection
-    nodes: list[NodeSnapshot]
-    links: list[LinkRate]
-
-
 class QueryEnded(msgspec.Struct, frozen=True, tag=True):
-    """The last word. ``fault``: why it ended before its time; ``ended``: because the dataflow has.
+    """The last message. ``fault``: why the query ended too early; ``ended``: the dataflow has ended.
 
     ``missed`` is topic → messages that were not seen, and that were.
     """
@@ -150,7 +98,7 @@ class QueryEnded(msgspec.Struct, frozen=True, tag=True):
     missed: dict[str, tuple[int, int]] = {}
 
 
-Item = QueryStatus | Begun | Line | Rates | TextResult | Snapshots | Frame | QueryEnded
+Item = QueryStatus | Result | Frame | QueryEnded
 
 encode: Callable[[Any], bytes] = msgspec.msgpack.Encoder().encode
 decode_to_process: Callable[[bytes], ToProcess] = msgpack_decoder(ToProcess)

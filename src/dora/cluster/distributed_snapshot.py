@@ -1,0 +1,134 @@
+"""Snapshots of a dataflow whose nodes are not all on this machine, merged from all of its machines."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import msgspec
+
+from dora.cluster.remote_observer import PATIENCE, ObserverConnection, RemoteObserver
+from dora.daemon.client import DaemonClient
+from dora.errors import ConnectError
+from dora.observe.load import Load
+from dora.observe.queries import SnapshotQuery, Snapshots
+from dora.observe.rates import LinkRate
+from dora.observe.snapshot import NodeSnapshot, RunSnapshot
+from dora.wire.daemon_protocol import Inspection
+
+
+class DistributedSnapshot:
+    """A `SnapshotSource` of one dataflow: its nodes on this machine, if any, and those on others.
+
+    Each machine counts for its own nodes and for the links to them. Of a machine that does not answer, the
+    snapshot has what the others know.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        inspection: Inspection,
+        run: DaemonClient | None,
+        connections: Mapping[str, ObserverConnection],
+        machine_of: Callable[[str], str],
+        every: float,
+        *,
+        latency: bool,
+    ) -> None:
+        """Begin. ``run`` is the part of this machine, if there is one; ``connections`` are by machine.
+
+        Raises `ConnectError`, `DoraError`.
+        """
+        self.name = name
+        self.inspection = inspection
+        self._machine_of = machine_of
+        self._local = None if run is None else RunSnapshot(run, latency=latency)
+        self._remote = RemoteObserver(dict(connections), lambda _: SnapshotQuery(every, latency))
+        self._newest: dict[str, Snapshots] = {}  # by machine
+        self._asked = set(connections)
+        self._deadline = time.monotonic() + every + PATIENCE
+
+    @property
+    def faults(self) -> list[str]:
+        """Why machines stopped to answer."""
+        return self._remote.faults
+
+    def watch(self, seconds: float) -> None:
+        if self._local is not None:
+            self._local.watch(seconds)
+        else:
+            time.sleep(seconds)
+
+    def detect_activity(self) -> None:
+        if self._local is not None:
+            self._local.detect_activity()
+
+    def pids(self) -> list[int]:
+        return [] if self._local is None else self._local.pids()
+
+    def ask(self) -> None:
+        """Ask the daemon of this machine; raises `ConnectError` once the dataflow has ended."""
+        if self._local is not None:
+            self._local.ask()
+        elif not self._remote.present():
+            raise ConnectError(self._remote.reason())
+
+    def refresh(self, loads: dict[int, Load]) -> tuple[list[NodeSnapshot], list[LinkRate]]:
+        """Return the newest nodes and links; wait for the first snapshot of each machine."""
+        self._keep(self._remote.arrived())
+        while self._remote.present() - self._newest.keys() and time.monotonic() < self._deadline:
+            self._keep(self._remote.wait())
+        remote = {
+            machine: self._newest[machine] for machine in self._remote.present() & self._newest.keys()
+        }
+        if self._local is not None:
+            self.inspection = self._local.inspection
+            nodes, links = self._local.refresh(loads)
+        elif remote:
+            first = next(iter(remote.values()))
+            self.inspection, nodes, links = first.inspection, first.nodes, first.links
+        else:
+            return [], []
+        return merge(nodes, links, remote, self._machine_of)
+
+    def _keep(self, items: Sequence[object]) -> None:
+        for item in items:
+            if not isinstance(item, Snapshots):
+                continue
+            if item.inspection.machine in self._asked:
+                self._newest[item.inspection.machine] = item
+            else:  # the dataflow is on one machine, whose name it does not know
+                self._newest.update(dict.fromkeys(self._asked, item))
+
+    def close(self) -> None:
+        if self._local is not None:
+            self._local.close()
+
+
+def merge(
+    nodes: list[NodeSnapshot],
+    links: list[LinkRate],
+    remote: Mapping[str, Snapshots],
+    machine_of: Callable[[str], str],
+) -> tuple[list[NodeSnapshot], list[LinkRate]]:
+    """Replace nodes, and the links to them, by the snapshots of their own machines, if there are any."""
+    nodes_of = {machine: {item.node.id: item for item in part.nodes} for machine, part in remote.items()}
+    links_of = {machine: {_ends(item): item for item in part.links} for machine, part in remote.items()}
+    machines = {item.node.id: machine_of(item.node.id) for item in nodes}
+
+    def on_its_machine(item: NodeSnapshot) -> NodeSnapshot:
+        machine = machines[item.node.id]
+        own = nodes_of.get(machine, {}).get(item.node.id, item)
+        return msgspec.structs.replace(own, node=msgspec.structs.replace(own.node, machine=machine))
+
+    return (
+        [on_its_machine(item) for item in nodes],
+        [
+            links_of.get(machines.get(item.link.consumer.partition("/")[0], ""), {}).get(_ends(item), item)
+            for item in links
+        ],
+    )
+
+
+def _ends(rate: LinkRate) -> tuple[str, str]:
+    return rate.link.producer, rate.link.consumer

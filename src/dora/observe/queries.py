@@ -1,0 +1,83 @@
+"""Queries about a running dataflow, and their results.
+
+`dora.observe.observer` answers them in this process, `dora.observe.remote` on another machine; commands and
+pages ask the same queries and get the same results either way.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from dora.observe.rates import LinkRate, MeasuredRate
+from dora.observe.snapshot import NodeSnapshot
+from dora.wire.daemon_protocol import Inspection
+
+RATES_EVERY: Final = 0.5  # seconds between two results of a `RateQuery`
+
+
+class EchoQuery(msgspec.Struct, frozen=True, tag=True):
+    """Show each message as a `Line`; ``full`` shows long arrays and texts with all values."""
+
+    topics: list[str]
+    full: bool = False
+    as_json: bool = False
+
+
+class RateQuery(msgspec.Struct, frozen=True, tag=True):
+    """Measure how often messages are sent, over a window of seconds; the results are `Rates`."""
+
+    topics: list[str]
+    window: float
+
+
+class InfoQuery(msgspec.Struct, frozen=True, tag=True):
+    """Observe a topic for that many seconds, then describe it in a `TextResult`."""
+
+    topic: str
+    seconds: float
+
+
+class SnapshotQuery(msgspec.Struct, frozen=True, tag=True):
+    """Return the state of all nodes and links as `Snapshots`, every so many seconds."""
+
+    every: float
+    latency: bool = False
+
+
+TopicQuery = EchoQuery | RateQuery | InfoQuery
+
+
+class Begun(msgspec.Struct, frozen=True, tag=True):
+    """The taps are in place."""
+
+
+class Line(msgspec.Struct, frozen=True, tag=True):
+    """One message of a topic as text."""
+
+    topic: str
+    text: str
+
+
+class Rates(msgspec.Struct, frozen=True, tag=True):
+    """The rate of each topic; None for fewer than two messages."""
+
+    rates: dict[str, MeasuredRate | None]
+
+
+class TextResult(msgspec.Struct, frozen=True, tag=True):
+    """The text that `InfoQuery` asked for."""
+
+    text: str
+
+
+class Snapshots(msgspec.Struct, frozen=True, tag=True):
+    """All nodes and links since the snapshot before."""
+
+    inspection: Inspection
+    nodes: list[NodeSnapshot]
+    links: list[LinkRate]
+
+
+Result = Begun | Line | Rates | TextResult | Snapshots
