@@ -34,7 +34,7 @@ class Stage:
         self.opened = 0
         self.broken = False
         monkeypatch.setattr("dora.observe.tap_session.time.monotonic_ns", lambda: self.now_ns)
-        self.tap_under_test = AdaptiveTap(Topic("a/o", "a", OutputView("o", 0), ()), self, self.words)  # type: ignore[arg-type]
+        self.adaptive = AdaptiveTap(Topic("a/o", "a", OutputView("o", 0), ()), self, self.words)  # type: ignore[arg-type]
 
     def tap(self, output: OutputView, queue_size: int) -> Tap:  # noqa: ARG002
         if self.broken:
@@ -53,7 +53,7 @@ class Stage:
             self.now_ns += 1_000_000
             self.words[SENT] += round(hz / 1000)
             self.words[BYTES] += round(hz / 1000) * size
-            self.tap_under_test.adapt()
+            self.adaptive.adapt()
             tapped += bool(self.taps)
         return tapped / (seconds * 1000)
 
@@ -74,22 +74,20 @@ def test_what_is_no_flood_is_looked_at_all_the_time(
     stage = Stage(monkeypatch)
     assert stage.tapped(hz, size, 2) == 1
     assert stage.opened == 1
-    assert stage.tap_under_test.tapped
+    assert stage.adaptive.tapped
 
 
 def test_nothing_is_taken_while_there_is_no_tap(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(monkeypatch)
-    first = stage.tap_under_test.take()
+    first = stage.adaptive.take()
     assert first is None, "nothing was sent yet"
     stage.tapped(5000, MIB, 0.04)
-    assert not stage.taps and stage.tap_under_test.take() is None
-    assert not stage.tap_under_test.tapped and 0.25 < stage.tap_under_test.due_s < 0.28, (
-        "nobody has to look so soon"
-    )
+    assert not stage.taps and stage.adaptive.take() is None
+    assert not stage.adaptive.tapped and 0.25 < stage.adaptive.due_s < 0.28, "no poll is due so soon"
     stage.broken = True
-    assert stage.tapped(5000, MIB, 1) == 0, "it cannot be looked at any more"
+    assert stage.tapped(5000, MIB, 1) == 0, "the tap cannot be opened any more"
     stage.broken = False
     stage.tapped(5000, MIB, 0.031)
-    assert stage.tap_under_test.tapped and stage.tap_under_test.due_s <= 0.03, "it is a short visit"
-    message = stage.tap_under_test.take()
+    assert stage.adaptive.tapped and stage.adaptive.due_s <= 0.03, "the tap is open for a short time"
+    message = stage.adaptive.take()
     assert message is not None and message.sequence == stage.words[SENT]
