@@ -34,7 +34,7 @@ from dora._version import __version__
 from dora.cluster.client import Client, Unreachable
 from dora.cluster.http.idle_connections import room
 from dora.cluster.protocol import (
-    BEAT_EVERY,
+    HEARTBEAT_INTERVAL,
     GetUsage,
     Heartbeat,
     Hello,
@@ -92,7 +92,7 @@ class FakeDaemons:
 
         async def beat() -> None:
             while True:
-                await asyncio.sleep(BEAT_EVERY)
+                await asyncio.sleep(HEARTBEAT_INTERVAL)
                 await say(Heartbeat())
 
         await say(Hello(__version__, f"d{number}", 1, tuple(runs.values()), machine=machine(number)))
@@ -248,9 +248,9 @@ def measure(daemons: int, nodes: int, folder: Path) -> list[tuple[str, str, str]
         time.sleep(WATCH_S)
         used = figures.idle = (coordinator.cpu() - before) / WATCH_S
         figures.add(
-            f"{daemons / BEAT_EVERY:,.0f} heartbeats per second",
+            f"{daemons / HEARTBEAT_INTERVAL:,.0f} heartbeats per second",
             "",
-            f"{used:.1%} of a core, {used * BEAT_EVERY / daemons * 1e6:.0f} µs each",
+            f"{used:.1%} of a core, {used * HEARTBEAT_INTERVAL / daemons * 1e6:.0f} µs each",
         )
         started: list[str] = []
         numbers = iter(range(daemons))

@@ -86,7 +86,7 @@ class Serving:
 
     def daemons(self) -> list[str]:
         """Return who is connected; for the thread of the coordinator."""
-        return [link.daemon_id for link in self._coordinator.fleet.links.values()]
+        return [link.daemon_id for link in self._coordinator.fleet.connections.values()]
 
     def end(self) -> None:
         self._server.should_exit = True

@@ -249,7 +249,7 @@ def test_who_says_nothing_is_no_daemon(served: Serving, monkeypatch: pytest.Monk
         (True, 60.0, None, "its daemon is gone"),
         (True, 0.0, None, "does not answer"),
         (False, 0.0, None, "its daemon is gone"),
-        (True, 60.0, api.NO_ANSWER, "does not answer"),
+        (True, 60.0, api.PING_UNANSWERED, "does not answer"),
         (True, 60.0, 1000, "its daemon is gone"),
     ],
     ids=["killed", "after a silence", "on this machine", "was not answered", "ended"],

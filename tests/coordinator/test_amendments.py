@@ -14,7 +14,7 @@ import pytest
 from dora._version import __version__
 from dora.cluster.coordinator.changes import generations_after, plan_change
 from dora.cluster.coordinator.coordinator import Coordinator
-from dora.cluster.coordinator.fleet import DaemonLink
+from dora.cluster.coordinator.fleet import DaemonConnection
 from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.coordinator.store import Store
 from dora.cluster.protocol import (
@@ -71,33 +71,33 @@ def spec(text: str = TEXT) -> RunSpec:
     )
 
 
-def after(before: RunSpec, wish: Any) -> RunSpec:
+def after(before: RunSpec, operation: Any) -> RunSpec:
     """Return a dataflow once a wish is fulfilled."""
-    amendment = plan_change(before, wish, MACHINES, {}).amendment
+    proposal = plan_change(before, operation, MACHINES, {}).proposal
     return msgspec.structs.replace(
         before,
-        dataflow=amendment.dataflow,
-        machines=amendment.machines,
-        revision=amendment.revision,
-        generations=amendment.generations,
+        dataflow=proposal.dataflow,
+        machines=proposal.machines,
+        revision=proposal.revision,
+        generations=proposal.generations,
     )
 
 
 def test_a_node_gets_its_machine_and_a_birth() -> None:
-    wish = AddOperation("{id: c, path: c.py, inputs: {in: a/x}, deploy: {machine: right}}")
-    plan = plan_change(spec(), wish, MACHINES, {})
-    assert (plan.node, plan.machine, plan.amendment.revision) == ("c", "right", 1)
-    assert plan.amendment.machines == {"a": "left", "b": "right", "c": "right"}
-    assert plan.amendment.generations == {"c": 1, "c/in": 1}
-    assert [program["path"] for program in plan.amendment.programs] == ["c.py"]
+    operation = AddOperation("{id: c, path: c.py, inputs: {in: a/x}, deploy: {machine: right}}")
+    plan = plan_change(spec(), operation, MACHINES, {})
+    assert (plan.node, plan.machine, plan.proposal.revision) == ("c", "right", 1)
+    assert plan.proposal.machines == {"a": "left", "b": "right", "c": "right"}
+    assert plan.proposal.generations == {"c": 1, "c/in": 1}
+    assert [program["path"] for program in plan.proposal.programs] == ["c.py"]
 
 
 def test_a_node_that_names_no_machine_stays_on_the_only_one_in_use() -> None:
-    wish = AddOperation("{id: c, path: c.py}")
+    operation = AddOperation("{id: c, path: c.py}")
     text = TEXT.replace("right", "left")
-    assert plan_change(spec(text), wish, MACHINES, {}).machine == "left"
+    assert plan_change(spec(text), operation, MACHINES, {}).machine == "left"
     with pytest.raises(Refusal, match="node `c` names no machine, and there is no default one"):
-        plan_change(spec(), wish, MACHINES, {})
+        plan_change(spec(), operation, MACHINES, {})
 
 
 def test_what_has_a_name_again_is_another_one() -> None:
@@ -122,10 +122,10 @@ def test_an_input_that_is_fed_by_something_else_is_another_one() -> None:
 
 def test_a_replacement_stays_where_it_is() -> None:
     plan = plan_change(spec(), ReplaceOperation("b", "path: better.py", grace=2.0), MACHINES, {})
-    assert (plan.amendment.replaced, plan.amendment.grace, plan.machine) == ("b", 2.0, "right")
-    node = msgspec.convert(plan.amendment.dataflow, type=Dataflow).node("b")
+    assert (plan.proposal.replaced, plan.proposal.grace, plan.machine) == ("b", 2.0, "right")
+    node = msgspec.convert(plan.proposal.dataflow, type=Dataflow).node("b")
     assert (node.path, node.deploy.machine) == ("better.py", "right")
-    assert plan.amendment.dataflow["descriptor"]["nodes"][1]["deploy"] == {"machine": "right"}
+    assert plan.proposal.dataflow["descriptor"]["nodes"][1]["deploy"] == {"machine": "right"}
     with pytest.raises(Refusal, match="a replacement stays on the machine"):
         plan_change(spec(), ReplaceOperation("b", "{path: b.py, deploy: {machine: left}}"), MACHINES, {})
 
@@ -136,11 +136,11 @@ def test_lines_that_a_node_prints_stay_on_its_machine() -> None:
 
 
 def test_the_environment_of_the_asker_comes_first() -> None:
-    wish = AddOperation(
+    operation = AddOperation(
         "{id: c, path: c.py, env: {SEEN: $NAME}, deploy: {machine: left}}", env={"NAME": "mine"}
     )
-    plan = plan_change(spec(), wish, MACHINES, {"NAME": "another"})
-    assert msgspec.convert(plan.amendment.dataflow, type=Dataflow).node("c").env == {"SEEN": "mine"}
+    plan = plan_change(spec(), operation, MACHINES, {"NAME": "another"})
+    assert msgspec.convert(plan.proposal.dataflow, type=Dataflow).node("c").env == {"SEEN": "mine"}
 
 
 # --------------------------------------------------------------------------- with daemons that only talk
@@ -160,15 +160,15 @@ class Talking:
         }
         self.link = self.join(*runs)
 
-    def join(self, *runs: RunReport) -> DaemonLink:
+    def join(self, *runs: RunReport) -> DaemonConnection:
         hello = Hello(__version__, f"daemon of {self.machine}", 1, runs, machine=self.machine)
-        link = self.coordinator.fleet.join(hello, self.take, "10.0.0.2", "10.0.0.1")
+        link = self.coordinator.fleet.connect(hello, self.take, "10.0.0.2", "10.0.0.1")
         assert link is not None
         self.link = link
         return link
 
     def say(self, message: Any) -> None:
-        self.coordinator.take(self.link, message)
+        self.coordinator.handle(self.link, message)
 
     def take(self, message: ToDaemon) -> None:
         self.heard.append(message)
@@ -203,9 +203,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 CONNECT = ConnectOperation("a/x", "b/more")
 
 
-async def refused(coordinator: Coordinator, wish: Operation) -> Refusal:
+async def refused(coordinator: Coordinator, operation: Operation) -> Refusal:
     with pytest.raises(Refusal) as caught:
-        await coordinator.change("arm", wish)
+        await coordinator.change("arm", operation)
     return caught.value
 
 
@@ -217,7 +217,7 @@ def test_all_prepare_before_one_becomes(folder: Path) -> None:
             assert outcome.node == "b"
             for daemon in (left, right):
                 (prepare,), (become,) = daemon.of(Prepare), daemon.of(Apply)
-                assert prepare.amendment == become.amendment
+                assert prepare.proposal == become.proposal
                 assert become.sent == {"a": {"x": 8}}
             assert coordinator.spec("arm").generations == {"b/more": 1}
 
@@ -240,7 +240,7 @@ def test_a_machine_that_cannot_change_keeps_all_from_changing(folder: Path) -> N
 def test_a_machine_that_is_away_is_named(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, right, _):
-            coordinator.fleet.leave(right.link, silent=True)
+            coordinator.fleet.disconnect(right.link, silent=True)
             refusal = await refused(coordinator, CONNECT)
             assert (refusal.status, "machine `right` is not connected" in str(refusal)) == (503, True)
             assert not left.of(Prepare)
@@ -253,7 +253,7 @@ def test_a_machine_that_is_away_is_named(folder: Path) -> None:
 def test_a_machine_that_is_lost_amid_a_change_makes_it_later(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, right, dataflow_id):
-            right.answers[Apply] = lambda _: coordinator.fleet.leave(right.link, silent=True)  # type: ignore[func-returns-value]
+            right.answers[Apply] = lambda _: coordinator.fleet.disconnect(right.link, silent=True)  # type: ignore[func-returns-value]
             refusal = await refused(coordinator, CONNECT)
             assert refusal.status == 503
             assert str(refusal) == (
@@ -263,7 +263,7 @@ def test_a_machine_that_is_lost_amid_a_change_makes_it_later(folder: Path) -> No
             assert coordinator.spec("arm").revision == 1 and len(left.of(Apply)) == 1
             right.answers.clear()
             right.join(RunReport(dataflow_id, "running", ports={}))
-            assert right.of(Apply)[-1].amendment.generations == {"b/more": 1}
+            assert right.of(Apply)[-1].proposal.generations == {"b/more": 1}
             count = len(right.of(Apply))
             right.join(RunReport(dataflow_id, "running", ports={}, revision=1))
             assert len(right.of(Apply)) == count, "it has made it"
@@ -276,15 +276,15 @@ def test_what_does_not_start_is_taken_out_again(folder: Path) -> None:
         async with running(folder) as (coordinator, left, right, _):
 
             def become(message: Apply) -> ChangeResult:
-                if message.amendment.revision == 1:
+                if message.proposal.revision == 1:
                     return ChangeResult(message.ticket, error="node `c` could not be started")
                 return ChangeResult(message.ticket, OperationResult(""))
 
             right.answers[Apply] = become
-            wish = AddOperation("{id: c, path: c.py, deploy: {machine: right}}")
-            assert str(await refused(coordinator, wish)) == "node `c` could not be started"
+            operation = AddOperation("{id: c, path: c.py, deploy: {machine: right}}")
+            assert str(await refused(coordinator, operation)) == "node `c` could not be started"
             for daemon in (left, right):
-                assert [sorted(each.amendment.machines) for each in daemon.of(Apply)] == [
+                assert [sorted(each.proposal.machines) for each in daemon.of(Apply)] == [
                     *(["a", "b", "c"], ["a", "b"])
                 ]
             assert coordinator.dataflow("arm").nodes == ["a", "b"]
@@ -319,15 +319,13 @@ def test_a_replacement_that_fails_changes_nothing(folder: Path) -> None:
             )
             assert not left.of(Apply) and coordinator.spec("arm").revision == 0
             # A machine whose word the coordinator has not heard, because it was killed, is ahead of it.
-            amendment = right.of(Apply)[-1].amendment
+            proposal = right.of(Apply)[-1].proposal
             right.say(
-                DataflowChanged(
-                    dataflow_id, amendment.dataflow, amendment.machines, 1, amendment.generations
-                )
+                DataflowChanged(dataflow_id, proposal.dataflow, proposal.machines, 1, proposal.generations)
             )
             right.say(RunChanged(RunReport(dataflow_id, "running", ports={}, revision=1)))
             assert coordinator.spec("arm").revision == 1
-            assert left.of(Apply)[-1].amendment.revision == 1
+            assert left.of(Apply)[-1].proposal.revision == 1
 
     asyncio.run(test())
 
@@ -336,10 +334,10 @@ def test_one_change_at_a_time(folder: Path) -> None:
     async def test() -> None:
         async with running(folder) as (coordinator, left, _, _):
             wishes = [ConnectOperation("a/x", f"b/in-{number}") for number in range(5)]
-            await asyncio.gather(*(coordinator.change("arm", wish) for wish in wishes))
+            await asyncio.gather(*(coordinator.change("arm", operation) for operation in wishes))
             kinds = [type(each) for each in left.heard if isinstance(each, (Prepare, Apply))]
             assert kinds == [Prepare, Apply] * 5
-            assert [each.amendment.revision for each in left.of(Apply)] == [1, 2, 3, 4, 5]
+            assert [each.proposal.revision for each in left.of(Apply)] == [1, 2, 3, 4, 5]
             assert sorted(coordinator.spec("arm").generations.values()) == [1, 2, 3, 4, 5]
 
     asyncio.run(test())
@@ -358,7 +356,7 @@ def part_of(daemon: Talking, dataflow_id: str) -> None:
         asyncio.get_running_loop().call_soon(lambda: daemon.say(RunChanged(report)))
 
     def become(message: Apply) -> ChangeResult:
-        say(RunReport(dataflow_id, "running", ports={}, revision=message.amendment.revision))
+        say(RunReport(dataflow_id, "running", ports={}, revision=message.proposal.revision))
         return ChangeResult(message.ticket, OperationResult(""))
 
     daemon.answers[Apply] = become
@@ -401,7 +399,7 @@ def test_a_machine_joins_with_the_dataflow_as_it_is_and_then_changes_as_all(fold
             )
             await coordinator.change("arm", ADD)
             (start,) = third.of(StartRun)
-            assert start.share.secret == "shown" and start.share.machine == "third"
+            assert start.partition.secret == "shown" and start.partition.machine == "third"
             assert (start.spec.revision, sorted(start.spec.machines)) == (0, ["a", "b"])
             kinds = [type(message) for message in third.heard]
             assert kinds == [Welcome, StartRun, Endpoints, PeerReport, Prepare, Apply]
@@ -428,7 +426,7 @@ def test_a_machine_leaves_with_its_last_node_and_may_come_again(folder: Path) ->
                     == count
                 )
                 assert len(left.of(MachineLost)) == 0
-            coordinator.fleet.leave(third.link)  # which is nothing to the dataflow
+            coordinator.fleet.disconnect(third.link)  # which is nothing to the dataflow
             await coordinator.change("arm", CONNECT)
             assert coordinator.dataflow("arm").status == "running"
 
@@ -441,10 +439,10 @@ def test_one_machine_is_left_of_several_and_the_coordinator_goes_on_deciding(fol
             await coordinator.change("arm", RemoveOperation("b"))
             await until(lambda: coordinator.dataflow("arm").machines == ["left"])
             await coordinator.change("arm", AddOperation("{id: d, path: d.py, deploy: {machine: left}}"))
-            assert left.of(Apply)[-1].amendment.machines == {"a": "left", "d": "left"}
+            assert left.of(Apply)[-1].proposal.machines == {"a": "left", "d": "left"}
             await coordinator.change("arm", ADD)
             assert coordinator.dataflow("arm").machines == ["left", "third"]
-            assert third.of(Apply)[-1].amendment.generations == {"d": 2, "c": 3, "c/in": 3}
+            assert third.of(Apply)[-1].proposal.generations == {"d": 2, "c": 3, "c/in": 3}
 
     asyncio.run(test())
 
@@ -461,7 +459,7 @@ def test_a_machine_that_cannot_take_part_is_sent_away(folder: Path) -> None:
             third.answers[StartRun] = lambda _: third.say(RunChanged(failed))  # type: ignore[func-returns-value]
             refusal = await refused(coordinator, ADD)
             assert str(refusal) == "machine `third` cannot take part: there is no room"
-            third.answers[StartRun] = lambda _: coordinator.fleet.leave(third.link)  # type: ignore[func-returns-value]
+            third.answers[StartRun] = lambda _: coordinator.fleet.disconnect(third.link)  # type: ignore[func-returns-value]
             assert "broke amid it, and nothing was changed" in str(await refused(coordinator, ADD))
             assert not left.of(Apply) and coordinator.spec("arm").revision == 0
             assert coordinator.dataflow("arm").machines == ["left", "right"]
@@ -491,7 +489,7 @@ def test_a_node_that_does_not_start_there_goes_with_its_machine(folder: Path) ->
         async with joinable(folder) as (coordinator, _, third, dataflow_id):
 
             def become(message: Apply) -> ChangeResult:
-                revision = message.amendment.revision
+                revision = message.proposal.revision
                 third.say(RunChanged(RunReport(dataflow_id, "running", ports={}, revision=revision)))
                 error = "node `c` could not be started" if revision == 1 else ""
                 return ChangeResult(message.ticket, None if error else OperationResult(""), error)
@@ -519,7 +517,7 @@ def test_the_record_knows_further_machines_when_the_coordinator_is_back(folder: 
                 report = RunReport(dataflow_id, "running", ports={}, secret="shown")
                 daemons.append(Talking(coordinator, machine, report))
             for daemon in daemons:
-                assert {message.amendment.revision for message in daemon.of(Apply)} == {1}
+                assert {message.proposal.revision for message in daemon.of(Apply)} == {1}
                 part_of(daemon, dataflow_id)
             await coordinator.change("arm", RemoveOperation("c"))
             await until(lambda: coordinator.dataflow("arm").machines == ["left", "right"])
@@ -533,24 +531,24 @@ def test_nodes_of_a_lost_machine_are_taken_out_before_it_gets_others(folder: Pat
     async def test() -> None:
         async with joinable(folder) as (coordinator, left, third, dataflow_id):
             await coordinator.change("arm", ADD)
-            coordinator.fleet.leave(third.link)
+            coordinator.fleet.disconnect(third.link)
             third.join()  # of another process, which has no part
             assert left.of(MachineLost) and coordinator.dataflow("arm").status == "running"
-            wish = AddOperation("{id: d, path: d.py, deploy: {machine: third}}")
-            assert str(await refused(coordinator, wish)) == (
+            operation = AddOperation("{id: d, path: d.py, deploy: {machine: third}}")
+            assert str(await refused(coordinator, operation)) == (
                 "machine `third` is lost to the dataflow, with the nodes that it had; take these out "
                 "(`dora node remove c`), and it can get others"
             )
             assert not (await coordinator.change("arm", RemoveOperation("c"))).was_running
             assert coordinator.dataflow("arm").machines == ["left", "right"]
-            await coordinator.change("arm", wish)
-            assert third.of(Apply)[-1].amendment.machines["d"] == "third"
+            await coordinator.change("arm", operation)
+            assert third.of(Apply)[-1].proposal.machines["d"] == "third"
             assert not third.of(MachineLost)
             coordinator.stop("arm", None, True)
             for machine in ("left", "right", "third"):
-                link = coordinator.fleet.links[machine]
+                link = coordinator.fleet.connections[machine]
                 finished = RunReport(dataflow_id, "finished", DataflowResult(dataflow_id))
-                coordinator.take(link, RunChanged(finished))
+                coordinator.handle(link, RunChanged(finished))
             assert coordinator.dataflow("arm").status == "failed"
             assert "machine `third`: " in coordinator.dataflow("arm").reason
 
@@ -597,7 +595,7 @@ def test_a_dataflow_on_one_machine_is_handed_over_before_another_joins(folder: P
             def take_part(message: JoinCluster) -> ChangeResult:
                 machines = dict.fromkeys(("a", "b"), "left")
                 left.say(DataflowChanged(dataflow_id, spec(ALONE + B).dataflow, machines, 3))
-                secret = message.share.secret
+                secret = message.partition.secret
                 left.say(RunChanged(RunReport(dataflow_id, "running", ports={}, revision=3, secret=secret)))
                 return ChangeResult(message.ticket, OperationResult(""))
 
@@ -606,13 +604,13 @@ def test_a_dataflow_on_one_machine_is_handed_over_before_another_joins(folder: P
             await coordinator.change("arm", ConnectOperation("a/x", "a/back"))
             assert not left.of(JoinCluster), "on one machine its daemon decides"
             await coordinator.change("arm", ADD)
-            assert third.of(StartRun)[0].share.secret == left.of(JoinCluster)[0].share.secret
-            assert left.of(Apply)[0].amendment.machines == {"a": "left", "b": "left", "c": "third"}
-            assert left.of(Apply)[0].amendment.revision == 4
+            assert third.of(StartRun)[0].partition.secret == left.of(JoinCluster)[0].partition.secret
+            assert left.of(Apply)[0].proposal.machines == {"a": "left", "b": "left", "c": "third"}
+            assert left.of(Apply)[0].proposal.revision == 4
             await coordinator.change("arm", RemoveOperation("c"))
             await until(lambda: coordinator.dataflow("arm").machines == ["left"])
             await coordinator.change("arm", ConnectOperation("a/x", "a/again"))
-            assert left.of(Apply)[-1].amendment.generations == {"a/again": 6}
+            assert left.of(Apply)[-1].proposal.generations == {"a/again": 6}
             assert len(left.of(JoinCluster)) == 1
 
     asyncio.run(test())

@@ -30,11 +30,11 @@ def nodes() -> dict[str, NodeView]:
     return found
 
 
-def change(system: System, name: str, wish: Any) -> tuple[int, Any]:
+def change(system: System, name: str, operation: Any) -> tuple[int, Any]:
     """Ask the API for a change; return the status and the answer."""
     connection = http.client.HTTPConnection("127.0.0.1", system.port, timeout=PATIENCE)
     headers = {**bearer(), "Content-Type": "application/json"}
-    connection.request("POST", f"/api/dataflows/{name}/changes", json.dumps(wish), headers)
+    connection.request("POST", f"/api/dataflows/{name}/changes", json.dumps(operation), headers)
     response = connection.getresponse()
     status, answer = response.status, json.loads(response.read())
     connection.close()

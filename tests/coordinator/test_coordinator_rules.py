@@ -12,7 +12,7 @@ from dora.cluster import protocol
 from dora.cluster.coordinator import policy as rules
 from dora.cluster.coordinator import store
 from dora.cluster.coordinator.policy import Refusal, find
-from dora.cluster.coordinator.store import MAX_ENDED, Store, set_aside
+from dora.cluster.coordinator.store import MAX_ENDED, Store, back_up_store
 from dora.cluster.protocol import DataflowView, RunReport, RunSpec, RunStatus
 from dora.daemon.supervisor.result import DataflowResult, NodeFailure
 from dora.errors import DoraError
@@ -98,9 +98,9 @@ def test_a_store_of_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(store, "SCHEMA", store.SCHEMA + 1)
     with pytest.raises(DoraError, match="another version of dora; `dora up --recreate-store`"):
         Store(path)
-    assert set_aside(path) == f"{path}.backup"
-    assert set_aside(path) is None
+    assert back_up_store(path) == f"{path}.backup"
+    assert back_up_store(path) is None
     Store(path).close()
     kept = Path(f"{path}.backup").read_bytes()
-    assert set_aside(path) == f"{path}.backup2"
+    assert back_up_store(path) == f"{path}.backup2"
     assert Path(f"{path}.backup").read_bytes() == kept

@@ -99,7 +99,7 @@ def test_nodes_of_another_machine_log_to_the_coordinator_unless_they_are_quiet(
     (tmp_path / "n.py").write_text("import dora\nprint('said', flush=True)\ndora.Node()\n")
     (tmp_path / "a.yml").write_text("nodes:\n  - id: n\n    path: n.py\n")
     spec = RunSpec(name="a", dataflow=load(tmp_path / "a.yml"), machines={"n": "far"})
-    start = StartRun(uuid7(), spec, Partition(machine="far", secret="", gathered=True))
+    start = StartRun(uuid7(), spec, Partition(machine="far", secret="", collect_logs=True))
     with subprocess.Popen(
         [sys.executable, "-m", "dora.cluster.agent.worker"],
         stdin=subprocess.PIPE,

@@ -17,7 +17,7 @@ from websockets.sync.client import ClientConnection
 from dora._version import __version__
 from dora.cluster.coordinator import relay as looks
 from dora.cluster.coordinator.store import Store
-from dora.cluster.protocol import WITH_REASON, Hello, ObserverRefused, OpenObserver, encode
+from dora.cluster.protocol import CLOSE_WITH_REASON, Hello, ObserverRefused, OpenObserver, encode
 
 FLOW = {"spec": {"name": "arm", "dataflow": {"nodes": [{"id": "a"}], "working_dir": "/tmp"}}}
 
@@ -47,7 +47,7 @@ def open_at(served: Serving, path: str) -> ClientConnection:
 
 
 def look_at(served: Serving, dataflow: str = "arm", machine: str = "") -> ClientConnection:
-    return open_at(served, f"/api/dataflows/{quote(dataflow)}/look?machine={quote(machine)}")
+    return open_at(served, f"/api/dataflows/{quote(dataflow)}/observe?machine={quote(machine)}")
 
 
 def ticket_of(daemon: ObedientDaemon, number: int = 0) -> str:
@@ -63,14 +63,14 @@ def why_closed(connection: ClientConnection) -> str:
         while True:
             connection.recv(timeout=PATIENCE)
     received = closed.value.rcvd
-    assert received is not None and received.code == (WITH_REASON if received.reason else 1000)
+    assert received is not None and received.code == (CLOSE_WITH_REASON if received.reason else 1000)
     return received.reason
 
 
 def test_frames_go_both_ways_and_the_last_words_arrive(served: Serving, daemon: ObedientDaemon) -> None:
     with look_at(served) as asker:
         asker.send(b"wish")
-        with open_at(served, f"/api/looks/{ticket_of(daemon)}") as process:
+        with open_at(served, f"/api/observers/{ticket_of(daemon)}") as process:
             assert process.recv(timeout=PATIENCE) == b"wish"
             for number in range(20):
                 process.send(b"%d" % number)
@@ -79,20 +79,20 @@ def test_frames_go_both_ways_and_the_last_words_arrive(served: Serving, daemon: 
 
 
 def test_a_process_ends_with_its_asker(served: Serving, daemon: ObedientDaemon) -> None:
-    with look_at(served) as asker, open_at(served, f"/api/looks/{ticket_of(daemon)}") as process:
+    with look_at(served) as asker, open_at(served, f"/api/observers/{ticket_of(daemon)}") as process:
         asker.close()
         assert why_closed(process) == ""
     with look_at(served) as asker:  # one that has gone before the process came
         ticket = ticket_of(daemon, 1)
-    wait_until(lambda: not served.in_loop(lambda: served._coordinator.looks._looks), "the end")
-    with open_at(served, f"/api/looks/{ticket}") as process:
+    wait_until(lambda: not served.in_loop(lambda: served._coordinator.relay._looks), "the end")
+    with open_at(served, f"/api/observers/{ticket}") as process:
         assert why_closed(process) == "nobody waits for this look"
 
 
 def test_a_ticket_is_good_once_and_cannot_be_guessed(served: Serving, daemon: ObedientDaemon) -> None:
-    with look_at(served), open_at(served, f"/api/looks/{ticket_of(daemon)}"):
+    with look_at(served), open_at(served, f"/api/observers/{ticket_of(daemon)}"):
         for wrong in (ticket_of(daemon), "guessed"):
-            with open_at(served, f"/api/looks/{wrong}") as other:
+            with open_at(served, f"/api/observers/{wrong}") as other:
                 assert why_closed(other) == "nobody waits for this look"
 
 
@@ -126,7 +126,7 @@ def test_what_is_still_starting_is_not_looked_at(served: Serving) -> None:
 
 
 def test_a_look_ends_with_the_connection_of_the_machine(served: Serving, daemon: ObedientDaemon) -> None:
-    with look_at(served) as asker, open_at(served, f"/api/looks/{ticket_of(daemon)}") as process:
+    with look_at(served) as asker, open_at(served, f"/api/observers/{ticket_of(daemon)}") as process:
         daemon.close()
         reason = "machine `default` has lost its daemon, or the connection to it"
         assert why_closed(asker) == reason
@@ -136,10 +136,10 @@ def test_a_look_ends_with_the_connection_of_the_machine(served: Serving, daemon:
 
 
 def test_nonsense_and_floods_end_the_look_and_nothing_else(served: Serving, daemon: ObedientDaemon) -> None:
-    with look_at(served) as asker, open_at(served, f"/api/looks/{ticket_of(daemon)}") as process:
+    with look_at(served) as asker, open_at(served, f"/api/observers/{ticket_of(daemon)}") as process:
         asker.send("a text")  # frames are bytes
         assert why_closed(process) == ""
-    with look_at(served) as asker, open_at(served, f"/api/looks/{ticket_of(daemon, 1)}") as process:
+    with look_at(served) as asker, open_at(served, f"/api/observers/{ticket_of(daemon, 1)}") as process:
         process.send(bytes(looks.MAX_FRAME + 1))
         assert why_closed(asker) == "what looked on machine `default` is gone"
     assert served.ask("GET", "/api/status")[0] == 200
@@ -147,6 +147,6 @@ def test_nonsense_and_floods_end_the_look_and_nothing_else(served: Serving, daem
 
 def test_who_has_no_token_looks_at_nothing(tmp_path: Path) -> None:
     with serving(lambda: Store(str(tmp_path / "store.sqlite"))) as served:
-        for path in ("/api/dataflows/arm/look", "/api/looks/1"):
+        for path in ("/api/dataflows/arm/observe", "/api/observers/1"):
             with pytest.raises(Exception, match="HTTP 403"):
                 served.websocket(path, token="")

@@ -65,13 +65,13 @@ def test_a_daemon_that_does_not_answer_is_left_out(monkeypatch: pytest.MonkeyPat
     heard: list[GetMetrics] = []
 
     async def scenario() -> dict[str, list[DataflowMetrics]]:
-        surveys = MetricsCollector()
-        asking = asyncio.create_task(surveys.ask({"a": heard.append, "b": heard.append}))
+        collector = MetricsCollector()
+        asking = asyncio.create_task(collector.collect({"a": heard.append, "b": heard.append}))
         await asyncio.sleep(0)
-        surveys.take("a", MetricsResult(heard[0].number, [DataflowMetrics("id", "x")]))
+        collector.record("a", MetricsResult(heard[0].number, [DataflowMetrics("id", "x")]))
         found = await asking
-        surveys.take("b", MetricsResult(heard[0].number, []))  # too late
-        assert await surveys.ask({}) == {}
+        collector.record("b", MetricsResult(heard[0].number, []))  # too late
+        assert await collector.collect({}) == {}
         return found
 
     assert asyncio.run(scenario()) == {"a": [DataflowMetrics("id", "x")]}

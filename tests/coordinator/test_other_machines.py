@@ -14,8 +14,8 @@ import pytest
 
 from dora._version import __version__
 from dora.cluster.coordinator.coordinator import Coordinator
-from dora.cluster.coordinator.fleet import DaemonLink
-from dora.cluster.coordinator.log_store import LogStore, gathered_in
+from dora.cluster.coordinator.fleet import DaemonConnection
+from dora.cluster.coordinator.log_store import LogStore, log_store_directory
 from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.coordinator.store import Store
 from dora.cluster.protocol import (
@@ -55,9 +55,9 @@ async def coordinating(folder: Path) -> AsyncIterator[Coordinator]:
 
 def join(
     coordinator: Coordinator, machine: str, send: Callable[[ToDaemon], None], *runs: RunReport
-) -> DaemonLink:
+) -> DaemonConnection:
     hello = Hello(__version__, f"daemon of {machine}", 1, runs, machine=machine)
-    link = coordinator.fleet.join(hello, send, "10.0.0.2", "10.0.0.1")
+    link = coordinator.fleet.connect(hello, send, "10.0.0.2", "10.0.0.1")
     assert link is not None
     return link
 
@@ -68,21 +68,21 @@ def open_logs() -> list[str]:
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="needs /proc")
-def test_the_files_of_gathered_logs_are_closed_with_their_dataflow(data_folder: Path) -> None:
+def test_the_files_of_collected_logs_are_closed_with_their_dataflow(data_folder: Path) -> None:
     async def gather() -> None:
         async with coordinating(data_folder) as coordinator:
             link = join(coordinator, "far", lambda _: None)
             for _ in range(3):
                 view = coordinator.start(SPEC)
                 entry = LogEntry(0, "info", "a", "hello")
-                coordinator.take(link, LogBatch(view.uuid, [entry]))
+                coordinator.handle(link, LogBatch(view.uuid, [entry]))
                 assert len(open_logs()) == 1
-                coordinator.take(link, RunChanged(RunReport(view.uuid, "finished")))
-                coordinator.take(link, LogBatch(view.uuid, [entry]))
+                coordinator.handle(link, RunChanged(RunReport(view.uuid, "finished")))
+                coordinator.handle(link, LogBatch(view.uuid, [entry]))
                 assert open_logs() == []
                 lines = Path(view.log_directory, "log_a.jsonl").read_text().splitlines()
                 assert [json.loads(line)["msg"] for line in lines] == ["hello", "hello"]
-            coordinator.take(link, LogBatch("../nobody's", [LogEntry(0, "info", None, "hello")]))
+            coordinator.handle(link, LogBatch("../nobody's", [LogEntry(0, "info", None, "hello")]))
             assert not (data_folder / "nobody's").exists()
 
     asyncio.run(gather())
@@ -95,13 +95,13 @@ def test_the_last_entries_of_a_node_come_after_it_was_taken_out(data_folder: Pat
     entries = [LogEntry(0, "info", "a", "hello"), LogEntry(0, "info", "c", "nobody's")]
     logs.write("id", directory, entries)
     del nodes["a"]
-    logs.forget("id")
+    logs.close("id")
     logs.write("id", directory, entries)
-    logs.forget_all_but()
+    logs.close_all_but()
     logs.write("id", directory, entries)
     assert os.listdir(directory) == ["log_a.jsonl"]
     assert len(Path(directory, "log_a.jsonl").read_text().splitlines()) == 2
-    logs.forget_all_but()
+    logs.close_all_but()
 
 
 def test_entries_that_come_again_are_written_once(data_folder: Path) -> None:
@@ -113,18 +113,18 @@ def test_entries_that_come_again_are_written_once(data_folder: Path) -> None:
 
             def log(number: int, text: str) -> None:
                 batch = LogBatch(view.uuid, [LogEntry(0, "info", "a", text)], number)
-                coordinator.take(link, batch)
+                coordinator.handle(link, batch)
                 assert said[-1] == AckLogs(number)
 
             log(1, "one")
             log(2, "two")
-            coordinator.fleet.leave(link, silent=True)
+            coordinator.fleet.disconnect(link, silent=True)
             link = join(coordinator, "far", said.append, RunReport(view.uuid, "running"))
             log(2, "two")
             log(3, "three")
-            coordinator.fleet.leave(link)
+            coordinator.fleet.disconnect(link)
             hello = Hello(__version__, "another daemon", 2, machine="far")
-            other = coordinator.fleet.join(hello, said.append, "10.0.0.2", "10.0.0.1")
+            other = coordinator.fleet.connect(hello, said.append, "10.0.0.2", "10.0.0.1")
             assert other is not None
             link = other
             log(1, "of the next daemon")
@@ -137,16 +137,16 @@ def test_entries_that_come_again_are_written_once(data_folder: Path) -> None:
     asyncio.run(gather())
 
 
-def test_gathered_logs_go_with_the_record_of_their_dataflow(
+def test_collected_logs_go_with_the_record_of_their_dataflow(
     data_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def run(coordinator: Coordinator, link: DaemonLink, end: bool = True) -> Path:
+    def run(coordinator: Coordinator, link: DaemonConnection, end: bool = True) -> Path:
         view = coordinator.start(
             RunSpec(name="", dataflow={**SPEC.dataflow, "working_dir": str(data_folder)})
         )
-        coordinator.take(link, LogBatch(view.uuid, [LogEntry(0, "info", "a", "hello")]))
+        coordinator.handle(link, LogBatch(view.uuid, [LogEntry(0, "info", "a", "hello")]))
         if end:
-            coordinator.take(link, RunChanged(RunReport(view.uuid, "finished")))
+            coordinator.handle(link, RunChanged(RunReport(view.uuid, "finished")))
         return Path(view.log_directory)
 
     async def remove() -> None:
@@ -182,17 +182,17 @@ def test_machines_are_told_which_records_are_gone(data_folder: Path) -> None:
             near: list[ToDaemon] = []
             join(coordinator, "near", near.append)
             ended, running = coordinator.start(SPEC).uuid, coordinator.start(OTHER).uuid
-            coordinator.take(link, RunChanged(RunReport(ended, "finished")))
-            coordinator.take(link, RunChanged(RunReport(running, "running")))
+            coordinator.handle(link, RunChanged(RunReport(ended, "finished")))
+            coordinator.handle(link, RunChanged(RunReport(running, "running")))
             coordinator.clean()
             assert gone(heard) == [ended] and not gone(near)
 
-            coordinator.fleet.leave(link)
+            coordinator.fleet.disconnect(link)
             kept = ("of a lost store", ended, running, "unknown and runs")
             runs = tuple(RunReport(id, "running") for id in (running, "unknown and runs"))
             hello = Hello(__version__, "another daemon", 1, runs, machine="far", kept=kept)
             heard.clear()
-            coordinator.fleet.join(hello, heard.append, "10.0.0.2", "10.0.0.1")
+            coordinator.fleet.connect(hello, heard.append, "10.0.0.2", "10.0.0.1")
             assert gone(heard) == ["of a lost store", ended]
 
     asyncio.run(clean())
@@ -202,8 +202,8 @@ def test_only_folders_with_the_name_of_a_dataflow_are_removed(data_folder: Path)
     logs = LogStore(lambda _: {})
     victim = data_folder / "log_a.jsonl"
     victim.touch()
-    (data_folder / "gathered").mkdir()
-    directory = gathered_in("..")
+    (data_folder / "logs").mkdir()
+    directory = log_store_directory("..")
     logs.remove(DataflowView(uuid="..", name="", status="finished", nodes=[], log_directory=directory))
     assert victim.exists()
 
@@ -214,8 +214,8 @@ def test_a_machine_that_is_away_cannot_be_told_to_stop(data_folder: Path) -> Non
             join(coordinator, "near", lambda _: None)
             link = join(coordinator, "far", lambda _: None)
             running = RunReport(coordinator.start(SPEC).uuid, "running")
-            coordinator.take(link, RunChanged(running))
-            coordinator.fleet.leave(link, silent=True)
+            coordinator.handle(link, RunChanged(running))
+            coordinator.fleet.disconnect(link, silent=True)
             with pytest.raises(Refusal, match="`arm` runs on machine `far`, which is not connected now"):
                 coordinator.stop("arm", None, False)
             heard: list[ToDaemon] = []
@@ -230,9 +230,9 @@ def test_a_machine_hears_again_of_a_stop_that_may_have_been_lost(data_folder: Pa
         async with coordinating(data_folder) as coordinator:
             link = join(coordinator, "far", lambda _: None)
             running = RunReport(coordinator.start(SPEC).uuid, "running")
-            coordinator.take(link, RunChanged(running))
+            coordinator.handle(link, RunChanged(running))
             coordinator.stop("arm", 2.0, False)
-            coordinator.fleet.leave(link, silent=True)
+            coordinator.fleet.disconnect(link, silent=True)
             heard: list[ToDaemon] = []
             join(coordinator, "far", heard.append, running)
             assert StopRun(running.dataflow_id, 2.0, False) in heard

@@ -80,43 +80,43 @@ def test_where_machines_reach_each_other() -> None:
     assert address_of("10.0.0.3", "10.0.0.2", "10.0.0.1") == "10.0.0.3"
 
 
-def shares() -> DistributedRun:
+def two_machines() -> DistributedRun:
     return DistributedRun("id", {"arm": "d1", "desk": "d2"})
 
 
-def test_a_dataflow_runs_when_all_its_parts_do_and_ends_with_the_last() -> None:
-    parts = shares()
-    assert parts.whole() == RunReport("id", "starting")
-    parts.take("arm", RunReport("id", "running"))
-    assert parts.whole().status == "starting"
-    parts.take("desk", RunReport("id", "running"))
-    assert parts.whole().status == "running"
-    parts.take("arm", RunReport("id", "finished", DataflowResult("id")))
-    assert parts.whole().status == "running"
-    assert parts.others("desk") == []
-    parts.take("desk", RunReport("id", "finished", DataflowResult("id")))
-    assert parts.whole() == RunReport("id", "finished", DataflowResult("id"))
+def test_a_dataflow_runs_when_all_its_partitions_do_and_ends_with_the_last() -> None:
+    run = two_machines()
+    assert run.combined() == RunReport("id", "starting")
+    run.record("arm", RunReport("id", "running"))
+    assert run.combined().status == "starting"
+    run.record("desk", RunReport("id", "running"))
+    assert run.combined().status == "running"
+    run.record("arm", RunReport("id", "finished", DataflowResult("id")))
+    assert run.combined().status == "running"
+    assert run.others("desk") == []
+    run.record("desk", RunReport("id", "finished", DataflowResult("id")))
+    assert run.combined() == RunReport("id", "finished", DataflowResult("id"))
 
 
 def test_a_lost_machine_is_named() -> None:
-    parts = shares()
-    parts.take("arm", RunReport("id", "running"))
-    parts.lose("desk", "its daemon is gone")
-    assert not parts.is_waited_for("desk")
-    parts.take("arm", RunReport("id", "failed", DataflowResult("id")))
-    assert parts.whole().reason == "machine `desk`: its daemon is gone"
-    assert parts.whole().status == "failed"
+    run = two_machines()
+    run.record("arm", RunReport("id", "running"))
+    run.mark_lost("desk", "its daemon is gone")
+    assert not run.is_active_on("desk")
+    run.record("arm", RunReport("id", "failed", DataflowResult("id")))
+    assert run.combined().reason == "machine `desk`: its daemon is gone"
+    assert run.combined().status == "failed"
 
 
-def test_only_what_is_new_is_passed_on() -> None:
-    parts = shares()
+def test_only_a_new_status_is_forwarded() -> None:
+    run = two_machines()
     peer_status = PeerStatus({}, opened=True)
-    assert parts.take("arm", RunReport("id", "starting", peer_status=peer_status)) == peer_status
-    assert parts.take("arm", RunReport("id", "running", peer_status=peer_status)) is None
-    assert not parts.prepared()
-    parts.take("arm", RunReport("id", "starting", ports={}))
-    parts.take("desk", RunReport("id", "starting", ports={"b": 20001}))
-    assert parts.prepared()
+    assert run.record("arm", RunReport("id", "starting", peer_status=peer_status)) == peer_status
+    assert run.record("arm", RunReport("id", "running", peer_status=peer_status)) is None
+    assert not run.all_prepared()
+    run.record("arm", RunReport("id", "starting", ports={}))
+    run.record("desk", RunReport("id", "starting", ports={"b": 20001}))
+    assert run.all_prepared()
 
 
 def test_results_of_several_machines_are_one() -> None:

@@ -23,7 +23,7 @@ from system import FOREVER, System, alive, wait_until
 from tokens import TOKEN
 
 from dora.cluster.coordinator.store import Store
-from dora.transport.proof import NotYours, proof_of, proven_connection, proven_socket
+from dora.transport.proof import UnprovenServerError, proof_of, proven_connection, proven_socket
 from dora.transport.tokens import Token
 
 pytestmark = pytest.mark.processes
@@ -218,7 +218,9 @@ def test_the_connection_is_the_one_that_was_proved(served: Serving) -> None:
 
 @pytest.mark.parametrize("token", [Token(TOKEN[::-1], "the test"), None])
 def test_another_token_or_none_is_not_shown(served: Serving, token: Token | None) -> None:
-    with pytest.raises(NotYours, match="does not know your token" if token else "and you have none"):
+    with pytest.raises(
+        UnprovenServerError, match="does not know your token" if token else "and you have none"
+    ):
         proven_connection("127.0.0.1", served.port, token)
 
 

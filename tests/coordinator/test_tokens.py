@@ -16,7 +16,7 @@ from another_user import NEEDS_ANOTHER_USER, USER
 from system import PATIENCE, System
 from tokens import TOKEN
 
-from dora.transport.tokens import NoTrust, find_token, make_token
+from dora.transport.tokens import TokenError, find_token, make_token
 
 
 @pytest.fixture
@@ -93,10 +93,10 @@ def test_a_planted_token_is_refused_and_nothing_is_changed(
     place = own if where == "own" else Path.cwd() / ".dora-token"
     make(place)
     before = [path.stat().st_mode for path in (place, place.parent)]
-    with pytest.raises(NoTrust, match=told):
+    with pytest.raises(TokenError, match=told):
         find_token()
     if where == "own":
-        with pytest.raises(NoTrust, match=told):
+        with pytest.raises(TokenError, match=told):
             make_token()
     else:
         assert make_token().source == str(own), "a server does not look into the working folder"
@@ -108,9 +108,9 @@ def test_a_planted_token_is_refused_and_nothing_is_changed(
 def test_a_token_of_another_user_is_refused(own: Path, what: str) -> None:
     plant(GOOD)(own)
     os.chown(own if what == "file" else own.parent, USER, USER)
-    with pytest.raises(NoTrust, match="belongs to another user"):
+    with pytest.raises(TokenError, match="belongs to another user"):
         find_token()
-    with pytest.raises(NoTrust, match="belongs to another user"):
+    with pytest.raises(TokenError, match="belongs to another user"):
         make_token()
 
 
@@ -140,7 +140,7 @@ def test_the_variable_comes_first_and_has_the_same_rules(
     for wrong in ("secret", "x" * 31, "y" * 32 + " z"):
         monkeypatch.setenv("DORA_AUTH_TOKEN", wrong)
         for find in (find_token, make_token):
-            with pytest.raises(NoTrust, match="no usable token in DORA_AUTH_TOKEN"):
+            with pytest.raises(TokenError, match="no usable token in DORA_AUTH_TOKEN"):
                 find()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from flow import Flow
 from waiting import PATIENCE
 
-from dora.cluster.agent.changes import carry_out
+from dora.cluster.agent.changes import apply_operation
 from dora.daemon.client import DaemonClient, running
 from dora.daemon.supervisor.result import DataflowResult
 from dora.errors import DoraError
@@ -136,7 +136,7 @@ class Live:
 
     def wish(self, wish: Operation) -> OperationResult:
         with self.run() as run:
-            return carry_out(run, wish, os.environ, self.flow.entries.append)
+            return apply_operation(run, wish, os.environ, self.flow.entries.append)
 
     def add(self, node_id: str, script: str, **fields: Any) -> None:
         """Add a node with a script."""

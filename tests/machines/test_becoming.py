@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dora.cluster.agent.changes import localised
+from dora.cluster.agent.changes import localized
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec, OperatorSpec
 
 
@@ -18,7 +18,7 @@ def test_what_runs_here_keeps_its_program_and_gets_its_inputs() -> None:
         "/there",
         descriptor={"nodes": []},
     )
-    found = localised(wanted, running, here={"a", "c"}, built={"c": NodeSpec("c", "/built/c.py")})
+    found = localized(wanted, running, here={"a", "c"}, built={"c": NodeSpec("c", "/built/c.py")})
     assert [node.path for node in found.nodes] == ["/built/a.py", "elsewhere.py", "/built/c.py"]
     assert [item.id for item in found.node("a").inputs] == ["in"]
     assert (found.working_dir, found.env, found.descriptor) == ("/here", {"A": "1"}, {"nodes": []})
@@ -34,6 +34,6 @@ def test_operators_get_their_inputs_too() -> None:
         operators=(OperatorSpec("one", "one.py", inputs=(item,)), OperatorSpec("two", "two.py")),
         inputs=(InputSpec("one/in", item.source),),
     )
-    found = localised(Dataflow((wanted,), "/"), Dataflow((runtime,), "/"), here={"a"}, built={}).node("a")
+    found = localized(Dataflow((wanted,), "/"), Dataflow((runtime,), "/"), here={"a"}, built={}).node("a")
     assert [operator.python for operator in found.operators] == ["/built/one.py", "/built/two.py"]
     assert found.operators[0].inputs == (item,) and found.inputs == wanted.inputs

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from dora.cluster.agent.identity import parse_labels, tls_from
-from dora.cluster.agent.partition import of_machine, settled
-from dora.cluster.agent.reports import LogPump, Reports
+from dora.cluster.agent.partition import only_local_nodes, with_local_folder
+from dora.cluster.agent.reports import LogForwarder, Reports
 from dora.cluster.protocol import MAX_MESSAGE, LogBatch, Partition, RunSpec, StartRun, decode_to_coordinator
 from dora.daemon.logs.entry import LogEntry
 from dora.dataflow.model import Dataflow, Deploy, NodeSpec
@@ -28,7 +28,7 @@ def start(dataflow: Dataflow, machines: dict[str, str], machine: str) -> StartRu
 
 def test_only_its_own_nodes_are_built() -> None:
     dataflow = Dataflow((NodeSpec("a", "a.py"), NodeSpec("b", "b.py")), "/")
-    part = of_machine(dataflow, start(dataflow, {"a": "arm", "b": "desk"}, "desk"))
+    part = only_local_nodes(dataflow, start(dataflow, {"a": "arm", "b": "desk"}, "desk"))
     assert [node.id for node in part.nodes] == ["b"]
 
 
@@ -37,13 +37,13 @@ def test_a_folder_that_is_not_here_needs_others(tmp_path: Path, monkeypatch: pyt
     here = Deploy("desk", working_dir=str(tmp_path))
     dataflow = Dataflow((NodeSpec("a", "a.py"), NodeSpec("b", "b.py", deploy=here)), "/not/here")
     machines = {"a": "arm", "b": "desk"}
-    found = settled(dataflow, start(dataflow, machines, "desk"))
+    found = with_local_folder(dataflow, start(dataflow, machines, "desk"))
     assert found.working_dir == str(tmp_path)
     assert found.directory_of(found.node("b")) == str(tmp_path)
     with pytest.raises(
         DoraError, match="machine `arm` has no folder /not/here, in which node `a` is to run"
     ):
-        settled(dataflow, start(dataflow, machines, "arm"))
+        with_local_folder(dataflow, start(dataflow, machines, "arm"))
 
 
 def test_labels() -> None:
@@ -75,12 +75,12 @@ def test_certificates_belong_together(tmp_path: Path) -> None:
 def test_log_entries_are_handed_on_in_messages_that_can_be_read() -> None:
     source, pipe = os.pipe()
     with open(source, "rb") as lines:
-        pump = LogPump(Reports(pipe, "id"))
+        pump = LogForwarder(Reports(pipe, "id"))
         texts = [f"{number} " + "\x01" * 300_000 for number in range(20)]
 
         def print_all() -> None:
             for text in texts:
-                pump.take(LogEntry(0, "info", "a", text))
+                pump.put(LogEntry(0, "info", "a", text))
             pump.close()
             os.close(pipe)
 

@@ -171,7 +171,11 @@ def paths(running: Running) -> list[tuple[str, str]]:
         ("GET", "/open?ticket="),
         ("GET", f"/open?ticket={'0' * 64}"),
     ]
-    sockets = [("GET", "/api/daemon"), ("GET", f"/api/dataflows/{flow}/look"), ("GET", "/api/looks/1")]
+    sockets = [
+        ("GET", "/api/daemon"),
+        ("GET", f"/api/dataflows/{flow}/observe"),
+        ("GET", "/api/observers/1"),
+    ]
     others = [("GET", "/metrics"), ("GET", "/openapi.json"), ("GET", "/assets/"), ("GET", "/nowhere")]
     return [*OPEN, *api, *pages, *sockets, *others]
 

@@ -179,9 +179,9 @@ def known_to_coordinator(wanted: str | None) -> DataflowView | None:
 
 def _active() -> list[DataflowView]:
     from dora.cluster.client import RequestRefused, Unreachable
-    from dora.transport.tokens import NoTrust
+    from dora.transport.tokens import TokenError
 
     try:
         return coordinator().active()
-    except (Unreachable, RequestRefused, NoTrust):
+    except (Unreachable, RequestRefused, TokenError):
         return []

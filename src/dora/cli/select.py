@@ -15,7 +15,7 @@ from dora.cli.coordinator import choose, place_options, why_failed
 from dora.cluster.client import Client, RequestRefused, Unreachable
 from dora.cluster.protocol import ACTIVE, DataflowView
 from dora.errors import DoraError
-from dora.transport.tokens import NoTrust
+from dora.transport.tokens import TokenError
 
 if TYPE_CHECKING:
     from dora.daemon.client import DaemonClient
@@ -138,7 +138,7 @@ def find_source(client: Client, wanted: str | None) -> LogLocation:
     """Ask the coordinator, then the dataflows of `dora run`, then look into ./out."""
     try:
         view = client.dataflow(wanted) if wanted is not None else _only_or_latest(client)
-    except (Unreachable, RequestRefused, NoTrust) as error:
+    except (Unreachable, RequestRefused, TokenError) as error:
         if isinstance(error, RequestRefused) and error.status != 404:
             raise
         source = _of_dora_run(wanted)
@@ -154,7 +154,7 @@ def find_source(client: Client, wanted: str | None) -> LogLocation:
     def ended() -> bool:
         try:
             return client.dataflow(view.uuid).status not in ACTIVE
-        except (Unreachable, NoTrust):
+        except (Unreachable, TokenError):
             return False  # it goes on, and so do its files
         except RequestRefused:
             return True
@@ -162,7 +162,7 @@ def find_source(client: Client, wanted: str | None) -> LogLocation:
     def fault() -> str:
         try:
             return why_failed(client.dataflow(view.uuid))
-        except (Unreachable, RequestRefused, NoTrust):
+        except (Unreachable, RequestRefused, TokenError):
             return ""
 
     return LogLocation(view.uuid, view.log_directory, ended, tuple(view.nodes), fault)

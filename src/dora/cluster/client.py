@@ -26,7 +26,7 @@ from dora.cluster.protocol import (
 )
 from dora.daemon.logs.diagnostics import debug_log
 from dora.errors import DoraError
-from dora.transport.proof import NotYours, no_token, proven_connection
+from dora.transport.proof import UnprovenServerError, no_token, proven_connection
 from dora.transport.tls import authority_from_environment, client_context, is_tls_fault, tls_fault
 from dora.transport.tokens import Token, find_token
 from dora.wire.decoders import from_json
@@ -53,7 +53,8 @@ class RequestRefused(DoraError):
 class Client:
     """Requests to one coordinator. All raise `Unreachable`, or `RequestRefused` with its sentence.
 
-    They raise `NotYours`, and nothing was sent, if the server does not prove that it knows the token.
+    They raise `UnprovenServerError` before they send anything if the server does not prove that it knows
+    the token.
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class Client:
         """Tell whether there is a coordinator, of whichever version."""
         try:
             self._ask("GET", "/api/status", dict[str, Any], patience=3.0, any_version=True)
-        except (Unreachable, NotYours):
+        except (Unreachable, UnprovenServerError):
             return False
         return True
 

@@ -26,10 +26,10 @@ MAX_MESSAGE: Final = 16 << 20  # bytes of a request or a frame
 MAX_GRACE: Final = 86_400.0  # seconds that nodes may be given to stop
 VERSION_HEADER: Final = "dora-version"
 DEFAULT_MACHINE: Final = "default"  # the id of a machine whose daemon was given none
-WITH_REASON: Final = 4000  # close code of a look; the reason is a sentence for the user
-BEAT_EVERY: Final = 1.0  # seconds between two signs of life of a daemon
+CLOSE_WITH_REASON: Final = 4000  # close code of a look; the reason is a sentence for the user
+HEARTBEAT_INTERVAL: Final = 1.0  # seconds between two signs of life of a daemon
 
-NOBODY: Final = 0  # the ticket of what nobody waits for
+NO_TICKET: Final = 0  # the ticket of what nobody waits for
 
 RunStatus = Literal["starting", "running", "finished", "failed"]
 ACTIVE: Final = ("starting", "running")
@@ -63,11 +63,11 @@ class RunSpec(RunOptions, frozen=True, kw_only=True):
 
 
 class RunReport(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a run is, or how it ended; of a dataflow on several machines, the part of one machine.
+    """The state of a run, or how it ended; in a dataflow on several machines, of one partition.
 
-    ``reason`` says why it failed where no node did. ``ports`` are those at which nodes listen for other
-    machines, None before they are chosen; ``peer_status`` is for the other machines. ``secret`` is that of
-    its `Partition`: a restarted coordinator learns it from here, for a further machine.
+    ``reason`` says why the run failed if no node did. ``ports`` are the ports at which nodes listen for
+    other machines, None until they are chosen. ``peer_status`` is for the other machines. ``secret`` is
+    that of the `Partition`: a restarted coordinator learns it here, and gives it to machines that join.
     """
 
     dataflow_id: str
@@ -126,7 +126,7 @@ class MetricsResult(msgspec.Struct, frozen=True, tag=True):
     """The answer to `GetMetrics`: every dataflow that runs here, in numbers."""
 
     number: int
-    surveys: list[DataflowMetrics]
+    dataflows: list[DataflowMetrics]
 
 
 class LogBatch(msgspec.Struct, frozen=True, tag=True):
@@ -210,17 +210,17 @@ class DaemonRejected(msgspec.Struct, frozen=True, tag=True):
 
 
 class Partition(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of a dataflow that a machine runs; without nodes, if it is to get its first one.
+    """The part of a dataflow that one machine runs. A machine that joins begins without nodes.
 
-    ``secret`` is shown by whoever connects to a node of this dataflow. ``interface`` and ``tls`` are known
-    by the daemon. ``apart``: its own log files are in the data folder. Its entries go into the dataflow's,
-    in a folder of the coordinator's machine that may be shared with this one.
+    Nodes of other machines show ``secret`` when they connect. The daemon fills in ``interface`` and
+    ``tls``. ``own_log_folder``: this machine keeps its log files in its data folder, because the
+    coordinator writes the same entries to the dataflow's log folder, which the two machines may share.
     """
 
     machine: str
     secret: str
-    gathered: bool = False  # its log entries go to the coordinator too
-    apart: bool = False
+    collect_logs: bool = False  # log entries go to the coordinator too
+    own_log_folder: bool = False
     interface: str = ""
     tls: TlsFiles | None = None
 
@@ -233,14 +233,14 @@ class Limits(msgspec.Struct, frozen=True):
 
 
 class StartRun(msgspec.Struct, frozen=True, tag=True):
-    """``share`` None: the whole dataflow is for this machine.
+    """``partition`` None: the whole dataflow is for this machine.
 
     ``coordinator``, its address and port as seen from there, is known by the daemon.
     """
 
     dataflow_id: str
     spec: RunSpec
-    share: Partition | None = None
+    partition: Partition | None = None
     coordinator: str = ""
     limits: Limits = Limits()
 
@@ -285,12 +285,12 @@ class StopRun(msgspec.Struct, frozen=True, tag=True):
 class JoinCluster(msgspec.Struct, frozen=True, tag=True):
     """A dataflow on this machine alone gets further ones, so the coordinator decides what it becomes.
 
-    Answered by `ChangeResult`, after a report and `DataflowChanged`. ``share`` as in `StartRun`.
+    Answered by `ChangeResult`, after a report and `DataflowChanged`. ``partition`` as in `StartRun`.
     """
 
     dataflow_id: str
     ticket: int
-    share: Partition
+    partition: Partition
 
 
 class ChangeRequest(msgspec.Struct, frozen=True, tag=True):
@@ -298,15 +298,15 @@ class ChangeRequest(msgspec.Struct, frozen=True, tag=True):
 
     dataflow_id: str
     ticket: int
-    wish: Operation
+    operation: Operation
 
 
 class ProposedChange(msgspec.Struct, frozen=True, kw_only=True):
-    """What a dataflow on several machines shall become, as a whole.
+    """The whole dataflow as it is to be after a change; for a dataflow on several machines.
 
-    ``revision``, ``machines`` and ``generations`` as in `RunSpec`. ``added`` and ``removed`` are the links
-    that it gets and loses, as text for the log; ``replaced`` is the node that gets another program, with
-    ``grace`` seconds for the former one to end (None: the default).
+    ``revision``, ``machines`` and ``generations`` are as in `RunSpec`. ``added`` and ``removed`` name links
+    for the log. ``replaced`` is the node that gets another program; the process before it has ``grace``
+    seconds to end (None: the default).
     """
 
     revision: int
@@ -329,7 +329,7 @@ class Prepare(msgspec.Struct, frozen=True, tag=True):
 
     dataflow_id: str
     ticket: int
-    amendment: ProposedChange
+    proposal: ProposedChange
 
 
 class Apply(msgspec.Struct, frozen=True, tag=True):
@@ -341,7 +341,7 @@ class Apply(msgspec.Struct, frozen=True, tag=True):
 
     dataflow_id: str
     ticket: int
-    amendment: ProposedChange
+    proposal: ProposedChange
     endpoints: dict[str, str]
     sent: dict[str, dict[str, int]] = {}
 
@@ -381,7 +381,7 @@ class GetMetrics(msgspec.Struct, frozen=True, tag=True):
 
 
 class OpenObserver(msgspec.Struct, frozen=True, tag=True):
-    """Somebody on another machine wants to look: let a process connect to ``/api/looks/{ticket}``."""
+    """Somebody on another machine wants to look: let a process connect to ``/api/observers/{ticket}``."""
 
     dataflow_id: str
     ticket: str

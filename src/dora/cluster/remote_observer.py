@@ -12,7 +12,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 
 from dora._version import __version__
-from dora.cluster.protocol import VERSION_HEADER, WITH_REASON
+from dora.cluster.protocol import CLOSE_WITH_REASON, VERSION_HEADER
 from dora.errors import ConnectError, DoraError
 from dora.observe.queries import Begun
 from dora.observe.remote.protocol import (
@@ -61,7 +61,7 @@ class ObserverConnection:
         headers = {VERSION_HEADER: __version__}
         if (token := client.token()) is not None:
             headers["Authorization"] = f"Bearer {token.value}"
-        path = f"/api/dataflows/{quote(dataflow_id)}/look?{urlencode({'machine': machine})}"
+        path = f"/api/dataflows/{quote(dataflow_id)}/observe?{urlencode({'machine': machine})}"
         encryption = duplex_client_context(client.authority)
         try:
             proven = None if encryption is not None else proven_socket(client.address, client.port, token)
@@ -152,7 +152,7 @@ class ObserverConnection:
             received = error.rcvd
             if received is None:
                 fault = "the connection to the coordinator broke"
-            elif received.code == WITH_REASON:
+            elif received.code == CLOSE_WITH_REASON:
                 fault = received.reason
             elif received.code in (CloseCode.GOING_AWAY, CloseCode.SERVICE_RESTART):
                 fault = "the coordinator has ended"

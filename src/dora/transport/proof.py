@@ -21,7 +21,7 @@ from typing import Final
 
 import msgspec
 
-from dora.transport.tokens import NoTrust, Token
+from dora.transport.tokens import Token, TokenError
 from dora.wire.decoders import DecodeError, from_json
 
 PATH: Final = "/api/proof"
@@ -32,7 +32,7 @@ _NONCE: Final = re.compile("[0-9a-f]{64}")
 _LONGEST: Final = 1 << 16  # bytes of an answer
 
 
-class NotYours(NoTrust):
+class UnprovenServerError(TokenError):
     """The server does not know the token; nothing was sent to it."""
 
 
@@ -67,7 +67,7 @@ def _place(host: str, port: int) -> str:
 def proven_connection(address: str, port: int, token: Token | None) -> http.client.HTTPConnection:
     """Connect to a coordinator without TLS that proves that it knows the token.
 
-    Raises `NotYours`, and ``OSError`` or ``http.client.HTTPException`` if there is none.
+    Raises `UnprovenServerError`, and ``OSError`` or ``http.client.HTTPException`` if there is none.
     """
     connection = http.client.HTTPConnection(address, port, timeout=PATIENCE)
     try:
@@ -75,7 +75,7 @@ def proven_connection(address: str, port: int, token: Token | None) -> http.clie
         connection.auto_open = 0  # never another connection, which has proved nothing
         where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         if token is None:
-            raise NotYours(no_token(where))
+            raise UnprovenServerError(no_token(where))
         _check(connection, token, where)
     except BaseException:
         connection.close()
@@ -114,7 +114,7 @@ def _check(connection: http.client.HTTPConnection, token: Token, where: str) -> 
         except DecodeError:
             has_error = False
         if has_error:
-            raise NotYours(
+            raise UnprovenServerError(
                 f"the server at {where} cannot prove that it is your dora coordinator; if it is one of an "
                 "older version, end it with that version's `dora down`; otherwise choose another port with "
                 "--coordinator-port or DORA_COORDINATOR_PORT"
@@ -124,7 +124,7 @@ def _check(connection: http.client.HTTPConnection, token: Token, where: str) -> 
     except DecodeError:
         raise http.client.HTTPException("no proof") from None
     if not hmac.compare_digest(shown.encode(), proof_of(token.value, nonce, host, port).encode()):
-        raise NotYours(
+        raise UnprovenServerError(
             f"the server at {where} is not your dora coordinator: it does not know your token "
             f"({token.source}), so nothing else was sent to it; choose another port with "
             "--coordinator-port or DORA_COORDINATOR_PORT, or if it is yours, set DORA_AUTH_TOKEN to its "

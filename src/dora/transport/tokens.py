@@ -23,7 +23,7 @@ _TOKEN: Final = re.compile(rf"[A-Za-z0-9._~+/=-]{{{SHORTEST},{_LONGEST}}}")
 _ROOT: Final = 0
 
 
-class NoTrust(DoraError):
+class TokenError(DoraError):
     """There is no token that may be used, or a server does not know it."""
 
 
@@ -45,7 +45,7 @@ def token_path() -> str:
 def find_token(also_here: bool = True) -> Token | None:
     """Return the token that a client uses: ``$DORA_AUTH_TOKEN``, ``./.dora-token``, or the user's.
 
-    ``also_here`` False: not that of the working folder. None if there is none; raises `NoTrust` for one
+    ``also_here`` False: not that of the working folder. None if there is none; raises `TokenError` for one
     that must not be used.
     """
     here = _from_environment() or (_from_file(TOKEN_NAME) if also_here else None)
@@ -70,7 +70,7 @@ def _from_environment() -> Token | None:
 
 def _checked(text: str, source: str) -> Token:
     if not _TOKEN.fullmatch(text):
-        raise NoTrust(
+        raise TokenError(
             f"there is no usable token in {source}: a token has at least {SHORTEST} characters, which are "
             "letters, digits or one of ._~+/=-"
         )
@@ -78,7 +78,7 @@ def _checked(text: str, source: str) -> Token:
 
 
 def _from_file(path: str) -> Token | None:
-    """Return the token in a file, None if there is no such file; raises `NoTrust` if it is not safe."""
+    """Return the token in a file, None if there is no such file; raises `TokenError` if it is not safe."""
     try:
         folder = _open_folder(os.path.dirname(path) or ".")
     except (FileNotFoundError, NotADirectoryError, PermissionError):
@@ -105,13 +105,13 @@ def _open_folder(path: str) -> int:
 
 
 def _check_folder(path: str, folder: int) -> None:
-    """Raise `NoTrust` if somebody else can put files into the folder of a token."""
+    """Raise `TokenError` if somebody else can put files into the folder of a token."""
     found = os.fstat(folder)
     where = os.path.dirname(os.path.abspath(path))
     if found.st_uid not in (_ROOT, os.geteuid()):
-        raise NoTrust(f"the token in {path} is not used: its folder {where} belongs to another user")
+        raise TokenError(f"the token in {path} is not used: its folder {where} belongs to another user")
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH) and not found.st_mode & stat.S_ISVTX:
-        raise NoTrust(
+        raise TokenError(
             f"the token in {path} is not used: other users may write to its folder; "
             f"`chmod go-w {where}` changes that"
         )
@@ -123,10 +123,10 @@ def _read(path: str, folder: int) -> str:
         descriptor = os.open(os.path.basename(path), flags, dir_fd=folder)
     except OSError as error:
         reason = "it is a symbolic link" if os.path.islink(path) else error.strerror
-        raise NoTrust(f"the token in {path} is not used: {reason}") from None
+        raise TokenError(f"the token in {path} is not used: {reason}") from None
     try:
         if fault := _fault_of(os.fstat(descriptor)):
-            raise NoTrust(f"the token in {path} is not used: {fault}")
+            raise TokenError(f"the token in {path} is not used: {fault}")
         return os.read(descriptor, 2 * _LONGEST).decode("ascii", errors="replace").strip()
     finally:
         os.close(descriptor)

@@ -79,7 +79,7 @@ def _carry_out(dataflow: str | None, wish: Operation) -> tuple[OperationResult, 
 
 def _alone(run: DaemonClient, wish: Operation) -> OperationResult:
     from dora.cli.running import coordinator
-    from dora.cluster.agent.changes import NeedsCoordinator, carry_out
+    from dora.cluster.agent.changes import NeedsCoordinator, apply_operation
     from dora.daemon.logs.formats import renderer
 
     render = renderer("compact")
@@ -88,7 +88,7 @@ def _alone(run: DaemonClient, wish: Operation) -> OperationResult:
         click.echo(render(entry), err=True)
 
     try:
-        return carry_out(run, wish, os.environ, show)
+        return apply_operation(run, wish, os.environ, show)
     except NeedsCoordinator:
         description = run.description
         if not description.coordinator:

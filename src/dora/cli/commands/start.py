@@ -29,7 +29,7 @@ from dora.daemon.logs.filters import LogFilter
 from dora.daemon.logs.formats import renderer, wants_colour
 from dora.daemon.logs.reader import LogReader
 from dora.errors import DoraError
-from dora.transport.tokens import NoTrust
+from dora.transport.tokens import TokenError
 
 _start_options: list[Any] = [
     click.option(
@@ -305,7 +305,7 @@ def _look(client: Client, view: DataflowView, lonely: bool) -> tuple[DataflowVie
     """Ask how the dataflow is; return that, and whether there is nobody to ask. It goes on all the same."""
     try:
         return client.dataflow(view.uuid), False
-    except (Unreachable, NoTrust):
+    except (Unreachable, TokenError):
         if not lonely:
             click.echo(f"no answer from the coordinator at {client.where}; the dataflow goes on", err=True)
         return view, True

@@ -54,7 +54,7 @@ def up(
     """
     from dora._paths import LOOPBACK, store_path
     from dora.cluster.agent.identity import running_daemon
-    from dora.cluster.coordinator.store import set_aside
+    from dora.cluster.coordinator.store import back_up_store
     from dora.transport.tokens import make_token
 
     address = client.address
@@ -75,7 +75,7 @@ def up(
     except Unreachable:
         has_daemon = False
         _check_agreement(client, interface)
-        if recreate_store and (backup := set_aside(store_path(client.port))) is not None:
+        if recreate_store and (backup := back_up_store(store_path(client.port))) is not None:
             click.echo(f"moved the store to {backup}")
         encryption = encryption_options(client, tls_cert, tls_key)
         options = ["--interface", interface, "--port", str(client.port)]

@@ -32,7 +32,7 @@ from dora.cluster.coordinator.placement import is_loopback
 from dora.cluster.coordinator.protocol_log import tell
 from dora.cluster.protocol import (
     ACTIVE,
-    BEAT_EVERY,
+    HEARTBEAT_INTERVAL,
     MAX_MESSAGE,
     AckEnd,
     AckLogs,
@@ -77,20 +77,20 @@ from dora.cluster.protocol import (
 from dora.cluster.ssh.kept import forget, keep, kept_for
 from dora.daemon.run_directory import remove_stale
 from dora.errors import DoraError
-from dora.transport.proof import NotYours, proven_socket
+from dora.transport.proof import UnprovenServerError, proven_socket
 from dora.transport.tls import client_context, is_tls_fault, tls_fault
 from dora.transport.tokens import Token
 from dora.wire.ids import uuid7
 
 FIRST_RETRY, LAST_RETRY = 0.05, 1.0  # seconds between attempts to reach the coordinator
 FORCE_AFTER = 5.0  # seconds that the process of a run may take to kill its nodes
-FAREWELL = 1.0  # seconds that the last reports may take to be recorded
-ANSWER_PATIENCE = 4.0  # seconds that the coordinator may take to answer a ping
+DRAIN_TIMEOUT = 1.0  # seconds that the last reports may take to be recorded
+PING_TIMEOUT = 4.0  # seconds that the coordinator may take to answer a ping
 
 log = logging.getLogger("dora.daemon")
 
 
-class _NotWanted(Exception):
+class _Rejected(Exception):
     """The coordinator rejects this daemon."""
 
 
@@ -106,7 +106,7 @@ class _Worker:
         self.parameters: dict[str, ParametersSet] = {}  # node → those that it has since
         self.process = process
 
-    def become(self, message: DataflowChanged) -> None:
+    def redefine(self, message: DataflowChanged) -> None:
         """Note that the dataflow is another one; on one machine, that comes with the present parameters."""
         nodes = {node["id"] for node in message.dataflow["nodes"]} if message.revision else set()
         self.parameters = {key: value for key, value in self.parameters.items() if key in nodes}
@@ -160,7 +160,7 @@ class Agent:
         self._where = f"{address}:{port}"
         scheme = "ws" if self._encryption is None else "wss"
         self._url = f"{scheme}://{f'[{address}]' if ':' in address else address}:{port}"
-        self._lookers = Observers(self._url, token.value, identity.machine, authority)
+        self._observers = Observers(self._url, token.value, identity.machine, authority)
         self._token = token
         self._id = uuid7()
         self._runs: dict[str, _Worker] = {}
@@ -168,16 +168,16 @@ class Agent:
         self._tasks: set[asyncio.Task[None]] = set()
         self._connection: ClientConnection | None = None
         self._outgoing: asyncio.Queue[ToCoordinator] = asyncio.Queue()
-        self._forgetting = asyncio.Lock()
+        self._releasing = asyncio.Lock()
         self._logs = LogOutbox()
         self._changed = asyncio.Event()  # a run has ended, or its end was recorded
-        self._leaving = False
+        self._shutting_down = False
         self._meter = UsageMeter()
         self._welcomed = False
         self._pause = FIRST_RETRY
-        self._told = ""  # the fault of the connection that was logged last
+        self._last_fault = ""  # the fault of the connection that was logged last
 
-    def heed_signals(self) -> None:
+    def install_signal_handlers(self) -> None:
         """Let SIGTERM and SIGINT end this in good order."""
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -185,38 +185,38 @@ class Agent:
 
     async def serve(self) -> None:
         """Serve until the coordinator or a signal ends this; raises `DoraError` if it is rejected."""
-        speaking = asyncio.create_task(self._speak())
+        connecting = asyncio.create_task(self._keep_connected())
         try:
-            while not speaking.done() and not (self._leaving and not self._runs):
+            while not connecting.done() and not (self._shutting_down and not self._runs):
                 self._changed.clear()
                 changed = asyncio.create_task(self._changed.wait())
-                await asyncio.wait({speaking, changed}, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({connecting, changed}, return_when=asyncio.FIRST_COMPLETED)
                 changed.cancel()
-            if speaking.done():
-                speaking.result()
-            await self._say_farewell()
+            if connecting.done():
+                connecting.result()
+            await self._drain()
         finally:
-            speaking.cancel()
+            connecting.cancel()
             await self._end_all()
 
     def _on_signal(self) -> None:
-        if self._leaving:
+        if self._shutting_down:
             for run in self._runs.values():
                 run.command(StopRun(run.dataflow_id, force=True))
-        self._leave()
+        self._shut_down()
 
-    def _leave(self) -> None:
+    def _shut_down(self) -> None:
         """Stop what runs; `serve` returns then."""
-        if not self._leaving:
-            self._leaving = True
+        if not self._shutting_down:
+            self._shutting_down = True
             log.info("stopping %d dataflow(s)", len(self._runs))
             for run in self._runs.values():
                 run.command(StopRun(run.dataflow_id))
         self._changed.set()
 
-    async def _say_farewell(self) -> None:
-        deadline = time.monotonic() + FAREWELL
-        while self._connection is not None and self._has_to_tell and time.monotonic() < deadline:
+    async def _drain(self) -> None:
+        deadline = time.monotonic() + DRAIN_TIMEOUT
+        while self._connection is not None and self._has_unacknowledged and time.monotonic() < deadline:
             self._changed.clear()
             try:
                 await asyncio.wait_for(self._changed.wait(), deadline - time.monotonic())
@@ -226,11 +226,11 @@ class Agent:
             await self._connection.close()
 
     @property
-    def _has_to_tell(self) -> bool:
+    def _has_unacknowledged(self) -> bool:
         return bool(self._reports) or not self._logs.is_empty
 
     async def _end_all(self) -> None:
-        await self._lookers.close()
+        await self._observers.close()
         for run in self._runs.values():
             if run.process.stdin is not None:
                 run.process.stdin.close()  # kills its nodes
@@ -241,7 +241,7 @@ class Agent:
 
     # ----------------------------------------------------------------------- coordinator
 
-    async def _speak(self) -> None:
+    async def _keep_connected(self) -> None:
         """Keep the connection to the coordinator, as long as it takes.
 
         Raises `DoraError` if the coordinator does not want this daemon. Once it has had it, that stops
@@ -263,12 +263,12 @@ class Agent:
                     compression=None,
                     proxy=None,
                     open_timeout=5.0,
-                    ping_interval=ANSWER_PATIENCE / 2,
-                    ping_timeout=ANSWER_PATIENCE,
+                    ping_interval=PING_TIMEOUT / 2,
+                    ping_timeout=PING_TIMEOUT,
                     close_timeout=1.0,
                 ) as connection:
-                    await self._converse(connection)
-            except NotYours as error:
+                    await self._serve_connection(connection)
+            except UnprovenServerError as error:
                 fault = str(error)
                 if not self._welcomed:
                     raise
@@ -281,8 +281,8 @@ class Agent:
                     if not self._welcomed:
                         raise DoraError(fault) from None
                 elif error.response.status_code == 404:
-                    fault = self._foreign()
-            except _NotWanted as error:
+                    fault = self._not_a_coordinator()
+            except _Rejected as error:
                 fault = f"the coordinator at {self._where} does not accept this daemon: {error}"
                 if not self._welcomed:
                     raise DoraError(fault) from None
@@ -292,26 +292,26 @@ class Agent:
                     if not self._welcomed:
                         raise DoraError(fault) from None
                 elif isinstance(error, InvalidMessage) and not isinstance(error.__cause__, EOFError):
-                    fault = self._foreign()
+                    fault = self._not_a_coordinator()
                 elif isinstance(error, InvalidMessage) and self._encryption is None:
                     fault += f": it hangs up; one with TLS needs {AUTHORITY_VARIABLE}, or --coordinator-ca"
                 else:
                     fault += _reason(error)
             except HTTPException:
-                fault = self._foreign()
+                fault = self._not_a_coordinator()
             except msgspec.DecodeError as error:
                 fault = f"the coordinator at {self._where} is not understood: {error}"
-            if fault != self._told and not self._leaving:
-                self._told = fault
+            if fault != self._last_fault and not self._shutting_down:
+                self._last_fault = fault
                 log.warning("%s; trying again and again", fault)
             log.debug("%s; next attempt in %.2f s", fault, self._pause)
             await asyncio.sleep(self._pause)
             self._pause = min(self._pause * 1.5, LAST_RETRY)
 
-    def _foreign(self) -> str:
+    def _not_a_coordinator(self) -> str:
         return f"the server at {self._where} is not a dora coordinator"
 
-    async def _converse(self, connection: ClientConnection) -> None:
+    async def _serve_connection(self, connection: ClientConnection) -> None:
         self._outgoing = asyncio.Queue()  # what waits in an old one is in the report
         identity = self._identity
         hello = Hello(
@@ -338,7 +338,7 @@ class Agent:
         self._connection = connection
         self._send_logs()
         sender = asyncio.create_task(self._send_all(connection, self._outgoing))
-        beating = asyncio.create_task(self._beat(self._outgoing))
+        heartbeats = asyncio.create_task(self._send_heartbeats(self._outgoing))
         try:
             async for data in connection:
                 message = decode_to_daemon(data)
@@ -347,11 +347,11 @@ class Agent:
         finally:
             self._connection = None
             sender.cancel()
-            beating.cancel()
+            heartbeats.cancel()
 
-    async def _beat(self, outgoing: asyncio.Queue[ToCoordinator]) -> None:
+    async def _send_heartbeats(self, outgoing: asyncio.Queue[ToCoordinator]) -> None:
         while True:
-            await asyncio.sleep(BEAT_EVERY)
+            await asyncio.sleep(HEARTBEAT_INTERVAL)
             if outgoing.empty():
                 outgoing.put_nowait(Heartbeat())
 
@@ -365,10 +365,10 @@ class Agent:
         match message:
             case Welcome():
                 self._welcomed = True
-                self._pause, self._told = FIRST_RETRY, ""
+                self._pause, self._last_fault = FIRST_RETRY, ""
                 log.info("connected to the coordinator at %s", self._where)
             case DaemonRejected(reason=reason):
-                raise _NotWanted(reason)
+                raise _Rejected(reason)
             case StartRun():
                 await self._start(message)
             case StopRun(dataflow_id=dataflow_id):
@@ -392,7 +392,9 @@ class Agent:
             ):
                 if (run := self._runs.get(dataflow_id)) is not None:
                     if isinstance(message, JoinCluster):
-                        message = msgspec.structs.replace(message, share=self._completed(message.share))
+                        message = msgspec.structs.replace(
+                            message, partition=self._with_local_facts(message.partition)
+                        )
                     run.command(message)
                 else:
                     self._outgoing.put_nowait(ChangeResult(ticket, error="the dataflow has just ended"))
@@ -402,7 +404,7 @@ class Agent:
                     self._changed.set()
             case DropRecords(dataflow_ids=dataflow_ids):
                 gone = [id for id in dataflow_ids if id not in self._runs]
-                self._in_background(self._forget(gone))
+                self._in_background(self._release(gone))
             case AckLogs(number=number):
                 self._logs.confirm(number)
                 self._send_logs()
@@ -417,22 +419,22 @@ class Agent:
                 ]
                 self._outgoing.put_nowait(Usage(tuple(usage)))
             case GetMetrics(number=number):
-                self._in_background(self._survey(number))
+                self._in_background(self._send_metrics(number))
             case OpenObserver():
-                self._in_background(self._open_look(message))
+                self._in_background(self._open_observer(message))
             case Shutdown():
-                self._leave()
+                self._shut_down()
 
-    async def _survey(self, number: int) -> None:
+    async def _send_metrics(self, number: int) -> None:
         from dora.observe.metrics import collect_all_metrics
 
-        surveys = await asyncio.to_thread(collect_all_metrics, tuple(self._runs))
-        self._outgoing.put_nowait(MetricsResult(number, surveys))
+        dataflows = await asyncio.to_thread(collect_all_metrics, tuple(self._runs))
+        self._outgoing.put_nowait(MetricsResult(number, dataflows))
 
-    async def _open_look(self, message: OpenObserver) -> None:
+    async def _open_observer(self, message: OpenObserver) -> None:
         fault = "the dataflow has just ended"
         if (run := self._runs.get(message.dataflow_id)) is not None:
-            fault = await self._lookers.start(message.ticket, run.socket, run.interpreter)
+            fault = await self._observers.start(message.ticket, run.socket, run.interpreter)
         if fault:
             self._outgoing.put_nowait(ObserverRefused(message.ticket, fault))
 
@@ -448,11 +450,11 @@ class Agent:
         if dataflow_id in self._reports:
             return
         self._report(RunReport(dataflow_id, "starting"))
-        if self._leaving:
+        if self._shutting_down:
             self._report(RunReport(dataflow_id, "failed", reason="the daemon is about to end"))
             return
         try:
-            self._keep(start)
+            self._retain(start)
         except OSError as error:
             reason = f"it cannot be noted in {data_folder()} that it runs: {error.strerror}"
             self._report(RunReport(dataflow_id, "failed", reason=reason))
@@ -472,30 +474,30 @@ class Agent:
         except OSError as error:
             self._report(RunReport(dataflow_id, "failed", reason=f"{interpreter} cannot be run: {error}"))
             return
-        if start.share is not None:
-            start = msgspec.structs.replace(start, share=self._completed(start.share))
+        if start.partition is not None:
+            start = msgspec.structs.replace(start, partition=self._with_local_facts(start.partition))
         start = msgspec.structs.replace(start, coordinator=self._where)
         run = self._runs[dataflow_id] = _Worker(start, process, interpreter)
         run.command(start)
-        if self._leaving:  # a signal came meanwhile
+        if self._shutting_down:  # a signal came meanwhile
             run.command(StopRun(dataflow_id))
         log.info("dataflow %s: process %d runs it", dataflow_id, process.pid)
         self._in_background(self._attend(run))
 
-    def _completed(self, share: Partition) -> Partition:
+    def _with_local_facts(self, partition: Partition) -> Partition:
         """Return a share with what is known here."""
-        return msgspec.structs.replace(share, interface=self._interface, tls=self._identity.tls)
+        return msgspec.structs.replace(partition, interface=self._interface, tls=self._identity.tls)
 
-    def _keep(self, start: StartRun) -> None:
+    def _retain(self, start: StartRun) -> None:
         """Note what a dataflow uses of what is on the disk here; raises ``OSError``."""
         machine, spec = self._identity.machine, start.spec
         here = [node for node in spec.dataflow["nodes"] if spec.machines.get(node["id"]) == machine]
         named = [folder for node in here if (folder := (node.get("deploy") or {}).get("working_dir"))]
-        if named or start.share is not None:
+        if named or start.partition is not None:
             keep(start.dataflow_id, machine, self._where, named)
 
-    async def _forget(self, dataflow_ids: list[str]) -> None:
-        async with self._forgetting:  # or two would be in each other's way
+    async def _release(self, dataflow_ids: list[str]) -> None:
+        async with self._releasing:  # or two would be in each other's way
             await asyncio.to_thread(forget, dataflow_ids, self._identity.machine)
 
     async def _attend(self, run: _Worker) -> None:
@@ -505,10 +507,10 @@ class Agent:
             async for line in run.process.stdout:
                 message = decode_to_coordinator(line)
                 if isinstance(message, LogBatch):
-                    self._hand_on(message)
+                    self._forward_logs(message)
                     continue
                 if isinstance(message, DataflowChanged):
-                    run.become(message)
+                    run.redefine(message)
                 elif isinstance(message, ParametersSet):
                     run.set_parameters(message)
                 if isinstance(message, (DataflowChanged, ParametersSet, ChangeResult)):
@@ -530,7 +532,7 @@ class Agent:
         self._meter.forget(run.process.pid)
         report = self._reports[run.dataflow_id]
         if code:
-            await asyncio.to_thread(_remove_remains)
+            await asyncio.to_thread(_remove_stale_runs)
         if report.status in ACTIVE:
             how = f"was killed by signal {-code}" if code < 0 else f"ended with exit status {code}"
             report = RunReport(
@@ -543,7 +545,7 @@ class Agent:
         self._report(report)
         self._changed.set()
 
-    def _hand_on(self, entries: LogBatch) -> None:
+    def _forward_logs(self, entries: LogBatch) -> None:
         self._logs.add(entries)
         self._send_logs()
 
@@ -570,7 +572,7 @@ def _reason(error: Exception) -> str:
     return ""
 
 
-def _remove_remains() -> None:
+def _remove_stale_runs() -> None:
     """Remove what runs left that were killed before they had a guardian."""
     try:
         remove_stale()
@@ -588,10 +590,10 @@ def serve(
 ) -> None:
     """Be the daemon of a machine, until the coordinator or a signal ends it. Raises `DoraError`."""
 
-    async def be_daemon() -> None:
+    async def run_agent() -> None:
         daemon = Agent(address, port, token, identity, authority, run_options)
-        daemon.heed_signals()  # before others can see that there is a daemon
+        daemon.install_signal_handlers()  # before others can see that there is a daemon
         with locked(address, port, identity.machine):
             await daemon.serve()
 
-    asyncio.run(be_daemon())
+    asyncio.run(run_agent())

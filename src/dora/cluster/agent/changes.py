@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import msgspec
 
-from dora.cluster.agent.partition import LocalPartition, check_folder, hears_others
+from dora.cluster.agent.partition import LocalPartition, check_folder, receives_from_others
 from dora.cluster.agent.reports import Reports
 from dora.cluster.protocol import (
     Apply,
@@ -68,14 +68,16 @@ from dora.wire.operations import (
 class PartitionChanges:
     """The changes of one part. Safe to use from several threads; one thing is done at a time."""
 
-    def __init__(self, part: LocalPartition, reports: Reports, on_log: Callable[[LogEntry], None]) -> None:
-        self._part = part
+    def __init__(
+        self, local_partition: LocalPartition, reports: Reports, on_log: Callable[[LogEntry], None]
+    ) -> None:
+        self._partition = local_partition
         self._reports = reports
         self._on_log = on_log
         self._lock = threading.Lock()
         self._built: dict[str, NodeSpec] = {}  # of the change that has been prepared
 
-    def prepare(self, run: DaemonClient, amendment: ProposedChange) -> dict[str, dict[str, int]]:
+    def prepare(self, run: DaemonClient, proposal: ProposedChange) -> dict[str, dict[str, int]]:
         """Do what has to be done before the change, and return what the nodes here have sent.
 
         Raises `DoraError` if the change cannot be made; it can then be forgotten, as nothing has changed.
@@ -83,97 +85,101 @@ class PartitionChanges:
         run.set_patience(None)
         with self._lock:
             self._built.clear()  # of a change that came to nothing
-            wanted, local = self._local(run, amendment)
-            fresh = self._fresh(amendment, wanted)
-            machines, machine = amendment.machines, self._part.machine
-            hearing = [node.id for node in wanted.nodes if hears_others(node, machines, machine)]
-            self._part.choose_ports(
-                hearing, anew=[node.id for node in fresh if node.id != amendment.replaced]
+            wanted, local = self._local(run, proposal)
+            fresh = self._starting(proposal, wanted)
+            machines, machine = proposal.machines, self._partition.machine
+            hearing = [node.id for node in wanted.nodes if receives_from_others(node, machines, machine)]
+            self._partition.choose_ports(
+                hearing, anew=[node.id for node in fresh if node.id != proposal.replaced]
             )
-            placement = Placement(machines, amendment.generations, self._part.remote({}))
-            answer = run.ask(CheckChange(amendment.revision, msgspec.to_builtins(local), placement))
+            placement = Placement(machines, proposal.generations, self._partition.remote({}))
+            answer = run.ask(CheckChange(proposal.revision, msgspec.to_builtins(local), placement))
             if isinstance(answer, Conflict):
                 raise DoraError("the dataflow has changed meanwhile; try again")
             assert isinstance(answer, SentCounts)
             return answer.counts
 
-    def become(self, run: DaemonClient, order: Apply) -> OperationResult:
+    def apply(self, run: DaemonClient, message: Apply) -> OperationResult:
         """Take over a change; raises `DoraError`, which a change of a node's program leaves undone.
 
         Any other is taken over all the same: what has failed is the node that was added, or the link.
         """
         run.set_patience(None)
-        amendment, part = order.amendment, self._part
-        done = OperationResult(amendment.replaced)
+        proposal, local_partition = message.proposal, self._partition
+        done = OperationResult(proposal.replaced)
         with self._lock:
-            if amendment.revision <= part.revision:
+            if proposal.revision <= local_partition.revision:
                 return done
-            _, local = self._local(run, amendment)
-            placement = Placement(amendment.machines, amendment.generations, part.remote(order.endpoints))
+            _, local = self._local(run, proposal)
+            placement = Placement(
+                proposal.machines, proposal.generations, local_partition.remote(message.endpoints)
+            )
             dataflow = msgspec.to_builtins(local)
-            if amendment.replaced and amendment.machines.get(amendment.replaced) == part.machine:
-                base = amendment.revision - 1
-                request = ReplaceNode(base, dataflow, amendment.replaced, amendment.grace, placement)
+            if proposal.replaced and proposal.machines.get(proposal.replaced) == local_partition.machine:
+                base = proposal.revision - 1
+                request = ReplaceNode(base, dataflow, proposal.replaced, proposal.grace, placement)
                 if isinstance(run.ask(request), Conflict):
                     raise DoraError("the dataflow has changed meanwhile; try again")
-                self._note(amendment)
+                self._mark_applied(proposal)
                 return done
             try:
                 run.ask(
                     ApplyChange(
-                        amendment.revision,
+                        proposal.revision,
                         dataflow,
                         placement,
-                        order.sent,
-                        amendment.added,
-                        amendment.removed,
+                        message.sent,
+                        proposal.added,
+                        proposal.removed,
                     )
                 )
             except ConnectError:
                 raise
             except DoraError:
-                self._note(amendment)
+                self._mark_applied(proposal)
                 raise
-            self._note(amendment)
+            self._mark_applied(proposal)
             return done
 
-    def _note(self, amendment: ProposedChange) -> None:
-        self._part.revision, self._part.generations = amendment.revision, amendment.generations
+    def _mark_applied(self, proposal: ProposedChange) -> None:
+        self._partition.revision, self._partition.generations = proposal.revision, proposal.generations
         self._built.clear()
-        self._reports.became(amendment)
+        self._reports.change_applied(proposal)
 
-    def _fresh(self, amendment: ProposedChange, wanted: Dataflow) -> list[NodeSpec]:
+    def _starting(self, proposal: ProposedChange, wanted: Dataflow) -> list[NodeSpec]:
         """Return the nodes whose program is started here by the change."""
-        generations, machine = self._part.generations, self._part.machine
+        generations, machine = self._partition.generations, self._partition.machine
         return [
             node
             for node in wanted.nodes
-            if amendment.machines.get(node.id) == machine
+            if proposal.machines.get(node.id) == machine
             and (
-                node.id == amendment.replaced
-                or amendment.generations.get(node.id, 0) != generations.get(node.id, 0)
+                node.id == proposal.replaced
+                or proposal.generations.get(node.id, 0) != generations.get(node.id, 0)
             )
         ]
 
-    def _local(self, run: DaemonClient, amendment: ProposedChange) -> tuple[Dataflow, Dataflow]:
+    def _local(self, run: DaemonClient, proposal: ProposedChange) -> tuple[Dataflow, Dataflow]:
         """Return the dataflow to come as the coordinator knows it, and as this machine runs it."""
         model = run.ask(GetModel())
         assert isinstance(model, Model)
         running = from_plain(model.dataflow, Dataflow)
-        wanted = from_plain(amendment.dataflow, Dataflow)
+        wanted = from_plain(proposal.dataflow, Dataflow)
         built: dict[str, NodeSpec] = {}
-        for node in self._fresh(amendment, wanted):
+        for node in self._starting(proposal, wanted):
             if node.id not in self._built:
-                self._built[node.id] = self._build(running, wanted, node, amendment.programs, model.uv)
+                self._built[node.id] = self._build(running, wanted, node, proposal.programs, model.uv)
             built[node.id] = self._built[node.id]
-        here = {node_id for node_id, machine in amendment.machines.items() if machine == self._part.machine}
-        return wanted, localised(wanted, running, here, built)
+        here = {
+            node_id for node_id, machine in proposal.machines.items() if machine == self._partition.machine
+        }
+        return wanted, localized(wanted, running, here, built)
 
     def _build(
         self, running: Dataflow, wanted: Dataflow, node: NodeSpec, programs: Any, uv: bool
     ) -> NodeSpec:
         """Look whether what a node runs is there, or can be built; return it as it is then."""
-        check_folder(wanted, node, self._part.machine)
+        check_folder(wanted, node, self._partition.machine)
         only = msgspec.structs.replace(
             running,
             nodes=(node,),
@@ -186,7 +192,7 @@ class PartitionChanges:
         return built.node(node.id)
 
 
-def localised(
+def localized(
     wanted: Dataflow, running: Dataflow, here: Collection[str], built: Mapping[str, NodeSpec]
 ) -> Dataflow:
     """Return a dataflow as a machine runs it: what is ``here`` and runs keeps its program.
@@ -225,109 +231,118 @@ def _rewired(operator: OperatorSpec, wanted: OperatorSpec) -> OperatorSpec:
 # What concerns several machines is in `dora.cluster.agent.changes`; a dataflow on this one becomes a part
 # when the coordinator says so.
 
-_LAST_ANSWERS: Final = 1.0  # seconds that they may take once the dataflow has ended here
+_DRAIN_TIMEOUT: Final = 1.0  # seconds that they may take once the dataflow has ended here
 
 
 class ChangeRunner:
-    """``on_log`` gets what builds print; ``part`` None: the dataflow is on this machine alone."""
+    """Carries out the changes that the coordinator asks for, each in a thread of its own.
+
+    ``on_log`` gets the output of builds. ``local_partition`` is None if all nodes run on this machine.
+    """
 
     def __init__(
         self,
         start: StartRun,
         reports: Reports,
         on_log: Callable[[LogEntry], None],
-        part: LocalPartition | None,
+        local_partition: LocalPartition | None,
     ) -> None:
         self._start = start
         self._reports = reports
         self._on_log = on_log
-        self.part = part
-        self._becoming = PartitionChanges(part, reports, on_log) if part is not None else None
+        self.local_partition = local_partition
+        self._changes = (
+            PartitionChanges(local_partition, reports, on_log) if local_partition is not None else None
+        )
         self._lock = threading.Lock()
         self._daemon: Daemon | None = None
         self._threads: list[threading.Thread] = []
 
     def set_daemon(self, daemon: Daemon) -> None:
         self._daemon = daemon
-        if self._becoming is None:
-            daemon.on_changed = self._reports.redefine
+        if self._changes is None:
+            daemon.on_changed = self._reports.dataflow_changed
 
-    def take(self, message: JoinCluster | ChangeRequest | Prepare | Apply) -> None:
+    def start(self, message: JoinCluster | ChangeRequest | Prepare | Apply) -> None:
         """Begin with a change; it is reported when it is done."""
-        thread = threading.Thread(target=self._carry_out, args=(message,), name="dora-change", daemon=True)
+        thread = threading.Thread(target=self._run, args=(message,), name="dora-change", daemon=True)
         thread.start()
         self._threads = [thread, *(other for other in self._threads if other.is_alive())]
 
-    def finish(self) -> None:
+    def drain(self) -> None:
         """Let the changes that were begun be answered, when the dataflow has ended here."""
-        deadline = time.monotonic() + _LAST_ANSWERS
+        deadline = time.monotonic() + _DRAIN_TIMEOUT
         for thread in self._threads:
             thread.join(max(deadline - time.monotonic(), 0.0))
 
-    def _carry_out(self, message: JoinCluster | ChangeRequest | Prepare | Apply) -> None:
+    def _run(self, message: JoinCluster | ChangeRequest | Prepare | Apply) -> None:
         if self._daemon is None:
-            self._reports.amended(ChangeResult(message.ticket, error="the dataflow is still starting"))
+            self._reports.change_result(
+                ChangeResult(message.ticket, error="the dataflow is still starting")
+            )
             return
         try:
             with DaemonClient(self._daemon.socket) as run:
-                answer = self._act(run, message)
+                answer = self._handle(run, message)
         except DoraError as error:
-            self._reports.amended(ChangeResult(message.ticket, error=str(error)))
+            self._reports.change_result(ChangeResult(message.ticket, error=str(error)))
         except Exception as error:  # noqa: BLE001 - somebody waits for the answer
             trouble = f"internal error: {type(error).__name__}: {error}"
-            self._reports.amended(ChangeResult(message.ticket, error=trouble))
+            self._reports.change_result(ChangeResult(message.ticket, error=trouble))
         else:
-            self._reports.amended(answer)
+            self._reports.change_result(answer)
 
-    def _act(
+    def _handle(
         self, run: DaemonClient, message: JoinCluster | ChangeRequest | Prepare | Apply
     ) -> ChangeResult:
         """Raises `DoraError`."""
         if isinstance(message, JoinCluster):
             with self._lock:
-                if self.part is None:
-                    self.part = self._take_part(run, message.share)
+                if self.local_partition is None:
+                    self.local_partition = self._join_cluster(run, message.partition)
             return ChangeResult(message.ticket, OperationResult(""))
-        becoming = self._becoming
+        changes = self._changes
         if isinstance(message, ChangeRequest):
-            by_coordinator = becoming is not None
-            outcome = carry_out(
-                run, message.wish, os.environ, self._on_log, by_coordinator=by_coordinator, placed=True
+            by_coordinator = changes is not None
+            outcome = apply_operation(
+                run, message.operation, os.environ, self._on_log, by_coordinator=by_coordinator, placed=True
             )
             return ChangeResult(message.ticket, outcome)
-        if becoming is None:
+        if changes is None:
             raise DoraError("this dataflow runs on one machine")
         if isinstance(message, Prepare):
-            return ChangeResult(message.ticket, sent=becoming.prepare(run, message.amendment))
-        return ChangeResult(message.ticket, becoming.become(run, message))
+            return ChangeResult(message.ticket, sent=changes.prepare(run, message.proposal))
+        return ChangeResult(message.ticket, changes.apply(run, message))
 
-    def _take_part(self, run: DaemonClient, share: Partition) -> LocalPartition:
+    def _join_cluster(self, run: DaemonClient, partition: Partition) -> LocalPartition:
         """Let what runs here be a part of a dataflow on several machines; raises `DoraError`."""
         daemon = self._daemon
         assert daemon is not None
-        run.ask(LeaderHandover(share.machine))
+        run.ask(LeaderHandover(partition.machine))
         daemon.on_changed = None
         model = run.ask(GetModel())
         assert isinstance(model, Model)
-        machines = {node["id"]: share.machine for node in model.dataflow["nodes"]}
+        machines = {node["id"]: partition.machine for node in model.dataflow["nodes"]}
         spec = msgspec.structs.replace(
             self._start.spec, machines=machines, revision=model.revision, generations={}
         )
-        part = LocalPartition(
-            msgspec.structs.replace(self._start, spec=spec, share=share), self._reports, lambda: False
+        local_partition = LocalPartition(
+            msgspec.structs.replace(self._start, spec=spec, partition=partition),
+            self._reports,
+            lambda: False,
         )
-        part.write_passwords(daemon.context.run_dir)
-        self._reports.say(secret=share.secret)
-        part.choose_ports(())
-        self._reports.became(
+        local_partition.write_passwords(daemon.context.run_dir)
+        self._reports.update(secret=partition.secret)
+        local_partition.choose_ports(())
+        self._reports.change_applied(
             ProposedChange(
                 revision=model.revision, dataflow=model.dataflow, machines=machines, generations={}
             )
         )
-        self._becoming = PartitionChanges(part, self._reports, self._on_log)
-        part.set_daemon(daemon)
+        self._changes = PartitionChanges(local_partition, self._reports, self._on_log)
+        local_partition.set_daemon(daemon)
         daemon.loop.call_threadsafe(lambda: daemon.feed(on.TimePassed()))  # which tells how its nodes are
-        return part
+        return local_partition
 
 
 # Change a running dataflow: what the commands `dora node add` and the like do, and the coordinator's API.
@@ -339,23 +354,24 @@ class ChangeRunner:
 _ATTEMPTS: Final = 20
 
 
-def carry_out(
+def apply_operation(
     run: DaemonClient,
-    wish: Operation,
+    operation: Operation,
     environ: Mapping[str, str],
     on_log: Callable[[LogEntry], None],
     *,
     by_coordinator: bool = False,
     placed: bool = False,
 ) -> OperationResult:
-    """Do what is wished, and return once it is done; raises `DoraError`.
+    """Carry out an operation on a running dataflow, and return once it is done; raises `DoraError`.
 
-    ``environ`` is what ``$NAME`` in a YAML text refers to; ``on_log`` gets what builds print.
-    ``by_coordinator``: the coordinator asks for it, for a dataflow on several machines. ``placed``: it has
-    chosen this machine; otherwise a node that asks for one raises `NeedsCoordinator`.
+    ``environ`` gives the values of ``$NAME`` in a YAML text; ``on_log`` gets the output of builds.
+    ``by_coordinator``: the dataflow runs on several machines, and the coordinator leads the change.
+    ``placed``: the coordinator has chosen this machine. Otherwise a node that names a machine raises
+    `NeedsCoordinator`.
     """
     run.set_patience(None)
-    match wish:
+    match operation:
         case StopOperation(node=node, grace=grace):
             return _end(run, StopNode(node, grace))
         case RestartOperation(node=node, grace=grace):
@@ -366,13 +382,15 @@ def carry_out(
         model = run.ask(GetModel())
         assert isinstance(model, Model)
         running = from_plain(model.dataflow, Dataflow)
-        change, added, removed = make_change(wish, running, environ)
-        if not placed and isinstance(wish, (AddOperation, ReplaceOperation)):
+        change, added, removed = make_change(operation, running, environ)
+        if not placed and isinstance(operation, (AddOperation, ReplaceOperation)):
             _check_place(change)
         dataflow = _prepare(change, on_log, uv=model.uv)
         request: Any
-        if isinstance(wish, ReplaceOperation):
-            request = ReplaceNode(model.revision, msgspec.to_builtins(dataflow), wish.node, wish.grace)
+        if isinstance(operation, ReplaceOperation):
+            request = ReplaceNode(
+                model.revision, msgspec.to_builtins(dataflow), operation.node, operation.grace
+            )
         else:
             request = ChangeDataflow(model.revision, msgspec.to_builtins(dataflow), added, removed)
         if not isinstance(run.ask(request), Conflict):

@@ -64,13 +64,13 @@ def tls_from(environ: Mapping[str, str]) -> TlsFiles | None:
 
 # One daemon for each coordinator: a locked file says who it is, and is free however that one ended.
 
-_LOOK_EVERY: Final = 0.001  # seconds
+_POLL_INTERVAL: Final = 0.001  # seconds
 
 
 def lock_path(address: str, port: int, machine: str = DEFAULT_MACHINE) -> str:
     """Return the file that the daemon of a coordinator locks; it contains its process id."""
-    of_machine = "" if machine == DEFAULT_MACHINE else f"-{machine}"
-    return f"{usable_root()}/daemon-{address.replace(':', '_')}-{port}{of_machine}.lock"
+    suffix = "" if machine == DEFAULT_MACHINE else f"-{machine}"
+    return f"{usable_root()}/daemon-{address.replace(':', '_')}-{port}{suffix}.lock"
 
 
 def running_daemon(address: str, port: int, machine: str = DEFAULT_MACHINE) -> int | None:
@@ -102,7 +102,7 @@ def locked(address: str, port: int, machine: str = DEFAULT_MACHINE) -> Iterator[
                     f"with process id {pid}"
                 )
             fcntl.flock(descriptor, fcntl.LOCK_UN)
-            time.sleep(_LOOK_EVERY)
+            time.sleep(_POLL_INTERVAL)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, b"%d\n" % os.getpid(), 0)
         yield
@@ -125,11 +125,11 @@ def _try(descriptor: int, kind: int) -> bool:
 
 def run_id(start: StartRun) -> str:
     """Return an id for this machine's part, as other daemons may be on the same machine; "": the usual."""
-    if start.share is None or start.share.machine == DEFAULT_MACHINE:
+    if start.partition is None or start.partition.machine == DEFAULT_MACHINE:
         return ""
     from hashlib import sha256
 
-    digest = sha256(f"{start.dataflow_id} {start.share.machine}".encode()).hexdigest()
+    digest = sha256(f"{start.dataflow_id} {start.partition.machine}".encode()).hexdigest()
     return f"{start.dataflow_id[:-12]}{digest[:12]}"
 
 

@@ -55,7 +55,7 @@ def become_realtime() -> list[str]:
     """Lock the memory of this process, and let its main thread go first; return what is not permitted."""
     if not hasattr(os, "sched_setscheduler"):
         return ["memory is not locked and priorities are as they were: both are for Linux only"]
-    return [fault for fault in (_lock_memory(), _go_first()) if fault]
+    return [fault for fault in (_lock_memory(), _raise_priority()) if fault]
 
 
 def _lock_memory() -> str:
@@ -73,7 +73,7 @@ def _lock_memory() -> str:
     return ""
 
 
-def _go_first() -> str:
+def _raise_priority() -> str:
     # Threads and processes that it starts are ordinary ones.
     policy = os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
     try:

@@ -46,7 +46,7 @@ class Observers:
         except OSError as error:
             return f"{interpreter} cannot be run on machine `{self._machine}`: {error}"
         assert process.stdin is not None
-        url = f"{self._url}/api/looks/{ticket}"
+        url = f"{self._url}/api/observers/{ticket}"
         order = StartMessage(url, self._token, socket, self._machine, self._authority)
         process.stdin.write(msgspec.json.encode(order) + b"\n")
         task = asyncio.create_task(self._attend(process))

@@ -19,35 +19,35 @@ from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec
 from dora.errors import DoraError
 from dora.wire.node_config import RemoteConfig
 
-_LOOK_EVERY: Final = 0.02  # seconds
+_POLL_INTERVAL: Final = 0.02  # seconds
 
 
 class LocalPartition:
     """This machine's part. ``stopped`` tells whether the dataflow is to be stopped."""
 
     def __init__(self, start: StartRun, reports: Reports, stopped: Callable[[], bool]) -> None:
-        assert start.share is not None
+        assert start.partition is not None
         self._start = start
-        self._share = start.share
+        self._partition = start.partition
         self._reports = reports
         self._stopped = stopped
         self._lock = threading.Lock()
-        self._reach: dict[str, str] | None = None
+        self._endpoints: dict[str, str] | None = None
         self._fault = ""  # why there is nothing to wait for
         self._ports: dict[str, int] = {}
         self._passwords = ""
-        self.machine = start.share.machine
+        self.machine = start.partition.machine
         self.revision = start.spec.revision  # the change that this part has taken over
         self.generations = start.spec.generations
-        self._early: list[on.Event] = []
+        self._pending: list[on.Event] = []
         self._daemon: Daemon | None = None
 
-    def take(self, message: ToDaemon) -> None:
+    def handle(self, message: ToDaemon) -> None:
         """Take what the coordinator says; may be called from another thread."""
         with self._lock:
             match message:
                 case Endpoints(endpoints=endpoints):
-                    self._reach = endpoints if self._reach is None else self._reach
+                    self._endpoints = endpoints if self._endpoints is None else self._endpoints
                 case PeerReport(machine=machine, peer_status=peer_status):
                     self._feed(on.PeerStatusReceived(machine, peer_status))
                 case MachineLost(machine=machine, reason=reason):
@@ -59,36 +59,38 @@ class LocalPartition:
 
     def _feed(self, event: on.Event) -> None:
         if (daemon := self._daemon) is None:
-            self._early.append(event)
+            self._pending.append(event)
         else:
             daemon.loop.call_threadsafe(lambda: daemon.feed(event))
 
     def set_daemon(self, daemon: Daemon) -> None:
         """Note who supervises the nodes of this machine."""
         with self._lock:
-            daemon.others = Peers(lambda peer_status: self._reports.say(peer_status=peer_status))
+            daemon.others = Peers(lambda peer_status: self._reports.update(peer_status=peer_status))
             self._daemon = daemon
-            for event in self._early:
+            for event in self._pending:
                 self._feed(event)
 
     def join(self, run_dir: str, dataflow: Dataflow) -> PartitionOptions:
         """Choose where nodes listen, and wait until the other machines have done so; raises `DoraError`."""
-        share, machines = self._share, self._start.spec.machines
+        partition, machines = self._partition, self._start.spec.machines
         self.write_passwords(run_dir)
-        self.choose_ports(node.id for node in dataflow.nodes if hears_others(node, machines, self.machine))
+        self.choose_ports(
+            node.id for node in dataflow.nodes if receives_from_others(node, machines, self.machine)
+        )
         pause = threading.Event()
-        while self._reach is None:
+        while self._endpoints is None:
             if self._fault or self._stopped():
                 raise DoraError(self._fault or "it was stopped before its nodes were started")
-            pause.wait(_LOOK_EVERY)
-        return PartitionOptions(share.machine, machines, self.remote(self._reach), self.generations)
+            pause.wait(_POLL_INTERVAL)
+        return PartitionOptions(partition.machine, machines, self.remote(self._endpoints), self.generations)
 
     def write_passwords(self, run_dir: str) -> None:
         """Write the file by which nodes of other machines are known."""
         from dora.transport.network.sessions import write_passwords
 
         self._passwords = f"{run_dir}/passwords"
-        write_passwords(self._passwords, self._share.secret)
+        write_passwords(self._passwords, self._partition.secret)
 
     def choose_ports(self, node_ids: Iterable[str], anew: Container[str] = ()) -> None:
         """Choose where nodes of this machine listen that do not yet, or shall do ``anew``, and tell.
@@ -98,21 +100,22 @@ class LocalPartition:
         from dora.transport.network.sessions import choose_ports
 
         nodes = [node_id for node_id in node_ids if node_id not in self._ports or node_id in anew]
-        ports = choose_ports(self._share.interface, len(nodes))
+        ports = choose_ports(self._partition.interface, len(nodes))
         self._ports = {**self._ports, **dict(zip(nodes, ports, strict=True))}
-        self._reports.say(ports=self._ports)
+        self._reports.update(ports=self._ports)
 
-    def remote(self, reach: dict[str, str]) -> RemoteConfig:
+    def remote(self, endpoints: dict[str, str]) -> RemoteConfig:
         """Return how nodes of other machines are reached, with their endpoints, and reach those here."""
-        share = self._share
-        tls = share.tls is not None
+        partition = self._partition
+        tls = partition.tls is not None
         listen = {
-            node_id: link_endpoint(share.interface, port, tls=tls) for node_id, port in self._ports.items()
+            node_id: link_endpoint(partition.interface, port, tls=tls)
+            for node_id, port in self._ports.items()
         }
-        return RemoteConfig(listen, reach, share.secret, self._passwords, share.tls)
+        return RemoteConfig(listen, endpoints, partition.secret, self._passwords, partition.tls)
 
 
-def hears_others(node: NodeSpec, machines: Mapping[str, str], machine: str) -> bool:
+def receives_from_others(node: NodeSpec, machines: Mapping[str, str], machine: str) -> bool:
     """Tell whether a node is on a machine and gets messages from nodes of others."""
     return machines.get(node.id) == machine and any(
         isinstance(item.source, NodeOutput) and machines.get(item.source.node) != machine
@@ -120,17 +123,17 @@ def hears_others(node: NodeSpec, machines: Mapping[str, str], machine: str) -> b
     )
 
 
-def settled(dataflow: Dataflow, start: StartRun) -> Dataflow:
+def with_local_folder(dataflow: Dataflow, start: StartRun) -> Dataflow:
     """Return the dataflow as this machine runs it, with folders that exist here; raises `DoraError`.
 
     Where the folder of the dataflow file does not exist, its nodes must name others; logs go to the data
     folder then.
     """
-    if start.share is None or os.path.isdir(dataflow.working_dir):
+    if start.partition is None or os.path.isdir(dataflow.working_dir):
         return dataflow
     for node in dataflow.nodes:
-        if start.spec.machines.get(node.id) == start.share.machine:
-            check_folder(dataflow, node, start.share.machine)
+        if start.spec.machines.get(node.id) == start.partition.machine:
+            check_folder(dataflow, node, start.partition.machine)
     return msgspec.structs.replace(dataflow, working_dir=data_folder())
 
 
@@ -143,10 +146,10 @@ def check_folder(dataflow: Dataflow, node: NodeSpec, machine: str) -> None:
         )
 
 
-def of_machine(dataflow: Dataflow, start: StartRun) -> Dataflow:
+def only_local_nodes(dataflow: Dataflow, start: StartRun) -> Dataflow:
     """Return a dataflow with only the nodes of this machine: what has to be built here."""
-    if start.share is None:
+    if start.partition is None:
         return dataflow
-    machines, machine = start.spec.machines, start.share.machine
+    machines, machine = start.spec.machines, start.partition.machine
     nodes = tuple(node for node in dataflow.nodes if machines.get(node.id) == machine)
     return msgspec.structs.replace(dataflow, nodes=nodes)

@@ -27,7 +27,7 @@ from dora.dataflow.model import Dataflow
 _EVERY: Final = 0.05  # seconds between two batches of log entries
 _BATCH: Final = 500  # entries
 _BATCH_LENGTH: Final = 1 << 18  # characters, before the last entry: a message has to be below `MAX_MESSAGE`
-_MOST: Final = 20_000  # entries that may wait
+_MAX_WAITING: Final = 20_000  # entries that may wait
 
 
 class Reports:
@@ -39,43 +39,43 @@ class Reports:
         self._report = RunReport(dataflow_id, "starting", revision=revision, secret=secret)
         self._lock = threading.Lock()
 
-    def say(self, **changes: Any) -> None:
+    def update(self, **changes: Any) -> None:
         """Report what is different now from the last report, by the fields of `RunReport`."""
         with self._lock:
             self._report = msgspec.structs.replace(self._report, **changes)
             self._write(RunChanged(self._report))
 
-    def log(self, entries: list[LogEntry]) -> None:
+    def send_logs(self, entries: list[LogEntry]) -> None:
         """Hand on log entries."""
         with self._lock:
             self._write(LogBatch(self._report.dataflow_id, entries))
 
-    def redefine(self, dataflow: Dataflow) -> None:
+    def dataflow_changed(self, dataflow: Dataflow) -> None:
         """Report that the dataflow has become another one."""
         with self._lock:
             self._write(DataflowChanged(self._report.dataflow_id, dataflow))
 
-    def parameters(self, node_id: str, parameters: dict[str, Any]) -> None:
+    def parameters_set(self, node_id: str, parameters: dict[str, Any]) -> None:
         """Report that a node has other parameters."""
         with self._lock:
             self._write(ParametersSet(self._report.dataflow_id, node_id, parameters))
 
-    def became(self, amendment: ProposedChange) -> None:
+    def change_applied(self, proposal: ProposedChange) -> None:
         """Report that this part of a dataflow on several machines has taken over a change."""
         redefined = DataflowChanged(
             self._report.dataflow_id,
-            amendment.dataflow,
-            amendment.machines,
-            amendment.revision,
-            amendment.generations,
+            proposal.dataflow,
+            proposal.machines,
+            proposal.revision,
+            proposal.generations,
         )
         with self._lock:
-            if amendment.revision > self._report.revision:
-                self._report = msgspec.structs.replace(self._report, revision=amendment.revision)
+            if proposal.revision > self._report.revision:
+                self._report = msgspec.structs.replace(self._report, revision=proposal.revision)
                 self._write(redefined)
                 self._write(RunChanged(self._report))
 
-    def amended(self, answer: ChangeResult) -> None:
+    def change_result(self, answer: ChangeResult) -> None:
         """Report what has become of a change."""
         with self._lock:
             self._write(answer)
@@ -89,7 +89,7 @@ class Reports:
                 return  # the daemon is dead, which the commands say too
 
 
-class LogPump:
+class LogForwarder:
     """Hands on log entries in a thread of its own, so that nobody waits for it; too many are left out."""
 
     def __init__(self, reports: Reports) -> None:
@@ -100,8 +100,8 @@ class LogPump:
         self._thread = threading.Thread(target=self._work, name="dora-logs", daemon=True)
         self._thread.start()
 
-    def take(self, entry: LogEntry) -> None:
-        if len(self._entries) < _MOST:
+    def put(self, entry: LogEntry) -> None:
+        if len(self._entries) < _MAX_WAITING:
             self._entries.append(entry)
         else:
             self._left_out += 1
@@ -121,7 +121,7 @@ class LogPump:
             while self._entries and len(batch) < _BATCH and length < _BATCH_LENGTH:
                 batch.append(self._entries.popleft())
                 length += len(batch[-1].message)
-            self._reports.log(batch)
+            self._reports.send_logs(batch)
 
     def close(self) -> None:
         """Hand on what is left."""

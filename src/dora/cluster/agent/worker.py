@@ -22,8 +22,8 @@ from dora._paths import data_folder
 from dora.cluster.agent.changes import ChangeRunner
 from dora.cluster.agent.identity import run_id
 from dora.cluster.agent.limits import TimeLimit, become_realtime
-from dora.cluster.agent.partition import LocalPartition, of_machine, settled
-from dora.cluster.agent.reports import LogPump, Reports
+from dora.cluster.agent.partition import LocalPartition, only_local_nodes, with_local_folder
+from dora.cluster.agent.reports import LogForwarder, Reports
 from dora.cluster.coordinator.policy import BUILD_LIMIT, SPAWN_LIMIT
 from dora.cluster.protocol import (
     Apply,
@@ -109,7 +109,7 @@ class _Commands:
         else:
             daemon.stop(_REASON, grace)
 
-    def give_up(self) -> None:
+    def abort(self) -> None:
         """End what takes too long: the build, or this process and its nodes."""
         if self._daemon is None:
             self._end_build()
@@ -133,49 +133,49 @@ class _Commands:
         os.killpg(0, signal.SIGKILL)
 
 
-def run_hosted(start: StartRun, commands: _Commands, reports: Reports) -> None:
+def run_worker(start: StartRun, commands: _Commands, reports: Reports) -> None:
     """Build and run a dataflow, and report what becomes of it."""
-    dataflow_id, spec, share = start.dataflow_id, start.spec, start.share
-    part = None
-    pump = LogPump(reports) if share is not None and share.gathered else None
-    if share is not None and len({share.machine, *spec.machines.values()}) > 1:
-        part = LocalPartition(start, reports, lambda: commands.stopped)
-    amender = ChangeRunner(start, reports, lambda entry: tell_of_build(entry), part)
+    dataflow_id, spec, partition = start.dataflow_id, start.spec, start.partition
+    local_partition = None
+    pump = LogForwarder(reports) if partition is not None and partition.collect_logs else None
+    if partition is not None and len({partition.machine, *spec.machines.values()}) > 1:
+        local_partition = LocalPartition(start, reports, lambda: commands.stopped)
+    changes = ChangeRunner(start, reports, lambda entry: tell_of_build(entry), local_partition)
 
-    def take(message: ToDaemon) -> None:
+    def handle(message: ToDaemon) -> None:
         if isinstance(message, (JoinCluster, ChangeRequest, Prepare, Apply)):
-            amender.take(message)
-        elif amender.part is not None:
-            amender.part.take(message)
+            changes.start(message)
+        elif changes.local_partition is not None:
+            changes.local_partition.handle(message)
 
     def limit(seconds: float, what: str, variable: str) -> TimeLimit:
         def fail() -> None:
             reason = f"{what} took longer than {seconds:g} s; {variable} of the coordinator sets the limit"
-            reports.say(status="failed", reason=reason)
-            commands.give_up()
+            reports.update(status="failed", reason=reason)
+            commands.abort()
 
         return TimeLimit(seconds, fail)
 
-    commands.on_other = take
+    commands.on_other = handle
     commands.listen()
     building = limit(start.limits.build, "the build", BUILD_LIMIT)
     try:
-        dataflow = settled(from_plain(spec.dataflow, Dataflow), start)
-        out = data_folder() if share is not None and share.apart else dataflow.working_dir
+        dataflow = with_local_folder(from_plain(spec.dataflow, Dataflow), start)
+        out = data_folder() if partition is not None and partition.own_log_folder else dataflow.working_dir
         logs = f"{out}/out/{dataflow_id}"
         files = LogFiles(logs, {n.id: n.log for n in dataflow.nodes})
 
         def tell_of_build(entry: LogEntry) -> None:
             files.write(entry)
             if pump is not None:
-                pump.take(entry)
+                pump.put(entry)
 
         try:
             built = build(
-                of_machine(dataflow, start),
+                only_local_nodes(dataflow, start),
                 tell_of_build,
                 BuildOptions(uv=spec.uv),
-                session=part is None,
+                session=local_partition is None,
             ).dataflow
         except DoraError as error:
             tell_of_build(LogEntry(time.time_ns(), "error", None, str(error), "daemon"))
@@ -194,7 +194,7 @@ def run_hosted(start: StartRun, commands: _Commands, reports: Reports) -> None:
 
         def tell(entry: LogEntry) -> None:
             if pump is not None and not (files_only and is_of_node(entry)):
-                pump.take(entry)
+                pump.put(entry)
             # The nodes' entries are in their files. What concerns the whole run may be that these fail.
             if entry.node_id is None and entry.level in ("error", "warn"):
                 try:
@@ -206,14 +206,14 @@ def run_hosted(start: StartRun, commands: _Commands, reports: Reports) -> None:
 
         def on_running() -> None:
             ready.set()
-            reports.say(status="running")
+            reports.update(status="running")
 
         def on_daemon(daemon: Daemon) -> None:
             daemon.on_running = on_running
-            daemon.on_parameters = reports.parameters
-            amender.set_daemon(daemon)
-            if part is not None:
-                part.set_daemon(daemon)
+            daemon.on_parameters = reports.parameters_set
+            changes.set_daemon(daemon)
+            if local_partition is not None:
+                local_partition.set_daemon(daemon)
             commands.set_daemon(daemon)
             spawning = limit(start.limits.spawn, "the start of the nodes", SPAWN_LIMIT)
             daemon.loop.call_threadsafe(spawning.met)  # once all of them have been started
@@ -223,15 +223,15 @@ def run_hosted(start: StartRun, commands: _Commands, reports: Reports) -> None:
             name=spec.name,
             coordinator=start.coordinator,
             log_directory=logs,
-            join=part.join if part is not None else None,
+            join=local_partition.join if local_partition is not None else None,
             run_id=run_id(start),
         )
         result = run_observed(dataflow, options, tell, dataflow_id, on_daemon)
-        amender.finish()
+        changes.drain()
         if pump is not None:
             pump.close()
         early = result.ok and result.stopped and not ready.is_set()
-        reports.say(
+        reports.update(
             status="finished" if result.ok else "failed",
             result=result,
             reason="it was stopped before all of its nodes were ready" if early else "",
@@ -242,9 +242,9 @@ def run_hosted(start: StartRun, commands: _Commands, reports: Reports) -> None:
         if building.late:
             pass  # it is reported
         elif commands.stopped:
-            reports.say(status="finished", reason="it was stopped before its nodes were started")
+            reports.update(status="finished", reason="it was stopped before its nodes were started")
         else:
-            reports.say(status="failed", reason=str(error))
+            reports.update(status="failed", reason=str(error))
     finally:
         commands.done.set()
 
@@ -269,9 +269,9 @@ def main(options: Container[str]) -> None:
         become_realtime()  # the daemon has said what is not permitted
     # For the time of the build; a handler, other than a signal that is ignored, is not inherited.
     signal.signal(signal.SIGTERM, lambda *_: None)
-    secret = start.share.secret if start.share is not None else ""
+    secret = start.partition.secret if start.partition is not None else ""
     reports = Reports(pipe, start.dataflow_id, revision=start.spec.revision, secret=secret)
-    run_hosted(start, commands, reports)
+    run_worker(start, commands, reports)
 
 
 if __name__ == "__main__":

@@ -32,9 +32,9 @@ from dora.cluster.coordinator.protocol_log import tell
 from dora.cluster.coordinator.relay import shortened
 from dora.cluster.http.auth import Guard, Keys, failure
 from dora.cluster.protocol import (
+    CLOSE_WITH_REASON,
     MAX_MESSAGE,
     VERSION_HEADER,
-    WITH_REASON,
     DashboardView,
     DownRequest,
     Failure,
@@ -52,12 +52,12 @@ from dora.wire.decoders import from_json
 from dora.wire.operations import Operation
 
 MAX_WAIT = 60.0  # seconds that one request may wait
-BODY_PATIENCE = 30.0
-HELLO_PATIENCE = 10.0
-FAREWELL_PATIENCE = 5.0
-SILENCE = 5.0  # seconds without a sign of life of another machine's daemon
-SHORT_SILENCE = 3.0  # after as many, an end of its connection is that of a cut: less than it is patient for
-NO_ANSWER = 1011  # how a daemon closes a connection on which its pings were not answered
+BODY_TIMEOUT = 30.0
+HELLO_TIMEOUT = 10.0
+FLUSH_TIMEOUT = 5.0
+SILENCE_TIMEOUT = 5.0  # seconds without a sign of life of another machine's daemon
+CUT_SILENCE = 3.0  # after as many, an end of its connection is that of a cut: less than it is patient for
+PING_UNANSWERED = 1011  # how a daemon closes a connection on which its pings were not answered
 
 log = logging.getLogger("dora.coordinator.api")
 
@@ -73,13 +73,13 @@ async def _body(request: Request, kind: type[_Struct]) -> _Struct:
     """Read the body of a request; raises `Refusal`. No body is an empty object."""
     data = bytearray()
     try:
-        async with asyncio.timeout(BODY_PATIENCE):
+        async with asyncio.timeout(BODY_TIMEOUT):
             async for chunk in request.stream():
                 data += chunk
                 if len(data) > MAX_MESSAGE:
                     raise Refusal(413, f"the request has more than {MAX_MESSAGE >> 20} MiB")
     except TimeoutError:
-        raise Refusal(408, f"the request was not complete after {BODY_PATIENCE:g} s") from None
+        raise Refusal(408, f"the request was not complete after {BODY_TIMEOUT:g} s") from None
     if data and not request.headers.get("content-type", "").startswith("application/json"):
         raise Refusal(415, "the content type has to be application/json")
     try:
@@ -173,8 +173,8 @@ def make_api(
         return _json(await coordinator.dataflows())
 
     async def start(request: Request) -> Response:
-        wish = await _body(request, StartRequest)
-        return _json(coordinator.start(wish.spec), 201)
+        body = await _body(request, StartRequest)
+        return _json(coordinator.start(body.spec), 201)
 
     async def clean(request: Request) -> Response:  # noqa: ARG001
         return _json(coordinator.clean())
@@ -183,12 +183,12 @@ def make_api(
         return _json(coordinator.dataflow(request.path_params["dataflow"]))
 
     async def stop(request: Request) -> Response:
-        wish = await _body(request, StopRequest)
-        return _json(coordinator.stop(request.path_params["dataflow"], wish.grace, wish.force), 202)
+        body = await _body(request, StopRequest)
+        return _json(coordinator.stop(request.path_params["dataflow"], body.grace, body.force), 202)
 
     async def restart(request: Request) -> Response:
-        wish = await _body(request, StopRequest)
-        old, new = await coordinator.restart(request.path_params["dataflow"], wish.grace, wish.force)
+        body = await _body(request, StopRequest)
+        old, new = await coordinator.restart(request.path_params["dataflow"], body.grace, body.force)
         return _json(RestartView(old, new), 201)
 
     async def wait(request: Request) -> Response:
@@ -208,12 +208,12 @@ def make_api(
 
     async def change(request: Request) -> Response:
         kind: Any = Operation  # a union, of which the request says which it is
-        wish: Operation = await _body(request, kind)
-        return _json(await coordinator.change(request.path_params["dataflow"], wish))
+        body: Operation = await _body(request, kind)
+        return _json(await coordinator.change(request.path_params["dataflow"], body))
 
     async def down(request: Request) -> Response:
-        wish = await _body(request, DownRequest)
-        await coordinator.down(wish.force)
+        body = await _body(request, DownRequest)
+        await coordinator.down(body.force)
         return _json({})
 
     async def metrics(request: Request) -> Response:  # noqa: ARG001
@@ -223,22 +223,22 @@ def make_api(
         await websocket.accept()
         await _serve_daemon(coordinator, websocket)
 
-    async def look(websocket: WebSocket) -> None:
+    async def observe(websocket: WebSocket) -> None:
         await websocket.accept()
         version = websocket.headers.get(VERSION_HEADER, "")
         try:
             if version and (fault := version_fault("command", version, __version__)):
                 raise Refusal(426, fault)
             machine = websocket.query_params.get("machine", "")
-            opened = coordinator.look(websocket.path_params["dataflow"], machine)
+            opened = coordinator.observe(websocket.path_params["dataflow"], machine)
         except Refusal as refusal:
-            await websocket.close(WITH_REASON, shortened(str(refusal)))
+            await websocket.close(CLOSE_WITH_REASON, shortened(str(refusal)))
             return
-        await coordinator.looks.serve_asker(websocket, opened)
+        await coordinator.relay.serve_asker(websocket, opened)
 
-    async def looking(websocket: WebSocket) -> None:
+    async def observer(websocket: WebSocket) -> None:
         await websocket.accept()
-        await coordinator.looks.serve_process(websocket, websocket.path_params["ticket"])
+        await coordinator.relay.serve_process(websocket, websocket.path_params["ticket"])
 
     endpoints: list[tuple[str, str, _Endpoint]] = [
         ("GET", proof.PATH, prove),
@@ -264,23 +264,23 @@ def make_api(
         routes=[
             *routes,
             WebSocketRoute("/api/daemon", daemon),
-            WebSocketRoute("/api/dataflows/{dataflow}/look", look),
-            WebSocketRoute("/api/looks/{ticket}", looking),
+            WebSocketRoute("/api/dataflows/{dataflow}/observe", observe),
+            WebSocketRoute("/api/observers/{ticket}", observer),
             *pages.routes,
         ],
-        exception_handlers={HTTPException: _nowhere, Exception: _trouble},
+        exception_handlers={HTTPException: _not_found, Exception: _internal_error},
     )
     app.router.redirect_slashes = False
     return Guard(app, keys, hosts, (proof.PATH, *pages.open_to_all))
 
 
-async def _nowhere(request: Request, error: Exception) -> Response:
+async def _not_found(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     sentence = f"{request.method} {request.url.path}: {error.detail}"
     return _json(Failure(sentence), error.status_code, error.headers)
 
 
-async def _trouble(request: Request, error: Exception) -> Response:  # noqa: ARG001
+async def _internal_error(request: Request, error: Exception) -> Response:  # noqa: ARG001
     return failure(500, f"the coordinator has a problem: {type(error).__name__}: {error}")
 
 
@@ -291,24 +291,24 @@ async def _serve_daemon(coordinator: Coordinator, websocket: WebSocket) -> None:
     is heard here when the cut is over: there was no sign of life before, or it says why.
     """
     outgoing: asyncio.Queue[ToDaemon] = asyncio.Queue()
-    link = None
+    connection = None
     sender = None
     silent = False
     loop = asyncio.get_running_loop()
     heard = loop.time()
     is_far = False
     try:
-        first = decode_to_coordinator(await asyncio.wait_for(websocket.receive_text(), HELLO_PATIENCE))
+        first = decode_to_coordinator(await asyncio.wait_for(websocket.receive_text(), HELLO_TIMEOUT))
         if not isinstance(first, Hello):
             return
         seen = websocket.client.host if websocket.client is not None else ""
         server = websocket.scope.get("server") or ("", None)
         heard = loop.time()
-        link = coordinator.fleet.join(first, outgoing.put_nowait, seen, str(server[0]))
+        connection = coordinator.fleet.connect(first, outgoing.put_nowait, seen, str(server[0]))
         is_far = not is_loopback(seen)
-        patience = SILENCE if is_far else None
+        patience = SILENCE_TIMEOUT if is_far else None
         sender = asyncio.create_task(_send_all(websocket, outgoing, first.machine))
-        while link is not None:
+        while connection is not None:
             try:
                 async with asyncio.timeout(patience):
                     text = await websocket.receive_text()
@@ -317,17 +317,17 @@ async def _serve_daemon(coordinator: Coordinator, websocket: WebSocket) -> None:
                 break
             heard = loop.time()
             message = decode_to_coordinator(text)
-            tell(log, f"machine `{link.machine}` says", message)
-            coordinator.take(link, message)
-        async with asyncio.timeout(FAREWELL_PATIENCE):
+            tell(log, f"machine `{connection.machine}` says", message)
+            coordinator.handle(connection, message)
+        async with asyncio.timeout(FLUSH_TIMEOUT):
             await outgoing.join()
     except WebSocketDisconnect as end:
-        silent = end.code == NO_ANSWER or (is_far and loop.time() - heard >= SHORT_SILENCE)
+        silent = end.code == PING_UNANSWERED or (is_far and loop.time() - heard >= CUT_SILENCE)
     except (TimeoutError, msgspec.DecodeError, KeyError, RuntimeError):
         pass  # gone, or not a daemon
     finally:
-        if link is not None:
-            coordinator.leave(link, silent)
+        if connection is not None:
+            coordinator.disconnect(connection, silent)
         if sender is not None:
             sender.cancel()
         try:

@@ -31,7 +31,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from dora.cluster.coordinator.fleet import DaemonLink, Fleet
+from dora.cluster.coordinator.fleet import DaemonConnection, Fleet
 from dora.cluster.coordinator.placement import check_files, place_one, text_between
 from dora.cluster.coordinator.policy import Refusal, dataflow_of
 from dora.cluster.coordinator.store import Store
@@ -66,20 +66,22 @@ from dora.wire.operations import (
 
 # What a dataflow on several machines becomes by a wish, and where. Pure.
 
-Topological = AddOperation | RemoveOperation | ReplaceOperation | ConnectOperation | DisconnectOperation
+TopologyOperation = (
+    AddOperation | RemoveOperation | ReplaceOperation | ConnectOperation | DisconnectOperation
+)
 
 
 class PlannedChange(msgspec.Struct, frozen=True):
     """``node`` is the one that it is about, and ``machine`` where that is."""
 
-    amendment: ProposedChange
+    proposal: ProposedChange
     node: str
     machine: str
     warnings: tuple[Problem, ...] = ()
 
 
 def plan_change(
-    spec: RunSpec, wish: Topological, machines: Sequence[MachineView], environ: Mapping[str, str]
+    spec: RunSpec, operation: TopologyOperation, machines: Sequence[MachineView], environ: Mapping[str, str]
 ) -> PlannedChange:
     """Return what a dataflow becomes; raises `Refusal`.
 
@@ -88,23 +90,23 @@ def plan_change(
     running = dataflow_of(spec)
     added = removed = ""
     try:
-        if isinstance(wish, RemoveOperation):
-            find_node(running, wish.node)
-            change = Change(without_node(running, wish.node), wish.node)
+        if isinstance(operation, RemoveOperation):
+            find_node(running, operation.node)
+            change = Change(without_node(running, operation.node), operation.node)
         else:
-            change, added, removed = make_change(wish, running, environ)
+            change, added, removed = make_change(operation, running, environ)
     except DoraError as error:
         raise Refusal(409, str(error)) from None
     dataflow, node_id = change.dataflow, change.node_id
     placed = {node.id: spec.machines[node.id] for node in dataflow.nodes if node.id in spec.machines}
-    if isinstance(wish, AddOperation):
+    if isinstance(operation, AddOperation):
         placed[node_id] = _place_added(dataflow.node(node_id), spec, machines)
-    elif isinstance(wish, ReplaceOperation):
+    elif isinstance(operation, ReplaceOperation):
         _check_stays(dataflow.node(node_id), running.node(node_id), placed[node_id], machines)
     if crossing := list(text_between(dataflow, placed)):
         raise Refusal(409, "\n".join(crossing))
     revision = spec.revision + 1
-    amendment = ProposedChange(
+    proposal = ProposedChange(
         revision=revision,
         dataflow=msgspec.to_builtins(dataflow),
         machines=placed,
@@ -112,11 +114,11 @@ def plan_change(
         programs=msgspec.to_builtins(change.programs),
         added=added,
         removed=removed,
-        replaced=node_id if isinstance(wish, ReplaceOperation) else "",
-        grace=wish.grace if isinstance(wish, ReplaceOperation) else None,
+        replaced=node_id if isinstance(operation, ReplaceOperation) else "",
+        grace=operation.grace if isinstance(operation, ReplaceOperation) else None,
     )
     where = placed.get(node_id) or spec.machines[node_id]
-    return PlannedChange(amendment, node_id, where, change.warnings)
+    return PlannedChange(proposal, node_id, where, change.warnings)
 
 
 def _place_added(node: NodeSpec, spec: RunSpec, machines: Sequence[MachineView]) -> str:
@@ -144,9 +146,9 @@ def _check_stays(node: NodeSpec, former: NodeSpec, machine: str, machines: Seque
 def generations_after(
     before: Dataflow, after: Dataflow, generations: Mapping[str, int], revision: int
 ) -> dict[str, int]:
-    """Return the births of a dataflow that follows another one; see `dora.dataflow.plan.RunContext`.
+    """Return the generations of a dataflow after a change; see `dora.dataflow.plan.RunContext`.
 
-    An input that is fed by something else is another one.
+    An input that gets another source counts as a new one.
     """
     known = {node.id: {item.id: item.source for item in node.inputs} for node in before.nodes}
     found: dict[str, int] = {}
@@ -163,89 +165,93 @@ def generations_after(
     return found
 
 
-def with_present_parameters(spec: RunSpec, amendment: ProposedChange) -> Any:
+def with_current_parameters(spec: RunSpec, proposal: ProposedChange) -> Any:
     """Return the dataflow of an amendment with the parameters that its nodes have by now.
 
     They may have been set since it was planned. A node that is replaced has those of its YAML, if any.
     """
 
     def present(node: dict[str, Any]) -> dict[str, Any]:
-        if node["id"] == amendment.replaced and node.get("parameters"):
+        if node["id"] == proposal.replaced and node.get("parameters"):
             return node
         known = spec.parameters_of(node["id"])
         return node if known is None else {**node, "parameters": known}
 
-    return {**amendment.dataflow, "nodes": [present(node) for node in amendment.dataflow["nodes"]]}
+    return {**proposal.dataflow, "nodes": [present(node) for node in proposal.dataflow["nodes"]]}
 
 
-def undone(wish: AddOperation | ConnectOperation, node_id: str) -> RemoveOperation | DisconnectOperation:
+def inverse_of(
+    operation: AddOperation | ConnectOperation, node_id: str
+) -> RemoveOperation | DisconnectOperation:
     """Return the wish that takes back what another one has brought."""
-    if isinstance(wish, AddOperation):
+    if isinstance(operation, AddOperation):
         return RemoveOperation(node_id)
-    return DisconnectOperation(wish.source, wish.target)
+    return DisconnectOperation(operation.source, operation.target)
 
 
-LOOK_EVERY = 0.5  # seconds between looks whether a dataflow that is being changed still runs
-JOIN_PATIENCE = 60.0  # seconds that a machine may take to join, or to end a part that it had before
+POLL_INTERVAL = 0.5  # seconds between looks whether a dataflow that is being changed still runs
+JOIN_TIMEOUT = 60.0  # seconds that a machine may take to join, or to end a part that it had before
 
 log = logging.getLogger("dora.coordinator")
 
 
-class _CutOff(Refusal):
+class _Disconnected(Refusal):
     """The connection to a machine broke before it had answered."""
 
 
 class Changes:
     """Everything happens in the coordinator's event loop.
 
-    ``on_record`` is called after each record; ``changed`` is notified of what happens in the fleet.
+    ``on_commit`` is called after each record; ``changed`` is notified of what happens in the fleet.
     """
 
     def __init__(
-        self, store: Store, fleet: Fleet, on_record: Callable[[str], None], changed: asyncio.Condition
+        self, store: Store, fleet: Fleet, on_commit: Callable[[str], None], changed: asyncio.Condition
     ) -> None:
         self._store = store
         self._fleet = fleet
-        self._on_record = on_record
+        self._on_commit = on_commit
         self._changed = changed
         self._asked: dict[int, asyncio.Future[ChangeResult]] = {}
         self._tickets = itertools.count(1)
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
-    def answered(self, message: ChangeResult) -> None:
+    def on_result(self, message: ChangeResult) -> None:
         """Take the answer of a daemon."""
         if (asked := self._asked.pop(message.ticket, None)) is not None and not asked.done():
             asked.set_result(message)
 
-    async def make(self, view: DataflowView, wish: Operation) -> OperationResult:
+    async def apply(self, view: DataflowView, operation: Operation) -> OperationResult:
         """Change a dataflow, and return once that is done; raises `Refusal`."""
         machine = next(iter(view.machines), DEFAULT_MACHINE)
-        if isinstance(wish, (StopOperation, RestartOperation)):
-            where = self._store.spec(view.uuid).machines.get(wish.node, machine)
-            return _outcome(await self._amend(view.uuid, where, wish))
-        if not (self._fleet.spans(view.uuid) or self._is_for_another(view, wish, machine)):
-            answer = await self._amend(view.uuid, machine, wish)
-            if answer.outcome is not None or not self._fleet.spans(view.uuid):
+        if isinstance(operation, (StopOperation, RestartOperation)):
+            where = self._store.spec(view.uuid).machines.get(operation.node, machine)
+            return _outcome(await self._request(view.uuid, where, operation))
+        if not (
+            self._fleet.is_distributed(view.uuid) or self._needs_other_machine(view, operation, machine)
+        ):
+            answer = await self._request(view.uuid, machine, operation)
+            if answer.outcome is not None or not self._fleet.is_distributed(view.uuid):
                 return _outcome(answer)
             # It has been handed over meanwhile.
         lock = self._locks.setdefault(view.uuid, asyncio.Lock())
         async with lock:
-            if not self._fleet.spans(view.uuid):
-                await self._hand_over(view.uuid, machine)
-            return await self._on_all(view, wish)
+            if not self._fleet.is_distributed(view.uuid):
+                await self._join_cluster(view.uuid, machine)
+            return await self._change_distributed(view, operation)
 
-    async def _amend(self, dataflow_id: str, machine: str, wish: Operation) -> ChangeResult:
+    async def _request(self, dataflow_id: str, machine: str, operation: Operation) -> ChangeResult:
         return await self._ask(
-            dataflow_id, machine, lambda ticket: ChangeRequest(dataflow_id, ticket, wish)
+            dataflow_id, machine, lambda ticket: ChangeRequest(dataflow_id, ticket, operation)
         )
 
-    def _is_for_another(self, view: DataflowView, wish: Operation, machine: str) -> bool:
+    def _needs_other_machine(self, view: DataflowView, operation: Operation, machine: str) -> bool:
         """Tell whether a node is to be added on another machine than this one; raises `Refusal`."""
-        if not isinstance(wish, AddOperation):
+        if not isinstance(operation, AddOperation):
             return False
         running = dataflow_of(self._store.spec(view.uuid))
         try:
-            change = with_node(running, wish.yaml, wish.file, {**os.environ, **wish.env})
+            change = with_node(running, operation.yaml, operation.file, {**os.environ, **operation.env})
         except DoraError:
             return False  # its machine will say so
         node = change.dataflow.node(change.node_id)
@@ -253,103 +259,113 @@ class Changes:
             return False
         return place_one(node, self._fleet.views()) != machine
 
-    async def _hand_over(self, dataflow_id: str, machine: str) -> None:
+    async def _join_cluster(self, dataflow_id: str, machine: str) -> None:
         """Let the coordinator decide what a dataflow on one machine becomes; raises `Refusal`."""
-        share = self._fleet.share_of(dataflow_id, machine)
+        partition = self._fleet.partition_for(dataflow_id, machine)
         _outcome(
-            await self._ask(dataflow_id, machine, lambda ticket: JoinCluster(dataflow_id, ticket, share))
+            await self._ask(
+                dataflow_id, machine, lambda ticket: JoinCluster(dataflow_id, ticket, partition)
+            )
         )
 
     # ----------------------------------------------------------------------- several machines
 
-    async def _on_all(self, view: DataflowView, wish: Operation) -> OperationResult:
-        assert not isinstance(wish, (StopOperation, RestartOperation))
+    async def _change_distributed(self, view: DataflowView, operation: Operation) -> OperationResult:
+        assert not isinstance(operation, (StopOperation, RestartOperation))
         dataflow_id = view.uuid
         if view.status not in ACTIVE or (now := self._store.find(dataflow_id)) is None:
             raise Refusal(409, "the dataflow has ended meanwhile")
         if now.status != "running":
             raise Refusal(409, "the dataflow is still starting; try again once all its nodes run")
-        plan = plan_change(self._store.spec(dataflow_id), wish, self._fleet.views(), {**os.environ})
-        machines = self._fleet.parts(dataflow_id)
+        plan = plan_change(self._store.spec(dataflow_id), operation, self._fleet.views(), {**os.environ})
+        machines = self._fleet.partitions(dataflow_id)
         for machine in machines:
-            self._link(machine)
+            self._connection(machine)
         if plan.machine in machines:
-            return await self._change(dataflow_id, machines, wish, plan)
+            return await self._make_change(dataflow_id, machines, operation, plan)
         if self._fleet.has_lost(dataflow_id, plan.machine):
-            if not isinstance(wish, RemoveOperation):
-                raise Refusal(409, _lost(self._store.spec(dataflow_id), plan.machine))
-            return await self._change(dataflow_id, machines, wish, plan)
+            if not isinstance(operation, RemoveOperation):
+                raise Refusal(409, _lost_text(self._store.spec(dataflow_id), plan.machine))
+            return await self._make_change(dataflow_id, machines, operation, plan)
         try:
             await self._join(dataflow_id, machines, plan)
-            return await self._change(dataflow_id, [*machines, plan.machine], wish, plan)
+            return await self._make_change(dataflow_id, [*machines, plan.machine], operation, plan)
         finally:
-            self._fleet.send_away(dataflow_id, plan.machine)
+            self._fleet.cancel_joining(dataflow_id, plan.machine)
 
     async def _join(self, dataflow_id: str, machines: Sequence[str], plan: PlannedChange) -> None:
         """Let a machine start a part without nodes; raises `Refusal`."""
         fleet, machine = self._fleet, plan.machine
-        link = self._link(machine)
-        if any(self._link(other).tls != link.tls for other in machines):
-            ours, theirs = ("uses TLS", "do not") if link.tls else ("does not use TLS", "do")
+        connection = self._connection(machine)
+        if any(self._connection(other).tls != connection.tls for other in machines):
+            ours, theirs = ("uses TLS", "do not") if connection.tls else ("does not use TLS", "do")
             raise Refusal(409, f"machine `{machine}` {ours}, and those on which the dataflow runs {theirs}")
-        await self._until(lambda: fleet.is_free(dataflow_id, machine), dataflow_id, link)
-        fleet.bring_in(dataflow_id, machine)
-        await self._until(lambda: fleet.has_arrived(dataflow_id, machine), dataflow_id, link)
-        if fault := fleet.why_not_there(dataflow_id, machine):
+        await self._wait_for(lambda: fleet.is_free(dataflow_id, machine), dataflow_id, connection)
+        fleet.start_joining(dataflow_id, machine)
+        await self._wait_for(lambda: fleet.has_joined(dataflow_id, machine), dataflow_id, connection)
+        if fault := fleet.join_fault(dataflow_id, machine):
             raise Refusal(409, f"machine `{machine}` cannot take part: {fault}")
 
-    async def _until(self, condition: Callable[[], bool], dataflow_id: str, link: DaemonLink) -> None:
+    async def _wait_for(
+        self, condition: Callable[[], bool], dataflow_id: str, connection: DaemonConnection
+    ) -> None:
         """Wait for something that a machine does; raises `Refusal` if that does not come."""
-        machine = link.machine
+        machine = connection.machine
 
         def is_over() -> bool:
-            return condition() or self._has_ended(dataflow_id) or self._fleet.links.get(machine) is not link
+            return (
+                condition()
+                or self._has_ended(dataflow_id)
+                or self._fleet.connections.get(machine) is not connection
+            )
 
         try:
             async with self._changed:
-                await asyncio.wait_for(self._changed.wait_for(is_over), JOIN_PATIENCE)
+                await asyncio.wait_for(self._changed.wait_for(is_over), JOIN_TIMEOUT)
         except TimeoutError:
             raise Refusal(
-                503, f"machine `{machine}` is not ready to take part after {JOIN_PATIENCE:g} s; try again"
+                503, f"machine `{machine}` is not ready to take part after {JOIN_TIMEOUT:g} s; try again"
             ) from None
         if self._has_ended(dataflow_id):
             raise Refusal(409, "the dataflow has ended meanwhile")
-        if self._fleet.links.get(machine) is not link:
-            raise _CutOff(
+        if self._fleet.connections.get(machine) is not connection:
+            raise _Disconnected(
                 503, f"the connection to machine `{machine}` broke amid it, and nothing was changed"
             )
 
-    async def _change(
-        self, dataflow_id: str, machines: Sequence[str], wish: Topological, plan: PlannedChange
+    async def _make_change(
+        self, dataflow_id: str, machines: Sequence[str], operation: TopologyOperation, plan: PlannedChange
     ) -> OperationResult:
         """Make a change on these machines, which all take part or are about to."""
-        sent = await self._prepare(dataflow_id, machines, plan.amendment)
+        sent = await self._prepare(dataflow_id, machines, plan.proposal)
         was_running = True
-        if isinstance(wish, RemoveOperation) and plan.machine not in machines:
+        if isinstance(operation, RemoveOperation) and plan.machine not in machines:
             was_running = False  # it was lost with its machine
-        elif isinstance(wish, RemoveOperation):
-            was_running = _outcome(await self._amend(dataflow_id, plan.machine, wish)).was_running
-            sent = await self._sent_by(dataflow_id, plan, sent)
-        elif plan.amendment.replaced:
-            _outcome(await self._become(dataflow_id, plan.machine, plan.amendment, sent))
+        elif isinstance(operation, RemoveOperation):
+            was_running = _outcome(await self._request(dataflow_id, plan.machine, operation)).was_running
+            sent = await self._recount(dataflow_id, plan, sent)
+        elif plan.proposal.replaced:
+            _outcome(await self._apply(dataflow_id, plan.machine, plan.proposal, sent))
         try:
-            self._record(dataflow_id, plan.amendment)
+            self._commit_proposal(dataflow_id, plan.proposal)
         except Refusal as refusal:
-            raise Refusal(refusal.status, f"{refusal}{_half_done(wish, plan)}") from None
-        if (fault := await self._all_become(dataflow_id, machines, plan.amendment, sent)) is not None:
-            if isinstance(wish, (AddOperation, ConnectOperation)) and not isinstance(fault, _CutOff):
-                fault = await self._take_back(dataflow_id, machines, wish, plan, fault)
+            raise Refusal(refusal.status, f"{refusal}{_half_done(operation, plan)}") from None
+        if (fault := await self._apply_on_all(dataflow_id, machines, plan.proposal, sent)) is not None:
+            if isinstance(operation, (AddOperation, ConnectOperation)) and not isinstance(
+                fault, _Disconnected
+            ):
+                fault = await self._revert(dataflow_id, machines, operation, plan, fault)
             raise fault
         return OperationResult(plan.node, was_running, plan.warnings)
 
     async def _prepare(
-        self, dataflow_id: str, machines: Iterable[str], amendment: ProposedChange
+        self, dataflow_id: str, machines: Iterable[str], proposal: ProposedChange
     ) -> dict[str, dict[str, int]]:
         """Let all machines prepare; return what their nodes have sent. Raises `Refusal`."""
 
         async def prepare(machine: str) -> ChangeResult:
             answer = await self._ask(
-                dataflow_id, machine, lambda ticket: Prepare(dataflow_id, ticket, amendment)
+                dataflow_id, machine, lambda ticket: Prepare(dataflow_id, ticket, proposal)
             )
             if answer.error:
                 raise Refusal(409, answer.error)
@@ -363,29 +379,29 @@ class Changes:
             sent |= answer.sent
         return sent
 
-    async def _sent_by(
+    async def _recount(
         self, dataflow_id: str, plan: PlannedChange, sent: dict[str, dict[str, int]]
     ) -> dict[str, dict[str, int]]:
         """Return the same as `_prepare` after a node has ended; what it had sent by then has to arrive."""
         try:
-            return sent | await self._prepare(dataflow_id, [plan.machine], plan.amendment)
+            return sent | await self._prepare(dataflow_id, [plan.machine], plan.proposal)
         except Refusal as refusal:
             log.warning("dataflow %s: what `%s` has sent is not known: %s", dataflow_id, plan.node, refusal)
             return sent
 
-    def _record(self, dataflow_id: str, amendment: ProposedChange) -> None:
+    def _commit_proposal(self, dataflow_id: str, proposal: ProposedChange) -> None:
         """Write down what the dataflow is from now on; raises `Refusal`."""
-        self.note(
+        self.commit(
             DataflowChanged(
                 dataflow_id,
-                with_present_parameters(self._store.spec(dataflow_id), amendment),
-                amendment.machines,
-                amendment.revision,
-                amendment.generations,
+                with_current_parameters(self._store.spec(dataflow_id), proposal),
+                proposal.machines,
+                proposal.revision,
+                proposal.generations,
             )
         )
 
-    def note(self, message: DataflowChanged) -> bool:
+    def commit(self, message: DataflowChanged) -> bool:
         """Write down what a dataflow is; tell whether that is new. Raises `Refusal`."""
         view = self._store.find(message.dataflow_id)
         if view is None:
@@ -394,100 +410,102 @@ class Changes:
             message.revision <= self._store.spec(view.uuid).revision
         ):
             return False
-        daemons = self._fleet.daemons_of(message)
+        daemons = self._fleet.daemons_after(message)
         self._store.redefine(message, daemons)
-        self._fleet.redefined(message, daemons)
-        self._on_record(message.dataflow_id)
+        self._fleet.apply_record(message, daemons)
+        self._on_commit(message.dataflow_id)
         return True
 
-    def redefined(self, message: DataflowChanged) -> None:
+    def on_dataflow_changed(self, message: DataflowChanged) -> None:
         """Take over what a daemon says of a dataflow; raises `Refusal`.
 
         On several machines that is news only if the coordinator was killed while a node was replaced: the
         others have to hear of it.
         """
         lock = self._locks.get(message.dataflow_id)
-        if self.note(message) and message.revision and not (lock is not None and lock.locked()):
-            self._fleet.catch_all_up(message.dataflow_id)
+        if self.commit(message) and message.revision and not (lock is not None and lock.locked()):
+            self._fleet.catch_up_all(message.dataflow_id)
 
-    async def _all_become(
+    async def _apply_on_all(
         self,
         dataflow_id: str,
         machines: Iterable[str],
-        amendment: ProposedChange,
+        proposal: ProposedChange,
         sent: dict[str, dict[str, int]],
     ) -> Refusal | None:
         """Let all machines take over a change that is recorded; return what went wrong."""
 
-        async def become(machine: str) -> None:
-            _outcome(await self._become(dataflow_id, machine, amendment, sent))
+        async def apply(machine: str) -> None:
+            _outcome(await self._apply(dataflow_id, machine, proposal, sent))
 
-        answers = await asyncio.gather(*map(become, machines), return_exceptions=True)
+        answers = await asyncio.gather(*map(apply, machines), return_exceptions=True)
         try:
             _raise_first(answers)
-        except _CutOff as cut:
-            return _CutOff(503, f"{cut}: the change is recorded, and that machine makes it when it is back")
+        except _Disconnected as cut:
+            return _Disconnected(
+                503, f"{cut}: the change is recorded, and that machine makes it when it is back"
+            )
         except Refusal as refusal:
             return refusal
         return None
 
-    async def _become(
-        self, dataflow_id: str, machine: str, amendment: ProposedChange, sent: dict[str, dict[str, int]]
+    async def _apply(
+        self, dataflow_id: str, machine: str, proposal: ProposedChange, sent: dict[str, dict[str, int]]
     ) -> ChangeResult:
         return await self._ask(
             dataflow_id,
             machine,
-            lambda ticket: self._fleet.becoming(dataflow_id, machine, ticket, amendment, sent),
+            lambda ticket: self._fleet.apply_message(dataflow_id, machine, ticket, proposal, sent),
         )
 
-    async def _take_back(
+    async def _revert(
         self,
         dataflow_id: str,
         machines: Sequence[str],
-        wish: AddOperation | ConnectOperation,
+        operation: AddOperation | ConnectOperation,
         plan: PlannedChange,
         fault: Refusal,
     ) -> Refusal:
         """Undo a change that has failed on its machine; return what to say of it."""
         try:
             back = plan_change(
-                self._store.spec(dataflow_id), undone(wish, plan.node), self._fleet.views(), {}
+                self._store.spec(dataflow_id), inverse_of(operation, plan.node), self._fleet.views(), {}
             )
-            self._record(dataflow_id, back.amendment)
+            self._commit_proposal(dataflow_id, back.proposal)
         except Refusal as refusal:
             return Refusal(fault.status, f"{fault}; it could not be undone: {refusal}")
-        if (again := await self._all_become(dataflow_id, machines, back.amendment, {})) is not None:
+        if (again := await self._apply_on_all(dataflow_id, machines, back.proposal, {})) is not None:
             log.warning("dataflow %s: a change that failed is being undone: %s", dataflow_id, again)
         return fault
 
     # ----------------------------------------------------------------------- asking
 
-    def _link(self, machine: str) -> DaemonLink:
-        link = self._fleet.links.get(machine)
-        if link is None:
+    def _connection(self, machine: str) -> DaemonConnection:
+        connection = self._fleet.connections.get(machine)
+        if connection is None:
             raise Refusal(
                 503,
                 f"machine `{machine}` is not connected at the moment, so nothing was changed; try again",
             )
-        return link
+        return connection
 
     async def _ask(self, dataflow_id: str, machine: str, make: Callable[[int], ToDaemon]) -> ChangeResult:
-        """Ask a machine for something and return its answer; raises `Refusal`, `_CutOff`."""
-        link = self._link(machine)
+        """Ask a machine for something and return its answer; raises `Refusal`, `_Disconnected`."""
+        connection = self._connection(machine)
         ticket = next(self._tickets)
         asked = self._asked[ticket] = asyncio.get_running_loop().create_future()
         try:
-            link.send(make(ticket))
+            connection.send(make(ticket))
             while not asked.done():
-                await asyncio.wait({asked}, timeout=LOOK_EVERY)
+                await asyncio.wait({asked}, timeout=POLL_INTERVAL)
                 if asked.done():
                     break
                 if self._has_ended(dataflow_id):
                     raise Refusal(409, "the dataflow has ended meanwhile")
-                if self._fleet.links.get(machine) is not link:
-                    raise _CutOff(503, f"the connection to machine `{machine}` broke amid it")
-                if not self._fleet.has_part(dataflow_id, machine):
-                    raise _CutOff(503, f"the part on machine `{machine}` has ended amid it")
+                if self._fleet.connections.get(machine) is not connection:
+                    raise _Disconnected(503, f"the connection to machine `{machine}` broke amid it")
+                if not self._fleet.has_partition(dataflow_id, machine):
+                    raise _Disconnected(503, f"the part on machine `{machine}` has ended amid it")
         finally:
             self._asked.pop(ticket, None)
         answer: ChangeResult = asked.result()
@@ -507,11 +525,11 @@ def _outcome(answer: ChangeResult) -> OperationResult:
 def _raise_first(answers: Sequence[object]) -> None:
     """Raise what went wrong; a machine's reason before the loss of another one."""
     faults = [answer for answer in answers if isinstance(answer, BaseException)]
-    for fault in sorted(faults, key=lambda fault: isinstance(fault, _CutOff)):
+    for fault in sorted(faults, key=lambda fault: isinstance(fault, _Disconnected)):
         raise fault
 
 
-def _lost(spec: RunSpec, machine: str) -> str:
+def _lost_text(spec: RunSpec, machine: str) -> str:
     nodes = [node_id for node_id, where in spec.machines.items() if where == machine]
     commands = ", ".join(f"`dora node remove {node_id}`" for node_id in nodes)
     return (
@@ -520,10 +538,10 @@ def _lost(spec: RunSpec, machine: str) -> str:
     )
 
 
-def _half_done(wish: Operation, plan: PlannedChange) -> str:
+def _half_done(operation: Operation, plan: PlannedChange) -> str:
     """Return what has been done before a record could not be written."""
-    if isinstance(wish, RemoveOperation):
+    if isinstance(operation, RemoveOperation):
         return f"; node `{plan.node}` has been stopped, and is still in the dataflow"
-    if plan.amendment.replaced:
+    if plan.proposal.replaced:
         return f"; node `{plan.node}` has been replaced on its machine"
     return ""

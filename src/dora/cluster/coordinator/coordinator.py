@@ -16,8 +16,8 @@ import msgspec
 
 from dora._version import __version__
 from dora.cluster.coordinator.changes import Changes
-from dora.cluster.coordinator.fleet import DaemonLink, Fleet
-from dora.cluster.coordinator.log_store import LogStore, gathered_in
+from dora.cluster.coordinator.fleet import DaemonConnection, Fleet
+from dora.cluster.coordinator.log_store import LogStore, log_store_directory
 from dora.cluster.coordinator.metrics import MetricsCollector, RequestCounter, UsageCollector
 from dora.cluster.coordinator.placement import check_files, place
 from dora.cluster.coordinator.policy import (
@@ -62,7 +62,7 @@ from dora.wire.ids import uuid7
 from dora.wire.metrics import DataflowMetrics
 from dora.wire.operations import Operation, OperationResult
 
-LEAVE_PATIENCE = 16.0
+SHUTDOWN_TIMEOUT = 16.0
 
 log = logging.getLogger("dora.coordinator")
 
@@ -80,39 +80,39 @@ class Coordinator:
         self._exit = exit
         self._interface = interface
         self.fleet = Fleet(store, self._on_change, limits)
-        self._gathered = LogStore(self._log_options)
-        self._gathered_up_to: dict[str, tuple[str, int]] = {}  # machine → daemon and number of the batch
+        self._log_store = LogStore(self._log_options)
+        self._last_batches: dict[str, tuple[str, int]] = {}  # machine → daemon and number of the batch
         store.on_remove = self._on_remove
         self._changed = asyncio.Condition()
-        self._usages = UsageCollector()
-        self._surveys = MetricsCollector()
+        self._usage = UsageCollector()
+        self._metrics = MetricsCollector()
         self.requests = RequestCounter()
-        self.looks = Relay()
+        self.relay = Relay()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.changes = Changes(store, self.fleet, self._on_record, self._changed)
+        self.changes = Changes(store, self.fleet, self._on_commit, self._changed)
 
     # ----------------------------------------------------------------------- daemons
 
-    def take(self, link: DaemonLink, message: ToCoordinator) -> None:
+    def handle(self, connection: DaemonConnection, message: ToCoordinator) -> None:
         """Take a message of a daemon."""
         match message:
             case RunChanged(run=report):
-                self.fleet.record(link, report)
+                self.fleet.record(connection, report)
             case RunDescription(run=report, spec=spec):
                 try:
-                    self._explained(link, report, spec)
+                    self._adopt(connection, report, spec)
                 except Refusal as refusal:
                     log.error("no record of dataflow %s: %s", report.dataflow_id, refusal)
-                self.fleet.record(link, report)
+                self.fleet.record(connection, report)
             case Usage(runs=runs):
-                self._usages.take(link.machine, runs)
+                self._usage.record(connection.machine, runs)
             case MetricsResult():
-                self._surveys.take(link.machine, message)
+                self._metrics.record(connection.machine, message)
             case LogBatch():
-                self._take_entries(link, message)
+                self._receive_logs(connection, message)
             case DataflowChanged():
                 try:
-                    self.changes.redefined(message)
+                    self.changes.on_dataflow_changed(message)
                 except Refusal as refusal:
                     log.error("dataflow %s has changed, and %s", message.dataflow_id, refusal)
             case ParametersSet():
@@ -121,63 +121,63 @@ class Coordinator:
                 except Refusal as refusal:
                     log.error("dataflow %s, node `%s`: %s", message.dataflow_id, message.node, refusal)
             case ChangeResult():
-                self.changes.answered(message)
+                self.changes.on_result(message)
             case ObserverRefused(ticket=ticket, reason=reason):
-                self.looks.refuse(ticket, reason)
+                self.relay.refuse(ticket, reason)
             case Heartbeat():
                 pass
             case Hello():
                 log.warning("the daemon introduced itself twice")
 
-    def _take_entries(self, link: DaemonLink, batch: LogBatch) -> None:
+    def _receive_logs(self, connection: DaemonConnection, batch: LogBatch) -> None:
         """Write log entries, but for those that have come already, over an earlier connection."""
-        daemon_id, number = self._gathered_up_to.get(link.machine, ("", 0))
-        if daemon_id != link.daemon_id or not batch.number or batch.number > number:
-            self._gathered_up_to[link.machine] = link.daemon_id, batch.number
-            self._gather(batch.dataflow_id, batch.entries)
+        daemon_id, number = self._last_batches.get(connection.machine, ("", 0))
+        if daemon_id != connection.daemon_id or not batch.number or batch.number > number:
+            self._last_batches[connection.machine] = connection.daemon_id, batch.number
+            self._store_logs(batch.dataflow_id, batch.entries)
         if batch.number:
-            link.send(AckLogs(batch.number))
+            connection.send(AckLogs(batch.number))
 
-    def leave(self, link: DaemonLink, silent: bool) -> None:
+    def disconnect(self, connection: DaemonConnection, silent: bool) -> None:
         """The connection of a daemon ended, or it has fallen silent."""
-        self.fleet.leave(link, silent)
-        if link.machine not in self.fleet.links:
+        self.fleet.disconnect(connection, silent)
+        if connection.machine not in self.fleet.connections:
             how = "does not answer" if silent else "has lost its daemon, or the connection to it"
-            self.looks.lose(link.machine, f"machine `{link.machine}` {how}")
+            self.relay.lose(connection.machine, f"machine `{connection.machine}` {how}")
 
-    def _gather(self, dataflow_id: str, entries: list[LogEntry]) -> None:
+    def _store_logs(self, dataflow_id: str, entries: list[LogEntry]) -> None:
         view = self._store.find(dataflow_id)
         if view is None:
             return
         try:
-            self._gathered.write(dataflow_id, view.log_directory, entries)
+            self._log_store.write(dataflow_id, view.log_directory, entries)
         except Refusal as refusal:
             log.error("dataflow %s: log entries are lost: %s", dataflow_id, refusal)
         if view.status not in ACTIVE:
-            self._gathered.forget(dataflow_id)
+            self._log_store.close(dataflow_id)
 
-    def _on_record(self, dataflow_id: str) -> None:
+    def _on_commit(self, dataflow_id: str) -> None:
         """Note that a dataflow has become another one."""
-        self._gathered.forget(dataflow_id)
+        self._log_store.close(dataflow_id)
         self._notify()
 
-    def _explained(self, link: DaemonLink, report: RunReport, spec: RunSpec) -> None:
+    def _adopt(self, connection: DaemonConnection, report: RunReport, spec: RunSpec) -> None:
         """Make the record of a dataflow that runs already; raises `Refusal`."""
         if self._store.find(report.dataflow_id) is not None:
             return  # another machine was quicker
-        machines = sorted({link.machine, *spec.machines.values()})
+        machines = sorted({connection.machine, *spec.machines.values()})
         self._add(report.dataflow_id, spec, dict.fromkeys(machines, ""))
 
     def _log_options(self, dataflow_id: str) -> dict[str, LogOptions]:
         return {node.id: node.log for node in dataflow_of(self._store.spec(dataflow_id)).nodes}
 
     def _on_change(self) -> None:
-        self._gathered.forget_all_but(self._store.active())
+        self._log_store.close_all_but(self._store.active())
         self._notify()
 
     def _on_remove(self, view: DataflowView) -> None:
-        self._gathered.remove(view)
-        self.fleet.forget(view)
+        self._log_store.remove(view)
+        self.fleet.drop(view)
 
     def _notify(self) -> None:
         async def notify() -> None:
@@ -191,7 +191,7 @@ class Coordinator:
     # ----------------------------------------------------------------------- requests
 
     def status(self) -> SystemStatus:
-        daemons = [link.daemon_id for link in self.fleet.links.values()]
+        daemons = [connection.daemon_id for connection in self.fleet.connections.values()]
         return SystemStatus(
             __version__,
             os.getpid(),
@@ -205,9 +205,11 @@ class Coordinator:
         """Return all dataflows, with what the running ones use; the oldest first."""
         views = self._store.views()
         busy = {machine for daemons in self._store.active().values() for machine in daemons}
-        if links := {machine: link for machine, link in self.fleet.links.items() if machine in busy}:
-            await self._usages.measure(links)
-        totals = self._usages.totals()
+        if connections := {
+            machine: connection for machine, connection in self.fleet.connections.items() if machine in busy
+        }:
+            await self._usage.measure(connections)
+        totals = self._usage.totals()
         return [
             msgspec.structs.replace(view, cpu=totals[view.uuid][0], memory=totals[view.uuid][1])
             if view.status in ACTIVE and view.uuid in totals
@@ -215,20 +217,21 @@ class Coordinator:
             for view in views
         ]
 
-    async def surveys(self) -> dict[str, list[DataflowMetrics]]:
+    async def collect_metrics(self) -> dict[str, list[DataflowMetrics]]:
         """Return what the daemons say of all that runs, by machine; who does not answer is left out."""
-        return await self._surveys.ask({link.machine: link.send for link in self.fleet.links.values()})
+        connections = self.fleet.connections
+        return await self._metrics.collect({name: found.send for name, found in connections.items()})
 
     async def metrics(self) -> bytes:
         """Return the page for Prometheus."""
         from dora.cluster.coordinator.metrics import page
 
-        machines = [link.machine for link in self.fleet.links.values()]
-        found = await self.surveys()
+        machines = [connection.machine for connection in self.fleet.connections.values()]
+        found = await self.collect_metrics()
         return page(
             self._store.views(),
             {machine: machine in found for machine in machines},
-            [survey for surveys in found.values() for survey in surveys],
+            [metrics for found_there in found.values() for metrics in found_there],
             self.requests,
         )
 
@@ -252,12 +255,12 @@ class Coordinator:
         check_files(dataflow.nodes)
         name = spec.name or free_name(views, stem)
         spec = msgspec.structs.replace(spec, name=name, machines=placed, revision=0, generations={})
-        machines = sorted(set(placed.values())) or [next(iter(sorted(self.fleet.links)))]
-        links = self.fleet.links
-        if len({links[machine].tls for machine in machines}) > 1:
-            bare = [machine for machine in machines if not links[machine].tls]
+        machines = sorted(set(placed.values())) or [next(iter(sorted(self.fleet.connections)))]
+        connections = self.fleet.connections
+        if len({connections[machine].tls for machine in machines}) > 1:
+            bare = [machine for machine in machines if not connections[machine].tls]
             raise Refusal(409, f"some machines use TLS, and others do not: {', '.join(bare)}")
-        daemons = {machine: links[machine].daemon_id for machine in machines}
+        daemons = {machine: connections[machine].daemon_id for machine in machines}
         view = self._add(uuid7(), spec, daemons)
         self.fleet.start(view.uuid, spec)
         log.info("dataflow %s: %s is to start on %s", view.uuid, view.name, ", ".join(machines))
@@ -268,8 +271,8 @@ class Coordinator:
         """Make the record of a dataflow; raises `Refusal`."""
         view = first_view(dataflow_id, spec, time.time())
         directory = view.log_directory
-        if self.fleet.gathers(daemons):
-            directory = gathered_in(dataflow_id)
+        if self.fleet.collects_logs(daemons):
+            directory = log_store_directory(dataflow_id)
         view = msgspec.structs.replace(view, machines=sorted(daemons), log_directory=directory)
         self._store.add(dataflow_id, spec, view, daemons)
         self.fleet.add(dataflow_id, daemons, spec)
@@ -287,12 +290,12 @@ class Coordinator:
             raise Refusal(503, f"`{view.name}` runs on machine {names}, which is not connected now")
         return view
 
-    async def change(self, wanted: str, wish: Operation) -> OperationResult:
+    async def change(self, wanted: str, operation: Operation) -> OperationResult:
         """Change a running dataflow, and return once that is done. Raises `Refusal`."""
         self._check_daemons()
-        return await self.changes.make(find(self._store.views(), wanted, only_active=True), wish)
+        return await self.changes.apply(find(self._store.views(), wanted, only_active=True), operation)
 
-    def look(self, wanted: str, machine: str) -> RelayedSession:
+    def observe(self, wanted: str, machine: str) -> RelayedSession:
         """Let a machine ("": the first one) look into a running dataflow; raises `Refusal`."""
         view = find(self._store.views(), wanted, only_active=True)
         if view.status == "starting":
@@ -301,10 +304,10 @@ class Coordinator:
         if machine not in view.machines:
             hint = did_you_mean(machine, view.machines) or f"it runs on {', '.join(view.machines)}"
             raise Refusal(404, f"`{view.name}` has no machine `{machine[:60]}`; {hint}")
-        link = self.fleet.links.get(machine)
-        if link is None:
+        connection = self.fleet.connections.get(machine)
+        if connection is None:
             raise Refusal(503, f"machine `{machine}` is not connected at the moment")
-        return self.looks.open(machine, lambda ticket: link.send(OpenObserver(view.uuid, ticket)))
+        return self.relay.open(machine, lambda ticket: connection.send(OpenObserver(view.uuid, ticket)))
 
     async def wait(self, wanted: str, *, started: bool, timeout: float) -> DataflowView:
         """Wait until a dataflow has started or ended (``started``), or ended; at most ``timeout`` seconds.
@@ -351,25 +354,25 @@ class Coordinator:
         running = [view for view in self._store.views() if view.status in ACTIVE]
         if running and not force:
             raise Refusal(409, f"{len(running)} dataflow(s) still running\n{listed(running)}")
-        if self.fleet.links:
-            for link in self.fleet.links.values():
-                link.send(Shutdown())
+        if self.fleet.connections:
+            for connection in self.fleet.connections.values():
+                connection.send(Shutdown())
             async with self._changed:
                 try:
                     await asyncio.wait_for(
-                        self._changed.wait_for(lambda: not self.fleet.links), LEAVE_PATIENCE
+                        self._changed.wait_for(lambda: not self.fleet.connections), SHUTDOWN_TIMEOUT
                     )
                 except TimeoutError:
-                    left = ", ".join(f"`{machine}`" for machine in self.fleet.links)
-                    log.warning("the daemon of %s has not ended within %g s", left, LEAVE_PATIENCE)
+                    left = ", ".join(f"`{machine}`" for machine in self.fleet.connections)
+                    log.warning("the daemon of %s has not ended within %g s", left, SHUTDOWN_TIMEOUT)
         self._exit()
 
     def close(self) -> None:
         """Close the store; nothing may be asked afterwards."""
         self.fleet.close()
-        self._gathered.forget_all_but()
+        self._log_store.close_all_but()
         self._store.close()
 
     def _check_daemons(self) -> None:
-        if not self.fleet.links:
+        if not self.fleet.connections:
             raise Refusal(503, "no daemon is connected to the coordinator; start one with `dora up`")

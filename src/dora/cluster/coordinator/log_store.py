@@ -22,9 +22,9 @@ _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 log = logging.getLogger("dora.coordinator")
 
 
-def gathered_in(dataflow_id: str) -> str:
+def log_store_directory(dataflow_id: str) -> str:
     """Return where the log files of a dataflow are that are gathered."""
-    return f"{data_folder()}/gathered/{dataflow_id}"
+    return f"{data_folder()}/logs/{dataflow_id}"
 
 
 class LogStore:
@@ -50,15 +50,15 @@ class LogStore:
             if entry.node_id is None or entry.node_id in nodes:
                 files.write(entry)
 
-    def forget(self, dataflow_id: str) -> None:
+    def close(self, dataflow_id: str) -> None:
         """Close the files of a dataflow; what comes afterwards opens them again, and asks for options."""
         if dataflow_id in self._files:
             self._files.pop(dataflow_id).close()
 
-    def forget_all_but(self, active: Container[str] = ()) -> None:
+    def close_all_but(self, active: Container[str] = ()) -> None:
         """Close the files of all other dataflows."""
         for dataflow_id in [each for each in self._files if each not in active]:
-            self.forget(dataflow_id)
+            self.close(dataflow_id)
         self._nodes = {each: nodes for each, nodes in self._nodes.items() if each in active}
 
     def remove(self, view: DataflowView) -> None:
@@ -66,10 +66,10 @@ class LogStore:
 
         Their folder goes too, unless something else is in it. Trouble with the disk is only logged.
         """
-        directory = gathered_in(view.uuid)
+        directory = log_store_directory(view.uuid)
         if view.log_directory != directory or not _UUID.fullmatch(view.uuid):
             return
-        self.forget(view.uuid)
+        self.close(view.uuid)
         remove_logs(directory)
 
 

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
 
 from dora._version import __version__
-from dora.cluster.coordinator.fleet import DaemonLink
+from dora.cluster.coordinator.fleet import DaemonConnection
 from dora.cluster.protocol import DataflowView, GetMetrics, GetUsage, MetricsResult, RunUsage
 from dora.wire.metrics import DataflowMetrics
 
@@ -34,7 +34,7 @@ class UsageCollector:
         self._complete = asyncio.Event()
         self._asked_at = -FRESH
 
-    async def measure(self, links: Mapping[str, DaemonLink]) -> None:
+    async def measure(self, links: Mapping[str, DaemonConnection]) -> None:
         """Ask these machines, unless somebody has just done so."""
         now = time.monotonic()
         if now - self._asked_at >= FRESH:
@@ -50,7 +50,7 @@ class UsageCollector:
             except TimeoutError:
                 pass
 
-    def take(self, machine: str, runs: Sequence[RunUsage]) -> None:
+    def record(self, machine: str, runs: Sequence[RunUsage]) -> None:
         """Note what a machine tells."""
         self._found[machine] = runs
         self._missing.discard(machine)
@@ -77,14 +77,14 @@ Send = Callable[[GetMetrics], None]
 
 
 class MetricsCollector:
-    """Asks daemons for surveys and gathers their answers. For one event loop."""
+    """Asks daemons for dataflows and gathers their answers. For one event loop."""
 
     def __init__(self) -> None:
         self._number = 0
         self._waiting: dict[int, tuple[set[str], dict[str, list[DataflowMetrics]], asyncio.Event]] = {}
 
-    async def ask(self, machines: Mapping[str, Send]) -> dict[str, list[DataflowMetrics]]:
-        """Return the surveys of those daemons that answer in time."""
+    async def collect(self, machines: Mapping[str, Send]) -> dict[str, list[DataflowMetrics]]:
+        """Return the dataflows of those daemons that answer in time."""
         self._number += 1
         number = self._number
         found: dict[str, list[DataflowMetrics]] = {}
@@ -101,11 +101,11 @@ class MetricsCollector:
             del self._waiting[number]
         return found
 
-    def take(self, machine: str, answer: MetricsResult) -> None:
+    def record(self, machine: str, answer: MetricsResult) -> None:
         """Note an answer; one that comes too late is for nobody."""
         if answer.number in self._waiting:
             missing, found, complete = self._waiting[answer.number]
-            found[machine] = answer.surveys
+            found[machine] = answer.dataflows
             missing.discard(machine)
             if not missing:
                 complete.set()
@@ -133,12 +133,12 @@ Values = Iterable[tuple[tuple[str, ...], float]]
 def page(
     views: Iterable[DataflowView],
     machines: Mapping[str, bool],
-    surveys: Iterable[DataflowMetrics],
+    dataflows: Iterable[DataflowMetrics],
     requests: RequestCounter,
 ) -> bytes:
     """Return the page. ``machines``: whether the daemons of these have answered."""
     registry = CollectorRegistry()
-    registry.register(_Page(list(views), machines, list(surveys), requests))
+    registry.register(_Page(list(views), machines, list(dataflows), requests))
     return generate_latest(registry)
 
 
@@ -149,12 +149,12 @@ class _Page:
         self,
         views: list[DataflowView],
         machines: Mapping[str, bool],
-        surveys: list[DataflowMetrics],
+        dataflows: list[DataflowMetrics],
         requests: RequestCounter,
     ) -> None:
         self._views = views
         self._machines = machines
-        self._surveys = surveys
+        self._dataflows = dataflows
         self._requests = requests
 
     def collect(self) -> Iterator[Metric]:
@@ -191,7 +191,7 @@ class _Page:
         )
 
     def _nodes(self) -> Iterator[Metric]:
-        nodes = [(survey.dataflow, node) for survey in self._surveys for node in survey.nodes]
+        nodes = [(metrics.dataflow, node) for metrics in self._dataflows for node in metrics.nodes]
         labels = ("dataflow", "node")
         yield _gauge(
             "dora_node_running",
@@ -219,7 +219,7 @@ class _Page:
         )
 
     def _messages(self) -> Iterator[Metric]:
-        outputs = [(survey.dataflow, output) for survey in self._surveys for output in survey.outputs]
+        outputs = [(metrics.dataflow, output) for metrics in self._dataflows for output in metrics.outputs]
         labels = ("dataflow", "node", "output")
         yield _counter(
             "dora_output_messages",
@@ -233,7 +233,7 @@ class _Page:
             labels,
             [((name, item.node, item.output), item.bytes) for name, item in outputs],
         )
-        links = [(survey.dataflow, link) for survey in self._surveys for link in survey.links]
+        links = [(metrics.dataflow, link) for metrics in self._dataflows for link in metrics.links]
         labels = ("dataflow", "source", "input")
         yield _counter(
             "dora_link_received_messages",

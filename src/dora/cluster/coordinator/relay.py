@@ -15,7 +15,7 @@ from typing import Final
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dora.cluster.coordinator.policy import Refusal
-from dora.cluster.protocol import WITH_REASON
+from dora.cluster.protocol import CLOSE_WITH_REASON
 
 MOST: Final = 64  # looks at one machine at a time
 BEGIN: Final = 15.0  # seconds that a process may take to be there
@@ -106,7 +106,7 @@ class Relay:
         """The same for the process that looks; its ticket is good once."""
         look = self._expected.pop(ticket, None)
         if look is None:
-            await websocket.close(WITH_REASON, "nobody waits for this look")
+            await websocket.close(CLOSE_WITH_REASON, "nobody waits for this look")
             return
         if look.begins is not None:
             look.begins.cancel()
@@ -149,7 +149,7 @@ async def _join(
             task.cancel()
         await asyncio.gather(reading, writing, over, return_exceptions=True)
     try:
-        await websocket.close(WITH_REASON if look.reason else 1000, shortened(look.reason))
+        await websocket.close(CLOSE_WITH_REASON if look.reason else 1000, shortened(look.reason))
     except (RuntimeError, WebSocketDisconnect):
         pass  # gone
 

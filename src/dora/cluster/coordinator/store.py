@@ -364,7 +364,7 @@ def hold(path: str, mend: str) -> int | None:
         return lock
 
 
-def set_aside(path: str) -> str | None:
+def back_up_store(path: str) -> str | None:
     """Move a store out of the way, to ``.backup``; return where it is now, None if there is none.
 
     A file that is there already stays: the name is then ``.backup2`` and so on. Raises `DoraError` if a

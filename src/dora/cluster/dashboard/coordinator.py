@@ -34,7 +34,7 @@ def make_pages(coordinator: Coordinator, keys: Keys) -> Pages:
             graph=graph,
             machines=tuple(view.machines),
             placed=coordinator.spec(view.uuid).machines if running else {},
-            here=DEFAULT_MACHINE if coordinator.fleet.is_here(DEFAULT_MACHINE) else "",
+            here=DEFAULT_MACHINE if coordinator.fleet.is_local(DEFAULT_MACHINE) else "",
         )
 
-    return Pages(Dashboard(find, keys, coordinator.look).routes(), OPEN_TO_ALL)
+    return Pages(Dashboard(find, keys, coordinator.observe).routes(), OPEN_TO_ALL)

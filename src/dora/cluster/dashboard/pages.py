@@ -209,12 +209,12 @@ class Dashboard:
         return _json(answer.values)
 
     async def _set_parameter(self, request: Request) -> Response:
-        wish = await _body(request, _NewParameter)
-        for what, fault in (("key", key_fault(wish.key)), ("value", value_fault(wish.value))):
+        body = await _body(request, _NewParameter)
+        for what, fault in (("key", key_fault(body.key)), ("value", value_fault(body.value))):
             if fault:
                 raise Refusal(400, f"the {what} {fault}")
         return _json(
-            await self._ask(request, SetParameter(request.path_params["node"], wish.key, wish.value))
+            await self._ask(request, SetParameter(request.path_params["node"], body.key, body.value))
         )
 
     async def _delete_parameter(self, request: Request) -> Response:
@@ -233,10 +233,10 @@ class Dashboard:
         return _json(await asyncio.to_thread(self._recordings.present, directory))
 
     async def _record(self, request: Request) -> Response:
-        wish = await _body(request, _NewRecording)
+        body = await _body(request, _NewRecording)
         subject = self._running(request)
         start = self._recordings.start
-        return _json(await _done(start, _socket(subject), subject.log_directory, wish.topics))
+        return _json(await _done(start, _socket(subject), subject.log_directory, body.topics))
 
     async def _stop_recording(self, request: Request) -> Response:
         subject = self._running(request)
