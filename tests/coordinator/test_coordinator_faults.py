@@ -18,7 +18,7 @@ from ports import free_port
 from system import FOREVER, PATIENCE, System, alive, wait_until
 from tokens import TOKEN, bearer
 
-from dora.cli.commands.up import down, end_coordinator
+from dora.cli.commands.up import down, stop_coordinator
 from dora.cluster.agent.identity import running_daemon
 from dora.cluster.client import RequestRefused
 
@@ -289,7 +289,7 @@ def test_down_ends_a_coordinator_of_another_version(
     monkeypatch.setattr("dora.cluster.client.__version__", "99.1.0")
     with pytest.raises(RequestRefused, match=r"the command is dora 99\.1\.0"):
         system.client.status()
-    end_coordinator(system.client, force=False)
+    stop_coordinator(system.client, force=False)
     assert not system.client.answers()
 
 

@@ -24,7 +24,7 @@ COMMANDS: dict[str, str] = {
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def later_command(name: str) -> click.Command | None:
+def refused_command(name: str) -> click.Command | None:
     """Return a command that takes any arguments and refuses; None for a name nobody knows."""
     if name not in COMMANDS:
         return None
@@ -42,7 +42,7 @@ def later_command(name: str) -> click.Command | None:
     )
 
 
-def later_option(*names: str, instead: str, is_flag: bool = False) -> Callable[[_Function], _Function]:
+def refused_option(*names: str, instead: str, is_flag: bool = False) -> Callable[[_Function], _Function]:
     """Declare a hidden option whose use is refused with a sentence."""
 
     def refuse(ctx: click.Context, param: click.Parameter, value: object) -> None:
@@ -65,4 +65,4 @@ def ignored_option(name: str, *, why: str) -> Callable[[_Function], _Function]:
 
 def hub_option(function: _Function) -> _Function:
     """Declare the option about nodes from the hub, which is one of later versions."""
-    return later_option("--hub-override", instead="give the node a `path` to your checkout")(function)
+    return refused_option("--hub-override", instead="give the node a `path` to your checkout")(function)

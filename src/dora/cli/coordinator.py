@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import click
 
 from dora._paths import ADDRESS_VARIABLE, AUTHORITY_VARIABLE, DEFAULT_PORT, PORT_VARIABLE
-from dora.cli.output import InputFile, ParameterValue, parse_address
+from dora.cli.values import InputFile, ParameterValue, parse_address
 from dora.cluster.client import Client
 from dora.cluster.protocol import (
     DataflowView,
@@ -20,12 +20,14 @@ from dora.errors import DoraError
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
-def absolute(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001
+def absolute_path(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001
     """Return a path that means the same in every folder; "" stays as it is."""
     return os.path.abspath(value) if value else ""
 
 
-def place_options(take: Callable[[click.Context, str, int, str], None]) -> Callable[[_Function], _Function]:
+def coordinator_address_options(
+    take: Callable[[click.Context, str, int, str], None],
+) -> Callable[[_Function], _Function]:
     """Declare the options; ``take`` gets the address, the port and the authority ("" without TLS)."""
 
     def take_all(ctx: click.Context, param: click.Parameter, value: int) -> int:  # noqa: ARG001
@@ -58,7 +60,7 @@ def place_options(take: Callable[[click.Context, str, int, str], None]) -> Calla
         "--coordinator-ca",
         type=InputFile(),
         default="",
-        callback=absolute,
+        callback=absolute_path,
         envvar=AUTHORITY_VARIABLE,
         show_envvar=True,
         metavar="FILE",
@@ -78,10 +80,10 @@ def coordinator_options(function: _Function) -> _Function:
     def make(ctx: click.Context, address: str, port: int, authority: str) -> None:
         ctx.params["client"] = Client(address, port, authority=authority)
 
-    return place_options(make)(function)
+    return coordinator_address_options(make)(function)
 
 
-def choose(views: Sequence[DataflowView], option: str) -> DataflowView | None:
+def choose_dataflow(views: Sequence[DataflowView], option: str) -> DataflowView | None:
     """Return the only one of the running dataflows, or the one that is chosen on a terminal.
 
     None if nothing runs. Raises `DoraError` if there are several and nobody can be asked; ``option`` says
@@ -96,29 +98,3 @@ def choose(views: Sequence[DataflowView], option: str) -> DataflowView | None:
         click.echo(f"  {index} {view.uuid}  {view.name}", err=True)
     number: int = click.prompt("Which dataflow", type=click.IntRange(1, len(views)), err=True)
     return views[number - 1]
-
-
-def why_failed(view: DataflowView) -> str:
-    """Return in one sentence why a dataflow failed; "" if it did not."""
-    from dora.daemon.report import first_cause
-
-    if view.status != "failed":
-        return ""
-    cause = (first_cause(view.result) if view.result is not None else "") or view.reason
-    return f"dataflow {view.name} ({view.uuid}) failed: {cause}"
-
-
-def report_end(view: DataflowView) -> int:
-    """Tell on standard error how a dataflow ended, if something is worth it; return the exit status."""
-    from dora.daemon.report import failure_report, loss_report
-
-    directory = view.log_directory if os.path.isdir(view.log_directory) else None
-    if view.result is not None:
-        for report in (loss_report(view.result), failure_report(view.result, directory)):
-            if report:
-                click.echo(f"\n{report}", err=True)
-    elif view.status == "failed":
-        click.echo(f"\nDataflow {view.uuid} failed: {view.reason}", err=True)
-        if directory is not None:
-            click.echo(f"\nLogs: {directory}", err=True)
-    return 1 if view.status == "failed" else 0

@@ -116,9 +116,9 @@ class Commands(click.Group):
             module, _, name = place.partition(":")
             command: click.Command = getattr(import_module(module), name)
             return command
-        from dora.cli.compat import later_command
+        from dora.cli.compat import refused_command
 
-        return later_command(cmd_name)
+        return refused_command(cmd_name)
 
     def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
         from click.shell_completion import CompletionItem
@@ -166,12 +166,12 @@ def cli(ctx: click.Context) -> None:
         ctx.exit(2)
     directives = os.environ.get("RUST_LOG")
     if directives and ctx.invoked_subcommand not in ("coordinator", "daemon"):  # which have --quiet
-        tell_diagnostics(directives)
+        configure_diagnostics(directives)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and leave the process: 0 done, 1 failed, 2 not understood."""
-    from dora.cli.streams import guard_streams
+    from dora.cli.process import guard_streams
 
     guard_streams()
     status = run_command_line(arguments)
@@ -190,7 +190,7 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
-        _tell(_plain(error))
+        _tell(_plain_message(error))
         if isinstance(error, click.UsageError) and error.ctx is not None:
             click.echo(f"{error.ctx.get_usage()}\nTry `{error.ctx.command_path} --help`.", err=True)
         return error.exit_code
@@ -206,12 +206,12 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:
         # Nobody reads our output any more; keep the interpreter from complaining at its exit.
-        from dora.cli.streams import discard_output
+        from dora.cli.process import discard_output
 
         discard_output()
         return 1
     except Exception as error:
-        from dora.cli.streams import output_fault
+        from dora.cli.process import output_fault
 
         if reason := output_fault(error):
             _tell(f"cannot write to standard output: {reason}")
@@ -219,7 +219,7 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
         if os.environ.get("DORA_DEBUG"):
             raise
         _tell(
-            _trouble_outside(error)
+            _system_fault(error)
             or f"internal error: {type(error).__name__}: {error} (DORA_DEBUG=1 shows where)"
         )
         return 1
@@ -244,7 +244,7 @@ def _not_utf8(arguments: Sequence[str]) -> str:
     return ""
 
 
-def _trouble_outside(error: Exception) -> str:
+def _system_fault(error: Exception) -> str:
     """Return the sentence for what any command may meet on a machine; "" for anything else."""
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return "too many files are open; allow more with `ulimit -n`, or run fewer nodes"
@@ -256,7 +256,7 @@ def _trouble_outside(error: Exception) -> str:
     return ""
 
 
-def _plain(error: click.ClickException) -> str:
+def _plain_message(error: click.ClickException) -> str:
     """Return click's sentence in our form: it starts small, has no full stop, and says what a number is."""
     message = error.format_message().strip()
     message = re.sub("is not a valid integer( range)?", "is not a whole number", message)
@@ -272,7 +272,7 @@ def _tell(message: str) -> None:
 # Let a process tell of its own work, as ``RUST_LOG`` says.
 
 
-def tell_diagnostics(directives: str) -> None:
+def configure_diagnostics(directives: str) -> None:
     """Begin to tell on standard error; what of the directives is not understood is told at once."""
     for fault in configure(directives):
         click.echo(f"warning: {VARIABLE}: {fault}", err=True)

@@ -9,7 +9,7 @@ import click
 
 from dora.cli.compat import hub_option
 from dora.cli.completion import node_levels
-from dora.cli.output import ParameterValue, parse_duration, parse_environment
+from dora.cli.values import ParameterValue, parse_duration, parse_environment
 from dora.daemon.logs.filters import parse_filter, parse_level
 from dora.daemon.logs.formats import LOG_FORMATS
 
@@ -130,6 +130,13 @@ def dataflow_options(function: _Function) -> _Function:
         help="Whether nodes end although a timer of theirs goes on, whatever the file says.",
     )(function)
     return environment_option(function)
+
+
+allow_incomplete_option: Callable[[_Function], _Function] = click.option(
+    "--allow-incomplete",
+    is_flag=True,
+    help="Accept a recording that cannot be read to its end, for example because its recorder was killed.",
+)
 
 
 # The options about the lock of a dataflow, of `dora run` and `dora build`.

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from dora._paths import address_fault, chosen_address
-from dora.cli.select import NoneRuns, find_run, of_this_system
+from dora.cli.select import NoRunningDataflow, connected_runs, find_run
 from dora.daemon.client import DaemonClient, name_of
 from dora.errors import DoraError
 from dora.observe.tap_session import inspect
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from dora.cluster.remote_observer import ObserverConnection
     from dora.observe.remote.protocol import Question
 
-FOR_EVER: Final = 86_400.0 * 3  # seconds; longer than the longest grace
+LONGEST_WAIT: Final = 86_400.0 * 3  # seconds; longer than the longest grace
 
 
-def coordinator(address: str = "") -> Client:
+def coordinator_client(address: str = "") -> Client:
     """Return the coordinator at an address with a port, or that of the environment."""
     from dora.cluster.client import Client
 
@@ -71,13 +71,13 @@ class RunningDataflow:
         """Return all machines that have nodes of it."""
         return sorted({self.machine_of(node.id) for node in self.inspection.nodes})
 
-    def elsewhere(self) -> list[str]:
+    def other_machines(self) -> list[str]:
         """Return those of them that are not this one."""
         return [machine for machine in self.machines() if self.run is None or machine != self._machine]
 
-    def are_here(self, node_ids: Iterable[str]) -> bool:
+    def are_local(self, node_ids: Iterable[str]) -> bool:
         """Tell whether all these nodes are on this machine."""
-        away = set(self.elsewhere())
+        away = set(self.other_machines())
         return not any(self.machine_of(node_id) in away for node_id in node_ids)
 
     def ask(self, node_id: str, question: Question, patience: float | None = None) -> Answer:
@@ -85,7 +85,7 @@ class RunningDataflow:
 
         With ``patience`` there is a ``TimeoutError`` after so many seconds, and nothing can be asked then.
         """
-        if self.run is not None and self.are_here([node_id]):
+        if self.run is not None and self.are_local([node_id]):
             if patience is not None:
                 self.run.set_patience(patience)
             return self.run.ask(question)
@@ -98,7 +98,9 @@ class RunningDataflow:
 
         if machine not in self._sessions:
             if self._client is None:
-                self._client = coordinator(self.inspection.coordinator if self.run is not None else "")
+                self._client = coordinator_client(
+                    self.inspection.coordinator if self.run is not None else ""
+                )
             self._sessions[machine] = ObserverConnection(self._client, self.dataflow_id, machine)
         return self._sessions[machine]
 
@@ -125,12 +127,12 @@ class RunningDataflow:
 def find_running(wanted: str | None) -> RunningDataflow:
     """Return the running dataflow that is meant: with a part here, or known to the coordinator.
 
-    Asks on a terminal if there are several; raises `DoraError` elsewhere, and if there is none.
+    Asks on a terminal if there are several; raises `DoraError` other_machines, and if there is none.
     """
     try:
         run = find_run(wanted)
-    except NoneRuns as nothing:
-        view = known_to_coordinator(wanted)
+    except NoRunningDataflow as nothing:
+        view = find_on_coordinator(wanted)
         if view is None:
             raise nothing from None
         return RunningDataflow(None, view)
@@ -146,13 +148,13 @@ def find_all_running(wanted: str | None) -> list[RunningDataflow]:
     if wanted is not None:
         return [find_running(wanted)]
     found = []
-    for run in of_this_system():
+    for run in connected_runs():
         try:
             found.append(RunningDataflow(run))
         except DoraError:
             run.close()  # it is just ending
     here = {whole.dataflow_id for whole in found}
-    for view in _active():
+    for view in _active_on_coordinator():
         if view.uuid not in here and view.status == "running":
             try:
                 found.append(RunningDataflow(None, view))
@@ -161,14 +163,14 @@ def find_all_running(wanted: str | None) -> list[RunningDataflow]:
     return found or [find_running(None)]
 
 
-def known_to_coordinator(wanted: str | None) -> DataflowView | None:
+def find_on_coordinator(wanted: str | None) -> DataflowView | None:
     """Return the running dataflow that is meant, as the coordinator of the environment knows it, if any."""
-    from dora.cli.coordinator import choose
+    from dora.cli.coordinator import choose_dataflow
     from dora.cluster.coordinator.policy import Refusal, find
 
-    views = _active()
+    views = _active_on_coordinator()
     if wanted is None:
-        return choose(views, "with -d")
+        return choose_dataflow(views, "with -d")
     try:
         return find(views, wanted)
     except Refusal as refusal:
@@ -177,11 +179,11 @@ def known_to_coordinator(wanted: str | None) -> DataflowView | None:
         raise
 
 
-def _active() -> list[DataflowView]:
+def _active_on_coordinator() -> list[DataflowView]:
     from dora.cluster.client import RequestRefused, Unreachable
     from dora.transport.tokens import TokenError
 
     try:
-        return coordinator().active()
+        return coordinator_client().active()
     except (Unreachable, RequestRefused, TokenError):
         return []

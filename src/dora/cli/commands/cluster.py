@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import click
 import msgspec
 
-from dora.cli.commands.start import begin, begin_again, start_options, wants_to_attach
+from dora.cli.commands.start import restart_and_wait, start_and_wait, start_options, wants_to_attach
 from dora.cli.completion import dataflow_files, dataflow_names
 from dora.cli.coordinator import coordinator_options
 from dora.cli.options import RunCommand
-from dora.cli.output import InputFile, style_option, table
+from dora.cli.output import style_option, table
+from dora.cli.values import InputFile
 from dora.cluster.client import Client, Unreachable
 from dora.cluster.protocol import MachineView, RunSpec
 from dora.errors import DoraError
@@ -206,10 +207,10 @@ def down(file: str | None, force: bool, client: Client) -> None:
     With CLUSTER_FILE also daemons of its machines that are not connected. Refused while dataflows run,
     unless --force is given.
     """
-    from dora.cli.commands.up import end_coordinator
+    from dora.cli.commands.up import stop_coordinator
 
     if file is None:
-        end_coordinator(client, force)
+        stop_coordinator(client, force)
         return
     from dora.cluster.ssh.daemons import end
 
@@ -217,7 +218,7 @@ def down(file: str | None, force: bool, client: Client) -> None:
     client = _client(found)
     try:
         there = _connected(client)
-        end_coordinator(client, force)
+        stop_coordinator(client, force)
     except Unreachable:
         if not force:
             raise DoraError(
@@ -237,7 +238,7 @@ def restart(file: str, name: str) -> int:
     """Stop a dataflow of the cluster and start it again, as it was started first."""
     found = _load(file)
     client = _client(found)
-    return begin_again(client, client.dataflow(name).uuid)
+    return restart_and_wait(client, client.dataflow(name).uuid)
 
 
 @cluster.command()
@@ -354,7 +355,7 @@ def start(
         allow_shell_nodes=allow_shell_nodes,
         trace=trace,
     )
-    return begin(client, spec, attach)
+    return start_and_wait(client, spec, attach)
 
 
 @cluster.command()

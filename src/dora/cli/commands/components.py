@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from dora._paths import DEFAULT_PORT
-from dora.cli.compat import ignored_option, later_option
-from dora.cli.coordinator import absolute, coordinator_options
-from dora.cli.main import tell_diagnostics
-from dora.cli.output import MAX_SECONDS, InputFile, ParameterValue, parse_address, shortened
+from dora.cli.compat import ignored_option, refused_option
+from dora.cli.coordinator import absolute_path, coordinator_options
+from dora.cli.main import configure_diagnostics
+from dora.cli.values import MAX_SECONDS, InputFile, ParameterValue, parse_address, shortened
 from dora.cluster.client import Client
 from dora.daemon.logs.directives import VARIABLE
 from dora.errors import DoraError
@@ -27,7 +27,7 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def _log_to_stderr(quiet: bool) -> None:
-    tell_diagnostics("error" if quiet else os.environ.get(VARIABLE, ""))
+    configure_diagnostics("error" if quiet else os.environ.get(VARIABLE, ""))
 
 
 def tls_options(function: _Function) -> _Function:
@@ -38,7 +38,7 @@ def tls_options(function: _Function) -> _Function:
             name,
             type=InputFile(),
             default="",
-            callback=absolute,
+            callback=absolute_path,
             envvar=variable,
             show_envvar=True,
             metavar="FILE",
@@ -209,9 +209,9 @@ def _address(ctx: click.Context, param: click.Parameter, value: str) -> str:  # 
 )
 @ignored_option("--local-listen-port", why="dynamic nodes find their dataflow without a port")
 @ignored_option("--worker-threads", why="no message passes the daemon, which has one thread")
-@later_option("--zenoh-peer", instead="the coordinator tells machines of each other; see --interface")
-@later_option("--zenoh-listen", instead="the coordinator tells machines of each other; see --interface")
-@later_option("--zenoh-connect", instead="the coordinator tells machines of each other; see --interface")
+@refused_option("--zenoh-peer", instead="the coordinator tells machines of each other; see --interface")
+@refused_option("--zenoh-listen", instead="the coordinator tells machines of each other; see --interface")
+@refused_option("--zenoh-connect", instead="the coordinator tells machines of each other; see --interface")
 def daemon(
     client: Client,
     allow_shell_nodes: bool,

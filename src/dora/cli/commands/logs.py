@@ -13,9 +13,9 @@ import msgspec
 
 from dora.cli.completion import dataflow_names
 from dora.cli.coordinator import coordinator_options
+from dora.cli.log_location import LogLocation, find_log_location, local_log_location
 from dora.cli.options import DURATION, display_options_of_logs
-from dora.cli.output import MAX_COUNT
-from dora.cli.select import LogLocation, find_source, local_source
+from dora.cli.values import MAX_COUNT
 from dora.cluster.client import Client
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.filters import LogFilter
@@ -65,7 +65,7 @@ def logs(
         raise click.UsageError(f"name the node with --node: dora logs {wanted} --node {old_node}")
     if node is not None and all_nodes:
         raise click.UsageError("say either --node or --all-nodes")
-    source = local_source(wanted) if local else find_source(client, wanted)
+    source = local_log_location(wanted) if local else find_log_location(client, wanted)
     reader = LogReader(source.directory, node)
     nodes = reader.nodes()
     if node is not None and node not in nodes:
@@ -86,8 +86,8 @@ def logs(
         if not follow:
             raise
         return  # the usual way to end it
-    if fault := source.fault():
-        click.echo(fault, err=True)
+    if failure := source.failure():
+        click.echo(failure, err=True)
 
 
 def _follow(source: LogLocation, show: Callable[[], None]) -> None:

@@ -54,22 +54,22 @@ def _carry_out(dataflow: str | None, wish: Operation) -> tuple[OperationResult, 
 
     One that runs on this machine alone is asked itself, any other by its coordinator.
     """
-    from dora.cli.running import coordinator, known_to_coordinator
-    from dora.cli.select import NoneRuns
+    from dora.cli.running import coordinator_client, find_on_coordinator
+    from dora.cli.select import NoRunningDataflow
     from dora.observe.tap_session import inspect
 
     try:
         run = find_run(dataflow)
-    except NoneRuns:
-        if (view := known_to_coordinator(dataflow)) is None:
+    except NoRunningDataflow:
+        if (view := find_on_coordinator(dataflow)) is None:
             raise
-        outcome, dataflow_id = coordinator().change(view.uuid, wish), view.uuid
+        outcome, dataflow_id = coordinator_client().change(view.uuid, wish), view.uuid
     else:
         with run:
             dataflow_id = run.description.dataflow_id
             there = inspect(run)
             if there.machine:
-                outcome = coordinator(there.coordinator).change(dataflow_id, wish)
+                outcome = coordinator_client(there.coordinator).change(dataflow_id, wish)
             else:
                 outcome = _alone(run, wish)
     for warning in outcome.warnings:
@@ -78,7 +78,7 @@ def _carry_out(dataflow: str | None, wish: Operation) -> tuple[OperationResult, 
 
 
 def _alone(run: DaemonClient, wish: Operation) -> OperationResult:
-    from dora.cli.running import coordinator
+    from dora.cli.running import coordinator_client
     from dora.cluster.agent.changes import NeedsCoordinator, apply_operation
     from dora.daemon.logs.formats import renderer
 
@@ -93,7 +93,7 @@ def _alone(run: DaemonClient, wish: Operation) -> OperationResult:
         description = run.description
         if not description.coordinator:
             raise
-        return coordinator(description.coordinator).change(description.dataflow_id, wish)
+        return coordinator_client(description.coordinator).change(description.dataflow_id, wish)
 
 
 def _named_in(text: str) -> dict[str, str]:
@@ -218,11 +218,11 @@ def restart(name: str, grace: float | None, dataflow: str | None) -> None:
 
     Whatever the node's `restart_policy` says; also for a node that has ended.
     """
-    from dora.cli.running import FOR_EVER, find_running
+    from dora.cli.running import LONGEST_WAIT, find_running
     from dora.wire.daemon_protocol import RestartNode
 
     with find_running(dataflow) as whole:
-        whole.ask(name, RestartNode(name, grace), patience=FOR_EVER)
+        whole.ask(name, RestartNode(name, grace), patience=LONGEST_WAIT)
     click.echo(f"Node `{name}` restart initiated")
 
 
@@ -235,11 +235,11 @@ def stop(name: str, grace: float | None, dataflow: str | None) -> None:
 
     Those that it feeds get INPUT_CLOSED, as after any end.
     """
-    from dora.cli.running import FOR_EVER, find_running
+    from dora.cli.running import LONGEST_WAIT, find_running
     from dora.wire.daemon_protocol import Done, StopNode
 
     with find_running(dataflow) as whole:
-        answer = whole.ask(name, StopNode(name, grace), patience=FOR_EVER)
+        answer = whole.ask(name, StopNode(name, grace), patience=LONGEST_WAIT)
     assert isinstance(answer, Done)
     click.echo(f"Node `{name}` {'stopped' if answer.running else 'had ended already'}")
 

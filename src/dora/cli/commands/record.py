@@ -10,66 +10,21 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dora.cli.compat import later_option
+from dora.cli.compat import refused_option
 from dora.cli.completion import dataflow_files
 from dora.cli.options import DURATION, RunCommand, dataflow_options, display_options
+from dora.cli.reports import describe_saved, report_outcome, report_saved
 from dora.cli.select import find_run
 from dora.daemon.logs.filters import LogFilter
-from dora.daemon.report import failure_report, loss_report, shorter_path
-from dora.dataflow.problems import listed
 from dora.errors import DoraError
-from dora.observe.figures import file_size
 
 if TYPE_CHECKING:
     from dora.daemon.logs.display import Display
     from dora.daemon.logs.formats import LogFormat
     from dora.daemon.options import LocalRunOptions
-    from dora.daemon.report import RunOutcome
     from dora.dataflow.model import Dataflow, LogLevel
     from dora.recording.recorder.options import RecordingOptions, Saved
     from dora.recording.recorder.recorder import Recorder
-
-
-# What a command tells of a recording that has ended.
-
-
-def tell_outcome(outcome: RunOutcome) -> int:
-    """Tell on standard error what went wrong in a dataflow that has ended; return the exit status."""
-    directory = shorter_path(outcome.log_directory) if outcome.log_directory else None
-    for report in (loss_report(outcome.result), failure_report(outcome.result, directory)):
-        if report:
-            click.echo(f"\n{report}", err=True)
-    return 0 if outcome.result.ok else 1
-
-
-def tell_saved(saved: Saved | None) -> int:
-    """Tell on standard error what came of a recording; return the exit status. None: it was killed."""
-    if saved is None:
-        click.echo("error: the recorder was killed; its file is readable up to there", err=True)
-        return 1
-    for line in describe(saved):
-        click.echo(line, err=True)
-    return 0 if saved.complete else 1
-
-
-def describe(saved: Saved) -> list[str]:
-    """Return the lines about one recording.
-
-    >>> from dora.recording.recorder.options import Saved
-    >>> describe(Saved(path="a.mcap", size=2048, complete=True))
-    ['recorded no messages (2.0 kB) to a.mcap']
-    """
-    count = saved.messages
-    what = "no messages" if not count else "1 message" if count == 1 else f"{count:,} messages"
-    topics = sum(1 for topic in saved.topics.values() if topic.messages)
-    of = f" of {topics} outputs" if topics > 1 else ""
-    lines = [f"recorded {what}{of} ({file_size(saved.size)}) to {saved.path}"]
-    if saved.problem:
-        lines.append(f"error: {saved.problem}")
-    if not saved.complete:
-        lost = [f"{topic.lost:,} of {name}" for name, topic in saved.topics.items() if topic.lost]
-        lines.append(f"INCOMPLETE: messages are missing: {listed(lost)}" if lost else "INCOMPLETE")
-    return lines
 
 
 _LEFT = 130  # exit status
@@ -122,7 +77,7 @@ _SWITCH_INTERVAL = 0.0005  # seconds; the thread that takes messages must not wa
 @dataflow_options
 @click.option("--allow-shell-nodes", is_flag=True, help="With FILE: allow nodes with `path: shell`.")
 @click.option("--proxy", is_flag=True, hidden=True, help="Of no effect: a running dataflow needs no proxy.")
-@later_option(
+@refused_option(
     "--output-yaml", instead="no node is added to what is recorded: use `dora record FILE`", is_flag=True
 )
 def record(
@@ -202,7 +157,7 @@ def _writable(path: str, force: bool) -> str:
 
 def _run(dataflow: Dataflow, options: LocalRunOptions, display: Display, settings: RecordingOptions) -> int:
     from dora.api import run_loaded
-    from dora.cli.signals import termination_as_interrupt
+    from dora.cli.process import termination_as_interrupt
     from dora.recording.recorder.process import BackgroundRecorder
 
     recorder = BackgroundRecorder()  # which imports what it needs while the dataflow is built
@@ -220,11 +175,11 @@ def _run(dataflow: Dataflow, options: LocalRunOptions, display: Display, setting
     except BaseException:
         recorder.abandon()
         raise
-    status = tell_outcome(outcome)
+    status = report_outcome(outcome)
     if settings.last_seconds is None:
-        return tell_saved(result) or status
+        return report_saved(result) or status
     for saved in recorder.saved:
-        status = tell_saved(saved) or status
+        status = report_saved(saved) or status
     return status
 
 
@@ -239,7 +194,7 @@ def _attach(dataflow: str | None, settings: RecordingOptions) -> int:
 
     def on_saved(item: Saved) -> None:
         saved.append(item)
-        _tell(*describe(item))
+        _tell(*describe_saved(item))
 
     with find_run(dataflow) as run:
         _stay_awake()
@@ -258,7 +213,7 @@ def _attach(dataflow: str | None, settings: RecordingOptions) -> int:
         if run.ended is not None:
             _tell("the dataflow has ended")
     if settings.last_seconds is None:
-        return tell_saved(result)
+        return report_saved(result)
     return 0 if all(item.complete for item in saved) else 1
 
 

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dora.cli.incomplete import allow_incomplete_option, tell_cut, warn_of_lost
-from dora.cli.output import InputFile, ParameterValue, object_style_option, shortened, style_option, table
+from dora.cli.options import allow_incomplete_option
+from dora.cli.output import object_style_option, style_option, table
+from dora.cli.reports import report_truncation, warn_about_losses
+from dora.cli.values import InputFile, ParameterValue, shortened
 from dora.errors import DoraError
 from dora.observe.figures import fields, file_size
 
@@ -137,8 +139,8 @@ def diff(
             found = compare(one, two, wanted, both, metadata=metadata)
             cut_off = 0
             for recording in (one, two):  # what is damaged is known now
-                warn_of_lost(recording)
-                cut_off |= tell_cut(recording.path, cut(recording), allow_incomplete)
+                warn_about_losses(recording)
+                cut_off |= report_truncation(recording.path, cut(recording), allow_incomplete)
     except DoraError as error:
         click.echo(f"error: {error}", err=True)
         return 2
@@ -251,8 +253,8 @@ def export(
             click.echo(f"{rerun}: {_messages(drawn)}")
             for topic, count in not_drawn.items():
                 click.echo(f"warning: {_messages(count)} of {topic} cannot be drawn", err=True)
-        warn_of_lost(opened)
-        return tell_cut(recording, cut(opened), allow_incomplete)  # what is damaged is known now
+        warn_about_losses(opened)
+        return report_truncation(recording, cut(opened), allow_incomplete)  # what is damaged is known now
 
 
 def _messages(count: int) -> str:

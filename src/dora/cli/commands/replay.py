@@ -14,12 +14,11 @@ import click
 import msgspec
 
 from dora.api import run_loaded
-from dora.cli.commands.record import tell_outcome, tell_saved
 from dora.cli.completion import dataflow_files
-from dora.cli.incomplete import allow_incomplete_option, tell_cut
-from dora.cli.options import DURATION, display_options, environment_option
-from dora.cli.output import InputFile
-from dora.cli.signals import termination_as_interrupt
+from dora.cli.options import DURATION, allow_incomplete_option, display_options, environment_option
+from dora.cli.process import termination_as_interrupt
+from dora.cli.reports import report_outcome, report_saved, report_truncation
+from dora.cli.values import InputFile
 from dora.daemon.logs.display import Display
 from dora.daemon.logs.filters import LogFilter
 from dora.daemon.options import LocalRunOptions
@@ -151,7 +150,7 @@ def replay(
         )
         display = Display(log_format, LogFilter(log_level, log_filter or {}))
         status, cut = _run(prepared, options, display, step=step, settings=settings)
-        return tell_cut(recording, cut, allow_incomplete) or status
+        return report_truncation(recording, cut, allow_incomplete) or status
 
 
 def _settings(output: str, force: bool, prepared: Replay) -> RecordingOptions:
@@ -200,8 +199,8 @@ def _run(
     # Who took what was decided when it was recorded, so there is nothing to tell of what was not taken.
     if prepared.ordered:
         outcome = msgspec.structs.replace(outcome, result=msgspec.structs.replace(outcome.result, links=()))
-    status = tell_outcome(outcome)
-    return (status if recorder is None else tell_saved(saved) or status), cut
+    status = report_outcome(outcome)
+    return (status if recorder is None else report_saved(saved) or status), cut
 
 
 def _step(prepared: Replay, folder: str, daemon: Daemon) -> None:

@@ -21,12 +21,12 @@ from dora.cli.options import (
     strict_outputs_option,
     trace_option,
 )
-from dora.cli.signals import termination_as_interrupt
+from dora.cli.process import termination_as_interrupt
+from dora.cli.reports import report_outcome
 from dora.daemon.logs.display import Display
 from dora.daemon.logs.filters import LogFilter
 from dora.daemon.logs.formats import LogFormat
 from dora.daemon.options import LocalRunOptions
-from dora.daemon.report import failure_report, loss_report, shorter_path
 from dora.dataflow.model import LogLevel
 
 if TYPE_CHECKING:
@@ -110,16 +110,12 @@ def run(
             exit_when_nodes_finish=exit_when_nodes_finish,
             lock=lock_of(locked, write_lockfile, lockfile),
             on_warning=lambda text: click.echo(text, err=True),
-            on_dashboard=(lambda address: _tell(address, open_page)) if ui or open_page else None,
+            on_dashboard=(lambda address: _show_dashboard(address, open_page)) if ui or open_page else None,
         )
-    directory = shorter_path(outcome.log_directory) if outcome.log_directory else None
-    for report in (loss_report(outcome.result), failure_report(outcome.result, directory)):
-        if report:
-            click.echo(f"\n{report}", err=True)
-    return 0 if outcome.result.ok else 1
+    return report_outcome(outcome)
 
 
-def _tell(address: str, open_page: bool) -> None:
+def _show_dashboard(address: str, open_page: bool) -> None:
     click.echo(f"The dashboard is at {address}", err=True)
     if open_page:
         import webbrowser

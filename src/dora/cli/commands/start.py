@@ -11,7 +11,7 @@ from typing import Any, Literal
 import click
 
 from dora.cli.completion import dataflow_files, dataflow_names
-from dora.cli.coordinator import choose, coordinator_options, report_end, why_failed
+from dora.cli.coordinator import choose_dataflow, coordinator_options
 from dora.cli.options import (
     RunCommand,
     dataflow_options,
@@ -20,8 +20,9 @@ from dora.cli.options import (
     strict_outputs_option,
     trace_option,
 )
-from dora.cli.output import ParameterValue, parse_duration
-from dora.cli.signals import interrupts_held, termination_as_interrupt
+from dora.cli.process import interrupts_held, termination_as_interrupt
+from dora.cli.reports import failure_reason, report_end
+from dora.cli.values import ParameterValue, parse_duration
 from dora.cluster.client import Client, Unreachable
 from dora.cluster.protocol import ACTIVE, MAX_GRACE, DataflowView, RunSpec
 from dora.daemon.logs.entry import LogEntry
@@ -120,10 +121,10 @@ def start(
         strict_outputs=strict_outputs,
         trace=trace,
     )
-    return begin(client, spec, attach)
+    return start_and_wait(client, spec, attach)
 
 
-def begin(client: Client, spec: RunSpec, attach: bool) -> int:
+def start_and_wait(client: Client, spec: RunSpec, attach: bool) -> int:
     """Start a dataflow and wait until it runs, or until it ends if ``attach``; return the exit status."""
     view = client.start(spec)
     click.echo(f"dataflow start triggered: {view.uuid}")
@@ -153,7 +154,7 @@ def _which(client: Client, wanted: str | None, name: str | None) -> str | None:
     named = wanted if wanted is not None else name
     if named is not None:
         return client.dataflow(named).uuid
-    view = choose(client.active(), "by NAME_OR_UUID")
+    view = choose_dataflow(client.active(), "by NAME_OR_UUID")
     return view.uuid if view is not None else None
 
 
@@ -214,7 +215,7 @@ def stop(
     view = client.stop(dataflow_id, grace_duration, force)
     if view.status not in ACTIVE:
         click.echo(f"dataflow had ended already: {view.uuid}")
-        if fault := why_failed(client.dataflow(view.uuid)):
+        if fault := failure_reason(client.dataflow(view.uuid)):
             click.echo(fault, err=True)
         return 0
     view = client.wait(dataflow_id)
@@ -236,10 +237,12 @@ def restart(
     dataflow_id = _which(client, wanted, name)
     if dataflow_id is None:
         raise DoraError("no dataflow is running; say which one to start again, `dora list` shows them")
-    return begin_again(client, dataflow_id, grace_duration, force)
+    return restart_and_wait(client, dataflow_id, grace_duration, force)
 
 
-def begin_again(client: Client, dataflow_id: str, grace: float | None = None, force: bool = False) -> int:
+def restart_and_wait(
+    client: Client, dataflow_id: str, grace: float | None = None, force: bool = False
+) -> int:
     """Stop a dataflow, start it again and wait until it runs; return the exit status."""
     answer = client.restart(dataflow_id, grace, force)
     new = answer.new.uuid
@@ -275,7 +278,7 @@ def attach_to(client: Client, view: DataflowView) -> int:
             try:
                 if time.monotonic() - asked >= (ASK_EVERY if told else LOOK_EVERY):
                     asked = time.monotonic()
-                    view, lonely = _look(client, view, lonely)
+                    view, lonely = _poll_status(client, view, lonely)
                     if not told and _has_started(view):
                         click.echo(f"dataflow started: {view.uuid}")
                         told = True
@@ -301,7 +304,7 @@ def _has_started(view: DataflowView) -> bool:
     return view.status == "running" or (view.status == "finished" and not view.reason)
 
 
-def _look(client: Client, view: DataflowView, lonely: bool) -> tuple[DataflowView, bool]:
+def _poll_status(client: Client, view: DataflowView, lonely: bool) -> tuple[DataflowView, bool]:
     """Ask how the dataflow is; return that, and whether there is nobody to ask. It goes on all the same."""
     try:
         return client.dataflow(view.uuid), False

@@ -13,9 +13,9 @@ from typing import Any, Literal
 import click
 import msgspec
 
-from dora.cli.output import ParameterValue, parse_duration
 from dora.cli.running import RunningDataflow
-from dora.cli.select import dataflow_option, give_way
+from dora.cli.select import dataflow_option, lower_priority
+from dora.cli.values import ParameterValue, parse_duration
 from dora.cluster.distributed_snapshot import DistributedSnapshot
 from dora.daemon.logs.terminal import visible
 from dora.errors import DoraError
@@ -57,7 +57,7 @@ def top(dataflow: str | None, interval: float, once: bool, latency: bool) -> Non
     if not once:
         check_terminal()
     dataflows = [find_running(dataflow)] if latency else find_all_running(dataflow)
-    give_way()
+    lower_priority()
     every = min(interval, LONGEST_SAMPLE) if once else interval
     with snapshots_of(dataflows, every, latency=latency) as snapshots:
         if once:
@@ -136,7 +136,7 @@ def snapshots_of(
 
     def make(running: RunningDataflow) -> SnapshotSource:
         machines = [running.machine_of(node)] if node else running.machines()
-        if running.run is not None and not set(machines) & set(running.elsewhere()):
+        if running.run is not None and not set(machines) & set(running.other_machines()):
             return RunSnapshot(running.run, latency=latency)
         return _RemoteSnapshot(running, machines, every, latency=latency)
 

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dora.cli.output import MAX_COUNT, ParameterValue, parse_duration, style_option, table
-from dora.cli.select import dataflow_option, give_way
+from dora.cli.output import style_option, table
+from dora.cli.select import dataflow_option, lower_priority
+from dora.cli.values import MAX_COUNT, ParameterValue, parse_duration
 from dora.daemon.logs.terminal import control
 from dora.errors import DoraError
 
@@ -130,11 +131,11 @@ def observing(
     whether the dataflow has ended. Raises `DoraError` if a query ended too early.
     """
     observation: Observation
-    if running.run is not None and running.are_here(topic.node_id for topic in topics):
+    if running.run is not None and running.are_local(topic.node_id for topic in topics):
         from dora.observe.observer import Observer
 
         _ignore_ctrl_z(running.inspection.engine)
-        give_way()
+        lower_priority()
         query = make_query([topic.name for topic in topics])
         observation = Observer(running.run, query, duration=duration, enough=enough)
     else:

@@ -11,7 +11,8 @@ import click
 
 from dora.cli.completion import dataflow_names
 from dora.cli.coordinator import coordinator_options
-from dora.cli.output import MAX_COUNT, style_option, table
+from dora.cli.output import style_option, table
+from dora.cli.values import MAX_COUNT
 from dora.cluster.client import Client
 from dora.errors import DoraError
 
@@ -122,10 +123,10 @@ def view(trace_id: str, dataflow: str | None, local: bool, style: str, client: C
 
 
 def _traces(client: Client, dataflow: str | None, local: bool) -> list[Trace]:
-    from dora.cli.select import find_source, local_source
+    from dora.cli.log_location import find_log_location, local_log_location
     from dora.observe.trace.reader import SpanReader, traces_of
 
-    source = local_source(dataflow) if local else find_source(client, dataflow)
+    source = local_log_location(dataflow) if local else find_log_location(client, dataflow)
     reader = SpanReader(source.directory)
     traces = traces_of(reader.batches())
     reader.close()

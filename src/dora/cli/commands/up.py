@@ -59,7 +59,7 @@ def up(
 
     address = client.address
     if interface not in (*LOOPBACK, *_ANYWHERE) and address in LOOPBACK:
-        address = interface  # it does not listen elsewhere
+        address = interface  # it does not listen other_machines
     client = Client(address, client.port, authority=client.authority, token=make_token())
     processes: dict[str, Background] = {}
     try:
@@ -237,14 +237,14 @@ def down(force: bool, client: Client) -> None:
     Refused while dataflows run, unless --force is given.
     """
     try:
-        end_coordinator(client, force)
+        stop_coordinator(client, force)
     except Unreachable:
         if not _end_daemon(client):
             raise
         click.echo("The coordinator was not running; the daemon was, and has been ended")
 
 
-def end_coordinator(client: Client, force: bool) -> None:
+def stop_coordinator(client: Client, force: bool) -> None:
     """End a coordinator and all its daemons, and wait.
 
     Raises `Unreachable`, and `DoraError` if dataflows run and there is no ``force``.

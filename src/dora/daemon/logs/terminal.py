@@ -5,7 +5,7 @@ them could set the title, write to the clipboard, overwrite lines or reorder tex
 characters are therefore shown as JSON escapes, ``\\u001b``, so what was JSON stays JSON. Pipes and files
 get the text as it is.
 
-Standard output and standard error of a command are a `Terminal`, see `dora.cli.streams`; log entries, which
+Standard output and standard error of a command are a `Terminal`, see `dora.cli.process`; log entries, which
 may have colours, go through `for_stream` where they are written.
 """
 

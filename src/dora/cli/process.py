@@ -1,11 +1,14 @@
-"""Standard input, output and error of a command: what if one is closed, or takes no more."""
+"""The process of a command: its standard streams and its signals."""
 
 from __future__ import annotations
 
 import errno
 import io
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TextIO
 
 
@@ -96,3 +99,26 @@ def _to_nowhere(descriptor: int) -> None:
     if nowhere != descriptor:
         os.dup2(nowhere, descriptor)
         os.close(nowhere)
+
+
+@contextmanager
+def termination_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM raise ``KeyboardInterrupt`` in this block. Only for the main thread.
+
+    While a dataflow runs, the daemon handles the signal instead.
+    """
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def interrupts_held() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM wait for the end of this block, which must be short."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,116 @@
+"""Find the directory with the logs and spans of a dataflow, running or ended."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import msgspec
+
+from dora.cli.coordinator import choose_dataflow
+from dora.cli.reports import failure_reason
+from dora.cli.select import connected_runs
+from dora.cluster.client import Client, RequestRefused, Unreachable
+from dora.cluster.protocol import ACTIVE, DataflowView
+from dora.errors import DoraError
+from dora.transport.tokens import TokenError
+
+
+class LogLocation(msgspec.Struct, frozen=True):
+    """The directory with the logs of one dataflow.
+
+    ``ended`` returns whether the dataflow has ended, so that nothing will be added; ``failure`` returns why
+    it failed ("": it did not). ``nodes`` are all its nodes; empty if only its files are known.
+    """
+
+    dataflow_id: str
+    directory: str
+    ended: Callable[[], bool]
+    nodes: tuple[str, ...] = ()
+    failure: Callable[[], str] = lambda: ""
+
+
+def find_log_location(client: Client, wanted: str | None) -> LogLocation:
+    """Find a dataflow on the coordinator, else among those of `dora run`, else below ./out."""
+    try:
+        view = client.dataflow(wanted) if wanted is not None else _only_or_latest(client)
+    except (Unreachable, RequestRefused, TokenError) as error:
+        if isinstance(error, RequestRefused) and error.status != 404:
+            raise
+        source = _location_of_run(wanted)
+        if source is not None:
+            return source
+        try:
+            return local_log_location(wanted)
+        except DoraError:
+            raise error from None
+    if view is None:
+        return _location_of_run(None) or local_log_location(None)
+
+    def ended() -> bool:
+        try:
+            return client.dataflow(view.uuid).status not in ACTIVE
+        except (Unreachable, TokenError):
+            return False  # the dataflow goes on without its coordinator
+        except RequestRefused:
+            return True
+
+    def failure() -> str:
+        try:
+            return failure_reason(client.dataflow(view.uuid))
+        except (Unreachable, RequestRefused, TokenError):
+            return ""
+
+    return LogLocation(view.uuid, view.log_directory, ended, tuple(view.nodes), failure)
+
+
+def _only_or_latest(client: Client) -> DataflowView | None:
+    views = client.dataflows()
+    running = [view for view in views if view.status in ACTIVE]
+    return choose_dataflow(running, "by UUID_OR_NAME") or (views[-1] if views else None)
+
+
+def _location_of_run(wanted: str | None) -> LogLocation | None:
+    from dora.daemon.client import fits
+    from dora.errors import ConnectError
+    from dora.wire.daemon_protocol import DescribeDataflow
+
+    found = None
+    for run in connected_runs():
+        description = run.description
+        if found is None and description.file and (wanted is None or fits(description, wanted)):
+            found = run
+        else:
+            run.close()
+    if found is None or found.description.file is None:
+        return None
+    connection = found
+
+    def ended() -> bool:
+        try:
+            connection.ask(DescribeDataflow())
+        except ConnectError:
+            return True
+        return False
+
+    identity = found.description.dataflow_id
+    return LogLocation(
+        identity,
+        f"{os.path.dirname(found.description.file)}/out/{identity}",
+        ended,
+        tuple(found.description.nodes),
+    )
+
+
+def local_log_location(wanted: str | None) -> LogLocation:
+    """Find a dataflow below ./out by the beginning of its UUID, or the latest one; raises `DoraError`."""
+    try:
+        names = [name for name in os.listdir("out") if len(name) == 36 and os.path.isdir(f"out/{name}")]
+    except OSError:
+        names = []
+    fitting = [name for name in names if wanted is None or name.startswith(wanted.lower())]
+    if not fitting:
+        which = f"`{wanted}`" if wanted is not None else "any dataflow"
+        raise DoraError(f"there are no log files of {which} in {os.path.abspath('out')}")
+    name = max(fitting, key=lambda name: os.stat(f"out/{name}").st_mtime)
+    return LogLocation(name, os.path.abspath(f"out/{name}"), lambda: False)

@@ -1,0 +1,96 @@
+"""What commands print about a dataflow or a recording that has ended; most return an exit status."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+
+from dora.daemon.report import failure_report, first_cause, loss_report, shorter_path
+from dora.dataflow.problems import listed
+from dora.observe.figures import file_size
+
+if TYPE_CHECKING:
+    from dora.cluster.protocol import DataflowView
+    from dora.daemon.report import RunOutcome
+    from dora.recording.mcap.reader import Recording
+    from dora.recording.recorder.options import Saved
+
+
+def report_outcome(outcome: RunOutcome) -> int:
+    """Print the losses and failures of a dataflow that ran in this process; return the exit status."""
+    directory = shorter_path(outcome.log_directory) if outcome.log_directory else None
+    for report in (loss_report(outcome.result), failure_report(outcome.result, directory)):
+        if report:
+            click.echo(f"\n{report}", err=True)
+    return 0 if outcome.result.ok else 1
+
+
+def failure_reason(view: DataflowView) -> str:
+    """Return one sentence that says why a dataflow failed; "" if it did not."""
+    if view.status != "failed":
+        return ""
+    cause = (first_cause(view.result) if view.result is not None else "") or view.reason
+    return f"dataflow {view.name} ({view.uuid}) failed: {cause}"
+
+
+def report_end(view: DataflowView) -> int:
+    """Print the losses and failures of a dataflow of the coordinator; return the exit status."""
+    directory = view.log_directory if os.path.isdir(view.log_directory) else None
+    if view.result is not None:
+        for report in (loss_report(view.result), failure_report(view.result, directory)):
+            if report:
+                click.echo(f"\n{report}", err=True)
+    elif view.status == "failed":
+        click.echo(f"\nDataflow {view.uuid} failed: {view.reason}", err=True)
+        if directory is not None:
+            click.echo(f"\nLogs: {directory}", err=True)
+    return 1 if view.status == "failed" else 0
+
+
+def report_saved(saved: Saved | None) -> int:
+    """Print the result of a recorder (None: it was killed); return the exit status."""
+    if saved is None:
+        click.echo("error: the recorder was killed; its file is readable up to there", err=True)
+        return 1
+    for line in describe_saved(saved):
+        click.echo(line, err=True)
+    return 0 if saved.complete else 1
+
+
+def describe_saved(saved: Saved) -> list[str]:
+    """Return the lines that describe a recording that was written.
+
+    >>> from dora.recording.recorder.options import Saved
+    >>> describe_saved(Saved(path="a.mcap", size=2048, complete=True))
+    ['recorded no messages (2.0 kB) to a.mcap']
+    """
+    count = saved.messages
+    what = "no messages" if not count else "1 message" if count == 1 else f"{count:,} messages"
+    topics = sum(1 for topic in saved.topics.values() if topic.messages)
+    of = f" of {topics} outputs" if topics > 1 else ""
+    lines = [f"recorded {what}{of} ({file_size(saved.size)}) to {saved.path}"]
+    if saved.problem:
+        lines.append(f"error: {saved.problem}")
+    if not saved.complete:
+        lost = [f"{topic.lost:,} of {name}" for name, topic in saved.topics.items() if topic.lost]
+        lines.append(f"INCOMPLETE: messages are missing: {listed(lost)}" if lost else "INCOMPLETE")
+    return lines
+
+
+def warn_about_losses(recording: Recording) -> None:
+    """Warn if messages are missing in a recording that is not damaged."""
+    from dora.recording.info import trouble
+
+    if not recording.damage and (text := trouble(recording)):
+        click.echo(f"warning: {recording.path}: {text}", err=True)
+
+
+def report_truncation(path: str, cut: str, allowed: bool) -> int:
+    """Print where reading a recording stopped (``cut`` "": at its end); return the exit status."""
+    if not cut:
+        return 0
+    hint = "" if allowed else "; --allow-incomplete accepts that"
+    click.echo(f"{'warning' if allowed else 'error'}: {path}: {cut}{hint}", err=True)
+    return 0 if allowed else 1
