@@ -68,11 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _row(name: str, value: float, goal: float, unit: str, *ends: float) -> list[str]:
-    verdict = "✓" if value < goal else "✗"
+    outcome = "✓" if value < goal else "✗"
     shown = "–".join(map(report.number, ends))
     return [
         name,
-        f"{goal:,.0f} {unit} {verdict}",
+        f"{goal:,.0f} {unit} {outcome}",
         f"{report.number(value)} {unit}",
         shown and f"{shown} {unit}",
     ]

@@ -166,13 +166,13 @@ def write_between(path: Path, markers: tuple[str, str], content: str) -> None:
 def _row(result: Result) -> list[str]:
     measure = result.measure
     goal = f"{measure.at_least:.2f}".rstrip("0").rstrip(".") + "×" if measure.at_least else ""
-    verdict = {True: " ✓", False: " ✗", None: ""}[result.reached]
+    outcome = {True: " ✓", False: " ✗", None: ""}[result.reached]
     return [
         measure.title,
         _spread(result.upstream, measure.unit),
         _spread(result.ours, measure.unit),
         _times(result.times_better),
-        goal + verdict,
+        goal + outcome,
         _lost(None if measure.against else result.upstream),
         _lost(result.ours),
     ]

@@ -57,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, (title, goal) in _ROWS.items():
         seconds = figures[name]
         middle = median(seconds)
-        verdict = "" if goal is None else f"{goal:g} s " + ("✓" if middle < goal else "✗")
+        outcome = "" if goal is None else f"{goal:g} s " + ("✓" if middle < goal else "✗")
         missed |= goal is not None and middle >= goal
         rows.append(
-            (title, verdict, *(f"{value * 1e3:.0f} ms" for value in (middle, min(seconds), max(seconds))))
+            (title, outcome, *(f"{value * 1e3:.0f} ms" for value in (middle, min(seconds), max(seconds))))
         )
     command = shlex.join(["python", "-m", "benchmarks.system", *sys.argv[1:]])
     known = conditions(command, started, options.repeat)

@@ -110,11 +110,11 @@ GONE_NAMES = {
     "attachment|attachments": "host",
 }
 
-# Uses that stay, as regular expressions over what stands around the word in the file, and why.
+# Uses that stay, as regular expressions over the name of the file and the text around the word, and why.
 EXCEPTIONS = {
     "hosted": [r"hosted by a runtime"],  # an operator in its process
     "transit": [r"in transit"],  # a message on the network
-    "guest|guests": [r"cook"],  # the example of actions plays in a restaurant
+    "guest|guests": [r"^examples/actions/"],  # it plays in a restaurant
     "attachment|attachments": [r"(?i)mcap|disposition|(create|add)_attachment"],  # names of formats
 }
 
@@ -169,28 +169,28 @@ def names_only(text: str) -> str:
     return "\n".join("".join(line) for line in lines)
 
 
-def is_exception(word: str, text: str, place: int) -> bool:
-    around = " ".join(text[max(0, place - AROUND) : place + AROUND].split())
+def is_exception(word: str, text: str, place: int, name: str) -> bool:
+    around = f"{name} {' '.join(text[max(0, place - AROUND) : place + AROUND].split())}"
     return any(re.search(use, around) for use in forms(EXCEPTIONS).get(word, ()))
 
 
-def hits(text: str, table: dict[str, str]) -> Iterator[tuple[int, str, str]]:
+def hits(text: str, table: dict[str, str], name: str = "") -> Iterator[tuple[int, str, str]]:
     """Return line, old word and new word of everything in a text that is in the table."""
     words, places = spread(text)
     new = forms(table)
     for found in pattern(table).finditer(words):
         place = places[found.start()]
-        if not is_exception(found[0], text, place):
+        if not is_exception(found[0], text, place, name):
             yield text.count("\n", 0, place) + 1, found[0], new[found[0]]
 
 
 def hits_in(path: Path) -> list[str]:
     text = path.read_text(encoding="utf-8")
-    found = list(hits(text, GONE))
-    name = path.relative_to(ROOT)
-    if path.suffix == ".py" and name.parts[0] == "src":
-        found += hits(names_only(text), GONE_NAMES)
-    found += [(0, word, f"{new} (file name)") for _, word, new in hits(name.as_posix(), GONE)]
+    name = path.relative_to(ROOT).as_posix()
+    found = list(hits(text, GONE, name))
+    if path.suffix == ".py" and name.startswith("src/"):
+        found += hits(names_only(text), GONE_NAMES, name)
+    found += [(0, word, f"{new} (file name)") for _, word, new in hits(name, GONE, name)]
     return [f"{name}:{line}: {word} (instead: {new})" for line, word, new in sorted(found)]
 
 
