@@ -110,6 +110,18 @@ GONE_NAMES = {
     "attachment|attachments": "host",
 }
 
+# In pages, the plain verb or the name of the one who acts says more.
+GONE_IN_PAGES = {
+    "tell|tells|told|telling": "report, show, name",
+    "anew": "again",
+    "for ever": "without limit",
+    "let go|lets go": "drop, release",
+    "mend|mends|mended|mending": "correct, repair",
+    "noted": "recorded",
+    "somebody|anybody": "the user, the process",
+    "as ever": "leave it out",
+}
+
 # Uses that stay, as regular expressions over the name of the file and the text around the word, and why.
 EXCEPTIONS = {
     "hosted": [r"hosted by a runtime"],  # an operator in its process
@@ -135,6 +147,9 @@ PENDING = {
     "",
 }
 
+GENERATED = "docs/reference/commands.md"  # its sentences are those of the commands
+
+FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 AROUND = 60  # characters of the file on both sides in which an exception is looked for
 
@@ -190,6 +205,9 @@ def hits_in(path: Path) -> list[str]:
     found = list(hits(text, GONE, name))
     if path.suffix == ".py" and name.startswith("src/"):
         found += hits(names_only(text), GONE_NAMES, name)
+    if path.suffix == ".md" and name != GENERATED:
+        prose = FENCED.sub(lambda code: re.sub(r"[^\n]", " ", code[0]), text)
+        found += hits(prose, GONE_IN_PAGES, name)
     found += [(0, word, f"{new} (file name)") for _, word, new in hits(name, GONE, name)]
     return [f"{name}:{line}: {word} (instead: {new})" for line, word, new in sorted(found)]
 
