@@ -1,4 +1,4 @@
-"""What a reader must know to judge figures: machine, system, versions, command."""
+"""Describe the conditions of a measurement: machine, system, versions, command."""
 
 import datetime
 import os

@@ -1,7 +1,7 @@
-"""How soon the dashboard is there, and what it takes when nobody looks: ``python -m benchmarks.dashboard``.
+"""Measure how soon the dashboard is drawn, and its idle cost: ``python -m benchmarks.dashboard``.
 
-The dashboard of a run of ten nodes, over loopback. A new browser, which has nothing of the page yet, opens
-it again and again; the time is the browser's own, from the click on a link to the first thing drawn.
+The dashboard of a run of ten nodes, over loopback. A new browser without a cache opens it several times.
+The time is the browser's own, from the click on a link to the first thing drawn.
 Needs Chromium and playwright.
 """
 

@@ -1,7 +1,7 @@
 """A dashboard with a page open on it, for `benchmarks.looking`.
 
 ``python -m benchmarks.dashboard_reader TOPIC`` serves the dashboard of the only dataflow that runs. It is
-its browser, too: it wants a preview of the topic, and draws nothing, which no browser is faster than.
+its browser, too: it asks for a preview of the topic and draws nothing, so no browser is faster.
 SIGINT ends it.
 """
 

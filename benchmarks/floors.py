@@ -1,4 +1,4 @@
-"""Measure what no framework can beat: waking another process and back, and copying a payload once."""
+"""Measure the floor of every framework: waking another process and back, and copying a payload once."""
 
 import os
 import time

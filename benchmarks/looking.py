@@ -1,10 +1,10 @@
-"""What looking costs those who are looked at: ``python -m benchmarks.looking``.
+"""Measure the cost of observers for the links that they observe: ``python -m benchmarks.looking``.
 
-A dataflow runs, and the same command looks at it again and again. Each window with a look lies between two
-without one, and is compared with their mean; the cost is the median over such rounds. A machine whose
-processors become slower or faster by themselves, as rented ones do, says so in the two windows without a
-look: rounds in which these differ are measured again, whatever the look itself cost. Both links are as busy
-as they can be: one sender without a pause, and a message that goes round and round.
+A dataflow runs, and the same command observes it several times. Each window with an observer lies between
+two without one, and is compared with their mean; the cost is the median over such rounds. Rented processors
+change their speed by themselves. This shows in the two windows without an observer: rounds in which these
+differ are measured again, independent of the cost. Both links are under full load: one sender without a
+pause, and one message that circulates.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Between two machines: ``python -m benchmarks.machines``.
+"""Measure links between two machines: ``python -m benchmarks.machines``.
 
 The machines are network namespaces of this one, joined by a virtual switch without added delay, with
 shared memory of their own. Each side runs its coordinator on the first and a daemon on both; the same two

@@ -1,4 +1,4 @@
-"""The table of what is measured, and how a run's result files become figures."""
+"""The table of measures, and how the result files of a run become figures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

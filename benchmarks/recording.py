@@ -1,4 +1,4 @@
-"""How much can be recorded without a loss: ``python -m benchmarks.recording``.
+"""Measure the highest rate that is recorded without a loss: ``python -m benchmarks.recording``.
 
 A sender sends at an even rate for some seconds, and everything is recorded into a file in memory (a
 tmpfs), so that no disk is measured. The highest rate of a list at which no message is missing is found by

@@ -1,4 +1,4 @@
-"""Show results: the table for people, the same for machines, the pages that publish them."""
+"""Show results: as a table, as JSON, and on the pages that publish them."""
 
 import json
 import re

@@ -1,8 +1,8 @@
-"""What one coordinator carries: ``python -m benchmarks.scaling``.
+"""Measure how many machines and dataflows one coordinator serves: ``python -m benchmarks.scaling``.
 
 The coordinator is the real one, in a process of its own. The daemons are not: one process holds the
-connections of all of them, says of every dataflow that it runs, and starts nothing. What is measured is
-therefore the coordinator alone; its processor time is read from the kernel.
+connections of all of them, reports every dataflow as running, and starts nothing. So only the coordinator
+is measured; its processor time is read from the kernel.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""How long the commands of the long-running system take: ``python -m benchmarks.system``.
+"""Measure the commands of a system in the background: ``python -m benchmarks.system``.
 
-Every figure is the wall time of a command, from the start of its process to its end, as a person at a
-terminal feels it. Port, records and sockets are of the measurement's own.
+Every figure is the wall time of a command, from the start of its process to its end. Port, records and
+sockets are separate from those of the user.
 """
 
 from __future__ import annotations
