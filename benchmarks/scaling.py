@@ -50,6 +50,7 @@ from dora.cluster.protocol import (
     encode,
 )
 from dora.transport.tokens import make_token
+from dora.wire.node_protocol import PROTOCOL_VERSION
 
 MARKERS = ("<!-- scaling -->", "<!-- /scaling -->")
 WATCH_S = 10.0  # how long heartbeats are watched
@@ -95,7 +96,16 @@ class FakeDaemons:
                 await asyncio.sleep(HEARTBEAT_INTERVAL)
                 await say(Heartbeat())
 
-        await say(Hello(__version__, f"d{number}", 1, tuple(runs.values()), machine=machine(number)))
+        await say(
+            Hello(
+                __version__,
+                f"d{number}",
+                1,
+                tuple(runs.values()),
+                machine=machine(number),
+                protocol=PROTOCOL_VERSION,
+            )
+        )
         self.connected += 1
         beating = asyncio.create_task(beat())
         try:

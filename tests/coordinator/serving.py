@@ -37,6 +37,7 @@ from dora.cluster.protocol import (
     decode_to_daemon,
     encode,
 )
+from dora.wire.node_protocol import PROTOCOL_VERSION
 
 
 class Serving:
@@ -131,7 +132,7 @@ class ObedientDaemon:
         self.heard: list[ToDaemon] = []
         self._open = ExitStack()
         self._connection = self._open.enter_context(served.websocket())
-        self.say(Hello(__version__, daemon_id, 1))
+        self.say(Hello(__version__, daemon_id, 1, protocol=PROTOCOL_VERSION))
         # It is not known before its greeting was read, and requests take another way.
         wait_until(lambda: daemon_id in served.in_loop(served.daemons), f"daemon {daemon_id}")
         self._thread = threading.Thread(target=self._obey)

@@ -19,6 +19,7 @@ from dora.cluster.coordinator import api
 from dora.cluster.coordinator.store import Store
 from dora.cluster.http import idle_connections as connections
 from dora.cluster.protocol import Hello, RunChanged, RunDescription, RunReport, RunSpec, Usage, encode
+from dora.wire.node_protocol import PROTOCOL_VERSION
 
 LOOSE = {"id": "in", "source": {"type": "node", "node": "b", "output": "out"}}
 SHOWN = f"Authorization: Bearer {TOKEN}\r\n".encode()
@@ -182,7 +183,7 @@ def test_the_name_of_a_strange_file(served: Serving) -> None:
 # --------------------------------------------------------------------------- daemons
 
 UNKNOWN = RunReport("0f3e", "running")
-HELLO = encode(Hello(__version__, "second", 2))
+HELLO = encode(Hello(__version__, "second", 2, protocol=PROTOCOL_VERSION))
 
 
 @pytest.mark.parametrize(
@@ -192,8 +193,8 @@ HELLO = encode(Hello(__version__, "second", 2))
         [b"[" * 100_000],
         [b"\xff\xfe"],
         [encode(RunChanged(UNKNOWN))],
-        [encode(Hello("", "x", 1))],
-        [encode(Hello("99.0.0", "x", 1))],
+        [encode(Hello("", "x", 1, protocol=PROTOCOL_VERSION))],
+        [encode(Hello("99.0.0", "x", 1, protocol=PROTOCOL_VERSION))],
         [b'{"type": "Hello", "version": 1}'],
         [HELLO, HELLO],
         [HELLO, b"}"],

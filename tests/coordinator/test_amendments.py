@@ -43,6 +43,7 @@ from dora.daemon.supervisor.result import DataflowResult
 from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow import parse
 from dora.dataflow.model import Dataflow
+from dora.wire.node_protocol import PROTOCOL_VERSION
 from dora.wire.operations import (
     AddOperation,
     ConnectOperation,
@@ -161,7 +162,14 @@ class Talking:
         self.link = self.join(*runs)
 
     def join(self, *runs: RunReport) -> DaemonConnection:
-        hello = Hello(__version__, f"daemon of {self.machine}", 1, runs, machine=self.machine)
+        hello = Hello(
+            __version__,
+            f"daemon of {self.machine}",
+            1,
+            runs,
+            machine=self.machine,
+            protocol=PROTOCOL_VERSION,
+        )
         link = self.coordinator.fleet.connect(hello, self.take, "10.0.0.2", "10.0.0.1")
         assert link is not None
         self.link = link

@@ -18,6 +18,7 @@ from dora._version import __version__
 from dora.cluster.coordinator import relay as looks
 from dora.cluster.coordinator.store import Store
 from dora.cluster.protocol import CLOSE_WITH_REASON, Hello, ObserverRefused, OpenObserver, encode
+from dora.wire.node_protocol import PROTOCOL_VERSION
 
 FLOW = {"spec": {"name": "arm", "dataflow": {"nodes": [{"id": "a"}], "working_dir": "/tmp"}}}
 
@@ -118,7 +119,7 @@ def test_why_there_is_no_look(
 
 def test_what_is_still_starting_is_not_looked_at(served: Serving) -> None:
     with served.websocket() as silent:
-        silent.send(encode(Hello(__version__, "silent", 1)).decode())
+        silent.send(encode(Hello(__version__, "silent", 1, protocol=PROTOCOL_VERSION)).decode())
         wait_until(lambda: served.in_loop(served.daemons), "the daemon")
         start(served)
         with look_at(served) as asker:

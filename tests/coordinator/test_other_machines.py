@@ -32,6 +32,7 @@ from dora.cluster.protocol import (
 )
 from dora.daemon.logs.entry import LogEntry
 from dora.dataflow.model import LogOptions
+from dora.wire.node_protocol import PROTOCOL_VERSION
 
 NODE = {"id": "a", "deploy": {"machine": "far"}}
 SPEC = RunSpec(name="arm", dataflow={"nodes": [NODE], "working_dir": "/tmp"})
@@ -56,7 +57,7 @@ async def coordinating(folder: Path) -> AsyncIterator[Coordinator]:
 def join(
     coordinator: Coordinator, machine: str, send: Callable[[ToDaemon], None], *runs: RunReport
 ) -> DaemonConnection:
-    hello = Hello(__version__, f"daemon of {machine}", 1, runs, machine=machine)
+    hello = Hello(__version__, f"daemon of {machine}", 1, runs, machine=machine, protocol=PROTOCOL_VERSION)
     link = coordinator.fleet.connect(hello, send, "10.0.0.2", "10.0.0.1")
     assert link is not None
     return link
@@ -123,7 +124,7 @@ def test_entries_that_come_again_are_written_once(data_folder: Path) -> None:
             log(2, "two")
             log(3, "three")
             coordinator.fleet.disconnect(link)
-            hello = Hello(__version__, "another daemon", 2, machine="far")
+            hello = Hello(__version__, "another daemon", 2, machine="far", protocol=PROTOCOL_VERSION)
             other = coordinator.fleet.connect(hello, said.append, "10.0.0.2", "10.0.0.1")
             assert other is not None
             link = other
@@ -190,7 +191,9 @@ def test_machines_are_told_which_records_are_gone(data_folder: Path) -> None:
             coordinator.fleet.disconnect(link)
             kept = ("of a lost store", ended, running, "unknown and runs")
             runs = tuple(RunReport(id, "running") for id in (running, "unknown and runs"))
-            hello = Hello(__version__, "another daemon", 1, runs, machine="far", kept=kept)
+            hello = Hello(
+                __version__, "another daemon", 1, runs, machine="far", kept=kept, protocol=PROTOCOL_VERSION
+            )
             heard.clear()
             coordinator.fleet.connect(hello, heard.append, "10.0.0.2", "10.0.0.1")
             assert gone(heard) == ["of a lost store", ended]

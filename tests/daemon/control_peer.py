@@ -9,6 +9,7 @@ from dora._version import __version__
 from dora.wire.framing import FrameBuffer, encode_frame
 from dora.wire.node_config import Address, NodeConfig, decode_address
 from dora.wire.node_protocol import (
+    PROTOCOL_VERSION,
     Closing,
     InputsClosed,
     Ready,
@@ -34,6 +35,7 @@ class Peer:
                 node_id=self.address.node_id,
                 pid=os.getpid(),
                 version=__version__,
+                protocol=PROTOCOL_VERSION,
                 dynamic=dynamic,
                 incarnation=self.address.incarnation,
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +12,16 @@ import msgspec
 import pytest
 from running import Bench
 
+from dora._version import __version__
 from dora.daemon.client import DaemonClient
 from dora.daemon.control_server import ControlServer
 from dora.daemon.event_loop import Loop
 from dora.errors import ConnectError, DaemonLost
-from dora.node.session.daemon_client import SocketChannel
+from dora.node.session.daemon_client import SocketChannel, connect
 from dora.wire.daemon_protocol import Request
 from dora.wire.framing import encode_frame
-from dora.wire.node_protocol import Ready, ToDaemon
+from dora.wire.node_config import Address, encode_address
+from dora.wire.node_protocol import PROTOCOL_VERSION, Ready, ToDaemon
 
 BAD = {
     "text_that_is_no_utf8": b"\x81\xa4type\xa8Regist\xffr",
@@ -186,10 +189,28 @@ def test_a_node_tells_what_a_false_daemon_sent(runtime_root: str, name: str) -> 
     liar.close()
 
 
+def test_a_node_names_its_version_when_the_daemon_answers_with_an_unknown_message(
+    runtime_root: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    liar = Liar(f"{runtime_root}/socket", frame(msgspec.msgpack.encode({"type": "Refused", "reason": "x"})))
+    address = Address("some dataflow", "a", f"{runtime_root}/socket")
+    monkeypatch.setenv("DORA_NODE_CONFIG", encode_address(address).decode())
+    peers: list[socket.socket] = []
+    thread = threading.Thread(target=lambda: peers.append(liar.serve_one()))
+    thread.start()
+    with pytest.raises(ConnectError) as refused:
+        connect(None)
+    thread.join(30)
+    for peer in peers:
+        peer.close()
+    liar.close()
+    told = str(refused.value)
+    assert "the daemon answered the registration of node `a` with an unknown message" in told
+    assert f"dora {__version__} with protocol {PROTOCOL_VERSION}; install the same version" in told
+
+
 @pytest.mark.parametrize("body", [*BAD.values(), msgspec.msgpack.encode({"type": "Noted"})])
 def test_a_command_tells_that_what_answers_is_no_daemon(runtime_root: str, body: bytes) -> None:
-    import threading
-
     liar = Liar(f"{runtime_root}/socket", frame(body))
     peers: list[socket.socket] = []
     thread = threading.Thread(target=lambda: peers.append(liar.serve_one()))

@@ -13,6 +13,7 @@ from control_peer import Peer
 from running import Bench, when
 from waiting import PATIENCE, alive, wait_until
 
+from dora._version import __version__
 from dora.daemon.daemon import Daemon
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.options import LocalRunOptions
@@ -385,16 +386,20 @@ def test_strangers_do_no_harm(bench: Bench) -> None:
     assert bench.run(bench.node("a", script)).ok
 
 
-def test_another_version_of_the_protocol_is_refused_with_the_mend(bench: Bench) -> None:
-    script = """
+@pytest.mark.parametrize(("number", "named"), [(99, "99"), (1, "1"), (0, "unknown")])
+def test_a_node_of_another_protocol_version_is_refused(bench: Bench, number: int, named: str) -> None:
+    script = f"""
         import control_peer as peer
-        class Old(peer.Register, tag="Register"):
-            protocol: int = 99
-        peer.Register = Old
+        peer.PROTOCOL_VERSION = {number}
         peer.Peer()
     """
     bench.run(bench.node("a", script))
-    assert "install the same version" in " ".join(bench.lines("a"))
+    told = " ".join(bench.lines("a"))
+    assert (
+        f"node `a` uses dora {__version__} with protocol {named}, and this run is dora {__version__} with"
+        in told
+    )
+    assert "install the same version in both environments" in told
 
 
 def test_dynamic_nodes_join_leave_and_rejoin(bench: Bench) -> None:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from dora._version import __version__
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.options import RunOptions
 from dora.daemon.supervisor.result import DataflowResult
@@ -20,6 +21,7 @@ from dora.daemon.supervisor.status import PeerStatus
 from dora.wire.decoders import json_decoder
 from dora.wire.metrics import DataflowMetrics
 from dora.wire.node_config import TlsFiles
+from dora.wire.node_protocol import PROTOCOL_VERSION
 from dora.wire.operations import Operation, OperationResult
 
 MAX_MESSAGE: Final = 16 << 20  # bytes of a request or a frame
@@ -29,6 +31,7 @@ DEFAULT_MACHINE: Final = "default"  # the id of a machine whose daemon was given
 CLOSE_WITH_REASON: Final = 4000  # close code of a look; the reason is a sentence for the user
 HEARTBEAT_INTERVAL: Final = 1.0  # seconds between two signs of life of a daemon
 
+SAME_VERSION: Final = "install the same version of dora for both, and restart both"
 NO_TICKET: Final = 0  # the ticket of what nobody waits for
 
 RunStatus = Literal["starting", "running", "finished", "failed"]
@@ -103,6 +106,18 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
     address: str = ""  # where other machines reach this one; "": where the coordinator sees it
     tls: bool = False  # it has certificates
     kept: tuple[str, ...] = ()  # dataflows for which something is kept on its disk
+    protocol: int = 0  # `PROTOCOL_VERSION`; 0: the daemon did not say
+
+
+class Introduction(msgspec.Struct, frozen=True, tag="Hello"):
+    """The fields of `Hello` by which a daemon of any protocol version can be refused with a sentence.
+
+    They stay as they are in every version, as do the tag and the field of `DaemonRejected`.
+    """
+
+    version: str
+    pid: int = 0
+    protocol: int = 0
 
 
 class RunChanged(msgspec.Struct, frozen=True, tag=True):
@@ -200,7 +215,8 @@ ToCoordinator = (
 
 
 class Welcome(msgspec.Struct, frozen=True, tag=True):
-    version: str
+    version: str  # of dora
+    protocol: int = 0  # `PROTOCOL_VERSION`; 0: the coordinator did not say
 
 
 class DaemonRejected(msgspec.Struct, frozen=True, tag=True):
@@ -487,6 +503,7 @@ class DashboardView(msgspec.Struct, frozen=True):
 encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
 decode_to_coordinator: Callable[[bytes | str], ToCoordinator] = json_decoder(ToCoordinator)
 decode_to_daemon: Callable[[bytes | str], ToDaemon] = json_decoder(ToDaemon)
+decode_introduction: Callable[[bytes | str], Introduction] = json_decoder(Introduction)
 
 
 def compatible(one: str, other: str) -> bool:
@@ -512,5 +529,30 @@ def version_fault(what: str, version: str, ours: str) -> str:
         return ""
     return (
         f"the {what} is dora {version or 'of an unknown version'} and the coordinator is dora {ours}, "
-        "which do not understand each other; use one version, and restart both"
+        f"which do not understand each other; {SAME_VERSION}"
     )
+
+
+def hello_fault(hello: Hello | Introduction) -> str:
+    """Return why this coordinator cannot work with a daemon, "" if it can."""
+    return _daemon_fault(hello, Welcome(__version__, PROTOCOL_VERSION))
+
+
+def welcome_fault(welcome: Welcome) -> str:
+    """Return why this daemon cannot work with a coordinator, "" if it can."""
+    return _daemon_fault(Introduction(__version__, protocol=PROTOCOL_VERSION), welcome)
+
+
+def _daemon_fault(daemon: Hello | Introduction, coordinator: Welcome) -> str:
+    if daemon.protocol == coordinator.protocol:
+        return version_fault("daemon", daemon.version, coordinator.version)
+    daemon_text, coordinator_text = _version_text(daemon), _version_text(coordinator)
+    return (
+        f"the daemon is dora {daemon_text} and the coordinator is dora {coordinator_text}, "
+        f"which do not understand each other; {SAME_VERSION}"
+    )
+
+
+def _version_text(peer: Hello | Introduction | Welcome) -> str:
+    protocol = f"protocol {peer.protocol}" if peer.protocol else "an unknown protocol"
+    return f"{peer.version or 'of an unknown version'} with {protocol}"

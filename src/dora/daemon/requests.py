@@ -178,8 +178,9 @@ def registration_fault(connection: Connection, message: Register, description: D
         return "this connection is registered already"
     if message.protocol != PROTOCOL_VERSION:
         return (
-            f"node `{message.node_id}` uses dora {message.version}, whose protocol differs from the "
-            f"one of this run, of dora {__version__}; install the same version in both environments"
+            f"node `{message.node_id}` uses dora {message.version} with protocol "
+            f"{message.protocol or 'unknown'}, and this run is dora {__version__} with protocol "
+            f"{PROTOCOL_VERSION}; install the same version in both environments"
         )
     if message.dataflow and not fits(description, message.dataflow):
         return f"dataflow {description.dataflow_id} is not called `{message.dataflow}`"

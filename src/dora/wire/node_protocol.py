@@ -25,17 +25,25 @@ from dora.wire.node_config import (
 if TYPE_CHECKING:
     pass
 
-PROTOCOL_VERSION = 1
+# The version of all messages between nodes, daemons and coordinators. Raise it with every change that an
+# older process would misread; a process with another number is refused.
+PROTOCOL_VERSION = 2
 
 
 # --------------------------------------------------------------------------- node → daemon
 
 
 class Register(msgspec.Struct, tag=True):
+    """Introduce a node.
+
+    These fields, the tag, and those of `RegistrationRefused` stay as they are in every protocol version, so
+    that a node of another version can be refused with a sentence.
+    """
+
     node_id: str
     pid: int
-    version: str
-    protocol: int = PROTOCOL_VERSION
+    version: str  # of dora
+    protocol: int = 0  # `PROTOCOL_VERSION`; 0: the node did not say
     dynamic: bool = False
     incarnation: int = 0
     dataflow: str = ""  # of a dynamic node: the name or UUID of the one that it means

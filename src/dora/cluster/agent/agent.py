@@ -23,7 +23,6 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidMessage, InvalidStatus, WebSocketException
 
 from dora._paths import AUTHORITY_VARIABLE, data_folder
-from dora._version import __version__
 from dora.cluster.agent.identity import Identity, locked, socket_of
 from dora.cluster.agent.limits import UsageMeter
 from dora.cluster.agent.observers import Observers
@@ -34,6 +33,7 @@ from dora.cluster.protocol import (
     ACTIVE,
     HEARTBEAT_INTERVAL,
     MAX_MESSAGE,
+    SAME_VERSION,
     AckEnd,
     AckLogs,
     Apply,
@@ -47,7 +47,6 @@ from dora.cluster.protocol import (
     GetMetrics,
     GetUsage,
     Heartbeat,
-    Hello,
     JoinCluster,
     LogBatch,
     MachineLost,
@@ -73,6 +72,7 @@ from dora.cluster.protocol import (
     decode_to_coordinator,
     decode_to_daemon,
     encode,
+    welcome_fault,
 )
 from dora.cluster.ssh.kept import forget, keep, kept_for
 from dora.daemon.run_directory import remove_stale
@@ -300,7 +300,9 @@ class Agent:
             except HTTPException:
                 fault = self._not_a_coordinator()
             except msgspec.DecodeError as error:
-                fault = f"the coordinator at {self._where} is not understood: {error}"
+                fault = f"the coordinator at {self._where} sent an unknown message: {error}; {SAME_VERSION}"
+                if not self._welcomed:
+                    raise DoraError(fault) from None
             if fault != self._last_fault and not self._shutting_down:
                 self._last_fault = fault
                 log.warning("%s; trying again and again", fault)
@@ -314,18 +316,8 @@ class Agent:
     async def _serve_connection(self, connection: ClientConnection) -> None:
         self._outgoing = asyncio.Queue()  # what waits in an old one is in the report
         identity = self._identity
-        hello = Hello(
-            __version__,
-            self._id,
-            os.getpid(),
-            tuple(self._reports.values()),
-            machine=identity.machine,
-            labels=identity.labels,
-            address=identity.address,
-            tls=identity.tls is not None,
-            kept=kept_for(identity.machine, self._where),
-        )
-        self._outgoing.put_nowait(hello)
+        kept = kept_for(identity.machine, self._where)
+        self._outgoing.put_nowait(identity.hello(self._id, tuple(self._reports.values()), kept))
         for run in self._runs.values():
             if run.redefined is not None:
                 self._outgoing.put_nowait(run.redefined)
@@ -364,6 +356,8 @@ class Agent:
     async def _take(self, message: ToDaemon) -> None:
         match message:
             case Welcome():
+                if fault := welcome_fault(message):
+                    raise _Rejected(fault)
                 self._welcomed = True
                 self._pause, self._last_fault = FIRST_RETRY, ""
                 log.info("connected to the coordinator at %s", self._where)

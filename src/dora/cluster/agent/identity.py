@@ -13,10 +13,12 @@ import msgspec
 
 from dora._ownership import open_own
 from dora._paths import SOCKET_NAME, run_path
-from dora.cluster.protocol import DEFAULT_MACHINE, StartRun
+from dora._version import __version__
+from dora.cluster.protocol import DEFAULT_MACHINE, Hello, RunReport, StartRun
 from dora.daemon.run_directory import usable_root
 from dora.errors import DoraError
 from dora.wire.node_config import TlsFiles
+from dora.wire.node_protocol import PROTOCOL_VERSION
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -26,6 +28,21 @@ class Identity(msgspec.Struct, frozen=True):
     labels: dict[str, str] = {}
     address: str = ""
     tls: TlsFiles | None = None
+
+    def hello(self, daemon_id: str, runs: tuple[RunReport, ...], kept: tuple[str, ...]) -> Hello:
+        """Return the introduction of the daemon in this process."""
+        return Hello(
+            __version__,
+            daemon_id,
+            os.getpid(),
+            runs,
+            machine=self.machine,
+            labels=self.labels,
+            address=self.address,
+            tls=self.tls is not None,
+            kept=kept,
+            protocol=PROTOCOL_VERSION,
+        )
 
 
 def parse_labels(text: str) -> dict[str, str]:

@@ -43,8 +43,10 @@ from dora.cluster.protocol import (
     StartRequest,
     StopRequest,
     ToDaemon,
+    decode_introduction,
     decode_to_coordinator,
     encode,
+    hello_fault,
     version_fault,
 )
 from dora.transport import proof
@@ -298,7 +300,12 @@ async def _serve_daemon(coordinator: Coordinator, websocket: WebSocket) -> None:
     heard = loop.time()
     is_far = False
     try:
-        first = decode_to_coordinator(await asyncio.wait_for(websocket.receive_text(), HELLO_TIMEOUT))
+        text = await asyncio.wait_for(websocket.receive_text(), HELLO_TIMEOUT)
+        try:
+            first = decode_to_coordinator(text)
+        except msgspec.DecodeError:
+            await _reject_other_version(coordinator, websocket, text)
+            return
         if not isinstance(first, Hello):
             return
         seen = websocket.client.host if websocket.client is not None else ""
@@ -334,6 +341,15 @@ async def _serve_daemon(coordinator: Coordinator, websocket: WebSocket) -> None:
             await websocket.close()
         except (RuntimeError, WebSocketDisconnect):
             pass  # closed already
+
+
+async def _reject_other_version(coordinator: Coordinator, websocket: WebSocket, text: str) -> None:
+    """Answer a daemon whose `Hello` cannot be read; raises ``DecodeError`` if it is none of a daemon's."""
+    introduction = decode_introduction(text)
+    if fault := hello_fault(introduction):
+        answers: list[ToDaemon] = []
+        coordinator.fleet.reject(introduction, fault, answers.append)
+        await websocket.send_text(encode(answers[0]).decode())
 
 
 async def _send_all(websocket: WebSocket, outgoing: asyncio.Queue[ToDaemon], machine: str) -> None:

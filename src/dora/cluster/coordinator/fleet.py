@@ -35,6 +35,7 @@ from dora.cluster.protocol import (
     DropRecords,
     Endpoints,
     Hello,
+    Introduction,
     Limits,
     MachineLost,
     MachineView,
@@ -48,10 +49,11 @@ from dora.cluster.protocol import (
     StopRun,
     ToDaemon,
     Welcome,
-    version_fault,
+    hello_fault,
 )
 from dora.daemon.supervisor.status import PeerStatus
 from dora.dataflow.names import machine_id_fault
+from dora.wire.node_protocol import PROTOCOL_VERSION
 
 LOST_AFTER = 5.0  # seconds that a daemon may take to come back before its dataflows count as lost
 FIRST_REPORT_AFTER = 10.0  # the same, after the start of the coordinator
@@ -124,12 +126,17 @@ class Fleet:
 
     # ----------------------------------------------------------------------- coming and going
 
+    def reject(self, hello: Hello | Introduction, fault: str, send: Callable[[ToDaemon], None]) -> None:
+        """Answer a daemon that cannot take part, and write down why."""
+        log.warning("refused the daemon with process id %d: %s", hello.pid, fault)
+        send(DaemonRejected(fault))
+
     def connect(
         self, hello: Hello, send: Callable[[ToDaemon], None], seen: str = "127.0.0.1", server: str = ""
     ) -> DaemonConnection | None:
         """Take in a daemon and its report; None (and an answer to it) if it cannot take part."""
         machine = hello.machine
-        fault = version_fault("daemon", hello.version, __version__)
+        fault = hello_fault(hello)
         present = self.connections.get(machine)
         if not fault and machine_id_fault(machine):
             fault = f"the machine id `{machine[:60]}` {machine_id_fault(machine)}"
@@ -138,8 +145,7 @@ class Fleet:
             if machine != DEFAULT_MACHINE:
                 fault = f"another daemon has connected as machine `{machine}`"
         if fault:
-            log.warning("refused the daemon with process id %d: %s", hello.pid, fault)
-            send(DaemonRejected(fault))
+            self.reject(hello, fault, send)
             return None
         if (timer := self._loss_timers.pop(machine, None)) is not None:
             timer.cancel()
@@ -150,7 +156,7 @@ class Fleet:
         self._views = None
         after = f" again, after {time.time() - since:.1f} s" if since is not None else ""
         log.info("machine `%s`: its daemon (process id %d) is connected%s", machine, hello.pid, after)
-        send(Welcome(__version__))
+        send(Welcome(__version__, PROTOCOL_VERSION))
         for report in hello.runs:
             if report.status in ACTIVE and self._store.find(report.dataflow_id) is None:
                 send(DescribeRun(report.dataflow_id))  # the store is a new one

@@ -17,6 +17,7 @@ from dora.wire.decoders import DecodeError
 from dora.wire.framing import FrameBuffer, FrameError, encode_frame
 from dora.wire.node_config import Address, NodeConfig, decode_address
 from dora.wire.node_protocol import (
+    PROTOCOL_VERSION,
     Register,
     Registered,
     RegistrationRefused,
@@ -193,12 +194,23 @@ def _introduce(
             node_id=node_id,
             pid=os.getpid(),
             version=__version__,
+            protocol=PROTOCOL_VERSION,
             dynamic=dynamic,
             incarnation=incarnation,
             dataflow=dataflow,
         )
     )
-    match channel.wait():
+    try:
+        reply = channel.wait()
+    except DaemonLost as error:
+        if not isinstance(error.__cause__, FrameError | DecodeError):
+            raise
+        return (
+            f"the daemon answered the registration of node `{node_id}` with an unknown message "
+            f"({error.__cause__}), and this node uses dora {__version__} with protocol {PROTOCOL_VERSION}; "
+            "install the same version in both environments"
+        )
+    match reply:
         case Registered(config=config):
             return config
         case RegistrationRefused(reason=reason):
