@@ -23,6 +23,7 @@ from typing import TypeVar
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "src" / "dora"
 T = TypeVar("T")
 
 GONE = {
@@ -110,6 +111,36 @@ GONE_NAMES = {
     "attachment|attachments": "host",
 }
 
+# Classes, and so messages between processes, that have other names now.
+GONE_CLASSES = {
+    "Beat": "Heartbeat",
+    "Declined": "Rejected",
+    "Explain": "DescribeRun",
+    "Forget": "DropRecords",
+    "HandOver": "LeaderHandover",
+    "Look": "ObserverSession",
+    "Measure": "GetUsage",
+    "Meet": "Endpoints",
+    "Noted": "Ok",
+    "Outdated": "Conflict",
+    "Part": "Partition",
+    "PutOut": "Disconnect",
+    "Recorded": "AckEnd",
+    "Share": "Partition",
+    "TakePart": "JoinCluster",
+    "TakeSurvey": "GetMetrics",
+    "Told": "PeerStatus",
+}
+
+# Classes that share their name on purpose.
+SHARED = {
+    "Node": "that of a program, and that of a dataflow written in Python: both are public",
+    "Recorder": "that of a running dataflow, and the public one of the test kit",
+}
+
+# Classes that still have to get a name of their own.
+TO_RENAME = {"EventLog", "Graph", "Lines", "Log", "MachineLost", "Message", "Peer"}
+
 # In pages, the plain verb or the name of the one who acts says more.
 GONE_IN_PAGES = {
     "tell|tells|told|telling": "report, show, name",
@@ -150,6 +181,7 @@ PENDING = {
 GENERATED = "docs/reference/commands.md"  # its sentences are those of the commands
 
 FENCED = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+CLASS = re.compile(r"^class ([A-Z]\w*)", re.MULTILINE)
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 AROUND = 60  # characters of the file on both sides in which an exception is looked for
 
@@ -242,6 +274,24 @@ def in_git() -> bool:
 )
 def test_the_words_that_went_stay_away(path: Path) -> None:
     assert hits_in(path) == []
+
+
+def classes() -> dict[str, list[str]]:
+    """Return the modules that define a class of each name; private ones do not count."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        for name in CLASS.findall(path.read_text(encoding="utf-8")):
+            found.setdefault(name, []).append(path.relative_to(PACKAGE).as_posix())
+    return found
+
+
+def test_no_class_has_a_name_that_went() -> None:
+    assert {name: classes()[name] for name in GONE_CLASSES.keys() & classes().keys()} == {}
+
+
+def test_a_class_name_stands_for_one_thing() -> None:
+    several = {name: modules for name, modules in classes().items() if len(modules) > 1}
+    assert {name: modules for name, modules in several.items() if name not in {*SHARED, *TO_RENAME}} == {}
 
 
 @pytest.mark.parametrize(

@@ -82,14 +82,14 @@ JOURNEYS = {
     "stop": Journey(
         "A stop",
         [
-            Participant("RequestHandler", "daemon/requests.py"),
+            Participant("Daemon", "daemon/daemon.py"),
             Participant("Supervisor", "daemon/supervisor/supervisor.py"),
             Participant("Executor", "daemon/executor.py"),
             Participant("Inbox", "node/receive/inbox.py"),
             Participant("Session", "node/session/session.py"),
         ],
         [
-            Step(0, 1, "`StopRequested` (also Ctrl-C)"),
+            Step(0, 1, "Ctrl-C, `dora stop`: `StopRequested`"),
             Step(1, 1, "arm the grace period"),
             Step(1, 2, "`Send`: `StopFrame`"),
             Step(2, 3, "over the control socket"),
@@ -199,7 +199,7 @@ def draw_step(step: Step, number: int, y: int, width: int) -> list[str]:
     half = 3.3 * len(label.replace("`", "")) + 6  # roughly, of its width
     if start == end:
         middle = min(max(start, half), width - half)
-        arrow = f'<circle class="head" cx="{start}" cy="{y + 19}" r="3.5"/>'
+        arrow = f'<circle class="head" cx="{start}" cy="{y + 21}" r="3.5"/>'
     else:
         middle = min(max((start + end) / 2, half), width - half)
         arrow = f'<path class="arrow" d="M{start} {y + 19}H{end}" marker-end="url(#head)"/>'
