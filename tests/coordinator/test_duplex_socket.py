@@ -114,7 +114,7 @@ def test_a_connection_is_closed_between_reads(
         return read(reader, *args)
 
     closer = threading.Thread(target=close)
-    monkeypatch.setattr(connection, "_turn", Turn(connection._turn))
+    monkeypatch.setattr(connection, "_lock", Turn(connection._lock))
     monkeypatch.setattr(ssl.SSLSocket, "read", read_meanwhile)
     closer.start()
     told = reading(connection)

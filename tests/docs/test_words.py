@@ -158,7 +158,10 @@ EXCEPTIONS = {
     "hosted": [r"hosted by a runtime"],  # an operator in its process
     "transit": [r"in transit"],  # a message on the network
     "guest|guests": [r"^examples/actions/"],  # it plays in a restaurant
-    "attachment|attachments": [r"(?i)mcap|disposition|(create|add)_attachment"],  # names of formats
+    "attachment|attachments": [
+        r"(?i)mcap|disposition|(create|add)_attachment",  # names of formats
+        r"sample.attachment|payload\W+Any\W+attachment|attachment\W+(attachment|DATA_HEADER)",  # of Zenoh
+    ],
 }
 
 # Wings of src/dora, and "docs", that still have to be rewritten.
@@ -173,7 +176,6 @@ PENDING = {
     "observe",
     "recording",
     "testing",
-    "transport",
     "wire",
     "",
 }

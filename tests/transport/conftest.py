@@ -1,4 +1,4 @@
-"""Every test of the transport gets its engines from here, and leaves nothing behind."""
+"""Fixtures that create engines and clean up after them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two processes that count in turns and sleep between, by the protocol of `dora.transport.doorbell`."""
+"""Two processes that count in turns and sleep in between, like nodes with `dora.transport.doorbell`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tests of the engines need: places, links without a dataflow, messages, bounded waits."""
+"""Helpers of the engine tests: links without a dataflow, messages, bounded waits."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ LINES = 64
 
 
 def until(condition: Callable[[], Any], what: str = "it") -> Any:
-    """Wait for a condition and return its value; fail loudly if it never comes."""
+    """Wait for a condition and return its value; fail if it does not come true in time."""
     deadline = time.monotonic() + LIMIT
     while not (value := condition()):
         if time.monotonic() > deadline:
-            raise AssertionError(f"waited {LIMIT} s in vain for {what}")
+            raise AssertionError(f"waited {LIMIT} s for {what}")
         time.sleep(0.0005)
     return value
 
 
-class Port:
-    """The receiving end of one link, as a test sees it."""
+class InputPort:
+    """The receiving end of one link."""
 
     def __init__(self, config: InputConfig, engine: Engine) -> None:
         self.config = config
@@ -56,17 +56,17 @@ class Port:
         return message
 
     def take_all(self) -> list[Message]:
-        """Return what is there."""
+        """Return all messages in the queue."""
         return list(iter(self.receiver.receive, None))
 
     def await_arrivals(self, count: int) -> None:
-        """Wait until so many messages have reached the queue, taken or not."""
+        """Wait until ``count`` messages have reached the queue, taken or not."""
         if self._notifies:
             until(lambda: self.arrivals >= count, f"{count} messages")
 
 
-class Outlet:
-    """The sending end of one output, as a test sees it: it numbers the messages."""
+class OutputPort:
+    """The sending end of one output, which numbers the messages."""
 
     def __init__(self, config: OutputConfig, engine: Engine, board: Board) -> None:
         self.config = config
@@ -82,7 +82,7 @@ class Outlet:
         return head + payload.to_bytes()
 
     def send(self, data: Any, metadata: dict[str, Any] | None = None) -> None:
-        """Send as a node does: small messages whole, large ones through a loan."""
+        """Send like a node: small messages as bytes, large ones through a loan."""
         message = self.message(data, metadata)
         if len(message) <= 4096:
             self.sender.send(message)
@@ -109,7 +109,7 @@ class Bench:
         self.endpoint = ""
         self._slots = iter(range(LINES))
         self.engines: list[Engine] = []
-        self._ports: list[Port] = []
+        self._ports: list[InputPort] = []
         self._peers: list[subprocess.Popen[str]] = []
         self.close_router: Callable[[], None] = lambda: None
         if engine == "zenoh":
@@ -118,7 +118,7 @@ class Bench:
             self.endpoint, self.close_router = start(self.run_dir)
 
     def engine(self) -> Engine:
-        """Return an engine: one of its own for every "process", but only one where it cannot leave it."""
+        """Return a new engine, like in another process; the one engine if its links stay in the process."""
         if self.name == "local" and self.engines:
             return self.engines[0]
         engine = make_engine(self.name, self.run_dir, self.prefix, self.endpoint, self.board)
@@ -128,7 +128,7 @@ class Bench:
     def describe(
         self, *queue_sizes: int, policy: Any = "drop_oldest", dynamic: bool = False
     ) -> tuple[OutputConfig, list[InputConfig]]:
-        """Lay out one output with a link for each queue size."""
+        """Describe one output with a link for each queue size."""
         slot = next(self._slots)
         service = f"0190-test/node-{slot}/out.put_{slot}"
         largest = max(queue_sizes, default=1)
@@ -168,27 +168,27 @@ class Bench:
         ]
         return output, inputs
 
-    def port(self, config: InputConfig, engine: Engine | None = None) -> Port:
-        port = Port(config, engine or self.engine())
+    def port(self, config: InputConfig, engine: Engine | None = None) -> InputPort:
+        port = InputPort(config, engine or self.engine())
         self._ports.append(port)
         return port
 
-    def link(self, *queue_sizes: int, policy: Any = "drop_oldest") -> tuple[Outlet, list[Port]]:
+    def link(self, *queue_sizes: int, policy: Any = "drop_oldest") -> tuple[OutputPort, list[InputPort]]:
         """Connect an output with one receiver, in an engine of its own, for each queue size."""
         output, inputs = self.describe(*queue_sizes, policy=policy)
         ports = [self.port(config) for config in inputs]
         engine = self.engine()
-        outlet = Outlet(output, engine, self.board)
+        output_port = OutputPort(output, engine, self.board)
         for each in self.engines:
             each.connect(LIMIT)
-        return outlet, ports
+        return output_port, ports
 
     def peer(self, script: str, output: OutputConfig, *wrapper: str) -> subprocess.Popen[str]:
-        """Start a process that sends: `peer.py` says what ``script`` may be."""
+        """Start a process that sends; the values of ``script`` are in `peer.py`."""
         return self._start("peer.py", script, output, wrapper)
 
     def listener(self, script: str, item: InputConfig) -> subprocess.Popen[str]:
-        """Start a process that receives: `listener.py` says what ``script`` may be."""
+        """Start a process that receives; the values of ``script`` are in `listener.py`."""
         return self._start("listener.py", script, item, ())
 
     def _start(

@@ -1,6 +1,6 @@
 """A process that receives one message: started by the tests, see `linking.Bench.listener`.
 
-Ends in the way that the script is named after, while more messages are coming.
+It ends in the way that the script is named after, while more messages arrive.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 import sys
 
 import msgspec
-from linking import LIMIT, Port, make_engine
+from linking import LIMIT, InputPort, make_engine
 
 from dora.transport.board import Board
 from dora.wire.node_config import InputConfig
@@ -21,7 +21,7 @@ def main() -> None:
     name, run_dir, prefix, endpoint, board_path = json.loads(place)
     board = Board.open(board_path)
     engine = make_engine(name, run_dir, prefix, endpoint, board)
-    port = Port(msgspec.json.decode(config, type=InputConfig), engine)
+    port = InputPort(msgspec.json.decode(config, type=InputConfig), engine)
     engine.connect(LIMIT)
     print("listening", flush=True)
     print(port.take().sequence, flush=True)

@@ -1,6 +1,6 @@
 """A process that sends: started by the tests of the engines, see `linking.Bench.peer`.
 
-Prints what came of it, and ends in the way that the script is named after.
+It prints the result, and ends in the way that the script is named after.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import signal
 import sys
 
 import msgspec
-from linking import LIMIT, Outlet, make_engine
+from linking import LIMIT, OutputPort, make_engine
 
 from dora.errors import SharedMemoryFull
 from dora.transport.board import Board
@@ -25,13 +25,13 @@ def main() -> None:
     name, run_dir, prefix, endpoint, board_path = json.loads(place)
     board = Board.open(board_path)
     engine = make_engine(name, run_dir, prefix, endpoint, board)
-    outlet = Outlet(msgspec.json.decode(config, type=OutputConfig), engine, board)
+    output_port = OutputPort(msgspec.json.decode(config, type=OutputConfig), engine, board)
     engine.connect(LIMIT)
     if script == "fill":
-        fill(outlet)
+        fill(output_port)
         return
-    outlet.send(SMALL)
-    outlet.send(LARGE)
+    output_port.send(SMALL)
+    output_port.send(LARGE)
     if script == "_exit":
         os._exit(0)
     if script == "kill":
@@ -44,14 +44,14 @@ def main() -> None:
     assert script == "end", script
 
 
-def fill(outlet: Outlet) -> None:
+def fill(output_port: OutputPort) -> None:
     """Send ever larger messages into a small /dev/shm."""
     try:
         for exponent in range(10, 27):
-            outlet.send(bytes(1 << exponent))
+            output_port.send(bytes(1 << exponent))
     except SharedMemoryFull as error:
         print(f"{1 << exponent} {error}")
-    outlet.send(SMALL)
+    output_port.send(SMALL)
     print("alive")
 
 

@@ -163,10 +163,10 @@ def test_every_type_comes_back_as_it_was(name: str) -> None:
 
 
 def test_every_type_passes_every_engine(bench: Bench) -> None:
-    outlet, (port,) = bench.link(10)
+    output_port, (port,) = bench.link(10)
     received = []
     for make in ARRAYS.values():
-        outlet.send(make())
+        output_port.send(make())
         received.append(decode_arrow(port.take()))
     for array, make in zip(received, ARRAYS.values(), strict=True):
         _check(array, make())
@@ -229,8 +229,8 @@ def test_nested_types_are_one_message_whose_schema_stands_apart() -> None:
     ids=lambda value: type(value).__name__,
 )
 def test_what_else_can_be_sent_arrives_as_an_array(bench: Bench, data: Any, expected: pa.Array) -> None:
-    outlet, (port,) = bench.link(10)
-    outlet.send(data)
+    output_port, (port,) = bench.link(10)
+    output_port.send(data)
     received = decode_arrow(port.take())
     assert received.to_pylist() == expected.to_pylist()
     if not pa.types.is_struct(expected.type):

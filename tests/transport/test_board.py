@@ -1,4 +1,4 @@
-"""The board: words that several processes share and that outlive each of them."""
+"""The board: words that processes share and that outlive each of them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_a_board_takes_the_memory_of_the_lines_that_are_used(path: str) -> None:
         board.allocate(MAX_LINES + 1)
 
 
-def test_whoever_opens_the_board_sees_what_others_write(path: str) -> None:
+def test_processes_share_the_words_of_a_board(path: str) -> None:
     first, second = Board.create(path, 4), Board.open(path)
     first.set(2, RECEIVED, 7)
     second.words[3 * WORDS + SENT] = 2**64 - 1
@@ -75,7 +75,7 @@ def test_a_missing_board_is_an_error(path: str) -> None:
         Board.open(path)
 
 
-def test_a_board_for_nothing_can_be_made(path: str) -> None:
+def test_an_empty_board_can_be_created(path: str) -> None:
     Board.create(path, 0).close()
     Board.open(path).close()
 

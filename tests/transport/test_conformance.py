@@ -1,4 +1,4 @@
-"""What every engine promises, written against `dora.transport.interface` and run over each of them."""
+"""The contract of `dora.transport.interface`, tested with every engine."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 import pytest
-from linking import LIMIT, Bench, Outlet, sequences, until
+from linking import LIMIT, Bench, OutputPort, sequences, until
 
 from dora.transport.interface import Loan
 from dora.wire.decode import decode_arrow, decode_bytes, decode_numpy
@@ -28,9 +28,9 @@ def pattern(size: int, seed: int = 0) -> bytes:
 
 
 def test_messages_arrive_in_order_with_their_metadata_and_numbers(bench: Bench) -> None:
-    outlet, (port,) = bench.link(1000)
+    output_port, (port,) = bench.link(1000)
     for index in range(500):
-        outlet.send(f"message {index}".encode() * (1 if index % 50 else 1000), {"index": index})
+        output_port.send(f"message {index}".encode() * (1 if index % 50 else 1000), {"index": index})
     for index in range(500):
         message = port.take()
         assert message.sequence == index + 1
@@ -39,11 +39,11 @@ def test_messages_arrive_in_order_with_their_metadata_and_numbers(bench: Bench) 
     assert port.receiver.receive() is None
 
 
-def test_an_empty_receiver_gives_none_and_says_so(bench: Bench) -> None:
-    outlet, (port,) = bench.link(5)
+def test_an_empty_receiver_has_no_messages(bench: Bench) -> None:
+    output_port, (port,) = bench.link(5)
     assert port.receiver.receive() is None
     assert not port.receiver.has_messages()
-    outlet.send(b"x")
+    output_port.send(b"x")
     until(port.receiver.has_messages)
     assert decode_bytes(port.take()) == b"x"
     assert not port.receiver.has_messages()
@@ -51,9 +51,9 @@ def test_an_empty_receiver_gives_none_and_says_so(bench: Bench) -> None:
 
 @pytest.mark.parametrize("queue_size", [1, 2, 10, 100])
 def test_a_full_queue_keeps_exactly_the_newest_and_the_gap_shows(bench: Bench, queue_size: int) -> None:
-    outlet, (port,) = bench.link(queue_size)
+    output_port, (port,) = bench.link(queue_size)
     for index in range(250):
-        outlet.send(index.to_bytes(2, "little"))
+        output_port.send(index.to_bytes(2, "little"))
     port.await_arrivals(250)
     kept = port.take_all()
     assert sequences(kept) == list(range(251 - queue_size, 251))
@@ -63,9 +63,9 @@ def test_a_full_queue_keeps_exactly_the_newest_and_the_gap_shows(bench: Bench, q
 
 
 def test_a_full_queue_of_large_messages_keeps_the_newest(bench: Bench) -> None:
-    outlet, (port,) = bench.link(3)
+    output_port, (port,) = bench.link(3)
     for index in range(12):
-        outlet.send(pattern(100_000, index))
+        output_port.send(pattern(100_000, index))
     port.await_arrivals(12)
     kept = port.take_all()
     assert sequences(kept) == [10, 11, 12]
@@ -73,9 +73,9 @@ def test_a_full_queue_of_large_messages_keeps_the_newest(bench: Bench) -> None:
 
 
 def test_receivers_of_one_output_do_not_share_their_queues(bench: Bench) -> None:
-    outlet, ports = bench.link(1, 7, 64)
+    output_port, ports = bench.link(1, 7, 64)
     for index in range(64):
-        outlet.send(bytes([index]))
+        output_port.send(bytes([index]))
     for port, queue_size in zip(ports, (1, 7, 64), strict=True):
         port.await_arrivals(64)
         assert sequences(port.take_all()) == list(range(65 - queue_size, 65))
@@ -92,10 +92,10 @@ def test_outputs_do_not_mix(bench: Bench) -> None:
 
 
 def test_an_output_without_receivers_can_be_sent_to(bench: Bench) -> None:
-    outlet, _ = bench.link()
+    output_port, _ = bench.link()
     for _ in range(100):
-        outlet.send(b"nobody")
-    outlet.send(bytes(100_000))
+        output_port.send(b"nobody")
+    output_port.send(bytes(100_000))
 
 
 # --------------------------------------------------------------------------- sizes, loans
@@ -103,9 +103,9 @@ def test_an_output_without_receivers_can_be_sent_to(bench: Bench) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_every_size_arrives_whole(bench: Bench, size: int) -> None:
-    outlet, (port,) = bench.link(2)
+    output_port, (port,) = bench.link(2)
     data = pattern(size)
-    outlet.send(data)
+    output_port.send(data)
     message = port.take()
     assert message.body_size == size
     assert decode_bytes(message) == data
@@ -113,36 +113,36 @@ def test_every_size_arrives_whole(bench: Bench, size: int) -> None:
 
 
 def test_sizes_may_alternate(bench: Bench) -> None:
-    outlet, (port,) = bench.link(50)
+    output_port, (port,) = bench.link(50)
     sizes = [10, 1 << 20, 0, 5000, 3 << 20, 1, 70_000, 4096]
     for index, size in enumerate(sizes):
-        outlet.send(pattern(size, index))
+        output_port.send(pattern(size, index))
     for index, size in enumerate(sizes):
         assert decode_bytes(port.take()) == pattern(size, index)
 
 
-def test_memory_taken_ahead_may_be_used_at_any_later_time(bench: Bench) -> None:
-    outlet, (port,) = bench.link(50)
-    outlet.sender.prepare()
+def test_prepared_memory_may_be_used_at_any_later_time(bench: Bench) -> None:
+    output_port, (port,) = bench.link(50)
+    output_port.sender.prepare()
     sizes = [10, 1 << 20, 3 << 20, 8000, 0, 70_000, 8192, 10, 10]
     for index, size in enumerate(sizes):
-        outlet.send(pattern(size, index))
+        output_port.send(pattern(size, index))
         if index % 3:
-            outlet.sender.prepare()
-            outlet.sender.prepare()
+            output_port.sender.prepare()
+            output_port.sender.prepare()
     for index, size in enumerate(sizes):
         assert decode_bytes(port.take()) == pattern(size, index)
 
 
 @pytest.mark.parametrize("size", [64, 65, 128, 1000, 4096, 4097, 100_000, 5_000_000])
 def test_loans_are_aligned_and_as_large_as_asked(bench: Bench, size: int) -> None:
-    outlet, (port,) = bench.link(10)
+    output_port, (port,) = bench.link(10)
     loans: list[Loan] = []
     for index in range(5):
         body = pattern(size - 64, index)
-        message = outlet.message(body)
+        message = output_port.message(body)
         assert len(message) == size
-        loan = outlet.sender.loan(size)
+        loan = output_port.sender.loan(size)
         assert loan.address % 64 == 0
         assert loan.size >= size
         ctypes.memmove(loan.address, message, size)
@@ -154,19 +154,19 @@ def test_loans_are_aligned_and_as_large_as_asked(bench: Bench, size: int) -> Non
 
 
 def test_a_discarded_or_dropped_loan_is_not_sent_and_costs_nothing(bench: Bench) -> None:
-    outlet, (port,) = bench.link(10)
+    output_port, (port,) = bench.link(10)
     for _ in range(100):  # far more than may be out at once
-        outlet.sender.loan(100_000).discard()
-        outlet.sender.loan(100)
-    outlet.send(b"sent")
+        output_port.sender.loan(100_000).discard()
+        output_port.sender.loan(100)
+    output_port.send(b"sent")
     message = port.take()
     assert decode_bytes(message) == b"sent"
     assert port.receiver.receive() is None
 
 
 def test_loans_may_be_sent_in_another_order(bench: Bench) -> None:
-    outlet, (port,) = bench.link(10)
-    loans = [outlet.fill(outlet.message(pattern(10_000, index))) for index in range(3)]
+    output_port, (port,) = bench.link(10)
+    loans = [output_port.fill(output_port.message(pattern(10_000, index))) for index in range(3)]
     for index in (2, 0, 1):
         loans[index].send()
     assert [decode_bytes(port.take()) for _ in range(3)] == [pattern(10_000, index) for index in (2, 0, 1)]
@@ -175,27 +175,27 @@ def test_loans_may_be_sent_in_another_order(bench: Bench) -> None:
 # --------------------------------------------------------------------------- lifetime of what was received
 
 
-def test_arrays_outlive_everything_they_came_from(bench: Bench) -> None:
-    outlet, (port,) = bench.link(10)
-    outlet.send(pattern(200_000, 1))
-    outlet.send(pattern(100, 2))
+def test_arrays_outlive_their_sender_and_receiver(bench: Bench) -> None:
+    output_port, (port,) = bench.link(10)
+    output_port.send(pattern(200_000, 1))
+    output_port.send(pattern(100, 2))
     arrow = decode_arrow(port.take())
     numpy = decode_numpy(port.take())
     for index in range(30):  # memory that is free by mistake is overwritten now
-        outlet.send(pattern(200_000, 100 + index))
+        output_port.send(pattern(200_000, 100 + index))
         port.take()
     port.receiver.close()
-    outlet.sender.close()
+    output_port.sender.close()
     gc.collect()
     assert arrow.buffers()[1].to_pybytes() == pattern(200_000, 1)
     assert numpy.tobytes() == pattern(100, 2)
 
 
-def test_a_receiver_that_keeps_every_array_stalls_nobody(bench: Bench) -> None:
-    outlet, (hoarder, other) = bench.link(10, 10)
+def test_a_receiver_that_keeps_every_array_blocks_no_sender(bench: Bench) -> None:
+    output_port, (hoarder, other) = bench.link(10, 10)
     kept = []
     for index in range(120):
-        outlet.send(pattern(50_000, index))
+        output_port.send(pattern(50_000, index))
         kept.append(decode_arrow(hoarder.take()))
         assert other.take().sequence == index + 1
     for index, array in enumerate(kept):
@@ -203,9 +203,9 @@ def test_a_receiver_that_keeps_every_array_stalls_nobody(bench: Bench) -> None:
 
 
 def test_received_memory_is_read_only(bench: Bench) -> None:
-    outlet, (port,) = bench.link(10)
+    output_port, (port,) = bench.link(10)
     for size in (10, 100_000):
-        outlet.send(bytes(size))
+        output_port.send(bytes(size))
         with pytest.raises(ValueError, match="read-only"):
             decode_numpy(port.take())[0] = 1
 
@@ -213,10 +213,10 @@ def test_received_memory_is_read_only(bench: Bench) -> None:
 # --------------------------------------------------------------------------- coming and going
 
 
-def test_a_closed_receiver_gives_nothing_and_hurts_nobody(bench: Bench) -> None:
-    outlet, (leaver, stayer) = bench.link(200, 200)
+def test_a_closed_receiver_does_not_affect_the_others(bench: Bench) -> None:
+    output_port, (leaver, stayer) = bench.link(200, 200)
     for index in range(100):
-        outlet.send(pattern(index * 100, index))
+        output_port.send(pattern(index * 100, index))
         if index == 50:
             stayer.await_arrivals(51)
             leaver.receiver.close()
@@ -226,13 +226,13 @@ def test_a_closed_receiver_gives_nothing_and_hurts_nobody(bench: Bench) -> None:
     leaver.receiver.close()  # once more does nothing
 
 
-def test_a_receiver_may_be_closed_while_others_send(bench: Bench) -> None:
-    outlet, (leaver, stayer) = bench.link(4, 2000)
+def test_a_receiver_may_be_closed_while_another_thread_sends(bench: Bench) -> None:
+    output_port, (leaver, stayer) = bench.link(4, 2000)
     halfway = threading.Event()
 
     def send() -> None:
         for index in range(1000):
-            outlet.send(bytes(index * 10))
+            output_port.send(bytes(index * 10))
             if index == 300:
                 halfway.set()
 
@@ -245,15 +245,15 @@ def test_a_receiver_may_be_closed_while_others_send(bench: Bench) -> None:
     assert [stayer.take().sequence for _ in range(1000)] == list(range(1, 1001))
 
 
-def test_a_late_receiver_gets_what_is_sent_once_it_is_there(bench: Bench) -> None:
+def test_a_late_receiver_gets_every_message_after_its_first(bench: Bench) -> None:
     output, inputs = bench.describe(5000, 5000)
-    output.links[1].dynamic = True  # nobody waits for it
+    output.links[1].dynamic = True  # `connect` does not wait for it
     first = bench.port(inputs[0])
     sending = bench.engine()
-    outlet = Outlet(output, sending, bench.board)
+    output_port = OutputPort(output, sending, bench.board)
     for engine in bench.engines:
         engine.connect(LIMIT)
-    outlet.send(b"too early")
+    output_port.send(b"too early")
     assert first.take().sequence == 1  # so it is not under way any more
     late_engine = bench.engine()
     late = bench.port(inputs[1], late_engine)
@@ -262,14 +262,14 @@ def test_a_late_receiver_gets_what_is_sent_once_it_is_there(bench: Bench) -> Non
 
     def heard() -> Message | None:
         others.extend(first.take_all())  # its queue must not overflow, however long this takes
-        outlet.send(b"can you hear me?")
+        output_port.send(b"can you hear me?")
         return late.receiver.receive()
 
     start = until(heard).sequence
     assert start > 1
-    last = outlet.board.get(output.slot, 0)
+    last = output_port.board.get(output.slot, 0)
     for index in range(20):
-        outlet.send(bytes([index]))
+        output_port.send(bytes([index]))
     late.await_arrivals(last - start + 21)
     expected = list(range(start + 1, last + 21))
     assert sequences(late.take_all()) == expected
@@ -277,9 +277,9 @@ def test_a_late_receiver_gets_what_is_sent_once_it_is_there(bench: Bench) -> Non
     assert sequences(others) == list(range(2, last + 21))
 
 
-def test_a_second_receiver_takes_over_where_the_first_left(bench: Bench) -> None:
-    outlet, (first,) = bench.link(50)
-    outlet.send(b"one")
+def test_a_second_receiver_replaces_a_closed_one(bench: Bench) -> None:
+    output_port, (first,) = bench.link(50)
+    output_port.send(b"one")
     assert first.take().sequence == 1
     first.receiver.close()
     engine = bench.engine()
@@ -287,7 +287,7 @@ def test_a_second_receiver_takes_over_where_the_first_left(bench: Bench) -> None
     engine.connect(LIMIT)
 
     def heard() -> Message | None:
-        outlet.send(b"can you hear me?")
+        output_port.send(b"can you hear me?")
         return second.receiver.receive()
 
     assert until(heard).sequence > 1
@@ -301,9 +301,9 @@ def test_several_threads_send_and_receive_at_once(bench: Bench) -> None:
     links = [bench.link(count) for _ in range(3)]
     received: list[list[int]] = [[] for _ in links]
 
-    def send(outlet: Outlet) -> None:
+    def send(output_port: OutputPort) -> None:
         for index in range(count):
-            outlet.send(pattern(index * 40, index))
+            output_port.send(pattern(index * 40, index))
 
     def receive(index: int, port: Any) -> None:
         for number in range(count):
@@ -311,7 +311,7 @@ def test_several_threads_send_and_receive_at_once(bench: Bench) -> None:
             assert decode_bytes(message) == pattern(number * 40, number)
             received[index].append(message.sequence)
 
-    threads = [threading.Thread(target=send, args=(outlet,)) for outlet, _ in links]
+    threads = [threading.Thread(target=send, args=(output_port,)) for output_port, _ in links]
     threads += [
         threading.Thread(target=receive, args=(index, ports[0])) for index, (_, ports) in enumerate(links)
     ]
@@ -326,11 +326,11 @@ def test_several_threads_send_and_receive_at_once(bench: Bench) -> None:
 
 
 def test_the_engine_moves_messages_byte_for_byte(bench: Bench) -> None:
-    outlet, (port,) = bench.link(10)
+    output_port, (port,) = bench.link(10)
     for size in (8, 50_000):
         head = pack_head(0, b"l", b"\x81\xa1k\x07", size, 2**64 - 1, 2**63)
         body = pattern(size)
-        outlet.fill(head + body).send()
+        output_port.fill(head + body).send()
         message = port.take()
         assert message.head[: message.body_offset] == head
         assert (message.sequence, message.time_ns) == (2**64 - 1, 2**63)

@@ -1,4 +1,4 @@
-"""Doorbells: a ring wakes the sleeper, always; and costs nothing to those who are awake."""
+"""Doorbells: a ring always wakes the sleeper."""
 
 from __future__ import annotations
 
@@ -94,13 +94,13 @@ def test_many_rings_are_one(doorbell: Doorbell, bell: Bell) -> None:
     assert not _rung(doorbell)
 
 
-def test_ringing_never_blocks_even_when_nobody_takes_the_rings(doorbell: Doorbell, bell: Bell) -> None:
+def test_ringing_into_a_full_pipe_does_not_block(doorbell: Doorbell, bell: Bell) -> None:
     for _ in range(70_000):  # a pipe holds 65,536 bytes
         bell.ring()
     assert _rung(doorbell)
 
 
-def test_a_bell_that_nobody_hears_is_not_an_error(directory: str) -> None:
+def test_ringing_without_a_listener_is_not_an_error(directory: str) -> None:
     Bell(f"{directory}/does-not-exist").ring()
     Doorbell.make(f"{directory}/bell")
     bell = Bell(f"{directory}/bell")
@@ -147,7 +147,7 @@ def test_making_a_doorbell_twice_keeps_it(directory: str) -> None:
     assert os.stat(f"{directory}/bell").st_mode & 0o777 == 0o600
 
 
-def test_a_second_descriptor_ends_the_wait_and_is_told_apart(directory: str) -> None:
+def test_a_second_descriptor_ends_the_wait_and_is_reported(directory: str) -> None:
     Doorbell.make(f"{directory}/bell")
     read_end, write_end = os.pipe()
     doorbell, bell = Doorbell(f"{directory}/bell", also=read_end), Bell(f"{directory}/bell")
@@ -155,11 +155,11 @@ def test_a_second_descriptor_ends_the_wait_and_is_told_apart(directory: str) -> 
     assert doorbell.wait(LIMIT) is False
     os.write(write_end, b"x")
     assert doorbell.wait(LIMIT) is True
-    assert doorbell.wait(None) is True  # until somebody reads it
+    assert doorbell.wait(None) is True  # until it is read
     bell.ring()
     assert doorbell.wait(0) is True
     doorbell.rearm()
-    assert not _rung(doorbell), "both were there, both were taken note of"
+    assert not _rung(doorbell), "both were reported"
     os.read(read_end, 1)
     assert doorbell.wait(0) is False
     doorbell.close()

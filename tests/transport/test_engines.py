@@ -1,4 +1,4 @@
-"""What only one of the engines does."""
+"""Behaviour of a single engine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import sys
 from typing import Any
 
 import pytest
-from linking import HAS_ICEORYX, LIMIT, Bench, Outlet, make_engine, until
+from linking import HAS_ICEORYX, LIMIT, Bench, OutputPort, make_engine, until
 
 from dora.errors import ConnectError, SharedMemoryFull, TransportError
 from dora.transport.board import (
@@ -32,18 +32,18 @@ from dora.wire.message import Message
 # --------------------------------------------------------------------------- iceoryx2
 
 
-def test_arrays_beyond_the_budget_are_copies_and_the_program_is_told_once(
+def test_arrays_beyond_the_budget_are_copies_and_the_log_says_so_once(
     iceoryx_bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     from dora.transport.shm.iceoryx2 import MAX_HELD, IceoryxReceiver
 
-    outlet, (port,) = iceoryx_bench.link(10)
+    output_port, (port,) = iceoryx_bench.link(10)
     receiver = port.receiver
     assert isinstance(receiver, IceoryxReceiver)
     kept: list[Any] = []
     with caplog.at_level(logging.WARNING, "dora.transport"):
         for index in range(MAX_HELD + 20):
-            outlet.send(bytes([index]) * 10_000)
+            output_port.send(bytes([index]) * 10_000)
             kept.append(decode_arrow(port.take()))
             assert receiver.held == min(index + 1, MAX_HELD)
     (record,) = caplog.records
@@ -57,64 +57,64 @@ def test_arrays_beyond_the_budget_are_copies_and_the_program_is_told_once(
 def test_small_messages_are_never_held(iceoryx_bench: Bench) -> None:
     from dora.transport.shm.iceoryx2 import IceoryxReceiver
 
-    outlet, (port,) = iceoryx_bench.link(10)
+    output_port, (port,) = iceoryx_bench.link(10)
     assert isinstance(port.receiver, IceoryxReceiver)
     kept = []
     for _ in range(200):
-        outlet.send(bytes(1000))
+        output_port.send(bytes(1000))
         kept.append(decode_arrow(port.take()))
     assert port.receiver.held == 0
 
 
 def test_received_bodies_are_aligned_in_shared_memory(iceoryx_bench: Bench) -> None:
-    outlet, (port,) = iceoryx_bench.link(10)
+    output_port, (port,) = iceoryx_bench.link(10)
     for size in (9000, 100_000, 1 << 20):
-        outlet.send(bytes(size))
+        output_port.send(bytes(size))
         assert decode_arrow(port.take()).buffers()[1].address % 64 == 0
 
 
-def test_memory_that_was_given_back_is_not_taken_for_backed(iceoryx_bench: Bench) -> None:
+def test_freed_memory_does_not_count_as_populated(iceoryx_bench: Bench) -> None:
     from dora.transport.shm.iceoryx2 import IceoryxSender
 
-    outlet, (port,) = iceoryx_bench.link(10)
-    sender = outlet.sender
+    output_port, (port,) = iceoryx_bench.link(10)
+    sender = output_port.sender
     assert isinstance(sender, IceoryxSender)
     for size in (10, 10, 10_000, 10_000, 100_000):
-        outlet.send(bytes(size))
+        output_port.send(bytes(size))
         port.take()
         # A larger message moves the pool to a new segment and lets the former one go.
         assert all(len(view) >= size for view in sender._views.values())
 
 
-def test_too_many_loans_are_an_error_that_says_so(iceoryx_bench: Bench) -> None:
-    outlet, _ = iceoryx_bench.link(10)
-    with pytest.raises(TransportError, match="loans that were neither sent nor dropped"):
-        kept = [outlet.sender.loan(100) for _ in range(100)]
+def test_too_many_loans_are_a_clear_error(iceoryx_bench: Bench) -> None:
+    output_port, _ = iceoryx_bench.link(10)
+    with pytest.raises(TransportError, match="loans that were neither sent nor discarded"):
+        kept = [output_port.sender.loan(100) for _ in range(100)]
     kept = []
     del kept
     gc.collect()
-    outlet.send(b"goes on")
+    output_port.send(b"goes on")
 
 
-def test_a_message_that_no_shared_memory_can_hold_is_refused_with_the_figure(iceoryx_bench: Bench) -> None:
-    outlet, (port,) = iceoryx_bench.link(10)
+def test_a_message_larger_than_shared_memory_is_refused_with_its_size(iceoryx_bench: Bench) -> None:
+    output_port, (port,) = iceoryx_bench.link(10)
     with pytest.raises(SharedMemoryFull, match=r"needs 100000000\.0 MB of shared memory"):
-        outlet.sender.loan(100_000_000_000_000)
-    outlet.send(b"goes on")
+        output_port.sender.loan(100_000_000_000_000)
+    output_port.send(b"goes on")
     assert decode_bytes(port.take()) == b"goes on"
 
 
 @pytest.mark.skipif(not HAS_ICEORYX, reason="iceoryx2 is not available here")
 @pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="counts open files in /proc")
-def test_runs_that_are_over_hold_no_files_open() -> None:
+def test_ended_runs_keep_no_files_open() -> None:
     open_files = []
     for _ in range(4):
         bench = Bench("iceoryx2")
-        outlet, (port,) = bench.link(10)
-        outlet.send(b"x")
+        output_port, (port,) = bench.link(10)
+        output_port.send(b"x")
         port.take()
         bench.close()
-        del bench, outlet, port
+        del bench, output_port, port
         gc.collect()
         open_files.append(len(os.listdir("/proc/self/fd")))
     # Engines that other tests have closed may still be letting go of theirs.
@@ -132,44 +132,44 @@ def test_importing_the_engine_does_not_import_numpy() -> None:
     subprocess.run([sys.executable, "-c", script], check=True, timeout=LIMIT)
 
 
-def test_an_observer_sees_messages_without_disturbing_anybody(iceoryx_bench: Bench) -> None:
-    """As docs/wire-format.md describes it, with nothing but the public API of iceoryx2."""
+def test_an_observer_sees_messages_without_affecting_receivers(iceoryx_bench: Bench) -> None:
+    """The observer uses only the public API of iceoryx2 and docs/wire-format.md."""
     import iceoryx2 as iox
 
-    outlet, (port,) = iceoryx_bench.link(10)
+    output_port, (port,) = iceoryx_bench.link(10)
     config = iox.config.default()
     config.global_cfg.root_path = iox.Path.new(f"{iceoryx_bench.run_dir}/iox")
     config.global_cfg.prefix = iox.FileName.new(iceoryx_bench.prefix)
     node = iox.NodeBuilder.new().config(config).create(iox.ServiceType.Ipc)
     service = (
-        node.service_builder(iox.ServiceName.new(outlet.config.service))
+        node.service_builder(iox.ServiceName.new(output_port.config.service))
         .publish_subscribe(iox.Slice[ctypes.c_uint8])
         .payload_alignment(iox.Alignment.new(64))
         .open()
     )
     subscriber = service.subscriber_builder().create()
-    outlet.send(b"seen by both")
+    output_port.send(b"seen by both")
     sample = subscriber.receive()
     data = ctypes.string_at(sample.payload_ptr, sample.header.number_of_elements)
     sample.delete()
     assert decode_bytes(Message(data)) == b"seen by both"
     assert decode_bytes(port.take()) == b"seen by both"
     subscriber.delete()
-    outlet.send(b"and on")
+    output_port.send(b"and on")
     assert decode_bytes(port.take()) == b"and on"
 
 
 # --------------------------------------------------------------------------- zenoh
 
 
-def _states(bench: Bench, outlet: Outlet) -> list[int]:
-    return [bench.board.get(link.slot, STATE) for link in outlet.config.links]
+def _states(bench: Bench, output_port: OutputPort) -> list[int]:
+    return [bench.board.get(link.slot, STATE) for link in output_port.config.links]
 
 
 def test_connect_returns_when_every_receiver_can_be_reached(zenoh_bench: Bench) -> None:
-    outlet, ports = zenoh_bench.link(10, 10, 10)
-    assert _states(zenoh_bench, outlet) == [CONNECTED] * 3
-    outlet.send(b"first")
+    output_port, ports = zenoh_bench.link(10, 10, 10)
+    assert _states(zenoh_bench, output_port) == [CONNECTED] * 3
+    output_port.send(b"first")
     for port in ports:
         assert port.take().sequence == 1
 
@@ -181,7 +181,7 @@ def test_probes_are_not_messages(zenoh_bench: Bench) -> None:
     assert not port.receiver.has_messages()
 
 
-def test_connect_names_the_receivers_that_never_came(zenoh_bench: Bench) -> None:
+def test_connect_names_the_missing_receivers(zenoh_bench: Bench) -> None:
     output, _inputs = zenoh_bench.describe(10, 10)
     engine = zenoh_bench.engine()
     engine.sender(output)
@@ -192,7 +192,7 @@ def test_connect_names_the_receivers_that_never_came(zenoh_bench: Bench) -> None
     )
 
 
-def test_connect_gives_up_without_an_error_when_the_daemon_has_something_to_say(zenoh_bench: Bench) -> None:
+def test_connect_returns_without_an_error_when_the_daemon_interrupts_it(zenoh_bench: Bench) -> None:
     output, _inputs = zenoh_bench.describe(10)
     engine = zenoh_bench.engine()
     engine.sender(output)
@@ -214,9 +214,9 @@ def test_a_restarted_sender_waits_for_its_dynamic_receivers_that_are_there(zenoh
     zenoh_bench.engines[0].connect(LIMIT)
     zenoh_bench.board.set(config.slot, STATE, CONNECTED)
     engine = zenoh_bench.engine()
-    outlet = Outlet(output, engine, zenoh_bench.board)
+    output_port = OutputPort(output, engine, zenoh_bench.board)
     engine.connect(LIMIT)
-    outlet.send(b"first")
+    output_port.send(b"first")
     assert port.take().sequence == 1
 
 
@@ -230,39 +230,39 @@ def test_a_link_that_missed_messages_counts_as_up_only_with_the_next_one(zenoh_b
     board.set(config.slot, DROPPED, 2)
     port = zenoh_bench.port(config)
     engine = zenoh_bench.engine()
-    outlet = Outlet(output, engine, board)
+    output_port = OutputPort(output, engine, board)
     for each in zenoh_bench.engines:
         each.connect(LIMIT)
     assert board.get(config.slot, PROBED) != 0
     assert board.get(config.slot, STATE) == UNCONNECTED
-    outlet.send(b"next")
+    output_port.send(b"next")
     assert port.take().sequence == 26
     assert board.get(config.slot, STATE) == CONNECTED
 
 
-def test_a_closed_receiver_says_so_on_the_board_and_stays_closed(zenoh_bench: Bench) -> None:
-    outlet, (port,) = zenoh_bench.link(10)
+def test_a_closed_receiver_is_closed_on_the_board_for_good(zenoh_bench: Bench) -> None:
+    output_port, (port,) = zenoh_bench.link(10)
     port.receiver.close()
-    outlet.send(b"for nobody")
-    assert _states(zenoh_bench, outlet) == [CLOSED]
+    output_port.send(b"for nobody")
+    assert _states(zenoh_bench, output_port) == [CLOSED]
 
 
 def test_under_back_pressure_the_receiver_drops_nothing(zenoh_bench: Bench) -> None:
-    outlet, (port,) = zenoh_bench.link(2, policy="backpressure")
+    output_port, (port,) = zenoh_bench.link(2, policy="backpressure")
     for _ in range(50):
-        outlet.send(b"x")
+        output_port.send(b"x")
     port.await_arrivals(50)
     assert len(port.take_all()) == 50
 
 
-def test_what_is_not_a_message_is_ignored_with_a_warning(
+def test_invalid_messages_are_dropped_with_a_warning(
     zenoh_bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    outlet, (port,) = zenoh_bench.link(10)
+    output_port, (port,) = zenoh_bench.link(10)
     with caplog.at_level(logging.WARNING, "dora.transport"):
-        for rubbish in (b"", b"short", bytes(100), bytes(100_000), outlet.message(bytes(10_000))[:-1]):
-            outlet.sender.send(rubbish)
-        outlet.send(b"good")
+        for rubbish in (b"", b"short", bytes(100), bytes(100_000), output_port.message(bytes(10_000))[:-1]):
+            output_port.sender.send(rubbish)
+        output_port.send(b"good")
         assert decode_bytes(port.take()) == b"good"
     assert len(caplog.records) == 2  # of three: it says so when they have doubled
     assert "(2 so far)" in caplog.records[-1].getMessage()
@@ -301,32 +301,32 @@ def test_every_character_of_an_id_may_be_part_of_a_key() -> None:
         assert str(zenoh.KeyExpr(key)) == key
 
 
-def test_a_message_to_oneself_arrives(zenoh_bench: Bench) -> None:
+def test_a_message_of_a_node_to_itself_arrives(zenoh_bench: Bench) -> None:
     output, (config,) = zenoh_bench.describe(10)
     engine = zenoh_bench.engine()
     port = zenoh_bench.port(config, engine)
-    outlet = Outlet(output, engine, zenoh_bench.board)
+    output_port = OutputPort(output, engine, zenoh_bench.board)
     engine.connect(LIMIT)
     for _ in range(5):
-        outlet.send(bytes(100_000))
+        output_port.send(bytes(100_000))
     assert [port.take().sequence for _ in range(5)] == [1, 2, 3, 4, 5]
 
 
 def test_closing_while_messages_pour_in_does_not_hang(zenoh_bench: Bench) -> None:
-    outlet, (port,) = zenoh_bench.link(10)
+    output_port, (port,) = zenoh_bench.link(10)
     for _ in range(2000):
-        outlet.send(bytes(1000))
+        output_port.send(bytes(1000))
     receiving, sending = zenoh_bench.engines
     until(lambda: port.arrivals)
     receiving.close()
-    outlet.send(b"nobody there")
+    output_port.send(b"nobody there")
     sending.close()
     receiving.close()
     sending.close()
 
 
-def test_a_sender_whose_session_is_closed_says_so(zenoh_bench: Bench) -> None:
-    outlet, _ = zenoh_bench.link(10)
+def test_a_sender_with_a_closed_session_raises_a_clear_error(zenoh_bench: Bench) -> None:
+    output_port, _ = zenoh_bench.link(10)
     zenoh_bench.engines[1].close()
-    with pytest.raises(TransportError, match=f"output `{outlet.config.id}`: Zenoh cannot send"):
-        outlet.send(b"x")
+    with pytest.raises(TransportError, match=f"output `{output_port.config.id}`: Zenoh cannot send"):
+        output_port.send(b"x")

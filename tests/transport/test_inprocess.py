@@ -1,4 +1,4 @@
-"""The queue inside one process, for objects of any kind."""
+"""Links inside one process, and ordinary memory for messages."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_a_full_queue_drops_the_oldest_and_counts_it() -> None:
     assert link.received == 3
 
 
-def test_every_object_is_received_or_dropped_whoever_puts_and_takes() -> None:
+def test_every_object_is_received_or_dropped_with_any_number_of_threads() -> None:
     link: LocalLink[int] = LocalLink(16)
     each = 5000
     taken: list[int] = []
@@ -77,7 +77,7 @@ def test_receivers_of_an_output_get_the_same_message_object() -> None:
 
 
 @pytest.mark.parametrize("size", [0, 1, 63, 64, 65, 127, 128, 4095, 4096, 100_001])
-def test_memory_is_aligned_writable_and_no_longer_than_asked(size: int) -> None:
+def test_aligned_memory_has_exactly_the_requested_size(size: int) -> None:
     import ctypes
 
     for _ in range(20):

@@ -1,4 +1,4 @@
-"""Opening sessions of Zenoh, which learns of threads from the environment."""
+"""Opening Zenoh sessions; Zenoh reads the number of threads from the environment."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_threads_that_open_sessions_at_once_leave_the_environment_alone(
     assert VARIABLE not in os.environ
 
 
-def test_what_the_user_says_has_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_of_the_user_has_precedence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, "mine")
     monkeypatch.setattr(zenoh, "open", lambda _: os.environ[VARIABLE])
     config: Any = None

@@ -1,4 +1,4 @@
-"""Links between processes, and what becomes of messages whose sender is gone."""
+"""Links between processes, and messages whose sender has ended."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import threading
 from collections import Counter
 
 import pytest
-from linking import LIMIT, Bench, Outlet, sequences, until
+from linking import LIMIT, Bench, OutputPort, sequences, until
 from peer import LARGE, SMALL
 
 from dora.transport.board import CLOSED, SENT, STATE
@@ -40,20 +40,20 @@ def _receive_from_peer(bench: Bench, script: str, status: int) -> list[Message]:
 
 
 @pytest.mark.parametrize(("script", "status"), [("end", 0), ("raise", 1), ("close", 0)])
-def test_a_sender_that_sends_and_ends_at_once_is_heard(
+def test_messages_of_a_sender_that_ends_at_once_arrive(
     process_bench: Bench, script: str, status: int
 ) -> None:
     _receive_from_peer(process_bench, script, status)
 
 
 @pytest.mark.parametrize(("script", "status"), [("_exit", 0), ("kill", -9)])
-def test_shared_memory_keeps_what_a_killed_sender_sent(
+def test_shared_memory_keeps_the_messages_of_a_killed_sender(
     iceoryx_bench: Bench, script: str, status: int
 ) -> None:
     _receive_from_peer(iceoryx_bench, script, status)
 
 
-def test_messages_stay_valid_when_what_a_dead_sender_left_is_removed(iceoryx_bench: Bench) -> None:
+def test_messages_stay_valid_when_a_dead_sender_is_cleaned_up(iceoryx_bench: Bench) -> None:
     from dora.transport.shm.iceoryx2 import remove_dead_nodes
 
     messages = _receive_from_peer(iceoryx_bench, "kill", -9)
@@ -74,11 +74,11 @@ def test_a_receiver_may_end_while_messages_are_coming(
     assert listener.stdout is not None
     assert listener.stdout.readline() == "listening\n"
     engine = process_bench.engine()
-    outlet = Outlet(output, engine, process_bench.board)
+    output_port = OutputPort(output, engine, process_bench.board)
     engine.connect(LIMIT)
 
     def ended() -> bool:
-        outlet.send(bytes(1000))
+        output_port.send(bytes(1000))
         return listener.poll() is not None
 
     until(ended, "the end of the receiver")
@@ -86,15 +86,15 @@ def test_a_receiver_may_end_while_messages_are_coming(
     assert int(listener.stdout.read()) >= 1  # the first of those that its queue still held
 
 
-def test_receivers_that_are_stopped_hold_up_only_those_who_send_to_them(zenoh_bench: Bench) -> None:
+def test_stopped_receivers_block_only_their_own_senders(zenoh_bench: Bench) -> None:
     bench = zenoh_bench
     other, (port,) = bench.link(10)
     listeners, links, threads = [], [], []
     sent: Counter[int] = Counter()
 
-    def pour(index: int, outlet: Outlet) -> None:
+    def pour(index: int, output_port: OutputPort) -> None:
         for _ in range(100):
-            outlet.send(LARGE)
+            output_port.send(LARGE)
             sent[index] += 1
 
     for index in range(4):
@@ -103,12 +103,12 @@ def test_receivers_that_are_stopped_hold_up_only_those_who_send_to_them(zenoh_be
         assert listener.stdout is not None
         assert listener.stdout.readline() == "listening\n"
         engine = bench.engine()
-        outlet = Outlet(output, engine, bench.board)
+        output_port = OutputPort(output, engine, bench.board)
         engine.connect(LIMIT)
         os.kill(listener.pid, signal.SIGSTOP)
         listeners.append(listener)
         links.append(config)
-        threads.append(threading.Thread(target=pour, args=(index, outlet)))
+        threads.append(threading.Thread(target=pour, args=(index, output_port)))
     for thread in threads:
         thread.start()
     try:
@@ -128,7 +128,7 @@ def test_receivers_that_are_stopped_hold_up_only_those_who_send_to_them(zenoh_be
         bench.board.set(config.slot, STATE, CLOSED)  # as a daemon does
 
 
-def test_a_restarted_sender_is_heard_again(process_bench: Bench) -> None:
+def test_messages_of_a_restarted_sender_arrive(process_bench: Bench) -> None:
     bench = process_bench
     output, (config,) = bench.describe(10)
     port = bench.port(config)
@@ -184,14 +184,14 @@ def test_a_full_shared_memory_is_an_error_with_its_figures_and_not_a_crash(iceor
 
 
 def test_a_message_of_300_megabytes_arrives(iceoryx_bench: Bench) -> None:
-    outlet, (port,) = iceoryx_bench.link(1)
+    output_port, (port,) = iceoryx_bench.link(1)
     status = os.statvfs("/dev/shm")
     if status.f_bavail * status.f_frsize < 400_000_000:
         pytest.skip("/dev/shm is too small here")
     size = 300_000_000
-    head = outlet.message(b"")[:64]
+    head = output_port.message(b"")[:64]
     head = head[:16] + size.to_bytes(8, "little") + head[24:]
-    loan = outlet.sender.loan(64 + size)
+    loan = output_port.sender.loan(64 + size)
     ctypes.memmove(loan.address, head, 64)
     marks = {0: b"first", size // 2: b"middle", size - 4: b"last"}
     for offset, mark in marks.items():

@@ -1,7 +1,7 @@
-"""Ordinary memory for messages, aligned as their layout wants it.
+"""Ordinary memory for messages, with the alignment of their layout, for engines without shared memory.
 
-For the engines without shared memory. The block is a ``bytearray``, because that is what can be both
-filled through its address and handed to other libraries without another copy.
+The block is a ``bytearray``, which can be filled through its address and passed to other libraries without
+another copy.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from dora.wire.message import ALIGNMENT
 _M_TRIM_THRESHOLD: Final = -1
 _M_TOP_PAD: Final = -2
 _M_MMAP_THRESHOLD: Final = -3
-_LARGE_BLOCK: Final = 32 << 20  # bytes; older C libraries take no more
+_LARGE_BLOCK: Final = 32 << 20  # bytes; older C libraries accept no more
 
 _log = logging.getLogger("dora.transport")
 
 _SMALL: Final = 4096  # bytes; up to this size a message is one bytes object
 
-# Unlike ``bytearray(size)``, this does not fill with zeros what is about to be overwritten.
+# Unlike ``bytearray(size)``, this does not fill the block with zeros: it is overwritten anyway.
 _uninitialised = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(
     ("PyByteArray_FromStringAndSize", ctypes.pythonapi)
 )
@@ -36,7 +36,7 @@ _address_of_bytearray = ctypes.PYFUNCTYPE(ctypes.c_void_p, ctypes.py_object)(
 
 
 class BadMessages:
-    """Counts the messages of an input that are none, and says so: each time that they have doubled."""
+    """Counts the invalid messages of an input, and logs a warning whenever their number has doubled."""
 
     def __init__(self, input_id: str) -> None:
         self.count = 0
@@ -45,12 +45,12 @@ class BadMessages:
     def add(self, error: Exception) -> None:
         self.count += 1
         if self.count & (self.count - 1) == 0:
-            so_far = f" ({self.count:,} so far)" if self.count > 1 else ""
-            _log.warning("input `%s`: a bad message was dropped%s: %s", self._input_id, so_far, error)
+            total = f" ({self.count:,} so far)" if self.count > 1 else ""
+            _log.warning("input `%s`: a bad message was dropped%s: %s", self._input_id, total, error)
 
 
 class AlignedMemory:
-    """``size`` writable bytes at ``address``, a multiple of 64, alive as long as this object."""
+    """``size`` writable bytes at ``address``, a multiple of 64, which live as long as this object."""
 
     __slots__ = ("_block", "_start", "address", "size")
 
@@ -58,8 +58,8 @@ class AlignedMemory:
         """Allocate; raises ``MemoryError``."""
         block: bytearray = _uninitialised(None, size + ALIGNMENT)
         start = -_address_of_bytearray(block) % ALIGNMENT
-        # Cutting at the front moves the start of a bytearray instead of its content; only one that
-        # becomes less than half as long is moved (`content` copes with that).
+        # Deleting at the front moves the start of a bytearray instead of its content, unless it becomes
+        # less than half as long (`content` handles that).
         if size >= ALIGNMENT:
             del block[:start]
             del block[size:]
@@ -73,17 +73,17 @@ class AlignedMemory:
         self.size = size
 
     def content(self) -> bytearray:
-        """Return the bytes: the block itself where it has nothing else in it, else a copy."""
+        """Return the bytes: the block itself if it contains nothing else, otherwise a copy."""
         if len(self._block) == self.size:
             return self._block
         return self._block[self._start : self._start + self.size]
 
 
 def keep_large_blocks() -> None:
-    """Let this process keep freed memory for the next large message, with the GNU C library.
+    """Make the GNU C library keep freed memory for the next large message.
 
-    It gives blocks of a MiB or so back to the system at once, which fills each new one with zeros: a third
-    of the time that such a message takes between machines.
+    By default it returns blocks of about a MiB to the system at once, which fills each new one with zeros:
+    a third of the time of such a message between machines.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -93,9 +93,9 @@ def keep_large_blocks() -> None:
 
 
 def message_from_bytes(data: bytes) -> ForeignMessage:
-    """Return the message that ``data`` is; the body of a large one stays where it lies.
+    """Return the message in ``data``, without copying the body of a large one.
 
-    It came over a network, so it is checked as a whole. Raises `MessageError`, `MetadataError` and
+    The message came over a network, so all of it is validated. Raises `MessageError`, `MetadataError` and
     `PayloadError`.
     """
     if len(data) <= _SMALL:

@@ -35,7 +35,7 @@ class _Loan:
         self._sender.put(self._memory.content())
 
     def discard(self) -> None:
-        """Nothing to do: the memory goes with the last reference."""
+        """Nothing to do: the last reference frees the memory."""
 
 
 class _SharedLoan:
@@ -169,9 +169,8 @@ class CompositeEngine:
         self._board = board
         self._links = RemoteLinks(config, board)
         self._channels: dict[str, RemoteChannel] = {}  # by output
-        self._late: set[str] = (
-            set()
-        )  # outputs whose first link to another machine was added while the node ran
+        # Outputs whose first link to another machine was added while the node ran.
+        self._late: set[str] = set()
         self.wakes = engine.wakes
         self.in_flight = engine.in_flight
 

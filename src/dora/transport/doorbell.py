@@ -1,15 +1,13 @@
-"""Doorbells: how a process sleeps until somebody has something for it.
+"""Doorbells: a process sleeps on a named pipe until another one wakes it.
 
-Each node has one named pipe, its doorbell. Whoever sends to the node rings it, with one byte, but
-only if the node's ``ASLEEP`` word on the board says that it sleeps; so a busy receiver costs its
-senders one memory read.
+Each node has one named pipe, its doorbell. A sender rings it, with one byte, only if the ``ASLEEP`` word
+of the receiving node on the board is set. A busy receiver costs its senders one memory read.
 
-The classic hazard of such a flag is the lost wake-up: the sleeper raises the flag and looks at its
-queues once more, the sender fills a queue and looks at the flag, and each may miss the other's
-write while it sits in a store buffer. Both sides therefore put a full memory fence between their
-write and their read. CPython has none to call, but taking and releasing a lock executes a locked
-instruction, which on x86-64 is one. On other machines a ring is unconditional: a write to a pipe
-costs about 2 µs.
+A flag like that can lose wake-ups: the receiver sets the flag and polls its queues once more, the sender
+fills a queue and reads the flag, and each may miss the write of the other while that is in a store
+buffer. Both sides therefore put a full memory fence between their write and their read. CPython offers no
+fence, but acquiring and releasing a lock executes a locked instruction, which is one on x86-64. On other
+processors a sender always rings: a write to a pipe costs about 2 µs.
 """
 
 from __future__ import annotations
@@ -28,9 +26,9 @@ from dora._ownership import UnsafeFile, open_own
 
 FENCED: Final = platform.machine() in ("x86_64", "AMD64")
 
-fence: Final = threading.Lock()  # nobody ever holds it for longer than `memory_fence` does
+fence: Final = threading.Lock()  # never held for longer than in `memory_fence`
 
-# Let whoever waits for this processor run first.
+# Let another thread or process that waits for this processor run first.
 yield_cpu: Final[Callable[[], None]] = getattr(os, "sched_yield", lambda: time.sleep(0))
 
 
@@ -41,9 +39,9 @@ def memory_fence() -> None:
 
 
 class Bell:
-    """The ringing side, for any number of threads.
+    """The sending side of a doorbell, for any number of threads.
 
-    Opening never blocks; ringing a bell that nobody hears is not an error. The bell is closed when it
+    Opening never blocks, and ringing without a listener is not an error. The pipe is closed when the bell
     is garbage-collected, so never while another thread rings it.
     """
 
@@ -57,13 +55,13 @@ class Bell:
             return
         try:
             os.write(self._fd, b"\0")
-        except OSError:  # it is full: it rings already; or the reader is gone, perhaps until a restart
+        except OSError:  # the pipe is full of rings, or the reader is gone, perhaps until a restart
             pass
 
     def _open(self) -> bool:
         try:
             fd = open_own(self.path, os.O_WRONLY, kind=stat.S_IFIFO)
-        except (OSError, UnsafeFile):  # ENXIO: nobody listens (yet, or any more); ENOENT: the run is over
+        except (OSError, UnsafeFile):  # ENXIO: no listener (yet, or any more); ENOENT: the run is over
             return False
         if self._fd < 0:
             self._fd = fd
@@ -72,17 +70,17 @@ class Bell:
         return True
 
     def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        # The process's end closes files, and `os` may be gone already.
+        # The end of the process closes files, and `os` may be gone already.
         if self._fd >= 0 and not finalizing():
             os.close(self._fd)
 
 
 class Doorbell:
-    """The sleeping side: a named pipe that exists for as long as the dataflow runs."""
+    """The sleeping side of a doorbell: a named pipe that exists as long as the dataflow runs."""
 
     @staticmethod
     def make(path: str) -> None:
-        """Create the named pipe (done by the daemon); an existing one is kept."""
+        """Create the named pipe, unless it exists; called by the daemon."""
         try:
             os.mkfifo(path, 0o600)
         except FileExistsError:
@@ -95,10 +93,10 @@ class Doorbell:
         """
         self.path = path
         self.fd = -1
-        # Read-write: there is always a writer, so the pipe never reports end of file.
+        # Read-write: then there is always a writer, and the pipe never reports end of file.
         self.fd = open_own(path, os.O_RDWR, kind=stat.S_IFIFO)
         self.also = also
-        self.rung = False  # there may be rings in the pipe
+        self.rung = False  # the pipe may contain rings
         self._fds = (self.fd,) if also < 0 else (self.fd, also)
         self._selectable = max(self._fds) < 1024
         self._poll = select.poll()
@@ -106,11 +104,11 @@ class Doorbell:
             self._poll.register(fd, select.POLLIN)
 
     def wait(self, timeout: float | None) -> bool:
-        """Sleep until rung, at most ``timeout`` seconds (None: for ever).
+        """Sleep until a ring, at most ``timeout`` seconds (None: no limit); tell if ``also`` is readable.
 
-        Returns True if ``also`` is readable. Precise to tens of microseconds: ``poll`` counts in
-        whole milliseconds, so a bounded wait uses ``select``. Signals run their Python handlers and
-        the wait goes on. The ring stays in the pipe: whoever goes to sleep again calls `rearm` first.
+        The timeout is precise to tens of microseconds: ``poll`` counts in milliseconds, so a bounded wait
+        uses ``select``. A signal runs its Python handler, and the wait continues. The ring stays in the
+        pipe: call `rearm` before the next sleep.
         """
         if timeout is None:
             found = self._poll.poll()
@@ -126,23 +124,23 @@ class Doorbell:
         return self.also in ready
 
     def ring(self) -> None:
-        """Ring from this side, for another thread that waits."""
+        """Ring from this side, for a waiting thread of this process."""
         try:
             os.write(self.fd, b"\0")
-        except OSError:  # it rings already, or was closed
+        except OSError:  # it is full of rings, or closed
             pass
 
     def rearm(self) -> None:
-        """Take the ring that ended the last wait out of the pipe.
+        """Remove the ring that ended the last wait from the pipe.
 
-        Before the owner says that it sleeps: a ring that comes after that must stay. Taking it only
-        now, instead of on waking up, keeps a system call out of the way of the message that rang.
+        To be called before ``ASLEEP`` is set, because a later ring has to stay. Removing it only now,
+        and not on waking up, spares the message that rang a system call.
         """
         if self.rung:
             self.clear()
 
     def clear(self) -> None:
-        """Take all rings out of the pipe."""
+        """Remove all rings from the pipe."""
         self.rung = False
         try:
             os.read(self.fd, 4096)
@@ -155,5 +153,5 @@ class Doorbell:
             self.fd = -1
 
     def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        if not finalizing():  # the process's end closes files, and `os` may be gone already
+        if not finalizing():  # the end of the process closes files, and `os` may be gone already
             self.close()

@@ -1,7 +1,7 @@
-"""Links inside one process: objects pass by reference, nothing is copied and nobody is woken.
+"""Links inside one process: messages pass by reference, without a copy.
 
-`LocalLink` is the queue itself, for any object. `LocalEngine` puts the common interface of the
-engines on top of it, where sender and receiver live in one process.
+`LocalLink` is the queue, for objects of any kind. `LocalEngine` offers it through the common interface of
+the engines.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ T = TypeVar("T")
 class LocalLink(Generic[T]):
     """A queue of the newest ``queue_size`` objects, for any number of threads at both ends.
 
-    ``received`` counts what was taken, ``dropped`` what had to make room; what was put is the sum of
-    both and of what is queued.
+    ``received`` counts the objects that were taken, ``dropped`` those that were dropped to make room. The
+    number of objects that were put is the sum of both and of those in the queue.
     """
 
     __slots__ = ("_lock", "_queue", "dropped", "queue_size", "received")
@@ -36,7 +36,7 @@ class LocalLink(Generic[T]):
         self._lock = threading.Lock()
 
     def put(self, item: T) -> bool:
-        """Append an object; False if the oldest one was dropped for it."""
+        """Append an object; return False if the oldest one was dropped for it."""
         with self._lock:
             full = len(self._queue) >= self.queue_size
             if full:
@@ -58,9 +58,11 @@ class LocalLink(Generic[T]):
 
 
 class LocalReceiver:
-    def __init__(self, link: LocalLink[Message], forget: Callable[[], None]) -> None:
+    """The receiving end of one link."""
+
+    def __init__(self, link: LocalLink[Message], unsubscribe: Callable[[], None]) -> None:
         self._link = link
-        self._forget = forget
+        self._unsubscribe = unsubscribe
         self.receive: Callable[[], Message | None] = link.take
 
     def has_messages(self) -> bool:
@@ -70,7 +72,7 @@ class LocalReceiver:
         """Nothing to do: there is one process."""
 
     def close(self) -> None:
-        self._forget()
+        self._unsubscribe()
         self._link = LocalLink(1)
         self.receive = self._link.take
 
@@ -85,15 +87,17 @@ class _Loan:
         self.size = size
 
     def send(self) -> None:
-        """Hand the memory itself to the receivers; nobody may write to it from here on."""
+        """Pass the memory itself to the receivers; it must not be written any more."""
         offset = int.from_bytes(string_at(self.address + 12, 4), "little")
         self._sender.deliver(Message(string_at(self.address, offset), self.address, self._memory))
 
     def discard(self) -> None:
-        """Nothing to do: the memory goes with the last reference."""
+        """Nothing to do: the last reference frees the memory."""
 
 
 class LocalSender:
+    """The sending end of one output."""
+
     def __init__(self, receivers: list[tuple[LocalLink[Message], Callable[[], None]]]) -> None:
         self._receivers = receivers
 
@@ -101,7 +105,7 @@ class LocalSender:
         self.deliver(Message(message))
 
     def prepare(self) -> None:
-        """Nothing to do ahead."""
+        """Nothing to prepare."""
 
     def loan(self, size: int) -> _Loan:
         return _Loan(self, size)
@@ -112,19 +116,19 @@ class LocalSender:
             arrived()
 
     def close(self) -> None:
-        """Nothing to release: what was sent is in the receivers' queues."""
+        """Nothing to release: messages that were sent are in the queues of the receivers."""
 
     destroy = close
 
 
 class LocalEngine:
-    """All ports of one process that meet in it."""
+    """All ports whose links stay inside the process."""
 
     wakes = True
     in_flight = False
 
     def __init__(self, shared_with: LocalEngine | None = None) -> None:
-        """``shared_with``: an engine whose links this one makes ports for, too."""
+        """``shared_with``: an engine whose links this one shares."""
         self._services: dict[str, list[tuple[LocalLink[Message], Callable[[], None]]]] = (
             {} if shared_with is None else shared_with._services
         )
@@ -143,4 +147,4 @@ class LocalEngine:
         """Nothing to wait for."""
 
     def close(self) -> None:
-        """Nothing to do: queues go with their receivers."""
+        """Nothing to do: a queue belongs to its receiver."""

@@ -54,7 +54,7 @@ class FragmentedMessage:
         ]
 
     def detach(self) -> None:
-        """Copy the message unless that was done: from now on its memory belongs to somebody else."""
+        """Copy the message, unless that was done, so that its memory may be reused."""
         if self._fragments is None:
             self.zbytes()
         self._data = None

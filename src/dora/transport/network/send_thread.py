@@ -30,10 +30,8 @@ def queue_space(size: int, *, alone: bool) -> int:
     >>> queue_space(100_000, alone=True) // BATCH
     3
     """
-    if size > _SHARES_BATCH:
-        return (
-            (size + _OVERHEAD) // BATCH + 2
-        ) * BATCH  # what is queued before it fills a batch of its own
+    if size > _SHARES_BATCH:  # messages that are queued before it fill a batch of their own
+        return ((size + _OVERHEAD) // BATCH + 2) * BATCH
     return BATCH if alone else 2 * (size + _OVERHEAD)
 
 

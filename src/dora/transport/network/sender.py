@@ -369,7 +369,7 @@ class RemoteSender:
     def probe(self, *, express: bool = True) -> None:
         """Send the state of this end, which the receiver acknowledges. Never blocks.
 
-        ``express``: in a batch of its own; not for probes that are repeated while nobody answers.
+        ``express``: in a batch of its own; not for probes that are repeated without an answer.
         """
         send_thread = self.publishers.send_thread
         if not send_thread.busy:

@@ -1,30 +1,28 @@
-"""Links over the network, on Zenoh: the engine where iceoryx2 does not exist.
+"""The engine where iceoryx2 has no wheel: links over Zenoh.
 
-Every node is a client of the router in its daemon's process (`zenoh_router`). One output is one key;
-what is put under it is the message, byte for byte. Sending is reliable and blocks when the network is
-full, so nothing is lost on the way; the only place where messages are dropped is the receiver's own
-queue, as with every engine.
+Every node is a client of the router in the process of its daemon (`zenoh_router`). One output is one key,
+and a message is put under it byte for byte. Sending is reliable and blocks when the network is congested.
+Messages are dropped only in the queue of the receiver, like with every engine.
 
 Four properties of Zenoh shape this module:
 
-* A message that is put before the subscription has reached the sender is lost. `ZenohEngine.connect`
-  therefore *probes*: it puts a few bytes under the very key of the output, again and again, until
-  every receiver has confirmed on the board that a probe of this sender has come through. What is
-  put after that takes the same way.
-* Sending is asynchronous, and `Session.close` does not wait for a large message that is under way in
-  fragments. So closing waits until a probe behind the last message has come through. An ``atexit``
-  handler covers the programs that end without closing their node. After SIGKILL or ``os._exit`` the
-  last messages may be missing.
-* Messages may still be on their way when the daemon says that their source has ended: ``in_flight``.
-* A thread of Zenoh that waits for the interpreter's lock can make a sender that holds it wait for ever,
-  and the Python threads in which it would run callbacks keep the interpreter from ending. So each
-  subscriber fills a channel of Zenoh's, and a daemon thread of ours empties it. It does as little
-  as possible: the copy into a Python object is made by the thread that receives. It must have ended
-  before the interpreter finalizes, which the ``atexit`` handler sees to.
+* A message that is put before the sender knows of the subscription is lost. `ZenohEngine.connect`
+  therefore *probes*: it puts a few bytes under the key of the output until every receiver has confirmed
+  on the board that a probe of this sender has arrived. Later messages take the same route.
+* Sending is asynchronous, and `Session.close` does not wait for the fragments of a large message. Closing
+  therefore waits until a probe behind the last message has arrived. An ``atexit`` handler does the same
+  for programs that end without closing their node. After SIGKILL or ``os._exit`` the last messages may be
+  missing.
+* Messages may still be in flight when the daemon reports that their source has ended (``in_flight``).
+* A Zenoh thread that waits for the interpreter's lock can block a sender that holds the lock for ever, and
+  the Python threads for its callbacks keep the interpreter from exiting. Each subscriber therefore fills
+  a Zenoh channel, which a daemon thread empties. The thread does as little as possible: the receiving
+  thread copies the message into a Python object. The ``atexit`` handler ends the daemon thread before the
+  interpreter finalizes.
 
-Whether a link is up is known only when something has come through; so this engine itself writes
-``STATE`` on the board, and does not count a receiver in before it can be reached: a sender with
-back-pressure would wait for ever for credit for messages that never came.
+Whether a link is up is known only when a probe has arrived. This engine therefore writes ``STATE`` on the
+board itself, and counts a receiver only when it can be reached: otherwise a sender under back-pressure
+would wait for ever for credit for messages that never arrived.
 """
 
 from __future__ import annotations
@@ -62,14 +60,14 @@ from dora.wire.message import HEADER_SIZE, Message
 from dora.wire.node_config import InputConfig, LinkConfig, OutputConfig
 
 _CONNECT_TIMEOUT_MS: Final = 5000
-_INTERRUPTED_PATIENCE: Final = 0.5  # seconds
-_FLUSH_PATIENCE: Final = 2.0  # seconds
-_THREAD_PATIENCE: Final = 2.0  # seconds
+_INTERRUPTED_TIMEOUT: Final = 0.5  # seconds
+_FLUSH_TIMEOUT: Final = 2.0  # seconds
+_JOIN_TIMEOUT: Final = 2.0  # seconds
 _CHANNEL_LENGTH: Final = 256  # messages between the network and the thread that queues them
 _FIRST_PAUSE: Final = 0.0005  # seconds between probes, doubled up to the longest
 _LONGEST_PAUSE: Final = 0.02
 
-# A probe is shorter than any message: the sender's nonce, and how many messages it has sent.
+# A probe is shorter than any message: the nonce of the sender, and the number of messages it has sent.
 _PROBE: Final = struct.Struct("<QQ")
 assert _PROBE.size < HEADER_SIZE
 
@@ -81,7 +79,7 @@ class _Loan:
 
     def __init__(self, sender: ZenohSender, size: int) -> None:
         self._sender = sender
-        # Kept until the loan dies, not only until it is sent: the user may still look at it.
+        # Kept as long as the loan, not only until it is sent: the program may still read it.
         self._memory = AlignedMemory(size)
         self.address = self._memory.address
         self.size = size
@@ -90,14 +88,14 @@ class _Loan:
         self._sender.put(self._memory.content())
 
     def discard(self) -> None:
-        """Nothing to do: the memory goes with the last reference."""
+        """Nothing to do: the last reference frees the memory."""
 
 
 class ZenohSender:
-    """One key. Safe to use from several threads.
+    """The key of one output. Safe to use from several threads.
 
-    Not a publisher of Zenoh's: that one discards by itself what nobody seems to subscribe to, and for a
-    moment after a first probe has come through, nobody seems to.
+    It does not use a Zenoh publisher, which discards messages while it knows of no subscriber; that is the
+    case for a moment even after the first probe has arrived.
     """
 
     def __init__(self, session: zenoh.Session, output: OutputConfig) -> None:
@@ -111,7 +109,7 @@ class ZenohSender:
         self.put(message)
 
     def prepare(self) -> None:
-        """Nothing to do ahead."""
+        """Nothing to prepare."""
 
     def loan(self, size: int) -> _Loan:
         try:
@@ -132,7 +130,7 @@ class ZenohSender:
 
 
 class ZenohReceiver:
-    """One subscriber and its queue."""
+    """The subscriber of one input, and its queue."""
 
     def __init__(self, item: InputConfig, arrived: Callable[[], None], board: Board) -> None:
         self.service = item.service
@@ -141,7 +139,7 @@ class ZenohReceiver:
         self._arrived = arrived
         self._words = board.words
         self._base = item.slot * WORDS
-        # With back-pressure, the sender's credit is the bound: whatever comes has room.
+        # Under back-pressure, the credit of the sender is the bound: every message has room.
         self._queue: deque[zenoh.ZBytes] = deque(
             maxlen=item.queue_size if item.policy == "drop_oldest" else None
         )
@@ -157,15 +155,15 @@ class ZenohReceiver:
                 self.service, zenoh.handlers.FifoChannel(_CHANNEL_LENGTH)
             )
             self._thread = threading.Thread(
-                target=self._take_samples,
+                target=self._run,
                 args=(self._subscriber.handler,),
                 name=f"dora input {self._input_id}",
                 daemon=True,
             )
             self._thread.start()
 
-    def _take_samples(self, samples: Iterable[zenoh.Sample]) -> None:
-        """Queue what the network brings, until the subscriber or the session is closed."""
+    def _run(self, samples: Iterable[zenoh.Sample]) -> None:
+        """Queue samples until the subscriber or the session is closed."""
         for sample in samples:
             self._on_payload(sample.payload)
 
@@ -184,8 +182,8 @@ class ZenohReceiver:
         nonce, sent = _PROBE.unpack(probe)
         words, base = self._words, self._base
         known = words[base + FIRST] + words[base + RECEIVED] + words[base + DROPPED]
-        # If messages were missed, the next one shows how many: until then there is no credit to
-        # count, and the link does not count as up.
+        # If messages were missed, the next one shows how many. Until then there is no credit to count,
+        # and the link is not up.
         if not self._reached and sent == known:
             self._set_reached()
         with self._lock:
@@ -217,7 +215,7 @@ class ZenohReceiver:
         return len(self._queue) > 0
 
     def release(self) -> None:
-        """Nothing to do: what comes between two processes is lost."""
+        """Nothing to do: messages that arrive between two processes of the node are lost."""
 
     def close(self) -> None:
         with self._lock:
@@ -228,18 +226,18 @@ class ZenohReceiver:
             try:
                 subscriber.undeclare()
             except zenoh.ZError:
-                pass  # the session is closed or broken: nothing comes any more
+                pass  # the session is closed or broken
         self.join()
         self._queue.clear()
 
     def join(self) -> None:
-        """Wait for the end of the thread, once the subscriber or the session is closed."""
+        """Wait for the end of the thread; the subscriber or the session has to be closed."""
         if self._thread is not None:
-            self._thread.join(_THREAD_PATIENCE)
+            self._thread.join(_JOIN_TIMEOUT)
 
 
 class ZenohEngine:
-    """All ports of one node of a dataflow: a session with the router of its daemon."""
+    """All ports of one node of a dataflow, over a session with the router of its daemon."""
 
     wakes = True
     in_flight = True  # see the module's docstring
@@ -267,7 +265,7 @@ class ZenohEngine:
         disown_after_fork(self)
 
     def disown(self) -> None:
-        """Leave everything to the parent, in a forked child process, which has none of the threads."""
+        """Leave all resources to the parent, in a forked child process, which has none of the threads."""
         atexit.unregister(self.close)
         leak(self._session, self._senders, self._receivers)
         for sender in self._senders:
@@ -285,7 +283,7 @@ class ZenohEngine:
         return sender
 
     def receiver(self, item: InputConfig, arrived: Callable[[], None]) -> ZenohReceiver:
-        """Make a receiver; it begins to receive in `connect`, or at once after that."""
+        """Create a receiver; it starts to receive in `connect`, or at once after that."""
         receiver = ZenohReceiver(item, arrived, self._board)
         self._receivers.append(receiver)
         if self._connected:
@@ -301,8 +299,8 @@ class ZenohEngine:
     def connect(self, timeout: float, interrupted: Callable[[], bool] = lambda: False) -> None:
         """Subscribe, then return once a probe of each sender has reached each of its receivers.
 
-        Not waited for are dynamic nodes that are not there, and receivers that have ended. Raises
-        `ConnectError` after ``timeout`` seconds, naming who is missing.
+        Absent dynamic nodes and receivers that have ended are not waited for. Raises `ConnectError` after
+        ``timeout`` seconds, with the missing receivers.
         """
         self._connected = True
         for receiver in self._receivers:
@@ -314,9 +312,9 @@ class ZenohEngine:
         while missing := self._probe(nonce):
             now = time.monotonic()
             if not hurried and interrupted():
-                # It may also be something harmless, and the receivers just about to answer.
+                # The reason may be harmless, and the receivers about to answer.
                 hurried = True
-                deadline = min(deadline, now + _INTERRUPTED_PATIENCE)
+                deadline = min(deadline, now + _INTERRUPTED_TIMEOUT)
             if now > deadline:
                 if hurried:
                     return
@@ -328,7 +326,7 @@ class ZenohEngine:
             pause = min(pause * 2, _LONGEST_PAUSE)
 
     def _probe(self, nonce: int) -> list[LinkConfig]:
-        """Send a probe to each sender's missing receivers; return their links."""
+        """Send a probe to the missing receivers of each sender; return their links."""
         words = self._board.words
         missing: list[LinkConfig] = []
         for sender in self._senders:
@@ -339,7 +337,7 @@ class ZenohEngine:
         return missing
 
     def _is_missing(self, link: LinkConfig, nonce: int) -> bool:
-        if link.machine:  # not a link of this engine's
+        if link.machine:  # not a link of this engine
             return False
         words = self._board.words
         base = link.slot * WORDS
@@ -349,28 +347,28 @@ class ZenohEngine:
         return state != CLOSED and (state == CONNECTED or not link.dynamic)
 
     def close(self) -> None:
-        """Wait until everything sent has arrived, at most `_FLUSH_PATIENCE`, then end the session."""
+        """Wait until all messages have arrived, at most `_FLUSH_TIMEOUT`, then close the session."""
         atexit.unregister(self.close)
         if not self._session.is_closed():
             try:
                 self._flush()
             except TransportError:
-                pass  # the router is gone, and with it everybody who could receive
+                pass  # the router is gone, and with it all receivers
             try:
                 self._session.close()  # type: ignore[no-untyped-call]  # a gap in its stubs
             except zenoh.ZError:
-                pass  # the router does not answer: there is nobody to say goodbye to
+                pass  # the router does not answer
         for receiver in self._receivers:
             receiver.join()
         self._senders.clear()
         self._receivers.clear()
 
     def _flush(self) -> None:
-        """Send a probe after the last message of each sender, and wait until it has come through."""
+        """Send a probe after the last message of each sender, and wait until it has arrived."""
         words = self._board.words
         self._senders = [sender for sender in self._senders if words[sender.sent_word]]
         nonce = int.from_bytes(os.urandom(8), "little")
-        deadline = time.monotonic() + _FLUSH_PATIENCE
+        deadline = time.monotonic() + _FLUSH_TIMEOUT
         pause = _FIRST_PAUSE
         while self._probe(nonce) and time.monotonic() < deadline:
             time.sleep(pause)

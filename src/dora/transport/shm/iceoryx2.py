@@ -1,22 +1,22 @@
-"""Links through shared memory, on iceoryx2: the engine for processes of one machine.
+"""The engine for processes of one machine: links through shared memory, on iceoryx2.
 
-One output is one iceoryx2 service with one publisher; each of its links is a subscriber whose
-buffer is the link's queue, with *safe overflow*: a new message pushes out the oldest. The pool of
-memory behind a publisher is sparse, it costs what is in flight.
+One output is one iceoryx2 service with one publisher. Each of its links is a subscriber whose buffer is the
+queue of the link, with *safe overflow*: a new message replaces the oldest. The memory pool of a publisher
+is sparse: it takes memory only for messages in flight.
 
 Four properties of iceoryx2 0.10 shape this module:
 
-* A publisher that is destroyed takes its undelivered samples along; one whose process just ends
-  does not. So publishers are never destroyed: a closed one is leaked on purpose, and what is left
-  of a dead process is cleaned up by the daemon (`remove_dead_nodes`) once it has been read.
-* A subscriber may hold only so many samples at once. Small messages are copied out on arrival and
-  never count; a user who keeps many large arrays gets copies in ordinary memory after `MAX_HELD`.
-* Memory is reserved, not allocated. If /dev/shm is full, touching a fresh page kills the process
-  with SIGBUS. Each chunk is therefore populated once by ``madvise(MADV_POPULATE_WRITE)``, which
-  reports the same condition as an error. iceoryx2 itself touches the first page of a fresh chunk, so
-  a chunk that would take the last free memory is refused, and what a refused one took is given back.
-* Importing the package imports flatbuffers, which imports NumPy: 80 ms and 20 MB for something that
-  is not used here. `_import_iceoryx2` puts it off until somebody uses it.
+* A publisher that is destroyed destroys its undelivered samples too; one whose process ends does not.
+  Publishers are therefore never destroyed: a closed one is leaked on purpose, and the daemon removes what
+  dead processes leave behind (`remove_dead_nodes`) once it has been read.
+* A subscriber may hold only a limited number of samples. Small messages are copied on arrival and do not
+  count; a program that keeps many large arrays gets copies in ordinary memory after `MAX_HELD`.
+* Memory is reserved, not allocated. If /dev/shm is full, touching a new page kills the process with
+  SIGBUS. Each chunk is therefore populated once with ``madvise(MADV_POPULATE_WRITE)``, which reports the
+  same condition as an error. iceoryx2 itself touches the first page of a new chunk, so a chunk that would
+  take the last free memory is refused and its pages are freed.
+* Importing the package imports flatbuffers, which imports NumPy: 80 ms and 20 MB for something that is not
+  used here. `_import_iceoryx2` postpones it to the first use.
 """
 
 from __future__ import annotations
@@ -42,18 +42,18 @@ from dora.transport.queues import SpilloverQueue
 from dora.wire.message import ALIGNMENT, BODY_OFFSET, BODY_SIZE, Message, MessageError, unpack_header
 from dora.wire.node_config import InputConfig, OutputConfig
 
-SMALL_MESSAGE: Final = 8192  # bytes; up to this size a message is copied out on arrival
-MAX_HELD: Final = 32  # large messages that the user may hold per input before they are copied
-_MAX_PUBLISHERS: Final = 4  # restarted nodes whose predecessor is not cleaned up yet
+SMALL_MESSAGE: Final = 8192  # bytes; up to this size a message is copied on arrival
+MAX_HELD: Final = 32  # large messages per input that the program may hold before they are copied
+_MAX_PUBLISHERS: Final = 4  # processes of one node that are not cleaned up yet
 _MAX_LOANS: Final = 8
 _INITIAL_CHUNK: Final = SMALL_MESSAGE  # no chunk is smaller, so a small message populates it whole
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _MADV_POPULATE_WRITE: Final = 23
 _MADV_REMOVE: Final = 9
-_RESERVE: Final = 1 << 20  # bytes of /dev/shm that no chunk takes
+_RESERVE: Final = 1 << 20  # bytes of /dev/shm that stay free
 
-# Chunks come back again and again, so a view of each is made once: a call through ctypes costs three
-# times as much, and much more with cold caches.
+# Chunks are reused, so a view of each is created once: a call through ctypes costs three times as much, and
+# much more with cold caches.
 _MAX_VIEWS: Final = 8192
 
 _copy_out = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_ssize_t)(
@@ -72,7 +72,7 @@ _log = logging.getLogger("dora.transport")
 
 
 def _import_iceoryx2() -> Any:
-    """Import iceoryx2 with a stand-in for flatbuffers that loads the real one on first use."""
+    """Import iceoryx2 with a replacement for flatbuffers that loads the real one on first use."""
     if "iceoryx2" in sys.modules or "flatbuffers" in sys.modules:
         import iceoryx2
 
@@ -118,7 +118,7 @@ def _iceoryx2() -> Any:
 
 
 def make_node(run_dir: str, prefix: str) -> Any:
-    """Return a node of iceoryx2 for the run; raises `UnsafeFile` if another user has interfered."""
+    """Create an iceoryx2 node for the run; raises `UnsafeFile` if another user has interfered."""
     check_folder(run_dir)
     refuse_foreign_objects(_SHARED_MEMORY, prefix)
     iox = _iceoryx2()
@@ -131,13 +131,13 @@ def make_node(run_dir: str, prefix: str) -> Any:
         .signal_handling_mode(iox.SignalHandlingMode.Disabled)
         .create(iox.ServiceType.Ipc)
     )
-    refuse_foreign_objects(_SHARED_MEMORY, prefix)  # it may have been quicker
+    refuse_foreign_objects(_SHARED_MEMORY, prefix)  # another user may have been faster
     _close_to_others(prefix)
     return node
 
 
 def _close_to_others(prefix: str) -> None:
-    """Take other users' right to write into what iceoryx2 counts its nodes with."""
+    """Make the file in which iceoryx2 counts its nodes unwritable for other users."""
     try:
         names = os.listdir(_SHARED_MEMORY)
     except OSError:
@@ -147,13 +147,13 @@ def _close_to_others(prefix: str) -> None:
             try:
                 close_to_others(f"{_SHARED_MEMORY}/{name}")
             except OSError:
-                pass  # it has just been removed
+                pass  # just removed
 
 
 def remove_dead_nodes(run_dir: str, prefix: str) -> None:
-    """Remove what dead processes of a run left behind, including their unread messages.
+    """Remove the resources of dead processes of a run, including their unread messages.
 
-    Messages that a living receiver has already taken stay valid.
+    Messages that a living receiver has already received stay valid.
     """
     try:
         node = make_node(run_dir, prefix)
@@ -164,20 +164,20 @@ def remove_dead_nodes(run_dir: str, prefix: str) -> None:
         raise TransportError(f"cleaning up after a dead node failed: {error!r}") from error
 
 
-_kept: dict[str, list[Any]] = {}  # run directory → what is leaked until that run is over
+_leaked: dict[str, list[Any]] = {}  # run directory → objects that are leaked until the end of the run
 
 
-def _keep(run_dir: str, thing: Any) -> None:
-    """Let something outlive the process's orderly end; see the module's docstring."""
+def _leak_until_end(run_dir: str, thing: Any) -> None:
+    """Keep an object from being destroyed when the process exits; see the docstring of the module."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
-    _kept.setdefault(run_dir, []).append(thing)
+    _leaked.setdefault(run_dir, []).append(thing)
 
 
 def _release_ended() -> None:
-    """Let go of what belongs to runs that are over, for processes that take part in one after the other."""
-    for run_dir in list(_kept):
+    """Free the leaked objects of runs that have ended, for processes that take part in several runs."""
+    for run_dir in list(_leaked):
         if not os.path.isdir(run_dir):
-            for thing in _kept.pop(run_dir, ()):
+            for thing in _leaked.pop(run_dir, ()):
                 ctypes.pythonapi.Py_DecRef(ctypes.py_object(thing))
 
 
@@ -202,23 +202,23 @@ class _Loan(_LoanBase):
 
 
 def _disown_loans() -> None:
-    """Let nobody send or give back the loans that a forked child process has inherited."""
+    """Keep a forked child process from sending or freeing the loans that it has inherited."""
     global _Loan
 
-    def leave(loan: Any) -> None:
+    def leak_sample(loan: Any) -> None:
         leak(loan._sample)
 
     inherited: Any = _Loan
-    inherited.send, inherited.discard, inherited.__del__ = refuse, do_nothing, leave
+    inherited.send, inherited.discard, inherited.__del__ = refuse, do_nothing, leak_sample
 
-    class Loan(_LoanBase):  # for nodes that the child makes
+    class Loan(_LoanBase):  # for nodes that the child creates
         __slots__ = ()
 
     _Loan = Loan  # type: ignore[misc,assignment]
 
 
 class IceoryxSender:
-    """One publisher. Not for use by several threads at once."""
+    """The publisher of one output. Not for use by several threads at once."""
 
     def __init__(self, service: Any, output_id: str, run_dir: str) -> None:
         iox = _iceoryx2()
@@ -232,10 +232,10 @@ class IceoryxSender:
             .create()
         )
         self._loan = getattr(self._publisher, "__loan_slice_uninit")
-        self._views: dict[int, memoryview] = {}  # address → writable bytes, known to be backed
+        self._views: dict[int, memoryview] = {}  # address → writable bytes, populated
         self._chunk = _INITIAL_CHUNK
         self._ready: list[tuple[memoryview, Any]] = []  # at most one, see `prepare`
-        _keep(run_dir, self._publisher)
+        _leak_until_end(run_dir, self._publisher)
         disown_after_fork(self)
 
     def disown(self) -> None:
@@ -256,16 +256,16 @@ class IceoryxSender:
         sample.send()
 
     def prepare(self) -> None:
-        """Take memory for the next small message."""
+        """Reserve memory for the next small message."""
         if self._ready:
             return
         try:
             self._ready.append(self._take(SMALL_MESSAGE))
         except (SharedMemoryFull, TransportError):
-            pass  # the next message tells, if it does not fit either
+            pass  # the next message raises the error, if it does not fit either
 
     def _take(self, size: int) -> tuple[memoryview, Any]:
-        """Return memory for a small message, and the sample that it belongs to."""
+        """Return memory for a message, and its sample."""
         try:
             sample = self._loan(size)
         except Exception as error:
@@ -288,19 +288,19 @@ class IceoryxSender:
         return _Loan(sample, address, size)
 
     def close(self) -> None:
-        """Forget the publisher without destroying it."""
+        """Leave the publisher as it is; see the docstring of the module."""
 
     def destroy(self) -> None:
         self._ready.clear()
         self._publisher.delete()
 
     def _populate(self, address: int, size: int) -> memoryview:
-        self._views.pop(address, None)  # what it shows is gone if there is no memory for more
-        _back_with_memory(address, size, self._output_id)
+        self._views.pop(address, None)  # its memory is gone if there is no room for more
+        _populate_pages(address, size, self._output_id)
         view = _view(address, size)
         if size > self._chunk:
-            # The pool has moved to a segment with larger chunks. The former one goes, and fresh memory
-            # may come to lie at its addresses.
+            # The pool has moved to a segment with larger chunks. The former segment is unmapped, and
+            # new memory may get its addresses.
             self._chunk = 1 << (size - 1).bit_length()
             self._views.clear()
         elif len(self._views) >= _MAX_VIEWS:
@@ -311,7 +311,7 @@ class IceoryxSender:
     def _loan_failed(self, size: int, error: Exception) -> Exception:
         if "ExceedsMaxLoans" in repr(error):
             return TransportError(
-                f"output `{self._output_id}` has {_MAX_LOANS} loans that were neither sent nor dropped"
+                f"output `{self._output_id}` has {_MAX_LOANS} loans that were neither sent nor discarded"
             )
         free = _free_bytes()
         if free is not None and free < size:
@@ -320,7 +320,7 @@ class IceoryxSender:
 
 
 class _Held:
-    """A large sample in the user's hands; tells the receiver when the last array over it is gone."""
+    """A large sample that the program holds, counted by its receiver until the last array is gone."""
 
     __slots__ = ("_receiver", "_sample")
 
@@ -336,7 +336,7 @@ class _Held:
 
 
 class IceoryxReceiver:
-    """One subscriber."""
+    """The subscriber of one input."""
 
     def __init__(self, service: Any, item: InputConfig) -> None:
         self._input_id = item.id
@@ -348,8 +348,8 @@ class IceoryxReceiver:
         self.has_messages: Callable[[], bool] = self._subscriber.has_samples
         self._views: dict[int, memoryview] = {}  # address → the first bytes of a chunk
         self.held = 0
-        self.inherited = False  # this process was forked from the one that it belongs to
-        self._told = False
+        self.inherited = False  # this process was forked from the owner
+        self._copy_logged = False
         disown_after_fork(self)
 
     def disown(self) -> None:
@@ -378,29 +378,29 @@ class IceoryxReceiver:
                 if size <= SMALL_MESSAGE:
                     return Message(view[:size].tobytes(), header=header)
                 if self.held >= MAX_HELD:
-                    self._tell(size)
+                    self._log_copy(size)
                     return Message(_copy_out(address, size))
                 head = view[:offset].tobytes() if offset <= SMALL_MESSAGE else _copy_out(address, offset)
                 return Message(head, address, _Held(sample, self), header)
-            except MessageError as error:  # of a process that is no node, or is damaged
+            except MessageError as error:  # from a process that is not a node, or damaged
                 self._bad.add(error)
 
-    def _tell(self, size: int) -> None:
-        if not self._told:
-            self._told = True
+    def _log_copy(self, size: int) -> None:
+        if not self._copy_logged:
+            self._copy_logged = True
             _log.warning(
-                "input `%s`: the program keeps %d messages; further ones are copied out of the shared "
-                "memory (this one: %d bytes)",
+                "input `%s`: the program keeps %d messages; further ones are copied out of shared memory "
+                "(this one: %d bytes)",
                 self._input_id,
                 self.held,
                 size,
             )
 
     def release(self) -> None:
-        """Nothing to do: the one that follows has a queue of its own already."""
+        """Nothing to do: the next process has a queue of its own already."""
 
     def close(self) -> None:
-        """Give the queue back. Samples in the user's hands stay valid."""
+        """Free the queue. Samples that the program holds stay valid."""
         self._receive = lambda: None
         self.has_messages = lambda: False
         self._subscriber.delete()
@@ -420,13 +420,14 @@ class IceoryxEngine:
             self._node = make_node(run_dir, prefix)
         except Exception as error:
             raise _setup_failed("this node", error) from error
-        _keep(run_dir, self._node)  # it owns the marker by which a daemon sees whether the process lives
+        # The node owns the file that tells the daemon whether the process lives.
+        _leak_until_end(run_dir, self._node)
         disown_after_fork(self)
 
     def disown(self) -> None:
-        """Leave everything to the parent, in a forked child process, also once its run is over."""
+        """Leave all resources to the parent, in a forked child process, even after the end of its run."""
         leak(self._node)
-        _kept.clear()
+        _leaked.clear()
         vars(self).update(sender=refuse, receiver=refuse)
 
     def sender(self, output: OutputConfig) -> IceoryxSender:
@@ -442,7 +443,7 @@ class IceoryxEngine:
             receiver = IceoryxReceiver(service, item)
         except Exception as error:
             raise _setup_failed(f"input `{item.id}`", error) from error
-        # Under back-pressure the sender never goes beyond MAX_QUEUE.
+        # Under back-pressure the sender never exceeds MAX_QUEUE.
         if item.queue_size > MAX_QUEUE and item.policy == "drop_oldest":
             return SpilloverQueue(receiver, item.queue_size, self._sent_by(item.output_slot))
         return receiver
@@ -452,14 +453,14 @@ class IceoryxEngine:
         return lambda: words[word]
 
     def connect(self, timeout: float, interrupted: Callable[[], bool] = lambda: False) -> None:
-        """Nothing to wait for: a publisher sees every subscriber that exists when it sends."""
+        """Nothing to wait for: a publisher knows every subscriber that exists when it sends."""
 
     def close(self) -> None:
-        """Nothing to do: see the module's docstring."""
+        """Nothing to do: see the docstring of the module."""
 
 
 def open_channel(node: Any, name: str, max_queue_size: int, max_receivers: int) -> Any:
-    """Open or create the channel of an output; both ends may try at the same time."""
+    """Open or create the channel of an output; both ends may do that at the same time."""
     iox = _iceoryx2()
     deadline = time.monotonic() + 5.0
     while True:
@@ -487,7 +488,7 @@ def _full(what: str, needed: int, free: int) -> SharedMemoryFull:
     return SharedMemoryFull(
         f"output `{what}`: the message needs {_megabytes(needed)} of shared memory, but /dev/shm has only "
         f"{_megabytes(free)} left; enlarge it (mount -o remount,size=… /dev/shm; docker run --shm-size=…) "
-        "or send less at once"
+        "or send smaller messages"
     )
 
 
@@ -518,34 +519,34 @@ def _free_bytes() -> int | None:
 _madvise: Any = None
 
 
-def _back_with_memory(address: int, size: int, what: str) -> None:
-    """Allocate the pages of a chunk; raises `SharedMemoryFull` instead of a later SIGBUS."""
+def _populate_pages(address: int, size: int, what: str) -> None:
+    """Allocate the pages of a chunk; raises `SharedMemoryFull` where a write would be a SIGBUS."""
     global _madvise
     if _madvise is None:
         _madvise = ctypes.CDLL(None, use_errno=True).madvise
         _madvise.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
     start = address & -_PAGE
     before = _free_bytes()
-    if before is not None and before < size:  # trying would take the rest from everybody else meanwhile
+    if before is not None and before < size:  # trying would take the rest from other processes
         raise _full(what, size, before)
     if _madvise(start, address + size - start, _MADV_POPULATE_WRITE) == 0:
         free = _free_bytes()
         if free is None or before is None or free >= min(before, _RESERVE):
             return
-        _give_back(address, size)
+        _free_pages(address, size)
         raise _full(what, size + _RESERVE, _free_bytes() or 0)
     code = ctypes.get_errno()
     if code in (errno.EFAULT, errno.ENOMEM):
-        _give_back(address, size)
+        _free_pages(address, size)
         raise _full(what, size, _free_bytes() or 0)
-    # EINVAL: a kernel before 5.14, or macOS. The figure is then the best there is.
+    # EINVAL: a kernel before 5.14, or macOS. Only the number of free bytes is known then.
     free = _free_bytes()
     if free is not None and free < size:
         raise _full(what, size, free)
 
 
-def _give_back(address: int, size: int) -> None:
-    """Free the pages that lie wholly inside a chunk; its neighbours share the others."""
+def _free_pages(address: int, size: int) -> None:
+    """Free the pages that lie completely inside a chunk; other chunks share the rest."""
     start, end = -(-address // _PAGE) * _PAGE, (address + size) & -_PAGE
     if start < end:
         _madvise(start, end - start, _MADV_REMOVE)
