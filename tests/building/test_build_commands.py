@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from dora.daemon.build.build import BuildOptions, build_dataflow, build_environment
-from dora.daemon.processes.interpreter import Interpreter
-from dora.dataflow.model import Dataflow, NodeSpec
+from dora.daemon.build.build import BuildOptions, build_dataflow
+from dora.daemon.processes.launch_spec import launch_spec
+from dora.dataflow.model import Dataflow, NodeSpec, PythonEnvironment
 from dora.errors import BuildError
 
 
@@ -134,14 +134,17 @@ def test_an_interrupted_build_ends_its_command(tmp_path):
 
 
 def test_programs_beside_the_interpreter_are_found_last(tmp_path):
-    flow = dataflow(tmp_path)
+    def search_path(path, **options):
+        node = NodeSpec(id="n", path="a.py", **options)
+        spec = launch_spec(Dataflow((node,), str(tmp_path)), node, uv=False, base={"PATH": path})
+        return spec.build_environment()["PATH"], spec.interpreter.folder
+
     beside = os.path.dirname(sys.executable)
-    here = Interpreter()
-    assert build_environment(flow, flow.nodes[0], {"PATH": "/a:/b"}, here)["PATH"] == f"/a:/b:{beside}"
-    assert build_environment(flow, flow.nodes[0], {"PATH": beside}, here)["PATH"] == beside
-    own = Interpreter(programs="/own/bin")
-    path = build_environment(flow, flow.nodes[0], {"PATH": beside}, own)["PATH"]
-    assert path == f"/own/bin:{beside}"
+    assert search_path("/a:/b") == (f"/a:/b:{beside}", None)
+    assert search_path(beside) == (beside, None)
+    path, folder = search_path(beside, python=PythonEnvironment())
+    assert path == f"{folder}/bin:{beside}"
+    assert search_path(beside, env={"PATH": "/own"}) == ("/own", None)
 
 
 def nodes(tmp_path, **commands):

@@ -123,13 +123,13 @@ def test_a_slow_reader_gets_everything_however_long_it_takes(monkeypatch):
         console = Console(stream, message, close_timeout=1.0)
         for line in lines(2000):
             console(entry(line))
-        thread, outlet = console._thread, console._outlet
+        thread, stream = console._thread, console._stream
 
         def join(_):
             """Let the time be over, in which a page was read and another one came."""
-            before, deadline = outlet.taken, time.monotonic() + BOUND
+            before, deadline = stream.writes, time.monotonic() + BOUND
             found.extend(os.read(read_end, 4096))
-            while thread.is_alive() and outlet.taken == before and time.monotonic() < deadline:
+            while thread.is_alive() and stream.writes == before and time.monotonic() < deadline:
                 threading.Event().wait(0.001)
 
         monkeypatch.setattr(thread, "join", join)

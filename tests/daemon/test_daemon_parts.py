@@ -14,7 +14,7 @@ import pytest
 from dora.daemon.accounting import Accounting
 from dora.daemon.event_loop import READ, Loop
 from dora.daemon.processes.child import Child, LineSplitter
-from dora.daemon.processes.command import CannotSpawn
+from dora.daemon.processes.launch_spec import CannotSpawn
 from dora.dataflow.model import Dataflow, InputSpec, NodeOutput, NodeSpec
 from dora.dataflow.plan import RunContext, plan
 from dora.transport.board import (
@@ -163,11 +163,11 @@ def test_why_a_process_could_not_be_started(command: str, sentence: str, tmp_pat
 
 
 @pytest.fixture
-def keeper(tmp_path: Path) -> Accounting:
-    return make_keeper(tmp_path, "backpressure")
+def accounting(tmp_path: Path) -> Accounting:
+    return make_accounting(tmp_path, "backpressure")
 
 
-def make_keeper(tmp_path: Path, policy: Literal["drop_oldest", "backpressure"]) -> Accounting:
+def make_accounting(tmp_path: Path, policy: Literal["drop_oldest", "backpressure"]) -> Accounting:
     flow = Dataflow(
         (
             NodeSpec("a", path="a.py", outputs=("x",)),
@@ -185,87 +185,87 @@ def rings(bell: Doorbell) -> bool:
     return bool(select.select([bell.fd], [], [], 0)[0])
 
 
-def test_calling_a_node_counts_and_rings(keeper: Accounting, tmp_path: Path) -> None:
+def test_calling_a_node_counts_and_rings(accounting: Accounting, tmp_path: Path) -> None:
     bell = Doorbell(f"{tmp_path}/bell-1")
-    keeper.call("b")
-    slot = keeper._plan.configs["b"].node_slot
-    assert keeper.board.get(slot, CONTROL) == 1
+    accounting.notify("b")
+    slot = accounting._plan.configs["b"].node_slot
+    assert accounting.board.get(slot, CONTROL) == 1
     assert rings(bell)
     bell.close()
-    keeper.close()
+    accounting.close()
 
 
-def test_closing_a_dead_receivers_links_wakes_its_senders(keeper: Accounting) -> None:
-    (link,) = keeper._plan.links
-    credit = Doorbell(keeper._plan.configs["a"].outputs[0].credit_bell)
-    keeper.close_receivers("b")
+def test_closing_a_dead_receivers_links_wakes_its_senders(accounting: Accounting) -> None:
+    (link,) = accounting._plan.links
+    credit = Doorbell(accounting._plan.configs["a"].outputs[0].credit_bell)
+    accounting.close_receivers("b")
     assert not rings(credit)  # it never connected: nobody waits for it
-    keeper.board.set(link.slot, STATE, CONNECTED)
-    keeper.board.set(link.slot, TIMED_OUT, 1)
-    keeper.close_receivers("b")
-    assert keeper.board.get(link.slot, STATE) == CLOSED
-    assert keeper.board.get(link.slot, TIMED_OUT) == 0
+    accounting.board.set(link.slot, STATE, CONNECTED)
+    accounting.board.set(link.slot, TIMED_OUT, 1)
+    accounting.close_receivers("b")
+    assert accounting.board.get(link.slot, STATE) == CLOSED
+    assert accounting.board.get(link.slot, TIMED_OUT) == 0
     assert rings(credit)
     credit.close()
-    keeper.close()
+    accounting.close()
 
 
-def test_a_stop_releases_the_sends_of_a_node_until_its_next_process(keeper: Accounting) -> None:
-    config = keeper._plan.configs["a"]
+def test_a_stop_releases_the_sends_of_a_node_until_its_next_process(accounting: Accounting) -> None:
+    config = accounting._plan.configs["a"]
     credit = Doorbell(config.outputs[0].credit_bell)
-    keeper.clock = lambda: 1_000_000_000
-    keeper.release_sends("a", ReloadFrame(), lambda _: 0.0)
-    assert keeper.board.get(config.node_slot, STOPPED) == 0
-    keeper.release_sends("a", StopFrame(), lambda _: 2.0)
-    assert keeper.board.get(config.node_slot, STOPPED) == 3_000_000_000
+    accounting.clock = lambda: 1_000_000_000
+    accounting.release_sends("a", ReloadFrame(), lambda _: 0.0)
+    assert accounting.board.get(config.node_slot, STOPPED) == 0
+    accounting.release_sends("a", StopFrame(), lambda _: 2.0)
+    assert accounting.board.get(config.node_slot, STOPPED) == 3_000_000_000
     assert rings(credit)
-    keeper.release_sends("a", StopFrame(), lambda _: 0.0)  # the whole dataflow
-    assert keeper.board.get(config.node_slot, STOPPED) == 1_000_000_000
-    keeper.release_sends("a", StopFrame(), lambda _: 5.0)
-    assert keeper.board.get(config.node_slot, STOPPED) == 1_000_000_000
-    keeper.reopen_receivers("a")
-    assert keeper.board.get(config.node_slot, STOPPED) == 0
+    accounting.release_sends("a", StopFrame(), lambda _: 0.0)  # the whole dataflow
+    assert accounting.board.get(config.node_slot, STOPPED) == 1_000_000_000
+    accounting.release_sends("a", StopFrame(), lambda _: 5.0)
+    assert accounting.board.get(config.node_slot, STOPPED) == 1_000_000_000
+    accounting.reopen_receivers("a")
+    assert accounting.board.get(config.node_slot, STOPPED) == 0
     credit.close()
-    keeper.close()
+    accounting.close()
 
 
-def test_what_was_not_sent_is_reported_apart(keeper: Accounting) -> None:
-    (link,) = keeper._plan.links
-    keeper.board.set(link.slot, STATE, CONNECTED)
-    keeper.board.set(link.output_slot, SENT, 5)
-    keeper.board.set(link.slot, RECEIVED, 5)
-    keeper.board.set(link.slot, UNSENT, 2)
-    (report,) = keeper.report({}, {})
+def test_what_was_not_sent_is_reported_apart(accounting: Accounting) -> None:
+    (link,) = accounting._plan.links
+    accounting.board.set(link.slot, STATE, CONNECTED)
+    accounting.board.set(link.output_slot, SENT, 5)
+    accounting.board.set(link.slot, RECEIVED, 5)
+    accounting.board.set(link.slot, UNSENT, 2)
+    (report,) = accounting.report({}, {})
     assert (report.sent, report.received, report.unread, report.unsent) == (5, 5, 0, 2)
-    keeper.close()
+    accounting.close()
 
 
-def test_the_report_adds_up_and_leaves_out_what_was_sent_to_nobody(keeper: Accounting) -> None:
-    (link,) = keeper._plan.links
-    board = keeper.board
-    assert keeper.report({}, {})[0].sent == 0
+def test_the_report_adds_up_and_leaves_out_what_was_sent_to_nobody(accounting: Accounting) -> None:
+    (link,) = accounting._plan.links
+    board = accounting.board
+    assert accounting.report({}, {})[0].sent == 0
     board.set(link.output_slot, SENT, 100)
-    assert keeper.report({}, {})[0].sent == 0  # not connected yet
+    assert accounting.report({}, {})[0].sent == 0  # not connected yet
     board.set(link.slot, STATE, CONNECTED)
     board.set(link.slot, FIRST, 20)
     board.set(link.slot, RECEIVED, 50)
     board.set(link.slot, DROPPED, 10)
-    assert not keeper.drained("a")
-    keeper.close_receivers("b")
-    assert keeper.drained("a")
+    assert not accounting.drained("a")
+    accounting.close_receivers("b")
+    assert accounting.drained("a")
     board.set(link.output_slot, SENT, 1000)  # after the receiver's end
-    (report,) = keeper.report({}, {})
+    (report,) = accounting.report({}, {})
     assert (report.sent, report.received, report.dropped, report.unread) == (80, 50, 10, 20)
-    keeper.close()
+    accounting.close()
 
 
 def test_a_queue_never_held_more_than_it_can(tmp_path: Path) -> None:
     """What a receiver that ended early left behind, but for the last of it, had been pushed out."""
-    keeper = make_keeper(tmp_path, "drop_oldest")
-    (link,) = keeper._plan.links
-    keeper.board.set(link.slot, STATE, CONNECTED)
-    keeper.board.set(link.output_slot, SENT, 100)
-    keeper.board.set(link.slot, RECEIVED, 1)
-    (report,) = keeper.report({}, {})
+    accounting = make_accounting(tmp_path, "drop_oldest")
+    (link,) = accounting._plan.links
+    accounting.board.set(link.slot, STATE, CONNECTED)
+    accounting.board.set(link.output_slot, SENT, 100)
+    accounting.board.set(link.slot, RECEIVED, 1)
+    (report,) = accounting.report({}, {})
     assert (report.sent, report.received, report.dropped, report.unread) == (100, 1, 89, 10)
-    keeper.close()
+    accounting.close()

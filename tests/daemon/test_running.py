@@ -160,8 +160,10 @@ def test_a_node_that_ignores_everything_is_killed_after_the_grace(bench: Bench) 
     assert (failure.kind, failure.signal) == ("grace", signal.SIGKILL)
 
 
-def test_after_a_stop_it_is_said_who_does_not_end(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dora.daemon.daemon.PATIENCE", 0.01)
+def test_nodes_that_do_not_end_after_a_stop_are_named_in_the_log(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dora.daemon.daemon.SLOW_STOP_AFTER", 0.01)
     first, again = when("up", interrupt), when("waiting for", interrupt)
 
     def on_entry(entry: LogEntry) -> None:
@@ -171,7 +173,7 @@ def test_after_a_stop_it_is_said_who_does_not_end(bench: Bench, monkeypatch: pyt
     result = bench.run(bench.node("a", STUBBORN), on_entry=on_entry)
     assert result.stopped and not result.ok
     (sentence,) = bench.lines(None)
-    assert sentence.startswith("waiting for `a` to end, which SIGTERM will hasten 10 s after")
+    assert sentence.startswith("still waiting for `a`; SIGTERM follows 10 s after the stop")
 
 
 def test_an_error_of_our_own_leaves_no_files(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:

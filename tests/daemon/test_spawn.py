@@ -6,25 +6,34 @@ import os
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dora.daemon.options import LocalRunOptions, choose_engine, finish_grace_from_environment
-from dora.daemon.processes.command import BUILTIN_NODES, CannotSpawn, command_line, environment
-from dora.daemon.processes.interpreter import Interpreter, environment_folder, interpreter_of
+from dora.daemon.processes.interpreter import environment_folder
+from dora.daemon.processes.launch_spec import CannotSpawn, launch_spec
+from dora.daemon.processes.programs import BUILTIN_NODES
 from dora.dataflow.model import Dataflow, NodeSpec, OperatorSpec, PythonEnvironment
 from dora.errors import DoraError
 from dora.wire.node_config import Address
 
+ADDRESS = Address("id", "n", "/s")
 
-def command(node: NodeSpec, directory: Path, uv: bool = False, **options: Any) -> list[str]:
+
+def command(
+    node: NodeSpec,
+    directory: Path,
+    uv: bool = False,
+    allow_shell: bool = False,
+    search_path: str | None = None,
+) -> list[str]:
     """The command line of a node; with ``uv`` in a project."""
     if uv:
         directory.mkdir(exist_ok=True)
         (directory / "pyproject.toml").touch()
-    interpreter = interpreter_of(Dataflow((node,), str(directory)), node, uv=uv)
-    words = command_line(node, str(directory), interpreter, **{"allow_shell": False, **options})
+    base = None if search_path is None else {"PATH": search_path}
+    spec = launch_spec(Dataflow((node,), str(directory)), node, uv=uv, base=base)
+    words = spec.command(allow_shell=allow_shell)
     return ["uv", *words[1:2], *words[4:]] if uv else words  # without the path of uv and that of the wheel
 
 
@@ -110,22 +119,22 @@ def test_what_cannot_be_spawned(node: NodeSpec, sentence: str, tmp_path: Path) -
 def test_a_node_with_an_environment_of_its_own_runs_there(tmp_path: Path) -> None:
     node = NodeSpec("n", path="tool", python=PythonEnvironment("3.12", ("rich",)))
     dataflow = Dataflow((node,), str(tmp_path))
-    interpreter = interpreter_of(dataflow, node, uv=False)
-    folder = environment_folder(dataflow, node, uv=False)
+    spec = launch_spec(dataflow, node, uv=False, base={"PATH": "/x"})
+    folder = spec.interpreter.folder
     assert folder is not None and folder.startswith(f"{tmp_path}/.dora/python-envs/n-")
     with pytest.raises(CannotSpawn, match="run `dora build` first"):
-        command_line(node, str(tmp_path), interpreter, allow_shell=False)
+        spec.command(allow_shell=False)
     programs = Path(folder, "bin")
     programs.mkdir(parents=True)
     program(programs / "python")
     tool = program(programs / "tool")
-    assert command_line(node, str(tmp_path), interpreter, allow_shell=False) == [tool]
+    assert spec.command(allow_shell=False) == [tool]
     runtime = NodeSpec("n", operators=(OperatorSpec("a", "a.py"),), python=node.python)
-    assert command_line(runtime, str(tmp_path), interpreter, allow_shell=False)[0] == f"{programs}/python"
-    env = environment(node, dataflow, Address("id", "n", "/s"), interpreter, base={"PATH": "/x"})
+    assert command(runtime, tmp_path)[0] == f"{programs}/python"
+    env = spec.process_environment(ADDRESS)
     assert env["PATH"] == f"{programs}:/x" and env["VIRTUAL_ENV"] == folder
     own_path = Dataflow((node,), str(tmp_path), env={"PATH": "data"})
-    assert environment(node, own_path, Address("id", "n", "/s"), interpreter, base={})["PATH"] == "data"
+    assert launch_spec(own_path, node, uv=False, base={}).process_environment(ADDRESS)["PATH"] == "data"
 
 
 def test_what_decides_about_an_environment_is_in_its_name() -> None:
@@ -154,9 +163,8 @@ def test_the_environment_of_a_node_overrides_that_of_the_dataflow_and_ours_wins(
     node = NodeSpec("n", path="n.py", env={"A": "node", "DORA_RUN_ID": "mine"})
     dataflow = Dataflow((node,), "/", env={"A": "dataflow", "B": "dataflow"})
     base = {"A": "base", "B": "base", "C": "base", "DORA_NODE_CONFIG": "old"}
-    env = environment(
-        node, dataflow, Address("id", "n", "/s"), Interpreter(), base=base, strict_outputs=True
-    )
+    spec = launch_spec(dataflow, node, uv=False, base=base)
+    env = spec.process_environment(ADDRESS, strict_outputs=True)
     assert (env["A"], env["B"], env["C"]) == ("node", "dataflow", "base")
     assert env["DORA_RUN_ID"] == "id"
     assert env["DORA_STRICT_OUTPUTS"] == "1"
@@ -165,11 +173,10 @@ def test_the_environment_of_a_node_overrides_that_of_the_dataflow_and_ours_wins(
 
 def test_idle_threads_of_numpy_go_to_sleep_soon_unless_somebody_says_otherwise() -> None:
     dataflow = Dataflow((NodeSpec("n", path="n.py"),), "/")
-    address = Address("id", "n", "/s")
 
     def spin(base: dict[str, str]) -> int:
-        env = environment(dataflow.nodes[0], dataflow, address, Interpreter(), base=base)
-        return int(env["OPENBLAS_THREAD_TIMEOUT"])
+        spec = launch_spec(dataflow, dataflow.nodes[0], uv=False, base=base)
+        return int(spec.process_environment(ADDRESS)["OPENBLAS_THREAD_TIMEOUT"])
 
     assert spin({}) < 26  # OpenBLAS's own
     assert spin({"OPENBLAS_THREAD_TIMEOUT": "26"}) == 26

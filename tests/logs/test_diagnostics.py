@@ -46,11 +46,11 @@ def test_directives(text, levels):
         ("=debug", "`` is no target: spans and patterns have no counterpart"),
     ],
 )
-def test_what_is_not_understood_is_told_and_the_rest_counts(text, fault):
+def test_a_directive_that_is_not_understood_is_reported_and_the_others_apply(text, fault):
     assert parse_directives(f"{text},dora_daemon=warn") == ({"dora.daemon": 30}, [fault])
 
 
-def test_records_are_shown_by_what_is_not_usual():
+def test_a_record_is_shown_with_the_fields_that_differ_from_their_defaults():
     assert shown(on.Begin()) == "Begin()"
     assert shown(on.ProcessEnded("a", exit_code=1, last_lines=("x", "y"))) == (
         "ProcessEnded(node_id=a, exit_code=1, last_lines=2 items)"
@@ -58,12 +58,12 @@ def test_records_are_shown_by_what_is_not_usual():
     assert shown(on.SpawnFailed("a", "one\ntwo")) == "SpawnFailed(node_id=a, reason='one\\ntwo')"
     assert shown(on.SpawnFailed("a", "x" * 1000)) == f"SpawnFailed(node_id=a, reason={'x' * 80}…)"
     assert shown(RunChanged(RunReport("a", "running"))) == "RunChanged(run=RunReport)"
-    assert shown(OpenObserver("a", "whoever has it gets in")) == "OpenLook(dataflow_id=a, ticket=…)"
+    assert shown(OpenObserver("a", "whoever has it gets in")) == "OpenObserver(dataflow_id=a, ticket=…)"
 
 
-def test_nobody_pays_for_a_story_that_nobody_wants():
+def test_without_debug_logging_events_are_not_traced():
     handle = list
-    assert event_trace.told(handle) is handle
+    assert event_trace.traced(handle) is handle
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ def full_disk(monkeypatch):
 
 def test_a_full_disk_is_reported_once_and_leaves_whole_lines(tmp_path, full_disk):
     now, trouble = 0.0, []
-    log = LogFiles(str(tmp_path), on_trouble=trouble.append, clock=lambda: now)
+    log = LogFiles(str(tmp_path), on_warning=trouble.append, clock=lambda: now)
     for message in "abcd":
         log.write(entry(message))
     assert messages(tmp_path / "log_cam.jsonl") == ["a"]
@@ -141,7 +141,7 @@ def test_a_full_disk_is_reported_once_and_leaves_whole_lines(tmp_path, full_disk
 def test_a_folder_that_cannot_be_made_is_reported_once(tmp_path):
     (tmp_path / "out").write_text("a file where the folder should be")
     trouble = []
-    log = LogFiles(str(tmp_path / "out"), on_trouble=trouble.append)
+    log = LogFiles(str(tmp_path / "out"), on_warning=trouble.append)
     log.write(entry())
     log.write(entry())
     log.write(entry(node_id="plot"))

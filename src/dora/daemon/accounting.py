@@ -1,4 +1,4 @@
-"""What the daemon does with the board: calling nodes, closing links of the dead, counting at the end."""
+"""The daemon's use of the board: waking nodes, closing links of ended nodes, counts for the report."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ from dora.transport.board import (
 from dora.transport.doorbell import Bell
 from dora.wire.node_protocol import StopFrame, ToNode
 
-_GONE_LINKS = 1000  # links that were taken away, whose counts are kept for the report
+_GONE_LINKS = 1000  # removed links whose counts are kept for the report
 
 
 class Accounting:
-    """The board of one run, seen by its daemon."""
+    """The board of one run, as its daemon uses it."""
 
     def __init__(self, board: Board, plan: Plan) -> None:
         self.board = board
@@ -39,14 +39,14 @@ class Accounting:
         self._bells: dict[str, Bell] = {}
         self._credit_bells: dict[int, str] = {}
         self._channels: dict[int, str] = {}
-        # By link slot: what was sent when its receiver ended. What is sent afterwards is for nobody.
+        # Link slot → messages sent when its receiver ended; later ones have no receiver.
         self._sent_at_end: dict[int, int] = {}
         self._sent_slots: dict[int, int] = {}
-        self._gone: deque[Link] = deque(maxlen=_GONE_LINKS)  # that were taken away while the dataflow ran
+        self._gone: deque[Link] = deque(maxlen=_GONE_LINKS)  # removed while the dataflow ran
         self._plan = plan
-        self._take(plan)
+        self._adopt(plan)
 
-    def _take(self, plan: Plan) -> None:
+    def _adopt(self, plan: Plan) -> None:
         self._plan = plan
         self._by_consumer: dict[str, list[int]] = {node_id: [] for node_id in plan.configs}
         for node_id, config in plan.configs.items():
@@ -58,26 +58,26 @@ class Accounting:
         self._sent_slots.update((link.slot, link.output_slot) for link in plan.links)
 
     def change(self, plan: Plan) -> None:
-        """Go over to another plan. Links that are not in it are done once their receivers say so."""
+        """Change to another plan. Removed links count until their receivers have taken everything."""
         left = {link.slot for link in plan.links}
         for link in self._plan.links:
             if link.slot not in left:
                 self._gone.append(link)
                 self._sent_at_end.setdefault(link.slot, self.board.get(link.output_slot, SENT))
-        self._take(plan)
+        self._adopt(plan)
 
     def channel_of(self, slot: int) -> str:
         """Return the name of the channel that a link uses or used."""
         return self._channels[slot]
 
-    def call(self, node_id: str) -> None:
-        """Tell a node that a control frame lies on its socket."""
+    def notify(self, node_id: str) -> None:
+        """Wake a node for a control frame on its socket."""
         config = self._plan.configs[node_id]
         self.board.set(config.node_slot, CONTROL, self.board.get(config.node_slot, CONTROL) + 1)
         self._ring(config.bell)
 
     def close_receivers(self, node_id: str) -> None:
-        """Nobody reads this node's inputs any more: senders must neither wait nor send for it."""
+        """Close the links to a node that reads no more, so that no sender waits for it."""
         gone = [link.slot for link in self._gone if link.consumer == node_id and link.kind == "link"]
         for slot in (*self._by_consumer[node_id], *gone):
             if self.board.get(slot, STATE) != UNCONNECTED:
@@ -88,7 +88,7 @@ class Accounting:
                 self.board.set(item.slot, TIMED_OUT, 0)
 
     def close_link(self, slot: int) -> None:
-        """Let nobody wait for the receiver of a link any more."""
+        """Close a link, and wake a sender that waits for its receiver."""
         if self.board.get(slot, STATE) == UNCONNECTED:
             return
         self.board.set(slot, STATE, CLOSED)
@@ -96,15 +96,15 @@ class Accounting:
             self._ring(self._credit_bells[slot])
 
     def reopen_receivers(self, node_id: str) -> None:
-        """A new process reads this node's inputs, and was not asked to stop."""
+        """Prepare the links to a node for its new process, which has no stop to obey."""
         for slot in self._by_consumer[node_id]:
             self._sent_at_end.pop(slot, None)
         self.board.set(self._plan.configs[node_id].node_slot, STOPPED, 0)
 
     def release_sends(self, node_id: str, message: ToNode, patience: Callable[[str], float]) -> None:
-        """Let no send of a node wait for a full queue any more, once the message has asked it to stop.
+        """End the waits of a node for full queues, if the message asks it to stop.
 
-        ``patience`` tells for how many seconds it may still wait.
+        ``patience`` returns for how many seconds it may still wait.
         """
         if not isinstance(message, StopFrame):
             return
@@ -116,7 +116,7 @@ class Accounting:
             if output.credit_bell:
                 self._ring(output.credit_bell)
 
-    def sign_of_life(self, node_id: str) -> tuple[bool, tuple[int, ...]]:
+    def activity(self, node_id: str) -> tuple[bool, tuple[int, ...]]:
         """Return whether a node waits on its doorbell, and all its counters."""
         config = self._plan.configs[node_id]
         counters = [self.board.get(output.slot, SENT) for output in config.outputs]
@@ -128,7 +128,7 @@ class Accounting:
         return self.board.get(config.node_slot, ASLEEP) == 1, tuple(counters)
 
     def drained(self, node_id: str) -> bool:
-        """Tell whether everything that a node sent was taken by those who still read."""
+        """Tell whether the receivers that still read have taken everything that a node sent."""
         for link in (*self._gone, *self._plan.links):
             if link.producer != node_id or link.kind != "link" or link.target_machine:
                 continue
@@ -153,7 +153,7 @@ class Accounting:
     def report(
         self, text_sent: Mapping[int, int], text_dropped: Mapping[int, int]
     ) -> tuple[LinkReport, ...]:
-        """Read off what every link to this machine carried, and what was not sent on links to others.
+        """Return the counts of every link to this machine, and what was not sent on links to others.
 
         The mappings count the lines of text links, by slot.
         """
@@ -161,7 +161,7 @@ class Accounting:
         for link in (*self._gone, *self._plan.links):
             get = self.board.get
             unsent = get(link.slot, UNSENT)
-            if link.target_machine:  # the rest is known there
+            if link.target_machine:  # the other machine counts the rest
                 if unsent:
                     reports.append(LinkReport(str(link), link.policy, link.queue_size, unsent=unsent))
                 continue
@@ -196,8 +196,8 @@ class Accounting:
         outputs = self._plan.configs[node_id].outputs
         return {output.id: self.board.get(output.slot, SENT) for output in outputs}
 
-    def note_sent(self, node_id: str, sent: Mapping[str, int]) -> None:
-        """Note how many messages a node of another machine has sent."""
+    def set_sent(self, node_id: str, sent: Mapping[str, int]) -> None:
+        """Set how many messages a node of another machine has sent."""
         for output in self._plan.configs[node_id].outputs:
             count = sent.get(output.id, 0)
             if count > self.board.get(output.slot, SENT):

@@ -1,4 +1,4 @@
-"""What dead processes leave in shared memory, and when it may go: once all that they sent has been read."""
+"""Removes what dead processes left in shared memory, once all that they sent has been read."""
 
 from __future__ import annotations
 
@@ -11,60 +11,60 @@ from dora.daemon.run_directory import RunDirectory
 from dora.errors import TransportError
 
 CLEAN_UP_AFTER = 0.25  # seconds after the end of a node; a run that ends sooner needs no clean-up
-CLEAN_UP_EVERY = 0.1
-PATIENCE = 10.0  # seconds with recorders; a killed process may have counted what it never sent
-# Channels have room for so many processes of one node at once; see `dora.transport.shm.iceoryx2`.
-MAX_REMAINS = 2
+RETRY_EVERY = 0.1
+RECORDERS_TIMEOUT = 10.0  # seconds; a killed process may have counted a message that it never sent
+# A channel has room for this many dead processes of one node; see `dora.transport.shm.iceoryx2`.
+MAX_DEAD_PROCESSES = 2
 
 
 class Cleanup:
-    """The dead processes of one run that are not cleaned up yet.
+    """Cleans up after the dead processes of one run.
 
-    ``on_cleaned`` is called after a clean-up, ``on_trouble`` with a sentence if one failed. ``is_over``
-    tells that the run has ended: what is left goes with its directory. ``is_recorded`` tells whether those
-    who record have taken all of a node; they are waited for, but not for long.
+    ``on_cleaned`` is called after a clean-up, ``on_warning`` with a message if one failed. ``is_over``
+    tells that the run has ended: everything left is then removed with its directory. ``is_recorded`` tells
+    whether recorders have taken all messages of a node; the clean-up waits for them a limited time.
     """
 
     def __init__(
         self,
         loop: Loop,
         run: RunDirectory,
-        keeper: Accounting,
+        accounting: Accounting,
         *,
         is_recorded: Callable[[str], bool],
         is_over: Callable[[], bool],
         on_cleaned: Callable[[], None],
-        on_trouble: Callable[[str], None],
+        on_warning: Callable[[str], None],
     ) -> None:
         self._loop = loop
         self._run = run
-        self._keeper = keeper
+        self._accounting = accounting
         self._is_recorded = is_recorded
         self._is_over = is_over
         self._on_cleaned = on_cleaned
-        self._on_trouble = on_trouble
+        self._on_warning = on_warning
         self._nodes: dict[str, int] = {}  # node → its dead processes
-        self._taps = False  # a dead command, which looked at outputs
+        self._taps = False  # a client died that had taps
         self._due: float | None = None
-        self._patience = 0.0  # until when recorders are waited for
+        self._recorders_until = 0.0  # until then the clean-up waits for recorders
 
     def add(self, node_id: str) -> None:
-        """A process of this node ended: its ports stay until all it sent has been read."""
+        """Clean up after a process of a node, once all that it sent has been read."""
         self._nodes[node_id] = self._nodes.get(node_id, 0) + 1
-        self._patience = time.monotonic() + PATIENCE
-        self._plan()
+        self._recorders_until = time.monotonic() + RECORDERS_TIMEOUT
+        self._schedule()
 
     def add_tap(self) -> None:
-        """A command was killed that looked at outputs: its queues are still being filled."""
+        """Clean up after a client that died with open taps: senders still fill their queues."""
         self._taps = True
-        self._plan()
+        self._schedule()
 
     def make_room(self, node_id: str) -> None:
         """Clean up at once if there is no room for one more process of this node."""
-        if self._nodes.get(node_id, 0) > MAX_REMAINS:
+        if self._nodes.get(node_id, 0) > MAX_DEAD_PROCESSES:
             self._clean_up()
 
-    def _plan(self) -> None:
+    def _schedule(self) -> None:
         if self._due is None:
             self._due = time.monotonic() + CLEAN_UP_AFTER
             self._loop.call_at(self._due, self._try)
@@ -73,14 +73,17 @@ class Cleanup:
         self._due = None
         if not (self._nodes or self._taps) or self._is_over():
             return
-        if all(self._keeper.drained(node_id) and self._is_taken(node_id) for node_id in self._nodes):
+        if all(
+            self._accounting.drained(node_id) and self._is_recorded_by_now(node_id)
+            for node_id in self._nodes
+        ):
             self._clean_up()
         else:
-            self._due = time.monotonic() + CLEAN_UP_EVERY
+            self._due = time.monotonic() + RETRY_EVERY
             self._loop.call_at(self._due, self._try)
 
-    def _is_taken(self, node_id: str) -> bool:
-        return time.monotonic() > self._patience or self._is_recorded(node_id)
+    def _is_recorded_by_now(self, node_id: str) -> bool:
+        return time.monotonic() > self._recorders_until or self._is_recorded(node_id)
 
     def _clean_up(self) -> None:
         from dora.transport.shm.iceoryx2 import remove_dead_nodes
@@ -91,4 +94,4 @@ class Cleanup:
         try:
             remove_dead_nodes(self._run.path, self._run.prefix)
         except TransportError as error:
-            self._on_trouble(str(error))
+            self._on_warning(str(error))

@@ -23,7 +23,7 @@ _MAX_INCOMING = 16 << 20
 TEXT_BUFFER = 1 << 20  # bytes of lines that may wait for a node which does not read them
 
 
-Note = Callable[[Literal["error", "warn", "info"], "str | None", str], None]
+WriteLog = Callable[[Literal["error", "warn", "info"], "str | None", str], None]
 """Writes a line to the log: its level, the node that it is about (None: the daemon), its text."""
 
 
@@ -41,7 +41,7 @@ class Connection:
         number: int,
         on_message: Callable[[Connection, ToDaemon | Request], None],
         on_closed: Callable[[Connection], None],
-        note: Note,
+        write_log: WriteLog,
     ) -> None:
         self.number = number
         self.node_id = ""  # set once admitted
@@ -54,7 +54,7 @@ class Connection:
         self._outgoing = bytearray()
         self._on_message = on_message
         self._on_closed = on_closed
-        self._note = note
+        self._write_log = write_log
         self.open = True
         peer.setblocking(False)
         loop.watch(peer.fileno(), READ, self._ready)
@@ -123,7 +123,7 @@ class Connection:
         """Close the connection, and say in the log whose it was and why."""
         if self.open:
             who = f"node `{self.node_id}`" if self.node_id else f"process {peer_process(self._socket)}"
-            self._note(level, None, f"the connection of {who} was closed: {reason}")
+            self._write_log(level, None, f"the connection of {who} was closed: {reason}")
             self._lost()
 
     def _write(self) -> None:
@@ -158,10 +158,10 @@ class ControlServer:
         path: str,
         on_message: Callable[[Connection, ToDaemon | Request], None],
         on_closed: Callable[[Connection], None],
-        note: Note,
+        write_log: WriteLog,
     ) -> None:
         self._loop = loop
-        self._note = note
+        self._write_log = write_log
         self._on_message = on_message
         self._on_closed = on_closed
         self._number = 0
@@ -188,7 +188,7 @@ class ControlServer:
                 continue
             self._number += 1
             self.connections[self._number] = Connection(
-                self._loop, peer, self._number, self._on_message, self._forget, self._note
+                self._loop, peer, self._number, self._on_message, self._forget, self._write_log
             )
 
     def _forget(self, connection: Connection) -> None:

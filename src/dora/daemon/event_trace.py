@@ -1,4 +1,4 @@
-"""The story of a run for who wants all of it: what happened, and what the supervisor made of it."""
+"""Debug log of a run: every event, and the commands with which the supervisor answered."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from dora.daemon.supervisor import events as on
 Handle = Callable[[on.Event, float], list[do.Command]]
 
 
-def told(handle: Handle) -> Handle:
-    """Return what handles events, so that it tells of each one if somebody listens."""
+def traced(handle: Handle) -> Handle:
+    """Return a ``handle`` that logs every event, if the logger ``dora.daemon.run`` is enabled."""
     log = debug_log("dora.daemon.run")
     if log is None:
         return handle
 
-    def handle_and_tell(event: on.Event, now: float) -> list[do.Command]:
+    def handle_and_trace(event: on.Event, now: float) -> list[do.Command]:
         commands = handle(event, now)
         is_routine = isinstance(event, (on.Progress, on.TimePassed)) and not commands
         level = LEVELS["trace" if is_routine else "debug"]
@@ -25,4 +25,4 @@ def told(handle: Handle) -> Handle:
         log.log(level, "%s -> %s", shown(subject), ", ".join(map(shown, commands)) or "nothing")
         return commands
 
-    return handle_and_tell
+    return handle_and_trace

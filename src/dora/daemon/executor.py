@@ -72,14 +72,14 @@ class Executor:
         self,
         supervisor: Supervisor,
         backend: Backend,
-        keeper: Accounting,
+        accounting: Accounting,
         clock: Callable[[], float],
         handle: Handle | None = None,
     ) -> None:
         """``clock`` returns seconds. ``handle`` is called instead of `Supervisor.handle`, to trace it."""
         self._supervisor = supervisor
         self._backend = backend
-        self._keeper = keeper
+        self._accounting = accounting
         self._clock = clock
         self._handle = handle or supervisor.handle
         self._events: deque[on.Event] = deque()
@@ -112,7 +112,7 @@ class Executor:
             case do.Signal(node_id=node_id, signal=number):
                 self._backend.signal(node_id, number)
             case do.CloseReceivers(node_id=node_id):
-                self._keeper.close_receivers(node_id)
+                self._accounting.close_receivers(node_id)
             case do.Log(level=level, node_id=node_id, text=text, fields=fields):
                 self._backend.log(LogEntry(time.time_ns(), level, node_id, text, "daemon", fields=fields))
             case do.Finish():
@@ -122,7 +122,7 @@ class Executor:
 
     def _send(self, node_id: str, message: ToNode) -> None:
         if self._backend.send(node_id, message):
-            self._keeper.release_sends(node_id, message, self._supervisor.state.send_patience)
+            self._accounting.release_sends(node_id, message, self._supervisor.state.send_patience)
             if isinstance(message, Started):
                 self._backend.release_text(node_id)
 

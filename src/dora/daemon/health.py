@@ -1,4 +1,4 @@
-"""Signs of life of the nodes that have a `health_check_timeout`."""
+"""Checks that the nodes with a `health_check_timeout` make progress."""
 
 from __future__ import annotations
 
@@ -13,29 +13,29 @@ from dora.dataflow.model import Dataflow
 
 
 class Health:
-    """Looks at the nodes regularly; ``on_progress`` gets the id of each that is alive.
+    """Checks the nodes regularly; ``on_progress`` gets the id of each that makes progress.
 
-    A node is if it waits for events, or received or sent something since the last look.
+    A node does if it waits for events, or has received or sent something since the last check.
     """
 
     def __init__(
         self,
         loop: Loop,
         nodes: Mapping[str, NodeState],
-        members: Mapping[str, Connection],
-        keeper: Accounting,
+        node_connections: Mapping[str, Connection],
+        accounting: Accounting,
         on_progress: Callable[[str], None],
     ) -> None:
         self._loop = loop
         self._nodes = nodes
-        self._members = members
-        self._keeper = keeper
+        self._node_connections = node_connections
+        self._accounting = accounting
         self._on_progress = on_progress
         self._counters: dict[str, tuple[int, ...]] = {}
         self._interval = 0.0
 
     def watch(self, dataflow: Dataflow) -> None:
-        """Look as often as the nodes of a dataflow need it; never, if none asks for it."""
+        """Check as often as the nodes of a dataflow need it; never, if none has a timeout."""
         timeouts = [
             node.health_check_timeout
             for node in dataflow.nodes
@@ -44,21 +44,21 @@ class Health:
         watches = self._interval > 0.0
         self._interval = min(dataflow.health_check_interval, min(timeouts) / 3) if timeouts else 0.0
         if timeouts and not watches:
-            self._look()
+            self._check()
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         if not self._interval:
             return
         for node_id, node in list(self._nodes.items()):
-            connection = self._members.get(node_id)
+            connection = self._node_connections.get(node_id)
             if node.spec.health_check_timeout is None or not node.present or connection is None:
                 continue
-            waits, counters = self._keeper.sign_of_life(node_id)
+            waits, counters = self._accounting.activity(node_id)
             moved = self._counters.get(node_id) != counters
             self._counters[node_id] = counters
             if (waits or moved) and not _is_stopped(connection.pid):
                 self._on_progress(node_id)
-        self._loop.call_at(time.monotonic() + self._interval, self._look)
+        self._loop.call_at(time.monotonic() + self._interval, self._check)
 
 
 def _is_stopped(pid: int) -> bool:

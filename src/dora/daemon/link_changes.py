@@ -1,12 +1,12 @@
-"""Laying links while the dataflow runs: from two plans to what the nodes have to be told.
+"""Changes of links while the dataflow runs: from two plans to the frames that nodes get.
 
-A link that comes: the sender is told first, so that it rings and gives credit from the first message on;
-then the receiver, which begins with the message that is sent next. A link that goes: the receiver is told,
-takes what was sent so far, and says so; then the sender is told. A node that has no process learns it all
-with its next configuration.
+A new link: the sender gets its frame first, so that it rings the doorbell and counts credit from the first
+message on; then the receiver, which begins with the next message. A removed link: the receiver gets its
+frame first, takes what was sent so far, and answers; then the sender. A node without a process gets
+everything with its next configuration.
 
-The other end of a link may be on another machine, whose daemon does the same there. Its receiver shows on
-the board of this one (`dora.transport.network.links`), which is looked at until a link that goes has
+If the other end of a link is on another machine, the daemon there does the same. The state of its receiver
+is on the board of this machine (`dora.transport.network.links`), which is polled until a removed link is
 closed.
 """
 
@@ -32,16 +32,16 @@ from dora.wire.node_protocol import (
     InputDetached,
 )
 
-ATTACH_PATIENCE = 3.0  # seconds after which it is answered that a busy node has not noticed yet
-LOOK_EVERY = 0.05  # seconds between looks whether a receiver on another machine has taken everything
-DETACH_PATIENCE = 5.0  # seconds after which a sender need not wait any longer for who was disconnected
+ATTACH_TIMEOUT = 3.0  # seconds; then a change is answered although a busy node has not confirmed it
+CHECK_EVERY = 0.05  # seconds between checks whether a receiver on another machine has taken everything
+DETACH_TIMEOUT = 5.0  # seconds; then a sender no longer pending for a receiver that was detached
 
-OnLaid = Callable[[str], None]
-"""Called once all links of a change are laid; with a sentence if one of them could not be."""
+OnApplied = Callable[[str], None]
+"""Called once all links of a change exist; with an error message if one could not be made, else ""."""
 
 
-def prepared(dataflow: Dataflow, context: RunContext, former: Plan, board: Board) -> Plan:
-    """Return the plan of a dataflow to come, whose lines and bells exist; raises ``OSError``."""
+def prepare_plan(dataflow: Dataflow, context: RunContext, former: Plan, board: Board) -> Plan:
+    """Return the plan of a changed dataflow, and make its board lines and doorbells; raises ``OSError``."""
     fresh = plan(dataflow, context, former)
     board.allocate(fresh.lines)
     for path in fresh.bells:
@@ -50,22 +50,22 @@ def prepared(dataflow: Dataflow, context: RunContext, former: Plan, board: Board
 
 
 class LinkChanges:
-    """Tells the nodes of one run what a change of its plan means for them."""
+    """Sends the nodes of one run what a change of its plan means for them."""
 
     def __init__(
-        self, loop: Loop, keeper: Accounting, members: Mapping[str, Connection], plan: Plan
+        self, loop: Loop, accounting: Accounting, node_connections: Mapping[str, Connection], plan: Plan
     ) -> None:
         self._loop = loop
-        self._keeper = keeper
-        self._members = members
+        self._accounting = accounting
+        self._node_connections = node_connections
         self._plan = plan
-        self._attaching: dict[int, tuple[str, OnLaid]] = {}  # slot of an input → its node
+        self._attaching: dict[int, tuple[str, OnApplied]] = {}  # slot of an input → its node
         self._detaching: dict[int, Link] = {}  # links whose receivers have not taken everything yet
 
-    def lay(self, plan: Plan, on_laid: OnLaid) -> None:
-        """Go over to another plan; its lines and doorbells exist."""
+    def apply(self, plan: Plan, on_applied: OnApplied) -> None:
+        """Change to another plan, whose board lines and doorbells exist."""
         former, self._plan = self._plan, plan
-        self._keeper.change(plan)
+        self._accounting.change(plan)
         channels = {item.slot: item.service for config in plan.configs.values() for item in config.inputs}
         for node_id, before, now in _both(former, plan):
             for was, is_ in _outputs(before, now):
@@ -86,27 +86,27 @@ class LinkChanges:
                                 now.remote if link.machine else None,
                             ),
                         )
-        waits = self._attach_inputs(former, plan, on_laid)
+        pending = self._attach_inputs(former, plan, on_applied)
         self._detach(former, plan)
-        if not waits:
-            on_laid("")
+        if not pending:
+            on_applied("")
 
     def attached(self, node_id: str, answer: InputAttached) -> None:
-        """Note that a node has made an input, or cannot."""
-        asked, on_laid = self._attaching.pop(answer.slot, (node_id, lambda _: None))
+        """Handle the answer of a node that has made an input, or could not."""
+        waiting_node, on_applied = self._attaching.pop(answer.slot, (node_id, lambda _: None))
         if answer.fault:
-            on_laid(f"node `{asked}` cannot receive: {answer.fault}")
-        elif not any(other is on_laid for _, other in self._attaching.values()):
-            on_laid("")
+            on_applied(f"node `{waiting_node}` cannot receive: {answer.fault}")
+        elif not any(other is on_applied for _, other in self._attaching.values()):
+            on_applied("")
 
     def detached(self, answer: InputDetached) -> None:
-        """Note that a node has taken all that came on an input."""
+        """Handle the answer of a node that has taken everything from a removed input."""
         self._end_link(answer.slot)
 
-    def node_gone(self, node_id: str) -> None:
-        """Answer for a node whose connection has ended."""
-        for slot, (asked, _) in list(self._attaching.items()):
-            if asked == node_id:
+    def node_disconnected(self, node_id: str) -> None:
+        """Complete the changes that wait for a node whose connection has ended."""
+        for slot, (waiting_node, _) in list(self._attaching.items()):
+            if waiting_node == node_id:
                 self.attached(node_id, InputAttached(slot))
         for slot, link in list(self._detaching.items()):
             if link.consumer == node_id:
@@ -114,23 +114,23 @@ class LinkChanges:
 
     # ----------------------------------------------------------------------- inputs
 
-    def _attach_inputs(self, former: Plan, plan: Plan, on_laid: OnLaid) -> bool:
-        """Tell nodes of their new inputs; tell whether one of them will answer."""
-        waits = []
+    def _attach_inputs(self, former: Plan, plan: Plan, on_applied: OnApplied) -> bool:
+        """Send nodes their new inputs; return whether one of them will answer."""
+        pending = []
         for node_id, before, now in _both(former, plan):
             known = {_key(item) for item in before.inputs}
             for item in now.inputs:
-                if _key(item) in known or (member := self._members.get(node_id)) is None:
+                if _key(item) in known or (connection := self._node_connections.get(node_id)) is None:
                     continue
                 if item.kind != "timer":
-                    self._attaching[item.slot] = node_id, on_laid
-                    waits.append(item.slot)
-                member.send(AttachInput(item, now.remote if item.machine else None))
-        if waits:
-            self._loop.call_at(time.monotonic() + ATTACH_PATIENCE, lambda: self._give_up(waits))
-        return bool(waits)
+                    self._attaching[item.slot] = node_id, on_applied
+                    pending.append(item.slot)
+                connection.send(AttachInput(item, now.remote if item.machine else None))
+        if pending:
+            self._loop.call_at(time.monotonic() + ATTACH_TIMEOUT, lambda: self._attach_timed_out(pending))
+        return bool(pending)
 
-    def _give_up(self, slots: list[int]) -> None:
+    def _attach_timed_out(self, slots: list[int]) -> None:
         for slot in slots:
             if (found := self._attaching.get(slot)) is not None:
                 self.attached(found[0], InputAttached(slot))
@@ -142,12 +142,12 @@ class LinkChanges:
             for item in before.inputs:
                 if _key(item) in wanted:
                     continue
-                member = self._members.get(node_id)
-                if member is not None:
-                    member.send(DetachInput(item.id, item.slot))
+                connection = self._node_connections.get(node_id)
+                if connection is not None:
+                    connection.send(DetachInput(item.id, item.slot))
                 if item.kind == "link":
                     self._detaching[item.slot] = links[item.slot]
-                    if member is None and not links[item.slot].target_machine:
+                    if connection is None and not links[item.slot].target_machine:
                         self._end_link(item.slot)
         kept = {node_id for node_id, _, _ in _both(former, plan)}
         for node_id in former.configs.keys() - kept:  # its process has ended
@@ -155,25 +155,25 @@ class LinkChanges:
                 if item.kind == "link":
                     self._detaching[item.slot] = links[item.slot]
                     self._end_link(item.slot)
-        waits = list(self._detaching)
-        if waits:
-            self._loop.call_at(time.monotonic() + DETACH_PATIENCE, lambda: self._let_go(waits))
+        pending = list(self._detaching)
+        if pending:
+            self._loop.call_at(time.monotonic() + DETACH_TIMEOUT, lambda: self._detach_timed_out(pending))
         if any(link.target_machine for link in self._detaching.values()):
-            self._look_afar()
+            self._check_remote_receivers()
 
-    def _look_afar(self) -> None:
-        """Look which receivers on other machines have taken everything, until all have."""
+    def _check_remote_receivers(self) -> None:
+        """Check which receivers on other machines have taken everything, until all have."""
         for slot, link in list(self._detaching.items()):
-            if link.target_machine and self._keeper.board.get(slot, STATE) in (CLOSED, UNCONNECTED):
+            if link.target_machine and self._accounting.board.get(slot, STATE) in (CLOSED, UNCONNECTED):
                 self._end_link(slot)
         if any(link.target_machine for link in self._detaching.values()):
-            self._loop.call_at(time.monotonic() + LOOK_EVERY, self._look_afar)
+            self._loop.call_at(time.monotonic() + CHECK_EVERY, self._check_remote_receivers)
 
-    def _let_go(self, slots: list[int]) -> None:
-        """Free the senders of receivers that still have not taken everything."""
+    def _detach_timed_out(self, slots: list[int]) -> None:
+        """Release the senders of receivers that still have not taken everything."""
         for slot in slots:
             if slot in self._detaching:
-                self._keeper.close_link(slot)
+                self._accounting.close_link(slot)
                 self._end_link(slot)
 
     # ----------------------------------------------------------------------- outputs
@@ -185,7 +185,7 @@ class LinkChanges:
         output = next((known for known in config.outputs if known.slot == link.output_slot), None)
         if output is None:
             return
-        gone = self._keeper.channel_of(slot)
+        gone = self._accounting.channel_of(slot)
         needed = {
             output.service,
             *(overflow_channel.service for overflow_channel in output.overflow_channels),
@@ -199,12 +199,12 @@ class LinkChanges:
         )
 
     def _next_change(self, slot: int) -> int:
-        return self._keeper.board.get(slot, LINKS_VERSION) + 1
+        return self._accounting.board.get(slot, LINKS_VERSION) + 1
 
     def _send(self, node_id: str, slot: int, frame: AttachLink | DetachLink) -> None:
-        if (member := self._members.get(node_id)) is not None:
-            member.send(frame)
-        self._keeper.board.set(slot, LINKS_VERSION, frame.change)
+        if (connection := self._node_connections.get(node_id)) is not None:
+            connection.send(frame)
+        self._accounting.board.set(slot, LINKS_VERSION, frame.change)
 
 
 def _both(former: Plan, plan: Plan) -> Iterator[tuple[str, NodeConfig, NodeConfig]]:

@@ -1,4 +1,4 @@
-"""Options of a run, and the environment variables that have a say in it."""
+"""Options of a run, and the environment variables that change them."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from dora.dataflow.model import Dataflow
 
 
-# The part of a dataflow that one machine runs, and how it hears of the parts of the others.
+# The partition of a dataflow that one machine runs, and the daemons of its other partitions.
 
 
 class PartitionOptions(msgspec.Struct, frozen=True):
-    """What a machine has to know to run its part."""
+    """What a machine needs to run its partition of a dataflow."""
 
     machine: str
     machines: dict[str, str]  # node id → machine, of all nodes
@@ -29,14 +29,14 @@ class PartitionOptions(msgspec.Struct, frozen=True):
 
 
 class Peers:
-    """The supervisors of the other machines: they are told what has changed here, and nothing twice."""
+    """The supervisors of the other machines, which get the status of this one whenever it changes."""
 
     def __init__(self, send: Callable[[PeerStatus], None]) -> None:
         self._send = send
         self._last: PeerStatus | None = None
 
-    def tell(self, status: PeerStatus, sent: Callable[[str], dict[str, int]]) -> None:
-        """Tell how the nodes of this machine are. ``sent`` gives how much a node has sent."""
+    def send_changes(self, status: PeerStatus, sent: Callable[[str], dict[str, int]]) -> None:
+        """Send a status unless it is the last one. ``sent`` returns how much a node has sent."""
         if status == self._last:
             return
         self._last = status
@@ -77,8 +77,8 @@ class LocalRunOptions(RunOptions, frozen=True, kw_only=True):
     stop_after: float | None = None
     grace: float | None = None
     tap_queue: int = 0  # messages that a recorder's tap on an output holds; 0: no recorder is expected
-    name: str = ""  # given to it, besides its UUID and the name of its file
-    coordinator: str = ""  # address and port of the one that it was started on
+    name: str = ""  # a name for commands, besides its UUID and the name of its file
+    coordinator: str = ""  # address and port of the coordinator that started it
     trace_config: TraceConfig | None = None  # where spans are written; see `dora.observe.telemetry.run`
     join: Callable[[str, Dataflow], PartitionOptions] | None = None  # None: all nodes are on this machine
     log_directory: str = ""  # "": below the folder of the dataflow file

@@ -1,7 +1,8 @@
-"""Commands that look at a running dataflow: connections to the daemon that are no nodes.
+"""Requests of clients, such as the commands of dora, to the daemon of a run.
 
-What concerns the life of nodes goes to the supervisor; here is what only reads, who has taps open, and
-the way of a message that is given to a node to be sent.
+Requests that change the dataflow or its nodes become events, about which the supervisor decides. The
+others are answered here: views of the run, taps on outputs, event logs for recorders, and messages that
+a node publishes for a client.
 """
 
 from __future__ import annotations
@@ -55,112 +56,113 @@ from dora.wire.decoders import DecodeError, from_plain
 from dora.wire.node_config import WriteEventLog
 from dora.wire.node_protocol import PROTOCOL_VERSION, PublishRequest, PublishResult, Register
 
-# Who records, and what the nodes have to write down for it: the order of their events, small messages.
-
 
 class EventLogHooks:
-    """Tells nodes to write down what recorders need, and to end it with the recorder."""
+    """The event logs that nodes write for recorders: the order of their events, and small messages."""
 
-    def __init__(self, members: Mapping[str, Connection]) -> None:
-        self._members = members
-        self._wanted: dict[int, StartEventLogs] = {}  # by the number of the connection that asked
+    def __init__(self, node_connections: Mapping[str, Connection]) -> None:
+        self._node_connections = node_connections
+        self._requested: dict[int, StartEventLogs] = {}  # number of a connection → its request
 
-    def begin(self, guest: int, wanted: StartEventLogs) -> None:
-        """Let all nodes write, for as long as a connection lasts."""
-        self.end(guest)
-        self._wanted[guest] = wanted
-        self._tell(wanted, end=False)
+    def begin(self, number: int, request: StartEventLogs) -> None:
+        """Start the event logs of all nodes, for as long as a connection lasts."""
+        self.end(number)
+        self._requested[number] = request
+        self._send(request, end=False)
 
-    def end(self, guest: int) -> None:
-        """Note that a connection has ended, or wants no more."""
-        wanted = self._wanted.pop(guest, None)
-        if wanted is not None and wanted not in self._wanted.values():
-            self._tell(wanted, end=True)
+    def end(self, number: int) -> None:
+        """End the event logs of a connection, unless another one has requested the same."""
+        request = self._requested.pop(number, None)
+        if request is not None and request not in self._requested.values():
+            self._send(request, end=True)
             remove_ring_buffers(
-                wanted.ring_buffers
+                request.ring_buffers
             )  # a recorder that was killed leaves them in shared memory
 
     def of(self, node_id: str) -> list[WriteEventLog]:
-        """Return what a node has to write that starts now."""
+        """Return the event logs that a node has to write which starts now."""
         distinct: list[StartEventLogs] = []
-        for wanted in self._wanted.values():
-            if wanted not in distinct:
-                distinct.append(wanted)
-        return [_frame(wanted, node_id) for wanted in distinct]
+        for request in self._requested.values():
+            if request not in distinct:
+                distinct.append(request)
+        return [_frame(request, node_id) for request in distinct]
 
-    def _tell(self, wanted: StartEventLogs, *, end: bool) -> None:
-        for node_id, member in self._members.items():
-            member.send(_frame(wanted, node_id, end=end))
-
-
-def _frame(wanted: StartEventLogs, node_id: str, *, end: bool = False) -> WriteEventLog:
-    path = f"{wanted.directory}/{node_id}" if wanted.directory else ""
-    return WriteEventLog(path, end, wanted.ring_buffers)
+    def _send(self, request: StartEventLogs, *, end: bool) -> None:
+        for node_id, member in self._node_connections.items():
+            member.send(_frame(request, node_id, end=end))
 
 
-# Requests about which the supervisor decides, on their way from the socket.
+def _frame(request: StartEventLogs, node_id: str, *, end: bool = False) -> WriteEventLog:
+    path = f"{request.directory}/{node_id}" if request.directory else ""
+    return WriteEventLog(path, end, request.ring_buffers)
+
+
+# --------------------------------------------------------------------------- requests for the supervisor
 
 MAX_GRACE: Final = 86_400.0  # seconds that nodes may be given to stop
 
-Decided = on.ParameterRequest | on.OperationRequest | on.ChangeRequest | GetModel | LeaderHandover
+SupervisorRequest = on.ParameterRequest | on.OperationRequest | on.ChangeRequest | GetModel | LeaderHandover
 
 
 class RunningDaemon(Protocol):
-    """What the requests need of the daemon of a run; see `dora.daemon.daemon`."""
+    """The part of `dora.daemon.daemon.Daemon` that requests use."""
 
     supervisor: Supervisor
     options: LocalRunOptions
     context: RunContext
 
-    def make_room(self, dataflow: Dataflow, context: RunContext | None = None) -> Plan:
+    def prepare_plan(self, dataflow: Dataflow, context: RunContext | None = None) -> Plan:
         """Return the plan of a dataflow to come, with room for it; raises ``OSError``."""
 
 
-def event_of(daemon: RunningDaemon, guest: Connection, request: Decided) -> on.Event | None:
-    """Return what the supervisor has to decide; None for a request that is answered here."""
+def event_of_request(
+    daemon: RunningDaemon, client: Connection, request: SupervisorRequest
+) -> on.Event | None:
+    """Return the event of a request; None if the request was answered here."""
     revision = daemon.supervisor.state.revision
     grace = getattr(request, "grace", None)
     if grace is not None and not 0 <= grace <= MAX_GRACE:  # neither is NaN
-        guest.send(Rejected(f"nodes get from 0 to {MAX_GRACE:,.0f} seconds to end, not {grace:g}"))
+        client.send(Rejected(f"nodes get from 0 to {MAX_GRACE:,.0f} seconds to end, not {grace:g}"))
         return None
     match request:
         case GetModel():
             dataflow = msgspec.to_builtins(daemon.supervisor.state.dataflow)
-            guest.send(Model(revision, dataflow, daemon.options.uv))
+            client.send(Model(revision, dataflow, daemon.options.uv))
             return None
         case LeaderHandover(machine=machine):
             if reason := daemon.supervisor.why_no_handover():
-                guest.send(Rejected(reason))
+                client.send(Rejected(reason))
                 return None
             daemon.context = msgspec.structs.replace(daemon.context, machine=machine)
-            return on.RequestReceived(guest.number, request)
+            return on.RequestReceived(client.number, request)
         case ChangeDataflow() | ReplaceNode() | CheckChange() | ApplyChange():
-            return _change_event(daemon, guest, request)
+            return _change_event(daemon, client, request)
         case _:
-            return on.RequestReceived(guest.number, request)
+            return on.RequestReceived(client.number, request)
 
 
-def _change_event(daemon: RunningDaemon, guest: Connection, request: on.ChangeRequest) -> on.Event | None:
-    """Return the event of a change, for which there is room; None if the request is answered here."""
+def _change_event(daemon: RunningDaemon, client: Connection, request: on.ChangeRequest) -> on.Event | None:
+    """Make room for a change and return its event; None if the request was answered here."""
     revision = daemon.supervisor.state.revision
     try:
         wanted = from_plain(request.dataflow, Dataflow)
         context = _context_after(daemon.context, request)
-        orders = isinstance(request, (CheckChange, ApplyChange))
-        if (
-            request.revision > revision if orders else request.revision == revision
-        ):  # else nothing comes of it
-            daemon.make_room(wanted, context)
+        if isinstance(request, (CheckChange, ApplyChange)):
+            is_current = request.revision > revision
+        else:
+            is_current = request.revision == revision
+        if is_current:  # otherwise the supervisor rejects it
+            daemon.prepare_plan(wanted, context)
             if not isinstance(request, CheckChange):
                 daemon.context = context
     except DecodeError as error:
-        guest.send(Rejected(f"this is no dataflow: {error}"))
+        client.send(Rejected(f"this is no dataflow: {error}"))
         return None
     except OSError as error:
-        guest.send(Rejected(f"there is no room for what is to come: {error.strerror}"))
+        client.send(Rejected(f"there is no room for the changed dataflow: {error.strerror}"))
         return None
     elsewhere = {node.id: context.elsewhere(node.id) for node in wanted.nodes}
-    return on.ChangeRequested(guest.number, request, wanted, elsewhere)
+    return on.ChangeRequested(client.number, request, wanted, elsewhere)
 
 
 def _context_after(context: RunContext, request: on.ChangeRequest) -> RunContext:
@@ -198,8 +200,11 @@ _STATUS = {
 }
 
 
+# --------------------------------------------------------------------------- requests answered here
+
+
 class RequestHandler:
-    """The commands that are connected to one daemon."""
+    """Answers the requests that need no decision of the supervisor."""
 
     def __init__(
         self,
@@ -208,23 +213,23 @@ class RequestHandler:
         context: Callable[[], RunContext],
         name: str,
         state: RunState,
-        members: Mapping[str, Connection],
+        node_connections: Mapping[str, Connection],
         on_lost_tap: Callable[[], None],
     ) -> None:
         """``context`` returns the present context of the run, ``name`` is the name given to it.
 
-        ``on_lost_tap`` is called when a command with taps is gone without having closed them.
+        ``on_lost_tap`` is called when a client disconnects without having closed its taps.
         """
         self._state = state
-        self._members = members
+        self._node_connections = node_connections
         self._on_lost_tap = on_lost_tap
-        self.orders = EventLogHooks(members)
+        self.event_logs = EventLogHooks(node_connections)
         self._current_context = context
         self._name = name
         self._tapping: dict[int, set[int]] = {}  # number of a connection → slots of outputs
-        self._to_the_end: dict[int, Connection] = {}  # those of them who want the last messages
-        self._lost: list[set[int]] = []  # of dead commands, whose taps still take room
-        self._tickets: dict[int, tuple[Connection, str]] = {}  # who waits for which node to send
+        self._recorders: dict[int, Connection] = {}  # those of them that take the last messages
+        self._lost: list[set[int]] = []  # slots of clients that died, whose taps still take room
+        self._publishing: dict[int, tuple[Connection, str]] = {}  # ticket → client, node
         self._last_ticket = 0
         self.change(dataflow, plan)
 
@@ -233,7 +238,7 @@ class RequestHandler:
         return self._current_context()
 
     def change(self, dataflow: Dataflow, plan: Plan) -> None:
-        """Go over to another dataflow."""
+        """Change to another dataflow."""
         self._dataflow = dataflow
         self._plan = plan
         links = Counter(item.service for config in plan.configs.values() for item in config.inputs)
@@ -247,14 +252,14 @@ class RequestHandler:
         }
 
     def description(self) -> Description:
-        """Return which dataflow this is."""
+        """Return the identity of this dataflow."""
         nodes = [node.id for node in self._dataflow.nodes]
         context, file = self._context, self._dataflow.file
         return Description(context.dataflow_id, file, nodes, self._name, context.coordinator)
 
     def handle(
         self,
-        guest: Connection,
+        client: Connection,
         request: DescribeDataflow
         | Inspect
         | GetGraph
@@ -264,77 +269,77 @@ class RequestHandler:
         | StartEventLogs
         | Publish,
     ) -> None:
-        """Answer a request, now or once a node has done what is asked."""
+        """Answer a request, now or once a node has carried it out."""
         match request:
             case DescribeDataflow():
-                guest.send(self.description())
+                client.send(self.description())
             case Inspect():
-                guest.send(self._inspection())
+                client.send(self._run_view())
             case GetGraph():
                 from dora.dataflow.graph import graph_of
 
-                guest.send(GraphText(msgspec.json.encode(graph_of(self._dataflow))))
+                client.send(GraphText(msgspec.json.encode(graph_of(self._dataflow))))
             case GetDataflow():
                 text = msgspec.json.encode(self._dataflow.descriptor, enc_hook=str)
-                guest.send(DataflowText(text, self._dataflow.working_dir))
+                client.send(DataflowText(text, self._dataflow.working_dir))
             case OpenTaps():
-                guest.send(self._begin_taps(guest, request))
+                client.send(self._open_taps(client, request))
             case CloseTaps():
-                self._forget_taps(guest.number)
-                guest.send(Ok())
+                self._remove_taps(client.number)
+                client.send(Ok())
             case StartEventLogs():
-                self.orders.begin(guest.number, request)
-                guest.send(Ok())
+                self.event_logs.begin(client.number, request)
+                client.send(Ok())
             case Publish():
-                if (declined := self._publish(guest, request)) is not None:
-                    guest.send(declined)
+                if (rejected := self._publish(client, request)) is not None:
+                    client.send(rejected)
 
-    def gone(self, guest: Connection) -> None:
-        """Note that a connection has ended."""
-        self.orders.end(guest.number)
-        slots = self._forget_taps(guest.number)
+    def client_disconnected(self, client: Connection) -> None:
+        """Drop everything that a client had requested for the time of its connection."""
+        self.event_logs.end(client.number)
+        slots = self._remove_taps(client.number)
         if slots and self._context.engine == "iceoryx2":  # Zenoh's router forgets who is gone by itself
             self._lost.append(slots)
             self._on_lost_tap()
 
     @property
-    def take_to_the_end(self) -> bool:
-        """Whether somebody has taps who wants the last messages too."""
-        return bool(self._to_the_end)
+    def has_recorders(self) -> bool:
+        """Whether a client with taps takes the last messages too."""
+        return bool(self._recorders)
 
     def recorded_slots(self) -> set[int]:
-        """Return the outputs, by slot, of which somebody takes all messages."""
-        return {slot for number in self._to_the_end for slot in self._tapping[number]}
+        """Return the slots of the outputs that recorders record."""
+        return {slot for number in self._recorders for slot in self._tapping[number]}
 
-    def tell_end(self, failed: list[str]) -> None:
-        """Tell those that the dataflow has ended."""
-        for guest in self._to_the_end.values():
-            guest.send(DataflowEnded(failed))
+    def announce_end(self, failed: list[str]) -> None:
+        """Inform recorders that the dataflow has ended."""
+        for client in self._recorders.values():
+            client.send(DataflowEnded(failed))
 
     def cleaned_up(self) -> None:
-        """Note that nothing is left of dead processes."""
+        """Count taps of clients that died no longer: they were removed."""
         self._lost.clear()
 
-    def sent(self, node_id: str, answer: PublishResult) -> None:
-        """Note what a node did with a message that it was given."""
-        guest, asked = self._tickets.get(answer.ticket, (None, ""))
-        if guest is not None and asked == node_id:
-            del self._tickets[answer.ticket]
-            guest.send(Rejected(answer.reason) if answer.reason else Ok())
+    def answer_publish(self, node_id: str, answer: PublishResult) -> None:
+        """Answer the client whose message a node has published, or could not."""
+        client, node = self._publishing.get(answer.ticket, (None, ""))
+        if client is not None and node == node_id:
+            del self._publishing[answer.ticket]
+            client.send(Rejected(answer.reason) if answer.reason else Ok())
 
-    def node_gone(self, node_id: str) -> None:
-        """Answer for a node whose process has ended."""
-        for ticket, (guest, asked) in list(self._tickets.items()):
-            if asked == node_id:
-                del self._tickets[ticket]
-                guest.send(Rejected(f"node `{node_id}` ended before it had sent the message"))
+    def node_disconnected(self, node_id: str) -> None:
+        """Answer clients that waited for a node whose process has ended."""
+        for ticket, (client, node) in list(self._publishing.items()):
+            if node == node_id:
+                del self._publishing[ticket]
+                client.send(Rejected(f"node `{node_id}` ended before it had sent the message"))
 
-    def _forget_taps(self, number: int) -> set[int] | None:
-        self._to_the_end.pop(number, None)
+    def _remove_taps(self, number: int) -> set[int] | None:
+        self._recorders.pop(number, None)
         return self._tapping.pop(number, None)
 
-    def _begin_taps(self, guest: Connection, request: OpenTaps) -> Answer:
-        number, slots = guest.number, set(request.slots)
+    def _open_taps(self, client: Connection, request: OpenTaps) -> Answer:
+        number, slots = client.number, set(request.slots)
         others = [taps for other, taps in self._tapping.items() if other != number] + self._lost
         for slot in slots & self._room.keys():
             name, room = self._room[slot]
@@ -345,28 +350,28 @@ class RequestHandler:
                 )
         self._tapping[number] = slots
         if request.until_end:
-            self._to_the_end[number] = guest
+            self._recorders[number] = client
         return Ok()
 
-    def _publish(self, guest: Connection, request: Publish) -> Rejected | None:
+    def _publish(self, client: Connection, request: Publish) -> Rejected | None:
         node_id = request.node_id
         node = self._state.nodes.get(node_id)
         if node is None:
             return Rejected(no_node(node_id, self._state.nodes))
         if node.machine:
             return Rejected(f"node `{node_id}` is on machine `{node.machine}`; publish there")
-        member = self._members.get(node_id)
+        member = self._node_connections.get(node_id)
         if member is None or not node.present:
             return Rejected(
                 f"node `{node_id}` is not running (it is {self._status(node)}), and it is the node that "
                 "sends what is published"
             )
         self._last_ticket += 1
-        self._tickets[self._last_ticket] = (guest, node_id)
+        self._publishing[self._last_ticket] = (client, node_id)
         member.send(PublishRequest(self._last_ticket, request.output, request.message))
         return None
 
-    # ----------------------------------------------------------------------- inspection
+    # ----------------------------------------------------------------------- views
 
     def _status(self, node: NodeState) -> str:
         failed = {failure.node_id for failure in self._state.failures}
@@ -376,7 +381,7 @@ class RequestHandler:
             return "not connected"
         return _STATUS[node.phase]
 
-    def _inspection(self) -> Inspection:
+    def _run_view(self) -> Inspection:
         return Inspection(
             dataflow_id=self._context.dataflow_id,
             file=self._dataflow.file,
@@ -387,7 +392,7 @@ class RequestHandler:
             zenoh_endpoint=self._context.zenoh_endpoint,
             machine=self._context.machine,
             coordinator=self._context.coordinator,
-            nodes=[self._node(node) for node in self._state.nodes.values()],
+            nodes=[self._node_view(node) for node in self._state.nodes.values()],
             links=[
                 LinkView(
                     slot=link.slot,
@@ -402,9 +407,9 @@ class RequestHandler:
             ],
         )
 
-    def _node(self, node: NodeState) -> NodeView:
+    def _node_view(self, node: NodeState) -> NodeView:
         spec = node.spec
-        member = self._members.get(spec.id)
+        member = self._node_connections.get(spec.id)
         texts = text_outputs(spec)
         return NodeView(
             id=spec.id,

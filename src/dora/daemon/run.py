@@ -1,4 +1,4 @@
-"""Run a dataflow from here: everything that `dora run` and `dora.run` share."""
+"""Run a dataflow in this process: everything that `dora run` and `dora.run` share."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def run_dataflow(
     dataflow_id: str | None = None,
     on_daemon: Callable[[Daemon], None] | None = None,
 ) -> DataflowResult:
-    """Run a dataflow to its end and return how it ended; nothing of it is left then.
+    """Run a dataflow to its end and return the result; nothing of it is left then.
 
     May be called any number of times, also at once from several threads. Called in the main thread
     it takes SIGINT, SIGTERM and SIGHUP meanwhile: the first stops the dataflow, the second kills its
@@ -47,10 +47,10 @@ def run_dataflow(
     run.name = options.name
     daemon: Daemon | None = None
     close_router: Callable[[], None] | None = None
-    share: PartitionOptions | None = None
+    partition: PartitionOptions | None = None
     try:
         if options.join is not None:
-            share = options.join(run.path, dataflow)
+            partition = options.join(run.path, dataflow)
         endpoint = ""
         if engine == "zenoh":
             from dora.transport.network.zenoh_router import start
@@ -65,10 +65,10 @@ def run_dataflow(
             zenoh_endpoint=endpoint,
             tap_queue=options.tap_queue,
             trace=options.trace_config,
-            machine=share.machine if share is not None else "",
-            machines=share.machines if share is not None else {},
-            generations=share.generations if share is not None else {},
-            remote=share.remote if share is not None else None,
+            machine=partition.machine if partition is not None else "",
+            machines=partition.machines if partition is not None else {},
+            generations=partition.generations if partition is not None else {},
+            remote=partition.remote if partition is not None else None,
             coordinator=options.coordinator,
         )
         daemon = Daemon(dataflow, options, context, run, on_log)
@@ -76,7 +76,7 @@ def run_dataflow(
             on_daemon(daemon)
         with _Interrupts(daemon):
             result = daemon.run(stop_after)
-        trouble = daemon.trouble
+        log_error = daemon.log_error
     finally:
         try:
             if daemon is not None:
@@ -87,8 +87,8 @@ def run_dataflow(
                     close_router()
             finally:
                 run.remove()
-    if trouble is not None:
-        raise trouble
+    if log_error is not None:
+        raise log_error
     return result
 
 

@@ -15,12 +15,12 @@ MAX_STARTS = 10
 
 
 class Watchdog:
-    """Keeps one guardian process for a run. ``on_trouble`` gets a sentence if that is not possible."""
+    """Keeps one guardian process for a run. ``on_warning`` gets a message if that is not possible."""
 
-    def __init__(self, loop: Loop, run: RunDirectory, on_trouble: Callable[[str], None]) -> None:
+    def __init__(self, loop: Loop, run: RunDirectory, on_warning: Callable[[str], None]) -> None:
         self._loop = loop
         self._run = run
-        self._on_trouble = on_trouble
+        self._on_warning = on_warning
         self._registered: list[int] = []
         self._process: subprocess.Popen[bytes] | None = None
         self._pipe = -1
@@ -33,18 +33,18 @@ class Watchdog:
         return self._process.pid if self._process is not None else None
 
     def register(self, group: int) -> None:
-        """Tell the guardian about a process group of this run."""
+        """Send the guardian a process group of this run."""
         self._registered.append(group)
         self._write(b"%d\n" % group)
 
     def dismiss(self) -> None:
-        """Tell the guardian to go: this is a normal end."""
+        """End the guardian without a clean-up: the run ends normally."""
         self._unwatch()
         self._write(guardian.GO)
         self._close_pipe()
 
     def wait(self) -> None:
-        """Wait for the end of a dismissed guardian, for a moment."""
+        """Wait up to a second for the end of a dismissed guardian."""
         if self._process is not None:
             try:
                 self._process.wait(1.0)
@@ -73,7 +73,7 @@ class Watchdog:
             )
         except OSError as error:
             self._close_pipe()
-            self._on_trouble(f"the guardian of this run could not be started: {error.strerror}")
+            self._on_warning(f"the guardian of this run could not be started: {error.strerror}")
             return
         finally:
             os.close(read)
@@ -87,7 +87,7 @@ class Watchdog:
             self._loop.watch(self._pidfd, READ, lambda _: self._ended())
 
     def _ended(self) -> None:
-        """It was killed: a new one takes over."""
+        """Start a new guardian, since this one was killed."""
         self._unwatch()
         self._close_pipe()
         if self._process is not None:
@@ -96,14 +96,16 @@ class Watchdog:
             self._start()
         else:
             self._process = None
-            self._on_trouble("the guardian of this run ended again and again; a crash would leave remains")
+            self._on_warning(
+                "the guardian of this run ended again and again; a crash would leave files behind"
+            )
 
     def _write(self, data: bytes) -> None:
         if self._pipe >= 0:
             try:
                 os.write(self._pipe, data)
             except OSError:
-                pass  # it just ended, which is noticed elsewhere
+                pass  # it has just ended, which `_ended` handles
 
     def _unwatch(self) -> None:
         if self._pidfd >= 0:

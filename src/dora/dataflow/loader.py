@@ -186,7 +186,7 @@ def _uses_modules(root: DocumentMapping) -> bool:
 def missing_files(dataflow: Dataflow, copied: Collection[str] = ()) -> list[Problem]:
     """Return a problem for every file that is named, does not exist, and is not built.
 
-    Other names are commands, see `dora.daemon.processes.programs`. Nodes and operators with ``build`` are
+    Other names are commands, see `dora.daemon.processes`. Nodes and operators with ``build`` are
     left out,
     since the build may make the file, and nodes that may be on another machine, unless they are ``copied``
     there. Meant for the moment before a start.

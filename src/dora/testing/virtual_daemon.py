@@ -87,11 +87,11 @@ class VirtualDaemon:
         self.recorder = Recorder(self._engine, lambda: self.scheduler.now)
         self._doorbells_by_fd: DoorbellsByFd = {}
         self._doorbells = self._make_doorbells()
-        self._keeper = _Keeper(self.board, self._plan, self._doorbells)
-        self._keeper.clock = lambda: self.scheduler.now
+        self._accounting = _Keeper(self.board, self._plan, self._doorbells)
+        self._accounting.clock = lambda: self.scheduler.now
         self._text = TextRouter(dataflow, self._plan.links, DATAFLOW_ID, self._deliver, self._keep)
         self._executor = Executor(
-            self.supervisor, self, self._keeper, clock=lambda: self.scheduler.now * 1e-9
+            self.supervisor, self, self._accounting, clock=lambda: self.scheduler.now * 1e-9
         )
         self._closing = False
         self._processes: dict[str, tuple[Task, ProcessImage]] = {}
@@ -142,7 +142,7 @@ class VirtualDaemon:
 
     def result(self) -> DataflowResult:
         """Return how the dataflow ended, or stands at the moment."""
-        links = self._keeper.report(self._text.sent, self._text.dropped)
+        links = self._accounting.report(self._text.sent, self._text.dropped)
         return msgspec.structs.replace(self.supervisor.result(DATAFLOW_ID), links=links)
 
     def stop(self, reason: str) -> None:
@@ -163,7 +163,7 @@ class VirtualDaemon:
     def admit(self, command: do.Admit) -> None:
         """Answer a registration; the connection is the node's from now on."""
         self._answers[command.connection] = (command.node_id, command.restart_count)
-        self._keeper.reopen_receivers(command.node_id)
+        self._accounting.reopen_receivers(command.node_id)
 
     def refuse(self, connection: int, reason: str) -> None:
         """Answer a registration with a reason."""
@@ -174,7 +174,7 @@ class VirtualDaemon:
         if (channel := self._members.get(node_id)) is None:
             return False
         channel.frames.append(message)
-        self._keeper.call(node_id)
+        self._accounting.notify(node_id)
         return True
 
     def signal(self, node_id: str, number: int) -> None:
@@ -339,7 +339,7 @@ class VirtualDaemon:
         node = self.supervisor.state.nodes[node_id]
         if node.present and (channel := self._members.get(node_id)) is not None:
             channel.frames.append(frame)
-            self._keeper.call(node_id)
+            self._accounting.notify(node_id)
             return True
         return False if node.spec.is_dynamic or node.phase == "ended" or node.restarts else None
 

@@ -66,7 +66,7 @@ class LocalPartition:
     def set_daemon(self, daemon: Daemon) -> None:
         """Note who supervises the nodes of this machine."""
         with self._lock:
-            daemon.others = Peers(lambda peer_status: self._reports.update(peer_status=peer_status))
+            daemon.peers = Peers(lambda peer_status: self._reports.update(peer_status=peer_status))
             self._daemon = daemon
             for event in self._pending:
                 self._feed(event)

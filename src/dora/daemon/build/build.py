@@ -2,7 +2,8 @@
 
 Commands run without a shell, in the node's directory and environment. ``pip`` and ``python`` mean the
 interpreter that runs the node, so that what is installed is what it imports. An installation that is
-complete already is skipped without asking pip, as every `dora run` builds. The first failure ends all.
+complete already is skipped without starting pip, because every `dora run` builds. The first failure ends
+the build.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import sysconfig
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, nullcontext
 from functools import cached_property
 
 import msgspec
@@ -25,60 +26,15 @@ from dora.daemon.build.environments import EnvironmentMaker, require_uv, with_in
 from dora.daemon.build.own_wheel import NAME, write_wheel
 from dora.daemon.build.pip import Fault, faults
 from dora.daemon.logs.entry import LogEntry
-from dora.daemon.processes.command import why_refused
-from dora.daemon.processes.interpreter import (
-    FOLDER,
-    Interpreter,
-    environment_folder,
-    find_uv,
-    interpreter_of,
-    wheel_path,
-)
-from dora.daemon.processes.programs import missing_programs
-from dora.dataflow.model import Dataflow, NodeSpec
+from dora.daemon.processes.interpreter import FOLDER, Interpreter, find_uv, wheel_path
+from dora.daemon.processes.launch_spec import LaunchSpec, launch_spec, missing_programs
+from dora.daemon.processes.programs import why_refused
+from dora.dataflow.model import Dataflow
 from dora.errors import BuildError, DataflowError, Problem
-
-# Do for a dataflow what has to be done before it can run, and no more.
-
-
-def build_programs(dataflow: Dataflow, on_log: Callable[[LogEntry], None], options: BuildOptions) -> Built:
-    """Do what nodes need before they can run; the result has the dataflow to run. Raises `BuildError`."""
-    from dora.daemon.build.environments import with_inline_environments
-
-    dataflow = with_inline_environments(dataflow)
-    if options.uv or is_to_be_built(dataflow):
-        return build_dataflow(dataflow, on_log, options)
-    return Built(dataflow)
-
-
-def is_to_be_built(dataflow: Dataflow) -> bool:
-    """Tell whether a build may bring programs that are not there yet."""
-    return any(node.build or node.git or node.download or node.python for node in dataflow.nodes)
-
-
-def missing(dataflow: Dataflow, *, uv: bool = False) -> list[Problem]:
-    """Return what is not there and will not be built; nodes that may run on other machines are left out."""
-    from dora.dataflow import missing_files
-
-    problems = missing_files(dataflow)
-    if not is_to_be_built(dataflow):
-        away = {program.node for program in dataflow.programs if program.elsewhere}
-        nodes = tuple(node for node in dataflow.nodes if node.id not in away)
-        problems += missing_programs(msgspec.structs.replace(dataflow, nodes=nodes), uv=uv)
-    return sorted(problems, key=lambda problem: (problem.file, problem.line, problem.column))
-
-
-def check_programs(dataflow: Dataflow, *, uv: bool) -> None:
-    """Raise `DataflowError` if a command, or what a build should have made, is not there after it."""
-    if problems := missing_programs(dataflow, uv=uv):
-        raise DataflowError(problems=tuple(problems))
-
-
-# How a dataflow is built, and what a build did.
 
 
 class BuildOptions(msgspec.Struct, frozen=True):
-    """How to build. ``update``: bring clones that follow a branch up to date."""
+    """Options of a build. ``update``: bring clones that follow a branch up to date."""
 
     uv: bool = False
     parallel: bool = False
@@ -87,13 +43,47 @@ class BuildOptions(msgspec.Struct, frozen=True):
 
 
 class Built(msgspec.Struct, frozen=True):
-    """What a build did. ``dataflow`` is what to run: it knows what the scripts ask for as well."""
+    """Result of a build. ``dataflow`` is the one to run, with the environments that its scripts require."""
 
     dataflow: Dataflow
     commands: int = 0
-    skipped: int = 0  # of them, those with nothing to do
+    skipped: int = 0  # commands with nothing to do
     seconds: float = 0.0
     build_id: str | None = None  # of the session file; None: not recorded
+
+
+def build_programs(dataflow: Dataflow, on_log: Callable[[LogEntry], None], options: BuildOptions) -> Built:
+    """Build a dataflow if it needs it; the result holds the dataflow to run. Raises `BuildError`."""
+    dataflow = with_inline_environments(dataflow)
+    if options.uv or needs_build(dataflow):
+        return build_dataflow(dataflow, on_log, options)
+    return Built(dataflow)
+
+
+def needs_build(dataflow: Dataflow) -> bool:
+    """Tell whether a build may bring programs that are not there yet."""
+    return any(node.build or node.git or node.download or node.python for node in dataflow.nodes)
+
+
+def missing(dataflow: Dataflow, *, uv: bool = False) -> list[Problem]:
+    """Return a problem for each program and file that is missing and will not be built.
+
+    Nodes that may run on other machines are left out.
+    """
+    from dora.dataflow import missing_files
+
+    problems = missing_files(dataflow)
+    if not needs_build(dataflow):
+        away = {program.node for program in dataflow.programs if program.elsewhere}
+        nodes = tuple(node for node in dataflow.nodes if node.id not in away)
+        problems += missing_programs(msgspec.structs.replace(dataflow, nodes=nodes), uv=uv)
+    return sorted(problems, key=lambda problem: (problem.file, problem.line, problem.column))
+
+
+def check_programs(dataflow: Dataflow, *, uv: bool) -> None:
+    """Raise `DataflowError` if a command, or a file that the build should have made, is missing."""
+    if problems := missing_programs(dataflow, uv=uv):
+        raise DataflowError(problems=tuple(problems))
 
 
 def build_dataflow(
@@ -123,14 +113,14 @@ class _Builder:
         self._stack = stack
         self._processes = Processes(options.parallel)
         self._guard = threading.Lock()
-        # Installers do not stand one another in the same environment.
+        # Two installers must not change the same environment at once.
         self._installing: dict[str | None, threading.Lock] = {}
         self._commands = 0
         self._skipped = 0
-        # Of the environment of dora itself: what it lacked before it was touched, None if it was not;
-        # and what nodes require of it.
+        # The environment of dora itself: its faults before a command changed it, None if none did; and the
+        # requirements of nodes that share it.
         self._faults_before: list[Fault] | None = None
-        self._asked: list[tuple[Log, str]] = []
+        self._shared_requirements: list[tuple[Log, str]] = []
 
     def build(self) -> Built:
         begun = time.monotonic()
@@ -140,25 +130,22 @@ class _Builder:
         if self._options.uv or any(node.python for node in self._dataflow.nodes):
             self._make_folder()
             write_wheel(wheel_path(self._dataflow.working_dir))
-        nodes = [
-            node
-            for node in self._dataflow.nodes
-            if node.build or environment_folder(self._dataflow, node, uv=self._options.uv)
-        ]
+        specs = [launch_spec(self._dataflow, node, uv=self._options.uv) for node in self._dataflow.nodes]
+        specs = [spec for spec in specs if spec.node.build or spec.interpreter.folder]
         if self._options.parallel:
-            self._all_at_once(nodes)
+            self._build_in_parallel(specs)
         else:
-            for node in nodes:
-                self._build_node(node)
+            for spec in specs:
+                self._build_node(spec)
         if self._faults_before is not None:
-            self._look_for_conflicts(self._faults_before)
+            self._check_conflicts(self._faults_before)
         return Built(self._dataflow, self._commands, self._skipped, time.monotonic() - begun)
 
-    def _all_at_once(self, nodes: list[NodeSpec]) -> None:
+    def _build_in_parallel(self, specs: list[LaunchSpec]) -> None:
         from concurrent.futures import ThreadPoolExecutor, as_completed
 
         with ThreadPoolExecutor(max(os.cpu_count() or 1, 2)) as pool:
-            jobs = [pool.submit(self._build_node, node) for node in nodes]
+            jobs = [pool.submit(self._build_node, spec) for spec in specs]
             try:
                 for job in as_completed(jobs):
                     try:
@@ -172,7 +159,7 @@ class _Builder:
                 raise
 
     def _make_folder(self) -> None:
-        """Make the folder for what is made; a repository around it ignores it."""
+        """Make the folder of clones and environments, which a repository around it ignores."""
         folder = f"{self._dataflow.working_dir}/{FOLDER}"
         os.makedirs(folder, exist_ok=True)
         ignore = f"{folder}/.gitignore"
@@ -199,30 +186,29 @@ class _Builder:
 
     # ----------------------------------------------------------------------- one node
 
-    def _build_node(self, node: NodeSpec) -> None:
-        log = Log(self._on_log, node.id)
-        interpreter = interpreter_of(self._dataflow, node, uv=self._options.uv)
-        if environment_folder(self._dataflow, node, uv=self._options.uv):
+    def _build_node(self, spec: LaunchSpec) -> None:
+        log = Log(self._on_log, spec.node.id)
+        if spec.interpreter.folder:
             EnvironmentMaker(
-                self._dataflow,
-                node,
+                spec,
+                self._dataflow.working_dir,
                 self._processes,
                 log,
                 {**os.environ, **self._for_installers},
                 offline=self._options.offline,
             ).ensure()
-        for command in node.build:
+        for command in spec.node.build:
             with self._guard:
                 self._commands += 1
-            if not self._run_command(node, command, interpreter, log):
+            if not self._run_command(spec, command, log):
                 with self._guard:
                     self._skipped += 1
 
-    def _run_command(self, node: NodeSpec, command: str, interpreter: Interpreter, log: Log) -> bool:
+    def _run_command(self, spec: LaunchSpec, command: str, log: Log) -> bool:
         """Run one build command; return False if there was nothing to do."""
         from dora.daemon.build.pip import pip_command
 
-        what = f"node `{node.id}`: the build command `{command}`"
+        what = f"node `{spec.node.id}`: the build command `{command}`"
         try:
             words = shlex.split(command)
         except ValueError as error:
@@ -230,60 +216,52 @@ class _Builder:
         if not words:
             return False
         pip = pip_command(words)
-        own = interpreter.programs
+        environment_folder = spec.interpreter.folder
         if pip is not None:
             written = list(pip.words)
             if pip.installs:
-                left = self._left_to_install(written, node, what, own, log)
+                left = self._left_to_install(written, spec, what, log)
                 if left is None:
-                    log.say(f"`{command}`: nothing to do")
+                    log.write(f"`{command}`: nothing to do")
                     return False
                 written = left
-            words = self._installer(pip.verb, written, pip.uv, interpreter, what)
+            words = self._installer(pip.verb, written, pip.uv, spec.interpreter, what)
         elif words[0] in ("python", "python3"):
-            words = [*interpreter.python, *words[1:]]
-        log.say(f"running `{command}`")
-        environment = build_environment(self._dataflow, node, os.environ, interpreter)
-        environment |= self._for_installers
+            words = [*spec.interpreter.python, *words[1:]]
+        log.write(f"running `{command}`")
+        environment = spec.build_environment() | self._for_installers
         if self._options.offline:
             environment |= {"PIP_NO_INDEX": "1", "UV_OFFLINE": "1"}
-        if own is None and self._faults_before is None:
+        if environment_folder is None and self._faults_before is None:
             self._faults_before = faults([NAME])
-        if pip is None:
-            self._execute(words, what, command, node, environment, log)
-        else:
-            with self._lock_of(own):
-                self._execute(words, what, command, node, environment, log)
-        if own is None:
-            self._stay_in_place(what)
+        with nullcontext() if pip is None else self._lock_of(environment_folder):
+            self._processes.run(
+                words, what=what, cwd=spec.directory, env=environment, log=log, written=command
+            )
+        if environment_folder is None:
+            self._check_shadowing(what)
         return True
-
-    def _execute(
-        self, words: list[str], what: str, command: str, node: NodeSpec, env: Mapping[str, str], log: Log
-    ) -> None:
-        directory = self._dataflow.directory_of(node)
-        self._processes.run(words, what=what, cwd=directory, env=env, log=log, written=command)
 
     # ----------------------------------------------------------------------- installing
 
-    def _left_to_install(
-        self, words: list[str], node: NodeSpec, what: str, own: str | None, log: Log
-    ) -> list[str] | None:
+    def _left_to_install(self, words: list[str], spec: LaunchSpec, what: str, log: Log) -> list[str] | None:
         """Return the words for the installer, None if there is nothing to install."""
         from dora.daemon.build.pip import plan
 
-        installation = plan(words, self._dataflow.directory_of(node))
+        installation = plan(words, spec.directory)
         if installation.refused:
             raise BuildError(f"{what} cannot be used: {why_refused(installation.refused[0])}")
         for name in installation.provided:
-            log.say(f"`{name}` is not installed: this dora takes its place")
+            log.write(f"`{name}` is not installed: this dora takes its place")
         for name in installation.builtin:
-            log.say(f"`{name}` comes with dora; installing what it needs")
+            log.write(f"`{name}` comes with dora; installing what it needs")
         if not installation.asks:
             return None
-        if own is None and not _chooses_environment(words):
+        if spec.interpreter.folder is None and not _chooses_environment(words):
             with self._guard:
-                self._asked += ((log, requirement) for requirement in installation.requirements)
+                self._shared_requirements += (
+                    (log, requirement) for requirement in installation.requirements
+                )
             if installation.certain and not faults(installation.requirements):
                 return None
         return installation.words
@@ -291,8 +269,8 @@ class _Builder:
     def _installer(
         self, verb: str, words: list[str], written_for_uv: bool, interpreter: Interpreter, what: str
     ) -> list[str]:
-        python = interpreter.python[-1] if interpreter.programs else sys.executable
-        if not interpreter.programs and not written_for_uv and self._has_pip:
+        python = interpreter.python[-1] if interpreter.folder else sys.executable
+        if not interpreter.folder and not written_for_uv and self._has_pip:
             return [python, "-m", "pip", verb, *words]
         uv = find_uv()
         if uv is None and not written_for_uv:
@@ -326,8 +304,8 @@ class _Builder:
         with self._guard:
             return self._installing.setdefault(environment, threading.Lock())
 
-    def _stay_in_place(self, what: str) -> None:
-        """Raise if a command has put dora-rs in our place."""
+    def _check_shadowing(self, what: str) -> None:
+        """Raise `BuildError` if a command has installed dora-rs over this dora."""
         from dora.daemon.build.shadowing import has_upstream, mend
 
         if has_upstream(sysconfig.get_path("purelib")):
@@ -336,7 +314,7 @@ class _Builder:
                 "`dora-rs` out of what the command installs"
             )
 
-    def _look_for_conflicts(self, before: list[Fault]) -> None:
+    def _check_conflicts(self, before: list[Fault]) -> None:
         """Compare what is installed now with what dora and the nodes require."""
         from importlib import invalidate_caches
 
@@ -348,30 +326,15 @@ class _Builder:
                 + "; ".join(map(str, ours))
                 + ". Give the node an environment of its own (`python:` in the dataflow file, or --uv)"
             )
-        for log, requirement in self._asked:
+        for log, requirement in self._shared_requirements:
             for fault in faults([requirement]):
                 if fault.found is None:
                     continue  # an installer that did not fail has a reason
-                log.say(
+                log.write(
                     f"{fault}, as another node needs it: they share one environment. Give this node one of "
                     "its own (`python:` in the dataflow file, or --uv)",
                     "warn",
                 )
-
-
-def build_environment(
-    dataflow: Dataflow, node: NodeSpec, environ: Mapping[str, str], interpreter: Interpreter
-) -> dict[str, str]:
-    """Return the environment of a node's build commands."""
-    path = environ.get("PATH", os.defpath).split(os.pathsep)
-    if interpreter.programs is not None:
-        path.insert(0, interpreter.programs)
-    # Programs of dora's own environment are found even if that environment is not activated.
-    beside = os.path.dirname(sys.executable)
-    if beside not in path:
-        path.append(beside)
-    merged = {**environ, "PATH": os.pathsep.join(path), "PYTHONUNBUFFERED": "1"}
-    return {**merged, **interpreter.variables, **dataflow.env, **node.env}
 
 
 def _chooses_environment(words: list[str]) -> bool:

@@ -19,21 +19,21 @@ from dora.errors import BuildError
 TAIL_LINES = 20
 """How many of the last lines of its output are repeated when a command fails."""
 
-LOOK_UP_EVERY = 0.5  # seconds
+POLL_EVERY = 0.5  # seconds
 
 _SHELL_COMMANDS = frozenset({"cd", "source", ".", "export"})
 _SHELL_WORDS = frozenset({"&&", "||", "|", ";", "&", ">", ">>", "<", "2>&1"})
 
 
 class Log:
-    """What a build says on behalf of one node; may be used from several threads."""
+    """Log of a build for one node; may be used from several threads."""
 
     def __init__(self, on_log: Callable[[LogEntry], None], node_id: str) -> None:
         self._on_log = on_log
         self._node_id = node_id
 
-    def say(self, message: str, level: LogLevel = "info") -> None:
-        """Log a sentence of the build's own."""
+    def write(self, message: str, level: LogLevel = "info") -> None:
+        """Log a message of the build."""
         self._entry(level, message, "daemon")
 
     def line(self, text: str) -> None:
@@ -45,16 +45,16 @@ class Log:
 
 
 class Stopped(Exception):
-    """The build has ended meanwhile, because of somebody else's failure."""
+    """The build has ended meanwhile, because another command failed."""
 
 
 class Processes:
     """The programs that run for a build, at most one per thread.
 
-    ``parallel``: several at the same time. Their output is mixed, so all that a failing program printed is
-    repeated, otherwise only the end of it. Each is a process group, to be ended with what it has started:
-    a compiler that lives on would keep its output, and thereby the build, open. A single one stays in the
-    terminal's group, because it may ask there for a passphrase.
+    ``parallel``: several run at the same time. Their output is mixed, so the error of a failed program
+    repeats all that it printed, otherwise only the end. Each program is a process group and ends with the
+    processes that it started: a compiler that lives on would keep its output, and so the build, open. A
+    single program stays in the terminal's group, because it may ask there for a passphrase.
     """
 
     def __init__(self, parallel: bool = False) -> None:
@@ -64,7 +64,7 @@ class Processes:
         self._stopped = False
 
     def stop(self) -> None:
-        """End what runs, and let nothing start any more."""
+        """End all running programs; none can be started afterwards."""
         with self._lock:
             self._stopped = True
             running = list(self._running)
@@ -84,7 +84,7 @@ class Processes:
     ) -> list[str]:
         """Run a program to its end; return the lines that it printed.
 
-        ``what`` names it in errors, ``written`` is the command as the user wrote it. Raises `BuildError`
+        ``what`` names it in errors, ``written`` is the command in the dataflow file. Raises `BuildError`
         if it cannot be started or does not exit with status 0.
         """
         hint = shell_hint(written)
@@ -133,7 +133,7 @@ class Processes:
             if self._stopped:
                 raise Stopped
             shown = lines if self._parallel or log is None else lines[-TAIL_LINES:]
-            raise BuildError(f"{what} {_ending(status)}{hint}{quoted(shown)}")
+            raise BuildError(f"{what} {_describe_status(status)}{hint}{quoted(shown)}")
         return lines
 
     def _end(self, process: subprocess.Popen[bytes]) -> None:
@@ -142,7 +142,7 @@ class Processes:
             process.wait(timeout=2)
         except subprocess.TimeoutExpired:
             pass
-        self._signal(process, signal.SIGKILL)  # in a group also those who took no notice
+        self._signal(process, signal.SIGKILL)  # in a group also processes that ignored SIGTERM
 
     def _signal(self, process: subprocess.Popen[bytes], number: int) -> None:
         if not self._parallel:
@@ -150,29 +150,29 @@ class Processes:
             return
         try:
             os.killpg(process.pid, number)
-        except (ProcessLookupError, PermissionError):  # all have ended; macOS says the second
+        except (ProcessLookupError, PermissionError):  # all have ended; macOS raises the second
             pass
 
 
 def _lines(descriptor: int) -> Iterator[bytes]:
     """Yield the lines that arrive at a pipe, until its end.
 
-    A signal that comes just before a read, or to another thread, does not interrupt the read: so every
-    wait is bounded, and Ctrl-C gets through.
+    A signal just before a read, or to another thread, does not interrupt the read. So every wait is
+    bounded, and Ctrl-C works.
     """
-    begun = b""
+    rest = b""
     poll = select.poll()  # `select` knows the first 1024 descriptors only
     poll.register(descriptor, select.POLLIN)
     while True:
-        while not poll.poll(LOOK_UP_EVERY * 1000):
+        while not poll.poll(POLL_EVERY * 1000):
             pass
         data = os.read(descriptor, 1 << 16)
         if not data:
             break
-        *lines, begun = (begun + data).split(b"\n")
+        *lines, rest = (rest + data).split(b"\n")
         yield from lines
-    if begun:
-        yield begun
+    if rest:
+        yield rest
 
 
 def quoted(lines: Sequence[str]) -> str:
@@ -181,14 +181,14 @@ def quoted(lines: Sequence[str]) -> str:
 
 
 def shell_hint(command: str) -> str:
-    """Return the mend for a command that only a shell would understand, else ""."""
+    """Return a hint if only a shell would understand a command, else ""."""
     words = command.split()
     if not words or (words[0] not in _SHELL_COMMANDS and not _SHELL_WORDS.intersection(words)):
         return ""
     return "\n  help: build commands run without a shell: write one command per line, or `sh -c '...'`"
 
 
-def _ending(status: int) -> str:
+def _describe_status(status: int) -> str:
     from dora.daemon.supervisor.exits import describe_exit
 
     return describe_exit(status, None) if status > 0 else describe_exit(None, -status)

@@ -1,10 +1,12 @@
-"""Environments of nodes that do not run in that of dora, made with uv.
+"""Python environments of nodes that do not run in that of dora, made with uv.
 
-An environment is a folder ``.dora/python-envs/<name>`` beside the dataflow file. What is installed in
-it comes from a *lock*, the solver's complete list with versions, which is made once and kept in
-``.dora/python-locks/<name>.txt``: until the dataflow asks for something else, every machine and every
-rebuild gets the same set. A version of dora that requires something else has it solved anew, with the
-versions of the lock where they still fit. dora itself is added last (`dora.daemon.build.own_wheel`).
+An environment is a folder ``.dora/python-envs/<name>`` beside the dataflow file. Its packages come from a
+*lock*, the solver's complete list with versions, which is made once and kept in
+``.dora/python-locks/<name>.txt``. Until the dataflow requires something else, every machine and every
+rebuild gets the same packages. If another version of dora has other requirements, the lock is solved anew
+and keeps the versions that still fit. dora itself is installed last (`dora.daemon.build.own_wheel`).
+
+A script may contain its requirements itself, in inline script metadata (PEP 723).
 """
 
 from __future__ import annotations
@@ -22,13 +24,15 @@ import msgspec
 
 from dora.daemon.build import own_wheel
 from dora.daemon.build.commands import Log, Processes, quoted
-from dora.daemon.processes.interpreter import environment_folder, find_uv, wheel_path
+from dora.daemon.processes.interpreter import find_uv, wheel_path
+from dora.daemon.processes.launch_spec import LaunchSpec
+from dora.daemon.processes.programs import program_path
 from dora.dataflow.model import Dataflow, NodeSpec, PythonEnvironment
 from dora.dataflow.parser.files import read_bytes
 from dora.dataflow.parser.programs import requirement_fault
 from dora.errors import BuildError
 
-_STAMP = "dora-environment"  # written last: what the environment was made from
+_STAMP = "dora-environment"  # file written last: hashes of the wheel and the lock
 
 
 def require_uv(what: str) -> str:
@@ -47,38 +51,39 @@ class EnvironmentMaker:
 
     def __init__(
         self,
-        dataflow: Dataflow,
-        node: NodeSpec,
+        spec: LaunchSpec,
+        working_dir: str,
         processes: Processes,
         log: Log,
         environ: Mapping[str, str],
         *,
         offline: bool = False,
     ) -> None:
-        folder = environment_folder(dataflow, node, uv=True)
+        """``working_dir`` is that of the dataflow, below which environments are made."""
+        node, folder = spec.node, spec.interpreter.folder
         assert folder is not None
         self.folder = folder
         self._what = f"{node.place or '<dataflow>'}: the Python environment of node `{node.id}`"
-        self._shown = os.path.relpath(folder, dataflow.working_dir)
+        self._shown = os.path.relpath(folder, working_dir)
         self._node = node
-        self._directory = dataflow.directory_of(node)
+        self._directory = spec.directory
         self._python = f"{folder}/bin/python"
         self._processes = processes
         self._log = log
-        self._wheel = wheel_path(dataflow.working_dir)
+        self._wheel = wheel_path(working_dir)
         self._lock = (
             f"{os.path.dirname(os.path.dirname(folder))}/python-locks/{os.path.basename(folder)}.txt"
         )
-        # A project around the dataflow must not have a say, nor an activated environment.
+        # Neither a project around the dataflow nor an activated environment may change the result.
         self._env = {**environ, "UV_NO_PROGRESS": "1"}
         self._env.pop("VIRTUAL_ENV", None)
         if offline:
             self._env["UV_OFFLINE"] = "1"
 
     def ensure(self) -> None:
-        """Make the environment unless it is there as it should be; raises `BuildError`.
+        """Make the environment unless it exists and is up to date; raises `BuildError`.
 
-        The wheel of dora has to be in its place (`dora.daemon.processes.interpreter.wheel_path`).
+        The wheel of dora must exist (`dora.daemon.processes.interpreter.wheel_path`).
         """
         above, name = os.path.split(self.folder)
         os.makedirs(above, exist_ok=True)
@@ -87,7 +92,7 @@ class EnvironmentMaker:
                 return
             self._uv = require_uv(self._what)
             asked = self._node.python
-            self._log.say(f"making its Python environment {self._shown}")
+            self._log.write(f"making its Python environment {self._shown}")
             self._remove()
             version = (asked.version if asked is not None else None) or sys.executable
             self._run("venv", "--no-project", "--python", version, self.folder)
@@ -102,7 +107,7 @@ class EnvironmentMaker:
                 stamp.write(self._wanted_stamp())
 
     def _remove(self) -> None:
-        """Remove the environment that is there; raises `BuildError` if the folder is something else."""
+        """Remove an old environment; raises `BuildError` if the folder is something else."""
         if not os.path.lexists(self.folder):
             return
         is_environment = any(os.path.isfile(f"{self.folder}/{name}") for name in ("pyvenv.cfg", _STAMP))
@@ -114,7 +119,7 @@ class EnvironmentMaker:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _solve(self, requirements: tuple[str, ...]) -> None:
-        """Write the lock unless there is one that has what this dora requires."""
+        """Write the lock unless there is one that fits the requirements of this dora."""
         ours = own_wheel.requirements()
         lock = _bytes_of(self._lock).decode("utf-8", "replace")
         if os.path.isfile(self._lock) and not lacking(lock, ours):
@@ -202,15 +207,15 @@ def _locked(path: str) -> Iterator[None]:
         os.close(fd)
 
 
-# What a script says about its own environment: the block ``# /// script`` at its head (PEP 723).
+# --------------------------------------------------------------------------- inline script metadata
 
 _BEGINNING = re.compile(r"# /// ([a-zA-Z0-9-]+)").fullmatch
 
 
 def with_inline_environments(dataflow: Dataflow) -> Dataflow:
-    """Return the dataflow in which nodes whose scripts have such a block ask for what it says.
+    """Return the dataflow with the environments that its scripts require in a block ``# /// script``.
 
-    What the dataflow file says goes before. Raises `BuildError` for a block that cannot be read.
+    The dataflow file takes precedence. Raises `BuildError` for a block that cannot be read.
     """
     nodes = tuple(_with_inline_environment(dataflow, node) for node in dataflow.nodes)
     return dataflow if nodes == dataflow.nodes else msgspec.structs.replace(dataflow, nodes=nodes)
@@ -219,11 +224,11 @@ def with_inline_environments(dataflow: Dataflow) -> Dataflow:
 def _with_inline_environment(dataflow: Dataflow, node: NodeSpec) -> NodeSpec:
     if node.python is not None or node.path is None or not node.path.endswith(".py"):
         return node
-    path = os.path.join(dataflow.directory_of(node), os.path.expanduser(node.path))
+    path = program_path(dataflow, node, node.path)
     try:
         text = read_bytes(path).decode()
     except (OSError, UnicodeDecodeError):
-        return node  # said where it is run
+        return node  # reported when it is started
     if "# /// script" not in text:
         return node
     environment = inline_environment(text, path)
@@ -231,7 +236,7 @@ def _with_inline_environment(dataflow: Dataflow, node: NodeSpec) -> NodeSpec:
 
 
 def inline_environment(text: str, path: str) -> PythonEnvironment | None:
-    """Return what the block in a script asks for, None if there is no block; raises `BuildError`.
+    """Return the environment that a script requires, None if it has no block; raises `BuildError`.
 
     >>> inline_environment("# /// script\\n# dependencies = ['rich']\\n# ///\\n", "a.py").requirements
     ('rich',)
@@ -263,10 +268,10 @@ def inline_environment(text: str, path: str) -> PythonEnvironment | None:
 
 
 def _blocks(text: str) -> list[list[str]]:
-    """Return the lines of the blocks of this type, as the specification says what they are.
+    """Return the lines of the blocks of type ``script``.
 
-    packaging.python.org/specifications/inline-script-metadata: a block goes on to the last `# ///` of
-    the comment that begins with it.
+    According to packaging.python.org/specifications/inline-script-metadata, a block ends with the last
+    ``# ///`` of the comment that it begins.
     """
     found: list[list[str]] = []
     lines = text.splitlines()
@@ -295,5 +300,5 @@ def _version_fault(text: str) -> str:
     try:
         SpecifierSet(text if len(text) <= 200 else "?")
     except InvalidSpecifier:
-        return "is no range of versions, as `>=3.11`"
+        return "is no range of versions such as `>=3.11`"
     return ""

@@ -12,7 +12,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from dora.daemon.build.shadowing import PROVIDED
-from dora.daemon.processes.command import BUILTIN_NODES, RUST_PACKAGES
+from dora.daemon.processes.programs import BUILTIN_NODES, RUST_PACKAGES
 from dora.dataflow.parser.files import read_bytes
 
 # Options of `pip install` and `uv pip install` that take a value in a word of its own. Whatever is not

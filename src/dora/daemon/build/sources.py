@@ -68,7 +68,7 @@ class _Clone:
 
     def make(self) -> None:
         source = self._source
-        self._log.say(f"cloning {source.repository}")
+        self._log.write(f"cloning {source.repository}")
         above = os.path.dirname(self.folder)
         os.makedirs(above, exist_ok=True)
         # Whatever ends this leaves no half clone where a whole one is expected.
@@ -96,7 +96,7 @@ class _Clone:
         before = self._head()
         self._check_out(self.folder)
         if self._head() != before:
-            self._log.say(f"{self._source.repository} is now at {self._head()[:12]}")
+            self._log.write(f"{self._source.repository} is now at {self._head()[:12]}")
 
     def _check_out(self, folder: str) -> None:
         source = self._source
@@ -158,7 +158,7 @@ def ensure_download(dataflow: Dataflow, node: NodeSpec, log: Log, *, update: boo
             return
     if offline:
         raise BuildError(f"{what} is not downloaded yet, and --offline forbids to fetch it")
-    log.say(f"downloading {source.url}")
+    log.write(f"downloading {source.url}")
     os.makedirs(os.path.dirname(path), exist_ok=True)
     unfinished = f"{path}.{os.getpid()}"
     try:

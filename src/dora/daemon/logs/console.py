@@ -1,9 +1,12 @@
-"""Show log entries on a terminal (or wherever standard output goes) without holding anyone up.
+"""Shows log entries on standard output without blocking the daemon.
 
-The daemon hands over entries and goes on; a thread renders and writes them. A terminal that is
-stopped (Ctrl-S) or slow must not stop the supervision of nodes: when too many lines wait, further
-ones are counted instead of shown. They are in the log files all the same. At the end, what waits is
-written as long as somebody takes it.
+The daemon queues entries; a thread renders and writes them. A terminal that is stopped (Ctrl-S) or slow
+must not stop the supervision of nodes: if too many entries wait, further ones are counted instead of shown.
+The log files contain them nevertheless. At the end, the waiting entries are written for as long as the
+stream takes them.
+
+A write to a full pipe or a stopped terminal does not return, and Python cannot end while a thread is in one
+and holds the lock of `sys.stdout`. So `NonBlockingStream` polls the file descriptor before each write.
 """
 
 from __future__ import annotations
@@ -21,55 +24,48 @@ from dora.daemon.logs.filters import LogFilter
 from dora.daemon.logs.formats import Renderer
 from dora.daemon.logs.terminal import control, for_stream
 
-# Write text to a stream without being stuck in it: whoever reads it may be slow, or have stopped.
-#
-# A write to a full pipe or a stopped terminal does not return, and Python cannot end while a thread sits in
-# one, holding the lock of `sys.stdout`. So nothing is written to a file descriptor before it takes
-# something.
-
-_PIECE_outlet: Final = 4096  # bytes that a descriptor which takes something takes at once: PIPE_BUF
-_LOOK: Final = 0.2  # seconds between looks whether to go on
+_WRITE_SIZE: Final = 4096  # bytes that a writable descriptor takes without blocking: PIPE_BUF
+_POLL_TIMEOUT: Final = 0.2  # seconds between two calls of ``go_on``
 
 
 class NonBlockingStream:
-    """Where text goes. ``taken`` counts the pieces that the stream took so far."""
+    """A stream that is only written to while it takes text. ``writes`` counts the writes so far."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self.taken = 0
+        self.writes = 0
 
     def write(self, text: str, go_on: Callable[[], bool]) -> bool:
         """Write text at once, as long as ``go_on()``; tells whether all of it is written.
 
-        Raises ``OSError`` or ``ValueError`` if the stream takes no more. Characters that it cannot encode
-        are replaced, not refused. On a terminal, control characters are shown; see
-        `dora.daemon.logs.terminal`.
+        Raises ``OSError`` or ``ValueError`` if the stream is closed or broken. Characters that it cannot
+        encode are replaced. On a terminal, control characters are escaped; see `dora.daemon.logs.terminal`.
         """
         text = for_stream(self._stream, text)
         descriptor = _descriptor(self._stream)
         if descriptor is None:
             write_text(self._stream, text)
-            self.taken += 1
+            self.writes += 1
             return True
-        self._stream.flush()  # what others wrote comes before
+        self._stream.flush()  # what was written before comes first
         data = memoryview(text.encode(self._stream.encoding, "backslashreplace"))
         poll = select.poll()
         poll.register(descriptor, select.POLLOUT)
         while data:
-            if not poll.poll(_LOOK * 1000):
+            if not poll.poll(_POLL_TIMEOUT * 1000):
                 if not go_on():
                     return False
                 continue
             try:
-                data = data[os.write(descriptor, data[:_PIECE_outlet]) :]
+                data = data[os.write(descriptor, data[:_WRITE_SIZE]) :]
             except BlockingIOError:  # another program has made our terminal non-blocking
                 continue
-            self.taken += 1
+            self.writes += 1
         return True
 
 
 def _descriptor(stream: TextIO) -> int | None:
-    """Return the file descriptor behind a stream; None if it is something else, a notebook's say."""
+    """Return the file descriptor behind a stream; None if it has none, as in a notebook."""
     if not isinstance(stream, io.TextIOWrapper):
         return None
     try:
@@ -79,9 +75,9 @@ def _descriptor(stream: TextIO) -> int | None:
 
 
 def write_text(stream: TextIO, text: str) -> None:
-    """Write text at once; characters that the stream cannot encode are replaced, not refused.
+    """Write text at once; characters that the stream cannot encode are replaced.
 
-    On a terminal, control characters are shown, except for colours.
+    On a terminal, control characters are escaped, except for colours.
     """
     text = for_stream(stream, text)
     try:
@@ -96,16 +92,16 @@ MAX_WAITING = 50_000
 """Entries that may wait for the terminal."""
 
 CLOSE_TIMEOUT = 10.0
-"""Seconds after which `Console.close` gives up a terminal that takes nothing."""
+"""Seconds after which `Console.close` gives up on a terminal that takes nothing."""
 
-_PIECE = 16 * 1024  # characters that are written together
+_BATCH_SIZE = 16 * 1024  # characters that are written together
 
 
 class Console:
-    """A place for log entries: call it with each one.
+    """A sink for log entries, to be called with each one from any thread.
 
-    May be called from any thread. `close` waits until everything is written. ``on_broken`` is called
-    once, in the console's thread, when the stream takes no more.
+    `close` waits until everything is written. ``on_broken`` is called once, in the console's thread, if the
+    stream is closed or broken.
     """
 
     def __init__(
@@ -118,7 +114,7 @@ class Console:
         close_timeout: float = CLOSE_TIMEOUT,
         on_broken: Callable[[Exception], None] | None = None,
     ) -> None:
-        self._outlet = NonBlockingStream(stream)
+        self._stream = NonBlockingStream(stream)
         self._render = render
         self._filter = log_filter or LogFilter()
         self._max_waiting = max_waiting
@@ -133,7 +129,7 @@ class Console:
         """Entries that were not shown because the terminal was too slow."""
 
     def __call__(self, entry: LogEntry) -> None:
-        """Show one entry, if the filter lets it through."""
+        """Show one entry, if it passes the filter."""
         if not self._filter.shows(entry):
             return
         with self._changed:
@@ -151,14 +147,14 @@ class Console:
                 self._changed.notify()
 
     def render_by(self, render: Renderer) -> None:
-        """Render otherwise from now on."""
+        """Change how entries are rendered."""
         self._render = render
 
     def close(self) -> None:
-        """Write what still waits, and take no more.
+        """Write all waiting entries, and accept no more.
 
-        Gives up when nothing was taken for ``close_timeout`` seconds, or at Ctrl-C; what is not written
-        then counts as not shown.
+        Gives up if nothing could be written for ``close_timeout`` seconds, or at Ctrl-C. Unwritten entries
+        then count as not shown.
         """
         with self._changed:
             self._closed = True
@@ -166,27 +162,27 @@ class Console:
         if self._thread is None:
             return
         try:
-            taken = -1
-            while self._thread.is_alive() and taken != self._outlet.taken:
-                taken = self._outlet.taken
+            writes = -1
+            while self._thread.is_alive() and writes != self._stream.writes:
+                writes = self._stream.writes
                 self._thread.join(self._close_timeout)
         except KeyboardInterrupt:
-            pass  # whoever waits for us wants the rest no more
+            pass  # the user does not want to wait for the rest
         with self._changed:
             self._given_up = True
             self.not_shown += self._unwritten
 
     def _work(self) -> None:
         try:
-            for text, count in self._pieces():
-                if not self._outlet.write(text, lambda: not self._given_up):
+            for text, count in self._batches():
+                if not self._stream.write(text, lambda: not self._given_up):
                     return
                 with self._changed:
                     if self._given_up:
                         return
                     self._unwritten -= count
         except (OSError, ValueError) as error:
-            # Whoever read our output (a pipe, a terminal) is gone. The dataflow is not.
+            # The reader of standard output is gone; the dataflow goes on.
             with self._changed:
                 self._broken = True
                 self._waiting.clear()
@@ -194,10 +190,10 @@ class Console:
             if self._on_broken is not None:
                 self._on_broken(error)
 
-    def _pieces(self) -> Iterator[tuple[str, int]]:
-        """Yield what is to be written next, and how many entries that is, until all is written.
+    def _batches(self) -> Iterator[tuple[str, int]]:
+        """Yield text to write with its number of entries, until the console is closed and empty.
 
-        Entries that come in a burst go together: a chatty node costs few system calls.
+        Entries of a burst are joined, so a chatty node costs few system calls.
         """
         while True:
             with self._changed:
@@ -212,7 +208,7 @@ class Console:
             for entry in batch:
                 lines.append(self._render(entry) + "\n")
                 size += len(lines[-1])
-                if size >= _PIECE:
+                if size >= _BATCH_SIZE:
                     yield "".join(lines), len(lines)
                     lines, size = [], 0
             if lines:

@@ -1,6 +1,6 @@
-"""Details of dora's own work, for who asks for them with ``RUST_LOG`` (`dora.daemon.logs.directives`).
+"""Debug logs of dora itself, enabled by ``RUST_LOG`` (`dora.daemon.logs.directives`).
 
-Everything that may tell something imports this module, so it imports next to nothing.
+Many modules import this one, so it imports next to nothing.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ LEVELS: Final = {"off": 100, "error": 40, "warn": 30, "info": 20, "debug": 10, "
 """Name → level of `logging`."""
 
 _LONGEST = 80  # characters of a value that is shown
-_SECRET = frozenset({"secret", "ticket", "token"})  # fields whose values let somebody in
+_SECRET = frozenset({"secret", "ticket", "token"})  # fields whose values give access
 
 
 def debug_log(name: str) -> logging.Logger | None:
-    """Return the logger of a part if somebody wants to know its details, None otherwise.
+    """Return the logger of a part if it is enabled for debug messages, None otherwise.
 
-    Nobody does in a process that has not even loaded `logging`, and loading it takes over a millisecond.
+    None is enabled in a process that has not loaded `logging`, which takes over a millisecond.
     """
     if "logging" not in sys.modules:
         return None
@@ -35,16 +35,16 @@ def debug_log(name: str) -> logging.Logger | None:
 
 
 def shown(record: msgspec.Struct) -> str:
-    """Return an event, a command or a message on one line, with what tells it from the usual.
+    """Return an event, a command or a message on one line, with the fields that differ from their defaults.
 
-    Of values with a structure only the kind is shown, or how many there are.
+    Of a structured value, only its type or its length is shown.
     """
-    told = []
+    fields = []
     for field in msgspec.structs.fields(record):
         value = getattr(record, field.name)
         if value != field.default and not (isinstance(value, (tuple, list, dict)) and not value):
-            told.append(f"{field.name}={'…' if field.name in _SECRET else _value(value)}")
-    return f"{type(record).__name__}({', '.join(told)})"
+            fields.append(f"{field.name}={'…' if field.name in _SECRET else _value(value)}")
+    return f"{type(record).__name__}({', '.join(fields)})"
 
 
 def _value(value: Any) -> str:

@@ -1,9 +1,9 @@
-"""What dora tells of its own work on standard error: ``RUST_LOG``, as existing set-ups have it.
+"""Debug output of dora itself on standard error, set by ``RUST_LOG`` like in dora-rs.
 
 The value is a list of directives, ``LEVEL`` for all of dora or ``TARGET=LEVEL`` for a part of it. Targets
-are the loggers of Python's `logging`, ``dora.daemon`` and so on, also as dora-rs calls them:
-``dora_daemon::spawn``. What no directive speaks of has the level ``info``. Libraries do not count as parts
-of dora: only a directive of their own lets them tell more than warnings.
+are the loggers of Python's `logging`, ``dora.daemon`` and so on, also in the spelling of dora-rs:
+``dora_daemon::spawn``. A target without a directive has the level ``info``. Libraries do not count as parts
+of dora: they log warnings only, unless a directive names them.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def _name(target: str) -> str:
 
 
 def configure(text: str, about: str = "") -> list[str]:
-    """Let this process tell what ``RUST_LOG`` (``text``) asks for; return what of it is not understood.
+    """Configure `logging` as ``RUST_LOG`` (``text``) says; return a sentence for each thing not understood.
 
     ``about`` begins every message.
     """

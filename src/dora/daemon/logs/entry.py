@@ -1,4 +1,4 @@
-"""One log entry, the unit that logs are made of everywhere: console, files, ``dora/logs`` inputs."""
+"""Log entries, as in the console, the log files and ``dora/logs`` inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which log entries are shown: the order of the levels, thresholds, and thresholds per node."""
+"""Filters of log entries: the order of the levels, thresholds, and thresholds per node."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def parse_filter(text: str) -> dict[str, LogLevel]:
 
 
 class LogFilter(msgspec.Struct, frozen=True):
-    """What a console shows: a threshold for all, and others for single nodes."""
+    """Filter of a console: a threshold for all nodes, and others for single nodes."""
 
     level: LogLevel = "stdout"
     nodes: Mapping[str, LogLevel] = {}
@@ -68,12 +68,12 @@ class LogFilter(msgspec.Struct, frozen=True):
 
 
 def nodes_are_quiet(environ: Mapping[str, str]) -> bool:
-    """Tell whether what nodes log goes to the log files only: ``DORA_QUIET``, with any value."""
+    """Tell whether entries of nodes go to the log files only: ``DORA_QUIET``, with any value."""
     return bool(environ.get("DORA_QUIET"))
 
 
 def is_of_node(entry: LogEntry) -> bool:
-    """Tell whether a node has said this, and not dora about it.
+    """Tell whether an entry comes from a node, and not from dora about it.
 
     >>> is_of_node(LogEntry(0, "info", "camera", "opened")), is_of_node(LogEntry(0, "info", None, "done"))
     (True, False)

@@ -1,4 +1,4 @@
-"""Where the lines of nodes go: to other nodes' inputs, the log files, the console.
+"""Routes the lines that nodes print to inputs of other nodes, the log files and the console.
 
 The order for one captured line is: ``send_stdout_as``, parsing, ``min_log_level``, ``dora/logs``
 inputs, ``send_logs_as``, log file, console.
@@ -20,15 +20,15 @@ from dora.wire.excerpt import LINES_KEPT, telling_lines
 from dora.wire.node_protocol import TextInput
 
 _NO_OPTIONS = LogOptions()  # of a node that was removed, and whose process still prints
-HELD_LINES = 1000  # per node, printed by others before it was running
+HELD_LINES = 1000  # per node, kept for it until it runs
 TRACEBACK_AFTER = 0.2  # seconds of silence after which a traceback is over
 
 Deliver = Callable[[str, TextInput], bool | None]
-"""Give a frame to a node: True if it was taken, False if it was lost, None if the node is to come."""
+"""Send a frame to a node: True if it was sent, False if it was lost, None if the node has not started."""
 
 
 class TextRouter:
-    """Turns lines into log entries and hands both on.
+    """Turns lines into log entries and delivers both.
 
     ``deliver`` reaches the nodes; ``sink`` takes every entry that is kept (file and console).
     ``sent`` and ``dropped`` count lines per board slot of the receiving input.
@@ -57,7 +57,7 @@ class TextRouter:
         self.change(dataflow, links)
 
     def change(self, dataflow: Dataflow, links: tuple[Link, ...]) -> None:
-        """Go over to another dataflow."""
+        """Change to another dataflow."""
         self._options = {node.id: node.log for node in dataflow.nodes}
         self._log_inputs = [
             (node.id, item.id, item.source)
@@ -73,7 +73,7 @@ class TextRouter:
                 edges.setdefault(link.consumer, []).append((link.input, link.slot))
 
     def line(self, node_id: str, stream: Stream, text: str) -> None:
-        """Take one captured line."""
+        """Handle one captured line."""
         options = self._options.get(node_id, _NO_OPTIONS)
         if options.send_stdout_as is not None:
             self._publish(node_id, options.send_stdout_as, text + "\n")
@@ -88,7 +88,7 @@ class TextRouter:
             self.entry(entry)
 
     def _raw(self, node_id: str, text: str) -> None:
-        """Take a line of stderr without a level; those of a traceback become one entry."""
+        """Handle a line of stderr without a level; those of a traceback become one entry."""
         tracebacks = self._tracebacks.get(node_id)
         if tracebacks is None:
             tracebacks = self._tracebacks[node_id] = Tracebacks()
@@ -98,7 +98,7 @@ class TextRouter:
             self._call_later(TRACEBACK_AFTER, lambda: self.end_traceback(node_id))
 
     def end_traceback(self, node_id: str) -> None:
-        """Let go of a traceback that is held: nothing more of it will come."""
+        """Log a traceback that is held, because no more lines of it will come."""
         if (tracebacks := self._tracebacks.get(node_id)) is not None:
             self._errors(node_id, tracebacks.flush())
 
@@ -108,7 +108,7 @@ class TextRouter:
             self.entry(LogEntry(time.time_ns(), level, node_id, text, "stderr"))
 
     def entry(self, entry: LogEntry) -> None:
-        """Take a log entry, a node's or the daemon's own."""
+        """Handle a log entry of a node or of the daemon."""
         options = self._options.get(entry.node_id or "")
         threshold = options.min_log_level if options is not None else None
         if threshold is not None and not passes(entry.level, threshold):
@@ -123,11 +123,11 @@ class TextRouter:
         return telling_lines(tuple(stderr or stdout))
 
     def forget_lines(self, node_id: str) -> None:
-        """Forget what was printed so far: the node starts anew."""
+        """Forget the lines of a node that starts again."""
         self._last.pop(node_id, None)
 
     def release(self, node_id: str) -> None:
-        """Deliver what was held for a node that runs now."""
+        """Deliver the frames that were held for a node that runs now."""
         for frame, slots in self._held.pop(node_id, ()):
             self._count(self._deliver(node_id, frame) is True, slots)
 
@@ -140,7 +140,7 @@ class TextRouter:
             if passes(entry.level, source.level):
                 wanted.setdefault(consumer, []).append(input_id)
         for consumer, inputs in wanted.items():
-            self._give(consumer, TextInput(inputs, text), [])
+            self._deliver_or_hold(consumer, TextInput(inputs, text), [])
         if entry.node_id is not None and entry.level != "stdout":
             output = self._options.get(entry.node_id, _NO_OPTIONS).send_logs_as
             if output is not None:
@@ -149,9 +149,9 @@ class TextRouter:
     def _publish(self, node_id: str, output: str, text: str) -> None:
         for consumer, edges in self._edges.get((node_id, output), {}).items():
             frame = TextInput([input_id for input_id, _ in edges], text)
-            self._give(consumer, frame, [slot for _, slot in edges])
+            self._deliver_or_hold(consumer, frame, [slot for _, slot in edges])
 
-    def _give(self, consumer: str, frame: TextInput, slots: list[int]) -> None:
+    def _deliver_or_hold(self, consumer: str, frame: TextInput, slots: list[int]) -> None:
         taken = self._deliver(consumer, frame)
         if taken is not None:
             self._count(taken, slots)

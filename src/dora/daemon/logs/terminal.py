@@ -1,4 +1,4 @@
-"""What reaches a terminal: text of others without characters that control it.
+"""Text for terminals, without characters that control them.
 
 Names, statuses, errors, log lines and values come from nodes, other machines and files. Escape sequences in
 them could set the title, write to the clipboard, overwrite lines or reorder text. On a terminal, these

@@ -54,7 +54,7 @@ class LogFiles:
     """Write the entries of a dataflow into the files of one directory.
 
     The directory and the files appear with the first entry. Existing files are appended to.
-    ``on_trouble`` gets one sentence when files cannot be written; by default nobody is told.
+    ``on_warning`` gets one message when files cannot be written.
     Not thread-safe: use it from one thread.
     """
 
@@ -62,12 +62,12 @@ class LogFiles:
         self,
         directory: str,
         options: Mapping[str, LogOptions] | None = None,
-        on_trouble: Callable[[str], None] | None = None,
+        on_warning: Callable[[str], None] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.directory = directory
         self._options = options or {}
-        self._on_trouble = on_trouble
+        self._on_warning = on_warning
         self._clock = clock
         self._reported: set[str] = set()
         self._files: dict[str, _LogFile] = {}
@@ -114,8 +114,8 @@ class LogFiles:
         if reason in self._reported:
             return
         self._reported.add(reason)
-        if self._on_trouble is not None:
-            self._on_trouble(
+        if self._on_warning is not None:
+            self._on_warning(
                 f"cannot write log files in {self.directory}: {reason}; the dataflow goes on, and its log "
                 "files lack lines"
             )
@@ -126,14 +126,14 @@ class _LogFile:
         self,
         path: str,
         options: LogOptions,
-        on_trouble: Callable[[str], None],
+        on_warning: Callable[[str], None],
         clock: Callable[[], float],
     ) -> None:
         self.lost = 0
         self._path = path
         self._limit = options.max_log_size
         self._keep = options.max_rotated_files
-        self._on_trouble = on_trouble
+        self._on_warning = on_warning
         self._clock = clock
         self._descriptor = -1
         self._size = 0
@@ -151,7 +151,7 @@ class _LogFile:
             self.lost += 1
             self.close()
             self._retry_at = self._clock() + RETRY_AFTER
-            self._on_trouble(error.strerror or str(error))
+            self._on_warning(error.strerror or str(error))
 
     def close(self) -> None:
         if self._descriptor >= 0:

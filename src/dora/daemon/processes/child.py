@@ -13,7 +13,7 @@ from typing import IO
 
 from dora.daemon.event_loop import READ, Loop, Timer
 from dora.daemon.logs.entry import Stream
-from dora.daemon.processes.command import CannotSpawn
+from dora.daemon.processes.launch_spec import CannotSpawn
 
 # Cut what a node prints into lines.
 

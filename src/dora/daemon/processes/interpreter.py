@@ -1,7 +1,7 @@
-"""Which Python runs a node: the one that runs dora, unless the node has an environment of its own.
+"""Python environments of nodes: that of dora, unless the node has one of its own.
 
-A node has one if the dataflow file (or the head of its script) says what it needs, or if it has build
-commands and dora was told ``--uv``. ``dora.building`` makes the environments; here is only where they are.
+A node has an environment of its own if the dataflow file (or the head of its script) says what it needs,
+or if it has build commands and the run has the option ``--uv``. `dora.daemon.build` makes the environments.
 """
 
 from __future__ import annotations
@@ -19,20 +19,24 @@ FOLDER = ".dora"  # in the dataflow's working directory: environments, locks, cl
 
 @dataclass(frozen=True)
 class Interpreter:
-    """How to run Python, and other programs, for a node."""
+    """The commands that run Python, and other programs, for a node."""
 
     python: tuple[str, ...] = (sys.executable,)
     wrapper: tuple[str, ...] = ()  # the words in front of another program
-    programs: str | None = None  # the folder where programs are looked for first
+    folder: str | None = None  # of the node's own environment
     variables: Mapping[str, str] = field(default_factory=dict)  # for the environment of the process
+
+    @property
+    def programs(self) -> str | None:
+        """The folder that is searched for programs first, if the node has its own environment."""
+        return None if self.folder is None else f"{self.folder}/bin"
 
 
 def interpreter_of(dataflow: Dataflow, node: NodeSpec, *, uv: bool) -> Interpreter:
-    """Return what runs a node. With ``uv``, in a project, that is ``uv run python``."""
+    """Return the interpreter of a node. With ``uv``, in a project, that is ``uv run python``."""
     folder = environment_folder(dataflow, node, uv=uv)
     if folder is not None:
-        programs = f"{folder}/bin"
-        return Interpreter((f"{programs}/python",), (), programs, {"VIRTUAL_ENV": folder})
+        return Interpreter((f"{folder}/bin/python",), (), folder, {"VIRTUAL_ENV": folder})
     if uv and project_above(dataflow.directory_of(node)):
         run = (find_uv() or "uv", "run", "--with", wheel_path(dataflow.working_dir))
         return Interpreter((*run, "python"), run)
@@ -42,14 +46,14 @@ def interpreter_of(dataflow: Dataflow, node: NodeSpec, *, uv: bool) -> Interpret
 def environment_folder(dataflow: Dataflow, node: NodeSpec, *, uv: bool) -> str | None:
     """Return the folder of a node's own environment, None if it has none.
 
-    What it asks for is part of the name, so that a changed dataflow does not touch the environment of
-    one that is running.
+    The name contains a hash of what the node requires, so a changed dataflow does not touch the
+    environment of a running one.
     """
     if node.python is not None:
         from hashlib import sha256
 
-        asked = repr((node.python.version, node.python.requirements, node.build))
-        name = f"{node.id}-{sha256(asked.encode()).hexdigest()[:8]}"
+        required = repr((node.python.version, node.python.requirements, node.build))
+        name = f"{node.id}-{sha256(required.encode()).hexdigest()[:8]}"
     elif uv and node.build:
         name = node.id
     else:
@@ -76,5 +80,5 @@ def project_above(directory: str) -> bool:
 
 
 def wheel_path(working_dir: str) -> str:
-    """Return where the wheel of this dora is put for environments that need it."""
+    """Return the path of the wheel of this dora, for environments that need it."""
     return f"{working_dir}/{FOLDER}/dora_dataflow-{__version__}-py3-none-any.whl"

@@ -1,44 +1,70 @@
-"""Whether there is what the nodes run: looked at once before anything is started, and all told at once."""
+"""Programs that the ``path`` of a node can name: files, commands, and nodes that come with dora."""
 
 from __future__ import annotations
 
 import os
+import sys
+from dataclasses import dataclass
 
-from dora.daemon.processes.command import CannotSpawn, NoSuchCommand, command_line, search_path
-from dora.daemon.processes.interpreter import interpreter_of
-from dora.dataflow.model import Dataflow, NodeSpec, Program
-from dora.dataflow.parser.files import names_a_file
-from dora.dataflow.problems import each_once
-from dora.errors import Problem
+from dora.dataflow.model import Dataflow, NodeSpec
 
 
-def missing_programs(dataflow: Dataflow, *, uv: bool = False) -> list[Problem]:
-    """Return a problem for every command that cannot be run here, and every file that a build did not make.
+@dataclass(frozen=True)
+class BuiltinNode:
+    """A node that comes with dora and takes the place of a published package.
 
-    `dora.dataflow.missing_files` tells of the other files. ``uv`` is the option of the run.
+    ``path: dora-rerun`` starts a module of dora, and a build command ``pip install dora-rerun`` installs
+    what that module needs. A file of that name in the dataflow's directory takes precedence.
+
+    ``module`` is run with ``python -m``. ``requirement`` is what pip installs for it, and what the optional
+    extra ``extra`` of dora requires; "": dora itself has all it needs.
     """
-    nodes = {node.id: node for node in dataflow.nodes}
-    problems: list[Problem] = []
-    for program in dataflow.programs:
-        node = nodes.get(program.node)
-        if node is None or (names_a_file(program.path) and not program.built):
-            continue
-        try:
-            _look(dataflow, node, program, uv=uv)
-        except CannotSpawn as error:
-            message = f"{program.place.message} cannot be started: {error}"
-            hint = "install it, for example with a `build` line" if isinstance(error, NoSuchCommand) else ""
-            problems.append(program.place._replace(message=message, hint=hint))
-    return each_once(problems)
+
+    module: str
+    requirement: str = ""
+    extra: str = ""
 
 
-def _look(dataflow: Dataflow, node: NodeSpec, program: Program, *, uv: bool) -> None:
-    directory = dataflow.directory_of(node)
-    if node.path is None:  # the program is an operator's
-        file = os.path.join(directory, os.path.expanduser(program.path))
-        if not os.path.isfile(file):
-            raise CannotSpawn(f"there is no file {file}")
-        return
-    interpreter = interpreter_of(dataflow, node, uv=uv)
-    path = search_path(dataflow, node, interpreter, os.environ)
-    command_line(node, directory, interpreter, allow_shell=True, search_path=path)
+BUILTIN_NODES = {
+    "dora-rerun": BuiltinNode(module="dora.nodes.rerun", requirement="rerun-sdk>=0.32,<1", extra="rerun"),
+    "dora-replay": BuiltinNode(module="dora.recording.replay.player"),
+}
+"""Name in ``path`` → node. The name is also that of the replaced package, in pip's spelling."""
+
+RUST_PACKAGES = {
+    "dora-rav1e": "encode images in a Python node, for example with opencv-python or PyAV",
+    "dora-dav1d": "decode images in a Python node, for example with opencv-python or PyAV",
+    "dora-object-to-pose": "compute the poses in a Python node",
+    "dora-kit-car": "drive the car from a Python node",
+}
+"""Published programs that cannot join a dataflow, and what to do instead."""
+
+
+def why_refused(package: str) -> str:
+    """Return the error message about one of the `RUST_PACKAGES`."""
+    return (
+        f"`{package}` is a program in Rust that speaks an old wire protocol, so it cannot join a dataflow; "
+        f"{RUST_PACKAGES[package]}"
+    )
+
+
+def program_path(dataflow: Dataflow, node: NodeSpec, path: str) -> str:
+    """Return the file that a ``path`` of a node or operator means if it is no command."""
+    return os.path.join(dataflow.directory_of(node), os.path.expanduser(path))
+
+
+def find_program(name: str, search_path: str | None = None, first: str | None = None) -> str | None:
+    """Return the path of a command, None if there is none.
+
+    The folder ``first``, then ``search_path`` (default: ``PATH``), then the folder of the interpreter are
+    searched.
+    """
+    if os.sep in name:
+        return None
+    path = search_path if search_path is not None else os.environ.get("PATH", os.defpath)
+    folders = (*path.split(os.pathsep), os.path.dirname(sys.executable))
+    for directory in folders if first is None else (first, *folders):
+        candidate = os.path.join(directory or os.curdir, name)
+        if os.path.isfile(candidate) and os.access(candidate, os.X_OK):
+            return candidate
+    return None

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Literal
 
 from dora.daemon.event_loop import Loop
-from dora.daemon.processes.command import find_program
+from dora.daemon.processes.programs import find_program
 from dora.daemon.reload.imports import CodeFiles, Sources
 from dora.daemon.supervisor.events import CodeChanged
 from dora.dataflow.model import Dataflow, NodeSpec
@@ -95,11 +95,11 @@ class HotReload:
         dataflow: Dataflow,
         loop: Loop,
         on_change: Callable[[CodeChanged], None],
-        note: Callable[[Literal["error", "info"], str | None, str], None],
+        write_log: Callable[[Literal["error", "info"], str | None, str], None],
     ) -> None:
         self._loop = loop
         self._on_change = on_change
-        self._note = note
+        self._write_log = write_log
         self._file = dataflow.file
         self._sources = Sources()
         self._files = FileWatch()
@@ -152,7 +152,9 @@ class HotReload:
                 continue
             program.follow()
             if node_id in self._compiled and (fault := _first_fault(changed & program.files)):
-                self._note("error", node_id, f"the new code does not start, the old code goes on: {fault}")
+                self._write_log(
+                    "error", node_id, f"the new code does not start, the old code goes on: {fault}"
+                )
                 continue
             before = events.get(node_id, CodeChanged(node_id))
             if operator_id:
@@ -164,7 +166,7 @@ class HotReload:
         self._watch()
         if self._file in changed:
             text = "the dataflow file has changed; that counts from the next `dora run` on"
-            self._note("info", None, text)
+            self._write_log("info", None, text)
         for event in events.values():
             self._on_change(event)
 

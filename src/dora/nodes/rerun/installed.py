@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dora.daemon.processes.command import BUILTIN_NODES
+from dora.daemon.processes.programs import BUILTIN_NODES
 from dora.errors import DoraError
 
 

@@ -102,7 +102,7 @@ def in_cycles(dataflow: Dataflow, live: Collection[str]) -> set[tuple[str, str]]
     return {(a, b) for a in live for b in after[a] if a in reach[b]}
 
 
-PLAYER: Final = "dora-replay"  # the `path` of a player, see `dora.daemon.processes.command`
+PLAYER: Final = "dora-replay"  # the `path` of a player, see `dora.daemon.processes.programs`
 FILE: Final = "DORA_REPLAY_FILE"
 NODE: Final = "DORA_REPLAY_NODE"
 SPEED: Final = "DORA_REPLAY_SPEED"
