@@ -114,7 +114,7 @@ function Dataflow(props: {
     about(uuid).then(setTold, (error: Error) => setProblem(error.message));
   }, [uuid, listed?.status]);
   useEffect(() => {
-    // The list does not tell how each dataflow ended.
+    // The list does not contain how each dataflow ended.
     if (ended) ask<Listed>("GET", `/api/dataflows/${uuid}`).then(({ result }) => setFailures(result?.failures ?? []), () => {});
   }, [uuid, ended]);
   useEffect(() => {
@@ -127,7 +127,7 @@ function Dataflow(props: {
   }, []);
 
   const newest: Graph | null = live.graph ?? told?.graph ?? null;
-  const graph = useMemo(() => newest, [JSON.stringify(newest)]); // laid out anew only if it has changed
+  const graph = useMemo(() => newest, [JSON.stringify(newest)]); // laid out again only if it has changed
   const running = !ended && live.connection === "open";
   const select = useCallback((chosen: Selected) => {
     setSelected(chosen);

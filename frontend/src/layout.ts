@@ -94,7 +94,7 @@ export function headHeight(box: Box): number {
   return PADDING + TITLE + (box.program ? PROGRAM : 0) + 6;
 }
 
-/** Shorten a text to a width: paths keep their end, which tells most. */
+/** Shorten a text to a width: paths keep their end, which says most. */
 export function fitted(text: string, font: Font, measure: Measure, keep: "start" | "end" = "start"): string {
   if (measure(text, font) <= MAX_TEXT) return text;
   let short = text;
@@ -137,7 +137,7 @@ class Drawing {
         this.edges.push({ edge, source: source.id, target: edge.target });
         continue;
       }
-      // One clock with edges all over the picture helps nobody: each listener gets its own.
+      // One clock with edges all over the picture is hard to read: each receiver gets its own.
       const key = `${source.id} for ${edge.target}/${edge.input}`;
       this.boxes.set(key, { ...source, group: byId.get(edge.target)!.group });
       this.edges.push({ edge, source: key, target: edge.target });

@@ -15,7 +15,7 @@ export function ParameterList(props: { uuid: string; node: string }) {
     setValues(null);
     setTold("");
     void load();
-    const timer = setInterval(load, 3000); // somebody else may change them
+    const timer = setInterval(load, 3000); // another client may change them
     return () => clearInterval(timer);
   }, [path]);
 

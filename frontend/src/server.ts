@@ -24,7 +24,7 @@ export interface About {
 
 const KEY = "page"; // of this origin alone, while a cookie goes to every port of a host
 
-/** Keep what the page has to show with each request, besides the cookie of its browser. */
+/** Keep the key that the page sends with each request, besides the cookie of its browser. */
 export const keep = (key: string) => localStorage.setItem(KEY, key);
 const kept = () => localStorage.getItem(KEY) ?? "";
 
@@ -85,7 +85,7 @@ export interface Found {
   entries: Line[];
 }
 
-/** Put together what is seen on this machine and what others tell: of each node its own machine knows best. */
+/** Merge the state of this machine with that of the others; the machine of a node is right about it. */
 function together(seen: State | null, elsewhere: State | null): State | null {
   if (!seen || !elsewhere) return seen ?? elsewhere;
   const here = new Set(seen.nodes.filter((node) => node.pid !== null).map((node) => node.id));
@@ -106,7 +106,7 @@ const MAX_LINES = 3000;
 const MAX_STEPS = 1200; // of a curve over time
 const RETRY = 1000; // milliseconds
 
-/** Follows one dataflow; who subscribes is told what has changed. */
+/** Follows one dataflow and calls subscribers when something changes. */
 export class Live {
   connection: "opening" | "open" | "lost" | "ended" = "opening";
   graph: Graph | null = null;
@@ -121,11 +121,11 @@ export class Live {
   private latency = false;
   private socket: WebSocket | null = null;
   private closed = false;
-  private searches = new Map<number, { wish: object; resolve: (found: Found) => void }>();
+  private searches = new Map<number, { query: object; resolve: (found: Found) => void }>();
   private lastTicket = 0;
   private sent = "";
-  private seen: State | null = null; // on the machine of the server
-  private elsewhere: State | null = null; // what other machines tell
+  private seen: State | null = null; // of the machine of the server
+  private elsewhere: State | null = null; // of the other machines
   private onVisible = () => this.tell();
 
   constructor(private uuid: string) {
@@ -162,13 +162,13 @@ export class Live {
     this.tell();
   }
 
-  /** Look through the whole log. */
+  /** Search the complete log. */
   search(node: string, level: string, text: string): Promise<Found> {
     const ticket = ++this.lastTicket;
     return new Promise((resolve) => {
-      const wish = { type: "search", ticket, node, level, text };
-      this.searches.set(ticket, { wish, resolve });
-      this.send(wish);
+      const query = { type: "search", ticket, node, level, text };
+      this.searches.set(ticket, { query, resolve });
+      this.send(query);
     });
   }
 
@@ -182,8 +182,8 @@ export class Live {
       this.sent = "";
       this.connection = "open";
       this.tell();
-      // What the former connection has not answered, this one is asked.
-      for (const { wish } of this.searches.values()) this.send(wish);
+      // Repeat the queries that the former connection has not answered.
+      for (const { query } of this.searches.values()) this.send(query);
       this.emit("connection");
     };
     socket.onmessage = ({ data }) => (typeof data === "string" ? this.take(data) : this.takePreview(data));
@@ -197,7 +197,7 @@ export class Live {
 
   private take(data: string): void {
     if (data === "{}") {
-      // The next delivery is wanted when this one is on the screen; not at all while nobody sees it.
+      // The next delivery is wanted when this one is on the screen; not at all while the page is hidden.
       requestAnimationFrame(() => this.send({ type: "next" }));
       return;
     }

@@ -135,7 +135,7 @@ export class GraphView {
     this.onSelect(selected);
   }
 
-  /** Let something stand out without telling `onSelect`, who knows already. */
+  /** Highlight something without a call of `onSelect`. */
   highlightOnly(selected: Selected): void {
     this.selected = selected;
     this.highlight(selected);

@@ -1,4 +1,4 @@
-"""The words that went stay away: code, messages and pages use the words of `docs/glossary.md`.
+"""The words that went stay away: code, tests, messages and pages use the words of `docs/glossary.md`.
 
 `GONE` names the words of the former private language, each with the word that took its place, and a few
 that plain English does without. They are looked for as whole words, in names (`kept_queue`, `KeptQueue`)
@@ -164,7 +164,7 @@ EXCEPTIONS = {
     ],
 }
 
-# Wings of src/dora, and "docs", that still have to be rewritten.
+# Wings of src/dora, and other folders, that still have to be rewritten.
 PENDING = {
     "docs",
     "cli",
@@ -172,12 +172,29 @@ PENDING = {
     "daemon",
     "dataflow",
     "node",
-    "nodes",
     "observe",
     "recording",
     "testing",
     "wire",
-    "",
+    "tests",
+    "tests/cli",
+    "tests/cluster",
+    "tests/coordinator",
+    "tests/daemon",
+    "tests/dashboard",
+    "tests/dataflow",
+    "tests/end_to_end",
+    "tests/examples",
+    "tests/inspection",
+    "tests/logs",
+    "tests/machines",
+    "tests/node",
+    "tests/recording",
+    "tests/stress",
+    "tests/supervise",
+    "tests/testing",
+    "tests/transport",
+    "tests/wire",
 }
 
 GENERATED = "docs/reference/commands.md"  # its sentences are those of the commands
@@ -248,19 +265,25 @@ def hits_in(path: Path) -> list[str]:
 
 @cache
 def files() -> dict[str, list[Path]]:
-    """Return the files that are searched, by wing of the package; "docs" are pages and examples."""
+    """Return the files that are searched, by wing of the package, or folder of the repository."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
     listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
     found: dict[str, list[Path]] = {}
     for name in listed:
         path = ROOT / name
         parts = path.relative_to(ROOT).parts
-        if path.suffix not in {".py", ".md", ".in", ".yml"} or not path.exists():
+        if path.suffix not in {".py", ".md", ".in", ".yml", ".ts", ".tsx"} or path == Path(__file__):
+            continue
+        if not path.exists():  # deleted, and not yet in a commit
             continue
         if parts[:2] == ("src", "dora"):
             found.setdefault(parts[2] if len(parts) > 3 else "", []).append(path)
         elif parts[0] in {"docs", "examples", "benchmarks", "README.md", "CONTRIBUTING.md", "SECURITY.md"}:
             found.setdefault("docs", []).append(path)
+        elif parts[0] in {"frontend", "tools"}:
+            found.setdefault("tools", []).append(path)
+        elif parts[0] == "tests":
+            found.setdefault("/".join(parts[:-1][:2]), []).append(path)
     return found
 
 
