@@ -12,7 +12,7 @@ from typing import Any
 from dora.recording.mcap.channels import ChannelItem, ChannelKey, ChannelTable, Schemas, form_of, prefix_of
 from dora.recording.mcap.format import End, RecordingStart, TopicEnd
 from dora.recording.mcap.writer import RecordingWriter
-from dora.recording.recorder.chunk import Chunk, room_for, seal
+from dora.recording.recorder.chunk import Chunk, room_for, compress
 from dora.recording.replay.event_order import ORDER_ENCODING, ORDER_TOPIC
 from dora.wire.encode import encode
 from dora.wire.message import Message, pack_head
@@ -79,12 +79,12 @@ def write_recording(
         key = ChannelKey(topic, form.schema, schemas[topic].of(message))
         chunk = Chunk(room_for(len(prefix), message.body_size) + 4096)
         chunk.add(channels.number(key, ""), message.sequence, time_ns, prefix, message)
-        writer.write(seal(chunk, "none"))
+        writer.write(compress(chunk, "none"))
     for node_id, data in (orders or {}).items():
         channel = channels.add(ChannelItem(ORDER_TOPIC + node_id, "", {}, ORDER_ENCODING))
         chunk = Chunk(len(data) + 4096)
         chunk.add_data(channel, 1, T0 + 3600 * SECOND, data)
-        writer.write(seal(chunk, "none"))
+        writer.write(compress(chunk, "none"))
     if ends:
         found = {
             name: TopicEnd(counts[name], lost, first, first + counts[name] - 1 + lost) for name in counts

@@ -18,7 +18,7 @@ def test_what_is_under_way_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> Non
     ending._attachment.topics = [topic]
     ending._around.failed = set()
     ending._run.ended = ending._target.store.failure = None
-    ending._intake.configure_mock(messages=2, stalled=False)
+    ending._intake.configure_mock(messages=2, waits_for_memory=False)
     looks = 0
 
     def look() -> None:

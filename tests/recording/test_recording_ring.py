@@ -9,10 +9,10 @@ import pytest
 from dora.errors import DoraError
 from dora.recording.mcap.channels import ChannelTable
 from dora.recording.mcap.format import RecordingStart, TopicEnd
-from dora.recording.recorder.chunk import ChunkSpan, CompressedChunk, Pool, WriteThread
-from dora.recording.recorder.intake import spans_of
+from dora.recording.recorder.chunk import ChunkSpan, CompressedChunk, ChunkPool, WriteThread
+from dora.recording.recorder.chunk_filler import spans_of
 from dora.recording.recorder.options import RecordingOptions, Saved, numbered
-from dora.recording.recorder.targets import Expected, Ring, RingTarget, ends_of
+from dora.recording.recorder.sinks import Expected, Ring, RingSink, topic_ends
 
 SECOND = 1_000_000_000
 
@@ -65,7 +65,7 @@ def test_memory_has_a_limit() -> None:
     ],
 )
 def test_what_is_lost(expected: Expected, span: ChunkSpan, whole: bool, lost: int) -> None:
-    ends = ends_of({"a/x": expected}, {"a/x": span}, whole=whole)
+    ends = topic_ends({"a/x": expected}, {"a/x": span}, whole=whole)
     assert ends == {"a/x": TopicEnd(span.messages, lost, span.first, span.last)}
 
 
@@ -91,7 +91,7 @@ def test_a_file_of_another_time_is_stepped_over(tmp_path: Path, force: bool, nam
     (tmp_path / "a-2.mcap").write_text("precious")
     settings = RecordingOptions(path=str(tmp_path / "a.mcap"), last_seconds=1.0, force=force)
     start = RecordingStart(dora="1", dataflow_id="id", started=1)
-    target = RingTarget(settings, ChannelTable(), Pool(1 << 20), start, b"{}")
+    target = RingSink(settings, ChannelTable(), ChunkPool(1 << 20), start, b"{}")
     saved: list[Saved] = []
     target.save({}, (), saved.append)
     target.save({}, (), saved.append)
@@ -105,7 +105,7 @@ def test_a_store_that_has_no_memory_says_so() -> None:
     def store(_: CompressedChunk) -> None:
         raise MemoryError("none left")
 
-    pool = Pool(64 << 20)
+    pool = ChunkPool(64 << 20)
     failing = WriteThread(pool, "none", store)
     for _ in range(3):
         chunk = pool.take(100)

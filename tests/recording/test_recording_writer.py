@@ -25,9 +25,9 @@ from dora.errors import DoraError
 from dora.recording.mcap.channels import ChannelItem, ChannelKey, ChannelTable, Schemas, form_of, prefix_of
 from dora.recording.mcap.format import End, RecordingStart, end_from, restore, start_from
 from dora.recording.mcap.writer import DiskFull, RecordingWriter
-from dora.recording.recorder.chunk import CHUNK_SIZE, Chunk, Compression, Pool, keep, room_for, seal
+from dora.recording.recorder.chunk import CHUNK_SIZE, Chunk, Compression, ChunkPool, keep, room_for, compress
 from dora.recording.recorder.options import RecordingOptions
-from dora.recording.recorder.targets import FileTarget
+from dora.recording.recorder.sinks import FileSink
 from dora.wire.decode import decode_arrow
 
 START = RecordingStart(dora="1", dataflow_id="id", started=5, nodes=["a"], topics=["a/x"])
@@ -50,7 +50,7 @@ def write(path: Path, chunks: int, compression: Compression = "none") -> Recordi
     writer.begin(START, b'{"nodes": []}')
     for number in range(chunks):
         writer.write(
-            seal(
+            compress(
                 chunk_of(channels, [b"%d" % number * 1000, pa.array(["text"])], 2 * number + 1), compression
             )
         )
@@ -99,7 +99,7 @@ def test_messages_of_no_output_have_their_own_encoding(tmp_path: Path) -> None:
     writer.begin(START, b"{}")
     chunk = Chunk(1000)
     chunk.add_data(channels.add(ChannelItem("dora/order/a", "", {}, "dora.order")), 1, 7, b"entries")
-    writer.write(seal(chunk, "none"))
+    writer.write(compress(chunk, "none"))
     writer.finish(END)
     with path.open("rb") as file:
         ((schema, channel, message),) = make_reader(file).iter_messages()
@@ -164,7 +164,7 @@ def test_a_full_disk_leaves_a_whole_file(tmp_path: Path, size: int) -> None:
         written = 0
         with pytest.raises(DiskFull, match="there is no room left on its disk"):
             while True:
-                writer.write(seal(chunk_of(channels, [b"x" * 700], written + 1), "none"))
+                writer.write(compress(chunk_of(channels, [b"x" * 700], written + 1), "none"))
                 written += 1
         left = written
         while True:
@@ -194,7 +194,7 @@ def test_a_disk_that_is_full_at_once(tmp_path: Path) -> None:
 def test_nothing_is_left_of_a_recording_that_cannot_begin(tmp_path: Path) -> None:
     path = tmp_path / "a.mcap"
     with room(100), pytest.raises(DiskFull):
-        FileTarget(RecordingOptions(path=str(path)), ChannelTable(), Pool(1), START, b"{}")
+        FileSink(RecordingOptions(path=str(path)), ChannelTable(), ChunkPool(1), START, b"{}")
     assert not path.exists()
 
 
@@ -219,31 +219,31 @@ def test_a_file_that_exists_is_not_overwritten(tmp_path: Path) -> None:
 
 def test_what_hardly_gets_smaller_is_not_compressed() -> None:
     channels = ChannelTable()
-    assert seal(chunk_of(channels, [os.urandom(10_000)]), "zstd").compression == ""
-    assert seal(chunk_of(channels, [b"x" * 1000]), "zstd").compression == "zstd"
+    assert compress(chunk_of(channels, [os.urandom(10_000)]), "zstd").compression == ""
+    assert compress(chunk_of(channels, [b"x" * 1000]), "zstd").compression == "zstd"
 
 
 def test_a_kept_chunk_has_memory_of_its_own() -> None:
     chunk = chunk_of(ChannelTable(), [b"x" * 100])
-    sealed = seal(chunk, "none")
-    kept = keep(sealed)
+    chunk = compress(chunk, "none")
+    kept = detached(chunk)
     chunk.view[: chunk.size] = bytes(chunk.size)
     assert b"x" * 100 in kept.contents
-    assert b"x" * 100 not in bytes(sealed.contents)
+    assert b"x" * 100 not in bytes(chunk.contents)
 
 
 def test_chunks_are_used_again_within_the_limit() -> None:
-    pool = Pool(3 * CHUNK_SIZE)
+    pool = ChunkPool(3 * CHUNK_SIZE)
     first = pool.take(10)
     second = pool.take(10)
     assert first is not None and second is not None and pool.take(10) is None
-    pool.give_back([first])
+    pool.release([first])
     assert pool.take(10) is first
-    pool.give_back([first, second])
+    pool.release([first, second])
     huge = pool.take(10 * CHUNK_SIZE)
     assert huge is not None, "there is always room for one"
     assert pool.take(1) is None
-    pool.give_back([huge])
+    pool.release([huge])
     assert pool.used == 0
 
 

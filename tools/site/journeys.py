@@ -130,7 +130,7 @@ JOURNEYS = {
         [
             Participant("OutputPort", "node/send/output.py"),
             Participant("RingTap", "recording/recorder/taps.py"),
-            Participant("RecordingIntake", "recording/recorder/intake.py"),
+            Participant("ChunkFiller", "recording/recorder/chunk_filler.py"),
             Participant("Chunk", "recording/recorder/chunk.py"),
             Participant("WriteThread", "recording/recorder/chunk.py"),
             Participant("RecordingWriter", "recording/mcap/writer.py"),

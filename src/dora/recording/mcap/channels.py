@@ -93,7 +93,7 @@ def form_of(message: Message) -> Form:
         plain = _PLAIN_FORMS.get(message.schema)
         if plain is None:
             return Form(_ARROW_FORM, b"", 1)
-        if says_more(section_):
+        if may_have_form(section_):
             form = _or_none(_known_form, message, section_)
             if form is not None:
                 return form
@@ -115,7 +115,7 @@ def _or_none(
         return None
 
 
-def says_more(metadata: bytes) -> bool:
+def may_have_form(metadata: bytes) -> bool:
     """Tell whether the metadata may say that plain values are something that viewers know."""
     return b"primitive" in metadata or b"encoding" in metadata
 

@@ -117,35 +117,35 @@ class RecordingWriter:
         )
         self._write(record)
 
-    def write(self, sealed: CompressedChunk) -> None:
+    def write(self, chunk: CompressedChunk) -> None:
         """Write a chunk; raises `RecordingFailed`, and then nothing of it is in the file."""
-        definitions = self._definitions(sealed)
+        definitions = self._definitions(chunk)
         if definitions:
             self._write(definitions)
         begin = self.size
-        head = _chunk_head(sealed)
+        head = _chunk_head(chunk)
         offsets: dict[int, int] = {}
         indexes = []
-        after = begin + len(head) + len(sealed.contents)
+        after = begin + len(head) + len(chunk.contents)
         at = after
-        for channel, entries in sealed.entries.items():
+        for channel, entries in chunk.entries.items():
             offsets[channel] = at
             record = pack("<BQHI", Opcode.MESSAGE_INDEX, 6 + len(entries), channel, len(entries)) + entries
             indexes.append(record)
             at += len(record)
-        self._write(head, sealed.contents, b"".join(indexes))
+        self._write(head, chunk.contents, b"".join(indexes))
         index = ChunkIndex(
-            message_start_time=sealed.first,
-            message_end_time=sealed.last,
+            message_start_time=chunk.first,
+            message_end_time=chunk.last,
             chunk_start_offset=begin,
             chunk_length=after - begin,
             message_index_offsets=offsets,
             message_index_length=at - after,
-            compression=sealed.compression,
-            compressed_size=len(sealed.contents),
-            uncompressed_size=sealed.size,
+            compression=chunk.compression,
+            compressed_size=len(chunk.contents),
+            uncompressed_size=chunk.size,
         )
-        self._chunks.append(_Written(index, sealed.counts()))
+        self._chunks.append(_Written(index, chunk.counts()))
 
     def counts(self) -> Counter[int]:
         """Return the number of messages of each channel that are in the file."""
@@ -185,10 +185,10 @@ class RecordingWriter:
 
     # ----------------------------------------------------------------------- records
 
-    def _definitions(self, sealed: CompressedChunk) -> bytes:
+    def _definitions(self, chunk: CompressedChunk) -> bytes:
         """Return the records of the chunk's channels that are not in the file yet."""
         records = []
-        for number in sealed.entries:
+        for number in chunk.entries:
             if number in self._defined:
                 continue
             item = self._channels.item(number)
@@ -298,18 +298,18 @@ def _record(record: McapRecord) -> bytes:
     return content
 
 
-def _chunk_head(sealed: CompressedChunk) -> bytes:
-    name = sealed.compression.encode()
-    body = len(sealed.contents)
+def _chunk_head(chunk: CompressedChunk) -> bytes:
+    name = chunk.compression.encode()
+    body = len(chunk.contents)
     return (
         pack(
             "<BQQQQII",
             Opcode.CHUNK,
             8 + 8 + 8 + 4 + 4 + len(name) + 8 + body,
-            sealed.first,
-            sealed.last,
-            sealed.size,
-            sealed.crc,
+            chunk.first,
+            chunk.last,
+            chunk.size,
+            chunk.crc,
             len(name),
         )
         + name

@@ -1,7 +1,7 @@
-"""Messages in memory, already laid out as the contents of an MCAP chunk.
+"""Messages in memory, laid out like the contents of an MCAP chunk.
 
-A message is copied once, out of the shared memory to where it stays until it is written. Buffers are
-used again and again: fresh memory costs more than the copy.
+A message is copied once, from shared memory to the chunk that is written. Buffers are reused: fresh memory
+costs more than the copy.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from struct import Struct
 from typing import Any, Final, Literal, NamedTuple
 
 from dora.errors import DoraError
-from dora.recording.recorder.system import go_with_others
+from dora.recording.recorder.system import reset_priority
 from dora.wire.message import Message
 
 CHUNK_SIZE: Final = 4 << 20  # bytes; a chunk is full from here on
@@ -47,13 +47,13 @@ class Chunk:
 
     def __init__(self, capacity: int) -> None:
         """Allocate; raises ``OSError`` if there is no memory."""
-        self._memory = mmap.mmap(-1, capacity)  # which costs nothing before it is used
+        self._memory = mmap.mmap(-1, capacity)  # costs nothing before it is used
         self._address = ctypes.addressof(ctypes.c_ubyte.from_buffer(self._memory))
         self.view = memoryview(self._memory)
         self.clear()
 
     def clear(self) -> None:
-        """Forget all messages."""
+        """Remove all messages."""
         self.size = 0
         self.first = self.last = 0  # log times
         self.index: dict[int, bytearray] = {}  # channel → (time, offset) of each message
@@ -65,11 +65,11 @@ class Chunk:
 
     @property
     def contents(self) -> memoryview:
-        """The message records, one behind the other."""
+        """The message records, one after the other."""
         return self.view[: self.size]
 
     def add(self, channel: int, sequence: int, time_ns: int, prefix: bytes, message: Message) -> None:
-        """Append a message: ``prefix``, then the body. There has to be room, see `room_for`."""
+        """Append a message: ``prefix``, then the body. The caller checks that there is room (`room_for`)."""
         body_size = message.body_size
         head = _pack(
             _MESSAGE,
@@ -87,18 +87,18 @@ class Chunk:
         else:
             self.view[begin:at] = head + prefix
             _move(self._address + at, message.address + message.body_offset, body_size)
-        self._note(channel, time_ns, begin)
+        self._add_entry(channel, time_ns, begin)
         self.size = end
 
     def add_data(self, channel: int, sequence: int, time_ns: int, data: bytes) -> None:
-        """Append a message that is no output's."""
+        """Append a message that no output sent."""
         begin = self.size
         head = _pack(_MESSAGE, 22 + len(data), channel, sequence & 0xFFFF_FFFF, time_ns, time_ns)
         self.size = begin + len(head) + len(data)
         self.view[begin : self.size] = head + data
-        self._note(channel, time_ns, begin)
+        self._add_entry(channel, time_ns, begin)
 
-    def _note(self, channel: int, time_ns: int, offset: int) -> None:
+    def _add_entry(self, channel: int, time_ns: int, offset: int) -> None:
         index = self.index
         if not index:
             self.first = self.last = time_ns
@@ -113,12 +113,12 @@ class Chunk:
 
 
 def room_for(prefix: int, body_size: int) -> int:
-    """Return the bytes that a message takes in a chunk."""
+    """Return how many bytes a message takes in a chunk."""
     return _MESSAGE_HEAD.size + prefix + body_size
 
 
-class Pool:
-    """The chunks of one recording: those in use, and those that can be used again."""
+class ChunkPool:
+    """The chunks of one recording: those in use, and those that can be reused."""
 
     def __init__(self, limit: int) -> None:
         """``limit``: bytes of all chunks together, except that there is always one."""
@@ -143,8 +143,8 @@ class Pool:
                 self.used -= capacity
             return None
 
-    def give_back(self, chunks: Iterable[Chunk]) -> None:
-        """Take back chunks that are not needed any more."""
+    def release(self, chunks: Iterable[Chunk]) -> None:
+        """Make chunks available again."""
         with self._lock:
             for chunk in chunks:
                 self.used -= chunk.capacity
@@ -153,16 +153,16 @@ class Pool:
                     self._free.append(chunk)
 
 
-# Chunks as they go into a file: compressed or not, and independent of the memory they were made in.
+# Chunks as they are written to a file, compressed or not.
 
 Compression = Literal["zstd", "lz4", "none"]
 
-_WORTH_IT = 0.9  # of the size; what does not get below is read faster without compression
+_WORTH_IT = 0.9  # of the size; a chunk that stays above it is read faster uncompressed
 _ZSTD_LEVEL = 1  # level 3, the default, takes twice as long for 5 % less
 
 
 class CompressedChunk(NamedTuple):
-    """A chunk that is complete. ``contents`` may be the memory of the chunk it was made from."""
+    """A complete chunk. ``contents`` may be the memory of the chunk that it was made from."""
 
     contents: bytes | memoryview
     compression: str  # as MCAP calls it, "" for none
@@ -178,10 +178,10 @@ class CompressedChunk(NamedTuple):
         return {channel: len(entries) // 16 for channel, entries in self.entries.items()}
 
 
-def seal(chunk: Chunk, compression: Compression, *, checked: bool = True) -> CompressedChunk:
-    """Return a chunk as it goes into a file; in the chunk's own memory if it is not compressed.
+def compress(chunk: Chunk, compression: Compression, *, checked: bool = True) -> CompressedChunk:
+    """Return a chunk as it is written to a file; uncompressed if compression hardly makes it smaller.
 
-    What hardly gets smaller is not compressed. ``checked``: with a checksum.
+    An uncompressed one shares the memory of the chunk. ``checked``: with a checksum.
     """
     contents: bytes | memoryview = chunk.contents
     crc = zlib.crc32(contents) if checked else 0
@@ -196,14 +196,14 @@ def seal(chunk: Chunk, compression: Compression, *, checked: bool = True) -> Com
 
 
 def prepare(compression: Compression) -> None:
-    """Import what compressing needs; in the middle of a recording that would take too long."""
+    """Import the compressor; that would take too long during a recording."""
     if compression != "none":
         _compressor(compression)(b"")
 
 
-def keep(sealed: CompressedChunk) -> CompressedChunk:
-    """Return the same in memory of its own."""
-    return sealed._replace(contents=bytes(sealed.contents), entries=dict(sealed.entries))
+def detached(chunk: CompressedChunk) -> CompressedChunk:
+    """Return a copy that owns its memory."""
+    return chunk._replace(contents=bytes(chunk.contents), entries=dict(chunk.entries))
 
 
 @cache
@@ -218,19 +218,17 @@ def _compressor(compression: str) -> Callable[[Any], bytes]:
     return zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress
 
 
-# The thread behind a recorder that compresses chunks and puts them where they belong.
-#
-# Nothing in here may hold the interpreter's lock for long: compressing and writing give it up, and taking
-# messages goes on meanwhile.
+# Nothing below may hold the interpreter's lock for long: compressing and writing release it, so the recorder
+# takes messages meanwhile.
 
 
 class WriteThread:
-    """Stores chunks, in a thread, in the order in which they are put."""
+    """Compresses and stores chunks in a thread, in the order of `put`."""
 
     def __init__(
-        self, pool: Pool, compression: Compression, store: Callable[[CompressedChunk], None]
+        self, pool: ChunkPool, compression: Compression, store: Callable[[CompressedChunk], None]
     ) -> None:
-        """``store`` is called in the thread; after it has raised `DoraError`, the rest is thrown away."""
+        """``store`` is called in the thread; after it has raised `DoraError`, further chunks are dropped."""
         self.failure: DoraError | None = None
         self._pool = pool
         self._compression = compression
@@ -242,11 +240,11 @@ class WriteThread:
         self._thread.start()
 
     def put(self, chunk: Chunk) -> None:
-        """Let a chunk be stored; it goes back to the pool then."""
+        """Store a chunk, then return it to the pool."""
         self._append(chunk)
 
     def call(self, function: Callable[[], None]) -> None:
-        """Let the thread make a call after what has been put already."""
+        """Call a function in the thread, after the chunks that were put before."""
         self._append(function)
 
     def close(self) -> None:
@@ -262,7 +260,7 @@ class WriteThread:
             self._changed.notify()
 
     def _work(self) -> None:
-        go_with_others()
+        reset_priority()
         while True:
             with self._changed:
                 while not self._waiting and not self._closed:
@@ -278,16 +276,16 @@ class WriteThread:
     def _store_chunk(self, chunk: Chunk) -> None:
         try:
             if self.failure is None:
-                self._store(self._seal(chunk))
+                self._store(self._compress(chunk))
         except DoraError as error:
             self.failure = error
         except Exception as error:  # noqa: BLE001 - no memory, say: the recorder would wait for ever
-            self.failure = DoraError(f"the recording cannot go on: {type(error).__name__}: {error}")
+            self.failure = DoraError(f"the recording cannot continue: {type(error).__name__}: {error}")
         finally:
-            self._pool.give_back([chunk])
+            self._pool.release([chunk])
 
-    def _seal(self, chunk: Chunk) -> CompressedChunk:
-        # Who is too slow for what comes in does without compression, before anything is lost.
+    def _compress(self, chunk: Chunk) -> CompressedChunk:
+        # If chunks pile up, compression is skipped before messages are lost.
         if self._pool.used > self._pool.limit // 4:
-            return seal(chunk, "none", checked=False)
-        return seal(chunk, self._compression)
+            return compress(chunk, "none", checked=False)
+        return compress(chunk, self._compression)

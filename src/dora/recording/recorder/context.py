@@ -21,7 +21,7 @@ from dora.observe.tap_session import inspect
 from dora.recording.mcap.channels import ChannelItem
 from dora.recording.mcap.format import LOG_SCHEMA, LOG_TOPIC
 from dora.recording.mcap.protobuf import fixed32, integer, text, timestamp
-from dora.recording.recorder.intake import OwnMessage
+from dora.recording.recorder.chunk_filler import ContextMessage
 from dora.recording.replay.event_order import ORDER_ENCODING, ORDER_TOPIC, OrderTail
 from dora.wire.daemon_protocol import Inspection, StartEventLogs
 
@@ -79,16 +79,16 @@ class RecordingContext:
         self._run = DaemonClient(f"{inspection.run_dir}/{SOCKET_NAME}")
         self._logs = logs
         self._order = OrderTail() if order else None
-        self._troubles = _troubles(inspection)
-        self._items: deque[OwnMessage] = deque()
-        self._ending = threading.Event()
+        self._failures = _failures(inspection)
+        self._items: deque[ContextMessage] = deque()
+        self._closing = threading.Event()
         directory = self._order.directory if self._order is not None else ""
         if directory or ring_buffers:
             self._run.ask(StartEventLogs(directory, ring_buffers))
         self._thread = threading.Thread(target=self._work, name="dora-recording-around", daemon=True)
         self._thread.start()
 
-    def take(self) -> Iterator[OwnMessage]:
+    def take(self) -> Iterator[ContextMessage]:
         """Yield what there is to record."""
         items = self._items
         while items:
@@ -96,7 +96,7 @@ class RecordingContext:
 
     def close(self) -> None:
         """Look for the last time; `take` yields what was found."""
-        self._ending.set()
+        self._closing.set()
         self._thread.join()
         self._run.close()
         self._read()
@@ -105,7 +105,7 @@ class RecordingContext:
             self._order.close()
 
     def _work(self) -> None:
-        while not self._ending.wait(_EVERY):
+        while not self._closing.wait(_EVERY):
             if len(self._items) <= _AT_ONCE:  # else what comes now is read later
                 self._read()
             try:
@@ -114,11 +114,11 @@ class RecordingContext:
                 return  # the dataflow has ended
 
     def _note(self, inspection: Inspection) -> None:
-        troubles = _troubles(inspection)
+        failures = _failures(inspection)
         self.failed |= {
-            node_id for node_id, count in troubles.items() if count > self._troubles.get(node_id, 0)
+            node_id for node_id, count in failures.items() if count > self._failures.get(node_id, 0)
         }
-        self._troubles = troubles
+        self._failures = failures
         self.inspection = inspection
 
     def _read(self) -> None:
@@ -131,6 +131,6 @@ class RecordingContext:
                 self._items.append((channel, time.time_ns(), data))
 
 
-def _troubles(inspection: Inspection) -> dict[str, int]:
+def _failures(inspection: Inspection) -> dict[str, int]:
     """Return how often each node has failed."""
     return {node.id: node.restarts + (node.status == "failed") for node in inspection.nodes}

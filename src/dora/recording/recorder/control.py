@@ -45,7 +45,7 @@ class RecorderAnswer(msgspec.Struct):
     error: str = ""
 
 
-class Peer:
+class ControlClient:
     """A command that has connected."""
 
     def __init__(self, connection: socket.socket) -> None:
@@ -105,13 +105,13 @@ class ControlSocket:
     def fileno(self) -> int:
         return self._socket.fileno()
 
-    def accept(self) -> Peer | None:
+    def accept(self) -> ControlClient | None:
         try:
             connection = self._socket.accept()[0]
         except OSError:
             return None
         if is_own_peer(connection):
-            return Peer(connection)
+            return ControlClient(connection)
         connection.close()
         return None
 

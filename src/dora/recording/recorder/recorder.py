@@ -1,7 +1,7 @@
 """A recorder: attached to a running dataflow, it takes all messages and stores them.
 
 It stands beside the dataflow as `dora topic echo` does: nobody waits for it, and no node knows of it. The
-price is that it has to be quick, see `dora.recording.recorder.intake`. What it misses all the same is
+price is that it has to be quick, see `dora.recording.recorder.chunk_filler`. What it misses all the same is
 counted: the numbers of the messages show it, and the board tells the last number.
 """
 
@@ -21,27 +21,27 @@ from dora.errors import DoraError
 from dora.observe.tap_session import inspect
 from dora.recording.mcap.channels import ChannelTable
 from dora.recording.mcap.format import RecordingStart
-from dora.recording.recorder.chunk import Pool, prepare
+from dora.recording.recorder.chunk import ChunkPool, prepare
 from dora.recording.recorder.context import LogTail, RecordingContext
 from dora.recording.recorder.control import (
     ControlSocket,
-    Peer,
+    ControlClient,
     RecorderAnswer,
     RecorderRequest,
     RecorderStatus,
 )
-from dora.recording.recorder.intake import RecordedTopic, RecordingIntake
+from dora.recording.recorder.chunk_filler import RecordedTopic, ChunkFiller
 from dora.recording.recorder.options import RecordingOptions, Saved
-from dora.recording.recorder.system import go_before_others
+from dora.recording.recorder.system import raise_priority
 from dora.recording.recorder.taps import RecorderTaps
-from dora.recording.recorder.targets import Expected, FileTarget, Reason, RingTarget
+from dora.recording.recorder.sinks import Expected, FileSink, Reason, RingSink
 from dora.wire.daemon_protocol import DataflowText, GetDataflow
 from dora.wire.decode import warm_up
 
 _SHORTEST: Final = 0.0002  # seconds between looks at the taps
 _LONGEST: Final = 0.002
 _HOUSEKEEPING: Final = 0.25  # seconds between looks at all else
-_AFTERMATH: Final = 1.0  # seconds after the failure of a node that belong to it
+_AFTER_FAILURE: Final = 1.0  # seconds after the failure of a node that belong to it
 _LAST_PATIENCE: Final = 1.0  # seconds in which nothing comes of what was sent, before it is given up
 _LAST_PAUSE: Final = 0.002  # seconds between looks
 
@@ -61,7 +61,7 @@ class Recorder:
         """
         warm_up()  # not while messages come
         prepare(settings.compression)
-        go_before_others()
+        raise_priority()
         self._run = run
         self._settings = settings
         self._on_saved = on_saved
@@ -73,19 +73,19 @@ class Recorder:
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
-        self._peers: list[Peer] = []
-        self._waiting: list[Peer] = []  # those that asked for the end
+        self._peers: list[ControlClient] = []
+        self._waiting: list[ControlClient] = []  # those that asked for the end
         text = run.ask(GetDataflow())
         assert isinstance(text, DataflowText)
         self._control = ControlSocket(self._inspection.run_dir)
         try:
-            self._attachment = RecorderTaps(
+            self._taps = RecorderTaps(
                 run, self._inspection, settings.topics, settings.memory, together=settings.together
             )
             try:
                 self._begin(text)
             except BaseException:
-                self._attachment.close()
+                self._taps.close()
                 raise
         except BaseException:
             self._close()
@@ -93,23 +93,23 @@ class Recorder:
 
     def _begin(self, text: DataflowText) -> None:
         settings = self._settings
-        pool, channels = Pool(settings.memory), ChannelTable()
+        pool, channels = ChunkPool(settings.memory), ChannelTable()
         start = self._start(text.working_dir)
-        self._target: FileTarget | RingTarget
+        self._sink: FileSink | RingSink
         if settings.last_seconds is None:
-            self._target = FileTarget(settings, channels, pool, start, text.json)
+            self._sink = FileSink(settings, channels, pool, start, text.json)
         else:
-            self._target = RingTarget(settings, channels, pool, start, text.json)
+            self._sink = RingSink(settings, channels, pool, start, text.json)
         logs = LogTail(text.working_dir, self._inspection.dataflow_id, self._started)
         # The order of events begins with what a ring forgets first.
-        self._around = RecordingContext(
+        self._context = RecordingContext(
             self._inspection,
             logs,
             order=settings.last_seconds is None,
-            ring_buffers=self._attachment.ring_buffer_folder,
+            ring_buffers=self._taps.ring_buffer_folder,
         )
-        self._intake = RecordingIntake(channels, pool, self._target.store.put)
-        self._intake.topics = self._attachment.topics
+        self._filler = ChunkFiller(channels, pool, self._sink.store.put)
+        self._filler.topics = self._taps.topics
 
     def _start(self, working_dir: str) -> RecordingStart:
         return RecordingStart(
@@ -122,7 +122,7 @@ class Recorder:
             together=self._settings.together,
             last_seconds=self._settings.last_seconds,
             nodes=[node.id for node in self._inspection.nodes],
-            topics=[topic.name for topic in self._attachment.topics],
+            topics=[topic.name for topic in self._taps.topics],
             host=platform.node(),
             python=platform.python_version(),
         )
@@ -142,11 +142,11 @@ class Recorder:
     def status(self) -> RecorderStatus:
         return RecorderStatus(
             pid=os.getpid(),
-            path=os.path.abspath(self._target.path),
+            path=os.path.abspath(self._sink.path),
             started=self._started,
-            topics=[topic.name for topic in self._attachment.topics],
-            messages=self._intake.messages,
-            bytes=self._intake.bytes,
+            topics=[topic.name for topic in self._taps.topics],
+            messages=self._filler.messages,
+            bytes=self._filler.bytes,
             last_seconds=self._settings.last_seconds,
         )
 
@@ -174,16 +174,16 @@ class Recorder:
         pause = _SHORTEST
         due = 0.0
         while True:
-            fullest = self._intake.look()
+            fullest = self._filler.poll()
             now = time.monotonic()
-            self._intake.hand_over_old(now)
-            self._attachment.renew()
+            self._filler.flush_old(now)
+            self._taps.renew()
             if now >= due:
                 due = now + _HOUSEKEEPING
-                self._keep_house(now)
-            if self._stop or self._target.store.failure is not None:
+                self._do_housekeeping(now)
+            if self._stop or self._sink.store.failure is not None:
                 return "asked"
-            if fullest >= 0.5 and not self._intake.stalled:
+            if fullest >= 0.5 and not self._filler.waits_for_memory:
                 pause = _SHORTEST
                 continue
             pause = max(_SHORTEST, pause / 2) if fullest > 0.1 else min(_LONGEST, pause * 1.2)
@@ -197,8 +197,8 @@ class Recorder:
         sources: list[Any] = [self._run, self._control, self._wake_read, *self._peers]
         ready, _, _ = select.select(sources, (), (), seconds)
         for source in ready:
-            if isinstance(source, Peer):
-                self._attend(source)
+            if isinstance(source, ControlClient):
+                self._serve(source)
             elif source is self._control:
                 if (peer := self._control.accept()) is not None:
                     self._peers.append(peer)
@@ -215,7 +215,7 @@ class Recorder:
         except BlockingIOError:
             pass
 
-    def _attend(self, peer: Peer) -> None:
+    def _serve(self, peer: ControlClient) -> None:
         try:
             request = peer.read()
         except ConnectionError:
@@ -226,92 +226,92 @@ class Recorder:
             self._peers.remove(peer)
             self._answer(peer, request)
 
-    def _answer(self, peer: Peer, request: RecorderRequest) -> None:
+    def _answer(self, peer: ControlClient, request: RecorderRequest) -> None:
         match request.do:
             case "status":
                 peer.answer(self.status())
-            case "save" if isinstance(self._target, RingTarget):
+            case "save" if isinstance(self._sink, RingSink):
                 self._save_ring(peer)
             case "save":
                 peer.answer(
-                    RecorderAnswer(error=f"{self._target.path} is being written, and needs no saving")
+                    RecorderAnswer(error=f"{self._sink.path} is being written, and needs no saving")
                 )
             case "stop":
                 self._stop = True
                 self._waiting.append(peer)
 
-    def _keep_house(self, now: float) -> None:
-        self._intake.add_own(self._around.take())
+    def _do_housekeeping(self, now: float) -> None:
+        self._filler.add_context(self._context.take())
         if not self._settings.topics and self._run.ended is None:
             try:
-                self._attachment.follow(self._around.inspection)
+                self._taps.follow(self._context.inspection)
             except DoraError:
                 pass  # it has just ended
-        if isinstance(self._target, RingTarget):
-            self._target.forget()
-            if self._around.failed - self._saved_for and self._save_due is None:
-                self._save_due = now + _AFTERMATH
+        if isinstance(self._sink, RingSink):
+            self._sink.forget()
+            if self._context.failed - self._saved_for and self._save_due is None:
+                self._save_due = now + _AFTER_FAILURE
             if self._save_due is not None and now >= self._save_due:
                 self._save_due = None
-                self._saved_for |= self._around.failed
+                self._saved_for |= self._context.failed
                 self._save_ring()
 
-    def _save_ring(self, peer: Peer | None = None) -> None:
-        if not isinstance(self._target, RingTarget):
+    def _save_ring(self, peer: ControlClient | None = None) -> None:
+        if not isinstance(self._sink, RingSink):
             return
-        self._intake.look()
-        self._intake.hand_over()
+        self._filler.poll()
+        self._filler.flush()
 
         def tell(saved: Saved) -> None:
             self._on_saved(saved)
             if peer is not None:
                 peer.answer(RecorderAnswer(saved.path, saved.messages, saved.lost, saved.problem))
 
-        expected = _expected((topic, topic.seen) for topic in self._attachment.topics)
-        self._target.save(expected, self._around.failed, tell)
+        expected = _expected((topic, topic.seen) for topic in self._taps.topics)
+        self._sink.save(expected, self._context.failed, tell)
 
     # ----------------------------------------------------------------------- the end
 
     def _drain(self, reason: Reason) -> dict[str, Expected]:
         """Take what was sent until now, leave the dataflow alone, and return what should be there."""
-        topics = self._attachment.topics
+        topics = self._taps.topics
         last = {topic: topic.sent for topic in topics}
         since = time.monotonic()
-        while time.monotonic() - since < _LAST_PATIENCE and self._target.store.failure is None:
-            before = self._intake.messages
-            self._intake.look()
-            if self._intake.messages > before:
+        while time.monotonic() - since < _LAST_PATIENCE and self._sink.store.failure is None:
+            before = self._filler.messages
+            self._filler.poll()
+            if self._filler.messages > before:
                 since = time.monotonic()
                 continue
-            if self._intake.stalled and self._intake.memory_comes:
+            if self._filler.waits_for_memory and self._filler.memory_in_use:
                 since = time.monotonic()
             elif all(topic.seen >= last[topic] for topic in topics):
                 break
             time.sleep(_LAST_PAUSE)
-        self._intake.let_go()
-        failed = self._around.failed | set(self._run.ended.failed if self._run.ended is not None else ())
+        self._filler.let_go()
+        failed = self._context.failed | set(self._run.ended.failed if self._run.ended is not None else ())
         for topic in topics:
             if topic.node_id in failed and last[topic] == topic.seen + 1:
                 topic.unsent.append(topic.seen + 1)  # counted, and killed before it was sent
         expected = _expected((topic, max(topic.seen, last[topic])) for topic in topics)
-        self._attachment.close()
-        self._around.close()
-        self._around.failed |= failed
-        while not self._intake.add_own(self._around.take()) and self._intake.memory_comes:
+        self._taps.close()
+        self._context.close()
+        self._context.failed |= failed
+        while not self._filler.add_context(self._context.take()) and self._filler.memory_in_use:
             time.sleep(_LAST_PAUSE)
-        self._intake.hand_over()
-        if isinstance(self._target, RingTarget) and reason == "dataflow ended" and failed - self._saved_for:
-            self._target.save(expected, failed, self._on_saved)
+        self._filler.flush()
+        if isinstance(self._sink, RingSink) and reason == "dataflow ended" and failed - self._saved_for:
+            self._sink.save(expected, failed, self._on_saved)
         return expected
 
     def _finish(self, reason: Reason, expected: dict[str, Expected]) -> Saved | None:
-        if isinstance(self._target, RingTarget):
-            self._target.close()
-            if self._target.store.failure is not None:
-                raise self._target.store.failure
+        if isinstance(self._sink, RingSink):
+            self._sink.close()
+            if self._sink.store.failure is not None:
+                raise self._sink.store.failure
             answer, saved = RecorderAnswer(), None
         else:
-            saved = self._target.finish(reason, expected, self._around.failed)
+            saved = self._sink.finish(reason, expected, self._context.failed)
             answer = RecorderAnswer(saved.path, saved.messages, saved.lost, saved.problem)
         for peer in self._waiting:
             peer.answer(answer)

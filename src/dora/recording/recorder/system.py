@@ -20,12 +20,12 @@ from dora._ownership import UnsafeFile, check_folder
 _AHEAD: Final = -10
 
 
-def go_before_others() -> None:
+def raise_priority() -> None:
     """Let the calling thread, and those that it starts, have a processor as soon as they need one."""
     _set(_AHEAD)
 
 
-def go_with_others() -> None:
+def reset_priority() -> None:
     """Let the calling thread take turns with the rest of the machine."""
     _set(0)
 

@@ -10,7 +10,7 @@ from typing import Final
 from dora.daemon.client import DaemonClient
 from dora.errors import ConnectError, DoraError
 from dora.observe.topics import Topic, find_tappable
-from dora.recording.recorder.intake import RecordedTopic, TappedSource
+from dora.recording.recorder.chunk_filler import RecordedTopic, TappedSource
 from dora.recording.recorder.system import make_folder, remove_folder
 from dora.transport.board import Board
 from dora.transport.shm.ring_buffer import AVAILABLE, RingBuffer

@@ -26,7 +26,7 @@ class ReplayRoles(NamedTuple):
     left_out: tuple[str, ...]
 
 
-def roles(
+def assign_roles(
     dataflow: Dataflow, recorded: Collection[str], replace: Collection[str] | None = None
 ) -> ReplayRoles:
     """Divide the nodes. ``recorded``: outputs, ``node/output``. ``replace``: these, and no others.
@@ -34,7 +34,7 @@ def roles(
     Raises `DoraError` for a node in ``replace`` that is not there, or of which nothing was recorded.
     """
     if replace is not None:
-        return _as_told(dataflow, recorded, replace)
+        return _as_requested(dataflow, recorded, replace)
     live = {node.id for node in dataflow.nodes if not node.is_dynamic and any(_sources(dataflow, node))}
     while gone := {node_id for node_id in live if not _is_fed(dataflow, node_id, live, recorded)}:
         live -= gone
@@ -46,7 +46,7 @@ def roles(
     )
 
 
-def _as_told(dataflow: Dataflow, recorded: Collection[str], replace: Collection[str]) -> ReplayRoles:
+def _as_requested(dataflow: Dataflow, recorded: Collection[str], replace: Collection[str]) -> ReplayRoles:
     ids = [node.id for node in dataflow.nodes]
     for node_id in replace:
         if node_id not in ids:
@@ -116,7 +116,7 @@ _PLACES: Final = ("deploy", "_unstable_deploy")  # a replay is on one machine
 _ROOM_IN_CYCLES: Final = 1000  # messages; who waits for each other must not wait for room too
 
 
-def rewrite(
+def replay_dataflow(
     dataflow: Dataflow,
     who: ReplayRoles,
     environment: Mapping[str, str],

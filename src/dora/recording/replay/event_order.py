@@ -18,11 +18,11 @@ ORDER_ENCODING: Final = "dora.order"
 _decode = msgpack_decoder(dict[str, Any])
 
 
-_GIVEN_BACK_AT_ONCE: Final = 4 << 20  # bytes
+_FREED_AT_ONCE: Final = 4 << 20  # bytes
 _PUNCH_HOLE_AND_KEEP_SIZE: Final = 3  # the mode of Linux's `fallocate`
 
 
-def _give_back(file: BinaryIO, begin: int, end: int) -> None:
+def _punch_hole(file: BinaryIO, begin: int, end: int) -> None:
     """Free the room that a part of a file takes, where the system can: a recording may last for days."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
@@ -41,7 +41,7 @@ class OrderTail:
         self.directory = make_folder("order")
         self._files: dict[str, BinaryIO] = {}
         self._rest: dict[str, bytes] = {}
-        self._given_back: dict[str, int] = {}  # bytes at the beginning of a file
+        self._freed: dict[str, int] = {}  # bytes at the beginning of a file
 
     def read(self) -> Iterator[tuple[str, bytes]]:
         """Yield, by node, the entries that were written since the last time."""
@@ -55,10 +55,10 @@ class OrderTail:
                 path = os.path.join(self.directory, node_id)
                 file = self._files[node_id] = open(path, "r+b")  # noqa: SIM115 - as long as the recording
             data = self._rest.pop(node_id, b"") + file.read()
-            begin, end = self._given_back.get(node_id, 0), file.tell()
-            if end - begin >= _GIVEN_BACK_AT_ONCE:
-                _give_back(file, begin, end)
-                self._given_back[node_id] = end
+            begin, end = self._freed.get(node_id, 0), file.tell()
+            if end - begin >= _FREED_AT_ONCE:
+                _punch_hole(file, begin, end)
+                self._freed[node_id] = end
             size = whole(data)
             if size < len(data):
                 self._rest[node_id] = data[size:]

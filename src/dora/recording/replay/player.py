@@ -39,7 +39,7 @@ _LOOP_GAP_NS = 1_000_000  # between the last message and the first of the next r
 
 
 @dataclass(frozen=True)
-class PlayerPart:
+class PlayerSettings:
     """What to play. Times are in seconds from the first message of the recording; None: to its end."""
 
     file: str
@@ -50,11 +50,11 @@ class PlayerPart:
     end: float | None = None
 
 
-def part_from(environ: Mapping[str, str]) -> PlayerPart:
+def settings_from_env(environ: Mapping[str, str]) -> PlayerSettings:
     """Read the variables; raises `DoraError`."""
     try:
         end = environ.get(TO)
-        return PlayerPart(
+        return PlayerSettings(
             file=environ[FILE],
             node_id=environ[NODE],
             speed=float(environ.get(SPEED, "1")),
@@ -72,7 +72,7 @@ class Player:
     """Sends the messages of one node, each when it is due."""
 
     def __init__(
-        self, session: Session, recording: Recording, part: PlayerPart, clock: ReplayClock
+        self, session: Session, recording: Recording, part: PlayerSettings, clock: ReplayClock
     ) -> None:
         self._session = session
         self._recording = recording
@@ -171,7 +171,7 @@ def window(recording: Recording, begin: float, end: float | None) -> tuple[int, 
     return begin_ns, (recording.last_ns + 1 if end is None else recording.first_ns + round(end * 1e9))
 
 
-def _clock(part: PlayerPart, recording: Recording) -> ReplayClock:
+def _clock(part: PlayerSettings, recording: Recording) -> ReplayClock:
     if directory := os.environ.get(REPLAY_DIRECTORY):
         return ReplayClock.open(os.path.join(directory, CLOCK_FILE))
     start_ns, _ = window(recording, part.begin, part.end)
@@ -181,7 +181,7 @@ def _clock(part: PlayerPart, recording: Recording) -> ReplayClock:
 def main() -> int:
     """Play what the environment says; return the exit status."""
     try:
-        part = part_from(os.environ)
+        part = settings_from_env(os.environ)
         with Recording(part.file) as recording:
             clock = _clock(part, recording)
             session = Session()

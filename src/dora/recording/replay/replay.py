@@ -22,7 +22,7 @@ from dora.errors import DataflowError, DoraError
 from dora.node.replay.clock import WITHOUT_LIMIT, ReplayClock
 from dora.node.replay.inbox import CLOCK_FILE, ORDER_SUFFIX
 from dora.recording.mcap.reader import RecordedMessage, Recording
-from dora.recording.replay.dataflow import FILE, FROM, LOOP, SPEED, TO, rewrite, roles
+from dora.recording.replay.dataflow import FILE, FROM, LOOP, SPEED, TO, assign_roles, replay_dataflow
 from dora.recording.replay.event_order import Numbers, Translation, first_numbers
 from dora.recording.replay.player import CUT_SUFFIX, window
 
@@ -73,13 +73,13 @@ class Replay:
             )
         self.original = self._load()
         recorded = set(recording.start.topics) | set(recording.topics)
-        self.roles = roles(self.original, recorded, request.replace)
+        self.roles = assign_roles(self.original, recorded, request.replace)
         if not self.roles.replaced:
-            raise DoraError(self._why_nobody(recorded))
+            raise DoraError(self._why_none(recorded))
         self.patience = request.patience
         self.ordered = recording.has_orders() and not (request.free or request.loop)
 
-    def _why_nobody(self, recorded: Collection[str]) -> str:
+    def _why_none(self, recorded: Collection[str]) -> str:
         there = {node.id for node in self.original.nodes}
         nodes = {topic.partition("/")[0] for topic in recorded}
         if not there & nodes:
@@ -101,7 +101,7 @@ class Replay:
             **({FROM: repr(request.begin)} if request.begin else {}),
             **({TO: repr(request.end)} if request.end is not None else {}),
         }
-        described = rewrite(
+        described = replay_dataflow(
             self.original,
             self.roles,
             environment,
@@ -276,7 +276,7 @@ class Replay:
 # other, as a client and its server do, would not: they are asked to stop once the players are through and
 # nothing moves.
 
-_LOOK_EVERY: Final = 0.2  # seconds
+_CHECK_EVERY: Final = 0.2  # seconds
 _QUIET: Final = 1.0  # seconds without a message
 
 
@@ -291,12 +291,12 @@ class EndDetection:
         self._traffic = -1
         self._quiet_since = 0.0
         self._players_ended = 0.0
-        self._look_later()
+        self._check_later()
 
-    def _look_later(self) -> None:
-        self._daemon.loop.call_at(time.monotonic() + _LOOK_EVERY, self._look)
+    def _check_later(self) -> None:
+        self._daemon.loop.call_at(time.monotonic() + _CHECK_EVERY, self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         now = time.monotonic()
         run = self._daemon.supervisor.state
         if run.done:
@@ -309,4 +309,4 @@ class EndDetection:
             if now - self._quiet_since >= _QUIET or now - self._players_ended >= self._patience:
                 self._daemon.stop("the recording is over")
                 return
-        self._look_later()
+        self._check_later()

@@ -12,8 +12,8 @@ from recorded_files import message_of
 from dora.errors import DoraError
 from dora.observe.topics import Topic
 from dora.recording.mcap.channels import ChannelItem, ChannelTable
-from dora.recording.recorder.chunk import CHUNK_SIZE, Chunk, Pool
-from dora.recording.recorder.intake import LONGEST, RecordedTopic, RecordingIntake
+from dora.recording.recorder.chunk import CHUNK_SIZE, Chunk, ChunkPool
+from dora.recording.recorder.chunk_filler import LONGEST, RecordedTopic, ChunkFiller
 from dora.recording.recorder.taps import found_here
 from dora.transport.board import BEGUN, SENT, WORDS
 from dora.wire.daemon_protocol import Inspection, NodeView, OutputView
@@ -35,10 +35,10 @@ class Stage:
 
     def __init__(self, limit: int = 64 << 20) -> None:
         self.words = memoryview(bytearray(2 * WORDS * 8)).cast("Q")
-        self.pool = Pool(limit)
+        self.pool = ChunkPool(limit)
         self.chunks: list[Chunk] = []
         self.channels = ChannelTable()
-        self.intake = RecordingIntake(self.channels, self.pool, self.chunks.append)
+        self.intake = ChunkFiller(self.channels, self.pool, self.chunks.append)
         self.taps = [Tap(), Tap()]
         for slot, tap in enumerate(self.taps):
             topic = Topic(f"node/{slot}", "node", OutputView(str(slot), slot), ())
@@ -48,8 +48,8 @@ class Stage:
         self.words[slot * WORDS + SENT] = sequence
         self.taps[slot].waiting.append(message_of(data, {}, sequence, 1000 + sequence))
 
-    def hand_over(self) -> list[dict[str, tuple[int, int, int]]]:
-        self.intake.hand_over()
+    def flush(self) -> list[dict[str, tuple[int, int, int]]]:
+        self.intake.flush()
         return [
             {name: (span.first, span.last, span.messages) for name, span in chunk.spans.items()}
             for chunk in self.chunks
@@ -65,7 +65,7 @@ def test_messages_of_several_topics_and_types() -> None:
     assert stage.intake.look() == 3 / 16
     assert stage.intake.look() == 0
     assert (stage.intake.messages, stage.intake.bytes) == (5, 33)
-    assert stage.hand_over() == [{"node/0": (1, 3, 3), "node/1": (1, 2, 2)}]
+    assert stage.flush() == [{"node/0": (1, 3, 3), "node/1": (1, 2, 2)}]
     assert [stage.channels.item(number).schema for number in (1, 2, 3)] == [
         "dora.Int64",
         "dora.UInt8",
@@ -80,10 +80,10 @@ def test_a_chunk_is_handed_over_when_it_is_full_or_old() -> None:
         stage.send(0, megabyte, number)
     stage.intake.look()
     assert [chunk.size > CHUNK_SIZE for chunk in stage.chunks] == [True]
-    stage.intake.hand_over_old(0.0)
+    stage.intake.flush_old(0.0)
     assert len(stage.chunks) == 1
-    stage.intake.hand_over_old(stage.intake._begun + LONGEST)
-    assert [span["node/0"][2] for span in stage.hand_over()] == [4, 2]
+    stage.intake.flush_old(stage.intake._begun + LONGEST)
+    assert [span["node/0"][2] for span in stage.flush()] == [4, 2]
 
 
 def test_an_outsized_message_has_a_chunk_of_its_own() -> None:
@@ -92,7 +92,7 @@ def test_an_outsized_message_has_a_chunk_of_its_own() -> None:
     stage.send(0, np.zeros(3 * CHUNK_SIZE, np.uint8), 2)
     stage.send(0, b"small", 3)
     stage.intake.look()
-    assert [span["node/0"] for span in stage.hand_over()] == [(1, 1, 1), (2, 2, 1), (3, 3, 1)]
+    assert [span["node/0"] for span in stage.flush()] == [(1, 1, 1), (2, 2, 1), (3, 3, 1)]
 
 
 def test_without_memory_messages_stay_in_the_taps() -> None:
@@ -102,11 +102,11 @@ def test_without_memory_messages_stay_in_the_taps() -> None:
         stage.send(0, megabyte, number)
     stage.send(1, b"x", 1)
     assert stage.intake.look() == 1.0
-    assert stage.intake.stalled
+    assert stage.intake.waits_for_memory
     assert stage.intake.look() == 1.0, "nothing has changed"
     assert len(stage.taps[0].waiting) == 5
-    while stage.intake.stalled:
-        stage.pool.give_back(stage.chunks)
+    while stage.intake.waits_for_memory:
+        stage.pool.release(stage.chunks)
         stage.chunks.clear()
         stage.intake.look()
     assert stage.intake.messages == 11, "nothing was lost"
@@ -129,8 +129,8 @@ def test_what_a_killed_process_counted_and_did_not_send() -> None:
 def test_what_is_no_output_goes_along() -> None:
     stage = Stage()
     item = ChannelItem("dora/log", "foxglove.Log", {})
-    assert stage.intake.add_own(iter([(item, 5, b"one"), (item, 6, b"two")]))
-    (spans,) = stage.hand_over()
+    assert stage.intake.add_context(iter([(item, 5, b"one"), (item, 6, b"two")]))
+    (spans,) = stage.flush()
     assert spans == {}
     (chunk,) = stage.chunks
     assert b"one" in bytes(chunk.contents) and (chunk.first, chunk.last) == (5, 6)
@@ -142,17 +142,17 @@ def test_without_memory_what_is_no_output_waits() -> None:
     item = ChannelItem("dora/order/node", "", {})
     data = bytes(1 << 20)
     waiting = iter([(item, number, data) for number in range(1, 11)])
-    assert not stage.intake.add_own(waiting)
-    assert stage.intake.memory_comes
-    assert not stage.intake.add_own(waiting), "nothing has changed"
+    assert not stage.intake.add_context(waiting)
+    assert stage.intake.memory_in_use
+    assert not stage.intake.add_context(waiting), "nothing has changed"
     times = []
     done = False
     while not done:
         times += [(chunk.first, chunk.last) for chunk in stage.chunks]
-        stage.pool.give_back(stage.chunks)
+        stage.pool.release(stage.chunks)
         stage.chunks.clear()
-        done = stage.intake.add_own(waiting)
-    stage.intake.hand_over()
+        done = stage.intake.add_context(waiting)
+    stage.intake.flush()
     times += [(chunk.first, chunk.last) for chunk in stage.chunks]
     assert times == [(1, 4), (5, 8), (9, 10)], "nothing was lost"
 

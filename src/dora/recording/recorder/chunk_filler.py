@@ -1,8 +1,7 @@
-"""From the taps into chunks: the part of a recorder that must not be late.
+"""Move messages from taps into chunks: the part of a recorder that must not be late.
 
-A tap holds only so many messages, and nobody waits for it. So it is emptied often, into memory; writing
-is the business of another thread. When memory is used up, messages stay in the taps until there is some
-again.
+A tap holds few messages, and no sender waits for it, so it is emptied often. Another thread writes the
+chunks. When memory runs out, messages stay in the taps until chunks have been written.
 """
 
 from __future__ import annotations
@@ -21,21 +20,21 @@ from dora.recording.mcap.channels import (
     Schemas,
     form_of,
     prefix_of,
-    says_more,
+    may_have_form,
 )
-from dora.recording.recorder.chunk import CHUNK_SIZE, Chunk, ChunkSpan, Pool, room_for
+from dora.recording.recorder.chunk import CHUNK_SIZE, Chunk, ChunkPool, ChunkSpan, room_for
 from dora.transport.board import BEGUN, RECORDED, SENT, TAPPED, WORDS
 from dora.wire.message import Encoding, Message
 
-OwnMessage = tuple[ChannelItem, int, bytes]
-"""Channel, time and data of a message that is no output's."""
+ContextMessage = tuple[ChannelItem, int, bytes]
+"""Channel, time and data of a message that no output sent: a log entry, or the order of events."""
 
-LONGEST: Final = 1.0  # seconds from the first message of a chunk until it is handed over
-_BATCH: Final = 256  # messages of one topic before the next has its turn
+MAX_AGE: Final = 1.0  # seconds from the first message of a chunk until it is stored
+_BATCH: Final = 256  # messages of one topic before the next topic is polled
 
 
 class TappedSource(Protocol):
-    """Where the messages of a topic come from: a tap, mostly."""
+    """The source of a topic's messages, usually a tap."""
 
     def receive(self) -> Message | None:
         """Take the oldest message, or return None; never blocks."""
@@ -43,7 +42,7 @@ class TappedSource(Protocol):
 
 
 class RecordedTopic:
-    """One topic that is recorded, and how far that is."""
+    """One recorded topic and its progress."""
 
     def __init__(self, topic: Topic, tap: TappedSource, queue_size: int, words: memoryview) -> None:
         self.name = topic.name
@@ -53,8 +52,8 @@ class RecordedTopic:
         self.tap = tap
         self.seen = 0  # sequence number of the last message taken
         self.before = 0  # sequence number before the first that has to be in the recording
-        self.from_start = True  # attached before anything was sent; else it begins with what comes first
-        self.unsent: list[int] = []  # numbers that a killed node counted, for messages it never sent
+        self.from_start = True  # tapped before anything was sent; else it starts with the first message seen
+        self.unsent: list[int] = []  # numbers that a killed node counted for messages that it never sent
         self.schemas = Schemas()
         self.plain: dict[bytes, tuple[int, Form]] = {}  # schema section → channel of plain values
         self._words = words
@@ -65,41 +64,41 @@ class RecordedTopic:
         return self._words[self._base + SENT]
 
     def renew(self, until_ns: int) -> None:
-        """Let the output be sent even if it has no links, until then."""
+        """Make the sender send until then, even if the output has no links."""
         self._words[self._base + TAPPED] = until_ns
 
-    def tell(self) -> None:
-        """Tell the daemon how far this is: what is not taken yet must not go with its sender."""
+    def publish_progress(self) -> None:
+        """Write the progress to the board: the daemon keeps messages of an ended sender that are not taken."""
         self._words[self._base + RECORDED] = max(self.seen, self.before)
 
-    def note(self, sequence: int) -> None:
-        """Note that a message was taken."""
+    def mark_taken(self, sequence: int) -> None:
+        """Count a message that was taken."""
         if sequence == self.seen + 2 and sequence == self._words[self._base + BEGUN] + 1:
-            # The first one of a new process: the former counts a message before it is sent.
+            # The first message of a new process: the old one had counted a message before sending it.
             self.unsent.append(sequence - 1)
         if not self.seen and not self.from_start:
             self.before = sequence - 1
         self.seen = sequence
 
 
-class RecordingIntake:
-    """Takes messages and puts them into chunks, which it hands over when they are full or old."""
+class ChunkFiller:
+    """Fills chunks with messages, and stores them when they are full or old."""
 
-    def __init__(self, channels: ChannelTable, pool: Pool, hand_over: Callable[[Chunk], None]) -> None:
+    def __init__(self, channels: ChannelTable, pool: ChunkPool, store: Callable[[Chunk], None]) -> None:
         self.topics: list[RecordedTopic] = []
         self.messages = 0
         self.bytes = 0  # of their bodies
         self._channels = channels
         self._pool = pool
-        self._hand_over = hand_over
+        self._store = store
         self._chunk: Chunk | None = None
-        self._begun = 0.0  # when the chunk got its first message
-        self._held: tuple[RecordedTopic, Message, int, bytes] | None = None  # what there is no memory for
-        self._held_own: OwnMessage | None = None  # likewise
-        self._own: dict[str, tuple[int, int]] = {}  # topic that is no output → channel, messages
+        self._begun = 0.0  # when the chunk was started
+        self._held: tuple[RecordedTopic, Message, int, bytes] | None = None  # the message that waits for memory
+        self._held_context: ContextMessage | None = None  # likewise
+        self._own: dict[str, tuple[int, int]] = {}  # topic of context → channel, messages
 
-    def look(self) -> float:
-        """Take what is there; return how full the fullest tap was, from 0 to 1."""
+    def poll(self) -> float:
+        """Take what the taps hold; return how full the fullest one was, from 0 to 1."""
         fullest = 0.0
         if self._held is not None and not self._put(*self._held):
             return 1.0
@@ -112,22 +111,22 @@ class RecordingIntake:
                 count += 1
                 if not self._take(topic, message):
                     return 1.0
-            topic.tell()
+            topic.publish_progress()
             fullest = max(fullest, count / topic.queue_size)
         return fullest
 
-    def add_own(self, items: Iterator[OwnMessage]) -> bool:
-        """Add messages that are no output's, as long as there is memory; tell whether all were added.
+    def add_context(self, items: Iterator[ContextMessage]) -> bool:
+        """Add messages of the context while there is memory; return whether all were added.
 
-        A replay needs each of them, so none is let go of: the next call goes on where this one ended.
+        A replay needs each of them, so none is dropped: the next call continues where this one ended.
         """
-        held = () if self._held_own is None else (self._held_own,)
-        self._held_own = None
+        held = () if self._held_context is None else (self._held_context,)
+        self._held_context = None
         for own in chain(held, items):
             item, time_ns, data = own
             chunk = self._room(room_for(0, len(data)))
             if chunk is None:
-                self._held_own = own
+                self._held_context = own
                 return False
             known = self._own.get(item.topic)
             channel, count = (self._channels.add(item), 0) if known is None else known
@@ -135,33 +134,33 @@ class RecordingIntake:
             chunk.add_data(channel, count + 1, time_ns, data)
         return True
 
-    def let_go(self) -> None:
-        """Give up what waits for memory, and lies in that of the sender."""
+    def drop_held(self) -> None:
+        """Drop the message that waits for memory; it occupies memory of its sender."""
         self._held = None
 
-    def hand_over_old(self, now: float) -> None:
-        """Hand over a chunk that waits for too long (monotonic time)."""
-        if self._chunk is not None and now - self._begun >= LONGEST:
-            self.hand_over()
+    def flush_old(self, now: float) -> None:
+        """Store the chunk if it is too old at this monotonic time."""
+        if self._chunk is not None and now - self._begun >= MAX_AGE:
+            self.flush()
 
-    def hand_over(self) -> None:
-        """Hand over what there is."""
+    def flush(self) -> None:
+        """Store the chunk as it is."""
         chunk, self._chunk = self._chunk, None
         if chunk is not None:
-            self._hand_over(chunk)
+            self._store(chunk)
 
     @property
-    def stalled(self) -> bool:
+    def waits_for_memory(self) -> bool:
         """Whether a message waits for memory."""
         return self._held is not None
 
     @property
-    def memory_comes(self) -> bool:
-        """Whether memory is in use that can be used again once it is written."""
+    def memory_in_use(self) -> bool:
+        """Whether chunks are in use whose memory becomes free once they are written."""
         return self._pool.used > 0
 
     def _take(self, topic: RecordedTopic, message: Message) -> bool:
-        plain = message.encoding == Encoding.PLAIN and not says_more(message.metadata)
+        plain = message.encoding == Encoding.PLAIN and not may_have_form(message.metadata)
         known = topic.plain.get(message.schema) if plain else None
         if known is None:
             form = form_of(message)
@@ -183,7 +182,7 @@ class RecordingIntake:
         self._held = None
         sequence = message.sequence
         chunk.add(channel, sequence, message.time_ns, prefix, message)
-        topic.note(sequence)
+        topic.mark_taken(sequence)
         self.messages += 1
         self.bytes += message.body_size
         span = chunk.spans.get(topic.name)
@@ -198,14 +197,14 @@ class RecordingIntake:
         if chunk is not None:
             if chunk.size < CHUNK_SIZE and chunk.size + size <= chunk.capacity:
                 return chunk
-            self.hand_over()
+            self.flush()
         chunk = self._chunk = self._pool.take(size)
         self._begun = time.monotonic()
         return chunk
 
 
 def spans_of(chunks: Iterable[dict[str, ChunkSpan]]) -> dict[str, ChunkSpan]:
-    """Return, by topic, the span of several chunks, which are in order."""
+    """Return the span of each topic over several chunks, which are in order."""
     found: dict[str, ChunkSpan] = {}
     for spans in chunks:
         for name, span in spans.items():

@@ -1,4 +1,4 @@
-"""Where a recorder puts what it takes: a file, or memory from which files are saved."""
+"""The sinks of a recorder: a file, or a ring in memory that is saved to files on demand."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from dora.errors import DoraError
 from dora.recording.mcap.channels import ChannelTable
 from dora.recording.mcap.format import End, RecordingStart, TopicEnd
 from dora.recording.mcap.writer import DiskFull, RecordingFailed, RecordingWriter
-from dora.recording.recorder.chunk import ChunkSpan, CompressedChunk, Pool, WriteThread, keep
-from dora.recording.recorder.intake import spans_of
+from dora.recording.recorder.chunk import ChunkPool, ChunkSpan, CompressedChunk, WriteThread, detached
+from dora.recording.recorder.chunk_filler import spans_of
 from dora.recording.recorder.options import (
     RecordingOptions,
     Saved,
@@ -26,13 +26,11 @@ from dora.recording.recorder.options import (
     unused,
 )
 
-# The last seconds of a dataflow, in memory.
-
 _OVERHEAD: Final = 512  # bytes of a chunk besides its contents, roughly
 
 
 class Ring:
-    """Keeps the chunks of the last ``seconds``, in at most ``limit`` bytes."""
+    """Keeps the chunks of the last ``seconds`` in memory, in at most ``limit`` bytes."""
 
     def __init__(self, seconds: float, limit: int) -> None:
         self._span_ns = int(seconds * 1e9)
@@ -42,21 +40,21 @@ class Ring:
         self.cut = False  # memory was too small for the whole time
 
     def add(self, chunk: CompressedChunk, now_ns: int) -> None:
-        """Append a chunk, in memory of its own, and let go of what is too old or too much."""
+        """Append a chunk that owns its memory; drop chunks that are too old or too many."""
         self._chunks.append(chunk)
         self.bytes += _size(chunk)
-        self.forget(now_ns)
+        self.drop_old(now_ns)
         while self.bytes > self._limit and len(self._chunks) > 1:
             self._drop()
             self.cut = True
 
-    def forget(self, now_ns: int) -> None:
-        """Let go of chunks whose last message is too old."""
+    def drop_old(self, now_ns: int) -> None:
+        """Drop chunks whose last message is too old."""
         while self._chunks and self._chunks[0].last < now_ns - self._span_ns:
             self._drop()
 
     def chunks(self) -> list[CompressedChunk]:
-        """Return what is kept, oldest first."""
+        """Return the chunks, oldest first."""
         return list(self._chunks)
 
     def _drop(self) -> None:
@@ -71,17 +69,17 @@ Reason = Literal["asked", "dataflow ended", "disk full", "saved"]
 
 
 class Expected(msgspec.Struct, frozen=True):
-    """What should be there of a topic: the numbers after ``before`` up to ``last``, without ``unsent``."""
+    """The sequence numbers a topic should have: after ``before`` up to ``last``, without ``unsent``."""
 
     before: int
     last: int
     unsent: tuple[int, ...] = ()
 
 
-def ends_of(
+def topic_ends(
     expected: dict[str, Expected], spans: dict[str, ChunkSpan], *, whole: bool
 ) -> dict[str, TopicEnd]:
-    """Return what came of each topic: ``whole`` from its beginning, else from the first that is there."""
+    """Return how complete each topic is: ``whole`` from its start, else from its first recorded message."""
     ends = {}
     for name, item in expected.items():
         span = spans.get(name) or ChunkSpan()
@@ -94,14 +92,14 @@ def ends_of(
     return ends
 
 
-class FileTarget:
+class FileSink:
     """Writes everything into one file."""
 
     def __init__(
         self,
         settings: RecordingOptions,
         channels: ChannelTable,
-        pool: Pool,
+        pool: ChunkPool,
         start: RecordingStart,
         dataflow: bytes,
     ) -> None:
@@ -113,27 +111,27 @@ class FileTarget:
         except RecordingFailed:
             self._writer.close()
             if not settings.force:  # with it, the file may have been there before
-                os.unlink(path)  # there is nothing in it, and it would be in the way of the next attempt
+                os.unlink(path)  # it is empty, and would block the next attempt
             raise
         self._spans: list[dict[str, ChunkSpan]] = []  # of each chunk in the file
-        self.store = WriteThread(pool, settings.compression, self._write)
+        self.write_thread = WriteThread(pool, settings.compression, self._write)
 
     @property
     def path(self) -> str:
         return self._writer.path
 
-    def _write(self, sealed: CompressedChunk) -> None:
-        self._writer.write(sealed)
-        self._spans.append(dict(sealed.spans))
+    def _write(self, chunk: CompressedChunk) -> None:
+        self._writer.write(chunk)
+        self._spans.append(dict(chunk.spans))
 
     def finish(self, reason: Reason, expected: dict[str, Expected], failed: Iterable[str]) -> Saved:
-        """Wait until all is written, and end the file; what went wrong is in the result."""
-        self.store.close()
-        problem = self.store.failure
+        """Wait until all chunks are written, and finish the file; problems are in the result."""
+        self.write_thread.close()
+        problem = self.write_thread.failure
         if isinstance(problem, DiskFull):
             reason = "disk full"
         while True:
-            topics = ends_of(expected, spans_of(self._spans), whole=True)
+            topics = topic_ends(expected, spans_of(self._spans), whole=True)
             complete = problem is None and not any(topic.lost for topic in topics.values())
             end = End(
                 complete=complete,
@@ -164,14 +162,14 @@ class FileTarget:
         )
 
 
-class RingTarget:
-    """Keeps the last seconds in memory, and writes them into a file whenever it is asked."""
+class RingSink:
+    """Keeps the last seconds in memory, and writes them to a file on request."""
 
     def __init__(
         self,
         settings: RecordingOptions,
         channels: ChannelTable,
-        pool: Pool,
+        pool: ChunkPool,
         start: RecordingStart,
         dataflow: bytes,
     ) -> None:
@@ -184,57 +182,57 @@ class RingTarget:
         self._lock = threading.Lock()
         self._count = 0
         self._savers: list[threading.Thread] = []
-        self.store = WriteThread(pool, settings.compression, self._add)
+        self.write_thread = WriteThread(pool, settings.compression, self._add)
 
     @property
     def path(self) -> str:
-        """Where the next file will be."""
+        """The path of the next file."""
         settings = self._settings
         if settings.path and settings.force:
             return numbered(settings.path, self._count + 1)
         return unused(settings.path or file_name())
 
-    def forget(self) -> None:
-        """Let go of what is too old by now."""
+    def drop_old(self) -> None:
+        """Drop chunks that are too old by now."""
         with self._lock:
-            self._ring.forget(time.time_ns())
+            self._ring.drop_old(time.time_ns())
 
     def save(
         self, expected: dict[str, Expected], failed: Iterable[str], on_saved: Callable[[Saved], None]
     ) -> None:
-        """Write what has been handed over until now; ``on_saved`` is called in another thread."""
+        """Write all chunks so far; ``on_saved`` is called in another thread."""
         failed = sorted(failed)
 
         def begin() -> None:
             with self._lock:
                 chunks = self._ring.chunks()
-            # In a thread of its own, because what comes meanwhile has to be kept, too.
+            # In a separate thread, because the ring has to take new chunks meanwhile.
             thread = threading.Thread(
                 target=lambda: on_saved(self._write(chunks, expected, failed)), name="dora-recording-save"
             )
             self._savers.append(thread)
             thread.start()
 
-        self.store.call(begin)
+        self.write_thread.call(begin)
 
     def close(self) -> None:
-        """Wait until all is written that was asked for."""
-        self.store.close()
+        """Wait until all requested files are written."""
+        self.write_thread.close()
         for thread in self._savers:
             thread.join()
 
-    def _add(self, sealed: CompressedChunk) -> None:
-        kept = keep(sealed)
+    def _add(self, chunk: CompressedChunk) -> None:
+        kept = detached(chunk)
         with self._lock:
             self._ring.add(kept, time.time_ns())
 
     def _write(
         self, chunks: list[CompressedChunk], expected: dict[str, Expected], failed: list[str]
     ) -> Saved:
-        topics = ends_of(expected, spans_of(dict(chunk.spans) for chunk in chunks), whole=False)
+        topics = topic_ends(expected, spans_of(dict(chunk.spans) for chunk in chunks), whole=False)
         complete = not any(topic.lost for topic in topics.values())
         end = End(complete=complete, stopped=time.time_ns(), reason="saved", topics=topics, failed=failed)
-        with self._lock:  # two savings at a time get two files
+        with self._lock:  # two saves at a time get two files
             saved = Saved(path=self.path, topics=topics, complete=complete)
             try:
                 writer = RecordingWriter(saved.path, self._channels, force=self._settings.force)

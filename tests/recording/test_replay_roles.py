@@ -8,7 +8,7 @@ import yaml
 from dora.dataflow import parse
 from dora.dataflow.model import Dataflow
 from dora.errors import DoraError
-from dora.recording.replay.dataflow import ReplayRoles, in_cycles, rewrite, roles
+from dora.recording.replay.dataflow import ReplayRoles, in_cycles, replay_dataflow, roles
 
 FLOW = """
 deploy: {machine: robot}
@@ -50,24 +50,24 @@ def flow() -> Dataflow:
 
 
 def test_sources_are_replaced(flow: Dataflow) -> None:
-    assert roles(flow, ALL) == ReplayRoles(("camera",), ("detector", "planner", "arm"), ("viewer",))
+    assert assign_roles(flow, ALL) == ReplayRoles(("camera",), ("detector", "planner", "arm"), ("viewer",))
 
 
 def test_what_cannot_be_fed_is_replaced_or_left_out(flow: Dataflow) -> None:
-    found = roles(flow, {"detector/boxes", "arm/done"})
+    found = assign_roles(flow, {"detector/boxes", "arm/done"})
     assert found == ReplayRoles(("detector",), ("planner", "arm"), ("camera", "viewer"))
-    assert roles(flow, {"arm/done"}).replaced == ("arm",)
+    assert assign_roles(flow, {"arm/done"}).replaced == ("arm",)
 
 
 def test_nodes_can_be_named(flow: Dataflow) -> None:
-    found = roles(flow, ALL, ["camera", "arm"])
+    found = assign_roles(flow, ALL, ["camera", "arm"])
     assert found.replaced == ("camera", "arm")
     assert found.live == ("detector", "planner", "viewer")
-    assert roles(flow, ALL, ["camera", "viewer"]).left_out == ("viewer",)
+    assert assign_roles(flow, ALL, ["camera", "viewer"]).left_out == ("viewer",)
     with pytest.raises(DoraError, match="did you mean `detector`"):
-        roles(flow, ALL, ["detectr"])
+        assign_roles(flow, ALL, ["detectr"])
     with pytest.raises(DoraError, match="nothing of `arm` is in the recording"):
-        roles(flow, {"camera/image"}, ["arm"])
+        assign_roles(flow, {"camera/image"}, ["arm"])
 
 
 def test_cycles_are_found(flow: Dataflow) -> None:
@@ -75,8 +75,8 @@ def test_cycles_are_found(flow: Dataflow) -> None:
 
 
 def test_the_dataflow_of_a_replay(flow: Dataflow) -> None:
-    who = roles(flow, ALL)
-    made = rewrite(flow, who, {"DORA_REPLAY_FILE": "/a.mcap"}, directory="/d", ordered=True, lossless=True)
+    who = assign_roles(flow, ALL)
+    made = replay_dataflow(flow, who, {"DORA_REPLAY_FILE": "/a.mcap"}, directory="/d", ordered=True, lossless=True)
     again = parse(yaml.safe_dump(made), working_dir="/lab", environ={})
     camera, detector, planner, arm = again.nodes
     assert camera.path == "dora-replay"
@@ -98,7 +98,7 @@ def test_the_dataflow_of_a_replay(flow: Dataflow) -> None:
 
 
 def test_a_free_replay_in_real_time_keeps_queues_as_they_are(flow: Dataflow) -> None:
-    made = rewrite(flow, roles(flow, ALL), {})
+    made = replay_dataflow(flow, assign_roles(flow, ALL), {})
     again = parse(yaml.safe_dump(made), working_dir="/lab", environ={})
     image, _ = again.node("detector").inputs
     assert (image.queue_policy, image.queue_size, image.input_timeout) == ("drop_oldest", 1, 2.0)
