@@ -13,7 +13,7 @@ from dora.errors import DoraError
 from dora.observe.topics import Topic
 from dora.recording.mcap.channels import ChannelItem, ChannelTable
 from dora.recording.recorder.chunk import CHUNK_SIZE, Chunk, ChunkPool
-from dora.recording.recorder.chunk_filler import LONGEST, RecordedTopic, ChunkFiller
+from dora.recording.recorder.chunk_filler import MAX_AGE, ChunkFiller, RecordedTopic
 from dora.recording.recorder.taps import found_here
 from dora.transport.board import BEGUN, SENT, WORDS
 from dora.wire.daemon_protocol import Inspection, NodeView, OutputView
@@ -31,25 +31,25 @@ class Tap:
 
 
 class Stage:
-    """An intake of two topics, and the chunks that it hands over."""
+    """A chunk filler of two topics, and the chunks that it stores."""
 
     def __init__(self, limit: int = 64 << 20) -> None:
         self.words = memoryview(bytearray(2 * WORDS * 8)).cast("Q")
         self.pool = ChunkPool(limit)
         self.chunks: list[Chunk] = []
         self.channels = ChannelTable()
-        self.intake = ChunkFiller(self.channels, self.pool, self.chunks.append)
+        self.filler = ChunkFiller(self.channels, self.pool, self.chunks.append)
         self.taps = [Tap(), Tap()]
         for slot, tap in enumerate(self.taps):
             topic = Topic(f"node/{slot}", "node", OutputView(str(slot), slot), ())
-            self.intake.topics.append(RecordedTopic(topic, tap, 16, self.words))
+            self.filler.topics.append(RecordedTopic(topic, tap, 16, self.words))
 
     def send(self, slot: int, data: Any, sequence: int) -> None:
         self.words[slot * WORDS + SENT] = sequence
         self.taps[slot].waiting.append(message_of(data, {}, sequence, 1000 + sequence))
 
     def flush(self) -> list[dict[str, tuple[int, int, int]]]:
-        self.intake.flush()
+        self.filler.flush()
         return [
             {name: (span.first, span.last, span.messages) for name, span in chunk.spans.items()}
             for chunk in self.chunks
@@ -62,9 +62,9 @@ def test_messages_of_several_topics_and_types() -> None:
         stage.send(0, np.array([number]), number)
     stage.send(1, b"x", 1)
     stage.send(1, np.array([1.0]), 2)
-    assert stage.intake.look() == 3 / 16
-    assert stage.intake.look() == 0
-    assert (stage.intake.messages, stage.intake.bytes) == (5, 33)
+    assert stage.filler.poll() == 3 / 16
+    assert stage.filler.poll() == 0
+    assert (stage.filler.messages, stage.filler.bytes) == (5, 33)
     assert stage.flush() == [{"node/0": (1, 3, 3), "node/1": (1, 2, 2)}]
     assert [stage.channels.item(number).schema for number in (1, 2, 3)] == [
         "dora.Int64",
@@ -78,11 +78,11 @@ def test_a_chunk_is_handed_over_when_it_is_full_or_old() -> None:
     megabyte = np.zeros(1 << 20, np.uint8)
     for number in range(1, 7):
         stage.send(0, megabyte, number)
-    stage.intake.look()
+    stage.filler.poll()
     assert [chunk.size > CHUNK_SIZE for chunk in stage.chunks] == [True]
-    stage.intake.flush_old(0.0)
+    stage.filler.flush_old(0.0)
     assert len(stage.chunks) == 1
-    stage.intake.flush_old(stage.intake._begun + LONGEST)
+    stage.filler.flush_old(stage.filler._begun + MAX_AGE)
     assert [span["node/0"][2] for span in stage.flush()] == [4, 2]
 
 
@@ -91,7 +91,7 @@ def test_an_outsized_message_has_a_chunk_of_its_own() -> None:
     stage.send(0, b"small", 1)
     stage.send(0, np.zeros(3 * CHUNK_SIZE, np.uint8), 2)
     stage.send(0, b"small", 3)
-    stage.intake.look()
+    stage.filler.poll()
     assert [span["node/0"] for span in stage.flush()] == [(1, 1, 1), (2, 2, 1), (3, 3, 1)]
 
 
@@ -101,40 +101,40 @@ def test_without_memory_messages_stay_in_the_taps() -> None:
     for number in range(1, 11):
         stage.send(0, megabyte, number)
     stage.send(1, b"x", 1)
-    assert stage.intake.look() == 1.0
-    assert stage.intake.waits_for_memory
-    assert stage.intake.look() == 1.0, "nothing has changed"
+    assert stage.filler.poll() == 1.0
+    assert stage.filler.waits_for_memory
+    assert stage.filler.poll() == 1.0, "nothing has changed"
     assert len(stage.taps[0].waiting) == 5
-    while stage.intake.waits_for_memory:
+    while stage.filler.waits_for_memory:
         stage.pool.release(stage.chunks)
         stage.chunks.clear()
-        stage.intake.look()
-    assert stage.intake.messages == 11, "nothing was lost"
+        stage.filler.poll()
+    assert stage.filler.messages == 11, "nothing was lost"
 
 
 def test_what_a_killed_process_counted_and_did_not_send() -> None:
     stage = Stage()
-    topic = stage.intake.topics[0]
+    topic = stage.filler.topics[0]
     stage.send(0, b"x", 1)
-    stage.intake.look()
+    stage.filler.poll()
     stage.words[BEGUN] = 2  # message 2 was counted, and its sender killed
     stage.send(0, b"x", 3)
-    stage.intake.look()
+    stage.filler.poll()
     assert topic.unsent == [2]
     stage.send(0, b"x", 5)
-    stage.intake.look()
+    stage.filler.poll()
     assert topic.unsent == [2], "4 was lost"
 
 
 def test_what_is_no_output_goes_along() -> None:
     stage = Stage()
     item = ChannelItem("dora/log", "foxglove.Log", {})
-    assert stage.intake.add_context(iter([(item, 5, b"one"), (item, 6, b"two")]))
+    assert stage.filler.add_context(iter([(item, 5, b"one"), (item, 6, b"two")]))
     (spans,) = stage.flush()
     assert spans == {}
     (chunk,) = stage.chunks
     assert b"one" in bytes(chunk.contents) and (chunk.first, chunk.last) == (5, 6)
-    assert stage.intake.messages == 0
+    assert stage.filler.messages == 0
 
 
 def test_without_memory_what_is_no_output_waits() -> None:
@@ -142,17 +142,17 @@ def test_without_memory_what_is_no_output_waits() -> None:
     item = ChannelItem("dora/order/node", "", {})
     data = bytes(1 << 20)
     waiting = iter([(item, number, data) for number in range(1, 11)])
-    assert not stage.intake.add_context(waiting)
-    assert stage.intake.memory_in_use
-    assert not stage.intake.add_context(waiting), "nothing has changed"
+    assert not stage.filler.add_context(waiting)
+    assert stage.filler.memory_in_use
+    assert not stage.filler.add_context(waiting), "nothing has changed"
     times = []
     done = False
     while not done:
         times += [(chunk.first, chunk.last) for chunk in stage.chunks]
         stage.pool.release(stage.chunks)
         stage.chunks.clear()
-        done = stage.intake.add_context(waiting)
-    stage.intake.flush()
+        done = stage.filler.add_context(waiting)
+    stage.filler.flush()
     times += [(chunk.first, chunk.last) for chunk in stage.chunks]
     assert times == [(1, 4), (5, 8), (9, 10)], "nothing was lost"
 

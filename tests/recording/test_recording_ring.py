@@ -9,7 +9,7 @@ import pytest
 from dora.errors import DoraError
 from dora.recording.mcap.channels import ChannelTable
 from dora.recording.mcap.format import RecordingStart, TopicEnd
-from dora.recording.recorder.chunk import ChunkSpan, CompressedChunk, ChunkPool, WriteThread
+from dora.recording.recorder.chunk import ChunkPool, ChunkSpan, CompressedChunk, WriteThread
 from dora.recording.recorder.chunk_filler import spans_of
 from dora.recording.recorder.options import RecordingOptions, Saved, numbered
 from dora.recording.recorder.sinks import Expected, Ring, RingSink, topic_ends
@@ -31,9 +31,9 @@ def test_it_keeps_the_last_seconds() -> None:
     for second in range(10):
         ring.add(chunk(second), second * SECOND)
     assert times(ring) == [6, 7, 8, 9]
-    ring.forget(11 * SECOND)
+    ring.drop_old(11 * SECOND)
     assert times(ring) == [8, 9]
-    ring.forget(100 * SECOND)
+    ring.drop_old(100 * SECOND)
     assert (times(ring), ring.bytes, ring.cut) == ([], 0, False)
 
 

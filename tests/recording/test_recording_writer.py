@@ -25,7 +25,15 @@ from dora.errors import DoraError
 from dora.recording.mcap.channels import ChannelItem, ChannelKey, ChannelTable, Schemas, form_of, prefix_of
 from dora.recording.mcap.format import End, RecordingStart, end_from, restore, start_from
 from dora.recording.mcap.writer import DiskFull, RecordingWriter
-from dora.recording.recorder.chunk import CHUNK_SIZE, Chunk, Compression, ChunkPool, keep, room_for, compress
+from dora.recording.recorder.chunk import (
+    CHUNK_SIZE,
+    Chunk,
+    ChunkPool,
+    Compression,
+    compress,
+    detached,
+    room_for,
+)
 from dora.recording.recorder.options import RecordingOptions
 from dora.recording.recorder.sinks import FileSink
 from dora.wire.decode import decode_arrow
@@ -223,13 +231,13 @@ def test_what_hardly_gets_smaller_is_not_compressed() -> None:
     assert compress(chunk_of(channels, [b"x" * 1000]), "zstd").compression == "zstd"
 
 
-def test_a_kept_chunk_has_memory_of_its_own() -> None:
+def test_a_detached_chunk_owns_its_memory() -> None:
     chunk = chunk_of(ChannelTable(), [b"x" * 100])
-    chunk = compress(chunk, "none")
-    kept = detached(chunk)
+    compressed = compress(chunk, "none")
+    copy = detached(compressed)
     chunk.view[: chunk.size] = bytes(chunk.size)
-    assert b"x" * 100 in kept.contents
-    assert b"x" * 100 not in bytes(chunk.contents)
+    assert b"x" * 100 in copy.contents
+    assert b"x" * 100 not in bytes(compressed.contents)
 
 
 def test_chunks_are_used_again_within_the_limit() -> None:

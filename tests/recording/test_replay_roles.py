@@ -8,7 +8,7 @@ import yaml
 from dora.dataflow import parse
 from dora.dataflow.model import Dataflow
 from dora.errors import DoraError
-from dora.recording.replay.dataflow import ReplayRoles, in_cycles, replay_dataflow, roles
+from dora.recording.replay.dataflow import ReplayRoles, assign_roles, in_cycles, replay_dataflow
 
 FLOW = """
 deploy: {machine: robot}
@@ -76,7 +76,9 @@ def test_cycles_are_found(flow: Dataflow) -> None:
 
 def test_the_dataflow_of_a_replay(flow: Dataflow) -> None:
     who = assign_roles(flow, ALL)
-    made = replay_dataflow(flow, who, {"DORA_REPLAY_FILE": "/a.mcap"}, directory="/d", ordered=True, lossless=True)
+    made = replay_dataflow(
+        flow, who, {"DORA_REPLAY_FILE": "/a.mcap"}, directory="/d", ordered=True, lossless=True
+    )
     again = parse(yaml.safe_dump(made), working_dir="/lab", environ={})
     camera, detector, planner, arm = again.nodes
     assert camera.path == "dora-replay"

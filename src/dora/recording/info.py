@@ -1,4 +1,4 @@
-"""What `dora info` tells of a recording."""
+"""The facts that `dora info` shows of a recording."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from dora.recording.mcap.reader import Recording
 
 
 def facts(recording: Recording) -> dict[str, Any]:
-    """Return everything as plain values; times in seconds, rates in messages per second."""
+    """Return all facts as plain values; times in seconds, rates in messages per second."""
     start, end, duration = recording.start, recording.end, recording.duration
     topics = []
     for topic in recording.topics.values():
-        told = end.topics.get(topic.name) if end is not None else None
+        result = end.topics.get(topic.name) if end is not None else None
         topics.append(
             {
                 "name": topic.name,
                 "messages": topic.messages,
                 "rate": (topic.messages - 1) / duration if duration and topic.messages > 1 else None,
-                "lost": told.lost if told is not None else None,
+                "lost": result.lost if result is not None else None,
                 "types": topic.types,
                 "declared": topic.declared or None,
                 "schemas": topic.schemas,
@@ -52,7 +52,7 @@ def facts(recording: Recording) -> dict[str, Any]:
 
 
 def trouble(recording: Recording) -> str:
-    """Say why a recording is not complete; "" if it is."""
+    """Return why a recording is not complete; "" if it is."""
     if recording.end is None:
         return f"the file was cut off, and has what came before ({recording.damage})"
     if recording.damage:
@@ -71,10 +71,10 @@ def trouble(recording: Recording) -> str:
 
 
 def cut(recording: Recording) -> str:
-    """Say up to where a recording that cannot be read to its end was read; "" if it can.
+    """Return where reading a damaged recording had to stop; "" if it could be read to its end.
 
-    To be asked once its messages were read. One in which messages are missing, because the recorder was too
-    slow or the disk was full, can be: it is as it was written.
+    Call it after reading the messages. A recording that lacks messages, because the recorder was too slow
+    or the disk was full, can be read to its end.
     """
     if not recording.damage:
         return ""

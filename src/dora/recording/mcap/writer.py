@@ -1,10 +1,9 @@
 """The MCAP file of a recording.
 
-The records are those of the library `mcap`, but not its writer: that copies a message five times on its
-way and computes a checksum of it. Here a chunk goes from its memory into the file in one system call.
+The records are those of the library `mcap`, but not the writer: it copies a message five times and computes
+a checksum. Here one system call writes a chunk from its memory to the file.
 
-Whatever goes wrong, the file ends behind a whole record: it is readable, and what cannot be written is
-told.
+After a failure, the file ends behind a whole record: it stays readable, and the error says what is missing.
 """
 
 from __future__ import annotations
@@ -73,7 +72,7 @@ class RecordingWriter:
     """Writes one file. Not for several threads at once."""
 
     def __init__(self, path: str, channels: ChannelTable, *, force: bool = False) -> None:
-        """Create the file; raises `DoraError` if it cannot be, or exists and ``force`` is not set."""
+        """Create the file; raises `DoraError`, also if it exists and ``force`` is not set."""
         self.path = path
         self._channels = channels
         flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if force else os.O_EXCL)
@@ -93,7 +92,7 @@ class RecordingWriter:
         self._attachments: list[AttachmentIndex] = []
 
     def begin(self, start: RecordingStart, dataflow: bytes) -> None:
-        """Write what is recorded; ``dataflow`` is JSON. Raises `RecordingFailed`."""
+        """Write the start of the recording; ``dataflow`` is JSON. Raises `RecordingFailed`."""
         self._write(MAGIC, _record(Header(PROFILE, f"dora {__version__}")))
         self._write_metadata(START, start)
         attachment = Attachment(
@@ -170,13 +169,13 @@ class RecordingWriter:
         self.close()
 
     def close(self) -> None:
-        """Close the file as it is; without its end, it is readable all the same."""
+        """Close the file as it is; it is readable without its end, too."""
         fd, self._fd = self._fd, -1
         if fd >= 0:
             os.close(fd)
 
     def drop_last(self) -> bool:
-        """Take the last chunk off the file, because its disk is full; tell whether there was one."""
+        """Remove the last chunk from the file, because its disk is full; return whether there was one."""
         if not self._chunks:
             return False
         self.size = self._chunks.pop().place.chunk_start_offset

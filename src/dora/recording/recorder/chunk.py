@@ -69,7 +69,7 @@ class Chunk:
         return self.view[: self.size]
 
     def add(self, channel: int, sequence: int, time_ns: int, prefix: bytes, message: Message) -> None:
-        """Append a message: ``prefix``, then the body. The caller checks that there is room (`room_for`)."""
+        """Append a message: ``prefix``, then the body. There has to be room (`room_for`)."""
         body_size = message.body_size
         head = _pack(
             _MESSAGE,
@@ -218,8 +218,8 @@ def _compressor(compression: str) -> Callable[[Any], bytes]:
     return zstandard.ZstdCompressor(level=_ZSTD_LEVEL).compress
 
 
-# Nothing below may hold the interpreter's lock for long: compressing and writing release it, so the recorder
-# takes messages meanwhile.
+# Nothing below may hold the interpreter's lock for long: compressing and writing release it, so the
+# recorder takes messages meanwhile.
 
 
 class WriteThread:
@@ -228,7 +228,7 @@ class WriteThread:
     def __init__(
         self, pool: ChunkPool, compression: Compression, store: Callable[[CompressedChunk], None]
     ) -> None:
-        """``store`` is called in the thread; after it has raised `DoraError`, further chunks are dropped."""
+        """``store`` is called in the thread; after it has raised `DoraError`, all chunks are dropped."""
         self.failure: DoraError | None = None
         self._pool = pool
         self._compression = compression
@@ -279,7 +279,7 @@ class WriteThread:
                 self._store(self._compress(chunk))
         except DoraError as error:
             self.failure = error
-        except Exception as error:  # noqa: BLE001 - no memory, say: the recorder would wait for ever
+        except Exception as error:  # noqa: BLE001 - for example no memory: the recorder would wait for ever
             self.failure = DoraError(f"the recording cannot continue: {type(error).__name__}: {error}")
         finally:
             self._pool.release([chunk])

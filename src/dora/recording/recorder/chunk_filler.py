@@ -19,8 +19,8 @@ from dora.recording.mcap.channels import (
     Form,
     Schemas,
     form_of,
-    prefix_of,
     may_have_form,
+    prefix_of,
 )
 from dora.recording.recorder.chunk import CHUNK_SIZE, Chunk, ChunkPool, ChunkSpan, room_for
 from dora.transport.board import BEGUN, RECORDED, SENT, TAPPED, WORDS
@@ -52,7 +52,9 @@ class RecordedTopic:
         self.tap = tap
         self.seen = 0  # sequence number of the last message taken
         self.before = 0  # sequence number before the first that has to be in the recording
-        self.from_start = True  # tapped before anything was sent; else it starts with the first message seen
+        self.from_start = (
+            True  # tapped before anything was sent; else it starts with the first message seen
+        )
         self.unsent: list[int] = []  # numbers that a killed node counted for messages that it never sent
         self.schemas = Schemas()
         self.plain: dict[bytes, tuple[int, Form]] = {}  # schema section → channel of plain values
@@ -68,7 +70,7 @@ class RecordedTopic:
         self._words[self._base + TAPPED] = until_ns
 
     def publish_progress(self) -> None:
-        """Write the progress to the board: the daemon keeps messages of an ended sender that are not taken."""
+        """Write the progress to the board: messages that are not taken yet outlive their sender."""
         self._words[self._base + RECORDED] = max(self.seen, self.before)
 
     def mark_taken(self, sequence: int) -> None:
@@ -93,7 +95,9 @@ class ChunkFiller:
         self._store = store
         self._chunk: Chunk | None = None
         self._begun = 0.0  # when the chunk was started
-        self._held: tuple[RecordedTopic, Message, int, bytes] | None = None  # the message that waits for memory
+        self._held: tuple[RecordedTopic, Message, int, bytes] | None = (
+            None  # the message that waits for memory
+        )
         self._held_context: ContextMessage | None = None  # likewise
         self._own: dict[str, tuple[int, int]] = {}  # topic of context → channel, messages
 

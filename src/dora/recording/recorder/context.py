@@ -1,6 +1,6 @@
-"""What happens around the messages while they are recorded: logs, the order of events, nodes that fail.
+"""The context of recorded messages: log entries, the order of events, and nodes that fail.
 
-A thread of its own looks at it, because it may have to wait: for the daemon's answer, or for a disk.
+A separate thread reads it, because it may have to wait for the daemon or for a disk.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from dora.recording.recorder.chunk_filler import ContextMessage
 from dora.recording.replay.event_order import ORDER_ENCODING, ORDER_TOPIC, OrderTail
 from dora.wire.daemon_protocol import Inspection, StartEventLogs
 
-# What is logged while a dataflow is recorded, as messages that viewers know.
-
 _LEVELS: Final = {"trace": 1, "debug": 1, "info": 2, "stdout": 2, "warn": 3, "error": 4}
 
 
@@ -35,7 +33,7 @@ def log_channel() -> ChannelItem:
 
 
 class LogTail:
-    """Follows the log files of a run from a time on."""
+    """Follows the log files of a run from a given time."""
 
     def __init__(self, working_dir: str, dataflow_id: str, since_ns: int) -> None:
         self._since = since_ns
@@ -64,18 +62,20 @@ def pack_log(entry: LogEntry) -> bytes:
 
 
 _EVERY: Final = 0.25  # seconds
-_AT_ONCE: Final = 10_000  # entries that wait until they are taken
+_MAX_WAITING: Final = 10_000  # entries
 
 
 class RecordingContext:
-    """Looks around until `close`; the rest is for the thread of the recorder."""
+    """Reads the context in a thread until `close`; all methods are for the recorder's thread."""
 
     def __init__(self, inspection: Inspection, logs: LogTail, *, order: bool, ring_buffers: str) -> None:
-        """``order``: let the nodes write the order of their events. ``ring_buffers``: the folder of
-        the ring buffers for their small messages, "" if there are none. Raises `ConnectError`.
+        """Begin; raises `ConnectError`.
+
+        ``order``: nodes write the order of their events. ``ring_buffers``: the folder of the ring buffers
+        for their small messages, "" if there are none.
         """
         self.inspection = inspection  # the newest
-        self.failed: set[str] = set()  # nodes, since the beginning
+        self.failed: set[str] = set()  # nodes, since the start
         self._run = DaemonClient(f"{inspection.run_dir}/{SOCKET_NAME}")
         self._logs = logs
         self._order = OrderTail() if order else None
@@ -85,17 +85,17 @@ class RecordingContext:
         directory = self._order.directory if self._order is not None else ""
         if directory or ring_buffers:
             self._run.ask(StartEventLogs(directory, ring_buffers))
-        self._thread = threading.Thread(target=self._work, name="dora-recording-around", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="dora-recording-context", daemon=True)
         self._thread.start()
 
     def take(self) -> Iterator[ContextMessage]:
-        """Yield what there is to record."""
+        """Yield the messages of the context since the last call."""
         items = self._items
         while items:
             yield items.popleft()
 
     def close(self) -> None:
-        """Look for the last time; `take` yields what was found."""
+        """Read for the last time; `take` yields the rest."""
         self._closing.set()
         self._thread.join()
         self._run.close()
@@ -106,14 +106,14 @@ class RecordingContext:
 
     def _work(self) -> None:
         while not self._closing.wait(_EVERY):
-            if len(self._items) <= _AT_ONCE:  # else what comes now is read later
+            if len(self._items) <= _MAX_WAITING:  # else the rest is read later
                 self._read()
             try:
-                self._note(inspect(self._run))
+                self._update(inspect(self._run))
             except DoraError:
                 return  # the dataflow has ended
 
-    def _note(self, inspection: Inspection) -> None:
+    def _update(self, inspection: Inspection) -> None:
         failures = _failures(inspection)
         self.failed |= {
             node_id for node_id, count in failures.items() if count > self._failures.get(node_id, 0)

@@ -1,7 +1,7 @@
-"""A socket of each recorder in the directory of the run, by which other commands reach it.
+"""The control socket of a recorder, in the directory of the run.
 
-One line of JSON is a request (`RecorderRequest`), one line the answer (`RecorderStatus` or
-`RecorderAnswer`).
+A command sends one line of JSON, a `RecorderRequest`, and gets one back, a `RecorderStatus` or a
+`RecorderAnswer`.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ class RecorderRequest(msgspec.Struct):
 
 
 class RecorderStatus(msgspec.Struct, kw_only=True):
-    """One recorder at work. Times are nanoseconds since the Unix epoch."""
+    """A recorder at work. Times are nanoseconds since the Unix epoch."""
 
     pid: int
-    path: str  # of the file; of a ring the one that is written next
+    path: str  # of the file; for a ring, of the next one
     started: int
     topics: list[str]
     messages: int
     bytes: int  # of their payloads
-    last_seconds: float | None = None  # set: so much is kept in memory, and nothing written yet
+    last_seconds: float | None = None  # set: a ring of that length, which writes only on request
 
 
 class RecorderAnswer(msgspec.Struct):
@@ -57,7 +57,7 @@ class ControlClient:
         return self._connection.fileno()
 
     def read(self) -> RecorderRequest | None:
-        """Return its request once it is there; raises ``ConnectionError`` if it never will be."""
+        """Return the request once it has arrived; raises ``ConnectionError`` if it never will."""
         try:
             data = self._connection.recv(_MAX_LINE)
         except BlockingIOError:
@@ -80,7 +80,7 @@ class ControlClient:
         try:
             self._connection.sendall(msgspec.json.encode(answer) + b"\n")
         except OSError:
-            pass  # whoever asked is gone
+            pass  # the command is gone
         self.close()
 
     def close(self) -> None:
@@ -88,7 +88,7 @@ class ControlClient:
 
 
 class ControlSocket:
-    """Where a recorder listens; ``close`` removes it."""
+    """The socket that a recorder listens on; ``close`` removes it."""
 
     def __init__(self, run_dir: str) -> None:
         self._path = f"{run_dir}/{PREFIX}{os.getpid()}"
@@ -124,7 +124,7 @@ class ControlSocket:
 
 
 def statuses(run_dir: str) -> Iterator[RecorderStatus]:
-    """Yield the recorders that are at work on a run."""
+    """Yield the status of each recorder of a run."""
     try:
         names = sorted(name for name in os.listdir(run_dir) if name.startswith(PREFIX))
     except OSError:
@@ -139,7 +139,7 @@ def statuses(run_dir: str) -> Iterator[RecorderStatus]:
 def ask(
     run_dir: str, pid: int, do: Literal["save", "stop"], patience: float | None = None
 ) -> RecorderAnswer:
-    """Let a recorder save what it keeps, or end; return what came of it.
+    """Make a recorder save its ring, or end; return the result.
 
     Raises `ConnectError` if it cannot be reached, `DoraError` if it failed.
     """

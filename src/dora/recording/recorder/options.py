@@ -1,4 +1,4 @@
-"""How something is recorded, and what came of it."""
+"""The options and the result of a recording."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class RecordingOptions(msgspec.Struct, kw_only=True, frozen=True):
     compression: Compression = "zstd"
     force: bool = False  # overwrite the file
     memory: int = MEMORY  # bytes that may wait for the disk
-    last_seconds: float | None = None  # keep so much in memory, instead of writing it
-    together: bool = False  # attached before anything was sent
+    last_seconds: float | None = None  # keep that much in a ring in memory instead of a file
+    together: bool = False  # tapped before anything was sent
 
 
 class Saved(msgspec.Struct, kw_only=True):
-    """What came of a recording, or of one saving of a ring."""
+    """The result of a recording, or of one save of a ring."""
 
     path: str
     size: int = 0  # bytes

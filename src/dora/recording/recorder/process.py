@@ -1,4 +1,4 @@
-"""Record in a process of its own, so that neither a web server nor the daemon of a run is in the way."""
+"""Record in a separate process, so that neither a web server nor a daemon delays it."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ _START_PATIENCE: Final = 20.0  # seconds
 
 
 class RecorderStart(msgspec.Struct):
-    """What the process is told: the socket of a daemon, and how to record."""
+    """Sent to the process: the socket of a daemon, and how to record."""
 
     socket: str
     settings: RecordingOptions
 
 
 class RecorderReport(msgspec.Struct, omit_defaults=True):
-    """What the process tells."""
+    """Sent by the process."""
 
-    recording: RecorderStatus | None = None  # it has begun
+    recording: RecorderStatus | None = None  # recording has begun
     saved: Saved | None = None  # a file is complete
-    ended: bool = False  # nothing more comes
-    error: str = ""  # it could not begin
+    ended: bool = False  # this is the last report
+    error: str = ""  # recording could not begin
 
 
 class BackgroundRecorder:
-    """One such process. It ends with the dataflow, with `stop`, or with the process that made it."""
+    """A recorder process. It ends with the dataflow, with `stop`, or with the process that started it."""
 
     def __init__(self) -> None:
-        """Start the process, which imports what it needs; `begin` tells it what to do."""
+        """Start the process, which imports its modules; `begin` starts the recording."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "dora.recording"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            start_new_session=True,  # Ctrl-C is for whoever started it
+            start_new_session=True,  # Ctrl-C is for the process that started it
         )
         assert self._process.stdin is not None and self._process.stdout is not None
         self._stdin, self._stdout = self._process.stdin, self._process.stdout
@@ -60,7 +60,7 @@ class BackgroundRecorder:
         self.ended = False
 
     def begin(self, socket: str, settings: RecordingOptions) -> None:
-        """Let it record the run with this socket; returns at once, see `wait_until_recording`."""
+        """Record the run with this socket; return at once (see `wait_until_recording`)."""
         self._stdin.write(msgspec.json.encode(RecorderStart(socket, settings)) + b"\n")
         self._stdin.flush()
 
@@ -80,7 +80,7 @@ class BackgroundRecorder:
             daemon.loop.unwatch(self.fileno())
 
     def wait_until_recording(self, patience: float = _START_PATIENCE) -> None:
-        """Return once it records; raises `DoraError` if it cannot."""
+        """Return once recording has begun; raises `DoraError` if it cannot begin."""
         deadline = time.monotonic() + patience
         while not self.is_recording():
             select.select([self._stdout], (), (), 0.1)
@@ -92,7 +92,7 @@ class BackgroundRecorder:
             raise DoraError("the recorder takes too long to begin")
 
     def is_recording(self) -> bool:
-        """Tell whether it has begun; never waits. Raises `DoraError` if it cannot begin."""
+        """Return whether recording has begun, without waiting; raises `DoraError` if it cannot begin."""
         self._read()
         if self.error:
             raise DoraError(self.error)
@@ -101,11 +101,11 @@ class BackgroundRecorder:
         return self.status is not None
 
     def fileno(self) -> int:
-        """Return what becomes readable when there is something new."""
+        """Return the descriptor that becomes readable when there is a report."""
         return self._stdout.fileno()
 
     def save(self) -> None:
-        """Let a ring write what it has."""
+        """Write the ring to a file."""
         try:
             self._stdin.write(b"save\n")
             self._stdin.flush()
@@ -113,14 +113,14 @@ class BackgroundRecorder:
             pass  # it has ended
 
     def stop(self) -> None:
-        """Let it end; `wait` tells what came of it."""
+        """End the recording; `wait` returns the result."""
         try:
             self._stdin.close()
         except OSError:
             pass  # it has ended
 
     def wait(self) -> Saved | None:
-        """Wait for its end and return what came of it, None for a ring or if it was killed."""
+        """Wait for the end and return the result; None for a ring or if the process was killed."""
         while not self.ended:
             select.select([self._stdout], (), ())
             self._read()
@@ -128,7 +128,7 @@ class BackgroundRecorder:
         return self.result
 
     def abandon(self, patience: float = 5.0) -> None:
-        """End it because something else went wrong: in order, if that does not take long."""
+        """End it because something else failed: cleanly, if that does not take long."""
         self.stop()
         deadline = time.monotonic() + patience
         while not self.ended and time.monotonic() < deadline:
@@ -137,7 +137,7 @@ class BackgroundRecorder:
         self.kill()
 
     def kill(self) -> None:
-        """End it at once; what is in the file stays readable."""
+        """End it at once; the file stays readable."""
         self._process.kill()
         self.ended = True
         self._close()
@@ -153,11 +153,11 @@ class BackgroundRecorder:
             self._data += data
             *lines, self._data = self._data.split(b"\n")
             for line in lines:
-                self._note(from_json(line, RecorderReport))
+                self._handle(from_json(line, RecorderReport))
             if not data:
                 self.ended = True
 
-    def _note(self, report: RecorderReport) -> None:
+    def _handle(self, report: RecorderReport) -> None:
         self.status = report.recording or self.status
         self.error = report.error or self.error
         self.ended = self.ended or report.ended

@@ -1,8 +1,8 @@
-"""A recorder: attached to a running dataflow, it takes all messages and stores them.
+"""A recorder: taps the outputs of a running dataflow and stores all messages.
 
-It stands beside the dataflow as `dora topic echo` does: nobody waits for it, and no node knows of it. The
-price is that it has to be quick, see `dora.recording.recorder.chunk_filler`. What it misses all the same is
-counted: the numbers of the messages show it, and the board tells the last number.
+Like `dora topic echo`, it stands outside the dataflow: no node waits for it or knows of it. So it has to be
+fast (`dora.recording.recorder.chunk_filler`). Messages that it misses are counted: their sequence numbers
+are gaps, and the board has the last number.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ from dora.observe.tap_session import inspect
 from dora.recording.mcap.channels import ChannelTable
 from dora.recording.mcap.format import RecordingStart
 from dora.recording.recorder.chunk import ChunkPool, prepare
+from dora.recording.recorder.chunk_filler import ChunkFiller, RecordedTopic
 from dora.recording.recorder.context import LogTail, RecordingContext
 from dora.recording.recorder.control import (
-    ControlSocket,
     ControlClient,
+    ControlSocket,
     RecorderAnswer,
     RecorderRequest,
     RecorderStatus,
 )
-from dora.recording.recorder.chunk_filler import RecordedTopic, ChunkFiller
 from dora.recording.recorder.options import RecordingOptions, Saved
+from dora.recording.recorder.sinks import Expected, FileSink, Reason, RingSink
 from dora.recording.recorder.system import raise_priority
 from dora.recording.recorder.taps import RecorderTaps
-from dora.recording.recorder.sinks import Expected, FileSink, Reason, RingSink
 from dora.wire.daemon_protocol import DataflowText, GetDataflow
 from dora.wire.decode import warm_up
 
-_SHORTEST: Final = 0.0002  # seconds between looks at the taps
-_LONGEST: Final = 0.002
-_HOUSEKEEPING: Final = 0.25  # seconds between looks at all else
-_AFTER_FAILURE: Final = 1.0  # seconds after the failure of a node that belong to it
-_LAST_PATIENCE: Final = 1.0  # seconds in which nothing comes of what was sent, before it is given up
-_LAST_PAUSE: Final = 0.002  # seconds between looks
+_MIN_PAUSE: Final = 0.0002  # seconds between two polls of the taps
+_MAX_PAUSE: Final = 0.002
+_HOUSEKEEPING: Final = 0.25  # seconds between two rounds of everything else
+_AFTER_FAILURE: Final = 1.0  # seconds after a node's failure that are saved with it
+_LAST_PATIENCE: Final = 1.0  # seconds without a message, after which missing ones are given up
+_LAST_PAUSE: Final = 0.002  # seconds between two polls at the end
 
 
 class Recorder:
-    """Records one dataflow; `run` returns when that is over. For one thread, except `stop` and `save`."""
+    """Records one dataflow; `run` returns at the end. For one thread, except `stop` and `save`."""
 
     def __init__(
         self,
@@ -55,9 +55,9 @@ class Recorder:
         settings: RecordingOptions,
         on_saved: Callable[[Saved], None] = lambda _: None,
     ) -> None:
-        """Attach, and create the file; raises `DoraError` if either cannot be.
+        """Open the taps and create the file; raises `DoraError` if either fails.
 
-        ``on_saved`` is told of each file that a ring has written, in another thread.
+        ``on_saved`` is called for each file that a ring has written, in another thread.
         """
         warm_up()  # not while messages come
         prepare(settings.compression)
@@ -67,14 +67,14 @@ class Recorder:
         self._on_saved = on_saved
         self._inspection = inspect(run)
         self._saved_for: set[str] = set()  # nodes that failed
-        self._save_due: float | None = None  # because of a failure
+        self._save_due: float | None = None  # after a failure
         self._started = time.time_ns()
         self._stop = self._save = False
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_read.setblocking(False)
         self._wake_write.setblocking(False)
-        self._peers: list[ControlClient] = []
-        self._waiting: list[ControlClient] = []  # those that asked for the end
+        self._clients: list[ControlClient] = []
+        self._stopping: list[ControlClient] = []  # they asked for the end
         text = run.ask(GetDataflow())
         assert isinstance(text, DataflowText)
         self._control = ControlSocket(self._inspection.run_dir)
@@ -101,14 +101,14 @@ class Recorder:
         else:
             self._sink = RingSink(settings, channels, pool, start, text.json)
         logs = LogTail(text.working_dir, self._inspection.dataflow_id, self._started)
-        # The order of events begins with what a ring forgets first.
+        # A ring drops its oldest chunks, and with them the start of the event order.
         self._context = RecordingContext(
             self._inspection,
             logs,
             order=settings.last_seconds is None,
             ring_buffers=self._taps.ring_buffer_folder,
         )
-        self._filler = ChunkFiller(channels, pool, self._sink.store.put)
+        self._filler = ChunkFiller(channels, pool, self._sink.write_thread.put)
         self._filler.topics = self._taps.topics
 
     def _start(self, working_dir: str) -> RecordingStart:
@@ -130,12 +130,12 @@ class Recorder:
     # ----------------------------------------------------------------------- from outside
 
     def stop(self) -> None:
-        """Let `run` end; from any thread, and from signal handlers."""
+        """Make `run` return; callable from any thread and from signal handlers."""
         self._stop = True
         self._wake()
 
     def save(self) -> None:
-        """Let a ring write what it has; from any thread, and from signal handlers."""
+        """Write the ring to a file; callable from any thread and from signal handlers."""
         self._save = True
         self._wake()
 
@@ -154,7 +154,7 @@ class Recorder:
         try:
             self._wake_write.send(b"\0")
         except OSError:
-            pass  # it is awake, or at its end
+            pass  # it is awake, or ending
 
     # ----------------------------------------------------------------------- the loop
 
@@ -171,7 +171,7 @@ class Recorder:
             self._close()
 
     def _record(self) -> Reason:
-        pause = _SHORTEST
+        pause = _MIN_PAUSE
         due = 0.0
         while True:
             fullest = self._filler.poll()
@@ -181,64 +181,64 @@ class Recorder:
             if now >= due:
                 due = now + _HOUSEKEEPING
                 self._do_housekeeping(now)
-            if self._stop or self._sink.store.failure is not None:
+            if self._stop or self._sink.write_thread.failure is not None:
                 return "asked"
             if fullest >= 0.5 and not self._filler.waits_for_memory:
-                pause = _SHORTEST
+                pause = _MIN_PAUSE
                 continue
-            pause = max(_SHORTEST, pause / 2) if fullest > 0.1 else min(_LONGEST, pause * 1.2)
+            pause = max(_MIN_PAUSE, pause / 2) if fullest > 0.1 else min(_MAX_PAUSE, pause * 1.2)
             if self._wait(pause):
                 return "dataflow ended"
 
     def _wait(self, seconds: float) -> bool:
-        """Wait for messages, and see to what comes meanwhile; tell whether the dataflow has ended."""
-        if self._run.ended is not None:  # told while something was asked
+        """Wait for messages and serve clients; return whether the dataflow has ended."""
+        if self._run.ended is not None:  # the answer to another question said so
             return True
-        sources: list[Any] = [self._run, self._control, self._wake_read, *self._peers]
+        sources: list[Any] = [self._run, self._control, self._wake_read, *self._clients]
         ready, _, _ = select.select(sources, (), (), seconds)
         for source in ready:
             if isinstance(source, ControlClient):
                 self._serve(source)
             elif source is self._control:
-                if (peer := self._control.accept()) is not None:
-                    self._peers.append(peer)
+                if (client := self._control.accept()) is not None:
+                    self._clients.append(client)
             elif source is self._wake_read:
-                self._empty_wake()
+                self._drain_wake()
         if self._save:
             self._save = False
             self._save_ring()
         return self._run in ready and self._run.look_for_end()
 
-    def _empty_wake(self) -> None:
+    def _drain_wake(self) -> None:
         try:
             self._wake_read.recv(4096)
         except BlockingIOError:
             pass
 
-    def _serve(self, peer: ControlClient) -> None:
+    def _serve(self, client: ControlClient) -> None:
         try:
-            request = peer.read()
+            request = client.read()
         except ConnectionError:
-            self._peers.remove(peer)
-            peer.close()
+            self._clients.remove(client)
+            client.close()
             return
         if request is not None:
-            self._peers.remove(peer)
-            self._answer(peer, request)
+            self._clients.remove(client)
+            self._answer(client, request)
 
-    def _answer(self, peer: ControlClient, request: RecorderRequest) -> None:
+    def _answer(self, client: ControlClient, request: RecorderRequest) -> None:
         match request.do:
             case "status":
-                peer.answer(self.status())
+                client.answer(self.status())
             case "save" if isinstance(self._sink, RingSink):
-                self._save_ring(peer)
+                self._save_ring(client)
             case "save":
-                peer.answer(
+                client.answer(
                     RecorderAnswer(error=f"{self._sink.path} is being written, and needs no saving")
                 )
             case "stop":
                 self._stop = True
-                self._waiting.append(peer)
+                self._stopping.append(client)
 
     def _do_housekeeping(self, now: float) -> None:
         self._filler.add_context(self._context.take())
@@ -248,7 +248,7 @@ class Recorder:
             except DoraError:
                 pass  # it has just ended
         if isinstance(self._sink, RingSink):
-            self._sink.forget()
+            self._sink.drop_old()
             if self._context.failed - self._saved_for and self._save_due is None:
                 self._save_due = now + _AFTER_FAILURE
             if self._save_due is not None and now >= self._save_due:
@@ -256,28 +256,28 @@ class Recorder:
                 self._saved_for |= self._context.failed
                 self._save_ring()
 
-    def _save_ring(self, peer: ControlClient | None = None) -> None:
+    def _save_ring(self, client: ControlClient | None = None) -> None:
         if not isinstance(self._sink, RingSink):
             return
         self._filler.poll()
         self._filler.flush()
 
-        def tell(saved: Saved) -> None:
+        def report(saved: Saved) -> None:
             self._on_saved(saved)
-            if peer is not None:
-                peer.answer(RecorderAnswer(saved.path, saved.messages, saved.lost, saved.problem))
+            if client is not None:
+                client.answer(RecorderAnswer(saved.path, saved.messages, saved.lost, saved.problem))
 
         expected = _expected((topic, topic.seen) for topic in self._taps.topics)
-        self._sink.save(expected, self._context.failed, tell)
+        self._sink.save(expected, self._context.failed, report)
 
     # ----------------------------------------------------------------------- the end
 
     def _drain(self, reason: Reason) -> dict[str, Expected]:
-        """Take what was sent until now, leave the dataflow alone, and return what should be there."""
+        """Take everything that was sent so far, close the taps, and return what each topic should have."""
         topics = self._taps.topics
         last = {topic: topic.sent for topic in topics}
         since = time.monotonic()
-        while time.monotonic() - since < _LAST_PATIENCE and self._sink.store.failure is None:
+        while time.monotonic() - since < _LAST_PATIENCE and self._sink.write_thread.failure is None:
             before = self._filler.messages
             self._filler.poll()
             if self._filler.messages > before:
@@ -288,11 +288,11 @@ class Recorder:
             elif all(topic.seen >= last[topic] for topic in topics):
                 break
             time.sleep(_LAST_PAUSE)
-        self._filler.let_go()
+        self._filler.drop_held()
         failed = self._context.failed | set(self._run.ended.failed if self._run.ended is not None else ())
         for topic in topics:
             if topic.node_id in failed and last[topic] == topic.seen + 1:
-                topic.unsent.append(topic.seen + 1)  # counted, and killed before it was sent
+                topic.unsent.append(topic.seen + 1)  # counted, but the node was killed before it sent it
         expected = _expected((topic, max(topic.seen, last[topic])) for topic in topics)
         self._taps.close()
         self._context.close()
@@ -307,29 +307,29 @@ class Recorder:
     def _finish(self, reason: Reason, expected: dict[str, Expected]) -> Saved | None:
         if isinstance(self._sink, RingSink):
             self._sink.close()
-            if self._sink.store.failure is not None:
-                raise self._sink.store.failure
+            if self._sink.write_thread.failure is not None:
+                raise self._sink.write_thread.failure
             answer, saved = RecorderAnswer(), None
         else:
             saved = self._sink.finish(reason, expected, self._context.failed)
             answer = RecorderAnswer(saved.path, saved.messages, saved.lost, saved.problem)
-        for peer in self._waiting:
-            peer.answer(answer)
-        self._waiting.clear()
+        for client in self._stopping:
+            client.answer(answer)
+        self._stopping.clear()
         return saved
 
     def _close(self) -> None:
         self._control.close()
-        for peer in (*self._peers, *self._waiting):
-            peer.close()
+        for client in (*self._clients, *self._stopping):
+            client.close()
         self._wake_read.close()
         self._wake_write.close()
 
 
 def _expected(topics: Iterable[tuple[RecordedTopic, int]]) -> dict[str, Expected]:
-    """Return what should be there, from topics and the last numbers of their messages.
+    """Return what each topic should have, from topics and their last sequence numbers.
 
-    An output that was taken away and came back counts anew, so it is two topics with one name.
+    An output that was removed and added again counts from 1 again, so there are two topics with its name.
     """
     found: dict[str, Expected] = {}
     for topic, last in topics:

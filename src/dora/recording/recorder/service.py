@@ -1,6 +1,6 @@
-"""Recordings that are started and stopped in the browser, each by a process of its own.
+"""Recordings that are started and stopped in the browser, each in a separate process.
 
-Recorders of others, such as `dora record`, are seen and can be stopped as well.
+Recorders that others started, such as `dora record`, are listed and can be stopped, too.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from dora.recording.recorder.control import RecorderAnswer, RecorderStatus, ask,
 from dora.recording.recorder.options import RecordingOptions, file_name, unused
 from dora.recording.recorder.process import BackgroundRecorder
 
-STOP_PATIENCE: Final = 60.0  # seconds; what waits in memory is written first
+STOP_PATIENCE: Final = 60.0  # seconds; chunks in memory are written first
 
 
 class Recordings:
-    """The recorders that this server has started. Its methods may wait: call them in threads."""
+    """The recorders that this server has started. The methods may wait: call them in threads."""
 
     def __init__(self) -> None:
         self._recorders: list[BackgroundRecorder] = []
@@ -26,11 +26,11 @@ class Recordings:
         self._beginning = threading.Lock()
 
     def present(self, run_dir: str) -> list[RecorderStatus]:
-        """Return the recorders at work on a run, whoever started them."""
+        """Return the status of all recorders of a run."""
         return list(statuses(run_dir))
 
     def start(self, socket: str, directory: str, topics: list[str]) -> RecorderStatus:
-        """Begin a new file in a directory, which is made if necessary; no topics are all.
+        """Begin a new file in a directory, which is created if necessary; no topics mean all.
 
         Raises `DoraError`.
         """
@@ -40,7 +40,7 @@ class Recordings:
             raise DoraError(f"{directory} cannot be made: {error.strerror}") from None
         recorder = BackgroundRecorder()
         try:
-            # One after the other: names are made of seconds, and a name is free until its file is there.
+            # One at a time: names consist of seconds, and a name is free until its file exists.
             with self._beginning:
                 path = unused(os.path.join(directory, file_name()))
                 recorder.begin(socket, RecordingOptions(path=path, topics=topics))
@@ -53,7 +53,7 @@ class Recordings:
         return recorder.status
 
     def _keep(self, recorder: BackgroundRecorder) -> None:
-        """Hold on to a recorder, which would end without us, until it has ended."""
+        """Hold a recorder until it ends: it would end if its object were dropped."""
         with self._lock:
             self._recorders.append(recorder)
         recorder.wait()
@@ -61,5 +61,5 @@ class Recordings:
             self._recorders.remove(recorder)
 
     def stop(self, run_dir: str, pid: int) -> RecorderAnswer:
-        """Let a recorder end, and return what came of it; raises `DoraError`."""
+        """End a recorder and return the result; raises `DoraError`."""
         return ask(run_dir, pid, "stop", STOP_PATIENCE)

@@ -1,8 +1,8 @@
-"""Which threads of a recorder go before other programs: those that have little to do and must not be late.
+"""Thread priorities and temporary folders of a recorder.
 
-Only where that is allowed, which it is for the system's administrator. A thread inherits from the one
-that starts it. All threads share the interpreter's lock, so one that may have to wait for its turn must not
-hold it for long.
+A thread that has little to do but must not be late gets a higher priority, where the system allows it (to
+root, usually). A thread inherits the priority of the one that starts it. All threads share the
+interpreter's lock, so a thread of low priority must not hold it for long.
 """
 
 from __future__ import annotations
@@ -17,34 +17,36 @@ from typing import Final
 
 from dora._ownership import UnsafeFile, check_folder
 
-_AHEAD: Final = -10
+_HIGH: Final = -10
 
 
 def raise_priority() -> None:
-    """Let the calling thread, and those that it starts, have a processor as soon as they need one."""
-    _set(_AHEAD)
+    """Run the calling thread, and threads that it starts, before those of other programs."""
+    _set(_HIGH)
 
 
 def reset_priority() -> None:
-    """Let the calling thread take turns with the rest of the machine."""
+    """Run the calling thread with the usual priority."""
     _set(0)
 
 
 def _set(priority: int) -> None:
-    if sys.platform == "linux":  # where it concerns one thread
+    if sys.platform == "linux":  # elsewhere it would concern the whole process
         try:
             os.setpriority(os.PRIO_PROCESS, 0, priority)
         except OSError:
             pass
 
 
-# Folders for as long as a process lives. What a killed one left is removed by the next one.
+# Folders that live as long as their process. The next process removes those that a killed one left.
 
-_locks: dict[str, int] = {}  # of the folders of this process: a process elsewhere may have its number
+_locks: dict[
+    str, int
+] = {}  # of this process's folders; a process in another container may have the same id
 
 
 def make_folder(kind: str, place: str = "") -> str:
-    """Return a new folder of this process, among temporary files or in a place, for `remove_folder`.
+    """Create a folder of this process, in ``place`` or among temporary files (see `remove_folder`).
 
     Raises ``OSError``.
     """
@@ -61,7 +63,7 @@ def make_folder(kind: str, place: str = "") -> str:
 
 
 def remove_folder(folder: str) -> None:
-    """Remove a folder that `make_folder` made, with all that is in it."""
+    """Remove a folder that `make_folder` created, with its contents."""
     lock = _locks.pop(folder, -1)
     if lock >= 0:
         shutil.rmtree(folder, ignore_errors=True)
@@ -69,7 +71,7 @@ def remove_folder(folder: str) -> None:
 
 
 def _remove_if_left(folder: str) -> None:
-    """Remove a folder if this user made it and nobody uses it any more."""
+    """Remove a folder if it is this user's and no process uses it."""
     try:
         check_folder(folder)
         lock = os.open(folder, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_DIRECTORY)
@@ -79,7 +81,7 @@ def _remove_if_left(folder: str) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         shutil.rmtree(folder, ignore_errors=True)
     except BlockingIOError:
-        pass  # of a process whose number means another one here, as in a container
+        pass  # its process is in another container
     finally:
         os.close(lock)
 

@@ -218,7 +218,7 @@ class RecorderTaps:
             for item in new:
                 # What is counted up to here may have been sent before there was a tap.
                 item.from_start, item.before = False, item.sent
-                item.tell()
+                item.publish_progress()
 
 
 def found_here(inspection: Inspection, names: Sequence[str]) -> list[Topic]:

@@ -1,4 +1,4 @@
-"""The dataflow of a replay: that of the recording, with players in the place of some nodes."""
+"""The dataflow of a replay: the recorded one, with players in place of some nodes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from dora.dataflow.problems import did_you_mean, listed
 from dora.errors import DoraError
 from dora.node.replay.inbox import REPLAY_DIRECTORY
 
-# Which nodes of a dataflow a recording stands in for, and which run again.
+# The roles of nodes in a replay.
 #
-# A node runs again if all that it gets from other nodes is there: recorded, or sent by a node that runs
-# again
-# too. The others, so cameras and everything else without inputs, are replaced by what was recorded of them.
+# A node runs again if everything that it gets from other nodes is recorded, or comes from a node that runs
+# again. Players replace the others: cameras, and all other nodes without inputs.
 
 
 class ReplayRoles(NamedTuple):
@@ -29,7 +28,7 @@ class ReplayRoles(NamedTuple):
 def assign_roles(
     dataflow: Dataflow, recorded: Collection[str], replace: Collection[str] | None = None
 ) -> ReplayRoles:
-    """Divide the nodes. ``recorded``: outputs, ``node/output``. ``replace``: these, and no others.
+    """Return the role of each node. ``recorded``: ``node/output``. ``replace``: replace only these.
 
     Raises `DoraError` for a node in ``replace`` that is not there, or of which nothing was recorded.
     """
@@ -110,22 +109,22 @@ LOOP: Final = "DORA_REPLAY_LOOP"
 FROM: Final = "DORA_REPLAY_FROM"
 TO: Final = "DORA_REPLAY_TO"
 
-# What a player keeps of the node that it replaces: it decides how its receivers see the outputs.
+# Keys that a player keeps of the node it replaces: they decide how receivers see its outputs.
 _KEPT: Final = ("name", "description", "output_types", "send_stdout_as", "send_logs_as")
 _PLACES: Final = ("deploy", "_unstable_deploy")  # a replay is on one machine
-_ROOM_IN_CYCLES: Final = 1000  # messages; who waits for each other must not wait for room too
+_ROOM_IN_CYCLES: Final = 1000  # messages; nodes that wait for each other must not wait for room, too
 
 
 def replay_dataflow(
     dataflow: Dataflow,
-    who: ReplayRoles,
+    roles: ReplayRoles,
     environment: Mapping[str, str],
     *,
     directory: str = "",
     ordered: bool = False,
     lossless: bool = False,
 ) -> dict[str, Any]:
-    """Return the description of the replay as plain values, to be written as YAML.
+    """Return the replay dataflow as plain values, to be written as YAML.
 
     ``environment``: the variables of the players, without `NODE`. ``directory``: where the replay keeps its
     clock and, if it is ``ordered``, the order of events; "" if it has none. ``lossless``: senders wait
@@ -134,16 +133,16 @@ def replay_dataflow(
     if directory:
         environment = {**environment, REPLAY_DIRECTORY: directory}
     written = {str(node["id"]): node for node in dataflow.descriptor["nodes"]}
-    cycles = in_cycles(dataflow, who.live)
+    cycles = in_cycles(dataflow, roles.live)
     nodes = []
     for node in dataflow.nodes:
-        if node.id in who.replaced:
+        if node.id in roles.replaced:
             kept = {key: written[node.id][key] for key in _KEPT if key in written[node.id]}
             variables = {**environment, NODE: node.id}
             nodes.append(
                 {"id": node.id, "path": PLAYER, **kept, "outputs": list(node.outputs), "env": variables}
             )
-        elif node.id in who.live:
+        elif node.id in roles.live:
             nodes.append(_live(written[node.id], node.id, directory if ordered else "", lossless, cycles))
     root = {key: value for key, value in dataflow.descriptor.items() if key not in (*_PLACES, "nodes")}
     return {**root, "exit_when_nodes_finish": True, "nodes": nodes}
@@ -170,7 +169,7 @@ def _live(
 def _wait_for_room(
     written: dict[str, Any], node_id: str, ordered: bool, cycles: set[tuple[str, str]]
 ) -> None:
-    """Let the senders of all inputs wait. What was lost, or late, is part of the recorded order."""
+    """Make the senders of all inputs wait. Lost and late messages are part of the recorded order."""
     inputs = written.get("inputs")
     if not isinstance(inputs, dict):
         return

@@ -1,4 +1,4 @@
-"""The order in which nodes take their events, on its way into a recording and out again."""
+"""The order in which nodes take their events: read while recording, translated for a replay."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PUNCH_HOLE_AND_KEEP_SIZE: Final = 3  # the mode of Linux's `fallocate`
 
 
 def _punch_hole(file: BinaryIO, begin: int, end: int) -> None:
-    """Free the room that a part of a file takes, where the system can: a recording may last for days."""
+    """Free the disk space of a part of a file, where the system can: a recording may last for days."""
     if sys.platform == "linux":
         libc = ctypes.CDLL(None)
         sizes = ctypes.c_longlong(begin), ctypes.c_longlong(end - begin)
@@ -31,9 +31,9 @@ def _punch_hole(file: BinaryIO, begin: int, end: int) -> None:
 
 
 class OrderTail:
-    """Reads what nodes write into a directory while a dataflow is recorded; ``close`` removes it.
+    """Reads the event logs that nodes write to a directory while they are recorded; ``close`` removes it.
 
-    The nodes are told of the directory with `dora.wire.daemon_protocol.StartEventLogs`, or
+    Nodes learn of the directory from `dora.wire.daemon_protocol.StartEventLogs`, or
     `Daemon.record_order`.
     """
 
@@ -48,7 +48,7 @@ class OrderTail:
         try:
             there = os.listdir(self.directory)
         except FileNotFoundError:
-            there = []  # somebody tidies up; what is open goes on
+            there = []  # a cleanup removed it; open files continue
         for node_id in sorted({*there, *self._files}):
             file = self._files.get(node_id)
             if file is None:
@@ -73,14 +73,14 @@ class OrderTail:
 
 
 Numbers = Callable[[str, int], int]
-"""From an output and a recorded sequence number to the one in the replay; 0: it will not be sent."""
+"""Maps an output and a recorded sequence number to that of the replay; 0: it will not be sent."""
 
 
 class Translation:
-    """Turns the entries of one node into those that a replay of a span of time needs."""
+    """Translates the entries of one node to those for a replay of a span of time."""
 
     def __init__(self, numbers: Numbers, begin_ns: int, end_ns: int, *, whole: bool) -> None:
-        """``whole``: the recording, and the span, have the node's first event."""
+        """``whole``: the recording and the span contain the node's first event."""
         self._numbers = numbers
         self._begin_ns = begin_ns
         self._end_ns = end_ns
@@ -89,7 +89,7 @@ class Translation:
         self._local: dict[int, int] = {}  # input → values before the span
 
     def of(self, data: bytes) -> Iterator[bytes]:
-        """Yield the translated entries of a piece; pieces come in order."""
+        """Yield the translated entries of the next piece."""
         for entry in entries(data):
             if entry.kind == EntryKind.BEGIN:
                 self._inputs = _sources(entry)
@@ -129,7 +129,7 @@ def _damaged(why: object) -> NotARecording:
 
 
 def first_numbers(data: bytes, inputs: list[str], found: dict[str, int]) -> None:
-    """Note the lowest sequence number of each output that a node took a message of."""
+    """Collect the lowest sequence number that a node took of each output in ``found``."""
     for entry in entries(data):
         if entry.kind == EntryKind.BEGIN:
             inputs[:] = _sources(entry)

@@ -1,7 +1,7 @@
-"""``python -m dora.recording.replay.player``: the node that sends again what was recorded of another one.
+"""``python -m dora.recording.replay.player``: sends the recorded messages of a node again.
 
-`dora replay` puts it in the place of that node (``path: dora-replay``). It sends what it reads. Plain
-values are not decoded; all else is, to be checked: receivers believe what comes through shared memory.
+`dora replay` puts it in place of that node (``path: dora-replay``). Plain values are not decoded;
+everything else is, as a check: receivers trust shared memory.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from dora.wire.decode import BAD_MESSAGE, check
 from dora.wire.encode import Payload
 
 _monotonic = time.monotonic_ns
-# Of an output, so much may wait for a recorder.
+# Limits of what may wait for a recorder, for each output.
 _RECORDER_MESSAGES: Final = 256
 _RECORDER_BYTES: Final = 64 << 20
-_RECORDER_PAUSE: Final = 0.0005  # seconds between looks at how far it is
-_RECORDER_PATIENCE_NS: Final = 10_000_000_000  # without progress, after which it is not waited for any more
-CUT_SUFFIX: Final = ".cut"  # of the file that tells `dora replay` up to where the recording could be read
+_RECORDER_PAUSE: Final = 0.0005  # seconds between two polls of its progress
+_RECORDER_PATIENCE_NS: Final = 10_000_000_000  # without progress; then the player no longer waits
+CUT_SUFFIX: Final = ".cut"  # of the file in which a player reports where it had to stop reading
 _LOOP_GAP_NS = 1_000_000  # between the last message and the first of the next round
 
 
 @dataclass(frozen=True)
 class PlayerSettings:
-    """What to play. Times are in seconds from the first message of the recording; None: to its end."""
+    """What to play. Times are seconds from the first message of the recording; None: to its end."""
 
     file: str
     node_id: str
@@ -72,31 +72,31 @@ class Player:
     """Sends the messages of one node, each when it is due."""
 
     def __init__(
-        self, session: Session, recording: Recording, part: PlayerSettings, clock: ReplayClock
+        self, session: Session, recording: Recording, settings: PlayerSettings, clock: ReplayClock
     ) -> None:
         self._session = session
         self._recording = recording
-        self._part = part
+        self._settings = settings
         self._clock = clock
         self._recorded = clock.recorded
 
     def play(self) -> None:
-        """Send everything, again and again if the part says so; a stop ends it early."""
+        """Send all messages, again and again if the settings say so; a stop ends it early."""
         epoch_ns = self._session.inbox.epoch_ns
-        outputs = {f"{self._part.node_id}/{name}": port for name, port in self._session.outputs.items()}
+        outputs = {f"{self._settings.node_id}/{name}": port for name, port in self._session.outputs.items()}
         self._slots = {
-            f"{self._part.node_id}/{output.id}": output.slot for output in self._session.config.outputs
+            f"{self._settings.node_id}/{output.id}": output.slot for output in self._session.config.outputs
         }
-        begin_ns, end_ns = window(self._recording, self._part.begin, self._part.end)
-        while self._round(outputs, begin_ns, end_ns, epoch_ns) and self._part.loop:
+        begin_ns, end_ns = window(self._recording, self._settings.begin, self._settings.end)
+        while self._round(outputs, begin_ns, end_ns, epoch_ns) and self._settings.loop:
             if self._clock.speed:
                 last_ns = min(end_ns, self._recording.last_ns)
                 epoch_ns += int((last_ns - begin_ns + _LOOP_GAP_NS) / self._clock.speed)
         if self._recording.damage and self._recording.end is not None:
             text = f"the recording is damaged, and ends here: {self._recording.damage}"
-            write_line(log_line(self._part.node_id, "warn", text))
+            write_line(log_line(self._settings.node_id, "warn", text))
         if (text := cut(self._recording)) and (directory := os.environ.get(REPLAY_DIRECTORY)):
-            with open(os.path.join(directory, self._part.node_id + CUT_SUFFIX), "w") as file:
+            with open(os.path.join(directory, self._settings.node_id + CUT_SUFFIX), "w") as file:
                 file.write(text)
 
     def _round(self, outputs: Mapping[str, OutputPort], begin_ns: int, end_ns: int, epoch_ns: int) -> bool:
@@ -109,7 +109,7 @@ class Player:
             if port.unsent:  # this node was asked to stop, while a queue was full
                 return False
             sent = True
-        return sent  # else there would be no end to nothing
+        return sent  # else an empty loop would never end
 
     def _send(self, port: OutputPort, recorded: RecordedMessage) -> None:
         message = recorded.message
@@ -128,11 +128,11 @@ class Player:
             )
         if self._recorded:
             self._wait_for_recorder(recorded.topic, payload.size)
-        # In recorded order, receivers see the time of then; else they live now.
+        # In recorded order, receivers see the recorded time; otherwise the current one.
         port.resend(payload, message.metadata, message.time_ns if self._clock.ordered else time.time_ns())
 
     def _wait_for_recorder(self, topic: str, size: int) -> None:
-        """Wait until a recorder has taken most of an output: it cannot make a sender wait by itself."""
+        """Wait until a recorder has taken most messages of an output: a tap has no back-pressure."""
         words = self._session.board.words
         base = self._slots[topic] * WORDS
         room = max(2, min(_RECORDER_MESSAGES, _RECORDER_BYTES // max(size, 1)))
@@ -146,7 +146,7 @@ class Player:
                 return
 
     def _wait(self, time_ns: int, epoch_ns: int) -> bool:
-        """Wait until something recorded is due; False if this node is to stop."""
+        """Wait until a message is due; return False if this node has to stop."""
         inbox = self._session.inbox
         if not self._clock.speed and self._clock.due(time_ns, epoch_ns) is not None:
             event = inbox.try_next()
@@ -171,21 +171,21 @@ def window(recording: Recording, begin: float, end: float | None) -> tuple[int, 
     return begin_ns, (recording.last_ns + 1 if end is None else recording.first_ns + round(end * 1e9))
 
 
-def _clock(part: PlayerSettings, recording: Recording) -> ReplayClock:
+def _clock(settings: PlayerSettings, recording: Recording) -> ReplayClock:
     if directory := os.environ.get(REPLAY_DIRECTORY):
         return ReplayClock.open(os.path.join(directory, CLOCK_FILE))
-    start_ns, _ = window(recording, part.begin, part.end)
-    return ReplayClock(memoryview(ReplayClock.make(start_ns=start_ns, speed=part.speed)))
+    start_ns, _ = window(recording, settings.begin, settings.end)
+    return ReplayClock(memoryview(ReplayClock.make(start_ns=start_ns, speed=settings.speed)))
 
 
 def main() -> int:
-    """Play what the environment says; return the exit status."""
+    """Play what the environment asks for; return the exit status."""
     try:
-        part = settings_from_env(os.environ)
-        with Recording(part.file) as recording:
-            clock = _clock(part, recording)
+        settings = settings_from_env(os.environ)
+        with Recording(settings.file) as recording:
+            clock = _clock(settings, recording)
             session = Session()
-            Player(session, recording, part, clock).play()
+            Player(session, recording, settings, clock).play()
             session.close()
     except (DoraError, NotARecording) as error:
         print(f"error: {error}", file=sys.stderr)

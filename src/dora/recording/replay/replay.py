@@ -1,4 +1,4 @@
-"""Preparing a replay: the dataflow, the order of events for each node that runs again, and the clock.
+"""Prepare a replay: the dataflow, the order of events for each node that runs again, and the clock.
 
 Message numbers are not those of the recording: in a replay each output counts from 1, while a recording may
 begin in the middle, or be replayed from there, and may have gaps. So the numbers in the order of events are
@@ -59,7 +59,7 @@ class Replay:
     """A replay that can be run: ``dataflow`` is what to run."""
 
     def __init__(self, recording: Recording, request: ReplayRequest) -> None:
-        """Decide who is replaced; raises `DoraError`, also for a span of time without messages."""
+        """Decide which nodes are replaced; raises `DoraError`, also for a span of time without messages."""
         self._recording = recording
         self._request = request
         self._begin_ns, self._end_ns = window(recording, request.begin, request.end)
@@ -90,7 +90,7 @@ class Replay:
         )
 
     def yaml(self, directory: str = "") -> str:
-        """Return the text of the dataflow that replays; ``directory`` as for `prepare`."""
+        """Return the YAML of the replay dataflow; ``directory`` is that of `prepare`."""
         import yaml
 
         request = self._request
@@ -137,7 +137,7 @@ class Replay:
         ]
 
     def cut(self, directory: str) -> str:
-        """Say up to where the players could read the recording, after `prepare` and the run; "" if all."""
+        """Return, after the run, where players had to stop reading; "" if they read all."""
         for name in sorted(os.listdir(directory)):
             if name.endswith(CUT_SUFFIX):
                 with open(os.path.join(directory, name), encoding="utf-8") as file:
@@ -145,11 +145,11 @@ class Replay:
         return ""
 
     def messages(self) -> Iterator[RecordedMessage]:
-        """Yield what the players will send, in its order."""
+        """Yield the messages that the players will send, in order."""
         return self._recording.messages(self._played(), self._begin_ns, self._end_ns)
 
     def topics(self) -> list[str]:
-        """Return what a recording of this replay should have, to be compared; none: everything."""
+        """Return the topics that a recording of this replay needs for a comparison; none mean all."""
         there = {
             f"{node.id}/{output}"
             for node in self.original.nodes
@@ -208,7 +208,7 @@ class Replay:
 
     def _write_orders(self, directory: str) -> None:
         numbers = self._numbers()
-        # A node may have taken events before the first message, and after the last.
+        # A node may have taken events before the first message and after the last one.
         begin_ns = self._begin_ns if self._request.begin else 0
         end_ns = self._end_ns if self._request.end is not None else WITHOUT_LIMIT
         whole = self._recording.start.together and not self._request.begin
@@ -270,21 +270,21 @@ class Replay:
         return found
 
 
-# The end of a replay in which nodes take their inputs as they come.
+# The end of a replay in which nodes take their inputs in any order.
 #
 # A node ends when all its inputs are closed, so most replays end by themselves. Nodes that wait for each
-# other, as a client and its server do, would not: they are asked to stop once the players are through and
-# nothing moves.
+# other, such as a client and its server, would not: they are stopped once all players have ended and no
+# message is sent any more.
 
 _CHECK_EVERY: Final = 0.2  # seconds
 _QUIET: Final = 1.0  # seconds without a message
 
 
 class EndDetection:
-    """Watches a run, in its daemon's loop."""
+    """Detects the end of a replay, in the daemon's event loop."""
 
     def __init__(self, daemon: Daemon, players: Collection[str], patience: float) -> None:
-        """``patience``: seconds after the end of the last player, whatever still moves."""
+        """``patience``: seconds after the end of the last player, even if messages are still sent."""
         self._daemon = daemon
         self._players = players
         self._patience = patience
