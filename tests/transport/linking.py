@@ -110,7 +110,7 @@ class Bench:
         self._slots = iter(range(LINES))
         self.engines: list[Engine] = []
         self._ports: list[InputPort] = []
-        self._peers: list[subprocess.Popen[str]] = []
+        self._processes: list[subprocess.Popen[str]] = []
         self.close_router: Callable[[], None] = lambda: None
         if engine == "zenoh":
             from dora.transport.network.zenoh_router import start
@@ -183,13 +183,13 @@ class Bench:
             each.connect(LIMIT)
         return output_port, ports
 
-    def peer(self, script: str, output: OutputConfig, *wrapper: str) -> subprocess.Popen[str]:
-        """Start a process that sends; the values of ``script`` are in `peer.py`."""
-        return self._start("peer.py", script, output, wrapper)
+    def start_sender(self, script: str, output: OutputConfig, *wrapper: str) -> subprocess.Popen[str]:
+        """Start a process that sends; the values of ``script`` are in `sender_process.py`."""
+        return self._start("sender_process.py", script, output, wrapper)
 
-    def listener(self, script: str, item: InputConfig) -> subprocess.Popen[str]:
-        """Start a process that receives; the values of ``script`` are in `listener.py`."""
-        return self._start("listener.py", script, item, ())
+    def start_receiver(self, script: str, item: InputConfig) -> subprocess.Popen[str]:
+        """Start a process that receives; the values of ``script`` are in `receiver_process.py`."""
+        return self._start("receiver_process.py", script, item, ())
 
     def _start(
         self, program: str, script: str, config: OutputConfig | InputConfig, wrapper: tuple[str, ...]
@@ -200,11 +200,11 @@ class Bench:
             stdout=subprocess.PIPE,
             text=True,
         )
-        self._peers.append(process)
+        self._processes.append(process)
         return process
 
     def close(self) -> None:
-        for process in self._peers:
+        for process in self._processes:
             process.kill()
             process.communicate()
         for port in self._ports:

@@ -13,7 +13,7 @@ from collections import Counter
 
 import pytest
 from linking import LIMIT, Bench, OutputPort, sequences, until
-from peer import LARGE, SMALL
+from sender_process import LARGE, SMALL
 
 from dora.transport.board import CLOSED, SENT, STATE
 from dora.wire.decode import decode_arrow, decode_bytes
@@ -22,13 +22,13 @@ from dora.wire.message import Message
 pytestmark = pytest.mark.processes
 
 
-def _receive_from_peer(bench: Bench, script: str, status: int) -> list[Message]:
+def _receive_from_process(bench: Bench, script: str, status: int) -> list[Message]:
     output, inputs = bench.describe(10, 10)
     ports = [bench.port(config) for config in inputs]
     bench.engines[0].connect(LIMIT)
     bench.engines[1].connect(LIMIT)
-    peer = bench.peer(script, output)
-    assert peer.wait(LIMIT) == status
+    sender = bench.start_sender(script, output)
+    assert sender.wait(LIMIT) == status
     assert bench.board.get(output.slot, SENT) == 2
     for port in ports:
         messages = [port.take(), port.take()]
@@ -43,20 +43,20 @@ def _receive_from_peer(bench: Bench, script: str, status: int) -> list[Message]:
 def test_messages_of_a_sender_that_ends_at_once_arrive(
     process_bench: Bench, script: str, status: int
 ) -> None:
-    _receive_from_peer(process_bench, script, status)
+    _receive_from_process(process_bench, script, status)
 
 
 @pytest.mark.parametrize(("script", "status"), [("_exit", 0), ("kill", -9)])
 def test_shared_memory_keeps_the_messages_of_a_killed_sender(
     iceoryx_bench: Bench, script: str, status: int
 ) -> None:
-    _receive_from_peer(iceoryx_bench, script, status)
+    _receive_from_process(iceoryx_bench, script, status)
 
 
 def test_messages_stay_valid_when_a_dead_sender_is_cleaned_up(iceoryx_bench: Bench) -> None:
     from dora.transport.shm.iceoryx2 import remove_dead_nodes
 
-    messages = _receive_from_peer(iceoryx_bench, "kill", -9)
+    messages = _receive_from_process(iceoryx_bench, "kill", -9)
     array = decode_arrow(messages[1])
     before = _shared_memory(iceoryx_bench)
     remove_dead_nodes(iceoryx_bench.run_dir, iceoryx_bench.prefix)
@@ -70,26 +70,26 @@ def test_a_receiver_may_end_while_messages_are_coming(
 ) -> None:
     """Also without closing anything: no thread of an engine keeps the process."""
     output, (config,) = process_bench.describe(10)
-    listener = process_bench.listener(script, config)
-    assert listener.stdout is not None
-    assert listener.stdout.readline() == "listening\n"
+    receiver = process_bench.start_receiver(script, config)
+    assert receiver.stdout is not None
+    assert receiver.stdout.readline() == "listening\n"
     engine = process_bench.engine()
     output_port = OutputPort(output, engine, process_bench.board)
     engine.connect(LIMIT)
 
     def ended() -> bool:
         output_port.send(bytes(1000))
-        return listener.poll() is not None
+        return receiver.poll() is not None
 
     until(ended, "the end of the receiver")
-    assert listener.returncode == status
-    assert int(listener.stdout.read()) >= 1  # the first of those that its queue still held
+    assert receiver.returncode == status
+    assert int(receiver.stdout.read()) >= 1  # the first of those that its queue still held
 
 
 def test_stopped_receivers_block_only_their_own_senders(zenoh_bench: Bench) -> None:
     bench = zenoh_bench
     other, (port,) = bench.link(10)
-    listeners, links, threads = [], [], []
+    receivers, links, threads = [], [], []
     sent: Counter[int] = Counter()
 
     def pour(index: int, output_port: OutputPort) -> None:
@@ -99,14 +99,14 @@ def test_stopped_receivers_block_only_their_own_senders(zenoh_bench: Bench) -> N
 
     for index in range(4):
         output, (config,) = bench.describe(10)
-        listener = bench.listener("end", config)
-        assert listener.stdout is not None
-        assert listener.stdout.readline() == "listening\n"
+        receiver = bench.start_receiver("end", config)
+        assert receiver.stdout is not None
+        assert receiver.stdout.readline() == "listening\n"
         engine = bench.engine()
         output_port = OutputPort(output, engine, bench.board)
         engine.connect(LIMIT)
-        os.kill(listener.pid, signal.SIGSTOP)
-        listeners.append(listener)
+        os.kill(receiver.pid, signal.SIGSTOP)
+        receivers.append(receiver)
         links.append(config)
         threads.append(threading.Thread(target=pour, args=(index, output_port)))
     for thread in threads:
@@ -120,8 +120,8 @@ def test_stopped_receivers_block_only_their_own_senders(zenoh_bench: Bench) -> N
             unchanged = unchanged + 1 if sent == before and sent.total() else 0
         assert all(thread.is_alive() for thread in threads), "nothing held them up"
     finally:
-        for listener in listeners:
-            listener.kill()
+        for receiver in receivers:
+            receiver.kill()
         for thread in threads:
             thread.join(LIMIT)
     for config in links:
@@ -134,18 +134,18 @@ def test_messages_of_a_restarted_sender_arrive(process_bench: Bench) -> None:
     port = bench.port(config)
     bench.engines[0].connect(LIMIT)
     for run in range(3):
-        assert bench.peer("end", output).wait(LIMIT) == 0
+        assert bench.start_sender("end", output).wait(LIMIT) == 0
         assert sequences([port.take(), port.take()]) == [2 * run + 1, 2 * run + 2]
 
 
 def test_two_processes_may_open_the_same_channel_at_once(process_bench: Bench) -> None:
     bench = process_bench
     output, inputs = bench.describe(10, 10, 10)
-    peer = bench.peer("end", output)
+    sender = bench.start_sender("end", output)
     ports = [bench.port(config) for config in inputs]
     for engine in bench.engines:
         engine.connect(LIMIT)
-    assert peer.wait(LIMIT) == 0
+    assert sender.wait(LIMIT) == 0
     if bench.name == "zenoh":  # iceoryx2 leaves waiting for the receivers to the start barrier
         for port in ports:
             assert sequences([port.take(), port.take()]) == [1, 2]
@@ -171,9 +171,9 @@ def _can_mount() -> bool:
 @pytest.mark.skipif(not _can_mount(), reason="needs root and a private mount namespace")
 def test_a_full_shared_memory_is_an_error_with_its_figures_and_not_a_crash(iceoryx_bench: Bench) -> None:
     output, _ = iceoryx_bench.describe()
-    peer = iceoryx_bench.peer("fill", output, "unshare", "-m", "sh", "-c", _SMALL_SHM, "sh")
-    printed, _ = peer.communicate(timeout=LIMIT)
-    assert peer.returncode == 0, printed
+    sender = iceoryx_bench.start_sender("fill", output, "unshare", "-m", "sh", "-c", _SMALL_SHM, "sh")
+    printed, _ = sender.communicate(timeout=LIMIT)
+    assert sender.returncode == 0, printed
     size, sentence = printed.splitlines()[0].split(" ", 1)
     assert int(size) >= 1 << 20
     needed = f"{(int(size) + 64) / 1e6:.1f} MB"

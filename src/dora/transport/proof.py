@@ -1,12 +1,12 @@
-"""A server proves that it knows the token, on the connection on which a client is going to show it.
+"""Proof that a server knows the token, on the connection over which a client is going to send it.
 
-Any user may listen at a port of this machine that is free, so an answer alone says nothing about the one
-who gives it. The client sends a random number; the server answers with an HMAC of it under the token. The
-answer also depends on the address that the server has in this connection, so another program cannot get it
-from the right server and pass it on. What follows goes over the same connection.
+Any user may listen at a free port of this machine, so an answer alone does not identify the server. The
+client sends a random number, and the server answers with an HMAC of it under the token. The HMAC includes
+the address of the server in this connection, so another program cannot obtain it from the right server and
+forward it. All further requests use the same connection.
 
-Beyond this machine only the port counts: between machines addresses may be translated. There a certificate
-proves more, see `dora.transport.tls`; with one, no such proof is asked for.
+Between machines the HMAC includes only the port, because addresses may be translated. A certificate proves
+more there (`dora.transport.tls`), and replaces this proof.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dora.wire.decoders import DecodeError, from_json
 PATH: Final = "/api/proof"
 PATIENCE: Final = 5.0  # seconds for a proof
 
-_DOMAIN: Final = "dora coordinator proof 1"  # the token makes other things as well
+_DOMAIN: Final = "dora coordinator proof 1"  # the token has other uses too
 _NONCE: Final = re.compile("[0-9a-f]{64}")
 _LONGEST: Final = 1 << 16  # bytes of an answer
 
@@ -47,13 +47,13 @@ def is_nonce(text: str) -> bool:
 
 
 def proof_of(token: str, nonce: str, host: str, port: int) -> str:
-    """Return what a server answers that is reached at this address and port."""
+    """Return the proof of a server at this address and port."""
     text = f"{_DOMAIN}\n{nonce}\n{_place(host, port)}"
     return hmac.digest(token.encode(), text.encode(), "sha256").hex()
 
 
 def _place(host: str, port: int) -> str:
-    """Return what a proof is bound to.
+    """Return the address that a proof includes.
 
     >>> _place("127.0.0.2", 1), _place("::ffff:127.0.0.1", 2), _place("::1", 3), _place("10.0.0.1", 4)
     ('127.0.0.2 1', '127.0.0.1 2', '::1 3', '* 4')
@@ -72,7 +72,7 @@ def proven_connection(address: str, port: int, token: Token | None) -> http.clie
     connection = http.client.HTTPConnection(address, port, timeout=PATIENCE)
     try:
         connection.connect()
-        connection.auto_open = 0  # never another connection, which has proved nothing
+        connection.auto_open = 0  # never open another connection, without a proof
         where = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
         if token is None:
             raise UnprovenServerError(no_token(where))
@@ -84,7 +84,7 @@ def proven_connection(address: str, port: int, token: Token | None) -> http.clie
 
 
 def proven_socket(address: str, port: int, token: Token | None) -> socket.socket:
-    """Return the socket of such a connection, for a WebSocket."""
+    """Return the socket of a `proven_connection`, for a WebSocket."""
     connection = proven_connection(address, port, token)
     found: socket.socket = connection.sock
     connection.sock = None
@@ -94,7 +94,7 @@ def proven_socket(address: str, port: int, token: Token | None) -> socket.socket
 
 def no_token(where: str) -> str:
     return (
-        f"the coordinator at {where} wants a token, and you have none: set DORA_AUTH_TOKEN, or copy its "
+        f"the coordinator at {where} requires a token, and you have none: set DORA_AUTH_TOKEN, or copy its "
         ".dora-token to ~/.config/dora/.dora-token"
     )
 
@@ -103,7 +103,7 @@ def _check(connection: http.client.HTTPConnection, token: Token, where: str) -> 
     assert connection.sock is not None
     host, port = connection.sock.getpeername()[:2]
     nonce = os.urandom(32).hex()
-    # It knows its address by this name, whatever the user calls it.
+    # The server computes the proof with the address in this header, not with the name that the user gave.
     headers = {"Host": f"[{host}]:{port}" if ":" in host else f"{host}:{port}"}
     connection.request("GET", f"{PATH}?nonce={nonce}", headers=headers)
     response = connection.getresponse()

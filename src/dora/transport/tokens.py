@@ -1,7 +1,8 @@
-"""The token: who has it may use the coordinator of its user. It is a variable, or a file of this user.
+"""The token that authorizes clients of a coordinator: an environment variable, or a file of the user.
 
-A file counts only if nobody else can have written or read it: a regular file of this user (or of root) in
-such a folder, opened without following links. Anything else is refused, and never changed.
+A file is used only if no other user can have written or read it: it has to be a regular file of this user
+or of root, in a folder that other users cannot write to, and it is opened without following links. Any
+other file is refused and never changed.
 """
 
 from __future__ import annotations
@@ -24,38 +25,38 @@ _ROOT: Final = 0
 
 
 class TokenError(DoraError):
-    """There is no token that may be used, or a server does not know it."""
+    """There is no usable token, or a server does not know it."""
 
 
 class Token(NamedTuple):
-    """A token, and where it was found, for messages."""
+    """A token, and its source for messages."""
 
     value: str
     source: str
 
 
 def token_path() -> str:
-    """Return the file of the token: ``.dora-token`` in the user's configuration folder of dora."""
+    """Return the path of the user's token: ``.dora-token`` in the configuration folder of dora."""
     base = os.environ.get("XDG_CONFIG_HOME", "")
-    if not os.path.isabs(base):  # it does not count then, as its specification says
+    if not os.path.isabs(base):  # the XDG specification says to ignore it
         base = os.path.expanduser("~/.config")
     return os.path.join(base, "dora", TOKEN_NAME)
 
 
 def find_token(also_here: bool = True) -> Token | None:
-    """Return the token that a client uses: ``$DORA_AUTH_TOKEN``, ``./.dora-token``, or the user's.
+    """Return the token of a client: ``$DORA_AUTH_TOKEN``, ``./.dora-token``, or that of the user.
 
-    ``also_here`` False: not that of the working folder. None if there is none; raises `TokenError` for one
-    that must not be used.
+    ``also_here`` False: skip the working folder. None if there is none; raises `TokenError` if it is not
+    safe.
     """
     here = _from_environment() or (_from_file(TOKEN_NAME) if also_here else None)
     return here or _from_file(token_path())
 
 
 def make_token() -> Token:
-    """Return the token of a server: ``$DORA_AUTH_TOKEN``, or the user's, which is made if there is none.
+    """Return the token of a server: ``$DORA_AUTH_TOKEN``, or that of the user, which is created if missing.
 
-    Raises `DoraError`. The working folder does not count: it may be anybody's.
+    Raises `DoraError`. A file in the working folder is ignored: the folder may belong to another user.
     """
     if (found := _from_environment()) is not None:
         return found
@@ -105,7 +106,7 @@ def _open_folder(path: str) -> int:
 
 
 def _check_folder(path: str, folder: int) -> None:
-    """Raise `TokenError` if somebody else can put files into the folder of a token."""
+    """Raise `TokenError` if other users can create files in the folder of a token."""
     found = os.fstat(folder)
     where = os.path.dirname(os.path.abspath(path))
     if found.st_uid not in (_ROOT, os.geteuid()):
@@ -133,12 +134,12 @@ def _read(path: str, folder: int) -> str:
 
 
 def _fault_of(found: os.stat_result) -> str:
-    """Return why a file is no safe place of a token, "" if it is one."""
+    """Return why a file is not safe for a token, "" if it is."""
     if not stat.S_ISREG(found.st_mode):
         return "it is not a regular file"
     if found.st_uid not in (_ROOT, os.geteuid()):
         return "it belongs to another user"
-    # Root may let a group read a token of its own.
+    # Root may grant a group read access to its token.
     allowed = stat.S_IRGRP if found.st_uid != os.geteuid() else 0
     if found.st_mode & 0o077 & ~allowed:
         return (
@@ -149,7 +150,7 @@ def _fault_of(found: os.stat_result) -> str:
 
 
 def _make(path: str) -> Token:
-    """Write a new token; several processes may do so at once, and one of them wins."""
+    """Write a new token; if several processes do so at once, one of them wins."""
     token = secrets.token_hex(32)
     place = os.path.dirname(path)
     temporary = f"{TOKEN_NAME}.{os.getpid()}.{secrets.token_hex(4)}"
@@ -168,7 +169,7 @@ def _make(path: str) -> Token:
         finally:
             os.close(folder)
     except FileExistsError:
-        pass  # another process was quicker; what it has written is complete
+        pass  # another process was faster, and its file is complete
     except OSError as error:
         raise DoraError(f"the token cannot be written to {path}: {error.strerror}") from error
     if (found := _from_file(path)) is None:

@@ -1,4 +1,4 @@
-"""A process that sends: started by the tests of the engines, see `linking.Bench.peer`.
+"""A process that sends: started by the tests of the engines, see `linking.Bench.start_sender`.
 
 It prints the result, and ends in the way that the script is named after.
 """

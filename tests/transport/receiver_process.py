@@ -1,4 +1,4 @@
-"""A process that receives one message: started by the tests, see `linking.Bench.listener`.
+"""A process that receives one message: started by the tests, see `linking.Bench.start_receiver`.
 
 It ends in the way that the script is named after, while more messages arrive.
 """
