@@ -153,11 +153,11 @@ def test_what_is_written_reads_the_same_for_everybody(env: Any, name: str, delay
     builder = DataflowBuilder(env=env, exit_when_nodes_finish=True)
     builder.add_node("a", path="a.py", name=name, description=name, restart_delay=delay)
     text = builder.to_yaml() or ""
-    from dora.dataflow.parser.tree import Mapping, compose
+    from dora.dataflow.parser.tree import MappingNode, compose
     from dora.dataflow.problems import ProblemReport
 
     root = compose(text, ProblemReport(text, "x"))
-    assert isinstance(root, Mapping)
+    assert isinstance(root, MappingNode)
     assert root.plain() == builder.to_dict()
     assert yaml.safe_load(text) == builder.to_dict()
 

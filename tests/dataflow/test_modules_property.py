@@ -196,7 +196,7 @@ values = (
     )
 )
 def test_what_is_written_reads_as_the_same(value: Any) -> None:
-    from dora.dataflow.parser.tree import Mapping, compose, to_yaml
+    from dora.dataflow.parser.tree import MappingNode, compose, to_yaml
     from dora.dataflow.problems import ProblemReport
 
     text = json.dumps({"x-a": value}, allow_nan=False)
@@ -204,7 +204,7 @@ def test_what_is_written_reads_as_the_same(value: Any) -> None:
     root = compose(text, report)
     if report.failed:  # characters that no file may hold
         return
-    assert isinstance(root, Mapping)
+    assert isinstance(root, MappingNode)
     written = to_yaml(root)
     again = compose(written, ProblemReport(written, "b.yml"))
     assert again is not None

@@ -13,8 +13,8 @@ import pytest
 import dora.dataflow
 from dora.dataflow.json_schema import SCHEMA_FILE, json_schema, module_schema, schema_text
 from dora.dataflow.modules.check import MODULE_FILE, MODULE_HEADER
-from dora.dataflow.parser.block import Block
 from dora.dataflow.parser.fields import DATAFLOW, DEBUG, INPUT, NODE_BLOCK, OPERATOR_BLOCK, PYTHON_SOURCE
+from dora.dataflow.parser.schema_block import SchemaBlock
 from dora.dataflow.parser.values import UnsupportedType
 from dora.dataflow.types.contracts import TYPE_RULE
 from dora.dataflow.types.files import TYPE, TYPE_FIELD, TYPE_FILE, TYPE_PARAMETER
@@ -73,7 +73,7 @@ def test_modules_have_a_schema_of_their_own() -> None:
 
 @pytest.mark.parametrize("name", BLOCKS)
 def test_every_field_is_described_in_schema_and_manual(name: str) -> None:
-    block: Block = BLOCKS[name]
+    block: SchemaBlock = BLOCKS[name]
     manual = MANUAL.read_text(encoding="utf-8")
     for field in block.fields.values():
         description = block.schema()["properties"][field.name]["description"]
@@ -186,5 +186,5 @@ def test_schema_refuses_what_the_parser_refuses(document: dict[str, Any]) -> Non
 def test_what_comes_later_says_so_in_the_schema() -> None:
     for block in BLOCKS.values():
         for field in block.fields.values():
-            if isinstance(field.kind, UnsupportedType):
+            if isinstance(field.field_type, UnsupportedType):
                 assert field.description.endswith("Not supported by this version."), field.name

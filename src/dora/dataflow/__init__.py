@@ -1,6 +1,6 @@
-"""From the text of a dataflow file to a checked, immutable model, and from the model to links.
+"""Dataflow files: from YAML text to a checked, immutable model, and from the model to a plan of links.
 
-Imported lazily: processes that need only the model do not load the parser.
+Names are imported lazily: processes that need only the model do not load the parser.
 """
 
 from __future__ import annotations

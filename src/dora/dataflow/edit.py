@@ -1,8 +1,8 @@
-"""From a running dataflow to the one that it shall become: nodes and links added, exchanged, taken out.
+"""Change the model of a running dataflow: add, replace and remove nodes and links.
 
-What is added is checked together with everything that runs, as if it had been in the file from the
-beginning; so it gets the same errors, at its own place. The rest of the model is taken over as it is: what
-it says of the environment, for example, was read when the dataflow started.
+An addition is checked together with everything that runs, like a part of the file, so it gets the same
+errors, at its own place. The rest of the model stays as it is: values from the environment, for example,
+are those of the start.
 """
 
 from __future__ import annotations
@@ -22,11 +22,10 @@ from dora.dataflow.model import (
     Program,
     QueuePolicy,
 )
-from dora.dataflow.parser import tree as document
 from dora.dataflow.parser.assemble import assemble
 from dora.dataflow.parser.fields import DATAFLOW
 from dora.dataflow.parser.legacy import upgrade_legacy
-from dora.dataflow.parser.tree import Scalar, Sequence, YamlNode, compose
+from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode, compose
 from dora.dataflow.parser.values import Reader
 from dora.dataflow.problems import Origin, ProblemReport, TextSpan, did_you_mean, listed, no_node
 from dora.errors import DataflowError, DoraError, Problem
@@ -37,9 +36,9 @@ COMMAND_LINE = "<command line>"
 
 
 class Change(msgspec.Struct, frozen=True):
-    """``dataflow`` is the one to come. ``node_id`` is the node that is added, or gets the input.
+    """A checked change: ``dataflow`` is the result, ``node_id`` the node that is added or gets the input.
 
-    ``programs`` are what the change brings along to be run. ``warnings`` are about the change only.
+    ``programs`` are those that the change adds. ``warnings`` are about the change only.
     """
 
     dataflow: Dataflow
@@ -98,7 +97,7 @@ def with_replaced(
     report = ProblemReport(text, file)
     block = _node_block(text, report)
     if "id" not in block.entries:
-        block.entries = {"id": (Scalar.of("id", block), Scalar.of(node_id, block)), **block.entries}
+        block.entries = {"id": (ScalarNode.of("id", block), ScalarNode.of(node_id, block)), **block.entries}
     elif _id_of(block) != node_id:
         report.error(
             _place(block, "id"),
@@ -110,7 +109,7 @@ def with_replaced(
     nodes = _nodes(root)
     index = next(place for place, known in enumerate(nodes) if _id_of(known) == node_id)
     before = nodes[index]
-    assert isinstance(before, document.Mapping)
+    assert isinstance(before, MappingNode)
     if "deploy" in before.entries and "deploy" not in block.entries:
         block.entries["deploy"] = before.entries["deploy"]
     if not former.is_runtime and "operator" not in block.entries and "operators" not in block.entries:
@@ -181,23 +180,23 @@ def with_link(
     at = TextSpan(0, 0, 0, len(source))
     root = _tree(running.descriptor)
     block = next(known for known in _nodes(root) if _id_of(known) == node.id)
-    assert isinstance(block, document.Mapping)
+    assert isinstance(block, MappingNode)
     owner, short = _input_owner(block, node, input_id)
-    link: YamlNode = Scalar.of(source, at)
+    link: YamlNode = ScalarNode.of(source, at)
     fields = {"queue_size": options.queue_size, "queue_policy": options.queue_policy}
     given = {name: value for name, value in fields.items() if value is not None}
     if given:
-        entries = {"source": (Scalar.of("source", at), link)}
+        entries = {"source": (ScalarNode.of("source", at), link)}
         for name, value in given.items():
-            scalar = Scalar.of(str(value), at)
+            scalar = ScalarNode.of(str(value), at)
             scalar.value, scalar.quoted = value, False
-            entries[name] = (Scalar.of(name, at), scalar)
-        link = document.Mapping.of(entries, at)
+            entries[name] = (ScalarNode.of(name, at), scalar)
+        link = MappingNode.of(entries, at)
     inputs = owner.get("inputs")
-    if not isinstance(inputs, document.Mapping):
-        inputs = document.Mapping.of({}, at)
-        owner.entries["inputs"] = (Scalar.of("inputs", at), inputs)
-    inputs.entries[short] = (Scalar.of(short, TextSpan(0, len(text) - len(short), 0, len(text))), link)
+    if not isinstance(inputs, MappingNode):
+        inputs = MappingNode.of({}, at)
+        owner.entries["inputs"] = (ScalarNode.of("inputs", at), inputs)
+    inputs.entries[short] = (ScalarNode.of(short, TextSpan(0, len(text) - len(short), 0, len(text))), link)
     checked = _check(root, report, running, {}, strict_types)
     fresh = next(item for item in checked.dataflow.node(node.id).inputs if item.id == input_id)
     if isinstance(fresh.source, NodeOutput) and fresh.source.node == node.id and node.is_runtime:
@@ -247,54 +246,54 @@ def find_node(dataflow: Dataflow, node_id: str) -> NodeSpec:
 # --------------------------------------------------------------------------- the document
 
 
-def _tree(descriptor: Mapping[str, Any]) -> document.Mapping:
+def _tree(descriptor: Mapping[str, Any]) -> MappingNode:
     text = json.dumps(descriptor, ensure_ascii=False)
     root = compose(text, ProblemReport(text, RUNNING))
-    assert isinstance(root, document.Mapping)
+    assert isinstance(root, MappingNode)
     return root.copied(Origin(text, RUNNING))
 
 
-def _nodes(root: document.Mapping) -> list[YamlNode]:
+def _nodes(root: MappingNode) -> list[YamlNode]:
     nodes = root.get("nodes")
-    assert isinstance(nodes, Sequence)
+    assert isinstance(nodes, SequenceNode)
     return nodes.items
 
 
-def _node_block(text: str, report: ProblemReport) -> document.Mapping:
+def _node_block(text: str, report: ProblemReport) -> MappingNode:
     """Return the mapping of one node; raises `DataflowError`."""
     block = compose(text, report)
-    if isinstance(block, Sequence) and len(block.items) == 1:
+    if isinstance(block, SequenceNode) and len(block.items) == 1:
         block = block.items[0]
-    if isinstance(block, document.Mapping) and "nodes" in block.entries:
+    if isinstance(block, MappingNode) and "nodes" in block.entries:
         report.error(
             block.entries["nodes"][0],
             "this is a dataflow; what is added is one node",
             "write the mapping of the node alone: `id`, `path`, `inputs`, …",
         )
-    elif isinstance(block, document.Mapping) and "module" in block.entries:
+    elif isinstance(block, MappingNode) and "module" in block.entries:
         report.error(
             block.entries["module"][0],
             "a node that uses a module cannot be added to a running dataflow",
             "`dora expand` shows the nodes of the module; add them one by one",
         )
-    elif not isinstance(block, document.Mapping) and not report.failed:
+    elif not isinstance(block, MappingNode) and not report.failed:
         where = block or TextSpan(0, 0, 0, 1)
         report.error(
             where, "a node is a mapping", "it has an `id` and says what to run, as `path: camera.py`"
         )
-    if report.failed or not isinstance(block, document.Mapping):
+    if report.failed or not isinstance(block, MappingNode):
         raise DataflowError(problems=report.sorted())
-    at = Scalar.of("nodes", block)
-    upgrade_legacy(document.Mapping.of({"nodes": (at, Sequence.of([block], block))}, block), report)
+    at = ScalarNode.of("nodes", block)
+    upgrade_legacy(MappingNode.of({"nodes": (at, SequenceNode.of([block], block))}, block), report)
     return block
 
 
 def _id_of(block: YamlNode) -> str:
-    found = block.get("id") if isinstance(block, document.Mapping) else None
-    return found.text if isinstance(found, Scalar) else ""
+    found = block.get("id") if isinstance(block, MappingNode) else None
+    return found.text if isinstance(found, ScalarNode) else ""
 
 
-def _place(block: document.Mapping, name: str) -> TextSpan:
+def _place(block: MappingNode, name: str) -> TextSpan:
     return block.get(name) or block
 
 
@@ -305,7 +304,7 @@ class _Checked(msgspec.Struct):
 
 
 def _check(
-    root: document.Mapping,
+    root: MappingNode,
     report: ProblemReport,
     running: Dataflow,
     environ: Mapping[str, str],
@@ -326,7 +325,7 @@ def _check(
 
 
 def _read(
-    root: document.Mapping,
+    root: MappingNode,
     report: ProblemReport,
     running: Dataflow,
     environ: Mapping[str, str],
@@ -405,18 +404,18 @@ def _split_target(running: Dataflow, target: str) -> tuple[NodeSpec, str]:
     return node, input_id
 
 
-def _input_owner(block: document.Mapping, node: NodeSpec, input_id: str) -> tuple[document.Mapping, str]:
+def _input_owner(block: MappingNode, node: NodeSpec, input_id: str) -> tuple[MappingNode, str]:
     """Return the block that lists an input, the node's or the operator's, and the id there."""
     if not node.is_runtime:
         return block, input_id
     operator_id, _, short = input_id.partition("/")
     single = block.get("operator")
-    if isinstance(single, document.Mapping):
+    if isinstance(single, MappingNode):
         return single, short
     operators = block.get("operators")
-    assert isinstance(operators, Sequence)
+    assert isinstance(operators, SequenceNode)
     owner = next(item for item in operators.items if _id_of(item) == operator_id)
-    assert isinstance(owner, document.Mapping)
+    assert isinstance(owner, MappingNode)
     return owner, short
 
 
@@ -497,28 +496,34 @@ def with_built(dataflow: Dataflow, node: NodeSpec) -> Dataflow:
     )
 
 
-# From a wish to the change of a running dataflow that it means.
-
-
 def make_change(
-    wish: AddOperation | ReplaceOperation | ConnectOperation | DisconnectOperation,
+    operation: AddOperation | ReplaceOperation | ConnectOperation | DisconnectOperation,
     running: Dataflow,
     environ: Mapping[str, str],
 ) -> tuple[Change, str, str]:
-    """Return the change, and the links that it adds and removes, for the log; raises `DoraError`."""
-    match wish:
+    """Turn an operation into a change of a running dataflow; raises `DoraError`.
+
+    Return the change, and the links that it adds and removes as text for the log.
+    """
+    match operation:
         case AddOperation():
-            environ = {**environ, **wish.env}
-            return with_node(running, wish.yaml, wish.file, environ, strict_types=wish.strict_types), "", ""
+            environ = {**environ, **operation.env}
+            yaml, file = operation.yaml, operation.file
+            return with_node(running, yaml, file, environ, strict_types=operation.strict_types), "", ""
         case ReplaceOperation():
-            environ = {**environ, **wish.env}
+            environ = {**environ, **operation.env}
             change = with_replaced(
-                running, wish.node, wish.yaml, wish.file, environ, strict_types=wish.strict_types
+                running,
+                operation.node,
+                operation.yaml,
+                operation.file,
+                environ,
+                strict_types=operation.strict_types,
             )
             return change, "", ""
         case ConnectOperation(source=source, target=target):
-            options = LinkOptions(wish.queue_size, wish.queue_policy)
-            change = with_link(running, source, target, options, strict_types=wish.strict_types)
+            options = LinkOptions(operation.queue_size, operation.queue_policy)
+            change = with_link(running, source, target, options, strict_types=operation.strict_types)
             return change, f"{source} -> {target}", ""
         case DisconnectOperation(source=source, target=target):
             return without_link(running, source, target), "", f"{source} -> {target}"

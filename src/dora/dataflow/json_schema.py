@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dora.dataflow.modules.check import MODULE_FILE
-from dora.dataflow.parser.block import Block
 from dora.dataflow.parser.fields import DATAFLOW, INPUT, NODE_BLOCK, OPERATOR_BLOCK, PYTHON_SOURCE
+from dora.dataflow.parser.schema_block import SchemaBlock
 
 SCHEMA_FILE = Path(__file__).with_name("dataflow.schema.json")
 
@@ -30,7 +30,7 @@ def module_schema() -> dict[str, Any]:
     return _schema("dora module", "A part of a dataflow, and its ports.", MODULE_FILE)
 
 
-def _schema(title: str, description: str, block: Block) -> dict[str, Any]:
+def _schema(title: str, description: str, block: SchemaBlock) -> dict[str, Any]:
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": title,

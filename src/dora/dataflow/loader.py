@@ -1,4 +1,4 @@
-"""YAML text → checked `Dataflow`."""
+"""Load a dataflow file: from YAML text to a checked `Dataflow`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ from dora.dataflow.parser.assemble import Assembler, assemble
 from dora.dataflow.parser.fields import DATAFLOW
 from dora.dataflow.parser.files import Unreadable, names_a_file, names_beside, read_text
 from dora.dataflow.parser.legacy import upgrade_legacy
-from dora.dataflow.parser.tree import Mapping as DocumentMapping
-from dora.dataflow.parser.tree import Scalar, Sequence, YamlNode, compose
+from dora.dataflow.parser.resolve_inputs import OfferedOutputs
+from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode, compose
 from dora.dataflow.parser.values import Reader
-from dora.dataflow.parser.wiring import Offer
 from dora.dataflow.problems import ProblemReport, TextSpan, closest, each_once
 from dora.errors import DataflowError, Problem
 
@@ -28,12 +27,12 @@ def load(
     """Read and check a dataflow file.
 
     The folder of the file becomes the working directory of the nodes. ``environ`` (default: the
-    environment of this process) is what ``$NAME`` in values refers to; ``env_overrides`` are added
-    to the dataflow's ``env``, where they win (a node's own ``env`` still wins over them).
+    environment of this process) gives the values of ``$NAME``; ``env_overrides`` are added to the
+    dataflow's ``env`` and win over it (a node's own ``env`` still wins over them).
 
-    Raises `DataflowError` with all problems at once; what is only suspicious is in
-    ``Dataflow.warnings``. Types that do not fit together are in ``Dataflow.type_warnings``; with
-    ``strict_types``, or if the file says so, they are errors.
+    Raises `DataflowError` with all problems at once; warnings are in ``Dataflow.warnings``. Types that do
+    not fit together are in ``Dataflow.type_warnings``; with ``strict_types``, or if the file says so, they
+    are errors.
     """
     shown = os.fspath(path)
     absolute = os.path.abspath(shown)
@@ -62,7 +61,7 @@ def expanded(path: str | os.PathLike[str]) -> str:
         working_dir=os.path.dirname(absolute),
         environ=os.environ,
     )
-    root = _flat(
+    root = _without_modules(
         text, Reader(ProblemReport(text, shown), os.environ), os.path.dirname(os.path.abspath(shown))
     )
     assert root is not None
@@ -118,13 +117,13 @@ def parse(
     shown_file: str | None = None,
     strict_types: bool = False,
 ) -> Dataflow:
-    """Check the text of a dataflow; `load` without the reading.
+    """Check the text of a dataflow, like `load` for one that was read already.
 
     ``file`` is the absolute path for the model, ``shown_file`` how messages call it.
     """
     report = ProblemReport(text, shown_file or file or "<dataflow>")
     reader = Reader(report, environ)
-    root = _flat(text, reader, working_dir)
+    root = _without_modules(text, reader, working_dir)
     dataflow: Dataflow | None = None
     if root is not None:
         checked = DATAFLOW.read(root, reader)
@@ -143,11 +142,11 @@ def parse(
     return dataflow
 
 
-def _flat(text: str, reader: Reader, project: str) -> DocumentMapping | None:
-    """Return the document with its modules written out; None after reporting why it is none."""
+def _without_modules(text: str, reader: Reader, project: str) -> MappingNode | None:
+    """Return the tree with its modules inlined; None after reporting why it is no dataflow."""
     report = reader.report
     root = compose(text, report)
-    if not isinstance(root, DocumentMapping):
+    if not isinstance(root, MappingNode):
         if not report.failed:
             _not_a_dataflow(root, report)
         return None
@@ -169,17 +168,19 @@ def _flat(text: str, reader: Reader, project: str) -> DocumentMapping | None:
         return None
     nodes = checked.get("nodes") or ()
     modules = Modules(reader, project, report.folder).used_by(nodes, reader)
-    Assembler(reader, {name: Offer(tuple(module.exports)) for name, module in modules.items()}).nodes(nodes)
+    Assembler(
+        reader, {name: OfferedOutputs(tuple(module.exports)) for name, module in modules.items()}
+    ).nodes(nodes)
     if report.failed:
         return None
-    flat = Inliner(project, report).flatten(root, nodes, modules)
-    return None if report.failed else flat
+    inlined = Inliner(project, report).inline_modules(root, nodes, modules)
+    return None if report.failed else inlined
 
 
-def _uses_modules(root: DocumentMapping) -> bool:
+def _uses_modules(root: MappingNode) -> bool:
     nodes = root.get("nodes")
-    return isinstance(nodes, Sequence) and any(
-        isinstance(node, DocumentMapping) and "module" in node.entries for node in nodes.items
+    return isinstance(nodes, SequenceNode) and any(
+        isinstance(node, MappingNode) and "module" in node.entries for node in nodes.items
     )
 
 
@@ -187,9 +188,8 @@ def missing_files(dataflow: Dataflow, copied: Collection[str] = ()) -> list[Prob
     """Return a problem for every file that is named, does not exist, and is not built.
 
     Other names are commands, see `dora.daemon.processes`. Nodes and operators with ``build`` are
-    left out,
-    since the build may make the file, and nodes that may be on another machine, unless they are ``copied``
-    there. Meant for the moment before a start.
+    left out, since the build may make the file. So are nodes that may be on another machine, unless they
+    are ``copied`` there. Called just before a start.
     """
     problems: list[Problem] = []
     for program in dataflow.programs:
@@ -221,7 +221,7 @@ def _similar_path(path: str, full: str, *, in_module: bool) -> str:
 
 def _not_a_dataflow(root: YamlNode | None, report: ProblemReport) -> None:
     hint = "it begins with `nodes:`, followed by a list of nodes"
-    if root is None or (isinstance(root, Scalar) and root.value is None):
+    if root is None or (isinstance(root, ScalarNode) and root.value is None):
         report.error(TextSpan(0, 0, 0, 1), "the file is empty, so it describes no dataflow", hint)
     else:
         report.error(root, "a dataflow is a mapping", hint)

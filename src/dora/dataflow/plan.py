@@ -1,7 +1,7 @@
-"""From the model to what each process needs to know: links, board lines, names of channels.
+"""Plan a run: the configuration of each node, its links, their lines on the board, the names of channels.
 
 `plan` is pure: the same dataflow and the same `RunContext` give the same `Plan`. When a running dataflow
-changes, the new plan follows from the former: whatever is in both keeps its line, its bell and its channel.
+changes, the new plan continues the former one: a link that is in both keeps its line, bell and channel.
 
 Three kinds of edges never touch shared memory: timers (made in the node), text (log entries and
 captured lines, delivered by the daemon over the control socket), and edges between two operators
@@ -40,23 +40,23 @@ from dora.wire.node_config import (
     TraceConfig,
 )
 
-# Room on every channel for receivers beyond the links: restarted ones whose predecessor is not
-# cleaned up yet, and taps.
+# Room on every channel for receivers beyond the links: taps, and restarted receivers whose former process
+# is not cleaned up yet.
 SPARE_RECEIVERS = 3
 MAX_TAPS = 4  # commands that look at one output at the same time
 # A sender keeps a record of each message for each possible receiver: 9 MB a receiver for a queue of
 # 4,096 messages. Where queues are longer than this, there is room for one tap.
-_LONG_QUEUE = 256
+_DEEP_QUEUE = 256
 _LONGEST_CHANNEL_NAME = 255  # bytes; iceoryx2's limit
-TAP_QUEUE = 16  # messages that the tap of a command which looks on holds at most
-# What the tap of a recorder holds that attaches to a running dataflow: 32 ms at 1 kHz. It costs the
-# sender 0.3 MB, for all receivers that may come, and addresses: iceoryx2 reserves 64 times the largest
-# message for each place in each queue.
+TAP_QUEUE = 16  # messages that the tap of a command holds at most
+# Messages that the tap of a recorder holds if it attaches to a running dataflow: 32 ms at 1 kHz. They
+# cost the sender 0.3 MB for all possible receivers, and address space: iceoryx2 reserves 64 times the
+# largest message for each place in each queue.
 RECORDER_QUEUE = 32
-# Links that come while the dataflow runs take the places of taps, except one. Further ones, and those with
-# longer queues, get a channel more, with room for so many; the sender copies each message once more.
+# Links added to a running dataflow take the places of taps, except one. Further ones, and those with longer
+# queues, get an overflow channel, with room for so many; the sender copies each message once more for it.
 _OVERFLOW_LINKS = 8
-_MAX_PREWAKE = 4  # bells that a sender looks at besides those of its receivers
+_MAX_PREWAKE = 4  # nodes beyond its receivers that a sender may wake early
 
 LinkKind = Literal["link", "timer", "text", "local"]
 
@@ -146,8 +146,9 @@ def plan(dataflow: Dataflow, context: RunContext, former: Plan | None = None) ->
 class _Layout:
     """The lines of the board and the names of the doorbells.
 
-    Nodes come first on the board, then outputs, then inputs, except timers, which need no line. What a
-    running dataflow gets is put behind; lines are never used again, because who has one may write to it.
+    Nodes come first on the board, then outputs, then inputs, except timers, which need no line. Additions
+    to a running dataflow get new lines behind them. No line is used twice, because its former owner may
+    still write to it.
     """
 
     def __init__(self, dataflow: Dataflow, context: RunContext, former: Plan | None) -> None:
@@ -168,7 +169,7 @@ class _Layout:
         generations = former.generations if former is not None else {}
 
         def is_same(name: str) -> bool:
-            """Tell whether something of this name is what had it before, and not another one."""
+            """Tell whether the node or input of this name is the same one as in the former plan."""
             return generations.get(name, 0) == context.generations.get(name, 0)
 
         configs = {} if former is None else {name: c for name, c in former.configs.items() if is_same(name)}
@@ -177,7 +178,7 @@ class _Layout:
             for node_id, config in configs.items()
             for output in config.outputs
         }
-        # An input that is fed by something else is another one.
+        # An input with another source is a different one.
         self.former_inputs = {
             (node_id, item.id): item
             for node_id, config in configs.items()
@@ -214,13 +215,13 @@ class _Layout:
         return next(str(item.source) for item in self.nodes[node_id].inputs if item.id == input_id)
 
     def is_late(self, node_id: str, input_id: str) -> bool:
-        """Tell whether an input came while the dataflow was running."""
+        """Tell whether an input was added while the dataflow was running."""
         known = self.former_inputs.get((node_id, input_id))
         came = self.runs if known is None else known.late
         return came or self.generation(node_id, input_id) > 0
 
     def generation(self, node_id: str, input_id: str) -> int:
-        """Return the change that brought a link."""
+        """Return the change that added a link."""
         return self.context.generations.get(f"{node_id}/{input_id}", 0)
 
     def engine_queue_size(self, source: NodeOutput, consumer: NodeSpec, item: InputSpec) -> int:
@@ -316,18 +317,22 @@ def _output(
 def _prewake(layout: _Layout, node_id: str, links: list[Link]) -> list[DoorbellConfig]:
     """Return the bells of the nodes that the receivers of an output send to; none if these are many."""
     receivers = {link.consumer for link in links if not link.target_machine}
-    found = {far for near in receivers for far in layout.receivers.get(near, ())} - receivers - {node_id}
-    here = [far for far in found if not layout.context.elsewhere(far)]
+    found = (
+        {reached for receiver in receivers for reached in layout.receivers.get(receiver, ())}
+        - receivers
+        - {node_id}
+    )
+    here = [reached for reached in found if not layout.context.elsewhere(reached)]
     if len(here) > _MAX_PREWAKE:
         return []
-    slots = {layout.node_slots[far]: layout.bells[far] for far in here}
+    slots = {layout.node_slots[reached]: layout.bells[reached] for reached in here}
     return [DoorbellConfig(slot, slots[slot]) for slot in sorted(slots)]
 
 
 def _taps(longest: int, context: RunContext) -> int:
     if context.tap_queue:
         return 2  # the recorder, and one who looks
-    return MAX_TAPS if longest <= _LONG_QUEUE else 1
+    return MAX_TAPS if longest <= _DEEP_QUEUE else 1
 
 
 def _place(

@@ -9,11 +9,10 @@ import re
 import msgspec
 
 from dora._paths import DEFAULT_PORT
-from dora.dataflow.parser import tree
-from dora.dataflow.parser.block import Block, Checked, Field
 from dora.dataflow.parser.deploy import Labels, MachineId
 from dora.dataflow.parser.files import Unreadable, read_text
-from dora.dataflow.parser.tree import YamlNode, compose
+from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
+from dora.dataflow.parser.tree import MappingNode, YamlNode, compose
 from dora.dataflow.parser.values import FieldType, IntegerType, ListType, Reader, Schema, TextType
 from dora.dataflow.problems import ProblemReport, TextSpan
 from dora.errors import DataflowError
@@ -107,7 +106,7 @@ class _File(FieldType[str]):
         return {"type": "string", "minLength": 1}
 
 
-COORDINATOR = Block(
+COORDINATOR = SchemaBlock(
     "`coordinator`",
     [
         Field(
@@ -123,7 +122,7 @@ COORDINATOR = Block(
     ],
 )
 
-MACHINE = Block(
+MACHINE = SchemaBlock(
     "a machine",
     [
         Field("id", MachineId(), "The name of the machine, for `deploy: {machine: ID}`.", required=True),
@@ -168,7 +167,7 @@ MACHINE = Block(
     ],
 )
 
-CLUSTER = Block(
+CLUSTER = SchemaBlock(
     "a cluster",
     [
         Field("coordinator", COORDINATOR, "Where the coordinator is.", required=True),
@@ -202,7 +201,7 @@ def parse_cluster(text: str, file: str) -> Cluster:
     report = ProblemReport(text, file)
     root = compose(text, report)
     cluster: Cluster | None = None
-    if isinstance(root, tree.Mapping):
+    if isinstance(root, MappingNode):
         checked = CLUSTER.read(root, Reader(report, os.environ))
         if checked is not None:
             cluster = _assemble(checked, report)
@@ -214,8 +213,8 @@ def parse_cluster(text: str, file: str) -> Cluster:
     return cluster
 
 
-def _assemble(checked: Checked, report: ProblemReport) -> Cluster | None:
-    blocks: tuple[Checked, ...] = checked.get("machines") or ()
+def _assemble(checked: CheckedBlock, report: ProblemReport) -> Cluster | None:
+    blocks: tuple[CheckedBlock, ...] = checked.get("machines") or ()
     if not blocks and checked.has("machines") and not checked.failed("machines"):
         report.error(
             checked.place("machines"), "a cluster has at least one machine", "add `- {id: ..., host: ...}`"
@@ -230,7 +229,7 @@ def _assemble(checked: Checked, report: ProblemReport) -> Cluster | None:
                         block.keys[name], f"`{name}` does not go with `zenoh_peer`", "remove one of them"
                     )
         report.warn(checked.keys["zenoh_peer"], "`zenoh_peer` has no effect", "remove it")
-    coordinator: Checked | None = checked.get("coordinator")
+    coordinator: CheckedBlock | None = checked.get("coordinator")
     address = coordinator.get("addr") if coordinator is not None else None
     if coordinator is None or address is None:
         return None
@@ -260,7 +259,7 @@ def _assemble(checked: Checked, report: ProblemReport) -> Cluster | None:
     )
 
 
-def _machine(block: Checked, report: ProblemReport) -> Machine | None:
+def _machine(block: CheckedBlock, report: ProblemReport) -> Machine | None:
     for name in _WITHOUT_EFFECT:
         if block.has(name):
             report.warn(block.keys[name], f"`{name}` has no effect", "remove it")
@@ -277,8 +276,8 @@ def _machine(block: Checked, report: ProblemReport) -> Machine | None:
     )
 
 
-def _find_twins(blocks: tuple[Checked, ...], report: ProblemReport) -> None:
-    seen: dict[str, Checked] = {}
+def _find_twins(blocks: tuple[CheckedBlock, ...], report: ProblemReport) -> None:
+    seen: dict[str, CheckedBlock] = {}
     for block in blocks:
         name: str | None = block.get("id")
         if name is None:

@@ -1,4 +1,4 @@
-"""Modules: files with a part of a dataflow, and what is wrong with them whoever uses them.
+"""Check modules: files with a part of a dataflow.
 
 A module's file has a header, which names its ports, and nodes, which refer to the input ports as
 ``_mod/<port>``. A node of a dataflow, or of another module, uses it::
@@ -7,9 +7,9 @@ A module's file has a header, which names its ports, and nodes, which refer to t
       module: modules/detect.yml
       inputs: {frames: camera/image}
 
-Every file is checked by itself first, with the modules that it uses seen from outside: as nodes with
-inputs and outputs. So a problem is told once, in the words of its file, however often the module is
-used. Only then are the modules written out, see `dora.dataflow.modules.inline`.
+Each file is first checked by itself; the modules that it uses count as nodes with inputs and outputs. So a
+problem is reported once, with the names of its own file, however often the module is used. After that the
+modules are inlined, see `dora.dataflow.modules.inline`.
 """
 
 from __future__ import annotations
@@ -20,20 +20,18 @@ from collections.abc import Iterator
 import msgspec
 
 from dora.dataflow.model import DEFAULT_OPERATOR_ID
-from dora.dataflow.parser import tree
 from dora.dataflow.parser.assemble import Assembler
-from dora.dataflow.parser.block import Block, Checked, Field
 from dora.dataflow.parser.fields import BUILD, Nodes
 from dora.dataflow.parser.files import Unreadable, read_text
 from dora.dataflow.parser.legacy import upgrade_legacy
-from dora.dataflow.parser.tree import Scalar, compose
+from dora.dataflow.parser.resolve_inputs import PORTS, OfferedOutputs
+from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
+from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, compose
 from dora.dataflow.parser.values import DATA, ListType, Reader, TextType
-from dora.dataflow.parser.wiring import PORTS, Offer
 from dora.dataflow.problems import MAX_LISTED, ProblemReport, TextSpan, listed
 
-# The table of all fields of a module's file, beside `dora.dataflow.parser.fields`.
-
-MODULE_HEADER = Block(
+# All fields of a module's file; those of a dataflow are in `dora.dataflow.parser.fields`.
+MODULE_HEADER = SchemaBlock(
     "the header of a module",
     [
         Field("name", TextType("a name"), "What the module is called; for people.", required=True),
@@ -55,14 +53,14 @@ MODULE_HEADER = Block(
     ],
 )
 
-MODULE_FILE = Block(
+MODULE_FILE = SchemaBlock(
     "a module",
     [
         Field("module", MODULE_HEADER, "What the module is called, and its ports.", required=True),
         Field("nodes", Nodes(), "The nodes of the module.", required=True),
         Field(
             "build",
-            BUILD.kind,
+            BUILD.field_type,
             "Commands that are run before those of each of its nodes, one a line.",
         ),
     ],
@@ -82,7 +80,7 @@ class ModuleDefinition(msgspec.Struct, frozen=True):
     inputs: tuple[str, ...]
     optional: tuple[str, ...]
     build: tuple[str, ...]
-    nodes: tuple[Checked, ...]
+    nodes: tuple[CheckedBlock, ...]
     modules: dict[str, ModuleDefinition]  # those that it uses, by the id of the node
     exports: dict[str, str]  # output → the output inside: "node/output", "node.inner/output"
 
@@ -104,7 +102,7 @@ class Modules:
         self._read: dict[str, ModuleDefinition | None] = {}
 
     def used_by(
-        self, nodes: tuple[Checked, ...], reader: Reader, folder: str = "", chain: tuple[str, ...] = ()
+        self, nodes: tuple[CheckedBlock, ...], reader: Reader, folder: str = "", chain: tuple[str, ...] = ()
     ) -> dict[str, ModuleDefinition]:
         """Return the modules that nodes use, by node id; what is wrong goes to ``reader.report``.
 
@@ -121,7 +119,7 @@ class Modules:
         return found
 
     def _used(
-        self, node: Checked, report: ProblemReport, folder: str, chain: tuple[str, ...]
+        self, node: CheckedBlock, report: ProblemReport, folder: str, chain: tuple[str, ...]
     ) -> ModuleDefinition | None:
         span = node.place("module")
         written: str = node.get("module")
@@ -182,22 +180,24 @@ class Modules:
             self._check(root, report, path, (path,))
 
     def _check(
-        self, root: tree.Mapping, report: ProblemReport, path: str, chain: tuple[str, ...]
+        self, root: MappingNode, report: ProblemReport, path: str, chain: tuple[str, ...]
     ) -> ModuleDefinition | None:
         """Return the definition of a module; None after reporting what is wrong with it."""
         reader = Reader(report, self.reader.environ)
         checked = MODULE_FILE.read(root, reader)
         if checked is None or not checked.get("module"):
             return None
-        header: Checked = checked.get("module")
-        nodes: tuple[Checked, ...] = checked.get("nodes") or ()
+        header: CheckedBlock = checked.get("module")
+        nodes: tuple[CheckedBlock, ...] = checked.get("nodes") or ()
         inputs, optional = header.get("inputs") or (), header.get("inputs_optional") or ()
         for node in nodes:
             if node.get("id") == PORTS:
                 report.error(node.place("id"), f"the id `{PORTS}` stands for the ports of the module")
         modules = self.used_by(nodes, reader, os.path.dirname(path), chain)
-        offers = {name: Offer(tuple(module.exports)) for name, module in modules.items()}
-        Assembler(reader, {**offers, PORTS: Offer((*inputs, *optional))}, in_module=True).nodes(nodes)
+        offers = {name: OfferedOutputs(tuple(module.exports)) for name, module in modules.items()}
+        Assembler(reader, {**offers, PORTS: OfferedOutputs((*inputs, *optional))}, in_module=True).nodes(
+            nodes
+        )
         exports = {} if report.failed else _exports(header, nodes, modules, report)
         if report.failed:
             return None
@@ -214,9 +214,9 @@ class Modules:
         )
 
 
-def _tree(report: ProblemReport) -> tree.Mapping | None:
+def _tree(report: ProblemReport) -> MappingNode | None:
     root = compose(report.origin.text, report)
-    if isinstance(root, tree.Mapping):
+    if isinstance(root, MappingNode):
         upgrade_legacy(root, report)
         return root
     if not report.failed:
@@ -225,15 +225,15 @@ def _tree(report: ProblemReport) -> tree.Mapping | None:
     return None
 
 
-def _check_ports(node: Checked, module: ModuleDefinition, report: ProblemReport) -> None:
+def _check_ports(node: CheckedBlock, module: ModuleDefinition, report: ProblemReport) -> None:
     written = node.nodes.get("inputs")
-    entries = written.entries if isinstance(written, tree.Mapping) else {}
+    entries = written.entries if isinstance(written, MappingNode) else {}
     ports = (*module.inputs, *module.optional)
-    meant: set[str] = set()
+    suggested: set[str] = set()
     for name, (key, _) in entries.items():
         if name not in ports:
             found = report.closest(name, ports)
-            meant.add(found)
+            suggested.add(found)
             hint = (
                 f"did you mean `{found}`?"
                 if found
@@ -245,7 +245,7 @@ def _check_ports(node: Checked, module: ModuleDefinition, report: ProblemReport)
     if node.failed("inputs"):
         return
     for name in module.inputs:
-        if name not in entries and name not in meant:
+        if name not in entries and name not in suggested:
             report.error(
                 node.keys.get("inputs", node.place("module")),
                 f"the input `{name}` of the module `{module.file}` is not connected",
@@ -254,7 +254,10 @@ def _check_ports(node: Checked, module: ModuleDefinition, report: ProblemReport)
 
 
 def _exports(
-    header: Checked, nodes: tuple[Checked, ...], modules: dict[str, ModuleDefinition], report: ProblemReport
+    header: CheckedBlock,
+    nodes: tuple[CheckedBlock, ...],
+    modules: dict[str, ModuleDefinition],
+    report: ProblemReport,
 ) -> dict[str, str]:
     """Return for each output of the header the one output inside that it stands for."""
     exports: dict[str, str] = {}
@@ -262,8 +265,8 @@ def _exports(
     for name, source in _outputs(nodes, modules):
         inside.setdefault(name, []).append(source)
     listing = header.nodes.get("outputs")
-    items = listing.items if isinstance(listing, tree.Sequence) else []
-    places = {item.text: item for item in items if isinstance(item, Scalar)}
+    items = listing.items if isinstance(listing, SequenceNode) else []
+    places = {item.text: item for item in items if isinstance(item, ScalarNode)}
     for output in header.get("outputs") or ():
         span: TextSpan = places.get(output, header.span)
         found = inside.get(output, [])
@@ -284,7 +287,9 @@ def _exports(
     return exports
 
 
-def _outputs(nodes: tuple[Checked, ...], modules: dict[str, ModuleDefinition]) -> Iterator[tuple[str, str]]:
+def _outputs(
+    nodes: tuple[CheckedBlock, ...], modules: dict[str, ModuleDefinition]
+) -> Iterator[tuple[str, str]]:
     """Yield (name, reference inside the module) for every output that its nodes have."""
     for node in nodes:
         name: str = node.get("id")

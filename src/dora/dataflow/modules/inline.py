@@ -1,9 +1,9 @@
-"""Writing modules out: a document whose nodes use modules becomes one of programs and operators.
+"""Inline modules: replace each node that uses a module by the nodes of the module.
 
-This is done on the tree of values, so what comes out is a document as if somebody had written it by
-hand, whose values still know the file that they come from. The node ``pipe``, which uses a module,
-is replaced by the module's nodes with the ids ``pipe.<id>``; ``_mod/<port>`` by what ``pipe`` connects
-to the port; and ``pipe/<output>`` elsewhere by the output of the node inside that sends it.
+This works on the tree of YAML nodes. The result equals a file written by hand without modules, except that
+its values keep the place in the file that they come from. A node ``pipe`` that uses a module is replaced by
+the module's nodes with the ids ``pipe.<id>``; ``_mod/<port>`` by the source that ``pipe`` connects to the
+port; and ``pipe/<output>`` elsewhere by the output of the inner node that sends it.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from dora.dataflow.modules.check import MAX_NESTING, ModuleDefinition
-from dora.dataflow.parser import tree as document
-from dora.dataflow.parser.block import Checked
 from dora.dataflow.parser.files import is_file
-from dora.dataflow.parser.tree import MAX_VALUES, Scalar, Sequence, YamlNode
-from dora.dataflow.parser.wiring import PORTS
+from dora.dataflow.parser.resolve_inputs import PORTS
+from dora.dataflow.parser.schema_block import CheckedBlock
+from dora.dataflow.parser.tree import MAX_VALUES, MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.dataflow.problems import Origin, ProblemReport, TextSpan
 
 _parameter = re.compile(r"\$\{_param\.([A-Za-z0-9_]+)\}|\$PARAM_([A-Za-z0-9_]+)")
@@ -32,7 +31,7 @@ class _Scope:
 
     def __init__(
         self,
-        nodes: tuple[Checked, ...],
+        nodes: tuple[CheckedBlock, ...],
         modules: Mapping[str, ModuleDefinition],
         *,
         parent: _Scope | None = None,
@@ -41,8 +40,8 @@ class _Scope:
         prefix: str = "",
         ports: Mapping[str, YamlNode | None] | None = None,
         params: Mapping[str, str] | None = None,
-        env: document.Mapping | None = None,
-        deploy: tuple[Scalar, YamlNode] | None = None,
+        env: MappingNode | None = None,
+        deploy: tuple[ScalarNode, YamlNode] | None = None,
         build: tuple[str, ...] = (),
     ) -> None:
         self.nodes = nodes
@@ -60,8 +59,8 @@ class _Scope:
         self.build = build
         self.depth: int = 0 if parent is None else parent.depth + 1
 
-    def source(self, scalar: Scalar) -> YamlNode | None:
-        """Return the source that a text means, seen from the whole dataflow; None: an open port."""
+    def source(self, scalar: ScalarNode) -> YamlNode | None:
+        """Return the source with its id in the dataflow; None: the port is not connected."""
         node, _, output = scalar.text.partition("/")
         if node == PORTS and self.parent is not None:
             return self.ports[output]
@@ -72,14 +71,14 @@ class _Scope:
         if node in self.modules:
             # Missing only where a module refers to what is around it: the check of links tells.
             found = self.modules[node].exports.get(output)
-            return Scalar.of(f"{self.prefix}{node}.{found}", scalar) if found else scalar
-        return Scalar.of(f"{self.prefix}{scalar.text}", scalar) if self.prefix else scalar
+            return ScalarNode.of(f"{self.prefix}{node}.{found}", scalar) if found else scalar
+        return ScalarNode.of(f"{self.prefix}{scalar.text}", scalar) if self.prefix else scalar
 
-    def _built_in(self, scalar: Scalar) -> Scalar:
+    def _built_in(self, scalar: ScalarNode) -> ScalarNode:
         """Return a source of dora's; log entries may be those of a node inside."""
         start, slash, node = scalar.text.rpartition("/")
         if start.startswith("dora/logs/") and self.prefix and node in self.ids:
-            return Scalar.of(f"{start}{slash}{self.prefix}{node}", scalar)
+            return ScalarNode.of(f"{start}{slash}{self.prefix}{node}", scalar)
         return scalar
 
     def substitute(self, text: str) -> str:
@@ -100,22 +99,22 @@ class Inliner:
         self.report = report
         self.size = 0
 
-    def flatten(
-        self, root: document.Mapping, nodes: tuple[Checked, ...], modules: Mapping[str, ModuleDefinition]
-    ) -> document.Mapping:
-        """Return the document without modules; ``nodes`` are its nodes, and each has been checked."""
+    def inline_modules(
+        self, root: MappingNode, nodes: tuple[CheckedBlock, ...], modules: Mapping[str, ModuleDefinition]
+    ) -> MappingNode:
+        """Return the dataflow without modules; ``nodes`` are its nodes, already checked."""
         key, written = root.entries["nodes"]
         try:
-            flat = list(self._nodes(_Scope(nodes, modules)))
+            inlined = list(self._nodes(_Scope(nodes, modules)))
         except _TooLarge:
             self.report.error(key, "with all its modules written out, this dataflow grows too large")
             return root
-        return document.Mapping.of({**root.entries, "nodes": (key, Sequence.of(flat, written))}, root)
+        return MappingNode.of({**root.entries, "nodes": (key, SequenceNode.of(inlined, written))}, root)
 
     def _nodes(self, scope: _Scope) -> Iterator[YamlNode]:
         for node in scope.nodes:
             written = node.span
-            assert isinstance(written, document.Mapping)
+            assert isinstance(written, MappingNode)
             self.size += written.size
             if self.size > MAX_VALUES:
                 raise _TooLarge
@@ -130,7 +129,7 @@ class Inliner:
             else:
                 yield from self._nodes(self._use(written, node, scope))
 
-    def _use(self, written: document.Mapping, node: Checked, scope: _Scope) -> _Scope:
+    def _use(self, written: MappingNode, node: CheckedBlock, scope: _Scope) -> _Scope:
         """Return the scope of the module that a node uses."""
         name: str = node.get("id")
         module = scope.modules[name]
@@ -154,10 +153,10 @@ class Inliner:
         )
 
     def _ports(
-        self, written: document.Mapping, module: ModuleDefinition, scope: _Scope
+        self, written: MappingNode, module: ModuleDefinition, scope: _Scope
     ) -> dict[str, YamlNode | None]:
         inputs = written.get("inputs")
-        entries = inputs.entries if isinstance(inputs, document.Mapping) else {}
+        entries = inputs.entries if isinstance(inputs, MappingNode) else {}
         ports: dict[str, YamlNode | None] = {}
         for port in (*module.optional, *module.inputs):
             ports[port] = _connected(entries[port][1], scope) if port in entries else None
@@ -173,15 +172,15 @@ class Inliner:
 
     # ---------------------------------------------------------------- one node
 
-    def _node(self, written: document.Mapping, scope: _Scope) -> document.Mapping:
+    def _node(self, written: MappingNode, scope: _Scope) -> MappingNode:
         entries = dict(written.entries)
         self._connect(entries, scope)
         self._operators(entries, scope)
         if scope.parent is None:
-            return document.Mapping.of(entries, written)
+            return MappingNode.of(entries, written)
         key, name = entries["id"]
-        assert isinstance(name, Scalar)
-        entries["id"] = (key, Scalar.of(scope.prefix + name.text, name))
+        assert isinstance(name, ScalarNode)
+        entries["id"] = (key, ScalarNode.of(scope.prefix + name.text, name))
         if "path" in entries and not _says_something(entries.get("git")):
             self._rebase(entries, "path", scope)
         if "args" in entries:
@@ -189,59 +188,59 @@ class Inliner:
         if not any(_says_something(entries.get(field)) for field in ("operator", "operators")):
             _prepend_build(entries, scope.build, written)
         env = _merged(_value(entries.get("env")), scope.env)
-        # Parameters win: they are set by whoever uses the module.
+        # Parameters win: the node that uses the module sets them.
         env = _with_params(env, _all_params(scope), written)
         if env is not None:
-            entries["env"] = (entries["env"][0] if "env" in entries else Scalar.of("env", written), env)
+            entries["env"] = (entries["env"][0] if "env" in entries else ScalarNode.of("env", written), env)
         if scope.deploy is not None and not _says_something(entries.get("deploy")):
             entries["deploy"] = scope.deploy
-        return document.Mapping.of(entries, written)
+        return MappingNode.of(entries, written)
 
-    def _operators(self, entries: dict[str, tuple[Scalar, YamlNode]], scope: _Scope) -> None:
+    def _operators(self, entries: dict[str, tuple[ScalarNode, YamlNode]], scope: _Scope) -> None:
         for field in ("operator", "operators"):
             if field not in entries:
                 continue
             key, value = entries[field]
-            if isinstance(value, document.Mapping):
+            if isinstance(value, MappingNode):
                 entries[field] = (key, self._operator(value, scope))
-            elif isinstance(value, Sequence):
+            elif isinstance(value, SequenceNode):
                 items = [
-                    self._operator(item, scope) if isinstance(item, document.Mapping) else item
+                    self._operator(item, scope) if isinstance(item, MappingNode) else item
                     for item in value.items
                 ]
-                entries[field] = (key, Sequence.of(items, value))
+                entries[field] = (key, SequenceNode.of(items, value))
 
-    def _operator(self, written: document.Mapping, scope: _Scope) -> document.Mapping:
+    def _operator(self, written: MappingNode, scope: _Scope) -> MappingNode:
         entries = dict(written.entries)
         self._connect(entries, scope)
         if scope.parent is not None:
             self._rebase(entries, "shared-library", scope)
             key, python = entries.get("python", (None, None))
-            if key is not None and isinstance(python, document.Mapping):
+            if key is not None and isinstance(python, MappingNode):
                 source = dict(python.entries)
                 self._rebase(source, "source", scope)
-                entries["python"] = (key, document.Mapping.of(source, python))
+                entries["python"] = (key, MappingNode.of(source, python))
             else:
                 self._rebase(entries, "python", scope)
             _prepend_build(entries, scope.build, written)
-        return document.Mapping.of(entries, written)
+        return MappingNode.of(entries, written)
 
-    def _connect(self, entries: dict[str, tuple[Scalar, YamlNode]], scope: _Scope) -> None:
+    def _connect(self, entries: dict[str, tuple[ScalarNode, YamlNode]], scope: _Scope) -> None:
         """Rewrite the sources of the inputs; those fed by an open port go away."""
         key, inputs = entries.get("inputs", (None, None))
-        if key is None or not isinstance(inputs, document.Mapping):
+        if key is None or not isinstance(inputs, MappingNode):
             return
         connected = {
             name: (input_key, source)
             for name, (input_key, value) in inputs.entries.items()
             if (source := _connected(value, scope)) is not None
         }
-        entries["inputs"] = (key, document.Mapping.of(connected, inputs))
+        entries["inputs"] = (key, MappingNode.of(connected, inputs))
 
-    def _rebase(self, entries: dict[str, tuple[Scalar, YamlNode]], field: str, scope: _Scope) -> None:
+    def _rebase(self, entries: dict[str, tuple[ScalarNode, YamlNode]], field: str, scope: _Scope) -> None:
         """Make a path relative to the module's file one relative to the project."""
         key, path = entries.get(field, (None, None))
-        if key is None or not isinstance(path, Scalar) or not scope.folder:
+        if key is None or not isinstance(path, ScalarNode) or not scope.folder:
             return
         text = path.text
         if os.path.isabs(text) or text.startswith(("~", "$")) or "://" in text:
@@ -261,52 +260,52 @@ class Inliner:
             return
         if os.sep not in rebased:
             rebased = os.path.join(os.curdir, rebased)
-        entries[field] = (key, Scalar.of(rebased, path))
+        entries[field] = (key, ScalarNode.of(rebased, path))
 
 
-def _value(entry: tuple[Scalar, YamlNode] | None) -> YamlNode | None:
+def _value(entry: tuple[ScalarNode, YamlNode] | None) -> YamlNode | None:
     return None if entry is None else entry[1]
 
 
-def _says_something(entry: tuple[Scalar, YamlNode] | None) -> bool:
-    return entry is not None and not (isinstance(entry[1], Scalar) and entry[1].value is None)
+def _says_something(entry: tuple[ScalarNode, YamlNode] | None) -> bool:
+    return entry is not None and not (isinstance(entry[1], ScalarNode) and entry[1].value is None)
 
 
 def _connected(value: YamlNode, scope: _Scope) -> YamlNode | None:
-    """Return an input with its source seen from the whole dataflow; None: it is fed by an open port.
+    """Return an input with the id of its source in the dataflow; None: its port is not connected.
 
     Options stand where the input is, or else where the port is connected.
     """
-    if not isinstance(value, document.Mapping):
-        return scope.source(value) if isinstance(value, Scalar) else value
+    if not isinstance(value, MappingNode):
+        return scope.source(value) if isinstance(value, ScalarNode) else value
     written = value.get("source")
-    if not isinstance(written, Scalar):
+    if not isinstance(written, ScalarNode):
         return value
     source = scope.source(written)
     if source is None or source is written:
         return None if source is None else value
-    options = dict(source.entries) if isinstance(source, document.Mapping) else {}
+    options = dict(source.entries) if isinstance(source, MappingNode) else {}
     key = value.entries["source"][0]
     found = options.get("source", (key, source))[1]
-    return document.Mapping.of({**options, **value.entries, "source": (key, found)}, value)
+    return MappingNode.of({**options, **value.entries, "source": (key, found)}, value)
 
 
 def _substituted(value: YamlNode, scope: _Scope) -> YamlNode:
-    if isinstance(value, Sequence):
-        return Sequence.of([_substituted(item, scope) for item in value.items], value)
-    if not isinstance(value, Scalar) or value.value is None:
+    if isinstance(value, SequenceNode):
+        return SequenceNode.of([_substituted(item, scope) for item in value.items], value)
+    if not isinstance(value, ScalarNode) or value.value is None:
         return value
     text = scope.substitute(value.text)
-    return value if text == value.text else Scalar.of(text, value)
+    return value if text == value.text else ScalarNode.of(text, value)
 
 
-def _merged(own: YamlNode | None, inherited: document.Mapping | None) -> document.Mapping | None:
+def _merged(own: YamlNode | None, inherited: MappingNode | None) -> MappingNode | None:
     """Return environment variables with what they inherit; their own win."""
-    if not isinstance(own, document.Mapping):
+    if not isinstance(own, MappingNode):
         return inherited
     if inherited is None:
         return own
-    return document.Mapping.of({**inherited.entries, **own.entries}, own)
+    return MappingNode.of({**inherited.entries, **own.entries}, own)
 
 
 def _all_params(scope: _Scope) -> dict[str, str]:
@@ -314,28 +313,26 @@ def _all_params(scope: _Scope) -> dict[str, str]:
     return {**outer, **scope.params}
 
 
-def _with_params(
-    env: document.Mapping | None, params: Mapping[str, str], at: TextSpan
-) -> document.Mapping | None:
+def _with_params(env: MappingNode | None, params: Mapping[str, str], at: TextSpan) -> MappingNode | None:
     """Return environment variables with the parameters among them, as ``PARAM_<NAME>``."""
     if not params:
         return env
     entries = dict(env.entries) if env is not None else {}
     for name, text in params.items():
         variable = f"PARAM_{name.upper()}"
-        entries[variable] = (Scalar.of(variable, at), Scalar.of(text.replace("$", "$$"), at))
-    return document.Mapping.of(entries, at if env is None else env)
+        entries[variable] = (ScalarNode.of(variable, at), ScalarNode.of(text.replace("$", "$$"), at))
+    return MappingNode.of(entries, at if env is None else env)
 
 
 def _prepend_build(
-    entries: dict[str, tuple[Scalar, YamlNode]], commands: Iterable[str], at: TextSpan
+    entries: dict[str, tuple[ScalarNode, YamlNode]], commands: Iterable[str], at: TextSpan
 ) -> None:
     lines = list(commands)
     if not lines:
         return
-    key, own = entries.get("build", (Scalar.of("build", at), None))
-    if isinstance(own, Sequence):
-        lines += (item.text for item in own.items if isinstance(item, Scalar))
-    elif isinstance(own, Scalar) and own.value is not None:
+    key, own = entries.get("build", (ScalarNode.of("build", at), None))
+    if isinstance(own, SequenceNode):
+        lines += (item.text for item in own.items if isinstance(item, ScalarNode))
+    elif isinstance(own, ScalarNode) and own.value is not None:
         lines.append(own.text)
-    entries["build"] = (key, Scalar.of("\n".join(line.strip("\n") for line in lines), own or key))
+    entries["build"] = (key, ScalarNode.of("\n".join(line.strip("\n") for line in lines), own or key))

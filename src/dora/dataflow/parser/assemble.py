@@ -22,7 +22,6 @@ from dora.dataflow.model import (
     RestartOptions,
     Types,
 )
-from dora.dataflow.parser.block import Checked
 from dora.dataflow.parser.deploy import deploy_of, is_elsewhere
 from dora.dataflow.parser.fields import NODE_BLOCK
 from dora.dataflow.parser.files import MANIFEST_FILE, is_file
@@ -33,10 +32,11 @@ from dora.dataflow.parser.programs import (
     is_url,
     python_environment,
 )
+from dora.dataflow.parser.resolve_inputs import InputResolver, OfferedOutputs
+from dora.dataflow.parser.schema_block import CheckedBlock
 from dora.dataflow.parser.sources import PATH_VARIABLES, expand_path
 from dora.dataflow.parser.values import Reader
 from dora.dataflow.parser.variables import refused_variable
-from dora.dataflow.parser.wiring import InputResolver, Offer
 from dora.dataflow.problems import ProblemReport, TextSpan, listed
 from dora.dataflow.types.contracts import Ports
 from dora.errors import Problem
@@ -52,10 +52,10 @@ _KINDS_WITHOUT_PATH = ("hub", "git")  # each has an error of its own
 class _Draft:
     """A node on its way into the model."""
 
-    def __init__(self, checked: Checked) -> None:
+    def __init__(self, checked: CheckedBlock) -> None:
         self.checked = checked
         self.id: str = checked.get("id") or ""
-        self.operators: list[tuple[str, Checked]] = []
+        self.operators: list[tuple[str, CheckedBlock]] = []
         self.runtime = checked.has("operator") or checked.has("operators")
         self.single = checked.has("operator")
         self.module = checked.has("module")
@@ -67,7 +67,7 @@ class Assembler:
     def __init__(
         self,
         reader: Reader,
-        offers: Mapping[str, Offer] | None = None,
+        offers: Mapping[str, OfferedOutputs] | None = None,
         in_module: bool = False,
         deploy: Deploy = HERE,
     ) -> None:
@@ -80,9 +80,9 @@ class Assembler:
         self.deploy = deploy
         self.programs: list[Program] = []
         self.ports: list[Ports] = []
-        self.wiring = InputResolver({}, self.report)
+        self.resolver = InputResolver({}, self.report)
 
-    def nodes(self, blocks: tuple[Checked, ...]) -> tuple[NodeSpec, ...]:
+    def nodes(self, blocks: tuple[CheckedBlock, ...]) -> tuple[NodeSpec, ...]:
         """Return the nodes, without those that use modules; meant to be used only if the report has no
         error."""
         drafts = [_Draft(block) for block in blocks]
@@ -90,10 +90,10 @@ class Assembler:
         for draft in drafts:
             self._kind(draft)
             self._operators(draft)
-        offers: dict[str, Offer] = {}
+        offers: dict[str, OfferedOutputs] = {}
         for draft in drafts:
             offers.setdefault(draft.id, self._offer(draft))  # the first of a name counts
-        self.wiring = InputResolver({**offers, **self.offers}, self.report, self.in_module)
+        self.resolver = InputResolver({**offers, **self.offers}, self.report, self.in_module)
         for draft in drafts:
             if draft.module:
                 self._inputs(draft.checked, f"node `{draft.id}`")
@@ -137,7 +137,7 @@ class Assembler:
                 "keep one of them: a node runs a program, or operators, or the nodes of a module",
             )
         elif not kinds and not any(
-            checked.has(name) or name in checked.meant for name in (*_KINDS, *_KINDS_WITHOUT_PATH)
+            checked.has(name) or name in checked.suggested for name in (*_KINDS, *_KINDS_WITHOUT_PATH)
         ):
             where: TextSpan = checked.keys.get("path") or checked.place("id")
             self.report.error(
@@ -197,7 +197,7 @@ class Assembler:
                 draft.operators.append((operator_id, operator))
         for operator_id, operator in draft.operators:
             if not any(
-                operator.has(name) or name in operator.meant
+                operator.has(name) or name in operator.suggested
                 for name in ("python", "shared-library", "wasm")
             ):
                 self.report.error(
@@ -206,21 +206,21 @@ class Assembler:
                     "add `python:` with the file that holds `class Operator`",
                 )
 
-    def _offer(self, draft: _Draft) -> Offer:
+    def _offer(self, draft: _Draft) -> OfferedOutputs:
         if draft.module:
-            return Offer(None)
+            return OfferedOutputs(None)
         if not draft.runtime:
             unknown = draft.checked.failed("outputs")
-            return Offer(None if unknown else draft.checked.get("outputs") or ())
+            return OfferedOutputs(None if unknown else draft.checked.get("outputs") or ())
         names = tuple(operator_id for operator_id, _ in draft.operators)
         if not all(names) or any(operator.failed("outputs") for _, operator in draft.operators):
-            return Offer(None, names, draft.single)
+            return OfferedOutputs(None, names, draft.single)
         outputs = tuple(
             f"{operator_id}/{output}"
             for operator_id, operator in draft.operators
             for output in operator.get("outputs") or ()
         )
-        return Offer(outputs if names else None, names, draft.single and len(names) == 1)
+        return OfferedOutputs(outputs if names else None, names, draft.single and len(names) == 1)
 
     # ---------------------------------------------------------------- nodes
 
@@ -318,13 +318,15 @@ class Assembler:
             "module": span.origin.prefix[:-1] if span.origin else "",
         }
 
-    def _inputs(self, checked: Checked, owner: str) -> tuple[InputSpec, ...]:
+    def _inputs(self, checked: CheckedBlock, owner: str) -> tuple[InputSpec, ...]:
         inputs: list[InputSpec] = []
         for input_id, block in (checked.get("inputs") or {}).items():
             source = block.get("source")
             if source is None:
                 continue
-            found = self.wiring.resolve(source, block.place("source"), f"the input `{input_id}` of {owner}")
+            found = self.resolver.resolve(
+                source, block.place("source"), f"the input `{input_id}` of {owner}"
+            )
             if found is None:
                 continue
             queue_size = block.get("queue_size")
@@ -341,7 +343,7 @@ class Assembler:
 
     # ---------------------------------------------------------------- single fields
 
-    def _path(self, checked: Checked, field: str) -> str | None:
+    def _path(self, checked: CheckedBlock, field: str) -> str | None:
         path: str | None = checked.get(field)
         if path is None:
             return None
@@ -366,7 +368,7 @@ class Assembler:
         self,
         owner: str,
         draft: _Draft,
-        checked: Checked,
+        checked: CheckedBlock,
         inputs: tuple[InputSpec, ...],
         *,
         prefix: str = "",
@@ -376,7 +378,7 @@ class Assembler:
         self.ports.append(Ports(owner, draft.id, prefix, checked, inputs, outputs, path))
 
     def _runs(
-        self, draft: _Draft, checked: Checked, field: str, path: str, owner: str, built: bool
+        self, draft: _Draft, checked: CheckedBlock, field: str, path: str, owner: str, built: bool
     ) -> None:
         place = self.report.problem(checked.place(field), owner)
         elsewhere = is_elsewhere(draft.checked, self.deploy)
@@ -411,7 +413,7 @@ class Assembler:
                     f"`{name}` has no effect on {_named(draft)}, because its process is started by you",
                 )
 
-    def _sent_as(self, checked: Checked, name: str, owner: str) -> str | None:
+    def _sent_as(self, checked: CheckedBlock, name: str, owner: str) -> str | None:
         """Return the output that ``send_stdout_as`` or ``send_logs_as`` names; it has to be declared."""
         output: str | None = checked.get(name)
         outputs = checked.get("outputs") or ()
@@ -423,7 +425,7 @@ class Assembler:
             )
         return output
 
-    def _log(self, checked: Checked, owner: str) -> LogOptions:
+    def _log(self, checked: CheckedBlock, owner: str) -> LogOptions:
         return LogOptions(
             send_stdout_as=self._sent_as(checked, "send_stdout_as", owner),
             send_logs_as=self._sent_as(checked, "send_logs_as", owner),
@@ -478,7 +480,7 @@ def _named(draft: _Draft) -> str:
 
 
 def assemble(
-    root: Checked,
+    root: CheckedBlock,
     reader: Reader,
     *,
     descriptor: dict[str, Any],
@@ -520,7 +522,7 @@ def assemble(
 
 
 def _types(
-    ports: list[Ports], root: Checked, reader: Reader, project: str
+    ports: list[Ports], root: CheckedBlock, reader: Reader, project: str
 ) -> tuple[Types, tuple[Problem, ...]]:
     """Return the types of the inputs and outputs, and what does not fit together."""
     rules = root.get("type_rules") or ()

@@ -7,9 +7,8 @@ import re
 
 from dora.dataflow.model import HERE, Deploy
 from dora.dataflow.names import MACHINE_ID, machine_id_fault
-from dora.dataflow.parser import tree
-from dora.dataflow.parser.block import Block, Checked, Field
-from dora.dataflow.parser.tree import YamlNode
+from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
+from dora.dataflow.parser.tree import MappingNode, YamlNode
 from dora.dataflow.parser.values import TEXT_SCHEMA, ChoiceType, FieldType, Reader, Schema, TextType, shape
 from dora.dataflow.problems import ProblemReport
 
@@ -34,7 +33,7 @@ class Labels(FieldType[dict[str, str]]):
     """What a machine must have: names and values."""
 
     def read(self, value: YamlNode, reader: Reader) -> dict[str, str] | None:
-        if not isinstance(value, tree.Mapping):
+        if not isinstance(value, MappingNode):
             reader.report.error(
                 value,
                 f"expected a mapping of labels, found {shape(value)}",
@@ -62,7 +61,7 @@ class Labels(FieldType[dict[str, str]]):
         }
 
 
-DEPLOY = Block(
+DEPLOY = SchemaBlock(
     "`deploy`",
     [
         Field("machine", MachineId(), "The machine to run on, by the `--machine-id` of its daemon."),
@@ -89,9 +88,9 @@ DEPLOY = Block(
 )
 
 
-def deploy_of(checked: Checked, default: Deploy, report: ProblemReport) -> Deploy:
+def deploy_of(checked: CheckedBlock, default: Deploy, report: ProblemReport) -> Deploy:
     """Return where a node runs, or with the dataflow's block the default for its nodes."""
-    block: Checked | None = checked.get("deploy")
+    block: CheckedBlock | None = checked.get("deploy")
     if block is None or not block.nodes:
         return default
     folder: str | None = block.get("working_dir")
@@ -115,9 +114,9 @@ def deploy_of(checked: Checked, default: Deploy, report: ProblemReport) -> Deplo
     return HERE if found == HERE else found
 
 
-def is_elsewhere(checked: Checked, default: Deploy) -> bool:
+def is_elsewhere(checked: CheckedBlock, default: Deploy) -> bool:
     """Tell whether a node's files may be on another machine, where nobody can look now."""
-    block: Checked | None = checked.get("deploy")
+    block: CheckedBlock | None = checked.get("deploy")
     if block is None or not block.nodes:
         return default != HERE
     return any(block.get(name) for name in ("machine", "labels", "working_dir"))

@@ -9,12 +9,11 @@ from __future__ import annotations
 from msgspec import structs
 
 from dora.dataflow.model import LOG_LEVELS, Source
-from dora.dataflow.parser import tree
-from dora.dataflow.parser.block import Block, Checked, Field
 from dora.dataflow.parser.deploy import DEPLOY
 from dora.dataflow.parser.programs import CHECKSUM, PYTHON
+from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
 from dora.dataflow.parser.sources import SourceFault, parse_source
-from dora.dataflow.parser.tree import Scalar, YamlNode
+from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.dataflow.parser.values import (
     DATA,
     NODE,
@@ -46,7 +45,7 @@ class SourceText(FieldType[Source]):
     """The source of an input, see `dora.dataflow.parser.sources`."""
 
     def read(self, value: YamlNode, reader: Reader) -> Source | None:
-        if not isinstance(value, Scalar) or value.value is None:
+        if not isinstance(value, ScalarNode) or value.value is None:
             hint = "write `<node>/<output>`, for example `camera/image`"
             reader.report.error(value, f"expected the source of an input, found {shape(value)}", hint)
             return None
@@ -64,7 +63,7 @@ class SourceText(FieldType[Source]):
         }
 
 
-INPUT = Block(
+INPUT = SchemaBlock(
     "an input",
     [
         Field(
@@ -96,16 +95,16 @@ INPUT = Block(
 )
 
 
-class InputKind(FieldType[Checked]):
+class InputKind(FieldType[CheckedBlock]):
     """An input: its source alone, or a mapping with the source and options."""
 
-    def read(self, value: YamlNode, reader: Reader) -> Checked | None:
-        if isinstance(value, tree.Mapping):
+    def read(self, value: YamlNode, reader: Reader) -> CheckedBlock | None:
+        if isinstance(value, MappingNode):
             return INPUT.read(value, reader)
         source = SourceText().read(value, reader)
         if source is None:
             return None
-        checked = Checked(value)
+        checked = CheckedBlock(value)
         checked.values["source"] = source
         checked.nodes["source"] = value
         return checked
@@ -114,11 +113,11 @@ class InputKind(FieldType[Checked]):
         return {"anyOf": [SourceText().schema(), {"$ref": "#/$defs/input"}]}
 
 
-class Inputs(MapType[Checked]):
+class Inputs(MapType[CheckedBlock]):
     """The inputs of a node; one that cannot be used is left out, so that the others are still checked."""
 
-    def read(self, value: YamlNode, reader: Reader) -> dict[str, Checked] | None:
-        if not isinstance(value, tree.Mapping):
+    def read(self, value: YamlNode, reader: Reader) -> dict[str, CheckedBlock] | None:
+        if not isinstance(value, MappingNode):
             hint = "write `inputs: {image: camera/image}`: the name of each input, then its source"
             reader.report.error(value, f"expected a mapping of inputs, found {shape(value)}", hint)
             return None
@@ -177,7 +176,7 @@ BUILD = Field(
 # --------------------------------------------------------------------------- operators
 
 
-PYTHON_SOURCE = Block(
+PYTHON_SOURCE = SchemaBlock(
     "the operator's `python`",
     [
         Field(
@@ -191,16 +190,16 @@ PYTHON_SOURCE = Block(
 )
 
 
-class PythonSource(FieldType[Checked]):
+class PythonSource(FieldType[CheckedBlock]):
     """The Python file of an operator, or a mapping with the file and a conda environment."""
 
-    def read(self, value: YamlNode, reader: Reader) -> Checked | None:
-        if isinstance(value, tree.Mapping):
+    def read(self, value: YamlNode, reader: Reader) -> CheckedBlock | None:
+        if isinstance(value, MappingNode):
             return PYTHON_SOURCE.read(value, reader)
         path = TextType("the path of a Python file", may_be_empty=False).read(value, reader)
         if path is None:
             return None
-        checked = Checked(value)
+        checked = CheckedBlock(value)
         checked.values["source"] = path
         checked.nodes["source"] = value
         return checked
@@ -209,7 +208,7 @@ class PythonSource(FieldType[Checked]):
         return {"anyOf": [TextType(may_be_empty=False).schema(), {"$ref": "#/$defs/python_source"}]}
 
 
-OPERATOR_BLOCK = Block(
+OPERATOR_BLOCK = SchemaBlock(
     "an operator",
     [
         Field(
@@ -249,9 +248,9 @@ OPERATOR_BLOCK = Block(
 )
 
 
-class Operators(FieldType[tuple[Checked, ...]]):
-    def read(self, value: YamlNode, reader: Reader) -> tuple[Checked, ...] | None:
-        if not isinstance(value, tree.Sequence):
+class Operators(FieldType[tuple[CheckedBlock, ...]]):
+    def read(self, value: YamlNode, reader: Reader) -> tuple[CheckedBlock, ...] | None:
+        if not isinstance(value, SequenceNode):
             hint = "begin each operator with `- id:`, or use `operator:` for a single one"
             reader.report.error(value, f"expected a list of operators, found {shape(value)}", hint)
             return None
@@ -269,8 +268,8 @@ class Operators(FieldType[tuple[Checked, ...]]):
         }
 
 
-class OperatorKind(FieldType[Checked]):
-    def read(self, value: YamlNode, reader: Reader) -> Checked | None:
+class OperatorKind(FieldType[CheckedBlock]):
+    def read(self, value: YamlNode, reader: Reader) -> CheckedBlock | None:
         return OPERATOR_BLOCK.read(value, reader)
 
     def schema(self) -> Schema:
@@ -281,7 +280,7 @@ class OperatorKind(FieldType[Checked]):
 
 _COMMIT = TextType("a name", may_be_empty=False)
 
-NODE_BLOCK = Block(
+NODE_BLOCK = SchemaBlock(
     "a node",
     [
         Field(
@@ -470,9 +469,9 @@ NODE_BLOCK = Block(
 )
 
 
-class Nodes(FieldType[tuple[Checked, ...]]):
-    def read(self, value: YamlNode, reader: Reader) -> tuple[Checked, ...] | None:
-        if not isinstance(value, tree.Sequence):
+class Nodes(FieldType[tuple[CheckedBlock, ...]]):
+    def read(self, value: YamlNode, reader: Reader) -> tuple[CheckedBlock, ...] | None:
+        if not isinstance(value, SequenceNode):
             hint = "begin each node with `- id:`"
             reader.report.error(value, f"expected a list of nodes, found {shape(value)}", hint)
             return None
@@ -485,7 +484,7 @@ class Nodes(FieldType[tuple[Checked, ...]]):
 
 # --------------------------------------------------------------------------- the dataflow
 
-DEBUG = Block(
+DEBUG = SchemaBlock(
     "`debug`",
     [
         Field(
@@ -497,7 +496,7 @@ DEBUG = Block(
     ],
 )
 
-DATAFLOW = Block(
+DATAFLOW = SchemaBlock(
     "a dataflow",
     [
         Field("nodes", Nodes(), "The nodes of the dataflow: its processes.", required=True),

@@ -1,72 +1,74 @@
 """Dataflow files of dora 0.x, rewritten to what they mean today.
 
-The tree is changed before anything else looks at it, so that everything after knows one language
-only. Places stay those of the file. Each old field is warned about where it stands first.
+The tree is changed before any other part reads it, so that the other parts know only the fields of today.
+Places stay those of the file. Each old field gets one warning, where it stands first.
 """
 
 from __future__ import annotations
 
-from dora.dataflow.parser.tree import Mapping, Scalar, Sequence, YamlNode
+from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.dataflow.problems import ProblemReport
 
 _CUSTOM = {"source": "path", "envs": "env"}  # fields of `custom` with another name today
 _DEPLOY, _DEBUG, _INSPECT = "_unstable_deploy", "_unstable_debug", "publish_all_messages_to_zenoh"
 
 
-def upgrade_legacy(root: Mapping, report: ProblemReport) -> None:
+def upgrade_legacy(root: MappingNode, report: ProblemReport) -> None:
     """Replace the fields of dora 0.x in a dataflow by those of today."""
-    older = _Older(report)
-    older.rename(root, _DEPLOY, "deploy")
-    older.rename(root, _DEBUG, "debug")
+    legacy = _LegacyFields(report)
+    legacy.rename(root, _DEPLOY, "deploy")
+    legacy.rename(root, _DEBUG, "debug")
     debug = root.get("debug")
-    if isinstance(debug, Mapping):
-        older.rename(debug, _INSPECT, "enable_debug_inspection")
+    if isinstance(debug, MappingNode):
+        legacy.rename(debug, _INSPECT, "enable_debug_inspection")
     if "communication" in root.entries:
-        older.warn(root.entries.pop("communication")[0], "remove it: there is nothing to choose any more")
+        legacy.warn(root.entries.pop("communication")[0], "remove it: there is nothing to choose any more")
     nodes = root.get("nodes")
-    for node in nodes.items if isinstance(nodes, Sequence) else ():
-        if isinstance(node, Mapping):
-            older.rename(node, _DEPLOY, "deploy")
-            older.lift_custom(node)
+    for node in nodes.items if isinstance(nodes, SequenceNode) else ():
+        if isinstance(node, MappingNode):
+            legacy.rename(node, _DEPLOY, "deploy")
+            legacy.lift_custom(node)
 
 
 def _is_local(source: YamlNode) -> bool:
     """Tell whether a ``source`` only says that the program, its ``path``, is on this machine."""
-    return isinstance(source, Scalar) and source.text == "Local"
+    return isinstance(source, ScalarNode) and source.text == "Local"
 
 
-class _Older:
+class _LegacyFields:
+    """Renames old fields, and warns about each name once."""
+
     def __init__(self, report: ProblemReport) -> None:
         self._report = report
         self._warned: set[str] = set()
 
-    def warn(self, key: Scalar, hint: str) -> None:
+    def warn(self, key: ScalarNode, hint: str) -> None:
         if key.text not in self._warned:
             self._warned.add(key.text)
             self._report.warn(key, f"the field `{key.text}` is of dora 0.x", hint)
 
-    def rename(self, block: Mapping, old: str, new: str) -> None:
+    def rename(self, block: MappingNode, old: str, new: str) -> None:
         entry = block.entries.pop(old, None)
         if entry is not None:
             self.warn(entry[0], f"it is called `{new}` now")
             self._put(block, new, entry)
 
-    def lift_custom(self, node: Mapping) -> None:
+    def lift_custom(self, node: MappingNode) -> None:
         """Move what is in `custom` up into the node."""
         if "custom" not in node.entries:
             return
         key, custom = node.entries.pop("custom")
-        if isinstance(custom, Mapping):
+        if isinstance(custom, MappingNode):
             self.warn(
                 key, "move `source` to `path`, `envs` to `env`, and the rest of `custom` up into the node"
             )
             for name, entry in custom.entries.items():
                 if name != "source" or not _is_local(entry[1]):
                     self._put(node, _CUSTOM.get(name, name), entry)
-        elif not (isinstance(custom, Scalar) and custom.value is None):
+        elif not (isinstance(custom, ScalarNode) and custom.value is None):
             self._report.error(custom, "expected a mapping for `custom`", "or write `path: <program>`")
 
-    def _put(self, block: Mapping, name: str, entry: tuple[Scalar, YamlNode]) -> None:
+    def _put(self, block: MappingNode, name: str, entry: tuple[ScalarNode, YamlNode]) -> None:
         key, _ = entry
         if name in block.entries:
             there = block.entries[name][0].line + 1

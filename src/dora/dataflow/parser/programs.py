@@ -7,8 +7,8 @@ import re
 import msgspec
 
 from dora.dataflow.model import Download, GitSource, PythonEnvironment
-from dora.dataflow.parser.block import Block, Checked, Field
-from dora.dataflow.parser.tree import Scalar, YamlNode
+from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
+from dora.dataflow.parser.tree import ScalarNode, YamlNode
 from dora.dataflow.parser.values import FieldType, ListType, Reader, Schema, TextType
 from dora.dataflow.problems import ProblemReport, listed
 
@@ -88,7 +88,7 @@ def _printable(text: str) -> str:
     return "".join(c if c.isprintable() else "\ufffd" for c in text)
 
 
-_ENVIRONMENT = Block(
+_ENVIRONMENT = SchemaBlock(
     "`python`",
     [
         Field("version", PythonVersion(), 'The version, "3.12", or a range, ">=3.11,<3.13".'),
@@ -119,11 +119,11 @@ class Checksum(FieldType[str]):
         return {"type": "string", "pattern": f"^{_SHA256}$"}
 
 
-class PythonOfNode(FieldType[Checked]):
+class PythonOfNode(FieldType[CheckedBlock]):
     """What a node asks of its Python."""
 
-    def read(self, value: YamlNode, reader: Reader) -> Checked | None:
-        if isinstance(value, Scalar) and isinstance(value.value, str) and value.text.endswith(".py"):
+    def read(self, value: YamlNode, reader: Reader) -> CheckedBlock | None:
+        if isinstance(value, ScalarNode) and isinstance(value.value, str) and value.text.endswith(".py"):
             reader.report.error(
                 value,
                 "the file of a node is its `path`; `python` says which Python and packages it needs",
@@ -140,7 +140,7 @@ PYTHON = PythonOfNode()
 CHECKSUM = Checksum()
 
 
-def python_environment(node: Checked) -> PythonEnvironment | None:
+def python_environment(node: CheckedBlock) -> PythonEnvironment | None:
     """Return what a node's field ``python`` asks for."""
     block = node.get("python")
     if block is None:
@@ -148,7 +148,7 @@ def python_environment(node: Checked) -> PythonEnvironment | None:
     return PythonEnvironment(block.get("version"), tuple(block.get("requirements") or ()))
 
 
-def git_source(node: Checked, report: ProblemReport, owner: str) -> GitSource | None:
+def git_source(node: CheckedBlock, report: ProblemReport, owner: str) -> GitSource | None:
     """Return the repository of a node; report fields that do not fit together."""
     chosen = [name for name in ("branch", "tag", "rev") if node.has(name)]
     if not node.has("git"):
@@ -188,7 +188,7 @@ def is_url(path: str | None) -> bool:
     return path is not None and path.startswith(("http://", "https://"))
 
 
-def download_of(node: Checked, report: ProblemReport, owner: str) -> Download | None:
+def download_of(node: CheckedBlock, report: ProblemReport, owner: str) -> Download | None:
     """Return the file on the web that a node runs; report fields that do not fit together."""
     url: str | None = node.get("path")
     if url is None or not is_url(url):

@@ -1,4 +1,4 @@
-"""What feeds an input: the little language of ``source``.
+"""Parse the ``source`` of an input, and expand variables in values.
 
 ==============================  ====================================================
 ``camera/image``                output ``image`` of node ``camera``
@@ -24,12 +24,14 @@ from dora.dataflow.problems import did_you_mean
 UNITS: Final = {"secs": 1_000_000_000, "millis": 1_000_000, "micros": 1_000, "nanos": 1}
 MAX_INTERVAL_NS: Final = 2**62  # 146 years
 
-_whole_number = re.compile(r"\+?[0-9]{1,30}").fullmatch
+_integer = re.compile(r"\+?[0-9]{1,30}").fullmatch
 
 
 class SourceFault(ValueError):
-    """A source that cannot be understood: the sentence, the mend, and the part that is wrong
-    (where that occurs more than once: the first, or the ``last``)."""
+    """A source that is not valid: the message, the hint, and the wrong part of the text.
+
+    Where that part occurs more than once, it is the first one, or with ``last`` the last one.
+    """
 
     def __init__(self, message: str, hint: str = "", part: str = "", last: bool = False) -> None:
         super().__init__(message)
@@ -42,7 +44,7 @@ class SourceFault(ValueError):
 def parse_source(text: str) -> Source:
     """Return the source that ``text`` describes; raises `SourceFault`.
 
-    Whether the node and the output exist is another question (`dora.dataflow.parser.wiring`).
+    Whether the node and the output exist is checked later, in `dora.dataflow.parser.resolve_inputs`.
 
     >>> parse_source("camera/image")
     NodeOutput(node='camera', output='image')
@@ -105,7 +107,7 @@ def _timer(text: str, what: str) -> TimerSource:
 
 
 def _interval(number: str, unit: str) -> int:
-    if not _whole_number(number):
+    if not _integer(number):
         raise SourceFault(
             f"`{number}` is not a whole number of {unit}", _finer(number, unit), number, last=True
         )
@@ -162,7 +164,7 @@ def _logs(text: str, what: str) -> LogSource:
     return LogSource(level, node or None, text)
 
 
-# Environment variables inside values of the document: ``$NAME``, ``${NAME}``, ``${NAME:-default}``.
+# --------------------------------------------------------------------------- $NAME, ${NAME:-default}
 
 _reference = re.compile(r"\$(?:\$|([A-Za-z_][A-Za-z0-9_]*)|\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\})")
 _without_braces = re.compile(r"\$(?:\$|([A-Za-z_][A-Za-z0-9_]*)|(?!)()())")  # the same groups

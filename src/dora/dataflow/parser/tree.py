@@ -1,8 +1,12 @@
-"""YAML text → a tree of values that remember their place.
+"""Parse YAML text into a tree of nodes that remember their place, and write such a tree as YAML.
 
-The tree is built from the parser's events, not with PyYAML's composer: the composer recurses (a
-hostile file can exhaust the stack), silently keeps the last of two equal keys, and expands merge
-keys only when it constructs Python objects without places.
+The tree is built from PyYAML's events, not by its composer: the composer recurses (a hostile file can
+exhaust the stack), silently keeps the last of two equal keys, and expands merge keys only when it
+constructs Python objects without places.
+
+An unquoted scalar has the meaning of YAML 1.2 (core schema, section 10.3.2), not that of YAML 1.1, which
+PyYAML follows: there ``yes``, ``on`` and ``off`` are booleans, ``1:30`` is the number 90 and ``017`` is 15.
+Dataflows use such words as ids and in environment variables, so here they stay text.
 """
 
 from __future__ import annotations
@@ -12,14 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any
 
-from dora.dataflow.parser import tree as document
 from dora.dataflow.problems import Origin, ProblemReport, TextSpan
-
-# What an unquoted YAML scalar means: the core schema of YAML 1.2 (section 10.3.2).
-#
-# PyYAML follows YAML 1.1, where ``yes``, ``on`` and ``off`` are booleans, ``1:30`` is the number 90
-# and ``017`` is 15. Dataflows use words like these as ids and in environment variables, so here they
-# stay text, as every YAML 1.2 parser reads them.
 
 Plain = None | bool | int | float | str
 
@@ -41,8 +38,7 @@ _MAY_BE_NUMBER = frozenset("0123456789+-.")
 def resolve(text: str) -> Plain:
     """Return the value of an unquoted scalar.
 
-    An integer that needs more than 64 bits becomes a float, because nothing that a value is handed
-    to (msgpack, Arrow) could carry it.
+    An integer that needs more than 64 bits becomes a float, because msgpack and Arrow cannot carry it.
 
     >>> [resolve(text) for text in ("yes", "true", "0o17", "017", "1e3", "~", "1:30")]
     ['yes', True, 15, 17, 1000.0, None, '1:30']
@@ -72,13 +68,13 @@ def _bounded(number: int) -> int | float:
         return float("inf")
 
 
-# A tree of values → YAML text that reads as the same tree.
+# --------------------------------------------------------------------------- writing
 
 _WIDTH = 88  # characters of a list or mapping that may stand on one line
 
 
-def to_yaml(root: document.Mapping) -> str:
-    """Return the text of a document; numbers and the like are written as they were."""
+def to_yaml(root: MappingNode) -> str:
+    """Return the YAML text of a tree; numbers keep the notation of the file."""
     import yaml
 
     def events() -> Iterator[Any]:
@@ -93,38 +89,38 @@ def to_yaml(root: document.Mapping) -> str:
 
 
 def _events(value: YamlNode, yaml: Any, depth: int) -> Iterator[Any]:
-    """Yield the events of the emitter; they bypass its own idea (that of YAML 1.1) of what is text."""
-    if isinstance(value, Scalar):
+    """Yield events for PyYAML's emitter, which itself would quote text by the rules of YAML 1.1."""
+    if isinstance(value, ScalarNode):
         yield _scalar(value, yaml)
-    elif isinstance(value, Sequence):
+    elif isinstance(value, SequenceNode):
         yield yaml.SequenceStartEvent(None, None, True, flow_style=_fits_a_line(value))
         for item in value.items:
             yield from _events(item, yaml, depth + 1)
         yield yaml.SequenceEndEvent()
-    elif isinstance(value, document.Mapping):
+    elif isinstance(value, MappingNode):
         # From the options of an input on, which are four levels deep.
         flow = depth > 3 and _fits_a_line(value)
         yield yaml.MappingStartEvent(None, None, True, flow_style=flow)
         for key, item in value.entries.values():
-            yield _scalar(Scalar.of(key.text, key), yaml)
+            yield _scalar(ScalarNode.of(key.text, key), yaml)
             yield from _events(item, yaml, depth + 1)
         yield yaml.MappingEndEvent()
 
 
-def _fits_a_line(value: Sequence | document.Mapping) -> bool:
-    if isinstance(value, Sequence):
+def _fits_a_line(value: SequenceNode | MappingNode) -> bool:
+    if isinstance(value, SequenceNode):
         items: list[YamlNode] = list(value.items)
         length = 0
     else:
         items = [item for _, item in value.entries.values()]
         length = sum(len(name) + 2 for name in value.entries)
     return (
-        all(isinstance(item, Scalar) and "\n" not in item.text for item in items)
-        and length + sum(len(item.text) + 2 for item in items if isinstance(item, Scalar)) <= _WIDTH
+        all(isinstance(item, ScalarNode) and "\n" not in item.text for item in items)
+        and length + sum(len(item.text) + 2 for item in items if isinstance(item, ScalarNode)) <= _WIDTH
     )
 
 
-def _scalar(scalar: Scalar, yaml: Any) -> Any:
+def _scalar(scalar: ScalarNode, yaml: Any) -> Any:
     text = scalar.text
     if scalar.value is None:
         text = "null"
@@ -137,6 +133,8 @@ def _scalar(scalar: Scalar, yaml: Any) -> Any:
     return yaml.ScalarEvent(None, None, (may_be_plain, True), text, style=style)
 
 
+# --------------------------------------------------------------------------- the tree
+
 MAX_DEPTH = 64
 MAX_VALUES = 1_000_000  # with every alias written out; a dataflow of 10,000 nodes has about 200,000
 
@@ -145,7 +143,7 @@ _TAGS = {_TAG + name: name for name in ("str", "int", "float", "bool", "null", "
 
 
 class YamlNode(TextSpan, ABC):
-    """A node of the tree. ``size`` and ``depth`` count what hangs below it, aliases written out."""
+    """A node of the tree. ``size`` and ``depth`` are those of its subtree, with aliases written out."""
 
     __slots__ = ("depth", "size")
 
@@ -160,14 +158,14 @@ class YamlNode(TextSpan, ABC):
 
     @abstractmethod
     def copied(self, origin: Origin) -> YamlNode:
-        """Return a copy that stands in another file."""
+        """Return a copy whose place is in another file."""
 
     def _moved(self, copy: YamlNode, origin: Origin) -> None:
         copy.size, copy.depth, copy.origin = self.size, self.depth, origin
 
 
-class Scalar(YamlNode):
-    """``text`` as written (without quotes), ``value`` what it means, ``quoted`` how it was written."""
+class ScalarNode(YamlNode):
+    """A scalar: its ``text`` without quotes, its ``value``, and whether it was ``quoted``."""
 
     __slots__ = ("quoted", "text", "value")
 
@@ -176,8 +174,8 @@ class Scalar(YamlNode):
     quoted: bool
 
     @classmethod
-    def of(cls, text: str, at: TextSpan) -> Scalar:
-        """Return a text that stands where ``at`` is."""
+    def of(cls, text: str, at: TextSpan) -> ScalarNode:
+        """Return a text with the place of ``at``."""
         scalar = cls(at.line, at.column, at.end_line, at.end_column)
         scalar.text, scalar.value, scalar.quoted = text, text, True
         scalar.origin = at.origin
@@ -186,20 +184,20 @@ class Scalar(YamlNode):
     def plain(self) -> Plain:
         return self.value
 
-    def copied(self, origin: Origin) -> Scalar:
-        copy = Scalar.of(self.text, self)
+    def copied(self, origin: Origin) -> ScalarNode:
+        copy = ScalarNode.of(self.text, self)
         copy.value, copy.quoted, copy.origin = self.value, self.quoted, origin
         return copy
 
 
-class Sequence(YamlNode):
+class SequenceNode(YamlNode):
     __slots__ = ("items",)
 
     items: list[YamlNode]
 
     @classmethod
-    def of(cls, items: list[YamlNode], at: TextSpan) -> Sequence:
-        """Return a list that stands where ``at`` is."""
+    def of(cls, items: list[YamlNode], at: TextSpan) -> SequenceNode:
+        """Return a list with the place of ``at``."""
         sequence = cls(at.line, at.column, at.end_line, at.end_column)
         sequence.items = items
         sequence.origin = at.origin
@@ -208,22 +206,22 @@ class Sequence(YamlNode):
     def plain(self) -> list[Any]:
         return [item.plain() for item in self.items]
 
-    def copied(self, origin: Origin) -> Sequence:
-        copy = Sequence.of([item.copied(origin) for item in self.items], self)
+    def copied(self, origin: Origin) -> SequenceNode:
+        copy = SequenceNode.of([item.copied(origin) for item in self.items], self)
         self._moved(copy, origin)
         return copy
 
 
-class Mapping(YamlNode):
+class MappingNode(YamlNode):
     """``entries`` maps the text of each key to the key itself and its value, in document order."""
 
     __slots__ = ("entries",)
 
-    entries: dict[str, tuple[Scalar, YamlNode]]
+    entries: dict[str, tuple[ScalarNode, YamlNode]]
 
     @classmethod
-    def of(cls, entries: dict[str, tuple[Scalar, YamlNode]], at: TextSpan) -> Mapping:
-        """Return a mapping that stands where ``at`` is."""
+    def of(cls, entries: dict[str, tuple[ScalarNode, YamlNode]], at: TextSpan) -> MappingNode:
+        """Return a mapping with the place of ``at``."""
         mapping = cls(at.line, at.column, at.end_line, at.end_column)
         mapping.entries = entries
         mapping.origin = at.origin
@@ -237,11 +235,11 @@ class Mapping(YamlNode):
     def plain(self) -> dict[str, Any]:
         return {name: value.plain() for name, (_, value) in self.entries.items()}
 
-    def copied(self, origin: Origin) -> Mapping:
+    def copied(self, origin: Origin) -> MappingNode:
         entries = {
             name: (key.copied(origin), value.copied(origin)) for name, (key, value) in self.entries.items()
         }
-        copy = Mapping.of(entries, self)
+        copy = MappingNode.of(entries, self)
         self._moved(copy, origin)
         return copy
 
@@ -258,7 +256,7 @@ class _Frame:
         self.mapping = mapping
         self.items: list[YamlNode] = []
         self.key: YamlNode | None = None
-        self.merges: list[tuple[Scalar, YamlNode]] = []
+        self.merges: list[tuple[ScalarNode, YamlNode]] = []
 
 
 def compose(text: str, report: ProblemReport) -> YamlNode | None:
@@ -295,7 +293,7 @@ class _Composer:
         self.report = report
         self.anchors: dict[str, YamlNode] = {}
         self.frames: list[_Frame] = []
-        self.merges: dict[int, list[tuple[Scalar, YamlNode]]] = {}
+        self.merges: dict[int, list[tuple[ScalarNode, YamlNode]]] = {}
 
     def compose(self, events: Any, yaml: Any) -> YamlNode | None:
         root: YamlNode | None = None
@@ -336,9 +334,9 @@ class _Composer:
                 root = value
         return root
 
-    def scalar(self, event: Any) -> Scalar | None:
+    def scalar(self, event: Any) -> ScalarNode | None:
         start, end = event.start_mark, event.end_mark
-        scalar = Scalar(start.line, start.column, end.line, end.column)
+        scalar = ScalarNode(start.line, start.column, end.line, end.column)
         text = scalar.text = event.value
         scalar.quoted = event.style is not None and event.style != ""
         if "\0" in text or (not text.isascii() and not is_utf8(text)):
@@ -386,27 +384,27 @@ class _Composer:
                 frame.items.append(value)
             return
         key, frame.key = frame.key, None
-        if isinstance(value, Scalar) and value.value is None and not value.text:
-            # Nothing is written there to point at.
-            empty = Scalar.of("", key)
+        if isinstance(value, ScalarNode) and value.value is None and not value.text:
+            # The value is empty, so problems point at its key.
+            empty = ScalarNode.of("", key)
             empty.value, empty.quoted = value.value, value.quoted
             value = empty
-        if isinstance(key, Scalar) and key.text == "<<" and not key.quoted:
+        if isinstance(key, ScalarNode) and key.text == "<<" and not key.quoted:
             frame.merges.append((key, value))
         else:
             frame.items += (key, value)
 
     def finish(self, frame: _Frame, end_event: Any) -> YamlNode | None:
         start, end = frame.start, end_event.end_mark
-        value: Sequence | Mapping
+        value: SequenceNode | MappingNode
         if frame.mapping:
-            value = Mapping(start.line, start.column, end.line, end.column)
+            value = MappingNode(start.line, start.column, end.line, end.column)
             value.entries = self.entries(frame)
             children = [child for _, child in value.entries.values()]
             if not frame.flow and frame.items:
                 _point_at(value, frame.items[0])
         else:
-            value = Sequence(start.line, start.column, end.line, end.column)
+            value = SequenceNode(start.line, start.column, end.line, end.column)
             children = value.items = frame.items
             if not frame.flow and frame.items:
                 value.end_line, value.end_column = start.line, start.column + 1
@@ -420,12 +418,12 @@ class _Composer:
             self.anchors[frame.anchor] = value
         return value
 
-    def entries(self, frame: _Frame) -> dict[str, tuple[Scalar, YamlNode]]:
-        entries: dict[str, tuple[Scalar, YamlNode]] = {}
+    def entries(self, frame: _Frame) -> dict[str, tuple[ScalarNode, YamlNode]]:
+        entries: dict[str, tuple[ScalarNode, YamlNode]] = {}
         pairs = iter(frame.items)
         for key in pairs:
             value = next(pairs)
-            if not isinstance(key, Scalar):
+            if not isinstance(key, ScalarNode):
                 self.report.error(key, "a key has to be a single word or text")
             elif key.text in entries:
                 first, kept = entries[key.text]
@@ -439,8 +437,8 @@ class _Composer:
             else:
                 entries[key.text] = (key, value)
         for key, merged in frame.merges:
-            for mapping in merged.items if isinstance(merged, Sequence) else [merged]:
-                if isinstance(mapping, Mapping):
+            for mapping in merged.items if isinstance(merged, SequenceNode) else [merged]:
+                if isinstance(mapping, MappingNode):
                     for name, entry in mapping.entries.items():
                         entries.setdefault(name, entry)
                 else:
@@ -489,8 +487,8 @@ def _report_character(text: str, position: int, report: ProblemReport) -> None:
     )
 
 
-# What PyYAML's two parsers say → what to tell, and how to mend it. The first fitting line counts;
-# "at start" points at the beginning of the construct instead of where the parser gave up.
+# Words of the messages of PyYAML's two parsers → a plain message, how to fix it, and whether it points at
+# the start of the construct instead of where the parser gave up. The first match counts.
 _SYNTAX: tuple[tuple[str, str, str, bool], ...] = (
     ("found a tab character", "a tab is used for indentation", "YAML indents with spaces only", False),
     ("mapping values are not allowed", "a `:` is not expected here", "", False),
@@ -511,7 +509,7 @@ _INDENTATION = (
 
 
 def _report_syntax(error: Any, report: ProblemReport) -> None:
-    """Say a syntax error in plain words."""
+    """Report a syntax error in plain words."""
     mark = error.problem_mark or error.context_mark
     start = error.context_mark or mark
     line, column = (mark.line, mark.column) if mark is not None else (0, 0)
@@ -535,9 +533,9 @@ def _report_syntax(error: Any, report: ProblemReport) -> None:
             message = "the indentation of this line fits nothing above it"
             hint = "line it up with the keys, or the `-`, of the block it belongs to"
     else:
-        for words, said, mend, whole in _SYNTAX:
+        for words, plain_message, fix, points_at_start in _SYNTAX:
             if words in problem:
-                message, hint, at_start = said, mend, whole
+                message, hint, at_start = plain_message, fix, points_at_start
                 break
     if at_start and start is not None:
         line, column = start.line, start.column

@@ -18,8 +18,7 @@ from dora.dataflow.names import (
     data_id_fault,
     node_id_fault,
 )
-from dora.dataflow.parser import tree
-from dora.dataflow.parser.tree import Scalar, YamlNode
+from dora.dataflow.parser.tree import MappingNode, ScalarNode, SequenceNode, YamlNode
 from dora.dataflow.problems import ProblemReport, listed
 
 T = TypeVar("T")
@@ -51,11 +50,11 @@ class FieldType(ABC, Generic[T]):
 
 def shape(value: YamlNode) -> str:
     """Return what a value is, for a sentence."""
-    if isinstance(value, tree.Sequence):
+    if isinstance(value, SequenceNode):
         return "a list"
-    if isinstance(value, tree.Mapping):
+    if isinstance(value, MappingNode):
         return "a mapping"
-    assert isinstance(value, Scalar)
+    assert isinstance(value, ScalarNode)
     if value.value is None:
         return "nothing"
     if isinstance(value.value, bool):
@@ -73,7 +72,7 @@ def _expected(value: YamlNode, reader: Reader, wanted: str, hint: str = "") -> N
 
 def _text(value: YamlNode) -> str | None:
     """Return a scalar as text. Numbers and booleans count as the text that they are written with."""
-    if isinstance(value, Scalar) and value.value is not None:
+    if isinstance(value, ScalarNode) and value.value is not None:
         return value.text
     return None
 
@@ -125,7 +124,7 @@ class IdentifierType(FieldType[str]):
 
 
 def _without_colon(value: YamlNode) -> str:
-    if isinstance(value, tree.Mapping) and len(value.entries) == 1:
+    if isinstance(value, MappingNode) and len(value.entries) == 1:
         return f"write `{_short(next(iter(value.entries)))}`, without a colon"
     return ""
 
@@ -139,7 +138,7 @@ def _tidied(text: str, fault: Callable[[str], str]) -> str:
 class FlagType(FieldType[bool]):
     def read(self, value: YamlNode, reader: Reader) -> bool | None:
         hint = ""
-        if isinstance(value, Scalar):
+        if isinstance(value, ScalarNode):
             if isinstance(value.value, bool):
                 return value.value
             word = value.text.lower()
@@ -205,7 +204,7 @@ _duration = re.compile(r"([0-9.]+) *(ms|s|m|h)")
 
 
 def _number(value: YamlNode, reader: Reader, wanted: str) -> int | float | None:
-    if isinstance(value, Scalar):
+    if isinstance(value, ScalarNode):
         number = value.value
         if isinstance(number, int | float) and not isinstance(number, bool):
             return number
@@ -274,7 +273,7 @@ class ByteSizeType(FieldType[int]):
 
     def read(self, value: YamlNode, reader: Reader) -> int | None:
         text = _text(value)
-        if text is None or not isinstance(value, Scalar) or isinstance(value.value, bool):
+        if text is None or not isinstance(value, ScalarNode) or isinstance(value.value, bool):
             _expected(value, reader, "a size in bytes", 'for example `"50MB"`')
             return None
         number = value.value
@@ -304,7 +303,7 @@ class WordsType(FieldType[tuple[str, ...]]):
     """Command-line arguments: a text that is split as a shell does, or a list taken as it is."""
 
     def read(self, value: YamlNode, reader: Reader) -> tuple[str, ...] | None:
-        if isinstance(value, tree.Sequence):
+        if isinstance(value, SequenceNode):
             words = [_text(item) for item in value.items]
             for item, word in zip(value.items, words, strict=True):
                 if word is None:
@@ -340,7 +339,7 @@ class CommandsType(FieldType[tuple[str, ...]]):
 
     def read(self, value: YamlNode, reader: Reader) -> tuple[str, ...] | None:
         texts: list[str] = []
-        for item in value.items if isinstance(value, tree.Sequence) else [value]:
+        for item in value.items if isinstance(value, SequenceNode) else [value]:
             text = _text(item)
             if text is None:
                 _expected(item, reader, "a command")
@@ -377,7 +376,7 @@ class ListType(FieldType[tuple[T, ...]]):
         self.of = of
 
     def read(self, value: YamlNode, reader: Reader) -> tuple[T, ...] | None:
-        if not isinstance(value, tree.Sequence):
+        if not isinstance(value, SequenceNode):
             text = _text(value)
             hint = f"write `[{text}]`" if text is not None and len(text) < 40 else ""
             _expected(value, reader, f"a list of {self.of}", hint)
@@ -406,7 +405,7 @@ class MapType(FieldType[dict[str, T]]):
         self.of = of
 
     def read(self, value: YamlNode, reader: Reader) -> dict[str, T] | None:
-        if not isinstance(value, tree.Mapping):
+        if not isinstance(value, MappingNode):
             _expected(value, reader, f"a mapping of {self.of}")
             return None
         items: dict[str, T] = {}
@@ -428,18 +427,18 @@ class MapType(FieldType[dict[str, T]]):
         }
 
 
-def as_text(key: Scalar) -> Scalar:
+def as_text(key: ScalarNode) -> ScalarNode:
     """Return a key as a text: ``null`` or ``1`` are names there."""
-    return key if isinstance(key.value, str) else Scalar.of(key.text, key)
+    return key if isinstance(key.value, str) else ScalarNode.of(key.text, key)
 
 
 def is_unset(value: YamlNode) -> bool:
     """Tell whether a field says nothing: null, ``false``, or an empty text, list or mapping."""
-    if isinstance(value, Scalar):
+    if isinstance(value, ScalarNode):
         return value.value is None or value.value is False or value.value == ""
-    if isinstance(value, tree.Sequence):
+    if isinstance(value, SequenceNode):
         return not value.items
-    return isinstance(value, tree.Mapping) and not value.entries
+    return isinstance(value, MappingNode) and not value.entries
 
 
 class UnsupportedType(FieldType[None]):

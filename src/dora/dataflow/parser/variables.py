@@ -10,9 +10,8 @@ from dora.dataflow.names import (
     key_fault,
     value_fault,
 )
-from dora.dataflow.parser import tree
 from dora.dataflow.parser.sources import expand
-from dora.dataflow.parser.tree import Scalar, YamlNode, is_utf8
+from dora.dataflow.parser.tree import MappingNode, ScalarNode, YamlNode, is_utf8
 from dora.dataflow.parser.values import TEXT_SCHEMA, FieldType, Reader, Schema, _expected, _short, _text
 
 _RESERVED = frozenset(
@@ -49,7 +48,7 @@ class EnvironmentType(FieldType[dict[str, str]]):
     """Environment variables. Values may refer to the environment of the process that reads them."""
 
     def read(self, value: YamlNode, reader: Reader) -> dict[str, str] | None:
-        if not isinstance(value, tree.Mapping):
+        if not isinstance(value, MappingNode):
             _expected(value, reader, "a mapping of names to values", "for example `env: {WIDTH: 640}`")
             return None
         variables: dict[str, str] = {}
@@ -62,8 +61,8 @@ class EnvironmentType(FieldType[dict[str, str]]):
         return variables
 
     def _value(self, name: str, item: YamlNode, reader: Reader) -> str | None:
-        if not isinstance(item, Scalar) or item.value is None:
-            hint = f'for an empty text write `{name}: ""`' if isinstance(item, Scalar) else ""
+        if not isinstance(item, ScalarNode) or item.value is None:
+            hint = f'for an empty text write `{name}: ""`' if isinstance(item, ScalarNode) else ""
             _expected(item, reader, f"a text, number or boolean for `{name}`", hint)
             return None
         if isinstance(item.value, bool):
@@ -98,7 +97,7 @@ class ParametersType(FieldType[dict[str, str]]):
     """Parameters of a module: texts by names that differ in more than upper and lower case."""
 
     def read(self, value: YamlNode, reader: Reader) -> dict[str, str] | None:
-        if not isinstance(value, tree.Mapping):
+        if not isinstance(value, MappingNode):
             _expected(value, reader, "a mapping of parameters", "for example `params: {speed: 2.0}`")
             return None
         parameters: dict[str, str] = {}
@@ -130,7 +129,7 @@ class ParameterValuesType(FieldType[dict[str, Any]]):
     """Named values of any shape that JSON knows."""
 
     def read(self, value: YamlNode, reader: Reader) -> dict[str, Any] | None:
-        if not isinstance(value, tree.Mapping):
+        if not isinstance(value, MappingNode):
             _expected(value, reader, "a mapping of parameters", "for example `parameters: {gain: 0.5}`")
             return None
         found: dict[str, Any] = {}

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from dora.dataflow.model import InputSpec, LogSource, NodeOutput, PortType, TimerSource, Types
-from dora.dataflow.parser.block import Checked
+from dora.dataflow.parser.schema_block import CheckedBlock
 from dora.dataflow.parser.values import Reader
 from dora.dataflow.problems import ProblemReport, TextSpan, listed
 from dora.dataflow.types.contracts import PATTERNS, Ports
@@ -21,7 +21,7 @@ from dora.errors import Problem
 
 
 def check_types(
-    ports: list[Ports], rules: tuple[Checked, ...], reader: Reader, project: str, shown: str
+    ports: list[Ports], rules: tuple[CheckedBlock, ...], reader: Reader, project: str, shown: str
 ) -> tuple[Types, tuple[Problem, ...]]:
     """Return the types of all inputs and outputs, and as warnings what does not fit together.
 
@@ -53,7 +53,7 @@ class _Check:
         self.outputs: dict[str, TypeName] = {}
         self.inputs: dict[str, PortType] = {}
 
-    def check(self, ports: list[Ports], rules: tuple[Checked, ...]) -> Types:
+    def check(self, ports: list[Ports], rules: tuple[CheckedBlock, ...]) -> Types:
         self.rules = tuple(
             (start, to)
             for rule in rules
@@ -72,7 +72,7 @@ class _Check:
             inferred=tuple(inferred),
         )
 
-    def _rule_end(self, rule: Checked, end: str) -> TypeName | None:
+    def _rule_end(self, rule: CheckedBlock, end: str) -> TypeName | None:
         text: str | None = rule.get(end)
         return None if text is None else self._type(_Declared(text, rule.place(end)), "`type_rules`")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from dora.dataflow.model import InputSpec
-from dora.dataflow.parser.block import Block, Checked, Field
+from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
 from dora.dataflow.parser.values import ChoiceType, ListType, MapType, TextType
 
 PATTERNS = ("service-server", "service-client", "action-server", "action-client")
@@ -40,7 +40,7 @@ CONTRACTS = [
     ),
 ]
 
-TYPE_RULE = Block(
+TYPE_RULE = SchemaBlock(
     "a type rule",
     [
         Field("from", TYPE_NAME, "The type that is sent.", required=True),
@@ -57,7 +57,7 @@ class Ports(msgspec.Struct, frozen=True):
     owner: str  # "node `a`", for messages
     node: str
     prefix: str  # of its ids among those of the node: "<operator id>/" or ""
-    block: Checked
+    block: CheckedBlock
     inputs: tuple[InputSpec, ...]  # with the ids of the block
     outputs: tuple[str, ...]
     path: str = ""  # of the program, relative to the project; "" for operators

@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 import msgspec
 
-from dora.dataflow.parser import tree
-from dora.dataflow.parser.block import Block, Checked, Field
 from dora.dataflow.parser.files import Unreadable, read_text, yaml_files_below
-from dora.dataflow.parser.tree import YamlNode, compose
+from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
+from dora.dataflow.parser.tree import MappingNode, YamlNode, compose
 from dora.dataflow.parser.values import FieldType, ListType, Reader, Schema, TextType, as_text, shape
 from dora.dataflow.problems import ProblemReport, TextSpan
 
@@ -88,7 +87,7 @@ FOLDER = "types"
 _NAME = Field("name", TextType("a name", may_be_empty=False), "What it is called.", required=True)
 _DESCRIPTION = Field("description", TextType(), "What it means; for people.")
 
-TYPE_FIELD = Block(
+TYPE_FIELD = SchemaBlock(
     "a field of a type",
     [
         _NAME,
@@ -101,11 +100,11 @@ TYPE_FIELD = Block(
         _DESCRIPTION,
     ],
 )
-TYPE_PARAMETER = Block(
+TYPE_PARAMETER = SchemaBlock(
     "a parameter of a type",
     [_NAME, Field("default", TextType(), "What it usually is; for people."), _DESCRIPTION],
 )
-TYPE = Block(
+TYPE = SchemaBlock(
     "a type",
     [
         Field(
@@ -121,15 +120,15 @@ TYPE = Block(
 )
 
 
-class _Types(FieldType[dict[str, Checked]]):
+class _Types(FieldType[dict[str, CheckedBlock]]):
     """The types of a file by name."""
 
-    def read(self, value: YamlNode, reader: Reader) -> dict[str, Checked] | None:
-        if not isinstance(value, tree.Mapping):
+    def read(self, value: YamlNode, reader: Reader) -> dict[str, CheckedBlock] | None:
+        if not isinstance(value, MappingNode):
             hint = "write the name of each type, then `arrow:` and the rest below it"
             reader.report.error(value, f"expected a mapping of types, found {shape(value)}", hint)
             return None
-        types: dict[str, Checked] = {}
+        types: dict[str, CheckedBlock] = {}
         for key, item in value.entries.values():
             name = TextType("the name of a type", may_be_empty=False).read(as_text(key), reader)
             found = TYPE.read(item, reader)
@@ -141,7 +140,7 @@ class _Types(FieldType[dict[str, Checked]]):
         return {"type": "object", "additionalProperties": TYPE.schema()}
 
 
-TYPE_FILE = Block(
+TYPE_FILE = SchemaBlock(
     "a file of types", [Field("types", _Types(), "The types by name.", required=True)], notes=True
 )
 
@@ -175,7 +174,7 @@ def read_types(project: str, shown: str, reader: Reader) -> dict[str, dict[str, 
 def _read_file(part: str, reader: Reader) -> dict[str, TypeDefinition]:
     report = reader.report
     root = compose(report.origin.text, report)
-    if not isinstance(root, tree.Mapping):
+    if not isinstance(root, MappingNode):
         if not report.failed:
             hint = "it begins with `types:`"
             report.error(root or TextSpan(0, 0, 0, 1), "a file of types is a mapping", hint)
@@ -185,7 +184,7 @@ def _read_file(part: str, reader: Reader) -> dict[str, TypeDefinition]:
         report.error(root, message, f"move the file out of `{FOLDER}/std`")
         return {}
     checked = TYPE_FILE.read(root, reader)
-    found: dict[str, Checked] = (checked.get("types") if checked else None) or {}
+    found: dict[str, CheckedBlock] = (checked.get("types") if checked else None) or {}
     definitions = {
         name: TypeDefinition(_meaning(block, report), block.place("arrow")) for name, block in found.items()
     }
@@ -194,9 +193,9 @@ def _read_file(part: str, reader: Reader) -> dict[str, TypeDefinition]:
     return definitions
 
 
-def _meaning(block: Checked, report: ProblemReport) -> str | dict[str, str]:
+def _meaning(block: CheckedBlock, report: ProblemReport) -> str | dict[str, str]:
     arrow: str | None = block.get("arrow")
-    fields: tuple[Checked, ...] = block.get("fields") or ()
+    fields: tuple[CheckedBlock, ...] = block.get("fields") or ()
     if arrow == "Struct" or arrow is None:
         return {field.get("name"): field.get("type") for field in fields if field.get("type")}
     if fields:

@@ -6,10 +6,9 @@ import os
 
 import msgspec
 
-from dora.dataflow.parser import tree
-from dora.dataflow.parser.block import Block, Checked, Field
 from dora.dataflow.parser.files import MANIFEST_FILE, Unreadable, is_file, read_text
-from dora.dataflow.parser.tree import YamlNode, compose
+from dora.dataflow.parser.schema_block import CheckedBlock, Field, SchemaBlock
+from dora.dataflow.parser.tree import MappingNode, YamlNode, compose
 from dora.dataflow.parser.values import (
     ChoiceType,
     CommandsType,
@@ -38,7 +37,7 @@ class _Anything(FieldType[object]):
 
 _DESCRIPTION = Field("description", TextType(), "What it is; for people.")
 
-MANIFEST_PORT = Block(
+MANIFEST_PORT = SchemaBlock(
     "an input or output of a manifest",
     [
         Field("type", TYPE_NAME, "The type of its messages."),
@@ -47,7 +46,7 @@ MANIFEST_PORT = Block(
     ],
 )
 
-MANIFEST = Block(
+MANIFEST = SchemaBlock(
     "the manifest of a node",
     [
         Field("apiVersion", IntegerType(1, 1), "The version of this format: 1.", required=True),
@@ -116,7 +115,7 @@ def read_manifest(reader: Reader) -> NodeManifest | None:
     """Read the text of a report as a manifest; None after reporting what is wrong with it."""
     report = reader.report
     root = compose(report.origin.text, report)
-    if not isinstance(root, tree.Mapping):
+    if not isinstance(root, MappingNode):
         if not report.failed:
             hint = "it begins with `apiVersion: 1`"
             report.error(root or TextSpan(0, 0, 0, 1), "the manifest of a node is a mapping", hint)
@@ -124,7 +123,7 @@ def read_manifest(reader: Reader) -> NodeManifest | None:
     checked = MANIFEST.read(root, reader)
     if checked is None or report.failed:
         return None
-    ports: dict[str, dict[str, Checked]] = {
+    ports: dict[str, dict[str, CheckedBlock]] = {
         field: checked.get(field) or {} for field in ("inputs", "outputs")
     }
     types: dict[str, dict[str, tuple[str, TextSpan]]] = {

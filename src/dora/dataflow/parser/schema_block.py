@@ -1,4 +1,4 @@
-"""Blocks: mappings with a fixed set of fields, read by a table."""
+"""Read mappings with a fixed set of fields by a table of these fields."""
 
 from __future__ import annotations
 
@@ -7,17 +7,16 @@ from typing import Any
 
 import msgspec
 
-from dora.dataflow.parser import tree
-from dora.dataflow.parser.tree import Scalar, YamlNode
+from dora.dataflow.parser.tree import MappingNode, ScalarNode, YamlNode
 from dora.dataflow.parser.values import FieldType, Reader, Schema, UnsupportedType, is_unset, shape
 from dora.dataflow.problems import TextSpan, listed
 
 
 class Field(msgspec.Struct, frozen=True):
-    """One field of a block: a row of the table that parser, JSON schema and reference share."""
+    """One field of a block: a row of the table from which parser, JSON schema and reference are made."""
 
     name: str
-    kind: Any  # a `FieldType`
+    field_type: Any  # a `FieldType`
     description: str
     default: Any = None  # shown to readers; None: unset
     required: bool = False
@@ -25,42 +24,42 @@ class Field(msgspec.Struct, frozen=True):
     on_module: bool = False  # a node that uses a module may have it
 
 
-class Checked:
-    """A block that was read: the values of its fields, and where they stand.
+class CheckedBlock:
+    """A block that was read: the values of its fields, and their places in the file.
 
-    ``get`` returns None for a field that is unset or was refused; ``failed`` tells the two apart.
+    ``get`` returns None for a field that is unset or invalid; ``failed`` tells the two apart.
     """
 
     def __init__(self, span: TextSpan) -> None:
         self.span: TextSpan = span
         self.values: dict[str, Any] = {}
-        self.keys: dict[str, Scalar] = {}
+        self.keys: dict[str, ScalarNode] = {}
         self.nodes: dict[str, YamlNode] = {}
-        self.meant: set[str] = set()  # fields that misspelt ones were probably meant to be
+        self.suggested: set[str] = set()  # fields suggested in place of misspelt ones
 
     def get(self, name: str) -> Any:
         return self.values.get(name)
 
     def has(self, name: str) -> bool:
-        """Tell whether the field says something (possibly something wrong)."""
+        """Tell whether the field is set, valid or not."""
         return name in self.nodes
 
     def failed(self, name: str) -> bool:
-        """Tell whether the field is there but was refused."""
+        """Tell whether the field is set to an invalid value."""
         return name in self.nodes and name not in self.values
 
     def place(self, name: str, key: str = "", *, of_key: bool = False) -> TextSpan:
-        """Return where the field's value stands, or the block if it has no such field.
+        """Return the place of a field's value; that of the block if it has no such field.
 
-        With ``key``: where the value of that key in the field stands, or the key itself.
+        With ``key``: the place of that key's value inside the field, with ``of_key`` that of the key.
         """
         value = self.nodes.get(name, self.span)
-        if key and isinstance(value, tree.Mapping) and key in value.entries:
+        if key and isinstance(value, MappingNode) and key in value.entries:
             return value.entries[key][0 if of_key else 1]
         return value
 
 
-class Block(FieldType[Checked]):
+class SchemaBlock(FieldType[CheckedBlock]):
     """A mapping with the fields of a table. ``noun`` names the block in messages, ``example`` shows one."""
 
     def __init__(
@@ -76,12 +75,12 @@ class Block(FieldType[Checked]):
         self.notes = notes  # accept `x-...` fields, a place for anchors
         self.elsewhere: dict[str, str] = {}  # fields of other blocks → the noun of that block
 
-    def read(self, value: YamlNode, reader: Reader) -> Checked | None:
-        if not isinstance(value, tree.Mapping):
+    def read(self, value: YamlNode, reader: Reader) -> CheckedBlock | None:
+        if not isinstance(value, MappingNode):
             hint = f"for example `{self.example}`" if self.example else ""
             reader.report.error(value, f"expected a mapping for {self.noun}, found {shape(value)}", hint)
             return None
-        checked = Checked(value)
+        checked = CheckedBlock(value)
         for name, (key, item) in value.entries.items():
             field = self.fields.get(name)
             if field is None:
@@ -89,15 +88,15 @@ class Block(FieldType[Checked]):
                     self._unknown(name, key, checked, reader)
                 continue
             checked.keys[name] = key
-            if isinstance(item, Scalar) and item.value is None and not item.quoted:
-                continue  # a null is as good as an absent field
-            if not is_unset(item) or not isinstance(field.kind, UnsupportedType):
+            if isinstance(item, ScalarNode) and item.value is None and not item.quoted:
+                continue  # a null counts as an absent field
+            if not is_unset(item) or not isinstance(field.field_type, UnsupportedType):
                 checked.nodes[name] = item
-            found = field.kind.read(item, reader)
+            found = field.field_type.read(item, reader)
             if found is not None:
                 checked.values[name] = found
         for field in self.fields.values():
-            if field.required and not checked.has(field.name) and field.name not in checked.meant:
+            if field.required and not checked.has(field.name) and field.name not in checked.suggested:
                 gone = "has no value" if field.name in checked.keys else "is missing"
                 reader.report.error(
                     checked.keys.get(field.name, value),
@@ -106,12 +105,12 @@ class Block(FieldType[Checked]):
                 )
         return checked
 
-    def _unknown(self, name: str, key: Scalar, checked: Checked, reader: Reader) -> None:
+    def _unknown(self, name: str, key: ScalarNode, checked: CheckedBlock, reader: Reader) -> None:
         if name in self.elsewhere:
             hint = f"`{name}` is a field of {self.elsewhere[name]}"
         elif found := reader.report.closest(name, self.fields):
             hint = f"did you mean `{found}`?"
-            checked.meant.add(found)
+            checked.suggested.add(found)
         else:
             hint = f"its fields are {listed(self.fields)}"
         reader.report.error(key, f"{self.noun} has no field `{name}`", hint)
@@ -119,7 +118,7 @@ class Block(FieldType[Checked]):
     def schema(self) -> Schema:
         properties: Schema = {}
         for field in self.fields.values():
-            schema: Schema = {"description": field.description, **field.kind.schema()}
+            schema: Schema = {"description": field.description, **field.field_type.schema()}
             if not field.required:
                 schema = _or_null(schema)
             if field.default is not None:

@@ -1,4 +1,4 @@
-"""Do the sources of inputs exist? And what do short references to operators mean?"""
+"""Resolve the sources of inputs: check that they exist, and write out short references to operators."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from dora.dataflow.problems import MAX_LISTED, ProblemReport, TextSpan, listed
 PORTS = "_mod"  # the node that stands for the input ports of a module, in its file
 
 
-class Offer(msgspec.Struct, frozen=True):
-    """What a node offers to others. ``None`` instead of outputs: they could not be read, so every
-    reference counts as good."""
+class OfferedOutputs(msgspec.Struct, frozen=True):
+    """The outputs of a node that others may refer to.
+
+    ``outputs`` None: they could not be read, so every reference counts as good.
+    """
 
     outputs: tuple[str, ...] | None  # of a runtime: "<operator id>/<output id>"
     operators: tuple[str, ...] = ()
@@ -22,18 +24,22 @@ class Offer(msgspec.Struct, frozen=True):
 
 
 class InputResolver:
-    """All nodes with what they offer; answers what a source refers to."""
+    """Finds what a source refers to, among the outputs of all nodes."""
 
-    def __init__(self, offers: Mapping[str, Offer], report: ProblemReport, in_module: bool = False) -> None:
-        """``in_module``: the nodes are those of a module; others are known only where it is used."""
+    def __init__(
+        self, offers: Mapping[str, OfferedOutputs], report: ProblemReport, in_module: bool = False
+    ) -> None:
+        """``in_module``: the nodes are those of a module; other nodes are known only where it is used."""
         self.offers = offers
         self.report = report
         self.in_module = in_module
         self._outputs: dict[str, frozenset[str]] = {}
 
     def resolve(self, source: Source, span: TextSpan, wanted_by: str) -> Source | None:
-        """Return the source with operator references written out; None after reporting that it
-        does not exist. ``wanted_by`` names the input in messages."""
+        """Return the source with operator references written out; None after reporting that it is missing.
+
+        ``wanted_by`` names the input in messages.
+        """
         match source:
             case TimerSource():
                 return source
@@ -91,7 +97,7 @@ class InputResolver:
         output = self.report.closest(source.output, outputs)
         return f"did you mean `{node}/{output or source.output}`?"
 
-    def _missing(self, source: NodeOutput, offer: Offer, span: TextSpan, wanted_by: str) -> None:
+    def _missing(self, source: NodeOutput, offer: OfferedOutputs, span: TextSpan, wanted_by: str) -> None:
         outputs = offer.outputs or ()
         suggests = self.report.suggests
         if not suggests:
