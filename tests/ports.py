@@ -1,8 +1,8 @@
-"""Ports for servers that a test starts, which nobody takes between the choice and the start.
+"""Ports for servers that a test starts; no other process takes them between the choice and the start.
 
-A port that the kernel gives to whoever asks for any may be given to a connection of somebody else's in the
-next moment, and a coordinator that was killed comes back to its port. So ports are chosen below those that
-the kernel gives away, and a name of a socket keeps one for this process until it ends.
+The kernel may give a port that it has chosen to another connection in the next moment, and a coordinator
+that was killed comes back to its port. So ports are chosen below those that the kernel gives away, and the
+name of a socket reserves one for this process until it ends.
 """
 
 from __future__ import annotations

@@ -134,40 +134,40 @@ class Live:
     def node(self, node_id: str) -> NodeView:
         return next(view for view in self.nodes() if view.id == node_id)
 
-    def wish(self, wish: Operation) -> OperationResult:
+    def apply(self, operation: Operation) -> OperationResult:
         with self.run() as run:
-            return apply_operation(run, wish, os.environ, self.flow.entries.append)
+            return apply_operation(run, operation, os.environ, self.flow.entries.append)
 
     def add(self, node_id: str, script: str, **fields: Any) -> None:
         """Add a node with a script."""
         self.flow.file(f"{node_id}.py", script)
-        self.wish(AddOperation(json.dumps({"id": node_id, "path": f"{node_id}.py", **fields})))
+        self.apply(AddOperation(json.dumps({"id": node_id, "path": f"{node_id}.py", **fields})))
 
     def replace(self, node_id: str, script: str, **fields: Any) -> None:
         name = self.flow.file(f"{node_id}-{time.monotonic_ns()}.py", script)
-        self.wish(ReplaceOperation(node_id, json.dumps({"path": name, **fields})))
+        self.apply(ReplaceOperation(node_id, json.dumps({"path": name, **fields})))
 
     def connect(self, source: str, target: str, **options: Any) -> None:
-        self.wish(ConnectOperation(source, target, **options))
+        self.apply(ConnectOperation(source, target, **options))
 
     def disconnect(self, source: str, target: str) -> None:
-        self.wish(DisconnectOperation(source, target))
+        self.apply(DisconnectOperation(source, target))
 
     def remove(self, node_id: str, grace: float | None = None) -> OperationResult:
-        return self.wish(RemoveOperation(node_id, grace))
+        return self.apply(RemoveOperation(node_id, grace))
 
     def restart(self, node_id: str, grace: float | None = None) -> OperationResult:
-        return self.wish(RestartOperation(node_id, grace))
+        return self.apply(RestartOperation(node_id, grace))
 
     def stop(self, node_id: str, grace: float | None = None) -> OperationResult:
-        return self.wish(StopOperation(node_id, grace))
+        return self.apply(StopOperation(node_id, grace))
 
     def until(self, condition: Callable[[], object], what: str) -> None:
         deadline = time.monotonic() + PATIENCE
         while not condition():
             if self._trouble is not None:
                 raise self._trouble
-            assert time.monotonic() < deadline, f"waited in vain for {what}"
+            assert time.monotonic() < deadline, f"no {what} in time"
             time.sleep(0.005)
 
     def until_printed(self, node_id: str, line: str, times: int = 1) -> None:

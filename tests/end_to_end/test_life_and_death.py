@@ -68,32 +68,32 @@ FAILURES = {
 
 
 @pytest.mark.parametrize("way", FAILURES)
-def test_a_failure_is_told_before_the_closing_whatever_the_way(
+def test_a_failure_comes_before_the_closing_in_every_case(
     flow: Flow, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A machine that is busy may take long to end a process which has closed its node.
     monkeypatch.setattr("dora.daemon.supervisor.closing.CLOSING_HOLD", PATIENCE)
     flow.node(
         "victim",
-        "from dora import Node\nfirst = Node()\nfirst.send_output('out', b'last words')\n" + FAILURES[way],
+        "from dora import Node\nfirst = Node()\nfirst.send_output('out', b'last')\n" + FAILURES[way],
         outputs=["out"],
     )
     flow.node("survivor", PRINTER, inputs={"in": "victim/out"})
     with pytest.raises(DataflowFailed, match="victim"):
         flow.run()
-    # News of nodes come at once, data in their order.
+    # The status of nodes comes at once, data in their order.
     lines = flow.printed("survivor")
-    assert sorted(lines[:2]) == ["INPUT last words", "NODE_FAILED victim"]
+    assert sorted(lines[:2]) == ["INPUT last", "NODE_FAILED victim"]
     assert lines[2:] == ["INPUT_CLOSED in", "STOP ALL_INPUTS_CLOSED"]
 
 
-def test_a_failing_operator_is_told_before_its_outputs_close(flow: Flow) -> None:
+def test_the_failure_of_an_operator_comes_before_the_closing_of_its_outputs(flow: Flow) -> None:
     flow.file(
         "op.py",
         """
         class Operator:
             def on_event(self, dora_event, send_output):
-                send_output("out", b"last words")
+                send_output("out", b"last")
                 raise ValueError("mine")
         """,
     )
@@ -107,7 +107,7 @@ def test_a_failing_operator_is_told_before_its_outputs_close(flow: Flow) -> None
         flow.run()
     assert "ValueError: mine" in str(raised.value)
     lines = flow.printed("survivor")
-    assert sorted(lines[:2]) == ["INPUT last words", "NODE_FAILED host"]
+    assert sorted(lines[:2]) == ["INPUT last", "NODE_FAILED host"]
     assert lines[2:] == ["INPUT_CLOSED in", "STOP ALL_INPUTS_CLOSED"]
 
 
