@@ -240,18 +240,15 @@ def test_what_is_recorded_in_a_run_can_be_replayed(tmp_path: Path, monkeypatch: 
     assert [row["data"] for row in rows] == [[1, 2], ["text"]]
 
 
-def test_a_recording_is_whole_and_poisoned_until_its_node_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_recording_is_whole_and_poisoned_until_its_node_ends(tmp_path: Path) -> None:
     from dora.node.events import Input, Text
     from dora.node.interceptors.input_recorder import InputRecorder
 
-    monkeypatch.setenv("DORA_WRITE_EVENTS_TO", str(tmp_path))
-    recorder = InputRecorder("n")
+    recorder = InputRecorder("n", str(tmp_path))
     file = tmp_path / "inputs-n.json"
     assert json.loads(file.read_text())["recording_status"]["state"] == "poisoned"
     for number in range(3):
-        recorder.add(Input.make("a", Text(f"line {number}", 0)))
+        recorder.after_poll(Input.make("a", Text(f"line {number}", 0)))
         recording = json.loads(file.read_text())
         assert len(recording["events"]) == number + 1
         assert recording["recording_status"]["first_failure_event_index"] == number + 1
@@ -270,16 +267,14 @@ def test_what_cannot_be_recorded_poisons_the_recording_and_not_the_node(
     array: Any,
     reason: str,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     from dora.node.events import Input, Reference, Text
     from dora.node.interceptors.input_recorder import InputRecorder
 
-    monkeypatch.setenv("DORA_WRITE_EVENTS_TO", str(tmp_path))
-    recorder = InputRecorder("n")
-    recorder.add(Input.make("a", Reference(array, {}, 0)))
-    recorder.add(Input.make("a", Text("more", 0)))
+    recorder = InputRecorder("n", str(tmp_path))
+    recorder.after_poll(Input.make("a", Reference(array, {}, 0)))
+    recorder.after_poll(Input.make("a", Text("more", 0)))
     recorder.close()
     recording = json.loads((tmp_path / "inputs-n.json").read_text())
     assert recording["events"] == []

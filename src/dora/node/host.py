@@ -21,7 +21,7 @@ from dora.transport.doorbell import Bell, Doorbell
 from dora.transport.interface import Engine
 from dora.wire.node_config import NodeConfig
 
-RECORD_TO: Final = "DORA_WRITE_EVENTS_TO"
+REPLAY_DIRECTORY: Final = "DORA_REPLAY_DIRECTORY"  # set for the nodes of a replay
 
 
 class Host:
@@ -90,12 +90,8 @@ class Host:
 
     def inbox_type(self) -> Callable[..., Inbox]:
         """Return what makes the inbox, from the arguments of `Inbox`."""
-        if directory := os.environ.get("DORA_REPLAY_DIRECTORY"):
+        if directory := os.environ.get(REPLAY_DIRECTORY):
             from dora.node.replay.inbox import replay_inbox
 
             return replay_inbox(directory, self.config)
-        if folder := os.environ.get(RECORD_TO):
-            from dora.node.interceptors.input_recorder import recording_inbox
-
-            return recording_inbox(self.config.node_id, folder)
         return Inbox

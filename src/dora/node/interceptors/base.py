@@ -1,24 +1,89 @@
-"""What the inbox knows of its interceptors, which watch what a node receives and sends."""
+"""Interceptors: what stands between a program and the inputs and outputs of its node.
+
+`Inbox.intercept` and `OutputPort.intercept` add one. Without any, an event and a message pay one test
+for truth each. The order is that of the way from the transport to the program:
+
+1. the type check (`dora.node.interceptors.type_check`),
+2. the recorder of inputs (`dora.node.interceptors.input_recorder`),
+3. tracing (`dora.node.interceptors.tracing`),
+4. the event log (`dora.node.interceptors.event_log`).
+
+An event passes them from the first to the last, a message that is sent from the last to the first. Queues
+of their own are no interceptors: `ReplyInput` and `Serving` hold events back or handle them, so they are a
+port and an inbox by composition.
+"""
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+if TYPE_CHECKING:
+    from dora.node.events import Event
+    from dora.transport.interface import Loan
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+Metadata = Mapping[str, Any] | None
+Lent = tuple["Loan", int, bytes]  # the loan, the offset of the body, the metadata section
 
 
-class EventLog(Protocol):
-    """Writes down the order of events; see `dora.node.interceptors.event_log`."""
+class ReceiveInterceptor:
+    """Watches the events that a node takes from its inbox. By default it does nothing."""
 
-    def write_to(self, path: str) -> None:
-        """Begin with one more file."""
+    def before_poll(self) -> None:
+        """Prepare for a look for the next event: the program is done with the former one."""
 
-    def end(self, path: str) -> None:
-        """Write no more to a file."""
-
-    def close(self) -> None:
-        """Write no more at all."""
+    def after_poll(self, event: Event | None) -> None:
+        """Handle the event that the program gets; None if there is none at the moment."""
 
     def timed_out(self) -> None:
-        """Add that a wait ended without an event."""
+        """Handle a wait that ended without an event."""
 
-    def looked_in_vain(self) -> None:
-        """Add that the program asked for an event, without waiting, and there was none."""
+    def found_nothing(self) -> None:
+        """Handle a program's look for an event, without waiting, that found none."""
+
+    def close(self) -> None:
+        """Finish: the node leaves the dataflow."""
+
+
+class SendInterceptor:
+    """Stands around what an output does. By default it passes everything on to ``proceed``."""
+
+    def send(self, proceed: Callable[[Any, Metadata], None], data: Any, metadata: Metadata) -> None:
+        proceed(data, metadata)
+
+    def loan(
+        self, proceed: Callable[[bytes, int, Metadata], Lent], schema: bytes, size: int, metadata: Metadata
+    ) -> Lent:
+        """Lend memory for a message; its metadata is written now."""
+        return proceed(schema, size, metadata)
+
+    def send_loan(
+        self,
+        proceed: Callable[[Loan, bytes, bytes, int], None],
+        loan: Loan,
+        schema: bytes,
+        section: bytes,
+        size: int,
+    ) -> None:
+        """Send memory that was lent; ``section`` is its encoded metadata."""
+        proceed(loan, schema, section, size)
+
+
+def surround(
+    innermost: Callable[P, R], steps: Iterable[Callable[Concatenate[Callable[P, R], P], R]]
+) -> Callable[P, R]:
+    """Return a function with each step around the one before; the last step runs first.
+
+    >>> def twice(proceed, number):
+    ...     return 2 * proceed(number)
+    >>> surround(abs, [twice, twice])(-3)
+    12
+    """
+    proceed = innermost
+    for step in steps:
+        proceed = partial(step, proceed)
+    return proceed

@@ -1,21 +1,23 @@
-"""Writing down in which order a node takes its events, while somebody records the dataflow.
+"""The event log: which events a node took, in which order, for a replay in the same order.
 
-A replay gives them to it in the same order. Which message it was is told by its number, so an entry is 24
-bytes, and writing it takes about two microseconds; each is written at once, so that nothing is missing of a
-node that is killed. A node that is not recorded does not even import this module.
+It is written while a recorder runs. An entry names a message by its number, so it has 24 bytes, and writing
+it takes about two microseconds. Each entry is written at once, so the log of a killed node is complete. A
+node that is not recorded does not import this module.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
 
 from dora._ownership import UnsafeFile, open_own
 from dora.node.events import Error, Event, Input, Reload, Text, Tick
+from dora.node.interceptors.base import ReceiveInterceptor
 from dora.node.process import log_line, write_line
-from dora.node.receive.inbox import Inbox
+from dora.node.receive.input_port import InputPort
 from dora.node.receive.local_input import LocalInput
 from dora.node.send import output
 from dora.wire.event_log import EntryKind, pack_entry
@@ -25,28 +27,20 @@ from dora.wire.node_config import NodeConfig
 _encode = msgspec.msgpack.Encoder(enc_hook=str).encode
 
 
-class EventLog:
-    """Watches an inbox and appends what it gives out to any number of files."""
+class EventLog(ReceiveInterceptor):
+    """Appends an entry for each event to any number of files."""
 
-    def __init__(self, inbox: Inbox, config: NodeConfig) -> None:
+    def __init__(self, config: NodeConfig, ports: Mapping[str, InputPort]) -> None:
+        """``ports`` of the inbox that the log is put into."""
         self._config = config
-        self._ports = inbox.ports
+        self._ports = ports
         self._inputs = {item.id: index for index, item in enumerate(config.inputs)}
         self._files: dict[str, int] = {}
         self._fds: tuple[int, ...] = ()
-        self._in_vain = 0
-        poll = inbox._poll
-
-        def logged_poll() -> Event | None:
-            event = poll()
-            if event is not None and self._fds:
-                self.add(event)
-            return event
-
-        inbox._poll = logged_poll  # type: ignore[method-assign]
+        self._empty_polls = 0  # since the last entry
 
     def write_to(self, path: str) -> None:
-        """Begin with one more file; one that is written to already stays as it is."""
+        """Write to one more file from now on; does nothing for one that is written to already."""
         if path in self._files:
             return
         try:
@@ -62,8 +56,8 @@ class EventLog:
         )
 
     def end(self, path: str) -> None:
-        """Write no more to a file."""
-        self._write_in_vain()
+        """Close one of the files."""
+        self._write_empty_polls()
         fd = self._files.pop(path, -1)
         self._fds = tuple(self._files.values())
         if fd >= 0:
@@ -73,31 +67,30 @@ class EventLog:
         for path in list(self._files):
             self.end(path)
 
-    def add(self, event: Event) -> None:
-        """Append an event that was taken."""
-        if self._in_vain:
-            self._write_in_vain()
+    def after_poll(self, event: Event | None) -> None:
+        if event is None or not self._fds:
+            return
+        if self._empty_polls:
+            self._write_empty_polls()
         entry = self._entry(event)
         for fd in self._fds if entry else ():
             self._write(fd, entry)
 
     def timed_out(self) -> None:
-        """Note that somebody waited for an event in vain."""
-        self._write_in_vain()
+        self._write_empty_polls()
         for fd in self._fds:
             self._write(fd, pack_entry(EntryKind.TIMEOUT, 0, output._now(), 0))
 
-    def looked_in_vain(self) -> None:
-        """Note that somebody looked for an event, without waiting, and there was none."""
+    def found_nothing(self) -> None:
         if self._fds:
-            self._in_vain += 1
+            self._empty_polls += 1
 
     def _entry(self, event: Event) -> bytes:
-        """Return the entry of an event; b"" for what no replay can repeat."""
+        """Return the entry of an event; b"" for one that no replay can repeat."""
         if not isinstance(event, Input):
-            if isinstance(event, Reload):  # a replay has code of its own
+            if isinstance(event, Reload):  # a replay runs its own code
                 return b""
-            if isinstance(event, Error) and event.is_timeout:  # from a recorded order
+            if isinstance(event, Error) and event.is_timeout:  # from the event log that a replay follows
                 return pack_entry(EntryKind.TIMEOUT, 0, output._now(), 0)
             return pack_entry(EntryKind.EVENT, 0, output._now(), 0, _encode(dict(event)))
         content: Any = event._content
@@ -118,10 +111,10 @@ class EventLog:
             EntryKind.LOCAL, index, output._now(), port.taken if isinstance(port, LocalInput) else 0
         )
 
-    def _write_in_vain(self) -> None:
-        if self._in_vain:
-            entry = pack_entry(EntryKind.NOTHING, 0, output._now(), self._in_vain)
-            self._in_vain = 0
+    def _write_empty_polls(self) -> None:
+        if self._empty_polls:
+            entry = pack_entry(EntryKind.NOTHING, 0, output._now(), self._empty_polls)
+            self._empty_polls = 0
             for fd in self._fds:
                 self._write(fd, entry)
 
@@ -138,5 +131,5 @@ class EventLog:
 
     def _warn(self, error: OSError | UnsafeFile) -> None:
         reason = error.strerror if isinstance(error, OSError) else error
-        text = f"the order of events is not recorded any more: {reason}"
+        text = f"the event log is not written any more: {reason}"
         write_line(log_line(self._config.node_id, "warn", text))

@@ -1,8 +1,8 @@
-"""Recording what a node receives, for tests: ``DORA_WRITE_EVENTS_TO=folder dora run dataflow.yml``.
+"""Record what a node receives, for tests: ``DORA_WRITE_EVENTS_TO=folder dora run dataflow.yml``.
 
-Each node writes ``inputs-<id>.json``, to be replayed with ``DORA_TEST_WITH_INPUTS``. The file is whole
-after every event. It counts as *poisoned* until the node ends, so that one that was killed half-way is
-not taken for a complete recording.
+Each node writes ``inputs-<id>.json``, which ``DORA_TEST_WITH_INPUTS`` plays back. The file is valid JSON
+after every event. It counts as *poisoned* until the node ends, so the file of a killed node is never taken
+for a complete recording.
 """
 
 from __future__ import annotations
@@ -14,31 +14,13 @@ import time
 from typing import Any
 
 from dora.node.events import Event, Input, InputClosed, Stop
+from dora.node.interceptors.base import ReceiveInterceptor
 from dora.node.process import log_line, write_line
-from dora.node.receive.inbox import Inbox
 from dora.node.standalone.json_format import array_to_json, metadata_to_json, type_to_json
 from dora.transport.forking import disown_after_fork, leak
 
 
-def recording_inbox(node_id: str, folder: str) -> type[Inbox]:
-    """Return an `Inbox` that writes down every event that it gives out."""
-    recorder = InputRecorder(node_id, folder)
-
-    class RecordingInbox(Inbox):
-        def _poll(self) -> Event | None:
-            event = super()._poll()
-            if event is not None:
-                recorder.add(event)
-            return event
-
-        def close(self) -> None:
-            recorder.close()
-            super().close()
-
-    return RecordingInbox
-
-
-class InputRecorder:
+class InputRecorder(ReceiveInterceptor):
     """Writes one recording."""
 
     def __init__(self, node_id: str, folder: str) -> None:
@@ -59,9 +41,9 @@ class InputRecorder:
         except OSError as error:
             self._fail(error)
 
-    def add(self, event: Event) -> None:
-        """Append an event; those that the format does not know are left out."""
-        if self._file is None:
+    def after_poll(self, event: Event | None) -> None:
+        """Append an event, unless the format has no form for it."""
+        if event is None or self._file is None:
             return
         offset = time.monotonic() - self._start
         try:
@@ -73,7 +55,7 @@ class InputRecorder:
             self._end_of_events = self._file.tell()
             self._count += 1
             self._finish("the node has not ended, or was killed")
-        except Exception as error:  # noqa: BLE001 - whatever an array of the user's cannot be turned into
+        except Exception as error:  # noqa: BLE001 - an array of the user's may fail in any way
             self._fail(error)
 
     def disown(self) -> None:
@@ -83,7 +65,7 @@ class InputRecorder:
         self._file = None
 
     def close(self) -> None:
-        """Say that the recording is complete, if it is."""
+        """Mark the recording as complete, unless an error ended it."""
         file, self._file = self._file, None
         if file is None:
             return
@@ -97,7 +79,7 @@ class InputRecorder:
             atexit.unregister(self.close)
 
     def _finish(self, missing: str | None) -> None:
-        """Write what follows the events. It only gets longer or is cut, so the file stays whole."""
+        """Write the part after the events. The file only grows or is cut, so it stays valid."""
         status: dict[str, Any] = {"state": "clean"}
         if self._failure is not None:
             status = self._failure
@@ -117,7 +99,7 @@ class InputRecorder:
         }
 
     def _fail(self, error: Exception) -> None:
-        """Go on without recording: it must not disturb the node."""
+        """Stop recording; the node goes on undisturbed."""
         if self._failure is None:
             text = str(error)
             self._failure = self._poison(text)
@@ -127,7 +109,7 @@ class InputRecorder:
                     self._finish(text)
                     self._file.close()
                 except OSError:
-                    pass  # then it stays as it is, poisoned
+                    pass  # the file stays poisoned
         self._file = None
 
 
@@ -137,7 +119,7 @@ def _to_json(event: Event, offset: float) -> dict[str, Any] | None:
             item: dict[str, Any] = {"type": "Input", "id": event["id"], "time_offset_secs": offset}
             metadata = dict(event["metadata"])
             if metadata.get("timestamp") == event.send_time:
-                del metadata["timestamp"]  # it is not the sender's word, but ours
+                del metadata["timestamp"]  # the receiver added it, not the sender
             if metadata:
                 item["metadata"] = metadata_to_json(metadata)
             value = event["value"]

@@ -1,18 +1,17 @@
-"""Following a message: spans for what a node receives and sends, where tracing is on.
+"""Tracing: spans for the messages that a node receives and sends.
 
-A message carries the context of the span that sent it. Whoever receives it begins a span below that
-one, *process*, which lasts until the program asks for its next event; and what it sends meanwhile begins a
-span below *process*, *send*, whose context travels on. Ticks of timers, and what is sent out of nothing,
-begin a trace.
+A message carries the context of the span that sent it. Its receiver begins a child span, *process*, which
+lasts until the program asks for its next event. Each message that is sent meanwhile begins a child span of
+*process*, *send*, whose context travels with the message. A tick of a timer begins a trace, and so does a
+message that is sent outside of any *process*.
 
-So the parent of what is sent is, in this order: the context in the metadata given to ``send_output``,
-which is that of *process* if a program passes on what it received; the current span of OpenTelemetry, if
-the program uses that; the *process* that this task or thread is in.
+The parent of a *send* is, in this order: the context in the metadata given to ``send_output``, which is
+that of *process* if a program passes on what it received; the current span of OpenTelemetry, if the
+program uses it; the *process* of this task or thread.
 
-Nodes write spans to files (`dora.node.interceptors.spans`) and need no OpenTelemetry for it: a program may
-live in
-an environment of its own, a slow collector must not hold up a node, and what a killed node did is what
-one wants to know. Nothing of this module is loaded where tracing is off.
+Nodes write spans to files (`dora.node.interceptors.spans`) and do not need OpenTelemetry: a program may run
+in its own environment, a slow collector must not hold up a node, and the spans of a killed node matter
+most. This module is not loaded where tracing is off.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from dora._version import __version__
 from dora.node.events import Event, Input
+from dora.node.interceptors.base import Lent, Metadata, ReceiveInterceptor, SendInterceptor
 from dora.node.interceptors.spans import (
     CONSUMER,
     FAILED,
@@ -41,14 +41,11 @@ from dora.node.interceptors.spans import (
     encode_batch,
 )
 from dora.node.process import log_line, write_line
-from dora.node.send.output import OutputPort
-from dora.transport.forking import disown_after_fork, do_nothing, leak
+from dora.transport.forking import disown_after_fork, leak
 from dora.wire.metadata import MetadataError, decode_metadata
 from dora.wire.trace_context import KEY, TraceContext, format_context, parse_context
 
 if TYPE_CHECKING:
-    from dora.node.operators.operator import OperatorOutput
-    from dora.node.receive.inbox import Inbox
     from dora.transport.interface import Loan
     from dora.wire.node_config import NodeConfig
 
@@ -59,7 +56,7 @@ _now = time.time_ns
 
 
 class _Process:
-    """What a task or thread is busy with. ``span`` is None in a trace that is not recorded."""
+    """The work of a task or thread on an event. ``span`` is None in a trace that is not sampled."""
 
     __slots__ = ("context", "span")
 
@@ -87,38 +84,26 @@ class Tracer:
         self._done: list[Span] = []
         self._random = random.Random()
         self._lock = threading.Lock()
+        self._inherited = False  # this process was forked from the node's
         atexit.register(self.close)
         disown_after_fork(self)
 
     # ------------------------------------------------------------------ receiving
 
-    def watch(self, inbox: Inbox) -> None:
-        """Begin and end spans as the program takes events."""
-        poll = inbox._poll
-        names: dict[str, tuple[str, list[Attribute]]] = {}  # by input; there may be new ones
+    def end_process(self) -> None:
+        """End the *process* of this thread: the program asks for its next event."""
+        busy = self._busy.pop(threading.get_ident(), None)
+        if busy is not None:
+            self._end(busy)
 
-        def traced_poll() -> Event | None:
-            thread = threading.get_ident()
-            busy = self._busy.pop(thread, None)
-            if busy is not None:
-                self._end(busy)
-            event = poll()
-            if event is None:
-                if self._done:
-                    self._write()  # there is time for it
-            elif event.__class__ is Input:
-                input_id = event["id"]
-                if input_id not in names:
-                    names[input_id] = f"process {input_id}", attributes_of({"dora.input": input_id})
-                self._busy[thread] = self._begin(event, *names[input_id])
-            return event
-
-        inbox._poll = traced_poll  # type: ignore[method-assign]
+    def begin_process(self, event: Event, name: str, attributes: list[Attribute]) -> None:
+        """Begin the *process* of an event in this thread."""
+        self._busy[threading.get_ident()] = self._begin(event, name, attributes)
 
     def _begin(self, event: Event, name: str, attributes: list[Attribute]) -> _Process:
         try:
             metadata = event["metadata"]
-        except MetadataError:  # which the program is told when it asks for it
+        except MetadataError:  # the program gets the error when it asks for the metadata
             metadata = {}
         parent = parse_context(metadata.get(KEY))
         context = self._child(parent)
@@ -133,17 +118,17 @@ class Tracer:
             _link(span, parent)
         process = _Process(context, span)
         self._current.set(process)
-        _tell_opentelemetry(context)
+        _attach_to_opentelemetry(context)
         return process
 
     def _end(self, process: _Process) -> None:
         self._current.set(None)
         if process.span is not None:
             process.span.end_time_unix_nano = str(_now())
-            self._keep(process.span)
+            self.keep(process.span)
 
     def fail(self, error: BaseException) -> None:
-        """End what this thread is busy with as a failure."""
+        """End the *process* of this thread as a failure."""
         busy = self._busy.pop(threading.get_ident(), None)
         if busy is None or busy.span is None:
             return
@@ -152,68 +137,14 @@ class Tracer:
 
     # ------------------------------------------------------------------ sending
 
-    def watch_output(self, port: OutputPort | OperatorOutput, output_id: str) -> None:
-        """Give a context to what is sent on an output."""
-        send: Callable[..., None] = port.send
-        name = f"send {output_id}"
-        attributes = attributes_of({"dora.output": output_id})
-
-        def traced_send(data: Any, metadata: Mapping[str, Any] | None) -> None:
-            span, metadata = self._begin_send(name, attributes, metadata)
-            if span is None:
-                send(data, metadata)
-                return
-            try:
-                send(data, metadata)
-            except BaseException as error:
-                span.status = Status(FAILED, f"{type(error).__name__}: {error}")
-                raise
-            finally:
-                span.end_time_unix_nano = str(_now())
-                self._keep(span)
-
-        port.send = traced_send  # type: ignore[method-assign]
-        if isinstance(port, OutputPort):
-            self._watch_loans(port, name, attributes)
-
-    def _watch_loans(self, port: OutputPort, name: str, attributes: list[Attribute]) -> None:
-        """The same for memory that is lent: its metadata is written when it is asked for."""
-        borrow, send_loan = port.loan, port.send_loan
-        lent: dict[str, Span] = {}  # id of the span → the span
-
-        def traced_loan(
-            schema: bytes, size: int, metadata: Mapping[str, Any] | None
-        ) -> tuple[Loan, int, bytes]:
-            span, metadata = self._begin_send(name, attributes, metadata)
-            found = borrow(schema, size, metadata)
-            if span is not None:
-                lent[span.span_id] = span
-                while len(lent) > _LOANS:  # they were given back
-                    lent.pop(next(iter(lent)), None)
-            return found
-
-        def traced_send_loan(loan: Loan, schema: bytes, section: bytes, size: int) -> None:
-            send_loan(loan, schema, section, size)
-            try:
-                context = parse_context(decode_metadata(section).get(KEY))
-            except MetadataError:
-                return
-            span = lent.pop(context.span_id, None) if context is not None else None
-            if span is not None:
-                span.end_time_unix_nano = str(_now())
-                self._keep(span)
-
-        port.loan = traced_loan  # type: ignore[method-assign]
-        port.send_loan = traced_send_loan  # type: ignore[method-assign]
-
-    def _begin_send(
+    def begin_send(
         self, name: str, attributes: list[Attribute], metadata: Mapping[str, Any] | None
     ) -> tuple[Span | None, Mapping[str, Any] | None]:
-        """Return the span of a message, if it is recorded, and its metadata."""
+        """Return the span of a message, None if it is not sampled; and the message's metadata."""
         given = metadata.get(KEY) if metadata else None
         parent = parse_context(given)
         if given is not None and parent is None:
-            return None, metadata  # a context of the program's own, for whoever understands it
+            return None, metadata  # the program's own kind of context
         parent = _current_of_opentelemetry(parent) or parent or self._current_context()
         context = self._child(parent)
         metadata = {**(metadata or {}), KEY: format_context(context)}
@@ -230,25 +161,27 @@ class Tracer:
     # ------------------------------------------------------------------ spans
 
     def _child(self, parent: TraceContext | None) -> TraceContext:
-        """Return the context of a new span; without a parent it begins a trace, or decides not to."""
+        """Return the context of a new span; without a parent, begin a trace and sample it or not."""
         bits = self._random.getrandbits
         span_id = f"{bits(64) or 1:016x}"
         if parent is not None:
             return TraceContext(parent.trace_id, span_id, parent.sampled, parent.state)
         low = bits(64)
-        # As the sampler of OpenTelemetry decides, so that all nodes would decide alike.
+        # The rule of OpenTelemetry's sampler, so all nodes decide alike.
         return TraceContext(f"{bits(64) or 1:016x}{low:016x}", span_id, low < self._limit)
 
-    def _keep(self, span: Span) -> None:
+    def keep(self, span: Span) -> None:
+        """Keep a span that has ended; a batch of them is written."""
         self._done.append(span)
         if len(self._done) >= _BATCH:
-            self._write()
+            self.write()
 
-    def _write(self) -> None:
+    def write(self) -> None:
+        """Write all spans that have ended."""
+        if self._inherited or not self._done:
+            return
         with self._lock:
             done, self._done = self._done, []
-            if not done:
-                return
             trouble = self._file.append(encode_batch(self._resource, __version__, done))
         if trouble:
             write_line(log_line(self._node_id, "warn", f"spans are not written any more: {trouble}"))
@@ -257,19 +190,96 @@ class Tracer:
         """Leave all spans to the parent, in a forked child process."""
         atexit.unregister(self.close)
         leak(self._file)
-        vars(self).update(_write=do_nothing, close=do_nothing)
+        self._inherited = True
 
     def close(self) -> None:
-        """End what is not ended, as a failure if the program ends by an exception; write it all."""
+        """End the open spans, as failures if an exception ends the program; write all spans."""
+        if self._inherited:
+            return
         atexit.unregister(self.close)
-        error: BaseException | None = getattr(sys, "last_value", None)  # what nobody has caught
+        error: BaseException | None = getattr(sys, "last_value", None)  # one that the program did not catch
         for busy in list(self._busy.values()):
             if busy.span is not None and error is not None and isinstance(error, Exception):
                 busy.span.status = Status(FAILED, f"{type(error).__name__}: {error}")
             self._end(busy)
         self._busy.clear()
-        self._write()
+        self.write()
         self._file.close()
+
+
+class TracedInputs(ReceiveInterceptor):
+    """Begins and ends *process* spans as the program takes events."""
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+        self._names: dict[str, tuple[str, list[Attribute]]] = {}  # by input; inputs come while it runs
+
+    def before_poll(self) -> None:
+        self._tracer.end_process()
+
+    def after_poll(self, event: Event | None) -> None:
+        if event is None:
+            self._tracer.write()  # there is time for it
+        elif event.__class__ is Input:
+            input_id = event["id"]
+            if input_id not in self._names:
+                self._names[input_id] = f"process {input_id}", attributes_of({"dora.input": input_id})
+            self._tracer.begin_process(event, *self._names[input_id])
+
+
+class TracedOutput(SendInterceptor):
+    """Gives each message of an output a context and a *send* span."""
+
+    def __init__(self, tracer: Tracer, output_id: str) -> None:
+        self._tracer = tracer
+        self._name = f"send {output_id}"
+        self._attributes = attributes_of({"dora.output": output_id})
+        self._lent: dict[str, Span] = {}  # id of the span → the span
+
+    def send(self, proceed: Callable[[Any, Metadata], None], data: Any, metadata: Metadata) -> None:
+        span, metadata = self._tracer.begin_send(self._name, self._attributes, metadata)
+        if span is None:
+            proceed(data, metadata)
+            return
+        try:
+            proceed(data, metadata)
+        except BaseException as error:
+            span.status = Status(FAILED, f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            self._end(span)
+
+    def loan(
+        self, proceed: Callable[[bytes, int, Metadata], Lent], schema: bytes, size: int, metadata: Metadata
+    ) -> Lent:
+        span, metadata = self._tracer.begin_send(self._name, self._attributes, metadata)
+        lent = proceed(schema, size, metadata)
+        if span is not None:
+            self._lent[span.span_id] = span
+            while len(self._lent) > _LOANS:  # the oldest were given back unsent
+                self._lent.pop(next(iter(self._lent)), None)
+        return lent
+
+    def send_loan(
+        self,
+        proceed: Callable[[Loan, bytes, bytes, int], None],
+        loan: Loan,
+        schema: bytes,
+        section: bytes,
+        size: int,
+    ) -> None:
+        proceed(loan, schema, section, size)
+        try:
+            context = parse_context(decode_metadata(section).get(KEY))
+        except MetadataError:
+            return
+        span = self._lent.pop(context.span_id, None) if context is not None else None
+        if span is not None:
+            self._end(span)
+
+    def _end(self, span: Span) -> None:
+        span.end_time_unix_nano = str(_now())
+        self._tracer.keep(span)
 
 
 def _link(span: Span, parent: TraceContext | None) -> None:
@@ -281,8 +291,8 @@ def _link(span: Span, parent: TraceContext | None) -> None:
 # ---------------------------------------------------------------------- programs that use OpenTelemetry
 
 
-def _tell_opentelemetry(context: TraceContext) -> None:
-    """Let spans that the program itself makes, while it processes an event, be below ours."""
+def _attach_to_opentelemetry(context: TraceContext) -> None:
+    """Make the *process* span the parent of the spans that the program itself makes meanwhile."""
     trace: Any = sys.modules.get("opentelemetry.trace")
     if trace is None:
         return

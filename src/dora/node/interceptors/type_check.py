@@ -1,25 +1,24 @@
-"""Are the messages of a node what the dataflow says they are?
+"""The check at run time that messages are of the types which the dataflow declares.
 
-The first message of an input that has a type is looked at, and a wrong one is warned about once. What
-a node sends is looked at if ``DORA_RUNTIME_TYPE_CHECK`` asks for it: ``warn`` warns, ``error`` raises.
-Inputs and outputs without a type are left as they are, so they pay nothing; an input with one pays
-until its first message.
+The first message of a typed input is checked, and a wrong one causes one warning. Messages that a node
+sends are checked if ``DORA_RUNTIME_TYPE_CHECK`` says so: ``warn`` warns, ``error`` raises. A node without
+types pays nothing; the check of inputs removes itself after the first message of each.
 
-Responses, goals and the like are left out: one output may carry them in several types.
+Messages of services and actions are not checked: one output may carry them in several types.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from dora.errors import UnsupportedData
 from dora.node.events import Event, Input, Text
+from dora.node.interceptors.base import Lent, Metadata, ReceiveInterceptor, SendInterceptor
 from dora.node.process import log_line, write_line
-from dora.node.receive.input_port import InputPort
-from dora.node.send.output import OutputPort
 from dora.wire.arrow_formats import ARROW_NAMES
 from dora.wire.correlation import carries_correlation, is_correlated
 from dora.wire.decode import PayloadError, decode_arrow
@@ -28,6 +27,8 @@ from dora.wire.node_config import InputConfig, NodeConfig, OutputConfig
 
 if TYPE_CHECKING:
     from dora.node.operators.operator import OperatorOutput
+    from dora.node.receive.inbox import Inbox
+    from dora.node.send.output import OutputPort
 
 _MODES: Final = {"1": "warn", "warn": "warn", "true": "warn", "on": "warn", "error": "error"}
 _OFF: Final = ("", "0", "off", "no", "false")
@@ -52,11 +53,11 @@ _NAMES: Final[dict[str, tuple[str, ...]]] = {
 
 
 def misfit(type_: Any, shape: Any, field: str = "") -> str:
-    """Return why values of a ``pyarrow.DataType`` are not what a shape of the type library says; "" if
-    they are. ``field`` says where in a struct they stand.
+    """Return why values of a ``pyarrow.DataType`` do not fit a shape of the type library; "" if they do.
 
-    An empty array without a type fits everything. A struct with bytes in it, such as an image, may also be
-    sent as the bytes alone, with the rest in the metadata, as published nodes do.
+    ``field`` is their path inside a struct. An empty array without a type fits everything. A struct with
+    bytes in it, such as an image, may also be sent as the bytes alone, with the rest in the metadata, as
+    published nodes do.
     """
     import pyarrow as pa
 
@@ -87,7 +88,7 @@ def misfit(type_: Any, shape: Any, field: str = "") -> str:
 
 
 def _why_none_fits(type_: Any, shapes: list[Any]) -> str:
-    """Return why values are of none of the shapes; "" if they are of one."""
+    """Return why values fit none of the shapes; "" if they fit one."""
     reasons = [misfit(type_, shape) for shape in shapes]
     return "" if "" in reasons else reasons[0]
 
@@ -108,37 +109,42 @@ def _is_bytes(type_: Any) -> bool:
 # --------------------------------------------------------------------------- receiving
 
 
-def check_first_messages(config: NodeConfig, ports: Iterable[InputPort]) -> None:
-    """Let typed inputs look at their first message, and warn if it is of another type."""
-    by_id = {item.id: item for item in config.inputs if item.shapes}
-    for port in ports:
-        if port.id in by_id:
-            _check_first(port, by_id[port.id], config.node_id)
+class FirstMessageCheck(ReceiveInterceptor):
+    """Warns if the first message of a typed input is of another type."""
 
+    def __init__(self, inbox: Inbox, node_id: str) -> None:
+        self._inbox = weakref.ref(inbox)
+        self._node_id = node_id
+        self._unchecked: dict[str, InputConfig] = {}
 
-def _check_first(port: InputPort, config: InputConfig, node_id: str) -> None:
-    poll = port.poll
-    waiting = True
+    def add(self, inputs: Iterable[InputConfig]) -> None:
+        """Check the first message of these inputs that comes from now on."""
+        inbox = self._inbox()
+        if inbox is None:
+            return
+        if not self._unchecked:
+            inbox.intercept(self)
+        self._unchecked |= {item.id: item for item in inputs}
 
-    def first() -> Event | None:
-        nonlocal waiting
-        event = poll()
-        if waiting and isinstance(event, Input) and (found := _received_type(event)) is not None:
-            waiting = False
-            del port.poll  # the one of the class shows again
-            if reason := _why_none_fits(found, config.shapes):
-                message = (
-                    f"input `{config.id}`: what `{config.source}` sends is no `{config.type}`, "
-                    f"as the dataflow declares it: {reason}"
-                )
-                write_line(log_line(node_id, "warn", message))
-        return event
-
-    port.poll = first  # type: ignore[method-assign]
+    def after_poll(self, event: Event | None) -> None:
+        if not isinstance(event, Input):
+            return
+        config = self._unchecked.get(event["id"])
+        if config is None or (found := _received_type(event)) is None:
+            return
+        del self._unchecked[config.id]
+        if not self._unchecked and (inbox := self._inbox()) is not None:
+            inbox.release(self)
+        if reason := _why_none_fits(found, config.shapes):
+            message = (
+                f"input `{config.id}`: what `{config.source}` sends is no `{config.type}`, "
+                f"as the dataflow declares it: {reason}"
+            )
+            write_line(log_line(self._node_id, "warn", message))
 
 
 def _received_type(event: Input) -> Any:
-    """Return the Arrow type of a message; None if it says nothing about the others."""
+    """Return the Arrow type of a message; None if the check has to wait for another message."""
     import pyarrow as pa
 
     content = event._content
@@ -150,7 +156,7 @@ def _received_type(event: Input) -> Any:
         return None
     try:
         return decode_arrow(content).type
-    except PayloadError:  # whoever asks for the value will be told
+    except PayloadError:  # the program gets the error when it asks for the value
         return None
 
 
@@ -158,7 +164,7 @@ def _received_type(event: Input) -> Any:
 
 
 def check_sends(config: NodeConfig, ports: Mapping[str, OutputPort | OperatorOutput]) -> None:
-    """Let typed outputs look at what they send, if ``DORA_RUNTIME_TYPE_CHECK`` asks for it."""
+    """Check what typed outputs send, if ``DORA_RUNTIME_TYPE_CHECK`` says so."""
     wanted = os.environ.get("DORA_RUNTIME_TYPE_CHECK", "").strip().lower()
     mode = _MODES.get(wanted)
     if mode is None:
@@ -170,11 +176,11 @@ def check_sends(config: NodeConfig, ports: Mapping[str, OutputPort | OperatorOut
         return
     for output in config.outputs:
         if output.shapes:
-            _check_output(ports[output.id], _Judge(output, config.node_id, raises=mode == "error"))
+            ports[output.id].intercept(SendCheck(output, config.node_id, raises=mode == "error"))
 
 
-class _Judge:
-    """Says of what is sent on one output whether it is of the declared type."""
+class SendCheck(SendInterceptor):
+    """Checks the messages of one output."""
 
     def __init__(self, config: OutputConfig, node_id: str, *, raises: bool) -> None:
         self._config = config
@@ -182,8 +188,25 @@ class _Judge:
         self._raises = raises
         self._known: dict[Any, str] = {}  # Arrow type → why it does not fit, "" if it does
 
-    def judge(self, type_: Any) -> None:
-        """Warn of a wrong type, once; raises `UnsupportedData` if that is wanted."""
+    def send(self, proceed: Callable[[Any, Metadata], None], data: Any, metadata: Metadata) -> None:
+        if not (metadata and is_correlated(dict(metadata))):
+            type_ = _sent_type(data)
+            if type_ is not None:
+                self._check(type_)
+        proceed(data, metadata)
+
+    def loan(
+        self, proceed: Callable[[bytes, int, Metadata], Lent], schema: bytes, size: int, metadata: Metadata
+    ) -> Lent:
+        # Memory for bytes is asked for as uint8, whatever goes into it.
+        if schema != b"C" and not (metadata and is_correlated(dict(metadata))):
+            import pyarrow as pa
+
+            self._check(getattr(pa, ARROW_NAMES[schema])())
+        return proceed(schema, size, metadata)
+
+    def _check(self, type_: Any) -> None:
+        """Warn of a wrong type, once; raises `UnsupportedData` in the mode ``error``."""
         reason = self._known.get(type_)
         if reason is None:
             reason = self._known[type_] = _why_none_fits(type_, self._config.shapes)
@@ -199,37 +222,8 @@ class _Judge:
         )
 
 
-def _check_output(port: OutputPort | OperatorOutput, judge: _Judge) -> None:
-    send: Callable[..., None] = port.send
-
-    def checked_send(data: Any, metadata: Mapping[str, Any] | None) -> None:
-        if not (metadata and is_correlated(dict(metadata))):
-            type_ = _sent_type(data)
-            if type_ is not None:
-                judge.judge(type_)
-        send(data, metadata)
-
-    port.send = checked_send  # type: ignore[method-assign]
-    if isinstance(port, OutputPort):
-        _check_loans(port, judge)
-
-
-def _check_loans(port: OutputPort, judge: _Judge) -> None:
-    loan: Callable[..., Any] = port.loan
-
-    def checked_loan(schema: bytes, size: int, metadata: Mapping[str, Any] | None) -> Any:
-        # Memory for bytes is asked for as uint8, whatever goes into it.
-        if schema != b"C" and not (metadata and is_correlated(dict(metadata))):
-            import pyarrow as pa
-
-            judge.judge(getattr(pa, ARROW_NAMES[schema])())
-        return loan(schema, size, metadata)
-
-    port.loan = checked_loan  # type: ignore[method-assign]
-
-
 def _sent_type(data: Any) -> Any:
-    """Return the Arrow type of data; None for bytes, whose meaning nobody knows, and for the unsendable."""
+    """Return the Arrow type of data; None for bytes, which have no type, and for what cannot be sent."""
     pa: Any = sys.modules.get("pyarrow")
     numpy: Any = sys.modules.get("numpy")
     if pa is not None and isinstance(data, (pa.Array, pa.ChunkedArray)):

@@ -24,6 +24,7 @@ from typing import Any, Protocol
 
 from dora.errors import DoraError
 from dora.node.events import Event, Reference, Reload
+from dora.node.interceptors.base import SendInterceptor, surround
 from dora.node.operators.reload import take_over
 from dora.node.receive.local_input import LocalInput
 from dora.node.send.output import OutputPort
@@ -61,10 +62,22 @@ class OperatorOutput:
         self.port = port
         self.consumers = consumers
         self._words = port.words
+        self._interceptors: tuple[SendInterceptor, ...] = ()
         # What is passed on as it is; `as_arrow` sees to everything else.
         self._array: Any = getattr(sys.modules.get("pyarrow"), "Array", ())
 
+    def intercept(self, interceptor: SendInterceptor) -> None:
+        """Add an interceptor, around those that are there."""
+        self._interceptors = (*self._interceptors, interceptor)
+
     def send(self, data: Any, metadata: Mapping[str, Any] | None) -> None:
+        """Pass a message on to the consumers, and send it on the links, through the interceptors."""
+        if self._interceptors:
+            surround(self._send, (each.send for each in self._interceptors))(data, metadata)
+        else:
+            self._send(data, metadata)
+
+    def _send(self, data: Any, metadata: Mapping[str, Any] | None) -> None:
         port, words = self.port, self._words
         if words[port.links_version_word] != port.rewired:
             port.on_rewired()

@@ -84,13 +84,7 @@ class Runtime:
             )
             for output in config.outputs
         }
-        if any(output.shapes for output in config.outputs):
-            from dora.node.interceptors.type_check import check_sends
-
-            check_sends(config, outlets)
-        if self._session.tracer is not None:
-            for output_id, outlet in outlets.items():
-                self._session.tracer.watch_output(outlet, output_id)
+        self._session.intercept_sends(outlets)
         return outlets
 
     def _make_sender(self, operator_id: str) -> SendOutput:

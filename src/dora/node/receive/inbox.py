@@ -53,7 +53,7 @@ from dora.wire.decode import prepare
 from dora.wire.node_config import WriteEventLog
 
 if TYPE_CHECKING:
-    from dora.node.interceptors.base import EventLog
+    from dora.node.interceptors.base import ReceiveInterceptor
     from dora.wire.node_protocol import TopologyChange
 
 _monotonic = time.monotonic_ns
@@ -83,9 +83,9 @@ class Inbox(ConditionWaiter):
         self.on_rewire: Callable[[TopologyChange], None] = lambda _: None
         self.on_control: Callable[[], None] = lambda: None  # called when there is something to look at
         self.on_detached: Callable[[str], None] = lambda _: None  # an input is gone
-        self.on_write_order: Callable[[WriteEventLog], None] = lambda _: None
-        self.order: EventLog | None = None  # writes down what is taken, while somebody records it
+        self.on_write_event_log: Callable[[WriteEventLog], None] = lambda _: None
         self.epoch_ns = 0  # when all nodes were ready, on CLOCK_MONOTONIC
+        self._interceptors: tuple[ReceiveInterceptor, ...] = ()  # replaced, never changed
         self._turn: list[InputPort] = list(ports)  # open ports
         self._next_turn = 0
         self._clocks = [port for port in ports if not port.is_data]
@@ -135,8 +135,8 @@ class Inbox(ConditionWaiter):
     def try_next(self) -> Event | None:
         """Return an event that is there, else None; never blocks."""
         event = self._take()
-        if event is None and self.order is not None:
-            self.order.looked_in_vain()
+        if event is None:
+            self._report_nothing()
         return event
 
     def _take(self) -> Event | None:
@@ -179,9 +179,13 @@ class Inbox(ConditionWaiter):
             finally:
                 self._lock.release()
         empty = not self._pending and not any(port.ready() for port in list(self._turn))
-        if empty and self.order is not None:
-            self.order.looked_in_vain()
+        if empty:
+            self._report_nothing()
         return empty
+
+    def _report_nothing(self) -> None:
+        for interceptor in self._interceptors:
+            interceptor.found_nothing()
 
     @property
     def is_closing(self) -> bool:
@@ -193,7 +197,31 @@ class Inbox(ConditionWaiter):
         """True once the stream is over and every event has been taken."""
         return self._ending and not self._pending
 
+    # ------------------------------------------------------------------ interceptors
+
+    def intercept(self, interceptor: ReceiveInterceptor) -> None:
+        """Add an interceptor, after those that are there."""
+        self._interceptors = (*self._interceptors, interceptor)
+
+    def release(self, interceptor: ReceiveInterceptor) -> None:
+        """Remove an interceptor."""
+        self._interceptors = tuple(other for other in self._interceptors if other is not interceptor)
+
     def _poll(self) -> Event | None:
+        """Return the next event, through the interceptors; never blocks."""
+        interceptors = self._interceptors
+        if not interceptors:
+            return self._next_event()
+        for interceptor in interceptors:
+            interceptor.before_poll()
+        event = self._next_event()
+        for interceptor in interceptors:
+            interceptor.after_poll(event)
+        return event
+
+    # ------------------------------------------------------------------ polling the inputs
+
+    def _next_event(self) -> Event | None:
         if self._words[self._control] != self._control_seen:
             self._read_control()
         if self._pending:
@@ -308,8 +336,8 @@ class Inbox(ConditionWaiter):
         return event
 
     def _timed_out(self, timeout: float | None) -> Error:
-        if self.order is not None:
-            self.order.timed_out()
+        for interceptor in self._interceptors:
+            interceptor.timed_out()
         return timed_out(timeout)
 
     def _wait_asleep(self, deadline: int | None) -> Event | None:
@@ -548,7 +576,7 @@ class Inbox(ConditionWaiter):
             ):
                 self.on_rewire(frame)
             case WriteEventLog():
-                self.on_write_order(frame)
+                self.on_write_event_log(frame)
             case control.NodeFailedFrame():
                 self._pending.append(NodeFailed(frame.node_id, frame.error, list(frame.affected_input_ids)))
             case control.NodeRestartedFrame():
@@ -583,6 +611,9 @@ class Inbox(ConditionWaiter):
         for port in self.ports.values():
             port.close()
         self._doorbell.ring()
+        interceptors, self._interceptors = self._interceptors, ()
+        for interceptor in interceptors:
+            interceptor.close()
 
 
 def timed_out(timeout: float | None) -> Error:

@@ -48,7 +48,6 @@ from dora.wire.message import Message
 _monotonic = time.monotonic_ns
 _decode = msgpack_decoder(dict[str, Any])
 
-REPLAY_DIRECTORY: Final = "DORA_REPLAY_DIRECTORY"  # set for the nodes of a replay
 CLOCK_FILE: Final = "clock"
 ORDER_SUFFIX: Final = ".order"
 GATE_LOOK_NS: Final = 5_000_000  # between looks whether the next step was asked for
@@ -149,11 +148,10 @@ class ReplayInbox(Inbox):
         self._looks += 1
         if self._looks >= entry.number:
             self._advance()
-        if self.order is not None:
-            self.order.looked_in_vain()
+        self._report_nothing()
         return True
 
-    def _poll(self) -> Event | None:
+    def _next_event(self) -> Event | None:
         if self._words[self._control] != self._control_seen:
             self._read_control()
         if self._pending:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from dora._ownership import UnsafeFile
 from dora.errors import SendError
+from dora.node.interceptors.base import Lent, SendInterceptor, surround
 from dora.transport.board import (
     ASLEEP,
     BEGUN,
@@ -110,6 +111,7 @@ class OutputPort:
             )
         )
         self._ring_buffers: dict[str, RingBufferWriter] = {}  # of recorders, by their folders
+        self._interceptors: tuple[SendInterceptor, ...] = ()  # replaced, never changed
         self._lay_links()
 
     def _lay_links(self) -> None:
@@ -218,7 +220,18 @@ class OutputPort:
     def statistics(self) -> dict[str, int]:
         return {"sent": self._sequence, "unsent": self.unsent} if self.unsent else {"sent": self._sequence}
 
+    def intercept(self, interceptor: SendInterceptor) -> None:
+        """Add an interceptor, around those that are there."""
+        self._interceptors = (*self._interceptors, interceptor)
+
     def send(self, data: Any, metadata: Mapping[str, Any] | None) -> None:
+        """Encode and send a message, through the interceptors."""
+        if self._interceptors:
+            surround(self._send, (each.send for each in self._interceptors))(data, metadata)
+        else:
+            self._send(data, metadata)
+
+    def _send(self, data: Any, metadata: Mapping[str, Any] | None) -> None:
         if self._words[self.links_version_word] != self.rewired:
             self.on_rewired()
         payload = encode(data)
@@ -247,7 +260,7 @@ class OutputPort:
                 loan = self._sender.loan(len(head) + size)
                 _move(loan.address, head, len(head))
                 payload.copy_to(loan.address + len(head))
-                self._send_loaned(loan, len(head) + size, sequence)
+                self._transmit(loan, len(head) + size, sequence)
             self._bytes += size
             if FLUSH_MARK in section and asks_to_flush(section):
                 self._flush(sequence)
@@ -260,7 +273,7 @@ class OutputPort:
             finally:
                 self._lock.release()
 
-    def _send_loaned(self, loan: Loan, size: int, sequence: int) -> None:
+    def _transmit(self, loan: Loan, size: int, sequence: int) -> None:
         """Number and send a loan, and a copy of its first ``size`` bytes on each further channel."""
         copies: list[Loan] = []
         if self._overflow_channels:
@@ -286,8 +299,14 @@ class OutputPort:
             self._sequence += 1
             self._words[self._sent_word] = self._sequence
 
-    def loan(self, schema: bytes, size: int, metadata: Mapping[str, Any] | None) -> tuple[Loan, int, bytes]:
+    def loan(self, schema: bytes, size: int, metadata: Mapping[str, Any] | None) -> Lent:
         """Return memory for a plain payload: the loan, the body's offset, the metadata section."""
+        if self._interceptors:
+            loan = surround(self._loan, (each.loan for each in self._interceptors))
+            return loan(schema, size, metadata)
+        return self._loan(schema, size, metadata)
+
+    def _loan(self, schema: bytes, size: int, metadata: Mapping[str, Any] | None) -> Lent:
         self.notice()
         section = encode_metadata(metadata) if metadata else b""
         if self._closed:
@@ -296,6 +315,14 @@ class OutputPort:
         return self._sender.loan(offset + size), offset, section
 
     def send_loan(self, loan: Loan, schema: bytes, section: bytes, size: int) -> None:
+        """Send memory that `loan` returned, once it is filled."""
+        if self._interceptors:
+            send = surround(self._send_loan, (each.send_loan for each in self._interceptors))
+            send(loan, schema, section, size)
+        else:
+            self._send_loan(loan, schema, section, size)
+
+    def _send_loan(self, loan: Loan, schema: bytes, section: bytes, size: int) -> None:
         with self._lock:
             if self._pressure and not self.wait_for_credit():
                 loan.discard()
@@ -305,7 +332,7 @@ class OutputPort:
             sequence = self._sequence + 1
             head = pack_head(Encoding.PLAIN, schema, section, size, sequence, _now())
             _move(loan.address, head, len(head))
-            self._send_loaned(loan, len(head) + size, sequence)
+            self._transmit(loan, len(head) + size, sequence)
             self._words[self._bytes_word] = self._bytes = self._bytes + size
             if FLUSH_MARK in section and asks_to_flush(section):
                 self._flush(sequence)
@@ -327,7 +354,7 @@ class OutputPort:
             loan = self._sender.loan(len(head) + size)
             _move(loan.address, head, len(head))
             payload.copy_to(loan.address + len(head))
-            self._send_loaned(loan, len(head) + size, sequence)
+            self._transmit(loan, len(head) + size, sequence)
             self._words[self._bytes_word] = self._bytes = self._bytes + size
         self._ring()
 

@@ -10,13 +10,13 @@ import os
 import sys
 import weakref
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from dora.errors import DaemonLost, SendError, StartFailed
 from dora.node.attach import attach
-from dora.node.host import Host
+from dora.node.host import REPLAY_DIRECTORY, Host
 from dora.node.process import install_bridge, log_line, write_line
 from dora.node.receive.input_port import InputPort
 from dora.node.receive.link_input import LinkInput
@@ -38,8 +38,12 @@ from dora.wire.node_config import InputConfig, NodeConfig, WriteEventLog
 from dora.wire.node_protocol import Closing, Ready, Started, StartRefused, ToNode
 
 if TYPE_CHECKING:
+    from dora.node.interceptors.event_log import EventLog
     from dora.node.interceptors.tracing import Tracer
+    from dora.node.interceptors.type_check import FirstMessageCheck
+    from dora.node.operators.operator import OperatorOutput
 
+RECORD_TO: Final = "DORA_WRITE_EVENTS_TO"
 _CONNECT_TIMEOUT = 60.0  # seconds; the daemon ends the wait earlier when a node fails
 
 
@@ -82,10 +86,6 @@ class Session:
             _get_ready(config, prepare)
             epoch_ns, early = _pass_barrier(self.channel)
         self.outputs = attachment.make_outputs(self.engine)
-        if any(output.shapes for output in config.outputs) and not config.operators:
-            from dora.node.interceptors.type_check import check_sends
-
-            check_sends(config, self.outputs)
         self.undeclared = UndeclaredOutputs(
             config.node_id,
             self.outputs,
@@ -100,10 +100,6 @@ class Session:
             _get_ready(config, prepare)
             epoch_ns, early = _pass_barrier(self.channel)
         ports += [TimerInput(item, epoch_ns) for item in config.inputs if item.kind == "timer"]
-        if any(item.shapes for item in config.inputs):
-            from dora.node.interceptors.type_check import check_first_messages
-
-            check_first_messages(config, ports)
         self.inbox = attachment.inbox_type()(
             ports,
             self.channel,
@@ -115,16 +111,21 @@ class Session:
         )
         self.inbox.parameters = config.parameters
         self.inbox.epoch_ns = epoch_ns
-        self.tracer = self._trace() if config.trace is not None else None
+        self.tracer: Tracer | None = None
+        self._first_message_check: FirstMessageCheck | None = None
+        self._event_log: EventLog | None = None
+        self._intercept_events()
+        if not config.operators:  # the runtime does it for the outputs of operators
+            self.intercept_sends(self.outputs)
         self.inbox.on_send_for = sender_for(self)
         self.rewiring = Topology(self)
         self.inbox.on_rewire = self.rewiring.handle
         self.inbox.on_detached = self.rewiring.detached
         for port in self.outputs.values():
             port.on_rewired = self.inbox.look
-        self.inbox.on_write_order = _order_writer(self)
+        self.inbox.on_write_event_log = _event_log_writer(self)
         for wanted in config.event_logs:
-            self.inbox.on_write_order(wanted)
+            self.inbox.on_write_event_log(wanted)
         self.closed = False
         for frame in early:
             self.inbox.handle(frame)
@@ -132,15 +133,48 @@ class Session:
         if config.dynamic and self.owns_process:
             atexit.register(_leave_at_exit, weakref.ref(self))
 
-    def _trace(self) -> Tracer:
-        from dora.node.interceptors.tracing import Tracer
+    def _intercept_events(self) -> None:
+        """Put the interceptors into the inbox; their order is that of `dora.node.interceptors.base`."""
+        if typed := [item for item in self.config.inputs if item.shapes]:
+            self._check_first_messages(typed)
+        folder = os.environ.get(RECORD_TO) if self.owns_process else None
+        if folder and not os.environ.get(REPLAY_DIRECTORY):
+            from dora.node.interceptors.input_recorder import InputRecorder
 
-        tracer = Tracer(self.config)
-        tracer.watch(self.inbox)
-        if not self.config.operators:  # theirs are those of the runtime
-            for output_id, port in self.outputs.items():
-                tracer.watch_output(port, output_id)
-        return tracer
+            self.inbox.intercept(InputRecorder(self.config.node_id, folder))
+        if self.config.trace is not None:
+            from dora.node.interceptors.tracing import TracedInputs, Tracer
+
+            self.tracer = Tracer(self.config)
+            self.inbox.intercept(TracedInputs(self.tracer))
+
+    def _check_first_messages(self, inputs: list[InputConfig]) -> None:
+        if self._first_message_check is None:
+            from dora.node.interceptors.type_check import FirstMessageCheck
+
+            self._first_message_check = FirstMessageCheck(self.inbox, self.config.node_id)
+        self._first_message_check.add(inputs)
+
+    def intercept_sends(self, outputs: Mapping[str, OutputPort | OperatorOutput]) -> None:
+        """Put the interceptors around outputs; their order is that of `dora.node.interceptors.base`."""
+        if any(output.shapes for output in self.config.outputs):
+            from dora.node.interceptors.type_check import check_sends
+
+            check_sends(self.config, outputs)
+        if self.tracer is not None:
+            from dora.node.interceptors.tracing import TracedOutput
+
+            for output_id, port in outputs.items():
+                port.intercept(TracedOutput(self.tracer, output_id))
+
+    def event_log(self) -> EventLog:
+        """Return the event log, which stands in the inbox from the first call on."""
+        if self._event_log is None:
+            from dora.node.interceptors.event_log import EventLog
+
+            self._event_log = EventLog(self.config, self.inbox.ports)
+            self.inbox.intercept(self._event_log)
+        return self._event_log
 
     def make_receiver(self, item: InputConfig, engine: Engine) -> Receiver:
         """Return what receives on a further input, ahead of `add_input`; raises `DoraError`."""
@@ -165,9 +199,7 @@ class Session:
         else:
             self.config.inputs.append(item)
         if item.shapes:
-            from dora.node.interceptors.type_check import check_first_messages
-
-            check_first_messages(self.config, [port])
+            self._check_first_messages([item])
         self.inbox.add(port)
 
     def output(self, output_id: str) -> OutputPort:
@@ -226,8 +258,6 @@ class Session:
     def _close(self, goodbye: bool) -> None:
         self.closed = True
         self.inbox.close()
-        if self.inbox.order is not None:
-            self.inbox.order.close()
         if self.tracer is not None:
             self.tracer.close()
             self.tracer = None
@@ -253,7 +283,7 @@ class Session:
             self.close()
 
 
-def _order_writer(session: Session) -> Callable[[WriteEventLog], None]:
+def _event_log_writer(session: Session) -> Callable[[WriteEventLog], None]:
     """Return what acts on the frames; it does not keep the session alive."""
     reference = weakref.ref(session)
 
@@ -269,15 +299,10 @@ def _order_writer(session: Session) -> Callable[[WriteEventLog], None]:
                     port.start_ring_buffer(frame.ring_buffers)
         if not frame.path:
             return
-        inbox = session.inbox
-        if inbox.order is None:
-            from dora.node.interceptors.event_log import EventLog
-
-            inbox.order = EventLog(inbox, session.config)
         if frame.end:
-            inbox.order.end(frame.path)
+            session.event_log().end(frame.path)
         else:
-            inbox.order.write_to(frame.path)
+            session.event_log().write_to(frame.path)
 
     return act
 

@@ -118,8 +118,8 @@ class EventSource(ABC):
 class _Inbox(Inbox):
     """Ends with its only source, without a word of its own."""
 
-    def _poll(self) -> Event | None:
-        event = super()._poll()
+    def _next_event(self) -> Event | None:
+        event = super()._next_event()
         if event is None and not self._ending and not any(port.open for port in self._turn):
             self._end()
         return event

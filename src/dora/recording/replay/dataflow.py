@@ -9,7 +9,7 @@ from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec
 from dora.dataflow.plan import text_outputs
 from dora.dataflow.problems import did_you_mean, listed
 from dora.errors import DoraError
-from dora.node.replay.inbox import REPLAY_DIRECTORY
+from dora.node.host import REPLAY_DIRECTORY
 
 # The roles of nodes in a replay.
 #

@@ -15,9 +15,10 @@ from typing import Final
 
 from dora.errors import DoraError
 from dora.node.events import Error, Stop
+from dora.node.host import REPLAY_DIRECTORY
 from dora.node.process import log_line, write_line
 from dora.node.replay.clock import ReplayClock
-from dora.node.replay.inbox import CLOCK_FILE, GATE_LOOK_NS, REPLAY_DIRECTORY
+from dora.node.replay.inbox import CLOCK_FILE, GATE_LOOK_NS
 from dora.node.send.output import OutputPort
 from dora.node.session.session import Session
 from dora.recording.info import cut
