@@ -392,7 +392,7 @@ def test_a_program_that_asks_on_and_on_after_the_end_does_not_burn_the_processor
     daemon: FakeDaemon, plot: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("dora.node.receive.inbox._pause", pauses.append)
+    monkeypatch.setattr("dora.node.receive.wait._pause", pauses.append)
     daemon.stop("plot")
     rest(plot)
     for _ in range(5):

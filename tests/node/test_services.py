@@ -216,7 +216,7 @@ def test_events_are_received_while_another_thread_waits_for_an_answer(
     assert call.done
 
 
-def test_who_knocks_just_before_the_waiting_thread_sleeps_is_let_in(start_flow: StartFlow) -> None:
+def test_a_contender_gets_the_inbox_from_a_thread_that_is_about_to_sleep(start_flow: StartFlow) -> None:
     daemon, client, _server = pair(start_flow)
     inbox = client._session.inbox
     inbox._spin_ns = 0
@@ -224,36 +224,36 @@ def test_who_knocks_just_before_the_waiting_thread_sleeps_is_let_in(start_flow: 
     daemon.node("third").send_output("other", pa.array([7]))
     taken: list[Any] = []
     receiver = threading.Thread(target=lambda: taken.append(client.next(timeout=PATIENCE)), daemon=True)
-    looks = 0
+    polls = 0
 
-    def look() -> None:
-        nonlocal looks
-        looks += 1
-        if looks == 3:  # awake again
+    def poll() -> None:
+        nonlocal polls
+        polls += 1
+        if polls == 3:  # awake again
             inbox._doorbell.clear()
             receiver.start()
             inbox._doorbell.wait(PATIENCE)
-            assert inbox._doorbell.rung, "nobody has knocked"
+            assert inbox._doorbell.rung, "no contender has rung"
 
     deadline = time.monotonic_ns() + int(PATIENCE * 1e9)
-    assert inbox.attend(lambda: bool(taken), look, (), threading.Event(), deadline)
+    assert inbox.wait_until(lambda: bool(taken), poll, (), threading.Event(), deadline)
     assert number(taken[0]) == 7
 
 
-def test_a_thread_that_takes_long_to_give_way_is_waited_for(start_flow: StartFlow) -> None:
+def test_a_poll_waits_for_a_thread_that_is_slow_to_yield(start_flow: StartFlow) -> None:
     daemon, client, _server = pair(start_flow)
     inbox = client._session.inbox
-    held, looks, over = threading.Event(), threading.Event(), threading.Event()
+    held, polls, over = threading.Event(), threading.Event(), threading.Event()
 
-    def look() -> None:
-        looks.set()
+    def poll() -> None:
+        polls.set()
         assert held.wait(PATIENCE)  # as if there were no processor for it
 
     deadline = time.monotonic_ns() + int(PATIENCE * 1e9)
-    arguments = (over.is_set, look, (), threading.Event(), deadline)
-    thread = threading.Thread(target=inbox.attend, args=arguments, daemon=True)
+    arguments = (over.is_set, poll, (), threading.Event(), deadline)
+    thread = threading.Thread(target=inbox.wait_until, args=arguments, daemon=True)
     thread.start()
-    assert looks.wait(PATIENCE)
+    assert polls.wait(PATIENCE)
     daemon.node("third").send_output("other", pa.array([7]))
     threading.Timer(0.2, held.set).start()
     assert number(client.try_recv()) == 7  # type: ignore[arg-type]
@@ -263,14 +263,16 @@ def test_a_thread_that_takes_long_to_give_way_is_waited_for(start_flow: StartFlo
     assert not thread.is_alive()
 
 
-def test_who_waits_for_an_answer_does_not_wait_for_itself_in_a_handler(start_flow: StartFlow) -> None:
+def test_a_poll_in_a_handler_does_not_wait_for_its_own_thread(
+    start_flow: StartFlow,
+) -> None:
     _daemon, client, _server = pair(start_flow)
     seen: list[Any] = []
 
-    def look() -> None:
+    def poll() -> None:
         seen.append(client.try_recv())
 
-    assert client._session.inbox.attend(lambda: bool(seen), look, (), threading.Event(), None)
+    assert client._session.inbox.wait_until(lambda: bool(seen), poll, (), threading.Event(), None)
     assert seen == [None]
 
 

@@ -151,7 +151,7 @@ def test_a_flush_does_not_open_a_closed_input(
     send(sender, 1, flush=True)
     port.close()
     monkeypatch.setattr(port._receiver, "receive", lambda: pytest.fail("it is closed"))
-    port.look_for_flush()
+    port.check_flush()
     assert port.poll() is None
 
 

@@ -18,6 +18,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from time import time_ns
 from types import MappingProxyType, ModuleType
 from typing import Any, Protocol
@@ -70,14 +71,14 @@ class OperatorOutput:
         """Add an interceptor, around those that are there."""
         self._interceptors = (*self._interceptors, interceptor)
 
-    def send(self, data: Any, metadata: Mapping[str, Any] | None) -> None:
-        """Pass a message on to the consumers, and send it on the links, through the interceptors."""
-        if self._interceptors:
-            surround(self._send, (each.send for each in self._interceptors))(data, metadata)
-        else:
-            self._send(data, metadata)
-
-    def _send(self, data: Any, metadata: Mapping[str, Any] | None) -> None:
+    def send(
+        self, data: Any, metadata: Mapping[str, Any] | None, *, through_interceptors: bool = True
+    ) -> None:
+        """Pass a message on to the consumers, and send it on the links."""
+        if self._interceptors and through_interceptors:
+            innermost = partial(self.send, through_interceptors=False)
+            surround(innermost, (each.send for each in self._interceptors))(data, metadata)
+            return
         port, words = self.port, self._words
         if words[port.links_version_word] != port.rewired:
             port.on_rewired()

@@ -374,10 +374,12 @@ class Replies:
 
     def attend(self, ready: Callable[[], bool], woken: threading.Event, deadline: int | None) -> bool:
         """Wait until ``ready()``, which only changes by an answer or a failure; False at the deadline."""
-        return ready() or self._inbox.attend(ready, self.look, list(self._ports.values()), woken, deadline)
+        return ready() or self._inbox.wait_until(
+            ready, self.look, list(self._ports.values()), woken, deadline
+        )
 
     async def attend_async(
         self, ready: Callable[[], bool], wakers: list[Callable[[], None]], deadline: int | None
     ) -> bool:
         ports = list(self._ports.values())
-        return ready() or await self._inbox.attend_async(ready, self.look, ports, wakers, deadline)
+        return ready() or await self._inbox.wait_until_async(ready, self.look, ports, wakers, deadline)

@@ -180,7 +180,7 @@ class LinkInput:
         self._words[self._received_word] = self._received
         self._words[self._base + DROPPED] += 1
 
-    def look_for_flush(self) -> None:
+    def check_flush(self) -> None:
         """Skip what is queued before the last message with ``flush: true``; called when one was sent."""
         to = self._words[self._flush_word]
         if not self.open or to <= self._last or (self._silence is not None and self._silence.closed):

@@ -1,66 +1,66 @@
-"""Heads-ups: to be woken before the message comes, by the node before the last.
+"""Prewake: a node is woken before its message comes, by the node before its sender.
 
-In a row of nodes that each pass on what they get, a message reaches a node some 50 µs after it reached the
-node before. Waking takes as long; so whoever sends rings, besides its receivers, those that get what its
-receivers send, if they wish so. They are awake then when the message arrives. The sender has nothing else
-to do at that time, and the message does not wait for it.
+In a chain of nodes that each pass on what they get, a message reaches a node some 50 µs after it reached
+the node before. To wake a sleeping process takes as long. So a sender rings, besides its receivers, the
+receivers of its receivers, if these ask for it. They are awake when the message arrives. The sender is idle
+at that time, and the message does not wait for it.
 
-A node in the middle that takes longer, or passes on only a few messages, makes heads-ups worthless: who
-stays awake in vain a few times wishes no more of them, and tries again much later.
+A node in the middle that takes longer, or passes on only a few messages, makes prewakes worthless. A node
+asks for no more after a few without a message, and tries again much later.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-_TRUST: Final = 4  # heads-ups in vain until there is no wish for more
-_RETRY: Final = 256  # messages until one more is tried
-_LAST_RETRY: Final = 16_384  # messages; each trial in vain doubles them, up to this
-_PATIENCE: Final = 64  # messages without one until they count as over
+_MAX_FAILURES: Final = 4  # prewakes without a message until the node asks for no more
+_FIRST_RETRY: Final = 256  # messages until one more is tried
+_LAST_RETRY: Final = 16_384  # messages; each failed trial doubles them, up to this
+_MAX_WITHOUT: Final = 64  # messages without a prewake until prewakes count as over
 
 
 class Prewake:
-    """What a node has learned of heads-ups. They work until a few in a row were in vain.
+    """What a node has learned of prewakes. They are wanted until a few in a row have failed.
 
-    >>> heads_ups = Prewake()
+    >>> prewake = Prewake()
     >>> for _ in range(4):
-    ...     heads_ups.came(False)
-    >>> heads_ups.wanted
+    ...     prewake.observe(False)
+    >>> prewake.wanted
     False
     """
 
-    __slots__ = ("_left", "_retry", "_trust", "_without", "useful", "wanted")
+    __slots__ = ("_failures_left", "_retry", "_retry_in", "_without", "useful", "wanted")
 
     def __init__(self) -> None:
         self.wanted = True
-        self.useful = False  # messages do come after heads-ups
-        self._trust = _TRUST
-        self._retry = _RETRY
-        self._left = 0  # messages until the next trial
-        self._without = 0  # messages since the last one that was announced
+        self.useful = False  # messages do come after prewakes
+        self._failures_left = _MAX_FAILURES
+        self._retry = _FIRST_RETRY
+        self._retry_in = 0  # messages until the next trial
+        self._without = 0  # messages since the last one after a prewake
 
-    def came(self, message: bool) -> None:
-        """Note whether a message came soon after a heads-up."""
-        if message:
+    def observe(self, message_followed: bool) -> None:
+        """Learn whether a message came soon after a prewake."""
+        if message_followed:
             self.useful = True
-            self._trust = _TRUST
-            self._retry = _RETRY
+            self._failures_left = _MAX_FAILURES
+            self._retry = _FIRST_RETRY
             self._without = 0
             return
-        self._trust -= 1
-        if self._trust <= 0:
+        self._failures_left -= 1
+        if self._failures_left <= 0:
             self.wanted = self.useful = False
-            self._left = self._retry
+            self._retry_in = self._retry
             self._retry = min(2 * self._retry, _LAST_RETRY)
 
-    def arrived(self) -> None:
-        """Note that a message came, announced or not."""
+    def message_arrived(self) -> None:
+        """Count a message, after a prewake or not."""
         if not self.wanted:
-            self._left -= 1
-            if self._left <= 0:
+            self._retry_in -= 1
+            if self._retry_in <= 0:
                 self.wanted = True
-                self._trust = 1
+                self._failures_left = 1
         elif self.useful:
             self._without += 1
-            if self._without > _PATIENCE:
+            if self._without > _MAX_WITHOUT:
                 self.useful = False

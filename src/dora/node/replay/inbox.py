@@ -88,7 +88,7 @@ class ReplayInbox(Inbox):
         **options: Any,
     ) -> None:
         super().__init__(ports, *parts, **options)
-        self._turn = [port for port in ports if port.is_data]  # ticks come from the record
+        self._open_ports = [port for port in ports if port.is_data]  # ticks come from the record
         self._clocks = []
         self.missing = 0  # messages of the record that did not come
         self._node_id = config.node_id
@@ -152,7 +152,7 @@ class ReplayInbox(Inbox):
         return True
 
     def _next_event(self) -> Event | None:
-        if self._words[self._control] != self._control_seen:
+        if self._words[self._control_word] != self._control_seen:
             self._read_control()
         if self._pending:
             return self._pending.popleft()
@@ -267,7 +267,7 @@ class ReplayInbox(Inbox):
     def _collect(self, wanted: str) -> bool:
         """Take what is there; tell whether anything was."""
         found = False
-        for port in tuple(self._turn):
+        for port in tuple(self._open_ports):
             held = self._held.get(port.id)
             if held is None or (port.id != wanted and _is_full(held)):
                 continue
@@ -279,7 +279,7 @@ class ReplayInbox(Inbox):
                 held.append(event)
             elif not port.open:
                 self._closed.add(port.id)
-                self._turn = [other for other in self._turn if other.id != port.id]
+                self._open_ports = [other for other in self._open_ports if other.id != port.id]
         if found:
             self._heard_at = _monotonic()
         return found
@@ -321,7 +321,7 @@ class ReplayInbox(Inbox):
                 for port in self.ports.values():
                     if port.source_back(frame.node_id):
                         self._closed.discard(port.id)
-                        self._turn = [*self._turn, port]
+                        self._open_ports = [*self._open_ports, port]
             case _:
                 super().handle(frame)
 

@@ -12,6 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from dora._ownership import UnsafeFile
@@ -224,14 +225,14 @@ class OutputPort:
         """Add an interceptor, around those that are there."""
         self._interceptors = (*self._interceptors, interceptor)
 
-    def send(self, data: Any, metadata: Mapping[str, Any] | None) -> None:
-        """Encode and send a message, through the interceptors."""
-        if self._interceptors:
-            surround(self._send, (each.send for each in self._interceptors))(data, metadata)
-        else:
-            self._send(data, metadata)
-
-    def _send(self, data: Any, metadata: Mapping[str, Any] | None) -> None:
+    def send(
+        self, data: Any, metadata: Mapping[str, Any] | None, *, through_interceptors: bool = True
+    ) -> None:
+        """Encode and send a message."""
+        if self._interceptors and through_interceptors:
+            innermost = partial(self.send, through_interceptors=False)
+            surround(innermost, (each.send for each in self._interceptors))(data, metadata)
+            return
         if self._words[self.links_version_word] != self.rewired:
             self.on_rewired()
         payload = encode(data)

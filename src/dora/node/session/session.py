@@ -117,12 +117,12 @@ class Session:
         self._intercept_events()
         if not config.operators:  # the runtime does it for the outputs of operators
             self.intercept_sends(self.outputs)
-        self.inbox.on_send_for = sender_for(self)
+        self.inbox.on_publish_request = sender_for(self)
         self.rewiring = Topology(self)
-        self.inbox.on_rewire = self.rewiring.handle
+        self.inbox.on_topology_change = self.rewiring.handle
         self.inbox.on_detached = self.rewiring.detached
         for port in self.outputs.values():
-            port.on_rewired = self.inbox.look
+            port.on_rewired = self.inbox.read_control
         self.inbox.on_write_event_log = _event_log_writer(self)
         for wanted in config.event_logs:
             self.inbox.on_write_event_log(wanted)
