@@ -11,8 +11,8 @@ soon as the node has a reason to poll, and a node that has polled several times 
 it with a sample that is not a message.
 
 Both threads may take messages at the same time and deliver them in the wrong order;
-`dora.transport.network.window.ReceiveWindow` restores the order. Numbers: see `docs/design` (links between
-machines).
+`dora.transport.network.window.ReceiveWindow` restores the order. The measurements are in
+`docs/design/links-between-machines.md`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Queues longer than shared memory holds."""
+"""Queues that are longer than shared memory allows."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_queue_longer_than_shared_memory_keeps_the_newest_and_counts_the_rest(
         for number in range(size + 500):
             sender.send_output("out", number.to_bytes(4, "little"))
             if number % 1000 == 0:
-                # The receiver computes; its thread makes room meanwhile.
+                # The receiver computes, and its thread makes room.
                 queue = receiver._inbox.ports["in"]._receiver
                 wait_until(
                     lambda queue=queue: queue._sent() - queue._last <= MAX_QUEUE // 8,
