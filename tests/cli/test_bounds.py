@@ -153,7 +153,7 @@ def test_closed_and_full_streams_are_no_internal_errors(folder: Path) -> None:
 
 @pytest.mark.processes
 def test_bytes_that_are_not_utf8_are_refused_in_one_sentence(folder: Path) -> None:
-    fault = "error: an argument is not UTF-8, and dora takes no other texts and file names: \\xff\\xfe"
+    fault = "error: an argument is not UTF-8, which dora requires of all texts and file names: \\xff\\xfe"
     lines = [
         "validate BAD.yml",
         "run BAD",
@@ -228,7 +228,7 @@ MANY = "9" * 400
         (["logs", "--tail", MANY], "is not in the range"),
         (["topic", "hz", "a/o", "--duration", "9" * 90], "is longer than"),
         (["topic", "echo", "a/o", "--count", MANY], "is not in the range"),
-        (["replay", "x.mcap", "--speed", "nan"], "--speed is a number"),
+        (["replay", "x.mcap", "--speed", "nan"], "--speed has to be a number"),
         (["diff", "x", "y", "--tolerance", "1" + " " * 100_000 + "x"], "is not a tolerance"),
         (["list", "--coordinator-port", "70000"], "is not in the range"),
     ],

@@ -105,7 +105,7 @@ def test_without_a_command_the_help_is_shown_as_an_error(run):
         (["run", "a.yml", "--engine", "pigeon"], "'pigeon' is not one of"),
         (["run", "a.yml", "--exit-when-nodes-finish=maybe"], "'maybe' is neither true nor false"),
         (["up", "--coordinator-port", "x"], "'x' is not a whole number"),
-        (["daemon", "--interface", "eth0"], "`eth0` is no IP address"),
+        (["daemon", "--interface", "eth0"], "`eth0` is not an IP address"),
         (["daemon", "--labels", "a=1,a=2"], "the label `a` is given twice"),
         (["topic", "hz", "--window", "soon"], "`soon` is not a duration"),
         (["topic", "hz", "--window", "0"], "--window must be longer than 0"),
@@ -219,7 +219,7 @@ def test_a_folder_that_is_gone_is_told(run, monkeypatch, tmp_path):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    sentence = "error: the current folder does not exist any more; change to another one\n"
+    sentence = "error: the current folder no longer exists; change to another one\n"
     assert run("run", "a.yml") == (1, "", sentence)
 
 

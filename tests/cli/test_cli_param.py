@@ -111,8 +111,8 @@ def test_a_parameter_that_is_not_there(runs: list[FakeRun]) -> None:
         ("", "1", "the key is empty"),
         ("k" * 300, "1", "the key has 300 bytes, more than 256"),
         ("k", "v" * 70000, "the value has 70002 bytes as JSON, more than 65536"),
-        ("k", "[1, 2", "the value looks like JSON, but is none"),
-        ("k", '{"a": NaN}', "the value looks like JSON, but is none: NaN is not JSON"),
+        ("k", "[1, 2", "the value looks like JSON, but is not valid"),
+        ("k", '{"a": NaN}', "the value looks like JSON, but is not valid: NaN is not JSON"),
         ("k", "[" * 70 + "]" * 70, "the value is nested more than 64 levels deep"),
         ("k", "[" * 100_000, "the value is nested too deep"),
         ("k", "1e999", "the value has inf, which JSON does not know"),
@@ -150,9 +150,9 @@ def test_several_have_to_be_told_apart(runs: list[FakeRun]) -> None:
     runs.append(FakeRun(SECOND, "/lab/leg.yml"))
     listed = f"  {FIRST}  arm\n  {SECOND}  leg"
     for wanted, sentence in [
-        (None, "more than one dataflow is running; say which one with -d:\n"),
-        ("01a2", "`01a2` fits more than one dataflow; say which one with -d:\n"),
-        ("hand", "no running dataflow is called `hand`; there are:\n"),
+        (None, "more than one dataflow is running; choose one with -d:\n"),
+        ("01a2", "`01a2` matches more than one dataflow; choose one with -d:\n"),
+        ("hand", "no running dataflow is called `hand`; these are running:\n"),
     ]:
         with pytest.raises(DoraError) as raised:
             dataflows.find_run(wanted)

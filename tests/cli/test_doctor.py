@@ -87,7 +87,7 @@ def test_what_node_packages_lack_is_a_warning(doctor, monkeypatch):
     status, out, _ = doctor()
     assert status == 0
     expected = "some-node requires numpy<2, but 2.1 is installed"
-    assert f"  WARN  the node package some-node lacks what it needs: {expected}" in out
+    assert f"  WARN  the node package some-node lacks a requirement: {expected}" in out
     assert "  PASS  1 node package in this environment" in out
 
 

@@ -73,7 +73,7 @@ def test_open(run, monkeypatch):
     status, _, err = run("robot.yml", "--open")
     assert (status, err) == (
         1,
-        "error: there is no browser to open the page with; it is in robot-graph.1.html\n",
+        "error: no browser found to open the page; it is in robot-graph.1.html\n",
     )
 
 

@@ -58,7 +58,7 @@ def python(*words: str, folder: str) -> str:
 def test_what_is_made_runs_and_passes_its_tests(run, kind: str, node: str, said: list[str]) -> None:
     status, out, err = run("My-thing.2", "--kind", kind)
     assert (status, err) == (0, "")
-    assert out.startswith(f"Made the {kind} `My-thing.2`. Next:\n\n  cd My-thing.2\n")
+    assert out.startswith(f"Created the {kind} `My-thing.2`. Next:\n\n  cd My-thing.2\n")
 
     assert "passed" in python("-m", "pytest", "-p", "no:cacheprovider", folder="My-thing.2")
     lines = python("-m", "dora", "run", "dataflow.yml", folder="My-thing.2").splitlines()
@@ -94,17 +94,17 @@ def test_the_package_of_a_node_has_its_command(run) -> None:
     ("arguments", "status", "says"),
     [
         (["a/b"], 2, "`a/b` cannot be the name: it is a path"),
-        (["3d"], 2, "with a letter first"),
-        (["käse"], 2, "has to be of letters (a-z)"),
-        (["x-"], 2, "no sign last"),
+        (["3d"], 2, "has to start with a letter"),
+        (["käse"], 2, "and consist of a-z"),
+        (["x-"], 2, "end with a letter or digit"),
         ([""], 2, "cannot be the name"),
         (["dora"], 2, "is reserved"),
         (["json", "--kind", "node"], 2, "a Python module `json`"),
         (["class", "--kind", "operator"], 2, "a Python module `class`"),
         (["PyArrow", "--kind", "operator"], 2, "a Python module `pyarrow`"),
-        (["demo", "--kind", "node"], 2, "what another part of the new node is called"),
-        (["x", "--lang", "rust"], 2, "--lang rust: this dora makes nodes in python only; dora-rs has"),
-        (["x", "--lang", "java"], 2, "--lang java: this dora makes nodes in python only"),
+        (["demo", "--kind", "node"], 2, "the name of another part of the new node"),
+        (["x", "--lang", "rust"], 2, "--lang rust: this dora creates nodes in python only; dora-rs has"),
+        (["x", "--lang", "java"], 2, "--lang java: this dora creates nodes in python only"),
         (["x", "--kind", "robot"], 2, "'robot' is not one of"),
         (["taken"], 1, "`taken` exists already; give another name, or remove it first"),
         ([], 2, "missing argument 'NAME'"),

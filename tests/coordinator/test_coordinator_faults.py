@@ -115,7 +115,7 @@ def test_down_without_a_coordinator_ends_the_daemon(system: System) -> None:
     system.dora("up")
     pid = system.daemon()
     os.kill(system.coordinator(), signal.SIGKILL)
-    assert "the daemon was, and has been ended" in system.dora("down")
+    assert "the daemon was running and has been stopped" in system.dora("down")
     wait_until(lambda: not alive(pid), "the end of the daemon")
 
 
@@ -127,7 +127,7 @@ def test_down_meets_a_daemon_that_ends_by_itself(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("dora.cluster.agent.identity.running_daemon", lambda *_: next(found))
     told = CliRunner().invoke(down)
     assert (told.exception, told.exit_code) == (None, 0)
-    assert "the daemon was, and has been ended" in told.output
+    assert "the daemon was running and has been stopped" in told.output
 
 
 def test_a_terminated_daemon_stops_its_dataflows_in_good_order(system: System) -> None:

@@ -192,9 +192,9 @@ def test_a_dataflow_that_cannot_start_says_why(system: System) -> None:
 def test_a_start_does_not_both_attach_and_detach(system: System) -> None:
     file = system.dataflow("arm", a=FOREVER)
     for options in (("--attach", "--detach"), ("--detach", "--attach")):
-        assert "say either --attach or --detach" in system.dora("start", file, *options, status=2)
+        assert "use either --attach or --detach" in system.dora("start", file, *options, status=2)
     told = system.dora("cluster", "start", "cluster.yml", file, "--attach", "--detach", status=2)
-    assert "say either --attach or --detach" in told
+    assert "use either --attach or --detach" in told
 
 
 def test_a_command_that_is_not_there_is_told_with_its_place(system: System) -> None:

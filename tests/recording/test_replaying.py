@@ -334,7 +334,7 @@ def test_the_dataflow_of_a_replay_can_be_written(lab: Lab) -> None:
     [
         (["a.mcap", "--replace", "camra"], 1, "did you mean `camera`?"),
         (["a.mcap", "--from", "1h"], 1, "there is nothing to replay from 3600 s"),
-        (["a.mcap", "--speed", "-1"], 2, "--speed is a number, at least 0"),
+        (["a.mcap", "--speed", "-1"], 2, "--speed has to be a number, at least 0"),
         (["a.mcap", "-o", "a.mcap", "--force"], 1, "is the recording that is replayed"),
         (["a.mcap", "-o", "flow.yml"], 1, "exists already"),
         (["a.mcap", "--output-yaml", "flow.yml"], 1, "exists already"),

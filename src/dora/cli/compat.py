@@ -1,6 +1,6 @@
-"""Commands and options that users of dora know and this version does not have yet.
+"""Commands and options of dora-rs that this version does not have.
 
-They answer with one sentence and what to use instead; they do not appear in ``dora --help``.
+They are hidden and refuse with a sentence that names the replacement, or warn that they have no effect.
 """
 
 from __future__ import annotations
@@ -12,20 +12,18 @@ import click
 
 from dora.errors import DoraError
 
-_PRINT = "add a node to the dataflow that prints what it receives"
-
 COMMANDS: dict[str, str] = {
     "runtime": "operators are started by `dora run FILE`",
     "hub": "install node packages with pip, and name their command as the `path` of a node",
     "self": "use pip: `pip install --upgrade dora-dataflow`",
 }
-"""Command → what to use instead, after "this version of dora does not have it yet; "."""
+"""Command → what to use instead, the second half of a sentence."""
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def refused_command(name: str) -> click.Command | None:
-    """Return a command that takes any arguments and refuses; None for a name nobody knows."""
+    """Return a command that refuses all arguments; None if dora-rs has no such command either."""
     if name not in COMMANDS:
         return None
 
@@ -43,7 +41,7 @@ def refused_command(name: str) -> click.Command | None:
 
 
 def refused_option(*names: str, instead: str, is_flag: bool = False) -> Callable[[_Function], _Function]:
-    """Declare a hidden option whose use is refused with a sentence."""
+    """Declare a hidden option that is refused; ``instead`` names the replacement."""
 
     def refuse(ctx: click.Context, param: click.Parameter, value: object) -> None:
         if value:
@@ -54,7 +52,7 @@ def refused_option(*names: str, instead: str, is_flag: bool = False) -> Callable
 
 
 def ignored_option(name: str, *, why: str) -> Callable[[_Function], _Function]:
-    """Declare a hidden option of dora-rs that is taken with a warning, as there is nothing to set."""
+    """Declare a hidden option that is accepted with a warning."""
 
     def warn(ctx: click.Context, param: click.Parameter, value: str | None) -> None:  # noqa: ARG001
         if value is not None:
@@ -64,5 +62,5 @@ def ignored_option(name: str, *, why: str) -> Callable[[_Function], _Function]:
 
 
 def hub_option(function: _Function) -> _Function:
-    """Declare the option about nodes from the hub, which is one of later versions."""
+    """Declare the option for nodes from the hub, which is refused."""
     return refused_option("--hub-override", instead="give the node a `path` to your checkout")(function)

@@ -1,7 +1,7 @@
-"""``dora completion``: the script that lets a shell complete dora's commands, and what it completes.
+"""``dora completion``: the completion script of a shell, and the values that it offers.
 
-Click makes the script and parses the unfinished command line; the functions here offer values.
-Imported by every command that takes a dataflow file, hence light.
+Click makes the script and parses the unfinished command line; the functions here return values. Every
+command with a dataflow file imports this module, so it imports little.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 SHELLS = ("bash", "zsh", "fish")
-VARIABLE = "_DORA_COMPLETE"  # how the script tells dora to complete; click's name for it
+VARIABLE = "_DORA_COMPLETE"  # set by the script; the name is click's
 
 
 @click.command()
@@ -25,8 +25,8 @@ VARIABLE = "_DORA_COMPLETE"  # how the script tells dora to complete; click's na
 def completion(shell: str | None) -> None:
     """Print the script that completes dora's commands in a shell.
 
-    SHELL is bash, zsh or fish [that of $SHELL]. To have completion in every new shell, put this into
-    ~/.bashrc: eval "$(dora completion bash)"; the same with zsh into ~/.zshrc. For fish:
+    SHELL is bash, zsh or fish [that of $SHELL]. For completion in every new shell, add this line to
+    ~/.bashrc: eval "$(dora completion bash)". For zsh, add the same with zsh to ~/.zshrc. For fish, run:
     dora completion fish > ~/.config/fish/completions/dora.fish
     """
     from click.shell_completion import get_completion_class
@@ -47,7 +47,7 @@ def dataflow_files(
     param: click.Parameter,  # noqa: ARG001 - click's signature
     incomplete: str,
 ) -> list[CompletionItem[str]]:
-    """Offer the YAML files that begin so, and the folders."""
+    """Offer the YAML files that begin with the unfinished word, and folders."""
     from click.shell_completion import CompletionItem
 
     folder, beginning = os.path.split(incomplete)
@@ -60,7 +60,7 @@ def dataflow_files(
         for name in names
         if name.startswith(beginning) and name.endswith((".yml", ".yaml"))
     ]
-    # Bash forgets what came before it when it reads "dir", so that is first.
+    # Bash discards the items before one of type "dir", so that comes first.
     return [CompletionItem(incomplete, type="dir"), *files]
 
 
@@ -82,13 +82,13 @@ def node_levels(
 def _node_ids(ctx: click.Context) -> list[str]:
     from dora.dataflow import load
 
-    # In front of an option that still lacks its value, click leaves arguments where they are.
+    # While an option lacks its value, click leaves the arguments unparsed.
     for path in (ctx.params.get("path"), *ctx.args):
         if isinstance(path, str) and path.endswith((".yml", ".yaml")):
             try:
                 return [node.id for node in load(path).nodes]
             except DoraError:
-                return []  # the command itself says what is wrong
+                return []  # the command itself reports the error
     return []
 
 
@@ -97,7 +97,7 @@ def dataflow_names(
     param: click.Parameter,  # noqa: ARG001 - click's signature
     incomplete: str,
 ) -> list[CompletionItem[str]]:
-    """Offer the names of the coordinator's dataflows; of ended ones only where they are of use."""
+    """Offer the names of the coordinator's dataflows; for ``dora stop``, only of running ones."""
     from click.shell_completion import CompletionItem
 
     from dora._paths import DEFAULT_PORT, address_fault

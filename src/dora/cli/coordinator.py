@@ -1,4 +1,4 @@
-"""The options that say where the coordinator is. Imports little: most commands have them."""
+"""Options for the address of the coordinator. Imports little, because most commands have them."""
 
 from __future__ import annotations
 
@@ -12,27 +12,25 @@ import click
 from dora._paths import ADDRESS_VARIABLE, AUTHORITY_VARIABLE, DEFAULT_PORT, PORT_VARIABLE
 from dora.cli.values import InputFile, ParameterValue, parse_address
 from dora.cluster.client import Client
-from dora.cluster.protocol import (
-    DataflowView,
-)
+from dora.cluster.protocol import DataflowView
 from dora.errors import DoraError
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def absolute_path(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001
-    """Return a path that means the same in every folder; "" stays as it is."""
+    """Make a path absolute; "" stays as it is."""
     return os.path.abspath(value) if value else ""
 
 
 def coordinator_address_options(
-    take: Callable[[click.Context, str, int, str], None],
+    use: Callable[[click.Context, str, int, str], None],
 ) -> Callable[[_Function], _Function]:
-    """Declare the options; ``take`` gets the address, the port and the authority ("" without TLS)."""
+    """Declare the options; ``use`` gets the address, the port and the authority ("" without TLS)."""
 
-    def take_all(ctx: click.Context, param: click.Parameter, value: int) -> int:  # noqa: ARG001
+    def use_all(ctx: click.Context, param: click.Parameter, value: int) -> int:  # noqa: ARG001
         authority = ctx.params.pop("coordinator_ca")
-        take(ctx, ctx.params.pop("coordinator_addr"), value, authority)
+        use(ctx, ctx.params.pop("coordinator_addr"), value, authority)
         return value
 
     port = click.option(
@@ -43,7 +41,7 @@ def coordinator_address_options(
         show_envvar=True,
         metavar="PORT",
         expose_value=False,
-        callback=take_all,
+        callback=use_all,
         help=f"Port of the coordinator [{DEFAULT_PORT}].",
     )
     address = click.option(
@@ -65,7 +63,7 @@ def coordinator_address_options(
         show_envvar=True,
         metavar="FILE",
         is_eager=True,
-        help="Authority of a coordinator with TLS.",
+        help="Certificate authority of a coordinator with TLS.",
     )
 
     def declare(function: _Function) -> _Function:
@@ -75,7 +73,7 @@ def coordinator_address_options(
 
 
 def coordinator_options(function: _Function) -> _Function:
-    """Declare where the coordinator is; the command gets a `Client` as ``client``."""
+    """Declare the options; the command gets a `Client` as ``client``."""
 
     def make(ctx: click.Context, address: str, port: int, authority: str) -> None:
         ctx.params["client"] = Client(address, port, authority=authority)
@@ -84,10 +82,9 @@ def coordinator_options(function: _Function) -> _Function:
 
 
 def choose_dataflow(views: Sequence[DataflowView], option: str) -> DataflowView | None:
-    """Return the only one of the running dataflows, or the one that is chosen on a terminal.
+    """Return the only running dataflow, or let the user choose one on a terminal; None if none is running.
 
-    None if nothing runs. Raises `DoraError` if there are several and nobody can be asked; ``option`` says
-    how to name one.
+    Raises `DoraError` if there are several and no terminal; ``option`` says how to name one.
     """
     if len(views) <= 1:
         return views[0] if views else None

@@ -1,7 +1,6 @@
-"""The ``dora`` command: its table of commands, and what happens to errors.
+"""The ``dora`` command: the table of all commands, error handling, and ``dora help``.
 
-Commands are imported when they are used, never for ``dora --help``: the table below holds their
-one-line descriptions.
+A command is imported when it is used. ``dora --help`` imports none: the table has one-line descriptions.
 """
 
 from __future__ import annotations
@@ -16,7 +15,6 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from dora._version import __version__
 from dora.daemon.logs.directives import VARIABLE, configure
@@ -28,19 +26,22 @@ if TYPE_CHECKING:
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("dora.cli.commands.run:run", "Build and run a dataflow until it ends."),
     "up": ("dora.cli.commands.up:up", "Start the coordinator and the daemon in the background."),
-    "down": ("dora.cli.commands.up:down", "End the coordinator and the daemon."),
+    "down": ("dora.cli.commands.up:down", "Stop the coordinator and the daemon."),
     "start": ("dora.cli.commands.start:start", "Build and start a dataflow on the coordinator."),
-    "stop": ("dora.cli.commands.start:stop", "Stop a dataflow and wait for its end."),
+    "stop": ("dora.cli.commands.start:stop", "Stop a dataflow and wait until it has ended."),
     "restart": (
         "dora.cli.commands.start:restart",
-        "Stop a dataflow and start it again, as it was started first.",
+        "Stop a dataflow and start it again with the same options.",
     ),
     "list": (
         "dora.cli.commands.list:list_dataflows",
         "List the dataflows of the coordinator, running and ended.",
     ),
     "logs": ("dora.cli.commands.logs:logs", "Show the logs of a dataflow."),
-    "status": ("dora.cli.commands.status:status", "Tell whether the coordinator and the daemon run."),
+    "status": (
+        "dora.cli.commands.status:status",
+        "Show whether the coordinator and the daemon are running.",
+    ),
     "clean": (
         "dora.cli.commands.list:clean",
         "Remove the records of ended dataflows.",
@@ -51,7 +52,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "validate": ("dora.cli.commands.build:validate", "Check a dataflow file without running it."),
     "graph": ("dora.cli.commands.graph:graph", "Draw a dataflow as a web page or as a Mermaid flowchart."),
-    "new": ("dora.cli.commands.new:new", "Make a folder with a new dataflow, node or operator."),
+    "new": ("dora.cli.commands.new:new", "Create a folder with a new dataflow, node or operator."),
     "expand": ("dora.cli.commands.build:expand", "Print a dataflow file with its modules written out."),
     "schema": ("dora.cli.commands.build:schema", "Print the JSON schema of dataflow files, for editors."),
     "completion": (
@@ -60,10 +61,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "doctor": (
         "dora.cli.commands.doctor:doctor",
-        "Check the installation, and the machine that it runs on.",
+        "Check the installation and this machine.",
     ),
-    "param": ("dora.cli.commands.param:param", "Look at and change the parameters of running nodes."),
-    "node": ("dora.cli.commands.node:node", "Look at the nodes of running dataflows, and change them."),
+    "param": ("dora.cli.commands.param:param", "Inspect and change the parameters of running nodes."),
+    "node": ("dora.cli.commands.node:node", "Inspect and change the nodes of running dataflows."),
     "topic": ("dora.cli.commands.topic:topic", "Look at what the outputs of a running dataflow carry."),
     "trace": (
         "dora.cli.commands.trace:trace",
@@ -71,10 +72,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "top": ("dora.cli.commands.top:top", "Watch nodes and links: load, rates, queues, losses."),
     "record": ("dora.cli.commands.record:record", "Record the messages of a dataflow into an MCAP file."),
-    "info": ("dora.cli.commands.recordings:info", "Tell what is in a recording."),
+    "info": ("dora.cli.commands.recordings:info", "Show what is in a recording."),
     "replay": (
         "dora.cli.commands.replay:replay",
-        "Run a dataflow again, on what was recorded of its sources.",
+        "Run a dataflow again with its recorded sources.",
     ),
     "diff": ("dora.cli.commands.recordings:diff", "Compare two recordings, message by message."),
     "export": ("dora.cli.commands.recordings:export", "Write a recording as Parquet files, or for Rerun."),
@@ -92,15 +93,15 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "help": ("dora.cli.main:help_command", "Show the help of dora or of one of its commands."),
 }
-"""Name → where the command is, and its description (a test keeps the two equal)."""
+"""Name → location and description of the command (a test compares it with the docstring)."""
 
 ALIASES = {"destroy": "down", "ps": "list", "check": "status"}
 HIDDEN = {"system": "dora.cli.commands.status:system", "inspect": "dora.cli.commands.top:inspect"}
-"""Other names of things that are in the table."""
+"""Groups that have another name in dora-rs."""
 
 
 class Commands(click.Group):
-    """The commands of the table, imported at their first use."""
+    """The commands of the table, imported on first use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(COMMANDS)
@@ -170,42 +171,42 @@ def cli(ctx: click.Context) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line and leave the process: 0 done, 1 failed, 2 not understood."""
+    """Run the command line and exit: 0 for success, 1 for failure, 2 for wrong usage."""
     from dora.cli.process import guard_streams
 
     guard_streams()
     status = run_command_line(arguments)
-    gc.freeze()  # nothing is worth collecting any more, and an interpreter that ends tries three times
+    gc.freeze()  # otherwise the interpreter collects garbage three times at its end
     sys.exit(status)
 
 
 def run_command_line(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status. Errors are told on standard error."""
+    """Run the command line; return the exit status. Errors are printed to standard error."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     if fault := _not_utf8(given):
-        _tell(fault)
+        _print_error(fault)
         return 2
     try:
         result: Any = cli.main(args=given, prog_name="dora", standalone_mode=False)
         sys.stdout.flush()
         return result if isinstance(result, int) else 0
     except click.ClickException as error:
-        _tell(_plain_message(error))
+        _print_error(_plain_message(error))
         if isinstance(error, click.UsageError) and error.ctx is not None:
             click.echo(f"{error.ctx.get_usage()}\nTry `{error.ctx.command_path} --help`.", err=True)
         return error.exit_code
     except DoraError as error:
         problems = getattr(error, "problems", ())
         if any(problem.line for problem in problems):
-            click.echo(str(error), err=True)  # each problem says "error" behind its place
+            click.echo(str(error), err=True)  # each problem has its location and "error"
         else:
-            _tell(str(error))
+            _print_error(str(error))
         return 1
     except (KeyboardInterrupt, click.Abort):
-        _tell("interrupted")
+        _print_error("interrupted")
         return 130
     except BrokenPipeError:
-        # Nobody reads our output any more; keep the interpreter from complaining at its exit.
+        # The reader of our output has ended; without this, the interpreter complains at its exit.
         from dora.cli.process import discard_output
 
         discard_output()
@@ -214,11 +215,11 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
         from dora.cli.process import output_fault
 
         if reason := output_fault(error):
-            _tell(f"cannot write to standard output: {reason}")
+            _print_error(f"cannot write to standard output: {reason}")
             return 1
         if os.environ.get("DORA_DEBUG"):
             raise
-        _tell(
+        _print_error(
             _system_fault(error)
             or f"internal error: {type(error).__name__}: {error} (DORA_DEBUG=1 shows where)"
         )
@@ -226,9 +227,9 @@ def run_command_line(arguments: Sequence[str] | None = None) -> int:
 
 
 def _not_utf8(arguments: Sequence[str]) -> str:
-    """Return the sentence for an argument, or a variable for dora, that is not UTF-8; "" if all are.
+    """Return an error message for an argument or a variable of dora that is not UTF-8; "" if all are.
 
-    Nothing that carries names could carry it: YAML, JSON, HTTP, and messages between processes.
+    YAML, JSON, HTTP and the messages between processes cannot carry other texts.
     """
     variables = {name: value for name, value in os.environ.items() if name.startswith("DORA_")}
     for what, text in (
@@ -240,24 +241,24 @@ def _not_utf8(arguments: Sequence[str]) -> str:
                 text.encode()
             except UnicodeEncodeError:
                 shown = os.fsencode(text)[:60].decode(errors="backslashreplace")
-                return f"{what} is not UTF-8, and dora takes no other texts and file names: {shown}"
+                return f"{what} is not UTF-8, which dora requires of all texts and file names: {shown}"
     return ""
 
 
 def _system_fault(error: Exception) -> str:
-    """Return the sentence for what any command may meet on a machine; "" for anything else."""
+    """Return an error message for a fault of the system that any command may meet; "" for other errors."""
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return "too many files are open; allow more with `ulimit -n`, or run fewer nodes"
     if isinstance(error, FileNotFoundError):
         try:
             os.getcwd()
         except FileNotFoundError:
-            return "the current folder does not exist any more; change to another one"
+            return "the current folder no longer exists; change to another one"
     return ""
 
 
 def _plain_message(error: click.ClickException) -> str:
-    """Return click's sentence in our form: it starts small, has no full stop, and says what a number is."""
+    """Return a message of click in our form: lower case, no full stop, numbers in plain words."""
     message = error.format_message().strip()
     message = re.sub("is not a valid integer( range)?", "is not a whole number", message)
     message = re.sub("is not a valid float( range)?", "is not a number", message)
@@ -265,20 +266,14 @@ def _plain_message(error: click.ClickException) -> str:
     return message[:1].lower() + message[1:].removesuffix(".")
 
 
-def _tell(message: str) -> None:
+def _print_error(message: str) -> None:
     click.echo(f"error: {message}", err=True)
 
 
-# Let a process tell of its own work, as ``RUST_LOG`` says.
-
-
 def configure_diagnostics(directives: str) -> None:
-    """Begin to tell on standard error; what of the directives is not understood is told at once."""
+    """Log to standard error as ``RUST_LOG`` says; print a warning for each directive that is not valid."""
     for fault in configure(directives):
         click.echo(f"warning: {VARIABLE}: {fault}", err=True)
-
-
-# ``dora help``: the help texts, for those who do not write ``--help``.
 
 
 def _commands(
@@ -286,6 +281,8 @@ def _commands(
     param: click.Parameter,  # noqa: ARG001 - click's signature
     incomplete: str,
 ) -> list[CompletionItem[str]]:
+    from click.shell_completion import CompletionItem
+
     root = ctx.find_root().command
     assert isinstance(root, click.Group)
     names = root.list_commands(ctx)

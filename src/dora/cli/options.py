@@ -1,4 +1,4 @@
-"""Options that ``dora run``, ``dora start`` and ``dora logs`` share."""
+"""Options that several commands share."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DURATION = ParameterValue("duration", parse_duration)
 
 
 class RunCommand(click.Command):
-    """Lets ``--exit-when-nodes-finish`` stand alone without swallowing the path behind it."""
+    """A command whose ``--exit-when-nodes-finish`` needs no value."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         end = args.index("--") if "--" in args else len(args)
@@ -47,7 +47,7 @@ trace_option: Callable[[_Function], _Function] = click.option(
     is_flag=True,
     envvar="DORA_TRACE",
     show_envvar=True,
-    help="Let nodes write down which message led to which, for `dora trace`.",
+    help="Record which message led to which, for `dora trace`.",
 )
 
 
@@ -55,11 +55,13 @@ engine_option: Callable[[_Function], _Function] = click.option(
     "--engine",
     type=click.Choice(["iceoryx2", "zenoh"]),
     default=None,
-    help="What carries messages between nodes [iceoryx2 where it is installed].",
+    help="Transport of messages between nodes [iceoryx2 where it is installed].",
 )
 
 strict_outputs_option: Callable[[_Function], _Function] = click.option(
-    "--strict-outputs", is_flag=True, help="Let a node fail that sends to an output it does not declare."
+    "--strict-outputs",
+    is_flag=True,
+    help="Make a node fail if it sends to an output that it does not declare.",
 )
 
 debug_option: Callable[[_Function], _Function] = click.option(
@@ -76,12 +78,12 @@ environment_option: Callable[[_Function], _Function] = click.option(
     multiple=True,
     metavar="KEY=VALUE",
     callback=_environment,
-    help="A variable for all nodes; the `env` of a node wins. May be repeated.",
+    help="Environment variable for all nodes; the `env` of a node overrides it. Repeatable.",
 )
 
 
 def display_options(function: _Function) -> _Function:
-    """Declare how log entries are shown: ``log_level``, ``log_format`` and ``log_filter``."""
+    """Declare ``log_level``, ``log_format`` and ``log_filter``."""
     return _display(function, "--log-level")
 
 
@@ -98,7 +100,7 @@ def _display(function: _Function, *level: str) -> _Function:
         show_envvar=True,
         metavar="NODE=LEVEL,...",
         shell_complete=node_levels,
-        help="Levels for single nodes, instead of --log-level.",
+        help="Levels of single nodes; they override --log-level.",
     )(function)
     function = click.option(
         "--log-format",
@@ -106,7 +108,7 @@ def _display(function: _Function, *level: str) -> _Function:
         default="pretty",
         envvar="DORA_LOG_FORMAT",
         show_envvar=True,
-        help="How entries look; json is one object per line.",
+        help="Format of log entries; json is one object per line.",
     )(function)
     return click.option(
         *level,
@@ -115,19 +117,18 @@ def _display(function: _Function, *level: str) -> _Function:
         envvar="DORA_LOG_LEVEL",
         show_envvar=True,
         metavar="LEVEL",
-        help="Show entries that are at least so severe: error, warn, info, debug, trace, or stdout for "
-        "all.",
+        help="Least severe level to show: error, warn, info, debug, trace, or stdout for all.",
     )(function)
 
 
 def dataflow_options(function: _Function) -> _Function:
-    """Declare what changes the dataflow file: ``env`` and ``exit_when_nodes_finish``."""
+    """Declare the options that override the dataflow file: ``env`` and ``exit_when_nodes_finish``."""
     function = click.option(
         "--exit-when-nodes-finish",
         type=click.BOOL,
         default=None,
         metavar="[=BOOL]",
-        help="Whether nodes end although a timer of theirs goes on, whatever the file says.",
+        help="Whether a node finishes once all its inputs except timers are closed; overrides the file.",
     )(function)
     return environment_option(function)
 
@@ -139,24 +140,21 @@ allow_incomplete_option: Callable[[_Function], _Function] = click.option(
 )
 
 
-# The options about the lock of a dataflow, of `dora run` and `dora build`.
-
-
 def lock_options(function: _Function) -> _Function:
-    """Declare them; the command gets ``locked``, ``write_lockfile`` and ``lockfile``, for `lock_of`."""
+    """Declare ``locked``, ``write_lockfile`` and ``lockfile``, the arguments of `lock_of`."""
     for declare in (
         hub_option,
         click.option(
             "--lockfile",
             metavar="PATH",
             default="",
-            help="The lockfile [<name of FILE>.dora-lock.yaml beside it].",
+            help="Path of the lockfile [<name of FILE>.dora-lock.yaml beside it].",
         ),
         click.option(
             "--write-lockfile", is_flag=True, help="Write the commits of nodes with `git` to the lockfile."
         ),
         click.option(
-            "--locked", is_flag=True, help="Take the commits of the lockfile for nodes with `git`."
+            "--locked", is_flag=True, help="Use the commits of the lockfile for nodes with `git`."
         ),
     ):
         function = declare(function)
@@ -164,7 +162,7 @@ def lock_options(function: _Function) -> _Function:
 
 
 def lock_of(locked: bool, write_lockfile: bool, lockfile: str) -> Lock | None:
-    """Return what is wanted, None for nothing; raises ``UsageError``."""
+    """Return the lock that the options ask for, None for none; raises ``UsageError``."""
     if locked and write_lockfile:
         raise click.UsageError("--locked and --write-lockfile contradict each other")
     if not (locked or write_lockfile):

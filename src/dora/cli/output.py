@@ -17,7 +17,7 @@ def _style_option(json: str) -> Callable[[_Function], _Function]:
         "style",
         type=click.Choice(["table", "json"]),
         default="table",
-        help=f"How it looks [table]; json is {json}.",
+        help=f"Output format [table]; json is {json}.",
     )
 
 

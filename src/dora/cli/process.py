@@ -13,19 +13,18 @@ from typing import TextIO
 
 
 def guard_streams() -> None:
-    """Make the streams of this process safe to use: for the beginning of a command.
+    """Make the streams of this process safe to use, at the start of a command.
 
-    A stream that is closed (``>&-``) becomes one to nowhere: otherwise the next file or socket that is
-    opened would get its number, and what is printed. Characters that the encoding of the terminal does
-    not have are printed as escapes, and so are those that control it. An error stream that takes nothing
-    ends no command.
+    A stream that is closed (``>&-``) is connected to /dev/null: otherwise the next file or socket would get
+    its number, and all that is printed. Control characters, and characters that the terminal cannot encode,
+    are printed as escapes. A failing error stream ends no command.
     """
     for descriptor in (0, 1, 2):
         try:
             os.fstat(descriptor)
         except OSError as error:
             if error.errno == errno.EBADF:
-                _to_nowhere(descriptor)
+                _connect_to_null(descriptor)
     if sys.stdin is None:
         sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - as long as the process
     sys.stdout = _stream(sys.stdout, _Output(1, "w", closefd=False), os.isatty(1))
@@ -33,9 +32,9 @@ def guard_streams() -> None:
 
 
 def output_fault(error: Exception) -> str:
-    """Return why standard output took nothing if an error is about that, else "".
+    """Return the reason if an error comes from writing to standard output, else "".
 
-    What could not be written is discarded then.
+    Output that could not be written is discarded then.
     """
     raw = getattr(getattr(sys.stdout, "buffer", None), "raw", None)
     if not isinstance(raw, _Output) or raw.fault is not error or not isinstance(error, OSError):
@@ -45,15 +44,15 @@ def output_fault(error: Exception) -> str:
 
 
 def discard_output() -> None:
-    """Let standard output lead nowhere, so that the interpreter does not complain at its end."""
+    """Connect standard output to /dev/null, so that the interpreter does not complain at its end."""
     try:
-        _to_nowhere(sys.stdout.fileno())
+        _connect_to_null(sys.stdout.fileno())
     except (OSError, ValueError):  # a test's stream is no file
         pass
 
 
 class _Errors(io.FileIO):
-    """Standard error. If it takes no more (a full disk, a closed pipe), what follows is discarded."""
+    """Standard error; once it fails (a full disk, a closed pipe), it discards all output."""
 
     def write(self, data: object) -> int:
         try:
@@ -61,12 +60,12 @@ class _Errors(io.FileIO):
         except BlockingIOError:
             raise
         except OSError:
-            _to_nowhere(self.fileno())
+            _connect_to_null(self.fileno())
             return super().write(data)  # type: ignore[arg-type]
 
 
 class _Output(io.FileIO):
-    """Standard output. Remembers that it could not be written."""
+    """Standard output; keeps the error if it cannot be written."""
 
     fault: OSError | None = None
 
@@ -94,7 +93,7 @@ def _stream(before: TextIO | None, raw: io.FileIO, line_buffering: bool) -> Text
     )
 
 
-def _to_nowhere(descriptor: int) -> None:
+def _connect_to_null(descriptor: int) -> None:
     nowhere = os.open(os.devnull, os.O_RDWR)
     if nowhere != descriptor:
         os.dup2(nowhere, descriptor)
@@ -103,7 +102,7 @@ def _to_nowhere(descriptor: int) -> None:
 
 @contextmanager
 def termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM raise ``KeyboardInterrupt`` in this block. Only for the main thread.
+    """Make SIGTERM raise ``KeyboardInterrupt`` in this block. Only for the main thread.
 
     While a dataflow runs, the daemon handles the signal instead.
     """
@@ -116,7 +115,7 @@ def termination_as_interrupt() -> Iterator[None]:
 
 @contextmanager
 def interrupts_held() -> Iterator[None]:
-    """Let Ctrl-C and SIGTERM wait for the end of this block, which must be short."""
+    """Delay Ctrl-C and SIGTERM to the end of this block, which must be short."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield

@@ -1,7 +1,7 @@
-"""A running dataflow as a whole: its part on this machine, and the others over the coordinator.
+"""A running dataflow on one or several machines, as commands see it.
 
-What concerns nodes of this machine alone is done here, with nobody's help. For the rest, the coordinator is
-the one that the dataflow's daemon has, or that of the environment.
+Nodes of this machine are reached directly, others through the coordinator: that of the dataflow's daemon,
+or the one that the environment names.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LONGEST_WAIT: Final = 86_400.0 * 3  # seconds; longer than the longest grace
 
 
 def coordinator_client(address: str = "") -> Client:
-    """Return the coordinator at an address with a port, or that of the environment."""
+    """Return a client of the coordinator at an address with a port, or of that in the environment."""
     from dora.cluster.client import Client
 
     host, _, port = address.rpartition(":")
@@ -36,17 +36,17 @@ def coordinator_client(address: str = "") -> Client:
         host, port = chosen_address()
     host = host.strip("[]")
     if not (port.isdecimal() and len(port) <= 5 and 0 < int(port) <= 65535):
-        raise DoraError(f"DORA_COORDINATOR_PORT is `{port}`, which is no port")
+        raise DoraError(f"DORA_COORDINATOR_PORT is `{port}`, which is not a port number")
     if fault := address_fault(host):
         raise DoraError(f"DORA_COORDINATOR_ADDR is `{host}`, which {fault}")
     return Client(host, int(port))
 
 
 class RunningDataflow:
-    """One dataflow; ``with`` closes it. ``run`` is its part on this machine, None: it has none."""
+    """One dataflow; ``with`` closes it. ``run`` is its daemon on this machine (None: no nodes here)."""
 
     def __init__(self, run: DaemonClient | None, view: DataflowView | None = None) -> None:
-        """``view`` is what the coordinator of the environment says of one that has no part here."""
+        """``view`` describes a dataflow without nodes on this machine."""
         self.run = run
         self._sessions: dict[str, ObserverConnection] = {}
         self._client: Client | None = None
@@ -63,37 +63,37 @@ class RunningDataflow:
             self.inspection = answer
 
     def machine_of(self, node_id: str) -> str:
-        """Return where a node is; of one that is not there, where somebody can say so."""
+        """Return the machine of a node; of an unknown node, a machine that can refuse it."""
         found = (node.machine for node in self.inspection.nodes if node.id == node_id)
         return next(found, "") or self._machine
 
     def machines(self) -> list[str]:
-        """Return all machines that have nodes of it."""
+        """Return all machines with nodes of the dataflow."""
         return sorted({self.machine_of(node.id) for node in self.inspection.nodes})
 
     def other_machines(self) -> list[str]:
-        """Return those of them that are not this one."""
+        """Return the machines with nodes of the dataflow, without this one."""
         return [machine for machine in self.machines() if self.run is None or machine != self._machine]
 
     def are_local(self, node_ids: Iterable[str]) -> bool:
-        """Tell whether all these nodes are on this machine."""
+        """Return whether all these nodes are on this machine."""
         away = set(self.other_machines())
         return not any(self.machine_of(node_id) in away for node_id in node_ids)
 
-    def ask(self, node_id: str, question: Question, patience: float | None = None) -> Answer:
-        """Ask the daemon of a node's machine; raises as `DaemonClient.ask` does.
+    def ask(self, node_id: str, question: Question, timeout: float | None = None) -> Answer:
+        """Ask the daemon of a node's machine; raises the exceptions of `DaemonClient.ask`.
 
-        With ``patience`` there is a ``TimeoutError`` after so many seconds, and nothing can be asked then.
+        ``timeout``: seconds until ``TimeoutError``; the connection is of no use after that.
         """
         if self.run is not None and self.are_local([node_id]):
-            if patience is not None:
-                self.run.set_patience(patience)
+            if timeout is not None:
+                self.run.set_patience(timeout)
             return self.run.ask(question)
         session = self.session(self.machine_of(node_id))
-        return session.ask(question) if patience is None else session.ask(question, patience)
+        return session.ask(question) if timeout is None else session.ask(question, timeout)
 
     def session(self, machine: str) -> ObserverConnection:
-        """Return a connection to what looks at a machine; raises `DoraError`."""
+        """Return a connection to the observer on a machine; raises `DoraError`."""
         from dora.cluster.remote_observer import ObserverConnection
 
         if machine not in self._sessions:
@@ -125,16 +125,16 @@ class RunningDataflow:
 
 
 def find_running(wanted: str | None) -> RunningDataflow:
-    """Return the running dataflow that is meant: with a part here, or known to the coordinator.
+    """Return the running dataflow that is meant: on this machine, or known to the coordinator.
 
-    Asks on a terminal if there are several; raises `DoraError` other_machines, and if there is none.
+    If several are running, asks on a terminal and raises `DoraError` otherwise; raises it if none is.
     """
     try:
         run = find_run(wanted)
-    except NoRunningDataflow as nothing:
+    except NoRunningDataflow as error:
         view = find_on_coordinator(wanted)
         if view is None:
-            raise nothing from None
+            raise error from None
         return RunningDataflow(None, view)
     try:
         return RunningDataflow(run)
@@ -153,18 +153,18 @@ def find_all_running(wanted: str | None) -> list[RunningDataflow]:
             found.append(RunningDataflow(run))
         except DoraError:
             run.close()  # it is just ending
-    here = {whole.dataflow_id for whole in found}
+    here = {running.dataflow_id for running in found}
     for view in _active_on_coordinator():
         if view.uuid not in here and view.status == "running":
             try:
                 found.append(RunningDataflow(None, view))
             except DoraError:
-                continue  # it is just ending, or its machine is cut off
+                continue  # it is just ending, or its machine is disconnected
     return found or [find_running(None)]
 
 
 def find_on_coordinator(wanted: str | None) -> DataflowView | None:
-    """Return the running dataflow that is meant, as the coordinator of the environment knows it, if any."""
+    """Return the dataflow that is meant, if the coordinator of the environment runs it."""
     from dora.cli.coordinator import choose_dataflow
     from dora.cluster.coordinator.policy import Refusal, find
 

@@ -1,4 +1,4 @@
-"""``-d/--dataflow``: which of the running dataflows a command is about."""
+"""The option ``-d/--dataflow``, which selects a running dataflow."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ _dataflow_option: Callable[[_Function], _Function] = click.option(
 
 
 def _set_environment(ctx: click.Context, address: str, port: int, authority: str) -> None:  # noqa: ARG001
-    """Let the options count as the environment does, which is where one is looked for if need be."""
+    """Put the address into the environment, from which `dora.cli.running` makes a client if needed."""
     os.environ[ADDRESS_VARIABLE] = address
     os.environ[PORT_VARIABLE] = str(port)
     os.environ[AUTHORITY_VARIABLE] = authority
 
 
 def dataflow_option(function: _Function) -> _Function:
-    """Declare which dataflow is meant, and on which coordinator."""
+    """Declare the options for a running dataflow and for the coordinator."""
     return _dataflow_option(coordinator_address_options(_set_environment)(function))
 
 
 class NoRunningDataflow(DoraError):
-    """No running dataflow of this machine is meant."""
+    """The dataflow that is meant does not run on this machine."""
 
 
 def connected_runs() -> list[DaemonClient]:
-    """Return connections to the dataflows of the chosen coordinator, and to those of `dora run`."""
+    """Connect to the dataflows on this machine of the chosen coordinator and of `dora run`."""
     from dora.daemon.client import running
 
     found = []
@@ -59,16 +59,17 @@ def connected_runs() -> list[DaemonClient]:
 
 
 def find_run(wanted: str | None) -> DaemonClient:
-    """Return a connection to the running dataflow that is meant.
+    """Return a connection to the dataflow on this machine that is meant.
 
-    Asks on a terminal if there are several; raises `DoraError` other_machines, and if there is none.
+    If several are running, asks on a terminal and raises `DoraError` otherwise; raises
+    `NoRunningDataflow` if none is.
     """
     from dora.daemon.client import fits
 
     runs = connected_runs()
     found = [run for run in runs if wanted is None or fits(run.description, wanted)]
     if len(found) > 1 and sys.stdin.isatty():
-        chosen = _choose(found)
+        chosen = _prompt(found)
     elif len(found) == 1:
         chosen = found[0]
     else:
@@ -82,22 +83,24 @@ def find_run(wanted: str | None) -> DaemonClient:
 
 
 def lower_priority() -> None:
-    """Let the nodes go first where a processor is wanted by both: this command only looks."""
+    """Lower the priority of this process below that of the nodes, because it only observes."""
     try:
         os.nice(NICENESS)
     except OSError:
-        pass  # it is as low as it can be
+        pass  # it is the lowest already
 
 
 def _selection_fault(wanted: str | None, runs: list[DaemonClient], found: list[DaemonClient]) -> str:
     if not runs:
         return "no dataflow is running; start one with `dora run FILE`"
     if not found:
-        return f"no running dataflow is called `{wanted}`; there are:\n{_listed(runs)}"
+        return f"no running dataflow is called `{wanted}`; these are running:\n{_listed(runs)}"
     which = (
-        "more than one dataflow is running" if wanted is None else f"`{wanted}` fits more than one dataflow"
+        "more than one dataflow is running"
+        if wanted is None
+        else f"`{wanted}` matches more than one dataflow"
     )
-    return f"{which}; say which one with -d:\n{_listed(found)}"
+    return f"{which}; choose one with -d:\n{_listed(found)}"
 
 
 def _listed(runs: list[DaemonClient]) -> str:
@@ -106,7 +109,7 @@ def _listed(runs: list[DaemonClient]) -> str:
     return "\n".join(f"  {run.description.dataflow_id}  {name_of(run.description)}" for run in runs)
 
 
-def _choose(runs: list[DaemonClient]) -> DaemonClient:
+def _prompt(runs: list[DaemonClient]) -> DaemonClient:
     for index, line in enumerate(_listed(runs).splitlines(), 1):
         click.echo(f"  {index}{line[1:]}", err=True)
     number: int = click.prompt("Which dataflow", type=click.IntRange(1, len(runs)), err=True)

@@ -34,7 +34,7 @@ def parse_duration(text: str) -> float:
     """
     compact = text.strip().lower()
     example = "write for example 30, 10s, 5m, 1h30m or 500ms"
-    if len(compact) > 100:  # nobody writes so much, and the search below is quadratic in it
+    if len(compact) > 100:  # the search below takes quadratic time
         raise ValueError(f"`{shortened(text)}` is not a duration: {example}")
     if re.fullmatch(r"\d+(\.\d+)?", compact, re.ASCII):
         seconds = float(compact)
@@ -49,10 +49,10 @@ def parse_duration(text: str) -> float:
 
 
 def parse_environment(pairs: Iterable[str]) -> dict[str, str]:
-    """Return the variables of ``KEY=VALUE`` pairs, the last one for a key wins. Raises ``ValueError``.
+    """Return the variables of ``KEY=VALUE`` pairs; the last one for a key counts. Raises ``ValueError``.
 
-    What a dataflow file could not hold as it is written here is refused: values with a ``$`` (it
-    would be expanded there) and numbers in an unusual form (``007`` would be read as 7).
+    Values that would change in a dataflow file are refused: those with a ``$``, which would be expanded,
+    and numbers in an unusual form (``007`` would be read as 7).
     """
     variables: dict[str, str] = {}
     for pair in pairs:
@@ -72,7 +72,7 @@ def parse_environment(pairs: Iterable[str]) -> dict[str, str]:
 
 
 class InputFile(_ParamType):
-    """A file that is read: no pipe or device, where reading would wait or never end."""
+    """A regular file; reading a pipe or a device might never end."""
 
     name = "file"
 
@@ -87,7 +87,7 @@ class InputFile(_ParamType):
         except (OSError, ValueError):
             if self._must_exist:
                 return self.fail(f"there is no file `{value}`", param, ctx)
-            return value  # said where it is read
+            return value  # the command reports it when it reads the file
         if self._must_exist and stat.S_ISDIR(mode):
             return self.fail(f"`{value}` is a folder, not a file", param, ctx)
         if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
@@ -98,7 +98,7 @@ class InputFile(_ParamType):
 
 
 def _as_number(value: str) -> str:
-    """Return a value as it looks after being read as a number; other values stay what they are."""
+    """Return a value as it would be written after being read as a number; other values stay the same."""
     if not value.isascii() or not _NUMBER.fullmatch(value):
         return value
     if re.fullmatch(r"[+-]?\d+", value):
@@ -115,12 +115,12 @@ def parse_address(text: str) -> str:
 
 
 def shortened(text: str) -> str:
-    """Return the beginning of a text that is too long for a sentence."""
+    """Shorten a text for an error message."""
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 class ParameterValue(_ParamType):
-    """A click type around a function from text to a value."""
+    """A click type made of a function from text to a value."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
         self.name = name

@@ -1,4 +1,4 @@
-"""``dora build``: run the build commands of a dataflow and nothing else."""
+"""``dora build``, ``validate``, ``expand`` and ``schema``: prepare and check dataflow files."""
 
 from __future__ import annotations
 
@@ -19,15 +19,13 @@ from dora.daemon.load import load_dataflow
 @click.option(
     "--uv", is_flag=True, help="Build with uv; nodes with build commands get an environment of their own."
 )
-@click.option(
-    "--local", is_flag=True, help="Build on this machine, which is what this version always does."
-)
+@click.option("--local", is_flag=True, help="Has no effect: builds are always on this machine.")
 @click.option(
     "--coordinator-addr",
     envvar="DORA_COORDINATOR_ADDR",
     hidden=True,
     expose_value=False,
-    help="Accepted for the sake of existing scripts; this version builds on this machine.",
+    help="Has no effect: builds are always on this machine.",
 )
 @click.option(
     "--coordinator-port",
@@ -35,16 +33,16 @@ from dora.daemon.load import load_dataflow
     envvar="DORA_COORDINATOR_PORT",
     hidden=True,
     expose_value=False,
-    help="Accepted for the sake of existing scripts; this version builds on this machine.",
+    help="Has no effect: builds are always on this machine.",
 )
 @click.option("--strict-types", is_flag=True, help="Build only if all declared types fit together.")
-@click.option("--parallel", is_flag=True, help="Build the nodes at the same time.")
-@click.option("--offline", is_flag=True, help="Use no network: only what is installed, cached or cloned.")
+@click.option("--parallel", is_flag=True, help="Build nodes in parallel.")
+@click.option("--offline", is_flag=True, help="Use no network, only what is installed, cached or cloned.")
 @lock_options
 def build(
     path: str,
     uv: bool,
-    local: bool,  # noqa: ARG001 - there is nothing but local builds
+    local: bool,  # noqa: ARG001 - all builds are local
     strict_types: bool,
     parallel: bool,
     offline: bool,
@@ -54,8 +52,8 @@ def build(
 ) -> None:
     """Build a dataflow: clones, Python environments, build commands.
 
-    FILE is a dataflow file or its URL. Commands run without a shell; the first that fails ends the
-    build.
+    FILE is a dataflow file or its URL. Commands run without a shell; the build ends at the
+    first one that fails.
     """
     options = BuildOptions(uv=uv, parallel=parallel, offline=offline, update=True)
     with termination_as_interrupt():
@@ -81,17 +79,14 @@ def _summary(built: Built) -> str:
     return f"built in {built.seconds:.1f} s: {built.commands} command{'s' * (built.commands > 1)}{skipped}"
 
 
-# ``dora expand``: a dataflow file with its modules written out.
-
-
 @click.command()
 @click.argument("path", metavar="FILE", shell_complete=dataflow_files)
 @click.option("--module", is_flag=True, help="FILE is a module: check it by itself.")
 def expand(path: str, module: bool) -> None:
     """Print a dataflow file with its modules written out.
 
-    What is printed is a dataflow file that runs the same from the same folder. With --module nothing is
-    printed but whether the file of a module is valid, whoever uses it.
+    The printed dataflow file runs the same from the same folder. With --module, only checks whether a
+    module file is valid by itself.
     """
     from dora.dataflow import check_module, expanded
 
@@ -102,15 +97,12 @@ def expand(path: str, module: bool) -> None:
         click.echo(expanded(path), nl=False)
 
 
-# ``dora schema``: the JSON schema of dataflow files.
-
-
 @click.command()
-@click.option("--module", is_flag=True, help="Print the schema of the files of modules.")
+@click.option("--module", is_flag=True, help="Print the schema of module files.")
 def schema(module: bool) -> None:
     """Print the JSON schema of dataflow files, for editors.
 
-    Editors that know JSON schemas for YAML complete and check dataflow files with it.
+    With it, editors that support JSON schemas for YAML complete and check dataflow files.
     """
     import json
 
@@ -120,26 +112,30 @@ def schema(module: bool) -> None:
     click.echo(json.dumps(found, indent=2, ensure_ascii=False))
 
 
-# ``dora validate``: check a dataflow file without running it.
-
 DEFAULT_FILE = "dataflow.yml"
 
 
 @click.command()
 @click.argument("path", metavar="[FILE]", required=False, shell_complete=dataflow_files)
-@click.option("--strict-types", is_flag=True, help="Make errors of types that do not fit together.")
+@click.option("--strict-types", is_flag=True, help="Treat types that do not fit together as errors.")
 @click.option(
     "--node-manifest",
     metavar="FILE",
     shell_complete=dataflow_files,
-    help="Check the manifest of a node (dora-node.yml), and no dataflow.",
+    help="Check the manifest of a node (dora-node.yml) instead of a dataflow.",
 )
-@click.option("--offline", is_flag=True, hidden=True, expose_value=False, help="Checking needs no network.")
+@click.option(
+    "--offline",
+    is_flag=True,
+    hidden=True,
+    expose_value=False,
+    help="Has no effect: checking needs no network.",
+)
 def validate(path: str | None, strict_types: bool, node_manifest: str | None) -> None:
     """Check a dataflow file without running it.
 
-    FILE is a dataflow file or its URL [dataflow.yml]. All problems are shown at once. Files and commands
-    of nodes that are missing are warnings, because they may come into being before the dataflow runs.
+    FILE is a dataflow file or its URL [dataflow.yml]. All problems are shown at once. Missing files and
+    commands of nodes are warnings, because they may exist when the dataflow runs.
     """
     from dora.daemon.build.build import missing
     from dora.dataflow import check_manifest

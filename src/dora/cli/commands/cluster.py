@@ -1,4 +1,4 @@
-"""``dora cluster``: the daemons of several machines, by ssh, from one file."""
+"""``dora cluster``: run the daemons of several machines over ssh, from one file."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _client(found: Cluster, token: Token | None = None) -> Client:
 
 
 def _token_of(client: Client) -> str:
-    """Return the token that the daemons of a coordinator get; raises `DoraError`."""
+    """Return the token for the daemons of a coordinator; raises `DoraError`."""
     if (token := client.token()) is None:
         raise DoraError(no_token(client.where))
     return token.value
@@ -67,7 +67,7 @@ def _connected(client: Client) -> set[str]:
 
 
 def _raise_if_any(faults: list[MachineFault], what: str, total: int) -> None:
-    """Tell what went wrong on which machine; raises `DoraError` if there is anything."""
+    """Raise a `DoraError` that lists what went wrong on which machine, if anything did."""
     if faults:
         listed = "\n".join(f"  {fault}" for fault in faults)
         raise DoraError(f"{what} on {len(faults)} of {total} machine(s):\n{listed}")
@@ -78,7 +78,7 @@ def _raise_if_any(faults: list[MachineFault], what: str, total: int) -> None:
 def up(file: str) -> None:
     """Start the coordinator on this machine and a daemon on each machine of the file.
 
-    What runs already stays as it is. The exit status is 1 if a machine is missing in the end.
+    Whatever is running already is left alone. The exit status is 1 if a machine is missing in the end.
     """
     from dora.cluster.ssh.daemons import start as start_daemons
     from dora.transport.tokens import make_token
@@ -153,8 +153,8 @@ def _check_no_other(client: Client) -> None:
 def status(file: str | None, style: str, client: Client) -> int:
     """Show the machines of the cluster.
 
-    Without CLUSTER_FILE those that the coordinator knows. With it the exit status is 1 if one of its
-    machines is not connected.
+    Without CLUSTER_FILE, the machines that the coordinator knows. With it, the exit status is 1 if one of
+    its machines is not connected.
     """
     hosts: dict[str, str] = {}
     if file is not None:
@@ -175,7 +175,7 @@ def status(file: str | None, style: str, client: Client) -> int:
 
 
 class _Row(msgspec.Struct, frozen=True):
-    """What is shown of a machine."""
+    """One line of the table."""
 
     machine: str
     host: str
@@ -199,13 +199,13 @@ class _Row(msgspec.Struct, frozen=True):
 
 @cluster.command()
 @_file_or_not
-@click.option("--force", is_flag=True, help="Also if dataflows run, which are stopped then.")
+@click.option("--force", is_flag=True, help="Stop running dataflows instead of refusing.")
 @coordinator_options
 def down(file: str | None, force: bool, client: Client) -> None:
-    """End the coordinator and all daemons.
+    """Stop the coordinator and all daemons.
 
-    With CLUSTER_FILE also daemons of its machines that are not connected. Refused while dataflows run,
-    unless --force is given.
+    With CLUSTER_FILE, also the daemons of its machines that are not connected. Refuses while dataflows are
+    running, unless --force is given.
     """
     from dora.cli.commands.up import stop_coordinator
 
@@ -222,8 +222,8 @@ def down(file: str | None, force: bool, client: Client) -> None:
     except Unreachable:
         if not force:
             raise DoraError(
-                f"the coordinator at {client.where} does not run; what its daemons run goes on, and "
-                f"`dora cluster up {file}` finds it again; `dora cluster down --force {file}` ends it"
+                f"the coordinator at {client.where} is not running, but its daemons and dataflows may be; "
+                f"`dora cluster up {file}` reconnects them, `dora cluster down --force {file}` stops them"
             ) from None
         there = set()
     left = [machine for machine in found.machines if machine.id not in there]
@@ -235,7 +235,7 @@ def down(file: str | None, force: bool, client: Client) -> None:
 @_file
 @click.argument("name", metavar="NAME", shell_complete=dataflow_names)
 def restart(file: str, name: str) -> int:
-    """Stop a dataflow of the cluster and start it again, as it was started first."""
+    """Stop a dataflow of the cluster and start it again with the same options."""
     found = _load(file)
     client = _client(found)
     return restart_and_wait(client, client.dataflow(name).uuid)
@@ -244,15 +244,16 @@ def restart(file: str, name: str) -> int:
 @cluster.command()
 @_file
 def install(file: str) -> None:
-    """Make the daemons services of systemd, which start with their machines.
+    """Install the daemons as systemd services, which start with their machines.
 
-    Of the machine for root, of the user for others. Daemons that run are ended before, with what they run.
+    For root these are services of the machine, for others services of the user. Running daemons are stopped
+    first, with their dataflows.
     """
     from dora.cluster.ssh.daemons import install as install_daemons
 
     found = _load(file)
     client = _client(found)
-    client.status()  # they are to be seen there
+    client.status()  # the daemons have to connect to it
     token = _token_of(client)
     faults = install_daemons(found, found.machines, token, lambda: _connected(client), click.echo)
     _raise_if_any(faults, "not installed", len(found.machines))
@@ -261,7 +262,7 @@ def install(file: str) -> None:
 @cluster.command()
 @_file
 def uninstall(file: str) -> None:
-    """End the services that `dora cluster install` has made, and take them away."""
+    """Stop and remove the services that `dora cluster install` has made."""
     from dora.cluster.ssh.daemons import uninstall as uninstall_daemons
 
     found = _load(file)
@@ -274,14 +275,14 @@ def uninstall(file: str) -> None:
     "--wheel",
     type=InputFile(must_exist=True),
     metavar="FILE",
-    help="What to install; by default the dora that gives this command.",
+    help="Wheel to install [made from this installation].",
 )
-@click.option("--force", is_flag=True, help="Also where dataflows run, which are stopped then.")
+@click.option("--force", is_flag=True, help="Stop dataflows on the machines instead of refusing.")
 def upgrade(file: str, wheel: str | None, force: bool) -> None:
-    """Install this dora on all machines, one after the other, and start their daemons again.
+    """Install this dora on all machines, one after the other, and restart their daemons.
 
-    It is copied to the machines; what it needs, they get from their package index. Ends at the first
-    machine on which something goes wrong.
+    dora is copied to the machines; its dependencies come from their package index. Stops at the first
+    machine that fails.
     """
     import tempfile
 
@@ -297,7 +298,7 @@ def upgrade(file: str, wheel: str | None, force: bool) -> None:
         for done, machine in enumerate(found.machines):
             if not force and (busy := [v.name for v in client.active() if machine.id in v.machines]):
                 raise DoraError(
-                    f"{machine.id}: runs {', '.join(busy)}; stop what runs there, or say --force "
+                    f"{machine.id}: runs {', '.join(busy)}; stop these dataflows, or use --force "
                     f"({done} of {len(found.machines)} machine(s) done)"
                 )
             faults = upgrade_daemon(
@@ -326,8 +327,8 @@ def start(
 ) -> int:
     """Copy a dataflow to the machines that its nodes run on, and start it.
 
-    What is copied is the folder of DATAFLOW_FILE, without `out`, `.git` and virtual environments; the next
-    time only what has changed. Nodes with a `working_dir` in their `deploy` have their files already.
+    Copies the folder of DATAFLOW_FILE without `out`, `.git` and virtual environments; the next time, only
+    what has changed. Nodes with a `working_dir` in their `deploy` are expected to have their files there.
     """
     from dora.cluster.coordinator.placement import place
     from dora.cluster.ssh.copy import with_copies
@@ -360,12 +361,14 @@ def start(
 
 @cluster.command()
 @_file
-@click.option("--remove", is_flag=True, help="Remove unused ones, with what nodes have written there.")
+@click.option(
+    "--remove", is_flag=True, help="Remove unused copies, with the files that nodes have written there."
+)
 @style_option
 def copies(file: str, remove: bool, style: str) -> None:
-    """Show the copies of dataflows on the machines, how large they are, and which dataflows use them.
+    """Show the copies of dataflows on the machines, their sizes, and the dataflows that use them.
 
-    `dora clean` removes those of the dataflows whose records it removes; what nodes have written stays.
+    `dora clean` removes the copies of the dataflows that it removes, except files written by nodes.
     """
     from dora.cluster.ssh.copy import copies_on
 
@@ -381,7 +384,7 @@ def copies(file: str, remove: bool, style: str) -> None:
         names = _names(found) if rows else {}
         cells = [[row.machine, row.folder, file_size(row.size), row.users(names)] for row in rows]
         click.echo(table(["MACHINE", "FOLDER", "SIZE", "USED BY"], cells))
-    _raise_if_any(faults, "not seen", len(found.machines))
+    _raise_if_any(faults, "not reached", len(found.machines))
 
 
 def _names(found: Cluster) -> dict[str, str]:
@@ -395,7 +398,7 @@ def _names(found: Cluster) -> dict[str, str]:
 @cluster.command(hidden=True)
 @click.argument("name")
 def receive(name: str) -> None:
-    """Take a copy from standard input; `dora cluster start` runs this on other machines."""
+    """Receive a copy from standard input; `dora cluster start` runs this on other machines."""
     import sys
 
     from dora.cluster.ssh.receive import Attended

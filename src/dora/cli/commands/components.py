@@ -1,4 +1,4 @@
-"""``dora coordinator`` and ``dora daemon``: one component in the foreground, for systemd and the like."""
+"""``dora coordinator`` and ``dora daemon``: run one component in the foreground."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _log_to_stderr(quiet: bool) -> None:
 
 
 def tls_options(function: _Function) -> _Function:
-    """Declare the files with which a coordinator proves who it is; absolute paths, "" without."""
+    """Declare the certificate and key of a coordinator: absolute paths, or "" without TLS."""
 
     def option(name: str, variable: str, help: str) -> Callable[[_Function], _Function]:
         return click.option(
@@ -45,13 +45,13 @@ def tls_options(function: _Function) -> _Function:
             help=help,
         )
 
-    certificate = option("--tls-cert", "DORA_COORDINATOR_TLS_CERT", "Certificate; the API has TLS then.")
+    certificate = option("--tls-cert", "DORA_COORDINATOR_TLS_CERT", "Certificate; turns TLS on.")
     key = option("--tls-key", "DORA_COORDINATOR_TLS_KEY", "Key of the certificate.")
     return certificate(key(function))
 
 
 def _store(ctx: click.Context, param: click.Parameter, value: str) -> str:  # noqa: ARG001
-    """Return the file of the store, also as dora-rs names it: `redb` is the default, `redb:FILE` a file."""
+    """Return the file of the store; `redb` and `redb:FILE` of dora-rs are accepted too."""
     from dora.cluster.coordinator.store import MEMORY
 
     kind, _, path = value.partition(":")
@@ -81,9 +81,7 @@ def _store(ctx: click.Context, param: click.Parameter, value: str) -> str:  # no
     metavar="PORT",
     help=f"Port to listen on [{DEFAULT_PORT}].",
 )
-@click.option(
-    "--auth", is_flag=True, help="Let in only those with the token of this user; it is always so."
-)
+@click.option("--auth", is_flag=True, help="Has no effect: the token of this user is always required.")
 @tls_options
 @click.option("--quiet", is_flag=True, help="Log errors only.")
 @click.option(
@@ -91,7 +89,7 @@ def _store(ctx: click.Context, param: click.Parameter, value: str) -> str:  # no
     default="",
     callback=_store,
     metavar="FILE|memory",
-    help="Where the records are kept [a file of this port in the data folder].",
+    help="Where to keep the records of dataflows [a file for this port in the data folder].",
 )
 def coordinator(
     interface: str,
@@ -104,14 +102,14 @@ def coordinator(
 ) -> None:
     """Run the coordinator in the foreground.
 
-    `dora up` does it in the background.
+    `dora up` runs it in the background.
     """
     from dora.cluster.coordinator.server import serve
     from dora.cluster.dashboard.coordinator import make_pages
     from dora.transport.tls import server_context
 
     _log_to_stderr(quiet)
-    _check_patience(os.environ.get("DORA_UNREACHABLE_AFTER", ""))
+    _check_unreachable_after(os.environ.get("DORA_UNREACHABLE_AFTER", ""))
     encryption = server_context(tls_cert, tls_key)
     scheme = "http" if encryption is None else "https"
     where = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(interface, interface)
@@ -120,20 +118,20 @@ def coordinator(
         interface,
         port,
         make_pages,
-        on_ready=lambda path: _tell_dashboard(f"{scheme}://{where}:{port}{path}"),
+        on_ready=lambda path: _print_dashboard(f"{scheme}://{where}:{port}{path}"),
         encryption=encryption,
         records=store,
     )
 
 
-def _tell_dashboard(address: str) -> None:
-    """Show where a browser is let in, on a terminal only: a log may be read by others."""
+def _print_dashboard(address: str) -> None:
+    """Print the address of the dashboard, with its ticket; only on a terminal, as others may read a log."""
     if sys.stderr.isatty():
         click.echo(f"dashboard: {address}", err=True)
 
 
 def _token_for(client: Client) -> Token:
-    """Return the token of a daemon; it makes that of the user if the coordinator is to run here."""
+    """Return the token for a daemon; create that of the user if the coordinator runs on this machine."""
     from dora._paths import LOOPBACK
     from dora.transport.tokens import find_token, make_token
 
@@ -144,7 +142,7 @@ def _token_for(client: Client) -> Token:
     return token
 
 
-def _check_patience(text: str) -> None:
+def _check_unreachable_after(text: str) -> None:
     try:
         fits = not text or 0.0 <= float(text) <= MAX_SECONDS
     except ValueError:
@@ -174,7 +172,7 @@ def _address(ctx: click.Context, param: click.Parameter, value: str) -> str:  # 
     try:
         return str(ip_address(value)) if value else ""
     except ValueError:
-        raise click.BadParameter(f"`{value}` is no IP address") from None
+        raise click.BadParameter(f"`{value}` is not an IP address") from None
 
 
 @click.command()
@@ -186,32 +184,38 @@ def _address(ctx: click.Context, param: click.Parameter, value: str) -> str:  # 
     default="default",
     callback=_machine_id,
     metavar="ID",
-    help="What this machine is called in `deploy: {machine: ID}`; without, it is the default machine.",
+    help="Name of this machine for `deploy: {machine: ID}` [the default machine].",
 )
 @click.option(
     "--labels",
     default="",
     callback=_labels,
     metavar="NAME=VALUE,...",
-    help="What this machine has, for `deploy: {labels: ...}`.",
+    help="Labels of this machine for `deploy: {labels: ...}`.",
 )
 @click.option(
     "--interface",
     default="",
     callback=_address,
     metavar="IP",
-    help="Address at which other machines reach this one; by default where the coordinator sees it.",
+    help="Address at which other machines reach this one [where the coordinator sees it].",
 )
 @click.option(
     "--rt",
     is_flag=True,
-    help="Lock memory and use SCHED_FIFO, for the supervision of nodes and not for the nodes.",
+    help="Lock memory and use SCHED_FIFO in the daemon, not in the nodes.",
 )
 @ignored_option("--local-listen-port", why="dynamic nodes find their dataflow without a port")
-@ignored_option("--worker-threads", why="no message passes the daemon, which has one thread")
-@refused_option("--zenoh-peer", instead="the coordinator tells machines of each other; see --interface")
-@refused_option("--zenoh-listen", instead="the coordinator tells machines of each other; see --interface")
-@refused_option("--zenoh-connect", instead="the coordinator tells machines of each other; see --interface")
+@ignored_option("--worker-threads", why="the daemon has one thread, and no message passes through it")
+@refused_option(
+    "--zenoh-peer", instead="machines learn of each other from the coordinator; see --interface"
+)
+@refused_option(
+    "--zenoh-listen", instead="machines learn of each other from the coordinator; see --interface"
+)
+@refused_option(
+    "--zenoh-connect", instead="machines learn of each other from the coordinator; see --interface"
+)
 def daemon(
     client: Client,
     allow_shell_nodes: bool,
@@ -223,7 +227,7 @@ def daemon(
 ) -> None:
     """Run the daemon of a machine in the foreground.
 
-    `dora up` does it in the background, for the default machine.
+    `dora up` runs it in the background, for the default machine.
     """
     from dora.cluster.agent.agent import serve
     from dora.cluster.agent.identity import Identity, tls_from

@@ -1,4 +1,4 @@
-"""``dora doctor``: is everything here that dora needs?"""
+"""``dora doctor``: check the installation and the machine."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from dora.errors import DoraError
 
 
 class Finding(NamedTuple):
-    """What one check found out."""
+    """One result of a check."""
 
     level: Literal["PASS", "WARN", "FAIL"]
     text: str
@@ -33,13 +33,13 @@ class Finding(NamedTuple):
     "dataflow",
     metavar="FILE",
     shell_complete=dataflow_files,
-    help="Check a dataflow file, and that what its nodes run is there.",
+    help="Also check a dataflow file, and that the programs of its nodes exist.",
 )
 @coordinator_options
 def doctor(dataflow: str | None, client: Client) -> int:
-    """Check the installation, and the machine that it runs on.
+    """Check the installation and this machine.
 
-    The exit status is 1 if a check failed. A warning is about something that not every dataflow needs.
+    The exit status is 1 if a check failed. A warning is about something that only some dataflows need.
     """
     failed = 0
     checks: list[Callable[[], Iterator[Finding]]] = [
@@ -48,7 +48,7 @@ def doctor(dataflow: str | None, client: Client) -> int:
         _libraries,
         _engines,
         _node_packages,
-        _places,
+        _folders,
         _installers,
         lambda: _coordinator(client),
         _nodes,
@@ -78,7 +78,7 @@ def _upstream() -> Iterator[Finding]:
     if is_displaced():
         yield Finding("FAIL", f"dora-rs is installed over this dora; mend it with\n        {mend()}")
     else:
-        yield Finding("PASS", "dora-rs is not in the way")
+        yield Finding("PASS", "dora-rs is not installed over this dora")
 
 
 def _libraries() -> Iterator[Finding]:
@@ -120,11 +120,11 @@ def _engines() -> Iterator[Finding]:
         return
     yield Finding("PASS", ", ".join(found))
     if engine == "zenoh":
-        yield Finding("WARN", "messages travel over Zenoh, which is slower than iceoryx2's shared memory")
+        yield Finding("WARN", "messages go over Zenoh, which is slower than the shared memory of iceoryx2")
 
 
 def _node_packages() -> Iterator[Finding]:
-    """Look at what is installed of published node packages: they require ``dora-rs``."""
+    """Check installed node packages, which are those that require ``dora-rs``."""
     from importlib.metadata import distributions
 
     from dora.daemon.build.pip import faults
@@ -135,12 +135,12 @@ def _node_packages() -> Iterator[Finding]:
             continue
         count += 1
         for fault in faults([package.name]):
-            yield Finding("WARN", f"the node package {package.name} lacks what it needs: {fault}")
+            yield Finding("WARN", f"the node package {package.name} lacks a requirement: {fault}")
     if count:
         yield Finding("PASS", f"{count} node package{'s' * (count > 1)} in this environment")
 
 
-def _places() -> Iterator[Finding]:
+def _folders() -> Iterator[Finding]:
     from dora._paths import choose_root
     from dora.daemon.run_directory import SHM, check_shared_memory, usable_root
 
@@ -239,11 +239,11 @@ def _coordinator(client: Client) -> Iterator[Finding]:
             yield Finding("PASS", f"{described} is connected")
         else:
             away = time.time() - machine.away_since
-            yield Finding("FAIL", f"{described} has not been heard of for {away:.0f} s")
+            yield Finding("FAIL", f"{described} has been disconnected for {away:.0f} s")
 
 
 def _nodes() -> Iterator[Finding]:
-    """Look at the nodes that run on this machine, with or without a coordinator."""
+    """Check the nodes that run on this machine, with or without a coordinator."""
     from dora.daemon.client import name_of, running
     from dora.observe.tap_session import inspect
 
@@ -251,7 +251,7 @@ def _nodes() -> Iterator[Finding]:
     try:
         runs = list(running())
     except DoraError:
-        return  # the folder cannot be used, which has been said
+        return  # another check reports that the folder cannot be used
     for run in runs:
         with run:
             try:

@@ -1,4 +1,4 @@
-"""``dora graph``: a dataflow as a picture, in a web page or as text for Mermaid."""
+"""``dora graph``: draw a dataflow as a web page or as a Mermaid flowchart."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def graph(path: str, mermaid: bool, open_page: bool) -> None:
     """Draw a dataflow as a web page or as a Mermaid flowchart.
 
     FILE is a dataflow file or its URL. The page is written to <name of the file>-graph.html in the
-    current directory; it needs no network, and an existing file is not touched.
+    current directory; it needs no network. Existing files are not overwritten.
     """
     from dora.dataflow.graph import graph_of
 
     if mermaid and open_page:
-        raise click.UsageError("--mermaid writes no page that --open could show: give one of them")
+        raise click.UsageError("--mermaid writes no page that --open could show; use one of them")
     dataflow = load_dataflow(path)
     for warning in dataflow.warnings:
         click.echo(str(warning), err=True)
@@ -51,7 +51,7 @@ def graph(path: str, mermaid: bool, open_page: bool) -> None:
         import webbrowser
 
         if not webbrowser.open(address):
-            raise DoraError(f"there is no browser to open the page with; it is in {page}")
+            raise DoraError(f"no browser found to open the page; it is in {page}")
 
 
 def _stem(path: str) -> str:
@@ -66,7 +66,7 @@ def _title(path: str) -> str:
 
 
 def _write(stem: str, text: str) -> Path:
-    """Write a page under a name that is free, and return the path."""
+    """Write a page to a path that does not exist yet; return the path."""
     for number in count():
         page = Path(f"{stem}-graph.{number}.html" if number else f"{stem}-graph.html")
         try:
@@ -94,7 +94,7 @@ def _page(graph: Graph, title: str) -> str:
     parts = {
         "TITLE": escape(title),
         "SUMMARY": _summary(graph),
-        # Inside a script element only its end tag means anything.
+        # Inside a script element, only its end tag has a meaning.
         "GRAPH": msgspec.json.encode(graph).decode().replace("<", "\\u003c"),
         "ENGINE": asset("elk.js"),
     }

@@ -1,4 +1,4 @@
-"""``dora list`` and ``dora clean``: the dataflows that the coordinator knows."""
+"""``dora list`` and ``dora clean``: show and remove the dataflows that the coordinator knows."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ def _status(view: DataflowView) -> str:
 @click.command("list")
 @style_option
 @click.option(
-    "--status", type=click.Choice(STATUSES), help="Only those; running are the starting ones too."
+    "--status",
+    type=click.Choice(STATUSES),
+    help="Only dataflows with this status; running includes starting.",
 )
 @click.option(
-    "--name", metavar="PATTERN", help="Only those whose name has this in it, or fits, as in arm-*."
+    "--name", metavar="PATTERN", help="Only dataflows whose name contains this or matches it, like arm-*."
 )
-@click.option("--sort-by", type=click.Choice(["cpu", "memory"]), help="Those that use most first.")
+@click.option("--sort-by", type=click.Choice(["cpu", "memory"]), help="Largest use first.")
 @click.option("-q", "--quiet", is_flag=True, help="Print UUIDs only.")
 @coordinator_options
 def list_dataflows(
@@ -88,8 +90,8 @@ def _is_wanted(view: DataflowView, status: str | None, name: str | None) -> bool
 def clean(style: str, quiet: bool, client: Client) -> None:
     """Remove the records of ended dataflows.
 
-    Their log files stay, but for those of other machines. Copies that `dora cluster start` has made for
-    them, and no other dataflow uses, go too, without what nodes have written there.
+    Log files on this machine are kept. Copies made by `dora cluster start` that no other dataflow uses are
+    removed too, except files written by nodes.
     """
     removed = client.clean()
     if not removed:

@@ -1,4 +1,4 @@
-"""``dora logs``: the log entries of a dataflow, of one that runs or has ended."""
+"""``dora logs``: show the log entries of a dataflow, running or ended."""
 
 from __future__ import annotations
 
@@ -24,25 +24,27 @@ from dora.daemon.logs.reader import LogReader
 from dora.dataflow.model import LogLevel
 from dora.errors import DoraError
 
-LOOK_EVERY = 0.2  # seconds between looks at files that are followed
+POLL_INTERVAL = 0.2  # seconds between reads of files that are followed
 
 
 @click.command()
 @click.argument("wanted", metavar="[UUID_OR_NAME]", required=False, shell_complete=dataflow_names)
-@click.argument("old_node", metavar="", required=False)
+@click.argument("positional_node", metavar="", required=False)
 @click.option("-n", "--node", metavar="NODE", help="Only this node.")
-@click.option("--all-nodes", is_flag=True, help="All nodes, in the order of time; the default.")
+@click.option("--all-nodes", is_flag=True, help="All nodes, ordered by time [the default].")
 @click.option("--tail", type=click.IntRange(0, MAX_COUNT), metavar="N", help="Only the last N entries.")
-@click.option("-f", "--follow", is_flag=True, help="Go on until the dataflow ends.")
-@click.option("--local", is_flag=True, help="Ask no coordinator: read ./out/<uuid>, by default the latest.")
-@click.option("--since", type=DURATION, metavar="DURATION", help="Only entries that are not older.")
-@click.option("--until", type=DURATION, metavar="DURATION", help="Only entries that are older.")
-@click.option("--grep", metavar="TEXT", help="Only entries with this text, in any case.")
+@click.option("-f", "--follow", is_flag=True, help="Continue until the dataflow ends.")
+@click.option("--local", is_flag=True, help="Read ./out/<uuid> [the latest] without asking a coordinator.")
+@click.option("--since", type=DURATION, metavar="DURATION", help="Only entries of the last DURATION.")
+@click.option("--until", type=DURATION, metavar="DURATION", help="Only entries older than DURATION.")
+@click.option(
+    "--grep", metavar="TEXT", help="Only entries that contain this text; upper and lower case are equal."
+)
 @display_options_of_logs
 @coordinator_options
 def logs(
     wanted: str | None,
-    old_node: str | None,
+    positional_node: str | None,
     node: str | None,
     all_nodes: bool,
     tail: int | None,
@@ -58,13 +60,13 @@ def logs(
 ) -> None:
     """Show the logs of a dataflow.
 
-    Without UUID_OR_NAME the one that runs, or else the latest. Without a coordinator the log files below
-    ./out are shown. Why a dataflow failed is told on standard error.
+    Without UUID_OR_NAME, the running dataflow, or else the latest. Without a coordinator, the log files
+    below ./out are shown. If the dataflow failed, the reason is printed to standard error.
     """
-    if old_node is not None:
-        raise click.UsageError(f"name the node with --node: dora logs {wanted} --node {old_node}")
+    if positional_node is not None:
+        raise click.UsageError(f"name the node with --node: dora logs {wanted} --node {positional_node}")
     if node is not None and all_nodes:
-        raise click.UsageError("say either --node or --all-nodes")
+        raise click.UsageError("use either --node or --all-nodes")
     source = local_log_location(wanted) if local else find_log_location(client, wanted)
     reader = LogReader(source.directory, node)
     nodes = reader.nodes()
@@ -91,17 +93,17 @@ def logs(
 
 
 def _follow(source: LogLocation, show: Callable[[], None]) -> None:
-    """Show what is new until the dataflow has ended."""
+    """Show new entries until the dataflow has ended."""
     ended = False
     while not ended:
-        ended = source.ended()  # asked first: what it wrote last is still to be read
+        ended = source.ended()  # asked before the last entries are read
         show()
         if not ended:
-            time.sleep(LOOK_EVERY)
+            time.sleep(POLL_INTERVAL)
 
 
 def _check_node(node: str, source: LogLocation, with_logs: Sequence[str], follow: bool) -> None:
-    """Raise `DoraError` for a node that is none; one that has said nothing yet is no mistake."""
+    """Raise `DoraError` for an unknown node; a node that has logged nothing yet is accepted."""
     from dora.dataflow.problems import did_you_mean
 
     if node in source.nodes:
@@ -115,7 +117,7 @@ def _check_node(node: str, source: LogLocation, with_logs: Sequence[str], follow
 
 
 class _Selection(msgspec.Struct, frozen=True):
-    """Which entries are wanted. Times are in nanoseconds since the Unix epoch."""
+    """The entries to show. Times are in nanoseconds since the Unix epoch."""
 
     filter: LogFilter
     since: int = 0

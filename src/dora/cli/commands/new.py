@@ -1,4 +1,4 @@
-"""``dora new``: a folder with a dataflow, a node or an operator that runs and passes its tests."""
+"""``dora new``: create a folder with a dataflow, node or operator that runs and passes its tests."""
 
 from __future__ import annotations
 
@@ -27,24 +27,24 @@ _ELSEWHERE = {"rust", "c", "cxx"}
     "--kind",
     type=click.Choice(KINDS),
     default="dataflow",
-    help="What to make: a dataflow of three nodes [the default], a package with a node, or an operator.",
+    help="What to create: a dataflow of three nodes, a package with a node, or an operator [dataflow].",
 )
-@click.option("--lang", default="python", metavar="LANGUAGE", help="The language; python is the only one.")
+@click.option("--lang", default="python", metavar="LANGUAGE", help="Language; only python is supported.")
 def new(name: str, kind: str, lang: str) -> None:
-    """Make a folder with a new dataflow, node or operator.
+    """Create a folder with a new dataflow, node or operator.
 
-    The folder NAME must not exist yet. What is in it runs at once with `dora run dataflow.yml` and has
-    tests for pytest.
+    The folder NAME must not exist yet. Its content runs with `dora run dataflow.yml` and has tests for
+    pytest.
     """
     if lang != "python":
         hint = "; dora-rs has templates for it" if lang in _ELSEWHERE else ""
-        raise click.UsageError(f"--lang {lang}: this dora makes nodes in python only{hint}")
+        raise click.UsageError(f"--lang {lang}: this dora creates nodes in python only{hint}")
     fault = name_fault(name, kind)
     if fault:
         raise click.UsageError(f"`{name}` cannot be the name: it {fault}")
     create(name, kind)
     click.echo(
-        f"Made the {kind} `{name}`. Next:\n\n"
+        f"Created the {kind} `{name}`. Next:\n\n"
         f"  cd {name}\n"
         "  dora run dataflow.yml    # run it\n"
         "  python -m pytest         # test it"
@@ -52,34 +52,37 @@ def new(name: str, kind: str, lang: str) -> None:
 
 
 def module_name(name: str) -> str:
-    """Return the name of the Python module for something called ``name``."""
+    """Return the name of the Python module for a package called ``name``."""
     return re.sub(r"[-.]+", "_", name).lower()
 
 
 def name_fault(name: str, kind: str) -> str:
-    """Return why something cannot be called so, as the end of a sentence; "" if it can."""
+    """Return why a name cannot be used, as the end of a sentence; "" if it can."""
     from keyword import iskeyword
 
     if "/" in name or os.sep in name:
-        return "is a path: change to the folder in which the new one shall be, and give its name only"
+        return "is a path; change to the parent folder and give only the name"
     if not re.fullmatch(r"[A-Za-z]([A-Za-z0-9_.-]*[A-Za-z0-9])?", name):
-        return "has to be of letters (a-z), digits, `-`, `_` and `.`, with a letter first and no sign last"
+        return (
+            "has to start with a letter, end with a letter or digit, "
+            "and consist of a-z, digits, `-`, `_` and `.`"
+        )
     if name.lower() == "dora":
         return "is reserved"
     if kind == "dataflow":
         return ""
     module = module_name(name)
     if name in _TAKEN:
-        return f"is what another part of the new {kind} is called"
+        return f"is the name of another part of the new {kind}"
     if iskeyword(module) or module in sys.stdlib_module_names or module in _USED:
-        return f"would make a Python module `{module}`, and that is something else already"
+        return f"would make a Python module `{module}`, a name that is already taken"
     return ""
 
 
 def create(name: str, kind: str) -> None:
     """Fill the folder ``name`` in the current directory from the templates of a kind.
 
-    Raises `DoraError` if it exists or cannot be written; then nothing is left behind.
+    Raises `DoraError` if it exists or cannot be written; nothing is left behind then.
     """
     target = Path(name)
     try:

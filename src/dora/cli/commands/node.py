@@ -1,4 +1,4 @@
-"""``dora node``: look at the nodes of running dataflows; what changes them is in `node_change`."""
+"""``dora node``: inspect and change the nodes of running dataflows."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from dora.wire.operations import Operation, OperationResult
 
 
-# ``dora node add``, ``remove``, ``replace``, ``connect``, ``disconnect``, ``restart`` and ``stop``.
+MEASURED_OVER = 0.3  # seconds
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
@@ -34,7 +34,7 @@ _grace: Callable[[_Function], _Function] = click.option(
     "--grace",
     type=DURATION,
     metavar="DURATION",
-    help="How long the node may take to end before SIGTERM; half as long again before SIGKILL [5s].",
+    help="Time for the node to end before SIGTERM; SIGKILL follows after half of it [5s].",
 )
 _from_yaml: Callable[[_Function], _Function] = click.option(
     "--from-yaml",
@@ -42,17 +42,27 @@ _from_yaml: Callable[[_Function], _Function] = click.option(
     type=click.Path(dir_okay=False),
     required=True,
     metavar="FILE",
-    help="The YAML of one node, as it would stand in the list of a dataflow.",
+    help="YAML file with one node, like an item of `nodes` in a dataflow.",
 )
 _strict_types: Callable[[_Function], _Function] = click.option(
     "--strict-types", is_flag=True, help="Refuse if the types of the new links do not fit together."
 )
 
 
-def _carry_out(dataflow: str | None, wish: Operation) -> tuple[OperationResult, str]:
-    """Do what is wished of the dataflow that is meant; return the outcome and its UUID.
+@click.group(invoke_without_command=True)
+@click.pass_context
+def node(ctx: click.Context) -> None:
+    """Inspect and change the nodes of running dataflows."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help(), err=True)
+        ctx.exit(2)
 
-    One that runs on this machine alone is asked itself, any other by its coordinator.
+
+def _apply(dataflow: str | None, operation: Operation) -> tuple[OperationResult, str]:
+    """Change the dataflow that is meant; return the result and its UUID.
+
+    The daemon of a dataflow on this machine alone gets the operation directly, others get it from the
+    coordinator.
     """
     from dora.cli.running import coordinator_client, find_on_coordinator
     from dora.cli.select import NoRunningDataflow
@@ -63,21 +73,21 @@ def _carry_out(dataflow: str | None, wish: Operation) -> tuple[OperationResult, 
     except NoRunningDataflow:
         if (view := find_on_coordinator(dataflow)) is None:
             raise
-        outcome, dataflow_id = coordinator_client().change(view.uuid, wish), view.uuid
+        result, dataflow_id = coordinator_client().change(view.uuid, operation), view.uuid
     else:
         with run:
             dataflow_id = run.description.dataflow_id
             there = inspect(run)
             if there.machine:
-                outcome = coordinator_client(there.coordinator).change(dataflow_id, wish)
+                result = coordinator_client(there.coordinator).change(dataflow_id, operation)
             else:
-                outcome = _alone(run, wish)
-    for warning in outcome.warnings:
+                result = _apply_locally(run, operation)
+    for warning in result.warnings:
         click.echo(str(warning), err=True)
-    return outcome, dataflow_id
+    return result, dataflow_id
 
 
-def _alone(run: DaemonClient, wish: Operation) -> OperationResult:
+def _apply_locally(run: DaemonClient, operation: Operation) -> OperationResult:
     from dora.cli.running import coordinator_client
     from dora.cluster.agent.changes import NeedsCoordinator, apply_operation
     from dora.daemon.logs.formats import renderer
@@ -88,23 +98,22 @@ def _alone(run: DaemonClient, wish: Operation) -> OperationResult:
         click.echo(render(entry), err=True)
 
     try:
-        return apply_operation(run, wish, os.environ, show)
+        return apply_operation(run, operation, os.environ, show)
     except NeedsCoordinator:
         description = run.description
         if not description.coordinator:
             raise
-        return coordinator_client(description.coordinator).change(description.dataflow_id, wish)
+        return coordinator_client(description.coordinator).change(description.dataflow_id, operation)
 
 
-def _named_in(text: str) -> dict[str, str]:
-    """Return what the environment says of the ``$NAME`` in a text."""
+def _variables_in(text: str) -> dict[str, str]:
+    """Return the values of the environment variables that a text contains as ``$NAME``."""
     names = set(re.findall(r"\$\{?(\w+)", text))
     return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def _read(file: str) -> str:
     from dora.dataflow.parser.files import Unreadable, read_text
-    from dora.errors import DoraError
 
     try:
         return read_text(file, file)
@@ -112,67 +121,68 @@ def _read(file: str) -> str:
         raise DoraError(f"{error}{f'; {error.hint}' if error.hint else ''}") from None
 
 
-@click.command("add")
+@node.command("add")
 @_from_yaml
 @_strict_types
 @dataflow_option
 def add(file: str, strict_types: bool, dataflow: str | None) -> None:
     """Add a node to a running dataflow.
 
-    It is built if it has to be, and gets the inputs that the file says; its outputs can be connected then.
+    The node is built if necessary. It gets the inputs in the file; connect its outputs with `dora node
+    connect`.
     """
     from dora.wire.operations import AddOperation
 
     text = _read(file)
-    outcome, dataflow_id = _carry_out(dataflow, AddOperation(text, file, strict_types, _named_in(text)))
-    click.echo(f"Node `{outcome.node}` added to dataflow {dataflow_id}")
+    result, dataflow_id = _apply(dataflow, AddOperation(text, file, strict_types, _variables_in(text)))
+    click.echo(f"Node `{result.node}` added to dataflow {dataflow_id}")
 
 
-@click.command("remove")
+@node.command("remove")
 @click.argument("name", metavar="NODE")
 @_grace
 @dataflow_option
 def remove(name: str, grace: float | None, dataflow: str | None) -> None:
-    """Stop a node and take it out of its dataflow, with its links.
+    """Stop a node and remove it from its dataflow, with its links.
 
-    Those that it feeds get INPUT_CLOSED after its last message, and go on.
+    Its receivers get INPUT_CLOSED after its last message and continue.
     """
     from dora.wire.operations import RemoveOperation
 
-    _, dataflow_id = _carry_out(dataflow, RemoveOperation(name, grace))
+    _, dataflow_id = _apply(dataflow, RemoveOperation(name, grace))
     click.echo(f"Node `{name}` removed from dataflow {dataflow_id}")
 
 
-@click.command("replace")
+@node.command("replace")
 @click.argument("name", metavar="NODE")
 @_from_yaml
 @_grace
 @_strict_types
 @dataflow_option
 def replace(name: str, file: str, grace: float | None, strict_types: bool, dataflow: str | None) -> None:
-    """Let another program take the place of a node, with the same id and links.
+    """Replace the program of a node; its id and links stay the same.
 
-    The new one is started first, and takes over once it has come to its `Node()`; if it does not get
-    there, the old one goes on.
+    The new program is started first and takes over once it has created its `Node()`. If it fails before,
+    the old one continues.
     """
     from dora.wire.operations import ReplaceOperation
 
     text = _read(file)
-    wish = ReplaceOperation(name, text, file, strict_types, grace, _named_in(text))
-    _, dataflow_id = _carry_out(dataflow, wish)
+    operation = ReplaceOperation(name, text, file, strict_types, grace, _variables_in(text))
+    _, dataflow_id = _apply(dataflow, operation)
     click.echo(f"Node `{name}` replaced in dataflow {dataflow_id}")
 
 
-@click.command("connect")
+@node.command("connect")
 @click.argument("source", metavar="NODE/OUTPUT")
 @click.argument("target", metavar="NODE/INPUT")
 @click.option(
-    "--queue-size", type=click.IntRange(1, 10_000_000), metavar="N", help="As in the dataflow file [10]."
+    "--queue-size", type=click.IntRange(1, 10_000_000), metavar="N", help="Like in a dataflow file [10]."
 )
 @click.option(
     "--queue-policy",
     type=click.Choice(["drop_oldest", "backpressure"]),
-    help="As in the dataflow file [drop_oldest].",
+    help="Like in a dataflow file [drop_oldest].",
 )
 @_strict_types
 @dataflow_option
@@ -184,100 +194,82 @@ def connect(
     strict_types: bool,
     dataflow: str | None,
 ) -> None:
-    """Feed an input of a running node with an output of another one.
+    """Connect an output of a running node to a new input of another one.
 
-    The input is a new one. It begins with the next message that is sent.
+    The input starts with the next message that is sent.
     """
     from dora.wire.operations import ConnectOperation
 
-    _carry_out(dataflow, ConnectOperation(source, target, queue_size, queue_policy, strict_types))
+    _apply(dataflow, ConnectOperation(source, target, queue_size, queue_policy, strict_types))
     click.echo(f"{source} -> {target}")
 
 
-@click.command("disconnect")
+@node.command("disconnect")
 @click.argument("source", metavar="NODE/OUTPUT")
 @click.argument("target", metavar="NODE/INPUT")
 @dataflow_option
 def disconnect(source: str, target: str, dataflow: str | None) -> None:
-    """Take a link away: the input closes after what was sent so far.
+    """Remove a link; the input closes after the messages sent so far.
 
-    The node gets INPUT_CLOSED and goes on, also without any input.
+    The receiver gets INPUT_CLOSED and continues, even without any input.
     """
     from dora.wire.operations import DisconnectOperation
 
-    _carry_out(dataflow, DisconnectOperation(source, target))
+    _apply(dataflow, DisconnectOperation(source, target))
     click.echo(f"{source} -x- {target}")
 
 
-@click.command("restart")
+@node.command("restart")
 @click.argument("name", metavar="NODE")
 @_grace
 @dataflow_option
 def restart(name: str, grace: float | None, dataflow: str | None) -> None:
-    """End the process of a node and start another one; the other nodes go on.
+    """Restart the process of a node; the other nodes continue.
 
-    Whatever the node's `restart_policy` says; also for a node that has ended.
+    Works with any `restart_policy`, and for a node that has ended.
     """
     from dora.cli.running import LONGEST_WAIT, find_running
     from dora.wire.daemon_protocol import RestartNode
 
-    with find_running(dataflow) as whole:
-        whole.ask(name, RestartNode(name, grace), patience=LONGEST_WAIT)
+    with find_running(dataflow) as running:
+        running.ask(name, RestartNode(name, grace), timeout=LONGEST_WAIT)
     click.echo(f"Node `{name}` restart initiated")
 
 
-@click.command("stop")
+@node.command("stop")
 @click.argument("name", metavar="NODE")
 @_grace
 @dataflow_option
 def stop(name: str, grace: float | None, dataflow: str | None) -> None:
-    """Stop a node for good; the other nodes go on.
+    """Stop a node without a restart; the other nodes continue.
 
-    Those that it feeds get INPUT_CLOSED, as after any end.
+    Its receivers get INPUT_CLOSED.
     """
     from dora.cli.running import LONGEST_WAIT, find_running
     from dora.wire.daemon_protocol import Done, StopNode
 
-    with find_running(dataflow) as whole:
-        answer = whole.ask(name, StopNode(name, grace), patience=LONGEST_WAIT)
+    with find_running(dataflow) as running:
+        answer = running.ask(name, StopNode(name, grace), timeout=LONGEST_WAIT)
     assert isinstance(answer, Done)
     click.echo(f"Node `{name}` {'stopped' if answer.running else 'had ended already'}")
-
-
-COMMANDS = (add, remove, replace, connect, disconnect, restart, stop)
-
-MEASURED_OVER = 0.3  # seconds
-
-
-@click.group(invoke_without_command=True)
-@click.pass_context
-def node(ctx: click.Context) -> None:
-    """Look at the nodes of running dataflows, and change them."""
-    if ctx.invoked_subcommand is None:
-        click.echo(ctx.get_help(), err=True)
-        ctx.exit(2)
-
-
-for _command in COMMANDS:
-    node.add_command(_command)
 
 
 @node.command("list")
 @dataflow_option
 @style_option
-@click.option("-q", "--quiet", is_flag=True, help="Print nothing but the ids.")
+@click.option("-q", "--quiet", is_flag=True, help="Print only the ids.")
 def list_nodes(dataflow: str | None, style: str, quiet: bool) -> None:
     """List the nodes of all running dataflows, or of one."""
     from dora.cli.commands.top import snapshots_of
     from dora.cli.running import find_all_running
 
-    wholes = find_all_running(dataflow)
+    dataflows = find_all_running(dataflow)
     if quiet:
-        for whole in wholes:
-            with whole:
-                click.echo("\n".join(item.id for item in whole.inspection.nodes))
+        for running in dataflows:
+            with running:
+                click.echo("\n".join(item.id for item in running.inspection.nodes))
         return
-    with snapshots_of(wholes, MEASURED_OVER) as snapshots:
+    with snapshots_of(dataflows, MEASURED_OVER) as snapshots:
         snapshots.watch(MEASURED_OVER)
         measured = [item for _, nodes, _ in snapshots.refresh() for item in nodes]
     rows = [_row(item) for item in measured]
@@ -313,24 +305,24 @@ def _row(item: NodeSnapshot) -> list[str]:
 @dataflow_option
 @object_style_option
 def info(name: str, dataflow: str | None, style: str) -> None:
-    """Show what a node is, whom it listens to and feeds, and what it takes of the machine."""
+    """Show a node: its program, its inputs, its receivers, its use of the machine."""
     from dora.cli.commands.top import snapshots_of
     from dora.cli.running import find_running
     from dora.dataflow.problems import no_node
 
-    whole = find_running(dataflow)
-    known = [view.id for view in whole.inspection.nodes]
+    running = find_running(dataflow)
+    known = [view.id for view in running.inspection.nodes]
     if name not in known:
-        whole.close()
+        running.close()
         raise DoraError(no_node(name, known))
-    with snapshots_of([whole], MEASURED_OVER, node=name) as snapshots:
+    with snapshots_of([running], MEASURED_OVER, node=name) as snapshots:
         snapshots.watch(MEASURED_OVER)
         refreshed = snapshots.refresh()
     if not refreshed:
         raise DoraError("the dataflow has just ended")
     (overview, nodes, _) = refreshed[0]
-    glance = next(item for item in nodes if item.node.id == name)
-    found = _describe(overview.inspection, overview.name, glance.node, glance.load)
+    measured = next(item for item in nodes if item.node.id == name)
+    found = _describe(overview.inspection, overview.name, measured.node, measured.load)
     if style == "json":
         click.echo(json.dumps(found, indent=2, ensure_ascii=False))
     else:

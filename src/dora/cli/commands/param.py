@@ -1,4 +1,4 @@
-"""``dora param``: look at and change the parameters of nodes while their dataflow runs."""
+"""``dora param``: inspect and change the parameters of nodes while their dataflow runs."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from dora.errors import DoraError
 
 
 def parse_value(text: str) -> Any:
-    """Return the value that a text means: JSON if it is JSON, else the text itself.
+    """Parse a value: JSON if the text is JSON, else the text itself.
 
-    Raises ``ValueError`` for a text that begins like a list, a mapping or a quoted text, and is none, and
-    for one that is nested too deep.
+    Raises ``ValueError`` for a text that begins like a list, mapping or string of JSON and is not valid,
+    and for one that is nested too deep.
 
     >>> [parse_value(text) for text in ("0.5", "true", '"0.5"', "fast", "[1, 2]", "-3")]
     [0.5, True, '0.5', 'fast', [1, 2], -3]
@@ -26,7 +26,7 @@ def parse_value(text: str) -> Any:
         raise ValueError("is nested too deep") from None
     except ValueError as error:
         if text.lstrip()[:1] in ("{", "[", '"'):
-            raise ValueError(f"looks like JSON, but is none: {error}") from None
+            raise ValueError(f"looks like JSON, but is not valid: {error}") from None
         return text
 
 
@@ -37,7 +37,7 @@ def _refuse_constant(name: str) -> Any:
 @click.group(invoke_without_command=True)
 @click.pass_context
 def param(ctx: click.Context) -> None:
-    """Look at and change the parameters of running nodes."""
+    """Inspect and change the parameters of running nodes."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(2)
@@ -52,7 +52,7 @@ def param(ctx: click.Context) -> None:
     "style",
     type=click.Choice(["table", "json"]),
     default="table",
-    help="How they look; json is one object.",
+    help="Output format [table]; json is one object.",
 )
 def list_parameters(node: str, dataflow: str | None, style: str) -> None:
     """List the parameters of a node."""
@@ -87,7 +87,7 @@ def get_parameter(node: str, key: str, dataflow: str | None) -> None:
 @click.argument("value")
 @dataflow_option
 def set_parameter(node: str, key: str, value: str, dataflow: str | None) -> None:
-    """Set a parameter: VALUE is JSON, or else a text.
+    """Set a parameter; VALUE is JSON, or else a plain text.
 
     The node gets a PARAM_UPDATE event. A node that is not running gets the value when it starts.
     """
@@ -102,10 +102,10 @@ def set_parameter(node: str, key: str, value: str, dataflow: str | None) -> None
     for what, fault in (("key", key_fault(key)), ("value", value_fault(parsed))):
         if fault:
             raise click.UsageError(f"the {what} {fault}")
-    with find_running(dataflow) as whole:
-        answer = whole.ask(node, SetParameter(node, key, parsed))
+    with find_running(dataflow) as running:
+        answer = running.ask(node, SetParameter(node, key, parsed))
     assert isinstance(answer, Done)
-    click.echo(f"Set `{key}` = {_json(parsed)} on node `{node}`{_later(answer.running)}")
+    click.echo(f"Set `{key}` = {_json(parsed)} on node `{node}`{_hint(answer.running)}")
 
 
 @param.command("delete")
@@ -117,13 +117,13 @@ def delete_parameter(node: str, key: str, dataflow: str | None) -> None:
     from dora.cli.running import find_running
     from dora.wire.daemon_protocol import DeleteParameter, Done
 
-    with find_running(dataflow) as whole:
-        answer = whole.ask(node, DeleteParameter(node, key))
+    with find_running(dataflow) as running:
+        answer = running.ask(node, DeleteParameter(node, key))
     assert isinstance(answer, Done)
-    click.echo(f"Deleted `{key}` from node `{node}`{_later(answer.running)}")
+    click.echo(f"Deleted `{key}` from node `{node}`{_hint(answer.running)}")
 
 
-def _later(running: bool) -> str:
+def _hint(running: bool) -> str:
     return "" if running else ", which is not running at the moment"
 
 
@@ -131,8 +131,8 @@ def _parameters(node: str, dataflow: str | None) -> dict[str, Any]:
     from dora.cli.running import find_running
     from dora.wire.daemon_protocol import GetParameters, Parameters
 
-    with find_running(dataflow) as whole:
-        answer = whole.ask(node, GetParameters(node))
+    with find_running(dataflow) as running:
+        answer = running.ask(node, GetParameters(node))
     assert isinstance(answer, Parameters)
     return answer.values
 

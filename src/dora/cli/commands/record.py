@@ -1,4 +1,4 @@
-"""``dora record``: record the messages of a dataflow, run together or running already."""
+"""``dora record``: record the messages of a dataflow that it runs, or of a running one."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from dora.recording.recorder.recorder import Recorder
 
 
-_LEFT = 130  # exit status
-_SWITCH_INTERVAL = 0.0005  # seconds; the thread that takes messages must not wait long for the other
+_ABORTED = 130  # exit status
+_SWITCH_INTERVAL = 0.0005  # seconds; the receiving thread must not wait long for the writing one
 
 
 @click.command(cls=RunCommand)
@@ -38,47 +38,49 @@ _SWITCH_INTERVAL = 0.0005  # seconds; the thread that takes messages must not wa
     "--dataflow",
     "--name",
     metavar="ID_OR_NAME",
-    help="Record a dataflow that is running: its UUID, the beginning of it, or its name. Not needed while "
-    "only one runs.",
+    help="Record a running dataflow: its UUID, the beginning of it, or its name. Not needed if only one "
+    "is running.",
 )
 @click.option(
     "-o", "--output", metavar="RECORDING", help="The file to write [recording_<date>-<time>.mcap]."
 )
-@click.option("--force", is_flag=True, help="Overwrite the file if it exists.")
-@click.option("--topics", metavar="NODE/OUTPUT,...", help="Record these outputs only [all].")
+@click.option("--force", is_flag=True, help="Overwrite an existing file.")
+@click.option("--topics", metavar="NODE/OUTPUT,...", help="Record only these outputs [all].")
 @click.option(
     "--compression",
     type=click.Choice(["zstd", "lz4", "none"]),
     default="zstd",
-    help="How the file is compressed, as long as there is time for it [zstd].",
+    help="Compression of the file, as far as time permits [zstd].",
 )
 @click.option(
     "--last",
     type=DURATION,
     metavar="DURATION",
-    help="Keep so much in memory, and write it when a node fails, at Enter, or by --save.",
+    help="Keep this much in memory; write it when a node fails, at Enter, or with --save.",
 )
-@click.option("--save", is_flag=True, help="Let the command that keeps the last seconds write them now.")
-@click.option("--stop", is_flag=True, help="End the recordings of a dataflow; the dataflow goes on.")
+@click.option("--save", is_flag=True, help="Make the recording with --last write its file now.")
+@click.option("--stop", is_flag=True, help="Stop the recordings of a dataflow; the dataflow continues.")
 @click.option(
     "--queue-size",
     type=click.IntRange(min=1, max=4096),
     metavar="N",
-    help="With FILE: messages of an output that may wait for the recorder in shared memory [256].",
+    help="With FILE: messages per output that may wait for the recorder in shared memory [256].",
 )
 @click.option("--uv", is_flag=True, help="With FILE: build and run nodes with uv.")
 @click.option(
     "--stop-after",
     type=DURATION,
     metavar="DURATION",
-    help="With FILE: stop as Ctrl-C does after this time.",
+    help="With FILE: stop after this time, like Ctrl-C.",
 )
 @display_options
 @dataflow_options
 @click.option("--allow-shell-nodes", is_flag=True, help="With FILE: allow nodes with `path: shell`.")
-@click.option("--proxy", is_flag=True, hidden=True, help="Of no effect: a running dataflow needs no proxy.")
+@click.option(
+    "--proxy", is_flag=True, hidden=True, help="Has no effect: recording a running dataflow needs no proxy."
+)
 @refused_option(
-    "--output-yaml", instead="no node is added to what is recorded: use `dora record FILE`", is_flag=True
+    "--output-yaml", instead="recording adds no node to the dataflow; use `dora record FILE`", is_flag=True
 )
 def record(
     path: str | None,
@@ -99,20 +101,20 @@ def record(
     env: dict[str, str],
     exit_when_nodes_finish: bool | None,
     allow_shell_nodes: bool,
-    proxy: bool,  # noqa: ARG001 - for those who know it
+    proxy: bool,  # noqa: ARG001 - of dora-rs
 ) -> int:
     """Record the messages of a dataflow into an MCAP file.
 
-    With FILE, a dataflow file, the dataflow is run as `dora run` does, and everything is recorded from the
-    first message on. Without, a running dataflow is recorded until it ends or until Ctrl-C. Nodes do not
-    notice. The exit status is 1 if messages are missing, or if a node failed that was run.
+    With FILE, runs this dataflow file like `dora run` and records from the first message on. Without
+    FILE, records a running dataflow until it ends or until Ctrl-C; its nodes are not disturbed. The exit
+    status is 1 if messages are missing, or if a node of FILE failed.
     """
     if path is not None and dataflow is not None:
-        raise click.UsageError("give either a dataflow file to run, or -d for one that is running")
+        raise click.UsageError("give either a dataflow file to run, or -d for a running dataflow")
     if path is not None and (save or stop):
-        raise click.UsageError("--save and --stop are for a dataflow that is running; leave the file out")
+        raise click.UsageError("--save and --stop are for a running dataflow; leave the file out")
     if save or stop:
-        return _command(dataflow, save=save)
+        return _control_recorders(dataflow, save=save)
     from dora.recording.recorder.options import QUEUE_SIZE, RecordingOptions
 
     settings = RecordingOptions(
@@ -123,7 +125,7 @@ def record(
         last_seconds=last,
     )
     if path is None:
-        return _attach(dataflow, settings)
+        return _record_running(dataflow, settings)
     from dora.daemon.load import check_one_machine, load_for_run
     from dora.daemon.logs.display import Display
     from dora.daemon.options import LocalRunOptions
@@ -137,11 +139,11 @@ def record(
         tap_queue=queue_size or QUEUE_SIZE,
     )
     display = Display(log_format, LogFilter(log_level, log_filter or {}))
-    return _run(dataflow_to_run, options, display, settings)
+    return _record_run(dataflow_to_run, options, display, settings)
 
 
 def _writable(path: str, force: bool) -> str:
-    """Refuse early what will not be written, before anything is built or started."""
+    """Raise `DoraError` for a file that cannot be written, before anything is built or started."""
     if os.path.isdir(path):
         raise DoraError(f"{path} is a folder; give a file, such as {os.path.join(path, 'recording.mcap')}")
     if os.path.lexists(path) and not force:
@@ -152,15 +154,14 @@ def _writable(path: str, force: bool) -> str:
     return path
 
 
-# ------------------------------------------------------------------ together
-
-
-def _run(dataflow: Dataflow, options: LocalRunOptions, display: Display, settings: RecordingOptions) -> int:
+def _record_run(
+    dataflow: Dataflow, options: LocalRunOptions, display: Display, settings: RecordingOptions
+) -> int:
     from dora.api import run_loaded
     from dora.cli.process import termination_as_interrupt
     from dora.recording.recorder.process import BackgroundRecorder
 
-    recorder = BackgroundRecorder()  # which imports what it needs while the dataflow is built
+    recorder = BackgroundRecorder()  # imports its modules while the dataflow is built
     try:
         with termination_as_interrupt():
             outcome = run_loaded(
@@ -183,10 +184,7 @@ def _run(dataflow: Dataflow, options: LocalRunOptions, display: Display, setting
     return status
 
 
-# ------------------------------------------------------------------ attached
-
-
-def _attach(dataflow: str | None, settings: RecordingOptions) -> int:
+def _record_running(dataflow: str | None, settings: RecordingOptions) -> int:
     from dora.daemon.client import name_of
     from dora.recording.recorder.recorder import Recorder
 
@@ -194,39 +192,39 @@ def _attach(dataflow: str | None, settings: RecordingOptions) -> int:
 
     def on_saved(item: Saved) -> None:
         saved.append(item)
-        _tell(*describe_saved(item))
+        _print(*describe_saved(item))
 
     with find_run(dataflow) as run:
-        _stay_awake()
+        _ignore_suspend()
         sys.setswitchinterval(_SWITCH_INTERVAL)
         recorder = Recorder(run, settings, on_saved)
-        _listen(recorder)
+        _handle_input(recorder)
         status = recorder.status()
         name = name_of(run.description)
         count = "1 output" if len(status.topics) == 1 else f"{len(status.topics)} outputs"
         if settings.last_seconds is None:
-            _tell(f"recording {count} of {name} to {os.path.relpath(status.path)}; Ctrl-C ends it")
+            _print(f"recording {count} of {name} to {os.path.relpath(status.path)}; Ctrl-C ends it")
         else:
             kept = f"the last {settings.last_seconds:g} s of {count} of {name}"
-            _tell(f"keeping {kept}; Enter writes them to a file, Ctrl-C ends it")
+            _print(f"keeping {kept}; Enter writes them to a file, Ctrl-C ends it")
         result = recorder.run()
         if run.ended is not None:
-            _tell("the dataflow has ended")
+            _print("the dataflow has ended")
     if settings.last_seconds is None:
         return report_saved(result)
     return 0 if all(item.complete for item in saved) else 1
 
 
-def _listen(recorder: Recorder) -> None:
-    """Let signals and Enter command the recorder."""
-    asked = False
+def _handle_input(recorder: Recorder) -> None:
+    """Connect signals and Enter to the recorder."""
+    stopping = False
 
     def stop(*_: object) -> None:
-        nonlocal asked
-        if asked:  # by a disk that does not take the rest, most likely
-            os.write(2, b"\nleft; the recording can be read up to here\n")
-            os._exit(_LEFT)
-        asked = True
+        nonlocal stopping
+        if stopping:  # most likely the disk does not accept the rest
+            os.write(2, b"\naborted; the recording can be read up to here\n")
+            os._exit(_ABORTED)
+        stopping = True
         recorder.stop()
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -241,16 +239,13 @@ def _listen(recorder: Recorder) -> None:
         threading.Thread(target=wait_for_enter, daemon=True).start()
 
 
-def _stay_awake() -> None:
-    """Ignore Ctrl-Z: what a stopped recorder does not take stays in the shared memory of the dataflow."""
+def _ignore_suspend() -> None:
+    """Ignore Ctrl-Z: a suspended recorder would keep shared memory of the dataflow occupied."""
     if hasattr(signal, "SIGTSTP"):
         signal.signal(signal.SIGTSTP, signal.SIG_IGN)
 
 
-# ------------------------------------------------------------------ other recorders
-
-
-def _command(dataflow: str | None, *, save: bool) -> int:
+def _control_recorders(dataflow: str | None, *, save: bool) -> int:
     from dora.daemon.client import name_of
     from dora.observe.tap_session import inspect
     from dora.recording.recorder.control import ask, statuses
@@ -260,21 +255,21 @@ def _command(dataflow: str | None, *, save: bool) -> int:
     found = [status for status in statuses(run_dir) if status.last_seconds is not None or not save]
     if not found:
         raise DoraError(
-            f"nobody keeps the last seconds of {name}; start with `dora record --last 30s`"
+            f"no recording with --last of {name}; start one with `dora record --last 30s`"
             if save
-            else f"nobody records {name}"
+            else f"{name} is not being recorded"
         )
     lost = 0
     for status in found:
         answer = ask(run_dir, status.pid, "save" if save else "stop")
         lost += answer.lost
         if answer.path:
-            _tell(f"recorded {answer.messages:,} messages to {os.path.relpath(answer.path)}")
+            _print(f"recorded {answer.messages:,} messages to {os.path.relpath(answer.path)}")
         if answer.lost:
-            _tell(f"INCOMPLETE: {answer.lost:,} messages are missing")
+            _print(f"INCOMPLETE: {answer.lost:,} messages are missing")
     return 1 if lost else 0
 
 
-def _tell(*lines: str) -> None:
+def _print(*lines: str) -> None:
     for line in lines:
         click.echo(line, err=True)

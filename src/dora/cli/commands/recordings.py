@@ -1,4 +1,4 @@
-"""``dora info``: what is in a recording."""
+"""``dora info``, ``diff`` and ``export``: show, compare and convert recordings."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 @click.argument("recording", metavar="RECORDING", type=InputFile())
 @object_style_option
 def info(recording: str, style: str) -> None:
-    """Tell what is in a recording.
+    """Show what is in a recording.
 
-    Topics with their types, counts and rates, the dataflow that was recorded, and whether anything is
-    missing. A file that was cut off, by a crash say, is read up to there.
+    Shows topics with their types, counts and rates, the recorded dataflow, and whether anything is
+    missing. A truncated file, for example after a crash, is read as far as possible.
     """
     from dora.recording.info import facts
     from dora.recording.mcap.reader import Recording
@@ -37,10 +37,10 @@ def info(recording: str, style: str) -> None:
 
         click.echo(as_json(found))
         return
-    click.echo(_text(found))
+    click.echo(_info_text(found))
 
 
-def _text(found: dict[str, Any]) -> str:
+def _info_text(found: dict[str, Any]) -> str:
     dataflow = found["dataflow"]
     named = " ".join(
         part for part in (dataflow["name"], f"({dataflow['file']})" if dataflow["file"] else "") if part
@@ -84,13 +84,10 @@ def _replay(found: dict[str, Any]) -> str:
     return "in recorded order" + ("" if found["together"] else ", from the middle of a run")
 
 
-# ``dora diff``: whether two recordings say the same.
-
-
 def _tolerance(text: str) -> Tolerance:
     from dora.recording.compare import parse_tolerance
 
-    if len(text) > 100:  # nobody writes so much, and looking at it takes quadratic time
+    if len(text) > 100:  # parsing takes quadratic time
         raise ValueError(f"`{shortened(text)}` is not a tolerance: write for example 0.001, 1e-6 or 0.1%")
     return parse_tolerance(text)
 
@@ -104,10 +101,10 @@ def _tolerance(text: str) -> Tolerance:
     type=ParameterValue("tolerance", _tolerance),
     multiple=True,
     metavar="NUMBER|PERCENT",
-    help="How far numbers may differ: 0.001, or 0.1% of the first. May be given twice: the larger counts.",
+    help="Accepted difference of numbers: 0.001, or 0.1% of the first. Repeatable; the larger counts.",
 )
-@click.option("--topics", metavar="NODE/OUTPUT,...", help="Compare these only [all topics of both].")
-@click.option("--metadata", is_flag=True, help="Compare the metadata of messages too, except time stamps.")
+@click.option("--topics", metavar="NODE/OUTPUT,...", help="Compare only these topics [all].")
+@click.option("--metadata", is_flag=True, help="Also compare the metadata of messages, except time stamps.")
 @allow_incomplete_option
 @style_option
 def diff(
@@ -121,9 +118,10 @@ def diff(
 ) -> int:
     """Compare two recordings, message by message.
 
-    Of each topic, the first message of one is compared with the first of the other, and so on: types,
-    values, counts. When messages were sent does not matter. NaN equals NaN. The exit status is 0 if they
-    are equal, 1 if not, 2 if they could not be compared, or one was cut off and the rest is equal.
+    For each topic, compares types, values and counts: the first message with the first, the second with
+    the second, and so on. Times are ignored. NaN equals NaN. The exit status is 0 if the recordings are
+    equal, 1 if they differ, and 2 if they could not be compared, or one is truncated and the rest is
+    equal.
     """
     from dora.recording.compare import Tolerance, compare
     from dora.recording.info import cut
@@ -138,7 +136,7 @@ def diff(
             wanted = [name.strip() for name in topics.split(",") if name.strip()] if topics else None
             found = compare(one, two, wanted, both, metadata=metadata)
             cut_off = 0
-            for recording in (one, two):  # what is damaged is known now
+            for recording in (one, two):  # damage is known after reading
                 warn_about_losses(recording)
                 cut_off |= report_truncation(recording.path, cut(recording), allow_incomplete)
     except DoraError as error:
@@ -147,13 +145,13 @@ def diff(
     if style == "json":
         _print_json(found)
     else:
-        click.echo(_text_diff(found))
+        click.echo(_diff_table(found))
     if not all(topic.equal for topic in found):
         return 1
     return 2 if cut_off else 0
 
 
-def _text_diff(found: list[TopicDiff]) -> str:
+def _diff_table(found: list[TopicDiff]) -> str:
     if not found:
         return "Both recordings are empty."
     total = sum(topic.first_count for topic in found)
@@ -166,7 +164,7 @@ def _text_diff(found: list[TopicDiff]) -> str:
             if topic.first_count == topic.second_count
             else f"{topic.first_count:,} / {topic.second_count:,}",
             f"{topic.different:,}",
-            _place(topic),
+            _first_difference(topic),
         ]
         for topic in found
     ]
@@ -177,7 +175,7 @@ def _text_diff(found: list[TopicDiff]) -> str:
     )
 
 
-def _place(topic: TopicDiff) -> str:
+def _first_difference(topic: TopicDiff) -> str:
     place = topic.first
     return "-" if place is None else f"message {place.message:,} at {place.time:.3f} s: {place.what}"
 
@@ -202,17 +200,12 @@ def _print_json(found: list[TopicDiff]) -> None:
         )
 
 
-# ``dora export``: a recording as Parquet files, or for Rerun.
-
-
 @click.command()
 @click.argument("recording", metavar="RECORDING", type=InputFile())
 @click.option("--parquet", metavar="FOLDER", help="Write FOLDER/<node>/<output>.parquet for each topic.")
-@click.option(
-    "--rerun", metavar="PATH", help="Write a .rrd file, which Rerun opens (needs the extra `rerun`)."
-)
-@click.option("--topics", metavar="NODE/OUTPUT,...", help="These only [all].")
-@click.option("--force", is_flag=True, help="Write over files that exist.")
+@click.option("--rerun", metavar="PATH", help="Write a .rrd file for Rerun (needs the extra `rerun`).")
+@click.option("--topics", metavar="NODE/OUTPUT,...", help="Export only these topics [all].")
+@click.option("--force", is_flag=True, help="Overwrite existing files.")
 @allow_incomplete_option
 def export(
     recording: str,
@@ -224,20 +217,20 @@ def export(
 ) -> int:
     """Write a recording as Parquet files, or for Rerun.
 
-    In Parquet, a row is a message: when it was sent, its number, its metadata as JSON, its values as a list
-    (bytes, if they are of uint8). In Rerun, messages look as the node `dora-rerun` shows them; those that
-    do not tell how to be drawn are curves if they are a few numbers, and texts. Of a file that was cut off,
-    what can be read is written; the exit status is 1 then, except with --allow-incomplete.
+    In Parquet, each row is a message: its time, its number, its metadata as JSON, its values as a list
+    (bytes for uint8). In Rerun, messages look like those of the node `dora-rerun`; without a declared
+    form, a few numbers become curves, and texts become logs. A truncated file is exported as far as it
+    can be read; the exit status is 1 then, except with --allow-incomplete.
     """
     from dora.recording.info import cut
     from dora.recording.mcap.reader import Recording
 
     if not (parquet or rerun):
-        raise click.UsageError("say what to write: --parquet FOLDER or --rerun PATH")
+        raise click.UsageError("choose a format: --parquet FOLDER or --rerun PATH")
     if rerun and os.path.realpath(rerun) == os.path.realpath(recording):
         raise DoraError(f"{rerun} is the recording itself; choose another file")
     with Recording(recording) as opened:
-        wanted = _wanted(topics, list(opened.topics))
+        wanted = _selected_topics(topics, list(opened.topics))
         if parquet:
             from dora.recording.export_parquet import export_parquet
 
@@ -254,14 +247,14 @@ def export(
             for topic, count in not_drawn.items():
                 click.echo(f"warning: {_messages(count)} of {topic} cannot be drawn", err=True)
         warn_about_losses(opened)
-        return report_truncation(recording, cut(opened), allow_incomplete)  # what is damaged is known now
+        return report_truncation(recording, cut(opened), allow_incomplete)  # damage is known after reading
 
 
 def _messages(count: int) -> str:
     return "1 message" if count == 1 else f"{count:,} messages"
 
 
-def _wanted(topics: str | None, there: list[str]) -> list[str] | None:
+def _selected_topics(topics: str | None, there: list[str]) -> list[str] | None:
     if topics is None:
         return None
     from dora.dataflow.problems import did_you_mean, listed

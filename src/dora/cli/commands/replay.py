@@ -1,4 +1,4 @@
-"""``dora replay``: run a dataflow again, with what was recorded of some of its nodes."""
+"""``dora replay``: run a dataflow again, with the recorded messages of some of its nodes."""
 
 from __future__ import annotations
 
@@ -42,34 +42,45 @@ if TYPE_CHECKING:
 @click.option(
     "--replace",
     metavar="NODE,...",
-    help="Replace these nodes, and run all others [replace those that get nothing from other nodes].",
+    help="Replace these nodes by the recording, and run all others [those without inputs from nodes].",
 )
-@click.option("--speed", type=float, default=1.0, help="A factor; 0 is as fast as the nodes can [1.0].")
-@click.option("--loop", is_flag=True, help="Begin again at the end, until Ctrl-C. Not in recorded order.")
-@click.option("--from", "begin", type=DURATION, default=0.0, metavar="DURATION", help="Begin there [0].")
-@click.option("--to", "end", type=DURATION, metavar="DURATION", help="End there [the end].")
-@click.option("--step", is_flag=True, help="Send a message at each press of Enter.")
+@click.option(
+    "--speed", type=float, default=1.0, help="Speed as a factor; 0 is as fast as the nodes can [1.0]."
+)
+@click.option("--loop", is_flag=True, help="Repeat until Ctrl-C. Not in recorded order.")
+@click.option(
+    "--from",
+    "begin",
+    type=DURATION,
+    default=0.0,
+    metavar="DURATION",
+    help="Start at this time of the recording [0].",
+)
+@click.option(
+    "--to", "end", type=DURATION, metavar="DURATION", help="Stop at this time of the recording [the end]."
+)
+@click.option("--step", is_flag=True, help="Send one message at each press of Enter.")
 @click.option(
     "--free",
     is_flag=True,
-    help="Let nodes take their inputs as they come, with timers of their own, not in recorded order.",
+    help="Deliver inputs as they come and run timers, instead of following the recorded order.",
 )
 @click.option(
     "--patience",
     type=DURATION,
     default=30.0,
     metavar="DURATION",
-    help="How long a node waits for a recorded message that does not come, until it is stopped [30s].",
+    help="How long a node may wait for a recorded message that does not come; then it is stopped [30s].",
 )
-@click.option("-o", "--output", metavar="RECORDING", help="Record the replay, with all outputs.")
-@click.option("--force", is_flag=True, help="Let -o and --output-yaml write over a file that exists.")
+@click.option("-o", "--output", metavar="RECORDING", help="Record all outputs of the replay.")
+@click.option("--force", is_flag=True, help="Overwrite an existing file of -o or --output-yaml.")
 @click.option(
-    "--output-yaml", metavar="PATH", help="Write the dataflow with players to a file, and do not run it."
+    "--output-yaml",
+    metavar="PATH",
+    help="Write the dataflow with its players to a file instead of running it.",
 )
 @click.option("--uv", is_flag=True, help="Build and run nodes with uv.")
-@click.option(
-    "--stop-after", type=DURATION, metavar="DURATION", help="Stop as Ctrl-C does after this time."
-)
+@click.option("--stop-after", type=DURATION, metavar="DURATION", help="Stop after this time, like Ctrl-C.")
 @allow_incomplete_option
 @display_options
 @environment_option
@@ -97,14 +108,14 @@ def replay(
     env: dict[str, str],
     allow_shell_nodes: bool,
 ) -> int:
-    """Run a dataflow again, on what was recorded of its sources.
+    """Run a dataflow again with its recorded sources.
 
-    Cameras and other nodes that get nothing from others are replaced by the recording. The others run as
-    they are now; FILE is a dataflow to run instead of the recorded one. They get their events in recorded
-    order, ticks of timers too, with the times of then: a node that computes its outputs from its events
-    alone sends the same again, at any speed. With -o, the replay is recorded, and `dora diff` tells what
-    has changed. A file that was cut off is replayed up to there; the exit status is 1 then, except with
-    --allow-incomplete.
+    Cameras and other nodes without inputs from nodes are replaced by the recording. The others run with
+    their present code; FILE is a dataflow to run instead of the recorded one. They get all events, timers
+    included, in recorded order and with recorded times: a node whose outputs depend only on its events
+    sends the same again, at any speed. With -o, the replay is recorded, so that `dora diff` can show what
+    has changed. A truncated recording is replayed as far as it can be read; the exit status is 1 then,
+    except with --allow-incomplete.
     """
     from dora.recording.info import trouble
     from dora.recording.mcap.reader import Recording
@@ -112,7 +123,7 @@ def replay(
     from dora.recording.replay.replay import Replay, ReplayRequest
 
     if not (0 <= speed < math.inf):
-        raise click.UsageError("--speed is a number, at least 0")
+        raise click.UsageError("--speed has to be a number, at least 0")
     if output_yaml and (step or output):
         raise click.UsageError(
             "--output-yaml runs nothing, so there is nothing to step through or to record"
@@ -140,7 +151,7 @@ def replay(
         prepared = Replay(opened, request)
         if output_yaml:
             return _write_yaml(prepared, output_yaml, force)
-        _announce(opened, prepared, free or loop)
+        _print_roles(opened, prepared, free or loop)
         settings = _settings(output, force, prepared) if output else None
         options = LocalRunOptions(
             uv=uv,
@@ -167,11 +178,11 @@ def _run(
     step: bool,
     settings: RecordingOptions | None,
 ) -> tuple[int, str]:
-    """Run it; return the exit status, and up to where the recording could be read if not to its end."""
+    """Run a replay; return the exit status, and where reading the recording stopped ("": at its end)."""
     from dora.recording.replay.replay import EndDetection
 
     with termination_as_interrupt(), _folder() as folder:
-        dataflow = _dataflow(prepared, folder)
+        dataflow = _prepare(prepared, folder)
         recorder = None
         if settings is not None:
             from dora.recording.recorder.process import BackgroundRecorder
@@ -183,7 +194,7 @@ def _run(
                 if recorder is not None and settings is not None:
                     recorder.begin_with(daemon, settings)
                 if step:
-                    _step(prepared, folder, daemon)
+                    _start_single_step(prepared, folder, daemon)
                 if not prepared.ordered:
                     EndDetection(daemon, prepared.roles.replaced, prepared.patience)
 
@@ -196,30 +207,32 @@ def _run(
             if recorder is not None:
                 recorder.abandon()
             raise
-    # Who took what was decided when it was recorded, so there is nothing to tell of what was not taken.
+    # The recording decides which messages are delivered, so the counts of losses mean nothing.
     if prepared.ordered:
         outcome = msgspec.structs.replace(outcome, result=msgspec.structs.replace(outcome.result, links=()))
     status = report_outcome(outcome)
     return (status if recorder is None else report_saved(saved) or status), cut
 
 
-def _step(prepared: Replay, folder: str, daemon: Daemon) -> None:
+def _start_single_step(prepared: Replay, folder: str, daemon: Daemon) -> None:
     from dora.node.replay.clock import ReplayClock
     from dora.node.replay.inbox import CLOCK_FILE
 
     clock = ReplayClock.open(os.path.join(folder, CLOCK_FILE), writable=True)
-    steps = Steps(
-        prepared.messages(), clock, tell=_tell, stop=lambda: daemon.stop("stopped at the terminal")
+    stepper = SingleStep(
+        prepared.messages(), clock, show=_print, stop=lambda: daemon.stop("stopped at the terminal")
     )
-    steps.start(sys.stdin)
+    stepper.start(sys.stdin)
 
 
-def _dataflow(prepared: Replay, folder: str) -> Dataflow:
+def _prepare(prepared: Replay, folder: str) -> Dataflow:
     from dora.daemon.build.build import missing
 
     dataflow = prepared.prepare(folder)
     if prepared.ordered and (unordered := prepared.unordered(folder)):
-        _tell(f"not in recorded order, which the recording does not have of them: {', '.join(unordered)}")
+        _print(
+            f"not in recorded order, because the recording lacks the event order of: {', '.join(unordered)}"
+        )
     if problems := missing(dataflow):
         raise DataflowError(problems=tuple(problems))
     return dataflow
@@ -236,21 +249,21 @@ def _folder() -> Iterator[str]:
         remove_folder(folder)
 
 
-def _tell(text: str) -> None:
+def _print(text: str) -> None:
     click.echo(text, err=True)
 
 
-def _announce(recording: Recording, prepared: Replay, as_asked: bool) -> None:
-    who = prepared.roles
-    parts = [f"from the recording: {', '.join(who.replaced)}"]
-    if who.live:
-        parts.append(f"running again: {', '.join(who.live)}")
-    if who.left_out:
-        parts.append(f"left out: {', '.join(who.left_out)}")
+def _print_roles(recording: Recording, prepared: Replay, as_requested: bool) -> None:
+    roles = prepared.roles
+    parts = [f"from the recording: {', '.join(roles.replaced)}"]
+    if roles.live:
+        parts.append(f"running again: {', '.join(roles.live)}")
+    if roles.left_out:
+        parts.append(f"left out: {', '.join(roles.left_out)}")
     click.echo("; ".join(parts), err=True)
-    if not prepared.ordered and not as_asked:
+    if not prepared.ordered and not as_requested:
         click.echo(
-            f"warning: the order of events is not in {recording.path}; nodes take inputs as they come",
+            f"warning: {recording.path} lacks the order of events; nodes get inputs as they come",
             err=True,
         )
 
@@ -265,44 +278,42 @@ def _write_yaml(prepared: Replay, path: str, force: bool) -> int:
         ) from None
     except OSError as error:
         raise DoraError(f"cannot write {path}: {error.strerror}") from None
-    click.echo(f"{path} plays the recording with `dora run`; nodes take their inputs as they come")
+    click.echo(f"{path} plays the recording with `dora run`; nodes get their inputs as they come")
     return 0
 
 
-# A replay step by step, with the keyboard.
-
-HELP = "step by step: Enter sends the next message, a number so many, c all the others, q stops"
+HELP = "single step: Enter sends the next message, a number that many, c all the rest, q stops"
 
 
-class Steps:
-    """Releases the messages of a replay as lines of input ask for it."""
+class SingleStep:
+    """Release the messages of a replay one by one, as lines of input request."""
 
     def __init__(
         self,
         messages: Iterator[RecordedMessage],
         clock: ReplayClock,
         *,
-        tell: Callable[[str], None],
+        show: Callable[[str], None],
         stop: Callable[[], None],
     ) -> None:
         self._messages = messages
         self._clock = clock
-        self._tell = tell
+        self._show = show
         self._stop = stop
 
     def start(self, lines: TextIO) -> None:
-        """Read lines in a thread of its own, to the end of the input; after which all is released."""
-        threading.Thread(target=self._read, args=(lines,), name="dora-steps", daemon=True).start()
+        """Read lines in a thread; at the end of the input, all messages are released."""
+        threading.Thread(target=self._read, args=(lines,), name="dora-single-step", daemon=True).start()
 
     def _read(self, lines: TextIO) -> None:
-        self._tell(HELP)
+        self._show(HELP)
         for line in lines:
-            if not self.take(line.strip().lower()):
+            if not self.handle(line.strip().lower()):
                 return
         self._clock.release(WITHOUT_LIMIT)
 
-    def take(self, word: str) -> bool:
-        """Do what a line says; False if there is nothing left to ask for."""
+    def handle(self, word: str) -> bool:
+        """Obey one line; return False if no more lines are needed."""
         if word in ("q", "quit"):
             self._stop()
             return False
@@ -310,19 +321,19 @@ class Steps:
             self._clock.release(WITHOUT_LIMIT)
             return False
         if word and not word.isdecimal():
-            self._tell(HELP)
+            self._show(HELP)
             return True
         for _ in range(int(word or 1)):
             recorded = next(self._messages, None)
             if recorded is None:
-                self._tell("that was the last message")
+                self._show("that was the last message")
                 self._clock.release(WITHOUT_LIMIT)
                 return False
-            self._tell(self._shown(recorded))
+            self._show(self._description(recorded))
             self._clock.release(recorded.time_ns)
         return True
 
-    def _shown(self, recorded: RecordedMessage) -> str:
+    def _description(self, recorded: RecordedMessage) -> str:
         seconds = (recorded.time_ns - self._clock.start_ns) / 1e9
         try:
             array = decode_arrow(recorded.message)

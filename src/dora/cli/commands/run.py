@@ -40,13 +40,13 @@ if TYPE_CHECKING:
     "--stop-after",
     type=DURATION,
     metavar="DURATION",
-    help="Stop as Ctrl-C does after this time (30, 10s, 1h30m).",
+    help="Stop after this time, like Ctrl-C (30, 10s, 1h30m).",
 )
 @click.option(
     "--grace-duration",
     type=DURATION,
     metavar="DURATION",
-    help="How long a stopped node may take before SIGTERM; half as long again before SIGKILL [10s].",
+    help="Time for a stopped node to end before SIGTERM; SIGKILL follows after half of it [10s].",
 )
 @display_options
 @dataflow_options
@@ -57,11 +57,11 @@ if TYPE_CHECKING:
 @click.option(
     "--hot-reload",
     is_flag=True,
-    help="Let nodes and operators go on with their new code when their Python files are saved.",
+    help="Reload nodes and operators when their Python files are saved.",
 )
 @trace_option
-@click.option("--ui", is_flag=True, help="Serve the dashboard, a web page, and print its address.")
-@click.option("--open", "open_page", is_flag=True, help="The same, and open the page in the browser.")
+@click.option("--ui", is_flag=True, help="Serve the dashboard as a web page and print its address.")
+@click.option("--open", "open_page", is_flag=True, help="Like --ui, and open the page in the browser.")
 @lock_options
 def run(
     path: str,
@@ -121,4 +121,4 @@ def _show_dashboard(address: str, open_page: bool) -> None:
         import webbrowser
 
         if not webbrowser.open(address):
-            click.echo("warning: there is no browser to open it with", err=True)
+            click.echo("warning: no browser found to open it", err=True)

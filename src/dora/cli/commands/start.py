@@ -37,18 +37,20 @@ _start_options: list[Any] = [
         "-n",
         "--name",
         default="",
-        help="What to call it; by default as its file, with a number if need be.",
+        help="Name of the dataflow [that of its file, with a number if it is taken].",
     ),
     click.option(
         "--attach",
         is_flag=True,
-        help="Show its logs until it ends, and stop it with Ctrl-C; the default on a terminal.",
+        help="Show its logs until it ends; Ctrl-C stops it. The default on a terminal.",
     ),
-    click.option("--detach", is_flag=True, help="Return when it runs; the default without a terminal."),
+    click.option(
+        "--detach", is_flag=True, help="Return when it is running. The default without a terminal."
+    ),
     click.option(
         "--hot-reload",
         is_flag=True,
-        help="Let nodes and operators go on with their new code when their Python files are saved.",
+        help="Reload nodes and operators when their Python files are saved.",
     ),
     click.option("--uv", is_flag=True, help="Build and run nodes with uv."),
     click.option("--allow-shell-nodes", is_flag=True, help="Allow nodes with `path: shell`."),
@@ -58,16 +60,16 @@ _start_options: list[Any] = [
 
 
 def start_options(function: Any) -> Any:
-    """Declare how a dataflow is started, on whichever coordinator."""
+    """Declare the options that `dora start` and `dora cluster start` share."""
     for declare in reversed(_start_options):
         function = declare(function)
     return function
 
 
 def wants_to_attach(attach: bool, detach: bool) -> bool:
-    """Tell whether to show the logs of what is started; raises `click.UsageError` for a contradiction."""
+    """Return whether to show logs after the start; raises `click.UsageError` for a contradiction."""
     if attach and detach:
-        raise click.UsageError("say either --attach or --detach")
+        raise click.UsageError("use either --attach or --detach")
     return attach or (not detach and sys.stdin.isatty())
 
 
@@ -95,8 +97,8 @@ def start(
 ) -> int:
     """Build and start a dataflow on the coordinator.
 
-    FILE is a dataflow file or its URL. The command returns when all nodes are ready, with exit status 1
-    if the dataflow could not start.
+    FILE is a dataflow file or its URL. Returns when all nodes are ready. The exit status is 1 if the
+    dataflow could not start.
     """
     import msgspec
 
@@ -125,7 +127,7 @@ def start(
 
 
 def start_and_wait(client: Client, spec: RunSpec, attach: bool) -> int:
-    """Start a dataflow and wait until it runs, or until it ends if ``attach``; return the exit status."""
+    """Start a dataflow; wait until it runs, or with ``attach`` until it ends. Return the exit status."""
     view = client.start(spec)
     click.echo(f"dataflow start triggered: {view.uuid}")
     if attach:
@@ -137,7 +139,7 @@ def _wait_for_start(client: Client, dataflow_id: str, sentence: str) -> int:
     try:
         view = client.wait(dataflow_id, started=True)
     except KeyboardInterrupt:
-        click.echo(f"\nit goes on starting; `dora stop {dataflow_id}` stops it", err=True)
+        click.echo(f"\nthe dataflow is still starting; `dora stop {dataflow_id}` stops it", err=True)
         raise
     if view.status == "failed":
         return report_end(view)
@@ -147,10 +149,10 @@ def _wait_for_start(client: Client, dataflow_id: str, sentence: str) -> int:
     return 0
 
 
-def _which(client: Client, wanted: str | None, name: str | None) -> str | None:
-    """Return what names the dataflow; None: nothing was named, and nothing runs."""
+def _find_uuid(client: Client, wanted: str | None, name: str | None) -> str | None:
+    """Return the UUID of the dataflow that is meant; None: none was named, and none is running."""
     if wanted is not None and name is not None:
-        raise click.UsageError("say either NAME_OR_UUID or --name")
+        raise click.UsageError("use either NAME_OR_UUID or --name")
     named = wanted if wanted is not None else name
     if named is not None:
         return client.dataflow(named).uuid
@@ -171,7 +173,7 @@ _arguments: list[Any] = [
         "--grace-duration",
         type=ParameterValue("duration", _parse_grace),
         metavar="DURATION",
-        help="How long a node may take before SIGTERM; half as long again before SIGKILL [10s].",
+        help="Time for a node to end before SIGTERM; SIGKILL follows after half of it [10s].",
     ),
     click.option("-f", "--force", is_flag=True, help="Kill the nodes at once."),
 ]
@@ -185,7 +187,7 @@ def _stop_options(function: Any) -> Any:
 
 @click.command()
 @_stop_options
-@click.option("--all", "everything", is_flag=True, help="Stop all dataflows that run.")
+@click.option("--all", "everything", is_flag=True, help="Stop all running dataflows.")
 @coordinator_options
 def stop(
     wanted: str | None,
@@ -195,20 +197,20 @@ def stop(
     force: bool,
     client: Client,
 ) -> int:
-    """Stop a dataflow and wait for its end.
+    """Stop a dataflow and wait until it has ended.
 
-    Without NAME_OR_UUID the one that runs. The exit status is 1 if a node failed.
+    Without NAME_OR_UUID, the only one that is running. The exit status is 1 if a node failed.
     """
     if everything:
         if wanted is not None or name is not None:
-            raise click.UsageError("--all goes without the name of a dataflow")
+            raise click.UsageError("--all cannot be combined with the name of a dataflow")
         running = client.active()
         for view in running:
             client.stop(view.uuid, grace_duration, force)
         statuses = [report_end(client.wait(view.uuid)) for view in running]
         click.echo(f"Stopped {len(running)} dataflow(s).")
         return max(statuses, default=0)
-    dataflow_id = _which(client, wanted, name)
+    dataflow_id = _find_uuid(client, wanted, name)
     if dataflow_id is None:
         click.echo("No dataflows are running.")
         return 0
@@ -229,36 +231,34 @@ def stop(
 def restart(
     wanted: str | None, name: str | None, grace_duration: float | None, force: bool, client: Client
 ) -> int:
-    """Stop a dataflow and start it again, as it was started first.
+    """Stop a dataflow and start it again with the same options.
 
-    Without NAME_OR_UUID the one that runs. One that has ended is started again. Nodes and links that were
-    changed and parameters that were set while it ran stay so; changes of the dataflow file do not count.
+    Without NAME_OR_UUID, the only one that is running. A dataflow that has ended is started again. Changes
+    of nodes, links and parameters made at run time are kept; changes of the dataflow file are ignored.
     """
-    dataflow_id = _which(client, wanted, name)
+    dataflow_id = _find_uuid(client, wanted, name)
     if dataflow_id is None:
-        raise DoraError("no dataflow is running; say which one to start again, `dora list` shows them")
+        raise DoraError("no dataflow is running; name the one to start again (`dora list` shows them)")
     return restart_and_wait(client, dataflow_id, grace_duration, force)
 
 
 def restart_and_wait(
     client: Client, dataflow_id: str, grace: float | None = None, force: bool = False
 ) -> int:
-    """Stop a dataflow, start it again and wait until it runs; return the exit status."""
+    """Stop a dataflow, start it again and wait until it is running; return the exit status."""
     answer = client.restart(dataflow_id, grace, force)
     new = answer.new.uuid
     return _wait_for_start(client, new, f"dataflow restarted: {answer.old} -> {new}")
 
 
-# Show the logs of a dataflow on the coordinator while it runs, and stop it with Ctrl-C.
-
-LOOK_EVERY = 0.1  # seconds between looks at the log files
-ASK_EVERY = 0.5  # seconds between questions whether it has ended
+LOG_INTERVAL = 0.1  # seconds between reads of the log files
+STATUS_INTERVAL = 0.5  # seconds between requests to the coordinator
 
 
 def attach_to(client: Client, view: DataflowView) -> int:
     """Show the logs of a dataflow until it ends; return the exit status.
 
-    The first Ctrl-C stops it, the second leaves.
+    The first Ctrl-C stops the dataflow, the second returns at once.
     """
     from dora.daemon.logs.console import write_text
 
@@ -270,45 +270,45 @@ def attach_to(client: Client, view: DataflowView) -> int:
         dataflow_id=view.uuid,
     )
     log_filter = LogFilter()
-    entries: deque[LogEntry] = deque()  # that are not written yet
-    told = stopped = lonely = False
-    asked = 0.0
+    entries: deque[LogEntry] = deque()  # not written yet
+    announced = stopped = unreachable = False
+    asked_at = 0.0
     with termination_as_interrupt():
         while True:
             try:
-                if time.monotonic() - asked >= (ASK_EVERY if told else LOOK_EVERY):
-                    asked = time.monotonic()
-                    view, lonely = _poll_status(client, view, lonely)
-                    if not told and _has_started(view):
+                if time.monotonic() - asked_at >= (STATUS_INTERVAL if announced else LOG_INTERVAL):
+                    asked_at = time.monotonic()
+                    view, unreachable = _poll_status(client, view, unreachable)
+                    if not announced and _has_started(view):
                         click.echo(f"dataflow started: {view.uuid}")
-                        told = True
-                with interrupts_held():  # one amid it would lose what has been read
+                        announced = True
+                with interrupts_held():  # an interrupt here would lose entries that were read
                     entries.extend(filter(log_filter.shows, reader.entries()))
                 while entries:
                     write_text(sys.stdout, f"{render(entries[0])}\n")
                     entries.popleft()
                 if view.status in ("finished", "failed"):
                     return report_end(view)
-                time.sleep(LOOK_EVERY)
+                time.sleep(LOG_INTERVAL)
             except KeyboardInterrupt:
                 if stopped:
-                    click.echo("\nleft; the dataflow goes on stopping", err=True)
+                    click.echo("\ndetached; the dataflow is still stopping", err=True)
                     return 1
                 stopped = True
-                click.echo("\nstopping the dataflow; a second Ctrl-C leaves it alone", err=True)
+                click.echo("\nstopping the dataflow; a second Ctrl-C detaches from it", err=True)
                 client.stop(view.uuid, None, False)
 
 
 def _has_started(view: DataflowView) -> bool:
-    """Tell whether all nodes have been ready. One that is short may have ended since the last look."""
+    """Return whether all nodes have been ready; a short dataflow may have ended since."""
     return view.status == "running" or (view.status == "finished" and not view.reason)
 
 
-def _poll_status(client: Client, view: DataflowView, lonely: bool) -> tuple[DataflowView, bool]:
-    """Ask how the dataflow is; return that, and whether there is nobody to ask. It goes on all the same."""
+def _poll_status(client: Client, view: DataflowView, unreachable: bool) -> tuple[DataflowView, bool]:
+    """Return the state of the dataflow, and whether the coordinator is unreachable."""
     try:
         return client.dataflow(view.uuid), False
     except (Unreachable, TokenError):
-        if not lonely:
+        if not unreachable:
             click.echo(f"no answer from the coordinator at {client.where}; the dataflow goes on", err=True)
         return view, True

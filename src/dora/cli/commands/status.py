@@ -1,4 +1,4 @@
-"""``dora status``: do the coordinator and the daemon run?"""
+"""``dora status``: show whether the coordinator and the daemon are running."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dora.errors import DoraError
 
 @click.command()
 @click.option(
-    "--dataflow", metavar="FILE", shell_complete=dataflow_files, help="Check a dataflow file as well."
+    "--dataflow", metavar="FILE", shell_complete=dataflow_files, help="Also check a dataflow file."
 )
 @click.option(
     "-f",
@@ -25,13 +25,13 @@ from dora.errors import DoraError
     "style",
     type=click.Choice(["table", "json"]),
     default="table",
-    help="How it looks [table]; json is one object.",
+    help="Output format [table]; json is one object.",
 )
 @coordinator_options
 def status(dataflow: str | None, style: str, client: Client) -> int:
-    """Tell whether the coordinator and the daemon run.
+    """Show whether the coordinator and the daemon are running.
 
-    The exit status is 1 if one of them does not, or if the dataflow file cannot be used.
+    The exit status is 1 if one of them is not, or if the dataflow file is not valid.
     """
     found: dict[str, Any] = {"coordinator": {"status": "not running", "address": client.where}}
     found["daemon"] = {"status": "unknown"}
@@ -57,14 +57,14 @@ def status(dataflow: str | None, style: str, client: Client) -> int:
         ]
     fault = None
     if dataflow is not None:
-        nodes, fault = _look_at(dataflow)
+        nodes, fault = _check_file(dataflow)
         found["dataflow"] = {"file": dataflow, "status": "broken" if fault else "usable", "nodes": nodes}
     if style == "json":
         click.echo(json.dumps(found, indent=2))
     elif answer is None:
         click.echo("✗ Coordinator: Not running")
         click.echo(f"  Address: {client.where}")
-        click.echo("✗ Daemon: Unknown (the coordinator does not run)")
+        click.echo("✗ Daemon: Unknown (the coordinator is not running)")
     else:
         click.echo("✓ Coordinator: Running")
         click.echo(f"  Address: {client.where}")
@@ -84,7 +84,7 @@ def status(dataflow: str | None, style: str, client: Client) -> int:
     return 0
 
 
-def _look_at(file: str) -> tuple[int, DoraError | None]:
+def _check_file(file: str) -> tuple[int, DoraError | None]:
     """Return how many nodes a dataflow file has, or why it cannot be used."""
     from dora.daemon.load import load_dataflow
 
@@ -95,7 +95,7 @@ def _look_at(file: str) -> tuple[int, DoraError | None]:
 
 
 def _line(machine: MachineView) -> str:
-    """Return a line about one machine."""
+    """Return the line about one machine."""
     labels = ", ".join(f"{name}={value}" for name, value in sorted(machine.labels.items()))
     facts = " ".join(filter(None, (machine.address, f"({labels})" if labels else "")))
     if machine.away_since is None:
@@ -107,7 +107,7 @@ def _line(machine: MachineView) -> str:
 @click.group(hidden=True, invoke_without_command=True)
 @click.pass_context
 def system(ctx: click.Context) -> None:
-    """The same as `dora status`, for those who know it as `dora system status`."""
+    """Run `dora system status`, the name of `dora status` in dora-rs."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(2)

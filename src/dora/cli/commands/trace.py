@@ -1,4 +1,4 @@
-"""``dora trace``: which message led to which, from the spans that nodes wrote with ``--trace``."""
+"""``dora trace``: show which message led to which, from the spans that nodes write with ``--trace``."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ def trace(ctx: click.Context) -> None:
 
 
 def _source_options(function: _Function) -> _Function:
-    """Declare which dataflow: ``dataflow``, ``local`` and ``client``."""
+    """Declare ``dataflow``, ``local`` and ``client``."""
     function = click.option(
-        "--local", is_flag=True, help="Ask no coordinator: read ./out/<uuid>, by default the latest."
+        "--local", is_flag=True, help="Read ./out/<uuid> [the latest] without asking a coordinator."
     )(coordinator_options(function))
     return click.option(
         "-d",
         "--dataflow",
         metavar="UUID_OR_NAME",
         shell_complete=dataflow_names,
-        help="Which dataflow; by default the one that runs, or else the latest.",
+        help="Which dataflow [the running one, or else the latest].",
     )(function)
 
 
@@ -54,12 +54,12 @@ def _source_options(function: _Function) -> _Function:
     type=click.IntRange(1, MAX_COUNT),
     default=20,
     metavar="N",
-    help="How many, the latest [20].",
+    help="Number of traces [20].",
 )
 def list_traces(dataflow: str | None, local: bool, style: str, count: int, client: Client) -> None:
     """List the latest traces, the newest last.
 
-    Of a dataflow that was started with `--trace`, while it runs or after it has ended.
+    The dataflow must have been started with `--trace`; it may be running or ended.
     """
     traces = _traces(client, dataflow, local)[-count:]
     if style == "json":
@@ -97,8 +97,7 @@ def list_traces(dataflow: str | None, local: bool, style: str, count: int, clien
 def view(trace_id: str, dataflow: str | None, local: bool, style: str, client: Client) -> None:
     """Show one trace as a tree.
 
-    TRACE_ID is the id, or its first digits. The first column tells when a span began, the last how long
-    it took.
+    TRACE_ID is the id or its first digits. The first column is the start of a span, the last its duration.
     """
     from dora.observe.trace.reader import find_trace, rows
 

@@ -1,4 +1,4 @@
-"""``dora up`` and ``dora down``: the coordinator and the daemon of this machine, in the background."""
+"""``dora up`` and ``dora down``: start and stop the coordinator and the daemon of this machine."""
 
 from __future__ import annotations
 
@@ -17,16 +17,14 @@ from dora.cluster.client import Client, RequestRefused, Unreachable
 from dora.cluster.protocol import DEFAULT_MACHINE, SystemStatus
 from dora.errors import DoraError
 
-START_PATIENCE: Final = 15.0  # seconds
-END_PATIENCE: Final = 5.0
-_LOOK_EVERY: Final = 0.02
-_ANYWHERE: Final = ("0.0.0.0", "::")
+START_TIMEOUT: Final = 15.0  # seconds
+STOP_TIMEOUT: Final = 5.0
+POLL_INTERVAL: Final = 0.02
+ALL_INTERFACES: Final = ("0.0.0.0", "::")
 
 
 @click.command()
-@click.option(
-    "--auth", is_flag=True, help="Let in only those with the token of this user; it is always so."
-)
+@click.option("--auth", is_flag=True, help="Has no effect: the token of this user is always required.")
 @click.option(
     "--interface",
     default="127.0.0.1",
@@ -37,7 +35,7 @@ _ANYWHERE: Final = ("0.0.0.0", "::")
 )
 @tls_options
 @click.option(
-    "--recreate-store", is_flag=True, help="Begin with no records; the old ones are kept as .backup."
+    "--recreate-store", is_flag=True, help="Start with an empty store; the old one is kept as .backup."
 )
 @coordinator_options
 def up(
@@ -50,7 +48,7 @@ def up(
 ) -> None:
     """Start the coordinator and the daemon in the background.
 
-    What runs already stays as it is. They write to out/dora-coordinator.txt and out/dora-daemon.txt.
+    Whatever is running already is left alone. Logs go to out/dora-coordinator.txt and out/dora-daemon.txt.
     """
     from dora._paths import LOOPBACK, store_path
     from dora.cluster.agent.identity import running_daemon
@@ -58,8 +56,8 @@ def up(
     from dora.transport.tokens import make_token
 
     address = client.address
-    if interface not in (*LOOPBACK, *_ANYWHERE) and address in LOOPBACK:
-        address = interface  # it does not listen other_machines
+    if interface not in (*LOOPBACK, *ALL_INTERFACES) and address in LOOPBACK:
+        address = interface  # it does not listen on loopback then
     client = Client(address, client.port, authority=client.authority, token=make_token())
     processes: dict[str, Background] = {}
     try:
@@ -67,14 +65,14 @@ def up(
         click.echo(f"coordinator already running on {client.where}")
         if recreate_store:
             raise DoraError("the store is in use; stop the coordinator first, with `dora down`")
-        if interface in _ANYWHERE and status.interface not in _ANYWHERE:
+        if interface in ALL_INTERFACES and status.interface not in ALL_INTERFACES:
             raise DoraError(
-                f"it listens on {status.interface} only; stop it with `dora down`, then say this again"
+                f"it listens on {status.interface} only; stop it with `dora down`, then run this again"
             )
         has_daemon = _has_daemon(status)
     except Unreachable:
         has_daemon = False
-        _check_agreement(client, interface)
+        _check_reachable(client, interface)
         if recreate_store and (backup := back_up_store(store_path(client.port))) is not None:
             click.echo(f"moved the store to {backup}")
         encryption = encryption_options(client, tls_cert, tls_key)
@@ -102,8 +100,8 @@ def up(
     click.echo(f"dashboard: {client.dashboard()}")
 
 
-def _check_agreement(client: Client, interface: str) -> None:
-    """Raise `DoraError` if a coordinator that listens there would not be found by the client."""
+def _check_reachable(client: Client, interface: str) -> None:
+    """Raise `DoraError` if a coordinator on this interface could not be reached by the client."""
     from dora._paths import LOOPBACK
 
     if interface in LOOPBACK and client.address not in (*LOOPBACK, "localhost"):
@@ -114,17 +112,14 @@ def _check_agreement(client: Client, interface: str) -> None:
 
 
 def encryption_options(client: Client, certificate: str, key: str) -> list[str]:
-    """Return the options of a coordinator to which a client speaks in TLS if it has a certificate.
-
-    Raises `DoraError` if the two do not agree.
-    """
+    """Return the TLS options for a coordinator; raises `DoraError` if they do not suit the client."""
     from dora._paths import AUTHORITY_VARIABLE
     from dora.transport.tls import server_context
 
     encrypted = server_context(certificate, key) is not None
     if encrypted and not client.authority:
         raise DoraError(
-            "commands have to know the authority of a coordinator with a certificate: set "
+            "commands need the certificate authority of a coordinator with TLS: set "
             f"{AUTHORITY_VARIABLE}, or give --coordinator-ca to each"
         )
     if client.authority and not encrypted:
@@ -136,18 +131,18 @@ def encryption_options(client: Client, certificate: str, key: str) -> list[str]:
 
 
 def _has_daemon(status: SystemStatus) -> bool:
-    """Tell whether a daemon of the default machine is connected, which is the one that is started here."""
+    """Return whether a daemon of the default machine, which is the one started here, is connected."""
     return any(machine.id == DEFAULT_MACHINE and machine.away_since is None for machine in status.machines)
 
 
 def _answers_soon(client: Client) -> bool:
-    """Tell whether there is a coordinator after all: somebody else's `dora up` may have been quicker."""
+    """Return whether a coordinator answers after all: another `dora up` may have been quicker."""
     deadline = time.monotonic() + 1.0
     while time.monotonic() < deadline:
         try:
             client.status()
         except Unreachable:
-            time.sleep(_LOOK_EVERY)
+            time.sleep(POLL_INTERVAL)
         except DoraError:
             return False
         else:
@@ -156,7 +151,7 @@ def _answers_soon(client: Client) -> bool:
 
 
 class Background:
-    """A component of dora in a session of its own."""
+    """A component of dora as a background process."""
 
     def __init__(self, name: str, options: list[str]) -> None:
         self.name = name
@@ -190,16 +185,17 @@ class Background:
             with open(self.log, encoding="utf-8", errors="replace") as file:
                 file.seek(self._begin)
                 lines = file.read().strip().splitlines()
-            said = lines[-1].removeprefix("error: ") if lines else "it said nothing"
-            raise DoraError(f"the {self.name} could not be started: {said}")
+            message = lines[-1].removeprefix("error: ") if lines else "it printed nothing"
+            raise DoraError(f"the {self.name} could not be started: {message}")
 
 
 def wait_for_coordinator(client: Client, coordinator: Background) -> bool:
-    """Wait until a coordinator answers; raises `DoraError` if ours ends or takes too long.
+    """Wait until a coordinator answers; return whether it is ours.
 
-    Returns whether it is ours. If somebody else's was quicker, ours ends: it would take over later.
+    If another one was quicker, ours is stopped, since it would take over later. Raises `DoraError` if ours
+    ends or takes too long.
     """
-    deadline = time.monotonic() + START_PATIENCE
+    deadline = time.monotonic() + START_TIMEOUT
     while True:
         try:
             is_ours = client.status().pid == coordinator.pid
@@ -210,44 +206,44 @@ def wait_for_coordinator(client: Client, coordinator: Background) -> bool:
                 coordinator.terminate()
             return is_ours
         if time.monotonic() > deadline:
-            raise DoraError(f"the coordinator does not answer; what it says is in {coordinator.log}")
-        time.sleep(_LOOK_EVERY)
+            raise DoraError(f"the coordinator does not answer; its log is {coordinator.log}")
+        time.sleep(POLL_INTERVAL)
 
 
 def _wait_for_daemon(client: Client, daemon: Background | None) -> None:
     from dora.cluster.agent.identity import running_daemon
 
-    deadline = time.monotonic() + START_PATIENCE
+    deadline = time.monotonic() + START_TIMEOUT
     while not _has_daemon(client.status()):
-        # Somebody else's `dora up` may have been quicker.
+        # Another `dora up` may have been quicker.
         if daemon is not None and running_daemon(client.address, client.port) is None:
             daemon.check()
         if time.monotonic() > deadline:
-            where = f"; what it says is in {daemon.log}" if daemon is not None else ""
+            where = f"; its log is {daemon.log}" if daemon is not None else ""
             raise DoraError(f"the daemon has not connected to the coordinator{where}")
-        time.sleep(_LOOK_EVERY)
+        time.sleep(POLL_INTERVAL)
 
 
 @click.command()
-@click.option("--force", is_flag=True, help="Also if dataflows run, which are stopped then.")
+@click.option("--force", is_flag=True, help="Stop running dataflows instead of refusing.")
 @coordinator_options
 def down(force: bool, client: Client) -> None:
-    """End the coordinator and the daemon.
+    """Stop the coordinator and the daemon.
 
-    Refused while dataflows run, unless --force is given.
+    Refuses while dataflows are running, unless --force is given.
     """
     try:
         stop_coordinator(client, force)
     except Unreachable:
-        if not _end_daemon(client):
+        if not _stop_daemon(client):
             raise
-        click.echo("The coordinator was not running; the daemon was, and has been ended")
+        click.echo("The coordinator was not running; the daemon was running and has been stopped")
 
 
 def stop_coordinator(client: Client, force: bool) -> None:
-    """End a coordinator and all its daemons, and wait.
+    """Stop a coordinator and all its daemons, and wait until they have ended.
 
-    Raises `Unreachable`, and `DoraError` if dataflows run and there is no ``force``.
+    Raises `Unreachable`, and `DoraError` if dataflows are running, unless with ``force``.
     """
     try:
         click.echo(f"Destroying coordinator at {client.where}")
@@ -257,17 +253,17 @@ def stop_coordinator(client: Client, force: bool) -> None:
             raise
         raise DoraError(
             f"refusing to destroy the coordinator at {client.where}: {error}\n\n"
-            "  hint: stop the dataflows first (`dora stop --all`), or say it again with --force\n"
-            "  hint: coordinators at different ports do not meet; choose one with DORA_COORDINATOR_PORT"
+            "  hint: stop the dataflows first (`dora stop --all`), or use --force\n"
+            "  hint: coordinators at other ports are independent; choose one with DORA_COORDINATOR_PORT"
         ) from None
-    deadline = time.monotonic() + END_PATIENCE
+    deadline = time.monotonic() + STOP_TIMEOUT
     while client.answers() and time.monotonic() < deadline:
-        time.sleep(_LOOK_EVERY)
+        time.sleep(POLL_INTERVAL)
     click.echo("Coordinator and daemons destroyed successfully")
 
 
-def _end_daemon(client: Client) -> bool:
-    """End a daemon whose coordinator is gone; tell whether there was one."""
+def _stop_daemon(client: Client) -> bool:
+    """Stop a daemon whose coordinator is gone; return whether there was one."""
     import signal
 
     from dora.cluster.agent.identity import running_daemon
@@ -279,5 +275,5 @@ def _end_daemon(client: Client) -> bool:
         os.kill(pid, signal.SIGTERM)
     deadline = time.monotonic() + 20.0
     while running_daemon(client.address, client.port) is not None and time.monotonic() < deadline:
-        time.sleep(_LOOK_EVERY)
+        time.sleep(POLL_INTERVAL)
     return True
