@@ -32,7 +32,7 @@ from benchmarks.implementations import REPOSITORY, ours
 from benchmarks.statistics import median, percentile
 from dora._version import __version__
 from dora.cluster.client import Client, Unreachable
-from dora.cluster.http.idle_connections import room
+from dora.cluster.http.idle_connections import connection_limit
 from dora.cluster.protocol import (
     HEARTBEAT_INTERVAL,
     GetUsage,
@@ -309,7 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--write-docs", action="store_true", help="put the table into docs/scaling.md")
     options = parser.parse_args(arguments)
     started = datetime.datetime.now(datetime.UTC)
-    room()
+    connection_limit()
     with _folder() as folder:
         rows = measure(options.daemons, options.nodes, folder)
     known = conditions(shlex.join(["python", "-m", "benchmarks.scaling", *sys.argv[1:]]), started, 1)

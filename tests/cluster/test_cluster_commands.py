@@ -360,7 +360,7 @@ def test_a_daemon_that_is_not_let_in_is_told_and_ended(
     cluster.dora("up", "cluster.yml")
     found = load_cluster(cluster.file)
     pid = cluster.pid("left")
-    monkeypatch.setattr(daemons, "START_PATIENCE", 0.1)
+    monkeypatch.setattr(daemons, "START_TIMEOUT", 0.1)
     faults = daemons.start(found, found.machines[:1], "", set, print)
     assert "has not reached the coordinator" in str(faults[0]) and "it says: " in str(faults[0])
     assert cluster.pid("left") == pid, "it is left alone, it may have dataflows"

@@ -14,7 +14,7 @@ import pytest
 from dora.cluster.ssh import folder as folders
 from dora.cluster.ssh.copy import copy_folder, copy_name
 from dora.cluster.ssh.file import Machine
-from dora.cluster.ssh.folder import difference, survey
+from dora.cluster.ssh.folder import difference, scan_folder
 from dora.cluster.ssh.receive import ExpectedFiles, receive
 from dora.cluster.ssh.ssh import MachineFault
 from dora.errors import DoraError
@@ -47,14 +47,14 @@ def test_what_belongs_to_a_dataflow(tmp_path: Path) -> None:
     (tmp_path / "nodes" / "again").symlink_to("..")
     (tmp_path / "nothing").symlink_to("gone")
     os.mkfifo(tmp_path / "pipe")
-    assert set(survey(str(tmp_path))) == {"flow", "nodes/camera", "nodes/out"}
+    assert set(scan_folder(str(tmp_path))) == {"flow", "nodes/camera", "nodes/out"}
 
 
 def test_too_much_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path, a="a", b="b")
     monkeypatch.setattr(folders, "MAX_FILES", 1)
     with pytest.raises(DoraError, match="give the dataflow a folder of its own"):
-        survey(str(tmp_path))
+        scan_folder(str(tmp_path))
 
 
 @pytest.mark.processes
@@ -63,7 +63,7 @@ def test_a_copy_follows_its_folder(tmp_path: Path) -> None:
     source = tmp_path / "flow"
     write(source, dataflow="1", nodes__camera="2", nodes__old="3")
     (source / "nodes" / "camera").chmod(0o755)
-    first = copy_folder(HERE, str(source), survey(str(source)))
+    first = copy_folder(HERE, str(source), scan_folder(str(source)))
     assert listing(first.folder) == {"dataflow": "1", "nodes/camera": "2", "nodes/old": "3"}
     assert os.access(Path(first.folder, "nodes", "camera"), os.X_OK)
     assert (first.sent, first.size) == (3, 3)
@@ -72,18 +72,18 @@ def test_a_copy_follows_its_folder(tmp_path: Path) -> None:
     Path(first.folder, "nodes", "camera").write_text("spoilt")
     write(source, dataflow="12")
     (source / "nodes" / "old").unlink()
-    second = copy_folder(HERE, str(source), survey(str(source)))
+    second = copy_folder(HERE, str(source), scan_folder(str(source)))
     assert (second.folder, second.sent) == (first.folder, 2)
     assert listing(second.folder) == {"dataflow": "12", "nodes/camera": "2", "nodes/result": "of a node"}
 
-    assert copy_folder(HERE, str(source), survey(str(source))).sent == 0
+    assert copy_folder(HERE, str(source), scan_folder(str(source))).sent == 0
 
 
 @pytest.mark.processes
 @pytest.mark.usefixtures("local_ssh")
 def test_what_changes_while_it_is_copied_is_told(tmp_path: Path) -> None:
     write(tmp_path / "flow", a="a")
-    files = survey(str(tmp_path / "flow"))
+    files = scan_folder(str(tmp_path / "flow"))
     (tmp_path / "flow" / "a").unlink()
     with pytest.raises(MachineFault, match=r"cannot copy .*flow/a"):
         copy_folder(HERE, str(tmp_path / "flow"), files)
@@ -95,7 +95,7 @@ def test_a_machine_without_room_is_told(tmp_path: Path, monkeypatch: pytest.Monk
     write(tmp_path, blocked="a file where the folder should be", flow__a="a")
     monkeypatch.setenv("DORA_DATA_DIR", str(tmp_path / "blocked"))
     with pytest.raises(MachineFault, match="here: "):
-        copy_folder(HERE, str(tmp_path / "flow"), survey(str(tmp_path / "flow")))
+        copy_folder(HERE, str(tmp_path / "flow"), scan_folder(str(tmp_path / "flow")))
 
 
 @pytest.mark.parametrize(
@@ -141,7 +141,7 @@ def test_what_is_to_be_sent() -> None:
 @pytest.mark.usefixtures("local_ssh")
 def test_a_file_that_shrinks_while_it_is_copied_is_told(tmp_path: Path) -> None:
     write(tmp_path / "flow", a="a" * 100_000)
-    files = survey(str(tmp_path / "flow"))
+    files = scan_folder(str(tmp_path / "flow"))
     write(tmp_path / "flow", a="a")
     with pytest.raises(MachineFault, match="a file that has just changed; try again"):
         copy_folder(HERE, str(tmp_path / "flow"), files)
@@ -155,7 +155,7 @@ def test_a_machine_that_goes_away_in_the_middle_is_told(tmp_path: Path) -> None:
     script = f"#!/bin/sh\ncat {tmp_path}/present\nhead -c 1000 >/dev/null\necho 'error: gone' >&2\nexit 1\n"
     (tmp_path / "bin" / "dora").write_text(script)
     with pytest.raises(MachineFault, match="here: gone"):
-        copy_folder(HERE, str(tmp_path / "flow"), survey(str(tmp_path / "flow")))
+        copy_folder(HERE, str(tmp_path / "flow"), scan_folder(str(tmp_path / "flow")))
 
 
 def request(name: str) -> io.BytesIO:

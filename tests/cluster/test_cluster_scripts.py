@@ -18,8 +18,8 @@ ENCRYPTED = msgspec.structs.replace(CLUSTER, authority="/etc/ca.pem")
 ALL = {
     "start": scripts.start_daemon(CLUSTER, ROBOT),
     "end": scripts.end_daemon(ROBOT),
-    "last": scripts.last_words(ROBOT),
-    "look": scripts.look_at_daemon(ROBOT),
+    "last": scripts.last_log_line(ROBOT),
+    "look": scripts.log_of_ended_daemon(ROBOT),
     "install": scripts.install(CLUSTER, ROBOT),
     "prepare": scripts.prepare_install(ROBOT),
     "copies": scripts.list_copies(ROBOT, remove=True),

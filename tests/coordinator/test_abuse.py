@@ -58,7 +58,7 @@ def start(served: Serving, dataflow: object) -> tuple[int, str]:
 
 
 def test_500_connections_shut_nobody_out(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connections, "PATIENCE", 3600.0)  # nobody has to wait until it is over
+    monkeypatch.setattr(connections, "REQUEST_TIMEOUT", 3600.0)  # nobody has to wait until it is over
     daemon = ObedientDaemon(served)
     beginnings = [b"", b"GET /api/sta", b"POST /api/dataflows HTTP/1.1\r\nHost: 127.0.0.1\r\nX: "]
     crowd = [raw(served, beginnings[number % 3]) for number in range(500)]
@@ -80,13 +80,13 @@ def test_500_connections_shut_nobody_out(served: Serving, monkeypatch: pytest.Mo
 def test_who_does_not_ask_is_closed(
     served: Serving, beginning: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "PATIENCE", 0.1)
+    monkeypatch.setattr(connections, "REQUEST_TIMEOUT", 0.1)
     with raw(served, beginning) as connection:
         assert is_closed(connection)
 
 
 def test_a_body_that_never_ends(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "BODY_PATIENCE", 0.1)
+    monkeypatch.setattr(api, "BODY_TIMEOUT", 0.1)
     head = b"POST /api/down HTTP/1.1\r\nHost: x\r\n" + SHOWN + b"Content-Length: 100\r\n\r\n"
     with raw(served, head + b"{") as connection:
         assert connection.recv(65536).startswith(b"HTTP/1.1 408 ")
@@ -95,7 +95,7 @@ def test_a_body_that_never_ends(served: Serving, monkeypatch: pytest.MonkeyPatch
 def test_a_waiting_command_keeps_its_connection(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon = ObedientDaemon(served)
     assert start(served, SPEC["dataflow"])[0] == 201
-    monkeypatch.setattr(connections, "PATIENCE", 0.1)  # in which the request has to come
+    monkeypatch.setattr(connections, "REQUEST_TIMEOUT", 0.1)  # in which the request has to come
     with served.held():  # so it has, when the connection begins
         request = b"GET /api/dataflows/arm/wait?timeout=0.5 HTTP/1.1\r\nHost: 127.0.0.1\r\n"
         connection = raw(served, request + SHOWN + b"\r\n")
@@ -239,7 +239,7 @@ def test_a_frame_that_is_too_large(served: Serving) -> None:
 
 
 def test_who_says_nothing_is_no_daemon(served: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "HELLO_PATIENCE", 0.1)
+    monkeypatch.setattr(api, "HELLO_TIMEOUT", 0.1)
     with served.websocket() as peer, pytest.raises(ConnectionClosed):
         peer.recv(timeout=PATIENCE)
 
@@ -265,7 +265,7 @@ def test_who_was_behind_a_cut_is_not_taken_for_dead(
     told: str,
 ) -> None:
     monkeypatch.setattr(api, "is_loopback", lambda address: not far)  # noqa: ARG005
-    monkeypatch.setattr(api, "SHORT_SILENCE", silence)
+    monkeypatch.setattr(api, "CUT_SILENCE", silence)
     with served.websocket() as peer:
         peer.send(HELLO, text=True)
         peer.recv(timeout=PATIENCE)

@@ -154,7 +154,7 @@ def locked(*_):
     os.kill(os.getpid(), signal.SIGTERM)
     yield
 
-agent.locked = locked
+agent.daemon_lock = locked
 agent.serve("127.0.0.1", int(os.environ["DORA_COORDINATOR_PORT"]), make_token(), Identity())
 """
 
@@ -170,10 +170,10 @@ def test_who_looks_for_a_daemon_is_in_no_ones_way(monkeypatch: pytest.MonkeyPatc
     with open(descriptor, "w") as looking:
         fcntl.flock(looking, fcntl.LOCK_SH)  # as `running_daemon` does for a moment
         monkeypatch.setattr(lock, "time", SimpleNamespace(sleep=lambda _: looking.close()))
-        with lock.locked("127.0.0.1", 6013):
+        with lock.daemon_lock("127.0.0.1", 6013):
             assert running_daemon("127.0.0.1", 6013) == os.getpid()
             refused = pytest.raises(DoraError, match=f"running already, with process id {os.getpid()}")
-            with refused, lock.locked("127.0.0.1", 6013):
+            with refused, lock.daemon_lock("127.0.0.1", 6013):
                 pass
     assert running_daemon("127.0.0.1", 6013) is None
 

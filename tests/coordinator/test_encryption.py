@@ -148,7 +148,7 @@ def test_a_connection_that_is_reset_is_no_fault_of_tls() -> None:
 def test_a_crowd_without_a_handshake_shuts_nobody_out(
     certificates: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "PATIENCE", 4.0)
+    monkeypatch.setattr(server, "REQUEST_TIMEOUT", 4.0)
     here = server_context(str(certificates / "here.pem"), str(certificates / "here.key"))
     served = Serving(lambda: Store(str(tmp_path / "store.sqlite")), 40, here)
     try:

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from dora.cluster.dashboard.source import lines_of_nodes
-from dora.cluster.dashboard.watches import MAX_LINES, MAX_PARTS, Outbox
-from dora.cluster.http.auth import Guard, cookie_of, keys_for
+from dora.cluster.dashboard.watches import MAX_LINES, MAX_WAITING_PREVIEWS, Outbox
+from dora.cluster.http.auth import AuthMiddleware, cookie_of, keys_for
 from dora.daemon.logs.entry import LogEntry
 from dora.daemon.logs.reader import LogReader
 from dora.daemon.logs.writer import LogFiles
@@ -58,7 +58,7 @@ def test_a_slow_browser_gets_what_is_newest_and_no_backlog() -> None:
     told, previews = taken(outbox)
     assert told == {"graph": {"boxes": []}, "state": {"number": 999}}
     assert previews[0] == ({"topic": 'a/"odd"', "n": 999}, b"x" * 1000)
-    assert [head["n"] for head, _ in previews[1:]] == list(range(1000 - MAX_PARTS, 1000))
+    assert [head["n"] for head, _ in previews[1:]] == list(range(1000 - MAX_WAITING_PREVIEWS, 1000))
 
 
 def test_lines_that_are_let_go_of_are_counted() -> None:
@@ -130,7 +130,7 @@ HOST = "localhost:6013"
 KEYS = keys_for("secret")
 
 
-def answer(guard: Guard, path: str, kind: str = "http", **headers: str) -> int:
+def answer(guard: AuthMiddleware, path: str, kind: str = "http", **headers: str) -> int:
     """Return the status of a request: 200 if it was let in."""
     sent: list[Any] = []
 
@@ -143,14 +143,14 @@ def answer(guard: Guard, path: str, kind: str = "http", **headers: str) -> int:
 
 
 @pytest.fixture
-def guard() -> Guard:
+def guard() -> AuthMiddleware:
     async def app(scope: Any, receive: Any, send: Any) -> None:  # noqa: ARG001
         await send({"type": "http.response.start", "status": 200})
 
-    return Guard(app, KEYS, frozenset({"localhost"}), ("/", "/assets/*"))
+    return AuthMiddleware(app, KEYS, frozenset({"localhost"}), ("/", "/assets/*"))
 
 
-def test_the_token_opens_everything_and_half_of_it_nothing(guard: Guard) -> None:
+def test_the_token_opens_everything_and_half_of_it_nothing(guard: AuthMiddleware) -> None:
     assert answer(guard, "/api/dataflows", host=HOST) == 401
     assert answer(guard, "/dashboard/x/live", "websocket", host=HOST) == 1008
     assert answer(guard, "/api/dataflows", host=HOST, authorization="Bearer secret") == 200
@@ -158,7 +158,7 @@ def test_the_token_opens_everything_and_half_of_it_nothing(guard: Guard) -> None
         assert answer(guard, "/api/dataflows", host=HOST, authorization=wrong) == 401, wrong
 
 
-def test_a_browser_needs_its_cookie_and_the_key_of_the_page(guard: Guard) -> None:
+def test_a_browser_needs_its_cookie_and_the_key_of_the_page(guard: AuthMiddleware) -> None:
     cookie, key = f"a=b; {cookie_of(HOST)}={KEYS.session}", KEYS.page
     assert answer(guard, "/api/dataflows", host=HOST, cookie=cookie, x_dora_page=key) == 200
     assert answer(guard, "/api/dataflows", host=HOST, cookie=cookie) == 401
@@ -177,18 +177,18 @@ def test_a_browser_needs_its_cookie_and_the_key_of_the_page(guard: Guard) -> Non
 
 
 def test_no_server_comes_without_a_token() -> None:
-    with pytest.raises(ValueError, match="let in everybody"):
-        Guard(None, keys_for(""), frozenset())  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="would accept every request"):
+        AuthMiddleware(None, keys_for(""), frozenset())  # type: ignore[arg-type]
 
 
-def test_the_page_to_log_in_is_open_and_nothing_else(guard: Guard) -> None:
+def test_the_page_to_log_in_is_open_and_nothing_else(guard: AuthMiddleware) -> None:
     assert answer(guard, "/", host=HOST) == 200
     assert answer(guard, "/assets/dashboard.js", host=HOST) == 200
     for path in ("//", "/assets", "/x/assets/", "/api/status"):
         assert answer(guard, path, host=HOST) == 401, path
 
 
-def test_other_origins_and_names_are_refused_even_with_the_cookie(guard: Guard) -> None:
+def test_other_origins_and_names_are_refused_even_with_the_cookie(guard: AuthMiddleware) -> None:
     shown = {"cookie": f"{cookie_of(HOST)}={KEYS.session}", "x_dora_page": KEYS.page}
     for path in ("/", "/api/dataflows", "/dashboard/x/live"):
         for kind, refused in (("http", 403), ("websocket", 1008)):

@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
+from cluster_system import Spread, spread_over, wait_until
 from hosts import network
-from spread import Spread, spread_over, wait_until
 
 pytestmark = pytest.mark.processes
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from changing_afar import (
+from changing_machines import (
     DATAFLOW,
     NODES,
     PRESSED,
@@ -23,8 +23,8 @@ from changing_afar import (
     wait_for_nodes,
     whole,
 )
+from cluster_system import DORA, Spread, spread_over, wait_until
 from hosts import network
-from spread import DORA, Spread, spread_over, wait_until
 
 pytestmark = pytest.mark.processes
 

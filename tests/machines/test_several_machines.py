@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 from certificates import certify
+from cluster_system import Spread, spread_over, wait_until
 from hosts import Host, network
-from spread import Spread, spread_over, wait_until
 
 pytestmark = pytest.mark.processes
 

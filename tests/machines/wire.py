@@ -12,7 +12,7 @@ import select
 import sys
 import time
 
-MOST = 20_000  # frames on the way; what comes then is lost, as in a switch
+MAX_SESSIONS = 20_000  # frames on the way; what comes then is lost, as in a switch
 
 
 def carry(left: int, right: int) -> None:
@@ -38,7 +38,7 @@ def carry(left: int, right: int) -> None:
                     frame = os.read(descriptor, 65536)
                 except OSError:  # nothing more, or the interface is down
                     break
-                if len(waiting) < MOST and not (loss and chance.random() < loss):
+                if len(waiting) < MAX_SESSIONS and not (loss and chance.random() < loss):
                     order += 1
                     heapq.heappush(waiting, (time.monotonic() + delay, order, other[descriptor], frame))
         now = time.monotonic()

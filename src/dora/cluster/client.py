@@ -34,8 +34,8 @@ from dora.wire.operations import Operation, OperationResult
 
 _Answer = TypeVar("_Answer")
 
-PATIENCE = 10.0  # seconds for an answer
-WAIT = 30.0  # seconds that a request asks the coordinator to wait at most
+TIMEOUT = 10.0  # seconds for an answer
+WAIT_TIMEOUT = 30.0  # seconds that a request asks the coordinator to wait at most
 
 
 class Unreachable(DoraError):
@@ -86,14 +86,14 @@ class Client:
 
     def dashboard(self) -> str:
         """Return the address at which a browser is let in; for whoever has the token."""
-        path = self._ask("GET", "/api/dashboard", DashboardView).path
+        path = self._request("GET", "/api/dashboard", DashboardView).path
         return f"{'https' if self.authority else 'http'}://{self.where}{path}"
 
     def status(self) -> SystemStatus:
-        return self._ask("GET", "/api/status", SystemStatus, patience=3.0)
+        return self._request("GET", "/api/status", SystemStatus, timeout=3.0)
 
     def dataflows(self) -> list[DataflowView]:
-        return self._ask("GET", "/api/dataflows", list[DataflowView])
+        return self._request("GET", "/api/dataflows", list[DataflowView])
 
     def active(self) -> list[DataflowView]:
         return [view for view in self.dataflows() if view.status in ACTIVE]
@@ -101,59 +101,60 @@ class Client:
     def dataflow(self, wanted: str) -> DataflowView:
         if "/" in wanted:
             raise RequestRefused(404, f"no dataflow with name or UUID `{wanted}`; a name has no `/`")
-        return self._ask("GET", f"/api/dataflows/{quote(wanted)}", DataflowView)
+        return self._request("GET", f"/api/dataflows/{quote(wanted)}", DataflowView)
 
     def start(self, spec: RunSpec) -> DataflowView:
-        return self._ask("POST", "/api/dataflows", DataflowView, StartRequest(spec))
+        return self._request("POST", "/api/dataflows", DataflowView, StartRequest(spec))
 
     def stop(self, dataflow_id: str, grace: float | None, force: bool) -> DataflowView:
-        return self._ask(
+        return self._request(
             "POST", f"/api/dataflows/{dataflow_id}/stop", DataflowView, StopRequest(grace, force)
         )
 
     def wait(self, dataflow_id: str, *, started: bool = False) -> DataflowView:
         """Wait until a dataflow has ended, or with ``started`` until it has started or ended."""
         done = ("finished", "failed") + (("running",) if started else ())
-        path = f"/api/dataflows/{dataflow_id}/wait?timeout={WAIT}&until={'started' if started else 'ended'}"
+        until = "started" if started else "ended"
+        path = f"/api/dataflows/{dataflow_id}/wait?timeout={WAIT_TIMEOUT}&until={until}"
         while True:
-            view = self._ask("GET", path, DataflowView, patience=WAIT + PATIENCE)
+            view = self._request("GET", path, DataflowView, timeout=WAIT_TIMEOUT + TIMEOUT)
             if view.status in done:
                 return view
 
     def restart(self, dataflow_id: str, grace: float | None, force: bool) -> RestartView:
         """Start a dataflow again; waits for the end of the old one."""
         path = f"/api/dataflows/{dataflow_id}/restart"
-        return self._ask("POST", path, RestartView, StopRequest(grace, force), patience=None)
+        return self._request("POST", path, RestartView, StopRequest(grace, force), timeout=None)
 
-    def change(self, dataflow_id: str, wish: Operation) -> OperationResult:
+    def change(self, dataflow_id: str, operation: Operation) -> OperationResult:
         """Change a running dataflow; waits until it is done."""
         path = f"/api/dataflows/{dataflow_id}/changes"
-        return self._ask("POST", path, OperationResult, wish, patience=None)
+        return self._request("POST", path, OperationResult, operation, timeout=None)
 
     def clean(self) -> list[DataflowView]:
-        return self._ask("DELETE", "/api/dataflows", list[DataflowView])
+        return self._request("DELETE", "/api/dataflows", list[DataflowView])
 
     def down(self, force: bool) -> None:
         """End the coordinator and its daemons, of whichever version they are: an update may lie between."""
         body = DownRequest(force)
-        self._ask("POST", "/api/down", dict[str, Any], body, patience=30.0, any_version=True)
+        self._request("POST", "/api/down", dict[str, Any], body, timeout=30.0, any_version=True)
 
-    def answers(self) -> bool:
+    def is_reachable(self) -> bool:
         """Tell whether there is a coordinator, of whichever version."""
         try:
-            self._ask("GET", "/api/status", dict[str, Any], patience=3.0, any_version=True)
+            self._request("GET", "/api/status", dict[str, Any], timeout=3.0, any_version=True)
         except (Unreachable, UnprovenServerError):
             return False
         return True
 
-    def _ask(
+    def _request(
         self,
         method: str,
         path: str,
         kind: type[_Answer],
         body: msgspec.Struct | None = None,
         *,
-        patience: float | None = PATIENCE,
+        timeout: float | None = TIMEOUT,
         any_version: bool = False,
     ) -> _Answer:
         headers = {"Content-Type": "application/json"}
@@ -162,7 +163,7 @@ class Client:
         token = self.token()
         connection = None
         try:
-            connection = self._connect(token, patience)
+            connection = self._connect(token, timeout)
             if token is None:
                 raise DoraError(no_token(self.where))
             headers["Authorization"] = f"Bearer {token.value}"
@@ -181,7 +182,7 @@ class Client:
                 f"cannot connect to coordinator at {self.where}: {error.strerror or error}\n\n{hints}"
             ) from None
         except http.client.HTTPException:
-            raise self.foreign() from None
+            raise self.not_a_coordinator() from None
         finally:
             if connection is not None:
                 connection.close()
@@ -190,22 +191,22 @@ class Client:
                 raise RequestRefused(response.status, from_json(data, Failure).error)
             return from_json(data, kind)
         except msgspec.DecodeError:
-            raise self.foreign() from None
+            raise self.not_a_coordinator() from None
 
-    def _connect(self, token: Token | None, patience: float | None) -> http.client.HTTPConnection:
+    def _connect(self, token: Token | None, timeout: float | None) -> http.client.HTTPConnection:
         """Connect to a server that has proved who it is: by its certificate, or that it knows the token."""
         encryption = client_context(self.authority)
         if encryption is None:
             connection = proven_connection(self.address, self.port, token)
-            connection.sock.settimeout(patience)
+            connection.sock.settimeout(timeout)
             return connection
         encrypted = http.client.HTTPSConnection(
-            self.address, self.port, timeout=patience, context=encryption
+            self.address, self.port, timeout=timeout, context=encryption
         )
         encrypted.connect()
         return encrypted
 
-    def foreign(self) -> DoraError:
+    def not_a_coordinator(self) -> DoraError:
         return DoraError(
             f"the server at {self.where} is not a dora coordinator; choose another port with "
             "--coordinator-port or DORA_COORDINATOR_PORT"

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import msgspec
 
-from dora.cluster.remote_observer import PATIENCE, ObserverConnection, RemoteObserver
+from dora.cluster.remote_observer import ANSWER_TIMEOUT, ObserverConnection, RemoteObserver
 from dora.daemon.client import DaemonClient
 from dora.errors import ConnectError
 from dora.observe.load import Load
@@ -46,7 +46,7 @@ class DistributedSnapshot:
         self._remote = RemoteObserver(dict(connections), lambda _: SnapshotQuery(every, latency))
         self._newest: dict[str, Snapshots] = {}  # by machine
         self._asked = set(connections)
-        self._deadline = time.monotonic() + every + PATIENCE
+        self._deadline = time.monotonic() + every + ANSWER_TIMEOUT
 
     @property
     def faults(self) -> list[str]:
@@ -75,7 +75,7 @@ class DistributedSnapshot:
 
     def refresh(self, loads: dict[int, Load]) -> tuple[list[NodeSnapshot], list[LinkRate]]:
         """Return the newest nodes and links; wait for the first snapshot of each machine."""
-        self._keep(self._remote.arrived())
+        self._keep(self._remote.incoming())
         while self._remote.present() - self._newest.keys() and time.monotonic() < self._deadline:
             self._keep(self._remote.wait())
         remote = {

@@ -105,7 +105,7 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
     labels: dict[str, str] = {}
     address: str = ""  # where other machines reach this one; "": where the coordinator sees it
     tls: bool = False  # it has certificates
-    kept: tuple[str, ...] = ()  # dataflows for which something is kept on its disk
+    retained: tuple[str, ...] = ()  # dataflows that have files on its disk
     protocol: int = 0  # `PROTOCOL_VERSION`; 0: the daemon did not say
 
 

@@ -35,13 +35,13 @@ if TYPE_CHECKING:
     from dora.cluster.client import Client
     from dora.wire.daemon_protocol import Answer
 
-PATIENCE: Final = 20.0  # seconds that another machine may take to answer
-CLOSING_TIME: Final = 2.0  # seconds for the last results
-_STRAGGLERS: Final = 5.0  # seconds after which a query no longer waits for other machines to begin
-_TURN: Final = 0.2  # seconds between two checks whether the query is over
+ANSWER_TIMEOUT: Final = 20.0  # seconds that another machine may take to answer
+CLOSE_TIMEOUT: Final = 2.0  # seconds for the last results
+_START_TIMEOUT: Final = 5.0  # seconds after which a query no longer waits for other machines to begin
+_POLL_INTERVAL: Final = 0.2  # seconds between two checks whether the query is over
 _ENDED: Final = "the dataflow has just ended"
 
-Arrived = queue.SimpleQueue[tuple["ObserverConnection", list[Item]]]
+Incoming = queue.SimpleQueue[tuple["ObserverConnection", list[Item]]]
 
 
 class ObserverConnection:
@@ -56,7 +56,7 @@ class ObserverConnection:
 
         self.machine = machine
         self.ending: QueryEnded | None = None
-        self._arrived: Arrived = queue.SimpleQueue()
+        self._incoming: Incoming = queue.SimpleQueue()
         self._lock = threading.Lock()
         headers = {VERSION_HEADER: __version__}
         if (token := client.token()) is not None:
@@ -80,13 +80,13 @@ class ObserverConnection:
             )
         except InvalidHandshake:
             client.status()  # raises, with the reason, if it is the token
-            raise client.foreign() from None
+            raise client.not_a_coordinator() from None
         except (OSError, HTTPException, WebSocketException) as error:
             client.status()  # raises, with the reason, as for every command
             raise DoraError(f"cannot connect to coordinator at {client.where}: {error}") from None
         threading.Thread(target=self._read, name="dora-remote-observer", daemon=True).start()
 
-    def ask(self, question: Question, patience: float = PATIENCE) -> Answer:
+    def ask(self, question: Question, timeout: float = ANSWER_TIMEOUT) -> Answer:
         """Ask the daemon of the dataflow there.
 
         Raises `DoraError` with its reason if it rejects the question, `ConnectError` if the dataflow ends,
@@ -94,10 +94,10 @@ class ObserverConnection:
         """
         if self.ending is None:
             self._send(Ask(question))
-        deadline = time.monotonic() + patience
+        deadline = time.monotonic() + timeout
         while self.ending is None:
             try:
-                _, items = self._arrived.get(timeout=max(deadline - time.monotonic(), 0.001))
+                _, items = self._incoming.get(timeout=max(deadline - time.monotonic(), 0.001))
             except queue.Empty:
                 raise TimeoutError from None
             self.more()
@@ -112,12 +112,12 @@ class ObserverConnection:
             raise ConnectError(_ENDED)
         raise DoraError(self.ending.fault or _ENDED)
 
-    def begin(self, query: Query, arrived: Arrived) -> None:
-        """Begin a query; its results go to ``arrived``."""
+    def begin(self, query: Query, incoming: Incoming) -> None:
+        """Begin a query; its results go to ``incoming``."""
         with self._lock:
-            while not self._arrived.empty():
-                arrived.put(self._arrived.get())  # the end may have come already
-            self._arrived = arrived
+            while not self._incoming.empty():
+                incoming.put(self._incoming.get())  # the end may have come already
+            self._incoming = incoming
         self._send(query)
 
     def more(self) -> None:
@@ -164,7 +164,7 @@ class ObserverConnection:
 
     def _arrive(self, items: list[Item]) -> None:
         with self._lock:
-            self._arrived.put((self, items))
+            self._incoming.put((self, items))
 
 
 class RemoteObserver:
@@ -179,9 +179,9 @@ class RemoteObserver:
     ) -> None:
         """Begin; ``connections`` and ``query_for`` are by machine.
 
-        The time begins when all machines have begun, `_STRAGGLERS` seconds after the first at the latest.
+        The time begins when all machines have begun, at most `_START_TIMEOUT` seconds after the first.
         """
-        self._arrived: Arrived = queue.SimpleQueue()
+        self._incoming: Incoming = queue.SimpleQueue()
         self._open = set(connections.values())
         self._awaited = set(connections.values())  # their queries have not begun
         self._duration = duration
@@ -192,12 +192,12 @@ class RemoteObserver:
         self.last: list[Item] = []
         self.missed: dict[str, tuple[int, int]] = {}
         for machine, connection in connections.items():
-            connection.begin(query_for(machine), self._arrived)
+            connection.begin(query_for(machine), self._incoming)
 
     def results(self) -> Iterator[Item | None]:
         """Yield results, and None after each turn, until the query is over on all machines."""
         while self._open and not self.is_over():
-            for item in self._take(_TURN):
+            for item in self._take(_POLL_INTERVAL):
                 yield item
                 if self._enough():
                     return
@@ -205,12 +205,12 @@ class RemoteObserver:
 
     def wait(self) -> list[Item]:
         """Wait a moment for results."""
-        return self._take(_TURN)
+        return self._take(_POLL_INTERVAL)
 
-    def arrived(self) -> list[Item]:
+    def incoming(self) -> list[Item]:
         """Return the results that have arrived, without waiting."""
         found = []
-        while not self._arrived.empty():
+        while not self._incoming.empty():
             found += self._take(0)
         return found
 
@@ -230,13 +230,13 @@ class RemoteObserver:
         """End the query on all machines, and keep its last results in ``last``."""
         for connection in self._open:
             connection.enough()
-        deadline = time.monotonic() + CLOSING_TIME
+        deadline = time.monotonic() + CLOSE_TIMEOUT
         while self._open and time.monotonic() < deadline:
             self.last += self._take(deadline - time.monotonic())
 
     def _take(self, seconds: float) -> list[Item]:
         try:
-            connection, items = self._arrived.get(timeout=max(seconds, 0.001))
+            connection, items = self._incoming.get(timeout=max(seconds, 0.001))
         except queue.Empty:
             return []
         results: list[Item] = []
@@ -255,7 +255,7 @@ class RemoteObserver:
         """Start the time of the query: on this machine it has begun, or never will."""
         self._awaited.discard(connection)
         if self._duration is not None:
-            wait = _STRAGGLERS if self._awaited else 0.0
+            wait = _START_TIMEOUT if self._awaited else 0.0
             end = time.monotonic() + wait + self._duration
             self._deadline = end if self._deadline is None else min(self._deadline, end)
 

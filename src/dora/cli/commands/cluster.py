@@ -401,17 +401,17 @@ def receive(name: str) -> None:
     """Receive a copy from standard input; `dora cluster start` runs this on other machines."""
     import sys
 
-    from dora.cluster.ssh.receive import Attended
+    from dora.cluster.ssh.receive import StreamWithTimeout
     from dora.cluster.ssh.receive import receive as receive_copy
 
-    receive_copy(name, Attended(sys.stdin.buffer), sys.stdout.buffer)
+    receive_copy(name, StreamWithTimeout(sys.stdin.buffer), sys.stdout.buffer)
 
 
 @cluster.command(hidden=True)
 @click.option("--remove", is_flag=True, help="Remove the unused ones.")
 def kept(remove: bool) -> None:
     """List the copies on this machine; `dora cluster copies` runs this on other machines."""
-    from dora.cluster.ssh.kept import copies, remove_if_unused
+    from dora.cluster.ssh.retention import copies, remove_if_unused
 
     for copy in copies():
         if not remove or remove_if_unused(copy.folder, wholly=True):

@@ -257,7 +257,7 @@ def stop_coordinator(client: Client, force: bool) -> None:
             "  hint: coordinators at other ports are independent; choose one with DORA_COORDINATOR_PORT"
         ) from None
     deadline = time.monotonic() + STOP_TIMEOUT
-    while client.answers() and time.monotonic() < deadline:
+    while client.is_reachable() and time.monotonic() < deadline:
         time.sleep(POLL_INTERVAL)
     click.echo("Coordinator and daemons destroyed successfully")
 

@@ -23,7 +23,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import InvalidMessage, InvalidStatus, WebSocketException
 
 from dora._paths import AUTHORITY_VARIABLE, data_folder
-from dora.cluster.agent.identity import Identity, locked, socket_of
+from dora.cluster.agent.identity import Identity, daemon_lock, socket_of
 from dora.cluster.agent.limits import UsageMeter
 from dora.cluster.agent.observers import Observers
 from dora.cluster.agent.reports import LogOutbox
@@ -74,7 +74,7 @@ from dora.cluster.protocol import (
     encode,
     welcome_fault,
 )
-from dora.cluster.ssh.kept import forget, keep, kept_for
+from dora.cluster.ssh.retention import release, retain, retained_for
 from dora.daemon.run_directory import remove_stale
 from dora.errors import DoraError
 from dora.transport.proof import UnprovenServerError, proven_socket
@@ -316,8 +316,8 @@ class Agent:
     async def _serve_connection(self, connection: ClientConnection) -> None:
         self._outgoing = asyncio.Queue()  # what waits in an old one is in the report
         identity = self._identity
-        kept = kept_for(identity.machine, self._where)
-        self._outgoing.put_nowait(identity.hello(self._id, tuple(self._reports.values()), kept))
+        retained = retained_for(identity.machine, self._where)
+        self._outgoing.put_nowait(identity.hello(self._id, tuple(self._reports.values()), retained))
         for run in self._runs.values():
             if run.redefined is not None:
                 self._outgoing.put_nowait(run.redefined)
@@ -476,7 +476,7 @@ class Agent:
         if self._shutting_down:  # a signal came meanwhile
             run.command(StopRun(dataflow_id))
         log.info("dataflow %s: process %d runs it", dataflow_id, process.pid)
-        self._in_background(self._attend(run))
+        self._in_background(self._watch(run))
 
     def _with_local_facts(self, partition: Partition) -> Partition:
         """Return a share with what is known here."""
@@ -488,13 +488,13 @@ class Agent:
         here = [node for node in spec.dataflow["nodes"] if spec.machines.get(node["id"]) == machine]
         named = [folder for node in here if (folder := (node.get("deploy") or {}).get("working_dir"))]
         if named or start.partition is not None:
-            keep(start.dataflow_id, machine, self._where, named)
+            retain(start.dataflow_id, machine, self._where, named)
 
     async def _release(self, dataflow_ids: list[str]) -> None:
         async with self._releasing:  # or two would be in each other's way
-            await asyncio.to_thread(forget, dataflow_ids, self._identity.machine)
+            await asyncio.to_thread(release, dataflow_ids, self._identity.machine)
 
-    async def _attend(self, run: _Worker) -> None:
+    async def _watch(self, run: _Worker) -> None:
         """Pass on what the process of a run reports, until it ends."""
         assert run.process.stdout is not None
         try:
@@ -587,7 +587,7 @@ def serve(
     async def run_agent() -> None:
         daemon = Agent(address, port, token, identity, authority, run_options)
         daemon.install_signal_handlers()  # before others can see that there is a daemon
-        with locked(address, port, identity.machine):
+        with daemon_lock(address, port, identity.machine):
             await daemon.serve()
 
     asyncio.run(run_agent())

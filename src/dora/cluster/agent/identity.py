@@ -29,7 +29,7 @@ class Identity(msgspec.Struct, frozen=True):
     address: str = ""
     tls: TlsFiles | None = None
 
-    def hello(self, daemon_id: str, runs: tuple[RunReport, ...], kept: tuple[str, ...]) -> Hello:
+    def hello(self, daemon_id: str, runs: tuple[RunReport, ...], retained: tuple[str, ...]) -> Hello:
         """Return the introduction of the daemon in this process."""
         return Hello(
             __version__,
@@ -40,7 +40,7 @@ class Identity(msgspec.Struct, frozen=True):
             labels=self.labels,
             address=self.address,
             tls=self.tls is not None,
-            kept=kept,
+            retained=retained,
             protocol=PROTOCOL_VERSION,
         )
 
@@ -106,7 +106,7 @@ def running_daemon(address: str, port: int, machine: str = DEFAULT_MACHINE) -> i
 
 
 @contextmanager
-def locked(address: str, port: int, machine: str = DEFAULT_MACHINE) -> Iterator[None]:
+def daemon_lock(address: str, port: int, machine: str = DEFAULT_MACHINE) -> Iterator[None]:
     """Be the daemon of a coordinator in this block; raises `DoraError` if another process is."""
     descriptor = open_own(lock_path(address, port, machine), os.O_RDWR | os.O_CREAT)
     try:

@@ -14,7 +14,7 @@ import msgspec
 
 from dora.observe.remote.start_message import StartMessage
 
-MOST: Final = 32  # at a time
+MAX_OBSERVERS: Final = 32  # at a time
 
 log = logging.getLogger("dora.daemon")
 
@@ -34,8 +34,8 @@ class Observers:
 
     async def start(self, ticket: str, socket: str, interpreter: str) -> str:
         """Start one; return why there is none, or ""."""
-        if len(self._tasks) >= MOST:
-            return f"there are {MOST} looks at machine `{self._machine}` already; end one of them"
+        if len(self._tasks) >= MAX_OBSERVERS:
+            return f"there are {MAX_OBSERVERS} looks at machine `{self._machine}` already; end one of them"
         try:
             process = await asyncio.create_subprocess_exec(
                 *(interpreter, "-P", "-m", "dora.observe.remote"),
@@ -49,12 +49,12 @@ class Observers:
         url = f"{self._url}/api/observers/{ticket}"
         order = StartMessage(url, self._token, socket, self._machine, self._authority)
         process.stdin.write(msgspec.json.encode(order) + b"\n")
-        task = asyncio.create_task(self._attend(process))
+        task = asyncio.create_task(self._watch(process))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return ""
 
-    async def _attend(self, process: asyncio.subprocess.Process) -> None:
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
         try:
             code = await process.wait()
             if code:

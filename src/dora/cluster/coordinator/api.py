@@ -30,7 +30,7 @@ from dora.cluster.coordinator.placement import is_loopback
 from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.coordinator.protocol_log import tell
 from dora.cluster.coordinator.relay import shortened
-from dora.cluster.http.auth import Guard, Keys, failure
+from dora.cluster.http.auth import AuthMiddleware, Keys, failure
 from dora.cluster.protocol import (
     CLOSE_WITH_REASON,
     MAX_MESSAGE,
@@ -135,10 +135,10 @@ def _by_method(endpoints: Mapping[str, _Endpoint]) -> _Endpoint:
 
 
 class Pages(NamedTuple):
-    """What is for people with browsers; the paths ``open_to_all`` need no token, see `Guard`."""
+    """What is for people with browsers; the paths ``public_paths`` need no token, see `AuthMiddleware`."""
 
     routes: Sequence[BaseRoute] = ()
-    open_to_all: tuple[str, ...] = ()
+    public_paths: tuple[str, ...] = ()
 
 
 NO_PAGES = Pages()
@@ -236,11 +236,11 @@ def make_api(
         except Refusal as refusal:
             await websocket.close(CLOSE_WITH_REASON, shortened(str(refusal)))
             return
-        await coordinator.relay.serve_asker(websocket, opened)
+        await coordinator.relay.serve_client(websocket, opened)
 
     async def observer(websocket: WebSocket) -> None:
         await websocket.accept()
-        await coordinator.relay.serve_process(websocket, websocket.path_params["ticket"])
+        await coordinator.relay.serve_observer(websocket, websocket.path_params["ticket"])
 
     endpoints: list[tuple[str, str, _Endpoint]] = [
         ("GET", proof.PATH, prove),
@@ -273,7 +273,7 @@ def make_api(
         exception_handlers={HTTPException: _not_found, Exception: _internal_error},
     )
     app.router.redirect_slashes = False
-    return Guard(app, keys, hosts, (proof.PATH, *pages.open_to_all))
+    return AuthMiddleware(app, keys, hosts, (proof.PATH, *pages.public_paths))
 
 
 async def _not_found(request: Request, error: Exception) -> Response:
@@ -298,7 +298,7 @@ async def _serve_daemon(coordinator: Coordinator, websocket: WebSocket) -> None:
     silent = False
     loop = asyncio.get_running_loop()
     heard = loop.time()
-    is_far = False
+    is_remote = False
     try:
         text = await asyncio.wait_for(websocket.receive_text(), HELLO_TIMEOUT)
         try:
@@ -312,8 +312,8 @@ async def _serve_daemon(coordinator: Coordinator, websocket: WebSocket) -> None:
         server = websocket.scope.get("server") or ("", None)
         heard = loop.time()
         connection = coordinator.fleet.connect(first, outgoing.put_nowait, seen, str(server[0]))
-        is_far = not is_loopback(seen)
-        patience = SILENCE_TIMEOUT if is_far else None
+        is_remote = not is_loopback(seen)
+        patience = SILENCE_TIMEOUT if is_remote else None
         sender = asyncio.create_task(_send_all(websocket, outgoing, first.machine))
         while connection is not None:
             try:
@@ -329,7 +329,7 @@ async def _serve_daemon(coordinator: Coordinator, websocket: WebSocket) -> None:
         async with asyncio.timeout(FLUSH_TIMEOUT):
             await outgoing.join()
     except WebSocketDisconnect as end:
-        silent = end.code == PING_UNANSWERED or (is_far and loop.time() - heard >= CUT_SILENCE)
+        silent = end.code == PING_UNANSWERED or (is_remote and loop.time() - heard >= CUT_SILENCE)
     except (TimeoutError, msgspec.DecodeError, KeyError, RuntimeError):
         pass  # gone, or not a daemon
     finally:

@@ -20,7 +20,7 @@ from dora._version import __version__
 from dora.cluster.coordinator.distributed_run import DistributedRun
 from dora.cluster.coordinator.log_store import log_store_directory
 from dora.cluster.coordinator.placement import address_of, is_loopback
-from dora.cluster.coordinator.policy import Refusal, lost
+from dora.cluster.coordinator.policy import Refusal, lost_report
 from dora.cluster.coordinator.store import Store
 from dora.cluster.protocol import (
     ACTIVE,
@@ -163,14 +163,16 @@ class Fleet:
             else:
                 self.record(connection, report)
         reported = {report.dataflow_id for report in hello.runs}
-        if gone := tuple(id for id in hello.kept if id not in reported and self._store.find(id) is None):
+        if gone := tuple(
+            id for id in hello.retained if id not in reported and self._store.find(id) is None
+        ):
             send(DropRecords(gone))
         for run in list(self._runs.values()):
             if run.dataflow_id in reported:
                 self._catch_up(run, connection)
             elif run.is_active_on(machine):
                 was_with = run.daemons[machine]
-                self._lose(run, machine, lost(run.dataflow_id, was_with, hello.daemon_id).reason)
+                self._lose(run, machine, lost_report(run.dataflow_id, was_with, hello.daemon_id).reason)
             else:
                 run.ending.discard(machine)
         self._on_change()

@@ -78,7 +78,7 @@ def free_name(views: Sequence[DataflowView], wanted: str) -> str:
     return name
 
 
-def lost(dataflow_id: str, was_with: str, daemon_id: str) -> RunReport:
+def lost_report(dataflow_id: str, was_with: str, daemon_id: str) -> RunReport:
     """Return the record of an active dataflow that the daemon of its machine does not report.
 
     A daemon that died took its nodes along, and one that lives has forgotten nothing.

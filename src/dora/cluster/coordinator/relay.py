@@ -17,10 +17,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.protocol import CLOSE_WITH_REASON
 
-MOST: Final = 64  # looks at one machine at a time
-BEGIN: Final = 15.0  # seconds that a process may take to be there
-FAREWELL: Final = 2.0  # seconds for what was said last
-ROOM: Final = 4  # frames
+MAX_SESSIONS: Final = 64  # looks at one machine at a time
+START_TIMEOUT: Final = 15.0  # seconds that a process may take to be there
+CLOSE_TIMEOUT: Final = 2.0  # seconds for what was said last
+QUEUE_SIZE: Final = 4  # frames
 MAX_FRAME: Final = 8 << 20  # bytes
 _MAX_REASON: Final = 123  # bytes
 
@@ -32,23 +32,23 @@ class RelayedSession:
         self.machine = machine
         self._forget = forget
         self.ticket = secrets.token_hex(16)
-        self.to_process: asyncio.Queue[bytes] = asyncio.Queue(ROOM)
-        self.to_asker: asyncio.Queue[bytes] = asyncio.Queue(ROOM)
-        self.over = asyncio.Event()
+        self.to_observer: asyncio.Queue[bytes] = asyncio.Queue(QUEUE_SIZE)
+        self.to_client: asyncio.Queue[bytes] = asyncio.Queue(QUEUE_SIZE)
+        self.ended = asyncio.Event()
         self.reason = ""  # why it ended, if it was nobody's wish
-        self.begins: asyncio.TimerHandle | None = None
+        self.start_timer: asyncio.TimerHandle | None = None
 
     def end(self, reason: str = "") -> None:
         """End it; the first reason counts."""
-        if not self.over.is_set():
+        if not self.ended.is_set():
             self.reason = reason
-            self.over.set()
+            self.ended.set()
             self._forget(self)
 
     async def receive(self) -> bytes | None:
         """Return what comes for who asks; None at the end."""
-        if self.to_asker.empty() and not self.over.is_set():
-            coming, over = asyncio.create_task(self.to_asker.get()), asyncio.create_task(self.over.wait())
+        if self.to_client.empty() and not self.ended.is_set():
+            coming, over = asyncio.create_task(self.to_client.get()), asyncio.create_task(self.ended.wait())
             try:
                 await asyncio.wait({coming, over}, return_when=asyncio.FIRST_COMPLETED)
                 if coming.done():
@@ -56,70 +56,72 @@ class RelayedSession:
             finally:
                 coming.cancel()
                 over.cancel()
-        return None if self.to_asker.empty() else self.to_asker.get_nowait()
+        return None if self.to_client.empty() else self.to_client.get_nowait()
 
 
 class Relay:
     """All looks of one coordinator. For one event loop."""
 
     def __init__(self) -> None:
-        self._looks: dict[str, RelayedSession] = {}  # by ticket
-        self._expected: dict[str, RelayedSession] = {}  # those whose process has not come
+        self._sessions: dict[str, RelayedSession] = {}  # by ticket
+        self._pending: dict[str, RelayedSession] = {}  # those whose process has not come
 
     def open(self, machine: str, send: Callable[[str], None]) -> RelayedSession:
         """Let a look begin; ``send`` tells the machine its ticket. Raises `Refusal`."""
-        if sum(look.machine == machine for look in self._looks.values()) >= MOST:
-            raise Refusal(409, f"there are {MOST} looks at machine `{machine}` already; end one of them")
-        look = RelayedSession(machine, self._close)
-        self._looks[look.ticket] = self._expected[look.ticket] = look
+        if sum(session.machine == machine for session in self._sessions.values()) >= MAX_SESSIONS:
+            raise Refusal(
+                409, f"there are {MAX_SESSIONS} looks at machine `{machine}` already; end one of them"
+            )
+        session = RelayedSession(machine, self._close)
+        self._sessions[session.ticket] = self._pending[session.ticket] = session
         loop = asyncio.get_running_loop()
-        late = f"machine `{machine}` has not begun to look within {BEGIN:g} s"
-        look.begins = loop.call_later(BEGIN, look.end, late)
-        send(look.ticket)
-        return look
+        late = f"machine `{machine}` has not begun to look within {START_TIMEOUT:g} s"
+        session.start_timer = loop.call_later(START_TIMEOUT, session.end, late)
+        send(session.ticket)
+        return session
 
-    def _close(self, look: RelayedSession) -> None:
-        if look.begins is not None:
-            look.begins.cancel()
-        self._looks.pop(look.ticket, None)
-        self._expected.pop(look.ticket, None)
+    def _close(self, session: RelayedSession) -> None:
+        if session.start_timer is not None:
+            session.start_timer.cancel()
+        self._sessions.pop(session.ticket, None)
+        self._pending.pop(session.ticket, None)
 
     def refuse(self, ticket: str, reason: str) -> None:
         """Note that a machine cannot look."""
-        if (look := self._looks.get(ticket)) is not None:
-            look.end(reason)
+        if (session := self._sessions.get(ticket)) is not None:
+            session.end(reason)
 
     def lose(self, machine: str, reason: str) -> None:
         """End the looks at a machine that is gone."""
-        for look in list(self._looks.values()):
-            if look.machine == machine:
-                look.end(reason)
+        for session in list(self._sessions.values()):
+            if session.machine == machine:
+                session.end(reason)
 
-    async def serve_asker(self, websocket: WebSocket, look: RelayedSession) -> None:
+    async def serve_client(self, websocket: WebSocket, session: RelayedSession) -> None:
         """Join a WebSocket that is accepted with a look, until that is over."""
         try:
-            await _join(websocket, look, look.to_process, look.to_asker, "")
+            await _join(websocket, session, session.to_observer, session.to_client, "")
         finally:
-            look.end()
+            session.end()
 
-    async def serve_process(self, websocket: WebSocket, ticket: str) -> None:
+    async def serve_observer(self, websocket: WebSocket, ticket: str) -> None:
         """The same for the process that looks; its ticket is good once."""
-        look = self._expected.pop(ticket, None)
-        if look is None:
+        session = self._pending.pop(ticket, None)
+        if session is None:
             await websocket.close(CLOSE_WITH_REASON, "nobody waits for this look")
             return
-        if look.begins is not None:
-            look.begins.cancel()
-        gone = f"what looked on machine `{look.machine}` is gone"
-        await _join(websocket, look, look.to_asker, look.to_process, gone)
+        if session.start_timer is not None:
+            session.start_timer.cancel()
+        gone_reason = f"what looked on machine `{session.machine}` is gone"
+        await _join(websocket, session, session.to_client, session.to_observer, gone_reason)
 
 
 async def _join(
     websocket: WebSocket,
-    look: RelayedSession,
+    session: RelayedSession,
     incoming: asyncio.Queue[bytes],
     outgoing: asyncio.Queue[bytes],
-    gone: str,
+    gone_reason: str,
 ) -> None:
     async def read() -> None:
         while len(data := await websocket.receive_bytes()) <= MAX_FRAME:
@@ -134,13 +136,13 @@ async def _join(
                 outgoing.task_done()
 
     reading, writing = asyncio.create_task(read()), asyncio.create_task(write())
-    over = asyncio.create_task(look.over.wait())
+    over = asyncio.create_task(session.ended.wait())
     try:
         await asyncio.wait({reading, writing, over}, return_when=asyncio.FIRST_COMPLETED)
         present = not reading.done() and not writing.done()
-        look.end("" if present else gone)
+        session.end("" if present else gone_reason)
         if present:
-            async with asyncio.timeout(FAREWELL):
+            async with asyncio.timeout(CLOSE_TIMEOUT):
                 await outgoing.join()
     except TimeoutError:
         pass
@@ -149,7 +151,7 @@ async def _join(
             task.cancel()
         await asyncio.gather(reading, writing, over, return_exceptions=True)
     try:
-        await websocket.close(CLOSE_WITH_REASON if look.reason else 1000, shortened(look.reason))
+        await websocket.close(CLOSE_WITH_REASON if session.reason else 1000, shortened(session.reason))
     except (RuntimeError, WebSocketDisconnect):
         pass  # gone
 

@@ -18,9 +18,9 @@ from dora._paths import LOOPBACK, store_path
 from dora.cluster.coordinator.api import Pages, make_api
 from dora.cluster.coordinator.coordinator import Coordinator
 from dora.cluster.coordinator.policy import limits_from
-from dora.cluster.coordinator.store import MEMORY, Store, hold
+from dora.cluster.coordinator.store import MEMORY, Store, lock_store
 from dora.cluster.http.auth import Keys, keys_for
-from dora.cluster.http.idle_connections import PATIENCE, PatientConnection, room
+from dora.cluster.http.idle_connections import REQUEST_TIMEOUT, LimitedConnection, connection_limit
 from dora.cluster.protocol import MAX_MESSAGE, Limits
 from dora.errors import DoraError
 from dora.transport.tokens import make_token
@@ -52,7 +52,7 @@ def serve(
     path = records or store_path(port)
     try:
         if path != MEMORY:
-            lock = hold(path, "choose another port, or name another file with --store")
+            lock = lock_store(path, "choose another port, or name another file with --store")
         token = make_token()
         store = Store(path)
         if encryption is None and interface not in LOOPBACK:
@@ -86,14 +86,18 @@ async def _serve(
     coordinator = Coordinator(store, end, limits, interface)
     hosts = LOOPBACK if interface in LOOPBACK else frozenset()
     pages = make_pages(coordinator, keys)
-    server = make_server(make_api(coordinator, keys, hosts=hosts, pages=pages), room(), encryption)
+    server = make_server(
+        make_api(coordinator, keys, hosts=hosts, pages=pages), connection_limit(), encryption
+    )
     try:
         await server.serve([listener])
     finally:
         coordinator.close()
 
 
-def make_server(app: ASGIApp, most: int, encryption: ssl.SSLContext | None = None) -> uvicorn.Server:
+def make_server(
+    app: ASGIApp, max_connections: int, encryption: ssl.SSLContext | None = None
+) -> uvicorn.Server:
     """Return what serves the API, with at most so many connections at once."""
     config = uvicorn.Config(
         app,
@@ -102,7 +106,7 @@ def make_server(app: ASGIApp, most: int, encryption: ssl.SSLContext | None = Non
         access_log=False,
         proxy_headers=False,  # anybody can send those
         forwarded_allow_ips=[],
-        http=partial(PatientConnection, most=most),  # type: ignore[arg-type]
+        http=partial(LimitedConnection, max_connections=max_connections),  # type: ignore[arg-type]
         ws="websockets-sansio",
         ws_max_size=MAX_MESSAGE,
         ws_per_message_deflate=False,
@@ -129,7 +133,7 @@ class _EncryptedServer(uvicorn.Server):
                 make_connection,
                 sock=sock,
                 ssl=self._encryption,
-                ssl_handshake_timeout=PATIENCE,
+                ssl_handshake_timeout=REQUEST_TIMEOUT,
                 backlog=self.config.backlog,
             )
             for sock in sockets or ()

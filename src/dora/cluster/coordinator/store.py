@@ -57,7 +57,7 @@ _COLUMNS = "uuid, name, status, nodes, file, log_directory, created, ended, reas
 
 
 MEMORY: Final = ":memory:"
-ENDING: Final = 3.0  # seconds that a coordinator may hold its store after it has let go of its port
+LOCK_TIMEOUT: Final = 3.0  # seconds that a coordinator may hold its store after it has let go of its port
 
 
 class Store:
@@ -210,7 +210,7 @@ class Store:
                 self._write(report, daemons)
                 del self._unwritten[dataflow_id]
                 written.append(dataflow_id)
-            self._forget_oldest()
+            self._remove_oldest()
         except sqlite3.Error as error:
             self.fault = str(error)
         return written
@@ -230,7 +230,7 @@ class Store:
             ),
         )
 
-    def _forget_oldest(self) -> None:
+    def _remove_oldest(self) -> None:
         surplus = len(self._views) - len(self._active) - MAX_ENDED
         if surplus <= 0:
             return
@@ -340,7 +340,7 @@ def _view(
     )
 
 
-def hold(path: str, mend: str) -> int | None:
+def lock_store(path: str, mend: str) -> int | None:
     """Return the descriptor that keeps other coordinators, at other ports or addresses, away from a store.
 
     Raises `DoraError`, with that mend, if another one has it. None for a file that cannot be used, which
@@ -351,7 +351,7 @@ def hold(path: str, mend: str) -> int | None:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError:
         return None
-    deadline = time.monotonic() + ENDING
+    deadline = time.monotonic() + LOCK_TIMEOUT
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -372,7 +372,9 @@ def back_up_store(path: str) -> str | None:
     """
     if not os.path.exists(path):
         return None
-    lock = hold(path, "end it with `dora down`, and --coordinator-addr if it listens at another address")
+    lock = lock_store(
+        path, "end it with `dora down`, and --coordinator-addr if it listens at another address"
+    )
     try:
         backup = next(
             name

@@ -6,7 +6,7 @@ import msgspec
 
 from dora.cluster.coordinator.api import Pages
 from dora.cluster.coordinator.coordinator import Coordinator
-from dora.cluster.dashboard.pages import OPEN_TO_ALL, Dashboard, Subject
+from dora.cluster.dashboard.pages import PUBLIC_PATHS, Dashboard, Subject
 from dora.cluster.http.auth import Keys
 from dora.cluster.protocol import ACTIVE, DEFAULT_MACHINE
 from dora.dataflow.graph import graph_of
@@ -37,4 +37,4 @@ def make_pages(coordinator: Coordinator, keys: Keys) -> Pages:
             here=DEFAULT_MACHINE if coordinator.fleet.is_local(DEFAULT_MACHINE) else "",
         )
 
-    return Pages(Dashboard(find, keys, coordinator.observe).routes(), OPEN_TO_ALL)
+    return Pages(Dashboard(find, keys, coordinator.observe).routes(), PUBLIC_PATHS)

@@ -29,8 +29,8 @@ from starlette.types import ASGIApp
 from dora._paths import LOOPBACK
 from dora.cluster.coordinator.policy import Refusal
 from dora.cluster.dashboard import local
-from dora.cluster.dashboard.pages import OPEN_TO_ALL, Dashboard, Subject
-from dora.cluster.http.auth import Guard, failure, keys_for
+from dora.cluster.dashboard.pages import PUBLIC_PATHS, Dashboard, Subject
+from dora.cluster.http.auth import AuthMiddleware, failure, keys_for
 from dora.cluster.protocol import DataflowView, encode
 from dora.dataflow.model import Dataflow
 from dora.wire.decoders import from_json
@@ -38,7 +38,7 @@ from dora.wire.decoders import from_json
 HOST: Final = "127.0.0.1"
 FIRST_PORT: Final = 6020
 PORTS: Final = 20  # that are tried; if all are taken, any will do
-FAREWELL: Final = 2.0  # seconds
+END_TIMEOUT: Final = 2.0  # seconds
 
 
 class LocalRun(msgspec.Struct, frozen=True):
@@ -88,7 +88,7 @@ class LocalDashboard:
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
-            self._process.wait(FAREWELL)
+            self._process.wait(END_TIMEOUT)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
@@ -108,9 +108,9 @@ def _listen() -> socket.socket:
     raise AssertionError("some port is always free")
 
 
-async def _serve(descriptor: int, subject: LocalRun, rest: int) -> None:
+async def _serve(descriptor: int, subject: LocalRun, stdin: int) -> None:
     from dora.cluster.coordinator.server import make_server
-    from dora.cluster.http.idle_connections import room
+    from dora.cluster.http.idle_connections import connection_limit
 
     run = os.getppid()
 
@@ -119,18 +119,18 @@ async def _serve(descriptor: int, subject: LocalRun, rest: int) -> None:
             os.kill(run, signal.SIGINT)
 
     app, dashboard = make_app(subject, stop)
-    server = make_server(app, room())
+    server = make_server(app, connection_limit())
     loop = asyncio.get_running_loop()
 
     def end() -> None:
         server.should_exit = True
 
-    def wait_for_the_end() -> None:
-        while os.read(rest, 1 << 16):
+    def wait_for_end_of_run() -> None:
+        while os.read(stdin, 1 << 16):
             pass
         loop.call_soon_threadsafe(end)
 
-    threading.Thread(target=wait_for_the_end, name="dora-run-ended", daemon=True).start()
+    threading.Thread(target=wait_for_end_of_run, name="dora-run-ended", daemon=True).start()
     try:
         await server.serve([socket.socket(fileno=descriptor)])
     finally:
@@ -147,7 +147,9 @@ def main() -> None:
 
 # What the dashboard of one run answers: it looks to a browser like a coordinator with one dataflow.
 
-SENTENCE = "this page is for the user who started it: open the address that `dora run --ui` has printed"
+UNAUTHORIZED_TEXT = (
+    "this page is for the user who started it: open the address that `dora run --ui` has printed"
+)
 
 
 def make_app(run: local.LocalRun, stop: Callable[[], None]) -> tuple[ASGIApp, Dashboard]:
@@ -191,7 +193,9 @@ def make_app(run: local.LocalRun, stop: Callable[[], None]) -> tuple[ASGIApp, Da
         Route("/api/dataflows/{dataflow}/stop", end, methods=["POST"]),
         *dashboard.routes(),
     ]
-    return Guard(Starlette(routes=routes), keys, LOOPBACK, OPEN_TO_ALL, SENTENCE), dashboard
+    return AuthMiddleware(
+        Starlette(routes=routes), keys, LOOPBACK, PUBLIC_PATHS, UNAUTHORIZED_TEXT
+    ), dashboard
 
 
 def open_dashboard(dataflow: Dataflow, dataflow_id: str) -> LocalDashboard:

@@ -19,10 +19,10 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from dora._paths import PACKAGE, SOCKET_NAME, run_path
 from dora.cluster.coordinator.policy import Refusal
-from dora.cluster.dashboard.remote import RemoteObservers, RemoteQuery, ask_once
+from dora.cluster.dashboard.remote import RemoteObservers, RemoteSession, ask_once
 from dora.cluster.dashboard.source import source_of
 from dora.cluster.dashboard.watches import MAX_TOPICS, Outbox, Viewer, Watch, Watches
-from dora.cluster.http.auth import SUBPROTOCOL, Keys, cookie_of, failure, same
+from dora.cluster.http.auth import SUBPROTOCOL, Keys, cookie_of, failure, secrets_equal
 from dora.daemon.client import DaemonClient
 from dora.dataflow.names import key_fault, value_fault
 from dora.errors import DoraError
@@ -40,11 +40,11 @@ from dora.wire.daemon_protocol import (
 )
 from dora.wire.decoders import from_json, json_decoder
 
-OPEN_TO_ALL: Final = ("/", "/assets/*", "/login", "/open")  # they tell nothing about dataflows
-PATIENCE: Final = 30.0  # seconds that a node may take to end
+PUBLIC_PATHS: Final = ("/", "/assets/*", "/login", "/open")  # they tell nothing about dataflows
+NODE_TIMEOUT: Final = 30.0  # seconds that a node may take to end
 MAX_BODY: Final = 1 << 20
 ASSETS: Final = os.path.join(PACKAGE, "assets")
-SAFE: Final = {
+SECURITY_HEADERS: Final = {
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob: data:; "
     "style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; form-action 'none'; base-uri 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -71,19 +71,19 @@ class Subject(msgspec.Struct, frozen=True):
     here: str = ""
 
     @property
-    def elsewhere(self) -> tuple[str, ...]:
+    def remote_machines(self) -> tuple[str, ...]:
         """The machines that are looked at from afar."""
         return tuple(machine for machine in self.machines if machine != self.here) if self.running else ()
 
-    def away(self, node_id: str) -> str:
+    def remote_machine_of(self, node_id: str) -> str:
         """Return the machine of a node if that is looked at from afar, else ""."""
         machine = self.placed.get(node_id) or next(iter(self.machines), "")
-        return machine if machine in self.elsewhere else ""
+        return machine if machine in self.remote_machines else ""
 
 
 Find = Callable[[str], Subject]
 """Returns the dataflow with this UUID or name; raises `Refusal`."""
-OpenLook = Callable[[str, str], RemoteQuery]
+Observe = Callable[[str, str], RemoteSession]
 """Lets a machine, the second, look into a dataflow; raises `Refusal`."""
 _Result = TypeVar("_Result")
 _Endpoint = Callable[[Request], Awaitable[Response]]
@@ -102,7 +102,7 @@ class _Token(msgspec.Struct):
     token: str
 
 
-class _Look(msgspec.Struct, tag="look"):
+class _WantTopics(msgspec.Struct, tag="look"):
     """The page wants previews of these topics, and perhaps latencies."""
 
     topics: list[str] = []
@@ -120,17 +120,17 @@ class _Next(msgspec.Struct, tag="next"):
     """The page has drawn what it got, and is ready for more."""
 
 
-_decode = json_decoder(_Look | _Search | _Next)
+_decode = json_decoder(_WantTopics | _Search | _Next)
 
 
 class Dashboard:
     """Serves the pages; `close` ends what looks at dataflows."""
 
-    def __init__(self, find: Find, keys: Keys, look: OpenLook | None = None) -> None:
-        """``keys`` let in a browser. ``look`` None: there is one machine."""
+    def __init__(self, find: Find, keys: Keys, observe: Observe | None = None) -> None:
+        """``keys`` let in a browser. ``observe`` None: there is one machine."""
         self._find = find
         self._keys = keys
-        self._look = look
+        self._observe = observe
         self._watches = Watches()
         self._recordings = Recordings()
 
@@ -140,12 +140,12 @@ class Dashboard:
             ("GET", "/", self._page),
             ("POST", "/login", self._log_in),
             ("GET", "/open", self._open),
-            ("GET", "/dashboard/{dataflow}", self._about),
+            ("GET", "/dashboard/{dataflow}", self._describe),
             ("GET", "/dashboard/{dataflow}/parameters/{node}", self._parameters),
             ("PUT", "/dashboard/{dataflow}/parameters/{node}", self._set_parameter),
             ("DELETE", "/dashboard/{dataflow}/parameters/{node}", self._delete_parameter),
-            ("POST", "/dashboard/{dataflow}/nodes/{node}/{action}", self._act),
-            ("GET", "/dashboard/{dataflow}/recordings", self._recordings_present),
+            ("POST", "/dashboard/{dataflow}/nodes/{node}/{action}", self._node_action),
+            ("GET", "/dashboard/{dataflow}/recordings", self._list_recordings),
             ("POST", "/dashboard/{dataflow}/recordings", self._record),
             ("DELETE", "/dashboard/{dataflow}/recordings/{pid:int}", self._stop_recording),
         ]
@@ -161,28 +161,28 @@ class Dashboard:
     # ----------------------------------------------------------------------- pages
 
     async def _page(self, request: Request) -> Response:  # noqa: ARG002
-        return FileResponse(f"{ASSETS}/dashboard.html", media_type="text/html", headers=SAFE)
+        return FileResponse(f"{ASSETS}/dashboard.html", media_type="text/html", headers=SECURITY_HEADERS)
 
     async def _log_in(self, request: Request) -> Response:
         shown = (await _body(request, _Token)).token.strip()
-        if not (same(shown, self._keys.token) or same(shown, self._keys.ticket)):
+        if not (secrets_equal(shown, self._keys.token) or secrets_equal(shown, self._keys.ticket)):
             raise Refusal(
                 401, "this is not the token; it is in ~/.config/dora/.dora-token of who started dora"
             )
-        return self._let_in(request, _json({"page": self._keys.page}))
+        return self._grant_session(request, _json({"page": self._keys.page}))
 
     async def _open(self, request: Request) -> Response:
-        if not same(request.query_params.get("ticket", ""), self._keys.ticket):
+        if not secrets_equal(request.query_params.get("ticket", ""), self._keys.ticket):
             sentence = (
                 "This address is not valid: each coordinator and each run has its own, and it ends with "
                 "them. `dora status` prints that of a coordinator, `dora run --ui` that of a run.\n"
             )
-            return Response(sentence, 401, {**SAFE, "Cache-Control": "no-store"}, "text/plain")
+            return Response(sentence, 401, {**SECURITY_HEADERS, "Cache-Control": "no-store"}, "text/plain")
         # What is behind the # stays in the browser; the page takes it out of the address.
-        headers = {**SAFE, "Cache-Control": "no-store", "Location": f"/#page={self._keys.page}"}
-        return self._let_in(request, Response(None, 303, headers))
+        headers = {**SECURITY_HEADERS, "Cache-Control": "no-store", "Location": f"/#page={self._keys.page}"}
+        return self._grant_session(request, Response(None, 303, headers))
 
-    def _let_in(self, request: Request, response: Response) -> Response:
+    def _grant_session(self, request: Request, response: Response) -> Response:
         secure = request.url.scheme == "https"
         name = cookie_of(request.headers.get("host", ""))
         response.set_cookie(name, self._keys.session, httponly=True, samesite="strict", secure=secure)
@@ -190,7 +190,7 @@ class Dashboard:
 
     # ----------------------------------------------------------------------- one dataflow
 
-    async def _about(self, request: Request) -> Response:
+    async def _describe(self, request: Request) -> Response:
         subject = self._find(request.path_params["dataflow"])
         about = {
             "uuid": subject.dataflow_id,
@@ -221,13 +221,13 @@ class Dashboard:
         key = request.query_params.get("key", "")
         return _json(await self._ask(request, DeleteParameter(request.path_params["node"], key)))
 
-    async def _act(self, request: Request) -> Response:
+    async def _node_action(self, request: Request) -> Response:
         node, action = request.path_params["node"], request.path_params["action"]
         if action not in ("restart", "stop"):
             raise Refusal(404, f"a node can be restarted or stopped; there is no `{action}`")
         return _json(await self._ask(request, RestartNode(node) if action == "restart" else StopNode(node)))
 
-    async def _recordings_present(self, request: Request) -> Response:
+    async def _list_recordings(self, request: Request) -> Response:
         subject = self._find(request.path_params["dataflow"])
         directory = run_path(subject.dataflow_id)
         return _json(await asyncio.to_thread(self._recordings.present, directory))
@@ -236,12 +236,12 @@ class Dashboard:
         body = await _body(request, _NewRecording)
         subject = self._running(request)
         start = self._recordings.start
-        return _json(await _done(start, _socket(subject), subject.log_directory, body.topics))
+        return _json(await _in_thread(start, _socket(subject), subject.log_directory, body.topics))
 
     async def _stop_recording(self, request: Request) -> Response:
         subject = self._running(request)
         pid = request.path_params["pid"]
-        return _json(await _done(self._recordings.stop, run_path(subject.dataflow_id), pid))
+        return _json(await _in_thread(self._recordings.stop, run_path(subject.dataflow_id), pid))
 
     def _running(self, request: Request) -> Subject:
         """Return the dataflow that a request is about; raises `Refusal` if it has ended."""
@@ -253,32 +253,34 @@ class Dashboard:
     async def _ask(self, request: Request, question: Question) -> Answer:
         """Ask the dataflow that a request is about, where the node is."""
         subject = self._running(request)
-        if self._look is not None and (machine := subject.away(request.path_params["node"])):
-            afar = self._watches.afar_of(subject.dataflow_id)
-            if afar is not None:
-                return await afar.ask(machine, question, PATIENCE)
-            return await ask_once(self._look(subject.dataflow_id, machine), question, PATIENCE)
+        if self._observe is not None and (
+            machine := subject.remote_machine_of(request.path_params["node"])
+        ):
+            remote = self._watches.remote_of(subject.dataflow_id)
+            if remote is not None:
+                return await remote.ask(machine, question, NODE_TIMEOUT)
+            return await ask_once(self._observe(subject.dataflow_id, machine), question, NODE_TIMEOUT)
 
         def ask() -> Answer:
             with DaemonClient(_socket(subject)) as run:
-                run.set_patience(PATIENCE)
+                run.set_patience(NODE_TIMEOUT)
                 return run.ask(question)
 
-        return await _done(ask)
+        return await _in_thread(ask)
 
     # ----------------------------------------------------------------------- live
 
-    def _afar(self, subject: Subject) -> Callable[[Watch], RemoteObservers] | None:
+    def _remote_observers(self, subject: Subject) -> Callable[[Watch], RemoteObservers] | None:
         """Return what makes the part of a watch that looks at other machines; None if there is none."""
-        look = self._look
-        if look is None or not subject.elsewhere:
+        observe = self._observe
+        if observe is None or not subject.remote_machines:
             return None
         return lambda watch: RemoteObservers(
-            subject.elsewhere,
+            subject.remote_machines,
             subject.placed,
-            lambda machine: look(subject.dataflow_id, machine),
-            watch.note_afar,
-            watch.take_afar,
+            lambda machine: observe(subject.dataflow_id, machine),
+            watch.set_remote_state,
+            watch.receive_remote,
         )
 
     async def _live(self, websocket: WebSocket) -> None:
@@ -291,15 +293,15 @@ class Dashboard:
             SUBPROTOCOL if SUBPROTOCOL in websocket.scope.get("subprotocols", ()) else None
         )
         socket = _socket(subject) if subject.running else ""
-        target = Target(subject.dataflow_id, socket, subject.log_directory, subject.elsewhere)
+        target = Target(subject.dataflow_id, socket, subject.log_directory, subject.remote_machines)
         viewer = Viewer()
-        watch = await self._watches.join(target, viewer, self._afar(subject))
+        watch = await self._watches.join(target, viewer, self._remote_observers(subject))
         ready = asyncio.Event()
         ready.set()
         tasks = [asyncio.create_task(_deliver(websocket, viewer.outbox, ready))]
         try:
             while True:
-                _obey(await websocket.receive_text(), watch, viewer, ready)
+                _handle(await websocket.receive_text(), watch, viewer, ready)
         except (WebSocketDisconnect, msgspec.DecodeError, KeyError, RuntimeError):
             pass  # gone, or not our page
         finally:
@@ -308,14 +310,14 @@ class Dashboard:
             self._watches.leave(watch, viewer)
 
 
-def _obey(text: str, watch: Watch, viewer: Viewer, ready: asyncio.Event) -> None:
+def _handle(text: str, watch: Watch, viewer: Viewer, ready: asyncio.Event) -> None:
     """Do what the page asks for; raises ``msgspec.DecodeError``."""
     match _decode(text):
         case _Next():
             ready.set()
-        case _Look(topics=topics, latency=latency):
+        case _WantTopics(topics=topics, latency=latency):
             viewer.wanted = Wanted(tuple(topics[:MAX_TOPICS]), latency)
-            watch.want()
+            watch.update_wanted()
         case _Search(ticket=ticket, node=node, level=level, text=words):
             watch.search(viewer, ticket, node, level, words)
 
@@ -337,12 +339,12 @@ async def _deliver(websocket: WebSocket, outbox: Outbox, ready: asyncio.Event) -
         pass  # who reads notices, too
 
 
-async def _done(work: Callable[..., _Result], *arguments: Any) -> _Result:
+async def _in_thread(work: Callable[..., _Result], *arguments: Any) -> _Result:
     """Do what may wait in a thread; raises `Refusal` if it fails."""
     try:
         return await asyncio.to_thread(work, *arguments)
     except TimeoutError:
-        raise Refusal(504, f"no answer within {PATIENCE:g} s") from None
+        raise Refusal(504, f"no answer within {NODE_TIMEOUT:g} s") from None
     except DoraError as error:
         raise Refusal(409, str(error)) from None
 

@@ -44,10 +44,10 @@ from dora.wire.decoders import from_json
 RETRY: Final = 2.0  # seconds until a machine is looked at again
 
 
-class RemoteQuery(Protocol):
+class RemoteSession(Protocol):
     """A look into another machine, see `dora.cluster.coordinator.relay`."""
 
-    to_process: asyncio.Queue[bytes]
+    to_observer: asyncio.Queue[bytes]
     reason: str
 
     async def receive(self) -> bytes | None: ...
@@ -55,148 +55,148 @@ class RemoteQuery(Protocol):
     def end(self, reason: str = "") -> None: ...
 
 
-OpenLook = Callable[[str], RemoteQuery]
+OpenSession = Callable[[str], RemoteSession]
 """Opens a look into a machine; raises `Refusal`."""
 
 
 class RemoteObservers:
     """Watches one dataflow on some machines. ``placed`` is node → machine, of those nodes.
 
-    ``note`` gets the state of all these machines, as JSON, ``deliver`` what else is seen.
+    ``on_state`` gets the state of all these machines, as JSON, ``on_message`` what else is seen.
     """
 
     def __init__(
         self,
         machines: tuple[str, ...],
         placed: Mapping[str, str],
-        open_look: OpenLook,
-        note: Callable[[bytes], None],
-        deliver: Callable[[FromWatcher], None],
+        open_session: OpenSession,
+        on_state: Callable[[bytes], None],
+        on_message: Callable[[FromWatcher], None],
     ) -> None:
         self._placed = placed
-        self._open_look = open_look
-        self._note = note
-        self._deliver = deliver
+        self._open_session = open_session
+        self._on_state = on_state
+        self._on_message = on_message
         self._wanted = Wanted()
-        self._looks: dict[str, RemoteQuery] = {}
+        self._sessions: dict[str, RemoteSession] = {}
         self._states: dict[str, dict[str, Any]] = {}
         self._faults: dict[str, str] = {}
         self._waiting: dict[int, asyncio.Future[QueryStatus]] = {}
         self._tickets = itertools.count(1)
-        self._over: set[str] = set()
-        self._saying: set[asyncio.Task[None]] = set()
-        self._following = [asyncio.create_task(self._follow(machine)) for machine in machines]
+        self._ended: set[str] = set()
+        self._sending: set[asyncio.Task[None]] = set()
+        self._tasks = [asyncio.create_task(self._follow(machine)) for machine in machines]
 
-    def want(self, wanted: Wanted) -> None:
+    def update_wanted(self, wanted: Wanted) -> None:
         """Say what browsers want to see from now on."""
         self._wanted = wanted
-        for machine in self._looks:
-            self._say_wanted(machine)
+        for machine in self._sessions:
+            self._send_wanted(machine)
 
-    async def ask(self, machine: str, question: Question, patience: float) -> Answer:
+    async def ask(self, machine: str, question: Question, timeout: float) -> Answer:
         """Ask a machine that is being watched; raises `Refusal`."""
-        look = self._looks.get(machine)
-        if look is None:
+        session = self._sessions.get(machine)
+        if session is None:
             raise Refusal(503, self._faults.get(machine) or f"machine `{machine}` does not answer yet")
         ticket = next(self._tickets)
-        told = self._waiting[ticket] = asyncio.get_running_loop().create_future()
-        self._say(look, Ask(question, ticket))
+        reply = self._waiting[ticket] = asyncio.get_running_loop().create_future()
+        self._send(session, Ask(question, ticket))
         try:
-            return answered(await asyncio.wait_for(told, patience))
+            return answer_of(await asyncio.wait_for(reply, timeout))
         except TimeoutError:
-            raise Refusal(504, f"no answer within {patience:g} s") from None
+            raise Refusal(504, f"no answer within {timeout:g} s") from None
         finally:
             del self._waiting[ticket]
 
     async def close(self) -> None:
         """Let all of it end."""
-        for task in (*self._following, *self._saying):
+        for task in (*self._tasks, *self._sending):
             task.cancel()
-        await asyncio.gather(*self._following, *self._saying, return_exceptions=True)
+        await asyncio.gather(*self._tasks, *self._sending, return_exceptions=True)
 
     # ----------------------------------------------------------------------- one machine
 
     async def _follow(self, machine: str) -> None:
         while True:
             try:
-                look = self._open_look(machine)
+                session = self._open_session(machine)
             except Refusal as refusal:
                 if refusal.status == 404:  # it runs no more
                     self._end(machine)
                     return
                 if refusal.status != 425:  # it will run
-                    self._lost(machine, str(refusal))
+                    self._set_fault(machine, str(refusal))
             else:
                 try:
-                    if await self._watch(machine, look):
+                    if await self._watch(machine, session):
                         return
-                    self._lost(machine, look.reason)
+                    self._set_fault(machine, session.reason)
                 finally:
-                    look.end()
-                    self._looks.pop(machine, None)
+                    session.end()
+                    self._sessions.pop(machine, None)
             await asyncio.sleep(RETRY)
 
-    async def _watch(self, machine: str, look: RemoteQuery) -> bool:
+    async def _watch(self, machine: str, session: RemoteSession) -> bool:
         """Look; return whether the dataflow has ended."""
-        self._looks[machine] = look
-        self._say(look, PageQuery())
-        self._say_wanted(machine)
-        while (data := await look.receive()) is not None:
+        self._sessions[machine] = session
+        self._send(session, PageQuery())
+        self._send_wanted(machine)
+        while (data := await session.receive()) is not None:
             for item in decode_delivery(data):
                 if isinstance(item, Frame):
-                    self._take(machine, decode_from_watcher(item.body))
+                    self._receive(machine, decode_from_watcher(item.body))
                 elif isinstance(item, QueryStatus):
-                    told = self._waiting.get(item.ticket)
-                    if told is not None and not told.done():
-                        told.set_result(item)
+                    reply = self._waiting.get(item.ticket)
+                    if reply is not None and not reply.done():
+                        reply.set_result(item)
                 elif isinstance(item, QueryEnded):
-                    look.reason = look.reason or item.fault
+                    session.reason = session.reason or item.fault
                     if item.ended:
                         self._end(machine)
                         return True
-            self._say(look, More())
+            self._send(session, More())
         return False
 
-    def _say_wanted(self, machine: str) -> None:
+    def _send_wanted(self, machine: str) -> None:
         topics = tuple(
             topic
             for topic in self._wanted.topics
             if self._placed.get(topic.partition("/")[0], machine) == machine
         )
         wanted = Wanted(topics, self._wanted.latency)
-        self._say(self._looks[machine], Frame(frame(wanted)[4:]))
+        self._send(self._sessions[machine], Frame(frame(wanted)[4:]))
 
-    def _say(self, look: RemoteQuery, message: ToProcess) -> None:
-        async def say() -> None:
-            await look.to_process.put(encode(message))
+    def _send(self, session: RemoteSession, message: ToProcess) -> None:
+        async def send() -> None:
+            await session.to_observer.put(encode(message))
 
-        task = asyncio.create_task(say())  # they are done in the order in which they were made
-        self._saying.add(task)
-        task.add_done_callback(self._saying.discard)
+        task = asyncio.create_task(send())  # they are done in the order in which they were made
+        self._sending.add(task)
+        task.add_done_callback(self._sending.discard)
 
     # ----------------------------------------------------------------------- all of them
 
-    def _take(self, machine: str, message: FromWatcher) -> None:
+    def _receive(self, machine: str, message: FromWatcher) -> None:
         match message:
             case State(state=state):
                 self._faults.pop(machine, None)
                 self._states[machine] = from_json(state)
-                self._tell()
+                self._publish()
             case Preview() | Picture():
-                self._deliver(message)
+                self._on_message(message)
 
-    def _lost(self, machine: str, fault: str) -> None:
+    def _set_fault(self, machine: str, fault: str) -> None:
         self._states.pop(machine, None)
         self._faults[machine] = fault or f"machine `{machine}` cannot be looked at"
-        self._tell()
+        self._publish()
 
     def _end(self, machine: str) -> None:
-        self._over.add(machine)
-        if len(self._over) == len(self._following):
-            self._deliver(Ended())
+        self._ended.add(machine)
+        if len(self._ended) == len(self._tasks):
+            self._on_message(Ended())
 
-    def _tell(self) -> None:
-        self._note(msgspec.json.encode(merged(self._states, self._placed, self._faults)))
+    def _publish(self) -> None:
+        self._on_state(msgspec.json.encode(merged(self._states, self._placed, self._faults)))
 
 
 def merged(
@@ -226,27 +226,27 @@ def merged(
     }
 
 
-def answered(told: QueryStatus) -> Answer:
+def answer_of(reply: QueryStatus) -> Answer:
     """Return an answer; raises `Refusal` with the reason if there is none."""
-    if told.answer is None:
-        raise Refusal(409, told.fault)
-    return told.answer
+    if reply.answer is None:
+        raise Refusal(409, reply.fault)
+    return reply.answer
 
 
-async def ask_once(look: RemoteQuery, question: Question, patience: float) -> Answer:
+async def ask_once(session: RemoteSession, question: Question, timeout: float) -> Answer:
     """Ask a machine that nobody watches; raises `Refusal`."""
     try:
-        async with asyncio.timeout(patience):
-            await look.to_process.put(encode(Ask(question)))
-            while (data := await look.receive()) is not None:
+        async with asyncio.timeout(timeout):
+            await session.to_observer.put(encode(Ask(question)))
+            while (data := await session.receive()) is not None:
                 for item in decode_delivery(data):
                     if isinstance(item, QueryStatus):
-                        return answered(item)
+                        return answer_of(item)
                     if isinstance(item, QueryEnded):
                         raise Refusal(409, item.fault or "the dataflow has just ended")
-                await look.to_process.put(encode(More()))
+                await session.to_observer.put(encode(More()))
     except TimeoutError:
-        raise Refusal(504, f"no answer within {patience:g} s") from None
+        raise Refusal(504, f"no answer within {timeout:g} s") from None
     finally:
-        look.end()
-    raise Refusal(503, look.reason or "the machine does not answer")
+        session.end()
+    raise Refusal(503, session.reason or "the machine does not answer")

@@ -33,7 +33,7 @@ from dora.observe.preview.protocol import (
 # something newer is let go of, so a slow browser costs bounded memory, and sees less instead of later.
 
 MAX_LINES: Final = 1000  # log entries that wait for a browser
-MAX_PARTS: Final = 20  # previews that go on where others ended, as curves do, and wait
+MAX_WAITING_PREVIEWS: Final = 20  # previews that go on where others ended, as curves do, and wait
 HEAD_SIZE: Final = 4  # bytes of the length in front of a preview
 
 Message = str | bytes
@@ -66,13 +66,13 @@ class Outbox:
             case Found():
                 self._answers.append(message)
             case Preview(topic=topic, adds=adds):
-                waiting = self._previews.setdefault(topic, deque(maxlen=MAX_PARTS))
+                waiting = self._previews.setdefault(topic, deque(maxlen=MAX_WAITING_PREVIEWS))
                 if not adds:
                     waiting.clear()
                 waiting.append(message)
         self._something.set()
 
-    def note(self, kind: str, json: bytes) -> None:
+    def set(self, kind: str, json: bytes) -> None:
         """Add something that is no message of the watcher."""
         self._newest[kind] = json
         self._something.set()
@@ -107,9 +107,9 @@ def _packed(preview: Preview) -> bytes:
     return len(head).to_bytes(HEAD_SIZE, "little") + head + preview.body
 
 
-LINGER: Final = 3.0  # seconds that a watcher outlives its last browser: a page that is loaded again
+LINGER_TIME: Final = 3.0  # seconds that a watcher outlives its last browser: a page that is loaded again
 MAX_TOPICS: Final = 16  # that one browser may look at
-KEPT_LINES: Final = 1000
+RECENT_LINES: Final = 1000
 
 log = logging.getLogger("dora.dashboard")
 
@@ -132,11 +132,11 @@ class Watch:
         self._process: asyncio.subprocess.Process | None = None
         self._reader: asyncio.Task[None] | None = None
         self._newest: dict[type, FromWatcher] = {}
-        self._lines: deque[bytes] = deque(maxlen=KEPT_LINES)
+        self._lines: deque[bytes] = deque(maxlen=RECENT_LINES)
         self._wanted = Wanted()
         self._last_ticket = 0
-        self.afar: RemoteObservers | None = None  # the part on other machines
-        self._noted: bytes | None = None  # what is known of it
+        self.remote: RemoteObservers | None = None  # the part on other machines
+        self._remote_state: bytes | None = None  # what is known of it
 
     async def start(self) -> None:
         """Start the watcher."""
@@ -146,13 +146,13 @@ class Watch:
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is meant for others
         )
-        self._say(self.target)
+        self._send(self.target)
         self._reader = asyncio.create_task(self._read(self._process))
 
     async def end(self) -> None:
         """Let the watcher end."""
-        if self.afar is not None:
-            await self.afar.close()
+        if self.remote is not None:
+            await self.remote.close()
         if self._process is None:
             return
         if self._process.stdin is not None:
@@ -173,43 +173,43 @@ class Watch:
         self.viewers.add(viewer)
         for message in self._newest.values():
             viewer.outbox.put(message)
-        if self._noted is not None:
-            viewer.outbox.note("elsewhere", self._noted)
+        if self._remote_state is not None:
+            viewer.outbox.set("elsewhere", self._remote_state)
         if self._lines:
             viewer.outbox.put(Lines(list(self._lines)))
 
     def remove(self, viewer: Viewer) -> None:
         self.viewers.discard(viewer)
-        self.want()
+        self.update_wanted()
 
-    def want(self) -> None:
+    def update_wanted(self) -> None:
         """Tell the watcher what all browsers together want to see."""
         topics = {topic for viewer in self.viewers for topic in viewer.wanted.topics}
         wanted = Wanted(tuple(sorted(topics)), any(viewer.wanted.latency for viewer in self.viewers))
         if wanted != self._wanted:
             self._wanted = wanted
-            self._say(wanted)
-            if self.afar is not None:
-                self.afar.want(wanted)
+            self._send(wanted)
+            if self.remote is not None:
+                self.remote.update_wanted(wanted)
 
     def search(self, viewer: Viewer, ticket: int, node: str, level: str, text: str) -> None:
         """Look through the whole log; the answer comes like everything else."""
         self._last_ticket += 1
         viewer.tickets[self._last_ticket] = ticket
-        self._say(Search(self._last_ticket, node, level, text))
+        self._send(Search(self._last_ticket, node, level, text))
 
-    def note_afar(self, state: bytes) -> None:
+    def set_remote_state(self, state: bytes) -> None:
         """Tell all browsers how it is on other machines."""
-        self._noted = state
+        self._remote_state = state
         for viewer in self.viewers:
-            viewer.outbox.note("elsewhere", state)
+            viewer.outbox.set("elsewhere", state)
 
-    def take_afar(self, message: FromWatcher) -> None:
+    def receive_remote(self, message: FromWatcher) -> None:
         """Pass on what is seen on other machines; the graph is that of this one, if it has one."""
         if not isinstance(message, Picture) or State not in self._newest:
-            self._take(message)
+            self._receive(message)
 
-    def _say(self, message: ToWatcher) -> None:
+    def _send(self, message: ToWatcher) -> None:
         if (
             self._process is not None
             and self._process.stdin is not None
@@ -224,7 +224,7 @@ class Watch:
                 size = int.from_bytes(await process.stdout.readexactly(4), "little")
                 if size > MAX_FRAME:
                     raise ValueError(f"a frame claims {size} bytes")
-                self._take(decode_from_watcher(await process.stdout.readexactly(size)))
+                self._receive(decode_from_watcher(await process.stdout.readexactly(size)))
         except (asyncio.IncompleteReadError, ConnectionError):
             pass  # it has ended
         except ValueError as error:
@@ -234,9 +234,9 @@ class Watch:
         if code:
             log.warning("what watches dataflow %s ended with status %d", self.target.dataflow_id, code)
         for viewer in self.viewers:
-            viewer.outbox.note("lost", b"true")
+            viewer.outbox.set("lost", b"true")
 
-    def _take(self, message: FromWatcher) -> None:
+    def _receive(self, message: FromWatcher) -> None:
         if isinstance(message, Found):
             for viewer in self.viewers:
                 ticket = viewer.tickets.pop(message.ticket, None)
@@ -259,24 +259,24 @@ class Watches:
     def __init__(self) -> None:
         self._watches: dict[str, Watch] = {}
         self._lock = asyncio.Lock()
-        self._endings: set[asyncio.Task[None]] = set()
+        self._end_tasks: set[asyncio.Task[None]] = set()
 
-    def afar_of(self, dataflow_id: str) -> RemoteObservers | None:
+    def remote_of(self, dataflow_id: str) -> RemoteObservers | None:
         """Return what looks at other machines for a dataflow, if somebody does."""
         watch = self._watches.get(dataflow_id)
-        return watch.afar if watch is not None and watch.viewers else None
+        return watch.remote if watch is not None and watch.viewers else None
 
     async def join(
-        self, target: Target, viewer: Viewer, make_afar: Callable[[Watch], RemoteObservers] | None = None
+        self, target: Target, viewer: Viewer, make_remote: Callable[[Watch], RemoteObservers] | None = None
     ) -> Watch:
-        """Let a browser look at a dataflow. ``make_afar`` makes what looks at its part elsewhere."""
+        """Let a browser look at a dataflow. ``make_remote`` makes what looks at its part elsewhere."""
         async with self._lock:
             watch = self._watches.get(target.dataflow_id)
             if watch is None or not watch.alive or watch.target != target:
                 watch = Watch(target)
                 await watch.start()
-                if make_afar is not None:
-                    watch.afar = make_afar(watch)
+                if make_remote is not None:
+                    watch.remote = make_remote(watch)
                 self._watches[target.dataflow_id] = watch
             watch.add(viewer)
             return watch
@@ -286,11 +286,11 @@ class Watches:
         watch.remove(viewer)
         if not watch.viewers:
             task = asyncio.create_task(self._end_later(watch))
-            self._endings.add(task)
-            task.add_done_callback(self._endings.discard)
+            self._end_tasks.add(task)
+            task.add_done_callback(self._end_tasks.discard)
 
     async def _end_later(self, watch: Watch) -> None:
-        await asyncio.sleep(LINGER)
+        await asyncio.sleep(LINGER_TIME)
         async with self._lock:
             if watch.viewers:
                 return
@@ -300,7 +300,7 @@ class Watches:
 
     async def close(self) -> None:
         """End all watchers."""
-        for task in self._endings:
+        for task in self._end_tasks:
             task.cancel()
         await asyncio.gather(*(watch.end() for watch in self._watches.values()))
         self._watches.clear()

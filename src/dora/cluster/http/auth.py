@@ -1,12 +1,13 @@
-"""Who may speak with a server of dora: who has its token; never a web page of another origin.
+"""Authentication of requests: a client shows the token; pages of other origins are always refused.
 
-It is so on loopback as well, whose addresses belong to all users of a machine. Nothing that a proxy says
-about a client is believed.
+Loopback is no exception, because all users of a machine share its addresses. Headers that a proxy adds
+about a client are ignored.
 
 A browser cannot show the token with every request. It opens an address with a ticket once, or shows the
-token once. From then on it has a cookie, which scripts cannot read, and a key, which the page shows in a
-header: browsers send a cookie to every port of a host, also to a server of another user there. Ticket,
-cookie and key are random and end with the server, so who takes over its port later has nothing from them.
+token once. After that it has a cookie, which scripts cannot read, and a key, which the page sends in a
+header. The cookie alone is not enough: browsers send it to every port of a host, so a server of another
+user would get it too. Ticket, cookie and key are random and end with the server, so they are worth nothing
+to a program that listens on its port later.
 """
 
 from __future__ import annotations
@@ -26,14 +27,14 @@ log = logging.getLogger("dora.coordinator.api")
 
 PAGE_HEADER = "x-dora-page"
 SUBPROTOCOL = "dora"
-OF_COORDINATOR = (
+UNAUTHORIZED_TEXT = (
     "this coordinator wants its token, {shown}: set DORA_AUTH_TOKEN, or copy its .dora-token "
     "to ~/.config/dora/.dora-token; for a browser, `dora status` prints an address"
 )
 
 
 class Keys(NamedTuple):
-    """What lets in: ``token`` a program, ``ticket`` a browser, and the others a browser that was let in."""
+    """The secrets of a server: ``token`` for programs, ``ticket`` to log in a browser, and its session."""
 
     token: str
     ticket: str
@@ -42,7 +43,7 @@ class Keys(NamedTuple):
 
     @property
     def path(self) -> str:
-        """Where a browser is let in."""
+        """The path that logs in a browser."""
         return f"/open?ticket={self.ticket}"
 
 
@@ -52,12 +53,12 @@ def keys_for(token: str, ticket: str = "") -> Keys:
 
 
 def failure(status: int, error: str) -> Response:
-    """Return a refusal as the API tells it."""
+    """Return the response for a refused request."""
     return Response(encode(Failure(error)), status, media_type="application/json")
 
 
 def cookie_of(host: str) -> str:
-    """Return the name of the cookie, from the header with the host: browsers do not tell ports apart.
+    """Return the name of the cookie for a ``Host`` header; browsers share cookies between ports of a host.
 
     >>> [cookie_of(host) for host in ("127.0.0.1:6013", "[::1]:6014", "robot")]
     ['dora-session-6013', 'dora-session-6014', 'dora-session-80']
@@ -66,16 +67,17 @@ def cookie_of(host: str) -> str:
     return f"dora-session-{port if port.isdecimal() else 80}"
 
 
-def same(shown: str, wanted: str) -> bool:
-    """Tell whether two secrets are the same, in a time that does not tell where they differ."""
+def secrets_equal(shown: str, wanted: str) -> bool:
+    """Compare two secrets in constant time."""
     return hmac.compare_digest(shown.encode(), wanted.encode())
 
 
-class Guard:
-    """Lets in who may. The paths ``open_to_all`` (``*`` at the end: all that begin so) need no token.
+class AuthMiddleware:
+    """Passes on requests that show the token or a session, and refuses all others.
 
-    ``hosts`` are the names of this host for a server on loopback, and empty for others. ``sentence``
-    refuses those without a token.
+    Requests to ``public_paths`` need neither; a path that ends with ``*`` stands for all that begin so.
+    ``hosts`` are the names of this host for a server on loopback, and empty for other servers.
+    ``unauthorized_text`` is the message for a request without a token.
     """
 
     def __init__(
@@ -83,16 +85,16 @@ class Guard:
         app: ASGIApp,
         keys: Keys,
         hosts: frozenset[str],
-        open_to_all: tuple[str, ...] = (),
-        sentence: str = OF_COORDINATOR,
+        public_paths: tuple[str, ...] = (),
+        unauthorized_text: str = UNAUTHORIZED_TEXT,
     ) -> None:
         if not keys.token or not keys.ticket:
-            raise ValueError("a server without a token would let in everybody")
+            raise ValueError("a server without a token would accept every request")
         self._app = app
         self._keys = keys
         self._hosts = hosts
-        self._open = open_to_all
-        self._sentence = sentence
+        self._public_paths = public_paths
+        self._unauthorized_text = unauthorized_text
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -116,22 +118,23 @@ class Guard:
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
             return 403, f"requests of pages from {origin} are not allowed"
-        if not (self._is_open(path) or self._has_token(headers) or self._has_session(headers, host)):
+        if not (self._is_public(path) or self._has_token(headers) or self._has_session(headers, host)):
             shown = "and was shown another one" if "authorization" in headers else "and was shown none"
-            return 401, self._sentence.format(shown=shown)
+            return 401, self._unauthorized_text.format(shown=shown)
         return None
 
-    def _is_open(self, path: str) -> bool:
+    def _is_public(self, path: str) -> bool:
         return any(
-            path.startswith(place[:-1]) if place.endswith("*") else path == place for place in self._open
+            path.startswith(place[:-1]) if place.endswith("*") else path == place
+            for place in self._public_paths
         )
 
     def _has_token(self, headers: dict[str, str]) -> bool:
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        return scheme.lower() == "bearer" and same(token.strip(), self._keys.token)
+        return scheme.lower() == "bearer" and secrets_equal(token.strip(), self._keys.token)
 
     def _has_session(self, headers: dict[str, str], host: str) -> bool:
-        """Tell whether a page shows its key, and its browser the cookie."""
+        """Return whether the page sent its key and its browser the cookie."""
         key = headers.get(PAGE_HEADER, "")
         for offered in headers.get("sec-websocket-protocol", "").split(","):
             if offered.strip().startswith("page."):  # a page can give no other header to a WebSocket
@@ -140,4 +143,8 @@ class Guard:
             cookie = SimpleCookie(headers.get("cookie", "")).get(cookie_of(host))
         except CookieError:
             return False
-        return cookie is not None and same(cookie.value, self._keys.session) and same(key, self._keys.page)
+        return (
+            cookie is not None
+            and secrets_equal(cookie.value, self._keys.session)
+            and secrets_equal(key, self._keys.page)
+        )

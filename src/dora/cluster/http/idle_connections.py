@@ -1,9 +1,9 @@
-"""Connections that ask for nothing: they are closed, so that those who ask are answered.
+"""Close idle connections, so that they cannot shut out active clients.
 
-uvicorn waits for ever for a request that does not come, or comes byte by byte, and refuses everybody once
-it has a certain number of connections. A few hundred idle sockets would shut out the commands and the
-daemons. So a connection has `PATIENCE` seconds for each request, and when there is room for no more, the
-one goes that has been waiting for longest.
+uvicorn waits for ever for a request that does not come, or that comes byte by byte, and refuses all clients
+once it has a certain number of connections. A few hundred idle sockets would shut out commands and daemons.
+So each request must arrive within `REQUEST_TIMEOUT`, and when the limit is reached, the connection that has
+been idle for longest is closed.
 """
 
 from __future__ import annotations
@@ -14,52 +14,62 @@ from typing import Any, Final
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-PATIENCE: Final = 10.0  # seconds for a request, until its head is complete
-RESERVE: Final = 64  # file descriptors for everything that is no connection
-MOST: Final = 16_384  # connections
+REQUEST_TIMEOUT: Final = 10.0  # seconds until the head of a request is complete
+RESERVED_FILES: Final = 64  # file descriptors for other purposes than connections
+MAX_CONNECTIONS: Final = 16_384  # connections
 
 
-def room() -> int:
-    """Return how many connections there may be; first allows this process as many files as it may have."""
+def connection_limit() -> int:
+    """Raise the limit of open files as far as possible, and return how many connections it allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST + RESERVE if hard == resource.RLIM_INFINITY else min(hard, MOST + RESERVE)
+    wanted = (
+        MAX_CONNECTIONS + RESERVED_FILES
+        if hard == resource.RLIM_INFINITY
+        else min(hard, MAX_CONNECTIONS + RESERVED_FILES)
+    )
     if soft != resource.RLIM_INFINITY and soft < wanted:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft = wanted
-    return MOST if soft == resource.RLIM_INFINITY else max(min(soft - RESERVE, MOST), 1)
+    return (
+        MAX_CONNECTIONS
+        if soft == resource.RLIM_INFINITY
+        else max(min(soft - RESERVED_FILES, MAX_CONNECTIONS), 1)
+    )
 
 
-class PatientConnection(H11Protocol):
-    """An HTTP connection that makes room. ``most``: how many there may be, WebSockets included."""
+class LimitedConnection(H11Protocol):
+    """An HTTP connection with a timeout. Beyond ``max_connections``, WebSockets included, one is closed."""
 
-    def __init__(self, *arguments: Any, most: int, **options: Any) -> None:
+    def __init__(self, *arguments: Any, max_connections: int, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self._most = most
+        self._max_connections = max_connections
         self._requests = 0  # answered ones
         self._since = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     @property
-    def waits(self) -> bool:
-        """Whether nobody is answering a request on it, of which the last byte may not have come."""
+    def is_idle(self) -> bool:
+        """Whether no request is being answered; the next one may have arrived in part."""
         return self.cycle is None or self.cycle.response_complete
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._since = self.loop.time()
-        if len(self.connections) > self._most:
+        if len(self.connections) > self._max_connections:
             idle = [
-                other for other in self.connections if isinstance(other, PatientConnection) and other.waits
+                other
+                for other in self.connections
+                if isinstance(other, LimitedConnection) and other.is_idle
             ]
             min(idle, key=lambda other: other._since, default=self).transport.abort()
-        self._look_later()
+        self._schedule_check()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._stop_looking()
+        self._cancel_check()
         super().connection_lost(exc)
 
     def handle_websocket_upgrade(self, event: Any) -> None:
-        self._stop_looking()
+        self._cancel_check()
         super().handle_websocket_upgrade(event)
 
     def on_response_complete(self) -> None:
@@ -67,16 +77,16 @@ class PatientConnection(H11Protocol):
         self._since = self.loop.time()
         super().on_response_complete()
 
-    def _look_later(self) -> None:
-        self._timer = self.loop.call_later(PATIENCE, self._look, self._requests)
+    def _schedule_check(self) -> None:
+        self._timer = self.loop.call_later(REQUEST_TIMEOUT, self._check, self._requests)
 
-    def _stop_looking(self) -> None:
+    def _cancel_check(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self, requests_before: int) -> None:
-        if self.waits and self._requests == requests_before:
+    def _check(self, requests_before: int) -> None:
+        if self.is_idle and self._requests == requests_before:
             self.transport.abort()
         else:
-            self._look_later()
+            self._schedule_check()

@@ -15,9 +15,9 @@ from typing import IO, Any
 import msgspec
 
 from dora.cluster.ssh.file import Cluster, Machine
-from dora.cluster.ssh.folder import Entry, difference, survey
-from dora.cluster.ssh.kept import Copy
+from dora.cluster.ssh.folder import Entry, difference, scan_folder
 from dora.cluster.ssh.receive import ExpectedFiles, Present
+from dora.cluster.ssh.retention import Copy
 from dora.cluster.ssh.scripts import list_copies, receive_copy
 from dora.cluster.ssh.ssh import MachineFault, on_all, piped, reason, run
 from dora.dataflow.model import Dataflow
@@ -50,8 +50,8 @@ def copy_folder(machine: Machine, folder: str, files: Mapping[str, Entry]) -> Co
     """
     process = piped(machine, receive_copy(machine, copy_name(folder)))
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None
-    complaints: list[bytes] = []
-    listener = threading.Thread(target=lambda: complaints.append(_all_of(process)), daemon=True)
+    errors: list[bytes] = []
+    listener = threading.Thread(target=lambda: errors.append(_read_stderr(process)), daemon=True)
     listener.start()
     try:
         return _send(machine, process, folder, files)
@@ -59,8 +59,8 @@ def copy_folder(machine: Machine, folder: str, files: Mapping[str, Entry]) -> Co
         _close(process.stdin)
         status = process.wait()
         listener.join()
-        said = b"".join(complaints).decode(errors="replace")
-        raise MachineFault(machine, reason(machine, status, said)) from None
+        output = b"".join(errors).decode(errors="replace")
+        raise MachineFault(machine, reason(machine, status, output)) from None
     except OSError as error:
         why = f"{error.filename}: {error.strerror}" if error.filename else "a file that has just changed"
         raise MachineFault(machine, f"cannot copy {why}; try again") from None
@@ -78,11 +78,11 @@ def _close(stream: IO[bytes]) -> None:
         pass  # nobody takes what was still to be sent
 
 
-def _all_of(process: Popen[Any]) -> bytes:
+def _read_stderr(process: Popen[Any]) -> bytes:
     assert process.stderr is not None
-    said: bytes = process.stderr.read()
+    output: bytes = process.stderr.read()
     process.stderr.close()
-    return said
+    return output
 
 
 def _send(machine: Machine, process: Popen[Any], folder: str, files: Mapping[str, Entry]) -> Copied:
@@ -114,7 +114,7 @@ def _send_files(stream: IO[bytes], folder: str, paths: Sequence[str], files: Map
 
 
 def with_copies(
-    cluster: Cluster, dataflow: Dataflow, placed: Mapping[str, str], tell: Callable[[str], None]
+    cluster: Cluster, dataflow: Dataflow, placed: Mapping[str, str], report: Callable[[str], None]
 ) -> tuple[Dataflow, list[MachineFault]]:
     """Copy the folder of a dataflow to where it is needed; return the dataflow that runs in the copies.
 
@@ -128,7 +128,7 @@ def with_copies(
             f"nodes are for {listed(unknown)}, and {cluster.file} does not say how to get there; add the "
             "machine, or tell with `working_dir` in `deploy` where the files of its nodes are"
         )
-    files = survey(dataflow.working_dir)
+    files = scan_folder(dataflow.working_dir)
     folders: dict[str, str] = {}
     faults: list[MachineFault] = []
     for machine, copied in on_all(
@@ -139,7 +139,7 @@ def with_copies(
             continue
         folders[machine.id] = copied.folder
         if copied.sent:
-            tell(f"{machine.id}: copied {copied.sent} file(s), {copied.size:,} bytes, to {copied.folder}")
+            report(f"{machine.id}: copied {copied.sent} file(s), {copied.size:,} bytes, to {copied.folder}")
     nodes = [
         msgspec.structs.replace(
             node, deploy=msgspec.structs.replace(node.deploy, working_dir=folders.get(placed[node.id]))
@@ -169,11 +169,11 @@ def copies_on(machines: Sequence[Machine], remove: bool) -> tuple[list[CopyOn], 
     """Return the copies on the machines, or remove unused ones and return those; and what went wrong."""
     rows: list[CopyOn] = []
     faults: list[MachineFault] = []
-    for machine, said in on_all(machines, lambda machine: run(machine, list_copies(machine, remove))):
-        if isinstance(said, MachineFault):
-            faults.append(said)
+    for machine, output in on_all(machines, lambda machine: run(machine, list_copies(machine, remove))):
+        if isinstance(output, MachineFault):
+            faults.append(output)
             continue
-        for line in said.splitlines():
+        for line in output.splitlines():
             copy = from_json(line, Copy)
             rows.append(CopyOn(machine=machine.id, **msgspec.structs.asdict(copy)))
     return rows, faults

@@ -1,7 +1,7 @@
 """Start, end, install and upgrade the daemons of a cluster.
 
 Whether a daemon is there, its machine cannot say as well as the coordinator: ``connected`` returns the ids
-of the machines that are connected to it. ``tell`` gets what has been done, a line each.
+of the machines that are connected to it. ``report`` gets what has been done, a line each.
 """
 
 from __future__ import annotations
@@ -15,33 +15,33 @@ from dora.cluster.ssh.file import Cluster, Machine
 from dora.cluster.ssh.ssh import MachineFault, on_all, run, send_file
 from dora.errors import DoraError
 
-START_PATIENCE: Final = 30.0  # seconds until a daemon is connected
-INSTALL_PATIENCE: Final = 600.0
-_LOOK_EVERY: Final = 0.05
-_LOOK_THERE_EVERY: Final = 2.0  # by ssh
+START_TIMEOUT: Final = 30.0  # seconds until a daemon is connected
+INSTALL_TIMEOUT: Final = 600.0
+_POLL_INTERVAL: Final = 0.05
+_SSH_POLL_INTERVAL: Final = 2.0  # by ssh
 
 Connected = Callable[[], set[str]]
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 
 
 def start(
-    cluster: Cluster, machines: Sequence[Machine], token: str, connected: Connected, tell: Tell
+    cluster: Cluster, machines: Sequence[Machine], token: str, connected: Connected, report: Report
 ) -> list[MachineFault]:
     """Start daemons and wait until they are connected; return what went wrong."""
-    given = _secrets(cluster, token)
+    stdin = _secrets(cluster, token)
     results = on_all(
-        machines, lambda machine: run(machine, scripts.start_daemon(cluster, machine), given=given)
+        machines, lambda machine: run(machine, scripts.start_daemon(cluster, machine), stdin=stdin)
     )
     faults = _faults(result for _, result in results)
     failed = {fault.machine.id for fault in faults}
     waiting = [machine for machine in machines if machine.id not in failed]
     return faults + await_daemons(
-        cluster, waiting, connected, lambda id: tell(f"{id}: started dora daemon")
+        cluster, waiting, connected, lambda id: report(f"{id}: started dora daemon")
     )
 
 
 def await_daemons(
-    cluster: Cluster, machines: Sequence[Machine], connected: Connected, tell: Tell
+    cluster: Cluster, machines: Sequence[Machine], connected: Connected, report: Report
 ) -> list[MachineFault]:
     """Wait until the daemons of machines are connected, and tell each id; return what went wrong."""
     waiting = {machine.id: machine for machine in machines}
@@ -50,42 +50,42 @@ def await_daemons(
     while waiting:
         there = connected()
         for id in [id for id in waiting if id in there]:
-            tell(id)
+            report(id)
             del waiting[id]
         now = time.monotonic()
-        if now - looked > _LOOK_THERE_EVERY:
+        if now - looked > _SSH_POLL_INTERVAL:
             looked = now
             for fault in _ended(waiting.values()):
                 faults.append(fault)
                 del waiting[fault.machine.id]
-        if now - begin > START_PATIENCE:
+        if now - begin > START_TIMEOUT:
             return faults + _not_connected(cluster, waiting.values())
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_INTERVAL)
     return faults
 
 
-def end(machines: Sequence[Machine], tell: Tell) -> list[MachineFault]:
+def end(machines: Sequence[Machine], report: Report) -> list[MachineFault]:
     """End daemons that do not hear of it from the coordinator; return what went wrong."""
     results = on_all(machines, lambda machine: run(machine, scripts.end_daemon(machine)))
-    for machine, said in results:
-        if not isinstance(said, MachineFault):
-            tell(f"{machine.id}: {'ended dora daemon' if said else 'no daemon ran'}")
+    for machine, output in results:
+        if not isinstance(output, MachineFault):
+            report(f"{machine.id}: {'ended dora daemon' if output else 'no daemon ran'}")
     return _faults(result for _, result in results)
 
 
 def install(
-    cluster: Cluster, machines: Sequence[Machine], token: str, connected: Connected, tell: Tell
+    cluster: Cluster, machines: Sequence[Machine], token: str, connected: Connected, report: Report
 ) -> list[MachineFault]:
     """Make daemons services of systemd, which start with their machines; return what went wrong.
 
     A daemon that `start` has started is ended before, with what it runs.
     """
-    given = _secrets(cluster, token)
+    stdin = _secrets(cluster, token)
 
     def work(machine: Machine) -> str:
         run(machine, scripts.prepare_install(machine))
         run(machine, scripts.end_daemon(machine))
-        return run(machine, scripts.install(cluster, machine), given=given)
+        return run(machine, scripts.install(cluster, machine), stdin=stdin)
 
     results = on_all(machines, work)
     faults = _faults(result for _, result in results)
@@ -93,34 +93,34 @@ def install(
     waiting = [machine for machine in machines if machine.id not in failed]
     names = {machine.id: scripts.unit_name(machine) for machine in machines}
     return faults + await_daemons(
-        cluster, waiting, connected, lambda id: tell(f"{id}: installed {names[id]}, which runs")
+        cluster, waiting, connected, lambda id: report(f"{id}: installed {names[id]}, which runs")
     )
 
 
-def uninstall(machines: Sequence[Machine], tell: Tell) -> list[MachineFault]:
+def uninstall(machines: Sequence[Machine], report: Report) -> list[MachineFault]:
     """End the services and take them away; return what went wrong."""
     results = on_all(machines, lambda machine: run(machine, scripts.uninstall(machine)))
-    for machine, said in results:
-        if not isinstance(said, MachineFault):
+    for machine, output in results:
+        if not isinstance(output, MachineFault):
             name = scripts.unit_name(machine)
-            tell(f"{machine.id}: {f'there is no {name}' if said.strip() else f'removed {name}'}")
+            report(f"{machine.id}: {f'there is no {name}' if output.strip() else f'removed {name}'}")
     return _faults(result for _, result in results)
 
 
 def upgrade(
-    cluster: Cluster, machine: Machine, wheel: str, token: str, connected: Connected, tell: Tell
+    cluster: Cluster, machine: Machine, wheel: str, token: str, connected: Connected, report: Report
 ) -> list[MachineFault]:
     """Install a wheel of dora on a machine and start its daemon again; return what went wrong.
 
     What the daemon runs is stopped.
     """
     try:
-        version = send_file(machine, scripts.install_wheel, wheel, INSTALL_PATIENCE)
-        tell(f"{machine.id}: installed {version.strip()}")
+        version = send_file(machine, scripts.install_wheel, wheel, INSTALL_TIMEOUT)
+        report(f"{machine.id}: installed {version.strip()}")
         run(machine, scripts.end_daemon(machine))
     except MachineFault as fault:
         return [fault]
-    return start(cluster, [machine], token, connected, tell)
+    return start(cluster, [machine], token, connected, report)
 
 
 def _secrets(cluster: Cluster, token: str) -> str:
@@ -137,11 +137,13 @@ def _secrets(cluster: Cluster, token: str) -> str:
 def _ended(machines: Iterable[Machine]) -> list[MachineFault]:
     """Return faults for the daemons that have ended already, with what they said last."""
     faults = []
-    for machine, said in on_all(machines, lambda machine: run(machine, scripts.look_at_daemon(machine))):
-        if isinstance(said, MachineFault):
-            faults.append(said)
-        elif said.strip():
-            last = said.strip().splitlines()[-1].removeprefix("error: ")
+    for machine, output in on_all(
+        machines, lambda machine: run(machine, scripts.log_of_ended_daemon(machine))
+    ):
+        if isinstance(output, MachineFault):
+            faults.append(output)
+        elif output.strip():
+            last = output.strip().splitlines()[-1].removeprefix("error: ")
             faults.append(MachineFault(machine, f"the daemon could not be started: {last}"))
     return faults
 
@@ -150,11 +152,11 @@ def _not_connected(cluster: Cluster, machines: Iterable[Machine]) -> list[Machin
     """Return faults for daemons that live and are not connected, with what they said last."""
     reason = (
         f"its daemon has not reached the coordinator at {cluster.address}:{cluster.port} within "
-        f"{START_PATIENCE:.0f} s"
+        f"{START_TIMEOUT:.0f} s"
     )
     faults = []
-    for machine, said in on_all(machines, lambda machine: run(machine, scripts.last_words(machine))):
-        last = "" if isinstance(said, MachineFault) else said.strip()
+    for machine, output in on_all(machines, lambda machine: run(machine, scripts.last_log_line(machine))):
+        last = "" if isinstance(output, MachineFault) else output.strip()
         faults.append(MachineFault(machine, f"{reason}; it says: {last}" if last else reason))
     return faults
 

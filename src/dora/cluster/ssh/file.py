@@ -220,7 +220,7 @@ def _assemble(checked: CheckedBlock, report: ProblemReport) -> Cluster | None:
             checked.place("machines"), "a cluster has at least one machine", "add `- {id: ..., host: ...}`"
         )
     machines = [_machine(block, report) for block in blocks]
-    _find_twins(blocks, report)
+    _check_ids_differ(blocks, report)
     if checked.has("zenoh_peer"):
         for block in blocks:
             for name in ("zenoh_addr", "zenoh_port"):
@@ -240,11 +240,11 @@ def _assemble(checked: CheckedBlock, report: ProblemReport) -> Cluster | None:
             coordinator.keys[given[0]], f"`{given[0]}` does not go without {missing}", f"add {missing}"
         )
     if ipaddress.ip_address(address).is_loopback:
-        far = next((block for block in blocks if not _is_here(block.get("host") or "localhost")), None)
-        if far is not None:
+        remote = next((block for block in blocks if not _is_here(block.get("host") or "localhost")), None)
+        if remote is not None:
             report.error(
                 coordinator.place("addr"),
-                f"the machine `{far.get('id')}` cannot reach a coordinator at `{address}`",
+                f"the machine `{remote.get('id')}` cannot reach a coordinator at `{address}`",
                 "give the address that this machine has in the network of the cluster",
             )
     return Cluster(
@@ -276,7 +276,7 @@ def _machine(block: CheckedBlock, report: ProblemReport) -> Machine | None:
     )
 
 
-def _find_twins(blocks: tuple[CheckedBlock, ...], report: ProblemReport) -> None:
+def _check_ids_differ(blocks: tuple[CheckedBlock, ...], report: ProblemReport) -> None:
     seen: dict[str, CheckedBlock] = {}
     for block in blocks:
         name: str | None = block.get("id")

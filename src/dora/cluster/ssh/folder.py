@@ -23,11 +23,11 @@ Entry = tuple[int, int, int]
 
 MAX_FILES: Final = 20_000
 MAX_BYTES: Final = 8 << 30
-LEFT_OUT: Final = frozenset({".git", ".hg", ".dora", "__pycache__", "node_modules", "out"})
+EXCLUDED: Final = frozenset({".git", ".hg", ".dora", "__pycache__", "node_modules", "out"})
 """Folders that are made anew on each machine, or are nothing for nodes; so is one with a ``pyvenv.cfg``."""
 
 
-def survey(folder: str) -> dict[str, Entry]:
+def scan_folder(folder: str) -> dict[str, Entry]:
     """Return all files below a folder, by relative path.
 
     Links are followed, so that what they lead to is copied. Raises `DoraError` if it is more than a
@@ -65,7 +65,7 @@ def _files(folder: str, above: set[str]) -> Iterator[str]:
     for entry in entries:
         if not entry.is_dir():
             yield entry.path
-        elif entry.name not in LEFT_OUT:
+        elif entry.name not in EXCLUDED:
             real = os.path.realpath(entry.path)
             if real not in above:  # a link to a folder that it is in
                 yield from _files(entry.path, above | {real})
@@ -85,20 +85,20 @@ def difference(here: Mapping[str, Entry], there: Mapping[str, Entry]) -> tuple[l
 
 # A copy of a folder on this machine: where it is, whose turn it is, which files belong to it.
 
-OWN: Final = ".dora-copy"
+OWN_PREFIX: Final = ".dora-copy"
 """What dora writes into a copy, beside its files, begins so."""
-LOCK: Final = f"{OWN}.lock"
+LOCK: Final = f"{OWN_PREFIX}.lock"
 """The lock of a copy. It contains the path of the copy: a folder is one only where dora made it."""
 _LONGEST: Final = 1 << 13  # bytes of a path
-_SAFELY: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
-_MANIFEST: Final = f"{OWN}.json"
+_SAFE_FLAGS: Final = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+_MANIFEST: Final = f"{OWN_PREFIX}.json"
 
 
 def copies_folder() -> str:
     return os.path.join(data_folder(), "dataflows")
 
 
-def copy_called(name: str) -> str:
+def copy_path(name: str) -> str:
     """Return the folder of the copy of this name; raises `DoraError` for one that cannot be."""
     if not name or name.startswith(".") or "/" in name:
         raise DoraError(f"`{name}` is no name of a copy")
@@ -123,16 +123,16 @@ def is_copy(folder: str) -> bool:
     A repository may contain files of the same names, and a folder with other files may lie beside copies.
     """
     try:
-        lock = os.open(os.path.join(folder, LOCK), os.O_RDONLY | _SAFELY)
+        lock = os.open(os.path.join(folder, LOCK), os.O_RDONLY | _SAFE_FLAGS)
     except OSError:
         return False
     try:
-        return not os.path.islink(folder) and os.read(lock, _LONGEST) == _mark(folder)
+        return not os.path.islink(folder) and os.read(lock, _LONGEST) == _marker(folder)
     finally:
         os.close(lock)
 
 
-def _mark(folder: str) -> bytes:
+def _marker(folder: str) -> bytes:
     return os.fsencode(os.path.realpath(folder)) + b"\n"
 
 
@@ -156,7 +156,7 @@ def _lock(folder: str, wait: bool) -> IO[bytes] | None:
     if names and LOCK not in names:
         raise _not_a_copy(folder)
     try:
-        lock = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | _SAFELY, 0o600), "r+b", buffering=0)
+        lock = os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | _SAFE_FLAGS, 0o600), "r+b", buffering=0)
     except FileNotFoundError:
         return None
     try:
@@ -164,8 +164,8 @@ def _lock(folder: str, wait: bool) -> IO[bytes] | None:
         if os.path.samestat(os.fstat(lock.fileno()), os.stat(path)):
             found = lock.read(_LONGEST)
             if not found and os.listdir(folder) == [LOCK]:
-                lock.write(_mark(folder))
-            elif found != _mark(folder):
+                lock.write(_marker(folder))
+            elif found != _marker(folder):
                 raise _not_a_copy(folder)
             return lock
     except FileNotFoundError:
@@ -206,19 +206,19 @@ def inside(folder: str, path: str) -> str:
     parts = path.split("/")
     if path.startswith("/") or any(part in ("", ".", "..") for part in parts):
         raise DoraError(f"`{path}` is no file of a copy")
-    whole = os.path.join(folder, *parts)
+    target = os.path.join(folder, *parts)
     top = os.path.realpath(folder)
-    if os.path.commonpath([top, os.path.realpath(os.path.dirname(whole))]) != top:
+    if os.path.commonpath([top, os.path.realpath(os.path.dirname(target))]) != top:
         raise DoraError(f"`{path}` leads out of the copy")
-    return whole
+    return target
 
 
 def remove_file(folder: str, path: str) -> None:
     """Remove a file of a copy, and the folders that are empty then."""
-    whole = inside(folder, path)
+    target = inside(folder, path)
     try:
-        os.unlink(whole)
-        while (whole := os.path.dirname(whole)) != folder:
-            os.rmdir(whole)
+        os.unlink(target)
+        while (target := os.path.dirname(target)) != folder:
+            os.rmdir(target)
     except OSError:
         pass  # gone already, or the folder has other files

@@ -15,22 +15,22 @@ from typing import Any, BinaryIO, Final, Protocol, cast
 import msgspec
 
 from dora.cluster.ssh.folder import (
-    OWN,
+    OWN_PREFIX,
     Entry,
-    copy_called,
+    copy_path,
     inside,
     known_files,
     locked,
     remove_file,
     write_manifest,
 )
-from dora.cluster.ssh.kept import expected, remove_unused
+from dora.cluster.ssh.retention import expected, remove_unused
 from dora.errors import DoraError
 from dora.wire.decoders import from_json
 
-SILENCE: Final = 60
+READ_TIMEOUT: Final = 60
 """Seconds without a byte after which whoever sends is given up: its machine may have been cut off."""
-_UNFINISHED: Final = f"{OWN}.part"
+_UNFINISHED: Final = f"{OWN_PREFIX}.part"
 
 
 class Present(msgspec.Struct, frozen=True):
@@ -55,32 +55,32 @@ class FileSource(Protocol):
     def readline(self) -> bytes: ...
 
 
-class Attended:
-    """A `FileSource` that ends this process when nothing comes for `SILENCE`; for the main thread only."""
+class StreamWithTimeout:
+    """A `FileSource` that ends this process if nothing arrives within `READ_TIMEOUT`; main thread only."""
 
-    def __init__(self, given: FileSource) -> None:
-        self._given = given
+    def __init__(self, source: FileSource) -> None:
+        self._source = source
 
     def read(self, size: int, /) -> bytes:
-        signal.alarm(SILENCE)
-        return self._given.read(size)
+        signal.alarm(READ_TIMEOUT)
+        return self._source.read(size)
 
     def readline(self) -> bytes:
-        signal.alarm(SILENCE)
-        return self._given.readline()
+        signal.alarm(READ_TIMEOUT)
+        return self._source.readline()
 
 
-def receive(name: str, given: FileSource, answers: BinaryIO) -> None:
+def receive(name: str, source: FileSource, answers: BinaryIO) -> None:
     """Bring the copy of this name up to date; raises `DoraError`.
 
     One that was cut off goes on where it ended. Copies that nobody uses are removed.
     """
-    folder = copy_called(name)
+    folder = copy_path(name)
     try:
         with locked(folder):  # a host may be more than one machine of the cluster
             with expected(folder):
-                _update(folder, given, answers)
-            _tell(answers, {})
+                _update(folder, source, answers)
+            _reply(answers, {})
         remove_unused()
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
@@ -89,19 +89,19 @@ def receive(name: str, given: FileSource, answers: BinaryIO) -> None:
         raise DoraError(f"the copy in {folder} is not complete: {error}") from None
 
 
-def _update(folder: str, given: FileSource, answers: BinaryIO) -> None:
+def _update(folder: str, source: FileSource, answers: BinaryIO) -> None:
     unfinished = os.path.join(folder, _UNFINISHED)
     try:
         present = _present(folder)
         disk = os.statvfs(folder)
-        _tell(answers, Present(folder, present, disk.f_bavail * disk.f_frsize))
-        wanted = from_json(given.readline(), ExpectedFiles)
+        _reply(answers, Present(folder, present, disk.f_bavail * disk.f_frsize))
+        wanted = from_json(source.readline(), ExpectedFiles)
         for path in wanted.remove:  # before anything is written: the disk may be full
             if path in present:
                 remove_file(folder, path)
         # Whatever happens from here on, it is known which files are not of nodes.
         write_manifest(folder, {**present, **wanted.files})
-        with tarfile.open(fileobj=cast(Any, given), mode="r|") as archive:
+        with tarfile.open(fileobj=cast(Any, source), mode="r|") as archive:
             for member in archive:
                 _write(folder, member, archive, unfinished)
         write_manifest(folder, wanted.files)
@@ -123,22 +123,22 @@ def _present(folder: str) -> dict[str, Entry]:
 
 
 def _write(folder: str, member: tarfile.TarInfo, archive: tarfile.TarFile, unfinished: str) -> None:
-    source = archive.extractfile(member)
-    if source is None:
+    content = archive.extractfile(member)
+    if content is None:
         raise DoraError(f"`{member.name}` is no file")
-    whole = inside(folder, member.name)
-    os.makedirs(os.path.dirname(whole), exist_ok=True)
+    target = inside(folder, member.name)
+    os.makedirs(os.path.dirname(target), exist_ok=True)
     if os.path.lexists(unfinished):
         os.unlink(unfinished)
     with open(unfinished, "xb") as file:
-        while part := source.read(1 << 20):
+        while part := content.read(1 << 20):
             file.write(part)
     os.chmod(unfinished, member.mode & 0o777)
     time_ns = int(member.pax_headers["DORA.time"])
     os.utime(unfinished, ns=(time_ns, time_ns))
-    os.replace(unfinished, whole)
+    os.replace(unfinished, target)
 
 
-def _tell(answers: BinaryIO, value: object) -> None:
+def _reply(answers: BinaryIO, value: object) -> None:
     answers.write(msgspec.json.encode(value) + b"\n")
     answers.flush()

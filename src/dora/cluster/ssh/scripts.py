@@ -111,7 +111,7 @@ def end_daemon(machine: Machine) -> str:
     )
 
 
-def look_at_daemon(machine: Machine) -> str:
+def log_of_ended_daemon(machine: Machine) -> str:
     """Return the script that prints the last lines of the log of a daemon, if it has ended."""
     return (
         f"{_BEGIN}{_service(machine)}"
@@ -121,7 +121,7 @@ def look_at_daemon(machine: Machine) -> str:
     )
 
 
-def last_words(machine: Machine) -> str:
+def last_log_line(machine: Machine) -> str:
     """Return the script that prints the last line of the log of a daemon."""
     return (
         f"{_BEGIN}{_service(machine)}"

@@ -15,8 +15,8 @@ from typing import Any, Final, TypeVar
 from dora.cluster.ssh.file import Machine
 from dora.errors import DoraError
 
-CONNECT_PATIENCE: Final = 10  # seconds
-COMMAND_PATIENCE: Final = 60.0
+CONNECT_TIMEOUT: Final = 10  # seconds
+COMMAND_TIMEOUT: Final = 60.0
 MAX_AT_ONCE: Final = 16
 _FAILED: Final = 255  # the exit status of ssh itself
 
@@ -55,44 +55,44 @@ def login(machine: Machine) -> list[str]:
 
 def command_line(machine: Machine, script: str) -> list[str]:
     """Return the command that runs a script (POSIX sh) on a machine, whatever the user's shell is there."""
-    wishes = ("BatchMode=yes", f"ConnectTimeout={CONNECT_PATIENCE}", "ServerAliveInterval=5")
-    options = [word for wish in wishes for word in ("-o", wish)]
+    settings = ("BatchMode=yes", f"ConnectTimeout={CONNECT_TIMEOUT}", "ServerAliveInterval=5")
+    options = [word for setting in settings for word in ("-o", setting)]
     _, *where = login(machine)
     return ["ssh", "-T", *options, *where, f"exec sh -c {shlex.quote(script)}"]
 
 
-def run(machine: Machine, script: str, *, given: str = "", patience: float = COMMAND_PATIENCE) -> str:
-    """Run a script on a machine, with ``given`` as its standard input; return what it printed.
+def run(machine: Machine, script: str, *, stdin: str = "", timeout: float = COMMAND_TIMEOUT) -> str:
+    """Run a script on a machine, with ``stdin`` as its standard input; return what it printed.
 
-    Raises `MachineFault` if the machine cannot be reached, if it takes longer than ``patience`` seconds,
+    Raises `MachineFault` if the machine cannot be reached, if it takes longer than ``timeout`` seconds,
     or if the script fails, with the last line that it printed to standard error.
     """
-    return _run(machine, script, given.encode(), patience)
+    return _run(machine, script, stdin.encode(), timeout)
 
 
-def send_file(machine: Machine, script: Callable[[Machine, str], str], path: str, patience: float) -> str:
+def send_file(machine: Machine, script: Callable[[Machine, str], str], path: str, timeout: float) -> str:
     """Run ``script(machine, name)`` with a file as its standard input; otherwise as `run`."""
     with open(path, "rb") as file:
-        return _run(machine, script(machine, os.path.basename(path)), file.read(), patience)
+        return _run(machine, script(machine, os.path.basename(path)), file.read(), timeout)
 
 
-def _run(machine: Machine, script: str, given: bytes, patience: float) -> str:
+def _run(machine: Machine, script: str, stdin: bytes, timeout: float) -> str:
     try:
         done = subprocess.run(
-            command_line(machine, script), input=given, capture_output=True, timeout=patience
+            command_line(machine, script), input=stdin, capture_output=True, timeout=timeout
         )
     except FileNotFoundError:
         raise MachineFault(machine, "there is no `ssh` here; install OpenSSH") from None
     except subprocess.TimeoutExpired:
-        raise MachineFault(machine, f"it took longer than {patience:.0f} s, and was given up") from None
+        raise MachineFault(machine, f"it took longer than {timeout:.0f} s, and was given up") from None
     if done.returncode:
         raise MachineFault(machine, reason(machine, done.returncode, done.stderr.decode(errors="replace")))
     return done.stdout.decode(errors="replace")
 
 
-def reason(machine: Machine, status: int, said: str) -> str:
+def reason(machine: Machine, status: int, output: str) -> str:
     """Return why a command on a machine failed, from its exit status and what it printed."""
-    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
     if status == _FAILED:
         hand = shlex.join(login(machine))
         for sign, meaning in _FAULTS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from spread import Spread, wait_until
+from cluster_system import Spread, wait_until
 
 # Back-pressure that does not slow down who sends on what another queue gives it: that one would overflow.
 PRESSED = ("--queue-policy", "backpressure", "--queue-size", "1000")

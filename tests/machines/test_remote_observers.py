@@ -11,8 +11,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from cluster_system import DORA, Spread, spread_over, wait_until
 from hosts import Host, network
-from spread import DORA, Spread, spread_over, wait_until
 
 pytestmark = pytest.mark.processes
 

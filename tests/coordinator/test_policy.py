@@ -87,8 +87,8 @@ def test_the_store_does_not_grow_for_ever(tmp_path: Path) -> None:
     for number in range(MAX_ENDED + 5):
         records.add(f"{number:04}", SPEC, view(f"{number:04}", "arm"), {"default": "daemon"})
         records.update(RunReport(f"{number:04}", "finished"), {"default": "daemon"})
-    kept = [found.uuid for found in records.views()]
-    assert (len(kept), kept[0]) == (MAX_ENDED, "0005")
+    retained = [found.uuid for found in records.views()]
+    assert (len(retained), retained[0]) == (MAX_ENDED, "0005")
     records.close()
 
 
@@ -101,6 +101,6 @@ def test_a_store_of_another_version(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert back_up_store(path) == f"{path}.backup"
     assert back_up_store(path) is None
     Store(path).close()
-    kept = Path(f"{path}.backup").read_bytes()
+    retained = Path(f"{path}.backup").read_bytes()
     assert back_up_store(path) == f"{path}.backup2"
-    assert Path(f"{path}.backup").read_bytes() == kept
+    assert Path(f"{path}.backup").read_bytes() == retained

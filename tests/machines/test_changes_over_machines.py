@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from changing_afar import (
+from changing_machines import (
     DATAFLOW,
     NODES,
     PRESSED,
@@ -22,8 +22,8 @@ from changing_afar import (
     wait_for_nodes,
     whole,
 )
+from cluster_system import DORA, Spread, spread_over, wait_until
 from hosts import network
-from spread import DORA, Spread, spread_over, wait_until
 
 pytestmark = pytest.mark.processes
 

@@ -14,18 +14,18 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from dora.cluster.ssh.folder import LOCK, Entry, copy_called, copy_of, locked
-from dora.cluster.ssh.kept import (
+from dora.cluster.ssh.folder import LOCK, Entry, copy_of, copy_path, locked
+from dora.cluster.ssh.receive import ExpectedFiles, receive
+from dora.cluster.ssh.retention import (
     EXPECTED,
-    Kept,
+    RetainedCopies,
     copies,
-    forget,
-    keep,
-    kept_for,
+    release,
     remove_if_unused,
     remove_unused,
+    retain,
+    retained_for,
 )
-from dora.cluster.ssh.receive import ExpectedFiles, receive
 from dora.errors import DoraError
 
 HERE = "10.0.0.1:6013"
@@ -53,14 +53,14 @@ def sent(**files: str) -> bytes:
 
 def copied(name: str = "flow", **files: str) -> Path:
     receive(name, io.BytesIO(sent(**(files or {"a.py": "text"}))), io.BytesIO())
-    return Path(copy_called(name))
+    return Path(copy_path(name))
 
 
 def cut_off(name: str, **files: str) -> Path:
     """Send a copy of which the last file arrives by half; its text has to be long."""
     with pytest.raises(DoraError, match="not complete"):
         receive(name, io.BytesIO(sent(**files)[:-20_000]), io.BytesIO())
-    return Path(copy_called(name))
+    return Path(copy_path(name))
 
 
 def age(copy: Path) -> None:
@@ -71,23 +71,23 @@ def age(copy: Path) -> None:
 
 def test_a_copy_stays_as_long_as_a_dataflow_has_a_record() -> None:
     copy = copied()
-    keep("one", "left", HERE, [str(copy)])
-    keep("two", "left", HERE, [str(copy / "nodes"), "/tmp"])
+    retain("one", "left", HERE, [str(copy)])
+    retain("two", "left", HERE, [str(copy / "nodes"), "/tmp"])
     assert [item.dataflows for item in copies()] == [["one", "two"]]
-    assert kept_for("left", HERE) == ("one", "two") and not kept_for("left", "10.0.0.2:6013")
-    forget(["one"], "left")
-    assert (copy / "a.py").read_text() == "text" and kept_for("left", HERE) == ("two",)
-    forget(["two", "of nobody"], "left")
-    assert not copy.exists() and not kept_for("left", HERE)
+    assert retained_for("left", HERE) == ("one", "two") and not retained_for("left", "10.0.0.2:6013")
+    release(["one"], "left")
+    assert (copy / "a.py").read_text() == "text" and retained_for("left", HERE) == ("two",)
+    release(["two", "of nobody"], "left")
+    assert not copy.exists() and not retained_for("left", HERE)
 
 
 def test_a_copy_is_of_all_machines_of_a_host() -> None:
     copy = copied()
-    keep("one", "left", HERE, [str(copy)])
-    keep("one", "right", HERE, [str(copy)])
-    forget(["one"], "left")
-    assert copy.exists() and kept_for("right", HERE) == ("one",)
-    forget(["one"], "right")
+    retain("one", "left", HERE, [str(copy)])
+    retain("one", "right", HERE, [str(copy)])
+    release(["one"], "left")
+    assert copy.exists() and retained_for("right", HERE) == ("one",)
+    release(["one"], "right")
     assert not copy.exists()
 
 
@@ -95,8 +95,8 @@ def test_log_files_go_with_the_record(data: Path) -> None:
     logs = data / "out" / "one"
     logs.mkdir(parents=True)
     (logs / "log_a.jsonl").touch()
-    keep("one", "left", HERE, [])
-    forget(["one"], "left")
+    retain("one", "left", HERE, [])
+    release(["one"], "left")
     assert not logs.exists()
 
 
@@ -107,8 +107,8 @@ def test_what_nodes_have_written_stays(tmp_path: Path) -> None:
     (copy / "nodes" / "__pycache__" / "b.pyc").touch()
     (copy / "away").rename(tmp_path / "elsewhere")
     (copy / "away").symlink_to(tmp_path / "elsewhere")
-    keep("one", "left", HERE, [str(copy)])
-    forget(["one"], "left")
+    retain("one", "left", HERE, [str(copy)])
+    release(["one"], "left")
     assert sorted(path.name for path in copy.rglob("*")) == [LOCK, "away", "nodes", "result"]
     assert (tmp_path / "elsewhere" / "c").exists()
     [left] = copies()
@@ -127,7 +127,7 @@ def test_a_copy_whose_dataflow_never_came_goes_with_the_next_one() -> None:
     third = copied("third")
     assert not first.exists()
     age(third)
-    keep("one", "left", HERE, [str(third)])
+    retain("one", "left", HERE, [str(third)])
     copied("fourth")
     assert third.exists(), "a dataflow has it"
 
@@ -138,7 +138,7 @@ def test_a_copy_that_was_cut_off_goes_with_the_next_one() -> None:
     assert not (half / ".dora-copy.part").exists()
     copied("other")
     assert not half.exists()
-    nothing = Path(copy_called("nothing"))
+    nothing = Path(copy_path("nothing"))
     with pytest.raises(DoraError, match="not complete"):
         receive("nothing", io.BytesIO(), io.BytesIO())
     copied("other")
@@ -156,7 +156,7 @@ def test_a_copy_that_was_cut_off_goes_on_where_it_ended() -> None:
 
 def test_a_copy_of_a_dataflow_stays_when_its_update_is_cut_off() -> None:
     copy = copied(a="1")
-    keep("one", "left", HERE, [str(copy)])
+    retain("one", "left", HERE, [str(copy)])
     cut_off("flow", a="1", b="2" * 50_000)
     copied("other")
     assert (copy / "a").exists()
@@ -191,8 +191,8 @@ def test_a_folder_with_the_files_of_a_copy_that_lies_elsewhere_is_no_copy(tmp_pa
     clone = tmp_path / "clone"
     shutil.copytree(copy, clone)
     assert copy_of(str(clone)) is None
-    keep("one", "left", HERE, [str(clone)])
-    forget(["one"], "left")
+    retain("one", "left", HERE, [str(clone)])
+    release(["one"], "left")
     assert not remove_if_unused(str(clone), wholly=True)
     assert (clone / "a.py").exists()
 
@@ -223,10 +223,10 @@ def test_files_of_a_copy_are_not_written_through_links(tmp_path: Path) -> None:
 def test_a_coordinator_cannot_have_files_removed_elsewhere(data: Path, name: str) -> None:
     note = data / "kept" / "left" / "note"
     note.parent.mkdir(parents=True)
-    note.write_bytes(msgspec.json.encode(Kept(HERE, [])))
+    note.write_bytes(msgspec.json.encode(RetainedCopies(HERE, [])))
     (data / "logs").mkdir()
     (log := data / "logs" / "log_a.jsonl").write_bytes(note.read_bytes())
-    forget([name, "../left/note"], "left")
+    release([name, "../left/note"], "left")
     assert note.exists() and log.exists()
 
 
@@ -234,7 +234,7 @@ def test_only_copies_are_copies(tmp_path: Path) -> None:
     copy = copied()
     assert copy_of(f"{copy}/nodes/deep") == str(copy)
     assert copy_of(str(tmp_path)) is None and copy_of("/") is None
-    keep("one", "left", HERE, ["/", str(tmp_path), str(tmp_path / "gone")])
+    retain("one", "left", HERE, ["/", str(tmp_path), str(tmp_path / "gone")])
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 

@@ -153,15 +153,15 @@ def test_collected_logs_go_with_the_record_of_their_dataflow(
     async def remove() -> None:
         async with coordinating(data_folder) as coordinator:
             link = join(coordinator, "far", lambda _: None)
-            gone, kept = run(coordinator, link), run(coordinator, link)
+            gone, retained = run(coordinator, link), run(coordinator, link)
             running = run(coordinator, link, end=False)
             own = data_folder / "out" / gone.name / "log_a.jsonl"  # as a daemon in this folder writes it
             own.parent.mkdir(parents=True)
             own.touch()
-            (kept / "tour.mcap").touch()  # a recording that the dashboard has made
+            (retained / "tour.mcap").touch()  # a recording that the dashboard has made
             assert len(coordinator.clean()) == 2
             assert not gone.exists()
-            assert [path.name for path in kept.iterdir()] == ["tour.mcap"]
+            assert [path.name for path in retained.iterdir()] == ["tour.mcap"]
             assert (running / "log_a.jsonl").exists()
             assert own.exists()
 
@@ -189,10 +189,16 @@ def test_machines_are_told_which_records_are_gone(data_folder: Path) -> None:
             assert gone(heard) == [ended] and not gone(near)
 
             coordinator.fleet.disconnect(link)
-            kept = ("of a lost store", ended, running, "unknown and runs")
+            retained = ("of a lost store", ended, running, "unknown and runs")
             runs = tuple(RunReport(id, "running") for id in (running, "unknown and runs"))
             hello = Hello(
-                __version__, "another daemon", 1, runs, machine="far", kept=kept, protocol=PROTOCOL_VERSION
+                __version__,
+                "another daemon",
+                1,
+                runs,
+                machine="far",
+                retained=retained,
+                protocol=PROTOCOL_VERSION,
             )
             heard.clear()
             coordinator.fleet.connect(hello, heard.append, "10.0.0.2", "10.0.0.1")

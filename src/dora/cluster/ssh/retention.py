@@ -27,7 +27,7 @@ from dora._paths import data_folder
 from dora.cluster.coordinator.log_store import remove_logs
 from dora.cluster.ssh.folder import (
     LOCK,
-    OWN,
+    OWN_PREFIX,
     copies_folder,
     copy_of,
     inside,
@@ -41,11 +41,11 @@ from dora.wire.decoders import from_json
 
 EXPECTED: Final = 3600.0  # seconds
 _UUID: Final = re.compile(r"[0-9A-Za-z-]{1,64}")
-_EXPECTED: Final = f"{OWN}.new"  # no dataflow has started in it yet; empty until it is complete
-_USES: Final = f"{OWN}.uses"  # a folder with a file for each dataflow and machine
+_EXPECTED: Final = f"{OWN_PREFIX}.new"  # no dataflow has started in it yet; empty until it is complete
+_USES: Final = f"{OWN_PREFIX}.uses"  # a folder with a file for each dataflow and machine
 
 
-class Kept(msgspec.Struct, frozen=True):
+class RetainedCopies(msgspec.Struct, frozen=True):
     """The copies that a dataflow has here, and the coordinator with its record: address and port."""
 
     coordinator: str
@@ -69,7 +69,7 @@ class Copy(msgspec.Struct, frozen=True):
 # ----------------------------------------------------------------------- who uses what
 
 
-def keep(dataflow_id: str, machine: str, coordinator: str, folders: Iterable[str]) -> None:
+def retain(dataflow_id: str, machine: str, coordinator: str, folders: Iterable[str]) -> None:
     """Note that a dataflow is about to run in these folders; which are no copies does not matter.
 
     Raises ``OSError``.
@@ -80,29 +80,31 @@ def keep(dataflow_id: str, machine: str, coordinator: str, folders: Iterable[str
         with open(_use(copy, dataflow_id, machine), "w"):
             pass
         _unlink(os.path.join(copy, _EXPECTED))
-    folder = _notes(machine)
+    folder = _retained_folder(machine)
     os.makedirs(folder, mode=0o700, exist_ok=True)
     with open(os.path.join(folder, f".{dataflow_id}"), "wb") as file:
-        file.write(msgspec.json.encode(Kept(coordinator, found)))
+        file.write(msgspec.json.encode(RetainedCopies(coordinator, found)))
     os.replace(file.name, os.path.join(folder, dataflow_id))
 
 
-def kept_for(machine: str, coordinator: str) -> tuple[str, ...]:
+def retained_for(machine: str, coordinator: str) -> tuple[str, ...]:
     """Return the dataflows of a coordinator for which something may be kept."""
-    notes = ((id, _note(id, machine)) for id in _names(_notes(machine)))
-    return tuple(id for id, kept in notes if kept is not None and kept.coordinator == coordinator)
+    notes = ((id, _retained(id, machine)) for id in _names(_retained_folder(machine)))
+    return tuple(
+        id for id, retained in notes if retained is not None and retained.coordinator == coordinator
+    )
 
 
-def forget(dataflow_ids: Iterable[str], machine: str) -> None:
+def release(dataflow_ids: Iterable[str], machine: str) -> None:
     """Remove what is kept for dataflows without a record: log files, and copies that nobody else uses."""
     for dataflow_id in filter(_UUID.fullmatch, dataflow_ids):  # another machine says which
-        if (kept := _note(dataflow_id, machine)) is None:
+        if (retained := _retained(dataflow_id, machine)) is None:
             continue
         remove_logs(os.path.join(data_folder(), "out", dataflow_id))
-        for copy in kept.copies:
+        for copy in retained.copies:
             _unlink(_use(copy, dataflow_id, machine))
             remove_if_unused(copy)
-        _unlink(os.path.join(_notes(machine), dataflow_id))
+        _unlink(os.path.join(_retained_folder(machine), dataflow_id))
 
 
 @contextmanager
@@ -120,14 +122,14 @@ def _use(copy: str, dataflow_id: str, machine: str) -> str:
     return os.path.join(copy, _USES, f"{dataflow_id}@{machine}")
 
 
-def _notes(machine: str) -> str:
+def _retained_folder(machine: str) -> str:
     return os.path.join(data_folder(), "kept", machine)
 
 
-def _note(dataflow_id: str, machine: str) -> Kept | None:
+def _retained(dataflow_id: str, machine: str) -> RetainedCopies | None:
     try:
-        with open(os.path.join(_notes(machine), dataflow_id), "rb") as file:
-            return from_json(file.read(), Kept)
+        with open(os.path.join(_retained_folder(machine), dataflow_id), "rb") as file:
+            return from_json(file.read(), RetainedCopies)
     except (OSError, msgspec.DecodeError):
         return None
 
@@ -199,7 +201,7 @@ def _remove(folder: str, wholly: bool) -> None:
             continue  # a node has made a folder a link to somewhere else
         shutil.rmtree(os.path.join(beside, "__pycache__"), ignore_errors=True)
         remove_file(folder, path)
-    for name in _own(folder):
+    for name in _own_files(folder):
         path = os.path.join(folder, name)
         if name == _USES:
             os.rmdir(path)
@@ -211,11 +213,11 @@ def _remove(folder: str, wholly: bool) -> None:
 
 
 def _is_left_over(folder: str) -> bool:
-    return _own(folder) == [LOCK] and os.listdir(folder) != [LOCK]
+    return _own_files(folder) == [LOCK] and os.listdir(folder) != [LOCK]
 
 
-def _own(folder: str) -> list[str]:
-    return [name for name in os.listdir(folder) if name.startswith(OWN)]
+def _own_files(folder: str) -> list[str]:
+    return [name for name in os.listdir(folder) if name.startswith(OWN_PREFIX)]
 
 
 def _size(folder: str) -> int:

@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from cluster_system import PATIENCE, Spread, spread_over, wait_until
 from hosts import network
-from spread import PATIENCE, Spread, spread_over, wait_until
-from test_looking_afar import FLOW, NODES, wait_for_no_lookers
+from test_remote_observers import FLOW, NODES, wait_for_no_lookers
 from tokens import TOKEN, bearer
 from websockets.sync.client import ClientConnection, connect
 

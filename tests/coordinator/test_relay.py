@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection
 
 from dora._version import __version__
-from dora.cluster.coordinator import relay as looks
+from dora.cluster.coordinator import relay
 from dora.cluster.coordinator.store import Store
 from dora.cluster.protocol import CLOSE_WITH_REASON, Hello, ObserverRefused, OpenObserver, encode
 from dora.wire.node_protocol import PROTOCOL_VERSION
@@ -85,7 +85,7 @@ def test_a_process_ends_with_its_asker(served: Serving, daemon: ObedientDaemon) 
         assert why_closed(process) == ""
     with look_at(served) as asker:  # one that has gone before the process came
         ticket = ticket_of(daemon, 1)
-    wait_until(lambda: not served.in_loop(lambda: served._coordinator.relay._looks), "the end")
+    wait_until(lambda: not served.in_loop(lambda: served._coordinator.relay._sessions), "the end")
     with open_at(served, f"/api/observers/{ticket}") as process:
         assert why_closed(process) == "nobody waits for this look"
 
@@ -109,10 +109,10 @@ def test_why_there_is_no_look(
     with look_at(served) as asker:
         daemon.say(ObserverRefused(ticket_of(daemon), "too many look already"))
         assert why_closed(asker) == "too many look already"
-    monkeypatch.setattr(looks, "BEGIN", 0.05)
+    monkeypatch.setattr(relay, "START_TIMEOUT", 0.05)
     with look_at(served) as asker:
         assert why_closed(asker) == "machine `default` has not begun to look within 0.05 s"
-    monkeypatch.setattr(looks, "MOST", 0)
+    monkeypatch.setattr(relay, "MAX_SESSIONS", 0)
     with look_at(served) as asker:
         assert why_closed(asker) == "there are 0 looks at machine `default` already; end one of them"
 
@@ -141,7 +141,7 @@ def test_nonsense_and_floods_end_the_look_and_nothing_else(served: Serving, daem
         asker.send("a text")  # frames are bytes
         assert why_closed(process) == ""
     with look_at(served) as asker, open_at(served, f"/api/observers/{ticket_of(daemon, 1)}") as process:
-        process.send(bytes(looks.MAX_FRAME + 1))
+        process.send(bytes(relay.MAX_FRAME + 1))
         assert why_closed(asker) == "what looked on machine `default` is gone"
     assert served.ask("GET", "/api/status")[0] == 200
 
