@@ -70,7 +70,7 @@ def test_a_wait_ends_at_its_deadline(scheduler: Scheduler) -> None:
 def test_one_that_looks_again_and_again_lets_time_pass(scheduler: Scheduler) -> None:
     def body() -> None:
         while scheduler.now < START_NS + SECOND:
-            scheduler.looked_in_vain()
+            scheduler.idle_poll()
 
     scheduler.start("a", "a", None, body)
     scheduler.sleep(2 * SECOND)

@@ -1,7 +1,7 @@
 """Testing nodes, operators and dataflows without processes.
 
-`MockNode` for functions that take a node; `run_node`, `run_operator`, `run_dataflow` and
-`VirtualDataflow` for the real thing in virtual time.
+`MockNode` stands in for the node that a function takes; `run_node`, `run_operator`, `run_dataflow` and
+`VirtualDataflow` run real nodes in virtual time.
 """
 
 from typing import TYPE_CHECKING, Any

@@ -41,12 +41,12 @@ class VirtualDataflow:
     ...     flow.advance(0.5)
     ...     assert flow.outputs["detector/bbox"][0].time == 0.5
 
-    Time stands still except when everybody waits; then it jumps to the next moment at which something
-    happens. So timers, timeouts, ``time.sleep`` and ``asyncio.sleep`` cost no real time, and a run is
-    the same each time. Messages, queues, the start barrier, stops, restarts and closings are those of
-    a real run. What a node prints and logs is in ``logs``, what it sends in ``outputs``.
+    Time stands still while any node runs. When all of them wait, it jumps to the next moment at which
+    something happens. So timers, timeouts, ``time.sleep`` and ``asyncio.sleep`` cost no real time, and a
+    run is the same each time. Messages, queues, the start barrier, stops, restarts and closings are those
+    of a real run. Output and log entries of nodes are in ``logs``, their messages in ``outputs``.
 
-    The test is a part of it: ``time.sleep(1)`` in the test is `advance` by a second. Threads that a node
+    The test takes part: ``time.sleep(1)`` in the test is `advance` by a second. Threads that a node
     starts itself, and ``datetime.now()``, stay in real time.
     """
 
@@ -65,9 +65,9 @@ class VirtualDataflow:
     ) -> None:
         """``dataflow``: a YAML file, the text of one (with a line break in it), or a `DataflowBuilder`.
 
-        ``nodes``: what runs instead of nodes: a function (without parameters, or one that takes the
+        ``nodes``: replacements for programs of nodes: a function (without parameters, or one that takes the
         `dora.Node`; ``async`` too), a script, or for a node with operators a mapping from their ids to
-        classes. ``play``: nodes whose part the test plays itself, see `node`. ``any_output``: nodes that
+        classes. ``play``: nodes that the test plays itself, see `node`. ``any_output``: nodes that
         may send to outputs they do not declare. ``limit``: seconds of virtual time that a run may take;
         ``patience``: real seconds that a node may compute without waiting. ``echo``: print what nodes
         log. Raises `DataflowError`, and `DoraError` for a node that cannot run in a test.
@@ -77,15 +77,15 @@ class VirtualDataflow:
         checked = _checked(dataflow, env or {}, working_dir)
         self._played: dict[str, Node] = {}
         self._play = tuple(play)
-        self._seated = Flag()
-        self._told = False  # of failures
+        self._registered = Flag()
+        self._reported = False  # the failure, to the test
         given = dict(nodes or {})
         ids = [node.id for node in checked.nodes]
         for node_id in (*given, *self._play):
             if node_id not in ids:
                 raise DoraError(f"the dataflow has no node `{node_id}`; it has {listed(ids)}")
         specs = [
-            _as_process(node, given.get(node.id, self._part if node.id in self._play else None))
+            _as_process(node, given.get(node.id, self._played_body if node.id in self._play else None))
             for node in checked.nodes
         ]
         checked = msgspec.structs.replace(checked, nodes=tuple(specs))
@@ -94,10 +94,10 @@ class VirtualDataflow:
             for node_id, body in given.items()
             if not isinstance(body, (str, os.PathLike))
         }
-        bodies |= {node_id: self._part(node_id) for node_id in self._play}
+        bodies |= {node_id: self._played_body(node_id) for node_id in self._play}
         namespaces = [namespace for body in given.values() for namespace in _namespaces(body)]
         stdout = sys.stdout
-        self._stage = VirtualDaemon(
+        self._daemon = VirtualDaemon(
             checked,
             bodies,
             namespaces=namespaces,
@@ -108,9 +108,9 @@ class VirtualDataflow:
         )
         _open.append(self)
         try:
-            self._stage.begin()
-            self._stage.scheduler.sleep(0)
-            self._wait_for_parts()
+            self._daemon.begin()
+            self._daemon.scheduler.sleep(0)
+            self._wait_for_played_nodes()
         except BaseException:
             self.close()
             raise
@@ -119,82 +119,82 @@ class VirtualDataflow:
 
     @property
     def outputs(self) -> Messages:
-        """What was sent so far: ``outputs["node/output"]`` is a list of `Sent`."""
-        return self._stage.recorder.messages
+        """The messages sent so far: ``outputs["node/output"]`` is a list of `Sent`."""
+        return self._daemon.recorder.messages
 
     @property
     def logs(self) -> list[LogEntry]:
-        """What the nodes printed and logged so far."""
-        return self._stage.logs
+        """The output and log entries of all nodes so far."""
+        return self._daemon.logs
 
     @property
     def time(self) -> float:
         """Seconds of virtual time since the start."""
-        return (self._stage.scheduler.now - START_NS) / 1e9
+        return (self._daemon.scheduler.now - START_NS) / 1e9
 
     @property
     def result(self) -> DataflowResult:
-        """How the dataflow ended, or stands: failures, and what each link carried and lost."""
-        return self._stage.result()
+        """The result so far: failures, and the messages that each link carried and lost."""
+        return self._daemon.result()
 
     @property
     def ended(self) -> bool:
         """Whether all nodes have ended."""
-        return self._stage.supervisor.state.done
+        return self._daemon.supervisor.state.done
 
     def lines(self, node_id: str) -> list[str]:
-        """Return what a node printed and logged, as text."""
+        """Return the output and log messages of a node."""
         return [entry.message for entry in self.logs if entry.node_id == node_id]
 
     # ------------------------------------------------------------------ what happens next
 
     def node(self, node_id: str) -> Node:
-        """Return the `dora.Node` of a part that the test plays: send with it, receive with it, close it."""
+        """Return the `dora.Node` of a node that the test plays, to send, receive and close."""
         if node_id not in self._played:
             raise DoraError(f"the test does not play `{node_id}`; say so: play=[{node_id!r}]")
         return self._played[node_id]
 
     def advance(self, seconds: float) -> None:
-        """Let so much virtual time pass, with all that happens up to then, that moment included.
+        """Advance virtual time, with everything that happens up to and including the new moment.
 
-        Raises what a node has raised.
+        Raises the exception of the first node that failed.
         """
         if not 0 <= seconds < float("inf"):
             raise ValueError(f"time can advance by a number of seconds, at least 0, not by {seconds!r}")
-        self._stage.scheduler.sleep(round(seconds * 1e9))
+        self._daemon.scheduler.sleep(round(seconds * 1e9))
         self.raise_failure()
 
     def stop(self) -> None:
-        """Ask all nodes to stop, as Ctrl-C does; `run` waits for them."""
-        self._stage.stop("the test stops it")
+        """Ask all nodes to stop, like Ctrl-C; `run` waits for them."""
+        self._daemon.stop("the test stops it")
 
     def run(self, stop_after: float | None = None, *, check: bool = True) -> DataflowResult:
-        """Go on to the end of the dataflow; return how it ended.
+        """Run to the end of the dataflow; return its result.
 
-        Parts that the test plays are closed first. ``stop_after``: seconds of virtual time from the
-        start, after which all nodes are asked to stop. With ``check``, raises what the first failed
-        node raised, or `DataflowFailed` with the report. `VirtualTimeError` if it does not end.
+        Nodes that the test plays are closed first. ``stop_after``: seconds of virtual time from the
+        start, after which all nodes are asked to stop. With ``check``, raises the exception of the first
+        node that failed, or `DataflowFailed` with the report. Raises `VirtualTimeError` if it does not end.
         """
         for node in self._played.values():
             node.close()
-        scheduler = self._stage.scheduler
+        scheduler = self._daemon.scheduler
         if stop_after is not None and not self.ended:
             moment = START_NS + round(stop_after * 1e9)
-            scheduler.wait(self._stage.done, max(moment, scheduler.now), "the dataflow to end")
+            scheduler.wait(self._daemon.done, max(moment, scheduler.now), "the dataflow to end")
             if not self.ended:
                 self.stop()
         if not self.ended:
-            scheduler.wait(self._stage.done, None, "the dataflow to end")
+            scheduler.wait(self._daemon.done, None, "the dataflow to end")
         if check:
             self.raise_failure()
-        self._told = True
+        self._reported = True
         return self.result
 
     def close(self) -> None:
-        """Kill what still runs and give clock and streams back. Again: does nothing."""
+        """Kill the nodes that still run, and restore clock and streams. A second call does nothing."""
         if self in _open:
             _open.remove(self)
-            self._stage.close()
+            self._daemon.close()
 
     def __enter__(self) -> VirtualDataflow:
         return self
@@ -207,37 +207,37 @@ class VirtualDataflow:
             self.close()
 
     def raise_failure(self) -> None:
-        """Raise what the first failed node raised, unless that was done before."""
-        failures = self._stage.supervisor.state.failures
-        if not failures or self._told:
+        """Raise the exception of the first node that failed, once."""
+        failures = self._daemon.supervisor.state.failures
+        if not failures or self._reported:
             return
         first = failures[0]
-        error = self._stage.errors.get(first.node_id)
+        error = self._daemon.errors.get(first.node_id)
         if error is None:
             from dora.daemon.report import failure_report
 
             error = DataflowFailed(failure_report(self.result, None))
-        self._told = True
+        self._reported = True
         raise error
 
-    # ------------------------------------------------------------------ parts that the test plays
+    # ------------------------------------------------------------------ nodes that the test plays
 
-    def _part(self, node_id: str) -> Body:
+    def _played_body(self, node_id: str) -> Body:
         def play() -> None:
-            closed = self._stage.node_closed[node_id] = Flag()
+            closed = self._daemon.node_closed[node_id] = Flag()
             try:
                 node = self._played[node_id] = Node()
             finally:
-                self._stage.scheduler.raise_flag(self._seated)
-            # The process of a part ends when the test closes its node.
+                self._daemon.scheduler.raise_flag(self._registered)
+            # The process ends when the test closes its node.
             while not node._session.closed:
-                self._stage.scheduler.wait(closed, None, "the test, which plays it")
+                self._daemon.scheduler.wait(closed, None, "the test, which plays it")
 
         return play
 
-    def _wait_for_parts(self) -> None:
+    def _wait_for_played_nodes(self) -> None:
         while len(self._played) < len(self._play):
-            self._stage.scheduler.wait(self._seated, None, "all nodes to be ready")
+            self._daemon.scheduler.wait(self._registered, None, "all nodes to be ready")
             self.raise_failure()
 
 
@@ -250,7 +250,7 @@ def run_dataflow(
 ) -> VirtualDataflow:
     """Run a dataflow in virtual time to its end; return it, with ``outputs``, ``logs`` and ``result``.
 
-    ``options`` are those of `VirtualDataflow`; ``stop_after`` and ``check``, and what is raised, as for
+    ``options`` are those of `VirtualDataflow`; ``stop_after``, ``check`` and exceptions are those of
     `VirtualDataflow.run`.
     """
     flow = VirtualDataflow(dataflow, **options)
@@ -297,7 +297,7 @@ def _namespaces(given: Any) -> Iterator[dict[str, Any]]:
 
 
 def _as_process(node: NodeSpec, given: Any) -> NodeSpec:
-    """Return a node as the supervisor is to see it. Threads always show signs of life."""
+    """Return a node for the supervisor: without health checks, and with a path if the test replaces it."""
     changes: dict[str, Any] = {"health_check_timeout": None}
     if isinstance(given, (str, os.PathLike)):
         changes["path"] = path = os.path.abspath(os.fspath(given))

@@ -1,9 +1,10 @@
-"""What stands in for the process of a node: a body to run, and the process's own state around it.
+"""Stand-in for the process of a node: a body to run, and the state of the process around it.
 
-A *body* is a function of no arguments, made from what a dataflow names: a Python file, the command of
-an installed package, the operators of a runtime; or from what a test gives instead. The *image* is what
-each process has for itself and threads share: arguments, environment, ``__main__``, the current
-directory, the first place of ``sys.path``, standard output. It is put in place whenever the node runs.
+A *body* is a function without arguments, made from the program that a dataflow names (a Python file, the
+command of an installed package, the operators of a runtime) or from its replacement in a test. The
+*image* is the state that each process has of its own and threads share: arguments, environment,
+``__main__``, the current directory, the first entry of ``sys.path``, standard output. It is active
+whenever the node runs.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ OnLine = Callable[[str, str], None]
 
 
 class CannotRunInTest(DoraError):
-    """A node cannot run inside the process of a test; says what to give instead."""
+    """A node cannot run inside the process of a test; the message says what to use instead."""
 
 
 class ProcessImage:
@@ -92,7 +93,7 @@ class ProcessImage:
 
 
 class LineStream(io.TextIOBase):
-    """A text stream that gives away whole lines."""
+    """A text stream that calls a function with each complete line."""
 
     encoding = "utf-8"
 
@@ -111,13 +112,13 @@ class LineStream(io.TextIOBase):
         return len(text)
 
     def end(self) -> None:
-        """Give away what has no line end yet."""
+        """Pass on the text behind the last line end."""
         if self._rest:
             self.write("\n")
 
 
 class _Switch(io.TextIOBase):
-    """Stands in for ``sys.stdout``: nodes write to their own streams, everybody else as before."""
+    """Replaces ``sys.stdout``: nodes write to their own streams, other threads to the original one."""
 
     def __init__(self, name: str, original: TextIO) -> None:
         self._name = name

@@ -1,4 +1,4 @@
-"""What a virtual dataflow sent, with the moments in virtual time."""
+"""Records the messages of a virtual dataflow, with their virtual times."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from dora.wire.node_config import InputConfig, OutputConfig
 
 
 class Sent(Input):
-    """A message that a node sent: ``value``, ``metadata``, ``data`` and `numpy()` as of a received one.
+    """A message that a node sent; ``value``, ``metadata``, ``data`` and `numpy()` as for a received one.
 
-    ``id`` is the output, ``time`` when it was sent, in seconds of virtual time since the start.
+    ``id`` is the output, ``time`` the time of sending, in seconds of virtual time since the start.
     """
 
     __slots__ = ("time",)
@@ -26,7 +26,7 @@ class Sent(Input):
 
 
 class Messages(dict[str, list[Sent]]):
-    """Output → its messages in the order of sending; an output that nothing was sent on has ``[]``."""
+    """Output → its messages in the order of sending; ``[]`` for an output without messages."""
 
     def __missing__(self, output: str) -> list[Sent]:
         return []
@@ -41,7 +41,7 @@ class Recorder:
         self._now = now
 
     def observe(self, node_id: str, output: OutputConfig) -> None:
-        """Record what is sent on an output from now on, as ``"node/output"``."""
+        """Record the messages of an output from now on, as ``"node/output"``."""
         name = f"{node_id}/{output.id}"
         listener = InputConfig("", "link", name, queue_size=1, service=output.service)
 

@@ -30,7 +30,7 @@ Inputs = Iterable[At | tuple[str, Any] | tuple[str, Any, Mapping[str, Any]]]
 
 
 class NodeRun(NamedTuple):
-    """What a node did under test."""
+    """The messages, logs and result of a node under test."""
 
     outputs: Messages  # output → what was sent
     logs: list[LogEntry]
@@ -39,7 +39,7 @@ class NodeRun(NamedTuple):
 
     @property
     def lines(self) -> list[str]:
-        """What it printed and logged, as text."""
+        """Its output and log messages."""
         return [entry.message for entry in self.logs if entry.node_id != _FEEDER]
 
 
@@ -62,16 +62,16 @@ def run_node(
     limit: float = DEFAULT_LIMIT,
     patience: float = DEFAULT_PATIENCE,
 ) -> NodeRun:
-    """Run a node by itself in virtual time and return what it did.
+    """Run a node by itself in virtual time; return its messages, logs and result.
 
     ``node``: a function (without parameters, or one that takes the `dora.Node`; ``async`` too), a script,
     or the command of an installed package. ``inputs``: ``(id, data)``, ``(id, data, metadata)``, or with a
-    moment `at`. Without a moment a message is sent when the node has taken the one before, so none is
-    dropped. After the last one the inputs close. ``timers``: input → ``"dora/timer/…"``. ``options``:
+    moment `at`. Without a moment, a message is sent once the node has received the one before, so none is
+    dropped. After the last message the inputs close. ``timers``: input → ``"dora/timer/…"``. ``options``:
     input → ``queue_size``, ``queue_policy``, ``input_timeout``. ``outputs``: those that it may use;
     None: any. With timers, ``stop_after`` (seconds) ends it.
 
-    Raises what the node raises, unless ``check`` is False; `VirtualTimeError` if it does not end.
+    Raises the exception of the node, unless ``check`` is False; `VirtualTimeError` if it does not end.
     """
     builder, messages = _bench(inputs, options or {})
     subject = builder.add_node("node", path="dynamic", args=list(args), env=dict(env or {}))
@@ -97,9 +97,10 @@ def run_operator(
     limit: float = DEFAULT_LIMIT,
     patience: float = DEFAULT_PATIENCE,
 ) -> NodeRun:
-    """Run an operator by itself in virtual time and return what it did.
+    """Run an operator by itself in virtual time; return its messages, logs and result.
 
-    ``operator``: the class, or the file with ``class Operator``. The rest is as for `run_node`.
+    ``operator``: the class, or the file with ``class Operator``. The other parameters are those of
+    `run_node`.
     """
     builder, messages = _bench(inputs, options or {})
     given = isinstance(operator, (str, os.PathLike))
@@ -117,7 +118,7 @@ def run_operator(
 
 
 def _bench(inputs: Inputs, options: Mapping[str, Mapping[str, Any]]) -> tuple[DataflowBuilder, list[At]]:
-    """Return a dataflow with a node that feeds, and what it is to send."""
+    """Return a dataflow with a node that feeds the inputs, and the messages that it sends."""
     messages = [item if isinstance(item, At) else At(None, *item) for item in inputs]
     builder = DataflowBuilder("test")
     fed = dict.fromkeys([*(message.id for message in messages), *options])

@@ -58,7 +58,7 @@ class VirtualDaemon:
         patience: float,
         echo: Callable[[str], None] | None,
     ) -> None:
-        """``bodies`` run instead of what the dataflow names; nodes in ``any_output`` may send to any.
+        """``bodies`` replace programs of the dataflow; nodes in ``any_output`` may send to any output.
 
         Raises `CannotRunInTest` for a node that needs a body and has none.
         """
@@ -87,7 +87,7 @@ class VirtualDaemon:
         self.recorder = Recorder(self._engine, lambda: self.scheduler.now)
         self._doorbells_by_fd: DoorbellsByFd = {}
         self._doorbells = self._make_doorbells()
-        self._accounting = _Keeper(self.board, self._plan, self._doorbells)
+        self._accounting = _VirtualAccounting(self.board, self._plan, self._doorbells)
         self._accounting.clock = lambda: self.scheduler.now
         self._text = TextRouter(dataflow, self._plan.links, DATAFLOW_ID, self._deliver, self._keep)
         self._executor = Executor(
@@ -96,9 +96,9 @@ class VirtualDaemon:
         self._closing = False
         self._processes: dict[str, tuple[Task, ProcessImage]] = {}
         self._incarnations: dict[str, int] = {}
-        self._seats: dict[str, VirtualHost] = {}
+        self._hosts: dict[str, VirtualHost] = {}
         self._states: dict[str, StateInMemory] = {}
-        self._members: dict[str, VirtualChannel] = {}
+        self._channels: dict[str, VirtualChannel] = {}
         self._answers: dict[int, tuple[str, int] | str] = {}  # connection → (node, restarts), or a refusal
         self._connections = 0
         self._render = renderer("compact")
@@ -106,22 +106,22 @@ class VirtualDaemon:
         for config in self._plan.configs.values():
             for output in config.outputs:
                 self.recorder.observe(config.node_id, output)
-        self._surroundings = ExitStack()
+        self._replacements = ExitStack()
         self._namespaces = namespaces + [vars(module) for module in self._main.values()]
 
     def begin(self) -> None:
-        """Take over clock and streams, and start all nodes."""
+        """Replace clock and streams, and start all nodes."""
         folders = [folder for folder in self._folders.values() if folder]
-        self._surroundings.enter_context(forget_modules_of(folders))
-        self._surroundings.enter_context(virtual_time(self._doorbells_by_fd, self._namespaces))
-        self._surroundings.enter_context(streams_of_nodes())
+        self._replacements.enter_context(forget_modules_of(folders))
+        self._replacements.enter_context(virtual_time(self._doorbells_by_fd, self._namespaces))
+        self._replacements.enter_context(streams_of_nodes())
         attach.in_process = self._attach
         self.scheduler.timer = self._next_deadline
         self.scheduler.on_time = lambda: self.feed(on.TimePassed())
         self.feed(on.Begin())
 
     def close(self) -> None:
-        """Kill what is left and give everything back."""
+        """Kill the nodes that are left, and restore clock and streams."""
         self._closing = True
         for task in self.scheduler.others():
             self.scheduler.kill(task, Killed(signal.SIGKILL))
@@ -129,19 +129,19 @@ class VirtualDaemon:
             if not self.scheduler.others() or self.scheduler.running is not self.scheduler.driver:
                 break
             self.scheduler.sleep(0)
-        for task in self.scheduler.others():  # left behind, in the midst of something
+        for task in self.scheduler.others():  # still running
             if task.image is not None:
                 task.image.leave()
         attach.in_process = lambda _: None
-        self._surroundings.close()
+        self._replacements.close()
         self.scheduler.close()
-        for seat in self._seats.values():
-            seat.leave()
+        for host in self._hosts.values():
+            host.leave()
         for doorbell in self._doorbells.values():
             doorbell.close()
 
     def result(self) -> DataflowResult:
-        """Return how the dataflow ended, or stands at the moment."""
+        """Return the result of the dataflow, which may still be running."""
         links = self._accounting.report(self._text.sent, self._text.dropped)
         return msgspec.structs.replace(self.supervisor.result(DATAFLOW_ID), links=links)
 
@@ -171,7 +171,7 @@ class VirtualDaemon:
 
     def send(self, node_id: str, message: ToNode) -> bool:
         """Send a frame to a node; return False if it is not connected."""
-        if (channel := self._members.get(node_id)) is None:
+        if (channel := self._channels.get(node_id)) is None:
             return False
         channel.frames.append(message)
         self._accounting.notify(node_id)
@@ -229,13 +229,13 @@ class VirtualDaemon:
         self.feed(on.Spawned(node_id, 0))
 
     def _run(self, node_id: str, body: Body) -> None:
-        """The life of a process: the body, and what its end means."""
+        """Run the body of a process, and feed its end to the supervisor."""
         task, image = self._processes[node_id]
         exit_code: int | None = 0
         signal_number: int | None = None
         try:
-            if task.doom is not None:
-                raise task.doom
+            if task.pending_error is not None:
+                raise task.pending_error
             body()
         except Killed as killed:
             exit_code, signal_number = None, killed.signal_number
@@ -243,7 +243,7 @@ class VirtualDaemon:
             exit_code = _status(error)
             if exit_code and isinstance(error.code, str):
                 image.streams["stderr"].write(f"{error.code}\n")
-        except BaseException as error:  # noqa: BLE001 - told to whoever runs the test
+        except BaseException as error:  # noqa: BLE001 - the test gets it
             exit_code = 1
             self.errors[node_id] = error
             error.add_note(f"in node `{node_id}` of the dataflow")
@@ -251,10 +251,10 @@ class VirtualDaemon:
         if self.scheduler.closed:
             return
         del self._processes[node_id]
-        if (channel := self._members.pop(node_id, None)) is not None:
+        if (channel := self._channels.pop(node_id, None)) is not None:
             channel.lost = True
-        if (seat := self._seats.pop(node_id, None)) is not None:
-            seat.leave()
+        if (host := self._hosts.pop(node_id, None)) is not None:
+            host.leave()
         self._text.end_traceback(node_id)
         last = self._text.last_lines(node_id)
         if node_id in self.errors:
@@ -264,7 +264,7 @@ class VirtualDaemon:
     # ------------------------------------------------------------------ connections
 
     def _attach(self, node_id: str | None) -> VirtualHost | None:
-        """Let the calling thread take part as the node that it is."""
+        """Return the host of the node that the calling thread is; None if it is no task."""
         found = current()
         if found is None or found[0] is not self.scheduler:
             return None
@@ -279,15 +279,15 @@ class VirtualDaemon:
         answer = self._answers.pop(number)
         if isinstance(answer, str):
             raise ConnectError(answer)
-        return self._make_seat(*answer)
+        return self._make_host(*answer)
 
-    def _make_seat(self, node_id: str, restart_count: int) -> VirtualHost:
+    def _make_host(self, node_id: str, restart_count: int) -> VirtualHost:
         config = msgspec.structs.replace(self._plan.configs[node_id], restart_count=restart_count)
         doorbell = self._doorbells[config.bell]
-        channel = VirtualChannel(doorbell, lambda message: self._hear(node_id, channel, message))
+        channel = VirtualChannel(doorbell, lambda message: self._receive(node_id, channel, message))
         doorbell.channel = channel
-        self._members[node_id] = channel
-        self._seats[node_id] = VirtualHost(
+        self._channels[node_id] = channel
+        self._hosts[node_id] = VirtualHost(
             channel,
             observed(config, self._tap_slot),
             self.board,
@@ -296,7 +296,7 @@ class VirtualDaemon:
             (lambda output_id: self._any(node_id, output_id)) if node_id in self._any_output else None,
             self._states.setdefault(node_id, StateInMemory()),
         )
-        return self._seats[node_id]
+        return self._hosts[node_id]
 
     def _any(self, node_id: str, output_id: str) -> OutputConfig:
         config = OutputConfig(output_id, f"{node_id}/{output_id}", next(self._free_slots))
@@ -305,14 +305,14 @@ class VirtualDaemon:
             NodeConfig("", node_id, "iceoryx2", "", "", "", 0, "", outputs=[config]), self._tap_slot
         ).outputs[0]
 
-    def _hear(self, node_id: str, channel: VirtualChannel, message: ToDaemon) -> None:
-        if self._members.get(node_id) is not channel or self.scheduler.closed:
+    def _receive(self, node_id: str, channel: VirtualChannel, message: ToDaemon) -> None:
+        if self._channels.get(node_id) is not channel or self.scheduler.closed:
             return
         if (event := event_of_message(node_id, message)) is not None:
             self.feed(event)
         if isinstance(message, Closing):
             if self.dataflow.node(node_id).is_dynamic:
-                del self._members[node_id]
+                del self._channels[node_id]
                 self.feed(on.Disconnected(node_id))
             if node_id in self.node_closed:
                 self.scheduler.raise_flag(self.node_closed[node_id])
@@ -321,7 +321,7 @@ class VirtualDaemon:
         by_path: dict[str, VirtualDoorbell] = {}
         for config in self._plan.configs.values():
             by_path[config.bell] = VirtualDoorbell(
-                self.scheduler, self._doorbells_by_fd, _what_it_waits_for(config), of_node=True
+                self.scheduler, self._doorbells_by_fd, _wait_reason(config), of_node=True
             )
             for output in config.outputs:
                 if output.credit_bell:
@@ -337,7 +337,7 @@ class VirtualDaemon:
 
     def _deliver(self, node_id: str, frame: TextInput) -> bool | None:
         node = self.supervisor.state.nodes[node_id]
-        if node.present and (channel := self._members.get(node_id)) is not None:
+        if node.present and (channel := self._channels.get(node_id)) is not None:
             channel.frames.append(frame)
             self._accounting.notify(node_id)
             return True
@@ -349,8 +349,8 @@ class VirtualDaemon:
             self._echo(self._render(entry))
 
 
-class _Keeper(Accounting):
-    """Keeps the board of a virtual dataflow, whose doorbells are no pipes."""
+class _VirtualAccounting(Accounting):
+    """The accounting of a virtual dataflow, whose doorbells are no pipes."""
 
     def __init__(self, board: Board, plan: Plan, doorbells: Mapping[str, VirtualDoorbell]) -> None:
         super().__init__(board, plan)
@@ -365,6 +365,6 @@ def _status(error: SystemExit) -> int:
     return 0 if code is None else code & 0xFF if isinstance(code, int) else 1
 
 
-def _what_it_waits_for(config: NodeConfig) -> str:
+def _wait_reason(config: NodeConfig) -> str:
     inputs = ", ".join(f"`{item.id}` ({item.source})" for item in config.inputs)
     return f"its inputs {inputs}" if inputs else "a stop, having no inputs"

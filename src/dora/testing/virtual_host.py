@@ -1,4 +1,4 @@
-"""A node's seat in a virtual dataflow: what it has there instead of a socket, pipes and shared memory."""
+"""Host of a node in a virtual dataflow: it replaces the socket, the pipes and the shared memory."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ from dora.wire.node_protocol import ToDaemon, ToNode
 
 
 class VirtualDoorbell(Doorbell):
-    """A doorbell that a task of the scheduler waits at; its own bell as well."""
+    """A doorbell on which a task of the scheduler waits; it rings itself, too."""
 
     def __init__(self, scheduler: Scheduler, by_fd: DoorbellsByFd, why: str, *, of_node: bool) -> None:
-        self.channel: VirtualChannel | None = None  # of the node's present process
+        self.channel: VirtualChannel | None = None  # of the node's current process
         self._scheduler = scheduler
         self._why = why
         self._flag = Flag()
-        # Asyncio loops look at a file descriptor, and are woken by a flag of theirs.
+        # Asyncio loops poll a file descriptor, and are woken by a flag of their own.
         self._listeners: list[Flag] = []
         self._by_fd = by_fd
         self.fd, self._pipe = -1, -1
@@ -59,7 +59,7 @@ class VirtualDoorbell(Doorbell):
                 self._scheduler.raise_flag(flag)
 
     def rearm(self) -> None:
-        """Do nothing: waiting takes the ring."""
+        """Do nothing: waiting consumes the ring."""
 
     def clear(self) -> None:
         self._flag.raised = False
@@ -119,7 +119,7 @@ class VirtualChannel:
 
 
 class VirtualInbox(Inbox):
-    """An inbox whose owner lets others run when it looks in vain, and always sleeps."""
+    """An inbox that gives up its turn when a poll finds nothing, and never spins."""
 
     def __init__(self, *parts: Any, **options: Any) -> None:
         super().__init__(*parts, **{**options, "spin_us": 0})
@@ -127,29 +127,29 @@ class VirtualInbox(Inbox):
     def next(self, timeout: float | None) -> Any:
         event = super().next(timeout)
         if timeout == 0 and getattr(event, "is_timeout", False):
-            self._look_in_vain()
+            self._idle_poll()
         return event
 
     def try_next(self) -> Any:
         event = super().try_next()
         if event is None:
-            self._look_in_vain()
+            self._idle_poll()
         return event
 
     def is_empty(self) -> bool:
         empty = super().is_empty()
         if empty:
-            self._look_in_vain()
+            self._idle_poll()
         return empty
 
-    def _look_in_vain(self) -> None:
+    def _idle_poll(self) -> None:
         found = current()
         if found is not None and not self._ending:
-            found[0].looked_in_vain()
+            found[0].idle_poll()
 
 
 class VirtualHost(Host):
-    """The attachment of one process of a node."""
+    """The host of one process of a node."""
 
     owns_process = False
 
@@ -171,7 +171,7 @@ class VirtualHost(Host):
         self._receivers: list[Receiver] = []
 
     def make_engine(self) -> Engine:
-        return _Registering(self._local, self._receivers)
+        return _RegisteringEngine(self._local, self._receivers)
 
     def make_outputs(self, engine: Engine) -> dict[str, OutputPort]:
         outputs = super().make_outputs(engine)
@@ -200,14 +200,14 @@ class VirtualHost(Host):
         return VirtualInbox
 
     def leave(self) -> None:
-        """Take the receivers of an ended process out of their links."""
+        """Remove the receivers of an ended process from their links."""
         for receiver in self._receivers:
             receiver.close()
         self._receivers.clear()
 
 
-class _Registering(LocalEngine):
-    """The common engine, remembering which receivers one node made."""
+class _RegisteringEngine(LocalEngine):
+    """The common engine, which also lists the receivers of one node."""
 
     def __init__(self, engine: LocalEngine, receivers: list[Receiver]) -> None:
         super().__init__(engine)
@@ -220,9 +220,9 @@ class _Registering(LocalEngine):
 
 
 def observed(config: NodeConfig, slot: int) -> NodeConfig:
-    """Return the configuration with a link more on every output, so that all messages are sent.
+    """Return the configuration with one more link on every output, so that all messages are sent.
 
-    ``slot`` is a line of the board that nobody uses.
+    ``slot`` is an unused line of the board.
     """
     tap = LinkConfig(slot=slot, node_slot=slot, bell="", consumer="(the test)")
     outputs = [msgspec.structs.replace(output, links=[*output.links, tap]) for output in config.outputs]

@@ -1,11 +1,11 @@
-"""The clock of a dataflow under test: what `time` and `asyncio` tell to nodes in virtual time.
+"""Virtual time for the modules `time` and `asyncio`.
 
-While a virtual dataflow exists, the functions of the module `time` are replaced by ones that ask who
-calls: a task of the scheduler gets virtual time, any other thread gets the real functions. What
-modules of dora and of the program under test have imported by name (``from time import sleep``) is
-replaced as well, and put back at the end. ``datetime.now()`` is written in C and stays real.
+While a virtual dataflow exists, the functions of the module `time` are replaced: a task of the scheduler
+gets virtual time, any other thread gets the real functions. Names that modules of dora and of the program
+under test have imported (``from time import sleep``) are replaced as well, and restored at the end.
+``datetime.now()`` is written in C and stays real.
 
-An asyncio loop of a task waits by way of the scheduler, so ``asyncio.sleep`` takes no time either.
+An asyncio loop of a task waits in the scheduler, so ``asyncio.sleep`` takes no real time either.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _sleep(seconds: float) -> None:
 
 
 def _signal(number: int, handler: Any) -> Any:
-    """Signals do not reach single nodes of one process; handlers of nodes are taken and never called."""
+    """Accept the signal handler of a node and ignore it: a signal reaches the process, not one node."""
     found = current()
     if found is None or found[1] is found[0].driver:
         return _real_signal(number, handler)
@@ -65,7 +65,7 @@ DoorbellsByFd = dict[int, list[Flag]]
 
 
 class VirtualSelector(_RealSelector):
-    """What an asyncio loop of a task waits with."""
+    """The selector of an asyncio loop that runs in a task."""
 
     def __init__(self, scheduler: Scheduler, doorbells: DoorbellsByFd) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class VirtualSelector(_RealSelector):
         if listeners is not None:
             listeners.append(self._flag)
         else:  # the first one is for the loop's own use
-            self._scheduler.watch(key.fd, self._flag, outside=len(self.get_map()) > 1)
+            self._scheduler.watch(key.fd, self._flag, external=len(self.get_map()) > 1)
         return key
 
     def unregister(self, fileobj: Any) -> selectors.SelectorKey:
@@ -115,9 +115,9 @@ class VirtualSelector(_RealSelector):
 
 @contextmanager
 def virtual_time(doorbells: DoorbellsByFd, namespaces: list[dict[str, Any]]) -> Iterator[None]:
-    """Give virtual time to all tasks, inside the block. ``namespaces``: globals of programs under test.
+    """Give virtual time to all tasks inside the block. ``namespaces``: globals of programs under test.
 
-    ``doorbells`` are the readable ends of doorbells, with the flags to raise for their loops.
+    ``doorbells``: the readable ends of doorbells, with the flags of the asyncio loops that poll them.
     """
 
     def make_selector() -> selectors.BaseSelector:
@@ -156,7 +156,7 @@ _CLOCKS: Final = (
     ("perf_counter", START_NS, 1_000_000_000),
     ("perf_counter_ns", START_NS, None),
 )
-# By identity, because what is looked for are these very objects under any name.
+# By identity: these objects may have any name in a module.
 _VIRTUAL: Final[dict[int, Any]] = {
     id(getattr(time, name)): _clock(name, offset, per_unit) for name, offset, per_unit in _CLOCKS
 } | {id(_real_sleep): _sleep, id(_real_signal): _signal}
