@@ -103,7 +103,7 @@ def test_without_a_library_the_pixels_are_sent(monkeypatch: pytest.MonkeyPatch) 
     assert opened(shown(red(64, 48), {"width": 64, "height": 48}))[20, 20, 0] > 220
 
 
-def test_a_picture_of_half_a_gigabyte_is_thinned_at_once() -> None:
+def test_an_image_of_half_a_gigabyte_is_downsampled_at_once() -> None:
     pixels = np.zeros(16_384 * 10_240 * 3, np.uint8)  # never touched but where it is looked at
     begun = time.process_time()
     preview = shown(

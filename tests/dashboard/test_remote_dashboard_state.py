@@ -1,4 +1,4 @@
-"""What several machines tell of a dataflow becomes one state for the page."""
+"""The states of several machines are merged into one for the page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def state(*nodes: str, trouble: str = "", **links: str) -> dict[str, Any]:
     }
 
 
-def test_each_machine_tells_of_its_nodes_and_of_the_links_to_them() -> None:
+def test_each_machine_counts_for_its_nodes_and_the_links_to_them() -> None:
     both = state("camera", "plan", plan="camera/image", camera="plan/wish")
     found = merged(
         {"arm": {**both, "trouble": "too many look"}, "base": both},
@@ -32,7 +32,7 @@ def test_each_machine_tells_of_its_nodes_and_of_the_links_to_them() -> None:
     }
 
 
-def test_nodes_that_came_later_are_where_somebody_tells_of_them() -> None:
+def test_a_node_that_was_added_later_is_on_the_machine_that_reports_it() -> None:
     assert merged({"arm": state("new", new="camera/image")}, {}, {}) == {
         "nodes": [{"id": "new", "machine": "arm"}],
         "links": [{"source": "camera/image", "target": "new/in"}],

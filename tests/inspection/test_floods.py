@@ -1,4 +1,4 @@
-"""A flood is looked at now and then, everything else all the time."""
+"""A flood is tapped for a part of the time, every other output all the time."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Stage:
         return tapped / (seconds * 1000)
 
 
-def test_a_flood_is_looked_at_for_a_tenth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flood_is_tapped_for_a_tenth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(monkeypatch)
     assert 0.08 < stage.tapped(5000, MIB, 3) < 0.15
     assert stage.opened > 8
@@ -68,7 +68,7 @@ def test_a_flood_is_looked_at_for_a_tenth_of_the_time(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize(("hz", "size"), [(5000, 4096), (1000, 100_000), (0, 0)])
-def test_what_is_no_flood_is_looked_at_all_the_time(
+def test_an_output_that_is_no_flood_is_tapped_all_the_time(
     monkeypatch: pytest.MonkeyPatch, hz: int, size: int
 ) -> None:
     stage = Stage(monkeypatch)
@@ -77,7 +77,7 @@ def test_what_is_no_flood_is_looked_at_all_the_time(
     assert stage.adaptive.tapped
 
 
-def test_nothing_is_taken_while_there_is_no_tap(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_message_is_taken_while_the_tap_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(monkeypatch)
     first = stage.adaptive.take()
     assert first is None, "nothing was sent yet"

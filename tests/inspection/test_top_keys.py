@@ -6,7 +6,7 @@ import curses
 
 import pytest
 
-from dora.cli.commands.top import View, _obey
+from dora.cli.commands.top import View, _handle_keys
 
 
 class Keyboard:
@@ -20,7 +20,7 @@ class Keyboard:
 
 
 @pytest.mark.parametrize(
-    ("keys", "wish", "view"),
+    ("keys", "action", "view"),
     [
         ((), "", View()),
         (("q",), "quit", View()),
@@ -40,7 +40,7 @@ class Keyboard:
         (("xX", 1, 300), "", View()),
     ],
 )
-def test_a_key_does_what_it_says(keys: tuple[int | str, ...], wish: str, view: View) -> None:
+def test_a_key_does_what_it_says(keys: tuple[int | str, ...], action: str, view: View) -> None:
     chosen = View()
-    assert _obey(Keyboard(*keys), chosen) == wish
+    assert _handle_keys(Keyboard(*keys), chosen) == action
     assert chosen == view

@@ -34,7 +34,7 @@ def top() -> dict[str, dict]:
     }
 
 
-def test_what_is_there(running: Running) -> None:
+def test_lists_show_topics_and_nodes(running: Running) -> None:
     running()
     assert dora("topic", "list").stdout.splitlines() == [
         "Node    Name   Subscribers",
@@ -66,15 +66,15 @@ def test_echo(running: Running, engine: str) -> None:  # noqa: ARG001
     assert re.match(
         r"camera/image\t data=\[(\d+), .*, … 29,984 more uint8\] metadata=\{\"width\": 100\}$", line
     )
-    look = running.popen([*DORA, "topic", "echo", "-f", "json"], stdout=subprocess.PIPE, text=True)
-    assert look.stdout is not None
+    observer = running.popen([*DORA, "topic", "echo", "-f", "json"], stdout=subprocess.PIPE, text=True)
+    assert observer.stdout is not None
     found: dict[str, dict] = {}
     # Also what feeds no input, and what passes by reference.
     while set(found) != {"camera/image", "camera/spare", "hands/a/out", "hands/b/out"}:
-        item = json.loads(look.stdout.readline())
+        item = json.loads(observer.stdout.readline())
         found[item["name"]] = item
-    look.send_signal(signal.SIGINT)
-    look.communicate(timeout=PATIENCE)
+    observer.send_signal(signal.SIGINT)
+    observer.communicate(timeout=PATIENCE)
     image = found["camera/image"]
     assert (len(image["data"]), image["length"], image["metadata"]) == (16, 30_000, {"width": 100})
     (full,) = counts_of(
@@ -83,7 +83,7 @@ def test_echo(running: Running, engine: str) -> None:  # noqa: ARG001
     assert len(full["data"]) == 30_000 and "length" not in full
 
 
-def test_how_often_and_how_much(running: Running, engine: str) -> None:  # noqa: ARG001
+def test_hz_and_info_measure_the_rate(running: Running, engine: str) -> None:  # noqa: ARG001
     running()
 
     def measured() -> bool:
@@ -99,11 +99,11 @@ def test_how_often_and_how_much(running: Running, engine: str) -> None:  # noqa:
 
     wait_until(measured, "a second in which the machine lets the timer tick")
 
-    def told() -> str:
+    def reported() -> str:
         info = dora("topic", "info", "camera/image", "--duration", "0.5").stdout
         return info if "taken after" in info else ""
 
-    info = wait_until(told, "half a second in which a message comes")
+    info = wait_until(reported, "half a second in which a message comes")
     assert re.search(r"^Type +uint8$", info, re.MULTILINE)
     assert re.search(r"sink/image: \d+ taken, 0 dropped, queue of 4, back-pressure, taken after \d", info)
     rate = re.search(r"^Rate +([\d.]+) Hz$", info, re.MULTILINE)
@@ -113,7 +113,7 @@ def test_how_often_and_how_much(running: Running, engine: str) -> None:  # noqa:
     assert size == pytest.approx(30_000, rel=0.1)
 
 
-def test_publishing_keeps_the_accounts(running: Running) -> None:
+def test_published_messages_are_counted_like_others(running: Running) -> None:
     process = running(FLOW.replace("millis/20", "millis/200"))  # no queue overflows on a busy machine
     assert dora("topic", "pub", "camera/image", '"hello"', "--count", "3").stdout == (
         "Published to `camera/image` 3 times\n"
@@ -139,7 +139,7 @@ def test_publishing_keeps_the_accounts(running: Running) -> None:
     assert "not received" not in running.log()
 
 
-def test_what_cannot_be_published(running: Running) -> None:
+def test_pub_refuses_what_cannot_be_sent(running: Running) -> None:
     running.program(
         "deaf.py", "import time\nfrom dora import Node\nnode = Node()\nwhile True: time.sleep(0.1)\n"
     )
@@ -156,7 +156,7 @@ def test_what_cannot_be_published(running: Running) -> None:
         (["camera/imge", "1"], "did you mean `camera/image`?"),
         (["late/o", "1"], "node `late` is not running (it is not connected)"),
         (["camera/image", json.dumps(list(range(200_000)))], "at most 1,044,480 can be published"),
-        (["deaf/o", "1"], "node `deaf` has not looked for events for 3 s"),
+        (["deaf/o", "1"], "node `deaf` has not polled for events for 3 s"),
     ]:
         if len(arguments[1]) > 100_000:
             (running.directory / "large.json").write_text(arguments[1])
@@ -167,7 +167,7 @@ def test_what_cannot_be_published(running: Running) -> None:
     )
 
 
-def test_names_and_dataflows_that_are_not_there(running: Running) -> None:
+def test_unknown_names_and_dataflows_are_refused(running: Running) -> None:
     for arguments in (["topic", "list"], ["topic", "echo"], ["node", "list"], ["top", "--once"]):
         assert dora(*arguments, status=1).stderr == (
             "error: no dataflow is running; start one with `dora run FILE`\n"
@@ -191,7 +191,7 @@ def test_names_and_dataflows_that_are_not_there(running: Running) -> None:
     assert "needs a terminal" in dora("top", status=1).stderr
 
 
-def test_the_dataflow_ends_while_somebody_looks(running: Running, engine: str) -> None:  # noqa: ARG001
+def test_an_observer_ends_with_the_dataflow(running: Running, engine: str) -> None:  # noqa: ARG001
     process = running()
     echo = running.popen(
         [*DORA, "topic", "echo"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -201,50 +201,52 @@ def test_the_dataflow_ends_while_somebody_looks(running: Running, engine: str) -
     end(process)
     _, errors = echo.communicate(timeout=PATIENCE)
     assert echo.returncode == 0
-    told = errors.splitlines()  # on a busy machine also that messages came faster than it could read
-    assert told[-1] == "the dataflow has ended"
-    assert all("came faster than they could be read" in line for line in told[:-1])
+    reported = errors.splitlines()  # on a busy machine also that messages came faster than it could read
+    assert reported[-1] == "the dataflow has ended"
+    assert all("came faster than they could be read" in line for line in reported[:-1])
     assert process.returncode == 0
 
 
-def test_a_killed_look_leaves_nothing(running: Running) -> None:
+def test_a_killed_observer_leaves_nothing(running: Running) -> None:
     pytest.importorskip("iceoryx2")
     process = running()
     root = os.environ["DORA_RUNTIME_DIR"]
     # With the first large message a sender gets more memory, and gives back what it had.
     dora("topic", "echo", "--count", "40")
     before = shared_memory(root)
-    looks = [running.popen([*DORA, "topic", "echo"], stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    for look in looks:
-        assert look.stdout is not None
-        look.stdout.readline()
-        assert shared_memory(root) - before, "a look has memory of its own"
-        look.kill()
-        look.wait()
-        look.stdout.close()
-    wait_until(lambda: shared_memory(root) <= before, "the killed look to be cleaned up")
-    look = running.popen([*DORA, "topic", "echo", "camera/image"], stdout=subprocess.PIPE, text=True)
-    assert look.stdout is not None
-    look.stdout.readline()
-    look.send_signal(signal.SIGINT)
-    look.communicate(timeout=PATIENCE)
-    assert look.returncode == 0
+    observers = [
+        running.popen([*DORA, "topic", "echo"], stdout=subprocess.PIPE, text=True) for _ in range(2)
+    ]
+    for observer in observers:
+        assert observer.stdout is not None
+        observer.stdout.readline()
+        assert shared_memory(root) - before, "an observer has memory of its own"
+        observer.kill()
+        observer.wait()
+        observer.stdout.close()
+    wait_until(lambda: shared_memory(root) <= before, "the killed observer to be cleaned up")
+    observer = running.popen([*DORA, "topic", "echo", "camera/image"], stdout=subprocess.PIPE, text=True)
+    assert observer.stdout is not None
+    observer.stdout.readline()
+    observer.send_signal(signal.SIGINT)
+    observer.communicate(timeout=PATIENCE)
+    assert observer.returncode == 0
     # With its next message the sender lets go of its half of the connection.
-    wait_until(lambda: shared_memory(root) <= before, "nothing to be left of a look that ends in order")
+    wait_until(lambda: shared_memory(root) <= before, "nothing to be left of an observer that ends cleanly")
     assert dora("topic", "echo", "camera/image", "--count", "2").stdout.count("\n") == 2
     end(process)
     assert process.returncode == 0
 
 
-def test_a_look_that_sleeps_holds_nobody_up(running: Running) -> None:
+def test_a_stopped_observer_does_not_hold_up_the_dataflow(running: Running) -> None:
     """The sender of a link with back-pressure goes on although a tap takes nothing any more."""
     pytest.importorskip("iceoryx2")
     running()
     command = [*DORA, "topic", "echo", "camera/image", "--format", "json"]
-    look = running.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert look.stdout is not None
-    look.stdout.readline()
-    look.send_signal(signal.SIGSTOP)
+    observer = running.popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert observer.stdout is not None
+    observer.stdout.readline()
+    observer.send_signal(signal.SIGSTOP)
     try:
         (name,) = set(os.listdir(os.environ["DORA_RUNTIME_DIR"])) - {"lock"}
         board = Board.open(f"/dev/shm/dora_{name}_board")
@@ -254,42 +256,44 @@ def test_a_look_that_sleeps_holds_nobody_up(running: Running) -> None:
         assert top()["sink"]["dropped_messages"] == 0
     finally:
         continued = datetime.now(UTC)
-        look.send_signal(signal.SIGCONT)
+        observer.send_signal(signal.SIGCONT)
     # After what was written before and what lay in its queue comes what was sent since.
-    assert any(datetime.fromisoformat(json.loads(line)["timestamp"]) > continued for line in look.stdout)
-    look.send_signal(signal.SIGINT)
-    _, errors = look.communicate(timeout=PATIENCE)
+    assert any(
+        datetime.fromisoformat(json.loads(line)["timestamp"]) > continued for line in observer.stdout
+    )
+    observer.send_signal(signal.SIGINT)
+    _, errors = observer.communicate(timeout=PATIENCE)
     assert re.match(r"camera/image: [\d,]+ messages came faster than they could be read", errors)
 
 
-def test_so_many_may_look(running: Running) -> None:
+def test_the_number_of_observers_is_limited(running: Running) -> None:
     running()
     command = [*DORA, "topic", "echo", "camera/image"]
-    looks = [running.popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    observers = [running.popen(command, stdout=subprocess.PIPE, text=True) for _ in range(4)]
     try:
-        for look in looks:
-            assert look.stdout is not None
-            look.stdout.readline()
+        for observer in observers:
+            assert observer.stdout is not None
+            observer.stdout.readline()
         says = dora("topic", "echo", status=1).stderr
-        assert says.startswith("error: 4 commands look at `camera/image` already")
+        assert says.startswith("error: 4 commands observer at `camera/image` already")
         assert dora("topic", "echo", "camera/spare", "--count", "1").stdout
     finally:
-        for look in looks:
-            look.send_signal(signal.SIGINT)
-            look.communicate(timeout=PATIENCE)
+        for observer in observers:
+            observer.send_signal(signal.SIGINT)
+            observer.communicate(timeout=PATIENCE)
     assert dora("topic", "echo", "--count", "1").stdout
 
 
-def test_one_may_look_at_a_long_queue(running: Running) -> None:
+def test_a_topic_with_a_long_queue_can_be_observed(running: Running) -> None:
     running(FLOW.replace("queue_size: 4", "queue_size: 300"))
-    look = running.popen([*DORA, "topic", "echo", "camera/image"], stdout=subprocess.PIPE, text=True)
+    observer = running.popen([*DORA, "topic", "echo", "camera/image"], stdout=subprocess.PIPE, text=True)
     try:
-        assert look.stdout is not None
-        look.stdout.readline()
+        assert observer.stdout is not None
+        observer.stdout.readline()
         says = dora("topic", "echo", "camera/image", status=1).stderr
-        assert says.startswith("error: 1 command looks at `camera/image` already")
+        assert says.startswith("error: 1 command observers at `camera/image` already")
     finally:
-        end(look)
+        end(observer)
 
 
 def test_top_once(running: Running) -> None:

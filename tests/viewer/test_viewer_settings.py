@@ -123,7 +123,7 @@ def test_names_of_published_outputs_tell_a_primitive() -> None:
 @pytest.mark.parametrize(
     ("input_id", "metadata", "sentence"),
     [
-        ("tick", {}, "its metadata has no `primitive`, and its name does not tell one; there are `image`,"),
+        ("tick", {}, "its metadata has no `primitive`, and its name contains none; there are `image`,"),
         (
             "image",
             {"primitive": "boxes3"},

@@ -65,7 +65,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "param": ("dora.cli.commands.param:param", "Inspect and change the parameters of running nodes."),
     "node": ("dora.cli.commands.node:node", "Inspect and change the nodes of running dataflows."),
-    "topic": ("dora.cli.commands.topic:topic", "Look at what the outputs of a running dataflow carry."),
+    "topic": ("dora.cli.commands.topic:topic", "Show the messages of a running dataflow, and publish."),
     "trace": (
         "dora.cli.commands.trace:trace",
         "Show which messages led to which, and how long each step took.",

@@ -16,10 +16,10 @@ SHOWN_TEXT: Final = 200  # characters of one text, likewise
 
 
 class FormattedValue:
-    """What is shown of one message. ``length`` counts all values, ``data`` may have fewer."""
+    """The values of one message to show. ``length`` counts all values; ``data`` may have fewer."""
 
     def __init__(self, message: Message, *, full: bool) -> None:
-        """Decode; a payload or metadata that cannot be is told in ``problem`` instead."""
+        """Decode; for a payload or metadata that cannot be decoded, ``problem`` says why."""
         self.time_ns = message.time_ns
         self.metadata: dict[str, Any] = {}
         self.data: list[Any] = []

@@ -1,7 +1,7 @@
-"""How long messages wait until a receiver takes them, seen from outside.
+"""How long messages wait until a receiver takes them, measured from outside.
 
-A tap knows when a message was sent; the board says when a receiver has got so far. How often one
-looks is how exact it is.
+A tap has the time at which a message was sent; the board shows when the receiver has taken it. The interval
+between two polls is the error.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ class LatencyMeter:
         self._dropped = self._word(DROPPED)
 
     def add_sent(self, sequence: int, time_ns: int) -> None:
-        """Note a message that the tap has seen."""
+        """Add a message that the tap has received."""
         if self._word(STATE) == CONNECTED:
             self._waiting.append((sequence, time_ns))
 
     def poll(self) -> None:
-        """Note which messages were taken since the last look."""
+        """Find out which messages were taken since the last poll."""
         if not self._waiting:
             return
         now = time.time_ns()
@@ -45,7 +45,7 @@ class LatencyMeter:
                 self.times_ns.append(now - sent_at)
 
     def take(self) -> tuple[float, float]:
-        """Return median and 99th percentile in milliseconds, and begin anew; there must be times."""
+        """Return median and 99th percentile in milliseconds, and start again; there must be times."""
         times, self.times_ns = self.times_ns, []
         return percentile(times, 0.5) / 1e6, percentile(times, 0.99) / 1e6
 

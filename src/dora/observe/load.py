@@ -1,4 +1,4 @@
-"""What the processes of nodes take of the machine: processor, memory, disk."""
+"""The load of nodes' processes: processor, memory, disk."""
 
 from __future__ import annotations
 

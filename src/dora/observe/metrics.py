@@ -1,4 +1,4 @@
-"""Surveys of running dataflows, taken from outside: no node notices."""
+"""Metrics of running dataflows, read from outside, so no node is affected."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dora.wire.metrics import DataflowMetrics, LinkMetrics, NodeMetrics, OutputM
 
 
 def collect_metrics(run: DaemonClient) -> DataflowMetrics:
-    """Count what a dataflow has done so far; raises `ConnectError` if it ends."""
+    """Return the counters of a dataflow so far; raises `ConnectError` if it ends."""
     inspection = inspect(run)
     loads = LoadMeter().measure(node.pid for node in inspection.nodes if node.pid is not None)
     try:
@@ -51,7 +51,7 @@ def collect_metrics(run: DaemonClient) -> DataflowMetrics:
 
 
 def collect_all_metrics(dataflow_ids: Iterable[str]) -> list[DataflowMetrics]:
-    """Return surveys of those dataflows that run on this machine; the others are left out."""
+    """Return the metrics of those dataflows that run on this machine; leave out the others."""
     wanted = set(dataflow_ids)
     found = []
     for run in running():

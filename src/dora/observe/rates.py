@@ -110,10 +110,8 @@ def rates(
     return outputs, links
 
 
-# How often messages come, from their numbers and the times at which they were sent.
-#
-# Not from when they were seen: so neither the way to the observer nor messages that it missed
-# falsify the figures.
+# Rates come from the numbers of messages and the times at which they were sent, not from the times at which
+# they were observed. So neither their way to the observer nor missed messages distort them.
 
 
 class MeasuredRate(msgspec.Struct, frozen=True):
@@ -147,19 +145,19 @@ class RateMeter:
         self._seen: deque[tuple[int, int, int]] = deque()  # number, time, size
 
     def add(self, sequence: int, time_ns: int, size: int) -> None:
-        """Note a message; ``size`` in bytes."""
+        """Add a message; ``size`` in bytes."""
         if self._seen and sequence <= self._seen[-1][0]:
-            self._seen.clear()  # the numbers began anew, or came late over a network
+            self._seen.clear()  # the sender was restarted, or a message came late over a network
         self._seen.append((sequence, time_ns, size))
         self.forget_before(time_ns - self._window_ns)
 
     def forget_before(self, time_ns: int) -> None:
-        """Let go of what is older; a topic that fell silent has no beat once its window is over."""
+        """Drop older messages: a topic that is silent for longer than its window has no rate."""
         while self._seen and self._seen[0][1] < time_ns:
             self._seen.popleft()
 
     def rate(self) -> MeasuredRate | None:
-        """Return the figures, None for fewer than two messages."""
+        """Return the rate, None for fewer than two messages."""
         seen = self._seen
         if len(seen) < 2:
             return None

@@ -1,4 +1,4 @@
-"""Looking at the outputs of a running dataflow: the taps of one command."""
+"""Taps on outputs of a running dataflow, for as long as one query runs."""
 
 from __future__ import annotations
 
@@ -17,27 +17,29 @@ from dora.transport.taps import Tap, TapEngine, open_taps
 from dora.wire.daemon_protocol import CloseTaps, Inspect, Inspection, OpenTaps
 from dora.wire.message import Message
 
-# One output under a tap, and how to look at a flood without slowing it down.
+# How a flood is observed without slowing it down.
 #
-# Whatever waits in a tap is memory that the sender cannot use again meanwhile. A sender of large messages
-# lives on using the same few again and again while they are in its cache; one or two more of them cost it
-# some ten percent, however seldom somebody looks. Of many thousand small ones a second, each costs its
-# sender another receiver, a third of the rate. So there is a tap on floods for a tenth of the time only. In
-# that time everything is as always: neighbours are seen as neighbours, and numbers and times of sending
-# tell how often messages come.
+# Messages that wait in a tap are memory that the sender cannot reuse. A sender of large messages is fast
+# because it reuses the same few while they are in its cache; one or two more cost it some ten percent,
+# however seldom the tap is polled. For a sender of many thousand small messages a second, a tap is one more
+# receiver, which costs a third of the rate. So a flood is tapped for a tenth of the time only. In that time
+# messages are complete: their numbers and times give the true rate.
 
 # What may wait in a tap: with 16 messages of 1 MiB, the sender would be a quarter slower.
 _WAITING_BYTES: Final = 2 << 20
 _FLOOD_OF_BYTES: Final = (200, 500_000_000)  # messages and bytes a second, both
 _FLOOD_OF_MESSAGES: Final = 5_000  # a second
-_NEAR_NS: Final = 30_000_000  # how long a flood is looked at
-_AWAY_NS: Final = 270_000_000  # and how long it is left alone then
-_JUDGE_NS: Final = 500_000_000  # how long others are looked at until it is judged whether they are a flood
+_OPEN_NS: Final = 30_000_000  # how long a flood is tapped
+_CLOSED_NS: Final = 270_000_000  # and how long it is left alone afterwards
+_JUDGE_NS: Final = 500_000_000  # how often other outputs are checked for being a flood
 
 
 class AdaptiveTap:
-    """One topic under a tap. ``received`` counts messages, ``missed`` those that were not looked at, which
-    says nothing about the dataflow's own links."""
+    """A tap on one topic that is closed most of the time while the topic is a flood.
+
+    ``received`` counts messages, ``missed`` those that were not seen, which says nothing about the links of
+    the dataflow.
+    """
 
     def __init__(self, topic: Topic, engine: TapEngine, words: memoryview) -> None:
         """Attach; raises `TransportError`."""
@@ -52,7 +54,7 @@ class AdaptiveTap:
         self._seen = 0  # sequence number of the last message
         self._tap: Tap | None = engine.tap(topic.output, self._queue_size())
         self._judged = self._reading()
-        self._judge_at = self._judged[0] + _NEAR_NS
+        self._judge_at = self._judged[0] + _OPEN_NS
 
     def _queue_size(self) -> int:
         sent, size = self._words[self._sent_word], self._words[self._bytes_word]
@@ -60,17 +62,17 @@ class AdaptiveTap:
         return max(2, min(TAP_QUEUE, _WAITING_BYTES // mean_size))
 
     def renew(self, until_ns: int) -> None:
-        """Let the output be sent even if it has no links, until then."""
+        """Make the sender send until then, even if the output has no links."""
         self._words[self._tapped_word] = until_ns
 
     @property
     def tapped(self) -> bool:
-        """Whether there may be something to take."""
+        """Whether the tap is open."""
         return self._tap is not None
 
     @property
     def due_s(self) -> float:
-        """In how many seconds `adapt` has something to do."""
+        """Seconds until `adapt` has something to do."""
         return max(0.0, (self._judge_at - time.monotonic_ns()) / 1e9)
 
     def take(self) -> Message | None:
@@ -87,7 +89,7 @@ class AdaptiveTap:
         return message
 
     def adapt(self) -> None:
-        """Take the tap away from a flood, or put it there again, when it is time."""
+        """Close the tap on a flood, or open it again, when it is time."""
         now = time.monotonic_ns()
         if now < self._judge_at:
             return
@@ -96,7 +98,7 @@ class AdaptiveTap:
                 self._tap = self._engine.tap(self.topic.output, self._queue_size())
             except TransportError:
                 pass  # the dataflow is ending
-            self._judge_at = now + _NEAR_NS
+            self._judge_at = now + _OPEN_NS
             return
         before, self._judged = self._judged, self._reading()
         seconds = (self._judged[0] - before[0]) / 1e9
@@ -105,7 +107,7 @@ class AdaptiveTap:
         if large or messages > _FLOOD_OF_MESSAGES:
             tap, self._tap = self._tap, None
             self._engine.close_tap(tap)
-            self._judge_at = now + _AWAY_NS
+            self._judge_at = now + _CLOSED_NS
         else:
             self._judge_at = now + _JUDGE_NS
 
@@ -113,19 +115,19 @@ class AdaptiveTap:
         return time.monotonic_ns(), self._words[self._sent_word], self._words[self._bytes_word]
 
 
-# Seconds between looks. At each, what fits into the queue of a tap is taken: so all messages of a topic
-# with up to 2,000 a second are seen, and of a faster one some; taking all would cost it a processor.
+# Seconds between two polls, each of which takes what the queue of a tap holds: all messages of a topic with
+# up to 2,000 a second, and some of a faster one; taking all would occupy a processor.
 PERIOD: Final = 0.005
-_REST: Final = 8  # a look is followed by a pause that is so many times longer than what it computed
-_LONGEST_REST: Final = 0.05  # seconds, also where nothing can be seen: something else may end the look
-_LEASE_NS: Final = 2_000_000_000  # how long an output is looked at after the last renewal
+_REST: Final = 8  # a poll is followed by a pause that many times as long as its computing time
+_LONGEST_REST: Final = 0.05  # seconds, also while no tap is open: the query may end
+_LEASE_NS: Final = 2_000_000_000  # how long an output stays tapped after the last renewal
 _RENEWAL_NS: Final = _LEASE_NS // 4
 
 
 def inspect(run: DaemonClient) -> Inspection:
-    """Ask a daemon how its dataflow is.
+    """Ask a daemon for the state of its dataflow.
 
-    The files of a run follow from its directory; what the daemon says about them is not believed.
+    The files of a run follow from its directory; the daemon's own statements about them are not trusted.
     """
     answer = run.ask(Inspect())
     assert isinstance(answer, Inspection)
@@ -140,7 +142,7 @@ class TapSession:
     """Taps on some topics of a running dataflow; ``with`` closes them."""
 
     def __init__(self, run: DaemonClient, inspection: Inspection, topics: Sequence[Topic]) -> None:
-        """Attach; raises `DoraError` if too many commands look at one of them already, `TransportError`."""
+        """Open the taps; raises `DoraError` if a topic has too many already, `TransportError`."""
         self._run = run
         self.ended = False  # the dataflow has
         run.ask(OpenTaps([topic.output.slot for topic in topics]))
@@ -165,12 +167,12 @@ class TapSession:
     def messages(
         self, until: Callable[[], bool] = lambda: False, period: float = PERIOD
     ) -> Generator[tuple[AdaptiveTap, Message | None], None, None]:
-        """Yield messages as they come, until the dataflow ends or ``until`` says so.
+        """Yield messages as they arrive, until the dataflow ends or ``until`` returns True.
 
-        After each look, which is every ``period`` seconds or less often if there is much to do, a pair
-        with None is yielded, for what else there is to do.
+        After each poll, every ``period`` seconds or less often if there is much to do, it yields a pair
+        with None, so that the caller can do other things.
         """
-        nobody = self.taps[0]
+        first = self.taps[0]
         while not until():
             self._renew()
             begun = time.thread_time()
@@ -183,21 +185,21 @@ class TapSession:
                     del message
                     if until():
                         return
-                tap.adapt()  # after a look, which on a busy machine may be the only one meanwhile
+                tap.adapt()  # after a poll, which on a busy machine may be the only one for long
             if self.ended:
                 return
-            yield nobody, None
+            yield first, None
             self.ended = self._wait(self._pause(period, time.thread_time() - begun))
 
     def _pause(self, period: float, computed: float) -> float:
-        """Return how many seconds to sleep; a flood is not looked at any longer than it has to be."""
+        """Return how many seconds to sleep; the tap of a flood is not open longer than necessary."""
         pause = _LONGEST_REST
         if any(tap.tapped for tap in self.taps):
             pause = max(period, min(computed * _REST, _LONGEST_REST))
         return min(pause, *(tap.due_s for tap in self.taps))
 
     def _wait(self, seconds: float) -> bool:
-        """Sleep; tell whether the daemon has closed the connection, as it does at the end."""
+        """Sleep; return whether the daemon has closed the connection, which it does at the end."""
         readable, _, _ = select.select([self._run], (), (), seconds)
         return bool(readable)
 
@@ -209,7 +211,7 @@ class TapSession:
                 tap.renew(now + _LEASE_NS)
 
     def close(self) -> None:
-        """Take the taps away."""
+        """Close the taps."""
         self.taps = []
         self._engine.close()
         self._board.close()

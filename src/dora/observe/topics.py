@@ -50,7 +50,7 @@ def find_topics(inspection: Inspection, names: Iterable[str]) -> list[Topic]:
 
 
 def find_tappable(inspection: Inspection, names: Iterable[str]) -> list[Topic]:
-    """As `find_topics`, but only what can be looked at; all of it if ``names`` is empty."""
+    """Like `find_topics`, but only topics that can be tapped; all of them if ``names`` is empty."""
     wanted = list(names)
     if not wanted:
         found = [topic for topic in topics_of(inspection) if not topic.output.text]
@@ -68,13 +68,13 @@ def find_tappable(inspection: Inspection, names: Iterable[str]) -> list[Topic]:
 
 
 def is_sent_here(inspection: Inspection, node_id: str) -> bool:
-    """Tell whether a node is on the machine of the daemon that was asked."""
+    """Return whether a node is on the machine of the daemon that was asked."""
     return all(node.machine == inspection.machine for node in inspection.nodes if node.id == node_id)
 
 
 def _missing(name: str, inspection: Inspection, known: Iterable[str]) -> str:
     if name.startswith("dora/"):
-        return f"`{name}` is made inside each node that uses it: there is nothing to look at"
+        return f"`{name}` is generated inside each node that uses it, so it cannot be observed"
     outputs = [f"{name}/{item.id}" for node in inspection.nodes if node.id == name for item in node.outputs]
     if outputs:
         return f"`{name}` is a node; its outputs are {listed(outputs)}"

@@ -40,7 +40,7 @@ LONGEST_SAMPLE = 1.0  # seconds that `--once` takes at most
 @click.option(
     "--latency",
     is_flag=True,
-    help="Also show how long messages wait until they are taken; for that, look at every output.",
+    help="Also show how long messages wait until they are taken; this taps every output.",
 )
 def top(dataflow: str | None, interval: float, once: bool, latency: bool) -> None:
     """Watch nodes and links: load, rates, queues, losses.
@@ -64,7 +64,9 @@ def top(dataflow: str | None, interval: float, once: bool, latency: bool) -> Non
             snapshots.watch(every)
             found = snapshots.refresh()
             click.echo(
-                json.dumps([_node(item, links) for _, nodes, links in found for item in nodes], indent=2)
+                json.dumps(
+                    [_node_json(item, links) for _, nodes, links in found for item in nodes], indent=2
+                )
             )
             return
 
@@ -83,7 +85,7 @@ def inspect(ctx: click.Context) -> None:
 inspect.add_command(top)
 
 
-def _node(item: NodeSnapshot, links: list[LinkRate]) -> dict[str, Any]:
+def _node_json(item: NodeSnapshot, links: list[LinkRate]) -> dict[str, Any]:
     view, load = item.node, item.load
     inputs = [rate for rate in links if rate.link.consumer.partition("/")[0] == view.id]
     return {
@@ -104,7 +106,7 @@ def _node(item: NodeSnapshot, links: list[LinkRate]) -> dict[str, Any]:
         "pending_messages": item.waiting,
         "dropped_messages": item.dropped,
         "seconds_since_last_message": None if item.quiet_s is None else round(item.quiet_s, 3),
-        "inputs": [_link(rate) for rate in inputs],
+        "inputs": [_link_json(rate) for rate in inputs],
     }
 
 
@@ -112,7 +114,7 @@ def _input_of(rate: LinkRate) -> str:
     return rate.link.consumer.partition("/")[2]
 
 
-def _link(rate: LinkRate) -> dict[str, Any]:
+def _link_json(rate: LinkRate) -> dict[str, Any]:
     return {
         "input": _input_of(rate),
         "source": rate.link.producer,
@@ -177,9 +179,9 @@ class _RemoteSnapshot(DistributedSnapshot):
         self._running.close()
 
 
-# The screen of ``dora top``: what is where on it, and the keys.
+# The screen of ``dora top``, and its keys.
 
-_TICK = 0.1  # seconds between looks at the keyboard
+_TICK = 0.1  # seconds between two polls of the keyboard
 _ESCAPE = 27
 _NODE_HEAD = ("NODE", "STATUS", "PID", "CPU", "MEMORY", "RESTARTS", "SENT", "BANDWIDTH", "WAITING", "QUIET")
 _LINK_HEAD = ("LINK", "RATE", "BANDWIDTH", "QUEUE", "DROPPED", "WAITS", "99 %")
@@ -194,7 +196,7 @@ _KEYS = {"n": "name", "c": "CPU", "m": "memory"}
 
 
 class View(msgspec.Struct):
-    """What the user has chosen: how nodes are sorted, and the first line that is shown."""
+    """The user's choices: how nodes are sorted, and the first line that is shown."""
 
     order: str = "name"
     top: int = 0
@@ -203,9 +205,7 @@ class View(msgspec.Struct):
 def lines(nodes: list[NodeSnapshot], links: list[LinkRate], order: str) -> list[str]:
     """Return the lines of the screen below its title."""
     several = len({item.dataflow_id for item in nodes}) > 1
-    rows: list[tuple[str, ...]] = [
-        _node_top_screen(item, several) for item in sorted(nodes, key=_ORDERS[order])
-    ]
+    rows: list[tuple[str, ...]] = [_node_row(item, several) for item in sorted(nodes, key=_ORDERS[order])]
     head: tuple[str, ...] = _NODE_HEAD
     if any(item.node.machine for item in nodes):
         machines = [item.node.machine or "-" for item in sorted(nodes, key=_ORDERS[order])]
@@ -213,11 +213,11 @@ def lines(nodes: list[NodeSnapshot], links: list[LinkRate], order: str) -> list[
         rows = [(*row[:2], machine, *row[2:]) for row, machine in zip(rows, machines, strict=True)]
     shown = _columns(head, rows)
     if links:
-        shown += ["", *_columns(_LINK_HEAD, [_link_top_screen(rate) for rate in links])]
+        shown += ["", *_columns(_LINK_HEAD, [_link_row(rate) for rate in links])]
     return shown
 
 
-def _node_top_screen(item: NodeSnapshot, several: bool) -> tuple[str, ...]:
+def _node_row(item: NodeSnapshot, several: bool) -> tuple[str, ...]:
     view, load = item.node, item.load
     return (
         f"{item.dataflow}: {view.id}" if several else view.id,
@@ -233,7 +233,7 @@ def _node_top_screen(item: NodeSnapshot, several: bool) -> tuple[str, ...]:
     )
 
 
-def _link_top_screen(rate: LinkRate) -> tuple[str, ...]:
+def _link_row(rate: LinkRate) -> tuple[str, ...]:
     link = rate.link
     queue = "-" if rate.waiting is None else f"{rate.waiting}/{link.queue_size}"
     dropping = f" (+{rate.dropping_hz:.1f}/s)" if rate.dropping_hz else ""
@@ -259,7 +259,7 @@ def _columns(head: Sequence[str], rows: list[tuple[str, ...]]) -> list[str]:
 
 
 def check_terminal() -> None:
-    """Raise `DoraError` if the terminal is none on which one can draw."""
+    """Raise `DoraError` if the terminal cannot be drawn on."""
     name = os.environ.get("TERM") or "dumb"
     try:
         curses.setupterm(name)
@@ -300,17 +300,17 @@ def _loop(screen: Any, snapshots: RunSnapshots, interval: float) -> bool:
         due = time.monotonic() + interval
         while time.monotonic() < due:
             _draw(screen, names, lines(nodes, links, view.order), view)
-            wish = _obey(screen, view)
-            if wish == "quit":
+            action = _handle_keys(screen, view)
+            if action == "quit":
                 return False
-            if wish == "refresh":
+            if action == "refresh":
                 break
             snapshots.watch(min(_TICK, max(due - time.monotonic(), 0.001)))
     return True
 
 
-def _obey(screen: Any, view: View) -> Literal["quit", "refresh", ""]:
-    """Do what the keys say; return what is left to the caller."""
+def _handle_keys(screen: Any, view: View) -> Literal["quit", "refresh", ""]:
+    """Handle the keys that were pressed; return what the caller has to do."""
     while (key := screen.getch()) != -1:
         if key == _ESCAPE and (key := _after_escape(screen)) == _ESCAPE:
             return "quit"
@@ -328,9 +328,9 @@ def _obey(screen: Any, view: View) -> Literal["quit", "refresh", ""]:
 
 
 def _after_escape(screen: Any) -> int:
-    """Return the key that an Esc begins: Esc itself if nothing follows, 0 for one that means nothing here.
+    """Return the key that an Esc begins: Esc itself if nothing follows, 0 for an unknown one.
 
-    curses knows the keys of the terminal that TERM names; others may send other sequences.
+    curses knows the keys of the terminal that TERM names; other terminals may send other sequences.
     """
     begun = screen.getch()
     if begun in (-1, _ESCAPE):

@@ -1,4 +1,4 @@
-"""``dora topic``: look at what the outputs of a running dataflow carry, and publish by hand."""
+"""``dora topic``: show the messages of a running dataflow, and publish by hand."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PUBLISH_PATIENCE = 3.0  # seconds
 @click.group(invoke_without_command=True)
 @click.pass_context
 def topic(ctx: click.Context) -> None:
-    """Look at what the outputs of a running dataflow carry."""
+    """Show the messages of a running dataflow, and publish."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help(), err=True)
         ctx.exit(2)
@@ -54,9 +54,9 @@ def list_topics(dataflow: str | None, style: str) -> None:
     from dora.cli.running import find_running
     from dora.observe.topics import topics_of
 
-    with find_running(dataflow) as whole:
-        topics = topics_of(whole.inspection)
-        machines = [whole.machine_of(item.node_id) for item in topics]
+    with find_running(dataflow) as running:
+        topics = topics_of(running.inspection)
+        machines = [running.machine_of(item.node_id) for item in topics]
     if style == "json":
         for item, machine in zip(topics, machines, strict=True):
             fields = {"node": item.node_id, "name": item.output.id, "subscribers": item.subscribers}
@@ -90,8 +90,8 @@ def echo(
 ) -> None:
     """Show messages as they are sent.
 
-    Of all outputs, if none is named. The dataflow does not notice: nobody waits for this command.
-    Messages for which it is too slow are counted and left out. Ctrl-C ends it.
+    Of all outputs, if none is named. The dataflow does not wait for this command: messages for which it is
+    too slow are counted and skipped. Ctrl-C ends it.
     """
     from dora.cli.running import find_running
     from dora.observe.queries import EchoQuery, Line
@@ -186,14 +186,14 @@ def _ignore_ctrl_z(engine: str) -> None:
     type=_DURATION,
     default="10",
     metavar="DURATION",
-    help="Over how long the figures are taken [10s].",
+    help="The window over which rates are measured [10s].",
 )
-@_duration_option("End after this time [5s, if the output is no terminal].")
+@_duration_option("End after this time [5s, if the output is not a terminal].")
 def hz(topics: tuple[str, ...], dataflow: str | None, window: float, duration: float | None) -> None:
     """Measure how often messages are sent.
 
-    Of all outputs, if none is named. On a terminal a live table, else one table at the end, its columns
-    separated by tabs. The times are those of sending. Ctrl-C ends it.
+    Of all outputs, if none is named. Prints a live table on a terminal, otherwise one table at the end,
+    with columns separated by tabs. Times are those of sending. Ctrl-C ends it.
     """
     from dora.cli.running import find_running
     from dora.observe.queries import RateQuery, Rates
@@ -266,9 +266,9 @@ def _rate_cells(rate: MeasuredRate | None) -> list[str]:
 @topic.command("info")
 @click.argument("name", metavar="NODE/OUTPUT")
 @dataflow_option
-@_duration_option("How long to look [5s].")
+@_duration_option("How long to measure [5s].")
 def info(name: str, dataflow: str | None, duration: float | None) -> None:
-    """Show type, sender, receivers, rate and waiting times of an output."""
+    """Show type, sender, receivers, rate and latencies of an output."""
     from dora.cli.running import find_running
     from dora.observe.queries import InfoQuery, TextResult
     from dora.observe.topics import find_tappable
@@ -292,14 +292,14 @@ def info(name: str, dataflow: str | None, duration: float | None) -> None:
 @click.argument("name", metavar="NODE/OUTPUT")
 @click.argument("text", metavar="[JSON]", required=False)
 @dataflow_option
-@click.option("--file", "path", metavar="FILE", help="Take the JSON from a file; - is standard input.")
+@click.option("--file", "path", metavar="FILE", help="Read the JSON from a file; - is standard input.")
 @click.option("--count", type=click.IntRange(1, MAX_COUNT), default=1, metavar="N", help="How often [1].")
 def pub(name: str, text: str | None, dataflow: str | None, path: str | None, count: int) -> None:
-    """Let a node send a message.
+    """Make a node send a message.
 
     A JSON list is the array, anything else an array of one value. The node sends it among its own
-    messages, as soon as it looks for its next event; so it is numbered, counted and subject to
-    back-pressure like any other.
+    messages when it polls for its next event, so it is numbered, counted and subject to back-pressure like
+    any other.
     """
     from dora.cli.running import find_running
     from dora.observe.topics import find_tappable
@@ -308,15 +308,15 @@ def pub(name: str, text: str | None, dataflow: str | None, path: str | None, cou
     if (text is None) == (path is None):
         raise click.UsageError("give the message either as JSON or with --file")
     message = _message(text if path is None else _read(path))
-    with find_running(dataflow) as whole:
-        (wanted,) = find_tappable(whole.inspection, [name])
+    with find_running(dataflow) as running:
+        (wanted,) = find_tappable(running.inspection, [name])
         for done in range(count):
             try:
                 publish = Publish(wanted.node_id, wanted.output.id, message)
-                whole.ask(wanted.node_id, publish, _PUBLISH_PATIENCE)
+                running.ask(wanted.node_id, publish, _PUBLISH_PATIENCE)
             except TimeoutError:
                 raise DoraError(
-                    f"node `{wanted.node_id}` has not looked for events for {_PUBLISH_PATIENCE:g} s, so it "
+                    f"node `{wanted.node_id}` has not polled for events for {_PUBLISH_PATIENCE:g} s, so it "
                     f"has not sent the message yet ({done} of {count} sent)"
                 ) from None
     times = "" if count == 1 else f" {count} times"

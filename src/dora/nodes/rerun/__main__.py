@@ -29,7 +29,7 @@ environment variables:
 
 
 def main() -> int:
-    """Show what comes until the dataflow ends; return the exit status."""
+    """Show all messages until the dataflow ends; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m dora.nodes.rerun",
         description=_DESCRIPTION,
@@ -38,10 +38,10 @@ def main() -> int:
     )
     parser.add_argument("node", nargs="?", help="the id of a node with `path: dynamic`")
     node_id = parser.parse_args().node
-    # Rerun's own log lines go into this node's: only what is wrong, and without colours.
+    # Rerun logs to this node's log: only warnings and errors, without colours.
     os.environ.setdefault("RUST_LOG", "warn")
     os.environ.setdefault("NO_COLOR", "1")
-    if node_id:  # by hand, in a terminal: no dataflow reads its log
+    if node_id:  # started by hand, in a terminal: no dataflow reads its log
         logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
         check_rerun()

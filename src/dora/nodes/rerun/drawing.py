@@ -1,4 +1,4 @@
-"""From a message to what Rerun draws, one function for each primitive."""
+"""Turn messages into what Rerun draws: one function for each primitive."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ POINT_COLOR = (128, 128, 128)
 LINE_COLOR = (0, 255, 0)
 POSE_AXES = 0.1  # metres
 
-# Files, as they are. What the viewer cannot decode, it says itself.
+# Files are passed on unchanged; the viewer reports those that it cannot decode.
 _MEDIA_TYPES = {
     "jpeg": "image/jpeg",
     "jpg": "image/jpeg",

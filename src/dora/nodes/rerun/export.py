@@ -1,4 +1,4 @@
-"""A recording of dora as one of Rerun: what the viewer node draws, and plain numbers as curves."""
+"""Convert a recording to one of Rerun: draw like the viewer node, and draw plain numbers as curves."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def export_rerun(
 
 
 def _primitive(event: Input) -> str:
-    """Return how to draw a message that does not tell; "" if it does, or nothing fits."""
+    """Return how to draw a message that does not declare it; "" if it does, or if nothing fits."""
     try:
         primitive_of(event.id, event.metadata)
     except UnknownPrimitive:

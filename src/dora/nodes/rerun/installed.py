@@ -1,4 +1,4 @@
-"""Whether Rerun is there."""
+"""Check that Rerun is installed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dora.errors import DoraError
 
 
 def check_rerun() -> None:
-    """Raise `DoraError` if Rerun is not there, is too old, or is another package of that name."""
+    """Raise `DoraError` if Rerun is not installed, is too old, or is another package of that name."""
     node = BUILTIN_NODES["dora-rerun"]
     least = node.requirement.partition(">=")[2].partition(",")[0]
     found = ""

@@ -1,4 +1,4 @@
-"""What the environment of a viewer node says: where to show things, and what besides its inputs."""
+"""The settings of a viewer node, from its environment."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RobotSetting:
 
 @dataclass(frozen=True)
 class ViewerSettings:
-    """``image_size`` is width and height of images whose metadata does not tell."""
+    """``image_size`` is width and height of images whose metadata has none."""
 
     mode: Mode = "SPAWN"
     address: str = DEFAULT_ADDRESS

@@ -1,4 +1,4 @@
-"""The viewer node: it shows every message it gets, and says of which inputs it cannot."""
+"""The viewer node: shows all messages, and reports inputs that it cannot show."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Canvas:
     """Draws messages into a recording, each on the timeline ``timestamp`` at the time it was sent."""
 
     def __init__(self, recording: rr.RecordingStream, settings: ViewerSettings) -> None:
-        """Draw what is there from the start; raises `SettingError`."""
+        """Draw the robots of the settings; raises `SettingError`."""
         self._recording = recording
         self._size = settings.image_size or DEFAULT_SIZE
         robots = Robots(settings.robots, recording)
@@ -43,7 +43,7 @@ class Canvas:
             recording.log("README", document, static=True)
 
     def draw(self, event: Input) -> None:
-        """Draw a message. One that cannot be drawn is counted, and the first of its input warned of."""
+        """Draw a message. Count one that cannot be drawn, and warn about the first of each input."""
         metadata = event.metadata
         try:
             drawer = self._drawers[primitive_of(event.id, metadata)]
@@ -72,7 +72,7 @@ def run(settings: ViewerSettings, node_id: str | None = None) -> None:
     """
     rr.set_strict_mode(True)  # raise instead of warning
     recording = rr.RecordingStream(APPLICATION)
-    canvas = Canvas(recording, settings)  # before the node is ready: others wait for it meanwhile
+    canvas = Canvas(recording, settings)  # before the node is ready, while the others wait for it
     with Node(node_id) as node:
         for warning in settings.warnings:
             log.warning(warning)
@@ -93,6 +93,6 @@ def run(settings: ViewerSettings, node_id: str | None = None) -> None:
         if trouble:
             log.warning("the last messages may be missing: %s", trouble)
     if trouble:
-        # Rerun would go on trying to reach the viewer for another ten seconds.
+        # Rerun would try to reach the viewer for another ten seconds.
         sys.stdout.flush()
         os._exit(0)

@@ -1,4 +1,4 @@
-"""Where a recording goes: a new viewer, a running one, a web page or a file."""
+"""The sink of a viewer node: a new viewer, a running one, a web page or a file."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ FLUSH_TIMEOUT = 5.0  # seconds, for a viewer that does not answer
 
 
 class CannotShow(DoraError):
-    """Nothing can be shown; ``str(error)`` says why, and what else would work."""
+    """No viewer can be used; ``str(error)`` says why, and what would work."""
 
 
 @dataclass(frozen=True)
 class Sink:
-    """Where a recording goes; ``str(sink)`` tells the user. ``viewer`` is the host and port of a viewer
-    that may go away."""
+    """The sink of a Rerun recording; ``str(sink)`` describes it. ``viewer`` is host and port of a viewer
+    that may be closed."""
 
     where: str
     viewer: tuple[str, int] | None = None
@@ -35,7 +35,7 @@ class Sink:
         return self.where
 
     def finish(self, recording: rr.RecordingStream) -> str:
-        """Bring the last messages there; return why they may be missing, or ""."""
+        """Flush the last messages; return why they may be missing, or ""."""
         if self.viewer is not None and not _listens(*self.viewer):
             return "the viewer is gone"
         try:
@@ -47,7 +47,7 @@ class Sink:
 
 
 def open_sink(recording: rr.RecordingStream, settings: ViewerSettings, dataflow_id: str) -> Sink:
-    """Send a recording where the settings say; raises `CannotShow`."""
+    """Open the sink that the settings ask for; raises `CannotShow`."""
     try:
         match settings.mode:
             case "SPAWN":
@@ -71,7 +71,7 @@ def _spawn(recording: rr.RecordingStream, settings: ViewerSettings) -> Sink:
             "there is no display to open a viewer on; set OPERATING_MODE to SERVE (a web page), CONNECT "
             "(a viewer on another machine) or SAVE (a file)"
         )
-    # The viewer is the user's: it stays when the run is over, even when that is killed.
+    # The viewer belongs to the user: it outlives the run, even one that is killed.
     os.environ.pop(RUN_ID, None)
     rr.spawn(
         port=port,
@@ -107,7 +107,7 @@ def _save(recording: rr.RecordingStream, settings: ViewerSettings, dataflow_id: 
 
 
 def has_display(platform: str, environ: Mapping[str, str]) -> bool:
-    """Tell whether a window can be opened."""
+    """Return whether a window can be opened."""
     return platform != "linux" or bool(environ.get("DISPLAY") or environ.get("WAYLAND_DISPLAY"))
 
 

@@ -1,4 +1,4 @@
-"""Pixels for a browser: thinned to what a screen shows, compressed where a library for that is there."""
+"""Pixels for a browser: downsampled to the size of a screen, and compressed if a library is installed."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def image(message: Message) -> Image:
     if flat.dtype == np.uint8 and sample is not np.uint8 and flat.size % 2 == 0:
         flat = flat.view(sample)
     rows = _shaped(flat, width, height, channels, named)
-    small = _thinned(rows)
+    small = _downsampled(rows)
     if small.dtype == np.uint16:
         small = (small >> 8).astype(np.uint8)
     return _packed(small[:, :, list(order)], width, height)
@@ -106,7 +106,7 @@ def depth(message: Message) -> Image:
     """Return a depth image: near is bright, what is not known is black."""
     width, height = message.size()
     rows = _shaped(values.numbers(message.value), width, height, 1, "depth")
-    small = np.nan_to_num(_thinned(rows)[:, :, 0].astype(np.float32), posinf=0, neginf=0)
+    small = np.nan_to_num(_downsampled(rows)[:, :, 0].astype(np.float32), posinf=0, neginf=0)
     known = small[small > 0]
     if known.size:
         low, high = np.percentile(known, (2, 98))
@@ -126,7 +126,7 @@ def masks(message: Message) -> Image:
 def coloured(labels: npt.NDArray[Any]) -> Image:
     """Return an image of labels, 0 being the background."""
     height, width = labels.shape
-    small = _thinned(labels[:, :, None])[:, :, 0]
+    small = _downsampled(labels[:, :, None])[:, :, 0]
     return _packed(_PALETTE[small % len(_PALETTE)] * (small > 0)[:, :, None], width, height)
 
 
@@ -166,12 +166,12 @@ def _luma(flat: npt.NDArray[Any], width: int, height: int, encoding: str) -> Pix
     if flat.dtype != np.uint8 or flat.size != wanted:
         raise NotDrawable(f"an image of {width} × {height} in {encoding} has {wanted:,} bytes")
     if encoding == "yuyv":
-        return _thinned(flat.reshape(height, width, 2)[:, :, :1])
-    return _thinned(flat[: width * height].reshape(height, width, 1))
+        return _downsampled(flat.reshape(height, width, 2)[:, :, :1])
+    return _downsampled(flat[: width * height].reshape(height, width, 1))
 
 
-def _thinned(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return every n-th pixel: a look at a part of the memory, however large the image is."""
+def _downsampled(rows: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return every n-th pixel, which reads only a part of a large image."""
     step = -(-max(rows.shape[:2]) // MAX_SIDE)
     return rows[::step, ::step]
 
@@ -204,7 +204,7 @@ def _packed(pixels: Pixels, width: int, height: int) -> Image:
 
 @cache
 def library() -> str:
-    """Return what can compress, and has been imported; "" if nothing of it is installed."""
+    """Import a library that can compress and return its name; "" if none is installed."""
     for name in ("cv2", "PIL.Image"):
         try:
             import_module(name)

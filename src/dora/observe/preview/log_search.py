@@ -33,7 +33,7 @@ def encode_entry(entry: LogEntry) -> bytes:
 
 
 def search(directory: str, wanted: Search) -> Found:
-    """Return the last entries that fit, and how many there are in all."""
+    """Return the last entries that match, and how many match in all."""
     reader = LogReader(directory, None)
     try:
         level = parse_level(wanted.level)

@@ -1,4 +1,4 @@
-"""Which primitive an input is: its metadata says so, or else its name."""
+"""Find out which primitive an input is: from its metadata, otherwise from its name."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ PRIMITIVES = (
     "lines3d",
     "lines2d",
 )
-# Of several that occur in a name, the first counts. The last ones are outputs of published nodes that
-# say their primitive only in newer versions.
+# If a name contains several, the first counts. The last two are outputs of published nodes whose older
+# versions do not declare a primitive.
 _WORDS = {**{primitive: primitive for primitive in PRIMITIVES}, "bbox": "boxes2d", "mask": "masks"}
 
 
 class UnknownPrimitive(ValueError):
-    """It cannot be told how an input is to be drawn; ``str(error)`` says what would tell it."""
+    """How to draw an input is unknown; ``str(error)`` says how to declare it."""
 
 
 def primitive_of(input_id: str, metadata: Mapping[str, Any]) -> str:
@@ -49,5 +49,5 @@ def primitive_of(input_id: str, metadata: Mapping[str, Any]) -> str:
         if word in input_id:
             return primitive
     raise UnknownPrimitive(
-        f"its metadata has no `primitive`, and its name does not tell one; there are {listed(PRIMITIVES)}"
+        f"its metadata has no `primitive`, and its name contains none; there are {listed(PRIMITIVES)}"
     )

@@ -1,7 +1,7 @@
-"""What the server of the dashboard and the process that watches a dataflow for it say to each other.
+"""Protocol between the dashboard's server and the process that watches a dataflow for it.
 
-Frames on two pipes: four bytes of length, then msgpack. What comes from the watcher and is meant for
-browsers is JSON already, so the server passes it on without looking inside.
+Frames on two pipes: four bytes of length, then msgpack. Data for browsers is JSON already, so the server
+passes it on without decoding it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ MAX_FRAME: Final = 32 << 20  # bytes; previews are far smaller
 
 
 class Target(msgspec.Struct, frozen=True, tag=True):
-    """What to watch; the first frame. ``socket`` "": it has ended, only its logs are there.
+    """The dataflow to watch; the first frame. ``socket`` "": it has ended, and only its logs are left.
 
-    ``elsewhere`` are the other machines on which it runs, which may become others.
+    ``elsewhere`` are the other machines on which it runs; they may change.
     """
 
     dataflow_id: str
@@ -29,14 +29,14 @@ class Target(msgspec.Struct, frozen=True, tag=True):
 
 
 class Wanted(msgspec.Struct, frozen=True, tag=True):
-    """What browsers want to see from now on: previews of topics, and latencies of all links."""
+    """What browsers need from now on: previews of topics, and latencies of all links."""
 
     topics: tuple[str, ...] = ()
     latency: bool = False
 
 
 class Search(msgspec.Struct, frozen=True, tag=True):
-    """Look through the whole log for the last entries that fit. Answered by `Found`."""
+    """Search the whole log for the last entries that match; `Found` answers it."""
 
     ticket: int
     node: str = ""
@@ -55,7 +55,7 @@ class Picture(msgspec.Struct, frozen=True, tag=True):
 
 
 class State(msgspec.Struct, frozen=True, tag=True):
-    """Nodes and links at the moment, as JSON; None of it is about the past."""
+    """The current state of nodes and links, as JSON."""
 
     state: bytes
 
@@ -68,9 +68,9 @@ class Lines(msgspec.Struct, frozen=True, tag=True):
 
 
 class Preview(msgspec.Struct, frozen=True, tag=True):
-    """What a topic carries: a JSON object about it, and perhaps bytes of a picture or of points.
+    """A preview of a topic: a JSON object, and the bytes of an image or of points, if any.
 
-    ``adds``: it goes on where the one before ended, as a curve does; else it takes its place.
+    ``adds``: it continues the preview before, like a curve; otherwise it replaces it.
     """
 
     topic: str
@@ -86,7 +86,7 @@ class Found(msgspec.Struct, frozen=True, tag=True):
 
 
 class Ended(msgspec.Struct, frozen=True, tag=True):
-    """The dataflow has ended; nothing comes after this."""
+    """The dataflow has ended; this is the last message."""
 
 
 FromWatcher = Picture | State | Lines | Preview | Found | Ended

@@ -1,7 +1,7 @@
-"""What the dashboard shows of a message: what it is, and the part of it that a person can take in.
+"""Render a preview of a message for the dashboard.
 
-The declared type says what a message is, or else its metadata, its name, or only its Arrow type. However
-large the message is, what comes out is small, and only as much of it is touched as is shown.
+The declared type decides how, otherwise the metadata, the name, or the Arrow type. A preview is small,
+however large the message is, and rendering reads only the part that is shown.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def show(name: str, declared: str, value: pa.Array, metadata: Mapping[str, Any])
         try:
             shown = recognise(name, declared, value, metadata)
         except (NotDrawable, UnknownPrimitive, ValueError, KeyError, TypeError, pa.ArrowException):
-            continue  # it is not what it seemed to be
+            continue  # the guess was wrong
         if shown is not None:
             return shown
     return _by_arrow_type(value)
@@ -253,9 +253,9 @@ def _boxes(message: Message) -> RenderedPreview:
 
 def _points(points: npt.NDArray[Any]) -> RenderedPreview:
     step = -(-max(len(points), 1) // MAX_POINTS)
-    thin = np.ascontiguousarray(points[::step], np.float32)
-    thin = thin[np.isfinite(thin).all(axis=1)]
-    return RenderedPreview("points", {"count": len(points)}, thin.tobytes())
+    sampled = np.ascontiguousarray(points[::step], np.float32)
+    sampled = sampled[np.isfinite(sampled).all(axis=1)]
+    return RenderedPreview("points", {"count": len(points)}, sampled.tobytes())
 
 
 def _series(numbers: list[float], names: list[str]) -> RenderedPreview:
@@ -264,9 +264,9 @@ def _series(numbers: list[float], names: list[str]) -> RenderedPreview:
 
 
 def _curve(numbers: npt.NDArray[Any]) -> RenderedPreview:
-    """Return an array as a curve: of each stretch the least and the greatest, so that no peak is lost."""
+    """Return an array as a curve: the least and the greatest value of each stretch, so no peak is lost."""
     size = numbers.size
-    # Of a very large array, a part that a processor looks through in a millisecond.
+    # Of a very large array, a sample that takes a millisecond to process.
     seen = numbers[:: max(1, size // 200_000)].astype(np.float64)
     known = seen[np.isfinite(seen)]
     if seen.size > MAX_CURVE:

@@ -1,4 +1,4 @@
-"""One topic that browsers look at: a few messages a second, of numbers all that there is time for."""
+"""The previews of one topic: a few messages a second; of numbers, as many as there is time for."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from dora.wire.message import Message
 from dora.wire.metadata import MetadataError, decode_metadata
 
 MAX_STEPS: Final = 200  # values of a series that one preview brings
-# A preview is followed by a pause so many times as long as it took: large ones come less often.
+# A preview is followed by a pause that many times as long as it took, so large ones come less often.
 REST: Final = 9
 
 
 class PreviewTopic:
-    """Takes messages, and makes a preview of the last one when it is time."""
+    """Takes messages, and renders a preview of the last one when it is time."""
 
     def __init__(self, topic: Topic) -> None:
         self._topic = topic
@@ -36,18 +36,18 @@ class PreviewTopic:
         return self._kind == "series"
 
     def take(self, message: Message) -> None:
-        """Note a message; the one before is let go of."""
+        """Keep a message instead of the one before."""
         if self.needs_all and message.owner is None and len(self._steps) < MAX_STEPS:
             self._show(message)  # each value counts in a curve
         else:
             self._last = message
 
     def release(self) -> None:
-        """Forget the message that is held, whose memory belongs to the sender."""
+        """Drop the message that is held; its memory belongs to the sender."""
         self._last = None
 
     def preview(self) -> Preview | None:
-        """Return a preview if there is something new and it is time for one."""
+        """Return a preview if there is a new message and it is time for one."""
         now = time.monotonic()
         if now < self._due or (self._last is None and not self._steps):
             return None
@@ -64,7 +64,7 @@ class PreviewTopic:
         return Preview(self._topic.name, msgspec.json.encode(head), body, adds=self.needs_all)
 
     def _show(self, message: Message) -> bytes:
-        """Note in the head what a message is; return the bytes that go with it."""
+        """Describe a message in the head; return the bytes that go with it."""
         from dora.observe.preview.render import RenderedPreview, show
 
         metadata: dict[str, Any] = {}

@@ -12,13 +12,13 @@ import pyarrow as pa
 
 from dora.dataflow.problems import did_you_mean, listed
 
-DEFAULT_SIZE = (640, 480)  # of images that do not tell theirs; what existing dataflows expect
+DEFAULT_SIZE = (640, 480)  # of images without a size in their metadata; existing dataflows expect it
 
 Floats = npt.NDArray[np.floating[Any]]
 
 
 class NotDrawable(ValueError):
-    """A message has not the form that its primitive asks for; ``str(error)`` says which that is."""
+    """A message lacks the form that its primitive requires; ``str(error)`` says which one that is."""
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,8 @@
-"""The process that looks into one dataflow for the dashboard: ``python -m dora.observe.preview.watcher``.
+"""The process that watches one dataflow for the dashboard: ``python -m dora.observe.preview.watcher``.
 
-A process of its own, because what it does takes time (pictures are compressed, logs are searched) and
-touches shared memory that others write: neither the server nor the dataflow is held up by it, or falls with
-it. It lives while a browser looks; its standard input says at what, and ends with the server.
+It is a process of its own because its work takes time (it compresses images and searches logs) and reads
+shared memory that others write: neither the server nor the dataflow waits for it, or fails with it. It
+lives while a browser shows the dataflow; commands come on its standard input, which ends with the server.
 """
 
 from __future__ import annotations
@@ -195,7 +195,7 @@ class Watcher:
 
 
 class SendFrame:
-    """Writes frames to the server; waits while it takes none, which holds up nobody but us."""
+    """Writes frames to the server; waits while the server takes none."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -209,7 +209,7 @@ class SendFrame:
 
 
 class CommandQueue:
-    """What the server says, read as it comes."""
+    """The commands of the server, read as they arrive."""
 
     def __init__(self, descriptor: int) -> None:
         self._descriptor = descriptor
@@ -222,16 +222,16 @@ class CommandQueue:
 
     @property
     def waiting(self) -> bool:
-        """Whether something is there, or the server is gone."""
+        """Whether there is a command, or the server is gone."""
         return self.closed or bool(self._read) or bool(select.select([self], (), (), 0)[0])
 
     def take(self) -> Iterator[ToWatcher]:
-        """Yield what has come; never waits."""
+        """Yield the commands that have arrived, without waiting."""
         while self._read or (self.waiting and not self.closed):
             yield from self.wait()
 
     def wait(self) -> Iterator[ToWatcher]:
-        """Wait for something; yield what can be read."""
+        """Wait for a command; yield those that can be read."""
         if not self._read:
             data = os.read(self._descriptor, 1 << 16)
             self.closed = not data
@@ -242,14 +242,14 @@ class CommandQueue:
 
 
 def warm_up() -> None:
-    """Import what previews need, which takes a second, before somebody wants one."""
+    """Import what previews need ahead of time: it takes a second."""
     from dora.observe.preview.images import library
 
     library()
 
 
 def shape(inspection: Inspection) -> tuple[list[str], list[LinkView]]:
-    """Return what changes when nodes or links of a running dataflow come or go."""
+    """Return a value that changes when nodes or links are added or removed."""
     return [node.id for node in inspection.nodes], inspection.links
 
 
@@ -303,9 +303,9 @@ def state_json(
 
 
 def send_lines(log: LogReader, limit: int, send: Send, *, first: bool = False) -> None:
-    """Send what was written to the log since the last time; of very much, the end.
+    """Send new log entries; of more than ``limit``, the last ones.
 
-    What is left out counts as skipped, but for the ``first`` time: a search finds what is older.
+    The others count as skipped, except the ``first`` time: a search finds older entries.
     """
     kept: deque[LogEntry] = deque(maxlen=limit)
     count = 0
@@ -317,7 +317,7 @@ def send_lines(log: LogReader, limit: int, send: Send, *, first: bool = False) -
 
 
 def answer_search(directory: str, wanted: Search, send: Send) -> None:
-    """Search in a thread, for logs may be long."""
+    """Search in a thread, because logs may be long."""
 
     def work() -> None:
         try:
@@ -328,12 +328,12 @@ def answer_search(directory: str, wanted: Search, send: Send) -> None:
     threading.Thread(target=work, name="dora-search", daemon=True).start()
 
 
-def connected(
+def connect(
     target: Target, commands: CommandQueue, log: LogReader, send: Send
 ) -> tuple[Watcher, Wanted] | None:
-    """Wait until the dataflow can be looked into: it may still be built. None if nobody waits any more.
+    """Wait until the dataflow runs: it may still be built. Return None if the server is gone.
 
-    Who runs it tells the browser should it end before; then nobody waits.
+    Should the dataflow end before it runs, its server tells the browser and ends this process.
     """
     wanted = Wanted()
     while not commands.closed:
@@ -351,11 +351,11 @@ def connected(
 
 
 def watch(target: Target, commands: CommandQueue, send: Send) -> None:
-    """Watch a dataflow, and when it has ended look through its log, as long as anybody asks."""
+    """Watch a dataflow; after its end, answer searches of its log until the server is gone."""
     log = LogReader(target.log_directory)
     log.begin_near_end(FIRST_BYTES)
     send_lines(log, FIRST_LINES, send, first=True)
-    if target.socket and (found := connected(target, commands, log, send)) is not None:
+    if target.socket and (found := connect(target, commands, log, send)) is not None:
         watcher, wanted = found
         watcher.run(wanted)
     else:
@@ -367,12 +367,12 @@ def watch(target: Target, commands: CommandQueue, send: Send) -> None:
 
 
 def main() -> None:
-    """Watch what standard input says."""
+    """Watch the dataflow that standard input names."""
     output = os.dup(1)
-    os.dup2(2, 1)  # nothing but frames may get to the server
+    os.dup2(2, 1)  # only frames may reach the server
     commands, send = CommandQueue(0), SendFrame(output)
     try:
-        os.nice(5)  # what is watched goes first
+        os.nice(5)  # the dataflow goes first
         target = next(iter(commands.wait()), None)
         if isinstance(target, Target):
             watch(target, commands, send)

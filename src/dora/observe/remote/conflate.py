@@ -1,4 +1,4 @@
-"""What waits for somebody who is slower than what he looks at: the newest, and little of it. Pure."""
+"""A queue for a client that is slower than the data it observes: newer items replace older ones. Pure."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import msgspec
 from dora.observe.remote.protocol import encode
 
 MOST_BYTES: Final = 256 << 10  # that wait, beside one item of each key
-REST: Final = 1.0  # a delivery is followed by a pause so many times as long as it was on its way
+REST: Final = 1.0  # a delivery is followed by a pause that many times as long as it took
 LONGEST_REST: Final = 2.0  # seconds
 
 
 class ConflatedQueue:
-    """Items by key, in the order in which they came; the oldest of a key make room for new ones.
+    """Items by key, in the order in which they came; new ones replace the oldest of their key.
 
     >>> waiting = ConflatedQueue()
     >>> for number in range(5):
@@ -28,7 +28,7 @@ class ConflatedQueue:
         self._waiting: dict[str, deque[tuple[int, bytes]]] = {}
         self._bytes = 0
         self._number = 0
-        self.lost: Counter[str] = Counter()  # key → items that made room
+        self.lost: Counter[str] = Counter()  # key → items that were replaced
 
     @property
     def is_empty(self) -> bool:
@@ -46,7 +46,7 @@ class ConflatedQueue:
             self.lost[key] += 1
 
     def take(self) -> bytes:
-        """Return all that waits as one delivery, or as much as does not weigh too much."""
+        """Return all waiting items as one delivery, or as many as fit into one."""
         first = sorted((number, key) for key, some in self._waiting.items() for number, _ in some)
         items: list[bytes] = []
         size = 0
@@ -65,7 +65,7 @@ class ConflatedQueue:
 
 
 def rest_after(seconds: float) -> float:
-    """Return how long to wait after a delivery that took so long: half of a slow network is for others.
+    """Return how long to pause after a delivery: half of a slow network is left to others.
 
     >>> rest_after(0.02), rest_after(30.0)
     (0.02, 2.0)

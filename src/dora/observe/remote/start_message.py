@@ -1,4 +1,4 @@
-"""What the daemon of a machine tells a process that is to look for somebody on another one."""
+"""The start message from the daemon of a machine to an observer process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import msgspec
 
 
 class StartMessage(msgspec.Struct, frozen=True):
-    """At which dataflow to look, and where who asks is waiting. One line of JSON on standard input."""
+    """The dataflow to observe, and where the client waits: one line of JSON on standard input."""
 
     url: str
     token: str

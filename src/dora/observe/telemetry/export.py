@@ -1,9 +1,9 @@
-"""Send what is observed of a dataflow to a collector, over OTLP, from the process that runs the dataflow.
+"""Export traces, metrics and logs of a dataflow over OTLP, from the process that runs the dataflow.
 
-Nodes know nothing of it: spans are read from the files that they write, log entries come from the daemon,
-numbers are taken from outside. So one process has the connection and the libraries of OpenTelemetry, and a
-collector that is slow or away costs nobody but this one. What cannot be sent is dropped, after the attempts
-that the exporters make, and said once.
+Nodes are not involved: spans come from the files that they write, log entries from the daemon, and metrics
+are read from outside. So one process has the connection and the libraries of OpenTelemetry, and a slow or
+absent collector delays only this process. Data that cannot be sent is dropped after the exporters' own
+attempts, with one log entry.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from opentelemetry.metrics import CallbackOptions, Observation
     from opentelemetry.sdk.trace import ReadableSpan
 
-_LOOK_EVERY: Final = 1.0  # seconds between looks at the files
-_AT_ONCE: Final = 512  # spans in one request
-_FAREWELL: Final = 3.0  # seconds that sending the rest may take
+_READ_EVERY: Final = 1.0  # seconds between two reads of the files
+_BATCH: Final = 512  # spans in one request
+_CLOSING_TIME: Final = 3.0  # seconds that sclosing the rest may take
 
 OnTrouble = Callable[[str], None]
 
@@ -38,8 +38,8 @@ OnTrouble = Callable[[str], None]
 def missing_package(settings: TelemetrySettings) -> str:
     """Return what has to be installed for these settings, "" if nothing.
 
-    Raises `DoraError` with it if a variable of dora's own asks for the export; those of OpenTelemetry may
-    be meant for other programs.
+    Raises `DoraError` with that text if one of dora's own variables asks for the export; those of
+    OpenTelemetry may be meant for other programs.
     """
     protocol = "grpc" if settings.grpc else "http"
     try:
@@ -57,14 +57,14 @@ def missing_package(settings: TelemetrySettings) -> str:
         )
     else:
         mend = "pip install 'dora-dataflow[telemetry]'"
-    text = f"{settings.variable} is set, but what it takes is not installed here: {mend}"
+    text = f"{settings.variable} is set, but the packages it needs are not installed: {mend}"
     if settings.variable.startswith("DORA_"):
         raise DoraError(text)
     return f"{text}; nothing is exported"
 
 
 class Exporter:
-    """Sends traces, metrics and logs of one run, each if it is wanted, until `close`."""
+    """Sends the traces, metrics and logs of one run that the settings ask for, until `close`."""
 
     def __init__(
         self,
@@ -93,7 +93,7 @@ class Exporter:
         self._thread.start()
 
     def log(self, entry: LogEntry) -> None:
-        """Send a log entry, soon."""
+        """Queue a log entry."""
         if self._logs is not None:
             node = entry.node_id or "dora"
             self._logs.send(
@@ -108,13 +108,13 @@ class Exporter:
             )
 
     def close(self) -> None:
-        """Send what is left; gives up after three seconds, and says so."""
+        """Send the rest; give up after three seconds, with a log entry."""
         self._over.set()
-        ending = threading.Thread(target=self._end, name="dora-telemetry-end", daemon=True)
-        ending.start()
-        ending.join(_FAREWELL)
-        if ending.is_alive():
-            self._trouble.tell("the collector did not take everything in time; what was left is dropped")
+        closing = threading.Thread(target=self._end, name="dora-telemetry-end", daemon=True)
+        closing.start()
+        closing.join(_CLOSING_TIME)
+        if closing.is_alive():
+            self._trouble.report("the collector did not take everything in time; the rest is dropped")
         logging.getLogger("opentelemetry").removeHandler(self._trouble)
 
     def _end(self) -> None:
@@ -128,9 +128,9 @@ class Exporter:
 
     def _work(self) -> None:
         while True:
-            over = self._over.wait(_LOOK_EVERY)
+            over = self._over.wait(_READ_EVERY)
             if self._metrics is not None:
-                self._metrics.look()
+                self._metrics.update()
             if self._spans is not None:
                 self._send(self._reader.batches())
             if over:
@@ -144,8 +144,8 @@ class Exporter:
                 try:
                     waiting.append(_readable(span, resource))
                 except ValueError:
-                    continue  # somebody else has written into the file
-            if len(waiting) >= _AT_ONCE:
+                    continue  # another program has written to the file
+            if len(waiting) >= _BATCH:
                 self._export(waiting)
                 waiting = []
         if waiting:
@@ -155,10 +155,10 @@ class Exporter:
         try:
             self._spans.export(spans)
         except Exception as error:  # noqa: BLE001 - older exporters raise whatever the network does
-            self._trouble.tell_once(type(error).__name__, f"spans could not be sent: {error}")
+            self._trouble.report_once(type(error).__name__, f"spans could not be sent: {error}")
 
     def _resource(self, attributes: Mapping[str, str | int]) -> Any:
-        """Return a resource, with what the variables of OpenTelemetry add; their name of it wins."""
+        """Return a resource with the additions of OpenTelemetry's variables; their service name wins."""
         from opentelemetry.sdk.resources import Resource
 
         return Resource.create(
@@ -167,7 +167,7 @@ class Exporter:
 
 
 def _make(settings: TelemetrySettings, signal: str) -> Any:
-    """Return the exporter of OpenTelemetry for a signal."""
+    """Return OpenTelemetry's exporter for a signal."""
     from importlib import import_module
 
     module, name = {
@@ -213,7 +213,7 @@ def _readable(span: Span, resource: Any) -> ReadableSpan:
 
 
 class _Logs:
-    """Log entries, as each node's own."""
+    """Sends log entries, with one resource for each node."""
 
     def __init__(self, exporter: Any, make_resource: Callable[[Mapping[str, str | int]], Any]) -> None:
         from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
@@ -260,58 +260,58 @@ class _Logs:
 
 
 class _Trouble(logging.Handler):
-    """What the libraries complain of: the first sentence is told, and those that differ from it."""
+    """Reports the warnings of the libraries, each kind once."""
 
     def __init__(self, on_trouble: OnTrouble) -> None:
         super().__init__(logging.WARNING)
         self._on_trouble = on_trouble
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
         kind = record.msg if isinstance(record.msg, str) else type(record.msg).__name__
-        self.tell_once(kind, record.getMessage())
+        self.report_once(kind, record.getMessage())
 
-    def tell_once(self, kind: str, text: str) -> None:
-        """Tell of a kind of trouble, unless it was told before."""
-        if kind not in self._told:
-            self._told.add(kind)
-            self.tell(text)
+    def report_once(self, kind: str, text: str) -> None:
+        """Report a kind of trouble, unless it was reported before."""
+        if kind not in self._reported:
+            self._reported.add(kind)
+            self.report(text)
 
-    def tell(self, text: str) -> None:
+    def report(self, text: str) -> None:
         self._on_trouble(f"telemetry: {text}")
 
 
-# Metrics of one run for OpenTelemetry: asked for by its reader, taken from outside.
+# Metrics of one run for OpenTelemetry: its reader asks for them.
 
-_FAREWELL_MS: Final = 2000
-_YOUNG: Final = 10.0  # seconds of a run in which numbers are taken at every look
-_LOOK_EVERY_metrics: Final = 10.0  # seconds between them afterwards
+_CLOSING_TIME_MS: Final = 2000
+_YOUNG: Final = 10.0  # seconds of a run in which metrics are read each time
+_METRICS_EVERY: Final = 10.0  # seconds between two reads afterwards
 
 Values = Callable[[DataflowMetrics], Iterable[tuple[float, dict[str, str]]]]
 
 
-def _outputs(survey: DataflowMetrics) -> Iterator[tuple[float, dict[str, str]]]:
-    for item in survey.outputs:
+def _outputs(metrics: DataflowMetrics) -> Iterator[tuple[float, dict[str, str]]]:
+    for item in metrics.outputs:
         yield item.messages, {"dora.node": item.node, "dora.output": item.output}
 
 
-def _output_bytes(survey: DataflowMetrics) -> Iterator[tuple[float, dict[str, str]]]:
-    for item in survey.outputs:
+def _output_bytes(metrics: DataflowMetrics) -> Iterator[tuple[float, dict[str, str]]]:
+    for item in metrics.outputs:
         yield item.bytes, {"dora.node": item.node, "dora.output": item.output}
 
 
 def _nodes(field: str) -> Values:
-    return lambda survey: ((getattr(item, field), {"dora.node": item.node}) for item in survey.nodes)
+    return lambda metrics: ((getattr(item, field), {"dora.node": item.node}) for item in metrics.nodes)
 
 
 def _links(field: str) -> Values:
-    return lambda survey: (
+    return lambda metrics: (
         (getattr(item, field), {"dora.source": item.source, "dora.input": item.input})
-        for item in survey.links
+        for item in metrics.links
     )
 
 
-# name, how OpenTelemetry observes it, unit, what it is, its values
+# name, kind of instrument, unit, description, values
 _METRICS: Final[tuple[tuple[str, str, str, str, Values], ...]] = (
     ("dora.node.cpu.time", "counter", "s", "Processor time of a node's processes", _nodes("cpu_seconds")),
     ("dora.node.memory.usage", "up_down_counter", "By", "Memory of a node's processes", _nodes("memory")),
@@ -333,7 +333,7 @@ class Metrics:
 
         self._dataflow_id = dataflow_id
         self._last: DataflowMetrics | None = None
-        self._begun = self._looked = time.monotonic()
+        self._begun = self._updated = time.monotonic()
         self._provider = MeterProvider(
             [PeriodicExportingMetricReader(exporter)], resource=resource, shutdown_on_exit=False
         )
@@ -347,14 +347,14 @@ class Metrics:
                 description=description,
             )
 
-    def look(self) -> None:
-        """Take numbers now and then: when the last ones are sent, there is nobody left to be asked."""
+    def update(self) -> None:
+        """Read the metrics now and then: at the last export, the dataflow can no longer be asked."""
         now = time.monotonic()
-        if now - self._begun < _YOUNG or now - self._looked >= _LOOK_EVERY_metrics:
-            self._looked = now
-            self._survey()
+        if now - self._begun < _YOUNG or now - self._updated >= _METRICS_EVERY:
+            self._updated = now
+            self._read()
 
-    def _survey(self) -> None:
+    def _read(self) -> None:
         for found in collect_all_metrics([self._dataflow_id]):
             self._last = found
 
@@ -364,8 +364,8 @@ class Metrics:
         from opentelemetry.metrics import Observation
 
         def observe(options: CallbackOptions) -> Iterator[Observation]:  # noqa: ARG001
-            if first:  # the others follow at once, and tell of the same moment
-                self._survey()
+            if first:  # the other instruments follow at once, and share the moment
+                self._read()
             if self._last is not None:
                 for value, attributes in values(self._last):
                     yield Observation(value, attributes)
@@ -373,4 +373,4 @@ class Metrics:
         return observe
 
     def close(self) -> None:
-        self._provider.shutdown(_FAREWELL_MS)
+        self._provider.shutdown(_CLOSING_TIME_MS)

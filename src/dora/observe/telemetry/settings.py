@@ -1,4 +1,4 @@
-"""What the environment wants to be told, and where: read once, when a dataflow starts."""
+"""The telemetry that the environment asks for: read once, when a dataflow starts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _STANDARD = "OTEL_EXPORTER_OTLP_ENDPOINT"
 
 
 class TelemetrySettings(msgspec.Struct, frozen=True):
-    """``endpoint`` "": the variables of OpenTelemetry say where; and add headers and the like."""
+    """``endpoint`` "": OpenTelemetry's own variables name it; they may add headers, too."""
 
     variable: str  # that asked for it
     endpoint: str = ""
@@ -59,7 +59,7 @@ def _own(
     variable: str, endpoint: str, signals: tuple[Signal, ...], environ: Mapping[str, str]
 ) -> TelemetrySettings:
     if urlsplit(endpoint).scheme not in ("http", "https"):
-        raise DoraError(f"{variable} is `{endpoint}`; it has to be a URL, as http://localhost:4318")
+        raise DoraError(f"{variable} is `{endpoint}`; it has to be a URL like http://localhost:4318")
     return TelemetrySettings(variable, endpoint.rstrip("/"), signals, _speaks_grpc(environ, endpoint))
 
 
@@ -80,7 +80,7 @@ def _speaks_grpc(environ: Mapping[str, str], endpoint: str) -> bool:
 def ratio_from(environ: Mapping[str, str]) -> float:
     """Return which part of all traces is recorded, 0 to 1, by the variables of OpenTelemetry.
 
-    Raises `DoraError` for a number that is none.
+    Raises `DoraError` if it is not a number.
 
     >>> ratio_from({"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.25"})
     0.25

@@ -1,4 +1,4 @@
-"""The pure parts of looking: beats, waiting times, rates, values as text."""
+"""The pure parts of observers: rates, latencies, queues, values as text."""
 
 from __future__ import annotations
 
@@ -13,10 +13,7 @@ import pytest
 from dora.cli.commands.top import lines
 from dora.errors import DoraError
 from dora.observe import format_values as values
-from dora.observe import latency as transit
-from dora.observe import rates as beat
-from dora.observe import rates as counters
-from dora.observe import topics
+from dora.observe import latency, rates, topics
 from dora.observe.rates import RateMeter
 from dora.transport.board import CONNECTED, DROPPED, FIRST, RECEIVED, SENT, STATE, TIMED_OUT, WORDS
 from dora.wire.daemon_protocol import Inspection, LinkView, NodeView, OutputView
@@ -27,7 +24,7 @@ from dora.wire.metadata import encode_metadata
 MS = 1_000_000
 
 
-@pytest.mark.parametrize("module", [beat, transit, values])
+@pytest.mark.parametrize("module", [latency, rates, values])
 def test_the_examples_in_the_docstrings(module) -> None:
     assert doctest.testmod(module).failed == 0
 
@@ -39,10 +36,10 @@ def message_of(data, metadata=None) -> Message:
     return Message(head + payload.to_bytes())
 
 
-# ------------------------------------------------------------------ beats
+# ------------------------------------------------------------------ measured rates
 
 
-def test_missed_messages_do_not_falsify_the_rate() -> None:
+def test_missed_messages_do_not_distort_the_rate() -> None:
     meter = RateMeter(10)
     for number in (1, 2, 3, 50, 51):  # every 10 ms
         meter.add(number, number * 10 * MS, 100)
@@ -53,7 +50,7 @@ def test_missed_messages_do_not_falsify_the_rate() -> None:
     assert found.bytes_per_second == pytest.approx(10_000)
 
 
-def test_the_window_slides_and_a_new_count_begins_anew() -> None:
+def test_the_window_slides_and_a_restarted_sender_starts_a_new_one() -> None:
     meter = RateMeter(1)
     for number in range(1, 200):
         meter.add(number, number * 100 * MS, 1)
@@ -81,7 +78,7 @@ def test_long_values_are_shortened_and_say_so() -> None:
     assert nested.data[0][-1] == "… 84 more"
 
 
-def test_values_that_json_does_not_know() -> None:
+def test_values_without_a_json_form_become_text() -> None:
     metadata = {
         "at": datetime(2026, 1, 2, tzinfo=UTC),
         "raw": b"\x01\xff",
@@ -100,7 +97,7 @@ def test_values_that_json_does_not_know() -> None:
     assert line["timestamp"] == "2023-11-14T22:13:20.123456Z"
 
 
-def test_a_message_that_cannot_be_decoded_is_told_of() -> None:
+def test_a_message_that_cannot_be_decoded_is_reported() -> None:
     head = pack_head(0, b"?", b"", 0, 1, 0)
     shown = values.FormattedValue(Message(head), full=False)
     assert "unknown format" in shown.as_line()
@@ -108,7 +105,7 @@ def test_a_message_that_cannot_be_decoded_is_told_of() -> None:
 
 
 @pytest.mark.parametrize("text", ["{", "NaN1", "[1, {}]", '[1, "a"]'])
-def test_what_cannot_be_an_array(text: str) -> None:
+def test_a_text_that_is_no_array_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match=r"is not JSON|has no Arrow type"):
         values.parse_data(text)
 
@@ -146,7 +143,7 @@ def test_topics_are_found_by_name() -> None:
         topics.find_tappable(inspection(), ["camera/log"])
 
 
-# ------------------------------------------------------------------ rates
+# ------------------------------------------------------------------ the board
 
 
 def board(**_) -> memoryview:
@@ -155,7 +152,7 @@ def board(**_) -> memoryview:
 
 def test_rates_queues_and_losses_come_from_the_board() -> None:
     words = board()
-    reader = counters.Counters(inspection(), words)
+    reader = rates.Counters(inspection(), words)
     for slot in (4, 5):
         words[slot * WORDS + STATE] = CONNECTED
     words[2 * WORDS + SENT] = 10
@@ -170,9 +167,9 @@ def test_rates_queues_and_losses_come_from_the_board() -> None:
     words[5 * WORDS + RECEIVED] = 103
     words[5 * WORDS + TIMED_OUT] = 1
     after = msgspec.structs.replace(reader.read(), time_ns=before.time_ns + 2 * 10**9)
-    # The receiver has not looked: of 102 messages behind, its queue holds 5.
+    # The receiver has not polled: of 102 messages behind, its queue holds 5.
     assert after.links[4] == (5, 98, 5)
-    outputs, links = counters.rates(inspection(), before, after)
+    outputs, links = rates.rates(inspection(), before, after)
     assert (outputs[2].hz, outputs[2].bytes_per_second) == (50.0, 25_000.0)
     fast, sure = links
     assert (fast.hz, fast.waiting, fast.dropped, fast.dropping_hz) == (0.0, 5, 98, 48.5)
@@ -184,10 +181,10 @@ def test_rates_queues_and_losses_come_from_the_board() -> None:
     ]
 
 
-def test_how_long_messages_wait() -> None:
+def test_a_latency_ends_when_the_message_is_taken() -> None:
     words = board()
-    link = transit.LatencyMeter(inspection().links[0], words)
-    link.add_sent(1, 0)  # not connected: nobody will take it
+    link = latency.LatencyMeter(inspection().links[0], words)
+    link.add_sent(1, 0)  # not connected: no receiver will take it
     words[4 * WORDS + STATE] = CONNECTED
     link.add_sent(2, 0)
     link.poll()

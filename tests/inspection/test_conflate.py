@@ -8,13 +8,13 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from dora.observe.queries import Line
-from dora.observe.remote import conflate as thinned
+from dora.observe.remote import conflate
 from dora.observe.remote.conflate import MOST_BYTES, ConflatedQueue
 from dora.observe.remote.protocol import QueryEnded, decode_delivery
 
 
 def test_the_examples_in_the_code() -> None:
-    assert doctest.testmod(thinned).failed == 0
+    assert doctest.testmod(conflate).failed == 0
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 5000)), max_size=200), st.integers(1, 20))
