@@ -95,7 +95,7 @@ def test_a_bad_frame_closes_its_connection_and_no_other(served: Served, name: st
         ((level, text),) = served.notes
         assert level == "warn"
         assert text.startswith("the connection of process ")
-        assert "it sent what is no frame of this version of dora" in text
+        assert "it sent a frame that this version of dora does not know" in text
         other.sendall(encode_frame(DescribeDataflow()))
         served.loop.run_once(time.monotonic() + 10)
         assert served.handled == [DescribeDataflow()]
@@ -128,7 +128,7 @@ def test_bad_frames_do_not_end_the_dataflow(bench: Bench) -> None:
     result = bench.run(bench.node("a", script))
     assert result.ok
     assert "alive" in bench.lines("a")
-    told = [line for line in bench.lines(None) if "it sent what is no frame" in line]
+    told = [line for line in bench.lines(None) if "it sent a frame that" in line]
     assert len(told) == len(BAD)
 
 

@@ -159,7 +159,7 @@ def test_a_replacement_takes_over_on_its_machine(system: Spread, running: str) -
     system.dora("node", "add", "--from-yaml", "echo.yml")
     system.dora("node", "connect", "echo/out", "near/back", "--queue-size", "1000")
     printed = system.dora("node", "replace", "echo", "--from-yaml", "broken.yml", status=1)
-    assert "what was to replace node `echo` does not start, the old one goes on: it is broken" in printed
+    assert "the replacement of node `echo` does not start, the old one goes on: it is broken" in printed
     system.write({"moved.yml": "{path: other.py, deploy: {machine: left}}"})
     printed = system.dora("node", "replace", "echo", "--from-yaml", "moved.yml", status=1)
     assert "node `echo` runs on machine `right`, and what replaces it is for `left`" in printed

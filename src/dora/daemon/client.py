@@ -37,7 +37,7 @@ class DaemonClient:
         self.run_dir = os.path.dirname(path)
         self._frames = FrameBuffer()
         self._may_time_out = False
-        self.ended: DataflowEnded | None = None  # what the daemon said at the end to who takes all messages
+        self.ended: DataflowEnded | None = None  # sent to recorders when the dataflow ends
         try:
             self._socket = connect_own(path, _PATIENCE)
         except OSError as error:
@@ -49,13 +49,13 @@ class DaemonClient:
             raise
         if not isinstance(description, Description):
             self.close()
-            raise ConnectError(f"what answers at {path} is no daemon of this version of dora")
+            raise ConnectError(f"the server at {path} is not a daemon of this version of dora")
         self.description = description
 
     def set_patience(self, seconds: float | None) -> None:
-        """Let `ask` raise ``TimeoutError`` after so long, or never, instead of an error about the daemon.
+        """Make `ask` raise ``TimeoutError`` after this time (None: never), instead of `ConnectError`.
 
-        For what the daemon cannot answer by itself. The connection is of no use after that.
+        For requests that the daemon cannot answer by itself. After a timeout the connection is unusable.
         """
         self._socket.settimeout(seconds)
         self._may_time_out = True
@@ -82,7 +82,7 @@ class DaemonClient:
         return answer
 
     def look_for_end(self) -> bool:
-        """Tell whether the dataflow has ended, without waiting. For those who take all messages."""
+        """Tell whether the dataflow has ended, without waiting; for recorders."""
         while self.ended is None and select.select([self], (), (), 0)[0]:
             try:
                 data = self._socket.recv(1 << 16)
@@ -94,7 +94,7 @@ class DaemonClient:
             try:
                 for body in self._frames:
                     self._note_end(decode_answer(body))
-            except (FrameError, DecodeError):  # whoever it is, nothing that counts will come any more
+            except (FrameError, DecodeError):  # no daemon of this version; nothing else will come
                 self.ended = DataflowEnded([])
         return self.ended is not None
 
@@ -116,7 +116,7 @@ class DaemonClient:
             self._frames.feed(data)
 
     def fileno(self) -> int:
-        """Return what becomes readable when the dataflow has ended."""
+        """Return a descriptor that becomes readable when the dataflow has ended."""
         return self._socket.fileno()
 
     def close(self) -> None:

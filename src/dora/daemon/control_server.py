@@ -28,7 +28,7 @@ WriteLog = Callable[[Literal["error", "warn", "info"], "str | None", str], None]
 
 
 class Connection:
-    """One peer on the control socket. Never blocks; what the peer does not take yet is kept.
+    """A peer on the control socket. Never blocks; frames that the peer does not take yet are kept.
 
     ``on_written`` is called after every write that reached the peer's socket, so that its doorbell
     can be rung then and not before.
@@ -46,7 +46,7 @@ class Connection:
         self.number = number
         self.node_id = ""  # set once admitted
         self.pid = 0
-        self.incarnation = 0  # which process of the node it is
+        self.incarnation = 0  # number of the node's process
         self.on_written: Callable[[], None] | None = None
         self._loop = loop
         self._socket = peer
@@ -107,20 +107,20 @@ class Connection:
                 if not self.open:
                     return False
         except (FrameError, DecodeError) as error:
-            self._refuse("warn", f"it sent what is no frame of this version of dora: {error}")
+            self._refuse("warn", f"it sent a frame that this version of dora does not know: {error}")
             return False
         return True
 
     def _handle(self, message: ToDaemon | Request) -> None:
-        """Do what a message asks for. An error stays with the peer that caused it: the run goes on."""
+        """Handle a message. An error closes the connection of this peer only: the run goes on."""
         try:
             self._on_message(self, message)
-        except Exception as error:  # noqa: BLE001 - whatever it is, other nodes have no part in it
+        except Exception as error:  # noqa: BLE001 - no error may affect other nodes
             kind = type(message).__name__
             self._refuse("error", f"its {kind} cannot be handled: {type(error).__name__}: {error}")
 
     def _refuse(self, level: Literal["error", "warn"], reason: str) -> None:
-        """Close the connection, and say in the log whose it was and why."""
+        """Close the connection, and log its peer and the reason."""
         if self.open:
             who = f"node `{self.node_id}`" if self.node_id else f"process {peer_process(self._socket)}"
             self._write_log(level, None, f"the connection of {who} was closed: {reason}")
@@ -132,7 +132,7 @@ class Connection:
         except BlockingIOError:
             sent = 0
         except OSError:
-            # The peer is gone; what it wrote before is still to be read, and ends in end-of-file.
+            # The peer is gone; what it wrote before can still be read, up to end-of-file.
             self._outgoing.clear()
             self._loop.watch(self._socket.fileno(), READ, self._ready)
             return

@@ -294,7 +294,7 @@ def upgrade(file: str, wheel: str | None, force: bool) -> None:
     with tempfile.TemporaryDirectory(prefix="dora-") as folder:
         if wheel is None:
             wheel = f"{folder}/{wheel_name()}"
-            write_wheel(wheel, whole=True)
+            write_wheel(wheel, with_files=True)
         for done, machine in enumerate(found.machines):
             if not force and (busy := [v.name for v in client.active() if machine.id in v.machines]):
                 raise DoraError(

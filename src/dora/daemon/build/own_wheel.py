@@ -32,10 +32,10 @@ def wheel_name() -> str:
     return f"{_STEM}-py3-none-any.whl"
 
 
-def write_wheel(path: str, *, whole: bool = False) -> None:
+def write_wheel(path: str, *, with_files: bool = False) -> None:
     """Write the wheel, unless there is the same one already; raises `BuildError`.
 
-    ``whole``: with all files, also of an editable installation, for another machine.
+    ``with_files``: with all files, also of an editable installation, for another machine.
     """
     import io
     import zipfile
@@ -43,7 +43,7 @@ def write_wheel(path: str, *, whole: bool = False) -> None:
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as wheel:
         names = []
-        for name, data in sorted(_files(whole).items()):
+        for name, data in sorted(_files(with_files).items()):
             wheel.writestr(_entry(name), data)
             names.append(name)
         record = f"{_STEM}.dist-info/RECORD"
@@ -80,12 +80,12 @@ def _distribution() -> Distribution:
         ) from None
 
 
-def _files(whole: bool) -> dict[str, bytes]:
+def _files(with_files: bool) -> dict[str, bytes]:
     source = _distribution()
     package = PACKAGE
     files: dict[str, bytes] = {}
     installed = str(source.locate_file("dora"))
-    if whole or os.path.realpath(installed) == os.path.realpath(package):
+    if with_files or os.path.realpath(installed) == os.path.realpath(package):
         files |= _package(package)
     else:
         files["dora_dataflow.pth"] = f"{os.path.dirname(package)}\n".encode()

@@ -1,4 +1,4 @@
-"""Reading build commands that install Python packages: `pip`, `pip3`, `python -m pip`, `uv pip`."""
+"""Build commands that install Python packages (`pip`, `python -m pip`, `uv pip`); unmet requirements."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from dora.daemon.build.shadowing import PROVIDED
 from dora.daemon.processes.programs import BUILTIN_NODES, RUST_PACKAGES
 from dora.dataflow.parser.files import read_bytes
 
-# Options of `pip install` and `uv pip install` that take a value in a word of its own. Whatever is not
-# here counts as a flag; what follows it is then read as a requirement, which is what it mostly is.
+# Options of `pip install` and `uv pip install` that take a value in a word of its own. An option that
+# is not here counts as a flag, and the word behind it as a requirement, which is right for most.
 _WITH_VALUE_TEXT = """
 -b -c -C -e -f -i -p -r -t -P --abi --build-constraint --build-constraints --cache-dir --cert --client-cert
 --config-setting --config-settings --constraint --constraints --default-index --editable --exclude-newer
@@ -31,7 +31,7 @@ _WITH_VALUE = frozenset(_WITH_VALUE_TEXT.split())
 _EDITABLE = ("-e", "--editable")
 _ARCHIVES = (".whl", ".tar.gz", ".zip")
 _FILES = ("-r", "--requirement", "--requirements")
-# Options that leave it true that nothing is to be done if every requirement is met.
+# Options with which there is still nothing to do if every requirement is met.
 _HARMLESS_TEXT = """
 -q -qq --quiet -v --verbose --no-input --no-cache-dir --no-cache --disable-pip-version-check --prefer-binary
 --no-warn-script-location --no-build-isolation --no-color --root-user-action --break-system-packages
@@ -39,13 +39,13 @@ _HARMLESS_TEXT = """
 --timeout --retries --proxy --system
 """
 _HARMLESS = frozenset(_HARMLESS_TEXT.split())
-# Build systems whose packages hold nothing compiled, so that an editable install stays true to its source.
+# Build systems whose packages hold nothing compiled, so an editable install always equals its source.
 _PURE_BACKENDS = ("hatchling", "flit_core", "poetry.core", "pdm.backend", "uv_build", "setuptools")
 
 
 @dataclass(frozen=True)
 class PipCommand:
-    """A command that works on the packages of an environment: ``pip <verb> <words>``."""
+    """A command ``pip <verb> <words>``."""
 
     verb: str
     words: tuple[str, ...]
@@ -57,7 +57,7 @@ class PipCommand:
 
 
 def pip_command(words: Sequence[str]) -> PipCommand | None:
-    """Return what a command does with packages, None for any other command.
+    """Return a command of pip or uv in parts, None for any other command.
 
     >>> pip_command(["python3", "-m", "pip", "install", "numpy"])
     PipCommand(verb='install', words=('numpy',), uv=False)
@@ -78,7 +78,7 @@ def pip_command(words: Sequence[str]) -> PipCommand | None:
 
 @dataclass(frozen=True)
 class RequestedPackage:
-    """One thing that an ``install`` asks for, with the words that say so."""
+    """A requirement, a project, a file or an option of ``install``, with its words."""
 
     words: tuple[str, ...]
     requirement: str = ""  # a requirement by name
@@ -94,7 +94,7 @@ class RequestedPackage:
 
 
 def requests(words: Sequence[str], directory: str) -> Iterator[RequestedPackage]:
-    """Take the words behind ``install`` apart; paths are relative to ``directory``."""
+    """Parse the words behind ``install``; paths are relative to ``directory``."""
     rest = list(words)
     while rest:
         word = rest.pop(0)
@@ -121,15 +121,15 @@ def requests(words: Sequence[str], directory: str) -> Iterator[RequestedPackage]
 
 @dataclass
 class Installation:
-    """What is left of an ``install`` after what dora provides is taken out."""
+    """An ``install`` command without the packages that dora provides."""
 
     words: list[str] = field(default_factory=list)
     provided: list[str] = field(default_factory=list)  # dora-rs and the like, left out
     refused: list[str] = field(default_factory=list)  # programs that cannot work
-    builtin: list[str] = field(default_factory=list)  # packages that a node of ours stands for
+    builtin: list[str] = field(default_factory=list)  # packages that a node of dora replaces
     requirements: list[str] = field(default_factory=list)  # by name, also from files
     asks: bool = False  # something is left to be installed
-    certain: bool = True  # all that is asked for is in `requirements` or in place already
+    certain: bool = True  # every requested package is in `requirements` or installed already
 
 
 def plan(words: Sequence[str], directory: str) -> Installation:
@@ -209,14 +209,14 @@ def _requirements_of(file: str) -> list[str] | None:
                 return None
             found.append(text)
     except (OSError, UnicodeDecodeError):
-        return None  # pip will say it
+        return None  # pip reports it
     return found
 
 
 def _in_place(request: RequestedPackage) -> str:
-    """Return the requirement that an editable project stands for if it is installed as it is now, else "".
+    """Return the requirement for an editable project that is installed and up to date, else "".
 
-    That is so if its folder is what is installed, and what says what belongs to it has not changed since.
+    It is if its folder is installed, and its project files have not changed since.
     """
     import json
     from importlib.metadata import PackageNotFoundError, distribution
@@ -240,16 +240,16 @@ def _in_place(request: RequestedPackage) -> str:
         return ""
     if origin.get("url") != Path(request.path).as_uri() or not origin.get("dir_info", {}).get("editable"):
         return ""
-    said_in = [f"{request.path}/{file}" for file in ("pyproject.toml", "setup.cfg", "setup.py")]
-    if any(os.path.exists(file) and os.path.getmtime(file) > installed_at for file in said_in):
+    project_files = [f"{request.path}/{file}" for file in ("pyproject.toml", "setup.cfg", "setup.py")]
+    if any(os.path.exists(file) and os.path.getmtime(file) > installed_at for file in project_files):
         return ""
     _, bracket, extras = request.words[-1].partition("[")
     return f"{name}{bracket}{extras}"
 
 
-# What is installed in the environment of dora: are requirements met, with all that they require?
+# --------------------------------------------------------------------------- unmet requirements
 #
-# pip answers that as well, but takes half a second for it, at every `dora run`.
+# pip can check them as well, but takes half a second for it, at every `dora run`.
 
 
 @dataclass(frozen=True)
@@ -257,7 +257,7 @@ class Fault:
     """A requirement that is not met."""
 
     requirement: str
-    required_by: str  # the distribution that asks for it, "" if it was asked for directly
+    required_by: str  # the distribution that requires it, "" if a build command does
     found: str | None  # the version that is installed, None if there is none
 
     def __str__(self) -> str:
@@ -266,7 +266,7 @@ class Fault:
 
 
 def faults(requirements: Iterable[str]) -> list[Fault]:
-    """Return what is not met of the requirements and, in turn, of theirs.
+    """Return the requirements that are not met, among these and, in turn, theirs.
 
     ``dora-rs`` counts as met in every version, and so does what is required by a URL. A requirement that
     cannot be read counts as not met.

@@ -38,8 +38,8 @@ def build(
     if check:
         check_programs(built.dataflow, uv=options.uv)
     if session:
-        from dora.daemon.build.session_file import note_build
+        from dora.daemon.build.session_file import record_build
 
-        build_id = note_build(built.dataflow, on_log, uv=options.uv)
+        build_id = record_build(built.dataflow, on_log, uv=options.uv)
         built = msgspec.structs.replace(built, build_id=build_id)
     return built

@@ -1,8 +1,8 @@
-"""The session of a dataflow: what was built for it, and of what, in ``out/<name>.dora-session.yaml``.
+"""The session file of a dataflow, ``out/<name>.dora-session.yaml``: what was built, and from which sources.
 
-It has the keys of dora-rs, so that tools find there what they expect. Nothing needs it in order to run:
-every start builds, and a file that is lost or damaged is made anew. It tells which commits the nodes come
-from, and by the id of the build, which log entries in JSON have too, whether two runs ran the same.
+Its keys are those of dora-rs, for tools that read them. No run needs it: every start builds, and a lost or
+damaged file is written again. It contains the commits of the nodes and the id of the build, which log
+entries in JSON have too, so two runs of the same build can be recognized.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dora.dataflow.parser.files import read_bytes
 from dora.wire.decoders import DecodeError, from_plain
 from dora.wire.ids import uuid7
 
-_MOST = 1 << 20  # bytes of a file that may be one of ours
+_MOST = 1 << 20  # bytes of the largest file that is read
 
 Id = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
 
@@ -56,14 +56,14 @@ _ORDER: Final = ("build_id", "session_id", "git_sources", "local_build", "build_
 
 
 def session_path(dataflow: Dataflow) -> str:
-    """Return where the session of a dataflow is kept."""
+    """Return the path of the session file of a dataflow."""
     return f"{dataflow.working_dir}/out/{dataflow.file_stem}.dora-session.yaml"
 
 
-def note_build(dataflow: Dataflow, on_log: Callable[[LogEntry], None], *, uv: bool) -> str | None:
-    """Note that a dataflow has been built on this machine, and return the id of the build.
+def record_build(dataflow: Dataflow, on_log: Callable[[LogEntry], None], *, uv: bool) -> str | None:
+    """Record a build on this machine in the session file, and return the id of the build.
 
-    If the file cannot be written, or was damaged, ``on_log`` gets a warning; that stops nothing.
+    If the file cannot be written, or was damaged, ``on_log`` gets a warning; the run goes on.
     """
 
     def warn(text: str) -> None:
@@ -72,15 +72,15 @@ def note_build(dataflow: Dataflow, on_log: Callable[[LogEntry], None], *, uv: bo
     path = session_path(dataflow)
     before = read_session(path)
     if before is None and os.path.exists(path):
-        warn(f"{path} is no session of a dataflow; it is made anew")
+        warn(f"{path} is no session of a dataflow; it is written again")
     now = _session_of(dataflow, before, uv)
     if (log := debug_log("dora.build")) is not None:
-        log.debug("build %s: %s", now.build_id, _news(before, now))
+        log.debug("build %s: %s", now.build_id, _difference(before, now))
     if now != before:
         try:
             _write(path, now)
         except OSError as error:
-            warn(f"what was built cannot be noted in {path}: {error.strerror}")
+            warn(f"the build cannot be recorded in {path}: {error.strerror}")
     return now.build_id
 
 
@@ -114,19 +114,19 @@ def _session_of(dataflow: Dataflow, before: SessionFile | None, uv: bool) -> Ses
     )
 
 
-def _news(before: SessionFile | None, now: SessionFile) -> str:
-    """Return what makes a build another one than that before."""
+def _difference(before: SessionFile | None, now: SessionFile) -> str:
+    """Return how a build differs from the one before."""
     if before is None or before.build_id is None:
         return "the first one of this dataflow file"
     if before.build_id == now.build_id:
         return "the same as before"
     if before.build_fingerprint != now.build_fingerprint:
-        return f"it is told something else than build {before.build_id}"
+        return f"its inputs differ from those of build {before.build_id}"
     return f"repositories have moved since build {before.build_id}"
 
 
 def git_sources(dataflow: Dataflow) -> dict[str, GitCommit]:
-    """Return for each node from a repository the commit that its clone is at, if that is known."""
+    """Return the commit of the clone of each node from a repository, if it is known."""
     if not any(node.git for node in dataflow.nodes):
         return {}
     from dora.daemon.build.sources import commit_of
@@ -139,9 +139,9 @@ def git_sources(dataflow: Dataflow) -> dict[str, GitCommit]:
 
 
 def build_fingerprint(dataflow: Dataflow, *, uv: bool) -> str:
-    """Return 16 hexadecimal digits that change with what a build is told, and with nothing else."""
-    told = [_build_inputs(dataflow, node) for node in sorted(dataflow.nodes, key=lambda node: node.id)]
-    return fnv1a(msgspec.json.encode([uv, told]))
+    """Return 16 hexadecimal digits that change with the inputs of a build only."""
+    inputs = [_build_inputs(dataflow, node) for node in sorted(dataflow.nodes, key=lambda node: node.id)]
+    return fnv1a(msgspec.json.encode([uv, inputs]))
 
 
 def fnv1a(data: bytes) -> str:
@@ -162,7 +162,7 @@ def _build_inputs(dataflow: Dataflow, node: NodeSpec) -> list[Any]:
 
 
 def _write(path: str, session: SessionFile) -> None:
-    """Write a file that others see as it was or as it is, never in between; raises ``OSError``."""
+    """Write the file atomically; raises ``OSError``."""
     import yaml
 
     values = msgspec.to_builtins(session)

@@ -1,18 +1,18 @@
-"""dora stands for the distributions ``dora-rs`` and ``dora-rs-cli``, and installers have to know.
+"""Keeps installers from replacing dora by the distributions ``dora-rs`` and ``dora-rs-cli``.
 
-Published node packages require ``dora-rs`` in some version: ``>=0.3.9``, ``==0.3.5``, ``<0.4``. Left to
-itself, pip would meet that with files that overwrite ``dora/``. Nothing of an installer is patched or
-parsed against that; three documented means keep the files out:
+Published node packages require ``dora-rs`` in some version: ``>=0.3.9``, ``==0.3.5``, ``<0.4``. By
+default, pip would install files that overwrite ``dora/``. Three documented features of the installers keep
+them out; nothing is patched:
 
 - Our wheel brings the metadata of a distribution ``dora-rs 1.1.0+dora.dataflow`` that has no files
-  (``tools/hatch_build.py``). It meets every open requirement, also when pip is called by hand, and goes
-  away with us.
+  (``tools/hatch_build.py``). It meets every open requirement, also when pip is called by hand, and is
+  uninstalled with dora.
 - A build sets ``PIP_FIND_LINKS`` to a folder with such distributions for every release there was. A
   version with a local part meets the same pins and comes before the one without: ``==0.3.5`` is met by
   ``0.3.5+dora.dataflow``.
-- uv is told by ``UV_OVERRIDE`` that nobody requires ``dora-rs`` at all.
+- ``UV_OVERRIDE`` makes uv ignore every requirement of ``dora-rs``.
 
-As they are variables of the environment, they reach an installer that a build script calls, too.
+Since these are environment variables, they also reach an installer that a build script calls.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def has_upstream(folder: str) -> bool:
 
 
 def mend() -> str:
-    """Return the commands that put our files back, from where they came."""
+    """Return the commands that restore the files of dora from their origin."""
     pip = f"{shlex.quote(sys.executable)} -m pip"
     return (
         f"{pip} uninstall -y {' '.join(PROVIDED)} && "
@@ -65,7 +65,7 @@ def mend() -> str:
 
 
 def _where_from() -> str:
-    """Return what to tell pip: our name on PyPI, or the folder or file that we were installed from."""
+    """Return the requirement for pip: dora's name on PyPI, or the folder or file of its origin."""
     import json
     from importlib.metadata import PackageNotFoundError, distribution
 

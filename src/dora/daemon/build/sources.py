@@ -1,4 +1,7 @@
-"""Nodes from git repositories: one clone per repository and commit, below the dataflow's folder."""
+"""Sources of nodes: clones of git repositories, and downloaded files, below the dataflow's folder.
+
+There is one clone per repository and commit.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ from dora.daemon.build.commands import Log, Processes, quoted
 from dora.dataflow.model import Dataflow, GitSource, NodeSpec
 from dora.errors import BuildError
 
-# What an address may ask for, also one of a submodule: git knows helper programs that run any command.
-# Whoever sets GIT_ALLOW_PROTOCOL decides himself.
+# Protocols of addresses, also of submodules: git has helper programs that run any command. The variable
+# GIT_ALLOW_PROTOCOL takes precedence.
 _ALLOWED = {"https": "always", "http": "always", "ssh": "always", "git": "always", "file": "user"}
 _SETTINGS = ("protocol.allow=never", *(f"protocol.{name}.allow={when}" for name, when in _ALLOWED.items()))
 _PROTOCOLS = tuple(word for setting in _SETTINGS for word in ("-c", setting))
 
-_NOTE = ".git/dora-commit"  # the commit that we checked out
+_COMMIT_FILE = ".git/dora-commit"  # contains the commit that dora checked out
 
 
 def ensure_clone(
@@ -28,7 +31,7 @@ def ensure_clone(
     """Clone the repository of a node unless it is there; raises `BuildError`.
 
     With ``update``, a clone that follows a branch is brought to its newest commit, unless ``offline``.
-    A clone in which somebody has worked is never touched.
+    A clone with changes of the user is never touched.
     """
     assert node.git is not None
     clone = _Clone(dataflow, node, node.git, processes, log)
@@ -41,11 +44,11 @@ def ensure_clone(
 
 
 def commit_of(folder: str) -> str:
-    """Return the commit that is checked out in a clone, "" if that cannot be found out."""
+    """Return the commit that is checked out in a clone, "" if it is not known."""
     try:
         with open(f"{folder}/.git/HEAD", encoding="utf-8") as file:
             head = file.read().strip()
-        if not head.startswith("ref:"):  # as we leave it
+        if not head.startswith("ref:"):  # as `ensure_clone` leaves it
             return head
         words = ["git", "rev-parse", "HEAD"]
         done = subprocess.run(words, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True)
@@ -71,7 +74,7 @@ class _Clone:
         self._log.write(f"cloning {source.repository}")
         above = os.path.dirname(self.folder)
         os.makedirs(above, exist_ok=True)
-        # Whatever ends this leaves no half clone where a whole one is expected.
+        # If this fails, no half clone may be left where a complete one is expected.
         with tempfile.TemporaryDirectory(prefix=".clone-", dir=above) as unfinished:
             self._git(
                 "clone", "--quiet", "--no-checkout", "--", source.repository, unfinished, cwd=self._beside
@@ -87,7 +90,7 @@ class _Clone:
             os.mkdir(unfinished)  # for the end of this block to remove
 
     def update(self) -> None:
-        if self._git("status", "--porcelain") or self._head() != self._noted():
+        if self._git("status", "--porcelain") or self._head() != self._recorded_commit():
             raise BuildError(
                 f"{self.what} is not brought up to date, because {self.folder} has changes of yours; "
                 "push them and remove the folder, or give the node a `path` to it instead of `git`"
@@ -109,15 +112,15 @@ class _Clone:
         self._git("checkout", "--quiet", "--detach", commit, "--", cwd=folder)
         if os.path.exists(f"{folder}/.gitmodules"):
             self._git("submodule", "--quiet", "update", "--init", "--recursive", cwd=folder)
-        with open(f"{folder}/{_NOTE}", "w", encoding="utf-8") as note:
+        with open(f"{folder}/{_COMMIT_FILE}", "w", encoding="utf-8") as note:
             note.write(self._git("rev-parse", "HEAD", cwd=folder)[0])
 
     def _head(self) -> str:
         return self._git("rev-parse", "HEAD")[0]
 
-    def _noted(self) -> str:
+    def _recorded_commit(self) -> str:
         try:
-            with open(f"{self.folder}/{_NOTE}", encoding="utf-8") as note:
+            with open(f"{self.folder}/{_COMMIT_FILE}", encoding="utf-8") as note:
                 return note.read()
         except OSError:
             return ""
@@ -134,7 +137,7 @@ class _Clone:
             raise BuildError(f"{self.what} cannot be used: git {words[0]} failed{quoted(lines)}") from None
 
 
-# Nodes whose ``path`` is a URL: the file is downloaded below the dataflow's folder.
+# --------------------------------------------------------------------------- downloads
 
 TIMEOUT = 60.0  # seconds without any byte
 _CHUNK = 1 << 20
@@ -165,7 +168,7 @@ def ensure_download(dataflow: Dataflow, node: NodeSpec, log: Log, *, update: boo
         _fetch(source.url, unfinished, what)
         found = _digest(unfinished)
         if source.sha256 is not None and found != source.sha256:
-            raise BuildError(f"{what} is not what it should be: its SHA-256 is {found}")
+            raise BuildError(f"{what} has a wrong checksum: its SHA-256 is {found}")
         os.chmod(unfinished, 0o755)
         os.replace(unfinished, path)
     finally:

@@ -41,9 +41,9 @@ class LineSplitter:
         self._rest += data
         lines = []
         if b"\n" in data:
-            *whole, rest = self._rest.split(b"\n")
+            *complete, rest = self._rest.split(b"\n")
             self._rest = rest
-            for line in whole:
+            for line in complete:
                 while len(line) > self._max_line:
                     lines.append(_text(line[: self._max_line]))
                     del line[: self._max_line]

@@ -1,8 +1,8 @@
-"""Which files of a project a Python program imports, found by reading and not by running.
+"""Finds the files of a project that a Python program imports, by parsing them.
 
-Imports are looked for anywhere in a file, also in functions. Only modules that lie in the given
-*roots* count: what is installed does not change while a dataflow runs. Imports that are computed at
-run time (``importlib.import_module(name)``) cannot be seen.
+Imports anywhere in a file count, also in functions. Only modules that lie in the given
+*roots* count: what is installed does not change while a dataflow runs. Imports at run
+time (``importlib.import_module(name)``) cannot be found.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _Import = tuple[int, str]  # leading dots, dotted name
 
 
 class Sources:
-    """What Python files import, read once for all programs."""
+    """The imports of Python files, parsed once for all programs."""
 
     def __init__(self) -> None:
         self._imports: dict[str, frozenset[_Import]] = {}
@@ -34,7 +34,7 @@ class Sources:
         return self._imports[file]
 
     def read_again(self, files: Iterable[str]) -> None:
-        """Note that files have changed; of one that cannot be read now, the last imports are kept."""
+        """Parse changed files again; a file that cannot be read now keeps its last imports."""
         for file in files:
             if (imports := _read(file)) is not None:
                 self._imports[file] = imports
@@ -76,7 +76,7 @@ class CodeFiles:
                 waiting += self._imports[file]
 
     def stale(self, changed: frozenset[str]) -> frozenset[str]:
-        """Return which of the files have to be run anew: those that changed, and who imports them."""
+        """Return the files that have to run again: those that changed, and those that import them."""
         stale = set(changed & self._imports.keys())
         stale.update(file for file, missing in self._missing.items() if missing & changed)
         while True:

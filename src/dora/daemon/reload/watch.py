@@ -1,4 +1,10 @@
-"""From a saved file to the nodes and operators that run it."""
+"""Watches saved files, and finds the nodes and operators that run them.
+
+Files are polled a few times a second. That costs microseconds per file, needs neither a thread nor a
+library, and works on every file system, also on shared folders of virtual machines and containers, where
+the kernel sends no notifications. It works whether an editor saves in place or renames a new file over the
+old one.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +21,7 @@ from dora.daemon.reload.imports import CodeFiles, Sources
 from dora.daemon.supervisor.events import CodeChanged
 from dora.dataflow.model import Dataflow, NodeSpec
 
-# Notice that files were saved, by looking at them.
-#
-# Looking, a few times a second, costs microseconds per file, needs neither a thread nor a library, and
-# works on every file system, also on shared folders of virtual machines and containers where the
-# kernel's notifications do not. It makes no difference to it how an editor saves: in place, or by
-# renaming a new file over the old one.
-
-Signature = tuple[int, int, int]  # what differs once a file was saved
+Signature = tuple[int, int, int]  # differs after a file was saved
 
 
 def signature(path: str) -> Signature | None:
@@ -35,59 +34,59 @@ def signature(path: str) -> Signature | None:
 
 
 class FileWatch:
-    """Some files and how they looked last.
+    """Files and their last signatures.
 
-    A change counts once the file looks the same twice in a row, and only together with all others that
-    are being saved: nobody reads half a file, or half of a "save all". A file that is gone has not
-    changed until it is there again.
+    A change is reported once the signature is the same twice in a row, and only together with all other
+    files that are being saved, so nobody reads half a file or half of a "save all". A file that is gone has
+    not changed until it exists again.
     """
 
     def __init__(self) -> None:
         self._known: dict[str, Signature | None] = {}
-        self._moving: dict[str, Signature] = {}
-        self._settled: set[str] = set()
+        self._unstable: dict[str, Signature] = {}
+        self._stable: set[str] = set()
 
     @property
-    def is_restless(self) -> bool:
+    def has_unstable(self) -> bool:
         """Whether a file has changed that was not reported yet."""
-        return bool(self._moving)
+        return bool(self._unstable)
 
     def watch(self, files: Iterable[str]) -> None:
-        """Watch these files, from how they look now; those watched already, from how they looked."""
+        """Watch these files. Those watched already keep their last signature."""
         before = self._known
         self._known = {path: before[path] if path in before else signature(path) for path in files}
-        self._moving = {path: seen for path, seen in self._moving.items() if path in self._known}
+        self._unstable = {path: seen for path, seen in self._unstable.items() if path in self._known}
 
-    def look(self) -> frozenset[str]:
+    def poll(self) -> frozenset[str]:
         """Return the files that were saved, each once per change."""
         for path, known in self._known.items():
             now = signature(path)
             if now is None or now == known:
-                self._moving.pop(path, None)
-            elif self._moving.get(path) == now:
-                del self._moving[path]
+                self._unstable.pop(path, None)
+            elif self._unstable.get(path) == now:
+                del self._unstable[path]
                 self._known[path] = now
-                self._settled.add(path)
+                self._stable.add(path)
             else:
-                self._moving[path] = now
-        if self._moving:
+                self._unstable[path] = now
+        if self._unstable:
             return frozenset()
-        settled, self._settled = frozenset(self._settled), set()
-        return settled
+        stable, self._stable = frozenset(self._stable), set()
+        return stable
 
 
-LOOK_EVERY = 0.2  # seconds
-SETTLE = 0.06  # seconds for which a file has to look the same
+POLL_EVERY = 0.2  # seconds
+STABLE_FOR = 0.06  # seconds for which a signature has to stay the same
 
 _Owner = tuple[str, str]  # node id, operator id ("" for a node that is a program)
 
 
 class HotReload:
-    """Watches the Python files of a dataflow and says which nodes and operators have new code.
+    """Watches the Python files of a dataflow and finds the nodes and operators with new code.
 
     Watched are scripts, programs that are Python scripts (such as those that pip makes), operators, and
     the modules of the project that they import. ``nodes`` are the ids of nodes with watched code.
-    ``on_change`` gets one event per node. ``note`` (level, node id, text) tells the user the rest.
+    ``on_change`` gets one event per node. ``write_log`` (level, node id, text) writes to the log.
     """
 
     def __init__(
@@ -108,7 +107,7 @@ class HotReload:
     def follow(self, dataflow: Dataflow) -> None:
         """Watch the code of another dataflow from now on."""
         self._programs: dict[_Owner, CodeFiles] = {}
-        # Nodes of this interpreter whose old code ends before the new code is tried: it is compiled first.
+        # Nodes whose old code ends before the new code starts. Their new code is compiled first.
         self._compiled: set[str] = set()
         for node in dataflow.nodes:
             if node.hot_reload == "never":
@@ -124,8 +123,8 @@ class HotReload:
         self._watch()
 
     def start(self) -> None:
-        """Look at the files from now on, in the loop's thread."""
-        self._loop.call_at(time.monotonic() + LOOK_EVERY, self._look)
+        """Poll the files from now on, in the loop's thread."""
+        self._loop.call_at(time.monotonic() + POLL_EVERY, self._poll)
 
     def _watch(self) -> None:
         programs = self._programs.values()
@@ -134,14 +133,14 @@ class HotReload:
             files.add(self._file)
         self._files.watch(files)
 
-    def _look(self) -> None:
-        changed = self._files.look()
+    def _poll(self) -> None:
+        changed = self._files.poll()
         if changed:
-            self._tell(changed)
-        pause = SETTLE if self._files.is_restless else LOOK_EVERY
-        self._loop.call_at(time.monotonic() + pause, self._look)
+            self._report(changed)
+        pause = STABLE_FOR if self._files.has_unstable else POLL_EVERY
+        self._loop.call_at(time.monotonic() + pause, self._poll)
 
-    def _tell(self, changed: frozenset[str]) -> None:
+    def _report(self, changed: frozenset[str]) -> None:
         for file in changed:
             _forget_bytecode(file)
         self._sources.read_again(changed)
@@ -165,7 +164,7 @@ class HotReload:
                 events[node_id] = before
         self._watch()
         if self._file in changed:
-            text = "the dataflow file has changed; that counts from the next `dora run` on"
+            text = "the dataflow file has changed; the change takes effect with the next `dora run`"
             self._write_log("info", None, text)
         for event in events.values():
             self._on_change(event)

@@ -117,7 +117,7 @@ def _replace_program(run: RunState, event: ChangeRequested, request: ReplaceNode
         end_handover(run, node)
         grace = NODE_GRACE if request.grace is None else request.grace
         node.program_change = ProgramChange(event.dataflow, event.connection, grace)
-        run.log("info", node, "is being replaced; what replaces it is being started")
+        run.log("info", node, "is being replaced; the replacement is being started")
         start_replacement(run, node)
     else:
         end_handover(run, node)

@@ -137,7 +137,7 @@ def drain(run: RunState, node: NodeState) -> None:
         run.arm(node, "drain", _grace(run, node))
         run.send(node, ReloadFrame())
         run.send(node, StopFrame())
-        run.trace(node, "was asked to make way for its new code")
+        run.trace(node, "was asked to end for its new code")
     else:  # it has no work to lose
         _terminate(run, node)
 
@@ -151,8 +151,8 @@ def replacement_ended(run: RunState, node: NodeState, end: on.ReplacementEnded) 
     why = end.reason or in_one_line(end.last_lines) or describe_exit(end.exit_code, end.signal)
     if node.program_change is not None:
         how = "ended before it took over" if node.draining else "does not start, the old one goes on"
-        run.log("error", node, f"what was to replace it {how}: {why}")
-        _cancel_program_change(run, node, f"what was to replace node `{node.id}` {how}: {why}")
+        run.log("error", node, f"its replacement {how}: {why}")
+        _cancel_program_change(run, node, f"the replacement of node `{node.id}` {how}: {why}")
     elif node.draining:
         run.log("error", node, f"the new code ended before it took over: {why}")
     else:
@@ -192,7 +192,7 @@ def startup_expired(run: RunState, node: NodeState) -> None:
     message = f"had not connected within its `startup_timeout` of {seconds:g} s"
     run.log("error", node, f"the new code was killed, the old code goes on: it {message}")
     drop_replacement(run, node)
-    _cancel_program_change(run, node, f"what was to replace node `{node.id}` was killed: it {message}")
+    _cancel_program_change(run, node, f"the replacement of node `{node.id}` was killed: it {message}")
 
 
 def drain_expired(run: RunState, node: NodeState) -> None:
@@ -204,12 +204,12 @@ def drain_expired(run: RunState, node: NodeState) -> None:
 
 def drain_kill_expired(run: RunState, node: NodeState) -> None:
     """Kill a process that did not end after SIGTERM either."""
-    run.signal(node, signal.SIGKILL, "has to make way for its new code")
+    run.signal(node, signal.SIGKILL, "has to end for its new code")
     run.arm(node, "abandon", ABANDON_AFTER)
 
 
 def _terminate(run: RunState, node: NodeState) -> None:
-    run.signal(node, signal.SIGTERM, "has to make way for its new code")
+    run.signal(node, signal.SIGTERM, "has to end for its new code")
     run.arm(node, "drain-kill", _grace(run, node) / 2)
 
 

@@ -84,10 +84,10 @@ def test_a_checksum_decides_what_is_run(flow, served):
     with open(path, "w") as file:
         file.write("changed")
     with pytest.raises(
-        BuildError, match=r"dataflow.yml:2:5: .* is not what it should be: its SHA-256 is 3fc4"
+        BuildError, match=r"dataflow.yml:2:5: .* has a wrong checksum: its SHA-256 is 3fc4"
     ):
         build(dataflow)
-    with pytest.raises(BuildError, match="is not what it should be"):
+    with pytest.raises(BuildError, match="has a wrong checksum"):
         build(flow(f"{address}/node.py", checksum("three")))
     assert len(os.listdir(os.path.dirname(path))) == 1
 

@@ -44,36 +44,36 @@ def save_with_a_backup(file: Path, text: str) -> None:
 
 @pytest.mark.parametrize("save", [save_in_place, save_by_renaming, save_with_a_backup])
 def test_a_save_is_reported_once_it_is_at_rest(file: Path, watch: FileWatch, save: object) -> None:
-    assert watch.look() == frozenset()
+    assert watch.poll() == frozenset()
     save(file, "another text")  # type: ignore[operator]
-    assert watch.look() == frozenset()
-    assert watch.is_restless
-    assert watch.look() == {str(file)}
-    assert watch.look() == frozenset()
-    assert not watch.is_restless
+    assert watch.poll() == frozenset()
+    assert watch.has_unstable
+    assert watch.poll() == {str(file)}
+    assert watch.poll() == frozenset()
+    assert not watch.has_unstable
 
 
 def test_the_same_size_at_the_same_second(file: Path, watch: FileWatch) -> None:
     status = file.stat()
     file.write_text("two")
     os.utime(file, ns=(status.st_atime_ns, status.st_mtime_ns + 1))
-    watch.look()
-    assert watch.look() == {str(file)}
+    watch.poll()
+    assert watch.poll() == {str(file)}
 
 
 def test_a_file_that_is_still_being_written_is_not_reported(file: Path, watch: FileWatch) -> None:
     for length in range(1, 5):
         file.write_text("x" * 10 * length)
-        assert watch.look() == frozenset()
-    assert watch.look() == {str(file)}
+        assert watch.poll() == frozenset()
+    assert watch.poll() == {str(file)}
 
 
 def test_a_deleted_file_counts_when_it_is_back(file: Path, watch: FileWatch) -> None:
     file.unlink()
-    assert [watch.look() for _ in range(3)] == [frozenset()] * 3
+    assert [watch.poll() for _ in range(3)] == [frozenset()] * 3
     file.write_text("two")
-    watch.look()
-    assert watch.look() == {str(file)}
+    watch.poll()
+    assert watch.poll() == {str(file)}
 
 
 def test_files_saved_together_are_reported_together(file: Path, watch: FileWatch) -> None:
@@ -81,22 +81,22 @@ def test_files_saved_together_are_reported_together(file: Path, watch: FileWatch
     other.write_text("1")
     watch.watch([str(file), str(other)])
     file.write_text("first of two")
-    watch.look()
+    watch.poll()
     other.write_text("second of two")
-    assert watch.look() == frozenset()
-    assert watch.look() == {str(file), str(other)}
+    assert watch.poll() == frozenset()
+    assert watch.poll() == {str(file), str(other)}
 
 
 def test_a_change_before_a_file_is_watched_is_none(file: Path, watch: FileWatch) -> None:
     file.write_text("changed")
     watch.watch([str(file)])  # again: it is compared with how it was
-    watch.look()
-    assert watch.look() == {str(file)}
+    watch.poll()
+    assert watch.poll() == {str(file)}
     other = file.with_name("helper.py")
     other.write_text("1")
     watch.watch([str(file), str(other)])
-    watch.look()
-    assert watch.look() == frozenset()
+    watch.poll()
+    assert watch.poll() == frozenset()
 
 
 def test_a_missing_file_counts_even_if_it_appears_while_the_files_are_told_again(file: Path) -> None:
@@ -105,8 +105,8 @@ def test_a_missing_file_counts_even_if_it_appears_while_the_files_are_told_again
     watch.watch([str(file), str(other)])
     other.write_text("1")
     watch.watch([str(file), str(other)])
-    watch.look()
-    assert watch.look() == {str(other)}
+    watch.poll()
+    assert watch.poll() == {str(other)}
 
 
 # ----------------------------------------------------------------------------- whose code it is
@@ -128,10 +128,10 @@ class Reloading:
             lambda *note: self.notes.append(note),
         )
 
-    def look(self) -> list[CodeChanged]:
+    def poll(self) -> list[CodeChanged]:
         self.changes.clear()
-        self.hot._look()
-        self.hot._look()
+        self.hot._poll()
+        self.hot._poll()
         return self.changes
 
 
@@ -157,12 +157,12 @@ def test_a_changed_helper_concerns_who_imports_it(tmp_path: Path) -> None:
     assert reloading.hot.nodes == {"a", "b", "host"}
     helper = tmp_path / "helper.py"
     helper.write_text("new = 1")
-    assert reloading.look() == [
+    assert reloading.poll() == [
         CodeChanged("a"),
         CodeChanged("host", ("one", "three"), (str(helper),)),
     ]
     (tmp_path / "op.py").write_text("import helper # again")
-    assert reloading.look() == [CodeChanged("host", ("one", "three"))]
+    assert reloading.poll() == [CodeChanged("host", ("one", "three"))]
     reloading.loop.close()
 
 
@@ -170,11 +170,11 @@ def test_a_new_import_is_watched_from_then_on(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_text("")
     reloading = Reloading(tmp_path, NodeSpec("a", path="a.py"))
     (tmp_path / "fresh.py").write_text("")
-    assert reloading.look() == []
+    assert reloading.poll() == []
     (tmp_path / "a.py").write_text("import fresh")
-    assert reloading.look() == [CodeChanged("a")]
+    assert reloading.poll() == [CodeChanged("a")]
     (tmp_path / "fresh.py").write_text("x = 1")
-    assert reloading.look() == [CodeChanged("a")]
+    assert reloading.poll() == [CodeChanged("a")]
     reloading.loop.close()
 
 
@@ -182,7 +182,7 @@ def test_a_module_that_was_missing_is_noticed_when_it_comes(tmp_path: Path) -> N
     (tmp_path / "a.py").write_text("import late")
     reloading = Reloading(tmp_path, NodeSpec("a", path="a.py"))
     (tmp_path / "late.py").write_text("")
-    assert reloading.look() == [CodeChanged("a")]
+    assert reloading.poll() == [CodeChanged("a")]
     reloading.loop.close()
 
 
@@ -194,7 +194,7 @@ def test_bytecode_of_a_changed_file_is_removed(tmp_path: Path) -> None:
     cached.write_bytes(b"")
     reloading = Reloading(tmp_path, NodeSpec("a", path="a.py"))
     (tmp_path / "helper.py").write_text("x = 1")
-    reloading.look()
+    reloading.poll()
     assert not cached.exists()
     reloading.loop.close()
 
@@ -202,7 +202,7 @@ def test_bytecode_of_a_changed_file_is_removed(tmp_path: Path) -> None:
 def test_a_saved_dataflow_file_is_mentioned(tmp_path: Path) -> None:
     reloading = Reloading(tmp_path)
     (tmp_path / "dataflow.yml").write_text("nodes: [] # more")
-    assert reloading.look() == []
+    assert reloading.poll() == []
     ((level, node_id, text),) = reloading.notes
     assert (level, node_id) == ("info", None)
     assert "next `dora run`" in text
@@ -223,10 +223,10 @@ def test_code_of_a_node_that_cannot_exist_twice_is_compiled_first(
     (tmp_path / "a.py").write_text("")
     reloading = Reloading(tmp_path, NodeSpec("a", path="a.py", hot_reload="replace"))
     (tmp_path / "a.py").write_text(code)
-    assert reloading.look() == []
+    assert reloading.poll() == []
     ((level, node_id, text),) = reloading.notes
     assert (level, node_id) == ("error", "a")
     assert f"the old code goes on: {reason}" in text and f"({tmp_path}/a.py" in text
     (tmp_path / "a.py").write_text("x = 1")
-    assert reloading.look() == [CodeChanged("a")]
+    assert reloading.poll() == [CodeChanged("a")]
     reloading.loop.close()

@@ -116,7 +116,7 @@ def test_what_the_nodes_log_as_json_names_the_build(folder):
 def test_a_damaged_session_is_made_anew_and_told(folder, content):
     (folder / "out").mkdir()
     (folder / "out" / "robot.dora-session.yaml").write_bytes(content)
-    assert "is no session of a dataflow; it is made anew" in told(folder, "build")
+    assert "is no session of a dataflow; it is written again" in told(folder, "build")
     assert list(session(folder)) == KEYS
     assert "made anew" not in told(folder, "build")
 
@@ -124,7 +124,7 @@ def test_a_damaged_session_is_made_anew_and_told(folder, content):
 def test_a_session_that_cannot_be_written_stops_nothing(folder):
     (folder / "out").write_text("a file")
     printed = told(folder, "build")
-    assert f"cannot be noted in {folder}/out/robot.dora-session.yaml" in printed
+    assert f"cannot be recorded in {folder}/out/robot.dora-session.yaml" in printed
     assert "built in" in printed
 
 
