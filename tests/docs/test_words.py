@@ -173,7 +173,6 @@ PENDING = {
     "docs",
     "cli",
     "cluster",
-    "daemon",
     "dataflow",
     "node",
     "observe",

@@ -83,9 +83,7 @@ def test_a_checksum_decides_what_is_run(flow, served):
     path = os.path.join(dataflow.working_dir, dataflow.nodes[0].path)
     with open(path, "w") as file:
         file.write("changed")
-    with pytest.raises(
-        BuildError, match=r"dataflow.yml:2:5: .* has a wrong checksum: its SHA-256 is 3fc4"
-    ):
+    with pytest.raises(BuildError, match=r"dataflow.yml:2:5: .* has a wrong checksum: its SHA-256 is 3fc4"):
         build(dataflow)
     with pytest.raises(BuildError, match="has a wrong checksum"):
         build(flow(f"{address}/node.py", checksum("three")))
