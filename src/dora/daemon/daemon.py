@@ -52,8 +52,8 @@ from dora.wire.node_protocol import (
 if TYPE_CHECKING:
     from dora.daemon.logs.router import TextRouter
     from dora.daemon.logs.writer import LogFiles
-    from dora.daemon.options import Peers
     from dora.daemon.reload.watch import HotReload
+    from dora.daemon.supervisor.status import Peers
     from dora.daemon.watchdog import Watchdog
 
 # A run that ends sooner starts no guardian. If its daemon is killed before, the nodes lose their

@@ -12,40 +12,7 @@ from dora.errors import DoraError
 from dora.wire.node_config import RemoteConfig, TraceConfig
 
 if TYPE_CHECKING:
-    from dora.daemon.supervisor.status import PeerStatus
     from dora.dataflow.model import Dataflow
-
-
-# The partition of a dataflow that one machine runs, and the daemons of its other partitions.
-
-
-class PartitionOptions(msgspec.Struct, frozen=True):
-    """What a machine needs to run its partition of a dataflow."""
-
-    machine: str
-    machines: dict[str, str]  # node id → machine, of all nodes
-    remote: RemoteConfig
-    generations: dict[str, int] = {}  # as in `dora.dataflow.plan.RunContext`
-
-
-class Peers:
-    """The supervisors of the other machines, which get the status of this one whenever it changes."""
-
-    def __init__(self, send: Callable[[PeerStatus], None]) -> None:
-        self._send = send
-        self._last: PeerStatus | None = None
-
-    def send_changes(self, status: PeerStatus, sent: Callable[[str], dict[str, int]]) -> None:
-        """Send a status unless it is the last one. ``sent`` returns how much a node has sent."""
-        if status == self._last:
-            return
-        self._last = status
-        nodes = {
-            node_id: msgspec.structs.replace(item, sent=sent(node_id)) if item.outputs_closed else item
-            for node_id, item in status.nodes.items()
-        }
-        self._send(msgspec.structs.replace(status, nodes=nodes))
-
 
 Engine = Literal["iceoryx2", "zenoh"]
 ENGINES: tuple[Engine, ...] = ("iceoryx2", "zenoh")
@@ -65,6 +32,15 @@ class RunOptions(msgspec.Struct, frozen=True, kw_only=True):
     engine: Engine | None = None
     strict_outputs: bool = False
     trace: bool = False  # nodes write spans
+
+
+class PartitionOptions(msgspec.Struct, frozen=True):
+    """What a machine needs to run its partition of a dataflow."""
+
+    machine: str
+    machines: dict[str, str]  # node id → machine, of all nodes
+    remote: RemoteConfig
+    generations: dict[str, int] = {}  # as in `dora.dataflow.plan.RunContext`
 
 
 class LocalRunOptions(RunOptions, frozen=True, kw_only=True):

@@ -13,8 +13,9 @@ from dora._paths import data_folder, link_endpoint
 from dora.cluster.agent.reports import Reports
 from dora.cluster.protocol import Endpoints, MachineLost, PeerReport, ReleasePartition, StartRun, ToDaemon
 from dora.daemon.daemon import Daemon
-from dora.daemon.options import PartitionOptions, Peers
+from dora.daemon.options import PartitionOptions
 from dora.daemon.supervisor import events as on
+from dora.daemon.supervisor.status import Peers
 from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec
 from dora.errors import DoraError
 from dora.wire.node_config import RemoteConfig

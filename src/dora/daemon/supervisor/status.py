@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 import msgspec
@@ -39,3 +40,22 @@ class PeerStatus(msgspec.Struct, frozen=True, omit_defaults=True):
     opened: bool = False  # the start barrier
     stopping: bool = False
     killing: bool = False
+
+
+class Peers:
+    """The supervisors of the other machines; they get the status of this one when it changes."""
+
+    def __init__(self, send: Callable[[PeerStatus], None]) -> None:
+        self._send = send
+        self._last: PeerStatus | None = None
+
+    def send_changes(self, status: PeerStatus, sent: Callable[[str], dict[str, int]]) -> None:
+        """Send a status unless it is the last one. ``sent`` returns how much a node has sent."""
+        if status == self._last:
+            return
+        self._last = status
+        nodes = {
+            node_id: msgspec.structs.replace(item, sent=sent(node_id)) if item.outputs_closed else item
+            for node_id, item in status.nodes.items()
+        }
+        self._send(msgspec.structs.replace(status, nodes=nodes))
