@@ -78,7 +78,7 @@ def check(folder: Path, table: list[tuple[str, int, str]], **variables: Any) -> 
 
 
 @pytest.mark.processes
-def test_what_is_no_file_is_refused_at_once(folder: Path) -> None:
+def test_a_path_that_is_not_a_file_is_refused_at_once(folder: Path) -> None:
     check(
         folder,
         [

@@ -48,7 +48,7 @@ def test_entries_come_in_order_and_all_are_there_after_close():
     assert "late" not in stream.getvalue()
 
 
-def test_the_filter_decides_what_is_shown():
+def test_the_filter_selects_the_entries_shown():
     stream = io.StringIO()
     console = Console(stream, message, LogFilter("warn"))
     console(entry("quiet", "info"))
@@ -57,7 +57,7 @@ def test_the_filter_decides_what_is_shown():
     assert stream.getvalue() == "loud\n"
 
 
-def test_a_stopped_terminal_holds_nobody_up_and_the_rest_is_counted():
+def test_a_stopped_terminal_does_not_block_and_unshown_entries_are_counted():
     stream = StoppedTerminal()
     console = Console(stream, message, max_waiting=2)
     console(entry("first"))
@@ -117,7 +117,7 @@ def read_in(read_end, count):
     return all_lines
 
 
-def test_a_slow_reader_gets_everything_however_long_it_takes(monkeypatch):
+def test_a_slow_reader_gets_all_output(monkeypatch):
     found = bytearray()
     with pipe() as (read_end, stream):
         console = Console(stream, message, close_timeout=1.0)
@@ -182,7 +182,7 @@ def test_ctrl_c_gives_up_a_reader_at_once(monkeypatch):
             threading.Event().wait(0.01)
 
 
-def test_a_pipe_that_somebody_made_non_blocking_takes_everything():
+def test_a_non_blocking_pipe_gets_all_output():
     with pipe() as (read_end, stream):
         os.set_blocking(stream.fileno(), False)
         found = read_in(read_end, 3000)
@@ -193,7 +193,7 @@ def test_a_pipe_that_somebody_made_non_blocking_takes_everything():
         assert found() == lines(3000)
 
 
-def test_a_reader_that_goes_away_in_between_is_told():
+def test_a_reader_that_closes_its_pipe_causes_a_warning():
     with pipe() as (read_end, stream):
         told = []
         console = Console(stream, message, on_broken=told.append)
@@ -208,7 +208,7 @@ def test_a_reader_that_goes_away_in_between_is_told():
         assert console.not_shown == 0
 
 
-def test_what_others_have_written_comes_first():
+def test_earlier_output_of_the_stream_comes_first():
     with pipe() as (read_end, stream):
         stream.write("before\n")  # into Python's buffer
         console = Console(stream, message)
@@ -221,7 +221,7 @@ def test_close_without_an_entry():
     Console(io.StringIO(), message).close()
 
 
-def test_characters_the_terminal_does_not_know_are_replaced():
+def test_characters_that_the_terminal_cannot_encode_are_replaced():
     raw = io.BytesIO()
     stream = io.TextIOWrapper(raw, encoding="ascii")
     write_text(stream, "caf\u00e9\n")

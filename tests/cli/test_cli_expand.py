@@ -20,7 +20,7 @@ def run(capsys):
     return run_line
 
 
-def test_what_is_printed_is_a_dataflow_without_modules(run, tmp_path):
+def test_the_expanded_dataflow_has_no_modules(run, tmp_path):
     status, out, err = run(str(EXAMPLE / "dataflow.yml"))
     assert (status, err) == (0, "")
     assert "  args: --by 10\n" in out and "  outputs: [scaled]\n" in out

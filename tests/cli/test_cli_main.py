@@ -73,7 +73,7 @@ def test_help_of_a_command(run):
 
 
 @pytest.mark.processes
-def test_help_is_quick_because_it_imports_next_to_nothing():
+def test_help_imports_no_heavy_module():
     unwanted = ("dora.cli.commands.run", "dora.dataflow", "yaml", "pyarrow", "numpy", "asyncio", "iceoryx2")
     code = (
         "import sys; from dora.cli.main import run_command_line; run_command_line(['--help']); "
@@ -137,7 +137,7 @@ def test_a_group_without_its_command_shows_its_help(run, group):
 
 
 @pytest.mark.parametrize("name", later.COMMANDS)
-def test_commands_of_later_versions_say_what_to_use_instead(run, name):
+def test_unsupported_commands_name_a_replacement(run, name):
     for arguments in ([name], [name, "--some", "option", "-x"], [name, "--help"], ["help", name]):
         status, out, err = run(*arguments)
         assert (status, out) == (1, "")
@@ -160,7 +160,7 @@ def test_a_file_that_does_not_exist(run, tmp_path, monkeypatch):
         assert err == "error: there is no file `nope.yml`\n"
 
 
-def test_problems_of_a_file_come_all_at_once_with_their_places(run, tmp_path, monkeypatch):
+def test_all_problems_of_a_file_are_shown_with_their_lines(run, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("dataflow.yml").write_text(
         "nodes:\n  - id: a\n    pth: a.py\n  - id: a\n    path: b.py\n    oops: 1\n"
@@ -215,7 +215,7 @@ def test_errors_of_ours_are_one_sentence_unless_debugging(run, monkeypatch):
         run("validate", "a.yml")
 
 
-def test_a_folder_that_is_gone_is_told(run, monkeypatch, tmp_path):
+def test_a_deleted_current_folder_is_reported(run, monkeypatch, tmp_path):
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()

@@ -118,7 +118,7 @@ def test_a_parameter_that_is_not_there(runs: list[FakeRun]) -> None:
         ("k", "1e999", "the value has inf, which JSON does not know"),
     ],
 )
-def test_what_cannot_be_a_parameter_is_not_even_asked_for(key: str, value: str, sentence: str) -> None:
+def test_invalid_parameters_are_refused_before_a_request(key: str, value: str, sentence: str) -> None:
     _, error = run("set", "a", key, value)
     assert isinstance(error, click.UsageError)
     assert error.format_message().startswith(sentence)
@@ -146,7 +146,7 @@ def test_one_of_several(runs: list[FakeRun], wanted: str) -> None:
         assert found is runs[1]  # type: ignore[comparison-overlap]
 
 
-def test_several_have_to_be_told_apart(runs: list[FakeRun]) -> None:
+def test_a_choice_between_several_dataflows_is_required(runs: list[FakeRun]) -> None:
     runs.append(FakeRun(SECOND, "/lab/leg.yml"))
     listed = f"  {FIRST}  arm\n  {SECOND}  leg"
     for wanted, sentence in [

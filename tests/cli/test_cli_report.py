@@ -8,13 +8,13 @@ def link(name="cam/image -> plot/image", policy="drop_oldest", *, size=10, sent=
     return LinkReport(name, policy, size, sent, sent - dropped - unread, dropped, unread)
 
 
-def test_a_clean_run_has_nothing_to_say():
+def test_a_clean_run_has_an_empty_report():
     result = DataflowResult("id", links=(link(),))
     assert failure_report(result, "out/id") == ""
     assert loss_report(result) == ""
 
 
-def test_first_cause_first_with_its_last_lines_then_who_fell_with_it():
+def test_the_root_cause_comes_before_the_failures_that_follow():
     result = DataflowResult(
         "some-id",
         failures=(
@@ -42,7 +42,7 @@ def test_cascading_failures_alone_are_not_hidden():
     assert "Node `a` could not start" in report
 
 
-def test_a_node_that_never_had_a_process_is_told_by_its_message():
+def test_a_node_without_a_process_is_reported_by_its_message():
     failure = NodeFailure("a", "spawn", message="could not be started: there is no program `x`")
     report = failure_report(DataflowResult("id", failures=(failure,)))
     assert report.endswith("Node `a` could not be started: there is no program `x`")
@@ -75,7 +75,7 @@ def test_unread_messages_alone_need_no_hint_about_queues():
     assert "unread:" in report and "queue_size" not in report
 
 
-def test_what_was_asked_for_takes_one_line_per_link():
+def test_expected_losses_take_one_line_per_link():
     links = (
         link("a/out -> b/op/in", size=1, dropped=18),
         link("a/out -> c/in", size=1, dropped=3, unread=1),
@@ -86,14 +86,14 @@ def test_what_was_asked_for_takes_one_line_per_link():
     ]
 
 
-def test_what_a_stop_left_unread_is_no_surprise():
+def test_messages_unread_at_a_stop_are_not_reported():
     report = loss_report(DataflowResult("id", links=(link(unread=2),), stopped=True))
     assert report == (
         "cam/image -> plot/image: 98 of 100 messages received, 2 unread when the dataflow was stopped"
     )
 
 
-def test_what_a_failed_receiver_left_unread_is_no_surprise():
+def test_messages_unread_by_a_failed_receiver_are_not_reported():
     failed = (NodeFailure("plot", "exit", exit_code=1),)
     links = (link(unread=2), link("cam/image -> plotter/image", unread=1))
     table, lines = loss_report(DataflowResult("id", failures=failed, links=links)).split("\n\n")

@@ -158,7 +158,7 @@ def test_losses_are_shown_after_a_run_that_went_well():
     assert "Dataflow" not in done.stderr
 
 
-def test_where_no_logs_are_nobody_is_sent_to_look_for_them():
+def test_a_report_without_log_files_names_no_directory():
     Path("out").write_text("a file where the folder should be")
     write(dataflow__yml=ONE, only__py="from dora import Node\nNode()\nraise ValueError('no more film')\n")
     done = run("run", "dataflow.yml")
@@ -167,7 +167,7 @@ def test_where_no_logs_are_nobody_is_sent_to_look_for_them():
     assert "no more film" in done.stderr and "Logs:" not in done.stderr
 
 
-def test_a_missing_script_is_named_with_its_place(folder):
+def test_a_missing_script_is_named_with_its_line(folder):
     write(dataflow__yml=ONE)
     done = run("run", "dataflow.yml")
     assert done.returncode == 1
@@ -175,7 +175,7 @@ def test_a_missing_script_is_named_with_its_place(folder):
     assert not (folder / "out").exists()
 
 
-def test_missing_commands_are_named_with_their_places_before_anything_starts(folder):
+def test_missing_commands_are_named_with_their_lines_before_the_start(folder):
     write(
         dataflow__yml="nodes:\n- {id: a, path: c.py}\n- {id: b, path: no-plot}\n- {id: c, path: no-cam}\n",
         c__py="print('started')\n",
@@ -219,7 +219,7 @@ def test_filters_and_json(folder):
     assert shown("--log-filter", "only=debug", DORA_LOG_LEVEL="warn") == {"debug", "info", "warn"}
 
 
-def test_a_filter_for_a_node_that_is_not_there_is_told():
+def test_a_filter_for_an_unknown_node_is_a_warning():
     write(dataflow__yml=ONE, only__py="from dora import Node\nNode()\n")
     done = run("run", "dataflow.yml", "--log-filter", "onli=debug")
     assert (done.returncode, done.stderr) == (

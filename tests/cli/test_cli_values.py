@@ -27,7 +27,7 @@ def test_durations(text, seconds):
 
 
 @pytest.mark.parametrize("text", ["", "s", "-1", "10 parsecs", "1h30x", "nan", "inf", "1e3", "10s!", "٣"])
-def test_what_is_no_duration(text):
+def test_texts_that_are_not_durations_are_refused(text):
     with pytest.raises(ValueError, match="1h30m"):
         parse_duration(text)
 
@@ -47,7 +47,7 @@ def test_variables():
 
 
 @pytest.mark.parametrize("pair", ["A", "=1", ""])
-def test_what_is_no_variable(pair):
+def test_texts_that_are_not_variables_are_refused(pair):
     with pytest.raises(ValueError, match="KEY=VALUE"):
         parse_environment([pair])
 

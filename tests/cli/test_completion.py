@@ -138,7 +138,7 @@ def test_a_real_bash_completes(folder: Path) -> None:
 
 
 @pytest.mark.processes
-def test_completing_commands_imports_none_of_them() -> None:
+def test_completing_commands_imports_no_command() -> None:
     code = (
         "import sys; from dora.cli.main import run_command_line\n"
         "try: run_command_line([])\n"

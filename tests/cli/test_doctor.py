@@ -76,7 +76,7 @@ def test_the_folder_of_sockets_is_named_with_the_reason(doctor, monkeypatch):
 
 
 @pytest.mark.usefixtures("no_run")
-def test_what_node_packages_lack_is_a_warning(doctor, monkeypatch):
+def test_missing_requirements_of_node_packages_are_warnings(doctor, monkeypatch):
     class Package:
         name = "some-node"
         requires = ("dora-rs>=0.3.9", "numpy<2")

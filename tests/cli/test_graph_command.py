@@ -47,7 +47,7 @@ def test_the_page_needs_nothing_from_elsewhere(run):
     assert data and [box["id"] for box in json.loads(data[1])["boxes"]] == ["a", "b"]
 
 
-def test_what_a_file_says_cannot_leave_its_place_in_the_page(run):
+def test_text_of_a_dataflow_is_escaped_in_the_page(run):
     evil = "</script><script>alert(1)</script>@ENGINE@"
     Path("<b>.yml").write_text(FLOW.replace("path: a.py", f"path: a.py\n    description: '{evil}'"))
     run("<b>.yml")
@@ -77,7 +77,7 @@ def test_open(run, monkeypatch):
     )
 
 
-def test_mistakes_are_told_in_a_sentence(run):
+def test_wrong_usage_prints_one_sentence(run):
     assert run("robbot.yml")[::2] == (
         1,
         "error: there is no file `robbot.yml`; did you mean `robot.yml`?\n",
@@ -100,7 +100,7 @@ def test_the_shipped_page_is_built_from_the_sources():
         assert f"<!-- built from {digest} -->" in page, "run `npm ci && npm run build` in frontend/"
 
 
-def test_the_licences_of_what_is_built_in_are_named():
+def test_licences_of_bundled_libraries_are_named():
     locked = json.loads((ROOT / "frontend/package-lock.json").read_text())["packages"]
     named = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["license"].split(" AND ")
     licences = {"Apache-2.0", "EPL-2.0"}

@@ -173,7 +173,7 @@ def test_nothing_covers_anything_else(show, text: str, size: dict[str, int]) -> 
             assert not overlap(label, box["area"]), box["id"]
 
 
-def test_a_click_tells_about_a_node_and_follows_its_edges(page) -> None:
+def test_a_click_shows_a_node_and_follows_its_edges(page) -> None:
     panel = page.locator("#panel")
     assert panel.is_hidden()
     page.click('.box[data-id="eyes/detect"]')
@@ -196,7 +196,7 @@ def test_a_click_tells_about_a_node_and_follows_its_edges(page) -> None:
     panel.wait_for(state="hidden")
 
 
-def test_hovering_an_edge_tells_its_queue(page) -> None:
+def test_hovering_an_edge_shows_its_queue(page) -> None:
     page.hover(".remark.backpressure")
     assert page.locator(".tip").inner_text().splitlines() == [
         "plan/command → motor/command",

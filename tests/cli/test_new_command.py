@@ -55,7 +55,7 @@ def python(*words: str, folder: str) -> str:
         ("operator", "demo-receiver", [f"mean {mean}" for mean in ("1.00", "1.50", "3.00", "2.50")]),
     ],
 )
-def test_what_is_made_runs_and_passes_its_tests(run, kind: str, node: str, said: list[str]) -> None:
+def test_a_new_project_runs_and_passes_its_tests(run, kind: str, node: str, said: list[str]) -> None:
     status, out, err = run("My-thing.2", "--kind", kind)
     assert (status, err) == (0, "")
     assert out.startswith(f"Created the {kind} `My-thing.2`. Next:\n\n  cd My-thing.2\n")
@@ -110,7 +110,9 @@ def test_the_package_of_a_node_has_its_command(run) -> None:
         ([], 2, "missing argument 'NAME'"),
     ],
 )
-def test_what_cannot_be_made(run, arguments: list[str], status: int, says: str) -> None:
+def test_impossible_names_and_languages_are_refused(
+    run, arguments: list[str], status: int, says: str
+) -> None:
     Path("taken").write_text("")
     found, out, err = run(*arguments)
     assert (found, out) == (status, "")

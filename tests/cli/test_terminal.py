@@ -47,13 +47,13 @@ def test_plain_text_stays_the_same_object(text: str) -> None:
     assert visible(text, colours=True) is text
 
 
-def test_colours_stay_where_they_are_wanted() -> None:
+def test_colours_are_kept_only_if_asked_for() -> None:
     text = f"{RED}red{RESET} \x1b[1;38;5;3mbold\x1b[m {TITLE}"
     assert visible(text, colours=True) == f"{RED}red{RESET} \x1b[1;38;5;3mbold\x1b[m \\u001b]0;owned\\u0007"
     assert "\x1b" not in visible(text)
 
 
-def test_a_stream_that_is_no_terminal_gets_what_was_written() -> None:
+def test_a_stream_that_is_no_terminal_gets_the_text_unchanged() -> None:
     stream = io.TextIOWrapper(data := io.BytesIO(), "utf-8")
     write_text(stream, TITLE)
     assert data.getvalue().decode() == TITLE

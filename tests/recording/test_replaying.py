@@ -262,7 +262,7 @@ def test_step_by_step(lab: Lab) -> None:
     assert (
         sum("camera/image  uint8[5,000]" in line or "gyro/rate  double[4]" in line for line in lines) == 3
     )
-    assert sum(line.startswith("step by step:") for line in lines) == 2
+    assert sum(line.startswith("single step:") for line in lines) == 2
     lab.dora("diff", "a.mcap", "steps.mcap")
 
 

@@ -94,7 +94,7 @@ def _store(ctx: click.Context, param: click.Parameter, value: str) -> str:  # no
 def coordinator(
     interface: str,
     port: int,
-    auth: bool,  # noqa: ARG001 - it is always so
+    auth: bool,  # noqa: ARG001 - always on
     tls_cert: str,
     tls_key: str,
     quiet: bool,

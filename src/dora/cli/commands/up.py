@@ -39,7 +39,7 @@ ALL_INTERFACES: Final = ("0.0.0.0", "::")
 )
 @coordinator_options
 def up(
-    auth: bool,  # noqa: ARG001 - it is always so
+    auth: bool,  # noqa: ARG001 - always on
     interface: str,
     tls_cert: str,
     tls_key: str,
