@@ -162,7 +162,7 @@ def outlasts_a_cut(system: Spread, dataflow: str, machine: str, link: str) -> No
     """Cut a machine off until the sender of a link says so, join it again, and let the source end."""
     system.hosts[machine].cut()
     try:
-        system.wait_for_log(dataflow, f"{link}: machine `{machine}` does not answer")
+        system.wait_for_log(dataflow, f"{link}: machine `{machine}` has not answered")
     finally:
         system.hosts[machine].restore()
     system.wait_for_log(dataflow, f"{link}: machine `{machine}` answers again")

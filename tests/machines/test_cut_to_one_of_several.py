@@ -91,7 +91,7 @@ def test_a_cut_to_one_machine_takes_nothing_from_another_one(
         wait_for_number("third", 200)
         hosts["right"].cut()
         try:
-            system.wait_for_log(dataflow, "send/large -> second/large: machine `right` does not answer")
+            system.wait_for_log(dataflow, "send/large -> second/large: machine `right` has not answered")
             wait_for_number("third", so_far(system, dataflow, "third") + further)
         finally:
             hosts["right"].restore()

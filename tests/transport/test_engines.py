@@ -175,7 +175,7 @@ def test_connect_returns_when_every_receiver_can_be_reached(zenoh_bench: Bench) 
 
 
 def test_probes_are_not_messages(zenoh_bench: Bench) -> None:
-    _outlet, (port,) = zenoh_bench.link(10)
+    _output_port, (port,) = zenoh_bench.link(10)
     assert zenoh_bench.board.get(port.config.slot, PROBED) != 0
     assert port.arrivals == 0
     assert not port.receiver.has_messages()
