@@ -150,7 +150,7 @@ JOURNEYS = {
     ),
 }
 
-COLUMN, ROW, TOP, MARGIN = 170, 34, 74, 16
+COLUMN, ROW, TOP, MARGIN = 178, 34, 74, 16
 STYLE = """
   .box { fill: #eef3fa; stroke: #4a6785; }
   .line { stroke: #9aa9ba; stroke-dasharray: 3 4; }
