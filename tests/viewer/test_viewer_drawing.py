@@ -20,7 +20,7 @@ from dora.nodes.rerun.drawing import DRAWERS, ENCODINGS
 from dora.nodes.rerun.robot import Robots
 from dora.nodes.rerun.settings import RobotSetting, SettingError
 from dora.observe.preview.primitives import PRIMITIVES
-from dora.observe.preview.values import Message, NotDrawable
+from dora.observe.preview.values import DrawableMessage, NotDrawable
 
 ARM = """
 <robot name="model">
@@ -56,7 +56,7 @@ def drawn(tmp_path: Path) -> Any:
         recording = rr.RecordingStream("test")
         recording.save(tmp_path / "drawn.rrd")
         array = value if isinstance(value, pa.Array) else pa.array(value)
-        for entity, archetypes in DRAWERS[primitive](Message("x", array, metadata)):
+        for entity, archetypes in DRAWERS[primitive](DrawableMessage("x", array, metadata)):
             recording.log(entity, *archetypes)
         recording.flush(timeout_sec=10)
         recording.disconnect()
@@ -160,7 +160,7 @@ def test_a_robot_moves_its_joints_in_order_and_within_their_limits(tmp_path: Pat
         return batch.as_arrow_array().to_pylist()[0]
 
     def moved(name: str, *positions: float) -> dict[str, list[float]]:
-        drawings = robots.draw(Message(name, pa.array(positions, pa.float64()), {}))
+        drawings = robots.draw(DrawableMessage(name, pa.array(positions, pa.float64()), {}))
         transforms = [archetypes[0] for _, archetypes in drawings]
         return {first(item.child_frame): first(item.translation) for item in transforms}
 
@@ -172,9 +172,9 @@ def test_a_robot_moves_its_joints_in_order_and_within_their_limits(tmp_path: Pat
     assert moved("twin", 0, 9)["twin/left"] == [0, 0.5, 0]
     assert moved("twin")["twin/left"] == [0, 0, 0]
     with pytest.raises(NotDrawable, match=r"no variable `leg_urdf` gives a robot .* there are `arm` and"):
-        list(robots.draw(Message("jointstate_leg", pa.array([1.0]), {})))
+        list(robots.draw(DrawableMessage("jointstate_leg", pa.array([1.0]), {})))
     with pytest.raises(NotDrawable, match="its `encoding` is `xyzquat`; positions of joints"):
-        list(robots.draw(Message("arm", pa.array([1.0]), {"encoding": "xyzquat"})))
+        list(robots.draw(DrawableMessage("arm", pa.array([1.0]), {"encoding": "xyzquat"})))
 
 
 @pytest.mark.parametrize(

@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 
 from dora.observe.preview import values
-from dora.observe.preview.values import Message, NotDrawable
+from dora.observe.preview.values import DrawableMessage, NotDrawable
 
 
-def message(value: Any, **metadata: Any) -> Message:
-    return Message("x", value if isinstance(value, pa.Array) else pa.array(value), metadata)
+def message(value: Any, **metadata: Any) -> DrawableMessage:
+    return DrawableMessage("x", value if isinstance(value, pa.Array) else pa.array(value), metadata)
 
 
 def test_numbers_come_out_of_lists_and_gaps() -> None:
@@ -35,7 +35,7 @@ def test_texts_come_as_strings_or_bytes() -> None:
 def test_a_size_is_given_by_the_message_or_by_default() -> None:
     assert message([1], width=4, height=3).size() == (4, 3)
     assert message([1]).size() == (640, 480)
-    assert Message("x", pa.array([1]), {"width": 4}, default_size=(320, 240)).size() == (4, 240)
+    assert DrawableMessage("x", pa.array([1]), {"width": 4}, default_size=(320, 240)).size() == (4, 240)
     with pytest.raises(NotDrawable, match="`width` and `height`"):
         message([1], width=-1, height=3).size()
 

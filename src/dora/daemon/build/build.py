@@ -21,7 +21,7 @@ from functools import cached_property
 
 import msgspec
 
-from dora.daemon.build.commands import Log, Processes, Stopped
+from dora.daemon.build.commands import BuildLog, Processes, Stopped
 from dora.daemon.build.environments import EnvironmentMaker, require_uv, with_inline_environments
 from dora.daemon.build.own_wheel import NAME, write_wheel
 from dora.daemon.build.pip import Fault, faults
@@ -120,7 +120,7 @@ class _Builder:
         # The environment of dora itself: its faults before a command changed it, None if none did; and the
         # requirements of nodes that share it.
         self._faults_before: list[Fault] | None = None
-        self._shared_requirements: list[tuple[Log, str]] = []
+        self._shared_requirements: list[tuple[BuildLog, str]] = []
 
     def build(self) -> Built:
         begun = time.monotonic()
@@ -176,7 +176,7 @@ class _Builder:
         update, offline = self._options.update, self._options.offline
         done: set[object] = set()
         for node in self._dataflow.nodes:
-            log = Log(self._on_log, node.id)
+            log = BuildLog(self._on_log, node.id)
             if node.git is not None and node.git.folder not in done:
                 done.add(node.git.folder)
                 ensure_clone(self._dataflow, node, self._processes, log, update=update, offline=offline)
@@ -187,7 +187,7 @@ class _Builder:
     # ----------------------------------------------------------------------- one node
 
     def _build_node(self, spec: LaunchSpec) -> None:
-        log = Log(self._on_log, spec.node.id)
+        log = BuildLog(self._on_log, spec.node.id)
         if spec.interpreter.folder:
             EnvironmentMaker(
                 spec,
@@ -204,7 +204,7 @@ class _Builder:
                 with self._guard:
                     self._skipped += 1
 
-    def _run_command(self, spec: LaunchSpec, command: str, log: Log) -> bool:
+    def _run_command(self, spec: LaunchSpec, command: str, log: BuildLog) -> bool:
         """Run one build command; return False if there was nothing to do."""
         from dora.daemon.build.pip import pip_command
 
@@ -244,7 +244,9 @@ class _Builder:
 
     # ----------------------------------------------------------------------- installing
 
-    def _left_to_install(self, words: list[str], spec: LaunchSpec, what: str, log: Log) -> list[str] | None:
+    def _left_to_install(
+        self, words: list[str], spec: LaunchSpec, what: str, log: BuildLog
+    ) -> list[str] | None:
         """Return the words for the installer, None if there is nothing to install."""
         from dora.daemon.build.pip import plan
 

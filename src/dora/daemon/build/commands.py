@@ -25,7 +25,7 @@ _SHELL_COMMANDS = frozenset({"cd", "source", ".", "export"})
 _SHELL_WORDS = frozenset({"&&", "||", "|", ";", "&", ">", ">>", "<", "2>&1"})
 
 
-class Log:
+class BuildLog:
     """Log of a build for one node; may be used from several threads."""
 
     def __init__(self, on_log: Callable[[LogEntry], None], node_id: str) -> None:
@@ -78,7 +78,7 @@ class Processes:
         what: str,
         cwd: str,
         env: Mapping[str, str],
-        log: Log | None,
+        log: BuildLog | None,
         written: str = "",
         stdin: str | None = None,
     ) -> list[str]:

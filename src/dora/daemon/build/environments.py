@@ -23,7 +23,7 @@ from hashlib import sha256
 import msgspec
 
 from dora.daemon.build import own_wheel
-from dora.daemon.build.commands import Log, Processes, quoted
+from dora.daemon.build.commands import BuildLog, Processes, quoted
 from dora.daemon.processes.interpreter import find_uv, wheel_path
 from dora.daemon.processes.launch_spec import LaunchSpec
 from dora.daemon.processes.programs import program_path
@@ -54,7 +54,7 @@ class EnvironmentMaker:
         spec: LaunchSpec,
         working_dir: str,
         processes: Processes,
-        log: Log,
+        log: BuildLog,
         environ: Mapping[str, str],
         *,
         offline: bool = False,

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping
 
-from dora.daemon.build.commands import Log, Processes, quoted
+from dora.daemon.build.commands import BuildLog, Processes, quoted
 from dora.dataflow.model import Dataflow, GitSource, NodeSpec
 from dora.errors import BuildError
 
@@ -26,7 +26,7 @@ _COMMIT_FILE = ".git/dora-commit"  # contains the commit that dora checked out
 
 
 def ensure_clone(
-    dataflow: Dataflow, node: NodeSpec, processes: Processes, log: Log, *, update: bool, offline: bool
+    dataflow: Dataflow, node: NodeSpec, processes: Processes, log: BuildLog, *, update: bool, offline: bool
 ) -> None:
     """Clone the repository of a node unless it is there; raises `BuildError`.
 
@@ -59,7 +59,7 @@ def commit_of(folder: str) -> str:
 
 class _Clone:
     def __init__(
-        self, dataflow: Dataflow, node: NodeSpec, source: GitSource, processes: Processes, log: Log
+        self, dataflow: Dataflow, node: NodeSpec, source: GitSource, processes: Processes, log: BuildLog
     ) -> None:
         self.folder = dataflow.directory_of(node)
         self.what = f"{node.place or '<dataflow>'}: the repository {source.repository} of node `{node.id}`"
@@ -144,7 +144,9 @@ _CHUNK = 1 << 20
 MAX_SIZE = 1 << 30  # bytes
 
 
-def ensure_download(dataflow: Dataflow, node: NodeSpec, log: Log, *, update: bool, offline: bool) -> None:
+def ensure_download(
+    dataflow: Dataflow, node: NodeSpec, log: BuildLog, *, update: bool, offline: bool
+) -> None:
     """Download the file of a node unless it is there; raises `BuildError`.
 
     With a checksum, a file that does not have it is never left in place. Without one, ``update``

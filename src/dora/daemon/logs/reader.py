@@ -66,7 +66,7 @@ class LogReader:
     def __init__(self, directory: str, node: str | None = None) -> None:
         self._directory = directory
         self._node = node
-        self._files: dict[str, Lines] = {}
+        self._files: dict[str, RotatedFile] = {}
 
     def nodes(self) -> list[str]:
         """Return the nodes that have files."""
@@ -75,14 +75,14 @@ class LogReader:
     def begin_near_end(self, size: int) -> None:
         """Leave out of each file what comes before its last so many bytes, for who wants the end only."""
         for node in self.nodes() if self._node is None else [self._node]:
-            self._files[node] = Lines(f"{self._directory}/log_{node}")
+            self._files[node] = RotatedFile(f"{self._directory}/log_{node}")
             self._files[node].begin_near_end(size)
 
     def entries(self) -> Iterator[LogEntry]:
         """Yield what has been written since the last call, in the order of time."""
         for node in self.nodes() if self._node is None else [self._node]:
             if node not in self._files:
-                self._files[node] = Lines(f"{self._directory}/log_{node}")
+                self._files[node] = RotatedFile(f"{self._directory}/log_{node}")
         return heapq.merge(
             *(_entries(file) for file in self._files.values()), key=lambda entry: entry.timestamp_ns
         )
@@ -92,7 +92,7 @@ class LogReader:
             file.close()
 
 
-def _entries(file: Lines) -> Iterator[LogEntry]:
+def _entries(file: RotatedFile) -> Iterator[LogEntry]:
     for line in file.read():
         entry = read_record(line)
         if entry is not None:
@@ -119,7 +119,7 @@ def _rotated_from(node: str) -> str:
     return base if number.isdecimal() else ""
 
 
-class Lines:
+class RotatedFile:
     """The lines of ``<base>.jsonl`` and of the files that it was before, ``<base>.1.jsonl`` and so on."""
 
     def __init__(self, base: str) -> None:

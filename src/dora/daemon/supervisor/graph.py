@@ -6,7 +6,7 @@ from dora.dataflow.model import Dataflow, LogSource, NodeOutput, TimerSource
 from dora.dataflow.plan import text_outputs
 
 
-class Graph:
+class NodeGraph:
     """Precomputed edges between nodes, without those inside one runtime.
 
     ``consumers[node][output]`` lists the (consumer, input id) pairs that an output feeds.

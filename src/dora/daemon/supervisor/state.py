@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from dora.daemon.supervisor import commands as do
 from dora.daemon.supervisor.events import CodeChanged
-from dora.daemon.supervisor.graph import Graph
+from dora.daemon.supervisor.graph import NodeGraph
 from dora.daemon.supervisor.result import FailureKind, NodeFailure
 from dora.daemon.supervisor.status import PeerStatus, Phase
 from dora.dataflow.model import Dataflow, NodeSpec
@@ -163,7 +163,7 @@ class RunState:
     distributed: bool = False  # there are, or were, other machines
     revision: int = 0  # counts the changes of the dataflow
     nodes: dict[str, NodeState] = field(init=False)
-    graph: Graph = field(init=False)
+    graph: NodeGraph = field(init=False)
     reload_grace: float = field(init=False)
     begun: bool = False
     opened: bool = False  # the start barrier
@@ -183,7 +183,7 @@ class RunState:
 
     def __post_init__(self) -> None:
         self.nodes = {}
-        self.graph = Graph(self.dataflow)
+        self.graph = NodeGraph(self.dataflow)
         self.reload_grace = min(self.grace, RELOAD_GRACE)
         for spec in self.dataflow.nodes:
             self.add_node(spec)

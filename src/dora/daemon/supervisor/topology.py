@@ -19,7 +19,7 @@ from collections.abc import Collection
 import msgspec
 
 from dora.daemon.supervisor import commands as do
-from dora.daemon.supervisor.graph import Graph
+from dora.daemon.supervisor.graph import NodeGraph
 from dora.daemon.supervisor.state import NodeState, RunState
 from dora.dataflow.model import Dataflow, NodeOutput, NodeSpec, Source
 from dora.wire.node_protocol import InputsClosed
@@ -40,7 +40,7 @@ def apply_dataflow(
     dataflow = with_present_parameters(run, dataflow)
     run.dataflow = dataflow
     run.revision += 1
-    run.graph = Graph(dataflow)
+    run.graph = NodeGraph(dataflow)
     present = {spec.id for spec in dataflow.nodes}
     for node_id in [node_id for node_id in run.nodes if node_id not in present]:
         run.disarm_all(run.nodes[node_id])

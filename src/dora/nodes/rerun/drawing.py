@@ -9,7 +9,7 @@ import numpy as np
 import rerun as rr
 
 from dora.observe.preview import values
-from dora.observe.preview.values import Message
+from dora.observe.preview.values import DrawableMessage
 
 Drawing = tuple[str, list[Any]]
 """The path of an entity, and the Rerun archetypes to log there."""
@@ -47,7 +47,7 @@ _PIXEL_FORMATS = {
 ENCODINGS = {**_COLOR_MODELS, **_PIXEL_FORMATS, **_MEDIA_TYPES}
 
 
-def image(message: Message) -> Iterable[Drawing]:
+def image(message: DrawableMessage) -> Iterable[Drawing]:
     """Draw an image in one of `ENCODINGS`; without ``encoding`` it is ``bgr8``."""
     encoding = message.word("encoding", "bgr8", ENCODINGS)
     if encoding in _MEDIA_TYPES:
@@ -66,7 +66,7 @@ def image(message: Message) -> Iterable[Drawing]:
     yield message.id, [picture]
 
 
-def depth(message: Message) -> Iterable[Drawing]:
+def depth(message: DrawableMessage) -> Iterable[Drawing]:
     """Draw a depth image; as points in space if its metadata has ``focal`` (or ``focal_length``)."""
     width, height = message.size()
     picture, units_per_metre = values.depth(message)
@@ -93,13 +93,13 @@ def depth(message: Message) -> Iterable[Drawing]:
     yield f"{message.id}/raw", [rr.DepthImage(picture, meter=units_per_metre)]
 
 
-def text(message: Message) -> Iterable[Drawing]:
+def text(message: DrawableMessage) -> Iterable[Drawing]:
     """Add lines to a log."""
     for line in values.strings(message.value):
         yield message.id, [rr.TextLog(line)]
 
 
-def boxes2d(message: Message) -> Iterable[Drawing]:
+def boxes2d(message: DrawableMessage) -> Iterable[Drawing]:
     """Draw boxes over an image; none at all remove those before."""
     boxes = values.boxes2d(message)
     if not len(boxes.centers):
@@ -111,7 +111,7 @@ def boxes2d(message: Message) -> Iterable[Drawing]:
     yield message.id, [picture]
 
 
-def boxes3d(message: Message) -> Iterable[Drawing]:
+def boxes3d(message: DrawableMessage) -> Iterable[Drawing]:
     """Draw boxes in space, as wires or with ``solid`` filled; none at all remove those before."""
     boxes = values.boxes3d(message)
     if not len(boxes.centers):
@@ -128,7 +128,7 @@ def boxes3d(message: Message) -> Iterable[Drawing]:
     yield message.id, [picture]
 
 
-def masks(message: Message) -> Iterable[Drawing]:
+def masks(message: DrawableMessage) -> Iterable[Drawing]:
     """Draw masks as coloured regions over an image; none at all remove those before."""
     labels = values.labelled_masks(message)
     if labels is None:
@@ -137,7 +137,7 @@ def masks(message: Message) -> Iterable[Drawing]:
         yield message.id, [rr.SegmentationImage(labels, opacity=0.5)]
 
 
-def pose(message: Message) -> Iterable[Drawing]:
+def pose(message: DrawableMessage) -> Iterable[Drawing]:
     """Draw a pose as three axes; what is drawn below it moves with it."""
     translation, quaternion = values.pose(message)
     yield (
@@ -149,14 +149,14 @@ def pose(message: Message) -> Iterable[Drawing]:
     )
 
 
-def series(message: Message) -> Iterable[Drawing]:
+def series(message: DrawableMessage) -> Iterable[Drawing]:
     """Add a point to a curve, or to one for each number."""
     numbers = values.numbers(message.value)
     if numbers.size:
         yield message.id, [rr.Scalars(numbers.astype(np.float64))]
 
 
-def points3d(message: Message) -> Iterable[Drawing]:
+def points3d(message: DrawableMessage) -> Iterable[Drawing]:
     """Draw points in space."""
     points = values.rows(message.value, 3, "points")
     radii = message.floats("radii") or (POINT_RADIUS,)
@@ -165,7 +165,7 @@ def points3d(message: Message) -> Iterable[Drawing]:
     yield message.id, [rr.Points3D(points, colors=[message.color() or POINT_COLOR], radii=radii)]
 
 
-def points2d(message: Message) -> Iterable[Drawing]:
+def points2d(message: DrawableMessage) -> Iterable[Drawing]:
     """Draw points over an image, in a colour that Rerun chooses, or in ``color``."""
     color = message.color()
     points = values.rows(message.value, 2, "points")
@@ -173,25 +173,25 @@ def points2d(message: Message) -> Iterable[Drawing]:
     yield message.id, [rr.Points2D(points, colors=colors, radii=message.floats("radii"))]
 
 
-def lines3d(message: Message) -> Iterable[Drawing]:
+def lines3d(message: DrawableMessage) -> Iterable[Drawing]:
     """Draw one line in space through all points."""
     radius = (message.floats("radius") or (LINE_RADIUS,))[0]
     strip = values.rows(message.value, 3, "points")
     yield message.id, [rr.LineStrips3D([strip], colors=[message.color() or LINE_COLOR], radii=[radius])]
 
 
-def lines2d(message: Message) -> Iterable[Drawing]:
+def lines2d(message: DrawableMessage) -> Iterable[Drawing]:
     """Draw one line over an image through all points."""
     strip = values.rows(message.value, 2, "points")
     radii = message.floats("radius")
     yield message.id, [rr.LineStrips2D([strip], colors=[message.color() or LINE_COLOR], radii=radii)]
 
 
-def _nothing(message: Message) -> Drawing:
+def _nothing(message: DrawableMessage) -> Drawing:
     return message.id, [rr.Clear(recursive=False)]
 
 
-DRAWERS: dict[str, Callable[[Message], Iterable[Drawing]]] = {
+DRAWERS: dict[str, Callable[[DrawableMessage], Iterable[Drawing]]] = {
     "image": image,
     "depth": depth,
     "text": text,

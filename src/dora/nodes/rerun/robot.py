@@ -13,7 +13,7 @@ from dora.dataflow.problems import listed
 from dora.nodes.rerun.drawing import Drawing
 from dora.nodes.rerun.settings import RobotSetting, SettingError
 from dora.observe.preview import values
-from dora.observe.preview.values import Message, NotDrawable
+from dora.observe.preview.values import DrawableMessage, NotDrawable
 
 PREFIX = "jointstate_"
 
@@ -81,7 +81,7 @@ class Robots:
             setting.name: Robot(setting, recording) for setting in settings
         }
 
-    def draw(self, message: Message) -> Iterable[Drawing]:
+    def draw(self, message: DrawableMessage) -> Iterable[Drawing]:
         """Move the robot that is named by the input: ``jointstate_<name>``, or just its name."""
         name = message.id.replace(PREFIX, "")
         robot = self._robots.get(name)

@@ -17,7 +17,7 @@ from dora.nodes.rerun.robot import Robots
 from dora.nodes.rerun.settings import ViewerSettings
 from dora.nodes.rerun.sink import CannotShow, open_sink
 from dora.observe.preview.primitives import UnknownPrimitive, primitive_of
-from dora.observe.preview.values import DEFAULT_SIZE, Message, NotDrawable
+from dora.observe.preview.values import DEFAULT_SIZE, DrawableMessage, NotDrawable
 
 APPLICATION = "dora-rerun"
 TIMELINE = "timestamp"
@@ -33,7 +33,7 @@ class Canvas:
         self._recording = recording
         self._size = settings.image_size or DEFAULT_SIZE
         robots = Robots(settings.robots, recording)
-        self._drawers: Mapping[str, Callable[[Message], Iterable[Drawing]]] = {
+        self._drawers: Mapping[str, Callable[[DrawableMessage], Iterable[Drawing]]] = {
             **DRAWERS,
             "jointstate": robots.draw,
         }
@@ -50,7 +50,7 @@ class Canvas:
             sent = metadata.get("timestamp")
             if isinstance(sent, datetime):
                 self._recording.set_time(TIMELINE, timestamp=sent)
-            for entity, archetypes in drawer(Message(event.id, event.value, metadata, self._size)):
+            for entity, archetypes in drawer(DrawableMessage(event.id, event.value, metadata, self._size)):
                 self._recording.log(entity, *archetypes)
         except (UnknownPrimitive, NotDrawable) as fault:
             self._not_drawn(event.id, str(fault))

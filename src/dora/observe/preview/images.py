@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from dora.observe.preview import values
-from dora.observe.preview.values import Message, NotDrawable
+from dora.observe.preview.values import DrawableMessage, NotDrawable
 
 MAX_SIDE: Final = 960  # pixels
 MAX_FILE: Final = 4 << 20  # bytes of a compressed image that is passed on as it is
@@ -77,7 +77,7 @@ def numbers_of(value: pa.Array) -> npt.NDArray[Any]:
     return values.numbers(value, "bytes")
 
 
-def image(message: Message) -> Image:
+def image(message: DrawableMessage) -> Image:
     """Return an image in the encoding that its metadata says, ``bgr8`` without; raises `NotDrawable`."""
     flat = numbers_of(message.value)
     named = str(message.metadata.get("encoding", "")).lower()
@@ -102,7 +102,7 @@ def image(message: Message) -> Image:
     return _packed(small[:, :, list(order)], width, height)
 
 
-def depth(message: Message) -> Image:
+def depth(message: DrawableMessage) -> Image:
     """Return a depth image: near is bright, what is not known is black."""
     width, height = message.size()
     rows = _shaped(values.numbers(message.value), width, height, 1, "depth")
@@ -115,7 +115,7 @@ def depth(message: Message) -> Image:
     return _packed(small.astype(np.uint8)[:, :, None], width, height)
 
 
-def masks(message: Message) -> Image:
+def masks(message: DrawableMessage) -> Image:
     """Return masks as one image, each in a colour of its own; raises `NotDrawable` if there is none."""
     labels = values.labelled_masks(message)
     if labels is None:

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from dora.observe.format_values import plain
 from dora.observe.preview import images, values
 from dora.observe.preview.primitives import UnknownPrimitive, primitive_of
-from dora.observe.preview.values import Message, NotDrawable
+from dora.observe.preview.values import DrawableMessage, NotDrawable
 
 MAX_ROWS: Final = 50  # of tables and lists
 MAX_TEXT: Final = 4000  # characters of one text
@@ -72,11 +72,11 @@ def _field(value: pa.Array, name: str) -> pa.Array:
 
 def _image_type(name: str, value: pa.Array, metadata: Mapping[str, Any]) -> RenderedPreview:
     size = {key: _field(value, key)[0].as_py() for key in ("width", "height", "encoding")}
-    return _image(Message(name, _field(value, "data"), {**metadata, **size}))
+    return _image(DrawableMessage(name, _field(value, "data"), {**metadata, **size}))
 
 
 def _file_type(name: str, value: pa.Array, metadata: Mapping[str, Any]) -> RenderedPreview:
-    return _image(Message(name, value, metadata))
+    return _image(DrawableMessage(name, value, metadata))
 
 
 def _cloud_type(_name: str, value: pa.Array, _metadata: Mapping[str, Any]) -> RenderedPreview:
@@ -159,7 +159,7 @@ _STANDARD: Final[dict[str, Callable[[str, pa.Array, Mapping[str, Any]], Rendered
 def _by_metadata(
     name: str, _declared: str, value: pa.Array, metadata: Mapping[str, Any]
 ) -> RenderedPreview | None:
-    message = Message(name, value, metadata)
+    message = DrawableMessage(name, value, metadata)
     if "primitive" in metadata:
         return _primitive(primitive_of(name, metadata), message)
     if {"width", "height"} <= metadata.keys() or str(metadata.get("encoding")) in images.ENCODINGS:
@@ -175,11 +175,13 @@ def _by_name(
     primitive = primitive_of(name.rpartition("/")[2], metadata)
     # A name is a hint only: a list called `text` may be anything.
     return (
-        None if primitive in ("text", "series") else _primitive(primitive, Message(name, value, metadata))
+        None
+        if primitive in ("text", "series")
+        else _primitive(primitive, DrawableMessage(name, value, metadata))
     )
 
 
-def _primitive(primitive: str, message: Message) -> RenderedPreview | None:
+def _primitive(primitive: str, message: DrawableMessage) -> RenderedPreview | None:
     match primitive:
         case "image":
             return _image(message)
@@ -226,7 +228,7 @@ def _by_arrow_type(value: pa.Array) -> RenderedPreview:
     )
 
 
-def _image(message: Message) -> RenderedPreview:
+def _image(message: DrawableMessage) -> RenderedPreview:
     return _pixels(images.image(message))
 
 
@@ -240,7 +242,7 @@ def _pixels(image: images.Image) -> RenderedPreview:
     return RenderedPreview("image", head, image.body)
 
 
-def _boxes(message: Message) -> RenderedPreview:
+def _boxes(message: DrawableMessage) -> RenderedPreview:
     found = values.boxes2d(message)
     corners = found.centers - found.half_sizes
     labels = found.labels or [""] * len(corners)

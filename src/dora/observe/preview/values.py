@@ -22,7 +22,7 @@ class NotDrawable(ValueError):
 
 
 @dataclass(frozen=True)
-class Message:
+class DrawableMessage:
     """A message to draw. ``default_size`` is width and height of images without."""
 
     id: str
@@ -108,7 +108,7 @@ def field(value: pa.Array, *names: str) -> pa.Array | None:
 # ------------------------------------------------------------------------------ images
 
 
-def pixels(message: Message, sample: npt.DTypeLike, bytes_per_pixel: float, encoding: str) -> bytes:
+def pixels(message: DrawableMessage, sample: npt.DTypeLike, bytes_per_pixel: float, encoding: str) -> bytes:
     """Return the bytes of an uncompressed image, checked against its size.
 
     ``sample`` is the type of one number; an image may also come as plain bytes.
@@ -130,7 +130,7 @@ def pixels(message: Message, sample: npt.DTypeLike, bytes_per_pixel: float, enco
     return array.tobytes()
 
 
-def depth(message: Message) -> tuple[npt.NDArray[Any], float]:
+def depth(message: DrawableMessage) -> tuple[npt.NDArray[Any], float]:
     """Return a depth image (height, width) and how many of its units are a metre.
 
     Floats are metres, integers millimetres.
@@ -147,7 +147,7 @@ def depth(message: Message) -> tuple[npt.NDArray[Any], float]:
     return image.astype(np.uint16, copy=False), 1000.0
 
 
-def principal_point(message: Message) -> tuple[float, float]:
+def principal_point(message: DrawableMessage) -> tuple[float, float]:
     """Return where the optical axis meets a depth image, by default its middle.
 
     Published cameras call it ``resolution``, unless that is really the resolution.
@@ -160,7 +160,7 @@ def principal_point(message: Message) -> tuple[float, float]:
     return width / 2, height / 2
 
 
-def labelled_masks(message: Message) -> npt.NDArray[np.uint16] | None:
+def labelled_masks(message: DrawableMessage) -> npt.NDArray[np.uint16] | None:
     """Return masks as one image (height, width) of labels: the n-th mask is n, the background 0.
 
     Where masks overlap, the later one shows. None if there is no mask.
@@ -221,7 +221,7 @@ _FORMS_3D: dict[str, Form] = {
 }
 
 
-def boxes2d(message: Message) -> Boxes:
+def boxes2d(message: DrawableMessage) -> Boxes:
     """Return boxes in ``format`` ``xyxy`` (two corners) or ``xywh`` (the middle and the size).
 
     Without a format, rows of six numbers as detectors send them are recognised: two corners, a
@@ -246,12 +246,12 @@ def _detections(value: pa.Array) -> Floats | None:
     return rows_of_six if (rows_of_six[:, 2:4] >= rows_of_six[:, :2]).all() else None
 
 
-def boxes3d(message: Message) -> Boxes:
+def boxes3d(message: DrawableMessage) -> Boxes:
     """Return boxes in ``format`` ``center_half_size``, ``center_size`` or ``min_max``."""
     return _boxes(message, 3, "center_half_size", _FORMS_3D)
 
 
-def _boxes(message: Message, dimensions: int, default: str, forms: Mapping[str, Form]) -> Boxes:
+def _boxes(message: DrawableMessage, dimensions: int, default: str, forms: Mapping[str, Form]) -> Boxes:
     name = message.word("format", default, forms)
     value = message.value
     if pa.types.is_struct(value.type):
@@ -285,7 +285,7 @@ def _labels(value: pa.Array, count: int) -> list[str]:
     return texts if len(texts) == count else []
 
 
-def _colors(message: Message, count: int) -> npt.NDArray[np.uint8]:
+def _colors(message: DrawableMessage, count: int) -> npt.NDArray[np.uint8]:
     own = field(message.value, "colors")
     if own is not None:
         colors = rows(own, 3, "colours")
@@ -298,7 +298,7 @@ def _colors(message: Message, count: int) -> npt.NDArray[np.uint8]:
 # ------------------------------------------------------------------------------- poses
 
 
-def pose(message: Message) -> tuple[Floats, Floats]:
+def pose(message: DrawableMessage) -> tuple[Floats, Floats]:
     """Return a translation and a quaternion (x, y, z, w).
 
     Seven numbers are both, three are a translation; six are a translation and roll, pitch and yaw, in

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from dora.daemon.logs.reader import Lines, nodes_with_files
+from dora.daemon.logs.reader import RotatedFile, nodes_with_files
 from dora.node.interceptors.spans import FAILED, Batch, Span, decode_batches
 
 
@@ -15,14 +15,14 @@ class SpanReader:
 
     def __init__(self, directory: str) -> None:
         self._directory = directory
-        self._files: dict[str, Lines] = {}
+        self._files: dict[str, RotatedFile] = {}
 
     def batches(self) -> Iterator[Batch]:
         """Yield what has been written since the last call, node after node."""
         for node in nodes_with_files(self._directory, "spans_"):
             file = self._files.get(node)
             if file is None:
-                file = self._files[node] = Lines(f"{self._directory}/spans_{node}")
+                file = self._files[node] = RotatedFile(f"{self._directory}/spans_{node}")
             for line in file.read():
                 yield from decode_batches(line)
 
