@@ -11,7 +11,7 @@ import pytest
 import dora
 
 ROOT = Path(dora.__file__).parent
-WITHOUT_RERUN = "viewer"  # its modules need Rerun, and have tests of their own
+WITHOUT_RERUN = "nodes"  # its modules need Rerun, and have tests of their own
 
 
 def modules_with_examples() -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 pytestmark = pytest.mark.processes
 
 HEAVY = ["asyncio", "click", "numpy", "pyarrow", "typing_extensions", "yaml", "zenoh"]
-OTHER_SIDE = ["dora.api", "dora.cli", "dora.daemon", "dora.dataflow", "dora.logs", "dora.supervise"]
+OTHER_SIDE = ["dora.api", "dora.cli", "dora.cluster", "dora.daemon", "dora.dataflow", "dora.observe"]
 
 
 def loaded_by(statement: str) -> set[str]:

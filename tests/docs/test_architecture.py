@@ -65,6 +65,12 @@ def test_paths_exist(page: Path) -> None:
     assert missing_paths(page.read_text()) == PLANNED.get(page.name, [])
 
 
+def test_source_paths_on_all_pages_exist() -> None:
+    pages = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), ROOT / "frontend" / "README.md"]
+    named = {path for page in pages for path in re.findall(r"`(src/dora/[\w/.]+)`", page.read_text())}
+    assert {path for path in named if not (ROOT / path).exists()} == set()
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 def test_classes_exist(page: Path) -> None:
     found = {code for code in CODE.findall(page.read_text()) if CLASS.fullmatch(code)}
