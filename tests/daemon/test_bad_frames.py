@@ -177,7 +177,7 @@ class Liar:
 def test_a_node_tells_what_a_false_daemon_sent(runtime_root: str, name: str) -> None:
     liar = Liar(f"{runtime_root}/socket", frame(BAD[name]))
     channel = SocketChannel(f"{runtime_root}/socket")
-    sentence = "the daemon sent what is no frame of this version of dora"
+    sentence = "the daemon sent data that is no frame of this version of dora"
     with liar.serve_one(), pytest.raises(DaemonLost, match=sentence):
         channel.wait()
     channel.close()

@@ -748,7 +748,7 @@ def test_what_is_sent_on_stop_still_arrives(bench: Bench, write: Any) -> None:
 
 
 @pytest.mark.processes
-def test_last_words_reach_an_operator_of_the_same_runtime(bench: Bench, write: Any) -> None:
+def test_messages_of_an_ending_operator_reach_others_of_its_runtime(bench: Bench, write: Any) -> None:
     file = write(
         "op.py",
         """

@@ -1,4 +1,4 @@
-"""Attach."""
+"""`attach`: find the host of this program."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ in_process: Callable[[str | None], Host | None] = lambda _: None  # noqa: E731
 
 
 def attach(node_id: str | None) -> Host:
-    """Find out what this program is a node of.
+    """Return the host of this program.
 
     In this order: a dataflow in virtual time in this process, the dataflow that started this program,
     recorded inputs, a running dataflow that declares ``node_id`` as dynamic, a person at a terminal.
     Raises `NotInDataflow`, `ConnectError`.
     """
-    if (attachment := in_process(node_id)) is not None:
-        return attachment
+    if (host := in_process(node_id)) is not None:
+        return host
     if not os.environ.get("DORA_NODE_CONFIG"):
         if inputs := os.environ.get(TEST_INPUTS):
             from dora.node.standalone.recorded_inputs import replay

@@ -1,6 +1,6 @@
-"""How a node is attached to the world around it: the seam between a session and everything else.
+"""The host of a node: what a session needs from its surroundings.
 
-`Host` is the usual one, to the daemon of a running dataflow. Others stand in for it: a file of
+`Host` is the usual one, with the daemon of a running dataflow. Others stand in for it: a file of
 recorded inputs (`dora.node.standalone.recorded_inputs`), a person at a terminal
 (`dora.node.standalone.interactive`), a dataflow in virtual time (`dora.testing`). `attach` chooses.
 """
@@ -25,9 +25,9 @@ REPLAY_DIRECTORY: Final = "DORA_REPLAY_DIRECTORY"  # set for the nodes of a repl
 
 
 class Host:
-    """To the daemon of a running dataflow."""
+    """The host of a node in a running dataflow."""
 
-    owns_process = True  # this process is for the node: its log and its last words may be shaped
+    owns_process = True  # this process is for the node: its logging and excepthook may be set
 
     def __init__(self, channel: DaemonChannel, config: NodeConfig, board: Board) -> None:
         self.channel = channel
@@ -77,7 +77,7 @@ class Host:
         return []
 
     def bell(self, path: str) -> Bell:
-        """Return what wakes the owner of a doorbell."""
+        """Return the bell that wakes the owner of a doorbell."""
         return Bell(path)
 
     def doorbell(self, path: str, also: int = -1) -> Doorbell:
@@ -85,11 +85,11 @@ class Host:
         return Doorbell(path, also)
 
     def state(self) -> StateStore:
-        """Return what keeps this node's state for its next process."""
+        """Return the store of this node's state, for its next process."""
         return StateFile(self.config)
 
     def inbox_type(self) -> Callable[..., Inbox]:
-        """Return what makes the inbox, from the arguments of `Inbox`."""
+        """Return the inbox type, or a function with its parameters."""
         if directory := os.environ.get(REPLAY_DIRECTORY):
             from dora.node.replay.inbox import replay_inbox
 

@@ -1,8 +1,11 @@
-"""What a node has imported at its start stays until its end: the garbage collector need not look at it.
+"""The process of a node: garbage collection, tracebacks, and log lines on stdout.
 
-With NumPy and pyarrow a full collection takes 8 ms, in the middle of the messages, and an interpreter
-that ends makes several. Done when `dora` is imported, before the program has made objects of its own:
-those are collected as ever, also at the end.
+With NumPy and pyarrow loaded, a full garbage collection takes 8 ms, in the middle of the messages, and an
+interpreter makes several at its end. So what a node has imported at its start is exempt (`freeze_gc`). That
+is done when `dora` is imported, before the program has objects of its own: those are collected as usual.
+
+The daemon reads a node's log from its stdout, one JSON object per line. The bridge writes records of the
+standard ``logging`` module as such lines, with their level, logger, file and line.
 """
 
 from __future__ import annotations
@@ -34,21 +37,19 @@ def freeze_gc() -> None:
     try:
         address = decode_address(text)
     except ValueError:
-        return  # `Node()` says what is wrong with it
+        return  # `Node()` reports the error
     if address.data_inputs:
         import pyarrow as pa  # noqa: F401 - messages are decoded with it
     gc.freeze()
 
 
-# What a program prints that ends with an exception: its own lines, not those of this library.
-
 _OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 
 
 def show_without_traceback(error: Exception) -> None:
-    """If nobody catches ``error``, print what it says, without the traceback of a library.
+    """Print the message of ``error``, without a traceback, if the program does not catch it.
 
-    The program's last words are a sentence for its user then; it still exits with status 1.
+    The program still exits with status 1.
     """
     previous = sys.excepthook
 
@@ -62,10 +63,10 @@ def show_without_traceback(error: Exception) -> None:
 
 
 def end_tracebacks_at_the_program() -> None:
-    """Let tracebacks of our errors and of Ctrl-C end with the program's own line that led to them.
+    """End tracebacks of dora's errors and of Ctrl-C at the program's own line that led to them.
 
-    Concerns exceptions that nobody catches in the main thread. What else handles these (a debugger, a
-    notebook) goes on to do so. ``DORA_DEBUG=1`` leaves tracebacks whole.
+    That concerns uncaught exceptions in the main thread. Other excepthooks (of a debugger, a notebook)
+    still run. ``DORA_DEBUG=1`` leaves tracebacks whole.
     """
     previous = sys.excepthook
     if getattr(previous, "ends_at_the_program", False) or os.environ.get("DORA_DEBUG"):
@@ -82,7 +83,7 @@ def end_tracebacks_at_the_program() -> None:
 def print_traceback_of_operator(error: BaseException) -> bool:
     """Print the traceback of an exception, without the frames of the runtime that called the operator.
 
-    Returns False, and prints nothing, if it is an error of ours that no line of an operator led to.
+    Returns False, and prints nothing, for an error of dora that no line of an operator led to.
     """
     first = error.__traceback__
     while first is not None and _is_ours(first):
@@ -97,7 +98,7 @@ def print_traceback_of_operator(error: BaseException) -> bool:
 
 
 def _end_at_the_program(error: BaseException) -> None:
-    """Take the frames behind the program's last one off an error of ours, or an interrupt."""
+    """Remove the frames after the program's last one from an error of dora, or an interrupt."""
     if not isinstance(error, (DoraError, KeyboardInterrupt)):
         return
     last, frame = None, error.__traceback__
@@ -107,18 +108,13 @@ def _end_at_the_program(error: BaseException) -> None:
         frame = frame.tb_next
     if last is not None and last.tb_next is not None:
         last.tb_next = None
-        error.__cause__ = None  # it lies in the frames that were taken off
+        error.__cause__ = None  # it lies in the frames that were removed
 
 
 def _is_ours(trace: TracebackType) -> bool:
     file = trace.tb_frame.f_code.co_filename
     return file.startswith((_OURS, "<frozen importlib"))
 
-
-# Log lines of a node: one JSON object per line on stdout, which the daemon reads.
-#
-# The bridge makes records of the standard ``logging`` module such lines, so that they keep their
-# level, logger, file and line.
 
 _LEVELS: Final = {
     "error": "error",
@@ -128,7 +124,7 @@ _LEVELS: Final = {
     "debug": "debug",
     "trace": "trace",
 }
-_wall = time.time  # what a replay puts in its place is not for logs
+_wall = time.time  # logs keep real time in a replay
 MAX_FIELDS: Final = 60 * 1024  # bytes of JSON
 
 

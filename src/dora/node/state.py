@@ -1,4 +1,4 @@
-"""What a node leaves for the process that comes after it."""
+"""The state that a node saves for its next process."""
 
 from __future__ import annotations
 

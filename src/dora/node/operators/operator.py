@@ -80,8 +80,8 @@ class OperatorOutput:
             surround(innermost, (each.send for each in self._interceptors))(data, metadata)
             return
         port, words = self.port, self._words
-        if words[port.links_version_word] != port.rewired:
-            port.on_rewired()
+        if words[port.links_version_word] != port.links_version:
+            port.on_links_changed()
         consumers = self.consumers
         if consumers:
             value = data if isinstance(data, self._array) else as_arrow(data)

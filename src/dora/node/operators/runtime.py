@@ -47,17 +47,17 @@ class Runtime:
         self._inbox = self._session.inbox
         config = self._session.config
         self._sources = {item.id: item.source for item in config.inputs}
-        self._outlets = self._make_outlets(config)
+        self._outputs = self._make_outputs(config)
         self._senders: dict[str, SendOutput] = {
             operator_id: self._make_sender(operator_id) for operator_id in self._operators
         }
-        self._session.outside = self._send_from_outside
-        self._session.rewiring.take = self._take_input
+        self._session.on_publish = self._publish
+        self._session.topology.accept_input = self._accept_input
         self._routes = {item.id: self._make_route(item.id) for item in config.inputs}
         self._running = len(self._operators)
         for item in config.inputs:  # those that came while the others were awaited
             if item.late:
-                self._take_input(item)
+                self._accept_input(item)
         self._bell = self._session.bell
         self._words = self._session.board.words
         self._asleep_word = config.node_slot * WORDS + ASLEEP
@@ -72,40 +72,40 @@ class Runtime:
                 operator_id, _, short = source.id.partition("/")
                 self._operators[operator_id].open_inputs.add(short)
 
-    def _make_outlets(self, config: NodeConfig) -> dict[str, OperatorOutput]:
+    def _make_outputs(self, config: NodeConfig) -> dict[str, OperatorOutput]:
         consumers: dict[str, list[LocalInput]] = {}
         for item in config.inputs:
             port = self._inbox.ports[item.id]
             if item.kind == "local" and isinstance(port, LocalInput):
                 consumers.setdefault(item.source, []).append(port)
-        outlets = {
+        outputs = {
             output.id: OperatorOutput(
                 self._session.output(output.id), consumers.get(f"{config.node_id}/{output.id}", [])
             )
             for output in config.outputs
         }
-        self._session.intercept_sends(outlets)
-        return outlets
+        self._session.intercept_sends(outputs)
+        return outputs
 
     def _make_sender(self, operator_id: str) -> SendOutput:
-        outlets = {
-            output: self._outlets[f"{operator_id}/{output}"]
+        outputs = {
+            output: self._outputs[f"{operator_id}/{output}"]
             for output in self._operators[operator_id].config.outputs
         }
         operator = self._operators[operator_id]
 
         def send_output(output_id: str, data: Any, metadata: Mapping[str, Any] | None = None) -> None:
-            outlet = outlets.get(output_id)
-            if outlet is None or operator.ended:
+            output = outputs.get(output_id)
+            if output is None or operator.ended:
                 self._session.send(f"{operator_id}/{output_id}", data, metadata)
                 return
-            outlet.send(data, metadata)
-            if outlet.consumers and self._words[self._asleep_word]:
+            output.send(data, metadata)
+            if output.consumers and self._words[self._asleep_word]:
                 self._bell.ring()  # called from a thread of the operator's
 
         return send_output
 
-    def _send_from_outside(self, output_id: str, data: Any, metadata: Mapping[str, Any]) -> None:
+    def _publish(self, output_id: str, data: Any, metadata: Mapping[str, Any]) -> None:
         operator_id, _, short = output_id.partition("/")
         self._senders[operator_id](short, data, metadata)
 
@@ -114,7 +114,7 @@ class Runtime:
         operator_id, _, short = input_id.partition("/")
         return self._operators[operator_id], short, self._senders[operator_id]
 
-    def _take_input(self, item: InputConfig) -> str:
+    def _accept_input(self, item: InputConfig) -> str:
         """Give an operator one more input; return why it cannot have it, "" if it can."""
         operator_id, _, short = item.id.partition("/")
         operator = self._operators[operator_id]
@@ -147,7 +147,7 @@ class Runtime:
                 if not operator.ended:
                     answer = operator.on_event(event, send_output)
                     if answer is not DoraStatus.CONTINUE:
-                        self._obey(operator, operator.status(answer))
+                        self._apply_status(operator, operator.status(answer))
             elif isinstance(event, Stop):
                 stop = event  # delivered last, after what is buffered
             else:
@@ -196,9 +196,9 @@ class Runtime:
     def _deliver(self, operator: HostedOperator, event: Event) -> None:
         if operator.ended:
             return
-        self._obey(operator, operator.handle(event, self._senders[operator.id]))
+        self._apply_status(operator, operator.handle(event, self._senders[operator.id]))
 
-    def _obey(self, operator: HostedOperator, status: DoraStatus) -> None:
+    def _apply_status(self, operator: HostedOperator, status: DoraStatus) -> None:
         if status is DoraStatus.STOP:
             self._end_operator(operator)
         elif status is DoraStatus.STOP_ALL:
@@ -220,7 +220,7 @@ class Runtime:
             else:
                 done += 1
                 self._log("info", f"operator `{operator.id}` runs its new code")
-                self._obey(operator, status)
+                self._apply_status(operator, status)
         if done < len(operators):
             modules.put_back(everything=not done)
 
@@ -240,9 +240,9 @@ class Runtime:
         self._inbox.close_inputs([f"{operator.id}/{item}" for item in operator.config.inputs])
         names = [f"{operator.id}/{output}" for output in operator.config.outputs]
         for name in names:
-            outlet = self._outlets[name]
-            outlet.port.close()
-            for consumer in outlet.consumers:
+            output = self._outputs[name]
+            output.port.close()
+            for consumer in output.consumers:
                 consumer.source_closed()
         if names:
             self._session.channel.send(OutputsClosed(names))

@@ -76,7 +76,7 @@ class Goal(Exchange):
             return False
         if not self.done:
             # Feedback that was sent before lies on another input, perhaps unread.
-            self._replies.look_beside(event["id"])
+            self._replies.dispatch_others(event["id"])
             self._finish(event)
         return True
 

@@ -1,15 +1,14 @@
-"""Answers: how what comes on an input finds the one who waits for it.
+"""Exchanges: how an answer finds the call or goal that it belongs to.
 
-An *exchange* is something that this node has asked for: a `Call` or a `Goal`. It has an id, which
-travels in the metadata of whatever belongs to it, and inputs on which the answer may come. From the
-first exchange on, a `ReplyInput` stands in front of each of these inputs. It hands answers to their
-exchanges, whoever polls: a program that receives events, or one that waits for an answer (see
-`dora.node.receive.wait`). Everything else passes through, in order; inputs without exchanges have nothing
-in front of them.
+An *exchange* is a request of this node: a `Call` or a `Goal`. Its id travels in the metadata of all its
+messages, and it has inputs on which the answer may come. From the first exchange on, a `ReplyInput` wraps
+the port of each of these inputs. It passes answers to their exchanges, while the program receives events or
+waits for an answer (see `dora.node.receive.wait`). All other events pass through, in order; inputs without
+exchanges are not wrapped.
 
-An exchange ends with its answer, or once no answer can come any more: all its inputs have closed, the
-nodes behind them were restarted, or this node was asked to stop. Answers to an exchange that has
-ended are ignored and counted.
+An exchange ends with its answer, or once no answer can come any more: all its inputs have closed, their
+source nodes were restarted, or this node was asked to stop. Answers to an ended exchange are ignored and
+counted.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ _REMEMBERED: Final = 10_000  # ids of exchanges whose late answers are recognise
 
 
 class Exchange(ABC):
-    """Something that was asked for and that is answered by messages with its id."""
+    """A request that is answered by messages with its id."""
 
     noun: ClassVar[str]
 
@@ -63,16 +62,16 @@ class Exchange(ABC):
 
     @abstractmethod
     def take(self, event: Input) -> bool:
-        """Take a message of this exchange in; tells whether it was the answer."""
+        """Take a message of this exchange; return True if it was the answer."""
 
     def lose(self, input_id: str, reason: str) -> None:
-        """Note that no answer comes on an input any more; after the last one the exchange has failed."""
+        """Remove an input on which no answer comes any more; after the last one the exchange has failed."""
         self.awaited.discard(input_id)
         if not self.awaited:
             self.fail(CallFailed(f"the {self.noun} on `{self.output_id}` has no answer: {reason}"))
 
     def lose_all(self, reason: str) -> None:
-        """Note that no answer comes any more."""
+        """Fail: no answer comes any more."""
         for input_id in list(self.awaited):
             self.lose(input_id, reason)
 
@@ -93,11 +92,13 @@ class Exchange(ABC):
 
     def _until(self, ready: Callable[[], bool]) -> None:
         """Wait in this thread until ``ready()``, or this exchange has ended."""
-        if not self._replies.attend(lambda: ready() or self.done, self._woken, self._deadline):
+        if not self._replies.wait_until(lambda: ready() or self.done, self._woken, self._deadline):
             self._expire()
 
     async def _until_async(self, ready: Callable[[], bool]) -> None:
-        if not await self._replies.attend_async(lambda: ready() or self.done, self._wakers, self._deadline):
+        if not await self._replies.wait_until_async(
+            lambda: ready() or self.done, self._wakers, self._deadline
+        ):
             self._expire()
 
     def _expire(self) -> None:
@@ -113,7 +114,7 @@ class Exchange(ABC):
 
 
 class ReplyInput:
-    """A `Port` in front of another one, which hands answers to those who wait for them."""
+    """A port that wraps another one and passes answers to their exchanges."""
 
     def __init__(self, port: LinkInput, config: InputConfig, replies: Replies) -> None:
         self.id = port.id
@@ -121,39 +122,39 @@ class ReplyInput:
         self._port = port
         self._source_node = config.source.partition("/")[0]
         self._replies = weakref.ref(replies)  # which holds the inbox, and that holds this port
-        self._room = config.queue_size if config.policy == "drop_oldest" else sys.maxsize
-        # What came while somebody waited for an answer: a queue under the contract of the input.
-        self._aside: deque[Event] = deque()
-        self._loose = 0  # events there that may be dropped
+        self._queue_size = config.queue_size if config.policy == "drop_oldest" else sys.maxsize
+        # Events that came during a wait for an answer: a queue under the contract of the input.
+        self._held: deque[Event] = deque()
+        self._droppable = 0  # events there that may be dropped
 
     @property
     def open(self) -> bool:
-        return bool(self._aside) or self._port.open
+        return bool(self._held) or self._port.open
 
     @property
     def detached(self) -> bool:
         return self._port.detached
 
     def poll(self) -> Event | None:
-        if not self._aside:
+        if not self._held:
             return self._next()
-        event = self._aside.popleft()
-        self._loose -= _is_loose(event)
+        event = self._held.popleft()
+        self._droppable -= _is_droppable(event)
         return event
 
-    def look(self) -> None:
-        """Hand out the answers that are there; other events stay."""
+    def dispatch(self) -> None:
+        """Pass the answers that have arrived to their exchanges; hold other events."""
         while (event := self._next()) is not None:
-            self._aside.append(event)
-            self._loose += _is_loose(event)
-            if self._loose > self._room:
+            self._held.append(event)
+            self._droppable += _is_droppable(event)
+            if self._droppable > self._queue_size:
                 self._drop_oldest()
 
     def _drop_oldest(self) -> None:
-        for index, event in enumerate(self._aside):
-            if _is_loose(event):
-                del self._aside[index]
-                self._loose -= 1
+        for index, event in enumerate(self._held):
+            if _is_droppable(event):
+                del self._held[index]
+                self._droppable -= 1
                 self._port.count_as_dropped()
                 return
 
@@ -175,7 +176,7 @@ class ReplyInput:
             replies.lose(self.id, reason)
 
     def ready(self) -> bool:
-        return bool(self._aside) or self._port.ready()
+        return bool(self._held) or self._port.ready()
 
     def wake_at(self) -> int | None:
         return self._port.wake_at()
@@ -185,7 +186,7 @@ class ReplyInput:
 
     def source_back(self, node_id: str) -> bool:
         if node_id == self._source_node:
-            self.look()  # what its former process has answered
+            self.dispatch()  # the answers of its former process
             self._lose(f"node `{node_id}` was restarted before it answered")
         was_open = self.open
         return self._port.source_back(node_id) and not was_open
@@ -197,17 +198,17 @@ class ReplyInput:
         self._port.detach()
 
     def close(self) -> None:
-        self._aside.clear()
-        self._loose = 0
+        self._held.clear()
+        self._droppable = 0
         self._port.close()
         self._lose("this node is closed")
 
 
-def _is_loose(event: Event) -> bool:
-    """Tell whether an event is a message that nobody waits for."""
+def _is_droppable(event: Event) -> bool:
+    """Tell whether an event is a message outside of any exchange."""
     try:
         return isinstance(event, Input) and not is_correlated(event["metadata"])
-    except MetadataError:  # whoever reads the event will see
+    except MetadataError:  # the program gets the error when it reads the event
         return True
 
 
@@ -220,7 +221,7 @@ class Replies:
         self._pending: weakref.WeakValueDictionary[str, Exchange] = weakref.WeakValueDictionary()
         self._ended: OrderedDict[str, Literal["asked", "answered", "failed"]] = OrderedDict()
         self._ports: dict[str, ReplyInput] = {}
-        self._looking_beside = False
+        self._dispatching_others = False
         self.answered = 0
         self.late = 0
         self.duplicates = 0
@@ -261,7 +262,7 @@ class Replies:
                     f"node that receives it ({', '.join(sorted(servers)) or 'nobody does'})"
                 )
         for input_id in found:
-            if input_id not in self._ports:  # from here on, somebody may wait for what comes there
+            if input_id not in self._ports:  # from now on, an exchange may wait for its messages
                 link = self._inbox.ports[input_id]
                 assert isinstance(link, LinkInput)
                 self._ports[input_id] = ReplyInput(link, links[input_id], self)
@@ -288,7 +289,7 @@ class Replies:
         )
 
     def ask(self, exchange: Exchange, port: OutputPort, data: Any, metadata: dict[str, Any]) -> None:
-        """Send what opens an exchange; it has failed at once if nobody is there to answer."""
+        """Send the message that opens an exchange; the exchange fails at once if no node can answer."""
         self._pending[exchange.id] = exchange
         self._remember(exchange.id, "asked")
         if self._inbox.is_closing:
@@ -313,10 +314,10 @@ class Replies:
     # ------------------------------------------------------------------ answers
 
     def take(self, event: Input) -> bool:
-        """Hand an answer to its exchange; tells whether it was one of ours, also one that is too late."""
+        """Pass an answer to its exchange; return True if this node made the exchange, even an ended one."""
         try:
             metadata = event["metadata"]
-        except MetadataError:  # whoever reads the event will see
+        except MetadataError:  # the program gets the error when it reads the event
             return False
         for key in (REQUEST_ID, GOAL_ID):
             exchange_id = metadata.get(key)
@@ -352,34 +353,34 @@ class Replies:
 
     # ------------------------------------------------------------------ waiting
 
-    def look(self) -> None:
-        """Hand out all answers that are there; called with the inbox to oneself."""
+    def dispatch(self) -> None:
+        """Pass on all answers that have arrived; the caller holds the inbox."""
         for port in list(self._ports.values()):
-            port.look()
+            port.dispatch()
         if self._inbox.is_closing:
             for exchange in list(self._pending.values()):
                 exchange.lose_all("this node was asked to stop")
 
-    def look_beside(self, input_id: str) -> None:
-        """Hand out what is there on the inputs beside one that is just being looked at."""
-        if self._looking_beside:
+    def dispatch_others(self, input_id: str) -> None:
+        """Pass on the answers of all inputs but one, which is being polled."""
+        if self._dispatching_others:
             return
-        self._looking_beside = True
+        self._dispatching_others = True
         try:
             for port in list(self._ports.values()):
                 if port.id != input_id:
-                    port.look()
+                    port.dispatch()
         finally:
-            self._looking_beside = False
+            self._dispatching_others = False
 
-    def attend(self, ready: Callable[[], bool], woken: threading.Event, deadline: int | None) -> bool:
-        """Wait until ``ready()``, which only changes by an answer or a failure; False at the deadline."""
+    def wait_until(self, ready: Callable[[], bool], woken: threading.Event, deadline: int | None) -> bool:
+        """Wait until ``ready()``, which answers and failures change; return False at the deadline."""
         return ready() or self._inbox.wait_until(
-            ready, self.look, list(self._ports.values()), woken, deadline
+            ready, self.dispatch, list(self._ports.values()), woken, deadline
         )
 
-    async def attend_async(
+    async def wait_until_async(
         self, ready: Callable[[], bool], wakers: list[Callable[[], None]], deadline: int | None
     ) -> bool:
         ports = list(self._ports.values())
-        return ready() or await self._inbox.wait_until_async(ready, self.look, ports, wakers, deadline)
+        return ready() or await self._inbox.wait_until_async(ready, self.dispatch, ports, wakers, deadline)

@@ -1,8 +1,8 @@
-"""The server's side: functions that are called for what comes on an input, in front of the inbox.
+"""The server side of services and actions: functions that handle the requests of an input.
 
-A node that serves gets a `Serving` in the place of its inbox. It calls the function of an input for
-each message there, outside of the inbox's lock, in the thread or task that receives, and returns all
-other events. Nodes that serve nothing do not pay for it.
+A `Serving` wraps the inbox of a node that serves. It calls the function of an input for each request there,
+outside of the inbox's lock, in the thread or task that receives, and returns all other events. Nodes that
+serve nothing do not pay for it.
 """
 
 from __future__ import annotations
@@ -44,12 +44,12 @@ class Serving:
         self._at_end.append(at_end)
 
     def stop(self) -> None:
-        """Do what is to be done at a ``STOP``."""
+        """Call the functions for a ``STOP``."""
         for call in self._on_stop:
             call()
 
     def _server_of(self, event: Event | None) -> Server | None:
-        """Return what serves an event; None if it is the program's."""
+        """Return the server of an event; None if the program gets the event."""
         if isinstance(event, Input):
             key, server = self._servers.get(event["id"], ("", None))
             return server if server is not None and isinstance(event["metadata"].get(key), str) else None
@@ -61,7 +61,7 @@ class Serving:
         return None
 
     def _serve(self, event: Event | None) -> bool:
-        """Serve an event; False if it is the program's."""
+        """Serve an event; return False if the program gets it."""
         server = self._server_of(event)
         if server is None or not isinstance(event, Input):
             return False

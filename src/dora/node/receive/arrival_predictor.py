@@ -1,13 +1,12 @@
-"""The rhythm of an input: when the next message of a steady stream will come.
+"""The arrival predictor: when the next message of a steady stream will come.
 
-Robots beat: cameras, encoders and control loops send at fixed rates. A node that knows the beat can
-be awake when the message arrives, which saves the 50 to 100 µs that it takes to wake a sleeping
-process on an idle processor. It sleeps until shortly before the beat and then looks for the message
-for a short while.
+Cameras, encoders and control loops send at fixed rates. A node that knows the rate can be awake when the
+message arrives; that saves the 50 to 100 µs that it takes to wake a sleeping process on an idle processor.
+The node sleeps until shortly before the message is due, and then polls for a short while.
 
-The beat is tracked by a phase-locked loop: each arrival corrects phase and period by a part of its
-error, the mean absolute error gives the width of the window. A stream that is not steady enough to
-be caught within a small part of its period has no window, and costs nothing.
+A phase-locked loop tracks the stream: each arrival corrects phase and period by a part of its error, and
+the mean absolute error gives the width of the window. A stream that is too unsteady to be caught within a
+small part of its period has no window, and costs nothing.
 """
 
 from __future__ import annotations
@@ -16,9 +15,9 @@ from typing import Final
 
 MIN_PERIOD_NS: Final = 1_000_000
 MAX_PERIOD_NS: Final = 50_000_000
-_CONFIDENT: Final = 8  # arrivals on the beat until there is a window
+_CONFIDENT: Final = 8  # arrivals on time until there is a window
 _JITTER_NS: Final = 5_000
-_MISS: Final = 4  # what a beat without a message costs
+_MISS: Final = 4  # confidence lost by a period without a message
 WAKE_NS: Final = 80_000  # a sleep ends this late at worst, on an idle virtual processor
 MAX_HALF_NS: Final = 250_000
 
@@ -26,10 +25,10 @@ MAX_HALF_NS: Final = 250_000
 class ArrivalPredictor:
     """Predicts arrivals; all times are nanoseconds of one clock, given by the caller.
 
-    >>> rhythm = ArrivalPredictor()
-    >>> for beat in range(20):
-    ...     rhythm.observe(beat * 5_000_000)
-    >>> begin, end = rhythm.window(19 * 5_000_000 + 1)
+    >>> predictor = ArrivalPredictor()
+    >>> for number in range(20):
+    ...     predictor.observe(number * 5_000_000)
+    >>> begin, end = predictor.window(19 * 5_000_000 + 1)
     >>> begin < 20 * 5_000_000 < end
     True
     """
@@ -44,19 +43,19 @@ class ArrivalPredictor:
         self._confidence = 0
 
     def observe(self, now: int) -> None:
-        """Note an arrival that the node was waiting for."""
+        """Learn from the arrival of a message that the node was waiting for."""
         last, self._last = self._last, now
         period = self._period
         if period:
-            beats = (now - self._next + period // 2) // period
-            error = now - self._next - beats * period
+            periods = (now - self._next + period // 2) // period
+            error = now - self._next - periods * period
             distance = error if error >= 0 else -error
             if distance * 8 < period:
-                # A straggler says little about the beat.
+                # A late message says little about the period.
                 limit = 3 * self._error + _JITTER_NS
                 error = max(-limit, min(error, limit))
                 self._period = period + error // 32
-                self._next += (beats + 1) * period + error // 4
+                self._next += (periods + 1) * period + error // 4
                 self._error += (min(distance, limit) - self._error) // 8
                 if self._confidence < 2 * _CONFIDENT:
                     self._confidence += 1
@@ -71,12 +70,12 @@ class ArrivalPredictor:
             self._period = 0
 
     def missed(self) -> None:
-        """Note that a window passed without a message."""
+        """Learn from a window that passed without a message."""
         self._confidence = max(self._confidence - _MISS, 0)
         self._next += self._period
 
     def window(self, now: int) -> tuple[int, int] | None:
-        """Return when to look for the next message, from and until; None: do not."""
+        """Return when to poll for the next message, from and until; None: at no time."""
         if self._confidence < _CONFIDENT:
             return None
         period = self._period

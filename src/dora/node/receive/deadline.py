@@ -1,4 +1,4 @@
-"""The silence that `input_timeout` watches, and what the board tells of it."""
+"""The deadline of an input with `input_timeout`, and its word on the board."""
 
 from __future__ import annotations
 
@@ -11,57 +11,57 @@ _monotonic = time.monotonic_ns
 
 
 class DeadlineMonitor:
-    """Watches an input with `input_timeout`: armed by the first message, it closes the input after
-    that much silence; the port recovers it before it gives out the next message.
+    """Closes an input if no message comes for ``timeout`` seconds after the last one.
 
-    ``words[word]`` tells everybody whether the input is closed for that.
+    The first message arms it. The port recovers the input before it gives out the next message.
+    ``words[word]`` is 1 while the input is closed for this reason.
     """
 
-    __slots__ = ("_deadline", "_timeout_ns", "_word", "_words", "closed")
+    __slots__ = ("_due_at", "_timeout_ns", "_word", "_words", "closed")
 
     def __init__(self, timeout: float, words: memoryview, word: int) -> None:
         self._timeout_ns = int(timeout * 1e9)
-        self._deadline: int | None = None
+        self._due_at: int | None = None
         self._words = words
         self._word = word
         self.closed = False
 
-    def heard(self) -> None:
-        """Note a message."""
-        self._deadline = _monotonic() + self._timeout_ns
+    def rearm(self) -> None:
+        """Start the time again: a message has come."""
+        self._due_at = _monotonic() + self._timeout_ns
 
     def is_due(self) -> bool:
         """Tell whether `expired` would be true."""
-        return self._deadline is not None and _monotonic() >= self._deadline
+        return self._due_at is not None and _monotonic() >= self._due_at
 
     def expired(self) -> bool:
-        """True once per silence that lasted too long."""
+        """Return True once for each deadline that has passed."""
         if not self.is_due():
             return False
-        self._deadline = None
+        self._due_at = None
         self.closed = True
-        self.show()
+        self.publish()
         return True
 
     def recovered(self) -> None:
-        """Note that messages come again."""
+        """Reopen: messages come again."""
         self.closed = False
-        self.show()
+        self.publish()
 
-    def show(self) -> None:
-        """Tell on the board how it is."""
+    def publish(self) -> None:
+        """Write to the board whether the input is closed."""
         self._words[self._word] = self.closed
 
-    def hide(self) -> None:
-        """Tell of no silence on the board: the input is closed for another reason, or no longer watched."""
+    def withdraw(self) -> None:
+        """Clear the word on the board: the input closed for another reason, or has no deadline now."""
         self._words[self._word] = 0
 
     def wake_at(self) -> int | None:
-        return self._deadline
+        return self._due_at
 
 
-def watch(config: InputConfig, board: Board) -> DeadlineMonitor | None:
-    """Return what watches an input, if it has a timeout. What an earlier process told of it is over."""
+def deadline_monitor(config: InputConfig, board: Board) -> DeadlineMonitor | None:
+    """Return the monitor of an input with a timeout, and clear the word of the former process."""
     word = config.slot * WORDS + TIMED_OUT
     board.words[word] = 0
     if config.input_timeout is None:

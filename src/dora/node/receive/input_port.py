@@ -1,4 +1,4 @@
-"""Input port."""
+"""The interface of the ports of an inbox: one per input, whatever its source."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from dora.node.events import Event
 
 class InputPort(Protocol):
     id: str
-    is_data: bool  # False for timers, which are a clock and not work
+    is_data: bool  # False for timers: a node with timers alone has no work left
 
     @property
     def detached(self) -> bool:
-        """Whether it was disconnected: it closes after what was sent before, and is gone then."""
+        """True once disconnected: the port closes after the messages sent before, and is dropped then."""
         ...
 
     @property
     def open(self) -> bool:
-        """False: nothing will ever come again."""
+        """False once no event will come any more."""
         ...
 
     def poll(self) -> Event | None:
@@ -34,19 +34,19 @@ class InputPort(Protocol):
         ...
 
     def source_closed(self) -> None:
-        """Note that the source will send nothing more; `InputClosed` follows the last message."""
+        """Handle the end of the source; `InputClosed` follows the last message."""
         ...
 
     def source_back(self, node_id: str) -> bool:
-        """Note that a node has come back; True if this input was closed by its end and opens again."""
+        """Handle the restart of a node; return True if its end had closed this input, which now reopens."""
         ...
 
     def stop(self) -> None:
-        """Deliver only what is buffered by now."""
+        """Deliver only what is buffered until now."""
         ...
 
     def detach(self) -> None:
-        """Deliver only what was sent by now, then `InputClosed`."""
+        """Deliver only what was sent until now, then `InputClosed`."""
         ...
 
     def close(self) -> None: ...

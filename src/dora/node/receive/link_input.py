@@ -1,9 +1,4 @@
-"""The receiving side: one port per input, whatever its source.
-
-A port gives its next event, or None, without blocking. Everything that has to do with one input
-lives here: counting what was lost, closing after the last message, the silence that `input_timeout`
-watches, the grid of a timer.
-"""
+"""The port of an input that another node's output feeds: receive, count losses, close."""
 
 from __future__ import annotations
 
@@ -12,7 +7,7 @@ from collections.abc import Callable
 from typing import Final
 
 from dora.node.events import Event, Input, InputClosed, InputRecovered
-from dora.node.receive.deadline import watch
+from dora.node.receive.deadline import deadline_monitor
 from dora.transport.board import (
     BEGUN,
     CONNECTED,
@@ -45,11 +40,11 @@ def _receive_nothing() -> Message | None:
 class LinkInput:
     """An input fed by another node's output.
 
-    What is missing in the sequence is counted as lost when a later message shows it. Nothing later may
-    come: a sender that was killed may have counted a message that it never sent, and a restarted
-    receiver misses what lay in the queue of its predecessor. A sender under back-pressure would wait for
-    that for ever. So there is a number up to which nothing new will be sent (`_settle_to`): once the
-    queue is empty, what is missing up to there is lost. If it comes after all, it was not.
+    A gap in the sequence is counted as lost when a later message shows it. But no later message may come:
+    a killed sender may have counted a message that it never sent, and a restarted receiver misses the queue
+    of its former process. A sender under back-pressure would wait for those for ever. So there is a number
+    up to which no new message will be sent (`_final_sequence`): once the queue is empty, the messages that
+    are missing up to there count as lost. A message that comes after all is taken off the count.
     """
 
     is_data = True
@@ -67,12 +62,15 @@ class LinkInput:
         first_time: bool | None = None,
         engine_begins: bool = False,
     ) -> None:
-        """``in_flight``: the engine may still carry messages when their source has ended.
-        ``joins_late``: earlier messages of the output are not meant for this node.
+        """Connect the link on the board.
+
+        ``in_flight``: the engine may still carry messages when their source has ended.
+        ``joins_late``: earlier messages of the output are not for this node.
         ``takes_over``: the queue also has messages that the node's former process has received.
-        ``first_time``: nobody has received on this link before; None: the board tells, as it does unless
-        the engine has written to it already. ``engine_begins``: of a link that joins late, the engine says
-        on the board where it begins, until the first message has come."""
+        ``first_time``: no process has received on this link before; None: read it from the board, unless
+        the engine has written there already. ``engine_begins``: for a late link, the engine publishes its
+        first sequence number on the board until the first message arrives.
+        """
         self._hands_over = False
         self.id = config.id
         self.open = True
@@ -92,98 +90,97 @@ class LinkInput:
         self._limit = 0  # sequence number of the last message that is still wanted, once stopped
         if first_time is None:
             first_time = not words[base + STATE]
-        self._asks_where_it_begins = engine_begins and joins_late and bool(first_time)
+        self._awaits_first_sequence = engine_begins and joins_late and bool(first_time)
         if joins_late and first_time and not engine_begins:
             words[base + FIRST] = words[self._sent_word]
         self._received = words[self._received_word]
         self._last = words[base + FIRST] + self._received + words[base + DROPPED]
         self._joined = engine_begins or not (joins_late and first_time)
-        self._taken = self._last  # by the node's former process; later ones may be given up here, and come
+        self._taken = self._last  # by the node's former process
         if takes_over:
-            self._receive = self._receive_fresh
-        self._settle_to = 0
-        self._settle_at = 0  # monotonic nanoseconds
+            self._receive = self._receive_untaken
+        self._final_sequence = 0
+        self._final_at = 0  # monotonic nanoseconds
         if not first_time and not in_flight:  # else the engine waits for the first message
-            self._settle_to = words[self._sent_word]
-        if not in_flight:  # else the engine knows better when the link is up
+            self._final_sequence = words[self._sent_word]
+        if not in_flight:  # else the engine sets it when the link is up
             words[base + STATE] = CONNECTED
         self._credit = make_bell(config.credit_bell) if config.credit_bell else None
         self._waiting_word = config.output_slot * WORDS + CREDIT_WAITING
         self._half = min(config.queue_size, MAX_QUEUE) // 2
-        self._silence = watch(config, board)
+        self._deadline = deadline_monitor(config, board)
         self._source_closed_at: int | None = None
         self._in_flight = in_flight
-        self._patience = FLIGHT_LIMIT_NS if in_flight else _SEND_LIMIT_NS
+        self._flight_limit_ns = FLIGHT_LIMIT_NS if in_flight else _SEND_LIMIT_NS
 
     def poll(self) -> Event | None:
         message = self._receive()
         if message is None:
-            return self._nothing()
+            return self._poll_empty()
         sequence = message.header[SEQUENCE]
         last = self._last
         if sequence == last + 1:
             self._last = sequence
         else:
-            self._gap(sequence)
+            self._count_gap(sequence)
         self._received += 1
         self._words[self._received_word] = self._received
         if self._credit is not None:
             self._give_credit()
-        if self._silence is not None:
-            self._silence.heard()
+        if self._deadline is not None:
+            self._deadline.rearm()
         event = Input(self._template)
         event._content = message
         return event
 
-    def _receive_fresh(self) -> Message | None:
-        """Skip what the node's former process has received."""
+    def _receive_untaken(self) -> Message | None:
+        """Receive, and skip what the node's former process has received."""
         while (message := self._receiver.receive()) is not None:
             if message.sequence > self._taken:
                 self._receive = self._receiver.receive
                 return message
         return None
 
-    def _gap(self, sequence: int) -> None:
+    def _count_gap(self, sequence: int) -> None:
         """Count what was lost between the last message and this one."""
         if not 0 < sequence <= MAX_SEQUENCE:
-            return  # no node's message: its number is not believed
+            return  # not from a node: do not believe its number
         words = self._words
         dropped_word = self._base + DROPPED
-        if self._asks_where_it_begins:
-            self._ask_where_it_begins()
+        if self._awaits_first_sequence:
+            self._read_first_sequence()
         if not self._joined:
             self._joined = True
             if not self._received and (sequence <= self._last + 2 or self._in_flight):
-                # One message was being sent while this node joined: the sender numbers it just before or
-                # just after, and does not know yet of a channel that was opened for this link. Or the
-                # network did not know of it.
+                # One message was sent while this node joined: the sender, or the network, did not know this
+                # link yet.
                 words[self._base + FIRST] = sequence - 1
                 self._last = sequence
                 return
         if sequence > self._last:
             words[dropped_word] += sequence - self._last - 1
             self._last = sequence
-        elif words[dropped_word]:  # counted as lost, but it was only late
+        elif words[dropped_word]:  # counted as lost, but only late
             words[dropped_word] -= 1
 
-    def _ask_where_it_begins(self) -> None:
-        """Look where the engine says that this link begins, as long as no message has come."""
+    def _read_first_sequence(self) -> None:
+        """Read the first sequence number that the engine publishes, until a message has come."""
         words = self._words
         if self._received or words[self._base + DROPPED]:
-            self._asks_where_it_begins = False
+            self._awaits_first_sequence = False
         else:
             self._last = words[self._base + FIRST]
 
     def count_as_dropped(self) -> None:
-        """Note that a message which was taken here made room for others, and was not delivered."""
+        """Count a message that was polled here, and dropped before its delivery."""
         self._received -= 1
         self._words[self._received_word] = self._received
         self._words[self._base + DROPPED] += 1
 
     def check_flush(self) -> None:
-        """Skip what is queued before the last message with ``flush: true``; called when one was sent."""
+        """Skip the messages before the last one with ``flush: true``; called when one was sent."""
         to = self._words[self._flush_word]
-        if not self.open or to <= self._last or (self._silence is not None and self._silence.closed):
+        if not self.open or to <= self._last or (self._deadline is not None and self._deadline.closed):
             return
         self._flush_to = to
         if not self._stopped:
@@ -199,12 +196,12 @@ class LinkInput:
                 return message
         return None
 
-    def _settle(self) -> None:
-        """Count what will never come, now that the queue is empty."""
-        if self._settle_at > _monotonic():
+    def _count_missing(self) -> None:
+        """Count the messages that will never come, now that the queue is empty."""
+        if self._final_at > _monotonic():
             return
-        self._words[self._base + DROPPED] += self._settle_to - self._last
-        self._last = self._settle_to
+        self._words[self._base + DROPPED] += self._final_sequence - self._last
+        self._last = self._final_sequence
         if self._credit is not None:
             self._give_credit()
 
@@ -216,44 +213,44 @@ class LinkInput:
             assert self._credit is not None
             self._credit.ring()
 
-    def _nothing(self) -> Event | None:
-        if self._asks_where_it_begins:
-            self._ask_where_it_begins()
-        silence = self._silence
-        if silence is not None and silence.closed and self._receiver.has_messages():
-            silence.recovered()
+    def _poll_empty(self) -> Event | None:
+        if self._awaits_first_sequence:
+            self._read_first_sequence()
+        deadline = self._deadline
+        if deadline is not None and deadline.closed and self._receiver.has_messages():
+            deadline.recovered()
             self._receive = self._receiver.receive
             return InputRecovered(self.id)
-        if self._settle_to > self._last:
-            self._settle()
-        if self._source_closed_at is not None and self._arrived():
-            self._give_up_missing()
+        if self._final_sequence > self._last:
+            self._count_missing()
+        if self._source_closed_at is not None and self._all_arrived():
+            self._count_undelivered()
             self.open = False
-            if silence is not None:
-                silence.hide()
+            if deadline is not None:
+                deadline.withdraw()
             return InputClosed(self.id)
-        if silence is not None and silence.expired():
+        if deadline is not None and deadline.expired():
             self._receive = _receive_nothing  # `InputRecovered` comes before the next message
             return InputClosed(self.id)
         return None
 
-    def _arrived(self) -> bool:
-        """Tell whether everything that the ended source sent is here."""
+    def _all_arrived(self) -> bool:
+        """Tell whether all messages of the ended source have arrived."""
         assert self._source_closed_at is not None
         if self.detached and self._last >= self._limit:
             return True
-        if self.detached and _monotonic() - self._source_closed_at < self._patience:
-            return False  # a message is numbered before it is sent
-        if self._receiver.has_messages():  # it came after the last look
+        if self.detached and _monotonic() - self._source_closed_at < self._flight_limit_ns:
+            return False  # a sender numbers a message before it sends it
+        if self._receiver.has_messages():  # it came after the last poll
             return False
         return (
             not self._in_flight
             or self._last >= self._words[self._sent_word]
-            or _monotonic() - self._source_closed_at > self._patience
+            or _monotonic() - self._source_closed_at > self._flight_limit_ns
         )
 
-    def _give_up_missing(self) -> None:
-        """Count as lost what the ended source sent and a network has not brought until now."""
+    def _count_undelivered(self) -> None:
+        """Count the messages of the ended source that a network has not brought until now as lost."""
         words = self._words
         end = self._limit if self._stopped else words[self._sent_word]
         if self._in_flight and words[self._base + STATE] == CONNECTED and end > self._last:
@@ -263,16 +260,16 @@ class LinkInput:
     def ready(self) -> bool:
         return (
             self._receiver.has_messages()
-            or (self._source_closed_at is not None and self._arrived())
-            or (self._silence is not None and self._silence.is_due())
+            or (self._source_closed_at is not None and self._all_arrived())
+            or (self._deadline is not None and self._deadline.is_due())
         )
 
     def wake_at(self) -> int | None:
         if self._source_closed_at is not None and self.open:
-            return self._source_closed_at + self._patience
-        silent_at = self._silence.wake_at() if self._silence is not None else None
-        if self._settle_at and self._settle_to > self._last:
-            return self._settle_at if silent_at is None else min(silent_at, self._settle_at)
+            return self._source_closed_at + self._flight_limit_ns
+        silent_at = self._deadline.wake_at() if self._deadline is not None else None
+        if self._final_at and self._final_sequence > self._last:
+            return self._final_at if silent_at is None else min(silent_at, self._final_at)
         return silent_at
 
     def source_closed(self) -> None:
@@ -281,27 +278,27 @@ class LinkInput:
     def source_back(self, node_id: str) -> bool:
         if node_id != self._source_node:
             return False
-        self._settle_to = max(self._settle_to, self._words[self._begun_word])
-        self._settle_at = _monotonic() + FLIGHT_LIMIT_NS if self._in_flight else 0
+        self._final_sequence = max(self._final_sequence, self._words[self._begun_word])
+        self._final_at = _monotonic() + FLIGHT_LIMIT_NS if self._in_flight else 0
         if self._source_closed_at is None:
             return False
         self._source_closed_at = None
         closed, self.open = not self.open, True
-        if self._silence is not None:
-            self._silence.show()
+        if self._deadline is not None:
+            self._deadline.publish()
         return closed
 
     def stop(self) -> None:
         self._stopped = True
-        self._stop_watching()
-        # Senders may not have heard of it yet; what they send from now on is not waited for.
+        self._end_deadline()
+        # Senders may not know of the stop yet; their messages from now on are not awaited.
         self._limit = self._words[self._sent_word]
         self._receive = self._receive_to_the_limit
 
-    def _stop_watching(self) -> None:
-        if self._silence is not None:
-            self._silence.hide()
-            self._silence = None
+    def _end_deadline(self) -> None:
+        if self._deadline is not None:
+            self._deadline.withdraw()
+            self._deadline = None
 
     def _receive_to_the_limit(self) -> Message | None:
         return self._receive_flushed() if self._last < self._limit else None
@@ -313,17 +310,17 @@ class LinkInput:
         self._source_node = ""  # it does not come back
 
     def release(self) -> None:
-        """Note that another process of the node goes on with this link."""
+        """Leave this link to another process of the node."""
         self._hands_over = True
         self._receiver.release()
 
     def close(self) -> None:
         self.open = False
         self._source_node = ""  # closed for good
-        if not self._hands_over:  # else the sender would not wait for who takes over
+        if not self._hands_over:  # else the sender waits for the process that takes over
             self._words[self._base + STATE] = LINK_CLOSED
         self._receive = _receive_nothing
-        self._stop_watching()
+        self._end_deadline()
         self._receiver.close()
         if self._credit is not None:
             self._credit.ring()

@@ -1,4 +1,4 @@
-"""Local input."""
+"""The port of an input that is fed within the process: by the daemon's text, or by another operator."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections import deque
 
 from dora.node.events import Content, Event, Input, InputClosed, InputRecovered, Reference, Text
-from dora.node.receive.deadline import watch
+from dora.node.receive.deadline import deadline_monitor
 from dora.transport.board import CLOSED as LINK_CLOSED
 from dora.transport.board import (
     CONNECTED,
@@ -26,8 +26,8 @@ class LocalInput:
     """An input fed from within this process: text that the daemon delivered, or an operator's output
     to another operator of the same runtime.
 
-    Holds the newest ``queue_size`` contents. All of them under back-pressure, because the sender shares
-    the thread of the receiver and cannot wait for it, and for a declared pattern.
+    Holds the newest ``queue_size`` contents. For a declared pattern, and under back-pressure, it holds all:
+    the sender shares the receiver's thread and cannot wait for it.
     """
 
     is_data = True
@@ -45,11 +45,11 @@ class LocalInput:
         self._words = board.words
         self._base = config.slot * WORDS
         self._words[self._base + STATE] = CONNECTED
-        self._silence = watch(config, board)
+        self._deadline = deadline_monitor(config, board)
         self._source_closed = False
 
     def put(self, content: Content) -> None:
-        """Append a content; a full queue loses its oldest, which is counted. From any thread."""
+        """Append a content; a full queue drops, and counts, its oldest one. Safe from any thread."""
         if not self.open:
             return
         queue = self._queue
@@ -61,14 +61,14 @@ class LocalInput:
 
     @property
     def taken(self) -> int:
-        """The number of the value that was taken last, from 1; those that were lost before it count too."""
+        """The number of the value that was taken last, from 1; dropped values count too."""
         return self._words[self._base + RECEIVED] + self._words[self._base + DROPPED]
 
     def put_text(self, text: str) -> None:
         self.put(Text(text, time.time_ns()))
 
     def flush(self) -> None:
-        """Forget what is queued, except what belongs to an exchange; it counts as dropped."""
+        """Drop, and count, the queued contents that do not belong to an exchange."""
         with self._lock:
             for _ in range(len(self._queue)):
                 content = self._take()
@@ -84,23 +84,23 @@ class LocalInput:
             return None
 
     def poll(self) -> Event | None:
-        silence = self._silence
-        if silence is not None and silence.closed and self._queue:
-            silence.recovered()
+        deadline = self._deadline
+        if deadline is not None and deadline.closed and self._queue:
+            deadline.recovered()
             return InputRecovered(self.id)
         try:
             content = self._queue.popleft()
         except IndexError:
             if self._source_closed:
                 self.open = False
-                if silence is not None:
-                    silence.hide()
+                if deadline is not None:
+                    deadline.withdraw()
                 return InputClosed(self.id)
-            if silence is not None and silence.expired():
+            if deadline is not None and deadline.expired():
                 return InputClosed(self.id)
             return None
-        if silence is not None:
-            silence.heard()
+        if deadline is not None:
+            deadline.rearm()
         if content.__class__ is Reference:
             event = content.make_event(self._template)
         else:
@@ -113,11 +113,11 @@ class LocalInput:
         return (
             bool(self._queue)
             or self._source_closed
-            or (self._silence is not None and self._silence.is_due())
+            or (self._deadline is not None and self._deadline.is_due())
         )
 
     def wake_at(self) -> int | None:
-        return self._silence.wake_at() if self._silence is not None else None
+        return self._deadline.wake_at() if self._deadline is not None else None
 
     def source_closed(self) -> None:
         self._source_closed = True
@@ -127,15 +127,15 @@ class LocalInput:
             return False
         self._source_closed = False
         closed, self.open = not self.open, True
-        if self._silence is not None:
-            self._silence.show()
+        if self._deadline is not None:
+            self._deadline.publish()
         return closed
 
     def stop(self) -> None:
-        """What is queued is what is delivered: the daemon sends nothing after a stop."""
-        if self._silence is not None:
-            self._silence.hide()
-            self._silence = None
+        """Deliver only what is queued; the daemon sends nothing after a stop."""
+        if self._deadline is not None:
+            self._deadline.withdraw()
+            self._deadline = None
 
     def detach(self) -> None:
         self.detached = self._source_closed = True

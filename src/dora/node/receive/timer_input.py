@@ -1,4 +1,4 @@
-"""Timer input."""
+"""The port of an input that is fed by a timer."""
 
 from __future__ import annotations
 

@@ -1,14 +1,12 @@
-"""An inbox that gives out its events in recorded order: what makes a replay come out the same.
+"""The replay inbox: it gives out its events in the order of an event log, so a replay repeats the run.
 
-`dora.node.interceptors.event_log` wrote that order down. Messages come from the other nodes, as ever, and
-are recognised
-by their numbers; one whose turn has not come is held. Ticks, and all that the daemon would say, come from
-the record, with the times of then. So a node that computes its outputs from its events alone sends the same
-again, however fast the replay is, and whatever the system does meanwhile.
+`dora.node.interceptors.event_log` wrote the log. Messages come from the other nodes as usual and are
+recognised by their numbers; a message that comes before its turn is held. Ticks and the events of the
+daemon come from the log, with their recorded times. So a node that computes its outputs from its events
+alone sends the same again, at any speed of the replay and under any load of the system.
 
-Code that has changed may not send what is waited for. If it cannot come any more, because its source has
-ended or has sent a later one, the entry is passed over; if it does not come for too long, the node is
-stopped.
+Changed code may not send a message of the log. If the message cannot come any more, because its source has
+ended or has sent a later one, its entry is skipped; if it does not come for too long, the node is stopped.
 """
 
 from __future__ import annotations
@@ -49,16 +47,16 @@ _monotonic = time.monotonic_ns
 _decode = msgpack_decoder(dict[str, Any])
 
 CLOCK_FILE: Final = "clock"
-ORDER_SUFFIX: Final = ".order"
-GATE_LOOK_NS: Final = 5_000_000  # between looks whether the next step was asked for
+EVENT_LOG_SUFFIX: Final = ".order"
+STEP_POLL_NS: Final = 5_000_000  # between polls for the request of the next step
 # Of an input whose turn is later; then its sender waits.
 _HELD_MOST: Final = 1000  # messages
 _HELD_BYTES: Final = 64 << 20
 
 
 def replay_inbox(directory: str, config: node_config.NodeConfig) -> Callable[..., Inbox]:
-    """Return what makes the inbox of a node in a replay; one without recorded order has an ordinary one."""
-    path = os.path.join(directory, config.node_id + ORDER_SUFFIX)
+    """Return the inbox type of a node in a replay; a node without an event log has an ordinary inbox."""
+    path = os.path.join(directory, config.node_id + EVENT_LOG_SUFFIX)
     if not os.path.exists(path):
         return Inbox
     clock = ReplayClock.open(os.path.join(directory, CLOCK_FILE))
@@ -101,11 +99,11 @@ class ReplayInbox(Inbox):
         }
         self._closed: set[str] = set()  # inputs on which nothing will come any more
         self._entry: Entry | None = None
-        self._looks = 0  # of the present entry, if it tells of looks in vain
+        self._empty_polls = 0  # of the present entry, if its kind is NOTHING
         self._timeout: float | None = None  # of the present wait
         self._wake: int | None = None  # when to poll again, on CLOCK_MONOTONIC
-        self._heard_at = 0
-        self._stop_told = False
+        self._received_at = 0
+        self._stop_given = False
         for entry in self._entries:  # those of earlier processes are over
             if entry.kind == EntryKind.BEGIN and entry.number >= config.restart_count:
                 self._inputs = list(_decode(entry.content))
@@ -113,7 +111,7 @@ class ReplayInbox(Inbox):
         self._advance()
 
     def _advance(self) -> None:
-        self._looks = 0
+        self._empty_polls = 0
         self._entry = next(self._entries, None)
         while self._entry is not None and self._entry.kind == EntryKind.BEGIN:
             self._inputs = list(_decode(self._entry.content))
@@ -122,7 +120,7 @@ class ReplayInbox(Inbox):
     # ------------------------------------------------------------------ taking events
 
     def next(self, timeout: float | None) -> Event | None:
-        """As of an `Inbox`, but what comes, and whether anything does in time, is what was recorded."""
+        """Return the next event of the log, or its timeout."""
         self._timeout = timeout
         return super().next(None)
 
@@ -131,22 +129,22 @@ class ReplayInbox(Inbox):
         return await super().next_async(None)
 
     def try_next(self) -> Event | None:
-        if self._looks_in_vain():
+        if self._was_empty():
             return None
         self._timeout = None
         return super().next(None)
 
     def is_empty(self) -> bool:
-        return self._looks_in_vain() or (self._entry is None and self._ending)
+        return self._was_empty() or (self._entry is None and self._ending)
 
-    def _looks_in_vain(self) -> bool:
-        """Tell whether the node found nothing at this point."""
+    def _was_empty(self) -> bool:
+        """Tell whether the recorded node found no event at this point."""
         entry = self._entry
         if entry is None or entry.kind != EntryKind.NOTHING:
             return False
         self._replayed.advance(0)
-        self._looks += 1
-        if self._looks >= entry.number:
+        self._empty_polls += 1
+        if self._empty_polls >= entry.number:
             self._advance()
         self._report_nothing()
         return True
@@ -186,17 +184,17 @@ class ReplayInbox(Inbox):
             if event is not None:
                 self._replayed.advance(entry.time_ns)
                 return event
-        if self._stop_told or self._stopping:
+        if self._stop_given or self._stopping:
             self._ending = not self._pending
             return None
-        self._stop_told = True
+        self._stop_given = True
         return Stop("MANUAL")
 
     def _is_due(self, entry: Entry) -> bool:
         now = _monotonic()
         at = self._clock.due(entry.time_ns, self.epoch_ns)
         if at is None:
-            self._wake = now + GATE_LOOK_NS
+            self._wake = now + STEP_POLL_NS
             return False
         self._wake = at
         return at <= now
@@ -212,13 +210,13 @@ class ReplayInbox(Inbox):
                 return self._local(entry)
             case EntryKind.TIMEOUT:
                 return timed_out(self._timeout)
-        return self._told(_decode(entry.content))
+        return self._make_control_event(_decode(entry.content))
 
-    def _told(self, fields: dict[str, Any]) -> Event | None:
-        """Return the event that the daemon, or a port, caused then."""
+    def _make_control_event(self, fields: dict[str, Any]) -> Event | None:
+        """Return the recorded event of the daemon, or of a port."""
         match fields:
             case {"type": "STOP", "id": reason}:
-                self._stop_told = True
+                self._stop_given = True
                 return Stop(reason)
             case {"type": "INPUT_CLOSED", "id": input_id}:
                 return InputClosed(input_id)
@@ -239,33 +237,33 @@ class ReplayInbox(Inbox):
     # ------------------------------------------------------------------ messages
 
     def _message(self, entry: Entry) -> tuple[Event | None, bool]:
-        """Return the message of an entry; and whether that is the last word, None: it will not come."""
+        """Return the message of an entry, None if it is not there; and whether that is final."""
         input_id = self._inputs[entry.input]
         held = self._held.get(input_id)
         while held is not None:
             while held and _sequence(held[0]) < entry.number:
-                held.popleft()  # then, it was dropped
+                held.popleft()  # the recorded node dropped it
             if held and _sequence(held[0]) == entry.number:
                 self._served_data = True
                 return held.popleft(), True
             if held or input_id in self._closed:
                 break
-            if not self._collect(input_id):
-                return None, self._gives_up(entry)
-        self._miss(entry)
+            if not self._hold_arrived(input_id):
+                return None, self._stop_if_overdue(entry)
+        self._count_missing(entry)
         return None, True
 
     def _local(self, entry: Entry) -> Event | None:
-        """Return the value of an entry: it was sent by this thread, so it is there or does not come."""
+        """Return the value of an entry: this thread sent it, so it has arrived or never comes."""
         port = self.ports.get(self._inputs[entry.input])
         while isinstance(port, LocalInput) and (event := port.poll()) is not None:
             if isinstance(event, Input) and port.taken >= entry.number:
                 return event
-        self._miss(entry)
+        self._count_missing(entry)
         return None
 
-    def _collect(self, wanted: str) -> bool:
-        """Take what is there; tell whether anything was."""
+    def _hold_arrived(self, wanted: str) -> bool:
+        """Hold the events that have arrived; return False if there were none."""
         found = False
         for port in tuple(self._open_ports):
             held = self._held.get(port.id)
@@ -281,15 +279,15 @@ class ReplayInbox(Inbox):
                 self._closed.add(port.id)
                 self._open_ports = [other for other in self._open_ports if other.id != port.id]
         if found:
-            self._heard_at = _monotonic()
+            self._received_at = _monotonic()
         return found
 
-    def _gives_up(self, entry: Entry) -> bool:
-        """Tell whether a message has not come for too long, after which the node is asked to stop."""
+    def _stop_if_overdue(self, entry: Entry) -> bool:
+        """Stop the node if a message has not come for too long; return whether that is so."""
         due = self._clock.due(entry.time_ns, self.epoch_ns)
         if due is None:
             return False
-        until = max(due, self._heard_at, self.epoch_ns) + self._clock.patience_ns
+        until = max(due, self._received_at, self.epoch_ns) + self._clock.patience_ns
         self._wake = until
         if _monotonic() < until:
             return False
@@ -301,7 +299,7 @@ class ReplayInbox(Inbox):
         self._stop()
         return True
 
-    def _miss(self, entry: Entry) -> None:
+    def _count_missing(self, entry: Entry) -> None:
         self.missing += 1
         if self.missing == 1:
             what = f"message {entry.number:,} of input `{self._inputs[entry.input]}`"
@@ -310,10 +308,10 @@ class ReplayInbox(Inbox):
     def _warn(self, text: str) -> None:
         write_line(log_line(self._node_id, "warn", text))
 
-    # ------------------------------------------------------------------ the daemon's word
+    # ------------------------------------------------------------------ frames of the daemon
 
     def handle(self, frame: node_protocol.ToNode) -> None:
-        """Act on what the recording cannot know: a stop by hand, and what concerns the links."""
+        """Act on frames that the log cannot have: a manual stop, and changes of links."""
         match frame:
             case node_protocol.NodeFailedFrame() | node_protocol.TextInput():
                 pass

@@ -1,4 +1,4 @@
-"""Loan."""
+"""Loans: shared memory that a program fills in place and sends without a copy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The sending side of one output: encode once, number, copy into shared memory, wake the sleepers.
+"""The sending side of one output: encode once, number, copy into shared memory, wake the receivers.
 
 Back-pressure works by credit. A receiver publishes on the board how far it has read; the sender of
 an output with back-pressured links sends message *n* only when each of these links has room for it,
@@ -76,7 +76,7 @@ class OutputPort:
         """``rings``: whether the receivers rely on this side to wake them. ``node_slot``: the line of the
         sending node on the board. ``overflow_channels``: for the further channels of the configuration."""
         self.id = config.id
-        self.on_rewired: Callable[[], None] = lambda: None
+        self.on_links_changed: Callable[[], None] = lambda: None
         self._config = config
         self._sender = sender
         self._send_small = sender.send
@@ -94,13 +94,13 @@ class OutputPort:
         self._closed = False
         self._flush_word = config.slot * WORDS + FLUSH
         self.links_version_word = config.slot * WORDS + LINKS_VERSION
-        self.rewired = words[self.links_version_word]  # the last change that is known here
+        self.links_version = words[self.links_version_word]  # the last one that was applied here
         self._rings = rings
         self._waiting_word = config.slot * WORDS + CREDIT_WAITING
         self._make_doorbell = doorbell
         self._credit_bell: Doorbell | None = None
         self._bells: list[tuple[int, Bell]] = []
-        self._heads_ups = [
+        self._prewake_bells = [
             (far.node_slot * WORDS + ASLEEP, far.node_slot * WORDS + PREWAKE, Bell(far.bell))
             for far in (config.prewake if rings else ())
         ]
@@ -113,10 +113,10 @@ class OutputPort:
         )
         self._ring_buffers: dict[str, RingBufferWriter] = {}  # of recorders, by their folders
         self._interceptors: tuple[SendInterceptor, ...] = ()  # replaced, never changed
-        self._lay_links()
+        self._apply_links()
 
-    def _lay_links(self) -> None:
-        """Derive from the links what is looked at with each message.
+    def _apply_links(self) -> None:
+        """Derive from the links the lists that each message uses.
 
         Lists are replaced, never changed: another thread may be sending.
         """
@@ -139,10 +139,10 @@ class OutputPort:
         self._links = [link.slot * WORDS + STATE for link in links]
         self.has_links = bool(links)
 
-    def notice(self) -> None:
-        """Look what the daemon says if it has changed the links of this output."""
-        if self._words[self.links_version_word] != self.rewired:
-            self.on_rewired()
+    def apply_link_changes(self) -> None:
+        """Read the daemon's frames if it has changed the links of this output."""
+        if self._words[self.links_version_word] != self.links_version:
+            self.on_links_changed()
 
     def attach(
         self,
@@ -157,8 +157,8 @@ class OutputPort:
             self._overflow_channels = {**self._overflow_channels, channel.service: sender}
         self._config.credit_bell = self._config.credit_bell or credit_bell
         self._config.links = [*self._config.links, link]  # an engine sees that it is another list
-        self._lay_links()
-        self.rewired = max(self.rewired, change)
+        self._apply_links()
+        self.links_version = max(self.links_version, change)
         # It may have received already, without being rung.
         for _, bell in self._bells:
             if bell.path == link.bell:
@@ -167,8 +167,8 @@ class OutputPort:
     def detach(self, slot: int, change: int, overflow_channel: str) -> None:
         """Send no more to a link, nor to a channel that no link needs."""
         self._config.links = [link for link in self._config.links if link.slot != slot]
-        self._lay_links()
-        self.rewired = max(self.rewired, change)
+        self._apply_links()
+        self.links_version = max(self.links_version, change)
         if overflow_channel:
             gone = self._overflow_channels.get(overflow_channel)
             self._overflow_channels = {
@@ -233,12 +233,12 @@ class OutputPort:
             innermost = partial(self.send, through_interceptors=False)
             surround(innermost, (each.send for each in self._interceptors))(data, metadata)
             return
-        if self._words[self.links_version_word] != self.rewired:
-            self.on_rewired()
+        if self._words[self.links_version_word] != self.links_version:
+            self.on_links_changed()
         payload = encode(data)
         section = encode_metadata(metadata) if metadata else b""
-        if not (self.has_links or self.is_tapped()):  # nobody listens: nothing to copy
-            self._count_unheard()
+        if not (self.has_links or self.is_tapped()):  # no receiver: nothing to copy
+            self._count_without_receivers()
             return
         size = payload.size
         with self._lock:
@@ -255,7 +255,7 @@ class OutputPort:
                 self._words[self._sent_word] = self._sequence = sequence
                 self._send_small(message)
                 if self._overflow_channels:
-                    self._send_on(message)
+                    self._send_to_overflow_channels(message)
             else:
                 head = pack_head(payload.encoding, payload.schema, section, size, sequence, _now())
                 loan = self._sender.loan(len(head) + size)
@@ -266,7 +266,7 @@ class OutputPort:
             if FLUSH_MARK in section and asks_to_flush(section):
                 self._flush(sequence)
         rung = self._ring()
-        # The receivers are on their way; all the rest can wait until now.
+        # The receivers are waking up; the rest could wait until now.
         self._words[self._bytes_word] = self._bytes
         if rung and size <= SMALL_BODY and self._lock.acquire(blocking=False):
             try:
@@ -289,11 +289,11 @@ class OutputPort:
             for ring in self._ring_buffers.values():
                 ring.skip()
 
-    def _send_on(self, message: bytes) -> None:
+    def _send_to_overflow_channels(self, message: bytes) -> None:
         for sender in self._overflow_channels.values():
             sender.send(message)
 
-    def _count_unheard(self) -> None:
+    def _count_without_receivers(self) -> None:
         with self._lock:
             if self._closed:
                 raise SendError(f"output `{self.id}` is closed")
@@ -308,7 +308,7 @@ class OutputPort:
         return self._loan(schema, size, metadata)
 
     def _loan(self, schema: bytes, size: int, metadata: Mapping[str, Any] | None) -> Lent:
-        self.notice()
+        self.apply_link_changes()
         section = encode_metadata(metadata) if metadata else b""
         if self._closed:
             raise SendError(f"output `{self.id}` is closed")
@@ -342,7 +342,7 @@ class OutputPort:
     def resend(self, payload: Payload, section: bytes, time_ns: int) -> None:
         """Send what was sent once before: encoded already, and with the time of then."""
         if not (self.has_links or self.is_tapped()):
-            self._count_unheard()
+            self._count_without_receivers()
             return
         size = payload.size
         with self._lock:
@@ -360,9 +360,9 @@ class OutputPort:
         self._ring()
 
     def _flush(self, sequence: int) -> None:
-        """Tell the receivers that what they have queued before this message is to be forgotten.
+        """Tell the receivers to drop the messages that they have queued before this one.
 
-        They look at ``FLUSH`` only when their ``CONTROL`` changes, so other messages do not pay for it.
+        They read ``FLUSH`` only when their ``CONTROL`` changes, so other messages do not pay for it.
         """
         words = self._words
         words[self._flush_word] = sequence
@@ -370,7 +370,7 @@ class OutputPort:
             words[word] = time.monotonic_ns()  # unlike any number that the daemon counts up to
 
     def is_tapped(self) -> bool:
-        """Tell whether somebody looks at this output besides its links."""
+        """Tell whether an observer taps this output."""
         until = self._words[self.tapped_word]
         return until != 0 and until > time.monotonic_ns()
 
@@ -380,7 +380,7 @@ class OutputPort:
         return not self._rings or any(self._words[state] == CONNECTED for state in self._links)
 
     def _ring(self) -> bool:
-        """Wake the receivers that sleep; tell whether there were any, so that there is time to spare."""
+        """Wake the receivers that sleep; return whether there were any, so that there is time to spare."""
         rung = not FENCED
         if FENCED:
             fence.acquire()  # `memory_fence()`, without the call: receivers wait for this
@@ -393,8 +393,8 @@ class OutputPort:
         else:
             for _, bell in self._bells:
                 bell.ring()
-        for asleep_word, wish_word, bell in self._heads_ups:
-            if self._words[asleep_word] and self._words[wish_word]:
+        for asleep_word, prewake_word, bell in self._prewake_bells:
+            if self._words[asleep_word] and self._words[prewake_word]:
                 bell.ring()
                 rung = True
         if rung:
@@ -419,7 +419,7 @@ class OutputPort:
         """Wait until every back-pressured link has room for a message, or the output is closed.
 
         Returns False, and counts the message as not sent, if the node was asked to stop meanwhile.
-        The daemon says so on the board, since whoever waits here may be the one who receives.
+        The daemon writes that to the board, since the thread that waits here may be the one that receives.
         """
         if self._has_credit() or self._credit_bell is None:
             return True
@@ -430,7 +430,7 @@ class OutputPort:
             while not self._has_credit() and not self._closed:
                 seconds = self._seconds_to_wait()
                 if seconds <= 0:
-                    self._give_up()
+                    self._count_unsent()
                     return False
                 self._credit_bell.wait(seconds)
                 self._credit_bell.rearm()
@@ -442,7 +442,7 @@ class OutputPort:
         stopped = 0 if self._stopped_word is None else self._words[self._stopped_word]
         return min((stopped - time.monotonic_ns()) * 1e-9, _CREDIT_CHECK) if stopped else _CREDIT_CHECK
 
-    def _give_up(self) -> None:
+    def _count_unsent(self) -> None:
         """Count a message that is not sent on any link."""
         for link in self._config.links:
             self._words[link.slot * WORDS + UNSENT] += 1
@@ -454,10 +454,10 @@ class OutputPort:
             )
 
     def disown(self) -> None:
-        """Refuse to send, in a forked child process. What sends looks at ``rewired`` or locks first."""
+        """Refuse to send, in a forked child: each send reads ``links_version`` or locks first."""
         leak(self)
-        self.rewired = -1  # unlike any word of the board
-        self.on_rewired = refuse
+        self.links_version = -1  # unlike any word of the board
+        self.on_links_changed = refuse
         self._lock = cast("threading.Lock", RefusingLock())
 
     def close(self) -> None:

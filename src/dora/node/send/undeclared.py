@@ -1,7 +1,7 @@
-"""What is sent to outputs that the dataflow does not declare: refused, or counted and dropped.
+"""Messages to outputs that the dataflow does not declare: refused, or counted and dropped.
 
-Published nodes send to more outputs than a dataflow may use, so by default such a message is dropped;
-the log says so once for each output. With ``DORA_STRICT_OUTPUTS=1`` it is an error.
+Published nodes send to more outputs than a dataflow may use, so by default such a message is dropped,
+with one warning for each output. With ``DORA_STRICT_OUTPUTS=1`` it is an error.
 """
 
 from __future__ import annotations

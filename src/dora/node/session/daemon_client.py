@@ -1,4 +1,4 @@
-"""How a program becomes a node: find the daemon, introduce oneself, get the configuration."""
+"""The connection to the daemon: find it, register, get the configuration, exchange frames."""
 
 from __future__ import annotations
 
@@ -25,8 +25,6 @@ from dora.wire.node_protocol import (
     ToNode,
     decode_to_node,
 )
-
-# The node's end of the control socket.
 
 _log = logging.getLogger("dora.node")
 
@@ -101,19 +99,19 @@ class SocketChannel:
             _log.error("%s", error)
 
     def _decoded(self) -> Iterator[ToNode]:
-        """Yield the frames that are complete; raises `DaemonLost` for what is none of a daemon's."""
+        """Yield the complete frames; raises `DaemonLost` for data that is no frame of a daemon."""
         try:
             for body in self._frames:
                 yield decode_to_node(body)
         except (FrameError, DecodeError) as error:
             self.lost = True
             raise DaemonLost(
-                f"the daemon sent what is no frame of this version of dora ({error}); the connection to it "
-                "is given up"
+                f"the daemon sent data that is no frame of this version of dora ({error}); the connection "
+                "to it is closed"
             ) from error
 
     def is_readable(self) -> bool:
-        """Tell whether the daemon has said something (or is gone) that was not read yet."""
+        """Tell whether a frame, or the end of the connection, has not been read yet."""
         poll = select.poll()
         poll.register(self._socket, select.POLLIN)
         return bool(poll.poll(0))
@@ -160,9 +158,9 @@ def _register(address: Address) -> tuple[SocketChannel, NodeConfig]:
 
 
 def _with_own_files(config: NodeConfig, run_dir: str) -> NodeConfig:
-    """Let a configuration name the files that follow from the directory of the run.
+    """Derive the paths in a configuration from the directory of the run.
 
-    What the daemon says about them is not believed; raises `ConnectError` if a bell is elsewhere.
+    The daemon's own paths are not trusted; raises `ConnectError` if a bell is elsewhere.
     """
 
     def moved(bell: str) -> str:

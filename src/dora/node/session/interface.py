@@ -36,5 +36,5 @@ class RunningSession(Protocol):
     def output(self, output_id: str) -> OutputPort:
         """Return a declared output."""
 
-    def send_from_outside(self, output_id: str, data: Any, metadata: Mapping[str, Any]) -> None:
+    def publish(self, output_id: str, data: Any, metadata: Mapping[str, Any]) -> None:
         """Send a message that a command gave."""

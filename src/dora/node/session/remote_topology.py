@@ -1,7 +1,7 @@
-"""Links with other machines that come and go while the node runs.
+"""Changes of links with other machines, while the node runs.
 
-To open a connection takes longer than a node may be kept from its messages, so a thread of its own does
-it. An input is handed over to the thread that receives events once its source knows of it.
+To open a connection takes too long for the thread that receives messages, so a background thread does it.
+The receiving thread adds a new input once the source knows of it.
 """
 
 from __future__ import annotations
@@ -33,25 +33,25 @@ OnReceiver = Callable[["Receiver | None", str], None]
 
 
 class RemoteTopology:
-    """Does the work for one session, which it does not keep alive, in the order in which it comes."""
+    """Makes the changes of one session, in order, without keeping the session alive."""
 
     def __init__(self, session: RunningSession) -> None:
         self._session = weakref.ref(session)
         self._work: queue.SimpleQueue[tuple[Work, OnReceiver | None]] = queue.SimpleQueue()
         self._lock = threading.Lock()
-        self._works = False
+        self._running = False
         self._ready: deque[Callable[[], None]] = deque()
 
-    def do(self, work: Work, on_receiver: OnReceiver | None = None) -> None:
-        """Begin with something. ``on_receiver`` is called by the thread that receives events."""
+    def submit(self, work: Work, on_receiver: OnReceiver | None = None) -> None:
+        """Make a change in the background; the thread that receives events calls ``on_receiver``."""
         with self._lock:
             self._work.put((work, on_receiver))
-            if not self._works:
-                self._works = True
-                threading.Thread(target=self._run, name="dora far links", daemon=True).start()
+            if not self._running:
+                self._running = True
+                threading.Thread(target=self._run, name="dora remote links", daemon=True).start()
 
     def finish(self) -> None:
-        """Do what is left for the thread that receives events."""
+        """Add the inputs that are ready, in the thread that receives events."""
         while self._ready:
             self._ready.popleft()()
 
@@ -62,7 +62,7 @@ class RemoteTopology:
             except queue.Empty:
                 with self._lock:
                     if self._work.empty():
-                        self._works = False
+                        self._running = False
                         return
                 continue
             session = self._session()
@@ -104,7 +104,7 @@ class RemoteTopology:
 
 
 def _composite_engine(session: RunningSession, remote: RemoteConfig | None) -> CompositeEngine:
-    """Return the engine of a node with links to other machines, which it may have had none of."""
+    """Return the engine for links to other machines; the first such link creates it."""
     from dora.transport.composite import CompositeEngine
 
     if remote is not None:

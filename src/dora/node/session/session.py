@@ -1,6 +1,6 @@
-"""A process's part in a running dataflow, from the handshake with the daemon to the goodbye.
+"""The session of a process in a running dataflow, from the handshake with the daemon to the end.
 
-`Node` shows it to users' programs, the runtime hosts operators on it.
+`Node` is its interface for users' programs; the runtime hosts operators on it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dora.node.receive.wait import DEFAULT_SPIN_US, REMOTE_SPIN_US
 from dora.node.send.output import OutputPort
 from dora.node.send.undeclared import UndeclaredOutputs
 from dora.node.session.daemon_client import DaemonChannel
-from dora.node.session.topology import Topology, sender_for
+from dora.node.session.topology import Topology, publish_handler
 from dora.transport.board import STATE, UNCONNECTED
 from dora.transport.doorbell import Bell
 from dora.transport.forking import RefusingState, disown_after_fork, leak, refuse
@@ -61,31 +61,31 @@ class Session:
         Raises `NotInDataflow`, `ConnectError`, `StartFailed`.
         """
         self.closed = True  # until everything below has worked
-        self._inherited = False  # this process was forked from the one that the session belongs to
-        self.outside: Callable[[str, Any, Mapping[str, Any]], None] | None = None  # instead of `send`
-        attachment = attach(node_id)
-        self.channel = attachment.channel
-        self.config = config = attachment.config
-        self.board = attachment.board
-        self.bell = attachment.bell(config.bell)
-        self.state = attachment.state()
-        self.owns_process = attachment.owns_process
+        self._inherited = False  # this process was forked from the session's own
+        self.on_publish: Callable[[str, Any, Mapping[str, Any]], None] | None = None  # instead of `send`
+        host = attach(node_id)
+        self.channel = host.channel
+        self.config = config = host.config
+        self.board = host.board
+        self.bell = host.bell(config.bell)
+        self.state = host.state()
+        self.owns_process = host.owns_process
         if self.owns_process:
             if not config.dynamic:
                 install_bridge(config.node_id)
             on_text(_text_warning(config.node_id))
-        self._attachment = attachment
-        self.engine = attachment.make_engine()
+        self._host = host
+        self.engine = host.make_engine()
         receivers: dict[str, Receiver] = {}
-        if config.standby:  # everything that takes its time comes first
+        if config.standby:  # all slow steps come first
             receivers = {
                 item.id: _make_receiver(item, self.engine, self.bell)
                 for item in config.inputs
-                if item.kind == "link" and not item.machine  # at whose port the former process listens
+                if item.kind == "link" and not item.machine  # there, the former process listens at the port
             }
             _get_ready(config, prepare)
             epoch_ns, early = _pass_barrier(self.channel)
-        self.outputs = attachment.make_outputs(self.engine)
+        self.outputs = host.make_outputs(self.engine)
         self.undeclared = UndeclaredOutputs(
             config.node_id,
             self.outputs,
@@ -93,14 +93,14 @@ class Session:
             config.node_slot,
             [operator.id for operator in config.operators],
         )
-        doorbell = attachment.doorbell(config.bell, self.channel.fileno())
-        ports = attachment.make_ports() + _make_ports(attachment, self.engine, self.bell, receivers)
+        doorbell = host.doorbell(config.bell, self.channel.fileno())
+        ports = host.make_ports() + _make_ports(host, self.engine, self.bell, receivers)
         self.engine.connect(_CONNECT_TIMEOUT, self.channel.is_readable)
         if not config.standby:
             _get_ready(config, prepare)
             epoch_ns, early = _pass_barrier(self.channel)
         ports += [TimerInput(item, epoch_ns) for item in config.inputs if item.kind == "timer"]
-        self.inbox = attachment.inbox_type()(
+        self.inbox = host.inbox_type()(
             ports,
             self.channel,
             self.board,
@@ -117,12 +117,12 @@ class Session:
         self._intercept_events()
         if not config.operators:  # the runtime does it for the outputs of operators
             self.intercept_sends(self.outputs)
-        self.inbox.on_publish_request = sender_for(self)
-        self.rewiring = Topology(self)
-        self.inbox.on_topology_change = self.rewiring.handle
-        self.inbox.on_detached = self.rewiring.detached
+        self.inbox.on_publish_request = publish_handler(self)
+        self.topology = Topology(self)
+        self.inbox.on_topology_change = self.topology.handle
+        self.inbox.on_detached = self.topology.detached
         for port in self.outputs.values():
-            port.on_rewired = self.inbox.read_control
+            port.on_links_changed = self.inbox.read_control
         self.inbox.on_write_event_log = _event_log_writer(self)
         for wanted in config.event_logs:
             self.inbox.on_write_event_log(wanted)
@@ -177,7 +177,7 @@ class Session:
         return self._event_log
 
     def make_receiver(self, item: InputConfig, engine: Engine) -> Receiver:
-        """Return what receives on a further input, ahead of `add_input`; raises `DoraError`."""
+        """Return the receiver of a further input, for `add_input`; raises `DoraError`."""
         warm_up()
         return _make_receiver(item, engine, self.bell)
 
@@ -189,10 +189,10 @@ class Session:
         if item.kind == "timer":
             port: InputPort = TimerInput(item, self.inbox.epoch_ns)
         elif receiver is not None:
-            port = _link_port(item, self._attachment, receiver, in_flight=True, first_time=True)
+            port = _link_port(item, self._host, receiver, in_flight=True, first_time=True)
         else:
             warm_up()
-            port = _make_port(item, self._attachment, self.engine, self.bell)
+            port = _make_port(item, self._host, self.engine, self.bell)
         known = {other.id: index for index, other in enumerate(self.config.inputs)}
         if item.id in known:
             self.config.inputs[known[item.id]] = item
@@ -218,12 +218,12 @@ class Session:
         else:
             port.send(data, metadata)
 
-    def send_from_outside(self, output_id: str, data: Any, metadata: Mapping[str, Any]) -> None:
-        """Send a message that somebody outside gave; raises as `send` does."""
-        (self.outside or self.send)(output_id, data, metadata)
+    def publish(self, output_id: str, data: Any, metadata: Mapping[str, Any]) -> None:
+        """Send a message of `dora topic pub`; raises the errors of `send`."""
+        (self.on_publish or self.send)(output_id, data, metadata)
 
     def drop(self, output_id: str) -> None:
-        """Take a message for an output that is not declared; raises `SendError` after `close`."""
+        """Drop a message for an output that is not declared; raises `SendError` after `close`."""
         self._check_open()
         if self.undeclared.drop(output_id) and not self.config.dynamic:
             atexit.register(_report_at_exit, weakref.ref(self))
@@ -231,7 +231,7 @@ class Session:
     def disown(self) -> None:
         """Leave the dataflow to the parent, in a forked child process."""
         leak(self)
-        self.closed = self._inherited = True  # neither a goodbye nor an end in order
+        self.closed = self._inherited = True  # the child reports no end
         self.channel.close()  # else the daemon would not see the end of the parent before that of the child
         self.inbox.disown()
         for port in self.outputs.values():
@@ -246,12 +246,12 @@ class Session:
             raise SendError(f"node `{self.config.node_id}` is closed")
 
     def close(self) -> None:
-        """Leave the dataflow: inputs are not read any more, outputs close. Again: does nothing."""
+        """Leave the dataflow: close inputs and outputs. Does nothing the second time."""
         if not self.closed:
             self._close(goodbye=True)
 
     def fail(self) -> None:
-        """Leave the dataflow as a process does that is killed: receivers get ``NODE_FAILED`` first."""
+        """Leave the dataflow like a killed process: receivers get ``NODE_FAILED`` first."""
         if not self.closed:
             self._close(goodbye=False)
 
@@ -271,7 +271,7 @@ class Session:
         self.channel.close()
 
     def report_undeclared(self) -> None:
-        """Say goodbye to the daemon, with what was sent to undeclared outputs."""
+        """Report the end to the daemon, with the counts of messages to undeclared outputs."""
         try:
             self.channel.send(Closing(self.undeclared.sent))
         except DaemonLost:
@@ -279,12 +279,12 @@ class Session:
 
     def __del__(self, finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         if not finalizing() and not self.closed:
-            self.tracer = None  # perhaps the program is failing, which it only knows at the exit
+            self.tracer = None  # the program may be failing, and knows that only at its exit
             self.close()
 
 
 def _event_log_writer(session: Session) -> Callable[[WriteEventLog], None]:
-    """Return what acts on the frames; it does not keep the session alive."""
+    """Return the handler of the frames; it does not keep the session alive."""
     reference = weakref.ref(session)
 
     def act(frame: WriteEventLog) -> None:
@@ -314,7 +314,7 @@ def _report_at_exit(reference: weakref.ref[Session]) -> None:
 
 
 def _leave_at_exit(reference: weakref.ref[Session]) -> None:
-    """Say goodbye for a dynamic node, whose end nobody but itself can judge, unless its program fails."""
+    """Report the end of a dynamic node, unless its program fails; the daemon does not watch its process."""
     session = reference()
     if session is None or session.closed:
         return
@@ -325,7 +325,7 @@ def _leave_at_exit(reference: weakref.ref[Session]) -> None:
 
 
 def _text_warning(node_id: str) -> Callable[[Any], None]:
-    """Return what warns of metadata that does not arrive as it was sent, once for each type."""
+    """Return a function that warns of metadata values which are sent as text, once for each type."""
     told: set[type] = set()
 
     def warn(value: Any) -> None:
@@ -346,29 +346,29 @@ def _get_ready(config: NodeConfig, prepare: Callable[[NodeConfig], None] | None)
 
 
 def _make_ports(
-    attachment: Host, engine: Engine, own_bell: Bell, receivers: Mapping[str, Receiver]
+    host: Host, engine: Engine, own_bell: Bell, receivers: Mapping[str, Receiver]
 ) -> list[InputPort]:
     return [
-        _make_port(item, attachment, engine, own_bell, receivers.get(item.id))
-        for item in attachment.config.inputs
+        _make_port(item, host, engine, own_bell, receivers.get(item.id))
+        for item in host.config.inputs
         if item.kind != "timer"
     ]
 
 
 def _make_port(
     item: InputConfig,
-    attachment: Host,
+    host: Host,
     engine: Engine,
     own_bell: Bell,
     receiver: Receiver | None = None,
 ) -> InputPort:
-    """Return the port of an input; ``receiver`` has been receiving for some time, unlike a new one."""
+    """Return the port of an input; ``receiver`` has been receiving for some time already."""
     if item.kind != "link":
-        return LocalInput(item, attachment.board)
-    first_time = attachment.board.get(item.slot, STATE) == UNCONNECTED
+        return LocalInput(item, host.board)
+    first_time = host.board.get(item.slot, STATE) == UNCONNECTED
     return _link_port(
         item,
-        attachment,
+        host,
         receiver if receiver is not None else _make_receiver(item, engine, own_bell),
         in_flight=engine.in_flight or bool(item.machine),
         first_time=first_time,
@@ -378,7 +378,7 @@ def _make_port(
 
 def _link_port(
     item: InputConfig,
-    attachment: Host,
+    host: Host,
     receiver: Receiver,
     *,
     in_flight: bool,
@@ -388,10 +388,10 @@ def _link_port(
     return LinkInput(
         item,
         receiver,
-        attachment.board,
+        host.board,
         in_flight=in_flight,
-        joins_late=attachment.config.dynamic or item.late,
-        make_bell=attachment.bell,
+        joins_late=host.config.dynamic or item.late,
+        make_bell=host.bell,
         takes_over=takes_over,
         first_time=first_time,
         engine_begins=bool(item.machine) and item.generation > 0,
@@ -406,9 +406,9 @@ def _make_receiver(item: InputConfig, engine: Engine, own_bell: Bell) -> Receive
 
 
 def _pass_barrier(channel: DaemonChannel) -> tuple[int, list[ToNode]]:
-    """Say that this node is ready and wait for the others.
+    """Report that this node is ready, and wait for the others.
 
-    Returns the epoch of all timers, and what else the daemon said meanwhile (a stop, say).
+    Returns the epoch of all timers, and the other frames that the daemon sent meanwhile (a stop, say).
     """
     channel.send(Ready())
     early: list[ToNode] = []

@@ -1,8 +1,8 @@
-"""Links and inputs that come and go while the node runs.
+"""Changes of links and inputs, and messages of `dora topic pub`, while the node runs.
 
-The daemon says what changes, in frames. They are acted upon by whichever thread reads the control socket:
-the one that waits for events, or, in a program that only sends, the one that sends next (see
-`OutputPort.notice`). So a new receiver is rung from the next message on.
+The daemon sends frames. The thread that reads the control socket acts on them: the one that waits for
+events, or, in a program that only sends, the one that sends next (see `OutputPort.apply_link_changes`). So
+a new receiver is rung from the next message on.
 """
 
 from __future__ import annotations
@@ -38,16 +38,16 @@ if TYPE_CHECKING:
 
 
 class Topology:
-    """Acts on the frames for one session, which it does not keep alive.
+    """Acts on the frames for one session, without keeping the session alive.
 
-    ``take`` is asked before an input is made, and returns why it cannot be; "" if it can.
+    ``accept_input`` is called before an input is made; it returns why that is impossible, or "".
     """
 
     def __init__(self, session: RunningSession) -> None:
         self._session = weakref.ref(session)
-        self._far: RemoteTopology | None = None
-        self.take: Callable[[InputConfig], str] = lambda _: ""
-        self._waiting: dict[str, InputConfig] = {}  # for the end of an input of the same name
+        self._remote: RemoteTopology | None = None
+        self.accept_input: Callable[[InputConfig], str] = lambda _: ""
+        self._waiting: dict[str, InputConfig] = {}  # until the former input of the same name has ended
         self._receivers: dict[int, Receiver] = {}  # by slot, of inputs that are about to be made
         self._slots: dict[str, int] = {}  # of inputs that were disconnected and are not empty yet
 
@@ -58,30 +58,30 @@ class Topology:
         match frame:
             case AttachLink(output=output, link=link):
                 if link.machine:
-                    _note_change(session, output, frame.change)
-                    self._far_links(session).do(frame)
+                    _mark_links_version(session, output, frame.change)
+                    self._remote_topology(session).submit(frame)
                 else:
                     self._attach_link(session, frame)
             case DetachLink(output=output):
                 if frame.machine:
-                    _note_change(session, output, frame.change)
-                    self._far_links(session).do(frame)
+                    _mark_links_version(session, output, frame.change)
+                    self._remote_topology(session).submit(frame)
                 elif (port := session.outputs.get(output)) is not None:
                     port.detach(frame.slot, frame.change, frame.overflow_channel)
             case AttachInput(item=item) if item.machine:
-                self._attach_far(session, frame)
+                self._attach_remote_input(session, frame)
             case AttachInput(item=item):
-                self._say(session, InputAttached(item.slot, self._attach_input(session, item)))
+                self._send(session, InputAttached(item.slot, self._attach_input(session, item)))
             case DetachInput(input=input_id, slot=slot):
                 self._slots[input_id] = slot
                 session.inbox.detach(input_id)
 
     def detached(self, input_id: str) -> None:
-        """Note that an input has given out its last event and is gone."""
+        """Report an input that has given out its last event; add the one that waits for its name."""
         session = self._session()
         if session is None:
             return
-        self._say(session, InputDetached(input_id, self._slots.pop(input_id, 0)))
+        self._send(session, InputDetached(input_id, self._slots.pop(input_id, 0)))
         if (item := self._waiting.pop(input_id, None)) is not None and (
             fault := self._attach_input(session, item)
         ):
@@ -101,11 +101,11 @@ class Topology:
                 write_line(log_line(session.config.node_id, "error", str(error)))
         port.attach(frame.link, frame.change, frame.credit_bell, (frame.overflow_channel, sender))
 
-    def _attach_far(self, session: RunningSession, frame: AttachInput) -> None:
-        """Make an input from another machine; the daemon is answered when its source knows of it."""
+    def _attach_remote_input(self, session: RunningSession, frame: AttachInput) -> None:
+        """Make an input from another machine; answer the daemon when the source knows of the input."""
         item = frame.item
         if fault := self._fault(session, item):
-            self._say(session, InputAttached(item.slot, fault))
+            self._send(session, InputAttached(item.slot, fault))
             return
         reference = self._session
 
@@ -115,31 +115,31 @@ class Topology:
                 if receiver is not None:
                     self._receivers[item.slot] = receiver
                     fault = self._attach_input(session, item)
-                self._say(session, InputAttached(item.slot, fault))
+                self._send(session, InputAttached(item.slot, fault))
 
-        self._far_links(session).do(frame, add)
+        self._remote_topology(session).submit(frame, add)
 
-    def _far_links(self, session: RunningSession) -> RemoteTopology:
-        """Return what lays links with other machines; most nodes never need it."""
-        if self._far is None:
+    def _remote_topology(self, session: RunningSession) -> RemoteTopology:
+        """Return the topology of links with other machines; most nodes never need it."""
+        if self._remote is None:
             from dora.node.session.remote_topology import RemoteTopology
 
-            self._far = RemoteTopology(session)
-            session.inbox.on_control = self._far.finish
-        return self._far
+            self._remote = RemoteTopology(session)
+            session.inbox.on_control = self._remote.finish
+        return self._remote
 
     def _fault(self, session: RunningSession, item: InputConfig) -> str:
-        """Return why a further input cannot be made; "" if it can."""
+        """Return why a further input cannot be made, or ""."""
         if session.closed or session.inbox.is_closing:
             return f"node `{session.config.node_id}` is about to end"
-        return self.take(item)
+        return self.accept_input(item)
 
     def _attach_input(self, session: RunningSession, item: InputConfig) -> str:
-        """Make an input; return why it cannot be made."""
+        """Make an input; return why that failed, or ""."""
         if fault := self._fault(session, item):
             return fault
         if item.id in session.inbox.ports:
-            self._waiting[item.id] = item  # what its predecessor has left is taken first
+            self._waiting[item.id] = item  # the events of the former input come first
             return ""
         try:
             session.add_input(item, self._receivers.pop(item.slot, None))
@@ -147,36 +147,35 @@ class Topology:
             return str(error)
         return ""
 
-    def _say(self, session: RunningSession, message: ToDaemon) -> None:
+    def _send(self, session: RunningSession, message: ToDaemon) -> None:
         try:
             session.channel.send(message)
         except DaemonLost:
-            pass  # the next event tells of it
+            pass  # the next event reports it
 
 
-def _note_change(session: RunningSession, output: str, change: int) -> None:
-    """Let an output know of a change that is made in another thread, so that it asks no more."""
+def _mark_links_version(session: RunningSession, output: str, change: int) -> None:
+    """Mark a change that another thread makes as known to the output."""
     if (port := session.outputs.get(output)) is not None:
-        port.rewired = max(port.rewired, change)
+        port.links_version = max(port.links_version, change)
 
 
-# Messages that a node sends because somebody outside the dataflow asked for it (`dora topic pub`).
-#
-# The node sends them itself, so they are numbered, wait for credit and are counted like its own.
+def publish_handler(session: RunningSession) -> Callable[[PublishRequest], None]:
+    """Return the handler of `dora topic pub`; it does not keep the session alive.
 
-
-def sender_for(session: RunningSession) -> Callable[[PublishRequest], None]:
-    """Return what acts on the frames; it does not keep the session alive."""
+    The node sends these messages itself, so they are numbered, wait for credit and are counted like its
+    own.
+    """
     reference = weakref.ref(session)
 
     def act(frame: PublishRequest) -> None:
         if (session := reference()) is not None:
-            _act(session, frame)
+            _publish(session, frame)
 
     return act
 
 
-def _act(session: RunningSession, frame: PublishRequest) -> None:
+def _publish(session: RunningSession, frame: PublishRequest) -> None:
     reason = ""
     try:
         message = Message(frame.message)
@@ -184,7 +183,7 @@ def _act(session: RunningSession, frame: PublishRequest) -> None:
         metadata = decode_metadata(message.metadata)
         port = session.output(frame.output)  # raises for an output that is not declared
         unsent = port.unsent
-        session.send_from_outside(frame.output, decode_arrow(message), metadata)
+        session.publish(frame.output, decode_arrow(message), metadata)
         if port.unsent != unsent:
             reason = f"output `{frame.output}`: the queue is full, and the node was asked to stop"
     except (DoraError, MessageError, MetadataError, PayloadError) as error:
@@ -192,4 +191,4 @@ def _act(session: RunningSession, frame: PublishRequest) -> None:
     try:
         session.channel.send(PublishResult(frame.ticket, reason))
     except DaemonLost:
-        pass  # the next event tells of it
+        pass  # the next event reports it

@@ -1,4 +1,4 @@
-"""A node outside a dataflow: one source of events, and outputs that are only looked at."""
+"""The host of a node outside a dataflow: one source of events, and a function that gets its outputs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LINES = 4096  # of the board: room for so many outputs
 
 
 class AnyOutput(dict[str, OutputPort]):
-    """Outputs of a node that may send to whatever it likes: ports are made on demand."""
+    """Outputs of a node that may send on any output: ports are made on demand."""
 
     def __init__(self, make: Callable[[str], OutputPort]) -> None:
         super().__init__()
@@ -49,7 +49,7 @@ class AnyOutput(dict[str, OutputPort]):
 
 
 class NullChannel:
-    """Stands in for the connection to a daemon that has nothing to say."""
+    """Stands in for the connection to a daemon, and carries no frames."""
 
     lost = False
 
@@ -60,7 +60,7 @@ class NullChannel:
         return self._never_readable
 
     def send(self, message: ToDaemon) -> None:
-        """Say it to nobody."""
+        """Drop it."""
 
     def wait(self) -> ToNode:
         return Started(time.monotonic_ns())
@@ -79,7 +79,7 @@ class NullChannel:
 
 
 class EventSource(ABC):
-    """Where the events come from, all of them: a `InputPort`; the stream ends with ``open``."""
+    """The only input port of a standalone node; the stream ends when it is not ``open``."""
 
     id = ""
     is_data = True
@@ -99,8 +99,8 @@ class EventSource(ABC):
     def wake_at(self) -> int | None:
         return None
 
-    def source_closed(self) -> None:  # noqa: B027 - nobody says so out here
-        """There is nobody who could say so."""
+    def source_closed(self) -> None:  # noqa: B027 - a base of ports
+        """Do nothing: no daemon reports it."""
 
     def source_back(self, node_id: str) -> bool:  # noqa: ARG002
         return False
@@ -108,15 +108,15 @@ class EventSource(ABC):
     def stop(self) -> None:
         self.open = False
 
-    def detach(self) -> None:  # noqa: B027 - nor asks for it
-        """There is no daemon that could ask for it."""
+    def detach(self) -> None:  # noqa: B027 - a base of ports
+        """Do nothing: no daemon requests it."""
 
     def close(self) -> None:
         self.open = False
 
 
 class _Inbox(Inbox):
-    """Ends with its only source, without a word of its own."""
+    """Ends with its only source, without a ``STOP`` of its own."""
 
     def _next_event(self) -> Event | None:
         event = super()._next_event()

@@ -1,4 +1,4 @@
-"""A person instead of a dataflow: a node that is started by hand at a terminal asks for its inputs."""
+"""The interactive host: a node that is started by hand at a terminal asks for its inputs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _ESCAPE = "\x1b"
 
 
 def converse() -> Standalone:
-    """Return the attachment to whoever sits at the terminal."""
+    """Return the host that asks a person at the terminal."""
     name = os.path.splitext(os.path.basename(sys.argv[0] or "node"))[0] or "node"
     print(_WELCOME, flush=True)
     return Standalone(name, _Person(), _show)
@@ -29,7 +29,7 @@ def converse() -> Standalone:
 
 class _Person(EventSource):
     def poll(self) -> Event | None:
-        """Ask, and wait for the answer: whoever looks for an event gets one."""
+        """Ask for an event, and wait for the answer."""
         if not self.open:
             return None
         while True:

@@ -1,9 +1,8 @@
 """Recorded inputs instead of a dataflow: ``DORA_TEST_WITH_INPUTS=inputs.json python node.py``.
 
-The file is one that `dora.node.interceptors.input_recorder` or dora-rs wrote, or that somebody wrote by
-hand. Its events
-come in the order of their times, each no earlier than so long after the start. What the node sends is
-written as one JSON object per line.
+The file comes from `dora.node.interceptors.input_recorder`, from dora-rs, or is written by hand. Its events
+come in the order of their time offsets, each no earlier than its offset after the start. Each message that
+the node sends is written as a JSON object in a line.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ OUTPUTS_FILE: Final = "outputs.jsonl"
 
 
 def replay(path: str, node_id: str | None) -> Standalone:
-    """Return the attachment to a file of recorded inputs; raises `RecordingError`."""
+    """Return the host that plays back a file of recorded inputs; raises `RecordingError`."""
     recording = _read(path)
     events = sorted(
         (_moment_and_event(path, index, item) for index, item in enumerate(recording["events"])),
@@ -68,7 +67,7 @@ class _Recording(EventSource):
 
 
 class _Writer:
-    """Writes what the node sends, each message at once."""
+    """Writes each message that the node sends, at once."""
 
     def __init__(self, path: str, *, times: bool) -> None:
         try:

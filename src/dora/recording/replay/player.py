@@ -18,7 +18,7 @@ from dora.node.events import Error, Stop
 from dora.node.host import REPLAY_DIRECTORY
 from dora.node.process import log_line, write_line
 from dora.node.replay.clock import ReplayClock
-from dora.node.replay.inbox import CLOCK_FILE, GATE_LOOK_NS
+from dora.node.replay.inbox import CLOCK_FILE, STEP_POLL_NS
 from dora.node.send.output import OutputPort
 from dora.node.session.session import Session
 from dora.recording.info import cut
@@ -154,7 +154,7 @@ class Player:
             return not (isinstance(event, Stop) or inbox.ended)
         while True:
             due = self._clock.due(time_ns, epoch_ns)
-            left = GATE_LOOK_NS if due is None else due - _monotonic()
+            left = STEP_POLL_NS if due is None else due - _monotonic()
             if left <= 0:
                 return True
             event = inbox.next(left * 1e-9)

@@ -20,7 +20,7 @@ from dora.dataflow.plan import text_outputs
 from dora.dataflow.problems import listed
 from dora.errors import DataflowError, DoraError
 from dora.node.replay.clock import WITHOUT_LIMIT, ReplayClock
-from dora.node.replay.inbox import CLOCK_FILE, ORDER_SUFFIX
+from dora.node.replay.inbox import CLOCK_FILE, EVENT_LOG_SUFFIX
 from dora.recording.mcap.reader import RecordedMessage, Recording
 from dora.recording.replay.dataflow import FILE, FROM, LOOP, SPEED, TO, assign_roles, replay_dataflow
 from dora.recording.replay.event_order import Numbers, Translation, first_numbers
@@ -133,7 +133,7 @@ class Replay:
         return [
             node_id
             for node_id in self.roles.live
-            if not os.path.exists(os.path.join(directory, node_id + ORDER_SUFFIX))
+            if not os.path.exists(os.path.join(directory, node_id + EVENT_LOG_SUFFIX))
         ]
 
     def cut(self, directory: str) -> str:
@@ -218,7 +218,7 @@ class Replay:
                 continue
             if node_id not in known:
                 known[node_id] = Translation(numbers, begin_ns, end_ns, whole=whole)
-            with open(os.path.join(directory, node_id + ORDER_SUFFIX), "ab") as file:
+            with open(os.path.join(directory, node_id + EVENT_LOG_SUFFIX), "ab") as file:
                 file.write(b"".join(known[node_id].of(data)))
 
     def _numbers(self) -> Numbers:

@@ -42,7 +42,7 @@ def send_nonsense() -> None:
     encode(5)
 
 
-def test_errors_of_ours_end_with_the_line_of_the_program(shown: Shown) -> None:
+def test_the_traceback_of_an_error_of_dora_ends_with_the_line_of_the_program(shown: Shown) -> None:
     end_tracebacks_at_the_program()
     end_tracebacks_at_the_program()  # every Node does, once is enough
     end_of(send_nonsense)
@@ -50,7 +50,7 @@ def test_errors_of_ours_end_with_the_line_of_the_program(shown: Shown) -> None:
     assert frames == ["end_of", "send_nonsense"]
 
 
-def test_what_caused_an_error_of_ours_goes_with_our_frames(
+def test_the_cause_of_an_error_of_dora_is_removed_with_the_frames_of_dora(
     shown: Shown, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DORA_NODE_CONFIG", "nonsense")
@@ -61,7 +61,7 @@ def test_what_caused_an_error_of_ours_goes_with_our_frames(
     assert error.__cause__ is None and error.__suppress_context__
 
 
-def test_other_errors_and_those_the_program_raises_itself_stay_whole(shown: Shown) -> None:
+def test_tracebacks_of_other_errors_stay_whole(shown: Shown) -> None:
     def refuse() -> None:
         raise DoraError("mine") from ValueError()
 
@@ -74,14 +74,14 @@ def test_other_errors_and_those_the_program_raises_itself_stay_whole(shown: Show
     assert isinstance(error.__cause__, ValueError)
 
 
-def test_on_request_everything_is_shown(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dora_debug_shows_whole_tracebacks(shown: Shown, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DORA_DEBUG", "1")
     end_tracebacks_at_the_program()
     end_of(send_nonsense)
     assert shown[0][1][:3] == ["end_of", "send_nonsense", "encode"]
 
 
-def test_an_operator_is_shown_the_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_traceback_of_an_operator_begins_with_its_own_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(DoraError) as caught:
         send_nonsense()
     assert print_traceback_of_operator(caught.value)
